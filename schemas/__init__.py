@@ -1,0 +1,1 @@
+"""What things look like on the wire and at rest: pipelines, topics, records, ClickHouse tables."""

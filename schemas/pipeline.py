@@ -1,0 +1,224 @@
+"""The specification of a pipeline: what one TOML file says, as typed values.
+
+``schemas.pipeline_file.load`` reads and validates the file; everything else takes a `Pipeline`. Durations are integer
+milliseconds, times are integer milliseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from schemas.topics import Topics
+
+FieldType = Literal["string", "float", "int", "bool"]
+FeatureType = Literal["float", "int", "bool", "category"]
+Aggregate = Literal["count", "sum", "mean"]
+Delivery = Literal["exactly_once", "at_least_once"]
+
+
+class PipelineError(ValueError):
+    """A mistake in a pipeline file, as one sentence that names file, key and the fix."""
+
+
+@dataclass(frozen=True)
+class EventField:
+    """One field of the event JSON; nullable when the file says ``"float?"``: it may be null or absent."""
+
+    name: str
+    type: FieldType
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Events:
+    """What an event looks like and which event times are believed.
+
+    ``earliest_ms``/``latest_ms`` bound event time absolutely; ``max_ahead_ms`` bounds it relative to the time stamp of
+    the Kafka record. Outside of them an event is a dead letter (its time could otherwise move the watermark).
+    """
+
+    entity: str
+    event_id: str
+    time: str
+    fields: tuple[EventField, ...]
+    earliest_ms: int
+    latest_ms: int
+    max_ahead_ms: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How labels meet events.
+
+    ``horizon_ms``: how long (event time) an event waits for its label before it is forgotten.
+    ``max_wait_ms``: how long (processing time) an event may be held back for labels that should precede it; after
+    that it is scored with what is there and its score says ``stale``.
+    ``earliest/latest`` bounds are those of the events.
+    """
+
+    horizon_ms: int
+    max_wait_ms: int
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Batch data joined point in time: the newest row with equal keys that was known when the event happened.
+
+    ``keys`` maps a column of the data to the event field it must equal. With ``time`` (a column), a row is known from
+    its time + ``known_after_ms`` on, and for ``max_age_ms`` (None: for ever); without, rows are always known and keys are
+    unique. ``columns`` are what features may name, as ``<lookup>.<column>``.
+    """
+
+    name: str
+    path: str
+    keys: dict[str, str]
+    columns: tuple[str, ...]
+    time: str | None = None
+    known_after_ms: int = 0
+    max_age_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A per-entity aggregate over the last ``size_ms`` of event time, on tiles of ``hop_ms``.
+
+    ``of``: "events" (the events themselves, each seen from the next one on) or "labels" (labels that had arrived, at
+    their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity field.
+    ``field``: what is summed ("label", or a numeric event field); not for "count". The window holds the size/hop newest
+    tiles, the one under way included: between size - hop and size of event time.
+    """
+
+    of: Literal["events", "labels"]
+    key: tuple[str, ...]
+    size_ms: int
+    hop_ms: int
+    aggregate: Aggregate
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One named, typed feature. Exactly one of ``expression``, ``window`` and ``python`` is given.
+
+    ``python``: "file.py:function" (relative to the pipeline file) or "package.module:function", called with one array per
+    name in ``arguments`` and returning one float64 (or for a category, str) array of the same length.
+    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN) and counted as unseen.
+    """
+
+    name: str
+    type: FeatureType
+    expression: str | None = None
+    window: Window | None = None
+    python: str | None = None
+    arguments: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """``target``: what the model predicts, in words. A score >= ``threshold`` is a positive decision."""
+
+    name: str
+    threshold: float = 0.5
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class DriftTest:
+    """One test that runs on each metric when a window closes, with its settings (``threshold``, ``alpha``, …)."""
+
+    test: Literal["psi", "ks", "interval", "trend"]
+    settings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Event-time windows and what is tested on them.
+
+    ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
+    slices. A window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
+    """
+
+    window: str
+    slice_ms: int
+    grace_ms: int
+    bins: int
+    tests: tuple[DriftTest, ...]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """A window's performance is final when its labels are applied up to its end + ``maturity_ms``."""
+
+    maturity_ms: int
+
+
+@dataclass(frozen=True)
+class AlertRule:
+    """Raise when a closed window's ``measure`` crosses a limit.
+
+    ``on``: "performance" (measure: auc, log_loss, accuracy) or "drift" (measure: share of metrics with signal DRIFT).
+    ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics.
+    ``action``: "" or "retrain".
+    """
+
+    name: str
+    on: Literal["performance", "drift"]
+    measure: str
+    severity: Literal["info", "warning", "critical"] = "warning"
+    below: float | None = None
+    above: float | None = None
+    falls_by: float | None = None
+    action: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When dead letters mean a wrong deploy: the worker stops before they are committed.
+
+    ``consecutive`` rejected events in one partition, or more than ``share`` of the last ``of_last`` events.
+    """
+
+    consecutive: int
+    share: float
+    of_last: int
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything one pipeline file says. ``digest``: SHA-256 of the file's canonical form."""
+
+    name: str
+    path: Path
+    partitions: int
+    delivery: Delivery
+    commit_interval_ms: int
+    publish_features: bool
+    source: str | None
+    events: Events
+    labels: Labels | None
+    lookups: tuple[Lookup, ...]
+    features: tuple[Feature, ...]
+    model: Model
+    drift: Drift
+    performance: Performance
+    alerts: tuple[AlertRule, ...]
+    limits: Limits
+    digest: str
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.name, self.partitions)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def feature_set(self) -> str:
+        """Digest of what defines the feature matrix: fields, lookups and features; first 12 hex digits."""
+        from schemas.pipeline_file import feature_set_digest  # noqa: PLC0415  # the file format owns canonical forms
+
+        return feature_set_digest(self)

@@ -1,0 +1,97 @@
+"""The Kafka topics of a pipeline: names, and the settings they are created with.
+
+Names are the contract (README, "Topics"); everything that names a topic asks here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+#: Header of a record that carries no event or label, only a promise: every event and every label of this
+#: partition that follows is not older than this event time (milliseconds, decimal ASCII).
+#: It may appear on the labels topic; its key and value are ignored.
+WATERMARK_HEADER = "streamgauge-watermark-ms"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic: its name, how many partitions it has, and its Kafka settings."""
+
+    name: str
+    partitions: int
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics of one pipeline.
+
+    Parameters
+    ----------
+    pipeline
+        Name of the pipeline; the prefix of each topic.
+    partitions
+        Partitions of the events topic. Labels, scores, dead letters, state and sketches have as many, and
+        what partition k of the events produces goes to partition k of those.
+    """
+
+    pipeline: str
+    partitions: int
+
+    @property
+    def events(self) -> str:
+        return f"{self.pipeline}.events"
+
+    @property
+    def labels(self) -> str:
+        return f"{self.pipeline}.labels"
+
+    @property
+    def scores(self) -> str:
+        return f"{self.pipeline}.scores"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.pipeline}.dead-letters"
+
+    @property
+    def model_updates(self) -> str:
+        return f"{self.pipeline}.model-updates"
+
+    @property
+    def model_status(self) -> str:
+        return f"{self.pipeline}.model-status"
+
+    @property
+    def drift(self) -> str:
+        return f"{self.pipeline}.drift"
+
+    @property
+    def alerts(self) -> str:
+        return f"{self.pipeline}.alerts"
+
+    @property
+    def state(self) -> str:
+        return f"{self.pipeline}.state"
+
+    @property
+    def sketches(self) -> str:
+        return f"{self.pipeline}.sketches"
+
+    def all(self) -> list[Topic]:
+        """Every topic of the pipeline, as it is to be created."""
+        n = self.partitions
+        compact = {"cleanup.policy": "compact"}
+        forever = {"retention.ms": "-1"}
+        return [
+            Topic(self.events, n, forever),
+            Topic(self.labels, n, forever),
+            Topic(self.scores, n, forever),
+            Topic(self.dead_letters, n, forever),
+            Topic(self.model_updates, 1, compact),
+            Topic(self.model_status, 1, forever),
+            Topic(self.drift, 1, forever),
+            Topic(self.alerts, 1, forever),
+            Topic(self.state, n, compact),
+            Topic(self.sketches, n, forever),
+        ]

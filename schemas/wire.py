@@ -1,0 +1,240 @@
+"""The records on the topics: one msgspec struct per kind, JSON on the topics others read.
+
+``decode_*`` raise ``msgspec.DecodeError`` or ``msgspec.ValidationError`` on bad bytes. Field names are the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+ModelRole = Literal["champion", "challenger", "shadow", "canary", "retired", "unusable"]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where an event was read: the identity of everything derived from it."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Score(msgspec.Struct):
+    """``<p>.scores``: the score of one event. ``features`` holds what was served (null = missing)."""
+
+    event_id: str
+    entity: str
+    event_time_ms: int
+    score: float
+    decision: bool
+    model: str
+    version: str
+    role: str
+    feature_set: str
+    source: Source
+    scored_at_ms: int
+    features: dict[str, float | None] = {}
+    reasons: list[str] = []
+    #: True when the labels this event should have seen had not arrived within ``labels.max_wait``.
+    stale: bool = False
+
+
+class Label(msgspec.Struct):
+    """``<p>.labels``: the outcome of one event, at the time it was known."""
+
+    event_id: str
+    label: float
+    label_time_ms: int
+
+
+class DeadLetter(msgspec.Struct):
+    """``<p>.dead-letters``: a record that could not be scored, and why.
+
+    On the topic, key and value are the original bytes (replayable as they are); the rest travels as headers
+    (``to_headers`` / ``from_record``).
+    """
+
+    source: Source
+    stage: Literal["decode", "validate", "features", "score", "label"]
+    reason: str
+    detail: str
+    key: bytes | None
+    value: bytes | None
+    record_time_ms: int
+    rejected_at_ms: int
+    version: str = ""
+
+    def to_headers(self) -> list[tuple[str, bytes]]:
+        words = {
+            "topic": self.source.topic,
+            "partition": str(self.source.partition),
+            "offset": str(self.source.offset),
+            "stage": self.stage,
+            "reason": self.reason,
+            "detail": self.detail[:500],
+            "record-time-ms": str(self.record_time_ms),
+            "rejected-at-ms": str(self.rejected_at_ms),
+            "version": self.version,
+        }
+        return [(f"streamgauge-{name}", value.encode()) for name, value in words.items()]
+
+    @classmethod
+    def from_record(
+        cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
+    ) -> DeadLetter:
+        """Read back what ``to_headers`` wrote; KeyError when a header is missing."""
+        words = {name.removeprefix("streamgauge-"): data.decode() for name, data in headers}
+        return cls(
+            source=Source(words["topic"], int(words["partition"]), int(words["offset"])),
+            stage=words["stage"],  # type: ignore[arg-type]  # written by to_headers from the same Literal
+            reason=words["reason"],
+            detail=words["detail"],
+            key=key,
+            value=value,
+            record_time_ms=int(words["record-time-ms"]),
+            rejected_at_ms=int(words["rejected-at-ms"]),
+            version=words["version"],
+        )
+
+
+class ModelUpdate(msgspec.Struct):
+    """``<p>.model-updates``: one version's place on the timeline. Key: ``model|version``.
+
+    The champion at event time t is the champion record of the highest offset whose ``valid_from_ms`` is None or <= t.
+    """
+
+    model: str
+    version: str
+    role: ModelRole
+    uri: str
+    sha256: str
+    feature_set: str
+    announced_at_ms: int
+    valid_from_ms: int | None = None
+    share: float | None = None
+    by: str = ""
+    why: str = ""
+
+
+class ModelStatus(msgspec.Struct):
+    """``<p>.model-status``: what one worker did with an update. Key: worker.
+
+    ``status``: loaded (verified and warm), refused (with why), serving (first batch scored; ``partition`` and
+    ``offset`` say where), failed.
+    """
+
+    worker: str
+    model: str
+    version: str
+    status: Literal["loaded", "refused", "serving"]
+    at_ms: int
+    why: str = ""
+    partition: int | None = None
+    offset: int | None = None
+    seconds: float | None = None
+
+
+class SketchDelta(msgspec.Struct, array_like=True):
+    """``<p>.sketches``: what one transaction added to the integer counts of one version and event-time slice.
+
+    ``counts`` is a flattened int64 matrix (metrics x cells) sent sparse: ``cells`` holds uint32 flat positions of
+    the non-zero counts and ``counts`` their int64 values, both little-endian bytes. ``sums`` are int64 fixed-point sums
+    per metric (``models.reference.FIXED_POINT`` units), ``minima``/``maxima`` float64 per metric (NaN: no value).
+    ``outcomes`` (version's events whose label arrived) is the same sparse coding of ``models.reference.OUTCOME_SHAPE``.
+    All additive: merging deltas in any order gives the same windows.
+    """
+
+    model: str
+    version: str
+    segment: str
+    slice_start_ms: int
+    n: int
+    cells: bytes
+    counts: bytes
+    sums: bytes
+    minima: bytes
+    maxima: bytes
+    outcome_cells: bytes
+    outcome_counts: bytes
+    log_loss_sum: int
+
+
+class SketchRecord(msgspec.Struct, array_like=True):
+    """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come."""
+
+    partition: int
+    #: Event time before which no on-time event of this partition is expected.
+    watermark_ms: int
+    #: Event time up to which labels of this partition have been applied.
+    label_watermark_ms: int
+    deltas: list[SketchDelta]
+
+
+class DriftReport(msgspec.Struct):
+    """``<p>.drift`` and ClickHouse ``drift_reports``: one test of one metric over one closed window."""
+
+    pipeline: str
+    model: str
+    version: str
+    segment: str
+    metric: str
+    test: str
+    window_start_ms: int
+    window_end_ms: int
+    statistic: float | None
+    p_value: float | None
+    threshold: float | None
+    effect: float | None
+    n_reference: int
+    n_detection: int
+    signal: Literal["NONE", "WARNING", "DRIFT"]
+    revision: int = 1
+    #: Free words for a person: "d4 is above the interval of its past", "too little history (2 of 10 windows)".
+    note: str = ""
+
+
+class Alert(msgspec.Struct):
+    """``<p>.alerts`` and ClickHouse ``alerts``."""
+
+    alert_id: str
+    pipeline: str
+    rule: str
+    severity: Literal["info", "warning", "critical"]
+    state: Literal["raised", "acknowledged", "cleared"]
+    model: str
+    version: str
+    at_ms: int
+    window_start_ms: int | None
+    window_end_ms: int | None
+    measure: str
+    value: float | None
+    limit: float | None
+    message: str
+    action: str = ""
+
+
+def encode_json(record: msgspec.Struct) -> bytes:
+    """The JSON bytes of a record (``bytes`` fields as base64, NaN as null)."""
+    return msgspec.json.encode(record)
+
+
+def decode_json(data: bytes, kind: type[T]) -> T:
+    return msgspec.json.decode(data, type=kind)
+
+
+def encode_packed(record: msgspec.Struct) -> bytes:
+    """MessagePack bytes, for the internal topics."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode_packed(data: bytes, kind: type[T]) -> T:
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+def to_builtins(record: msgspec.Struct) -> dict[str, Any]:
+    """The record as plain dicts and lists, for ``--json`` output."""
+    return msgspec.to_builtins(record)  # type: ignore[no-any-return]
