@@ -1,0 +1,105 @@
+"""The values that flow through the core: batches of records, events and labels, and rejections.
+
+Records are what Kafka holds; events and labels are decoded. A batch always comes from one partition of one topic, in offset order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Column = NDArray[Any]
+
+Header = tuple[str, bytes]
+
+
+@dataclass(slots=True)
+class RecordBatch:
+    """Records of one partition as read, in offset order (offsets may have gaps, as on any transactional topic).
+
+    ``headers`` is None when no record of the batch has any.
+    """
+
+    topic: str
+    partition: int
+    offsets: Ints
+    timestamps_ms: Ints
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    headers: list[tuple[Header, ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(slots=True)
+class EventBatch:
+    """Decoded events of one partition, in offset order.
+
+    ``columns`` has one array of length n per event field: float64 for float, int and bool fields (NaN = null), object
+    arrays of ``str | None`` for string fields.
+    """
+
+    offsets: Ints
+    event_time_ms: Ints
+    entity: list[str]
+    event_id: list[str]
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def take(self, index: Ints) -> EventBatch:
+        """The events at ``index`` (ascending positions), as a batch of their own."""
+        rows = index.tolist()
+        return EventBatch(
+            offsets=self.offsets[index],
+            event_time_ms=self.event_time_ms[index],
+            entity=[self.entity[row] for row in rows],
+            event_id=[self.event_id[row] for row in rows],
+            columns={name: column[index] for name, column in self.columns.items()},
+        )
+
+
+@dataclass(slots=True)
+class LabelBatch:
+    """Decoded labels of one partition, in offset order."""
+
+    offsets: Ints
+    label_time_ms: Ints
+    event_id: list[str]
+    label: Floats
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """Labels joined to the events they belong to, in the order in which they are applied.
+
+    ``before[j]`` = i: label j is applied before event i of the batch that it travels with (n: after the last); ascending.
+    ``columns``: the event fields that windows over labels need, as in `EventBatch`, and "label" itself.
+    """
+
+    before: Ints
+    label_time_ms: Ints
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the record at ``position`` of its batch cannot be scored."""
+
+    position: int
+    stage: str
+    reason: str
+    detail: str
