@@ -1,0 +1,83 @@
+"""Scored events that wait for their label, by event id.
+
+An entry is forgotten when its label arrives or when events are ``horizon_ms`` further in event time. A second event of
+the same id replaces the first, so a label counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+_PREFIX = b"e"
+
+
+class Scored(NamedTuple):
+    """What is kept of a scored event until its label comes. ``fields``: event fields that windows over labels need."""
+
+    effective_ms: int
+    event_time_ms: int
+    version: str
+    score: float
+    fields: tuple[Any, ...]
+
+
+class PendingEvents:
+    """The waiting events of one partition, oldest first."""
+
+    def __init__(self, horizon_ms: int) -> None:
+        self._horizon_ms = horizon_ms
+        self._waiting: dict[str, Scored] = {}
+        self._touched: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, event_id: str, scored: Scored) -> None:
+        """Remember a scored event; effective times never go back."""
+        self._waiting.pop(event_id, None)  # a repeated id moves to the end, so that the order stays by effective time
+        self._waiting[event_id] = scored
+        self._touched[event_id] = None
+
+    def pop(self, event_id: str) -> Scored | None:
+        """The event a label belongs to, once; None when it is unknown, labelled already or too old."""
+        scored = self._waiting.pop(event_id, None)
+        if scored is not None:
+            self._touched[event_id] = None
+        return scored
+
+    def expire(self, watermark_ms: int) -> int:
+        """Forget the events that are older than the watermark by more than the horizon; how many those were."""
+        limit = watermark_ms - self._horizon_ms
+        expired = []
+        for event_id, scored in self._waiting.items():
+            if scored.effective_ms >= limit:
+                break
+            expired.append(event_id)
+        for event_id in expired:
+            del self._waiting[event_id]
+            self._touched[event_id] = None
+        return len(expired)
+
+    def drain_changes(self) -> list[tuple[bytes, bytes | None]]:
+        """Changelog records since the last drain: the entry, or None for one that is gone."""
+        touched, self._touched = self._touched, {}
+        return [
+            (_PREFIX + event_id.encode(), msgspec.msgpack.encode(entry) if entry is not None else None)
+            for event_id in touched
+            for entry in (self._waiting.get(event_id),)
+        ]
+
+    def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Replay a changelog, in its order. Keys of other stores are passed over."""
+        for key, value in records:
+            if not key.startswith(_PREFIX):
+                continue
+            event_id = key[len(_PREFIX) :].decode()
+            self._waiting.pop(event_id, None)
+            if value is not None:
+                effective_ms, event_time_ms, version, score, fields = msgspec.msgpack.decode(value)
+                self._waiting[event_id] = Scored(effective_ms, event_time_ms, version, score, tuple(fields))
+        self._touched.clear()
