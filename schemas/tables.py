@@ -1,0 +1,394 @@
+"""The ClickHouse tables as data: what the adapter checks inserts against, and what the docs and tests read.
+
+``schemas/clickhouse/*.sql`` creates them; a test on the real engine proves that both say the same. Users read a table by its
+``name``, which answers exactly; rows go into its ``storage``, which may hold a row more than once until the engine merges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DATABASE = "streamgauge"
+
+TIME = "DateTime64(3, 'UTC')"
+WORD = "LowCardinality(String)"
+MAYBE = "Nullable(Float64)"
+MAYBE_TIME = f"Nullable({TIME})"
+FLOAT_MAP = "Map(String, Float64)"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; an ``optional`` one has a default and may be left out of an insert."""
+
+    name: str
+    type: str
+    help: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Parameters
+    ----------
+    name
+        What users select from.
+    key
+        Rows with equal key are one row: the one with the highest ``row_version``, or the last inserted among equals.
+    row_version
+        The column that decides between rows of equal key.
+    storage
+        What rows are inserted into; differs from ``name`` where ``name`` is a view that reads it exactly.
+    """
+
+    name: str
+    help: str
+    key: tuple[str, ...]
+    row_version: str
+    columns: tuple[Column, ...]
+    storage: str
+
+    def column(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if not column.optional)
+
+
+@dataclass(frozen=True)
+class View:
+    """A view for users, built on the tables."""
+
+    name: str
+    help: str
+    columns: tuple[str, ...]
+
+
+PIPELINE = Column("pipeline", WORD, "Name of the pipeline.")
+MODEL = Column("model", WORD, "Name of the model.")
+VERSION = Column("version", WORD, "Model version.")
+SEGMENT = Column("segment", WORD, "Segment of the events; '' is all of them.")
+WINDOW_START = Column("window_start", TIME, "Start of the event-time window, inclusive.")
+WINDOW_END = Column("window_end", TIME, "End of the event-time window, exclusive.")
+REVISION = Column("revision", "UInt64", "1 when the window closed; higher when late events amended it.", optional=True)
+TOPIC = Column("topic", WORD, "Topic of the source record.")
+PARTITION = Column("partition", "Int32", "Partition of the source record.")
+OFFSET = Column("offset", "Int64", "Offset of the source record.")
+
+SCORES = Table(
+    name="scores",
+    help="Every published score, with the features that were served. Scores of shadow versions are in shadow_scores.",
+    key=("topic", "partition", "offset", "shadow"),
+    row_version="scored_at",
+    storage="scores_raw",
+    columns=(
+        PIPELINE,
+        Column("customer_id", "String", "Entity key of the event."),
+        Column("event_id", "String", "Identity of the event, as its producer gave it."),
+        Column("event_time", TIME, "When the event happened."),
+        Column("score", "Float64", "The model's number."),
+        Column("decision", "Bool", "score >= threshold of the pipeline."),
+        MODEL,
+        VERSION,
+        Column("role", WORD, "Role of the version when it scored: champion, canary, shadow, ..."),
+        Column("features", FLOAT_MAP, "Feature values as served; nan is a missing value."),
+        TOPIC,
+        PARTITION,
+        OFFSET,
+        Column("scored_at", TIME, "When the worker scored it."),
+        Column("feature_set", WORD, "Digest of the feature definitions.", optional=True),
+        Column("reasons", "Array(String)", "Reason codes.", optional=True),
+        Column("stale", "Bool", "True when labels it should have seen had not arrived in time.", optional=True),
+        Column(
+            "shadow", WORD, "'' for the published score; of a score that was only stored, its version.", optional=True
+        ),
+    ),
+)
+
+MODEL_METADATA = Table(
+    name="model_metadata",
+    help="Deciles and other statistics of each feature, the score and the outcome, in training and in scoring.",
+    key=("pipeline", "model", "version", "stage", "segment", "metric", "decile", "window_start", "window_end"),
+    row_version="revision",
+    storage="model_metadata_raw",
+    columns=(
+        PIPELINE,
+        MODEL,
+        VERSION,
+        Column("stage", WORD, "'training' or 'scoring'."),
+        SEGMENT,
+        Column("metric", WORD, "A feature, 'score' or 'outcome'."),
+        Column("decile", WORD, "'d1' ... 'd10'; also 'n', 'null_rate', 'min', 'max', 'mean'."),
+        Column("value", MAYBE, "Value of the statistic; null where there was nothing to compute it from."),
+        Column("timestamp", TIME, "When it was computed."),
+        WINDOW_START,
+        WINDOW_END,
+        REVISION,
+    ),
+)
+
+DRIFT_REPORTS = Table(
+    name="drift_reports",
+    help="One row per version, segment, metric, test and closed window.",
+    key=("pipeline", "model", "version", "segment", "metric", "test", "window_start", "window_end"),
+    row_version="revision",
+    storage="drift_reports_raw",
+    columns=(
+        PIPELINE,
+        MODEL,
+        VERSION,
+        SEGMENT,
+        Column("metric", WORD, "A feature, 'score' or 'outcome'."),
+        Column("test", WORD, "psi, ks, interval, trend, ..."),
+        WINDOW_START,
+        WINDOW_END,
+        Column("statistic", MAYBE, "Value of the test's statistic."),
+        Column("p_value", MAYBE, "Its p-value, where the test has one."),
+        Column("threshold", MAYBE, "The limit that it was held against."),
+        Column("effect", MAYBE, "Size of the move, in the test's own unit."),
+        Column("n_reference", "UInt64", "Values in the reference window."),
+        Column("n_detection", "UInt64", "Values in the detection window."),
+        Column("signal", WORD, "NONE, WARNING or DRIFT."),
+        Column("revision", "UInt64", "1 when the window closed; higher when late events amended it."),
+        Column("note", "String", "What a person should know about this report.", optional=True),
+    ),
+)
+
+PERFORMANCE = Table(
+    name="performance",
+    help="Estimated and realised performance per closed window.",
+    key=("pipeline", "model", "version", "segment", "measure", "window_start", "window_end"),
+    row_version="revision",
+    storage="performance_raw",
+    columns=(
+        PIPELINE,
+        MODEL,
+        VERSION,
+        SEGMENT,
+        WINDOW_START,
+        WINDOW_END,
+        Column("measure", WORD, "auc, log_loss, accuracy, ..."),
+        Column("estimated", MAYBE, "Estimate before the labels are known."),
+        Column("realised", MAYBE, "Value on the labels that arrived."),
+        Column("low", MAYBE, "Lower bound of the realised value's interval."),
+        Column("high", MAYBE, "Upper bound of the realised value's interval."),
+        Column("n_labels", "UInt64", "Labels that it rests on."),
+        Column("label_maturity", MAYBE, "Share of the window's events whose label has arrived."),
+        REVISION,
+    ),
+)
+
+ALERTS = Table(
+    name="alerts",
+    help="History of alerts: one row per alert and state.",
+    key=("alert_id", "state"),
+    row_version="at",
+    storage="alerts_raw",
+    columns=(
+        Column("alert_id", "String", "Identity of the alert, the same in each of its states."),
+        PIPELINE,
+        Column("rule", WORD, "Name of the alert rule."),
+        Column("severity", WORD, "info, warning or critical."),
+        Column("state", WORD, "raised, acknowledged or cleared."),
+        MODEL,
+        VERSION,
+        Column("at", TIME, "When the alert came into this state."),
+        Column("window_start", MAYBE_TIME, "Start of the window that raised it."),
+        Column("window_end", MAYBE_TIME, "End of the window that raised it."),
+        Column("measure", WORD, "What was measured."),
+        Column("value", MAYBE, "The value measured."),
+        Column("threshold", MAYBE, "The limit it crossed (`limit` on the topic)."),
+        Column("message", "String", "One sentence for a person."),
+        Column("action", WORD, "What was started because of it, e.g. retrain.", optional=True),
+        Column("who", "String", "Who acknowledged or cleared it.", optional=True),
+    ),
+)
+
+MODEL_VERSIONS = Table(
+    name="model_versions",
+    help="One row per model version: what it is and which role it has now.",
+    key=("pipeline", "model", "version"),
+    row_version="updated_at",
+    storage="model_versions_raw",
+    columns=(
+        PIPELINE,
+        MODEL,
+        Column("version", "String", "Model version."),
+        Column("role", WORD, "champion, challenger, shadow, canary, retired or unusable."),
+        Column("uri", "String", "Where the artifact is."),
+        Column("sha256", "String", "Digest of the artifact."),
+        Column("feature_set", "String", "Digest of the feature definitions it was trained on."),
+        Column("valid_from", MAYBE_TIME, "Event time from which it scores; null is at once."),
+        Column("trained_from", MAYBE_TIME, "Start of its training data."),
+        Column("trained_to", MAYBE_TIME, "End of its training data."),
+        Column("metrics", FLOAT_MAP, "Metrics of the training run.", optional=True),
+        Column("manifest", "String", "The manifest, JSON.", optional=True),
+        Column("who", "String", "Who gave it this role.", optional=True),
+        Column("why", "String", "And why.", optional=True),
+        Column("updated_at", TIME, "When it got this role."),
+    ),
+)
+
+MODEL_EVENTS = Table(
+    name="model_events",
+    help="Audit: what happened to each version, on each worker, when and why.",
+    key=("pipeline", "event_id"),
+    row_version="at",
+    storage="model_events_raw",
+    columns=(
+        Column("event_id", "String", "Deterministic identity of the event, e.g. topic/partition/offset of its record."),
+        PIPELINE,
+        Column("at", TIME, "When it happened."),
+        MODEL,
+        Column("version", "String", "Model version."),
+        Column("event", WORD, "announced, loaded, refused, serving, promoted, rolled back, ..."),
+        Column("who", "String", "Who asked for it.", optional=True),
+        Column("why", "String", "And why; of a refusal, its reason.", optional=True),
+        Column("worker", "String", "The worker that reports it.", optional=True),
+        Column("partition", "Nullable(Int32)", "Of 'serving': partition of the first event scored.", optional=True),
+        Column("offset", "Nullable(Int64)", "Of 'serving': offset of the first event scored.", optional=True),
+        Column("seconds", MAYBE, "How long it took.", optional=True),
+    ),
+)
+
+DEAD_LETTERS = Table(
+    name="dead_letters",
+    help="Records that could not be scored, with their original bytes.",
+    key=("topic", "partition", "offset"),
+    row_version="rejected_at",
+    storage="dead_letters_raw",
+    columns=(
+        PIPELINE,
+        TOPIC,
+        PARTITION,
+        OFFSET,
+        Column("stage", WORD, "decode, validate, features, score or label."),
+        Column("reason", WORD, "Reason code."),
+        Column("detail", "String", "What exactly was wrong."),
+        Column("key", "Nullable(String)", "Original key, bytes."),
+        Column("value", "Nullable(String)", "Original value, bytes."),
+        Column("record_time", TIME, "Time stamp of the Kafka record."),
+        Column("rejected_at", TIME, "When the worker rejected it."),
+        Column("version", WORD, "Model version at the time.", optional=True),
+    ),
+)
+
+MONITOR_CHECKPOINTS = Table(
+    name="monitor_checkpoints",
+    help="Where the monitor was and what it held, so that a restart goes on from there.",
+    key=("pipeline",),
+    row_version="revision",
+    storage="monitor_checkpoints",
+    columns=(
+        PIPELINE,
+        Column("revision", "UInt64", "Counts the checkpoints of the pipeline."),
+        Column("offsets", "String", "JSON: next offset to read, by topic and partition."),
+        Column("state", "String", "The monitor's windows, bytes."),
+        Column("saved_at", TIME, "When it was saved."),
+    ),
+)
+
+SCHEMA_MIGRATIONS = Table(
+    name="schema_migrations",
+    help="Which files of schemas/clickhouse have been applied.",
+    key=("name",),
+    row_version="applied_at",
+    storage="schema_migrations",
+    columns=(
+        Column("name", "String", "File name."),
+        Column("checksum", "String", "SHA-256 of the file."),
+        Column("applied_at", TIME, "When it was applied."),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        SCORES,
+        MODEL_METADATA,
+        DRIFT_REPORTS,
+        PERFORMANCE,
+        ALERTS,
+        MODEL_VERSIONS,
+        MODEL_EVENTS,
+        DEAD_LETTERS,
+        MONITOR_CHECKPOINTS,
+        SCHEMA_MIGRATIONS,
+    )
+}
+
+VIEWS: dict[str, View] = {
+    view.name: view
+    for view in (
+        View("shadow_scores", "Scores that were stored and not published.", tuple(c.name for c in SCORES.columns)),
+        View(
+            "daily_scores",
+            "The latest score of each customer and day (UTC), by event time.",
+            (
+                "pipeline",
+                "customer_id",
+                "day",
+                "score",
+                "decision",
+                "model",
+                "version",
+                "event_id",
+                "event_time",
+                "scored_at",
+                "n_scores",
+            ),
+        ),
+        View(
+            "fact_scores",
+            "Star schema: one row per published score; joins dim_model, dim_entity and dim_date by their keys.",
+            (
+                "model_key",
+                "entity_key",
+                "date_key",
+                "event_id",
+                "event_time",
+                "score",
+                "decision",
+                "role",
+                "topic",
+                "partition",
+                "offset",
+                "scored_at",
+            ),
+        ),
+        View(
+            "dim_model",
+            "Star schema: model versions.",
+            (
+                "model_key",
+                "pipeline",
+                "model",
+                "version",
+                "role",
+                "feature_set",
+                "valid_from",
+                "trained_from",
+                "trained_to",
+                "updated_at",
+            ),
+        ),
+        View(
+            "dim_entity",
+            "Star schema: who was scored, first and last.",
+            ("entity_key", "pipeline", "customer_id", "first_event_time", "last_event_time"),
+        ),
+        View(
+            "dim_date",
+            "Star schema: the days of 1970 to 2099; weekday 1 is Monday.",
+            ("date_key", "date", "year", "quarter", "month", "day", "iso_week", "weekday", "is_weekend"),
+        ),
+        View(
+            "drift_now",
+            "The reports of the newest closed window of each metric and test.",
+            tuple(c.name for c in DRIFT_REPORTS.columns),
+        ),
+    )
+}
