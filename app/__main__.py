@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from app.cli import main
+import sys
+
+from app.cli import main as run_command
+from app.ownership import OwnershipError, refuse_second_owner
+
+
+def main() -> None:
+    """Run the command line, unless another distribution has put files among ours."""
+    try:
+        refuse_second_owner()
+    except OwnershipError as error:
+        sys.exit(f"streamgauge: {error}")
+    run_command()
+
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,45 @@
+# Needs make and Python 3.11 or newer; everything else is installed into .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help env check test demo bench lock docs fmt clean
+
+BIN := .venv/bin
+PACKAGES := app models schemas
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo 'ARGS="…" is passed on by demo, bench and test; PYTHON=… chooses the interpreter of .venv.'
+
+env:  ## Make .venv from requirements.lock (every target below does so by itself)
+	@sh scripts/environment.sh
+
+check: env  ## Lint, types, import contracts, fast tests: under a minute
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q tests/unit tests/architecture app/core models
+
+test: env  ## The whole test suite, on real Kafka and ClickHouse's engine
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: env  ## Run the whole job on a year of real flights and write demo-report/index.html
+	$(BIN)/streamgauge demo $(ARGS)
+
+bench: env  ## Measure events per second and CPU per event on this machine
+	$(BIN)/streamgauge bench stream $(ARGS)
+
+lock:  ## Rewrite requirements.lock from pyproject.toml (needs uv; pins stay where they still fit)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --group dev pyproject.toml \
+		-o requirements.lock --no-header --no-annotate --no-emit-index-url
+
+docs: env  ## Rewrite the generated tables of README.md
+	$(BIN)/python scripts/docs_tables.py
+
+fmt: env docs  ## Format the code, mend what ruff can mend, rewrite the generated tables
+	$(BIN)/ruff check --fix-only --exit-zero
+	$(BIN)/ruff format
+
+clean:  ## Remove .venv, caches and reports; the embedded stack's data (.streamgauge) stays
+	rm -rf .venv build dist demo-report bench-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(PACKAGES) tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,35 @@
+"""Who owns the top-level names ``app``, ``models`` and ``schemas`` in this environment.
+
+They are common names, and pip lets one distribution overwrite the files of another without a word: what runs then is a
+mixture of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import packages_distributions
+
+DISTRIBUTION = "streamgauge"
+PACKAGES = ("app", "models", "schemas")
+
+
+class OwnershipError(RuntimeError):
+    """Another distribution claims a package of ours."""
+
+
+def refuse_second_owner(owners: Mapping[str, Iterable[str]] | None = None) -> None:
+    """Raise `OwnershipError` when a distribution other than ours has a package named like one of ours.
+
+    Parameters
+    ----------
+    owners
+        Top-level name -> distributions that hold it; default: what is installed. An editable installation holds none.
+    """
+    found = packages_distributions() if owners is None else owners
+    for package in PACKAGES:
+        others = sorted({owner for owner in found.get(package, ()) if owner.lower() != DISTRIBUTION})
+        if others:
+            raise OwnershipError(
+                f"the distribution {others[0]} also installs a package named {package}, which mixes its files with "
+                f"{DISTRIBUTION}'s; install {DISTRIBUTION} in a virtual environment without {others[0]}."
+            )
