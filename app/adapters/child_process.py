@@ -1,0 +1,110 @@
+"""Child processes that do not outlive their parent, and how to recognise and end one that did."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+# Runs in the child before the program itself. A program of its own instead of a preexec_fn, which may deadlock when the
+# parent has threads. The parent may have died before prctl was called: its id is compared afterwards.
+_LAUNCHER = """
+import os, sys
+parent, number = int(sys.argv[1]), int(sys.argv[2])
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        sys.exit(1)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@cache
+def _spawner() -> ThreadPoolExecutor:
+    """The one thread that starts children: Linux sends the death signal when the *thread* that forked ends."""
+    return ThreadPoolExecutor(1, thread_name_prefix="spawner")
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    death_signal: signal.Signals = signal.SIGKILL,
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` (its first word an absolute path) in a process group of its own, without standard input.
+
+    Ctrl-C in a terminal reaches the parent alone, which stops its children in order. When the parent dies, Linux sends
+    ``death_signal``; elsewhere a child may be left over and `end_process` is for the next start.
+    """
+    launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(death_signal)), *command]
+    return (
+        _spawner()
+        .submit(
+            subprocess.Popen,
+            launch,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            process_group=0,
+        )
+        .result()
+    )
+
+
+def stop_child(child: subprocess.Popen[bytes], deadline_s: float) -> bool:
+    """SIGTERM, and after the deadline SIGKILL; whether it ended by itself."""
+    if child.poll() is None:
+        child.terminate()
+    try:
+        child.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+        return False
+    return True
+
+
+def birth_mark(pid: int) -> str | None:
+    """What tells a process from a later one with the same id: its start time. None when there is none (or a zombie)."""
+    if sys.platform == "linux":
+        try:
+            # The command in parentheses may hold anything; what follows is the state and then numbers.
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if status[0] == "Z" else status[19]
+    found = subprocess.run(  # noqa: S603  # a constant program and a number
+        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
+
+
+def end_process(pid: int, mark: str, deadline_s: float = 15.0) -> bool:
+    """End a process that is not our child, if it is still the one with this birth mark; whether it was there."""
+    import time  # noqa: PLC0415  # only here: there is no waiting on a process that is not our child
+
+    if birth_mark(pid) != mark:
+        return False
+    for number, patience_s in ((signal.SIGTERM, deadline_s), (signal.SIGKILL, deadline_s)):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return True
+        until = time.monotonic() + patience_s
+        while birth_mark(pid) == mark and time.monotonic() < until:
+            time.sleep(0.05)
+        if birth_mark(pid) != mark:
+            return True
+    return True

@@ -1,0 +1,282 @@
+"""The warehouse on ClickHouse: a server by HTTP(S), or the same engine in process on a directory.
+
+One process owns the directory of the embedded engine. Rows travel as Arrow. Users' SQL runs in a second session that the
+engine holds read-only, after `app.adapters.sql_gate` has let it through.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import schemas
+from app.adapters.arrow_columns import find_table, to_arrow, to_rows
+from app.adapters.clickhouse_errors import explain
+from app.adapters.sql_gate import check_reads_only
+from app.ports import Checkpoint, ColumnValues, QueryResult, WarehouseError
+from schemas.tables import DATABASE, SCORES
+
+T = TypeVar("T")
+
+MIGRATIONS_PATH = Path(schemas.__file__).parent / "clickhouse"
+#: DESIGN's types and settings are all known from here on.
+OLDEST_SERVER = (24, 8)
+
+# The embedded engine's own default is async_insert=1, which would answer before the rows are in.
+_INSERT_SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
+# readonly comes last: it locks the others.
+_READ_SETTINGS = {
+    "max_execution_time": 30,
+    "timeout_before_checking_execution_speed": 0,
+    "max_memory_usage": 2_000_000_000,
+    "readonly": 1,
+}
+
+
+def lock_holder(path: Path) -> str | None:
+    """Return the process that holds the embedded engine's directory, in words; None when it is free."""
+    try:
+        with (path / "status").open() as status:
+            try:
+                fcntl.flock(status, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                match = re.search(r"PID: (\d+)", status.read())
+                return f"process {match.group(1)}" if match else "another process"
+    except FileNotFoundError:
+        return None
+    return None
+
+
+class ClickHouseWarehouse:
+    """`app.ports.Warehouse` on ClickHouse.
+
+    Nothing is opened before the first call, so it may be built in one thread and used in another.
+
+    Parameters
+    ----------
+    url
+        ``http[s]://user:password@host:port`` of a server; empty: the embedded engine.
+    path
+        Directory of the embedded engine.
+    migrations_path
+        Directory of the numbered SQL files.
+    query_seconds
+        Time limit of a user's query.
+    """
+
+    def __init__(
+        self, url: str = "", path: Path | None = None, *, migrations_path: Path = MIGRATIONS_PATH, query_seconds: float = 30
+    ) -> None:
+        if bool(url) == (path is not None):
+            msg = "Give either the URL of a ClickHouse server or the directory of the embedded engine."
+            raise ValueError(msg)
+        self._url = url
+        self._path = path
+        self._migrations_path = migrations_path
+        self._read_settings = {**_READ_SETTINGS, "max_execution_time": query_seconds}
+        self._writer: Any = None
+        self._reader: Any = None
+        self._table_functions: list[str] = []
+        self._revisions: dict[str, int] = {}
+        parts = urlsplit(url)
+        self.where = str(path) if path is not None else f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+
+    def wait_ready(self, deadline_s: float) -> None:
+        end = time.monotonic() + deadline_s
+        pause_s = 0.05
+        while True:
+            try:
+                self._call(lambda: self._write_client().query("SELECT 1"))
+            except WarehouseError as error:
+                if not error.retryable or time.monotonic() + pause_s > end:
+                    raise
+            else:
+                return
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
+
+    def migrate(self) -> list[str]:
+        return self._call(self._migrate)
+
+    def insert(self, table: str, columns: Mapping[str, ColumnValues], token: str | None = None) -> int:
+        known = find_table(table)
+        arrow = to_arrow(known, columns)
+        if arrow.num_rows == 0:
+            return 0
+        settings: dict[str, Any] = dict(_INSERT_SETTINGS)
+        if token is not None:
+            settings["insert_deduplication_token"] = token
+        storage = f"{DATABASE}.{known.storage}"
+        self._call(lambda: self._write_client().insert_arrow(storage, arrow, settings=settings))
+        return int(arrow.num_rows)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> QueryResult:
+        return self._call(lambda: _fetch(self._write_client(), sql, parameters, limit))
+
+    def query_readonly(self, sql: str, limit: int = 1000) -> QueryResult:
+        def run() -> QueryResult:
+            reader = self._read_client()
+            return _fetch(reader, check_reads_only(sql, self._table_functions), None, limit)
+
+        return self._call(run)
+
+    def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        known = find_table(table)
+        source = known.storage if known is SCORES else known.name
+        final = " FINAL" if source == known.storage else ""
+        conditions, parameters = ["1"], {}
+        for position, (name, value) in enumerate((where or {}).items()):
+            column = known.column(name)
+            if column is None:
+                msg = f"Table {known.name} has no column {name}."
+                raise WarehouseError(msg)
+            conditions.append(f"`{name}` = {{p{position}:{column.type}}}")
+            parameters[f"p{position}"] = value
+        names = ", ".join(f"`{column.name}`" for column in known.columns)
+        sql = (
+            f"SELECT {names} FROM {DATABASE}.{source}{final} WHERE {' AND '.join(conditions)}"  # noqa: S608  # names from schemas.tables
+            f" ORDER BY {', '.join(f'`{name}`' for name in known.key)}"
+        )
+        settings = {"output_format_arrow_string_as_string": 0, "output_format_arrow_low_cardinality_as_dictionary": 0}
+        arrow = self._call(lambda: self._write_client().query_arrow(sql, parameters=parameters, settings=settings))
+        return list(to_rows(known, arrow))
+
+    def latest_checkpoint(self, pipeline: str) -> Checkpoint | None:
+        sql = (
+            f"SELECT revision, offsets, state FROM {DATABASE}.monitor_checkpoints"  # noqa: S608  # a constant
+            " WHERE pipeline = {pipeline:String} ORDER BY revision DESC LIMIT 1"
+        )
+
+        def run() -> list[Any]:
+            result = self._write_client().query(sql, parameters={"pipeline": pipeline}, query_formats={"String": "bytes"})
+            return list(result.result_rows)
+
+        rows = self._call(run)
+        if not rows:
+            return None
+        revision, offsets, state = rows[0]
+        by_topic = {topic: {int(k): int(v) for k, v in of.items()} for topic, of in json.loads(offsets).items()}
+        return Checkpoint(int(revision), by_topic, bytes(state))
+
+    def save_checkpoint(self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes) -> int:
+        if pipeline not in self._revisions:
+            latest = self.latest_checkpoint(pipeline)
+            self._revisions[pipeline] = latest.revision if latest else 0
+        revision = self._revisions[pipeline] + 1
+        text = json.dumps({topic: {str(k): int(v) for k, v in of.items()} for topic, of in offsets.items()}, sort_keys=True)
+        self.insert(
+            "monitor_checkpoints",
+            {
+                "pipeline": [pipeline],
+                "revision": [revision],
+                "offsets": [text],
+                "state": [state],
+                "saved_at": [time.time_ns() // 1_000_000],
+            },
+        )
+        self._revisions[pipeline] = revision
+        return revision
+
+    def close(self) -> None:
+        for client in (self._reader, self._writer):
+            if client is not None:
+                with suppress(Exception):  # nothing can be done about a session that does not close
+                    client.close()
+        self._reader = self._writer = None
+
+    def _call(self, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except Exception as error:  # the driver raises its own, urllib3's, the engine's RuntimeError and ImportError
+            raise explain(error, self.where) from error
+
+    def _write_client(self) -> Any:
+        if self._writer is None:
+            client = self._connect()
+            if tuple(int(part) for part in client.server_version.split(".")[:2]) < OLDEST_SERVER:
+                version = client.server_version
+                client.close()
+                oldest = ".".join(map(str, OLDEST_SERVER))
+                msg = f"ClickHouse at {self.where} is version {version}; streamgauge needs {oldest} or later."
+                raise WarehouseError(msg)
+            exists = f"SELECT count() FROM system.databases WHERE name = '{DATABASE}'"  # noqa: S608  # a constant
+            if not client.query(exists).first_row[0]:
+                client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
+            client.database = DATABASE
+            self._writer = client
+        return self._writer
+
+    def _read_client(self) -> Any:
+        if self._reader is None:
+            functions = self._write_client().query("SELECT name FROM system.table_functions").result_rows
+            self._table_functions = [name for (name,) in functions]
+            self._reader = self._connect(database=DATABASE, settings=self._read_settings)
+        return self._reader
+
+    def _connect(self, **options: Any) -> Any:
+        import clickhouse_connect  # noqa: PLC0415  # takes 0.3 s, and `--help` does not need it
+
+        if self._path is None:
+            options.setdefault("database", "default")
+            return clickhouse_connect.get_client(dsn=self._url, connect_timeout=5, autogenerate_session_id=False, **options)
+        # Two of our own sessions share the directory; only another process's lock is in the way.
+        if self._writer is None and (holder := lock_holder(self._path)) is not None:
+            msg = f"The embedded ClickHouse at {self._path} is in use by {holder}: stop it, or ask the running monitor."
+            raise WarehouseError(msg, retryable=True)
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"The embedded ClickHouse cannot use {self._path}: {error.strerror}; give another --home."
+            raise WarehouseError(msg) from error
+        return clickhouse_connect.get_client(interface="chdb", path=str(self._path), **options)
+
+    def _migrate(self) -> list[str]:
+        client = self._write_client()
+        exists = f"SELECT count() FROM system.tables WHERE database = '{DATABASE}' AND name = 'schema_migrations'"  # noqa: S608
+        seen: dict[str, str] = {}
+        if client.query(exists).first_row[0]:
+            seen = dict(client.query(f"SELECT name, checksum FROM {DATABASE}.schema_migrations FINAL").result_rows)  # noqa: S608
+        applied = []
+        for file in sorted(self._migrations_path.glob("*.sql")):
+            text = file.read_text()
+            checksum = hashlib.sha256(text.encode()).hexdigest()
+            if seen.get(file.name, checksum) != checksum:
+                msg = f"Migration {file.name} was changed after it had been applied: restore it and add a new file instead."
+                raise WarehouseError(msg)
+            if file.name in seen:
+                continue
+            # Each statement can be repeated, so a crash before the next line only means that the file runs once more.
+            for statement in statements(text):
+                client.command(statement)
+            row = {"name": [file.name], "checksum": [checksum], "applied_at": [time.time_ns() // 1_000_000]}
+            self.insert("schema_migrations", row)
+            applied.append(file.name)
+        return applied
+
+
+def statements(text: str) -> list[str]:
+    """Return the statements of an SQL file; each ends with a semicolon at the end of a line."""
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    return [part.strip() for part in re.split(r";[ \t]*(?:\n|$)", body) if part.strip()]
+
+
+def _fetch(client: Any, sql: str, parameters: Mapping[str, Any] | None, limit: int | None) -> QueryResult:
+    """Read blocks until there is one row more than ``limit``, and leave the rest unread."""
+    rows: list[tuple[Any, ...]] = []
+    with client.query_row_block_stream(sql, parameters=parameters) as stream:
+        for block in stream:
+            rows.extend(tuple(row) for row in block)
+            if limit is not None and len(rows) > limit:
+                break
+        columns = list(stream.source.column_names)
+        types = [column.name for column in stream.source.column_types]
+    truncated = limit is not None and len(rows) > limit
+    return QueryResult(columns, types, rows[:limit], truncated=truncated)

@@ -1,0 +1,78 @@
+"""``<home>/run.json``: where a running stack listens, for commands that are started beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from app.adapters.child_process import birth_mark
+from app.adapters.stack_error import StackError
+
+
+class RunningKafka(msgspec.Struct, frozen=True):
+    """The Kafka of a run; ``pid`` is None for a given server."""
+
+    bootstrap: str
+    embedded: bool
+    pid: int | None = None
+
+
+class RunningChild(msgspec.Struct, frozen=True):
+    """A child process of a run; ``http`` is None until it has said where it listens."""
+
+    pid: int | None
+    http: str | None
+    restarts: int = 0
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A running stack."""
+
+    pid: int
+    birth_mark: str
+    pipeline: str
+    started_at: str
+    kafka: RunningKafka
+    clickhouse: str
+    children: dict[str, RunningChild]
+
+    @property
+    def monitor_http(self) -> str | None:
+        """Where the monitor listens."""
+        monitor = self.children.get("monitor")
+        return monitor.http if monitor else None
+
+
+def write_run(home: Path, run: Run) -> None:
+    """Replace the run file as a whole."""
+    temporary = home / f"run.json.{os.getpid()}"
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+    temporary.replace(home / "run.json")
+
+
+def remove_run(home: Path) -> None:
+    """Remove the run file when there is one."""
+    (home / "run.json").unlink(missing_ok=True)
+
+
+def read_run(home: Path) -> Run | None:
+    """The stack that runs in this home; None when there is none, or when what wrote the file is no longer alive."""
+    try:
+        run = msgspec.json.decode((home / "run.json").read_bytes(), type=Run)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return run if birth_mark(run.pid) == run.birth_mark else None
+
+
+def find_kafka(kafka: str, home: Path) -> str:
+    """The bootstrap servers to use: those given, else those of the stack that runs in ``home``."""
+    if kafka:
+        return kafka
+    run = read_run(home)
+    if run is None:
+        raise StackError(
+            f"No stack runs in {home}: start `streamgauge up`, name another home by STREAMGAUGE_HOME, or a server by STREAMGAUGE_KAFKA."
+        )
+    return run.kafka.bootstrap

@@ -1,0 +1,221 @@
+"""One named child process that is started again when it crashes.
+
+What a child may rely on: it says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``;
+everything else it prints goes to its log. It ends with exit code 0 when its work is done and 2 when it was started wrongly:
+neither is started again; any other end is a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+from app.adapters.child_process import spawn, stop_child
+
+State = Literal["starting", "ready", "waiting", "done", "failed", "stopped"]
+
+#: Exit codes after which a child is left alone.
+DONE = 0
+WRONG_USAGE = 2
+
+
+@dataclass(frozen=True)
+class Child:
+    """What to run. ``stop_first``: it is stopped before the others (a worker, before the monitor that reads from it)."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_first: bool = False
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """How often a crashed child is started again: ``limit`` times in a row, waiting twice as long each time.
+
+    A child that ran for ``settled_s`` counts as healthy again.
+    """
+
+    limit: int = 5
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 15.0
+    settled_s: float = 60.0
+
+    def wait_s(self, crashes: int) -> float:
+        """How long to wait after the n-th crash in a row (1, 2, …)."""
+        return float(min(self.longest_wait_s, self.first_wait_s * 2 ** (crashes - 1)))
+
+
+class SupervisedChild:
+    """Keeps one child running; a thread of its own waits for its end.
+
+    Parameters
+    ----------
+    child
+        What to run.
+    log_path
+        Its log; appended to.
+    policy
+        How often it is started again.
+    changed
+        Called from other threads whenever the properties below have changed.
+    say
+        Is told of crashes, one sentence each.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        log_path: Path,
+        policy: RestartPolicy,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.child = child
+        self.log_path = log_path
+        self.state: State = "starting"
+        self.http: str | None = None
+        self.restarts = 0
+        self.why = ""
+        self._policy = policy
+        self._changed = changed
+        self._say = say
+        self._stopping = threading.Event()
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._supervise, name=f"supervise-{child.name}", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and will not be started again."""
+        return self.state in {"done", "failed", "stopped"}
+
+    def start(self) -> None:
+        """Start it; returns at once."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def stop(self, deadline_s: float) -> None:
+        """SIGTERM, after the deadline SIGKILL, and no new start. Returns when it has ended."""
+        with self._guard:
+            self._stopping.set()
+            process = self._process
+        if process is not None and not stop_child(process, deadline_s):
+            self._say(f"{self.child.name} did not stop within {deadline_s:.0f} s and was killed.")
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def kill(self) -> None:
+        """End it at once."""
+        with self._guard:
+            self._stopping.set()
+            if self._process is not None:
+                self._process.kill()
+
+    def _supervise(self) -> None:
+        crashes = 0
+        while True:
+            started = time.monotonic()
+            code = self._run_once()
+            self.http = None
+            if self._stopping.is_set():
+                self._become("stopped")
+                return
+            if code == DONE:
+                self._become("done")
+                return
+            if time.monotonic() - started >= self._policy.settled_s:
+                crashes = 0
+            crashes += 1
+            name, how = self.child.name, _describe_end(code)
+            if code == WRONG_USAGE or crashes > self._policy.limit:
+                again = "" if code == WRONG_USAGE else f" {crashes} times in a row"
+                self.why = f"{name} ended with {how}{again}: {self._last_line()} (its log: {self.log_path})"
+                self._become("failed")
+                return
+            wait_s = self._policy.wait_s(crashes)
+            self._say(
+                f"{name} ended with {how}; starting it again in {wait_s:g} s ({crashes} of {self._policy.limit}), see {self.log_path}."
+            )
+            self._become("waiting")
+            if self._stopping.wait(wait_s):
+                self._become("stopped")
+                return
+            self.restarts += 1
+            self._become("starting")
+
+    def _run_once(self) -> int:
+        """Run the process to its end; its exit code, negative for a signal."""
+        with self.log_path.open("ab", buffering=0) as log:
+            with self._guard:
+                if self._stopping.is_set():
+                    return DONE
+                process = self._process = spawn(
+                    self.child.command,
+                    environment={**os.environ, **self.child.environment, "PYTHONUNBUFFERED": "1"},
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                )
+            self._changed()
+            assert process.stdout is not None
+            reader = threading.Thread(target=self._read, args=(process.stdout, log), daemon=True)
+            reader.start()
+            code = process.wait()
+            try:  # its own children, which hold the pipe open too
+                os.killpg(process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # there are none, which is how it should be
+            reader.join()
+            process.stdout.close()
+        return code
+
+    def _read(self, output: IO[bytes], log: IO[bytes]) -> None:
+        for line in output:
+            http = read_ready_line(line)
+            if http is None:
+                log.write(line)
+            else:
+                self.http = http
+                self._become("ready")
+
+    def _become(self, state: State) -> None:
+        self.state = state
+        self._changed()
+
+    def _last_line(self) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(max(0, self.log_path.stat().st_size - 4096))
+            lines = log.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+def read_ready_line(line: bytes) -> str | None:
+    """The address in a ready line (empty when it has none); None for any other line."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    if said.get("ready") is not True:
+        return None
+    return str(said.get("http") or "")
+
+
+def _describe_end(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -1,0 +1,265 @@
+"""Runs a stack: Kafka (embedded unless a server is given), its topics, a monitor and workers, each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+from app.adapters.child_process import birth_mark
+from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.home_lock import HomeLock
+from app.adapters.kafka_jars import Download
+from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
+from app.adapters.stack_error import StackError
+from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild
+from app.adapters.topics_admin import ensure_topics
+from app.settings import Settings
+from schemas.topics import Topic
+
+STOP_DEADLINE_S = 30.0
+
+
+def pipeline_children(pipeline: str, workers: int, http_port: int = 0) -> Callable[[Settings], list[Child]]:
+    """The monitor and the workers of a pipeline, as `Stack` takes them.
+
+    ``http_port`` is the monitor's; 0 takes a free one, as the workers do.
+    """
+
+    def build(settings: Settings) -> list[Child]:
+        # -P: a folder named app where the user happens to be must not be taken for ours.
+        run = (sys.executable, "-P", "-m", "app")
+        environment = settings.to_environment()
+        # The port is passed only when asked for: its absence means a free one to worker and monitor.
+        port = ("--http-port", str(http_port)) if http_port else ()
+        return [
+            Child("monitor", (*run, "monitor", "--pipeline", pipeline, *port), environment),
+            *(
+                Child(f"worker-{n}", (*run, "worker", "--pipeline", pipeline), environment, stop_first=True)
+                for n in range(1, workers + 1)
+            ),
+        ]
+
+    return build
+
+
+class Stack:
+    """Everything that runs for one pipeline in one home.
+
+    Parameters
+    ----------
+    settings
+        With ``settings.kafka`` empty, an embedded Kafka is started in ``settings.home``.
+    pipeline
+        The pipeline's name, for the run file.
+    topics
+        Created before any child starts.
+    children
+        What to run, given the settings with ``kafka`` filled in; started in this order.
+    kafka_port
+        Of the embedded Kafka; 0 takes a free one.
+    policy
+        How often a crashed child (or Kafka) is started again.
+    say, progress
+        Are told what a person should know, as in `EmbeddedKafka`; they are called from several threads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        pipeline: str,
+        topics: Sequence[Topic],
+        children: Callable[[Settings], Sequence[Child]],
+        kafka_port: int = 0,
+        policy: RestartPolicy | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        progress: Callable[[Download], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self._pipeline = pipeline
+        self._topics = topics
+        self._build_children = children
+        self._policy = policy or RestartPolicy()
+        self._say = say
+        self._children: list[SupervisedChild] = []
+        self._lock = HomeLock(settings.home / "stack.lock")
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._failure = ""
+        self._started_at = ""
+        self._kafka_watch: threading.Thread | None = None
+        self._kafka: EmbeddedKafka | None = None
+        if not settings.kafka:
+            self._kafka = EmbeddedKafka(settings.home, settings.cache, kafka_port, say=say, progress=progress)
+
+    @property
+    def bootstrap(self) -> str:
+        """Where Kafka's clients connect."""
+        return self.settings.kafka
+
+    def start(self) -> Self:
+        """Start everything; children may still be getting ready when this returns.
+
+        Raises
+        ------
+        StackError
+            When something cannot be started; what had been started is stopped again.
+        """
+        home = self.settings.home
+        if not self._lock.try_acquire():
+            raise StackError(
+                f"Another run (process {self._lock.holder()}) uses the home {home}: stop it, or choose another by --home."
+            )
+        try:
+            if self._kafka is not None:
+                self._kafka.start()
+                self.settings = replace(self.settings, kafka=self._kafka.bootstrap)
+            # One copy on the embedded server; on given ones as many as they can hold, up to three.
+            replication = 1 if self._kafka is not None else None
+            asyncio.run(ensure_topics(self.bootstrap, self._topics, replication))
+            self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            self._children = [
+                SupervisedChild(
+                    child, home / "logs" / f"{child.name}.log", self._policy, changed=self._on_change, say=self._say
+                )
+                for child in self._build_children(self.settings)
+            ]
+            for child in self._children:
+                child.start()
+            if self._kafka is not None:
+                self._kafka_watch = threading.Thread(target=self._watch_kafka, name="watch-kafka", daemon=True)
+                self._kafka_watch.start()
+            self._on_change()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait_ready(self, deadline_s: float = 120.0) -> None:
+        """Wait until each child has said where it listens (or is done). `StackError` when one fails or is too late."""
+        until = time.monotonic() + deadline_s
+        with self._changed:
+            while True:
+                self._raise_failure()
+                waiting = [child for child in self._children if child.state not in {"ready", "done"}]
+                if not waiting:
+                    return
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    raise StackError(
+                        f"{waiting[0].child.name} was not ready after {deadline_s:g} s: see {waiting[0].log_path}."
+                    )
+                self._changed.wait(left_s)
+
+    def wait(self) -> None:
+        """Wait until every child is done; `StackError` when one fails for good."""
+        with self._changed:
+            while True:
+                self._raise_failure()
+                if all(child.is_over for child in self._children):
+                    return
+                self._changed.wait()
+
+    def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
+        """Stop all in order: workers, monitor, Kafka. Harmless when nothing runs."""
+        self._stopping.set()
+        for first in (True, False):
+            together = [child for child in self._children if child.child.stop_first is first]
+            threads = [threading.Thread(target=child.stop, args=(deadline_s,)) for child in together]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if self._kafka_watch is not None:
+            self._kafka_watch.join()
+        if self._kafka is not None:
+            self._kafka.stop()
+        if self._lock.is_held:
+            remove_run(self.settings.home)
+            self._lock.release()
+
+    def kill(self) -> None:
+        """Make a `stop` under way (in another thread, or interrupted by a signal) short: end the children at once."""
+        for child in self._children:
+            child.kill()
+
+    def processes(self) -> dict[str, int]:
+        """Name to process id of all that runs now; Kafka only when it is embedded."""
+        found = {child.child.name: child.pid for child in self._children}
+        if self._kafka is not None:
+            found["kafka"] = self._kafka.pid
+        return {name: pid for name, pid in found.items() if pid is not None}
+
+    def addresses(self) -> dict[str, str]:
+        """Name to where it listens: kafka as host:port, children as URLs once they are ready."""
+        return {"kafka": self.bootstrap, **{one.child.name: one.http for one in self._children if one.http}}
+
+    def describe(self) -> Run:
+        """What the run file says."""
+        pid = os.getpid()
+        return Run(
+            pid=pid,
+            birth_mark=birth_mark(pid) or "",
+            pipeline=self._pipeline,
+            started_at=self._started_at,
+            kafka=RunningKafka(self.bootstrap, self._kafka is not None, self._kafka.pid if self._kafka else None),
+            clickhouse=hide_password(self.settings.clickhouse) or "embedded",
+            children={one.child.name: RunningChild(one.pid, one.http or None, one.restarts) for one in self._children},
+        )
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _on_change(self) -> None:
+        with self._changed:
+            if not self._stopping.is_set():
+                write_run(self.settings.home, self.describe())
+            self._changed.notify_all()
+
+    def _raise_failure(self) -> None:
+        failure = next((child.why for child in self._children if child.state == "failed"), self._failure)
+        if failure:
+            raise StackError(failure)
+
+    def _watch_kafka(self) -> None:
+        assert self._kafka is not None
+        crashes = 0
+        started = time.monotonic()
+        while not self._stopping.wait(0.2):
+            if self._kafka.is_alive():
+                continue
+            crashes = 1 if time.monotonic() - started >= self._policy.settled_s else crashes + 1
+            try:
+                if crashes > self._policy.limit:
+                    raise StackError(f"Kafka died {crashes} times in a row: see {self._kafka.log_path}.")
+                self._say(f"Kafka died; starting it again ({crashes} of {self._policy.limit}), see {self._kafka.log_path}.")
+                self._kafka.revive()
+            except StackError as error:
+                if crashes > self._policy.limit:
+                    self._failure = str(error)
+                    self._on_change()
+                    return
+                self._say(str(error))
+            started = time.monotonic()
+            self._on_change()
+
+
+def hide_password(url: str) -> str:
+    """The URL as it may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}{port}"))
