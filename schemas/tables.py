@@ -1,7 +1,8 @@
 """The ClickHouse tables as data: what the adapter checks inserts against, and what the docs and tests read.
 
-``schemas/clickhouse/*.sql`` creates them; a test on the real engine proves that both say the same. Users read a table by its
-``name``, which answers exactly; rows go into its ``storage``, which may hold a row more than once until the engine merges.
+``schemas/clickhouse/*.sql`` creates them; a test on the real engine proves that both say the same. Users read a table
+by its ``name``, which answers exactly; rows go into its ``storage``, which may hold a row more than once until the
+engine merges.
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from app.ports import ColumnValues, FloatMaps, WarehouseError
 from schemas.tables import FLOAT_MAP, MAYBE_TIME, TABLES, TIME, Column, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 _TIMESTAMP = pa.timestamp("ms", "UTC")
 
@@ -114,7 +116,7 @@ def _to_maps(values: Any) -> Any:
 
 
 def to_rows(table: Table, arrow: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a `pyarrow.Table` as dicts: times as aware datetimes, strings as str, or as bytes where they are not UTF-8."""
+    """Rows of a `pyarrow.Table` as dicts: times as aware datetimes, strings as str, or bytes where not UTF-8."""
     for row in arrow.to_pylist():
         yield {name: _to_python(table, name, value) for name, value in row.items()}
 

@@ -1,7 +1,7 @@
 """The warehouse on ClickHouse: a server by HTTP(S), or the same engine in process on a directory.
 
-One process owns the directory of the embedded engine. Rows travel as Arrow. Users' SQL runs in a second session that the
-engine holds read-only, after `app.adapters.sql_gate` has let it through.
+One process owns the directory of the embedded engine. Rows travel as Arrow. Users' SQL runs in a second session that
+the engine holds read-only, after `app.adapters.sql_gate` has let it through.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import schemas
@@ -23,6 +22,9 @@ from app.adapters.clickhouse_errors import explain
 from app.adapters.sql_gate import check_reads_only
 from app.ports import Checkpoint, ColumnValues, QueryResult, WarehouseError
 from schemas.tables import DATABASE, SCORES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
@@ -58,7 +60,9 @@ def lock_holder(path: Path) -> str | None:
 class ClickHouseWarehouse:
     """`app.ports.Warehouse` on ClickHouse.
 
-    Nothing is opened before the first call, so it may be built in one thread and used in another.
+    Nothing is opened before the first call, so it may be built in one thread and used in another. ``query_readonly``
+    has a session of its own: once another call has succeeded, it may come from a second thread, so that users do not
+    hold up writing.
 
     Parameters
     ----------
@@ -73,7 +77,12 @@ class ClickHouseWarehouse:
     """
 
     def __init__(
-        self, url: str = "", path: Path | None = None, *, migrations_path: Path = MIGRATIONS_PATH, query_seconds: float = 30
+        self,
+        url: str = "",
+        path: Path | None = None,
+        *,
+        migrations_path: Path = MIGRATIONS_PATH,
+        query_seconds: float = 30,
     ) -> None:
         if bool(url) == (path is not None):
             msg = "Give either the URL of a ClickHouse server or the directory of the embedded engine."
@@ -87,7 +96,9 @@ class ClickHouseWarehouse:
         self._table_functions: list[str] = []
         self._revisions: dict[str, int] = {}
         parts = urlsplit(url)
-        self.where = str(path) if path is not None else f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+        self.where = (
+            str(path) if path is not None else f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+        )
 
     def wait_ready(self, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
@@ -156,7 +167,9 @@ class ClickHouseWarehouse:
         )
 
         def run() -> list[Any]:
-            result = self._write_client().query(sql, parameters={"pipeline": pipeline}, query_formats={"String": "bytes"})
+            result = self._write_client().query(
+                sql, parameters={"pipeline": pipeline}, query_formats={"String": "bytes"}
+            )
             return list(result.result_rows)
 
         rows = self._call(run)
@@ -171,7 +184,9 @@ class ClickHouseWarehouse:
             latest = self.latest_checkpoint(pipeline)
             self._revisions[pipeline] = latest.revision if latest else 0
         revision = self._revisions[pipeline] + 1
-        text = json.dumps({topic: {str(k): int(v) for k, v in of.items()} for topic, of in offsets.items()}, sort_keys=True)
+        text = json.dumps(
+            {topic: {str(k): int(v) for k, v in of.items()} for topic, of in offsets.items()}, sort_keys=True
+        )
         self.insert(
             "monitor_checkpoints",
             {
@@ -216,9 +231,10 @@ class ClickHouseWarehouse:
 
     def _read_client(self) -> Any:
         if self._reader is None:
-            functions = self._write_client().query("SELECT name FROM system.table_functions").result_rows
+            reader = self._connect(database=DATABASE, settings=self._read_settings)
+            functions = reader.query("SELECT name FROM system.table_functions").result_rows
             self._table_functions = [name for (name,) in functions]
-            self._reader = self._connect(database=DATABASE, settings=self._read_settings)
+            self._reader = reader
         return self._reader
 
     def _connect(self, **options: Any) -> Any:
@@ -226,9 +242,11 @@ class ClickHouseWarehouse:
 
         if self._path is None:
             options.setdefault("database", "default")
-            return clickhouse_connect.get_client(dsn=self._url, connect_timeout=5, autogenerate_session_id=False, **options)
+            return clickhouse_connect.get_client(
+                dsn=self._url, connect_timeout=5, autogenerate_session_id=False, **options
+            )
         # Two of our own sessions share the directory; only another process's lock is in the way.
-        if self._writer is None and (holder := lock_holder(self._path)) is not None:
+        if self._writer is None and self._reader is None and (holder := lock_holder(self._path)) is not None:
             msg = f"The embedded ClickHouse at {self._path} is in use by {holder}: stop it, or ask the running monitor."
             raise WarehouseError(msg, retryable=True)
         try:
@@ -249,14 +267,18 @@ class ClickHouseWarehouse:
             text = file.read_text()
             checksum = hashlib.sha256(text.encode()).hexdigest()
             if seen.get(file.name, checksum) != checksum:
-                msg = f"Migration {file.name} was changed after it had been applied: restore it and add a new file instead."
+                msg = f"Migration {file.name} was changed after it was applied: restore it and add a new file instead."
                 raise WarehouseError(msg)
             if file.name in seen:
                 continue
             # Each statement can be repeated, so a crash before the next line only means that the file runs once more.
             for statement in statements(text):
                 client.command(statement)
-            row = {"name": [file.name], "checksum": [checksum], "applied_at": [time.time_ns() // 1_000_000]}
+            row: dict[str, ColumnValues] = {
+                "name": [file.name],
+                "checksum": [checksum],
+                "applied_at": [time.time_ns() // 1_000_000],
+            }
             self.insert("schema_migrations", row)
             applied.append(file.name)
         return applied
@@ -270,13 +292,20 @@ def statements(text: str) -> list[str]:
 
 def _fetch(client: Any, sql: str, parameters: Mapping[str, Any] | None, limit: int | None) -> QueryResult:
     """Read blocks until there is one row more than ``limit``, and leave the rest unread."""
-    rows: list[tuple[Any, ...]] = []
-    with client.query_row_block_stream(sql, parameters=parameters) as stream:
-        for block in stream:
-            rows.extend(tuple(row) for row in block)
-            if limit is not None and len(rows) > limit:
-                break
-        columns = list(stream.source.column_names)
-        types = [column.name for column in stream.source.column_types]
+    if not re.match(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|from)\b", sql, re.IGNORECASE | re.DOTALL):
+        result = client.query(sql, parameters=parameters)  # SHOW, DESCRIBE and the like are short and do not stream
+        rows = [tuple(row) for row in result.result_rows]
+        columns, types = list(result.column_names), [column.name for column in result.column_types]
+    else:
+        rows = []
+        with client.query_row_block_stream(sql, parameters=parameters) as stream:
+            for block in stream:
+                rows.extend(tuple(row) for row in block)
+                if limit is not None and len(rows) > limit:
+                    break
+            columns, types = list(stream.source.column_names), [column.name for column in stream.source.column_types]
+        if not columns:  # the embedded engine sends nothing at all for no rows
+            described = client.query(f"DESCRIBE TABLE (\n{sql}\n)", parameters=parameters).result_rows
+            columns, types = [row[0] for row in described], [row[1] for row in described]
     truncated = limit is not None and len(rows) > limit
     return QueryResult(columns, types, rows[:limit], truncated=truncated)

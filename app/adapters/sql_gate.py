@@ -1,16 +1,19 @@
 """Refuse SQL that does more than read our tables, before it reaches the engine.
 
-The engine's ``readonly`` refuses writing, but in process it still lets through ``file('/path')``, ``INTO OUTFILE``, ``USE``,
-``KILL QUERY`` and a second statement. So a user's SQL passes both: this gate and a read-only session.
+The engine's ``readonly`` refuses writing, but in process it still lets through ``file('/path')``, ``INTO OUTFILE``,
+``USE``, ``KILL QUERY`` and a second statement. So a user's SQL passes both: this gate and a read-only session.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.ports import WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 #: Table functions that make up their rows or read only what the session may read anyway.
 HARMLESS_TABLE_FUNCTIONS = frozenset(
@@ -79,7 +82,7 @@ def check_reads_only(sql: str, table_functions: Collection[str]) -> str:
         raise WarehouseError(msg)
     first = next((token for token in tokens if token.text != "("), tokens[0])
     if first.kind != "word" or first.name not in _FIRST_WORDS:
-        msg = f"Only reading is allowed: the statement must start with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN, not {first.text!r}."
+        msg = f"Only reading is allowed: start with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN, not {first.text!r}."
         raise WarehouseError(msg)
     refused = {name.lower() for name in table_functions} - HARMLESS_TABLE_FUNCTIONS
     for token, after in zip(tokens, [*tokens[1:], _Token("sign", "", "")], strict=True):
@@ -103,7 +106,8 @@ def _tokens(sql: str) -> tuple[list[_Token], int]:
     while position < len(sql):
         match = _TOKEN.match(sql, position)
         if match is None:
-            msg = f"The SQL cannot be read from {sql[position : position + 20]!r} on: an open quote or comment, or a sign that is not allowed."
+            rest = sql[position : position + 20]
+            msg = f"The SQL has an open quote or comment, or a sign that is not allowed, at {rest!r}."
             raise WarehouseError(msg)
         kind, text = str(match.lastgroup), match.group()
         if kind != "space":

@@ -1,0 +1,91 @@
+"""A working warehouse in memory, for tests: the same checks, keys and tokens as ClickHouse, no SQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.adapters.arrow_columns import find_table, to_arrow, to_rows
+from app.ports import Checkpoint, ColumnValues, QueryResult, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from schemas.tables import Column, Table
+
+Row = dict[str, Any]
+
+
+class MemoryWarehouse:
+    """`app.ports.Warehouse` in memory; ``query`` and ``query_readonly`` always fail, for it knows no SQL."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[tuple[Any, ...], Row]] = {}
+        self._tokens: set[tuple[str, str]] = set()
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self._is_migrated = False
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Return at once."""
+
+    def migrate(self) -> list[str]:
+        applied = [] if self._is_migrated else ["memory"]
+        self._is_migrated = True
+        return applied
+
+    def insert(self, table: str, columns: Mapping[str, ColumnValues], token: str | None = None) -> int:
+        known = find_table(table)
+        arrow = to_arrow(known, columns)
+        if token is not None:
+            if (table, token) in self._tokens:
+                return int(arrow.num_rows)
+            self._tokens.add((table, token))
+        stored = self._rows.setdefault(table, {})
+        for given in to_rows(known, arrow):
+            row = {column.name: given.get(column.name, _default(column)) for column in known.columns}
+            key = tuple(row[name] for name in known.key)
+            older = stored.get(key)
+            if older is None or row[known.row_version] >= older[known.row_version]:
+                stored[key] = row
+        return int(arrow.num_rows)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> QueryResult:  # noqa: ARG002  # the port's signature
+        return self.query_readonly(sql)
+
+    def query_readonly(self, sql: str, limit: int = 1000) -> QueryResult:  # noqa: ARG002  # the port's signature
+        msg = "The warehouse in memory knows no SQL."
+        raise WarehouseError(msg)
+
+    def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[Row]:
+        known = find_table(table)
+        _check_columns(known, where or {})
+        rows = self._rows.get(table, {})
+        wanted = (where or {}).items()
+        return [dict(rows[key]) for key in sorted(rows) if all(rows[key][name] == value for name, value in wanted)]
+
+    def latest_checkpoint(self, pipeline: str) -> Checkpoint | None:
+        return self._checkpoints.get(pipeline)
+
+    def save_checkpoint(self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes) -> int:
+        latest = self._checkpoints.get(pipeline)
+        revision = 1 + (latest.revision if latest else 0)
+        self._checkpoints[pipeline] = Checkpoint(revision, {topic: dict(of) for topic, of in offsets.items()}, state)
+        return revision
+
+    def close(self) -> None:
+        """Keep everything: a test may look at it afterwards."""
+
+
+def _check_columns(table: Table, where: Mapping[str, Any]) -> None:
+    for name in where:
+        if table.column(name) is None:
+            msg = f"Table {table.name} has no column {name}."
+            raise WarehouseError(msg)
+
+
+def _default(column: Column) -> Any:
+    if column.type.startswith("Nullable("):
+        return None
+    if column.name == "revision":
+        return 1
+    empty: dict[str, Any] = {"Bool": False, "Array(String)": [], "Map(String, Float64)": {}}
+    return empty.get(column.type, "")

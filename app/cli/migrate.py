@@ -1,0 +1,63 @@
+"""``streamgauge migrate``: the ClickHouse tables and the topics, created or brought up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
+from app.adapters.run_file import find_kafka
+from app.adapters.stack_error import StackError
+from app.ports import WarehouseError
+from app.settings import Settings
+from schemas.pipeline import PipelineError
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command("migrate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--pipeline", help="Name or path of a pipeline whose topics to create as well.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), help="Home of the stack.  [default: STREAMGAUGE_HOME or .streamgauge]"
+)
+def command(pipeline: str | None, home: Path | None) -> None:
+    """Create or update the ClickHouse tables and, with --pipeline, the topics. Running it again changes nothing."""
+    settings = Settings.read()
+    root = (home or settings.home).expanduser().absolute()
+    try:
+        _migrate_tables(settings.clickhouse, root)
+        if pipeline is not None:
+            _create_topics(pipeline, settings.kafka, root)
+    except (WarehouseError, PipelineError, StackError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _migrate_tables(url: str, home: Path) -> None:
+    path = home / "clickhouse"
+    if not url and (holder := lock_holder(path)) is not None:
+        click.echo(f"ClickHouse: {path} is held by {holder}; a monitor migrates its tables when it starts.")
+        return
+    warehouse = ClickHouseWarehouse(url) if url else ClickHouseWarehouse(path=path)
+    try:
+        warehouse.wait_ready(10)
+        applied = warehouse.migrate()
+    finally:
+        warehouse.close()
+    said = f"applied {', '.join(applied)}" if applied else "up to date"
+    click.echo(f"ClickHouse at {warehouse.where}: {said}.")
+
+
+def _create_topics(name: str, kafka: str, home: Path) -> None:
+    from schemas.pipeline_file import load  # noqa: PLC0415  # only with --pipeline
+
+    from app.adapters.topics_admin import ensure_topics  # noqa: PLC0415  # aiokafka, only with --pipeline
+
+    topics = load(name).topics.all()
+    bootstrap = find_kafka(kafka, home)
+    created = asyncio.run(ensure_topics(bootstrap, topics))
+    said = f"created {', '.join(created)}" if created else "topics up to date"
+    click.echo(f"Kafka at {bootstrap}: {said}.")

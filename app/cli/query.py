@@ -1,0 +1,150 @@
+"""``streamgauge query``: SQL answered by the monitor, by a ClickHouse server, or by the embedded engine at rest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
+from app.ports import WarehouseError
+from app.settings import Settings
+
+#: A little longer than the monitor gives a query itself.
+ANSWER_SECONDS = 60
+
+
+@click.command("query", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("sql")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: columns, types, rows, truncated.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header line.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Most rows to print.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), help="Home of the stack.  [default: STREAMGAUGE_HOME or .streamgauge]"
+)
+def command(sql: str, as_json: bool, as_csv: bool, limit: int, home: Path | None) -> None:
+    r"""Run SQL that reads on the ClickHouse tables (database streamgauge), e.g.
+
+    \b
+    streamgauge query "SELECT metric, decile, value FROM model_metadata LIMIT 20"
+    """
+    if as_json and as_csv:
+        msg = "Give --json or --csv, not both."
+        raise click.UsageError(msg)
+    if not sql.strip():
+        msg = "The SQL is empty."
+        raise click.UsageError(msg)
+    settings = Settings.read()
+    try:
+        answer = ask(sql, limit, (home or settings.home).expanduser().absolute(), settings.clickhouse)
+    except WarehouseError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(answer["columns"])
+        writer.writerows([_to_text(value, null="") for value in row] for row in answer["rows"])
+    else:
+        _print_table(answer)
+    if answer["truncated"] and not as_json:
+        click.echo(f"There are more rows than {limit}: raise --limit.", err=True)
+
+
+def ask(sql: str, limit: int, home: Path, url: str) -> dict[str, Any]:
+    """Answer like ``POST /api/v1/query``: from the monitor, else the server at ``url``, else the embedded engine."""
+    monitor = read_monitor(home)
+    if monitor is not None:
+        answer = _ask_monitor(monitor, sql, limit)
+        if answer is not None:
+            return answer
+    if url:
+        warehouse = ClickHouseWarehouse(url)
+    else:
+        path = home / "clickhouse"
+        if not (path / "store").is_dir():
+            msg = f"There is no running stack and no data in {home}: start one with `streamgauge up`, or give --home."
+            raise WarehouseError(msg)
+        holder = lock_holder(path)
+        if holder is not None:
+            msg = f"No monitor of {home} answers, and its data is held by {holder}: wait until it is up, or stop it."
+            raise WarehouseError(msg)
+        warehouse = ClickHouseWarehouse(path=path)
+    try:
+        return warehouse.query_readonly(sql, limit).to_json()
+    finally:
+        warehouse.close()
+
+
+def read_monitor(home: Path) -> str | None:
+    """Return the address of the monitor that ``streamgauge up`` wrote down; None when there is none."""
+    try:
+        run = json.loads((home / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(run, dict):
+        return None
+    address = run.get("monitor")
+    if address is None and isinstance(run.get("children"), dict):
+        monitor = run["children"].get("monitor")
+        address = monitor.get("http") if isinstance(monitor, dict) else None
+    return address.rstrip("/") if isinstance(address, str) and address.startswith(("http://", "https://")) else None
+
+
+def _ask_monitor(monitor: str, sql: str, limit: int) -> dict[str, Any] | None:
+    """Return the monitor's answer; None when nothing listens there (any more)."""
+    body = json.dumps({"sql": sql, "limit": limit}).encode()
+    request = urllib.request.Request(  # noqa: S310  # read_monitor lets http and https through only
+        f"{monitor}/api/v1/query", data=body, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310  # as above
+            answer: dict[str, Any] = json.load(response)
+    except urllib.error.HTTPError as error:
+        raise WarehouseError(_reason(error)) from error
+    except TimeoutError as error:
+        msg = f"The monitor at {monitor} gave no answer within {ANSWER_SECONDS} s."
+        raise WarehouseError(msg) from error
+    except (OSError, ValueError):
+        return None
+    return answer
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """Return the sentence in an error of the monitor: {"error": …}."""
+    try:
+        sentence = json.load(error)["error"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"The monitor answered {error.code} {error.reason}."
+    return str(sentence)
+
+
+def _to_text(value: Any, null: str) -> str:
+    if value is None:
+        return null
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+
+
+def _print_table(answer: dict[str, Any]) -> None:
+    table = RichTable(header_style="bold")
+    for name, kind in zip(answer["columns"], answer["types"], strict=True):
+        is_number = re.match(r"(Nullable\()?(U?Int|Float|Decimal)", kind) is not None
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in answer["rows"]:
+        table.add_row(*(Text(_to_text(value, null="null")) for value in row))
+    # Into a pipe there is no width to fit into.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    count = len(answer["rows"])
+    click.echo(f"{count} row{'' if count == 1 else 's'}")

@@ -1,0 +1,137 @@
+"""The ports: what the application asks of the outside, and what a caller may not assume about the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class FloatMaps:
+    """A column of maps from name to number as one matrix: row i holds ``{names[j]: values[i, j]}``; nan stays nan."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+ColumnValues = Sequence[Any] | NDArray[Any] | FloatMaps
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """Rows of a query with their column names and ClickHouse types; ``truncated``: there were more than asked for."""
+
+    columns: list[str]
+    types: list[str]
+    rows: list[tuple[Any, ...]]
+    truncated: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``POST /api/v1/query`` answers: times as ISO 8601 in UTC, nan and infinity as null."""
+        return {
+            "columns": self.columns,
+            "types": self.types,
+            "rows": [[to_json_value(value) for value in row] for row in self.rows],
+            "truncated": self.truncated,
+        }
+
+
+def to_json_value(value: Any) -> Any:  # noqa: PLR0911  # one return per type
+    """Return a value of a query result as JSON has it; a time without zone is UTC."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        return {str(key): to_json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json_value(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the monitor saved last: next offset to read by ``topic`` and partition, and its windows."""
+
+    revision: int
+    offsets: dict[str, dict[int, int]] = field(default_factory=dict)
+    state: bytes = b""
+
+
+class WarehouseError(RuntimeError):
+    """What went wrong, in one sentence; ``retryable`` when the same call may succeed later without anyone's help.
+
+    After a retryable error of ``insert`` it is unknown whether the rows are in: repeat it with the same rows and token.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class Warehouse(Protocol):
+    """The tables of `schemas.tables`.
+
+    Thread-confined: every call comes from one thread, but ``query_readonly`` may have a second one. Every call may
+    raise `WarehouseError`. A caller may not assume that an insert is in as a whole when it was interrupted, nor that storage
+    holds a row once: only reading by a table's name is exact.
+    """
+
+    def wait_ready(self, deadline_s: float) -> None:
+        """Return when the warehouse answers; raise after ``deadline_s`` seconds, or at once if waiting cannot help."""
+        ...
+
+    def migrate(self) -> list[str]:
+        """Create or update the tables; the names of the migrations applied now, in order."""
+        ...
+
+    def insert(self, table: str, columns: Mapping[str, ColumnValues], token: str | None = None) -> int:
+        """Insert rows by columns; the number of rows given.
+
+        Integers in a time column are milliseconds since 1970 UTC. None and nan in a Nullable column are null. A second
+        insert with the same ``token`` into the same table does nothing, also when its rows differ: derive it from them.
+        """
+        ...
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> QueryResult:
+        """Run our own SQL, with ``{name:Type}`` parameters; at most ``limit`` rows."""
+        ...
+
+    def query_readonly(self, sql: str, limit: int = 1000) -> QueryResult:
+        """Run a user's SQL: one statement that reads, within the limits of rows, time and memory."""
+        ...
+
+    def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a table, exact, in the order of its key; ``where``: columns and what they must equal.
+
+        Times are aware datetimes; strings that are not UTF-8 are bytes.
+        """
+        ...
+
+    def latest_checkpoint(self, pipeline: str) -> Checkpoint | None:
+        """Return what was saved last; None before the first time."""
+        ...
+
+    def save_checkpoint(self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes) -> int:
+        """Save and return the revision; only the newest is kept."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine, so that another process may have it; a later call opens it again."""
+        ...
