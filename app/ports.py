@@ -89,8 +89,8 @@ class Warehouse(Protocol):
     """The tables of `schemas.tables`.
 
     Thread-confined: every call comes from one thread, but ``query_readonly`` may have a second one. Every call may
-    raise `WarehouseError`. A caller may not assume that an insert is in as a whole when it was interrupted, nor that storage
-    holds a row once: only reading by a table's name is exact.
+    raise `WarehouseError`. A caller may not assume that an insert is in as a whole when it was interrupted, nor that
+    storage holds a row once: only reading by a table's name is exact.
     """
 
     def wait_ready(self, deadline_s: float) -> None:

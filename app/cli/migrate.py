@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +13,6 @@ from app.adapters.stack_error import StackError
 from app.ports import WarehouseError
 from app.settings import Settings
 from schemas.pipeline import PipelineError
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("migrate", context_settings={"help_option_names": ["-h", "--help"]})
