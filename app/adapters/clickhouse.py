@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import re
 import time
 from contextlib import suppress
@@ -240,6 +241,8 @@ class ClickHouseWarehouse:
     def _connect(self, **options: Any) -> Any:
         import clickhouse_connect  # noqa: PLC0415  # takes 0.3 s, and `--help` does not need it
 
+        # The driver logs with its trace what it also raises, and what we say in one sentence.
+        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         if self._path is None:
             options.setdefault("database", "default")
             return clickhouse_connect.get_client(

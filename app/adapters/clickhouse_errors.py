@@ -8,6 +8,7 @@ from app.ports import WarehouseError
 
 _NO_ACCESS = {192, 193, 194, 497, 516}
 _DISK_FULL = {243}
+_NO_DATABASE = {81}
 #: Memory, too many parts or queries, time-outs, network, read-only replica, Keeper: another try may do.
 _PASSING = {3, 159, 202, 203, 209, 210, 241, 242, 252, 279, 319, 425, 439, 473, 999}
 _READ_ONLY = {164}
@@ -40,6 +41,8 @@ def explain(error: Exception, where: str) -> WarehouseError:  # noqa: PLR0911  #
         return WarehouseError(
             f"ClickHouse at {where} refused the user or the password, or the user lacks a grant: {_sentence(text)}"
         )
+    if code in _NO_DATABASE:
+        return WarehouseError(f"ClickHouse at {where} has no database streamgauge yet: run `streamgauge migrate`.")
     if code in _READ_ONLY:
         return WarehouseError(
             "Only reading is allowed: the statement writes, changes a setting or reads outside the warehouse."
