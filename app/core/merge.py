@@ -40,7 +40,7 @@ class Merged(Generic[Payload]):
     """A run of events of one queued payload (rows start…stop), with the labels to apply among them.
 
     ``before[j]`` counts from ``start``: label j comes before event ``start + before[j]``. ``payload`` is None when labels alone
-    are to be applied. ``last`` says that the payload is used up.
+    are to be applied. ``last`` says that the payload is used up. ``times_ms``: effective times of the events.
     """
 
     payload: Payload | None
@@ -49,6 +49,7 @@ class Merged(Generic[Payload]):
     last: bool
     before: Ints
     labels: LabelBatch
+    times_ms: Ints
 
 
 class TimeMerge(Generic[Payload]):
@@ -78,6 +79,7 @@ class TimeMerge(Generic[Payload]):
         self.event_watermark_ms = event_watermark_ms
         self.label_watermark_ms = label_watermark_ms
         self.events_received = 0
+        self.events_taken = 0
         self.queued_labels = 0
 
     def add_events(self, payload: Payload, times_ms: Ints) -> None:
@@ -100,6 +102,11 @@ class TimeMerge(Generic[Payload]):
     def release(self, events_received: int) -> None:
         """Let the first ``events_received`` events go: the labels that precede them are all queued (or waited for enough)."""
         self._released = max(self._released, events_received)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether events are queued."""
+        return bool(self._events)
 
     @property
     def holds_back(self) -> bool:
@@ -125,6 +132,7 @@ class TimeMerge(Generic[Payload]):
         count = min(ready, most)
         start = head.taken
         head.taken += count
+        self.events_taken += count
         last = head.taken == len(head.times_ms)
         if last:
             self._events.popleft()
@@ -133,7 +141,7 @@ class TimeMerge(Generic[Payload]):
             self.event_watermark_ms = int(run[-1])
         labels, label_times = self._labels_until(self.event_watermark_ms) if count else _none()
         before = np.searchsorted(run, label_times, side="left").astype(np.int64)
-        return Merged(head.payload, start, start + count, last, before, labels)
+        return Merged(head.payload, start, start + count, last, before, labels, run)
 
     def take_labels(self, until_ms: int) -> Merged[Payload] | None:
         """All labels of an effective time up to ``until_ms``, without an event; None if there are none.
@@ -145,7 +153,8 @@ class TimeMerge(Generic[Payload]):
         labels, _ = self._labels_until(until_ms)
         if not len(labels):
             return None
-        return Merged(None, 0, 0, last=False, before=np.zeros(len(labels), dtype=np.int64), labels=labels)
+        before = np.zeros(len(labels), dtype=np.int64)
+        return Merged(None, 0, 0, last=False, before=before, labels=labels, times_ms=before[:0])
 
     def first_label_offset(self) -> int | None:
         """Offset of the first label that is queued, not applied."""

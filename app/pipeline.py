@@ -1,0 +1,446 @@
+"""The whole flow of one partition on one screen: records in, scores, dead letters, state and sketches out.
+
+::
+
+    receive_events ─▶ decode ─▶ features (stateless) ─┐
+                                                      ├─▶ merge by time ─▶ windows ─▶ score ─▶ Step
+    receive_labels ─▶ decode ─────────────────────────┘                                 └─▶ sketches, pending ─▶ drain
+
+Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code and
+give the same bits, wherever the batches are cut.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from app.core.batches import EventBatch, Floats, LabelBatch, Outcomes, RecordBatch, Rejection
+from app.core.decode import EventDecoder, LabelDecoder
+from app.core.features import FeaturePlan
+from app.core.merge import BEGINNING_MS, Merged, TimeMerge
+from app.core.pending import PendingEvents, Scored
+from app.core.scoring import ActiveModel, ModelSelector
+from app.core.sketches import to_delta
+from models.reference import Counts, Reference, count, count_outcomes
+from schemas.pipeline import Limits, Pipeline
+from schemas.wire import DeadLetter, Score, SketchRecord, Source
+
+_META = b"m"
+_TILES = b"t"
+
+#: A record to publish: key, value (None: tombstone), time stamp in milliseconds.
+Outgoing = tuple[bytes | None, bytes | None, int]
+
+
+class TooManyDeadLettersError(RuntimeError):
+    """The limits of the pipeline file are exceeded: most likely a wrong deploy, so nothing more is rejected."""
+
+
+@dataclass(slots=True)
+class _Queued:
+    """One batch of the events topic, decoded, with its stateless features."""
+
+    records: RecordBatch
+    events: EventBatch
+    matrix: Floats
+    rejections: deque[Rejection]
+    end_offset: int
+
+
+@dataclass(slots=True)
+class Step:
+    """What one run of events gave. Events of the run, their scores and versions stay aligned, in offset order."""
+
+    events: EventBatch
+    scores: Floats
+    runs: list[tuple[int, int, ActiveModel]]
+    outgoing_scores: list[Outgoing] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Next offset to read of each of the partition's topics; None: nothing was read yet."""
+
+    events: int | None
+    labels: int | None
+
+
+class PartitionPipeline:
+    """The flow of one partition: its queues, its state, its counts.
+
+    Parameters
+    ----------
+    with_scores
+        False: stop before scoring (for training sets); no model is needed then.
+    """
+
+    def __init__(self, pipeline: Pipeline, plan: FeaturePlan, partition: int, *, with_scores: bool = True) -> None:
+        self.partition = partition
+        self._pipeline = pipeline
+        self._plan = plan
+        self._with_scores = with_scores
+        self._decode_events = EventDecoder(pipeline.events).decode
+        self._decode_labels = LabelDecoder(pipeline).decode
+        self._state = plan.new_state()
+        self._pending = PendingEvents(pipeline.labels.horizon_ms if pipeline.labels else 0)
+        self.merge: TimeMerge[_Queued] = TimeMerge(with_labels=pipeline.labels is not None)
+        self._label_dead_letters: deque[DeadLetter] = deque()
+        self._labels_end: int | None = None
+        self._events_end: int | None = None
+        self._limit = _DeadLetterLimit(pipeline.limits)
+        self._counts: dict[tuple[str, int], Counts] = {}
+        self._references: dict[str, Reference] = {}
+        self._promised_ms = BEGINNING_MS
+        self._encode = msgspec.json.Encoder().encode
+        self.unmatched_labels = 0
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    def receive_events(self, records: RecordBatch) -> None:
+        """Decode a batch of the events topic, compute its stateless features and queue it."""
+        events, rejections = self._decode_events(records)
+        matrix, failed = self._plan.compute(events)
+        if failed:
+            good = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in failed])
+            rows = np.searchsorted(records.offsets, events.offsets)
+            moved = [Rejection(int(rows[r.position]), r.stage, r.reason, r.detail) for r in failed]
+            rejections = sorted([*rejections, *moved], key=lambda rejection: rejection.position)
+            events, matrix = events.take(good), matrix[good]
+        queued = _Queued(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
+        self.merge.add_events(queued, events.event_time_ms)
+
+    def receive_labels(self, records: RecordBatch, now_ms: int) -> None:
+        """Decode a batch of the labels topic and queue it; its rejections go out with the next step."""
+        labels, rejections = self._decode_labels(records)
+        self._label_dead_letters.extend(self._dead_letter(records, rejection, now_ms) for rejection in rejections)
+        self._labels_end = int(records.offsets[-1]) + 1
+        self.merge.add_labels(labels)
+
+    # -- through -----------------------------------------------------------------------------------------------------
+
+    def step(self, models: ModelSelector | None, most: int, now_ms: int, stale: range = range(0)) -> Step | None:
+        """Process the next run of at most ``most`` events; None when none may go yet.
+
+        Parameters
+        ----------
+        models
+            Who scores; events wait while it is not ready.
+        stale
+            Running numbers of events that go although their labels may be missing; their scores say so.
+
+        Raises
+        ------
+        TooManyDeadLettersError
+            Before anything of this step is published.
+        """
+        if self._with_scores and (models is None or not models.is_ready()):
+            return None
+        first = self.merge.events_taken
+        merged = self.merge.take(most)
+        if merged is None:
+            return self._labels_only(now_ms)
+        step = self._process(merged, models, now_ms, stale=first in stale)
+        queued = merged.payload
+        if queued is not None:
+            self._reject(queued, merged, step, now_ms)
+        return step
+
+    def keep_promise(self, until_ms: int, now_ms: int) -> Step | None:
+        """Apply the labels queued up to a watermark record, once every event before it has been processed."""
+        merged = self.merge.take_labels(until_ms)
+        self._promised_ms = max(self._promised_ms, until_ms)
+        return self._process(merged, None, now_ms, stale=False) if merged is not None else None
+
+    def _process(self, merged: Merged[_Queued], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
+        queued = merged.payload
+        events, matrix = _rows_of(queued, merged) if queued is not None else self._nothing()
+        joined = _Joined.join(merged.labels, merged.before, events, self._pending, self._plan.outcome_fields)
+        self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined.label)
+        self._plan.apply(matrix, events, joined.outcomes(merged.labels, self._plan.outcome_fields), self._state)
+        step = Step(events, np.full(len(events), np.nan), [])
+        if models is not None and len(events):
+            for run in models.runs(events.offsets, events.event_time_ms):
+                rows = slice(run.start, run.stop)
+                step.scores[rows] = run.model.scorer.score(matrix[rows])
+                step.runs.append((run.start, run.stop, run.model))
+                self._count(run.model, events.event_time_ms[rows], matrix[rows], step.scores[rows])
+            self._encode_scores(step, matrix, now_ms, stale=stale)
+        self._remember(step, joined, merged)
+        self._count_outcomes(joined, step)
+        self._pending.expire(self.merge.event_watermark_ms)
+        return step
+
+    def _nothing(self) -> tuple[EventBatch, Floats]:
+        none = np.zeros(0, dtype=np.int64)
+        columns = {f.name: np.zeros(0, object if f.type == "string" else float) for f in self._pipeline.events.fields}
+        return EventBatch(none, none, [], [], columns), np.zeros((0, len(self._pipeline.features)))
+
+    def _labels_only(self, now_ms: int) -> Step | None:  # noqa: ARG002  # rejected labels carry their own time
+        if not self._label_dead_letters:
+            return None
+        events, _ = self._nothing()
+        step = Step(events, np.zeros(0), [], dead_letters=list(self._label_dead_letters))
+        self._label_dead_letters.clear()
+        return step
+
+    def _remember(self, step: Step, joined: _Joined, merged: Merged[_Queued]) -> None:
+        """Keep the run's events until their labels come, except those whose label is in this very run."""
+        if self._pipeline.labels is None:
+            return
+        fields = [step.events.columns[name].tolist() for name in self._plan.outcome_fields]
+        rows = list(zip(*fields, strict=True)) if fields else [()] * len(step.events)
+        effective, times, scores = merged.times_ms.tolist(), step.events.event_time_ms.tolist(), step.scores.tolist()
+        for start, stop, version in _versions(step):
+            for row in range(start, stop):
+                if row not in joined.own_rows:
+                    scored = Scored(effective[row], times[row], version, scores[row], rows[row])
+                    self._pending.add(step.events.event_id[row], scored)
+
+    # -- counts ------------------------------------------------------------------------------------------------------
+
+    def _count(self, model: ActiveModel, time_ms: Any, matrix: Floats, scores: Floats) -> None:
+        self._references[model.version] = model.reference
+        slices = time_ms // self._pipeline.drift.slice_ms
+        for number in np.unique(slices).tolist():
+            rows = slices == number
+            self._add(model.version, number, count(model.reference, matrix[rows], scores[rows]))
+
+    def _count_outcomes(self, joined: _Joined, step: Step) -> None:
+        groups: dict[tuple[str, int], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        for label, (version, time_ms, score) in zip(joined.label, joined.scored(step), strict=True):
+            scores, labels = groups[version, time_ms // self._pipeline.drift.slice_ms]
+            scores.append(score)
+            labels.append(label)
+        for (version, number), (scores, labels) in groups.items():
+            reference = self._references.get(version)
+            if reference is not None:
+                self._add(version, number, count_outcomes(reference, np.array(scores), np.array(labels)))
+
+    def _add(self, version: str, number: int, counts: Counts) -> None:
+        before = self._counts.get((version, number))
+        self._counts[version, number] = counts if before is None else before + counts
+
+    def know(self, version: str, reference: Reference) -> None:
+        """Give the cells of a version whose events may still be waiting for labels (after a restart)."""
+        self._references.setdefault(version, reference)
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    def position(self) -> Position:
+        """Where to go on reading after a commit of all that was stepped through."""
+        first_label = self.merge.first_label_offset()
+        return Position(self._events_end, self._labels_end if first_label is None else first_label)
+
+    def drain_sketch(self) -> SketchRecord | None:
+        """What was counted since the last drain, and how far this partition has come; None if neither moved."""
+        counts, self._counts = self._counts, {}
+        watermark = max(self.merge.event_watermark_ms, self._promised_ms)
+        label_watermark = max(self.merge.label_watermark_ms, self._promised_ms)
+        if not counts and self._promised_ms == BEGINNING_MS:
+            return None
+        slice_ms = self._pipeline.drift.slice_ms
+        deltas = [
+            to_delta(self._pipeline.model.name, version, "all", number * slice_ms, part)
+            for (version, number), part in sorted(counts.items())
+        ]
+        return SketchRecord(self.partition, watermark, label_watermark, deltas)
+
+    def drain_state(self) -> list[tuple[bytes, bytes | None]]:
+        """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""
+        meta = {
+            "event_watermark_ms": self.merge.event_watermark_ms,
+            "label_watermark_ms": self.merge.label_watermark_ms,
+            "promised_ms": self._promised_ms,
+            "feature_set": self._pipeline.feature_set,
+        }
+        tiles = [(_TILES + key, value) for key, value in self._state.drain_changes()]
+        return [*tiles, *self._pending.drain_changes(), (_META, msgspec.msgpack.encode(meta))]
+
+    def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Rebuild the state from its changelog, before anything is received.
+
+        State of another feature set is left aside: its windows would not mean what the features say now.
+        """
+        log = [(key, value) for key, value in records]
+        last = {key: value for key, value in log if key == _META}.get(_META)
+        if last is None:
+            return
+        meta = msgspec.msgpack.decode(last)
+        if meta["feature_set"] != self._pipeline.feature_set:
+            return
+        self._state.restore([(key[len(_TILES) :], value) for key, value in log if key.startswith(_TILES)])
+        self._pending.restore(log)
+        self._promised_ms = meta["promised_ms"]
+        self.merge = TimeMerge(
+            with_labels=self._pipeline.labels is not None,
+            event_watermark_ms=meta["event_watermark_ms"],
+            label_watermark_ms=meta["label_watermark_ms"],
+        )
+
+    def _encode_scores(self, step: Step, matrix: Floats, now_ms: int, *, stale: bool) -> None:
+        events, encode = step.events, self._encode
+        names, topic = self._pipeline.feature_names, self._pipeline.topics.events
+        offsets, times = events.offsets.tolist(), events.event_time_ms.tolist()
+        scores = step.scores.tolist()
+        rows = matrix.tolist() if self._pipeline.publish_features else None
+        add = step.outgoing_scores.append
+        for start, stop, model in step.runs:
+            fixed = (model.model, model.version, model.role, model.feature_set)
+            threshold = model.threshold
+            for row in range(start, stop):
+                value = Score(
+                    events.event_id[row],
+                    events.entity[row],
+                    times[row],
+                    scores[row],
+                    scores[row] >= threshold,
+                    *fixed,
+                    Source(topic, self.partition, offsets[row]),
+                    now_ms,
+                    dict(zip(names, rows[row], strict=True)) if rows is not None else {},
+                    [],
+                    stale,
+                )
+                add((events.entity[row].encode(), encode(value), now_ms))
+
+    def _reject(self, queued: _Queued, merged: Merged[_Queued], step: Step, now_ms: int) -> None:
+        until = queued.end_offset if merged.last else int(queued.events.offsets[merged.stop])
+        rejections = queued.rejections
+        offsets = queued.records.offsets
+        rejected = []
+        while rejections and int(offsets[rejections[0].position]) < until:
+            rejected.append(rejections.popleft())
+        self._limit.observe(step.events.offsets, [int(offsets[rejection.position]) for rejection in rejected], rejected)
+        step.dead_letters = [
+            *self._label_dead_letters,
+            *(self._dead_letter(queued.records, rejection, now_ms) for rejection in rejected),
+        ]
+        self._label_dead_letters.clear()
+        self._events_end = until
+
+    @staticmethod
+    def _dead_letter(records: RecordBatch, rejection: Rejection, now_ms: int) -> DeadLetter:
+        row = rejection.position
+        return DeadLetter(
+            source=Source(records.topic, records.partition, int(records.offsets[row])),
+            stage=rejection.stage,  # type: ignore[arg-type]  # the stages of the core are those of the contract
+            reason=rejection.reason,
+            detail=rejection.detail,
+            key=records.keys[row],
+            value=records.values[row],
+            record_time_ms=int(records.timestamps_ms[row]),
+            rejected_at_ms=now_ms,
+        )
+
+
+@dataclass(slots=True)
+class _Joined:
+    """The labels of a run, joined to their events: to earlier ones, or to events of the run itself (``own_rows``)."""
+
+    before: list[int]
+    positions: list[int]
+    label: list[float]
+    events: list[Scored | int]
+    own_rows: set[int]
+    columns: list[list[Any]]
+
+    @classmethod
+    def join(
+        cls, labels: LabelBatch, before: Any, events: EventBatch, pending: PendingEvents, fields: tuple[str, ...]
+    ) -> _Joined:
+        joined = cls([], [], [], [], set(), [[] for _ in fields])
+        if not len(labels):
+            return joined
+        own = {event_id: row for row, event_id in reversed(list(enumerate(events.event_id)))}
+        for position, (event_id, value, place) in enumerate(
+            zip(labels.event_id, labels.label.tolist(), before.tolist(), strict=True)
+        ):
+            if not event_id:
+                continue  # a watermark record
+            row = own.get(event_id)
+            scored: Scored | int | None = pending.pop(event_id)
+            if row is not None and row < place and row not in joined.own_rows:
+                scored = row
+                joined.own_rows.add(row)
+            if scored is None:
+                continue
+            joined.before.append(place)
+            joined.positions.append(position)
+            joined.label.append(value)
+            joined.events.append(scored)
+            for column, name, place_in in zip(joined.columns, fields, range(len(fields)), strict=True):
+                column.append(events.columns[name][scored] if isinstance(scored, int) else scored.fields[place_in])
+        return joined
+
+    def outcomes(self, labels: LabelBatch, fields: tuple[str, ...]) -> Outcomes:
+        columns: dict[str, np.ndarray[Any, Any]] = {"label": np.array(self.label, dtype=np.float64)}
+        for name, values in zip(fields, self.columns, strict=True):
+            is_text = any(isinstance(value, str) or value is None for value in values)
+            columns[name] = np.array(values, dtype=object if is_text or not values else np.float64)
+        positions = np.array(self.positions, dtype=np.int64)
+        return Outcomes(np.array(self.before, dtype=np.int64), labels.label_time_ms[positions], columns)
+
+    def scored(self, step: Step) -> Iterable[tuple[str, int, float]]:
+        """Version, event time and score of each joined event."""
+        versions = {row: version for start, stop, version in _versions(step) for row in range(start, stop)}
+        for event in self.events:
+            if isinstance(event, Scored):
+                yield event.version, event.event_time_ms, event.score
+            else:
+                yield versions[event], int(step.events.event_time_ms[event]), float(step.scores[event])
+
+
+def _versions(step: Step) -> list[tuple[int, int, str]]:
+    if not step.runs:
+        return [(0, len(step.events), "")]
+    return [(start, stop, model.version) for start, stop, model in step.runs]
+
+
+def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floats]:
+    if merged.start == 0 and merged.stop == len(queued.events):
+        return queued.events, queued.matrix
+    rows = np.arange(merged.start, merged.stop, dtype=np.int64)
+    return queued.events.take(rows), queued.matrix[rows]
+
+
+class _DeadLetterLimit:
+    """Counts rejected events in offset order; see `schemas.pipeline.Limits`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._consecutive = 0
+        self._recent: deque[tuple[int, int]] = deque()  # (events, rejected) per step
+        self._n_events = 0
+        self._n_rejected = 0
+
+    def observe(self, good: Any, bad: list[int], rejections: list[Rejection]) -> None:
+        if not bad:
+            self._consecutive = 0 if len(good) else self._consecutive
+        else:
+            last_good = int(good[-1]) if len(good) else -1
+            tail = sum(offset > last_good for offset in bad)
+            self._consecutive = tail + (0 if len(good) else self._consecutive)
+        self._recent.append((len(good) + len(bad), len(bad)))
+        self._n_events += len(good) + len(bad)
+        self._n_rejected += len(bad)
+        while self._n_events - self._recent[0][0] >= self._limits.of_last:
+            n_events, n_rejected = self._recent.popleft()
+            self._n_events -= n_events
+            self._n_rejected -= n_rejected
+        too_many = self._n_events >= self._limits.of_last and self._n_rejected > self._limits.share * self._n_events
+        if self._consecutive >= self._limits.consecutive or too_many:
+            last = rejections[-1] if rejections else None
+            raise TooManyDeadLettersError(
+                f"{self._consecutive} events in a row and {self._n_rejected} of the last {self._n_events} were rejected"
+                f" (last: {last.reason + ', ' + last.detail if last else '-'}). Nothing of this step was published."
+                " Mend the pipeline file or the producer, or raise [limits], and start again."
+            )
+
+
