@@ -143,8 +143,10 @@ class SketchDelta(msgspec.Struct, array_like=True):
 
     ``counts`` is a flattened int64 matrix (metrics x cells) sent sparse: ``cells`` holds uint32 flat positions of
     the non-zero counts and ``counts`` their int64 values, both little-endian bytes. ``sums`` are int64 fixed-point sums
-    per metric (``models.reference.FIXED_POINT`` units), ``minima``/``maxima`` float64 per metric (NaN: no value).
-    ``outcomes`` (version's events whose label arrived) is the same sparse coding of ``models.reference.OUTCOME_SHAPE``.
+    per metric (units of its ``models.reference.MetricCells.scale``), ``minima``/``maxima`` float64 per metric (NaN: no
+    value).
+    ``outcomes`` (version's events whose label arrived) is the same sparse coding of ``models.reference.OUTCOME_SHAPE``;
+    ``log_loss_sum`` (units of ``FIXED_POINT``) and ``n_correct`` decisions are over the same events.
     All additive: merging deltas in any order gives the same windows.
     """
 
@@ -161,6 +163,7 @@ class SketchDelta(msgspec.Struct, array_like=True):
     outcome_cells: bytes
     outcome_counts: bytes
     log_loss_sum: int
+    n_correct: int = 0
 
 
 class SketchRecord(msgspec.Struct, array_like=True):

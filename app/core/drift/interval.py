@@ -1,0 +1,57 @@
+"""A window's deciles against the central range of the same deciles in past windows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from app.core.batches import Floats
+
+
+class Interval(NamedTuple):
+    """Per decile: the range of its past, -1 / 0 / 1 for below / inside / above it, and how far outside in [0, 1)."""
+
+    low: Floats
+    high: Floats
+    side: NDArray[np.int64]
+    effect: Floats
+
+
+def interval(past: Floats, current: Floats, low: float = 2.5, high: float = 97.5) -> Interval:
+    """Compare each decile with the ``low`` … ``high`` percentiles of its past values.
+
+    With T past windows and no drift, about 2 / (T + 1) of the deciles leave the 2.5 … 97.5 % range while T < 39, not 5
+    %: the percentiles then lie between the two most extreme values. Report it as what it is, and ask for several
+    deciles at once.
+
+    Parameters
+    ----------
+    past
+        Deciles of T >= 1 past windows, T x 10.
+    current
+        Deciles of the window under test.
+    low, high
+        Percentiles, interpolated linearly between order statistics.
+
+    Returns
+    -------
+    ``effect`` = e / (e + w) for a decile outside by e of a range of width w (1 when w = 0), else 0.
+
+    Examples
+    --------
+    The past is 0, 10, …, 40, so 25 … 75 % is 10 … 30; 40 is outside by 10 of 20:
+
+    >>> result = interval(np.array([[0.0], [10.0], [20.0], [30.0], [40.0]]), np.array([40.0]), 25, 75)
+    >>> result.low.item(), result.high.item(), result.side.item(), round(result.effect.item(), 3)
+    (10.0, 30.0, 1, 0.333)
+    """
+    bounds = np.percentile(past, [low, high], axis=0)
+    outside = np.maximum(np.maximum(bounds[0] - current, current - bounds[1]), 0.0)
+    width = bounds[1] - bounds[0]
+    side = (current > bounds[1]).astype(np.int64) - (current < bounds[0])
+    effect = np.divide(outside, outside + width, out=np.zeros_like(outside), where=outside > 0)
+    return Interval(bounds[0], bounds[1], side, effect)

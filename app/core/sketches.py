@@ -1,0 +1,185 @@
+"""Counts on the wire: what a transaction adds to the sketches topic, and how such deltas become counts again.
+
+A `SketchBuffer` collects, in a worker, what one transaction counted, per version and event-time slice, and drains it
+into `SketchDelta`s. A `Sketch` merges deltas, in any order, without knowing the reference of their version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.reference import OUTCOME_SHAPE, Counts, Reference, count, count_outcomes
+from schemas.wire import SketchDelta
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from app.core.batches import Floats, Ints
+
+#: The segment that every event belongs to.
+ALL = "all"
+
+# A bad position must not ask for gigabytes: 4 million cells are 4 000 metrics of 1 000.
+_MOST_CELLS = 2**22
+_OUTCOME_CELLS = OUTCOME_SHAPE[0] * OUTCOME_SHAPE[1]
+
+
+def pack(model: str, version: str, segment: str, slice_start_ms: int, counts: Counts) -> SketchDelta:
+    """Code counts as a delta; `unpack` gives the same counts back."""
+    return Sketch(
+        n=counts.n,
+        cells=counts.counts.ravel(),
+        sums=counts.sums,
+        minima=counts.minima,
+        maxima=counts.maxima,
+        outcomes=counts.outcomes.ravel(),
+        log_loss_sum=counts.log_loss_sum,
+        n_correct=counts.n_correct,
+    ).to_delta(model, version, segment, slice_start_ms)
+
+
+def unpack(delta: SketchDelta, reference: Reference) -> Counts:
+    """Give the counts of a delta in the cells of its version's reference."""
+    sketch = Sketch()
+    sketch.add(delta)
+    return sketch.to_counts(reference)
+
+
+def slice_starts(time_ms: Ints, slice_ms: int) -> Ints:
+    """Start of the slice [start, start + slice_ms) that holds each time; slices are aligned to 1970 UTC."""
+    return time_ms // slice_ms * slice_ms
+
+
+@dataclass(eq=False)
+class Sketch:
+    """The merged deltas of one version and window. Its flat count vector grows to the highest cell seen."""
+
+    n: int = 0
+    cells: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    sums: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    minima: Floats = field(default_factory=lambda: np.zeros(0))
+    maxima: Floats = field(default_factory=lambda: np.zeros(0))
+    outcomes: Ints = field(default_factory=lambda: np.zeros(_OUTCOME_CELLS, np.int64))
+    log_loss_sum: int = 0
+    n_correct: int = 0
+
+    def add(self, delta: SketchDelta) -> None:
+        """Merge a delta; ValueError, and nothing merged, when it is not whole."""
+        cells, values = _positions(delta.cells, delta.counts, _MOST_CELLS)
+        outcome_cells, outcome_values = _positions(delta.outcome_cells, delta.outcome_counts, _OUTCOME_CELLS)
+        sums = np.frombuffer(delta.sums, "<i8")
+        minima, maxima = np.frombuffer(delta.minima, "<f8"), np.frombuffer(delta.maxima, "<f8")
+        if not len(sums) == len(minima) == len(maxima) or (len(self.sums) and len(self.sums) != len(sums)):
+            raise ValueError(
+                f"sketch of version {delta.version} has {len(sums)} sums, {len(minima)} minima, {len(maxima)} maxima "
+                f"beside {len(self.sums)} metrics; two models must not share a version number"
+            )
+        if not len(self.sums):
+            self.sums = np.zeros(len(sums), np.int64)
+            self.minima, self.maxima = np.full(len(sums), np.nan), np.full(len(sums), np.nan)
+        if len(cells) and int(cells.max()) >= len(self.cells):
+            self.cells = np.append(self.cells, np.zeros(int(cells.max()) + 1 - len(self.cells), np.int64))
+        np.add.at(self.cells, cells, values)
+        np.add.at(self.outcomes, outcome_cells, outcome_values)
+        self.sums += sums
+        self.minima = np.fmin(self.minima, minima)
+        self.maxima = np.fmax(self.maxima, maxima)
+        self.n += delta.n
+        self.log_loss_sum += delta.log_loss_sum
+        self.n_correct += delta.n_correct
+
+    def to_counts(self, reference: Reference) -> Counts:
+        """Give the counts in the cells of the reference they were counted with; ValueError when they do not fit."""
+        counts = reference.zeros()
+        if len(self.cells) > counts.counts.size or len(self.sums) not in {0, len(counts.sums)}:
+            raise ValueError(
+                f"the counts have {len(self.sums)} metrics and reach cell {len(self.cells) - 1}, the reference has "
+                f"{len(counts.sums)} metrics and {counts.counts.size} cells; register the reference they were made with"
+            )
+        counts.counts.reshape(-1)[: len(self.cells)] = self.cells
+        counts.outcomes = self.outcomes.reshape(OUTCOME_SHAPE).copy()
+        if len(self.sums):
+            counts.sums, counts.minima, counts.maxima = self.sums.copy(), self.minima.copy(), self.maxima.copy()
+        counts.n, counts.log_loss_sum, counts.n_correct = self.n, self.log_loss_sum, self.n_correct
+        return counts
+
+    def to_delta(self, model: str, version: str, segment: str, start_ms: int) -> SketchDelta:
+        """Code the whole sketch as one delta: what `add` makes the same sketch of."""
+        cells, values = _sparse(self.cells)
+        outcome_cells, outcome_values = _sparse(self.outcomes)
+        return SketchDelta(
+            model=model,
+            version=version,
+            segment=segment,
+            slice_start_ms=start_ms,
+            n=self.n,
+            cells=cells,
+            counts=values,
+            sums=self.sums.astype("<i8").tobytes(),
+            minima=self.minima.astype("<f8").tobytes(),
+            maxima=self.maxima.astype("<f8").tobytes(),
+            outcome_cells=outcome_cells,
+            outcome_counts=outcome_values,
+            log_loss_sum=self.log_loss_sum,
+            n_correct=self.n_correct,
+        )
+
+
+class SketchBuffer:
+    """What one transaction of a worker counts, per version and slice.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    slice_ms
+        Length of a slice of event time.
+    """
+
+    def __init__(self, model: str, slice_ms: int) -> None:
+        self._model = model
+        self._slice_ms = slice_ms
+        self._counts: dict[tuple[str, int], Counts] = {}
+
+    def add_scored(
+        self, version: str, reference: Reference, event_time_ms: Ints, matrix: Floats, scores: Floats
+    ) -> None:
+        """Count scored events of one version in the slices of their event times."""
+        starts = slice_starts(event_time_ms, self._slice_ms)
+        for start in np.unique(starts).tolist():
+            here = starts == start
+            self._add(version, start, count(reference, matrix[here], scores[here]))
+
+    def add_labelled(
+        self, version: str, reference: Reference, event_time_ms: Ints, scores: Floats, labels: Floats
+    ) -> None:
+        """Count labels that have arrived in the slices of the events they belong to."""
+        starts = slice_starts(event_time_ms, self._slice_ms)
+        for start in np.unique(starts).tolist():
+            here = starts == start
+            self._add(version, start, count_outcomes(reference, scores[here], labels[here]))
+
+    def drain(self) -> list[SketchDelta]:
+        """Give the deltas since the last drain, ordered by version and slice."""
+        counts, self._counts = self._counts, {}
+        return [pack(self._model, version, ALL, start, counts[version, start]) for version, start in sorted(counts)]
+
+    def _add(self, version: str, start_ms: int, counts: Counts) -> None:
+        held = self._counts.get((version, start_ms))
+        self._counts[version, start_ms] = counts if held is None else held + counts
+
+
+def _sparse(dense: Ints) -> tuple[bytes, bytes]:
+    cells = np.flatnonzero(dense)
+    return cells.astype("<u4").tobytes(), dense[cells].astype("<i8").tobytes()
+
+
+def _positions(cells: bytes, values: bytes, limit: int) -> tuple[NDArray[np.intp], Ints]:
+    positions = np.frombuffer(cells, "<u4").astype(np.intp)
+    numbers = np.frombuffer(values, "<i8").astype(np.int64)
+    if len(positions) != len(numbers) or (len(positions) and int(positions.max()) >= limit):
+        raise ValueError(f"{len(positions)} cells below {limit} and {len(numbers)} counts do not make a sketch")
+    return positions, numbers
