@@ -6,8 +6,8 @@
                                                       ├─▶ merge by time ─▶ windows ─▶ score ─▶ Step
     receive_labels ─▶ decode ─────────────────────────┘                                 └─▶ sketches, pending ─▶ drain
 
-Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code and
-give the same bits, wherever the batches are cut.
+Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code
+and give the same bits, wherever the batches are cut.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from app.core.features import FeaturePlan
 from app.core.merge import BEGINNING_MS, Merged, TimeMerge
 from app.core.pending import PendingEvents, Scored
 from app.core.scoring import ActiveModel, ModelSelector
-from app.core.sketches import to_delta
-from models.reference import Counts, Reference, count, count_outcomes
+from app.core.sketches import SketchBuffer
+from models.reference import Reference
 from schemas.pipeline import Limits, Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
@@ -95,9 +95,10 @@ class PartitionPipeline:
         self._labels_end: int | None = None
         self._events_end: int | None = None
         self._limit = _DeadLetterLimit(pipeline.limits)
-        self._counts: dict[tuple[str, int], Counts] = {}
+        self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms)
         self._references: dict[str, Reference] = {}
         self._promised_ms = BEGINNING_MS
+        self._said = BEGINNING_MS, BEGINNING_MS
         self._encode = msgspec.json.Encoder().encode
         self.unmatched_labels = 0
 
@@ -170,7 +171,14 @@ class PartitionPipeline:
                 rows = slice(run.start, run.stop)
                 step.scores[rows] = run.model.scorer.score(matrix[rows])
                 step.runs.append((run.start, run.stop, run.model))
-                self._count(run.model, events.event_time_ms[rows], matrix[rows], step.scores[rows])
+                self.know(run.model.version, run.model.reference)
+                self._sketch.add_scored(
+                    run.model.version,
+                    run.model.reference,
+                    events.event_time_ms[rows],
+                    matrix[rows],
+                    step.scores[rows],
+                )
             self._encode_scores(step, matrix, now_ms, stale=stale)
         self._remember(step, joined, merged)
         self._count_outcomes(joined, step)
@@ -205,27 +213,15 @@ class PartitionPipeline:
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
-    def _count(self, model: ActiveModel, time_ms: Any, matrix: Floats, scores: Floats) -> None:
-        self._references[model.version] = model.reference
-        slices = time_ms // self._pipeline.drift.slice_ms
-        for number in np.unique(slices).tolist():
-            rows = slices == number
-            self._add(model.version, number, count(model.reference, matrix[rows], scores[rows]))
-
     def _count_outcomes(self, joined: _Joined, step: Step) -> None:
-        groups: dict[tuple[str, int], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        groups: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
         for label, (version, time_ms, score) in zip(joined.label, joined.scored(step), strict=True):
-            scores, labels = groups[version, time_ms // self._pipeline.drift.slice_ms]
-            scores.append(score)
-            labels.append(label)
-        for (version, number), (scores, labels) in groups.items():
+            groups[version].append((time_ms, score, label))
+        for version, rows in groups.items():
             reference = self._references.get(version)
             if reference is not None:
-                self._add(version, number, count_outcomes(reference, np.array(scores), np.array(labels)))
-
-    def _add(self, version: str, number: int, counts: Counts) -> None:
-        before = self._counts.get((version, number))
-        self._counts[version, number] = counts if before is None else before + counts
+                times, scores, labels = zip(*rows, strict=True)
+                self._sketch.add_labelled(version, reference, np.array(times), np.array(scores), np.array(labels))
 
     def know(self, version: str, reference: Reference) -> None:
         """Give the cells of a version whose events may still be waiting for labels (after a restart)."""
@@ -240,16 +236,12 @@ class PartitionPipeline:
 
     def drain_sketch(self) -> SketchRecord | None:
         """What was counted since the last drain, and how far this partition has come; None if neither moved."""
-        counts, self._counts = self._counts, {}
         watermark = max(self.merge.event_watermark_ms, self._promised_ms)
         label_watermark = max(self.merge.label_watermark_ms, self._promised_ms)
-        if not counts and self._promised_ms == BEGINNING_MS:
+        deltas = self._sketch.drain()
+        if not deltas and (watermark, label_watermark) == self._said:
             return None
-        slice_ms = self._pipeline.drift.slice_ms
-        deltas = [
-            to_delta(self._pipeline.model.name, version, "all", number * slice_ms, part)
-            for (version, number), part in sorted(counts.items())
-        ]
+        self._said = watermark, label_watermark
         return SketchRecord(self.partition, watermark, label_watermark, deltas)
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
@@ -442,5 +434,3 @@ class _DeadLetterLimit:
                 f" (last: {last.reason + ', ' + last.detail if last else '-'}). Nothing of this step was published."
                 " Mend the pipeline file or the producer, or raise [limits], and start again."
             )
-
-

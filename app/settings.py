@@ -1,4 +1,4 @@
-"""The one reader of the environment. Each setting: name, default, what it means; the README's table is made from this."""
+"""The one reader of the environment. The README's table of settings is made from `SETTINGS`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Setting:
 
 SETTINGS = (
     Setting("STREAMGAUGE_KAFKA", "", "Bootstrap servers (host:port,…); empty: the embedded Kafka of STREAMGAUGE_HOME."),
-    Setting("STREAMGAUGE_CLICKHOUSE", "", "ClickHouse URL (http[s]://user:password@host:port); empty: the embedded engine."),
+    Setting("STREAMGAUGE_CLICKHOUSE", "", "ClickHouse URL (http[s]://user:password@host:port); empty: embedded."),
     Setting("STREAMGAUGE_HOME", ".streamgauge", "Where the embedded stack and the model registry keep their files."),
     Setting("STREAMGAUGE_REGISTRY", "", "Folder of the model registry; empty: <home>/registry."),
     Setting("STREAMGAUGE_CACHE", "", "Where downloads are kept; empty: the user's cache directory."),

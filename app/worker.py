@@ -1,13 +1,14 @@
 """The worker: a Faust app that gives each input partition a task, a publisher and a `PartitionPipeline`.
 
-What the agent receives goes to the partition's task and never blocks Faust. The task runs steps of the pure pipeline, publishes
-them in a transaction, and commits by time. Any error ends the worker's hold on everything (crash only): the process exits
-with a code that tells its supervisor whether to start it again.
+What the agent receives goes to the partition's task and never blocks Faust. The task runs steps of the pure pipeline,
+publishes them in a transaction, and commits by time. Any error ends the worker's hold on everything (crash only): the
+process exits with a code that tells its supervisor whether to start it again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
 from app.adapters.publisher import PartitionPublisher
 from app.adapters.topic_reader import read_to_end
+from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
@@ -77,7 +79,7 @@ class PartitionTask:
             worker.group,
             f"{worker.group}-{partition}",
             worker.pipeline.delivery,
-            worker.app.commit,
+            worker.app.commit_offsets,
         )
         self._inbox: deque[Fetched] = deque()
         self._inbox_bytes = 0
@@ -103,10 +105,11 @@ class PartitionTask:
         async for batch in read_to_end(self._worker.bootstrap, [state_topic], self.partition):
             changes.extend((key, value) for key, value in zip(batch.keys, batch.values, strict=True) if key is not None)
         self._flow.restore(changes)
+        self._know_references()
         self._running = asyncio.create_task(self._run(), name=f"partition-{self.partition}")
 
     async def let_go(self, *, finish: bool) -> None:
-        """Stop. ``finish``: commit what has been processed first; otherwise the open transaction is left to be aborted."""
+        """Stop. ``finish``: commit what was processed; otherwise the open transaction is left to be aborted."""
         self._is_stopping = True
         self._wake.set()
         if self._running is not None:
@@ -132,9 +135,14 @@ class PartitionTask:
         self._regulate()
         self._wake.set()
 
-    def wake(self) -> None:
+    def models_changed(self) -> None:
         """Look again: a model has come."""
+        self._know_references()
         self._wake.set()
+
+    def _know_references(self) -> None:
+        for version, reference in self._worker.shelf.references.items():
+            self._flow.know(version, reference)
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -157,7 +165,7 @@ class PartitionTask:
                 await self._commit()
         except TooManyDeadLettersError as error:
             self._worker.fail(str(error), EXIT_CONFIG)
-        except Exception as error:  # noqa: BLE001  # crash only: whatever it was, this hold on the partition is over
+        except Exception as error:  # crash only: whatever it was, this hold on the partition is over
             log.exception("Partition %s failed", self.partition)
             self._worker.fail(f"Partition {self.partition}: {error!r}", EXIT_RETRY)
 
@@ -218,10 +226,8 @@ class PartitionTask:
         left = None
         if self._publisher.is_open:
             left = max(0.0, self._commit_at - asyncio.get_running_loop().time())
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), left)
-        except TimeoutError:
-            pass
 
     def _regulate(self) -> None:
         """Pause what there is enough of, resume what there is too little of."""
@@ -255,7 +261,7 @@ class PartitionTask:
     async def _release(self) -> None:
         """Let events go once the labels topic is read to an end that was asked for after they had arrived."""
         merge, labels = self._flow.merge, self._worker.pipeline.labels
-        assert labels is not None  # noqa: S101  # _resolve_later saw it
+        assert labels is not None  # _resolve_later saw it
         received, taken = merge.events_received, merge.events_taken
         end = await self._worker.app.end_offset(self._labels_tp)
         loop = asyncio.get_running_loop()
@@ -322,6 +328,28 @@ class Worker:
             await self._shut_down()
         return self.exit_code
 
+    def health(self) -> Health:
+        """Live while commits keep up with what is received; ready with partitions and a model."""
+        missing = [] if self.tasks else ["no partitions yet"]
+        if not self.shelf.champions.is_ready():
+            missing.append("no model: train and promote one with `streamgauge model`")
+        return Health(
+            live=not self.failure, ready=not missing and not self.failure, why=self.failure or "; ".join(missing)
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Values of `app.adapters.worker_http.METRICS`."""
+        progress = self.progress
+        return {
+            "streamgauge_events_total": progress.events,
+            "streamgauge_scored_total": progress.scored,
+            "streamgauge_dead_letters_total": progress.dead_letters,
+            "streamgauge_stale_total": progress.stale,
+            "streamgauge_commits_total": progress.commits,
+            "streamgauge_partitions": len(self.tasks),
+            "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
+        }
+
     def stop(self) -> None:
         """Finish what is under way and return from `run`."""
         self.stopping.set()
@@ -342,7 +370,7 @@ class Worker:
 
     def _models_changed(self) -> None:
         for task in self.tasks.values():
-            task.wake()
+            task.models_changed()
 
     # -- BatchHandler --------------------------------------------------------------------------------------------------
 

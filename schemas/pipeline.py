@@ -67,8 +67,8 @@ class Lookup:
     """Batch data joined point in time: the newest row with equal keys that was known when the event happened.
 
     ``keys`` maps a column of the data to the event field it must equal. With ``time`` (a column), a row is known from
-    its time + ``known_after_ms`` on, and for ``max_age_ms`` (None: for ever); without, rows are always known and keys are
-    unique. ``columns`` are what features may name, as ``<lookup>.<column>``.
+    its time + ``known_after_ms`` on, and for ``max_age_ms`` (None: for ever); without, rows are always known and keys
+    are unique. ``columns`` are what features may name, as ``<lookup>.<column>``.
     """
 
     name: str
@@ -85,9 +85,9 @@ class Window:
     """A per-entity aggregate over the last ``size_ms`` of event time, on tiles of ``hop_ms``.
 
     ``of``: "events" (the events themselves, each seen from the next one on) or "labels" (labels that had arrived, at
-    their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity field.
-    ``field``: what is summed ("label", or a numeric event field); not for "count". The window holds the size/hop newest
-    tiles, the one under way included: between size - hop and size of event time.
+    their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity
+    field. ``field``: what is summed ("label", or a numeric event field); not for "count". The window holds the
+    size/hop newest tiles, the one under way included: between size - hop and size of event time.
     """
 
     of: Literal["events", "labels"]
@@ -102,9 +102,10 @@ class Window:
 class Feature:
     """One named, typed feature. Exactly one of ``expression``, ``window`` and ``python`` is given.
 
-    ``python``: "file.py:function" (relative to the pipeline file) or "package.module:function", called with one array per
-    name in ``arguments`` and returning one float64 (or for a category, str) array of the same length.
-    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN) and counted as unseen.
+    ``python``: "file.py:function" (relative to the pipeline file) or "package.module:function", called with one array
+    per name in ``arguments`` and returning one float64 (or for a category, str) array of the same length.
+    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN) and counted
+    as unseen.
     """
 
     name: str

@@ -1,17 +1,18 @@
 """Record batches through Faust: one record batch per partition fetch, and offsets that are ours.
 
-Faust's path per record costs more than everything we do with it, so for the topics of a `BatchApp` the consumer wraps what one
-fetch gave of a partition into one message whose value is a `Fetched`; conductor, stream and agent carry it like any other.
-The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets: who handles the batches does
-(see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said at each place.
+Faust's path per record costs more than everything we do with it, so for the topics of a `BatchApp` the consumer wraps
+what one fetch gave of a partition into one message whose value is a `Fetched`; conductor, stream and agent carry it
+like any other. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets: who
+handles the batches does (see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said at
+each place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import aiokafka
 import faust
@@ -19,7 +20,7 @@ import numpy as np
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, ConsumerMessage
+from faust.types import TP, ConsumerMessage, StreamT
 from faust.types.enums import ProcessingGuarantee
 
 from app.core.batches import RecordBatch
@@ -32,8 +33,8 @@ _FETCH_TIMEOUT_S = 0.05
 class Fetched:
     """One fetch of one partition.
 
-    ``sequence`` counts the fetches of this partition in this ``epoch`` (assignment) from 1. A consumer of batches that sees a
-    number skipped knows that Faust dropped a batch on its way.
+    ``sequence`` counts the fetches of this partition in this ``epoch`` (assignment) from 1. A consumer of batches that
+    sees a number skipped knows that Faust dropped a batch on its way.
     """
 
     records: RecordBatch
@@ -58,7 +59,7 @@ class BatchHandler(Protocol):
         """Take a batch; must not block."""
 
 
-class _BatchSchema(faust.Schema):
+class _BatchSchema(faust.Schema[Any, Any]):
     """Passes key and value through undecoded."""
 
     def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:  # noqa: ARG002  # Faust's signature
@@ -69,7 +70,7 @@ class _BatchSchema(faust.Schema):
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The aiokafka consumer in Faust's consumer thread: reads committed records, assigns partition k of all topics together."""
+    """The consumer in Faust's thread: committed records only, and partition k of all topics to the same worker."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -145,7 +146,7 @@ class _BatchConsumer(driver.Consumer):
             timestamp_type=0,
             headers=None,
             key=b"",
-            value=record,
+            value=record,  # type: ignore[arg-type]  # bytes to Faust's own schemas; ours passes it through
             checksum=None,
             tp=tp,
             generation_id=self.app.consumer_generation_id,
@@ -154,7 +155,7 @@ class _BatchConsumer(driver.Consumer):
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:  # noqa: ASYNC109
         """As in Faust, but with all partitions paused it looks again after milliseconds, not after a second."""
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # mode takes any waitable
         self.not_waiting_next_records.clear()
         try:
             active = self._get_active_partitions()
@@ -185,7 +186,13 @@ class _BatchConsumer(driver.Consumer):
             offsets = await self.app.handler.assigned(assignment, self._epoch)
             await super().perform_seek()
             if offsets:
-                await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items() if tp in assignment})
+                await self._thread.seek_wait(
+                    {TopicPartition(*tp): at for tp, at in offsets.items() if tp in assignment}
+                )
+
+    async def end_offset(self, tp: TP) -> int:
+        """Offset after the last committed record of a partition, asked of the broker now."""
+        return await self._thread.end_offset(tp)
 
     async def read_to(self, tp: TP, offset: int) -> bool:
         """Whether everything before ``offset`` of a partition has been fetched."""
@@ -237,13 +244,17 @@ class BatchApp(faust.App):
         for name in topics:
             self._consume(name)
 
+    @property
+    def _batch_consumer(self) -> _BatchConsumer:
+        return cast("_BatchConsumer", self.consumer)
+
     def _new_transport(self) -> _BatchTransport:
         return _BatchTransport(self.conf.broker_consumer, self)
 
     def _consume(self, name: str) -> None:
         topic = self.topic(name, schema=_BatchSchema(), acks=False)
 
-        async def agent(stream: AsyncIterator[Fetched]) -> None:
+        async def agent(stream: StreamT[Fetched]) -> None:
             async for fetched in stream:
                 self.handler.received(fetched)
 
@@ -251,21 +262,20 @@ class BatchApp(faust.App):
 
     def pause(self, tps: Iterable[TP]) -> None:
         """Stop fetching partitions; what has been fetched still arrives."""
-        self.consumer.pause_partitions(tps)
+        self._batch_consumer.pause_partitions(tps)
 
     def resume(self, tps: Iterable[TP]) -> None:
-        self.consumer.resume_partitions(tps)
+        self._batch_consumer.resume_partitions(tps)
 
     async def end_offset(self, tp: TP) -> int:
-        end: int = await self.consumer._thread.end_offset(tp)  # noqa: SLF001  # our own thread class
-        return end
+        return await self._batch_consumer.end_offset(tp)
 
     async def read_to(self, tp: TP, offset: int) -> bool:
-        return bool(await self.consumer.read_to(tp, offset))
+        return await self._batch_consumer.read_to(tp, offset)
 
     def fetches(self, tp: TP) -> int:
-        return int(self.consumer.fetches(tp))
+        return self._batch_consumer.fetches(tp)
 
-    async def commit(self, offsets: dict[TP, int]) -> bool:
+    async def commit_offsets(self, offsets: dict[TP, int]) -> bool:
         """Commit offsets as a member of the group (at-least-once delivery); False when the group has moved on."""
-        return bool(await self.consumer._commit(offsets))  # noqa: SLF001  # what Faust's own commit ends in
+        return bool(await self._batch_consumer._commit(offsets))  # noqa: SLF001  # what Faust's own commit ends in

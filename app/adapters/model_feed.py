@@ -1,7 +1,7 @@
-"""The shelf of a worker: follows the model-update topic, verifies what it points to, and keeps the champions ready to score.
+"""The shelf of a worker: follows the model-update topic, verifies what it names, keeps the champions ready to score.
 
-Reading, checking and warming up happen in a thread, beside the event loop; what is refused leaves the champions as they are, and the
-status topic says why.
+Reading, checking and warming up happen in a thread, beside the event loop; what is refused leaves the champions as
+they are, and the status topic says why.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 from aiokafka import AIOKafkaProducer
+from models.verify import RefusedModelError, verify
 
 from app.adapters.topic_reader import follow
 from app.core.scoring import ActiveModel, ChampionTimeline
 from models.reference import Reference
 from models.registry import RegistryError, resolve
 from models.timeline import Timeline
-from models.verify import RefusedModelError, verify
 from schemas.pipeline import Pipeline
 from schemas.wire import ModelStatus, ModelUpdate, encode_json
 

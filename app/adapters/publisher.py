@@ -1,7 +1,8 @@
 """The publisher of one input partition: its outputs and its consumed offsets, in one transaction.
 
-Kafka knows the transactional id, which is the same for whoever owns the partition: starting a publisher fences the former owner
-and ends what it left open. Any error is final for a publisher: stop it, drop the state, restore (crash only).
+Kafka knows the transactional id, which is the same for whoever owns the partition: starting a publisher fences the
+former owner and ends what it left open. Any error is final for a publisher: stop it, drop the state, restore (crash
+only).
 """
 
 from __future__ import annotations
@@ -70,9 +71,7 @@ class PartitionPublisher:
             await self._producer.begin_transaction()
         self.is_open = True
 
-    async def send(
-        self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None, int]]
-    ) -> None:
+    async def send(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
         """Queue records (key, value, time stamp in ms) for one partition, in their order."""
         batch = self._producer.create_batch()
         count = 0

@@ -67,7 +67,9 @@ async def read_to_end(bootstrap: str, topics: list[str], partition: int | None =
             for tp, found in (await consumer.getmany(*open_tps, timeout_ms=_POLL_MS)).items():
                 yield to_batch(tp, found)
             for tp in list(open_tps):
-                if await consumer.position(tp) >= ends[tp]:  # the end may be a transaction marker, which is not a record
+                if (
+                    await consumer.position(tp) >= ends[tp]
+                ):  # the end may be a transaction marker, which is not a record
                     open_tps.discard(tp)
                     consumer.pause(tp)
     finally:

@@ -7,8 +7,8 @@ The rules, in the order in which they are applied (each is a ``reason`` of a dea
 ``not_an_object``, ``missing_field``, ``wrong_type``: against the fields of the pipeline file. Null is allowed where the
 file says ``?``; fields it does not name are ignored; a number too large for its type is a ``wrong_type``.
 ``empty_key``: an empty entity or event id.
-``time_too_early``, ``time_too_late``, ``time_ahead``: event time outside ``earliest``…``latest``, or further ahead of the
-record's Kafka time stamp than ``max_ahead``; it could otherwise move the watermark.
+``time_too_early``, ``time_too_late``, ``time_ahead``: event time outside ``earliest``…``latest``, or further ahead of
+the record's Kafka time stamp than ``max_ahead``; it could otherwise move the watermark.
 """
 
 from __future__ import annotations
@@ -141,8 +141,10 @@ class EventDecoder:
         reject(
             time > record_time_ms + events.max_ahead_ms,
             "time_ahead",
-            lambda row: f"{events.time} {time[row]} is more than events.max_ahead after the record's time stamp"
-            f" ({record_time_ms[row]}).",
+            lambda row: (
+                f"{events.time} {time[row]} is more than events.max_ahead after the record's time stamp"
+                f" ({record_time_ms[row]})."
+            ),
         )
         return bad
 

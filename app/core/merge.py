@@ -1,9 +1,10 @@
 """Events and labels of one partition, merged by time: what a feature may depend on must not depend on speed.
 
-The *effective time* of a record is the running maximum of the times of its log up to it. A label is applied before the first
-event whose effective time is not older than its own. This order is a function of the two logs alone, whatever the speed and
-the batch cuts. What remains for the live case is to know when an event may go: when a label of a later effective time is
-known, or when the caller has seen the labels topic read up to an end that it asked for after the event had arrived.
+The *effective time* of a record is the running maximum of the times of its log up to it. A label is applied before the
+first event whose effective time is not older than its own. This order is a function of the two logs alone, whatever
+the speed and the batch cuts. What remains for the live case is to know when an event may go: when a label of a later
+effective time is known, or when the caller has seen the labels topic read up to an end that it asked for after the
+event had arrived.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class _Queued(Generic[Payload]):
 class Merged(Generic[Payload]):
     """A run of events of one queued payload (rows start…stop), with the labels to apply among them.
 
-    ``before[j]`` counts from ``start``: label j comes before event ``start + before[j]``. ``payload`` is None when labels alone
-    are to be applied. ``last`` says that the payload is used up. ``times_ms``: effective times of the events.
+    ``before[j]`` counts from ``start``: label j comes before event ``start + before[j]``. ``payload`` is None when
+    labels alone are to be applied. ``last`` says that the payload is used up. ``times_ms``: effective times of the
+    events.
     """
 
     payload: Payload | None
@@ -100,7 +102,7 @@ class TimeMerge(Generic[Payload]):
         self.queued_labels += len(labels)
 
     def release(self, events_received: int) -> None:
-        """Let the first ``events_received`` events go: the labels that precede them are all queued (or waited for enough)."""
+        """Let the first ``events_received`` events go: what labels precede them is queued, or was waited for enough."""
         self._released = max(self._released, events_received)
 
     @property

@@ -1,0 +1,84 @@
+"""The worker's HTTP side: is it alive, is it ready, and its numbers for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One Prometheus metric of the worker."""
+
+    name: str
+    kind: str
+    help: str
+
+
+METRICS = (
+    Metric("streamgauge_events_total", "counter", "Events read from the events topic, rejected ones included."),
+    Metric("streamgauge_scored_total", "counter", "Events scored."),
+    Metric("streamgauge_dead_letters_total", "counter", "Events that could not be scored."),
+    Metric("streamgauge_stale_total", "counter", "Events scored without labels that should have preceded them."),
+    Metric("streamgauge_commits_total", "counter", "Transactions committed."),
+    Metric("streamgauge_partitions", "gauge", "Input partitions that this worker owns."),
+    Metric("streamgauge_last_commit_timestamp_seconds", "gauge", "When the last transaction was committed."),
+)
+
+
+@dataclass(frozen=True)
+class Health:
+    """``live``: doing its job; ``ready``: owns partitions and has a model. ``why`` says what is missing."""
+
+    live: bool
+    ready: bool
+    why: str
+
+
+class WorkerHttp:
+    """Serves ``/healthz``, ``/readyz`` and ``/metrics``."""
+
+    def __init__(self, health: Callable[[], Health], values: Callable[[], Mapping[str, float]]) -> None:
+        self._health = health
+        self._values = values
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> str:
+        """Listen (port 0: a free one); the address."""
+        app = web.Application()
+        app.add_routes(
+            [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        bound = self._runner.addresses[0]
+        return f"http://{bound[0]}:{bound[1]}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        health = self._health()
+        return web.json_response({"ok": health.live, "why": health.why}, status=200 if health.live else 503)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        health = self._health()
+        return web.json_response({"ok": health.ready, "why": health.why}, status=200 if health.ready else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        values = self._values()
+        lines = [
+            line
+            for metric in METRICS
+            for line in (
+                f"# HELP {metric.name} {metric.help}",
+                f"# TYPE {metric.name} {metric.kind}",
+                f"{metric.name} {values[metric.name]:g}",
+            )
+        ]
+        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")

@@ -1,0 +1,76 @@
+"""``streamgauge worker``: score the events of a pipeline until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+
+import click
+from schemas.pipeline_file import load
+from threadpoolctl import threadpool_limits
+
+from app.adapters.model_feed import ModelShelf
+from app.adapters.run_file import find_kafka
+from app.adapters.stack_error import StackError
+from app.adapters.topics_admin import ensure_topics
+from app.adapters.worker_http import WorkerHttp
+from app.bootstrap import compile_features, process_name
+from app.settings import Settings
+from app.worker import Worker, wall_clock_ms
+from schemas.pipeline import Pipeline, PipelineError
+
+
+@click.command()
+@click.option(
+    "--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="The pipeline to score."
+)
+@click.option(
+    "--http-host", default="127.0.0.1", show_default=True, help="Where /healthz, /readyz and /metrics listen."
+)
+@click.option("--http-port", type=click.IntRange(0, 65535), default=0, help="Their port; 0 (default): a free one.")
+def command(name: str, http_host: str, http_port: int) -> None:
+    """Score the events of a pipeline until SIGTERM or Ctrl-C.
+
+    Exit codes: 0 stopped, 2 wrong usage, 75 failed and worth starting again, 78 failed and a person must mend it first.
+    """
+    settings = Settings.read()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("aiokafka", "faust", "mode"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        pipeline = load(name)
+        bootstrap = find_kafka(settings.kafka, settings.home)
+    except (PipelineError, StackError) as error:
+        raise click.ClickException(str(error)) from error
+    with threadpool_limits(1):
+        code, why = asyncio.run(_work(pipeline, bootstrap, http_host, http_port))
+    if why:
+        click.echo(f"Error: {why}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Faust's consumer thread may outlive a failed connection; everything of ours is closed by now
+
+
+async def _work(pipeline: Pipeline, bootstrap: str, host: str, port: int) -> tuple[int, str]:
+    try:
+        await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
+    except StackError as error:
+        return 1, str(error)
+    plan = compile_features(pipeline)
+    shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms)
+    worker = Worker(pipeline, plan, bootstrap, shelf)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    http = WorkerHttp(worker.health, worker.metrics)
+    address = await http.start(host, port)
+    click.echo(json.dumps({"ready": True, "http": address}))
+    sys.stdout.flush()
+    try:
+        return await worker.run(), worker.failure
+    finally:
+        await http.stop()
