@@ -1,0 +1,261 @@
+"""Train a model version: fit, judge on the newest rows, refit on all, and say in a manifest what was done.
+
+The same rows, family and seed give the same artifact bytes and the same manifest but for its time: rows are put in
+order of event time, seeds are fixed, and fitting runs on one BLAS thread (the trees' OpenMP threads do not change their
+result).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
+
+from models import artifact
+from models.families import FAMILIES, FeatureKind
+from models.golden import choose_golden_rows
+from models.manifest import (
+    Artifact,
+    FeatureSpec,
+    GoldenRows,
+    Manifest,
+    Metrics,
+    Signature,
+    TrainingData,
+    digest_training_data,
+)
+from models.reference import fit_reference
+from models.scorer import Scorer, make_scorer
+
+if TYPE_CHECKING:
+    from schemas.pipeline import Pipeline
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[str], None]
+
+#: The newest share of the rows, which judges the model.
+HOLD_OUT_SHARE = 0.2
+#: Fewer rows than this cannot say anything about a model, nor fill its reference.
+FEWEST_ROWS = 100
+SEED = 20130101
+
+
+class TrainingError(ValueError):
+    """Training data that no model can be made of; one sentence that says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A fitted version, ready to register: estimator, its scorer, its manifest and its artifact's bytes."""
+
+    estimator: Any
+    scorer: Scorer
+    manifest: Manifest
+    artifact: bytes
+
+
+def train(
+    matrix: Floats,
+    labels: Floats,
+    event_time_ms: Ints,
+    pipeline: Pipeline,
+    family: str,
+    *,
+    version: str,
+    from_ms: int,
+    to_ms: int,
+    created_at_ms: int,
+    event_rows: int | None = None,
+    parent: str | None = None,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """Train one version of the pipeline's model.
+
+    Parameters
+    ----------
+    matrix
+        Labelled events x features, columns in the pipeline's order; NaN is missing, a category is its code.
+    labels
+        0 or 1 for each row.
+    event_time_ms
+        Of each row; rows may come in any order, and equal times keep theirs.
+    family
+        A key of `models.families.FAMILIES`.
+    from_ms, to_ms
+        The half-open range of event time that was asked for.
+    created_at_ms
+        Now, as the caller's clock has it.
+    event_rows
+        Events in the range, those without a label included; None: as many as rows.
+    parent
+        The version that this one is to follow.
+    progress
+        Is told, in a few words, what comes next.
+
+    Raises
+    ------
+    TrainingError
+        When there are fewer than 100 rows, labels other than 0 and 1, or one class only.
+    """
+    say = progress or (lambda _: None)
+    signature = make_signature(pipeline)
+    matrix, labels, event_time_ms = _in_time_order(matrix, labels, event_time_ms, len(signature.features))
+    cut = _find_cut(event_time_ms)
+    _check_classes(labels, cut)
+    build = _builder(family, signature)
+
+    say(f"fitting on the first {cut} of {len(matrix)} rows")
+    judged = _fit(build(), matrix[:cut], labels[:cut])
+    tail_scores = make_scorer(judged).score(matrix[cut:])
+    metrics = measure(tail_scores, labels[cut:], event_time_ms[cut:], pipeline.model.threshold)
+    say("scoring the rest as unseen rows, for the reference")
+    unseen_scores = np.concatenate([_score_unseen(build, matrix, labels, cut), tail_scores])
+
+    say(f"fitting on all {len(matrix)} rows")
+    estimator = _fit(build(), matrix, labels)
+    scorer = make_scorer(estimator)
+    kind, data = artifact.save(estimator)
+    golden = choose_golden_rows(matrix, signature.features)
+    reference = fit_reference(
+        matrix,
+        signature.names,
+        ["category" if feature.type == "category" else "numeric" for feature in signature.features],
+        {feature.name: len(feature.values) for feature in signature.features if feature.type == "category"},
+        unseen_scores,
+        labels,
+        pipeline.drift.bins,
+        pipeline.model.threshold,
+    )
+    manifest = Manifest(
+        model=pipeline.model.name,
+        version=version,
+        family=family,
+        target=pipeline.model.target,
+        signature=signature,
+        feature_set=pipeline.feature_set,
+        training=TrainingData(
+            from_ms=from_ms,
+            to_ms=to_ms,
+            rows=len(matrix) if event_rows is None else event_rows,
+            labelled_rows=len(matrix),
+            positive_share=float(labels.mean()),
+            sha256=digest_training_data(matrix, labels, event_time_ms),
+        ),
+        libraries=read_libraries(),
+        metrics=metrics,
+        golden=GoldenRows.of(golden, scorer.score(golden)),
+        artifact=Artifact(kind, hashlib.sha256(data).hexdigest(), len(data)),
+        created_at_ms=created_at_ms,
+        reference=json.loads(reference.to_json()),
+        parent=parent,
+    )
+    manifest.check()
+    return TrainedModel(estimator, scorer, manifest, data)
+
+
+def make_signature(pipeline: Pipeline) -> Signature:
+    """Return the signature of the models of a pipeline: its features, in order."""
+    return Signature(tuple(FeatureSpec(feature.name, feature.type, feature.values) for feature in pipeline.features))
+
+
+def measure(scores: Floats, labels: Floats, event_time_ms: Ints, threshold: float) -> Metrics:
+    """Measure scores against labels (0 or 1).
+
+    Examples
+    --------
+    Three of four decisions are right, and 3 of the 4 pairs of a positive and a negative are in order:
+
+    >>> found = measure(np.array([0.2, 0.6, 0.5, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]), np.arange(4), 0.5)
+    >>> found.accuracy, found.auc, found.n
+    (0.75, 0.75, 4)
+    """
+    has_both = 0 < labels.sum() < len(labels)
+    likelihood = np.clip(np.where(labels == 1, scores, 1.0 - scores), 1e-15, 1.0)
+    return Metrics(
+        auc=float(roc_auc_score(labels, scores)) if has_both else None,
+        log_loss=float(-np.log(likelihood).mean()),
+        accuracy=float(((scores >= threshold) == (labels == 1)).mean()),
+        n=len(labels),
+        from_ms=int(event_time_ms[0]),
+        to_ms=int(event_time_ms[-1]),
+    )
+
+
+def read_libraries() -> dict[str, str]:
+    """Return the versions that a fitted model depends on, as they are installed here."""
+    libraries = {name: metadata.version(name) for name in ("numpy", "scikit-learn", "skops")}
+    try:
+        libraries["streamgauge"] = metadata.version("streamgauge")
+    except metadata.PackageNotFoundError:
+        libraries["streamgauge"] = "source"
+    return {"python": platform.python_version(), **libraries}
+
+
+def _builder(family: str, signature: Signature) -> Callable[[], Any]:
+    if family not in FAMILIES:
+        raise TrainingError(f"{family!r} is not a model family; known are {', '.join(FAMILIES)}.")
+    kinds = [FeatureKind(feature.type, len(feature.values)) for feature in signature.features]
+    return lambda: FAMILIES[family].build(kinds, SEED)
+
+
+def _fit(estimator: Any, matrix: Floats, labels: Floats) -> Any:
+    # With more threads BLAS may add in another order, and the coefficients' last bits would change.
+    with threadpool_limits(1, user_api="blas"):
+        return estimator.fit(np.where(np.isfinite(matrix), matrix, np.nan), labels)
+
+
+def _score_unseen(build: Callable[[], Any], matrix: Floats, labels: Floats, cut: int) -> Floats:
+    """Score the rows before the hold-out by models that have not seen them: each half by one fitted on all the others.
+
+    On the rows it was fitted on a model is too sure, and a reference of such scores would call every stream drifted.
+    """
+    half = cut // 2
+    scores = np.empty(cut)
+    for rows in (slice(0, half), slice(half, cut)):
+        others = np.ones(len(matrix), dtype=bool)
+        others[rows] = False
+        if not 0 < labels[others].sum() < others.sum():
+            raise TrainingError("All positive labels lie in one part of the time range; train on a longer range.")
+        scores[rows] = make_scorer(_fit(build(), matrix[others], labels[others])).score(matrix[rows])
+    return scores
+
+
+def _in_time_order(matrix: Floats, labels: Floats, event_time_ms: Ints, width: int) -> tuple[Floats, Floats, Ints]:
+    if matrix.ndim != 2 or matrix.shape != (len(labels), width) or len(event_time_ms) != len(labels):
+        raise TrainingError(
+            f"A matrix of shape {matrix.shape}, {len(labels)} labels, {len(event_time_ms)} times do not fit together "
+            f"or not the pipeline's {width} features; build them with this pipeline."
+        )
+    if len(labels) < FEWEST_ROWS:
+        raise TrainingError(f"There are {len(labels)} labelled events in the range; train on at least {FEWEST_ROWS}.")
+    if not np.isin(labels, (0.0, 1.0)).all():
+        raise TrainingError("Some labels are neither 0 nor 1; the models here are binary classifiers.")
+    order = np.argsort(event_time_ms, kind="stable")
+    return matrix[order], labels[order], event_time_ms[order]
+
+
+def _find_cut(event_time_ms: Ints) -> int:
+    """Return where the hold-out begins; events of one time stay together, so that no time is on both sides."""
+    at = len(event_time_ms) - round(HOLD_OUT_SHARE * len(event_time_ms))
+    cut = int(np.searchsorted(event_time_ms, event_time_ms[at], side="left"))
+    if cut == 0:
+        raise TrainingError("More than 80 % of the events have one and the same time; train on a longer range.")
+    return cut
+
+
+def _check_classes(labels: Floats, cut: int) -> None:
+    positives = int(labels[:cut].sum())
+    if not 0 < positives < cut:
+        raise TrainingError(
+            f"Of the first {cut} events {positives} are positive; a model needs both outcomes: train on a longer range."
+        )

@@ -1,0 +1,282 @@
+"""Verify a model version before it may score: what a worker does with every version that is announced.
+
+In this order, so that nothing is parsed before it is known to be what the manifest names: manifest, feature set,
+signature, libraries, size and digest; then, in a child process with limited memory and time, loading and the golden
+rows; then the same in this process, and warm-up. A file that is crafted to crash at predict ends the child, and is a
+refusal; this process goes on.
+
+Golden rows agree when no score differs by more than 1e-12. On the machine and libraries of training they are equal bit
+for bit (`VerifiedModel.is_bit_equal` says whether); another processor's exp may differ in its last bit, which is no
+other model.
+
+``python -m models.verify`` is that child: it reads the manifest's length as a line, the manifest and the artifact from
+standard input, and writes one JSON object.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from models.artifact import ArtifactError, check_bytes, load
+from models.manifest import Manifest, ManifestError
+from models.scorer import Scorer, make_scorer
+
+GOLDEN_TOLERANCE = 1e-12
+WARM_UP_BATCHES = (1, 100, 5000)
+#: Python with scikit-learn maps 0.5 GB of address space; a model of 64 MB needs a few times its size.
+CHILD_MEMORY_BYTES = 2 * 2**30
+CHILD_CPU_SECONDS = 30
+CHILD_TIMEOUT_S = 60.0
+
+
+class RefusedModelError(Exception):
+    """A model version that may not score.
+
+    ``reason``: manifest, model, feature_set, signature, incompatible, size, digest, format, untrusted, load, golden,
+    not_finite, crash, timeout, memory. ``detail``: one sentence.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+RefusedModel = RefusedModelError
+
+
+@dataclass(frozen=True, eq=False)
+class VerifiedModel:
+    """A loaded version that gave its golden scores, warm.
+
+    ``latency_us`` maps batch sizes to microseconds a batch (the best of a few). ``is_bit_equal``: the golden scores
+    came out to the bit.
+    """
+
+    manifest: Manifest
+    estimator: Any
+    scorer: Scorer
+    is_bit_equal: bool
+    latency_us: dict[int, float]
+    seconds: float
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the child says; ``reason`` is empty when the golden rows agree."""
+
+    reason: str = ""
+    detail: str = ""
+
+
+def verify(
+    manifest: Manifest | bytes,
+    artifact_bytes: bytes,
+    expected_feature_set: str,
+    *,
+    expected_sha256: str | None = None,
+    expected_names: Iterable[str] | None = None,
+    expected_model: tuple[str, str] | None = None,
+    allow_joblib: bool = False,
+    in_child: bool = True,
+    timeout_s: float = CHILD_TIMEOUT_S,
+    memory_bytes: int = CHILD_MEMORY_BYTES,
+) -> VerifiedModel:
+    """Load a version and prove that it is what its manifest says. Takes seconds: call it off the event loop.
+
+    Parameters
+    ----------
+    manifest, artifact_bytes
+        As `models.registry.resolve` gives them.
+    expected_feature_set
+        The digest of the features that this process computes.
+    expected_sha256, expected_model
+        Digest of the artifact, and (model, version), as the model update has them; None: not compared.
+    expected_names
+        The feature names of this process, in order; None: not compared.
+    in_child
+        False skips the child process, for bytes that this process has made itself.
+
+    Raises
+    ------
+    RefusedModelError
+        With a one-word reason and a sentence, for whatever is wrong.
+    """
+    started = time.perf_counter()
+    try:
+        checked = Manifest.from_bytes(manifest) if isinstance(manifest, bytes) else manifest
+        checked.check()
+    except ManifestError as error:
+        raise RefusedModelError("manifest", str(error)) from error
+    _check_identity(checked, expected_feature_set, expected_sha256, expected_names, expected_model)
+    check_libraries(checked.libraries)
+    try:
+        check_bytes(artifact_bytes, checked.artifact.sha256)
+        if checked.artifact.format != "skops" and not allow_joblib:
+            load(artifact_bytes, checked.artifact.sha256, checked.artifact.format)
+    except ArtifactError as error:
+        raise RefusedModelError(error.reason, str(error)) from error
+    if in_child:
+        _verify_in_child(checked, artifact_bytes, allow_joblib, timeout_s, memory_bytes)
+    estimator, scorer, is_bit_equal = _load_and_compare(checked, artifact_bytes, allow_joblib)
+    latency_us = _warm_up(checked, scorer)
+    return VerifiedModel(checked, estimator, scorer, is_bit_equal, latency_us, time.perf_counter() - started)
+
+
+def check_libraries(libraries: Mapping[str, str]) -> None:
+    """Refuse a model that was fitted with another major.minor of scikit-learn: estimators do not carry over."""
+    made_with, here = libraries.get("scikit-learn", "none"), metadata.version("scikit-learn")
+    if made_with.split(".")[:2] != here.split(".")[:2]:
+        raise RefusedModelError(
+            "incompatible",
+            f"It was fitted with scikit-learn {made_with} and here is {here}: train it again, or install the other.",
+        )
+
+
+def _check_identity(
+    manifest: Manifest,
+    feature_set: str,
+    sha256: str | None,
+    names: Iterable[str] | None,
+    model: tuple[str, str] | None,
+) -> None:
+    if model is not None and (manifest.model, manifest.version) != model:
+        raise RefusedModelError(
+            "model",
+            f"The update names {model[0]} {model[1]}, and what it points to is {manifest.model} {manifest.version}.",
+        )
+    if sha256 is not None and manifest.artifact.sha256 != sha256:
+        raise RefusedModelError(
+            "digest",
+            f"The update announces artifact {sha256[:12]}… and the manifest names {manifest.artifact.sha256[:12]}….",
+        )
+    if manifest.feature_set != feature_set:
+        raise RefusedModelError(
+            "feature_set",
+            f"It was trained on feature set {manifest.feature_set}, and this pipeline has {feature_set}: train again.",
+        )
+    if names is not None and tuple(names) != manifest.signature.names:
+        raise RefusedModelError(
+            "signature", "Its features are not this pipeline's, or not in this order: train a version for it."
+        )
+
+
+def _load_and_compare(manifest: Manifest, artifact_bytes: bytes, allow_joblib: bool) -> tuple[Any, Scorer, bool]:
+    try:
+        estimator = load(artifact_bytes, manifest.artifact.sha256, manifest.artifact.format, allow_joblib=allow_joblib)
+    except ArtifactError as error:
+        raise RefusedModelError(error.reason, str(error)) from error
+    width = len(manifest.signature.features)
+    if getattr(estimator, "n_features_in_", width) != width:
+        raise RefusedModelError(
+            "signature", f"The artifact takes {estimator.n_features_in_} features, the manifest has {width}."
+        )
+    try:
+        scorer = make_scorer(estimator)
+        scores = scorer.score(manifest.golden.matrix)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a wrong estimator raises, the answer is the same
+        raise RefusedModelError("golden", f"The model cannot score its golden rows: {error}") from error
+    expected = np.array(manifest.golden.scores)
+    if not (np.isfinite(scores).all() and np.isfinite(expected).all()):
+        raise RefusedModelError("not_finite", "A score of the golden rows is not a finite number.")
+    difference = np.abs(scores - expected)
+    worst = int(difference.argmax())
+    if difference[worst] > GOLDEN_TOLERANCE:
+        raise RefusedModelError(
+            "golden",
+            f"Golden row {worst} scores {scores[worst]:.17g} and not {expected[worst]:.17g}: not what was registered.",
+        )
+    return estimator, scorer, bool(np.array_equal(scores, expected))
+
+
+def _warm_up(manifest: Manifest, scorer: Scorer) -> dict[int, float]:
+    golden = manifest.golden.matrix
+    latency_us = {}
+    for size in WARM_UP_BATCHES:
+        batch = np.resize(golden, (size, golden.shape[1]))
+        best = float("inf")
+        for _ in range(3):
+            started = time.perf_counter()
+            scorer.score(batch)
+            best = min(best, time.perf_counter() - started)
+        latency_us[size] = best * 1e6
+    return latency_us
+
+
+def _verify_in_child(
+    manifest: Manifest, artifact_bytes: bytes, allow_joblib: bool, timeout_s: float, memory_bytes: int
+) -> None:
+    data = manifest.to_bytes()
+    arguments = [str(memory_bytes), str(CHILD_CPU_SECONDS), "joblib" if allow_joblib else "skops"]
+    try:
+        child = subprocess.run(  # noqa: S603  # our own interpreter and module
+            [sys.executable, "-m", "models.verify", *arguments],
+            input=f"{len(data)}\n".encode() + data + artifact_bytes,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            env=_child_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        raise RefusedModelError(
+            "timeout", f"Loading it and scoring its golden rows took more than {timeout_s:g} s."
+        ) from None
+    except OSError as error:
+        raise RefusedModelError("crash", f"The process that tries it could not start: {error}.") from error
+    try:
+        verdict = msgspec.json.decode(child.stdout.splitlines()[-1], type=Verdict)
+    except (IndexError, msgspec.DecodeError):
+        words = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        said = f" ({words[0][:200]})" if words else ""
+        raise RefusedModelError(
+            "crash", f"The process that tried it ended with code {child.returncode}{said}."
+        ) from None
+    if verdict.reason:
+        raise RefusedModelError(verdict.reason, verdict.detail)
+
+
+def _child_environment() -> dict[str, str]:
+    """Return only what Python needs: passwords of servers are no business of a file under suspicion."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+    root = str(Path(__file__).resolve().parent.parent)
+    # More threads would each map a stack and a buffer of their own against the memory limit.
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**kept, **one_thread, "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _limit(memory_bytes: int, cpu_seconds: int) -> None:
+    import resource  # noqa: PLC0415  # POSIX only, and only the child needs it
+
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _run_child(arguments: list[str]) -> Verdict:
+    memory_bytes, cpu_seconds, kind = int(arguments[0]), int(arguments[1]), arguments[2]
+    _limit(memory_bytes, cpu_seconds)
+    try:
+        length = int(sys.stdin.buffer.readline())
+        manifest = Manifest.from_bytes(sys.stdin.buffer.read(length))
+        _load_and_compare(manifest, sys.stdin.buffer.read(), allow_joblib=kind == "joblib")
+    except RefusedModelError as refusal:
+        return Verdict(refusal.reason, refusal.detail)
+    except MemoryError:
+        return Verdict("memory", f"Loading it and scoring its golden rows needs more than {memory_bytes >> 20} MB.")
+    return Verdict()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(msgspec.json.encode(_run_child(sys.argv[1:])).decode() + "\n")
