@@ -1,4 +1,4 @@
-"""Runs a stack: Kafka (embedded unless a server is given), its topics, a monitor and workers, each a process of its own."""
+"""Runs a stack: Kafka (embedded unless a server is given), its topics, a monitor and workers, each its own process."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from app.adapters.child_process import birth_mark
 from app.adapters.embedded_kafka import EmbeddedKafka
 from app.adapters.home_lock import HomeLock
-from app.adapters.kafka_jars import Download
 from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
 from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild
 from app.adapters.topics_admin import ensure_topics
-from app.settings import Settings
-from schemas.topics import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from app.adapters.kafka_jars import Download
+    from app.settings import Settings
+    from schemas.topics import Topic
 
 STOP_DEADLINE_S = 30.0
 
 
 def pipeline_children(pipeline: str, workers: int, http_port: int = 0) -> Callable[[Settings], list[Child]]:
-    """The monitor and the workers of a pipeline, as `Stack` takes them.
+    """Return the monitor and the workers of a pipeline, as `Stack` takes them.
 
     ``http_port`` is the monitor's; 0 takes a free one, as the workers do.
     """
@@ -116,7 +119,8 @@ class Stack:
         home = self.settings.home
         if not self._lock.try_acquire():
             raise StackError(
-                f"Another run (process {self._lock.holder()}) uses the home {home}: stop it, or choose another by --home."
+                f"Another run (process {self._lock.holder()}) uses the home {home}: "
+                "stop it, or choose another by --home."
             )
         try:
             if self._kafka is not None:
@@ -203,7 +207,7 @@ class Stack:
         return {"kafka": self.bootstrap, **{one.child.name: one.http for one in self._children if one.http}}
 
     def describe(self) -> Run:
-        """What the run file says."""
+        """Return what the run file says."""
         pid = os.getpid()
         return Run(
             pid=pid,
@@ -224,7 +228,10 @@ class Stack:
     def _on_change(self) -> None:
         with self._changed:
             if not self._stopping.is_set():
-                write_run(self.settings.home, self.describe())
+                try:
+                    write_run(self.settings.home, self.describe())
+                except OSError as error:  # the stack goes on; only commands beside it do not find it
+                    self._say(f"Cannot write {self.settings.home / 'run.json'} ({error.strerror}): make room.")
             self._changed.notify_all()
 
     def _raise_failure(self) -> None:
@@ -240,23 +247,22 @@ class Stack:
             if self._kafka.is_alive():
                 continue
             crashes = 1 if time.monotonic() - started >= self._policy.settled_s else crashes + 1
+            log, limit = self._kafka.log_path, self._policy.limit
+            if crashes > limit:
+                self._failure = f"Kafka died {crashes} times in a row: see {log}."
+                self._on_change()
+                return
+            self._say(f"Kafka died; starting it again ({crashes} of {limit}), see {log}.")
             try:
-                if crashes > self._policy.limit:
-                    raise StackError(f"Kafka died {crashes} times in a row: see {self._kafka.log_path}.")
-                self._say(f"Kafka died; starting it again ({crashes} of {self._policy.limit}), see {self._kafka.log_path}.")
                 self._kafka.revive()
             except StackError as error:
-                if crashes > self._policy.limit:
-                    self._failure = str(error)
-                    self._on_change()
-                    return
                 self._say(str(error))
             started = time.monotonic()
             self._on_change()
 
 
 def hide_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """Return the URL as it may be shown."""
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -14,6 +14,10 @@ from pathlib import Path
 
 from jgo.maven import MavenContext
 
+HEADER = (
+    "# The jars of the embedded Kafka: group:artifact:version, bytes, SHA-256. Written by scripts/lock_kafka_jars.py."
+)
+
 
 def main(kafka: str, log4j: str) -> None:
     """Print the lock."""
@@ -25,7 +29,7 @@ def main(kafka: str, log4j: str) -> None:
             inputs, transitive = context.resolver.resolve([context.create_dependency(root)])
             for dependency in [*inputs, *(one for one in transitive if one.scope in {"compile", "runtime"})]:
                 chosen[dependency.groupId, dependency.artifactId] = dependency.artifact
-        print("# The jars of the embedded Kafka: group:artifact:version, bytes, SHA-256. Written by scripts/lock_kafka_jars.py.")
+        print(HEADER)
         for (group, name), artifact in sorted(chosen.items()):
             data = artifact.resolve().read_bytes()
             print(f"{group}:{name}:{artifact.version} {len(data)} {hashlib.sha256(data).hexdigest()}")

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 # Runs in the child before the program itself. A program of its own instead of a preexec_fn, which may deadlock when the
 # parent has threads. The parent may have died before prctl was called: its id is compared afterwards.
@@ -28,7 +30,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 @cache
 def _spawner() -> ThreadPoolExecutor:
-    """The one thread that starts children: Linux sends the death signal when the *thread* that forked ends."""
+    """Return the one thread that starts children: Linux sends the death signal when the *thread* that forked ends."""
     return ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
@@ -77,7 +79,7 @@ def stop_child(child: subprocess.Popen[bytes], deadline_s: float) -> bool:
 
 
 def birth_mark(pid: int) -> str | None:
-    """What tells a process from a later one with the same id: its start time. None when there is none (or a zombie)."""
+    """Return what tells a process from a later one with its id, the start time; None when it is gone or a zombie."""
     if sys.platform == "linux":
         try:
             # The command in parentheses may hold anything; what follows is the state and then numbers.

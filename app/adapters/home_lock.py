@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from app.adapters.stack_error import StackError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class HomeLock:
@@ -61,7 +63,7 @@ class HomeLock:
             self._descriptor = None
 
     def holder(self) -> int | None:
-        """The process that wrote its id into the lock file, None when it says nothing."""
+        """Return the process that wrote its id into the lock file, None when it says nothing."""
         try:
             text = self.path.read_text()
         except OSError:

@@ -10,16 +10,19 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.adapters.home_lock import HomeLock
 from app.adapters.stack_error import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 #: Downloads at a time: enough to hide the round trips of small files, few enough for a public server.
 CONNECTIONS = 4
@@ -68,19 +71,23 @@ class Download:
 
 
 def read_lock(text: str) -> tuple[Jar, ...]:
-    """The jars of a lock's text."""
+    """Read the text of a lock."""
     rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    return tuple(Jar(*coordinate.split(":"), int(size), sha256) for coordinate, size, sha256 in rows)
+    jars = []
+    for coordinate, size, sha256 in rows:
+        group, artifact, version = coordinate.split(":")
+        jars.append(Jar(group, artifact, version, int(size), sha256))
+    return tuple(jars)
 
 
 @cache
 def locked_jars() -> tuple[Jar, ...]:
-    """The jars this version runs on."""
+    """Return the jars this version runs on."""
     return read_lock(files("app.adapters").joinpath("kafka_jars.lock").read_text())
 
 
 def kafka_version() -> str:
-    """The version of Kafka in the lock."""
+    """Return the version of Kafka in the lock."""
     return next(jar.version for jar in locked_jars() if jar.artifact == "kafka_2.13")
 
 
@@ -90,7 +97,7 @@ def ensure_jars(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[Download], None] = lambda _: None,
 ) -> Path:
-    """The folder with every jar, downloading what is missing or damaged.
+    """Return the folder with every jar, downloading what is missing or damaged.
 
     Each file is downloaded beside the folder, verified and renamed into it; processes that start at once wait for the
     one that downloads. A complete cache is only read, so it may be read-only.
@@ -123,7 +130,7 @@ def _missing(folder: Path) -> list[Jar]:
 
 def _announce(folder: Path, missing: list[Jar], say: Callable[[str], None]) -> None:
     megabytes = sum(jar.size_bytes for jar in missing) / 1e6
-    what = f"{len(missing)} files, {megabytes:.0f} MB, once"
+    what = f"{len(missing)} file{'s' if len(missing) > 1 else ''}, {megabytes:.1f} MB, once"
     if any(folder.glob("*.jar")):
         say(f"The Kafka files in {folder} are incomplete or damaged; downloading them again ({what}).")
     else:
@@ -151,18 +158,21 @@ def _fetch_all(missing: list[Jar], folder: Path, progress: Callable[[Download], 
         folder.mkdir(parents=True, exist_ok=True)
         for abandoned in folder.parent.glob(".download-*"):  # of a killed download; the lock is ours
             shutil.rmtree(abandoned, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as name:
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                fetched = [pool.submit(fetch_into_place, jar, Path(name)) for jar in missing]
-                try:
-                    for future in fetched:
-                        future.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+        with (
+            tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as name,
+            ThreadPoolExecutor(CONNECTIONS) as pool,
+        ):
+            fetched = [pool.submit(fetch_into_place, jar, Path(name)) for jar in missing]
+            try:
+                for future in fetched:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     except OSError as error:
         raise StackError(
-            f"Cannot write the cache {folder} ({error.strerror}): make room, or choose another folder by STREAMGAUGE_CACHE."
+            f"Cannot write the cache {folder} ({error.strerror}): "
+            "make room, or choose another folder by STREAMGAUGE_CACHE."
         ) from error
 
 
@@ -173,7 +183,8 @@ def _fetch(jar: Jar, temporary: Path, count: Callable[[int], None]) -> Path:
         from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415  # an extra; imported only to download
     except ImportError as error:
         raise StackError(
-            "The embedded Kafka needs its extra: pip install 'streamgauge[embedded]', or give a server by STREAMGAUGE_KAFKA."
+            "The embedded Kafka needs its extra: pip install 'streamgauge[embedded]', "
+            "or give a server by STREAMGAUGE_KAFKA."
         ) from error
 
     received = 0

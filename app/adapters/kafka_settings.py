@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-#: Broker settings that do not depend on where the server runs. docker-compose.yml sets exactly these too (a test compares).
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Broker settings that do not depend on where the server runs; docker-compose.yml sets exactly these too.
 BROKER_SETTINGS: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -29,6 +32,9 @@ BROKER_SETTINGS: Mapping[str, str] = {
     "group.min.session.timeout.ms": "1000",
     # The open transaction of a dead worker blocks readers until it is aborted: look every second, not every ten.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    # After a kill, the server waits until its own earlier registration has expired (9 s by default).
+    "broker.session.timeout.ms": "5000",
+    "broker.heartbeat.interval.ms": "1000",
     # A stack that was down for months goes on where it was (7 days by default).
     "offsets.retention.minutes": "5256000",
     # Room for the largest event (1 MiB) as a dead letter, which adds headers.
@@ -37,7 +43,7 @@ BROKER_SETTINGS: Mapping[str, str] = {
 
 
 def render_properties(*, port: int, controller_port: int, data_folder: str) -> str:
-    """The server.properties of an embedded server that listens on this machine alone.
+    """Render the server.properties of an embedded server that listens on this machine alone.
 
     ``data_folder`` is relative to the server's working folder: Kafka would split an absolute path at its commas.
     """
@@ -55,7 +61,7 @@ def render_properties(*, port: int, controller_port: int, data_folder: str) -> s
 
 
 def render_logging(log_path: str) -> str:
-    """The log4j2.xml that writes one rolling file."""
+    """Render the log4j2.xml that writes one rolling file."""
     log_path = quoteattr(log_path)[1:-1]
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="ERROR" shutdownHook="disable">

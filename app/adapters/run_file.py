@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from app.adapters.child_process import birth_mark
 from app.adapters.stack_error import StackError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class RunningKafka(msgspec.Struct, frozen=True):
@@ -73,6 +76,7 @@ def find_kafka(kafka: str, home: Path) -> str:
     run = read_run(home)
     if run is None:
         raise StackError(
-            f"No stack runs in {home}: start `streamgauge up`, name another home by STREAMGAUGE_HOME, or a server by STREAMGAUGE_KAFKA."
+            f"No stack runs in {home}: start `streamgauge up`, "
+            "name another home by STREAMGAUGE_HOME, or a server by STREAMGAUGE_KAFKA."
         )
     return run.kafka.bootstrap

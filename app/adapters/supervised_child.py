@@ -1,8 +1,8 @@
 """One named child process that is started again when it crashes.
 
-What a child may rely on: it says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``;
-everything else it prints goes to its log. It ends with exit code 0 when its work is done and 2 when it was started wrongly:
-neither is started again; any other end is a crash.
+A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``; whatever
+else it prints goes to its log. Exit code 0: its work is done; 2 (wrong usage) and 78 (a person must mend something first):
+starting it again would not help. Any other end is a crash.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from app.adapters.child_process import spawn, stop_child
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
 State = Literal["starting", "ready", "waiting", "done", "failed", "stopped"]
 
-#: Exit codes after which a child is left alone.
+#: Exit codes after which a child is left alone; 78 is EX_CONFIG of sysexits.h.
 DONE = 0
-WRONG_USAGE = 2
+BEYOND_RESTART = frozenset({2, 78})
 
 
 @dataclass(frozen=True)
 class Child:
-    """What to run. ``stop_first``: it is stopped before the others (a worker, before the monitor that reads from it)."""
+    """What to run. ``stop_first``: stopped before the others (a worker, before the monitor that reads from it)."""
 
     name: str
     command: tuple[str, ...]
@@ -143,14 +146,15 @@ class SupervisedChild:
                 crashes = 0
             crashes += 1
             name, how = self.child.name, _describe_end(code)
-            if code == WRONG_USAGE or crashes > self._policy.limit:
-                again = "" if code == WRONG_USAGE else f" {crashes} times in a row"
+            if code in BEYOND_RESTART or crashes > self._policy.limit:
+                again = "" if code in BEYOND_RESTART else f", {crashes} times in a row"
                 self.why = f"{name} ended with {how}{again}: {self._last_line()} (its log: {self.log_path})"
                 self._become("failed")
                 return
             wait_s = self._policy.wait_s(crashes)
             self._say(
-                f"{name} ended with {how}; starting it again in {wait_s:g} s ({crashes} of {self._policy.limit}), see {self.log_path}."
+                f"{name} ended with {how}; starting it again in {wait_s:g} s "
+                f"({crashes} of {self._policy.limit}), see {self.log_path}."
             )
             self._become("waiting")
             if self._stopping.wait(wait_s):
@@ -176,10 +180,9 @@ class SupervisedChild:
             reader = threading.Thread(target=self._read, args=(process.stdout, log), daemon=True)
             reader.start()
             code = process.wait()
-            try:  # its own children, which hold the pipe open too
+            # Its own children, which hold the pipe open too; there are none, as a rule.
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # there are none, which is how it should be
             reader.join()
             process.stdout.close()
         return code

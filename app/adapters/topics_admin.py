@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from app.adapters.stack_error import StackError
-from schemas.topics import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from schemas.topics import Topic
 
 LEADER_DEADLINE_S = 30.0
 REQUEST_TIMEOUT_MS = 15_000
@@ -46,13 +49,13 @@ async def ensure_topics(bootstrap: str, topics: Sequence[Topic], replication: in
 
     Returns
     -------
-    The names of the topics created, in the order given; topics that another process created meanwhile are not among them.
+    The names of the topics created, in the order given, without those that another process created meanwhile.
 
     Raises
     ------
     StackError
         When no server answers, a topic cannot be created or has no leader in time, or an existing one has another number
-        of partitions or another cleanup.policy. An existing topic is never changed: events would change partitions.
+        of partitions or another cleanup.policy. An existing topic is never changed: keys would change partitions.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
@@ -66,7 +69,8 @@ async def ensure_topics(bootstrap: str, topics: Sequence[Topic], replication: in
         _check(bootstrap, topics, await _wait_for_leaders(admin, topics))
     except KafkaError as error:
         raise StackError(
-            f"Kafka at {bootstrap} does not answer as it should ({error!r:.200}): check that it runs and STREAMGAUGE_KAFKA names it."
+            f"Kafka at {bootstrap} does not answer as it should ({error!r:.200}): "
+            "check that it runs and STREAMGAUGE_KAFKA names it."
         ) from error
     finally:
         await admin.close()
@@ -116,8 +120,9 @@ def _check(bootstrap: str, topics: Sequence[Topic], existing: dict[str, Existing
             continue
         if found.partitions != topic.partitions:
             raise StackError(
-                f"The topic {topic.name} at {bootstrap} has {found.partitions} partitions but the pipeline says {topic.partitions}: "
-                f"set partitions = {found.partitions} in the pipeline file, or delete the pipeline's topics and their data."
+                f"The topic {topic.name} at {bootstrap} has {found.partitions} partitions but the pipeline says "
+                f"{topic.partitions}: set partitions = {found.partitions} in the pipeline file, "
+                "or delete the pipeline's topics and their data."
             )
         wanted = topic.config.get("cleanup.policy", "delete")
         # An empty policy: the server does not let us read it.
@@ -137,5 +142,7 @@ async def _wait_for_leaders(admin: Any, topics: Sequence[Topic]) -> dict[str, Ex
         if not late:
             return existing
         if time.monotonic() > until:
-            raise StackError(f"The topic {late[0]} has no leader after {LEADER_DEADLINE_S:.0f} s: look at the log of the brokers.")
+            raise StackError(
+                f"The topic {late[0]} has no leader after {LEADER_DEADLINE_S:.0f} s: look at the log of the brokers."
+            )
         await asyncio.sleep(0.1)

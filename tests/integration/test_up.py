@@ -1,0 +1,225 @@
+"""A whole stack on the real Kafka, with small programs in the place of worker and monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from app.adapters.child_process import birth_mark
+from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.run_file import read_run
+from app.adapters.stack_error import StackError
+from app.adapters.supervised_child import Child, RestartPolicy
+from app.settings import Settings
+from app.supervisor import Stack
+from schemas.topics import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CACHE = Settings.read().cache
+TOPICS = [Topic("small.events", 2), Topic("small.scores", 2)]
+
+#: Says that it is ready with the Kafka it was given, and on SIGTERM writes its name into the file "stopped" and ends.
+STAND_IN = """
+import json, os, signal, sys
+def stop(*_):
+    with open(os.environ["STREAMGAUGE_HOME"] + "/stopped", "a") as file:
+        print(sys.argv[1], file=file)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print(json.dumps({"ready": True, "http": "http://" + os.environ["STREAMGAUGE_KAFKA"] + "/" + sys.argv[1]}))
+while True:
+    signal.pause()
+"""
+
+
+def stand_ins(settings: Settings) -> list[Child]:
+    return [
+        Child(name, (sys.executable, "-c", STAND_IN, name), settings.to_environment(), stop_first=name != "monitor")
+        for name in ("monitor", "worker-1", "worker-2")
+    ]
+
+
+def settings_for(home: Path, **changes: str) -> Settings:
+    return Settings.read({"STREAMGAUGE_HOME": str(home), "STREAMGAUGE_CACHE": str(CACHE), **changes})
+
+
+#: `streamgauge up` but for the pipeline: same start, same announcement, same signals, same exit code.
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from app.cli.narration import Narrator
+from app.cli.up import announce, run_stack
+from app.supervisor import Stack
+import stack_on_trial as trial
+narrator = Narrator()
+stack = Stack(trial.settings_for(Path(sys.argv[1])), pipeline="small", topics=trial.TOPICS, children=trial.stand_ins,
+              say=narrator.say, progress=narrator.progress)
+sys.exit(run_stack(stack, narrator, lambda: announce(stack, as_json=True)))
+"""
+
+
+@contextmanager
+def driven(home: Path, modules: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A process that runs the stack, and the JSON object that it printed."""
+    modules.mkdir(exist_ok=True)
+    (modules / "stack_on_trial.py").write_text(Path(__file__).read_text())
+    program = [sys.executable, "-c", DRIVER, str(home), str(modules)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield process, json.loads(line)
+        finally:
+            process.kill()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process that is not our child ends within a deadline."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    try:
+        return bool(poll.poll(60_000))
+    finally:
+        os.close(descriptor)
+
+
+def pids(run: dict[str, Any]) -> list[int]:
+    return [run["kafka"]["pid"], *(child["pid"] for child in run["children"].values())]
+
+
+async def list_topics(bootstrap: str) -> set[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        return set(await admin.list_topics())
+    finally:
+        await admin.close()
+
+
+def test_a_stack_says_where_everything_listens_and_stops_in_order(tmp_path: Path) -> None:
+    stack = Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=stand_ins)
+    with stack:
+        stack.wait_ready(60)
+        bootstrap = stack.bootstrap
+        assert stack.addresses() == {
+            "kafka": bootstrap,
+            "monitor": f"http://{bootstrap}/monitor",
+            "worker-1": f"http://{bootstrap}/worker-1",
+            "worker-2": f"http://{bootstrap}/worker-2",
+        }
+        processes = stack.processes()
+        assert set(processes) == {"kafka", "monitor", "worker-1", "worker-2"}
+        assert asyncio.run(list_topics(bootstrap)) >= {topic.name for topic in TOPICS}
+        run = read_run(tmp_path)
+        assert run is not None
+        assert (run.pid, run.pipeline, run.kafka.bootstrap) == (os.getpid(), "small", bootstrap)
+        assert {name: child.pid for name, child in run.children.items()} | {"kafka": run.kafka.pid} == processes
+        with pytest.raises(StackError, match=rf"Another run \(process {os.getpid()}\)"):
+            Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=stand_ins).start()
+    assert stack.processes() == {}
+    assert [birth_mark(pid) for pid in processes.values()] == [None] * 4
+    assert not (tmp_path / "run.json").exists()
+    *workers, last = (tmp_path / "stopped").read_text().split()
+    assert (sorted(workers), last) == (["worker-1", "worker-2"], "monitor")
+
+
+def test_a_given_kafka_is_used_and_left_alone(tmp_path: Path) -> None:
+    with EmbeddedKafka(tmp_path / "server", CACHE) as server:
+        settings = settings_for(tmp_path / "home", STREAMGAUGE_KAFKA=server.bootstrap)
+        with Stack(settings, pipeline="small", topics=TOPICS, children=stand_ins) as stack:
+            stack.wait_ready(60)
+            assert stack.bootstrap == server.bootstrap
+            assert "kafka" not in stack.processes()
+            run = read_run(tmp_path / "home")
+            assert run is not None
+            assert not run.kafka.embedded
+        assert server.is_alive()
+        assert not (tmp_path / "home" / "kafka").exists()
+
+
+def test_a_child_that_fails_for_good_is_the_stacks_error(tmp_path: Path) -> None:
+    def children(settings: Settings) -> list[Child]:
+        broken = Child("worker-1", (sys.executable, "-c", "raise SystemExit('no model')"), settings.to_environment())
+        return [*stand_ins(settings)[:1], broken]
+
+    said: list[str] = []
+    policy = RestartPolicy(limit=1, first_wait_s=0.01)
+    stack = Stack(
+        settings_for(tmp_path), pipeline="small", topics=TOPICS, children=children, policy=policy, say=said.append
+    )
+    with stack, pytest.raises(StackError, match=r"worker-1 ended with exit code 1, 2 times in a row: no model"):
+        stack.wait_ready(60)
+    assert sum("starting it again" in sentence for sentence in said) == 1
+
+
+def test_a_dead_kafka_comes_back_where_it_was(tmp_path: Path) -> None:
+    said: list[str] = []
+    stack = Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=stand_ins, say=said.append)
+    with stack:
+        stack.wait_ready(60)
+        before = stack.processes()
+        os.kill(before["kafka"], signal.SIGKILL)
+        assert has_ended(before["kafka"])
+        # The clients' own patience is the wait: they try until the server answers again.
+        assert asyncio.run(_list_topics_patiently(stack.bootstrap)) >= {topic.name for topic in TOPICS}
+        after = stack.processes()
+        assert after.pop("kafka") != before.pop("kafka")
+        assert after == before
+    assert said[-1].startswith("Kafka died; starting it again (1 of 5)")
+
+
+async def _list_topics_patiently(bootstrap: str) -> set[str]:
+    async with asyncio.timeout(90):
+        while True:
+            try:
+                return await list_topics(bootstrap)
+            except Exception:  # noqa: BLE001  # whatever a client says while there is no server
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything_and_the_next_start_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    home = tmp_path / "home"
+    for _ in range(2):
+        with driven(home, tmp_path / "modules") as (process, run):
+            assert run["pid"] == process.pid
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+        assert [has_ended(pid) for pid in pids(run)] == [True] * 4
+        assert not (home / "run.json").exists()
+        assert "earlier run" not in said
+
+
+def test_after_a_kill_nothing_goes_on_and_the_next_start_says_so(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with driven(home, tmp_path / "modules") as (process, killed):
+        process.kill()
+    assert [has_ended(pid) for pid in pids(killed)] == [True] * 4
+    assert read_run(home) is None
+    with driven(home, tmp_path / "modules") as (process, run):
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    assert not set(pids(run)) & set(pids(killed))
+    assert f"An earlier run in {home} did not stop cleanly; going on from its data." in said
