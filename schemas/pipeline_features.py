@@ -1,0 +1,224 @@
+"""The ``[lookups]`` and ``[[features]]`` of a pipeline file: read, and checked against the fields of its events."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import keyword
+from pathlib import Path
+from typing import get_args
+
+from schemas.expression import EVENT_TIME, IDENTIFIER, ExpressionError, Kind, parse, suggest
+from schemas.pipeline import Aggregate, EventField, Events, Feature, FeatureType, FieldType, Lookup, Window
+from schemas.toml_table import TomlTable
+
+#: Metrics that are not features; a feature of that name would be mixed up with them.
+RESERVED = ("score", "outcome", "label", EVENT_TIME)
+MOST_TILES = 10_000
+
+
+def check_name(table: TomlTable, key: str, name: str) -> str:
+    """Refuse what cannot be a name in an expression or column."""
+    if not IDENTIFIER.match(name) or keyword.iskeyword(name):
+        table.fail(key, f'"{name}" cannot be a name; use letters, digits and _, not beginning with a digit')
+    return name
+
+
+def find_python_file(reference: str, folder: Path) -> Path | None:
+    """The source file of "file.py:function" or "package.module:function"; None when there is none."""
+    module = reference.partition(":")[0]
+    if module.endswith(".py"):
+        path = folder / module
+        return path if path.is_file() else None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def check_python(table: TomlTable, key: str, reference: str, folder: Path) -> str:
+    """Refuse a reference whose file or function is not there. The file is parsed, not run."""
+    module, colon, function = reference.partition(":")
+    if not colon or not module or not function.isidentifier():
+        table.fail(key, f'"{reference}" is not a reference; write "file.py:function" or "package.module:function"')
+    path = find_python_file(reference, folder)
+    if path is None:
+        what = f"there is no file {folder / module}" if module.endswith(".py") else f"there is no module {module}"
+        table.fail(key, f"{what}; create it or correct the reference")
+    if path.suffix != ".py":
+        return reference
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        table.fail(key, f"{path.name} is not Python ({error}); correct it")
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    if function not in names:
+        table.fail(key, f'{path.name} has no function "{function}"; {suggest(function, names)}')
+    return reference
+
+
+def read_lookups(top: TomlTable, fields: tuple[EventField, ...]) -> tuple[Lookup, ...]:
+    """The ``[lookups.NAME]`` tables. Their data are not looked at."""
+    types = {field.name: field.type for field in fields}
+    tables = top.table("lookups")
+    lookups = []
+    for name in tables.keys():  # noqa: SIM118  # not a dict
+        table = tables.table(name)
+        check_name(tables, name, name)
+        table.allow("path", "keys", "columns", "time", "known_after", "max_age")
+        keys = table.mapping("keys", 'for example { column = "field" }')
+        for column, field in keys.items():
+            if field not in types:
+                table.fail("keys", f'there is no event field "{field}" for {column} to equal; {suggest(field, types)}')
+        columns = table.texts("columns")
+        if not columns:
+            table.fail("columns", "names no column; name those that features use")
+        for column in columns:
+            check_name(table, "columns", column)
+        for key in ("known_after", "max_age"):
+            if key in table and "time" not in table:
+                table.fail(key, "has no meaning without time; name the column that says when a row was true")
+        lookups.append(
+            Lookup(
+                name=name,
+                path=table.text("path", fix='a file, or "package:NAME/path"'),
+                keys=keys,
+                columns=columns,
+                time=table.text("time") if "time" in table else None,
+                known_after_ms=table.duration("known_after", "0s"),
+                max_age_ms=table.duration("max_age", least_ms=1) if "max_age" in table else None,
+            )
+        )
+    return tuple(lookups)
+
+
+def read_features(
+    top: TomlTable, events: Events, lookups: tuple[Lookup, ...], folder: Path, *, with_labels: bool
+) -> tuple[Feature, ...]:
+    """The ``[[features]]``, in order; each may use the stateless features before it."""
+    kinds: dict[str, Kind] = {EVENT_TIME: "number"}
+    kinds |= {f"{lookup.name}.{column}": "any" for lookup in lookups for column in lookup.columns}
+    fields: dict[str, Kind] = {f.name: "text" if f.type == "string" else "number" for f in events.fields}
+    features: list[Feature] = []
+    windowed: set[str] = set()
+    for table in top.tables("features"):
+        table.allow("name", "type", "expression", "window", "python", "arguments", "values")
+        name = check_name(table, "name", table.text("name", fix='for example name = "amount"'))
+        if name in RESERVED:
+            table.fail("name", f'"{name}" is the name of another metric; call the feature something else')
+        if any(name == other.name for other in features):
+            table.fail("name", f'"{name}" is used by two features; rename one')
+        kind = table.word("type", get_args(FeatureType))
+        given = [key for key in ("expression", "window", "python") if key in table]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            table.fail("", f"give exactly one of expression, window and python ({found} given)")
+        known = kinds | fields
+        expression = window = python = None
+        arguments: tuple[str, ...] = ()
+        if "expression" in table:
+            expression = _expression(table, kind, known, windowed)
+        elif "python" in table:
+            python = check_python(table, "python", table.text("python"), folder)
+            arguments = _arguments(table, known, windowed)
+        else:
+            window = _window(table.table("window"), kind, events, with_labels=with_labels)
+            windowed.add(name)
+        if "arguments" in table and python is None:
+            table.fail("arguments", "belong to python; remove the key")
+        values = _values(table, kind)
+        features.append(Feature(name, kind, expression, window, python, arguments, values))
+        if window is None:
+            kinds[name] = "text" if kind == "category" else "number"
+    if not features:
+        top.fail("features", "the pipeline has no features; add at least one [[features]] table")
+    return tuple(features)
+
+
+def _expression(table: TomlTable, kind: FeatureType, known: dict[str, Kind], windowed: set[str]) -> str:
+    text = table.text("expression")
+    try:
+        parsed = parse(text, known)
+    except ExpressionError as error:
+        for name in sorted(windowed):
+            if f'earlier feature "{name}"' in str(error):
+                table.fail(
+                    "expression",
+                    f'"{name}" is a window, which is known only after the expressions; name what is no window',
+                )
+        table.fail("expression", str(error))
+    if parsed.kind != "any" and (parsed.kind == "text") != (kind == "category"):
+        if kind == "category":
+            table.fail(
+                "expression", "gives a number, but a category needs text; change the type or name a string field"
+            )
+        table.fail("expression", f'gives text, but the type is {kind}; make it type = "category" with its values')
+    return text
+
+
+def _arguments(table: TomlTable, known: dict[str, Kind], windowed: set[str]) -> tuple[str, ...]:
+    arguments = table.texts("arguments", ())
+    if not arguments:
+        table.fail("arguments", 'names nothing; name what the function is called with, for example ["event_time"]')
+    for name in arguments:
+        if name in windowed:
+            table.fail(
+                "arguments", f'"{name}" is a window, which is known only after the functions; name what is no window'
+            )
+        if name not in known:
+            table.fail(
+                "arguments", f'there is no field, lookup column or earlier feature "{name}"; {suggest(name, known)}'
+            )
+    return arguments
+
+
+def _values(table: TomlTable, kind: FeatureType) -> tuple[str, ...]:
+    if kind != "category":
+        if "values" in table:
+            table.fail("values", 'only a category has values; remove the key or make it type = "category"')
+        return ()
+    values = table.texts("values", ())
+    if not values:
+        table.fail("values", 'a category needs its values, for example values = ["a", "b"]')
+    return values
+
+
+def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels: bool) -> Window:
+    table.allow("of", "key", "size", "hop", "aggregate", "field")
+    if kind not in {"int", "float"}:
+        table.fail("", f"a window gives a number, but the type is {kind}; make it int or float")
+    of = table.word("of", ("events", "labels"))
+    if of == "labels" and not with_labels:
+        table.fail("of", 'the pipeline has no [labels]; add them or use of = "events"')
+    types = {field.name: field.type for field in events.fields}
+    key = table.texts("key")
+    for field in key:
+        if field not in types:
+            table.fail("key", f'there is no event field "{field}"; {suggest(field, types)}')
+        if types[field] == "float":
+            table.fail("key", f'"{field}" is a float, which makes no key; use string, int or bool fields')
+    if events.entity not in key:
+        table.fail("key", f'must hold the entity field "{events.entity}", by which events are partitioned; add it')
+    size_ms = table.duration("size", least_ms=1)
+    hop_ms = table.duration("hop", least_ms=1)
+    if size_ms % hop_ms or size_ms // hop_ms > MOST_TILES:
+        table.fail("size", f"must be a multiple of hop, at most {MOST_TILES} times it; change one of them")
+    aggregate = table.word("aggregate", get_args(Aggregate))
+    return Window(of, key, size_ms, hop_ms, aggregate, _window_field(table, of, aggregate, types))
+
+
+def _window_field(table: TomlTable, of: str, aggregate: Aggregate, types: dict[str, FieldType]) -> str | None:
+    if aggregate == "count":
+        if "field" in table:
+            table.fail("field", 'a count has no field; remove the key or use "sum" or "mean"')
+        return None
+    numeric = [name for name, type_ in types.items() if type_ != "string"]
+    choices = [*numeric, "label"] if of == "labels" else numeric
+    field = table.text("field", fix=f"what the {aggregate} is of")
+    if field not in choices:
+        table.fail("field", f'"{field}" is no numeric field of {of}; {suggest(field, choices)}')
+    return field

@@ -1,0 +1,290 @@
+"""Reads a pipeline file into a `Pipeline`, or says in one sentence what is wrong with it and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from schemas.expression import suggest
+from schemas.pipeline import (
+    AlertRule,
+    Delivery,
+    Drift,
+    DriftTest,
+    EventField,
+    Events,
+    FieldType,
+    Labels,
+    Limits,
+    Model,
+    Performance,
+    Pipeline,
+    PipelineError,
+)
+from schemas.pipeline_features import check_name, check_python, find_python_file, read_features, read_lookups
+from schemas.toml_table import TomlTable, parse_duration
+
+SHIPPED = Path(__file__).parent / "pipelines"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}\Z")
+_DAY_MS = 86_400_000
+_MEASURES = ("auc", "log_loss", "accuracy")
+
+_KEYS = (
+    *(
+        "name",
+        "partitions",
+        "delivery",
+        "commit_interval_ms",
+        "publish_features",
+        "source",
+        "model",
+        "events",
+        "labels",
+    ),
+    *("lookups", "features", "drift", "performance", "alerts", "limits"),
+)
+
+#: Settings of each drift test: name -> (default, lowest, highest).
+DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
+    "psi": {"threshold": (0.2, 0, 100)},
+    "ks": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
+    "interval": {"low": (2.5, 0, 50), "high": (97.5, 50, 100), "minimum_history": (5, 2, 10_000)},
+    "trend": {"alpha": (0.05, 0, 1), "minimum_history": (5, 3, 10_000)},
+}
+
+
+def load(name_or_path: str | Path) -> Pipeline:
+    """Read and check a pipeline file.
+
+    Parameters
+    ----------
+    name_or_path
+        The name of a shipped pipeline ("flights"), or the path of a file (anything with a slash or ending in .toml).
+
+    Raises
+    ------
+    PipelineError
+        One sentence naming the file, the key and the fix.
+    """
+    path = _find(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise PipelineError(f"{path}: not valid TOML: {error}; correct that place.") from None
+    except UnicodeDecodeError:
+        raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8.") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions.") from None
+    return _read(TomlTable(str(path), "", values), path.absolute())
+
+
+def feature_set_digest(pipeline: Pipeline) -> str:
+    """First 12 hex digits of the SHA-256 of what defines the feature matrix.
+
+    That is the events' keys, time and fields, the lookups, the features in their order, and the bytes of the source
+    file of each Python feature. The data behind lookups are not part of it.
+    """
+    sources = {}
+    for feature in pipeline.features:
+        if feature.python is not None:
+            source = find_python_file(feature.python, pipeline.path.parent)
+            sources[feature.python] = hashlib.sha256(source.read_bytes()).hexdigest() if source else ""
+    events = pipeline.events
+    form = {
+        "entity": events.entity,
+        "event_id": events.event_id,
+        "time": events.time,
+        "fields": [dataclasses.asdict(field) for field in events.fields],
+        "lookups": [dataclasses.asdict(lookup) for lookup in pipeline.lookups],
+        "features": [dataclasses.asdict(feature) for feature in pipeline.features],
+        "sources": sources,
+    }
+    return _digest(form)[:12]
+
+
+def _digest(form: Any) -> str:
+    return hashlib.sha256(json.dumps(form, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and "/" not in text and not text.endswith(".toml"):
+        shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+        if text not in shipped:
+            raise PipelineError(
+                f'There is no shipped pipeline "{text}"; {suggest(text, shipped)}, or give the path of a .toml file.'
+            )
+        return SHIPPED / f"{text}.toml"
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise PipelineError(
+            f"{path}: there is no such file; give the path of a pipeline file, or the name of a shipped one."
+        )
+    return path
+
+
+def _read(top: TomlTable, path: Path) -> Pipeline:
+    top.allow(*_KEYS)
+    name = top.text("name", fix='for example name = "payments"')
+    if not _NAME.match(name):
+        top.fail("name", f'"{name}" cannot begin the names of topics; use a-z, 0-9, - and _, at most 100 characters')
+    events = _read_events(top)
+    labels = _read_labels(top) if "labels" in top else None
+    lookups = read_lookups(top, events.fields)
+    features = read_features(top, events, lookups, path.parent, with_labels=labels is not None)
+    source = check_python(top, "source", top.text("source"), path.parent) if "source" in top else None
+    pipeline = Pipeline(
+        name=name,
+        path=path,
+        partitions=top.integer("partitions", 4, low=1, high=1024),
+        delivery=top.word("delivery", get_args(Delivery), "exactly_once"),
+        commit_interval_ms=top.integer("commit_interval_ms", 100, low=0, high=60_000),
+        publish_features=top.flag("publish_features", default=True),
+        source=source,
+        events=events,
+        labels=labels,
+        lookups=lookups,
+        features=features,
+        model=_read_model(top, name),
+        drift=_read_drift(top),
+        performance=_read_performance(top),
+        alerts=_read_alerts(top, with_labels=labels is not None),
+        limits=_read_limits(top),
+        digest="",
+    )
+    form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in {"path", "digest"}}
+    return dataclasses.replace(pipeline, digest=_digest(form))
+
+
+def _read_events(top: TomlTable) -> Events:
+    table = top.table("events", required=True, fix="[events] with entity, id, time and fields")
+    table.allow("entity", "id", "time", "earliest", "latest", "max_ahead", "fields")
+    fields = _read_fields(table)
+    entity = table.text("entity", fix='the field that says whom an event is about, for example entity = "customer"')
+    event_id = table.text("id", fix='the field that names an event, for example id = "payment_id"')
+    time = table.text("time", fix='the field that holds the event time in ms, for example time = "time_ms"')
+    for key, name, type_ in (("entity", entity, "string"), ("id", event_id, "string"), ("time", time, "int")):
+        found = next((field for field in fields if field.name == name), None)
+        if found is None:
+            table.fail(key, f'there is no field "{name}" in [events.fields]; {suggest(name, [f.name for f in fields])}')
+        if found.type != type_ or found.nullable:
+            table.fail(
+                key, f'the field "{name}" must be "{type_}", and not nullable; change its type in [events.fields]'
+            )
+    earliest_ms = table.time_ms("earliest", dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
+    latest_ms = table.time_ms("latest", dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
+    if latest_ms <= earliest_ms:
+        table.fail("latest", "must be after earliest; swap them")
+    return Events(entity, event_id, time, fields, earliest_ms, latest_ms, table.duration("max_ahead", "1d"))
+
+
+def _read_fields(events: TomlTable) -> tuple[EventField, ...]:
+    table = events.table("fields", required=True, fix='[events.fields] with lines as amount = "float"')
+    types = get_args(FieldType)
+    fields = []
+    for name in table.keys():  # noqa: SIM118  # not a dict
+        check_name(table, name, name)
+        if name in {"event_time", "label"}:
+            table.fail(
+                name,
+                f'the name "{name}" is taken for the {name.replace("_", " ")} itself; call the field something else',
+            )
+        word = table.text(name)
+        bare = word.removesuffix("?")
+        if bare not in types:
+            table.fail(
+                name, f'"{word}" is not a type; use string, float, int or bool, with ? at the end where null is allowed'
+            )
+        fields.append(EventField(name, bare, nullable=word.endswith("?")))  # type: ignore[arg-type]  # one of FieldType, just checked
+    if not fields:
+        table.fail("", 'names no field; add lines as amount = "float"')
+    return tuple(fields)
+
+
+def _read_labels(top: TomlTable) -> Labels:
+    table = top.table("labels")
+    table.allow("horizon", "max_wait")
+    return Labels(table.duration("horizon", "7d", least_ms=1), table.duration("max_wait", "5s"))
+
+
+def _read_model(top: TomlTable, pipeline: str) -> Model:
+    table = top.table("model")
+    table.allow("name", "target", "threshold")
+    name = table.text("name", pipeline)
+    if not _NAME.match(name):
+        table.fail("name", f'"{name}" cannot be the name of a model; use a-z, 0-9, - and _, at most 100 characters')
+    return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""))
+
+
+def _read_drift(top: TomlTable) -> Drift:
+    table = top.table("drift")
+    table.allow("window", "slice", "grace", "bins", "tests")
+    slice_ms = table.duration("slice", "1d", least_ms=1000)
+    window = table.text("window", "month")
+    if window == "month":
+        if _DAY_MS % slice_ms:
+            table.fail("slice", 'must divide a day, as months are made of days; use for example "1d" or "1h"')
+    else:
+        window_ms = parse_duration(window)
+        if window_ms is None:
+            table.fail("window", f'"{window}" is neither "month" nor a duration; write for example "1d"')
+        if window_ms == 0 or window_ms % slice_ms:
+            table.fail("window", f'"{window}" is not a multiple of the slice; change one of them')
+    tests = tuple(_read_test(test) for test in table.tables("tests", "test")) or tuple(
+        DriftTest(name, {key: value[0] for key, value in settings.items()})  # type: ignore[arg-type]  # the keys are the tests
+        for name, settings in DRIFT_TESTS.items()
+    )
+    return Drift(window, slice_ms, table.duration("grace", "1h"), table.integer("bins", 128, low=10, high=4096), tests)
+
+
+def _read_test(table: TomlTable) -> DriftTest:
+    name = table.word("test", tuple(DRIFT_TESTS))
+    table.allow("test", *DRIFT_TESTS[name])
+    settings = {
+        key: table.number(key, default, low=low, high=high) for key, (default, low, high) in DRIFT_TESTS[name].items()
+    }
+    return DriftTest(name, settings)  # type: ignore[arg-type]  # one of the tests, just checked
+
+
+def _read_performance(top: TomlTable) -> Performance:
+    table = top.table("performance")
+    table.allow("maturity")
+    return Performance(table.duration("maturity", "24h"))
+
+
+def _read_alerts(top: TomlTable, *, with_labels: bool) -> tuple[AlertRule, ...]:
+    rules: list[AlertRule] = []
+    for table in top.tables("alerts"):
+        table.allow("name", "on", "measure", "severity", "below", "above", "falls_by", "action")
+        name = table.text("name", fix='for example name = "auc-fell"')
+        if any(rule.name == name for rule in rules):
+            table.fail("name", f'"{name}" is used by two alerts; rename one')
+        on = table.word("on", ("performance", "drift"))
+        if on == "performance" and not with_labels:
+            table.fail("on", 'performance needs labels; add [labels] or use on = "drift"')
+        measure = table.word("measure", _MEASURES if on == "performance" else ("share",))
+        limits = {key: table.number(key) if key in table else None for key in ("below", "above", "falls_by")}
+        if all(limit is None for limit in limits.values()):
+            table.fail("", "has no limit; give below, above or falls_by")
+        if on == "drift" and limits["falls_by"] is not None:
+            table.fail("falls_by", "needs a training value, which drift has not; use below or above")
+        severity = table.word("severity", ("info", "warning", "critical"), "warning")
+        rules.append(AlertRule(name, on, measure, severity, **limits, action=table.word("action", ("", "retrain"), "")))
+    return tuple(rules)
+
+
+def _read_limits(top: TomlTable) -> Limits:
+    table = top.table("limits")
+    table.allow("consecutive", "share", "of_last")
+    return Limits(
+        consecutive=table.integer("consecutive", 1000, low=1),
+        share=table.number("share", 0.5, low=0, high=1),
+        of_last=table.integer("of_last", 5000, low=1),
+    )
