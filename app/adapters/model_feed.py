@@ -122,11 +122,19 @@ class ModelShelf:
         started = time.monotonic()
         try:
             manifest, artifact = resolve(update.uri)
-            if manifest.artifact.sha256 != update.sha256 or manifest.version != update.version:
-                return _Verdict(None, "digest: what the registry holds is not what was announced.")
-            verified = verify(manifest, artifact, self._pipeline.feature_set)
+            verified = verify(
+                manifest,
+                artifact,
+                self._pipeline.feature_set,
+                expected_sha256=update.sha256,
+                expected_names=self._pipeline.feature_names,
+                expected_model=(update.model, update.version),
+            )
+            reference = Reference.from_json(msgspec.json.encode(manifest.reference))
         except (RegistryError, RefusedModelError) as error:
             return _Verdict(None, str(error), time.monotonic() - started)
+        except ValueError as error:
+            return _Verdict(None, f"reference: {error}", time.monotonic() - started)
         model = ActiveModel(
             model=update.model,
             version=update.version,
@@ -134,7 +142,7 @@ class ModelShelf:
             feature_set=manifest.feature_set,
             threshold=self._pipeline.model.threshold,
             scorer=verified.scorer,
-            reference=verified.reference,
+            reference=reference,
         )
         return _Verdict(model, seconds=time.monotonic() - started)
 
