@@ -1,7 +1,7 @@
 """Measures one worker against a plain Faust agent doing the same job, side by side in one run.
 
-Events of about 150 bytes are loaded into a topic of 4 partitions before anything is timed. A worker is timed from the first
-commit seen to the last, by the committed records of its output; its CPU is that of its process over the same span.
+Events of about 150 bytes are loaded into a topic of 4 partitions before anything is timed. A worker is timed from the
+first commit seen to the last, by its committed offsets; its CPU is that of its process over the same span.
 """
 
 from __future__ import annotations
