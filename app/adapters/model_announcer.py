@@ -1,0 +1,73 @@
+"""Writes the model timeline to its topic, and reads it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+
+from app.adapters.stack_error import StackError
+from app.adapters.topic_reader import read_to_end
+from app.adapters.topics_admin import ensure_topics
+from models.timeline import Timeline
+from schemas.topics import Topics
+from schemas.wire import ModelUpdate, encode_json
+
+
+@dataclass(frozen=True)
+class ReadTimeline:
+    """The timeline as the topic has it now; ``unreadable`` are the offsets of records that are no model updates."""
+
+    timeline: Timeline
+    unreadable: tuple[int, ...]
+
+
+def announcement_key(update: ModelUpdate) -> bytes:
+    """Return the key that compaction keeps the newest record of: model and version."""
+    return f"{update.model}|{update.version}".encode()
+
+
+async def announce(bootstrap: str, topics: Topics, update: ModelUpdate) -> int:
+    """Append an update to the timeline, creating the topic when it is missing; returns its offset.
+
+    Returns after all in-sync replicas have it. StackError when the servers cannot be reached or refuse.
+    """
+    await ensure_topics(bootstrap, [topic for topic in topics.all() if topic.name == topics.model_updates])
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, acks="all")
+    try:
+        await producer.start()
+        sent = await producer.send_and_wait(
+            topics.model_updates, encode_json(update), key=announcement_key(update), partition=0
+        )
+    except (KafkaError, OSError) as error:
+        raise StackError(f"The update of {update.model} {update.version} was not announced: {error}.") from error
+    finally:
+        await producer.stop()
+    offset: int = sent.offset
+    return offset
+
+
+async def read_timeline(bootstrap: str, topics: Topics) -> ReadTimeline:
+    """Read the committed records of the topic from the beginning to its present end.
+
+    A record that is no model update is passed over: it must not stop a roll back. A missing topic is an empty
+    timeline.
+    """
+    timeline = Timeline()
+    unreadable: list[int] = []
+    try:
+        async for batch in read_to_end(bootstrap, [topics.model_updates]):
+            for offset, value in zip(batch.offsets.tolist(), batch.values, strict=True):
+                if value is None:
+                    continue
+                try:
+                    timeline.observe(msgspec.json.decode(value, type=ModelUpdate))
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    unreadable.append(offset)
+    except (LookupError, UnknownTopicOrPartitionError):
+        return ReadTimeline(timeline, ())
+    except (KafkaError, OSError) as error:
+        raise StackError(f"The timeline on {topics.model_updates} could not be read: {error}.") from error
+    return ReadTimeline(timeline, tuple(unreadable))

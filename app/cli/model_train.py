@@ -1,0 +1,165 @@
+"""``streamgauge model train``: a new version from a pipeline's data, registered and, if asked, promoted."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from msgspec.structs import replace
+
+from app.cli.model_context import ModelContext, UtcTime, emit, format_time, read_clock_ms, with_context
+from app.cli.model_release import describe_release, release
+from models.families import FAMILIES
+from models.manifest import Bump, Manifest, ManifestError, parse_version
+from models.registry import RegistryError, VersionTakenError
+from models.training import TrainedModel, TrainingError
+from models.training import train as train_model
+from models.verify import RefusedModelError, verify
+
+#: How often a version number that another training has just taken is replaced by the next.
+RENUMBERINGS = 20
+
+
+@click.command("train")
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="hgb", show_default=True, help="Kind of model.")
+@click.option("--from", "from_ms", type=UtcTime(), required=True, help="First event time, UTC, e.g. 2013-01-01.")
+@click.option("--to", "to_ms", type=UtcTime(), required=True, help="Event time to stop before, e.g. 2013-03-01.")
+@click.option(
+    "--recording",
+    type=click.Path(exists=True, path_type=Path),
+    help="Recording to train on.  [default: the pipeline's source]",
+)
+@click.option("--version", help="Version to give.  [default: the next one by --bump, or 1.0.0]")
+@click.option(
+    "--bump", type=click.Choice(get_args(Bump)), default="minor", show_default=True, help="Which number goes up."
+)
+@click.option("--register/--no-register", default=True, show_default=True, help="Store the version in the registry.")
+@click.option("--promote", is_flag=True, help="Announce it as champion once it is registered.")
+@with_context
+def train(
+    *,
+    family: str,
+    from_ms: int,
+    to_ms: int,
+    recording: Path | None,
+    version: str | None,
+    bump: Bump,
+    register: bool,
+    promote: bool,
+    pipeline: str,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Train a version on the labelled events of a time range.
+
+    The newest fifth judges a model fitted on the rest; what is registered is then fitted on all.
+    """
+    if to_ms <= from_ms:
+        raise click.UsageError("--to must be later than --from.")
+    if promote and not register:
+        raise click.UsageError("--promote needs --register: workers load what is registered.")
+    context = ModelContext.read(pipeline, home)
+    started = time.monotonic()
+    try:
+        if version is not None:
+            parse_version(version)
+        trained = _train(
+            context,
+            family=family,
+            from_ms=from_ms,
+            to_ms=to_ms,
+            recording=recording,
+            version=version,
+            bump=bump,
+        )
+        manifest = trained.manifest
+        verify(manifest, trained.artifact, context.pipeline.feature_set)
+        uri = None
+        if register:
+            manifest, uri = _register(context, trained, version, bump)
+    except (TrainingError, RegistryError, ManifestError) as error:
+        raise click.ClickException(str(error)) from error
+    except RefusedModelError as error:
+        raise click.ClickException(f"The new version does not pass ({error.reason}): {error.detail}") from error
+    result = _summarise(manifest, uri, time.monotonic() - started)
+    lines = _describe(manifest, uri)
+    if promote:
+        released, _, line = describe_release(*release(context, manifest.version, None, "trained"), as_json)
+        result["announced"] = released
+        lines.append(line)
+    emit(result, as_json, *lines)
+
+
+def _train(
+    context: ModelContext,
+    *,
+    family: str,
+    from_ms: int,
+    to_ms: int,
+    recording: Path | None,
+    version: str | None,
+    bump: Bump,
+) -> TrainedModel:
+    known = context.registry.versions(context.model)
+    if version in known:
+        raise VersionTakenError(f"{context.model} {version} is registered and never changes; choose another version.")
+    click.echo(f"Reading events from {format_time(from_ms)} to {format_time(to_ms)} …", err=True)
+    # Imported by name: the offline run of the core, and with it every reader of recordings, is for this command alone.
+    offline: Any = importlib.import_module("app.offline")
+    data = offline.build_training_set(context.pipeline, recording, from_ms, to_ms)
+    return train_model(
+        data.matrix,
+        data.labels,
+        data.event_time_ms,
+        context.pipeline,
+        family,
+        version=version or context.registry.next_version(context.model, bump),
+        from_ms=from_ms,
+        to_ms=to_ms,
+        created_at_ms=read_clock_ms(),
+        event_rows=getattr(data, "event_rows", None),
+        parent=known[-1] if known else None,
+        progress=lambda words: click.echo(f"{family}: {words} …", err=True),
+    )
+
+
+def _register(context: ModelContext, trained: TrainedModel, version: str | None, bump: Bump) -> tuple[Manifest, str]:
+    manifest = trained.manifest
+    for _ in range(RENUMBERINGS):
+        try:
+            return manifest, context.registry.register(manifest, trained.artifact).uri
+        except VersionTakenError:
+            if version is not None:
+                raise
+            # Another training took the number meanwhile.
+            manifest = replace(manifest, version=context.registry.next_version(context.model, bump))
+    raise RegistryError(f"Other trainings keep taking the next version of {context.model}; choose one by --version.")
+
+
+def _summarise(manifest: Manifest, uri: str | None, seconds: float) -> dict[str, Any]:
+    return {
+        "model": manifest.model,
+        "version": manifest.version,
+        "family": manifest.family,
+        "uri": uri,
+        "sha256": manifest.artifact.sha256,
+        "feature_set": manifest.feature_set,
+        "training": manifest.training,
+        "metrics": manifest.metrics,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _describe(manifest: Manifest, uri: str | None) -> list[str]:
+    training, metrics = manifest.training, manifest.metrics
+    auc = "unknown (one class)" if metrics.auc is None else f"{metrics.auc:.4f}"
+    name = f"{manifest.model} {manifest.version} ({manifest.family})"
+    measured = f"AUC {auc}, log loss {metrics.log_loss:.4f}, accuracy {metrics.accuracy:.4f}"
+    return [
+        f"{name} on {training.labelled_rows} labelled events, {training.positive_share:.1%} positive.",
+        f"On the newest {metrics.n} (unseen): {measured}.",
+        f"Registered at {uri}." if uri else "Not registered.",
+    ]
