@@ -1,0 +1,172 @@
+"""The drift tests of a pipeline on one metric of one closed window, each brought to a verdict.
+
+A signal needs two things: an effect that matters and, where there is a p-value, evidence that it is not chance. With
+enough events every difference is significant, with few every statistic is large; one of the two alone is no alarm.
+
+========= ========== ===================== =============== ==================================================
+test      statistic  effect                threshold       signal DRIFT (WARNING: half of what is marked *)
+========= ========== ===================== =============== ==================================================
+psi       PSI        PSI                   ``threshold``   p < ``alpha`` and PSI >= ``threshold`` *
+ks        D          D                     ``alpha``       p < ``alpha`` and D >= ``minimum_effect`` *
+interval  deciles    largest distance,     ``deciles``     >= ``deciles`` of the ten outside (WARNING: any)
+          outside    in [0, 1)
+trend     t of the   fitted change over    ``alpha``       p < ``alpha`` and |effect| >= ``minimum_effect`` *
+          clearest   the windows / (d9 -
+          decile     d1) of the reference
+========= ========== ===================== =============== ==================================================
+
+The trend's p is that of its clearest decile times the ten that were looked at (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from app.core.drift.deciles import DECILES
+from app.core.drift.interval import interval
+from app.core.drift.ks import ks
+from app.core.drift.psi import group_cells, psi
+from app.core.drift.trend import trend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from app.core.batches import Floats, Ints
+    from models.reference import MetricCells
+    from schemas.pipeline import DriftTest
+
+Signal = Literal["NONE", "WARNING", "DRIFT"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the tests may look at: one metric, its counts in both windows, its deciles now, then and in between.
+
+    ``times`` are the ordinals of the past windows and, last, of the window under test; ``past`` (T x 10) holds the
+    deciles of the former.
+    """
+
+    cells: MetricCells
+    reference: Ints
+    detection: Ints
+    reference_deciles: Floats
+    deciles: Floats
+    times: Floats
+    past: Floats
+
+
+class Verdict(NamedTuple):
+    """What one test says; None where it says nothing, and ``note`` why."""
+
+    statistic: float | None
+    p_value: float | None
+    threshold: float | None
+    effect: float | None
+    signal: Signal
+    note: str = ""
+
+
+def judge(test: DriftTest, evidence: Evidence) -> Verdict:
+    """Run one test with its settings; those that are not given have the defaults of this module."""
+    return TESTS[test.test](evidence, test.settings)
+
+
+def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    threshold, alpha = settings.get("threshold", 0.2), settings.get("alpha", 0.01)
+    groups = group_cells(evidence.reference, int(settings.get("groups", 20)), by_size=evidence.cells.is_coded)
+    sizes = int(groups[-1]) + 1
+    reference, detection = (
+        np.bincount(groups, weights=counts, minlength=sizes).astype(np.int64)
+        for counts in (evidence.reference, evidence.detection)
+    )
+    result = psi(reference, detection)
+    if math.isnan(result.statistic):
+        return Verdict(None, None, threshold, None, "NONE", "no events to compare")
+    signal = _grade(result.statistic, threshold) if result.p_value < alpha else "NONE"
+    return Verdict(result.statistic, result.p_value, threshold, result.statistic, signal)
+
+
+def _ks(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    alpha, minimum_effect = settings.get("alpha", 0.01), settings.get("minimum_effect", 0.1)
+    size = evidence.cells.size
+    result = ks(evidence.reference[:size], evidence.detection[:size])
+    if math.isnan(result.statistic):
+        return Verdict(None, None, alpha, None, "NONE", "no values to compare")
+    signal = _grade(result.statistic, minimum_effect) if result.p_value < alpha else "NONE"
+    return Verdict(result.statistic, result.p_value, alpha, result.statistic, signal)
+
+
+def _interval(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    many = settings.get("deciles", 5.0)
+    past, _ = _finite_past(evidence)
+    refusal = _refusal(evidence, len(past), settings)
+    if refusal:
+        return Verdict(None, None, many, None, "NONE", refusal)
+    result = interval(past, evidence.deciles, settings.get("low", 2.5), settings.get("high", 97.5))
+    n_outside = int(np.count_nonzero(result.side))
+    words = [
+        f"{', '.join(name for name, at in zip(DECILES, result.side.tolist(), strict=True) if at == side)} {where}"
+        for side, where in ((-1, "below"), (1, "above"))
+        if side in result.side
+    ]
+    note = f"{' and '.join(words)} the interval of {len(past)} past windows" if words else ""
+    signal: Signal = "DRIFT" if n_outside >= many else "WARNING" if n_outside else "NONE"
+    return Verdict(float(n_outside), None, many, float(result.effect.max()), signal, note)
+
+
+def _trend(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    alpha, minimum_effect = settings.get("alpha", 0.05), settings.get("minimum_effect", 0.1)
+    past, times = _finite_past(evidence)
+    refusal = _refusal(evidence, len(past), settings, least=2)
+    if refusal:
+        return Verdict(None, None, alpha, None, "NONE", refusal)
+    times = np.append(times, evidence.times[-1])
+    result = trend(times, np.vstack([past, evidence.deciles]))
+    clearest = int(np.argmin(result.p_value))
+    p_value = min(1.0, float(result.p_value[clearest]) * len(DECILES))
+    t_statistic = float(result.t_statistic[clearest])
+    spread = float(evidence.reference_deciles[8] - evidence.reference_deciles[0])
+    change = float(result.beta[clearest]) * float(times[-1] - times[0])
+    # Of a metric that did not vary in training, any change is as large as can be.
+    effect = change / spread if spread > 0 else math.copysign(1.0, change) if change else 0.0
+    signal = _grade(abs(effect), minimum_effect) if p_value < alpha else "NONE"
+    note = f"{DECILES[clearest]} changes by {result.beta[clearest]:.4g} a window over {len(times)} windows"
+    return Verdict(
+        t_statistic if math.isfinite(t_statistic) else None,
+        p_value,
+        alpha,
+        effect if math.isfinite(effect) else None,
+        signal,
+        note,
+    )
+
+
+#: By the name that a pipeline file gives them.
+TESTS: dict[str, Callable[[Evidence, Mapping[str, float]], Verdict]] = {
+    "psi": _psi,
+    "ks": _ks,
+    "interval": _interval,
+    "trend": _trend,
+}
+
+
+def _grade(effect: float, enough: float) -> Signal:
+    if effect >= enough:
+        return "DRIFT"
+    return "WARNING" if effect >= enough / 2 else "NONE"
+
+
+def _finite_past(evidence: Evidence) -> tuple[Floats, Floats]:
+    usable = np.isfinite(evidence.past).all(axis=1)
+    return evidence.past[usable], evidence.times[:-1][usable]
+
+
+def _refusal(evidence: Evidence, n_past: int, settings: Mapping[str, float], least: int = 1) -> str:
+    if not np.isfinite(evidence.deciles).all():
+        return "no finite values in the window"
+    needed = max(int(settings.get("minimum_history", 5)), least)
+    return f"too little history ({n_past} of {needed} windows)" if n_past < needed else ""

@@ -1,0 +1,192 @@
+"""What the monitor reports, as values: rows of ``model_metadata`` and ``performance``, drift reports, alerts.
+
+Times are milliseconds; NaN stands for a value that there is nothing to compute from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from app.core.drift.deciles import DECILES, deciles
+from app.core.performance import measure
+from app.core.sketches import ALL
+from schemas.wire import Alert, DriftReport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.core.drift_reports import Verdict
+    from app.core.windows import Window
+    from models.reference import Counts, Reference
+
+
+class Statistic(NamedTuple):
+    """One value of `MetadataRow`: of which metric, which decile (or n, null_rate, min, max, mean)."""
+
+    metric: str
+    decile: str
+    value: float
+
+
+class Tested(NamedTuple):
+    """A verdict, what it is about, and how many events it rests on."""
+
+    metric: str
+    test: str
+    n_reference: int
+    n_detection: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class MetadataRow:
+    """A row of ``model_metadata``; NaN: nothing to compute it from."""
+
+    pipeline: str
+    model: str
+    version: str
+    stage: str
+    segment: str
+    metric: str
+    decile: str
+    value: float
+    timestamp_ms: int
+    window_start_ms: int
+    window_end_ms: int
+    revision: int
+
+
+@dataclass(frozen=True)
+class PerformanceRow:
+    """A row of ``performance``; NaN: none."""
+
+    pipeline: str
+    model: str
+    version: str
+    segment: str
+    window_start_ms: int
+    window_end_ms: int
+    measure: str
+    estimated: float
+    realised: float
+    low: float
+    high: float
+    n_labels: int
+    label_maturity: float
+    revision: int
+
+
+@dataclass
+class Findings:
+    """What is new since the last `MonitorCore.collect`, in a fixed order."""
+
+    metadata: list[MetadataRow] = field(default_factory=list)
+    reports: list[DriftReport] = field(default_factory=list)
+    performance: list[PerformanceRow] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.metadata or self.reports or self.performance or self.alerts)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a set of rows is about."""
+
+    pipeline: str
+    model: str
+    version: str
+    window: Window
+    revision: int
+
+    def metadata(
+        self, stage: Literal["training", "scoring"], statistics: Iterable[Statistic], now_ms: int
+    ) -> list[MetadataRow]:
+        return [
+            MetadataRow(
+                pipeline=self.pipeline,
+                model=self.model,
+                version=self.version,
+                stage=stage,
+                segment=ALL,
+                metric=metric,
+                decile=decile,
+                value=value,
+                timestamp_ms=now_ms,
+                window_start_ms=self.window.start_ms,
+                window_end_ms=self.window.end_ms,
+                revision=self.revision,
+            )
+            for metric, decile, value in statistics
+        ]
+
+    def reports(self, tested: Iterable[Tested]) -> list[DriftReport]:
+        return [
+            DriftReport(
+                pipeline=self.pipeline,
+                model=self.model,
+                version=self.version,
+                segment=ALL,
+                metric=metric,
+                test=test,
+                window_start_ms=self.window.start_ms,
+                window_end_ms=self.window.end_ms,
+                statistic=verdict.statistic,
+                p_value=verdict.p_value,
+                threshold=verdict.threshold,
+                effect=verdict.effect,
+                n_reference=n_reference,
+                n_detection=n_detection,
+                signal=verdict.signal,
+                revision=self.revision,
+                note=verdict.note,
+            )
+            for metric, test, n_reference, n_detection, verdict in tested
+        ]
+
+    def performance(self, counts: Counts) -> list[PerformanceRow]:
+        return [
+            PerformanceRow(
+                pipeline=self.pipeline,
+                model=self.model,
+                version=self.version,
+                segment=ALL,
+                window_start_ms=self.window.start_ms,
+                window_end_ms=self.window.end_ms,
+                measure=name,
+                estimated=math.nan,
+                realised=realised,
+                low=low,
+                high=high,
+                n_labels=counts.n_labels,
+                label_maturity=counts.n_labels / counts.n if counts.n else math.nan,
+                revision=self.revision,
+            )
+            for name, realised, low, high in measure(counts)
+        ]
+
+
+def describe(reference: Reference, counts: Counts, metrics: Iterable[int]) -> list[Statistic]:
+    """Compute the statistics of some metrics of a set of events.
+
+    ``n`` is the number of events; ``null_rate`` the share of them without a value (of the outcome: without a label).
+    """
+    found = []
+    for row in metrics:
+        cells = reference.metrics[row]
+        low, high = float(counts.minima[row]), float(counts.maxima[row])
+        n_present = int(counts.counts[row, : cells.size].sum())
+        found += [
+            *(
+                Statistic(cells.name, decile, value)
+                for decile, value in zip(DECILES, deciles(cells, counts.counts[row], low, high).tolist(), strict=True)
+            ),
+            Statistic(cells.name, "n", float(counts.n)),
+            Statistic(cells.name, "null_rate", 1 - n_present / counts.n if counts.n else math.nan),
+            Statistic(cells.name, "min", low),
+            Statistic(cells.name, "max", high),
+            Statistic(cells.name, "mean", reference.mean(counts, row)),
+        ]
+    return found

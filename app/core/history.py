@@ -1,0 +1,86 @@
+"""The deciles of past windows: what the interval and the trend compare with.
+
+A past window speaks through the version that scored most of its events (the first by name among equals), so that a new
+version has a history at once; the score means something else in each version, and its history is the version's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from app.core.drift.deciles import DECILES
+from app.core.windows import Window
+from models.reference import SCORE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.core.batches import Floats
+    from app.core.findings import Statistic
+
+
+@dataclass(eq=False)
+class _Entry:
+    n: int
+    deciles: dict[str, list[float]]
+
+
+class History:
+    """Deciles by window, version and metric.
+
+    Parameters
+    ----------
+    length
+        Past windows that a test looks at.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._entries: dict[Window, dict[str, _Entry]] = {}
+
+    def remember(self, window: Window, version: str, n: int, statistics: Iterable[Statistic]) -> None:
+        """Keep, or replace, the deciles among the statistics of ``n`` events."""
+        entry = self._entries.setdefault(window, {}).setdefault(version, _Entry(n, {}))
+        entry.n = n
+        found: dict[str, list[float]] = {}
+        for metric, decile, value in statistics:
+            if decile in DECILES:
+                found.setdefault(metric, []).append(value)
+        entry.deciles.update(found)
+
+    def current(self, window: Window, version: str, metric: str) -> Floats:
+        return np.array(self._entries[window][version].deciles[metric])
+
+    def past(self, window: Window, version: str, metric: str) -> tuple[list[Window], Floats]:
+        """Give the windows before this one that know the metric, oldest first, and its deciles in them (T x 10)."""
+        windows, rows = [], []
+        for before in sorted(other for other in self._entries if other < window)[-self._length :]:
+            speakers = [
+                (-entry.n, name, entry.deciles[metric])
+                for name, entry in self._entries[before].items()
+                if metric in entry.deciles and (metric != SCORE or name == version)
+            ]
+            if speakers:
+                windows.append(before)
+                rows.append(min(speakers)[2])
+        return windows, np.array(rows, np.float64).reshape(len(rows), len(DECILES))
+
+    def prune(self, keep: int) -> None:
+        """Forget all but the newest windows: those that a test of one of the newest ``keep`` looks at."""
+        for window in sorted(self._entries)[: -(self._length + keep)]:
+            del self._entries[window]
+
+    def to_state(self) -> list[Any]:
+        return [
+            [window.start_ms, window.end_ms, {version: [entry.n, entry.deciles] for version, entry in held.items()}]
+            for window, held in sorted(self._entries.items())
+        ]
+
+    def from_state(self, state: list[Any]) -> None:
+        self._entries = {
+            Window(start, end): {version: _Entry(n, by_metric) for version, (n, by_metric) in held.items()}
+            for start, end, held in state
+        }
