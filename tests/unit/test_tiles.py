@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.keys import NULL, UNKNOWN, KeyIndex
+from app.core.range_sums import sum_below
+from app.core.tiles import FIXED_POINT, TileStore, Updates, to_fixed_point
+
+RING, RETAIN, SIZES = 4, 7, (1, 3, 4)
+
+
+@dataclass
+class OneByOne:
+    """The laws of the tile store, an operation at a time, on plain dicts."""
+
+    ring: int = RING
+    retain: int = RETAIN
+    clock: float = float("-inf")
+    tiles: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
+
+    def read(self, key: str, tile: int, size: int) -> tuple[int, int]:
+        kept = self.tiles.get(key, {})
+        newest = max(kept, default=float("-inf"))
+        seen = [
+            value
+            for at, value in kept.items()
+            if tile - size < at <= tile and at > newest - self.ring and at > self.clock - self.retain
+        ]
+        return sum(count for count, _ in seen), sum(total for _, total in seen)
+
+    def update(self, key: str, tile: int, value: int) -> None:
+        kept = self.tiles.get(key, {})
+        if tile > max(kept, default=float("-inf")) - self.ring and tile > self.clock - self.retain:
+            count, total = kept.get(tile, (0, 0))
+            self.tiles.setdefault(key, {})[tile] = (count + 1, total + value)
+
+    def pass_by(self, tile: int) -> None:
+        self.clock = max(self.clock, tile)
+
+
+Operation = tuple[bool, str, int, int]  # is a read, key, tile, value
+operations = st.lists(
+    st.tuples(st.booleans(), st.sampled_from("abc"), st.integers(-3, 14), st.integers(-5, 9)), max_size=60
+)
+in_order = operations.map(lambda found: sorted(found, key=lambda operation: operation[2]))
+
+
+def expected(found: list[Operation]) -> list[list[tuple[int, int]]]:
+    oracle = OneByOne()
+    answers = []
+    for is_read, key, tile, value in found:
+        if is_read:
+            oracle.pass_by(tile)
+            answers.append([oracle.read(key, tile, size) for size in SIZES])
+        else:
+            oracle.pass_by(tile)
+            oracle.update(key, tile, value)
+    return answers
+
+
+class Store:
+    """A tile store and its index, driven by lists of operations."""
+
+    def __init__(self) -> None:
+        self.index = KeyIndex()
+        self.tiles = TileStore(b"tiles", self.index, ring=RING, retain=RETAIN, with_sums=True)
+
+    def run(self, found: list[Operation]) -> list[list[tuple[int, int]]]:
+        updates = [(key, tile, value) for is_read, key, tile, value in found if not is_read]
+        reads = [(key, tile) for is_read, key, tile, _ in found if is_read]
+        before = [sum(o[0] for o in found[:at]) for at, operation in enumerate(found) if not operation[0]]
+        codes = self.index.find_or_add([np.array([u[0] for u in updates], dtype=object)])
+        changes = Updates(
+            codes,
+            np.array([u[1] for u in updates], dtype=np.int64),
+            np.array(before, dtype=np.int64),
+            np.array([u[2] for u in updates], dtype=np.int64),
+        )
+        read_codes = self.index.find([np.array([r[0] for r in reads], dtype=object)])
+        windows = self.tiles.process(read_codes, np.array([r[1] for r in reads], dtype=np.int64), changes, SIZES)
+        return [[(int(counts[at]), int(sums[at])) for counts, sums in windows] for at in range(len(reads))]
+
+
+def cut(found: list[Operation], places: list[int]) -> Iterator[list[Operation]]:
+    edges = [0, *sorted(place % (len(found) + 1) for place in places), len(found)]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        yield found[start:stop]
+
+
+@given(operations | in_order)
+def test_a_batch_equals_its_operations_one_by_one(found: list[Operation]) -> None:
+    assert Store().run(found) == expected(found)
+
+
+@given(operations | in_order, st.lists(st.integers(0, 60), max_size=6))
+def test_where_batches_are_cut_changes_nothing(found: list[Operation], places: list[int]) -> None:
+    store = Store()
+
+    assert [answer for batch in cut(found, places) for answer in store.run(batch)] == expected(found)
+
+
+@settings(max_examples=60)
+@given(operations | in_order, st.lists(st.integers(0, 60), max_size=6), st.integers(0, 60))
+def test_a_restored_store_goes_on_the_same(found: list[Operation], places: list[int], at: int) -> None:
+    at %= len(found) + 1
+    store, log = Store(), {}
+    answers = []
+    for batch in cut(found[:at], places):
+        answers += store.run(batch)
+        log.update(store.tiles.drain_changes())
+    restored = Store()
+    restored.tiles.restore(dict(log))
+
+    assert answers + restored.run(found[at:]) == expected(found)
+
+
+@given(operations | in_order, st.lists(st.integers(0, 60), max_size=6))
+def test_forgetting_quiet_keys_changes_nothing(found: list[Operation], places: list[int]) -> None:
+    store, log = Store(), {}
+    answers = []
+    for batch in cut(found, places):
+        answers += store.run(batch)
+        log.update(store.tiles.drain_changes())
+        codes = store.index.in_use()
+        for code in codes[store.tiles.quiet(codes)].tolist():
+            log.update(store.tiles.forget(code))
+            store.index.remove(code)
+    assert answers == expected(found)
+    kept = {key: value for key, value in log.items() if value is not None}
+    assert len(kept) <= 1 + len(store.index) * RING, "a forgotten key leaves nothing in the changelog"
+    restored = Store()
+    restored.tiles.restore(dict(kept))
+    probe: list[Operation] = [(True, key, 14, 0) for key in "abc"]
+    assert restored.run(probe) == store.run(probe)
+
+
+def test_a_window_of_three_tiles_worked_out_by_hand() -> None:
+    store = Store()
+    found: list[Operation] = [
+        (True, "a", 10, 0),  # nothing yet
+        (False, "a", 10, 2),
+        (True, "a", 10, 0),  # 2
+        (False, "a", 12, 5),
+        (True, "a", 12, 0),  # tiles 10, 11, 12: 2 + 5
+        (True, "a", 13, 0),  # tiles 11, 12, 13: 5
+        (True, "a", 11, 0),  # late: tiles 9, 10, 11: 2
+        (False, "a", 8, 9),  # older than the ring of four tiles (9 … 12): ignored
+        (True, "a", 10, 0),  # 2
+        (True, "b", 12, 0),  # another key
+    ]
+
+    three_tiles = [answer[1] for answer in store.run(found)]
+
+    assert three_tiles == [(0, 0), (1, 2), (2, 7), (1, 5), (1, 2), (1, 2), (0, 0)]
+
+
+def test_a_changelog_record_is_written_once_per_touched_cell() -> None:
+    store = Store()
+    store.run([(False, "a", 1, 1), (False, "a", 1, 1), (False, "a", 2, 1), (False, "b", 2, 1)])
+
+    assert len(store.tiles.drain_changes()) == 1 + 3  # the clock; a at tiles 1 and 2; b at tile 2
+    assert store.tiles.drain_changes() == []
+
+
+def test_values_are_kept_to_a_millionth_and_cannot_overflow() -> None:
+    fixed = to_fixed_point(np.array([0.5, 1e-6, -3.25, 1e300, -1e300]))
+
+    assert fixed[:3].tolist() == [2**19, 1, -13 * 2**18]
+    assert (np.abs(fixed[3:]) == 2**62).all()
+    assert FIXED_POINT == 2**20
+
+
+def test_a_key_with_a_null_is_no_key() -> None:
+    index = KeyIndex()
+    index.find_or_add([np.array(["a", "a"], dtype=object), np.array([1.0, np.nan])])
+
+    codes = index.find([np.array(["a", "a", None, "b"], dtype=object), np.array([1.0, np.nan, 1.0, 1.0])])
+
+    assert codes.tolist() == [0, NULL, NULL, UNKNOWN]
+    assert len(index) == 1
+
+
+def test_a_removed_code_is_used_again_and_its_key_is_unknown() -> None:
+    index = KeyIndex()
+    index.find_or_add([np.array(["a", "b"], dtype=object)])
+    index.remove(0)
+
+    assert index.find([np.array(["a"], dtype=object)]).tolist() == [UNKNOWN]
+    assert index.find_or_add([np.array(["c"], dtype=object)]).tolist() == [0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(-9, 9)), min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=10),
+)
+def test_sum_below_equals_a_loop(found: list[tuple[int, int]], queries: list[tuple[int, int, int]]) -> None:
+    ranks = np.unique([rank for rank, _ in found], return_inverse=True)[1]
+    weights = np.array([weight for _, weight in found], dtype=np.int64)
+    edges = [sorted((a % (len(found) + 1), b % (len(found) + 1))) for a, b, _ in queries]
+    bounds = [bound % (int(ranks.max()) + 2) for _, _, bound in queries]
+
+    (sums,) = sum_below(
+        ranks, (weights,), np.array([a for a, _ in edges]), np.array([b for _, b in edges]), np.array(bounds)
+    )
+
+    assert sums.tolist() == [
+        sum(int(weights[i]) for i in range(start, stop) if ranks[i] < bound)
+        for (start, stop), bound in zip(edges, bounds, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("jumps", [1, 3, 50])
+def test_memory_is_bounded_when_keys_come_and_go(jumps: int) -> None:
+    store = Store()
+    for round_ in range(40):
+        store.run([(False, f"key-{round_}-{n}", round_ * jumps * RETAIN, 1) for n in range(10)])
+        store.tiles.drain_changes()
+        codes = store.index.in_use()
+        for code in codes[store.tiles.quiet(codes)].tolist():
+            store.tiles.forget(code)
+            store.index.remove(code)
+
+    assert len(store.index) == 10
+    assert store.index.capacity <= 20
