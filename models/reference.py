@@ -343,7 +343,8 @@ def fit_edges(values: Floats, bins: int) -> Floats:
     >>> fit_edges(np.array([0.0, 1.0, 1.0]), 8).tolist() == [0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)]
     True
     """
-    distinct, frequency = np.unique(values[np.isfinite(values)] + 0.0, return_counts=True)  # + 0.0: -0.0 is 0.0
+    # Below the largest float, so that each has a successor; + 0.0 makes 0.0 of -0.0.
+    distinct, frequency = np.unique(values[np.abs(values) < np.finfo(np.float64).max] + 0.0, return_counts=True)
     if not len(distinct):
         return np.empty(0)
     if 2 * len(distinct) < bins:
@@ -359,7 +360,7 @@ def fit_edges(values: Floats, bins: int) -> Floats:
         ranks = np.arange(1, n_free + 1) * len(spread) // (n_free + 1)
         edges.append(spread[ranks])
     joined: Floats = np.unique(np.concatenate(edges))
-    return joined[np.isfinite(joined)]
+    return joined
 
 
 def count(reference_cells: Reference, matrix: Floats, scores: Floats, outcomes: Floats | None = None) -> Counts:
@@ -374,6 +375,8 @@ def count(reference_cells: Reference, matrix: Floats, scores: Floats, outcomes: 
     """
     metrics = reference_cells.metrics
     n, n_columns = len(scores), len(metrics) - 1
+    if n == 0:
+        return reference_cells.zeros()
     columns = np.empty((n_columns, n))
     columns[:-1] = matrix.T
     columns[-1] = scores
@@ -393,12 +396,13 @@ def count(reference_cells: Reference, matrix: Floats, scores: Floats, outcomes: 
     counts.counts[:-1, 1:] -= below[:, :-1]
     rows = np.arange(n_columns)
     counts.counts[rows, reference_cells.sizes] = n_missing
-    if n:
-        counts.minima[:-1] = columns[:, 0]  # NaN when all are
-        counts.maxima[:-1] = columns[rows, np.maximum(n - n_missing - 1, 0)]
-    columns *= reference_cells.scales[:, None]
+    (present,) = np.nonzero(n_missing < n)  # the others stay NaN: one NaN, whatever the bits of those in the data
+    counts.minima[present] = columns[present, 0]
+    counts.maxima[present] = columns[present, (n - n_missing - 1)[present]]
+    scales = reference_cells.scales[:, None]
+    np.clip(columns, -_LARGEST_UNITS / scales, _LARGEST_UNITS / scales, out=columns)
+    columns *= scales
     np.rint(columns, out=columns)
-    np.clip(columns, -_LARGEST_UNITS, _LARGEST_UNITS, out=columns)
     columns[np.isnan(columns)] = 0.0
     counts.sums[:-1] = columns.astype(np.int64).sum(axis=1)
     return counts if outcomes is None else counts + count_outcomes(reference_cells, scores, outcomes)

@@ -90,7 +90,7 @@ def group_cells(reference: Ints, n_groups: int, by_size: bool = False) -> Ints:
         groups[cell] = group
         mass += int(present[cell])
         left -= int(present[cell])
-        if mass * n_groups >= total and left * n_groups >= total:  # what is left makes a group of its own
+        if left and mass * n_groups >= total and left * n_groups >= total:  # what is left makes a group of its own
             group, mass = group + 1, 0
     groups[-1] = group + 1
     return groups

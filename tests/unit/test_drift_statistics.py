@@ -1,0 +1,207 @@
+"""Laws of the drift statistics, held against scipy and numpy and against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from app.core.drift.deciles import deciles
+from app.core.drift.interval import interval
+from app.core.drift.ks import ks
+from app.core.drift.psi import group_cells, psi
+from app.core.drift.trend import trend
+from models.reference import MetricCells, count, fit_reference
+
+counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
+
+
+@given(counts, counts)
+def test_psi_and_ks_are_non_negative_symmetric_and_finite_with_empty_cells(one: np.ndarray, other: np.ndarray) -> None:
+    for statistic in (psi, ks):
+        result = statistic(one, other)
+        if one.sum() == 0 or other.sum() == 0:
+            assert math.isnan(result.statistic)
+            continue
+        assert 0 <= result.statistic < math.inf
+        assert 0 <= result.p_value <= 1
+        assert result.statistic == pytest.approx(statistic(other, one).statistic, abs=1e-12)
+
+
+@given(counts)
+def test_psi_and_ks_are_zero_on_itself(one: np.ndarray) -> None:
+    if one.sum():
+        assert (psi(one, one).statistic, psi(one, one).p_value) == (0.0, 1.0)
+        assert ks(one, one) == (0.0, 1.0)
+
+
+def test_psi_by_hand() -> None:
+    # With half a pseudo-count: 1/3, 2/3 against 2/3, 1/3, so 2 * (1/3) * ln 2 of n = m = 2.
+    result = psi(np.array([0, 1]) + np.array([0, 0]), np.array([1, 0]))
+    assert result.statistic == pytest.approx(2 * (0.75 - 0.25) * math.log(3))
+    assert result.p_value == pytest.approx(stats.chi2.sf(math.log(3) / 2, 1))
+    assert psi(np.array([199, 399]), np.array([399, 199])).statistic == pytest.approx(
+        2 * (399.5 - 199.5) / 599 * math.log(399.5 / 199.5)
+    )
+
+
+def test_psi_p_value_is_uniform_without_drift() -> None:
+    generator = np.random.default_rng(5)
+    share = np.full(10, 0.1)
+    p_values = [
+        psi(generator.multinomial(5_000, share), generator.multinomial(3_000, share)).p_value for _ in range(400)
+    ]
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09
+
+
+def test_psi_of_two_normal_samples_is_small_where_an_epsilon_makes_it_large() -> None:
+    generator = np.random.default_rng(6)
+    edges = np.linspace(-4, 4, 41)
+    one, other = (np.histogram(generator.normal(size=1_000), edges)[0] for _ in range(2))
+    assert psi(one, other).statistic < 0.12
+
+
+@given(counts, st.integers(1, 12), st.booleans())
+def test_groups_cover_all_cells_with_enough_mass_each(one: np.ndarray, n_groups: int, by_size: bool) -> None:
+    groups = group_cells(one, n_groups, by_size)
+    mass = np.bincount(groups, weights=one)
+    assert sorted(set(groups.tolist())) == list(range(int(groups[-1]) + 1))
+    assert len(mass) <= n_groups + 1
+    if len(mass) > 2:
+        assert (mass[:-1] * n_groups >= one[:-1].sum()).all()
+    if not by_size:
+        assert (np.diff(groups) >= 0).all()
+
+
+def test_rare_categories_are_joined_with_each_other() -> None:
+    assert group_cells(np.array([1, 40, 2, 50, 1, 0]), 4, by_size=True).tolist() == [1, 1, 1, 0, 1, 2]
+
+
+@given(st.integers(0, 2**32), st.floats(-0.5, 0.5))
+def test_ks_equals_scipy_on_values_that_are_the_cells(seed: int, shift: float) -> None:
+    generator = np.random.default_rng(seed)
+    one = np.round(generator.normal(size=400) * 2).clip(-6, 6)
+    other = np.round((generator.normal(size=250) + shift) * 2).clip(-6, 6)
+    edges = np.arange(-6.5, 7.0)
+    result = ks(np.histogram(one, edges)[0], np.histogram(other, edges)[0])
+    expected = stats.ks_2samp(one, other, method="asymp").statistic
+    assert result.statistic == pytest.approx(expected, abs=1e-15)
+    assert result.p_value == pytest.approx(stats.kstwobign.sf(math.sqrt(400 * 250 / 650) * expected))
+
+
+def test_ks_by_hand() -> None:
+    # F = 1/4, 1, 1 and G = 0, 1/2, 1: D = 1/2; K > sqrt(4 * 2 / 6) / 2.
+    result = ks(np.array([1, 3, 0]), np.array([0, 1, 1]))
+    assert result.statistic == 0.5
+    x = math.sqrt(4 * 2 / 6) / 2
+    series = 2 * sum((-1) ** (k - 1) * math.exp(-2 * k * k * x * x) for k in range(1, 50))
+    assert result.p_value == pytest.approx(series)
+
+
+def test_ks_on_reference_cells_holds_its_level_at_volume() -> None:
+    generator = np.random.default_rng(7)
+    reference = fit_reference(
+        generator.normal(size=(20_000, 1)), ["x"], ["numeric"], {}, generator.random(20_000), np.zeros(20_000), 128
+    )
+    size = reference.metrics[0].size
+    false = 0
+    for _ in range(100):
+        window = count(reference, generator.normal(size=(20_000, 1)), generator.random(20_000))
+        false += ks(reference.counts[0, :size], window.counts[0, :size]).p_value < 0.05
+    assert false <= 12  # 5 expected; more than 12 of 100 has probability 0.002
+
+
+def fit_deciles(values: np.ndarray, bins: int = 128) -> tuple[np.ndarray, MetricCells]:
+    n = len(values)
+    reference = fit_reference(values[:, None], ["x"], ["numeric"], {}, np.zeros(n), np.zeros(n), bins)
+    training = reference.training
+    cells = reference.metrics[0]
+    return deciles(cells, training.counts[0], float(training.minima[0]), float(training.maxima[0])), cells
+
+
+def test_deciles_are_within_a_cell_of_numpys() -> None:
+    values = np.random.default_rng(8).gamma(2.0, size=5_000)
+    found, cells = fit_deciles(values)
+    exact = np.quantile(values, np.arange(1, 11) / 10)
+    width = np.diff([values.min(), *cells.edges, values.max()])
+    place = np.searchsorted(cells.edges, exact[:-1])
+    assert (np.abs(found - exact)[:-1] <= width[place] + width[place - 1]).all()
+    assert found[-1] == values.max()
+
+
+def test_deciles_of_few_distinct_values_are_those_values() -> None:
+    values = np.repeat([0.0, 1.0, 5.0], [10, 50, 40])
+    found, _ = fit_deciles(values)
+    assert found.tolist() == [0, 1, 1, 1, 1, 1, 5, 5, 5, 5]
+
+
+@given(hnp.arrays(np.int64, 8, elements=st.integers(0, 50)), st.floats(-20, 5), st.floats(0, 30))
+def test_deciles_ascend_within_the_extremes(one: np.ndarray, minimum: float, spread: float) -> None:
+    cells = MetricCells("x", "numeric", np.array([-3.0, -1.0, 0.0, 0.0 + 5e-324, 2.0, 9.0]))
+    found = deciles(cells, one, minimum, minimum + spread)
+    if one[:7].sum() == 0:
+        assert np.isnan(found).all()
+    else:
+        assert (np.diff(found) >= 0).all()
+        assert found.min() >= minimum
+        assert found[-1] == minimum + spread
+
+
+def test_deciles_with_infinite_extremes_are_numbers() -> None:
+    cells = MetricCells("x", "numeric", np.array([0.0, 1.0]))
+    found = deciles(cells, np.array([3, 4, 3, 0]), -math.inf, math.inf)
+    assert found[:9].tolist() == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
+    assert found[9] == math.inf
+
+
+def test_deciles_of_a_category_are_codes() -> None:
+    assert deciles(MetricCells("k", "category", np.empty(0), codes=3), np.array([1, 0, 9, 4]), 0, 2).tolist() == [
+        0,
+        *[2] * 9,
+    ]
+
+
+@given(
+    hnp.arrays(np.float64, (12, 10), elements=st.floats(-100, 100)),
+    hnp.arrays(np.float64, 10, elements=st.floats(-100, 100)),
+)
+def test_interval_agrees_with_numpy_percentiles(past: np.ndarray, current: np.ndarray) -> None:
+    result = interval(past, current)
+    low, high = (np.percentile(past, q, axis=0) for q in (2.5, 97.5))
+    assert result.side.tolist() == (np.sign(current - high).clip(0) - np.sign(low - current).clip(0)).tolist()
+    assert ((result.effect > 0) == (result.side != 0)).all()
+    assert (result.effect <= 1).all()
+
+
+def test_interval_of_the_past_itself_holds_its_median() -> None:
+    past = np.random.default_rng(9).normal(size=(20, 10))
+    assert not interval(past, np.median(past, axis=0)).side.any()
+    assert interval(np.ones((5, 1)), np.array([2.0])).effect.tolist() == [1.0]  # the past never varied
+
+
+@given(st.integers(0, 2**32), st.integers(3, 20), st.floats(-2, 2))
+def test_trend_equals_scipy(seed: int, n: int, slope: float) -> None:
+    generator = np.random.default_rng(seed)
+    times = np.cumsum(generator.integers(1, 4, n)).astype(float)
+    values = generator.normal(size=(n, 3)) + slope * times[:, None]
+    result = trend(times, values)
+    for column in range(3):
+        expected = stats.linregress(times, values[:, column])
+        assert result.beta[column] == pytest.approx(expected.slope, rel=1e-9, abs=1e-12)
+        assert result.alpha[column] == pytest.approx(expected.intercept, rel=1e-6, abs=1e-9)
+        assert result.p_value[column] == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(3, 30))
+def test_a_constant_decile_has_no_trend_and_a_line_is_certain(level: float, n: int) -> None:
+    times = np.arange(float(n))
+    constant = trend(times, np.full((n, 1), level))
+    assert (constant.t_statistic.item(), constant.p_value.item()) == (0.0, 1.0)
+    line = trend(times, (3.0 * times)[:, None])
+    assert (line.t_statistic.item(), line.p_value.item()) == (math.inf, 0.0)

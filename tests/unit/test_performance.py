@@ -1,0 +1,80 @@
+"""Performance from counts is performance from events."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from app.core.performance import auc, hanley_mcneil, measure, wilson
+from models.reference import OUTCOME_SHAPE, SCORE_BINS, Counts, count_outcomes, fit_reference
+
+
+def count_labelled(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Counts:
+    cells = fit_reference(
+        np.zeros((2, 1)), ["x"], ["numeric"], {}, np.array([0.1, 0.9]), np.array([0.0, 1.0]), 8, threshold
+    )
+    return count_outcomes(cells, scores, labels)
+
+
+@given(st.integers(0, 2**32), st.integers(2, 400))
+def test_auc_is_sklearns_exactly_on_binned_scores_and_closely_on_raw_ones(seed: int, n: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.random(n)
+    labels = (generator.random(n) < scores).astype(float)
+    labels[:2] = 0, 1
+    area = auc(count_labelled(scores, labels).outcomes)
+    assert area == pytest.approx(metrics.roc_auc_score(labels, np.floor(scores * SCORE_BINS)), abs=1e-12)
+
+
+def test_auc_of_raw_scores_is_met_within_a_thousandth() -> None:
+    generator = np.random.default_rng(11)
+    scores = generator.beta(1.5, 6, 50_000)
+    labels = (generator.random(50_000) < scores).astype(float)
+    assert auc(count_labelled(scores, labels).outcomes) == pytest.approx(
+        metrics.roc_auc_score(labels, scores), abs=1e-3
+    )
+
+
+def test_log_loss_and_accuracy_are_sklearns() -> None:
+    generator = np.random.default_rng(12)
+    scores = generator.uniform(0.01, 0.99, 3_000)
+    labels = (generator.random(3_000) < scores).astype(float)
+    found = {each.name: each for each in measure(count_labelled(scores, labels, 0.3))}
+    assert found["log_loss"].realised == pytest.approx(metrics.log_loss(labels, scores), abs=1e-6)
+    assert found["accuracy"].realised == pytest.approx(metrics.accuracy_score(labels, scores >= 0.3))
+    assert found["accuracy"].low < found["accuracy"].realised < found["accuracy"].high
+    assert found["auc"].low < found["auc"].realised < found["auc"].high
+
+
+def test_without_both_labels_there_is_no_auc_and_without_any_nothing() -> None:
+    assert math.isnan(auc(count_labelled(np.array([0.2]), np.array([1.0])).outcomes))
+    assert all(math.isnan(each.realised) for each in measure(Counts.zeros(3, 4)))
+
+
+def test_auc_does_not_overflow() -> None:
+    outcomes = np.zeros(OUTCOME_SHAPE, np.int64)
+    outcomes[0, 10] = outcomes[1, 20] = 2**40
+    assert auc(outcomes) == 1.0
+
+
+def test_ranges_by_hand() -> None:
+    assert hanley_mcneil(1.0, 5, 5) == (1.0, 1.0)
+    # Wilson of 0 of n: from 0 to z^2 / (n + z^2).
+    assert wilson(0.0, 10) == pytest.approx((0.0, 3.8414588 / 13.8414588))
+
+
+def test_the_range_of_the_auc_covers_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(13)
+    true = 0.7602499  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
+    covered = 0
+    for _ in range(200):
+        labels = np.repeat([0.0, 1.0], 150)
+        raw = generator.normal(size=300) + labels
+        low, high = hanley_mcneil(auc(count_labelled(1 / (1 + np.exp(-raw)), labels).outcomes), 150, 150)
+        covered += low <= true <= high
+    assert covered >= 180

@@ -1,0 +1,203 @@
+"""Laws of the cells of a version and of the counts in them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.reference import (
+    FIXED_POINT,
+    SCORE_BINS,
+    Counts,
+    MetricCells,
+    Reference,
+    count,
+    count_outcomes,
+    fit_edges,
+    fit_reference,
+)
+
+NAMES = ["amount", "step", "kind"]
+
+
+def make_data(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    matrix = np.column_stack(
+        [generator.lognormal(size=n) - 1, generator.integers(-2, 4, n) * 1.0, generator.integers(0, 3, n) * 1.0]
+    )
+    matrix[generator.random((n, 3)) < 0.05] = np.nan
+    scores = generator.random(n)
+    outcomes = np.where(generator.random(n) < 0.1, np.nan, generator.random(n) < scores)
+    return matrix, scores, outcomes
+
+
+@functools.cache
+def fit() -> Reference:
+    matrix, scores, outcomes = make_data(1, 500)
+    return fit_reference(matrix, NAMES, ["numeric", "numeric", "category"], {"kind": 3}, scores, outcomes, 32)
+
+
+def assert_equal(one: Counts, other: Counts) -> None:
+    for name in ("counts", "sums", "minima", "maxima", "outcomes"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
+    assert (one.n, one.log_loss_sum, one.n_correct) == (other.n, other.log_loss_sum, other.n_correct)
+
+
+def cell_by_definition(metric: MetricCells, value: float) -> int:
+    if math.isnan(value) or (metric.is_coded and value not in range(metric.codes)):
+        return metric.size
+    return int(value) if metric.is_coded else sum(1 for edge in metric.edges if edge <= value)
+
+
+values = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, 0.5])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(values, values, values, values), max_size=40))
+def test_counting_agrees_with_the_definition_of_a_cell(rows: list[tuple[float, ...]]) -> None:
+    reference = fit()
+    table = np.array(rows, np.float64).reshape(len(rows), 4)
+    counts = count(reference, table[:, :3], table[:, 3])
+    expected = reference.zeros().counts
+    for row in table.tolist():
+        for number, (metric, value) in enumerate(zip(reference.metrics, row, strict=False)):
+            expected[number, cell_by_definition(metric, value)] += 1
+    assert counts.n == len(rows)
+    assert counts.counts.tolist() == expected.tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 300), max_size=5), st.permutations(range(4)))
+def test_the_merge_of_parts_is_the_whole_in_any_order(seed: int, cuts: list[int], order: list[int]) -> None:
+    reference = fit()
+    matrix, scores, outcomes = make_data(seed, 300)
+    matrix[::7] *= 0.0  # zeros of both signs
+    whole = count(reference, matrix, scores, outcomes)
+    edges = [0, *sorted(cuts), 300]
+    parts = [count(reference, matrix[a:b], scores[a:b], outcomes[a:b]) for a, b in itertools.pairwise(edges)]
+    parts = [part for turn in order for part in parts[turn::4]]
+    merged = reference.zeros()
+    for part in parts:
+        merged += part
+    assert_equal(merged, whole)
+
+
+def test_a_reference_survives_json_bit_for_bit() -> None:
+    reference = fit()
+    text = reference.to_json()
+    again = Reference.from_json(text)
+    assert again.to_json() == text
+    assert_equal(again.training, reference.training)
+    assert [metric.edges.tobytes() for metric in again.metrics] == [m.edges.tobytes() for m in reference.metrics]
+    assert [(m.name, m.kind, m.codes, m.scale) for m in again.metrics] == [
+        (m.name, m.kind, m.codes, m.scale) for m in reference.metrics
+    ]
+
+
+def test_json_that_is_no_reference_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="not a reference"):
+        Reference.from_json("{}")
+    body = json.loads(fit().to_json())
+    with pytest.raises(ValueError, match="reference format 2 is not 1"):
+        Reference.from_json(json.dumps({**body, "format": 2}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(values, max_size=200), st.integers(8, 64))
+def test_edges_ascend_strictly_are_finite_and_few(data: list[float], bins: int) -> None:
+    edges = fit_edges(np.array(data, np.float64), bins)
+    assert np.isfinite(edges).all()
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) <= bins - 1
+
+
+def test_few_distinct_values_have_a_cell_each() -> None:
+    reference = fit()
+    row = reference.counts[1]
+    matrix, _, _ = make_data(1, 500)
+    seen, frequency = np.unique(matrix[~np.isnan(matrix[:, 1]), 1], return_counts=True)
+    assert row[row > 0].tolist() == [*frequency.tolist(), int(np.isnan(matrix[:, 1]).sum())]
+    assert len(seen) == 6
+
+
+def test_the_cells_of_a_continuous_feature_hold_about_equal_shares() -> None:
+    values = np.random.default_rng(3).normal(size=10_000)
+    cells = MetricCells("x", "numeric", fit_edges(values, 50))
+    held = np.diff(np.searchsorted(np.sort(values), cells.edges))
+    assert held.min() > 150
+    assert held.max() < 250
+
+
+def test_a_frequent_value_has_its_own_cell_among_continuous_ones() -> None:
+    generator = np.random.default_rng(4)
+    values = np.concatenate([np.zeros(9_000), generator.exponential(size=1_000)])
+    edges = fit_edges(values, 64)
+    counts = np.histogram(values, [-np.inf, *edges, np.inf])[0]
+    assert edges[:2].tolist() == [0.0, 5e-324]
+    assert counts[1] == 9_000
+    assert len(edges) > 40  # the rest keeps its resolution
+
+
+def test_missing_infinite_and_unknown_values_go_where_the_rules_say() -> None:
+    reference = fit_reference(
+        np.array([[1.0, 0.0], [2.0, 1.0]]),
+        ["x", "kind"],
+        ["numeric", "category"],
+        {"kind": 2},
+        np.array([0.2, 0.8]),
+        np.array([0.0, 1.0]),
+        8,
+    )
+    matrix = np.array([[np.inf, 2.0], [-np.inf, 0.5], [np.nan, -1.0], [1.0, np.nan], [-0.0, np.inf]])
+    counts = count(reference, matrix, np.full(5, 0.5))
+    # x: below 1 | 1 | between | 2 | above | missing
+    assert counts.counts[0, :6].tolist() == [2, 1, 0, 0, 1, 1]
+    assert counts.counts[1, :3].tolist() == [0, 0, 5]
+    assert (counts.minima[0], counts.maxima[0]) == (-np.inf, np.inf)
+    assert math.isnan(counts.minima[1])
+
+
+def test_sums_are_exact_in_fixed_point() -> None:
+    reference = fit()
+    counts = count(
+        reference, np.array([[0.5, 1.0, 0.0], [0.25, 3.0, 2.0], [np.nan, -1.0, 2.0]]), np.array([0.0, 0.5, 1.0])
+    )
+    assert counts.sums[0] == 0.75 * reference.metrics[0].scale
+    assert counts.sums[1] == 3 * FIXED_POINT
+    assert reference.mean(counts, 0) == 0.375
+    assert reference.mean(counts, 2) == 4 / 3
+    assert reference.mean(counts, 3) == 0.5
+
+
+def test_the_mean_of_large_values_is_kept_in_64_bits() -> None:
+    times = np.arange(1_356_998_400_000.0, 1_356_998_400_000.0 + 100_000)
+    reference = fit_reference(times[:, None], ["t"], ["numeric"], {}, np.full(100_000, 0.5), np.zeros(100_000), 16)
+    assert reference.mean(reference.training, 0) == pytest.approx(times.mean(), rel=2**-31)
+
+
+def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
+    reference = fit()  # threshold 0.5
+    scores = np.array([0.5, 0.25, 1.0, 0.75, 0.0])
+    labels = np.array([1.0, 0.0, 0.0, np.nan, 7.0])
+    counts = count_outcomes(reference, scores, labels)
+    assert counts.n == 0
+    assert counts.n_labels == 3
+    assert counts.outcomes[1, 512] == counts.outcomes[0, 256] == counts.outcomes[0, SCORE_BINS - 1] == 1
+    assert counts.counts[-1, :3].tolist() == [2, 1, 2]
+    assert counts.n_correct == 2
+    expected = math.log(2) - math.log(0.75) - math.log(1e-15)
+    assert counts.log_loss_sum / FIXED_POINT == pytest.approx(expected, abs=3e-6)
+
+
+def test_data_that_does_not_fit_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit together"):
+        fit_reference(np.zeros((3, 2)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 16)
+    with pytest.raises(ValueError, match="at least 8"):
+        fit_reference(np.zeros((3, 1)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 4)

@@ -1,0 +1,176 @@
+"""Windows partition time, the watermark never goes back, and a restored store goes on as the one it was taken of."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.sketches import ALL, pack
+from app.core.windows import Calendar, Window, WindowStore
+from models.reference import Counts
+from schemas.wire import SketchRecord
+
+DAY_MS = 86_400_000
+
+
+def ms(*when: int) -> int:
+    return int(dt.datetime(*when, tzinfo=dt.UTC).timestamp() * 1000)
+
+
+def record(partition: int, watermark_ms: int, *slices: int, version: str = "1", n: int = 1) -> SketchRecord:
+    counts = Counts.zeros(2, 3)
+    counts.n = n
+    counts.counts[0, 1] = n
+    deltas = [pack("m", version, ALL, start, counts) for start in slices]
+    return SketchRecord(partition, watermark_ms, watermark_ms, deltas)
+
+
+def make_store(partitions: int = 1, keep: int = 24) -> WindowStore:
+    return WindowStore(Calendar(10), partitions, grace_ms=2, maturity_ms=5, keep=keep)
+
+
+@given(st.integers(-(10**13), 10**13), st.sampled_from([Calendar(None), Calendar(7 * DAY_MS), Calendar(1_000)]))
+def test_windows_partition_time(time_ms: int, calendar: Calendar) -> None:
+    window = calendar.window_at(time_ms)
+    assert window.start_ms <= time_ms < window.end_ms
+    assert calendar.window_at(window.start_ms) == calendar.window_at(window.end_ms - 1) == window
+    following = calendar.window_at(window.end_ms)
+    assert following.start_ms == window.end_ms
+    assert calendar.ordinal(following) == calendar.ordinal(window) + 1
+
+
+@given(st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)))  # noqa: DTZ001  # made UTC below
+def test_a_month_is_that_of_the_utc_calendar(naive: dt.datetime) -> None:
+    time = naive.replace(tzinfo=dt.UTC, microsecond=0)
+    window = Calendar(None).window_at(ms(*time.timetuple()[:6]))
+    assert window.start_ms == ms(time.year, time.month, 1)
+    assert window.end_ms == ms(time.year + time.month // 12, time.month % 12 + 1, 1)
+
+
+def test_windows_are_written_as_a_person_would() -> None:
+    assert str(Window(ms(2013, 3, 1), ms(2013, 4, 1))) == "2013-03-01 to 2013-04-01 UTC"
+    assert str(Window(ms(2013, 3, 1), ms(2013, 3, 1, 1))) == "2013-03-01T00:00:00 to 2013-03-01T01:00:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("window", "slice_ms", "words"),
+    [
+        ("fortnight", 1, 'write "month" or a duration'),
+        ("1h", 7, "divides 3600000 ms"),
+        ("month", DAY_MS * 2, "divides"),
+    ],
+)
+def test_windows_that_slices_cannot_fill_are_refused(window: str, slice_ms: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Calendar.parse(window, slice_ms)
+
+
+def test_a_duration_may_be_plain_milliseconds() -> None:
+    assert Calendar.parse("5000", 1_000) == Calendar.parse("5s", 1_000) == Calendar(5_000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-50, 100)), max_size=30))
+def test_the_watermark_is_the_lowest_of_all_partitions_and_never_goes_back(steps: list[tuple[int, int]]) -> None:
+    store = make_store(3)
+    highest: dict[int, int] = {}
+    before = None
+    for partition, watermark in steps:
+        store.add(record(partition, watermark))
+        highest[partition] = max(highest.get(partition, watermark), watermark)
+        now = store.watermark_ms
+        assert now == (min(highest.values()) if len(highest) == 3 else None)
+        assert before is None or (now is not None and now >= before)
+        before = now
+
+
+def test_a_silent_partition_holds_back_until_it_is_declared_idle_and_its_return_is_late() -> None:
+    store = make_store(2)
+    store.add(record(0, 100, 0))
+    assert store.closed() == []
+    store.declare_idle(1)
+    assert store.closed() == [Window(0, 10)]
+    store.holdings(Window(0, 10))[0][1].report("said", of_labels=False)
+    store.add(record(1, 5, 0))
+    assert store.watermark_ms == 100
+    assert store.holdings(Window(0, 10))[0][1].is_due(of_labels=False, is_history_changed=False)
+
+
+def test_a_window_closes_when_the_watermark_reaches_its_end_and_grace() -> None:
+    store = make_store()
+    store.add(record(0, 11, 0))
+    assert store.closed() == []
+    store.add(record(0, 12))
+    assert store.closed() == [Window(0, 10)]
+    assert not store.is_mature(Window(0, 10))
+    store.add(record(0, 15))
+    assert store.is_mature(Window(0, 10))
+
+
+def test_old_windows_are_forgotten_once_reported_and_what_comes_for_them_is_counted() -> None:
+    store = make_store(keep=1)
+    store.add(record(0, 100, 0, 10, 20))
+    store.release()
+    assert len(store.closed()) == 3  # nothing has been reported
+    for window in store.closed():
+        for _, holding in store.holdings(window):
+            holding.report("said", of_labels=False)
+            holding.report("said", of_labels=True)
+    store.release()
+    assert store.closed() == [Window(20, 30)]
+    store.add(record(0, 100, 0, 20, n=3))
+    assert store.n_too_late == 3
+    assert store.closed() == [Window(20, 30)]
+    assert store.holdings(Window(20, 30))[0][1].sketch.n == 4
+
+
+records = st.lists(
+    st.builds(
+        record,
+        st.integers(0, 1),
+        st.integers(-10, 60),
+        st.integers(-20, 50),
+        version=st.sampled_from(["1", "2"]),
+        n=st.integers(0, 4),
+    ),
+    max_size=15,
+)
+
+
+@settings(max_examples=60)
+@given(records, records)
+def test_a_restored_store_continues_identically(before: list[SketchRecord], after: list[SketchRecord]) -> None:
+    store, other = make_store(2), make_store(2)
+    for each in before:
+        store.add(each)
+    if store.closed():
+        store.holdings(store.closed()[0])[0][1].report("said", of_labels=False)
+    store.declare_idle(1)
+    other.restore(store.snapshot())
+    assert other.snapshot() == store.snapshot()
+    for each in after:
+        store.add(each)
+        other.add(each)
+        assert other.closed() == store.closed()
+    assert other.snapshot() == store.snapshot()
+
+
+def test_a_snapshot_of_other_windows_is_refused() -> None:
+    with pytest.raises(ValueError, match="read the sketches topic from its beginning"):
+        make_store(2).restore(make_store(1).snapshot())
+    with pytest.raises(ValueError, match="not a snapshot"):
+        make_store().restore(b"something else")
+
+
+def test_a_partition_that_the_pipeline_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="partition 1 is none of the 1"):
+        make_store().add(record(1, 0))
+
+
+def test_time_beyond_2038_and_before_1970_is_time() -> None:
+    assert Calendar(None).window_at(ms(2100, 2, 28)).end_ms == ms(2100, 3, 1)
+    assert Calendar(10).window_at(-1) == Window(-10, 0)
+    assert np.int64(ms(2100, 1, 1)) > 2**41
