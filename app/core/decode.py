@@ -15,17 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Ints, LabelBatch, RecordBatch, Rejection
+from app.core.batches import EventBatch, LabelBatch, RecordBatch, Rejection
 from schemas.pipeline import EventField, Events, Pipeline
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import Label
 
-_TYPES: dict[str, type] = {"string": str, "float": float, "int": int, "bool": bool}
+# msgspec gives a Python int of any size, which neither an int64 nor, at worst, a float64 column can hold.
+_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_TYPES: dict[str, Any] = {"string": str, "float": float, "int": _INT64, "bool": bool}
+#: Digits of a watermark header that are read; more are no time.
+_MOST_DIGITS = 18
 _BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeError)
 
 
@@ -89,7 +93,7 @@ class EventDecoder:
         index = np.arange(len(records), dtype=np.int64) if positions is None else np.array(positions, dtype=np.int64)
         batch = EventBatch(
             offsets=records.offsets[index],
-            event_time_ms=self._times(good),
+            event_time_ms=np.array(list(map(self._getters[self._events.time], good)), dtype=np.int64),
             entity=[str(key) for key in map(self._getters[self._events.entity], good)],
             event_id=[str(key) for key in map(self._getters[self._events.event_id], good)],
             columns={field.name: self._column(field, good) for field in self._events.fields},
@@ -100,14 +104,6 @@ class EventDecoder:
         keep = np.ones(len(batch), dtype=bool)
         keep[list(bad)] = False
         return batch.take(np.flatnonzero(keep)), sorted([*rejections, *bad.values()], key=lambda r: r.position)
-
-    def _times(self, good: list[Any]) -> Ints:
-        times = list(map(self._getters[self._events.time], good))
-        try:
-            return np.array(times, dtype=np.int64)
-        except OverflowError:  # an int beyond 64 bits is beyond any bound; which one does not matter
-            bound = 2**62
-            return np.array([max(-bound, min(bound, time)) for time in times], dtype=np.int64)
 
     def _column(self, field: EventField, good: list[Any]) -> np.ndarray[Any, Any]:
         values = list(map(self._getters[field.name], good))
@@ -201,6 +197,7 @@ class LabelDecoder:
         found: dict[int, int] = {}
         for row, headers in enumerate(records.headers or ()):
             for name, data in headers:
-                if name == WATERMARK_HEADER and data.isdigit():
+                # A header's value may be null, whatever the type says: anyone may write to the topic.
+                if name == WATERMARK_HEADER and data and len(data) <= _MOST_DIGITS and data.isdigit():
                     found[row] = int(data)
         return found
