@@ -32,7 +32,7 @@ START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 30.0
 #: A free port may be taken by someone else between choosing it and Kafka's binding it.
 ATTEMPTS = 3
-#: A heap of 384 MB serves the benchmark as fast as 768 MB; the rest of a broker's memory is the page cache.
+#: 384 MB of heap take and give records as fast as 768 MB do; what matters more to a broker is the page cache.
 JVM_OPTIONS = (
     "-Xms96m",
     "-Xmx384m",

@@ -54,8 +54,8 @@ async def ensure_topics(bootstrap: str, topics: Sequence[Topic], replication: in
     Raises
     ------
     StackError
-        When no server answers, a topic cannot be created or has no leader in time, or an existing one has another number
-        of partitions or another cleanup.policy. An existing topic is never changed: keys would change partitions.
+        When no server answers, a topic cannot be created or has no leader in time, or an existing one has another
+        number of partitions or cleanup.policy. An existing topic is never changed: keys would change partitions.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
