@@ -70,29 +70,35 @@ class FoldedLogistic:
         )
 
     def score(self, matrix: Floats) -> Floats:
+        # An absurd value may overflow; it is dealt with below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            contributions = self._weigh(matrix)
+            # Along the contiguous axis numpy adds each row by itself, in an order that depends on its length alone.
+            logits = contributions.sum(axis=1) + self._fold.intercept
+        if not np.isfinite(logits).all():
+            wild = ~np.isfinite(logits)
+            clipped = np.clip(contributions[wild], -LARGEST_CONTRIBUTION, LARGEST_CONTRIBUTION)
+            logits[wild] = clipped.sum(axis=1) + self._fold.intercept
+        scores: Floats = expit(logits)
+        return scores
+
+    def _weigh(self, matrix: Floats) -> Floats:
+        """Return what each column of numbers, then each category, adds to the logit of each row."""
         folded = self._fold
         contributions = np.empty((len(matrix), self._n_columns))
         if self._n_numbers:
             values = matrix if self._all_numbers else matrix[:, folded.numbers]
             present = np.isfinite(values)
+            filled = values if present.all() else np.where(present, values, folded.fills)
             numbers = contributions[:, : self._n_numbers]
-            np.subtract(
-                values if present.all() else np.where(present, values, folded.fills), folded.centres, out=numbers
-            )
+            np.subtract(filled, folded.centres, out=numbers)
             np.multiply(numbers, folded.weights, out=numbers)
         if len(folded.categories):
             codes = matrix[:, folded.categories]
             known = (codes >= 0) & (codes < folded.sizes) & (codes == np.floor(codes))
             entries = np.where(known, codes + folded.starts, 0.0).astype(np.intp)
             contributions[:, self._n_numbers :] = folded.table[entries]
-        # Along the contiguous axis numpy adds each row by itself, in an order that depends on its length alone.
-        logits = contributions.sum(axis=1) + folded.intercept
-        if not np.isfinite(logits).all():
-            wild = ~np.isfinite(logits)
-            clipped = np.clip(contributions[wild], -LARGEST_CONTRIBUTION, LARGEST_CONTRIBUTION)
-            logits[wild] = clipped.sum(axis=1) + folded.intercept
-        scores: Floats = expit(logits)
-        return scores
+        return contributions
 
 
 class DirectTrees:

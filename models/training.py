@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_limits
 
 from models import artifact
-from models.families import FAMILIES, FeatureKind
+from models.families import FAMILIES, FeatureKind, fit
 from models.golden import choose_golden_rows
 from models.manifest import (
     Artifact,
@@ -115,14 +114,14 @@ def train(
     build = _builder(family, signature)
 
     say(f"fitting on the first {cut} of {len(matrix)} rows")
-    judged = _fit(build(), matrix[:cut], labels[:cut])
+    judged = fit(build(), matrix[:cut], labels[:cut])
     tail_scores = make_scorer(judged).score(matrix[cut:])
     metrics = measure(tail_scores, labels[cut:], event_time_ms[cut:], pipeline.model.threshold)
     say("scoring the rest as unseen rows, for the reference")
     unseen_scores = np.concatenate([_score_unseen(build, matrix, labels, cut), tail_scores])
 
     say(f"fitting on all {len(matrix)} rows")
-    estimator = _fit(build(), matrix, labels)
+    estimator = fit(build(), matrix, labels)
     scorer = make_scorer(estimator)
     kind, data = artifact.save(estimator)
     golden = choose_golden_rows(matrix, signature.features)
@@ -208,12 +207,6 @@ def _builder(family: str, signature: Signature) -> Callable[[], Any]:
     return lambda: FAMILIES[family].build(kinds, SEED)
 
 
-def _fit(estimator: Any, matrix: Floats, labels: Floats) -> Any:
-    # With more threads BLAS may add in another order, and the coefficients' last bits would change.
-    with threadpool_limits(1, user_api="blas"):
-        return estimator.fit(np.where(np.isfinite(matrix), matrix, np.nan), labels)
-
-
 def _score_unseen(build: Callable[[], Any], matrix: Floats, labels: Floats, cut: int) -> Floats:
     """Score the rows before the hold-out by models that have not seen them: each half by one fitted on all the others.
 
@@ -226,7 +219,7 @@ def _score_unseen(build: Callable[[], Any], matrix: Floats, labels: Floats, cut:
         others[rows] = False
         if not 0 < labels[others].sum() < others.sum():
             raise TrainingError("All positive labels lie in one part of the time range; train on a longer range.")
-        scores[rows] = make_scorer(_fit(build(), matrix[others], labels[others])).score(matrix[rows])
+        scores[rows] = make_scorer(fit(build(), matrix[others], labels[others])).score(matrix[rows])
     return scores
 
 

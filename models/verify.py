@@ -153,7 +153,7 @@ def _check_identity(
     if model is not None and (manifest.model, manifest.version) != model:
         raise RefusedModelError(
             "model",
-            f"The update names {model[0]} {model[1]}, and what it points to is {manifest.model} {manifest.version}.",
+            f"Expected is {model[0]} {model[1]}, and this is {manifest.model} {manifest.version}.",
         )
     if sha256 is not None and manifest.artifact.sha256 != sha256:
         raise RefusedModelError(

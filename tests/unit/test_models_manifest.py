@@ -1,0 +1,119 @@
+"""Laws of manifests and versions."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.manifest import (
+    GoldenRows,
+    Manifest,
+    ManifestError,
+    bump_version,
+    check_name,
+    digest_training_data,
+    parse_version,
+)
+from models.training import TrainedModel
+
+VERSIONS = st.tuples(*[st.integers(0, 999)] * 3).map(lambda parts: ".".join(map(str, parts)))
+
+
+def test_a_manifest_read_back_is_the_same_to_the_byte(trained: TrainedModel) -> None:
+    data = trained.manifest.to_bytes()
+    again = Manifest.from_bytes(data)
+    assert again == trained.manifest
+    assert again.to_bytes() == data
+    assert again.digest == trained.manifest.digest
+
+
+def test_the_bytes_do_not_depend_on_the_order_of_keys(trained: TrainedModel) -> None:
+    shuffled = json.dumps(dict(reversed(json.loads(trained.manifest.to_bytes()).items())), indent=2).encode()
+    assert Manifest.from_bytes(shuffled).to_bytes() == trained.manifest.to_bytes()
+
+
+def test_golden_rows_keep_each_bit_and_what_is_missing() -> None:
+    matrix = np.array([[0.1, np.nan], [1e-310, -0.0], [1e9, 2.0 / 3.0]])
+    golden = msgspec.json.decode(msgspec.json.encode(GoldenRows.of(matrix, matrix[:, 0])), type=GoldenRows)
+    np.testing.assert_array_equal(golden.matrix, matrix)
+    assert np.signbit(golden.matrix[1, 1])
+    assert golden.scores == (0.1, 1e-310, 1e9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": "1.0"}, "not a version"),
+        ({"version": "01.0.0"}, "not a version"),
+        ({"model": "../etc"}, "not a model name"),
+        ({"manifest_version": 2}, "reads version 1"),
+        ({"signature": {"features": []}}, "no features"),
+        ({"golden": {"rows": [[1, 2, 3]], "scores": [0.5]}}, "fewer than 32 golden rows"),
+        ({"golden": {"rows": [[1, 2]] * 40, "scores": [0.5] * 40}}, "does not have 3 values"),
+        ({"golden": {"rows": [[1, 2, 3]] * 40, "scores": [0.5] * 39}}, "differ in number"),
+        ({"artifact": {"format": "skops", "sha256": "ABC", "size_bytes": 3}}, "64 hex digits"),
+        ({"artifact": {"format": "pickle", "sha256": "0" * 64, "size_bytes": 3}}, "cannot be read"),
+        ({"surprise": 1}, "cannot be read"),
+        ({"metrics": None}, "cannot be read"),
+    ],
+)
+def test_a_manifest_that_is_not_well_formed_is_refused_in_one_sentence(
+    trained: TrainedModel, change: dict[str, object], words: str
+) -> None:
+    data = json.dumps({**json.loads(trained.manifest.to_bytes()), **change}).encode()
+    with pytest.raises(ManifestError, match=words) as refused:
+        Manifest.from_bytes(data)
+    assert "\n" not in str(refused.value)
+
+
+@given(st.binary(max_size=40))
+def test_rubbish_is_no_manifest(data: bytes) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.from_bytes(data)
+
+
+def test_two_features_of_one_name_are_refused(trained: TrainedModel) -> None:
+    body = json.loads(trained.manifest.to_bytes())
+    body["signature"]["features"][1]["name"] = "amount"
+    with pytest.raises(ManifestError, match="same name"):
+        Manifest.from_bytes(json.dumps(body).encode())
+
+
+def test_the_reference_comes_out_as_it_went_in(trained: TrainedModel) -> None:
+    reference = Manifest.from_bytes(trained.manifest.to_bytes()).read_reference()
+    assert reference.names == ("amount", "colour", "items", "score", "outcome")
+    assert json.loads(reference.to_json()) == trained.manifest.reference
+
+
+@given(version=VERSIONS, bump=st.sampled_from(["major", "minor", "patch"]))
+def test_a_bumped_version_is_later(version: str, bump: str) -> None:
+    assert parse_version(bump_version(version, bump)) > parse_version(version)  # type: ignore[arg-type]  # one of three
+
+
+def test_versions_sort_as_numbers() -> None:
+    assert sorted(["1.10.0", "1.9.0", "1.2.10", "1.2.9"], key=parse_version) == ["1.2.9", "1.2.10", "1.9.0", "1.10.0"]
+    assert [bump_version("1.2.3", bump) for bump in ("major", "minor", "patch")] == ["2.0.0", "1.3.0", "1.2.4"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a|b", "-a", "A", "a b", "a\n"])
+def test_a_name_that_could_leave_its_folder_or_key_is_refused(name: str) -> None:
+    with pytest.raises(ManifestError, match="is not a model name"):
+        check_name(name)
+
+
+def test_the_digest_of_the_data_changes_with_any_bit_but_not_with_the_kind_of_nan() -> None:
+    matrix, labels, times = np.array([[1.0, np.nan], [2.0, 3.0]]), np.array([0.0, 1.0]), np.array([5, 6])
+    digest = digest_training_data(matrix, labels, times)
+    other_nan = np.array([0xFFF8000000000123], dtype=np.uint64).view(np.float64)[0]
+    same = matrix.copy()
+    same[0, 1] = other_nan
+    assert digest_training_data(same, labels, times) == digest
+    assert digest_training_data(np.asfortranarray(matrix), labels, times) == digest
+    assert digest_training_data(np.nextafter(matrix, 9), labels, times) != digest
+    assert digest_training_data(matrix, 1 - labels, times) != digest
+    assert digest_training_data(matrix, labels, times + 1) != digest

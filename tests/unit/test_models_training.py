@@ -1,0 +1,173 @@
+"""Laws of training: deterministic, judged on the newest rows, fitted on all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from models.families import FAMILIES, FeatureKind, fit
+from models.golden import choose_golden_rows
+from models.manifest import digest_training_data
+from models.scorer import make_scorer
+from models.training import SEED, TrainedModel, TrainingError, measure, train
+from schemas.pipeline import Pipeline
+
+KINDS = (FeatureKind("float"), FeatureKind("category", 3), FeatureKind("int"))
+
+
+def train_small(pipeline: Pipeline, data: Any, **changes: Any) -> TrainedModel:
+    rows = {"matrix": data.matrix, "labels": data.labels, "event_time_ms": data.event_time_ms, **changes}
+    return train(
+        rows["matrix"],
+        rows["labels"],
+        rows["event_time_ms"],
+        pipeline,
+        rows.get("family", "logistic"),
+        version="1.0.0",
+        from_ms=0,
+        to_ms=400_000,
+        created_at_ms=1_000_000,
+        event_rows=410,
+    )
+
+
+def test_the_manifest_says_what_was_done(trained: TrainedModel, small_data: Any, small_pipeline: Pipeline) -> None:
+    manifest = trained.manifest
+    assert manifest.signature.names == ("amount", "colour", "items")
+    assert manifest.signature.features[1].values == ("red", "green", "blue")
+    assert manifest.feature_set == small_pipeline.feature_set
+    assert (manifest.model, manifest.target, manifest.family) == ("shop-returns", "is sent back", "logistic")
+    assert (manifest.training.rows, manifest.training.labelled_rows) == (410, 400)
+    assert manifest.training.positive_share == small_data.labels.mean()
+    assert manifest.training.refitted_on_all
+    expected = digest_training_data(small_data.matrix, small_data.labels, small_data.event_time_ms)
+    assert manifest.training.sha256 == expected
+    assert set(manifest.libraries) == {"python", "numpy", "scikit-learn", "skops", "streamgauge"}
+
+
+def test_metrics_are_those_of_a_model_that_has_not_seen_the_newest_fifth(
+    trained: TrainedModel, small_data: Any
+) -> None:
+    judged = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), small_data.matrix[:320], small_data.labels[:320]))
+    scores = judged.score(small_data.matrix[320:])
+    assert trained.manifest.metrics == measure(scores, small_data.labels[320:], small_data.event_time_ms[320:], 0.5)
+    assert (trained.manifest.metrics.n, trained.manifest.metrics.from_ms) == (80, 320_000)
+
+
+def test_the_released_model_is_fitted_on_all_rows(trained: TrainedModel, small_data: Any) -> None:
+    whole = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), small_data.matrix, small_data.labels))
+    assert whole.score(small_data.matrix).tobytes() == trained.scorer.score(small_data.matrix).tobytes()
+
+
+def test_the_order_of_the_rows_does_not_matter(
+    trained: TrainedModel, small_data: Any, small_pipeline: Pipeline
+) -> None:
+    order = np.random.default_rng(3).permutation(400)
+    again = train_small(
+        small_pipeline,
+        small_data,
+        matrix=small_data.matrix[order],
+        labels=small_data.labels[order],
+        event_time_ms=small_data.event_time_ms[order],
+    )
+    assert again.artifact == trained.artifact
+    assert again.manifest.to_bytes() == trained.manifest.to_bytes()
+
+
+def test_events_of_one_time_are_on_one_side_of_the_hold_out(small_data: Any, small_pipeline: Pipeline) -> None:
+    times = small_data.event_time_ms.copy()
+    times[300:350] = times[300]
+    found = train_small(small_pipeline, small_data, event_time_ms=times).manifest.metrics
+    assert (found.n, found.from_ms) == (100, times[300])
+
+
+def test_the_reference_has_scores_of_rows_that_the_scoring_model_had_not_seen(
+    trained: TrainedModel, small_data: Any
+) -> None:
+    reference = trained.manifest.read_reference()
+    score = reference.metrics[reference.names.index("score")]
+    labels, rows = small_data.labels, small_data.matrix
+    unseen = np.empty(400)
+    for part in (slice(0, 160), slice(160, 320)):
+        others = np.ones(400, dtype=bool)
+        others[part] = False
+        unseen[part] = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), rows[others], labels[others])).score(
+            rows[part]
+        )
+    unseen[320:] = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), rows[:320], labels[:320])).score(rows[320:])
+    assert reference.n == 400
+    assert reference.minima[-2] == unseen.min()
+    assert reference.maxima[-2] == unseen.max()
+    assert set(score.edges) <= {*unseen, np.nextafter(unseen.max(), 2)}
+
+
+def test_golden_rows_hold_the_edges(trained: TrainedModel) -> None:
+    rows = trained.manifest.golden.matrix
+    assert len(rows) >= 32
+    assert np.isnan(rows).all(axis=1).any()
+    assert {3.0, -1.0, 0.5} <= set(rows[:, 1])
+    assert {-1e9, 1e9} <= set(rows[:, 0])
+    assert trained.scorer.score(rows).tolist() == list(trained.manifest.golden.scores)
+
+
+def test_golden_rows_of_a_feature_that_was_never_there_or_infinite_are_missing(trained: TrainedModel) -> None:
+    matrix = np.full((100, 3), np.nan)
+    matrix[:, 0] = np.inf
+    rows = choose_golden_rows(matrix, trained.manifest.signature.features)
+    assert not np.isinf(rows).any()
+    assert len(rows) >= 32
+
+
+def test_a_feature_that_was_never_there_in_training_does_not_stop_it(small_data: Any, small_pipeline: Pipeline) -> None:
+    matrix = small_data.matrix.copy()
+    matrix[:, 2] = np.nan
+    for family in FAMILIES:
+        found = train_small(small_pipeline, small_data, matrix=matrix, family=family)
+        rows = matrix.copy()
+        rows[:, 2] = 5.0
+        assert found.scorer.score(rows).tobytes() == found.scorer.score(matrix).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (lambda data: {"matrix": data.matrix[:, :2]}, "not the pipeline's 3 features"),
+        (lambda data: {"event_time_ms": data.event_time_ms[1:]}, "do not fit together"),
+        (
+            lambda data: {
+                "matrix": data.matrix[:50],
+                "labels": data.labels[:50],
+                "event_time_ms": data.event_time_ms[:50],
+            },
+            "at least 100",
+        ),
+        (lambda data: {"labels": data.labels + 1}, "neither 0 nor 1"),
+        (lambda _: {"labels": np.full(400, np.nan)}, "neither 0 nor 1"),
+        (lambda _: {"labels": np.zeros(400)}, "needs both outcomes"),
+        (lambda _: {"labels": (np.arange(400) >= 320) * 1.0}, "needs both outcomes"),
+        (lambda _: {"labels": (np.arange(400) < 100) * 1.0}, "one part of the time range"),
+        (lambda _: {"event_time_ms": np.zeros(400, dtype=np.int64)}, "one and the same time"),
+        (lambda _: {"family": "forest"}, "known are hgb, logistic"),
+    ],
+)
+def test_data_that_no_model_can_be_made_of_is_refused_in_one_sentence(
+    small_data: Any, small_pipeline: Pipeline, changes: Any, words: str
+) -> None:
+    with pytest.raises(TrainingError, match=words):
+        train_small(small_pipeline, small_data, **changes(small_data))
+
+
+def test_a_tail_of_one_class_has_no_auc() -> None:
+    found = measure(np.array([0.25, 0.5]), np.zeros(2), np.arange(2), 0.5)
+    assert found.auc is None
+    assert found.accuracy == 0.5
+    assert found.log_loss == pytest.approx((np.log(4 / 3) + np.log(2)) / 2)
+
+
+def test_only_the_time_of_making_differs_between_two_trainings(trained: TrainedModel) -> None:
+    later = replace(trained.manifest, created_at_ms=2)
+    assert later.digest != trained.manifest.digest
+    assert replace(later, created_at_ms=1_000_000).digest == trained.manifest.digest

@@ -1,0 +1,138 @@
+"""Laws of the registry: a version is whole, never changes, and has one writer."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from models.manifest import Artifact, Manifest, ManifestError
+from models.registry import Registry, RegistryError, VersionTakenError, read_bundle, resolve
+from models.training import TrainedModel
+
+
+def other(manifest: Manifest, artifact: bytes, **changes: object) -> tuple[Manifest, bytes]:
+    digest = hashlib.sha256(artifact).hexdigest()
+    return replace(manifest, artifact=Artifact("skops", digest, len(artifact)), **changes), artifact
+
+
+def test_what_is_registered_comes_out_as_it_went_in(trained: TrainedModel, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "a folder with spaces")
+    entry = registry.register(trained.manifest, trained.artifact)
+    assert registry.load("shop-returns", "1.0.0") == (trained.manifest, trained.artifact)
+    assert resolve(entry.uri) == (trained.manifest, trained.artifact)
+    assert read_bundle(entry.path) == (trained.manifest, trained.artifact)
+    assert registry.uri("shop-returns", "1.0.0") == entry.uri
+    assert entry.uri.startswith("file:///")
+    assert [found.manifest.version for found in registry.entries()] == ["1.0.0"]
+    assert registry.unfinished() == []
+
+
+def test_the_same_again_changes_nothing_and_other_content_is_refused(trained: TrainedModel, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.register(trained.manifest, trained.artifact)
+    registry.register(trained.manifest, trained.artifact)
+    with pytest.raises(VersionTakenError, match="choose another version"):
+        registry.register(*other(trained.manifest, b"other bytes"))
+    with pytest.raises(VersionTakenError):
+        registry.register(replace(trained.manifest, created_at_ms=5), trained.artifact)
+    assert registry.load("shop-returns", "1.0.0") == (trained.manifest, trained.artifact)
+    assert registry.unfinished() == []
+
+
+def test_an_artifact_that_is_not_the_manifest_s_is_not_registered(trained: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another file"):
+        Registry(tmp_path).register(trained.manifest, trained.artifact + b"x")
+    assert Registry(tmp_path).entries() == []
+
+
+def test_versions_are_listed_as_numbers_and_the_next_follows_the_greatest(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path)
+    assert registry.next_version("shop-returns") == "1.0.0"
+    assert registry.versions("shop-returns") == []
+    for version in ("1.10.0", "1.9.0", "1.2.30"):
+        registry.register(replace(trained.manifest, version=version), trained.artifact)
+    assert registry.versions("shop-returns") == ["1.2.30", "1.9.0", "1.10.0"]
+    assert registry.next_version("shop-returns") == "1.11.0"
+    assert registry.next_version("shop-returns", "patch") == "1.10.1"
+    assert registry.models() == ["shop-returns"]
+
+
+def test_what_a_killed_writer_left_is_ignored_and_reported(trained: TrainedModel, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    whole = registry.register(trained.manifest, trained.artifact).path
+    half = whole.parent / "2.0.0"
+    shutil.copytree(whole, half)
+    (half / "model.skops").unlink()
+    temporary = whole.parent / ".incoming-3.0.0-abc"
+    temporary.mkdir()
+    assert registry.versions("shop-returns") == ["1.0.0"]
+    assert registry.unfinished() == [temporary, half]
+    with pytest.raises(RegistryError, match=r"not registered in .*; registered versions: 1\.0\.0"):
+        registry.load("shop-returns", "2.0.0")
+    with pytest.raises(RegistryError, match="no model version at"):
+        resolve(half.as_uri())
+
+
+def test_of_many_writers_of_one_version_one_wins_and_readers_see_all_of_it(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path)
+    candidates = [other(trained.manifest, bytes([number]) * 1000) for number in range(16)]
+
+    def register(candidate: tuple[Manifest, bytes]) -> bool:
+        try:
+            registry.register(*candidate)
+        except VersionTakenError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(register, candidates))
+    assert won.count(True) == 1
+    assert registry.load("shop-returns", "1.0.0") == candidates[won.index(True)]
+    assert registry.unfinished() == []
+
+
+def test_a_file_changed_behind_the_registry_is_found(trained: TrainedModel, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    entry = registry.register(trained.manifest, trained.artifact)
+    (entry.path / "model.skops").write_bytes(trained.artifact[:-1] + b"x")
+    for read in (lambda: registry.load("shop-returns", "1.0.0"), lambda: resolve(entry.uri)):
+        with pytest.raises(RegistryError, match="damaged or another file"):
+            read()
+    (entry.path / "manifest.json").write_bytes(b"{")
+    with pytest.raises(RegistryError, match="manifest cannot be read"):
+        registry.entries()
+
+
+def test_a_manifest_in_the_folder_of_another_version_is_found(trained: TrainedModel, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    entry = registry.register(trained.manifest, trained.artifact)
+    entry.path.rename(entry.path.parent / "9.0.0")
+    with pytest.raises(RegistryError, match=r"holds the manifest of shop-returns 1\.0\.0"):
+        registry.load("shop-returns", "9.0.0")
+
+
+@pytest.mark.parametrize("uri", ["http://example.org/1.0.0", "/models/x", "file://elsewhere/models/x", "s3://models/x"])
+def test_only_file_uris_are_resolved(uri: str) -> None:
+    with pytest.raises(RegistryError, match="not a file URI"):
+        resolve(uri)
+
+
+@pytest.mark.parametrize(("model", "version"), [("../x", "1.0.0"), ("x", "../../etc"), ("x", "latest")])
+def test_a_name_or_version_cannot_leave_the_root(tmp_path: Path, model: str, version: str) -> None:
+    with pytest.raises(ManifestError):
+        Registry(tmp_path).load(model, version)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(trained: TrainedModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(RegistryError, match="cannot write to"):
+        Registry(tmp_path / "file").register(trained.manifest, trained.artifact)
