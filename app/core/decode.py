@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, LabelBatch, RecordBatch, Rejection
+from app.core.batches import EventBatch, Ints, LabelBatch, RecordBatch, Rejection
 from schemas.pipeline import EventField, Events, Pipeline
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import Label

@@ -35,7 +35,7 @@ def cut(times: list[int], cuts: list[int]) -> list[tuple[int, list[int]]]:
 
 
 def by_hand(event_times: list[int], label_times: list[int]) -> Order:
-    """The rule, in so many words: a label goes before the first event whose effective time is not older than its own."""
+    """The rule in words: a label goes before the first event whose effective time is not older than its own."""
     order: Order = []
     waiting = list(enumerate(accumulate(label_times, max)))
     for event, time in enumerate(accumulate(event_times, max)):
@@ -80,6 +80,7 @@ def finish(merge: TimeMerge[int], most: int) -> Order:
     most=st.integers(1, 5),
 )
 def test_the_order_is_the_rule_whatever_the_batch_cuts_and_the_interleaving(
+    *,
     events: list[int],
     labelled: list[int],
     event_cuts: list[int],
