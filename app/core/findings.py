@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.core.drift_reports import Verdict
-    from app.core.windows import Window
+    from app.core.drift_windows import Window
     from models.reference import Counts, Reference
 
 
@@ -30,7 +30,7 @@ class Statistic(NamedTuple):
     value: float
 
 
-class Tested(NamedTuple):
+class Judgement(NamedTuple):
     """A verdict, what it is about, and how many events it rests on."""
 
     metric: str
@@ -122,7 +122,7 @@ class Subject:
             for metric, decile, value in statistics
         ]
 
-    def reports(self, tested: Iterable[Tested]) -> list[DriftReport]:
+    def reports(self, tested: Iterable[Judgement]) -> list[DriftReport]:
         return [
             DriftReport(
                 pipeline=self.pipeline,
@@ -184,7 +184,7 @@ def describe(reference: Reference, counts: Counts, metrics: Iterable[int]) -> li
                 for decile, value in zip(DECILES, deciles(cells, counts.counts[row], low, high).tolist(), strict=True)
             ),
             Statistic(cells.name, "n", float(counts.n)),
-            Statistic(cells.name, "null_rate", 1 - n_present / counts.n if counts.n else math.nan),
+            Statistic(cells.name, "null_rate", (counts.n - n_present) / counts.n if counts.n else math.nan),
             Statistic(cells.name, "min", low),
             Statistic(cells.name, "max", high),
             Statistic(cells.name, "mean", reference.mean(counts, row)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.core.drift.deciles import DECILES
-from app.core.windows import Window
+from app.core.drift_windows import Window
 from models.reference import SCORE
 
 if TYPE_CHECKING:

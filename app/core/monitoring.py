@@ -27,10 +27,10 @@ import numpy as np
 from app.core.alerting import Watch, limits
 from app.core.drift.deciles import deciles
 from app.core.drift_reports import Evidence, judge
-from app.core.findings import Findings, Subject, Tested, describe
+from app.core.drift_windows import Calendar, Window, WindowStore
+from app.core.findings import Findings, Judgement, Subject, describe
 from app.core.history import History
 from app.core.performance import measure
-from app.core.windows import Calendar, Window, WindowStore
 from models.reference import Reference
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class MonitorCore:
                     if (watch.rule.on == "performance") == of_labels:
                         watch.see(window, values.get(watch.rule.measure, math.nan) if of_labels else share)
 
-    def _test(self, window: Window, version: str, counts: Counts, metrics: Iterable[int]) -> list[Tested]:
+    def _test(self, window: Window, version: str, counts: Counts, metrics: Iterable[int]) -> list[Judgement]:
         known = self._versions[version]
         tested = []
         for row in metrics:
@@ -255,7 +255,7 @@ class MonitorCore:
             )
             numbers = int(evidence.reference.sum()), int(evidence.detection.sum())
             tested += [
-                Tested(cells.name, test.test, *numbers, judge(test, evidence)) for test in self._pipeline.drift.tests
+                Judgement(cells.name, test.test, *numbers, judge(test, evidence)) for test in self._pipeline.drift.tests
             ]
         return tested
 
@@ -263,7 +263,7 @@ class MonitorCore:
         return Subject(self._pipeline.name, self._pipeline.model.name, version, window, revision)
 
 
-def _share_of_drift(tested: list[Tested]) -> float:
+def _share_of_drift(tested: list[Judgement]) -> float:
     metrics = {each.metric for each in tested}
     return (
         len({each.metric for each in tested if each.verdict.signal == "DRIFT"}) / len(metrics) if metrics else math.nan

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.drift_windows import Calendar, Window, WindowStore
 from app.core.sketches import ALL, pack
-from app.core.windows import Calendar, Window, WindowStore
 from models.reference import Counts
 from schemas.wire import SketchRecord
 

@@ -1,0 +1,416 @@
+"""What the monitor says follows from the events alone: not from partitions, batches, order or restarts."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.drift_reports import TESTS, Evidence, judge
+from app.core.findings import Findings, MetadataRow
+from app.core.monitoring import MonitorCore
+from app.core.sketches import SketchBuffer
+from models.reference import MetricCells, Reference, fit_reference
+from schemas.pipeline import (
+    AlertRule,
+    Drift,
+    DriftTest,
+    Events,
+    Labels,
+    Limits,
+    Model,
+    Performance,
+    Pipeline,
+)
+from schemas.wire import SketchRecord
+
+SLICE_MS, WINDOW_MS = 100, 1_000
+FEATURES = ["amount", "kind"]
+END_MS = 10**9
+
+
+def make_pipeline(partitions: int = 1, labels: Labels | None = Labels(5_000, 0)) -> Pipeline:  # noqa: B008  # frozen
+    return Pipeline(
+        name="payments",
+        path=Path("payments.toml"),
+        partitions=partitions,
+        delivery="exactly_once",
+        commit_interval_ms=100,
+        publish_features=True,
+        source=None,
+        events=Events("card", "id", "at", (), 0, END_MS, 0),
+        labels=labels,
+        lookups=(),
+        features=(),
+        model=Model("fraud"),
+        drift=Drift(
+            window=str(WINDOW_MS),
+            slice_ms=SLICE_MS,
+            grace_ms=50,
+            bins=16,
+            tests=(
+                DriftTest("psi", {"threshold": 0.2}),
+                DriftTest("ks", {"alpha": 0.01, "minimum_effect": 0.1}),
+                DriftTest("interval", {"low": 2.5, "high": 97.5, "minimum_history": 5}),
+                DriftTest("trend", {"alpha": 0.05, "minimum_history": 5}),
+            ),
+        ),
+        performance=Performance(maturity_ms=200),
+        alerts=(
+            AlertRule("auc-fell", "performance", "auc", "critical", falls_by=0.05, action="retrain"),
+            AlertRule("drifting", "drift", "share", above=0.3),
+        ),
+        limits=Limits(10, 0.5, 100),
+        digest="",
+    )
+
+
+class Stream:
+    """Seeded events over some windows; from window ``moves_at`` on amounts double and labels turn random."""
+
+    def __init__(self, seed: int, n: int, windows: int = 6, moves_at: int = 99) -> None:
+        generator = np.random.default_rng(seed)
+        self.times = np.sort(generator.integers(0, windows * WINDOW_MS, n))
+        moved = self.times >= moves_at * WINDOW_MS
+        self.matrix = np.column_stack(
+            [generator.gamma(2.0, size=n) * np.where(moved, 2.0, 1.0), generator.integers(0, 3, n)]
+        )
+        self.matrix[generator.random((n, 2)) < 0.05] = np.nan
+        self.scores = generator.random(n)
+        self.labels = (generator.random(n) < np.where(moved, 0.5, self.scores)) * 1.0
+        self.is_labelled = generator.random(n) < 0.9
+        self.versions = np.where(self.times < 3.5 * WINDOW_MS, "1", "2")
+
+    def records(self, partition_of: np.ndarray, partitions: int, cuts: list[int]) -> list[list[SketchRecord]]:
+        """Cut each partition's events into transactions at ``cuts``; labels come one transaction later."""
+        found = []
+        edges = [0, *sorted(cuts), len(self.times)]
+        for partition in range(partitions):
+            here, due = [], np.zeros(len(self.times), bool)
+            for start, end in zip(edges, [*edges[1:], len(self.times)], strict=True):
+                buffer = SketchBuffer("fraud", SLICE_MS)
+                rows = np.zeros(len(self.times), bool)
+                rows[start:end] = partition_of[start:end] == partition
+                for version in ("1", "2"):
+                    of_version = self.versions == version
+                    events, labelled = rows & of_version, due & of_version
+                    buffer.add_scored(
+                        version, reference(), self.times[events], self.matrix[events], self.scores[events]
+                    )
+                    buffer.add_labelled(
+                        version, reference(), self.times[labelled], self.scores[labelled], self.labels[labelled]
+                    )
+                watermark = int(self.times[start]) if start < len(self.times) else END_MS
+                # Labels have been applied up to the events before these.
+                label_watermark = (
+                    int(self.times[edges[max(edges.index(start) - 1, 0)]]) if start < len(self.times) else END_MS
+                )
+                here.append(SketchRecord(partition, watermark, label_watermark, buffer.drain()))
+                due = rows & self.is_labelled
+            here.append(SketchRecord(partition, END_MS, END_MS, []))
+            found.append(here)
+        return found
+
+
+@functools.cache
+def reference() -> Reference:
+    stream = Stream(100, 4_000)
+    return fit_reference(
+        stream.matrix, FEATURES, ["numeric", "category"], {"kind": 3}, stream.scores, stream.labels, 16
+    )
+
+
+def make_monitor(partitions: int = 1, versions: tuple[str, ...] = ("1", "2")) -> MonitorCore:
+    monitor = MonitorCore(make_pipeline(partitions))
+    for version in versions:
+        monitor.register_version(version, reference(), {"auc": 0.8})
+    return monitor
+
+
+def run(monitor: MonitorCore, stream: Stream, cuts: list[int] | None = None) -> Findings:
+    (records,) = stream.records(np.zeros(len(stream.times), int), 1, cuts or [])
+    for record in records:
+        monitor.observe(record)
+    return monitor.collect(now_ms=7)
+
+
+def last_words(all_findings: list[Findings]) -> dict[tuple[object, ...], str]:
+    """What the tables show: of each key the row of the highest revision, without that revision."""
+    rows: dict[tuple[object, ...], tuple[int, str]] = {}
+    for findings in all_findings:
+        for row in findings.metadata:
+            key = ("metadata", row.version, row.stage, row.metric, row.decile, row.window_start_ms)
+            rows[key] = max(rows.get(key, (0, "")), (row.revision, repr(replace(row, revision=0))))
+        for report in findings.reports:
+            key = ("report", report.version, report.metric, report.test, report.window_start_ms)
+            words = repr({name: getattr(report, name) for name in report.__struct_fields__ if name != "revision"})
+            rows[key] = max(rows.get(key, (0, "")), (report.revision, words))
+        for each in findings.performance:
+            key = ("performance", each.version, each.measure, each.window_start_ms)
+            rows[key] = max(rows.get(key, (0, "")), (each.revision, repr(replace(each, revision=0))))
+    return {key: words for key, (_, words) in rows.items()}
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 2**32),
+    partitions=st.sampled_from([1, 2, 8]),
+    cuts=st.lists(st.integers(0, 600), max_size=6),
+    chance=st.randoms(use_true_random=False),
+)
+def test_rows_are_bit_identical_for_any_partitions_batches_and_interleaving(
+    seed: int, partitions: int, cuts: list[int], chance: object
+) -> None:
+    stream = Stream(seed, 600, moves_at=4)
+    expected = run(make_monitor(), stream)
+    partition_of = np.random.default_rng(seed).integers(0, partitions, 600)
+    queues = stream.records(partition_of, partitions, cuts)
+    monitor = make_monitor(partitions)
+    turns = [number for number, queue in enumerate(queues) for _ in queue]
+    chance.shuffle(turns)  # type: ignore[attr-defined]  # Hypothesis's Random
+    for turn in turns:
+        monitor.observe(queues[turn].pop(0))
+    found = monitor.collect(now_ms=7)
+    assert repr(found) == repr(expected)
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 600), max_size=12), st.integers(0, 14), st.booleans())
+def test_collecting_often_restarting_and_late_data_end_in_the_same_words(
+    seed: int, cuts: list[int], restart_at: int, reorder: bool
+) -> None:
+    stream = Stream(seed, 600, moves_at=4)
+    expected = last_words([run(make_monitor(), stream)])
+    (records,) = stream.records(np.zeros(600, int), 1, cuts)
+    if reorder:  # what it brings for closed windows is late
+        records.insert(0, records.pop())
+    monitor = make_monitor()
+    found = []
+    for number, record in enumerate(records):
+        monitor.observe(record)
+        found.append(monitor.collect(now_ms=7))
+        if number == restart_at:
+            snapshot = monitor.snapshot()
+            monitor = MonitorCore(make_pipeline())
+            monitor.restore(snapshot)
+            assert monitor.snapshot() == snapshot
+    assert last_words(found) == expected
+    assert not monitor.collect(now_ms=8)
+
+
+def test_a_monitor_restored_from_an_older_snapshot_says_the_same_again() -> None:
+    (records,) = Stream(3, 900, moves_at=4).records(np.zeros(900, int), 1, [200, 400, 600])
+    monitor = make_monitor()
+    for record in records[:2]:
+        monitor.observe(record)
+    monitor.collect(now_ms=7)
+    snapshot = monitor.snapshot()
+    runs = []
+    for _ in range(2):
+        again = MonitorCore(make_pipeline())
+        again.restore(snapshot)
+        said = []
+        for record in records[2:]:
+            again.observe(record)
+            said.append(repr(again.collect(now_ms=7)))
+        runs.append((said, again.snapshot()))
+    assert runs[0] == runs[1]
+
+
+def test_a_version_without_a_reference_is_held_until_it_is_registered() -> None:
+    stream = Stream(4, 900)
+    expected = last_words([run(make_monitor(), stream)])
+    monitor = make_monitor(versions=("1",))
+    first = run(monitor, stream, [300])
+    assert {row.version for row in first.metadata} == {"1"}
+    assert monitor.unknown_versions == ["2"]
+    monitor.register_version("2", reference(), {"auc": 0.8})
+    second = monitor.collect(now_ms=7)
+    assert {row.version for row in second.metadata} >= {"2"}
+    assert last_words([first, second]) == expected
+    assert monitor.unknown_versions == []
+
+
+def test_training_rows_come_once_per_version_with_every_statistic() -> None:
+    monitor = make_monitor()
+    rows = monitor.collect(now_ms=3).metadata
+    assert (
+        len(rows) == 2 * 4 * 15
+    )  # versions x (2 features, score, outcome) x (ten deciles, n, null_rate, min, max, mean)
+    assert {row.stage for row in rows} == {"training"}
+    amount = {row.decile: row.value for row in rows if (row.version, row.metric) == ("1", "amount")}
+    data = Stream(100, 4_000).matrix[:, 0]
+    assert amount["n"] == 4_000
+    assert amount["null_rate"] == np.isnan(data).mean()
+    assert (amount["min"], amount["max"]) == (np.nanmin(data), np.nanmax(data))
+    assert amount["mean"] == pytest.approx(np.nanmean(data), abs=1e-6)
+    assert amount["d5"] == pytest.approx(np.nanmedian(data), rel=0.05)
+    assert amount["d10"] == amount["max"]
+    assert not monitor.collect(now_ms=4)
+    monitor.register_version("1", reference(), {})
+    assert not monitor.collect(now_ms=5)
+
+
+def test_a_window_is_reported_when_it_closes_and_its_outcome_when_labels_are_mature() -> None:
+    monitor = make_monitor()
+    monitor.collect(now_ms=0)
+    stream = Stream(5, 900)
+    (records,) = stream.records(np.zeros(900, int), 1, [])
+    monitor.observe(replace_marks(records[0], WINDOW_MS + 49, WINDOW_MS + 49))
+    assert not monitor.collect(now_ms=1)
+    monitor.observe(replace_marks(records[-1], WINDOW_MS + 50, WINDOW_MS + 199))
+    closed = monitor.collect(now_ms=2)
+    assert {row.metric for row in closed.metadata} == {"amount", "kind", "score"}
+    assert {(row.window_start_ms, row.window_end_ms) for row in closed.metadata} == {(0, WINDOW_MS)}
+    assert closed.performance == []
+    assert {report.n_detection for report in closed.reports} == {int((stream.times < WINDOW_MS).sum())}
+    monitor.observe(replace_marks(records[1], WINDOW_MS + 50, WINDOW_MS + 200))
+    mature = monitor.collect(now_ms=3)
+    assert {row.metric for row in mature.metadata} == {"outcome"}
+    assert [row.measure for row in mature.performance] == ["auc", "log_loss", "accuracy"]
+    here = (stream.times < WINDOW_MS) & stream.is_labelled
+    assert mature.performance[0].n_labels == here.sum()
+    assert mature.performance[0].label_maturity == here.sum() / (stream.times < WINDOW_MS).sum()
+    accuracy = ((stream.scores >= 0.5) == (stream.labels == 1))[here].mean()
+    assert mature.performance[2].realised == pytest.approx(accuracy)
+
+
+def replace_marks(record: SketchRecord, watermark_ms: int, label_watermark_ms: int) -> SketchRecord:
+    return SketchRecord(record.partition, watermark_ms, label_watermark_ms, record.deltas)
+
+
+def test_late_events_amend_a_window_under_the_next_revision() -> None:
+    monitor = make_monitor()
+    stream = Stream(6, 900)
+    first = run(monitor, stream)
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    buffer.add_scored("1", reference(), np.array([2_500]), np.array([[1.0, 1.0]]), np.array([0.5]))
+    monitor.observe(SketchRecord(0, 0, 0, buffer.drain()))
+    second = monitor.collect(now_ms=9)
+
+    def count(findings: Findings, start_ms: int) -> list[tuple[int, float]]:
+        return [
+            (row.revision, row.value)
+            for row in findings.metadata
+            if (row.metric, row.decile, row.window_start_ms, row.stage) == ("score", "n", start_ms, "scoring")
+        ]
+
+    ((_, before),) = count(first, 2_000)
+    assert count(second, 2_000) == [(2, before + 1)]
+    assert count(second, 1_000) == []  # earlier windows do not know of it
+    assert {report.revision for report in second.reports} == {2}
+    assert not monitor.collect(now_ms=10)
+
+
+def test_a_drift_is_reported_from_the_window_it_begins_in_and_raises_alerts() -> None:
+    findings = run(make_monitor(), Stream(7, 6_000, moves_at=4))
+    signals = {
+        (report.window_start_ms // WINDOW_MS, report.metric): report.signal
+        for report in findings.reports
+        if report.test == "psi"
+    }
+    assert {window for (window, metric), signal in signals.items() if metric == "amount" and signal == "DRIFT"} == {
+        4,
+        5,
+    }
+    assert {signal for (_, metric), signal in signals.items() if metric in {"kind", "score"}} == {"NONE"}
+    areas = {row.window_start_ms: row.realised for row in findings.performance if row.measure == "auc"}
+    assert areas[1_000] > 0.75
+    assert areas[4_000] < 0.6
+    raised = {(alert.rule, alert.version, alert.window_start_ms, alert.action) for alert in findings.alerts}
+    assert raised == {("auc-fell", "2", 4_000, "retrain"), ("drifting", "2", 4_000, "")}
+
+
+def test_a_steady_stream_raises_no_alert() -> None:
+    findings = run(make_monitor(), Stream(8, 6_000))
+    assert findings.alerts == []
+    assert not [each for each in findings.reports if each.test in {"psi", "ks"} and each.signal == "DRIFT"]
+
+
+def test_history_continues_across_versions_but_for_the_score() -> None:
+    findings = run(make_monitor(), Stream(9, 1_200))
+    notes = {
+        (report.version, report.window_start_ms, report.metric): report.note
+        for report in findings.reports
+        if report.test == "interval"
+    }
+    assert notes["1", 0, "amount"] == "too little history (0 of 5 windows)"
+    assert notes["2", 3_000, "amount"] == "too little history (3 of 5 windows)"
+    assert "too little" not in notes["2", 5_000, "amount"]
+    assert notes["2", 3_000, "score"] == "too little history (0 of 5 windows)"
+    assert notes["2", 5_000, "score"] == "too little history (2 of 5 windows)"
+
+
+def test_without_labels_there_is_no_performance_and_windows_are_released() -> None:
+    monitor = MonitorCore(make_pipeline(labels=None), keep=1)
+    monitor.register_version("1", reference(), {})
+    monitor.register_version("2", reference(), {})
+    findings = run(monitor, Stream(10, 600))
+    assert findings.performance == []
+    assert {row.metric for row in findings.metadata if row.stage == "scoring"} == {"amount", "kind", "score"}
+    assert len(monitor.windows.closed()) == 1
+
+
+def test_what_cannot_be_right_is_refused_in_a_sentence() -> None:
+    monitor = make_monitor()
+    other = fit_reference(np.ones((9, 1)), ["x"], ["numeric"], {}, np.ones(9), np.ones(9), 8)
+    with pytest.raises(ValueError, match="give the new one a new version"):
+        monitor.register_version("1", other, {})
+    buffer = SketchBuffer("other-model", SLICE_MS)
+    buffer.add_scored("1", reference(), np.array([0]), np.ones((1, 2)), np.ones(1))
+    with pytest.raises(ValueError, match="other-model"):
+        monitor.observe(SketchRecord(0, 0, 0, buffer.drain()))
+    with pytest.raises(ValueError, match="not a snapshot of a monitor"):
+        monitor.restore(b"")
+
+
+def test_a_window_of_missing_values_gives_rows_and_no_signal() -> None:
+    monitor = make_monitor()
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    buffer.add_scored("1", reference(), np.arange(3), np.full((3, 2), math.nan), np.full(3, math.nan))
+    monitor.observe(SketchRecord(0, END_MS, END_MS, buffer.drain()))
+    findings = monitor.collect(now_ms=1)
+    scoring: list[MetadataRow] = [row for row in findings.metadata if row.stage == "scoring"]
+    assert {row.value for row in scoring if row.decile == "null_rate"} == {1.0}
+    assert all(math.isnan(row.value) for row in scoring if row.decile in {"d1", "d10", "min", "mean"})
+    tested = {report.test: report for report in findings.reports if report.metric == "amount"}
+    assert tested["ks"].statistic is None
+    assert tested["psi"].signal == "NONE" or tested["psi"].n_detection == 3
+
+
+def test_every_test_of_a_pipeline_file_is_registered() -> None:
+    assert set(TESTS) == {test.test for test in make_pipeline().drift.tests}
+
+
+def test_interval_and_trend_rarely_call_a_stable_metric_drifting() -> None:
+    generator = np.random.default_rng(14)
+    share = np.arange(1, 11) / 10
+    cells = MetricCells("x", "numeric", np.zeros(1))
+    signals = []
+    for _ in range(200):
+        each = np.quantile(generator.normal(size=(7, 400)), share, axis=1).T
+        evidence = Evidence(cells, np.ones(3), np.ones(3), each[0], each[-1], np.arange(7.0), each[:-1])
+        signals += [judge(DriftTest("interval"), evidence).signal, judge(DriftTest("trend"), evidence).signal]
+    assert signals.count("DRIFT") <= 20  # of 400; the trend's 5 % of 200 alone are 10
+
+
+def test_interval_and_trend_see_a_metric_that_moves() -> None:
+    generator = np.random.default_rng(15)
+    share = np.arange(1, 11) / 10
+    each = np.quantile(generator.normal(size=(7, 400)) + np.array([[0, 0, 0, 0, 0, 0, 2]]).T, share, axis=1).T
+    cells = MetricCells("x", "numeric", np.zeros(1))
+    evidence = Evidence(cells, np.ones(3), np.ones(3), each[0], each[-1], np.arange(7.0), each[:-1])
+    verdict = judge(DriftTest("interval"), evidence)
+    assert (verdict.signal, verdict.statistic) == ("DRIFT", 10.0)
+    assert verdict.note == "d1, d2, d3, d4, d5, d6, d7, d8, d9, d10 above the interval of 6 past windows"
+    rising = np.quantile(generator.normal(size=(7, 400)) + np.arange(7)[:, None] * 0.2, share, axis=1).T
+    evidence = Evidence(cells, np.ones(3), np.ones(3), rising[0], rising[-1], np.arange(7.0), rising[:-1])
+    verdict = judge(DriftTest("trend"), evidence)
+    assert verdict.signal == "DRIFT"
+    assert verdict.effect == pytest.approx(1.2 / (rising[0, 8] - rising[0, 0]), rel=0.3)
