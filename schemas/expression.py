@@ -105,7 +105,7 @@ def parse(text: str, kinds: Mapping[str, Kind]) -> Expression:
         checker = _Checker(source, kinds)
         kind = checker.kind_of(tree)
     except SyntaxError as error:
-        where = f" at position {error.offset}" if error.offset else ""
+        where = f" at position {error.offset or len(source) + 1}"  # 0: at its end
         raise ExpressionError(
             f'"{source}" is not an expression{where}: {error.msg}; write it as in Python, for example "a / b"'
         ) from None

@@ -14,12 +14,11 @@ def start_at_zero(values: Ints) -> Ints:
     return sums
 
 
-def sum_below(
-    ranks: Ints, weights: tuple[Ints, ...], starts: Ints, ends: Ints, bounds: Ints
-) -> tuple[Ints, ...]:
+def sum_below(ranks: Ints, weights: tuple[Ints, ...], starts: Ints, ends: Ints, bounds: Ints) -> tuple[Ints, ...]:
     """For each query, the sum of the weights at positions start…end whose rank is below a bound.
 
-    A wavelet matrix: ranks are sorted bit by bit, and each query follows its range through the partitions. O((n + q) log n).
+    A wavelet matrix: ranks are sorted bit by bit, and each query follows its range through the partitions, in
+    O((n + q) log n).
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ def sum_below(
     [2, 2]
     """
     totals = tuple(np.zeros(len(starts), dtype=np.int64) for _ in weights)
-    for bit in reversed(range(int(len(ranks)).bit_length())):
+    for bit in reversed(range(len(ranks).bit_length())):
         is_one = (ranks >> bit) & 1
         zeros = start_at_zero(1 - is_one)
         order = np.argsort(is_one, kind="stable")
@@ -53,7 +52,7 @@ def sum_below(
         above = ((bounds >> bit) & 1).astype(bool)
         for total, weight in zip(totals, weights, strict=True):
             sums = start_at_zero(weight)
-            total += np.where(above, sums[end_zero] - sums[start_zero], 0)
+            np.add(total, np.where(above, sums[end_zero] - sums[start_zero], 0), out=total)
         starts = np.where(above, zeros[-1] + starts - start_zero, start_zero)
         ends = np.where(above, zeros[-1] + ends - end_zero, end_zero)
     return totals

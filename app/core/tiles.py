@@ -7,8 +7,8 @@ The laws, for operations in their order (a read, or an update, each at the tile 
 - nothing is seen or taken that is ``retain`` tiles older than the newest tile of any operation so far, of any key; so a
   key that has been quiet for that long may be forgotten without a trace.
 
-All three speak of the order alone. How operations are cut into batches changes no bit: everything is an integer, and sums
-are kept in fixed point (units of 2**-20, at most 2**42 a value; a tile's or window's sum must stay within ±2**43).
+All three speak of the order alone. How operations are cut into batches changes no bit: everything is an integer, and
+sums are kept in fixed point (units of 2**-20, at most 2**42 a value; a tile's or window's sum must stay within ±2**43).
 """
 
 from __future__ import annotations
@@ -51,12 +51,32 @@ class Updates:
     values: Ints | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """Reads of known keys: code, tile, updates before it, and the newest tile of any operation before it."""
+
+    codes: Ints
+    tiles: Ints
+    seen: Ints
+    clock: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Per read, the rank of its key and the range of accepted updates of that key before it."""
+
+    group: Ints
+    starts: Ints
+    ends: Ints
+
+
+@dataclass(frozen=True, slots=True)
 class _Accepted:
     """The updates that count, by key and then in order; ``rank`` numbers the keys of ``groups``."""
 
     sequence: Ints
     tiles: Ints
+    values: Ints | None
     rank: Ints
     newest: Ints  # newest tile of the key, this update included
     groups: Ints
@@ -78,14 +98,19 @@ class TileStore:
         Tiles after which a quiet key is forgotten; at least ``ring``.
     with_sums
         Whether values are summed, or updates only counted.
+    with_changelog
+        Whether changes are remembered until `drain_changes`.
     """
 
-    def __init__(self, name: bytes, index: KeyIndex, *, ring: int, retain: int, with_sums: bool) -> None:
+    def __init__(
+        self, name: bytes, index: KeyIndex, *, ring: int, retain: int, with_sums: bool, with_changelog: bool = True
+    ) -> None:
         self.name = name
         self.index = index
         self.ring = ring
         self.retain = max(ring, retain)
         self._with_sums = with_sums
+        self._with_changelog = with_changelog
         self._clock = NEVER
         self._newest: Ints = np.zeros(0, dtype=np.int64)
         self._counts: NDArray[np.int32] = np.zeros((0, ring), dtype=np.int32)
@@ -124,11 +149,16 @@ class TileStore:
         read_clock = np.maximum.accumulate(np.concatenate(([self._clock], read_tiles)))
         update_clock = np.maximum.accumulate(np.concatenate(([self._clock], updates.tiles)))
         accepted = self._accept(updates, np.maximum(update_clock[:-1], read_clock[updates.before]))
-        windows = self._read(
-            read_codes, read_tiles, seen, np.maximum(read_clock[:-1], update_clock[seen]), updates, accepted, sizes
-        )
-        self._apply(updates, accepted)
+        known = np.flatnonzero(read_codes >= 0)
+        clock = np.maximum(read_clock[:-1], update_clock[seen])
+        found = self._read(_Reads(read_codes[known], read_tiles[known], seen[known], clock[known]), accepted, sizes)
+        self._apply(accepted)
         self._clock = int(max(read_clock[-1], update_clock[-1]))
+        windows = []
+        for window in found:
+            count_and_sum = np.zeros((2, reads), dtype=np.int64)
+            count_and_sum[:, known] = window
+            windows.append((count_and_sum[0], count_and_sum[1]))
         return windows
 
     def _accept(self, updates: Updates, clock: Ints) -> _Accepted:
@@ -136,7 +166,7 @@ class TileStore:
         sequence = sequence[np.argsort(updates.codes[sequence], kind="stable")]
         codes, tiles = updates.codes[sequence], updates.tiles[sequence]
         if not len(sequence):
-            return _Accepted(sequence, tiles, sequence, tiles, codes, sequence)
+            return _Accepted(sequence, tiles, None, sequence, tiles, codes, sequence)
         is_first = np.concatenate(([True], codes[1:] != codes[:-1]))
         rank = np.cumsum(is_first) - 1
         groups = codes[is_first]
@@ -151,50 +181,28 @@ class TileStore:
         if not kept.all():
             sequence, tiles, rank, newest = sequence[kept], tiles[kept], rank[kept], newest[kept]
         starts = np.searchsorted(rank, np.arange(len(groups)))
-        return _Accepted(sequence, tiles, rank, newest, groups, starts)
+        values = None if updates.values is None else updates.values[sequence]
+        return _Accepted(sequence, tiles, values, rank, newest, groups, starts)
 
-    def _read(
-        self,
-        codes: Ints,
-        tiles: Ints,
-        seen: Ints,
-        clock: Ints,
-        updates: Updates,
-        accepted: _Accepted,
-        sizes: tuple[int, ...],
-    ) -> list[tuple[Ints, Ints]]:
-        counts = [np.zeros(len(codes), dtype=np.int64) for _ in sizes]
-        sums = [np.zeros(len(codes), dtype=np.int64) for _ in sizes]
-        known = np.flatnonzero(codes >= 0)
-        if len(known):
-            codes, tiles, seen = codes[known], tiles[known], seen[known]
-            group, starts, ends = self._locate(codes, seen, updates, accepted)
-            newest = self._newest[codes]
-            if len(accepted.newest):
-                newest = np.maximum(newest, np.where(ends > starts, accepted.newest[np.maximum(ends, 1) - 1], NEVER))
-            floor = np.maximum(newest - self.ring, clock[known] - self.retain)
-            bounds = [tiles, *(np.minimum(np.maximum(tiles - size, floor), tiles) for size in sizes)]
-            at_bounds = self._sum_kept(codes, bounds)
-            if len(accepted.tiles):
-                in_batch = self._sum_batch(group, starts, ends, updates, accepted, bounds)
-                at_bounds = [(a + c, b + d) for (a, b), (c, d) in zip(at_bounds, in_batch, strict=True)]
-            (upper_count, upper_sum), *lower = at_bounds
-            for window, (lower_count, lower_sum) in enumerate(lower):
-                counts[window][known] = upper_count - lower_count
-                sums[window][known] = upper_sum - lower_sum
-        return list(zip(counts, sums, strict=True))
-
-    @staticmethod
-    def _locate(codes: Ints, seen: Ints, updates: Updates, accepted: _Accepted) -> tuple[Ints, Ints, Ints]:
-        """Per read, its key's rank and the range of accepted updates of that key before the read."""
-        if not len(accepted.groups):
-            nothing = np.zeros(len(codes), dtype=np.int64)
-            return nothing, nothing, nothing
-        group = np.minimum(np.searchsorted(accepted.groups, codes), len(accepted.groups) - 1)
-        width = len(updates.codes) + 1
-        starts = accepted.starts[group]
-        ends = np.searchsorted(accepted.rank * width + accepted.sequence, group * width + seen)
-        return group, starts, np.where(accepted.groups[group] == codes, np.maximum(ends, starts), starts)
+    def _read(self, reads: _Reads, accepted: _Accepted, sizes: tuple[int, ...]) -> list[tuple[Ints, Ints]]:
+        """Per size, count and sum of each read."""
+        if not len(reads.codes):
+            return [(reads.codes, reads.codes) for _ in sizes]
+        span = _locate(reads, accepted)
+        newest = self._newest[reads.codes]
+        if len(accepted.newest):
+            newest = np.maximum(
+                newest, np.where(span.ends > span.starts, accepted.newest[np.maximum(span.ends, 1) - 1], NEVER)
+            )
+        floor = np.maximum(newest - self.ring, reads.clock - self.retain)
+        upper = reads.tiles
+        bounds = [upper, *(np.minimum(np.maximum(upper - size, floor), upper) for size in sizes)]
+        at_bounds = self._sum_kept(reads.codes, bounds)
+        if len(accepted.tiles):
+            in_batch = _sum_batch(span, accepted, bounds)
+            at_bounds = [(a + c, b + d) for (a, b), (c, d) in zip(at_bounds, in_batch, strict=True)]
+        (upper_count, upper_sum), *lower = at_bounds
+        return [(upper_count - count, upper_sum - total) for count, total in lower]
 
     def _sum_kept(self, codes: Ints, bounds: list[Ints]) -> list[tuple[Ints, Ints]]:
         """Per bound, count and sum of what was kept before this batch, of tiles up to the bound."""
@@ -210,33 +218,7 @@ class TileStore:
         np.cumsum(self._sums[rows[:, None], cells], axis=1, out=sums[:, 1:])
         return [(counts[row, place], sums[row, place]) for place in places]
 
-    def _sum_batch(
-        self, group: Ints, starts: Ints, ends: Ints, updates: Updates, accepted: _Accepted, bounds: list[Ints]
-    ) -> list[tuple[Ints, Ints]]:
-        """Per bound, count and sum of the updates of this batch before the read, of tiles up to the bound."""
-        tiles = accepted.tiles
-        values = None if updates.values is None else updates.values[accepted.sequence]
-        low, high = int(tiles.min()), int(tiles.max())
-        lifted = tiles - low + accepted.rank * (high - low + 2)
-        if (lifted[1:] >= lifted[:-1]).all():
-            lift = group * (high - low + 2)
-            places = [
-                np.clip(np.searchsorted(lifted, np.clip(bound - low, -1, high - low) + lift, side="right"), starts, ends)
-                for bound in bounds
-            ]
-            if values is None:
-                return [(place - starts, np.zeros(len(group), dtype=np.int64)) for place in places]
-            running = start_at_zero(values)
-            return [(place - starts, running[place] - running[starts]) for place in places]
-        distinct, ranks = np.unique(tiles, return_inverse=True)
-        weights = (np.ones(len(tiles), dtype=np.int64), np.zeros(len(tiles), dtype=np.int64) if values is None else values)
-        found = []
-        for bound in bounds:
-            count, total = sum_below(ranks, weights, starts, ends, np.searchsorted(distinct, bound, side="right"))
-            found.append((count, total))
-        return found
-
-    def _apply(self, updates: Updates, accepted: _Accepted) -> None:
+    def _apply(self, accepted: _Accepted) -> None:
         if not len(accepted.tiles):
             return
         base = self._newest[accepted.groups]
@@ -247,9 +229,10 @@ class TileStore:
         rows = accepted.groups[accepted.rank[fresh]]
         cells = accepted.tiles[fresh] % self.ring
         np.add.at(self._counts, (rows, cells), 1)
-        if self._with_sums and updates.values is not None:
-            np.add.at(self._sums, (rows, cells), updates.values[accepted.sequence[fresh]])
-        self._dirty.append(np.unique(rows * self.ring + cells))
+        if self._with_sums and accepted.values is not None:
+            np.add.at(self._sums, (rows, cells), accepted.values[fresh])
+        if self._with_changelog:
+            self._dirty.append(np.unique(rows * self.ring + cells))
 
     def _advance(self, rows: Ints, base: Ints, newest: Ints) -> None:
         """Move the newest tile of rows, and clear the cells that then stand for newer tiles."""
@@ -340,3 +323,40 @@ class TileStore:
         self._counts[rows[fresh], cells[fresh]] = values[fresh, 1]
         if self._with_sums:
             self._sums[rows[fresh], cells[fresh]] = values[fresh, 2]
+
+
+def _locate(reads: _Reads, accepted: _Accepted) -> _Span:
+    if not len(accepted.groups):
+        nothing = np.zeros(len(reads.codes), dtype=np.int64)
+        return _Span(nothing, nothing, nothing)
+    group = np.minimum(np.searchsorted(accepted.groups, reads.codes), len(accepted.groups) - 1)
+    width = int(max(accepted.sequence.max(initial=0), reads.seen.max())) + 1
+    starts = accepted.starts[group]
+    ends = np.searchsorted(accepted.rank * width + accepted.sequence, group * width + reads.seen)
+    return _Span(group, starts, np.where(accepted.groups[group] == reads.codes, np.maximum(ends, starts), starts))
+
+
+def _sum_batch(span: _Span, accepted: _Accepted, bounds: list[Ints]) -> list[tuple[Ints, Ints]]:
+    """Per bound, count and sum of the updates of this batch before the read, of tiles up to the bound."""
+    tiles, values = accepted.tiles, accepted.values
+    if values is None:
+        values = np.zeros(len(tiles), dtype=np.int64)
+    low, high = int(tiles.min()), int(tiles.max())
+    lifted = tiles - low + accepted.rank * (high - low + 2)
+    if (lifted[1:] >= lifted[:-1]).all():  # the tiles of each key come in order: those up to a bound are a prefix
+        lift = span.group * (high - low + 2)
+        running = start_at_zero(values)
+        found = []
+        for bound in bounds:
+            place = np.searchsorted(lifted, np.clip(bound - low, -1, high - low) + lift, side="right")
+            place = np.clip(place, span.starts, span.ends)
+            found.append((place - span.starts, running[place] - running[span.starts]))
+        return found
+    distinct, ranks = np.unique(tiles, return_inverse=True)
+    weights = (np.ones(len(tiles), dtype=np.int64), values)
+    found = []
+    for bound in bounds:
+        below = np.searchsorted(distinct, bound, side="right")
+        count, total = sum_below(ranks, weights, span.starts, span.ends, below)
+        found.append((count, total))
+    return found

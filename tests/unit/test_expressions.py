@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.calendar_time import to_local_ms
+from app.core.expressions import compile_expression
+from schemas.expression import FUNCTIONS, ExpressionError, parse
+
+NAN = float("nan")
+KINDS: dict[str, Any] = {
+    "a": "number",
+    "b": "number",
+    "event_time": "number",
+    "city": "text",
+    "town": "text",
+    "weather.temp": "any",
+    "planes.model": "any",
+}
+
+
+def evaluate(text: str, **columns: list[Any]) -> list[Any]:
+    arrays = {}
+    for name, values in columns.items():
+        dtype = object if any(isinstance(value, str) for value in values) else np.float64
+        arrays[name.replace("__", ".")] = np.array(values, dtype=dtype)
+    rows = len(next(iter(arrays.values()))) if arrays else 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compile_expression(parse(text, KINDS))(arrays, rows)
+    assert found.shape == (rows,)
+    assert found.dtype in {np.dtype(object), np.dtype(np.float64)}
+    return found.tolist()
+
+
+def utc_ms(*parts: int) -> int:
+    return int(dt.datetime(*parts, tzinfo=dt.UTC).timestamp() * 1000)  # type: ignore[misc, arg-type]  # ints alone
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "expected"),
+    [
+        ("a + 2 * b", {"a": [1], "b": [3]}, [7]),
+        ("-a ** 2", {"a": [3]}, [-9]),
+        ("a // b", {"a": [-7], "b": [2]}, [-4]),
+        ("a % b", {"a": [-7], "b": [2]}, [1]),
+        ("a / b", {"a": [1, 0, 1], "b": [0, 0, 4]}, [NAN, NAN, 0.25]),
+        ("a // b", {"a": [1], "b": [0]}, [NAN]),
+        ("a % b", {"a": [1], "b": [0]}, [NAN]),
+        ("1 / (1 / a)", {"a": [0, 2]}, [NAN, 2]),
+        ("1 / exp(a)", {"a": [1000]}, [NAN]),
+        ("a * 1e308 * 10", {"a": [1]}, [NAN]),
+        ("a + b", {"a": [NAN, 1], "b": [1, NAN]}, [NAN, NAN]),
+        ("a ** 0.5", {"a": [-1, 4]}, [NAN, 2]),
+        ("log(a)", {"a": [-1, 0, 1]}, [NAN, NAN, 0]),
+        ("log1p(a)", {"a": [-1, 0]}, [NAN, 0]),
+        ("sqrt(a)", {"a": [-1, 9]}, [NAN, 3]),
+        ("abs(a) + floor(a)", {"a": [-1.5]}, [-0.5]),
+        ("sin(a) + cos(a)", {"a": [0]}, [1]),
+        ("minimum(a, b, 2)", {"a": [5, 1, NAN], "b": [3, 9, 1]}, [2, 1, NAN]),
+        ("maximum(a, b)", {"a": [5, NAN], "b": [3, 1]}, [5, NAN]),
+        ("clip(a, 0, 1)", {"a": [-2, 0.5, 7, NAN]}, [0, 0.5, 1, NAN]),
+        ("coalesce(a, b, 9)", {"a": [1, NAN, NAN], "b": [5, 5, NAN]}, [1, 5, 9]),
+        ("isnull(a)", {"a": [NAN, 0]}, [1, 0]),
+        ("isnull(city)", {"city": ["x", None]}, [0, 1]),
+        ("a < b", {"a": [1, 2, NAN], "b": [2, 2, 1]}, [1, 0, NAN]),
+        ("1 < a <= 3", {"a": [1, 3, 4]}, [0, 1, 0]),
+        ("a != b", {"a": [1, 2, NAN], "b": [2, 2, 1]}, [1, 0, NAN]),
+        ("a and b", {"a": [0, NAN, NAN, 1, 2], "b": [NAN, 0, 1, NAN, 1]}, [0, 0, NAN, NAN, 1]),
+        ("a or b", {"a": [1, NAN, NAN, 0, 0], "b": [NAN, 1, 0, NAN, 0]}, [1, 1, NAN, NAN, 0]),
+        ("not a", {"a": [0, 2, NAN]}, [1, 0, NAN]),
+        ("(a > 1) & (b > 1) | ~(a > 1)", {"a": [2, 2, 0], "b": [2, 0, 0]}, [1, 0, 1]),
+        ("a if b > 0 else -a", {"a": [5, 5, 5], "b": [1, -1, NAN]}, [5, -5, NAN]),
+        ("where(b > 0, a, 0)", {"a": [5, 5], "b": [1, -1]}, [5, 0]),
+        ("city == 'Rome'", {"city": ["Rome", "Oslo", None]}, [1, 0, NAN]),
+        ("city != town", {"city": ["Rome", "Oslo", "x"], "town": ["Rome", "x", None]}, [0, 1, NAN]),
+        ("city in ('Rome', 'Oslo')", {"city": ["Rome", "Bern", None]}, [1, 0, NAN]),
+        ("city not in ('Rome', 'Oslo')", {"city": ["Rome", "Bern", None]}, [0, 1, NAN]),
+        ("a in (1, 2)", {"a": [1, 3, NAN]}, [1, 0, NAN]),
+        ("city", {"city": ["Rome", None]}, ["Rome", None]),
+        ("coalesce(city, town, 'none')", {"city": ["x", None, None], "town": ["y", "y", None]}, ["x", "y", "none"]),
+        ("city if a else 'longer than any'", {"city": ["x", "x"], "a": [1, 0]}, ["x", "longer than any"]),
+        ("'fix'", {"a": [1, 2]}, ["fix", "fix"]),
+        ("2 > 1", {"a": [1, 2]}, [1, 1]),
+        ("weather.temp - 32", {"weather__temp": [33, NAN]}, [1, NAN]),
+        ("planes.model == 'A320'", {"planes__model": ["A320", None]}, [1, NAN]),
+    ],
+)
+def test_an_expression_gives(text: str, columns: dict[str, list[Any]], expected: list[Any]) -> None:
+    np.testing.assert_array_equal(evaluate(text, **columns), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a +", "position"),
+        ("import os", "is not an expression"),
+        ("__import__('os')", 'no function "__import__"'),
+        ("a.__class__", 'no field, lookup column or earlier feature "a.__class__"'),
+        ("(a).real.imag", "Attribute is not part of the language"),
+        ("a[0]", "Subscript is not part of the language"),
+        ("[a for a in b]", "ListComp is not part of the language"),
+        ("lambda: a", "Lambda is not part of the language"),
+        ("f'{a}'", "JoinedStr is not part of the language"),
+        ("(a := 1)", "NamedExpr is not part of the language"),
+        ("a @ b", "BinOp is not part of the language"),
+        ("a is b", "this comparison is not part of the language"),
+        ("a in b", '"in" needs a list of constants'),
+        ("None", "None is not a number or a string"),
+        ("b'x'", "is not a number or a string"),
+        ("1j", "is not a number or a string"),
+        ("aa + 1", 'did you mean "a"?'),
+        ("a + citi", 'position 5: there is no field, lookup column or earlier feature "citi"; did you mean "city"?'),
+        ("weather.tmp", 'did you mean "weather.temp"?'),
+        ("logg(a)", 'did you mean "log"?'),
+        ("log", "call the function with arguments, as in log(…)"),
+        ("log(a, b)", "log takes 1 argument, by position"),
+        ("minimum(a)", "minimum takes 2 to 16 arguments, by position"),
+        ("log(x=a)", "log takes 1 argument, by position"),
+        ("minimum(*a)", "by position"),
+        ("city + 1", "this is text where a number is needed"),
+        ("city < 'x'", "this is text where a number is needed"),
+        ("city == 1", "text and number are mixed"),
+        ("city if a else 1", "text and number are mixed"),
+        ("city and a", "this is text where a number is needed"),
+        ("hour(event_time, 'America/Newyork')", '"America/Newyork" is not a time zone'),
+        ("hour(event_time, city)", "the time zone must be a string"),
+        ("hour(event_time)", "hour takes 2 arguments, by position"),
+        ("1" * 400, "too large"),
+        ("(" * 300 + "a" + ")" * 300, "not an expression"),
+        ("+".join("a" * 1200), "too long"),
+        ("-" * 1999 + "a", "deeply"),
+        ("a\0", "not"),
+        ("", "not an expression"),
+    ],
+)
+def test_what_is_not_in_the_language_is_refused_with_a_sentence(text: str, part: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse(text, KINDS)
+
+    assert part in str(caught.value)
+
+
+def test_every_function_of_the_language_is_evaluated() -> None:
+    for name, function in FUNCTIONS.items():
+        zone = {"zone": "'UTC'"}
+        arguments = ", ".join(zone.get(kind, "a") for kind in function.arguments)
+        assert len(evaluate(f"{name}({arguments})", a=[1.0, NAN])) == 2
+
+
+def test_local_time_follows_daylight_saving() -> None:
+    # New York went from 01:59:59 EST to 03:00 EDT at 07:00 UTC on 10 March 2013, and back at 06:00 UTC on 3 November.
+    times = [utc_ms(2013, 3, 10, 6, 59), utc_ms(2013, 3, 10, 7), utc_ms(2013, 11, 3, 5, 59), utc_ms(2013, 11, 3, 6)]
+
+    assert evaluate("hour(event_time, 'America/New_York')", event_time=times) == [1, 3, 1, 1]
+
+
+def test_calendar_parts_worked_out_by_hand() -> None:
+    # 2012-12-31 23:30 UTC was Tuesday 1 January 2013, 05:15 in Kathmandu (UTC+5:45).
+    times = [utc_ms(2012, 12, 31, 23, 30), NAN]
+    parts = [
+        evaluate(f"{part}(event_time, 'Asia/Kathmandu')", event_time=times)
+        for part in ("year", "month", "day", "weekday", "hour", "minute")
+    ]
+
+    assert [part[0] for part in parts] == [2013, 1, 1, 1, 5, 15]
+    assert all(np.isnan(part[1]) for part in parts)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(utc_ms(1970, 1, 2), utc_ms(2100, 12, 30)), min_size=1, max_size=20),
+    st.sampled_from(["UTC", "Europe/London", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"]),
+)
+def test_local_times_equal_those_of_zoneinfo(times: list[int], zone: str) -> None:
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    expected = []
+    for time in times:
+        local = (epoch + dt.timedelta(milliseconds=time)).astimezone(ZoneInfo(zone))
+        expected.append((local.replace(tzinfo=dt.UTC) - epoch) // dt.timedelta(milliseconds=1))
+
+    assert to_local_ms(np.array(times), zone).tolist() == expected
+
+
+def test_rows_do_not_depend_on_their_neighbours() -> None:
+    text = "hour(event_time, 'UTC') + coalesce(a, 0) * (1 if city == 'x' else 2)"
+    times, numbers, cities = [utc_ms(2013, 1, 1, h) for h in range(4)], [1, NAN, 3, NAN], ["x", "y", None, "x"]
+    whole = evaluate(text, event_time=times, a=numbers, city=cities)
+    alone = [
+        evaluate(text, event_time=[t], a=[n], city=np.array([c, "pad"], dtype=object)[:1].tolist() if c else ["z"])[0]
+        for t, n, c in zip(times, numbers, cities, strict=True)
+    ]
+
+    np.testing.assert_array_equal(np.array(whole)[[0, 1, 3]], np.array(alone)[[0, 1, 3]])
+    assert np.isnan(whole[2])
