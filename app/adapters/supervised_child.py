@@ -1,8 +1,8 @@
 """One named child process that is started again when it crashes.
 
-A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``; what
-else it prints goes to its log. Exit code 0: its work is done; 2 (wrong usage) and 78 (a person must mend something first):
-starting it again would not help. Any other end is a crash.
+A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``. What
+else it prints goes to its log. Exit code 0: its work is done. 2 (wrong usage) and 78 (a person must mend something
+first): starting it again would not help. Any other end is a crash.
 """
 
 from __future__ import annotations
