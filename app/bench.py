@@ -86,7 +86,7 @@ async def bench_stream(
         feature_set=pipeline.feature_set,
         announced_at_ms=START_MS,
     )
-    await announce(settings.kafka, topics.model_updates, update)
+    await announce(settings.kafka, topics, update)
     say("Timing the worker …")
     ours = await _time_worker(pipeline, settings, events)
     if not plain_events:

@@ -87,7 +87,8 @@ class Topics:
             Topic(self.events, n, forever),
             Topic(self.labels, n, forever),
             Topic(self.scores, n, forever),
-            Topic(self.dead_letters, n, forever),
+            # An event of the largest size a broker takes by default must fit with its headers.
+            Topic(self.dead_letters, n, {**forever, "max.message.bytes": "2097152"}),
             Topic(self.model_updates, 1, compact),
             Topic(self.model_status, 1, forever),
             Topic(self.drift, 1, forever),

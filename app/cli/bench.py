@@ -27,7 +27,9 @@ def command() -> None:
 
 @command.command()
 @click.option("--events", default=400_000, show_default=True, help="Events for the worker.")
-@click.option("--plain-events", default=20_000, show_default=True, help="Events for the plain Faust agent; 0: leave it.")
+@click.option(
+    "--plain-events", default=20_000, show_default=True, help="Events for the plain Faust agent; 0: leave it."
+)
 @click.option("--at-least-once", is_flag=True, help="Without transactions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def stream(events: int, plain_events: int, at_least_once: bool, as_json: bool) -> None:
