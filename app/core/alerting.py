@@ -155,7 +155,8 @@ class Watch:
         )
 
     def _subject(self) -> str:
-        return f"{self.rule.measure} of {self.model} {self.version}"
+        what = "share of drifting metrics" if self.rule.on == "drift" else self.rule.measure
+        return f"{what} of {self.model} {self.version}"
 
     def _message(self, step: Step) -> str:
         value, side, why = step.limit

@@ -81,11 +81,11 @@ def judge(test: DriftTest, evidence: Evidence) -> Verdict:
 def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     threshold, alpha = settings.get("threshold", 0.2), settings.get("alpha", 0.01)
     groups = group_cells(evidence.reference, int(settings.get("groups", 20)), by_size=evidence.cells.is_coded)
-    sizes = int(groups[-1]) + 1
     reference, detection = (
-        np.bincount(groups, weights=counts, minlength=sizes).astype(np.int64)
-        for counts in (evidence.reference, evidence.detection)
+        np.bincount(groups, weights=counts).astype(np.int64) for counts in (evidence.reference, evidence.detection)
     )
+    if evidence.cells.kind == "outcome":  # a label that never comes is not counted, so "missing" cannot be compared
+        reference, detection = reference[:-1], detection[:-1]
     result = psi(reference, detection)
     if math.isnan(result.statistic):
         return Verdict(None, None, threshold, None, "NONE", "no events to compare")

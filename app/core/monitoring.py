@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
 
+#: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
+FEWEST = 200
 _MAGIC = b"streamgauge monitor 1\n"
 
 
@@ -234,9 +236,11 @@ class MonitorCore:
                     findings.performance += about.performance(counts)
                 values = {row.measure: row.realised for row in performance}
                 share = _share_of_drift(tested)
+                is_enough = (counts.n_labels if of_labels else counts.n) >= FEWEST
                 for watch in known.watches:
                     if (watch.rule.on == "performance") == of_labels:
-                        watch.see(window, values.get(watch.rule.measure, math.nan) if of_labels else share)
+                        value = values.get(watch.rule.measure, math.nan) if of_labels else share
+                        watch.see(window, value if is_enough else math.nan)
 
     def _test(self, window: Window, version: str, counts: Counts, metrics: Iterable[int]) -> list[Judgement]:
         known = self._versions[version]

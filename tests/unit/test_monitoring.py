@@ -414,3 +414,23 @@ def test_interval_and_trend_see_a_metric_that_moves() -> None:
     verdict = judge(DriftTest("trend"), evidence)
     assert verdict.signal == "DRIFT"
     assert verdict.effect == pytest.approx(1.2 / (rising[0, 8] - rising[0, 0]), rel=0.3)
+
+
+def test_a_window_of_few_events_is_reported_and_alerts_nobody() -> None:
+    stream = Stream(16, 600, windows=6, moves_at=4)  # 100 a window
+    findings = run(make_monitor(), stream)
+    assert len(findings.performance) == 3 * 7  # six windows, one of them of both versions
+    assert findings.alerts == []
+
+
+def test_labels_that_never_come_are_no_drift_of_the_outcome() -> None:
+    data = Stream(100, 4_000)
+    labels = np.where(np.arange(4_000) % 10 == 0, np.nan, data.labels)
+    monitor = MonitorCore(make_pipeline())
+    trained = fit_reference(data.matrix, FEATURES, ["numeric", "category"], {"kind": 3}, data.scores, labels, 16)
+    for version in ("1", "2"):
+        monitor.register_version(version, trained, {})
+    findings = run(monitor, Stream(17, 3_000))
+    psi = [report for report in findings.reports if (report.metric, report.test) == ("outcome", "psi")]
+    assert len(psi) == 7
+    assert max(report.statistic or 0.0 for report in psi) < 0.05
