@@ -174,3 +174,12 @@ def test_time_beyond_2038_and_before_1970_is_time() -> None:
     assert Calendar(None).window_at(ms(2100, 2, 28)).end_ms == ms(2100, 3, 1)
     assert Calendar(10).window_at(-1) == Window(-10, 0)
     assert np.int64(ms(2100, 1, 1)) > 2**41
+
+
+def test_a_partition_that_reports_again_is_no_longer_idle() -> None:
+    store = make_store(2)
+    store.declare_idle(1)
+    store.add(record(0, 10))
+    store.add(record(1, 11))
+    store.add(record(0, 50))
+    assert store.watermark_ms == 11

@@ -434,3 +434,21 @@ def test_labels_that_never_come_are_no_drift_of_the_outcome() -> None:
     psi = [report for report in findings.reports if (report.metric, report.test) == ("outcome", "psi")]
     assert len(psi) == 7
     assert max(report.statistic or 0.0 for report in psi) < 0.05
+
+
+def test_late_events_change_what_is_said_of_the_windows_whose_history_they_are() -> None:
+    stream = Stream(18, 1_200)
+    monitor = make_monitor()
+    first = run(monitor, stream)
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    late = np.full(300, 2_500)
+    matrix = np.column_stack([np.full(300, 9.0), np.full(300, 1.0)])
+    buffer.add_scored("1", reference(), late, matrix, np.full(300, 0.5))
+    (delta,) = buffer.drain()
+    monitor.observe(SketchRecord(0, 0, 0, [delta]))
+    second = monitor.collect(now_ms=7)
+    starts = {report.window_start_ms for report in second.reports}
+    assert starts == {2_000, 5_000}  # the others have too little history to say anything about it
+    on_time = make_monitor()
+    on_time.observe(SketchRecord(0, 0, 0, [delta]))
+    assert last_words([first, second]) == last_words([run(on_time, stream)])

@@ -201,3 +201,11 @@ def test_data_that_does_not_fit_together_is_refused() -> None:
         fit_reference(np.zeros((3, 2)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 16)
     with pytest.raises(ValueError, match="at least 8"):
         fit_reference(np.zeros((3, 1)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 4)
+
+
+def test_a_zero_has_no_sign() -> None:
+    reference = fit()
+    zeros = np.array([[0.0, 1.0, 0.0], [-0.0, 1.0, 0.0]])
+    parts = [count(reference, zeros[[row]], np.array([0.5])) for row in (0, 1)]
+    assert_equal(parts[0] + parts[1], parts[1] + parts[0])
+    assert not np.signbit(parts[1].minima[0])
