@@ -169,6 +169,7 @@ async def _committed(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> i
 
 
 def _time_plain(settings: Settings, topic: str, events: int, model_path: Path) -> Figure:
+    figure = settings.home / "plain.json"
     environment = {
         **os.environ,
         "KAFKA": settings.kafka,
@@ -176,13 +177,13 @@ def _time_plain(settings: Settings, topic: str, events: int, model_path: Path) -
         "MODEL": str(model_path),
         "TOPIC": topic,
         "OUTPUT": "bench.plain-scores",
+        "FIGURE": str(figure),
     }
     command = [sys.executable, str(PLAIN_FAUST), "worker", "-l", "error"]
     done = subprocess.run(  # noqa: S603  # our own script
         command, env=environment, cwd=settings.home, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise RuntimeError(f"The plain Faust agent gave no figure: {done.stderr[-400:]}")
-    said = json.loads(lines[-1])
+    if not figure.exists():
+        raise RuntimeError(f"The plain Faust agent gave no figure: {done.stdout[-400:]} {done.stderr[-400:]}")
+    said = json.loads(figure.read_text())
     return Figure("faust take(2000)", said["events"], said["seconds"], said["cpu_seconds"])
