@@ -71,7 +71,7 @@ class View:
 PIPELINE = Column("pipeline", WORD, "Name of the pipeline.")
 MODEL = Column("model", WORD, "Name of the model.")
 VERSION = Column("version", WORD, "Model version.")
-SEGMENT = Column("segment", WORD, "Segment of the events; '' is all of them.")
+SEGMENT = Column("segment", WORD, "Segment of the events; 'all' is all of them.")
 WINDOW_START = Column("window_start", TIME, "Start of the event-time window, inclusive.")
 WINDOW_END = Column("window_end", TIME, "End of the event-time window, exclusive.")
 REVISION = Column("revision", "UInt64", "1 when the window closed; higher when late events amended it.", optional=True)

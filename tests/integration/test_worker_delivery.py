@@ -263,6 +263,34 @@ def test_every_event_has_one_score_or_dead_letter_though_workers_are_killed(
     asyncio.run(run())
 
 
+def test_workers_that_join_and_leave_share_the_partitions_and_lose_nothing(kafka: str, tmp_path: Path) -> None:
+    n = 6_000
+
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=True)
+        await bench.prepare()
+
+        async def has_come_to(target: int) -> bool:
+            return await bench.committed() >= target
+
+        producing = asyncio.create_task(produce(bench, 0, n, with_labels=True))
+        with bench.worker() as first:
+            await bench.until(lambda: has_come_to(500))
+            with bench.worker() as second:
+                await bench.until(lambda: has_come_to(3_000))
+                first.terminate()
+                assert first.wait(20) == 0
+                await producing
+                await bench.until(lambda: has_come_to(n))
+                second.terminate()
+                assert second.wait(20) == 0
+        scores, dead = await bench.scores(), await bench.dead_sources()
+        check_ledger(scores, dead, n)
+        check_windows(scores, with_labels=True)
+
+    asyncio.run(run())
+
+
 def check_windows(scores: list[Score], with_labels: bool) -> None:
     """The windowed features, recomputed from the definition with plain loops."""
     for score in scores[:: len(scores) // 200]:
