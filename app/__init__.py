@@ -2,10 +2,10 @@
 
 ::
 
-    events ─▶ decode ─▶ features ─▶ score ─▶ scores ─▶ ClickHouse scores
-                 │          ▲          │ ▲
-                 ▼        state        │ └── model timeline ◀── model-updates (compacted)
-           dead letters   (tiles)      ▼
-                                    sketches ─▶ windows ─▶ drift tests ─▶ ClickHouse model_metadata, drift_reports, alerts
-    labels ───────────────────────────────────────▶ performance
+  events ─▶ decode ─▶ features ─▶ score ─▶ scores ─▶ ClickHouse scores
+               │          ▲          │ ▲
+               ▼        state        │ └── model timeline ◀── model-updates (compacted)
+         dead letters   (tiles)      ▼
+                                  sketches ─▶ windows ─▶ drift tests ─▶ ClickHouse model_metadata, drift_reports, alerts
+  labels ───────────────────────────────────────▶ performance
 """

@@ -1,0 +1,81 @@
+"""README.md names everything that a user can call, set, read or query, and its generated tables are fresh."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from app.cli import COMMANDS
+from app.settings import SETTINGS
+from schemas.topics import Topics
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE_IN_TEXT = set(re.findall(r"`([^`\n]+)`", README))
+DDL = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "schemas" / "clickhouse").glob("*.sql")))
+CREATED = set(
+    re.findall(r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:TABLE|VIEW)\s+(?:IF NOT EXISTS\s+)?(?:streamgauge\.)?(\w+)", DDL)
+)
+#: Behind a view of a name without the suffix, or the monitor's own.
+INTERNAL = {name for name in CREATED if name.endswith("_raw")} | {"schema_migrations", "monitor_checkpoints"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert command in CODE_IN_TEXT
+
+
+@pytest.mark.parametrize("setting", [setting.name for setting in SETTINGS])
+def test_every_setting_is_in_the_readme(setting: str) -> None:
+    assert setting in CODE_IN_TEXT
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in Topics("<p>", 1).all()])
+def test_every_topic_is_in_the_readme(topic: str) -> None:
+    assert topic in CODE_IN_TEXT
+
+
+@pytest.mark.parametrize("table", sorted(CREATED - INTERNAL))
+def test_every_table_that_users_select_from_is_in_the_readme(table: str) -> None:
+    assert table in CODE_IN_TEXT
+
+
+def test_the_tables_are_found_in_the_ddl() -> None:
+    assert {"scores", "model_metadata", "drift_reports", "performance", "alerts"} <= CREATED - INTERNAL
+
+
+def test_the_generated_tables_are_fresh() -> None:
+    docs_tables = runpy.run_path(str(ROOT / "scripts" / "docs_tables.py"))
+
+    assert docs_tables["fill_in"](README) == README, "a generated table of README.md is stale; run make docs"
+
+
+def test_a_stale_table_is_noticed() -> None:
+    docs_tables = runpy.run_path(str(ROOT / "scripts" / "docs_tables.py"))
+
+    assert docs_tables["fill_in"](README.replace("STREAMGAUGE_HOME", "STREAMGAUGE_HUT")) != README.replace(
+        "STREAMGAUGE_HOME", "STREAMGAUGE_HUT"
+    )
+
+
+def test_a_table_without_its_place_is_an_error() -> None:
+    docs_tables = runpy.run_path(str(ROOT / "scripts" / "docs_tables.py"))
+
+    with pytest.raises(ValueError, match="places for the table 'settings'"):
+        docs_tables["fill_in"](README.replace("<!-- settings: end -->", ""))
+
+
+def test_the_picture_is_the_same_everywhere() -> None:
+    def find_picture(text: str) -> list[str]:
+        lines = text.splitlines()
+        start = next(i for i, line in enumerate(lines) if "events ─▶ decode" in line)
+        margin = len(lines[start]) - len(lines[start].lstrip())
+        return [line[margin:].rstrip() for line in lines[start : start + 6]]
+
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "ARCHITECTURE.md", "app/__init__.py")]
+    first, *others = map(find_picture, texts)
+
+    assert all(other == first for other in others)
