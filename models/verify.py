@@ -271,6 +271,8 @@ def _run_child(arguments: list[str]) -> Verdict:
         length = int(sys.stdin.buffer.readline())
         manifest = Manifest.from_bytes(sys.stdin.buffer.read(length))
         _load_and_compare(manifest, sys.stdin.buffer.read(), allow_joblib=kind == "joblib")
+    except ManifestError as error:
+        return Verdict("manifest", str(error))
     except RefusedModelError as refusal:
         return Verdict(refusal.reason, refusal.detail)
     except MemoryError:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError
 
 from app.adapters.stack_error import StackError
-from app.adapters.topic_reader import read_to_end
+from app.adapters.topic_reader import new_consumer, read_to_end
 from app.adapters.topics_admin import ensure_topics
 from models.timeline import Timeline
 from schemas.topics import Topics
@@ -56,6 +56,11 @@ async def read_timeline(bootstrap: str, topics: Topics) -> ReadTimeline:
     timeline.
     """
     timeline = Timeline()
+    try:
+        if not await _topic_exists(bootstrap, topics.model_updates):
+            return ReadTimeline(timeline, ())
+    except (KafkaError, OSError) as error:
+        raise StackError(f"Kafka at {bootstrap} does not answer: {error}.") from error
     unreadable: list[int] = []
     try:
         async for batch in read_to_end(bootstrap, [topics.model_updates]):
@@ -66,8 +71,16 @@ async def read_timeline(bootstrap: str, topics: Topics) -> ReadTimeline:
                     timeline.observe(msgspec.json.decode(value, type=ModelUpdate))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     unreadable.append(offset)
-    except (LookupError, UnknownTopicOrPartitionError):
-        return ReadTimeline(timeline, ())
     except (KafkaError, OSError) as error:
         raise StackError(f"The timeline on {topics.model_updates} could not be read: {error}.") from error
     return ReadTimeline(timeline, tuple(unreadable))
+
+
+async def _topic_exists(bootstrap: str, topic: str) -> bool:
+    """Ask for the list of topics: asking for a missing one by name is answered only after aiokafka's 40 s."""
+    consumer = new_consumer(bootstrap)
+    try:
+        await consumer.start()
+        return topic in await consumer.topics()
+    finally:
+        await consumer.stop()

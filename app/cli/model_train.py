@@ -76,7 +76,8 @@ def train(
             bump=bump,
         )
         manifest = trained.manifest
-        verify(manifest, trained.artifact, context.pipeline.feature_set)
+        # Our own bytes need no child process; whoever loads them later takes them for a stranger's.
+        verify(manifest, trained.artifact, context.pipeline.feature_set, in_child=False)
         uri = None
         if register:
             manifest, uri = _register(context, trained, version, bump)

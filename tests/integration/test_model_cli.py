@@ -1,0 +1,296 @@
+"""``streamgauge model`` on a real Kafka: train, register, list, show, promote, roll back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import types
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaProducer
+from click.testing import CliRunner, Result
+
+from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.model_announcer import ReadTimeline, announce, announcement_key, read_timeline
+from app.adapters.topic_reader import read_to_end
+from app.cli import main
+from app.settings import Settings
+from models.registry import Registry
+from schemas.pipeline import Pipeline
+from schemas.pipeline_file import load
+from schemas.topics import Topics
+from schemas.wire import ModelUpdate
+
+PIPELINE = """
+name = "{name}"
+partitions = 1
+
+[model]
+name = "{name}-returns"
+target = "is sent back"
+
+[events]
+entity = "customer"
+id = "order_id"
+time = "ordered_ms"
+earliest = 2020-01-01T00:00:00Z
+latest = 2030-01-01T00:00:00Z
+max_ahead = "1d"
+
+[events.fields]
+order_id = "string"
+ordered_ms = "int"
+customer = "string"
+amount = "float"
+items = "int"
+
+[labels]
+horizon = "48h"
+max_wait = "5s"
+
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+
+[[features]]
+name = "items"
+type = "int"
+expression = "items"
+
+[drift]
+window = "month"
+slice = "1d"
+grace = "1h"
+bins = 16
+tests = [{{ test = "psi", threshold = 0.2 }}]
+
+[performance]
+maturity = "24h"
+
+[limits]
+consecutive = 10
+share = 0.5
+of_last = 100
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("home"), Settings.read().cache) as running:
+        yield running
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, request: pytest.FixtureRequest) -> Pipeline:
+    name = f"p{zlib.crc32(request.node.name.encode())}"
+    path = tmp_path / f"{name}.toml"
+    path.write_text(PIPELINE.format(name=name), encoding="utf-8")
+    return load(path)
+
+
+@pytest.fixture
+def run(kafka: EmbeddedKafka, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    def build_training_set(given: Pipeline, source: object, from_ms: int, to_ms: int, **_: object) -> object:
+        assert given.feature_set == pipeline.feature_set
+        rng = np.random.default_rng(from_ms % 2**32)
+        n = 300
+        matrix = np.column_stack([rng.normal(50, 20, n), rng.integers(1, 9, n).astype(np.float64)])
+        labels = (matrix[:, 0] + rng.normal(0, 10, n) > 50).astype(np.float64)
+        times = np.linspace(from_ms, to_ms - 1, n).astype(np.int64)
+        return types.SimpleNamespace(
+            matrix=matrix, labels=labels, event_time_ms=times, event_id=[str(i) for i in range(n)]
+        )
+
+    offline = types.ModuleType("app.offline")
+    offline.build_training_set = build_training_set  # type: ignore[attr-defined]  # stands for the run over real events
+    monkeypatch.setitem(sys.modules, "app.offline", offline)
+
+    def call(*words: str, kafka_at: str = kafka.bootstrap) -> Result:
+        environment = {
+            "STREAMGAUGE_KAFKA": kafka_at,
+            "STREAMGAUGE_HOME": str(tmp_path / "home"),
+            "STREAMGAUGE_REGISTRY": "",
+        }
+        return CliRunner().invoke(main, ["model", *words, "--pipeline", str(pipeline.path)], env=environment)
+
+    return call
+
+
+def said(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def train(run: Run, *words: str) -> dict[str, Any]:
+    return said(run("train", "--family", "logistic", "--from", "2023-01-01", "--to", "2023-03-01", "--json", *words))
+
+
+def timeline_of(kafka: EmbeddedKafka, topics: Topics) -> ReadTimeline:
+    return asyncio.run(read_timeline(kafka.bootstrap, topics))
+
+
+def test_a_version_is_trained_registered_and_announced(
+    run: Run, kafka: EmbeddedKafka, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    trained = train(run, "--promote")
+    assert trained["version"] == "1.0.0"
+    assert trained["metrics"]["auc"] > 0.8
+    manifest, _ = Registry(tmp_path / "home" / "registry").load(pipeline.model.name, "1.0.0")
+    assert manifest.training.from_ms == 1672531200000
+    assert manifest.training.to_ms == 1677628800000
+    champion = timeline_of(kafka, pipeline.topics).timeline.champion_at(0)
+    assert champion is not None
+    assert (champion.version, champion.uri, champion.sha256) == ("1.0.0", trained["uri"], trained["sha256"])
+    assert champion.feature_set == pipeline.feature_set
+
+    async def keys() -> list[bytes | None]:
+        return [
+            key async for batch in read_to_end(kafka.bootstrap, [pipeline.topics.model_updates]) for key in batch.keys
+        ]
+
+    assert asyncio.run(keys()) == [f"{pipeline.model.name}|1.0.0".encode()]
+
+
+def test_the_next_version_follows_by_the_bump_and_names_its_parent(run: Run) -> None:
+    train(run)
+    assert train(run)["version"] == "1.1.0"
+    assert train(run, "--bump", "patch")["version"] == "1.1.1"
+    assert train(run, "--version", "3.0.0")["version"] == "3.0.0"
+    assert said(run("show", "3.0.0", "--json"))["parent"] == "1.1.1"
+    taken = run("train", "--family", "logistic", "--from", "2023-01-01", "--to", "2023-03-01", "--version", "3.0.0")
+    assert taken.exit_code == 1
+    assert "never changes" in taken.output
+
+
+def test_without_register_nothing_is_stored(run: Run) -> None:
+    assert train(run, "--no-register")["uri"] is None
+    assert said(run("list", "--json"))["versions"] == []
+
+
+def test_promote_and_rollback_move_the_champion(run: Run, kafka: EmbeddedKafka, pipeline: Pipeline) -> None:
+    for _ in range(3):
+        train(run)
+    nothing = run("rollback")
+    assert nothing.exit_code == 1
+    assert "no version has been promoted" in nothing.output
+    said(run("promote", "1.0.0", "--json"))
+    first = run("rollback")
+    assert first.exit_code == 1
+    assert "1.0.0 is the first that was promoted" in first.output
+    said(run("promote", "1.1.0", "--valid-from", "2023-02-01", "--why", "better in February", "--json"))
+    said(run("promote", "1.2.0", "--valid-from", "2023-03-01T06:00:00+02:00", "--json"))
+    timeline = timeline_of(kafka, pipeline.topics).timeline
+    found = [timeline.champion_at(time_ms) for time_ms in (0, 1675209600000, 1677643200000 - 1, 1677643200000)]
+    assert [champion and champion.version for champion in found] == ["1.0.0", "1.1.0", "1.1.0", "1.2.0"]
+    assert timeline.updates[1].why == "better in February"
+
+    assert said(run("rollback", "--json"))["version"] == "1.1.0"
+    assert said(run("rollback", "--json"))["version"] == "1.0.0"
+    assert said(run("rollback", "--to", "1.2.0", "--json"))["version"] == "1.2.0"
+    champion = timeline_of(kafka, pipeline.topics).timeline.champion_at(0)
+    assert champion is not None
+    assert champion.version == "1.2.0"
+    listed = said(run("list", "--json"))["versions"]
+    assert [(row["version"], row["is_champion"]) for row in listed] == [
+        ("1.0.0", False),
+        ("1.1.0", False),
+        ("1.2.0", True),
+    ]
+    assert len(said(run("show", "1.1.0", "--json"))["timeline"]) == 2
+
+
+def test_a_rubbish_record_on_the_timeline_stops_nothing(run: Run, kafka: EmbeddedKafka, pipeline: Pipeline) -> None:
+    train(run, "--promote")
+
+    async def spoil() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+        await producer.start()
+        for value in (b"\xff rubbish", b'{"model": 3}', None):
+            await producer.send_and_wait(pipeline.topics.model_updates, value, key=b"x", partition=0)
+        await producer.stop()
+
+    asyncio.run(spoil())
+    train(run, "--promote")
+    found = timeline_of(kafka, pipeline.topics)
+    assert found.unreadable == (1, 2)
+    assert [update.version for update in found.timeline.updates] == ["1.0.0", "1.1.0"]
+    assert said(run("rollback", "--json"))["version"] == "1.0.0"
+
+
+def test_a_version_from_another_folder_is_registered_after_its_gates(run: Run, tmp_path: Path) -> None:
+    train(run)
+    registry = tmp_path / "home" / "registry"
+    bundle = tmp_path / "bundle"
+    shutil.move(next(registry.glob("*/1.0.0")), bundle)
+    assert said(run("register", str(bundle), "--json"))["version"] == "1.0.0"
+    assert said(run("register", str(bundle), "--json"))["is_bit_equal"]
+    (bundle / "model.skops").write_bytes(b"another file")
+    refused = run("register", str(bundle))
+    assert refused.exit_code == 1
+    assert "damaged or another file" in refused.output
+    (bundle / "model.skops").unlink()
+    assert "no manifest.json with its model.skops" in run("register", str(bundle)).output
+
+
+def test_a_version_of_other_features_is_not_promoted(
+    run: Run, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(run)
+    pipeline.path.write_text(pipeline.path.read_text().replace('expression = "items"', 'expression = "items * 2"'))
+    refused = run("promote", "1.0.0")
+    assert refused.exit_code == 1
+    assert "(feature_set)" in refused.output
+    assert not said(run("show", "1.0.0", "--json"))["matches_pipeline"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["promote", "9.9.9"], 1, "registered versions: none"),
+        (["promote", "latest"], 1, "write MAJOR.MINOR.PATCH"),
+        (["show", "1.0.0"], 1, "is not registered"),
+        (["train", "--from", "2023-03-01", "--to", "2023-01-01"], 2, "--to must be later"),
+        (["train", "--from", "March", "--to", "2023-01-01"], 2, "is not a time"),
+        (["train", "--from", "2023-01-01", "--to", "2023-03-01", "--version", "2"], 1, "write MAJOR.MINOR.PATCH"),
+        (["train", "--from", "2023-01-01", "--to", "2023-03-01", "--no-register", "--promote"], 2, "needs --register"),
+        (["train", "--from", "2023-01-01"], 2, "Missing option"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_a_code(run: Run, words: list[str], code: int, sentence: str) -> None:
+    result = run(*words)
+    assert result.exit_code == code, result.output
+    assert sentence in result.output
+
+
+def test_without_kafka_versions_are_listed_and_a_promotion_says_what_to_do(run: Run) -> None:
+    train(run)
+    assert [row["version"] for row in said(run("list", "--json", kafka_at=""))["versions"]] == ["1.0.0"]
+    assert "AUC" in run("list", kafka_at="").output
+    assert "golden rows" in run("show", "1.0.0", kafka_at="").output
+    refused = run("promote", "1.0.0", kafka_at="")
+    assert refused.exit_code == 1
+    assert "start `streamgauge up`" in refused.output
+
+
+def test_updates_are_read_back_in_the_order_in_which_they_were_announced(kafka: EmbeddedKafka) -> None:
+    topics = Topics("announced", 3)
+    updates = [
+        ModelUpdate("m", f"1.{number}.0", "champion", "file:///m", "0" * 64, "f", number, valid_from_ms=number or None)
+        for number in range(5)
+    ]
+    assert timeline_of(kafka, topics).timeline.updates == ()
+    offsets = [asyncio.run(announce(kafka.bootstrap, topics, update)) for update in updates]
+    assert offsets == [0, 1, 2, 3, 4]
+    assert timeline_of(kafka, topics).timeline.updates == tuple(updates)
+    assert announcement_key(updates[3]) == b"m|1.3.0"
