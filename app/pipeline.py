@@ -20,10 +20,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, LabelBatch, Outcomes, RecordBatch, Rejection
+from app.core.batches import EventBatch, Floats, Outcomes, RecordBatch, Rejection
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.features import FeaturePlan
-from app.core.merge import BEGINNING_MS, Merged, TimeMerge
+from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge
 from app.core.pending import PendingEvents, Scored
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.sketches import SketchBuffer
@@ -55,11 +55,14 @@ class _Queued:
 
 @dataclass(slots=True)
 class Step:
-    """What one run of events gave. Events of the run, their scores and versions stay aligned, in offset order."""
+    """What one run of events gave. Events, feature matrix, scores and versions stay aligned, in offset order."""
 
+    partition: int
     events: EventBatch
+    matrix: Floats
     scores: Floats
     runs: list[tuple[int, int, ActiveModel]]
+    labels: JoinedLabels
     outgoing_scores: list[Outgoing] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
@@ -79,17 +82,28 @@ class PartitionPipeline:
     ----------
     with_scores
         False: stop before scoring (for training sets); no model is needed then.
+    with_drain
+        False: nothing will be drained, so neither changelog nor counts are kept.
     """
 
-    def __init__(self, pipeline: Pipeline, plan: FeaturePlan, partition: int, *, with_scores: bool = True) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        plan: FeaturePlan,
+        partition: int,
+        *,
+        with_scores: bool = True,
+        with_drain: bool = True,
+    ) -> None:
         self.partition = partition
         self._pipeline = pipeline
         self._plan = plan
         self._with_scores = with_scores
+        self._with_drain = with_drain
         self._decode_events = EventDecoder(pipeline.events).decode
         self._decode_labels = LabelDecoder(pipeline).decode
-        self._state = plan.new_state()
-        self._pending = PendingEvents(pipeline.labels.horizon_ms if pipeline.labels else 0)
+        self._state = plan.new_state(with_changelog=with_drain)
+        self._pending = PendingEvents(pipeline.labels.horizon_ms if pipeline.labels else 0, with_changelog=with_drain)
         self.merge: TimeMerge[_Queued] = TimeMerge(with_labels=pipeline.labels is not None)
         self._label_dead_letters: deque[DeadLetter] = deque()
         self._labels_end: int | None = None
@@ -118,7 +132,7 @@ class PartitionPipeline:
         self.merge.add_events(queued, events.event_time_ms)
 
     def receive_labels(self, records: RecordBatch, now_ms: int) -> None:
-        """Decode a batch of the labels topic and queue it; its rejections go out with the next step."""
+        """Decode a batch of the labels topic and queue it; its rejections go out with the labels before them."""
         labels, rejections = self._decode_labels(records)
         self._label_dead_letters.extend(self._dead_letter(records, rejection, now_ms) for rejection in rejections)
         self._labels_end = int(records.offsets[-1]) + 1
@@ -146,7 +160,7 @@ class PartitionPipeline:
         first = self.merge.events_taken
         merged = self.merge.take(most)
         if merged is None:
-            return self._labels_only(now_ms)
+            return self._labels_only()
         step = self._process(merged, models, now_ms, stale=first in stale)
         queued = merged.payload
         if queued is not None:
@@ -159,29 +173,39 @@ class PartitionPipeline:
         self._promised_ms = max(self._promised_ms, until_ms)
         return self._process(merged, None, now_ms, stale=False) if merged is not None else None
 
+    def finish(self, now_ms: int) -> Step | None:
+        """Apply the labels after the last event, at the end of logs that nothing follows."""
+        merged = self.merge.take_labels(END_MS)
+        if merged is None:
+            return self._labels_only()
+        step = self._process(merged, None, now_ms, stale=False)
+        step.dead_letters = self._passed_label_letters()
+        return step
+
     def _process(self, merged: Merged[_Queued], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
         queued = merged.payload
         events, matrix = _rows_of(queued, merged) if queued is not None else self._nothing()
-        joined = _Joined.join(merged.labels, merged.before, events, self._pending, self._plan.outcome_fields)
-        self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined.label)
-        self._plan.apply(matrix, events, joined.outcomes(merged.labels, self._plan.outcome_fields), self._state)
-        step = Step(events, np.full(len(events), np.nan), [])
+        joined = JoinedLabels.join(merged, events, self._pending, self._plan.outcome_fields)
+        self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined)
+        self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields), self._state)
+        step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined)
         if models is not None and len(events):
             for run in models.runs(events.offsets, events.event_time_ms):
                 rows = slice(run.start, run.stop)
                 step.scores[rows] = run.model.scorer.score(matrix[rows])
                 step.runs.append((run.start, run.stop, run.model))
-                self.know(run.model.version, run.model.reference)
-                self._sketch.add_scored(
-                    run.model.version,
-                    run.model.reference,
-                    events.event_time_ms[rows],
-                    matrix[rows],
-                    step.scores[rows],
-                )
-            self._encode_scores(step, matrix, now_ms, stale=stale)
-        self._remember(step, joined, merged)
-        self._count_outcomes(joined, step)
+                if self._with_drain:
+                    self.know(run.model.version, run.model.reference)
+                    self._sketch.add_scored(
+                        run.model.version,
+                        run.model.reference,
+                        events.event_time_ms[rows],
+                        matrix[rows],
+                        step.scores[rows],
+                    )
+            self._encode_scores(step, now_ms, stale=stale)
+        self._remember(step, merged)
+        self._count_outcomes(step)
         self._pending.expire(self.merge.event_watermark_ms)
         return step
 
@@ -190,32 +214,42 @@ class PartitionPipeline:
         columns = {f.name: np.zeros(0, object if f.type == "string" else float) for f in self._pipeline.events.fields}
         return EventBatch(none, none, [], [], columns), np.zeros((0, len(self._pipeline.features)))
 
-    def _labels_only(self, now_ms: int) -> Step | None:  # noqa: ARG002  # rejected labels carry their own time
-        if not self._label_dead_letters:
+    def _labels_only(self) -> Step | None:
+        letters = self._passed_label_letters()
+        if not letters:
             return None
-        events, _ = self._nothing()
-        step = Step(events, np.zeros(0), [], dead_letters=list(self._label_dead_letters))
-        self._label_dead_letters.clear()
-        return step
+        events, matrix = self._nothing()
+        return Step(self.partition, events, matrix, np.zeros(0), [], JoinedLabels(), dead_letters=letters)
 
-    def _remember(self, step: Step, joined: _Joined, merged: Merged[_Queued]) -> None:
+    def _passed_label_letters(self) -> list[DeadLetter]:
+        """Rejected labels before the first queued one: after a restart, later ones would be read and rejected again."""
+        queued = self.merge.first_label_offset()
+        letters: list[DeadLetter] = []
+        while self._label_dead_letters and (queued is None or self._label_dead_letters[0].source.offset < queued):
+            letters.append(self._label_dead_letters.popleft())
+        return letters
+
+    def _remember(self, step: Step, merged: Merged[_Queued]) -> None:
         """Keep the run's events until their labels come, except those whose label is in this very run."""
         if self._pipeline.labels is None:
             return
         fields = [step.events.columns[name].tolist() for name in self._plan.outcome_fields]
         rows = list(zip(*fields, strict=True)) if fields else [()] * len(step.events)
         effective, times, scores = merged.times_ms.tolist(), step.events.event_time_ms.tolist(), step.scores.tolist()
+        own_rows = step.labels.own_rows
         for start, stop, version in _versions(step):
             for row in range(start, stop):
-                if row not in joined.own_rows:
+                if row not in own_rows:
                     scored = Scored(effective[row], times[row], version, scores[row], rows[row])
                     self._pending.add(step.events.event_id[row], scored)
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
-    def _count_outcomes(self, joined: _Joined, step: Step) -> None:
+    def _count_outcomes(self, step: Step) -> None:
+        if not self._with_drain:
+            return
         groups: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-        for label, (version, time_ms, score) in zip(joined.label, joined.scored(step), strict=True):
+        for label, (version, time_ms, score) in zip(step.labels.label, step.labels.scored(step), strict=True):
             groups[version].append((time_ms, score, label))
         for version, rows in groups.items():
             reference = self._references.get(version)
@@ -231,8 +265,10 @@ class PartitionPipeline:
 
     def position(self) -> Position:
         """Where to go on reading after a commit of all that was stepped through."""
-        first_label = self.merge.first_label_offset()
-        return Position(self._events_end, self._labels_end if first_label is None else first_label)
+        waiting = [self.merge.first_label_offset()]
+        if self._label_dead_letters:
+            waiting.append(self._label_dead_letters[0].source.offset)
+        return Position(self._events_end, min((at for at in waiting if at is not None), default=self._labels_end))
 
     def drain_sketch(self) -> SketchRecord | None:
         """What was counted since the last drain, and how far this partition has come; None if neither moved."""
@@ -276,12 +312,12 @@ class PartitionPipeline:
             label_watermark_ms=meta["label_watermark_ms"],
         )
 
-    def _encode_scores(self, step: Step, matrix: Floats, now_ms: int, *, stale: bool) -> None:
+    def _encode_scores(self, step: Step, now_ms: int, *, stale: bool) -> None:
         events, encode = step.events, self._encode
         names, topic = self._pipeline.feature_names, self._pipeline.topics.events
         offsets, times = events.offsets.tolist(), events.event_time_ms.tolist()
         scores = step.scores.tolist()
-        rows = matrix.tolist() if self._pipeline.publish_features else None
+        rows = step.matrix.tolist() if self._pipeline.publish_features else None
         add = step.outgoing_scores.append
         for start, stop, model in step.runs:
             fixed = (model.model, model.version, model.role, model.feature_set)
@@ -311,10 +347,9 @@ class PartitionPipeline:
             rejected.append(rejections.popleft())
         self._limit.observe(step.events.offsets, [int(offsets[rejection.position]) for rejection in rejected], rejected)
         step.dead_letters = [
-            *self._label_dead_letters,
+            *self._passed_label_letters(),
             *(self._dead_letter(queued.records, rejection, now_ms) for rejection in rejected),
         ]
-        self._label_dead_letters.clear()
         self._events_end = until
 
     @staticmethod
@@ -333,60 +368,80 @@ class PartitionPipeline:
 
 
 @dataclass(slots=True)
-class _Joined:
-    """The labels of a run, joined to their events: to earlier ones, or to events of the run itself (``own_rows``)."""
+class JoinedLabels:
+    """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
 
-    before: list[int]
-    positions: list[int]
-    label: list[float]
-    events: list[Scored | int]
-    own_rows: set[int]
-    columns: list[list[Any]]
+    Labels are in the order in which they are applied: label j before event ``before[j]`` of the run. ``own_rows``:
+    events of the run that wait for a label no more.
+    """
+
+    before: list[int] = field(default_factory=list)
+    event_id: list[str] = field(default_factory=list)
+    label: list[float] = field(default_factory=list)
+    label_time_ms: list[int] = field(default_factory=list)
+    events: list[Scored | int] = field(default_factory=list)
+    columns: list[list[Any]] = field(default_factory=list)
+    own_rows: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.label)
 
     @classmethod
     def join(
-        cls, labels: LabelBatch, before: Any, events: EventBatch, pending: PendingEvents, fields: tuple[str, ...]
-    ) -> _Joined:
-        joined = cls([], [], [], [], set(), [[] for _ in fields])
+        cls, merged: Merged[Any], events: EventBatch, pending: PendingEvents, fields: tuple[str, ...]
+    ) -> JoinedLabels:
+        """Join as if events and labels came one by one: a label belongs to the newest event of its id, once."""
+        joined = cls(columns=[[] for _ in fields])
+        labels = merged.labels
         if not len(labels):
             return joined
-        own = {event_id: row for row, event_id in reversed(list(enumerate(events.event_id)))}
-        for position, (event_id, value, place) in enumerate(
-            zip(labels.event_id, labels.label.tolist(), before.tolist(), strict=True)
+        wanted = set(labels.event_id)
+        own: dict[str, list[int]] = {}
+        for row, event_id in enumerate(events.event_id):
+            if event_id in wanted:
+                own.setdefault(event_id, []).append(row)
+        for place, event_id, label, time_ms in zip(
+            merged.before.tolist(), labels.event_id, labels.label.tolist(), labels.label_time_ms.tolist(), strict=True
         ):
             if not event_id:
                 continue  # a watermark record
-            row = own.get(event_id)
-            scored: Scored | int | None = pending.pop(event_id)
-            if row is not None and row < place and row not in joined.own_rows:
-                scored = row
-                joined.own_rows.add(row)
-            if scored is None:
+            waiting = pending.pop(event_id)
+            found: Scored | int | None = waiting
+            effective_ms = waiting.effective_ms if waiting is not None else 0
+            rows = own.get(event_id)
+            if rows and rows[0] < place:
+                passed = [row for row in rows if row < place]
+                own[event_id] = rows[len(passed) :]
+                joined.own_rows.update(passed)
+                found = passed[-1]
+                effective_ms = int(merged.times_ms[found])
+            if found is None or (place and pending.is_too_old(effective_ms, int(merged.times_ms[place - 1]))):
                 continue
             joined.before.append(place)
-            joined.positions.append(position)
-            joined.label.append(value)
-            joined.events.append(scored)
-            for column, name, place_in in zip(joined.columns, fields, range(len(fields)), strict=True):
-                column.append(events.columns[name][scored] if isinstance(scored, int) else scored.fields[place_in])
+            joined.event_id.append(event_id)
+            joined.label.append(label)
+            joined.label_time_ms.append(time_ms)
+            joined.events.append(found)
+            for number, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
+                column.append(events.columns[name][found] if isinstance(found, int) else found.fields[number])
         return joined
 
-    def outcomes(self, labels: LabelBatch, fields: tuple[str, ...]) -> Outcomes:
+    def outcomes(self, fields: tuple[str, ...]) -> Outcomes:
+        """The joined labels as arrays, for windows over labels."""
         columns: dict[str, np.ndarray[Any, Any]] = {"label": np.array(self.label, dtype=np.float64)}
         for name, values in zip(fields, self.columns, strict=True):
             is_text = any(isinstance(value, str) or value is None for value in values)
             columns[name] = np.array(values, dtype=object if is_text or not values else np.float64)
-        positions = np.array(self.positions, dtype=np.int64)
-        return Outcomes(np.array(self.before, dtype=np.int64), labels.label_time_ms[positions], columns)
+        return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
 
     def scored(self, step: Step) -> Iterable[tuple[str, int, float]]:
         """Version, event time and score of each joined event."""
-        versions = {row: version for start, stop, version in _versions(step) for row in range(start, stop)}
         for event in self.events:
             if isinstance(event, Scored):
                 yield event.version, event.event_time_ms, event.score
             else:
-                yield versions[event], int(step.events.event_time_ms[event]), float(step.scores[event])
+                version = next(version for start, stop, version in _versions(step) if start <= event < stop)
+                yield version, int(step.events.event_time_ms[event]), float(step.scores[event])
 
 
 def _versions(step: Step) -> list[tuple[int, int, str]]:
@@ -413,12 +468,7 @@ class _DeadLetterLimit:
         self._n_rejected = 0
 
     def observe(self, good: Any, bad: list[int], rejections: list[Rejection]) -> None:
-        if not bad:
-            self._consecutive = 0 if len(good) else self._consecutive
-        else:
-            last_good = int(good[-1]) if len(good) else -1
-            tail = sum(offset > last_good for offset in bad)
-            self._consecutive = tail + (0 if len(good) else self._consecutive)
+        longest = self._longest_row(good, bad)
         self._recent.append((len(good) + len(bad), len(bad)))
         self._n_events += len(good) + len(bad)
         self._n_rejected += len(bad)
@@ -427,10 +477,20 @@ class _DeadLetterLimit:
             self._n_events -= n_events
             self._n_rejected -= n_rejected
         too_many = self._n_events >= self._limits.of_last and self._n_rejected > self._limits.share * self._n_events
-        if self._consecutive >= self._limits.consecutive or too_many:
+        if longest >= self._limits.consecutive or too_many:
             last = rejections[-1] if rejections else None
             raise TooManyDeadLettersError(
-                f"{self._consecutive} events in a row and {self._n_rejected} of the last {self._n_events} were rejected"
+                f"{longest} events in a row and {self._n_rejected} of the last {self._n_events} were rejected"
                 f" (last: {last.reason + ', ' + last.detail if last else '-'}). Nothing of this step was published."
                 " Mend the pipeline file or the producer, or raise [limits], and start again."
             )
+
+    def _longest_row(self, good: Any, bad: list[int]) -> int:
+        """Most rejections without a good event between them, those of earlier steps included."""
+        if not bad:
+            self._consecutive = 0 if len(good) else self._consecutive
+            return self._consecutive
+        stretches = np.bincount(np.searchsorted(good, bad), minlength=len(good) + 1)
+        stretches[0] += self._consecutive
+        self._consecutive = int(stretches[-1])
+        return int(stretches.max())

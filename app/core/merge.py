@@ -21,6 +21,8 @@ Payload = TypeVar("Payload")
 
 #: Before any event or label.
 BEGINNING_MS = -(2**62)
+#: After any event or label.
+END_MS = 2**62
 
 
 def effective_times(times_ms: Ints, start_ms: int) -> Ints:

@@ -25,10 +25,11 @@ class Scored(NamedTuple):
 
 
 class PendingEvents:
-    """The waiting events of one partition, oldest first."""
+    """The waiting events of one partition, oldest first; without a changelog nothing is to be drained from it."""
 
-    def __init__(self, horizon_ms: int) -> None:
+    def __init__(self, horizon_ms: int, *, with_changelog: bool = True) -> None:
         self._horizon_ms = horizon_ms
+        self._with_changelog = with_changelog
         self._waiting: dict[str, Scored] = {}
         self._touched: dict[str, None] = {}
 
@@ -39,26 +40,29 @@ class PendingEvents:
         """Remember a scored event; effective times never go back."""
         self._waiting.pop(event_id, None)  # a repeated id moves to the end, so that the order stays by effective time
         self._waiting[event_id] = scored
-        self._touched[event_id] = None
+        self._touch(event_id)
+
+    def is_too_old(self, effective_ms: int, watermark_ms: int) -> bool:
+        """Whether an event is forgotten once events have come as far as the watermark."""
+        return effective_ms < watermark_ms - self._horizon_ms
 
     def pop(self, event_id: str) -> Scored | None:
         """The event a label belongs to, once; None when it is unknown, labelled already or too old."""
         scored = self._waiting.pop(event_id, None)
         if scored is not None:
-            self._touched[event_id] = None
+            self._touch(event_id)
         return scored
 
     def expire(self, watermark_ms: int) -> int:
         """Forget the events that are older than the watermark by more than the horizon; how many those were."""
-        limit = watermark_ms - self._horizon_ms
         expired = []
         for event_id, scored in self._waiting.items():
-            if scored.effective_ms >= limit:
+            if not self.is_too_old(scored.effective_ms, watermark_ms):
                 break
             expired.append(event_id)
         for event_id in expired:
             del self._waiting[event_id]
-            self._touched[event_id] = None
+            self._touch(event_id)
         return len(expired)
 
     def drain_changes(self) -> list[tuple[bytes, bytes | None]]:
@@ -69,6 +73,11 @@ class PendingEvents:
             for event_id in touched
             for entry in (self._waiting.get(event_id),)
         ]
+
+    def _touch(self, event_id: str) -> None:
+        if self._with_changelog:
+            self._touched.pop(event_id, None)  # the last touch counts, so that the changelog has them in waiting order
+            self._touched[event_id] = None
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Replay a changelog, in its order. Keys of other stores are passed over."""

@@ -1,0 +1,456 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.core.batches import Floats, RecordBatch
+from app.core.features import FeaturePlan
+from app.core.scoring import ActiveModel, ChampionTimeline
+from app.core.sketches import Sketch
+from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
+from models.reference import Counts, Reference, fit_reference
+from schemas.pipeline import Pipeline
+from schemas.pipeline_file import load
+from schemas.topics import WATERMARK_HEADER
+from schemas.wire import DeadLetter, Score
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
+NOW_MS = START_MS + 1000 * HOUR_MS
+
+SPECIFICATION = """
+name = "cards"
+partitions = 1
+publish_features = true
+
+[model]
+name = "fraud"
+threshold = 0.5
+
+[events]
+entity = "card"
+id = "id"
+time = "at"
+earliest = 2020-01-01T00:00:00Z
+latest = 2030-01-01T00:00:00Z
+max_ahead = "1d"
+
+[events.fields]
+id = "string"
+card = "string"
+at = "int"
+amount = "float"
+shop = "string?"
+
+[labels]
+horizon = "3h"
+max_wait = "5s"
+
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+
+[[features]]
+name = "count_1h"
+type = "int"
+window = { of = "events", key = ["card"], size = "1h", hop = "5m", aggregate = "count" }
+
+[[features]]
+name = "amount_2h"
+type = "float"
+window = { of = "events", key = ["card"], size = "2h", hop = "10m", aggregate = "sum", field = "amount" }
+
+[[features]]
+name = "fraud_2h"
+type = "float"
+window = { of = "labels", key = ["card"], size = "2h", hop = "5m", aggregate = "mean", field = "label" }
+
+[[features]]
+name = "shop_fraud_1h"
+type = "float"
+window = { of = "labels", key = ["card", "shop"], size = "1h", hop = "5m", aggregate = "count" }
+
+[drift]
+window = "1d"
+slice = "1h"
+grace = "1h"
+bins = 16
+tests = [{ test = "psi", threshold = 0.2 }]
+
+[performance]
+maturity = "1h"
+
+[limits]
+consecutive = 50
+share = 0.99
+of_last = 500
+"""
+
+
+class RowScorer:
+    """The mean of what is there, squeezed into (0, 1): every feature matters."""
+
+    def score(self, matrix: Floats) -> Floats:
+        filled = np.where(np.isnan(matrix), -0.25, matrix)
+        return 1 / (1 + np.exp(-filled.sum(axis=1) / 5))
+
+
+class Setting:
+    """A pipeline with its features and two versions: the second is in force from the third hour on."""
+
+    def __init__(self, pipeline: Pipeline, plan: FeaturePlan, models: ChampionTimeline) -> None:
+        self.pipeline = pipeline
+        self.plan = plan
+        self.models = models
+        self.references = {champion.version: champion.reference for champion in models.champions}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    path = tmp_path_factory.mktemp("flow") / "cards.toml"
+    path.write_text(SPECIFICATION)
+    return build(path)
+
+
+def build(path: Path) -> Setting:
+    pipeline = load(path)
+    plan = FeaturePlan.compile(pipeline, {}, {})
+    generator = np.random.default_rng(1)
+    matrix = generator.normal(size=(200, len(pipeline.features))).round(1)
+    labels = (generator.random(200) < 0.5).astype(np.float64)
+    names, scores = pipeline.feature_names, RowScorer().score(matrix)
+    reference = fit_reference(matrix, names, ["numeric"] * len(names), {}, scores, labels, 16, 0.5)
+    champions = [
+        ActiveModel("fraud", version, "champion", pipeline.feature_set, 0.5, RowScorer(), reference, valid_from_ms)
+        for version, valid_from_ms in (("1.0.0", None), ("2.0.0", START_MS + 2 * HOUR_MS))
+    ]
+    return Setting(pipeline, plan, ChampionTimeline(champions))
+
+
+# -- logs: one partition's events and labels -------------------------------------------------------------------------
+
+
+def event(number: int, minute: int, **changes: Any) -> bytes:
+    fields = {"id": f"e{number}", "card": f"c{number % 2}", "at": START_MS + minute * MINUTE_MS, "amount": number / 8}
+    return json.dumps({**fields, "shop": [None, "s0", "s1"][number % 3], **changes}).encode()
+
+
+def label(event_id: str, minute: int, value: float = 1) -> bytes:
+    return json.dumps({"event_id": event_id, "label": value, "label_time_ms": START_MS + minute * MINUTE_MS}).encode()
+
+
+@dataclass(frozen=True)
+class Log:
+    topic: str
+    values: list[bytes | None]
+    headers: list[tuple[tuple[str, bytes], ...]]
+
+    def cut(self, cuts: list[int], start: int = 0) -> Iterator[RecordBatch]:
+        """Batches of these sizes in turn; offsets have gaps, as on a transactional topic."""
+        sizes = itertools.cycle(cuts)
+        while start < len(self.values):
+            stop = min(len(self.values), start + next(sizes))
+            values, n = self.values[start:stop], stop - start
+            offsets = np.arange(start, stop, dtype=np.int64) * 3
+            yield RecordBatch(
+                self.topic, 0, offsets, np.full(n, NOW_MS), [b"c"] * n, values, self.headers[start:stop] or None
+            )
+            start = stop
+
+
+MINUTES = st.integers(0, 60 * 6)
+EVENTS = st.lists(
+    st.builds(event, st.integers(0, 9), MINUTES) | st.sampled_from([None, b"", b"rubbish", event(1, -(10**9))]),
+    max_size=25,
+)
+LABELS = st.lists(
+    st.builds(label, st.integers(0, 11).map("e{}".format), MINUTES, st.sampled_from([0, 1]))
+    | st.sampled_from([None, b"rubbish", label("e1", 3, 7)])
+    | MINUTES.map(lambda minute: START_MS + minute * MINUTE_MS),  # a watermark record
+    max_size=25,
+)
+CUTS = st.lists(st.integers(1, 7), min_size=1, max_size=5)
+
+
+def logs_of(events: list[Any], labels: list[Any]) -> tuple[Log, Log]:
+    values = [None if isinstance(value, int) else value for value in labels]
+    marks = [((WATERMARK_HEADER, str(value).encode()),) if isinstance(value, int) else () for value in labels]
+    return Log("cards.events", events, [()] * len(events)), Log("cards.labels", values, marks)
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    scores: list[tuple[bytes | None, bytes | None, int]] = field(default_factory=list)
+    event_letters: list[DeadLetter] = field(default_factory=list)
+    label_letters: list[DeadLetter] = field(default_factory=list)
+    state: dict[bytes, bytes | None] = field(default_factory=dict)
+    counts: dict[tuple[str, int], Sketch] = field(default_factory=dict)
+    joined: list[tuple[str, float, int]] = field(default_factory=list)
+    watermarks: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, step: Step | None) -> None:
+        if step is None:
+            return
+        assert len(step.events) == len(step.scores) == len(step.matrix)
+        self.scores += step.outgoing_scores
+        for letter in step.dead_letters:
+            (self.label_letters if letter.stage == "label" else self.event_letters).append(letter)
+        self.joined += zip(step.labels.event_id, step.labels.label, step.labels.label_time_ms, strict=True)
+
+    def drain(self, flow: PartitionPipeline) -> None:
+        for key, value in flow.drain_state():
+            self.state[key] = value
+        sketch = flow.drain_sketch()
+        for delta in sketch.deltas if sketch else []:
+            self.counts.setdefault((delta.version, delta.slice_start_ms), Sketch()).add(delta)
+        if sketch:
+            self.watermarks.append((sketch.watermark_ms, sketch.label_watermark_ms))
+
+    def seen(self, references: dict[str, Reference]) -> tuple[Any, ...]:
+        """What anyone outside can see, in comparable form; of the state, what does not depend on the drains."""
+        counts = {
+            key: tuple(_bits(value) for value in vars(sketch.to_counts(references[key[0]])).values())
+            for key, sketch in self.counts.items()
+        }
+        # A tile that has left its ring may be in the changelog or not: no read can tell.
+        state = {key: value for key, value in self.state.items() if value is not None and not key.startswith(b"t")}
+        letters = [
+            [msgspec.json.encode(letter) for letter in kind] for kind in (self.event_letters, self.label_letters)
+        ]
+        return self.scores, letters, state, counts, self.joined
+
+
+def _bits(value: Any) -> Any:
+    return value.tobytes() if isinstance(value, np.ndarray) else value
+
+
+def drain_steps(flow: PartitionPipeline, output: Output, setting: Setting, most: int) -> None:
+    while (step := flow.step(setting.models, most, NOW_MS)) is not None:
+        output.add(step)
+
+
+def run(
+    setting: Setting,
+    events: Iterator[RecordBatch],
+    labels: Iterator[RecordBatch],
+    turns: list[bool],
+    *,
+    most: int = 5000,
+    flow: PartitionPipeline | None = None,
+    output: Output | None = None,
+) -> Output:
+    """Take a batch of events (True) or labels (False) at each turn, then all that is left; step whenever possible."""
+    flow = flow or PartitionPipeline(setting.pipeline, setting.plan, 0)
+    output = output or Output()
+    is_done = False
+    later = iter(turns)
+    while not is_done:
+        turn = next(later, None)  # None: both, until both have ended
+        batch = next(events, None) if turn is not False else None
+        more = next(labels, None) if turn is not True else None
+        if batch is not None:
+            flow.receive_events(batch)
+        if more is not None:
+            flow.receive_labels(more, NOW_MS)
+        is_done = turn is None and batch is None and more is None
+        drain_steps(flow, output, setting, most)
+        output.drain(flow)
+    flow.merge.release(flow.merge.events_received)
+    drain_steps(flow, output, setting, most)
+    output.add(flow.finish(NOW_MS))
+    output.drain(flow)
+    return output
+
+
+FLOW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
+
+
+@FLOW
+@given(
+    events=EVENTS,
+    labels=LABELS,
+    cuts=st.tuples(CUTS, CUTS),
+    turns=st.lists(st.booleans(), max_size=20),
+    most=st.integers(1, 6),
+)
+def test_many_are_as_one_by_one(
+    setting: Setting,
+    *,
+    events: list[Any],
+    labels: list[Any],
+    cuts: tuple[list[int], list[int]],
+    turns: list[bool],
+    most: int,
+) -> None:
+    event_log, label_log = logs_of(events, labels)
+    one_by_one = run(setting, event_log.cut([1]), label_log.cut([1]), [False] * len(labels), most=1)
+    many = run(setting, event_log.cut([99]), label_log.cut([99]), [])
+    some = run(setting, event_log.cut(cuts[0]), label_log.cut(cuts[1]), turns, most=most)
+    expected = one_by_one.seen(setting.references)
+    assert many.seen(setting.references) == expected
+    assert some.seen(setting.references) == expected
+    assert len(many.scores) + len(many.event_letters) == len(events)
+    assert many.watermarks == sorted(many.watermarks)
+    assert some.watermarks == sorted(some.watermarks)
+
+
+@FLOW
+@given(
+    events=EVENTS,
+    labels=LABELS,
+    turns=st.lists(st.booleans(), max_size=20),
+    most=st.integers(1, 6),
+    steps=st.integers(0, 8),
+    cuts=CUTS,
+)
+def test_what_a_changelog_restores_goes_on_the_same(
+    setting: Setting,
+    *,
+    events: list[Any],
+    labels: list[Any],
+    turns: list[bool],
+    most: int,
+    steps: int,
+    cuts: list[int],
+) -> None:
+    event_log, label_log = logs_of(events, labels)
+    whole = run(setting, event_log.cut([99]), label_log.cut([99]), [])
+
+    first, output = PartitionPipeline(setting.pipeline, setting.plan, 0), Output()
+    event_batches, label_batches = event_log.cut(cuts), label_log.cut(cuts)
+    for is_event in turns:
+        batch = next(event_batches if is_event else label_batches, None)
+        if batch is not None and is_event:
+            first.receive_events(batch)
+        elif batch is not None:
+            first.receive_labels(batch, NOW_MS)
+        if steps and (step := first.step(setting.models, most, NOW_MS)) is not None:
+            output.add(step)
+            steps -= 1
+    output.drain(first)
+    position = first.position()
+
+    second = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    second.restore(list(output.state.items()))
+    for version, reference in setting.references.items():
+        second.know(version, reference)
+    events_left = event_log.cut(cuts, 0 if position.events is None else (position.events + 2) // 3)
+    labels_left = label_log.cut(cuts, 0 if position.labels is None else (position.labels + 2) // 3)
+    output = run(setting, events_left, labels_left, [], most=most, flow=second, output=output)
+    assert output.seen(setting.references) == whole.seen(setting.references)
+
+
+def scores_of(output: Output) -> list[Score]:
+    return [msgspec.json.decode(value, type=Score) for _, value, _ in output.scores if value is not None]
+
+
+def test_features_scores_and_counts_are_those_worked_out_by_hand(setting: Setting) -> None:
+    """Card c0 at 0:00, 0:30 and 2:10; the label of the first arrives at 0:30, before the second event."""
+    events = [event(0, 0, amount=1.0), event(2, 30, amount=2.0), event(4, 130, amount=4.0)]
+    labels = [label("e0", 30), label("e2", 131, 0)]
+    output = run(setting, *(log.cut([99]) for log in logs_of(events, labels)), [])
+    first, second, third = scores_of(output)
+    assert first.features == {"amount": 1.0, "count_1h": 0, "amount_2h": 0, "fraud_2h": None, "shop_fraud_1h": None}
+    assert second.features == {"amount": 2.0, "count_1h": 1, "amount_2h": 1, "fraud_2h": 1, "shop_fraud_1h": 0}
+    # At 2:10 the 2 h window begins with the tile of 0:20 (events) or 0:15 (labels): event 0 is out, label 0:30 is in.
+    assert third.features == {"amount": 4.0, "count_1h": 0, "amount_2h": 2, "fraud_2h": 1, "shop_fraud_1h": 0}
+    assert [score.version for score in (first, second, third)] == ["1.0.0", "1.0.0", "2.0.0"]
+    assert first.score == 1 / (1 + np.exp(-0.5 / 5))  # two of its features are missing, -0.25 each
+    assert [(score.source.offset, score.scored_at_ms, score.stale) for score in (first, third)] == [
+        (0, NOW_MS, False),
+        (6, NOW_MS, False),
+    ]
+    assert output.joined == [("e0", 1.0, START_MS + 30 * MINUTE_MS), ("e2", 0.0, START_MS + 131 * MINUTE_MS)]
+    counted: list[Counts] = [
+        output.counts[version, START_MS + hour * HOUR_MS].to_counts(setting.references[version])
+        for version, hour in (("1.0.0", 0), ("2.0.0", 2))
+    ]
+    # Both labelled events are of the first hour: one positive, one negative.
+    assert [(counts.n, counts.n_labels) for counts in counted] == [(2, 2), (1, 0)]
+    assert counted[0].outcomes.sum(axis=1).tolist() == [1, 1]
+
+
+def test_a_label_belongs_to_the_newest_event_of_its_id_and_counts_once(setting: Setting) -> None:
+    events = [event(0, 0), event(0, 10), event(1, 30)]
+    labels = [label("e0", 20), label("e0", 25)]
+    for cuts in ([1], [99]):
+        output = run(setting, *(log.cut(cuts) for log in logs_of(events, labels)), [False, False])
+        assert output.joined == [("e0", 1.0, START_MS + 20 * MINUTE_MS)]
+        assert output.counts["1.0.0", START_MS].to_counts(setting.references["1.0.0"]).n_labels == 1
+
+
+def test_a_label_later_than_the_horizon_counts_no_more(setting: Setting) -> None:
+    events = [event(0, 0), event(2, 180), event(3, 181), event(5, 200)]
+    labels = [label("e0", 181), label("e2", 190)]
+    for cuts in ([1], [99]):
+        in_time = run(setting, *(log.cut(cuts) for log in logs_of(events[:2], labels)), [])
+        late = run(setting, *(log.cut(cuts) for log in logs_of(events, [label("e0", 182), labels[1]])), [])
+        assert [event_id for event_id, *_ in in_time.joined] == ["e0", "e2"]
+        assert [event_id for event_id, *_ in late.joined] == ["e2"]
+
+
+def test_a_rejected_event_leaves_its_neighbours_scored_and_keeps_its_bytes(setting: Setting) -> None:
+    events = [event(0, 0), b"rubbish", None, event(1, 5, amount=None), event(2, 6)]
+    output = run(setting, *(log.cut([99]) for log in logs_of(events, [])), [])
+    assert [score.event_id for score in scores_of(output)] == ["e0", "e2"]
+    assert [(letter.source.offset, letter.reason, letter.value) for letter in output.event_letters] == [
+        (3, "not_json", b"rubbish"),
+        (6, "tombstone", None),
+        (9, "wrong_type", events[3]),
+    ]
+
+
+def test_a_rejected_label_goes_out_only_when_it_will_not_be_read_again(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    _, labels = logs_of([], [b"rubbish", label("e0", 5), b"more rubbish"])
+    flow.receive_labels(next(labels.cut([99])), NOW_MS)
+    step = flow.step(setting.models, 9, NOW_MS)
+    assert step is not None
+    assert [letter.source.offset for letter in step.dead_letters] == [0]
+    assert flow.position().labels == 3
+    last = flow.finish(NOW_MS)
+    assert last is not None
+    assert [letter.source.offset for letter in last.dead_letters] == [6]
+    assert flow.position().labels == 7
+
+
+@pytest.mark.parametrize("cuts", [[1], [7], [200]])
+def test_too_many_rejections_in_a_row_stop_the_flow_however_they_are_cut(setting: Setting, cuts: list[int]) -> None:
+    rubbish: list[bytes | None] = [b"rubbish"] * 49
+    fine = [event(0, 0), *rubbish, event(1, 1), *rubbish, event(2, 2)]
+    output = run(setting, *(log.cut(cuts) for log in logs_of(fine, [])), [])
+    assert (len(output.scores), len(output.event_letters)) == (3, 98)
+    for bad in ([event(0, 0), *rubbish, b"rubbish", event(1, 1)], [*rubbish, b"rubbish"]):
+        with pytest.raises(TooManyDeadLettersError, match="50 events in a row"):
+            run(setting, *(log.cut(cuts) for log in logs_of(bad, [])), [])
+
+
+def test_without_scores_the_features_are_the_same(setting: Setting) -> None:
+    events, labels = [event(n, 7 * n) for n in range(20)], [label(f"e{n}", 7 * n + 20, n % 2) for n in range(20)]
+    scored = scores_of(run(setting, *(log.cut([99]) for log in logs_of(events, labels)), []))
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0, with_scores=False, with_drain=False)
+    event_log, label_log = logs_of(events, labels)
+    flow.receive_events(next(event_log.cut([99])))
+    flow.receive_labels(next(label_log.cut([99])), NOW_MS)
+    flow.merge.release(20)
+    step = flow.step(None, 5000, NOW_MS)
+    assert step is not None
+    expected = [[np.nan if value is None else value for value in score.features.values()] for score in scored]
+    assert step.matrix.tobytes() == np.array(expected).tobytes()
+    assert step.outgoing_scores == []
+    assert flow.drain_sketch() is not None  # the watermark alone
