@@ -130,7 +130,7 @@ class ModelShelf:
                 expected_names=self._pipeline.feature_names,
                 expected_model=(update.model, update.version),
             )
-            reference = Reference.from_json(msgspec.json.encode(manifest.reference))
+            reference = manifest.read_reference()
         except (RegistryError, RefusedModelError) as error:
             return _Verdict(None, str(error), time.monotonic() - started)
         except ValueError as error:

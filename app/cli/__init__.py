@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 import click
 
@@ -33,6 +34,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "worker":
+            for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+                os.environ.setdefault(variable, "1")  # read when numpy is imported; workers scale by processes
         module = importlib.import_module(f"app.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
