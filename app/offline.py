@@ -1,0 +1,246 @@
+"""The core without Kafka: training sets, replays and batch runs over a source or a recording.
+
+What a stream would give is what these give: the same flow of each partition, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from app.adapters.lookup_files import load_lookups
+from app.adapters.python_features import load_functions
+from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, Recording, RecordingError, read_versions
+from app.adapters.source import cut_batches, read_source
+from app.core.batches import Floats, Ints, RecordBatch
+from app.core.features import FeaturePlan
+from app.core.scoring import ActiveModel, ModelSelector
+from app.drive import RecordedSelector, drive, drive_partition, new_flow
+from app.pipeline import Step
+from models.registry import Registry, RegistryError, resolve
+from models.verify import verify
+from schemas.pipeline import Pipeline
+from schemas.wire import ModelUpdate
+
+#: Processing time of an offline run; nothing depends on it.
+OFFLINE_MS = 0
+
+
+def run(
+    pipeline: Pipeline,
+    plan: FeaturePlan,
+    log: Iterable[RecordBatch],
+    models: ModelSelector | Callable[[int], ModelSelector | None] | None,
+    now_ms: int = OFFLINE_MS,
+) -> Iterator[Step]:
+    """Run batches of the events and labels topics, as they come, through the core; at their end everything goes.
+
+    Parameters
+    ----------
+    log
+        Each topic partition in its order; partitions and topics may interleave in any way.
+    models
+        Who scores; a function gives each partition its own. None: features alone.
+    """
+    models_of = models if callable(models) else lambda _: models
+    yield from drive(pipeline, plan, log, models_of, now_ms)
+
+
+def run_recording(
+    pipeline: Pipeline,
+    plan: FeaturePlan,
+    recording: Recording,
+    models_of: Callable[[int], ModelSelector | None],
+    now_ms: int = OFFLINE_MS,
+) -> Iterator[Step]:
+    """Run a recording, one partition after the other, in bounded memory."""
+    for partition in recording.partitions:
+        models = models_of(partition)
+        flow = new_flow(pipeline, plan, partition, models)
+        events = recording.read(EVENTS, partition, pipeline)
+        labels = recording.read(LABELS, partition, pipeline) if pipeline.labels is not None else iter(())
+        yield from drive_partition(flow, events, labels, models, now_ms)
+
+
+def compile_features(pipeline: Pipeline) -> FeaturePlan:
+    """Read a pipeline's batch data and custom functions, and compile its features."""
+    return FeaturePlan.compile(pipeline, load_lookups(pipeline), load_functions(pipeline))
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Labelled events in the order of their times: matrix [n x features], labels (0 or 1), times and ids [n].
+
+    ``event_rows``: events of the range, those without a label included.
+    """
+
+    matrix: Floats
+    labels: Floats
+    event_time_ms: Ints
+    event_id: list[str]
+    event_rows: int
+
+
+def build_training_set(
+    pipeline: Pipeline,
+    recording: Path | None,
+    from_ms: int,
+    to_ms: int,
+    plan: FeaturePlan | None = None,
+) -> TrainingSet:
+    """The events of from_ms <= event time < to_ms whose label was known before ``to_ms``.
+
+    Features are those that a stream would have served: each event sees what had arrived before it. Earlier records are
+    run as well, as far back as windows reach.
+
+    Parameters
+    ----------
+    recording
+        Where the records come from; None: the pipeline's source.
+
+    Raises
+    ------
+    PipelineError, SourceError, RecordingError
+        When the data cannot be read.
+    """
+    plan = plan or compile_features(pipeline)
+    if recording is None:
+        chunks = read_source(pipeline, from_ms - _reach_ms(pipeline), to_ms)
+        steps = run(pipeline, plan, cut_batches(chunks, pipeline), None)
+    else:
+        opened = Recording(recording)
+        opened.check_fits(pipeline)
+        steps = run_recording(pipeline, plan, opened, lambda _: None)
+    collectors: dict[int, _Collector] = {}
+    for step in steps:
+        collector = collectors.get(step.partition)
+        if collector is None:
+            collector = collectors[step.partition] = _Collector(from_ms, to_ms)
+        collector.add(step)
+    return _put_together([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
+
+
+def _reach_ms(pipeline: Pipeline) -> int:
+    """How far back an event's features reach: its longest window, over labels of events that waited for the horizon."""
+    windows = [feature.window for feature in pipeline.features if feature.window is not None]
+    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
+    return max((window.size_ms + window.hop_ms for window in windows), default=0) + horizon_ms
+
+
+class _Collector:
+    """Gathers one partition's rows, and the labels that were known in time."""
+
+    def __init__(self, from_ms: int, to_ms: int) -> None:
+        self._from_ms = from_ms
+        self._to_ms = to_ms
+        self._rows: dict[str, int] = {}
+        self._is_over = False
+        self.matrices: list[Floats] = []
+        self.times: list[int] = []
+        self.event_ids: list[str] = []
+        self.labels: list[float] = []
+
+    def add(self, step: Step) -> None:
+        """Take a step; from the first event that is not before the range's end on, nothing more was known in time."""
+        if self._is_over:
+            return
+        times = step.events.event_time_ms
+        beyond = np.flatnonzero(times >= self._to_ms)
+        stop = int(beyond[0]) if len(beyond) else len(times)
+        self._is_over = stop < len(times)
+        kept = np.flatnonzero(times[:stop] >= self._from_ms).tolist()
+        self.matrices.append(step.matrix[kept])
+        joined, place = step.labels, 0
+        for row in [*kept, stop]:
+            while place < len(joined) and joined.before[place] <= row:
+                self._label(joined.event_id[place], joined.label[place], joined.label_time_ms[place])
+                place += 1
+            if row < stop:
+                self._rows[step.events.event_id[row]] = len(self.times)
+                self.times.append(int(times[row]))
+                self.event_ids.append(step.events.event_id[row])
+                self.labels.append(np.nan)
+
+    def _label(self, event_id: str, label: float, time_ms: int) -> None:
+        row = self._rows.pop(event_id, None)
+        if row is not None and time_ms < self._to_ms:
+            self.labels[row] = label
+
+
+def _put_together(collectors: list[_Collector], width: int) -> TrainingSet:
+    matrix = np.concatenate([np.zeros((0, width)), *(matrix for found in collectors for matrix in found.matrices)])
+    times = np.array([time for found in collectors for time in found.times], dtype=np.int64)
+    labels = np.array([label for found in collectors for label in found.labels], dtype=np.float64)
+    event_ids = [event_id for found in collectors for event_id in found.event_ids]
+    order = np.argsort(times, kind="stable")
+    order = order[~np.isnan(labels[order])]
+    return TrainingSet(
+        matrix[order], labels[order], times[order], [event_ids[row] for row in order.tolist()], event_rows=len(times)
+    )
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+def load_model(pipeline: Pipeline, registry: Registry, version: str, uri: str | None = None) -> ActiveModel:
+    """A registered version, verified and ready to score.
+
+    Parameters
+    ----------
+    uri
+        Where it was when it was announced; tried when the registry does not have it.
+
+    Raises
+    ------
+    RegistryError, RefusedModelError
+        When it is not there, or is not what it should be.
+    """
+    name = pipeline.model.name
+    try:
+        manifest, artifact = registry.load(name, version)
+    except RegistryError:
+        if uri is None:
+            raise
+        manifest, artifact = resolve(uri)
+    verified = verify(manifest, artifact, pipeline.feature_set, expected_model=(name, version))
+    return ActiveModel(
+        model=name,
+        version=version,
+        role="champion",
+        feature_set=manifest.feature_set,
+        threshold=pipeline.model.threshold,
+        scorer=verified.scorer,
+        reference=manifest.read_reference(),
+    )
+
+
+def load_recorded_models(pipeline: Pipeline, registry: Registry, recording: Recording) -> dict[int, RecordedSelector]:
+    """A selector for each partition that scores its events with the versions of the recorded scores."""
+    starts = {partition: read_versions(recording, partition) for partition in recording.partitions}
+    versions = sorted({version for found in starts.values() for _, version in found})
+    if not versions:
+        raise RecordingError(f"{recording.path} holds no scores; choose a version by --models.")
+    uris = _announced_uris(recording)
+    models = {version: load_model(pipeline, registry, version, uris.get(version)) for version in versions}
+    # A partition without scores may have events that were never scored: the first version of any partition does those.
+    first = [(0, versions[0])]
+    return {partition: RecordedSelector(found or first, models) for partition, found in starts.items()}
+
+
+def _announced_uris(recording: Recording) -> dict[str, str]:
+    uris: dict[str, str] = {}
+    for batch in recording.read(MODEL_UPDATES, 0):
+        for value in batch.values:
+            try:
+                update = msgspec.json.decode(value or b"", type=ModelUpdate)
+            except msgspec.DecodeError:
+                continue
+            uris[update.version] = update.uri
+    return uris
