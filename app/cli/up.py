@@ -96,7 +96,7 @@ def load_pipeline(name: str) -> Pipeline:
 def run_stack(stack: Stack, narrator: Narrator, announce: Callable[[], None]) -> int:
     """Start, announce, stay until a signal or the end of all children, and stop; the exit code."""
     code = 0
-    with _signals_as_interrupts():
+    with signals_as_interrupts():
         try:
             stack.start()
             stack.wait_ready()
@@ -109,7 +109,7 @@ def run_stack(stack: Stack, narrator: Narrator, announce: Callable[[], None]) ->
             code = 1
         finally:
             narrator.close_bar()
-            with _interrupts_to(stack.kill):
+            with interrupts_to(stack.kill):
                 stack.stop()
     return code
 
@@ -130,7 +130,7 @@ def announce(stack: Stack, as_json: bool) -> None:
 
 
 @contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """SIGTERM and a closed terminal end the command as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -142,7 +142,7 @@ def _signals_as_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_to(act: Callable[[], None]) -> Iterator[None]:
+def interrupts_to(act: Callable[[], None]) -> Iterator[None]:
     """While stopping, a signal calls ``act`` and does not interrupt."""
     with _handlers(lambda _number, _frame: act()):
         yield

@@ -1,0 +1,355 @@
+"""Sends the year as fast as the worker takes it, and has the model retrained when the monitor asks for it.
+
+The source could run ahead of the worker by minutes; the lag is bounded, so that memory is, and so that an alert is
+about what was sent just now. While a version is being trained the stream goes on but is held to a fixed rate: at full
+speed the year would be over before the training is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import aiokafka
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from app.adapters.event_producer import EventProducer
+from app.adapters.monitor_client import MonitorClient
+from app.adapters.source import EVENT, EncodedRecord, read_source
+from app.adapters.topic_reader import follow
+from app.core.drift_windows import Calendar
+from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
+from app.settings import Settings
+from schemas.pipeline import Pipeline
+from schemas.wire import ModelStatus
+
+#: How far the stream may be ahead of the worker, in events.
+MOST_LAG = 20_000
+#: Events a second at most while a version is being trained.
+HELD_RATE = 4_000
+#: Share of the stream that is kept back until a training under way has ended, so that its version still has work.
+RESERVE = 0.1
+#: Records sent at a time; few while the stream is held, to hold it smoothly.
+PIECE, HELD_PIECE = 4_000, 500
+POLL_S = 0.25
+SWAP_DEADLINE_S = 60.0
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; one sentence that says why and where to look."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the stream is. ``share`` in [0, 1]; ``training`` names what is being trained, if anything."""
+
+    share: float
+    events: int
+    events_per_second: float
+    lag: int
+    at_ms: int
+    training: str
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """A version made in mid-stream. ``swapped_at``: events sent when it began to score."""
+
+    version: str
+    from_ms: int
+    to_ms: int
+    why: str
+    seconds: float
+    started_at: int
+    swapped_at: int
+    held_to: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """What to stream, and when to retrain.
+
+    Parameters
+    ----------
+    limit
+        Events at most; None: all from ``from_ms`` to ``to_ms``.
+    retrain_at
+        Retrain once so many events are sent, whatever the monitor says.
+    most_retrains
+        No more than so many.
+    expected_training_s
+        How long a training takes, to choose the rate that the stream is held to.
+    """
+
+    from_ms: int
+    to_ms: int
+    limit: int | None
+    family: str
+    retrain_at: int | None
+    most_retrains: int
+    expected_training_s: float
+
+
+@dataclass
+class Sent:
+    """What was sent, and how fast it was taken while nothing held it back."""
+
+    events: int = 0
+    labels: int = 0
+    at_ms: int = 0
+    last_event_ms: int = 0
+    seconds: float = 0.0
+    free_events: int = 0
+    free_seconds: float = 0.0
+    retrains: list[Retrain] = field(default_factory=list)
+
+
+class Streamer:
+    """Streams one course through a running stack.
+
+    Parameters
+    ----------
+    say
+        Is told what a person should know, in sentences.
+    show
+        Is told how far it is, a few times a second.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        monitor: MonitorClient,
+        course: Course,
+        log_folder: Path,
+        *,
+        say: Callable[[str], None],
+        show: Callable[[Progress], None],
+    ) -> None:
+        self.sent = Sent()
+        self._pipeline = pipeline
+        self._settings = settings
+        self._monitor = monitor
+        self._course = course
+        self._log_folder = log_folder
+        self._say = say
+        self._show = show
+        self._watch = Watch(pipeline, settings.kafka)
+        self._training = ""
+        self._held_to: int | None = None
+        #: No training is under way / none, and its version has taken over.
+        self._trained, self._may_finish = asyncio.Event(), asyncio.Event()
+        self._statuses: dict[tuple[str, str], ModelStatus] = {}
+        self._champion = ""
+
+    async def run(self, champion: str) -> Sent:
+        """Stream everything; returns when all is sent and no training is under way. ``champion``: who scores first."""
+        self._champion = champion
+        self._trained.set()
+        self._may_finish.set()
+        began = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [
+                    tasks.create_task(self._follow_statuses()),
+                    tasks.create_task(self._watch_lag()),
+                    tasks.create_task(self._watch_alerts()),
+                ]
+                await self._wait_status(champion, "loaded")
+                await self._send_all()
+                for helper in helpers:
+                    helper.cancel()
+        except* (DemoError, TrainingFailedError) as several:
+            raise DemoError(str(several.exceptions[0])) from several
+        self.sent.seconds = time.monotonic() - began
+        return self.sent
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    async def _send_all(self) -> None:
+        course, sent = self._course, self.sent
+        async with EventProducer(self._settings.kafka, self._pipeline, _read_clock_ms) as producer:
+            chunks = read_source(self._pipeline, course.from_ms, course.to_ms, course.limit)
+            while chunk := await asyncio.to_thread(next, chunks, None):
+                start = 0
+                while start < len(chunk):
+                    piece = chunk[start : start + (PIECE if self._held_to is None else HELD_PIECE)]
+                    start += len(piece)
+                    await self._regulate(piece)
+                    await producer.send_encoded(piece)
+                    sent.events, sent.labels = producer.events, producer.labels
+                    sent.at_ms = piece[-1].time_ms
+                    sent.last_event_ms = max(
+                        (record.time_ms for record in piece if record.kind == EVENT), default=sent.last_event_ms
+                    )
+            await self._may_finish.wait()
+            await producer.promise(self._end_of_all_ms())
+
+    def _end_of_all_ms(self) -> int:
+        """Work out a time that closes the last window and lets its labels be mature: nothing follows, so it is true."""
+        drift, performance = self._pipeline.drift, self._pipeline.performance
+        window = Calendar.parse(drift.window, drift.slice_ms).window_at(self.sent.last_event_ms)
+        return window.end_ms + max(drift.grace_ms, performance.maturity_ms)
+
+    async def _regulate(self, piece: list[EncodedRecord]) -> None:
+        """Wait until this piece may go."""
+        while self.sent.events - self._watch.processed > MOST_LAG:
+            await self._watch.next_look()
+        held_to = self._held_to
+        if held_to is not None:
+            await asyncio.sleep(sum(record.kind == EVENT for record in piece) / held_to)
+            if self._share() > 1 - RESERVE:
+                await self._trained.wait()
+
+    def _share(self) -> float:
+        course = self._course
+        by_time = (self.sent.at_ms - course.from_ms) / (course.to_ms - course.from_ms) if self.sent.at_ms else 0.0
+        by_count = self.sent.events / course.limit if course.limit else 0.0
+        return min(1.0, max(by_time, by_count))
+
+    # -- watching ------------------------------------------------------------------------------------------------------
+
+    async def _watch_lag(self) -> None:
+        recent: deque[tuple[float, int]] = deque(maxlen=int(3 / POLL_S))
+        async with self._watch:
+            before = (time.monotonic(), 0)
+            while True:
+                await self._watch.look()
+                now = (time.monotonic(), self._watch.processed)
+                if self._held_to is None and now[1]:
+                    self.sent.free_seconds += now[0] - before[0]
+                    self.sent.free_events += now[1] - before[1]
+                before = now
+                recent.append(now)
+                span = recent[-1][0] - recent[0][0]
+                rate = (recent[-1][1] - recent[0][1]) / span if span else 0.0
+                lag = max(0, self.sent.events - self._watch.processed)
+                self._show(
+                    Progress(self._share(), self.sent.events, rate, lag, self.sent.at_ms, self._training),
+                )
+                await asyncio.sleep(POLL_S)
+
+    async def _watch_alerts(self) -> None:
+        """Retrain when the monitor asks for it, one version after the other."""
+        course = self._course
+        while len(self.sent.retrains) < course.most_retrains:
+            await asyncio.sleep(2 * POLL_S)
+            if course.retrain_at is not None and not self.sent.retrains and self.sent.events >= course.retrain_at:
+                await self._retrain(self.sent.last_event_ms, f"asked for at {course.retrain_at:,} events")
+                continue
+            for alert in await asyncio.to_thread(self._find_alerts):
+                await self._retrain(alert["end_ms"], alert["message"])
+                break
+
+    def _find_alerts(self) -> list[dict[str, Any]]:
+        """Find alerts that want the present champion replaced; those of its predecessors have had their answer."""
+        return self._monitor.query(
+            "SELECT message, toUnixTimestamp64Milli(window_end) AS end_ms FROM alerts"  # noqa: S608  # names of our own
+            f" WHERE pipeline = '{self._pipeline.name}' AND state = 'raised' AND action = 'retrain'"
+            f" AND version = '{self._champion}' AND window_end IS NOT NULL ORDER BY end_ms LIMIT 1"
+        )
+
+    async def _follow_statuses(self) -> None:
+        async for batch in follow(self._settings.kafka, self._pipeline.topics.model_status):
+            for value in batch.values if batch is not None else ():
+                if value is not None:
+                    status = msgspec.json.decode(value, type=ModelStatus)
+                    self._statuses[status.version, status.status] = status
+
+    async def _wait_status(self, version: str, word: str) -> None:
+        until = time.monotonic() + SWAP_DEADLINE_S
+        while (version, word) not in self._statuses:
+            refused = self._statuses.get((version, "refused"))
+            if refused is not None:
+                raise DemoError(f"The worker refused version {version}: {refused.why}")
+            if time.monotonic() > until:
+                logs = self._log_folder
+                raise DemoError(f"Version {version} was not {word} within {SWAP_DEADLINE_S:g} s: see {logs}.")
+            await asyncio.sleep(0.05)
+
+    # -- retraining ----------------------------------------------------------------------------------------------------
+
+    async def _retrain(self, end_ms: int, why: str) -> None:
+        """Train on the last two closed months, release, wait for the swap; the stream goes on meanwhile, held."""
+        course = self._course
+        from_ms, to_ms = two_months_before(end_ms)
+        span = f"{format_day(from_ms)} to {format_day(to_ms - 1)}"
+        left = self.sent.events * (1 - self._share()) / max(self._share(), 1e-9)
+        held_to = int(max(50, min(HELD_RATE, left / (1.5 * course.expected_training_s))))
+        self._trained.clear()
+        self._may_finish.clear()
+        self._training = span
+        self._held_to = held_to
+        started_at, began = self.sent.events, time.monotonic()
+        self._say(f"Retraining on {span} ({why}); the stream goes on, held to {held_to:,} events/s meanwhile.")
+        command = ModelCommand(
+            ["train", "--family", course.family, "--from", format_day(from_ms), "--to", format_day(to_ms), "--promote"],
+            str(self._pipeline.path),
+            self._settings,
+            self._log_folder / "training.log",
+        )
+        try:
+            version = str((await asyncio.to_thread(command.wait))["version"])
+            self._trained.set()  # what was kept back may go: the new version needs events to begin with
+            await self._wait_status(version, "serving")
+        finally:
+            command.stop()
+            self._training = ""
+            self._held_to = None
+            self._trained.set()
+            self._may_finish.set()
+        seconds = time.monotonic() - began
+        self._champion = version
+        self.sent.retrains.append(Retrain(version, from_ms, to_ms, why, seconds, started_at, self.sent.events, held_to))
+        self._say(f"Version {version} took over after {seconds:.1f} s, in mid-stream; full speed again.")
+
+
+class Watch:
+    """How far the worker's group has come, by its committed offsets."""
+
+    def __init__(self, pipeline: Pipeline, bootstrap: str) -> None:
+        self.processed = 0
+        self.labels_lag = 0
+        self.events_lag = 0
+        topics = pipeline.topics
+        self._looked = asyncio.Event()
+        self._group = f"streamgauge-{pipeline.name}"
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        self._consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None)
+        self._events = [TopicPartition(topics.events, k) for k in range(topics.partitions)]
+        self._labels = [TopicPartition(topics.labels, k) for k in range(topics.partitions)]
+
+    async def __aenter__(self) -> Self:
+        await self._admin.start()
+        await self._consumer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+        await self._admin.close()
+
+    async def look(self) -> None:
+        """Ask Kafka; sets what this object says."""
+        committed = await self._admin.list_consumer_group_offsets(self._group)
+        ends = await self._consumer.end_offsets(self._events + self._labels)
+        at = {tp: max(0, found.offset) for tp, found in committed.items()}
+        self.processed = sum(at.get(tp, 0) for tp in self._events)
+        self.events_lag = sum(ends[tp] for tp in self._events) - self.processed
+        self.labels_lag = sum(ends[tp] - at.get(tp, 0) for tp in self._labels)
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+    async def next_look(self) -> None:
+        """Wait until what this object says is fresh."""
+        await self._looked.wait()
+
+
+def _read_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
