@@ -41,8 +41,9 @@ if command -v flock >/dev/null 2>&1; then
   flock 9
 fi
 
-# The folder is part of it: a virtual environment does not survive being moved.
-wanted=$(cat requirements.lock pyproject.toml scripts/environment.sh | cksum; pwd; echo "${PYTHON:-any}")
+# The folder is part of it: a virtual environment does not survive being moved. So is the interpreter, when one is named.
+made_with=$(sed -n 3p "$ready" 2>/dev/null || true)
+wanted=$(cat requirements.lock pyproject.toml scripts/environment.sh | cksum; pwd; echo "${PYTHON:-${made_with:-any}}")
 
 if [ -e "$unfinished" ]; then
   echo "The last set-up of $venv did not finish; starting again." >&2
@@ -87,14 +88,18 @@ else
 fi
 rm -f "$ready"
 
+# A person sees progress, a log file only what goes wrong.
+quiet=--quiet
+[ ! -t 2 ] || quiet=
+
 # The lock holds the build backend too: installing the project itself downloads nothing.
 if [ $tool = uv ]; then
-  uv pip sync --quiet --python "$venv/bin/python" --require-hashes requirements.lock
+  uv pip sync $quiet --python "$venv/bin/python" --require-hashes requirements.lock
   uv pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
 else
   # PIP_USER in the environment would send the packages elsewhere, or stop.
   export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
-  "$venv/bin/python" -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+  "$venv/bin/python" -m pip install $quiet --no-deps --require-hashes --requirement requirements.lock
   "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
 fi
 
