@@ -1,0 +1,233 @@
+"""Workers as real processes on a pipeline of their own: what the delivery and bad-input tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from app.adapters.model_announcer import announce
+from app.adapters.topic_reader import read_to_end
+from app.adapters.topics_admin import ensure_topics
+from app.settings import Settings
+from models.registry import Registry
+from models.training import train
+from schemas.pipeline import Pipeline
+from schemas.pipeline_file import load
+from schemas.wire import DeadLetter, ModelUpdate, Score, decode_json
+
+START_MS = 1_700_000_000_000
+N_PARTITIONS = 3
+
+TOML = """
+name = "{name}"
+partitions = 3
+commit_interval_ms = 50
+
+[model]
+name = "m"
+
+[events]
+entity = "card"
+id = "id"
+time = "at_ms"
+
+[events.fields]
+id = "string"
+card = "string"
+at_ms = "int"
+amount = "float"
+note = "string?"
+
+{labels}
+
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+
+[[features]]
+name = "log_amount"
+type = "float"
+expression = "log1p(abs(amount))"
+
+[[features]]
+name = "count_1m"
+type = "int"
+window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "count" }}
+
+[[features]]
+name = "sum_1m"
+type = "float"
+window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "sum", field = "amount" }}
+
+{label_feature}
+"""
+LABELS = '[labels]\nhorizon = "1h"\nmax_wait = "20s"\n'
+LABEL_FEATURE = """
+[[features]]
+name = "bad_5m"
+type = "float"
+window = { of = "labels", key = ["card"], size = "5m", hop = "5s", aggregate = "mean", field = "label" }
+"""
+
+
+class Bench:
+    """A pipeline of its own on the shared broker, with workers as real processes."""
+
+    def __init__(self, bootstrap: str, folder: Path, with_labels: bool) -> None:
+        self.bootstrap = bootstrap
+        self.folder = folder
+        name = f"t{uuid.uuid4().hex[:10]}"
+        path = folder / f"{name}.toml"
+        path.write_text(
+            TOML.format(
+                name=name,
+                labels=LABELS if with_labels else "",
+                label_feature=LABEL_FEATURE if with_labels else "",
+            )
+        )
+        self.pipeline: Pipeline = load(path)
+        self.settings = replace(
+            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, log_level="INFO"
+        )
+        self.workers = 0
+
+    async def prepare(self) -> None:
+        await ensure_topics(self.bootstrap, self.pipeline.topics.all())
+        await self.release("1.0.0", seed=1)
+
+    async def release(self, version: str, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        matrix = generator.normal(size=(600, len(self.pipeline.features)))
+        labels = (matrix[:, 0] + generator.normal(size=600) > 0).astype(np.float64)
+        times = np.arange(600, dtype=np.int64) + START_MS
+        trained = train(
+            matrix,
+            labels,
+            times,
+            self.pipeline,
+            "logistic",
+            version=version,
+            from_ms=START_MS,
+            to_ms=START_MS + 600,
+            created_at_ms=START_MS,
+        )
+        entry = Registry(self.settings.registry).register(trained.manifest, trained.artifact)
+        update = ModelUpdate(
+            model="m",
+            version=version,
+            role="champion",
+            uri=entry.uri,
+            sha256=trained.manifest.artifact.sha256,
+            feature_set=self.pipeline.feature_set,
+            announced_at_ms=START_MS,
+        )
+        await announce(self.bootstrap, self.pipeline.topics, update)
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        self.workers += 1
+        with (self.folder / f"worker-{self.workers}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(self.pipeline.path)],
+                env={**os.environ, **self.settings.to_environment()},
+                stdout=log,
+                stderr=log,
+            )
+
+    @contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = self.start_worker()
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("worker-*.log")))
+
+    async def committed(self) -> int:
+        topic = self.pipeline.topics.events
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap, group_id=f"streamgauge-{self.pipeline.name}", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            tps = [TopicPartition(topic, partition) for partition in range(N_PARTITIONS)]
+            consumer.assign(tps)
+            return sum([await consumer.committed(tp) or 0 for tp in tps])
+        finally:
+            await consumer.stop()
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], deadline_s: float = 60) -> None:
+        limit = time.monotonic() + deadline_s
+        while not await condition():
+            if time.monotonic() > limit:
+                pytest.fail(f"not within {deadline_s} s\n{self.logs()}")
+            await asyncio.sleep(0.05)
+
+    async def scores(self) -> list[Score]:
+        found = []
+        async for batch in read_to_end(self.bootstrap, [self.pipeline.topics.scores]):
+            found.extend(decode_json(value, Score) for value in batch.values if value is not None)
+        return found
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        found = []
+        async for batch in read_to_end(self.bootstrap, [self.pipeline.topics.dead_letters]):
+            assert batch.headers is not None
+            found.extend(map(DeadLetter.from_record, batch.keys, batch.values, batch.headers))
+        return found
+
+    async def dead_sources(self) -> list[tuple[int, int]]:
+        letters = await self.dead_letters()
+        return [(dead.source.partition, dead.source.offset) for dead in letters if dead.stage != "label"]
+
+
+def event(number: int) -> tuple[int, bytes]:
+    """Partition and value of an event; every 50th cannot be decoded."""
+    card = number * 7 % 40
+    if number % 50 == 49:
+        return card % N_PARTITIONS, b'{"id": "broken", '
+    body = {"id": f"e{number}", "card": f"c{card}", "at_ms": START_MS + number * 40, "amount": (number * 37 % 1000) / 7}
+    return card % N_PARTITIONS, json.dumps(body).encode()
+
+
+def label(number: int) -> tuple[int, bytes]:
+    body = {"event_id": f"e{number}", "label": float(number % 3 == 0), "label_time_ms": START_MS + number * 40 + 2_000}
+    return number * 7 % 40 % N_PARTITIONS, json.dumps(body).encode()
+
+
+async def produce(bench: Bench, start: int, stop: int, with_labels: bool) -> None:
+    """Events start…stop, each label written before the first event that is not older."""
+    producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
+    await producer.start()
+    topics = bench.pipeline.topics
+    for number in range(start, stop):
+        if with_labels and number >= 50:
+            partition, value = label(number - 50)
+            await producer.send_and_wait(topics.labels, value, partition=partition, key=b"k")
+        partition, value = event(number)
+        await producer.send(topics.events, value, partition=partition, key=b"k", timestamp_ms=START_MS + number * 40)
+    await producer.flush()
+    await producer.stop()
+
+
+def check_ledger(scores: list[Score], dead: list[tuple[int, int]], n_events: int) -> None:
+    seen = sorted([(score.source.partition, score.source.offset) for score in scores] + dead)
+    assert len(seen) == len(set(seen)), "doubled"
+    assert len(seen) == n_events, "lost"
+    assert len(dead) == n_events // 50
