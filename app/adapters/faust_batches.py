@@ -70,7 +70,9 @@ class _BatchSchema(faust.Schema[Any, Any]):
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The consumer in Faust's thread: committed records only, and partition k of all topics to the same worker."""
+    """The consumer in Faust's thread: committed records only, and the app's way of sharing partitions."""
+
+    app: BatchApp
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -79,7 +81,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[RangePartitionAssignor],
+            partition_assignment_strategy=[self.app.sharing],
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -217,11 +219,23 @@ class BatchApp(faust.App):
         Consumer group and Faust app id.
     topics
         Topics to consume; they must exist and have the same number of partitions where they belong together.
+    sharing
+        How members of the group share the partitions: aiokafka's assignor. By default, partition k of all topics goes
+        to the same member.
     """
 
     handler: BatchHandler
 
-    def __init__(self, group: str, bootstrap: str, topics: Sequence[str], handler: BatchHandler, **conf: Any) -> None:
+    def __init__(
+        self,
+        group: str,
+        bootstrap: str,
+        topics: Sequence[str],
+        handler: BatchHandler,
+        *,
+        sharing: Any = RangePartitionAssignor,
+        **conf: Any,
+    ) -> None:
         defaults: dict[str, Any] = {
             "broker": ";".join(f"kafka://{server}" for server in bootstrap.split(",")),
             "processing_guarantee": ProcessingGuarantee.AT_LEAST_ONCE,
@@ -241,6 +255,7 @@ class BatchApp(faust.App):
         }
         super().__init__(group, **{**defaults, **conf})
         self.handler = handler
+        self.sharing = sharing
         for name in topics:
             self._consume(name)
 

@@ -1,0 +1,234 @@
+"""What the monitor reads and finds, as columns of the warehouse's tables and records of the topics."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from app.core.batches import RecordBatch
+from app.core.findings import Findings
+from app.ports import ColumnValues, FloatMaps, Warehouse
+from models.manifest import Manifest
+from schemas.topics import Topics
+from schemas.wire import DeadLetter, ModelStatus, ModelUpdate, Score, encode_json
+
+Columns = dict[str, ColumnValues]
+
+_SCORE = msgspec.json.Decoder(Score)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one table, from a range of offsets of one partition.
+
+    ``refused`` counts records that are none of ours. ``token`` is the same for the same records, and for no others.
+    """
+
+    columns: Columns
+    rows: int
+    refused: int
+    token: str
+
+
+def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
+    """Rows of ``scores`` from records of the scores topic."""
+    scores, refused = [], 0
+    for value in _values(batches):
+        try:
+            scores.append(_SCORE.decode(value or b""))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            refused += 1
+    columns: Columns = {
+        "pipeline": [pipeline] * len(scores),
+        "customer_id": [score.entity for score in scores],
+        "event_id": [score.event_id for score in scores],
+        "event_time": [score.event_time_ms for score in scores],
+        "score": [score.score for score in scores],
+        "decision": [score.decision for score in scores],
+        "model": [score.model for score in scores],
+        "version": [score.version for score in scores],
+        "role": [score.role for score in scores],
+        "features": _feature_maps(scores),
+        "topic": [score.source.topic for score in scores],
+        "partition": [score.source.partition for score in scores],
+        "offset": [score.source.offset for score in scores],
+        "scored_at": [score.scored_at_ms for score in scores],
+        "feature_set": [score.feature_set for score in scores],
+        "reasons": [score.reasons for score in scores],
+        "stale": [score.stale for score in scores],
+        "shadow": [score.version if score.role == "shadow" else "" for score in scores],
+    }
+    return Block(columns, len(scores), refused, _token(batches))
+
+
+def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
+    """Rows of ``dead_letters`` from records of the dead-letter topic."""
+    letters, refused = [], 0
+    for batch in batches:
+        headers = batch.headers or [()] * len(batch)
+        for key, value, words in zip(batch.keys, batch.values, headers, strict=True):
+            try:
+                letters.append(DeadLetter.from_record(key, value, words))
+            except (KeyError, ValueError):
+                refused += 1
+    columns: Columns = {
+        "pipeline": [pipeline] * len(letters),
+        "topic": [letter.source.topic for letter in letters],
+        "partition": [letter.source.partition for letter in letters],
+        "offset": [letter.source.offset for letter in letters],
+        "stage": [letter.stage for letter in letters],
+        "reason": [letter.reason for letter in letters],
+        "detail": [letter.detail for letter in letters],
+        "key": [letter.key for letter in letters],
+        "value": [letter.value for letter in letters],
+        "record_time": [letter.record_time_ms for letter in letters],
+        "rejected_at": [letter.rejected_at_ms for letter in letters],
+        "version": [letter.version for letter in letters],
+    }
+    return Block(columns, len(letters), refused, _token(batches))
+
+
+def findings_columns(findings: Findings) -> dict[str, Columns]:
+    """Rows of findings by table; tables without rows are left out."""
+    tables: dict[str, Columns] = {}
+    if findings.metadata:
+        names = ("pipeline", "model", "version", "stage", "segment", "metric", "decile", "value", "revision")
+        tables["model_metadata"] = {
+            **{name: [getattr(row, name) for row in findings.metadata] for name in names},
+            "timestamp": [row.timestamp_ms for row in findings.metadata],
+            "window_start": [row.window_start_ms for row in findings.metadata],
+            "window_end": [row.window_end_ms for row in findings.metadata],
+        }
+    if findings.reports:
+        plain = ("pipeline", "model", "version", "segment", "metric", "test", "statistic", "p_value", "threshold")
+        more = ("effect", "n_reference", "n_detection", "signal", "revision", "note")
+        tables["drift_reports"] = {
+            **{name: [getattr(report, name) for report in findings.reports] for name in (*plain, *more)},
+            "window_start": [report.window_start_ms for report in findings.reports],
+            "window_end": [report.window_end_ms for report in findings.reports],
+        }
+    if findings.performance:
+        plain = ("pipeline", "model", "version", "segment", "measure", "estimated", "realised", "low", "high")
+        more = ("n_labels", "label_maturity", "revision")
+        tables["performance"] = {
+            **{name: [getattr(row, name) for row in findings.performance] for name in (*plain, *more)},
+            "window_start": [row.window_start_ms for row in findings.performance],
+            "window_end": [row.window_end_ms for row in findings.performance],
+        }
+    if findings.alerts:
+        plain = ("alert_id", "pipeline", "rule", "severity", "state", "model", "version", "measure", "value", "message")
+        tables["alerts"] = {
+            **{name: [getattr(alert, name) for alert in findings.alerts] for name in (*plain, "action")},
+            "at": [alert.at_ms for alert in findings.alerts],
+            "window_start": [alert.window_start_ms for alert in findings.alerts],
+            "window_end": [alert.window_end_ms for alert in findings.alerts],
+            "threshold": [alert.limit for alert in findings.alerts],
+        }
+    return tables
+
+
+def insert_findings(warehouse: Warehouse, findings: Findings) -> dict[str, int]:
+    """Insert all findings; the rows by table. Rows have keys, so inserting them again changes nothing."""
+    return {table: warehouse.insert(table, columns) for table, columns in findings_columns(findings).items()}
+
+
+def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, bytes, bytes]]:
+    """Topic, key and value of what others are told."""
+    return [
+        *((topics.drift, f"{each.model}|{each.metric}".encode(), encode_json(each)) for each in findings.reports),
+        *((topics.alerts, each.model.encode(), encode_json(each)) for each in findings.alerts),
+    ]
+
+
+def version_columns(pipeline: str, standings: Iterable[tuple[ModelUpdate, Manifest | None]]) -> Columns:
+    """Rows of ``model_versions``; the manifest is None where the registry did not have it."""
+    rows = list(standings)
+    return {
+        "pipeline": [pipeline] * len(rows),
+        "model": [update.model for update, _ in rows],
+        "version": [update.version for update, _ in rows],
+        "role": [update.role for update, _ in rows],
+        "uri": [update.uri for update, _ in rows],
+        "sha256": [update.sha256 for update, _ in rows],
+        "feature_set": [update.feature_set for update, _ in rows],
+        "valid_from": [update.valid_from_ms for update, _ in rows],
+        "trained_from": [manifest.training.from_ms if manifest else None for _, manifest in rows],
+        "trained_to": [manifest.training.to_ms if manifest else None for _, manifest in rows],
+        "metrics": [training_metrics(manifest) if manifest else {} for _, manifest in rows],
+        "manifest": [manifest.to_bytes() if manifest else b"" for _, manifest in rows],
+        "who": [update.by for update, _ in rows],
+        "why": [update.why for update, _ in rows],
+        "updated_at": [update.announced_at_ms for update, _ in rows],
+    }
+
+
+def training_metrics(manifest: Manifest) -> dict[str, float]:
+    """The metrics of a training run that are numbers."""
+    metrics = manifest.metrics
+    known = {"auc": metrics.auc, "log_loss": metrics.log_loss, "accuracy": metrics.accuracy, "n": float(metrics.n)}
+    return {name: value for name, value in known.items() if value is not None and math.isfinite(value)}
+
+
+def update_columns(pipeline: str, updates: Sequence[tuple[str, ModelUpdate]]) -> Columns:
+    """Rows of ``model_events`` from updates, each with the identity of its record."""
+    return {
+        "event_id": [event_id for event_id, _ in updates],
+        "pipeline": [pipeline] * len(updates),
+        "at": [update.announced_at_ms for _, update in updates],
+        "model": [update.model for _, update in updates],
+        "version": [update.version for _, update in updates],
+        "event": [_event_of(update) for _, update in updates],
+        "who": [update.by for _, update in updates],
+        "why": [update.why for _, update in updates],
+    }
+
+
+def status_columns(pipeline: str, statuses: Sequence[tuple[str, ModelStatus]]) -> Columns:
+    """Rows of ``model_events`` from what workers said, each with the identity of its record."""
+    return {
+        "event_id": [event_id for event_id, _ in statuses],
+        "pipeline": [pipeline] * len(statuses),
+        "at": [status.at_ms for _, status in statuses],
+        "model": [status.model for _, status in statuses],
+        "version": [status.version for _, status in statuses],
+        "event": [status.status for _, status in statuses],
+        "why": [status.why for _, status in statuses],
+        "worker": [status.worker for _, status in statuses],
+        "partition": [status.partition for _, status in statuses],
+        "offset": [status.offset for _, status in statuses],
+        "seconds": [status.seconds for _, status in statuses],
+    }
+
+
+def _event_of(update: ModelUpdate) -> str:
+    if update.role in {"retired", "unusable"}:
+        return update.role
+    return "promoted" if update.role == "champion" else "announced"
+
+
+def _values(batches: Sequence[RecordBatch]) -> Iterable[bytes | None]:
+    for batch in batches:
+        yield from batch.values
+
+
+def _feature_maps(scores: Sequence[Score]) -> ColumnValues:
+    """One matrix when all rows have the same features, which is the rule."""
+    names = tuple(scores[0].features) if scores else ()
+    if names and all(tuple(score.features) == names for score in scores):
+        return FloatMaps(names, np.array([list(score.features.values()) for score in scores], dtype=np.float64))
+    return [score.features for score in scores]
+
+
+def _token(batches: Sequence[RecordBatch]) -> str:
+    """Where the records are and what they hold: offsets alone would be taken again by a topic made anew."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in _values(batches):
+        digest.update(value or b"")
+        digest.update(b"\0")
+    first, last = batches[0], batches[-1]
+    return f"{first.topic}/{first.partition}/{first.offsets[0]}-{last.offsets[-1]}/{digest.hexdigest()}"

@@ -1,0 +1,301 @@
+"""What a monitor does with the partitions it was given: scores and dead letters to rows, sketches to findings.
+
+Where it is and what it holds is a checkpoint in the warehouse, so that a restart goes on from what the warehouse has.
+Findings are saved with the checkpoint before anyone sees them, and shown again after a crash: they never differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+
+from app.adapters.block_writer import HELD_BYTES, BlockWriter, Flow
+from app.adapters.effects import dead_letter_block, findings_records, insert_findings, score_block
+from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.model_history import KnownVersion
+from app.adapters.warehouse_thread import WarehouseThread
+from app.core.findings import Findings
+from app.core.monitoring import MonitorCore
+from app.ports import Checkpoint
+from schemas.pipeline import Pipeline
+from schemas.wire import SketchRecord, decode_packed
+
+log = logging.getLogger("streamgauge.monitor")
+
+_STOP_DEADLINE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things are done, in seconds.
+
+    ``idle_after``: a partition whose events are all scored and that brings none for so long, while others do, holds
+    back no window.
+    """
+
+    flush: float = 1.0
+    collect: float = 1.0
+    checkpoint: float = 10.0
+    housekeeping: float = 5.0
+    idle_after: float = 30.0
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    """The state of a checkpoint: the core after it reported ``findings``, which may not have been shown yet."""
+
+    core: bytes
+    findings: Findings
+
+
+class DroppedBatchError(RuntimeError):
+    """Faust dropped a batch on its way; its records must be read again."""
+
+
+@dataclass
+class Surroundings:
+    """What a watch works with. ``rows``: inserted per table since the process started. ``ended``: see `Watch.start`."""
+
+    pipeline: Pipeline
+    app: BatchApp
+    warehouse: WarehouseThread
+    producer: AIOKafkaProducer
+    now_ms: Callable[[], int]
+    pace: Pace
+    ended: Callable[[asyncio.Task[None]], None]
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def count(self, table: str, rows: int) -> None:
+        self.rows[table] = self.rows.get(table, 0) + rows
+
+
+class Watch:
+    """The partitions in the hands of this monitor, from their assignment to their revocation."""
+
+    def __init__(
+        self, around: Surroundings, epoch: int, partitions: set[TP], saved: Checkpoint | None, ends: dict[TP, int]
+    ) -> None:
+        self.epoch = epoch
+        self._around = around
+        pipeline = around.pipeline
+        self.core = MonitorCore(pipeline)
+        self.refused = 0
+        self._findings = Findings()
+        self._inbox: deque[Fetched] = deque()
+        self._held_bytes = 0
+        self._paused: set[TP] = set()
+        self._wake = asyncio.Event()
+        self._is_stopping = False
+        self._is_changed = False
+        self._received: dict[TP, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        #: Where to read from.
+        self.starts = self._restore(partitions, saved, ends)
+        self._sketch_positions = {tp: at for tp, at in self.starts.items() if tp.topic == pipeline.topics.sketches}
+        self._saved_offsets: dict[str, dict[int, int]] = {}
+        #: Whether the newest checkpoint has findings, which a restart would show (again).
+        self._has_saved_findings = bool(self._findings)
+        flow = Flow(lambda tp: around.app.pause([tp]), lambda tp: around.app.resume([tp]), around.app.commit_offsets)
+        self.writers = {
+            topic: BlockWriter(
+                table,
+                partial(to_block, pipeline.name),
+                around.warehouse,
+                flow,
+                {tp: at for tp, at in self.starts.items() if tp.topic == topic},
+                flush_s=around.pace.flush,
+            )
+            for topic, table, to_block in (
+                (pipeline.topics.scores, "scores", score_block),
+                (pipeline.topics.dead_letters, "dead_letters", dead_letter_block),
+            )
+        }
+
+    def _restore(self, partitions: set[TP], saved: Checkpoint | None, ends: dict[TP, int]) -> dict[TP, int]:
+        beginning = dict.fromkeys(sorted(partitions), 0)
+        if saved is None:
+            return beginning
+        starts = {tp: saved.offsets.get(tp.topic, {}).get(tp.partition, 0) for tp in beginning}
+        sketches = {tp for tp in beginning if tp.topic == self._around.pipeline.topics.sketches}
+        if any(at > ends[tp] for tp, at in starts.items()):
+            log.warning(
+                "The topics are shorter than the checkpoint says: they are new, and are read from the beginning."
+            )
+            return beginning
+        try:
+            state = msgspec.msgpack.decode(saved.state, type=_Saved)
+            self.core.restore(state.core)
+        except (msgspec.DecodeError, ValueError) as error:
+            log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
+            self.core = MonitorCore(self._around.pipeline)
+            return {tp: 0 if tp in sketches else at for tp, at in starts.items()}
+        self._findings = state.findings
+        return starts
+
+    # -- in and out ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start working; each of its tasks is handed over when it has ended, by an error perhaps."""
+        work = {
+            "sketches": self._run(),
+            **{writer.table: writer.run() for writer in self.writers.values()},
+        }
+        for name, routine in work.items():
+            task = asyncio.create_task(routine, name=name)
+            task.add_done_callback(self._around.ended)
+            self._tasks.append(task)
+
+    async def let_go(self, *, finish: bool) -> None:
+        """Stop. ``finish``: write and save what has been received; otherwise it is read again by the next one."""
+        if finish:
+            sketches, *writers = self._tasks
+            for writer in self.writers.values():
+                writer.stop()
+            # The writers first: the last checkpoint says how far they came.
+            _, late = await asyncio.wait(writers, timeout=_STOP_DEADLINE_S)
+            if not late:
+                self._is_stopping = True
+                self._wake.set()
+                await asyncio.wait([sketches], timeout=_STOP_DEADLINE_S)
+        unfinished = [task for task in self._tasks if not task.done()]
+        if finish and unfinished:
+            log.warning("Not all could be written before the end; it is read again at the next start.")
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._count_rows()
+
+    def receive(self, fetched: Fetched) -> None:
+        """Take a batch from the agent; never blocks."""
+        tp = TP(fetched.records.topic, fetched.records.partition)
+        if fetched.sequence != self._received.get(tp, 0) + 1:
+            raise DroppedBatchError(f"{tp} went from fetch {self._received.get(tp, 0)} to {fetched.sequence}.")
+        self._received[tp] = fetched.sequence
+        writer = self.writers.get(tp.topic)
+        if writer is not None:
+            writer.receive(fetched)
+            return
+        self._inbox.append(fetched)
+        self._held_bytes += fetched.size_bytes
+        if self._held_bytes > HELD_BYTES and tp not in self._paused:
+            self._paused.add(tp)
+            self._around.app.pause([tp])
+        self._wake.set()
+
+    def register(self, known: KnownVersion) -> None:
+        """Tell the core of a version."""
+        try:
+            self.core.register_version(known.version, known.reference, known.training_metrics, known.training)
+        except ValueError as error:
+            log.warning("Version %s is left as it was: %s", known.version, error)
+        self._is_changed = True
+        self._wake.set()
+
+    def declare_idle(self, partition: int) -> None:
+        """Let a partition hold back no window until it reports again."""
+        self.core.windows.declare_idle(partition)
+        self._is_changed = True
+        self._wake.set()
+
+    def next_offset(self, tp: TP) -> int:
+        """The first offset whose effects are not in the warehouse yet."""
+        writer = self.writers.get(tp.topic)
+        return writer.positions[tp] if writer is not None else self._sketch_positions[tp]
+
+    def is_holding(self, tp: TP) -> bool:
+        """Whether something received is not handled yet, or on its way to us."""
+        writer = self.writers.get(tp.topic)
+        waits = writer.is_holding(tp) if writer is not None else bool(self._inbox)
+        return waits or self._around.app.fetches(tp) != self._received.get(tp, 0)
+
+    # -- sketches ------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        loop, pace = asyncio.get_running_loop(), self._around.pace
+        await self._show()
+        collect_at = loop.time()
+        checkpoint_at = loop.time() + pace.checkpoint
+        while not self._is_stopping:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(pace.collect, pace.checkpoint))
+            self._wake.clear()
+            await self._observe()
+            if self._is_changed and loop.time() >= collect_at:
+                await self._collect()
+                collect_at = loop.time() + pace.collect
+            if loop.time() >= checkpoint_at:
+                await self._save()
+                checkpoint_at = loop.time() + pace.checkpoint
+        await self._observe()
+        await self._collect()
+        await self._save()
+
+    async def _observe(self) -> None:
+        while self._inbox:
+            fetched = self._inbox.popleft()
+            records = fetched.records
+            for value in records.values:
+                try:
+                    self.core.observe(decode_packed(value or b"", SketchRecord))
+                except (msgspec.DecodeError, ValueError) as error:
+                    if not self.refused:
+                        log.warning("A record of %s is none of ours and is passed over: %s", records.topic, error)
+                    self.refused += 1
+            tp = TP(records.topic, records.partition)
+            self._sketch_positions[tp] = int(records.offsets[-1]) + 1
+            self._is_changed = True
+            self._held_bytes -= fetched.size_bytes
+            if self._paused and self._held_bytes <= HELD_BYTES // 2:
+                self._around.app.resume(list(self._paused))
+                self._paused.clear()
+            await asyncio.sleep(0)
+
+    async def _collect(self) -> None:
+        self._is_changed = False
+        self._findings = self.core.collect(self._around.now_ms())
+        if self._findings:
+            await self._save()
+            await self._show()
+
+    async def _save(self) -> None:
+        """Save what was read and concluded, and the findings that may still have to be shown."""
+        self._count_rows()
+        offsets: dict[str, dict[int, int]] = {}
+        for tp in self.starts:
+            offsets.setdefault(tp.topic, {})[tp.partition] = self.next_offset(tp)
+        if offsets == self._saved_offsets and not self._findings and not self._has_saved_findings:
+            return
+        state = msgspec.msgpack.encode(_Saved(self.core.snapshot(), self._findings))
+        name = self._around.pipeline.name
+        await self._around.warehouse.call(lambda warehouse: warehouse.save_checkpoint(name, offsets, state))
+        self._saved_offsets = offsets
+        self._has_saved_findings = bool(self._findings)
+        await self._around.app.commit_offsets(dict(self._sketch_positions))
+
+    async def _show(self) -> None:
+        """Write the findings and tell others; done again after a crash, with the same values."""
+        findings, around = self._findings, self._around
+        if findings:
+            inserted = await around.warehouse.call(lambda warehouse: insert_findings(warehouse, findings))
+            for table, rows in inserted.items():
+                around.count(table, rows)
+            sent = [
+                await around.producer.send(topic, value, key=key, partition=0)
+                for topic, key, value in findings_records(around.pipeline.topics, findings)
+            ]
+            await asyncio.gather(*sent)
+            for alert in findings.alerts:
+                log.warning("Alert %s %s: %s", alert.rule, alert.state, alert.message)
+        self._findings = Findings()
+
+    def _count_rows(self) -> None:
+        for writer in self.writers.values():
+            self._around.count(writer.table, writer.drain_rows())

@@ -1,0 +1,216 @@
+"""The monitor: a Faust app that brings what workers publish into ClickHouse, and says what has moved.
+
+One monitor of a pipeline works (`app.adapters.watch`); others stand by (`ExclusiveAssignor`). One that wrongly believes
+that it still is the one writes rows of the same keys and values, and a checkpoint that is older but whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+
+from app.adapters.exclusive_assignor import ExclusiveAssignor
+from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.lag import LagReader, Position
+from app.adapters.model_history import KnownVersion, ModelHistory
+from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
+from app.ports import WarehouseError
+from schemas.pipeline import Pipeline
+
+log = logging.getLogger("streamgauge.monitor")
+
+EXIT_RETRY = 75
+EXIT_CONFIG = 78
+
+Clock = Callable[[], int]
+
+
+class Monitor:
+    """A monitoring process: the `BatchHandler` of its Faust app."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        bootstrap: str,
+        warehouse: WarehouseThread,
+        now_ms: Clock,
+        pace: Pace = Pace(),  # noqa: B008  # frozen
+    ) -> None:
+        self.pipeline = pipeline
+        self.warehouse = warehouse
+        self.pace = pace
+        topics = pipeline.topics
+        self.group = f"streamgauge-{pipeline.name}-monitor"
+        self.app = BatchApp(
+            self.group,
+            bootstrap,
+            [topics.sketches, topics.scores, topics.dead_letters],
+            self,
+            sharing=ExclusiveAssignor(now_ms()),
+        )
+        self.producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, acks="all")
+        self.around = Surroundings(pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end)
+        self.history = ModelHistory(pipeline, bootstrap, warehouse, self._on_version)
+        self.lag_reader = LagReader(bootstrap)
+        #: The one at work; None while standing by or starting.
+        self.watch: Watch | None = None
+        self.versions: dict[str, KnownVersion] = {}
+        self.worker_positions: dict[TP, Position] = {}
+        self.own_positions: dict[TP, Position] = {}
+        self.is_standby = False
+        self.exit_code = 0
+        self.failure = ""
+        self.stopping = asyncio.Event()
+        self._quiet_since: dict[int, tuple[Position, float]] = {}
+        self._moved_at: dict[int, float] = {}
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Work until `stop` or a failure; the exit code."""
+        await self.producer.start()
+        await self.lag_reader.start()
+        background = [
+            self._start(self.history.follow_updates(), "model-updates"),
+            self._start(self.history.follow_statuses(), "model-status"),
+        ]
+        await self.app.start()
+        try:
+            while not self.stopping.is_set():
+                await self._keep_house()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.stopping.wait(), self.pace.housekeeping)
+        finally:
+            await self._shut_down(background)
+        return self.exit_code
+
+    def stop(self) -> None:
+        """Finish what is under way and return from `run`."""
+        self.stopping.set()
+
+    def fail(self, why: str, exit_code: int) -> None:
+        """End the monitor because of an error."""
+        if not self.failure:
+            self.failure, self.exit_code = why, exit_code
+            log.error("%s", why)
+        self.stopping.set()
+
+    async def _shut_down(self, background: list[asyncio.Task[None]]) -> None:
+        self.warehouse.give_up()
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            await watch.let_go(finish=not self.failure)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await self.app.stop()
+        await self.producer.stop()
+        await self.lag_reader.stop()
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._on_end)
+        return task
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """End the monitor when one of its tasks ended by an error."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        is_final = isinstance(error, (WarehouseError, ValueError)) and not getattr(error, "retryable", False)
+        if not isinstance(error, WarehouseError):
+            log.error("The task %s failed", task.get_name(), exc_info=error)
+        if not self.stopping.is_set():
+            self.fail(f"{task.get_name()}: {error}", EXIT_CONFIG if is_final else EXIT_RETRY)
+
+    # -- BatchHandler --------------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
+        await self._drop()
+        self.is_standby = not partitions
+        if not partitions:
+            log.info("Another monitor of %s is at work; this one stands by.", self.pipeline.name)
+            return None
+        try:
+            saved = await self.warehouse.call(lambda warehouse: warehouse.latest_checkpoint(self.pipeline.name))
+        except WarehouseError as error:
+            if not self.stopping.is_set():
+                self.fail(str(error), EXIT_CONFIG)
+            return None
+        ends = {tp: await self.app.end_offset(tp) for tp in partitions}
+        watch = Watch(self.around, epoch, partitions, saved, ends)
+        for version in self.versions.values():
+            watch.register(version)
+        self.watch = watch
+        watch.start()
+        log.info("Monitoring %s from %s", self.pipeline.name, {f"{t}/{p}": at for (t, p), at in watch.starts.items()})
+        return watch.starts
+
+    async def revoked(self, partitions: set[TP]) -> None:  # noqa: ARG002  # all or none
+        await self._drop()
+
+    def received(self, fetched: Fetched) -> None:
+        if self.watch is None or self.watch.epoch != fetched.epoch:
+            return  # of an assignment that is over: it will be read again
+        try:
+            self.watch.receive(fetched)
+        except DroppedBatchError as error:
+            self.fail(str(error), EXIT_RETRY)
+
+    async def _drop(self) -> None:
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            await watch.let_go(finish=False)
+
+    def _on_version(self, version: KnownVersion) -> None:
+        self.versions[version.version] = version
+        if self.watch is not None:
+            self.watch.register(version)
+
+    # -- housekeeping --------------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        if self.app.crashed or self.app.should_stop:
+            self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
+            return
+        events = self.pipeline.topics.events
+        tps = [TP(events, partition) for partition in range(self.pipeline.partitions)]
+        try:
+            self.worker_positions = await self.lag_reader.positions(f"streamgauge-{self.pipeline.name}", tps)
+            watch = self.watch
+            if watch is None:
+                self.own_positions = {}
+                return
+            ends = await self.lag_reader.ends(list(watch.starts))
+            self.own_positions = {tp: await self._own_position(watch, tp, end) for tp, end in ends.items()}
+        except Exception as error:  # noqa: BLE001  # numbers for people: the broker may be away for a while
+            log.warning("The lag cannot be read now: %r", error)
+        else:
+            self._find_idle(watch)
+
+    async def _own_position(self, watch: Watch, tp: TP, end: int) -> Position:
+        """Offsets that transactions use up count as handled when all before them is."""
+        handled = watch.next_offset(tp)
+        is_done = not watch.is_holding(tp) and await self.app.read_to(tp, end)
+        return Position(max(handled, end) if is_done else handled, end)
+
+    def _find_idle(self, watch: Watch) -> None:
+        topics, now = self.pipeline.topics, time.monotonic()
+        for (_, partition), position in self.worker_positions.items():
+            before = self._quiet_since.get(partition)
+            if before is None or before[0] != position:
+                self._quiet_since[partition] = position, now
+                self._moved_at[partition] = now if before is not None else 0.0
+        newest_move = max(self._moved_at.values(), default=0.0)
+        for partition, (position, since) in self._quiet_since.items():
+            sketches = self.own_positions.get(TP(topics.sketches, partition))
+            is_quiet = position.lag == 0 and sketches is not None and sketches.lag == 0
+            if is_quiet and now - since >= self.pace.idle_after and newest_move > since:
+                watch.declare_idle(partition)
