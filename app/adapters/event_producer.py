@@ -150,13 +150,11 @@ class EventProducer:
         count = 0
         try:
             for record in records:
-                if batch.append(key=record.key, value=record.value, timestamp=now_ms, headers=record.headers) is None:
+                headers = list(record.headers)  # aiokafka takes nothing but a list
+                if batch.append(key=record.key, value=record.value, timestamp=now_ms, headers=headers) is None:
                     self._sent.append(await producer.send_batch(batch, topic, partition=partition))
                     batch, count = producer.create_batch(), 0
-                    if (
-                        batch.append(key=record.key, value=record.value, timestamp=now_ms, headers=record.headers)
-                        is None
-                    ):
+                    if batch.append(key=record.key, value=record.value, timestamp=now_ms, headers=headers) is None:
                         raise StackError(
                             f"A record of {len(record.value or b'')} bytes for {topic} is larger than a batch may be."
                         )

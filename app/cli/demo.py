@@ -188,9 +188,12 @@ class Meter:
         if self._console.is_terminal:
             if self._bar is None:
                 self._bar = Bar(
-                    TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.fields[numbers]}"),
+                    TimeElapsedColumn(),
                     console=self._console,
-                )  # fmt: skip
+                )
                 self._bar.add_task(month, total=1.0, numbers="")
                 self._bar.start()
             numbers = (

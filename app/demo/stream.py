@@ -144,6 +144,7 @@ class Streamer:
         self._watch = Watch(pipeline, settings.kafka)
         self._training = ""
         self._held_to: int | None = None
+        self._next_at = 0.0
         #: No training is under way / none, and its version has taken over.
         self._trained, self._may_finish = asyncio.Event(), asyncio.Event()
         self._statuses: dict[tuple[str, str], ModelStatus] = {}
@@ -204,7 +205,10 @@ class Streamer:
             await self._watch.next_look()
         held_to = self._held_to
         if held_to is not None:
-            await asyncio.sleep(sum(record.kind == EVENT for record in piece) / held_to)
+            now = time.monotonic()
+            # Sending takes its time too; what it took is not waited for again.
+            self._next_at = max(self._next_at, now - 0.5) + sum(record.kind == EVENT for record in piece) / held_to
+            await asyncio.sleep(self._next_at - now)
             if self._share() > 1 - RESERVE:
                 await self._trained.wait()
 
@@ -321,12 +325,14 @@ class Watch:
         topics = pipeline.topics
         self._looked = asyncio.Event()
         self._group = f"streamgauge-{pipeline.name}"
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-        self._consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None)
+        self._bootstrap = bootstrap
         self._events = [TopicPartition(topics.events, k) for k in range(topics.partitions)]
         self._labels = [TopicPartition(topics.labels, k) for k in range(topics.partitions)]
 
     async def __aenter__(self) -> Self:
+        # Made here, as they belong to the running event loop.
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        self._consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=None)
         await self._admin.start()
         await self._consumer.start()
         return self
