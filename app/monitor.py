@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -20,8 +21,10 @@ from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.lag import LagReader, Position
 from app.adapters.model_history import KnownVersion, ModelHistory
+from app.adapters.monitor_http import Sample, Sources
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
+from app.adapters.worker_http import Health
 from app.ports import WarehouseError
 from schemas.pipeline import Pipeline
 
@@ -214,3 +217,85 @@ class Monitor:
             is_quiet = position.lag == 0 and sketches is not None and sketches.lag == 0
             if is_quiet and now - since >= self.pace.idle_after and newest_move > since:
                 watch.declare_idle(partition)
+
+
+# -- what is told of a monitor -----------------------------------------------------------------------------------------
+
+
+def sources(monitor: Monitor) -> Sources:
+    """What `MonitorHttp` serves of a monitor."""
+    return Sources(
+        pipeline=monitor.pipeline.name,
+        health=lambda: _health(monitor),
+        samples=lambda: _samples(monitor),
+        status=lambda: _status(monitor),
+        lag=lambda: _lag(monitor),
+    )
+
+
+def _health(monitor: Monitor) -> Health:
+    """Live until it fails: starting it again does not mend a warehouse. Ready when it is at work, and all is well."""
+    why = monitor.failure or monitor.warehouse.error
+    if not why and monitor.watch is None:
+        why = "another monitor is at work" if monitor.is_standby else "no partitions yet"
+    return Health(live=not monitor.failure, ready=not why, why=why)
+
+
+def _status(monitor: Monitor) -> dict[str, Any]:
+    watch = monitor.watch
+    windows = watch.core.windows if watch is not None else None
+    standby = "standing by" if monitor.is_standby else "starting"
+    newest = monitor.history.timeline.newest()
+    return {
+        "pipeline": monitor.pipeline.name,
+        "state": "at work" if watch is not None else standby,
+        "champion": newest.version if newest is not None else None,
+        "versions": sorted(monitor.versions),
+        "versions_without_manifest": monitor.history.unreadable,
+        "watermark": _iso(windows.watermark_ms) if windows is not None else None,
+        "label_watermark": _iso(windows.label_watermark_ms) if windows is not None else None,
+        "windows_open": windows.n_open if windows is not None else None,
+        "late_events": windows.n_too_late if windows is not None else None,
+        "rows": monitor.around.rows,
+        "warehouse_error": monitor.warehouse.error,
+    }
+
+
+def _lag(monitor: Monitor) -> dict[str, Any]:
+    def listed(positions: dict[TP, Position]) -> list[dict[str, Any]]:
+        return [
+            {"topic": topic, "partition": partition, "next": at.next_offset, "end": at.end, "lag": at.lag}
+            for (topic, partition), at in sorted(positions.items())
+        ]
+
+    return {"worker": listed(monitor.worker_positions), "monitor": listed(monitor.own_positions)}
+
+
+def _samples(monitor: Monitor) -> Iterator[Sample]:
+    watch = monitor.watch
+    yield Sample("streamgauge_monitor_active", float(watch is not None), {})
+    yield Sample("streamgauge_monitor_warehouse_up", float(not monitor.warehouse.error), {})
+    for table, rows in sorted(monitor.around.rows.items()):
+        yield Sample("streamgauge_monitor_rows_total", rows, {"table": table})
+    for (topic, partition), position in sorted(monitor.own_positions.items()):
+        yield Sample("streamgauge_monitor_lag", position.lag, {"topic": topic, "partition": str(partition)})
+    for (_, partition), position in sorted(monitor.worker_positions.items()):
+        yield Sample("streamgauge_worker_lag", position.lag, {"partition": str(partition)})
+    if watch is not None:
+        refused = watch.refused + sum(writer.refused for writer in watch.writers.values())
+        yield Sample("streamgauge_monitor_refused_total", refused, {})
+        windows = watch.core.windows
+        yield Sample("streamgauge_monitor_open_windows", windows.n_open, {})
+        yield Sample("streamgauge_monitor_late_events_total", windows.n_too_late, {})
+        if windows.watermark_ms is not None:
+            yield Sample("streamgauge_monitor_watermark_seconds", windows.watermark_ms / 1000, {})
+
+
+def _iso(time_ms: int | None) -> str | None:
+    if time_ms is None:
+        return None
+    try:
+        time_utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)
+    except OverflowError:  # before the first event a watermark is before all times
+        return None
+    return time_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -97,36 +98,26 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
     """Rows of findings by table; tables without rows are left out."""
     tables: dict[str, Columns] = {}
     if findings.metadata:
-        names = ("pipeline", "model", "version", "stage", "segment", "metric", "decile", "value", "revision")
         tables["model_metadata"] = {
-            **{name: [getattr(row, name) for row in findings.metadata] for name in names},
+            **_fields(findings.metadata, "pipeline model version stage segment metric decile value revision"),
+            **_windows(findings.metadata),
             "timestamp": [row.timestamp_ms for row in findings.metadata],
-            "window_start": [row.window_start_ms for row in findings.metadata],
-            "window_end": [row.window_end_ms for row in findings.metadata],
         }
     if findings.reports:
-        plain = ("pipeline", "model", "version", "segment", "metric", "test", "statistic", "p_value", "threshold")
-        more = ("effect", "n_reference", "n_detection", "signal", "revision", "note")
+        names = "pipeline model version segment metric test statistic p_value threshold effect n_reference n_detection"
         tables["drift_reports"] = {
-            **{name: [getattr(report, name) for report in findings.reports] for name in (*plain, *more)},
-            "window_start": [report.window_start_ms for report in findings.reports],
-            "window_end": [report.window_end_ms for report in findings.reports],
+            **_fields(findings.reports, names + " signal revision note"),
+            **_windows(findings.reports),
         }
     if findings.performance:
-        plain = ("pipeline", "model", "version", "segment", "measure", "estimated", "realised", "low", "high")
-        more = ("n_labels", "label_maturity", "revision")
-        tables["performance"] = {
-            **{name: [getattr(row, name) for row in findings.performance] for name in (*plain, *more)},
-            "window_start": [row.window_start_ms for row in findings.performance],
-            "window_end": [row.window_end_ms for row in findings.performance],
-        }
+        names = "pipeline model version segment measure estimated realised low high n_labels label_maturity revision"
+        tables["performance"] = {**_fields(findings.performance, names), **_windows(findings.performance)}
     if findings.alerts:
-        plain = ("alert_id", "pipeline", "rule", "severity", "state", "model", "version", "measure", "value", "message")
+        names = "alert_id pipeline rule severity state model version measure value message action"
         tables["alerts"] = {
-            **{name: [getattr(alert, name) for alert in findings.alerts] for name in (*plain, "action")},
+            **_fields(findings.alerts, names),
+            **_windows(findings.alerts),
             "at": [alert.at_ms for alert in findings.alerts],
-            "window_start": [alert.window_start_ms for alert in findings.alerts],
-            "window_end": [alert.window_end_ms for alert in findings.alerts],
             "threshold": [alert.limit for alert in findings.alerts],
         }
     return tables
@@ -203,6 +194,15 @@ def status_columns(pipeline: str, statuses: Sequence[tuple[str, ModelStatus]]) -
         "offset": [status.offset for _, status in statuses],
         "seconds": [status.seconds for _, status in statuses],
     }
+
+
+def _fields(rows: Sequence[Any], names: str) -> Columns:
+    return {name: [getattr(row, name) for row in rows] for name in names.split()}
+
+
+def _windows(rows: Sequence[Any]) -> Columns:
+    starts, ends = [row.window_start_ms for row in rows], [row.window_end_ms for row in rows]
+    return {"window_start": starts, "window_end": ends}
 
 
 def _event_of(update: ModelUpdate) -> str:

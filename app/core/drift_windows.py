@@ -202,6 +202,11 @@ class WindowStore:
             return []
         return sorted(window for window in self._windows if window.end_ms + self._grace_ms <= self._watermark_ms)
 
+    @property
+    def n_open(self) -> int:
+        """Number of windows that hold counts and have not closed."""
+        return len(self._windows) - len(self.closed())
+
     def is_mature(self, window: Window) -> bool:
         """Say whether labels have been applied far enough for the window's performance to be final."""
         if self._maturity_ms is None or self._label_watermark_ms is None:

@@ -1,0 +1,249 @@
+"""The monitor's HTTP side: health, metrics, the API, and a page for people.
+
+It trusts whoever can reach it, so it listens on this machine alone unless told otherwise. A query comes as JSON with its
+content type, which no foreign web page may send without being let in by us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from app.adapters.monitor_page import Page, render
+from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.worker_http import Health, Metric
+from app.ports import QueryResult, WarehouseError
+
+METRICS = (
+    Metric("streamgauge_monitor_active", "gauge", "1 when this monitor is at work, 0 while it stands by."),
+    Metric("streamgauge_monitor_rows_total", "counter", "Rows inserted since the start, by table."),
+    Metric("streamgauge_monitor_refused_total", "counter", "Records that were none of ours and were passed over."),
+    Metric("streamgauge_monitor_lag", "gauge", "Records that the monitor is behind, by topic and partition."),
+    Metric("streamgauge_worker_lag", "gauge", "Records that the workers are behind on the events, by partition."),
+    Metric("streamgauge_monitor_open_windows", "gauge", "Windows that hold counts and have not closed."),
+    Metric("streamgauge_monitor_late_events_total", "counter", "Events that came after their window was forgotten."),
+    Metric("streamgauge_monitor_watermark_seconds", "gauge", "Event time before which no on-time event is expected."),
+    Metric("streamgauge_monitor_warehouse_up", "gauge", "1 when the last call to ClickHouse went well."),
+)
+
+DEFAULT_LIMIT = 1_000
+MOST_ROWS = 1_000_000
+_LONGEST_SQL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value of a metric."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is served: functions of the monitor as it is now."""
+
+    pipeline: str
+    health: Callable[[], Health]
+    samples: Callable[[], Iterable[Sample]]
+    status: Callable[[], dict[str, Any]]
+    lag: Callable[[], dict[str, Any]]
+
+
+class MonitorHttp:
+    """Serves one monitor."""
+
+    def __init__(self, sources: Sources, warehouse: WarehouseThread) -> None:
+        self._sources = sources
+        self._warehouse = warehouse
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> str:
+        """Listen (port 0: a free one); the address."""
+        app = web.Application(client_max_size=_LONGEST_SQL_BYTES)
+        app.add_routes(
+            [
+                web.get("/", self._page),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.post("/api/v1/query", self._query),
+                web.get("/api/v1/status", self._status),
+                web.get("/api/v1/lag", self._lag),
+                web.get("/api/v1/models", self._models),
+                web.get("/api/v1/drift", self._drift),
+                web.get("/api/v1/performance", self._performance),
+                web.get("/api/v1/alerts", self._alerts),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        bound = self._runner.addresses[0]
+        name = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        return f"http://{name}:{bound[1]}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # -- health and numbers --------------------------------------------------------------------------------------------
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        health = self._sources.health()
+        return web.json_response({"ok": health.live, "why": health.why}, status=200 if health.live else 503)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        health = self._sources.health()
+        return web.json_response({"ok": health.ready, "why": health.why}, status=200 if health.ready else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=expose(self._sources.samples()), content_type="text/plain")
+
+    async def _lag(self, _: web.Request) -> web.Response:
+        return web.json_response(self._sources.lag())
+
+    async def _status(self, _: web.Request) -> web.Response:
+        status = self._sources.status()
+        try:
+            status |= await self._counts()
+        except WarehouseError as error:
+            status["error"] = str(error)
+        return web.json_response(status)
+
+    async def _counts(self) -> dict[str, Any]:
+        name = _quote(self._sources.pipeline)
+        rows = await self._rows(
+            f"SELECT (SELECT count() FROM streamgauge.scores WHERE pipeline = {name}) AS scored,"  # noqa: S608  # quoted
+            f" (SELECT count() FROM streamgauge.dead_letters WHERE pipeline = {name}) AS dead_letters,"
+            " (SELECT uniqExact(window_start) FROM streamgauge.model_metadata"
+            f" WHERE pipeline = {name} AND stage = 'scoring' AND metric = 'score' AND decile = 'n') AS windows_closed",
+            1,
+        )
+        return rows[0]
+
+    # -- the API -------------------------------------------------------------------------------------------------------
+
+    async def _query(self, request: web.Request) -> web.Response:
+        if request.content_type != "application/json":
+            return _refuse("Send the query as JSON with the header Content-Type: application/json.", 415)
+        try:
+            body = await request.json()
+        except ValueError:
+            return _refuse('The body is not JSON; send {"sql": "SELECT …", "limit": 1000}.')
+        sql, limit = (body.get("sql"), body.get("limit", DEFAULT_LIMIT)) if isinstance(body, dict) else (None, 0)
+        if not isinstance(sql, str) or not sql.strip():
+            return _refuse('The body has no SQL; send {"sql": "SELECT …", "limit": 1000}.')
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MOST_ROWS:
+            return _refuse(f"limit must be a whole number from 1 to {MOST_ROWS}.")
+        try:
+            result = await self._warehouse.ask(sql, limit)
+        except WarehouseError as error:
+            return _refuse(str(error), 503 if error.retryable else 400)
+        text = await asyncio.to_thread(lambda: json.dumps(result.to_json()))  # many rows take a while
+        return web.json_response(text=text)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        names = "model, version, role, valid_from, trained_from, trained_to, metrics, who, why, updated_at, uri, sha256"
+        return await self._list(request, "models", names, "model_versions", "updated_at DESC, version DESC")
+
+    async def _drift(self, request: web.Request) -> web.Response:
+        order = "window_end DESC, version DESC, metric, test"
+        return await self._list(request, "reports", "* EXCEPT (pipeline)", "drift_reports", order)
+
+    async def _performance(self, request: web.Request) -> web.Response:
+        order = "window_end DESC, version DESC, measure"
+        return await self._list(request, "performance", "* EXCEPT (pipeline)", "performance", order)
+
+    async def _alerts(self, request: web.Request) -> web.Response:
+        return await self._list(request, "alerts", "* EXCEPT (pipeline)", "alerts", "at DESC, alert_id, state")
+
+    async def _list(self, request: web.Request, name: str, columns: str, table: str, order: str) -> web.Response:
+        """Newest rows of a table; ``?limit=N&version=V``."""
+        limit = request.query.get("limit", str(DEFAULT_LIMIT))
+        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MOST_ROWS:
+            return _refuse(f"limit must be a whole number from 1 to {MOST_ROWS}.")
+        condition = f"pipeline = {_quote(self._sources.pipeline)}"
+        if "version" in request.query:
+            condition += f" AND version = {_quote(request.query['version'])}"
+        sql = f"SELECT {columns} FROM streamgauge.{table} WHERE {condition} ORDER BY {order}"  # noqa: S608  # quoted
+        try:
+            return web.json_response({name: await self._rows(sql, int(limit))})
+        except WarehouseError as error:
+            return _refuse(str(error), 503)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        name = _quote(self._sources.pipeline)
+        page = Page(self._sources.pipeline, self._sources.status(), self._sources.lag(), self._sources.health())
+        try:
+            page.counts = await self._counts()
+            page.models = await self._rows(
+                "SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS auc, updated_at, why"  # noqa: S608  # quoted
+                f" FROM streamgauge.model_versions WHERE pipeline = {name} ORDER BY updated_at DESC, version DESC",
+                20,
+            )
+            page.performance = await self._rows(
+                "SELECT window_start, window_end, version, measure, realised, low, high, n_labels"  # noqa: S608  # quoted
+                f" FROM streamgauge.performance WHERE pipeline = {name} ORDER BY window_end DESC, version DESC, measure",
+                120,
+            )
+            page.drift = await self._rows(
+                "SELECT metric, window_start, groupUniqArray(signal) AS signals,"  # noqa: S608  # quoted
+                " maxIf(statistic, test = 'psi') AS psi, arrayStringConcat(groupArrayIf(test, signal = 'DRIFT'), ', ')"
+                f" AS tests, max(version) AS version FROM (SELECT * FROM streamgauge.drift_reports WHERE pipeline = {name}"
+                f" AND window_start IN (SELECT DISTINCT window_start FROM streamgauge.drift_reports WHERE pipeline = {name}"
+                " ORDER BY window_start DESC LIMIT 12) ORDER BY test) GROUP BY metric, window_start ORDER BY metric, window_start",
+                5_000,
+            )
+            page.alerts = await self._rows(
+                "SELECT at, rule, severity, state, version, window_start, window_end, message, action"  # noqa: S608  # quoted
+                f" FROM streamgauge.alerts WHERE pipeline = {name} ORDER BY at DESC, window_start DESC, rule, state",
+                20,
+            )
+        except WarehouseError as error:
+            page.error = str(error)
+        return web.Response(
+            text=render(page),
+            content_type="text/html",
+            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
+    async def _rows(self, sql: str, limit: int) -> list[dict[str, Any]]:
+        result: QueryResult = await self._warehouse.ask(sql, limit)
+        answer = result.to_json()
+        return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
+
+
+def expose(samples: Iterable[Sample]) -> str:
+    """Samples in Prometheus' text format, in the order of `METRICS`."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_name.setdefault(sample.name, []).append(sample)
+    lines = []
+    for metric in METRICS:
+        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
+        for sample in by_name.get(metric.name, []):
+            labels = ",".join(
+                f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sample.labels.items()
+            )
+            lines.append(
+                f"{metric.name}{{{labels}}} {sample.value:.12g}" if labels else f"{metric.name} {sample.value:.12g}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _refuse(why: str, status: int = 400) -> web.Response:
+    return web.json_response({"error": why}, status=status)
+
+
+def _quote(text: str) -> str:
+    """Text as an SQL string."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,243 @@
+"""The monitor's page for people: one HTML document, no scripts, that loads itself again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from app.adapters.worker_http import Health
+
+Row = dict[str, Any]
+
+REFRESH_S = 10
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #2b8a3e; --warn: #e67700; --bad: #c92a2a; }
+* { box-sizing: border-box; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1.5rem; max-width: 76rem; }
+header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem; }
+h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
+.quiet { opacity: .65; } .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; margin-top: 1rem; }
+.card { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
+.card b { display: block; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
+td.text { white-space: normal; }
+table.heat { width: auto; } table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
+table.heat th:first-child { text-align: left; }
+td.NONE { background: #2b8a3e22; } td.WARNING { background: #e6770055; } td.DRIFT { background: #c92a2a66; }
+.error { border: 1px solid var(--bad); border-radius: .5rem; padding: .6rem .8rem; margin-top: 1rem; }
+svg { display: block; } footer { margin-top: 2rem; font-size: .85rem; }
+"""
+
+
+@dataclass
+class Page:
+    """What is shown."""
+
+    pipeline: str
+    status: Row
+    lag: Row
+    health: Health
+    counts: Row = field(default_factory=dict)
+    models: list[Row] = field(default_factory=list)
+    performance: list[Row] = field(default_factory=list)
+    drift: list[Row] = field(default_factory=list)
+    alerts: list[Row] = field(default_factory=list)
+    error: str = ""
+
+
+def render(page: Page) -> str:
+    """The document."""
+    name = escape(page.pipeline)
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="refresh" content="{REFRESH_S}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{name} – streamgauge</title><style>{_STYLE}</style></head><body>",
+        f"<header><h1>{name}</h1>{_health(page)}</header>",
+        *(
+            f'<p class="error">{escape(text)}</p>'
+            for text in dict.fromkeys([page.error, page.status.get("warehouse_error", "")])
+            if text
+        ),
+        _cards(page),
+        "<h2>Alerts</h2>",
+        _alerts(page.alerts),
+        "<h2>Performance by window</h2>",
+        _performance(page.performance),
+        "<h2>Drift by window</h2>",
+        _drift(page.drift),
+        "<h2>Model versions</h2>",
+        _models(page.models),
+        f'<footer class="quiet">{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC · loads itself again every {REFRESH_S} s · '
+        "/api/v1/status, models, drift, performance, alerts, lag · /metrics</footer></body></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _health(page: Page) -> str:
+    kind = "good" if page.health.ready else "warn" if page.health.live else "bad"
+    words = f"{page.status.get('state', '')}{': ' + page.health.why if page.health.why else ''}"
+    return f'<span class="{kind}">● {escape(words)}</span>'
+
+
+def _cards(page: Page) -> str:
+    workers = sum(each["lag"] for each in page.lag.get("worker", []))
+    own = sum(each["lag"] for each in page.lag.get("monitor", []))
+    cards = [
+        ("scored", _number(page.counts.get("scored"))),
+        ("dead letters", _number(page.counts.get("dead_letters"))),
+        ("workers behind", _number(workers)),
+        ("monitor behind", _number(own)),
+        ("watermark", _time(page.status.get("watermark"))),
+        ("windows open", _number(page.status.get("windows_open"))),
+        ("windows closed", _number(page.counts.get("windows_closed"))),
+    ]
+    inner = "".join(
+        f'<div class="card"><span class="quiet">{label}</span><b>{value}</b></div>' for label, value in cards
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _alerts(alerts: Sequence[Row]) -> str:
+    if not alerts:
+        return '<p class="quiet">None so far.</p>'
+    kinds = {"critical": "bad", "warning": "warn"}
+    rows = [
+        [
+            f'<td class="{kinds.get(str(row["severity"]), "") if row["state"] == "raised" else "good"}">'
+            f"{escape(str(row['state']))}</td>",
+            _cell(row["rule"]),
+            _cell(_span(row["window_start"], row["window_end"])),
+            f'<td class="text">{escape(str(row["message"]))}</td>',
+            _cell(row["action"] or ""),
+            _cell(_time(row["at"])),
+        ]
+        for row in alerts
+    ]
+    return _table(["state", "rule", "window", "what", "action", "at (UTC)"], rows)
+
+
+def _performance(found: Sequence[Row]) -> str:
+    if not found:
+        return '<p class="quiet">No window has mature labels yet.</p>'
+    measures = sorted({str(row["measure"]) for row in found}, key=lambda name: (name != "auc", name))
+    windows: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in found:
+        key = (str(row["window_start"]), str(row["window_end"]), str(row["version"]))
+        windows.setdefault(key, {})[str(row["measure"])] = row
+    rows = []
+    for (start, end, version), values in windows.items():
+        cells = [_cell(_span(start, end)), _cell(version)]
+        for measure in measures:
+            row = values.get(measure)
+            cells.append(_cell(_decimal(row["realised"] if row else None), "number"))
+            if measure == "auc":
+                cells.append(f"<td>{_interval(row)}</td>")
+        cells.append(_cell(_number(next(iter(values.values()))["n_labels"]), "number"))
+        rows.append(cells)
+    titles = ["window", "version"]
+    for measure in measures:
+        titles += [f"#{measure}", "95 % interval, 0.5 to 1"] if measure == "auc" else [f"#{measure}"]
+    return _table([*titles, "#labels"], rows)
+
+
+def _interval(row: Row | None) -> str:
+    """A bar from low to high with a mark at the value, on a scale from 0.5 to 1."""
+    if row is None or row["realised"] is None:
+        return ""
+    value, low, high = (
+        min(max((float(row[name] if row[name] is not None else row["realised"]) - 0.5) * 2, 0.0), 1.0)
+        for name in ("realised", "low", "high")
+    )
+    x, left, width = 2 + 136 * value, 2 + 136 * low, max(136 * (high - low), 1)
+    return (
+        '<svg width="140" height="12"><rect x="2" y="5" width="136" height="2" fill="currentColor" opacity=".15"/>'
+        f'<rect x="{left:.1f}" y="3" width="{width:.1f}" height="6" fill="currentColor" opacity=".35"/>'
+        f'<rect x="{x - 1:.1f}" y="1" width="2" height="10" fill="currentColor"/></svg>'
+    )
+
+
+def _drift(found: Sequence[Row]) -> str:
+    if not found:
+        return '<p class="quiet">No window has closed yet.</p>'
+    starts = sorted({str(row["window_start"]) for row in found})
+    table: dict[str, dict[str, Row]] = {}
+    for row in found:
+        table.setdefault(str(row["metric"]), {})[str(row["window_start"])] = row
+    head = "".join(f"<th>{escape(_date(start))}</th>" for start in starts)
+    lines = [f"<tr><th>metric (PSI)</th>{head}</tr>"]
+    for metric, cells in sorted(table.items(), key=lambda item: (item[0] in {"score", "outcome"}, item[0])):
+        line = "".join(_heat(cells.get(start)) for start in starts)
+        lines.append(f"<tr><th>{escape(metric)}</th>{line}</tr>")
+    note = '<p class="quiet">Colour: the strongest signal of all tests. Point at a cell to see which ones drift.</p>'
+    return f'<div class="wide"><table class="heat">{"".join(lines)}</table></div>{note}'
+
+
+def _heat(row: Row | None) -> str:
+    if row is None:
+        return "<td></td>"
+    signals = set(row["signals"])
+    signal = next((each for each in ("DRIFT", "WARNING") if each in signals), "NONE")
+    title = f"{signal} {row['tests']}".strip()
+    psi = "" if row["psi"] is None else f"{float(row['psi']):.2f}"
+    return f'<td class="{signal}" title="{escape(title, quote=True)}">{psi}</td>'
+
+
+def _models(models: Sequence[Row]) -> str:
+    if not models:
+        return '<p class="quiet">None announced; train one with <code>streamgauge model train</code>.</p>'
+    rows = [
+        [
+            _cell(row["version"]),
+            _cell(row["role"]),
+            _cell(_time(row["valid_from"]) if row["valid_from"] else "at once"),
+            _cell(_span(row["trained_from"], row["trained_to"]) if row["trained_from"] else "–"),
+            _cell(_decimal(row["auc"]), "number"),
+            f'<td class="text">{escape(str(row["why"]))}</td>',
+        ]
+        for row in models
+    ]
+    return _table(["version", "role", "valid from", "trained on", "#auc in training", "why"], rows)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Titles that begin with # are of numbers; rows are cells as HTML."""
+    head = "".join(
+        f'<th class="number">{escape(title[1:])}</th>' if title.startswith("#") else f"<th>{escape(title)}</th>"
+        for title in titles
+    )
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _cell(value: Any, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(str(value))}</td>' if kind else f"<td>{escape(str(value))}</td>"
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{int(value):,}".replace(",", " ")
+
+
+def _decimal(value: Any) -> str:
+    return "–" if value is None else f"{float(value):.4f}"
+
+
+def _time(value: Any) -> str:
+    """A time of the API (ISO 8601, UTC) as people read it."""
+    return "–" if not value else str(value)[:16].replace("T", " ")
+
+
+def _date(value: str) -> str:
+    return value[:10] if value[11:19] in {"", "00:00:00"} else value[:16].replace("T", " ")
+
+
+def _span(start: Any, end: Any) -> str:
+    return f"{_date(str(start))} to {_date(str(end))}" if start and end else "–"

@@ -1,0 +1,87 @@
+"""``streamgauge monitor``: watch the scores of a pipeline until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+
+import click
+from threadpoolctl import threadpool_limits
+
+from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.monitor_http import MonitorHttp
+from app.adapters.run_file import find_kafka
+from app.adapters.stack_error import StackError
+from app.adapters.topics_admin import ensure_topics
+from app.adapters.warehouse_thread import WarehouseThread
+from app.monitor import Monitor, sources
+from app.ports import WarehouseError
+from app.settings import Settings
+from app.worker import wall_clock_ms
+from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline_file import load
+
+#: A monitor that was killed lets go of the embedded engine only when its process is gone.
+WAREHOUSE_DEADLINE_S = 30.0
+
+
+@click.command("monitor", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="The pipeline to watch."
+)
+@click.option("--http-host", default="127.0.0.1", show_default=True, help="Where the page and the API listen.")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=0, help="Their port; 0 (default): a free one.")
+def command(name: str, http_host: str, http_port: int) -> None:
+    """Bring scores into ClickHouse, close windows, test for drift, raise alerts; until SIGTERM or Ctrl-C.
+
+    Several may run: one works, the others stand by. Exit codes: 0 stopped, 1 could not start, 2 wrong usage, 75 failed
+    and worth starting again, 78 failed and a person must mend it first.
+    """
+    settings = Settings.read()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("aiokafka", "faust", "mode"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        pipeline = load(name)
+        bootstrap = find_kafka(settings.kafka, settings.home)
+    except (PipelineError, StackError) as error:
+        raise click.ClickException(str(error)) from error
+    url = settings.clickhouse
+    warehouse = ClickHouseWarehouse(url) if url else ClickHouseWarehouse(path=settings.home / "clickhouse")
+    with threadpool_limits(1):
+        code, why = asyncio.run(_watch(pipeline, bootstrap, WarehouseThread(warehouse), http_host, http_port))
+    if why:
+        click.echo(f"Error: {why}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of Faust and of the driver may outlive a failed connection; all of ours is closed by now
+
+
+async def _watch(
+    pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread, host: str, port: int
+) -> tuple[int, str]:
+    try:
+        await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
+        await warehouse.open(WAREHOUSE_DEADLINE_S)
+    except (StackError, WarehouseError) as error:
+        return 1, str(error)
+    monitor = Monitor(pipeline, bootstrap, warehouse, wall_clock_ms)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, monitor.stop)
+    http = MonitorHttp(sources(monitor), warehouse)
+    try:
+        try:
+            address = await http.start(host, port)
+        except OSError as error:
+            return 1, f"The page cannot listen on {host}:{port} ({error.strerror}): choose another --http-port."
+        click.echo(json.dumps({"ready": True, "http": address}))
+        sys.stdout.flush()
+        return await monitor.run(), monitor.failure
+    finally:
+        await http.stop()
+        await warehouse.close()
