@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 #: More rows than any question of ours has; more than that is an error, never a cut answer.
 MOST_ROWS = 200_000
+_PAUSE_S = 0.2
 
 
 class MonitorError(RuntimeError):
@@ -16,11 +20,19 @@ class MonitorError(RuntimeError):
 
 
 class MonitorClient:
-    """A monitor at an address, ``http://host:port``."""
+    """A monitor that may be started again while it is asked, then at another address.
 
-    def __init__(self, address: str, answer_s: float = 60.0) -> None:
-        self.address = address.rstrip("/")
-        self._answer_s = answer_s
+    Parameters
+    ----------
+    find_address
+        Where it is now, ``http://host:port``; None while it is nowhere.
+    patience_s
+        How long to go on asking one that does not answer.
+    """
+
+    def __init__(self, find_address: Callable[[], str | None], patience_s: float = 30.0) -> None:
+        self._find_address = find_address
+        self._patience_s = patience_s
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Run SQL that reads; rows by column."""
@@ -30,14 +42,26 @@ class MonitorClient:
         return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
 
     def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._ask_once(path, body)
+            except (OSError, ValueError) as error:
+                if isinstance(error, urllib.error.HTTPError) and error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    detail = error.read().decode(errors="replace")[:500]
+                    raise MonitorError(f"The monitor refused a question: {detail}") from error
+                if time.monotonic() > until:
+                    raise MonitorError(
+                        f"The monitor gave no answer within {self._patience_s:g} s ({error})."
+                    ) from error
+            time.sleep(_PAUSE_S)
+
+    def _ask_once(self, path: str, body: dict[str, Any]) -> Any:
+        address = self._find_address()
+        if address is None:
+            raise OSError("it does not run")
         request = urllib.request.Request(  # noqa: S310  # the address is of our own child
-            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            address.rstrip("/") + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        try:
-            with urllib.request.urlopen(request, timeout=self._answer_s) as response:  # noqa: S310  # as above
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode(errors="replace")[:500]
-            raise MonitorError(f"The monitor at {self.address} refused a question: {detail}") from error
-        except (OSError, ValueError) as error:
-            raise MonitorError(f"The monitor at {self.address} does not answer ({error}).") from error
+        with urllib.request.urlopen(request, timeout=self._patience_s) as response:  # noqa: S310  # as above
+            return json.load(response)

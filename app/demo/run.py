@@ -93,7 +93,7 @@ class Demo:
         with PeakMemory() as memory:
             try:
                 self._start_and_train()
-                monitor = MonitorClient(self._stack.addresses()["monitor"])
+                monitor = MonitorClient(lambda: self._stack.addresses().get("monitor"))
                 sent = self._stream(monitor)
                 with self._phase("drain"):
                     asyncio.run(self._drain(monitor, sent))

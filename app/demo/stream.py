@@ -19,10 +19,12 @@ import aiokafka
 import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from app.adapters.event_producer import EventProducer
-from app.adapters.monitor_client import MonitorClient
-from app.adapters.source import EVENT, EncodedRecord, read_source
+from app.adapters.monitor_client import MonitorClient, MonitorError
+from app.adapters.source import EVENT, EncodedRecord, SourceError, read_source
+from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import follow
 from app.core.drift_windows import Calendar
 from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
@@ -167,7 +169,7 @@ class Streamer:
                 await self._send_all()
                 for helper in helpers:
                     helper.cancel()
-        except* (DemoError, TrainingFailedError) as several:
+        except* (DemoError, TrainingFailedError, MonitorError, StackError, SourceError, KafkaError) as several:
             raise DemoError(str(several.exceptions[0])) from several
         self.sent.seconds = time.monotonic() - began
         return self.sent

@@ -92,7 +92,8 @@ def _insert(engine: ClickHouseWarehouse) -> None:
     engine.insert(
         "model_metadata",
         {
-            "pipeline": ["p"] * len(statistics), "model": ["m"] * len(statistics), "version": ["1.0.0"] * len(statistics),
+            "pipeline": ["p"] * len(statistics), "model": ["m"] * len(statistics),
+            "version": ["1.0.0"] * len(statistics),
             "stage": [row[0] for row in statistics], "segment": [""] * len(statistics),
             "metric": [row[1] for row in statistics], "decile": [row[2] for row in statistics],
             "value": [row[3] for row in statistics], "timestamp": [APRIL] * len(statistics),
