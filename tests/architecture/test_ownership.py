@@ -29,6 +29,8 @@ def test_the_command_refuses_to_run_beside_a_second_owner(tmp_path: Path) -> Non
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: intruder\nVersion: 1.0\n")
     (metadata / "RECORD").write_text("models/__init__.py,,\n")
+    (tmp_path / "models").mkdir()  # newer Pythons count only files that are there
+    (tmp_path / "models" / "__init__.py").touch()
     program = f"import sys; sys.path.append({str(tmp_path)!r}); from app.__main__ import main; main()"
 
     ran = subprocess.run(
