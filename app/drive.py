@@ -6,14 +6,16 @@ changes no bit of them.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from app.core.batches import Ints, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.pipeline import PartitionPipeline, Step
-from schemas.pipeline import Pipeline
+from schemas.pipeline import Limits, Pipeline
 
 #: Most events of one step.
 STEP_EVENTS = 5_000
@@ -27,10 +29,14 @@ class NoModelError(RuntimeError):
 
 
 def new_flow(pipeline: Pipeline, plan: FeaturePlan, partition: int, models: ModelSelector | None) -> PartitionPipeline:
-    """A flow of which nothing will be drained; without models it stops before scoring."""
+    """A flow of which nothing will be drained; without models it stops before scoring.
+
+    Rejections have no limit here: nothing is published, and whoever runs it is told their number.
+    """
     if models is not None and not models.is_ready():
         raise NoModelError(f"No model version can score partition {partition}; name one.")
-    return PartitionPipeline(pipeline, plan, partition, with_scores=models is not None, with_drain=False)
+    unlimited = replace(pipeline, limits=Limits(consecutive=sys.maxsize, share=1.0, of_last=sys.maxsize))
+    return PartitionPipeline(unlimited, plan, partition, with_scores=models is not None, with_drain=False)
 
 
 def drive_partition(

@@ -77,6 +77,20 @@ async def ensure_topics(bootstrap: str, topics: Sequence[Topic], replication: in
     return created
 
 
+async def describe_topics(bootstrap: str, names: Sequence[str]) -> dict[str, ExistingTopic]:
+    """What a server says about the topics of ``names`` that exist; StackError when it does not answer."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    try:
+        await admin.start()
+        return await _describe(admin, names)
+    except KafkaError as error:
+        raise StackError(
+            f"Kafka at {bootstrap} does not answer as it should ({error!r:.200}): check that it runs."
+        ) from error
+    finally:
+        await admin.close()
+
+
 async def _create(admin: Any, missing: Sequence[Topic], replication: int) -> list[str]:
     new = [NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.config) for topic in missing]
     response = await admin.create_topics(new)

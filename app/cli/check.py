@@ -1,0 +1,207 @@
+"""``streamgauge check``: a pipeline file, what it names, and the servers, one line per check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import click
+import numpy as np
+
+from app.adapters.lookup_files import load_lookups
+from app.adapters.model_announcer import read_timeline
+from app.adapters.python_features import load_functions
+from app.adapters.run_file import find_kafka, read_run
+from app.adapters.source import SourceError, cut_batches, read_source
+from app.adapters.stack_error import StackError
+from app.adapters.topics_admin import describe_topics
+from app.cli.model_context import ModelContext, emit, with_context
+from app.core.features import FeaturePlan
+from app.offline import run
+from app.ports import WarehouseError
+from models.manifest import ManifestError
+from models.registry import RegistryError, resolve
+from schemas.pipeline import Pipeline, PipelineError
+
+#: Events of the source that the features are tried on.
+SAMPLE_EVENTS = 2_000
+#: How long a server has to answer.
+ANSWER_S = 5.0
+
+State = Literal["ok", "problem", "skipped"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check: what was found, and for a problem what to do about it."""
+
+    check: str
+    state: State
+    detail: str
+
+
+def _find(check: str, look: Callable[[], str]) -> Finding:
+    """Run one check; it returns what it found or raises an expected error that says what to do."""
+    try:
+        return Finding(check, "ok", look())
+    except (PipelineError, SourceError, StackError, WarehouseError, RegistryError, ManifestError, OSError) as error:
+        return Finding(check, "problem", " ".join(str(error).split()))
+
+
+@click.command("check", context_settings={"help_option_names": ["-h", "--help"]})
+@with_context
+def command(*, pipeline: str, home: str | None, as_json: bool) -> None:
+    """Check a pipeline file, its data and features, and the servers and topics it works with.
+
+    Exit codes: 0 all well, 1 a problem was found, 2 wrong usage. A server that is neither given nor running is skipped.
+    """
+    findings = list(_check(pipeline, home))
+    problems = sum(finding.state == "problem" for finding in findings)
+    words = {"ok": "ok      ", "problem": "PROBLEM ", "skipped": "skipped "}
+    emit(
+        {"pipeline": pipeline, "problems": problems, "checks": [asdict(finding) for finding in findings]},
+        as_json,
+        *(f"{words[finding.state]} {finding.check}: {finding.detail}" for finding in findings),
+    )
+    if problems:
+        raise SystemExit(1)
+
+
+def _check(name: str, home: str | None) -> Iterator[Finding]:
+    try:
+        context = ModelContext.read(name, home)  # type: ignore[arg-type]  # click gives a Path
+    except click.ClickException as error:
+        yield Finding("pipeline file", "problem", error.message)
+        return
+    pipeline = context.pipeline
+    yield Finding(
+        "pipeline file",
+        "ok",
+        f"{pipeline.path} is valid: {len(pipeline.features)} features, feature set {pipeline.feature_set}",
+    )
+    yield _find("lookups", lambda: _describe_lookups(pipeline))
+    yield _find("features", lambda: _try_features(pipeline))
+    yield from _check_kafka(context)
+    yield _check_clickhouse(context)
+
+
+def _describe_lookups(pipeline: Pipeline) -> str:
+    load_lookups(pipeline)
+    return ", ".join(lookup.name for lookup in pipeline.lookups) + " can be read" if pipeline.lookups else "none"
+
+
+def _try_features(pipeline: Pipeline) -> str:
+    plan = FeaturePlan.compile(pipeline, load_lookups(pipeline), load_functions(pipeline))
+    if pipeline.source is None:
+        return f"{len(plan.names)} features compile; without a source they are not tried on events"
+    chunks = list(read_source(pipeline, None, None, SAMPLE_EVENTS))
+    steps = list(run(pipeline, plan, cut_batches(chunks, pipeline), None))
+    matrix = np.concatenate([np.zeros((0, len(plan.names))), *(step.matrix for step in steps)])
+    letters = [letter for step in steps for letter in step.dead_letters]
+    if letters:
+        first = letters[0]
+        raise PipelineError(
+            f"{len(letters)} of the first {len(matrix) + len(letters)} records of the source are rejected, the first as"
+            f" {first.reason} ({first.detail}); correct the source, [events.fields] or the feature."
+        )
+    if not len(matrix):
+        raise SourceError(f"The source {pipeline.source} yields no events; correct it.")
+    missing = np.isnan(matrix).mean(axis=0)
+    empty = [name for name, share in zip(plan.names, missing.tolist(), strict=True) if share == 1.0]
+    said = f"{len(plan.names)} features of {len(matrix)} events of the source"
+    return f"{said}; always missing: {', '.join(empty)}" if empty else f"{said}; none is always missing"
+
+
+def _check_kafka(context: ModelContext) -> Iterator[Finding]:
+    pipeline, settings = context.pipeline, context.settings
+    try:
+        bootstrap = find_kafka(settings.kafka, context.home)
+    except StackError as error:
+        yield Finding("kafka", "skipped", str(error))
+        return
+    names = [topic.name for topic in pipeline.topics.all()]
+    try:
+        existing = asyncio.run(asyncio.wait_for(describe_topics(bootstrap, names), 3 * ANSWER_S))
+    except (StackError, TimeoutError) as error:
+        yield Finding("kafka", "problem", str(error) or f"Kafka at {bootstrap} does not answer: check that it runs.")
+        return
+    yield Finding("kafka", "ok", f"{bootstrap} answers")
+    wanted = {topic.name: topic for topic in pipeline.topics.all()}
+    missing = [name for name in names if name not in existing]
+    wrong = [
+        f"{name} has {found.partitions} partitions, not {wanted[name].partitions}"
+        for name, found in existing.items()
+        if found.partitions != wanted[name].partitions
+    ]
+    if missing or wrong:
+        fix = (
+            f"run `streamgauge migrate --pipeline {pipeline.name}`"
+            if missing and not wrong
+            else ("set `partitions` in the pipeline file to what the topics have, or delete them and their data")
+        )
+        lacking = [f"missing: {', '.join(missing)}"] if missing else []
+        yield Finding("topics", "problem", f"{'; '.join([*wrong, *lacking])}: {fix}.")
+    else:
+        yield Finding("topics", "ok", f"{len(names)} topics as they should be")
+    events, labels = existing.get(pipeline.topics.events), existing.get(pipeline.topics.labels)
+    if pipeline.labels is not None and events is not None and labels is not None:
+        alike = events.partitions == labels.partitions
+        yield Finding(
+            "events and labels",
+            "ok" if alike else "problem",
+            f"{events.partitions} and {labels.partitions} partitions"
+            + ("" if alike else ": a label would miss its event; give both topics as many."),
+        )
+    if pipeline.topics.model_updates in existing:
+        yield _find("champion", lambda: _check_champion(context, bootstrap))
+
+
+def _check_champion(context: ModelContext, bootstrap: str) -> str:
+    pipeline = context.pipeline
+    newest = asyncio.run(read_timeline(bootstrap, pipeline.topics)).timeline.newest()
+    if newest is None:
+        raise RegistryError(
+            f"No version of {pipeline.model.name} is champion, so nothing is scored: train one and promote it with"
+            " `streamgauge model`."
+        )
+    if newest.feature_set != pipeline.feature_set:
+        raise RegistryError(
+            f"{newest.version} was trained for the features {newest.feature_set}, the pipeline file says"
+            f" {pipeline.feature_set}: train a version for these features and promote it."
+        )
+    manifest, _ = resolve(newest.uri)
+    return f"{newest.model} {newest.version} ({manifest.family}) has the pipeline's features"
+
+
+def _check_clickhouse(context: ModelContext) -> Finding:
+    url = context.settings.clickhouse
+    if url:
+        return _find("clickhouse", lambda: _ask_server(url))
+    running = read_run(context.home)
+    if running is None or running.monitor_http is None:
+        return Finding("clickhouse", "skipped", "no server is given, and no monitor runs with the embedded engine")
+    return _find("clickhouse", lambda: _ask_monitor(str(running.monitor_http)))
+
+
+def _ask_server(url: str) -> str:
+    from app.adapters.clickhouse import ClickHouseWarehouse  # noqa: PLC0415  # only for those who have a server
+
+    warehouse = ClickHouseWarehouse(url)
+    try:
+        warehouse.wait_ready(ANSWER_S)
+        return f"{warehouse.where} answers"
+    finally:
+        warehouse.close()
+
+
+def _ask_monitor(address: str) -> str:
+    body = json.dumps({"sql": "SELECT 1", "limit": 1}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/api/v1/query", body, headers)  # noqa: S310  # our own run file names it
+    with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310
+        answer.read()
+    return f"the embedded engine answers through the monitor at {address}"

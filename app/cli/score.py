@@ -1,0 +1,106 @@
+"""``streamgauge score``: batch scoring of a Parquet or CSV file with a registered version."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from threadpoolctl import threadpool_limits
+
+from app.adapters.event_tables import EventTable, check_suffix
+from app.adapters.score_tables import RejectionWriter, ScoreWriter
+from app.cli.data_commands import Counter, describe_rate, plain_errors
+from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
+from app.core.scoring import ChampionTimeline
+from app.drive import drive_partition, new_flow
+from app.offline import compile_features, load_model
+
+
+@click.command("score", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output", metavar="OUTPUT", type=click.Path(dir_okay=False, path_type=Path))
+@with_context
+@click.option("--model", "version", metavar="VERSION", help="Registered version.  [default: the newest number]")
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of event_id, label, label_time_ms, for windows over labels.",
+)
+@click.option("--features", "with_features", is_flag=True, help="Add the feature vector to each score.")
+def command(
+    *,
+    source: Path,
+    output: Path,
+    pipeline: str,
+    home: Path | None,
+    as_json: bool,
+    version: str | None,
+    labels: Path | None,
+    with_features: bool,
+) -> None:
+    """Score the events of INPUT (.parquet or .csv, event fields as columns) into OUTPUT (.parquet or .csv).
+
+    Windows see the earlier rows of the file. A row that cannot be scored goes to OUTPUT's name with .rejected before
+    its suffix, with the reason.
+    """
+    context = ModelContext.read(pipeline, home)
+    loaded, now_ms = context.pipeline, read_clock_ms()
+    started = time.monotonic()
+    with plain_errors(), threadpool_limits(1):
+        check_suffix(output)
+        if output.resolve() == source.resolve():
+            raise click.UsageError("OUTPUT is INPUT; name another file.")
+        chosen = version or _newest(context)
+        events = EventTable(source, loaded, "events", now_ms, _say)
+        label_table = EventTable(labels, loaded, "labels", now_ms, _say) if labels is not None else None
+        models = ChampionTimeline([load_model(loaded, context.registry, chosen)])
+        flow = new_flow(loaded, compile_features(loaded), 0, models)
+        label_batches = label_table.read() if label_table is not None else iter(())
+        with (
+            ScoreWriter(output, loaded, with_features=with_features) as scores,
+            RejectionWriter(output) as rejections,
+            Counter("Scoring", events.rows) as counter,
+        ):
+            for step in drive_partition(flow, events.read(), label_batches, models, now_ms):
+                scores.add(step)
+                rejections.add(
+                    (
+                        (label_table if letter.stage == "label" and label_table else events).original_row(
+                            letter.source.offset
+                        )
+                        + 1,
+                        letter,
+                    )
+                    for letter in step.dead_letters
+                )
+                last_ms = int(step.events.event_time_ms[-1]) if len(step.events) else None
+                counter.add(len(step.events), format_time(last_ms)[:10] if last_ms is not None else "")
+    seconds = time.monotonic() - started
+    result = {
+        "pipeline": loaded.name,
+        "model": context.model,
+        "version": chosen,
+        "rows": events.rows,
+        "scored": scores.rows,
+        "rejected": rejections.rows,
+        "output": str(output),
+        "rejected_output": str(rejections.path) if rejections.rows else None,
+        "seconds": round(seconds, 3),
+    }
+    took = describe_rate(scores.rows, seconds)
+    lines = [f"{scores.rows:,} of {events.rows:,} rows scored by {chosen} {took}: {output}"]
+    if rejections.rows:
+        lines.append(f"{rejections.rows:,} rejected, with their reasons: {rejections.path}")
+    emit(result, as_json, *lines)
+
+
+def _newest(context: ModelContext) -> str:
+    versions = context.registry.versions(context.model)
+    if not versions:
+        raise click.ClickException(f"{context.registry.root} holds no version of {context.model}; train one first.")
+    return versions[-1]
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
