@@ -162,7 +162,7 @@ def _read_performance(query: Query, pipeline: str) -> tuple[Performance, ...]:
     rows = query(
         "SELECT version, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
         " toUnixTimestamp64Milli(window_end) AS end_ms, realised, low, high, n_labels FROM performance"
-        f" WHERE pipeline = '{pipeline}' AND segment = '' AND measure = 'auc' ORDER BY start_ms, version"
+        f" WHERE pipeline = '{pipeline}' AND segment = 'all' AND measure = 'auc' ORDER BY start_ms, version"
     )
     return tuple(
         Performance(
@@ -182,7 +182,7 @@ def _read_reports(query: Query, pipeline: str) -> tuple[Report, ...]:
     rows = query(
         "SELECT version, metric, test, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
         " toUnixTimestamp64Milli(window_end) AS end_ms, statistic, signal, n_detection FROM drift_reports"
-        f" WHERE pipeline = '{pipeline}' AND segment = '' ORDER BY start_ms, version, metric, test"
+        f" WHERE pipeline = '{pipeline}' AND segment = 'all' ORDER BY start_ms, version, metric, test"
     )
     return tuple(
         Report(
@@ -223,7 +223,7 @@ def _read_outcome(query: Query, pipeline: str) -> dict[int, float]:
         "SELECT toUnixTimestamp64Milli(window_start) AS start_ms, sum(mean * labelled) / sum(labelled) AS share FROM"  # noqa: S608  # as above
         " (SELECT window_start, version, maxIf(value, decile = 'mean') AS mean,"
         " maxIf(value, decile = 'n') * (1 - maxIf(value, decile = 'null_rate')) AS labelled FROM model_metadata"
-        f" WHERE pipeline = '{pipeline}' AND stage = 'scoring' AND segment = '' AND metric = 'outcome'"
+        f" WHERE pipeline = '{pipeline}' AND stage = 'scoring' AND segment = 'all' AND metric = 'outcome'"
         " GROUP BY window_start, version HAVING labelled > 0) GROUP BY window_start ORDER BY start_ms"
     )
     return {row["start_ms"]: float(row["share"]) for row in rows if row["share"] is not None}
@@ -233,7 +233,7 @@ def _read_deciles(query: Query, pipeline: str) -> dict[str, Any]:
     rows = query(
         "SELECT stage, metric, version, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
         " toUnixTimestamp64Milli(window_end) AS end_ms, groupArray(decile) AS names, groupArray(value) AS found"
-        f" FROM model_metadata WHERE pipeline = '{pipeline}' AND segment = '' AND match(decile, '^d[1-9]$')"
+        f" FROM model_metadata WHERE pipeline = '{pipeline}' AND segment = 'all' AND match(decile, '^d[1-9]$')"
         " AND value IS NOT NULL GROUP BY stage, metric, version, window_start, window_end ORDER BY start_ms, version"
     )
     scoring: dict[str, dict[str, list[tuple[int, int, tuple[float, ...]]]]] = {}

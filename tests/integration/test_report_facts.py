@@ -69,7 +69,7 @@ def _insert(engine: ClickHouseWarehouse) -> None:
     engine.insert(
         "performance",
         {
-            **who, **window, "version": ["1.0.0"] * n, "segment": [""] * n,
+            **who, **window, "version": ["1.0.0"] * n, "segment": ["all"] * n,
             "measure": ["auc", "log_loss", "accuracy", "other"], "estimated": [math.nan] * n,
             "realised": [0.7, 0.6, 0.5, 0.4], "low": [0.6] * n, "high": [0.8] * n, "n_labels": [3] * n,
             "label_maturity": [1.0] * n,
@@ -78,7 +78,7 @@ def _insert(engine: ClickHouseWarehouse) -> None:
     engine.insert(
         "drift_reports",
         {
-            **who, **window, "version": ["1.0.0"] * n, "segment": [""] * n, "metric": ["temp", "hour", "score", "temp"],
+            **who, **window, "version": ["1.0.0"] * n, "segment": ["all"] * n, "metric": ["temp", "hour", "score", "temp"],
             "test": ["psi", "psi", "psi", "ks"], "statistic": [0.1, 0.3, 0.9, math.nan], "p_value": [0.0] * n,
             "threshold": [0.2] * n, "effect": [0.0] * n, "n_reference": [9] * n, "n_detection": [3] * n,
             "signal": ["WARNING", "DRIFT", "DRIFT", "NONE"], "revision": [1] * n,
@@ -94,7 +94,7 @@ def _insert(engine: ClickHouseWarehouse) -> None:
         {
             "pipeline": ["p"] * len(statistics), "model": ["m"] * len(statistics),
             "version": ["1.0.0"] * len(statistics),
-            "stage": [row[0] for row in statistics], "segment": [""] * len(statistics),
+            "stage": [row[0] for row in statistics], "segment": ["all"] * len(statistics),
             "metric": [row[1] for row in statistics], "decile": [row[2] for row in statistics],
             "value": [row[3] for row in statistics], "timestamp": [APRIL] * len(statistics),
             "window_start": [MARCH] * len(statistics), "window_end": [APRIL] * len(statistics),
