@@ -141,8 +141,8 @@ class RecordingWriter:
             self._write(*largest)
 
     def _write(self, kind: str, partition: int) -> None:
-        waiting = self._waiting.pop((kind, partition), None)
-        if waiting is None or not waiting.rows:
+        waiting = self._waiting[kind, partition]
+        if not waiting.rows:
             return
         n = len(waiting.rows)
         offsets, times, keys, values, headers = zip(*waiting.rows, strict=True)
@@ -158,7 +158,8 @@ class RecordingWriter:
         self._file.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), row_group_size=n)
         self._groups.append(Group(kind, partition, n, offsets[0]))
         self._size_bytes -= waiting.size_bytes
-        self._waiting[kind, partition] = _Waiting()
+        waiting.rows.clear()
+        waiting.size_bytes = 0
 
     def _finish(self) -> None:
         for log in list(self._waiting):

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.adapters.recordings import (
+    EVENTS,
+    LABELS,
+    Recording,
+    RecordingError,
+    RecordingWriter,
+    describe,
+)
+from app.adapters.source import EncodedRecord, cut_batches, encode, read_source
+from app.core.batches import Floats, RecordBatch
+from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
+from app.drive import NoModelError, RecordedSelector
+from app.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
+from app.pipeline import Step
+from models.reference import Reference, fit_reference
+from models.registry import Registry
+from schemas.pipeline import Pipeline
+from schemas.pipeline_file import load
+from schemas.source import SourceRecord
+
+HOUR_MS = 3_600_000
+START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
+
+SPECIFICATION = """
+name = "cards"
+partitions = 3
+source = "cards_source.py:records"
+
+[model]
+name = "fraud"
+
+[events]
+entity = "card"
+id = "id"
+time = "at"
+earliest = 2020-01-01T00:00:00Z
+latest = 2030-01-01T00:00:00Z
+max_ahead = "1d"
+
+[events.fields]
+id = "string"
+card = "string"
+at = "int"
+amount = "float"
+
+[labels]
+horizon = "4h"
+max_wait = "5s"
+
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+
+[[features]]
+name = "fraud_3h"
+type = "float"
+window = { of = "labels", key = ["card"], size = "3h", hop = "1h", aggregate = "count" }
+
+[drift]
+window = "1d"
+slice = "1h"
+grace = "1h"
+bins = 16
+tests = [{ test = "psi", threshold = 0.2 }]
+
+[performance]
+maturity = "1h"
+
+[limits]
+consecutive = 3
+share = 0.5
+of_last = 10
+"""
+
+#: A card is used each hour; every label comes after two hours and a half; labels of multiples of three are fraud.
+SOURCE = f"""
+from schemas.source import SourceRecord
+
+HOUR_MS, START_MS = {HOUR_MS}, {START_MS}
+
+def records(from_ms=None, to_ms=None, limit=None):
+    found = []
+    for hour in range(40):
+        for card in range(4):
+            at, name = START_MS + hour * HOUR_MS, f"c{{card}}h{{hour}}"
+            found.append(SourceRecord("event", f"c{{card}}", at, {{
+                "id": name, "card": f"c{{card}}", "at": at, "amount": hour + card / 8}}))
+            known = at + 5 * HOUR_MS // 2
+            found.append(SourceRecord("label", f"c{{card}}", known, {{
+                "event_id": name, "label": float(hour % 3 == 0), "label_time_ms": known}}))
+    low, high = -1 if from_ms is None else from_ms, 2**62 if to_ms is None else to_ms
+    found = sorted((r for r in found if low <= r.time_ms < high), key=lambda r: (r.time_ms, r.kind == "event"))
+    for start in range(0, len(found), 7):
+        yield found[start : start + 7]
+"""
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("cards")
+    (folder / "cards.toml").write_text(SPECIFICATION)
+    (folder / "cards_source.py").write_text(SOURCE)
+    return load(folder / "cards.toml")
+
+
+class RowScorer:
+    def score(self, matrix: Floats) -> Floats:
+        return 1 / (1 + np.exp(-matrix.sum(axis=1) / 50))
+
+
+def model(cards: Pipeline, version: str = "1.0.0") -> ActiveModel:
+    return ActiveModel("fraud", version, "champion", cards.feature_set, 0.5, RowScorer(), _reference(cards))
+
+
+def _reference(cards: Pipeline) -> Reference:
+    matrix = np.random.default_rng(3).normal(size=(50, 2))
+    names = cards.feature_names
+    labels = (matrix[:, 0] > 0).astype(np.float64)
+    return fit_reference(matrix, names, ["numeric", "numeric"], {}, RowScorer().score(matrix), labels, 8, 0.5)
+
+
+def write(
+    path: Path, cards: Pipeline, batches: list[RecordBatch], extra: list[tuple[str, RecordBatch]] | None = None
+) -> Path:
+    with RecordingWriter(path, describe(cards, 0)) as writer:
+        for batch in batches:
+            writer.add(EVENTS if batch.topic == cards.topics.events else LABELS, batch)
+        for kind, batch in extra or []:
+            writer.add(kind, batch)
+    return path
+
+
+def outgoing(steps: list[Step]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for step in steps:
+        found.setdefault(step.partition, []).extend(step.outgoing_scores)
+    return found
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(order=st.randoms(use_true_random=False), size=st.integers(1, 60))
+def test_a_run_is_the_same_however_partitions_and_topics_interleave(cards: Pipeline, order: Any, size: int) -> None:
+    plan, models = compile_features(cards), ChampionTimeline([model(cards)])
+    records = [record for chunk in read_source(cards, None, None) for record in chunk]
+    plain = outgoing(list(run(cards, plan, cut_batches([records], cards), models)))
+    chunks = [records[start : start + size] for start in range(0, len(records), size)]
+    queues: dict[tuple[str, int], list[RecordBatch]] = {}
+    for batch in cut_batches(chunks, cards):
+        queues.setdefault((batch.topic, batch.partition), []).append(batch)
+    turns = [log for log, batches in sorted(queues.items()) for _ in batches]
+    order.shuffle(turns)
+    shuffled = [queues[log].pop(0) for log in turns]
+    assert outgoing(list(run(cards, plan, shuffled, models))) == plain
+    assert sum(len(scores) for scores in plain.values()) == 160
+
+
+def test_a_recording_gives_the_steps_of_its_logs(cards: Pipeline, tmp_path: Path) -> None:
+    plan, models = compile_features(cards), ChampionTimeline([model(cards)])
+    batches = list(cut_batches(read_source(cards, None, None), cards))
+    recording = Recording(write(tmp_path / "r.parquet", cards, batches))
+    replayed = list(run_recording(cards, plan, recording, lambda _: models))
+    assert outgoing(replayed) == outgoing(list(run(cards, plan, batches, models)))
+    assert sum(len(step.labels) for step in replayed) == 160  # the labels after the last event as well
+
+
+def test_everything_goes_at_the_end_even_events_that_no_label_follows(cards: Pipeline) -> None:
+    records = [record for chunk in read_source(cards, None, None) for record in chunk if record.kind == "event"]
+    steps = list(run(cards, compile_features(cards), cut_batches([records], cards), ChampionTimeline([model(cards)])))
+    assert sum(len(step.events) for step in steps) == 160
+
+
+def test_rejections_have_no_limit_where_nothing_is_published(cards: Pipeline) -> None:
+    rubbish = [EncodedRecord("event", b"c1", START_MS, b"rubbish")] * 50
+    steps = list(run(cards, compile_features(cards), cut_batches([rubbish], cards), ChampionTimeline([model(cards)])))
+    assert [letter.reason for step in steps for letter in step.dead_letters] == ["not_json"] * 50
+
+
+def test_without_a_model_that_is_ready_a_run_does_not_wait_for_ever(cards: Pipeline) -> None:
+    with pytest.raises(NoModelError, match="name one"):
+        list(
+            run(cards, compile_features(cards), cut_batches(read_source(cards, None, None), cards), ChampionTimeline())
+        )
+
+
+# -- recorded versions -----------------------------------------------------------------------------------------------
+
+
+def test_an_event_gets_the_version_that_was_in_force_at_its_offset(cards: Pipeline) -> None:
+    models = {version: model(cards, version) for version in ("1.0.0", "1.1.0")}
+    selector = RecordedSelector([(10, "1.0.0"), (20, "1.1.0"), (30, "1.0.0")], models)
+    offsets = np.array([3, 10, 19, 20, 29, 30, 99])
+    assert selector.runs(offsets, offsets) == [
+        ModelRun(0, 3, models["1.0.0"]),
+        ModelRun(3, 5, models["1.1.0"]),
+        ModelRun(5, 7, models["1.0.0"]),
+    ]
+    assert not RecordedSelector([], {}).is_ready()
+
+
+def test_a_recording_without_scores_asks_for_a_version(cards: Pipeline, tmp_path: Path) -> None:
+    recording = Recording(write(tmp_path / "r.parquet", cards, []))
+    with pytest.raises(RecordingError, match="--models"):
+        load_recorded_models(cards, Registry(tmp_path), recording)
+
+
+# -- training sets ---------------------------------------------------------------------------------------------------
+
+
+def test_a_training_set_holds_the_events_of_the_range_whose_label_was_known_in_time(cards: Pipeline) -> None:
+    """From 10:00 to 15:00: labels come after 2:30, so those of 13:00 and 14:00 are not known before 15:00."""
+    found = build_training_set(cards, None, START_MS + 10 * HOUR_MS, START_MS + 15 * HOUR_MS)
+    assert found.event_rows == 20
+    assert sorted(found.event_id) == sorted(f"c{card}h{hour}" for hour in (10, 11, 12) for card in range(4))
+    assert found.event_time_ms.tolist() == sorted(found.event_time_ms.tolist())
+    assert found.labels.tolist() == [float(event_id.endswith("h12")) for event_id in found.event_id]
+    # Labels that arrived in the three tiles of an event's hour and the two before it: at 7:30 … and not its own.
+    # At 10:00 the tiles are 8, 9 and 10: the labels of 8:30 (event 6) and 9:30 (event 7).
+    assert found.matrix[:, 1].tolist() == [2.0] * 12
+    by_id = dict(zip(found.event_id, found.matrix[:, 0].tolist(), strict=True))
+    assert by_id["c3h11"] == 11.375
+
+
+@pytest.mark.parametrize("bounds", [(0, 40), (10, 15), (0, 5), (37, 41)])
+def test_source_recording_and_the_whole_run_give_the_same_training_set(
+    cards: Pipeline, tmp_path: Path, bounds: tuple[int, int]
+) -> None:
+    from_ms, to_ms = (START_MS + hour * HOUR_MS for hour in bounds)
+    path = write(tmp_path / "r.parquet", cards, list(cut_batches(read_source(cards, None, None), cards)))
+    by_source = build_training_set(cards, None, from_ms, to_ms)
+    by_recording = build_training_set(cards, path, from_ms, to_ms)
+    assert by_source.event_id == by_recording.event_id
+    assert by_source.event_rows == by_recording.event_rows
+    for name in ("matrix", "labels", "event_time_ms"):
+        assert getattr(by_source, name).tobytes() == getattr(by_recording, name).tobytes()
+
+
+def test_no_row_of_a_training_set_depends_on_what_came_after_its_range(cards: Pipeline, tmp_path: Path) -> None:
+    whole = list(cut_batches(read_source(cards, None, None), cards))
+    to_ms = START_MS + 15 * HOUR_MS
+    past = list(cut_batches(read_source(cards, None, to_ms), cards))
+    sets = [
+        build_training_set(cards, write(tmp_path / name, cards, batches), START_MS, to_ms)
+        for name, batches in (("whole.parquet", whole), ("past.parquet", past))
+    ]
+    assert sets[0].event_id == sets[1].event_id
+    assert sets[0].matrix.tobytes() == sets[1].matrix.tobytes()
+
+
+def test_a_repeated_event_id_gives_its_label_to_the_newest_row(cards: Pipeline, tmp_path: Path) -> None:
+    def event(hour: int, amount: float) -> SourceRecord:
+        at = START_MS + hour * HOUR_MS
+        return SourceRecord("event", "c0", at, {"id": "e", "card": "c0", "at": at, "amount": amount})
+
+    at = START_MS + 2 * HOUR_MS
+    label = SourceRecord("label", "c0", at, {"event_id": "e", "label": 1, "label_time_ms": at})
+    records = encode([event(0, 1.0), event(1, 2.0), label, event(3, 3.0)])
+    path = write(tmp_path / "r.parquet", cards, list(cut_batches([records], cards)))
+    found = build_training_set(cards, path, START_MS, START_MS + 9 * HOUR_MS)
+    assert (found.matrix[:, 0].tolist(), found.labels.tolist(), found.event_rows) == ([2.0], [1.0], 3)
+
+
+def test_a_range_without_labels_is_an_empty_set(cards: Pipeline) -> None:
+    found = build_training_set(cards, None, START_MS - 10 * HOUR_MS, START_MS + HOUR_MS)
+    assert found.matrix.shape == (0, 2)
+    assert (len(found.labels), found.event_rows) == (0, 4)
