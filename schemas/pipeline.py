@@ -7,6 +7,7 @@ milliseconds, times are integer milliseconds since 1970 UTC.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -217,7 +218,7 @@ class Pipeline:
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
 
-    @property
+    @cached_property
     def feature_set(self) -> str:
         """Digest of what defines the feature matrix: fields, lookups and features; first 12 hex digits."""
         from schemas.pipeline_file import feature_set_digest  # noqa: PLC0415  # the file format owns canonical forms
