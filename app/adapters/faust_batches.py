@@ -169,6 +169,10 @@ class _BatchConsumer(driver.Consumer):
             self.not_waiting_next_records.set()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        # Faust stops the flow only when something is revoked. A member that had nothing would fetch what it is given
+        # before the handler has taken over. Resumed by Faust when the assignment is complete.
+        self.stop_flow()
+        await self.wait_for_stopped_flow()
         self._epoch += 1
         self._sequences.clear()
         await self.app.handler.revoked(revoked)
@@ -188,6 +192,8 @@ class _BatchConsumer(driver.Consumer):
             offsets = await self.app.handler.assigned(assignment, self._epoch)
             await super().perform_seek()
             if offsets:
+                # Faust drops what ends before the offset it believes to be read: the committed one.
+                self._read_offset.update(offsets)
                 await self._thread.seek_wait(
                     {TopicPartition(*tp): at for tp, at in offsets.items() if tp in assignment}
                 )
