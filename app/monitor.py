@@ -68,12 +68,16 @@ class Monitor:
         self.versions: dict[str, KnownVersion] = {}
         self.worker_positions: dict[TP, Position] = {}
         self.own_positions: dict[TP, Position] = {}
-        self.is_standby = False
         self.exit_code = 0
         self.failure = ""
         self.stopping = asyncio.Event()
         self._quiet_since: dict[int, tuple[Position, float]] = {}
         self._moved_at: dict[int, float] = {}
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the group has given everything to another monitor."""
+        return bool(self.app.unassigned)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -137,9 +141,7 @@ class Monitor:
 
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
         await self._drop()
-        self.is_standby = not partitions
         if not partitions:
-            log.info("Another monitor of %s is at work; this one stands by.", self.pipeline.name)
             return None
         try:
             saved = await self.warehouse.call(lambda warehouse: warehouse.latest_checkpoint(self.pipeline.name))

@@ -13,7 +13,7 @@ import numpy as np
 
 from app.core.batches import RecordBatch
 from app.core.findings import Findings
-from app.ports import ColumnValues, FloatMaps, Warehouse
+from app.ports import ColumnValues, FloatMaps
 from models.manifest import Manifest
 from schemas.topics import Topics
 from schemas.wire import DeadLetter, ModelStatus, ModelUpdate, Score, encode_json
@@ -95,7 +95,7 @@ def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
 
 
 def findings_columns(findings: Findings) -> dict[str, Columns]:
-    """Rows of findings by table; tables without rows are left out."""
+    """Rows of findings by table; tables without rows are left out. They have keys: inserting them again is harmless."""
     tables: dict[str, Columns] = {}
     if findings.metadata:
         tables["model_metadata"] = {
@@ -121,11 +121,6 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
             "threshold": [alert.limit for alert in findings.alerts],
         }
     return tables
-
-
-def insert_findings(warehouse: Warehouse, findings: Findings) -> dict[str, int]:
-    """Insert all findings; the rows by table. Rows have keys, so inserting them again changes nothing."""
-    return {table: warehouse.insert(table, columns) for table, columns in findings_columns(findings).items()}
 
 
 def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, bytes, bytes]]:

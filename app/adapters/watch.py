@@ -19,13 +19,13 @@ from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from app.adapters.block_writer import HELD_BYTES, BlockWriter, Flow
-from app.adapters.effects import dead_letter_block, findings_records, insert_findings, score_block
+from app.adapters.effects import Columns, dead_letter_block, findings_columns, findings_records, score_block
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_history import KnownVersion
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
-from app.ports import Checkpoint
+from app.ports import Checkpoint, Warehouse
 from schemas.pipeline import Pipeline
 from schemas.wire import SketchRecord, decode_packed
 
@@ -284,9 +284,9 @@ class Watch:
         """Write the findings and tell others; done again after a crash, with the same values."""
         findings, around = self._findings, self._around
         if findings:
-            inserted = await around.warehouse.call(lambda warehouse: insert_findings(warehouse, findings))
-            for table, rows in inserted.items():
-                around.count(table, rows)
+            for table, columns in findings_columns(findings).items():
+                insert = partial(_insert, table=table, columns=columns)
+                around.count(table, await around.warehouse.call(insert))
             sent = [
                 await around.producer.send(topic, value, key=key, partition=0)
                 for topic, key, value in findings_records(around.pipeline.topics, findings)
@@ -299,3 +299,7 @@ class Watch:
     def _count_rows(self) -> None:
         for writer in self.writers.values():
             self._around.count(writer.table, writer.drain_rows())
+
+
+def _insert(warehouse: Warehouse, *, table: str, columns: Columns) -> int:
+    return warehouse.insert(table, columns)
