@@ -34,8 +34,13 @@ from schemas.wire import ModelStatus
 
 #: How far the stream may be ahead of the worker, in events.
 MOST_LAG = 20_000
-#: Events a second at most while a version is being trained.
-HELD_RATE = 4_000
+#: Events a second at most while a version is being trained: some three weeks of flights pass by in that time.
+HELD_RATE = 1_500
+#: Event time between two promises to all partitions, so that one without events holds no window back.
+PROMISE_EVERY_MS = 2 * 86_400_000
+#: How far past the maturity of a window the stream goes before the monitor has reported it: months pass in seconds,
+#: and an alert should find the stream near what it is about.
+MOST_LEAD_MS = 7 * 86_400_000
 #: Share of the stream that is kept back until a training under way has ended, so that its version still has work.
 RESERVE = 0.1
 #: Records sent at a time; few while the stream is held, to hold it smoothly.
@@ -62,7 +67,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Retrain:
-    """A version made in mid-stream. ``swapped_at``: events sent when it began to score."""
+    """A version made in mid-stream.
+
+    ``started_at``, ``swapped_at``: events sent when training began and when the version scored; ``started_ms``: event
+    time of the former.
+    """
 
     version: str
     from_ms: int
@@ -70,6 +79,7 @@ class Retrain:
     why: str
     seconds: float
     started_at: int
+    started_ms: int
     swapped_at: int
     held_to: int
 
@@ -147,6 +157,10 @@ class Streamer:
         self._training = ""
         self._held_to: int | None = None
         self._next_at = 0.0
+        self._promised_ms = course.from_ms
+        self._reported_ms = 0
+        self._is_waiting = False
+        self._calendar = Calendar.parse(pipeline.drift.window, pipeline.drift.slice_ms)
         #: No training is under way / none, and its version has taken over.
         self._trained, self._may_finish = asyncio.Event(), asyncio.Event()
         self._statuses: dict[tuple[str, str], ModelStatus] = {}
@@ -163,14 +177,17 @@ class Streamer:
                 helpers = [
                     tasks.create_task(self._follow_statuses()),
                     tasks.create_task(self._watch_lag()),
-                    tasks.create_task(self._watch_alerts()),
+                    tasks.create_task(self._watch_monitor()),
                 ]
                 await self._wait_status(champion, "loaded")
                 await self._send_all()
                 for helper in helpers:
                     helper.cancel()
         except* (DemoError, TrainingFailedError, MonitorError, StackError, SourceError, KafkaError) as several:
-            raise DemoError(str(several.exceptions[0])) from several
+            first: BaseException = several
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise DemoError(str(first)) from several
         self.sent.seconds = time.monotonic() - began
         return self.sent
 
@@ -187,6 +204,9 @@ class Streamer:
                     start += len(piece)
                     await self._regulate(piece)
                     await producer.send_encoded(piece)
+                    if piece[-1].time_ms >= self._promised_ms + PROMISE_EVERY_MS:
+                        self._promised_ms = piece[-1].time_ms
+                        await producer.promise(self._promised_ms)
                     sent.events, sent.labels = producer.events, producer.labels
                     sent.at_ms = piece[-1].time_ms
                     sent.last_event_ms = max(
@@ -197,14 +217,24 @@ class Streamer:
 
     def _end_of_all_ms(self) -> int:
         """Work out a time that closes the last window and lets its labels be mature: nothing follows, so it is true."""
-        drift, performance = self._pipeline.drift, self._pipeline.performance
-        window = Calendar.parse(drift.window, drift.slice_ms).window_at(self.sent.last_event_ms)
-        return window.end_ms + max(drift.grace_ms, performance.maturity_ms)
+        return self._calendar.window_at(self.sent.last_event_ms).end_ms + self._settled_after_ms
+
+    @property
+    def _settled_after_ms(self) -> int:
+        """How long after its end everything about a window can be said."""
+        return max(self._pipeline.drift.grace_ms, self._pipeline.performance.maturity_ms)
 
     async def _regulate(self, piece: list[EncodedRecord]) -> None:
         """Wait until this piece may go."""
         while self.sent.events - self._watch.processed > MOST_LAG:
             await self._watch.next_look()
+        must_be_reported_ms = self._calendar.window_at(
+            piece[0].time_ms - self._settled_after_ms - MOST_LEAD_MS
+        ).start_ms
+        while must_be_reported_ms > max(self._reported_ms, self._course.from_ms):
+            self._is_waiting = True
+            await self._watch.next_look()
+        self._is_waiting = False
         held_to = self._held_to
         if held_to is not None:
             now = time.monotonic()
@@ -229,7 +259,7 @@ class Streamer:
             while True:
                 await self._watch.look()
                 now = (time.monotonic(), self._watch.processed)
-                if self._held_to is None and now[1]:
+                if self._held_to is None and not self._is_waiting and now[1]:
                     self.sent.free_seconds += now[0] - before[0]
                     self.sent.free_events += now[1] - before[1]
                 before = now
@@ -242,17 +272,39 @@ class Streamer:
                 )
                 await asyncio.sleep(POLL_S)
 
-    async def _watch_alerts(self) -> None:
+    async def _watch_monitor(self) -> None:
         """Retrain when the monitor asks for it, one version after the other."""
         course = self._course
-        while len(self.sent.retrains) < course.most_retrains:
-            await asyncio.sleep(2 * POLL_S)
-            if course.retrain_at is not None and not self.sent.retrains and self.sent.events >= course.retrain_at:
-                await self._retrain(self.sent.last_event_ms, f"asked for at {course.retrain_at:,} events")
-                continue
-            for alert in await asyncio.to_thread(self._find_alerts):
-                await self._retrain(alert["end_ms"], alert["message"])
-                break
+        retraining: asyncio.Task[None] | None = None
+        seen_ms = 0
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                reported_ms = await asyncio.to_thread(self._find_reported)
+                if retraining is None or retraining.done():
+                    wish = await self._find_wish() if len(self.sent.retrains) < course.most_retrains else None
+                    if wish is not None:
+                        retraining = tasks.create_task(self._retrain(*wish))
+                        await asyncio.sleep(0)  # it says at once that it is under way
+                # A window's alerts are stored just after its performance, so they have been looked at one round later.
+                self._reported_ms, seen_ms = seen_ms, reported_ms
+                await asyncio.sleep(POLL_S)
+
+    async def _find_wish(self) -> tuple[int, str] | None:
+        """Find a reason to retrain: the end of the window that it is about, and the reason in words."""
+        at = self._course.retrain_at
+        if at is not None and not self.sent.retrains and self.sent.events >= at:
+            return self.sent.last_event_ms, f"asked for at {at:,} events"
+        for alert in await asyncio.to_thread(self._find_alerts):
+            return alert["end_ms"], alert["message"]
+        return None
+
+    def _find_reported(self) -> int:
+        """Find the end of the newest window that the monitor has said everything about."""
+        found = self._monitor.query(
+            "SELECT toUnixTimestamp64Milli(max(window_end)) AS end_ms FROM performance"  # noqa: S608  # names of our own
+            f" WHERE pipeline = '{self._pipeline.name}'"
+        )
+        return int(found[0]["end_ms"])
 
     def _find_alerts(self) -> list[dict[str, Any]]:
         """Find alerts that want the present champion replaced; those of its predecessors have had their answer."""
@@ -293,7 +345,7 @@ class Streamer:
         self._may_finish.clear()
         self._training = span
         self._held_to = held_to
-        started_at, began = self.sent.events, time.monotonic()
+        started_at, started_ms, began = self.sent.events, self.sent.at_ms, time.monotonic()
         self._say(f"Retraining on {span} ({why}); the stream goes on, held to {held_to:,} events/s meanwhile.")
         command = ModelCommand(
             ["train", "--family", course.family, "--from", format_day(from_ms), "--to", format_day(to_ms), "--promote"],
@@ -313,7 +365,9 @@ class Streamer:
             self._may_finish.set()
         seconds = time.monotonic() - began
         self._champion = version
-        self.sent.retrains.append(Retrain(version, from_ms, to_ms, why, seconds, started_at, self.sent.events, held_to))
+        self.sent.retrains.append(
+            Retrain(version, from_ms, to_ms, why, seconds, started_at, started_ms, self.sent.events, held_to)
+        )
         self._say(f"Version {version} took over after {seconds:.1f} s, in mid-stream; full speed again.")
 
 

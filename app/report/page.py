@@ -234,8 +234,15 @@ def _timeline(facts: Facts, summary: Mapping[str, Any], colours: Mapping[str, st
     for step in facts.alerts:
         at = step.end_ms or step.at_ms
         colour = _SEVERITIES.get(step.severity, _SOFT) if step.state == "raised" else "#1f7a55"
-        action = " Action: a new version is trained." if step.action == "retrain" and step.state == "raised" else ""
+        action = " It asks for a new version." if step.action == "retrain" and step.state == "raised" else ""
         points.append(_Point(at, 1, colour, f"{step.rule} {step.state}", escape(_sentence(step.message) + action)))
+    for retrain in summary["retrains"]:
+        span = f"{name_day(retrain['from_ms'])} to {name_day(retrain['to_ms'] - 1)}"
+        words = f"Version {retrain['version']} is being trained on {span}; it is ready and loaded after "
+        words += (
+            f"{retrain['seconds']:.0f} s, in which the stream goes on, held to {retrain['held_to']:,} events a second."
+        )
+        points.append(_Point(retrain["started_ms"], 1, _SOFT, "training", escape(words)))
     if not points:
         return ""
     items = "\n".join(
@@ -248,8 +255,9 @@ def _timeline(facts: Facts, summary: Mapping[str, Any], colours: Mapping[str, st
     if held and summary["swaps"]:
         note = (
             '<p class="soft">Times are event time: when the flights left, not when this ran. '
-            f"While a new version was being trained, the stream was held to {held:,} events a second: at full speed the "
-            "rest of the year would have been over before the training was.</p>"
+            f"While a new version was being trained, the stream was held to at most {held:,} events a second: at full "
+            "speed the rest of the year would have been over before the training was. Nor did it run more than a week "
+            "ahead of the monitor's verdict on a month.</p>"
         )
     return f'{note}<ol class="line">{items}</ol>'
 

@@ -85,7 +85,10 @@ def make_summary() -> dict[str, Any]:
         "events_per_second": 4100.0, "drift_reports": 990, "alerts": 1, "peak_rss_mb": 1890.5, "processors": 2,
         "balanced": True, "held_events_per_second": 4000, "events_per_second_unthrottled": 15_000.0,
         "phase_seconds": {"start": 9.0, "train": 21.2, "stream": 90.0, "drain": 12.0, "ledger": 9.0},
-        "retrains": [{"version": "1.1.0", "seconds": 24.0}],
+        "retrains": [
+            {"version": "1.1.0", "seconds": 24.0, "from_ms": month_ms(5), "to_ms": month_ms(7), "held_to": 1500,
+             "started_ms": month_ms(7) + 3 * 24 * HOUR},
+        ],
         "clickhouse_tables": {"scores": 277_000, "drift_reports": 990},
         "command": "streamgauge demo",
         "ledger": {
@@ -152,7 +155,7 @@ def test_equal_facts_give_equal_bytes(page: str) -> None:
 
 
 def test_the_page_says_the_numbers_and_escapes_what_others_wrote(page: str) -> None:
-    for words in ("277,000", "1.1.0", "0.7600", "0 / 0", "auc-fell raised", "held to 4,000 events a second"):
+    for words in ("277,000", "1.1.0", "0.7600", "0 / 0", "auc-fell raised", "held to at most 4,000 events a second"):
         assert words in page
     assert "limit 0.72 &lt;b&gt;&amp;" in page
     assert "does not balance" not in page
