@@ -51,9 +51,14 @@ class _Number:
     """An output column (column or fill - centre) / scale."""
 
     column: int
-    fill: float = np.nan
+    fill: float = np.nan  # none; NaN equals nothing, so terms are not compared as a whole
     centre: float = 0.0
     scale: float = 1.0
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is the column as it comes."""
+        return bool(np.isnan(self.fill)) and self.centre == 0.0 and self.scale == 1.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def _apply_one_hot(step: OneHotEncoder, terms: Sequence[_Term]) -> list[_Term]:
     out: list[_Term] = []
     for term, seen in zip(terms, step.categories_, strict=True):
         codes = np.asarray(seen, dtype=np.float64)
-        if not isinstance(term, _Number) or term != _Number(term.column) or step.drop is not None:
+        if not isinstance(term, _Number) or not term.is_untouched or step.drop is not None:
             raise CannotFoldError("one-hot of a column that another step has changed")
         if not np.array_equal(codes, np.arange(len(codes))):
             raise CannotFoldError("category codes that are not 0, 1, 2, …")

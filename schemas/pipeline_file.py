@@ -250,7 +250,7 @@ def _read_test(table: TomlTable) -> DriftTest:
     settings = {
         key: table.number(key, default, low=low, high=high) for key, (default, low, high) in DRIFT_TESTS[name].items()
     }
-    return DriftTest(name, settings)  # type: ignore[arg-type]  # one of the tests, just checked
+    return DriftTest(name, settings)
 
 
 def _read_performance(top: TomlTable) -> Performance:

@@ -137,10 +137,10 @@ def _performance(found: Sequence[Row]) -> str:
     for (start, end, version), values in windows.items():
         cells = [_cell(_span(start, end)), _cell(version)]
         for measure in measures:
-            row = values.get(measure)
-            cells.append(_cell(_decimal(row["realised"] if row else None), "number"))
+            value = values.get(measure)
+            cells.append(_cell(_decimal(value["realised"] if value else None), "number"))
             if measure == "auc":
-                cells.append(f"<td>{_interval(row)}</td>")
+                cells.append(f"<td>{_interval(value)}</td>")
         cells.append(_cell(_number(next(iter(values.values()))["n_labels"]), "number"))
         rows.append(cells)
     titles = ["window", "version"]

@@ -62,6 +62,7 @@ def test_the_ready_line_says_where_a_child_listens_and_the_rest_is_its_log(tmp_p
     child = watched.wait_until(lambda child: child.state == "ready")
     assert child.http == "http://127.0.0.1:1"
     assert child.pid is not None
+    watched.wait_until(lambda _: watched.log.endswith("{after\n"))
     child.stop(10)
     assert child.state == "stopped"
     assert child.http is None
