@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -108,9 +107,12 @@ def _train(
     if version in known:
         raise VersionTakenError(f"{context.model} {version} is registered and never changes; choose another version.")
     click.echo(f"Reading events from {format_time(from_ms)} to {format_time(to_ms)} …", err=True)
-    # Imported by name: the offline run of the core, and with it every reader of recordings, is for this command alone.
-    offline: Any = importlib.import_module("app.offline")
-    data = offline.build_training_set(context.pipeline, recording, from_ms, to_ms)
+    # The offline run of the core, and with it every reader of recordings, is for this command alone.
+    from app.cli.data_commands import plain_errors  # noqa: PLC0415
+    from app.offline import build_training_set  # noqa: PLC0415
+
+    with plain_errors():
+        data = build_training_set(context.pipeline, recording, from_ms, to_ms)
     return train_model(
         data.matrix,
         data.labels,
@@ -121,7 +123,7 @@ def _train(
         from_ms=from_ms,
         to_ms=to_ms,
         created_at_ms=read_clock_ms(),
-        event_rows=getattr(data, "event_rows", None),
+        event_rows=data.event_rows,
         parent=known[-1] if known else None,
         progress=lambda words: click.echo(f"{family}: {words} …", err=True),
     )
