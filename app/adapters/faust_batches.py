@@ -192,8 +192,6 @@ class _BatchConsumer(driver.Consumer):
             offsets = await self.app.handler.assigned(assignment, self._epoch)
             await super().perform_seek()
             if offsets:
-                # Faust drops what ends before the offset it believes to be read: the committed one.
-                self._read_offset.update(offsets)
                 await self._thread.seek_wait(
                     {TopicPartition(*tp): at for tp, at in offsets.items() if tp in assignment}
                 )
