@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
+from faust.types import TP
 
 from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.effects import findings_columns, training_metrics
@@ -546,12 +547,20 @@ def test_a_monitor_goes_on_from_its_checkpoint_though_kafka_has_newer_offsets(ka
             monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, QUICK)
             running = asyncio.create_task(monitor.run())
             await bench.until(has_all(bench, warehouse, 0.5))
+            await bench.until(lambda: has_committed(monitor, 250))
             monitor.fail("the end of the first", 75)
             assert await running == 75
             await thread.close()
         assert len(warehouse.read("scores")) == 500
 
     asyncio.run(run())
+
+
+async def has_committed(monitor: Monitor, offset: int) -> bool:
+    topic = monitor.pipeline.topics.scores
+    tps = [TP(topic, partition) for partition in range(N_PARTITIONS)]
+    positions = await monitor.lag_reader.positions(monitor.group, tps)
+    return all(position.next_offset == offset for position in positions.values())
 
 
 def test_a_second_monitor_stands_by_and_takes_over(kafka: str, tmp_path: Path) -> None:
