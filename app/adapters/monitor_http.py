@@ -1,7 +1,7 @@
 """The monitor's HTTP side: health, metrics, the API, and a page for people.
 
-It trusts whoever can reach it, so it listens on this machine alone unless told otherwise. A query comes as JSON with its
-content type, which no foreign web page may send without being let in by us.
+It trusts whoever can reach it, so it listens on this machine alone unless told otherwise. A query comes as JSON with
+its content type, which no foreign web page may send without being let in by us.
 """
 
 from __future__ import annotations
@@ -34,6 +34,45 @@ METRICS = (
 DEFAULT_LIMIT = 1_000
 MOST_ROWS = 1_000_000
 _LONGEST_SQL_BYTES = 1 << 20
+
+
+_COUNTS = """
+SELECT
+    (SELECT count() FROM streamgauge.scores WHERE pipeline = {pipeline}) AS scored,
+    (SELECT count() FROM streamgauge.dead_letters WHERE pipeline = {pipeline}) AS dead_letters,
+    (
+        SELECT uniqExact(window_start) FROM streamgauge.model_metadata
+        WHERE pipeline = {pipeline} AND stage = 'scoring' AND metric = 'score' AND decile = 'n'
+    ) AS windows_closed
+"""
+_MODELS = """
+SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS auc, updated_at, why
+FROM streamgauge.model_versions WHERE pipeline = {pipeline} ORDER BY updated_at DESC, version DESC
+"""
+_PERFORMANCE = """
+SELECT window_start, window_end, version, measure, realised, low, high, n_labels
+FROM streamgauge.performance WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC, measure
+"""
+_DRIFT = """
+SELECT
+    metric,
+    window_start,
+    groupUniqArray(signal) AS signals,
+    maxOrNullIf(statistic, test = 'psi') AS psi,
+    arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests
+FROM streamgauge.drift_reports
+WHERE pipeline = {pipeline} AND window_start IN
+(
+    SELECT DISTINCT window_start FROM streamgauge.drift_reports
+    WHERE pipeline = {pipeline} ORDER BY window_start DESC LIMIT 12
+)
+GROUP BY metric, window_start
+ORDER BY metric, window_start
+"""
+_ALERTS = """
+SELECT at, rule, severity, state, version, window_start, window_end, message, action
+FROM streamgauge.alerts WHERE pipeline = {pipeline} ORDER BY at DESC, window_start DESC, rule, state
+"""
 
 
 @dataclass(frozen=True)
@@ -119,15 +158,8 @@ class MonitorHttp:
         return web.json_response(status)
 
     async def _counts(self) -> dict[str, Any]:
-        name = _quote(self._sources.pipeline)
-        rows = await self._rows(
-            f"SELECT (SELECT count() FROM streamgauge.scores WHERE pipeline = {name}) AS scored,"  # noqa: S608  # quoted
-            f" (SELECT count() FROM streamgauge.dead_letters WHERE pipeline = {name}) AS dead_letters,"
-            " (SELECT uniqExact(window_start) FROM streamgauge.model_metadata"
-            f" WHERE pipeline = {name} AND stage = 'scoring' AND metric = 'score' AND decile = 'n') AS windows_closed",
-            1,
-        )
-        return rows[0]
+        (counts,) = await self._ask(_COUNTS, 1)
+        return counts
 
     # -- the API -------------------------------------------------------------------------------------------------------
 
@@ -180,33 +212,13 @@ class MonitorHttp:
             return _refuse(str(error), 503)
 
     async def _page(self, _: web.Request) -> web.Response:
-        name = _quote(self._sources.pipeline)
         page = Page(self._sources.pipeline, self._sources.status(), self._sources.lag(), self._sources.health())
         try:
             page.counts = await self._counts()
-            page.models = await self._rows(
-                "SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS auc, updated_at, why"  # noqa: S608  # quoted
-                f" FROM streamgauge.model_versions WHERE pipeline = {name} ORDER BY updated_at DESC, version DESC",
-                20,
-            )
-            page.performance = await self._rows(
-                "SELECT window_start, window_end, version, measure, realised, low, high, n_labels"  # noqa: S608  # quoted
-                f" FROM streamgauge.performance WHERE pipeline = {name} ORDER BY window_end DESC, version DESC, measure",
-                120,
-            )
-            page.drift = await self._rows(
-                "SELECT metric, window_start, groupUniqArray(signal) AS signals,"  # noqa: S608  # quoted
-                " maxIf(statistic, test = 'psi') AS psi, arrayStringConcat(groupArrayIf(test, signal = 'DRIFT'), ', ')"
-                f" AS tests, max(version) AS version FROM (SELECT * FROM streamgauge.drift_reports WHERE pipeline = {name}"
-                f" AND window_start IN (SELECT DISTINCT window_start FROM streamgauge.drift_reports WHERE pipeline = {name}"
-                " ORDER BY window_start DESC LIMIT 12) ORDER BY test) GROUP BY metric, window_start ORDER BY metric, window_start",
-                5_000,
-            )
-            page.alerts = await self._rows(
-                "SELECT at, rule, severity, state, version, window_start, window_end, message, action"  # noqa: S608  # quoted
-                f" FROM streamgauge.alerts WHERE pipeline = {name} ORDER BY at DESC, window_start DESC, rule, state",
-                20,
-            )
+            page.models = await self._ask(_MODELS, 20)
+            page.performance = await self._ask(_PERFORMANCE, 120)
+            page.drift = await self._ask(_DRIFT, 5_000)
+            page.alerts = await self._ask(_ALERTS, 20)
         except WarehouseError as error:
             page.error = str(error)
         return web.Response(
@@ -214,6 +226,10 @@ class MonitorHttp:
             content_type="text/html",
             headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )
+
+    async def _ask(self, question: str, limit: int) -> list[dict[str, Any]]:
+        """Answer one of our own questions about this pipeline."""
+        return await self._rows(question.replace("{pipeline}", _quote(self._sources.pipeline)), limit)
 
     async def _rows(self, sql: str, limit: int) -> list[dict[str, Any]]:
         result: QueryResult = await self._warehouse.ask(sql, limit)

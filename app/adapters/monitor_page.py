@@ -13,6 +13,7 @@ from app.adapters.worker_http import Health
 Row = dict[str, Any]
 
 REFRESH_S = 10
+NOTHING = "-"
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #2b8a3e; --warn: #e67700; --bad: #c92a2a; }
@@ -29,7 +30,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
 td.text { white-space: normal; }
-table.heat { width: auto; } table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
+table.heat { width: auto; }
+table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
 table.heat th:first-child { text-align: left; }
 td.NONE { background: #2b8a3e22; } td.WARNING { background: #e6770055; } td.DRIFT { background: #c92a2a66; }
 .error { border: 1px solid var(--bad); border-radius: .5rem; padding: .6rem .8rem; margin-top: 1rem; }
@@ -60,7 +62,7 @@ def render(page: Page) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="refresh" content="{REFRESH_S}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{name} – streamgauge</title><style>{_STYLE}</style></head><body>",
+        f"<title>{name}: streamgauge</title><style>{_STYLE}</style></head><body>",
         f"<header><h1>{name}</h1>{_health(page)}</header>",
         *(
             f'<p class="error">{escape(text)}</p>'
@@ -76,10 +78,16 @@ def render(page: Page) -> str:
         _drift(page.drift),
         "<h2>Model versions</h2>",
         _models(page.models),
-        f'<footer class="quiet">{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC · loads itself again every {REFRESH_S} s · '
-        "/api/v1/status, models, drift, performance, alerts, lag · /metrics</footer></body></html>",
+        _footer(),
+        "</body></html>",
     ]
     return "\n".join(parts)
+
+
+def _footer() -> str:
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    links = " · ".join(f'<a href="{path}">{path}</a>' for path in ("/api/v1/status", "/api/v1/lag", "/metrics"))
+    return f'<footer class="quiet">{now} · loads itself again every {REFRESH_S} s · {links}</footer>'
 
 
 def _health(page: Page) -> str:
@@ -112,8 +120,7 @@ def _alerts(alerts: Sequence[Row]) -> str:
     kinds = {"critical": "bad", "warning": "warn"}
     rows = [
         [
-            f'<td class="{kinds.get(str(row["severity"]), "") if row["state"] == "raised" else "good"}">'
-            f"{escape(str(row['state']))}</td>",
+            _cell(row["state"], kinds.get(str(row["severity"]), "") if row["state"] == "raised" else "good"),
             _cell(row["rule"]),
             _cell(_span(row["window_start"], row["window_end"])),
             f'<td class="text">{escape(str(row["message"]))}</td>',
@@ -199,7 +206,7 @@ def _models(models: Sequence[Row]) -> str:
             _cell(row["version"]),
             _cell(row["role"]),
             _cell(_time(row["valid_from"]) if row["valid_from"] else "at once"),
-            _cell(_span(row["trained_from"], row["trained_to"]) if row["trained_from"] else "–"),
+            _cell(_span(row["trained_from"], row["trained_to"]) if row["trained_from"] else NOTHING),
             _cell(_decimal(row["auc"]), "number"),
             f'<td class="text">{escape(str(row["why"]))}</td>',
         ]
@@ -223,16 +230,16 @@ def _cell(value: Any, kind: str = "") -> str:
 
 
 def _number(value: Any) -> str:
-    return "–" if value is None else f"{int(value):,}".replace(",", " ")
+    return NOTHING if value is None else f"{int(value):,}".replace(",", " ")
 
 
 def _decimal(value: Any) -> str:
-    return "–" if value is None else f"{float(value):.4f}"
+    return NOTHING if value is None else f"{float(value):.4f}"
 
 
 def _time(value: Any) -> str:
     """A time of the API (ISO 8601, UTC) as people read it."""
-    return "–" if not value else str(value)[:16].replace("T", " ")
+    return NOTHING if not value else str(value)[:16].replace("T", " ")
 
 
 def _date(value: str) -> str:
@@ -240,4 +247,4 @@ def _date(value: str) -> str:
 
 
 def _span(start: Any, end: Any) -> str:
-    return f"{_date(str(start))} to {_date(str(end))}" if start and end else "–"
+    return f"{_date(str(start))} to {_date(str(end))}" if start and end else NOTHING
