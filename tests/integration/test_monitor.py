@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from app.core.drift_windows import Window
 from app.core.monitoring import MonitorCore
 from app.core.sketches import SketchBuffer
 from app.monitor import Monitor
-from app.ports import ColumnValues, Warehouse, WarehouseError
+from app.ports import Warehouse, WarehouseError
 from app.settings import Settings
 from models.registry import Registry
 from models.training import TrainedModel, train
@@ -182,7 +183,7 @@ class Bench:
         )
 
     def _sketches(self, partition: int) -> list[SketchRecord]:
-        """Transactions of ten minutes; labels come in the next one. From hour 4 on amounts double, labels are random."""
+        """Transactions of ten minutes, labels in the next; from hour 4 on amounts double and labels are random."""
         generator = np.random.default_rng(10 + partition)
         records, due = [], None
         for step in range(6 * N_HOURS):
@@ -547,7 +548,7 @@ def test_a_monitor_goes_on_from_its_checkpoint_though_kafka_has_newer_offsets(ka
             monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, QUICK)
             running = asyncio.create_task(monitor.run())
             await bench.until(has_all(bench, warehouse, 0.5))
-            await bench.until(lambda: has_committed(monitor, 250))
+            await bench.until(partial(has_committed, monitor, 250))
             monitor.fail("the end of the first", 75)
             assert await running == 75
             await thread.close()
