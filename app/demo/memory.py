@@ -8,16 +8,26 @@ from typing import Self
 import psutil
 
 SAMPLE_S = 0.5
+#: Commands of ours, as they appear among a process's arguments.
+_COMMANDS = ("worker", "monitor", "model", "demo")
 
 
 class PeakMemory:
     """Samples the resident memory of this process and all its descendants, until its ``with`` block ends.
 
     Pages that processes share count once for each of them, so the truth is a little less.
+
+    Attributes
+    ----------
+    peak_bytes
+        The largest sum so far.
+    at_peak
+        What made it up: name -> bytes.
     """
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self.at_peak: dict[str, int] = {}
         self._root = psutil.Process()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
@@ -32,14 +42,30 @@ class PeakMemory:
 
     def sample(self) -> int:
         """Return the bytes resident now."""
-        total = 0
+        found: list[tuple[psutil.Process, int]] = []
         for process in (self._root, *self._root.children(recursive=True)):
             try:
-                total += process.memory_info().rss
+                found.append((process, process.memory_info().rss))
             except psutil.Error:  # it has ended meanwhile
                 continue
-        self.peak_bytes = max(self.peak_bytes, total)
+        total = sum(size for _, size in found)
+        if total > self.peak_bytes:
+            self.peak_bytes, self.at_peak = total, {}
+            for process, size in found:
+                name = self._name(process)
+                self.at_peak[name] = self.at_peak.get(name, 0) + size
         return total
+
+    def _name(self, process: psutil.Process) -> str:
+        if process.pid == self._root.pid:
+            return "demo"
+        try:
+            words, name = process.cmdline(), process.name()
+        except psutil.Error:
+            return "ended"
+        if "java" in name:
+            return "kafka"
+        return next((word for word in _COMMANDS if word in words), "others")
 
     def _watch(self) -> None:
         while True:

@@ -113,7 +113,7 @@ class Demo:
             tables,
             self._phases,
             seconds=time.monotonic() - began,
-            peak_bytes=memory.peak_bytes,
+            memory=memory,
             command=self._options.command,
         )
         folder = self._options.report

@@ -156,7 +156,7 @@ class Streamer:
         self._watch = Watch(pipeline, settings.kafka)
         self._training = ""
         self._held_to: int | None = None
-        self._next_at = 0.0
+        self._next_at = self._expected_at = 0.0
         self._promised_ms = course.from_ms
         self._reported_ms = 0
         self._is_waiting = False
@@ -238,6 +238,8 @@ class Streamer:
         held_to = self._held_to
         if held_to is not None:
             now = time.monotonic()
+            if now > self._expected_at:  # a slow training should not find the year over either
+                held_to = max(50, held_to // 4)
             # Sending takes its time too; what it took is not waited for again.
             self._next_at = max(self._next_at, now - 0.5) + sum(record.kind == EVENT for record in piece) / held_to
             await asyncio.sleep(self._next_at - now)
@@ -341,11 +343,12 @@ class Streamer:
         span = f"{format_day(from_ms)} to {format_day(to_ms - 1)}"
         left = self.sent.events * (1 - self._share()) / max(self._share(), 1e-9)
         held_to = int(max(50, min(HELD_RATE, left / (1.5 * course.expected_training_s))))
+        started_at, started_ms, began = self.sent.events, self.sent.at_ms, time.monotonic()
+        self._expected_at = began + course.expected_training_s
         self._trained.clear()
         self._may_finish.clear()
         self._training = span
         self._held_to = held_to
-        started_at, started_ms, began = self.sent.events, self.sent.at_ms, time.monotonic()
         self._say(f"Retraining on {span} ({why}); the stream goes on, held to {held_to:,} events/s meanwhile.")
         command = ModelCommand(
             ["train", "--family", course.family, "--from", format_day(from_ms), "--to", format_day(to_ms), "--promote"],

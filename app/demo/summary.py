@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from app.demo.memory import PeakMemory
 from app.demo.stream import Sent
 from app.ledger import Balance, Ledger, Query
 from app.report import Facts
@@ -33,7 +34,7 @@ def summarise(
     phase_seconds: Mapping[str, float],
     *,
     seconds: float,
-    peak_bytes: int,
+    memory: PeakMemory,
     command: str,
 ) -> dict[str, Any]:
     """Put the numbers together; seconds are rounded to 0.01, rates to 0.1.
@@ -65,7 +66,8 @@ def summarise(
         "alerts": sum(step.state == "raised" for step in facts.alerts),
         "auc_by_version": _auc_by_version(facts),
         "auc_by_month": _auc_by_month(facts),
-        "peak_rss_mb": round(peak_bytes / 1e6, 1),
+        "peak_rss_mb": round(memory.peak_bytes / 1e6, 1),
+        "peak_rss_mb_by_process": {name: round(size / 1e6, 1) for name, size in sorted(memory.at_peak.items())},
         "clickhouse_rows": sum(tables.values()),
         "clickhouse_tables": dict(tables),
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -25,10 +26,9 @@ class MissingPlotsError(RuntimeError):
 
 def require_plots() -> None:
     """Raise `MissingPlotsError` when nothing can be drawn; to be called before the work whose report it is."""
-    try:
-        import matplotlib as mpl  # noqa: F401, PLC0415  # an extra; only the report needs it
-    except ImportError as error:
-        raise MissingPlotsError("The report needs matplotlib: pip install 'streamgauge[demo,embedded]'.") from error
+    # Found, not imported: it takes 60 MB, which the stream can do without.
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPlotsError("The report needs matplotlib: pip install 'streamgauge[demo,embedded]'.")
 
 
 def write_report(folder: Path, facts: Facts, summary: Mapping[str, Any], pipeline: Pipeline) -> Path:
@@ -240,7 +240,7 @@ def _timeline(facts: Facts, summary: Mapping[str, Any], colours: Mapping[str, st
         span = f"{name_day(retrain['from_ms'])} to {name_day(retrain['to_ms'] - 1)}"
         words = f"Version {retrain['version']} is being trained on {span}; it is ready and loaded after "
         words += (
-            f"{retrain['seconds']:.0f} s, in which the stream goes on, held to {retrain['held_to']:,} events a second."
+            f"{retrain['seconds']:.0f} s, in which the stream goes on, held to {retrain['held_to']:,} events/s or less."
         )
         points.append(_Point(retrain["started_ms"], 1, _SOFT, "training", escape(words)))
     if not points:
@@ -302,11 +302,14 @@ def _how(summary: Mapping[str, Any]) -> str:
     free = summary.get("events_per_second_unthrottled")
     speed = f" Where the stream was not held back: {free:,.0f} events a second." if free else ""
     rows = ", ".join(f"{name} {count:,}" for name, count in summary["clickhouse_tables"].items())
+    memory = ", ".join(f"{name} {size:,.0f} MB" for name, size in summary["peak_rss_mb_by_process"].items())
     return f"""<p>{_HOW_WORDS} {summary["processors"]} processors were visible.{speed}</p>
 {_table(["phase", "time"], lines)}
 <p class="soft after">Rows in ClickHouse: {escape(rows)}.</p>
+<p class="soft">Memory when it was most: {escape(memory)}.</p>
 <p class="soft">Made by <code>{escape(summary["command"])}</code>. The numbers of this page are in
-<code>summary.json</code> beside it; everything else was read by SQL. With <code>--keep</code> the stack stays up and you can ask it yourself:</p>
+<code>summary.json</code> beside it; everything else was read by SQL. With <code>--keep</code> the
+stack stays up and you can ask it yourself:</p>
 <pre><code>{escape(_ASK, quote=False)}</code></pre>"""
 
 

@@ -89,6 +89,7 @@ def make_summary() -> dict[str, Any]:
             {"version": "1.1.0", "seconds": 24.0, "from_ms": month_ms(5), "to_ms": month_ms(7), "held_to": 1500,
              "started_ms": month_ms(7) + 3 * 24 * HOUR},
         ],
+        "peak_rss_mb_by_process": {"kafka": 350.2, "worker": 400.0},
         "clickhouse_tables": {"scores": 277_000, "drift_reports": 990},
         "command": "streamgauge demo",
         "ledger": {
