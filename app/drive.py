@@ -28,7 +28,14 @@ class NoModelError(RuntimeError):
     """Events are to be scored and no model is ready."""
 
 
-def new_flow(pipeline: Pipeline, plan: FeaturePlan, partition: int, models: ModelSelector | None) -> PartitionPipeline:
+def new_flow(
+    pipeline: Pipeline,
+    plan: FeaturePlan,
+    partition: int,
+    models: ModelSelector | None,
+    *,
+    with_outgoing: bool = True,
+) -> PartitionPipeline:
     """A flow of which nothing will be drained; without models it stops before scoring.
 
     Rejections have no limit here: nothing is published, and whoever runs it is told their number.
@@ -36,7 +43,14 @@ def new_flow(pipeline: Pipeline, plan: FeaturePlan, partition: int, models: Mode
     if models is not None and not models.is_ready():
         raise NoModelError(f"No model version can score partition {partition}; name one.")
     unlimited = replace(pipeline, limits=Limits(consecutive=sys.maxsize, share=1.0, of_last=sys.maxsize))
-    return PartitionPipeline(unlimited, plan, partition, with_scores=models is not None, with_drain=False)
+    return PartitionPipeline(
+        unlimited,
+        plan,
+        partition,
+        with_scores=models is not None,
+        with_drain=False,
+        with_outgoing=with_outgoing,
+    )
 
 
 def drive_partition(

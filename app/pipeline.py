@@ -8,6 +8,8 @@
 
 Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code
 and give the same bits, wherever the batches are cut.
+
+Over 300 lines: the flow and what changes with it in one transaction (counts, state, positions) stay together.
 """
 
 from __future__ import annotations
@@ -15,20 +17,22 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, Outcomes, RecordBatch, Rejection
+from app.core.batches import EventBatch, Floats, RecordBatch, Rejection
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.features import FeaturePlan
+from app.core.joining import JoinedLabels
 from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge
 from app.core.pending import PendingEvents, Scored
+from app.core.rejection_limit import RejectionLimit
+from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.sketches import SketchBuffer
 from models.reference import Reference
-from schemas.pipeline import Limits, Pipeline
+from schemas.pipeline import Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
 _META = b"m"
@@ -36,10 +40,6 @@ _TILES = b"t"
 
 #: A record to publish: key, value (None: tombstone), time stamp in milliseconds.
 Outgoing = tuple[bytes | None, bytes | None, int]
-
-
-class TooManyDeadLettersError(RuntimeError):
-    """The limits of the pipeline file are exceeded: most likely a wrong deploy, so nothing more is rejected."""
 
 
 @dataclass(slots=True)
@@ -84,6 +84,8 @@ class PartitionPipeline:
         False: stop before scoring (for training sets); no model is needed then.
     with_drain
         False: nothing will be drained, so neither changelog nor counts are kept.
+    with_outgoing
+        False: scores are wanted as arrays alone, not as records to publish.
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class PartitionPipeline:
         *,
         with_scores: bool = True,
         with_drain: bool = True,
+        with_outgoing: bool = True,
     ) -> None:
         self.partition = partition
         self._pipeline = pipeline
         self._plan = plan
         self._with_scores = with_scores
         self._with_drain = with_drain
+        self._with_outgoing = with_outgoing
         self._decode_events = EventDecoder(pipeline.events).decode
         self._decode_labels = LabelDecoder(pipeline).decode
         self._state = plan.new_state(with_changelog=with_drain)
@@ -108,7 +112,7 @@ class PartitionPipeline:
         self._label_dead_letters: deque[DeadLetter] = deque()
         self._labels_end: int | None = None
         self._events_end: int | None = None
-        self._limit = _DeadLetterLimit(pipeline.limits)
+        self._limit = RejectionLimit(pipeline.limits)
         self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms)
         self._references: dict[str, Reference] = {}
         self._promised_ms = BEGINNING_MS
@@ -204,7 +208,8 @@ class PartitionPipeline:
                         matrix[rows],
                         step.scores[rows],
                     )
-            self._encode_scores(step, now_ms, stale=stale)
+            if self._with_outgoing:
+                self._encode_scores(step, now_ms, stale=stale)
         self._remember(step, merged)
         self._count_outcomes(step)
         self._pending.expire(self.merge.event_watermark_ms)
@@ -250,7 +255,8 @@ class PartitionPipeline:
         if not self._with_drain:
             return
         groups: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-        for label, (version, time_ms, score) in zip(step.labels.label, step.labels.scored(step), strict=True):
+        joined = step.labels.scored(_versions(step), step.events.event_time_ms, step.scores)
+        for label, (version, time_ms, score) in zip(step.labels.label, joined, strict=True):
             groups[version].append((time_ms, score, label))
         for version, rows in groups.items():
             reference = self._references.get(version)
@@ -368,83 +374,6 @@ class PartitionPipeline:
         )
 
 
-@dataclass(slots=True)
-class JoinedLabels:
-    """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
-
-    Labels are in the order in which they are applied: label j before event ``before[j]`` of the run. ``own_rows``:
-    events of the run that wait for a label no more.
-    """
-
-    before: list[int] = field(default_factory=list)
-    event_id: list[str] = field(default_factory=list)
-    label: list[float] = field(default_factory=list)
-    label_time_ms: list[int] = field(default_factory=list)
-    events: list[Scored | int] = field(default_factory=list)
-    columns: list[list[Any]] = field(default_factory=list)
-    own_rows: set[int] = field(default_factory=set)
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    @classmethod
-    def join(
-        cls, merged: Merged[Any], events: EventBatch, pending: PendingEvents, fields: tuple[str, ...]
-    ) -> JoinedLabels:
-        """Join as if events and labels came one by one: a label belongs to the newest event of its id, once."""
-        joined = cls(columns=[[] for _ in fields])
-        labels = merged.labels
-        if not len(labels):
-            return joined
-        wanted = set(labels.event_id)
-        own: dict[str, list[int]] = {}
-        for row, event_id in enumerate(events.event_id):
-            if event_id in wanted:
-                own.setdefault(event_id, []).append(row)
-        for place, event_id, label, time_ms in zip(
-            merged.before.tolist(), labels.event_id, labels.label.tolist(), labels.label_time_ms.tolist(), strict=True
-        ):
-            if not event_id:
-                continue  # a watermark record
-            waiting = pending.pop(event_id)
-            found: Scored | int | None = waiting
-            effective_ms = waiting.effective_ms if waiting is not None else 0
-            rows = own.get(event_id)
-            if rows and rows[0] < place:
-                passed = [row for row in rows if row < place]
-                own[event_id] = rows[len(passed) :]
-                joined.own_rows.update(passed)
-                found = passed[-1]
-                effective_ms = int(merged.times_ms[found])
-            if found is None or (place and pending.is_too_old(effective_ms, int(merged.times_ms[place - 1]))):
-                continue
-            joined.before.append(place)
-            joined.event_id.append(event_id)
-            joined.label.append(label)
-            joined.label_time_ms.append(time_ms)
-            joined.events.append(found)
-            for number, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
-                column.append(events.columns[name][found] if isinstance(found, int) else found.fields[number])
-        return joined
-
-    def outcomes(self, fields: tuple[str, ...]) -> Outcomes:
-        """The joined labels as arrays, for windows over labels."""
-        columns: dict[str, np.ndarray[Any, Any]] = {"label": np.array(self.label, dtype=np.float64)}
-        for name, values in zip(fields, self.columns, strict=True):
-            is_text = any(isinstance(value, str) or value is None for value in values)
-            columns[name] = np.array(values, dtype=object if is_text or not values else np.float64)
-        return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
-
-    def scored(self, step: Step) -> Iterable[tuple[str, int, float]]:
-        """Version, event time and score of each joined event."""
-        for event in self.events:
-            if isinstance(event, Scored):
-                yield event.version, event.event_time_ms, event.score
-            else:
-                version = next(version for start, stop, version in _versions(step) if start <= event < stop)
-                yield version, int(step.events.event_time_ms[event]), float(step.scores[event])
-
-
 def _features_record(names: tuple[str, ...]) -> type[msgspec.Struct]:
     """A record of one float per name: built and encoded in two thirds of the time that a dict takes."""
     places = [f"f{place}" for place in range(len(names))]
@@ -463,42 +392,3 @@ def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floa
         return queued.events, queued.matrix
     rows = np.arange(merged.start, merged.stop, dtype=np.int64)
     return queued.events.take(rows), queued.matrix[rows]
-
-
-class _DeadLetterLimit:
-    """Counts rejected events in offset order; see `schemas.pipeline.Limits`."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._consecutive = 0
-        self._recent: deque[tuple[int, int]] = deque()  # (events, rejected) per step
-        self._n_events = 0
-        self._n_rejected = 0
-
-    def observe(self, good: Any, bad: list[int], rejections: list[Rejection]) -> None:
-        longest = self._longest_row(good, bad)
-        self._recent.append((len(good) + len(bad), len(bad)))
-        self._n_events += len(good) + len(bad)
-        self._n_rejected += len(bad)
-        while self._n_events - self._recent[0][0] >= self._limits.of_last:
-            n_events, n_rejected = self._recent.popleft()
-            self._n_events -= n_events
-            self._n_rejected -= n_rejected
-        too_many = self._n_events >= self._limits.of_last and self._n_rejected > self._limits.share * self._n_events
-        if longest >= self._limits.consecutive or too_many:
-            last = rejections[-1] if rejections else None
-            raise TooManyDeadLettersError(
-                f"{longest} events in a row and {self._n_rejected} of the last {self._n_events} were rejected"
-                f" (last: {last.reason + ', ' + last.detail if last else '-'}). Nothing of this step was published."
-                " Mend the pipeline file or the producer, or raise [limits], and start again."
-            )
-
-    def _longest_row(self, good: Any, bad: list[int]) -> int:
-        """Most rejections without a good event between them, those of earlier steps included."""
-        if not bad:
-            self._consecutive = 0 if len(good) else self._consecutive
-            return self._consecutive
-        stretches = np.bincount(np.searchsorted(good, bad), minlength=len(good) + 1)
-        stretches[0] += self._consecutive
-        self._consecutive = int(stretches[-1])
-        return int(stretches.max())

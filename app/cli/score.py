@@ -10,11 +10,12 @@ from threadpoolctl import threadpool_limits
 
 from app.adapters.event_tables import EventTable, check_suffix
 from app.adapters.score_tables import RejectionWriter, ScoreWriter
+from app.bootstrap import compile_features
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.core.scoring import ChampionTimeline
 from app.drive import drive_partition, new_flow
-from app.offline import compile_features, load_model
+from app.offline import load_model
 
 
 @click.command("score", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +56,7 @@ def command(
         events = EventTable(source, loaded, "events", now_ms, _say)
         label_table = EventTable(labels, loaded, "labels", now_ms, _say) if labels is not None else None
         models = ChampionTimeline([load_model(loaded, context.registry, chosen)])
-        flow = new_flow(loaded, compile_features(loaded), 0, models)
+        flow = new_flow(loaded, compile_features(loaded), 0, models, with_outgoing=False)
         label_batches = label_table.read() if label_table is not None else iter(())
         with (
             ScoreWriter(output, loaded, with_features=with_features) as scores,

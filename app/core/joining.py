@@ -1,0 +1,92 @@
+"""Labels joined to the events they belong to, as if events and labels came one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.core.batches import EventBatch, Floats, Ints, Outcomes
+from app.core.merge import Merged
+from app.core.pending import PendingEvents, Scored
+
+
+@dataclass(slots=True)
+class JoinedLabels:
+    """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
+
+    Labels are in the order in which they are applied: label j before event ``before[j]`` of the run. ``own_rows``:
+    events of the run that wait for a label no more.
+    """
+
+    before: list[int] = field(default_factory=list)
+    event_id: list[str] = field(default_factory=list)
+    label: list[float] = field(default_factory=list)
+    label_time_ms: list[int] = field(default_factory=list)
+    events: list[Scored | int] = field(default_factory=list)
+    columns: list[list[Any]] = field(default_factory=list)
+    own_rows: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def join(
+        cls, merged: Merged[Any], events: EventBatch, pending: PendingEvents, fields: tuple[str, ...]
+    ) -> JoinedLabels:
+        """Join as if events and labels came one by one: a label belongs to the newest event of its id, once."""
+        joined = cls(columns=[[] for _ in fields])
+        labels = merged.labels
+        if not len(labels):
+            return joined
+        wanted = set(labels.event_id)
+        own: dict[str, list[int]] = {}
+        for row, event_id in enumerate(events.event_id):
+            if event_id in wanted:
+                own.setdefault(event_id, []).append(row)
+        for place, event_id, label, time_ms in zip(
+            merged.before.tolist(), labels.event_id, labels.label.tolist(), labels.label_time_ms.tolist(), strict=True
+        ):
+            if not event_id:
+                continue  # a watermark record
+            waiting = pending.pop(event_id)
+            found: Scored | int | None = waiting
+            effective_ms = waiting.effective_ms if waiting is not None else 0
+            rows = own.get(event_id)
+            if rows and rows[0] < place:
+                passed = [row for row in rows if row < place]
+                own[event_id] = rows[len(passed) :]
+                joined.own_rows.update(passed)
+                found = passed[-1]
+                effective_ms = int(merged.times_ms[found])
+            if found is None or (place and pending.is_too_old(effective_ms, int(merged.times_ms[place - 1]))):
+                continue
+            joined.before.append(place)
+            joined.event_id.append(event_id)
+            joined.label.append(label)
+            joined.label_time_ms.append(time_ms)
+            joined.events.append(found)
+            for number, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
+                column.append(events.columns[name][found] if isinstance(found, int) else found.fields[number])
+        return joined
+
+    def outcomes(self, fields: tuple[str, ...]) -> Outcomes:
+        """The joined labels as arrays, for windows over labels."""
+        columns: dict[str, np.ndarray[Any, Any]] = {"label": np.array(self.label, dtype=np.float64)}
+        for name, values in zip(fields, self.columns, strict=True):
+            is_text = any(isinstance(value, str) or value is None for value in values)
+            columns[name] = np.array(values, dtype=object if is_text or not values else np.float64)
+        return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
+
+    def scored(
+        self, versions: list[tuple[int, int, str]], event_time_ms: Ints, scores: Floats
+    ) -> Iterator[tuple[str, int, float]]:
+        """Version, event time and score of each joined event; ``versions``: start and stop of each, in the run."""
+        for event in self.events:
+            if isinstance(event, Scored):
+                yield event.version, event.event_time_ms, event.score
+            else:
+                version = next(version for start, stop, version in versions if start <= event < stop)
+                yield version, int(event_time_ms[event]), float(scores[event])
