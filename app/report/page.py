@@ -170,7 +170,8 @@ def _story(facts: Facts, summary: Mapping[str, Any]) -> str:
         said.append(f"The monitor raised {_count(len(raised), 'alert')}.")
     swaps = summary["swaps"]
     if swaps:
-        names = " and ".join(escape(row.version) for row in facts.versions[1:])
+        *others, last = [escape(row.version) for row in facts.versions[1:]]
+        names = f"{', '.join(others)} and {last}" if others else last
         said.append(
             f"{_count(swaps, 'retrained version').capitalize()} ({names}) took over in mid-stream, "
             "without the stream stopping."
@@ -183,10 +184,11 @@ def _story(facts: Facts, summary: Mapping[str, Any]) -> str:
 
 
 def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    speed = summary["events_per_second_unthrottled"] or summary["events_per_second"]
     clean = "good" if not (summary["lost"] or summary["doubled"]) else "bad"
     return [
         (f"{summary['events']:,}", "events", ""),
-        (f"{summary['events_per_second']:,.0f}", "events a second, start to last score", ""),
+        (f"{speed:,.0f}", "events a second" + (", where not held back" if summary["retrains"] else ""), ""),
         (f"{summary['lost']} / {summary['doubled']}", "lost / scored twice", clean),
         (f"{summary['swaps']}", "model swaps in mid-stream", ""),
         (f"{summary['alerts']}", "alerts raised", ""),

@@ -145,7 +145,7 @@ def _draw_auc(figure: Figure, facts: Facts) -> None:
     axes.set_ylabel("AUC (0.5 = coin flip, 1 = perfect)")
     axes.margins(y=0.16)
     axes.legend(
-        title="model version", frameon=False, loc="lower right", ncols=len(colours), fontsize=9, title_fontsize=9
+        title="model version", frameon=False, loc="lower left", ncols=len(colours), fontsize=9, title_fontsize=9
     )
 
 

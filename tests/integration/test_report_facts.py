@@ -78,7 +78,8 @@ def _insert(engine: ClickHouseWarehouse) -> None:
     engine.insert(
         "drift_reports",
         {
-            **who, **window, "version": ["1.0.0"] * n, "segment": ["all"] * n, "metric": ["temp", "hour", "score", "temp"],
+            **who, **window, "version": ["1.0.0"] * n, "segment": ["all"] * n,
+            "metric": ["temp", "hour", "score", "temp"],
             "test": ["psi", "psi", "psi", "ks"], "statistic": [0.1, 0.3, 0.9, math.nan], "p_value": [0.0] * n,
             "threshold": [0.2] * n, "effect": [0.0] * n, "n_reference": [9] * n, "n_detection": [3] * n,
             "signal": ["WARNING", "DRIFT", "DRIFT", "NONE"], "revision": [1] * n,
