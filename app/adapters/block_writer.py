@@ -148,7 +148,8 @@ class BlockWriter:
                 made.append(self._to_block(batches))
             return warehouse.insert(self.table, made[0].columns, made[0].token) if made[0].rows else 0
 
-        self._rows += await self._warehouse.call(write)
+        rows = await self._warehouse.call(write)
+        self._rows += rows  # not before the wait: they may have been drained meanwhile
         if made[0].refused:
             if not self.refused:
                 log.warning("%s has records that are not ours; they are left out of %s.", tp, self.table)
