@@ -12,10 +12,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from app.adapters.lookup_files import load_lookups
-from app.adapters.python_features import load_functions
 from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, Recording, RecordingError, read_versions
 from app.adapters.source import cut_batches, read_source
+from app.bootstrap import compile_features
 from app.core.batches import Floats, Ints, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ModelSelector
@@ -64,11 +63,6 @@ def run_recording(
         events = recording.read(EVENTS, partition, pipeline)
         labels = recording.read(LABELS, partition, pipeline) if pipeline.labels is not None else iter(())
         yield from drive_partition(flow, events, labels, models, now_ms)
-
-
-def compile_features(pipeline: Pipeline) -> FeaturePlan:
-    """Read a pipeline's batch data and custom functions, and compile its features."""
-    return FeaturePlan.compile(pipeline, load_lookups(pipeline), load_functions(pipeline))
 
 
 # -- training --------------------------------------------------------------------------------------------------------

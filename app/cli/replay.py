@@ -13,11 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from app.adapters.recordings import EVENTS, SCORES, Recording
 from app.adapters.score_tables import ScoreWriter
+from app.bootstrap import compile_features
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.core.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
-from app.offline import compile_features, load_model, load_recorded_models, run_recording
+from app.offline import load_model, load_recorded_models, run_recording
 from app.pipeline import Step
 from schemas.pipeline import Pipeline
 
