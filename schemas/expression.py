@@ -121,7 +121,7 @@ def parse(text: str, kinds: Mapping[str, Kind]) -> Expression:
 def suggest(word: str, words: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the nearest known one, or all of them when they are few."""
     known = sorted(words)
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.65)
     if near:
         return f'did you mean "{near[0]}"?'
     if not known:

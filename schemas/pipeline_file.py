@@ -119,7 +119,7 @@ def _find(name_or_path: str | Path) -> Path:
         shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
         if text not in shipped:
             raise PipelineError(
-                f'There is no shipped pipeline "{text}"; {suggest(text, shipped)}, or give the path of a .toml file.'
+                f'There is no shipped pipeline "{text}" (a path ends in .toml); {suggest(text, shipped)}'
             )
         return SHIPPED / f"{text}.toml"
     path = Path(text).expanduser()

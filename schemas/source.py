@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 class SourceRecord(NamedTuple):
     """One record to send.
 
-    ``kind``: "event" and "label" go to their topic under ``key`` (the entity) with ``value`` as JSON; "watermark" has no
-    key and no value and goes to every partition of the labels topic: nothing that follows is older than its ``time_ms``.
+    ``kind``: "event" and "label" go to their topic under ``key`` (the entity) with ``value`` as JSON; "watermark" has
+    no key and no value and goes to every partition of the labels topic: nothing that follows is older than ``time_ms``.
     """
 
     kind: Literal["event", "label", "watermark"]
@@ -28,5 +28,5 @@ class Records(Protocol):
     def __call__(
         self, from_ms: int | None = None, to_ms: int | None = None, limit: int | None = None
     ) -> Iterator[list[SourceRecord]]:
-        """Yield the records of times from_ms <= t < to_ms; at most ``limit`` events, and no labels of those left out."""
+        """Yield the records of times from_ms <= t < to_ms; at most ``limit`` events, no labels of those left out."""
         ...

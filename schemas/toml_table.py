@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from schemas.expression import suggest
 from schemas.pipeline import PipelineError
 
-_DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)\Z")
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)\Z")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 _MISSING: Any = object()
@@ -55,7 +55,8 @@ class TomlTable:
     def fail(self, key: str, sentence: str) -> NoReturn:
         """Raise the error about ``key`` ("" for the table itself)."""
         place = ".".join(part for part in (self.path, key) if part)
-        raise PipelineError(f"{self.file}: {place}: {sentence}." if place else f"{self.file}: {sentence}.")
+        end = "" if sentence.endswith("?") else "."
+        raise PipelineError(f"{self.file}: {place + ': ' if place else ''}{sentence}{end}")
 
     def allow(self, *known: str) -> None:
         """Refuse any other key."""

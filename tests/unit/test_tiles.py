@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ class Store:
 
 def cut(found: list[Operation], places: list[int]) -> Iterator[list[Operation]]:
     edges = [0, *sorted(place % (len(found) + 1) for place in places), len(found)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         yield found[start:stop]
 
 

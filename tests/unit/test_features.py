@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.adapters.python_features import load_functions
+from app.core.batches import EventBatch, Floats, Outcomes
+from app.core.features import FeaturePlan
+from app.core.lookups import LookupTable
+from app.core.windows import FeatureState
+from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline_file import load
+
+NAN = float("nan")
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+
+FILE = """
+name = "payments"
+[events]
+entity = "customer"
+id = "payment_id"
+time = "time_ms"
+earliest = 1970-01-01T00:00:00Z
+[events.fields]
+payment_id = "string"
+customer = "string"
+shop = "string?"
+time_ms = "int"
+amount = "float?"
+[labels]
+horizon = "2d"
+[lookups.rates]
+path = "rates.csv"
+keys = { shop = "shop" }
+columns = ["rate", "zone"]
+time = "time"
+known_after = "1h"
+"""
+
+PYTHON = """
+import numpy as np
+
+CALLS = []
+
+def half(x):
+    CALLS.append(len(x))
+    if (x == 13).any():
+        raise ArithmeticError("thirteen is not halved")
+    return x / 2
+
+def times(t):
+    assert t.dtype == np.int64
+    return t / 1000
+
+def shout(shop):
+    return np.array([None if s is None else s.upper() for s in shop], dtype=object)
+
+def short(x):
+    return x[:-1]
+
+def words(x):
+    return np.array(["a"] * len(x))
+
+def write(x):
+    x[:] = 0
+    return x
+
+def infinite(x):
+    return np.full(len(x), np.inf)
+"""
+
+
+def feature(name: str, type_: str, how: str) -> str:
+    return f'[[features]]\nname = "{name}"\ntype = "{type_}"\n{how}\n'
+
+
+def window(name: str, of: str, key: list[str], size: str, aggregate: str, field: str = "") -> str:  # noqa: PLR0917  # as in the file
+    summed = f', field = "{field}"' if field else ""
+    how = f'{{ of = "{of}", key = {key}, size = "{size}", hop = "5m", aggregate = "{aggregate}"{summed} }}'
+    return feature(name, "float", f"window = {how}")
+
+
+RATES = {
+    "shop": np.array(["a", "a", "b"], dtype=object),
+    "time": np.array([0, HOUR_MS, 0]),
+    "rate": np.array([1.0, 2.0, 5.0]),
+    "zone": np.array(["x", "y", None], dtype=object),
+}
+
+
+class Built:
+    """A pipeline of the given features, compiled over `RATES`."""
+
+    def __init__(self, folder: Path, *features: str) -> None:
+        (folder / "own.py").write_text(PYTHON)
+        path = folder / "payments.toml"
+        path.write_text(FILE + "".join(features))
+        self.pipeline: Pipeline = load(path)
+        self.functions: dict[str, Callable[..., Any]] = load_functions(self.pipeline)
+        lookups = {lookup.name: LookupTable.build(lookup, RATES) for lookup in self.pipeline.lookups}
+        self.plan = FeaturePlan.compile(self.pipeline, lookups, self.functions)
+
+
+def events(
+    times_ms: list[int], amounts: list[float], customers: str = "", shops: list[str | None] | None = None
+) -> EventBatch:
+    n = len(times_ms)
+    names = list(customers or "c" * n)
+    ids = [f"p{i}" for i in range(n)]
+    columns: dict[str, Any] = {
+        "payment_id": np.array(ids, dtype=object),
+        "customer": np.array(names, dtype=object),
+        "shop": np.array(["a"] * n if shops is None else shops, dtype=object),
+        "time_ms": np.array(times_ms, dtype=np.float64),
+        "amount": np.array(amounts, dtype=np.float64),
+    }
+    return EventBatch(np.arange(n), np.array(times_ms, dtype=np.int64), names, ids, columns)
+
+
+def outcomes(*found: tuple[int, int, str, str | None, float]) -> Outcomes:
+    """Each: before which event, label time, customer, shop, label."""
+    return Outcomes(
+        np.array([o[0] for o in found], dtype=np.int64),
+        np.array([o[1] for o in found], dtype=np.int64),
+        {
+            "customer": np.array([o[2] for o in found], dtype=object),
+            "shop": np.array([o[3] for o in found], dtype=object),
+            "label": np.array([o[4] for o in found], dtype=np.float64),
+        },
+    )
+
+
+def served(plan: FeaturePlan, batch: EventBatch, labels: Outcomes, state: FeatureState) -> Floats:
+    matrix, rejections = plan.compute(batch)
+    assert rejections == []
+    plan.apply(matrix, batch, labels, state)
+    return matrix
+
+
+def test_stateless_features_of_every_kind(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        feature("rate", "float", 'expression = "rates.rate"'),
+        feature("zone", "category", 'expression = "rates.zone"\nvalues = ["w", "x"]'),
+        feature("large", "bool", 'expression = "amount > 10"'),
+        feature("in_euro", "float", 'expression = "amount * rate"'),
+        feature("half", "float", 'python = "own.py:half"\narguments = ["in_euro"]'),
+        feature("seconds", "int", 'python = "own.py:times"\narguments = ["event_time"]'),
+        feature("loud", "category", 'python = "own.py:shout"\narguments = ["shop"]\nvalues = ["A", "B"]'),
+        feature("is_a", "bool", "expression = \"loud == 'A'\""),
+    )
+    batch = events([HOUR_MS, 2 * HOUR_MS, HOUR_MS, 0], [8, 20, NAN, 2], shops=["a", "a", "b", None])
+
+    matrix, rejections = built.plan.compute(batch)
+
+    expected = [
+        [1, 1, 0, 8, 4, 3600, 0, 1],
+        [2, NAN, 1, 40, 20, 7200, 0, 1],  # zone y is none of the values
+        [5, NAN, NAN, NAN, NAN, 3600, 1, 0],
+        [NAN, NAN, 0, NAN, NAN, 0, NAN, NAN],
+    ]
+    np.testing.assert_array_equal(matrix, expected)
+    assert rejections == []
+    assert built.plan.names == built.pipeline.feature_names
+    assert built.plan.category_sizes == {"zone": 2, "loud": 2}
+    assert built.plan.kinds[:3] == ("float", "category", "bool")
+
+
+def test_the_event_that_makes_a_function_fail_is_rejected_alone(tmp_path: Path) -> None:
+    built = Built(tmp_path, feature("half", "float", 'python = "own.py:half"\narguments = ["amount"]'))
+
+    matrix, rejections = built.plan.compute(events([1, 2, 3], [4, 13, 6]))
+
+    np.testing.assert_array_equal(matrix[:, 0], [2, NAN, 3])
+    assert [(r.position, r.stage, r.reason, r.detail) for r in rejections] == [
+        (1, "features", "python_feature", "half: ArithmeticError: thirteen is not halved")
+    ]
+    calls = built.functions["own.py:half"].__globals__["CALLS"]
+    assert calls == [3, 1, 1, 1], "once for all, and row by row only then"
+
+
+@pytest.mark.parametrize(
+    ("function", "detail"),
+    [
+        ("short", "returned shape (0,) for 1 events; return one value for each"),
+        ("words", "returned <U1 for a float; return float64, NaN for what is missing"),
+        ("write", "assignment destination is read-only"),
+    ],
+)
+def test_a_function_that_breaks_its_contract_says_how(tmp_path: Path, function: str, detail: str) -> None:
+    built = Built(tmp_path, feature("own", "float", f'python = "own.py:{function}"\narguments = ["amount"]'))
+    batch = events([1, 2], [4, 5])
+
+    matrix, rejections = built.plan.compute(batch)
+
+    assert np.isnan(matrix).all()
+    assert [r.position for r in rejections] == [0, 1]
+    assert all(detail in r.detail for r in rejections)
+    assert batch.columns["amount"].tolist() == [4, 5]
+
+
+def test_a_value_without_end_is_missing(tmp_path: Path) -> None:
+    built = Built(tmp_path, feature("own", "float", 'python = "own.py:infinite"\narguments = ["amount"]'))
+
+    assert np.isnan(built.plan.compute(events([1], [1]))[0]).all()
+
+
+def test_a_feature_that_does_not_fit_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"features\.zone\.expression: gives a text, but the type is float"):
+        Built(tmp_path, feature("zone", "float", 'expression = "rates.zone"'))
+    with pytest.raises(PipelineError, match="this is text where a number is needed"):
+        Built(tmp_path, feature("zone", "float", 'expression = "rates.zone + 1"'))
+
+
+def test_a_row_of_the_same_hour_is_not_seen(tmp_path: Path) -> None:
+    built = Built(tmp_path, feature("rate", "float", 'expression = "rates.rate"'))
+    # The row of 01:00 is known from 02:00 on; until then the row of 00:00 holds.
+    matrix, _ = built.plan.compute(events([HOUR_MS - 1, HOUR_MS, 2 * HOUR_MS - 1, 2 * HOUR_MS], [1, 1, 1, 1]))
+
+    np.testing.assert_array_equal(matrix[:, 0], [NAN, 1, 1, 2])
+
+
+def test_an_event_does_not_count_itself_but_those_before_it(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        window("n", "events", ["customer"], "10m", "count"),
+        window("spent", "events", ["customer"], "10m", "sum", "amount"),
+        window("usual", "events", ["customer"], "10m", "mean", "amount"),
+    )
+    # Tiles of 5 minutes, two of them: at minute 9 those of 0-4 and 5-9, at minute 10 those of 5-9 and 10-14.
+    minutes = [0, 0, 4, 9, 10, 11, 30]
+    batch = events([minute * MINUTE_MS for minute in minutes], [1, 2, NAN, 4, 8, 16, 1], customers="cdccccc")
+
+    matrix = served(built.plan, batch, outcomes(), built.plan.new_state())
+
+    np.testing.assert_array_equal(matrix[:, 0], [0, 0, 1, 2, 1, 2, 0])
+    np.testing.assert_array_equal(matrix[:, 1], [0, 0, 1, 1, 4, 12, 0])
+    np.testing.assert_array_equal(matrix[:, 2], [NAN, NAN, 1, 1, 4, 6, NAN])
+
+
+def test_a_label_is_seen_by_the_events_after_it_in_the_merge_alone(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        window("late", "labels", ["customer"], "1h", "mean", "label"),
+        window("late_shop", "labels", ["customer", "shop"], "1h", "mean", "label"),
+        window("known", "labels", ["customer"], "1h", "count"),
+    )
+    noon = 12 * HOUR_MS
+    batch = events([noon, noon + 1, noon + 2, noon + 55 * MINUTE_MS, noon + HOUR_MS], [1] * 5)
+    # The merge puts a label of noon + 1 ms after the event of noon, and before that of noon + 1 ms.
+    labels = outcomes((1, noon + 1, "c", "a", 1.0), (2, noon + 2, "c", "b", 0.0), (2, noon + 2, "d", "a", 1.0))
+
+    matrix = served(built.plan, batch, labels, built.plan.new_state())
+
+    # An hour is twelve tiles of five minutes: from 13:00 on the tile of 12:00 is no more in it.
+    np.testing.assert_array_equal(matrix[:, 0], [NAN, 1, 0.5, 0.5, NAN])
+    np.testing.assert_array_equal(matrix[:, 1], [NAN, 1, 1, 1, NAN])
+    np.testing.assert_array_equal(matrix[:, 2], [0, 1, 2, 2, 0])
+    assert built.plan.outcome_fields == ("customer", "shop")
+
+
+def test_a_null_in_a_key_is_missing_and_counts_nowhere(tmp_path: Path) -> None:
+    built = Built(tmp_path, window("n", "events", ["customer", "shop"], "1h", "count"))
+    batch = events([0, 1, 2, 3], [1] * 4, shops=[None, None, "a", "a"])
+
+    matrix = served(built.plan, batch, outcomes(), built.plan.new_state())
+
+    np.testing.assert_array_equal(matrix[:, 0], [NAN, NAN, 0, 1])
+
+
+def test_labels_after_the_last_event_are_applied(tmp_path: Path) -> None:
+    built = Built(tmp_path, window("known", "labels", ["customer"], "1h", "count"))
+    state = built.plan.new_state()
+    nothing = events([], [])
+
+    assert served(built.plan, nothing, outcomes((0, 5, "c", "a", 1.0)), state).shape == (0, 1)
+    assert served(built.plan, events([6], [1]), outcomes((1, 7, "c", "a", 1.0)), state).tolist() == [[1.0]]
+    assert served(built.plan, events([8], [1]), outcomes(), state).tolist() == [[2.0]]
+
+
+WINDOWS = (
+    window("n", "events", ["customer"], "10m", "count"),
+    window("spent", "events", ["customer", "shop"], "20m", "sum", "amount"),
+    window("late", "labels", ["customer"], "10m", "mean", "label"),
+    window("late_long", "labels", ["customer"], "30m", "mean", "label"),
+    window("late_shop", "labels", ["customer", "shop"], "10m", "mean", "label"),
+)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> FeaturePlan:
+    return Built(tmp_path_factory.mktemp("windows"), *WINDOWS).plan
+
+
+Happening = tuple[bool, int, str, str | None, float]  # is an event, minute, customer, shop, amount or label
+happenings = st.lists(
+    st.tuples(
+        st.booleans(), st.integers(0, 90), st.sampled_from("cd"), st.sampled_from(["a", "b", None]),
+        st.sampled_from([0.0, 1.0, 2.5, NAN]),
+    ),
+    max_size=40,
+)  # fmt: skip  # five strategies, five fields
+
+
+def run(plan: FeaturePlan, state: FeatureState, found: list[Happening]) -> list[list[float]]:
+    batch = [happening for happening in found if happening[0]]
+    labels = []
+    seen = 0
+    for is_event, minute, customer, shop, value in found:
+        if is_event:
+            seen += 1
+        else:
+            labels.append((seen, minute * MINUTE_MS, customer, shop, value))
+    made = events(
+        [h[1] * MINUTE_MS for h in batch], [h[4] for h in batch], "".join(h[2] for h in batch), [h[3] for h in batch]
+    )
+    return served(plan, made, outcomes(*labels), state).tolist()
+
+
+@settings(max_examples=60)
+@given(happenings, st.lists(st.integers(0, 40), max_size=5), st.integers(0, 5))
+def test_many_equal_one_by_one_across_batches_and_restarts(
+    windows: FeaturePlan, found: list[Happening], places: list[int], restart: int
+) -> None:
+    alone = windows.new_state(with_changelog=False)
+    expected = [row for happening in found for row in run(windows, alone, [happening])]
+    edges = [0, *sorted(place % (len(found) + 1) for place in places), len(found)]
+    state = windows.new_state()
+    log: list[tuple[bytes, bytes | None]] = []
+    rows = []
+    for at, (start, stop) in enumerate(pairwise(edges)):
+        if at == restart:
+            state = windows.new_state()
+            state.restore(log)
+        rows += run(windows, state, found[start:stop])
+        log += state.drain_changes()
+
+    np.testing.assert_array_equal(np.array(rows), np.array(expected))
+
+
+def test_quiet_keys_are_forgotten_and_their_changelog_cleared(windows: FeaturePlan) -> None:
+    state = windows.new_state()
+    log: dict[bytes, bytes | None] = {}
+    most = 0
+    for day in range(30):
+        customers = "".join(chr(1000 + 10 * day + n) for n in range(10))
+        batch = events([day * 24 * HOUR_MS] * 10, [1] * 10, customers)
+        served(windows, batch, outcomes(), state)
+        log.update(state.drain_changes())
+        most = max(most, state.keys)
+
+    assert most <= 4 * 2 * 10  # (window + max_ahead + a day) is three days and a bit, over two kinds of keys
+    stores = 4
+    assert sum(value is not None for value in log.values()) <= most + stores
+
+
+def test_a_changelog_of_other_windows_is_passed_over(tmp_path: Path, windows: FeaturePlan) -> None:
+    state = windows.new_state()
+    served(windows, events([0, 1], [1, 1]), outcomes(), state)
+    other = Built(tmp_path, window("n", "events", ["customer"], "20m", "count")).plan
+    restored = other.new_state()
+    restored.restore(state.drain_changes())
+
+    assert served(other, events([2], [1]), outcomes(), restored).tolist() == [[0.0]]

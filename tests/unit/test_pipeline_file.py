@@ -1,0 +1,257 @@
+# ruff: noqa: E501, Q000, Q003  # the table of mistakes: one a line, in the quotes that it needs
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline_file import DRIFT_TESTS, feature_set_digest, load
+from schemas.toml_table import parse_duration
+
+SMALLEST = """
+name = "payments"
+
+[events]
+entity = "customer"
+id = "payment_id"
+time = "time_ms"
+
+[events.fields]
+payment_id = "string"
+customer = "string"
+time_ms = "int"
+amount = "float?"
+country = "string"
+
+[[features]]
+name = "amount"
+type = "float"
+expression = "log1p(amount)"
+"""
+
+WINDOW = """
+[[features]]
+name = "spent"
+type = "float"
+window = { of = "events", key = ["customer"], size = "1h", hop = "5m", aggregate = "sum", field = "amount" }
+"""
+
+LOOKUP = """
+[lookups.rates]
+path = "rates.csv"
+keys = { country = "country" }
+columns = ["rate"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "pipeline.toml"
+    path.write_text(text, encoding="utf-8")
+    (folder / "own.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
+    (folder / "broken.py").write_text("def double(x:\n", encoding="utf-8")
+    return path
+
+
+def read(folder: Path, text: str) -> Pipeline:
+    return load(write(folder, text))
+
+
+def in_milliseconds(year: int) -> int:
+    return int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()) * 1000
+
+
+def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
+    pipeline = read(tmp_path, SMALLEST)
+
+    assert (pipeline.partitions, pipeline.delivery, pipeline.commit_interval_ms) == (4, "exactly_once", 100)
+    assert pipeline.publish_features
+    assert (pipeline.labels, pipeline.source, pipeline.lookups, pipeline.alerts) == (None, None, (), ())
+    assert (pipeline.model.name, pipeline.model.threshold) == ("payments", 0.5)
+    assert (pipeline.events.earliest_ms, pipeline.events.latest_ms) == (in_milliseconds(2000), in_milliseconds(2100))
+    assert pipeline.events.max_ahead_ms == 86_400_000
+    assert (pipeline.drift.window, pipeline.drift.slice_ms, pipeline.drift.bins) == ("month", 86_400_000, 128)
+    assert [test.test for test in pipeline.drift.tests] == list(DRIFT_TESTS)
+    assert (pipeline.limits.consecutive, pipeline.limits.share, pipeline.limits.of_last) == (1000, 0.5, 5000)
+    assert pipeline.performance.maturity_ms == 86_400_000
+    assert pipeline.topics.events == "payments.events"
+
+
+def test_the_shipped_flights_pipeline_is_read_by_its_name() -> None:
+    pipeline = load("flights")
+
+    assert pipeline.labels is not None
+    assert pipeline.labels.horizon_ms == 48 * 3_600_000
+    assert pipeline.events.earliest_ms == in_milliseconds(2013)
+    weather, planes = pipeline.lookups
+    assert (weather.known_after_ms, weather.max_age_ms, planes.time) == (3_600_000, 21_600_000, None)
+    window = next(feature.window for feature in pipeline.features if feature.name == "carrier_late_24h")
+    assert window is not None
+    assert (window.of, window.key, window.size_ms, window.hop_ms) == (
+        "labels",
+        ("origin", "carrier"),
+        86_400_000,
+        300_000,
+    )
+    assert pipeline.path.is_absolute()
+    assert load(str(pipeline.path)) == pipeline
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("0s", 0),
+        ("100ms", 100),
+        ("5s", 5000),
+        ("5m", 300_000),
+        ("3h", 10_800_000),
+        ("1d", 86_400_000),
+        ("48h", 172_800_000),
+    ],
+)
+def test_a_duration_is_a_whole_number_and_a_unit(text: str, milliseconds: int) -> None:
+    assert parse_duration(text) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "1.5h", "5 m", "5M", "1w", "1h30m", "5m\n", "\u0665m"])
+def test_anything_else_is_no_duration(text: str) -> None:
+    assert parse_duration(text) is None
+
+
+# (what to replace in the file, by what, the sentence after the file's name); an empty "what" adds at the front.
+MISTAKES = [
+    ('name = "payments"', 'nam = "payments"', 'nam: unknown key; did you mean "name"?'),
+    ('name = "payments"', "", 'name: is missing; give a string, for example name = "payments".'),
+    ('name = "payments"', 'name = "Pay ments"', 'name: "Pay ments" cannot begin the names of topics; use a-z, 0-9, - and _, at most 100 characters.'),
+    ('name = "payments"', "name = 7", 'name: must be a string, not a whole number; for example name = "payments".'),
+    ("", "partitions = 0", "partitions: 0 is out of range; use a whole number from 1 to 1024."),
+    ("", "partitions = true", "partitions: must be a whole number, not true or false."),
+    ("", 'publish_features = "yes"', "publish_features: must be true or false, not a string."),
+    ("", 'delivery = "twice"', 'delivery: "twice" is not known; use "exactly_once" or "at_least_once".'),
+    ("", 'source = "own.py"', 'source: "own.py" is not a reference; write "file.py:function" or "package.module:function".'),
+    ("", 'source = "own.py:dbl"', 'source: own.py has no function "dbl"; did you mean "double"?'),
+    ("", 'source = "no_such_package_at_all:f"', "source: there is no module no_such_package_at_all; create it or correct the reference."),
+    ("", "model = 3", "model: must be a table, not a whole number."),
+    ("", "model = { threshold = 2 }", "model.threshold: 2 is out of range; use a number from 0 to 1."),
+    ("[events]", "[event]", 'event: unknown key; did you mean "events"?'),
+    ('entity = "customer"', 'entity = "costumer"', 'events.entity: there is no field "costumer" in [events.fields]; did you mean "customer"?'),
+    ('entity = "customer"', 'entity = "amount"', 'events.entity: the field "amount" must be "string", and not nullable; change its type in [events.fields].'),
+    ('time = "time_ms"', "", 'events.time: is missing; give a string, the field that holds the event time in ms, for example time = "time_ms".'),
+    ('time = "time_ms"', 'time = "time_ms"\nearliest = 2013-01-01T00:00:00', "events.earliest: the time has no offset; end it with Z for UTC."),
+    ('time = "time_ms"', 'time = "time_ms"\nearliest = "2013"', "events.earliest: must be a time, not a string; for example 2013-01-01T00:00:00Z."),
+    ('time = "time_ms"', 'time = "time_ms"\nlatest = 1999-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
+    ('time = "time_ms"', 'time = "time_ms"\nmax_ahead = "a day"', 'events.max_ahead: "a day" is not a duration; write a whole number and ms, s, m, h or d, for example "5m".'),
+    ('amount = "float?"', 'amount = "double"', 'events.fields.amount: "double" is not a type; use string, float, int or bool, with ? at the end where null is allowed.'),
+    ('amount = "float?"', '"a b" = "float"', "events.fields.a b: \"a b\" cannot be a name; use letters, digits and _, not beginning with a digit."),
+    ('amount = "float?"', 'label = "float"', 'events.fields.label: the name "label" is taken for the label itself; call the field something else.'),
+    ('type = "float"', 'type = "double"', 'features.amount.type: "double" is not known; use "float", "int", "bool" or "category".'),
+    ('type = "float"', 'type = "category"', "features.amount.expression: gives a number, but a category needs text; change the type or name a string field."),
+    ('expression = "log1p(amount)"', 'expression = "country"', 'features.amount.expression: gives text, but the type is float; make it type = "category" with its values.'),
+    ('expression = "log1p(amount)"', "", "features.amount: give exactly one of expression, window and python (none given)."),
+    ('"log1p(amount)"', '"log1p(amout)"', 'features.amount.expression: "log1p(amout)", position 7: there is no field, lookup column or earlier feature "amout"; did you mean "amount"?'),
+    ('"log1p(amount)"', '"ln(amount)"', 'features.amount.expression: "ln(amount)", position 1: there is no function "ln"; use one of abs, clip'),
+    ('"log1p(amount)"', '"rates.rate"', 'features.amount.expression: "rates.rate", position 1: there is no field, lookup column or earlier feature "rates.rate"; use one of'),
+    ('"log1p(amount)"', '"amount"\nvalues = ["a"]', 'features.amount.values: only a category has values; remove the key or make it type = "category".'),
+    ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"', 'features.amount.values: a category needs its values, for example values = ["a", "b"].'),
+    ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"\nvalues = ["a", "a"]', 'features.amount.values: "a" is named twice; name it once.'),
+    ('"log1p(amount)"', '"amount"\narguments = ["amount"]', "features.amount.arguments: belong to python; remove the key."),
+    ('expression = "log1p(amount)"', 'python = "own.py:double"', 'features.amount.arguments: names nothing; name what the function is called with, for example ["event_time"].'),
+    ('expression = "log1p(amount)"', 'python = "own.py:double"\narguments = ["amnt"]', 'features.amount.arguments: there is no field, lookup column or earlier feature "amnt"; did you mean "amount"?'),
+    ('expression = "log1p(amount)"', 'python = "own.py:duble"\narguments = ["amount"]', 'features.amount.python: own.py has no function "duble"; did you mean "double"?'),
+    ('expression = "log1p(amount)"', 'python = "gone.py:double"\narguments = ["amount"]', "features.amount.python: there is no file"),
+    ('expression = "log1p(amount)"', 'python = "broken.py:double"\narguments = ["amount"]', "features.amount.python: broken.py is not Python"),
+    ('name = "amount"', 'name = "score"', 'features.score.name: "score" is the name of another metric; call the feature something else.'),
+    ("[[features]]", "[[feature]]", 'feature: unknown key; did you mean "features"?'),
+    ("WINDOW", WINDOW.replace('"spent"', '"amount"'), 'features.amount.name: "amount" is used by two features; rename one.'),
+    ("WINDOW", WINDOW.replace('"1h"', '"7m"'), "features.spent.window.size: must be a multiple of hop, at most 10000 times it; change one of them."),
+    ("WINDOW", WINDOW.replace('"1h"', '"36500d"'), "features.spent.window.size: must be a multiple of hop, at most 10000 times it; change one of them."),
+    ("WINDOW", WINDOW.replace('"5m"', '"0m"'), 'features.spent.window.hop: "0m" is too short; use at least 1 ms.'),
+    ("WINDOW", WINDOW.replace('["customer"]', '["country"]'), 'features.spent.window.key: must hold the entity field "customer", by which events are partitioned; add it.'),
+    ("WINDOW", WINDOW.replace('["customer"]', '["customer", "amount"]'), 'features.spent.window.key: "amount" is a float, which makes no key; use string, int or bool fields.'),
+    ("WINDOW", WINDOW.replace('["customer"]', '["customr"]'), 'features.spent.window.key: there is no event field "customr"; did you mean "customer"?'),
+    ("WINDOW", WINDOW.replace('"events"', '"labels"'), 'features.spent.window.of: the pipeline has no [labels]; add them or use of = "events".'),
+    ("WINDOW", WINDOW.replace('"sum"', '"count"'), 'features.spent.window.field: a count has no field; remove the key or use "sum" or "mean".'),
+    ("WINDOW", WINDOW.replace('"sum"', '"median"'), 'features.spent.window.aggregate: "median" is not known; use "count", "sum" or "mean".'),
+    ("WINDOW", WINDOW.replace('field = "amount"', 'field = "country"'), 'features.spent.window.field: "country" is no numeric field of events; use one of amount, time_ms.'),
+    ("WINDOW", WINDOW.replace('type = "float"', 'type = "bool"'), "features.spent.window: a window gives a number, but the type is bool; make it int or float."),
+    ("WINDOW", WINDOW + '[[features]]\nname = "x"\ntype = "float"\nexpression = "spent / 2"', 'features.x.expression: "spent" is a window, which is known only after the expressions; name what is no window.'),
+    ("LOOKUP", LOOKUP.replace("path", "file"), 'lookups.rates.file: unknown key; use one of columns, keys'),
+    ("LOOKUP", LOOKUP.replace('country = "country"', 'country = "land"'), 'lookups.rates.keys: there is no event field "land" for country to equal; use one of'),
+    ("LOOKUP", LOOKUP.replace('["rate"]', "[]"), "lookups.rates.columns: names no column; name those that features use."),
+    ("LOOKUP", LOOKUP.replace('["rate"]', "[1]"), 'lookups.rates.columns: must hold strings alone, for example ["a", "b"].'),
+    ("LOOKUP", LOOKUP + 'max_age = "1d"', "lookups.rates.max_age: has no meaning without time; name the column that says when a row was true."),
+    ("WINDOW", '[labels]\nhorizon = "0s"', 'labels.horizon: "0s" is too short; use at least 1 ms.'),
+    ("WINDOW", '[drift]\nwindow = "week"', 'drift.window: "week" is neither "month" nor a duration; write for example "1d".'),
+    ("WINDOW", '[drift]\nwindow = "36h"', 'drift.window: "36h" is not a multiple of the slice; change one of them.'),
+    ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of test, threshold.'),
+    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "interval" or "trend".'),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow = 1', 'alerts.a.on: performance needs labels; add [labels] or use on = "drift".'),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
+    ("WINDOW", "[limits]\nshare = 50", "limits.share: 50 is out of range; use a number from 0 to 1."),
+    ("WINDOW", "[limits]\nshares = 1", 'limits.shares: unknown key; did you mean "share"?'),
+    ('name = "payments"', 'name = "payments', "not valid TOML: "),
+]  # fmt: skip  # a table: one mistake a line
+
+
+@pytest.mark.parametrize(("what", "by", "sentence"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_is_one_sentence_with_file_key_and_fix(tmp_path: Path, what: str, by: str, sentence: str) -> None:
+    if what in {"WINDOW", "LOOKUP"}:
+        path = write(tmp_path, SMALLEST + by)
+    else:
+        path = write(tmp_path, SMALLEST.replace(what, by, 1) if what else f"{by}\n{SMALLEST}")
+
+    with pytest.raises(PipelineError) as caught:
+        load(path)
+
+    told = str(caught.value)
+    assert told.startswith(f"{path}: {sentence}")
+    assert told.endswith((".", "?"))
+    assert "\n" not in told
+
+
+def test_an_unknown_name_and_a_missing_file_say_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r'no shipped pipeline "flihgts" .*; did you mean "flights"\?$'):
+        load("flihgts")
+    with pytest.raises(PipelineError, match="there is no such file; give the path of a pipeline file"):
+        load(tmp_path / "none.toml")
+
+
+def test_a_file_that_is_not_text_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "bytes.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(PipelineError, match="not UTF-8 text; save it as UTF-8"):
+        load(path)
+
+
+def test_the_feature_set_digest_changes_with_what_defines_the_features_alone(tmp_path: Path) -> None:
+    text = SMALLEST
+    python = '[[features]]\nname = "twice"\ntype = "float"\npython = "own.py:double"\narguments = ["amount"]\n'
+    pipeline = read(tmp_path, text + python)
+    digest = pipeline.feature_set
+
+    assert len(digest) == 12
+    assert int(digest, 16) >= 0
+    assert read(tmp_path, "partitions = 8\n" + text + python).feature_set == digest
+    assert read(tmp_path, text.replace("log1p", "log") + python).feature_set != digest
+    assert read(tmp_path, text.replace('country = "string"', 'country = "string?"') + python).feature_set != digest
+    (tmp_path / "own.py").write_text("def double(x):\n    return x + x\n", encoding="utf-8")
+    assert feature_set_digest(pipeline) != digest
+
+
+def test_the_order_of_features_is_part_of_the_digest(tmp_path: Path) -> None:
+    pipeline = read(tmp_path, SMALLEST + WINDOW)
+    turned = dataclasses.replace(pipeline, features=tuple(reversed(pipeline.features)))
+
+    assert turned.feature_set != pipeline.feature_set
+
+
+def test_the_digest_is_that_of_content_not_of_place(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+
+    assert read(tmp_path, SMALLEST).digest == read(other, "# a comment\n" + SMALLEST).digest
+    assert read(tmp_path, SMALLEST).digest != read(tmp_path, "partitions = 8\n" + SMALLEST).digest
