@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from models.verify import RefusedModelError, verify
 
 from app.adapters.topic_reader import follow
 from app.core.scoring import ActiveModel, ChampionTimeline
 from models.reference import Reference
 from models.registry import RegistryError, resolve
 from models.timeline import Timeline
+from models.verify import RefusedModelError, verify
 from schemas.pipeline import Pipeline
 from schemas.wire import ModelStatus, ModelUpdate, encode_json
 

@@ -48,9 +48,8 @@ def _migrate_tables(url: str, home: Path) -> None:
 
 
 def _create_topics(name: str, kafka: str, home: Path) -> None:
-    from schemas.pipeline_file import load  # noqa: PLC0415  # only with --pipeline
-
     from app.adapters.topics_admin import ensure_topics  # noqa: PLC0415  # aiokafka, only with --pipeline
+    from schemas.pipeline_file import load  # noqa: PLC0415  # only with --pipeline
 
     topics = load(name).topics.all()
     bootstrap = find_kafka(kafka, home)

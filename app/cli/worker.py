@@ -10,7 +10,6 @@ import signal
 import sys
 
 import click
-from schemas.pipeline_file import load
 from threadpoolctl import threadpool_limits
 
 from app.adapters.model_feed import ModelShelf
@@ -22,6 +21,7 @@ from app.bootstrap import compile_features, process_name
 from app.settings import Settings
 from app.worker import Worker, wall_clock_ms
 from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline_file import load
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """The values that flow through the core: batches of records, events and labels, and rejections.
 
-Records are what Kafka holds; events and labels are decoded. A batch always comes from one partition of one topic, in offset order.
+Records are what Kafka holds; events and labels are decoded. A batch always comes from one partition of one topic, in
+offset order.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class LabelBatch:
 class Outcomes:
     """Labels joined to the events they belong to, in the order in which they are applied.
 
-    ``before[j]`` = i: label j is applied before event i of the batch that it travels with (n: after the last); ascending.
+    ``before[j]`` = i: label j is applied before event i of the batch that it travels with (n: after the last one).
     ``columns``: the event fields that windows over labels need, as in `EventBatch`, and "label" itself.
     """
 

@@ -90,7 +90,8 @@ class Calendar:
             start = time_ms // self.size_ms * self.size_ms
             return Window(start, start + self.size_ms)
         month = np.datetime64(time_ms, "ms").astype("M8[M]")
-        return Window(*(int(edge.astype("M8[ms]").astype(np.int64)) for edge in (month, month + np.timedelta64(1, "M"))))
+        edges = (month, month + np.timedelta64(1, "M"))
+        return Window(*(int(edge.astype("M8[ms]").astype(np.int64)) for edge in edges))
 
     def ordinal(self, window: Window) -> int:
         """Number the windows: consecutive ones differ by 1."""
