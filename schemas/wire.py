@@ -83,9 +83,7 @@ class DeadLetter(msgspec.Struct):
         return [(f"streamgauge-{name}", value.encode()) for name, value in words.items()]
 
     @classmethod
-    def from_record(
-        cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
-    ) -> DeadLetter:
+    def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> DeadLetter:
         """Read back what ``to_headers`` wrote; KeyError when a header is missing."""
         words = {name.removeprefix("streamgauge-"): data.decode() for name, data in headers}
         return cls(
