@@ -22,9 +22,9 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1.5rem; m
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 .quiet { opacity: .65; } .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; margin-top: 1rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem; margin-top: 1rem; }
 .card { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
-.card b { display: block; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.card b { display: block; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -104,7 +104,7 @@ def _cards(page: Page) -> str:
         ("dead letters", _number(page.counts.get("dead_letters"))),
         ("workers behind", _number(workers)),
         ("monitor behind", _number(own)),
-        ("watermark", _time(page.status.get("watermark"))),
+        ("watermark", _date(str(page.status.get("watermark") or NOTHING))),
         ("windows open", _number(page.status.get("windows_open"))),
         ("windows closed", _number(page.counts.get("windows_closed"))),
     ]
@@ -179,7 +179,8 @@ def _drift(found: Sequence[Row]) -> str:
     table: dict[str, dict[str, Row]] = {}
     for row in found:
         table.setdefault(str(row["metric"]), {})[str(row["window_start"])] = row
-    head = "".join(f"<th>{escape(_date(start))}</th>" for start in starts)
+    are_months = all(start[7:16] == "-01T00:00" for start in starts)
+    head = "".join(f"<th>{escape(start[:7] if are_months else _date(start))}</th>" for start in starts)
     lines = [f"<tr><th>metric (PSI)</th>{head}</tr>"]
     for metric, cells in sorted(table.items(), key=lambda item: (item[0] in {"score", "outcome"}, item[0])):
         line = "".join(_heat(cells.get(start)) for start in starts)

@@ -1,0 +1,119 @@
+"""What people and Prometheus are shown: all of it escaped, nothing missing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from app.adapters.monitor_http import METRICS, Sample, expose
+from app.adapters.monitor_page import Page, render
+from app.adapters.worker_http import Health
+
+EVIL = "<script>alert('1')</script>\"&"
+TIME = "2013-01-01T00:00:00.000Z"
+LATER = "2013-02-01T00:00:00.000Z"
+
+
+def full_page(text: str) -> Page:
+    return Page(
+        pipeline=text,
+        status={"state": text, "watermark": TIME, "windows_open": 1, "warehouse_error": text},
+        lag={"worker": [{"lag": 3}], "monitor": [{"lag": 4}, {"lag": 5}]},
+        health=Health(live=True, ready=False, why=text),
+        counts={"scored": 1_234_567, "dead_letters": 0, "windows_closed": 2},
+        models=[
+            {
+                "version": text,
+                "role": text,
+                "valid_from": None,
+                "trained_from": TIME,
+                "trained_to": LATER,
+                "auc": 0.75,
+                "why": text,
+            }
+        ],
+        performance=[
+            {
+                "window_start": TIME,
+                "window_end": LATER,
+                "version": text,
+                "measure": measure,
+                "realised": value,
+                "low": None,
+                "high": None,
+                "n_labels": 900,
+            }
+            for measure, value in (("auc", 0.7), ("log_loss", None), (text, 0.5))
+        ],
+        drift=[
+            {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
+            {"metric": "score", "window_start": LATER, "signals": ["NONE"], "psi": None, "tests": ""},
+        ],
+        alerts=[
+            {
+                "at": TIME,
+                "rule": text,
+                "severity": "critical",
+                "state": "raised",
+                "version": text,
+                "window_start": TIME,
+                "window_end": LATER,
+                "message": text,
+                "action": text,
+            }
+        ],
+        error=text,
+    )
+
+
+class Tags(HTMLParser):
+    """Collects tags and what is said between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002  # the parser's signature
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_nothing_that_others_wrote_becomes_markup() -> None:
+    tags = Tags()
+    tags.feed(render(full_page(EVIL)))
+
+    assert "script" not in tags.tags
+    assert sum(EVIL in text for text in tags.text) >= 10
+
+
+def test_the_page_shows_numbers_signals_and_what_is_wrong() -> None:
+    html = render(full_page("words"))
+
+    for part in ("1 234 567", "0.7000", "<b>9</b>", '<td class="DRIFT" title="DRIFT words">0.25</td>', "2013-01"):
+        assert part in html
+    assert html.count('<p class="error">words</p>') == 1
+
+
+def test_an_empty_monitor_has_a_page() -> None:
+    html = render(Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet")))
+
+    assert "no partitions yet" in html
+    assert "None so far." in html
+
+
+def test_samples_are_exposed_under_declared_metrics_alone() -> None:
+    samples = [
+        Sample("streamgauge_monitor_rows_total", 12_345_678_901, {"table": "scores"}),
+        Sample("streamgauge_monitor_lag", 2, {"topic": 'a"b\\', "partition": "0"}),
+        Sample("streamgauge_monitor_active", 1, {}),
+    ]
+
+    text = expose(samples)
+
+    assert 'streamgauge_monitor_rows_total{table="scores"} 12345678901\n' in text
+    assert 'streamgauge_monitor_lag{topic="a\\"b\\\\",partition="0"} 2\n' in text
+    assert "streamgauge_monitor_active 1\n" in text
+    assert re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) == [metric.name for metric in METRICS]

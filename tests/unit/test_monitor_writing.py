@@ -1,0 +1,207 @@
+"""Writing waits for the warehouse, holds little, moves offsets only behind rows; one member of a group has it all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from faust.types import TP
+
+from app.adapters import block_writer
+from app.adapters.block_writer import BlockWriter, Flow
+from app.adapters.effects import Block
+from app.adapters.exclusive_assignor import ExclusiveAssignor
+from app.adapters.faust_batches import Fetched
+from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.warehouse_thread import WarehouseThread
+from app.core.batches import RecordBatch
+from app.ports import Warehouse, WarehouseError
+
+TP0, TP1 = TP("p.scores", 0), TP("p.scores", 1)
+
+
+class Recorder:
+    """Takes what a `BlockWriter` says and writes: one entry each, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, Any]] = []
+        self.flow = Flow(lambda tp: self.say("pause", tp), lambda tp: self.say("resume", tp), self.commit)
+
+    def say(self, what: str, about: Any) -> None:
+        self.said.append((what, about))
+
+    async def commit(self, offsets: dict[TP, int]) -> bool:
+        self.say("commit", offsets)
+        return True
+
+
+class Counting(MemoryWarehouse):
+    """Fails the first ``failures`` inserts."""
+
+    def __init__(self, recorder: Recorder, failures: int = 0, *, retryable: bool = True) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._failures = failures
+        self._retryable = retryable
+
+    def insert(self, table: str, columns: Any, token: str | None = None) -> int:  # noqa: ARG002  # the port's signature
+        if self._failures:
+            self._failures -= 1
+            raise WarehouseError("It does not answer.", retryable=self._retryable)
+        self._recorder.say("insert", token)
+        return len(columns["offset"])
+
+
+def to_block(batches: Any) -> Block:
+    offsets = [offset for batch in batches for offset in batch.offsets.tolist()]
+    return Block({"offset": offsets}, len(offsets), 0, f"{batches[0].partition}:{offsets[0]}-{offsets[-1]}")
+
+
+def make_fetch(tp: TP, first: int, n: int, size_bytes: int = 100) -> Fetched:
+    offsets = np.arange(first, first + n, dtype=np.int64)
+    return Fetched(RecordBatch(tp.topic, tp.partition, offsets, offsets, [None] * n, [None] * n), 1, 1, size_bytes)
+
+
+def write(warehouse: Warehouse, recorder: Recorder, receive: Callable[[BlockWriter], None]) -> BlockWriter:
+    async def run() -> BlockWriter:
+        thread = WarehouseThread(warehouse, first_wait_s=0.001, longest_wait_s=0.002)
+        writer = BlockWriter("scores", to_block, thread, recorder.flow, {TP0: 0, TP1: 40})
+        receive(writer)
+        writer.stop()
+        try:
+            await writer.run()
+        finally:
+            await thread.close()
+        return writer
+
+    return asyncio.run(run())
+
+
+def test_offsets_are_committed_after_the_rows_of_each_partition_are_in() -> None:
+    recorder = Recorder()
+
+    def receive(writer: BlockWriter) -> None:
+        writer.receive(make_fetch(TP0, 0, 3))
+        writer.receive(make_fetch(TP1, 40, 2))
+        writer.receive(make_fetch(TP0, 5, 1))
+
+    writer = write(Counting(recorder), recorder, receive)
+
+    assert recorder.said == [("insert", "0:0-5"), ("insert", "1:40-41"), ("commit", {TP0: 6, TP1: 42})]
+    assert writer.positions == {TP0: 6, TP1: 42}
+    assert (writer.drain_rows(), writer.drain_rows()) == (6, 0)
+
+
+def test_a_block_ends_where_the_next_fetch_would_make_it_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_writer, "BLOCK_ROWS", 5)
+    recorder = Recorder()
+
+    def receive(writer: BlockWriter) -> None:
+        for first, n in ((0, 3), (3, 3), (6, 2), (8, 9)):
+            writer.receive(make_fetch(TP0, first, n))
+
+    write(Counting(recorder), recorder, receive)
+
+    assert [token for what, token in recorder.said if what == "insert"] == ["0:0-2", "0:3-7", "0:8-16"]
+
+
+def test_a_partition_that_holds_too_much_is_paused_and_resumed_at_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_writer, "HELD_BYTES", 1_000)
+    monkeypatch.setattr(block_writer, "BLOCK_ROWS", 1)
+    recorder = Recorder()
+
+    def receive(writer: BlockWriter) -> None:
+        for first in range(3):
+            writer.receive(make_fetch(TP0, first, 1, size_bytes=400))
+        writer.receive(make_fetch(TP1, 40, 1, size_bytes=1_000))
+
+    write(Counting(recorder), recorder, receive)
+
+    assert recorder.said == [
+        ("pause", TP0),
+        ("insert", "0:0-0"),
+        ("insert", "0:1-1"),
+        ("resume", TP0),
+        ("insert", "0:2-2"),
+        ("insert", "1:40-40"),
+        ("commit", {TP0: 3, TP1: 41}),
+    ]
+
+
+def test_the_same_block_is_tried_again_until_it_is_in() -> None:
+    recorder = Recorder()
+
+    writer = write(Counting(recorder, failures=5), recorder, lambda writer: writer.receive(make_fetch(TP0, 0, 3)))
+
+    assert recorder.said == [("insert", "0:0-2"), ("commit", {TP0: 3})]
+    assert not writer.is_holding(TP0)
+
+
+def test_what_trying_again_cannot_mend_is_an_error_and_moves_no_offset() -> None:
+    recorder = Recorder()
+
+    with pytest.raises(WarehouseError):
+        write(
+            Counting(recorder, failures=1, retryable=False),
+            recorder,
+            lambda writer: writer.receive(make_fetch(TP0, 0, 3)),
+        )
+
+    assert recorder.said == []
+
+
+def test_a_warehouse_says_what_is_wrong_until_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> list[str]:
+        thread = WarehouseThread(Counting(Recorder(), failures=3), first_wait_s=0.001, longest_wait_s=0.001)
+        errors: list[str] = []
+
+        def insert(warehouse: Warehouse) -> int:
+            errors.append(thread.error)
+            return warehouse.insert("scores", {"offset": [1]})
+
+        await thread.call(insert)
+        errors.append(thread.error)
+        await thread.close()
+        return errors
+
+    caplog.set_level("INFO", "streamgauge.warehouse")
+
+    assert asyncio.run(run()) == ["", *["It does not answer."] * 3, ""]
+    assert len(caplog.records) == 2  # once when it fails, once when it works again
+
+
+def test_giving_up_ends_a_call_that_would_wait_for_ever() -> None:
+    async def run() -> None:
+        thread = WarehouseThread(Counting(Recorder(), failures=10**9), first_wait_s=3_600)
+        waiting = asyncio.create_task(thread.call(lambda warehouse: warehouse.insert("scores", {"offset": [1]})))
+        while not thread.error:  # noqa: ASYNC110  # nobody else waits for it
+            await asyncio.sleep(0)
+        thread.give_up()
+        with pytest.raises(WarehouseError):
+            await waiting
+        await thread.close()
+
+    asyncio.run(run())
+
+
+def assign(since: dict[str, int]) -> dict[str, dict[str, list[int]]]:
+    topics = ["a", "b"]
+    members = {member: ExclusiveAssignor(at).metadata(topics) for member, at in since.items()}
+    cluster = SimpleNamespace(partitions_for_topic={"a": {1, 0}, "b": {0, 2, 1}}.get)
+    answer = ExclusiveAssignor(0).assign(cluster, members)
+    return {member: dict(found.assignment) for member, found in answer.items()}
+
+
+def test_the_member_that_came_first_has_every_partition() -> None:
+    everything = {"a": [0, 1], "b": [0, 1, 2]}
+
+    assert assign({"x": 20, "y": 10, "a": 30}) == {"x": {}, "y": everything, "a": {}}
+    assert assign({"x": 20}) == {"x": everything}
+
+
+def test_members_of_one_moment_are_ordered_by_their_ids() -> None:
+    assert assign({"x": 9, "b": 9})["x"] == {}
