@@ -112,10 +112,15 @@ class Facts:
         return sorted({(row.start_ms, row.end_ms, row.version) for row in self.reports if row.test == "psi"})
 
     def most_drifted(self, limit: int) -> list[str]:
-        """Name the features whose largest PSI in any window is the largest; the score and the outcome are none."""
+        """Name the features whose largest PSI in any window is the largest; the score and the outcome are none.
+
+        A version's few days of a month are passed over: there even weekdays are distributed differently.
+        """
         worst: dict[str, float] = {}
-        for row in self.reports:
-            if row.test == "psi" and row.metric not in {"score", "outcome"} and not math.isnan(row.statistic):
+        psi = [row for row in self.reports if row.test == "psi" and row.metric not in {"score", "outcome"}]
+        enough = max((row.n for row in psi), default=0) / 3
+        for row in psi:
+            if row.n >= enough and not math.isnan(row.statistic):
                 worst[row.metric] = max(row.statistic, worst.get(row.metric, 0.0))
         return sorted(worst, key=lambda name: (-worst[name], name))[:limit]
 
