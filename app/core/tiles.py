@@ -118,6 +118,7 @@ class TileStore:
         self._logged: NDArray[np.bool_] = np.zeros((0, ring), dtype=bool)
         self._dirty: list[Ints] = []
         self._logged_clock = NEVER
+        self._steps = np.arange(ring)
         self._cell_bytes = [struct.pack(">I", cell) for cell in range(ring)]
 
     @property
@@ -208,15 +209,17 @@ class TileStore:
         """Per bound, count and sum of what was kept before this batch, of tiles up to the bound."""
         rows, row = np.unique(codes, return_inverse=True)
         newest = self._newest[rows]
-        cells = (newest[:, None] + 1 + np.arange(self.ring)) % self.ring
-        counts = np.zeros((len(rows), self.ring + 1), dtype=np.int64)
-        np.cumsum(self._counts[rows[:, None], cells], axis=1, out=counts[:, 1:])
-        places = [np.clip(bound - (newest[row] - self.ring), 0, self.ring) for bound in bounds]
+        cells = (newest[:, None] + 1 + self._steps) % self.ring + rows[:, None] * self.ring
+        oldest = newest[row] - self.ring
+        width = self.ring + 1
+        places = [_between(bound - oldest, 0, self.ring) + row * width for bound in bounds]
+        counts = np.zeros((len(rows), width), dtype=np.int64)
+        np.cumsum(self._counts.ravel()[cells], axis=1, out=counts[:, 1:])
         if not self._with_sums:
-            return [(counts[row, place], np.zeros(len(codes), dtype=np.int64)) for place in places]
-        sums = np.zeros((len(rows), self.ring + 1), dtype=np.int64)
-        np.cumsum(self._sums[rows[:, None], cells], axis=1, out=sums[:, 1:])
-        return [(counts[row, place], sums[row, place]) for place in places]
+            return [(counts.ravel()[place], np.zeros(len(codes), dtype=np.int64)) for place in places]
+        sums = np.zeros((len(rows), width), dtype=np.int64)
+        np.cumsum(self._sums.ravel()[cells], axis=1, out=sums[:, 1:])
+        return [(counts.ravel()[place], sums.ravel()[place]) for place in places]
 
     def _apply(self, accepted: _Accepted) -> None:
         if not len(accepted.tiles):
@@ -348,8 +351,8 @@ def _sum_batch(span: _Span, accepted: _Accepted, bounds: list[Ints]) -> list[tup
         running = start_at_zero(values)
         found = []
         for bound in bounds:
-            place = np.searchsorted(lifted, np.clip(bound - low, -1, high - low) + lift, side="right")
-            place = np.clip(place, span.starts, span.ends)
+            place = np.searchsorted(lifted, _between(bound - low, -1, high - low) + lift, side="right")
+            place = _between(place, span.starts, span.ends)
             found.append((place - span.starts, running[place] - running[span.starts]))
         return found
     distinct, ranks = np.unique(tiles, return_inverse=True)
@@ -360,3 +363,9 @@ def _sum_batch(span: _Span, accepted: _Accepted, bounds: list[Ints]) -> list[tup
         count, total = sum_below(ranks, weights, span.starts, span.ends, below)
         found.append((count, total))
     return found
+
+
+def _between(values: Ints, low: int | Ints, high: int | Ints) -> Ints:
+    """What ``np.clip`` gives, at a third of its cost for a short array."""
+    limited: Ints = np.minimum(np.maximum(values, low), high)
+    return limited
