@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
 from app.adapters.clickhouse import ClickHouseWarehouse
@@ -600,6 +600,48 @@ def test_a_second_monitor_stands_by_and_takes_over(kafka: str, tmp_path: Path) -
         for thread in threads:
             await thread.close()
         bench.check(warehouse)
+
+    asyncio.run(run())
+
+
+def test_a_partition_without_events_holds_no_window_back_while_others_go_on(kafka: str, tmp_path: Path) -> None:
+    """Partition 1 never has an event, so its worker never says how far it is."""
+
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path)
+        await bench.prepare()
+        warehouse = MemoryWarehouse()
+        thread = WarehouseThread(warehouse)
+        pace = replace(QUICK, idle_after=0.3)
+        monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, pace)
+        running = asyncio.create_task(monitor.run())
+        topics = bench.pipeline.topics
+        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        await producer.start()
+        worker = AIOKafkaConsumer(
+            topics.events,
+            bootstrap_servers=kafka,
+            group_id=f"streamgauge-{bench.pipeline.name}",
+            enable_auto_commit=False,
+        )
+        await worker.start()
+        for record in bench.sketches[0]:
+            await producer.send_and_wait(topics.sketches, encode_packed(record), partition=0)
+
+        async def has_reports() -> bool:
+            """With one more event each time, which is scored at once."""
+            sent = await producer.send_and_wait(topics.events, b"{}", partition=0)
+            await worker.commit({TopicPartition(topics.events, 0): sent.offset + 1})
+            return bool(warehouse.read("drift_reports"))
+
+        await bench.until(has_reports)
+        await worker.stop()
+        await producer.stop()
+        monitor.stop()
+        assert await running == 0, monitor.failure
+        await thread.close()
+        windows = {row["window_start"] for row in warehouse.read("performance")}
+        assert len(windows) == N_HOURS
 
     asyncio.run(run())
 
