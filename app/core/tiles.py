@@ -175,12 +175,7 @@ class TileStore:
         low = int(tiles.min())
         lift = rank * (int(tiles.max()) - low + 1) - low
         running = np.maximum.accumulate(tiles + lift) - lift
-        earlier = np.where(is_first, NEVER, np.concatenate(([NEVER], running[:-1])))
-        base = self._newest[codes]
-        kept = tiles > np.maximum(earlier, base) - self.ring
-        newest = np.maximum(running, base)
-        if not kept.all():
-            sequence, tiles, rank, newest = sequence[kept], tiles[kept], rank[kept], newest[kept]
+        newest = np.maximum(running, self._newest[codes])
         starts = np.searchsorted(rank, np.arange(len(groups)))
         values = None if updates.values is None else updates.values[sequence]
         return _Accepted(sequence, tiles, values, rank, newest, groups, starts)

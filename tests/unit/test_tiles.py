@@ -94,6 +94,7 @@ def cut(found: list[Operation], places: list[int]) -> Iterator[list[Operation]]:
         yield found[start:stop]
 
 
+@settings(max_examples=300)
 @given(operations | in_order)
 def test_a_batch_equals_its_operations_one_by_one(found: list[Operation]) -> None:
     assert Store().run(found) == expected(found)
@@ -159,6 +160,44 @@ def test_a_window_of_three_tiles_worked_out_by_hand() -> None:
     three_tiles = [answer[1] for answer in store.run(found)]
 
     assert three_tiles == [(0, 0), (1, 2), (2, 7), (1, 5), (1, 2), (1, 2), (0, 0)]
+
+
+def test_what_is_as_old_as_the_retention_is_not_seen() -> None:
+    for distance, count in ((RETAIN - 1, 1), (RETAIN, 0)):
+        store = Store()
+        found: list[Operation] = [(False, "a", 0, 1), (True, "b", distance, 0), (True, "a", 0, 0)]
+
+        assert store.run(found)[-1] == [(count, count)] * len(SIZES)
+        assert store.run([(True, "a", 0, 0)]) == [[(count, count)] * len(SIZES)]
+        assert store.tiles.quiet(np.array([0])).tolist() == [count == 0]
+
+
+def test_a_restored_store_knows_how_late_it_is() -> None:
+    store, restored = Store(), Store()
+    store.run([(False, "a", 0, 1), (True, "b", RETAIN, 0)])
+    restored.tiles.restore({key: value for key, value in store.tiles.drain_changes() if value is not None})
+
+    assert restored.run([(True, "a", 0, 0)]) == [[(0, 0)] * len(SIZES)]
+
+
+def test_forgetting_clears_the_records_that_were_written_and_no_others() -> None:
+    store = Store()
+    written: dict[bytes, bytes | None] = {}
+    for key, tile in (("a", 0), ("b", 2 * RETAIN), ("c", 4 * RETAIN)):
+        store.run([(False, key, tile, 1)])
+        written.update(store.tiles.drain_changes())
+        codes = store.index.in_use()
+        for code in codes[store.tiles.quiet(codes)].tolist():
+            cleared = store.tiles.forget(code)
+            store.index.remove(code)
+            assert [written.pop(name) is not None for name, _ in cleared] == [True]
+
+
+def test_an_update_that_nothing_can_see_leaves_no_trace() -> None:
+    store = Store()
+    store.run([(True, "b", RETAIN, 0), (False, "a", 0, 1)])
+
+    assert len(store.tiles.drain_changes()) == 1  # the clock
 
 
 def test_a_changelog_record_is_written_once_per_touched_cell() -> None:
