@@ -1,4 +1,4 @@
-"""Writes the generated tables of README.md: commands, settings, ClickHouse tables.
+"""Writes the generated tables of README.md: commands, settings, metrics, ClickHouse tables.
 
 Each stands between two marks, ``<!-- NAME: begin … -->`` and ``<!-- NAME: end -->``, and is made from the data that the
 program itself uses. ``--check`` writes nothing and exits 1 when a table is stale.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.adapters import monitor_http, worker_http
 from app.cli import COMMANDS
 from app.settings import SETTINGS
 from schemas.tables import TABLES, VIEWS
@@ -30,6 +31,10 @@ def make_tables() -> dict[str, str]:
         "settings": _make_table(
             ("variable", "default", "what it means"),
             [(f"`{each.name}`", f"`{each.default}`" if each.default else "", each.help) for each in SETTINGS],
+        ),
+        "metrics": _make_table(
+            ("metric", "kind", "what it means"),
+            [(f"`{each.name}`", each.kind, each.help) for each in (*worker_http.METRICS, *monitor_http.METRICS)],
         ),
         "tables": _make_table(
             ("table or view", "what it holds"),

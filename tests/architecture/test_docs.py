@@ -33,6 +33,14 @@ def test_every_setting_is_in_the_readme(setting: str) -> None:
     assert setting in CODE_IN_TEXT
 
 
+@pytest.mark.parametrize("module", ["monitor_http", "worker_http"])
+def test_every_endpoint_is_in_the_readme(module: str) -> None:
+    source = (ROOT / "app" / "adapters" / f"{module}.py").read_text(encoding="utf-8")
+    paths = re.findall(r'web\.(?:get|post)\("([^"]+)"', source)
+    assert len(paths) >= 3
+    assert set(paths) <= CODE_IN_TEXT
+
+
 @pytest.mark.parametrize("topic", [topic.name for topic in Topics("<p>", 1).all()])
 def test_every_topic_is_in_the_readme(topic: str) -> None:
     assert topic in CODE_IN_TEXT
