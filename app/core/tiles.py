@@ -14,14 +14,13 @@ sums are kept in fixed point (units of 2**-20, at most 2**42 a value; a tile's o
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.core.batches import Floats, Ints
 from app.core.keys import KeyIndex
-from app.core.range_sums import start_at_zero, sum_below
+from app.core.tile_batch import Accepted, Reads, Updates, between, locate, sum_batch
 
 FIXED_POINT = 2.0**20
 LARGEST_VALUE = 2.0**42
@@ -36,51 +35,6 @@ _CLOCK_CELL = b"\xff\xff\xff\xff"
 def to_fixed_point(values: Floats) -> Ints:
     """Values in units of 2**-20, rounded to even; what is beyond ±2**42 counts as that."""
     return np.rint(np.clip(values, -LARGEST_VALUE, LARGEST_VALUE) * FIXED_POINT).astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Updates:
-    """Updates in their order. ``before[j]`` = i: update j comes before read i (and after read i - 1); ascending.
-
-    ``values`` (fixed point) is None in a store that only counts.
-    """
-
-    codes: Ints
-    tiles: Ints
-    before: Ints
-    values: Ints | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reads:
-    """Reads of known keys: code, tile, updates before it, and the newest tile of any operation before it."""
-
-    codes: Ints
-    tiles: Ints
-    seen: Ints
-    clock: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Per read, the rank of its key and the range of accepted updates of that key before it."""
-
-    group: Ints
-    starts: Ints
-    ends: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    """The updates that count, by key and then in order; ``rank`` numbers the keys of ``groups``."""
-
-    sequence: Ints
-    tiles: Ints
-    values: Ints | None
-    rank: Ints
-    newest: Ints  # newest tile of the key, this update included
-    groups: Ints
-    starts: Ints
 
 
 class TileStore:
@@ -152,7 +106,7 @@ class TileStore:
         accepted = self._accept(updates, np.maximum(update_clock[:-1], read_clock[updates.before]))
         known = np.flatnonzero(read_codes >= 0)
         clock = np.maximum(read_clock[:-1], update_clock[seen])
-        found = self._read(_Reads(read_codes[known], read_tiles[known], seen[known], clock[known]), accepted, sizes)
+        found = self._read(Reads(read_codes[known], read_tiles[known], seen[known], clock[known]), accepted, sizes)
         self._apply(accepted)
         self._clock = int(max(read_clock[-1], update_clock[-1]))
         windows = []
@@ -162,12 +116,12 @@ class TileStore:
             windows.append((count_and_sum[0], count_and_sum[1]))
         return windows
 
-    def _accept(self, updates: Updates, clock: Ints) -> _Accepted:
+    def _accept(self, updates: Updates, clock: Ints) -> Accepted:
         sequence = np.flatnonzero((updates.codes >= 0) & (updates.tiles > clock - self.retain))
         sequence = sequence[np.argsort(updates.codes[sequence], kind="stable")]
         codes, tiles = updates.codes[sequence], updates.tiles[sequence]
         if not len(sequence):
-            return _Accepted(sequence, tiles, None, sequence, tiles, codes, sequence)
+            return Accepted(sequence, tiles, None, sequence, tiles, codes, sequence)
         is_first = np.concatenate(([True], codes[1:] != codes[:-1]))
         rank = np.cumsum(is_first) - 1
         groups = codes[is_first]
@@ -178,13 +132,13 @@ class TileStore:
         newest = np.maximum(running, self._newest[codes])
         starts = np.searchsorted(rank, np.arange(len(groups)))
         values = None if updates.values is None else updates.values[sequence]
-        return _Accepted(sequence, tiles, values, rank, newest, groups, starts)
+        return Accepted(sequence, tiles, values, rank, newest, groups, starts)
 
-    def _read(self, reads: _Reads, accepted: _Accepted, sizes: tuple[int, ...]) -> list[tuple[Ints, Ints]]:
+    def _read(self, reads: Reads, accepted: Accepted, sizes: tuple[int, ...]) -> list[tuple[Ints, Ints]]:
         """Per size, count and sum of each read."""
         if not len(reads.codes):
             return [(reads.codes, reads.codes) for _ in sizes]
-        span = _locate(reads, accepted)
+        span = locate(reads, accepted)
         newest = self._newest[reads.codes]
         if len(accepted.newest):
             newest = np.maximum(
@@ -195,7 +149,7 @@ class TileStore:
         bounds = [upper, *(np.minimum(np.maximum(upper - size, floor), upper) for size in sizes)]
         at_bounds = self._sum_kept(reads.codes, bounds)
         if len(accepted.tiles):
-            in_batch = _sum_batch(span, accepted, bounds)
+            in_batch = sum_batch(span, accepted, bounds)
             at_bounds = [(a + c, b + d) for (a, b), (c, d) in zip(at_bounds, in_batch, strict=True)]
         (upper_count, upper_sum), *lower = at_bounds
         return [(upper_count - count, upper_sum - total) for count, total in lower]
@@ -207,7 +161,7 @@ class TileStore:
         cells = (newest[:, None] + 1 + self._steps) % self.ring + rows[:, None] * self.ring
         oldest = newest[row] - self.ring
         width = self.ring + 1
-        places = [_between(bound - oldest, 0, self.ring) + row * width for bound in bounds]
+        places = [between(bound - oldest, 0, self.ring) + row * width for bound in bounds]
         counts = np.zeros((len(rows), width), dtype=np.int64)
         np.cumsum(self._counts.ravel()[cells], axis=1, out=counts[:, 1:])
         if not self._with_sums:
@@ -216,7 +170,7 @@ class TileStore:
         np.cumsum(self._sums.ravel()[cells], axis=1, out=sums[:, 1:])
         return [(counts.ravel()[place], sums.ravel()[place]) for place in places]
 
-    def _apply(self, accepted: _Accepted) -> None:
+    def _apply(self, accepted: Accepted) -> None:
         if not len(accepted.tiles):
             return
         base = self._newest[accepted.groups]
@@ -321,46 +275,3 @@ class TileStore:
         self._counts[rows[fresh], cells[fresh]] = values[fresh, 1]
         if self._with_sums:
             self._sums[rows[fresh], cells[fresh]] = values[fresh, 2]
-
-
-def _locate(reads: _Reads, accepted: _Accepted) -> _Span:
-    if not len(accepted.groups):
-        nothing = np.zeros(len(reads.codes), dtype=np.int64)
-        return _Span(nothing, nothing, nothing)
-    group = np.minimum(np.searchsorted(accepted.groups, reads.codes), len(accepted.groups) - 1)
-    width = int(max(accepted.sequence.max(initial=0), reads.seen.max())) + 1
-    starts = accepted.starts[group]
-    ends = np.searchsorted(accepted.rank * width + accepted.sequence, group * width + reads.seen)
-    return _Span(group, starts, np.where(accepted.groups[group] == reads.codes, np.maximum(ends, starts), starts))
-
-
-def _sum_batch(span: _Span, accepted: _Accepted, bounds: list[Ints]) -> list[tuple[Ints, Ints]]:
-    """Per bound, count and sum of the updates of this batch before the read, of tiles up to the bound."""
-    tiles, values = accepted.tiles, accepted.values
-    if values is None:
-        values = np.zeros(len(tiles), dtype=np.int64)
-    low, high = int(tiles.min()), int(tiles.max())
-    lifted = tiles - low + accepted.rank * (high - low + 2)
-    if (lifted[1:] >= lifted[:-1]).all():  # the tiles of each key come in order: those up to a bound are a prefix
-        lift = span.group * (high - low + 2)
-        running = start_at_zero(values)
-        found = []
-        for bound in bounds:
-            place = np.searchsorted(lifted, _between(bound - low, -1, high - low) + lift, side="right")
-            place = _between(place, span.starts, span.ends)
-            found.append((place - span.starts, running[place] - running[span.starts]))
-        return found
-    distinct, ranks = np.unique(tiles, return_inverse=True)
-    weights = (np.ones(len(tiles), dtype=np.int64), values)
-    found = []
-    for bound in bounds:
-        below = np.searchsorted(distinct, bound, side="right")
-        count, total = sum_below(ranks, weights, span.starts, span.ends, below)
-        found.append((count, total))
-    return found
-
-
-def _between(values: Ints, low: int | Ints, high: int | Ints) -> Ints:
-    """What ``np.clip`` gives, at a third of its cost for a short array."""
-    limited: Ints = np.minimum(np.maximum(values, low), high)
-    return limited

@@ -10,7 +10,8 @@ import numpy as np
 
 from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes
 from app.core.keys import NULL, KeyIndex
-from app.core.tiles import FIXED_POINT, TileStore, Updates, to_fixed_point
+from app.core.tile_batch import Updates
+from app.core.tiles import FIXED_POINT, TileStore, to_fixed_point
 from schemas.pipeline import Pipeline, PipelineError, Window
 
 _DAY_MS = 86_400_000

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from app.core.keys import NULL, UNKNOWN, KeyIndex
 from app.core.range_sums import sum_below
-from app.core.tiles import FIXED_POINT, TileStore, Updates, to_fixed_point
+from app.core.tile_batch import Updates
+from app.core.tiles import FIXED_POINT, TileStore, to_fixed_point
 
 RING, RETAIN, SIZES = 4, 7, (1, 3, 4)
 
@@ -183,7 +184,7 @@ def test_a_restored_store_knows_how_late_it_is() -> None:
 def test_forgetting_clears_the_records_that_were_written_and_no_others() -> None:
     store = Store()
     written: dict[bytes, bytes | None] = {}
-    for key, tile in (("a", 0), ("b", 2 * RETAIN), ("c", 4 * RETAIN)):
+    for key, tile in (("a", 0), ("b", 14), ("c", 29), ("d", 43)):
         store.run([(False, key, tile, 1)])
         written.update(store.tiles.drain_changes())
         codes = store.index.in_use()
