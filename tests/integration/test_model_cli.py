@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
-import types
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
@@ -30,6 +27,7 @@ from schemas.wire import ModelUpdate
 
 PIPELINE = """
 name = "{name}"
+source = "orders.py:records"
 partitions = 1
 
 [model]
@@ -81,6 +79,38 @@ share = 0.5
 of_last = 100
 """
 
+#: An order every four hours of 2023; its label, known an hour later, follows from the amount and some noise.
+SOURCE = """
+import numpy as np
+
+from schemas.source import SourceRecord
+
+HOUR_MS = 3_600_000
+START_MS = 1_672_531_200_000
+
+
+def records(from_ms=None, to_ms=None, limit=None):
+    rng = np.random.default_rng(7)
+    n = 2190
+    amounts, items = rng.normal(50, 20, n), rng.integers(1, 9, n)
+    labels = amounts + rng.normal(0, 10, n) > 50
+    found = []
+    for number in range(n):
+        at_ms, key = START_MS + 4 * number * HOUR_MS, f"c{number % 10}"
+        order = {
+            "order_id": f"o{number}",
+            "ordered_ms": at_ms,
+            "customer": key,
+            "amount": float(amounts[number]),
+            "items": int(items[number]),
+        }
+        label = {"event_id": f"o{number}", "label": float(labels[number]), "label_time_ms": at_ms + HOUR_MS}
+        found.append(SourceRecord("event", key, at_ms, order))
+        found.append(SourceRecord("label", key, at_ms + HOUR_MS, label))
+    low, high = from_ms or 0, to_ms or 2**62
+    yield [record for record in found if low <= record.time_ms < high]
+"""
+
 Run = Callable[..., Result]
 
 
@@ -95,26 +125,12 @@ def pipeline(tmp_path: Path, request: pytest.FixtureRequest) -> Pipeline:
     name = f"p{zlib.crc32(request.node.name.encode())}"
     path = tmp_path / f"{name}.toml"
     path.write_text(PIPELINE.format(name=name), encoding="utf-8")
+    (tmp_path / "orders.py").write_text(SOURCE, encoding="utf-8")
     return load(path)
 
 
 @pytest.fixture
-def run(kafka: EmbeddedKafka, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    def build_training_set(given: Pipeline, source: object, from_ms: int, to_ms: int, **_: object) -> object:
-        assert given.feature_set == pipeline.feature_set
-        rng = np.random.default_rng(from_ms % 2**32)
-        n = 300
-        matrix = np.column_stack([rng.normal(50, 20, n), rng.integers(1, 9, n).astype(np.float64)])
-        labels = (matrix[:, 0] + rng.normal(0, 10, n) > 50).astype(np.float64)
-        times = np.linspace(from_ms, to_ms - 1, n).astype(np.int64)
-        return types.SimpleNamespace(
-            matrix=matrix, labels=labels, event_time_ms=times, event_id=[str(i) for i in range(n)]
-        )
-
-    offline = types.ModuleType("app.offline")
-    offline.build_training_set = build_training_set  # type: ignore[attr-defined]  # stands for the run over real events
-    monkeypatch.setitem(sys.modules, "app.offline", offline)
-
+def run(kafka: EmbeddedKafka, pipeline: Pipeline, tmp_path: Path) -> Run:
     def call(*words: str, kafka_at: str = kafka.bootstrap) -> Result:
         environment = {
             "STREAMGAUGE_KAFKA": kafka_at,
