@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,8 +48,11 @@ class Watched:
             self._changed.notify_all()
 
     def wait_until(self, condition: Callable[[SupervisedChild], bool]) -> SupervisedChild:
+        deadline = time.monotonic() + 30
         with self._changed:
-            assert self._changed.wait_for(lambda: condition(self.child), timeout=30), self.child.state
+            while not condition(self.child):
+                assert time.monotonic() < deadline, self.child.state
+                self._changed.wait(0.05)  # a line in the log changes no state
         return self.child
 
     @property
@@ -57,7 +61,7 @@ class Watched:
 
 
 def test_the_ready_line_says_where_a_child_listens_and_the_rest_is_its_log(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, "print('before'); " + READY + "print('{after'); " + STAY)
+    watched = Watched(tmp_path, "print('before'); " + READY + "print('{after', flush=True); " + STAY)
     watched.child.start()
     child = watched.wait_until(lambda child: child.state == "ready")
     assert child.http == "http://127.0.0.1:1"
