@@ -156,6 +156,8 @@ class Streamer:
         self._watch = Watch(pipeline, settings.kafka)
         self._training = ""
         self._held_to: int | None = None
+        self._asked = asyncio.Event()
+        self._is_all_sent = False
         self._next_at = self._expected_at = 0.0
         self._promised_ms = course.from_ms
         self._reported_ms = 0
@@ -212,6 +214,7 @@ class Streamer:
                     sent.last_event_ms = max(
                         (record.time_ms for record in piece if record.kind == EVENT), default=sent.last_event_ms
                     )
+            self._is_all_sent = True
             await self._may_finish.wait()
             await producer.promise(self._end_of_all_ms())
 
@@ -235,6 +238,9 @@ class Streamer:
             self._is_waiting = True
             await self._watch.next_look()
         self._is_waiting = False
+        at = self._course.retrain_at
+        if at is not None and self.sent.events >= at:
+            await self._asked.wait()  # a short stream would be over before anyone saw that it has come so far
         held_to = self._held_to
         if held_to is not None:
             now = time.monotonic()
@@ -282,7 +288,7 @@ class Streamer:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 reported_ms = await asyncio.to_thread(self._find_reported)
-                if retraining is None or retraining.done():
+                if (retraining is None or retraining.done()) and not self._is_all_sent:
                     wish = await self._find_wish() if len(self.sent.retrains) < course.most_retrains else None
                     if wish is not None:
                         retraining = tasks.create_task(self._retrain(*wish))
@@ -349,6 +355,7 @@ class Streamer:
         self._may_finish.clear()
         self._training = span
         self._held_to = held_to
+        self._asked.set()
         self._say(f"Retraining on {span} ({why}); the stream goes on, held to {held_to:,} events/s meanwhile.")
         command = ModelCommand(
             ["train", "--family", course.family, "--from", format_day(from_ms), "--to", format_day(to_ms), "--promote"],
