@@ -17,7 +17,7 @@ from app.core.scoring import ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.pipeline import PartitionPipeline, Step
 from schemas.pipeline import Limits, Pipeline
 
-#: Most events of one step.
+#: Most events of one step: bounds how long a worker's event loop is busy.
 STEP_EVENTS = 5_000
 
 #: Who scores the events of a partition; None: only features are wanted.

@@ -24,14 +24,13 @@ from app.adapters.publisher import PartitionPublisher
 from app.adapters.topic_reader import read_to_end
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
+from app.drive import STEP_EVENTS
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
 from schemas.wire import encode_packed
 
 log = logging.getLogger("streamgauge.worker")
 
-#: Most events of one step: bounds how long the event loop is busy.
-STEP_EVENTS = 5_000
 #: A partition is paused when more than this waits for its task, and resumed at half of it.
 INBOX_BYTES = 8 << 20
 #: Labels that may wait for their events before their partition is paused.

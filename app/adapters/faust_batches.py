@@ -16,13 +16,13 @@ from typing import Any, Protocol, cast
 
 import aiokafka
 import faust
-import numpy as np
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, StreamT
 from faust.types.enums import ProcessingGuarantee
 
+from app.adapters.topic_reader import to_batch
 from app.core.batches import RecordBatch
 
 #: How long one fetch may wait. A partition that is resumed meanwhile waits this long at the most.
@@ -125,18 +125,8 @@ class _BatchConsumer(driver.Consumer):
 
     def _wrap(self, tp: TP, found: list[Any]) -> Fetched:
         sequence = self._sequences[tp] = self._sequences.get(tp, 0) + 1
-        values = [record.value for record in found]
-        has_headers = any(record.headers for record in found)
-        batch = RecordBatch(
-            topic=tp.topic,
-            partition=tp.partition,
-            offsets=np.array([record.offset for record in found], dtype=np.int64),
-            timestamps_ms=np.array([record.timestamp for record in found], dtype=np.int64),
-            keys=[record.key for record in found],
-            values=values,
-            headers=[tuple(record.headers) for record in found] if has_headers else None,
-        )
-        size = sum(map(len, filter(None, values))) + 100 * len(values)
+        batch = to_batch(tp, found)
+        size = sum(map(len, filter(None, batch.values))) + 100 * len(batch)
         return Fetched(batch, self._epoch, sequence, size)
 
     def _to_message(self, tp: TP, record: Fetched) -> ConsumerMessage:
