@@ -1,14 +1,14 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help env check test demo bench lock docs fmt clean
+.PHONY: help env check test demo bench chaos lock docs fmt clean
 
 BIN := .venv/bin
 PACKAGES := app models schemas
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo 'ARGS="…" is passed on by demo, bench and test; PYTHON=… chooses the interpreter of .venv.'
+	@echo 'ARGS="…" is passed on by demo, bench, chaos and test; PYTHON=… chooses the interpreter of .venv.'
 
 env:  ## Make .venv from requirements.lock (every target below does so by itself)
 	@sh scripts/environment.sh
@@ -29,6 +29,9 @@ demo: env  ## Run the whole job on a year of real flights and write demo-report/
 bench: env  ## Measure events per second and CPU per event on this machine
 	$(BIN)/streamgauge bench stream $(ARGS)
 
+chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (30 to 40 minutes)
+	STREAMGAUGE_CHAOS=full STREAMGAUGE_CHAOS_REPORT=chaos-report $(BIN)/python -m pytest tests/chaos $(ARGS)
+
 lock:  ## Rewrite requirements.lock from pyproject.toml (needs uv; pins stay where they still fit)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --group dev pyproject.toml \
 		-o requirements.lock --no-header --no-annotate --no-emit-index-url
@@ -41,5 +44,5 @@ fmt: env docs  ## Format the code, mend what ruff can mend, rewrite the generate
 	$(BIN)/ruff format
 
 clean:  ## Remove .venv, caches and reports; the embedded stack's data (.streamgauge) stays
-	rm -rf .venv build dist demo-report bench-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist demo-report bench-report chaos-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(PACKAGES) tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
