@@ -1,4 +1,4 @@
-"""One contract for every warehouse: in memory, the embedded ClickHouse engine, and a server where Docker is there."""
+"""One contract for every warehouse: in memory, the embedded ClickHouse engine, by HTTP to it, a server in Docker."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from clickhouse_front import ClickHouseFront
 
 from app.adapters.clickhouse import MIGRATIONS_PATH, ClickHouseWarehouse, lock_holder
 from app.adapters.memory_warehouse import MemoryWarehouse
@@ -62,10 +63,16 @@ def engine(tmp_path: Path) -> Iterator[ClickHouseWarehouse]:
     warehouse.close()
 
 
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseFront]:
+    with ClickHouseFront(tmp_path_factory.mktemp("front")) as front:
+        yield front
+
+
 SERVER = [pytest.param("server", marks=pytest.mark.docker)] if HAS_DOCKER else []
 
 
-@pytest.fixture(params=["memory", "engine", *SERVER])
+@pytest.fixture(params=["memory", "engine", "http", *SERVER])
 def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
     if request.param == "engine":
         yield request.getfixturevalue("engine")
@@ -75,7 +82,9 @@ def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
         memory.migrate()
         yield memory
         return
-    server = ClickHouseWarehouse(request.getfixturevalue("server_url"), query_seconds=2)
+    by_http = request.param == "http"
+    url = request.getfixturevalue("front").url if by_http else request.getfixturevalue("server_url")
+    server = ClickHouseWarehouse(url, query_seconds=2)
     server.wait_ready(60)
     server.query("SELECT 1")
     server._write_client().command("DROP DATABASE streamgauge SYNC")
