@@ -195,7 +195,7 @@ class EmbeddedKafka:
             if not _is_free(port):
                 raise _port_in_use(port)
             properties = self._folder / "server.properties"
-            properties.write_text(render_properties(port=port, controller_port=_free_port(), data_folder="data"))
+            properties.write_text(self._properties(port))
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             with (self.log_path.parent / "kafka.out").open("wb") as console:
                 self._process = spawn(
@@ -215,6 +215,9 @@ class EmbeddedKafka:
                 raise StackError(f"Kafka did not start; the end of {self.log_path}:\n{said}")
             if wanted_port or attempt == ATTEMPTS - 1:
                 raise _port_in_use(port)
+
+    def _properties(self, port: int) -> str:
+        return render_properties(port=port, controller_port=_free_port(), data_folder="data")
 
     def _logging_option(self) -> list[str]:
         return [f"-Dlog4j2.configurationFile={self._folder / 'log4j2.xml'}"]
