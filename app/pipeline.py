@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, RecordBatch, Rejection
+from app.core.batches import EventBatch, Floats, LabelBatch, RecordBatch, Rejection
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
@@ -112,7 +112,7 @@ class PartitionPipeline:
         self._label_dead_letters: deque[DeadLetter] = deque()
         self._labels_end: int | None = None
         self._events_end: int | None = None
-        self._limit = RejectionLimit(pipeline.limits)
+        self._limits = {what: RejectionLimit(pipeline.limits, what) for what in ("events", "labels")}
         self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms)
         self._references: dict[str, Reference] = {}
         self._promised_ms = BEGINNING_MS
@@ -123,9 +123,15 @@ class PartitionPipeline:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def receive_events(self, records: RecordBatch) -> None:
-        """Decode a batch of the events topic, compute its stateless features and queue it."""
-        events, rejections = self._decode_events(records)
+    def receive_events(self, records: RecordBatch, clock_ms: int | None = None) -> None:
+        """Decode a batch of the events topic, compute its stateless features and queue it.
+
+        Parameters
+        ----------
+        clock_ms
+            Time of the reader's clock, as a bound on event times; None in a replay (`app.core.event_time`).
+        """
+        events, rejections = self._decode_events(records, clock_ms)
         matrix, failed = self._plan.compute(events)
         if failed:
             good = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in failed])
@@ -136,9 +142,9 @@ class PartitionPipeline:
         queued = _Queued(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
         self.merge.add_events(queued, events.event_time_ms)
 
-    def receive_labels(self, records: RecordBatch, now_ms: int) -> None:
+    def receive_labels(self, records: RecordBatch, now_ms: int, clock_ms: int | None = None) -> None:
         """Decode a batch of the labels topic and queue it; its rejections go out with the labels before them."""
-        labels, rejections = self._decode_labels(records)
+        labels, rejections = self._decode_labels(records, clock_ms)
         self._label_dead_letters.extend(self._dead_letter(records, rejection, now_ms) for rejection in rejections)
         self._labels_end = int(records.offsets[-1]) + 1
         self.merge.add_labels(labels)
@@ -183,9 +189,7 @@ class PartitionPipeline:
         merged = self.merge.take_labels(END_MS)
         if merged is None:
             return self._labels_only()
-        step = self._process(merged, None, now_ms, stale=False)
-        step.dead_letters = self._passed_label_letters()
-        return step
+        return self._process(merged, None, now_ms, stale=False)
 
     def _process(self, merged: Merged[_Queued], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
         queued = merged.payload
@@ -213,6 +217,7 @@ class PartitionPipeline:
         self._remember(step, merged)
         self._count_outcomes(step)
         self._pending.expire(self.merge.event_watermark_ms)
+        step.dead_letters = self._passed_label_letters(merged.labels)
         return step
 
     def _nothing(self) -> tuple[EventBatch, Floats]:
@@ -227,12 +232,14 @@ class PartitionPipeline:
         events, matrix = self._nothing()
         return Step(self.partition, events, matrix, np.zeros(0), [], JoinedLabels(), dead_letters=letters)
 
-    def _passed_label_letters(self) -> list[DeadLetter]:
+    def _passed_label_letters(self, applied: LabelBatch | None = None) -> list[DeadLetter]:
         """Rejected labels before the first queued one: after a restart, later ones would be read and rejected again."""
         queued = self.merge.first_label_offset()
         letters: list[DeadLetter] = []
         while self._label_dead_letters and (queued is None or self._label_dead_letters[0].source.offset < queued):
             letters.append(self._label_dead_letters.popleft())
+        good = applied.offsets[np.isfinite(applied.label)] if applied is not None else np.zeros(0, dtype=np.int64)
+        self._limits["labels"].observe(good, [letter.source.offset for letter in letters], letters)
         return letters
 
     def _remember(self, step: Step, merged: Merged[_Queued]) -> None:
@@ -280,7 +287,9 @@ class PartitionPipeline:
     def drain_sketch(self) -> SketchRecord | None:
         """What was counted since the last drain, and how far this partition has come; None if neither moved."""
         watermark = max(self.merge.event_watermark_ms, self._promised_ms)
-        label_watermark = max(self.merge.label_watermark_ms, self._promised_ms)
+        # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
+        horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels is not None else 0
+        label_watermark = max(self.merge.label_watermark_ms, self._promised_ms, watermark - horizon_ms)
         deltas = self._sketch.drain()
         if not deltas and (watermark, label_watermark) == self._said:
             return None
@@ -294,6 +303,8 @@ class PartitionPipeline:
             "label_watermark_ms": self.merge.label_watermark_ms,
             "promised_ms": self._promised_ms,
             "feature_set": self._pipeline.feature_set,
+            "pipeline": self._pipeline.digest,
+            "rejected": {what: limit.state() for what, limit in self._limits.items()},
         }
         tiles = [(_TILES + key, value) for key, value in self._state.drain_changes()]
         return [*tiles, *self._pending.drain_changes(), (_META, msgspec.msgpack.encode(meta))]
@@ -313,6 +324,9 @@ class PartitionPipeline:
         self._state.restore([(key[len(_TILES) :], value) for key, value in log if key.startswith(_TILES)])
         self._pending.restore(log)
         self._promised_ms = meta["promised_ms"]
+        if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
+            for what, limit in self._limits.items():
+                limit.restore(meta["rejected"][what])
         self.merge = TimeMerge(
             with_labels=self._pipeline.labels is not None,
             event_watermark_ms=meta["event_watermark_ms"],
@@ -352,11 +366,9 @@ class PartitionPipeline:
         rejected = []
         while rejections and int(offsets[rejections[0].position]) < until:
             rejected.append(rejections.popleft())
-        self._limit.observe(step.events.offsets, [int(offsets[rejection.position]) for rejection in rejected], rejected)
-        step.dead_letters = [
-            *self._passed_label_letters(),
-            *(self._dead_letter(queued.records, rejection, now_ms) for rejection in rejected),
-        ]
+        letters = [self._dead_letter(queued.records, rejection, now_ms) for rejection in rejected]
+        self._limits["events"].observe(step.events.offsets, [letter.source.offset for letter in letters], letters)
+        step.dead_letters += letters
         self._events_end = until
 
     @staticmethod

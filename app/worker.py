@@ -127,7 +127,8 @@ class PartitionTask:
             raise SkippedBatchError(f"{tp} went from fetch {self._received[tp]} to {fetched.sequence}.")
         self._received[tp] = fetched.sequence
         if tp == self._labels_tp:
-            self._flow.receive_labels(fetched.records, self._worker.now_ms())
+            now_ms = self._worker.now_ms()
+            self._flow.receive_labels(fetched.records, now_ms, clock_ms=now_ms)
         else:
             self._inbox.append(fetched)
             self._inbox_bytes += fetched.size_bytes
@@ -176,7 +177,7 @@ class PartitionTask:
                 return step
             fetched = self._inbox.popleft()
             self._inbox_bytes -= fetched.size_bytes
-            self._flow.receive_events(fetched.records)
+            self._flow.receive_events(fetched.records, clock_ms=worker.now_ms())
             self._regulate()
 
     async def _publish(self, step: Step) -> None:

@@ -7,8 +7,10 @@ The rules, in the order in which they are applied (each is a ``reason`` of a dea
 ``not_an_object``, ``missing_field``, ``wrong_type``: against the fields of the pipeline file. Null is allowed where the
 file says ``?``; fields it does not name are ignored; a number too large for its type is a ``wrong_type``.
 ``empty_key``: an empty entity or event id.
-``time_too_early``, ``time_too_late``, ``time_ahead``: event time outside ``earliest``…``latest``, or further ahead of
-the record's Kafka time stamp than ``max_ahead``; it could otherwise move the watermark.
+``too_large``: text fields of more than `MOST_TEXT_BYTES` together; scores and state carry them on.
+``time_too_early``, ``time_too_late``, ``time_ahead``, ``clock_ahead``: see `app.core.event_time`.
+
+Cost: a record is decoded at most twice, however many bad ones a batch has.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import msgspec
 import numpy as np
 
 from app.core.batches import EventBatch, Ints, LabelBatch, RecordBatch, Rejection
+from app.core.event_time import TimeBounds
 from schemas.pipeline import EventField, Events, Pipeline
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import Label
@@ -30,6 +33,9 @@ _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: dict[str, Any] = {"string": str, "float": float, "int": _INT64, "bool": bool}
 #: Digits of a watermark header that are read; more are no time.
 _MOST_DIGITS = 18
+#: Text fields of one event, as JSON. A score holds entity and id, a state record the keys of its windows: with this
+#: bound they stay below the 1 MiB that a Kafka topic takes by default.
+MOST_TEXT_BYTES = 256 << 10
 _BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeError)
 
 
@@ -81,9 +87,16 @@ class EventDecoder:
         self._events = events
         self._decode = msgspec.json.Decoder(_struct(events)).decode
         self._getters = {field.name: attrgetter(field.name) for field in events.fields}
+        self._text_fields = [field.name for field in events.fields if field.type == "string"]
+        self._bounds = TimeBounds(events.time, events.earliest_ms, events.latest_ms, events.max_ahead_ms)
 
-    def decode(self, records: RecordBatch) -> tuple[EventBatch, list[Rejection]]:
+    def decode(self, records: RecordBatch, clock_ms: int | None = None) -> tuple[EventBatch, list[Rejection]]:
         """Decode a batch.
+
+        Parameters
+        ----------
+        clock_ms
+            Time of the reader's clock; None in a replay.
 
         Returns
         -------
@@ -91,58 +104,59 @@ class EventDecoder:
         """
         good, positions, rejections = _decode_all(self._decode, records.values, "decode")
         index = np.arange(len(records), dtype=np.int64) if positions is None else np.array(positions, dtype=np.int64)
+        events = self._events
+        texts = {name: list(map(self._getters[name], good)) for name in self._text_fields}
         batch = EventBatch(
             offsets=records.offsets[index],
-            event_time_ms=np.array(list(map(self._getters[self._events.time], good)), dtype=np.int64),
-            entity=[str(key) for key in map(self._getters[self._events.entity], good)],
-            event_id=[str(key) for key in map(self._getters[self._events.event_id], good)],
-            columns={field.name: self._column(field, good) for field in self._events.fields},
+            event_time_ms=np.array(list(map(self._getters[events.time], good)), dtype=np.int64),
+            entity=texts[events.entity],
+            event_id=texts[events.event_id],
+            columns={field.name: self._column(field, good, texts) for field in events.fields},
         )
-        bad = self._check(batch, records.timestamps_ms[index], index)
+        bad = self._check(batch, records, index, clock_ms)
         if not bad:
             return batch, rejections
         keep = np.ones(len(batch), dtype=bool)
         keep[list(bad)] = False
         return batch.take(np.flatnonzero(keep)), sorted([*rejections, *bad.values()], key=lambda r: r.position)
 
-    def _column(self, field: EventField, good: list[Any]) -> np.ndarray[Any, Any]:
-        values = list(map(self._getters[field.name], good))
+    def _column(self, field: EventField, good: list[Any], texts: dict[str, list[Any]]) -> np.ndarray[Any, Any]:
         if field.type == "string":
-            column = np.empty(len(values), dtype=object)
-            column[:] = values
+            column = np.empty(len(good), dtype=object)
+            column[:] = texts[field.name]
             return column
-        return np.array(values, dtype=np.float64)  # None becomes NaN
+        return np.array(list(map(self._getters[field.name], good)), dtype=np.float64)  # None becomes NaN
 
-    def _check(self, batch: EventBatch, record_time_ms: Ints, index: Ints) -> dict[int, Rejection]:
-        events, time = self._events, batch.event_time_ms
+    def _check(
+        self, batch: EventBatch, records: RecordBatch, index: Ints, clock_ms: int | None
+    ) -> dict[int, Rejection]:
+        events = self._events
         bad: dict[int, Rejection] = {}
 
-        def reject(rows: Any, reason: str, detail: Callable[[int], str]) -> None:
-            for row in np.flatnonzero(rows).tolist():
-                bad.setdefault(row, Rejection(int(index[row]), "validate", reason, detail(row)))
+        def reject(row: int, reason: str, detail: str) -> None:
+            bad.setdefault(row, Rejection(int(index[row]), "validate", reason, detail))
 
         if not all(batch.entity) or not all(batch.event_id):
-            empty = np.array([not (a and b) for a, b in zip(batch.entity, batch.event_id, strict=True)])
-            reject(empty, "empty_key", lambda _: f"{events.entity} and {events.event_id} must not be empty.")
-        reject(
-            time < events.earliest_ms,
-            "time_too_early",
-            lambda row: f"{events.time} {time[row]} is before events.earliest ({events.earliest_ms}).",
-        )
-        reject(
-            time > events.latest_ms,
-            "time_too_late",
-            lambda row: f"{events.time} {time[row]} is after events.latest ({events.latest_ms}).",
-        )
-        reject(
-            time > record_time_ms + events.max_ahead_ms,
-            "time_ahead",
-            lambda row: (
-                f"{events.time} {time[row]} is more than events.max_ahead after the record's time stamp"
-                f" ({record_time_ms[row]})."
-            ),
-        )
+            for row, (entity, event_id) in enumerate(zip(batch.entity, batch.event_id, strict=True)):
+                if not (entity and event_id):
+                    reject(row, "empty_key", f"{events.entity} and {events.event_id} must not be empty.")
+        # Escaped or not, text is no longer than its record.
+        if max(map(len, filter(None, records.values)), default=0) > MOST_TEXT_BYTES:
+            for row, position in enumerate(index.tolist()):
+                if len(records.values[position] or b"") > MOST_TEXT_BYTES:
+                    size, name = self._measure_text(batch, row)
+                    if size > MOST_TEXT_BYTES:
+                        reject(
+                            row, "too_large", f"{size} bytes of text, most of them in {name}; {MOST_TEXT_BYTES} may be."
+                        )
+        for row, reason, detail in self._bounds.refuse(batch.event_time_ms, records.timestamps_ms[index], clock_ms):
+            reject(row, reason, detail)
         return bad
+
+    def _measure_text(self, batch: EventBatch, row: int) -> tuple[int, str]:
+        """Bytes of an event's text fields as JSON, and the largest field."""
+        sizes = [(len(msgspec.json.encode(batch.columns[name][row])), name) for name in self._text_fields]
+        return sum(size for size, _ in sizes), max(sizes)[1]
 
 
 class LabelDecoder:
@@ -150,28 +164,41 @@ class LabelDecoder:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._decode = msgspec.json.Decoder(Label).decode
-        horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
-        self._earliest_ms = pipeline.events.earliest_ms
-        self._latest_ms = pipeline.events.latest_ms + horizon_ms
-        self._max_ahead_ms = pipeline.events.max_ahead_ms
+        events, horizon_ms = pipeline.events, pipeline.labels.horizon_ms if pipeline.labels else 0
+        latest_ms = events.latest_ms + horizon_ms
+        self._bounds = TimeBounds("label_time_ms", events.earliest_ms, latest_ms, events.max_ahead_ms)
+        # A promise may look ahead by the horizon: it ends a stream whose last labels are never to come.
+        self._mark_bounds = TimeBounds(
+            WATERMARK_HEADER, events.earliest_ms, latest_ms + events.max_ahead_ms, events.max_ahead_ms + horizon_ms
+        )
 
-    def decode(self, records: RecordBatch) -> tuple[LabelBatch, list[Rejection]]:
+    def decode(self, records: RecordBatch, clock_ms: int | None = None) -> tuple[LabelBatch, list[Rejection]]:
         """Decode a batch; a watermark record comes out as a label with an empty event id and a NaN label."""
-        watermarks = self._watermarks(records)
-        values = [b"" if row in watermarks else value for row, value in enumerate(records.values)]
+        marks = self._watermarks(records)
+        values = (
+            [b"" if row in marks else value for row, value in enumerate(records.values)] if marks else records.values
+        )
         good, positions, rejections = _decode_all(self._decode, values, "label")
         rows = list(range(len(records))) if positions is None else positions
         found: dict[int, tuple[int, str, float]] = {}
         for row, label in zip(rows, good, strict=True):
-            why = self._why_bad(label, int(records.timestamps_ms[row]))
+            why = self._why_bad(label)
             if why:
                 rejections.append(Rejection(row, "label", *why))
             else:
                 found[row] = (label.label_time_ms, label.event_id, label.label)
-        for row, time_ms in watermarks.items():
-            if self._earliest_ms <= time_ms <= self._latest_ms + self._max_ahead_ms:
-                found[row] = (time_ms, "", float("nan"))
-                rejections = [rejection for rejection in rejections if rejection.position != row]
+        if marks:
+            rejections = [rejection for rejection in rejections if rejection.position not in marks]
+            found.update((row, (time_ms, "", float("nan"))) for row, time_ms in marks.items())
+        for bounds, kept in (
+            (self._bounds, [row for row in found if row not in marks]),
+            (self._mark_bounds, sorted(marks)),
+        ):
+            times_ms = np.array([found[row][0] for row in kept], dtype=np.int64)
+            stamps_ms = records.timestamps_ms[np.array(kept, dtype=np.int64)]
+            for place, reason, detail in bounds.refuse(times_ms, stamps_ms, clock_ms):
+                del found[kept[place]]
+                rejections.append(Rejection(kept[place], "label", reason, detail))
         order = sorted(found)
         batch = LabelBatch(
             offsets=records.offsets[np.array(order, dtype=np.int64)],
@@ -181,15 +208,14 @@ class LabelDecoder:
         )
         return batch, sorted(rejections, key=lambda rejection: rejection.position)
 
-    def _why_bad(self, label: Label, record_time_ms: int) -> tuple[str, str] | None:
+    @staticmethod
+    def _why_bad(label: Label) -> tuple[str, str] | None:
         if not label.event_id:
             return "empty_key", "event_id must not be empty."
         if label.label not in (0.0, 1.0):
             return "not_binary", f"label is {label.label}; it must be 0 or 1."
-        if not self._earliest_ms <= label.label_time_ms <= self._latest_ms:
-            return "time_out_of_bounds", f"label_time_ms {label.label_time_ms} is outside of the pipeline's bounds."
-        if label.label_time_ms > record_time_ms + self._max_ahead_ms:
-            return "time_ahead", f"label_time_ms {label.label_time_ms} is more than max_ahead after the record's time."
+        if not -(2**62) < label.label_time_ms < 2**62:
+            return "wrong_type", "label_time_ms is beyond 64 bits."
         return None
 
     @staticmethod

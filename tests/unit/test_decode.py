@@ -203,9 +203,9 @@ BAD_LABELS: dict[str, tuple[bytes | None, str]] = {
     "no id": (label(event_id=""), "empty_key"),
     "a third class": (label(label=2), "not_binary"),
     "a bool": (label(label=True), "wrong_type"),
-    "the year 1970": (label(label_time_ms=0), "time_out_of_bounds"),
-    "the year 2100": (label(label_time_ms=4_102_444_800_000), "time_out_of_bounds"),
-    "an integer of 400 digits": (label(label_time_ms=10**400), "time_out_of_bounds"),
+    "the year 1970": (label(label_time_ms=0), "time_too_early"),
+    "the year 2100": (label(label_time_ms=4_102_444_800_000), "time_too_late"),
+    "an integer of 400 digits": (label(label_time_ms=10**400), "wrong_type"),
     "a missing field": (b'{"event_id": "e1"}', "missing_field"),
 }
 
