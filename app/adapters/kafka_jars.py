@@ -96,8 +96,12 @@ def ensure_jars(
     *,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[Download], None] = lambda _: None,
+    name: str = "kafka",
+    jars: tuple[Jar, ...] | None = None,
 ) -> Path:
     """Return the folder with every jar, downloading what is missing or damaged.
+
+    ``name`` and ``jars``: another set of this version of Kafka than the server's.
 
     Each file is downloaded beside the folder, verified and renamed into it; processes that start at once wait for the
     one that downloads. A complete cache is only read, so it may be read-only.
@@ -107,15 +111,15 @@ def ensure_jars(
     StackError
         When the cache cannot be written or an artifact cannot be fetched.
     """
-    folder = cache_folder / f"kafka-{kafka_version()}"
-    if not _missing(folder):
+    folder, wanted = cache_folder / f"{name}-{kafka_version()}", jars or locked_jars()
+    if not _missing(folder, wanted):
         return folder
     lock = HomeLock(cache_folder / "kafka.lock")
     if not lock.try_acquire():
         say(f"Process {lock.holder()} is downloading Kafka into {cache_folder}; waiting for it.")
         lock.acquire()
     try:
-        missing = _missing(folder)
+        missing = _missing(folder, wanted)
         if missing:
             _announce(folder, missing, say)
             _fetch_all(missing, folder, progress)
@@ -124,8 +128,8 @@ def ensure_jars(
     return folder
 
 
-def _missing(folder: Path) -> list[Jar]:
-    return [jar for jar in locked_jars() if not jar.is_intact(folder / jar.filename)]
+def _missing(folder: Path, wanted: tuple[Jar, ...]) -> list[Jar]:
+    return [jar for jar in wanted if not jar.is_intact(folder / jar.filename)]
 
 
 def _announce(folder: Path, missing: list[Jar], say: Callable[[str], None]) -> None:
