@@ -277,6 +277,51 @@ DEAD_LETTERS = Table(
     ),
 )
 
+BACKFILLED_SCORES = Table(
+    name="backfilled_scores",
+    help="Scores that `backfill` computed over history, of any version; never among `scores` or `daily_scores`.",
+    key=("model", "version", "topic", "partition", "offset"),
+    row_version="revision",
+    storage="backfilled_scores_raw",
+    columns=(
+        PIPELINE,
+        Column("customer_id", "String", "Entity key of the event."),
+        Column("event_id", "String", "Identity of the event, as its producer gave it."),
+        Column("event_time", TIME, "When the event happened."),
+        Column("score", "Float64", "The model's number."),
+        Column("decision", "Bool", "score >= threshold of the pipeline."),
+        MODEL,
+        VERSION,
+        Column("role", WORD, "Always 'backfill'."),
+        Column("features", FLOAT_MAP, "Feature values, when asked for; nan is a missing value.", optional=True),
+        TOPIC,
+        PARTITION,
+        OFFSET,
+        Column("feature_set", WORD, "Digest of the feature definitions.", optional=True),
+        Column("revision", "UInt64", "Always 1: the same event and version give the same row.", optional=True),
+    ),
+)
+
+SCORE_DIFFS = Table(
+    name="score_diffs",
+    help="How the scores of two versions differ on the same events (`replay --diff --write`), a row per measure.",
+    key=("pipeline", "model", "before", "after", "range_start", "range_end", "segment", "measure"),
+    row_version="revision",
+    storage="score_diffs_raw",
+    columns=(
+        PIPELINE,
+        MODEL,
+        Column("before", WORD, "A version, or 'recorded': the scores as they were served."),
+        Column("after", WORD, "The version that they are compared with."),
+        Column("range_start", TIME, "Start of the events compared, by event time, inclusive."),
+        Column("range_end", TIME, "Their end, exclusive."),
+        Column("segment", WORD, "'all', or a month as 2013-05."),
+        Column("measure", WORD, "mean_difference, abs_p90, changed_share, psi, auc_after, ..."),
+        Column("value", MAYBE, "Its value; null where there was nothing to compute it from."),
+        Column("revision", "UInt64", "Always 1: the last one written counts.", optional=True),
+    ),
+)
+
 MONITOR_CHECKPOINTS = Table(
     name="monitor_checkpoints",
     help="Where the monitor was and what it held, so that a restart goes on from there.",
@@ -289,6 +334,40 @@ MONITOR_CHECKPOINTS = Table(
         Column("offsets", "String", "JSON: next offset to read, by topic and partition."),
         Column("state", "String", "The monitor's windows, bytes."),
         Column("saved_at", TIME, "When it was saved."),
+    ),
+)
+
+MONITOR_TERMS = Table(
+    name="monitor_terms",
+    help="Which monitor wrote when: who takes over claims the next term, and whoever has an older one stops.",
+    key=("pipeline", "term", "owner"),
+    row_version="claimed_at",
+    storage="monitor_terms",
+    columns=(
+        PIPELINE,
+        Column("term", "UInt64", "Counts the monitors of the pipeline that took over."),
+        Column("owner", "String", "Host, process and a random name of the monitor."),
+        Column("claimed_at", TIME, "When it took over."),
+    ),
+)
+
+MONITOR_BLOCKS = Table(
+    name="monitor_blocks",
+    help="The block of records that each partition is at: all before it is in its table, and it may be.",
+    key=("pipeline", "topic", "partition"),
+    row_version="version",
+    storage="monitor_blocks",
+    columns=(
+        PIPELINE,
+        Column("topic", WORD, "Topic of the records: scores or dead letters."),
+        Column("partition", "Int32", "Its partition."),
+        Column("first_offset", "Int64", "First offset of the block."),
+        Column("next_offset", "Int64", "Offset after its last record."),
+        Column("attempt", "UInt64", "Higher once rows were written again because the table had lost them."),
+        Column("held_topic", WORD, "Source of a row that was in before this block; '' of the first block."),
+        Column("held_partition", "Int32", "Its partition."),
+        Column("held_offset", "Int64", "Its offset."),
+        Column("version", "UInt64", "Term of the monitor and a count; a newer plan has a higher one."),
     ),
 )
 
@@ -316,7 +395,11 @@ TABLES: dict[str, Table] = {
         MODEL_VERSIONS,
         MODEL_EVENTS,
         DEAD_LETTERS,
+        BACKFILLED_SCORES,
+        SCORE_DIFFS,
         MONITOR_CHECKPOINTS,
+        MONITOR_TERMS,
+        MONITOR_BLOCKS,
         SCHEMA_MIGRATIONS,
     )
 }
