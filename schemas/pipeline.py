@@ -89,6 +89,9 @@ class Window:
     their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity
     field. ``field``: what is summed ("label", or a numeric event field); not for "count". The window holds the
     size/hop newest tiles, the one under way included: between size - hop and size of event time.
+
+    ``delay_ms``: None for a key that holds the entity field. Any other key is *shared* between partitions: an event of
+    effective time e then sees the size/hop newest tiles that end at or before e - delay, of all partitions.
     """
 
     of: Literal["events", "labels"]
@@ -97,6 +100,20 @@ class Window:
     hop_ms: int
     aggregate: Aggregate
     field: str | None = None
+    delay_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How partitions wait for each other where windows are shared between them (processing time).
+
+    ``idle_ms``: a partition that is behind by more than the delay and silent for this long is taken to have nothing
+    before the others' time less the delay. ``max_wait_ms``: an event waits for a partition that does not move for this
+    long; then it is scored with what is there and its score says ``stale``.
+    """
+
+    idle_ms: int
+    max_wait_ms: int
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,7 @@ class Pipeline:
     source: str | None
     events: Events
     labels: Labels | None
+    shared: Shared
     lookups: tuple[Lookup, ...]
     features: tuple[Feature, ...]
     model: Model

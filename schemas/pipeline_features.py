@@ -15,6 +15,8 @@ from schemas.toml_table import TomlTable
 #: Metrics that are not features; a feature of that name would be mixed up with them.
 RESERVED = ("score", "outcome", "label", EVENT_TIME)
 MOST_TILES = 10_000
+#: What can be added up over partitions.
+SHARED_AGGREGATES = ("count", "sum", "mean")
 
 
 def check_name(table: TomlTable, key: str, name: str) -> str:
@@ -188,7 +190,7 @@ def _values(table: TomlTable, kind: FeatureType) -> tuple[str, ...]:
 
 
 def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels: bool) -> Window:
-    table.allow("of", "key", "size", "hop", "aggregate", "field")
+    table.allow("of", "key", "size", "hop", "aggregate", "field", "delay")
     if kind not in {"int", "float"}:
         table.fail("", f"a window gives a number, but the type is {kind}; make it int or float")
     of = table.word("of", ("events", "labels"))
@@ -201,14 +203,34 @@ def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels:
             table.fail("key", f'there is no event field "{field}"; {suggest(field, types)}')
         if types[field] == "float":
             table.fail("key", f'"{field}" is a float, which makes no key; use string, int or bool fields')
-    if events.entity not in key:
-        table.fail("key", f'must hold the entity field "{events.entity}", by which events are partitioned; add it')
     size_ms = table.duration("size", least_ms=1)
     hop_ms = table.duration("hop", least_ms=1)
     if size_ms % hop_ms or size_ms // hop_ms > MOST_TILES:
         table.fail("size", f"must be a multiple of hop, at most {MOST_TILES} times it; change one of them")
     aggregate = table.word("aggregate", get_args(Aggregate))
-    return Window(of, key, size_ms, hop_ms, aggregate, _window_field(table, of, aggregate, types))
+    delay_ms = _delay(table, key, events.entity, aggregate)
+    return Window(of, key, size_ms, hop_ms, aggregate, _window_field(table, of, aggregate, types), delay_ms)
+
+
+def _delay(table: TomlTable, key: tuple[str, ...], entity: str, aggregate: Aggregate) -> int | None:
+    """How far a window that is shared between partitions stays behind; None for one that is not."""
+    if entity in key:
+        if "delay" in table:
+            table.fail("delay", f'is for keys without the entity field "{entity}"; remove it, this window has none')
+        return None
+    if "delay" not in table:
+        table.fail(
+            "key",
+            f'lacks the entity field "{entity}", so the window is shared between partitions; add the field, or declare '
+            'how far the window stays behind, for example delay = "1h"',
+        )
+    if aggregate not in SHARED_AGGREGATES:
+        table.fail(
+            "aggregate",
+            f'"{aggregate}" cannot be added up over partitions; use {" or ".join(SHARED_AGGREGATES)}, or a key with '
+            f'"{entity}"',
+        )
+    return table.duration("delay")
 
 
 def _window_field(table: TomlTable, of: str, aggregate: Aggregate, types: dict[str, FieldType]) -> str | None:

@@ -26,6 +26,7 @@ from schemas.pipeline import (
     Performance,
     Pipeline,
     PipelineError,
+    Shared,
 )
 from schemas.pipeline_features import check_name, check_python, find_python_file, read_features, read_lookups
 from schemas.toml_table import TomlTable, parse_duration
@@ -47,6 +48,7 @@ _KEYS = (
         "model",
         "events",
         "labels",
+        "shared",
     ),
     *("lookups", "features", "drift", "performance", "alerts", "limits"),
 )
@@ -150,6 +152,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         source=source,
         events=events,
         labels=labels,
+        shared=_read_shared(top),
         lookups=lookups,
         features=features,
         model=_read_model(top, name),
@@ -212,6 +215,12 @@ def _read_labels(top: TomlTable) -> Labels:
     table = top.table("labels")
     table.allow("horizon", "max_wait")
     return Labels(table.duration("horizon", "7d", least_ms=1), table.duration("max_wait", "5s"))
+
+
+def _read_shared(top: TomlTable) -> Shared:
+    table = top.table("shared")
+    table.allow("idle", "max_wait")
+    return Shared(table.duration("idle", "1s"), table.duration("max_wait", "30s"))
 
 
 def _read_model(top: TomlTable, pipeline: str) -> Model:

@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 #: partition that follows is not older than this event time (milliseconds, decimal ASCII).
 #: It may appear on the labels topic; its key and value are ignored.
 WATERMARK_HEADER = "streamgauge-watermark-ms"
+#: How far a record's time stamp may be ahead of the broker's clock (Kafka 4's own default; earlier ones have no bound).
+MAX_STAMP_AHEAD_MS = 3_600_000
+#: An event of the largest size that a broker takes by default fits whole into a dead letter.
+MAX_DEAD_LETTER_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Topics:
     pipeline
         Name of the pipeline; the prefix of each topic.
     partitions
-        Partitions of the events topic. Labels, scores, dead letters, state and sketches have as many, and
+        Partitions of the events topic. Labels, scores, dead letters, state, shared tiles and sketches have as many, and
         what partition k of the events produces goes to partition k of those.
     """
 
@@ -78,21 +82,28 @@ class Topics:
     def sketches(self) -> str:
         return f"{self.pipeline}.sketches"
 
+    @property
+    def shared(self) -> str:
+        return f"{self.pipeline}.shared"
+
     def all(self) -> list[Topic]:
         """Every topic of the pipeline, as it is to be created."""
         n = self.partitions
         compact = {"cleanup.policy": "compact"}
         forever = {"retention.ms": "-1"}
+        # How far ahead an event may be is measured from its record's time stamp (ADR 0010): a producer whose clock is
+        # wrong is refused by the broker.
+        on_time = {**forever, "message.timestamp.after.max.ms": str(MAX_STAMP_AHEAD_MS)}
         return [
-            Topic(self.events, n, forever),
-            Topic(self.labels, n, forever),
+            Topic(self.events, n, on_time),
+            Topic(self.labels, n, on_time),
             Topic(self.scores, n, forever),
-            # An event of the largest size a broker takes by default must fit with its headers.
-            Topic(self.dead_letters, n, {**forever, "max.message.bytes": "2097152"}),
+            Topic(self.dead_letters, n, {**forever, "max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}),
             Topic(self.model_updates, 1, compact),
             Topic(self.model_status, 1, forever),
             Topic(self.drift, 1, forever),
             Topic(self.alerts, 1, forever),
             Topic(self.state, n, compact),
+            Topic(self.shared, n, compact),
             Topic(self.sketches, n, forever),
         ]

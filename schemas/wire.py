@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from schemas.topics import MAX_DEAD_LETTER_BYTES
+
 T = TypeVar("T", bound=msgspec.Struct)
+
+#: Key and value of a dead letter that is not cut: room is left for headers and for what Kafka adds.
+_MOST_WHOLE_BYTES = MAX_DEAD_LETTER_BYTES - (64 << 10)
+#: What is kept of a key and of a value that are cut.
+_BEGINNING_BYTES = 64 << 10
 
 ModelRole = Literal["champion", "challenger", "shadow", "canary", "retired", "unusable"]
 
@@ -55,7 +63,8 @@ class DeadLetter(msgspec.Struct):
     """``<p>.dead-letters``: a record that could not be scored, and why.
 
     On the topic, key and value are the original bytes (replayable as they are); the rest travels as headers
-    (``to_headers`` / ``from_record``).
+    (``to_headers`` / ``from_record``). ``cut_bytes`` is not 0 when only the beginning of key and value is there: how
+    long both were. Such a record must be read again at its source.
     """
 
     source: Source
@@ -67,6 +76,20 @@ class DeadLetter(msgspec.Struct):
     record_time_ms: int
     rejected_at_ms: int
     version: str = ""
+    cut_bytes: int = 0
+
+    def fit(self) -> DeadLetter:
+        """The dead letter as it fits on its topic: with its bytes, or with how they begin and what their digest is."""
+        size = len(self.key or b"") + len(self.value or b"")
+        if size <= _MOST_WHOLE_BYTES:
+            return self
+        key, value = (data[:_BEGINNING_BYTES] if data is not None else None for data in (self.key, self.value))
+        digest = hashlib.sha256(self.value or b"").hexdigest()
+        detail = (
+            f"{self.detail[:300]} The record is cut: key and value had {size} bytes, the value's SHA-256 is {digest};"
+            " read it at its source."
+        )
+        return msgspec.structs.replace(self, key=key, value=value, detail=detail, cut_bytes=size)
 
     def to_headers(self) -> list[tuple[str, bytes]]:
         words = {
@@ -80,7 +103,10 @@ class DeadLetter(msgspec.Struct):
             "rejected-at-ms": str(self.rejected_at_ms),
             "version": self.version,
         }
-        return [(f"streamgauge-{name}", value.encode()) for name, value in words.items()]
+        if self.cut_bytes:
+            words["cut-bytes"] = str(self.cut_bytes)
+        # What a feature in Python says of its failure may hold half a surrogate pair.
+        return [(f"streamgauge-{name}", value.encode(errors="backslashreplace")) for name, value in words.items()]
 
     @classmethod
     def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> DeadLetter:
@@ -96,6 +122,7 @@ class DeadLetter(msgspec.Struct):
             record_time_ms=int(words["record-time-ms"]),
             rejected_at_ms=int(words["rejected-at-ms"]),
             version=words["version"],
+            cut_bytes=int(words.get("cut-bytes", 0)),
         )
 
 
@@ -173,6 +200,29 @@ class SketchRecord(msgspec.Struct, array_like=True):
     #: Event time up to which labels of this partition have been applied.
     label_watermark_ms: int
     deltas: list[SketchDelta]
+
+
+class SharedTile(msgspec.Struct, array_like=True):
+    """``<p>.shared``: all that one partition has added to one tile of a window shared between partitions.
+
+    ``keys``: the window keys, MessagePack each. ``counts`` and ``sums`` (fixed point, as in the state): int64,
+    little-endian, one per key. A later record of the same key replaces it.
+    """
+
+    keys: list[bytes]
+    counts: bytes
+    sums: bytes
+
+
+class SharedTimes(msgspec.Struct, array_like=True):
+    """``<p>.shared``: how far one partition has come.
+
+    ``added_ms``: every tile that ends at or before has all that the partition will add to it. ``scored_ms``: no event
+    before it will be scored any more.
+    """
+
+    added_ms: int
+    scored_ms: int
 
 
 class DriftReport(msgspec.Struct):

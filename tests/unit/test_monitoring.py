@@ -27,6 +27,7 @@ from schemas.pipeline import (
     Model,
     Performance,
     Pipeline,
+    Shared,
 )
 from schemas.wire import SketchRecord
 
@@ -46,6 +47,7 @@ def make_pipeline(partitions: int = 1, labels: Labels | None = Labels(5_000, 0))
         source=None,
         events=Events("card", "id", "at", (), 0, END_MS, 0),
         labels=labels,
+        shared=Shared(1_000, 30_000),
         lookups=(),
         features=(),
         model=Model("fraud"),

@@ -168,7 +168,7 @@ MISTAKES = [
     ("WINDOW", WINDOW.replace('"1h"', '"7m"'), "features.spent.window.size: must be a multiple of hop, at most 10000 times it; change one of them."),
     ("WINDOW", WINDOW.replace('"1h"', '"36500d"'), "features.spent.window.size: must be a multiple of hop, at most 10000 times it; change one of them."),
     ("WINDOW", WINDOW.replace('"5m"', '"0m"'), 'features.spent.window.hop: "0m" is too short; use at least 1 ms.'),
-    ("WINDOW", WINDOW.replace('["customer"]', '["country"]'), 'features.spent.window.key: must hold the entity field "customer", by which events are partitioned; add it.'),
+    ("WINDOW", WINDOW.replace('["customer"]', '["country"]'), 'features.spent.window.key: lacks the entity field "customer", so the window is shared between partitions; add the field, or declare how far the window stays behind, for example delay = "1h".'),
     ("WINDOW", WINDOW.replace('["customer"]', '["customer", "amount"]'), 'features.spent.window.key: "amount" is a float, which makes no key; use string, int or bool fields.'),
     ("WINDOW", WINDOW.replace('["customer"]', '["customr"]'), 'features.spent.window.key: there is no event field "customr"; did you mean "customer"?'),
     ("WINDOW", WINDOW.replace('"events"', '"labels"'), 'features.spent.window.of: the pipeline has no [labels]; add them or use of = "events".'),
