@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-import aiokafka
 import faust
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -22,6 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, StreamT
 from faust.types.enums import ProcessingGuarantee
 
+from app.adapters.lean_consumer import LeanConsumer
 from app.adapters.topic_reader import to_batch
 from app.core.batches import RecordBatch
 
@@ -74,9 +74,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
     app: BatchApp
 
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+    def _create_worker_consumer(self, transport: Any) -> LeanConsumer:
         conf = self.app.conf
-        return aiokafka.AIOKafkaConsumer(
+        return LeanConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,

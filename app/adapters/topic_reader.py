@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiokafka
 import numpy as np
 from aiokafka import TopicPartition
 
+from app.adapters.lean_consumer import LeanConsumer
 from app.core.batches import RecordBatch
 
 _POLL_MS = 200
@@ -28,9 +28,9 @@ def to_batch(tp: TopicPartition, found: list[Any]) -> RecordBatch:
     )
 
 
-def new_consumer(bootstrap: str) -> aiokafka.AIOKafkaConsumer:
+def new_consumer(bootstrap: str) -> LeanConsumer:
     """A consumer without a group that reads committed records from the beginning."""
-    return aiokafka.AIOKafkaConsumer(
+    return LeanConsumer(
         bootstrap_servers=bootstrap,
         group_id=None,
         enable_auto_commit=False,
@@ -93,7 +93,7 @@ async def follow(bootstrap: str, topic: str) -> AsyncIterator[RecordBatch | None
         await consumer.stop()
 
 
-async def _partitions(consumer: aiokafka.AIOKafkaConsumer, topic: str) -> set[int]:
+async def _partitions(consumer: LeanConsumer, topic: str) -> set[int]:
     await consumer._client._wait_on_metadata(topic)  # noqa: SLF001  # the only call that asks for a topic not subscribed to
     found: set[int] | None = consumer.partitions_for_topic(topic)
     if not found:
