@@ -383,7 +383,7 @@ class PartitionPipeline:
             value=records.values[row],
             record_time_ms=int(records.timestamps_ms[row]),
             rejected_at_ms=now_ms,
-        )
+        ).fit()
 
 
 def _features_record(names: tuple[str, ...]) -> type[msgspec.Struct]:

@@ -20,10 +20,11 @@ from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
-from app.adapters.publisher import PartitionPublisher
+from app.adapters.publisher import OutputTooLargeError, PartitionPublisher
 from app.adapters.topic_reader import read_to_end
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
+from app.core.sketches import split_record
 from app.drive import STEP_EVENTS
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
@@ -163,7 +164,7 @@ class PartitionTask:
                     await asyncio.sleep(0)
             if self._publisher.is_open:
                 await self._commit()
-        except TooManyDeadLettersError as error:
+        except (TooManyDeadLettersError, OutputTooLargeError) as error:
             self._worker.fail(str(error), EXIT_CONFIG)
         except Exception as error:  # crash only: whatever it was, this hold on the partition is over
             log.exception("Partition %s failed", self.partition)
@@ -187,10 +188,7 @@ class PartitionTask:
             interval_ms = self._worker.pipeline.commit_interval_ms
             self._commit_at = asyncio.get_running_loop().time() + interval_ms / 1000
         await self._publisher.send(topics.scores, self.partition, step.outgoing_scores)
-        for dead in step.dead_letters:
-            await self._publisher.send_with_headers(
-                topics.dead_letters, self.partition, dead.key, dead.value, dead.to_headers()
-            )
+        await self._publisher.send_letters(topics.dead_letters, self.partition, step.dead_letters)
         for start, _, model in step.runs:
             if model.version not in self._served:
                 self._first_offsets.setdefault(model.version, int(step.events.offsets[start]))
@@ -204,7 +202,8 @@ class PartitionTask:
         sketch = self._flow.drain_sketch()
         if sketch is not None:
             now_ms = self._worker.now_ms()
-            await self._publisher.send(topics.sketches, self.partition, [(None, encode_packed(sketch), now_ms)])
+            parts = [(None, encode_packed(part), now_ms) for part in split_record(sketch)]
+            await self._publisher.send(topics.sketches, self.partition, parts)
         now_ms = self._worker.now_ms()
         changes = [(key, value, now_ms) for key, value in self._flow.drain_state()]
         await self._publisher.send(topics.state, self.partition, changes)

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.core.merge import BEGINNING_MS
 from models.reference import OUTCOME_SHAPE, Counts, Reference, count, count_outcomes
-from schemas.wire import SketchDelta
+from schemas.wire import SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from app.core.batches import Floats, Ints
+
+#: What a record of the sketches topic may hold; a topic takes 1 MiB by default.
+MOST_RECORD_BYTES = 512 << 10
+#: Of a delta, besides its arrays: names and numbers.
+_DELTA_BYTES = 400
 
 #: The segment that every event belongs to.
 ALL = "all"
@@ -51,6 +59,24 @@ def unpack(delta: SketchDelta, reference: Reference) -> Counts:
 def slice_starts(time_ms: Ints, slice_ms: int) -> Ints:
     """Start of the slice [start, start + slice_ms) that holds each time; slices are aligned to 1970 UTC."""
     return time_ms // slice_ms * slice_ms
+
+
+def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> Iterator[SketchRecord]:
+    """The record in parts of about ``most_bytes``: a transaction over a backlog may count in thousands of slices.
+
+    Only the last part says how far the partition has come: before it, nothing may close.
+    """
+    deltas: list[SketchDelta] = []
+    size = 0
+    for delta in record.deltas:
+        more = sum(map(len, (delta.cells, delta.counts, delta.sums, delta.minima, delta.maxima, delta.outcome_cells)))
+        more += len(delta.outcome_counts) + _DELTA_BYTES
+        if deltas and size + more > most_bytes:
+            yield SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, deltas)
+            deltas, size = [], 0
+        deltas.append(delta)
+        size += more
+    yield SketchRecord(record.partition, record.watermark_ms, record.label_watermark_ms, deltas)
 
 
 @dataclass(eq=False)
