@@ -17,11 +17,12 @@ from app.core.pending import PendingEvents, Scored
 class JoinedLabels:
     """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
 
-    Labels are in the order in which they are applied: label j before event ``before[j]`` of the run. ``own_rows``:
-    events of the run that wait for a label no more.
+    Labels are in the order in which they are applied: label j, number ``places[j]`` of the run's labels, before event
+    ``before[j]`` of the run. ``own_rows``: events of the run that wait for a label no more.
     """
 
     before: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     event_id: list[str] = field(default_factory=list)
     label: list[float] = field(default_factory=list)
     label_time_ms: list[int] = field(default_factory=list)
@@ -46,8 +47,14 @@ class JoinedLabels:
         for row, event_id in enumerate(events.event_id):
             if event_id in wanted:
                 own.setdefault(event_id, []).append(row)
-        for place, event_id, label, time_ms in zip(
-            merged.before.tolist(), labels.event_id, labels.label.tolist(), labels.label_time_ms.tolist(), strict=True
+        for number, (place, event_id, label, time_ms) in enumerate(
+            zip(
+                merged.before.tolist(),
+                labels.event_id,
+                labels.label.tolist(),
+                labels.label_time_ms.tolist(),
+                strict=True,
+            )
         ):
             if not event_id:
                 continue  # a watermark record
@@ -64,12 +71,13 @@ class JoinedLabels:
             if found is None or (place and pending.is_too_old(effective_ms, int(merged.times_ms[place - 1]))):
                 continue
             joined.before.append(place)
+            joined.places.append(number)
             joined.event_id.append(event_id)
             joined.label.append(label)
             joined.label_time_ms.append(time_ms)
             joined.events.append(found)
-            for number, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
-                column.append(events.columns[name][found] if isinstance(found, int) else found.fields[number])
+            for at, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
+                column.append(events.columns[name][found] if isinstance(found, int) else found.fields[at])
         return joined
 
     def outcomes(self, fields: tuple[str, ...]) -> Outcomes:

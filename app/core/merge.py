@@ -43,8 +43,8 @@ class Merged(Generic[Payload]):
     """A run of events of one queued payload (rows start…stop), with the labels to apply among them.
 
     ``before[j]`` counts from ``start``: label j comes before event ``start + before[j]``. ``payload`` is None when
-    labels alone are to be applied. ``last`` says that the payload is used up. ``times_ms``: effective times of the
-    events.
+    labels alone are to be applied. ``last`` says that the payload is used up. ``times_ms``, ``label_times_ms``:
+    effective times of the events and of the labels.
     """
 
     payload: Payload | None
@@ -54,6 +54,34 @@ class Merged(Generic[Payload]):
     before: Ints
     labels: LabelBatch
     times_ms: Ints
+    label_times_ms: Ints
+
+    def split(self, count: int) -> tuple[Merged[Payload], Merged[Payload]]:
+        """The first ``count`` events with the labels before and among them, and what remains."""
+        place = int(np.searchsorted(self.before, count))
+        middle, end = self.start + count, len(self.labels)
+        return (
+            Merged(
+                self.payload,
+                self.start,
+                middle,
+                last=False,
+                before=self.before[:place],
+                labels=_cut(self.labels, 0, place),
+                times_ms=self.times_ms[:count],
+                label_times_ms=self.label_times_ms[:place],
+            ),
+            Merged(
+                self.payload,
+                middle,
+                self.stop,
+                last=self.last,
+                before=self.before[place:] - count,
+                labels=_cut(self.labels, place, end),
+                times_ms=self.times_ms[count:],
+                label_times_ms=self.label_times_ms[place:],
+            ),
+        )
 
 
 class TimeMerge(Generic[Payload]):
@@ -145,7 +173,7 @@ class TimeMerge(Generic[Payload]):
             self.event_watermark_ms = int(run[-1])
         labels, label_times = self._labels_until(self.event_watermark_ms) if count else _none()
         before = np.searchsorted(run, label_times, side="left").astype(np.int64)
-        return Merged(head.payload, start, start + count, last, before, labels, run)
+        return Merged(head.payload, start, start + count, last, before, labels, run, label_times)
 
     def take_labels(self, until_ms: int) -> Merged[Payload] | None:
         """All labels of an effective time up to ``until_ms``, without an event; None if there are none.
@@ -154,11 +182,11 @@ class TimeMerge(Generic[Payload]):
         """
         if self._events:
             return None
-        labels, _ = self._labels_until(until_ms)
+        labels, times = self._labels_until(until_ms)
         if not len(labels):
             return None
         before = np.zeros(len(labels), dtype=np.int64)
-        return Merged(None, 0, 0, last=False, before=before, labels=labels, times_ms=before[:0])
+        return Merged(None, 0, 0, last=False, before=before, labels=labels, times_ms=before[:0], label_times_ms=times)
 
     def first_label_offset(self) -> int | None:
         """Offset of the first label that is queued, not applied."""
