@@ -1,0 +1,353 @@
+"""The ledger of a chaos run: every input record against what came of it, and every count against the input log.
+
+Three oracles, from plain to exact: the ledger itself (each event one score or one dead letter), the windows from their
+definition (`chaos_windows`), and one undisturbed run of the flow over the same logs, bit for bit (scores, features,
+drift counts, state). A record is told apart by where it was read, (partition, offset).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from chaos_windows import PlainRecord, expected_windows
+
+from app.adapters.topic_reader import read_to_end
+from app.bootstrap import compile_features
+from app.core.batches import RecordBatch
+from app.core.scoring import ActiveModel
+from app.core.sketches import Sketch
+from app.drive import STEP_EVENTS, RecordedSelector
+from app.pipeline import PartitionPipeline, Step
+from schemas.pipeline import Limits, Pipeline
+from schemas.wire import DeadLetter, Score, SketchDelta, SketchRecord, decode_packed
+
+#: Header of an input record that must become a dead letter.
+POISON_HEADER = "chaos-poison"
+
+Place = tuple[int, int]
+Change = tuple[bytes, bytes | None]
+
+
+@dataclass
+class Logs:
+    """What the topics of one pipeline hold; of outputs, what was committed. Each partition in its order."""
+
+    pipeline: Pipeline
+    events: dict[int, list[RecordBatch]] = field(default_factory=lambda: defaultdict(list))
+    labels: dict[int, list[RecordBatch]] = field(default_factory=lambda: defaultdict(list))
+    scores: list[Score] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    sketches: list[SketchRecord] = field(default_factory=list)
+    state: dict[int, list[Change]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass
+class Findings:
+    """What is wrong. ``examples``: a few of each kind, in words."""
+
+    events: int = 0
+    scored: int = 0
+    dead_letters: int = 0
+    lost: int = 0
+    doubled: int = 0
+    conflicting: int = 0
+    unknown: int = 0
+    reordered: int = 0
+    misjudged: int = 0
+    wrong_windows: int = 0
+    wrong_scores: int = 0
+    wrong_state: int = 0
+    wrong_drift_counts: int = 0
+    stale: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def wrong_counts(self) -> int:
+        """All that is counted wrong: windows, scores, state and drift counts; and what was judged or read wrongly."""
+        judged = self.misjudged + self.unknown + self.reordered
+        return self.wrong_windows + self.wrong_scores + self.wrong_state + self.wrong_drift_counts + judged
+
+    def describe(self) -> str:
+        """All counts above nought, and the examples."""
+        counts = {name: value for name, value in vars(self).items() if name != "examples" and value}
+        return ", ".join(f"{name} {value}" for name, value in counts.items()) + "".join(
+            f"\n  {line}" for line in self.examples
+        )
+
+    def say(self, text: str, most: int = 12) -> None:
+        if len(self.examples) < most:
+            self.examples.append(text)
+
+
+async def read_logs(bootstrap: str, pipeline: Pipeline) -> Logs:
+    """Everything that the topics hold now, committed records only."""
+    topics, logs = pipeline.topics, Logs(pipeline)
+    names = [topics.events, topics.scores, topics.dead_letters, topics.sketches, topics.state]
+    decode = msgspec.json.Decoder(Score).decode
+    async for batch in read_to_end(bootstrap, [*names, topics.labels]):
+        if batch.topic == topics.events:
+            logs.events[batch.partition].append(batch)
+        elif batch.topic == topics.labels:
+            logs.labels[batch.partition].append(batch)
+        elif batch.topic == topics.scores:
+            logs.scores.extend(decode(value) for value in batch.values if value is not None)
+        elif batch.topic == topics.dead_letters:
+            logs.dead.extend(map(DeadLetter.from_record, batch.keys, batch.values, batch.headers or []))
+        elif batch.topic == topics.sketches:
+            logs.sketches.extend(decode_packed(value, SketchRecord) for value in batch.values if value is not None)
+        else:
+            changes = zip(batch.keys, batch.values, strict=True)
+            logs.state[batch.partition].extend((key, value) for key, value in changes if key is not None)
+    return logs
+
+
+def check(logs: Logs, models: Mapping[str, ActiveModel]) -> Findings:
+    """Hold all outcomes against the input.
+
+    Parameters
+    ----------
+    models
+        The versions that may have scored, ready to score again.
+    """
+    found = Findings()
+    firsts = _check_ledger(logs, found)
+    _check_windows(logs, firsts, found)
+    sketches: dict[tuple[str, int], Sketch] = {}
+    for partition in sorted(logs.events):
+        mine = {offset: score for (at, offset), score in firsts.items() if at == partition}
+        flow = _check_scores(logs, partition, mine, models, found)
+        record = flow.drain_sketch()
+        _merge(record.deltas if record else [], sketches)
+        _check_state(logs, partition, flow, found)
+    _check_drift_counts(logs, sketches, found)
+    return found
+
+
+def _check_ledger(logs: Logs, found: Findings) -> dict[Place, Score]:
+    """Each event one outcome, of the right kind, in order; the first score of each."""
+    firsts, times = _check_order(logs, found)
+    poison = dict(_places(logs.events))
+    found.events = len(poison)
+    letters = [(dead.source.partition, dead.source.offset) for dead in logs.dead if dead.stage != "label"]
+    found.dead_letters = len(letters)
+    for place in letters:
+        if place in firsts:
+            found.conflicting += 1
+            found.say(f"conflicting {place}: scored, and a dead letter")
+        times[place] += 1
+    rejected = set(letters)
+    for place, is_poison in poison.items():
+        if place not in times:
+            found.lost += 1
+            found.say(f"lost {place}")
+        elif is_poison != (place in rejected):
+            found.misjudged += 1
+            found.say(f"misjudged {place}: poison {is_poison}, dead letter {place in rejected}")
+    for place, count in times.items():
+        if place not in poison:
+            found.unknown += 1
+            found.say(f"unknown {place}: no such event")
+        elif count > 1:
+            found.doubled += count - 1
+            found.say(f"doubled {place}: {count} times")
+    return firsts
+
+
+def _check_order(logs: Logs, found: Findings) -> tuple[dict[Place, Score], Counter[Place]]:
+    """First score of each event, and how many it has; repetitions must be the same, and first ones in order."""
+    firsts: dict[Place, Score] = {}
+    furthest: dict[int, int] = {}
+    times: Counter[Place] = Counter()
+    for score in logs.scores:
+        place = score.source.partition, score.source.offset
+        times[place] += 1
+        found.stale += score.stale
+        first = firsts.setdefault(place, score)
+        if first is not score:
+            if _content(first) != _content(score):
+                found.conflicting += 1
+                found.say(f"conflicting {place}: {_content(first)} and {_content(score)}")
+        elif place[1] < furthest.get(place[0], -1):
+            found.reordered += 1
+            found.say(f"reordered {place}: after offset {furthest[place[0]]}")
+        else:
+            furthest[place[0]] = place[1]
+    found.scored = len(logs.scores)
+    return firsts, times
+
+
+def _content(score: Score) -> tuple[Any, ...]:
+    """All of a score but the time at which it was made; NaN has become None in JSON."""
+    values = msgspec.structs.asdict(score)
+    del values["scored_at_ms"]
+    values["features"] = tuple(sorted(score.features.items()))
+    values["reasons"] = tuple(score.reasons)
+    return tuple(values.values())
+
+
+def _places(batches: Mapping[int, Sequence[RecordBatch]]) -> Iterator[tuple[Place, bool]]:
+    for partition, parts in batches.items():
+        for part in parts:
+            headers = part.headers or [()] * len(part)
+            for offset, words in zip(part.offsets.tolist(), headers, strict=True):
+                yield (partition, offset), any(name == POISON_HEADER for name, _ in words)
+
+
+def _good(batches: Sequence[RecordBatch]) -> list[PlainRecord]:
+    """The records that are not poison."""
+    found = []
+    for part in batches:
+        headers = part.headers or [()] * len(part)
+        for offset, value, words in zip(part.offsets.tolist(), part.values, headers, strict=True):
+            if value is not None and not any(name == POISON_HEADER for name, _ in words):
+                found.append(PlainRecord(offset, value))
+    return found
+
+
+def _check_windows(logs: Logs, firsts: Mapping[Place, Score], found: Findings) -> None:
+    for partition, batches in sorted(logs.events.items()):
+        labels = _good(logs.labels[partition])
+        for offset, expected in expected_windows(logs.pipeline, _good(batches), labels):
+            score = firsts.get((partition, offset))
+            if score is None or score.stale:
+                continue
+            served = {name: score.features.get(name, math.inf) for name in expected}
+            if served != expected:
+                found.wrong_windows += 1
+                found.say(f"wrong windows {(partition, offset)}: {served}, not {expected}")
+
+
+def _check_scores(
+    logs: Logs, partition: int, firsts: Mapping[int, Score], models: Mapping[str, ActiveModel], found: Findings
+) -> PartitionPipeline:
+    """Run the partition once more without any fault, and compare bit for bit; the flow at its end."""
+    starts: list[tuple[int, str]] = []
+    for offset in sorted(firsts):
+        if not starts or starts[-1][1] != firsts[offset].version:
+            starts.append((offset, firsts[offset].version))
+    unlimited = replace(logs.pipeline, limits=Limits(consecutive=sys.maxsize, share=1.0, of_last=sys.maxsize))
+    flow = PartitionPipeline(unlimited, compile_features(logs.pipeline), partition)
+    selector = RecordedSelector(starts or [(0, min(models))], models)
+    names = logs.pipeline.feature_names
+    for step in _run(flow, logs.events[partition], iter(logs.labels[partition]), selector):
+        rows = step.matrix.tolist()
+        for offset, expected, row in zip(step.events.offsets.tolist(), step.scores.tolist(), rows, strict=True):
+            score = firsts.get(offset)
+            if score is None or score.stale:
+                continue
+            served = [score.features.get(name) for name in names]
+            wanted = [None if math.isnan(value) else value for value in row]
+            if score.score != expected or served != wanted:
+                found.wrong_scores += 1
+                found.say(f"wrong score {(partition, offset)}: {score.score} of {served}, not {expected} of {wanted}")
+    return flow
+
+
+def _run(
+    flow: PartitionPipeline, events: Sequence[RecordBatch], labels: Iterator[RecordBatch], selector: RecordedSelector
+) -> Iterator[Step]:
+    """Run all events; labels after the last event stay queued, as in a worker."""
+
+    def steps() -> Iterator[Step]:
+        while (step := flow.step(selector, STEP_EVENTS, 0)) is not None:
+            yield step
+
+    for batch in events:
+        flow.receive_events(batch)
+        yield from steps()
+        while flow.merge.has_events:
+            more = next(labels, None)
+            if more is None:
+                flow.merge.release(flow.merge.events_received)
+            else:
+                flow.receive_labels(more, 0)
+            yield from steps()
+
+
+def _merge(deltas: Sequence[SketchDelta], into: dict[tuple[str, int], Sketch]) -> None:
+    for delta in deltas:
+        into.setdefault((delta.version, delta.slice_start_ms), Sketch()).add(delta)
+
+
+def _check_drift_counts(logs: Logs, expected: Mapping[tuple[str, int], Sketch], found: Findings) -> None:
+    served: dict[tuple[str, int], Sketch] = {}
+    for record in logs.sketches:
+        _merge(record.deltas, served)
+    for place in sorted(expected.keys() | served.keys()):
+        wanted, given = expected.get(place, Sketch()), served.get(place, Sketch())
+        if not _same(wanted, given):
+            found.wrong_drift_counts += max(1, abs(wanted.n - given.n))
+            found.say(f"wrong drift counts {place}: {given.n} events, not {wanted.n}")
+
+
+def _same(one: Sketch, other: Sketch) -> bool:
+    """Equal but for zeros at the end of the cells."""
+    width = max(len(one.cells), len(other.cells))
+    cells = [np.pad(sketch.cells, (0, width - len(sketch.cells))) for sketch in (one, other)]
+    pairs = [cells, *((getattr(one, name), getattr(other, name)) for name in ("sums", "minima", "maxima", "outcomes"))]
+    numbers = [(s.n, s.log_loss_sum, s.n_correct) for s in (one, other)]
+    return numbers[0] == numbers[1] and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+def _check_state(logs: Logs, partition: int, flow: PartitionPipeline, found: Findings) -> None:
+    """Restore the changelog, and the state of the undisturbed flow: the same questions must get the same answers."""
+    if not _good(logs.events[partition]):
+        return
+    at_end = flow.merge.event_watermark_ms, flow.merge.label_watermark_ms
+    answers = []
+    for changes in (logs.state[partition], flow.drain_state()):
+        # Scores are not asked for, so no model is needed; windows and waiting events are what was restored.
+        probed = PartitionPipeline(
+            logs.pipeline, compile_features(logs.pipeline), partition, with_scores=False, with_drain=False
+        )
+        probed.restore(changes)
+        reached = probed.merge.event_watermark_ms, probed.merge.label_watermark_ms
+        answers.append((reached, _probe(logs, partition, probed)))
+    if answers[0][0] != at_end:
+        found.wrong_state += 1
+        found.say(f"wrong state of partition {partition}: watermarks {answers[0][0]}, not {at_end}")
+    differ = int((~np.isclose(answers[0][1], answers[1][1], rtol=0, atol=0, equal_nan=True)).any(axis=1).sum())
+    if differ:
+        found.wrong_state += differ
+        found.say(f"wrong state of partition {partition}: {differ} of {len(answers[0][1])} probes answered otherwise")
+
+
+def _probe(logs: Logs, partition: int, flow: PartitionPipeline) -> np.ndarray[Any, Any]:
+    """Features of new events: of every key, with the windows as they are, and again after the last events' labels."""
+    pipeline = logs.pipeline
+    bodies = [json.loads(record.value) for record in _good(logs.events[partition])]
+    time, entity, name = pipeline.events.time, pipeline.events.entity, pipeline.events.event_id
+    newest_ms = max(body[time] for body in bodies)
+    templates = list({body[entity]: body for body in bodies}.values())
+    if pipeline.labels is not None:
+        labels = [
+            {"event_id": body[name], "label": 1.0, "label_time_ms": newest_ms + 1_500} for body in bodies[-2_000:]
+        ]
+        flow.receive_labels(_batch(pipeline.topics.labels, partition, labels, newest_ms), 0)
+    probes = [
+        {**body, time: at_ms, name: f"probe-{number}-{at_ms}"}
+        for at_ms in (newest_ms - 40_000, newest_ms - 20_000, newest_ms, newest_ms + 2_000)
+        for number, body in enumerate(templates)
+    ]
+    flow.receive_events(_batch(pipeline.topics.events, partition, probes, newest_ms))
+    flow.merge.release(flow.merge.events_received)
+    found = []
+    while (step := flow.step(None, STEP_EVENTS, 0)) is not None:
+        found.append(step.matrix)
+    return np.concatenate(found)
+
+
+def _batch(topic: str, partition: int, bodies: Sequence[Mapping[str, Any]], time_ms: int) -> RecordBatch:
+    """Records after all others."""
+    offsets = np.arange(len(bodies), dtype=np.int64) + 2**40
+    values: list[bytes | None] = [json.dumps(body).encode() for body in bodies]
+    stamps = np.full(len(bodies), time_ms + 10_000, dtype=np.int64)
+    return RecordBatch(topic, partition, offsets, stamps, [None] * len(bodies), values, None)

@@ -1,0 +1,69 @@
+"""A broker for one test to break: a second listener behind a proxy, and a way to die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from app.adapters.embedded_kafka import HOST, EmbeddedKafka
+from app.adapters.stack_error import StackError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+class BreakableKafka(EmbeddedKafka):
+    """An embedded Kafka that can be killed, with a second listener that advertises the port of a proxy.
+
+    Parameters
+    ----------
+    proxy_port
+        Where clients that ask at ``inner_port`` are told to connect.
+    settings
+        Broker settings to add or replace.
+    """
+
+    def __init__(self, home: Path, cache: Path, proxy_port: int, settings: dict[str, str] | None = None) -> None:
+        super().__init__(home, cache)
+        self.proxy_port = proxy_port
+        self.inner_port = free_port()
+        self.deaths = 0
+        self._settings = settings or {}
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """Where the proxy passes on to."""
+        return HOST, self.inner_port
+
+    @property
+    def proxied(self) -> str:
+        """Where clients connect that go through the proxy."""
+        return f"{HOST}:{self.proxy_port}"
+
+    def crash(self) -> None:
+        """Kill -9."""
+        pid = self.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+        self.deaths += 1
+
+    def revive(self) -> None:
+        """Start again on the same ports; a second time when the first did not come up."""
+        try:
+            super().revive()
+        except StackError:
+            super().revive()
+
+    def _properties(self, port: int) -> str:
+        lines = dict(line.split("=", 1) for line in super()._properties(port).splitlines())
+        lines["listeners"] += f",PROXIED://{HOST}:{self.inner_port}"
+        lines["advertised.listeners"] += f",PROXIED://{HOST}:{self.proxy_port}"
+        lines["listener.security.protocol.map"] += ",PROXIED:PLAINTEXT"
+        return "".join(f"{name}={value}\n" for name, value in {**lines, **self._settings}.items())
