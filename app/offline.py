@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, Recording, RecordingError, read_versions
+from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, RecordedLog, Recording, RecordingError, read_versions
 from app.adapters.source import cut_batches, read_source
 from app.bootstrap import compile_features
 from app.core.batches import Floats, Ints, RecordBatch
@@ -52,7 +52,7 @@ def run(
 def run_recording(
     pipeline: Pipeline,
     plan: FeaturePlan,
-    recording: Recording,
+    recording: RecordedLog,
     models_of: Callable[[int], ModelSelector | None],
     now_ms: int = OFFLINE_MS,
 ) -> Iterator[Step]:

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from app.adapters.monitor_page import Page, render
+from app.adapters.row_intake import RowIntake
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.worker_http import Health, Metric
 from app.ports import QueryResult, WarehouseError
@@ -29,6 +30,10 @@ METRICS = (
     Metric("streamgauge_monitor_late_events_total", "counter", "Events that came after their window was forgotten."),
     Metric("streamgauge_monitor_watermark_seconds", "gauge", "Event time before which no on-time event is expected."),
     Metric("streamgauge_monitor_warehouse_up", "gauge", "1 when the last call to ClickHouse went well."),
+    Metric("streamgauge_monitor_warehouse_down_seconds", "gauge", "For how long writing to ClickHouse has failed now."),
+    Metric("streamgauge_monitor_warehouse_failures_total", "counter", "Calls to ClickHouse that failed."),
+    Metric("streamgauge_monitor_held_bytes", "gauge", "Records received that wait to be written; bounded by pausing."),
+    Metric("streamgauge_monitor_lost_records_total", "counter", "Records that Kafka deleted before they were written."),
 )
 
 DEFAULT_LIMIT = 1_000
@@ -113,6 +118,7 @@ class MonitorHttp:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.post("/api/v1/query", self._query),
+                web.post("/api/v1/rows", RowIntake(self._warehouse).take),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/lag", self._lag),
                 web.get("/api/v1/models", self._models),

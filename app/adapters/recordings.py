@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.core.batches import RecordBatch
+from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
 
 EVENTS, LABELS, SCORES, MODEL_UPDATES = KINDS = ("events", "labels", "scores", "model-updates")
@@ -41,6 +42,7 @@ GROUP_ROWS = 20_000
 GROUP_BYTES = 4 << 20
 #: All buffers together; beyond it the largest is written early.
 BUFFER_BYTES = 128 << 20
+_NO_END = 2**62
 
 
 class RecordingError(RuntimeError):
@@ -48,7 +50,11 @@ class RecordingError(RuntimeError):
 
 
 class About(msgspec.Struct, frozen=True):
-    """What a recording says of itself. ``from_ms``/``to_ms``: the range of record time stamps, None: open."""
+    """What a recording says of itself.
+
+    ``from_ms``/``to_ms``: record time stamps at which it begins and ends; ``from_offsets``/``to_offsets``: offsets of
+    the events topic, by partition. None: open.
+    """
 
     pipeline: str
     digest: str
@@ -58,10 +64,13 @@ class About(msgspec.Struct, frozen=True):
     from_ms: int | None = None
     to_ms: int | None = None
     version: int = 1
+    from_offsets: dict[int, int] | None = None
+    to_offsets: dict[int, int] | None = None
 
     @property
     def is_whole(self) -> bool:
-        return self.from_ms is None and self.to_ms is None
+        """Whether it holds all that the topics held."""
+        return self.from_ms is None and self.to_ms is None and not self.from_offsets and not self.to_offsets
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True):
@@ -170,6 +179,18 @@ class RecordingWriter:
         self._partial.rename(self._path)
 
 
+class RecordedLog(Protocol):
+    """The logs of a recording, or of a part of one."""
+
+    @property
+    def about(self) -> About: ...
+
+    @property
+    def partitions(self) -> list[int]: ...
+
+    def read(self, kind: str, partition: int, pipeline: Pipeline | None = None) -> Iterator[RecordBatch]: ...
+
+
 class Recording:
     """A recording, open for reading; any number of its logs may be read at the same time."""
 
@@ -198,16 +219,29 @@ class Recording:
         """How many records of a kind there are."""
         return sum(group.rows for group in self._groups if group.kind == kind and partition in {None, group.partition})
 
-    def read(self, kind: str, partition: int, pipeline: Pipeline | None = None) -> Iterator[RecordBatch]:
-        """One log, a row group at a time."""
+    def read(
+        self,
+        kind: str,
+        partition: int,
+        pipeline: Pipeline | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Iterator[RecordBatch]:
+        """One log, a row group at a time: its offsets start…stop - 1. Row groups outside are not read."""
         places = [n for n, group in enumerate(self._groups) if (group.kind, group.partition) == (kind, partition)]
+        firsts = [self._groups[place].first_offset for place in places]
+        after = [*firsts[1:], _NO_END]
+        last = _NO_END if stop is None else stop
+        places = [n for n, at, end in zip(places, firsts, after, strict=True) if end > start and at < last]
         if not places:
             return
         topic = f"{(pipeline.name if pipeline else self.about.pipeline)}.{kind}"
         with pq.ParquetFile(self.path) as file:
             for place in places:
                 table = file.read_row_group(place, columns=["offset", "timestamp_ms", "key", "value", "headers"])
-                yield _to_batch(table, topic, partition)
+                batch = cut_offsets(_to_batch(table, topic, partition), start, last)
+                if len(batch):
+                    yield batch
 
     def check_fits(self, pipeline: Pipeline) -> None:
         """RecordingError when the recording is of another pipeline."""
@@ -216,6 +250,22 @@ class Recording:
                 f"{self.path} is a recording of {self.about.pipeline}, not of {pipeline.name}; give --pipeline"
                 f" {self.about.pipeline}."
             )
+
+
+def cut_offsets(batch: RecordBatch, start: int, stop: int) -> RecordBatch:
+    """The records of a batch whose offset is in start…stop - 1."""
+    first, last = np.searchsorted(batch.offsets, (start, stop)).tolist()
+    if first == 0 and last == len(batch):
+        return batch
+    return RecordBatch(
+        topic=batch.topic,
+        partition=batch.partition,
+        offsets=batch.offsets[first:last],
+        timestamps_ms=batch.timestamps_ms[first:last],
+        keys=batch.keys[first:last],
+        values=batch.values[first:last],
+        headers=batch.headers[first:last] if batch.headers is not None else None,
+    )
 
 
 def _to_batch(table: Any, topic: str, partition: int) -> RecordBatch:
@@ -234,10 +284,18 @@ def _to_batch(table: Any, topic: str, partition: int) -> RecordBatch:
     )
 
 
-def describe(pipeline: Pipeline, now_ms: int, from_ms: int | None = None, to_ms: int | None = None) -> About:
-    """What a recording of this pipeline made now says of itself."""
+def describe(pipeline: Pipeline, now_ms: int, begin: Bound = OPEN, end: Bound = OPEN) -> About:
+    """What a recording of this pipeline made now, between two bounds, says of itself."""
     return About(
-        pipeline.name, pipeline.digest, pipeline.feature_set, pipeline.partitions, now_ms, from_ms=from_ms, to_ms=to_ms
+        pipeline.name,
+        pipeline.digest,
+        pipeline.feature_set,
+        pipeline.partitions,
+        now_ms,
+        from_ms=begin.time_ms,
+        to_ms=end.time_ms,
+        from_offsets=dict(begin.offsets) or None,
+        to_offsets=dict(end.offsets) or None,
     )
 
 

@@ -1,18 +1,35 @@
-"""Copies what a pipeline's topics hold now into a recording."""
+"""Copies what a pipeline's topics hold now, or a stretch of it, into a recording."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from aiokafka.errors import KafkaError
 
-from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, RecordingWriter, describe
+from app.adapters.bounded_reader import read_between
+from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, RecordingWriter, cut_offsets, describe
 from app.adapters.stack_error import StackError
-from app.adapters.topic_reader import read_to_end
 from app.core.batches import RecordBatch
+from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
+
+#: A score's time stamp is its worker's clock, an event's its producer's: how far the first may be behind the second.
+_CLOCK_SKEW_MS = 3_600_000
+
+
+class _Source(msgspec.Struct):
+    offset: int
+
+
+class _Head(msgspec.Struct):
+    source: _Source
+
+
+_HEAD = msgspec.json.Decoder(_Head)
 
 
 async def record_topics(
@@ -21,32 +38,49 @@ async def record_topics(
     path: Path,
     now_ms: int,
     *,
-    from_ms: int | None = None,
-    to_ms: int | None = None,
+    begin: Bound = OPEN,
+    end: Bound = OPEN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, int]:
     """Record the committed records that the topics hold now; how many of each kind.
 
     Parameters
     ----------
-    from_ms, to_ms
-        Only records whose Kafka time stamp is in this half-open range. Model updates are recorded whole.
+    begin, end
+        Which stretch: from the first event whose Kafka time stamp (or offset) is not before ``begin``, up to the first
+        that is not before ``end``. Labels by time as well, or all of them; the scores of these events; all model
+        updates.
     progress
         Is given the number of records of each batch.
     """
     topics = pipeline.topics
-    kinds = {topics.events: EVENTS, topics.scores: SCORES, topics.model_updates: MODEL_UPDATES}
-    if pipeline.labels is not None:
-        kinds[topics.labels] = LABELS
-    counts = dict.fromkeys(kinds.values(), 0)
-    with RecordingWriter(path, describe(pipeline, now_ms, from_ms, to_ms)) as writer:
+    by_time = (Bound(begin.time_ms), Bound(end.time_ms))
+    counts = dict.fromkeys([EVENTS, *([LABELS] if pipeline.labels is not None else []), SCORES, MODEL_UPDATES], 0)
+    stretches: dict[int, tuple[int, int]] = {}
+    with RecordingWriter(path, describe(pipeline, now_ms, begin, end)) as writer:
+
+        def add(kind: str, batch: RecordBatch) -> None:
+            if len(batch):
+                writer.add(kind, batch)
+                counts[kind] += len(batch)
+                progress(len(batch))
+
         try:
-            async for batch in read_to_end(bootstrap, list(kinds)):
-                kind = kinds[batch.topic]
-                kept = batch if kind == MODEL_UPDATES else _within(batch, from_ms, to_ms)
-                writer.add(kind, kept)
-                counts[kind] += len(kept)
-                progress(len(kept))
+            bounds = {topics.events: (begin, end), topics.model_updates: (OPEN, OPEN)}
+            if pipeline.labels is not None:
+                bounds[topics.labels] = by_time
+            kinds = {topics.events: EVENTS, topics.labels: LABELS, topics.model_updates: MODEL_UPDATES}
+            async with aclosing(read_between(bootstrap, bounds)) as batches:
+                async for batch in batches:
+                    kind = kinds[batch.topic]
+                    add(kind, batch)
+                    if kind == EVENTS:
+                        first, last = int(batch.offsets[0]), int(batch.offsets[-1])
+                        stretches[batch.partition] = stretches.get(batch.partition, (first, 0))[0], last + 1
+            since = OPEN if begin.time_ms is None else Bound(begin.time_ms - _CLOCK_SKEW_MS)
+            async with aclosing(read_between(bootstrap, {topics.scores: (since, OPEN)})) as batches:
+                async for batch in batches:  # of later events, too: the stream goes on while it is recorded
+                    add(SCORES, _of(batch, stretches.get(batch.partition, (0, 0))))
         except LookupError as error:
             raise StackError(str(error)) from error
         except KafkaError as error:
@@ -54,23 +88,17 @@ async def record_topics(
     return counts
 
 
-def _within(batch: RecordBatch, from_ms: int | None, to_ms: int | None) -> RecordBatch:
-    if from_ms is None and to_ms is None:
-        return batch
-    times = batch.timestamps_ms
-    keep = np.ones(len(batch), dtype=bool)
-    if from_ms is not None:
-        keep &= times >= from_ms
-    if to_ms is not None:
-        keep &= times < to_ms
-    rows = np.flatnonzero(keep)
-    places = rows.tolist()
-    return RecordBatch(
-        topic=batch.topic,
-        partition=batch.partition,
-        offsets=batch.offsets[rows],
-        timestamps_ms=times[rows],
-        keys=[batch.keys[row] for row in places],
-        values=[batch.values[row] for row in places],
-        headers=[batch.headers[row] for row in places] if batch.headers is not None else None,
-    )
+def _of(batch: RecordBatch, stretch: tuple[int, int]) -> RecordBatch:
+    """The scores of the events at offsets ``stretch``; a partition's scores are in the order of its events."""
+    found = np.array([_source_offset(value) for value in batch.values], dtype=np.int64)
+    inside = np.flatnonzero((found >= stretch[0]) & (found < stretch[1]))
+    if not len(inside):
+        return cut_offsets(batch, 0, 0)
+    return cut_offsets(batch, int(batch.offsets[inside[0]]), int(batch.offsets[inside[-1]]) + 1)
+
+
+def _source_offset(value: bytes | None) -> int:
+    try:
+        return _HEAD.decode(value or b"").source.offset
+    except msgspec.DecodeError:
+        return -1  # none of ours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import click
 from rich.console import Console
@@ -14,12 +14,16 @@ from app.adapters.event_tables import TableError
 from app.adapters.recordings import RecordingError
 from app.adapters.source import SourceError
 from app.adapters.stack_error import StackError
+from app.cli.model_context import UtcTime
+from app.core.bounds import Bound, parse_offsets
 from app.drive import NoModelError
 from app.pipeline import TooManyDeadLettersError
+from app.ports import WarehouseError
 from models.manifest import ManifestError
 from models.registry import RegistryError
 from models.verify import RefusedModelError
 from schemas.pipeline import PipelineError
+from schemas.toml_table import parse_duration
 
 _EXPECTED = (
     ManifestError,
@@ -31,6 +35,7 @@ _EXPECTED = (
     StackError,
     TableError,
     TooManyDeadLettersError,
+    WarehouseError,
 )
 
 
@@ -43,6 +48,47 @@ def plain_errors() -> Iterator[None]:
         raise click.ClickException(f"The version may not score ({error.reason}): {error.detail}") from error
     except _EXPECTED as error:
         raise click.ClickException(str(error)) from error
+
+
+class BoundType(UtcTime):
+    """A time (UTC), or offsets of the events topic by partition: ``0:1500,1:1480``."""
+
+    name = "TIME|P:OFFSET,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Bound):
+            return value
+        offsets = parse_offsets(value)
+        if offsets is not None:
+            return Bound(offsets=offsets)
+        try:
+            return Bound(time_ms=super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is neither a time nor offsets; write 2013-01-31, 2013-01-31T06:00:00Z or 0:1500,1:1480.",
+                param,
+                ctx,
+            )
+
+
+class DurationType(click.ParamType):
+    """A duration in milliseconds, written as in a pipeline file: ``90s``, ``12h``, ``3d``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        milliseconds = parse_duration(value)
+        if milliseconds is None:
+            self.fail(f"{value!r} is not a duration; write a whole number and ms, s, m, h or d, as 12h.", param, ctx)
+        return milliseconds
+
+
+def check_order(begin: Bound, end: Bound) -> None:
+    """UsageError when the end is not after the beginning."""
+    if begin.time_ms is not None and end.time_ms is not None and begin.time_ms >= end.time_ms:
+        raise click.UsageError("--to must be after --from.")
 
 
 class Counter:

@@ -9,23 +9,33 @@ from pathlib import Path
 import click
 
 from app.adapters.topic_recorder import record_topics
-from app.cli.data_commands import Counter, describe_rate, plain_errors
-from app.cli.model_context import ModelContext, UtcTime, emit, read_clock_ms, with_context
+from app.cli.data_commands import BoundType, Counter, check_order, describe_rate, plain_errors
+from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
+from app.core.bounds import OPEN, Bound
 
 
 @click.command("record", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("output", metavar="RECORDING", type=click.Path(dir_okay=False, path_type=Path))
 @with_context
-@click.option("--from", "from_ms", type=UtcTime(), help="First record time stamp (when Kafka was given it), UTC.")
-@click.option("--to", "to_ms", type=UtcTime(), help="Record time stamp to stop before.")
-def command(
-    *, output: Path, pipeline: str, home: Path | None, as_json: bool, from_ms: int | None, to_ms: int | None
-) -> None:
-    """Copy events, labels, scores and model updates into RECORDING, a Parquet file for replay, train and produce.
+@click.option("--from", "begin", type=BoundType(), default=OPEN, help="Where to begin.  [default: the oldest record]")
+@click.option("--to", "end", type=BoundType(), default=OPEN, help="Where to end.  [default: what the topics hold now]")
+def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, begin: Bound, end: Bound) -> None:
+    r"""Copy events, labels, scores and model updates into RECORDING, a Parquet file for replay, train and produce.
 
-    Committed records only, up to where the topics end now. A part of a stream (--from, --to) begins without the state
-    that earlier records had built up.
+    Committed records only, up to where the topics end when it starts; then it ends. It reads without a consumer group,
+    so no worker notices. The file appears when it is whole.
+
+    --from and --to are times that Kafka was given a record, or offsets of the events topic by partition: from the
+    first such record up to the first that is not before the end. A part begins without the state that earlier records
+    had built up: record so much more before as the longest window and the horizon of labels are long.
+
+    \b
+    Examples:
+      streamgauge record all.parquet
+      streamgauge record day.parquet --from 2026-03-01 --to 2026-03-02
+      streamgauge record tail.parquet --from 0:15000,1:14800
     """
+    check_order(begin, end)
     context = ModelContext.read(pipeline, home)
     started = time.monotonic()
     with plain_errors(), Counter("Recording") as counter:
@@ -35,8 +45,8 @@ def command(
                 context.pipeline,
                 output,
                 read_clock_ms(),
-                from_ms=from_ms,
-                to_ms=to_ms,
+                begin=begin,
+                end=end,
                 progress=counter.add,
             )
         )

@@ -1,109 +1,184 @@
-"""``streamgauge replay``: a recording through the same core, without Kafka, and whether it gives the same scores."""
+"""``streamgauge replay``: recorded events through the same core, and whether and how the scores differ."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 from threadpoolctl import threadpool_limits
 
-from app.adapters.recordings import EVENTS, SCORES, Recording
+from app.adapters.recorded_scores import RecordedScores
+from app.adapters.recording_parts import RecordingPart
 from app.adapters.score_tables import ScoreWriter
 from app.bootstrap import compile_features
 from app.cli.data_commands import Counter, describe_rate, plain_errors
-from app.cli.model_context import ModelContext, emit, format_time, with_context
+from app.cli.model_context import ModelContext, emit, with_context
+from app.cli.replay_diff import RECORDED, Comparison, check_plot, describe_diff, draw_diff, write_diff
+from app.cli.replay_source import open_part, show, with_source
+from app.core.bounds import Bound
 from app.core.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
 from app.offline import load_model, load_recorded_models, run_recording
 from app.pipeline import Step
-from schemas.pipeline import Pipeline
+from app.replaying import PartSelector, count_rejected, is_counted
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a replay is to make of each step."""
+
+    out: Path | None
+    check: ScoreCheck | None
+    comparison: Comparison | None
 
 
 @click.command("replay", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("path", metavar="RECORDING", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@with_source
 @with_context
 @click.option(
     "--models",
-    default="recorded",
+    default=RECORDED,
     show_default=True,
-    metavar="recorded|VERSION",
-    help="Score each event with the version that scored it, or all with one version.",
+    metavar="recorded|VERSION[,VERSION]",
+    help="Score each event with the version that scored it, or all with one version; two for --diff.",
 )
+@click.option("--check", "with_check", is_flag=True, help="Compare with the recorded scores; exit 1 if any differs.")
+@click.option("--diff", "with_diff", is_flag=True, help="Say how far apart the scores of two versions are.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the difference into a .svg or .png file."
+)
+@click.option("--write", is_flag=True, help="Write the difference to the ClickHouse table score_diffs.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores (.parquet, .csv, .jsonl)."
 )
-@click.option("--check", "with_check", is_flag=True, help="Compare with the recorded scores; exit 1 if any differs.")
 def command(
     *,
-    path: Path,
+    path: Path | None,
+    begin: Bound,
+    end: Bound,
+    warm_up_ms: int | None,
     pipeline: str,
     home: Path | None,
     as_json: bool,
     models: str,
-    out: Path | None,
     with_check: bool,
+    with_diff: bool,
+    plot: Path | None,
+    write: bool,
+    out: Path | None,
 ) -> None:
-    """Run a RECORDING through the core that scores the stream.
+    r"""Run a RECORDING, or the topics as they are now, through the core that scores the stream, once, and end.
+
+    The topics are read without a consumer group: no worker notices. --from and --to bound event time (a stretch of
+    each partition's log: from the first event that is not before --from up to the first that is not before --to), or
+    offsets of the events topic by partition.
 
     --check compares scores, features, versions and decisions bit for bit. Scores that were served stale, before labels
     that should have preceded them had arrived, are counted and not compared.
+
+    --diff compares two versions on the same events; with one version in --models, the recorded scores with it.
+
+    \b
+    Examples:
+      streamgauge replay day.parquet --check
+      streamgauge replay --from 2013-05-01 --to 2013-06-01 --check
+      streamgauge replay --models 1.1.0 --diff --plot diff.svg
+      streamgauge replay day.parquet --models 1.0.0,1.1.0 --diff --write
+      streamgauge replay --from 0:1500,1:1480 --models 1.1.0 --out scores.parquet
     """
+    sides = _read_sides(models, with_diff=with_diff, with_check=with_check)
+    if (plot or write) and not with_diff:
+        raise click.UsageError("--plot and --write show a difference: add --diff.")
     context = ModelContext.read(pipeline, home)
     loaded = context.pipeline
+    if plot is not None:
+        check_plot(plot)
     started = time.monotonic()
-    check = ScoreCheck() if with_check else None
-    with plain_errors(), threadpool_limits(1):
-        recording = Recording(path)
-        recording.check_fits(loaded)
-        _warn(recording, context, with_check)
-        selectors = _choose(context, recording, models)
-        scored, rejected = _replay(loaded, recording, selectors, out, check)
-    seconds = time.monotonic() - started
-    result: dict[str, Any] = {
-        "recording": str(path),
-        "events": recording.count(EVENTS),
-        "scored": scored,
-        "rejected": rejected,
-        "seconds": round(seconds, 3),
-        "output": str(out) if out is not None else None,
-    }
-    lines = [f"{scored:,} events scored, {rejected:,} rejected, {describe_rate(scored, seconds)}."]
-    if check is not None:
-        result["check"] = _summarise(check)
-        lines += _describe(check)
+    with (
+        plain_errors(),
+        threadpool_limits(1),
+        open_part(context, path, begin, end, warm_up_ms) as part,
+    ):
+        comparison = Comparison.load(context, sides[0], sides[-1], part) if with_diff else None
+        wanted = Wanted(out, ScoreCheck() if with_check else None, comparison)
+        scored, rejected = _replay(context, part, _choose(context, part, sides[-1]), wanted)
+        seconds = time.monotonic() - started
+        result: dict[str, Any] = {
+            "source": str(path) if path is not None else "topics",
+            "events": part.events,
+            "warm_up_events": part.warm_events,
+            "scored": scored,
+            "rejected": rejected,
+            "seconds": round(seconds, 3),
+            "output": str(out) if out is not None else None,
+        }
+        lines = [f"{scored:,} events scored, {rejected:,} rejected, {describe_rate(scored, seconds)}."]
+        if wanted.check is not None:
+            result["check"] = _summarise(wanted.check)
+            lines += _describe(wanted.check)
+        if comparison is not None:
+            result["diff"] = comparison.to_json()
+            lines += describe_diff(comparison)
+            if plot is not None:
+                draw_diff(comparison, plot, loaded.model.threshold)
+                lines.append(f"Drawn: {plot}")
+            if write:
+                result["written"] = write_diff(context, comparison)
+                lines.append(f"{result['written']:,} rows written to score_diffs; the same again changes nothing.")
     emit(result, as_json, *lines)
-    if check is not None and not check.is_equal:
+    if wanted.check is not None and not wanted.check.is_equal:
         raise SystemExit(1)
 
 
+def _read_sides(models: str, *, with_diff: bool, with_check: bool) -> list[str]:
+    """The versions named, the one that scores last; with --diff, two sides."""
+    sides = [side.strip() for side in models.split(",")]
+    if len(sides) > 2 or not all(sides):
+        raise click.UsageError("--models takes a version, or two as 1.0.0,1.1.0.")
+    if not with_diff:
+        if len(sides) == 2:
+            raise click.UsageError("Two versions are for --diff: add it, or name one.")
+        return sides
+    if with_check:
+        raise click.UsageError("--check asks for equal scores and --diff for different versions: give one of them.")
+    if sides[-1] == RECORDED:
+        raise click.UsageError("--diff needs the version to compare with, as --models 1.1.0 or --models 1.0.0,1.1.0.")
+    if len(sides) == 1:
+        sides.insert(0, RECORDED)
+    if sides[0] == sides[1]:
+        raise click.UsageError("--diff needs two different sides.")
+    return sides
+
+
 def _replay(
-    pipeline: Pipeline,
-    recording: Recording,
-    selectors: dict[int, ModelSelector],
-    out: Path | None,
-    check: ScoreCheck | None,
+    context: ModelContext, part: RecordingPart, selectors: dict[int, ModelSelector], wanted: Wanted
 ) -> tuple[int, int]:
-    """Run all partitions; how many events were scored and rejected."""
+    """Run all partitions; how many events that count were scored and rejected."""
+    pipeline, check = context.pipeline, wanted.check
     scored = rejected = 0
-    recorded = {partition: _recorded_scores(recording, partition) for partition in recording.partitions}
+    recorded = {partition: _values(part, partition) for partition in part.partitions}
     with ExitStack() as stack:
-        counter = stack.enter_context(Counter("Replaying", recording.count(EVENTS)))
+        counter = stack.enter_context(Counter("Replaying", part.events + part.warm_events))
         writer = None
-        if out is not None:
-            writer = stack.enter_context(ScoreWriter(out, pipeline, with_features=True, with_source=True))
-        for step in run_recording(pipeline, compile_features(pipeline), recording, selectors.__getitem__):
+        if wanted.out is not None:
+            writer = stack.enter_context(ScoreWriter(wanted.out, pipeline, with_features=True, with_source=True))
+        for step in run_recording(pipeline, compile_features(pipeline), part, selectors.__getitem__):
+            show(counter, step)
+            rejected += count_rejected(step, part)
+            if wanted.comparison is not None:
+                wanted.comparison.add(step, part)
+            if not is_counted(step, part):
+                continue
             scored += len(step.events)
-            rejected += sum(letter.stage != "label" for letter in step.dead_letters)
             if writer is not None:
                 writer.add(step)
             if check is not None:
                 _compare(check, step, recorded[step.partition])
-            if len(step.events):
-                counter.add(len(step.events), format_time(int(step.events.event_time_ms[-1]))[:10])
     if check is not None:
         for values in recorded.values():
             for value in values:
@@ -111,26 +186,18 @@ def _replay(
     return scored, rejected
 
 
-def _choose(context: ModelContext, recording: Recording, models: str) -> dict[int, ModelSelector]:
-    if models == "recorded":
-        return dict(load_recorded_models(context.pipeline, context.registry, recording))
-    timeline = ChampionTimeline([load_model(context.pipeline, context.registry, models)])
-    return dict.fromkeys(recording.partitions, timeline)
+def _choose(context: ModelContext, part: RecordingPart, models: str) -> dict[int, ModelSelector]:
+    chosen: dict[int, ModelSelector] = {}
+    if models == RECORDED:
+        chosen.update(load_recorded_models(context.pipeline, context.registry, part.recording))
+    else:
+        timeline = ChampionTimeline([load_model(context.pipeline, context.registry, models)])
+        chosen.update(dict.fromkeys(part.partitions, timeline))
+    return {partition: PartSelector(chosen[partition], part, partition) for partition in part.partitions}
 
 
-def _warn(recording: Recording, context: ModelContext, with_check: bool) -> None:
-    if recording.about.feature_set != context.pipeline.feature_set:
-        click.echo("The features have changed since this was recorded; its models may refuse them.", err=True)
-    if with_check and not recording.about.is_whole:
-        click.echo(
-            "This recording is a part of the stream: its first windows lack what came before, and will differ.",
-            err=True,
-        )
-
-
-def _recorded_scores(recording: Recording, partition: int) -> Iterator[bytes]:
-    for batch in recording.read(SCORES, partition):
-        yield from (value for value in batch.values if value is not None)
+def _values(part: RecordingPart, partition: int) -> Iterator[bytes]:
+    return RecordedScores(part, partition, lambda offset: part.counts(partition, offset)).values()
 
 
 def _compare(check: ScoreCheck, step: Step, recorded: Iterator[bytes]) -> None:

@@ -22,7 +22,7 @@ PALETTE = ("#2563a8", "#d9622b", "#1f8a70", "#8a4fa3", "#a8862b", "#4a5568")
 INK, SOFT, RULE, BAD, WARN = "#1d2733", "#66727f", "#dde3e8", "#b3261e", "#c77700"
 _HEAT = LinearSegmentedColormap.from_list("psi", ["#f6f8f9", "#fde3c0", "#f2a65a", "#c9472b", "#7d1a1a"])
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: sharp, searchable, small
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"],
@@ -79,7 +79,7 @@ def draw_all(facts: Facts, threshold: float) -> dict[str, str]:
 
 def _svg(name: str, size: tuple[float, float], draw: Draw) -> str:
     """Draw into SVG; every id begins with the plot's name, since all plots share one page."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         buffer = io.StringIO()

@@ -1,0 +1,125 @@
+"""Where a replay, a backfill or a parity check takes its records from: a recording, or the topics as they are now."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from app.adapters.recording_parts import RecordingPart, check_bounds, reach_ms
+from app.adapters.recordings import Recording
+from app.adapters.topic_recorder import record_topics
+from app.cli.data_commands import BoundType, Counter, DurationType, check_order
+from app.cli.model_context import ModelContext, format_time, read_clock_ms
+from app.core.bounds import OPEN, Bound
+from app.pipeline import Step
+from schemas.pipeline import Pipeline
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_HOUR_MS = 3_600_000
+
+
+def with_source(function: Command) -> Command:
+    """Add RECORDING, --from, --to and --warm-up."""
+    options = (
+        click.argument(
+            "path",
+            metavar="[RECORDING]",
+            required=False,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        ),
+        click.option(
+            "--from", "begin", type=BoundType(), default=OPEN, help="First event.  [default: the oldest there is]"
+        ),
+        click.option("--to", "end", type=BoundType(), default=OPEN, help="Event to stop before.  [default: the end]"),
+        click.option(
+            "--warm-up",
+            "warm_up_ms",
+            type=DurationType(),
+            help="How long before --from to run events that do not count, so that windows are filled, as 3d."
+            "  [default: as long as windows and labels reach]",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def open_part(
+    context: ModelContext, path: Path | None, begin: Bound, end: Bound, warm_up_ms: int | None
+) -> Iterator[RecordingPart]:
+    """The part to run, and a word to the user about what is run before it.
+
+    Without a path the topics are copied into a temporary recording first, without a consumer group: no worker notices.
+    """
+    check_order(begin, end)
+    pipeline = context.pipeline
+    if path is not None:
+        recording = Recording(path)
+        recording.check_fits(pipeline)
+        part = RecordingPart(recording, pipeline, begin, end, warm_up_ms)
+        _narrate(part, pipeline, warm_up_ms)
+        yield part
+        return
+    bootstrap = context.find_kafka()
+    with tempfile.TemporaryDirectory(prefix="streamgauge-replay-") as folder:
+
+        def copy(since: Bound) -> RecordingPart:
+            file = Path(folder) / f"{'whole' if since.is_open else 'part'}.parquet"
+            with Counter("Reading the topics") as counter:
+                work = record_topics(
+                    bootstrap,
+                    pipeline,
+                    file,
+                    read_clock_ms(),
+                    begin=since,
+                    end=Bound(offsets=end.offsets),
+                    progress=counter.add,
+                )
+                asyncio.run(work)
+            return RecordingPart(Recording(file), pipeline, begin, end, warm_up_ms)
+
+        part = copy(_since(pipeline, begin, warm_up_ms))
+        if part.lacks_history and warm_up_ms is None:  # events are sparse: what is needed is older than was looked for
+            part = copy(OPEN)
+        _narrate(part, pipeline, warm_up_ms)
+        yield part
+
+
+def _since(pipeline: Pipeline, begin: Bound, warm_up_ms: int | None) -> Bound:
+    """The record time stamp from which the topics must be read: an event is at most max_ahead older than its record."""
+    if begin.time_ms is None:
+        return OPEN
+    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
+    before_ms = warm_up_ms if warm_up_ms is not None else reach_ms(pipeline) + 2 * horizon_ms
+    return Bound(begin.time_ms - before_ms - pipeline.events.max_ahead_ms - _HOUR_MS)
+
+
+def _narrate(part: RecordingPart, pipeline: Pipeline, warm_up_ms: int | None) -> None:
+    check_bounds(part)
+    if part.about.feature_set != pipeline.feature_set:
+        click.echo("The features have changed since this was recorded; its models may refuse them.", err=True)
+    if part.warm_from_ms is not None:
+        why = "as --warm-up says" if warm_up_ms is not None else "as far as windows and labels reach back"
+        click.echo(
+            f"Warm-up: {part.warm_events:,} events from {format_time(part.warm_from_ms)} on, {why}, are run first and"
+            " do not count.",
+            err=True,
+        )
+    if part.lacks_history:
+        click.echo(
+            "This recording is a part of the stream: its first windows lack what came before, and may differ.", err=True
+        )
+
+
+def show(counter: Counter, step: Step) -> None:
+    """Move a progress bar on by a step."""
+    if len(step.events):
+        counter.add(len(step.events), format_time(int(step.events.event_time_ms[-1]))[:10])

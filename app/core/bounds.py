@@ -1,0 +1,41 @@
+"""Where a run over a log begins and ends: at a time, or at an offset of each partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A time, or offsets of the events topic by partition (one that is not named is open); neither: open."""
+
+    time_ms: int | None = None
+    offsets: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it bounds nothing."""
+        return self.time_ms is None and not self.offsets
+
+
+OPEN = Bound()
+
+
+def parse_offsets(text: str) -> dict[int, int] | None:
+    """Offsets by partition, written ``0:1500,1:1480``; None when that is not what the text is.
+
+    Examples
+    --------
+    >>> parse_offsets("0:1500,1:1480")
+    {0: 1500, 1: 1480}
+    >>> parse_offsets("2013-01-31T06:00:00Z") is None
+    True
+    """
+    offsets: dict[int, int] = {}
+    for pair in text.split(","):
+        partition, colon, offset = pair.strip().partition(":")
+        if not (colon and partition.isdecimal() and offset.isdecimal()) or int(partition) in offsets:
+            return None
+        offsets[int(partition)] = int(offset)
+    return offsets

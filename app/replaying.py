@@ -1,0 +1,39 @@
+"""What runs over a part of a recording share: which steps count, and who scores them."""
+
+from __future__ import annotations
+
+from app.adapters.recording_parts import RecordingPart
+from app.core.batches import Ints
+from app.core.scoring import ModelRun, ModelSelector
+from app.pipeline import Step
+
+
+class PartSelector:
+    """Scores the events of a part; those of its warm-up only fill the windows."""
+
+    def __init__(self, models: ModelSelector, part: RecordingPart, partition: int) -> None:
+        self._models = models
+        self._part = part
+        self._partition = partition
+
+    def is_ready(self) -> bool:
+        """Whether any event can be scored at all."""
+        return self._models.is_ready()
+
+    def runs(self, offsets: Ints, event_time_ms: Ints) -> list[ModelRun]:
+        """The stretches of one version each; none in the warm-up. A part's batches never hold both kinds of events."""
+        if len(offsets) and not self._part.counts(self._partition, int(offsets[0])):
+            return []
+        return self._models.runs(offsets, event_time_ms)
+
+
+def is_counted(step: Step, part: RecordingPart) -> bool:
+    """Whether a step holds events that count."""
+    return len(step.events) > 0 and part.counts(step.partition, int(step.events.offsets[0]))
+
+
+def count_rejected(step: Step, part: RecordingPart) -> int:
+    """The events of a step that count and could not be scored."""
+    return sum(
+        letter.stage != "label" and part.counts(step.partition, letter.source.offset) for letter in step.dead_letters
+    )
