@@ -1,0 +1,252 @@
+"""The checker passes what is right and catches what is wrong, each kind by its name."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from chaos_checker import Findings, Logs, check
+from chaos_load import START_MS, Load, Sent
+from worker_bench import LABEL_FEATURE, LABELS, TOML
+
+from app.bootstrap import compile_features
+from app.core.batches import RecordBatch
+from app.core.scoring import ActiveModel, ChampionTimeline
+from app.offline import load_model
+from app.pipeline import PartitionPipeline, Step
+from models.registry import Registry
+from models.training import train
+from schemas.pipeline import Pipeline
+from schemas.pipeline_file import load as load_pipeline
+from schemas.wire import Score, SketchRecord, decode_json
+
+PARTITIONS = 3
+N = 1_500
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checker")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Pipeline:
+    path = folder / "checked.toml"
+    path.write_text(TOML.format(name="checked", labels=LABELS, label_feature=LABEL_FEATURE))
+    return load_pipeline(path)
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path, pipeline: Pipeline) -> dict[str, ActiveModel]:
+    generator = np.random.default_rng(1)
+    matrix = generator.normal(size=(600, len(pipeline.features)))
+    labels = (matrix[:, 0] > 0).astype(np.float64)
+    times = np.arange(600, dtype=np.int64) + START_MS
+    trained = train(
+        matrix, labels, times, pipeline, "logistic",
+        version="1.0.0", from_ms=START_MS, to_ms=START_MS + 600, created_at_ms=START_MS,
+    )  # fmt: skip
+    registry = Registry(folder / "registry")
+    registry.register(trained.manifest, trained.artifact)
+    return {"1.0.0": load_model(pipeline, registry, "1.0.0")}
+
+
+@pytest.fixture(scope="module")
+def right(pipeline: Pipeline, models: dict[str, ActiveModel]) -> Logs:
+    """What workers without faults leave: batches of uneven size, commits, and a restart in the middle."""
+    load = Load(seed=5, n=N, partitions=PARTITIONS, cards=30, with_labels=True)
+    logs = Logs(pipeline)
+    events = [load.event(pipeline.topics, number) for number in range(N)]
+    labels = sorted(
+        (label for number in range(N) if (label := load.label(pipeline.topics, number))), key=lambda label: label[0]
+    )
+    for partition in range(PARTITIONS):
+        mine = [sent for sent in events if sent.partition == partition]
+        logs.events[partition] = [to_batch(mine[at : at + 97], at) for at in range(0, len(mine), 97)]
+        outcomes = [sent for _, sent in labels if sent.partition == partition]
+        logs.labels[partition] = [to_batch(outcomes[at : at + 61], at) for at in range(0, len(outcomes), 61)]
+        half = len(logs.events[partition]) // 2
+        committed = run_worker(logs, partition, slice(0, half), models, 0)
+        run_worker(logs, partition, slice(half, None), models, committed)
+    return logs
+
+
+def to_batch(sent: list[Sent], first: int) -> RecordBatch:
+    offsets = np.arange(first, first + len(sent), dtype=np.int64)
+    times = np.array([one.time_ms for one in sent], dtype=np.int64)
+    return RecordBatch(
+        sent[0].topic, sent[0].partition, offsets, times, [b"k"] * len(sent), [one.value for one in sent],
+        [one.headers for one in sent],
+    )  # fmt: skip
+
+
+def run_worker(logs: Logs, partition: int, part: slice, models: dict[str, ActiveModel], committed: int) -> int:
+    """As a worker does: restore, read the events of ``part`` and labels from ``committed`` on; the next such offset."""
+    flow = PartitionPipeline(logs.pipeline, compile_features(logs.pipeline), partition)
+    flow.restore(logs.state[partition])
+    flow.know("1.0.0", models["1.0.0"].reference)
+    timeline = ChampionTimeline(list(models.values()))
+    for batch in logs.labels[partition]:
+        if int(batch.offsets[-1]) >= committed:
+            rows = [row for row, offset in enumerate(batch.offsets.tolist()) if offset >= committed]
+            flow.receive_labels(cut(batch, rows), 0)
+    for batch in logs.events[partition][part]:
+        flow.receive_events(batch)
+        flow.merge.release(flow.merge.events_received)
+        while (step := flow.step(timeline, 40, 1_000)) is not None:
+            publish(logs, step)
+        record = flow.drain_sketch()
+        if record is not None:
+            logs.sketches.append(record)
+        logs.state[partition].extend(flow.drain_state())
+    return flow.position().labels or 0
+
+
+def cut(batch: RecordBatch, rows: list[int]) -> RecordBatch:
+    index = np.array(rows, dtype=np.int64)
+    assert batch.headers is not None
+    return RecordBatch(
+        batch.topic, batch.partition, batch.offsets[index], batch.timestamps_ms[index],
+        [batch.keys[row] for row in rows], [batch.values[row] for row in rows], [batch.headers[row] for row in rows],
+    )  # fmt: skip
+
+
+def publish(logs: Logs, step: Step) -> None:
+    logs.scores.extend(decode_json(value, Score) for _, value, _ in step.outgoing_scores if value is not None)
+    logs.dead.extend(step.dead_letters)
+
+
+def broken(right: Logs) -> Logs:
+    """A copy to break."""
+    return replace(
+        right,
+        scores=copy.deepcopy(right.scores),
+        dead=list(right.dead),
+        sketches=copy.deepcopy(right.sketches),
+        state={partition: list(changes) for partition, changes in right.state.items()},
+    )
+
+
+def wrong(found: Findings) -> dict[str, int]:
+    """What is not as it should be."""
+    kinds = ("lost", "doubled", "conflicting", "unknown", "reordered", "misjudged",
+             "wrong_windows", "wrong_scores", "wrong_state", "wrong_drift_counts")  # fmt: skip
+    return {kind: getattr(found, kind) for kind in kinds if getattr(found, kind)}
+
+
+def test_what_is_right_passes(right: Logs, models: dict[str, ActiveModel]) -> None:
+    found = check(right, models)
+    assert wrong(found) == {}, found.describe()
+    assert (found.events, found.stale) == (N, 0)
+    assert found.scored + found.dead_letters == N
+    assert found.dead_letters > N // 100
+    assert sum(delta.n for record in right.sketches for delta in record.deltas) == found.scored
+    assert any(score.features["bad_5m"] for score in right.scores)
+
+
+def test_a_lost_score_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    gone = logs.scores.pop(700)
+    found = check(logs, models)
+    assert wrong(found) == {"lost": 1}
+    assert f"lost {(gone.source.partition, gone.source.offset)}" in found.describe()
+
+
+def test_a_lost_dead_letter_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    logs.dead.pop()
+    assert wrong(check(logs, models)) == {"lost": 1}
+
+
+def test_a_doubled_score_is_caught_though_it_was_made_at_another_time(
+    right: Logs, models: dict[str, ActiveModel]
+) -> None:
+    logs = broken(right)
+    logs.scores.insert(800, msgspec.structs.replace(logs.scores[790], scored_at_ms=5))
+    assert wrong(check(logs, models)) == {"doubled": 1}
+
+
+@pytest.mark.parametrize("change", [{"score": 0.123}, {"features": {}}, {"version": "9.9.9"}, {"stale": True}])
+def test_a_repetition_with_another_content_is_caught(
+    right: Logs, models: dict[str, ActiveModel], change: dict[str, object]
+) -> None:
+    logs = broken(right)
+    logs.scores.insert(800, msgspec.structs.replace(logs.scores[790], **change))
+    assert wrong(check(logs, models)) == {"doubled": 1, "conflicting": 1}
+
+
+def test_a_score_and_a_dead_letter_of_the_same_event_are_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    source = logs.scores[10].source
+    logs.dead.append(msgspec.structs.replace(logs.dead[0], source=source))
+    found = wrong(check(logs, models))
+    assert (found["doubled"], found["conflicting"], found["misjudged"]) == (1, 1, 1)
+
+
+def test_a_dead_letter_in_place_of_a_score_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    gone = logs.scores.pop(10)
+    logs.dead.append(msgspec.structs.replace(logs.dead[0], source=gone.source))
+    assert wrong(check(logs, models)) == {"misjudged": 1}
+
+
+def test_scores_out_of_order_are_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    logs.scores[100], logs.scores[101] = logs.scores[101], logs.scores[100]
+    assert wrong(check(logs, models)) == {"reordered": 1}
+
+
+def test_a_score_of_no_event_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    source = msgspec.structs.replace(logs.scores[-1].source, offset=10**6)
+    logs.scores.append(msgspec.structs.replace(logs.scores[-1], source=source))
+    assert wrong(check(logs, models)) == {"unknown": 1}
+
+
+def test_one_event_too_many_in_a_window_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    features = logs.scores[500].features
+    assert features["count_1m"] is not None
+    features["count_1m"] += 1.0
+    assert wrong(check(logs, models)) == {"wrong_windows": 1, "wrong_scores": 1}
+
+
+def test_the_last_bit_of_a_score_counts(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    logs.scores[500].score = float(np.nextafter(logs.scores[500].score, 0.5))
+    assert wrong(check(logs, models)) == {"wrong_scores": 1}
+
+
+def test_drift_counts_that_came_twice_or_not_at_all_are_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    twice, never = broken(right), broken(right)
+    place = next(n for n, record in enumerate(right.sketches) if record.deltas)
+    twice.sketches.append(twice.sketches[place])
+    never.sketches[place] = SketchRecord(0, 0, 0, [])
+    for logs in (twice, never):
+        assert wrong(check(logs, models)) == {"wrong_drift_counts": sum(d.n for d in right.sketches[place].deltas)}
+
+
+def test_a_changelog_that_misses_one_transaction_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    logs.state[1] = logs.state[1][:-60]
+    assert check(logs, models).wrong_state > 0
+
+
+def test_one_count_too_many_in_the_changelog_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    logs = broken(right)
+    newest = {key: place for place, (key, value) in enumerate(logs.state[0]) if value and key[:2] == b"tt"}
+    counted = 0
+    for place in list(newest.values())[-20:]:
+        key, value = logs.state[0][place]
+        assert value is not None
+        if len(value) in {16, 24} and key[6:10] != b"\xff" * 4:
+            numbers = np.frombuffer(value, "<i8").copy()
+            numbers[1] += 1
+            logs.state[0][place] = key, numbers.tobytes()
+            counted += 1
+    assert counted
+    assert set(wrong(check(logs, models))) == {"wrong_state"}
