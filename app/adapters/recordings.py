@@ -230,7 +230,7 @@ class Recording:
         """One log, a row group at a time: its offsets start…stop - 1. Row groups outside are not read."""
         places = [n for n, group in enumerate(self._groups) if (group.kind, group.partition) == (kind, partition)]
         firsts = [self._groups[place].first_offset for place in places]
-        after = [*firsts[1:], _NO_END]
+        after = [*firsts[1:], _NO_END][: len(firsts)]
         last = _NO_END if stop is None else stop
         places = [n for n, at, end in zip(places, firsts, after, strict=True) if end > start and at < last]
         if not places:
