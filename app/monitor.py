@@ -1,14 +1,17 @@
 """The monitor: a Faust app that brings what workers publish into ClickHouse, and says what has moved.
 
 One monitor of a pipeline works (`app.adapters.watch`); others stand by (`ExclusiveAssignor`). One that wrongly believes
-that it still is the one writes rows of the same keys and values, and a checkpoint that is older but whole.
+that it still is the one is fenced at its next checkpoint or block (`app.adapters.reign`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,10 +25,11 @@ from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.lag import LagReader, Position
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sample, Sources
+from app.adapters.takeover import Bounds, take_over
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
 from app.adapters.worker_http import Health
-from app.ports import WarehouseError
+from app.ports import FencedError, WarehouseError
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.monitor")
@@ -132,6 +136,7 @@ class Monitor:
         if task.cancelled() or (error := task.exception()) is None:
             return
         is_final = isinstance(error, (WarehouseError, ValueError)) and not getattr(error, "retryable", False)
+        is_final &= not isinstance(error, FencedError)  # started again, it stands by
         if not isinstance(error, WarehouseError):
             log.error("The task %s failed", task.get_name(), exc_info=error)
         if not self.stopping.is_set():
@@ -143,14 +148,18 @@ class Monitor:
         await self._drop()
         if not partitions:
             return None
+        owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
         try:
-            saved = await self.warehouse.call(lambda warehouse: warehouse.latest_checkpoint(self.pipeline.name))
+            reign, legacy = await self.warehouse.call(
+                lambda warehouse: take_over(warehouse, self.pipeline, owner, self.around.now_ms())
+            )
         except WarehouseError as error:
             if not self.stopping.is_set():
-                self.fail(str(error), EXIT_CONFIG)
+                self.fail(str(error), EXIT_RETRY if error.retryable else EXIT_CONFIG)
             return None
-        ends = {tp: await self.app.end_offset(tp) for tp in partitions}
-        watch = Watch(self.around, epoch, partitions, saved, ends)
+        firsts = await self.lag_reader.firsts(sorted(partitions))
+        bounds = {tp: Bounds(firsts[tp], await self.app.end_offset(tp)) for tp in partitions}
+        watch = Watch(self.around, epoch, reign, legacy, bounds)
         for version in self.versions.values():
             watch.register(version)
         self.watch = watch
@@ -277,6 +286,8 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
     watch = monitor.watch
     yield Sample("streamgauge_monitor_active", float(watch is not None), {})
     yield Sample("streamgauge_monitor_warehouse_up", float(not monitor.warehouse.error), {})
+    yield Sample("streamgauge_monitor_warehouse_down_seconds", monitor.warehouse.down_seconds, {})
+    yield Sample("streamgauge_monitor_warehouse_failures_total", monitor.warehouse.failures, {})
     for table, rows in sorted(monitor.around.rows.items()):
         yield Sample("streamgauge_monitor_rows_total", rows, {"table": table})
     for (topic, partition), position in sorted(monitor.own_positions.items()):
@@ -286,6 +297,8 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
     if watch is not None:
         refused = watch.refused + sum(writer.refused for writer in watch.writers.values())
         yield Sample("streamgauge_monitor_refused_total", refused, {})
+        yield Sample("streamgauge_monitor_held_bytes", watch.held_bytes, {})
+        yield Sample("streamgauge_monitor_lost_records_total", watch.n_lost, {})
         windows = watch.core.windows
         yield Sample("streamgauge_monitor_open_windows", windows.n_open, {})
         yield Sample("streamgauge_monitor_late_events_total", windows.n_too_late, {})

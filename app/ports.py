@@ -67,7 +67,10 @@ def to_json_value(value: Any) -> Any:  # noqa: PLR0911  # one return per type
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the monitor saved last: next offset to read by ``topic`` and partition, and its windows."""
+    """What the monitor saved last: next offset to read by ``topic`` and partition, and its windows.
+
+    The upper 32 bits of ``revision`` are the term of the monitor.
+    """
 
     revision: int
     offsets: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -83,6 +86,10 @@ class WarehouseError(RuntimeError):
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class FencedError(WarehouseError):
+    """Another monitor has taken over: nothing of this one counts any more."""
 
 
 class Warehouse(Protocol):
@@ -128,8 +135,10 @@ class Warehouse(Protocol):
         """Return what was saved last; None before the first time."""
         ...
 
-    def save_checkpoint(self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes) -> int:
-        """Save and return the revision; only the newest is kept."""
+    def save_checkpoint(
+        self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes, *, term: int
+    ) -> int:
+        """Save and return the revision; only the newest is kept, and that of a higher term is newer."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,10 @@
-"""Writes the records of a topic into a table: a block of rows per partition, and the offset after it is in."""
+"""Writes the records of a topic into a table: blocks of rows per partition, each of them exactly once.
+
+A block ends at a fixed offset (a multiple of `BLOCK_OFFSETS`), or earlier where there was no more to write. Before it
+is written, the warehouse is told where it ends (`app.adapters.reign.Plan`), so that whoever must write it again cuts
+the same block, gives it the same token, and the engine knows it. Should the engine have forgotten the token, or the
+table hold the rows under another one, the rows have keys, and reading the table by its name counts each once.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +13,21 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from faust.types import TP
 
 from app.adapters.effects import Block
 from app.adapters.faust_batches import Fetched
+from app.adapters.reign import Plan
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
 from app.ports import Warehouse
+from schemas.wire import Source
 
 log = logging.getLogger("streamgauge.monitor")
 
-BLOCK_ROWS = 20_000
+BLOCK_OFFSETS = 20_000
 #: A partition is paused when more than this waits for the warehouse, and resumed at half of it.
 HELD_BYTES = 8 << 20
 
@@ -33,12 +41,54 @@ class Flow:
     commit: Callable[[dict[TP, int]], Awaitable[bool]]
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a partition goes on.
+
+    Parameters
+    ----------
+    offset
+        First offset that is not known to be in the table.
+    next_offset
+        Where the block that starts there ends, when its writing may have begun.
+    attempt, held
+        As in `Plan`.
+    """
+
+    offset: int = 0
+    next_offset: int | None = None
+    attempt: int = 0
+    held: Source | None = None
+
+
 @dataclass
 class _Held:
+    start: Start
     fetches: deque[Fetched] = field(default_factory=deque)
     rows: int = 0
     size_bytes: int = 0
     is_paused: bool = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the rest of a block that another monitor began is still on its way."""
+        end = self.start.next_offset
+        return end is not None and bool(self.fetches) and int(self.fetches[-1].records.offsets[-1]) + 1 < end
+
+
+@dataclass
+class _Cut:
+    """Records that become one block."""
+
+    tp: TP
+    batches: list[RecordBatch]
+    size_bytes: int
+    block: Block | None = None
+    is_in: bool = False
+
+    @property
+    def next_offset(self) -> int:
+        return int(self.batches[-1].offsets[-1]) + 1
 
 
 class BlockWriter:
@@ -50,8 +100,10 @@ class BlockWriter:
         Where the rows go.
     to_block
         Decodes records; called in the warehouse's thread.
-    positions
-        Next offset to read of each partition that is ours.
+    starts
+        Where each partition that is ours goes on.
+    plan
+        Says which blocks come next, before they are written; called in the warehouse's thread.
     flush_s
         How long a row may wait for others.
     """
@@ -62,26 +114,33 @@ class BlockWriter:
         to_block: Callable[[Sequence[RecordBatch]], Block],
         warehouse: WarehouseThread,
         flow: Flow,
-        positions: Mapping[TP, int],
+        starts: Mapping[TP, Start],
         *,
+        plan: Callable[[Warehouse, Sequence[Plan]], None],
         flush_s: float = 1.0,
     ) -> None:
         self.table = table
         #: Next offset of each partition that is not in the warehouse yet.
-        self.positions = dict(positions)
+        self.positions = {tp: start.offset for tp, start in starts.items()}
         self.refused = 0
         self._rows = 0
         self._to_block = to_block
         self._warehouse = warehouse
         self._flow = flow
+        self._plan = plan
         self._flush_s = flush_s
-        self._held = {tp: _Held() for tp in positions}
+        self._held = {tp: _Held(start) for tp, start in starts.items()}
         self._is_full = asyncio.Event()
         self._is_stopping = False
 
     def is_holding(self, tp: TP) -> bool:
         """Whether something received of a partition is not in the warehouse yet."""
-        return self._held[tp].size_bytes > 0
+        return self._held[tp].rows > 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What waits for the warehouse."""
+        return sum(held.size_bytes for held in self._held.values())
 
     def drain_rows(self) -> int:
         """Rows inserted since the last drain."""
@@ -95,10 +154,10 @@ class BlockWriter:
         held.fetches.append(fetched)
         held.rows += len(fetched.records)
         held.size_bytes += fetched.size_bytes
-        if held.size_bytes > HELD_BYTES and not held.is_paused:
+        if held.size_bytes > HELD_BYTES and not held.is_paused and not held.is_waiting:
             held.is_paused = True
             self._flow.pause(tp)
-        if held.rows >= BLOCK_ROWS:
+        if held.rows >= BLOCK_OFFSETS:
             self._is_full.set()
 
     async def run(self) -> None:
@@ -117,40 +176,92 @@ class BlockWriter:
 
     async def _write(self) -> None:
         written = {}
-        for tp, held in self._held.items():
-            while held.fetches:
-                batches, size_bytes = self._cut(held)
-                await self._insert(tp, batches)
-                self.positions[tp] = written[tp] = int(batches[-1].offsets[-1]) + 1
-                held.size_bytes -= size_bytes
+        while cuts := [cut for tp, held in self._held.items() if (cut := self._cut(tp, held)) is not None]:
+            await self._insert(cuts)
+            for cut in cuts:
+                held = self._held[cut.tp]
+                assert cut.block is not None
+                self.positions[cut.tp] = written[cut.tp] = cut.next_offset
+                held.start = replace(
+                    held.start, offset=cut.next_offset, next_offset=None, held=cut.block.last or held.start.held
+                )
+                held.rows -= sum(map(len, cut.batches))
+                held.size_bytes -= cut.size_bytes
                 if held.is_paused and held.size_bytes <= HELD_BYTES // 2:
                     held.is_paused = False
-                    self._flow.resume(tp)
+                    self._flow.resume(cut.tp)
         if written:
             await self._flow.commit(written)
 
-    @staticmethod
-    def _cut(held: _Held) -> tuple[list[RecordBatch], int]:
-        batches, rows, size_bytes = [], 0, 0
-        while held.fetches and (not rows or rows + len(held.fetches[0].records) <= BLOCK_ROWS):
+    def _cut(self, tp: TP, held: _Held) -> _Cut | None:
+        """Take the next block of a partition out of what is held; None when there is none, or it is not all here."""
+        if not held.fetches:
+            return None
+        if held.is_waiting:
+            return None
+        first, end = int(held.fetches[0].records.offsets[0]), held.start.next_offset
+        if end is None or first >= end:
+            end = (first // BLOCK_OFFSETS + 1) * BLOCK_OFFSETS
+        batches, size_bytes = [], 0
+        while held.fetches and int(held.fetches[0].records.offsets[0]) < end:
             fetched = held.fetches.popleft()
+            if int(fetched.records.offsets[-1]) >= end:
+                fetched, rest = _split(fetched, end)
+                held.fetches.appendleft(rest)
             batches.append(fetched.records)
-            rows += len(fetched.records)
             size_bytes += fetched.size_bytes
-        held.rows -= rows
-        return batches, size_bytes
+        return _Cut(tp, batches, size_bytes)
 
-    async def _insert(self, tp: TP, batches: list[RecordBatch]) -> None:
-        made: list[Block] = []
+    async def _insert(self, cuts: list[_Cut]) -> None:
+        """Plan and write blocks of different partitions; after an error, again the same."""
+        is_planned = False
 
-        def write(warehouse: Warehouse) -> int:
-            if not made:  # a try again writes the same block
-                made.append(self._to_block(batches))
-            return warehouse.insert(self.table, made[0].columns, made[0].token) if made[0].rows else 0
+        def write(warehouse: Warehouse) -> None:
+            nonlocal is_planned
+            for cut in cuts:
+                cut.block = cut.block or self._to_block(cut.batches)
+            if not is_planned:
+                self._plan(warehouse, [self._plan_of(cut) for cut in cuts])
+                is_planned = True
+            for cut in cuts:
+                if cut.block is not None and cut.block.rows and not cut.is_in:
+                    attempt = self._held[cut.tp].start.attempt
+                    token = f"{cut.block.token}/{attempt}" if attempt else cut.block.token
+                    warehouse.insert(self.table, cut.block.columns, token)
+                    cut.is_in = True
 
-        rows = await self._warehouse.call(write)
-        self._rows += rows  # not before the wait: they may have been drained meanwhile
-        if made[0].refused:
-            if not self.refused:
-                log.warning("%s has records that are not ours; they are left out of %s.", tp, self.table)
-            self.refused += made[0].refused
+        await self._warehouse.call(write)
+        for cut in cuts:
+            assert cut.block is not None
+            self._rows += cut.block.rows  # not before the wait: they may have been drained meanwhile
+            if cut.block.refused:
+                if not self.refused:
+                    log.warning("%s has records that are not ours; they are left out of %s.", cut.tp, self.table)
+                self.refused += cut.block.refused
+
+    def _plan_of(self, cut: _Cut) -> Plan:
+        start = self._held[cut.tp].start
+        return Plan(cut.tp.topic, cut.tp.partition, start.offset, cut.next_offset, start.attempt, start.held)
+
+
+def _split(fetched: Fetched, end: int) -> tuple[Fetched, Fetched]:
+    """Cut a fetch before the first record at or after ``end``."""
+    records = fetched.records
+    at = int(records.offsets.searchsorted(end))
+    before, after = (
+        RecordBatch(
+            records.topic,
+            records.partition,
+            records.offsets[part],
+            records.timestamps_ms[part],
+            records.keys[part],
+            records.values[part],
+            records.headers[part] if records.headers is not None else None,
+        )
+        for part in (slice(at), slice(at, None))
+    )
+    size_bytes = fetched.size_bytes * at // len(records)
+    return (
+        Fetched(before, fetched.epoch, fetched.sequence, size_bytes),
+        Fetched(after, fetched.epoch, fetched.sequence, fetched.size_bytes - size_bytes),
+    )

@@ -95,7 +95,7 @@ class ClickHouseWarehouse:
         self._writer: Any = None
         self._reader: Any = None
         self._table_functions: list[str] = []
-        self._revisions: dict[str, int] = {}
+        self._revisions: dict[tuple[str, int], int] = {}
         parts = urlsplit(url)
         self.where = (
             str(path) if path is not None else f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
@@ -180,11 +180,14 @@ class ClickHouseWarehouse:
         by_topic = {topic: {int(k): int(v) for k, v in of.items()} for topic, of in json.loads(offsets).items()}
         return Checkpoint(int(revision), by_topic, bytes(state))
 
-    def save_checkpoint(self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes) -> int:
-        if pipeline not in self._revisions:
+    def save_checkpoint(
+        self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes, *, term: int
+    ) -> int:
+        if (pipeline, term) not in self._revisions:
             latest = self.latest_checkpoint(pipeline)
-            self._revisions[pipeline] = latest.revision if latest else 0
-        revision = self._revisions[pipeline] + 1
+            newest = latest.revision if latest else 0
+            self._revisions[pipeline, term] = newest if newest >> 32 == term else term << 32
+        revision = self._revisions[pipeline, term] + 1
         text = json.dumps(
             {topic: {str(k): int(v) for k, v in of.items()} for topic, of in offsets.items()}, sort_keys=True
         )
@@ -198,7 +201,7 @@ class ClickHouseWarehouse:
                 "saved_at": [time.time_ns() // 1_000_000],
             },
         )
-        self._revisions[pipeline] = revision
+        self._revisions[pipeline, term] = revision
         return revision
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from app.core.findings import Findings
 from app.ports import ColumnValues, FloatMaps
 from models.manifest import Manifest
 from schemas.topics import Topics
-from schemas.wire import DeadLetter, ModelStatus, ModelUpdate, Score, encode_json
+from schemas.wire import DeadLetter, ModelStatus, ModelUpdate, Score, Source, encode_json
 
 Columns = dict[str, ColumnValues]
 
@@ -28,12 +28,14 @@ class Block:
     """Rows of one table, from a range of offsets of one partition.
 
     ``refused`` counts records that are none of ours. ``token`` is the same for the same records, and for no others.
+    ``last``: source of the last row.
     """
 
     columns: Columns
     rows: int
     refused: int
     token: str
+    last: Source | None = None
 
 
 def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
@@ -64,7 +66,7 @@ def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
         "stale": [score.stale for score in scores],
         "shadow": [score.version if score.role == "shadow" else "" for score in scores],
     }
-    return Block(columns, len(scores), refused, _token(batches))
+    return Block(columns, len(scores), refused, _token(batches), scores[-1].source if scores else None)
 
 
 def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
@@ -91,7 +93,7 @@ def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
         "rejected_at": [letter.rejected_at_ms for letter in letters],
         "version": [letter.version for letter in letters],
     }
-    return Block(columns, len(letters), refused, _token(batches))
+    return Block(columns, len(letters), refused, _token(batches), letters[-1].source if letters else None)
 
 
 def findings_columns(findings: Findings) -> dict[str, Columns]:

@@ -45,6 +45,11 @@ class LagReader:
         found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
         return {TP(tp.topic, tp.partition): end for tp, end in found.items()}
 
+    async def firsts(self, tps: Sequence[TP]) -> dict[TP, int]:
+        """Offsets of the first records that are still there."""
+        found = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): first for tp, first in found.items()}
+
     async def positions(self, group: str, tps: Sequence[TP]) -> dict[TP, Position]:
         """Where a consumer group is; what it never committed counts from the first record that is still there."""
         partitions = [TopicPartition(*tp) for tp in tps]

@@ -22,6 +22,7 @@ class MemoryWarehouse:
         self._rows: dict[str, dict[tuple[Any, ...], Row]] = {}
         self._tokens: set[tuple[str, str]] = set()
         self._checkpoints: dict[str, Checkpoint] = {}
+        self._saved: dict[tuple[str, int], int] = {}
         self._is_migrated = False
 
     def wait_ready(self, deadline_s: float) -> None:
@@ -65,10 +66,15 @@ class MemoryWarehouse:
     def latest_checkpoint(self, pipeline: str) -> Checkpoint | None:
         return self._checkpoints.get(pipeline)
 
-    def save_checkpoint(self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes) -> int:
+    def save_checkpoint(
+        self, pipeline: str, offsets: Mapping[str, Mapping[int, int]], state: bytes, *, term: int
+    ) -> int:
+        newest = self._saved.get((pipeline, term), term << 32)
+        revision = self._saved[pipeline, term] = newest + 1
+        saved = Checkpoint(revision, {topic: dict(of) for topic, of in offsets.items()}, state)
         latest = self._checkpoints.get(pipeline)
-        revision = 1 + (latest.revision if latest else 0)
-        self._checkpoints[pipeline] = Checkpoint(revision, {topic: dict(of) for topic, of in offsets.items()}, state)
+        if latest is None or latest.revision <= revision:
+            self._checkpoints[pipeline] = saved
         return revision
 
     def close(self) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from app.ports import QueryResult, Warehouse, WarehouseError
+from app.ports import FencedError, QueryResult, Warehouse, WarehouseError
 
 T = TypeVar("T")
 
 log = logging.getLogger("streamgauge.warehouse")
 
 _CLOSE_DEADLINE_S = 10.0
+#: Between two sentences about what fails.
+_SAY_AGAIN_S = 60.0
 
 
 class WarehouseThread:
@@ -30,17 +33,37 @@ class WarehouseThread:
         Used by nobody else.
     first_wait_s, longest_wait_s
         Pauses between two tries.
+    clock
+        Seconds that only go forward.
     """
 
-    def __init__(self, warehouse: Warehouse, *, first_wait_s: float = 0.2, longest_wait_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        *,
+        first_wait_s: float = 0.2,
+        longest_wait_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         #: What is wrong with the warehouse now; empty when the last call went well.
         self.error = ""
+        #: Calls that failed since the start.
+        self.failures = 0
         self._warehouse = warehouse
         self._first_wait_s = first_wait_s
         self._longest_wait_s = longest_wait_s
+        self._clock = clock
+        self._down_since: float | None = None
+        self._said_at: float | None = None
+        self._is_said = False
         self._writing = ThreadPoolExecutor(1, "warehouse-write")
         self._reading = ThreadPoolExecutor(1, "warehouse-read")
         self._giving_up = asyncio.Event()
+
+    @property
+    def down_seconds(self) -> float:
+        """For how long calls have failed now; 0 when the last one went well."""
+        return 0.0 if self._down_since is None else self._clock() - self._down_since
 
     async def open(self, deadline_s: float) -> list[str]:
         """Wait until the warehouse answers and bring its tables up to date; the migrations applied."""
@@ -54,15 +77,17 @@ class WarehouseThread:
         while True:
             try:
                 result = await asyncio.get_running_loop().run_in_executor(self._writing, run, self._warehouse)
+            except FencedError:
+                raise  # nothing is wrong with the warehouse
             except WarehouseError as error:
-                self._note(str(error))
+                self._note_failure(error)
                 if not error.retryable or self._giving_up.is_set():
                     raise
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._giving_up.wait(), wait_s)
                 wait_s = min(2 * wait_s, self._longest_wait_s)
             else:
-                self._note("")
+                self._note_success()
                 return result
 
     async def ask(self, sql: str, limit: int) -> QueryResult:
@@ -85,10 +110,23 @@ class WarehouseThread:
         self._reading.shutdown(wait=False)
         self._writing.shutdown(wait=False)
 
-    def _note(self, error: str) -> None:
-        if error != self.error:
-            if error:
-                log.warning("Writing to ClickHouse fails and is tried again: %s", error)
-            else:
-                log.info("Writing to ClickHouse works again.")
-            self.error = error
+    def _note_failure(self, error: WarehouseError) -> None:
+        """Say so, at most once a minute, however often and in however many ways it fails."""
+        self.error, self.failures = str(error), self.failures + 1
+        now = self._clock()
+        if self._down_since is None:
+            self._down_since, self._is_said = now, False
+        if not error.retryable:
+            log.error("Writing to ClickHouse failed, and trying again is of no use: %s", error)
+        elif self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
+            self._said_at, self._is_said = now, True
+            log.warning(
+                "Writing to ClickHouse fails (for %.0f s now) and is tried again; Kafka keeps what is not written: %s",
+                now - self._down_since,
+                error,
+            )
+
+    def _note_success(self) -> None:
+        if self._down_since is not None and self._is_said:
+            log.info("Writing to ClickHouse works again, after %.0f s.", self.down_seconds)
+        self.error, self._down_since = "", None

@@ -1,7 +1,9 @@
 """What a monitor does with the partitions it was given: scores and dead letters to rows, sketches to findings.
 
 Where it is and what it holds is a checkpoint in the warehouse, so that a restart goes on from what the warehouse has.
-Findings are saved with the checkpoint before anyone sees them, and shown again after a crash: they never differ.
+Findings are saved with the checkpoint before anyone sees them, and shown again after a crash: they never differ. A
+checkpoint that is older than the tables is read on from, and what changes is reported above the revisions they have;
+one that is newer, because tables have lost rows, is not trusted, and the topics are read from their beginning.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,19 +21,22 @@ from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from app.adapters.block_writer import HELD_BYTES, BlockWriter, Flow
-from app.adapters.effects import Columns, dead_letter_block, findings_columns, findings_records, score_block
+from app.adapters.effects import Block, Columns, dead_letter_block, findings_columns, findings_records, score_block
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_history import KnownVersion
+from app.adapters.reign import Reign
+from app.adapters.takeover import Bounds, Legacy, Saved, are_new, start_of, tables_of
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
-from app.ports import Checkpoint, Warehouse
+from app.ports import Warehouse
 from schemas.pipeline import Pipeline
 from schemas.wire import SketchRecord, decode_packed
 
 log = logging.getLogger("streamgauge.monitor")
 
 _STOP_DEADLINE_S = 15.0
+_BLOCKS: dict[str, Callable[..., Block]] = {"scores": score_block, "dead_letters": dead_letter_block}
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,6 @@ class Pace:
     checkpoint: float = 10.0
     housekeeping: float = 5.0
     idle_after: float = 30.0
-
-
-class _Saved(msgspec.Struct, array_like=True):
-    """The state of a checkpoint: the core after it reported ``findings``, which may not have been shown yet."""
-
-    core: bytes
-    findings: Findings
 
 
 class DroppedBatchError(RuntimeError):
@@ -81,14 +79,19 @@ class Watch:
     """The partitions in the hands of this monitor, from their assignment to their revocation."""
 
     def __init__(
-        self, around: Surroundings, epoch: int, partitions: set[TP], saved: Checkpoint | None, ends: dict[TP, int]
+        self, around: Surroundings, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
     ) -> None:
         self.epoch = epoch
         self._around = around
+        self._reign = reign
         pipeline = around.pipeline
         self.core = MonitorCore(pipeline)
         self.refused = 0
+        #: Records that Kafka deleted before they were written.
+        self.n_lost = 0
         self._findings = Findings()
+        self._token = ""
+        self._shown = Findings()
         self._inbox: deque[Fetched] = deque()
         self._held_bytes = 0
         self._paused: set[TP] = set()
@@ -97,9 +100,16 @@ class Watch:
         self._is_changed = False
         self._received: dict[TP, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        is_new = are_new(legacy, bounds)
+        sketches = pipeline.topics.sketches
+        writing = {tp: start_of(tp, legacy, at, is_new) for tp, at in bounds.items() if tp.topic != sketches}
+        restored = {} if is_new else self._restore(legacy, bounds)
+        self.core.windows.raise_revisions(legacy.revisions)
         #: Where to read from.
-        self.starts = self._restore(partitions, saved, ends)
-        self._sketch_positions = {tp: at for tp, at in self.starts.items() if tp.topic == pipeline.topics.sketches}
+        self.starts = {tp: writing[tp].offset if tp in writing else restored.get(tp, 0) for tp in sorted(bounds)}
+        self._sketch_positions = {tp: at for tp, at in self.starts.items() if tp not in writing}
+        if not is_new:
+            self._mind_the_gap(bounds, legacy, restored.keys() | writing.keys())
         self._saved_offsets: dict[str, dict[int, int]] = {}
         #: Whether the newest checkpoint has findings, which a restart would show (again).
         self._has_saved_findings = bool(self._findings)
@@ -107,38 +117,48 @@ class Watch:
         self.writers = {
             topic: BlockWriter(
                 table,
-                partial(to_block, pipeline.name),
+                partial(_BLOCKS[table], pipeline.name),
                 around.warehouse,
                 flow,
-                {tp: at for tp, at in self.starts.items() if tp.topic == topic},
+                {tp: start for tp, start in writing.items() if tp.topic == topic},
+                plan=reign.plan,
                 flush_s=around.pace.flush,
             )
-            for topic, table, to_block in (
-                (pipeline.topics.scores, "scores", score_block),
-                (pipeline.topics.dead_letters, "dead_letters", dead_letter_block),
-            )
+            for topic, table in tables_of(pipeline).items()
         }
 
-    def _restore(self, partitions: set[TP], saved: Checkpoint | None, ends: dict[TP, int]) -> dict[TP, int]:
-        beginning = dict.fromkeys(sorted(partitions), 0)
-        if saved is None:
-            return beginning
-        starts = {tp: saved.offsets.get(tp.topic, {}).get(tp.partition, 0) for tp in beginning}
-        sketches = {tp for tp in beginning if tp.topic == self._around.pipeline.topics.sketches}
-        if any(at > ends[tp] for tp, at in starts.items()):
-            log.warning(
-                "The topics are shorter than the checkpoint says: they are new, and are read from the beginning."
-            )
-            return beginning
+    def _restore(self, legacy: Legacy, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+        """Take over the windows; where to read the sketches from (without an entry: their beginning)."""
+        if legacy.checkpoint is None:
+            return {}
+        if legacy.lost_findings:
+            tables = ", ".join(sorted(legacy.lost_findings))
+            log.warning("ClickHouse has lost rows of %s: the sketches are read again from their beginning.", tables)
+            return {}
         try:
-            state = msgspec.msgpack.decode(saved.state, type=_Saved)
+            state = msgspec.msgpack.decode(legacy.checkpoint.state, type=Saved)
             self.core.restore(state.core)
         except (msgspec.DecodeError, ValueError) as error:
             log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
             self.core = MonitorCore(self._around.pipeline)
-            return {tp: 0 if tp in sketches else at for tp, at in starts.items()}
-        self._findings = state.findings
-        return starts
+            return {}
+        self._findings, self._token, self._shown = state.findings, state.token, state.shown
+        sketches = self._around.pipeline.topics.sketches
+        offsets = legacy.checkpoint.offsets.get(sketches, {})
+        return {tp: offsets.get(tp.partition, 0) for tp in bounds if tp.topic == sketches}
+
+    def _mind_the_gap(self, bounds: Mapping[TP, Bounds], legacy: Legacy, going_on: Collection[TP]) -> None:
+        """Say what Kafka has deleted before it was written; keep reports whose counts cannot be made again."""
+        for tp, at in self.starts.items():
+            gap = bounds[tp].first - at
+            if gap > 0 and tp in going_on and legacy.checkpoint is not None:
+                self.n_lost += gap
+                words = (
+                    "Kafka has deleted up to %d records of %s/%d that ClickHouse lacks: raise retention.ms; backfill."
+                )
+                log.error(words, gap, *tp)
+            if gap > 0 and tp in self._sketch_positions:
+                self.core.windows.keep_reported(legacy.revisions)
 
     # -- in and out ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +218,11 @@ class Watch:
             log.warning("Version %s is left as it was: %s", known.version, error)
         self._is_changed = True
         self._wake.set()
+
+    @property
+    def held_bytes(self) -> int:
+        """What was received and waits for the warehouse."""
+        return self._held_bytes + sum(writer.held_bytes for writer in self.writers.values())
 
     def declare_idle(self, partition: int) -> None:
         """Let a partition hold back no window until it reports again."""
@@ -262,6 +287,7 @@ class Watch:
         self._is_changed = False
         self._findings = self.core.collect(self._around.now_ms())
         if self._findings:
+            self._token = self._reign.new_token()
             await self._save()
             await self._show()
 
@@ -273,9 +299,8 @@ class Watch:
             offsets.setdefault(tp.topic, {})[tp.partition] = self.next_offset(tp)
         if offsets == self._saved_offsets and not self._findings and not self._has_saved_findings:
             return
-        state = msgspec.msgpack.encode(_Saved(self.core.snapshot(), self._findings))
-        name = self._around.pipeline.name
-        await self._around.warehouse.call(lambda warehouse: warehouse.save_checkpoint(name, offsets, state))
+        state = msgspec.msgpack.encode(Saved(self.core.snapshot(), self._findings, self._shown, self._token))
+        await self._around.warehouse.call(lambda warehouse: self._reign.save(warehouse, offsets, state))
         self._saved_offsets = offsets
         self._has_saved_findings = bool(self._findings)
         await self._around.app.commit_offsets(dict(self._sketch_positions))
@@ -285,7 +310,8 @@ class Watch:
         findings, around = self._findings, self._around
         if findings:
             for table, columns in findings_columns(findings).items():
-                insert = partial(_insert, table=table, columns=columns)
+                token = f"{self._token}/{table}" if self._token else None
+                insert = partial(_insert, table=table, columns=columns, token=token)
                 around.count(table, await around.warehouse.call(insert))
             sent = [
                 await around.producer.send(topic, value, key=key, partition=0)
@@ -294,6 +320,11 @@ class Watch:
             await asyncio.gather(*sent)
             for alert in findings.alerts:
                 log.warning("Alert %s %s: %s", alert.rule, alert.state, alert.message)
+            self._shown = Findings(
+                findings.metadata[-1:] or self._shown.metadata,
+                findings.reports[-1:] or self._shown.reports,
+                findings.performance[-1:] or self._shown.performance,
+            )
         self._findings = Findings()
 
     def _count_rows(self) -> None:
@@ -301,5 +332,5 @@ class Watch:
             self._around.count(writer.table, writer.drain_rows())
 
 
-def _insert(warehouse: Warehouse, *, table: str, columns: Columns) -> int:
-    return warehouse.insert(table, columns)
+def _insert(warehouse: Warehouse, *, table: str, columns: Columns, token: str | None) -> int:
+    return warehouse.insert(table, columns, token)

@@ -31,6 +31,8 @@ from app.core.sketches import ALL, Sketch
 from schemas.wire import SketchRecord, decode_packed, encode_packed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from schemas.wire import SketchDelta
 
 _DAY_MS = 86_400_000
@@ -168,6 +170,7 @@ class WindowStore:
         self._label_watermark_ms: int | None = None
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
+        self._floors: dict[tuple[str, int, bool], int] = {}
         self.n_too_late = 0
 
     @property
@@ -213,6 +216,31 @@ class WindowStore:
         if self._maturity_ms is None or self._label_watermark_ms is None:
             return False
         return window.end_ms + self._maturity_ms <= self._label_watermark_ms
+
+    def raise_revisions(self, reported: Mapping[tuple[str, int, bool], int]) -> None:
+        """Report no window under a revision that is not above what was reported before, as others know it.
+
+        Parameters
+        ----------
+        reported
+            Highest revision by version, start of the window, and whether it is of labels.
+        """
+        self._floors = dict(reported)
+        for window, held in self._windows.items():
+            for version, holding in held.items():
+                self._raise(window, version, holding)
+
+    def keep_reported(self, reported: Mapping[tuple[str, int, bool], int]) -> None:
+        """Leave windows alone that were reported before and are not held: their counts cannot be made again."""
+        held = {window.start_ms for window in self._windows}
+        lost = [start_ms for _, start_ms, _ in reported if start_ms not in held]
+        if lost:
+            end_ms = self._calendar.window_at(max(lost)).end_ms
+            self._frozen_before_ms = max(self._frozen_before_ms or end_ms, end_ms)
+
+    def _raise(self, window: Window, version: str, holding: Holding) -> None:
+        holding.revision = max(holding.revision, self._floors.get((version, window.start_ms, False), 0))
+        holding.labels_revision = max(holding.labels_revision, self._floors.get((version, window.start_ms, True), 0))
 
     def holdings(self, window: Window) -> list[tuple[str, Holding]]:
         """List what a window holds, by version."""
@@ -310,7 +338,11 @@ class WindowStore:
         if is_frozen and (held is None or delta.version not in held):
             self.n_too_late += delta.n
             return
-        holding = self._windows.setdefault(window, {}).setdefault(delta.version, Holding())
+        held = self._windows.setdefault(window, {})
+        if delta.version not in held:
+            held[delta.version] = Holding()
+            self._raise(window, delta.version, held[delta.version])
+        holding = held[delta.version]
         holding.sketch.add(delta)
         holding.is_changed |= delta.n > 0
         holding.labels_changed = True

@@ -18,10 +18,13 @@ from clickhouse_front import ClickHouseFront
 
 from app.adapters.clickhouse import MIGRATIONS_PATH, ClickHouseWarehouse, lock_holder
 from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.reign import Plan, Reign
+from app.adapters.takeover import inherit
 from app.cli.migrate import command as migrate_command
 from app.cli.query import command as query_command
-from app.ports import FloatMaps, Warehouse, WarehouseError
+from app.ports import FencedError, FloatMaps, Warehouse, WarehouseError
 from schemas.tables import TABLES, VIEWS
+from schemas.wire import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,12 +214,43 @@ def test_original_bytes_of_a_dead_letter_survive(warehouse: Warehouse) -> None:
 
 def test_the_newest_checkpoint_is_returned_whole(warehouse: Warehouse) -> None:
     assert warehouse.latest_checkpoint("p") is None
-    warehouse.save_checkpoint("p", {"p.sketches": {0: 1}}, b"one")
-    revision = warehouse.save_checkpoint("p", {"p.sketches": {0: 5, 1: 7}}, b"\x00\xff")
-    warehouse.save_checkpoint("other", {}, b"")
+    warehouse.save_checkpoint("p", {"p.sketches": {0: 1}}, b"one", term=1)
+    revision = warehouse.save_checkpoint("p", {"p.sketches": {0: 5, 1: 7}}, b"\x00\xff", term=1)
+    warehouse.save_checkpoint("other", {}, b"", term=1)
     latest = warehouse.latest_checkpoint("p")
     assert latest is not None
     assert (latest.revision, latest.offsets, latest.state) == (revision, {"p.sketches": {0: 5, 1: 7}}, b"\x00\xff")
+
+
+def test_a_checkpoint_of_an_older_term_never_takes_the_place_of_a_newer(warehouse: Warehouse) -> None:
+    for term, state in ((3, b"old"), (4, b"new"), (3, b"older"), (3, b"oldest")):
+        warehouse.save_checkpoint("p", {}, state, term=term)
+    latest = warehouse.latest_checkpoint("p")
+    assert latest is not None
+    assert latest.state == b"new"
+
+
+def test_who_claims_fences_all_before_and_reads_what_they_left(warehouse: Warehouse) -> None:
+    first = Reign.claim(warehouse, "p", "a", 1)
+    first.plan(warehouse, [Plan("p.scores", 0, 0, 7), Plan("p.scores", 1, 0, 2)])
+    first.plan(warehouse, [Plan("p.scores", 0, 7, 9, held=Source("p.events", 0, 5))])
+    first.save(warehouse, {"p.scores": {0: 7}}, b"a")
+    second = Reign.claim(warehouse, "p", "b", 2)
+    Reign.claim(warehouse, "other", "c", 3)
+    assert second.term == first.term + 1
+    second.save(warehouse, {"p.scores": {0: 7}}, b"b")
+    for write in (lambda: first.plan(warehouse, [Plan("p.scores", 0, 9, 99)]), lambda: first.save(warehouse, {}, b"?")):
+        with pytest.raises(FencedError, match="has taken over"):
+            write()
+    again = Plan("p.scores", 0, 7, 9, held=Source("p.events", 0, 5))
+    second.plan(warehouse, [again, Plan("p.scores", 1, 2, 4)])
+    legacy = inherit(warehouse, "p", {"p.scores": "scores"})
+    assert legacy.checkpoint is not None
+    assert legacy.checkpoint.state == b"b"
+    assert legacy.plans == {("p.scores", 0): again, ("p.scores", 1): Plan("p.scores", 1, 2, 4)}
+    assert legacy.missing == {("p.scores", 0)}  # nobody inserted the row that the plan says is in
+    warehouse.insert("scores", scores([5]))
+    assert not inherit(warehouse, "p", {"p.scores": "scores"}).missing
 
 
 def test_a_refused_insert_leaves_nothing(warehouse: Warehouse) -> None:
@@ -368,11 +402,11 @@ def test_users_may_ask_from_a_second_thread_while_rows_go_in(engine: ClickHouseW
 
 def test_rows_and_checkpoints_outlive_the_engine(engine: ClickHouseWarehouse) -> None:
     engine.insert("scores", scores([1]), token="t")  # noqa: S106  # of an insert
-    engine.save_checkpoint("p", {"t": {0: 1}}, b"x")
+    engine.save_checkpoint("p", {"t": {0: 1}}, b"x", term=0)
     engine.close()
     engine.insert("scores", scores([1]), token="t")  # noqa: S106  # of an insert
     assert engine.query("SELECT count() FROM scores_raw").rows == [(1,)]
-    assert engine.save_checkpoint("p", {"t": {0: 2}}, b"y") == 2
+    assert engine.save_checkpoint("p", {"t": {0: 2}}, b"y", term=0) == 2
 
 
 def test_a_changed_migration_is_refused(tmp_path: Path) -> None:

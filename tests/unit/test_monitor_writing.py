@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +12,12 @@ import pytest
 from faust.types import TP
 
 from app.adapters import block_writer
-from app.adapters.block_writer import BlockWriter, Flow
+from app.adapters.block_writer import BlockWriter, Flow, Start
 from app.adapters.effects import Block
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import Fetched
 from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.reign import Plan
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
 from app.ports import Warehouse, WarehouseError
@@ -66,10 +67,19 @@ def make_fetch(tp: TP, first: int, n: int, size_bytes: int = 100) -> Fetched:
     return Fetched(RecordBatch(tp.topic, tp.partition, offsets, offsets, [None] * n, [None] * n), 1, 1, size_bytes)
 
 
-def write(warehouse: Warehouse, recorder: Recorder, receive: Callable[[BlockWriter], None]) -> BlockWriter:
+def write(
+    warehouse: Warehouse,
+    recorder: Recorder,
+    receive: Callable[[BlockWriter], None],
+    first: Start = Start(),  # noqa: B008  # frozen
+) -> BlockWriter:
+    def plan(_: Warehouse, plans: Sequence[Plan]) -> None:
+        recorder.say("plan", [f"{plan.partition}:{plan.first}-{plan.next_offset}" for plan in plans])
+
     async def run() -> BlockWriter:
         thread = WarehouseThread(warehouse, first_wait_s=0.001, longest_wait_s=0.002)
-        writer = BlockWriter("scores", to_block, thread, recorder.flow, {TP0: 0, TP1: 40})
+        starts = {TP0: first, TP1: Start(40)}
+        writer = BlockWriter("scores", to_block, thread, recorder.flow, starts, plan=plan)
         receive(writer)
         writer.stop()
         try:
@@ -91,27 +101,74 @@ def test_offsets_are_committed_after_the_rows_of_each_partition_are_in() -> None
 
     writer = write(Counting(recorder), recorder, receive)
 
-    assert recorder.said == [("insert", "0:0-5"), ("insert", "1:40-41"), ("commit", {TP0: 6, TP1: 42})]
+    assert recorder.said == [
+        ("plan", ["0:0-6", "1:40-42"]),
+        ("insert", "0:0-5"),
+        ("insert", "1:40-41"),
+        ("commit", {TP0: 6, TP1: 42}),
+    ]
     assert writer.positions == {TP0: 6, TP1: 42}
     assert (writer.drain_rows(), writer.drain_rows()) == (6, 0)
 
 
-def test_a_block_ends_where_the_next_fetch_would_make_it_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_writer, "BLOCK_ROWS", 5)
+def tokens(recorder: Recorder) -> list[str]:
+    return [token for what, token in recorder.said if what == "insert"]
+
+
+def test_blocks_end_at_fixed_offsets_whatever_the_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_writer, "BLOCK_OFFSETS", 5)
+    for cuts in ([(0, 3), (3, 3), (6, 2), (8, 9)], [(0, 17)], [(each, 1) for each in range(17)]):
+        recorder = Recorder()
+
+        def receive(writer: BlockWriter, cuts: list[tuple[int, int]] = cuts) -> None:
+            for first, n in cuts:
+                writer.receive(make_fetch(TP0, first, n))
+
+        writer = write(Counting(recorder), recorder, receive)
+
+        assert tokens(recorder) == ["0:0-4", "0:5-9", "0:10-14", "0:15-16"]
+        assert (writer.is_holding(TP0), writer.held_bytes) == (False, 0)
+
+
+def test_a_block_that_another_began_is_written_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_writer, "BLOCK_OFFSETS", 100)
     recorder = Recorder()
 
     def receive(writer: BlockWriter) -> None:
-        for first, n in ((0, 3), (3, 3), (6, 2), (8, 9)):
-            writer.receive(make_fetch(TP0, first, n))
+        writer.receive(make_fetch(TP0, 3, 2))
+        writer.receive(make_fetch(TP0, 5, 6))
 
-    write(Counting(recorder), recorder, receive)
+    write(Counting(recorder), recorder, receive, Start(3, 8))
 
-    assert [token for what, token in recorder.said if what == "insert"] == ["0:0-2", "0:3-7", "0:8-16"]
+    assert tokens(recorder) == ["0:3-7", "0:8-10"]
+
+
+def test_a_block_that_another_began_waits_for_its_rest_and_is_not_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_writer, "HELD_BYTES", 1_000)
+    recorder = Recorder()
+
+    writer = write(
+        Counting(recorder),
+        recorder,
+        lambda writer: [writer.receive(make_fetch(TP0, first, 1, 900)) for first in (0, 1, 2)],  # type: ignore[arg-type,return-value]
+        Start(0, 8),
+    )
+
+    assert recorder.said == []
+    assert writer.is_holding(TP0)
+
+
+def test_rows_that_are_written_again_after_a_loss_have_tokens_of_their_own() -> None:
+    recorder = Recorder()
+
+    write(Counting(recorder), recorder, lambda writer: writer.receive(make_fetch(TP0, 0, 3)), Start(attempt=2))
+
+    assert tokens(recorder) == ["0:0-2/2"]
 
 
 def test_a_partition_that_holds_too_much_is_paused_and_resumed_at_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_writer, "HELD_BYTES", 1_000)
-    monkeypatch.setattr(block_writer, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(block_writer, "BLOCK_OFFSETS", 1)
     recorder = Recorder()
 
     def receive(writer: BlockWriter) -> None:
@@ -121,13 +178,13 @@ def test_a_partition_that_holds_too_much_is_paused_and_resumed_at_half(monkeypat
 
     write(Counting(recorder), recorder, receive)
 
-    assert recorder.said == [
+    assert [entry for entry in recorder.said if entry[0] != "plan"] == [
         ("pause", TP0),
         ("insert", "0:0-0"),
+        ("insert", "1:40-40"),
         ("insert", "0:1-1"),
         ("resume", TP0),
         ("insert", "0:2-2"),
-        ("insert", "1:40-40"),
         ("commit", {TP0: 3, TP1: 41}),
     ]
 
@@ -137,7 +194,7 @@ def test_the_same_block_is_tried_again_until_it_is_in() -> None:
 
     writer = write(Counting(recorder, failures=5), recorder, lambda writer: writer.receive(make_fetch(TP0, 0, 3)))
 
-    assert recorder.said == [("insert", "0:0-2"), ("commit", {TP0: 3})]
+    assert recorder.said == [("plan", ["0:0-3"]), ("insert", "0:0-2"), ("commit", {TP0: 3})]
     assert not writer.is_holding(TP0)
 
 
@@ -151,7 +208,7 @@ def test_what_trying_again_cannot_mend_is_an_error_and_moves_no_offset() -> None
             lambda writer: writer.receive(make_fetch(TP0, 0, 3)),
         )
 
-    assert recorder.said == []
+    assert recorder.said == [("plan", ["0:0-3"])]
 
 
 def test_a_warehouse_says_what_is_wrong_until_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +229,31 @@ def test_a_warehouse_says_what_is_wrong_until_it_works_again(caplog: pytest.LogC
 
     assert asyncio.run(run()) == ["", *["It does not answer."] * 3, ""]
     assert len(caplog.records) == 2  # once when it fails, once when it works again
+
+
+def test_what_fails_now_and_then_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that fails and then goes well, every ten seconds, for two minutes: three times down, three times up."""
+    now = 0.0
+
+    async def run() -> int:
+        nonlocal now
+        thread = WarehouseThread(MemoryWarehouse(), first_wait_s=0, clock=lambda: now)
+        for second in range(0, 121, 10):
+            now = float(second)
+            failures = [WarehouseError(f"In way {second}.", retryable=True)]
+
+            def fail_once(_: Warehouse, failures: list[WarehouseError] = failures) -> None:
+                if failures:
+                    raise failures.pop()
+
+            await thread.call(fail_once)
+        await thread.close()
+        return thread.failures
+
+    caplog.set_level("INFO", "streamgauge.warehouse")
+
+    assert asyncio.run(run()) == 13
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 3
 
 
 def test_giving_up_ends_a_call_that_would_wait_for_ever() -> None:

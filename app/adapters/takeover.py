@@ -1,0 +1,164 @@
+"""What a monitor finds when it takes over, and where that lets it go on.
+
+The tables, the plans of blocks and the checkpoint need not fit together: any of them may have been restored from a
+backup, or emptied. What decides is what the tables hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+from faust.types import TP
+
+from app.adapters.block_writer import Start
+from app.adapters.reign import Plan, Reign
+from app.core.findings import Findings
+from app.ports import Checkpoint, Warehouse
+from schemas.pipeline import Pipeline
+from schemas.tables import TABLES
+from schemas.wire import Source
+
+log = logging.getLogger("streamgauge.monitor")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The first offset of a partition that is still there, and the one after its last committed record."""
+
+    first: int
+    end: int
+
+
+class Saved(msgspec.Struct, array_like=True):
+    """The state of a checkpoint: the core after it reported ``findings``, which may not have been shown yet.
+
+    ``shown``: one row of each table that earlier findings brought, which must therefore be there. ``token``: of the
+    inserts of the findings.
+    """
+
+    core: bytes
+    findings: Findings
+    shown: Findings = msgspec.field(default_factory=Findings)
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """What a new term found.
+
+    Parameters
+    ----------
+    plans
+        The newest plan of each topic and partition: everything before it is in the table, and it may be.
+    missing
+        Topics and partitions whose table has lost what was in it.
+    revisions
+        The highest revision of what was reported, by version, start of the window, and whether it is about labels.
+    lost_findings
+        Tables that have lost what was reported.
+    """
+
+    checkpoint: Checkpoint | None = None
+    plans: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
+    missing: frozenset[tuple[str, int]] = frozenset()
+    revisions: Mapping[tuple[str, int, bool], int] = field(default_factory=dict)
+    lost_findings: frozenset[str] = frozenset()
+
+
+def take_over(warehouse: Warehouse, pipeline: Pipeline, owner: str, now_ms: int) -> tuple[Reign, Legacy]:
+    """Claim the next term, then read what is there."""
+    reign = Reign.claim(warehouse, pipeline.name, owner, now_ms)
+    return reign, inherit(warehouse, pipeline.name, tables_of(pipeline))
+
+
+def tables_of(pipeline: Pipeline) -> dict[str, str]:
+    """The tables that hold records, by the topic of the records."""
+    return {pipeline.topics.scores: "scores", pipeline.topics.dead_letters: "dead_letters"}
+
+
+def inherit(warehouse: Warehouse, pipeline: str, tables: Mapping[str, str]) -> Legacy:
+    """Read what is there; ``tables``: by the topic whose records they hold."""
+    plans = {(plan.topic, plan.partition): plan for plan in _plans(warehouse, pipeline)}
+    missing = frozenset(
+        at for at, plan in plans.items() if at[0] in tables and not _holds(warehouse, tables[at[0]], plan.held)
+    )
+    checkpoint = warehouse.latest_checkpoint(pipeline)
+    lost = _lost_findings(warehouse, checkpoint)
+    return Legacy(checkpoint, plans, missing, _revisions(warehouse, pipeline), lost)
+
+
+def _plans(warehouse: Warehouse, pipeline: str) -> Iterable[Plan]:
+    for row in warehouse.read("monitor_blocks", {"pipeline": pipeline}):
+        held = Source(row["held_topic"], row["held_partition"], row["held_offset"])
+        plan = Plan(row["topic"], row["partition"], row["first_offset"], row["next_offset"], row["attempt"])
+        yield replace(plan, held=held) if held.topic else plan
+
+
+def _holds(warehouse: Warehouse, table: str, held: Source | None) -> bool:
+    if held is None:
+        return True
+    where = {"topic": held.topic, "partition": held.partition, "offset": held.offset}
+    return bool(warehouse.read(table, where))
+
+
+def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, bool], int]:
+    """Each metric of a window is reported under one revision, and has a row that says n."""
+    found: dict[tuple[str, int, bool], int] = {}
+    for metric, of_labels in (("score", False), ("outcome", True)):
+        where = {"pipeline": pipeline, "stage": "scoring", "metric": metric, "decile": "n"}
+        for row in warehouse.read("model_metadata", where):
+            key = row["version"], round(row["window_start"].timestamp() * 1000), of_labels
+            found[key] = max(found.get(key, 0), row["revision"])
+    return found
+
+
+def _lost_findings(warehouse: Warehouse, checkpoint: Checkpoint | None) -> frozenset[str]:
+    """The tables that have lost what the checkpoint says was shown."""
+    try:
+        shown = msgspec.msgpack.decode(checkpoint.state, type=Saved).shown if checkpoint else Findings()
+    except (msgspec.DecodeError, ValueError):
+        return frozenset()  # said when the state is restored
+    rows: dict[str, list[Any]] = {
+        "model_metadata": shown.metadata,
+        "drift_reports": shown.reports,
+        "performance": shown.performance,
+    }
+    return frozenset(table for table, found in rows.items() if found and not _has(warehouse, table, found[0]))
+
+
+def _has(warehouse: Warehouse, table: str, row: Any) -> bool:
+    """Whether a row of findings is there, by its key."""
+    names = [name for name in TABLES[table].key if not name.startswith("window")]
+    found = warehouse.read(table, {name: getattr(row, name) for name in names})
+    return any(round(each["window_start"].timestamp() * 1000) == row.window_start_ms for each in found)
+
+
+def are_new(legacy: Legacy, bounds: Mapping[TP, Bounds]) -> bool:
+    """Whether the topics were made anew since the checkpoint: they are shorter than it says."""
+    saved = legacy.checkpoint.offsets if legacy.checkpoint is not None else {}
+    plans = legacy.plans
+    is_new = any(
+        max(saved.get(tp.topic, {}).get(tp.partition, 0), plans[tp].first if tp in plans else 0) > at.end
+        for tp, at in bounds.items()
+    )
+    if is_new:
+        log.warning("The topics are shorter than the checkpoint says: they are new, and are read from the beginning.")
+    return is_new
+
+
+def start_of(tp: TP, legacy: Legacy, at: Bounds, is_new: bool) -> Start:
+    """Where the records of a partition go on."""
+    plan = legacy.plans.get(tp)
+    saved = legacy.checkpoint.offsets.get(tp.topic, {}).get(tp.partition, 0) if legacy.checkpoint is not None else 0
+    if is_new or plan is None:
+        return Start(0 if is_new else saved)
+    if tp in legacy.missing:
+        log.warning("ClickHouse has lost rows of %s/%d: they are read again from the beginning of the topic.", *tp)
+        return Start(attempt=plan.attempt + 1)
+    if saved == plan.next_offset:
+        return Start(saved, None, plan.attempt, plan.held)
+    return Start(plan.first, plan.next_offset if plan.next_offset <= at.end else None, plan.attempt, plan.held)
