@@ -4,7 +4,9 @@
 
     receive_events ─▶ decode ─▶ features (stateless) ─┐
                                                       ├─▶ merge by time ─▶ windows ─▶ score ─▶ Step
-    receive_labels ─▶ decode ─────────────────────────┘                                 └─▶ sketches, pending ─▶ drain
+    receive_labels ─▶ decode ─────────────────────────┘        │     ▲                  └─▶ sketches, pending ─▶ drain
+                                                               ▼     │
+                                       where windows are shared: add, wait for the other partitions
 
 Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code
 and give the same bits, wherever the batches are cut.
@@ -25,11 +27,14 @@ from app.core.batches import EventBatch, Floats, LabelBatch, RecordBatch, Reject
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
-from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge
+from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
 from app.core.pending import PendingEvents, Scored
 from app.core.rejection_limit import RejectionLimit
 from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
 from app.core.scoring import ActiveModel, ModelSelector
+from app.core.shared_board import SharedBoard
+from app.core.shared_held import Ready
+from app.core.shared_part import SharedPart
 from app.core.sketches import SketchBuffer
 from models.reference import Reference
 from schemas.pipeline import Pipeline
@@ -37,6 +42,9 @@ from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
 _META = b"m"
 _TILES = b"t"
+
+#: Events of a partition that may wait for other partitions before no more are read.
+_MOST_HELD = 20_000
 
 #: A record to publish: key, value (None: tombstone), time stamp in milliseconds.
 Outgoing = tuple[bytes | None, bytes | None, int]
@@ -65,6 +73,7 @@ class Step:
     labels: JoinedLabels
     outgoing_scores: list[Outgoing] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    gave_up: bool = False  # did not wait any longer for other partitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,8 @@ class PartitionPipeline:
         False: nothing will be drained, so neither changelog nor counts are kept.
     with_outgoing
         False: scores are wanted as arrays alone, not as records to publish.
+    board
+        What the partitions share, for a pipeline with windows that are shared; None: this partition is alone.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class PartitionPipeline:
         with_scores: bool = True,
         with_drain: bool = True,
         with_outgoing: bool = True,
+        board: SharedBoard | None = None,
     ) -> None:
         self.partition = partition
         self._pipeline = pipeline
@@ -107,7 +119,15 @@ class PartitionPipeline:
         self._decode_events = EventDecoder(pipeline.events).decode
         self._decode_labels = LabelDecoder(pipeline).decode
         self._state = plan.new_state(with_changelog=with_drain)
-        self._pending = PendingEvents(pipeline.labels.horizon_ms if pipeline.labels else 0, with_changelog=with_drain)
+        horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
+        self._pending = PendingEvents(horizon_ms, with_changelog=with_drain)
+        self.shared: SharedPart[_Queued] | None = None
+        if plan.shared:
+            board = board or SharedBoard(plan.shared, [partition])
+            most = _MOST_HELD if with_drain else None
+            self.shared = SharedPart(board, partition, horizon_ms, plan.outcome_fields, most_held=most)
+        self._to_share: list[tuple[bytes, bytes | None]] = []
+        self._event_watermark_ms = self._label_watermark_ms = BEGINNING_MS
         self.merge: TimeMerge[_Queued] = TimeMerge(with_labels=pipeline.labels is not None)
         self._label_dead_letters: deque[DeadLetter] = deque()
         self._labels_end: int | None = None
@@ -166,23 +186,53 @@ class PartitionPipeline:
         TooManyDeadLettersError
             Before anything of this step is published.
         """
+        if self.shared is not None:
+            self._share(self.shared, stale)
         if self._with_scores and (models is None or not models.is_ready()):
             return None
+        ready = self._take(most, stale) if self.shared is None else self.shared.take(most)
+        if ready is None:
+            return self._labels_only()
+        step = self._process(ready.merged, models, now_ms, stale=ready.is_stale)
+        step.gave_up = ready.gave_up
+        self._promised_ms = max(self._promised_ms, ready.promised_ms)
+        queued = ready.merged.payload
+        if queued is not None:
+            self._reject(queued, ready.merged, step, now_ms)
+        return step
+
+    def _take(self, most: int, stale: range) -> Ready[_Queued] | None:
         first = self.merge.events_taken
         merged = self.merge.take(most)
-        if merged is None:
-            return self._labels_only()
-        step = self._process(merged, models, now_ms, stale=first in stale)
-        queued = merged.payload
-        if queued is not None:
-            self._reject(queued, merged, step, now_ms)
-        return step
+        return Ready(merged, is_stale=first in stale) if merged is not None else None
+
+    def _share(self, shared: SharedPart[_Queued], stale: range) -> None:
+        """Add what is merged to the shared windows at once; it may wait there for the others before it is scored."""
+        while not shared.is_full:
+            first = self.merge.events_taken
+            merged = self.merge.take(_MOST_HELD)
+            if merged is None or merged.payload is None:
+                return
+            events = _events_of(merged.payload, merged)
+            shared.add(merged, events, is_stale=first in stale)
 
     def keep_promise(self, until_ms: int, now_ms: int) -> Step | None:
         """Apply the labels queued up to a watermark record, once every event before it has been processed."""
+        if self.shared is not None:
+            self.come_to(until_ms, promised_ms=until_ms)
+            return None  # it goes in its turn, by `step`
         merged = self.merge.take_labels(until_ms)
         self._promised_ms = max(self._promised_ms, until_ms)
         return self._process(merged, None, now_ms, stale=False) if merged is not None else None
+
+    def come_to(self, until_ms: int = END_MS, promised_ms: int = BEGINNING_MS) -> None:
+        """Where windows are shared: nothing of this partition before ``until_ms`` follows, so nobody need wait for it.
+
+        Only when all events received have been merged.
+        """
+        if self.shared is not None:
+            labels = self.merge.take_labels(until_ms) or Merged.of_labels(*no_labels())
+            self.shared.come_to(labels, self._nothing()[0], until_ms, promised_ms)
 
     def finish(self, now_ms: int) -> Step | None:
         """Apply the labels after the last event, at the end of logs that nothing follows."""
@@ -194,9 +244,15 @@ class PartitionPipeline:
     def _process(self, merged: Merged[_Queued], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
         queued = merged.payload
         events, matrix = _rows_of(queued, merged) if queued is not None else self._nothing()
+        if len(events):
+            self._event_watermark_ms = int(merged.times_ms[-1])
+        if len(merged.labels):
+            self._label_watermark_ms = int(merged.label_times_ms[-1])
         joined = JoinedLabels.join(merged, events, self._pending, self._plan.outcome_fields)
         self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined)
         self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields), self._state)
+        if self.shared is not None:
+            self.shared.reader.fill(matrix, events, merged.times_ms)
         step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined)
         if models is not None and len(events):
             for run in models.runs(events.offsets, events.event_time_ms):
@@ -216,7 +272,7 @@ class PartitionPipeline:
                 self._encode_scores(step, now_ms, stale=stale)
         self._remember(step, merged)
         self._count_outcomes(step)
-        self._pending.expire(self.merge.event_watermark_ms)
+        self._pending.expire(self._event_watermark_ms)
         step.dead_letters = self._passed_label_letters(merged.labels)
         return step
 
@@ -234,13 +290,18 @@ class PartitionPipeline:
 
     def _passed_label_letters(self, applied: LabelBatch | None = None) -> list[DeadLetter]:
         """Rejected labels before the first queued one: after a restart, later ones would be read and rejected again."""
-        queued = self.merge.first_label_offset()
+        queued = self._first_label_offset()
         letters: list[DeadLetter] = []
         while self._label_dead_letters and (queued is None or self._label_dead_letters[0].source.offset < queued):
             letters.append(self._label_dead_letters.popleft())
         good = applied.offsets[np.isfinite(applied.label)] if applied is not None else np.zeros(0, dtype=np.int64)
         self._limits["labels"].observe(good, [letter.source.offset for letter in letters], letters)
         return letters
+
+    def _first_label_offset(self) -> int | None:
+        """Offset of the first label that is queued or held, not applied."""
+        held = self.shared.held.first_label_offset() if self.shared is not None else None
+        return self.merge.first_label_offset() if held is None else held
 
     def _remember(self, step: Step, merged: Merged[_Queued]) -> None:
         """Keep the run's events until their labels come, except those whose label is in this very run."""
@@ -279,17 +340,17 @@ class PartitionPipeline:
 
     def position(self) -> Position:
         """Where to go on reading after a commit of all that was stepped through."""
-        waiting = [self.merge.first_label_offset()]
+        waiting = [self._first_label_offset()]
         if self._label_dead_letters:
             waiting.append(self._label_dead_letters[0].source.offset)
         return Position(self._events_end, min((at for at in waiting if at is not None), default=self._labels_end))
 
     def drain_sketch(self) -> SketchRecord | None:
         """What was counted since the last drain, and how far this partition has come; None if neither moved."""
-        watermark = max(self.merge.event_watermark_ms, self._promised_ms)
+        watermark = max(self._event_watermark_ms, self._promised_ms)
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
         horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels is not None else 0
-        label_watermark = max(self.merge.label_watermark_ms, self._promised_ms, watermark - horizon_ms)
+        label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - horizon_ms)
         deltas = self._sketch.drain()
         if not deltas and (watermark, label_watermark) == self._said:
             return None
@@ -299,15 +360,25 @@ class PartitionPipeline:
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""
         meta = {
-            "event_watermark_ms": self.merge.event_watermark_ms,
-            "label_watermark_ms": self.merge.label_watermark_ms,
+            "event_watermark_ms": self._event_watermark_ms,
+            "label_watermark_ms": self._label_watermark_ms,
             "promised_ms": self._promised_ms,
             "feature_set": self._pipeline.feature_set,
             "pipeline": self._pipeline.digest,
             "rejected": {what: limit.state() for what, limit in self._limits.items()},
         }
         tiles = [(_TILES + key, value) for key, value in self._state.drain_changes()]
-        return [*tiles, *self._pending.drain_changes(), (_META, msgspec.msgpack.encode(meta))]
+        opened: list[tuple[bytes, bytes | None]] = []
+        if self.shared is not None:
+            topic, opened = self.shared.drain(self._event_watermark_ms)
+            self._to_share.extend(topic)
+            meta["shared"] = self.shared.contributor.position()
+        return [*tiles, *opened, *self._pending.drain_changes(), (_META, msgspec.msgpack.encode(meta))]
+
+    def drain_shared(self) -> list[tuple[bytes, bytes | None]]:
+        """What the other partitions are to know, as of the last `drain_state`; it goes out with that."""
+        records, self._to_share = self._to_share, []
+        return records
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Rebuild the state from its changelog, before anything is received.
@@ -324,6 +395,9 @@ class PartitionPipeline:
         self._state.restore([(key[len(_TILES) :], value) for key, value in log if key.startswith(_TILES)])
         self._pending.restore(log)
         self._promised_ms = meta["promised_ms"]
+        self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
+        if self.shared is not None:
+            self.shared.contributor.restore(meta["shared"], log)
         if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
             for what, limit in self._limits.items():
                 limit.restore(meta["rejected"][what])
@@ -400,7 +474,11 @@ def _versions(step: Step) -> list[tuple[int, int, str]]:
 
 
 def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floats]:
+    whole = merged.start == 0 and merged.stop == len(queued.events)
+    return _events_of(queued, merged), queued.matrix if whole else queued.matrix[merged.start : merged.stop].copy()
+
+
+def _events_of(queued: _Queued, merged: Merged[_Queued]) -> EventBatch:
     if merged.start == 0 and merged.stop == len(queued.events):
-        return queued.events, queued.matrix
-    rows = np.arange(merged.start, merged.stop, dtype=np.int64)
-    return queued.events.take(rows), queued.matrix[rows]
+        return queued.events
+    return queued.events.take(np.arange(merged.start, merged.stop, dtype=np.int64))

@@ -8,6 +8,7 @@ state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from app.core.batches import Column, EventBatch, Floats, Outcomes, Rejection
 from app.core.expressions import Columns, compile_expression
 from app.core.lookups import LookupTable
+from app.core.shared_plan import SharedPlan
 from app.core.windows import FeatureState, WindowPlan
 from schemas.expression import EVENT_TIME, ExpressionError, Kind, parse
 from schemas.pipeline import Feature, FeatureType, Pipeline, PipelineError
@@ -35,6 +37,8 @@ class FeaturePlan:
         Category feature -> how many values it has; its codes are 0 … size - 1, NaN for any other value.
     outcome_fields
         Event fields that must be kept until the event's label comes (columns of `Outcomes` besides "label").
+    shared
+        The windows that are shared between partitions; `apply` leaves their columns alone.
     """
 
     def __init__(
@@ -43,12 +47,14 @@ class FeaturePlan:
         steps: list[tuple[int, Feature, _Step]],
         lookups: list[LookupTable],
         windows: WindowPlan,
+        shared: SharedPlan,
     ) -> None:
         features = pipeline.features
         self.names: tuple[str, ...] = tuple(feature.name for feature in features)
         self.kinds: tuple[FeatureType, ...] = tuple(feature.type for feature in features)
         self.category_sizes: dict[str, int] = {f.name: len(f.values) for f in features if f.type == "category"}
-        self.outcome_fields: tuple[str, ...] = windows.outcome_fields
+        self.outcome_fields: tuple[str, ...] = tuple(sorted({*windows.outcome_fields, *shared.outcome_fields}))
+        self.shared = shared
         self._steps = steps
         self._lookups = lookups
         self._windows = windows
@@ -112,7 +118,8 @@ class FeaturePlan:
             for lookup in pipeline.lookups
             if any(name.startswith(f"{lookup.name}.") for name in used)
         ]
-        return cls(pipeline, steps, tables, WindowPlan.compile(pipeline))
+        windows = WindowPlan.compile(replace(pipeline, features=tuple(map(_without_shared, pipeline.features))))
+        return cls(pipeline, steps, tables, windows, SharedPlan.compile(pipeline))
 
     def compute(self, events: EventBatch) -> tuple[Floats, list[Rejection]]:
         """The stateless features.
@@ -158,6 +165,11 @@ class FeaturePlan:
             return values
         codes = self._codes[feature.name]
         return np.array(list(map(codes.get, values.tolist(), repeat(np.nan))), dtype=np.float64)
+
+
+def _without_shared(feature: Feature) -> Feature:
+    is_shared = feature.window is not None and feature.window.delay_ms is not None
+    return replace(feature, window=None) if is_shared else feature
 
 
 def _expression_step(evaluate: Callable[[Columns, int], Column]) -> _Step:

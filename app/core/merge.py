@@ -56,6 +56,12 @@ class Merged(Generic[Payload]):
     times_ms: Ints
     label_times_ms: Ints
 
+    @classmethod
+    def of_labels(cls, labels: LabelBatch, times_ms: Ints) -> Merged[Payload]:
+        """Labels of these effective times (any number), without an event."""
+        before = np.zeros(len(labels), dtype=np.int64)
+        return cls(None, 0, 0, last=False, before=before, labels=labels, times_ms=before[:0], label_times_ms=times_ms)
+
     def split(self, count: int) -> tuple[Merged[Payload], Merged[Payload]]:
         """The first ``count`` events with the labels before and among them, and what remains."""
         place = int(np.searchsorted(self.before, count))
@@ -171,7 +177,7 @@ class TimeMerge(Generic[Payload]):
         run = times[:count]
         if count:
             self.event_watermark_ms = int(run[-1])
-        labels, label_times = self._labels_until(self.event_watermark_ms) if count else _none()
+        labels, label_times = self._labels_until(self.event_watermark_ms) if count else no_labels()
         before = np.searchsorted(run, label_times, side="left").astype(np.int64)
         return Merged(head.payload, start, start + count, last, before, labels, run, label_times)
 
@@ -183,10 +189,7 @@ class TimeMerge(Generic[Payload]):
         if self._events:
             return None
         labels, times = self._labels_until(until_ms)
-        if not len(labels):
-            return None
-        before = np.zeros(len(labels), dtype=np.int64)
-        return Merged(None, 0, 0, last=False, before=before, labels=labels, times_ms=before[:0], label_times_ms=times)
+        return Merged.of_labels(labels, times) if len(labels) else None
 
     def first_label_offset(self) -> int | None:
         """Offset of the first label that is queued, not applied."""
@@ -221,12 +224,12 @@ class TimeMerge(Generic[Payload]):
                 break
             self._labels.popleft()
         if not taken:
-            return _none()
+            return no_labels()
         self.queued_labels -= sum(len(times) for _, times in taken)
         return _join([labels for labels, _ in taken]), np.concatenate([times for _, times in taken])
 
 
-def _none() -> tuple[LabelBatch, Ints]:
+def no_labels() -> tuple[LabelBatch, Ints]:
     nothing = np.zeros(0, dtype=np.int64)
     return LabelBatch(nothing, nothing, [], np.zeros(0, dtype=np.float64)), nothing
 

@@ -1,0 +1,300 @@
+"""What all partitions have added to the shared windows, and how far each has come: one board per process.
+
+A tile is the sum of what each partition has added to it. Contributions are absolute: a later one of the same partition
+(and piece) takes the place of the earlier, so that hearing one twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from weakref import WeakSet
+
+import msgspec
+import numpy as np
+
+from app.core.batches import Ints
+from app.core.keys import KeyIndex
+from app.core.merge import BEGINNING_MS
+from app.core.shared_plan import NAME_BYTES, SharedColumn, SharedPlan
+from schemas.wire import SharedTile, SharedTimes
+
+TILE, TIMES = b"t", b"w"
+
+#: In a tile record's key after the name of its store: tile, and number of the piece.
+PLACE = struct.Struct(">qH")
+
+#: Before any tile, and far enough from the end of int64 to subtract from.
+_NEVER = -(2**61)
+#: Parts of a contribution that are merged when there are more.
+_PARTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Counts (row 0) and fixed-point sums (row 1) of keys, by ascending code."""
+
+    codes: Ints
+    values: Ints
+
+    @classmethod
+    def none(cls) -> Amounts:
+        return cls(np.zeros(0, dtype=np.int64), np.zeros((2, 0), dtype=np.int64))
+
+    @classmethod
+    def add_up(cls, codes: Ints, values: Ints) -> Amounts:
+        """One column for each code; ``values`` [2 x n] has one for each entry of ``codes``."""
+        if not len(codes):
+            return cls(codes, values)
+        order = np.argsort(codes, kind="stable")
+        sorted_codes = codes[order]
+        first = np.flatnonzero(np.concatenate(([True], sorted_codes[1:] != sorted_codes[:-1])))
+        return cls(sorted_codes[first], np.add.reduceat(values[:, order], first, axis=1))
+
+
+def sum_amounts(parts: list[Amounts]) -> Amounts:
+    """All parts together."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Amounts.none()
+    return Amounts.add_up(
+        np.concatenate([part.codes for part in parts]), np.concatenate([part.values for part in parts], axis=1)
+    )
+
+
+class _Contribution:
+    """What one partition has added to one tile (or a piece of it, as read from the topic)."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, *parts: Amounts) -> None:
+        self._parts = list(parts)
+
+    def add(self, amounts: Amounts) -> None:
+        self._parts.append(amounts)
+        if len(self._parts) > _PARTS:
+            self._parts = [sum_amounts(self._parts)]
+
+    def amounts(self) -> Amounts:
+        if len(self._parts) > 1:
+            self._parts = [sum_amounts(self._parts)]
+        return self._parts[0]
+
+
+#: Partition and number of the piece.
+_Place = tuple[int, int]
+
+
+class SharedBoard:
+    """Tiles and times of all partitions.
+
+    Parameters
+    ----------
+    partitions
+        Those that may add something: no event is read before all of them have come far enough.
+    """
+
+    def __init__(self, plan: SharedPlan, partitions: Iterable[int]) -> None:
+        self.plan = plan
+        self.indexes = {key: KeyIndex() for key in plan.keys}
+        self.added_ms = dict.fromkeys(partitions, BEGINNING_MS)
+        self.scored_ms = dict.fromkeys(self.added_ms, BEGINNING_MS)
+        self.low_ms = self.high_ms = BEGINNING_MS
+        self._stores = [_Tiles() for _ in plan.stores]
+        self._by_name = {store.name: number for number, store in enumerate(plan.stores)}
+        self._swept_ms = BEGINNING_MS
+
+    # -- times -------------------------------------------------------------------------------------------------------
+
+    def come_to(self, partition: int, added_ms: int) -> None:
+        """A partition has added all it ever will to the tiles that end at or before ``added_ms``."""
+        if added_ms > self.added_ms[partition]:
+            self.added_ms[partition] = added_ms
+            self.low_ms, self.high_ms = min(self.added_ms.values()), max(self.added_ms.values())
+
+    def score_to(self, partition: int, scored_ms: int) -> None:
+        """A partition will score no event before ``scored_ms`` any more."""
+        self.scored_ms[partition] = max(scored_ms, self.scored_ms[partition])
+
+    # -- tiles -------------------------------------------------------------------------------------------------------
+
+    def add(self, store: int, tile: int, partition: int, amounts: Amounts) -> None:
+        """A partition's further contribution to a tile."""
+        self._stores[store].add(tile, partition, amounts)
+
+    def contribution(self, store: int, tile: int, partition: int) -> Amounts:
+        """All that a partition has added to a tile."""
+        places = self._stores[store].tiles.get(tile, {})
+        return sum_amounts([found.amounts() for (owner, _), found in places.items() if owner == partition])
+
+    def pieces(self, partition: int) -> dict[tuple[int, int], int]:
+        """Store and tile of a partition's contributions, with the number of their pieces."""
+        return {
+            (number, tile): 1 + max(piece for owner, piece in places if owner == partition)
+            for number, store in enumerate(self._stores)
+            for tile, places in store.tiles.items()
+            if any(owner == partition for owner, _ in places)
+        }
+
+    def new_cursor(self, column: SharedColumn) -> WindowCursor:
+        """A reader of one shared window, at a time of its own."""
+        store = self._stores[column.store]
+        cursor = WindowCursor(column, store, self.indexes[self.plan.stores[column.store].key])
+        store.cursors.add(cursor)
+        return cursor
+
+    # -- the topic ---------------------------------------------------------------------------------------------------
+
+    def hear(self, partition: int, key: bytes, value: bytes | None) -> None:
+        """Take a record of the topic's partition. Tiles of other features are passed over."""
+        if key[:1] == TIMES and value is not None:
+            times = msgspec.msgpack.decode(value, type=SharedTimes)
+            self.come_to(partition, times.added_ms)
+            self.score_to(partition, times.scored_ms)
+        elif key[:1] == TILE:
+            store = self._by_name.get(key[1 : 1 + NAME_BYTES])
+            if store is None:
+                return
+            tile, piece = PLACE.unpack(key[1 + NAME_BYTES :])
+            self._stores[store].put(tile, (partition, piece), None if value is None else self._read(store, value))
+
+    def _read(self, store: int, value: bytes) -> Amounts:
+        record = msgspec.msgpack.decode(value, type=SharedTile)
+        add = self.indexes[self.plan.stores[store].key].add_encoded
+        codes = np.array([add(key) for key in record.keys], dtype=np.int64)
+        values = np.stack([np.frombuffer(column, dtype="<i8") for column in (record.counts, record.sums)])
+        return Amounts.add_up(codes, values.astype(np.int64))
+
+    # -- what nobody reads any more ----------------------------------------------------------------------------------
+
+    @property
+    def floor_ms(self) -> int:
+        """What ended at or before has no reader left."""
+        return min(self.scored_ms.values()) - self.plan.reach_ms
+
+    def sweep(self) -> None:
+        """Forget tiles without a reader, and keys without a tile, now and then."""
+        floor_ms = self.floor_ms
+        if floor_ms - self._swept_ms < self.plan.reach_ms // 16:
+            return
+        self._swept_ms = floor_ms
+        for spec, store in zip(self.plan.stores, self._stores, strict=True):
+            store.drop_before(floor_ms // spec.hop_ms)
+        for key, index in self.indexes.items():
+            used = [np.zeros(0, dtype=np.int64)]
+            for spec, store in zip(self.plan.stores, self._stores, strict=True):
+                if spec.key == key:
+                    used += [found.amounts().codes for places in store.tiles.values() for found in places.values()]
+            for code in np.setdiff1d(index.in_use(), np.concatenate(used)).tolist():
+                index.remove(code)
+
+
+class _Tiles:
+    """The tiles of one store, and the cursors over them."""
+
+    def __init__(self) -> None:
+        self.tiles: dict[int, dict[_Place, _Contribution]] = {}
+        self.cursors: WeakSet[WindowCursor] = WeakSet()
+        self.newest_read = _NEVER
+        self._totals: dict[int, Amounts] = {}
+
+    def add(self, tile: int, partition: int, amounts: Amounts) -> None:
+        places = self.tiles.setdefault(tile, {})
+        found = places.get((partition, 0))
+        if found is None:
+            places[partition, 0] = _Contribution(amounts)
+        else:
+            found.add(amounts)
+        self._changed(tile, amounts)
+
+    def put(self, tile: int, place: _Place, amounts: Amounts | None) -> None:
+        places = self.tiles.setdefault(tile, {})
+        old = places.pop(place, None)
+        if old is not None:
+            gone = old.amounts()
+            self._changed(tile, Amounts(gone.codes, -gone.values))
+        if amounts is not None:
+            places[place] = _Contribution(amounts)
+            self._changed(tile, amounts)
+        if not places:
+            del self.tiles[tile]
+
+    def total(self, tile: int) -> Amounts | None:
+        """The sum over the partitions; None when nobody has added anything."""
+        found = self._totals.get(tile)
+        if found is None and (places := self.tiles.get(tile)):
+            found = self._totals[tile] = sum_amounts([contribution.amounts() for contribution in places.values()])
+        return found
+
+    def drop_before(self, tile: int) -> None:
+        for old in [number for number in self.tiles if number < tile]:
+            del self.tiles[old]
+            self._totals.pop(old, None)
+        for cursor in self.cursors:
+            cursor.forget_before(tile)
+
+    def _changed(self, tile: int, by: Amounts) -> None:
+        self._totals.pop(tile, None)
+        if tile <= self.newest_read:
+            for cursor in self.cursors:
+                cursor.amend(tile, by)
+
+
+class WindowCursor:
+    """The sums of one window over all keys, at the newest tile read so far: moved on, never computed anew."""
+
+    def __init__(self, column: SharedColumn, store: _Tiles, index: KeyIndex) -> None:
+        self._column = column
+        self._store = store
+        self._index = index
+        self._newest = _NEVER
+        self._sums: Ints = np.zeros((2, 16), dtype=np.int64)
+
+    def read(self, codes: Ints, times_ms: Ints) -> Ints:
+        """Counts and sums [2 x n] of keys (negative: unknown) for events of effective times, which never go back."""
+        self._grow()
+        newest = self._column.newest_tiles(times_ms)
+        cuts = (np.flatnonzero(newest[1:] != newest[:-1]) + 1).tolist()
+        found = np.empty((2, len(codes)), dtype=np.int64)
+        known = np.maximum(codes, 0)
+        for start, stop in zip([0, *cuts], [*cuts, len(codes)], strict=True):
+            if start < stop:
+                self._move_to(int(newest[start]))
+                found[:, start:stop] = self._sums[:, known[start:stop]]
+        found[:, codes < 0] = 0
+        return found
+
+    def amend(self, tile: int, by: Amounts) -> None:
+        """Something was added to a tile that this window may hold already."""
+        if self._newest - self._column.tiles < tile <= self._newest:
+            self._grow()
+            self._sums[:, by.codes] += by.values
+
+    def forget_before(self, tile: int) -> None:
+        """Tiles are gone; a window that holds one of them begins anew at its next read."""
+        if self._newest - self._column.tiles < tile:
+            self._newest = _NEVER
+            self._sums[:] = 0
+
+    def _move_to(self, newest: int) -> None:
+        size, at = self._column.tiles, self._newest
+        if newest - at > size:
+            self._sums[:] = 0
+            at = newest - size
+        else:
+            for tile in range(at - size + 1, newest - size + 1):
+                if (gone := self._store.total(tile)) is not None:
+                    self._sums[:, gone.codes] -= gone.values
+        for tile in range(at + 1, newest + 1):
+            if (come := self._store.total(tile)) is not None:
+                self._sums[:, come.codes] += come.values
+        self._newest = max(newest, self._newest)
+        self._store.newest_read = max(self._store.newest_read, newest)
+
+    def _grow(self) -> None:
+        missing = self._index.capacity - self._sums.shape[1]
+        if missing > 0:
+            more = max(missing, self._sums.shape[1])
+            self._sums = np.concatenate((self._sums, np.zeros((2, more), dtype=np.int64)), axis=1)

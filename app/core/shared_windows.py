@@ -1,0 +1,256 @@
+"""One partition's part in the shared windows: what it adds to them, and what it reads.
+
+It adds as soon as events and labels are merged, long before it scores them, and never waits for anyone; so partitions
+cannot block each other, and one that lags is waited for only as long as its own records take to be read. What it has
+added follows from its log alone. What it reads waits for the others first: `app.core.shared_held`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from app.core.batches import Column, EventBatch, Floats, Ints
+from app.core.joining import JoinedLabels
+from app.core.keys import NULL
+from app.core.merge import BEGINNING_MS, Merged
+from app.core.pending import PendingEvents, Scored
+from app.core.shared_board import PLACE, TILE, TIMES, Amounts, SharedBoard
+from app.core.shared_plan import SharedPlan, SharedStore
+from app.core.tiles import FIXED_POINT, to_fixed_point
+from schemas.wire import SharedTile, SharedTimes
+
+#: Front of the changelog keys of the tile that is still open.
+_OPEN = b"o"
+_OPEN_VALUE = struct.Struct("<qqq")
+#: Largest keys of one record, all together: it must fit a batch that brokers take.
+_PIECE_BYTES = 250_000
+
+Records = list[tuple[bytes, bytes | None]]
+
+
+# -- what is added ---------------------------------------------------------------------------------------------------
+
+
+class Contributor:
+    """Adds one partition's events and labels to the board, and tells the topic and the changelog.
+
+    Parameters
+    ----------
+    horizon_ms
+        How long events wait for their labels.
+    outcome_fields
+        The event fields that the partition keeps until the label comes.
+    """
+
+    def __init__(
+        self, board: SharedBoard, partition: int, horizon_ms: int, outcome_fields: tuple[str, ...], *, with_drain: bool
+    ) -> None:
+        self.added_ms = BEGINNING_MS
+        self.late = 0
+        self._board = board
+        self._plan = board.plan
+        self._partition = partition
+        self._fields = outcome_fields
+        self._with_drain = with_drain
+        self._waiting = PendingEvents(horizon_ms, with_changelog=False)
+        #: Offsets of the next event and label to add: what comes before was added by a former owner.
+        self._next_event = self._next_label = 0
+        self._touched: dict[tuple[int, int], list[Ints]] = {}
+        self._logged: dict[int, int] = {}
+        self._pieces: dict[tuple[int, int], int] = {}
+        self._told = SharedTimes(BEGINNING_MS, BEGINNING_MS)
+
+    def add(self, merged: Merged[Any], events: EventBatch) -> None:
+        """Add a run: its events by their effective times, its labels by theirs."""
+        event_rows = np.flatnonzero(events.offsets >= self._next_event)
+        joined = JoinedLabels()
+        if self._plan.with_labels:
+            joined = JoinedLabels.join(merged, events, self._waiting, self._fields)
+            self._remember(merged, events, joined.own_rows)
+        outcomes = joined.outcomes(self._fields).columns
+        places = np.array(joined.places, dtype=np.int64)
+        label_rows = np.flatnonzero(merged.labels.offsets[places] >= self._next_label)
+        for number, store in enumerate(self._plan.stores):
+            if store.of == "events":
+                self._add(number, store, events.columns, event_rows, merged.times_ms)
+            else:
+                self._add(number, store, outcomes, label_rows, merged.label_times_ms[places])
+        if len(events):
+            self._next_event = max(self._next_event, int(events.offsets[-1]) + 1)
+            self._waiting.expire(int(merged.times_ms[-1]))
+            self.come_to(int(merged.times_ms[-1]))
+        if len(merged.labels):
+            self._next_label = max(self._next_label, int(merged.labels.offsets[-1]) + 1)
+
+    def come_to(self, added_ms: int) -> None:
+        """Nothing before ``added_ms`` follows."""
+        if added_ms > self.added_ms:
+            self.added_ms = added_ms
+            self._board.come_to(self._partition, added_ms)
+
+    def _remember(self, merged: Merged[Any], events: EventBatch, labelled: set[int]) -> None:
+        columns = [events.columns[name].tolist() for name in self._fields]
+        fields = list(zip(*columns, strict=True)) if columns else [()] * len(events)
+        times = merged.times_ms.tolist()
+        for row, event_id in enumerate(events.event_id):
+            if row not in labelled:
+                self._waiting.add(event_id, Scored(times[row], 0, "", 0.0, fields[row]))
+
+    def _add(self, number: int, store: SharedStore, columns: dict[str, Column], rows: Ints, times_ms: Ints) -> None:
+        values = np.ones((2, len(rows)), dtype=np.int64)
+        if store.field is not None:
+            field = columns[store.field][rows]
+            rows, field = rows[np.isfinite(field)], field[np.isfinite(field)]
+            values = np.stack((np.ones(len(rows), dtype=np.int64), to_fixed_point(field)))
+        codes = self._board.indexes[store.key].find_or_add([columns[name][rows] for name in store.key])
+        tiles = times_ms[rows] // store.hop_ms
+        kept = (codes != NULL) & ((tiles + 1) * store.hop_ms > self._board.floor_ms)
+        if not kept.all():
+            codes, tiles, values = codes[kept], tiles[kept], values[:, kept]
+        if not len(codes):
+            return
+        self.late += int(np.count_nonzero((tiles + 1) * store.hop_ms <= self.added_ms))
+        # Times never go back, so a tile's entries lie together.
+        cuts = (np.flatnonzero(tiles[1:] != tiles[:-1]) + 1).tolist()
+        for start, stop in zip([0, *cuts], [*cuts, len(tiles)], strict=True):
+            amounts = Amounts.add_up(codes[start:stop], values[:, start:stop])
+            tile = int(tiles[start])
+            self._board.add(number, tile, self._partition, amounts)
+            if self._with_drain:
+                self._touched.setdefault((number, tile), []).append(amounts.codes)
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the others are waiting to hear from this partition: it has come into another tile."""
+        told, added = self._told.added_ms, self.added_ms
+        return any(added // store.hop_ms > told // store.hop_ms for store in self._plan.stores)
+
+    def drain(self, scored_ms: int) -> tuple[Records, Records]:
+        """Records for the topic (closed tiles, times) and for the changelog (the tiles still open).
+
+        ``scored_ms`` counts for what is forgotten one drain later, when it has been committed.
+        """
+        self._board.score_to(self._partition, self._told.scored_ms)
+        topic, changes = self._forget(), self._close()
+        for (number, tile), codes in self._touched.items():
+            found = self._board.contribution(number, tile, self._partition)
+            if self._is_closed(number, tile):
+                topic.extend(self._encode(number, tile, found))
+            else:
+                self._logged[number] = tile
+                changes.extend(self._encode_open(number, tile, found, np.unique(np.concatenate(codes))))
+        self._touched.clear()
+        times = SharedTimes(self.added_ms, scored_ms)
+        if times != self._told:
+            self._told = times
+            topic.append((TIMES, msgspec.msgpack.encode(times)))
+        self._board.sweep()
+        return topic, changes
+
+    def position(self) -> tuple[int, int, int]:
+        """What `restore` goes on from: how far it has come, and the next event and label to add."""
+        return self.added_ms, self._next_event, self._next_label
+
+    def restore(self, position: tuple[int, int, int], changes: Records) -> None:
+        """Go on from a changelog; the partition's own records of the topic have been heard by the board."""
+        added_ms, self._next_event, self._next_label = position
+        self._waiting.restore(changes)
+        names = {store.name: number for number, store in enumerate(self._plan.stores)}
+        for key, value in dict(changes).items():
+            number = names.get(key[1:5]) if key[:1] == _OPEN else None
+            if number is None or value is None:
+                continue
+            tile, count, total = _OPEN_VALUE.unpack(value)
+            store = self._plan.stores[number]
+            if (tile + 1) * store.hop_ms > added_ms:
+                code = self._board.indexes[store.key].add_encoded(key[5:])
+                amounts = Amounts(np.array([code]), np.array([[count], [total]], dtype=np.int64))
+                self._board.add(number, tile, self._partition, amounts)
+                self._logged[number] = tile
+        self._pieces = self._board.pieces(self._partition)
+        self.come_to(added_ms)
+
+    def _is_closed(self, number: int, tile: int) -> bool:
+        return (tile + 1) * self._plan.stores[number].hop_ms <= self.added_ms
+
+    def _close(self) -> Records:
+        """Tiles that the changelog holds and that are closed now: the topic has them from here on."""
+        changes: Records = []
+        for number, tile in list(self._logged.items()):
+            if self._is_closed(number, tile):
+                del self._logged[number]
+                store = self._plan.stores[number]
+                encoded = self._board.indexes[store.key].encoded
+                codes = self._board.contribution(number, tile, self._partition).codes.tolist()
+                changes.extend((_OPEN + store.name + encoded(code), None) for code in codes)
+                self._touched.setdefault((number, tile), [])
+        return changes
+
+    def _encode_open(self, number: int, tile: int, found: Amounts, codes: Ints) -> Records:
+        store = self._plan.stores[number]
+        encoded = self._board.indexes[store.key].encoded
+        values = found.values[:, np.searchsorted(found.codes, codes)]
+        return [
+            (_OPEN + store.name + encoded(code), _OPEN_VALUE.pack(tile, count, total))
+            for code, count, total in zip(codes.tolist(), *values.tolist(), strict=True)
+        ]
+
+    def _encode(self, number: int, tile: int, found: Amounts) -> Records:
+        """A closed tile, in as many pieces as it takes."""
+        store = self._plan.stores[number]
+        encoded = self._board.indexes[store.key].encoded
+        keys = [encoded(code) for code in found.codes.tolist()]
+        pieces = np.cumsum([len(key) + 24 for key in keys]) // _PIECE_BYTES
+        starts = np.searchsorted(pieces, np.arange(int(pieces[-1]) + 1)).tolist() if keys else []
+        records: Records = []
+        for piece, (start, stop) in enumerate(zip(starts, [*starts[1:], len(keys)], strict=True)):
+            counts, sums = (row.astype("<i8").tobytes() for row in found.values[:, start:stop])
+            value = msgspec.msgpack.encode(SharedTile(keys[start:stop], counts, sums))
+            records.append((TILE + store.name + PLACE.pack(tile, piece), value))
+        self._pieces[number, tile] = max(len(records), self._pieces.get((number, tile), 0))
+        return records
+
+    def _forget(self) -> Records:
+        """Clear what nobody will read again from the topic."""
+        floor_ms = self._board.floor_ms
+        records: Records = []
+        for number, tile in list(self._pieces):
+            store = self._plan.stores[number]
+            if (tile + 1) * store.hop_ms <= floor_ms:
+                pieces = self._pieces.pop((number, tile))
+                records.extend((TILE + store.name + PLACE.pack(tile, piece), None) for piece in range(pieces))
+        return records
+
+
+# -- what is read ----------------------------------------------------------------------------------------------------
+
+
+class SharedReader:
+    """Fills the shared columns of the feature matrix for one partition."""
+
+    def __init__(self, board: SharedBoard) -> None:
+        self._board = board
+        self._cursors = [(column, board.new_cursor(column)) for column in board.plan.columns]
+
+    def fill(self, matrix: Floats, events: EventBatch, times_ms: Ints) -> None:
+        """The shared windows of events of these effective times, which never go back."""
+        plan: SharedPlan = self._board.plan
+        codes = {key: index.find([events.columns[name] for name in key]) for key, index in self._board.indexes.items()}
+        for column, cursor in self._cursors:
+            found = codes[plan.stores[column.store].key]
+            counts, sums = cursor.read(found, times_ms)
+            if column.aggregate == "count":
+                values = counts.astype(np.float64)
+            else:
+                values = sums / FIXED_POINT
+                if column.aggregate == "mean":
+                    values[counts == 0] = np.nan
+                    values /= np.maximum(counts, 1)
+            values[found == NULL] = np.nan
+            matrix[:, column.column] = values
