@@ -154,17 +154,30 @@ class RecordingPart:
     def _stretch(self, partition: int, look: _Look) -> Stretch:
         start, label_start, warm_events = look.first, 0, 0
         if self.warm_from_ms is not None:
-            warm = [batch for batch in look.batches if batch.last_ms >= self.warm_from_ms]
-            start = min(look.first, warm[0].first_offset) if warm else look.first
-            warm_events = look.before - sum(batch.events for batch in look.batches if batch.last_ms < self.warm_from_ms)
+            start, skipped = self._find_start(partition, look, self.warm_from_ms)
+            warm_events = look.before - skipped
             label_start = _label_start(self.recording, self._pipeline, partition, self.warm_from_ms)
-        return Stretch(start, look.first, look.stop, label_start, look.events, max(0, warm_events))
+        return Stretch(start, look.first, look.stop, label_start, look.events, warm_events)
+
+    def _find_start(self, partition: int, look: _Look, from_ms: int) -> tuple[int, int]:
+        """Offset of the first event of an effective time from ``from_ms`` on, and how many are before it."""
+        skipped, newest_ms = 0, BEGINNING_MS
+        for found in look.batches:
+            if found.last_ms >= from_ms:
+                batch = next(self.recording.read(EVENTS, partition, self._pipeline, found.first_offset))
+                events, _ = EventDecoder(self._pipeline.events).decode(batch)
+                place = int(np.searchsorted(effective_times(events.event_time_ms, newest_ms), from_ms))
+                if place >= found.events:  # the part itself begins before: nothing is to be run before it
+                    break
+                return int(events.offsets[place]), skipped + place
+            skipped, newest_ms = skipped + found.events, found.last_ms
+        return look.first, look.before
 
 
 def reach_ms(pipeline: Pipeline) -> int:
     """How far back, in event time, the windows of an event reach."""
     windows = [feature.window for feature in pipeline.features if feature.window is not None]
-    return max((window.size_ms + window.hop_ms + getattr(window, "delay_ms", 0) for window in windows), default=0)
+    return max((window.size_ms + window.hop_ms + (window.delay_ms or 0) for window in windows), default=0)
 
 
 def _warm_from(looks: dict[int, _Look], pipeline: Pipeline, since_ms: int) -> int:
