@@ -26,8 +26,8 @@ test: env  ## The whole test suite, on real Kafka and ClickHouse's engine
 demo: env  ## Run the whole job on a year of real flights and write demo-report/index.html
 	$(BIN)/streamgauge demo $(ARGS)
 
-bench: env  ## Measure events per second and CPU per event on this machine
-	$(BIN)/streamgauge bench stream $(ARGS)
+bench: env  ## Measure this machine, peers beside us, into bench-report (about 25 minutes)
+	$(BIN)/streamgauge bench run $(ARGS)
 
 chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (30 to 40 minutes)
 	STREAMGAUGE_CHAOS=full STREAMGAUGE_CHAOS_REPORT=chaos-report $(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -1,0 +1,43 @@
+"""What can be measured, by name, in the order of a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from app.adapters.stack_error import StackError
+from app.bench.goals import judge_all
+from app.bench.lane import BenchError
+from app.bench.run import BenchRun
+from app.bench.throughput import measure_scaling, measure_stateless, measure_trees, measure_wide, measure_windows
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the benchmark that can be run alone. ``by_default``: whether a whole run has it."""
+
+    name: str
+    help: str
+    measure: Callable[[BenchRun], Awaitable[None]]
+    by_default: bool = True
+
+
+SECTIONS = (
+    Section("stateless", "10 features, logistic regression, with all peers", measure_stateless),
+    Section("windows", "3 windowed features over 5 000 cards", measure_windows),
+    Section("trees", "HistGradientBoosting, 100 trees", measure_trees),
+    Section("wide", "50 features", measure_wide),
+    Section("scaling", "1, 2 and 4 workers over five times the events, with Kafka Streams", measure_scaling),
+)
+
+
+async def measure(run: BenchRun, names: tuple[str, ...], command: str) -> None:
+    """Run sections one after another and judge the goals; one that fails is said, and the next goes on."""
+    for section in SECTIONS:
+        if section.name in names:
+            run.figures.command = f"{command} --only {section.name}"
+            try:
+                await section.measure(run)
+            except (BenchError, StackError) as error:
+                run.figures.skip(section.name, str(error))
+    judge_all(run.figures)
