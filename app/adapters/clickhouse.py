@@ -33,6 +33,9 @@ MIGRATIONS_PATH = Path(schemas.__file__).parent / "clickhouse"
 #: DESIGN's types and settings are all known from here on.
 OLDEST_SERVER = (24, 8)
 
+#: A server that has not answered for so long hangs; what it was asked is asked again.
+_ANSWER_S = 60
+
 # The embedded engine's own default is async_insert=1, which would answer before the rows are in.
 _INSERT_SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
 # readonly comes last: it locks the others.
@@ -127,7 +130,7 @@ class ClickHouseWarehouse:
         if token is not None:
             settings["insert_deduplication_token"] = token
         storage = f"{DATABASE}.{known.storage}"
-        self._call(lambda: self._write_client().insert_arrow(storage, arrow, settings=settings))
+        self._call(lambda: self._write_client().insert_arrow(storage, arrow, settings=settings), known.storage)
         return int(arrow.num_rows)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> QueryResult:
@@ -158,7 +161,9 @@ class ClickHouseWarehouse:
             f" ORDER BY {', '.join(f'`{name}`' for name in known.key)}"
         )
         settings = {"output_format_arrow_string_as_string": 0, "output_format_arrow_low_cardinality_as_dictionary": 0}
-        arrow = self._call(lambda: self._write_client().query_arrow(sql, parameters=parameters, settings=settings))
+        arrow = self._call(
+            lambda: self._write_client().query_arrow(sql, parameters=parameters, settings=settings), known.storage
+        )
         return list(to_rows(known, arrow))
 
     def latest_checkpoint(self, pipeline: str) -> Checkpoint | None:
@@ -173,7 +178,7 @@ class ClickHouseWarehouse:
             )
             return list(result.result_rows)
 
-        rows = self._call(run)
+        rows = self._call(run, "monitor_checkpoints")
         if not rows:
             return None
         revision, offsets, state = rows[0]
@@ -211,11 +216,11 @@ class ClickHouseWarehouse:
                     client.close()
         self._reader = self._writer = None
 
-    def _call(self, run: Callable[[], T]) -> T:
+    def _call(self, run: Callable[[], T], table: str = "") -> T:
         try:
             return run()
         except Exception as error:  # the driver raises its own, urllib3's, the engine's RuntimeError and ImportError
-            raise explain(error, self.where) from error
+            raise explain(error, self.where, table) from error
 
     def _write_client(self) -> Any:
         if self._writer is None:
@@ -249,7 +254,11 @@ class ClickHouseWarehouse:
         if self._path is None:
             options.setdefault("database", "default")
             return clickhouse_connect.get_client(
-                dsn=self._url, connect_timeout=5, autogenerate_session_id=False, **options
+                dsn=self._url,
+                connect_timeout=5,
+                send_receive_timeout=_ANSWER_S,
+                autogenerate_session_id=False,
+                **options,
             )
         # Two of our own sessions share the directory; only another process's lock is in the way.
         if self._writer is None and self._reader is None and (holder := lock_holder(self._path)) is not None:

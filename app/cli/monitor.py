@@ -18,7 +18,7 @@ from app.adapters.run_file import find_kafka
 from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.warehouse_thread import WarehouseThread
-from app.monitor import Monitor, sources
+from app.monitor import EXIT_CONFIG, EXIT_RETRY, Monitor, sources
 from app.ports import WarehouseError
 from app.settings import Settings
 from app.worker import wall_clock_ms
@@ -67,7 +67,9 @@ async def _watch(
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
         await warehouse.open(WAREHOUSE_DEADLINE_S)
-    except (StackError, WarehouseError) as error:
+    except WarehouseError as error:
+        return (EXIT_RETRY if error.retryable else EXIT_CONFIG), str(error)
+    except StackError as error:
         return 1, str(error)
     monitor = Monitor(pipeline, bootstrap, warehouse, wall_clock_ms)
     loop = asyncio.get_running_loop()
