@@ -457,6 +457,7 @@ class PartitionPipeline:
             value=records.values[row],
             record_time_ms=int(records.timestamps_ms[row]),
             rejected_at_ms=now_ms,
+            headers=records.headers[row] if records.headers is not None else (),
         ).fit()
 
 

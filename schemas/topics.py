@@ -86,6 +86,10 @@ class Topics:
     def shared(self) -> str:
         return f"{self.pipeline}.shared"
 
+    @property
+    def replayed(self) -> str:
+        return f"{self.pipeline}.replayed"
+
     def all(self) -> list[Topic]:
         """Every topic of the pipeline, as it is to be created."""
         n = self.partitions
@@ -106,4 +110,5 @@ class Topics:
             Topic(self.state, n, compact),
             Topic(self.shared, n, compact),
             Topic(self.sketches, n, forever),
+            Topic(self.replayed, 1, compact),
         ]

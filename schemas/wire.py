@@ -19,6 +19,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 _MOST_WHOLE_BYTES = MAX_DEAD_LETTER_BYTES - (64 << 10)
 #: What is kept of a key and of a value that are cut.
 _BEGINNING_BYTES = 64 << 10
+#: In front of the names of the original record's headers.
+_ORIGINAL = "streamgauge-original-"
 
 ModelRole = Literal["champion", "challenger", "shadow", "canary", "retired", "unusable"]
 
@@ -63,8 +65,8 @@ class DeadLetter(msgspec.Struct):
     """``<p>.dead-letters``: a record that could not be scored, and why.
 
     On the topic, key and value are the original bytes (replayable as they are); the rest travels as headers
-    (``to_headers`` / ``from_record``). ``cut_bytes`` is not 0 when only the beginning of key and value is there: how
-    long both were. Such a record must be read again at its source.
+    (``to_headers`` / ``from_record``), the original headers too. ``cut_bytes`` is not 0 when only the beginning of key
+    and value is there: how long the record was. Such a record must be read again at its source.
     """
 
     source: Source
@@ -77,19 +79,22 @@ class DeadLetter(msgspec.Struct):
     rejected_at_ms: int
     version: str = ""
     cut_bytes: int = 0
+    #: Headers of the original record.
+    headers: tuple[tuple[str, bytes], ...] = ()
 
     def fit(self) -> DeadLetter:
         """The dead letter as it fits on its topic: with its bytes, or with how they begin and what their digest is."""
         size = len(self.key or b"") + len(self.value or b"")
+        size += sum(len(name) + len(data or b"") for name, data in self.headers)
         if size <= _MOST_WHOLE_BYTES:
             return self
         key, value = (data[:_BEGINNING_BYTES] if data is not None else None for data in (self.key, self.value))
         digest = hashlib.sha256(self.value or b"").hexdigest()
         detail = (
-            f"{self.detail[:300]} The record is cut: key and value had {size} bytes, the value's SHA-256 is {digest};"
+            f"{self.detail[:300]} The record is cut: it had {size} bytes, the value's SHA-256 is {digest};"
             " read it at its source."
         )
-        return msgspec.structs.replace(self, key=key, value=value, detail=detail, cut_bytes=size)
+        return msgspec.structs.replace(self, key=key, value=value, headers=(), detail=detail, cut_bytes=size)
 
     def to_headers(self) -> list[tuple[str, bytes]]:
         words = {
@@ -106,12 +111,15 @@ class DeadLetter(msgspec.Struct):
         if self.cut_bytes:
             words["cut-bytes"] = str(self.cut_bytes)
         # What a feature in Python says of its failure may hold half a surrogate pair.
-        return [(f"streamgauge-{name}", value.encode(errors="backslashreplace")) for name, value in words.items()]
+        ours = [(f"streamgauge-{name}", value.encode(errors="backslashreplace")) for name, value in words.items()]
+        return ours + [(_ORIGINAL + name, data) for name, data in self.headers]
 
     @classmethod
     def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> DeadLetter:
         """Read back what ``to_headers`` wrote; KeyError when a header is missing."""
-        words = {name.removeprefix("streamgauge-"): data.decode() for name, data in headers}
+        pairs = list(headers)
+        ours = [(name, data) for name, data in pairs if not name.startswith(_ORIGINAL)]
+        words = {name.removeprefix("streamgauge-"): data.decode() for name, data in ours}
         return cls(
             source=Source(words["topic"], int(words["partition"]), int(words["offset"])),
             stage=words["stage"],  # type: ignore[arg-type]  # written by to_headers from the same Literal
@@ -123,6 +131,7 @@ class DeadLetter(msgspec.Struct):
             rejected_at_ms=int(words["rejected-at-ms"]),
             version=words["version"],
             cut_bytes=int(words.get("cut-bytes", 0)),
+            headers=tuple((name.removeprefix(_ORIGINAL), data) for name, data in pairs if name.startswith(_ORIGINAL)),
         )
 
 
