@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from app.core.batches import Ints, RecordBatch
 from app.core.features import FeaturePlan
+from app.core.merge import BEGINNING_MS, END_MS
 from app.core.scoring import ActiveModel, ModelRun, ModelSelector, cut_runs
+from app.core.shared_board import SharedBoard
 from app.pipeline import PartitionPipeline, Step
 from schemas.pipeline import Limits, Pipeline
 
@@ -28,6 +30,29 @@ class NoModelError(RuntimeError):
     """Events are to be scored and no model is ready."""
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Among batches: nothing older than ``until_ms`` follows, in any partition."""
+
+    until_ms: int
+
+
+@dataclass(slots=True)
+class PartitionRun:
+    """A flow, who scores (None: nobody), and the logs that it is to run over."""
+
+    flow: PartitionPipeline
+    models: ModelSelector | None
+    events: Iterable[RecordBatch] = ()
+    labels: Iterator[RecordBatch] = field(default_factory=lambda: iter(()))
+    events_are_over: bool = False
+
+
+def new_board(plan: FeaturePlan, partitions: Iterable[int]) -> SharedBoard | None:
+    """What flows of these partitions share; None when they share nothing."""
+    return SharedBoard(plan.shared, partitions) if plan.shared else None
+
+
 def new_flow(
     pipeline: Pipeline,
     plan: FeaturePlan,
@@ -35,6 +60,7 @@ def new_flow(
     models: ModelSelector | None,
     *,
     with_outgoing: bool = True,
+    board: SharedBoard | None = None,
 ) -> PartitionPipeline:
     """A flow of which nothing will be drained; without models it stops before scoring.
 
@@ -50,74 +76,144 @@ def new_flow(
         with_scores=models is not None,
         with_drain=False,
         with_outgoing=with_outgoing,
+        board=board,
     )
 
 
-def drive_partition(
-    flow: PartitionPipeline,
-    events: Iterable[RecordBatch],
-    labels: Iterator[RecordBatch],
-    models: ModelSelector | None,
-    now_ms: int,
-) -> Iterator[Step]:
-    """Run one partition over its two logs to their ends.
+def drive_partitions(runs: Sequence[PartitionRun], board: SharedBoard | None, now_ms: int) -> Iterator[Step]:
+    """Run partitions over their logs to their ends: one after the other, or where they share windows side by side.
 
-    Labels are taken from their log only when events wait for them, so that memory holds a batch or so of each.
+    Labels are taken from their log only when events wait for them, and of partitions side by side the one that is
+    behind reads next, so that memory holds a batch or so of each.
     """
-    for batch in events:
-        flow.receive_events(batch)
-        yield from _steps(flow, models, now_ms)
-        while flow.merge.has_events:
-            more = next(labels, None)
-            if more is None:
-                flow.merge.release(flow.merge.events_received)
-            else:
-                flow.receive_labels(more, now_ms)
-            yield from _steps(flow, models, now_ms)
-    for more in labels:
-        flow.receive_labels(more, now_ms)
-        yield from _finish(flow, models, now_ms)
-    yield from _finish(flow, models, now_ms)
+    group = _Group(board, now_ms)
+    group.runs.extend(runs)
+    reading = {run.flow.partition: (run, _feed(run, now_ms)) for run in runs}
+    while reading:
+        partition = min(reading, key=board.added_ms.__getitem__) if board is not None else next(iter(reading))
+        run, feed = reading[partition]
+        if next(feed, False):
+            yield from group.step(run)
+        else:
+            del reading[partition]
+            yield from group.end(run)
+    yield from group.finish()
 
 
 def drive(
     pipeline: Pipeline,
     plan: FeaturePlan,
-    batches: Iterable[RecordBatch],
+    batches: Iterable[RecordBatch | Promise],
     models_of: ModelsOf,
     now_ms: int,
 ) -> Iterator[Step]:
     """Run all partitions over batches as they come, each topic partition in its order.
 
-    Memory holds what waits: the fewer records lie between an event and the labels before it, the less.
+    Memory holds what waits: the fewer records lie between an event and the labels before it, and between a partition
+    and the others (or a promise) where windows are shared, the less.
     """
-    flows: dict[int, tuple[PartitionPipeline, ModelSelector | None]] = {}
+    board = new_board(plan, range(pipeline.partitions))
+    group = _Group(board, now_ms)
+    found: dict[int, PartitionRun] = {}
     for batch in batches:
-        if batch.partition not in flows:
+        if isinstance(batch, Promise):
+            yield from group.come_to(batch.until_ms)
+            continue
+        run = found.get(batch.partition)
+        if run is None:
             models = models_of(batch.partition)
-            flows[batch.partition] = new_flow(pipeline, plan, batch.partition, models), models
-        flow, models = flows[batch.partition]
+            run = found[batch.partition] = PartitionRun(
+                new_flow(pipeline, plan, batch.partition, models, board=board), models
+            )
+            group.runs.append(run)
         if batch.topic == pipeline.topics.labels:
-            flow.receive_labels(batch, now_ms)
+            run.flow.receive_labels(batch, now_ms)
         else:
-            flow.receive_events(batch)
-        yield from _steps(flow, models, now_ms)
-    for flow, models in flows.values():
-        flow.merge.release(flow.merge.events_received)
-        yield from _steps(flow, models, now_ms)
-        yield from _finish(flow, models, now_ms)
+            run.flow.receive_events(batch)
+        yield from group.step(run)
+    for run in group.runs:
+        run.flow.merge.release(run.flow.merge.events_received)
+        yield from group.end(run)
+    yield from group.finish()
 
 
-def _steps(flow: PartitionPipeline, models: ModelSelector | None, now_ms: int) -> Iterator[Step]:
-    while (step := flow.step(models, STEP_EVENTS, now_ms)) is not None:
-        yield step
+def _feed(run: PartitionRun, now_ms: int) -> Iterator[bool]:
+    """Give a flow its logs bit by bit; it is to be stepped at each bit."""
+    flow = run.flow
+    for batch in run.events:
+        flow.receive_events(batch)
+        yield True
+        while flow.merge.has_events:
+            more = next(run.labels, None)
+            if more is None:
+                flow.merge.release(flow.merge.events_received)
+            else:
+                flow.receive_labels(more, now_ms)
+            yield True
+    run.events_are_over = True
+    for more in run.labels:
+        flow.receive_labels(more, now_ms)
+        yield True
 
 
-def _finish(flow: PartitionPipeline, models: ModelSelector | None, now_ms: int) -> Iterator[Step]:
-    yield from _steps(flow, models, now_ms)
-    step = flow.finish(now_ms)
-    if step is not None:
-        yield step
+class _Group:
+    """Flows that run side by side; when one has come further, those that waited for it are stepped too."""
+
+    def __init__(self, board: SharedBoard | None, now_ms: int) -> None:
+        self.runs: list[PartitionRun] = []
+        self._board = board
+        self._now_ms = now_ms
+        self._low_ms = BEGINNING_MS
+
+    def step(self, run: PartitionRun) -> Iterator[Step]:
+        yield from self._steps(run)
+        yield from self._others()
+        if self._board is None and run.events_are_over:
+            yield from self._finish(run)
+
+    def end(self, run: PartitionRun) -> Iterator[Step]:
+        """Both logs of a flow are over."""
+        yield from self._steps(run)
+        run.flow.come_to()
+        yield from self._others()
+        if self._board is None:
+            yield from self._finish(run)
+
+    def come_to(self, until_ms: int) -> Iterator[Step]:
+        """Nothing older follows in any partition, those without a flow included."""
+        if self._board is None:
+            return
+        flows = {run.flow.partition: run.flow for run in self.runs}
+        for partition in self._board.added_ms:
+            if partition not in flows:
+                self._board.come_to(partition, until_ms)
+            elif not flows[partition].merge.has_events:
+                flows[partition].come_to(until_ms)
+        yield from self._others()
+
+    def finish(self) -> Iterator[Step]:
+        """All logs are over."""
+        if self._board is not None:
+            for partition in self._board.added_ms:
+                self._board.come_to(partition, END_MS)
+            for run in self.runs:
+                yield from self._finish(run)
+
+    def _others(self) -> Iterator[Step]:
+        if self._board is not None and self._board.low_ms > self._low_ms:
+            self._low_ms = self._board.low_ms
+            for run in self.runs:
+                yield from self._steps(run)
+
+    def _steps(self, run: PartitionRun) -> Iterator[Step]:
+        while (step := run.flow.step(run.models, STEP_EVENTS, self._now_ms)) is not None:
+            yield step
+
+    def _finish(self, run: PartitionRun) -> Iterator[Step]:
+        yield from self._steps(run)
+        step = run.flow.finish(self._now_ms)
+        if step is not None:
+            yield step
 
 
 class RecordedSelector:

@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 
 from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, RecordedLog, Recording, RecordingError, read_versions
-from app.adapters.source import cut_batches, read_source
+from app.adapters.source import cut_with_promises, read_source
 from app.bootstrap import compile_features
 from app.core.batches import Floats, Ints, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ModelSelector
-from app.drive import RecordedSelector, drive, drive_partition, new_flow
+from app.drive import PartitionRun, Promise, RecordedSelector, drive, drive_partitions, new_board, new_flow
 from app.pipeline import Step
 from models.registry import Registry, RegistryError, resolve
 from models.verify import verify
@@ -32,7 +32,7 @@ OFFLINE_MS = 0
 def run(
     pipeline: Pipeline,
     plan: FeaturePlan,
-    log: Iterable[RecordBatch],
+    log: Iterable[RecordBatch | Promise],
     models: ModelSelector | Callable[[int], ModelSelector | None] | None,
     now_ms: int = OFFLINE_MS,
 ) -> Iterator[Step]:
@@ -56,13 +56,15 @@ def run_recording(
     models_of: Callable[[int], ModelSelector | None],
     now_ms: int = OFFLINE_MS,
 ) -> Iterator[Step]:
-    """Run a recording, one partition after the other, in bounded memory."""
+    """Run a recording, in bounded memory: one partition after the other, or side by side where they share windows."""
+    board = new_board(plan, recording.partitions)
+    runs = []
     for partition in recording.partitions:
         models = models_of(partition)
-        flow = new_flow(pipeline, plan, partition, models)
-        events = recording.read(EVENTS, partition, pipeline)
         labels = recording.read(LABELS, partition, pipeline) if pipeline.labels is not None else iter(())
-        yield from drive_partition(flow, events, labels, models, now_ms)
+        flow = new_flow(pipeline, plan, partition, models, board=board)
+        runs.append(PartitionRun(flow, models, recording.read(EVENTS, partition, pipeline), labels))
+    yield from drive_partitions(runs, board, now_ms)
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ def build_training_set(
     plan = plan or compile_features(pipeline)
     if recording is None:
         chunks = read_source(pipeline, from_ms - _reach_ms(pipeline), to_ms)
-        steps = run(pipeline, plan, cut_batches(chunks, pipeline), None)
+        steps = run(pipeline, plan, cut_with_promises(chunks, pipeline), None)
     else:
         opened = Recording(recording)
         opened.check_fits(pipeline)
@@ -125,7 +127,8 @@ def _reach_ms(pipeline: Pipeline) -> int:
     """How far back an event's features reach: its longest window, over labels of events that waited for the horizon."""
     windows = [feature.window for feature in pipeline.features if feature.window is not None]
     horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
-    return max((window.size_ms + window.hop_ms for window in windows), default=0) + horizon_ms
+    reach = [window.size_ms + window.hop_ms + (window.delay_ms or 0) for window in windows]
+    return max(reach, default=0) + horizon_ms
 
 
 class _Collector:

@@ -12,6 +12,7 @@ from aiokafka.partitioner import murmur2
 
 from app.adapters.python_features import load_function
 from app.core.batches import Header, RecordBatch
+from app.drive import Promise
 from schemas.pipeline import Pipeline, PipelineError
 from schemas.source import Records, SourceRecord
 from schemas.topics import WATERMARK_HEADER
@@ -95,6 +96,13 @@ def cut_batches(chunks: Iterable[Sequence[EncodedRecord]], pipeline: Pipeline) -
 
     A record's time stamp is its own time, as if it had been sent when it happened.
     """
+    for batch in cut_with_promises(chunks, pipeline):
+        if isinstance(batch, RecordBatch):
+            yield batch
+
+
+def cut_with_promises(chunks: Iterable[Sequence[EncodedRecord]], pipeline: Pipeline) -> Iterator[RecordBatch | Promise]:
+    """As `cut_batches`, and after each chunk what the order of a source promises: nothing older follows."""
     topics, partition_of = pipeline.topics, Partitioner(pipeline.partitions)
     ends: dict[tuple[str, int], int] = defaultdict(int)
     for chunk in chunks:
@@ -118,6 +126,8 @@ def cut_batches(chunks: Iterable[Sequence[EncodedRecord]], pipeline: Pipeline) -
                 values=[record.value for record in records],
                 headers=[record.headers for record in records] if any(record.headers for record in records) else None,
             )
+        if chunk:
+            yield Promise(max(record.time_ms for record in chunk))
 
 
 def read_source(

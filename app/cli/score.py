@@ -14,7 +14,7 @@ from app.bootstrap import compile_features
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.core.scoring import ChampionTimeline
-from app.drive import drive_partition, new_flow
+from app.drive import PartitionRun, drive_partitions, new_flow
 from app.offline import load_model
 
 
@@ -63,7 +63,8 @@ def command(
             RejectionWriter(output) as rejections,
             Counter("Scoring", events.rows) as counter,
         ):
-            for step in drive_partition(flow, events.read(), label_batches, models, now_ms):
+            run = PartitionRun(flow, models, events.read(), label_batches)
+            for step in drive_partitions([run], flow.shared.board if flow.shared else None, now_ms):
                 scores.add(step)
                 rejections.add(
                     (
