@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import threading
 import time
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
@@ -42,10 +44,17 @@ def pipeline_children(pipeline: str, workers: int, http_port: int = 0) -> Callab
         environment = settings.to_environment()
         # The port is passed only when asked for: its absence means a free one to worker and monitor.
         port = ("--http-port", str(http_port)) if http_port else ()
+        # A home belongs to one stack, so a worker's name in it is its own, and the same when it is started again.
+        place = f"{socket.gethostname()}-{zlib.crc32(bytes(settings.home)):08x}"
         return [
             Child("monitor", (*run, "monitor", "--pipeline", pipeline, *port), environment),
             *(
-                Child(f"worker-{n}", (*run, "worker", "--pipeline", pipeline), environment, stop_first=True)
+                Child(
+                    f"worker-{n}",
+                    (*run, "worker", "--pipeline", pipeline, "--instance", f"{place}-{n}"),
+                    environment,
+                    stop_first=True,
+                )
                 for n in range(1, workers + 1)
             ),
         ]

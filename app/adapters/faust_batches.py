@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import faust
 from aiokafka import TopicPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, StreamT
 from faust.types.enums import ProcessingGuarantee
@@ -41,6 +40,14 @@ class Fetched:
     epoch: int
     sequence: int
     size_bytes: int
+
+
+class Bounds(NamedTuple):
+    """Offsets of a partition: committed by the group (None: never), of its first record left, after its last."""
+
+    committed: int | None
+    first: int
+    end: int
 
 
 class BatchHandler(Protocol):
@@ -101,6 +108,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         ends: dict[TopicPartition, int] = await self.call_thread(consumer.end_offsets, [TopicPartition(*tp)])
         return ends[TopicPartition(*tp)]
+
+    async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
+        """What the topics hold and what the group has committed, asked of the broker now."""
+        consumer = self._ensure_consumer()
+        wanted = [TopicPartition(*tp) for tp in tps]
+        first: dict[TopicPartition, int] = await self.call_thread(consumer.beginning_offsets, wanted)
+        ends: dict[TopicPartition, int] = await self.call_thread(consumer.end_offsets, wanted)
+        committed = [await self.call_thread(consumer.committed, tp) for tp in wanted]
+        return {TP(*tp): Bounds(offset, first[tp], ends[tp]) for tp, offset in zip(wanted, committed, strict=True)}
 
 
 class _BatchConsumer(driver.Consumer):
@@ -190,6 +206,10 @@ class _BatchConsumer(driver.Consumer):
         """Offset after the last committed record of a partition, asked of the broker now."""
         return await self._thread.end_offset(tp)
 
+    async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
+        """What the topics hold and what the group has committed, asked of the broker now."""
+        return await self._thread.bounds(tps)
+
     async def read_to(self, tp: TP, offset: int) -> bool:
         """Whether everything before ``offset`` of a partition has been fetched."""
         position = await self.position(TopicPartition(*tp))
@@ -214,8 +234,7 @@ class BatchApp(faust.App):
     topics
         Topics to consume; they must exist and have the same number of partitions where they belong together.
     sharing
-        How members of the group share the partitions: aiokafka's assignor. By default, partition k of all topics goes
-        to the same member.
+        How members of the group share the partitions: an assignor of aiokafka's kind.
     """
 
     handler: BatchHandler
@@ -227,7 +246,7 @@ class BatchApp(faust.App):
         topics: Sequence[str],
         handler: BatchHandler,
         *,
-        sharing: Any = RangePartitionAssignor,
+        sharing: Any,
         **conf: Any,
     ) -> None:
         defaults: dict[str, Any] = {
@@ -236,8 +255,9 @@ class BatchApp(faust.App):
             "stream_wait_empty": False,
             "stream_buffer_maxsize": 65536,  # batches are bounded in bytes by pausing partitions, not here
             "consumer_max_fetch_size": 1 << 20,
-            "broker_session_timeout": 10.0,
-            "broker_heartbeat_interval": 2.0,
+            # A dead member's partitions are given away after this; brokers allow no less by default.
+            "broker_session_timeout": 6.0,
+            "broker_heartbeat_interval": 1.5,
             "broker_rebalance_timeout": 20.0,
             "broker_commit_livelock_soft_timeout": 1e9,  # the watchdog of ours looks at committed offsets
             "stream_processing_timeout": 1e9,
@@ -278,6 +298,9 @@ class BatchApp(faust.App):
 
     async def end_offset(self, tp: TP) -> int:
         return await self._batch_consumer.end_offset(tp)
+
+    async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
+        return await self._batch_consumer.bounds(tps)
 
     async def read_to(self, tp: TP, offset: int) -> bool:
         return await self._batch_consumer.read_to(tp, offset)

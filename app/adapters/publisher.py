@@ -1,14 +1,17 @@
-"""The publisher of one input partition: its outputs and its consumed offsets, in one transaction.
+"""The publisher of one input partition: its outputs, its state and its consumed offsets, in one transaction.
 
 Kafka knows the transactional id, which is the same for whoever owns the partition: starting a publisher fences the
 former owner and ends what it left open. Any error is final for a publisher: stop it, drop the state, restore (crash
 only).
+
+With ``delivery = "at_least_once"`` the scores alone leave outside of the transaction, at once, and are acknowledged
+before it commits: a crash repeats scores, made of the same state; state, counts and offsets stay exact.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -20,8 +23,8 @@ from schemas.wire import DeadLetter
 #: Largest record batch sent; brokers refuse more than 1 MiB by default.
 _BATCH_BYTES = 900_000
 _TRANSACTION_TIMEOUT_MS = 30_000
-
-Commit = Callable[[dict[TopicPartition, int]], Awaitable[bool]]
+#: A commit that takes longer than any broker keeps a transaction open will not come about.
+_COMMIT_DEADLINE_S = 60.0
 
 
 class PublishError(RuntimeError):
@@ -33,103 +36,122 @@ class OutputTooLargeError(PublishError):
 
 
 class PartitionPublisher:
-    """Publishes for one input partition.
+    """Publishes for one input partition, to the same partition of each output topic.
 
     Parameters
     ----------
     group
         Consumer group that the offsets belong to.
     name
-        Transactional id; for exactly once only.
-    commit
-        How to commit offsets without a transaction (at least once).
+        Transactional id.
     """
 
-    def __init__(self, bootstrap: str, group: str, name: str, delivery: Delivery, commit: Commit) -> None:
+    def __init__(self, bootstrap: str, group: str, name: str, partition: int, delivery: Delivery) -> None:
         self._group = group
-        self._is_transactional = delivery == "exactly_once"
-        self._commit = commit
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
-            client_id=name,
-            transactional_id=name if self._is_transactional else None,
-            transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=_BATCH_BYTES,
-            max_request_size=4 * _BATCH_BYTES,
-        )
+        self._partition = partition
+        self._transaction = _producer(bootstrap, name, name)
+        self._direct = _producer(bootstrap, name, None) if delivery == "at_least_once" else None
         self._sent: list[tuple[str, asyncio.Future[Any]]] = []
-        self.is_open = False
+        self._is_open = False
 
     async def start(self) -> None:
-        """Connect; fences any former owner of the partition (exactly once)."""
-        await self._producer.start()
+        """Connect; fences any former owner of the partition."""
+        await self._transaction.start()
+        if self._direct is not None:
+            await self._direct.start()
 
     async def stop(self) -> None:
         """Disconnect. What was not committed is aborted by whoever takes over, or by time."""
-        self.is_open = False
-        await self._producer.stop()
+        await self._transaction.stop()
+        if self._direct is not None:
+            await self._direct.stop()
 
-    async def begin(self) -> None:
-        if self._is_transactional:
-            await self._producer.begin_transaction()
-        self.is_open = True
+    async def send_scores(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
+        """Queue scores (key, value, time stamp in ms), in their order."""
+        if self._direct is None:
+            await self.send(topic, records)
+        else:
+            await self._send(self._direct, topic, records)
 
-    async def send(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
-        """Queue records (key, value, time stamp in ms) for one partition, in their order."""
-        await self._send(topic, partition, ((*record, []) for record in records))
+    async def send(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
+        """Queue records (key, value, time stamp in ms) of the transaction, in their order."""
+        await self._begin()
+        await self._send(self._transaction, topic, records)
 
-    async def _send(
-        self,
-        topic: str,
-        partition: int,
-        records: Iterable[tuple[bytes | None, bytes | None, int | None, list[tuple[str, bytes]]]],
-    ) -> None:
-        batch = self._producer.create_batch()
-        count = 0
-        for key, value, timestamp_ms, headers in records:
-            # A batch takes its first record whatever its size.
-            if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-                self._sent.append((topic, await self._producer.send_batch(batch, topic, partition=partition)))
-                batch = self._producer.create_batch()
-                batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
-                count = 0
-            count += 1
-        if count:
-            self._sent.append((topic, await self._producer.send_batch(batch, topic, partition=partition)))
-
-    async def send_letters(self, topic: str, partition: int, letters: Iterable[DeadLetter]) -> None:
+    async def send_letters(self, topic: str, letters: Iterable[DeadLetter]) -> None:
         """Queue dead letters, with what is said of them as headers."""
-        records = ((letter.key, letter.value, None, letter.to_headers()) for letter in letters)
-        await self._send(topic, partition, records)
+        for letter in letters:
+            await self._begin()
+            batch = self._transaction.create_batch()
+            batch.append(key=letter.key, value=letter.value, timestamp=None, headers=letter.to_headers())
+            await self._send_batch(self._transaction, topic, batch)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit everything sent since `begin`, together with the consumed offsets.
+        """Commit everything sent since the last commit, together with the consumed offsets.
 
         Raises
         ------
+        OutputTooLargeError
+            A topic takes no batch of this size.
         PublishError
-            Fenced, timed out or refused: nothing of it counts (exactly once), or it will be repeated (at least once).
+            Fenced, timed out or refused: nothing of it counts.
         """
         try:
-            await asyncio.gather(*(sent for _, sent in self._sent))
-            self._sent.clear()
-            if self._is_transactional:
+            async with asyncio.timeout(_COMMIT_DEADLINE_S):
+                await self._begin()
+                acknowledged = [sent for _, sent in self._sent]
                 if offsets:
-                    await self._producer.send_offsets_to_transaction(dict(offsets), self._group)
-                await self._producer.commit_transaction()
-            elif offsets and not await self._commit(dict(offsets)):
-                raise PublishError("The consumer group has moved on; the partition belongs to another worker now.")
+                    acknowledged.append(self._transaction.send_offsets_to_transaction(dict(offsets), self._group))
+                await asyncio.gather(*acknowledged)
+                self._sent.clear()
+                await self._transaction.commit_transaction()
         except MessageSizeTooLargeError as error:
             raise OutputTooLargeError(
                 f"Kafka takes no batch of this size on {self._refused_topic()}; raise max.message.bytes of the topic to"
                 " 2097152, and start again. Nothing is lost: its events are read again."
             ) from error
+        except TimeoutError as error:
+            raise PublishError(f"Kafka has not committed within {_COMMIT_DEADLINE_S:.0f} s.") from error
         except KafkaError as error:
             raise PublishError(f"Kafka refused the commit: {error!r}") from error
-        self.is_open = False
+        self._is_open = False
+
+    async def _begin(self) -> None:
+        if not self._is_open:
+            await self._transaction.begin_transaction()
+            self._is_open = True
+
+    async def _send(
+        self, producer: AIOKafkaProducer, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]
+    ) -> None:
+        batch = producer.create_batch()
+        append = batch.append
+        for key, value, timestamp_ms in records:
+            # A batch takes its first record whatever its size.
+            if append(key=key, value=value, timestamp=timestamp_ms) is None:
+                await self._send_batch(producer, topic, batch)
+                batch = producer.create_batch()
+                append = batch.append
+                append(key=key, value=value, timestamp=timestamp_ms)
+        if batch.record_count():
+            await self._send_batch(producer, topic, batch)
+
+    async def _send_batch(self, producer: AIOKafkaProducer, topic: str, batch: Any) -> None:
+        self._sent.append((topic, await producer.send_batch(batch, topic, partition=self._partition)))
 
     def _refused_topic(self) -> str:
         refused = (topic for topic, sent in self._sent if sent.done() and sent.exception() is not None)
         return next(refused, "an output topic")
+
+
+def _producer(bootstrap: str, name: str, transactional_id: str | None) -> AIOKafkaProducer:
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        client_id=name,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
+        enable_idempotence=True,
+        acks="all",
+        max_batch_size=_BATCH_BYTES,
+        max_request_size=4 * _BATCH_BYTES,
+    )

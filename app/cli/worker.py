@@ -33,7 +33,18 @@ from schemas.pipeline_file import load
     "--http-host", default="127.0.0.1", show_default=True, help="Where /healthz, /readyz and /metrics listen."
 )
 @click.option("--http-port", type=click.IntRange(0, 65535), default=0, help="Their port; 0 (default): a free one.")
-def command(name: str, http_host: str, http_port: int) -> None:
+@click.option(
+    "--instance",
+    metavar="NAME",
+    help="A name that this worker keeps when it is started again, unlike any other's: started again within 6 s, it "
+    "has its partitions back and no other worker pauses.",
+)
+@click.option(
+    "--skip-removed",
+    is_flag=True,
+    help="Go on although retention has removed events before they were scored; without it the worker refuses.",
+)
+def command(name: str, http_host: str, http_port: int, instance: str | None, skip_removed: bool) -> None:
     """Score the events of a pipeline until SIGTERM or Ctrl-C.
 
     Exit codes: 0 stopped, 2 wrong usage, 75 failed and worth starting again, 78 failed and a person must mend it first.
@@ -48,7 +59,8 @@ def command(name: str, http_host: str, http_port: int) -> None:
     except (PipelineError, StackError) as error:
         raise click.ClickException(str(error)) from error
     with threadpool_limits(1):
-        code, why = asyncio.run(_work(pipeline, bootstrap, http_host, http_port))
+        work = _work(pipeline, bootstrap, (http_host, http_port), instance=instance, skip_removed=skip_removed)
+        code, why = asyncio.run(work)
     if why:
         click.echo(f"Error: {why}", err=True)
     sys.stdout.flush()
@@ -56,19 +68,21 @@ def command(name: str, http_host: str, http_port: int) -> None:
     os._exit(code)  # Faust's consumer thread may outlive a failed connection; everything of ours is closed by now
 
 
-async def _work(pipeline: Pipeline, bootstrap: str, host: str, port: int) -> tuple[int, str]:
+async def _work(
+    pipeline: Pipeline, bootstrap: str, http_at: tuple[str, int], *, instance: str | None, skip_removed: bool
+) -> tuple[int, str]:
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
     except StackError as error:
         return 1, str(error)
     plan = compile_features(pipeline)
     shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms)
-    worker = Worker(pipeline, plan, bootstrap, shelf)
+    worker = Worker(pipeline, plan, bootstrap, shelf, instance=instance, skip_removed=skip_removed)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     http = WorkerHttp(worker.health, worker.metrics)
-    address = await http.start(host, port)
+    address = await http.start(*http_at)
     click.echo(json.dumps({"ready": True, "http": address}))
     sys.stdout.flush()
     _relieve_collector()

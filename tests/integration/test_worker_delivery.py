@@ -57,10 +57,15 @@ def test_workers_that_join_and_leave_share_the_partitions_and_lose_nothing(kafka
         async def has_come_to(target: int) -> bool:
             return await bench.committed() >= target
 
-        producing = asyncio.create_task(produce(bench, 0, n, with_labels=True))
+        async def both_work() -> bool:
+            return bench.has_partitions(1) and bench.has_partitions(2)
+
         with bench.worker() as first:
+            await produce(bench, 0, 500, with_labels=True)
             await bench.until(lambda: has_come_to(500))
             with bench.worker() as second:
+                await bench.until(both_work)
+                producing = asyncio.create_task(produce(bench, 500, n, with_labels=True))
                 await bench.until(lambda: has_come_to(3_000))
                 first.terminate()
                 assert first.wait(20) == 0

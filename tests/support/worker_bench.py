@@ -156,6 +156,13 @@ class Bench:
             process.kill()
             process.wait()
 
+    def has_partitions(self, worker: int) -> bool:
+        """Whether the worker started as number ``worker`` has taken over partitions at its last assignment."""
+        lines = [
+            line for line in (self.folder / f"worker-{worker}.log").read_text().splitlines() if " are ours" in line
+        ]
+        return bool(lines) and "Partitions []" not in lines[-1]
+
     def logs(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("worker-*.log")))
 

@@ -1,0 +1,390 @@
+"""One input partition in the hands of a worker: two loops, so that neither waits for the other.
+
+`_work` takes what was fetched and runs steps of the pure flow; `_publish` sends what they gave, and commits. Between
+them is a bounded queue. When a commit is due, `_work` puts a `Cut` into it: state, counts and offsets as they are after
+the steps before it. While that is being committed, the next steps run; the transaction after it is the larger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+from faust.types import TP
+
+from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.model_feed import ModelShelf
+from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
+from app.adapters.topic_reader import read_to_end
+from app.core.features import FeaturePlan
+from app.core.sketches import split_record
+from app.drive import STEP_EVENTS
+from app.pipeline import Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
+from schemas.pipeline import Pipeline
+from schemas.wire import encode_packed
+
+log = logging.getLogger("streamgauge.worker")
+
+#: A partition is paused when more than this waits for its task, and resumed at half of it.
+INBOX_BYTES = 8 << 20
+#: Labels that may wait for their events before their partition is paused.
+INBOX_LABELS = 100_000
+#: No step is taken while more scored events than this wait to be published: bounds memory when the broker stalls.
+OUTBOX_EVENTS = 2 * STEP_EVENTS
+#: How long a step should take at the most; slow models get smaller steps, so that other partitions have their turn.
+STEP_S = 0.03
+#: How long a partition that is being taken away may try to commit what it has.
+PARK_DEADLINE_S = 5.0
+
+EXIT_RETRY = 75
+EXIT_CONFIG = 78
+
+
+class SkippedBatchError(RuntimeError):
+    """Faust dropped a batch on its way to the agent; its events must be read again."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a worker has done since it started; the source of its metrics."""
+
+    events: int = 0
+    scored: int = 0
+    dead_letters: int = 0
+    stale: int = 0
+    commits: int = 0
+    last_commit_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code."""
+
+    pipeline: Pipeline
+    plan: FeaturePlan
+    bootstrap: str
+    group: str
+    app: BatchApp
+    shelf: ModelShelf
+    progress: Progress
+    now_ms: Callable[[], int]
+    fail: Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a commit holds besides the outputs before it. ``first_offsets``: version -> first event that it scored."""
+
+    sketches: list[Outgoing]
+    changes: list[Outgoing]
+    offsets: dict[TopicPartition, int]
+    first_offsets: dict[str, int]
+
+
+class PartitionTask:
+    """From the fence of the former owner to the revocation of the partition."""
+
+    def __init__(self, around: Surroundings, partition: int, epoch: int) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self._around = around
+        topics = around.pipeline.topics
+        self._events_tp = TP(topics.events, partition)
+        self._labels_tp = TP(topics.labels, partition)
+        self._flow = PartitionPipeline(around.pipeline, around.plan, partition)
+        self._publisher = PartitionPublisher(
+            around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.pipeline.delivery
+        )
+        self._inbox: deque[Fetched] = deque()
+        self._inbox_bytes = 0
+        #: Per topic partition: fetches received in this epoch, and the offset after the last record received.
+        self._received = {self._events_tp: 0, self._labels_tp: 0}
+        self._next: dict[TP, int] = {}
+        self._paused: set[TP] = set()
+        self._wake = asyncio.Event()
+        self._outbox: asyncio.Queue[Step | Cut | None] = asyncio.Queue()
+        self._outbox_events = 0
+        self._cut_at: float | None = None
+        self._is_cutting = False
+        self._most = STEP_EVENTS
+        self._stale = range(0)
+        self._resolving: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+        self._is_broken = False
+        self._first_offsets: dict[str, int] = {}
+        self._served: set[str] = set()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def take_over(self) -> None:
+        """Fence the former owner, restore the state, start working."""
+        await self._publisher.start()
+        changes: list[tuple[bytes, bytes | None]] = []
+        state_topic = self._around.pipeline.topics.state
+        async for batch in read_to_end(self._around.bootstrap, [state_topic], self.partition):
+            changes.extend((key, value) for key, value in zip(batch.keys, batch.values, strict=True) if key is not None)
+        self._flow.restore(changes)
+        self._know_references()
+        self._start()
+
+    def resume(self, epoch: int) -> dict[TP, int]:
+        """Go on after `park`, with the state as it is; the offsets to read from.
+
+        If another worker had the partition meanwhile, it has fenced us, and the next commit fails.
+        """
+        self.epoch = epoch
+        self._received = dict.fromkeys(self._received, 0)
+        self._paused.clear()
+        self._start()
+        return dict(self._next)
+
+    async def park(self) -> bool:
+        """Commit what was processed and stand still; whether `resume` is possible."""
+        self._is_stopping = True
+        self._wake.set()
+        if self._resolving is not None:
+            self._resolving.cancel()
+            await asyncio.gather(self._resolving, return_exceptions=True)
+        _, late = await asyncio.wait(self._loops, timeout=PARK_DEADLINE_S)
+        if late:
+            log.warning("Partition %s: no commit within %s s; it is read again", self.partition, PARK_DEADLINE_S)
+            self._is_broken = True
+        return not self._is_broken
+
+    async def close(self) -> None:
+        """End for good. An open transaction is aborted by whoever takes over, or by time."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._publisher.stop()
+
+    def receive(self, fetched: Fetched) -> None:
+        """Take a batch from the agent."""
+        records = fetched.records
+        tp = TP(records.topic, records.partition)
+        if fetched.sequence != self._received[tp] + 1:
+            raise SkippedBatchError(f"{tp} went from fetch {self._received[tp]} to {fetched.sequence}.")
+        self._received[tp] = fetched.sequence
+        self._next[tp] = int(records.offsets[-1]) + 1
+        if tp == self._labels_tp:
+            now_ms = self._around.now_ms()
+            self._flow.receive_labels(records, now_ms, clock_ms=now_ms)
+        else:
+            self._inbox.append(fetched)
+            self._inbox_bytes += fetched.size_bytes
+        self._regulate()
+        self._wake.set()
+
+    def models_changed(self) -> None:
+        """Look again: a model has come."""
+        self._know_references()
+        self._wake.set()
+
+    def _start(self) -> None:
+        self._is_stopping = False
+        self._loops = [
+            asyncio.create_task(self._guard(self._work()), name=f"work-{self.partition}"),
+            asyncio.create_task(self._guard(self._publish()), name=f"publish-{self.partition}"),
+        ]
+        self._wake.set()
+
+    def _know_references(self) -> None:
+        for version, reference in self._around.shelf.references.items():
+            self._flow.know(version, reference)
+
+    async def _guard(self, loop: Coroutine[None, None, None]) -> None:
+        """Crash only: whatever it was, this worker's hold on the partition is over."""
+        try:
+            await loop
+        except (TooManyDeadLettersError, OutputTooLargeError) as error:
+            self._break(str(error), EXIT_CONFIG)
+        except PublishError as error:
+            self._break(f"Partition {self.partition}: {error} It will be read again from the last commit.", EXIT_RETRY)
+        except Exception as error:
+            log.exception("Partition %s failed", self.partition)
+            self._break(f"Partition {self.partition}: {error!r}", EXIT_RETRY)
+
+    def _break(self, why: str, exit_code: int) -> None:
+        self._is_broken = True
+        if self._is_stopping and exit_code == EXIT_RETRY:
+            # The partition is being taken away: that its new owner has fenced us is in order.
+            log.warning("%s", why)
+        else:
+            self._around.fail(why, exit_code)
+        for loop in self._loops:
+            if loop is not asyncio.current_task():
+                loop.cancel()
+
+    # -- the flow ------------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            step = self._next_step()
+            if step is not None:
+                self._hand_over(step)
+            if self._cut_at is not None and not self._is_cutting and _now() >= self._cut_at:
+                self._cut()
+            if step is None:
+                self._resolve_later()
+                await self._wait()
+            else:
+                await asyncio.sleep(0)
+        if self._cut_at is not None:
+            self._cut()
+        self._outbox.put_nowait(None)
+
+    def _next_step(self) -> Step | None:
+        around = self._around
+        while self._outbox_events <= OUTBOX_EVENTS:
+            started = _now()
+            step = self._flow.step(around.shelf.champions, self._most, around.now_ms(), self._stale)
+            if step is not None:
+                self._adapt(len(step.events), _now() - started)
+                return step
+            if not self._inbox or self._flow.merge.has_events:
+                return None
+            fetched = self._inbox.popleft()
+            self._inbox_bytes -= fetched.size_bytes
+            self._flow.receive_events(fetched.records, clock_ms=around.now_ms())
+            self._regulate()
+        return None
+
+    def _adapt(self, events: int, seconds: float) -> None:
+        if seconds > STEP_S:
+            self._most = max(1, int(events * STEP_S / seconds))
+        elif events == self._most:
+            self._most = min(STEP_EVENTS, 2 * self._most)
+
+    def _hand_over(self, step: Step) -> None:
+        if self._cut_at is None:
+            self._cut_at = _now() + self._around.pipeline.commit_interval_ms / 1000
+        for start, _, model in step.runs:
+            if model.version not in self._served:
+                self._served.add(model.version)
+                self._first_offsets[model.version] = int(step.events.offsets[start])
+        self._outbox_events += len(step.events)
+        self._outbox.put_nowait(step)
+
+    def _cut(self) -> None:
+        now_ms = self._around.now_ms()
+        sketch = self._flow.drain_sketch()
+        parts: list[Outgoing] = []
+        if sketch is not None:
+            parts = [(None, encode_packed(part), now_ms) for part in split_record(sketch)]
+        changes: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_state()]
+        position = self._flow.position()
+        ends = ((self._events_tp, position.events), (self._labels_tp, position.labels))
+        offsets = {TopicPartition(*tp): end for tp, end in ends if end is not None}
+        self._outbox.put_nowait(Cut(parts, changes, offsets, self._first_offsets))
+        self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
+
+    async def _wait(self) -> None:
+        left = None
+        if self._cut_at is not None and not self._is_cutting:
+            left = max(0.0, self._cut_at - _now())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), left)
+
+    def _regulate(self) -> None:
+        """Pause what there is enough of, resume what there is too little of."""
+        merge = self._flow.merge
+        self._set_paused(self._events_tp, self._inbox_bytes, INBOX_BYTES)
+        # While events wait for labels, labels must come, however many are queued.
+        self._set_paused(self._labels_tp, 0 if merge.holds_back else merge.queued_labels, INBOX_LABELS)
+
+    def _set_paused(self, tp: TP, waiting: int, limit: int) -> None:
+        if waiting > limit and tp not in self._paused:
+            self._paused.add(tp)
+            self._around.app.pause([tp])
+        elif waiting <= limit // 2 and tp in self._paused:
+            self._paused.discard(tp)
+            self._around.app.resume([tp])
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        while (item := await self._outbox.get()) is not None:
+            if isinstance(item, Cut):
+                await self._commit(item)
+            else:
+                await self._send(item)
+            self._wake.set()
+
+    async def _send(self, step: Step) -> None:
+        topics, progress = self._around.pipeline.topics, self._around.progress
+        await self._publisher.send_scores(topics.scores, step.outgoing_scores)
+        await self._publisher.send_letters(topics.dead_letters, step.dead_letters)
+        self._outbox_events -= len(step.events)
+        event_letters = sum(dead.stage != "label" for dead in step.dead_letters)
+        progress.events += len(step.events) + event_letters
+        progress.scored += len(step.events)
+        progress.dead_letters += event_letters
+
+    async def _commit(self, cut: Cut) -> None:
+        topics, progress = self._around.pipeline.topics, self._around.progress
+        await self._publisher.send(topics.sketches, cut.sketches)
+        await self._publisher.send(topics.state, cut.changes)
+        await self._publisher.commit(cut.offsets)
+        self._is_cutting = False
+        progress.commits += 1
+        progress.last_commit_ms = self._around.now_ms()
+        for version, offset in cut.first_offsets.items():
+            await self._around.shelf.tell_serving(version, self.partition, offset)
+
+    # -- what cannot be known from the records alone -------------------------------------------------------------------
+
+    def _resolve_later(self) -> None:
+        """Start finding out whether held-back events may go, or whether a promised watermark is reached."""
+        if self._around.pipeline.labels is None or (self._resolving is not None and not self._resolving.done()):
+            return
+        merge = self._flow.merge
+        if merge.holds_back and self._around.shelf.champions.is_ready():
+            self._resolving = asyncio.create_task(self._release())
+        elif not merge.has_events and not self._inbox:
+            promised = merge.newest_watermark_record_ms()
+            if promised is not None:
+                self._resolving = asyncio.create_task(self._keep_promise(promised))
+
+    async def _release(self) -> None:
+        """Let events go once the labels topic is read to an end that was asked for after they had arrived."""
+        merge, labels = self._flow.merge, self._around.pipeline.labels
+        assert labels is not None  # _resolve_later saw it
+        received, taken = merge.events_received, merge.events_taken
+        end = await self._around.app.end_offset(self._labels_tp)
+        deadline = _now() + labels.max_wait_ms / 1000
+        while not await self._has_received(self._labels_tp, end):
+            if _now() > deadline:
+                log.warning("Partition %s: labels are late, %s events go without", self.partition, received - taken)
+                self._stale = range(taken, received)
+                self._around.progress.stale += received - taken
+                break
+            await asyncio.sleep(0.005)
+        merge.release(received)
+        self._wake.set()
+
+    async def _keep_promise(self, until_ms: int) -> None:
+        """When all events are processed, apply the labels up to a watermark record and say how far we are."""
+        end = await self._around.app.end_offset(self._events_tp)
+        if not await self._has_received(self._events_tp, end) or self._inbox or self._flow.merge.has_events:
+            await asyncio.sleep(0.02)
+            self._wake.set()
+            return
+        step = self._flow.keep_promise(until_ms, self._around.now_ms())
+        if step is not None:
+            self._hand_over(step)
+        self._wake.set()
+
+    async def _has_received(self, tp: TP, end: int) -> bool:
+        app = self._around.app
+        return await app.read_to(tp, end) and app.fetches(tp) == self._received[tp]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
