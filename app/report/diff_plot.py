@@ -85,7 +85,8 @@ def _draw_changes(axes: Axes, months: list[str], segments: Segments) -> None:
     axes.bar(x, -lowered, 0.6, color=_BEFORE, label="became negative")
     axes.axhline(0, color=SOFT, linewidth=0.8)
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    axes.legend(frameon=False, fontsize=8)
+    axes.margins(y=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
     _name_months(axes, months)
 
 
@@ -96,8 +97,9 @@ def _draw_auc(axes: Axes, names: tuple[str, str], months: list[str], segments: S
         values = [segments[month][key] for month in months]
         if any(not math.isnan(value) for value in values):
             axes.plot(x, values, color=colour, marker="o", markersize=5, label=name)
+    axes.margins(y=0.25)
     if axes.lines:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
     else:
         axes.annotate("no labels", (0.5, 0.5), xycoords="axes fraction", ha="center", color=SOFT)
     _name_months(axes, months)
