@@ -10,7 +10,7 @@ each place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -102,6 +102,27 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109  # Faust's signature
+        max_records: int | None = None,
+    ) -> Mapping[TP, list[Any]]:
+        """As in Faust, but never longer than the timeout.
+
+        While a rebalance is under way, aiokafka's fetcher waits for the new assignment. It comes when the revocation is
+        over, and that (`_BatchConsumer.on_partitions_revoked`) waits for this fetch. To cancel it loses nothing:
+        aiokafka takes records out of its buffer only after it has waited.
+        """
+        limit = (timeout or 0.0) + _FETCH_TIMEOUT_S
+        try:
+            return await asyncio.wait_for(
+                super()._fetch_records(consumer, active_partitions, timeout, max_records), limit
+            )
+        except TimeoutError:
+            return {}
 
     async def end_offset(self, tp: TP) -> int:
         """Offset after the last committed record of a partition, asked of the broker now."""
