@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos_report import render
+from chaos_report import render, seed_of
 
 from app.adapters.embedded_kafka import EmbeddedKafka
 from app.settings import Settings
@@ -44,3 +44,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str
     """Bootstrap address of a broker that no test of this folder kills."""
     with EmbeddedKafka(home=tmp_path_factory.mktemp("kafka"), cache=cache) as broker:
         yield broker.bootstrap
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seed of the test: made of its name, or the one asked for."""
+    return seed_of(request.node.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chaos_load import Load, new_random
-from chaos_report import record, seed_of
+from chaos_report import record
 from chaos_run import ChaosRun, Setup
 
 
@@ -20,21 +20,31 @@ async def kill_at_random(run: ChaosRun, kills: int, seed: int, every_s: tuple[fl
         run.fleet.kill(chance.choice(run.fleet.running()))
 
 
-@pytest.mark.parametrize(
-    ("delivery", "with_labels"),
-    [("exactly_once", False), ("exactly_once", True), ("at_least_once", False)],
-    ids=["exactly-once", "exactly-once+labels", "at-least-once"],
-)
-def test_kills_lose_double_and_miscount_nothing(
-    kafka: str, tmp_path: Path, delivery: str, with_labels: bool, request: pytest.FixtureRequest
-) -> None:
-    seed = seed_of(request.node.name)
+KILLS = [
+    pytest.param(Setup("exactly_once"), 2, id="exactly-once"),
+    pytest.param(Setup("exactly_once", with_labels=True), 2, id="exactly-once+labels"),
+    pytest.param(Setup("at_least_once"), 2, id="at-least-once"),
+    pytest.param(Setup("exactly_once", workers=3), 25, id="exactly-once-3", marks=pytest.mark.chaos_full),
+    pytest.param(
+        Setup("exactly_once", with_labels=True, workers=3), 15, id="exactly-once+labels-3", marks=pytest.mark.chaos_full
+    ),
+    pytest.param(
+        Setup("at_least_once", with_labels=True, workers=3),
+        15,
+        id="at-least-once+labels-3",
+        marks=pytest.mark.chaos_full,
+    ),
+]
 
+
+@pytest.mark.parametrize(("setup", "kills"), KILLS)
+def test_kills_lose_double_and_miscount_nothing(
+    kafka: str, tmp_path: Path, seed: int, setup: Setup, kills: int
+) -> None:
     async def scenario() -> None:
-        load = Load(seed, n=200_000, rate=400)
-        async with ChaosRun(kafka, tmp_path, load, Setup(delivery, with_labels)) as run:
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
             await run.produce()
-            await kill_at_random(run, 3, seed, (2.0, 8.0))
+            await kill_at_random(run, kills, seed, (3.0, 8.0))
             await run.every_partition_scores()
             outcome = await run.finish()
         row = record(run.row("P1/P2/P3/P24", "SIGKILL of workers", outcome, outcome.kills))

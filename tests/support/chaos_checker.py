@@ -109,17 +109,22 @@ async def read_logs(bootstrap: str, pipeline: Pipeline) -> Logs:
     return logs
 
 
-def check(logs: Logs, models: Mapping[str, ActiveModel]) -> Findings:
+def check(logs: Logs, models: Mapping[str, ActiveModel] | None) -> Findings:
     """Hold all outcomes against the input.
 
     Parameters
     ----------
     models
-        The versions that may have scored, ready to score again.
+        The versions that may have scored, ready to score again; None: only the ledger and the windows are checked.
     """
     found = Findings()
     firsts = _check_ledger(logs, found)
     _check_windows(logs, firsts, found)
+    if models is None:
+        return found
+    for place in [place for place, score in firsts.items() if score.version not in models]:
+        found.misjudged += 1
+        found.say(f"misjudged {place}: scored by {firsts.pop(place).version}, which no worker may use")
     sketches: dict[tuple[str, int], Sketch] = {}
     for partition in sorted(logs.events):
         mine = {offset: score for (at, offset), score in firsts.items() if at == partition}

@@ -129,6 +129,10 @@ class Fleet:
             for start, path in enumerate(slot.logs)
         )
 
+    def log_of(self, number: int) -> str:
+        """The whole log of the worker that runs in a slot now."""
+        return self._slots[number].logs[-1].read_text(errors="replace")
+
     def count_in_logs(self, words: str) -> int:
         """How many log lines hold the words."""
         paths = [path for slot in self._slots for path in slot.logs]

@@ -11,6 +11,7 @@ import contextlib
 import heapq
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,7 @@ class Load:
     """What is produced: up to ``n`` events.
 
     ``rate``: events a second; ``late``, ``repeated``, ``poison``: shares. ``cards``: entities, spread over partitions.
-    ``pad``: bytes added to each event.
+    ``pad``: bytes added to each event. ``poison_from``: number of the first event that may be poison.
     """
 
     seed: int
@@ -81,6 +82,7 @@ class Load:
     repeated: float = 0.02
     poison: float = 0.02
     pad: int = 0
+    poison_from: int = 0
 
     def describe(self) -> str:
         """The load in words."""
@@ -90,7 +92,7 @@ class Load:
         draw = new_random(f"{self.seed} {number}")
         what = draw.random()
         body = self._body(number, draw)
-        if what < self.poison:
+        if what < self.poison and number >= self.poison_from:
             value = POISON[draw.randrange(len(POISON))]
             time_ms = START_MS + number * STEP_MS
             partition = int(body["card"][1:]) % self.partitions
@@ -140,6 +142,7 @@ class LoadProducer:
         self.load = load
         self.sent = 0
         self.retries = 0
+        self.written_at: list[float] = []
         self._is_over = False
         self._bootstrap = bootstrap
         self._topics = topics
@@ -171,10 +174,18 @@ class LoadProducer:
                     while due and due[0][0] < stop:
                         ready.append(heapq.heappop(due)[2])
                     await self._write(ready)
+                self.written_at.extend([time.monotonic()] * (stop - first))
                 await self._write([load.event(topics, number) for number in range(first, stop)])
                 self.sent = stop
                 at = max(at + 1 / _TICKS_PER_S, loop.time() - 0.5)  # after an outage: on at the same rate
                 await asyncio.sleep(max(0.0, at - loop.time()))
+        finally:
+            await self._close()
+
+    async def write(self, records: Sequence[Sent]) -> None:
+        """Write records that are not part of the load."""
+        try:
+            await self._write(records)
         finally:
             await self._close()
 
@@ -206,7 +217,11 @@ class LoadProducer:
     async def _open(self) -> AIOKafkaProducer:
         if self._producer is None:
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap, enable_idempotence=True, request_timeout_ms=10_000, linger_ms=2
+                bootstrap_servers=self._bootstrap,
+                enable_idempotence=True,
+                request_timeout_ms=10_000,
+                linger_ms=2,
+                max_request_size=3_000_000,
             )
             try:
                 await producer.start()

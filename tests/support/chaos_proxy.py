@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -91,7 +91,7 @@ class Proxy:
             link.reset()
 
     @contextlib.asynccontextmanager
-    async def during(self, weather: Weather) -> object:
+    async def during(self, weather: Weather) -> AsyncIterator[Self]:
         """Have this weather for a while. Where bytes were swallowed, the connection is cut afterwards."""
         before, self.weather = self.weather, weather
         try:
@@ -190,6 +190,3 @@ class _Link:
             pieces.append(chunk[at : at + size])
             at += size
         return pieces
-
-
-Fault = Callable[[Proxy], Awaitable[None]]

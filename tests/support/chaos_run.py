@@ -27,6 +27,7 @@ from app.settings import Settings
 from models.registry import Registry
 from schemas.pipeline_file import load as load_pipeline
 from schemas.topics import Topic
+from schemas.wire import Score, decode_json
 
 #: Generous: a machine may be busy with other things.
 PATIENCE_S = 240.0
@@ -61,11 +62,15 @@ class Outcome:
 
 
 class ScoreReader:
-    """Reads committed scores as they come, and remembers when: what a consumer of the topic sees."""
+    """Reads committed scores as they come, and remembers when: what a consumer of the topic sees.
+
+    With ``seen_at`` set to a dict, it also remembers when the score of each event came.
+    """
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
         self.arrivals: dict[int, list[float]] = defaultdict(list)
         self.count = 0
+        self.seen_at: dict[str, float] | None = None
         self._bootstrap = bootstrap
         self._tps = [TopicPartition(topic, number) for number in range(partitions)]
         self._offsets: dict[TopicPartition, int] = dict.fromkeys(self._tps, 0)
@@ -92,11 +97,25 @@ class ScoreReader:
                         self._offsets[tp] = found[-1].offset + 1
                         self.arrivals[tp.partition].append(time.monotonic())
                         self.count += len(found)
+                        self._see(found)
             except (KafkaError, OSError):
                 await asyncio.sleep(0.2)
             finally:
                 with contextlib.suppress(KafkaError, OSError):
                     await consumer.stop()
+
+    def _see(self, found: list[Any]) -> None:
+        if self.seen_at is None:
+            return
+        now = time.monotonic()
+        for record in found:
+            self.seen_at.setdefault(decode_json(record.value, Score).event_id, now)
+
+    def latencies_ms(self, numbers: range, written_at: list[float]) -> list[float]:
+        """From the write of each event to its score in a reader's hands, ascending; for events that occur once."""
+        assert self.seen_at is not None
+        seen = [(number, self.seen_at[f"e{number}"]) for number in numbers if f"e{number}" in self.seen_at]
+        return sorted((at - written_at[number]) * 1000 for number, at in seen)
 
     def gaps(self, since: float) -> dict[int, float]:
         """Longest time without a score, per partition, of those that end after an instant."""
@@ -301,7 +320,7 @@ class ChaosRun(Bench):
             promise,
             fault,
             seed=self.load.seed,
-            load=self.load.describe() + f", {self.setup.workers} workers",
+            load=f"{self.load.describe()}, {self.setup.workers} workers",
             delivery=self.setup.delivery,
             events=found.events,
             faults=faults,

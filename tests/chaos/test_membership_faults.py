@@ -1,0 +1,140 @@
+"""Workers that come and go: partitions are handed over, and nothing is lost, doubled or counted wrongly (P7, P18)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from pathlib import Path
+
+import pytest
+from chaos_load import Load, new_random
+from chaos_report import Figure, record
+from chaos_run import ChaosRun, Setup
+
+#: Promises on a quiet machine.
+HAND_OVER_S = 10.0
+PAUSE_OF_OTHERS_S = 3.0
+STOP_S = 10.0
+
+
+def owned(run: ChaosRun) -> dict[int, set[int]]:
+    """Partitions of each running worker, as its log says."""
+    found = {}
+    for slot in run.fleet.running():
+        said = re.findall(r"Partitions \[([\d, ]*)\] are ours", run.fleet.log_of(slot))
+        found[slot] = {int(number) for number in said[-1].split(",") if number.strip()} if said else set()
+    return found
+
+
+async def watch(run: ChaosRun, others: set[int], since: float) -> tuple[float, float]:
+    """Seconds until all partitions are scored again, and the longest pause of ``others`` meanwhile."""
+    await asyncio.sleep(0.5)  # what was under way may still come
+    again_s = await run.every_partition_scores() + 0.5
+    await asyncio.sleep(3)  # a rebalance that starts later belongs to it as well
+    await run.every_partition_scores()
+    gaps = run.reader.gaps(since)
+    return max(again_s, *gaps.values()), max((gaps[k] for k in others), default=0.0)
+
+
+@pytest.mark.parametrize("setup", [Setup("exactly_once", workers=1)], ids=["exactly-once"])
+def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
+    kafka: str, tmp_path: Path, seed: int, setup: Setup
+) -> None:
+    async def scenario() -> None:
+        figures: list[Figure] = []
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6), setup) as run:
+            await run.produce()
+
+            async def measure(what: str, gone: int | None) -> None:
+                others = set().union(*(mine for slot, mine in owned(run).items() if slot != gone))
+                hand_over_s, pause_s = await watch(run, others, time.monotonic() - 0.2)
+                figures.append(Figure(f"hand-over after a {what}", hand_over_s, "s", HAND_OVER_S))
+                if what != "join":
+                    figures.append(Figure(f"pause of other partitions after a {what}", pause_s, "s", PAUSE_OF_OTHERS_S))
+
+            run.fleet.start(1)
+            await run.wait_for(lambda: all(owned(run).get(slot) for slot in (0, 1)), "partitions of both workers")
+            await measure("join", None)
+            run.fleet.kill(1)  # and is started again
+            await measure("kill", 1)
+            await run.wait_for(lambda: all(owned(run).get(slot) for slot in (0, 1)), "partitions of both workers")
+            [(code, stop_s)] = await run.fleet.stop(1)
+            await measure("leave", 1)
+            outcome = await run.finish()
+        figures.append(Figure("SIGTERM until the process ended", stop_s, "s", STOP_S))
+        row = record(run.row("P7/P18", "join, kill and leave", outcome, 3, figures=tuple(figures)))
+        assert row.passed, outcome.findings.describe()
+        assert code == 0
+        assert outcome.longest_gap_s < 120  # the promise is judged in the report; this machine may be busy
+
+    asyncio.run(scenario())
+
+
+STORMS = [
+    pytest.param(Setup("exactly_once", with_labels=True, workers=1), 9, id="exactly-once+labels"),
+    pytest.param(Setup("at_least_once", workers=1), 9, id="at-least-once"),
+]
+
+
+@pytest.mark.chaos_full
+@pytest.mark.parametrize(("setup", "changes"), STORMS)
+def test_scaling_up_and_down_again_and_again_loses_nothing(
+    kafka: str, tmp_path: Path, seed: int, setup: Setup, changes: int
+) -> None:
+    """From one worker to three and back, a change every few seconds, whether the last one is over or not."""
+
+    async def scenario() -> None:
+        chance, codes, longest_stop_s = new_random(seed), [], 0.0
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
+            await run.produce()
+            steps = [(run.fleet.start, 1), (run.fleet.start, 2), (run.fleet.stop, 2), (run.fleet.stop, 1)]
+            for number in range(changes):
+                change, slot = steps[number % len(steps)]
+                ending = change(slot)
+                if ending is not None:
+                    for code, seconds in await ending:
+                        codes.append(code)
+                        longest_stop_s = max(longest_stop_s, seconds)
+                await asyncio.sleep(chance.uniform(2, 12))
+            await run.every_partition_scores()
+            outcome = await run.finish()
+        figures = (Figure("longest SIGTERM until the process ended", longest_stop_s, "s", STOP_S),)
+        row = record(run.row("P7/P24", "scale 1 to 3 to 1", outcome, changes, figures=figures))
+        assert row.passed, outcome.findings.describe()
+        assert set(codes) == {0}
+
+    asyncio.run(scenario())
+
+
+STOPS = [
+    pytest.param(Setup("exactly_once", with_labels=True), 2, id="exactly-once+labels"),
+    pytest.param(Setup("exactly_once"), 20, id="exactly-once-20", marks=pytest.mark.chaos_full),
+    pytest.param(Setup("at_least_once"), 10, id="at-least-once", marks=pytest.mark.chaos_full),
+]
+
+
+@pytest.mark.parametrize(("setup", "times"), STOPS)
+def test_a_worker_told_to_stop_under_load_ends_cleanly(
+    kafka: str, tmp_path: Path, seed: int, setup: Setup, times: int
+) -> None:
+    async def scenario() -> None:
+        chance, ends = new_random(seed), []
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
+            await run.produce()
+            for _ in range(times):
+                slot = chance.choice((0, 1))
+                ends.extend(await run.fleet.stop(slot))
+                run.fleet.start(slot)
+                await run.every_partition_scores()
+                await asyncio.sleep(chance.uniform(0, 2))
+            outcome = await run.finish()
+        slowest_s = max(seconds for _, seconds in ends)
+        figures = (Figure("longest SIGTERM until the process ended", slowest_s, "s", STOP_S),)
+        row = record(run.row("P18/P24", "SIGTERM under load", outcome, times, figures=figures))
+        assert row.passed, outcome.findings.describe()
+        assert {code for code, _ in ends} == {0}
+        # A clean stop doubles nothing, even where doubling is allowed.
+        assert outcome.findings.doubled == 0
+
+    asyncio.run(scenario())

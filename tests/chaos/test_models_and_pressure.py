@@ -1,0 +1,161 @@
+"""Model updates that race with faults, and more work than workers can do (P10, P11, P20, P23)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from chaos_load import START_MS, Load, new_random
+from chaos_report import Figure, record
+from chaos_run import ChaosRun, Setup
+
+from app.adapters.model_announcer import announce
+from app.adapters.topic_reader import read_to_end
+from models.registry import Registry
+from schemas.wire import ModelStatus, ModelUpdate, decode_json
+
+#: Promises on a quiet machine.
+CATCH_UP_S = 120.0
+COLD_START_S = 20.0
+#: Of a worker, whatever waits for it: inbox of 8 MiB a partition, the libraries, and the model.
+MOST_RSS_MB = 700.0
+
+
+async def announce_bad(run: ChaosRun, version: str, **change: str) -> None:
+    """Announce a version that must be refused: its digest or its feature set is another."""
+    registry = Registry(run.settings.registry)
+    manifest, _ = registry.load("m", "1.0.0")
+    update = {
+        "sha256": manifest.artifact.sha256,
+        "feature_set": run.pipeline.feature_set,
+        "uri": registry.uri("m", "1.0.0"),
+        **change,
+    }
+    model = ModelUpdate(model="m", version=version, role="champion", announced_at_ms=START_MS, **update)
+    await announce(run.bootstrap, run.pipeline.topics, model)
+
+
+async def refused_versions(run: ChaosRun) -> set[str]:
+    refused = set()
+    async for batch in read_to_end(run.bootstrap, [run.pipeline.topics.model_status]):
+        statuses = [decode_json(value, ModelStatus) for value in batch.values if value is not None]
+        refused |= {status.version for status in statuses if status.status == "refused"}
+    return refused
+
+
+RACES = [
+    pytest.param(Setup("exactly_once", with_labels=True), 2, id="exactly-once+labels"),
+    pytest.param(
+        Setup("exactly_once", with_labels=True), 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full
+    ),
+]
+
+
+@pytest.mark.parametrize(("setup", "kills"), RACES)
+def test_model_updates_race_with_kills(kafka: str, tmp_path: Path, seed: int, setup: Setup, kills: int) -> None:
+    """Good, tampered and foreign versions while workers die: each score is that of a good version, to the bit."""
+
+    async def scenario() -> None:
+        chance = new_random(seed)
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6), setup) as run:
+            await run.produce()
+            bad = set()
+            for number in range(1, kills + 1):
+                for kind in chance.sample(("good", "tampered", "foreign", "missing"), 4):
+                    version = f"{number}.{('good', 'tampered', 'foreign', 'missing').index(kind)}.1"
+                    if kind == "good":
+                        await run.release_next(version, seed=number + 1)
+                        continue
+                    bad.add(version)
+                    if kind == "tampered":
+                        await announce_bad(run, version, sha256="0" * 64)
+                    elif kind == "foreign":
+                        await announce_bad(run, version, feature_set="0123456789ab")
+                    else:
+                        await announce_bad(run, version, uri=(tmp_path / "nowhere").as_uri())
+                await asyncio.sleep(chance.uniform(0, 3))
+                if run.fleet.running():
+                    run.fleet.kill(chance.choice(run.fleet.running()))
+                await run.every_partition_scores()
+
+            async def all_are_refused() -> bool:
+                return await refused_versions(run) >= bad
+
+            await run.wait_until(all_are_refused, f"refusals of {sorted(bad)}")
+            outcome = await run.finish()
+        refused = await refused_versions(run)
+        note = f"{len(run.versions)} good versions, {len(refused)} refused"
+        row = record(run.row("P10/P11", "model updates racing with SIGKILL", outcome, outcome.kills, note=note))
+        assert row.passed, outcome.findings.describe()
+        assert refused == bad
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.chaos_full
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_three_times_the_load_is_caught_up_in_bounded_memory(
+    kafka: str, tmp_path: Path, seed: int, delivery: str
+) -> None:
+    """A flood of events of 1 KB that waits for the worker, and three times the rate for a minute."""
+    setup = Setup(delivery, workers=1)
+
+    async def scenario() -> None:
+        load = Load(seed, n=10**6, rate=700, pad=1_000)
+        async with ChaosRun(kafka, tmp_path, load, setup) as run:
+            await run.produce()
+            run.pace = 3.0
+            run.fleet.freeze(0)  # a worker that is much too slow, for a while
+            await asyncio.sleep(20)
+            run.fleet.thaw(0)
+            await asyncio.sleep(40)
+            run.pace = 1.0
+            started = time.monotonic()
+            behind = run.producer.sent - run.reader.count
+            await run.wait_for(
+                lambda: run.reader.count >= run.producer.sent * 0.97 - 2 * load.rate, "what was left behind", 400
+            )
+            catch_up_s = time.monotonic() - started
+            outcome = await run.finish()
+        figures = (
+            Figure("events behind when the peak ended", behind, "events"),
+            Figure("time to catch up after 60 s of 3 x the load", catch_up_s, "s", CATCH_UP_S),
+            Figure("peak RSS of the worker", outcome.peak_rss_mb, "MB", MOST_RSS_MB),
+        )
+        row = record(run.row("P20", "3 x the load for 60 s, worker stopped for 20 s", outcome, 1, figures=figures))
+        assert row.passed, outcome.findings.describe()
+        assert outcome.peak_rss_mb < 2 * MOST_RSS_MB
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.chaos_full
+def test_a_cold_start_with_100_000_keys_takes_the_stated_time(kafka: str, tmp_path: Path, seed: int) -> None:
+    setup = Setup("exactly_once", workers=1)
+    keys = 100_000
+
+    async def scenario() -> None:
+        load = Load(seed, n=10**6, rate=20_000, cards=keys, late=0, repeated=0, poison=0)
+        async with ChaosRun(kafka, tmp_path, load, setup) as run:
+            await run.produce()
+            # Cards are drawn: after three times as many events, 95 % of them have occurred.
+            await run.wait_for(lambda: run.producer.sent >= 3 * keys, "the load")
+            run.pace = 0.02
+            await run.wait_for(lambda: run.reader.count >= 3 * keys, "the scores of the load", 400)
+            await run.every_partition_scores()
+            await run.fleet.stop(0)
+            started = time.monotonic()
+            run.fleet.start(0)
+            await run.every_partition_scores()
+            cold_s = time.monotonic() - started
+            outcome = await run.finish()
+        figures = (
+            Figure("from the start of the process to scores of all partitions", cold_s, "s", COLD_START_S),
+            Figure("peak RSS of the worker", outcome.peak_rss_mb, "MB"),
+        )
+        row = record(run.row("P23", "cold start, 95 000 of 100 000 keys seen", outcome, 1, figures=figures))
+        assert row.passed, outcome.findings.describe()
+
+    asyncio.run(scenario())

@@ -1,0 +1,49 @@
+"""A worker that sleeps past its session and wakes up believes that it still owns its partitions (P4, P24)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from chaos_load import Load, new_random
+from chaos_report import Figure, record
+from chaos_run import ChaosRun, Setup
+
+#: Longer than a worker's session (10 s), so that its partitions have moved on when it wakes up.
+SLEEP_S = 14.0
+
+RUNS = [
+    pytest.param(Setup("exactly_once", with_labels=False), 1, id="exactly-once"),
+    pytest.param(Setup("exactly_once", with_labels=True), 10, id="exactly-once+labels", marks=pytest.mark.chaos_full),
+    pytest.param(Setup("at_least_once", with_labels=False), 5, id="at-least-once", marks=pytest.mark.chaos_full),
+]
+
+
+@pytest.mark.parametrize(("setup", "times"), RUNS)
+def test_a_zombie_writes_nothing(kafka: str, tmp_path: Path, seed: int, setup: Setup, times: int) -> None:
+    async def scenario() -> None:
+        chance = new_random(seed)
+        woken = 0
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=300), setup) as run:
+            await run.produce()
+            for _ in range(times):
+                await run.wait_for(lambda: len(run.fleet.running()) == 2, "two running workers")
+                await run.every_partition_scores()
+                await asyncio.sleep(chance.uniform(0, 2))
+                slot = chance.choice(run.fleet.running())
+                run.fleet.freeze(slot)
+                await asyncio.sleep(SLEEP_S)
+                await run.every_partition_scores()  # the other one has taken over
+                run.fleet.thaw(slot)
+                woken += 1
+                await run.scores_come(500)
+            outcome = await run.finish()
+        ended = sum(code not in {0, -9} for code in outcome.exit_codes)
+        row = record(
+            run.row("P4/P24", f"SIGSTOP for {SLEEP_S:.0f} s, then SIGCONT", outcome, woken,
+                    figures=(Figure("zombies that ended themselves", ended, "workers"),))
+        )  # fmt: skip
+        assert row.passed, outcome.findings.describe()
+
+    asyncio.run(scenario())
