@@ -15,7 +15,9 @@ from schemas.topics import Topics
 
 FieldType = Literal["string", "float", "int", "bool"]
 FeatureType = Literal["float", "int", "bool", "category"]
-Aggregate = Literal["count", "sum", "mean"]
+Aggregate = Literal[
+    "count", "sum", "mean", "variance", "min", "max", "last", "time_since_last", "distinct", "rate", "share"
+]
 Delivery = Literal["exactly_once", "at_least_once"]
 
 
@@ -87,8 +89,9 @@ class Window:
 
     ``of``: "events" (the events themselves, each seen from the next one on) or "labels" (labels that had arrived, at
     their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity
-    field. ``field``: what is summed ("label", or a numeric event field); not for "count". The window holds the
-    size/hop newest tiles, the one under way included: between size - hop and size of event time.
+    field. ``field``: what the aggregate is of ("label", or an event field: a numeric one, but for "distinct"); not for
+    "count", "rate" and "time_since_last". The window holds the size/hop newest tiles, the one under way included:
+    between size - hop and size of event time. docs/pipeline-file.md defines the aggregates.
 
     ``delay_ms``: None for a key that holds the entity field. Any other key is *shared* between partitions: an event of
     effective time e then sees the size/hop newest tiles that end at or before e - delay, of all partitions.

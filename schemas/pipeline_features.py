@@ -15,6 +15,8 @@ from schemas.toml_table import TomlTable
 #: Metrics that are not features; a feature of that name would be mixed up with them.
 RESERVED = ("score", "outcome", "label", EVENT_TIME)
 MOST_TILES = 10_000
+#: Aggregates of the events or labels themselves, whatever their fields.
+FIELDLESS_AGGREGATES = ("count", "rate", "time_since_last")
 #: What can be added up over partitions.
 SHARED_AGGREGATES = ("count", "sum", "mean")
 
@@ -234,13 +236,15 @@ def _delay(table: TomlTable, key: tuple[str, ...], entity: str, aggregate: Aggre
 
 
 def _window_field(table: TomlTable, of: str, aggregate: Aggregate, types: dict[str, FieldType]) -> str | None:
-    if aggregate == "count":
+    if aggregate in FIELDLESS_AGGREGATES:
         if "field" in table:
-            table.fail("field", 'a count has no field; remove the key or use "sum" or "mean"')
+            table.fail("field", f'"{aggregate}" has no field; remove the key or use another aggregate, as "sum"')
         return None
-    numeric = [name for name, type_ in types.items() if type_ != "string"]
-    choices = [*numeric, "label"] if of == "labels" else numeric
+    choices = [name for name, type_ in types.items() if type_ != "string" or aggregate == "distinct"]
+    if of == "labels":
+        choices.append("label")
     field = table.text("field", fix=f"what the {aggregate} is of")
     if field not in choices:
-        table.fail("field", f'"{field}" is no numeric field of {of}; {suggest(field, choices)}')
+        kind = "field" if aggregate == "distinct" else "numeric field"
+        table.fail("field", f'"{field}" is no {kind} of {of}; {suggest(field, choices)}')
     return field

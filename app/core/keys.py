@@ -21,8 +21,9 @@ class KeyIndex:
     def __init__(self) -> None:
         self._codes: dict[Any, int] = {}
         self._keys: list[Any] = []
-        self._encoded: list[bytes] = []
         self._free: list[int] = []
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder().decode
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -34,62 +35,73 @@ class KeyIndex:
 
     def find(self, columns: list[Column]) -> Ints:
         """The code of each row's key: `UNKNOWN` for a new one, `NULL` where a column is null."""
-        codes = np.array(list(map(self._codes.get, _rows(columns), repeat(UNKNOWN))), dtype=np.int64)
-        return self._mark_nulls(codes, columns)
+        return self._find(_rows(columns), columns)
 
     def find_or_add(self, columns: list[Column]) -> Ints:
         """As `find`, but a new key gets a code."""
-        codes = self.find(columns)
-        if (codes == UNKNOWN).any():
-            rows = _rows(columns)
-            for position in np.flatnonzero(codes == UNKNOWN).tolist():
-                codes[position] = self._add(rows[position])
+        rows = _rows(columns)
+        codes = self._find(rows, columns)
+        for position in np.flatnonzero(codes == UNKNOWN).tolist():
+            codes[position] = self.add(rows[position])
         return codes
 
-    def add_encoded(self, encoded: bytes) -> int:
-        """The code of a key given as the bytes that `encoded` returned."""
-        values = msgspec.msgpack.decode(encoded)
-        key = values[0] if len(values) == 1 else tuple(values)
+    def unknown(self, columns: list[Column]) -> list[Any]:
+        """The keys of rows that have no code, each once."""
+        rows = _rows(columns)
+        return list(dict.fromkeys(rows[at] for at in np.flatnonzero(self._find(rows, columns) == UNKNOWN).tolist()))
+
+    def add(self, key: Any) -> int:
+        """The code of a key (one value, or a tuple of several); a new one gets one."""
         code = self._codes.get(key)
-        return self._add(key) if code is None else code
+        if code is not None:
+            return code
+        if self._free:
+            code = self._free.pop()
+            self._keys[code] = key
+        else:
+            code = len(self._keys)
+            self._keys.append(key)
+        self._codes[key] = code
+        return code
+
+    def add_encoded(self, encoded: bytes) -> int:
+        """The code of a key given as bytes."""
+        return self.add(self.decode(encoded))
+
+    def encode(self, key: Any) -> bytes:
+        """A key as bytes that name it in a changelog."""
+        return self._encode(key if isinstance(key, tuple) else (key,))
+
+    def decode(self, encoded: bytes) -> Any:
+        """The key that was encoded."""
+        values = self._decode(encoded)
+        return values[0] if len(values) == 1 else tuple(values)
 
     def encoded(self, code: int) -> bytes:
-        return self._encoded[code]
+        """The key of a code, as bytes."""
+        return self.encode(self._keys[code])
 
     def remove(self, code: int) -> None:
+        """Free a code."""
         del self._codes[self._keys[code]]
         self._keys[code] = None
-        self._encoded[code] = b""
         self._free.append(code)
 
     def in_use(self) -> Ints:
         """The codes of all keys."""
         return np.fromiter(self._codes.values(), dtype=np.int64, count=len(self._codes))
 
-    def _add(self, key: Any) -> int:
-        code = self._codes.get(key)
-        if code is not None:
-            return code
-        encoded = msgspec.msgpack.encode(key if isinstance(key, tuple) else (key,))
-        if self._free:
-            code = self._free.pop()
-            self._keys[code], self._encoded[code] = key, encoded
-        else:
-            code = len(self._keys)
-            self._keys.append(key)
-            self._encoded.append(encoded)
-        self._codes[key] = code
-        return code
-
-    @staticmethod
-    def _mark_nulls(codes: Ints, columns: list[Column]) -> Ints:
-        for column in columns:
-            if column.dtype == object:
-                is_null = np.fromiter((value is None for value in column.tolist()), dtype=bool, count=len(column))
-            else:
-                is_null = np.isnan(column)
-            if is_null.any():
-                codes[is_null] = NULL
+    def _find(self, rows: list[Any], columns: list[Column]) -> Ints:
+        codes = np.array(list(map(self._codes.get, rows, repeat(UNKNOWN))), dtype=np.int64)
+        if (codes < 0).any():  # a key with a null in it never gets a code, so it is among the unknown
+            unknown = np.flatnonzero(codes < 0)
+            for column in columns:
+                values = column[unknown]
+                if values.dtype == object:
+                    is_null = np.array([value is None for value in values.tolist()], dtype=bool)
+                else:
+                    is_null = np.isnan(values)
+                codes[unknown[is_null]] = NULL
         return codes
 
 

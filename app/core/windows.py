@@ -8,33 +8,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes
+from app.core.batches import EventBatch, Floats, Ints, Outcomes
 from app.core.keys import NULL, KeyIndex
+from app.core.measures import Layout, Read, evaluate, measure
+from app.core.sightings import Hasher
+from app.core.stored_tiles import NAME_BYTES, Change, StoredTiles
 from app.core.tile_batch import Updates
-from app.core.tiles import FIXED_POINT, TileStore, to_fixed_point
+from app.core.tiles import TileStore, WindowRead
 from schemas.pipeline import Pipeline, PipelineError, Window
 
 _DAY_MS = 86_400_000
 _PREFIX = b"t"
-_NAME_BYTES = 5
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What one tile store holds: windows that differ in size or aggregate alone share it."""
+    """What one tile store holds: windows of the same ``of``, key and hop share it."""
 
     of: str
     key: tuple[str, ...]
     hop_ms: int
-    field: str | None
+    layout: Layout
     ring: int
     retain: int
 
     @property
     def name(self) -> bytes:
-        """Front of its changelog keys. The ring is part of it: cells of another ring are others."""
-        words = repr((self.of, self.key, self.hop_ms, self.field, self.ring))
-        return _PREFIX + hashlib.sha256(words.encode()).digest()[: _NAME_BYTES - 1]
+        """Front of its changelog keys. Ring and layout are part of it: cells of another are others."""
+        words = repr((self.of, self.key, self.hop_ms, self.ring, self.layout.sums, self.layout.maxima))
+        return _PREFIX + hashlib.sha256(words.encode()).digest()[: NAME_BYTES - 1]
 
 
 @dataclass(frozen=True)
@@ -54,34 +56,36 @@ class WindowPlan:
 
     @classmethod
     def compile(cls, pipeline: Pipeline) -> WindowPlan:
-        groups: dict[tuple[str, tuple[str, ...], int, str | None], list[WindowColumn]] = {}
-        for column, feature in enumerate(pipeline.features):
-            window = feature.window
-            if window is not None:
-                place = (window.of, window.key, window.hop_ms, window.field)
-                groups.setdefault(place, []).append(WindowColumn(column, window.size_ms // window.hop_ms, window))
-        stores = []
-        for (of, key, hop_ms, field), columns in groups.items():
-            ring = max(column.tiles for column in columns)
-            # A single event may be ``max_ahead`` ahead; the windows of all others must survive it, and a day more.
-            retain = ring - (-(pipeline.events.max_ahead_ms + _DAY_MS) // hop_ms)
-            stores.append((StoreSpec(of, key, hop_ms, field, ring, retain), tuple(columns)))
-        names = [spec.name for spec, _ in stores]
+        # A single event may be ``max_ahead`` ahead; the windows of all others must survive it, and a day more.
+        plan = cls.of(
+            [feature.window for feature in pipeline.features], retain_ms=pipeline.events.max_ahead_ms + _DAY_MS
+        )
+        names = [spec.name for spec, _ in plan.stores]
         if len(set(names)) < len(names):
             raise PipelineError(
                 f"{pipeline.path}: two windows have the same 4-byte digest; change the hop of one of them."
             )
+        return plan
+
+    @classmethod
+    def of(cls, windows: Iterable[Window | None], *, retain_ms: int) -> WindowPlan:
+        """The stores of windows, by the columns of their matrix; what they see is kept ``retain_ms`` longer."""
+        groups: dict[tuple[str, tuple[str, ...], int], list[WindowColumn]] = {}
+        for column, window in enumerate(windows):
+            if window is not None:
+                place = (window.of, window.key, window.hop_ms)
+                groups.setdefault(place, []).append(WindowColumn(column, window.size_ms // window.hop_ms, window))
+        stores = []
+        for (of, key, hop_ms), columns in groups.items():
+            ring = max(column.tiles for column in columns)
+            layout = Layout.of(column.window for column in columns)
+            stores.append((StoreSpec(of, key, hop_ms, layout, ring, ring - (-retain_ms // hop_ms)), tuple(columns)))
         return cls(tuple(stores))
 
     @property
     def outcome_fields(self) -> tuple[str, ...]:
         """The event fields that windows over labels need, sorted."""
-        fields = {
-            field
-            for spec, _ in self.stores
-            if spec.of == "labels"
-            for field in (*spec.key, *([spec.field] if spec.field else []))
-        }
+        fields = {field for spec, _ in self.stores if spec.of == "labels" for field in (*spec.key, *spec.layout.fields)}
         return tuple(sorted(fields - {"label"}))
 
 
@@ -99,70 +103,85 @@ class FeatureState:
     def __init__(self, plan: WindowPlan, *, with_changelog: bool = True) -> None:
         self._plan = plan
         self._with_changelog = with_changelog
+        self._hasher = Hasher()
         self._indexes = {spec.key: KeyIndex() for spec, _ in plan.stores}
         self._stores = {
-            spec: TileStore(
+            spec: StoredTiles(
                 spec.name,
                 self._indexes[spec.key],
-                ring=spec.ring,
-                retain=spec.retain,
-                with_sums=spec.field is not None,
-                with_changelog=with_changelog,
+                TileStore(spec.layout, ring=spec.ring, retain=spec.retain, with_changelog=with_changelog),
             )
             for spec, _ in plan.stores
         }
-        self._swept = {spec: store.clock for spec, store in self._stores.items()}
+        self._by_name = {store.name: store for store in self._stores.values()}
+        self._swept = {spec: store.tiles.clock for spec, store in self._stores.items()}
 
     @property
     def keys(self) -> int:
-        """Keys that are kept, over all windows."""
+        """Keys that are kept in memory, over all windows."""
         return sum(len(index) for index in self._indexes.values())
 
     @property
     def state_bytes(self) -> int:
-        """Memory of the tiles."""
-        return sum(store.state_bytes for store in self._stores.values())
+        """Memory of the tiles; that of the keys comes on top."""
+        return sum(store.tiles.state_bytes for store in self._stores.values())
 
     def apply(self, matrix: Floats, events: EventBatch, outcomes: Outcomes) -> None:
         """Fill the window columns of ``matrix``, one row per event, and advance the state."""
         before = np.arange(1, len(events) + 1)
         codes = {key: self._find_codes(key, events, outcomes) for key in self._indexes}
         for spec, columns in self._plan.stores:
+            tiles = self._stores[spec].tiles
             read_codes, outcome_codes = codes[spec.key]
-            tiles = events.event_time_ms // spec.hop_ms
+            tiles.reserve_rows(self._indexes[spec.key].capacity)
+            read_tiles = events.event_time_ms // spec.hop_ms
             if spec.of == "events":
-                updates = _updates(spec, read_codes, tiles, before, events.columns)
+                measured = measure(spec.layout, self._hasher, events.event_time_ms, events.columns)
+                updates = Updates(read_codes, read_tiles, before, *measured)
             else:
-                label_tiles = outcomes.label_time_ms // spec.hop_ms
-                updates = _updates(spec, outcome_codes, label_tiles, outcomes.before, outcomes.columns)
-            sizes = tuple(dict.fromkeys(column.tiles for column in columns))
-            windows = dict(zip(sizes, self._stores[spec].process(read_codes, tiles, updates, sizes), strict=True))
+                measured = measure(spec.layout, self._hasher, outcomes.label_time_ms, outcomes.columns)
+                updates = Updates(outcome_codes, outcomes.label_time_ms // spec.hop_ms, outcomes.before, *measured)
+            reads = _reads(spec.layout, columns)
+            seen = dict(
+                zip((read.tiles for read in reads), tiles.process(read_codes, read_tiles, updates, reads), strict=True)
+            )
             for column in columns:
-                values = _aggregate(column.window, *windows[column.tiles])
+                window, of = column.window, seen[column.tiles]
+                maximum = spec.layout.maximum_of(window)
+                largest, carried = of.maxima[maximum] if maximum is not None else (read_codes, read_codes)
+                values = evaluate(spec.layout, window, Read(events.event_time_ms, of.sums, largest, carried))
                 values[read_codes == NULL] = np.nan
                 matrix[:, column.column] = values
         if not self._with_changelog:
             self._sweep()
 
-    def drain_changes(self) -> list[tuple[bytes, bytes | None]]:
+    def drain_changes(self) -> list[Change]:
         """Changelog records since the last drain, for a compacted topic; None clears a key."""
-        records = [record for store in self._stores.values() for record in store.drain_changes()]
+        records: list[Change] = []
+        for store in self._stores.values():
+            changes, _ = store.drain()
+            records.extend(changes)
         records.extend(self._sweep())
         return records
 
-    def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Replay a changelog, in its order, into a new state. Keys of other stores are passed over."""
-        newest: dict[bytes, dict[bytes, bytes]] = {store.name: {} for store in self._stores.values()}
+    def restore(self, records: Iterable[Change]) -> None:
+        """Take more of a changelog, in its order, into a state that has not been used yet.
+
+        Keys of other stores are passed over.
+
+        Raises
+        ------
+        UnreadableError
+            When a record is not what a store writes; nothing of these records is taken then.
+        """
+        newest: dict[bytes, dict[bytes, bytes | None]] = {name: {} for name in self._by_name}
         for key, value in records:
-            found = newest.get(key[:_NAME_BYTES])
-            if found is None:
-                continue
-            if value is None:
-                found.pop(key, None)
-            else:
+            found = newest.get(key[:NAME_BYTES])
+            if found is not None:
                 found[key] = value
-        for store in self._stores.values():
-            store.restore(newest[store.name])
+        for name, found in newest.items():
+            if found:
+                self._by_name[name].restore(found)
 
     def _find_codes(self, key: tuple[str, ...], events: EventBatch, outcomes: Outcomes) -> tuple[Ints, Ints]:
         """The codes of events and outcomes; only a key that is updated is added."""
@@ -173,38 +192,34 @@ class FeatureState:
         find = index.find_or_add if "events" in kinds else index.find
         return find([events.columns[field] for field in key]), outcome_codes
 
-    def _sweep(self) -> list[tuple[bytes, bytes | None]]:
+    def _sweep(self) -> list[Change]:
         """Forget the keys that no event can see any more, now and then."""
-        due = [spec for spec, store in self._stores.items() if store.clock - self._swept[spec] > spec.retain // 16]
-        records: list[tuple[bytes, bytes | None]] = []
+        due = [
+            spec for spec, store in self._stores.items() if store.tiles.clock - self._swept[spec] > spec.retain // 16
+        ]
+        records: list[Change] = []
         for key in {spec.key: None for spec in due}:
             stores = {spec: store for spec, store in self._stores.items() if spec.key == key}
             codes = self._indexes[key].in_use()
             for spec, store in stores.items():
-                self._swept[spec] = store.clock
-                codes = codes[store.quiet(codes)]
+                self._swept[spec] = store.tiles.clock
+                store.tiles.reserve_rows(self._indexes[key].capacity)
+                codes = codes[store.tiles.quiet(codes)]
+            if not len(codes):
+                continue
+            for store in stores.values():
+                records.extend(store.forget(codes))
             for code in codes.tolist():
-                for store in stores.values():
-                    records.extend(store.forget(code))
                 self._indexes[key].remove(code)
         return records
 
 
-def _updates(spec: StoreSpec, codes: Ints, tiles: Ints, before: Ints, columns: dict[str, Column]) -> Updates:
-    if spec.field is None:
-        return Updates(codes, tiles, before)
-    values = columns[spec.field]
-    known = np.isfinite(values)
-    if known.all():
-        return Updates(codes, tiles, before, to_fixed_point(values))
-    return Updates(codes[known], tiles[known], before[known], to_fixed_point(values[known]))
-
-
-def _aggregate(window: Window, counts: Ints, sums: Ints) -> Floats:
-    if window.aggregate == "count":
-        return counts.astype(np.float64)
-    total: Floats = sums / FIXED_POINT
-    if window.aggregate == "mean":
-        total[counts == 0] = np.nan
-        total /= np.maximum(counts, 1)
-    return total
+def _reads(layout: Layout, columns: tuple[WindowColumn, ...]) -> tuple[WindowRead, ...]:
+    """One read per window size, with the maxima that its windows want."""
+    wanted: dict[int, dict[int, None]] = {}
+    for column in columns:
+        maxima = wanted.setdefault(column.tiles, {})
+        maximum = layout.maximum_of(column.window)
+        if maximum is not None:
+            maxima[maximum] = None
+    return tuple(WindowRead(tiles, tuple(maxima)) for tiles, maxima in wanted.items())

@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.keys import NULL, UNKNOWN, KeyIndex
-from app.core.range_sums import sum_below
+from app.core.measures import FIXED_POINT, Layout, from_ordered, to_fixed_point, to_ordered
+from app.core.range_sums import RangeMax, max_between, sum_below
+from app.core.stored_tiles import StoredTiles
 from app.core.tile_batch import Updates
-from app.core.tiles import FIXED_POINT, TileStore, to_fixed_point
+from app.core.tile_log import UnreadableError
+from app.core.tiles import TileStore, WindowRead
 
 RING, RETAIN, SIZES = 4, 7, (1, 3, 4)
+LAYOUT = Layout((("count", None), ("sum", "value")), ())
 
 
 @dataclass
@@ -71,22 +75,38 @@ class Store:
 
     def __init__(self) -> None:
         self.index = KeyIndex()
-        self.tiles = TileStore(b"tiles", self.index, ring=RING, retain=RETAIN, with_sums=True)
+        self.tiles = TileStore(LAYOUT, ring=RING, retain=RETAIN)
+        self.stored = StoredTiles(b"tiles", self.index, self.tiles)
 
     def run(self, found: list[Operation]) -> list[list[tuple[int, int]]]:
         updates = [(key, tile, value) for is_read, key, tile, value in found if not is_read]
         reads = [(key, tile) for is_read, key, tile, _ in found if is_read]
         before = [sum(o[0] for o in found[:at]) for at, operation in enumerate(found) if not operation[0]]
         codes = self.index.find_or_add([np.array([u[0] for u in updates], dtype=object)])
+        self.tiles.reserve_rows(self.index.capacity)
+        none = np.zeros((len(updates), 0), dtype=np.int64)
         changes = Updates(
             codes,
             np.array([u[1] for u in updates], dtype=np.int64),
             np.array(before, dtype=np.int64),
-            np.array([u[2] for u in updates], dtype=np.int64),
+            np.array([(1, u[2]) for u in updates], dtype=np.int64).reshape(-1, 2),
+            *(none, none, none),
         )
         read_codes = self.index.find([np.array([r[0] for r in reads], dtype=object)])
-        windows = self.tiles.process(read_codes, np.array([r[1] for r in reads], dtype=np.int64), changes, SIZES)
-        return [[(int(counts[at]), int(sums[at])) for counts, sums in windows] for at in range(len(reads))]
+        read_tiles = np.array([r[1] for r in reads], dtype=np.int64)
+        windows = self.tiles.process(read_codes, read_tiles, changes, tuple(map(WindowRead, SIZES)))
+        return [[(int(seen.sums[at, 0]), int(seen.sums[at, 1])) for seen in windows] for at in range(len(reads))]
+
+    def drain(self) -> list[tuple[bytes, bytes | None]]:
+        return self.stored.drain()[0]
+
+    def forget_quiet(self) -> list[tuple[bytes, bytes | None]]:
+        codes = self.index.in_use()
+        quiet = codes[self.tiles.quiet(codes)]
+        records = self.stored.forget(quiet)
+        for code in quiet.tolist():
+            self.index.remove(code)
+        return records
 
 
 def cut(found: list[Operation], places: list[int]) -> Iterator[list[Operation]]:
@@ -116,9 +136,9 @@ def test_a_restored_store_goes_on_the_same(found: list[Operation], places: list[
     answers = []
     for batch in cut(found[:at], places):
         answers += store.run(batch)
-        log.update(store.tiles.drain_changes())
+        log.update(store.drain())
     restored = Store()
-    restored.tiles.restore(dict(log))
+    restored.stored.restore(log)
 
     assert answers + restored.run(found[at:]) == expected(found)
 
@@ -129,16 +149,13 @@ def test_forgetting_quiet_keys_changes_nothing(found: list[Operation], places: l
     answers = []
     for batch in cut(found, places):
         answers += store.run(batch)
-        log.update(store.tiles.drain_changes())
-        codes = store.index.in_use()
-        for code in codes[store.tiles.quiet(codes)].tolist():
-            log.update(store.tiles.forget(code))
-            store.index.remove(code)
+        log.update(store.drain())
+        log.update(store.forget_quiet())
     assert answers == expected(found)
     kept = {key: value for key, value in log.items() if value is not None}
     assert len(kept) <= 1 + len(store.index) * RING, "a forgotten key leaves nothing in the changelog"
     restored = Store()
-    restored.tiles.restore(dict(kept))
+    restored.stored.restore(kept)
     probe: list[Operation] = [(True, key, 14, 0) for key in "abc"]
     assert restored.run(probe) == store.run(probe)
 
@@ -176,7 +193,7 @@ def test_what_is_as_old_as_the_retention_is_not_seen() -> None:
 def test_a_restored_store_knows_how_late_it_is() -> None:
     store, restored = Store(), Store()
     store.run([(False, "a", 0, 1), (True, "b", RETAIN, 0)])
-    restored.tiles.restore({key: value for key, value in store.tiles.drain_changes() if value is not None})
+    restored.stored.restore(dict(store.drain()))
 
     assert restored.run([(True, "a", 0, 0)]) == [[(0, 0)] * len(SIZES)]
 
@@ -186,27 +203,25 @@ def test_forgetting_clears_the_records_that_were_written_and_no_others() -> None
     written: dict[bytes, bytes | None] = {}
     for key, tile in (("a", 0), ("b", 14), ("c", 29), ("d", 43)):
         store.run([(False, key, tile, 1)])
-        written.update(store.tiles.drain_changes())
-        codes = store.index.in_use()
-        for code in codes[store.tiles.quiet(codes)].tolist():
-            cleared = store.tiles.forget(code)
-            store.index.remove(code)
-            assert [written.pop(name) is not None for name, _ in cleared] == [True]
+        written.update(store.drain())
+        cleared = store.forget_quiet()
+        assert all(written.pop(name) is not None for name, _ in cleared)
+    assert len(written) == 1 + len(store.index)
 
 
 def test_an_update_that_nothing_can_see_leaves_no_trace() -> None:
     store = Store()
     store.run([(True, "b", RETAIN, 0), (False, "a", 0, 1)])
 
-    assert len(store.tiles.drain_changes()) == 1  # the clock
+    assert len(store.drain()) == 1  # the clock
 
 
 def test_a_changelog_record_is_written_once_per_touched_cell() -> None:
     store = Store()
     store.run([(False, "a", 1, 1), (False, "a", 1, 1), (False, "a", 2, 1), (False, "b", 2, 1)])
 
-    assert len(store.tiles.drain_changes()) == 1 + 3  # the clock; a at tiles 1 and 2; b at tile 2
-    assert store.tiles.drain_changes() == []
+    assert len(store.drain()) == 1 + 3  # the clock; a at tiles 1 and 2; b at tile 2
+    assert store.drain() == []
 
 
 def test_values_are_kept_to_a_millionth_and_cannot_overflow() -> None:
@@ -246,14 +261,61 @@ def test_sum_below_equals_a_loop(found: list[tuple[int, int]], queries: list[tup
     edges = [sorted((a % (len(found) + 1), b % (len(found) + 1))) for a, b, _ in queries]
     bounds = [bound % (int(ranks.max()) + 2) for _, _, bound in queries]
 
-    (sums,) = sum_below(
-        ranks, (weights,), np.array([a for a, _ in edges]), np.array([b for _, b in edges]), np.array(bounds)
+    sums = sum_below(
+        ranks, weights[:, None], np.array([a for a, _ in edges]), np.array([b for _, b in edges]), np.array(bounds)
     )
 
-    assert sums.tolist() == [
+    assert sums[:, 0].tolist() == [
         sum(int(weights[i]) for i in range(start, stop) if ranks[i] < bound)
         for (start, stop), bound in zip(edges, bounds, strict=True)
     ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(-9, 9)), min_size=1, max_size=40),
+    st.lists(st.tuples(*[st.integers(0, 40)] * 4), min_size=1, max_size=10),
+)
+def test_max_between_equals_a_loop(found: list[tuple[int, int]], queries: list[tuple[int, int, int, int]]) -> None:
+    ranks = np.unique([rank for rank, _ in found], return_inverse=True)[1]
+    weights = np.array([weight for _, weight in found], dtype=np.int64)
+    edges = [sorted((a % (len(found) + 1), b % (len(found) + 1))) for a, b, _, _ in queries]
+    low, high = (
+        [bound % (int(ranks.max()) + 2) for bound in side] for side in zip(*[q[2:] for q in queries], strict=True)
+    )
+    starts, ends = (np.array(side) for side in zip(*edges, strict=True))
+
+    largest = max_between(ranks, weights, (starts, ends), (np.array(low), np.array(high)), -10)
+
+    assert largest.tolist() == [
+        max((int(weights[i]) for i in range(start, stop) if below <= ranks[i] < above), default=-10)
+        for (start, stop), below, above in zip(edges, low, high, strict=True)
+    ]
+    assert RangeMax(weights, -10).between(starts, ends).tolist() == [
+        max(weights[start:stop].tolist(), default=-10) for start, stop in edges
+    ]
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_floats_keep_their_order_and_bits_as_integers(values: list[float]) -> None:
+    floats = np.array(values)
+    numbers = to_ordered(floats)
+
+    assert from_ordered(numbers).tobytes() == (floats + 0.0).tobytes()
+    assert (np.argsort(numbers, kind="stable") == np.argsort(floats, kind="stable")).all()
+    assert (np.argsort(~numbers, kind="stable") == np.argsort(-floats, kind="stable")).all()
+
+
+@pytest.mark.parametrize("value", [b"", b"short", b"x" * 25])
+def test_a_value_that_is_no_cell_is_refused_and_changes_nothing(value: bytes) -> None:
+    store = Store()
+    other = Store()
+    other.run([(False, "a", 1, 1)])
+    key = other.drain()[-1][0]
+
+    with pytest.raises(UnreadableError):
+        store.stored.restore({key: value})
+
+    assert store.run([(True, "a", 1, 0)]) == [[(0, 0)] * len(SIZES)]
 
 
 @pytest.mark.parametrize("jumps", [1, 3, 50])
@@ -261,11 +323,8 @@ def test_memory_is_bounded_when_keys_come_and_go(jumps: int) -> None:
     store = Store()
     for round_ in range(40):
         store.run([(False, f"key-{round_}-{n}", round_ * jumps * RETAIN, 1) for n in range(10)])
-        store.tiles.drain_changes()
-        codes = store.index.in_use()
-        for code in codes[store.tiles.quiet(codes)].tolist():
-            store.tiles.forget(code)
-            store.index.remove(code)
+        store.drain()
+        store.forget_quiet()
 
     assert len(store.index) == 10
     assert store.index.capacity <= 20

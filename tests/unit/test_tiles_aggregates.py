@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.batches import EventBatch, Floats, Outcomes
+from app.core.windows import FeatureState, WindowPlan
+from schemas.pipeline import Aggregate, Window
+
+NAN = float("nan")
+HOP_MS = 1_000
+SIZES = (1, 3, 8)
+RING, RETAIN = 8, 12
+
+FIELDS: dict[Aggregate, str | None] = {
+    "count": None, "rate": None, "time_since_last": None, "sum": "amount", "mean": "amount", "variance": "amount",
+    "min": "amount", "max": "amount", "last": "amount", "share": "amount", "distinct": "shop",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Happening:
+    """An event, or a label: when, of whom, where, and how much."""
+
+    is_event: bool
+    time_ms: int
+    customer: str
+    shop: str | None
+    amount: float
+
+
+@dataclass
+class Log:
+    """The laws of the tile store and of each aggregate, recomputed from all updates at each read."""
+
+    of: str
+    clock: float = float("-inf")
+    updates: list[Happening] = field(default_factory=list)
+
+    def values(self, event: Happening, windows: list[Window]) -> list[float]:
+        tile = event.time_ms // HOP_MS
+        mine = [u for u in self.updates if u.customer == event.customer]
+        newest = max((u.time_ms // HOP_MS for u in mine), default=float("-inf"))
+        kept = [u for u in mine if u.time_ms // HOP_MS > max(newest - RING, self.clock - RETAIN)]
+        found = []
+        for window in windows:
+            since = [u for u in kept if u.time_ms // HOP_MS > tile - window.size_ms // HOP_MS]
+            seen = since if window.aggregate == "distinct" else [u for u in since if u.time_ms // HOP_MS <= tile]
+            found.append(NAIVE[window.aggregate](event, window, seen))
+        self.clock = max(self.clock, tile)
+        return found
+
+    def update(self, happening: Happening) -> None:
+        tile = happening.time_ms // HOP_MS
+        if tile > self.clock - RETAIN:
+            self.updates.append(happening)
+        self.clock = max(self.clock, tile)
+
+    def process(self, found: list[Happening], windows: list[Window]) -> list[list[float]]:
+        rows = []
+        for happening in found:
+            if happening.is_event:
+                rows.append(self.values(happening, windows))
+            if happening.is_event == (self.of == "events"):
+                self.update(happening)
+        return rows
+
+
+def amounts(seen: list[Happening]) -> list[float]:
+    return [u.amount for u in seen if u.amount == u.amount]
+
+
+def fixed(value: float) -> int:
+    return round(value * 2**20)  # rounds half to even, as numpy does
+
+
+def total(seen: list[Happening]) -> float:
+    return sum(fixed(value) for value in amounts(seen)) / 2**20
+
+
+def last_of(seen: list[Happening]) -> float:
+    known = [u for u in seen if u.amount == u.amount]
+    newest = max((u.time_ms for u in known), default=None)
+    return [u.amount for u in known if u.time_ms == newest][-1] if known else NAN
+
+
+def variance_of(seen: list[Happening]) -> float:
+    exact = [fixed(value) for value in amounts(seen)]
+    if len(exact) < 2:
+        return NAN
+    n, squares, sum_ = len(exact), sum(value * value for value in exact), sum(exact)
+    return (n * squares - sum_ * sum_) / (n * (n - 1) * 2**40)
+
+
+NAIVE: dict[Aggregate, Callable[[Happening, Window, list[Happening]], float]] = {
+    "count": lambda _, __, seen: len(seen),
+    "rate": lambda _, window, seen: len(seen) / (window.size_ms / 1000),
+    "time_since_last": lambda event, _, seen: (
+        max(event.time_ms - max(u.time_ms for u in seen), 0) / 1000 if seen else NAN
+    ),
+    "sum": lambda _, __, seen: total(seen),
+    "mean": lambda _, __, seen: total(seen) / len(amounts(seen)) if amounts(seen) else NAN,
+    "variance": lambda _, __, seen: variance_of(seen),
+    "min": lambda _, __, seen: min(amounts(seen), default=NAN),
+    "max": lambda _, __, seen: max(amounts(seen), default=NAN),
+    "last": lambda _, __, seen: last_of(seen),
+    "share": lambda _, __, seen: sum(a != 0 for a in amounts(seen)) / len(amounts(seen)) if amounts(seen) else NAN,
+    "distinct": lambda _, __, seen: len({u.shop for u in seen if u.shop is not None}),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Windows of one `of` over three sizes, and the plan of their stores."""
+
+    of: str
+    windows: list[Window]
+
+    @property
+    def plan(self) -> WindowPlan:
+        return WindowPlan.of(self.windows, retain_ms=(RETAIN - RING) * HOP_MS)
+
+    def batch(self, found: list[Happening]) -> tuple[Floats, EventBatch, Outcomes]:
+        events = [h for h in found if h.is_event]
+        before = list(itertools.accumulate(h.is_event for h in found))
+        labels = [(at, h) for at, h in zip(before, found, strict=True) if not h.is_event]
+        batch = EventBatch(
+            np.arange(len(events)), times(events), [h.customer for h in events], ["id"] * len(events), columns(events)
+        )
+        joined = [h for _, h in labels]
+        outcomes = Outcomes(np.array([at for at, _ in labels], dtype=np.int64), times(joined), columns(joined))
+        return np.full((len(events), len(self.windows)), np.nan), batch, outcomes
+
+
+def times(found: list[Happening]) -> Any:
+    return np.array([h.time_ms for h in found], dtype=np.int64)
+
+
+def columns(found: list[Happening]) -> dict[str, Any]:
+    return {
+        "customer": np.array([h.customer for h in found], dtype=object),
+        "shop": np.array([h.shop for h in found], dtype=object),
+        "amount": np.array([h.amount for h in found], dtype=np.float64),
+    }
+
+
+def setting_of(of: Any, aggregates: tuple[Aggregate, ...]) -> Setting:
+    return Setting(
+        of, [Window(of, ("customer",), size * HOP_MS, HOP_MS, a, FIELDS[a]) for a in aggregates for size in SIZES]
+    )
+
+
+def run(setting: Setting, state: FeatureState, found: list[Happening]) -> list[list[float]]:
+    matrix, events, outcomes = setting.batch(found)
+    state.apply(matrix, events, outcomes)
+    return matrix.tolist()
+
+
+happenings = st.lists(
+    st.builds(
+        Happening,
+        st.booleans(),
+        st.integers(0, 20 * HOP_MS).map(lambda t: t // 250 * 250),
+        st.sampled_from("ab"),
+        st.sampled_from(["x", "y", "z", None]),
+        st.sampled_from([0.0, -0.0, 1.0, -2.5, 1e-7, 4.0, 2.0**37, NAN]),
+    ),
+    max_size=50,
+)
+in_order = happenings.map(lambda found: sorted(found, key=lambda h: h.time_ms))
+a_little_late = in_order.map(lambda found: [h for at in range(0, len(found), 4) for h in reversed(found[at : at + 4])])
+logs = happenings | in_order | a_little_late
+cuts = st.lists(st.integers(0, 50), max_size=6)
+
+
+def same(found: list[list[float]], expected: list[list[float]]) -> bool:
+    return np.array(found).tobytes() == (np.array(expected) + 0.0).tobytes() or np.array_equal(
+        np.array(found), np.array(expected), equal_nan=True
+    )
+
+
+def pieces(found: list[Happening], places: list[int]) -> list[list[Happening]]:
+    edges = [0, *sorted(place % (len(found) + 1) for place in places), len(found)]
+    return [found[start:stop] for start, stop in pairwise(edges)]
+
+
+@pytest.mark.parametrize("of", ["events", "labels"])
+@pytest.mark.parametrize("aggregate", get_args(Aggregate))
+@settings(max_examples=60)
+@given(found=logs, places=cuts)
+def test_each_aggregate_equals_its_recomputation_from_the_log(
+    of: str, aggregate: Aggregate, found: list[Happening], places: list[int]
+) -> None:
+    setting = setting_of(of, (aggregate,))
+    state = FeatureState(setting.plan)
+
+    rows = [row for piece in pieces(found, places) for row in run(setting, state, piece)]
+
+    assert same(rows, Log(of).process(found, setting.windows))
+
+
+@pytest.mark.parametrize("of", ["events", "labels"])
+@settings(max_examples=100)
+@given(found=logs, places=cuts, restart=st.integers(0, 6), batch=st.integers(1, 9))
+def test_all_aggregates_of_one_store_go_on_the_same_after_a_restart(
+    of: str, found: list[Happening], places: list[int], restart: int, batch: int
+) -> None:
+    setting = setting_of(of, get_args(Aggregate))
+    state = FeatureState(setting.plan)
+    log: list[tuple[bytes, bytes | None]] = []
+    rows = []
+    for at, piece in enumerate(pieces(found, places)):
+        if at == restart:
+            state = FeatureState(setting.plan)
+            for start in range(0, len(log), batch):
+                state.restore(log[start : start + batch])
+        rows += run(setting, state, piece)
+        log += state.drain_changes()
+
+    assert same(rows, Log(of).process(found, setting.windows))
+
+
+@settings(max_examples=60)
+@given(found=logs, places=cuts)
+def test_a_compacted_log_restores_the_same_and_holds_no_more_than_what_is_kept(
+    found: list[Happening], places: list[int]
+) -> None:
+    setting = setting_of("events", get_args(Aggregate))
+    state = FeatureState(setting.plan)
+    log: dict[bytes, bytes | None] = {}
+    for piece in pieces(found, places):
+        run(setting, state, piece)
+        for key, value in state.drain_changes():
+            log.pop(key, None)
+            log[key] = value
+    restored = FeatureState(setting.plan)
+    restored.restore(list(log.items()))
+    probe = [Happening(True, t * HOP_MS, c, "x", 1.0) for t in (5, 12, 20) for c in "ab"]
+
+    assert same(run(setting, restored, probe), run(setting, state, probe))
+
+
+def test_variance_is_that_of_the_textbook_to_the_last_bit() -> None:
+    setting = setting_of("events", ("variance",))
+    values = [1e9 + 0.25, 1e9 + 0.5, 1e9 + 1.0]  # what a sum of squared floats would lose
+    events = [Happening(True, at, "a", None, value) for at, value in enumerate([*values, 0.0])]
+
+    rows = run(setting, FeatureState(setting.plan), events)
+
+    assert np.isnan(rows[1][2])  # of one value
+    assert rows[-1][2] == statistics.variance([0.25, 0.5, 1.0])
