@@ -151,6 +151,18 @@ class RecordingPart:
                 if len(piece):
                     yield piece
 
+    def offsets(self, partition: int) -> Iterator[Ints]:
+        """The offsets of the events that count, a row group at a time."""
+        stretch, decode = self.stretches[partition], EventDecoder(self._pipeline.events).decode
+        for batch in self.recording.read(EVENTS, partition, self._pipeline, stretch.first, stretch.stop):
+            events, _ = decode(batch)
+            yield events.offsets
+
+    def from_offsets(self, offsets: dict[int, int]) -> RecordingPart:
+        """The part that begins later, at an offset of each partition, and ends where this one does."""
+        stops = {partition: stretch.stop for partition, stretch in self.stretches.items()}
+        return RecordingPart(self.recording, self._pipeline, Bound(offsets=offsets), Bound(offsets=stops))
+
     def _stretch(self, partition: int, look: _Look) -> Stretch:
         start, label_start, warm_events = look.first, 0, 0
         if self.warm_from_ms is not None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "record": "Copy a pipeline's topics to a recording (Parquet).",
     "replay": "Run a recording or the topics through the same core; check or compare scores.",
     "replay-dead-letters": "Send what could not be scored back to where it came from, once.",
+    "backfill": "Score history with a version, into ClickHouse beside the live scores.",
     "score": "Score a Parquet or CSV file.",
     "query": "Run SQL on the ClickHouse tables.",
     "check": "Check a pipeline file, its connections and its contracts.",

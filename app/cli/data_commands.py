@@ -123,6 +123,11 @@ class Counter:
         self._bar.update(self._task, advance=records, rate=f"{speed:,.0f}/s" if speed else "", words=words)
 
 
+def count(n: int, what: str) -> str:
+    """Say how many: 1 record, 2 records."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def describe_rate(records: int, seconds: float) -> str:
     """Say how long it took, and how fast that is."""
     return f"in {seconds:.1f} s ({records / seconds:,.0f}/s)" if seconds > 0 else "at once"

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from app.adapters.letter_sender import LetterSender, read_done, read_letters
-from app.cli.data_commands import Counter, plain_errors
+from app.cli.data_commands import Counter, count, plain_errors
 from app.cli.model_context import ModelContext, UtcTime, emit, read_clock_ms, with_context
 from app.core.letter_selection import Selection, Wanted, select
 
@@ -104,17 +104,17 @@ async def _run(context: ModelContext, wanted: Wanted, size: int, *, dry_run: boo
 def _describe(selection: Selection, sent: int, foreign: int, *, dry_run: bool) -> list[str]:
     lines = []
     if dry_run:
-        lines.append(f"{len(selection.letters):,} records would be sent back to where they came from; none was sent.")
+        lines.append(f"{count(len(selection.letters), 'record')} would go back to where they came from; none was sent.")
     else:
-        lines.append(f"{sent:,} records were sent back to where they came from.")
+        lines.append(f"{count(sent, 'record')} sent back to where they came from.")
     width = max((len(f"{n:,}") for n in selection.counts.values()), default=0)
     lines += [f"  {n:>{width},}  {stage}: {reason}" for (stage, reason), n in selection.counts.most_common()]
     if selection.done:
-        lines.append(f"{selection.done:,} had been sent back before.")
+        lines.append(f"{count(selection.done, 'record')} had been sent back before.")
     if selection.repeated:
         lines.append(
-            f"{selection.repeated:,} had been sent back before and were rejected again: mend what rejects them, and add"
-            " --again."
+            f"{count(selection.repeated, 'record')} had been sent back before and rejected again: mend what rejects them,"
+            " and add --again."
         )
     if selection.unmatched:
         others = ", ".join(f"{stage}: {reason} {n:,}" for (stage, reason), n in selection.unmatched.most_common(8))
