@@ -81,6 +81,14 @@ class KeyIndex:
         """The key of a code, as bytes."""
         return self.encode(self._keys[code])
 
+    def encoded_all(self, codes: Ints) -> list[bytes]:
+        """The keys of many codes, as bytes."""
+        keys, encode = self._keys, self._encode
+        found = [keys[code] for code in codes.tolist()]
+        if found and isinstance(found[0], tuple):
+            return [encode(key) for key in found]
+        return [encode((key,)) for key in found]
+
     def remove(self, code: int) -> None:
         """Free a code."""
         del self._codes[self._keys[code]]

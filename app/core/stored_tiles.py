@@ -54,7 +54,7 @@ class StoredTiles:
         if not len(rows):
             return records, rows
         distinct, each = np.unique(rows, return_inverse=True)
-        encoded, head = list(map(self._index.encoded, distinct.tolist())), self._slot_bytes
+        encoded, head = self._index.encoded_all(distinct), self._slot_bytes
         keys = [head[slot] + encoded[row] for row, slot in zip(each.tolist(), slots.tolist(), strict=True)]
         there, places = self.tiles.find_slots(rows, slots)
         if there.all():
@@ -68,7 +68,7 @@ class StoredTiles:
         """Clear rows (after a drain); the records that clear the changelog."""
         found = self.tiles.cells.read(rows)
         slots = np.unique(found.group * self.tiles.ring + found.tiles % self.tiles.ring)
-        encoded, head = list(map(self._index.encoded, rows.tolist())), self._slot_bytes
+        encoded, head = self._index.encoded_all(rows), self._slot_bytes
         self.tiles.clear(rows)
         return [
             (head[slot] + encoded[row], None)

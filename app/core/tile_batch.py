@@ -81,6 +81,9 @@ class KeyRuns:
         self._is_disordered[rank[steps_back]] = True
         self.is_disordered = len(steps_back) > 0
         self._places: Ints | None = None
+        first = self.starts[:-1]
+        self._oldest = np.minimum.reduceat(tiles, first) if len(tiles) else tiles
+        self._newest = np.maximum.reduceat(tiles, first) if len(tiles) else tiles
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -131,12 +134,18 @@ class KeyRuns:
 
     def _ends_upto(self, span: Span, bounds: Ints) -> Ints:
         """Of keys whose tiles ascend: where the updates up to a bound end, among those before the read."""
+        # Most bounds are beyond what a batch has of a key, on one side or the other: only the rest is searched for.
+        ends = np.where(bounds >= self._newest[span.group], span.ends, span.starts)
+        inner = np.nonzero((bounds < self._newest[span.group]) & (bounds >= self._oldest[span.group]))
+        if not len(inner[0]):
+            return ends
         if self._places is None:
             self._places = self.rank * self._width + (self.tiles - self._low)
-        wanted = span.group * self._width + np.minimum(np.maximum(bounds - self._low, -1), self._width - 2)
-        ends = np.searchsorted(self._places, wanted, side="right")
-        limited: Ints = np.minimum(np.maximum(ends, span.starts), span.ends)
-        return limited
+        reads = inner[-1]
+        wanted = span.group[reads] * self._width + (bounds[inner] - self._low)
+        found = np.searchsorted(self._places, wanted, side="right")
+        ends[inner] = np.minimum(np.maximum(found, span.starts[reads]), span.ends[reads])
+        return ends
 
     def _disordered(self, span: Span) -> Ints:
         """The reads whose key has tiles that step back."""

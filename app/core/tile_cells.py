@@ -69,6 +69,7 @@ class TileCells:
         self._nodes = np.zeros((0, maxima), dtype=np.int64)
         self._end = 0
         self._free: dict[int, list[int]] = {}
+        self._extend(64)
 
     @property
     def state_bytes(self) -> int:
@@ -91,8 +92,6 @@ class TileCells:
 
     def newest(self, rows: Ints) -> Ints:
         """Tile of each row's last cell; NEVER for an empty row."""
-        if not len(self._tiles):
-            return np.full(len(rows), NEVER, dtype=np.int64)
         lengths = self._lengths[rows]
         last = self._tiles[np.maximum(self._starts[rows] + lengths - 1, 0)]
         return np.where(lengths > 0, last, NEVER)
@@ -101,21 +100,20 @@ class TileCells:
         """How many cells of each row have a tile up to the bound; ``bounds``: (any number of) x rows."""
         lengths = self._lengths[rows]
         counts = np.zeros(bounds.shape, dtype=np.int64)
-        step = 1 << int(lengths.max(initial=0)).bit_length() >> 1
         before = self._starts[rows] - 1
+        step = 1 << int(lengths.max(initial=0)).bit_length() >> 1
         while step:
-            further = counts + step
-            inside = further <= lengths
-            tiles = self._tiles[before + np.minimum(further, lengths)]
-            counts += step * (inside & (tiles <= bounds))
+            further = np.minimum(counts + step, lengths)
+            tiles = self._tiles.take(before + further, mode="clip")  # -1: of an empty row, whose count stays 0
+            np.copyto(counts, further, where=(tiles <= bounds) & (further > counts))
             step >>= 1
         return counts
 
     def sums_before(self, rows: Ints, places: Ints) -> Ints:
         """Running sums up to a place of each row (a result of `count_upto`), x sums."""
-        sums = self._totals[np.broadcast_to(rows, places.shape)]
-        inner = places < self._lengths[rows]
-        sums[inner] = self._before[(self._starts[rows] + places)[inner]]
+        sums: Ints = self._before.take(self._starts[rows] + places, axis=0, mode="clip")
+        is_end = places >= self._lengths[rows]
+        sums[is_end] = self._totals[np.broadcast_to(rows, places.shape)[is_end]]
         return sums
 
     def totals(self, rows: Ints) -> Ints:
@@ -338,9 +336,11 @@ class TileCells:
         self._starts[rows] = starts
         self._rooms[rows] = rooms
         if self._end > len(self._tiles):
-            size = max(self._end, len(self._tiles) * 9 // 8, 64)
-            for array in self._heap():
-                _resize(array, size)
+            self._extend(max(self._end, len(self._tiles) * 9 // 8))
+
+    def _extend(self, size: int) -> None:
+        for array in self._heap():
+            _resize(array, size)
 
 
 def _resize(array: NDArray[np.generic], size: int) -> None:
