@@ -131,6 +131,47 @@ def test_three_times_the_load_is_caught_up_in_bounded_memory(
     asyncio.run(scenario())
 
 
+SLOW_FEATURE = """
+[[features]]
+name = "slow"
+type = "float"
+python = "slow.py:slow"
+arguments = ["amount"]
+"""
+SLOW_MODULE = """
+import time
+
+def slow(amount):
+    time.sleep(0.002 * len(amount))
+    return amount * 0
+"""
+
+
+@pytest.mark.chaos_full
+def test_a_slow_model_leaves_its_backlog_in_kafka(kafka: str, tmp_path: Path, seed: int) -> None:
+    """120 MB of events wait for a worker that takes 2 ms for each: it must not take them all into its memory."""
+    n, pad = 30_000, 4_000
+    setup = Setup("exactly_once", workers=1, features=SLOW_FEATURE)
+
+    async def scenario() -> None:
+        (tmp_path / "slow.py").write_text(SLOW_MODULE)
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=n, rate=4_000, pad=pad), setup) as run:
+            await run.produce()
+            await run.wait_for(lambda: run.producer.sent >= n, "the load")
+            behind_mb = (n - run.reader.count) * pad / 1e6
+            await run.wait_for(lambda: run.reader.count >= n * 0.95, "the scores", 600)
+            outcome = await run.finish()
+        figures = (
+            Figure("waiting in Kafka when the load ended", behind_mb, "MB"),
+            Figure("peak RSS of the worker", outcome.peak_rss_mb, "MB", MOST_RSS_MB),
+        )
+        row = record(run.row("P20", "a model that takes 2 ms an event", outcome, 1, figures=figures))
+        assert row.passed, outcome.findings.describe()
+        assert outcome.peak_rss_mb < 2 * MOST_RSS_MB
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.chaos_full
 def test_a_cold_start_with_100_000_keys_takes_the_stated_time(kafka: str, tmp_path: Path, seed: int) -> None:
     setup = Setup("exactly_once", workers=1)

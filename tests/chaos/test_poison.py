@@ -75,30 +75,30 @@ LARGE: dict[str, list[tuple[bytes, bool]]] = {
 }
 
 
-@pytest.mark.parametrize("what", LARGE)
-def test_large_records_stop_nothing(kafka: str, tmp_path: Path, seed: int, what: str) -> None:
+@pytest.mark.parametrize(
+    "setup",
+    [
+        pytest.param(Setup("exactly_once", workers=1), id="exactly-once"),
+        pytest.param(Setup("at_least_once", workers=1), id="at-least-once", marks=pytest.mark.chaos_full),
+    ],
+)
+def test_large_records_stop_nothing(kafka: str, tmp_path: Path, seed: int, setup: Setup) -> None:
     """Whatever a broker takes as an event has one outcome, a score or a dead letter, and what follows it is scored."""
-    setup = Setup("exactly_once", workers=1)
 
     async def scenario() -> None:
         async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200, poison=0.0), setup) as run:
             await run.produce()
             topic = run.pipeline.topics.events
             extra = LoadProducer(kafka, run.pipeline.topics, run.load)
-            for value, is_poison in LARGE[what]:
-                await extra.write([Sent(topic, 1, value, START_MS, POISONED if is_poison else ())])
+            for values in LARGE.values():
+                for value, is_poison in values:
+                    await extra.write([Sent(topic, 1, value, START_MS, POISONED if is_poison else ())])
                 await run.every_partition_scores(deadline_s=60)
             outcome = await run.finish()
         restarts = len(outcome.exit_codes) - setup.workers
-        row = record(
-            run.row(
-                "P8",
-                f"oversized: {what}",
-                outcome,
-                len(LARGE[what]),
-                figures=(Figure("restarts", restarts, "workers", goal=0),),
-            )
-        )
+        count = sum(map(len, LARGE.values()))
+        figures = (Figure("restarts", restarts, "workers", goal=0),)
+        row = record(run.row("P8", f"oversized: {', '.join(LARGE)}", outcome, count, figures=figures))
         assert row.passed, outcome.findings.describe()
         assert restarts == 0
 

@@ -86,8 +86,10 @@ class Fleet:
         process = self._slots[number].process
         return process is not None and process.poll() is None
 
-    def kill(self, number: int) -> None:
-        """SIGKILL; the slot's next worker starts by itself."""
+    def kill(self, number: int, *, for_good: bool = False) -> None:
+        """SIGKILL; the slot's next worker starts by itself, unless it is ``for_good``."""
+        if for_good:
+            self._slots[number].wanted = False
         self._signal(number, signal.SIGKILL)
         self.kills += 1
 
@@ -177,9 +179,12 @@ class Fleet:
             await asyncio.sleep(0.1)
 
 
-def worker_command(pipeline: Path, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of a worker of ours."""
+def worker_command(
+    pipeline: Path, environment: Mapping[str, str], instance: str | None
+) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of a worker of ours; ``instance``: its name as a static member of the group."""
     return (
-        [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(pipeline)],
+        [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(pipeline)]
+        + (["--instance", instance] if instance else []),
         {**os.environ, **environment},
     )

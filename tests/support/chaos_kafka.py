@@ -7,6 +7,8 @@ import signal
 import socket
 from pathlib import Path
 
+import psutil
+
 from app.adapters.embedded_kafka import HOST, EmbeddedKafka
 from app.adapters.stack_error import StackError
 
@@ -52,6 +54,21 @@ class BreakableKafka(EmbeddedKafka):
         os.kill(pid, signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
+        self.deaths += 1
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, and nothing answers."""
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGCONT)
+
+    def fill_disk(self) -> None:
+        """Let no file grow beyond what it has: each append fails, until another process starts with room again."""
+        psutil.Process(self.pid).rlimit(psutil.RLIMIT_FSIZE, (1024, 1024))
         self.deaths += 1
 
     def revive(self) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,6 @@ from chaos_report import Figure, Row
 from worker_bench import LABEL_FEATURE, LABELS, TOML, Bench
 
 from app.offline import load_model
-from app.settings import Settings
 from models.registry import Registry
 from schemas.pipeline_file import load as load_pipeline
 from schemas.topics import Topic
@@ -35,14 +34,18 @@ PATIENCE_S = 240.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What a pipeline under test is like; ``extra``: lines of TOML before its first table."""
+    """What a pipeline under test and its workers are like.
+
+    ``static``: workers are static members of their group. ``features``: TOML of more features.
+    """
 
     delivery: str = "exactly_once"
     with_labels: bool = False
     partitions: int = 4
     commit_interval_ms: int = 50
     workers: int = 2
-    extra: str = ""
+    static: bool = True
+    features: str = ""
 
 
 @dataclass
@@ -146,10 +149,10 @@ class ChaosRun(Bench):
         text = TOML.format(
             name=self.pipeline.name,
             labels=LABELS.replace("20s", "10m") if setup.with_labels else "",
-            label_feature=LABEL_FEATURE if setup.with_labels else "",
+            label_feature=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
         )
         head = f'delivery = "{setup.delivery}"\npartitions = {setup.partitions}\n'
-        head += f"commit_interval_ms = {setup.commit_interval_ms}\n{setup.extra}"
+        head += f"commit_interval_ms = {setup.commit_interval_ms}\n"
         path.write_text(text.replace("partitions = 3\ncommit_interval_ms = 50\n", head))
         self.pipeline = load_pipeline(path)
         self.load = replace(load, partitions=setup.partitions, with_labels=setup.with_labels)
@@ -157,11 +160,12 @@ class ChaosRun(Bench):
         self.started_at = 0.0
         self.producer = LoadProducer(bootstrap, self.pipeline.topics, self.load, lambda: self.pace)
         self.reader = ScoreReader(bootstrap, self.pipeline.topics.scores, setup.partitions)
-        worker_settings: Settings = replace(self.settings, kafka=worker_bootstrap or bootstrap)
-        self.slot_environment: dict[int, Mapping[str, str]] = {}
-        self.fleet = Fleet(folder, max(setup.workers, 3), lambda slot: worker_command(
-            path, {**worker_settings.to_environment(), **self.slot_environment.get(slot, {})}
-        ))  # fmt: skip
+        environment = replace(self.settings, kafka=worker_bootstrap or bootstrap).to_environment()
+        self.fleet = Fleet(
+            folder,
+            max(setup.workers, 3),
+            lambda slot: worker_command(path, environment, f"w{slot}" if setup.static else None),
+        )
         self.versions = ["1.0.0"]
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
@@ -320,7 +324,7 @@ class ChaosRun(Bench):
             promise,
             fault,
             seed=self.load.seed,
-            load=f"{self.load.describe()}, {self.setup.workers} workers",
+            load=f"{self.load.describe()}, {self.setup.workers} {'static' if self.setup.static else 'dynamic'} workers",
             delivery=self.setup.delivery,
             events=found.events,
             faults=faults,
