@@ -39,7 +39,7 @@ def command(
     version: str,
     with_features: bool,
 ) -> None:
-    r"""Score the events of a RECORDING, or of the topics as they are now, with one version, into backfilled_scores.
+    """Score the events of a RECORDING, or of the topics as they are now, with one version, into backfilled_scores.
 
     That table is apart from the live scores: nothing that reads scores or daily_scores sees a backfill. Run it again
     after a crash and it goes on where rows are missing; the same again changes nothing. While the embedded stack runs,
@@ -50,7 +50,7 @@ def command(
       streamgauge backfill --model 1.1.0
       streamgauge backfill year.parquet --model 1.1.0 --from 2013-05-01 --to 2013-06-01
       streamgauge query "SELECT version, avg(score) FROM backfilled_scores GROUP BY version"
-    """
+    """  # noqa: D301  # click takes the character, so that examples keep their lines
     context = ModelContext.read(pipeline, home)
     started = time.monotonic()
     with (
@@ -65,7 +65,7 @@ def command(
             "source": str(path) if path is not None else "topics",
             "version": version,
             "events": part.events,
-            "held_before": part.events - (left.events if left is not None else 0),
+            "held_before": sum(block.rows for block in held.values()),
             "written": 0,
             "rejected": 0,
         }
@@ -73,12 +73,10 @@ def command(
             writer = BackfillWriter(rows, context.pipeline, held, with_features=with_features)
             result["rejected"] = _score(context, left, version, writer)
             result["written"] = writer.written
-            result["held_before"] += writer.kept
     seconds = time.monotonic() - started
     result["seconds"] = round(seconds, 3)
-    lines = [
-        f"{count(result['written'], 'score')} of {version} written to backfilled_scores {describe_rate(result['written'], seconds)}."
-    ]
+    written = count(result["written"], "score")
+    lines = [f"{written} of {version} written to backfilled_scores {describe_rate(result['written'], seconds)}."]
     if result["held_before"]:
         lines.append(f"{count(result['held_before'], 'event')} had theirs already.")
     if result["rejected"]:

@@ -20,7 +20,7 @@ from app.core.bounds import OPEN, Bound
 @click.option("--from", "begin", type=BoundType(), default=OPEN, help="Where to begin.  [default: the oldest record]")
 @click.option("--to", "end", type=BoundType(), default=OPEN, help="Where to end.  [default: what the topics hold now]")
 def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, begin: Bound, end: Bound) -> None:
-    r"""Copy events, labels, scores and model updates into RECORDING, a Parquet file for replay, train and produce.
+    """Copy events, labels, scores and model updates into RECORDING, a Parquet file for replay, train and produce.
 
     Committed records only, up to where the topics end when it starts; then it ends. It reads without a consumer group,
     so no worker notices. The file appears when it is whole.
@@ -34,7 +34,7 @@ def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, be
       streamgauge record all.parquet
       streamgauge record day.parquet --from 2026-03-01 --to 2026-03-02
       streamgauge record tail.parquet --from 0:15000,1:14800
-    """
+    """  # noqa: D301  # click takes the character, so that examples keep their lines
     check_order(begin, end)
     context = ModelContext.read(pipeline, home)
     started = time.monotonic()

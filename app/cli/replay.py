@@ -72,7 +72,7 @@ def command(
     write: bool,
     out: Path | None,
 ) -> None:
-    r"""Run a RECORDING, or the topics as they are now, through the core that scores the stream, once, and end.
+    """Run a RECORDING, or the topics as they are now, through the core that scores the stream, once, and end.
 
     The topics are read without a consumer group: no worker notices. --from and --to bound event time (a stretch of
     each partition's log: from the first event that is not before --from up to the first that is not before --to), or
@@ -90,7 +90,7 @@ def command(
       streamgauge replay --models 1.1.0 --diff --plot diff.svg
       streamgauge replay day.parquet --models 1.0.0,1.1.0 --diff --write
       streamgauge replay --from 0:1500,1:1480 --models 1.1.0 --out scores.parquet
-    """
+    """  # noqa: D301  # click takes the character, so that examples keep their lines
     sides = _read_sides(models, with_diff=with_diff, with_check=with_check)
     if (plot or write) and not with_diff:
         raise click.UsageError("--plot and --write show a difference: add --diff.")

@@ -48,7 +48,7 @@ def command(
     size: int,
     dry_run: bool,
 ) -> None:
-    r"""Send records that could not be scored back to the end of the topic partition they came from, each once.
+    """Send records that could not be scored back to the end of the topic partition they came from, each once.
 
     The original key, value and headers, and a header that says where the record was read first. Run it again, after a
     crash or by mistake: what was sent is not sent again. Of two at once, the one that started first ends.
@@ -61,7 +61,7 @@ def command(
       streamgauge replay-dead-letters --dry-run
       streamgauge replay-dead-letters --reason wrong_type --from 2026-03-01T06:00:00Z
       streamgauge replay-dead-letters --stage features
-    """
+    """  # noqa: D301  # click takes the character, so that examples keep their lines
     if from_ms is not None and to_ms is not None and from_ms >= to_ms:
         raise click.UsageError("--to must be after --from.")
     context = ModelContext.read(pipeline, home)
@@ -104,7 +104,8 @@ async def _run(context: ModelContext, wanted: Wanted, size: int, *, dry_run: boo
 def _describe(selection: Selection, sent: int, foreign: int, *, dry_run: bool) -> list[str]:
     lines = []
     if dry_run:
-        lines.append(f"{count(len(selection.letters), 'record')} would go back to where they came from; none was sent.")
+        chosen = count(len(selection.letters), "record")
+        lines.append(f"{chosen} would go back to where they came from; none was sent.")
     else:
         lines.append(f"{count(sent, 'record')} sent back to where they came from.")
     width = max((len(f"{n:,}") for n in selection.counts.values()), default=0)
