@@ -14,11 +14,16 @@ from app.settings import Settings
 
 #: "full": everything; anything else: without what is marked ``chaos_full``.
 SCOPE_VARIABLE = "STREAMGAUGE_CHAOS"
+#: Of one test: dozens of faults take their time, the more on a busy machine.
+FULL_TIMEOUT_S = 3_600
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, without a word, what only `make chaos` runs."""
     if os.environ.get(SCOPE_VARIABLE) == "full":
+        for item in items:
+            if item.get_closest_marker("chaos_full"):
+                item.add_marker(pytest.mark.timeout(FULL_TIMEOUT_S))
         return
     left_out = [item for item in items if item.get_closest_marker("chaos_full")]
     if left_out:
