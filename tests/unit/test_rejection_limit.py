@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.rejection_limit import RejectionLimit, TooManyDeadLettersError
+from schemas.pipeline import Limits
+
+LOGS = st.lists(st.booleans(), max_size=60)  # True: rejected
+LIMITS = st.builds(Limits, st.integers(1, 12), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]), st.integers(1, 25))
+
+
+def stops_at(log: list[bool], limits: Limits) -> int | None:
+    """The first record at which a limit is reached, by definition."""
+    for end in range(1, len(log) + 1):
+        row = 0
+        for is_bad in log[:end]:
+            row = row + 1 if is_bad else 0
+        if row >= limits.consecutive or sum(log[max(0, end - limits.of_last) : end]) > limits.share * limits.of_last:
+            return end - 1
+    return None
+
+
+def observe(limit: RejectionLimit, log: list[bool], start: int, stop: int) -> None:
+    good = [3 * at for at in range(start, stop) if not log[at]]
+    limit.observe(np.array(good, dtype=np.int64), [3 * at for at in range(start, stop) if log[at]])
+
+
+@given(
+    log=LOGS, limits=LIMITS, cuts=st.lists(st.integers(0, 60), max_size=8), restarts=st.lists(st.booleans(), max_size=9)
+)
+def test_a_limit_stops_at_the_same_record_wherever_steps_are_cut_and_workers_restart(
+    log: list[bool], limits: Limits, cuts: list[int], restarts: list[bool]
+) -> None:
+    stop = stops_at(log, limits)
+    places = sorted({0, len(log), *(cut for cut in cuts if cut < len(log))})
+    limit = RejectionLimit(limits)
+    for number, (start, end) in enumerate(pairwise(places)):
+        if stop is not None and start <= stop < end:
+            with pytest.raises(TooManyDeadLettersError):
+                observe(limit, log, start, end)
+            return
+        observe(limit, log, start, end)
+        if number < len(restarts) and restarts[number]:
+            saved = limit.state()
+            limit = RejectionLimit(limits)
+            limit.restore(saved)
+    assert stop is None
+
+
+def test_the_share_is_of_the_last_events_whatever_steps_they_came_in() -> None:
+    """Two of every three are bad: of the last 90, the 46th is one too many, at the 69th record."""
+    limits = Limits(consecutive=1000, share=0.5, of_last=90)
+    log = [at % 3 > 0 for at in range(90)]
+    assert stops_at(log, limits) == 68
+    limit = RejectionLimit(limits)
+    for at in range(68):
+        observe(limit, log, at, at + 1)
+    with pytest.raises(TooManyDeadLettersError, match="2 events in a row and 46 of 90"):
+        observe(limit, log, 68, 69)
+
+
+def test_what_is_kept_is_small_while_little_is_rejected() -> None:
+    limit = RejectionLimit(Limits(consecutive=1000, share=0.5, of_last=5000))
+    observe(limit, [True, False] * 100, 0, 200)
+    limit.observe(np.arange(600, 600 + 4900, dtype=np.int64), [])
+    assert limit.state() == {"consecutive": 0, "ago": list(range(5000, 4900, -2))}
+    limit.observe(np.arange(10_000, 15_000, dtype=np.int64), [])
+    assert limit.state() == {"consecutive": 0, "ago": []}
+
+
+def test_a_share_of_one_keeps_nothing() -> None:
+    limit = RejectionLimit(Limits(consecutive=10**9, share=1.0, of_last=10**9))
+    observe(limit, [True] * 1000, 0, 1000)
+    assert limit.state()["ago"] == []
