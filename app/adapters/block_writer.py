@@ -51,14 +51,16 @@ class Start:
         First offset that is not known to be in the table.
     next_offset
         Where the block that starts there ends, when its writing may have begun.
-    attempt, held
+    attempt
         As in `Plan`.
+    witnesses
+        Rows of earlier blocks, by their sources.
     """
 
     offset: int = 0
     next_offset: int | None = None
     attempt: int = 0
-    held: Source | None = None
+    witnesses: tuple[Source, ...] = ()
 
 
 @dataclass
@@ -142,6 +144,10 @@ class BlockWriter:
         """What waits for the warehouse."""
         return sum(held.size_bytes for held in self._held.values())
 
+    def witnesses(self) -> dict[TP, tuple[Source, ...]]:
+        """Rows that are in the table, by their sources."""
+        return {tp: held.start.witnesses for tp, held in self._held.items() if held.start.witnesses}
+
     def drain_rows(self) -> int:
         """Rows inserted since the last drain."""
         rows, self._rows = self._rows, 0
@@ -182,9 +188,8 @@ class BlockWriter:
                 held = self._held[cut.tp]
                 assert cut.block is not None
                 self.positions[cut.tp] = written[cut.tp] = cut.next_offset
-                held.start = replace(
-                    held.start, offset=cut.next_offset, next_offset=None, held=cut.block.last or held.start.held
-                )
+                witnesses = cut.block.witnesses or held.start.witnesses
+                held.start = replace(held.start, offset=cut.next_offset, next_offset=None, witnesses=witnesses)
                 held.rows -= sum(map(len, cut.batches))
                 held.size_bytes -= cut.size_bytes
                 if held.is_paused and held.size_bytes <= HELD_BYTES // 2:
@@ -241,7 +246,7 @@ class BlockWriter:
 
     def _plan_of(self, cut: _Cut) -> Plan:
         start = self._held[cut.tp].start
-        return Plan(cut.tp.topic, cut.tp.partition, start.offset, cut.next_offset, start.attempt, start.held)
+        return Plan(cut.tp.topic, cut.tp.partition, start.offset, cut.next_offset, start.attempt, *start.witnesses[:1])
 
 
 def _split(fetched: Fetched, end: int) -> tuple[Fetched, Fetched]:

@@ -136,6 +136,7 @@ CAUSES = (
 
 #: Words of errors of any code (75, 1001, none) that mean the disk: errno 28, 27 and 122.
 _DISK_SIGNS = ("No space left", "File too large", "Disk quota exceeded", "errno: 28", "errno: 27", "errno: 122")
+_READ_ONLY_SIGN = re.compile(r"Setting \w+ is readonly")
 _UNREACHABLE_SIGNS = (
     "Max retries",
     "Connection",
@@ -196,6 +197,8 @@ def find_cause(code: int | None, text: str, *, of_insert: bool) -> Cause | None:
     """Find what an error of a code and words is; None: nothing that is known."""
     if any(sign in text for sign in _DISK_SIGNS):
         return DISK
+    if code is None and _READ_ONLY_SIGN.search(text):
+        code = 164  # the driver looks at the user's settings before it asks
     if code is None:
         return UNREACHABLE if any(sign in text for sign in _UNREACHABLE_SIGNS) else None
     return next((cause for cause in CAUSES if code in cause.codes and (of_insert or not cause.of_inserts)), None)

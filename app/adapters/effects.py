@@ -20,6 +20,7 @@ from schemas.wire import DeadLetter, ModelStatus, ModelUpdate, Score, Source, en
 
 Columns = dict[str, ColumnValues]
 
+_WITNESSES = 8
 _SCORE = msgspec.json.Decoder(Score)
 
 
@@ -28,14 +29,14 @@ class Block:
     """Rows of one table, from a range of offsets of one partition.
 
     ``refused`` counts records that are none of ours. ``token`` is the same for the same records, and for no others.
-    ``last``: source of the last row.
+    ``witnesses``: sources of the last rows, of different keys, the very last one first.
     """
 
     columns: Columns
     rows: int
     refused: int
     token: str
-    last: Source | None = None
+    witnesses: tuple[Source, ...] = ()
 
 
 def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
@@ -66,7 +67,8 @@ def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
         "stale": [score.stale for score in scores],
         "shadow": [score.version if score.role == "shadow" else "" for score in scores],
     }
-    return Block(columns, len(scores), refused, _token(batches), scores[-1].source if scores else None)
+    witnesses = _witnesses((score.entity, score.source) for score in reversed(scores))
+    return Block(columns, len(scores), refused, _token(batches), witnesses)
 
 
 def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
@@ -93,7 +95,8 @@ def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
         "rejected_at": [letter.rejected_at_ms for letter in letters],
         "version": [letter.version for letter in letters],
     }
-    return Block(columns, len(letters), refused, _token(batches), letters[-1].source if letters else None)
+    witnesses = _witnesses((letter.key, letter.source) for letter in reversed(letters))
+    return Block(columns, len(letters), refused, _token(batches), witnesses)
 
 
 def findings_columns(findings: Findings) -> dict[str, Columns]:
@@ -219,6 +222,16 @@ def _feature_maps(scores: Sequence[Score]) -> ColumnValues:
     if names and all(tuple(score.features) == names for score in scores):
         return FloatMaps(names, np.array([list(score.features.values()) for score in scores], dtype=np.float64))
     return [score.features for score in scores]
+
+
+def _witnesses(rows: Iterable[tuple[str | bytes | None, Source]]) -> tuple[Source, ...]:
+    """Rows by which a table shows that it still has a block: not all of one key, whose rows somebody may erase."""
+    found: dict[str | bytes | None, Source] = {}
+    for key, source in rows:
+        found.setdefault(key, source)
+        if len(found) == _WITNESSES:
+            break
+    return tuple(found.values())
 
 
 def _token(batches: Sequence[RecordBatch]) -> str:

@@ -28,8 +28,8 @@ class Plan:
     Parameters
     ----------
     attempt
-        Higher once a partition is written again because its table lost rows: the engine still knows the tokens of the
-        rows that went missing, and would drop them.
+        The term in which the partition was last written from its beginning because the table had lost rows: the engine
+        may still know the tokens of those, and would drop them.
     held
         A row of an earlier block, by its source, which must therefore be in the table.
     """

@@ -7,7 +7,7 @@ backup, or emptied. What decides is what the tables hold.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,13 +37,14 @@ class Saved(msgspec.Struct, array_like=True):
     """The state of a checkpoint: the core after it reported ``findings``, which may not have been shown yet.
 
     ``shown``: one row of each table that earlier findings brought, which must therefore be there. ``token``: of the
-    inserts of the findings.
+    inserts of the findings. ``witnesses``: sources of rows that were written, by topic and partition.
     """
 
     core: bytes
     findings: Findings
     shown: Findings = msgspec.field(default_factory=Findings)
     token: str = ""
+    witnesses: dict[str, dict[int, tuple[Source, ...]]] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Legacy:
     ----------
     plans
         The newest plan of each topic and partition: everything before it is in the table, and it may be.
+    witnesses
+        Rows that were written, by topic and partition.
     missing
         Topics and partitions whose table has lost what was in it.
     revisions
@@ -64,6 +67,7 @@ class Legacy:
 
     checkpoint: Checkpoint | None = None
     plans: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
+    witnesses: Mapping[tuple[str, int], tuple[Source, ...]] = field(default_factory=dict)
     missing: frozenset[tuple[str, int]] = frozenset()
     revisions: Mapping[tuple[str, int, bool], int] = field(default_factory=dict)
     lost_findings: frozenset[str] = frozenset()
@@ -83,12 +87,17 @@ def tables_of(pipeline: Pipeline) -> dict[str, str]:
 def inherit(warehouse: Warehouse, pipeline: str, tables: Mapping[str, str]) -> Legacy:
     """Read what is there; ``tables``: by the topic whose records they hold."""
     plans = {(plan.topic, plan.partition): plan for plan in _plans(warehouse, pipeline)}
-    missing = frozenset(
-        at for at, plan in plans.items() if at[0] in tables and not _holds(warehouse, tables[at[0]], plan.held)
-    )
     checkpoint = warehouse.latest_checkpoint(pipeline)
-    lost = _lost_findings(warehouse, checkpoint)
-    return Legacy(checkpoint, plans, missing, _revisions(warehouse, pipeline), lost)
+    saved = _decode(checkpoint)
+    witnesses: dict[tuple[str, int], tuple[Source, ...]] = {
+        at: (plan.held,) for at, plan in plans.items() if plan.held is not None
+    }
+    witnesses |= {(topic, partition): rows for topic, of in saved.witnesses.items() for partition, rows in of.items()}
+    missing = frozenset(
+        at for at, rows in witnesses.items() if at[0] in tables and not _holds_any(warehouse, tables[at[0]], rows)
+    )
+    lost = _lost_findings(warehouse, saved.shown)
+    return Legacy(checkpoint, plans, witnesses, missing, _revisions(warehouse, pipeline), lost)
 
 
 def _plans(warehouse: Warehouse, pipeline: str) -> Iterable[Plan]:
@@ -98,11 +107,17 @@ def _plans(warehouse: Warehouse, pipeline: str) -> Iterable[Plan]:
         yield replace(plan, held=held) if held.topic else plan
 
 
-def _holds(warehouse: Warehouse, table: str, held: Source | None) -> bool:
-    if held is None:
-        return True
-    where = {"topic": held.topic, "partition": held.partition, "offset": held.offset}
-    return bool(warehouse.read(table, where))
+def _decode(checkpoint: Checkpoint | None) -> Saved:
+    try:
+        return msgspec.msgpack.decode(checkpoint.state, type=Saved) if checkpoint else Saved(b"", Findings())
+    except (msgspec.DecodeError, ValueError):
+        return Saved(b"", Findings())  # said when the windows are restored
+
+
+def _holds_any(warehouse: Warehouse, table: str, rows: Sequence[Source]) -> bool:
+    return any(
+        warehouse.read(table, {"topic": row.topic, "partition": row.partition, "offset": row.offset}) for row in rows
+    )
 
 
 def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, bool], int]:
@@ -116,12 +131,8 @@ def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, bool
     return found
 
 
-def _lost_findings(warehouse: Warehouse, checkpoint: Checkpoint | None) -> frozenset[str]:
-    """The tables that have lost what the checkpoint says was shown."""
-    try:
-        shown = msgspec.msgpack.decode(checkpoint.state, type=Saved).shown if checkpoint else Findings()
-    except (msgspec.DecodeError, ValueError):
-        return frozenset()  # said when the state is restored
+def _lost_findings(warehouse: Warehouse, shown: Findings) -> frozenset[str]:
+    """The tables that have lost what was shown."""
     rows: dict[str, list[Any]] = {
         "model_metadata": shown.metadata,
         "drift_reports": shown.reports,
@@ -150,15 +161,18 @@ def are_new(legacy: Legacy, bounds: Mapping[TP, Bounds]) -> bool:
     return is_new
 
 
-def start_of(tp: TP, legacy: Legacy, at: Bounds, is_new: bool) -> Start:
+def start_of(tp: TP, legacy: Legacy, at: Bounds, is_new: bool, term: int) -> Start:
     """Where the records of a partition go on."""
     plan = legacy.plans.get(tp)
     saved = legacy.checkpoint.offsets.get(tp.topic, {}).get(tp.partition, 0) if legacy.checkpoint is not None else 0
-    if is_new or plan is None:
-        return Start(0 if is_new else saved)
+    if is_new:
+        return Start()
     if tp in legacy.missing:
         log.warning("ClickHouse has lost rows of %s/%d: they are read again from the beginning of the topic.", *tp)
-        return Start(attempt=plan.attempt + 1)
+        return Start(attempt=term)
+    witnesses = legacy.witnesses.get(tp, ())
+    if plan is None:
+        return Start(saved, witnesses=witnesses)
     if saved == plan.next_offset:
-        return Start(saved, None, plan.attempt, plan.held)
-    return Start(plan.first, plan.next_offset if plan.next_offset <= at.end else None, plan.attempt, plan.held)
+        return Start(saved, None, plan.attempt, witnesses)
+    return Start(plan.first, plan.next_offset if plan.next_offset <= at.end else None, plan.attempt, witnesses)

@@ -31,7 +31,7 @@ from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
 from app.ports import Warehouse
 from schemas.pipeline import Pipeline
-from schemas.wire import SketchRecord, decode_packed
+from schemas.wire import SketchRecord, Source, decode_packed
 
 log = logging.getLogger("streamgauge.monitor")
 
@@ -102,7 +102,9 @@ class Watch:
         self._tasks: list[asyncio.Task[None]] = []
         is_new = are_new(legacy, bounds)
         sketches = pipeline.topics.sketches
-        writing = {tp: start_of(tp, legacy, at, is_new) for tp, at in bounds.items() if tp.topic != sketches}
+        writing = {
+            tp: start_of(tp, legacy, at, is_new, reign.term) for tp, at in bounds.items() if tp.topic != sketches
+        }
         restored = {} if is_new else self._restore(legacy, bounds)
         self.core.windows.raise_revisions(legacy.revisions)
         #: Where to read from.
@@ -299,7 +301,12 @@ class Watch:
             offsets.setdefault(tp.topic, {})[tp.partition] = self.next_offset(tp)
         if offsets == self._saved_offsets and not self._findings and not self._has_saved_findings:
             return
-        state = msgspec.msgpack.encode(Saved(self.core.snapshot(), self._findings, self._shown, self._token))
+        witnesses: dict[str, dict[int, tuple[Source, ...]]] = {}
+        for writer in self.writers.values():
+            for tp, rows in writer.witnesses().items():
+                witnesses.setdefault(tp.topic, {})[tp.partition] = rows
+        saved = Saved(self.core.snapshot(), self._findings, self._shown, self._token, witnesses)
+        state = msgspec.msgpack.encode(saved)
         await self._around.warehouse.call(lambda warehouse: self._reign.save(warehouse, offsets, state))
         self._saved_offsets = offsets
         self._has_saved_findings = bool(self._findings)

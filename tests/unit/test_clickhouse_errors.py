@@ -34,6 +34,7 @@ def said(text: str, code: int | None = None, table: str = "scores_raw") -> Wareh
             False,
             "give STREAMGAUGE_CLICKHOUSE a user who may insert",
         ),
+        (None, "Setting async_insert is readonly", False, "lets this user only read"),
         (497, "Not enough privileges. To execute this query, it's necessary to have INSERT", False, "lacks a grant"),
         (516, "Authentication failed", False, "the user or the password"),
         (243, "Cannot reserve 1.00 MiB, not enough space", True, "free some space"),
