@@ -35,12 +35,16 @@ class Contestant:
     commits: bool = False
 
 
+def worker_command(pipeline: Path) -> list[str]:
+    """The command line of one worker of ours."""
+    return [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(pipeline)]
+
+
 def ours(delivery: Delivery, processes: int = 1) -> Contestant:
     """Our worker, drift statistics on."""
 
     def start(lane: Lane, pipeline: Path, say: Say) -> list[Child]:  # noqa: ARG001  # nothing to download
-        command = [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(pipeline)]
-        return [lane.start(command) for _ in range(processes)]
+        return [lane.start(worker_command(pipeline)) for _ in range(processes)]
 
     name = "streamgauge" if delivery == "exactly_once" else "streamgauge-alo"
     title = f"streamgauge, {delivery.replace('_', ' ')}"

@@ -135,8 +135,8 @@ class Child:
 class Meter:
     """Samples CPU time (user + system) and resident memory of processes; a thread of the harness."""
 
-    def __init__(self, children: Sequence[Child]) -> None:
-        self._processes = [psutil.Process(child.process.pid) for child in children]
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._processes = [psutil.Process(pid) for pid in pids]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._times: list[float] = []

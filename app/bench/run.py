@@ -21,34 +21,45 @@ from schemas.pipeline import Delivery
 from schemas.wire import ModelUpdate
 
 
-@dataclass
-class BenchRun:
-    """Lanes on one broker, and figures.
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
 
     Parameters
     ----------
     events
-        How many events a fast contestant gets; the long runs get five times as many.
+        How many events a fast contestant gets.
     rounds
-        How often each contestant of the side-by-side comparison runs, in turns; the medians count.
+        How often each contestant of a comparison runs, in turns; the medians count.
     seconds
         How long one latency measurement takes.
+    minutes
+        How long the soak takes.
     """
 
-    settings: Settings
-    say: Callable[[str], None]
-    events: int
-    rounds: int
-    seconds: float
-    figures: Figures = field(default_factory=Figures)
-    _numbers: itertools.count[int] = field(default_factory=itertools.count)
-    _loads: dict[tuple[str, int, int], Load] = field(default_factory=dict)
-    _registered: dict[str, ModelUpdate] = field(default_factory=dict)
+    events: int = 400_000
+    rounds: int = 3
+    seconds: float = 20.0
+    minutes: float = 30.0
 
     @property
     def long_events(self) -> int:
         """Events of a run in which a JVM is warm for most of it."""
         return 5 * self.events
+
+
+@dataclass
+class BenchRun:
+    """Lanes on one broker, and figures. ``report``: folder for what a section writes beside them."""
+
+    settings: Settings
+    say: Callable[[str], None]
+    sizes: Sizes
+    report: Path
+    figures: Figures = field(default_factory=Figures)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _loads: dict[tuple[str, int, int], Load] = field(default_factory=dict)
+    _registered: dict[str, ModelUpdate] = field(default_factory=dict)
 
     @asynccontextmanager
     async def lane(self, workload: Workload, name: str, delivery: Delivery) -> AsyncIterator[tuple[Lane, Path]]:
@@ -95,7 +106,7 @@ class BenchRun:
             children: list[Child] = []
             try:
                 children = contestant.start(lane, pipeline, self.say)
-                with Meter(children) as meter:
+                with Meter([child.process.pid for child in children]) as meter:
                     from_ms = await wait_until_all_work(children) if len(children) > 1 else 0.0
                     whole = wanted == count
                     await wait_until_scored(lane, children, wanted, commits=contestant.commits and whole)

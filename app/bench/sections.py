@@ -6,9 +6,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from app.adapters.stack_error import StackError
+from app.bench.drift_cost import measure_drift_cost
 from app.bench.goals import judge_all
 from app.bench.lane import BenchError
+from app.bench.latency import measure_latency
+from app.bench.restore import measure_restore
 from app.bench.run import BenchRun
+from app.bench.soak import measure_soak
+from app.bench.stages import measure_stages
+from app.bench.state_figures import measure_state
 from app.bench.throughput import measure_scaling, measure_stateless, measure_trees, measure_wide, measure_windows
 
 
@@ -28,6 +34,12 @@ SECTIONS = (
     Section("trees", "HistGradientBoosting, 100 trees", measure_trees),
     Section("wide", "50 features", measure_wide),
     Section("scaling", "1, 2 and 4 workers over five times the events, with Kafka Streams", measure_scaling),
+    Section("latency", "2 000 and 10 000 events/s, from due to read", measure_latency),
+    Section("restore", "state back through Kafka, and memory of a worker", measure_restore),
+    Section("state", "the state alone, by scripts/bench/state.py", measure_state),
+    Section("drift-cost", "CPU that the drift statistics take", measure_drift_cost),
+    Section("profile", "CPU by stage, sampled by py-spy", measure_stages),
+    Section("soak", "memory, files and tail over --minutes at 2 000 events/s", measure_soak, by_default=False),
 )
 
 

@@ -59,29 +59,29 @@ def _add(run: BenchRun, name: str, title: str, races: Sequence[Race]) -> None:
 async def measure_stateless(run: BenchRun) -> None:
     """The comparison of everybody."""
     contestants = (OURS, OURS_AT_LEAST_ONCE, RAW, CONFLUENT, BYTEWAX, QUIX_DOT, QUIX_PREDICT, FAUST)
-    await compare(run, "", [(contestant, STATELESS) for contestant in contestants], run.events, run.rounds)
+    await compare(run, "", [(contestant, STATELESS) for contestant in contestants], run.sizes.events, run.sizes.rounds)
 
 
 async def measure_windows(run: BenchRun) -> None:
     """Three windows of ours; one window of two figures as the peers keep it."""
     pairs = [(OURS, WINDOWS), (OURS_AT_LEAST_ONCE, WINDOWS)]
     pairs += [(contestant, PEER_WINDOWS) for contestant in (RAW, BYTEWAX, QUIX_DOT)]
-    await compare(run, "", pairs, run.events, run.rounds)
+    await compare(run, "", pairs, run.sizes.events, run.sizes.rounds)
 
 
 async def measure_trees(run: BenchRun) -> None:
-    await compare(run, "", [(OURS, TREES), (OURS_AT_LEAST_ONCE, TREES)], run.events, run.rounds)
+    await compare(run, "", [(OURS, TREES), (OURS_AT_LEAST_ONCE, TREES)], run.sizes.events, run.sizes.rounds)
 
 
 async def measure_wide(run: BenchRun) -> None:
-    await compare(run, "", [(OURS, WIDE), (OURS_AT_LEAST_ONCE, WIDE)], run.events, run.rounds)
+    await compare(run, "", [(OURS, WIDE), (OURS_AT_LEAST_ONCE, WIDE)], run.sizes.events, run.sizes.rounds)
 
 
 async def measure_scaling(run: BenchRun) -> None:
     """Workers of ours, and Kafka Streams once it is warm, over the long run."""
     contestants = [ours("exactly_once", workers) for workers in (1, 2, 4)]
     contestants += [kafka_streams(1), kafka_streams(2)]
-    count = run.long_events
+    count = run.sizes.long_events
     run.figures.titles["scaling"] = f"{STATELESS.help[:1].upper() + STATELESS.help[1:]}, {count:,} events"
     races = await compare(run, "scaling", [(contestant, STATELESS) for contestant in contestants], count, 1)
     as_cores = min((1, 2, 4), key=lambda workers: abs(workers - (os.cpu_count() or 1)))
