@@ -29,6 +29,7 @@ from app.adapters.takeover import Bounds, take_over
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
 from app.adapters.worker_http import Health
+from app.core.idleness import Idleness, Sight
 from app.ports import FencedError, WarehouseError
 from schemas.pipeline import Pipeline
 
@@ -75,8 +76,7 @@ class Monitor:
         self.exit_code = 0
         self.failure = ""
         self.stopping = asyncio.Event()
-        self._quiet_since: dict[int, tuple[Position, float]] = {}
-        self._moved_at: dict[int, float] = {}
+        self._idleness = Idleness(pace.idle_after)
 
     @property
     def is_standby(self) -> bool:
@@ -216,18 +216,13 @@ class Monitor:
         return Position(max(handled, end) if is_done else handled, end)
 
     def _find_idle(self, watch: Watch) -> None:
-        topics, now = self.pipeline.topics, time.monotonic()
+        sights: dict[int, Sight] = {}
         for (_, partition), position in self.worker_positions.items():
-            before = self._quiet_since.get(partition)
-            if before is None or before[0] != position:
-                self._quiet_since[partition] = position, now
-                self._moved_at[partition] = now if before is not None else 0.0
-        newest_move = max(self._moved_at.values(), default=0.0)
-        for partition, (position, since) in self._quiet_since.items():
-            sketches = self.own_positions.get(TP(topics.sketches, partition))
-            is_quiet = position.lag == 0 and sketches is not None and sketches.lag == 0
-            if is_quiet and now - since >= self.pace.idle_after and newest_move > since:
-                watch.declare_idle(partition)
+            sketches = self.own_positions.get(TP(self.pipeline.topics.sketches, partition))
+            is_done = position.lag == 0 and sketches is not None and sketches.lag == 0
+            sights[partition] = Sight(position, is_done, watch.core.windows.has_reported(partition))
+        for partition in self._idleness.observe(sights, time.monotonic()):
+            watch.declare_idle(partition)
 
 
 # -- what is told of a monitor -----------------------------------------------------------------------------------------

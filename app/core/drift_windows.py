@@ -194,6 +194,10 @@ class WindowStore:
         self._idle.discard(record.partition)
         self._move_watermarks()
 
+    def has_reported(self, partition: int) -> bool:
+        """Whether a partition has ever said how far it is."""
+        return partition in self._reported
+
     def declare_idle(self, partition: int) -> None:
         """Let a partition hold nothing back until it reports again."""
         self._check(partition)
