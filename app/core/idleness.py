@@ -1,7 +1,7 @@
 """Which partitions hold no window back: those that bring nothing, while others show that time goes on.
 
-Only who has a clock can tell a silent partition from a slow one, and only who knows the ends of the logs can tell it from
-one whose worker is gone: both are given as arguments.
+Only who has a clock can tell a silent partition from a slow one, and only who knows the ends of the logs can tell it
+from one whose worker is gone: both are given as arguments.
 """
 
 from __future__ import annotations
