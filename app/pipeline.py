@@ -397,7 +397,7 @@ class PartitionPipeline:
         self._promised_ms = meta["promised_ms"]
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
         if self.shared is not None:
-            self.shared.contributor.restore(meta["shared"], log)
+            self.shared.contributor.restore(meta["shared"], log, self._pending)
         if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
             for what, limit in self._limits.items():
                 limit.restore(meta["rejected"][what])

@@ -6,7 +6,7 @@ the same id replaces the first, so a label counts once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,6 +64,10 @@ class PendingEvents:
             del self._waiting[event_id]
             self._touch(event_id)
         return len(expired)
+
+    def entries(self) -> Iterator[tuple[str, Scored]]:
+        """What waits, oldest first."""
+        yield from self._waiting.items()
 
     def drain_changes(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: the entry, or None for one that is gone."""

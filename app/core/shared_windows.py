@@ -157,10 +157,14 @@ class Contributor:
         """What `restore` goes on from: how far it has come, and the next event and label to add."""
         return self.added_ms, self._next_event, self._next_label
 
-    def restore(self, position: tuple[int, int, int], changes: Records) -> None:
-        """Go on from a changelog; the partition's own records of the topic have been heard by the board."""
+    def restore(self, position: tuple[int, int, int], changes: Records, pending: PendingEvents) -> None:
+        """Go on from a changelog; the partition's own records of the topic have been heard by the board.
+
+        ``pending``: the events that wait for labels where scoring goes on.
+        """
         added_ms, self._next_event, self._next_label = position
-        self._waiting.restore(changes)
+        for event_id, scored in pending.entries():
+            self._waiting.add(event_id, scored)
         names = {store.name: number for number, store in enumerate(self._plan.stores)}
         for key, value in dict(changes).items():
             number = names.get(key[1:5]) if key[:1] == _OPEN else None
