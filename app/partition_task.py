@@ -125,11 +125,13 @@ class PartitionTask:
     async def take_over(self) -> None:
         """Fence the former owner, restore the state, start working."""
         await self._publisher.start()
-        changes: list[tuple[bytes, bytes | None]] = []
+        reader = self._flow.state_reader()
         state_topic = self._around.pipeline.topics.state
         async for batch in read_to_end(self._around.bootstrap, [state_topic], self.partition):
-            changes.extend((key, value) for key, value in zip(batch.keys, batch.values, strict=True) if key is not None)
-        self._flow.restore(changes)
+            reader.take(batch)
+        restored = self._flow.go_on_from(reader)
+        if restored.left_aside:
+            log.warning("Partition %s: %s", self.partition, restored.left_aside)
         self._know_references()
         self._start()
 

@@ -36,12 +36,10 @@ from app.core.shared_board import SharedBoard
 from app.core.shared_held import Ready
 from app.core.shared_part import SharedPart
 from app.core.sketches import SketchBuffer
+from app.core.state_log import META, TILES, Generation, Restored, StateReader
 from models.reference import Reference
 from schemas.pipeline import Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, Source
-
-_META = b"m"
-_TILES = b"t"
 
 #: Events of a partition that may wait for other partitions before no more are read.
 _MOST_HELD = 20_000
@@ -121,6 +119,7 @@ class PartitionPipeline:
         self._state = plan.new_state(with_changelog=with_drain)
         horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
         self._pending = PendingEvents(horizon_ms, with_changelog=with_drain)
+        self._generation = Generation()
         self.shared: SharedPart[_Queued] | None = None
         if plan.shared:
             board = board or SharedBoard(plan.shared, [partition])
@@ -364,40 +363,52 @@ class PartitionPipeline:
             "label_watermark_ms": self._label_watermark_ms,
             "promised_ms": self._promised_ms,
             "feature_set": self._pipeline.feature_set,
+            "generation": self._generation.number,
             "pipeline": self._pipeline.digest,
             "rejected": {what: limit.state() for what, limit in self._limits.items()},
         }
-        tiles = [(_TILES + key, value) for key, value in self._state.drain_changes()]
-        opened: list[tuple[bytes, bytes | None]] = []
+        changes = [(TILES + key, value) for key, value in self._state.drain_changes()]
         if self.shared is not None:
             topic, opened = self.shared.drain(self._event_watermark_ms)
             self._to_share.extend(topic)
+            changes.extend(opened)
             meta["shared"] = self.shared.contributor.position()
-        return [*tiles, *opened, *self._pending.drain_changes(), (_META, msgspec.msgpack.encode(meta))]
+        changes.extend(self._pending.drain_changes())
+        named = self._generation.name(changes)
+        return [*self._generation.clear_some(), *named, (META, msgspec.msgpack.encode(meta))]
 
     def drain_shared(self) -> list[tuple[bytes, bytes | None]]:
         """What the other partitions are to know, as of the last `drain_state`; it goes out with that."""
         records, self._to_share = self._to_share, []
         return records
 
-    def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Rebuild the state from its changelog, before anything is received.
+    def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> Restored:
+        """Rebuild the state from its whole changelog, before anything is received."""
+        reader = self.state_reader()
+        reader.take_changes(list(records))
+        return self.go_on_from(reader)
 
-        State of another feature set is left aside: its windows would not mean what the features say now.
-        """
-        log = [(key, value) for key, value in records]
-        last = {key: value for key, value in log if key == _META}.get(_META)
-        if last is None:
-            return
-        meta = msgspec.msgpack.decode(last)
-        if meta["feature_set"] != self._pipeline.feature_set:
-            return
-        self._state.restore([(key[len(_TILES) :], value) for key, value in log if key.startswith(_TILES)])
-        self._pending.restore(log)
+    def state_reader(self) -> StateReader:
+        """What takes the changelog batch by batch, for `go_on_from`."""
+        horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels else 0
+        return StateReader(
+            self._pipeline.feature_set,
+            lambda: self._plan.new_state(with_changelog=self._with_drain),
+            lambda: PendingEvents(horizon_ms, with_changelog=self._with_drain),
+            keeps_other=self.shared is not None,
+        )
+
+    def go_on_from(self, reader: StateReader) -> Restored:
+        """Take over a state that was read to its end, before anything is received; say what was left aside."""
+        restored = reader.finish()
+        meta = reader.meta
+        self._state, self._pending, self._generation = reader.state, reader.pending, reader.generation
+        if not meta:
+            return restored
         self._promised_ms = meta["promised_ms"]
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
         if self.shared is not None:
-            self.shared.contributor.restore(meta["shared"], log, self._pending)
+            self.shared.contributor.restore(meta["shared"], list(reader.others.items()), self._pending)
         if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
             for what, limit in self._limits.items():
                 limit.restore(meta["rejected"][what])
@@ -406,6 +417,7 @@ class PartitionPipeline:
             event_watermark_ms=meta["event_watermark_ms"],
             label_watermark_ms=meta["label_watermark_ms"],
         )
+        return restored
 
     def _encode_scores(self, step: Step, now_ms: int, *, stale: bool) -> None:
         events, encode = step.events, self._encode

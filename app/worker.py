@@ -18,6 +18,7 @@ from app.adapters.model_feed import ModelShelf
 from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
+from app.core.state_log import UnreadableStateError
 from app.partition_task import EXIT_CONFIG, EXIT_RETRY, PartitionTask, Progress, SkippedBatchError, Surroundings
 from schemas.pipeline import Pipeline
 
@@ -145,7 +146,7 @@ class Worker:
             self.tasks |= {task.partition: task for task in new}
             fresh = {tp for tp in partitions if tp.partition in {task.partition for task in new}}
             await self._check_offsets(fresh)
-        except UnusableInputError as error:
+        except (UnusableInputError, UnreadableStateError) as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
         except Exception as error:  # crash only

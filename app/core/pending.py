@@ -78,6 +78,10 @@ class PendingEvents:
             for entry in (self._waiting.get(event_id),)
         ]
 
+    def record_keys(self) -> Iterator[bytes]:
+        """The keys of the records that a changelog holds of this state."""
+        return (_PREFIX + event_id.encode() for event_id in self._waiting)
+
     def _touch(self, event_id: str) -> None:
         if self._with_changelog:
             self._touched.pop(event_id, None)  # the last touch counts, so that the changelog has them in waiting order

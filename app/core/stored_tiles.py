@@ -8,16 +8,17 @@ unless a newer tile has taken its slot.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from app.core.batches import Ints
 from app.core.keys import KeyIndex
+from app.core.tile_cells import NEVER
 from app.core.tile_log import TileCodec, UnreadableError
 from app.core.tiles import TileStore
 
-NAME_BYTES = 5
+NAME_BYTES = 4
 _SLOT_BYTES = 4
 _HEAD_BYTES = NAME_BYTES + _SLOT_BYTES
 
@@ -74,6 +75,15 @@ class StoredTiles:
             (head[slot] + encoded[row], None)
             for row, slot in zip(*(part.tolist() for part in np.divmod(slots, self.tiles.ring)), strict=True)
         ]
+
+    def keys(self, rows: Ints) -> Iterator[bytes]:
+        """The keys of the records that the changelog holds, of the clock and of rows."""
+        if self.tiles.clock != NEVER:
+            yield self.name + _CLOCK_SLOT
+        found = self.tiles.cells.read(rows)
+        encoded, head = self._index.encoded_all(rows), self._slot_bytes
+        slots = (found.tiles % self.tiles.ring).tolist()
+        yield from (head[slot] + encoded[row] for row, slot in zip(found.group.tolist(), slots, strict=True))
 
     def tombstones(self, encoded: bytes, row: bytes) -> list[Change]:
         """The records that clear what the changelog holds of a key, given its encoded row."""

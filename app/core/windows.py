@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,11 @@ from app.core.measures import Layout, Read, evaluate, measure
 from app.core.sightings import Hasher
 from app.core.stored_tiles import NAME_BYTES, Change, StoredTiles
 from app.core.tile_batch import Updates
+from app.core.tile_cells import NEVER
 from app.core.tiles import TileStore, WindowRead
 from schemas.pipeline import Pipeline, PipelineError, Window
 
 _DAY_MS = 86_400_000
-_PREFIX = b"t"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StoreSpec:
     def name(self) -> bytes:
         """Front of its changelog keys. Ring and layout are part of it: cells of another are others."""
         words = repr((self.of, self.key, self.hop_ms, self.ring, self.layout.sums, self.layout.maxima))
-        return _PREFIX + hashlib.sha256(words.encode()).digest()[: NAME_BYTES - 1]
+        return hashlib.sha256(words.encode()).digest()[:NAME_BYTES]
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,23 @@ class FeatureState:
         for name, found in newest.items():
             if found:
                 self._by_name[name].restore(found)
+
+    def finish_restore(self) -> None:
+        """Drop the keys of which nothing is left."""
+        for key, index in self._indexes.items():
+            codes = index.in_use()
+            for spec, store in self._stores.items():
+                if spec.key == key:
+                    store.tiles.reserve_rows(index.capacity)
+                    codes = codes[store.tiles.cells.newest(codes) == NEVER]
+            for code in codes.tolist():
+                index.remove(code)
+
+    def record_keys(self) -> Iterator[bytes]:
+        """The keys of the records that a changelog holds of this state."""
+        for spec, store in self._stores.items():
+            store.tiles.reserve_rows(self._indexes[spec.key].capacity)
+            yield from store.keys(self._indexes[spec.key].in_use())
 
     def _find_codes(self, key: tuple[str, ...], events: EventBatch, outcomes: Outcomes) -> tuple[Ints, Ints]:
         """The codes of events and outcomes; only a key that is updated is added."""

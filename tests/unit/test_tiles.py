@@ -76,7 +76,7 @@ class Store:
     def __init__(self) -> None:
         self.index = KeyIndex()
         self.tiles = TileStore(LAYOUT, ring=RING, retain=RETAIN)
-        self.stored = StoredTiles(b"tiles", self.index, self.tiles)
+        self.stored = StoredTiles(b"tile", self.index, self.tiles)
 
     def run(self, found: list[Operation]) -> list[list[tuple[int, int]]]:
         updates = [(key, tile, value) for is_read, key, tile, value in found if not is_read]

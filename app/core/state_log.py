@@ -1,0 +1,189 @@
+"""The changelog of one partition: how its records are named, and how a state comes back from them, batch by batch.
+
+A record's key is its kind (one byte), the generation (four) and what the part of the state that wrote it calls it; "m"
+alone is the record of how far the partition had come, the last one of each transaction. A state that cannot be gone on
+with (of another feature set) is left aside, and what is written from then on has the next generation: records of
+former ones are passed over, and cleared by and by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+import msgspec
+
+from app.core.batches import RecordBatch
+from app.core.pending import PendingEvents
+from app.core.stored_tiles import Change
+from app.core.windows import FeatureState
+
+META = b"m"
+TILES = b"t"
+
+_GENERATION_BYTES = 4
+_HEAD_BYTES = 1 + _GENERATION_BYTES
+#: Keys of former generations that one take-over remembers to clear, and that one transaction clears.
+_MOST_REMEMBERED = 200_000
+_MOST_CLEARED = 2_000
+
+
+class UnreadableStateError(RuntimeError):
+    """A record of the changelog is not what a worker writes; a person must decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a take-over found: records read, and in one sentence what was left aside ("" for nothing)."""
+
+    records: int
+    left_aside: str = ""
+
+
+@dataclass(slots=True)
+class Generation:
+    """The generation that is written, and keys of former ones that are still to be cleared."""
+
+    number: int = 0
+    former: list[bytes] = field(default_factory=list)
+
+    def name(self, changes: Iterable[Change]) -> Iterator[Change]:
+        """Records as they are to be written; the first byte of their keys is the kind."""
+        number = self.number.to_bytes(_GENERATION_BYTES, "big")
+        return ((key[:1] + number + key[1:], value) for key, value in changes)
+
+    def clear_some(self) -> list[Change]:
+        """Tombstones of former generations, a part of them at each call."""
+        some, self.former = self.former[:_MOST_CLEARED], self.former[_MOST_CLEARED:]
+        return [(key, None) for key in some]
+
+
+class StateReader:
+    """Rebuilds a state from its changelog, given in batches and in order.
+
+    Parameters
+    ----------
+    feature_set
+        Of the pipeline; a state of another is left aside, for its windows would not mean what the features say now.
+    new_state, new_pending
+        Build the empty parts.
+    keeps_other
+        Whether records of other kinds than tiles are kept for whoever else restores from them (``others``).
+    """
+
+    def __init__(
+        self,
+        feature_set: str,
+        new_state: Callable[[], FeatureState],
+        new_pending: Callable[[], PendingEvents],
+        *,
+        keeps_other: bool,
+    ) -> None:
+        self._feature_set = feature_set
+        self._new_state = new_state
+        self._new_pending = new_pending
+        self._keeps_other = keeps_other
+        self._records = 0
+        self.state = new_state()
+        self.pending = new_pending()
+        self.generation = Generation()
+        self.others: dict[bytes, bytes] = {}
+        self.meta: dict[str, Any] = {}
+
+    def take(self, batch: RecordBatch) -> None:
+        """Take the next records.
+
+        Raises
+        ------
+        UnreadableStateError
+            Naming the first record that cannot be read.
+        """
+        changes = [(key, value) for key, value in zip(batch.keys, batch.values, strict=True) if key is not None]
+        try:
+            self.take_changes(changes)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnreadableStateError(self._find_fault(batch, error)) from error
+
+    def take_changes(self, changes: list[Change]) -> None:
+        """As `take`, of records that are of no topic."""
+        tiles: list[Change] = []
+        others: list[Change] = []
+        for key, value in changes:
+            number = self._read_meta(value) if key == META else int.from_bytes(key[1:_HEAD_BYTES], "big")
+            if number > self.generation.number:  # what was read so far is of a former one
+                self._begin(number)
+                tiles, others = [], []
+            if key == META:
+                continue
+            if number < self.generation.number or len(key) < _HEAD_BYTES:
+                self._remember(key, value)
+            elif key[:1] == TILES:
+                tiles.append((key[_HEAD_BYTES:], value))
+            else:
+                others.append((key[:1] + key[_HEAD_BYTES:], value))
+        self.state.restore(tiles)
+        self.pending.restore(others)
+        self._keep(others)
+        self._records += len(changes)
+
+    def _keep(self, others: list[Change]) -> None:
+        if self._keeps_other:
+            for key, value in others:
+                self.others.pop(key, None)
+                if value is not None:
+                    self.others[key] = value
+
+    def _read_meta(self, value: bytes | None) -> int:
+        """Note how far the partition had come; the generation that says so."""
+        meta = msgspec.msgpack.decode(value or b"")
+        if not isinstance(meta, dict) or not {"feature_set", "generation"} <= meta.keys():
+            raise ValueError("it does not say how far the partition had come")
+        self.meta = meta
+        number: int = meta["generation"]
+        return number
+
+    def finish(self) -> Restored:
+        """Say what was found; ``meta`` is empty when there is nothing to go on from."""
+        of = self.meta.get("feature_set", self._feature_set)
+        if of == self._feature_set:
+            self.state.finish_restore()
+            return Restored(self._records)
+        self._begin(self.generation.number + 1)
+        self.meta = {}
+        return Restored(
+            self._records,
+            f"The state is of feature set {of} and the pipeline's is {self._feature_set}: it is left aside, its records"
+            " are cleared, and the windows fill up anew from here on.",
+        )
+
+    def _begin(self, number: int) -> None:
+        """Leave aside what was read so far."""
+        room = _MOST_REMEMBERED - len(self.generation.former)
+        known = chain((TILES + key for key in self.state.record_keys()), self.pending.record_keys(), self.others)
+        former = self.generation.name((key, None) for key in islice(known, room))
+        self.generation.former.extend(key for key, _ in former)
+        self.generation.number = number
+        self.state, self.pending, self.others = self._new_state(), self._new_pending(), {}
+
+    def _remember(self, key: bytes, value: bytes | None) -> None:
+        if value is not None and len(self.generation.former) < _MOST_REMEMBERED:
+            self.generation.former.append(key)
+
+    def _find_fault(self, batch: RecordBatch, error: Exception) -> str:
+        """The sentence about the record that fails alone, or about the whole batch."""
+        found, reader = f"{int(batch.offsets[0])} to {int(batch.offsets[-1])}", self
+        for offset, key, value in zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True):
+            reader = StateReader(self._feature_set, self._new_state, self._new_pending, keeps_other=False)
+            reader.generation.number = self.generation.number
+            try:
+                reader.take_changes([(key, value)] if key is not None else [])
+            except (ValueError, TypeError, KeyError) as alone:
+                found, error = str(offset), alone
+                break
+        return (
+            f"{batch.topic}, partition {batch.partition}, offset {found} is no record of this state ({error}): it is "
+            "damaged or another program wrote it. Restore the topic from a copy; or stop all workers, delete this "
+            "partition's records, and windows begin empty."
+        )

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.batches import RecordBatch
+from app.core.features import FeaturePlan
+from app.core.state_log import META, UnreadableStateError
+from app.pipeline import PartitionPipeline
+from schemas.pipeline import Pipeline
+from schemas.pipeline_file import load
+
+FILE = """
+name = "cards"
+[events]
+entity = "card"
+id = "id"
+time = "at_ms"
+earliest = 1970-01-01T00:00:00Z
+[events.fields]
+id = "string"
+card = "string"
+at_ms = "int"
+amount = "float"
+shop = "string"
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+[[features]]
+name = "n"
+type = "int"
+window = { of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "count" }
+[[features]]
+name = "shops"
+type = "int"
+window = { of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "distinct", field = "shop" }
+"""
+Change = tuple[bytes, bytes | None]
+
+
+def pipeline_of(folder: Path, text: str = FILE) -> Pipeline:
+    path = folder / "cards.toml"
+    path.write_text(text)
+    return load(path)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return pipeline_of(tmp_path_factory.mktemp("cards"))
+
+
+def flow_of(pipeline: Pipeline) -> PartitionPipeline:
+    return PartitionPipeline(pipeline, FeaturePlan.compile(pipeline, {}, {}), 0, with_scores=False)
+
+
+def step(flow: PartitionPipeline, first: int, events: int) -> list[list[float]]:
+    """Events of three cards, one a second; their features."""
+    values: list[bytes | None] = [
+        f'{{"id":"{n}","card":"c{n % 3}","at_ms":{n * 1000},"amount":{n},"shop":"s{n % 5}"}}'.encode()
+        for n in range(first, first + events)
+    ]
+    flow.receive_events(batch_of([(b"c", value) for value in values], "cards.events", first))
+    found = flow.step(None, 1000, 0)
+    assert found is not None
+    return found.matrix.tolist()
+
+
+def batch_of(changes: list[Change], topic: str = "cards.state", first: int = 0) -> RecordBatch:
+    offsets = np.arange(first, first + len(changes))
+    return RecordBatch(topic, 0, offsets, np.zeros_like(offsets), [k for k, _ in changes], [v for _, v in changes])
+
+
+def log_of(pipeline: Pipeline, first: int = 0, events: int = 30) -> list[Change]:
+    flow = flow_of(pipeline)
+    step(flow, first, events)
+    return flow.drain_state()
+
+
+@settings(max_examples=20)
+@given(size=st.integers(1, 40), drains=st.lists(st.integers(1, 9), max_size=4))
+def test_a_changelog_read_in_batches_gives_the_state_that_wrote_it(
+    pipeline: Pipeline, size: int, drains: list[int]
+) -> None:
+    flow, at = flow_of(pipeline), 0
+    log: list[Change] = []
+    for events in [*drains, 5]:
+        step(flow, at, events)
+        at += events
+        log += flow.drain_state()
+    again = flow_of(pipeline)
+    reader = again.state_reader()
+    for start in range(0, len(log), size):
+        reader.take(batch_of(log[start : start + size], first=start))
+    restored = again.go_on_from(reader)
+
+    assert (restored.records, restored.left_aside) == (len(log), "")
+    assert step(again, at, 7) == step(flow, at, 7)
+
+
+def test_a_state_of_another_feature_set_is_left_aside_in_so_many_words(pipeline: Pipeline, tmp_path: Path) -> None:
+    other = pipeline_of(tmp_path, FILE.replace('expression = "amount"', 'expression = "amount * 2"'))
+    flow = flow_of(other)
+
+    restored = flow.restore(log_of(pipeline))
+
+    assert f"of feature set {pipeline.feature_set} and the pipeline's is {other.feature_set}" in restored.left_aside
+    assert step(flow, 30, 1)[0][1:] == [0, 0]
+
+
+def test_a_state_left_aside_never_comes_back_and_its_records_are_cleared(pipeline: Pipeline, tmp_path: Path) -> None:
+    other = pipeline_of(tmp_path, FILE.replace('expression = "amount"', 'expression = "amount * 2"'))
+    log = dict(log_of(pipeline))
+    former = set(log) - {META}
+    second = flow_of(other)
+    second.restore(list(log.items()))
+    for key, value in second.drain_state():  # nothing but where it stands, and what is cleared
+        log.pop(key, None)
+        log[key] = value
+    assert {key for key, value in log.items() if value is None} == former
+
+    third = flow_of(other)
+    assert third.restore(list(log.items())).left_aside == ""
+    assert step(third, 30, 1)[0][1:] == [0, 0]
+    first_again = flow_of(pipeline)
+    assert first_again.restore(list(log.items())).left_aside != ""
+    assert step(first_again, 30, 1)[0][1:] == [0, 0]
+
+
+def test_records_of_a_former_generation_that_are_still_there_are_passed_over(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    other = pipeline_of(tmp_path, FILE.replace('expression = "amount"', 'expression = "amount * 2"'))
+    log = log_of(pipeline)
+    second = flow_of(other)
+    second.restore(log)
+    second.drain_state()  # lost: only what follows is in the log
+    step(second, 30, 3)
+    third = flow_of(other)
+
+    assert third.restore([*log, *second.drain_state()]).left_aside == ""
+    assert step(third, 33, 3) == step(second, 33, 3)
+
+
+@pytest.mark.parametrize("damage", ["short", "key", "meta", "distinct"])
+def test_a_record_that_cannot_be_read_is_named_with_topic_partition_and_offset(pipeline: Pipeline, damage: str) -> None:
+    log = log_of(pipeline)
+    at = len(log) - 1 if damage == "meta" else len(log) // 2
+    key, value = log[at]
+    assert value is not None
+    log[at] = {
+        "short": (key, value[:-3]),
+        "key": (key[:14] + b"\xc1", value),
+        "meta": (key, b"\x01"),
+        "distinct": (key, value[:-8]),
+    }[damage]
+    reader = flow_of(pipeline).state_reader()
+    reader.take(batch_of(log[: at - 2]))
+
+    with pytest.raises(UnreadableStateError, match=rf"cards\.state, partition 0, offset {at} is no record") as caught:
+        reader.take(batch_of(log[at - 2 :], first=at - 2))
+    assert "Restore the topic from a copy; or stop all workers" in str(caught.value)
+
+
+def test_partitions_of_one_pipeline_write_the_same_names(pipeline: Pipeline) -> None:
+    renamed = replace(pipeline, digest="another")
+
+    assert [key for key, _ in log_of(renamed)] == [key for key, _ in log_of(pipeline)]
