@@ -19,6 +19,7 @@ COMMANDS = {
     "replay": "Run a recording or the topics through the same core; check or compare scores.",
     "replay-dead-letters": "Send what could not be scored back to where it came from, once.",
     "backfill": "Score history with a version, into ClickHouse beside the live scores.",
+    "parity": "Compare the features that were served with the same computed anew, and by SQL.",
     "score": "Score a Parquet or CSV file.",
     "query": "Run SQL on the ClickHouse tables.",
     "check": "Check a pipeline file, its connections and its contracts.",

@@ -1,0 +1,132 @@
+"""``streamgauge parity``: features as they were served, held against the same features computed anew."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from app.cli.data_commands import count, plain_errors
+from app.cli.model_context import ModelContext, emit, with_context
+from app.cli.replay_source import open_part, with_source
+from app.core.bounds import Bound
+from app.core.parity import FeatureParity
+from app.parity import Parity, ServedFromTable, run_parity
+
+
+@click.command("parity", context_settings={"help_option_names": ["-h", "--help"]})
+@with_source
+@with_context
+@click.option(
+    "--served",
+    type=click.Choice(["recording", "clickhouse"]),
+    default="recording",
+    show_default=True,
+    help="Where the served values are: the recorded scores, or the table scores.",
+)
+@click.option("--sql/--no-sql", "with_sql", default=True, help="Also compute the windows by SQL.  [default: yes]")
+def command(
+    *,
+    path: Path | None,
+    begin: Bound,
+    end: Bound,
+    warm_up_ms: int | None,
+    pipeline: str,
+    home: Path | None,
+    as_json: bool,
+    served: str,
+    with_sql: bool,
+) -> None:
+    """Compare the features that were served with the same features computed anew from a RECORDING or the topics.
+
+    Twice: by the transformation that serves them, equal to the last bit; and, for windows, by SQL that is written from
+    their definition and runs in a scratch database of ClickHouse, equal within 1e-9. Scores that were served stale, or
+    by other features than the pipeline file's, are counted and not compared. Exit code 1 when any value differs.
+
+    \b
+    Examples:
+      streamgauge parity
+      streamgauge parity day.parquet --from 2013-05-01 --to 2013-05-08
+      streamgauge parity --served clickhouse --no-sql --json
+    """  # noqa: D301  # click takes the character, so that examples keep their lines
+    context = ModelContext.read(pipeline, home)
+    started = time.monotonic()
+    url = context.settings.clickhouse
+    with (
+        plain_errors(),
+        threadpool_limits(1),
+        open_part(context, path, begin, end, warm_up_ms) as part,
+        ServedFromTable.open(url, context.home, served == "clickhouse") as table,
+    ):
+        parity = run_parity(context.pipeline, part, table, with_sql=with_sql, url=url)
+    result: dict[str, Any] = {
+        "source": str(path) if path is not None else "topics",
+        "served": served,
+        "events": parity.compared,
+        "stale": parity.stale,
+        "other_features": parity.other_features,
+        "without_score": parity.without_score,
+        "without_sql": list(parity.without_sql),
+        "equal": parity.is_equal,
+        "transform": [_to_json(feature) for feature in parity.transform],
+        "sql": [_to_json(feature) for feature in parity.sql],
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    emit(result, as_json, *_describe(parity))
+    if not parity.is_equal:
+        raise SystemExit(1)
+
+
+def _to_json(feature: FeatureParity) -> dict[str, Any]:
+    return {
+        "feature": feature.name,
+        "rows": feature.rows,
+        "different": feature.different,
+        "largest": feature.largest if math.isfinite(feature.largest) else None,
+        "first": [vars(row) for row in feature.first],
+    }
+
+
+def _describe(parity: Parity) -> list[str]:
+    by_sql = {feature.name: feature for feature in parity.sql}
+    table = Table(header_style="bold")
+    table.add_column("feature")
+    for title in ("rows", "differ from transform", "largest", "differ from SQL", "largest"):
+        table.add_column(title, justify="right")
+    for feature in parity.transform:
+        other = by_sql.get(feature.name)
+        table.add_row(feature.name, f"{feature.rows:,}", *_cells(feature), *(_cells(other) if other else ("", "")))
+    console = Console(width=120, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
+    for number, what in (
+        (parity.stale, "was served stale, without labels it should have seen, and is not compared"),
+        (parity.other_features, "was served by other features than the pipeline file's, and is not compared"),
+        (parity.without_score, "has no score"),
+    ):
+        if number:
+            lines.append(f"{count(number, 'event')}: each {what}.")
+    if parity.without_sql:
+        lines.append(f"Not computed by SQL: {', '.join(parity.without_sql)}.")
+    for how, features in (("transform", parity.transform), ("SQL", parity.sql)):
+        for feature in features:
+            lines += [
+                f"{feature.name}, partition {row.partition} offset {row.offset}: served {row.served!r}, {how}"
+                f" {row.computed!r}"
+                for row in feature.first
+            ]
+    if parity.is_equal:
+        windows = f"; {count(len(parity.sql), 'window')} within 1e-9 of SQL" if parity.sql else ""
+        lines.append(f"{count(parity.compared, 'event')}: served = computed, bit for bit{windows}.")
+    return lines
+
+
+def _cells(feature: FeatureParity) -> tuple[str, str]:
+    return f"{feature.different:,}", f"{feature.largest:.3g}"

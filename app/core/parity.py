@@ -1,0 +1,77 @@
+"""Holds served feature values against values computed anew, feature by feature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.core.batches import Floats, Ints
+
+#: Beyond it, SQL's double arithmetic does not explain a difference: of the value, or absolute below 1.
+TOLERANCE = 1e-9
+KEEP = 5
+
+
+@dataclass(frozen=True)
+class DifferentRow:
+    """One value that is another."""
+
+    partition: int
+    offset: int
+    served: float | None
+    computed: float | None
+
+
+@dataclass
+class FeatureParity:
+    """One feature: how many rows were compared, how many differ, and by how much at most.
+
+    Parameters
+    ----------
+    tolerance
+        0: every bit must be the same. Missing equals missing alone.
+    """
+
+    name: str
+    tolerance: float = 0.0
+    rows: int = 0
+    different: int = 0
+    largest: float = 0.0
+    first: list[DifferentRow] = field(default_factory=list)
+
+    def add(self, partition: int, offsets: Ints, served: Floats, computed: Floats) -> None:
+        """Compare values of the same events.
+
+        Examples
+        --------
+        >>> parity = FeatureParity("f")
+        >>> parity.add(0, np.arange(3), np.array([1.0, np.nan, 0.5]), np.array([1.0, np.nan, 0.75]))
+        >>> parity.rows, parity.different, parity.largest
+        (3, 1, 0.25)
+        """
+        self.rows += len(offsets)
+        both_missing = np.isnan(served) & np.isnan(computed)
+        if self.tolerance:
+            size = np.maximum(1.0, np.maximum(np.abs(served), np.abs(computed)))
+            same = np.abs(served - computed) <= self.tolerance * size
+        else:
+            same = served.view(np.int64) == computed.view(np.int64)
+        apart = np.abs(served - computed)[~both_missing]
+        if len(apart):
+            # A value that one side alone has is infinitely far away.
+            self.largest = max(self.largest, float(np.where(np.isnan(apart), math.inf, apart).max()))
+        differing = np.flatnonzero(~(same | both_missing))
+        self.different += len(differing)
+        for row in differing[: KEEP - len(self.first)].tolist():
+            self.first.append(DifferentRow(partition, int(offsets[row]), _value(served[row]), _value(computed[row])))
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing differs."""
+        return self.different == 0
+
+
+def _value(number: np.float64) -> float | None:
+    return None if np.isnan(number) else float(number)
