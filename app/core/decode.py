@@ -76,7 +76,9 @@ def _decode_all(
             good.append(decode(value))
             positions.append(position)
         except _BAD_JSON as error:
-            rejections.append(Rejection(position, stage, _reason_of(error), str(error)[:300]))
+            # Serializers of a schema registry write 0 and four bytes of an id before the value.
+            registry = " A schema registry's serializer may have written it: write plain JSON." if value[0] == 0 else ""
+            rejections.append(Rejection(position, stage, _reason_of(error), str(error)[:300] + registry))
     return good, positions, rejections
 
 
@@ -214,7 +216,7 @@ class LabelDecoder:
             return "empty_key", "event_id must not be empty."
         if label.label not in (0.0, 1.0):
             return "not_binary", f"label is {label.label}; it must be 0 or 1."
-        if not -(2**62) < label.label_time_ms < 2**62:
+        if not -(2**63) <= label.label_time_ms < 2**63:
             return "wrong_type", "label_time_ms is beyond 64 bits."
         return None
 
