@@ -11,6 +11,9 @@ from statistics import median
 
 import psutil
 
+#: Column of the figures that are compared by a ratio.
+RATE = "events/s"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -26,10 +29,14 @@ class Figure:
 
 @dataclass
 class Figures:
-    """The figures of a run, in the order measured, and why some are missing."""
+    """The figures of a run, in the order measured, and why some are missing.
+
+    ``cells``: where a figure stands that is part of a table: the table's title, its row, its column.
+    """
 
     found: dict[str, Figure] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    cells: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     spreads: dict[str, tuple[float, float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     command: str = ""
@@ -42,6 +49,11 @@ class Figures:
             self.spreads[name] = min(values), max(values)
         if title:
             self.titles[name] = title
+
+    def add_cell(self, name: str, values: float | Sequence[float], unit: str, cell: tuple[str, str, str]) -> None:
+        """Add a figure that stands in a table with others."""
+        self.add(name, values, unit)
+        self.cells[name] = cell
 
     def value(self, name: str) -> float | None:
         """A figure's value; None when it was not measured."""
@@ -65,53 +77,49 @@ class Figures:
 
     def render(self) -> str:
         """The tables of this run, as Markdown."""
-        goals = [figure for figure in self.found.values() if figure.goal]
-        races = _race_names(self.found.values())
-        rest = [
-            figure for figure in self.found.values() if not figure.goal and figure.name.rpartition(".")[0] not in races
-        ]
         parts = ["# Benchmarks\n", f"{_machine()}\n"]
-        if races:
-            parts += ["## Throughput\n", *self._race_tables(races)]
-        if rest:
-            values = [(self._title(figure.name), self._number(figure)) for figure in rest]
-            parts += ["## Other figures\n", _table(("figure", "value"), values)]
+        for table in dict.fromkeys(cell[0] for cell in self.cells.values()):
+            parts += [f"## {table}\n", self._render_cells(table)]
+        alone = [figure for figure in self.found.values() if not figure.goal and figure.name not in self.cells]
+        if alone:
+            values = [(self._title(figure), f"{self._number(figure)} {figure.unit}") for figure in alone]
+            parts += ["## Other figures\n", _table(("", "value"), values)]
+        goals = [figure for figure in self.found.values() if figure.goal]
         if goals:
-            rows = [(self._title(goal.name), self._number(goal), str(goal.goal), _verdict(goal)) for goal in goals]
-            parts += ["## Goals\n", _table(("what", "value", "goal", ""), rows)]
+            rows = [
+                (self._title(goal), f"{self._number(goal)} {goal.unit}", str(goal.goal), _verdict(goal))
+                for goal in goals
+            ]
+            parts += ["## Goals\n", _table(("", "value", "goal", ""), rows)]
         if self.skipped:
             parts += ["## Left out\n", "\n".join(f"- {line}" for line in self.skipped) + "\n"]
         return "\n".join(parts)
 
-    def _race_tables(self, races: Sequence[str]) -> Iterable[str]:
-        workloads = dict.fromkeys(name.partition(".")[0] for name in races)
-        for workload in workloads:
-            own = [name for name in races if name.startswith(f"{workload}.")]
-            yield f"### {self.titles.get(workload, workload)}\n"
-            base = self.value(f"{own[0]}.rate")
-            rows = []
-            for name in own:
-                rate, cpu, rss = (self.found[f"{name}.{what}"] for what in ("rate", "cpu", "rss"))
-                ratio = _format(base / rate.value) if base and rate.value else ""
-                rows.append((self._title(name), self._number(rate), self._number(cpu), self._number(rss), ratio))
-            head = ("", "events/s", "CPU µs/event", "RSS MB", "first row is × as fast")
-            yield _table(head, rows)
+    def _render_cells(self, table: str) -> str:
+        """One table; where there are rates, its first row's is divided by each row's."""
+        own = {(row, column): self.found[name] for name, (of, row, column) in self.cells.items() if of == table}
+        rows, columns = (list(dict.fromkeys(cell[at] for cell in own)) for at in (0, 1))
+        lines = [[row, *(self._number(own.get((row, column))) for column in columns)] for row in rows]
+        head = ["", *columns]
+        if RATE in columns and len(rows) > 1:
+            head.append("the first, times as fast")
+            first = own[rows[0], RATE].value
+            for row, line in zip(rows, lines, strict=True):
+                value = own[row, RATE].value
+                line.append(_format(first / value) if first and value else "")
+        return _table(head, lines)
 
-    def _title(self, name: str) -> str:
-        return self.titles.get(name, name)
+    def _title(self, figure: Figure) -> str:
+        return self.titles.get(figure.name, figure.name)
 
-    def _number(self, figure: Figure) -> str:
-        if figure.value is None:
+    def _number(self, figure: Figure | None) -> str:
+        if figure is None or figure.value is None:
             return "not measured"
         text = _format(figure.value)
         if figure.name in self.spreads:
             low, high = self.spreads[figure.name]
             text += f" [{_format(low)}–{_format(high)}]"
-        return text if figure.unit in {"events/s", "µs", "MB", "×"} and not figure.goal else f"{text} {figure.unit}"
-
-
-def _race_names(found: Iterable[Figure]) -> list[str]:
-    return [one.name.removesuffix(".rate") for one in found if one.name.endswith(".rate") and not one.goal]
+        return text
 
 
 def _verdict(goal: Figure) -> str:

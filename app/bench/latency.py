@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
@@ -123,11 +122,12 @@ async def _read(
     return np.array(numbers, dtype=np.float64), np.array(received, dtype=np.float64)
 
 
-def add_latencies(run: BenchRun, name: str, title: str, found: Latencies) -> None:
-    """Add the percentiles to the figures."""
+def add_latencies(run: BenchRun, name: str, place: tuple[str, str], found: Latencies) -> None:
+    """Add the percentiles to the figures. ``place``: table and row."""
     for words, share in (("p50", 50), ("p99", 99), ("p99.9", 99.9)):
-        run.figures.add(f"{name}.{words}", found.percentile(share), "ms", f"{title}, {words}")
-    run.figures.add(f"{name}.generator_late", found.generator_late_p99_ms, "ms", f"{title}, generator late by (p99)")
+        run.figures.add_cell(f"{name}.{words}", found.percentile(share), "ms", (*place, words))
+    late = found.generator_late_p99_ms
+    run.figures.add_cell(f"{name}.generator_late", late, "ms", (*place, "generator late, p99"))
 
 
 async def measure_latency(run: BenchRun) -> None:
@@ -139,5 +139,5 @@ async def measure_latency(run: BenchRun) -> None:
             except (BenchError, StackError) as error:
                 run.figures.skip(f"latency at {rate}/s, {contestant.title}", str(error))
                 continue
-            add_latencies(run, f"latency-{rate}.{contestant.name}", f"{contestant.title} at {rate}/s", found)
-        await asyncio.sleep(0)
+            place = f"Latency at {rate:,} events/s, from due to read committed, ms", contestant.title
+            add_latencies(run, f"latency-{rate}.{contestant.name}", place, found)

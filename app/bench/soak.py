@@ -76,7 +76,7 @@ async def measure_soak(run: BenchRun) -> None:
     run.figures.add("soak.files_start", files[0], "files", "Soak: open files after warm-up")
     run.figures.add("soak.files_end", files[-1], "files", "Soak: open files at the end")
     run.figures.add("tail.growth", found.tail_growth(), "×", f"p99 of the second half by the first's, {minutes}")
-    add_latencies(run, "soak", f"streamgauge, exactly once, {minutes}", found)
+    add_latencies(run, "soak", ("Latency over the soak, ms", f"{OURS.title}, {minutes}"), found)
     run.report.mkdir(parents=True, exist_ok=True)
     rows = [{"seconds": round(at, 1), "rss": rss, "files": files} for at, rss, files in watch.samples]
     (run.report / "soak.json").write_text(json.dumps(rows) + "\n")

@@ -1,7 +1,7 @@
 """Where a worker's CPU goes: samples of its stacks, summed by stage.
 
-`STAGES` is the one place that says which code is which stage. A sample belongs to the first rule that fits any of its
-frames, looked at from the innermost outwards.
+`STAGES` is the one place that says which code is which stage. Of a sample's frames, the innermost that fits a rule says
+where it belongs.
 """
 
 from __future__ import annotations
@@ -23,89 +23,88 @@ from app.bench.run import BenchRun
 from app.bench.workload import STATELESS, WINDOWS
 
 _HERTZ = 250
-#: The thread in which Faust's consumer runs; what there belongs to no other stage is fetching.
-_CONSUMER_THREAD = "consumer"
+_TABLE = "CPU µs per event by stage, exactly once"
 
-#: Stage -> frames: "path" or "path:function"; a path is a file, or with a slash at its end a folder.
+#: Stage -> rules: "path", or "path:function"; a path that ends in a slash is a folder.
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "commit",
         (
-            "app/adapters/publisher.py", "aiokafka/producer/", "app/pipeline.py:drain_state",
-            "app/pipeline.py:drain_sketch", "app/worker.py:_commit", "app/partition_task.py:_commit",
-            "app/worker.py:commit_offsets", "app/core/tile_log.py",
+            "app/adapters/publisher.py", "aiokafka/producer/", "app/core/tile_log.py", "app/core/state_log.py",
+            "app/pipeline.py:drain_state", "app/pipeline.py:drain_sketch", "app/partition_task.py:_commit",
         ),
     ),
-    ("encode", ("app/pipeline.py:_encode_scores", "app/core/encode.py")),
+    ("encode", ("app/pipeline.py:_encode_scores",)),
     ("drift statistics", ("app/core/sketches.py", "models/reference.py", "app/pipeline.py:_count_outcomes")),
     ("score", ("models/scorer.py", "models/folding.py", "app/core/scoring.py")),
     (
         "features",
         (
             "app/core/features.py", "app/core/expressions.py", "app/core/lookups.py", "app/core/windows.py",
-            "app/core/tiles.py", "app/core/tile_batch.py", "app/core/tile_cells.py", "app/core/range_sums.py",
-            "app/core/keys.py", "app/core/measures.py", "app/core/sightings.py",
+            "app/core/tiles.py", "app/core/tile_batch.py", "app/core/tile_cells.py", "app/core/stored_tiles.py",
+            "app/core/range_sums.py", "app/core/keys.py", "app/core/measures.py", "app/core/sightings.py",
+            "app/core/shared_windows.py", "app/core/shared_board.py", "app/core/shared_held.py",
         ),
     ),
     ("decode", ("app/core/decode.py", "app/pipeline.py:receive_events")),
-    (
-        "fetch",
-        ("aiokafka/consumer/", "app/adapters/faust_batches.py", "app/adapters/topic_reader.py", "faust/"),
-    ),
-    (
-        "start-up",
-        ("<frozen importlib", "app/adapters/model_feed.py", "models/verify.py", "app/cli/", "app/bootstrap.py:"),
-    ),
-    (
-        "merge and flow",
-        (
-            "app/pipeline.py", "app/core/", "app/worker.py", "app/partition_task.py", "app/drive.py",
-        ),
-    ),
-    ("event loop", ("asyncio/", "selectors.py", "mode/", "aiokafka/", "threading.py", "concurrent/")),
+    ("fetch", ("aiokafka/consumer/", "app/adapters/faust_batches.py", "app/adapters/topic_reader.py", "faust/")),
+    ("merge and flow", ("app/pipeline.py", "app/core/", "app/worker.py", "app/partition_task.py", "app/drive.py")),
 )  # fmt: skip
-#: Not part of the work on events.
-_LEFT_OUT = "start-up"
+#: What fits no rule is fetching in Faust's consumer thread, committing in a connection of another, and else this.
+EVENT_LOOP = "event loop"
+#: Not work on events, wherever in a stack it is: imports, the model on its way, an agent's inspection of its module.
+_LEFT_OUT = (
+    "<frozen importlib",
+    "importlib/",
+    "app/adapters/model_feed.py",
+    "app/bootstrap.py",
+    "inspect.py",
+    "app/cli/__init__.py",
+)
+#: A thread that waits is no CPU time, though a busy machine's sampler may take it for some.
+_WAITS = ("selectors.py:select", "concurrent/futures/thread.py:_worker", "threading.py:wait")
 
 _FRAME = re.compile(r"(?P<function>.*) \((?P<path>.*?)(?::\d+)?\)\Z")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A line of a stack."""
+    """A line of a stack: a function, its class left out, and its file."""
 
     function: str
     path: str
 
     def fits(self, rule: str) -> bool:
-        """Whether a rule of `STAGES` means it."""
+        """Whether a rule means it."""
         path, _, function = rule.partition(":")
-        where = f"/{self.path}"
-        is_there = f"/{path}" in where if path.endswith("/") or path.startswith("<") else where.endswith(f"/{path}")
+        if path.endswith("/") or path.startswith("<"):
+            is_there = f"/{path}" in f"/{self.path}"
+        else:
+            is_there = f"/{self.path}".endswith(f"/{path}")
         return is_there and function in {"", self.function}
 
 
-def stage_of(stack: str) -> str:
-    """The stage of one collapsed stack, outermost frame first.
+def stage_of(stack: str) -> str | None:
+    """The stage of one collapsed stack, outermost frame first; None when it is no work on events.
 
     Examples
     --------
-    >>> stage_of("run (asyncio/base_events.py:1);_process (app/pipeline.py:9);score (models/scorer.py:7)")
+    >>> stage_of("MainThread;_run (asyncio/events.py:1);Flow.step (app/pipeline.py:9);Logit.score (models/scorer.py:7)")
     'score'
     """
-    frames = [Frame(found["function"], found["path"]) for found in map(_FRAME.match, stack.split(";")) if found]
-    # Starting anything runs under the command line's own frames, as all work does: only inner frames tell those apart.
-    inner = [frame for frame in frames if not frame.path.startswith("app/cli/") and "__main__" not in frame.path]
-    for frame in reversed(inner):
+    found = [match for match in map(_FRAME.match, stack.split(";")) if match]
+    frames = [Frame(match["function"].rpartition(".")[2], match["path"]) for match in found]
+    if frames and any(map(frames[-1].fits, _WAITS)):
+        return None
+    if any(frame.fits(rule) for frame in frames for rule in _LEFT_OUT):
+        return None
+    for frame in reversed(frames):
         for stage, rules in STAGES:
-            if stage != "event loop" and any(map(frame.fits, rules)):
+            if any(map(frame.fits, rules)):
                 return stage
-    if _CONSUMER_THREAD in stack.partition(";")[0].lower():
+    if ": Thread-" in stack.partition(";")[0]:
         return "fetch"
-    # Both ends of a connection look alike on the main loop, which has the producers' alone.
-    if any("aiokafka" in frame.path for frame in inner):
-        return "commit"
-    return "event loop"
+    return "commit" if any("aiokafka/" in frame.path for frame in frames) else EVENT_LOOP
 
 
 def sum_stages(lines: Iterable[str]) -> Counter[str]:
@@ -113,8 +112,9 @@ def sum_stages(lines: Iterable[str]) -> Counter[str]:
     samples: Counter[str] = Counter()
     for line in lines:
         stack, _, count = line.rpartition(" ")
-        if stack:
-            samples[stage_of(stack)] += int(count)
+        stage = stage_of(stack)
+        if stack and stage is not None:
+            samples[stage] += int(count)
     return samples
 
 
@@ -125,15 +125,16 @@ async def measure_stages(run: BenchRun) -> None:
         run.say(f"profile: {workload.help}, {run.sizes.events:,} events")
         async with run.lane(workload, "profile", OURS.delivery) as (lane, pipeline):
             await run.load(lane, run.sizes.events)
-            raw = lane.folder / "stacks.txt"
+            run.report.mkdir(parents=True, exist_ok=True)
+            raw = (run.report / f"stacks-{workload.name}.txt").absolute()  # a flame graph can be drawn of it
             samples, cpu_us = await _profile(run, lane, spy, pipeline, raw)
-        total = sum(count for stage, count in samples.items() if stage != _LEFT_OUT)
+        total = samples.total()
         if not total:
             raise BenchError("py-spy sampled nothing")
-        for stage in [name for name, _ in STAGES if name != _LEFT_OUT]:
+        for stage in [*(name for name, _ in STAGES), EVENT_LOOP]:
             name = f"profile.{workload.name}.{stage.replace(' ', '-')}"
-            run.figures.add(name, cpu_us * samples[stage] / total, "µs", f"Profile, {workload.name}: {stage}, µs/event")
-        run.figures.add(f"profile.{workload.name}.all", cpu_us, "µs", f"Profile, {workload.name}: all, µs/event")
+            run.figures.add_cell(name, cpu_us * samples[stage] / total, "µs", (_TABLE, stage, workload.name))
+        run.figures.add_cell(f"profile.{workload.name}.all", cpu_us, "µs", (_TABLE, "all", workload.name))
 
 
 async def _profile(run: BenchRun, lane: Lane, spy: Path, pipeline: Path, raw: Path) -> tuple[Counter[str], float]:

@@ -19,6 +19,7 @@ from app.bench.contestants import (
     kafka_streams,
     ours,
 )
+from app.bench.figures import RATE
 from app.bench.lane import BenchError, Race
 from app.bench.run import BenchRun
 from app.bench.workload import PEER_WINDOWS, STATELESS, TREES, WIDE, WINDOWS, Workload
@@ -41,19 +42,17 @@ async def compare(
                 failed.add(name)
                 run.figures.skip(f"{workload.name}, {contestant.title}", str(error))
     for contestant, workload in pairs:
-        key = section or workload.name
-        name = f"{key}.{contestant.name}"
+        name = f"{section or workload.name}.{contestant.name}"
         if races.get(name):
-            _add(run, name, contestant.title, races[name])
-            run.figures.titles.setdefault(key, workload.help[:1].upper() + workload.help[1:])
+            _add(run, name, (f"Throughput: {workload.help}, {count:,} events", contestant.title), races[name])
     return races
 
 
-def _add(run: BenchRun, name: str, title: str, races: Sequence[Race]) -> None:
-    run.figures.titles[name] = title
-    run.figures.add(f"{name}.rate", [race.events_per_second for race in races], "events/s")
-    run.figures.add(f"{name}.cpu", [race.cpu_us for race in races], "µs")
-    run.figures.add(f"{name}.rss", [race.rss_bytes / 1e6 for race in races], "MB")
+def _add(run: BenchRun, name: str, place: tuple[str, str], races: Sequence[Race]) -> None:
+    add = run.figures.add_cell
+    add(f"{name}.rate", [race.events_per_second for race in races], "events/s", (*place, RATE))
+    add(f"{name}.cpu", [race.cpu_us for race in races], "µs", (*place, "CPU µs/event"))
+    add(f"{name}.rss", [race.rss_bytes / 1e6 for race in races], "MB", (*place, "RSS MB"))
 
 
 async def measure_stateless(run: BenchRun) -> None:
@@ -82,7 +81,6 @@ async def measure_scaling(run: BenchRun) -> None:
     contestants = [ours("exactly_once", workers) for workers in (1, 2, 4)]
     contestants += [kafka_streams(1), kafka_streams(2)]
     count = run.sizes.long_events
-    run.figures.titles["scaling"] = f"{STATELESS.help[:1].upper() + STATELESS.help[1:]}, {count:,} events"
     races = await compare(run, "scaling", [(contestant, STATELESS) for contestant in contestants], count, 1)
     as_cores = min((1, 2, 4), key=lambda workers: abs(workers - (os.cpu_count() or 1)))
     mine = races.get("scaling.streamgauge" if as_cores == 1 else f"scaling.streamgauge-x{as_cores}", [])
