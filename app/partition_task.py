@@ -20,6 +20,8 @@ from faust.types import TP
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
+from app.adapters.shared_feed import SharedFeed
+from app.adapters.shared_waits import SharedWaits
 from app.adapters.topic_reader import read_to_end
 from app.core.features import FeaturePlan
 from app.core.sketches import split_record
@@ -57,13 +59,17 @@ class Progress:
     scored: int = 0
     dead_letters: int = 0
     stale: int = 0
+    shared_late: int = 0
     commits: int = 0
     last_commit_ms: int = 0
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code."""
+    """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code.
+
+    ``shared``: where windows are shared between partitions.
+    """
 
     pipeline: Pipeline
     plan: FeaturePlan
@@ -74,6 +80,7 @@ class Surroundings:
     progress: Progress
     now_ms: Callable[[], int]
     fail: Callable[[str, int], None]
+    shared: SharedFeed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Cut:
 
     sketches: list[Outgoing]
     changes: list[Outgoing]
+    shared: list[Outgoing]
     offsets: dict[TopicPartition, int]
     first_offsets: dict[str, int]
 
@@ -96,7 +104,8 @@ class PartitionTask:
         topics = around.pipeline.topics
         self._events_tp = TP(topics.events, partition)
         self._labels_tp = TP(topics.labels, partition)
-        self._flow = PartitionPipeline(around.pipeline, around.plan, partition)
+        board = around.shared.board if around.shared is not None else None
+        self._flow = PartitionPipeline(around.pipeline, around.plan, partition, board=board)
         self._publisher = PartitionPublisher(
             around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.pipeline.delivery
         )
@@ -107,6 +116,7 @@ class PartitionTask:
         self._next: dict[TP, int] = {}
         self._paused: set[TP] = set()
         self._wake = asyncio.Event()
+        self._waits = SharedWaits(self._flow, around.pipeline.shared, self._is_idle, self._wake.set)
         self._outbox: asyncio.Queue[Step | Cut | None] = asyncio.Queue()
         self._outbox_events = 0
         self._cut_at: float | None = None
@@ -125,6 +135,8 @@ class PartitionTask:
     async def take_over(self) -> None:
         """Fence the former owner, restore the state, start working."""
         await self._publisher.start()
+        if self._around.shared is not None:
+            await self._around.shared.read_own(self.partition)
         reader = self._flow.state_reader()
         state_topic = self._around.pipeline.topics.state
         async for batch in read_to_end(self._around.bootstrap, [state_topic], self.partition):
@@ -150,6 +162,7 @@ class PartitionTask:
         """Commit what was processed and stand still; whether `resume` is possible."""
         self._is_stopping = True
         self._wake.set()
+        await self._waits.stop()
         if self._resolving is not None:
             self._resolving.cancel()
             await asyncio.gather(self._resolving, return_exceptions=True)
@@ -161,6 +174,8 @@ class PartitionTask:
 
     async def close(self) -> None:
         """End for good. An open transaction is aborted by whoever takes over, or by time."""
+        if self._around.shared is not None:
+            self._around.shared.listen_no_more(self._wake.set)
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -190,6 +205,8 @@ class PartitionTask:
 
     def _start(self) -> None:
         self._is_stopping = False
+        if self._around.shared is not None:
+            self._around.shared.listen(self._wake.set)
         self._loops = [
             asyncio.create_task(self._guard(self._work()), name=f"work-{self.partition}"),
             asyncio.create_task(self._guard(self._publish()), name=f"publish-{self.partition}"),
@@ -231,6 +248,7 @@ class PartitionTask:
             step = self._next_step()
             if step is not None:
                 self._hand_over(step)
+            self._tell_others()
             if self._cut_at is not None and not self._is_cutting and _now() >= self._cut_at:
                 self._cut()
             if step is None:
@@ -242,15 +260,23 @@ class PartitionTask:
             self._cut()
         self._outbox.put_nowait(None)
 
+    def _tell_others(self) -> None:
+        """Let other partitions know how far this one has come: those of this worker now, all with the next commit."""
+        if self._around.shared is not None and self._flow.shared is not None:
+            self._around.shared.tell()
+            if self._cut_at is None and self._flow.shared.contributor.has_news:
+                self._cut_at = _now() + self._around.pipeline.commit_interval_ms / 1000
+
     def _next_step(self) -> Step | None:
         around = self._around
         while self._outbox_events <= OUTBOX_EVENTS:
+            self._flow.share(self._stale)
             started = _now()
             step = self._flow.step(around.shelf.champions, self._most, around.now_ms(), self._stale)
             if step is not None:
                 self._adapt(len(step.events), _now() - started)
                 return step
-            if not self._inbox or self._flow.merge.has_events:
+            if not self._inbox or self._flow.takes_no_more:
                 return None
             fetched = self._inbox.popleft()
             self._inbox_bytes -= fetched.size_bytes
@@ -271,6 +297,8 @@ class PartitionTask:
             if model.version not in self._served:
                 self._served.add(model.version)
                 self._first_offsets[model.version] = int(step.events.offsets[start])
+        if step.gave_up:
+            self._around.progress.stale += len(step.events)
         self._outbox_events += len(step.events)
         self._outbox.put_nowait(step)
 
@@ -284,7 +312,9 @@ class PartitionTask:
         position = self._flow.position()
         ends = ((self._events_tp, position.events), (self._labels_tp, position.labels))
         offsets = {TopicPartition(*tp): end for tp, end in ends if end is not None}
-        self._outbox.put_nowait(Cut(parts, changes, offsets, self._first_offsets))
+        shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
+        self._around.progress.shared_late += self._waits.count_late()
+        self._outbox.put_nowait(Cut(parts, changes, shared, offsets, self._first_offsets))
         self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
 
     async def _wait(self) -> None:
@@ -333,6 +363,7 @@ class PartitionTask:
         topics, progress = self._around.pipeline.topics, self._around.progress
         await self._publisher.send(topics.sketches, cut.sketches)
         await self._publisher.send(topics.state, cut.changes)
+        await self._publisher.send(topics.shared, cut.shared)
         await self._publisher.commit(cut.offsets)
         self._is_cutting = False
         progress.commits += 1
@@ -344,6 +375,7 @@ class PartitionTask:
 
     def _resolve_later(self) -> None:
         """Start finding out whether held-back events may go, or whether a promised watermark is reached."""
+        self._waits.look()
         if self._around.pipeline.labels is None or (self._resolving is not None and not self._resolving.done()):
             return
         merge = self._flow.merge
@@ -382,6 +414,13 @@ class PartitionTask:
         if step is not None:
             self._hand_over(step)
         self._wake.set()
+
+    async def _is_idle(self) -> bool:
+        """Whether everything that the partition's topics hold now has been received and merged."""
+        tps = [self._events_tp] + ([self._labels_tp] if self._around.pipeline.labels is not None else [])
+        ends = {tp: await self._around.app.end_offset(tp) for tp in tps}
+        received = [await self._has_received(tp, end) for tp, end in ends.items()]
+        return all(received) and not self._inbox and not self._flow.takes_no_more
 
     async def _has_received(self, tp: TP, end: int) -> bool:
         app = self._around.app

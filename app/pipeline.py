@@ -185,8 +185,7 @@ class PartitionPipeline:
         TooManyDeadLettersError
             Before anything of this step is published.
         """
-        if self.shared is not None:
-            self._share(self.shared, stale)
+        self.share(stale)
         if self._with_scores and (models is None or not models.is_ready()):
             return None
         ready = self._take(most, stale) if self.shared is None else self.shared.take(most)
@@ -205,15 +204,22 @@ class PartitionPipeline:
         merged = self.merge.take(most)
         return Ready(merged, is_stale=first in stale) if merged is not None else None
 
-    def _share(self, shared: SharedPart[_Queued], stale: range) -> None:
-        """Add what is merged to the shared windows at once; it may wait there for the others before it is scored."""
-        while not shared.is_full:
+    def share(self, stale: range = range(0)) -> None:
+        """Add what is merged to the shared windows at once; it may wait for the others before it is scored.
+
+        `step` does so too: for whoever wants to tell the others before.
+        """
+        while self.shared is not None and not self.shared.is_full:
             first = self.merge.events_taken
             merged = self.merge.take(_MOST_HELD)
             if merged is None or merged.payload is None:
                 return
-            events = _events_of(merged.payload, merged)
-            shared.add(merged, events, is_stale=first in stale)
+            self.shared.add(merged, _events_of(merged.payload, merged), is_stale=first in stale)
+
+    @property
+    def takes_no_more(self) -> bool:
+        """Whether what was received before must go first."""
+        return self.merge.has_events or (self.shared is not None and self.shared.is_full)
 
     def keep_promise(self, until_ms: int, now_ms: int) -> Step | None:
         """Apply the labels queued up to a watermark record, once every event before it has been processed."""

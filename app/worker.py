@@ -15,9 +15,11 @@ from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
+from app.adapters.shared_feed import SharedFeed
 from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
+from app.core.shared_board import SharedBoard
 from app.core.state_log import UnreadableStateError
 from app.partition_task import EXIT_CONFIG, EXIT_RETRY, PartitionTask, Progress, SkippedBatchError, Surroundings
 from schemas.pipeline import Pipeline
@@ -58,7 +60,13 @@ class Worker:
         self.app = BatchApp(
             group, bootstrap, topics, self, sharing=StickyAssignor(), consumer_group_instance_id=instance
         )
-        self._around = Surroundings(pipeline, plan, bootstrap, group, self.app, shelf, self.progress, now_ms, self.fail)
+        self._shared: SharedFeed | None = None
+        if plan.shared:
+            board = SharedBoard(plan.shared, range(pipeline.partitions))
+            self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
+        self._around = Surroundings(
+            pipeline, plan, bootstrap, group, self.app, shelf, self.progress, now_ms, self.fail, self._shared
+        )
         self._skip_removed = skip_removed
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
@@ -99,6 +107,7 @@ class Worker:
             "streamgauge_scored_total": progress.scored,
             "streamgauge_dead_letters_total": progress.dead_letters,
             "streamgauge_stale_total": progress.stale,
+            "streamgauge_shared_late_total": progress.shared_late,
             "streamgauge_commits_total": progress.commits,
             "streamgauge_partitions": len(self.tasks),
             "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
@@ -122,6 +131,8 @@ class Worker:
         await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
         self.tasks.clear()
         self._parked.clear()
+        if self._shared is not None:
+            await self._shared.stop()
         await self.app.stop()
         await self.shelf.stop()
 
@@ -141,6 +152,8 @@ class Worker:
                 self.tasks[partition] = task = parked.pop(partition)
                 offsets |= task.resume(epoch)
             await asyncio.gather(*(task.close() for task in parked.values()))
+            if self._shared is not None:
+                await self._shared.own(mine)
             new = [PartitionTask(self._around, partition, epoch) for partition in sorted(mine - self.tasks.keys())]
             await asyncio.gather(*(task.take_over() for task in new))
             self.tasks |= {task.partition: task for task in new}

@@ -21,7 +21,16 @@ METRICS = (
     Metric("streamgauge_events_total", "counter", "Events read from the events topic, rejected ones included."),
     Metric("streamgauge_scored_total", "counter", "Events scored."),
     Metric("streamgauge_dead_letters_total", "counter", "Events that could not be scored."),
-    Metric("streamgauge_stale_total", "counter", "Events scored without labels that should have preceded them."),
+    Metric(
+        "streamgauge_stale_total",
+        "counter",
+        "Events scored without labels that should have preceded them, or without what other partitions add.",
+    ),
+    Metric(
+        "streamgauge_shared_late_total",
+        "counter",
+        "Events and labels that came too late for shared windows: others may have been scored without them.",
+    ),
     Metric("streamgauge_commits_total", "counter", "Transactions committed."),
     Metric("streamgauge_partitions", "gauge", "Input partitions that this worker owns."),
     Metric("streamgauge_last_commit_timestamp_seconds", "gauge", "When the last transaction was committed."),

@@ -145,6 +145,15 @@ class SharedBoard:
         store.cursors.add(cursor)
         return cursor
 
+    def drop(self, partition: int) -> None:
+        """Forget a partition; events wait until it has been heard anew."""
+        for store in self._stores:
+            for tile, places in list(store.tiles.items()):
+                for place in [place for place in places if place[0] == partition]:
+                    store.put(tile, place, None)
+        self.added_ms[partition] = self.scored_ms[partition] = BEGINNING_MS
+        self.low_ms, self.high_ms = min(self.added_ms.values()), max(self.added_ms.values())
+
     # -- the topic ---------------------------------------------------------------------------------------------------
 
     def hear(self, partition: int, key: bytes, value: bytes | None) -> None:
