@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from chaos_kafka import BreakableKafka
 from chaos_load import Load, new_random
+from chaos_pipeline import Setup
 from chaos_proxy import Proxy, Weather
 from chaos_report import Figure, record
-from chaos_run import ChaosRun, Setup
+from chaos_run import ChaosRun
 
 #: What a killed broker may cost: of 20 s, 5 are its own registration's time to expire.
 BROKER_GAP_S = 20.0

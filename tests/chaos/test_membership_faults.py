@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from chaos_load import Load, new_random
+from chaos_pipeline import Setup
 from chaos_report import Figure, record
-from chaos_run import ChaosRun, Setup
+from chaos_run import ChaosRun
 
 #: Promises on a quiet machine.
 HAND_OVER_S = 10.0

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_load import START_MS, Load, new_random
+from chaos_load import Load, new_random
+from chaos_pipeline import Setup, release, render_toml
 from chaos_report import Figure, record
-from chaos_run import ChaosRun, Setup
+from chaos_run import ChaosRun
 
-from app.adapters.model_announcer import announce
 from app.adapters.topic_reader import read_to_end
 from models.registry import Registry
-from schemas.wire import ModelStatus, ModelUpdate, decode_json
+from schemas.pipeline_file import load as load_pipeline
+from schemas.wire import ModelStatus, decode_json
 
 #: Promises on a quiet machine.
 CATCH_UP_S = 120.0
 COLD_START_S = 20.0
 #: Of a worker, whatever waits for it: inbox of 8 MiB a partition, the libraries, and the model.
 MOST_RSS_MB = 700.0
-
-
-async def announce_bad(run: ChaosRun, version: str, **change: str) -> None:
-    """Announce a version that must be refused: its digest or its feature set is another."""
-    registry = Registry(run.settings.registry)
-    manifest, _ = registry.load("m", "1.0.0")
-    update = {
-        "sha256": manifest.artifact.sha256,
-        "feature_set": run.pipeline.feature_set,
-        "uri": registry.uri("m", "1.0.0"),
-        **change,
-    }
-    model = ModelUpdate(model="m", version=version, role="champion", announced_at_ms=START_MS, **update)
-    await announce(run.bootstrap, run.pipeline.topics, model)
 
 
 async def refused_versions(run: ChaosRun) -> set[str]:
@@ -45,6 +33,7 @@ async def refused_versions(run: ChaosRun) -> set[str]:
     return refused
 
 
+KINDS = ["good", "tampered", "foreign", "missing"]
 RACES = [
     pytest.param(Setup("exactly_once", with_labels=True), 2, id="exactly-once+labels"),
     pytest.param(
@@ -58,23 +47,30 @@ def test_model_updates_race_with_kills(kafka: str, tmp_path: Path, seed: int, se
     """Good, tampered and foreign versions while workers die: each score is that of a good version, to the bit."""
 
     async def scenario() -> None:
-        chance = new_random(seed)
+        chance, bad = new_random(seed), set()
+        other = tmp_path / "other.toml"
+        other.write_text(render_toml("other", replace(setup, with_labels=not setup.with_labels)))
         async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6), setup) as run:
+            registry = Registry(run.settings.registry)
             await run.produce()
-            bad = set()
             for number in range(1, kills + 1):
-                for kind in chance.sample(("good", "tampered", "foreign", "missing"), 4):
-                    version = f"{number}.{('good', 'tampered', 'foreign', 'missing').index(kind)}.1"
+                for kind in chance.sample(KINDS, len(KINDS)):
+                    version = f"{number}.{KINDS.index(kind)}.1"
                     if kind == "good":
-                        await run.release_next(version, seed=number + 1)
+                        await run.release(version, seed=number + 1)
                         continue
                     bad.add(version)
-                    if kind == "tampered":
-                        await announce_bad(run, version, sha256="0" * 64)
-                    elif kind == "foreign":
-                        await announce_bad(run, version, feature_set="0123456789ab")
-                    else:
-                        await announce_bad(run, version, uri=(tmp_path / "nowhere").as_uri())
+                    lies = {"tampered": {"sha256": "0" * 64}, "missing": {"uri": (tmp_path / "nowhere").as_uri()}}
+                    trained_for = load_pipeline(other) if kind == "foreign" else run.pipeline
+                    # Trained for another feature set, it is announced all the same where it does not belong.
+                    await release(
+                        kafka,
+                        replace(trained_for, name=run.pipeline.name),
+                        registry,
+                        version,
+                        number + 1,
+                        **lies.get(kind, {}),
+                    )
                 await asyncio.sleep(chance.uniform(0, 3))
                 if run.fleet.running():
                     run.fleet.kill(chance.choice(run.fleet.running()))

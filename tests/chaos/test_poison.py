@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from chaos_checker import POISON_HEADER
 from chaos_load import START_MS, Load, LoadProducer, Sent
+from chaos_pipeline import Setup
 from chaos_report import Figure, record
-from chaos_run import ChaosRun, Setup
+from chaos_run import ChaosRun
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from chaos_load import Load, new_random
+from chaos_pipeline import Setup
 from chaos_report import record
-from chaos_run import ChaosRun, Setup
+from chaos_run import ChaosRun
 
 
 async def kill_at_random(run: ChaosRun, kills: int, seed: int, every_s: tuple[float, float]) -> None:

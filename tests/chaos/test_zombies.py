@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from chaos_load import Load, new_random
+from chaos_pipeline import Setup
 from chaos_report import Figure, record
-from chaos_run import ChaosRun, Setup
+from chaos_run import ChaosRun
 
 #: Longer than a worker's session (10 s), so that its partitions have moved on when it wakes up.
 SLEEP_S = 14.0

@@ -19,10 +19,10 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from chaos_checker import POISON_HEADER
+from chaos_pipeline import START_MS
 
 from schemas.topics import Topics
 
-START_MS = 1_700_000_000_000
 STEP_MS = 40
 _TICKS_PER_S = 20
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,12 @@ from aiokafka.errors import KafkaError
 from chaos_checker import Findings, check, read_logs
 from chaos_fleet import Fleet, worker_command
 from chaos_load import Load, LoadProducer
+from chaos_pipeline import Setup, release, render_toml
 from chaos_report import Figure, Row
-from worker_bench import LABEL_FEATURE, LABELS, TOML, Bench
 
+from app.adapters.topics_admin import ensure_topics
 from app.offline import load_model
+from app.settings import Settings
 from models.registry import Registry
 from schemas.pipeline_file import load as load_pipeline
 from schemas.topics import Topic
@@ -30,22 +33,6 @@ from schemas.wire import Score, decode_json
 
 #: Generous: a machine may be busy with other things.
 PATIENCE_S = 240.0
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a pipeline under test and its workers are like.
-
-    ``static``: workers are static members of their group. ``features``: TOML of more features.
-    """
-
-    delivery: str = "exactly_once"
-    with_labels: bool = False
-    partitions: int = 4
-    commit_interval_ms: int = 50
-    workers: int = 2
-    static: bool = True
-    features: str = ""
 
 
 @dataclass
@@ -129,7 +116,7 @@ class ScoreReader:
         return found
 
 
-class ChaosRun(Bench):
+class ChaosRun:
     """Workers, load and reader of one test; as a context it ends what it started.
 
     Parameters
@@ -143,18 +130,14 @@ class ChaosRun(Bench):
     def __init__(
         self, bootstrap: str, folder: Path, load: Load, setup: Setup, worker_bootstrap: str | None = None
     ) -> None:
-        super().__init__(bootstrap, folder, setup.with_labels)
+        self.bootstrap = bootstrap
         self.setup = setup
-        path = self.pipeline.path
-        text = TOML.format(
-            name=self.pipeline.name,
-            labels=LABELS.replace("20s", "10m") if setup.with_labels else "",
-            label_feature=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
-        )
-        head = f'delivery = "{setup.delivery}"\npartitions = {setup.partitions}\n'
-        head += f"commit_interval_ms = {setup.commit_interval_ms}\n"
-        path.write_text(text.replace("partitions = 3\ncommit_interval_ms = 50\n", head))
+        path = folder / f"t{uuid.uuid4().hex[:10]}.toml"
+        path.write_text(render_toml(path.stem, setup))
         self.pipeline = load_pipeline(path)
+        self.settings = replace(
+            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, log_level="INFO"
+        )
         self.load = replace(load, partitions=setup.partitions, with_labels=setup.with_labels)
         self.pace = 1.0
         self.started_at = 0.0
@@ -166,12 +149,13 @@ class ChaosRun(Bench):
             max(setup.workers, 3),
             lambda slot: worker_command(path, environment, f"w{slot}" if setup.static else None),
         )
-        self.versions = ["1.0.0"]
+        self.versions: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self.prepare()
+        await ensure_topics(self.bootstrap, self.pipeline.topics.all())
+        await self.release("1.0.0", seed=1)
         await self._stack.enter_async_context(self.fleet)
         self.fleet.start(*range(self.setup.workers))
         self._tasks = [asyncio.create_task(self.reader.run(), name="reader")]
@@ -228,10 +212,10 @@ class ChaosRun(Bench):
                 pytest.fail(f"not within {deadline_s:.0f} s: {what}\n{self.fleet.log()}")
             await asyncio.sleep(0.05)
 
-    async def release_next(self, version: str, seed: int) -> None:
+    async def release(self, version: str, seed: int) -> None:
         """Announce another good version."""
         self.versions.append(version)
-        await self.release(version, seed)
+        await release(self.bootstrap, self.pipeline, Registry(self.settings.registry), version, seed)
 
     # -- the account -------------------------------------------------------------------------------------------------
 

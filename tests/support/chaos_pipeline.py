@@ -1,0 +1,128 @@
+"""The pipeline of the chaos runs: windows over events and over labels, and the versions that score it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from app.adapters.model_announcer import announce
+from models.registry import Registry
+from models.training import train
+from schemas.pipeline import Pipeline
+from schemas.wire import ModelUpdate
+
+START_MS = 1_700_000_000_000
+
+TOML = """
+name = "{name}"
+partitions = {partitions}
+delivery = "{delivery}"
+commit_interval_ms = {commit_interval_ms}
+
+[model]
+name = "m"
+
+[events]
+entity = "card"
+id = "id"
+time = "at_ms"
+
+[events.fields]
+id = "string"
+card = "string"
+at_ms = "int"
+amount = "float"
+note = "string?"
+
+{labels}
+
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+
+[[features]]
+name = "log_amount"
+type = "float"
+expression = "log1p(abs(amount))"
+
+[[features]]
+name = "count_1m"
+type = "int"
+window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "count" }}
+
+[[features]]
+name = "sum_1m"
+type = "float"
+window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "sum", field = "amount" }}
+
+{features}
+"""
+#: The wait is long, so that no fault makes a score stale: what it saw could then not be computed again.
+LABELS = '[labels]\nhorizon = "1h"\nmax_wait = "10m"\n'
+LABEL_FEATURE = """
+[[features]]
+name = "bad_5m"
+type = "float"
+window = { of = "labels", key = ["card"], size = "5m", hop = "5s", aggregate = "mean", field = "label" }
+"""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a pipeline under test and its workers are like.
+
+    ``static``: workers are static members of their group. ``features``: TOML of more features.
+    """
+
+    delivery: str = "exactly_once"
+    with_labels: bool = False
+    partitions: int = 4
+    commit_interval_ms: int = 50
+    workers: int = 2
+    static: bool = True
+    features: str = ""
+
+
+def render_toml(name: str, setup: Setup) -> str:
+    """The pipeline file of a run."""
+    return TOML.format(
+        name=name,
+        partitions=setup.partitions,
+        delivery=setup.delivery,
+        commit_interval_ms=setup.commit_interval_ms,
+        labels=LABELS if setup.with_labels else "",
+        features=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
+    )
+
+
+async def release(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str) -> None:
+    """Train, register and announce a version; ``lies``: what the announcement says instead of the truth."""
+    generator = np.random.default_rng(seed)
+    matrix = generator.normal(size=(600, len(pipeline.features)))
+    labels = (matrix[:, 0] + generator.normal(size=600) > 0).astype(np.float64)
+    times = np.arange(600, dtype=np.int64) + START_MS
+    trained = train(
+        matrix,
+        labels,
+        times,
+        pipeline,
+        "logistic",
+        version=version,
+        from_ms=START_MS,
+        to_ms=START_MS + 600,
+        created_at_ms=START_MS,
+    )
+    entry = registry.register(trained.manifest, trained.artifact)
+    update = ModelUpdate(
+        model="m",
+        version=version,
+        role="champion",
+        uri=entry.uri,
+        sha256=trained.manifest.artifact.sha256,
+        feature_set=pipeline.feature_set,
+        announced_at_ms=START_MS,
+    )
+    await announce(bootstrap, pipeline.topics, msgspec.structs.replace(update, **lies))
