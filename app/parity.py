@@ -263,20 +263,20 @@ def _load_labels(engine: ScratchEngine, pipeline: Pipeline, part: RecordingPart)
 def _compare_sql(parity: Parity, engine: ScratchEngine, pipeline: Pipeline, kept: dict[int, _Kept]) -> None:
     queries = window_queries(pipeline)
     parity.sql = [FeatureParity(query.feature, TOLERANCE) for query in queries]
-    for partition, of in sorted(kept.items()):
-        seq, offsets, values = np.concatenate(of.seq), np.concatenate(of.offsets), np.concatenate(of.values)
+    served = {
+        partition: (np.concatenate(of.seq), np.concatenate(of.offsets), np.concatenate(of.values))
+        for partition, of in sorted(kept.items())
+    }
+    begin = min(int(seq[0]) for seq, _, _ in served.values())
+    end = max(int(seq[-1]) for seq, _, _ in served.values()) + 1
+    size = max(1, _READS // len(served))
+    for start in range(begin, end, size):
         for place, (query, feature) in enumerate(zip(queries, parity.sql, strict=True)):
-            of_none = 0.0 if query.window.aggregate in ZERO_OF_NONE else np.nan
-            for start in range(0, len(seq), _READS):
-                rows = slice(start, start + _READS)
-                wanted = seq[rows]
-                first, last = int(wanted[0]), int(wanted[-1]) + 1
-                computed = np.full(last - first, of_none)
-                found, numbers = engine.read_values(query.for_reads(partition, first, last))
-                computed[found - first] = numbers
-                feature.add(
-                    partition,
-                    offsets[rows],
-                    np.ascontiguousarray(values[rows, place]),
-                    computed[wanted - first],
-                )
+            of, found, values = engine.read_values(query.for_reads(start, start + size))
+            for partition, (seq, offsets, matrix) in served.items():
+                rows = slice(*np.searchsorted(seq, (start, start + size)).tolist())
+                computed = np.full(size, 0.0 if query.window.aggregate in ZERO_OF_NONE else np.nan)
+                ours = of == partition
+                computed[found[ours] - start] = values[ours]
+                was = np.ascontiguousarray(matrix[rows, place])
+                feature.add(partition, offsets[rows], was, computed[seq[rows] - start])

@@ -73,14 +73,14 @@ class ScratchEngine:
         }
         self._call(lambda: self._client.insert_arrow(table, pa.table(arrays), database=self._database))
 
-    def read_values(self, sql: str) -> tuple[Ints, Floats]:
-        """The rows of (seq, value); null is NaN."""
+    def read_values(self, sql: str) -> tuple[Ints, Ints, Floats]:
+        """The rows of (partition, seq, value); null is NaN."""
         arrow = self._call(lambda: self._client.query_arrow(sql, settings=_SETTINGS))
         if not arrow.num_columns:
-            return np.zeros(0, dtype=np.int64), np.zeros(0)
-        seq = arrow["seq"].to_numpy().astype(np.int64)
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+        partition, seq = (arrow[name].to_numpy().astype(np.int64) for name in ("partition", "seq"))
         values = arrow["value"].cast(pa.float64()).fill_null(float("nan")).to_numpy().astype(np.float64)
-        return seq, values
+        return partition, seq, values
 
     def _call(self, run: Any) -> Any:
         try:

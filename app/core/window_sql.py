@@ -18,7 +18,8 @@ _DAY_MS = 86_400_000
 #: Where a label comes that no event follows.
 _AFTER_ALL = 2**60
 
-_FIXED = "toInt64(roundBankers(greatest(least({x}, 4398046511104.), -4398046511104.) * 1048576))"
+#: Null stays null: least and greatest pass over it.
+_FIXED = "if(isNull({x}), NULL, toInt64(roundBankers(greatest(least({x}, 4398046511104.), -4398046511104.) * 1048576)))"
 
 #: Aggregate -> its SQL over updates ``u`` (``x``: the field) and one read ``r``.
 _AGGREGATES: dict[str, Callable[[Window], str]] = {
@@ -52,14 +53,17 @@ class WindowQuery:
     window: Window
     sql: str
 
-    def for_reads(self, partition: int, start: int, stop: int) -> str:
-        """SQL of (seq, value) for the events ``start`` <= seq < ``stop`` that see any update, or whose key is null."""
+    def for_reads(self, start: int, stop: int) -> str:
+        """SQL of (partition, seq, value) for the events ``start`` <= seq < ``stop`` of each partition.
+
+        Those are left out that see no update, unless their key is null.
+        """
         nulls = " OR ".join(f"isNull({column})" for column in _columns(self.window.key))
         without_key = (
-            f"SELECT seq, CAST(NULL AS Nullable(Float64)) AS value FROM reads WHERE partition = {partition}"
-            f" AND seq >= {start} AND seq < {stop} AND ({nulls})"
+            "SELECT partition, seq, CAST(NULL AS Nullable(Float64)) AS value FROM reads"
+            f" WHERE seq >= {start} AND seq < {stop} AND counts AND ({nulls})"
         )
-        return f"{self.sql.format(partition=partition, start=start, stop=stop)} UNION ALL {without_key}"
+        return f"{self.sql.format(start=start, stop=stop)} UNION ALL {without_key}"
 
 
 def fields_used(pipeline: Pipeline) -> tuple[EventField, ...]:
@@ -152,7 +156,7 @@ def _own(pipeline: Pipeline, window: Window) -> str:
     reads = (
         f"SELECT *, {_tile('time_ms', hop)} AS tile, ifNull(max(tile) OVER (PARTITION BY partition ORDER BY seq"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), -1000000000000000) AS read_clock"
-        " FROM reads WHERE partition = {partition}"
+        " FROM reads"
     )
     lowest = (
         f"greatest(r.tile - {tiles}, ifNull(k.newest, -1000000000000000) - {ring},"
@@ -175,7 +179,7 @@ def _shared(window: Window) -> str:
     newest = f"({_tile(f'effective_ms - {window.delay_ms}', hop)} - 1)"
     bounded = (
         f"SELECT *, {newest} - {tiles} AS lowest, {newest} AS highest FROM reads"
-        " WHERE partition = {partition} AND seq >= {start} AND seq < {stop} AND counts"
+        " WHERE seq >= {start} AND seq < {stop} AND counts"
     )
     return _join(window, bounded, _updates(window, hop, "effective_ms"), _columns(window.key), "")
 
@@ -185,11 +189,12 @@ def _join(window: Window, reads: str, updates: str, keys: Sequence[str], order: 
     tiles = window.size_ms // window.hop_ms
     buckets = f"SELECT *, arrayJoin(range({_tile('lowest + 1', tiles)}, {_tile('highest', tiles)} + 1)) AS bucket"
     return (
-        f"SELECT r.seq AS seq, CAST({_AGGREGATES[window.aggregate](window)} AS Nullable(Float64)) AS value"
+        "SELECT r.partition AS partition, r.seq AS seq,"
+        f" CAST({_AGGREGATES[window.aggregate](window)} AS Nullable(Float64)) AS value"
         f" FROM ({buckets} FROM ({reads}) WHERE highest > lowest) AS r"
         f" JOIN (SELECT *, {_tile('tile', tiles)} AS bucket FROM ({updates})) AS u"
         f" ON {_equal((*keys, 'bucket'), 'r', 'u')}"
-        f" WHERE u.tile > r.lowest AND u.tile <= r.highest {order} GROUP BY r.seq"
+        f" WHERE u.tile > r.lowest AND u.tile <= r.highest {order} GROUP BY r.partition, r.seq"
     )
 
 
