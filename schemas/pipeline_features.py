@@ -18,7 +18,7 @@ MOST_TILES = 10_000
 #: Aggregates of the events or labels themselves, whatever their fields.
 FIELDLESS_AGGREGATES = ("count", "rate", "time_since_last")
 #: What can be added up over partitions.
-SHARED_AGGREGATES = ("count", "sum", "mean")
+SHARED_AGGREGATES = ("count", "rate", "sum", "mean")
 
 
 def check_name(table: TomlTable, key: str, name: str) -> str:

@@ -249,8 +249,10 @@ class SharedReader:
         for column, cursor in self._cursors:
             found = codes[plan.stores[column.store].key]
             counts, sums = cursor.read(found, times_ms)
-            if column.aggregate == "count":
+            if column.aggregate in {"count", "rate"}:
                 values = counts.astype(np.float64)
+                if column.aggregate == "rate":  # per second of the window's size
+                    values /= column.tiles * column.hop_ms / 1000
             else:
                 values = sums / FIXED_POINT
                 if column.aggregate == "mean":
