@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -22,11 +23,13 @@ import numpy as np
 import psutil
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from faust.types import TP
 from numpy.typing import NDArray
 
 from app.adapters.child_process import spawn, stop_child
 from app.adapters.lag import LagReader
+from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.bench.workload import PARTITIONS, Workload
 from app.settings import Settings
@@ -41,6 +44,10 @@ _BATCH_BYTES = 500_000
 
 class BenchError(RuntimeError):
     """A part of the benchmark that could not be measured; one sentence says why."""
+
+
+#: What may go wrong with one part without ending the others.
+MISHAPS = (BenchError, StackError, KafkaError, OSError, psutil.Error, subprocess.TimeoutExpired)
 
 
 @dataclass
@@ -262,5 +269,5 @@ class Race:
         last = float(appended_ms.max())
         events = int((appended_ms > first).sum())
         if not events:
-            raise BenchError("all scores were appended within one millisecond: give more events by --events")
+            raise BenchError("no scores after the first stamp: give more events by --events")
         return cls(contestant, events, (last - first) / 1000, meter.cpu_between(first, last), max(meter.rss))

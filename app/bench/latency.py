@@ -14,10 +14,9 @@ import numpy as np
 from aiokafka import TopicPartition
 from numpy.typing import NDArray
 
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer
 from app.bench.contestants import OURS, OURS_AT_LEAST_ONCE, RAW, Contestant, kafka_streams
-from app.bench.lane import BenchError, Child, Lane, wait_until_scored
+from app.bench.lane import MISHAPS, BenchError, Child, Lane, wait_until_scored
 from app.bench.outputs import Said
 from app.bench.run import BenchRun
 from app.bench.workload import PARTITIONS, STATELESS, Workload
@@ -136,7 +135,7 @@ async def measure_latency(run: BenchRun) -> None:
         for contestant in (OURS_AT_LEAST_ONCE, RAW, OURS, kafka_streams(1)):
             try:
                 found = await measure_at(run, contestant, STATELESS, rate=rate, seconds=run.sizes.seconds)
-            except (BenchError, StackError) as error:
+            except MISHAPS as error:
                 run.figures.skip(f"latency at {rate}/s, {contestant.title}", str(error))
                 continue
             place = f"Latency at {rate:,} events/s, from due to read committed, ms", contestant.title

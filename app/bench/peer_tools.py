@@ -27,10 +27,12 @@ Say = Callable[[str], None]
 
 
 def program(name: str) -> Path:
-    """A peer's program; the peers are in the source tree alone."""
+    """A program of scripts/bench; they are in the source tree alone."""
     path = PROGRAMS / name
     if not path.exists():
-        raise BenchError(f"{path} is missing: the peers are measured from a source tree, not from an installed package")
+        raise BenchError(
+            f"{path} is missing: what is measured besides the worker is in a source tree, not in an installed package"
+        )
     return path
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from app.adapters.stack_error import StackError
 from app.bench.drift_cost import measure_drift_cost
 from app.bench.goals import judge_all
-from app.bench.lane import BenchError
+from app.bench.lane import MISHAPS
 from app.bench.latency import measure_latency
 from app.bench.restore import measure_restore
 from app.bench.run import BenchRun
@@ -44,12 +43,16 @@ SECTIONS = (
 
 
 async def measure(run: BenchRun, names: tuple[str, ...], command: str) -> None:
-    """Run sections one after another and judge the goals; one that fails is said, and the next goes on."""
+    """Run sections one after another and judge the goals; one that fails is said, and the next goes on.
+
+    The report is written after each, so that a run that is stopped has what it measured.
+    """
     for section in SECTIONS:
         if section.name in names:
             run.figures.command = f"{command} --only {section.name}"
             try:
                 await section.measure(run)
-            except (BenchError, StackError) as error:
-                run.figures.skip(section.name, str(error))
-    judge_all(run.figures)
+            except MISHAPS as error:
+                run.figures.skip(section.name, str(error) or repr(error))
+            judge_all(run.figures)
+            run.figures.write(run.report)

@@ -12,7 +12,7 @@ import psutil
 
 from app.bench.contestants import OURS
 from app.bench.lane import BenchError, Child
-from app.bench.latency import add_latencies, measure_at
+from app.bench.latency import WARM_UP_S, add_latencies, measure_at
 from app.bench.run import BenchRun
 from app.bench.workload import WINDOWS
 
@@ -64,7 +64,9 @@ async def measure_soak(run: BenchRun) -> None:
         found = await measure_at(run, OURS, WINDOWS, rate=RATE, seconds=run.sizes.minutes * 60, watch=watch.begin)
     finally:
         watch.end()
-    kept = watch.samples[int(len(watch.samples) * _WARM_SHARE) :]
+    seconds = WARM_UP_S + run.sizes.minutes * 60  # what was sampled later may be of a worker that is being stopped
+    samples = [sample for sample in watch.samples if sample[0] < seconds and sample[1]]
+    kept = samples[int(len(samples) * _WARM_SHARE) :]
     if len(kept) < 2:
         raise BenchError("the soak was too short to be sampled: give more by --minutes")
     minutes = f"{run.sizes.minutes:g} minutes at {RATE}/s"
@@ -78,5 +80,5 @@ async def measure_soak(run: BenchRun) -> None:
     run.figures.add("tail.growth", found.tail_growth(), "×", f"p99 of the second half by the first's, {minutes}")
     add_latencies(run, "soak", ("Latency over the soak, ms", f"{OURS.title}, {minutes}"), found)
     run.report.mkdir(parents=True, exist_ok=True)
-    rows = [{"seconds": round(at, 1), "rss": rss, "files": files} for at, rss, files in watch.samples]
+    rows = [{"seconds": round(at, 1), "rss": rss, "files": files} for at, rss, files in samples]
     (run.report / "soak.json").write_text(json.dumps(rows) + "\n")

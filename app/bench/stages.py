@@ -142,9 +142,11 @@ async def _profile(run: BenchRun, lane: Lane, spy: Path, pipeline: Path, raw: Pa
     sampler = lane.start([str(spy), *command, *worker_command(pipeline)])
     try:
         child = await _find_worker(sampler)
-        with Meter([child.pid]) as meter:
-            await wait_until_scored(lane, [sampler], run.sizes.events, commits=True)
-        child.terminate()
+        try:
+            with Meter([child.pid]) as meter:
+                await wait_until_scored(lane, [sampler], run.sizes.events, commits=True)
+        finally:
+            child.terminate()  # py-spy writes what it has when its child ends
         await asyncio.to_thread(sampler.process.wait, 60)
     finally:
         sampler.stop()

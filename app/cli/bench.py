@@ -92,4 +92,4 @@ def _measure(names: tuple[str, ...], sizes: Sizes, report: Path, asked: str) -> 
                 asyncio.run(measure(bench, names, asked))
         except StackError as error:
             raise click.ClickException(str(error)) from error
-    click.echo(bench.figures.write(report))
+    click.echo(bench.figures.render())
