@@ -1,0 +1,108 @@
+"""Laws of the difference of two versions: values by hand, and no dependence on the order of partitions."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+
+from app.core.batches import EventBatch
+from app.core.joining import JoinedLabels
+from app.core.pending import Scored
+from app.core.score_diff import ALL, MEASURES, DiffRow, ScoreDiff
+
+JANUARY_MS = int(datetime(2013, 1, 31, tzinfo=UTC).timestamp() * 1000)
+FEBRUARY_MS = JANUARY_MS + 86_400_000
+
+
+def events(times: list[int], first: int = 0) -> EventBatch:
+    n = len(times)
+    offsets = np.arange(first, first + n, dtype=np.int64)
+    return EventBatch(offsets, np.array(times, dtype=np.int64), ["k"] * n, [f"e{o}" for o in offsets.tolist()], {})
+
+
+def labels(found: dict[str, float], of: list[Scored | int]) -> JoinedLabels:
+    own = {event for event in of if isinstance(event, int)}
+    n = len(found)
+    return JoinedLabels(
+        before=[0] * n,
+        event_id=list(found),
+        label=list(found.values()),
+        label_time_ms=[0] * n,
+        events=of,
+        own_rows=own,
+    )
+
+
+def add(
+    diff: ScoreDiff, partition: int, times: list[int], before: list[float], after: list[float], **more: object
+) -> None:
+    joined = more.get("joined", JoinedLabels())
+    assert isinstance(joined, JoinedLabels)
+    was, now = np.array(before), np.array(after)
+    diff.add_events(partition, events(times), (was, now), (was >= 0.5, now >= 0.5), joined)
+
+
+def values(rows: list[DiffRow], segment: str = ALL) -> dict[str, float]:
+    return {row.measure: row.value for row in rows if row.segment == segment}
+
+
+def test_every_measure_of_four_events_by_hand() -> None:
+    diff = ScoreDiff()
+    scored = Scored(0, 0, "1", 0.0, ())
+    add(diff, 0, [JANUARY_MS] * 4, [0.0, 0.25, 0.5, 0.75], [0.0, 0.5, 0.25, 0.75])
+    diff.add_labels(0, labels({"e0": 0.0, "e1": 1.0, "e2": 0.0, "e9": 1.0}, [scored] * 4))
+    found = values(diff.rows())
+    assert list(found) == list(MEASURES)
+    assert found["n"] == 4
+    assert found["mean_before"] == found["mean_after"] == 0.375
+    assert found["mean_difference"] == 0.0
+    assert (found["abs_p50"], found["abs_p90"], found["abs_max"]) == (0.0, 0.25, 0.25)  # of 0, 0, 1/4, 1/4
+    assert (found["changed_share"], found["raised_share"], found["lowered_share"]) == (0.5, 0.25, 0.25)
+    # Deviations -3/8, -1/8, 1/8, 3/8 and -3/8, 1/8, -1/8, 3/8: 16/64 of 20/64.
+    assert math.isclose(found["correlation"], 0.8)
+    assert found["psi"] == 0.0  # the same values, in another order
+    assert found["n_labels"] == 3
+    # Positive e1 against e0 and e2: above one of 0, 1/2; above both of 0, 1/4.
+    assert (found["auc_before"], found["auc_after"]) == (0.5, 1.0)
+
+
+def test_a_label_of_the_steps_own_event_counts_for_it() -> None:
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS] * 2, [0.1, 0.9], [0.9, 0.1], joined=labels({"e0": 0.0, "e1": 1.0}, [0, 1]))
+    found = values(diff.rows())
+    assert (found["n_labels"], found["auc_before"], found["auc_after"]) == (2, 1.0, 0.0)
+
+
+def test_months_are_those_of_event_time_in_utc() -> None:
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS, FEBRUARY_MS - 1, FEBRUARY_MS], [0.0, 0.0, 0.0], [0.25, 0.25, 1.0])
+    rows = diff.rows()
+    assert [row.segment for row in rows if row.measure == "n"] == [ALL, "2013-01", "2013-02"]
+    assert (values(rows, "2013-01")["mean_difference"], values(rows, "2013-02")["mean_difference"]) == (0.25, 1.0)
+
+
+def test_events_that_one_side_has_not_scored_are_counted_and_left_out() -> None:
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS] * 3, [0.5, np.nan, 0.5], [0.5, 0.5, np.nan])
+    assert values(diff.rows())["n"] == 1
+    assert (diff.only_before, diff.only_after) == (1, 1)
+
+
+def test_the_order_of_partitions_changes_no_bit() -> None:
+    draw = np.random.default_rng(7)
+    pieces = [(k, draw.random(50).tolist(), draw.random(50).tolist()) for k in range(4)]
+    found = []
+    for order in (pieces, pieces[::-1]):
+        diff = ScoreDiff()
+        for partition, before, after in order:
+            add(diff, partition, [JANUARY_MS] * 50, before, after)
+        found.append([(row.measure, np.float64(row.value).tobytes()) for row in diff.rows()])
+    assert found[0] == found[1]
+
+
+def test_nothing_to_compare_gives_no_number() -> None:
+    found = values(ScoreDiff().rows())
+    assert found["n"] == 0
+    assert math.isnan(found["auc_after"])
