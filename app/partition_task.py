@@ -181,6 +181,12 @@ class PartitionTask:
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._publisher.stop()
 
+    def offsets(self) -> dict[TP, int]:
+        """Where the state says to go on reading."""
+        position = self._flow.position()
+        ends = ((self._events_tp, position.events), (self._labels_tp, position.labels))
+        return {tp: end for tp, end in ends if end is not None}
+
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent."""
         records = fetched.records
@@ -309,9 +315,7 @@ class PartitionTask:
         if sketch is not None:
             parts = [(None, encode_packed(part), now_ms) for part in split_record(sketch)]
         changes: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_state()]
-        position = self._flow.position()
-        ends = ((self._events_tp, position.events), (self._labels_tp, position.labels))
-        offsets = {TopicPartition(*tp): end for tp, end in ends if end is not None}
+        offsets = {TopicPartition(*tp): end for tp, end in self.offsets().items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
         self._around.progress.shared_late += self._waits.count_late()
         self._outbox.put_nowait(Cut(parts, changes, shared, offsets, self._first_offsets))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from faust.types import TP
 
@@ -27,6 +28,18 @@ from schemas.pipeline import Pipeline
 log = logging.getLogger("streamgauge.worker")
 
 Clock = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How a worker is known to its group.
+
+    ``instance``: a name that it keeps over restarts (None: none). ``session_s``: how long it may be silent before its
+    partitions are given to others.
+    """
+
+    instance: str | None = None
+    session_s: float = 6.0
 
 
 class UnusableInputError(RuntimeError):
@@ -48,17 +61,24 @@ class Worker:
         shelf: ModelShelf,
         now_ms: Clock = wall_clock_ms,
         *,
-        instance: str | None = None,
+        membership: Membership = Membership(),  # frozen
         skip_removed: bool = False,
     ) -> None:
-        """See `app.cli.worker` for ``instance`` and ``skip_removed``."""
+        """See `app.cli.worker` for ``skip_removed``."""
         self.pipeline = pipeline
         self.shelf = shelf
         self.progress = Progress(last_commit_ms=now_ms())
         topics = [pipeline.topics.events] + ([pipeline.topics.labels] if pipeline.labels else [])
         group = f"streamgauge-{pipeline.name}"
         self.app = BatchApp(
-            group, bootstrap, topics, self, sharing=StickyAssignor(), consumer_group_instance_id=instance
+            group,
+            bootstrap,
+            topics,
+            self,
+            sharing=StickyAssignor(),
+            consumer_group_instance_id=membership.instance,
+            broker_session_timeout=membership.session_s,
+            broker_heartbeat_interval=membership.session_s / 4,
         )
         self._shared: SharedFeed | None = None
         if plan.shared:
@@ -157,8 +177,7 @@ class Worker:
             new = [PartitionTask(self._around, partition, epoch) for partition in sorted(mine - self.tasks.keys())]
             await asyncio.gather(*(task.take_over() for task in new))
             self.tasks |= {task.partition: task for task in new}
-            fresh = {tp for tp in partitions if tp.partition in {task.partition for task in new}}
-            await self._check_offsets(fresh)
+            offsets |= await self._starts(new, partitions)
         except (UnusableInputError, UnreadableStateError) as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
@@ -208,17 +227,31 @@ class Worker:
                 )
         return mine
 
-    async def _check_offsets(self, tps: set[TP]) -> None:
-        """Refuse to go on over records that nobody has scored and that are gone."""
-        for tp, bounds in (await self.app.bounds(tps)).items():
-            if bounds.committed is None or bounds.first <= bounds.committed <= bounds.end:
-                continue
-            if bounds.committed > bounds.end:
+    async def _starts(self, tasks: list[PartitionTask], partitions: set[TP]) -> dict[TP, int]:
+        """Where the state of new tasks says to read from; refuses to go on over records that nobody has processed.
+
+        State and committed offsets come from the same transactions. Kafka forgets the offsets of a group that was
+        away for long (a week by default); the state does not.
+        """
+        known = {tp: offset for task in tasks for tp, offset in task.offsets().items()}
+        mine = {task.partition for task in tasks}
+        for tp, bounds in (await self.app.bounds({tp for tp in partitions if tp.partition in mine})).items():
+            start = known.get(tp, bounds.committed)
+            if bounds.committed not in {None, start}:
                 raise UnusableInputError(
-                    f"{tp.topic}[{tp.partition}] ends at offset {bounds.end}, before {bounds.committed}, which this "
-                    f"group has processed: the topic was made anew. Give the pipeline a new name, or restore the topic."
+                    f"{tp.topic}[{tp.partition}]: the group's offset was moved to {bounds.committed}, but its state is "
+                    f"of offset {start}; events would be counted twice or not at all. Move it back; to score events "
+                    "again, use `streamgauge replay` or `backfill`."
                 )
-            self._lost(tp, bounds.committed, bounds.first)
+            if start is not None and start > bounds.end:
+                raise UnusableInputError(
+                    f"{tp.topic}[{tp.partition}] ends at offset {bounds.end}, before {start}, up to which it was "
+                    "processed: the topic was made anew. Give the pipeline a new name, or restore the topic."
+                )
+            if start is not None and start < bounds.first:
+                self._lost(tp, start, bounds.first)
+                known[tp] = bounds.first
+        return known
 
     def _lost(self, tp: TP, start: int, stop: int) -> None:
         gone = f"{tp.topic}[{tp.partition}]: offsets {start} to {stop - 1} were removed by retention before they were"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import click
 from threadpoolctl import threadpool_limits
 
 from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.log_limit import start_logging
 from app.adapters.monitor_http import MonitorHttp
 from app.adapters.run_file import find_kafka
 from app.adapters.stack_error import StackError
@@ -42,9 +42,7 @@ def command(name: str, http_host: str, http_port: int) -> None:
     and worth starting again, 78 failed and a person must mend it first.
     """
     settings = Settings.read()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("aiokafka", "faust", "mode"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    start_logging(settings.log_level)
     try:
         pipeline = load(name)
         bootstrap = find_kafka(settings.kafka, settings.home)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import logging
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import sys
 import click
 from threadpoolctl import threadpool_limits
 
+from app.adapters.log_limit import start_logging
 from app.adapters.model_feed import ModelShelf
 from app.adapters.run_file import find_kafka
 from app.adapters.stack_error import StackError
@@ -20,7 +20,7 @@ from app.adapters.topics_admin import ensure_topics
 from app.adapters.worker_http import WorkerHttp
 from app.bootstrap import compile_features, process_name
 from app.settings import Settings
-from app.worker import Worker, wall_clock_ms
+from app.worker import Membership, Worker, wall_clock_ms
 from schemas.pipeline import Pipeline, PipelineError
 from schemas.pipeline_file import load
 
@@ -36,30 +36,39 @@ from schemas.pipeline_file import load
 @click.option(
     "--instance",
     metavar="NAME",
-    help="A name that this worker keeps when it is started again, unlike any other's: started again within 6 s, it "
-    "has its partitions back and no other worker pauses.",
+    help="A name that this worker keeps when it is started again, unlike any other's: started again within the session "
+    "timeout, it has its partitions back and no other worker pauses.",
+)
+@click.option(
+    "--session-timeout",
+    "session_s",
+    type=click.FloatRange(6, 300),
+    default=6,
+    show_default=True,
+    help="Seconds after which a silent worker's partitions are given to others.",
 )
 @click.option(
     "--skip-removed",
     is_flag=True,
     help="Go on although retention has removed events before they were scored; without it the worker refuses.",
 )
-def command(name: str, http_host: str, http_port: int, instance: str | None, skip_removed: bool) -> None:
+def command(
+    *, name: str, http_host: str, http_port: int, instance: str | None, session_s: float, skip_removed: bool
+) -> None:
     """Score the events of a pipeline until SIGTERM or Ctrl-C.
 
     Exit codes: 0 stopped, 2 wrong usage, 75 failed and worth starting again, 78 failed and a person must mend it first.
     """
     settings = Settings.read()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("aiokafka", "faust", "mode"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    start_logging(settings.log_level)
     try:
         pipeline = load(name)
         bootstrap = find_kafka(settings.kafka, settings.home)
     except (PipelineError, StackError) as error:
         raise click.ClickException(str(error)) from error
     with threadpool_limits(1):
-        work = _work(pipeline, bootstrap, (http_host, http_port), instance=instance, skip_removed=skip_removed)
+        membership = Membership(instance, session_s)
+        work = _work(pipeline, bootstrap, (http_host, http_port), membership, skip_removed=skip_removed)
         code, why = asyncio.run(work)
     if why:
         click.echo(f"Error: {why}", err=True)
@@ -69,7 +78,7 @@ def command(name: str, http_host: str, http_port: int, instance: str | None, ski
 
 
 async def _work(
-    pipeline: Pipeline, bootstrap: str, http_at: tuple[str, int], *, instance: str | None, skip_removed: bool
+    pipeline: Pipeline, bootstrap: str, http_at: tuple[str, int], membership: Membership, *, skip_removed: bool
 ) -> tuple[int, str]:
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
@@ -77,7 +86,7 @@ async def _work(
         return 1, str(error)
     plan = compile_features(pipeline)
     shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms)
-    worker = Worker(pipeline, plan, bootstrap, shelf, instance=instance, skip_removed=skip_removed)
+    worker = Worker(pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)

@@ -24,7 +24,7 @@ from app.adapters.topics_admin import ensure_topics
 from app.settings import Settings
 from models.registry import Registry
 from models.training import train
-from schemas.pipeline import Pipeline
+from schemas.pipeline import Delivery, Pipeline
 from schemas.pipeline_file import load
 from schemas.wire import DeadLetter, ModelUpdate, Score, decode_json
 
@@ -34,7 +34,8 @@ N_PARTITIONS = 3
 TOML = """
 name = "{name}"
 partitions = 3
-commit_interval_ms = 50
+delivery = "{delivery}"
+commit_interval_ms = {commit_interval_ms}
 
 [model]
 name = "m"
@@ -87,7 +88,14 @@ window = { of = "labels", key = ["card"], size = "5m", hop = "5s", aggregate = "
 class Bench:
     """A pipeline of its own on the shared broker, with workers as real processes."""
 
-    def __init__(self, bootstrap: str, folder: Path, with_labels: bool) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        folder: Path,
+        with_labels: bool,
+        delivery: Delivery = "exactly_once",
+        commit_interval_ms: int = 50,
+    ) -> None:
         self.bootstrap = bootstrap
         self.folder = folder
         name = f"t{uuid.uuid4().hex[:10]}"
@@ -95,6 +103,8 @@ class Bench:
         path.write_text(
             TOML.format(
                 name=name,
+                delivery=delivery,
+                commit_interval_ms=commit_interval_ms,
                 labels=LABELS if with_labels else "",
                 label_feature=LABEL_FEATURE if with_labels else "",
             )
@@ -137,19 +147,19 @@ class Bench:
         )
         await announce(self.bootstrap, self.pipeline.topics, update)
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         self.workers += 1
         with (self.folder / f"worker-{self.workers}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(self.pipeline.path)],
+                [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(self.pipeline.path), *options],
                 env={**os.environ, **self.settings.to_environment()},
                 stdout=log,
                 stderr=log,
             )
 
     @contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
-        process = self.start_worker()
+    def worker(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        process = self.start_worker(*options)
         try:
             yield process
         finally:
@@ -176,6 +186,16 @@ class Bench:
             tps = [TopicPartition(topic, partition) for partition in range(N_PARTITIONS)]
             consumer.assign(tps)
             return sum([await consumer.committed(tp) or 0 for tp in tps])
+        finally:
+            await consumer.stop()
+
+    async def ends(self) -> dict[int, int]:
+        """Offset after the last event, by partition."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
+        await consumer.start()
+        try:
+            tps = [TopicPartition(self.pipeline.topics.events, partition) for partition in range(N_PARTITIONS)]
+            return {tp.partition: end for tp, end in (await consumer.end_offsets(tps)).items()}
         finally:
             await consumer.stop()
 

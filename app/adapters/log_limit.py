@@ -1,0 +1,48 @@
+"""Keeps a fault that repeats hundreds of times a second from filling a disk with one sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+
+PERIOD_S = 60.0
+MOST = 5
+
+
+@dataclass(slots=True)
+class _Seen:
+    since: float = -PERIOD_S
+    passed: int = 0
+    held_back: int = 0
+
+
+class RepeatLimit(logging.Filter):
+    """Lets each message of each logger through `MOST` times in `PERIOD_S`; what follows says how many were held back.
+
+    Messages are told apart by their format, before their arguments are filled in. For a handler, not a logger: it then
+    sees the messages of all libraries.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: defaultdict[tuple[str, str], _Seen] = defaultdict(_Seen)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        seen = self._seen[record.name, str(record.msg)]
+        if record.created >= seen.since + PERIOD_S:
+            if seen.held_back:
+                record.msg = f"{record.msg} ({seen.held_back} more like this were not logged)"
+            seen.since, seen.passed, seen.held_back = record.created, 0, 0
+        seen.passed += 1
+        seen.held_back += seen.passed > MOST
+        return seen.passed <= MOST
+
+
+def start_logging(level: str) -> None:
+    """Log to standard error, Kafka's and Faust's libraries from warnings on, and nothing endlessly."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RepeatLimit())
+    for chatty in ("aiokafka", "faust", "mode"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

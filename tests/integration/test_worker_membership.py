@@ -1,0 +1,198 @@
+"""Who has which partition, and what a worker does when the topics are not what its offsets belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.protocol.admin import DeleteGroupsRequest
+from worker_bench import N_PARTITIONS, Bench, check_ledger, produce
+
+EXIT_CONFIG = 78
+
+
+def test_a_partition_that_comes_back_goes_on_without_a_restore(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=True)
+        await bench.prepare()
+        with bench.worker() as first:
+            await processed(bench, 0, 600)
+            with bench.worker() as second:
+                await bench.until(lambda: both(bench))
+                await processed(bench, 600, 1_200)
+                second.terminate()
+                assert second.wait(20) == 0
+            await processed(bench, 1_200, 2_000)
+            first.terminate()
+            assert first.wait(20) == 0
+        check_ledger(await bench.scores(), await bench.dead_sources(), 2_000)
+        log = (tmp_path / "worker-1.log").read_text()
+        new = [int(found) for found in re.findall(r"are ours; (\d+) of them are new here", log)]
+        # All; then what it kept of them, so none is new; then back those that the other had.
+        assert new[0] == N_PARTITIONS
+        assert new[1] == 0
+        assert sum(new[2:]) < N_PARTITIONS
+
+    asyncio.run(run())
+
+
+def test_a_named_worker_started_again_has_its_partitions_back_and_no_other_pauses(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        await bench.prepare()
+        a = ("--instance", "a", "--session-timeout", "60")  # a start takes long where much else runs
+        with bench.worker(*a) as first:
+            await processed(bench, 0, 300)
+            with bench.worker("--instance", "b"):
+                await bench.until(lambda: both(bench))
+                assignments = (tmp_path / "worker-2.log").read_text().count("are ours")
+                first.kill()
+                first.wait()
+                with bench.worker(*a):
+                    await processed(bench, 300, 1_500)
+                    assert (tmp_path / "worker-2.log").read_text().count("are ours") == assignments
+        check_ledger(await bench.scores(), await bench.dead_sources(), 1_500)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["refuses", "is-told-to-skip"])
+def test_events_that_retention_removed_before_they_were_scored_are_never_passed_over_in_silence(
+    kafka: str, tmp_path: Path, skip: bool
+) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        await bench.prepare()
+        with bench.worker():
+            await processed(bench, 0, 300)
+        await produce(bench, 300, 600, with_labels=False)
+        kept = await remove_records(bench, upto=150)
+        with bench.worker(*(["--skip-removed"] if skip else [])) as process:
+            if not skip:
+                assert await asyncio.to_thread(process.wait, 60) == EXIT_CONFIG
+                said = (tmp_path / "worker-2.log").read_text()
+                assert re.search(rf"{bench.pipeline.topics.events}\[\d\]: offsets \d+ to 149 were removed", said)
+                assert "--skip-removed" in said
+                return
+            await bench.until(lambda: has_scored(bench, kept))
+        assert "as --skip-removed says" in (tmp_path / "worker-2.log").read_text()
+
+    asyncio.run(run())
+
+
+def test_a_topic_that_was_made_anew_stops_the_worker(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        await bench.prepare()
+        with bench.worker():
+            await processed(bench, 0, 300)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        await admin.start()
+        await admin.delete_topics([bench.pipeline.topics.events])
+        await admin.close()
+        with bench.worker() as process:
+            assert await asyncio.to_thread(process.wait, 90) == EXIT_CONFIG
+        assert "the topic was made anew" in (tmp_path / "worker-2.log").read_text()
+
+    asyncio.run(run())
+
+
+def test_a_group_whose_offsets_kafka_has_forgotten_goes_on_where_its_state_is(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=True)
+        await bench.prepare()
+        with bench.worker() as process:
+            await processed(bench, 0, 300)
+            process.terminate()
+            assert process.wait(20) == 0
+        await forget_group(kafka, f"streamgauge-{bench.pipeline.name}")
+        assert await bench.committed() == 0
+        with bench.worker():
+            await processed(bench, 300, 900)
+        check_ledger(await bench.scores(), await bench.dead_sources(), 900)
+
+    asyncio.run(run())
+
+
+def test_a_group_whose_offsets_were_moved_stops_the_worker(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        await bench.prepare()
+        with bench.worker() as process:
+            await processed(bench, 0, 300)
+            process.terminate()
+            assert process.wait(20) == 0
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=kafka, group_id=f"streamgauge-{bench.pipeline.name}", enable_auto_commit=False
+        )
+        await consumer.start()
+        consumer.assign([TopicPartition(bench.pipeline.topics.events, 0)])
+        await consumer.commit({TopicPartition(bench.pipeline.topics.events, 0): 7})
+        await consumer.stop()
+        with bench.worker() as process:
+            assert await asyncio.to_thread(process.wait, 90) == EXIT_CONFIG
+        assert "the group's offset was moved to 7" in (tmp_path / "worker-2.log").read_text()
+
+    asyncio.run(run())
+
+
+def test_partitions_added_to_a_topic_stop_the_worker(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        await bench.prepare()
+        with bench.worker():
+            await processed(bench, 0, 100)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        await admin.start()
+        await admin.create_partitions({bench.pipeline.topics.events: NewPartitions(N_PARTITIONS + 1)})
+        await admin.close()
+        with bench.worker() as process:
+            assert await asyncio.to_thread(process.wait, 60) in {1, EXIT_CONFIG}
+        assert "partitions" in (tmp_path / "worker-2.log").read_text().splitlines()[-1]
+
+    asyncio.run(run())
+
+
+async def forget_group(bootstrap: str, group: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    node = await admin.find_coordinator(group)
+    response = await admin._send_request_to_node(node, DeleteGroupsRequest([group]))
+    assert response.results == [(group, 0)]
+    await admin.close()
+
+
+async def processed(bench: Bench, start: int, stop: int) -> None:
+    """Produce events start…stop and wait until all up to stop are committed."""
+    await produce(bench, start, stop, with_labels=bench.pipeline.labels is not None)
+
+    async def is_done() -> bool:
+        return await bench.committed() >= stop
+
+    await bench.until(is_done)
+
+
+async def both(bench: Bench) -> bool:
+    return bench.has_partitions(1) and bench.has_partitions(2)
+
+
+async def has_scored(bench: Bench, events: set[tuple[int, int]]) -> bool:
+    done = {(score.source.partition, score.source.offset) for score in await bench.scores()}
+    return events <= done | set(await bench.dead_sources())
+
+
+async def remove_records(bench: Bench, upto: int) -> set[tuple[int, int]]:
+    """Remove what lies before an offset of each partition; the sources left."""
+    topic = bench.pipeline.topics.events
+    admin = AIOKafkaAdminClient(bootstrap_servers=bench.bootstrap)
+    await admin.start()
+    await admin.delete_records(
+        {TopicPartition(topic, k): RecordsToDelete(before_offset=upto) for k in range(N_PARTITIONS)}
+    )
+    await admin.close()
+    ends = await bench.ends()
+    return {(k, offset) for k, end in ends.items() for offset in range(upto, end)}
