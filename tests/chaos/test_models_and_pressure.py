@@ -39,6 +39,7 @@ RACES = [
     pytest.param(
         Setup("exactly_once", with_labels=True), 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full
     ),
+    pytest.param(Setup("at_least_once"), 12, id="at-least-once-12", marks=pytest.mark.chaos_full),
 ]
 
 

@@ -162,6 +162,7 @@ class LoadProducer:
         at = loop.time()
         try:
             while self.sent < load.n and not self._is_over:
+                load = self.load  # may be replaced under way
                 owed += load.rate * self._pace() / _TICKS_PER_S
                 first, stop = self.sent, min(load.n, self.sent + int(owed))
                 owed -= stop - first
