@@ -39,7 +39,8 @@ class Events:
     """What an event looks like and which event times are believed.
 
     ``earliest_ms``/``latest_ms`` bound event time absolutely; ``max_ahead_ms`` bounds it relative to the time stamp of
-    the Kafka record. Outside of them an event is a dead letter (its time could otherwise move the watermark).
+    the Kafka record, and to the worker's clock (ADR 0010). Outside of them an event is a dead letter (its time could
+    otherwise move the watermark).
     """
 
     entity: str
@@ -200,7 +201,8 @@ class AlertRule:
 class Limits:
     """When dead letters mean a wrong deploy: the worker stops before they are committed.
 
-    ``consecutive`` rejected events in one partition, or more than ``share`` of the last ``of_last`` events.
+    ``consecutive`` rejected records in one partition, or more than ``share`` x ``of_last`` among the last ``of_last``;
+    events and labels each by themselves. The count survives restarts.
     """
 
     consecutive: int

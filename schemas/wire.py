@@ -206,7 +206,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     partition: int
     #: Event time before which no on-time event of this partition is expected.
     watermark_ms: int
-    #: Event time up to which labels of this partition have been applied.
+    #: Event time up to which labels of this partition have been applied, or can count no more (``labels.horizon``).
     label_watermark_ms: int
     deltas: list[SketchDelta]
 
