@@ -43,8 +43,9 @@ def fingerprint(offsets: Ints, scores: Floats) -> int:
     >>> fingerprint(one, two) == fingerprint(one[::-1], two[::-1]) != fingerprint(one, two[::-1])
     True
     """
-    mixed = offsets.astype(np.uint64) * np.uint64(_SPREAD) ^ scores.astype("<f8").view(np.uint64)
-    return int(np.bitwise_xor.reduce(mixed, initial=0))
+    spread = np.uint64(_SPREAD)
+    mixed = offsets.astype(np.uint64) * spread ^ scores.astype("<f8").view(np.uint64)
+    return int(np.bitwise_xor.reduce(mixed * spread, initial=0))
 
 
 def read_held(
@@ -58,7 +59,8 @@ def read_held(
     ]
     sql = (
         f"SELECT partition, intDiv(offset, {BLOCK_OFFSETS}) AS block, count() AS n,"  # noqa: S608  # numbers and quoted names
-        f" groupBitXor(bitXor(toUInt64(offset) * toUInt64({_SPREAD}), reinterpretAsUInt64(score))) AS print"
+        f" groupBitXor(bitXor(toUInt64(offset) * toUInt64({_SPREAD}), reinterpretAsUInt64(score))"
+        f" * toUInt64({_SPREAD})) AS print"
         f" FROM streamgauge.{BACKFILLED_SCORES.name} WHERE model = {_quote(pipeline.model.name)}"
         f" AND version = {_quote(version)} AND topic = {_quote(pipeline.topics.events)}"
         f" AND ({' OR '.join(stretches) or '0'}){' AND notEmpty(features)' if with_features else ''}"
