@@ -175,7 +175,8 @@ class Fleet:
                 slot.process = None
                 if slot.wanted:
                     await asyncio.sleep(RESTART_DELAY_S)
-                    self._launch(number)
+                    if slot.wanted and slot.process is None:  # neither stopped nor started meanwhile
+                        self._launch(number)
             await asyncio.sleep(0.1)
 
 
