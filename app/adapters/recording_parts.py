@@ -103,7 +103,9 @@ class RecordingPart:
                 self.warm_from_ms = _warm_from(looks, pipeline, since_ms)
             else:
                 self.warm_from_ms = since_ms - warm_up_ms
-        oldest_ms = min((look.batches[0].first_ms for look in looks.values() if look.batches), default=None)
+        batches = [batch for look in looks.values() for batch in look.batches]
+        self.oldest_ms = oldest_ms = min((batch.first_ms for batch in batches), default=None)
+        self.newest_ms = max((batch.last_ms for batch in batches), default=0)
         self.lacks_history = not recording.about.is_whole and (
             self.warm_from_ms is None or oldest_ms is None or oldest_ms > self.warm_from_ms
         )
@@ -265,5 +267,15 @@ def _label_start(recording: Recording, pipeline: Pipeline, partition: int, from_
 
 def check_bounds(part: RecordingPart) -> None:
     """RecordingError when a part holds no event."""
-    if not part.events:
-        raise RecordingError(f"{part.path} has no event between --from and --to; event times bound a replay.")
+    if part.events:
+        return
+    if part.is_whole or part.oldest_ms is None:
+        raise RecordingError("There is no event to run: produce some, or name a recording that has some.")
+    raise RecordingError(
+        "There is no event between --from and --to, which bound event time; the oldest that was read is of"
+        f" {_to_text(part.oldest_ms)}, the newest of {_to_text(part.newest_ms)}."
+    )
+
+
+def _to_text(time_ms: int) -> str:
+    return f"{np.datetime64(time_ms, 'ms')}Z"
