@@ -10,6 +10,7 @@ each place.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
@@ -124,6 +125,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         except TimeoutError:
             return {}
 
+    def stay_in_group(self) -> None:
+        """Say that we read, though all is paused: aiokafka leaves the group after max_poll_interval without a fetch."""
+        if self._consumer is not None:
+            self._consumer._subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001  # the only place
+
     async def end_offset(self, tp: TP) -> int:
         """Offset after the last committed record of a partition, asked of the broker now."""
         consumer = self._ensure_consumer()
@@ -189,6 +195,7 @@ class _BatchConsumer(driver.Consumer):
         try:
             active = self._get_active_partitions()
             if not active:
+                self._thread.stay_in_group()
                 await self.sleep(0.005)
                 return {}, active
             return await self._getmany(active, timeout), active

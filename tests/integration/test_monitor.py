@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
 from monitor_bench import N_HOURS, N_PARTITIONS, N_PERFORMANCE, N_WINDOWS, START_MS, Bench, Client
 
+from app.adapters import block_writer, watch
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
@@ -168,6 +169,47 @@ def test_a_warehouse_that_fails_for_a_while_loses_nothing(kafka: str, tmp_path: 
         await bench.produce(0.8, 1)
         warehouse.is_down = False
         await bench.until(has_all(bench, warehouse))
+        monitor.stop()
+        assert await running == 0, monitor.failure
+        await thread.close()
+        bench.check(warehouse)
+
+    asyncio.run(run())
+
+
+def test_a_monitor_that_waits_for_long_with_all_paused_stays_in_its_group(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outage takes three times as long as a member of the group may go without fetching."""
+    monkeypatch.setattr(block_writer, "HELD_BYTES", 1)
+    monkeypatch.setattr(watch, "HELD_BYTES", 1)
+
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path)
+        await bench.prepare()
+        warehouse = Failing()
+        thread = WarehouseThread(warehouse, first_wait_s=0.01, longest_wait_s=0.05)
+        await thread.open(1)
+        monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, QUICK)
+        monitor.app.conf.broker_max_poll_interval = 2.0
+        running = asyncio.create_task(monitor.run())
+        await bench.produce(0, 0.2)
+        await bench.until(has_all(bench, warehouse, 0.2))
+        warehouse.is_down = True
+        for part in range(2, 8):
+            await bench.produce(part / 10, part / 10 + 0.1)
+
+        async def are_all_paused() -> bool:
+            return not monitor.app.consumer._get_active_partitions()
+
+        await bench.until(are_all_paused)
+        before = monitor.watch
+        await asyncio.sleep(6)
+        assert monitor.watch is before
+        warehouse.is_down = False
+        await bench.produce(0.8, 1)
+        await bench.until(has_all(bench, warehouse))
+        assert monitor.watch is before
         monitor.stop()
         assert await running == 0, monitor.failure
         await thread.close()
