@@ -25,6 +25,8 @@ class Contestant:
         Most events that it is given: the slow ones are stopped after so many, on the same topic.
     commits
         Whether its offsets say when it is done (it writes in transactions).
+    counts
+        Whether it keeps drift statistics, which are then held against the events.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Contestant:
     delivery: Delivery = "exactly_once"
     most: int = sys.maxsize
     commits: bool = False
+    counts: bool = False
 
 
 def worker_command(pipeline: Path) -> list[str]:
@@ -50,7 +53,7 @@ def ours(delivery: Delivery, processes: int = 1) -> Contestant:
     title = f"streamgauge, {delivery.replace('_', ' ')}"
     if processes > 1:
         name, title = f"{name}-x{processes}", f"{title}, {processes} workers"
-    return Contestant(name, title, start, delivery, commits=delivery == "exactly_once")
+    return Contestant(name, title, start, delivery, commits=delivery == "exactly_once", counts=True)
 
 
 def _own_python(script: str, *arguments: str) -> Starter:

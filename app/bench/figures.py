@@ -70,9 +70,9 @@ class Figures:
         path = folder / "results.json"
         rows = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
         rows |= {figure.name: asdict(figure) for figure in self.found.values()}
-        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        path.write_text(json.dumps(list(rows.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         table = self.render()
-        (folder / "table.md").write_text(table)
+        (folder / "table.md").write_text(table, encoding="utf-8")
         return table
 
     def render(self) -> str:

@@ -12,7 +12,7 @@ from app.adapters.model_announcer import announce
 from app.bench.contestants import Contestant
 from app.bench.figures import Figures
 from app.bench.lane import Child, Lane, Load, Meter, Race, wait_until_scored
-from app.bench.outputs import Outputs
+from app.bench.outputs import Outputs, check_drift_counts
 from app.bench.probe import wait_until_all_work
 from app.bench.workload import START_MS, Workload
 from app.settings import Settings
@@ -115,4 +115,6 @@ class BenchRun:
                     child.stop()
             outputs = await Outputs.read(lane)
             outputs.check(workload.expected(count), whole=whole)
+            if contestant.counts:
+                await check_drift_counts(lane, count)
             return Race.of(contestant.name, outputs.appended_ms, meter, from_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -50,9 +51,11 @@ async def measure(run: BenchRun, names: tuple[str, ...], command: str) -> None:
     for section in SECTIONS:
         if section.name in names:
             run.figures.command = f"{command} --only {section.name}"
+            started = time.monotonic()
             try:
                 await section.measure(run)
             except MISHAPS as error:
                 run.figures.skip(section.name, str(error) or repr(error))
             judge_all(run.figures)
             run.figures.write(run.report)
+            run.say(f"{section.name}: done in {time.monotonic() - started:.0f} s")

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.bench.contestants import FAUST, limited
 from app.bench.figures import Figure, Figures
 from app.bench.goals import GOALS, Goal, judge_all
 from app.bench.lane import BenchError, Meter, Race
 from app.bench.outputs import Outputs
+from app.bench.peer_tools import ensure_streams, program
 from app.bench.sections import SECTIONS
 from app.bench.soak import rss_change
 from app.bench.stages import STAGES, stage_of, sum_stages
@@ -271,3 +273,25 @@ def test_every_section_is_described() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     for section in SECTIONS:
         assert f"`{section.name}`" in text
+
+
+def test_without_a_compiler_kafka_streams_is_left_out_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="JDK") as raised:
+        ensure_streams(tmp_path, lambda _: None)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_program_that_is_not_there_is_said_in_one_line() -> None:
+    with pytest.raises(BenchError, match="source tree") as raised:
+        program("no-such-program.py")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_limited_contestant_keeps_its_own_limit() -> None:
+    assert limited(FAUST, 5).most == 5
+    assert limited(FAUST, 10**9).most == FAUST.most
+    with pytest.raises(BenchError, match="--events"):
+        limited(FAUST, 0)
