@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from app.adapters.recordings import cut_offsets
 from app.adapters.topic_reader import new_consumer, to_batch
 from app.core.batches import RecordBatch
-from app.core.bounds import Bound
+from app.core.bounds import Bound, names
 
 _POLL_MS = 200
 
@@ -66,7 +66,9 @@ async def _find_stretches(
     oldest, newest = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     starts = await _place(consumer, tps, begin, oldest, newest)
     stops = await _place(consumer, tps, end, newest, newest)
-    return {tp: (max(starts[tp], oldest[tp]), min(stops[tp], newest[tp])) for tp in tps}
+    return {
+        tp: (max(starts[tp], oldest[tp]), min(stops[tp], newest[tp])) for tp in tps if names(begin, end, tp.partition)
+    }
 
 
 async def _place(

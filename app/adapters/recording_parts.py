@@ -15,7 +15,7 @@ import numpy as np
 
 from app.adapters.recordings import EVENTS, LABELS, About, Recording, RecordingError, cut_offsets
 from app.core.batches import Ints, RecordBatch
-from app.core.bounds import OPEN, Bound
+from app.core.bounds import OPEN, Bound, names
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.merge import BEGINNING_MS, effective_times
 from schemas.pipeline import Pipeline
@@ -121,8 +121,13 @@ class RecordingPart:
 
     @property
     def partitions(self) -> list[int]:
-        """The partitions that have events to run."""
-        return [partition for partition, stretch in self.stretches.items() if stretch.events or stretch.warm_events]
+        """The partitions that have events to run; without shared windows, none for the warm-up of others alone."""
+        shares = any(feature.window is not None and feature.window.delay_ms for feature in self._pipeline.features)
+        return [
+            partition
+            for partition, stretch in self.stretches.items()
+            if stretch.events or (shares and stretch.warm_events)
+        ]
 
     @property
     def events(self) -> int:
@@ -132,7 +137,7 @@ class RecordingPart:
     @property
     def warm_events(self) -> int:
         """Events that are run before them."""
-        return sum(stretch.warm_events for stretch in self.stretches.values())
+        return sum(self.stretches[partition].warm_events for partition in self.partitions)
 
     def counts(self, partition: int, offset: int) -> bool:
         """Whether the event at an offset belongs to the part; it may precede it."""
@@ -214,6 +219,8 @@ def _warm_from(looks: dict[int, _Look], pipeline: Pipeline, since_ms: int) -> in
 def _look(recording: Recording, pipeline: Pipeline, partition: int, begin: Bound, end: Bound) -> _Look:
     first = begin.offsets.get(partition, 0) if begin.time_ms is None else None
     stop = end.offsets.get(partition, _NO_END) if end.time_ms is None else None
+    if not names(begin, end, partition):
+        first = _NO_END
     look = _Look([], _NO_END, _NO_END, None, None, 0, 0)
     decode = EventDecoder(pipeline.events).decode
     newest_ms = BEGINNING_MS
@@ -245,7 +252,7 @@ def _whole(recording: Recording, _pipeline: Pipeline, partition: int, _begin: Bo
 
 def _place(offsets: Ints, times: Ints, offset: int | None, time_ms: int | None) -> int:
     """Position of the first event at or after a bound."""
-    if time_ms is not None:
+    if time_ms is not None and offset is None:
         return int(np.searchsorted(times, time_ms, side="left"))
     return int(np.searchsorted(offsets, offset or 0, side="left"))
 

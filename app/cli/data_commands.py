@@ -51,7 +51,7 @@ def plain_errors() -> Iterator[None]:
 
 
 class BoundType(UtcTime):
-    """A time (UTC), or offsets of the events topic by partition: ``0:1500,1:1480``."""
+    """A time (UTC), or offsets of the events topic by partition (``0:1500,1:1480``; others are left out)."""
 
     name = "TIME|P:OFFSET,…"
 

@@ -80,7 +80,6 @@ def open_part(
                     file,
                     read_clock_ms(),
                     begin=since,
-                    end=Bound(offsets=end.offsets),
                     progress=counter.add,
                 )
                 asyncio.run(work)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Bound:
-    """A time, or offsets of the events topic by partition (one that is not named is open); neither: open."""
+    """A time, or offsets of the events topic by partition; neither: open. See `names`."""
 
     time_ms: int | None = None
     offsets: Mapping[int, int] = field(default_factory=dict)
@@ -20,6 +20,20 @@ class Bound:
 
 
 OPEN = Bound()
+
+
+def names(begin: Bound, end: Bound, partition: int) -> bool:
+    """Whether two bounds mean a partition at all: where offsets are given, those of which one is.
+
+    Examples
+    --------
+    >>> [names(Bound(offsets={0: 5}), Bound(offsets={1: 9}), partition) for partition in range(3)]
+    [True, True, False]
+    >>> names(Bound(time_ms=3), OPEN, 2)
+    True
+    """
+    named = {*begin.offsets, *end.offsets}
+    return not named or partition in named
 
 
 def parse_offsets(text: str) -> dict[int, int] | None:
