@@ -31,7 +31,7 @@ def owned(run: ChaosRun) -> dict[int, set[int]]:
 
 async def watch(run: ChaosRun, others: set[int], since: float) -> tuple[float, float]:
     """Longest time without a score of any partition since an instant, and of ``others`` alone."""
-    for _ in range(4):  # a rebalance that starts later belongs to it as well
+    for _ in range(2):  # a rebalance that starts later belongs to it as well
         await asyncio.sleep(2)
         await run.every_partition_scores()
     gaps = run.reader.gaps(since)
