@@ -33,7 +33,7 @@ SERVER = [
     pytest.param(Plan(kills=60, server_kills=15, n_scores=100_000), id="full", marks=pytest.mark.chaos_full),
 ]
 EMBEDDED = [
-    pytest.param(Plan(kills=4, server_kills=0, n_scores=4_000), id="short"),
+    pytest.param(Plan(kills=2, server_kills=0, n_scores=4_000), id="short"),
     pytest.param(Plan(kills=40, server_kills=0, n_scores=100_000), id="full", marks=pytest.mark.chaos_full),
 ]
 
@@ -167,6 +167,7 @@ async def _is_written(bench: Bench, monitors: Monitors) -> bool:
     return is_through and status.get("scored") == len(bench.scores)
 
 
+@pytest.mark.chaos_full
 def test_a_frozen_monitor_that_wakes_up_beside_another_changes_nothing(kafka: str, tmp_path: Path) -> None:
     seed = seed_of("clickhouse-zombie")
 
