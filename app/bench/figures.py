@@ -40,6 +40,7 @@ class Figures:
     spreads: dict[str, tuple[float, float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     command: str = ""
+    load_before: float = field(default_factory=lambda: psutil.getloadavg()[0])
 
     def add(self, name: str, values: float | Sequence[float], unit: str, title: str = "") -> None:
         """Add a figure; of several values the median counts, and their range is shown beside it."""
@@ -77,7 +78,7 @@ class Figures:
 
     def render(self) -> str:
         """The tables of this run, as Markdown."""
-        parts = ["# Benchmarks\n", f"{_machine()}\n"]
+        parts = ["# Benchmarks\n", f"{self._machine()}\n"]
         for table in dict.fromkeys(cell[0] for cell in self.cells.values()):
             parts += [f"## {table}\n", self._render_cells(table)]
         alone = [figure for figure in self.found.values() if not figure.goal and figure.name not in self.cells]
@@ -109,6 +110,15 @@ class Figures:
                 line.append(_format(first / value) if first and value else "")
         return _table(head, lines)
 
+    def _machine(self) -> str:
+        memory = psutil.virtual_memory().total / 2**30
+        return (
+            f"{psutil.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}, Python "
+            f"{platform.python_version()}; broker, generator and contestants on this machine. Load average before the "
+            f"run: {self.load_before:.1f}. Values with a range are medians of rounds, others single runs: read "
+            "differences under 30 % as ties."
+        )
+
     def _title(self, figure: Figure) -> str:
         return self.titles.get(figure.name, figure.name)
 
@@ -135,14 +145,3 @@ def _format(value: float) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines) + "\n"
-
-
-def _machine() -> str:
-    memory = psutil.virtual_memory().total / 2**30
-    load = psutil.getloadavg()[0]
-    return (
-        f"{psutil.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}, Python "
-        f"{platform.python_version()}; broker, generator and contestants on this machine. Load average at the end: "
-        f"{load:.1f}. Values with a range are medians of rounds, others single runs: read differences under 30 % as "
-        "ties."
-    )
