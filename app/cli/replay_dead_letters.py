@@ -113,9 +113,9 @@ def _describe(selection: Selection, sent: int, foreign: int, *, dry_run: bool) -
     if selection.done:
         lines.append(f"{count(selection.done, 'record')} had been sent back before.")
     if selection.repeated:
+        repeated = count(selection.repeated, "record")
         lines.append(
-            f"{count(selection.repeated, 'record')} had been sent back before and rejected again: mend what rejects them,"
-            " and add --again."
+            f"{repeated} had been sent back before and rejected again: mend what rejects them, and add --again."
         )
     if selection.unmatched:
         others = ", ".join(f"{stage}: {reason} {n:,}" for (stage, reason), n in selection.unmatched.most_common(8))
