@@ -32,6 +32,9 @@ from schemas.wire import DeadLetter, Score, SketchDelta, SketchRecord, decode_pa
 #: Header of an input record that must become a dead letter.
 POISON_HEADER = "chaos-poison"
 
+#: Keys of a partition whose state is asked for.
+_MOST_PROBED = 10_000
+
 Place = tuple[int, int]
 Change = tuple[bytes, bytes | None]
 
@@ -332,6 +335,7 @@ def _probe(logs: Logs, partition: int, flow: PartitionPipeline) -> np.ndarray[An
     time, entity, name = pipeline.events.time, pipeline.events.entity, pipeline.events.event_id
     newest_ms = max(body[time] for body in bodies)
     templates = list({body[entity]: body for body in bodies}.values())
+    templates = templates[:: len(templates) // _MOST_PROBED + 1]
     if pipeline.labels is not None:
         labels = [
             {"event_id": body[name], "label": 1.0, "label_time_ms": newest_ms + 1_500} for body in bodies[-2_000:]

@@ -69,7 +69,7 @@ class Load:
     """What is produced: up to ``n`` events.
 
     ``rate``: events a second; ``late``, ``repeated``, ``poison``: shares. ``cards``: entities, spread over partitions.
-    ``pad``: bytes added to each event. ``poison_from``: number of the first event that may be poison.
+    ``in_turn``: cards take turns instead of being drawn. ``pad``: bytes added to each event.
     """
 
     seed: int
@@ -82,7 +82,7 @@ class Load:
     repeated: float = 0.02
     poison: float = 0.02
     pad: int = 0
-    poison_from: int = 0
+    in_turn: bool = False
 
     def describe(self) -> str:
         """The load in words."""
@@ -92,7 +92,7 @@ class Load:
         draw = new_random(f"{self.seed} {number}")
         what = draw.random()
         body = self._body(number, draw)
-        if what < self.poison and number >= self.poison_from:
+        if what < self.poison:
             value = POISON[draw.randrange(len(POISON))]
             time_ms = START_MS + number * STEP_MS
             partition = int(body["card"][1:]) % self.partitions
@@ -117,6 +117,8 @@ class Load:
         return number + steps, Sent(topics.labels, card % self.partitions, json.dumps(body).encode(), time_ms)
 
     def _card(self, number: int) -> int:
+        if self.in_turn:
+            return number % self.cards
         return new_random(f"{self.seed} {number} card").randrange(self.cards)
 
     def _body(self, number: int, draw: random.Random) -> dict[str, Any]:
