@@ -31,6 +31,7 @@ from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
 from app.core.pending import PendingEvents, Scored
 from app.core.rejection_limit import RejectionLimit
 from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
+from app.core.row_cache import RowCache, Snapshot
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.shared_board import SharedBoard
 from app.core.shared_held import Ready
@@ -95,6 +96,8 @@ class PartitionPipeline:
         False: scores are wanted as arrays alone, not as records to publish.
     board
         What the partitions share, for a pipeline with windows that are shared; None: this partition is alone.
+    rows
+        The rows of the windows that are on disk; None: all are in memory.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class PartitionPipeline:
         with_drain: bool = True,
         with_outgoing: bool = True,
         board: SharedBoard | None = None,
+        rows: RowCache | None = None,
     ) -> None:
         self.partition = partition
         self._pipeline = pipeline
@@ -116,7 +120,8 @@ class PartitionPipeline:
         self._with_outgoing = with_outgoing
         self._decode_events = EventDecoder(pipeline.events).decode
         self._decode_labels = LabelDecoder(pipeline).decode
-        self._state = plan.new_state(with_changelog=with_drain)
+        self._rows = rows
+        self._state = plan.new_state(with_changelog=with_drain, rows=rows)
         horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
         self._pending = PendingEvents(horizon_ms, with_changelog=with_drain)
         self._generation = Generation()
@@ -380,8 +385,26 @@ class PartitionPipeline:
             changes.extend(opened)
             meta["shared"] = self.shared.contributor.position()
         changes.extend(self._pending.drain_changes())
-        named = self._generation.name(changes)
-        return [*self._generation.clear_some(), *named, (META, msgspec.msgpack.encode(meta))]
+        last = (META, msgspec.msgpack.encode(meta))
+        if self._rows is not None:
+            self._rows.put_log([*(change for change in changes if change[0][:1] != TILES), last])
+            self._rows.seal()
+        return [*self._generation.clear_some(), *self._generation.name(changes), last]
+
+    def state_committed(self, position: int, now_ms: int) -> None:
+        """What was drained first, and not yet said so of, has been committed.
+
+        Parameters
+        ----------
+        position
+            Offset of the changelog up to which it holds no more than that.
+        now_ms
+            Processing time.
+        """
+        if self._rows is not None:
+            self._rows.commit()
+            if self._rows.wants_write:
+                self._rows.write(Snapshot(self._pipeline.feature_set, self._generation.number, position, now_ms))
 
     def drain_shared(self) -> list[tuple[bytes, bytes | None]]:
         """What the other partitions are to know, as of the last `drain_state`; it goes out with that."""
@@ -399,9 +422,10 @@ class PartitionPipeline:
         horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels else 0
         return StateReader(
             self._pipeline.feature_set,
-            lambda: self._plan.new_state(with_changelog=self._with_drain),
+            lambda: self._plan.new_state(with_changelog=self._with_drain, rows=self._rows),
             lambda: PendingEvents(horizon_ms, with_changelog=self._with_drain),
             keeps_other=self.shared is not None,
+            cache=self._rows,
         )
 
     def go_on_from(self, reader: StateReader) -> Restored:

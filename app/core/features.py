@@ -17,6 +17,7 @@ import numpy as np
 from app.core.batches import Column, EventBatch, Floats, Outcomes, Rejection
 from app.core.expressions import Columns, compile_expression
 from app.core.lookups import LookupTable
+from app.core.row_cache import RowCache
 from app.core.shared_plan import SharedPlan
 from app.core.windows import FeatureState, WindowPlan
 from schemas.expression import EVENT_TIME, ExpressionError, Kind, parse
@@ -149,9 +150,9 @@ class FeaturePlan:
         ]
         return matrix, rejections
 
-    def new_state(self, *, with_changelog: bool = True) -> FeatureState:
+    def new_state(self, *, with_changelog: bool = True, rows: RowCache | None = None) -> FeatureState:
         """An empty state for one partition; without a changelog nothing is to be drained from it."""
-        return FeatureState(self._windows, with_changelog=with_changelog)
+        return FeatureState(self._windows, with_changelog=with_changelog, cache=rows)
 
     def apply(self, matrix: Floats, events: EventBatch, outcomes: Outcomes, state: FeatureState) -> None:
         """Fill the window columns of ``matrix`` (rows as ``events``), and advance ``state``.

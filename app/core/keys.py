@@ -68,6 +68,10 @@ class KeyIndex:
         """The code of a key given as bytes."""
         return self.add(self.decode(encoded))
 
+    def has_encoded(self, encoded: bytes) -> bool:
+        """Whether a key given as bytes has a code."""
+        return self.decode(encoded) in self._codes
+
     def encode(self, key: Any) -> bytes:
         """A key as bytes that name it in a changelog."""
         return self._encode(key if isinstance(key, tuple) else (key,))

@@ -17,6 +17,7 @@ import msgspec
 
 from app.core.batches import RecordBatch
 from app.core.pending import PendingEvents
+from app.core.row_cache import RowCache, Snapshot
 from app.core.stored_tiles import Change
 from app.core.windows import FeatureState
 
@@ -28,6 +29,10 @@ _HEAD_BYTES = 1 + _GENERATION_BYTES
 #: Keys of former generations that one take-over remembers to clear, and that one transaction clears.
 _MOST_REMEMBERED = 200_000
 _MOST_CLEARED = 2_000
+
+#: A snapshot on disk is not used when it is older: compaction keeps tombstones for a day (delete.retention.ms), and a
+#: key that it still has may have been cleared and its tombstone be gone.
+SNAPSHOT_KEPT_MS = 23 * 3_600_000
 
 
 class UnreadableStateError(RuntimeError):
@@ -71,6 +76,8 @@ class StateReader:
         Build the empty parts.
     keeps_other
         Whether records of other kinds than tiles are kept for whoever else restores from them (``others``).
+    cache
+        The rows on disk, if the state has such: they hold what `open_snapshot` says, and then all that was taken.
     """
 
     def __init__(
@@ -80,11 +87,13 @@ class StateReader:
         new_pending: Callable[[], PendingEvents],
         *,
         keeps_other: bool,
+        cache: RowCache | None = None,
     ) -> None:
         self._feature_set = feature_set
         self._new_state = new_state
         self._new_pending = new_pending
         self._keeps_other = keeps_other
+        self._cache = cache
         self._records = 0
         self.state = new_state()
         self.pending = new_pending()
@@ -92,8 +101,44 @@ class StateReader:
         self.others: dict[bytes, bytes] = {}
         self.meta: dict[str, Any] = {}
 
-    def take(self, batch: RecordBatch) -> None:
-        """Take the next records.
+    def open_snapshot(self, first: int, end: int, now_ms: int) -> int:
+        """Go on from what is on disk, if it can be used; otherwise it is cleared.
+
+        Parameters
+        ----------
+        first, end
+            Offsets of the changelog: its first record's, and that after its last.
+        now_ms
+            Processing time.
+
+        Returns
+        -------
+        Offset to read the changelog from.
+        """
+        if self._cache is None:
+            return first
+        snapshot = self._cache.snapshot()
+        is_usable = (
+            snapshot is not None
+            and snapshot.feature_set == self._feature_set
+            and first <= snapshot.position <= end
+            and snapshot.written_ms > now_ms - SNAPSHOT_KEPT_MS
+        )
+        if snapshot is None or not is_usable:
+            self._cache.clear()
+            return first
+        self.generation.number = snapshot.generation
+        log = dict(self._cache.read_log())
+        meta = log.pop(META, None)
+        if meta is not None:  # none: a take-over was broken off before it had come to one
+            self._read_meta(meta)
+        self.pending.restore(log.items())
+        self._keep(list(log.items()))
+        self.state.restore_clocks(self._cache.read_clocks())
+        return snapshot.position
+
+    def take(self, batch: RecordBatch, now_ms: int = 0) -> None:
+        """Take the next records; ``now_ms``: processing time, for a state on disk.
 
         Raises
         ------
@@ -105,6 +150,14 @@ class StateReader:
             self.take_changes(changes)
         except (ValueError, TypeError, KeyError) as error:
             raise UnreadableStateError(self._find_fault(batch, error)) from error
+        if self._cache is not None:
+            self._cache.seal()
+            self._cache.commit()
+            self._cache.write(self.snapshot(int(batch.offsets[-1]) + 1, now_ms))
+
+    def snapshot(self, position: int, now_ms: int) -> Snapshot:
+        """What is on disk once all before the position is."""
+        return Snapshot(self._feature_set, self.generation.number, position, now_ms)
 
     def take_changes(self, changes: list[Change]) -> None:
         """As `take`, of records that are of no topic."""
@@ -126,6 +179,8 @@ class StateReader:
         self.state.restore(tiles)
         self.pending.restore(others)
         self._keep(others)
+        if self._cache is not None:
+            self._cache.put_log(others)
         self._records += len(changes)
 
     def _keep(self, others: list[Change]) -> None:
@@ -141,6 +196,8 @@ class StateReader:
         if not isinstance(meta, dict) or not {"feature_set", "generation"} <= meta.keys():
             raise ValueError("it does not say how far the partition had come")
         self.meta = meta
+        if self._cache is not None:
+            self._cache.put_log([(META, value)])
         number: int = meta["generation"]
         return number
 
@@ -165,6 +222,8 @@ class StateReader:
         former = self.generation.name((key, None) for key in islice(known, room))
         self.generation.former.extend(key for key, _ in former)
         self.generation.number = number
+        if self._cache is not None:
+            self._cache.clear()
         self.state, self.pending, self.others = self._new_state(), self._new_pending(), {}
 
     def _remember(self, key: bytes, value: bytes | None) -> None:

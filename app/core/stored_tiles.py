@@ -100,21 +100,12 @@ class StoredTiles:
         """
         clock = records.get(self.name + _CLOCK_SLOT)
         if clock is not None:
-            if len(clock) != 8:
-                raise UnreadableError("a clock is not of 8 bytes")
-            newest = struct.unpack("<q", clock)[0]
-            self.tiles.clock = max(self.tiles.clock, newest)
-            self._logged_clock = self.tiles.clock
-        values = {
-            key: value
-            for key, value in records.items()
-            if value is not None and key[NAME_BYTES:_HEAD_BYTES] != _CLOCK_SLOT
-        }
-        gone = [key for key, value in records.items() if value is None]
-        if gone:
-            self._remove(gone)
+            self.set_clock(clock)
+        values = {key: value for key, value in records.items() if value is not None and not self.is_clock(key)}
+        gone = [key for key, value in records.items() if value is None and not self.is_clock(key)]
+        cleared = self._remove(gone)
         if not values:
-            return np.zeros(0, dtype=np.int64)
+            return cleared
         keys = [key[_HEAD_BYTES:] for key in values]
         try:
             rows = self._codes(keys)
@@ -122,14 +113,33 @@ class StoredTiles:
             raise UnreadableError(f"a key is not one of the window's ({error})") from error
         self.tiles.reserve_rows(self._index.capacity)
         self.codec.insert(rows, list(values.values()))
-        return np.unique(rows)
+        return np.union1d(rows, cleared)
 
-    def _remove(self, keys: list[bytes]) -> None:
-        """Drop the cells of slots that were cleared."""
+    def set_clock(self, value: bytes) -> None:
+        """Take the newest tile of all operations as it was written; it never goes back."""
+        if len(value) != 8:
+            raise UnreadableError("a clock is not of 8 bytes")
+        self.tiles.clock = max(self.tiles.clock, struct.unpack("<q", value)[0])
+        self._logged_clock = self.tiles.clock
+
+    @staticmethod
+    def is_clock(record: bytes) -> bool:
+        """Whether a record's key is that of the clock."""
+        return record[NAME_BYTES:_HEAD_BYTES] == _CLOCK_SLOT
+
+    @staticmethod
+    def key_of(record: bytes) -> bytes:
+        """The encoded window key in a record's key."""
+        return record[_HEAD_BYTES:]
+
+    def _remove(self, keys: list[bytes]) -> Ints:
+        """Drop the cells of slots that were cleared; the rows that they are of."""
         codes = self._codes([key[_HEAD_BYTES:] for key in keys])
         self.tiles.reserve_rows(self._index.capacity)
         slots = np.array([int.from_bytes(key[NAME_BYTES:_HEAD_BYTES], "big") for key in keys], dtype=np.int64)
-        self.tiles.remove(codes, slots)
+        if keys:
+            self.tiles.remove(codes, slots)
+        return np.unique(codes)
 
     def _codes(self, encoded: list[bytes]) -> Ints:
         return np.fromiter(map(self._index.add_encoded, encoded), dtype=np.int64, count=len(encoded))

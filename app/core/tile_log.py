@@ -7,7 +7,9 @@ oldest first.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,8 +76,7 @@ class TileCodec:
 
     @staticmethod
     def _slices(packed: bytes, ends: Ints) -> list[bytes]:
-        stops = ends.tolist()
-        return [packed[start:stop] for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+        return [packed[start:stop] for start, stop in pairwise([0, *ends.tolist()])]
 
     # -- back --------------------------------------------------------------------------------------------------------
 
@@ -83,6 +84,12 @@ class TileCodec:
         """The tiles of an encoded row."""
         tiles: list[int] = self._decode([row])[0][:, 0].tolist()
         return tiles
+
+    def newest_of(self, row: bytes) -> int:
+        """The newest tile of an encoded row."""
+        return (
+            max(self.tiles_of(row)) if self._distinct else struct.unpack_from("<q", row, len(row) - 8 * self._width)[0]
+        )
 
     def insert(self, rows: Ints, values: Sequence[bytes]) -> None:
         """Put encoded cells (any number of each row, a tile of a row once) over what rows have of those tiles.

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints, Outcomes
-from app.core.keys import NULL, KeyIndex
+from app.core.key_group import KeyGroup
+from app.core.keys import NULL
 from app.core.measures import Layout, Read, evaluate, measure
+from app.core.row_cache import RowCache
 from app.core.sightings import Hasher
-from app.core.stored_tiles import NAME_BYTES, Change, StoredTiles
+from app.core.stored_tiles import NAME_BYTES, Change
 from app.core.tile_batch import Updates
-from app.core.tile_cells import NEVER
 from app.core.tiles import TileStore, WindowRead
 from schemas.pipeline import Pipeline, PipelineError, Window
 
@@ -98,42 +99,41 @@ class FeatureState:
         The windows.
     with_changelog
         False: nothing is to be drained (training, offline replay).
+    cache
+        Where rows are that are not in memory; None: all are.
     """
 
-    def __init__(self, plan: WindowPlan, *, with_changelog: bool = True) -> None:
+    def __init__(self, plan: WindowPlan, *, with_changelog: bool = True, cache: RowCache | None = None) -> None:
         self._plan = plan
         self._with_changelog = with_changelog
         self._hasher = Hasher()
-        self._indexes = {spec.key: KeyIndex() for spec, _ in plan.stores}
-        self._stores = {
-            spec: StoredTiles(
-                spec.name,
-                self._indexes[spec.key],
-                TileStore(spec.layout, ring=spec.ring, retain=spec.retain, with_changelog=with_changelog),
-            )
+        self._tiles = {
+            spec: TileStore(spec.layout, ring=spec.ring, retain=spec.retain, with_changelog=with_changelog)
             for spec, _ in plan.stores
         }
-        self._by_name = {store.name: store for store in self._stores.values()}
-        self._swept = {spec: store.tiles.clock for spec, store in self._stores.items()}
+        self._groups = {
+            key: KeyGroup({spec.name: tiles for spec, tiles in self._tiles.items() if spec.key == key}, cache)
+            for key in {spec.key: None for spec, _ in plan.stores}
+        }
+        self._by_name = {name: group for group in self._groups.values() for name in group.stores}
 
     @property
     def keys(self) -> int:
-        """Keys that are kept in memory, over all windows."""
-        return sum(len(index) for index in self._indexes.values())
+        """Keys that are in memory, over all windows."""
+        return sum(len(group.index) for group in self._groups.values())
 
     @property
     def state_bytes(self) -> int:
         """Memory of the tiles; that of the keys comes on top."""
-        return sum(store.tiles.state_bytes for store in self._stores.values())
+        return sum(tiles.state_bytes for tiles in self._tiles.values())
 
     def apply(self, matrix: Floats, events: EventBatch, outcomes: Outcomes) -> None:
         """Fill the window columns of ``matrix``, one row per event, and advance the state."""
         before = np.arange(1, len(events) + 1)
-        codes = {key: self._find_codes(key, events, outcomes) for key in self._indexes}
+        codes = {key: self._find_codes(key, events, outcomes) for key in self._groups}
         for spec, columns in self._plan.stores:
-            tiles = self._stores[spec].tiles
+            tiles = self._tiles[spec]
             read_codes, outcome_codes = codes[spec.key]
-            tiles.reserve_rows(self._indexes[spec.key].capacity)
             read_tiles = events.event_time_ms // spec.hop_ms
             if spec.of == "events":
                 measured = measure(spec.layout, self._hasher, events.event_time_ms, events.columns)
@@ -153,16 +153,12 @@ class FeatureState:
                 values[read_codes == NULL] = np.nan
                 matrix[:, column.column] = values
         if not self._with_changelog:
-            self._sweep()
+            for group in self._groups.values():
+                group.sweep()
 
     def drain_changes(self) -> list[Change]:
         """Changelog records since the last drain, for a compacted topic; None clears a key."""
-        records: list[Change] = []
-        for store in self._stores.values():
-            changes, _ = store.drain()
-            records.extend(changes)
-        records.extend(self._sweep())
-        return records
+        return [record for group in self._groups.values() for record in group.drain()]
 
     def restore(self, records: Iterable[Change]) -> None:
         """Take more of a changelog, in its order, into a state that has not been used yet.
@@ -181,54 +177,34 @@ class FeatureState:
                 found[key] = value
         for name, found in newest.items():
             if found:
-                self._by_name[name].restore(found)
+                self._by_name[name].restore(name, found)
+
+    def restore_clocks(self, clocks: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take what was noted of stores, by name, beside rows on disk."""
+        for name, value in clocks:
+            for group in self._groups.values():
+                group.restore_clock(name, value)
 
     def finish_restore(self) -> None:
-        """Drop the keys of which nothing is left."""
-        for key, index in self._indexes.items():
-            codes = index.in_use()
-            for spec, store in self._stores.items():
-                if spec.key == key:
-                    store.tiles.reserve_rows(index.capacity)
-                    codes = codes[store.tiles.cells.newest(codes) == NEVER]
-            for code in codes.tolist():
-                index.remove(code)
+        """End restoring."""
+        for group in self._groups.values():
+            group.finish_restore()
 
     def record_keys(self) -> Iterator[bytes]:
-        """The keys of the records that a changelog holds of this state."""
-        for spec, store in self._stores.items():
-            store.tiles.reserve_rows(self._indexes[spec.key].capacity)
-            yield from store.keys(self._indexes[spec.key].in_use())
+        """The keys of the records that a changelog holds of what is in memory."""
+        for group in self._groups.values():
+            group.reserve_rows()
+            for store in group.stores.values():
+                yield from store.keys(group.index.in_use())
 
     def _find_codes(self, key: tuple[str, ...], events: EventBatch, outcomes: Outcomes) -> tuple[Ints, Ints]:
         """The codes of events and outcomes; only a key that is updated is added."""
-        index = self._indexes[key]
+        group = self._groups[key]
         kinds = {spec.of for spec, _ in self._plan.stores if spec.key == key}
         none = np.zeros(0, dtype=np.int64)
-        outcome_codes = index.find_or_add([outcomes.columns[field] for field in key]) if "labels" in kinds else none
-        find = index.find_or_add if "events" in kinds else index.find
+        outcome_codes = group.find_or_add([outcomes.columns[field] for field in key]) if "labels" in kinds else none
+        find = group.find_or_add if "events" in kinds else group.find
         return find([events.columns[field] for field in key]), outcome_codes
-
-    def _sweep(self) -> list[Change]:
-        """Forget the keys that no event can see any more, now and then."""
-        due = [
-            spec for spec, store in self._stores.items() if store.tiles.clock - self._swept[spec] > spec.retain // 16
-        ]
-        records: list[Change] = []
-        for key in {spec.key: None for spec in due}:
-            stores = {spec: store for spec, store in self._stores.items() if spec.key == key}
-            codes = self._indexes[key].in_use()
-            for spec, store in stores.items():
-                self._swept[spec] = store.tiles.clock
-                store.tiles.reserve_rows(self._indexes[key].capacity)
-                codes = codes[store.tiles.quiet(codes)]
-            if not len(codes):
-                continue
-            for store in stores.values():
-                records.extend(store.forget(codes))
-            for code in codes.tolist():
-                self._indexes[key].remove(code)
-        return records
 
 
 def _reads(layout: Layout, columns: tuple[WindowColumn, ...]) -> tuple[WindowRead, ...]:
