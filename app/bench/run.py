@@ -58,7 +58,7 @@ class BenchRun:
     report: Path
     figures: Figures = field(default_factory=Figures)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
-    _loads: dict[tuple[str, int, int], Load] = field(default_factory=dict)
+    _loads: dict[tuple[int, int, int, int], Load] = field(default_factory=dict)
     _registered: dict[str, ModelUpdate] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -75,7 +75,7 @@ class BenchRun:
 
     async def load(self, lane: Lane, count: int, first: int = 0) -> None:
         """Fill the lane's events topic with the workload's events; those built once are sent again."""
-        key = (lane.workload.shipped + str(lane.workload.cards), count, first)
+        key = (lane.workload.columns, lane.workload.cards, count, first)  # all that an event depends on
         if key not in self._loads:
             self.say(f"Building {count:,} events …")
             self._loads.clear()  # those of one size at a time: they are what takes the memory
