@@ -187,6 +187,7 @@ class _Group:
         for partition in self._board.added_ms:
             if partition not in flows:
                 self._board.come_to(partition, until_ms)
+                self._board.score_to(partition, until_ms)
             elif not flows[partition].merge.has_events:
                 flows[partition].come_to(until_ms)
         yield from self._others()

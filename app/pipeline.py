@@ -198,6 +198,8 @@ class PartitionPipeline:
             return self._labels_only()
         step = self._process(ready.merged, models, now_ms, stale=ready.is_stale)
         step.gave_up = ready.gave_up
+        if self.shared is not None and not self._with_drain:
+            self.shared.settle(self._event_watermark_ms)
         self._promised_ms = max(self._promised_ms, ready.promised_ms)
         queued = ready.merged.payload
         if queued is not None:

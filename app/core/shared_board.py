@@ -200,6 +200,9 @@ class SharedBoard:
                 index.remove(code)
 
 
+_NOBODY: dict[_Place, _Contribution] = {}
+
+
 class _Tiles:
     """The tiles of one store, and the cursors over them."""
 
@@ -207,7 +210,6 @@ class _Tiles:
         self.tiles: dict[int, dict[_Place, _Contribution]] = {}
         self.cursors: WeakSet[WindowCursor] = WeakSet()
         self.newest_read = _NEVER
-        self._totals: dict[int, Amounts] = {}
 
     def add(self, tile: int, partition: int, amounts: Amounts) -> None:
         places = self.tiles.setdefault(tile, {})
@@ -230,22 +232,23 @@ class _Tiles:
         if not places:
             del self.tiles[tile]
 
-    def total(self, tile: int) -> Amounts | None:
-        """The sum over the partitions; None when nobody has added anything."""
-        found = self._totals.get(tile)
-        if found is None and (places := self.tiles.get(tile)):
-            found = self._totals[tile] = sum_amounts([contribution.amounts() for contribution in places.values()])
-        return found
+    def amounts(self, tile: int) -> list[Amounts]:
+        """What each has added to a tile."""
+        return [found.amounts() for found in self.tiles.get(tile, _NOBODY).values()]
+
+    def between(self, above: int, up_to: int) -> list[int]:
+        """The tiles that hold something, above < tile <= up_to."""
+        if up_to - above > len(self.tiles):
+            return [tile for tile in self.tiles if above < tile <= up_to]
+        return [tile for tile in range(above + 1, up_to + 1) if tile in self.tiles]
 
     def drop_before(self, tile: int) -> None:
         for old in [number for number in self.tiles if number < tile]:
             del self.tiles[old]
-            self._totals.pop(old, None)
         for cursor in self.cursors:
             cursor.forget_before(tile)
 
     def _changed(self, tile: int, by: Amounts) -> None:
-        self._totals.pop(tile, None)
         if tile <= self.newest_read:
             for cursor in self.cursors:
                 cursor.amend(tile, by)
@@ -263,15 +266,15 @@ class WindowCursor:
 
     def read(self, codes: Ints, times_ms: Ints) -> Ints:
         """Counts and sums [2 x n] of keys (negative: unknown) for events of effective times, which never go back."""
+        if not len(codes):
+            return np.zeros((2, 0), dtype=np.int64)
         self._grow()
         newest = self._column.newest_tiles(times_ms)
-        cuts = (np.flatnonzero(newest[1:] != newest[:-1]) + 1).tolist()
-        found = np.empty((2, len(codes)), dtype=np.int64)
+        self._move_to(int(newest[0]))
         known = np.maximum(codes, 0)
-        for start, stop in zip([0, *cuts], [*cuts, len(codes)], strict=True):
-            if start < stop:
-                self._move_to(int(newest[start]))
-                found[:, start:stop] = self._sums[:, known[start:stop]]
+        found = self._sums[:, known]
+        if newest[-1] > newest[0]:
+            found += self._move_through(known, newest)
         found[:, codes < 0] = 0
         return found
 
@@ -288,19 +291,53 @@ class WindowCursor:
             self._sums[:] = 0
 
     def _move_to(self, newest: int) -> None:
+        """Make the sums those of the window that ends with tile ``newest``."""
         size, at = self._column.tiles, self._newest
         if newest - at > size:
             self._sums[:] = 0
             at = newest - size
         else:
-            for tile in range(at - size + 1, newest - size + 1):
-                if (gone := self._store.total(tile)) is not None:
-                    self._sums[:, gone.codes] -= gone.values
-        for tile in range(at + 1, newest + 1):
-            if (come := self._store.total(tile)) is not None:
-                self._sums[:, come.codes] += come.values
+            self._add(self._store.between(at - size, newest - size), -1)
+        self._add(self._store.between(at, newest), 1)
         self._newest = max(newest, self._newest)
         self._store.newest_read = max(self._store.newest_read, newest)
+
+    def _add(self, tiles: list[int], sign: int) -> None:
+        for tile in tiles:
+            for amounts in self._store.amounts(tile):
+                self._sums[:, amounts.codes] += sign * amounts.values
+
+    def _move_through(self, codes: Ints, newest: Ints) -> Ints:
+        """Move from the first event's window to the last one's; what each event's has more than the first one's.
+
+        At once for all events: a tile comes with the first that sees it, and goes with the first that no longer does.
+        """
+        first, last, size = int(newest[0]), int(newest[-1]), self._column.tiles
+        moves = [(tile, tile, 1) for tile in self._store.between(first, last)]
+        moves += [(tile, tile + size, -1) for tile in self._store.between(first - size, last - size)]
+        parts = [
+            (at, amounts.codes, sign * amounts.values)
+            for tile, at, sign in moves
+            for amounts in self._store.amounts(tile)
+        ]
+        self._newest = last
+        self._store.newest_read = max(self._store.newest_read, last)
+        if not parts:
+            return np.zeros((2, len(codes)), dtype=np.int64)
+        moved = np.concatenate([part for _, part, _ in parts])
+        values = np.concatenate([part for _, _, part in parts], axis=1)
+        steps = np.unique(newest)
+        at = np.repeat(np.searchsorted(steps, [at for at, _, _ in parts]), [len(part) for _, part, _ in parts])
+        width = len(steps)
+        places = moved * width + at
+        order = np.argsort(places, kind="stable")
+        running = np.zeros((2, len(order) + 1), dtype=np.int64)
+        np.cumsum(values[:, order], axis=1, out=running[:, 1:])
+        ends = np.searchsorted(places[order], codes * width + np.searchsorted(steps, newest), side="right")
+        more = running[:, ends] - running[:, np.searchsorted(places[order], codes * width)]
+        total = Amounts.add_up(moved, values)
+        self._sums[:, total.codes] += total.values
+        return more
 
     def _grow(self) -> None:
         missing = self._index.capacity - self._sums.shape[1]

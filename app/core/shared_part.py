@@ -78,6 +78,12 @@ class SharedPart(Generic[Payload]):
         """The next run that may read."""
         return self.held.take(most, self.board.low_ms)
 
+    def settle(self, event_watermark_ms: int) -> None:
+        """Forget what nobody reads any more, where nothing is drained."""
+        scored_ms = event_watermark_ms if self.held else self.contributor.added_ms
+        self.board.score_to(self.contributor.partition, scored_ms)
+        self.board.sweep()
+
     def drain(self, event_watermark_ms: int) -> tuple[Records, Records]:
         """Records for the topic and for the changelog; ``event_watermark_ms``: of the events scored."""
         return self.contributor.drain(event_watermark_ms if self.held else self.contributor.added_ms)

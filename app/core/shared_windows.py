@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from app.core.batches import Column, EventBatch, Floats, Ints
-from app.core.joining import JoinedLabels
 from app.core.keys import NULL
 from app.core.merge import BEGINNING_MS, Merged
-from app.core.pending import PendingEvents, Scored
+from app.core.pending import PendingEvents
 from app.core.shared_board import PLACE, TILE, TIMES, Amounts, SharedBoard
+from app.core.shared_labels import SharedLabels
 from app.core.shared_plan import SharedPlan, SharedStore
 from app.core.tiles import FIXED_POINT, to_fixed_point
 from schemas.wire import SharedTile, SharedTimes
@@ -53,10 +53,9 @@ class Contributor:
         self.late = 0
         self._board = board
         self._plan = board.plan
-        self._partition = partition
-        self._fields = outcome_fields
+        self.partition = partition
         self._with_drain = with_drain
-        self._waiting = PendingEvents(horizon_ms, with_changelog=False)
+        self._labels = SharedLabels(horizon_ms, outcome_fields, board.plan.outcome_fields)
         #: Offsets of the next event and label to add: what comes before was added by a former owner.
         self._next_event = self._next_label = 0
         self._touched: dict[tuple[int, int], list[Ints]] = {}
@@ -67,12 +66,7 @@ class Contributor:
     def add(self, merged: Merged[Any], events: EventBatch) -> None:
         """Add a run: its events by their effective times, its labels by theirs."""
         event_rows = np.flatnonzero(events.offsets >= self._next_event)
-        joined = JoinedLabels()
-        if self._plan.with_labels:
-            joined = JoinedLabels.join(merged, events, self._waiting, self._fields)
-            self._remember(merged, events, joined.own_rows)
-        outcomes = joined.outcomes(self._fields).columns
-        places = np.array(joined.places, dtype=np.int64)
+        outcomes, places = self._labels.join(merged, events) if self._plan.with_labels else ({}, event_rows[:0])
         label_rows = np.flatnonzero(merged.labels.offsets[places] >= self._next_label)
         for number, store in enumerate(self._plan.stores):
             if store.of == "events":
@@ -81,7 +75,6 @@ class Contributor:
                 self._add(number, store, outcomes, label_rows, merged.label_times_ms[places])
         if len(events):
             self._next_event = max(self._next_event, int(events.offsets[-1]) + 1)
-            self._waiting.expire(int(merged.times_ms[-1]))
             self.come_to(int(merged.times_ms[-1]))
         if len(merged.labels):
             self._next_label = max(self._next_label, int(merged.labels.offsets[-1]) + 1)
@@ -90,15 +83,7 @@ class Contributor:
         """Nothing before ``added_ms`` follows."""
         if added_ms > self.added_ms:
             self.added_ms = added_ms
-            self._board.come_to(self._partition, added_ms)
-
-    def _remember(self, merged: Merged[Any], events: EventBatch, labelled: set[int]) -> None:
-        columns = [events.columns[name].tolist() for name in self._fields]
-        fields = list(zip(*columns, strict=True)) if columns else [()] * len(events)
-        times = merged.times_ms.tolist()
-        for row, event_id in enumerate(events.event_id):
-            if row not in labelled:
-                self._waiting.add(event_id, Scored(times[row], 0, "", 0.0, fields[row]))
+            self._board.come_to(self.partition, added_ms)
 
     def _add(self, number: int, store: SharedStore, columns: dict[str, Column], rows: Ints, times_ms: Ints) -> None:
         values = np.ones((2, len(rows)), dtype=np.int64)
@@ -114,14 +99,16 @@ class Contributor:
         if not len(codes):
             return
         self.late += int(np.count_nonzero((tiles + 1) * store.hop_ms <= self.added_ms))
-        # Times never go back, so a tile's entries lie together.
-        cuts = (np.flatnonzero(tiles[1:] != tiles[:-1]) + 1).tolist()
-        for start, stop in zip([0, *cuts], [*cuts, len(tiles)], strict=True):
-            amounts = Amounts.add_up(codes[start:stop], values[:, start:stop])
-            tile = int(tiles[start])
-            self._board.add(number, tile, self._partition, amounts)
+        # Times never go back: the entries of a tile lie together.
+        distinct, rank = np.unique(tiles, return_inverse=True)
+        amounts = Amounts.add_up((rank << 32) + codes, values)
+        code_of = amounts.codes & 0xFFFFFFFF
+        ends = np.searchsorted(amounts.codes >> 32, np.arange(len(distinct)), side="right").tolist()
+        for tile, start, stop in zip(distinct.tolist(), [0, *ends], ends, strict=False):
+            part = Amounts(code_of[start:stop], amounts.values[:, start:stop])
+            self._board.add(number, tile, self.partition, part)
             if self._with_drain:
-                self._touched.setdefault((number, tile), []).append(amounts.codes)
+                self._touched.setdefault((number, tile), []).append(part.codes)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -136,10 +123,10 @@ class Contributor:
 
         ``scored_ms`` counts for what is forgotten one drain later, when it has been committed.
         """
-        self._board.score_to(self._partition, self._told.scored_ms)
+        self._board.score_to(self.partition, self._told.scored_ms)
         topic, changes = self._forget(), self._close()
         for (number, tile), codes in self._touched.items():
-            found = self._board.contribution(number, tile, self._partition)
+            found = self._board.contribution(number, tile, self.partition)
             if self._is_closed(number, tile):
                 topic.extend(self._encode(number, tile, found))
             else:
@@ -163,8 +150,7 @@ class Contributor:
         ``pending``: the events that wait for labels where scoring goes on.
         """
         added_ms, self._next_event, self._next_label = position
-        for event_id, scored in pending.entries():
-            self._waiting.add(event_id, scored)
+        self._labels.restore(pending)
         names = {store.name: number for number, store in enumerate(self._plan.stores)}
         for key, value in dict(changes).items():
             number = names.get(key[1:5]) if key[:1] == _OPEN else None
@@ -175,9 +161,9 @@ class Contributor:
             if (tile + 1) * store.hop_ms > added_ms:
                 code = self._board.indexes[store.key].add_encoded(key[5:])
                 amounts = Amounts(np.array([code]), np.array([[count], [total]], dtype=np.int64))
-                self._board.add(number, tile, self._partition, amounts)
+                self._board.add(number, tile, self.partition, amounts)
                 self._logged[number] = tile
-        self._pieces = self._board.pieces(self._partition)
+        self._pieces = self._board.pieces(self.partition)
         self.come_to(added_ms)
 
     def _is_closed(self, number: int, tile: int) -> bool:
@@ -191,7 +177,7 @@ class Contributor:
                 del self._logged[number]
                 store = self._plan.stores[number]
                 encoded = self._board.indexes[store.key].encoded
-                codes = self._board.contribution(number, tile, self._partition).codes.tolist()
+                codes = self._board.contribution(number, tile, self.partition).codes.tolist()
                 changes.extend((_OPEN + store.name + encoded(code), None) for code in codes)
                 self._touched.setdefault((number, tile), [])
         return changes
