@@ -229,7 +229,7 @@ def _delay(table: TomlTable, key: tuple[str, ...], entity: str, aggregate: Aggre
     if aggregate not in SHARED_AGGREGATES:
         table.fail(
             "aggregate",
-            f'"{aggregate}" cannot be added up over partitions; use {" or ".join(SHARED_AGGREGATES)}, or a key with '
+            f'"{aggregate}" cannot be added up over partitions; use {", ".join(SHARED_AGGREGATES)}, or a key with '
             f'"{entity}"',
         )
     return table.duration("delay")
