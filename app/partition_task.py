@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiokafka import TopicPartition
 from faust.types import TP
@@ -20,10 +21,12 @@ from faust.types import TP
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
+from app.adapters.rocks_rows import RocksRows, StateDiskError
 from app.adapters.shared_feed import SharedFeed
 from app.adapters.shared_waits import SharedWaits
 from app.adapters.topic_reader import read_to_end
 from app.core.features import FeaturePlan
+from app.core.row_cache import RowCache
 from app.core.sketches import split_record
 from app.drive import STEP_EVENTS
 from app.pipeline import Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
@@ -69,6 +72,7 @@ class Surroundings:
     """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code.
 
     ``shared``: where windows are shared between partitions.
+    ``rows_folder``: where rows of windows are kept on disk; None: all are in memory.
     """
 
     pipeline: Pipeline
@@ -81,6 +85,7 @@ class Surroundings:
     now_ms: Callable[[], int]
     fail: Callable[[str, int], None]
     shared: SharedFeed | None
+    rows_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,12 @@ class PartitionTask:
         self._events_tp = TP(topics.events, partition)
         self._labels_tp = TP(topics.labels, partition)
         board = around.shared.board if around.shared is not None else None
-        self._flow = PartitionPipeline(around.pipeline, around.plan, partition, board=board)
+        rows: RowCache | None = None
+        self._disk: RocksRows | None = None
+        if around.rows_folder is not None:
+            self._disk = RocksRows.open_free(around.rows_folder, str(partition))
+            rows = RowCache(self._disk, around.pipeline.state.cached_keys)
+        self._flow = PartitionPipeline(around.pipeline, around.plan, partition, board=board, rows=rows)
         self._publisher = PartitionPublisher(
             around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.pipeline.delivery
         )
@@ -124,7 +134,10 @@ class PartitionTask:
         self._most = STEP_EVENTS
         self._stale = range(0)
         self._resolving: asyncio.Task[None] | None = None
+        #: Set by whoever runs `take_over` beside other work; `close` ends it.
+        self.taking_over: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self.is_started = False
         self._is_stopping = False
         self._is_broken = False
         self._first_offsets: dict[str, int] = {}
@@ -132,20 +145,29 @@ class PartitionTask:
 
     # -- life --------------------------------------------------------------------------------------------------------
 
+    @property
+    def inputs(self) -> set[TP]:
+        """The topic partitions that it reads."""
+        return {self._events_tp} | ({self._labels_tp} if self._around.pipeline.labels is not None else set())
+
     async def take_over(self) -> None:
-        """Fence the former owner, restore the state, start working."""
+        """Fence the former owner and restore the state."""
         await self._publisher.start()
         if self._around.shared is not None:
             await self._around.shared.read_own(self.partition)
         reader = self._flow.state_reader()
         state_topic = self._around.pipeline.topics.state
-        async for batch in read_to_end(self._around.bootstrap, [state_topic], self.partition):
-            reader.take(batch)
+        now_ms = self._around.now_ms()
+
+        def begin(first: int, end: int) -> int:
+            return reader.open_snapshot(first, end, now_ms)
+
+        async for batch in read_to_end(self._around.bootstrap, [state_topic], self.partition, begin):
+            reader.take(batch, now_ms)
         restored = self._flow.go_on_from(reader)
         if restored.left_aside:
             log.warning("Partition %s: %s", self.partition, restored.left_aside)
         self._know_references()
-        self._start()
 
     def resume(self, epoch: int) -> dict[TP, int]:
         """Go on after `park`, with the state as it is; the offsets to read from.
@@ -155,11 +177,13 @@ class PartitionTask:
         self.epoch = epoch
         self._received = dict.fromkeys(self._received, 0)
         self._paused.clear()
-        self._start()
+        self.start()
         return dict(self._next)
 
     async def park(self) -> bool:
         """Commit what was processed and stand still; whether `resume` is possible."""
+        if not self.is_started:
+            return False
         self._is_stopping = True
         self._wake.set()
         await self._waits.stop()
@@ -176,10 +200,13 @@ class PartitionTask:
         """End for good. An open transaction is aborted by whoever takes over, or by time."""
         if self._around.shared is not None:
             self._around.shared.listen_no_more(self._wake.set)
-        for loop in self._loops:
+        running = [*self._loops, *([self.taking_over] if self.taking_over is not None else [])]
+        for loop in running:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         await self._publisher.stop()
+        if self._disk is not None:
+            self._disk.close()
 
     def offsets(self) -> dict[TP, int]:
         """Where the state says to go on reading."""
@@ -209,7 +236,9 @@ class PartitionTask:
         self._know_references()
         self._wake.set()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Work on what is received."""
+        self.is_started = True
         self._is_stopping = False
         if self._around.shared is not None:
             self._around.shared.listen(self._wake.set)
@@ -227,7 +256,7 @@ class PartitionTask:
         """Crash only: whatever it was, this worker's hold on the partition is over."""
         try:
             await loop
-        except (TooManyDeadLettersError, OutputTooLargeError) as error:
+        except (TooManyDeadLettersError, OutputTooLargeError, StateDiskError) as error:
             self._break(str(error), EXIT_CONFIG)
         except PublishError as error:
             self._break(f"Partition {self.partition}: {error} It will be read again from the last commit.", EXIT_RETRY)
@@ -369,6 +398,9 @@ class PartitionTask:
         await self._publisher.send(topics.state, cut.changes)
         await self._publisher.send(topics.shared, cut.shared)
         await self._publisher.commit(cut.offsets)
+        position = self._publisher.committed_offset(topics.state)
+        if position is not None:  # each cut says how far it has come
+            self._flow.state_committed(position, self._around.now_ms())
         self._is_cutting = False
         progress.commits += 1
         progress.last_commit_ms = self._around.now_ms()

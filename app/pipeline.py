@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import msgspec
 import numpy as np
@@ -375,6 +375,7 @@ class PartitionPipeline:
             "event_watermark_ms": self._event_watermark_ms,
             "label_watermark_ms": self._label_watermark_ms,
             "promised_ms": self._promised_ms,
+            "position": astuple(self.position()),
             "feature_set": self._pipeline.feature_set,
             "generation": self._generation.number,
             "pipeline": self._pipeline.digest,
@@ -438,6 +439,7 @@ class PartitionPipeline:
         if not meta:
             return restored
         self._promised_ms = meta["promised_ms"]
+        self._events_end, self._labels_end = meta["position"]
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
         if self.shared is not None:
             self.shared.contributor.restore(meta["shared"], list(reader.others.items()), self._pending)

@@ -11,21 +11,28 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
+from app.adapters.rocks_rows import StateDiskError
 from app.adapters.shared_feed import SharedFeed
 from app.adapters.sticky_assignor import StickyAssignor
+from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
 from app.core.shared_board import SharedBoard
 from app.core.state_log import UnreadableStateError
+from app.input_offsets import UnusableInputError, check_assignment, choose_starts
 from app.partition_task import EXIT_CONFIG, EXIT_RETRY, PartitionTask, Progress, SkippedBatchError, Surroundings
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
+
+#: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
+UNASSIGNED_S = 90.0
 
 Clock = Callable[[], int]
 
@@ -40,10 +47,6 @@ class Membership:
 
     instance: str | None = None
     session_s: float = 6.0
-
-
-class UnusableInputError(RuntimeError):
-    """The topics are not what the committed offsets and the state belong to; a person must decide."""
 
 
 def wall_clock_ms() -> int:
@@ -63,6 +66,7 @@ class Worker:
         *,
         membership: Membership = Membership(),  # frozen
         skip_removed: bool = False,
+        rows_folder: Path | None = None,
     ) -> None:
         """See `app.cli.worker` for ``skip_removed``."""
         self.pipeline = pipeline
@@ -85,7 +89,8 @@ class Worker:
             board = SharedBoard(plan.shared, range(pipeline.partitions))
             self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
         self._around = Surroundings(
-            pipeline, plan, bootstrap, group, self.app, shelf, self.progress, now_ms, self.fail, self._shared
+            pipeline, plan, bootstrap, group, self.app, shelf, self.progress, now_ms, self.fail, self._shared,
+            rows_folder=rows_folder,
         )
         self._skip_removed = skip_removed
         self.tasks: dict[int, PartitionTask] = {}
@@ -106,6 +111,8 @@ class Worker:
                 except TimeoutError:
                     if self.app.crashed or self.app.should_stop:
                         self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
+                    elif self.app.unassigned_s() > UNASSIGNED_S and await answers(self._around.bootstrap):
+                        self.fail(f"No partitions for {UNASSIGNED_S:.0f} s although Kafka is there.", EXIT_RETRY)
         finally:
             await self._shut_down()
         return self.exit_code
@@ -113,6 +120,8 @@ class Worker:
     def health(self) -> Health:
         """Live while commits keep up with what is received; ready with partitions and a model."""
         missing = [] if self.tasks else ["no partitions yet"]
+        if restoring := sorted(task.partition for task in self.tasks.values() if not task.is_started):
+            missing.append(f"partitions {restoring} are being restored")
         if not self.shelf.champions.is_ready():
             missing.append("no model: train and promote one with `streamgauge model`")
         return Health(
@@ -163,30 +172,43 @@ class Worker:
     # -- BatchHandler --------------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
+        """Go on with what comes back at once; take over what is new meanwhile, with its partitions paused."""
         await self._park(set(self.tasks))
         parked, self._parked = self._parked, {}
+        offsets: dict[TP, int] = {}
         try:
-            mine = self._check_assignment(partitions)
-            offsets: dict[TP, int] = {}
+            mine = check_assignment(self.pipeline, partitions)
             for partition in mine & parked.keys():
                 self.tasks[partition] = task = parked.pop(partition)
                 offsets |= task.resume(epoch)
             await asyncio.gather(*(task.close() for task in parked.values()))
             if self._shared is not None:
                 await self._shared.own(mine)
-            new = [PartitionTask(self._around, partition, epoch) for partition in sorted(mine - self.tasks.keys())]
-            await asyncio.gather(*(task.take_over() for task in new))
-            self.tasks |= {task.partition: task for task in new}
-            offsets |= await self._starts(new, partitions)
-        except (UnusableInputError, UnreadableStateError) as error:
+        except UnusableInputError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
-        except Exception as error:  # crash only
-            log.exception("The assignment failed")
-            self.fail(f"Partitions could not be taken over: {error!r}", EXIT_RETRY)
-            return None
+        new = mine - self.tasks.keys()
+        self.app.pause(tp for tp in partitions if tp.partition in new)
+        for partition in new:
+            self.tasks[partition] = task = PartitionTask(self._around, partition, epoch)
+            task.taking_over = asyncio.create_task(self._take_over(task))
         log.info("Partitions %s are ours; %s of them are new here", sorted(mine), len(new))
         return offsets
+
+    async def _take_over(self, task: PartitionTask) -> None:
+        """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
+        try:
+            await task.take_over()
+            bounds = await self.app.bounds(task.inputs)
+            starts = choose_starts(task.offsets(), bounds, skip_removed=self._skip_removed)
+            await self.app.seek(starts)
+            task.start()
+            self.app.resume(starts)
+        except (UnusableInputError, UnreadableStateError, StateDiskError) as error:
+            self.fail(str(error), EXIT_CONFIG)
+        except Exception as error:  # crash only
+            log.exception("Partition %s could not be taken over", task.partition)
+            self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)
 
     async def revoked(self, partitions: set[TP]) -> None:
         await self._park({tp.partition for tp in partitions})
@@ -208,56 +230,3 @@ class Worker:
                 self._parked[task.partition] = task
             else:
                 await task.close()
-
-    def _check_assignment(self, partitions: set[TP]) -> set[int]:
-        topics, expected = self.pipeline.topics, self.pipeline.partitions
-        mine = {tp.partition for tp in partitions if tp.topic == topics.events}
-        if beyond := sorted(partition for partition in mine if partition >= expected):
-            raise UnusableInputError(
-                f"{topics.events} has got partitions {beyond} beyond the {expected} of {self.pipeline.path}. Keys have "
-                f"moved between partitions, and their state with them: give the pipeline a new name and topics of the "
-                f"new size, and replay the events into it."
-            )
-        if self.pipeline.labels is not None:
-            labels = {tp.partition for tp in partitions if tp.topic == topics.labels}
-            if labels != mine:
-                raise UnusableInputError(
-                    f"Events partitions {sorted(mine)} came without their labels partitions {sorted(labels)}; "
-                    f"give {topics.labels} as many partitions as {topics.events}."
-                )
-        return mine
-
-    async def _starts(self, tasks: list[PartitionTask], partitions: set[TP]) -> dict[TP, int]:
-        """Where the state of new tasks says to read from; refuses to go on over records that nobody has processed.
-
-        State and committed offsets come from the same transactions. Kafka forgets the offsets of a group that was
-        away for long (a week by default); the state does not.
-        """
-        known = {tp: offset for task in tasks for tp, offset in task.offsets().items()}
-        mine = {task.partition for task in tasks}
-        for tp, bounds in (await self.app.bounds({tp for tp in partitions if tp.partition in mine})).items():
-            start = known.get(tp, bounds.committed)
-            if bounds.committed not in {None, start}:
-                raise UnusableInputError(
-                    f"{tp.topic}[{tp.partition}]: the group's offset was moved to {bounds.committed}, but its state is "
-                    f"of offset {start}; events would be counted twice or not at all. Move it back; to score events "
-                    "again, use `streamgauge replay` or `backfill`."
-                )
-            if start is not None and start > bounds.end:
-                raise UnusableInputError(
-                    f"{tp.topic}[{tp.partition}] ends at offset {bounds.end}, before {start}, up to which it was "
-                    "processed: the topic was made anew. Give the pipeline a new name, or restore the topic."
-                )
-            if start is not None and start < bounds.first:
-                self._lost(tp, start, bounds.first)
-                known[tp] = bounds.first
-        return known
-
-    def _lost(self, tp: TP, start: int, stop: int) -> None:
-        gone = f"{tp.topic}[{tp.partition}]: offsets {start} to {stop - 1} were removed by retention before they were"
-        if not self._skip_removed:
-            raise UnusableInputError(
-                f"{gone} processed. Start the worker with --skip-removed to go on at {stop} without them; raise "
-                f"retention.ms of the topic to keep records for longer than workers may be down."
-            )
-        log.error("%s processed; going on at %s, as --skip-removed says", gone, stop)

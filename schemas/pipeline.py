@@ -19,6 +19,7 @@ Aggregate = Literal[
     "count", "sum", "mean", "variance", "min", "max", "last", "time_since_last", "distinct", "rate", "share"
 ]
 Delivery = Literal["exactly_once", "at_least_once"]
+StateStore = Literal["memory", "disk"]
 
 
 class PipelineError(ValueError):
@@ -198,6 +199,14 @@ class AlertRule:
 
 
 @dataclass(frozen=True)
+class State:
+    """Where the windows' state is kept: all in memory, or on disk with ``cached_keys`` of each kind of key in memory."""
+
+    store: StateStore = "memory"
+    cached_keys: int = 100_000
+
+
+@dataclass(frozen=True)
 class Limits:
     """When dead letters mean a wrong deploy: the worker stops before they are committed.
 
@@ -232,6 +241,7 @@ class Pipeline:
     alerts: tuple[AlertRule, ...]
     limits: Limits
     digest: str
+    state: State = State()
 
     @property
     def topics(self) -> Topics:

@@ -27,6 +27,8 @@ from schemas.pipeline import (
     Pipeline,
     PipelineError,
     Shared,
+    State,
+    StateStore,
 )
 from schemas.pipeline_features import check_name, check_python, find_python_file, read_features, read_lookups
 from schemas.toml_table import TomlTable, parse_duration
@@ -50,7 +52,7 @@ _KEYS = (
         "labels",
         "shared",
     ),
-    *("lookups", "features", "drift", "performance", "alerts", "limits"),
+    *("lookups", "features", "drift", "performance", "alerts", "limits", "state"),
 )
 
 #: Settings of each drift test: name -> (default, lowest, highest).
@@ -160,6 +162,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         performance=_read_performance(top),
         alerts=_read_alerts(top, with_labels=labels is not None),
         limits=_read_limits(top),
+        state=_read_state(top),
         digest="",
     )
     form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in {"path", "digest"}}
@@ -287,6 +290,15 @@ def _read_alerts(top: TomlTable, *, with_labels: bool) -> tuple[AlertRule, ...]:
         severity = table.word("severity", ("info", "warning", "critical"), "warning")
         rules.append(AlertRule(name, on, measure, severity, **limits, action=table.word("action", ("", "retrain"), "")))
     return tuple(rules)
+
+
+def _read_state(top: TomlTable) -> State:
+    table = top.table("state")
+    table.allow("store", "cached_keys")
+    store = table.word("store", get_args(StateStore), "memory")
+    if "cached_keys" in table and store == "memory":
+        table.fail("cached_keys", 'is for a state on disk; remove it or use store = "disk"')
+    return State(store, table.integer("cached_keys", State.cached_keys, low=1))
 
 
 def _read_limits(top: TomlTable) -> Limits:

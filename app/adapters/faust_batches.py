@@ -158,6 +158,9 @@ class _BatchConsumer(driver.Consumer):
         self._is_new_assignment = False
         self._sequences: dict[TP, int] = {}
         self._seeking = asyncio.Lock()
+        self.has_sought = asyncio.Event()
+        #: Since when a rebalance is under way (the loop's time).
+        self.unassigned_since: float | None = None
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -205,6 +208,7 @@ class _BatchConsumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         # Faust stops the flow only when something is revoked. A member that had nothing would fetch what it is given
         # before the handler has taken over. Resumed by Faust when the assignment is complete.
+        self.unassigned_since = self.unassigned_since or asyncio.get_running_loop().time()
         self.stop_flow()
         await self.wait_for_stopped_flow()
         self._epoch += 1
@@ -214,6 +218,7 @@ class _BatchConsumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._is_new_assignment = True
+        self.unassigned_since = None
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
@@ -222,6 +227,7 @@ class _BatchConsumer(driver.Consumer):
             if not self._is_new_assignment:
                 return
             self._is_new_assignment = False
+            self.has_sought.clear()
             assignment = set(self.assignment())
             offsets = await self.app.handler.assigned(assignment, self._epoch)
             await super().perform_seek()
@@ -229,6 +235,7 @@ class _BatchConsumer(driver.Consumer):
                 await self._thread.seek_wait(
                     {TopicPartition(*tp): at for tp, at in offsets.items() if tp in assignment}
                 )
+            self.has_sought.set()
 
     async def end_offset(self, tp: TP) -> int:
         """Offset after the last committed record of a partition, asked of the broker now."""
@@ -237,6 +244,9 @@ class _BatchConsumer(driver.Consumer):
     async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
         """What the topics hold and what the group has committed, asked of the broker now."""
         return await self._thread.bounds(tps)
+
+    async def seek_to(self, offsets: dict[TP, int]) -> None:
+        await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items()})
 
     async def read_to(self, tp: TP, offset: int) -> bool:
         """Whether everything before ``offset`` of a partition has been fetched."""
@@ -317,6 +327,11 @@ class BatchApp(faust.App):
 
         self.agent(topic, name=f"{self.conf.id}.{name}")(agent)
 
+    def unassigned_s(self) -> float:
+        """For how long a rebalance has been under way, in seconds."""
+        since = self._batch_consumer.unassigned_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
     def pause(self, tps: Iterable[TP]) -> None:
         """Stop fetching partitions; what has been fetched still arrives."""
         self._batch_consumer.pause_partitions(tps)
@@ -329,6 +344,11 @@ class BatchApp(faust.App):
 
     async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
         return await self._batch_consumer.bounds(tps)
+
+    async def seek(self, offsets: dict[TP, int]) -> None:
+        """Read on from other offsets, when the consumer has taken up the assignment; drops what was fetched ahead."""
+        await self._batch_consumer.has_sought.wait()
+        await self._batch_consumer.seek_to(offsets)
 
     async def read_to(self, tp: TP, offset: int) -> bool:
         return await self._batch_consumer.read_to(tp, offset)

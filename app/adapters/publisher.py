@@ -11,7 +11,8 @@ before it commits: a crash repeats scores, made of the same state; state, counts
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -52,6 +53,7 @@ class PartitionPublisher:
         self._transaction = _producer(bootstrap, name, name)
         self._direct = _producer(bootstrap, name, None) if delivery == "at_least_once" else None
         self._sent: list[tuple[str, asyncio.Future[Any]]] = []
+        self._offsets: dict[str, int] = {}
         self._is_open = False
 
     async def start(self) -> None:
@@ -78,13 +80,12 @@ class PartitionPublisher:
         await self._begin()
         await self._send(self._transaction, topic, records)
 
-    async def send_letters(self, topic: str, letters: Iterable[DeadLetter]) -> None:
+    async def send_letters(self, topic: str, letters: Sequence[DeadLetter]) -> None:
         """Queue dead letters, with what is said of them as headers."""
-        for letter in letters:
+        if letters:
             await self._begin()
-            batch = self._transaction.create_batch()
-            batch.append(key=letter.key, value=letter.value, timestamp=None, headers=letter.to_headers())
-            await self._send_batch(self._transaction, topic, batch)
+            records = ((letter.key, letter.value, None) for letter in letters)
+            await self._send(self._transaction, topic, records, (letter.to_headers() for letter in letters))
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit everything sent since the last commit, together with the consumed offsets.
@@ -103,6 +104,7 @@ class PartitionPublisher:
                 if offsets:
                     acknowledged.append(self._transaction.send_offsets_to_transaction(dict(offsets), self._group))
                 await asyncio.gather(*acknowledged)
+                self._offsets = {topic: sent.result().offset for topic, sent in self._sent}
                 self._sent.clear()
                 await self._transaction.commit_transaction()
         except MessageSizeTooLargeError as error:
@@ -116,23 +118,31 @@ class PartitionPublisher:
             raise PublishError(f"Kafka refused the commit: {error!r}") from error
         self._is_open = False
 
+    def committed_offset(self, topic: str) -> int | None:
+        """Where the last batch of a topic begins that the last commit held; None: it held none."""
+        return self._offsets.get(topic)
+
     async def _begin(self) -> None:
         if not self._is_open:
             await self._transaction.begin_transaction()
             self._is_open = True
 
     async def _send(
-        self, producer: AIOKafkaProducer, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]
+        self,
+        producer: AIOKafkaProducer,
+        topic: str,
+        records: Iterable[tuple[bytes | None, bytes | None, int | None]],
+        headers: Iterable[list[tuple[str, bytes]]] = repeat([]),  # endless, and without state
     ) -> None:
         batch = producer.create_batch()
         append = batch.append
-        for key, value, timestamp_ms in records:
+        for (key, value, timestamp_ms), about in zip(records, headers, strict=False):
             # A batch takes its first record whatever its size.
-            if append(key=key, value=value, timestamp=timestamp_ms) is None:
+            if append(key=key, value=value, timestamp=timestamp_ms, headers=about) is None:
                 await self._send_batch(producer, topic, batch)
                 batch = producer.create_batch()
                 append = batch.append
-                append(key=key, value=value, timestamp=timestamp_ms)
+                append(key=key, value=value, timestamp=timestamp_ms, headers=about)
         if batch.record_count():
             await self._send_batch(producer, topic, batch)
 
@@ -154,4 +164,6 @@ def _producer(bootstrap: str, name: str, transactional_id: str | None) -> AIOKaf
         acks="all",
         max_batch_size=_BATCH_BYTES,
         max_request_size=4 * _BATCH_BYTES,
+        # While the markers of the last transaction are being written, a broker refuses what comes next for an instant.
+        retry_backoff_ms=10,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from app.adapters.lean_consumer import LeanConsumer
 from app.core.batches import RecordBatch
@@ -41,13 +43,33 @@ def new_consumer(bootstrap: str) -> LeanConsumer:
     )
 
 
-async def read_to_end(bootstrap: str, topics: list[str], partition: int | None = None) -> AsyncIterator[RecordBatch]:
+async def answers(bootstrap: str) -> bool:
+    """Whether Kafka can be reached now."""
+    consumer = new_consumer(bootstrap)
+    try:
+        async with asyncio.timeout(10):
+            await consumer.start()
+    except (KafkaError, TimeoutError):
+        return False
+    finally:
+        await consumer.stop()
+    return True
+
+
+async def read_to_end(
+    bootstrap: str,
+    topics: list[str],
+    partition: int | None = None,
+    begin: Callable[[int, int], int] | None = None,
+) -> AsyncIterator[RecordBatch]:
     """Every committed record that the topics hold now, partition by partition as fetched.
 
     Parameters
     ----------
     partition
         Only this one; None: all.
+    begin
+        Where to begin, given the offsets of a partition's first record and after its last; None: at the first.
     """
     consumer = new_consumer(bootstrap)
     await consumer.start()
@@ -61,6 +83,10 @@ async def read_to_end(bootstrap: str, topics: list[str], partition: int | None =
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
         first = await consumer.beginning_offsets(tps)
+        if begin is not None:
+            first = {tp: begin(first[tp], ends[tp]) for tp in tps}
+            for tp in tps:
+                consumer.seek(tp, first[tp])
         open_tps = {tp for tp in tps if ends[tp] > first[tp]}
         consumer.pause(*[tp for tp in tps if tp not in open_tps])
         while open_tps:

@@ -85,8 +85,12 @@ async def _work(
     except StackError as error:
         return 1, str(error)
     plan = compile_features(pipeline)
+    on_disk = pipeline.state.store == "disk"
+    rows_folder = Settings.read().home / "state" / pipeline.name if on_disk else None
     shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms)
-    worker = Worker(pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed)
+    worker = Worker(
+        pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed, rows_folder=rows_folder
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
