@@ -89,7 +89,16 @@ class Worker:
             board = SharedBoard(plan.shared, range(pipeline.partitions))
             self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
         self._around = Surroundings(
-            pipeline, plan, bootstrap, group, self.app, shelf, self.progress, now_ms, self.fail, self._shared,
+            pipeline,
+            plan,
+            bootstrap,
+            group,
+            self.app,
+            shelf,
+            self.progress,
+            now_ms,
+            self.fail,
+            self._shared,
             rows_folder=rows_folder,
         )
         self._skip_removed = skip_removed
