@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,11 @@ def front(server: ClickHouseFront) -> ClickHouseFront:
 
 
 @asynccontextmanager
-async def watching(bench: Bench, url: str) -> AsyncIterator[tuple[Monitor, asyncio.Task[int]]]:
+async def watching(bench: Bench, url: str, pace: Pace = QUICK) -> AsyncIterator[tuple[Monitor, asyncio.Task[int]]]:
     """A monitor at work in this process."""
     thread = WarehouseThread(ClickHouseWarehouse(url), first_wait_s=0.02, longest_wait_s=0.1)
     await thread.open(20)
-    monitor = Monitor(bench.pipeline, bench.bootstrap, thread, lambda: START_MS, QUICK)
+    monitor = Monitor(bench.pipeline, bench.bootstrap, thread, lambda: START_MS, pace)
     running = asyncio.create_task(monitor.run())
     try:
         yield monitor, running
@@ -255,5 +256,30 @@ def test_who_is_fenced_ends_worth_starting_again_and_changes_nothing_more(
         async with watching(bench, front.url):
             await until_written(bench, front)
         check(bench, front)
+
+    asyncio.run(run())
+
+
+def test_a_block_that_is_in_but_in_no_checkpoint_is_stored_once(
+    kafka: str, tmp_path: Path, front: ClickHouseFront
+) -> None:
+    """The one that wrote it died; its successor finds more records than there were, and cuts the block as it was."""
+
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, front.url)
+        bench.sketches = [[], []]  # findings would be saved at once
+        await bench.prepare()
+        await bench.produce(0, 0.4)
+        front.query("SYSTEM STOP MERGES")
+        async with watching(bench, front.url, replace(QUICK, checkpoint=600)) as (monitor, running):
+            await until_written(bench, front, 0.4)
+            monitor.fail("as if it were killed", EXIT_RETRY)
+            await running
+        await bench.produce(0.4, 1)
+        async with watching(bench, front.url):
+            await until_written(bench, front, 0.999)
+        stored = "SELECT count(), uniqExact(partition, offset) FROM streamgauge.scores_raw"
+        ((rows, keys),) = front.query(stored)
+        assert (int(rows), int(keys)) == (1_000, 1_000)
 
     asyncio.run(run())
