@@ -68,6 +68,8 @@ def flights(pipeline: Pipeline) -> Flights:
                     "late": (origin,),
                     "carrier_late": (origin, value["carrier"], ""),
                     "dest_late": (origin, value["dest"]),
+                    "carrier_late_24h_all": ("of carrier", value["carrier"], "", ""),
+                    "plane_late_24h_all": ("of plane", value["tailnum"], "", ""),
                 }
                 found.departures[(origin,)].append((time_ms, len(found.times)))
             else:
@@ -137,6 +139,25 @@ def test_a_late_share_is_the_mean_of_the_labels_that_had_come(
     assert empty < SAMPLE * 0.5, "most flights have something to see"
 
 
+@pytest.mark.parametrize("name", ["carrier_late_24h_all", "plane_late_24h_all"])
+def test_a_late_share_over_all_origins_is_that_of_the_closed_hours_before(
+    year: TrainingSet, flights: Flights, pipeline: Pipeline, sample: list[int], name: str
+) -> None:
+    found = served(year, pipeline, name)
+    seen_by = 0
+
+    for row in sample:
+        end_ms = (int(year.event_time_ms[row]) - 30 * MINUTE_MS) // HOUR_MS * HOUR_MS
+        key = flights.keys[year.event_id[row]][name]
+        labels = flights.labels[key] if key[1] else []
+        start_ms = end_ms - 24 * HOUR_MS
+        seen = [label for _, label in labels[bisect_left(labels, (start_ms,)) : bisect_left(labels, (end_ms,))]]
+        assert found[row] == pytest.approx(sum(seen) / len(seen) if seen else np.nan, nan_ok=True, rel=1e-12)
+        seen_by += bool(seen)
+
+    assert seen_by > SAMPLE * 0.4, "many flights have something to see"
+
+
 def test_departures_of_the_last_hour_are_those_before_this_one(
     year: TrainingSet, flights: Flights, pipeline: Pipeline, sample: list[int]
 ) -> None:
@@ -168,7 +189,8 @@ def test_the_weather_is_that_of_the_hour_before(year: TrainingSet, pipeline: Pip
 
 
 def test_the_features_are_worth_what_they_should_and_see_nothing_ahead(year: TrainingSet, pipeline: Pipeline) -> None:
-    # Of an independent check with such features: much lower means a mistake in them, much higher that they see ahead.
+    # Of an independent check with such features, but for those over all origins, which add up to 0.01: much lower means a
+    # mistake in them, much higher that they see ahead.
     usual = (0.76, 0.74, 0.75, 0.73, 0.72, 0.70, 0.67, 0.67, 0.69, 0.74)
     months = year.event_time_ms.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64) % 12 + 1
     in_2013 = year.event_time_ms < utc_ms(2014, 1, 1)
@@ -182,4 +204,4 @@ def test_the_features_are_worth_what_they_should_and_see_nothing_ahead(year: Tra
             rows = in_2013 & (months == month)
             found.append(float(roc_auc_score(year.labels[rows], model.predict_proba(year.matrix[rows])[:, 1])))
 
-    assert found == pytest.approx(usual, abs=0.03)
+    assert found == pytest.approx(usual, abs=0.035)
