@@ -198,8 +198,13 @@ class Worker:
             return None
         new = mine - self.tasks.keys()
         self.app.pause(tp for tp in partitions if tp.partition in new)
-        for partition in new:
-            self.tasks[partition] = task = PartitionTask(self._around, partition, epoch)
+        try:
+            tasks = {partition: PartitionTask(self._around, partition, epoch) for partition in new}
+        except StateDiskError as error:
+            self.fail(str(error), EXIT_CONFIG)
+            return None
+        self.tasks |= tasks
+        for task in tasks.values():
             task.taking_over = asyncio.create_task(self._take_over(task))
         log.info("Partitions %s are ours; %s of them are new here", sorted(mine), len(new))
         return offsets
