@@ -189,8 +189,8 @@ def test_the_weather_is_that_of_the_hour_before(year: TrainingSet, pipeline: Pip
 
 
 def test_the_features_are_worth_what_they_should_and_see_nothing_ahead(year: TrainingSet, pipeline: Pipeline) -> None:
-    # Of an independent check with such features, but for those over all origins, which add up to 0.01: much lower means a
-    # mistake in them, much higher that they see ahead.
+    # Of an independent check with such features, but for those over all origins, which add up to 0.01: much lower
+    # means a mistake in them, much higher that they see ahead.
     usual = (0.76, 0.74, 0.75, 0.73, 0.72, 0.70, 0.67, 0.67, 0.69, 0.74)
     months = year.event_time_ms.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64) % 12 + 1
     in_2013 = year.event_time_ms < utc_ms(2014, 1, 1)
