@@ -253,9 +253,24 @@ def test_monitor_and_workers_are_given_pipeline_port_and_settings() -> None:
     monitor, *workers = pipeline_children("/some/flights.toml", 2, 8080)(settings)
     assert monitor.command[-5:] == ("monitor", "--pipeline", "/some/flights.toml", "--http-port", "8080")
     assert [worker.name for worker in workers] == ["worker-1", "worker-2"]
-    assert {worker.command[-3:] for worker in workers} == {("worker", "--pipeline", "/some/flights.toml")}
+    assert {worker.command[-5:-1] for worker in workers} == {
+        ("worker", "--pipeline", "/some/flights.toml", "--instance")
+    }
+    elsewhere = pipeline_children("/some/flights.toml", 1)(replace(settings, home=Path("/other")))
+    names = [worker.command[-1] for worker in (*workers, elsewhere[-1])]
+    assert len(set(names)) == 3, "two workers would have one name"
+    assert names == [w.command[-1] for w in (*pipeline_children("/some/flights.toml", 2)(settings)[1:], elsewhere[-1])]
     assert all(child.environment == settings.to_environment() for child in (monitor, *workers))
     assert [child.stop_first for child in (monitor, *workers)] == [False, True, True]
+
+
+def test_a_worker_has_the_same_name_at_each_start_of_its_home_and_no_other_worker_has_it() -> None:
+    def names(home: str) -> list[str]:
+        settings = Settings.read({"STREAMGAUGE_HOME": home, "HOME": "/h"})
+        return [worker.command[-1] for worker in pipeline_children("flights", 2)(settings)[1:]]
+
+    assert names("/a") == names("/a")
+    assert len({*names("/a"), *names("/b")}) == 4
 
 
 @pytest.mark.parametrize(
