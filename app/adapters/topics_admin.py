@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from app.adapters.stack_error import StackError
+from app.adapters.stack_error import StackError, TopicMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,7 @@ def _check(bootstrap: str, topics: Sequence[Topic], existing: dict[str, Existing
         if found is None:
             continue
         if found.partitions != topic.partitions:
-            raise StackError(
+            raise TopicMismatchError(
                 f"The topic {topic.name} at {bootstrap} has {found.partitions} partitions but the pipeline says "
                 f"{topic.partitions}: set partitions = {found.partitions} in the pipeline file, "
                 "or delete the pipeline's topics and their data."
@@ -141,7 +141,7 @@ def _check(bootstrap: str, topics: Sequence[Topic], existing: dict[str, Existing
         wanted = topic.config.get("cleanup.policy", "delete")
         # An empty policy: the server does not let us read it.
         if found.cleanup_policy and set(found.cleanup_policy.split(",")) != set(wanted.split(",")):
-            raise StackError(
+            raise TopicMismatchError(
                 f"The topic {topic.name} at {bootstrap} has cleanup.policy={found.cleanup_policy} but needs {wanted}: "
                 f"alter the topic's setting, or delete the topic and its data."
             )
