@@ -258,3 +258,20 @@ def test_variance_is_that_of_the_textbook_to_the_last_bit() -> None:
 
     assert np.isnan(rows[1][2])  # of one value
     assert rows[-1][2] == statistics.variance([0.25, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("aggregate", get_args(Aggregate))
+def test_long_rows_read_in_short_batches_equal_the_recomputation(aggregate: Aggregate) -> None:
+    generator = np.random.default_rng(5)
+    setting = setting_of("events", (aggregate,))
+    found = [
+        Happening(
+            True, int(at * 400 - generator.integers(0, 3) * 700), "a", f"s{generator.integers(0, 4)}", float(value)
+        )
+        for at, value in enumerate(generator.integers(-50, 50, 150))
+    ]
+    state = FeatureState(setting.plan)
+
+    rows = [row for piece in pieces(found, list(range(0, 150, 4))) for row in run(setting, state, piece)]
+
+    assert same(rows, Log("events").process(found, setting.windows))
