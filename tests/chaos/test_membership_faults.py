@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -131,7 +132,8 @@ def test_scaling_up_and_down_again_and_again_loses_nothing(
         figures = (Figure("longest SIGTERM until the process ended", longest_stop_s, "s", STOP_S),)
         row = record(run.row("P7/P24", "scale 1 to 3 to 1", outcome, changes, figures=figures))
         assert row.passed, outcome.findings.describe()
-        assert set(codes) == {0}
+        # A worker that is told to stop while it is still starting ends by the signal itself.
+        assert set(codes) <= {0, -signal.SIGTERM}
 
     asyncio.run(scenario())
 
