@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiokafka import TopicPartition
 from faust.types import TP
@@ -131,6 +132,7 @@ class PartitionTask:
         self._outbox_events = 0
         self._cut_at: float | None = None
         self._is_cutting = False
+        self._committing: asyncio.Task[None] | None = None
         self._most = STEP_EVENTS
         self._stale = range(0)
         self._resolving: asyncio.Task[None] | None = None
@@ -200,7 +202,7 @@ class PartitionTask:
         """End for good. An open transaction is aborted by whoever takes over, or by time."""
         if self._around.shared is not None:
             self._around.shared.listen_no_more(self._wake.set)
-        running = [*self._loops, *([self.taking_over] if self.taking_over is not None else [])]
+        running = [*self._loops, *(task for task in (self.taking_over, self._committing) if task is not None)]
         for loop in running:
             loop.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -375,12 +377,21 @@ class PartitionTask:
     # -- out -----------------------------------------------------------------------------------------------------------
 
     async def _publish(self) -> None:
+        """Send and commit in order; scores that need no transaction go past a commit under way."""
         while (item := await self._outbox.get()) is not None:
+            if isinstance(item, Cut) or item.dead_letters or not self._publisher.sends_scores_early:
+                await self._commit_ends()
             if isinstance(item, Cut):
-                await self._commit(item)
+                commit = self._commit(item, self._publisher.take_early())
+                self._committing = asyncio.create_task(self._guard(commit), name=f"commit-{self.partition}")
             else:
                 await self._send(item)
-            self._wake.set()
+                self._wake.set()
+        await self._commit_ends()
+
+    async def _commit_ends(self) -> None:
+        if self._committing is not None:
+            await self._committing
 
     async def _send(self, step: Step) -> None:
         topics, progress = self._around.pipeline.topics, self._around.progress
@@ -392,16 +403,17 @@ class PartitionTask:
         progress.scored += len(step.events)
         progress.dead_letters += event_letters
 
-    async def _commit(self, cut: Cut) -> None:
+    async def _commit(self, cut: Cut, early: Sequence[asyncio.Future[Any]]) -> None:
         topics, progress = self._around.pipeline.topics, self._around.progress
         await self._publisher.send(topics.sketches, cut.sketches)
         await self._publisher.send(topics.state, cut.changes)
         await self._publisher.send(topics.shared, cut.shared)
-        await self._publisher.commit(cut.offsets)
+        await self._publisher.commit(cut.offsets, early)
         position = self._publisher.committed_offset(topics.state)
         if position is not None:  # each cut says how far it has come
             self._flow.state_committed(position, self._around.now_ms())
         self._is_cutting = False
+        self._wake.set()
         progress.commits += 1
         progress.last_commit_ms = self._around.now_ms()
         for version, offset in cut.first_offsets.items():

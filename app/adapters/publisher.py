@@ -11,7 +11,7 @@ before it commits: a crash repeats scores, made of the same state; state, counts
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -53,8 +53,14 @@ class PartitionPublisher:
         self._transaction = _producer(bootstrap, name, name)
         self._direct = _producer(bootstrap, name, None) if delivery == "at_least_once" else None
         self._sent: list[tuple[str, asyncio.Future[Any]]] = []
+        self._early: list[asyncio.Future[Any]] = []
         self._offsets: dict[str, int] = {}
         self._is_open = False
+
+    @property
+    def sends_scores_early(self) -> bool:
+        """Whether scores need no transaction, and may be sent while one is committed."""
+        return self._direct is not None
 
     async def start(self) -> None:
         """Connect; fences any former owner of the partition."""
@@ -73,22 +79,25 @@ class PartitionPublisher:
         if self._direct is None:
             await self.send(topic, records)
         else:
-            await self._send(self._direct, topic, records)
+            for batch in _batches(self._direct, records):
+                self._early.append(await self._direct.send_batch(batch, topic, partition=self._partition))
+
+    def take_early(self) -> list[asyncio.Future[Any]]:
+        """What was sent early since the last call; the commit after it waits for its acknowledgement."""
+        early, self._early = self._early, []
+        return early
 
     async def send(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
         """Queue records (key, value, time stamp in ms) of the transaction, in their order."""
-        await self._begin()
-        await self._send(self._transaction, topic, records)
+        await self._send(topic, _batches(self._transaction, records))
 
     async def send_letters(self, topic: str, letters: Sequence[DeadLetter]) -> None:
         """Queue dead letters, with what is said of them as headers."""
-        if letters:
-            await self._begin()
-            records = ((letter.key, letter.value, None) for letter in letters)
-            await self._send(self._transaction, topic, records, (letter.to_headers() for letter in letters))
+        records = ((letter.key, letter.value, None) for letter in letters)
+        await self._send(topic, _batches(self._transaction, records, (letter.to_headers() for letter in letters)))
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit everything sent since the last commit, together with the consumed offsets.
+    async def commit(self, offsets: Mapping[TopicPartition, int], early: Sequence[asyncio.Future[Any]] = ()) -> None:
+        """Commit everything sent since the last commit, and the consumed offsets, once ``early`` is acknowledged.
 
         Raises
         ------
@@ -100,7 +109,7 @@ class PartitionPublisher:
         try:
             async with asyncio.timeout(_COMMIT_DEADLINE_S):
                 await self._begin()
-                acknowledged = [sent for _, sent in self._sent]
+                acknowledged = [*early, *(sent for _, sent in self._sent)]
                 if offsets:
                     acknowledged.append(self._transaction.send_offsets_to_transaction(dict(offsets), self._group))
                 await asyncio.gather(*acknowledged)
@@ -127,31 +136,34 @@ class PartitionPublisher:
             await self._transaction.begin_transaction()
             self._is_open = True
 
-    async def _send(
-        self,
-        producer: AIOKafkaProducer,
-        topic: str,
-        records: Iterable[tuple[bytes | None, bytes | None, int | None]],
-        headers: Iterable[list[tuple[str, bytes]]] = repeat([]),  # endless, and without state
-    ) -> None:
-        batch = producer.create_batch()
-        append = batch.append
-        for (key, value, timestamp_ms), about in zip(records, headers, strict=False):
-            # A batch takes its first record whatever its size.
-            if append(key=key, value=value, timestamp=timestamp_ms, headers=about) is None:
-                await self._send_batch(producer, topic, batch)
-                batch = producer.create_batch()
-                append = batch.append
-                append(key=key, value=value, timestamp=timestamp_ms, headers=about)
-        if batch.record_count():
-            await self._send_batch(producer, topic, batch)
-
-    async def _send_batch(self, producer: AIOKafkaProducer, topic: str, batch: Any) -> None:
-        self._sent.append((topic, await producer.send_batch(batch, topic, partition=self._partition)))
+    async def _send(self, topic: str, batches: Iterable[Any]) -> None:
+        for batch in batches:
+            await self._begin()
+            sent = await self._transaction.send_batch(batch, topic, partition=self._partition)
+            self._sent.append((topic, sent))
 
     def _refused_topic(self) -> str:
         refused = (topic for topic, sent in self._sent if sent.done() and sent.exception() is not None)
         return next(refused, "an output topic")
+
+
+def _batches(
+    producer: AIOKafkaProducer,
+    records: Iterable[tuple[bytes | None, bytes | None, int | None]],
+    headers: Iterable[list[tuple[str, bytes]]] = repeat([]),  # endless, and without state
+) -> Iterator[Any]:
+    """Fill batches with records (key, value, time stamp in ms or None for now)."""
+    batch = producer.create_batch()
+    append = batch.append
+    for (key, value, timestamp_ms), about in zip(records, headers, strict=False):
+        # A batch takes its first record whatever its size.
+        if append(key=key, value=value, timestamp=timestamp_ms, headers=about) is None:
+            yield batch
+            batch = producer.create_batch()
+            append = batch.append
+            append(key=key, value=value, timestamp=timestamp_ms, headers=about)
+    if batch.record_count():
+        yield batch
 
 
 def _producer(bootstrap: str, name: str, transactional_id: str | None) -> AIOKafkaProducer:
