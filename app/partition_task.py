@@ -13,10 +13,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
@@ -42,6 +43,8 @@ INBOX_BYTES = 8 << 20
 INBOX_LABELS = 100_000
 #: No step is taken while more scored events than this wait to be published: bounds memory when the broker stalls.
 OUTBOX_EVENTS = 2 * STEP_EVENTS
+#: In a transaction, fewer scores than this wait for the commit before they are sent: nobody sees them sooner.
+SEND_EVENTS = 2_000
 #: How long a step should take at the most; slow models get smaller steps, so that other partitions have their turn.
 STEP_S = 0.03
 #: How long a partition that is being taken away may try to commit what it has.
@@ -72,7 +75,7 @@ class Progress:
 class Surroundings:
     """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code.
 
-    ``shared``: where windows are shared between partitions.
+    ``shared``: where windows are shared between partitions. ``early``: see `PartitionPublisher`.
     ``rows_folder``: where rows of windows are kept on disk; None: all are in memory.
     """
 
@@ -86,6 +89,7 @@ class Surroundings:
     now_ms: Callable[[], int]
     fail: Callable[[str, int], None]
     shared: SharedFeed | None
+    early: AIOKafkaProducer | None
     rows_folder: Path | None = None
 
 
@@ -118,7 +122,7 @@ class PartitionTask:
             rows = RowCache(self._disk, around.pipeline.state.cached_keys)
         self._flow = PartitionPipeline(around.pipeline, around.plan, partition, board=board, rows=rows)
         self._publisher = PartitionPublisher(
-            around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.pipeline.delivery
+            around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.early
         )
         self._inbox: deque[Fetched] = deque()
         self._inbox_bytes = 0
@@ -128,7 +132,9 @@ class PartitionTask:
         self._paused: set[TP] = set()
         self._wake = asyncio.Event()
         self._waits = SharedWaits(self._flow, around.pipeline.shared, self._is_idle, self._wake.set)
-        self._outbox: asyncio.Queue[Step | Cut | None] = asyncio.Queue()
+        #: What is to leave; None ends it.
+        self._outbox: deque[Step | Cut | None] = deque()
+        self._has_output = asyncio.Event()
         self._outbox_events = 0
         self._cut_at: float | None = None
         self._is_cutting = False
@@ -295,7 +301,8 @@ class PartitionTask:
                 await asyncio.sleep(0)
         if self._cut_at is not None:
             self._cut()
-        self._outbox.put_nowait(None)
+        self._outbox.append(None)
+        self._has_output.set()
 
     def _tell_others(self) -> None:
         """Let other partitions know how far this one has come: those of this worker now, all with the next commit."""
@@ -337,7 +344,9 @@ class PartitionTask:
         if step.gave_up:
             self._around.progress.stale += len(step.events)
         self._outbox_events += len(step.events)
-        self._outbox.put_nowait(step)
+        self._outbox.append(step)
+        if self._publisher.sends_scores_early or self._outbox_events >= SEND_EVENTS:
+            self._has_output.set()
 
     def _cut(self) -> None:
         now_ms = self._around.now_ms()
@@ -349,7 +358,8 @@ class PartitionTask:
         offsets = {TopicPartition(*tp): end for tp, end in self.offsets().items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
         self._around.progress.shared_late += self._waits.count_late()
-        self._outbox.put_nowait(Cut(parts, changes, shared, offsets, self._first_offsets))
+        self._outbox.append(Cut(parts, changes, shared, offsets, self._first_offsets))
+        self._has_output.set()
         self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
 
     async def _wait(self) -> None:
@@ -378,29 +388,45 @@ class PartitionTask:
 
     async def _publish(self) -> None:
         """Send and commit in order; scores that need no transaction go past a commit under way."""
-        while (item := await self._outbox.get()) is not None:
-            if isinstance(item, Cut) or item.dead_letters or not self._publisher.sends_scores_early:
+        while True:
+            await self._has_output.wait()
+            self._has_output.clear()
+            while self._outbox:
+                steps = self._take_steps()
+                if steps:
+                    if not self._publisher.sends_scores_early or any(step.dead_letters for step in steps):
+                        await self._commit_ends()
+                    await self._send(steps)
+                    self._wake.set()
+                    continue
                 await self._commit_ends()
-            if isinstance(item, Cut):
-                commit = self._commit(item, self._publisher.take_early())
+                cut = self._outbox.popleft()
+                if not isinstance(cut, Cut):
+                    return
+                commit = self._commit(cut, self._publisher.take_early())
                 self._committing = asyncio.create_task(self._guard(commit), name=f"commit-{self.partition}")
-            else:
-                await self._send(item)
-                self._wake.set()
-        await self._commit_ends()
+
+    def _take_steps(self) -> list[Step]:
+        """The steps up to the next cut: however small they are, they leave together."""
+        steps: list[Step] = []
+        while self._outbox and isinstance(self._outbox[0], Step):
+            steps.append(self._outbox.popleft())  # type: ignore[arg-type]  # as the line before has seen
+        return steps
 
     async def _commit_ends(self) -> None:
         if self._committing is not None:
             await self._committing
 
-    async def _send(self, step: Step) -> None:
+    async def _send(self, steps: list[Step]) -> None:
         topics, progress = self._around.pipeline.topics, self._around.progress
-        await self._publisher.send_scores(topics.scores, step.outgoing_scores)
-        await self._publisher.send_letters(topics.dead_letters, step.dead_letters)
-        self._outbox_events -= len(step.events)
-        event_letters = sum(dead.stage != "label" for dead in step.dead_letters)
-        progress.events += len(step.events) + event_letters
-        progress.scored += len(step.events)
+        letters = [letter for step in steps for letter in step.dead_letters]
+        await self._publisher.send_scores(topics.scores, chain.from_iterable(step.outgoing_scores for step in steps))
+        await self._publisher.send_letters(topics.dead_letters, letters)
+        scored = sum(len(step.events) for step in steps)
+        self._outbox_events -= scored
+        event_letters = sum(letter.stage != "label" for letter in letters)
+        progress.events += scored + event_letters
+        progress.scored += scored
         progress.dead_letters += event_letters
 
     async def _commit(self, cut: Cut, early: Sequence[asyncio.Future[Any]]) -> None:

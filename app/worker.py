@@ -17,6 +17,7 @@ from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
+from app.adapters.publisher import new_producer
 from app.adapters.rocks_rows import StateDiskError
 from app.adapters.shared_feed import SharedFeed
 from app.adapters.sticky_assignor import StickyAssignor
@@ -88,6 +89,7 @@ class Worker:
         if plan.shared:
             board = SharedBoard(plan.shared, range(pipeline.partitions))
             self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
+        self._early = new_producer(bootstrap, group) if pipeline.delivery == "at_least_once" else None
         self._around = Surroundings(
             pipeline,
             plan,
@@ -99,6 +101,7 @@ class Worker:
             now_ms,
             self.fail,
             self._shared,
+            self._early,
             rows_folder=rows_folder,
         )
         self._skip_removed = skip_removed
@@ -112,6 +115,8 @@ class Worker:
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
         await self.shelf.start(self._models_changed)
+        if self._early is not None:
+            await self._early.start()
         await self.app.start()
         try:
             while not self.stopping.is_set():
@@ -171,6 +176,8 @@ class Worker:
         self._parked.clear()
         if self._shared is not None:
             await self._shared.stop()
+        if self._early is not None:
+            await self._early.stop()
         await self.app.stop()
         await self.shelf.stop()
 

@@ -18,7 +18,6 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from schemas.pipeline import Delivery
 from schemas.wire import DeadLetter
 
 #: Largest record batch sent; brokers refuse more than 1 MiB by default.
@@ -45,13 +44,15 @@ class PartitionPublisher:
         Consumer group that the offsets belong to.
     name
         Transactional id.
+    early
+        Sends the scores without a transaction (at least once), for all partitions of a worker; None: exactly once.
     """
 
-    def __init__(self, bootstrap: str, group: str, name: str, partition: int, delivery: Delivery) -> None:
+    def __init__(self, bootstrap: str, group: str, name: str, partition: int, early: AIOKafkaProducer | None) -> None:
         self._group = group
         self._partition = partition
-        self._transaction = _producer(bootstrap, name, name)
-        self._direct = _producer(bootstrap, name, None) if delivery == "at_least_once" else None
+        self._transaction = new_producer(bootstrap, name, transactional_id=name)
+        self._direct = early
         self._sent: list[tuple[str, asyncio.Future[Any]]] = []
         self._early: list[asyncio.Future[Any]] = []
         self._offsets: dict[str, int] = {}
@@ -65,14 +66,10 @@ class PartitionPublisher:
     async def start(self) -> None:
         """Connect; fences any former owner of the partition."""
         await self._transaction.start()
-        if self._direct is not None:
-            await self._direct.start()
 
     async def stop(self) -> None:
         """Disconnect. What was not committed is aborted by whoever takes over, or by time."""
         await self._transaction.stop()
-        if self._direct is not None:
-            await self._direct.stop()
 
     async def send_scores(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
         """Queue scores (key, value, time stamp in ms), in their order."""
@@ -166,7 +163,8 @@ def _batches(
         yield batch
 
 
-def _producer(bootstrap: str, name: str, transactional_id: str | None) -> AIOKafkaProducer:
+def new_producer(bootstrap: str, name: str, *, transactional_id: str | None = None) -> AIOKafkaProducer:
+    """A producer that waits for all replicas and neither doubles nor reorders."""
     return AIOKafkaProducer(
         bootstrap_servers=bootstrap,
         client_id=name,
