@@ -200,7 +200,7 @@ class AlertRule:
 
 @dataclass(frozen=True)
 class State:
-    """Where the windows' state is kept: all in memory, or on disk with ``cached_keys`` of each kind of key in memory."""
+    """Where the state of windows is kept: in memory, or on disk with ``cached_keys`` of each kind of key in memory."""
 
     store: StateStore = "memory"
     cached_keys: int = 100_000

@@ -1,4 +1,4 @@
-"""A worker whose windows are on disk owes the same: kills lose nothing, and a start reads the changelog's tail alone."""
+"""A worker with windows on disk owes the same: kills lose nothing, a start reads the tail of the changelog alone."""
 
 from __future__ import annotations
 
