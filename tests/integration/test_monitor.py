@@ -378,7 +378,7 @@ def test_a_start_that_cannot_be_is_one_sentence(kafka: str, tmp_path: Path) -> N
     environment = {**os.environ, **bench.settings.to_environment(), "STREAMGAUGE_KAFKA": "127.0.0.1:9"}
     for arguments, code, sentence in (
         (["--pipeline", "nowhere"], 1, "nowhere"),
-        (["--pipeline", str(bench.pipeline.path)], 1, "127.0.0.1:9"),
+        (["--pipeline", str(bench.pipeline.path)], 75, "127.0.0.1:9"),
         (["--http-port", "x"], 2, "--http-port"),
     ):
         ended = subprocess.run(
