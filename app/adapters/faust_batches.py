@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
@@ -81,6 +82,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     """The consumer in Faust's thread: committed records only, and the app's way of sharing partitions."""
 
     app: BatchApp
+    #: Fetches taken out of aiokafka's buffer in this epoch, by partition.
+    drained: Counter[TP]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.drained = Counter()
 
     def _create_worker_consumer(self, transport: Any) -> LeanConsumer:
         conf = self.app.conf
@@ -119,11 +126,28 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         """
         limit = (timeout or 0.0) + _FETCH_TIMEOUT_S
         try:
-            return await asyncio.wait_for(
-                super()._fetch_records(consumer, active_partitions, timeout, max_records), limit
-            )
+            return await asyncio.wait_for(self._drain(consumer, active_partitions, timeout, max_records), limit)
         except TimeoutError:
             return {}
+
+    async def _drain(self, consumer: Any, *arguments: Any) -> Mapping[TP, list[Any]]:
+        found: Mapping[TP, list[Any]] = await super()._fetch_records(consumer, *arguments)
+        self.drained.update(tp for tp, records in found.items() if records)  # in one go with the positions: no await
+        return found
+
+    async def progress(self, tp: TP) -> tuple[int | None, int]:
+        """Position of a partition, and how many fetches of it were taken out, as of one moment."""
+        found: tuple[int | None, int] = await self.call_thread(self._progress, tp)
+        return found
+
+    async def _progress(self, tp: TP) -> tuple[int | None, int]:
+        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001  # positions as they are now
+        assignment = subscription.assignment if subscription is not None else None
+        place = TopicPartition(*tp)
+        position = None
+        if assignment is not None and place in assignment.tps and assignment.state_value(place).has_valid_position:
+            position = assignment.state_value(place).position
+        return position, self.drained[tp]
 
     def stay_in_group(self) -> None:
         """Say that we read, though all is paused: aiokafka leaves the group after max_poll_interval without a fetch."""
@@ -213,6 +237,7 @@ class _BatchConsumer(driver.Consumer):
         await self.wait_for_stopped_flow()
         self._epoch += 1
         self._sequences.clear()
+        self._thread.drained.clear()  # nothing is being fetched: the flow stands still
         await self.app.handler.revoked(revoked)
         await super().on_partitions_revoked(revoked)
 
@@ -249,9 +274,9 @@ class _BatchConsumer(driver.Consumer):
         await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items()})
 
     async def read_to(self, tp: TP, offset: int) -> bool:
-        """Whether everything before ``offset`` of a partition has been fetched."""
-        position = await self.position(TopicPartition(*tp))
-        return position is not None and position >= offset
+        """Whether everything before ``offset`` of a partition has been fetched, and has come to this thread."""
+        position, drained = await self._thread.progress(tp)
+        return position is not None and position >= offset and drained == self.fetches(tp)
 
     def fetches(self, tp: TP) -> int:
         """How many fetches of a partition were wrapped in this epoch."""
