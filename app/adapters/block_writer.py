@@ -106,6 +106,8 @@ class BlockWriter:
         Where each partition that is ours goes on.
     plan
         Says which blocks come next, before they are written; called in the warehouse's thread.
+    count
+        Told how many rows were inserted.
     flush_s
         How long a row may wait for others.
     """
@@ -119,17 +121,18 @@ class BlockWriter:
         starts: Mapping[TP, Start],
         *,
         plan: Callable[[Warehouse, Sequence[Plan]], None],
+        count: Callable[[int], None],
         flush_s: float = 1.0,
     ) -> None:
         self.table = table
         #: Next offset of each partition that is not in the warehouse yet.
         self.positions = {tp: start.offset for tp, start in starts.items()}
         self.refused = 0
-        self._rows = 0
         self._to_block = to_block
         self._warehouse = warehouse
         self._flow = flow
         self._plan = plan
+        self._count = count
         self._flush_s = flush_s
         self._held = {tp: _Held(start) for tp, start in starts.items()}
         self._is_full = asyncio.Event()
@@ -147,11 +150,6 @@ class BlockWriter:
     def witnesses(self) -> dict[TP, tuple[Source, ...]]:
         """Rows that are in the table, by their sources."""
         return {tp: held.start.witnesses for tp, held in self._held.items() if held.start.witnesses}
-
-    def drain_rows(self) -> int:
-        """Rows inserted since the last drain."""
-        rows, self._rows = self._rows, 0
-        return rows
 
     def receive(self, fetched: Fetched) -> None:
         """Take a batch; never blocks."""
@@ -238,7 +236,7 @@ class BlockWriter:
         await self._warehouse.call(write)
         for cut in cuts:
             assert cut.block is not None
-            self._rows += cut.block.rows  # not before the wait: they may have been drained meanwhile
+            self._count(cut.block.rows)
             if cut.block.refused:
                 if not self.refused:
                     log.warning("%s has records that are not ours; they are left out of %s.", cut.tp, self.table)

@@ -124,6 +124,7 @@ class Watch:
                 flow,
                 {tp: start for tp, start in writing.items() if tp.topic == topic},
                 plan=reign.plan,
+                count=partial(around.count, table),
                 flush_s=around.pace.flush,
             )
             for topic, table in tables_of(pipeline).items()
@@ -193,7 +194,6 @@ class Watch:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._count_rows()
 
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent; never blocks."""
@@ -295,7 +295,6 @@ class Watch:
 
     async def _save(self) -> None:
         """Save what was read and concluded, and the findings that may still have to be shown."""
-        self._count_rows()
         offsets: dict[str, dict[int, int]] = {}
         for tp in self.starts:
             offsets.setdefault(tp.topic, {})[tp.partition] = self.next_offset(tp)
@@ -333,10 +332,6 @@ class Watch:
                 findings.performance[-1:] or self._shown.performance,
             )
         self._findings = Findings()
-
-    def _count_rows(self) -> None:
-        for writer in self.writers.values():
-            self._around.count(writer.table, writer.drain_rows())
 
 
 def _insert(warehouse: Warehouse, *, table: str, columns: Columns, token: str | None) -> int:

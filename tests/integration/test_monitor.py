@@ -139,8 +139,10 @@ QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
 def has_all(bench: Bench, warehouse: Warehouse, share: float = 1.0) -> Callable[[], Awaitable[bool]]:
     async def answer() -> bool:
         n_performance = len(warehouse.read("performance"))
-        return len(warehouse.read("scores")) >= share * len(bench.scores) and (
-            n_performance == N_PERFORMANCE or share < 1
+        return (
+            len(warehouse.read("scores")) >= share * len(bench.scores)
+            and len(warehouse.read("dead_letters")) >= share * len(bench.letters)
+            and (n_performance == N_PERFORMANCE or share < 1)
         )
 
     return answer
