@@ -31,6 +31,7 @@ from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
 from app.core.pending import PendingEvents, Scored
 from app.core.rejection_limit import RejectionLimit
 from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
+from app.core.repartition import Repartition
 from app.core.row_cache import RowCache, Snapshot
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.shared_board import SharedBoard
@@ -98,6 +99,8 @@ class PartitionPipeline:
         What the partitions share, for a pipeline with windows that are shared; None: this partition is alone.
     rows
         The rows of the windows that are on disk; None: all are in memory.
+    term_ms
+        Names the state if it begins empty now: processing time. For windows that are repartitioned.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class PartitionPipeline:
         with_outgoing: bool = True,
         board: SharedBoard | None = None,
         rows: RowCache | None = None,
+        term_ms: int = 0,
     ) -> None:
         self.partition = partition
         self._pipeline = pipeline
@@ -129,8 +133,12 @@ class PartitionPipeline:
         if plan.shared:
             board = board or SharedBoard(plan.shared, [partition])
             most = _MOST_HELD if with_drain else None
-            self.shared = SharedPart(board, partition, horizon_ms, plan.outcome_fields, most_held=most)
+            parts, repartition = plan.shared.repartitioned(), None
+            if parts and with_drain:
+                repartition = Repartition(parts, pipeline.feature_set, partition, len(board.added_ms), term_ms)
+            self.shared = SharedPart(board, partition, horizon_ms, plan.outcome_fields, repartition, most_held=most)
         self._to_share: list[tuple[bytes, bytes | None]] = []
+        self._to_repartition: list[tuple[int, bytes]] = []
         self._event_watermark_ms = self._label_watermark_ms = BEGINNING_MS
         self.merge: TimeMerge[_Queued] = TimeMerge(with_labels=pipeline.labels is not None)
         self._label_dead_letters: deque[DeadLetter] = deque()
@@ -264,7 +272,7 @@ class PartitionPipeline:
         self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined)
         self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields), self._state)
         if self.shared is not None:
-            self.shared.reader.fill(matrix, events, merged.times_ms)
+            self.shared.fill(matrix, events, merged.times_ms)
         step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined)
         if models is not None and len(events):
             for run in models.runs(events.offsets, events.event_time_ms):
@@ -387,6 +395,10 @@ class PartitionPipeline:
             self._to_share.extend(topic)
             changes.extend(opened)
             meta["shared"] = self.shared.contributor.position()
+            next_offset = self._events_end or 0
+            self._to_repartition.extend(self.shared.drain_repartition(self._event_watermark_ms, next_offset))
+            if self.shared.repartition is not None:
+                meta["repartition"] = self.shared.repartition.position()
         changes.extend(self._pending.drain_changes())
         last = (META, msgspec.msgpack.encode(meta))
         if self._rows is not None:
@@ -412,6 +424,11 @@ class PartitionPipeline:
     def drain_shared(self) -> list[tuple[bytes, bytes | None]]:
         """What the other partitions are to know, as of the last `drain_state`; it goes out with that."""
         records, self._to_share = self._to_share, []
+        return records
+
+    def drain_repartition(self) -> list[tuple[int, bytes]]:
+        """Partitions of ``<p>.repartition`` and what they are to hear, as `drain_shared`."""
+        records, self._to_repartition = self._to_repartition, []
         return records
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> Restored:
@@ -443,6 +460,8 @@ class PartitionPipeline:
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
         if self.shared is not None:
             self.shared.contributor.restore(meta["shared"], list(reader.others.items()), self._pending)
+            if self.shared.repartition is not None:
+                self.shared.repartition.restore(meta["repartition"])
         if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
             for what, limit in self._limits.items():
                 limit.restore(meta["rejected"][what])

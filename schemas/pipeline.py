@@ -97,6 +97,7 @@ class Window:
 
     ``delay_ms``: None for a key that holds the entity field. Any other key is *shared* between partitions: an event of
     effective time e then sees the size/hop newest tiles that end at or before e - delay, of all partitions.
+    ``repartition``: its keys are divided among the workers; the values are the same.
     """
 
     of: Literal["events", "labels"]
@@ -106,6 +107,7 @@ class Window:
     aggregate: Aggregate
     field: str | None = None
     delay_ms: int | None = None
+    repartition: bool = False
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def _values(table: TomlTable, kind: FeatureType) -> tuple[str, ...]:
 
 
 def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels: bool) -> Window:
-    table.allow("of", "key", "size", "hop", "aggregate", "field", "delay")
+    table.allow("of", "key", "size", "hop", "aggregate", "field", "delay", "repartition")
     if kind not in {"int", "float"}:
         table.fail("", f"a window gives a number, but the type is {kind}; make it int or float")
     of = table.word("of", ("events", "labels"))
@@ -211,7 +211,15 @@ def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels:
         table.fail("size", f"must be a multiple of hop, at most {MOST_TILES} times it; change one of them")
     aggregate = table.word("aggregate", get_args(Aggregate))
     delay_ms = _delay(table, key, events.entity, aggregate)
-    return Window(of, key, size_ms, hop_ms, aggregate, _window_field(table, of, aggregate, types), delay_ms)
+    repartition = table.flag("repartition", default=False)
+    if repartition and delay_ms is None:
+        table.fail(
+            "repartition",
+            f'is for keys without the entity field "{events.entity}"; remove it, the keys of this window are divided '
+            "already",
+        )
+    of_field = _window_field(table, of, aggregate, types)
+    return Window(of, key, size_ms, hop_ms, aggregate, of_field, delay_ms, repartition)
 
 
 def _delay(table: TomlTable, key: tuple[str, ...], entity: str, aggregate: Aggregate) -> int | None:

@@ -19,6 +19,7 @@ from schemas.pipeline import (
     DriftTest,
     EventField,
     Events,
+    Feature,
     FieldType,
     Labels,
     Limits,
@@ -107,10 +108,17 @@ def feature_set_digest(pipeline: Pipeline) -> str:
         "time": events.time,
         "fields": [dataclasses.asdict(field) for field in events.fields],
         "lookups": [dataclasses.asdict(lookup) for lookup in pipeline.lookups],
-        "features": [dataclasses.asdict(feature) for feature in pipeline.features],
+        "features": [_feature_form(feature) for feature in pipeline.features],
         "sources": sources,
     }
     return _digest(form)[:12]
+
+
+def _feature_form(feature: Feature) -> dict[str, Any]:
+    form = dataclasses.asdict(feature)
+    if feature.window is not None and not feature.window.repartition:
+        del form["window"]["repartition"]  # features without it keep the digest that they had before there was any
+    return form
 
 
 def _digest(form: Any) -> str:

@@ -36,7 +36,8 @@ class Topics:
         Name of the pipeline; the prefix of each topic.
     partitions
         Partitions of the events topic. Labels, scores, dead letters, state, shared tiles and sketches have as many, and
-        what partition k of the events produces goes to partition k of those.
+        what partition k of the events produces goes to partition k of those. ``repartition`` and ``answers`` have as
+        many, too: partition k of the events writes to all partitions of the one, and reads partition k of the other.
     """
 
     pipeline: str
@@ -87,6 +88,14 @@ class Topics:
         return f"{self.pipeline}.shared"
 
     @property
+    def repartition(self) -> str:
+        return f"{self.pipeline}.repartition"
+
+    @property
+    def answers(self) -> str:
+        return f"{self.pipeline}.answers"
+
+    @property
     def replayed(self) -> str:
         return f"{self.pipeline}.replayed"
 
@@ -109,6 +118,9 @@ class Topics:
             Topic(self.alerts, 1, forever),
             Topic(self.state, n, compact),
             Topic(self.shared, n, compact),
+            # The owners of their partitions delete what nobody needs any more (ADR 0019).
+            Topic(self.repartition, n, forever),
+            Topic(self.answers, n, forever),
             Topic(self.sketches, n, forever),
             Topic(self.replayed, 1, compact),
         ]

@@ -50,7 +50,7 @@ class Score(msgspec.Struct):
     features: dict[str, float | None] = {}
     reasons: list[str] = []
     #: True when the labels this event should have seen had not arrived within ``labels.max_wait``, or when a partition
-    #: whose part of a shared window it should have seen had not moved for ``shared.max_wait``.
+    #: whose part of a shared window it should have seen had not moved for ``shared.max_wait`` (or had not answered).
     stale: bool = False
 
 
@@ -233,6 +233,63 @@ class SharedTimes(msgspec.Struct, array_like=True):
 
     added_ms: int
     scored_ms: int
+
+
+class StoreParts(msgspec.Struct, array_like=True):
+    """Rows that one transaction adds to one store of repartitioned windows, to be added up.
+
+    ``store``: its name. ``keys``: a window key per row, MessagePack each. ``tiles``, ``counts`` and ``sums`` (fixed
+    point): int64, little-endian.
+    """
+
+    store: bytes
+    keys: list[bytes]
+    tiles: bytes
+    counts: bytes
+    sums: bytes
+
+
+class KeyQuestions(msgspec.Struct, array_like=True):
+    """Events that want the repartitioned windows over the key fields of number ``key``: offsets and effective times."""
+
+    key: int
+    keys: list[bytes]
+    offsets: bytes
+    times_ms: bytes
+
+
+class RepartitionRecord(msgspec.Struct, array_like=True):
+    """``<p>.repartition``: what a transaction of one input partition has for one partition of the keys.
+
+    ``sequence`` counts up within a ``term``: the state of the source since it began empty. The times are those of
+    `SharedTimes`; no event before ``next_offset`` will be scored any more.
+    """
+
+    feature_set: str
+    source: int
+    term: int
+    sequence: int
+    added_ms: int
+    scored_ms: int
+    next_offset: int
+    parts: list[StoreParts]
+    questions: list[KeyQuestions]
+
+
+class KeyAnswers(msgspec.Struct, array_like=True):
+    """Per window over the key fields of number ``key`` the counts and the sums, for events of these offsets: int64."""
+
+    key: int
+    offsets: bytes
+    amounts: bytes
+
+
+class AnswersRecord(msgspec.Struct, array_like=True):
+    """``<p>.answers``: answers to questions of one input partition."""
+
+    feature_set: str
+    term: int
+    answers: list[KeyAnswers]
 
 
 class DriftReport(msgspec.Struct):

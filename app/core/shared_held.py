@@ -59,20 +59,35 @@ class HeldRuns(Generic[Payload]):
         """Let the first ``received`` events go, whatever is missing."""
         self._released = max(received, self._released)
 
-    def is_blocked(self, low_ms: int) -> bool:
+    def is_blocked(self, low_ms: int, answered: int | None = None) -> bool:
         """Whether the next event must wait."""
         if not self._runs:
             return False
         head = self._runs[0]
-        return len(head.needed_ms) > 0 and int(head.needed_ms[0]) > low_ms and head.first >= self._released
+        is_ready = self.has_others(low_ms) and answered != 0
+        return len(head.needed_ms) > 0 and not is_ready and head.first >= self._released
 
-    def take(self, most: int, low_ms: int) -> Ready[Payload] | None:
-        """The next run of at most ``most`` events whose needs are met when all have come to ``low_ms``."""
+    def has_others(self, low_ms: int) -> bool:
+        """Whether all have come as far as the next event needs."""
+        return not self._runs or not len(self._runs[0].needed_ms) or int(self._runs[0].needed_ms[0]) <= low_ms
+
+    def take(self, most: int, low_ms: int, answered: int | None = None) -> Ready[Payload] | None:
+        """The next run of at most ``most`` events whose needs are met.
+
+        Parameters
+        ----------
+        low_ms
+            How far all have come.
+        answered
+            How many of those held have all the answers that they wait for; None: they wait for none.
+        """
         if not self._runs:
             return None
         head = self._runs[0]
         count = len(head.needed_ms)
         ready = int(np.searchsorted(head.needed_ms, low_ms, side="right"))
+        if answered is not None:
+            ready = min(ready, answered)
         gave_up = ready == 0 < count
         if gave_up:
             ready = max(0, min(count, self._released - head.first))

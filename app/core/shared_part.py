@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from app.core.batches import EventBatch
+from app.core.batches import EventBatch, Floats, Ints
 from app.core.merge import BEGINNING_MS, Merged
+from app.core.repartition import Repartition
 from app.core.shared_board import SharedBoard
 from app.core.shared_held import HeldRuns, Ready
 from app.core.shared_windows import Contributor, Records, SharedReader
@@ -24,6 +25,8 @@ class SharedPart(Generic[Payload]):
         As `Contributor`.
     most_held
         Events that may wait before no more are taken; None: any number.
+    repartition
+        How windows that are repartitioned reach their owners; None: they are on the board like the others.
     """
 
     def __init__(
@@ -32,13 +35,17 @@ class SharedPart(Generic[Payload]):
         partition: int,
         horizon_ms: int,
         outcome_fields: tuple[str, ...],
+        repartition: Repartition | None = None,
         *,
         most_held: int | None,
     ) -> None:
         self.board = board
         self.held: HeldRuns[Payload] = HeldRuns()
-        self.contributor = Contributor(board, partition, horizon_ms, outcome_fields, with_drain=most_held is not None)
-        self.reader = SharedReader(board)
+        self.repartition = repartition
+        asker = repartition.asker if repartition is not None else None
+        with_drain = most_held is not None
+        self.contributor = Contributor(board, partition, horizon_ms, outcome_fields, asker, with_drain=with_drain)
+        self._reader = SharedReader(board, with_repartitioned=repartition is None)
         self._most_held = most_held
 
     @property
@@ -49,7 +56,25 @@ class SharedPart(Generic[Payload]):
     @property
     def is_blocked(self) -> bool:
         """Whether the next event waits for another partition."""
-        return self.held.is_blocked(self.board.low_ms)
+        return self.held.is_blocked(self.board.low_ms, self._answered)
+
+    @property
+    def awaited(self) -> tuple[str, int]:
+        """What the next event waits for, in words, and how far that is: while it moves, waiting has a point."""
+        low_ms, answered = self.board.low_ms, self._answered
+        if answered is not None and self.held.has_others(low_ms):
+            return "answers about its keys have not come", self.held.received - self.held.events + answered
+        behind = min(self.board.added_ms, key=self.board.added_ms.__getitem__)
+        return f"partition {behind} has not moved", low_ms
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the others are waiting to hear from this partition, or it waits to ask them."""
+        return self.contributor.has_news or (self.repartition is not None and self.repartition.asker.has_questions)
+
+    @property
+    def _answered(self) -> int | None:
+        return self.repartition.answers.ready if self.repartition is not None else None
 
     @property
     def others_ms(self) -> int | None:
@@ -64,6 +89,8 @@ class SharedPart(Generic[Payload]):
 
     def add(self, merged: Merged[Payload], events: EventBatch, *, is_stale: bool) -> None:
         """Add a run to the shared windows, and hold it until it may read them."""
+        if self.repartition is not None:
+            self.repartition.hold(events, merged.times_ms, self.contributor.next_event)
         self.contributor.add(merged, events)
         needed_ms = self.board.plan.needed_ms(merged.times_ms)
         self.held.add(merged, needed_ms, is_stale=is_stale, promised_ms=BEGINNING_MS)
@@ -76,14 +103,29 @@ class SharedPart(Generic[Payload]):
 
     def take(self, most: int) -> Ready[Payload] | None:
         """The next run that may read."""
-        return self.held.take(most, self.board.low_ms)
+        return self.held.take(most, self.board.low_ms, self._answered)
+
+    def fill(self, matrix: Floats, events: EventBatch, times_ms: Ints) -> None:
+        """Fill the shared columns of the run taken last; its effective times never go back."""
+        self._reader.fill(matrix, events, times_ms)
+        if self.repartition is not None:
+            self.repartition.answers.fill(matrix, events)
 
     def settle(self, event_watermark_ms: int) -> None:
         """Forget what nobody reads any more, where nothing is drained."""
-        scored_ms = event_watermark_ms if self.held else self.contributor.added_ms
-        self.board.score_to(self.contributor.partition, scored_ms)
+        self.board.score_to(self.contributor.partition, self._scored_ms(event_watermark_ms))
         self.board.sweep()
 
     def drain(self, event_watermark_ms: int) -> tuple[Records, Records]:
         """Records for the topic and for the changelog; ``event_watermark_ms``: of the events scored."""
-        return self.contributor.drain(event_watermark_ms if self.held else self.contributor.added_ms)
+        return self.contributor.drain(self._scored_ms(event_watermark_ms))
+
+    def drain_repartition(self, event_watermark_ms: int, next_offset: int) -> list[tuple[int, bytes]]:
+        """Partitions of ``<p>.repartition`` and records for them; ``next_offset``: of the first event not scored."""
+        if self.repartition is None:
+            return []
+        scored_ms = self._scored_ms(event_watermark_ms)
+        return self.repartition.drain(self.contributor.added_ms, scored_ms, next_offset)
+
+    def _scored_ms(self, event_watermark_ms: int) -> int:
+        return event_watermark_ms if self.held else self.contributor.added_ms

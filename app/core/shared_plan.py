@@ -8,7 +8,7 @@ follows from the logs alone, however fast each of them is read.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,8 @@ NAME_BYTES = 4
 class SharedStore:
     """What is added up: windows that differ in size, delay or aggregate alone read the same tiles.
 
-    ``name``: identity on the topic. The feature set is part of it: windows of changed features begin anew.
+    ``name``: identity on the topics. The feature set is part of it: windows of changed features begin anew.
+    ``repartition``: a worker adds it up for some keys of all partitions, not for all keys (docs/adr/0019).
     """
 
     of: str
@@ -30,6 +31,7 @@ class SharedStore:
     hop_ms: int
     field: str | None
     name: bytes
+    repartition: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class SharedPlan:
             if window is None or window.delay_ms is None:
                 continue
             what = (window.of, window.key, window.hop_ms, window.field)
-            words = repr((pipeline.feature_set, *what))
-            store = SharedStore(*what, hashlib.sha256(words.encode()).digest()[:NAME_BYTES])
+            words = repr((pipeline.feature_set, *what, *(["repartition"] if window.repartition else [])))
+            store = SharedStore(*what, hashlib.sha256(words.encode()).digest()[:NAME_BYTES], window.repartition)
             if store not in stores:
                 stores.append(store)
             columns.append(
@@ -88,6 +90,13 @@ class SharedPlan:
                 f"{pipeline.path}: two shared windows have the same digest; change the hop of one of them."
             )
         return cls(tuple(stores), tuple(columns))
+
+    def repartitioned(self) -> SharedPlan:
+        """The part of it that is repartitioned: its own stores, numbered anew, and their columns."""
+        stores = tuple(store for store in self.stores if store.repartition)
+        numbers = {number: stores.index(store) for number, store in enumerate(self.stores) if store.repartition}
+        columns = (replace(column, store=numbers[column.store]) for column in self.columns if column.store in numbers)
+        return SharedPlan(stores, tuple(columns))
 
     @property
     def keys(self) -> tuple[tuple[str, ...], ...]:

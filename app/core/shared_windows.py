@@ -17,9 +17,10 @@ from app.core.batches import Column, EventBatch, Floats, Ints
 from app.core.keys import NULL
 from app.core.merge import BEGINNING_MS, Merged
 from app.core.pending import PendingEvents
+from app.core.repartition_asker import Asker
 from app.core.shared_board import PLACE, TILE, TIMES, Amounts, SharedBoard
 from app.core.shared_labels import SharedLabels
-from app.core.shared_plan import SharedPlan, SharedStore
+from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
 from app.core.tiles import FIXED_POINT, to_fixed_point
 from schemas.wire import SharedTile, SharedTimes
 
@@ -44,20 +45,30 @@ class Contributor:
         How long events wait for their labels.
     outcome_fields
         The event fields that the partition keeps until the label comes.
+    asker
+        Takes what is added to windows that are repartitioned; None: it goes on the board too.
     """
 
     def __init__(
-        self, board: SharedBoard, partition: int, horizon_ms: int, outcome_fields: tuple[str, ...], *, with_drain: bool
+        self,
+        board: SharedBoard,
+        partition: int,
+        horizon_ms: int,
+        outcome_fields: tuple[str, ...],
+        asker: Asker | None = None,
+        *,
+        with_drain: bool,
     ) -> None:
         self.added_ms = BEGINNING_MS
         self.late = 0
         self._board = board
         self._plan = board.plan
+        self._asker = asker
         self.partition = partition
         self._with_drain = with_drain
         self._labels = SharedLabels(horizon_ms, outcome_fields, board.plan.outcome_fields)
         #: Offsets of the next event and label to add: what comes before was added by a former owner.
-        self._next_event = self._next_label = 0
+        self.next_event = self._next_label = 0
         self._touched: dict[tuple[int, int], list[Ints]] = {}
         self._logged: dict[int, int] = {}
         self._pieces: dict[tuple[int, int], int] = {}
@@ -65,7 +76,7 @@ class Contributor:
 
     def add(self, merged: Merged[Any], events: EventBatch) -> None:
         """Add a run: its events by their effective times, its labels by theirs."""
-        event_rows = np.flatnonzero(events.offsets >= self._next_event)
+        event_rows = np.flatnonzero(events.offsets >= self.next_event)
         outcomes, places = self._labels.join(merged, events) if self._plan.with_labels else ({}, event_rows[:0])
         label_rows = np.flatnonzero(merged.labels.offsets[places] >= self._next_label)
         for number, store in enumerate(self._plan.stores):
@@ -74,7 +85,7 @@ class Contributor:
             else:
                 self._add(number, store, outcomes, label_rows, merged.label_times_ms[places])
         if len(events):
-            self._next_event = max(self._next_event, int(events.offsets[-1]) + 1)
+            self.next_event = max(self.next_event, int(events.offsets[-1]) + 1)
             self.come_to(int(merged.times_ms[-1]))
         if len(merged.labels):
             self._next_label = max(self._next_label, int(merged.labels.offsets[-1]) + 1)
@@ -91,7 +102,9 @@ class Contributor:
             field = columns[store.field][rows]
             rows, field = rows[np.isfinite(field)], field[np.isfinite(field)]
             values = np.stack((np.ones(len(rows), dtype=np.int64), to_fixed_point(field)))
-        codes = self._board.indexes[store.key].find_or_add([columns[name][rows] for name in store.key])
+        asker = self._asker if store.repartition else None
+        indexes = self._board.indexes if asker is None else asker.indexes
+        codes = indexes[store.key].find_or_add([columns[name][rows] for name in store.key])
         tiles = times_ms[rows] // store.hop_ms
         kept = (codes != NULL) & ((tiles + 1) * store.hop_ms > self._board.floor_ms)
         if not kept.all():
@@ -99,6 +112,9 @@ class Contributor:
         if not len(codes):
             return
         self.late += int(np.count_nonzero((tiles + 1) * store.hop_ms <= self.added_ms))
+        if asker is not None:
+            asker.add(store.name, codes, tiles, values)
+            return
         # Times never go back: the entries of a tile lie together.
         distinct, rank = np.unique(tiles, return_inverse=True)
         amounts = Amounts.add_up((rank << 32) + codes, values)
@@ -142,14 +158,14 @@ class Contributor:
 
     def position(self) -> tuple[int, int, int]:
         """What `restore` goes on from: how far it has come, and the next event and label to add."""
-        return self.added_ms, self._next_event, self._next_label
+        return self.added_ms, self.next_event, self._next_label
 
     def restore(self, position: tuple[int, int, int], changes: Records, pending: PendingEvents) -> None:
         """Go on from a changelog; the partition's own records of the topic have been heard by the board.
 
         ``pending``: the events that wait for labels where scoring goes on.
         """
-        added_ms, self._next_event, self._next_label = position
+        added_ms, self.next_event, self._next_label = position
         self._labels.restore(pending)
         names = {store.name: number for number, store in enumerate(self._plan.stores)}
         for key, value in dict(changes).items():
@@ -224,9 +240,13 @@ class Contributor:
 class SharedReader:
     """Fills the shared columns of the feature matrix for one partition."""
 
-    def __init__(self, board: SharedBoard) -> None:
+    def __init__(self, board: SharedBoard, *, with_repartitioned: bool) -> None:
         self._board = board
-        self._cursors = [(column, board.new_cursor(column)) for column in board.plan.columns]
+        self._cursors = [
+            (column, board.new_cursor(column))
+            for column in board.plan.columns
+            if with_repartitioned or not board.plan.stores[column.store].repartition
+        ]
 
     def fill(self, matrix: Floats, events: EventBatch, times_ms: Ints) -> None:
         """The shared windows of events of these effective times, which never go back."""
@@ -234,15 +254,20 @@ class SharedReader:
         codes = {key: index.find([events.columns[name] for name in key]) for key, index in self._board.indexes.items()}
         for column, cursor in self._cursors:
             found = codes[plan.stores[column.store].key]
-            counts, sums = cursor.read(found, times_ms)
-            if column.aggregate in {"count", "rate"}:
-                values = counts.astype(np.float64)
-                if column.aggregate == "rate":  # per second of the window's size
-                    values /= column.tiles * column.hop_ms / 1000
-            else:
-                values = sums / FIXED_POINT
-                if column.aggregate == "mean":
-                    values[counts == 0] = np.nan
-                    values /= np.maximum(counts, 1)
+            values = window_values(column, *cursor.read(found, times_ms))
             values[found == NULL] = np.nan
             matrix[:, column.column] = values
+
+
+def window_values(column: SharedColumn, counts: Ints, sums: Ints) -> Floats:
+    """What a shared window says of these counts and fixed-point sums."""
+    if column.aggregate in {"count", "rate"}:
+        values: Floats = counts.astype(np.float64)
+        if column.aggregate == "rate":  # per second of the window's size
+            values /= column.tiles * column.hop_ms / 1000
+    else:
+        values = sums / FIXED_POINT
+        if column.aggregate == "mean":
+            values[counts == 0] = np.nan
+            values /= np.maximum(counts, 1)
+    return values
