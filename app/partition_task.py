@@ -23,6 +23,7 @@ from faust.types import TP
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
+from app.adapters.repartition_feed import RepartitionFeed
 from app.adapters.rocks_rows import RocksRows, StateDiskError
 from app.adapters.shared_feed import SharedFeed
 from app.adapters.shared_waits import SharedWaits
@@ -100,6 +101,7 @@ class Cut:
     sketches: list[Outgoing]
     changes: list[Outgoing]
     shared: list[Outgoing]
+    repartition: list[tuple[int, bytes]]
     offsets: dict[TopicPartition, int]
     first_offsets: dict[str, int]
 
@@ -120,7 +122,9 @@ class PartitionTask:
         if around.rows_folder is not None:
             self._disk = RocksRows.open_free(around.rows_folder, str(partition))
             rows = RowCache(self._disk, around.pipeline.state.cached_keys)
-        self._flow = PartitionPipeline(around.pipeline, around.plan, partition, board=board, rows=rows)
+        self._flow = PartitionPipeline(
+            around.pipeline, around.plan, partition, board=board, rows=rows, term_ms=around.now_ms()
+        )
         self._publisher = PartitionPublisher(
             around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.early
         )
@@ -131,6 +135,7 @@ class PartitionTask:
         self._next: dict[TP, int] = {}
         self._paused: set[TP] = set()
         self._wake = asyncio.Event()
+        self._repartition = self._new_feed()
         self._waits = SharedWaits(self._flow, around.pipeline.shared, self._is_idle, self._wake.set)
         #: What is to leave; None ends it.
         self._outbox: deque[Step | Cut | None] = deque()
@@ -176,6 +181,8 @@ class PartitionTask:
         if restored.left_aside:
             log.warning("Partition %s: %s", self.partition, restored.left_aside)
         self._know_references()
+        if self._repartition is not None:
+            self._repartition.start()
 
     def resume(self, epoch: int) -> dict[TP, int]:
         """Go on after `park`, with the state as it is; the offsets to read from.
@@ -212,6 +219,8 @@ class PartitionTask:
         for loop in running:
             loop.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if self._repartition is not None:
+            await self._repartition.stop()
         await self._publisher.stop()
         if self._disk is not None:
             self._disk.close()
@@ -255,6 +264,18 @@ class PartitionTask:
             asyncio.create_task(self._guard(self._publish()), name=f"publish-{self.partition}"),
         ]
         self._wake.set()
+
+    def _new_feed(self) -> RepartitionFeed | None:
+        around, shared = self._around, self._flow.shared
+        if shared is None or shared.repartition is None:
+            return None
+        return RepartitionFeed(
+            around.bootstrap,
+            around.pipeline,
+            shared.repartition,
+            self._wake.set,
+            lambda why: around.fail(why, EXIT_RETRY),
+        )
 
     def _know_references(self) -> None:
         for version, reference in self._around.shelf.references.items():
@@ -308,7 +329,7 @@ class PartitionTask:
         """Let other partitions know how far this one has come: those of this worker now, all with the next commit."""
         if self._around.shared is not None and self._flow.shared is not None:
             self._around.shared.tell()
-            if self._cut_at is None and self._flow.shared.contributor.has_news:
+            if self._cut_at is None and self._flow.shared.has_news:
                 self._cut_at = _now() + self._around.pipeline.commit_interval_ms / 1000
 
     def _next_step(self) -> Step | None:
@@ -358,7 +379,8 @@ class PartitionTask:
         offsets = {TopicPartition(*tp): end for tp, end in self.offsets().items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
         self._around.progress.shared_late += self._waits.count_late()
-        self._outbox.append(Cut(parts, changes, shared, offsets, self._first_offsets))
+        repartition = self._flow.drain_repartition()
+        self._outbox.append(Cut(parts, changes, shared, repartition, offsets, self._first_offsets))
         self._has_output.set()
         self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
 
@@ -434,6 +456,7 @@ class PartitionTask:
         await self._publisher.send(topics.sketches, cut.sketches)
         await self._publisher.send(topics.state, cut.changes)
         await self._publisher.send(topics.shared, cut.shared)
+        await self._publisher.send_addressed(topics.repartition, cut.repartition)
         await self._publisher.commit(cut.offsets, early)
         position = self._publisher.committed_offset(topics.state)
         if position is not None:  # each cut says how far it has come

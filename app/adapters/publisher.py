@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -88,6 +89,11 @@ class PartitionPublisher:
         """Queue records (key, value, time stamp in ms) of the transaction, in their order."""
         await self._send(topic, _batches(self._transaction, records))
 
+    async def send_addressed(self, topic: str, records: Iterable[tuple[int, bytes]]) -> None:
+        """Queue values of the transaction for any partitions of a topic; those for the same one follow each other."""
+        for partition, group in groupby(records, itemgetter(0)):
+            await self._send(topic, _batches(self._transaction, ((None, value, None) for _, value in group)), partition)
+
     async def send_letters(self, topic: str, letters: Sequence[DeadLetter]) -> None:
         """Queue dead letters, with what is said of them as headers."""
         records = ((letter.key, letter.value, None) for letter in letters)
@@ -133,10 +139,11 @@ class PartitionPublisher:
             await self._transaction.begin_transaction()
             self._is_open = True
 
-    async def _send(self, topic: str, batches: Iterable[Any]) -> None:
+    async def _send(self, topic: str, batches: Iterable[Any], partition: int | None = None) -> None:
         for batch in batches:
             await self._begin()
-            sent = await self._transaction.send_batch(batch, topic, partition=self._partition)
+            to = self._partition if partition is None else partition
+            sent = await self._transaction.send_batch(batch, topic, partition=to)
             self._sent.append((topic, sent))
 
     def _refused_topic(self) -> str:

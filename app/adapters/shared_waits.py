@@ -79,19 +79,18 @@ class SharedWaits:
         self._wake()
 
     async def _give_up(self) -> None:
-        """Let the held events go when the partition that they wait for has not moved for too long."""
+        """Let the held events go when what they wait for has not moved for too long."""
         shared, loop = self._flow.shared, asyncio.get_running_loop()
         assert shared is not None  # look saw it
-        low_ms, moved_at = shared.board.low_ms, loop.time()
+        awaited, moved_at = shared.awaited, loop.time()
         while shared.is_blocked:
-            if shared.board.low_ms != low_ms:
-                low_ms, moved_at = shared.board.low_ms, loop.time()
+            if shared.awaited != awaited:
+                awaited, moved_at = shared.awaited, loop.time()
             elif loop.time() > moved_at + self._times.max_wait_ms / 1000:
-                behind = min(shared.board.added_ms, key=shared.board.added_ms.__getitem__)
                 log.warning(
-                    "Partition %s: partition %s has not moved for %s ms; %s events go without what it adds",
+                    "Partition %s: %s for %s ms; %s events go without",
                     self._flow.partition,
-                    behind,
+                    awaited[0],
                     self._times.max_wait_ms,
                     shared.held.events,
                 )

@@ -23,6 +23,8 @@ class Repartition:
     """
 
     def __init__(self, plan: SharedPlan, feature_set: str, source: int, partitions: int, term_ms: int) -> None:
+        self.plan = plan
+        self.source = source
         self.asker = Asker(plan, feature_set, source, partitions, term_ms)
         self.answers = ComingAnswers(plan, feature_set)
         self._next_offset = 0

@@ -18,8 +18,6 @@ from schemas.wire import AnswersRecord, KeyAnswers, KeyQuestions, RepartitionRec
 
 #: About the most bytes of one record of answers.
 _RECORD_BYTES = 250_000
-#: Records of a source whose need is kept as one.
-_GROUP = 256
 
 
 @dataclass(slots=True)
@@ -55,15 +53,23 @@ class Answerer:
         The input partitions: nothing is answered before all of them have come far enough.
     terms
         Of sources whose former terms are to be passed over.
+    group
+        Records of a source of which is noted as of one whether they are still needed.
     """
 
     def __init__(
-        self, plan: SharedPlan, feature_set: str, sources: Iterable[int], terms: dict[int, int] | None = None
+        self,
+        plan: SharedPlan,
+        feature_set: str,
+        sources: Iterable[int],
+        terms: dict[int, int] | None = None,
+        group: int = 256,
     ) -> None:
         self._plan = plan
         self._feature_set = feature_set
         self._sources = {source: _Source() for source in sources}
         self._terms = dict(terms or {})
+        self._group = group
         self._indexes = [KeyIndex() for _ in plan.keys]
         self._sums = [TileSums() for _ in plan.stores]
         self._stores = {store.name: number for number, store in enumerate(plan.stores)}
@@ -78,7 +84,7 @@ class Answerer:
 
     def begin_anew(self) -> Answerer:
         """One that has heard nothing, and will pass over the former terms."""
-        return Answerer(self._plan, self._feature_set, self._sources, self._terms)
+        return Answerer(self._plan, self._feature_set, self._sources, self._terms, self._group)
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -91,7 +97,7 @@ class Answerer:
         if record.sequence <= source.sequence:
             return
         source.sequence = record.sequence
-        if not source.groups or source.groups[-1].records == _GROUP:
+        if not source.groups or source.groups[-1].records == self._group:
             source.groups.append(_Group(place))
         group = source.groups[-1]
         group.records += 1

@@ -1,13 +1,18 @@
-"""Windows shared between partitions, by real workers: the same values for one, for two, and when one is killed."""
+"""Windows shared between partitions, by real workers: the same values for one, for two, and when one is killed.
+
+With all keys in each worker, and with the keys of some windows divided among them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
+import signal
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
 from aiokafka import AIOKafkaProducer
 from worker_bench import N_PARTITIONS, START_MS, Bench
 
@@ -23,7 +28,7 @@ FEATURES = """
 [[features]]
 name = "note_count_1m"
 type = "int"
-window = { of = "events", key = ["note"], size = "1m", hop = "1s", aggregate = "count", delay = "5s" }
+window = { of = "events", key = ["note"], size = "1m", hop = "1s", aggregate = "count", delay = "5s"{repartition}}
 
 [[features]]
 name = "note_sum_20s"
@@ -33,21 +38,23 @@ window = { of = "events", key = ["note"], size = "20s", hop = "5s", aggregate = 
 [[features]]
 name = "note_bad_1m"
 type = "float"
-window = { of = "labels", key = ["note"], size = "1m", hop = "2s", aggregate = "mean", field = "label", delay = "5s" }
+window = { of = "labels", key = ["note"], size = "1m", hop = "2s", aggregate = "mean", field = "label", delay = "5s"{repartition}}
 
 [shared]
 idle = "500ms"
-max_wait = "60s"
+max_wait = "{max_wait}"
 """
 
 
 class SharedBench(Bench):
     """The bench's pipeline with windows over the notes of all cards."""
 
-    def __init__(self, bootstrap: str, folder: Path) -> None:
+    def __init__(self, bootstrap: str, folder: Path, *, repartition: bool, max_wait: str = "60s") -> None:
         super().__init__(bootstrap, folder, with_labels=True)
         path = self.pipeline.path
-        path.write_text(path.read_text() + FEATURES)
+        flag = ", repartition = true" if repartition else ""
+        features = FEATURES.replace("{repartition}", flag).replace("{max_wait}", max_wait)
+        path.write_text(path.read_text() + features)
         self.pipeline = load(path)
 
 
@@ -111,10 +118,11 @@ def check(scores: list[Score]) -> None:
 
     seen = 0
     for score in scores:
+        if score.stale:
+            continue
         number = int(score.event_id[1:])
         name, now_ms = note(number), START_MS + number * STEP_MS
         found = [score.features[key] for key in ("note_count_1m", "note_sum_20s", "note_bad_1m")]
-        assert not score.stale
         if name is None:
             assert found == [None, None, None]
             continue
@@ -130,9 +138,12 @@ def check(scores: list[Score]) -> None:
     assert seen > len(scores) // 2
 
 
-def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_killed(kafka: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
+def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_killed(
+    kafka: str, tmp_path: Path, *, repartition: bool
+) -> None:
     async def run() -> None:
-        bench = SharedBench(kafka, tmp_path)
+        bench = SharedBench(kafka, tmp_path, repartition=repartition)
         await bench.prepare()
 
         async def has_come_to(target: int) -> bool:
@@ -150,6 +161,47 @@ def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_kill
             await bench.until(lambda: has_come_to(len(SENT)), 240)
         scores = await bench.scores()
         assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in SENT)
+        assert not any(score.stale for score in scores)
+        check(scores)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
+def test_events_wait_for_a_worker_that_hangs_no_longer_than_max_wait(
+    kafka: str, tmp_path: Path, *, repartition: bool
+) -> None:
+    """Its partitions are not read for a session of six seconds; meanwhile scores say `stale`, and afterwards not."""
+
+    async def run() -> None:
+        bench = SharedBench(kafka, tmp_path, repartition=repartition, max_wait="1s")
+        await bench.prepare()
+
+        async def has_come_to(target: int) -> bool:
+            return await bench.committed() >= target
+
+        async def has_two() -> bool:
+            return bench.has_partitions(1) and bench.has_partitions(2)
+
+        async def has_stale() -> bool:
+            return any(score.stale for score in await bench.scores())
+
+        with bench.worker(), bench.worker() as hangs:
+            await bench.until(has_two, 120)
+            await produce(bench, 0, 900)
+            await bench.until(lambda: has_come_to(700), 120)
+            hangs.send_signal(signal.SIGSTOP)
+            await produce(bench, 900, 1_800)
+            await bench.until(has_stale, 60)
+            hangs.kill()
+            await produce(bench, 1_800, 2_600)
+            await bench.until(lambda: has_come_to(len(numbers(0, 2_600))), 60)
+        scores = await bench.scores()
+        assert len(scores) == len({score.event_id for score in scores})
+        stale = [score for score in scores if score.stale]
+        assert 0 < len(stale) < len(scores) // 2
+        if repartition:
+            assert any(score.features["note_count_1m"] is None and note(int(score.event_id[1:])) for score in stale)
         check(scores)
 
     asyncio.run(run())

@@ -353,7 +353,7 @@ class Cluster:
         plan, feature_set = self.setting.plan.shared.repartitioned(), self.setting.pipeline.feature_set
         if not plan:
             return
-        answerer = Answerer(plan, feature_set, range(PARTITIONS))
+        answerer = Answerer(plan, feature_set, range(PARTITIONS), group=2)
         self.answerers[partition] = answerer
         self.places["asked", partition] = self.asked[partition][0]
         self.hear_questions(partition, 10**6)

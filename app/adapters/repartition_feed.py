@@ -1,0 +1,154 @@
+"""What the owner of a partition does for repartitioned windows: it answers for its keys, and hears its own answers.
+
+Both follow from committed records, so nothing here is part of a transaction, and two owners at once do no harm
+(docs/adr/0019).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import KafkaError
+
+from app.adapters.publisher import new_producer
+from app.adapters.topic_reader import new_consumer
+from app.core.repartition import Repartition
+from app.core.repartition_answerer import Answerer
+from schemas.pipeline import Pipeline
+
+log = logging.getLogger("streamgauge.worker")
+
+_POLL_MS = 500
+#: How often what nobody needs any more is deleted from the two topics.
+_DELETE_S = 10.0
+
+
+class RepartitionFeed:
+    """Reads one partition of the two topics.
+
+    Parameters
+    ----------
+    repartition
+        The input partition's side: takes the answers.
+    wake
+        Called when answers have come.
+    fail
+        Called with the reason when it cannot go on.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        pipeline: Pipeline,
+        repartition: Repartition,
+        wake: Callable[[], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._partition = partition = repartition.source
+        self._asked = TopicPartition(pipeline.topics.repartition, partition)
+        self._answers = TopicPartition(pipeline.topics.answers, partition)
+        self._answerer = Answerer(repartition.plan, pipeline.feature_set, range(pipeline.partitions))
+        self._repartition = repartition
+        self._wake = wake
+        self._fail = fail
+        #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
+        self._end: int | None = 0
+        self._deleted: dict[TopicPartition, int] = {}
+        self._running: asyncio.Task[None] | None = None
+        self._deleting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, once the state has been restored."""
+        self._running = asyncio.create_task(self._guard(), name=f"repartition-{self._partition}")
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._running, self._deleting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guard(self) -> None:
+        try:
+            await self._run()
+        except Exception as error:  # crash only: without answers, events would wait for ever
+            log.exception("Repartition %s failed", self._partition)
+            self._fail(f"Partition {self._partition}: repartitioned windows cannot go on: {error!r}")
+
+    async def _run(self) -> None:
+        consumer = new_consumer(self._bootstrap)
+        producer = new_producer(self._bootstrap, f"{self._asked.topic}-{self._partition}")
+        try:
+            await consumer.start()
+            await producer.start()
+            consumer.assign([self._asked, self._answers])
+            consumer.seek(self._answers, self._repartition.answers.position(0))
+            await self._begin_answering(consumer)
+            delete_at = _now() + _DELETE_S
+            while True:
+                self._hear(await consumer.getmany(timeout_ms=_POLL_MS))
+                if self._answerer.is_outdated:
+                    self._answerer = self._answerer.begin_anew()
+                    await self._begin_answering(consumer)
+                if self._end is not None and await consumer.position(self._asked) >= self._end:
+                    log.info("Repartition %s: %s entries", self._partition, self._answerer.entries())
+                    self._end = None
+                if self._end is None:
+                    await self._answer(producer)
+                    if _now() > delete_at and (self._deleting is None or self._deleting.done()):
+                        delete_at = _now() + _DELETE_S
+                        self._deleting = asyncio.create_task(self._delete())
+                await asyncio.sleep(0)
+        finally:
+            await consumer.stop()
+            await producer.stop()
+
+    async def _begin_answering(self, consumer: Any) -> None:
+        first = await consumer.beginning_offsets([self._asked])
+        end = await consumer.end_offsets([self._asked])
+        consumer.seek(self._asked, first[self._asked])
+        self._end = end[self._asked]
+
+    def _hear(self, found: dict[TopicPartition, list[Any]]) -> None:
+        for record in found.get(self._asked, []):
+            self._answerer.hear(record.offset, record.value)
+        answers = found.get(self._answers, [])
+        for record in answers:
+            self._repartition.hear(record.offset, record.value)
+        if answers:
+            self._wake()
+
+    async def _answer(self, producer: Any) -> None:
+        topic = self._answers.topic
+        sent = [await producer.send(topic, value, partition=to) for to, value in self._answerer.answer()]
+        if sent:
+            await asyncio.gather(*sent)
+
+    async def _delete(self) -> None:
+        """Delete what nobody needs any more; failing that, the topics are larger than they need be."""
+        needed = {
+            self._asked: self._answerer.needed_place(),
+            self._answers: self._repartition.answers.position(self._answerer.next_offset(self._partition)),
+        }
+        places = {tp: place for tp, place in needed.items() if place and place > self._deleted.get(tp, 0)}
+        if not places:
+            return
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        try:
+            await admin.start()
+            await admin.delete_records({tp: RecordsToDelete(place) for tp, place in places.items()})
+            self._deleted |= places
+        except KafkaError as error:
+            log.warning("Old records of %s were not deleted: %r", " and ".join(tp.topic for tp in places), error)
+        finally:
+            await admin.close()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
