@@ -28,7 +28,14 @@ FEATURES = """
 [[features]]
 name = "note_count_1m"
 type = "int"
-window = { of = "events", key = ["note"], size = "1m", hop = "1s", aggregate = "count", delay = "5s", repartition = {repartition} }
+[features.window]
+of = "events"
+key = ["note"]
+size = "1m"
+hop = "1s"
+aggregate = "count"
+delay = "5s"
+repartition = {repartition}
 
 [[features]]
 name = "note_sum_20s"
