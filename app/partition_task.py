@@ -31,6 +31,7 @@ from app.core.features import FeaturePlan
 from app.core.row_cache import RowCache
 from app.core.sketches import split_record
 from app.drive import STEP_EVENTS
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.pipeline import Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
 from schemas.wire import encode_packed
@@ -49,9 +50,6 @@ SEND_EVENTS = 2_000
 STEP_S = 0.03
 #: How long a partition that is being taken away may try to commit what it has.
 PARK_DEADLINE_S = 5.0
-
-EXIT_RETRY = 75
-EXIT_CONFIG = 78
 
 
 class SkippedBatchError(RuntimeError):

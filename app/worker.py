@@ -26,8 +26,9 @@ from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
 from app.core.shared_board import SharedBoard
 from app.core.state_log import UnreadableStateError
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, check_assignment, choose_starts
-from app.partition_task import EXIT_CONFIG, EXIT_RETRY, PartitionTask, Progress, SkippedBatchError, Surroundings
+from app.partition_task import PartitionTask, Progress, SkippedBatchError, Surroundings
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.worker")

@@ -15,11 +15,10 @@ from threadpoolctl import threadpool_limits
 from app.adapters.log_limit import start_logging
 from app.adapters.model_feed import ModelShelf
 from app.adapters.run_file import find_kafka
-from app.adapters.stack_error import StackError, TopicMismatchError
+from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.worker_http import WorkerHttp
 from app.bootstrap import compile_features, process_name
-from app.partition_task import EXIT_CONFIG, EXIT_RETRY
 from app.settings import Settings
 from app.worker import Membership, Worker, wall_clock_ms
 from schemas.pipeline import Pipeline, PipelineError
@@ -88,7 +87,7 @@ async def _work(
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
     except StackError as error:
-        return EXIT_CONFIG if isinstance(error, TopicMismatchError) else EXIT_RETRY, str(error)
+        return error.exit_code, str(error)
     plan = compile_features(pipeline)
     on_disk = pipeline.state.store == "disk"
     rows_folder = Settings.read().home / "state" / pipeline.name if on_disk else None
