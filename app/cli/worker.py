@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import click
 from threadpoolctl import threadpool_limits
@@ -72,7 +73,14 @@ def command(
         raise click.ClickException(str(error)) from error
     with threadpool_limits(1):
         membership = Membership(instance, session_s)
-        work = _work(pipeline, bootstrap, (http_host, http_port), membership, skip_removed=skip_removed)
+        work = _work(
+            pipeline,
+            bootstrap,
+            (http_host, http_port),
+            membership,
+            skip_removed=skip_removed,
+            rows_folder=settings.home / "state" / pipeline.name if pipeline.state.store == "disk" else None,
+        )
         code, why = asyncio.run(work)
     if why:
         click.echo(f"Error: {why}", err=True)
@@ -82,15 +90,19 @@ def command(
 
 
 async def _work(
-    pipeline: Pipeline, bootstrap: str, http_at: tuple[str, int], membership: Membership, *, skip_removed: bool
+    pipeline: Pipeline,
+    bootstrap: str,
+    http_at: tuple[str, int],
+    membership: Membership,
+    *,
+    skip_removed: bool,
+    rows_folder: Path | None,
 ) -> tuple[int, str]:
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
     except StackError as error:
         return error.exit_code, str(error)
     plan = compile_features(pipeline)
-    on_disk = pipeline.state.store == "disk"
-    rows_folder = Settings.read().home / "state" / pipeline.name if on_disk else None
     shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms)
     worker = Worker(
         pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed, rows_folder=rows_folder
