@@ -6,12 +6,15 @@ not before a time. Then it is read once, and that ends.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from app.adapters.lean_consumer import LeanConsumer
 from app.adapters.recordings import cut_offsets
+from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import drain, new_consumer, partitions_of
 from app.core.batches import RecordBatch
 from app.core.bounds import Bound, names
@@ -38,6 +41,17 @@ async def read_between(bootstrap: str, bounds: Mapping[str, tuple[Bound, Bound]]
                 yield batch
     finally:
         await consumer.stop()
+
+
+@contextmanager
+def reading(bootstrap: str) -> Iterator[None]:
+    """What goes wrong while Kafka is read within is a StackError."""
+    try:
+        yield
+    except LookupError as error:
+        raise StackError(str(error)) from error
+    except KafkaError as error:
+        raise StackError(f"Kafka at {bootstrap} could not be read: {error!r:.200}.") from error
 
 
 async def _find_stretches(
