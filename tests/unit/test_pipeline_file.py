@@ -66,7 +66,7 @@ def in_milliseconds(year: int) -> int:
 def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     pipeline = read(tmp_path, SMALLEST)
 
-    assert (pipeline.partitions, pipeline.delivery, pipeline.commit_interval_ms) == (4, "exactly_once", 100)
+    assert (pipeline.partitions, pipeline.delivery, pipeline.commit_interval_ms) == (4, "exactly_once", 75)
     assert pipeline.publish_features
     assert (pipeline.labels, pipeline.source, pipeline.lookups, pipeline.alerts) == (None, None, (), ())
     assert (pipeline.model.name, pipeline.model.threshold) == ("payments", 0.5)
