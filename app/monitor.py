@@ -30,13 +30,11 @@ from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
 from app.adapters.worker_http import Health
 from app.core.idleness import Idleness, Sight
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.ports import FencedError, WarehouseError
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.monitor")
-
-EXIT_RETRY = 75
-EXIT_CONFIG = 78
 
 Clock = Callable[[], int]
 
@@ -155,7 +153,7 @@ class Monitor:
             )
         except WarehouseError as error:
             if not self.stopping.is_set():
-                self.fail(str(error), EXIT_RETRY if error.retryable else EXIT_CONFIG)
+                self.fail(str(error), error.exit_code)
             return None
         firsts = await self.lag_reader.firsts(sorted(partitions))
         bounds = {tp: Bounds(firsts[tp], await self.app.end_offset(tp)) for tp in partitions}

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from app.adapters.recording_parts import reach_ms
 from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, RecordedLog, Recording, RecordingError, read_versions
 from app.adapters.source import cut_with_promises, read_source
 from app.bootstrap import compile_features
@@ -108,7 +109,9 @@ def build_training_set(
     """
     plan = plan or compile_features(pipeline)
     if recording is None:
-        chunks = read_source(pipeline, from_ms - _reach_ms(pipeline), to_ms)
+        # Labels in windows belong to events that waited for the horizon.
+        horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
+        chunks = read_source(pipeline, from_ms - reach_ms(pipeline) - horizon_ms, to_ms)
         steps = run(pipeline, plan, cut_with_promises(chunks, pipeline), None)
     else:
         opened = Recording(recording)
@@ -121,14 +124,6 @@ def build_training_set(
             collector = collectors[step.partition] = _Collector(from_ms, to_ms)
         collector.add(step)
     return _put_together([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
-
-
-def _reach_ms(pipeline: Pipeline) -> int:
-    """How far back an event's features reach: its longest window, over labels of events that waited for the horizon."""
-    windows = [feature.window for feature in pipeline.features if feature.window is not None]
-    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
-    reach = [window.size_ms + window.hop_ms + (window.delay_ms or 0) for window in windows]
-    return max(reach, default=0) + horizon_ms
 
 
 class _Collector:

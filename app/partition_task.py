@@ -32,6 +32,7 @@ from app.core.features import FeaturePlan
 from app.core.row_cache import RowCache
 from app.core.sketches import split_record
 from app.drive import STEP_EVENTS
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.pipeline import Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
 from schemas.wire import encode_packed
@@ -50,9 +51,6 @@ SEND_EVENTS = 2_000
 STEP_S = 0.03
 #: How long a partition that is being taken away may try to commit what it has.
 PARK_DEADLINE_S = 5.0
-
-EXIT_RETRY = 75
-EXIT_CONFIG = 78
 
 
 class SkippedBatchError(RuntimeError):
@@ -329,8 +327,8 @@ class PartitionTask:
         """Let other partitions know how far this one has come: those of this worker now, all with the next commit."""
         if self._around.shared is not None and self._flow.shared is not None:
             self._around.shared.tell()
-            if self._cut_at is None and self._flow.shared.has_news:
-                self._cut_at = _now() + self._around.pipeline.commit_interval_ms / 1000
+            if self._flow.shared.has_news:
+                self._cut_soon()
 
     def _next_step(self) -> Step | None:
         around = self._around
@@ -356,8 +354,7 @@ class PartitionTask:
             self._most = min(STEP_EVENTS, 2 * self._most)
 
     def _hand_over(self, step: Step) -> None:
-        if self._cut_at is None:
-            self._cut_at = _now() + self._around.pipeline.commit_interval_ms / 1000
+        self._cut_soon()
         for start, _, model in step.runs:
             if model.version not in self._served:
                 self._served.add(model.version)
@@ -368,6 +365,14 @@ class PartitionTask:
         self._outbox.append(step)
         if self._publisher.sends_scores_early or self._outbox_events >= SEND_EVENTS:
             self._has_output.set()
+
+    def _cut_soon(self) -> None:
+        """Have what there is to commit wait for an interval at the most. Partitions take turns at the broker."""
+        if self._cut_at is None:
+            pipeline, now = self._around.pipeline, _now()
+            interval = pipeline.commit_interval_ms / 1000
+            phase = interval * self.partition / pipeline.partitions
+            self._cut_at = now + (interval and interval - (now - phase) % interval)
 
     def _cut(self) -> None:
         now_ms = self._around.now_ms()
@@ -514,8 +519,7 @@ class PartitionTask:
 
     async def _is_idle(self) -> bool:
         """Whether everything that the partition's topics hold now has been received and merged."""
-        tps = [self._events_tp] + ([self._labels_tp] if self._around.pipeline.labels is not None else [])
-        ends = {tp: await self._around.app.end_offset(tp) for tp in tps}
+        ends = {tp: await self._around.app.end_offset(tp) for tp in self.inputs}
         received = [await self._has_received(tp, end) for tp, end in ends.items()]
         return all(received) and not self._inbox and not self._flow.takes_no_more
 

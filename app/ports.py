@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -86,6 +88,11 @@ class WarehouseError(RuntimeError):
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+    @property
+    def exit_code(self) -> int:
+        """That of a process that it ends."""
+        return EXIT_RETRY if self.retryable else EXIT_CONFIG
 
 
 class FencedError(WarehouseError):

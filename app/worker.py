@@ -24,10 +24,11 @@ from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
-from app.core.shared_board import SharedBoard
 from app.core.state_log import UnreadableStateError
+from app.drive import new_board
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, check_assignment, choose_starts
-from app.partition_task import EXIT_CONFIG, EXIT_RETRY, PartitionTask, Progress, SkippedBatchError, Surroundings
+from app.partition_task import PartitionTask, Progress, SkippedBatchError, Surroundings
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
@@ -86,8 +87,8 @@ class Worker:
             broker_heartbeat_interval=membership.session_s / 4,
         )
         self._shared: SharedFeed | None = None
-        if plan.shared:
-            board = SharedBoard(plan.shared, range(pipeline.partitions))
+        board = new_board(plan, range(pipeline.partitions))
+        if board is not None:
             self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
         self._early = new_producer(bootstrap, group) if pipeline.delivery == "at_least_once" else None
         self._around = Surroundings(

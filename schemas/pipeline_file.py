@@ -157,7 +157,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         path=path,
         partitions=top.integer("partitions", 4, low=1, high=1024),
         delivery=top.word("delivery", get_args(Delivery), "exactly_once"),
-        commit_interval_ms=top.integer("commit_interval_ms", 100, low=0, high=60_000),
+        commit_interval_ms=top.integer("commit_interval_ms", 75, low=0, high=60_000),
         publish_features=top.flag("publish_features", default=True),
         source=source,
         events=events,

@@ -12,6 +12,7 @@ import numpy as np
 
 from app.adapters.recording_parts import RecordingPart
 from app.adapters.row_writers import RowWriter
+from app.adapters.sql_gate import quote
 from app.core.batches import Floats, Ints
 from app.pipeline import Step
 from app.ports import ColumnValues, FloatMaps
@@ -61,8 +62,8 @@ def read_held(
         f"SELECT partition, intDiv(offset, {BLOCK_OFFSETS}) AS block, count() AS n,"  # noqa: S608  # numbers and quoted names
         f" groupBitXor(bitXor(toUInt64(offset) * toUInt64({_SPREAD}), reinterpretAsUInt64(score))"
         f" * toUInt64({_SPREAD})) AS print"
-        f" FROM streamgauge.{BACKFILLED_SCORES.name} WHERE model = {_quote(pipeline.model.name)}"
-        f" AND version = {_quote(version)} AND topic = {_quote(pipeline.topics.events)}"
+        f" FROM streamgauge.{BACKFILLED_SCORES.name} WHERE model = {quote(pipeline.model.name)}"
+        f" AND version = {quote(version)} AND topic = {quote(pipeline.topics.events)}"
         f" AND ({' OR '.join(stretches) or '0'}){' AND notEmpty(features)' if with_features else ''}"
         " GROUP BY partition, block"
     )
@@ -171,8 +172,3 @@ def _rows(step: Step, rows: Ints) -> Step:
         [(0, len(rows), model)],
         step.labels,
     )
-
-
-def _quote(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

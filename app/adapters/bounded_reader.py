@@ -6,17 +6,18 @@ not before a time. Then it is read once, and that ends.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 
-import aiokafka
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
+from app.adapters.lean_consumer import LeanConsumer
 from app.adapters.recordings import cut_offsets
-from app.adapters.topic_reader import new_consumer, to_batch
+from app.adapters.stack_error import StackError
+from app.adapters.topic_reader import drain, new_consumer, partitions_of
 from app.core.batches import RecordBatch
 from app.core.bounds import Bound, names
-
-_POLL_MS = 200
 
 
 async def read_between(bootstrap: str, bounds: Mapping[str, tuple[Bound, Bound]]) -> AsyncGenerator[RecordBatch, None]:
@@ -33,36 +34,30 @@ async def read_between(bootstrap: str, bounds: Mapping[str, tuple[Bound, Bound]]
         stretches: dict[TopicPartition, tuple[int, int]] = {}
         for topic, (begin, end) in bounds.items():
             stretches |= await _find_stretches(consumer, topic, begin, end)
-        consumer.assign(list(stretches))
-        left = {}
-        for tp, (start, stop) in stretches.items():
-            if start < stop:
-                consumer.seek(tp, start)
-                left[tp] = stop
-            else:
-                consumer.pause(tp)
-        while left:
-            for tp, found in (await consumer.getmany(*left, timeout_ms=_POLL_MS)).items():
-                batch = cut_offsets(to_batch(tp, found), 0, left[tp])
-                if len(batch):
-                    yield batch
-            for tp in list(left):
-                # The end may be a transaction's marker, which is no record.
-                if await consumer.position(tp) >= left[tp]:
-                    del left[tp]
-                    consumer.pause(tp)
+        async for fetched in drain(consumer, stretches):
+            _, stop = stretches[TopicPartition(fetched.topic, fetched.partition)]
+            batch = cut_offsets(fetched, 0, stop)
+            if len(batch):
+                yield batch
     finally:
         await consumer.stop()
 
 
+@contextmanager
+def reading(bootstrap: str) -> Iterator[None]:
+    """What goes wrong while Kafka is read within is a StackError."""
+    try:
+        yield
+    except LookupError as error:
+        raise StackError(str(error)) from error
+    except KafkaError as error:
+        raise StackError(f"Kafka at {bootstrap} could not be read: {error!r:.200}.") from error
+
+
 async def _find_stretches(
-    consumer: aiokafka.AIOKafkaConsumer, topic: str, begin: Bound, end: Bound
+    consumer: LeanConsumer, topic: str, begin: Bound, end: Bound
 ) -> dict[TopicPartition, tuple[int, int]]:
-    await consumer._client._wait_on_metadata(topic)  # noqa: SLF001  # the only call that asks for a topic not subscribed to
-    numbers = consumer.partitions_for_topic(topic)
-    if not numbers:
-        raise LookupError(f"Topic {topic} does not exist; run `streamgauge migrate`.")
-    tps = [TopicPartition(topic, number) for number in sorted(numbers)]
+    tps = await partitions_of(consumer, topic)
     oldest, newest = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     starts = await _place(consumer, tps, begin, oldest, newest)
     stops = await _place(consumer, tps, end, newest, newest)
@@ -72,7 +67,7 @@ async def _find_stretches(
 
 
 async def _place(
-    consumer: aiokafka.AIOKafkaConsumer,
+    consumer: LeanConsumer,
     tps: list[TopicPartition],
     bound: Bound,
     otherwise: Mapping[TopicPartition, int],

@@ -16,7 +16,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from app.adapters.bounded_reader import read_between
+from app.adapters.bounded_reader import read_between, reading
 from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer
 from app.adapters.topics_admin import ensure_topics
@@ -42,7 +42,7 @@ async def read_letters(bootstrap: str, pipeline: Pipeline) -> tuple[list[tuple[P
     letters: list[tuple[Place, DeadLetter]] = []
     foreign = 0
     topic = pipeline.topics.dead_letters
-    try:
+    with reading(bootstrap):
         async with aclosing(read_between(bootstrap, {topic: (OPEN, OPEN)})) as batches:
             async for batch in batches:
                 headers = batch.headers or [()] * len(batch)
@@ -53,10 +53,6 @@ async def read_letters(bootstrap: str, pipeline: Pipeline) -> tuple[list[tuple[P
                         letters.append(((batch.partition, offset), DeadLetter.from_record(key, value, pairs)))
                     except (KeyError, ValueError):
                         foreign += 1
-    except LookupError as error:
-        raise StackError(str(error)) from error
-    except KafkaError as error:
-        raise StackError(f"Kafka at {bootstrap} could not be read: {error!r:.200}.") from error
     return sorted(letters, key=lambda found: found[0]), foreign
 
 

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from app.adapters.monitor_page import Page, render
 from app.adapters.row_intake import RowIntake
+from app.adapters.sql_gate import quote
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.worker_http import Health, Metric
 from app.ports import QueryResult, WarehouseError
@@ -208,9 +209,9 @@ class MonitorHttp:
         limit = request.query.get("limit", str(DEFAULT_LIMIT))
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MOST_ROWS:
             return _refuse(f"limit must be a whole number from 1 to {MOST_ROWS}.")
-        condition = f"pipeline = {_quote(self._sources.pipeline)}"
+        condition = f"pipeline = {quote(self._sources.pipeline)}"
         if "version" in request.query:
-            condition += f" AND version = {_quote(request.query['version'])}"
+            condition += f" AND version = {quote(request.query['version'])}"
         sql = f"SELECT {columns} FROM streamgauge.{table} WHERE {condition} ORDER BY {order}"  # noqa: S608  # quoted
         try:
             return web.json_response({name: await self._rows(sql, int(limit))})
@@ -235,7 +236,7 @@ class MonitorHttp:
 
     async def _ask(self, question: str, limit: int) -> list[dict[str, Any]]:
         """Answer one of our own questions about this pipeline."""
-        return await self._rows(question.replace("{pipeline}", _quote(self._sources.pipeline)), limit)
+        return await self._rows(question.replace("{pipeline}", quote(self._sources.pipeline)), limit)
 
     async def _rows(self, sql: str, limit: int) -> list[dict[str, Any]]:
         result: QueryResult = await self._warehouse.ask(sql, limit)
@@ -263,9 +264,3 @@ def expose(samples: Iterable[Sample]) -> str:
 
 def _refuse(why: str, status: int = 400) -> web.Response:
     return web.json_response({"error": why}, status=status)
-
-
-def _quote(text: str) -> str:
-    """Text as an SQL string."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

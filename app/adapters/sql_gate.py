@@ -1,4 +1,4 @@
-"""Refuse SQL that does more than read our tables, before it reaches the engine.
+"""Refuse SQL that does more than read our tables, before it reaches the engine; quote what goes into our own.
 
 The engine's ``readonly`` refuses writing, but in process it still lets through ``file('/path')``, ``INTO OUTFILE``,
 ``USE``, ``KILL QUERY`` and a second statement. So a user's SQL passes both: this gate and a read-only session.
@@ -54,6 +54,12 @@ class _Token:
     kind: str
     text: str
     name: str
+
+
+def quote(text: str) -> str:
+    """Text as an SQL string."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def check_reads_only(sql: str, table_functions: Collection[str]) -> str:

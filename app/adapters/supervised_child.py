@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal
 
 from app.adapters.child_process import spawn, stop_child
+from app.exit_codes import EXIT_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "ready", "waiting", "done", "failed", "stopped"]
 
-#: Exit codes after which a child is left alone; 78 is EX_CONFIG of sysexits.h.
+#: Exit codes after which a child is left alone.
 DONE = 0
-BEYOND_RESTART = frozenset({2, 78})
+BEYOND_RESTART = frozenset({2, EXIT_CONFIG})
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Reads topics without a consumer group: to their end, or on and on. Committed records only."""
+"""Reads topics without a consumer group: to an end, or on and on. Committed records only."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,29 +75,14 @@ async def read_to_end(
     await consumer.start()
     try:
         tps = [
-            TopicPartition(topic, number)
-            for topic in topics
-            for number in sorted(await _partitions(consumer, topic))
-            if partition in (None, number)
+            tp for topic in topics for tp in await partitions_of(consumer, topic) if partition in (None, tp.partition)
         ]
-        consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
-        first = await consumer.beginning_offsets(tps)
+        starts = await consumer.beginning_offsets(tps)
         if begin is not None:
-            first = {tp: begin(first[tp], ends[tp]) for tp in tps}
-            for tp in tps:
-                consumer.seek(tp, first[tp])
-        open_tps = {tp for tp in tps if ends[tp] > first[tp]}
-        consumer.pause(*[tp for tp in tps if tp not in open_tps])
-        while open_tps:
-            for tp, found in (await consumer.getmany(*open_tps, timeout_ms=_POLL_MS)).items():
-                yield to_batch(tp, found)
-            for tp in list(open_tps):
-                if (
-                    await consumer.position(tp) >= ends[tp]
-                ):  # the end may be a transaction marker, which is not a record
-                    open_tps.discard(tp)
-                    consumer.pause(tp)
+            starts = {tp: begin(starts[tp], ends[tp]) for tp in tps}
+        async for batch in drain(consumer, {tp: (starts[tp], ends[tp]) for tp in tps}):
+            yield batch
     finally:
         await consumer.stop()
 
@@ -107,8 +92,7 @@ async def follow(bootstrap: str, topic: str) -> AsyncIterator[RecordBatch | None
     consumer = new_consumer(bootstrap)
     await consumer.start()
     try:
-        tps = [TopicPartition(topic, number) for number in sorted(await _partitions(consumer, topic))]
-        consumer.assign(tps)
+        consumer.assign(await partitions_of(consumer, topic))
         while True:
             found = await consumer.getmany(timeout_ms=_POLL_MS)
             for tp, records in found.items():
@@ -119,9 +103,35 @@ async def follow(bootstrap: str, topic: str) -> AsyncIterator[RecordBatch | None
         await consumer.stop()
 
 
-async def _partitions(consumer: LeanConsumer, topic: str) -> set[int]:
+async def partitions_of(consumer: LeanConsumer, topic: str) -> list[TopicPartition]:
+    """The partitions of a topic in their order; LookupError when it does not exist."""
     await consumer._client._wait_on_metadata(topic)  # noqa: SLF001  # the only call that asks for a topic not subscribed to
-    found: set[int] | None = consumer.partitions_for_topic(topic)
-    if not found:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
         raise LookupError(f"Topic {topic} does not exist; run `streamgauge migrate`.")
-    return found
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
+
+
+async def drain(
+    consumer: LeanConsumer, stretches: Mapping[TopicPartition, tuple[int, int]]
+) -> AsyncGenerator[RecordBatch, None]:
+    """Assign partitions and read each from its first offset until its second is reached, as fetched.
+
+    The last batch of a partition may hold records beyond its end.
+    """
+    consumer.assign(list(stretches))
+    left = {}
+    for tp, (start, stop) in stretches.items():
+        if start < stop:
+            consumer.seek(tp, start)
+            left[tp] = stop
+        else:
+            consumer.pause(tp)
+    while left:
+        for tp, found in (await consumer.getmany(*left, timeout_ms=_POLL_MS)).items():
+            yield to_batch(tp, found)
+        for tp in list(left):
+            # The end may be a transaction's marker, which is no record.
+            if await consumer.position(tp) >= left[tp]:
+                del left[tp]
+                consumer.pause(tp)

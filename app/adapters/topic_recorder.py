@@ -8,11 +8,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from aiokafka.errors import KafkaError
 
-from app.adapters.bounded_reader import read_between
+from app.adapters.bounded_reader import read_between, reading
 from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, RecordingWriter, cut_offsets, describe
-from app.adapters.stack_error import StackError
 from app.core.batches import RecordBatch
 from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
@@ -65,7 +63,7 @@ async def record_topics(
                 counts[kind] += len(batch)
                 progress(len(batch))
 
-        try:
+        with reading(bootstrap):
             bounds = {topics.events: (begin, end), topics.model_updates: (OPEN, OPEN)}
             if pipeline.labels is not None:
                 bounds[topics.labels] = by_time
@@ -81,10 +79,6 @@ async def record_topics(
             async with aclosing(read_between(bootstrap, {topics.scores: (since, OPEN)})) as batches:
                 async for batch in batches:  # of later events, too: the stream goes on while it is recorded
                     add(SCORES, _of(batch, stretches.get(batch.partition, (0, 0))))
-        except LookupError as error:
-            raise StackError(str(error)) from error
-        except KafkaError as error:
-            raise StackError(f"Kafka at {bootstrap} could not be read: {error!r:.200}.") from error
     return counts
 
 

@@ -15,10 +15,10 @@ from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.log_limit import start_logging
 from app.adapters.monitor_http import MonitorHttp
 from app.adapters.run_file import find_kafka
-from app.adapters.stack_error import StackError, TopicMismatchError
+from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.warehouse_thread import WarehouseThread
-from app.monitor import EXIT_CONFIG, EXIT_RETRY, Monitor, sources
+from app.monitor import Monitor, sources
 from app.ports import WarehouseError
 from app.settings import Settings
 from app.worker import wall_clock_ms
@@ -65,10 +65,8 @@ async def _watch(
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
         await warehouse.open(WAREHOUSE_DEADLINE_S)
-    except WarehouseError as error:
-        return (EXIT_RETRY if error.retryable else EXIT_CONFIG), str(error)
-    except StackError as error:
-        return EXIT_CONFIG if isinstance(error, TopicMismatchError) else EXIT_RETRY, str(error)
+    except (WarehouseError, StackError) as error:
+        return error.exit_code, str(error)
     monitor = Monitor(pipeline, bootstrap, warehouse, wall_clock_ms)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import click
 from threadpoolctl import threadpool_limits
@@ -15,11 +16,10 @@ from threadpoolctl import threadpool_limits
 from app.adapters.log_limit import start_logging
 from app.adapters.model_feed import ModelShelf
 from app.adapters.run_file import find_kafka
-from app.adapters.stack_error import StackError, TopicMismatchError
+from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.worker_http import WorkerHttp
 from app.bootstrap import compile_features, process_name
-from app.partition_task import EXIT_CONFIG, EXIT_RETRY
 from app.settings import Settings
 from app.worker import Membership, Worker, wall_clock_ms
 from schemas.pipeline import Pipeline, PipelineError
@@ -73,7 +73,14 @@ def command(
         raise click.ClickException(str(error)) from error
     with threadpool_limits(1):
         membership = Membership(instance, session_s)
-        work = _work(pipeline, bootstrap, (http_host, http_port), membership, skip_removed=skip_removed)
+        work = _work(
+            pipeline,
+            bootstrap,
+            (http_host, http_port),
+            membership,
+            skip_removed=skip_removed,
+            rows_folder=settings.home / "state" / pipeline.name if pipeline.state.store == "disk" else None,
+        )
         code, why = asyncio.run(work)
     if why:
         click.echo(f"Error: {why}", err=True)
@@ -83,15 +90,19 @@ def command(
 
 
 async def _work(
-    pipeline: Pipeline, bootstrap: str, http_at: tuple[str, int], membership: Membership, *, skip_removed: bool
+    pipeline: Pipeline,
+    bootstrap: str,
+    http_at: tuple[str, int],
+    membership: Membership,
+    *,
+    skip_removed: bool,
+    rows_folder: Path | None,
 ) -> tuple[int, str]:
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
     except StackError as error:
-        return EXIT_CONFIG if isinstance(error, TopicMismatchError) else EXIT_RETRY, str(error)
+        return error.exit_code, str(error)
     plan = compile_features(pipeline)
-    on_disk = pipeline.state.store == "disk"
-    rows_folder = Settings.read().home / "state" / pipeline.name if on_disk else None
     shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms)
     worker = Worker(
         pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed, rows_folder=rows_folder

@@ -34,6 +34,9 @@ ALL = "all"
 _MOST_CELLS = 2**22
 _OUTCOME_CELLS = OUTCOME_SHAPE[0] * OUTCOME_SHAPE[1]
 
+#: Scored events are counted so many at a time: a few cost nearly as much as a thousand.
+_AT_ONCE = 1_000
+
 
 def pack(model: str, version: str, segment: str, slice_start_ms: int, counts: Counts) -> SketchDelta:
     """Code counts as a delta; `unpack` gives the same counts back."""
@@ -154,6 +157,15 @@ class Sketch:
         )
 
 
+@dataclass(eq=False)
+class _Scored:
+    """Events of one version that wait to be counted: starts of their slices, features, scores."""
+
+    reference: Reference
+    runs: list[tuple[Ints, Floats, Floats]] = field(default_factory=list)
+    events: int = 0
+
+
 class SketchBuffer:
     """What one transaction of a worker counts, per version and slice.
 
@@ -169,15 +181,17 @@ class SketchBuffer:
         self._model = model
         self._slice_ms = slice_ms
         self._counts: dict[tuple[str, int], Counts] = {}
+        self._uncounted: dict[str, _Scored] = {}
 
     def add_scored(
         self, version: str, reference: Reference, event_time_ms: Ints, matrix: Floats, scores: Floats
     ) -> None:
-        """Count scored events of one version in the slices of their event times."""
-        starts = slice_starts(event_time_ms, self._slice_ms)
-        for start in np.unique(starts).tolist():
-            here = starts == start
-            self._add(version, start, count(reference, matrix[here], scores[here]))
+        """Count scored events of one version in the slices of their event times; the arrays must stay as they are."""
+        scored = self._uncounted.setdefault(version, _Scored(reference))
+        scored.runs.append((slice_starts(event_time_ms, self._slice_ms), matrix, scores))
+        scored.events += len(scores)
+        if scored.events >= _AT_ONCE:
+            self._count(version)
 
     def add_labelled(
         self, version: str, reference: Reference, event_time_ms: Ints, scores: Floats, labels: Floats
@@ -190,8 +204,17 @@ class SketchBuffer:
 
     def drain(self) -> list[SketchDelta]:
         """Give the deltas since the last drain, ordered by version and slice."""
+        for version in list(self._uncounted):
+            self._count(version)
         counts, self._counts = self._counts, {}
         return [pack(self._model, version, ALL, start, counts[version, start]) for version, start in sorted(counts)]
+
+    def _count(self, version: str) -> None:
+        scored = self._uncounted.pop(version)
+        starts, matrix, scores = (np.concatenate(arrays) for arrays in zip(*scored.runs, strict=True))
+        for start in np.unique(starts).tolist():
+            here = starts == start
+            self._add(version, start, count(scored.reference, matrix[here], scores[here]))
 
     def _add(self, version: str, start_ms: int, counts: Counts) -> None:
         held = self._counts.get((version, start_ms))

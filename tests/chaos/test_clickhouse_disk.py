@@ -96,10 +96,7 @@ def test_a_full_disk_is_said_and_waited_for(kafka: str, tmp_path: Path, disk: Ca
                 load="12000 scores",
                 events=len(bench.scores) + len(bench.letters),
                 faults=1,
-                lost=found.lost,
-                doubled=found.doubled,
-                conflicting=found.conflicting,
-                wrong_counts=len(found.wrong_tables),
+                **found.counts(),
                 figures=(
                     Figure("sentences in the log", sentences, "lines", 2),
                     Figure("rows stored twice", found.stored_twice, "rows", 0),

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from aiokafka import TopicPartition
+from core_setting import CARD_EVENTS, HOUR_MS, MONITORED, START_MS
 
 from app.adapters.event_producer import EventProducer
 from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording, RecordingWriter
@@ -33,8 +34,6 @@ from schemas.pipeline_file import load
 from schemas.source import SourceRecord
 from schemas.wire import Label, ModelStatus, Score, decode_json
 
-HOUR_MS = 3_600_000
-START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
 DEADLINE_S = 60.0
 
 SPECIFICATION = """
@@ -46,14 +45,6 @@ source = "cards_source.py:records"
 
 [model]
 name = "NAME-fraud"
-
-[events]
-entity = "card"
-id = "id"
-time = "at"
-earliest = 2020-01-01T00:00:00Z
-latest = 2030-01-01T00:00:00Z
-max_ahead = "1d"
 
 [events.fields]
 id = "string"
@@ -85,16 +76,6 @@ window = { of = "labels", key = ["card"], size = "6h", hop = "10m", aggregate = 
 name = "shop_fraud_6h"
 type = "float"
 window = { of = "labels", key = ["card", "shop"], size = "6h", hop = "10m", aggregate = "mean", field = "label" }
-
-[drift]
-window = "1d"
-slice = "1h"
-grace = "1h"
-bins = 16
-tests = [{ test = "psi", threshold = 0.2 }]
-
-[performance]
-maturity = "1h"
 
 [limits]
 consecutive = 100
@@ -133,7 +114,7 @@ class Cards:
         self.bootstrap = bootstrap
         self.folder = folder
         self.path = folder / f"{name}.toml"
-        self.path.write_text(SPECIFICATION.replace("NAME", name))
+        self.path.write_text(SPECIFICATION.replace("NAME", name) + CARD_EVENTS + MONITORED)
         (folder / "cards_source.py").write_text(SOURCE)
         self.pipeline: Pipeline = load(self.path)
         self.environment = {

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from core_setting import CARD_EVENTS, HOUR_MS, START_MS
 
 from app.adapters.recording_parts import RecordingPart
 from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording, RecordingError, RecordingWriter, describe
@@ -25,8 +26,6 @@ from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 from schemas.wire import Score
 
-HOUR_MS = 3_600_000
-START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
 N_PARTITIONS = 3
 AGGREGATES = {
     "count": None,
@@ -48,14 +47,6 @@ publish_features = true
 
 [model]
 name = "m"
-
-[events]
-entity = "card"
-id = "id"
-time = "at"
-earliest = 2020-01-01T00:00:00Z
-latest = 2030-01-01T00:00:00Z
-max_ahead = "1d"
 
 [events.fields]
 id = "string"
@@ -87,7 +78,7 @@ window = {{ of = "{of}", key = [{key}], hop = "10m", aggregate = "{aggregate}"{n
 
 
 def specification(name: str) -> str:
-    parts = [HEAD.replace("NAME", name)]
+    parts = [HEAD.replace("NAME", name), CARD_EVENTS]
     for of in ("events", "labels"):
         for aggregate, field in AGGREGATES.items():
             parts.append(window(f"{of}_{aggregate}", of, '"card"', (aggregate, field), ', size = "2h"'))

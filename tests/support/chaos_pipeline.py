@@ -1,4 +1,4 @@
-"""The pipeline of the chaos runs: windows over events and over labels, and the versions that score it."""
+"""The pipeline of workers under test, with faults and without: windows over events and labels, versions that score."""
 
 from __future__ import annotations
 
@@ -60,8 +60,6 @@ window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = 
 
 {features}
 """
-#: The wait is long, so that no fault makes a score stale: what it saw could then not be computed again.
-LABELS = '[labels]\nhorizon = "1h"\nmax_wait = "10m"\n'
 LABEL_FEATURE = """
 [[features]]
 name = "bad_5m"
@@ -75,6 +73,7 @@ class Setup:
     """What a pipeline under test and its workers are like.
 
     ``static``: workers are static members of their group. ``features``: TOML of more features.
+    ``max_wait``: for labels; long, so that no fault makes a score stale: what it saw could then not be computed again.
     """
 
     delivery: str = "exactly_once"
@@ -84,6 +83,7 @@ class Setup:
     workers: int = 2
     static: bool = True
     features: str = ""
+    max_wait: str = "10m"
 
 
 def render_toml(name: str, setup: Setup) -> str:
@@ -93,7 +93,7 @@ def render_toml(name: str, setup: Setup) -> str:
         partitions=setup.partitions,
         delivery=setup.delivery,
         commit_interval_ms=setup.commit_interval_ms,
-        labels=LABELS if setup.with_labels else "",
+        labels=f'[labels]\nhorizon = "1h"\nmax_wait = "{setup.max_wait}"\n' if setup.with_labels else "",
         features=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
     )
 

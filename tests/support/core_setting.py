@@ -22,14 +22,8 @@ DAY_MS = 24 * HOUR_MS
 START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
 BINS = 16
 
-SPECIFICATION = """
-name = "cards"
-partitions = 1
-
-[model]
-name = "fraud"
-threshold = 0.5
-
+#: What a pipeline file of cards says of its events but for their fields. Tables come in any order.
+CARD_EVENTS = """
 [events]
 entity = "card"
 id = "id"
@@ -37,6 +31,28 @@ time = "at"
 earliest = 2020-01-01T00:00:00Z
 latest = 2030-01-01T00:00:00Z
 max_ahead = "1d"
+"""
+#: For drift and performance, what a test needs that is about neither.
+MONITORED = """
+[drift]
+window = "1d"
+slice = "1h"
+grace = "1h"
+bins = 16
+tests = [{ test = "psi", threshold = 0.2 }]
+
+[performance]
+maturity = "1h"
+"""
+
+SPECIFICATION = (
+    """
+name = "cards"
+partitions = 1
+
+[model]
+name = "fraud"
+threshold = 0.5
 
 [events.fields]
 id = "string"
@@ -74,17 +90,10 @@ window = { of = "labels", key = ["card"], size = "2h", hop = "5m", aggregate = "
 name = "shop_fraud_1h"
 type = "float"
 window = { of = "labels", key = ["card", "shop"], size = "1h", hop = "5m", aggregate = "count" }
-
-[drift]
-window = "1d"
-slice = "1h"
-grace = "1h"
-bins = 16
-tests = [{ test = "psi", threshold = 0.2 }]
-
-[performance]
-maturity = "1h"
 """
+    + CARD_EVENTS
+    + MONITORED
+)
 
 
 class RowScorer:

@@ -33,7 +33,16 @@ class Ledger:
 
     @property
     def is_clean(self) -> bool:
-        return not (self.lost or self.doubled or self.conflicting or self.wrong_tables)
+        return not any(self.counts().values())
+
+    def counts(self) -> dict[str, int]:
+        """The fields of a `chaos_report.Row`."""
+        return {
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "conflicting": self.conflicting,
+            "wrong_counts": len(self.wrong_tables),
+        }
 
 
 def open_ledger(bench: Bench) -> Ledger:

@@ -14,75 +14,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from chaos_pipeline import START_MS, Setup, release, render_toml
 
-from app.adapters.model_announcer import announce
 from app.adapters.topic_reader import read_to_end
 from app.adapters.topics_admin import ensure_topics
 from app.settings import Settings
 from models.registry import Registry
-from models.training import train
 from schemas.pipeline import Delivery, Pipeline
 from schemas.pipeline_file import load
-from schemas.wire import DeadLetter, ModelUpdate, Score, decode_json
+from schemas.wire import DeadLetter, Score, decode_json
 
-START_MS = 1_700_000_000_000
 N_PARTITIONS = 3
-
-TOML = """
-name = "{name}"
-partitions = 3
-delivery = "{delivery}"
-commit_interval_ms = {commit_interval_ms}
-
-[model]
-name = "m"
-
-[events]
-entity = "card"
-id = "id"
-time = "at_ms"
-
-[events.fields]
-id = "string"
-card = "string"
-at_ms = "int"
-amount = "float"
-note = "string?"
-
-{labels}
-
-[[features]]
-name = "amount"
-type = "float"
-expression = "amount"
-
-[[features]]
-name = "log_amount"
-type = "float"
-expression = "log1p(abs(amount))"
-
-[[features]]
-name = "count_1m"
-type = "int"
-window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "count" }}
-
-[[features]]
-name = "sum_1m"
-type = "float"
-window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "sum", field = "amount" }}
-
-{label_feature}
-"""
-LABELS = '[labels]\nhorizon = "1h"\nmax_wait = "20s"\n'
-LABEL_FEATURE = """
-[[features]]
-name = "bad_5m"
-type = "float"
-window = { of = "labels", key = ["card"], size = "5m", hop = "5s", aggregate = "mean", field = "label" }
-"""
 
 
 class Bench:
@@ -100,15 +44,8 @@ class Bench:
         self.folder = folder
         name = f"t{uuid.uuid4().hex[:10]}"
         path = folder / f"{name}.toml"
-        path.write_text(
-            TOML.format(
-                name=name,
-                delivery=delivery,
-                commit_interval_ms=commit_interval_ms,
-                labels=LABELS if with_labels else "",
-                label_feature=LABEL_FEATURE if with_labels else "",
-            )
-        )
+        setup = Setup(delivery, with_labels, N_PARTITIONS, commit_interval_ms, max_wait="20s")
+        path.write_text(render_toml(name, setup))
         self.pipeline: Pipeline = load(path)
         self.settings = replace(
             Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, log_level="INFO"
@@ -120,32 +57,7 @@ class Bench:
         await self.release("1.0.0", seed=1)
 
     async def release(self, version: str, seed: int) -> None:
-        generator = np.random.default_rng(seed)
-        matrix = generator.normal(size=(600, len(self.pipeline.features)))
-        labels = (matrix[:, 0] + generator.normal(size=600) > 0).astype(np.float64)
-        times = np.arange(600, dtype=np.int64) + START_MS
-        trained = train(
-            matrix,
-            labels,
-            times,
-            self.pipeline,
-            "logistic",
-            version=version,
-            from_ms=START_MS,
-            to_ms=START_MS + 600,
-            created_at_ms=START_MS,
-        )
-        entry = Registry(self.settings.registry).register(trained.manifest, trained.artifact)
-        update = ModelUpdate(
-            model="m",
-            version=version,
-            role="champion",
-            uri=entry.uri,
-            sha256=trained.manifest.artifact.sha256,
-            feature_set=self.pipeline.feature_set,
-            announced_at_ms=START_MS,
-        )
-        await announce(self.bootstrap, self.pipeline.topics, update)
+        await release(self.bootstrap, self.pipeline, Registry(self.settings.registry), version, seed)
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         self.workers += 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_setting import CARD_EVENTS, HOUR_MS, MONITORED, START_MS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,9 +29,6 @@ from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 from schemas.source import SourceRecord
 
-HOUR_MS = 3_600_000
-START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
-
 SPECIFICATION = """
 name = "cards"
 partitions = 3
@@ -38,14 +36,6 @@ source = "cards_source.py:records"
 
 [model]
 name = "fraud"
-
-[events]
-entity = "card"
-id = "id"
-time = "at"
-earliest = 2020-01-01T00:00:00Z
-latest = 2030-01-01T00:00:00Z
-max_ahead = "1d"
 
 [events.fields]
 id = "string"
@@ -66,16 +56,6 @@ expression = "amount"
 name = "fraud_3h"
 type = "float"
 window = { of = "labels", key = ["card"], size = "3h", hop = "1h", aggregate = "count" }
-
-[drift]
-window = "1d"
-slice = "1h"
-grace = "1h"
-bins = 16
-tests = [{ test = "psi", threshold = 0.2 }]
-
-[performance]
-maturity = "1h"
 
 [limits]
 consecutive = 3
@@ -109,7 +89,7 @@ def records(from_ms=None, to_ms=None, limit=None):
 @pytest.fixture(scope="module")
 def cards(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("cards")
-    (folder / "cards.toml").write_text(SPECIFICATION)
+    (folder / "cards.toml").write_text(SPECIFICATION + CARD_EVENTS + MONITORED)
     (folder / "cards_source.py").write_text(SOURCE)
     return load(folder / "cards.toml")
 

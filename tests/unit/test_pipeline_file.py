@@ -66,7 +66,7 @@ def in_milliseconds(year: int) -> int:
 def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     pipeline = read(tmp_path, SMALLEST)
 
-    assert (pipeline.partitions, pipeline.delivery, pipeline.commit_interval_ms) == (4, "exactly_once", 100)
+    assert (pipeline.partitions, pipeline.delivery, pipeline.commit_interval_ms) == (4, "exactly_once", 75)
     assert pipeline.publish_features
     assert (pipeline.labels, pipeline.source, pipeline.lookups, pipeline.alerts) == (None, None, (), ())
     assert (pipeline.model.name, pipeline.model.threshold) == ("payments", 0.5)
@@ -171,6 +171,8 @@ MISTAKES = [
     ("WINDOW", WINDOW.replace('["customer"]', '["country"]'), 'features.spent.window.key: lacks the entity field "customer", so the window is shared between partitions; add the field, or declare how far the window stays behind, for example delay = "1h".'),
     ("WINDOW", WINDOW.replace('["customer"]', '["country"], delay = "soon"'), 'features.spent.window.delay: "soon" is not a duration; write a whole number and ms, s, m, h or d, for example "5m".'),
     ("WINDOW", WINDOW.replace('["customer"]', '["customer"], delay = "1h"'), 'features.spent.window.delay: is for keys without the entity field "customer"; remove it, this window has none.'),
+    ("WINDOW", WINDOW.replace('["customer"]', '["customer"], repartition = true'), 'features.spent.window.repartition: is for keys without the entity field "customer"; remove it, the keys of this window are divided already.'),
+    ("WINDOW", WINDOW.replace('["customer"]', '["country"], delay = "1h", repartition = "yes"'), 'features.spent.window.repartition: must be true or false'),
     ("WINDOW", WINDOW.replace('["customer"]', '["country"], delay = "1h"').replace('"sum"', '"max"'), 'features.spent.window.aggregate: "max" cannot be added up over partitions; use count, rate, sum, mean, or a key with "customer".'),
     ("WINDOW", WINDOW.replace('["customer"]', '["customer", "amount"]'), 'features.spent.window.key: "amount" is a float, which makes no key; use string, int or bool fields.'),
     ("WINDOW", WINDOW.replace('["customer"]', '["customr"]'), 'features.spent.window.key: there is no event field "customr"; did you mean "customer"?'),
@@ -243,6 +245,15 @@ def test_the_feature_set_digest_changes_with_what_defines_the_features_alone(tmp
     assert read(tmp_path, text.replace('country = "string"', 'country = "string?"') + python).feature_set != digest
     (tmp_path / "own.py").write_text("def double(x):\n    return x + x\n", encoding="utf-8")
     assert feature_set_digest(pipeline) != digest
+
+
+def test_a_window_whose_keys_are_divided_makes_another_feature_set(tmp_path: Path) -> None:
+    """Its tiles are elsewhere, so they begin empty; one that says it is not has the digest of one that says nothing."""
+    shared = SMALLEST + WINDOW.replace('["customer"]', '["country"], delay = "1h"')
+    digest = read(tmp_path, shared).feature_set
+
+    assert read(tmp_path, shared.replace('delay = "1h"', 'delay = "1h", repartition = false')).feature_set == digest
+    assert read(tmp_path, shared.replace('delay = "1h"', 'delay = "1h", repartition = true')).feature_set != digest
 
 
 def test_the_order_of_features_is_part_of_the_digest(tmp_path: Path) -> None:

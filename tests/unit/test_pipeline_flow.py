@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from core_setting import HOUR_MS, MINUTE_MS, START_MS
+from core_setting import SPECIFICATION as CARDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,74 +26,11 @@ from schemas.pipeline_file import load
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import DeadLetter, Score
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-START_MS = 1_600_000_000_000 // HOUR_MS * HOUR_MS
 NOW_MS = START_MS + 1000 * HOUR_MS
 
-SPECIFICATION = """
-name = "cards"
-partitions = 1
+SPECIFICATION = f"""
 publish_features = true
-
-[model]
-name = "fraud"
-threshold = 0.5
-
-[events]
-entity = "card"
-id = "id"
-time = "at"
-earliest = 2020-01-01T00:00:00Z
-latest = 2030-01-01T00:00:00Z
-max_ahead = "1d"
-
-[events.fields]
-id = "string"
-card = "string"
-at = "int"
-amount = "float"
-shop = "string?"
-
-[labels]
-horizon = "3h"
-max_wait = "5s"
-
-[[features]]
-name = "amount"
-type = "float"
-expression = "amount"
-
-[[features]]
-name = "count_1h"
-type = "int"
-window = { of = "events", key = ["card"], size = "1h", hop = "5m", aggregate = "count" }
-
-[[features]]
-name = "amount_2h"
-type = "float"
-window = { of = "events", key = ["card"], size = "2h", hop = "10m", aggregate = "sum", field = "amount" }
-
-[[features]]
-name = "fraud_2h"
-type = "float"
-window = { of = "labels", key = ["card"], size = "2h", hop = "5m", aggregate = "mean", field = "label" }
-
-[[features]]
-name = "shop_fraud_1h"
-type = "float"
-window = { of = "labels", key = ["card", "shop"], size = "1h", hop = "5m", aggregate = "count" }
-
-[drift]
-window = "1d"
-slice = "1h"
-grace = "1h"
-bins = 16
-tests = [{ test = "psi", threshold = 0.2 }]
-
-[performance]
-maturity = "1h"
-
+{CARDS}
 [limits]
 consecutive = 50
 share = 0.99

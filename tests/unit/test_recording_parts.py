@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_setting import CARD_EVENTS, MINUTE_MS, START_MS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,23 +24,12 @@ from app.replaying import is_counted
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 
-MINUTE_MS = 60_000
-START_MS = 1_600_000_000_000 // 3_600_000 * 3_600_000
-
 SPECIFICATION = """
 name = "parts"
 partitions = 2
 
 [model]
 name = "m"
-
-[events]
-entity = "card"
-id = "id"
-time = "at"
-earliest = 2020-01-01T00:00:00Z
-latest = 2030-01-01T00:00:00Z
-max_ahead = "1d"
 
 [events.fields]
 id = "string"
@@ -74,7 +64,7 @@ Found = dict[tuple[int, int], bytes]
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     path = tmp_path_factory.mktemp("parts") / "parts.toml"
-    path.write_text(SPECIFICATION)
+    path.write_text(SPECIFICATION + CARD_EVENTS)
     return load(path)
 
 

@@ -55,13 +55,7 @@ LOGS = st.builds(
 # -- replays -----------------------------------------------------------------------------------------------------------
 
 
-SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
-LAW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
-
-
-@LAW
-@given(logs=LOGS, sizes=SIZES)
-def test_a_replay_gives_what_the_definition_says(setting: Setting, logs: Logs, sizes: list[int]) -> None:
+def replay(setting: Setting, logs: Logs, sizes: list[int]) -> dict[tuple[int, int], list[float]]:
     board = new_board(setting.plan, range(PARTITIONS))
     runs = [
         PartitionRun(
@@ -72,7 +66,17 @@ def test_a_replay_gives_what_the_definition_says(setting: Setting, logs: Logs, s
         )
         for partition in range(PARTITIONS)
     ]
-    assert bits(collect(drive_partitions(runs, board, NOW_MS))) == bits(naive(logs))
+    return collect(drive_partitions(runs, board, NOW_MS))
+
+
+SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
+LAW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
+
+
+@LAW
+@given(logs=LOGS, sizes=SIZES)
+def test_a_replay_gives_what_the_definition_says(setting: Setting, logs: Logs, sizes: list[int]) -> None:
+    assert bits(replay(setting, logs, sizes)) == bits(naive(logs))
 
 
 @LAW
@@ -100,16 +104,6 @@ def test_any_number_of_workers_that_die_at_any_point_give_what_the_definition_sa
 @given(seed=st.integers(0, 2**32 - 1), sizes=SIZES)
 def test_a_busy_replay_gives_what_the_definition_says(setting: Setting, seed: int, sizes: list[int]) -> None:
     logs = busy_logs(np.random.default_rng(seed))
-    board = new_board(setting.plan, range(PARTITIONS))
-    runs = [
-        PartitionRun(
-            new_flow(setting.pipeline, setting.plan, partition, None, board=board),
-            None,
-            cut(logs, "events", partition, sizes),
-            cut(logs, "labels", partition, sizes),
-        )
-        for partition in range(PARTITIONS)
-    ]
-    found = collect(drive_partitions(runs, board, NOW_MS))
+    found = replay(setting, logs, sizes)
     assert bits(found) == bits(naive(logs))
     assert any(value > 0 for row in found.values() for value in row)
