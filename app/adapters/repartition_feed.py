@@ -25,8 +25,6 @@ from schemas.pipeline import Pipeline
 log = logging.getLogger("streamgauge.worker")
 
 _POLL_MS = 500
-#: How often what nobody needs any more is deleted from the two topics.
-_DELETE_S = 10.0
 
 
 class RepartitionFeed:
@@ -40,6 +38,8 @@ class RepartitionFeed:
         Called when answers have come.
     fail
         Called with the reason when it cannot go on.
+    delete_s
+        How often what nobody needs any more is deleted from the two topics.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class RepartitionFeed:
         repartition: Repartition,
         wake: Callable[[], None],
         fail: Callable[[str], None],
+        *,
+        delete_s: float = 10.0,
     ) -> None:
         self._bootstrap = bootstrap
         self._partition = partition = repartition.source
@@ -58,6 +60,7 @@ class RepartitionFeed:
         self._repartition = repartition
         self._wake = wake
         self._fail = fail
+        self._delete_s = delete_s
         #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
         self._end: int | None = 0
         self._deleted: dict[TopicPartition, int] = {}
@@ -90,7 +93,7 @@ class RepartitionFeed:
             consumer.assign([self._asked, self._answers])
             consumer.seek(self._answers, self._repartition.answers.position(0))
             await self._begin_answering(consumer)
-            delete_at = _now() + _DELETE_S
+            delete_at = _now() + self._delete_s
             while True:
                 self._hear(await consumer.getmany(timeout_ms=_POLL_MS))
                 if self._answerer.is_outdated:
@@ -102,7 +105,7 @@ class RepartitionFeed:
                 if self._end is None:
                     await self._answer(producer)
                     if _now() > delete_at and (self._deleting is None or self._deleting.done()):
-                        delete_at = _now() + _DELETE_S
+                        delete_at = _now() + self._delete_s
                         self._deleting = asyncio.create_task(self._delete())
                 await asyncio.sleep(0)
         finally:

@@ -166,7 +166,8 @@ class Answerer:
         return found
 
     def _answers(self, number: int, source: int, due: Ints) -> list[tuple[int, bytes]]:
-        _, offsets, _, times, codes = due
+        # By code: neighbours are searched for in neighbouring places.
+        _, offsets, _, times, codes = due[:, np.argsort(due[4], kind="stable")]
         amounts = np.stack(
             [
                 self._sums[column.store].read(codes, column.newest_tiles(times), column.tiles)
@@ -224,9 +225,14 @@ class Answerer:
         for store, sums in zip(self._plan.stores, self._sums, strict=True):
             sums.drop_before(floor_ms // store.hop_ms)
         for number, index in enumerate(self._indexes):
-            used = [questions[4] for questions in self._open[number]]
-            used += [sums.codes() for sums, of in zip(self._sums, self._key_of, strict=True) if of == number]
-            for code in np.setdiff1d(index.in_use(), np.concatenate(used)).tolist():
+            is_idle = np.zeros(index.capacity, dtype=bool)
+            is_idle[index.in_use()] = True
+            for questions in self._open[number]:
+                is_idle[questions[4]] = False
+            for sums, of in zip(self._sums, self._key_of, strict=True):
+                if of == number:
+                    sums.unmark(is_idle)
+            for code in np.flatnonzero(is_idle).tolist():
                 index.remove(code)
 
 

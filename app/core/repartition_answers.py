@@ -68,7 +68,7 @@ class ComingAnswers:
             offsets = np.frombuffer(answer.offsets, dtype="<i8").astype(np.int64)
             amounts = np.frombuffer(answer.amounts, dtype="<i8").astype(np.int64)
             self._take(answer.key, offsets, amounts.reshape(-1, 2, len(offsets)))
-            newest = max(newest, int(offsets[-1]))
+            newest = max(newest, int(offsets.max()))
         self._heard.append((place, newest))
 
     @property

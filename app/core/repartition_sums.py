@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from app.core.batches import Ints
 from app.core.shared_board import Amounts
@@ -100,11 +101,11 @@ class TileSums:
                 kept.append(run if stays.all() else _Run.of(run.places[stays], run.values()[:, stays]))
         self._runs = kept
 
-    def codes(self) -> Ints:
-        """The keys that have a tile."""
+    def unmark(self, marks: npt.NDArray[np.bool_]) -> None:
+        """Set the marks (bool, by code) of keys that have a tile to False."""
         self._settle()
-        none = np.zeros(0, dtype=np.int64)
-        return np.unique(np.concatenate([none, *(run.places >> _TILE_BITS for run in self._runs)]))
+        for run in self._runs:
+            marks[run.places >> _TILE_BITS] = False
 
     def _places(self, codes: Ints, tiles: Ints) -> Ints:
         assert self._origin is not None  # there are entries
