@@ -135,6 +135,7 @@ def main() -> None:
         return now
 
     place = 0
+    log: list[bytes] = []
     for events, times in batches(keys):
         at = time.process_time()
         repartition.hold(events, times, contributor.next_event)
@@ -148,6 +149,7 @@ def main() -> None:
             answerer.hear(place, record)
             place += 1
         at = measure("hear", at)
+        log += mine
         answers = answerer.answer()
         measure("answer", at)
         answer_bytes += sum(len(record) for _, record in answers)
@@ -159,13 +161,19 @@ def main() -> None:
         if asked % (20 * BATCH) == 0:  # a partition holds no more; the other owners' answers are not made here
             held = [""] * (20 * BATCH)
             repartition.answers.fill(np.zeros((len(held), 2)), EventBatch(np.arange(len(held)), times, held, held, {}))
-    grown = psutil.Process().memory_info().rss - before
+    grown = psutil.Process().memory_info().rss - before - sum(map(len, log))
     share, entries = keys / PARTITIONS, answerer.entries()
+    again, at = Answerer(plan, "bench", [0]), time.process_time()
+    for number, record in enumerate(log):
+        again.hear(number, record)
+    again.answer()
+    restore_s = time.process_time() - at
     figures = [
         ("repartition.ask", spent["ask"] / asked * 1e6, "us/event"),
         ("repartition.hear", spent["hear"] / (asked / PARTITIONS) * 1e6, "us/event"),
         ("repartition.answer", spent["answer"] / (asked / PARTITIONS) * 1e6, "us/event"),
         ("repartition.join", spent["join"] / (asked / PARTITIONS) * 1e6, "us/event"),
+        ("repartition.restore", asked / PARTITIONS / restore_s, "events/s"),
         ("repartition.asked", asked_bytes / asked, "bytes/event"),
         ("repartition.answers", answer_bytes / (asked / PARTITIONS), "bytes/event"),
         ("repartition.memory", grown / share, "bytes/key"),
