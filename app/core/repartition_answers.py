@@ -56,6 +56,7 @@ class ComingAnswers:
         early, self._early = self._early, []
         for answer in early:
             self._take(*answer)
+        self._count_ready()
 
     def hear(self, place: int, value: bytes, term_ms: int) -> None:
         """Take the record at this place of the topic; those of another term or feature set are passed over."""

@@ -258,6 +258,8 @@ class Cluster:
         self.state: list[dict[bytes, bytes | None]] = [{} for _ in range(PARTITIONS)]
         self.offsets = [(0, 0)] * PARTITIONS
         self.read = [(0, 0)] * PARTITIONS
+        #: Rows that did not wait for other partitions, when they were scored last.
+        self.stale: set[tuple[int, int]] = set()
         self.rows: dict[tuple[int, int], list[float]] = {}
         self.uncommitted: list[dict[tuple[int, int], list[float]]] = [{} for _ in range(PARTITIONS)]
         self.boards: dict[int, SharedBoard] = {}
@@ -324,7 +326,9 @@ class Cluster:
     def step(self, partition: int, most: int) -> None:
         step = self.flows[partition].step(None, most, NOW_MS)
         if step is not None:
-            self.uncommitted[partition].update(collect(iter([step])))
+            rows = collect(iter([step]))
+            self.uncommitted[partition].update(rows)
+            self.stale = self.stale | rows.keys() if step.gave_up else self.stale - rows.keys()
 
     def commit(self, partition: int) -> None:
         flow = self.flows[partition]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared_cluster import PARTITIONS, Cluster, Logs, Setting, bits, event, naive
+from shared_cluster import PARTITIONS, Cluster, Logs, Setting, act, bits, busy_logs, event, naive
 
 from app.core import repartition_sums
 from app.core.batches import Ints
@@ -118,6 +118,46 @@ def test_a_state_that_was_lost_is_made_up_for_by_a_new_term(setting: Setting) ->
     cluster.finish()
     expected = naive(logs)
     assert bits(cluster.rows) == bits(expected)
+
+
+# -- events without a key ----------------------------------------------------------------------------------------------
+
+
+def test_an_event_without_a_key_waits_for_no_answer(setting: Setting) -> None:
+    logs = Logs()
+    logs.events[0] = [event("e0", 1, None, 1.0)]
+    logs.events[1] = [event("e1", 500, None, 1.0)]
+    cluster = Cluster(setting, logs, [0, 1, 2])
+    cluster.finish()
+    assert bits(cluster.rows) == bits(naive(logs))
+    assert len(cluster.rows) == 2
+
+
+# -- events that did not wait ------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_events_that_wait_no_longer_lack_their_values_and_those_after_them_have_theirs(
+    setting: Setting, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    cluster = Cluster(setting, busy_logs(generator), generator.integers(0, 3, size=PARTITIONS).tolist())
+    for _ in range(150):
+        act(cluster, generator, may_crash=True)
+        partition = int(generator.integers(PARTITIONS))
+        shared = cluster.flows[partition].shared
+        if shared is not None and shared.is_blocked and generator.random() < 0.2:
+            shared.held.release(shared.held.received)
+            cluster.step(partition, 2)
+    cluster.finish()
+    expected = naive(cluster.logs)
+    assert cluster.rows.keys() == expected.keys()
+    for place, row in cluster.rows.items():
+        if place not in cluster.stale:
+            assert bits({place: row}) == bits({place: expected[place]})
+        else:
+            assert all(np.isnan(value) or value == other for value, other in zip(row, expected[place], strict=True))
 
 
 # -- deletion ----------------------------------------------------------------------------------------------------------
