@@ -66,7 +66,7 @@ async def measure_restore(run: BenchRun) -> None:
 
 
 async def _start(run: BenchRun, lane: Lane, path: Path) -> tuple[float, int]:
-    """Seconds from the start of a worker to its owning all partitions, and its memory then."""
+    """Seconds from the start of a worker to its working on all partitions, and its memory then."""
     started = time.monotonic()
     children = OURS.start(lane, path, run.say)
     try:
