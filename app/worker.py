@@ -153,7 +153,7 @@ class Worker:
             "streamgauge_stale_total": progress.stale,
             "streamgauge_shared_late_total": progress.shared_late,
             "streamgauge_commits_total": progress.commits,
-            "streamgauge_partitions": len(self.tasks),
+            "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),
             "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
         }
 

@@ -37,7 +37,7 @@ class Sizes:
         How long the soak takes.
     """
 
-    events: int = 1_000_000
+    events: int = 700_000
     rounds: int = 3
     seconds: float = 20.0
     minutes: float = 30.0
@@ -45,7 +45,7 @@ class Sizes:
     @property
     def long_events(self) -> int:
         """Events of a run in which a JVM is warm for most of it."""
-        return 2 * self.events
+        return 3 * self.events
 
 
 @dataclass

@@ -33,7 +33,7 @@ SECTIONS = (
     Section("windows", "3 windowed features over 5 000 cards", measure_windows),
     Section("trees", "HistGradientBoosting, 100 trees", measure_trees),
     Section("wide", "50 features", measure_wide),
-    Section("scaling", "1, 2 and 4 workers over twice the events, with Kafka Streams", measure_scaling),
+    Section("scaling", "1, 2 and 4 workers over three times the events, with Kafka Streams", measure_scaling),
     Section("latency", "2 000 and 10 000 events/s, from due to read", measure_latency),
     Section("restore", "state back through Kafka, and memory of a worker", measure_restore),
     Section("state", "the state alone, by scripts/bench/state.py", measure_state),

@@ -42,7 +42,7 @@ _EVENTS = click.option(
     default=DEFAULT.events,
     show_default=True,
     type=click.IntRange(min=4),
-    help="Events of one run; the long runs have twice as many.",
+    help="Events of one run; the long runs have three times as many.",
 )
 
 
