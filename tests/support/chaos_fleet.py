@@ -88,9 +88,12 @@ class Fleet:
 
     def kill(self, number: int, *, for_good: bool = False) -> None:
         """SIGKILL; the slot's next worker starts by itself, unless it is ``for_good``."""
+        slot = self._slots[number]
         if for_good:
-            self._slots[number].wanted = False
+            slot.wanted = False
         self._signal(number, signal.SIGKILL)
+        if slot.process is not None:
+            slot.process.wait()  # from now on the slot counts as empty, and its log is not the old one's
         self.kills += 1
 
     def freeze(self, number: int) -> None:
