@@ -21,7 +21,9 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.label_waits import LabelWaits
 from app.adapters.model_feed import ModelShelf
+from app.adapters.partition_inputs import PartitionInputs
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
 from app.adapters.repartition_feed import RepartitionFeed
 from app.adapters.rocks_rows import RocksRows, StateDiskError
@@ -51,10 +53,6 @@ SEND_EVENTS = 2_000
 STEP_S = 0.03
 #: How long a partition that is being taken away may try to commit what it has.
 PARK_DEADLINE_S = 5.0
-
-
-class SkippedBatchError(RuntimeError):
-    """Faust dropped a batch on its way to the agent; its events must be read again."""
 
 
 @dataclass(slots=True)
@@ -111,9 +109,7 @@ class PartitionTask:
         self.partition = partition
         self.epoch = epoch
         self._around = around
-        topics = around.pipeline.topics
-        self._events_tp = TP(topics.events, partition)
-        self._labels_tp = TP(topics.labels, partition)
+        self.inputs = PartitionInputs(around.app, around.pipeline, partition)
         board = around.shared.board if around.shared is not None else None
         rows: RowCache | None = None
         self._disk: RocksRows | None = None
@@ -128,12 +124,13 @@ class PartitionTask:
         )
         self._inbox: deque[Fetched] = deque()
         self._inbox_bytes = 0
-        #: Per topic partition: fetches received in this epoch, and the offset after the last record received.
-        self._received = {self._events_tp: 0, self._labels_tp: 0}
-        self._next: dict[TP, int] = {}
-        self._paused: set[TP] = set()
         self._wake = asyncio.Event()
         self._repartition = self._new_feed()
+        self._label_waits: LabelWaits | None = None
+        if around.pipeline.labels is not None:
+            self._label_waits = LabelWaits(
+                self._flow, around.pipeline.labels, self.inputs, self._keep_promise, self._wake.set
+            )
         self._waits = SharedWaits(self._flow, around.pipeline.shared, self._is_idle, self._wake.set)
         #: What is to leave; None ends it.
         self._outbox: deque[Step | Cut | None] = deque()
@@ -143,8 +140,6 @@ class PartitionTask:
         self._is_cutting = False
         self._committing: asyncio.Task[None] | None = None
         self._most = STEP_EVENTS
-        self._stale = range(0)
-        self._resolving: asyncio.Task[None] | None = None
         #: Set by whoever runs `take_over` beside other work; `close` ends it.
         self.taking_over: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -155,11 +150,6 @@ class PartitionTask:
         self._served: set[str] = set()
 
     # -- life --------------------------------------------------------------------------------------------------------
-
-    @property
-    def inputs(self) -> set[TP]:
-        """The topic partitions that it reads."""
-        return {self._events_tp} | ({self._labels_tp} if self._around.pipeline.labels is not None else set())
 
     async def take_over(self) -> None:
         """Fence the former owner and restore the state."""
@@ -188,10 +178,9 @@ class PartitionTask:
         If another worker had the partition meanwhile, it has fenced us, and the next commit fails.
         """
         self.epoch = epoch
-        self._received = dict.fromkeys(self._received, 0)
-        self._paused.clear()
+        self.inputs.begin_anew()
         self.start()
-        return dict(self._next)
+        return dict(self.inputs.next_offsets)
 
     async def park(self) -> bool:
         """Commit what was processed and stand still; whether `resume` is possible."""
@@ -200,9 +189,8 @@ class PartitionTask:
         self._is_stopping = True
         self._wake.set()
         await self._waits.stop()
-        if self._resolving is not None:
-            self._resolving.cancel()
-            await asyncio.gather(self._resolving, return_exceptions=True)
+        if self._label_waits is not None:
+            await self._label_waits.stop()
         _, late = await asyncio.wait(self._loops, timeout=PARK_DEADLINE_S)
         if late:
             log.warning("Partition %s: no commit within %s s; it is read again", self.partition, PARK_DEADLINE_S)
@@ -226,20 +214,14 @@ class PartitionTask:
     def offsets(self) -> dict[TP, int]:
         """Where the state says to go on reading."""
         position = self._flow.position()
-        ends = ((self._events_tp, position.events), (self._labels_tp, position.labels))
+        ends = ((self.inputs.events, position.events), (self.inputs.labels, position.labels))
         return {tp: end for tp, end in ends if end is not None}
 
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent."""
-        records = fetched.records
-        tp = TP(records.topic, records.partition)
-        if fetched.sequence != self._received[tp] + 1:
-            raise SkippedBatchError(f"{tp} went from fetch {self._received[tp]} to {fetched.sequence}.")
-        self._received[tp] = fetched.sequence
-        self._next[tp] = int(records.offsets[-1]) + 1
-        if tp == self._labels_tp:
+        if self.inputs.note(fetched) == self.inputs.labels:
             now_ms = self._around.now_ms()
-            self._flow.receive_labels(records, now_ms, clock_ms=now_ms)
+            self._flow.receive_labels(fetched.records, now_ms, clock_ms=now_ms)
         else:
             self._inbox.append(fetched)
             self._inbox_bytes += fetched.size_bytes
@@ -314,7 +296,7 @@ class PartitionTask:
             if self._cut_at is not None and not self._is_cutting and _now() >= self._cut_at:
                 self._cut()
             if step is None:
-                self._resolve_later()
+                self._look_at_waits()
                 await self._wait()
             else:
                 await asyncio.sleep(0)
@@ -332,10 +314,11 @@ class PartitionTask:
 
     def _next_step(self) -> Step | None:
         around = self._around
+        stale = self._label_waits.stale if self._label_waits is not None else range(0)
         while self._outbox_events <= OUTBOX_EVENTS:
-            self._flow.share(self._stale)
+            self._flow.share(stale)
             started = _now()
-            step = self._flow.step(around.shelf.champions, self._most, around.now_ms(), self._stale)
+            step = self._flow.step(around.shelf.champions, self._most, around.now_ms(), stale)
             if step is not None:
                 self._adapt(len(step.events), _now() - started)
                 return step
@@ -384,6 +367,8 @@ class PartitionTask:
         offsets = {TopicPartition(*tp): end for tp, end in self.offsets().items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
         self._around.progress.shared_late += self._waits.count_late()
+        if self._label_waits is not None:
+            self._around.progress.stale += self._label_waits.count_given_up()
         repartition = self._flow.drain_repartition()
         self._outbox.append(Cut(parts, changes, shared, repartition, offsets, self._first_offsets))
         self._has_output.set()
@@ -399,17 +384,9 @@ class PartitionTask:
     def _regulate(self) -> None:
         """Pause what there is enough of, resume what there is too little of."""
         merge = self._flow.merge
-        self._set_paused(self._events_tp, self._inbox_bytes, INBOX_BYTES)
+        self.inputs.regulate(self.inputs.events, self._inbox_bytes, INBOX_BYTES)
         # While events wait for labels, labels must come, however many are queued.
-        self._set_paused(self._labels_tp, 0 if merge.holds_back else merge.queued_labels, INBOX_LABELS)
-
-    def _set_paused(self, tp: TP, waiting: int, limit: int) -> None:
-        if waiting > limit and tp not in self._paused:
-            self._paused.add(tp)
-            self._around.app.pause([tp])
-        elif waiting <= limit // 2 and tp in self._paused:
-            self._paused.discard(tp)
-            self._around.app.resume([tp])
+        self.inputs.regulate(self.inputs.labels, 0 if merge.holds_back else merge.queued_labels, INBOX_LABELS)
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -475,57 +452,20 @@ class PartitionTask:
 
     # -- what cannot be known from the records alone -------------------------------------------------------------------
 
-    def _resolve_later(self) -> None:
-        """Start finding out whether held-back events may go, or whether a promised watermark is reached."""
+    def _look_at_waits(self) -> None:
         self._waits.look()
-        if self._around.pipeline.labels is None or (self._resolving is not None and not self._resolving.done()):
-            return
-        merge = self._flow.merge
-        if merge.holds_back and self._around.shelf.champions.is_ready():
-            self._resolving = asyncio.create_task(self._release())
-        elif not merge.has_events and not self._inbox:
-            promised = merge.newest_watermark_record_ms()
-            if promised is not None:
-                self._resolving = asyncio.create_task(self._keep_promise(promised))
+        if self._label_waits is not None:
+            self._label_waits.look(is_ready=self._around.shelf.champions.is_ready(), is_empty=not self._inbox)
 
-    async def _release(self) -> None:
-        """Let events go once the labels topic is read to an end that was asked for after they had arrived."""
-        merge, labels = self._flow.merge, self._around.pipeline.labels
-        assert labels is not None  # _resolve_later saw it
-        received, taken = merge.events_received, merge.events_taken
-        end = await self._around.app.end_offset(self._labels_tp)
-        deadline = _now() + labels.max_wait_ms / 1000
-        while not await self._has_received(self._labels_tp, end):
-            if _now() > deadline:
-                log.warning("Partition %s: labels are late, %s events go without", self.partition, received - taken)
-                self._stale = range(taken, received)
-                self._around.progress.stale += received - taken
-                break
-            await asyncio.sleep(0.005)
-        merge.release(received)
-        self._wake.set()
-
-    async def _keep_promise(self, until_ms: int) -> None:
+    def _keep_promise(self, until_ms: int) -> None:
         """When all events are processed, apply the labels up to a watermark record and say how far we are."""
-        end = await self._around.app.end_offset(self._events_tp)
-        if not await self._has_received(self._events_tp, end) or self._inbox or self._flow.merge.has_events:
-            await asyncio.sleep(0.02)
-            self._wake.set()
-            return
-        step = self._flow.keep_promise(until_ms, self._around.now_ms())
+        step = self._flow.keep_promise(until_ms, self._around.now_ms()) if not self._inbox else None
         if step is not None:
             self._hand_over(step)
-        self._wake.set()
 
     async def _is_idle(self) -> bool:
         """Whether everything that the partition's topics hold now has been received and merged."""
-        ends = {tp: await self._around.app.end_offset(tp) for tp in self.inputs}
-        received = [await self._has_received(tp, end) for tp, end in ends.items()]
-        return all(received) and not self._inbox and not self._flow.takes_no_more
-
-    async def _has_received(self, tp: TP, end: int) -> bool:
-        app = self._around.app
-        return await app.read_to(tp, end) and app.fetches(tp) == self._received[tp]
+        return await self.inputs.are_at_their_end() and not self._inbox and not self._flow.takes_no_more
 
 
 def _now() -> float:

@@ -17,6 +17,7 @@ from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_feed import ModelShelf
+from app.adapters.partition_inputs import SkippedBatchError
 from app.adapters.publisher import new_producer
 from app.adapters.rocks_rows import StateDiskError
 from app.adapters.shared_feed import SharedFeed
@@ -28,7 +29,7 @@ from app.core.state_log import UnreadableStateError
 from app.drive import new_board
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, check_assignment, choose_starts
-from app.partition_task import PartitionTask, Progress, SkippedBatchError, Surroundings
+from app.partition_task import PartitionTask, Progress, Surroundings
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
@@ -221,7 +222,7 @@ class Worker:
         """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
         try:
             await task.take_over()
-            bounds = await self.app.bounds(task.inputs)
+            bounds = await self.app.bounds(task.inputs.all)
             starts = choose_starts(task.offsets(), bounds, skip_removed=self._skip_removed)
             await self.app.seek(starts)
             task.start()

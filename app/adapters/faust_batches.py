@@ -343,6 +343,9 @@ class BatchApp(faust.App):
     def _new_transport(self) -> _BatchTransport:
         return _BatchTransport(self.conf.broker_consumer, self)
 
+    def _create_directories(self) -> None:
+        """None: there are no tables of Faust's, and nothing of ours is in its folders."""
+
     def _consume(self, name: str) -> None:
         topic = self.topic(name, schema=_BatchSchema(), acks=False)
 

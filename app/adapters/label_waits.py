@@ -1,0 +1,97 @@
+"""What cannot be known from the records alone: when held-back events may go without a later label being known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from app.adapters.partition_inputs import PartitionInputs
+from app.pipeline import PartitionPipeline
+from schemas.pipeline import Labels
+
+log = logging.getLogger("streamgauge.worker")
+
+_LOOK_S = 0.005
+_LOOK_AGAIN_S = 0.02
+
+
+class LabelWaits:
+    """The waits of one partition's events for labels, and of its promised watermarks for events.
+
+    Parameters
+    ----------
+    keep_promise
+        Called with a watermark (ms) when all events before it are processed.
+    wake
+        Has the partition's task look again.
+    """
+
+    def __init__(
+        self,
+        flow: PartitionPipeline,
+        labels: Labels,
+        inputs: PartitionInputs,
+        keep_promise: Callable[[int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        #: Numbers of the events (as the merge counts them) that went without waiting any longer.
+        self.stale = range(0)
+        self._flow = flow
+        self._labels = labels
+        self._inputs = inputs
+        self._keep = keep_promise
+        self._wake = wake
+        self._waiting: asyncio.Task[None] | None = None
+        self._given_up = 0
+
+    def look(self, *, is_ready: bool, is_empty: bool) -> None:
+        """Start what has become due; the flow has nothing to do at the moment.
+
+        ``is_ready``: events could be scored. ``is_empty``: no event waits to be merged.
+        """
+        if self._waiting is not None and not self._waiting.done():
+            return
+        merge = self._flow.merge
+        if merge.holds_back and is_ready:
+            self._waiting = asyncio.create_task(self._release())
+        elif is_empty and not merge.has_events:
+            promised = merge.newest_watermark_record_ms()
+            if promised is not None:
+                self._waiting = asyncio.create_task(self._keep_promise(promised))
+
+    def count_given_up(self) -> int:
+        """Events that went without labels since the last call."""
+        count, self._given_up = self._given_up, 0
+        return count
+
+    async def stop(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            await asyncio.gather(self._waiting, return_exceptions=True)
+
+    async def _release(self) -> None:
+        """Let events go once the labels topic is read to an end that was asked for after they had arrived."""
+        merge, loop = self._flow.merge, asyncio.get_running_loop()
+        received, taken = merge.events_received, merge.events_taken
+        end = await self._inputs.end_offset(self._inputs.labels)
+        deadline = loop.time() + self._labels.max_wait_ms / 1000
+        while not await self._inputs.has_received(self._inputs.labels, end):
+            if loop.time() > deadline:
+                words = "Partition %s: labels are late, %s events go without"
+                log.warning(words, self._flow.partition, received - taken)
+                self.stale = range(taken, received)
+                self._given_up += received - taken
+                break
+            await asyncio.sleep(_LOOK_S)
+        merge.release(received)
+        self._wake()
+
+    async def _keep_promise(self, until_ms: int) -> None:
+        """When all events are processed, apply the labels up to a watermark record and say how far we are."""
+        end = await self._inputs.end_offset(self._inputs.events)
+        if await self._inputs.has_received(self._inputs.events, end) and not self._flow.merge.has_events:
+            self._keep(until_ms)
+        else:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self._wake()
