@@ -195,7 +195,8 @@ class Monitor:
         events = self.pipeline.topics.events
         tps = [TP(events, partition) for partition in range(self.pipeline.partitions)]
         try:
-            self.worker_positions = await self.lag_reader.positions(f"streamgauge-{self.pipeline.name}", tps)
+            committed = await self.lag_reader.positions(f"streamgauge-{self.pipeline.name}", tps)
+            self.worker_positions = await self.lag_reader.past_markers(committed)
             watch = self.watch
             if watch is None:
                 self.own_positions = {}
@@ -205,7 +206,7 @@ class Monitor:
         except Exception as error:  # noqa: BLE001  # numbers for people: the broker may be away for a while
             log.warning("The lag cannot be read now: %r", error)
         else:
-            self._find_idle(watch)
+            self._find_idle(watch, committed)
 
     async def _own_position(self, watch: Watch, tp: TP, end: int) -> Position:
         """Offsets that transactions use up count as handled when all before them is."""
@@ -213,12 +214,12 @@ class Monitor:
         is_done = not watch.is_holding(tp) and await self.app.read_to(tp, end)
         return Position(max(handled, end) if is_done else handled, end)
 
-    def _find_idle(self, watch: Watch) -> None:
+    def _find_idle(self, watch: Watch, committed: dict[TP, Position]) -> None:
         sights: dict[int, Sight] = {}
-        for (_, partition), position in self.worker_positions.items():
-            sketches = self.own_positions.get(TP(self.pipeline.topics.sketches, partition))
+        for tp, position in self.worker_positions.items():
+            sketches = self.own_positions.get(TP(self.pipeline.topics.sketches, tp.partition))
             is_done = position.lag == 0 and sketches is not None and sketches.lag == 0
-            sights[partition] = Sight(position, is_done, watch.core.windows.has_reported(partition))
+            sights[tp.partition] = Sight(committed[tp], is_done, watch.core.windows.has_reported(tp.partition))
         for partition in self._idleness.observe(sights, time.monotonic()):
             watch.declare_idle(partition)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from faust.types import TP
 
-from app.adapters.topic_reader import new_consumer
+from app.adapters.topic_reader import drain, new_consumer
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class LagReader:
     def __init__(self, bootstrap: str) -> None:
         self._admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         self._consumer: Any = new_consumer(bootstrap)
+        #: As of the last call of `past_markers`: where each partition stood, and whether a record was left to handle.
+        self._standing: dict[TP, tuple[Position, bool | None]] = {}
 
     async def start(self) -> None:
         await self._admin.start()
@@ -60,3 +63,30 @@ class LagReader:
             TP(tp.topic, tp.partition): Position(committed[tp].offset if tp in committed else first[tp], ends[tp])
             for tp in partitions
         }
+
+    async def past_markers(self, positions: Mapping[TP, Position]) -> dict[TP, Position]:
+        """The same positions, but at the end where only markers and aborted records of transactions are left before it.
+
+        What moves says by itself how far it is: only a partition that stands where it stood at the last call is read.
+        """
+        known, self._standing = self._standing, {}
+        for tp, position in positions.items():
+            place, holds_record = known.get(tp, (None, None))
+            if place == position and position.lag and holds_record is None:
+                holds_record = await self._holds_record(tp, position)
+            self._standing[tp] = position, holds_record if place == position else None
+        return {
+            tp: Position(position.end, position.end) if self._standing[tp][1] is False else position
+            for tp, position in positions.items()
+        }
+
+    async def _holds_record(self, tp: TP, position: Position) -> bool:
+        try:
+            async with aclosing(
+                drain(self._consumer, {TopicPartition(*tp): (position.next_offset, position.end)})
+            ) as rest:
+                async for batch in rest:
+                    return int(batch.offsets[0]) < position.end
+            return False
+        finally:
+            self._consumer.unsubscribe()

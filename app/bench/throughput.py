@@ -27,11 +27,15 @@ from app.bench.workload import PEER_WINDOWS, STATELESS, TREES, WIDE, WINDOWS, Wo
 async def compare(
     run: BenchRun, section: str, pairs: Sequence[tuple[Contestant, Workload]], count: int, rounds: int
 ) -> dict[str, list[Race]]:
-    """Run the contestants in turns, ``rounds`` times; who fails is left out from then on, with a line saying why."""
+    """Run the contestants in turns, ``rounds`` times; who fails is left out from then on, with a line saying why.
+
+    Each round begins with another one: what one leaves to the next is nobody's lot alone.
+    """
     races: dict[str, list[Race]] = {}
     failed: set[str] = set()
-    for _ in range(rounds):
-        for contestant, workload in pairs:
+    for turn in range(rounds):
+        first = turn * len(pairs) // rounds
+        for contestant, workload in [*pairs[first:], *pairs[:first]]:
             name = f"{section or workload.name}.{contestant.name}"
             if name in failed:
                 continue

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
-from app.bench.contestants import FAUST, limited
+from app.bench.contestants import BYTEWAX, FAUST, OURS, RAW, Contestant, limited
 from app.bench.figures import Figure, Figures
 from app.bench.goals import GOALS, Goal, judge_all
 from app.bench.lane import BenchError, Meter, Race
 from app.bench.outputs import Outputs
 from app.bench.peer_tools import ensure_streams, program
+from app.bench.run import BenchRun
 from app.bench.sections import SECTIONS
 from app.bench.soak import rss_change
 from app.bench.stages import STAGES, stage_of, sum_stages
+from app.bench.throughput import compare
 from app.bench.workload import (
     COUNT_WEIGHT,
     MEAN_WEIGHT,
@@ -165,6 +170,23 @@ def test_a_ratio_is_judged_by_its_limit(top: float, bottom: float, at_least: boo
     assert judged is not None
     assert (judged.value, judged.met) == (pytest.approx(value), met)
     assert judged.goal == ("≥ 0.8 ×" if at_least else "≤ 0.8 ×")
+
+
+def test_each_round_begins_with_another_contestant_and_who_fails_is_left_out_from_then_on() -> None:
+    asked: list[str] = []
+
+    async def race(contestant: Contestant, workload: Workload, count: int) -> Race:
+        asked.append(contestant.name)
+        if contestant is BYTEWAX:
+            raise BenchError("it fell over")
+        return Race(contestant.name, count, 1.0, 1.0, 1)
+
+    run = cast("BenchRun", SimpleNamespace(race=race, figures=Figures()))
+    pairs = [(contestant, STATELESS) for contestant in (OURS, RAW, BYTEWAX)]
+    races = asyncio.run(compare(run, "", pairs, 1_000, 3))
+    ours, bare, bytewax = (contestant.name for contestant, _ in pairs)
+    assert asked == [ours, bare, bytewax, bare, ours, ours, bare]
+    assert {name: len(found) for name, found in races.items()} == {f"stateless.{ours}": 3, f"stateless.{bare}": 3}
 
 
 def test_a_goal_without_its_other_half_is_shown_as_not_measured() -> None:

@@ -1,0 +1,61 @@
+"""How far workers are behind, when producers of events use transactions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from faust.types import TP
+
+from app.adapters.lag import LagReader, Position
+from app.adapters.topics_admin import ensure_topics
+from schemas.topics import Topic
+
+TOPIC, GROUP = "lag-events", "lag-group"
+SCORED, ABORTED, BEHIND = (TP(TOPIC, partition) for partition in range(3))
+
+
+async def fill(kafka: str) -> None:
+    """Per partition: two records committed, as many that an abort took back, and two that nobody has scored."""
+    await ensure_topics(kafka, [Topic(TOPIC, 3)])
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, transactional_id="lag-producer")
+    await producer.start()
+    try:
+        async with producer.transaction():
+            for tp in (SCORED, ABORTED, BEHIND):
+                for _ in range(2):
+                    await producer.send_and_wait(TOPIC, b"event", partition=tp.partition)
+        await producer.begin_transaction()
+        for _ in range(2):
+            await producer.send_and_wait(TOPIC, b"event", partition=ABORTED.partition)
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=GROUP, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(*tp) for tp in (SCORED, ABORTED, BEHIND)])
+        committed = {SCORED: 2, ABORTED: 2, BEHIND: 1}
+        await consumer.commit({TopicPartition(*tp): offset for tp, offset in committed.items()})
+    finally:
+        await consumer.stop()
+
+
+def test_markers_and_aborted_records_are_nothing_to_score(kafka: str) -> None:
+    async def run() -> None:
+        await fill(kafka)
+        reader = LagReader(kafka)
+        await reader.start()
+        try:
+            committed = await reader.positions(GROUP, [SCORED, ABORTED, BEHIND])
+            assert committed == {SCORED: Position(2, 3), ABORTED: Position(2, 6), BEHIND: Position(1, 3)}
+            assert await reader.past_markers(committed) == committed  # they may be moving
+            stood = {SCORED: Position(3, 3), ABORTED: Position(6, 6), BEHIND: Position(1, 3)}
+            assert await reader.past_markers(committed) == stood
+            assert await reader.past_markers(committed) == stood
+            moved = committed | {SCORED: Position(2, 9)}
+            assert await reader.past_markers(moved) == stood | {SCORED: Position(2, 9)}
+        finally:
+            await reader.stop()
+
+    asyncio.run(run())
