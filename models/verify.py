@@ -1,43 +1,35 @@
 """Verify a model version before it may score: what a worker does with every version that is announced.
 
 In this order, so that nothing is parsed before it is known to be what the manifest names: manifest, feature set,
-signature, libraries, size and digest; then, in a child process with limited memory and time, loading and the golden
-rows; then the same in this process, and warm-up. A file that is crafted to crash at predict ends the child, and is a
-refusal; this process goes on.
+signature, libraries, size and digest; then, in a child process with limited memory and time (`models.trial`), loading
+and the golden rows; then the same in this process, and warm-up. A file that is crafted to crash at predict ends the
+child, and is a refusal; this process goes on.
 
 Golden rows agree when no score differs by more than 1e-12. On the machine and libraries of training they are equal bit
 for bit (`VerifiedModel.is_bit_equal` says whether); another processor's exp may differ in its last bit, which is no
 other model.
 
-``python -m models.verify`` is that child: it reads the manifest's length as a line, the manifest and the artifact from
-standard input, and writes one JSON object.
+``python -m models.verify`` is that child.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from models.artifact import ArtifactError, check_bytes, load
 from models.manifest import Manifest, ManifestError
 from models.scorer import Scorer, make_scorer
+from models.trial import MEMORY_BYTES, TIMEOUT_S, Trial, Verdict, serve
 
 GOLDEN_TOLERANCE = 1e-12
 WARM_UP_BATCHES = (1, 100, 5000)
-#: Python with scikit-learn maps 0.5 GB of address space; a model of 64 MB needs a few times its size.
-CHILD_MEMORY_BYTES = 2 * 2**30
-CHILD_CPU_SECONDS = 30
-CHILD_TIMEOUT_S = 60.0
 
 
 class RefusedModelError(Exception):
@@ -72,13 +64,6 @@ class VerifiedModel:
     seconds: float
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """What the child says; ``reason`` is empty when the golden rows agree."""
-
-    reason: str = ""
-    detail: str = ""
-
-
 def verify(
     manifest: Manifest | bytes,
     artifact_bytes: bytes,
@@ -89,8 +74,9 @@ def verify(
     expected_model: tuple[str, str] | None = None,
     allow_joblib: bool = False,
     in_child: bool = True,
-    timeout_s: float = CHILD_TIMEOUT_S,
-    memory_bytes: int = CHILD_MEMORY_BYTES,
+    trial: Trial | None = None,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> VerifiedModel:
     """Load a version and prove that it is what its manifest says. Takes seconds: call it off the event loop.
 
@@ -106,6 +92,8 @@ def verify(
         The feature names of this process, in order; None: not compared.
     in_child
         False skips the child process, for bytes that this process has made itself.
+    trial
+        The child process; None: one for this call, which takes about two seconds to start.
 
     Raises
     ------
@@ -127,7 +115,19 @@ def verify(
     except ArtifactError as error:
         raise RefusedModelError(error.reason, str(error)) from error
     if in_child:
-        _verify_in_child(checked, artifact_bytes, allow_joblib, timeout_s, memory_bytes)
+        try:
+            with nullcontext(trial) if trial is not None else Trial() as child:
+                verdict = child.run(
+                    checked.to_bytes(),
+                    artifact_bytes,
+                    allow_joblib=allow_joblib,
+                    timeout_s=timeout_s,
+                    memory_bytes=memory_bytes,
+                )
+        except OSError as error:
+            raise RefusedModelError("crash", f"The process that tries it could not start: {error}.") from error
+        if verdict.reason:
+            raise RefusedModelError(verdict.reason, verdict.detail)
     estimator, scorer, is_bit_equal = _load_and_compare(checked, artifact_bytes, allow_joblib)
     latency_us = _warm_up(checked, scorer)
     return VerifiedModel(checked, estimator, scorer, is_bit_equal, latency_us, time.perf_counter() - started)
@@ -215,70 +215,18 @@ def _warm_up(manifest: Manifest, scorer: Scorer) -> dict[int, float]:
     return latency_us
 
 
-def _verify_in_child(
-    manifest: Manifest, artifact_bytes: bytes, allow_joblib: bool, timeout_s: float, memory_bytes: int
-) -> None:
-    data = manifest.to_bytes()
-    arguments = [str(memory_bytes), str(CHILD_CPU_SECONDS), "joblib" if allow_joblib else "skops"]
+def _judge(manifest: bytes, artifact_bytes: bytes, allow_joblib: bool) -> Verdict:
+    """What the process of a `Trial` says of an artifact."""
     try:
-        child = subprocess.run(  # noqa: S603  # our own interpreter and module
-            [sys.executable, "-m", "models.verify", *arguments],
-            input=f"{len(data)}\n".encode() + data + artifact_bytes,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-            env=_child_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        raise RefusedModelError(
-            "timeout", f"Loading it and scoring its golden rows took more than {timeout_s:g} s."
-        ) from None
-    except OSError as error:
-        raise RefusedModelError("crash", f"The process that tries it could not start: {error}.") from error
-    try:
-        verdict = msgspec.json.decode(child.stdout.splitlines()[-1], type=Verdict)
-    except (IndexError, msgspec.DecodeError):
-        words = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        said = f" ({words[0][:200]})" if words else ""
-        raise RefusedModelError(
-            "crash", f"The process that tried it ended with code {child.returncode}{said}."
-        ) from None
-    if verdict.reason:
-        raise RefusedModelError(verdict.reason, verdict.detail)
-
-
-def _child_environment() -> dict[str, str]:
-    """Return only what Python needs: passwords of servers are no business of a file under suspicion."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
-    root = str(Path(__file__).resolve().parent.parent)
-    # More threads would each map a stack and a buffer of their own against the memory limit.
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return {**kept, **one_thread, "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def _limit(memory_bytes: int, cpu_seconds: int) -> None:
-    import resource  # noqa: PLC0415  # POSIX only, and only the child needs it
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _run_child(arguments: list[str]) -> Verdict:
-    memory_bytes, cpu_seconds, kind = int(arguments[0]), int(arguments[1]), arguments[2]
-    _limit(memory_bytes, cpu_seconds)
-    try:
-        length = int(sys.stdin.buffer.readline())
-        manifest = Manifest.from_bytes(sys.stdin.buffer.read(length))
-        _load_and_compare(manifest, sys.stdin.buffer.read(), allow_joblib=kind == "joblib")
+        _load_and_compare(Manifest.from_bytes(manifest), artifact_bytes, allow_joblib)
     except ManifestError as error:
         return Verdict("manifest", str(error))
     except RefusedModelError as refusal:
         return Verdict(refusal.reason, refusal.detail)
-    except MemoryError:
-        return Verdict("memory", f"Loading it and scoring its golden rows needs more than {memory_bytes >> 20} MB.")
     return Verdict()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(msgspec.json.encode(_run_child(sys.argv[1:])).decode() + "\n")
+    import models.families  # noqa: F401  # what most artifacts need: better loaded once than in each fork
+
+    serve(_judge)

@@ -20,6 +20,7 @@ from app.core.scoring import ActiveModel, ChampionTimeline
 from models.reference import Reference
 from models.registry import RegistryError, resolve
 from models.timeline import Timeline
+from models.trial import Trial
 from models.verify import RefusedModelError, verify
 from schemas.pipeline import Pipeline
 from schemas.wire import ModelStatus, ModelUpdate, encode_json
@@ -41,9 +42,18 @@ class ModelShelf:
     ----------
     worker
         Name that this process signs its status records with.
+    trial
+        Tries the versions that are there at the start, and is closed after them; later ones have their own.
     """
 
-    def __init__(self, pipeline: Pipeline, bootstrap: str, worker: str, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        bootstrap: str,
+        worker: str,
+        now_ms: Callable[[], int],
+        trial: Trial | None = None,
+    ) -> None:
         self.champions = ChampionTimeline()
         self.references: dict[str, Reference] = {}
         self._pipeline = pipeline
@@ -52,6 +62,8 @@ class ModelShelf:
         self._now_ms = now_ms
         self._timeline = Timeline()
         self._verdicts: dict[str, _Verdict] = {}  # by artifact digest and version
+        #: Shared by all that is to be verified at a time: its start takes seconds.
+        self._trial = trial
         self._producer: AIOKafkaProducer | None = None
         self._following: asyncio.Task[None] | None = None
         self._changed: Callable[[], None] = lambda: None
@@ -73,8 +85,14 @@ class ModelShelf:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        self._end_trial()
         if self._producer is not None:
             await self._producer.stop()
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
 
     async def tell_serving(self, version: str, partition: int, offset: int) -> None:
         """Say on the status topic where a version scored its first event of a partition."""
@@ -91,6 +109,7 @@ class ModelShelf:
                 for update in fresh:
                     self._timeline.observe(update)
                 await self._load_champions()
+            self._end_trial()
             caught_up.set()
 
     @staticmethod
@@ -122,6 +141,7 @@ class ModelShelf:
         started = time.monotonic()
         try:
             manifest, artifact = resolve(update.uri)
+            self._trial = self._trial or Trial()
             verified = verify(
                 manifest,
                 artifact,
@@ -129,6 +149,7 @@ class ModelShelf:
                 expected_sha256=update.sha256,
                 expected_names=self._pipeline.feature_names,
                 expected_model=(update.model, update.version),
+                trial=self._trial,
             )
             reference = manifest.read_reference()
         except (RegistryError, RefusedModelError) as error:

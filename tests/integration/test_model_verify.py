@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,12 @@ import pytest
 from msgspec.structs import replace
 
 from models import artifact
-from models import verify as verify_module
 from models.families import FAMILIES, FeatureKind, fit
 from models.golden import choose_golden_rows
 from models.manifest import Artifact, FeatureSpec, GoldenRows, Manifest, Metrics, Signature, TrainingData
 from models.scorer import make_scorer
 from models.training import read_libraries
+from models.trial import Trial
 from models.verify import RefusedModelError, verify
 
 FEATURES = tuple(FeatureSpec(name, "float") for name in ("a", "b", "c"))
@@ -84,13 +81,19 @@ def test_a_tree_that_points_outside_of_itself_kills_the_child_and_not_this_proce
 
 
 def test_a_child_that_takes_too_long_is_ended(version: tuple[Manifest, bytes]) -> None:
-    refused = refuse(*version, timeout_s=0.05)
+    refused = refuse(*version, timeout_s=0.0)
     assert refused.reason == "timeout"
 
 
-def test_a_model_that_needs_too_much_memory_is_refused(version: tuple[Manifest, bytes]) -> None:
-    # Little more than the libraries map: the first allocation of any size fails.
-    refused = refuse(*version, memory_bytes=200 * 2**20)
+def make_large() -> tuple[Manifest, bytes]:
+    trees = fit_trees()
+    trees[-1].ballast = np.zeros(4_000_000)
+    return make_version(trees)
+
+
+def test_a_model_that_needs_too_much_memory_is_refused() -> None:
+    # Less than the libraries map: no allocation of any size succeeds.
+    refused = refuse(*make_large(), memory_bytes=200 * 2**20)
     assert refused.reason in ("memory", "crash", "load")
 
 
@@ -100,31 +103,39 @@ def test_another_model_is_refused_by_the_child(version: tuple[Manifest, bytes]) 
     assert refuse(manifest, version[1]).reason == "golden"
 
 
-def test_the_child_sees_no_password_and_no_setting(
-    version: tuple[Manifest, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_child_tries_many_and_survives_the_worst_of_them(version: tuple[Manifest, bytes]) -> None:
+    scores = np.array(version[0].golden.scores)
+    trees = fit_trees()
+    for (tree,) in trees[-1]._predictors:
+        tree.nodes["left"] = tree.nodes["right"] = 2**31 + 12345
+        tree.nodes["is_leaf"] = 0
+    crashes = make_version(trees, scores)
+    with Trial() as trial:
+        assert refuse(*version, timeout_s=0.0, trial=trial).reason == "timeout"
+        assert refuse(*crashes, trial=trial).reason == "crash"
+        assert refuse(*make_large(), memory_bytes=200 * 2**20, trial=trial).reason in ("memory", "crash", "load")
+        assert verify(*version, "f", trial=trial).is_bit_equal
+
+
+def test_a_child_that_is_gone_is_a_refusal(version: tuple[Manifest, bytes]) -> None:
+    with Trial() as trial:
+        trial._process.kill()
+        refused = refuse(*version, trial=trial)
+        assert (refused.reason, "code -9" in refused.detail) == ("crash", True)
+        assert refuse(*version, trial=trial).reason == "crash"
+
+
+def test_the_child_sees_no_password_and_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMGAUGE_CLICKHOUSE", "http://user:secret@server")
-    seen: dict[str, Any] = {}
-    run = subprocess.run
-
-    def spy(*arguments: Any, **options: Any) -> Any:
-        seen.update(options)
-        return run(*arguments, **options)
-
-    monkeypatch.setattr(verify_module.subprocess, "run", spy)
-    verify(*version, "f")
-    assert "secret" not in json.dumps(seen["env"])
-    assert not [name for name in seen["env"] if name.startswith("STREAMGAUGE")]
+    with Trial() as trial:
+        trial.run(b"", b"")
+        seen = Path(f"/proc/{trial._process.pid}/environ").read_bytes()
+    assert b"PYTHONPATH" in seen
+    assert b"secret" not in seen
+    assert b"STREAMGAUGE" not in seen
 
 
-def test_the_child_says_what_is_wrong_with_its_input(tmp_path: Any) -> None:
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": verify_module._child_environment()["PYTHONPATH"]}
-    child = subprocess.run(
-        [sys.executable, "-m", "models.verify", str(2**31), "30", "skops"],
-        input=b"2\n{}",
-        capture_output=True,
-        env=environment,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert json.loads(child.stdout)["reason"] == "manifest"
+def test_the_child_says_what_is_wrong_with_its_input() -> None:
+    with Trial() as trial:
+        assert trial.run(b"{}", b"").reason == "manifest"
+        assert trial.run(b"{", b"").reason == "manifest"

@@ -1,0 +1,114 @@
+"""The process of a worker, from its settings to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+from threadpoolctl import threadpool_limits
+
+from app.adapters.log_limit import start_logging
+from app.adapters.model_feed import ModelShelf
+from app.adapters.run_file import find_kafka
+from app.adapters.stack_error import StackError
+from app.adapters.topics_admin import ensure_topics
+from app.adapters.worker_http import WorkerHttp
+from app.bootstrap import compile_features, process_name
+from app.settings import Settings
+from app.worker import Membership, Worker, wall_clock_ms
+from models.trial import Trial
+from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline_file import load
+
+#: How long a thread keeps Python's lock while another wants it. A batch passes between Faust's consumer thread and the
+#: flow several times; at Python's 5 ms a turn, each pass cost as much as scoring it.
+THREAD_TURN_S = 0.0005
+
+
+def run(name: str, http_at: tuple[str, int], membership: Membership, trial: Trial, *, skip_removed: bool) -> None:
+    """Work until SIGTERM or a failure, and end this process.
+
+    Parameters
+    ----------
+    name
+        The pipeline: a name or a path.
+    http_at
+        Where to serve health and metrics: host and port.
+    trial
+        Tries the models; closed when those that are there at the start are loaded.
+    """
+    settings = Settings.read()
+    start_logging(settings.log_level)
+    try:
+        pipeline = load(name)
+        bootstrap = find_kafka(settings.kafka, settings.home)
+    except (PipelineError, StackError) as error:
+        raise click.ClickException(str(error)) from error
+    with threadpool_limits(1):
+        work = _work(
+            pipeline,
+            bootstrap,
+            http_at,
+            membership,
+            trial,
+            skip_removed=skip_removed,
+            rows_folder=settings.home / "state" / pipeline.name if pipeline.state.store == "disk" else None,
+        )
+        code, why = asyncio.run(work)
+    if why:
+        click.echo(f"Error: {why}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Faust's consumer thread may outlive a failed connection; everything of ours is closed by now
+
+
+async def _work(
+    pipeline: Pipeline,
+    bootstrap: str,
+    http_at: tuple[str, int],
+    membership: Membership,
+    trial: Trial,
+    *,
+    skip_removed: bool,
+    rows_folder: Path | None,
+) -> tuple[int, str]:
+    try:
+        await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
+    except StackError as error:
+        return error.exit_code, str(error)
+    plan = compile_features(pipeline)
+    shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms, trial)
+    worker = Worker(
+        pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed, rows_folder=rows_folder
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    http = WorkerHttp(worker.health, worker.metrics)
+    address = await http.start(*http_at)
+    click.echo(json.dumps({"ready": True, "http": address}))
+    sys.stdout.flush()
+    _relieve_collector()
+    sys.setswitchinterval(THREAD_TURN_S)
+    try:
+        return await worker.run(), worker.failure
+    finally:
+        await http.stop()
+
+
+def _relieve_collector() -> None:
+    """Have Python's cycle collector look seldom, and never at what start-up made.
+
+    A fetch makes tens of thousands of objects that live until their commit and are in no cycle; with the default
+    thresholds, looking through them and through all imported libraries again and again took a third of the CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
+    gc.enable()
