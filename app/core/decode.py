@@ -110,7 +110,7 @@ class EventDecoder:
         texts = {name: list(map(self._getters[name], good)) for name in self._text_fields}
         batch = EventBatch(
             offsets=records.offsets[index],
-            event_time_ms=np.array(list(map(self._getters[events.time], good)), dtype=np.int64),
+            event_time_ms=np.fromiter(map(self._getters[events.time], good), np.int64, len(good)),
             entity=texts[events.entity],
             event_id=texts[events.event_id],
             columns={field.name: self._column(field, good, texts) for field in events.fields},
@@ -127,7 +127,10 @@ class EventDecoder:
             column = np.empty(len(good), dtype=object)
             column[:] = texts[field.name]
             return column
-        return np.array(list(map(self._getters[field.name], good)), dtype=np.float64)  # None becomes NaN
+        found = map(self._getters[field.name], good)
+        if field.nullable:
+            return np.array(list(found), dtype=np.float64)  # None becomes NaN
+        return np.fromiter(found, np.float64, len(good))
 
     def _check(
         self, batch: EventBatch, records: RecordBatch, index: Ints, clock_ms: int | None
