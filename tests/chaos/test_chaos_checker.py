@@ -170,13 +170,32 @@ def test_a_doubled_score_is_caught_though_it_was_made_at_another_time(
     assert wrong(check(logs, models)) == {"doubled": 1}
 
 
-@pytest.mark.parametrize("change", [{"score": 0.123}, {"features": {}}, {"version": "9.9.9"}, {"stale": True}])
+@pytest.mark.parametrize("change", [{"score": 0.123}, {"features": {}}, {"stale": True}])
 def test_a_repetition_with_another_content_is_caught(
     right: Logs, models: dict[str, ActiveModel], change: dict[str, object]
 ) -> None:
     logs = broken(right)
-    logs.scores.insert(800, msgspec.structs.replace(logs.scores[790], **change))
+    logs.scores.insert(790, msgspec.structs.replace(logs.scores[790], **change))
     assert wrong(check(logs, models)) == {"doubled": 1, "conflicting": 1}
+
+
+def test_a_repetition_by_a_version_that_was_swapped_in_is_no_conflict_and_the_last_one_stands(
+    right: Logs, models: dict[str, ActiveModel]
+) -> None:
+    logs, other = broken(right), dict(models)
+    other["9.9.9"] = other[logs.scores[790].version]
+    logs.scores.insert(790, msgspec.structs.replace(logs.scores[790], version="9.9.9", score=0.123))
+    assert wrong(check(logs, other)) == {"doubled": 1}
+    logs.scores[790], logs.scores[791] = logs.scores[791], logs.scores[790]
+    assert wrong(check(logs, other)) == {"doubled": 1, "wrong_scores": 1}
+
+
+def test_a_version_that_may_not_score_is_caught_though_its_score_was_repeated(
+    right: Logs, models: dict[str, ActiveModel]
+) -> None:
+    logs = broken(right)
+    logs.scores.insert(790, msgspec.structs.replace(logs.scores[790], version="9.9.9"))
+    assert wrong(check(logs, models))["misjudged"] == 1
 
 
 def test_a_score_and_a_dead_letter_of_the_same_event_are_caught(right: Logs, models: dict[str, ActiveModel]) -> None:

@@ -30,6 +30,12 @@ def owned(run: ChaosRun) -> dict[int, set[int]]:
     return found
 
 
+def are_shared(run: ChaosRun) -> bool:
+    """Whether both workers have partitions, and neither says what the other one has by now."""
+    mine, others = (owned(run).get(slot, set()) for slot in (0, 1))
+    return bool(mine and others) and mine.isdisjoint(others)
+
+
 async def watch(run: ChaosRun, others: set[int], since: float) -> tuple[float, float]:
     """Longest time without a score of any partition since an instant, and of ``others`` alone."""
     for _ in range(2):  # a rebalance that starts later belongs to it as well
@@ -67,7 +73,7 @@ def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
                     figures.append(Figure(f"pause of other partitions after a {what}", pause_s, "s", PAUSE_OF_OTHERS_S))
 
             async def both_have_some() -> None:
-                await run.wait_for(lambda: all(owned(run).get(slot) for slot in (0, 1)), "partitions of both workers")
+                await run.wait_for(lambda: are_shared(run), "partitions of both workers")
 
             async def join() -> None:
                 run.fleet.start(1)

@@ -121,16 +121,19 @@ def check(logs: Logs, models: Mapping[str, ActiveModel] | None) -> Findings:
         The versions that may have scored, ready to score again; None: only the ledger and the windows are checked.
     """
     found = Findings()
-    firsts = _check_ledger(logs, found)
-    _check_windows(logs, firsts, found)
+    lasts = _check_ledger(logs, found)
+    _check_windows(logs, lasts, found)
     if models is None:
         return found
-    for place in [place for place, score in firsts.items() if score.version not in models]:
-        found.misjudged += 1
-        found.say(f"misjudged {place}: scored by {firsts.pop(place).version}, which no worker may use")
+    for score in logs.scores:
+        if score.version not in models:
+            place = score.source.partition, score.source.offset
+            found.misjudged += 1
+            found.say(f"misjudged {place}: scored by {score.version}, which no worker may use")
+            lasts.pop(place, None)
     sketches: dict[tuple[str, int], Sketch] = {}
     for partition in sorted(logs.events):
-        mine = {offset: score for (at, offset), score in firsts.items() if at == partition}
+        mine = {offset: score for (at, offset), score in lasts.items() if at == partition}
         flow = _check_scores(logs, partition, mine, models, found)
         record = flow.drain_sketch()
         _merge(record.deltas if record else [], sketches)
@@ -140,14 +143,14 @@ def check(logs: Logs, models: Mapping[str, ActiveModel] | None) -> Findings:
 
 
 def _check_ledger(logs: Logs, found: Findings) -> dict[Place, Score]:
-    """Each event one outcome, of the right kind, in order; the first score of each."""
-    firsts, times = _check_order(logs, found)
+    """Each event one outcome, of the right kind, in order; the last score of each."""
+    lasts, times = _check_order(logs, found)
     poison = dict(_places(logs.events))
     found.events = len(poison)
     letters = [(dead.source.partition, dead.source.offset) for dead in logs.dead if dead.stage != "label"]
     found.dead_letters = len(letters)
     for place in letters:
-        if place in firsts:
+        if place in lasts:
             found.conflicting += 1
             found.say(f"conflicting {place}: scored, and a dead letter")
         times[place] += 1
@@ -166,30 +169,34 @@ def _check_ledger(logs: Logs, found: Findings) -> dict[Place, Score]:
         elif count > 1:
             found.doubled += count - 1
             found.say(f"doubled {place}: {count} times")
-    return firsts
+    return lasts
 
 
 def _check_order(logs: Logs, found: Findings) -> tuple[dict[Place, Score], Counter[Place]]:
-    """First score of each event, and how many it has; repetitions must be the same, and first ones in order."""
-    firsts: dict[Place, Score] = {}
+    """Last score of each event, and how many it has; repetitions must be the same, and first ones in order.
+
+    Where a repetition is allowed, so is one by a version that was swapped in before it: the last one stands, as in
+    ClickHouse, and is the one whose counts were committed.
+    """
+    lasts: dict[Place, Score] = {}
     furthest: dict[int, int] = {}
     times: Counter[Place] = Counter()
     for score in logs.scores:
         place = score.source.partition, score.source.offset
         times[place] += 1
         found.stale += score.stale
-        first = firsts.setdefault(place, score)
-        if first is not score:
-            if _content(first) != _content(score):
+        before, lasts[place] = lasts.get(place), score
+        if before is not None:
+            if before.version == score.version and _content(before) != _content(score):
                 found.conflicting += 1
-                found.say(f"conflicting {place}: {_content(first)} and {_content(score)}")
+                found.say(f"conflicting {place}: {_content(before)} and {_content(score)}")
         elif place[1] < furthest.get(place[0], -1):
             found.reordered += 1
             found.say(f"reordered {place}: after offset {furthest[place[0]]}")
         else:
             furthest[place[0]] = place[1]
     found.scored = len(logs.scores)
-    return firsts, times
+    return lasts, times
 
 
 def _content(score: Score) -> tuple[Any, ...]:
@@ -220,11 +227,11 @@ def _good(batches: Sequence[RecordBatch]) -> list[PlainRecord]:
     return found
 
 
-def _check_windows(logs: Logs, firsts: Mapping[Place, Score], found: Findings) -> None:
+def _check_windows(logs: Logs, scores: Mapping[Place, Score], found: Findings) -> None:
     for partition, batches in sorted(logs.events.items()):
         labels = _good(logs.labels[partition])
         for offset, expected in expected_windows(logs.pipeline, _good(batches), labels):
-            score = firsts.get((partition, offset))
+            score = scores.get((partition, offset))
             if score is None or score.stale:
                 continue
             served = {name: score.features.get(name, math.inf) for name in expected}
@@ -234,13 +241,13 @@ def _check_windows(logs: Logs, firsts: Mapping[Place, Score], found: Findings) -
 
 
 def _check_scores(
-    logs: Logs, partition: int, firsts: Mapping[int, Score], models: Mapping[str, ActiveModel], found: Findings
+    logs: Logs, partition: int, scores: Mapping[int, Score], models: Mapping[str, ActiveModel], found: Findings
 ) -> PartitionPipeline:
     """Run the partition once more without any fault, and compare bit for bit; the flow at its end."""
     starts: list[tuple[int, str]] = []
-    for offset in sorted(firsts):
-        if not starts or starts[-1][1] != firsts[offset].version:
-            starts.append((offset, firsts[offset].version))
+    for offset in sorted(scores):
+        if not starts or starts[-1][1] != scores[offset].version:
+            starts.append((offset, scores[offset].version))
     unlimited = replace(logs.pipeline, limits=Limits(consecutive=sys.maxsize, share=1.0, of_last=sys.maxsize))
     flow = PartitionPipeline(unlimited, compile_features(logs.pipeline), partition)
     selector = RecordedSelector(starts or [(0, min(models))], models)
@@ -248,7 +255,7 @@ def _check_scores(
     for step in _run(flow, logs.events[partition], iter(logs.labels[partition]), selector):
         rows = step.matrix.tolist()
         for offset, expected, row in zip(step.events.offsets.tolist(), step.scores.tolist(), rows, strict=True):
-            score = firsts.get(offset)
+            score = scores.get(offset)
             if score is None or score.stale:
                 continue
             served = [score.features.get(name) for name in names]
