@@ -120,7 +120,12 @@ class PartitionTask:
             around.pipeline, around.plan, partition, board=board, rows=rows, term_ms=around.now_ms()
         )
         self._publisher = PartitionPublisher(
-            around.bootstrap, around.group, f"{around.group}-{partition}", partition, around.early
+            around.bootstrap,
+            around.group,
+            f"{around.group}-{partition}",
+            partition,
+            interval_ms=around.pipeline.commit_interval_ms,
+            early=around.early,
         )
         self._inbox: deque[Fetched] = deque()
         self._inbox_bytes = 0
@@ -356,6 +361,7 @@ class PartitionTask:
             interval = pipeline.commit_interval_ms / 1000
             phase = interval * self.partition / pipeline.partitions
             self._cut_at = now + (interval and interval - (now - phase) % interval)
+            self._publisher.open()
 
     def _cut(self) -> None:
         now_ms = self._around.now_ms()
@@ -444,6 +450,8 @@ class PartitionTask:
         if position is not None:  # each cut says how far it has come
             self._flow.state_committed(position, self._around.now_ms())
         self._is_cutting = False
+        if self._cut_at is not None:
+            self._publisher.open()
         self._wake.set()
         progress.commits += 1
         progress.last_commit_ms = self._around.now_ms()

@@ -18,7 +18,7 @@ class _Seen:
 
 
 class RepeatLimit(logging.Filter):
-    """Lets each message of each logger through `MOST` times in `PERIOD_S`; what follows says how many were held back.
+    """Lets each warning of each logger through `MOST` times in `PERIOD_S`; what follows says how many were held back.
 
     Messages are told apart by their format, before their arguments are filled in. For a handler, not a logger: it then
     sees the messages of all libraries.
@@ -29,6 +29,8 @@ class RepeatLimit(logging.Filter):
         self._seen: defaultdict[tuple[str, str], _Seen] = defaultdict(_Seen)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
         seen = self._seen[record.name, str(record.msg)]
         if record.created >= seen.since + PERIOD_S:
             if seen.held_back:

@@ -19,10 +19,12 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from app.adapters.transactional_producer import TransactionalProducer
 from schemas.wire import DeadLetter
 
 #: Largest record batch sent; brokers refuse more than 1 MiB by default.
 _BATCH_BYTES = 900_000
+#: Beyond the interval in which a transaction is open.
 _TRANSACTION_TIMEOUT_MS = 30_000
 #: A commit that takes longer than any broker keeps a transaction open will not come about.
 _COMMIT_DEADLINE_S = 60.0
@@ -45,19 +47,34 @@ class PartitionPublisher:
         Consumer group that the offsets belong to.
     name
         Transactional id.
+    interval_ms
+        Longest time between commits.
     early
         Sends the scores without a transaction (at least once), for all partitions of a worker; None: exactly once.
     """
 
-    def __init__(self, bootstrap: str, group: str, name: str, partition: int, early: AIOKafkaProducer | None) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        group: str,
+        name: str,
+        partition: int,
+        *,
+        interval_ms: int,
+        early: AIOKafkaProducer | None,
+    ) -> None:
         self._group = group
         self._partition = partition
-        self._transaction = new_producer(bootstrap, name, transactional_id=name)
+        self._transaction = TransactionalProducer(
+            group,
+            transactional_id=name,
+            transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS + interval_ms,
+            **producer_options(bootstrap, name),
+        )
         self._direct = early
         self._sent: list[tuple[str, asyncio.Future[Any]]] = []
         self._early: list[asyncio.Future[Any]] = []
         self._offsets: dict[str, int] = {}
-        self._is_open = False
 
     @property
     def sends_scores_early(self) -> bool:
@@ -71,6 +88,10 @@ class PartitionPublisher:
     async def stop(self) -> None:
         """Disconnect. What was not committed is aborted by whoever takes over, or by time."""
         await self._transaction.stop()
+
+    def open(self) -> None:
+        """Begin a transaction, unless one is open or being committed; it should be committed soon."""
+        self._transaction.open()
 
     async def send_scores(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
         """Queue scores (key, value, time stamp in ms), in their order."""
@@ -111,7 +132,7 @@ class PartitionPublisher:
         """
         try:
             async with asyncio.timeout(_COMMIT_DEADLINE_S):
-                await self._begin()
+                self.open()
                 acknowledged = [*early, *(sent for _, sent in self._sent)]
                 if offsets:
                     acknowledged.append(self._transaction.send_offsets_to_transaction(dict(offsets), self._group))
@@ -128,20 +149,14 @@ class PartitionPublisher:
             raise PublishError(f"Kafka has not committed within {_COMMIT_DEADLINE_S:.0f} s.") from error
         except KafkaError as error:
             raise PublishError(f"Kafka refused the commit: {error!r}") from error
-        self._is_open = False
 
     def committed_offset(self, topic: str) -> int | None:
         """Where the last batch of a topic begins that the last commit held; None: it held none."""
         return self._offsets.get(topic)
 
-    async def _begin(self) -> None:
-        if not self._is_open:
-            await self._transaction.begin_transaction()
-            self._is_open = True
-
     async def _send(self, topic: str, batches: Iterable[Any], partition: int | None = None) -> None:
         for batch in batches:
-            await self._begin()
+            self.open()
             to = self._partition if partition is None else partition
             sent = await self._transaction.send_batch(batch, topic, partition=to)
             self._sent.append((topic, sent))
@@ -170,17 +185,20 @@ def _batches(
         yield batch
 
 
-def new_producer(bootstrap: str, name: str, *, transactional_id: str | None = None) -> AIOKafkaProducer:
+def new_producer(bootstrap: str, name: str) -> AIOKafkaProducer:
     """A producer that waits for all replicas and neither doubles nor reorders."""
-    return AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
-        client_id=name,
-        transactional_id=transactional_id,
-        transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
-        enable_idempotence=True,
-        acks="all",
-        max_batch_size=_BATCH_BYTES,
-        max_request_size=4 * _BATCH_BYTES,
+    return AIOKafkaProducer(**producer_options(bootstrap, name))
+
+
+def producer_options(bootstrap: str, name: str) -> dict[str, Any]:
+    """Those of `new_producer`."""
+    return {
+        "bootstrap_servers": bootstrap,
+        "client_id": name,
+        "enable_idempotence": True,
+        "acks": "all",
+        "max_batch_size": _BATCH_BYTES,
+        "max_request_size": 4 * _BATCH_BYTES,
         # While the markers of the last transaction are being written, a broker refuses what comes next for an instant.
-        retry_backoff_ms=10,
-    )
+        "retry_backoff_ms": 10,
+    }

@@ -31,6 +31,12 @@ def test_after_the_period_it_passes_again_and_says_how_many_were_held_back() -> 
     assert later.getMessage() == "no connection to a"
 
 
+def test_what_is_no_fault_passes_however_often() -> None:
+    limit, owned = RepeatLimit(), record(0)
+    owned.levelno = logging.INFO
+    assert all(limit.filter(owned) for _ in range(2 * MOST))
+
+
 def test_other_messages_and_other_loggers_are_not_held_back() -> None:
     limit = RepeatLimit()
     for _ in range(2 * MOST):
