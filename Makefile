@@ -29,7 +29,7 @@ demo: env  ## Run the whole job on a year of real flights and write demo-report/
 bench: env  ## Measure this machine, peers beside us, into bench-report (about 35 minutes)
 	$(BIN)/streamgauge bench run $(ARGS)
 
-chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (30 to 40 minutes)
+chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (105 minutes)
 	STREAMGAUGE_CHAOS=full STREAMGAUGE_CHAOS_REPORT=chaos-report $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 lock:  ## Rewrite requirements.lock from pyproject.toml (needs uv; pins stay where they still fit)

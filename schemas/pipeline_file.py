@@ -151,13 +151,16 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
     labels = _read_labels(top) if "labels" in top else None
     lookups = read_lookups(top, events.fields)
     features = read_features(top, events, lookups, path.parent, with_labels=labels is not None)
+    delivery = top.word("delivery", get_args(Delivery), "exactly_once")
+    # Who waits for commits has them soon: readers of scores, or other partitions that share windows.
+    is_awaited = delivery == "exactly_once" or any(f.window and f.window.delay_ms is not None for f in features)
     source = check_python(top, "source", top.text("source"), path.parent) if "source" in top else None
     pipeline = Pipeline(
         name=name,
         path=path,
         partitions=top.integer("partitions", 4, low=1, high=1024),
-        delivery=top.word("delivery", get_args(Delivery), "exactly_once"),
-        commit_interval_ms=top.integer("commit_interval_ms", 75, low=0, high=60_000),
+        delivery=delivery,
+        commit_interval_ms=top.integer("commit_interval_ms", 75 if is_awaited else 500, low=0, high=60_000),
         publish_features=top.flag("publish_features", default=True),
         source=source,
         events=events,

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from chaos_report import Figure, Row, record, seed_of
+from full_disk import limited, small_disk
 from monitor_bench import Bench, Client
 from monitor_chaos import Monitors, open_ledger
-
-#: No file may grow beyond this: less than a block of scores, more than the log.
-LIMIT_BYTES = 48 << 10
-DISK_BYTES = 48 << 20
-LEFT_BYTES = 256 << 10
-
-
-@contextmanager
-def limited(monitors: Monitors, _: Path) -> Iterator[Callable[[bool], None]]:
-    """A limit on the size of files, which needs no rights."""
-
-    def fill(is_full: bool) -> None:
-        soft = LIMIT_BYTES if is_full else resource.RLIM_INFINITY
-        resource.prlimit(monitors.fleet.pid(0), resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
-
-    yield fill
-
-
-@contextmanager
-def small_disk(_: Monitors, home: Path) -> Iterator[Callable[[bool], None]]:
-    """A file system of its own, filled up."""
-    path = home / "clickhouse"
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)], check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root; the limit on file sizes is tested anyway")
-    ballast = path / "ballast"
-
-    def fill(is_full: bool) -> None:
-        if is_full:
-            found = os.statvfs(path)
-            ballast.write_bytes(bytes(max(found.f_bavail * found.f_bsize - LEFT_BYTES, 0)))
-        else:
-            ballast.unlink()
-
-    try:
-        yield fill
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +24,7 @@ def test_a_full_disk_is_said_and_waited_for(kafka: str, tmp_path: Path, disk: Ca
         bench = Bench(kafka, tmp_path, "", 12_000)
         await bench.prepare()
         monitors = Monitors(bench)
-        with disk(monitors, tmp_path) as fill:  # type: ignore[attr-defined]
+        with disk(lambda: [monitors.fleet.pid(0)], tmp_path / "clickhouse") as fill:  # type: ignore[attr-defined]
             async with monitors.fleet as fleet:
                 fleet.start(0)
                 await monitors.until_at_work(0)

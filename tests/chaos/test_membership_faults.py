@@ -1,4 +1,4 @@
-"""Workers that come and go: partitions are handed over, and nothing is lost, doubled or counted wrongly (P7, P18)."""
+"""Workers that come, go and sleep: partitions are handed over, nothing is lost, doubled or miscounted (P4, P7, P18)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from chaos_run import ChaosRun
 HAND_OVER_S = 10.0
 PAUSE_OF_OTHERS_S = 3.0
 STOP_S = 10.0
+#: Of a frozen worker: more than a session.
+SLEEP_S = 12.0
 
 
 def owned(run: ChaosRun) -> dict[int, set[int]]:
@@ -36,13 +39,25 @@ def are_shared(run: ChaosRun) -> bool:
     return bool(mine and others) and mine.isdisjoint(others)
 
 
-async def watch(run: ChaosRun, others: set[int], since: float) -> tuple[float, float]:
-    """Longest time without a score of any partition since an instant, and of ``others`` alone."""
+async def until_shared(run: ChaosRun) -> None:
+    await run.wait_for(lambda: are_shared(run), "partitions of both workers")
+
+
+@asynccontextmanager
+async def measured(run: ChaosRun, what: str, figures: list[Figure], *, is_back: bool) -> AsyncIterator[None]:
+    """Measure what a change of the second worker costs, until both share the partitions again or the first has all."""
+    others, since = owned(run)[0], time.monotonic()
+    yield
+    if is_back:
+        await until_shared(run)
     for _ in range(2):  # a rebalance that starts later belongs to it as well
         await asyncio.sleep(2)
         await run.every_partition_scores()
     gaps = run.reader.gaps(since)
-    return max(gaps.values()), max((gaps[k] for k in others), default=0.0)
+    figures.append(Figure(f"hand-over after a {what}", max(gaps.values()), "s", HAND_OVER_S))
+    if what != "join":  # there, the first worker has all partitions, and must give some away
+        pause_s = max((gaps[k] for k in others), default=0.0)
+        figures.append(Figure(f"pause of other partitions after a {what}", pause_s, "s", PAUSE_OF_OTHERS_S))
 
 
 MEMBERS = [
@@ -58,46 +73,26 @@ def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
 ) -> None:
     async def scenario() -> None:
         figures: list[Figure] = []
-        stops: list[tuple[int, float]] = []
         async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6), setup) as run:
             await run.produce()
-
-            async def measure(what: str, change: Callable[[], Awaitable[None]], *, is_back: bool) -> None:
-                others, since = owned(run)[0], time.monotonic()
-                await change()
-                if is_back:
-                    await both_have_some()
-                hand_over_s, pause_s = await watch(run, others, since)
-                figures.append(Figure(f"hand-over after a {what}", hand_over_s, "s", HAND_OVER_S))
-                if what != "join":  # there, the first worker has all partitions, and must give some away
-                    figures.append(Figure(f"pause of other partitions after a {what}", pause_s, "s", PAUSE_OF_OTHERS_S))
-
-            async def both_have_some() -> None:
-                await run.wait_for(lambda: are_shared(run), "partitions of both workers")
-
-            async def join() -> None:
+            async with measured(run, "join", figures, is_back=True):
                 run.fleet.start(1)
-
-            async def kill() -> None:
+            async with measured(run, "kill", figures, is_back=True):
                 run.fleet.kill(1)
-
-            async def leave() -> None:
-                stops.extend(await run.fleet.stop(1))
-
-            async def die() -> None:
+            async with measured(run, "leave", figures, is_back=False):
+                [(code, stop_s)] = await run.fleet.stop(1)
+            run.fleet.start(1)
+            await until_shared(run)
+            async with measured(run, "freeze", figures, is_back=True):
+                run.fleet.freeze(1)
+                await asyncio.sleep(SLEEP_S)
+                run.fleet.thaw(1)
+            async with measured(run, "death", figures, is_back=False):
                 run.fleet.kill(1, for_good=True)
-
-            await measure("join", join, is_back=True)
-            await measure("kill", kill, is_back=True)
-            await measure("leave", leave, is_back=False)
-            await join()
-            await both_have_some()
-            await measure("death", die, is_back=False)
             outcome = await run.finish()
-        [(code, stop_s)] = stops
         figures.append(Figure("SIGTERM until the process ended", stop_s, "s", STOP_S))
         row = record(
-            run.row("P7/P18", "join, kill (started again), leave, death (for good)", outcome, 4, figures=tuple(figures))
+            run.row("P4/P7/P18", "join, kill, leave, freeze, death of a worker", outcome, 5, figures=tuple(figures))
         )
         assert row.passed, outcome.findings.describe()
         assert code == 0

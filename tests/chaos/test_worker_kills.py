@@ -21,21 +21,15 @@ async def kill_at_random(run: ChaosRun, kills: int, seed: int, every_s: tuple[fl
         run.fleet.kill(chance.choice(run.fleet.running()))
 
 
-KILLS = [
-    pytest.param(Setup("at_least_once"), 3, id="at-least-once"),  # exactly once: test_models_and_pressure.py
-    pytest.param(Setup("exactly_once", workers=3), 25, id="exactly-once-3", marks=pytest.mark.chaos_full),
-    pytest.param(
-        Setup("exactly_once", with_labels=True, workers=3), 15, id="exactly-once+labels-3", marks=pytest.mark.chaos_full
-    ),
-    pytest.param(
-        Setup("at_least_once", with_labels=True, workers=3),
-        15,
-        id="at-least-once+labels-3",
-        marks=pytest.mark.chaos_full,
-    ),
+KILLS = [  # in the short selection: test_models_and_pressure.py and test_membership_faults.py
+    pytest.param(Setup("at_least_once"), 3, id="at-least-once"),
+    pytest.param(Setup("exactly_once", workers=3), 25, id="exactly-once-3"),
+    pytest.param(Setup("exactly_once", with_labels=True, workers=3), 15, id="exactly-once+labels-3"),
+    pytest.param(Setup("at_least_once", with_labels=True, workers=3), 15, id="at-least-once+labels-3"),
 ]
 
 
+@pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "kills"), KILLS)
 def test_kills_lose_double_and_miscount_nothing(
     kafka: str, tmp_path: Path, seed: int, setup: Setup, kills: int

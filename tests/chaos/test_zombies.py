@@ -11,16 +11,16 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
-#: Longer than a worker's session (10 s), so that its partitions have moved on when it wakes up.
+#: Longer than a worker's session (6 s), so that its partitions have moved on when it wakes up.
 SLEEP_S = 14.0
 
-RUNS = [
-    pytest.param(Setup("exactly_once", with_labels=False), 1, id="exactly-once"),
-    pytest.param(Setup("exactly_once", with_labels=True), 10, id="exactly-once+labels", marks=pytest.mark.chaos_full),
-    pytest.param(Setup("at_least_once", with_labels=False), 5, id="at-least-once", marks=pytest.mark.chaos_full),
+RUNS = [  # one of the short selection: test_membership_faults.py
+    pytest.param(Setup("exactly_once", with_labels=True), 10, id="exactly-once+labels"),
+    pytest.param(Setup("at_least_once", with_labels=False), 5, id="at-least-once"),
 ]
 
 
+@pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "times"), RUNS)
 def test_a_zombie_writes_nothing(kafka: str, tmp_path: Path, seed: int, setup: Setup, times: int) -> None:
     async def scenario() -> None:

@@ -59,6 +59,8 @@ type = "float"
 window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "sum", field = "amount" }}
 
 {features}
+
+{state}
 """
 LABEL_FEATURE = """
 [[features]]
@@ -73,6 +75,7 @@ class Setup:
     """What a pipeline under test and its workers are like.
 
     ``static``: workers are static members of their group. ``features``: TOML of more features.
+    ``on_disk``: the state is, but for a few keys of the hundreds that there are.
     ``max_wait``: for labels; long, so that no fault makes a score stale: what it saw could then not be computed again.
     """
 
@@ -84,6 +87,7 @@ class Setup:
     static: bool = True
     features: str = ""
     max_wait: str = "10m"
+    on_disk: bool = False
 
 
 def render_toml(name: str, setup: Setup) -> str:
@@ -95,6 +99,7 @@ def render_toml(name: str, setup: Setup) -> str:
         commit_interval_ms=setup.commit_interval_ms,
         labels=f'[labels]\nhorizon = "1h"\nmax_wait = "{setup.max_wait}"\n' if setup.with_labels else "",
         features=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
+        state='[state]\nstore = "disk"\ncached_keys = 20\n' if setup.on_disk else "",
     )
 
 

@@ -63,6 +63,13 @@ def in_milliseconds(year: int) -> int:
     return int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()) * 1000
 
 
+def test_commits_are_rare_where_nobody_waits_for_them(tmp_path: Path) -> None:
+    at_least_once = 'delivery = "at_least_once"\n' + SMALLEST + WINDOW
+    assert read(tmp_path, at_least_once).commit_interval_ms == 500
+    shared = at_least_once.replace('["customer"]', '["country"], delay = "1h"')
+    assert read(tmp_path, shared).commit_interval_ms == 75
+
+
 def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     pipeline = read(tmp_path, SMALLEST)
 

@@ -1,0 +1,51 @@
+"""The disk with the state is full: workers say so and end; with space again, it is as if nothing had been (P14)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chaos_load import Load
+from chaos_pipeline import Setup
+from chaos_report import Figure, record
+from chaos_run import ChaosRun
+from full_disk import limited, small_disk
+
+from app.exit_codes import EXIT_CONFIG
+
+FULL_S = 20.0
+
+
+@pytest.mark.chaos_full
+@pytest.mark.parametrize("disk", [limited, small_disk], ids=lambda disk: disk.__name__)
+def test_a_full_disk_of_the_state_is_said_and_costs_time_alone(
+    kafka: str, tmp_path: Path, seed: int, disk: Callable[..., object]
+) -> None:
+    setup = Setup("exactly_once", with_labels=True, on_disk=True)
+
+    async def scenario() -> None:
+        run = ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=1_000, pad=200), setup)
+        with disk(lambda: map(run.fleet.pid, run.fleet.running()), run.settings.home / "state") as fill:  # type: ignore[attr-defined]
+            async with run:
+                await run.produce()
+                until = time.monotonic() + FULL_S
+                while time.monotonic() < until:  # for those that start meanwhile, too
+                    fill(True)
+                    await asyncio.sleep(0.1)
+                fill(False)
+                await run.every_partition_scores()
+                outcome = await run.finish()
+        failed = outcome.exit_codes.count(EXIT_CONFIG)
+        said = run.fleet.count_in_logs("the state cannot be kept on disk")
+        row = record(
+            run.row("P14/P24", f"disk of the state full ({disk.__name__})", outcome, failed,
+                    figures=(Figure("sentences in the log of each that ended", said / max(failed, 1), "lines", 2),))
+        )  # fmt: skip
+        assert row.passed, outcome.findings.describe()
+        assert failed, "no worker has noticed"
+        assert said >= failed
+
+    asyncio.run(scenario())
