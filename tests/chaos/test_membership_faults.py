@@ -51,7 +51,7 @@ async def measured(run: ChaosRun, what: str, figures: list[Figure], *, is_back: 
     if is_back:
         await until_shared(run)
     for _ in range(2):  # a rebalance that starts later belongs to it as well
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.5)
         await run.every_partition_scores()
     gaps = run.reader.gaps(since)
     figures.append(Figure(f"hand-over after a {what}", max(gaps.values()), "s", HAND_OVER_S))
@@ -73,7 +73,7 @@ def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
 ) -> None:
     async def scenario() -> None:
         figures: list[Figure] = []
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6), setup) as run:
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup) as run:
             await run.produce()
             async with measured(run, "join", figures, is_back=True):
                 run.fleet.start(1)
