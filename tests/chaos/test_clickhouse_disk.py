@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from chaos_report import Figure, Row, record, seed_of
-from full_disk import limited, small_disk
+from full_disk import Disk, limited, small_disk
 from monitor_bench import Bench, Client
 from monitor_chaos import Monitors, open_ledger
 
@@ -17,14 +16,14 @@ from monitor_chaos import Monitors, open_ledger
 @pytest.mark.parametrize(
     "disk", [limited, pytest.param(small_disk, marks=pytest.mark.chaos_full)], ids=lambda disk: disk.__name__
 )
-def test_a_full_disk_is_said_and_waited_for(kafka: str, tmp_path: Path, disk: Callable[..., object]) -> None:
+def test_a_full_disk_is_said_and_waited_for(kafka: str, tmp_path: Path, disk: Disk) -> None:
     seed = seed_of("clickhouse-disk")
 
     async def scenario() -> None:
         bench = Bench(kafka, tmp_path, "", 12_000)
         await bench.prepare()
         monitors = Monitors(bench)
-        with disk(lambda: [monitors.fleet.pid(0)], tmp_path / "clickhouse") as fill:  # type: ignore[attr-defined]
+        with disk(lambda: [monitors.fleet.pid(0)], tmp_path / "clickhouse") as fill:
             async with monitors.fleet as fleet:
                 fleet.start(0)
                 await monitors.until_at_work(0)

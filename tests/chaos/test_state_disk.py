@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from chaos_load import Load
 from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
-from full_disk import limited, small_disk
+from full_disk import Disk, limited, small_disk
 
 from app.exit_codes import EXIT_CONFIG
 
@@ -22,13 +21,13 @@ FULL_S = 20.0
 @pytest.mark.chaos_full
 @pytest.mark.parametrize("disk", [limited, small_disk], ids=lambda disk: disk.__name__)
 def test_a_full_disk_of_the_state_is_said_and_costs_time_alone(
-    kafka: str, tmp_path: Path, seed: int, disk: Callable[..., object]
+    kafka: str, tmp_path: Path, seed: int, disk: Disk
 ) -> None:
     setup = Setup("exactly_once", with_labels=True, on_disk=True)
 
     async def scenario() -> None:
         run = ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=1_000, pad=200), setup)
-        with disk(lambda: map(run.fleet.pid, run.fleet.running()), run.settings.home / "state") as fill:  # type: ignore[attr-defined]
+        with disk(lambda: map(run.fleet.pid, run.fleet.running()), run.settings.home / "state") as fill:
             async with run:
                 await run.produce()
                 until = time.monotonic() + FULL_S

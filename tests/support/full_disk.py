@@ -6,10 +6,13 @@ import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+#: A way to fill a disk: for whom, and the folder; what it yields fills it (True) and makes space again (False).
+Disk = Callable[[Callable[[], Iterable[int]], Path], AbstractContextManager[Callable[[bool], None]]]
 
 #: No file may grow beyond this: less than a block of scores or the log of a state, more than the log of a process.
 LIMIT_BYTES = 48 << 10
