@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeError
 
 from app.adapters.transactional_producer import TransactionalProducer
 from schemas.wire import DeadLetter
@@ -28,6 +28,8 @@ _BATCH_BYTES = 900_000
 _TRANSACTION_TIMEOUT_MS = 30_000
 #: A commit that takes longer than any broker keeps a transaction open will not come about.
 _COMMIT_DEADLINE_S = 60.0
+#: The second one: of a producer that knows already that it was fenced.
+_REFUSALS = KafkaError, IllegalOperation
 
 
 class PublishError(RuntimeError):
@@ -147,7 +149,7 @@ class PartitionPublisher:
             ) from error
         except TimeoutError as error:
             raise PublishError(f"Kafka has not committed within {_COMMIT_DEADLINE_S:.0f} s.") from error
-        except KafkaError as error:
+        except _REFUSALS as error:
             raise PublishError(f"Kafka refused the commit: {error!r}") from error
 
     def committed_offset(self, topic: str) -> int | None:
@@ -155,11 +157,14 @@ class PartitionPublisher:
         return self._offsets.get(topic)
 
     async def _send(self, topic: str, batches: Iterable[Any], partition: int | None = None) -> None:
-        for batch in batches:
-            self.open()
-            to = self._partition if partition is None else partition
-            sent = await self._transaction.send_batch(batch, topic, partition=to)
-            self._sent.append((topic, sent))
+        try:
+            for batch in batches:
+                self.open()
+                to = self._partition if partition is None else partition
+                sent = await self._transaction.send_batch(batch, topic, partition=to)
+                self._sent.append((topic, sent))
+        except _REFUSALS as error:
+            raise PublishError(f"Kafka takes nothing more in this transaction: {error!r}") from error
 
     def _refused_topic(self) -> str:
         refused = (topic for topic, sent in self._sent if sent.done() and sent.exception() is not None)

@@ -70,9 +70,9 @@ async def break_network(run: ChaosRun, proxy: Proxy, names: list[str]) -> float:
 
 
 CRASHES = [
-    pytest.param(Setup("exactly_once", with_labels=False), 1, id="exactly-once"),
+    pytest.param(Setup("exactly_once", workers=1), 1, id="exactly-once"),
     pytest.param(Setup("exactly_once", with_labels=True), 5, id="exactly-once+labels", marks=pytest.mark.chaos_full),
-    pytest.param(Setup("at_least_once", with_labels=False), 5, id="at-least-once", marks=pytest.mark.chaos_full),
+    pytest.param(Setup("at_least_once"), 5, id="at-least-once", marks=pytest.mark.chaos_full),
 ]
 
 
@@ -150,13 +150,11 @@ def test_a_full_disk_of_the_broker_loses_nothing(cache: Path, tmp_path: Path, se
 
 
 NETWORKS = [
-    pytest.param(Setup("exactly_once", with_labels=False), ["hole down", "down"], id="exactly-once"),
+    pytest.param(Setup("exactly_once", workers=1), ["hole down", "down"], id="exactly-once"),
     pytest.param(
         Setup("exactly_once", with_labels=True), list(WEATHERS), id="exactly-once+labels", marks=pytest.mark.chaos_full
     ),
-    pytest.param(
-        Setup("at_least_once", with_labels=False), list(WEATHERS), id="at-least-once", marks=pytest.mark.chaos_full
-    ),
+    pytest.param(Setup("at_least_once"), list(WEATHERS), id="at-least-once", marks=pytest.mark.chaos_full),
 ]
 
 

@@ -190,6 +190,16 @@ def test_a_repetition_by_a_version_that_was_swapped_in_is_no_conflict_and_the_la
     assert wrong(check(logs, other)) == {"doubled": 1, "wrong_scores": 1}
 
 
+@pytest.mark.parametrize("change", [{"features": {}}, {"stale": True}, {"event_time_ms": 1}])
+def test_a_repetition_by_another_version_of_other_features_is_caught(
+    right: Logs, models: dict[str, ActiveModel], change: dict[str, object]
+) -> None:
+    logs, other = broken(right), dict(models)
+    other["9.9.9"] = other[logs.scores[790].version]
+    logs.scores.insert(790, msgspec.structs.replace(logs.scores[790], version="9.9.9", score=0.123, **change))
+    assert wrong(check(logs, other)) == {"doubled": 1, "conflicting": 1}
+
+
 def test_a_version_that_may_not_score_is_caught_though_its_score_was_repeated(
     right: Logs, models: dict[str, ActiveModel]
 ) -> None:

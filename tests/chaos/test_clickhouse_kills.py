@@ -29,7 +29,7 @@ class Plan:
 
 
 SERVER = [
-    pytest.param(Plan(kills=4, server_kills=1, n_scores=4_000), id="short"),
+    pytest.param(Plan(kills=2, server_kills=1, n_scores=3_000), id="short"),
     pytest.param(Plan(kills=10, server_kills=2, n_scores=4_000), id="ten", marks=pytest.mark.chaos_full),
     pytest.param(Plan(kills=60, server_kills=15, n_scores=100_000), id="full", marks=pytest.mark.chaos_full),
 ]

@@ -51,7 +51,7 @@ def test_model_updates_race_with_kills(kafka: str, tmp_path: Path, seed: int, se
         chance, bad = new_random(seed), set()
         other = tmp_path / "other.toml"
         other.write_text(render_toml("other", replace(setup, with_labels=not setup.with_labels)))
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6), setup) as run:
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup) as run:
             registry = Registry(run.settings.registry)
             await run.produce()
             for number in range(1, kills + 1):

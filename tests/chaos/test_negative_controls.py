@@ -84,7 +84,7 @@ def test_faust_alone_is_caught(kafka: str, tmp_path: Path, seed: int, guarantee:
             fleet.start(0, 1)
             assert await comes_to(reader, 500, 120), f"Faust did not start:\n{fleet.log()}"
             for _ in range(kills):
-                await asyncio.sleep(chance.uniform(3, 8))
+                await asyncio.sleep(chance.uniform(2, 5))
                 running = fleet.running()
                 if running:
                     fleet.kill(chance.choice(running))

@@ -175,8 +175,8 @@ def _check_ledger(logs: Logs, found: Findings) -> dict[Place, Score]:
 def _check_order(logs: Logs, found: Findings) -> tuple[dict[Place, Score], Counter[Place]]:
     """Last score of each event, and how many it has; repetitions must be the same, and first ones in order.
 
-    Where a repetition is allowed, so is one by a version that was swapped in before it: the last one stands, as in
-    ClickHouse, and is the one whose counts were committed.
+    Where a repetition is allowed, so is one by a version that was swapped in before it, of the same features: the last
+    one stands, as in ClickHouse, and is the one whose counts were committed.
     """
     lasts: dict[Place, Score] = {}
     furthest: dict[int, int] = {}
@@ -187,7 +187,8 @@ def _check_order(logs: Logs, found: Findings) -> tuple[dict[Place, Score], Count
         found.stale += score.stale
         before, lasts[place] = lasts.get(place), score
         if before is not None:
-            if before.version == score.version and _content(before) != _content(score):
+            mine = () if before.version == score.version else _OF_A_VERSION
+            if _content(before, mine) != _content(score, mine):
                 found.conflicting += 1
                 found.say(f"conflicting {place}: {_content(before)} and {_content(score)}")
         elif place[1] < furthest.get(place[0], -1):
@@ -199,13 +200,14 @@ def _check_order(logs: Logs, found: Findings) -> tuple[dict[Place, Score], Count
     return lasts, times
 
 
-def _content(score: Score) -> tuple[Any, ...]:
+#: What the version that scores an event decides, and may differ where another one did.
+_OF_A_VERSION = ("version", "score", "decision", "reasons")
+
+
+def _content(score: Score, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """All of a score but the time at which it was made; NaN has become None in JSON."""
     values = msgspec.structs.asdict(score)
-    del values["scored_at_ms"]
-    values["features"] = tuple(sorted(score.features.items()))
-    values["reasons"] = tuple(score.reasons)
-    return tuple(values.values())
+    return {name: value for name, value in values.items() if name not in {"scored_at_ms", *without}}
 
 
 def _places(batches: Mapping[int, Sequence[RecordBatch]]) -> Iterator[tuple[Place, bool]]:

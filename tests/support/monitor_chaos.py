@@ -8,7 +8,6 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from chaos_fleet import Fleet
@@ -85,11 +84,11 @@ def _source(record: Any) -> tuple[int, int]:
 class Monitors:
     """Slots of monitors that are started again whenever they end."""
 
-    def __init__(self, bench: Bench | WorkerBench, slots: int = 1, folder: Path | None = None) -> None:
+    def __init__(self, bench: Bench | WorkerBench, slots: int = 1) -> None:
         command = [sys.executable, "-P", "-m", "app", "monitor", "--pipeline", str(bench.pipeline.path)]
         environment = {**os.environ, **bench.settings.to_environment()}
-        folder = folder or bench.folder / "monitors"
-        folder.mkdir(exist_ok=True)
+        folder = bench.folder / "monitors"
+        folder.mkdir()
         self.bench = bench
         self.fleet = Fleet(folder, slots, lambda _: (command, environment))
 
