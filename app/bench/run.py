@@ -28,7 +28,7 @@ class Sizes:
     Parameters
     ----------
     events
-        How many events a fast contestant gets.
+        How many events a fast contestant gets where only ours run; three times as many where others do.
     rounds
         How often each contestant of a comparison runs, in turns; the medians count.
     seconds
@@ -44,7 +44,7 @@ class Sizes:
 
     @property
     def long_events(self) -> int:
-        """Events of a run in which a JVM is warm for most of it."""
+        """Events of a run in which everybody is warm for most of it: heaps have grown, a JVM has compiled."""
         return 3 * self.events
 
 
