@@ -26,7 +26,7 @@ test: env  ## The whole test suite, on real Kafka and ClickHouse's engine
 demo: env  ## Run the whole job on a year of real flights and write demo-report/index.html
 	$(BIN)/streamgauge demo $(ARGS)
 
-bench: env  ## Measure this machine, peers beside us, into bench-report (about 35 minutes)
+bench: env  ## Measure this machine, peers beside us, into bench-report (about 55 minutes)
 	$(BIN)/streamgauge bench run $(ARGS)
 
 chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (105 minutes)

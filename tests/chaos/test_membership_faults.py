@@ -141,6 +141,31 @@ def test_scaling_up_and_down_again_and_again_loses_nothing(
     asyncio.run(scenario())
 
 
+@pytest.mark.chaos_full
+def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: str, tmp_path: Path, seed: int) -> None:
+    """From one worker to eight, each with a partition; two die, five leave, and the last one has them all."""
+    setup = Setup("exactly_once", with_labels=True, partitions=8, workers=1)
+    others = range(1, 8)
+
+    async def scenario() -> None:
+        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup, slots=8) as run:
+            await run.produce()
+            run.fleet.start(*others)
+            await run.wait_for(lambda: sorted(map(sorted, owned(run).values())) == [[k] for k in range(8)], "a partition of each")
+            for slot in (1, 2):
+                run.fleet.kill(slot, for_good=True)
+            await run.every_partition_scores()
+            ends = await run.fleet.stop(*others[2:])
+            await run.wait_for(lambda: owned(run)[0] == set(range(8)), "all partitions of the first worker")
+            await run.every_partition_scores()
+            outcome = await run.finish()
+        row = record(run.row("P4/P7/P24", "1 to 8 workers, 2 die, 5 leave", outcome, 14))
+        assert row.passed, outcome.findings.describe()
+        assert {code for code, _ in ends} == {0}
+
+    asyncio.run(scenario())
+
+
 STOPS = [
     pytest.param(Setup("exactly_once", with_labels=True), 20, id="exactly-once+labels"),
     pytest.param(Setup("at_least_once"), 10, id="at-least-once"),

@@ -125,10 +125,19 @@ class ChaosRun:
         For load, reader and checks: never through a proxy.
     worker_bootstrap
         For the workers; None: the same.
+    slots
+        Most workers at a time.
     """
 
     def __init__(
-        self, bootstrap: str, folder: Path, load: Load, setup: Setup, worker_bootstrap: str | None = None
+        self,
+        bootstrap: str,
+        folder: Path,
+        load: Load,
+        setup: Setup,
+        worker_bootstrap: str | None = None,
+        *,
+        slots: int = 3,
     ) -> None:
         self.bootstrap = bootstrap
         self.setup = setup
@@ -146,7 +155,7 @@ class ChaosRun:
         environment = replace(self.settings, kafka=worker_bootstrap or bootstrap).to_environment()
         self.fleet = Fleet(
             folder,
-            max(setup.workers, 3),
+            max(setup.workers, slots),
             lambda slot: worker_command(path, environment, f"w{slot}" if setup.static else None),
         )
         self.versions: list[str] = []
