@@ -151,7 +151,9 @@ def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: str, tmp
         async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup, slots=8) as run:
             await run.produce()
             run.fleet.start(*others)
-            await run.wait_for(lambda: sorted(map(sorted, owned(run).values())) == [[k] for k in range(8)], "a partition of each")
+            await run.wait_for(
+                lambda: sorted(map(sorted, owned(run).values())) == [[k] for k in range(8)], "a partition of each"
+            )
             for slot in (1, 2):
                 run.fleet.kill(slot, for_good=True)
             await run.every_partition_scores()
