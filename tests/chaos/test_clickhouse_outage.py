@@ -41,7 +41,7 @@ class Outage:
 
 
 OUTAGES = [
-    pytest.param(Outage("down", 12, 5, 150), id="12s"),
+    pytest.param(Outage("down", 8, 5, 150), id="8s"),
     pytest.param(Outage("down", 600, 60, 500), id="10min", marks=pytest.mark.chaos_full),
     pytest.param(Outage("hang", 90, 20, 500), id="hanging", marks=pytest.mark.chaos_full),
 ]

@@ -35,7 +35,7 @@ async def refused_versions(run: ChaosRun) -> set[str]:
 
 KINDS = ["good", "tampered", "foreign", "missing"]
 RACES = [
-    pytest.param(Setup("exactly_once", with_labels=True), 2, id="exactly-once+labels"),
+    pytest.param(Setup("exactly_once", with_labels=True), 1, id="exactly-once+labels"),
     pytest.param(
         Setup("exactly_once", with_labels=True), 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full
     ),
