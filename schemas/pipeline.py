@@ -129,8 +129,7 @@ class Feature:
 
     ``python``: "file.py:function" (relative to the pipeline file) or "package.module:function", called with one array
     per name in ``arguments`` and returning one float64 (or for a category, str) array of the same length.
-    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN) and counted
-    as unseen.
+    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN).
     """
 
     name: str
@@ -153,9 +152,9 @@ class Model:
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One test that runs on each metric when a window closes, with its settings (``threshold``, ``alpha``, …)."""
+    """One test that runs on the metrics when a window closes, with its settings (``threshold``, ``alpha``, …)."""
 
-    test: Literal["psi", "ks", "interval", "trend"]
+    test: Literal["psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval", "trend"]
     settings: dict[str, float] = field(default_factory=dict)
 
 

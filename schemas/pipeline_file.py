@@ -60,9 +60,16 @@ _KEYS = (
 DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "psi": {"threshold": (0.2, 0, 100)},
     "ks": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
+    "wasserstein": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 100)},
+    "jensen_shannon": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
+    "chi_square": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
+    "null_rate": {"alpha": (0.01, 0, 1), "minimum_effect": (0.02, 0, 1)},
+    "range": {"alpha": (0.01, 0, 1), "minimum_effect": (0.01, 0, 1)},
     "interval": {"low": (2.5, 0, 50), "high": (97.5, 50, 100), "minimum_history": (5, 2, 10_000)},
     "trend": {"alpha": (0.05, 0, 1), "minimum_history": (5, 3, 10_000)},
 }
+#: What runs where a file names no tests: not all, since each more is another chance of a false alarm.
+DEFAULT_TESTS = ("psi", "ks", "null_rate", "range", "interval", "trend")
 
 
 def load(name_or_path: str | Path) -> Pipeline:
@@ -261,8 +268,8 @@ def _read_drift(top: TomlTable) -> Drift:
         if window_ms == 0 or window_ms % slice_ms:
             table.fail("window", f'"{window}" is not a multiple of the slice; change one of them')
     tests = tuple(_read_test(test) for test in table.tables("tests", "test")) or tuple(
-        DriftTest(name, {key: value[0] for key, value in settings.items()})  # type: ignore[arg-type]  # the keys are the tests
-        for name, settings in DRIFT_TESTS.items()
+        DriftTest(name, {key: value[0] for key, value in DRIFT_TESTS[name].items()})  # type: ignore[arg-type]  # a name of a test
+        for name in DEFAULT_TESTS
     )
     return Drift(window, slice_ms, table.duration("grace", "1h"), table.integer("bins", 128, low=10, high=4096), tests)
 

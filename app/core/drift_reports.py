@@ -3,17 +3,29 @@
 A signal needs two things: an effect that matters and, where there is a p-value, evidence that it is not chance. With
 enough events every difference is significant, with few every statistic is large; one of the two alone is no alarm.
 
-========= ========== ===================== =============== ==================================================
-test      statistic  effect                threshold       signal DRIFT (WARNING: half of what is marked *)
-========= ========== ===================== =============== ==================================================
-psi       PSI        PSI                   ``threshold``   p < ``alpha`` and PSI >= ``threshold`` *
-ks        D          D                     ``alpha``       p < ``alpha`` and D >= ``minimum_effect`` *
-interval  deciles    largest distance,     ``deciles``     >= ``deciles`` of the ten outside by an effect of
-          outside    in [0, 1]                             ``minimum_effect`` (WARNING: outside at all)
-trend     t of the   fitted change over    ``alpha``       p < ``alpha`` and |effect| >= ``minimum_effect`` *
-          clearest   the windows / (d9 -
-          decile     d1) of the reference
-========= ========== ===================== =============== ==================================================
+============== ============ ===================== =============== =============================================
+test           statistic    effect                threshold       signal DRIFT (WARNING: half of what is *)
+============== ============ ===================== =============== =============================================
+psi            PSI          PSI                   ``threshold``   p < ``alpha`` and PSI >= ``threshold`` *
+ks             D            D                     ``alpha``       p < ``alpha`` and D >= ``minimum_effect`` *
+wasserstein    W in         W                     ``alpha``       p < ``alpha`` and W >= ``minimum_effect`` *
+               deviations
+jensen_shannon distance     what of it is beyond  ``alpha``       the same, with the effect *
+                            chance, in [0, 1]
+chi_square     chi^2        Cramer's V            ``alpha``       the same, with V *
+null_rate      change of    its size              ``alpha``       the same, with the size of the change *
+               the share
+range          share beyond the share             ``alpha``       the same, with the share *
+               training's
+interval       deciles      largest distance,     ``deciles``     >= ``deciles`` of the ten outside by an effect
+               outside      in [0, 1]                             of ``minimum_effect`` (WARNING: outside at all)
+trend          t of the     fitted change over    ``alpha``       p < ``alpha`` and |effect| >=
+               clearest     the windows / (d9 -                   ``minimum_effect`` *
+               decile       d1) of the reference
+============== ============ ===================== =============== =============================================
+
+``wasserstein`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``null_rate`` about
+all but the outcome; of other metrics they say nothing.
 
 The trend's p is that of its clearest decile times the ten that were looked at (Bonferroni). The interval asks for
 several deciles, outside by as much as their range is wide, because deciles move together and the range of a short past
@@ -30,16 +42,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from app.core.drift.deciles import DECILES
+from app.core.drift.divergence import jensen_shannon
 from app.core.drift.interval import interval
 from app.core.drift.ks import ks
 from app.core.drift.psi import group_cells, psi
+from app.core.drift.shares import beyond_range, change_of_share, chi_square
 from app.core.drift.trend import trend
+from app.core.drift.wasserstein import Scale, wasserstein
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from app.core.batches import Floats, Ints
-    from models.reference import MetricCells
+    from models.reference import MetricCells, MetricKind
     from schemas.pipeline import DriftTest
 
 Signal = Literal["NONE", "WARNING", "DRIFT"]
@@ -49,13 +64,14 @@ Signal = Literal["NONE", "WARNING", "DRIFT"]
 class Evidence:
     """What the tests may look at: one metric, its counts in both windows, its deciles now, then and in between.
 
-    ``times`` are the ordinals of the past windows and, last, of the window under test; ``past`` (T x 10) holds the
-    deciles of the former.
+    ``scale``: the reference's, for distances. ``times`` are the ordinals of the past windows and, last, of the window
+    under test; ``past`` (T x 10) holds the deciles of the former.
     """
 
     cells: MetricCells
     reference: Ints
     detection: Ints
+    scale: Scale
     reference_deciles: Floats
     deciles: Floats
     times: Floats
@@ -78,15 +94,25 @@ def judge(test: DriftTest, evidence: Evidence) -> Verdict:
     return TESTS[test.test](evidence, test.settings)
 
 
-def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    threshold, alpha = settings.get("threshold", 0.2), settings.get("alpha", 0.01)
+def concerns(test: DriftTest, cells: MetricCells) -> bool:
+    """Whether a test has anything to say of a metric."""
+    return cells.kind in _KINDS.get(test.test, {cells.kind})
+
+
+def _groups(evidence: Evidence, settings: Mapping[str, float]) -> tuple[Ints, Ints]:
+    """Both windows' counts in about twenty groups."""
     groups = group_cells(evidence.reference, int(settings.get("groups", 20)), by_size=evidence.cells.is_coded)
     reference, detection = (
         np.bincount(groups, weights=counts).astype(np.int64) for counts in (evidence.reference, evidence.detection)
     )
     if evidence.cells.kind == "outcome":  # a label that never comes is not counted, so "missing" cannot be compared
-        reference, detection = reference[:-1], detection[:-1]
-    result = psi(reference, detection)
+        return reference[:-1], detection[:-1]
+    return reference, detection
+
+
+def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    threshold, alpha = settings.get("threshold", 0.2), settings.get("alpha", 0.01)
+    result = psi(*_groups(evidence, settings))
     if math.isnan(result.statistic):
         return Verdict(None, None, threshold, None, "NONE", "no events to compare")
     signal = _grade(result.statistic, threshold) if result.p_value < alpha else "NONE"
@@ -94,13 +120,58 @@ def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
 
 
 def _ks(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    alpha, minimum_effect = settings.get("alpha", 0.01), settings.get("minimum_effect", 0.1)
     size = evidence.cells.size
     result = ks(evidence.reference[:size], evidence.detection[:size])
     if math.isnan(result.statistic):
-        return Verdict(None, None, alpha, None, "NONE", "no values to compare")
-    signal = _grade(result.statistic, minimum_effect) if result.p_value < alpha else "NONE"
-    return Verdict(result.statistic, result.p_value, alpha, result.statistic, signal)
+        return _no_verdict("no values to compare", settings)
+    return _decide(result.statistic, result.p_value, result.statistic, settings)
+
+
+def _wasserstein(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    size = evidence.cells.size
+    result = wasserstein(evidence.cells.edges, evidence.reference[:size], evidence.detection[:size], evidence.scale)
+    if math.isnan(result.statistic):
+        return _no_verdict("no values to compare, or all of training's are the same", settings)
+    return _decide(result.statistic, result.p_value, result.statistic, settings)
+
+
+def _jensen_shannon(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    result = jensen_shannon(*_groups(evidence, settings))
+    if math.isnan(result.statistic):
+        return _no_verdict("no events to compare", settings)
+    return _decide(result.statistic, result.p_value, result.effect, settings)
+
+
+def _chi_square(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    result = chi_square(*_groups(evidence, settings))
+    if math.isnan(result.statistic):
+        return _no_verdict("no events to compare", settings)
+    return _decide(result.statistic, result.p_value, result.effect, settings)
+
+
+def _null_rate(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    size = evidence.cells.size
+    numbers = [(int(counts[size]), int(counts.sum())) for counts in (evidence.reference, evidence.detection)]
+    result = change_of_share(*numbers[0], *numbers[1])
+    if math.isnan(result.statistic):
+        return _no_verdict("no events to compare", settings)
+    note = " against ".join(f"{missing / n:.2%}" for missing, n in reversed(numbers)) + " missing"
+    return _decide(result.statistic, result.p_value, abs(result.statistic), settings, note, least=0.02)
+
+
+def _range(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    size = evidence.cells.size
+    if not len(evidence.cells.edges):
+        return _no_verdict("no values in training", settings)
+    n, m = int(evidence.reference[:size].sum()), int(evidence.detection[:size].sum())
+    below, above = int(evidence.detection[0]), int(evidence.detection[size - 1])
+    sides = [beyond_range(n, beyond, m) for beyond in (below, above)]
+    if math.isnan(sides[0].statistic):
+        return _no_verdict("no values to compare", settings)
+    p_value, share = min(1.0, 2 * min(side.p_value for side in sides)), (below + above) / m
+    low, high = evidence.cells.edges[0], evidence.cells.edges[-1]
+    note = f"{below} below {low:.4g}, {above} above {high:.4g} of training" if below + above else ""
+    return _decide(share, p_value, share, settings, note, least=0.01)
 
 
 def _interval(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
@@ -153,9 +224,41 @@ def _trend(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
 TESTS: dict[str, Callable[[Evidence, Mapping[str, float]], Verdict]] = {
     "psi": _psi,
     "ks": _ks,
+    "wasserstein": _wasserstein,
+    "jensen_shannon": _jensen_shannon,
+    "chi_square": _chi_square,
+    "null_rate": _null_rate,
+    "range": _range,
     "interval": _interval,
     "trend": _trend,
 }
+
+
+#: Of what kind the metrics are that a test is about, where it is not about all.
+_KINDS: dict[str, set[MetricKind]] = {
+    "wasserstein": {"numeric", "score"},
+    "range": {"numeric", "score"},
+    "chi_square": {"category", "outcome"},
+    "null_rate": {"numeric", "category", "score"},
+}
+
+
+def _decide(  # noqa: PLR0917  # what a verdict is made of, in its order
+    statistic: float,
+    p_value: float,
+    effect: float,
+    settings: Mapping[str, float],
+    note: str = "",
+    least: float = 0.1,
+) -> Verdict:
+    """Evidence and an effect that matters, both."""
+    alpha = settings.get("alpha", 0.01)
+    signal = _grade(effect, settings.get("minimum_effect", least)) if p_value < alpha else "NONE"
+    return Verdict(statistic, p_value, alpha, effect, signal, note)
+
+
+def _no_verdict(why: str, settings: Mapping[str, float]) -> Verdict:
+    return Verdict(None, None, settings.get("alpha", 0.01), None, "NONE", why)
 
 
 def _grade(effect: float, enough: float) -> Signal:

@@ -26,7 +26,8 @@ import numpy as np
 
 from app.core.alerting import Watch, limits
 from app.core.drift.deciles import deciles
-from app.core.drift_reports import Evidence, judge
+from app.core.drift.wasserstein import Scale
+from app.core.drift_reports import Evidence, concerns, judge
 from app.core.drift_windows import Calendar, Window, WindowStore
 from app.core.findings import Findings, Judgement, Subject, describe
 from app.core.history import History
@@ -60,6 +61,13 @@ class _Version:
         return [
             deciles(cells, counts.counts[row], float(counts.minima[row]), float(counts.maxima[row]))
             for row, cells in enumerate(self.reference.metrics)
+        ]
+
+    @cached_property
+    def scales(self) -> list[Scale]:
+        return [
+            Scale.of(cells.edges, counts[: cells.size])
+            for cells, counts in zip(self.reference.metrics, self.reference.counts, strict=True)
         ]
 
 
@@ -252,6 +260,7 @@ class MonitorCore:
                 cells=cells,
                 reference=known.reference.counts[row, : cells.size + 1],
                 detection=counts.counts[row, : cells.size + 1],
+                scale=known.scales[row],
                 reference_deciles=known.training_deciles[row],
                 deciles=self._history.current(window, version, cells.name),
                 times=np.array([self._calendar.ordinal(each) for each in (*past_windows, window)], np.float64),
@@ -259,7 +268,9 @@ class MonitorCore:
             )
             numbers = int(evidence.reference.sum()), int(evidence.detection.sum())
             tested += [
-                Judgement(cells.name, test.test, *numbers, judge(test, evidence)) for test in self._pipeline.drift.tests
+                Judgement(cells.name, test.test, *numbers, judge(test, evidence))
+                for test in self._pipeline.drift.tests
+                if concerns(test, cells)
             ]
         return tested
 

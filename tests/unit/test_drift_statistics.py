@@ -12,10 +12,13 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from app.core.drift.deciles import deciles
+from app.core.drift.divergence import jensen_shannon
 from app.core.drift.interval import interval
 from app.core.drift.ks import ks
 from app.core.drift.psi import group_cells, psi
+from app.core.drift.shares import beyond_range, change_of_share, chi_square
 from app.core.drift.trend import trend
+from app.core.drift.wasserstein import Scale, wasserstein
 from models.reference import MetricCells, count, fit_reference
 
 counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
@@ -205,3 +208,116 @@ def test_a_constant_decile_has_no_trend_and_a_line_is_certain(level: float, n: i
     assert (constant.t_statistic.item(), constant.p_value.item()) == (0.0, 1.0)
     line = trend(times, (3.0 * times)[:, None])
     assert (line.t_statistic.item(), line.p_value.item()) == (math.inf, 0.0)
+
+
+# -- distances ---------------------------------------------------------------------------------------------------------
+
+EDGES = np.array([-2.0, -1.0, -0.5, 0.0, 0.7, 1.5, 4.0])
+
+
+@given(counts, counts)
+def test_wasserstein_is_that_of_scipy_with_each_cell_s_mass_spread_over_it(one: np.ndarray, other: np.ndarray) -> None:
+    for cells in (one, other):  # what is outside of the range counts at its ends
+        cells[0], cells[-1] = 0, 0
+    scale = Scale.of(EDGES, one)
+    result = wasserstein(EDGES, one, other, scale)
+    if not one.sum() or not other.sum() or scale.spread == 0:
+        assert math.isnan(result.statistic)
+        return
+    within = (np.arange(200) + 0.5) / 200
+    places = (EDGES[:-1, None] + np.diff(EDGES)[:, None] * within).ravel()
+    weights = [np.repeat(cells[1:-1], 200).astype(float) for cells in (one, other)]
+    signs = np.cumsum(one) / one.sum() - np.cumsum(other) / other.sum()
+    if (signs >= -1e-12).all() or (signs <= 1e-12).all():  # else |F - G| bends within a cell
+        expected = stats.wasserstein_distance(places, places, *weights) / scale.spread
+        assert result.statistic == pytest.approx(expected, rel=0.02, abs=1e-9)
+
+
+@given(counts, counts)
+def test_jensen_shannon_is_that_of_scipy(one: np.ndarray, other: np.ndarray) -> None:
+    result = jensen_shannon(one, other)
+    if one.sum() == 0 or other.sum() == 0:
+        assert math.isnan(result.statistic)
+        return
+    from scipy.spatial.distance import jensenshannon  # noqa: PLC0415  # slow to import
+
+    # The root of what rounding leaves of nought is 1e-8.
+    assert result.statistic == pytest.approx(jensenshannon(one, other, base=2), abs=1e-7)
+    assert 0 <= result.p_value <= 1
+
+
+@given(counts, counts)
+def test_chi_square_is_that_of_scipy(one: np.ndarray, other: np.ndarray) -> None:
+    result = chi_square(one, other)
+    if one.sum() == 0 or other.sum() == 0:
+        assert math.isnan(result.statistic)
+        return
+    table = np.stack([one, other])[:, (one + other) > 0]
+    if table.shape[1] > 1:
+        expected = stats.chi2_contingency(table, correction=False)
+        assert (result.statistic, result.p_value) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-9)
+    else:
+        assert result == (0.0, 1.0, 0.0)
+    assert 0 <= result.effect <= 1 + 1e-12
+
+
+LAWS = {
+    "normal": lambda generator, n: generator.normal(size=n),
+    "lognormal": lambda generator, n: generator.lognormal(sigma=1.0, size=n),
+    "counts": lambda generator, n: generator.poisson(2.0, size=n).astype(float),
+}
+
+
+@pytest.mark.parametrize("law", list(LAWS))
+@pytest.mark.parametrize(("n", "m"), [(20_000, 2_000), (3_000, 3_000)])
+def test_distances_signal_as_often_as_they_say_without_drift(law: str, n: int, m: int) -> None:
+    """Of 1 500 windows 5 % are 75, give or take 8.5; the gamma law is an approximation, and is allowed a point more."""
+    generator = np.random.default_rng(11)
+    draw, n_windows = LAWS[law], 1_500
+    reference = fit_reference(
+        draw(generator, 5_000)[:, None], ["x"], ["numeric"], {}, np.full(5_000, 0.5), np.zeros(5_000), 128
+    )
+    cells = reference.metrics[0]
+    found: dict[str, list[float]] = {"wasserstein": [], "jensen_shannon": [], "chi_square": []}
+    for _ in range(n_windows):
+        then, now = (
+            count(reference, draw(generator, size)[:, None], np.full(size, 0.5)).counts[0, : cells.size + 1]
+            for size in (n, m)
+        )
+        scale = Scale.of(cells.edges, then[:-1])
+        found["wasserstein"].append(wasserstein(cells.edges, then[:-1], now[:-1], scale).p_value)
+        groups = group_cells(then, 20)
+        joined = [np.bincount(groups, weights=each).astype(np.int64) for each in (then, now)]
+        found["jensen_shannon"].append(jensen_shannon(*joined).p_value)
+        found["chi_square"].append(chi_square(*joined).p_value)
+    for test, p_values in found.items():
+        for level, most in ((0.05, 0.075), (0.01, 0.022)):
+            rate = np.mean(np.array(p_values) < level)
+            assert rate < most, (test, level, rate)
+        assert np.mean(np.array(p_values) < 0.05) > 0.03, test
+
+
+@pytest.mark.parametrize(("rate", "n", "m"), [(0.001, 50_000, 2_000), (0.02, 5_000, 1_000), (0.3, 2_000, 900)])
+def test_a_change_of_a_share_signals_no_more_often_than_it_says(rate: float, n: int, m: int) -> None:
+    generator = np.random.default_rng(12)
+    draws = zip(generator.binomial(n, rate, 4_000).tolist(), generator.binomial(m, rate, 4_000).tolist(), strict=True)
+    p_values = np.array([change_of_share(some, n, now, m).p_value for some, now in draws])
+    for level in (0.05, 0.01):
+        assert np.mean(p_values < level) < level * 1.25 + 0.001
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.data())
+def test_a_change_of_a_share_has_two_alike_sides(n: int, m: int, data: st.DataObject) -> None:
+    some, now = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
+    result, turned = change_of_share(some, n, now, m), change_of_share(n - some, n, m - now, m)
+    assert 0 <= result.p_value <= 1
+    assert result.p_value == pytest.approx(turned.p_value, rel=1e-6) or 2 * (some + now) == n + m
+    assert result.statistic == pytest.approx(-turned.statistic)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_values_beyond_the_range_are_judged_by_the_number_of_orders(n: int, m: int, data: st.DataObject) -> None:
+    beyond = data.draw(st.integers(0, m))
+    # The largest `beyond` of all are of the detection: the rest is chosen freely.
+    expected = math.comb(n + m - beyond, n) / math.comb(n + m, n)
+    assert beyond_range(n, beyond, m).p_value == pytest.approx(expected, rel=1e-9)

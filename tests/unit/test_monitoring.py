@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.drift.deciles import deciles
+from app.core.drift.wasserstein import Scale
 from app.core.drift_reports import TESTS, Evidence, judge
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring import MonitorCore
 from app.core.sketches import SketchBuffer
-from models.reference import MetricCells, Reference, fit_reference
+from models.reference import MetricCells, Reference, count, fit_reference
 from schemas.pipeline import (
     AlertRule,
     Drift,
@@ -29,6 +32,7 @@ from schemas.pipeline import (
     Pipeline,
     Shared,
 )
+from schemas.pipeline_file import DEFAULT_TESTS, DRIFT_TESTS
 from schemas.wire import SketchRecord
 
 SLICE_MS, WINDOW_MS = 100, 1_000
@@ -36,7 +40,11 @@ FEATURES = ["amount", "kind"]
 END_MS = 10**9
 
 
-def make_pipeline(partitions: int = 1, labels: Labels | None = Labels(5_000, 0)) -> Pipeline:  # noqa: B008  # frozen
+def make_pipeline(
+    partitions: int = 1,
+    labels: Labels | None = Labels(5_000, 0),  # noqa: B008  # frozen
+    tests: Iterable[str] = DEFAULT_TESTS,
+) -> Pipeline:
     return Pipeline(
         name="payments",
         path=Path("payments.toml"),
@@ -56,11 +64,8 @@ def make_pipeline(partitions: int = 1, labels: Labels | None = Labels(5_000, 0))
             slice_ms=SLICE_MS,
             grace_ms=50,
             bins=16,
-            tests=(
-                DriftTest("psi", {"threshold": 0.2}),
-                DriftTest("ks", {"alpha": 0.01, "minimum_effect": 0.1}),
-                DriftTest("interval", {"low": 2.5, "high": 97.5, "minimum_history": 5}),
-                DriftTest("trend", {"alpha": 0.05, "minimum_history": 5}),
+            tests=tuple(
+                DriftTest(name, {key: default for key, (default, _, _) in DRIFT_TESTS[name].items()}) for name in tests
             ),
         ),
         performance=Performance(maturity_ms=200),
@@ -128,8 +133,10 @@ def reference() -> Reference:
     )
 
 
-def make_monitor(partitions: int = 1, versions: tuple[str, ...] = ("1", "2")) -> MonitorCore:
-    monitor = MonitorCore(make_pipeline(partitions))
+def make_monitor(
+    partitions: int = 1, versions: tuple[str, ...] = ("1", "2"), tests: Iterable[str] = DEFAULT_TESTS
+) -> MonitorCore:
+    monitor = MonitorCore(make_pipeline(partitions, tests=tests))
     for version in versions:
         monitor.register_version(version, reference(), {"auc": 0.8})
     return monitor
@@ -387,7 +394,56 @@ def test_a_window_of_missing_values_gives_rows_and_no_signal() -> None:
 
 
 def test_every_test_of_a_pipeline_file_is_registered() -> None:
-    assert set(TESTS) == {test.test for test in make_pipeline().drift.tests}
+    assert list(TESTS) == list(DRIFT_TESTS)
+
+
+@pytest.mark.parametrize("test", list(DRIFT_TESTS))
+def test_each_test_has_its_file_s_defaults(test: str) -> None:
+    given = {name: default for name, (default, _, _) in DRIFT_TESTS[test].items()}
+    generator = np.random.default_rng(17)
+    for moved in (0.0, 0.05, 0.12, 0.3, 1.0):
+        evidence = make_evidence(generator.normal(size=4_000), generator.normal(size=2_000) + moved)
+        assert judge(DriftTest(test), evidence) == judge(DriftTest(test, given), evidence)
+
+
+NO_SCALE = Scale(0.0, 0.0, 0.0)
+#: What moves, and which tests are to say so.
+MOVES = {
+    "nothing": (lambda x: x, set()),
+    "mean": (lambda x: x + 0.8, {"psi", "ks", "wasserstein", "jensen_shannon"}),
+    "nulls": (lambda x: np.where(np.arange(len(x)) % 8, x, np.nan), {"null_rate", "psi", "jensen_shannon"}),
+    "range": (lambda x: np.where(np.arange(len(x)) % 80, x, 9.0), {"range"}),
+}
+
+
+@pytest.mark.parametrize("move", list(MOVES))
+def test_each_kind_of_move_is_found_by_the_tests_for_it(move: str) -> None:
+    generator = np.random.default_rng(18)
+    change, expected = MOVES[move]
+    evidence = make_evidence(generator.normal(size=20_000), change(generator.normal(size=4_000)))
+    tests = [DriftTest(name) for name in ("psi", "ks", "wasserstein", "jensen_shannon", "null_rate", "range")]
+    assert {test.test for test in tests if judge(test, evidence).signal == "DRIFT"} == expected
+
+
+def test_a_category_has_no_distances_and_a_number_no_chi_square() -> None:
+    findings = run(make_monitor(tests=DRIFT_TESTS), Stream(1, 3_000, windows=2))
+    kinds: dict[str, set[str]] = {}
+    for report in findings.reports:
+        kinds.setdefault(report.metric, set()).add(report.test)
+    both = {"psi", "ks", "jensen_shannon", "interval", "trend"}
+    assert kinds["score"] == both | {"wasserstein", "range", "null_rate"}
+    assert kinds["outcome"] == both | {"chi_square"}
+
+
+def make_evidence(then: np.ndarray, now: np.ndarray) -> Evidence:
+    """One numeric metric and no history."""
+    half = np.full(len(then), 0.5)
+    reference = fit_reference(then[:, None], ["x"], ["numeric"], {}, half, half * 0, 128)
+    cells, before = reference.metrics[0], reference.counts[0, : reference.metrics[0].size + 1]
+    after = count(reference, now[:, None], half[: len(now)]).counts[0, : cells.size + 1]
+    decile = deciles(cells, before, float(np.nanmin(then)), float(np.nanmax(then)))
+    scale = Scale.of(cells.edges, before[:-1])
+    return Evidence(cells, before, after, scale, decile, decile, np.arange(1.0), np.empty((0, 10)))
 
 
 def test_interval_and_trend_rarely_call_a_stable_metric_drifting() -> None:
@@ -397,7 +453,7 @@ def test_interval_and_trend_rarely_call_a_stable_metric_drifting() -> None:
     signals = []
     for _ in range(200):
         each = np.quantile(generator.normal(size=(7, 400)), share, axis=1).T
-        evidence = Evidence(cells, np.ones(3), np.ones(3), each[0], each[-1], np.arange(7.0), each[:-1])
+        evidence = Evidence(cells, np.ones(3), np.ones(3), NO_SCALE, each[0], each[-1], np.arange(7.0), each[:-1])
         signals += [judge(DriftTest("interval"), evidence).signal, judge(DriftTest("trend"), evidence).signal]
     assert signals.count("DRIFT") <= 20  # of 400; the trend's 5 % of 200 alone are 10
 
@@ -407,12 +463,12 @@ def test_interval_and_trend_see_a_metric_that_moves() -> None:
     share = np.arange(1, 11) / 10
     each = np.quantile(generator.normal(size=(7, 400)) + np.array([[0, 0, 0, 0, 0, 0, 2]]).T, share, axis=1).T
     cells = MetricCells("x", "numeric", np.zeros(1))
-    evidence = Evidence(cells, np.ones(3), np.ones(3), each[0], each[-1], np.arange(7.0), each[:-1])
+    evidence = Evidence(cells, np.ones(3), np.ones(3), NO_SCALE, each[0], each[-1], np.arange(7.0), each[:-1])
     verdict = judge(DriftTest("interval"), evidence)
     assert (verdict.signal, verdict.statistic) == ("DRIFT", 10.0)
     assert verdict.note == "d1, d2, d3, d4, d5, d6, d7, d8, d9, d10 above the interval of 6 past windows"
     rising = np.quantile(generator.normal(size=(7, 400)) + np.arange(7)[:, None] * 0.2, share, axis=1).T
-    evidence = Evidence(cells, np.ones(3), np.ones(3), rising[0], rising[-1], np.arange(7.0), rising[:-1])
+    evidence = Evidence(cells, np.ones(3), np.ones(3), NO_SCALE, rising[0], rising[-1], np.arange(7.0), rising[:-1])
     verdict = judge(DriftTest("trend"), evidence)
     assert verdict.signal == "DRIFT"
     assert verdict.effect == pytest.approx(1.2 / (rising[0, 8] - rising[0, 0]), rel=0.3)

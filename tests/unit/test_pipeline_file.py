@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import DRIFT_TESTS, feature_set_digest, load
+from schemas.pipeline_file import DEFAULT_TESTS, feature_set_digest, load
 from schemas.toml_table import parse_duration
 
 SMALLEST = """
@@ -80,7 +80,7 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     assert (pipeline.events.earliest_ms, pipeline.events.latest_ms) == (in_milliseconds(2000), in_milliseconds(2100))
     assert pipeline.events.max_ahead_ms == 86_400_000
     assert (pipeline.drift.window, pipeline.drift.slice_ms, pipeline.drift.bins) == ("month", 86_400_000, 128)
-    assert [test.test for test in pipeline.drift.tests] == list(DRIFT_TESTS)
+    assert [test.test for test in pipeline.drift.tests] == list(DEFAULT_TESTS)
     assert (pipeline.limits.consecutive, pipeline.limits.share, pipeline.limits.of_last) == (1000, 0.5, 5000)
     assert pipeline.performance.maturity_ms == 86_400_000
     assert pipeline.topics.events == "payments.events"
@@ -198,7 +198,7 @@ MISTAKES = [
     ("WINDOW", '[drift]\nwindow = "week"', 'drift.window: "week" is neither "month" nor a duration; write for example "1d".'),
     ("WINDOW", '[drift]\nwindow = "36h"', 'drift.window: "36h" is not a multiple of the slice; change one of them.'),
     ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of test, threshold.'),
-    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "interval" or "trend".'),
+    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval" or "trend".'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow = 1', 'alerts.a.on: performance needs labels; add [labels] or use on = "drift".'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
