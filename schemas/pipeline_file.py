@@ -268,10 +268,15 @@ def _read_drift(top: TomlTable) -> Drift:
         if window_ms == 0 or window_ms % slice_ms:
             table.fail("window", f'"{window}" is not a multiple of the slice; change one of them')
     tests = tuple(_read_test(test) for test in table.tables("tests", "test")) or tuple(
-        DriftTest(name, {key: value[0] for key, value in DRIFT_TESTS[name].items()})  # type: ignore[arg-type]  # a name of a test
-        for name in DEFAULT_TESTS
+        default_test(name) for name in DEFAULT_TESTS
     )
     return Drift(window, slice_ms, table.duration("grace", "1h"), table.integer("bins", 128, low=10, high=4096), tests)
+
+
+def default_test(name: str) -> DriftTest:
+    """The test of a name with the settings that it has where the file gives none."""
+    settings = {key: default for key, (default, _, _) in DRIFT_TESTS[name].items()}
+    return DriftTest(name, settings)  # type: ignore[arg-type]  # a name of a test
 
 
 def _read_test(table: TomlTable) -> DriftTest:

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -77,6 +78,17 @@ class Evidence:
     times: Floats
     past: Floats
 
+    @cached_property
+    def groups(self) -> tuple[Ints, Ints]:
+        """Both windows' counts in about twenty groups."""
+        groups = group_cells(self.reference, 20, by_size=self.cells.is_coded)
+        reference, detection = (
+            np.bincount(groups, weights=counts).astype(np.int64) for counts in (self.reference, self.detection)
+        )
+        if self.cells.kind == "outcome":  # a label that never comes is not counted, so "missing" cannot be compared
+            return reference[:-1], detection[:-1]
+        return reference, detection
+
 
 class Verdict(NamedTuple):
     """What one test says; None where it says nothing, and ``note`` why."""
@@ -99,20 +111,9 @@ def concerns(test: DriftTest, cells: MetricCells) -> bool:
     return cells.kind in _KINDS.get(test.test, {cells.kind})
 
 
-def _groups(evidence: Evidence, settings: Mapping[str, float]) -> tuple[Ints, Ints]:
-    """Both windows' counts in about twenty groups."""
-    groups = group_cells(evidence.reference, int(settings.get("groups", 20)), by_size=evidence.cells.is_coded)
-    reference, detection = (
-        np.bincount(groups, weights=counts).astype(np.int64) for counts in (evidence.reference, evidence.detection)
-    )
-    if evidence.cells.kind == "outcome":  # a label that never comes is not counted, so "missing" cannot be compared
-        return reference[:-1], detection[:-1]
-    return reference, detection
-
-
 def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     threshold, alpha = settings.get("threshold", 0.2), settings.get("alpha", 0.01)
-    result = psi(*_groups(evidence, settings))
+    result = psi(*evidence.groups)
     if math.isnan(result.statistic):
         return Verdict(None, None, threshold, None, "NONE", "no events to compare")
     signal = _grade(result.statistic, threshold) if result.p_value < alpha else "NONE"
@@ -122,56 +123,43 @@ def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
 def _ks(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     size = evidence.cells.size
     result = ks(evidence.reference[:size], evidence.detection[:size])
-    if math.isnan(result.statistic):
-        return _no_verdict("no values to compare", settings)
-    return _decide(result.statistic, result.p_value, result.statistic, settings)
+    return _decide(*result, result.statistic, settings, nothing="no values to compare")
 
 
 def _wasserstein(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     size = evidence.cells.size
     result = wasserstein(evidence.cells.edges, evidence.reference[:size], evidence.detection[:size], evidence.scale)
-    if math.isnan(result.statistic):
-        return _no_verdict("no values to compare, or all of training's are the same", settings)
-    return _decide(result.statistic, result.p_value, result.statistic, settings)
+    nothing = "no values to compare, or all of training's are the same"
+    return _decide(*result, result.statistic, settings, nothing=nothing)
 
 
 def _jensen_shannon(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    result = jensen_shannon(*_groups(evidence, settings))
-    if math.isnan(result.statistic):
-        return _no_verdict("no events to compare", settings)
-    return _decide(result.statistic, result.p_value, result.effect, settings)
+    return _decide(*jensen_shannon(*evidence.groups), settings)
 
 
 def _chi_square(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    result = chi_square(*_groups(evidence, settings))
-    if math.isnan(result.statistic):
-        return _no_verdict("no events to compare", settings)
-    return _decide(result.statistic, result.p_value, result.effect, settings)
+    return _decide(*chi_square(*evidence.groups), settings)
 
 
 def _null_rate(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     size = evidence.cells.size
     numbers = [(int(counts[size]), int(counts.sum())) for counts in (evidence.reference, evidence.detection)]
     result = change_of_share(*numbers[0], *numbers[1])
-    if math.isnan(result.statistic):
-        return _no_verdict("no events to compare", settings)
-    note = " against ".join(f"{missing / n:.2%}" for missing, n in reversed(numbers)) + " missing"
-    return _decide(result.statistic, result.p_value, abs(result.statistic), settings, note, least=0.02)
+    note = " against ".join(f"{missing / max(n, 1):.2%}" for missing, n in reversed(numbers)) + " missing"
+    return _decide(*result, abs(result.statistic), settings, note=note, least=0.02)
 
 
 def _range(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     size = evidence.cells.size
     if not len(evidence.cells.edges):
-        return _no_verdict("no values in training", settings)
+        return _decide(math.nan, math.nan, math.nan, settings, nothing="no values in training")
     n, m = int(evidence.reference[:size].sum()), int(evidence.detection[:size].sum())
     below, above = int(evidence.detection[0]), int(evidence.detection[size - 1])
-    sides = [beyond_range(n, beyond, m) for beyond in (below, above)]
-    if math.isnan(sides[0].statistic):
-        return _no_verdict("no values to compare", settings)
-    p_value, share = min(1.0, 2 * min(side.p_value for side in sides)), (below + above) / m
+    p_value = min(1.0, 2 * min(beyond_range(n, beyond, m).p_value for beyond in (below, above)))
+    share = (below + above) / m if m else math.nan
     low, high = evidence.cells.edges[0], evidence.cells.edges[-1]
     note = f"{below} below {low:.4g}, {above} above {high:.4g} of training" if below + above else ""
-    return _decide(share, p_value, share, settings, note, least=0.01)
+    return _decide(share, p_value, share, settings, note=note, least=0.01, nothing="no values to compare")
 
 
 def _interval(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
@@ -243,22 +231,22 @@ _KINDS: dict[str, set[MetricKind]] = {
 }
 
 
-def _decide(  # noqa: PLR0917  # what a verdict is made of, in its order
+def _decide(
     statistic: float,
     p_value: float,
     effect: float,
     settings: Mapping[str, float],
-    note: str = "",
+    *,
     least: float = 0.1,
+    note: str = "",
+    nothing: str = "no events to compare",
 ) -> Verdict:
-    """Evidence and an effect that matters, both."""
+    """Ask for evidence and an effect that matters, both; ``nothing``: what to say of a statistic that is NaN."""
     alpha = settings.get("alpha", 0.01)
+    if math.isnan(statistic):
+        return Verdict(None, None, alpha, None, "NONE", nothing)
     signal = _grade(effect, settings.get("minimum_effect", least)) if p_value < alpha else "NONE"
     return Verdict(statistic, p_value, alpha, effect, signal, note)
-
-
-def _no_verdict(why: str, settings: Mapping[str, float]) -> Verdict:
-    return Verdict(None, None, settings.get("alpha", 0.01), None, "NONE", why)
 
 
 def _grade(effect: float, enough: float) -> Signal:

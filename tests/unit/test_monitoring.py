@@ -32,7 +32,7 @@ from schemas.pipeline import (
     Pipeline,
     Shared,
 )
-from schemas.pipeline_file import DEFAULT_TESTS, DRIFT_TESTS
+from schemas.pipeline_file import DEFAULT_TESTS, DRIFT_TESTS, default_test
 from schemas.wire import SketchRecord
 
 SLICE_MS, WINDOW_MS = 100, 1_000
@@ -64,9 +64,7 @@ def make_pipeline(
             slice_ms=SLICE_MS,
             grace_ms=50,
             bins=16,
-            tests=tuple(
-                DriftTest(name, {key: default for key, (default, _, _) in DRIFT_TESTS[name].items()}) for name in tests
-            ),
+            tests=tuple(map(default_test, tests)),
         ),
         performance=Performance(maturity_ms=200),
         alerts=(
@@ -399,11 +397,10 @@ def test_every_test_of_a_pipeline_file_is_registered() -> None:
 
 @pytest.mark.parametrize("test", list(DRIFT_TESTS))
 def test_each_test_has_its_file_s_defaults(test: str) -> None:
-    given = {name: default for name, (default, _, _) in DRIFT_TESTS[test].items()}
     generator = np.random.default_rng(17)
     for moved in (0.0, 0.05, 0.12, 0.3, 1.0):
         evidence = make_evidence(generator.normal(size=4_000), generator.normal(size=2_000) + moved)
-        assert judge(DriftTest(test), evidence) == judge(DriftTest(test, given), evidence)
+        assert judge(DriftTest(test), evidence) == judge(default_test(test), evidence)
 
 
 NO_SCALE = Scale(0.0, 0.0, 0.0)

@@ -24,7 +24,7 @@ class ChiSquare(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Share of the detection less that of the reference, and the two-sided ``p_value`` of no drift."""
+    """A share of the detection, or what it is beyond the reference's, and the ``p_value`` of no drift."""
 
     statistic: float
     p_value: float
@@ -68,7 +68,7 @@ def change_of_share(some: int, n: int, some_now: int, m: int) -> Change:
 
     Given how many there are in both, those of the detection are hypergeometric without drift. With 50 expected in each
     of the four fields, the p-value is the normal law's; with fewer, twice the smaller tail of the binomial law, which
-    is wider, so that p is too large rather than too small.
+    is wider, so that p is too large rather than too small. Two-sided.
 
     Returns
     -------
