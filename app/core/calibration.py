@@ -1,0 +1,249 @@
+"""What a score means: P(label = 1 | score cell), learned from labelled events that the model had not seen.
+
+The map is monotone in the score and coarse where labels are few. Its uncertainty comes with it, because whatever is
+estimated by it (`app.core.estimation`) and tested against it (`app.core.label_checks`) inherits that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from app.core.batches import Floats, Ints
+
+#: A group of cells holds at least this share of the reference's positives or of its negatives ...
+_GROUPS_PER_LABEL = 32
+#: ... and at least so many of them, unless that would leave fewer groups than these.
+_FEWEST_LABELS = 10
+_FEWEST_GROUPS = 5
+#: Events at the overall rate that each group is given beside its own: no probability is ever 0 or 1.
+_PRIOR_EVENTS = 0.25
+#: As for the realised log loss: a certain and wrong score costs 34.5, not infinity.
+_SMALLEST_PROBABILITY = 1e-15
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """P(y = 1 | cell) over S score cells, with what is uncertain about it.
+
+    Parameters
+    ----------
+    probability
+        Per cell; never falling with the score. NaN everywhere when the reference lacks either label.
+    is_supported
+        Per cell: whether the reference has labels in it.
+    below, above
+        Per cell: the block of the nearest cells with reference labels, at or below and at or above it; blocks number
+        from 1, and 0 or B + 1 means that there is none. A cell with labels has its own block in both.
+    variance
+        Of the probability of each block, at positions 0 to B + 1 (nought at both ends).
+    gap
+        Per cell: what monotony leaves open, P(block above) - P(block below); 0 for a cell with labels. The probability
+        is the middle of it.
+    slope
+        Per cell: how much the probability moves with that of its block; 1 but for what arrival shares have changed.
+    threshold_cell
+        The first cell with a positive decision.
+    losses
+        Label x cell: the log loss of an event of that label and cell; None where the mean scores are not known.
+    design_effect
+        How many autocorrelated events count as one; at least 1.
+    """
+
+    probability: Floats
+    is_supported: np.ndarray
+    below: Ints
+    above: Ints
+    variance: Floats
+    gap: Floats
+    slope: Floats
+    threshold_cell: int
+    losses: Floats | None
+    design_effect: float
+
+    def covariance(self, gradients: Floats) -> Floats:
+        """The covariance that this map's errors give to figures, from their gradients in the cells' probabilities.
+
+        Parameters
+        ----------
+        gradients
+            Figure x cell.
+        """
+        moved = np.where(gradients == 0, 0.0, gradients * self.slope)
+        blocks = np.arange(len(self.variance))
+        below, above = self.below[:, None] == blocks, self.above[:, None] == blocks
+        # A cell without labels lies between two blocks: half of its error is that of either.
+        by_block = moved @ ((below + above.astype(np.float64)) / 2)
+        # Cells of one gap err together: where the probability lies in the gap is one unknown, taken as uniform.
+        by_gap = (moved * self.gap) @ below
+        found: Floats = (by_block * self.variance) @ by_block.T + by_gap @ by_gap.T / 12
+        return found
+
+    def among_arrived(self, arrived: tuple[float, float]) -> Calibration:
+        """P(y = 1 | cell, the label is here), when a share ``arrived[y]`` of the labels y is here by now."""
+        return self._given(*arrived)
+
+    def among_missing(self, arrived: tuple[float, float]) -> Calibration:
+        """P(y = 1 | cell, the label is not here yet)."""
+        return self._given(1 - arrived[0], 1 - arrived[1])
+
+    def _given(self, weight_0: float, weight_1: float) -> Calibration:
+        """Bayes' rule, with how likely an event is to be looked at for each of its labels."""
+        if weight_0 == weight_1:
+            return self
+        negative, positive = (1 - self.probability) * weight_0, self.probability * weight_1
+        total = negative + positive
+        return replace(self, probability=positive / total, slope=self.slope * weight_0 * weight_1 / total**2)
+
+
+def fit_calibration(
+    reference_outcomes: Ints,
+    threshold_cell: int,
+    mean_scores: Floats | None = None,
+    design_effect: float = 1.0,
+) -> Calibration:
+    """Learn P(y = 1 | cell): cells are joined to groups of enough labels, and these made monotone by pooling.
+
+    A group closes when it holds a 32nd of the positives or of the negatives, and at least 10 of that label (with fewer
+    than 50, a fifth of them): fine where positives are, be they rare, and without the optimism of pooling single cells,
+    which over-estimates the AUC. A cell without labels lies between its neighbours (0 and 1 are the neighbours of the
+    outermost), somewhere.
+
+    Parameters
+    ----------
+    reference_outcomes
+        Label (0, 1) x score cell, cells in ascending order of the score: counts of events whose label is known and
+        that the model was not fitted on. On its own training rows a model looks better than it is, and so will every
+        estimate.
+    threshold_cell
+        The first cell with a positive decision.
+    mean_scores
+        Per cell, the mean score of the reference's events in it (NaN for an empty one): what a log loss needs.
+    design_effect
+        How many autocorrelated events count as one (`design_effect`); it widens every band.
+
+    Examples
+    --------
+    In the first of two groups 1 of 12 is positive, beside a quarter of an event at the overall rate of 1/2: 1.125 of
+    12.25. The cell between them has no labels.
+
+    >>> calibration = fit_calibration(np.array([[11, 0, 1], [1, 0, 11]]), 2)
+    >>> (calibration.probability * 12.25).round(6).tolist()
+    [1.125, 6.125, 11.125]
+    >>> (calibration.gap * 12.25).round(6).tolist()
+    [0.0, 10.0, 0.0]
+
+    References
+    ----------
+    M. Ayer et al., "An empirical distribution function for sampling with incomplete information", Ann. Math. Statist.
+    26, 1955 (pooling of adjacent violators).
+    """
+    if reference_outcomes.ndim != 2 or reference_outcomes.shape[0] != 2:
+        raise ValueError(f"reference_outcomes is {reference_outcomes.shape}; give label (0, 1) x score cell")
+    n_cells = reference_outcomes.shape[1]
+    labels = reference_outcomes.sum(axis=0)
+    (labelled,) = np.nonzero(labels)
+    n_below = int(np.searchsorted(labelled, threshold_cell))
+    blocks, rates, variance = _pool(reference_outcomes[:, labelled], n_below, max(design_effect, 1.0))
+    cells = np.arange(n_cells)
+    nobody = len(rates) - 1
+    before = np.searchsorted(labelled, cells, side="right")
+    after = np.searchsorted(labelled, cells, side="left")
+    below, above = np.append(0, blocks)[before], np.append(blocks, nobody)[after]
+    is_known = bool(reference_outcomes.any(axis=1).all())
+    return Calibration(
+        probability=(rates[below] + rates[above]) / 2 if is_known else np.full(n_cells, np.nan),
+        is_supported=labels > 0,
+        below=below,
+        above=above,
+        variance=variance,
+        gap=rates[above] - rates[below],
+        slope=np.ones(n_cells),
+        threshold_cell=threshold_cell,
+        losses=None if mean_scores is None else _log_losses(mean_scores),
+        design_effect=max(design_effect, 1.0),
+    )
+
+
+def design_effect(outcomes_by_block: Ints, calibration: Calibration) -> float:
+    """Measure how many events count as one, where errors of the map go together for a while.
+
+    The residuals y - P(y = 1 | cell) of independent events add up to p (1 - p) in variance; what their sums over
+    blocks of time vary more than that is the design effect. Scores may be autocorrelated without any: given the
+    scores, only what they do not explain counts.
+
+    Parameters
+    ----------
+    outcomes_by_block
+        Block x label x score cell; blocks of consecutive events, long against the autocorrelation, best 30 or more
+        (its relative error is the root of 2 / blocks).
+
+    Returns
+    -------
+    At least 1, which is also that of nothing; about 1 for independent events.
+
+    Examples
+    --------
+    Four blocks of four events with P = 1/2: sums of residuals are ±2 where ±1 is due.
+
+    >>> half = fit_calibration(np.array([[50], [50]]), 0)
+    >>> design_effect(np.array([[[4], [0]], [[0], [4]], [[4], [0]], [[0], [4]]]), half)
+    4.0
+    """
+    n = outcomes_by_block.sum(axis=1)
+    p = calibration.probability
+    residuals = (outcomes_by_block[:, 1] - n * p).sum(axis=1)
+    expected = float((n * p * (1 - p)).sum())
+    return max(1.0, float((residuals**2).sum()) / expected) if expected > 0 else 1.0
+
+
+def _pool(outcomes: Ints, n_below: int, effect: float) -> tuple[Ints, Floats, Floats]:
+    """The block of each (non-empty) cell, from 1; the rates of blocks 0 to B + 1, and their variances."""
+    groups = _group(outcomes, n_below)
+    positives = np.bincount(groups, outcomes[1])
+    totals = np.bincount(groups, outcomes.sum(axis=0))
+    if not len(totals):
+        return np.empty(0, np.int64), np.array([0.0, 1.0]), np.zeros(2)
+    overall = positives.sum() / totals.sum()
+    weights = totals + _PRIOR_EVENTS
+    pooled = isotonic_regression((positives + _PRIOR_EVENTS * overall) / weights, weights=weights)
+    starts = pooled.blocks[:-1]
+    block_of_group = np.repeat(np.arange(1, len(starts) + 1), np.diff(pooled.blocks))
+    # Of Jeffreys' posterior, Beta(k + 1/2, n - k + 1/2), so that a block without positives is not certain either.
+    n = np.add.reduceat(totals, starts) / effect
+    k = np.add.reduceat(positives, starts) / effect
+    middle = (k + 0.5) / (n + 1)
+    variance = middle * (1 - middle) / (n + 2)
+    rates = np.concatenate([[0.0], pooled.x[starts], [1.0]])
+    return block_of_group[groups], rates, np.concatenate([[0.0], variance, [0.0]])
+
+
+def _group(outcomes: Ints, n_below: int) -> Ints:
+    """Number groups of neighbouring cells with enough labels; none reaches over the threshold."""
+    enough = [max(n / _GROUPS_PER_LABEL, min(_FEWEST_LABELS, n / _FEWEST_GROUPS)) for n in outcomes.sum(axis=1).tolist()]
+    below = _group_side(outcomes[:, :n_below], enough)
+    above = _group_side(outcomes[:, n_below:], enough)
+    return np.concatenate([below, above + (int(below[-1]) + 1 if len(below) else 0)])
+
+
+def _group_side(outcomes: Ints, enough: list[float]) -> Ints:
+    """Close a group when it has enough of either label; what is left over joins the last one."""
+    group, negative, positive = 0, 0, 0
+    groups = []
+    for more_negative, more_positive in outcomes.T.tolist():
+        groups.append(group)
+        negative, positive = negative + more_negative, positive + more_positive
+        if negative >= enough[0] or positive >= enough[1]:
+            group, negative, positive = group + 1, 0, 0
+    return np.minimum(np.array(groups, np.int64), max(group - 1, 0))
+
+
+def _log_losses(mean_scores: Floats) -> Floats:
+    """-log(1 - s) and -log(s) of each cell; an empty cell takes the score between its neighbours'."""
+    (known,) = np.nonzero(~np.isnan(mean_scores))
+    if not len(known):
+        return np.full((2, len(mean_scores)), np.nan)
+    score = np.interp(np.arange(len(mean_scores)), known, mean_scores[known])
+    return -np.log(np.maximum([1 - score, score], _SMALLEST_PROBABILITY))
