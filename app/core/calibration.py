@@ -63,14 +63,8 @@ class Calibration:
     losses: Floats | None
     design_effect: float
 
-    def covariance(self, gradients: Floats) -> Floats:
-        """The covariance that this map's errors give to figures, from their gradients in the cells' probabilities.
-
-        Parameters
-        ----------
-        gradients
-            Figure x cell.
-        """
+    def propagated(self, gradients: Floats) -> Floats:
+        """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
         moved = np.where(gradients == 0, 0.0, gradients * self.slope)
         blocks = np.arange(len(self.variance))
         below, above = self.below[:, None] == blocks, self.above[:, None] == blocks
@@ -78,7 +72,7 @@ class Calibration:
         by_block = moved @ ((below + above.astype(np.float64)) / 2)
         # Cells of one gap err together: where the probability lies in the gap is one unknown, taken as uniform.
         by_gap = (moved * self.gap) @ below
-        found: Floats = (by_block * self.variance) @ by_block.T + by_gap @ by_gap.T / 12
+        found: Floats = by_block**2 @ self.variance + (by_gap**2).sum(axis=1) / 12
         return found
 
     def among_arrived(self, arrived: tuple[float, float]) -> Calibration:

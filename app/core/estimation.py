@@ -225,7 +225,7 @@ def _estimate(calibration: Calibration, unlabelled: Ints, outcomes: Ints) -> lis
     figures = _figures(calibration, expected, spread)
     gradients = np.array([gradient for _, gradient, _ in figures.values()])
     variances = calibration.design_effect * (gradients**2 @ spread)
-    variances += np.diag(calibration.covariance(gradients * unlabelled))
+    variances += calibration.propagated(gradients * unlabelled)
     return [
         _with_band(name, value, math.nan if math.isnan(value) else math.sqrt(variance), 0.0, largest)
         for (name, (value, _, largest)), variance in zip(figures.items(), variances.tolist(), strict=True)

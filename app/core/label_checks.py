@@ -16,7 +16,7 @@ of the concept       goes        may go  goes
 ==================== =========== ======= ===========
 
 Labels that come early for some scores leave the calibration as it is and move the other two; labels that come early
-for one label (positives first) look like a moved prior until the window is mature. `arrived` corrects the first test.
+for one label (positives first) look like a moved prior until the window is mature; ``arrived`` corrects the first test.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ import numpy as np
 from scipy.special import chdtrc, kolmogorov, ndtr
 
 from app.core.batches import Floats, Ints
-from app.core.calibration import Calibration
 from app.core.drift.ks import ks
 
-#: Cells are pooled until each pool expects so many of either label ...
+#: Cells are pooled until each pool expects so many of either label, in the smaller set ...
 _FEWEST_EXPECTED = 5.0
 #: ... into at most so many pools.
 _MOST_POOLS = 10
@@ -52,10 +51,10 @@ class LabelCheck:
     p_shape
         Chi-square over pools of cells.
     rate_gap
-        Positives beyond those expected, per labelled event, in [-1, 1]: above 0, there are more than the scores say.
+        The rate of positives less that of reference events with the same scores, in [-1, 1]; 0 without drift.
     effect
-        Mean over events of how far their pool's rate is from what the scores say, beyond what chance gives; >= 0,
-        and 0 for what is no more than chance.
+        Mean over events of how far their pool's rate is from that, to either side, beyond what chance gives; >= 0, and
+        about 0 without drift.
     p_prior, rate_change
         Has the share of positives moved against the reference, and by how much, in [-1, 1]?
     p_conditional
@@ -86,28 +85,49 @@ class LabelCheck:
 
 
 def check_labels(
-    calibration: Calibration,
     reference_outcomes: Ints,
     outcomes: Ints,
+    design_effect: float = 1.0,
     arrived: tuple[float, float] = (1.0, 1.0),
 ) -> LabelCheck:
     """Test the labelled events of a window against the reference.
 
+    The calibration is tested within the score cells, so that scores may drift as they like: of the T events of a cell
+    in both sets together, K of them positive, m of the window's have K m / T positives, as drawn without replacement.
+    The reference is a sample like the window, and its own uncertainty is part of that draw.
+
     Parameters
     ----------
-    calibration
-        Of ``reference_outcomes``; its uncertainty and design effect are part of every p-value.
     reference_outcomes, outcomes
-        Label x score cell, of the reference and of the window's labelled events so far.
+        Label x score cell, of the reference (rows that the model had not seen) and of the window's labelled events.
+    design_effect
+        How many autocorrelated events count as one (`app.core.calibration.design_effect`).
     arrived
-        The shares of the labels 0 and 1 that are here at the window's age (see `app.core.estimation.compare`).
+        The shares of the labels 0 and 1 that are here at the window's age (see `app.core.estimation.compare`): the
+        reference is thinned alike for the test of the calibration.
+
+    Examples
+    --------
+    One cell; 2 of 4 positives before, 4 of 4 now: 6 of 8, so 3 are due among four, with variance
+    4 * 4 * 6 * 2 / (8 * 8 * 7).
+
+    >>> check = check_labels(np.array([[2], [2]]), np.array([[0], [4]]))
+    >>> check.rate_gap, check.direction
+    (0.5, 'more positives than the scores say')
+    >>> check.p_direction == float(2 * ndtr(-1 / math.sqrt(4 * 4 * 6 * 2 / (8 * 8 * 7))))
+    True
+
+    References
+    ----------
+    N. Mantel, W. Haenszel, "Statistical aspects of the analysis of data from retrospective studies of disease", J. Nat.
+    Cancer Inst. 22, 1959.
     """
-    n_labels = int(outcomes.sum())
-    p_direction, p_shape, rate_gap, effect = _calibration(calibration.among_arrived(arrived), outcomes)
-    p_prior, rate_change = _prior(reference_outcomes, outcomes, calibration.design_effect)
-    p_conditional, distance = _conditional(reference_outcomes, outcomes, calibration.design_effect)
+    thinned = reference_outcomes * (np.array(arrived) / max(arrived))[:, None]
+    p_direction, p_shape, rate_gap, effect = _calibration(thinned, outcomes, max(design_effect, 1.0))
+    p_prior, rate_change = _prior(reference_outcomes, outcomes, max(design_effect, 1.0))
+    p_conditional, distance = _conditional(reference_outcomes, outcomes, max(design_effect, 1.0))
     return LabelCheck(
-        n_labels=n_labels,
+        n_labels=int(outcomes.sum()),
         p_calibration=_smaller_doubled([p_direction, p_shape]),
         p_direction=p_direction,
         p_shape=p_shape,
@@ -120,26 +140,29 @@ def check_labels(
     )
 
 
-def _calibration(calibration: Calibration, outcomes: Ints) -> tuple[float, float, float, float]:
+def _calibration(reference: Floats, outcomes: Ints, design_effect: float) -> tuple[float, float, float, float]:
     """The p-values of direction and of shape, the gap of the rates, and the effect."""
-    n = outcomes.sum(axis=0)
-    if not n.any() or np.isnan(calibration.probability).any():
+    n, m = reference.sum(axis=0), outcomes.sum(axis=0)
+    positives = reference[1] + outcomes[1]
+    total = n + m
+    (both,) = np.nonzero((n > 0) & (m > 0) & (total > 1))
+    n, m, positives, total = n[both], m[both], positives[both], total[both]
+    rate = positives / total
+    pools = _pool(np.minimum(n, m) * np.array([1 - rate, rate]))
+    residuals = np.bincount(pools, outcomes[1, both] - m * rate)
+    variances = np.bincount(pools, m * n * rate * (1 - rate) / (total - 1)) * design_effect
+    # A difference of the rates of d moves a residual by d n m / T: the weights of Mantel and Haenszel.
+    weights = np.bincount(pools, n * m / total)
+    if not variances.sum() > 0:
         return (math.nan,) * 4
-    p = calibration.probability
-    pools = _pool(np.array([n * (1 - p), n * p]))
-    # Pool x cell: the labels of that cell, so that every figure below is a product with it.
-    membership = (np.arange(pools.max() + 1)[:, None] == pools).astype(np.float64)
-    residuals = membership @ (outcomes[1] - n * p)
-    covariance = np.diag(membership @ (n * p * (1 - p))) * calibration.design_effect
-    covariance += calibration.covariance(membership * n)
-    total = float(residuals.sum())
-    p_direction = float(2 * ndtr(-abs(total) / math.sqrt(covariance.sum())))
-    p_shape = float(chdtrc(len(residuals), max(float(residuals @ np.linalg.solve(covariance, residuals)), 0.0)))
-    n_labels = int(n.sum())
+    gap = float(residuals.sum() / weights.sum())
+    p_direction = float(2 * ndtr(-abs(residuals.sum()) / math.sqrt(variances.sum())))
+    varied = variances > 0
+    p_shape = float(chdtrc(int(varied.sum()), float((residuals[varied] ** 2 / variances[varied]).sum())))
     # A centred normal number is sqrt(2 / pi) of its deviation away from 0, in the mean.
-    by_chance = math.sqrt(2 / math.pi) * np.sqrt(np.diag(covariance)).sum()
-    effect = max(float(np.abs(residuals).sum() - by_chance), 0.0) / n_labels
-    return p_direction, p_shape, total / n_labels, effect
+    beyond_chance = np.abs(residuals) - math.sqrt(2 / math.pi) * np.sqrt(variances)
+    effect = max(float((np.bincount(pools, m) * beyond_chance / weights).sum()) / float(m.sum()), 0.0)
+    return p_direction, p_shape, gap, effect
 
 
 def _pool(expected: Floats) -> Ints:
