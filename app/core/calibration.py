@@ -216,7 +216,8 @@ def _pool(outcomes: Ints, n_below: int, effect: float) -> tuple[Ints, Floats, Fl
 
 def _group(outcomes: Ints, n_below: int) -> Ints:
     """Number groups of neighbouring cells with enough labels; none reaches over the threshold."""
-    enough = [max(n / _GROUPS_PER_LABEL, min(_FEWEST_LABELS, n / _FEWEST_GROUPS)) for n in outcomes.sum(axis=1).tolist()]
+    n_labels = outcomes.sum(axis=1).tolist()
+    enough = [max(n / _GROUPS_PER_LABEL, min(_FEWEST_LABELS, n / _FEWEST_GROUPS)) for n in n_labels]
     below = _group_side(outcomes[:, :n_below], enough)
     above = _group_side(outcomes[:, n_below:], enough)
     return np.concatenate([below, above + (int(below[-1]) + 1 if len(below) else 0)])

@@ -240,15 +240,15 @@ def _figures(calibration: Calibration, expected: Floats, spread: Floats) -> dict
     negative, positive = expected
     cells = expected.sum(axis=0)
     n, n_positive = float(cells.sum()), float(positive.sum())
-    is_yes = np.arange(len(cells)) >= calibration.threshold_cell
-    true_yes, yes = float(positive[is_yes].sum()), float(cells[is_yes].sum())
-    right = true_yes + float(negative[~is_yes].sum())
+    decided = (np.arange(len(cells)) >= calibration.threshold_cell).astype(np.float64)
+    true_yes, yes = float(positive @ decided), float(cells @ decided)
+    right = true_yes + float(negative @ (1 - decided))
     figures = {
         "auc": (*_auc(expected, spread), 1.0),
-        "accuracy": (*_ratio(right, n, np.where(is_yes, 1.0, -1.0), 0.0), 1.0),
-        "precision": (*_ratio(true_yes, yes, is_yes, 0.0), 1.0),
-        "recall": (*_ratio(true_yes, n_positive, is_yes, 1.0), 1.0),
-        "f1": (*_ratio(2 * true_yes, yes + n_positive, 2.0 * is_yes, 1.0), 1.0),
+        "accuracy": (*_ratio(right, n, 2 * decided - 1, 0.0), 1.0),
+        "precision": (*_ratio(true_yes, yes, decided, 0.0), 1.0),
+        "recall": (*_ratio(true_yes, n_positive, decided, 1.0), 1.0),
+        "f1": (*_ratio(2 * true_yes, yes + n_positive, 2 * decided, 1.0), 1.0),
     }
     if calibration.losses is not None:
         of_negative, of_positive = calibration.losses

@@ -122,7 +122,8 @@ def check_labels(
     N. Mantel, W. Haenszel, "Statistical aspects of the analysis of data from retrospective studies of disease", J. Nat.
     Cancer Inst. 22, 1959.
     """
-    thinned = reference_outcomes * (np.array(arrived) / max(arrived))[:, None]
+    kept = np.ones(2) if arrived[0] == arrived[1] else np.array(arrived) / max(arrived)
+    thinned = reference_outcomes * kept[:, None]
     p_direction, p_shape, rate_gap, effect = _calibration(thinned, outcomes, max(design_effect, 1.0))
     p_prior, rate_change = _prior(reference_outcomes, outcomes, max(design_effect, 1.0))
     p_conditional, distance = _conditional(reference_outcomes, outcomes, max(design_effect, 1.0))
