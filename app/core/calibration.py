@@ -6,7 +6,9 @@ estimated by it (`app.core.estimation`) and tested against it (`app.core.label_c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -48,8 +50,8 @@ class Calibration:
         The first cell with a positive decision.
     losses
         Label x cell: the log loss of an event of that label and cell; None where the mean scores are not known.
-    design_effect
-        How many autocorrelated events count as one; at least 1.
+    design_effects
+        Per measure: how many autocorrelated events count as one; 1 for a measure without.
     """
 
     probability: Floats
@@ -61,7 +63,7 @@ class Calibration:
     slope: Floats
     threshold_cell: int
     losses: Floats | None
-    design_effect: float
+    design_effects: Mapping[str, float]
 
     def propagated(self, gradients: Floats) -> Floats:
         """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
@@ -96,7 +98,7 @@ def fit_calibration(
     reference_outcomes: Ints,
     threshold_cell: int,
     mean_scores: Floats | None = None,
-    design_effect: float = 1.0,
+    design_effects: Mapping[str, float] = MappingProxyType({}),
 ) -> Calibration:
     """Learn P(y = 1 | cell): cells are joined to groups of enough labels, and these made monotone by pooling.
 
@@ -115,8 +117,9 @@ def fit_calibration(
         The first cell with a positive decision.
     mean_scores
         Per cell, the mean score of the reference's events in it (NaN for an empty one): what a log loss needs.
-    design_effect
-        How many autocorrelated events count as one (`design_effect`); it widens every band.
+    design_effects
+        How many autocorrelated events count as one, per measure (`app.core.estimation.design_effects`); they widen the
+        bands.
 
     Examples
     --------
@@ -140,7 +143,7 @@ def fit_calibration(
     labels = reference_outcomes.sum(axis=0)
     (labelled,) = np.nonzero(labels)
     n_below = int(np.searchsorted(labelled, threshold_cell))
-    blocks, rates, variance = _pool(reference_outcomes[:, labelled], n_below, max(design_effect, 1.0))
+    blocks, rates, variance = _pool(reference_outcomes[:, labelled], n_below)
     cells = np.arange(n_cells)
     nobody = len(rates) - 1
     before = np.searchsorted(labelled, cells, side="right")
@@ -157,43 +160,11 @@ def fit_calibration(
         slope=np.ones(n_cells),
         threshold_cell=threshold_cell,
         losses=None if mean_scores is None else _log_losses(mean_scores),
-        design_effect=max(design_effect, 1.0),
+        design_effects=design_effects,
     )
 
 
-def design_effect(outcomes_by_block: Ints, calibration: Calibration) -> float:
-    """Measure how many events count as one, where errors of the map go together for a while.
-
-    The residuals y - P(y = 1 | cell) of independent events add up to p (1 - p) in variance; what their sums over
-    blocks of time vary more than that is the design effect. Scores may be autocorrelated without any: given the
-    scores, only what they do not explain counts.
-
-    Parameters
-    ----------
-    outcomes_by_block
-        Block x label x score cell; blocks of consecutive events, long against the autocorrelation, best 30 or more
-        (its relative error is the root of 2 / blocks).
-
-    Returns
-    -------
-    At least 1, which is also that of nothing; about 1 for independent events.
-
-    Examples
-    --------
-    Four blocks of four events with P = 1/2: sums of residuals are ±2 where ±1 is due.
-
-    >>> half = fit_calibration(np.array([[50], [50]]), 0)
-    >>> design_effect(np.array([[[4], [0]], [[0], [4]], [[4], [0]], [[0], [4]]]), half)
-    4.0
-    """
-    n = outcomes_by_block.sum(axis=1)
-    p = calibration.probability
-    residuals = (outcomes_by_block[:, 1] - n * p).sum(axis=1)
-    expected = float((n * p * (1 - p)).sum())
-    return max(1.0, float((residuals**2).sum()) / expected) if expected > 0 else 1.0
-
-
-def _pool(outcomes: Ints, n_below: int, effect: float) -> tuple[Ints, Floats, Floats]:
+def _pool(outcomes: Ints, n_below: int) -> tuple[Ints, Floats, Floats]:
     """The block of each (non-empty) cell, from 1; the rates of blocks 0 to B + 1, and their variances."""
     groups = _group(outcomes, n_below)
     positives = np.bincount(groups, outcomes[1])
@@ -206,8 +177,8 @@ def _pool(outcomes: Ints, n_below: int, effect: float) -> tuple[Ints, Floats, Fl
     starts = pooled.blocks[:-1]
     block_of_group = np.repeat(np.arange(1, len(starts) + 1), np.diff(pooled.blocks))
     # Of Jeffreys' posterior, Beta(k + 1/2, n - k + 1/2), so that a block without positives is not certain either.
-    n = np.add.reduceat(totals, starts) / effect
-    k = np.add.reduceat(positives, starts) / effect
+    n = np.add.reduceat(totals, starts)
+    k = np.add.reduceat(positives, starts)
     middle = (k + 0.5) / (n + 1)
     variance = middle * (1 - middle) / (n + 2)
     rates = np.concatenate([[0.0], pooled.x[starts], [1.0]])

@@ -5,7 +5,7 @@ the labels to expect, and these the measures. All of it works on S score cells: 
 whole, and a window costs O(S) whatever its size.
 
 A band covers 95 % of what the window's labels will realise: the chance of the labels, and the finite reference, both
-widened by the design effect of autocorrelated events.
+widened by the design effects of autocorrelated events.
 
 Where it cannot work, and does not notice by itself:
 
@@ -24,8 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from app.core.batches import Floats, Ints
+from app.core.batches import Ints
 from app.core.calibration import Calibration
+from app.core.expected_measures import expected_measures
 
 #: Two-sided 95 % of the standard normal distribution.
 _Z = 1.959963984540054
@@ -159,127 +160,67 @@ def support(calibration: Calibration, score_counts: Ints) -> float:
     return int(np.sum(score_counts[calibration.is_supported])) / scored if scored else math.nan
 
 
-def estimate_loss(
-    loss_sums: Floats,
-    loss_squares: Floats,
-    counts: Ints,
-    detection_counts: Ints,
-    design_effect: float = 1.0,
-) -> Estimate:
-    """Estimate a window's mean loss directly, from the mean loss of each cell in the reference (DLE).
+def design_effects(calibration: Calibration, outcomes_by_block: Ints) -> dict[str, float]:
+    """Measure how many events count as one for each measure, where labels err together for a while.
 
-    For any loss of one event: a regressor's absolute or squared error by cells of its prediction (or of whatever else
-    the loss depends on). It sees how the window's events are spread over the cells, and nothing else: not that errors
-    within a cell have grown (concept drift, noise), nor a shift of inputs that leaves the cells as they are. Over
-    cells of the prediction alone it cannot see a model that errs alike everywhere, nor one whose errors depend on
-    inputs but not on the prediction.
+    Residuals y - P(y = 1 | cell) of independent events, weighted by a measure's gradient, have a known variance; what
+    their sums over blocks of time vary more than that is the measure's design effect. Autocorrelated scores alone have
+    none: only what they leave unexplained counts. And it differs: where the rate of positives wanders (residuals AR(1)
+    of 0.9, effect 3.1), the AUC and the accuracy hardly do (1.0).
 
     Parameters
     ----------
-    loss_sums, loss_squares, counts
-        Of the reference's labelled events, per cell: sum of the losses, of their squares, and how many.
-    detection_counts
-        The window's events per cell. Those of cells without reference are left out: `support` says how many.
-    design_effect
-        How many autocorrelated events count as one.
+    outcomes_by_block
+        Block x label x score cell; blocks of consecutive reference events, long against the autocorrelation, best 30
+        or more (an effect's relative error is the root of 2 / blocks).
 
     Returns
     -------
-    A mean loss per event and the 95 % band of what the window will realise. NaN without events in known cells or
-    with fewer than two reference events.
+    At least 1 each, which is also what nothing says: "rate", of the number of positives (`app.core.label_checks`
+    needs it), and one per measure of `estimate` (`fit_calibration` takes them all).
 
     Examples
     --------
-    Losses 1, 3 in the first cell and 5, 7 in the second; a window with three quarters in the second: (2 + 3 * 6) / 4.
+    Four blocks of four events, with P = 1/2 above and below the threshold: the positives are 2 more or fewer than
+    expected where 1 is the deviation. As many on both sides: the accuracy does not notice.
 
-    >>> found = estimate_loss(np.array([4.0, 12.0]), np.array([10.0, 74.0]), np.array([2, 2]), np.array([1, 3]))
-    >>> found.estimated
-    5.0
-
-    References
-    ----------
-    NannyML's direct loss estimation replaces the cells by a second model of the loss.
+    >>> from app.core.calibration import fit_calibration
+    >>> half = fit_calibration(np.array([[50, 50], [50, 50]]), 1)
+    >>> all_of_a_kind = np.array([[[2, 2], [0, 0]], [[0, 0], [2, 2]]])
+    >>> effects = design_effects(half, np.concatenate([all_of_a_kind, all_of_a_kind]))
+    >>> effects["rate"], effects["accuracy"]
+    (4.0, 1.0)
     """
-    known = counts > 0
-    n = np.where(known, detection_counts, 0)
-    total = int(n.sum())
-    free = int(counts.sum()) - int(np.count_nonzero(known))
-    if total == 0 or int(counts.sum()) < 2:
-        return Estimate("loss", math.nan, math.nan, math.nan, math.nan)
-    m = np.maximum(counts, 1)
-    means = loss_sums / m
-    within = np.maximum(loss_squares - m * means**2, 0.0)
-    # A cell with few events knows its own spread badly: it is lent one event of the spread within all cells.
-    overall = within.sum() / free if free else np.var(means[known], ddof=1)
-    spread = (within + overall) / m
-    share = n / total
-    variance = float((share**2 * spread / m + share * spread / total).sum()) * max(design_effect, 1.0)
-    return _with_band("loss", float(share @ means), math.sqrt(variance), -math.inf, math.inf)
+    counts = outcomes_by_block.sum(axis=1)
+    n, p = counts.sum(axis=0), calibration.probability
+    spread = n * p * (1 - p)
+    measures = expected_measures(calibration, n * np.array([1 - p, p]), spread)
+    gradients = {"rate": np.ones(len(n))} | {name: measure.gradient for name, measure in measures.items()}
+    residuals = outcomes_by_block[:, 1] - counts * p
+    effects = {}
+    for name, gradient in gradients.items():
+        due = float(gradient**2 @ spread)
+        effects[name] = max(1.0, float(((residuals @ gradient) ** 2).sum()) / due) if due > 0 else 1.0
+    return effects
 
 
 def _estimate(calibration: Calibration, unlabelled: Ints, outcomes: Ints) -> list[Estimate]:
     """Measures of events of which some have labels and others only scores."""
     p = np.where(unlabelled > 0, calibration.probability, 0.0)
     spread = unlabelled * p * (1 - p)
-    expected = outcomes + unlabelled * np.array([1 - p, p])
-    figures = _figures(calibration, expected, spread)
-    gradients = np.array([gradient for _, gradient, _ in figures.values()])
-    variances = calibration.design_effect * (gradients**2 @ spread)
-    variances += calibration.propagated(gradients * unlabelled)
-    return [
-        _with_band(name, value, math.nan if math.isnan(value) else math.sqrt(variance), 0.0, largest)
-        for (name, (value, _, largest)), variance in zip(figures.items(), variances.tolist(), strict=True)
-    ]
+    measures = expected_measures(calibration, outcomes + unlabelled * np.array([1 - p, p]), spread)
+    gradients = np.array([measure.gradient for measure in measures.values()])
+    variances = gradients**2 @ spread + calibration.propagated(gradients * unlabelled)
+    found = []
+    for (name, measure), variance in zip(measures.items(), variances.tolist(), strict=True):
+        effect = max(calibration.design_effects.get(name, 1.0), 1.0)
+        deviation = math.nan if math.isnan(measure.value) else math.sqrt(effect * variance)
+        found.append(with_band(name, measure.value, deviation, 0.0, measure.largest))
+    return found
 
 
-def _figures(calibration: Calibration, expected: Floats, spread: Floats) -> dict[str, tuple[float, Floats, float]]:
-    """Each measure's value, its gradient in the label of one event per cell, and its largest value.
-
-    ``expected``: label x cell, the events of either label to be expected; ``spread``: per cell, the variance of that.
-    """
-    negative, positive = expected
-    cells = expected.sum(axis=0)
-    n, n_positive = float(cells.sum()), float(positive.sum())
-    decided = (np.arange(len(cells)) >= calibration.threshold_cell).astype(np.float64)
-    true_yes, yes = float(positive @ decided), float(cells @ decided)
-    right = true_yes + float(negative @ (1 - decided))
-    figures = {
-        "auc": (*_auc(expected, spread), 1.0),
-        "accuracy": (*_ratio(right, n, 2 * decided - 1, 0.0), 1.0),
-        "precision": (*_ratio(true_yes, yes, decided, 0.0), 1.0),
-        "recall": (*_ratio(true_yes, n_positive, decided, 1.0), 1.0),
-        "f1": (*_ratio(2 * true_yes, yes + n_positive, 2 * decided, 1.0), 1.0),
-    }
-    if calibration.losses is not None:
-        of_negative, of_positive = calibration.losses
-        total = float((expected * np.where(cells > 0, calibration.losses, 0.0)).sum())
-        figures["log_loss"] = (*_ratio(total, n, of_positive - of_negative, 0.0), math.inf)
-    return figures
-
-
-def _ratio(above: float, below: float, above_moves: Floats, below_moves: float) -> tuple[float, Floats]:
-    """A ratio and its gradient, from how much one more positive label moves either part."""
-    if not below > 0:
-        return math.nan, above_moves
-    value = above / below
-    return value, (above_moves - value * below_moves) / below
-
-
-def _auc(expected: Floats, spread: Floats) -> tuple[float, Floats]:
-    """Pairs in order of all pairs of a positive and a negative, ties half; an event makes no pair with itself."""
-    negative, positive = expected
-    n_negative, n_positive = negative.sum(), positive.sum()
-    below = np.cumsum(negative) - negative / 2
-    above = n_positive - np.cumsum(positive) + positive / 2
-    with_itself = spread.sum()
-    pairs = float(n_negative * n_positive - with_itself)
-    if not pairs > 1e-9 * expected.sum():  # a single event, or one label only: rounding is all that is left
-        return math.nan, below
-    value = float(positive @ below - with_itself / 2) / pairs
-    return min(max(value, 0.0), 1.0), (below - above - value * (n_negative - n_positive)) / pairs
-
-
-def _with_band(name: str, value: float, deviation: float, smallest: float, largest: float) -> Estimate:
+def with_band(name: str, value: float, deviation: float, smallest: float, largest: float) -> Estimate:
+    """The normal 95 % band around a value, cut to the measure's range."""
     if math.isnan(deviation):
         return Estimate(name, value, math.nan, math.nan, math.nan)
     half = _Z * deviation

@@ -101,7 +101,7 @@ def check_labels(
     reference_outcomes, outcomes
         Label x score cell, of the reference (rows that the model had not seen) and of the window's labelled events.
     design_effect
-        How many autocorrelated events count as one (`app.core.calibration.design_effect`).
+        How many autocorrelated events count as one: "rate" of `app.core.estimation.design_effects`.
     arrived
         The shares of the labels 0 and 1 that are here at the window's age (see `app.core.estimation.compare`): the
         reference is thinned alike for the test of the calibration.

@@ -7,14 +7,15 @@ scores and labels in their order. It runs what the product runs: the reference's
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
 from app.core.batches import Floats, Ints
-from app.core.calibration import Calibration, design_effect, fit_calibration
-from app.core.estimation import estimate
+from app.core.calibration import Calibration, fit_calibration
+from app.core.estimation import design_effects, estimate
 from app.core.label_checks import LabelCheck, check_labels
 from models.counting import count, count_outcomes
 from models.reference import Reference
@@ -24,17 +25,17 @@ MEASURES = ("auc", "accuracy", "log_loss")
 #: The score's row among the metrics of a reference.
 _SCORE_ROW = -2
 _BINS = 64
-#: Of the design effect: blocks of so many events, long against households and short against the data.
+#: Of the design effects: blocks of so many events, long against households and short against the data.
 _BLOCK = 1000
 
 
 @dataclass(frozen=True)
 class MeasureErrors:
-    """How far estimates of one measure are from what the windows realise.
+    """How far estimates of one measure are from what the windows realise; NaN where a window has one label only.
 
     ``mean``, ``largest``: of the absolute error; ``bias``: of the error with its sign. ``constant``: the mean absolute
     error of always saying what the reference has; ``previous``: of saying what the window before realised, which
-    nobody knows in time. NaN where a window has one label only. ``coverage``: the share of windows within their 95 % band.
+    nobody knows in time. ``coverage``: the share of windows within their 95 % band.
     """
 
     name: str
@@ -51,7 +52,7 @@ class CensusFigures:
     """The errors per measure of `MEASURES`, and what they are made of: windows x measures, and a check per window."""
 
     errors: tuple[MeasureErrors, ...]
-    design_effect: float
+    design_effects: Mapping[str, float]
     realised: Floats
     estimated: Floats
     low: Floats
@@ -94,7 +95,7 @@ def census(
         bands.append([seen[name][1:4] for name in MEASURES])
         realised.append(_realise(scores[cut], labels[cut], threshold))
         outcomes = count_outcomes(reference, scores[cut], labels[cut]).outcomes
-        checks.append(check_labels(reference.training.outcomes, outcomes, calibration.design_effect))
+        checks.append(check_labels(reference.training.outcomes, outcomes, calibration.design_effects["rate"]))
     true, (estimated, low, high) = np.array(realised), np.array(bands).transpose(2, 0, 1)
     return CensusFigures(
         errors=tuple(
@@ -111,7 +112,7 @@ def census(
                 MEASURES, true.T, (estimated - true).T, ((low <= true) & (true <= high)).T, truth, strict=True
             )
         ),
-        design_effect=calibration.design_effect,
+        design_effects=calibration.design_effects,
         realised=true,
         estimated=estimated,
         low=low,
@@ -126,13 +127,13 @@ def _known(scores: Floats, labels: Floats) -> tuple[Floats, Floats]:
 
 
 def _calibrate(reference: Reference, scores: Floats, labels: Floats) -> Calibration:
-    """The calibration of the reference, with the design effect of its own blocks."""
+    """The calibration of the reference, with the design effects of its own blocks."""
     outcomes, mean_scores = reference.training.outcomes, reference.profiles[_SCORE_ROW, : reference.score_cells]
     independent = fit_calibration(outcomes, reference.threshold_cell, mean_scores)
     cuts = [slice(start, start + _BLOCK) for start in range(0, len(scores) - _BLOCK + 1, _BLOCK)]
     blocks = np.array([count_outcomes(reference, scores[cut], labels[cut]).outcomes for cut in cuts], np.int64)
-    effect = design_effect(blocks.reshape(len(cuts), *outcomes.shape), independent)
-    return fit_calibration(outcomes, reference.threshold_cell, mean_scores, effect)
+    effects = design_effects(independent, blocks.reshape(len(cuts), *outcomes.shape))
+    return fit_calibration(outcomes, reference.threshold_cell, mean_scores, effects)
 
 
 def _count_scores(reference: Reference, scores: Floats) -> Ints:
