@@ -6,16 +6,17 @@ estimated by it (`app.core.estimation`) and tested against it (`app.core.label_c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from app.core.batches import Floats, Ints
 
-#: A group of cells holds at least this share of the reference's positives or of its negatives ...
+#: A group of cells holds at least a 32nd of the reference's positives or of its negatives (with more than 32 768 of a
+#: label, the cube root of them takes the place of 32, or the coarseness would outlast the chance) ...
 _GROUPS_PER_LABEL = 32
 #: ... and at least so many of them, unless that would leave fewer groups than these.
 _FEWEST_LABELS = 10
@@ -36,14 +37,12 @@ class Calibration:
         Per cell; never falling with the score. NaN everywhere when the reference lacks either label.
     is_supported
         Per cell: whether the reference has labels in it.
-    below, above
-        Per cell: the block of the nearest cells with reference labels, at or below and at or above it; blocks number
-        from 1, and 0 or B + 1 means that there is none. A cell with labels has its own block in both.
-    variance
-        Of the probability of each block, at positions 0 to B + 1 (nought at both ends).
-    gap
-        Per cell: what monotony leaves open, P(block above) - P(block below); 0 for a cell with labels. The probability
-        is the middle of it.
+    by_block, variance
+        Cell x block: how much the probability moves with that of each block, and the blocks' variances. A cell without
+        labels lies between two blocks, and half of its error is that of either.
+    by_gap
+        Cell x gap between blocks: how wide a gap the cell lies in; the probability is the middle of it. Monotony leaves
+        open where in the gap it is: one unknown for all cells of a gap, taken as uniform.
     slope
         Per cell: how much the probability moves with that of its block; 1 but for what arrival shares have changed.
     threshold_cell
@@ -56,10 +55,9 @@ class Calibration:
 
     probability: Floats
     is_supported: np.ndarray
-    below: Ints
-    above: Ints
+    by_block: Floats
     variance: Floats
-    gap: Floats
+    by_gap: Floats
     slope: Floats
     threshold_cell: int
     losses: Floats | None
@@ -68,13 +66,7 @@ class Calibration:
     def propagated(self, gradients: Floats) -> Floats:
         """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
         moved = np.where(gradients == 0, 0.0, gradients * self.slope)
-        blocks = np.arange(len(self.variance))
-        below, above = self.below[:, None] == blocks, self.above[:, None] == blocks
-        # A cell without labels lies between two blocks: half of its error is that of either.
-        by_block = moved @ ((below + above.astype(np.float64)) / 2)
-        # Cells of one gap err together: where the probability lies in the gap is one unknown, taken as uniform.
-        by_gap = (moved * self.gap) @ below
-        found: Floats = by_block**2 @ self.variance + (by_gap**2).sum(axis=1) / 12
+        found: Floats = (moved @ self.by_block) ** 2 @ self.variance + ((moved @ self.by_gap) ** 2).sum(axis=1) / 12
         return found
 
     def among_arrived(self, arrived: tuple[float, float]) -> Calibration:
@@ -102,10 +94,10 @@ def fit_calibration(
 ) -> Calibration:
     """Learn P(y = 1 | cell): cells are joined to groups of enough labels, and these made monotone by pooling.
 
-    A group closes when it holds a 32nd of the positives or of the negatives, and at least 10 of that label (with fewer
-    than 50, a fifth of them): fine where positives are, be they rare, and without the optimism of pooling single cells,
-    which over-estimates the AUC. A cell without labels lies between its neighbours (0 and 1 are the neighbours of the
-    outermost), somewhere.
+    A group closes when it holds a 32nd of the positives or of the negatives (finer with very many labels), and at least
+    10 of that label (with fewer than 50, a fifth of them): fine where positives are, be they rare, and without the
+    optimism of pooling single cells, which over-estimates the AUC. No group reaches over the threshold. A cell without
+    labels lies between its neighbours (0 and 1 are the neighbours of the outermost), somewhere.
 
     Parameters
     ----------
@@ -129,7 +121,7 @@ def fit_calibration(
     >>> calibration = fit_calibration(np.array([[11, 0, 1], [1, 0, 11]]), 2)
     >>> (calibration.probability * 12.25).round(6).tolist()
     [1.125, 6.125, 11.125]
-    >>> (calibration.gap * 12.25).round(6).tolist()
+    >>> (calibration.by_gap.sum(axis=1) * 12.25).round(6).tolist()
     [0.0, 10.0, 0.0]
 
     References
@@ -145,18 +137,18 @@ def fit_calibration(
     n_below = int(np.searchsorted(labelled, threshold_cell))
     blocks, rates, variance = _pool(reference_outcomes[:, labelled], n_below)
     cells = np.arange(n_cells)
-    nobody = len(rates) - 1
+    nobody = len(rates) - 1  # as block 0 is: certain to be below, or above, all that is known
     before = np.searchsorted(labelled, cells, side="right")
     after = np.searchsorted(labelled, cells, side="left")
     below, above = np.append(0, blocks)[before], np.append(blocks, nobody)[after]
+    at_block = np.eye(len(rates))
     is_known = bool(reference_outcomes.any(axis=1).all())
     return Calibration(
         probability=(rates[below] + rates[above]) / 2 if is_known else np.full(n_cells, np.nan),
         is_supported=labels > 0,
-        below=below,
-        above=above,
+        by_block=(at_block[below] + at_block[above]) / 2,
         variance=variance,
-        gap=rates[above] - rates[below],
+        by_gap=at_block[below] * (rates[above] - rates[below])[:, None],
         slope=np.ones(n_cells),
         threshold_cell=threshold_cell,
         losses=None if mean_scores is None else _log_losses(mean_scores),
@@ -172,26 +164,41 @@ def _pool(outcomes: Ints, n_below: int) -> tuple[Ints, Floats, Floats]:
     if not len(totals):
         return np.empty(0, np.int64), np.array([0.0, 1.0]), np.zeros(2)
     overall = positives.sum() / totals.sum()
-    weights = totals + _PRIOR_EVENTS
-    pooled = isotonic_regression((positives + _PRIOR_EVENTS * overall) / weights, weights=weights)
-    starts = pooled.blocks[:-1]
-    block_of_group = np.repeat(np.arange(1, len(starts) + 1), np.diff(pooled.blocks))
+    starts, rates = _pool_violators(positives + _PRIOR_EVENTS * overall, totals + _PRIOR_EVENTS)
+    block_of_group = np.repeat(np.arange(1, len(starts) + 1), np.diff(np.append(starts, len(totals))))
     # Of Jeffreys' posterior, Beta(k + 1/2, n - k + 1/2), so that a block without positives is not certain either.
     n = np.add.reduceat(totals, starts)
     k = np.add.reduceat(positives, starts)
     middle = (k + 0.5) / (n + 1)
     variance = middle * (1 - middle) / (n + 2)
-    rates = np.concatenate([[0.0], pooled.x[starts], [1.0]])
-    return block_of_group[groups], rates, np.concatenate([[0.0], variance, [0.0]])
+    return block_of_group[groups], np.concatenate([[0.0], rates, [1.0]]), np.concatenate([[0.0], variance, [0.0]])
+
+
+def _pool_violators(positives: Floats, totals: Floats) -> tuple[Ints, Floats]:
+    """Where blocks of groups start, and their rates: neighbours are pooled as long as a rate does not rise."""
+    blocks: list[tuple[int, float, float]] = []
+    for group in range(len(totals)):
+        start, positive, total = group, float(positives[group]), float(totals[group])
+        while blocks and blocks[-1][1] * total >= positive * blocks[-1][2]:
+            start, more_positive, more = blocks.pop()
+            positive, total = positive + more_positive, total + more
+        blocks.append((start, positive, total))
+    starts, pooled, sizes = zip(*blocks, strict=True)
+    return np.array(starts, np.int64), np.array(pooled) / np.array(sizes)
 
 
 def _group(outcomes: Ints, n_below: int) -> Ints:
     """Number groups of neighbouring cells with enough labels; none reaches over the threshold."""
-    n_labels = outcomes.sum(axis=1).tolist()
-    enough = [max(n / _GROUPS_PER_LABEL, min(_FEWEST_LABELS, n / _FEWEST_GROUPS)) for n in n_labels]
+    enough = [_enough(n) for n in outcomes.sum(axis=1).tolist()]
     below = _group_side(outcomes[:, :n_below], enough)
     above = _group_side(outcomes[:, n_below:], enough)
     return np.concatenate([below, above + (int(below[-1]) + 1 if len(below) else 0)])
+
+
+def _enough(n_labels: int) -> float:
+    """How many labels of one kind make a group, when there are so many in all."""
+    share = n_labels / max(_GROUPS_PER_LABEL, math.cbrt(n_labels))
+    return max(share, min(_FEWEST_LABELS, n_labels / _FEWEST_GROUPS))
 
 
 def _group_side(outcomes: Ints, enough: list[float]) -> Ints:

@@ -80,8 +80,9 @@ def test_probabilities_never_fall_with_the_score_and_are_never_certain(outcomes:
     assert (np.diff(calibration.probability) >= -1e-12).all()
     assert (calibration.probability > 0).all()
     assert (calibration.probability < 1).all()
-    assert (calibration.gap >= 0).all()
-    assert (calibration.gap[outcomes.sum(axis=0) > 0] == 0).all()
+    gap = calibration.by_gap.sum(axis=1)
+    assert (gap >= 0).all()
+    assert (gap[outcomes.sum(axis=0) > 0] == 0).all()
 
 
 def test_with_many_labels_in_every_cell_the_map_is_scikit_learns_isotonic_regression() -> None:
@@ -98,7 +99,7 @@ def test_a_cell_without_labels_lies_between_its_neighbours_and_nobody_knows_wher
     calibration = fit_calibration(outcomes, 3)
     low, high = calibration.probability[[1, 4]]
     assert calibration.probability == pytest.approx([low / 2, low, 0.5, 0.5, high, (1 + high) / 2])
-    assert calibration.gap == pytest.approx([low, 0, high - low, high - low, 0, 1 - high])
+    assert calibration.by_gap.sum(axis=1) == pytest.approx([low, 0, high - low, high - low, 0, 1 - high])
     known, unknown = (named(estimate(calibration, np.eye(6, dtype=int)[at] * 10_000))["accuracy"] for at in (1, 2))
     assert unknown.high - unknown.low > 5 * (known.high - known.low)
     assert support(calibration, np.array([0, 3, 1, 0, 0, 0])) == 0.75
