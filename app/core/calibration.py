@@ -160,7 +160,7 @@ def _pool(outcomes: Ints, n_below: int) -> tuple[Ints, Floats, Floats]:
     """The block of each (non-empty) cell, from 1; the rates of blocks 0 to B + 1, and their variances."""
     groups = _group(outcomes, n_below)
     positives = np.bincount(groups, outcomes[1])
-    totals = np.bincount(groups, outcomes.sum(axis=0))
+    totals = np.bincount(groups, outcomes.sum(axis=0)).astype(np.float64)
     if not len(totals):
         return np.empty(0, np.int64), np.array([0.0, 1.0]), np.zeros(2)
     overall = positives.sum() / totals.sum()

@@ -165,8 +165,8 @@ def design_effects(calibration: Calibration, outcomes_by_block: Ints) -> dict[st
 
     Residuals y - P(y = 1 | cell) of independent events, weighted by a measure's gradient, have a known variance; what
     their sums over blocks of time vary more than that is the measure's design effect. Autocorrelated scores alone have
-    none: only what they leave unexplained counts. And it differs: where the rate of positives wanders (residuals AR(1)
-    of 0.9, effect 3.1), the AUC and the accuracy hardly do (1.0).
+    none: only what they leave unexplained counts. And it differs between measures: where the rate of positives wanders,
+    the number of positives is much less certain, the AUC and the accuracy hardly.
 
     Parameters
     ----------
