@@ -337,6 +337,15 @@ def test_labels_that_come_first_for_positives_are_corrected_by_the_shares_that_h
     assert check_labels(reference, early, 1.0, arrived).p_calibration > 0.01
 
 
+def test_the_maps_uncertainty_goes_through_the_arrival_shares_by_their_derivative() -> None:
+    _, calibration = reference_of(23)
+    moved = replace(calibration, probability=calibration.probability + 1e-6)
+    for among in (Calibration.among_arrived, Calibration.among_missing):
+        derivative = (among(moved, (0.3, 0.9)).probability - among(calibration, (0.3, 0.9)).probability) / 1e-6
+        assert among(calibration, (0.3, 0.9)).slope == pytest.approx(derivative, rel=1e-3)
+    assert calibration.among_missing((0.5, 0.5)) is calibration
+
+
 def test_the_combined_figure_goes_from_the_estimate_to_what_was_realised() -> None:
     _, calibration = reference_of(17)
     whole = count(*draw(np.random.default_rng(18), 3_000))
