@@ -29,7 +29,7 @@ h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5r
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
-td.text, .words { white-space: normal; }
+td.text { white-space: normal; min-width: 16rem; }
 table.heat { width: auto; }
 table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
 table.heat th:first-child { text-align: left; }
@@ -123,10 +123,10 @@ def _open_alerts(alerts: Sequence[Row]) -> str:
     rows = [
         [
             _cell(row["severity"], kinds.get(str(row["severity"]), "")),
-            f"<td>{_answer(row)}</td>",
-            _cell(", ".join([str(row["rule"]), *row["others"]])),
+            _cell(row["state"], "good" if row["state"] == "acknowledged" else ""),
+            f"<td>{'<br>'.join(escape(str(name)) for name in [row['rule'], *row['others']])}</td>",
             _cell(_date(str(row["since"] or row["window_start"]))),
-            f'<td class="text">{escape(str(row["message"]))}{_asks(row)}</td>',
+            f'<td class="text">{escape(str(row["message"]))}{_asks(row)}{_answer(row)}</td>',
             _cell(row["owner"] or NOTHING),
             f"<td>{_runbook(str(row['runbook']))}</td>",
             f"<td><code>{escape(str(row['alert_id']))}</code></td>",
@@ -138,11 +138,11 @@ def _open_alerts(alerts: Sequence[Row]) -> str:
 
 
 def _answer(row: Row) -> str:
-    """The state, and of an acknowledged alert who has it and in which words."""
-    if row["state"] != "acknowledged":
-        return escape(str(row["state"]))
+    """Who has taken it on, when, and in which words."""
+    if not row["who"]:
+        return ""
     words = escape(f"{row['who']}, {_time(row['at'])}: {row['why']}")
-    return f'<span class="good">acknowledged</span><br><span class="quiet words">{words}</span>'
+    return f'<br><span class="quiet">{words}</span>'
 
 
 def _asks(row: Row) -> str:

@@ -269,6 +269,7 @@ class Watch:
             await self._observe()
             if self._answers.take(self.core.alerts, self._around.now_ms()):
                 await self._collect()
+                await self._save()  # that it was told: who kills us now has it told no second time
                 self._answers.confirm()
             if self._is_changed and loop.time() >= collect_at:
                 await self._collect()
