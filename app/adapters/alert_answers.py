@@ -9,7 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from app.core.alerting import AcknowledgeError, AlertBook
+from app.core.alert_cases import AcknowledgeError
+from app.core.alerting import AlertBook
 
 LONGEST_NAME = 200
 LONGEST_WORDS = 2_000

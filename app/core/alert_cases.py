@@ -38,6 +38,14 @@ class Acknowledgement(NamedTuple):
     at_ms: int
 
 
+class AcknowledgeError(ValueError):
+    """Why an alert cannot be acknowledged, in one sentence."""
+
+    def __init__(self, sentence: str, *, is_unknown: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_unknown = is_unknown
+
+
 class Told(NamedTuple):
     """The last that was told of an alert, and the start of the window that it is of."""
 

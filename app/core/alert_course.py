@@ -3,7 +3,8 @@
 It is a function of what the windows say, in the order of event time, whenever and in whatever order that became known.
 A rule is raised after ``for`` windows beyond its limit in a row, and cleared after ``clears_after`` windows in a row
 that are back within the milder limit. So among n windows it is raised at most
-(n + clears_after) // (for + clears_after) times, whatever the values do. A window without a value counts for nothing.
+(n + clears_after) // (for + clears_after) times, whatever the values do. A window without a value counts for nothing;
+one in which the version scored nothing while others did is one back, for an alert that is open.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class Reading(NamedTuple):
 
     value: float
     text: str = ""
+
+
+#: A window in which other versions scored and this one did not: it cannot be beyond a limit any more.
+ABSENT = Reading(math.nan, "absent")
 
 
 class Episode(NamedTuple):
@@ -147,8 +152,9 @@ class Course:
         self, rule: AlertRule, rule_limits: list[Limit], window: Window, reading: Reading
     ) -> tuple[Course, Episode | None]:
         """Take the next window: where the rule is then, and the episode that has ended with it."""
+        is_absent = reading.text == ABSENT.text
         value = to_value(rule, reading)
-        if math.isnan(value):
+        if math.isnan(value) and (self.open is None or not is_absent):
             return self, None
         limit = passed(value, rule_limits)
         if limit is None:
@@ -203,7 +209,7 @@ def _span(window: Window | None) -> list[int] | None:
 
 def to_value(rule: AlertRule, reading: Reading) -> float:
     """The number that is held against the limits; NaN: the window says nothing."""
-    if rule.on == "verdict":
+    if rule.on == "verdict" and reading.text != ABSENT.text:
         return float(reading.text in rule.kinds) if reading.text else math.nan
     return reading.value
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.alert_course import Reading, passed, to_value
+from app.core.alert_course import ABSENT, Reading, passed, to_value
 
 if TYPE_CHECKING:
     from app.core.alert_course import Episode, Limit
@@ -48,6 +48,8 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
 def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
     """What was found in the window that cleared it."""
     window, reading = episode.cleared, episode.last or Reading(0.0)
+    if reading.text == ABSENT.text:
+        return f"{subject} scored nothing in {window}, and others did: {rule.name} is over"
     if rule.on == "verdict":
         return f"the verdict on {subject} is {_plain(reading.text)} in {window}: {rule.name} is over"
     if rule.on == "error":

@@ -3,9 +3,6 @@
 What is open and what is over follows from what all windows say in their order, and from the acknowledgements, so an
 amended window can add an alert or withdraw one, and reading the same topics again gives the same alerts under the same
 ids. What is told is the difference between that and what was told before.
-
-Rules of one group that are raised for the same window of the same version are one alert: the most severe one speaks
-and names the others; it is cleared when all of them are.
 """
 
 from __future__ import annotations
@@ -20,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from app.core.alert_cases import About, Acknowledgement, Case, Told, find_cases
-from app.core.alert_course import Reading, Watch, limits
+from app.core.alert_cases import About, AcknowledgeError, Acknowledgement, Case, Told, find_cases
+from app.core.alert_course import ABSENT, Reading, Watch, limits
 from app.core.alert_words import say_detections, say_withdrawn
 from schemas.wire import Alert, AlertState
 
@@ -31,14 +28,6 @@ if TYPE_CHECKING:
 
 #: What may be edited in the pipeline file without the rule being another one.
 _PRESENTATION = ("severity", "action", "owner", "runbook")
-
-
-class AcknowledgeError(ValueError):
-    """Why an alert cannot be acknowledged, in one sentence."""
-
-    def __init__(self, sentence: str, *, is_unknown: bool = False) -> None:
-        super().__init__(sentence)
-        self.is_unknown = is_unknown
 
 
 class AlertBook:
@@ -92,6 +81,14 @@ class AlertBook:
         """
         for watch in self._watching(version, "error"):
             watch.readings[window] = Reading(float(len(detections)), say_detections(sorted(detections)))
+
+    def see_absence(self, version: str, window: Window, *, of_labels: bool) -> None:
+        """Take that a version scored nothing in a closed window in which others did (``of_labels``: a mature one)."""
+        for watch in self._watches[version]:
+            is_of_labels = watch.rule.on == "performance"
+            if is_of_labels == of_labels and window.start_ms >= self._settled_ms and window not in watch.readings:
+                watch.readings[window] = ABSENT
+                self._changed.add(version)
 
     def acknowledge(self, alert_id: str, by: str, why: str, now_ms: int) -> None:
         """Note that a person has taken an open alert on; the next `announce` tells.
@@ -215,6 +212,8 @@ class AlertBook:
         """Clear what was told and is not so any more. Of a window that was not seen yet nothing is known."""
         alerts = []
         for alert_id, (alert, opened_ms) in sorted(self._told.items(), key=lambda item: (item[1].opened_ms, item[0])):
+            if alert_id in wanted:
+                self._closing.pop(alert_id, None)
             if alert.version != version or alert.state == "cleared" or alert_id in wanted:
                 continue
             words = self._closing.get(alert_id) or self._why_withdrawn(alert, opened_ms)

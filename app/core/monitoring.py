@@ -165,6 +165,8 @@ class MonitorCore:
         self._judge(closed, now_ms, findings)
         mature = [window for window in closed if self._store.is_mature(window)]
         self._judge(mature, now_ms, findings, of_labels=True)
+        self._note_absences(closed)
+        self._note_absences(mature, of_labels=True)
         findings.alerts += self.alerts.announce(now_ms)
         self._store.release()
         if self._store.settled_before_ms is not None:
@@ -239,6 +241,13 @@ class MonitorCore:
                 else:
                     share = {"share": _share_of_drift(tested)}
                     self.alerts.see_measures(version, window, "drift", share if is_enough else {})
+
+    def _note_absences(self, windows: list[Window], *, of_labels: bool = False) -> None:
+        """Let alerts of versions end that others have taken the place of."""
+        for window in windows:
+            held = {version for version, _ in self._store.holdings(window)}
+            for version in self._versions.keys() - held:
+                self.alerts.see_absence(version, window, of_labels=of_labels)
 
     def _test(self, window: Window, version: str, counts: Counts, metrics: Iterable[int]) -> list[Judgement]:
         known = self._versions[version]

@@ -19,7 +19,7 @@ from app.adapters.topic_reader import read_to_end
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
 from app.cli.alerts import command
-from app.core.alerting import AcknowledgeError
+from app.core.alert_cases import AcknowledgeError
 from app.monitor import Monitor
 from schemas.wire import Alert, decode_json
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.alert_cases import AcknowledgeError
 from app.core.alert_course import Limit, Reading, Watch, is_back, limits, passed, silence_of
-from app.core.alerting import AcknowledgeError, AlertBook
+from app.core.alerting import AlertBook
 from app.core.drift_windows import Window
 from schemas.pipeline import AlertRule, Silence
 from schemas.wire import Alert
@@ -94,6 +95,29 @@ def test_after_a_clear_it_rests_for_the_cooldown_of_event_time() -> None:
     book = make_book(replace(RULE, cooldown_ms=3 * DAY))
     # Cleared by the window that ends with day 2; those that end before day 5 raise nothing.
     assert follow(book, [0.7, 0.8, 0.7, 0.7, 0.7, 0.7]) == [(0, "raised"), (1, "cleared"), (4, "raised")]
+
+
+def test_the_alert_of_a_version_that_scores_no_more_is_cleared() -> None:
+    verdict = AlertRule("upstream", "verdict", "verdict", kinds=("pipeline_fault",))
+    book = make_book(replace(RULE, clears_after=2), verdict)
+    see(book, 0, 0.7)
+    book.see_verdict("1.0.0", window(0), "pipeline_fault")
+    assert len(book.announce(0)) == 2
+    for number in (0, 1, 2):  # of window 0 more is known than that
+        book.see_absence("1.0.0", window(number), of_labels=False)
+        book.see_absence("1.0.0", window(number), of_labels=True)
+    assert {alert.message for alert in book.announce(1)} == {
+        f"late 1.0.0 scored nothing in 1970-01-03 to 1970-01-04 UTC, and others did: {name} is over"
+        for name in ("auc-fell", "upstream")
+    }
+
+
+def test_an_absence_neither_counts_nor_interrupts_before_an_alert() -> None:
+    book = make_book(replace(RULE, for_windows=2))
+    see(book, 0, 0.7)
+    book.see_absence("1.0.0", window(1), of_labels=True)
+    see(book, 2, 0.7)
+    assert [alert.window_start_ms for alert in book.announce(0)] == [2 * DAY]
 
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 4), st.integers(0, 6), st.floats(0, 0.05))
@@ -334,15 +358,24 @@ RULES = (
     AlertRule("errors", "error", "error", "info"),
 )
 VALUES = st.sampled_from([0.6, 0.74, 0.76, 0.8, math.nan])
-#: What is seen of a window: auc, accuracy, verdict, detections.
-SEEN = st.tuples(VALUES, VALUES, st.sampled_from(["", "none", "pipeline_fault"]), st.integers(0, 2))
+Seen = tuple[float, float, str, int, bool]
+#: What is seen of a window: auc, accuracy, verdict, detections, and whether the version scored nothing in it.
+SEEN: st.SearchStrategy[Seen] = st.tuples(
+    VALUES,
+    VALUES,
+    st.sampled_from(["", "none", "pipeline_fault"]),
+    st.integers(0, 2),
+    st.sampled_from([False, False, False, True]),
+)
 
 
-def show(book: AlertBook, number: int, seen: tuple[float, float, str, int], parts: Iterable[int] = range(3)) -> None:
-    auc, accuracy, kind, n = seen
+def show(book: AlertBook, number: int, seen: Seen, parts: Iterable[int] = range(3)) -> None:
+    auc, accuracy, kind, n, is_absent = seen
     here = window(number)
     for part in parts:
-        if part == 0:
+        if is_absent:
+            book.see_absence("1.0.0", here, of_labels=part == 0)
+        elif part == 0:
             book.see_measures("1.0.0", here, "performance", {"auc": auc, "accuracy": accuracy})
         elif part == 1:
             book.see_verdict("1.0.0", here, kind)
@@ -367,15 +400,17 @@ def standing(alerts: Iterable[Alert]) -> dict[str, tuple[Any, ...]]:
     chance=st.randoms(use_true_random=False),
 )
 def test_any_order_of_arrival_and_amendment_ends_in_the_same_states(
-    final: list[tuple[float, float, str, int]],
-    amended: list[tuple[int, tuple[float, float, str, int]]],
+    final: list[Seen],
+    amended: list[tuple[int, Seen]],
     chance: Any,
 ) -> None:
     in_order = make_book(*RULES)
     for number, seen in enumerate(final):
         show(in_order, number, seen)
     expected = standing(in_order.announce(1))
-    first = [(number, seen, part) for number, seen in amended if number < len(final) for part in range(3)]
+    # What a version scored once it has scored for good.
+    amended = [(number, seen) for number, seen in amended if number < len(final) and not final[number][-1]]
+    first = [(number, seen, part) for number, seen in amended for part in range(3)]
     last = [(number, seen, part) for number, seen in enumerate(final) for part in range(3)]
     chance.shuffle(first)
     chance.shuffle(last)
@@ -393,7 +428,7 @@ def test_any_order_of_arrival_and_amendment_ends_in_the_same_states(
 
 @given(st.lists(SEEN, min_size=1, max_size=10), st.integers(0, 9), st.integers(0, 30))
 def test_acknowledgements_do_not_depend_on_when_windows_are_amended(
-    final: list[tuple[float, float, str, int]], seen_before: int, which: int
+    final: list[Seen], seen_before: int, which: int
 ) -> None:
     """One alert is acknowledged; then the book sees everything again, or only what it had not seen."""
     book, other = make_book(*RULES), make_book(*RULES)
@@ -415,9 +450,7 @@ def test_acknowledgements_do_not_depend_on_when_windows_are_amended(
 
 
 @given(st.lists(SEEN, min_size=1, max_size=12), st.integers(0, 4))
-def test_forgetting_old_windows_changes_nothing_that_is_said(
-    series: list[tuple[float, float, str, int]], kept: int
-) -> None:
+def test_forgetting_old_windows_changes_nothing_that_is_said(series: list[Seen], kept: int) -> None:
     book, forgetful = make_book(*RULES), make_book(*RULES)
     for number, seen in enumerate(series):
         for each in (book, forgetful):

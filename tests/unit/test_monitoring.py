@@ -372,6 +372,18 @@ def test_a_monitor_that_reads_everything_again_tells_nothing_of_alerts_again() -
     assert run(monitor, stream, cuts=[1_000, 3_000, 5_000]).alerts == []
 
 
+def test_an_alert_of_a_version_that_was_replaced_is_cleared_when_it_has_scored_nothing_for_long_enough() -> None:
+    stream = Stream(7, 6_000, moves_at=2)
+    alerts = [alert for alert in run(make_monitor(), stream).alerts if alert.rule == "auc-fell"]
+    # Version 2 takes over within window 3.
+    assert [(alert.version, alert.state, alert.window_start_ms) for alert in alerts] == [
+        ("1", "raised", 2_000),
+        ("1", "cleared", 5_000),
+        ("2", "raised", 3_000),
+    ]
+    assert "scored nothing" in alerts[1].message
+
+
 def test_old_windows_leave_the_alerts_and_what_is_said_stays_the_same() -> None:
     stream = Stream(7, 12_000, windows=12, moves_at=4)
     (records,) = stream.records(np.zeros(len(stream.times), int), 1, list(range(0, 12_000, 500)))
