@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from app.core.drift_windows import Window
@@ -134,8 +134,7 @@ def silence_of(window: Window, silences: Iterable[Silence]) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Course:
+class Course(NamedTuple):
     """Where a rule is after some windows.
 
     ``beyond`` and ``back``: windows in a row beyond the limit, within the milder one; ``since``: the first of the
@@ -160,16 +159,18 @@ class Course:
         if limit is None:
             back = self.back + 1 if is_back(value, rule_limits) else 0
             if self.open is None or back < rule.clears_after:
-                return replace(self, beyond=0, back=back, since=None), None
+                return Course(0, back, None, self.cleared_ms, self.open), None
             cleared_ms = self.cleared_ms if self.open.silence else window.end_ms
             return Course(cleared_ms=cleared_ms), self.open._replace(cleared=window, last=reading)
         since = self.since or window
-        after = replace(self, beyond=self.beyond + 1, back=0, since=since)
+        after = Course(self.beyond + 1, 0, since, self.cleared_ms, self.open)
         is_due = after.beyond >= rule.for_windows and not self._is_cooling(rule, window)
-        silence = silence_of(window, rule.silences)
-        if not is_due or (self.open is not None and (silence or not self.open.silence)):
+        if not is_due or (self.open is not None and not self.open.silence):
             return after, None
-        return replace(after, open=Episode(since, window, reading, limit, silence)), self.open
+        silence = silence_of(window, rule.silences)
+        if silence and self.open is not None:
+            return after, None
+        return after._replace(open=Episode(since, window, reading, limit, silence)), self.open
 
     def _is_cooling(self, rule: AlertRule, window: Window) -> bool:
         return self.cleared_ms is not None and window.end_ms < self.cleared_ms + rule.cooldown_ms

@@ -46,14 +46,14 @@ class AlertBook:
         self._rules = tuple(rules)
         self._watches: dict[str, list[Watch]] = {}
         self._told: dict[str, Told] = {}
+        #: Of those the ones that are not cleared, by version.
+        self._open: dict[str, set[str]] = {}
         self._acknowledged: dict[str, Acknowledgement] = {}
         #: Open alerts of rules that are not those of the pipeline file any more, and what is to be said of them.
         self._closing: dict[str, str] = {}
         self._changed: set[str] = set()
         #: Windows that start before this are not kept.
         self._settled_ms = 0
-
-    # -- in ------------------------------------------------------------------------------------------------------------
 
     def add_version(self, version: str, training: Mapping[str, float]) -> None:
         """Watch a version; ``training``: what ``falls_by`` compares with, by measure."""
@@ -130,7 +130,7 @@ class AlertBook:
             if known is None:
                 # A cleared alert has the window that cleared it.
                 opening = min(steps, key=lambda alert: (alert.state == "cleared", alert.window_start_ms or 0))
-                self._told[alert_id] = Told(newest, opening.window_start_ms or 0)
+                self._remember(newest, opening.window_start_ms or 0)
             elif known.alert.revision < newest.revision:
                 raised = msgspec.structs.replace(known.alert, revision=newest.revision)
                 self._told[alert_id] = known._replace(alert=raised)
@@ -154,8 +154,6 @@ class AlertBook:
     def _watching(self, version: str, on: str) -> list[Watch]:
         self._changed.add(version)
         return [watch for watch in self._watches[version] if watch.rule.on == on]
-
-    # -- out -----------------------------------------------------------------------------------------------------------
 
     def announce(self, now_ms: int) -> list[Alert]:
         """Give what is new since the last call, in a fixed order."""
@@ -211,11 +209,9 @@ class AlertBook:
     def _withdraw(self, version: str, wanted: set[str], now_ms: int) -> list[Alert]:
         """Clear what was told and is not so any more. Of a window that was not seen yet nothing is known."""
         alerts = []
-        for alert_id, (alert, opened_ms) in sorted(self._told.items(), key=lambda item: (item[1].opened_ms, item[0])):
-            if alert_id in wanted:
-                self._closing.pop(alert_id, None)
-            if alert.version != version or alert.state == "cleared" or alert_id in wanted:
-                continue
+        gone = self._open.get(version, set()) - wanted
+        for opened_ms, alert_id in sorted((self._told[each].opened_ms, each) for each in gone):
+            alert = self._told[alert_id].alert
             words = self._closing.get(alert_id) or self._why_withdrawn(alert, opened_ms)
             if words is not None:
                 cleared = msgspec.structs.replace(alert, state="cleared", message=words, action="")
@@ -244,11 +240,14 @@ class AlertBook:
         at_ms = max(now_ms, before.alert.at_ms if before is not None else now_ms)
         revision = (before.alert.revision if before is not None else 0) + 1
         told = msgspec.structs.replace(alert, at_ms=at_ms, revision=revision)
-        self._told[alert.alert_id] = Told(told, opened_ms)
+        self._remember(told, opened_ms)
         self._closing.pop(alert.alert_id, None)
         return told
 
-    # -- state ---------------------------------------------------------------------------------------------------------
+    def _remember(self, alert: Alert, opened_ms: int) -> None:
+        self._told[alert.alert_id] = Told(alert, opened_ms)
+        of_version = self._open.setdefault(alert.version, set())
+        (of_version.discard if alert.state == "cleared" else of_version.add)(alert.alert_id)
 
     def to_state(self) -> dict[str, Any]:
         """Give what `from_state` needs beside rules and versions: JSON values."""
@@ -268,7 +267,9 @@ class AlertBook:
 
         A rule that is new or was changed in the pipeline file starts without a past; its open alerts are cleared.
         """
-        self._told = {key: Told(msgspec.convert(alert, Alert), at) for key, (alert, at) in state["told"].items()}
+        self._told, self._open = {}, {}
+        for alert, opened_ms in state["told"].values():
+            self._remember(msgspec.convert(alert, Alert), opened_ms)
         self._acknowledged = {key: Acknowledgement(*words) for key, words in state["acknowledged"].items()}
         self._closing = dict(state["closing"])
         self._settled_ms = state["settled_ms"]
@@ -282,9 +283,9 @@ class AlertBook:
                     self._close(version, watch.rule.name)
 
     def _close(self, version: str, name: str) -> None:
-        for alert_id, (alert, _) in self._told.items():
-            is_of_rule = alert.version == version and name in {alert.rule, *alert.others}
-            if is_of_rule and alert.state in {"raised", "acknowledged"}:
+        for alert_id in self._open.get(version, set()):
+            alert = self._told[alert_id].alert
+            if name in {alert.rule, *alert.others} and alert.state != "silenced":
                 self._closing[alert_id] = f"{name} was changed in the pipeline file and is judged anew"
                 self._changed.add(version)
 
