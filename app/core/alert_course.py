@@ -242,6 +242,14 @@ class Watch:
                 found.append(ended)
         return found if course.open is None else [*found, course.open]
 
+    def is_quiet_since(self, time_ms: int) -> bool:
+        """Whether all that is known is of windows after a time, and the newest ones are back within the limits."""
+        values = [to_value(self.rule, reading) for _, reading in sorted(self.readings.items())]
+        newest = [value for value in values if not math.isnan(value)][-self.rule.clears_after :]
+        is_after = all(window.start_ms > time_ms for window in self.readings)
+        is_long_enough = len(newest) == self.rule.clears_after
+        return is_after and is_long_enough and all(is_back(value, self.limits) for value in newest)
+
     def forget(self, before_ms: int) -> None:
         """Windows that start before this will not be seen again."""
         for window in sorted(window for window in self.readings if window.start_ms < before_ms):

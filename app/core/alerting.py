@@ -225,7 +225,8 @@ class AlertBook:
             watch = watches.get(name)
             window = next((each for each in watch.readings if each.start_ms == opened_ms), None) if watch else None
             if watch is not None and window is None:
-                return None
+                is_over = alert.state != "silenced" and watch.is_quiet_since(opened_ms)
+                return f"{name} is over; the windows that raised it are not there any more" if is_over else None
             if watch is not None and window is not None:
                 found.append((watch, window))
         if not found:

@@ -507,6 +507,17 @@ def test_a_book_that_starts_anew_takes_back_nothing_before_it_has_seen_the_windo
     assert [(alert.state, alert.revision) for alert in other.announce(3)] == [("cleared", 2)]
 
 
+def test_an_alert_whose_windows_are_not_there_to_be_read_again_is_cleared_when_newer_ones_are_back() -> None:
+    book, other = (make_book(replace(RULE, clears_after=2)) for _ in range(2))
+    see(book, 0, 0.7)
+    other.recall(book.announce(1))
+    said = []
+    for number, value in enumerate([0.7, 0.8, math.nan, 0.8], start=3):
+        see(other, number, value)
+        said += [(number, alert.state, alert.window_start_ms) for alert in other.announce(2)]
+    assert said == [(3, "raised", 3 * DAY), (6, "cleared", 0), (6, "cleared", 6 * DAY)]
+
+
 def test_times_of_an_alert_do_not_go_back_with_the_clock() -> None:
     book = make_book()
     see(book, 0, 0.7)
