@@ -20,6 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
+from app.adapters.alert_answers import NotAtWorkError
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.lag import LagReader, Position
@@ -37,6 +38,9 @@ from schemas.pipeline import Pipeline
 log = logging.getLogger("streamgauge.monitor")
 
 Clock = Callable[[], int]
+
+#: How long a person waits for the answer to an acknowledgement.
+ANSWER_S = 20.0
 
 
 class Monitor:
@@ -140,6 +144,22 @@ class Monitor:
         if not self.stopping.is_set():
             self.fail(f"{task.get_name()}: {error}", EXIT_CONFIG if is_final else EXIT_RETRY)
 
+    async def acknowledge(self, alert_id: str, by: str, why: str) -> None:
+        """Note that a person has taken an alert on; `AcknowledgeError` or `NotAtWorkError` when it cannot be."""
+        if self.watch is None:
+            raise NotAtWorkError("This monitor is not at work (yet): ask again, or ask the one that is.")
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self.watch.acknowledge(alert_id, by, why)
+        except TimeoutError:
+            error = self.warehouse.error or "it has much to do"
+            raise NotAtWorkError(f"The monitor could not save it within {ANSWER_S:g} s ({error}): ask again.") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise NotAtWorkError("The monitor stopped before it had saved that: ask again.") from None
+
     # -- BatchHandler --------------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
@@ -235,6 +255,7 @@ def sources(monitor: Monitor) -> Sources:
         samples=lambda: _samples(monitor),
         status=lambda: _status(monitor),
         lag=lambda: _lag(monitor),
+        acknowledge=monitor.acknowledge,
     )
 
 

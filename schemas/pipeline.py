@@ -20,6 +20,9 @@ Aggregate = Literal[
 ]
 Delivery = Literal["exactly_once", "at_least_once"]
 StateStore = Literal["memory", "disk"]
+Severity = Literal["info", "warning", "critical"]
+#: What a verdict may say of a window of a version.
+VerdictKind = Literal["none", "feature_drift", "score_drift", "label_prior_drift", "concept_drift", "pipeline_fault"]
 
 
 class PipelineError(ValueError):
@@ -223,22 +226,47 @@ class Performance:
 
 
 @dataclass(frozen=True)
-class AlertRule:
-    """Raise when a closed window's ``measure`` crosses a limit.
+class Silence:
+    """Event time in which alerts of a rule are noted and not raised, and why.
 
-    ``on``: "performance" (measure: auc, log_loss, accuracy) or "drift" (measure: share of metrics with signal DRIFT).
-    ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics.
-    ``action``: "" or "retrain".
+    [from, to); with ``every_ms`` again after each such time, before and after.
+    """
+
+    from_ms: int
+    to_ms: int
+    why: str
+    every_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class AlertRule:
+    """Raise when closed windows are beyond a limit for long enough; clear when they are well within it again.
+
+    ``on``: "performance" (measure: auc, log_loss, accuracy), "drift" (measure: share of metrics with signal DRIFT),
+    "verdict" (the window's verdict is one of ``kinds``) or "error" (a sequential detector on the error stream fired).
+    ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics. ``clears_at``: the
+    milder limit that a window must be within to count as back, in the unit of the limit (None: the limit itself).
+    ``for_windows``: windows beyond in a row before it is raised. ``clears_after``: windows back in a row before it is
+    cleared. ``cooldown_ms``: event time after a clear in which it is not raised again. ``action``: "" or "retrain".
     """
 
     name: str
-    on: Literal["performance", "drift"]
+    on: Literal["performance", "drift", "verdict", "error"]
     measure: str
-    severity: Literal["info", "warning", "critical"] = "warning"
+    severity: Severity = "warning"
     below: float | None = None
     above: float | None = None
     falls_by: float | None = None
     action: str = ""
+    kinds: tuple[str, ...] = ()
+    clears_at: float | None = None
+    for_windows: int = 1
+    clears_after: int = 2
+    cooldown_ms: int = 0
+    group: str = ""
+    silences: tuple[Silence, ...] = ()
+    owner: str = ""
+    runbook: str = ""
 
 
 @dataclass(frozen=True)

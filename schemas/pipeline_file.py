@@ -13,7 +13,6 @@ from typing import Any, get_args
 
 from schemas.expression import suggest
 from schemas.pipeline import (
-    AlertRule,
     Delivery,
     EventField,
     Events,
@@ -29,6 +28,7 @@ from schemas.pipeline import (
     State,
     StateStore,
 )
+from schemas.pipeline_alerts import read_alerts
 from schemas.pipeline_drift import read_drift
 from schemas.pipeline_features import check_name, check_python, find_python_file, read_features, read_lookups
 from schemas.toml_table import TomlTable
@@ -37,7 +37,6 @@ SHIPPED = Path(__file__).parent / "pipelines"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}\Z")
 _DAY_MS = 86_400_000
-_MEASURES = ("auc", "log_loss", "accuracy")
 
 _KEYS = (
     *(
@@ -145,6 +144,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
     delivery = top.word("delivery", get_args(Delivery), "exactly_once")
     # Who waits for commits has them soon: readers of scores, or other partitions that share windows.
     is_awaited = delivery == "exactly_once" or any(f.window and f.window.delay_ms is not None for f in features)
+    drift = read_drift(top)
     source = check_python(top, "source", top.text("source"), path.parent) if "source" in top else None
     pipeline = Pipeline(
         name=name,
@@ -160,9 +160,9 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         lookups=lookups,
         features=features,
         model=_read_model(top, name),
-        drift=read_drift(top),
+        drift=drift,
         performance=_read_performance(top),
-        alerts=_read_alerts(top, with_labels=labels is not None),
+        alerts=read_alerts(top, drift.window, with_labels=labels is not None),
         limits=_read_limits(top),
         state=_read_state(top),
         digest="",
@@ -241,27 +241,6 @@ def _read_performance(top: TomlTable) -> Performance:
     table = top.table("performance")
     table.allow("maturity")
     return Performance(table.duration("maturity", "24h"))
-
-
-def _read_alerts(top: TomlTable, *, with_labels: bool) -> tuple[AlertRule, ...]:
-    rules: list[AlertRule] = []
-    for table in top.tables("alerts"):
-        table.allow("name", "on", "measure", "severity", "below", "above", "falls_by", "action")
-        name = table.text("name", fix='for example name = "auc-fell"')
-        if any(rule.name == name for rule in rules):
-            table.fail("name", f'"{name}" is used by two alerts; rename one')
-        on = table.word("on", ("performance", "drift"))
-        if on == "performance" and not with_labels:
-            table.fail("on", 'performance needs labels; add [labels] or use on = "drift"')
-        measure = table.word("measure", _MEASURES if on == "performance" else ("share",))
-        limits = {key: table.number(key) if key in table else None for key in ("below", "above", "falls_by")}
-        if all(limit is None for limit in limits.values()):
-            table.fail("", "has no limit; give below, above or falls_by")
-        if on == "drift" and limits["falls_by"] is not None:
-            table.fail("falls_by", "needs a training value, which drift has not; use below or above")
-        severity = table.word("severity", ("info", "warning", "critical"), "warning")
-        rules.append(AlertRule(name, on, measure, severity, **limits, action=table.word("action", ("", "retrain"), "")))
-    return tuple(rules)
 
 
 def _read_state(top: TomlTable) -> State:

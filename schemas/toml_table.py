@@ -102,13 +102,18 @@ class TomlTable:
             self.fail(key, f'"{value}" is too short; use at least {least_ms} ms')
         return milliseconds
 
-    def time_ms(self, key: str, default: dt.datetime) -> int:
+    def time_ms(self, key: str, default: dt.datetime = _MISSING) -> int:
         """Milliseconds since 1970 UTC of a date-time with an offset."""
         value = self._get(key, default, dt.datetime, "a time", "for example 2013-01-01T00:00:00Z")
         if value.tzinfo is None:
             self.fail(key, "the time has no offset; end it with Z for UTC")
         milliseconds: int = (value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
         return milliseconds
+
+    def time_of_day_ms(self, key: str, default: dt.time = _MISSING) -> int:
+        """Milliseconds since midnight of a time of day."""
+        value = self._get(key, default, dt.time, "a time of day", "for example 02:00:00")
+        return int(((value.hour * 60 + value.minute) * 60 + value.second) * 1000 + value.microsecond // 1000)
 
     def texts(self, key: str, default: Any = _MISSING) -> tuple[str, ...]:
         value = self._get(key, default, (list, tuple), "a list of strings", 'for example ["a", "b"]')

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from schemas.pipeline import Severity
 from schemas.topics import MAX_DEAD_LETTER_BYTES
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -22,6 +23,7 @@ _BEGINNING_BYTES = 64 << 10
 #: In front of the names of the original record's headers.
 _ORIGINAL = "streamgauge-original-"
 
+AlertState = Literal["raised", "acknowledged", "cleared", "silenced"]
 ModelRole = Literal["champion", "challenger", "shadow", "canary", "retired", "unusable"]
 
 
@@ -316,13 +318,22 @@ class DriftReport(msgspec.Struct):
 
 
 class Alert(msgspec.Struct):
-    """``<p>.alerts`` and ClickHouse ``alerts``."""
+    """``<p>.alerts`` and ClickHouse ``alerts``: an alert has come into a state.
+
+    ``revision`` counts what was said of the alert: the highest is how it stands. The window is the one that brought it
+    into this state; ``since_ms``: start of the first window beyond the limit. ``silenced``: noted, nobody is asked to
+    act. ``others``: rules of its group that were raised for the same window. ``by`` and ``why``: who acknowledged it,
+    in which words; of a silenced one, why it is silent.
+
+    Raised with ``action`` "retrain" it asks for a new version, once per ``alert_id``: to replace ``version``, with data
+    up to ``window_end_ms``, of which those from ``since_ms`` on are different. Cleared, it no longer asks.
+    """
 
     alert_id: str
     pipeline: str
     rule: str
-    severity: Literal["info", "warning", "critical"]
-    state: Literal["raised", "acknowledged", "cleared"]
+    severity: Severity
+    state: AlertState
     model: str
     version: str
     at_ms: int
@@ -333,6 +344,14 @@ class Alert(msgspec.Struct):
     limit: float | None
     message: str
     action: str = ""
+    revision: int = 0
+    since_ms: int | None = None
+    group: str = ""
+    others: list[str] = []
+    owner: str = ""
+    runbook: str = ""
+    by: str = ""
+    why: str = ""
 
 
 def encode_json(record: msgspec.Struct) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -16,11 +17,13 @@ from app.core.findings import Findings
 from app.ports import ColumnValues, FloatMaps
 from models.manifest import Manifest
 from schemas.topics import Topics
-from schemas.wire import DeadLetter, ModelStatus, ModelUpdate, Score, Source, encode_json
+from schemas.wire import Alert, DeadLetter, ModelStatus, ModelUpdate, Score, Source, encode_json
 
 Columns = dict[str, ColumnValues]
 
 _WITNESSES = 8
+#: Columns of ``alerts`` that have another name on the topic.
+_ALERT_COLUMNS = {"at": "at_ms", "since": "since_ms", "threshold": "limit", "alert_group": "group", "who": "by"}
 _SCORE = msgspec.json.Decoder(Score)
 
 
@@ -118,12 +121,11 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
         names = "pipeline model version segment measure estimated realised low high n_labels label_maturity revision"
         tables["performance"] = {**_fields(findings.performance, names), **_windows(findings.performance)}
     if findings.alerts:
-        names = "alert_id pipeline rule severity state model version measure value message action"
+        names = "alert_id pipeline rule severity state model version measure value message action revision others owner"
         tables["alerts"] = {
-            **_fields(findings.alerts, names),
+            **_fields(findings.alerts, names + " runbook why"),
             **_windows(findings.alerts),
-            "at": [alert.at_ms for alert in findings.alerts],
-            "threshold": [alert.limit for alert in findings.alerts],
+            **{column: [getattr(alert, name) for alert in findings.alerts] for column, name in _ALERT_COLUMNS.items()},
         }
     return tables
 
@@ -134,6 +136,18 @@ def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, byte
         *((topics.drift, f"{each.model}|{each.metric}".encode(), encode_json(each)) for each in findings.reports),
         *((topics.alerts, each.model.encode(), encode_json(each)) for each in findings.alerts),
     ]
+
+
+def read_alert(row: Mapping[str, Any]) -> Alert:
+    """The alert of a row of ``alerts``."""
+    found = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
+    found |= {f"{name}_ms": found.pop(name) for name in ("window_start", "window_end")}
+    plain = {name: _to_ms(value) if isinstance(value, datetime) else value for name, value in found.items()}
+    return msgspec.convert(plain, Alert)
+
+
+def _to_ms(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
 
 
 def version_columns(pipeline: str, standings: Iterable[tuple[ModelUpdate, Manifest | None]]) -> Columns:

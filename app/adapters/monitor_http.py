@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from app.adapters.alert_answers import Acknowledge, AlertDesk
 from app.adapters.monitor_page import Page, render
 from app.adapters.row_intake import RowIntake
 from app.adapters.sql_gate import quote
@@ -75,9 +76,19 @@ WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classi
 GROUP BY metric, window_start
 ORDER BY metric, window_start
 """
-_ALERTS = """
-SELECT at, rule, severity, state, version, window_start, window_end, message, action
-FROM streamgauge.alerts WHERE pipeline = {pipeline} ORDER BY at DESC, window_start DESC, rule, state
+_OPEN_ALERTS = """
+SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
+WHERE pipeline = {pipeline} AND state IN ('raised', 'acknowledged')
+ORDER BY indexOf(['critical', 'warning', 'info'], severity), since, alert_id
+"""
+_OTHER_ALERTS = """
+SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
+WHERE pipeline = {pipeline} AND state NOT IN ('raised', 'acknowledged')
+ORDER BY at DESC, window_start DESC, rule, alert_id
+"""
+_ALERTS_NOW = """
+SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now WHERE pipeline = {pipeline}
+ORDER BY state NOT IN ('raised', 'acknowledged'), at DESC, window_start DESC, rule, alert_id
 """
 
 
@@ -99,6 +110,7 @@ class Sources:
     samples: Callable[[], Iterable[Sample]]
     status: Callable[[], dict[str, Any]]
     lag: Callable[[], dict[str, Any]]
+    acknowledge: Acknowledge
 
 
 class MonitorHttp:
@@ -126,6 +138,7 @@ class MonitorHttp:
                 web.get("/api/v1/drift", self._drift),
                 web.get("/api/v1/performance", self._performance),
                 web.get("/api/v1/alerts", self._alerts),
+                web.post("/api/v1/alerts/{alert_id}/acknowledge", AlertDesk(self._sources.acknowledge).acknowledge),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -202,7 +215,17 @@ class MonitorHttp:
         return await self._list(request, "performance", "* EXCEPT (pipeline)", "performance", order)
 
     async def _alerts(self, request: web.Request) -> web.Response:
-        return await self._list(request, "alerts", "* EXCEPT (pipeline)", "alerts", "at DESC, alert_id, state")
+        """The history, newest first; with ``?now=open`` what wants somebody now, with ``?now=all`` how each stands."""
+        now = request.query.get("now", "")
+        if not now:
+            return await self._list(request, "alerts", "* EXCEPT (pipeline)", "alerts", "at DESC, alert_id, state")
+        if now not in {"open", "all"}:
+            return _refuse("now must be open or all.")
+        try:
+            alerts = await self._ask(_OPEN_ALERTS if now == "open" else _ALERTS_NOW, DEFAULT_LIMIT)
+        except WarehouseError as error:
+            return _refuse(str(error), 503)
+        return web.json_response({"alerts": alerts})
 
     async def _list(self, request: web.Request, name: str, columns: str, table: str, order: str) -> web.Response:
         """Newest rows of a table; ``?limit=N&version=V``."""
@@ -225,7 +248,8 @@ class MonitorHttp:
             page.models = await self._ask(_MODELS, 20)
             page.performance = await self._ask(_PERFORMANCE, 120)
             page.drift = await self._ask(_DRIFT, 5_000)
-            page.alerts = await self._ask(_ALERTS, 20)
+            page.open_alerts = await self._ask(_OPEN_ALERTS, 50)
+            page.other_alerts = await self._ask(_OTHER_ALERTS, 20)
         except WarehouseError as error:
             page.error = str(error)
         return web.Response(

@@ -29,7 +29,7 @@ h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5r
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
-td.text { white-space: normal; }
+td.text { white-space: normal; min-width: 16rem; }
 table.heat { width: auto; }
 table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
 table.heat th:first-child { text-align: left; }
@@ -51,7 +51,8 @@ class Page:
     models: list[Row] = field(default_factory=list)
     performance: list[Row] = field(default_factory=list)
     drift: list[Row] = field(default_factory=list)
-    alerts: list[Row] = field(default_factory=list)
+    open_alerts: list[Row] = field(default_factory=list)
+    other_alerts: list[Row] = field(default_factory=list)
     error: str = ""
 
 
@@ -70,8 +71,9 @@ def render(page: Page) -> str:
             if text
         ),
         _cards(page),
-        "<h2>Alerts</h2>",
-        _alerts(page.alerts),
+        "<h2>Alerts that are open</h2>",
+        _open_alerts(page.open_alerts),
+        *(["<h2>Alerts before</h2>", _other_alerts(page.other_alerts)] if page.other_alerts else []),
         "<h2>Performance by window</h2>",
         _performance(page.performance),
         "<h2>Drift by window</h2>",
@@ -114,22 +116,62 @@ def _cards(page: Page) -> str:
     return f'<div class="cards">{inner}</div>'
 
 
-def _alerts(alerts: Sequence[Row]) -> str:
+def _open_alerts(alerts: Sequence[Row]) -> str:
     if not alerts:
-        return '<p class="quiet">None so far.</p>'
+        return '<p class="quiet">None.</p>'
     kinds = {"critical": "bad", "warning": "warn"}
     rows = [
         [
-            _cell(row["state"], kinds.get(str(row["severity"]), "") if row["state"] == "raised" else "good"),
+            _cell(row["severity"], kinds.get(str(row["severity"]), "")),
+            _cell(row["state"], "good" if row["state"] == "acknowledged" else ""),
+            f"<td>{'<br>'.join(escape(str(name)) for name in [row['rule'], *row['others']])}</td>",
+            _cell(_date(str(row["since"] or row["window_start"]))),
+            f'<td class="text">{escape(str(row["message"]))}{_asks(row)}{_answer(row)}</td>',
+            _cell(row["owner"] or NOTHING),
+            f"<td>{_runbook(str(row['runbook']))}</td>",
+            f"<td><code>{escape(str(row['alert_id']))}</code></td>",
+        ]
+        for row in alerts
+    ]
+    note = '<p class="quiet">Take one on: <code>streamgauge alerts ack ID --by NAME --why TEXT</code>.</p>'
+    return _table(["severity", "state", "rule", "since", "what", "for", "runbook", "id"], rows) + note
+
+
+def _answer(row: Row) -> str:
+    """Who has taken it on, when, and in which words."""
+    if not row["who"]:
+        return ""
+    words = escape(f"{row['who']}, {_time(row['at'])}: {row['why']}")
+    return f'<br><span class="quiet">{words}</span>'
+
+
+def _asks(row: Row) -> str:
+    return f" <b>Asks for: {escape(str(row['action']))}.</b>" if row["action"] else ""
+
+
+def _runbook(link: str) -> str:
+    if not link.startswith(("http://", "https://")):
+        return NOTHING
+    return f'<a href="{escape(link, quote=True)}" rel="noopener noreferrer">open</a>'
+
+
+def _other_alerts(alerts: Sequence[Row]) -> str:
+    rows = [
+        [
+            _cell(row["state"], "good" if row["state"] == "cleared" else "quiet"),
             _cell(row["rule"]),
             _cell(_span(row["window_start"], row["window_end"])),
-            f'<td class="text">{escape(str(row["message"]))}</td>',
-            _cell(row["action"] or ""),
+            f'<td class="text">{escape(str(row["message"]))}{_reason(row)}</td>',
+            _cell(row["who"] or NOTHING),
             _cell(_time(row["at"])),
         ]
         for row in alerts
     ]
-    return _table(["state", "rule", "window", "what", "action", "at (UTC)"], rows)
+    return _table(["state", "rule", "window", "what", "taken on by", "at (UTC)"], rows)
+
+
+def _reason(row: Row) -> str:
+    return f' <span class="quiet">({escape(str(row["why"]))})</span>' if row["why"] else ""
 
 
 def _performance(found: Sequence[Row]) -> str:

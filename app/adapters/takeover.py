@@ -15,12 +15,13 @@ import msgspec
 from faust.types import TP
 
 from app.adapters.block_writer import Start
+from app.adapters.effects import read_alert
 from app.adapters.reign import Plan, Reign
 from app.core.findings import Findings
 from app.ports import Checkpoint, Warehouse
 from schemas.pipeline import Pipeline
 from schemas.tables import TABLES
-from schemas.wire import Source
+from schemas.wire import Alert, Source
 
 log = logging.getLogger("streamgauge.monitor")
 
@@ -63,6 +64,8 @@ class Legacy:
         The highest revision of what was reported, by version, start of the window, and whether it is about labels.
     lost_findings
         Tables that have lost what was reported.
+    alerts
+        Each state that an alert has been in.
     """
 
     checkpoint: Checkpoint | None = None
@@ -71,6 +74,7 @@ class Legacy:
     missing: frozenset[tuple[str, int]] = frozenset()
     revisions: Mapping[tuple[str, int, bool], int] = field(default_factory=dict)
     lost_findings: frozenset[str] = frozenset()
+    alerts: tuple[Alert, ...] = ()
 
 
 def take_over(warehouse: Warehouse, pipeline: Pipeline, owner: str, now_ms: int) -> tuple[Reign, Legacy]:
@@ -97,7 +101,8 @@ def inherit(warehouse: Warehouse, pipeline: str, tables: Mapping[str, str]) -> L
         at for at, rows in witnesses.items() if at[0] in tables and not _holds_any(warehouse, tables[at[0]], rows)
     )
     lost = _lost_findings(warehouse, saved.shown)
-    return Legacy(checkpoint, plans, witnesses, missing, _revisions(warehouse, pipeline), lost)
+    alerts = tuple(read_alert(row) for row in warehouse.read("alerts", {"pipeline": pipeline}))
+    return Legacy(checkpoint, plans, witnesses, missing, _revisions(warehouse, pipeline), lost, alerts)
 
 
 def _plans(warehouse: Warehouse, pipeline: str) -> Iterable[Plan]:

@@ -20,6 +20,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
+from app.adapters.alert_answers import AlertAnswers
 from app.adapters.block_writer import HELD_BYTES, BlockWriter, Flow
 from app.adapters.effects import Block, Columns, dead_letter_block, findings_columns, findings_records, score_block
 from app.adapters.faust_batches import BatchApp, Fetched
@@ -100,6 +101,7 @@ class Watch:
         self._is_changed = False
         self._received: dict[TP, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._answers = AlertAnswers()
         is_new = are_new(legacy, bounds)
         sketches = pipeline.topics.sketches
         writing = {
@@ -107,6 +109,7 @@ class Watch:
         }
         restored = {} if is_new else self._restore(legacy, bounds)
         self.core.windows.raise_revisions(legacy.revisions)
+        self.core.alerts.recall(legacy.alerts)
         #: Where to read from.
         self.starts = {tp: writing[tp].offset if tp in writing else restored.get(tp, 0) for tp in sorted(bounds)}
         self._sketch_positions = {tp: at for tp, at in self.starts.items() if tp not in writing}
@@ -194,6 +197,15 @@ class Watch:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._answers.close()
+
+    async def acknowledge(self, alert_id: str, by: str, why: str) -> None:
+        """Note that a person has taken an alert on; returns when that is saved and told.
+
+        `AcknowledgeError` when it cannot be; `asyncio.CancelledError` when the watch ends before.
+        """
+        self._wake.set()
+        await self._answers.give(alert_id, by, why)
 
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent; never blocks."""
@@ -255,6 +267,10 @@ class Watch:
                 await asyncio.wait_for(self._wake.wait(), min(pace.collect, pace.checkpoint))
             self._wake.clear()
             await self._observe()
+            if self._answers.take(self.core.alerts, self._around.now_ms()):
+                await self._collect()
+                await self._save()  # that it was told: who kills us now has it told no second time
+                self._answers.confirm()
             if self._is_changed and loop.time() >= collect_at:
                 await self._collect()
                 collect_at = loop.time() + pace.collect
@@ -325,7 +341,7 @@ class Watch:
                 for topic, key, value in findings_records(around.pipeline.topics, findings)
             ]
             await asyncio.gather(*sent)
-            for alert in findings.alerts:
+            for alert in findings.alerts:  # here alerts leave: into the tables, on the topic, into the log
                 log.warning("Alert %s %s: %s", alert.rule, alert.state, alert.message)
             self._shown = Findings(
                 findings.metadata[-1:] or self._shown.metadata,

@@ -13,6 +13,7 @@ COMMANDS = {
     "up": "Start Kafka, a worker and a monitor, and stay.",
     "worker": "Score the events of a pipeline.",
     "monitor": "Watch the scores of a pipeline: drift, performance, alerts, ClickHouse.",
+    "alerts": "List the alerts of a pipeline, and acknowledge one.",
     "model": "Train, register, list, show, promote and roll back model versions.",
     "produce": "Send a pipeline's source data to its topics.",
     "record": "Copy a pipeline's topics to a recording (Parquet).",

@@ -1,166 +1,304 @@
-"""Alert rules against closed windows: raised once, cleared when a later window is back within the limit.
+"""The alerts of one pipeline: what its rules say of the windows, what people answered, and what was told of both.
 
-What is raised or cleared follows from the values of all windows in their order, so an amended window can add an alert
-or withdraw one (it is then cleared), and reading the same topics again gives the same alerts under the same ids.
+What is open and what is over follows from what all windows say in their order, and from the acknowledgements, so an
+amended window can add an alert or withdraw one, and reading the same topics again gives the same alerts under the same
+ids. What is told is the difference between that and what was told before.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from app.core.drift_calendar import Window
-from schemas.wire import Alert
+import msgspec
+import numpy as np
+
+from app.core.alert_cases import About, AcknowledgeError, Acknowledgement, Case, Told, find_cases
+from app.core.alert_course import ABSENT, Reading, Watch, limits
+from app.core.alert_words import say_detections, say_withdrawn
+from schemas.wire import Alert, AlertState
 
 if TYPE_CHECKING:
+    from app.core.drift_calendar import Window
     from schemas.pipeline import AlertRule
 
-#: Measures of performance of which less is better; of all others more is.
-LOWER_IS_BETTER = frozenset({"log_loss"})
+#: What may be edited in the pipeline file without the rule being another one.
+_PRESENTATION = ("severity", "action", "owner", "runbook")
 
 
-class Limit(NamedTuple):
-    """A value that must not be passed, on which side, and where it comes from."""
+class AlertBook:
+    """The alerts of one pipeline.
 
-    value: float
-    side: Literal["below", "above"]
-    why: str
-
-
-class Step(NamedTuple):
-    """One change of an alert: at which window, in which direction; ``opened`` is the window that raised it."""
-
-    state: Literal["raised", "cleared"]
-    opened: Window
-    window: Window
-    value: float
-    limit: Limit
-
-
-def limits(rule: AlertRule, training_value: float) -> list[Limit]:
-    """Work out the limits of a rule.
-
-    ``falls_by`` is a difference to the training value, in the measure's own unit and towards the worse: an AUC that
-    falls by 0.05 goes from 0.80 to 0.75, a log loss "falls" by going up. It gives no limit when the training value is
-    NaN.
+    Parameters
+    ----------
+    pipeline, model
+        Names.
+    rules
+        The alert rules of the pipeline file.
     """
-    found = []
-    if rule.below is not None:
-        found.append(Limit(rule.below, "below", ""))
-    if rule.above is not None:
-        found.append(Limit(rule.above, "above", ""))
-    if rule.falls_by is not None and not math.isnan(training_value):
-        of_training = f"{training_value:.4g} in training"
-        if rule.on == "drift" or rule.measure in LOWER_IS_BETTER:
-            found.append(Limit(training_value + rule.falls_by, "above", f"{of_training} + {rule.falls_by:g}"))
-        else:
-            found.append(Limit(training_value - rule.falls_by, "below", f"{of_training} - {rule.falls_by:g}"))
-    return found
 
+    def __init__(self, pipeline: str, model: str, rules: Sequence[AlertRule]) -> None:
+        self._about = About(pipeline, model)
+        self._rules = tuple(rules)
+        self._watches: dict[str, list[Watch]] = {}
+        self._told: dict[str, Told] = {}
+        #: Of those the ones that are not cleared, by version.
+        self._open: dict[str, set[str]] = {}
+        self._acknowledged: dict[str, Acknowledgement] = {}
+        #: Open alerts of rules that are not those of the pipeline file any more, and what is to be said of them.
+        self._closing: dict[str, str] = {}
+        self._changed: set[str] = set()
+        #: Windows that start before this are not kept.
+        self._settled_ms = 0
 
-def passed(value: float, rule_limits: list[Limit]) -> Limit | None:
-    """Find the first limit that a value is beyond; a value on the limit is within it."""
-    for limit in rule_limits:
-        if value < limit.value if limit.side == "below" else value > limit.value:
-            return limit
-    return None
+    def add_version(self, version: str, training: Mapping[str, float]) -> None:
+        """Watch a version; ``training``: what ``falls_by`` compares with, by measure."""
+        self._watches[version] = [
+            Watch(rule, limits(rule, training.get(rule.measure, math.nan))) for rule in self._rules
+        ]
+        self._changed.add(version)
 
+    def see_measures(
+        self, version: str, window: Window, on: Literal["performance", "drift"], values: Mapping[str, float]
+    ) -> None:
+        """Take what was measured in a closed window, or measured again; NaN or nothing says nothing about a rule."""
+        for watch in self._watching(version, on):
+            watch.readings[window] = Reading(values.get(watch.rule.measure, math.nan))
 
-@dataclass(eq=False)
-class Watch:
-    """One rule on one version: the values of its windows and which steps have been announced."""
+    def see_verdict(self, version: str, window: Window, kind: str) -> None:
+        """Take the verdict on a closed window, or its new one; "" says nothing."""
+        for watch in self._watching(version, "verdict"):
+            watch.readings[window] = Reading(math.nan, kind)
 
-    pipeline: str
-    model: str
-    version: str
-    rule: AlertRule
-    limits: list[Limit]
-    values: dict[Window, float] = field(default_factory=dict)
-    #: What has been said: "raised|…" or "cleared|…" of the window that raised it -> the window it is about, its value.
-    announced: dict[str, tuple[Window, float]] = field(default_factory=dict)
+    def see_detections(self, version: str, window: Window, detections: Sequence[tuple[int, str]]) -> None:
+        """Take all detections so far in a window, closed or not: event time and name of the detector.
 
-    def see(self, window: Window, value: float) -> None:
-        """Take the value of a closed window, or its amended value. NaN says nothing about the rule."""
-        if math.isnan(value):
-            self.values.pop(window, None)
-        else:
-            self.values[window] = value
+        An empty sequence says that the errors were steady: give it for a window that has ended, not for one under way.
+        """
+        for watch in self._watching(version, "error"):
+            watch.readings[window] = Reading(float(len(detections)), say_detections(sorted(detections)))
 
-    def steps(self) -> list[Step]:
-        """Follow the values in the order of the windows."""
-        found: list[Step] = []
-        opened: Window | None = None
-        for window, value in sorted(self.values.items()):
-            limit = passed(value, self.limits)
-            if limit is not None and opened is None:
-                opened = window
-                found.append(Step("raised", window, window, value, limit))
-            elif limit is None and opened is not None:
-                found.append(Step("cleared", opened, window, value, found[-1].limit))
-                opened = None
-        return found
+    def see_absence(self, version: str, window: Window, *, of_labels: bool) -> None:
+        """Take that a version scored nothing in a closed window in which others did (``of_labels``: a mature one)."""
+        for watch in self._watches[version]:
+            is_of_labels = watch.rule.on == "performance"
+            if is_of_labels == of_labels and window.start_ms >= self._settled_ms and window not in watch.readings:
+                watch.readings[window] = ABSENT
+                self._changed.add(version)
+
+    def acknowledge(self, alert_id: str, by: str, why: str, now_ms: int) -> None:
+        """Note that a person has taken an open alert on; the next `announce` tells.
+
+        The same words again by the same person change nothing, so that who got no answer may ask again.
+
+        Raises
+        ------
+        AcknowledgeError
+            When there is no such alert, or it is not open and waiting for somebody.
+        """
+        told, known = self._told.get(alert_id), self._acknowledged.get(alert_id)
+        if told is None:
+            raise AcknowledgeError(f"There is no alert {alert_id} of {self._about.pipeline}.", is_unknown=True)
+        if known is not None and known[:2] == (by, why):
+            return
+        alert = told.alert
+        name = f"The alert {alert_id} ({alert.rule} of {alert.model} {alert.version})"
+        if alert.state == "cleared":
+            raise AcknowledgeError(f"{name} was cleared at {_time(alert.at_ms)}: there is nothing to acknowledge.")
+        if alert.state == "silenced":
+            raise AcknowledgeError(f'{name} is silenced ("{alert.why}"): there is nothing to acknowledge.')
+        if known is not None:
+            said = f'{known.by} at {_time(known.at_ms)}: "{known.why}"'
+            raise AcknowledgeError(f"{name} was acknowledged by {said}.")
+        if alert.state == "acknowledged":
+            raise AcknowledgeError(f'{name} was acknowledged by {alert.by}: "{alert.why}".')
+        self._acknowledged[alert_id] = Acknowledgement(by, why, now_ms)
+        self._changed.add(alert.version)
+
+    def recall(self, alerts: Iterable[Alert]) -> None:
+        """Take what was told before, in any order, as far as it is not known."""
+        by_id: dict[str, list[Alert]] = {}
+        for alert in alerts:
+            by_id.setdefault(alert.alert_id, []).append(alert)
+        for alert_id, steps in sorted(by_id.items()):
+            newest = max(steps, key=lambda alert: (alert.revision, alert.at_ms, alert.state == "cleared"))
+            known = self._told.get(alert_id)
+            if known is None:
+                # A cleared alert has the window that cleared it.
+                opening = min(steps, key=lambda alert: (alert.state == "cleared", alert.window_start_ms or 0))
+                self._remember(newest, opening.window_start_ms or 0)
+            elif known.alert.revision < newest.revision:
+                raised = msgspec.structs.replace(known.alert, revision=newest.revision)
+                self._told[alert_id] = known._replace(alert=raised)
+            for alert in steps:
+                if alert.state == "acknowledged":
+                    words = Acknowledgement(alert.by, alert.why, alert.at_ms)
+                    self._acknowledged.setdefault(alert_id, words)
+            self._changed.add(newest.version)
+
+    def forget(self, before_ms: int) -> None:
+        """Windows that start before this will not be seen again: their readings are not kept."""
+        self._settled_ms = max(self._settled_ms, before_ms)
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.forget(before_ms)
+            for watch in [each for each in watches if each.ended]:
+                mates = [each for each in watches if each.rule.group == watch.rule.group]
+                living = {episode.opened for mate in mates for episode in mate.living()}
+                watch.ended = [episode for episode in watch.ended if episode.opened in living]
+
+    def _watching(self, version: str, on: str) -> list[Watch]:
+        self._changed.add(version)
+        return [watch for watch in self._watches[version] if watch.rule.on == on]
 
     def announce(self, now_ms: int) -> list[Alert]:
-        """Give the alerts that are new since the last call."""
-        steps = {f"{step.state}|{step.opened.start_ms}": step for step in self.steps()}
-        alerts = []
-        for key, step in steps.items():
-            if key not in self.announced:
-                self.announced[key] = (step.window, step.value)
-                alerts.append(self._alert(step, now_ms, self._message(step)))
-        for key, (opened, _) in list(self.announced.items()):
-            state, _, start = key.partition("|")
-            gone = f"cleared|{start}"
-            if state == "raised" and key not in steps and gone not in self.announced:
-                value = self.values.get(opened, math.nan)
-                step = Step("cleared", opened, opened, value, (self.limits or [Limit(math.nan, "below", "")])[0])
-                self.announced[gone] = (opened, value)
-                words = f"{self._subject()} is {value:.4g} in {opened} after late data: {self.rule.name} is withdrawn"
-                alerts.append(self._alert(step, now_ms, words))
+        """Give what is new since the last call, in a fixed order."""
+        alerts: list[Alert] = []
+        for version in sorted(self._changed & self._watches.keys()):
+            cases = find_cases(self._about, version, self._watches[version])
+            alerts += self._withdraw(version, {case.alert_id for case in cases}, now_ms)
+            for case in cases:
+                alerts += self._tell(case, now_ms)
+        self._changed.clear()
         return alerts
 
-    def to_state(self) -> dict[str, Any]:
-        """Give what `from_state` needs beside the rule: JSON values."""
-        return {
-            "values": [[window.start_ms, window.end_ms, value] for window, value in sorted(self.values.items())],
-            "announced": [
-                [key, window.start_ms, window.end_ms, value] for key, (window, value) in sorted(self.announced.items())
-            ],
-        }
+    def _tell(self, case: Case, now_ms: int) -> list[Alert]:
+        told = self._told.get(case.alert_id)
+        acknowledgement = self._acknowledgement_of(case)
+        opening: AlertState = "acknowledged" if acknowledgement else "silenced" if case.episode.silence else "raised"
+        is_over = case.last is not None and opening != "silenced"
+        is_news = told is None or self._has_other_members(case, told)
+        states: list[AlertState] = [opening] if is_news or not is_over else []
+        states += ["cleared"] if is_over else []
+        if told is not None and not is_news and (told.alert.state == states[-1] or self._is_ahead(case, told)):
+            return []
+        alerts = []
+        for state in states:
+            alert = case.to_alert(state, acknowledgement)
+            alerts.append(self._note(alert, case.episode.opened.start_ms, now_ms))
+        return alerts
 
-    def from_state(self, state: dict[str, Any]) -> None:
-        self.values = {Window(start, end): value for start, end, value in state["values"]}
-        self.announced = {key: (Window(start, end), value) for key, start, end, value in state["announced"]}
-
-    def _alert(self, step: Step, now_ms: int, message: str) -> Alert:
-        words = "|".join([self.pipeline, self.rule.name, self.model, self.version, str(step.opened.start_ms)])
-        return Alert(
-            alert_id=hashlib.sha256(words.encode()).hexdigest()[:20],
-            pipeline=self.pipeline,
-            rule=self.rule.name,
-            severity=self.rule.severity,
-            state=step.state,
-            model=self.model,
-            version=self.version,
-            at_ms=now_ms,
-            window_start_ms=step.window.start_ms,
-            window_end_ms=step.window.end_ms,
-            measure=self.rule.measure,
-            value=step.value,
-            limit=step.limit.value,
-            message=message,
-            action=self.rule.action if step.state == "raised" else "",
+    def _has_other_members(self, case: Case, told: Told) -> bool:
+        """Whether rules have joined an alert or left it; one whose window is forgotten has not left."""
+        named = {told.alert.rule, *told.alert.others}
+        left = named - case.names
+        return not case.names <= named or any(
+            case.episode.opened in watch.readings for watch in self._watches[case.version] if watch.rule.name in left
         )
 
-    def _subject(self) -> str:
-        what = "share of drifting metrics" if self.rule.on == "drift" else self.rule.measure
-        return f"{what} of {self.model} {self.version}"
+    def _is_ahead(self, case: Case, told: Told) -> bool:
+        """Whether an alert was cleared by a window that is to be read again."""
+        at_ms = told.alert.window_start_ms or 0
+        if told.alert.state != "cleared" or at_ms < self._settled_ms:
+            return False
+        of_measure = [watch for watch in self._watches[case.version] if watch.rule.measure == told.alert.measure]
+        return not any(window.start_ms == at_ms for watch in of_measure for window in watch.readings)
 
-    def _message(self, step: Step) -> str:
-        value, side, why = step.limit
-        origin = f" ({why})" if why else ""
-        if step.state == "raised":
-            return f"{self._subject()} is {step.value:.4g} in {step.window}, {side} its limit {value:.4g}{origin}"
-        return f"{self._subject()} is {step.value:.4g} in {step.window}, back within its limit {value:.4g}{origin}"
+    def _acknowledgement_of(self, case: Case) -> Acknowledgement | None:
+        if case.alert_id in self._acknowledged:
+            return self._acknowledged[case.alert_id]
+        if case.episode.silence:
+            return None
+        told = sorted((self._told[alert_id].opened_ms, alert_id) for alert_id in self._acknowledged)
+        return next((self._acknowledged[each] for _, each in told if case.covers(self._told[each])), None)
+
+    def _withdraw(self, version: str, wanted: set[str], now_ms: int) -> list[Alert]:
+        """Clear what was told and is not so any more. Of a window that was not seen yet nothing is known."""
+        alerts = []
+        gone = self._open.get(version, set()) - wanted
+        for opened_ms, alert_id in sorted((self._told[each].opened_ms, each) for each in gone):
+            alert = self._told[alert_id].alert
+            words = self._closing.get(alert_id) or self._why_withdrawn(alert, opened_ms)
+            if words is not None:
+                cleared = msgspec.structs.replace(alert, state="cleared", message=words, action="")
+                alerts.append(self._note(cleared, opened_ms, now_ms))
+        return alerts
+
+    def _why_withdrawn(self, alert: Alert, opened_ms: int) -> str | None:
+        watches = {watch.rule.name: watch for watch in self._watches[alert.version] if _is_owner(watch.rule, alert)}
+        found = []
+        for name in (alert.rule, *alert.others):
+            watch = watches.get(name)
+            window = next((each for each in watch.readings if each.start_ms == opened_ms), None) if watch else None
+            if watch is not None and window is None:
+                is_over = alert.state != "silenced" and watch.is_quiet_since(opened_ms)
+                return f"{name} is over; the windows that raised it are not there any more" if is_over else None
+            if watch is not None and window is not None:
+                found.append((watch, window))
+        if not found:
+            return None if alert.state == "silenced" else f"{alert.rule} is not in the pipeline file any more"
+        watch, window = found[0]
+        subject = f"{self._about.model} {alert.version}"
+        return say_withdrawn(watch.rule, subject, window, watch.readings[window], watch.limits)
+
+    def _note(self, alert: Alert, opened_ms: int, now_ms: int) -> Alert:
+        """Remember an alert as the last that was told; times of one alert never go back."""
+        before = self._told.get(alert.alert_id)
+        at_ms = max(now_ms, before.alert.at_ms if before is not None else now_ms)
+        revision = (before.alert.revision if before is not None else 0) + 1
+        told = msgspec.structs.replace(alert, at_ms=at_ms, revision=revision)
+        self._remember(told, opened_ms)
+        self._closing.pop(alert.alert_id, None)
+        return told
+
+    def _remember(self, alert: Alert, opened_ms: int) -> None:
+        self._told[alert.alert_id] = Told(alert, opened_ms)
+        of_version = self._open.setdefault(alert.version, set())
+        (of_version.discard if alert.state == "cleared" else of_version.add)(alert.alert_id)
+
+    def to_state(self) -> dict[str, Any]:
+        """Give what `from_state` needs beside rules and versions: JSON values."""
+        return {
+            "watches": {
+                version: {watch.rule.name: [_digest(watch.rule), watch.to_state()] for watch in watches}
+                for version, watches in self._watches.items()
+            },
+            "told": {alert_id: [msgspec.to_builtins(alert), at] for alert_id, (alert, at) in self._told.items()},
+            "acknowledged": {alert_id: [*words] for alert_id, words in self._acknowledged.items()},
+            "closing": dict(self._closing),
+            "settled_ms": self._settled_ms,
+        }
+
+    def from_state(self, state: Mapping[str, Any]) -> None:
+        """Take a state for the versions that were added.
+
+        A rule that is new or was changed in the pipeline file starts without a past; its open alerts are cleared.
+        """
+        self._told, self._open = {}, {}
+        for alert, opened_ms in state["told"].values():
+            self._remember(msgspec.convert(alert, Alert), opened_ms)
+        self._acknowledged = {key: Acknowledgement(*words) for key, words in state["acknowledged"].items()}
+        self._closing = dict(state["closing"])
+        self._settled_ms = state["settled_ms"]
+        for version, watches in self._watches.items():
+            saved = state["watches"].get(version, {})
+            for watch in watches:
+                digest, past = saved.get(watch.rule.name, ("", None))
+                if digest == _digest(watch.rule):
+                    watch.from_state(past)
+                elif past is not None:
+                    self._close(version, watch.rule.name)
+
+    def _close(self, version: str, name: str) -> None:
+        for alert_id in self._open.get(version, set()):
+            alert = self._told[alert_id].alert
+            if name in {alert.rule, *alert.others} and alert.state != "silenced":
+                self._closing[alert_id] = f"{name} was changed in the pipeline file and is judged anew"
+                self._changed.add(version)
+
+
+def _is_owner(rule: AlertRule, alert: Alert) -> bool:
+    return rule.group == alert.group if alert.group else rule.name == alert.rule
+
+
+def _digest(rule: AlertRule) -> str:
+    form = {key: value for key, value in dataclasses.asdict(rule).items() if key not in _PRESENTATION}
+    return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _time(time_ms: int) -> str:
+    return f"{np.datetime64(time_ms, 'ms').astype('M8[s]')} UTC"

@@ -130,6 +130,13 @@ class WindowStore:
     def label_watermark_ms(self) -> int | None:
         return self._label_watermark_ms
 
+    @property
+    def settled_before_ms(self) -> int | None:
+        """No window that starts before this will change any more; None: any may."""
+        if self._frozen_before_ms is None:
+            return None
+        return min([self._frozen_before_ms, *(window.start_ms for window in self._windows)])
+
     def add(self, record: SketchRecord) -> None:
         """Merge a record of the sketches topic and move its partition's watermarks; those never go back."""
         self._check(record.partition)

@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtrc, kolmogorov, ndtr
+from scipy.special import chdtrc, ndtr
 
 from app.core.batches import Floats, Ints
 from app.core.drift.ks import ks
@@ -194,11 +194,10 @@ def _conditional(reference: Ints, outcomes: Ints, design_effect: float) -> tuple
     """Two Kolmogorov-Smirnov tests, of the scores of either label, with n counted in independent events."""
     p_values, distances = [], []
     for before, now in zip(reference, outcomes, strict=True):
-        n, m = int(before.sum()), int(now.sum())
-        if n and m:
-            distance = ks(before, now).statistic
-            distances.append(distance)
-            p_values.append(float(kolmogorov(math.sqrt(n * m / (n + m) / design_effect) * distance)))
+        if before.any() and now.any():
+            found = ks(before, now, design_effect)
+            distances.append(float(found.statistic))
+            p_values.append(float(found.p_value))
     return _smaller_doubled(p_values), max(distances, default=math.nan)
 
 

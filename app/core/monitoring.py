@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.core.alerting import Watch, limits
+from app.core.alerting import AlertBook
 from app.core.budget import OF_OUTCOMES, OF_WINDOWS, alpha_of_window
 from app.core.drift.deciles import deciles
 from app.core.drift_calendar import Calendar, Window
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 1\n"
+_MAGIC = b"streamgauge monitor 2\n"
 
 
 @dataclass(eq=False)
@@ -53,7 +53,6 @@ class _Version:
     reference: Reference
     training_metrics: dict[str, float]
     training: Window
-    watches: list[Watch]
     judge: Judge
     is_announced: bool = False
 
@@ -95,6 +94,8 @@ class MonitorCore:
         self._history = History(history)
         #: Windows whose history is kept: overlapping ones are passed over where tests look back.
         self._n_remembered = keep + history * len(self._calendar.panes_of(self._calendar.window_at(0)))
+        #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
+        self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
 
     @property
     def windows(self) -> WindowStore:
@@ -131,18 +132,9 @@ class MonitorCore:
                 )
             return
         own = {name: value for name, value, _, _ in measure(reference.training)}
-        watches = [
-            Watch(
-                pipeline=self._pipeline.name,
-                model=self._pipeline.model.name,
-                version=version,
-                rule=rule,
-                limits=limits(rule, training_metrics.get(rule.measure, own.get(rule.measure, math.nan))),
-            )
-            for rule in self._pipeline.alerts
-        ]
+        self.alerts.add_version(version, {**own, **training_metrics})
         judge = Judge(reference, self._pipeline.drift.tests)
-        self._versions[version] = _Version(reference, dict(training_metrics), training or Window(0, 0), watches, judge)
+        self._versions[version] = _Version(reference, dict(training_metrics), training or Window(0, 0), judge)
 
     def observe(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic, in offset order per partition."""
@@ -183,10 +175,12 @@ class MonitorCore:
         self._judge(closed, now_ms, findings)
         mature = [window for window in closed if self._store.is_mature(window)]
         self._judge(mature, now_ms, findings, of_labels=True)
-        for _, known in sorted(self._versions.items()):
-            for watch in known.watches:
-                findings.alerts += watch.announce(now_ms)
+        self._note_absences(closed)
+        self._note_absences(mature, of_labels=True)
+        findings.alerts += self.alerts.announce(now_ms)
         self._store.release()
+        if self._store.settled_before_ms is not None:
+            self.alerts.forget(self._store.settled_before_ms)
         self._history.prune(self._n_remembered)
         return findings
 
@@ -199,18 +193,18 @@ class MonitorCore:
                     "training_metrics": known.training_metrics,
                     "training": [known.training.start_ms, known.training.end_ms],
                     "is_announced": known.is_announced,
-                    "watches": {watch.rule.name: watch.to_state() for watch in known.watches},
                 }
                 for version, known in self._versions.items()
             },
             "history": self._history.to_state(),
+            "alerts": self.alerts.to_state(),
         }
         return _MAGIC + json.dumps(state, sort_keys=True).encode() + b"\n" + self._store.snapshot()
 
     def restore(self, snapshot: bytes) -> None:
         """Take the state of a snapshot of the same pipeline; ValueError when it was not made by such a monitor.
 
-        An alert rule that is new in the pipeline file starts without a past.
+        An alert rule that is new in the pipeline file, or was changed there, starts without a past.
         """
         if not snapshot.startswith(_MAGIC):
             raise ValueError("not a snapshot of a monitor of this release; read the sketches topic from its beginning")
@@ -222,9 +216,7 @@ class MonitorCore:
             reference = Reference.from_json(saved["reference"])
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
             self._versions[version].is_announced = saved["is_announced"]
-            for watch in self._versions[version].watches:
-                if watch.rule.name in saved["watches"]:
-                    watch.from_state(saved["watches"][watch.rule.name])
+        self.alerts.from_state(state["alerts"])
         self._history.from_state(state["history"])
 
     def _judge(self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False) -> None:
@@ -258,12 +250,19 @@ class MonitorCore:
                 findings.performance += [replace(row, revision=revision) for row in performance]
                 whole = counts[ALL]
                 values = {row.measure: row.realised for row in performance if row.segment == ALL}
-                share = _share_of_drift(tested)
                 is_enough = (whole.n_labels if of_labels else whole.n) >= FEWEST
-                for watch in known.watches:
-                    if (watch.rule.on == "performance") == of_labels:
-                        value = values.get(watch.rule.measure, math.nan) if of_labels else share
-                        watch.see(window, value if is_enough else math.nan)
+                if of_labels:
+                    self.alerts.see_measures(version, window, "performance", values if is_enough else {})
+                else:
+                    share = {"share": _share_of_drift(tested)}
+                    self.alerts.see_measures(version, window, "drift", share if is_enough else {})
+
+    def _note_absences(self, windows: list[Window], *, of_labels: bool = False) -> None:
+        """Let alerts of versions end that others have taken the place of."""
+        for window in windows:
+            held = {version for version, _ in self._store.holdings(window)}
+            for version in self._versions.keys() - held:
+                self.alerts.see_absence(version, window, of_labels=of_labels)
 
     def _counts(self, window: Window, version: str) -> dict[str, Counts]:
         """The counts of a window by segment, that of all events first."""

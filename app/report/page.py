@@ -235,7 +235,9 @@ def _timeline(facts: Facts, summary: Mapping[str, Any], colours: Mapping[str, st
         points.append(_Point(row.first_ms, 2, colours[row.version], row.version, escape(words + trained + auc)))
     for step in facts.alerts:
         at = step.end_ms or step.at_ms
-        colour = _SEVERITIES.get(step.severity, _SOFT) if step.state == "raised" else "#1f7a55"
+        colour = _SEVERITIES.get(step.severity, _SOFT) if step.state == "raised" else _SOFT
+        if step.state == "cleared":
+            colour = "#1f7a55"
         action = " It asks for a new version." if step.action == "retrain" and step.state == "raised" else ""
         points.append(_Point(at, 1, colour, f"{step.rule} {step.state}", escape(_sentence(step.message) + action)))
     for retrain in summary["retrains"]:

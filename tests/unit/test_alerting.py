@@ -1,39 +1,64 @@
-"""An alert is raised once, cleared once, and follows from the values of the windows alone."""
+"""What is raised, silent, acknowledged and cleared follows from what the windows say, and nothing flaps."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.alerting import Limit, Watch, limits, passed
+from app.core.alert_cases import AcknowledgeError
+from app.core.alert_course import Limit, Reading, Watch, is_back, limits, passed, silence_of
+from app.core.alerting import AlertBook
 from app.core.drift_calendar import Window
-from schemas.pipeline import AlertRule
+from schemas.pipeline import AlertRule, Silence
+from schemas.wire import Alert
 
-RULE = AlertRule("auc-fell", "performance", "auc", "critical", falls_by=0.05, action="retrain")
+DAY = 86_400_000
+RULE = AlertRule("auc-fell", "performance", "auc", "critical", falls_by=0.05, action="retrain", clears_after=1)
+ACCURACY = AlertRule("less-accurate", "performance", "accuracy", "warning", below=0.7, clears_after=1)
 
 
-def make_watch(rule: AlertRule = RULE, training_value: float = 0.8) -> Watch:
-    return Watch("flights", "late", "1.0.0", rule, limits(rule, training_value))
+def make_book(*rules: AlertRule, versions: Sequence[str] = ("1.0.0",)) -> AlertBook:
+    book = AlertBook("flights", "late", rules or (RULE,))
+    for version in versions:
+        book.add_version(version, {"auc": 0.8})
+    return book
 
 
 def window(number: int) -> Window:
-    return Window(number * 86_400_000, (number + 1) * 86_400_000)
+    return Window(number * DAY, (number + 1) * DAY)
+
+
+def see(book: AlertBook, number: int, auc: float, accuracy: float = math.nan) -> None:
+    book.see_measures("1.0.0", window(number), "performance", {"auc": auc, "accuracy": accuracy})
+
+
+def follow(book: AlertBook, values: Iterable[float]) -> list[tuple[int, str]]:
+    """What is said with which window of a series of values."""
+    said = []
+    for number, value in enumerate(values):
+        see(book, number, value)
+        said += [(number, alert.state) for alert in book.announce(number)]
+        assert book.announce(99) == []
+    return said
 
 
 def test_it_is_raised_once_and_cleared_when_back_within_the_limit() -> None:
-    watch = make_watch()
-    said = []
+    book, said = make_book(), []
     for number, value in enumerate([0.79, 0.74, 0.70, math.nan, 0.75, 0.76, 0.6]):
-        watch.see(window(number), value)
-        said += [(number, alert) for alert in watch.announce(now_ms=number)]
-        assert watch.announce(now_ms=99) == []
-    assert [(number, alert.state, alert.action) for number, alert in said] == [
-        (1, "raised", "retrain"),
-        (4, "cleared", ""),
-        (6, "raised", "retrain"),
+        see(book, number, value)
+        said += [(number, alert) for alert in book.announce(now_ms=number)]
+    assert [(number, alert.state, alert.action, alert.revision) for number, alert in said] == [
+        (1, "raised", "retrain", 1),
+        (4, "cleared", "", 2),
+        (6, "raised", "retrain", 1),
     ]
     raised, cleared, again = (alert for _, alert in said)
     assert raised.alert_id == cleared.alert_id != again.alert_id
@@ -43,61 +68,505 @@ def test_it_is_raised_once_and_cleared_when_back_within_the_limit() -> None:
     assert cleared.message.startswith(
         "auc of late 1.0.0 is 0.75 in 1970-01-05 to 1970-01-06 UTC, back within its limit"
     )
-    assert (raised.value, raised.limit, raised.window_start_ms, raised.at_ms) == (
-        0.74,
-        pytest.approx(0.75),
-        86_400_000,
-        1,
+    assert (raised.value, raised.limit, raised.window_start_ms, raised.at_ms) == (0.74, pytest.approx(0.75), DAY, 1)
+
+
+def test_it_waits_for_so_many_windows_in_a_row_and_says_since_when() -> None:
+    book = make_book(replace(RULE, for_windows=3))
+    # A window without a value neither counts nor interrupts.
+    assert follow(book, [0.7, 0.7, 0.8, 0.7, math.nan, 0.7]) == []
+    see(book, 6, 0.7)
+    (raised,) = book.announce(6)
+    assert (raised.since_ms, raised.window_start_ms) == (3 * DAY, 6 * DAY)
+    assert raised.message.endswith("; so since 1970-01-04")
+
+
+def test_between_the_limit_and_the_milder_one_it_stays_as_it_is() -> None:
+    book = make_book(replace(RULE, clears_at=0.01))  # limit 0.75, back from 0.79 on
+    assert follow(book, [0.76, 0.74, 0.76, 0.785, 0.75, 0.795, 0.76]) == [(1, "raised"), (5, "cleared")]
+
+
+def test_it_is_cleared_by_so_many_windows_in_a_row() -> None:
+    book = make_book(replace(RULE, clears_after=3))
+    assert follow(book, [0.7, 0.8, 0.8, 0.7, 0.8, math.nan, 0.8, 0.8]) == [(0, "raised"), (7, "cleared")]
+
+
+def test_after_a_clear_it_rests_for_the_cooldown_of_event_time() -> None:
+    book = make_book(replace(RULE, cooldown_ms=3 * DAY))
+    # Cleared by the window that ends with day 2; those that end before day 5 raise nothing.
+    assert follow(book, [0.7, 0.8, 0.7, 0.7, 0.7, 0.7]) == [(0, "raised"), (1, "cleared"), (4, "raised")]
+
+
+def test_the_alert_of_a_version_that_scores_no_more_is_cleared() -> None:
+    verdict = AlertRule("upstream", "verdict", "verdict", kinds=("pipeline_fault",))
+    book = make_book(replace(RULE, clears_after=2), verdict)
+    see(book, 0, 0.7)
+    book.see_verdict("1.0.0", window(0), "pipeline_fault")
+    assert len(book.announce(0)) == 2
+    for number in (0, 1, 2):  # of window 0 more is known than that
+        book.see_absence("1.0.0", window(number), of_labels=False)
+        book.see_absence("1.0.0", window(number), of_labels=True)
+    assert {alert.message for alert in book.announce(1)} == {
+        f"late 1.0.0 scored nothing in 1970-01-03 to 1970-01-04 UTC, and others did: {name} is over"
+        for name in ("auc-fell", "upstream")
+    }
+
+
+def test_an_absence_neither_counts_nor_interrupts_before_an_alert() -> None:
+    book = make_book(replace(RULE, for_windows=2))
+    see(book, 0, 0.7)
+    book.see_absence("1.0.0", window(1), of_labels=True)
+    see(book, 2, 0.7)
+    assert [alert.window_start_ms for alert in book.announce(0)] == [2 * DAY]
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 4), st.integers(0, 6), st.floats(0, 0.05))
+def test_nothing_flaps_around_the_limit(
+    data: st.DataObject, for_windows: int, clears_after: int, cooldown: int, margin: float
+) -> None:
+    rule = replace(
+        RULE,
+        for_windows=for_windows,
+        clears_after=clears_after,
+        cooldown_ms=cooldown * DAY,
+        falls_by=0.05,
+        clears_at=0.05 - margin,
     )
+    values = data.draw(st.lists(st.floats(0.70, 0.80), max_size=60))
+    n = len(values)
+    raises = [number for number, state in follow(make_book(rule), values) if state == "raised"]
+    assert len(raises) <= (n + clears_after) // (for_windows + clears_after)
+    period = max(for_windows + clears_after, 1 + cooldown)
+    assert all(later - earlier >= period for earlier, later in pairwise(raises))
 
 
-@given(st.lists(st.floats(0.5, 1.0), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_the_order_in_which_windows_are_seen_does_not_matter_at_the_end(values: list[float], chance: object) -> None:
-    numbered = list(enumerate(values))
-    in_order, shuffled = make_watch(), make_watch()
-    for number, value in numbered:
-        in_order.see(window(number), value)
-    chance.shuffle(numbered)  # type: ignore[attr-defined]  # Hypothesis's Random
-    for number, value in numbered:
-        shuffled.see(window(number), 0.0)
-        shuffled.see(window(number), value)
-    assert shuffled.announce(5) == in_order.announce(5)
+@given(st.lists(st.sampled_from([0.7499, 0.75, 0.7501]), min_size=1, max_size=60))
+def test_a_value_that_hovers_within_the_margin_is_raised_at_most_once(values: list[float]) -> None:
+    said = follow(make_book(replace(RULE, clears_at=0.049)), values)
+    assert [state for _, state in said] == ["raised"] * (min(values) < 0.75)
+
+
+def test_by_default_a_value_that_changes_sides_with_every_window_is_one_alert() -> None:
+    assert AlertRule("a", "drift", "share").clears_after == 2
+    rule = replace(RULE, clears_after=AlertRule("a", "drift", "share").clears_after)
+    assert follow(make_book(rule), [0.7, 0.8] * 50) == [(0, "raised")]
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+def test_in_a_silence_it_is_noted_once_and_raised_when_that_is_over_and_nothing_has_changed() -> None:
+    silence = Silence(1 * DAY, 3 * DAY, "stock-taking")
+    book = make_book(replace(RULE, silences=(silence,)))
+    said = []
+    for number, value in enumerate([0.8, 0.7, 0.7, 0.7, 0.8]):
+        see(book, number, value)
+        said += [(number, alert.state, alert.why, alert.action) for alert in book.announce(number)]
+    assert said == [
+        (1, "silenced", "stock-taking", ""),
+        (3, "raised", "", "retrain"),
+        (4, "cleared", "", ""),
+    ]
+
+
+def test_what_is_over_before_the_silence_is_was_never_raised_and_starts_no_cooldown() -> None:
+    rule = replace(RULE, silences=(Silence(0, 3 * DAY, "load"),), cooldown_ms=9 * DAY)
+    assert follow(make_book(rule), [0.7, 0.8, 0.7, 0.7, 0.8]) == [
+        (0, "silenced"),
+        (2, "silenced"),
+        (3, "raised"),
+        (4, "cleared"),
+    ]
+
+
+def test_an_alert_from_before_a_silence_stays_and_is_cleared_in_it() -> None:
+    rule = replace(RULE, silences=(Silence(1 * DAY, 9 * DAY, "load"),))
+    assert follow(make_book(rule), [0.7, 0.7, 0.8]) == [(0, "raised"), (2, "cleared")]
+
+
+@given(st.integers(0, 10), st.integers(1, 10), st.integers(1, 12), st.integers(0, 60), st.integers(1, 10))
+def test_a_silence_comes_again_every_period(start: int, length: int, every: int, at: int, size: int) -> None:
+    every = max(every, length)
+    silence = Silence(start, start + length, "s", every)
+    repeats = [Silence(start + k * every, start + length + k * every, "s") for k in range(-20, 80)]
+    here = Window(at, at + size)
+    assert silence_of(here, [silence]) == silence_of(here, repeats)
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+
+GROUPED = (replace(ACCURACY, group="quality"), replace(RULE, group="quality", owner="ann", runbook="https://x/y"))
+
+
+def test_rules_of_a_group_raised_for_one_window_are_one_alert_of_the_most_severe() -> None:
+    book = make_book(*GROUPED)
+    see(book, 0, 0.7, 0.6)
+    (alert,) = book.announce(1)
+    assert (alert.rule, alert.severity, alert.others, alert.group) == (
+        "auc-fell",
+        "critical",
+        ["less-accurate"],
+        "quality",
+    )
+    assert (alert.owner, alert.runbook, alert.action) == ("ann", "https://x/y", "retrain")
+    assert alert.message.endswith("(with less-accurate)")
+    see(book, 1, 0.8, 0.6)
+    assert book.announce(2) == []
+    see(book, 2, 0.8, 0.75)
+    (cleared,) = book.announce(3)
+    assert (cleared.alert_id, cleared.state, cleared.rule) == (alert.alert_id, "cleared", "auc-fell")
+    assert cleared.message.startswith("accuracy of late 1.0.0 is 0.75")
+
+
+def test_a_rule_that_joins_an_alert_of_its_group_is_told_and_asks_for_what_it_asks_for() -> None:
+    book = make_book(*GROUPED)
+    see(book, 0, math.nan, 0.6)
+    (first,) = book.announce(1)
+    see(book, 0, 0.7, 0.6)
+    (second,) = book.announce(2)
+    assert (first.rule, first.severity, first.action) == ("less-accurate", "warning", "")
+    assert (second.alert_id, second.rule, second.severity, second.action) == (
+        first.alert_id,
+        "auc-fell",
+        "critical",
+        "retrain",
+    )
+    assert (first.revision, second.revision) == (1, 2)
+
+
+def test_rules_of_a_group_raised_for_different_windows_are_different_alerts() -> None:
+    book = make_book(*GROUPED)
+    see(book, 0, 0.7, 0.8)
+    see(book, 1, 0.7, 0.6)
+    assert [(alert.rule, alert.others, alert.window_start_ms) for alert in book.announce(1)] == [
+        ("auc-fell", [], 0),
+        ("less-accurate", [], DAY),
+    ]
+
+
+# -- verdicts and detections -------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_raises_the_rules_that_name_it() -> None:
+    rule = AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",), clears_after=1)
+    book = make_book(rule)
+    said = []
+    for number, kind in enumerate(["none", "pipeline_fault", "", "feature_drift"]):
+        book.see_verdict("1.0.0", window(number), kind)
+        said += [(number, alert.state, alert.value, alert.message) for alert in book.announce(number)]
+    assert said == [
+        (1, "raised", None, "the verdict on late 1.0.0 is pipeline fault in 1970-01-02 to 1970-01-03 UTC"),
+        (
+            3,
+            "cleared",
+            None,
+            "the verdict on late 1.0.0 is feature drift in 1970-01-04 to 1970-01-05 UTC: upstream is over",
+        ),
+    ]
+
+
+def test_a_detection_raises_at_once_and_a_window_without_one_clears() -> None:
+    book = make_book(AlertRule("errors", "error", "error", clears_after=1))
+    book.see_detections("1.0.0", window(0), [(5_000, "cusum")])
+    (raised,) = book.announce(1)
+    book.see_detections("1.0.0", window(0), [(7_000, "adwin"), (5_000, "cusum")])
+    assert book.announce(2) == []
+    book.see_detections("1.0.0", window(1), [])
+    (cleared,) = book.announce(3)
+    assert (raised.state, raised.value) == ("raised", 1.0)
+    assert raised.message.endswith("UTC: cusum at 1970-01-01T00:00:05")
+    assert (cleared.state, cleared.alert_id) == ("cleared", raised.alert_id)
+
+
+# -- acknowledgements --------------------------------------------------------------------------------------------------
+
+
+def raise_one(book: AlertBook) -> Alert:
+    see(book, 2, 0.7)
+    (raised,) = book.announce(1)
+    return raised
+
+
+def test_an_acknowledged_alert_says_who_and_why_and_is_cleared_like_others() -> None:
+    book = make_book()
+    raised = raise_one(book)
+    book.acknowledge(raised.alert_id, "ann", "looking", 5)
+    (alert,) = book.announce(6)
+    assert (alert.state, alert.by, alert.why, alert.at_ms, alert.action) == ("acknowledged", "ann", "looking", 6, "")
+    assert (alert.alert_id, alert.message) == (raised.alert_id, raised.message)
+    see(book, 3, 0.8)
+    (cleared,) = book.announce(7)
+    assert (cleared.state, cleared.by, cleared.revision) == ("cleared", "ann", 3)
+
+
+@pytest.mark.parametrize("values", [[0.8, 0.7], [0.6], [0.7, 0.8, 0.65]])
+def test_an_amendment_of_its_window_does_not_raise_an_acknowledged_alert_again(values: list[float]) -> None:
+    book = make_book()
+    raised = raise_one(book)
+    book.acknowledge(raised.alert_id, "ann", "looking", 5)
+    states = [alert.state for alert in book.announce(6)]
+    for value in values:
+        see(book, 2, value)
+        states += [alert.state for alert in book.announce(7)]
+    assert "raised" not in states
+    assert states[-1] == "acknowledged"
+
+
+def test_late_data_that_move_the_beginning_of_an_acknowledged_alert_wake_nobody() -> None:
+    book = make_book()
+    raised = raise_one(book)
+    book.acknowledge(raised.alert_id, "ann", "looking", 5)
+    book.announce(6)
+    see(book, 1, 0.7)
+    withdrawn, moved = book.announce(7)
+    assert (withdrawn.alert_id, withdrawn.state) == (raised.alert_id, "cleared")
+    assert "is raised by another window" in withdrawn.message
+    assert (moved.state, moved.by, moved.window_start_ms) == ("acknowledged", "ann", DAY)
+
+
+def test_what_cannot_be_acknowledged_is_one_sentence() -> None:
+    book = make_book(replace(RULE, silences=(Silence(9 * DAY, 10 * DAY, "load"),)))
+    raised = raise_one(book)
+
+    def refuse(alert_id: str, by: str = "bob", why: str = "me too") -> str:
+        with pytest.raises(AcknowledgeError) as caught:
+            book.acknowledge(alert_id, by, why, 9_000)
+        assert caught.value.is_unknown == (alert_id == "nothing")
+        return str(caught.value)
+
+    assert refuse("nothing") == "There is no alert nothing of flights."
+    book.acknowledge(raised.alert_id, "ann", "looking", 5_000)
+    name = f"The alert {raised.alert_id} (auc-fell of late 1.0.0)"
+    assert refuse(raised.alert_id) == f'{name} was acknowledged by ann at 1970-01-01T00:00:05 UTC: "looking".'
+    book.acknowledge(raised.alert_id, "ann", "looking", 7_000)  # asked again: the same
+    book.announce(6_000)
+    see(book, 3, 0.8)
+    book.announce(8_000)
+    assert refuse(raised.alert_id) == f"{name} was cleared at 1970-01-01T00:00:08 UTC: there is nothing to acknowledge."
+    see(book, 9, 0.7)
+    (note,) = book.announce(9_000)
+    assert refuse(note.alert_id).endswith('is silenced ("load"): there is nothing to acknowledge.')
+
+
+# -- any order, any cut, any restart -----------------------------------------------------------------------------------
+
+RULES = (
+    replace(RULE, for_windows=2, cooldown_ms=2 * DAY, group="g", silences=(Silence(4 * DAY, 6 * DAY, "s"),)),
+    replace(ACCURACY, group="g"),
+    replace(ACCURACY, name="alone", clears_at=0.75, clears_after=2),
+    AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",), clears_after=1),
+    AlertRule("errors", "error", "error", "info"),
+)
+VALUES = st.sampled_from([0.6, 0.74, 0.76, 0.8, math.nan])
+Seen = tuple[float, float, str, int, bool]
+#: What is seen of a window: auc, accuracy, verdict, detections, and whether the version scored nothing in it.
+SEEN: st.SearchStrategy[Seen] = st.tuples(
+    VALUES,
+    VALUES,
+    st.sampled_from(["", "none", "pipeline_fault"]),
+    st.integers(0, 2),
+    st.sampled_from([False, False, False, True]),
+)
+
+
+def show(book: AlertBook, number: int, seen: Seen, parts: Iterable[int] = range(3)) -> None:
+    auc, accuracy, kind, n, is_absent = seen
+    here = window(number)
+    for part in parts:
+        if is_absent:
+            book.see_absence("1.0.0", here, of_labels=part == 0)
+        elif part == 0:
+            book.see_measures("1.0.0", here, "performance", {"auc": auc, "accuracy": accuracy})
+        elif part == 1:
+            book.see_verdict("1.0.0", here, kind)
+        else:
+            book.see_detections("1.0.0", here, [(here.start_ms + each, "cusum") for each in range(n)])
+
+
+def standing(alerts: Iterable[Alert]) -> dict[str, tuple[Any, ...]]:
+    """How each alert stands, by what was said of it last."""
+    newest: dict[str, Alert] = {}
+    for alert in alerts:
+        assert alert.revision == (newest[alert.alert_id].revision if alert.alert_id in newest else 0) + 1
+        newest[alert.alert_id] = alert
+    return {
+        key: (alert.state, alert.rule, alert.severity, tuple(alert.others), alert.by) for key, alert in newest.items()
+    }
+
+
+@given(
+    final=st.lists(SEEN, min_size=1, max_size=10),
+    amended=st.lists(st.tuples(st.integers(0, 9), SEEN), max_size=12),
+    chance=st.randoms(use_true_random=False),
+)
+def test_any_order_of_arrival_and_amendment_ends_in_the_same_states(
+    final: list[Seen],
+    amended: list[tuple[int, Seen]],
+    chance: Any,
+) -> None:
+    in_order = make_book(*RULES)
+    for number, seen in enumerate(final):
+        show(in_order, number, seen)
+    expected = standing(in_order.announce(1))
+    # What a version scored once it has scored for good.
+    amended = [(number, seen) for number, seen in amended if number < len(final) and not final[number][-1]]
+    first = [(number, seen, part) for number, seen in amended for part in range(3)]
+    last = [(number, seen, part) for number, seen in enumerate(final) for part in range(3)]
+    chance.shuffle(first)
+    chance.shuffle(last)
+    book, said = make_book(*RULES), []
+    for number, seen, part in [*first, *last]:
+        show(book, number, seen, [part])
+        said += book.announce(1)
+        if chance.random() < 0.2:
+            book = restored(book)
+    found = standing(said)
+    assert {key: words for key, words in found.items() if key in expected} == expected
+    assert {words[0] for key, words in found.items() if key not in expected} <= {"cleared"}
+    assert book.announce(2) == []
+
+
+@given(st.lists(SEEN, min_size=1, max_size=10), st.integers(0, 9), st.integers(0, 30))
+def test_acknowledgements_do_not_depend_on_when_windows_are_amended(
+    final: list[Seen], seen_before: int, which: int
+) -> None:
+    """One alert is acknowledged; then the book sees everything again, or only what it had not seen."""
+    book, other = make_book(*RULES), make_book(*RULES)
+    said = []
+    for number, seen in enumerate(final[: seen_before + 1]):
+        show(book, number, seen)
+    said += book.announce(1)
+    open_now = [key for key, words in standing(said).items() if words[0] == "raised"]
+    if open_now:
+        book.acknowledge(open_now[which % len(open_now)], "ann", "mine", 1)
+    said += book.announce(2)
+    for number, seen in enumerate(final):
+        show(book, number, seen)
+    said += book.announce(3)
+    other.recall(said)
+    for number, seen in enumerate(final):
+        show(other, number, seen)
+        assert other.announce(4) == []
+
+
+@given(st.lists(SEEN, min_size=1, max_size=12), st.integers(0, 4))
+def test_forgetting_old_windows_changes_nothing_that_is_said(series: list[Seen], kept: int) -> None:
+    book, forgetful = make_book(*RULES), make_book(*RULES)
+    for number, seen in enumerate(series):
+        for each in (book, forgetful):
+            show(each, number, seen)
+        assert book.announce(number) == forgetful.announce(number)
+        forgetful.forget((number + 1 - kept) * DAY)
+        forgetful = restored(forgetful)
+        readings = max(len(watch.readings) for watch in forgetful._watches["1.0.0"])
+        assert readings <= kept
+
+
+def restored(book: AlertBook, *rules: AlertRule) -> AlertBook:
+    state = json.loads(json.dumps(book.to_state()))
+    other = make_book(*(rules or book._rules))
+    other.from_state(state)
+    if not rules:
+        assert json.dumps(other.to_state()) == json.dumps(book.to_state())
+    return other
+
+
+def test_a_restored_book_says_nothing_twice() -> None:
+    book = make_book()
+    follow(book, [0.7, 0.9, 0.6])
+    other = restored(book)
+    assert other.announce(2) == []
+    for each in (book, other):
+        see(each, 3, 0.9)
+    assert other.announce(2) == book.announce(2) != []
 
 
 def test_an_alert_that_late_data_takes_away_is_cleared() -> None:
-    watch = make_watch()
-    watch.see(window(0), 0.7)
-    (raised,) = watch.announce(1)
-    watch.see(window(0), 0.79)
-    (withdrawn,) = watch.announce(2)
-    assert (withdrawn.state, withdrawn.alert_id, withdrawn.value) == ("cleared", raised.alert_id, 0.79)
-    assert "after late data" in withdrawn.message
-    assert watch.announce(3) == []
+    book = make_book()
+    see(book, 0, 0.7)
+    (raised,) = book.announce(1)
+    see(book, 0, 0.79)
+    (withdrawn,) = book.announce(2)
+    assert (withdrawn.state, withdrawn.alert_id, withdrawn.action) == ("cleared", raised.alert_id, "")
+    assert withdrawn.message == (
+        "auc of late 1.0.0 is 0.79 in 1970-01-01 to 1970-01-02 UTC after late data: auc-fell is withdrawn"
+    )
+    assert book.announce(3) == []
 
 
-def test_a_restored_watch_says_nothing_twice() -> None:
-    watch, other = make_watch(), make_watch()
-    for number, value in enumerate([0.7, 0.9, 0.6]):
-        watch.see(window(number), value)
-    watch.announce(1)
-    other.from_state(watch.to_state())
-    assert other.announce(2) == []
-    other.see(window(3), 0.9)
-    watch.see(window(3), 0.9)
-    assert other.announce(2) == watch.announce(2) != []
+def test_a_book_that_starts_anew_takes_back_nothing_before_it_has_seen_the_window() -> None:
+    book, other = make_book(), make_book()
+    see(book, 0, 0.8)
+    see(book, 1, 0.7)
+    said = book.announce(1)
+    other.recall(said)
+    for number, value in enumerate([0.8, 0.7]):
+        see(other, number, value)
+        assert other.announce(2) == []
+    see(other, 2, 0.8)
+    assert [(alert.state, alert.revision) for alert in other.announce(3)] == [("cleared", 2)]
+
+
+def test_an_alert_whose_windows_are_not_there_to_be_read_again_is_cleared_when_newer_ones_are_back() -> None:
+    book, other = (make_book(replace(RULE, clears_after=2)) for _ in range(2))
+    see(book, 0, 0.7)
+    other.recall(book.announce(1))
+    said = []
+    for number, value in enumerate([0.7, 0.8, math.nan, 0.8], start=3):
+        see(other, number, value)
+        said += [(number, alert.state, alert.window_start_ms) for alert in other.announce(2)]
+    assert said == [(3, "raised", 3 * DAY), (6, "cleared", 0), (6, "cleared", 6 * DAY)]
+
+
+def test_times_of_an_alert_do_not_go_back_with_the_clock() -> None:
+    book = make_book()
+    see(book, 0, 0.7)
+    book.announce(50)
+    see(book, 1, 0.8)
+    assert [alert.at_ms for alert in book.announce(20)] == [50]
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ((replace(RULE, falls_by=0.2),), "auc-fell was changed in the pipeline file and is judged anew"),
+        ((replace(RULE, group="g"),), "auc-fell was changed in the pipeline file and is judged anew"),
+        ((ACCURACY,), "auc-fell is not in the pipeline file any more"),
+    ],
+)
+def test_a_rule_that_was_changed_or_removed_lets_go_of_its_alerts(rules: tuple[AlertRule, ...], words: str) -> None:
+    book = make_book()
+    follow(book, [0.7, 0.8, 0.7])
+    other = restored(restored(book, *rules))
+    assert [(alert.state, alert.message, alert.window_start_ms) for alert in other.announce(9)] == [
+        ("cleared", words, 2 * DAY)
+    ]
+
+
+def test_owner_severity_and_runbook_may_be_edited_while_an_alert_is_open() -> None:
+    book = make_book()
+    follow(book, [0.7])
+    other = restored(book, replace(RULE, owner="bob", severity="info", runbook="https://a/b", action=""))
+    assert other.announce(9) == []
+    see(other, 1, 0.8)
+    assert [(alert.state, alert.owner, alert.severity) for alert in other.announce(9)] == [("cleared", "bob", "info")]
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
 def test_falls_by_is_towards_the_worse_and_needs_a_training_value() -> None:
-    loss = AlertRule("loss", "performance", "log_loss", falls_by=0.1)
-    share = AlertRule("drift", "drift", "share", falls_by=0.1)
-    assert limits(loss, 0.5)[0][:2] == (0.6, "above")
-    assert limits(share, 0.0)[0].side == "above"
+    loss = AlertRule("loss", "performance", "log_loss", falls_by=0.1, clears_at=0.05)
+    assert limits(loss, 0.5)[0][:3] == (0.6, "above", 0.55)
     assert limits(RULE, 0.8)[0].side == "below"
     assert limits(RULE, math.nan) == []
+    watch = Watch(RULE, [], {window(0): Reading(0.0)})
+    assert watch.episodes() == []
 
 
 def test_a_value_on_the_limit_is_within_it() -> None:
-    both = [Limit(0.2, "below", ""), Limit(0.8, "above", "")]
+    both = [Limit(0.2, "below", 0.3), Limit(0.8, "above", 0.7)]
     assert [passed(value, both) for value in (0.2, 0.5, 0.8)] == [None, None, None]
     assert passed(0.1, both) == both[0]
     assert passed(0.9, both) == both[1]
+    assert [is_back(value, both) for value in (0.29, 0.3, 0.7, 0.71)] == [False, True, True, False]

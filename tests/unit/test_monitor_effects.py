@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 
 from app.adapters.arrow_columns import find_table, to_arrow
-from app.adapters.effects import Block, dead_letter_block, findings_columns, findings_records, score_block
+from app.adapters.effects import Block, dead_letter_block, findings_columns, findings_records, read_alert, score_block
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.core.batches import Header, RecordBatch
 from app.core.findings import Findings, MetadataRow, PerformanceRow
@@ -108,6 +109,16 @@ def test_findings_fit_their_tables_and_fill_every_required_column() -> None:
     for table, columns in tables.items():
         assert to_arrow(find_table(table), columns).num_rows == 1
     assert findings_columns(Findings()) == {}
+
+
+def test_a_row_of_an_alert_gives_the_alert_back() -> None:
+    whole = Alert("id", "p", "r", "info", "acknowledged", "m", "1.0.0", 99, 0, 10, "auc", 0.5, 0.6, "words", "retrain")
+    whole = msgspec.structs.replace(whole, revision=3, since_ms=5, group="g", others=["a", "b"], owner="ann")
+    whole = msgspec.structs.replace(whole, runbook="https://x", by="bob", why="mine")
+    bare = Alert("id", "p", "r", "info", "raised", "m", "1.0.0", 99, None, None, "verdict", None, None, "words")
+    warehouse = MemoryWarehouse()
+    warehouse.insert("alerts", findings_columns(Findings(alerts=[whole, bare]))["alerts"])
+    assert [read_alert(row) for row in warehouse.read("alerts")] == [whole, bare]
 
 
 def test_reports_and_alerts_are_told_under_their_keys() -> None:

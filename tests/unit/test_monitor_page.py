@@ -49,21 +49,31 @@ def full_page(text: str) -> Page:
             {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
             {"metric": "score", "window_start": LATER, "signals": ["NONE"], "psi": None, "tests": ""},
         ],
-        alerts=[
-            {
-                "at": TIME,
-                "rule": text,
-                "severity": "critical",
-                "state": "raised",
-                "version": text,
-                "window_start": TIME,
-                "window_end": LATER,
-                "message": text,
-                "action": text,
-            }
-        ],
+        open_alerts=[make_alert(text, "raised"), make_alert(text, "acknowledged")],
+        other_alerts=[make_alert(text, "cleared"), make_alert(text, "silenced")],
         error=text,
     )
+
+
+def make_alert(text: str, state: str) -> dict[str, object]:
+    return {
+        "alert_id": text,
+        "at": TIME,
+        "rule": text,
+        "others": [text],
+        "severity": "critical",
+        "state": state,
+        "version": text,
+        "window_start": TIME,
+        "window_end": LATER,
+        "since": TIME,
+        "message": text,
+        "action": text,
+        "owner": text,
+        "runbook": f"https://example.com/{text}",
+        "who": text,
+        "why": text,
+    }
 
 
 class Tags(HTMLParser):
@@ -97,11 +107,27 @@ def test_the_page_shows_numbers_signals_and_what_is_wrong() -> None:
     assert html.count('<p class="error">words</p>') == 1
 
 
+def test_open_alerts_are_shown_with_who_has_them_and_what_to_do() -> None:
+    html = render(full_page("words"))
+
+    assert '<a href="https://example.com/words" rel="noopener noreferrer">open</a>' in html
+    assert "words, 2013-01-01 00:00: words" in html
+    assert html.index("Alerts that are open") < html.index("Alerts before") < html.index("Performance by window")
+
+
+def test_a_runbook_that_is_no_link_of_the_web_is_no_link() -> None:
+    page = full_page("words")
+    page.open_alerts[0]["runbook"] = "javascript:alert(1)"
+
+    assert "javascript" not in render(page)
+
+
 def test_an_empty_monitor_has_a_page() -> None:
     html = render(Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet")))
 
     assert "no partitions yet" in html
-    assert "None so far." in html
+    assert '<h2>Alerts that are open</h2>\n<p class="quiet">None.</p>' in html
+    assert "Alerts before" not in html
 
 
 def test_samples_are_exposed_under_declared_metrics_alone() -> None:

@@ -337,6 +337,68 @@ def test_a_steady_stream_raises_no_alert() -> None:
     assert not [each for each in findings.reports if each.test in {"psi", "ks"} and each.signal == "DRIFT"]
 
 
+def test_an_acknowledged_alert_stays_with_who_took_it_over_restarts_and_late_data() -> None:
+    stream = Stream(7, 6_000, moves_at=4)
+    monitor = make_monitor()
+    raised = {alert.rule: alert for alert in run(monitor, stream).alerts}["auc-fell"]
+    monitor.alerts.acknowledge(raised.alert_id, "ann", "looking", 8)
+    snapshot = monitor.snapshot()
+    monitor = MonitorCore(make_pipeline())
+    monitor.restore(snapshot)
+    assert monitor.snapshot() == snapshot
+    (alert,) = monitor.collect(now_ms=9).alerts
+    assert (alert.alert_id, alert.state, alert.by, alert.why) == (raised.alert_id, "acknowledged", "ann", "looking")
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    late = np.full(2_000, 4_500)
+    scores = np.linspace(0, 1, 2_000)
+    buffer.add_scored("2", reference(), late, np.ones((2_000, 2)), scores)
+    buffer.add_labelled("2", reference(), late, scores, (scores > 0.5) * 1.0)
+    (delta,) = buffer.drain()
+    monitor.observe(SketchRecord(0, 0, 0, [delta]))
+    amended = [alert for alert in monitor.collect(now_ms=10).alerts if alert.rule == "auc-fell"]
+    # The window is fine now; the trouble begins with the next one.
+    assert [(alert.state, alert.window_start_ms) for alert in amended] == [("cleared", 4_000), ("raised", 5_000)]
+
+
+def test_a_monitor_that_reads_everything_again_tells_nothing_of_alerts_again() -> None:
+    stream = Stream(7, 6_000, moves_at=4)
+    told = run(make_monitor(), stream).alerts
+    monitor = make_monitor()
+    monitor.alerts.recall(told)
+    assert len(told) == 2
+    assert run(monitor, stream, cuts=[1_000, 3_000, 5_000]).alerts == []
+
+
+def test_an_alert_of_a_version_that_was_replaced_is_cleared_when_it_has_scored_nothing_for_long_enough() -> None:
+    stream = Stream(7, 6_000, moves_at=2)
+    alerts = [alert for alert in run(make_monitor(), stream).alerts if alert.rule == "auc-fell"]
+    # Version 2 takes over within window 3.
+    assert [(alert.version, alert.state, alert.window_start_ms) for alert in alerts] == [
+        ("1", "raised", 2_000),
+        ("1", "cleared", 5_000),
+        ("2", "raised", 3_000),
+    ]
+    assert "scored nothing" in alerts[1].message
+
+
+def test_old_windows_leave_the_alerts_and_what_is_said_stays_the_same() -> None:
+    stream = Stream(7, 12_000, windows=12, moves_at=4)
+    (records,) = stream.records(np.zeros(len(stream.times), int), 1, list(range(0, 12_000, 500)))
+    said = []
+    for keep in (1, 24):
+        monitor = MonitorCore(make_pipeline(), keep=keep)
+        for version in ("1", "2"):
+            monitor.register_version(version, reference(), {"auc": 0.8})
+        alerts = []
+        for record in records:
+            monitor.observe(record)
+            alerts += monitor.collect(now_ms=7).alerts
+        said.append(alerts)
+        readings = monitor.alerts.to_state()["watches"]["2"]["auc-fell"][1]["readings"]
+        assert len(readings) <= keep
+    assert said[0] == said[1] != []
+
+
 def test_history_continues_across_versions_but_for_the_score() -> None:
     findings = run(make_monitor(), Stream(9, 1_200))
     notes = {

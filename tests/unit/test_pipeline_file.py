@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline import Pipeline, PipelineError, Silence
 from schemas.pipeline_drift import DEFAULT_TESTS
 from schemas.pipeline_file import feature_set_digest, load
 from schemas.toml_table import parse_duration
@@ -76,7 +76,12 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
 
     assert (pipeline.partitions, pipeline.delivery, pipeline.commit_interval_ms) == (4, "exactly_once", 75)
     assert pipeline.publish_features
-    assert (pipeline.labels, pipeline.source, pipeline.lookups, pipeline.alerts) == (None, None, (), ())
+    assert (pipeline.labels, pipeline.source, pipeline.lookups) == (None, None, ())
+    assert [(rule.name, rule.kinds, rule.severity) for rule in pipeline.alerts] == [
+        ("pipeline-fault", ("pipeline_fault",), "critical"),
+        ("concept-drift", ("concept_drift",), "warning"),
+    ]
+    assert read(tmp_path, "alerts = []\n" + SMALLEST).alerts == ()
     assert (pipeline.model.name, pipeline.model.threshold) == ("payments", 0.5)
     assert (pipeline.events.earliest_ms, pipeline.events.latest_ms) == (in_milliseconds(2000), in_milliseconds(2100))
     assert pipeline.events.max_ahead_ms == 86_400_000
@@ -127,6 +132,9 @@ def test_a_duration_is_a_whole_number_and_a_unit(text: str, milliseconds: int) -
 def test_anything_else_is_no_duration(text: str) -> None:
     assert parse_duration(text) is None
 
+
+ALERT = '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"\nabove = 0.3\n'
+VERDICT = '[[alerts]]\nname = "a"\non = "verdict"\nkinds = ["pipeline_fault"]\n'
 
 # (what to replace in the file, by what, the sentence after the file's name); an empty "what" adds at the front.
 MISTAKES = [
@@ -203,10 +211,79 @@ MISTAKES = [
     ("WINDOW", '[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow = 1', 'alerts.a.on: performance needs labels; add [labels] or use on = "drift".'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
+    ("WINDOW", ALERT + 'clear_at = 0.1', 'alerts.a.clear_at: unknown key; did you mean "clears_at"?'),
+    ("WINDOW", ALERT + 'clears_at = 0.4', "alerts.a.clears_at: 0.4 is no milder than above = 0.3; use a number at or below it."),
+    ("WINDOW", ALERT + 'below = 0\nclears_at = 0.1', "alerts.a.clears_at: belongs to one limit, and there are below and above; make a rule of each."),
+    ("WINDOW", ALERT.replace("above = 0.3", "below = 0.3") + 'clears_at = 0.2', "alerts.a.clears_at: 0.2 is no milder than below = 0.3; use a number at or above it."),
+    ("WINDOW", ALERT + 'for = 0', "alerts.a.for: 0 is out of range; use a whole number from 1 to 1000."),
+    ("WINDOW", ALERT + 'for = "2d"', "alerts.a.for: must be a whole number, not a string."),
+    ("WINDOW", ALERT + 'clears_after = 0', "alerts.a.clears_after: 0 is out of range; use a whole number from 1 to 1000."),
+    ("WINDOW", ALERT + 'cooldown = "a week"', 'alerts.a.cooldown: "a week" is not a duration; write a whole number and ms, s, m, h or d, for example "5m".'),
+    ("WINDOW", ALERT + 'runbook = "wiki/auc"', 'alerts.a.runbook: "wiki/auc" is no link; write for example "https://wiki.example.com/auc-fell".'),
+    ("WINDOW", ALERT + 'kinds = ["pipeline_fault"]', 'alerts.a.kinds: unknown key; use one of'),
+    ("WINDOW", VERDICT.replace("pipeline_fault", "pipeline fault"), 'alerts.a.kinds: "pipeline fault" is no verdict to be alerted by; use some of feature_drift, score_drift, label_prior_drift, concept_drift, pipeline_fault.'),
+    ("WINDOW", VERDICT.replace("pipeline_fault", "none"), 'alerts.a.kinds: "none" is no verdict to be alerted by'),
+    ("WINDOW", VERDICT.replace('"pipeline_fault"', ""), 'alerts.a.kinds: names no verdict; use some of'),
+    ("WINDOW", VERDICT + "below = 1", "alerts.a.below: unknown key; use one of"),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "error"', 'alerts.a.on: error needs labels; add [labels] or use on = "drift".'),
+    ("WINDOW", ALERT + 'silence = [{ from = 2026-01-02T00:00:00Z, to = 2026-01-01T00:00:00Z, why = "x" }]', "alerts.a.silence[1].to: must be after from; swap them."),
+    ("WINDOW", ALERT + 'silence = [{ from = 2026-01-02T00:00:00Z, to = 2026-01-03T00:00:00Z }]', 'alerts.a.silence[1].why: is missing; give a string, for example why = "nightly load".'),
+    ("WINDOW", ALERT + 'silence = [{ to = 2026-01-03T00:00:00Z, why = "x" }]', "alerts.a.silence[1].from: is missing; give a time, for example 2013-01-01T00:00:00Z."),
+    ("WINDOW", ALERT + 'silence = [{ every = "sunday", from = "02:00", to = 04:00:00, why = "x" }]', "alerts.a.silence[1].from: must be a time of day, not a string; for example 02:00:00."),
+    ("WINDOW", ALERT + 'silence = [{ every = "month", from = 02:00:00, to = 04:00:00, why = "x" }]', 'alerts.a.silence[1].every: "month" is not known; use "day", "monday"'),
+    ("WINDOW", ALERT + 'silence = [{ every = "day", from = 02:00:00, to = 04:00:00, why = "x" }]', 'alerts.a.silence[1].every: a window of "month" is never outside of it; use from and to with dates.'),
     ("WINDOW", "[limits]\nshare = 50", "limits.share: 50 is out of range; use a number from 0 to 1."),
     ("WINDOW", "[limits]\nshares = 1", 'limits.shares: unknown key; did you mean "share"?'),
     ('name = "payments"', 'name = "payments', "not valid TOML: "),
 ]  # fmt: skip  # a table: one mistake a line
+
+
+def test_an_alert_says_all_that_it_may_say(tmp_path: Path) -> None:
+    text = """
+[drift]
+window = "1h"
+slice = "1h"
+
+[[alerts]]
+name = "a"
+on = "drift"
+measure = "share"
+above = 0.3
+clears_at = 0.2
+for = 3
+cooldown = "7d"
+group = "inputs"
+owner = "ann"
+runbook = "https://wiki.example.com/a"
+severity = "critical"
+action = "retrain"
+silence = [
+  { from = 2026-01-01T00:00:00Z, to = 2026-01-02T00:00:00+00:00, why = "holiday" },
+  { every = "day", from = 22:00:00, to = 02:30:00, why = "load" },
+  { every = "monday", from = 00:00:00, to = 06:00:00, why = "weekend" },
+]
+
+[[alerts]]
+name = "b"
+on = "verdict"
+kinds = ["concept_drift", "pipeline_fault"]
+"""
+    first, second = read(tmp_path, SMALLEST + text).alerts
+    hour, day = 3_600_000, 86_400_000
+    assert (first.for_windows, first.clears_at, first.clears_after, first.cooldown_ms) == (3, 0.2, 1, 7 * day)
+    assert (first.group, first.owner, first.runbook, first.action) == (
+        "inputs",
+        "ann",
+        "https://wiki.example.com/a",
+        "retrain",
+    )
+    new_year = 1_767_225_600_000
+    assert first.silences == (
+        Silence(new_year, new_year + day, "holiday"),
+        Silence(22 * hour, 26 * hour + hour // 2, "load", day),
+        Silence(4 * day, 4 * day + 6 * hour, "weekend", 7 * day),  # 1970-01-05 was a Monday
+    )
+    assert (second.kinds, second.clears_after, second.for_windows) == (("concept_drift", "pipeline_fault"), 2, 1)
 
 
 @pytest.mark.parametrize(("what", "by", "sentence"), MISTAKES, ids=range(len(MISTAKES)))

@@ -1,0 +1,87 @@
+"""What an alert says to a person: one sentence for each of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.alert_course import ABSENT, Reading, passed, to_value
+
+if TYPE_CHECKING:
+    from app.core.alert_course import Episode, Limit
+    from app.core.drift_calendar import Window
+    from schemas.pipeline import AlertRule
+
+#: Detections that are named in a sentence; of more, their number.
+_MOST_NAMED = 3
+
+
+def say_detections(detections: Sequence[tuple[int, str]]) -> str:
+    """Name detectors and the times at which they fired.
+
+    Examples
+    --------
+    >>> say_detections([(86_400_000, "cusum"), (86_460_000, "adwin")])
+    'cusum at 1970-01-02T00:00:00, adwin at 1970-01-02T00:01:00'
+    """
+    named = [f"{name} at {np.datetime64(time_ms, 'ms').astype('M8[s]')}" for time_ms, name in detections[:_MOST_NAMED]]
+    more = len(detections) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
+    """What was found in the window that raised it, and since when."""
+    reading, window = episode.reading, episode.opened
+    if rule.on == "verdict":
+        words = f"the verdict on {subject} is {_plain(reading.text)} in {window}"
+    elif rule.on == "error":
+        words = f"the errors of {subject} have changed in {window}: {reading.text}"
+    else:
+        value, side, _, why = episode.limit
+        origin = f" ({why})" if why else ""
+        words = f"{_measured(rule, subject, reading)} in {window}, {side} its limit {value:.4g}{origin}"
+    return words if episode.since == window else f"{words}; so since {str(episode.since).split(' to ')[0]}"
+
+
+def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
+    """What was found in the window that cleared it."""
+    window, reading = episode.cleared, episode.last or Reading(0.0)
+    if reading.text == ABSENT.text:
+        return f"{subject} scored nothing in {window}, and others did: {rule.name} is over"
+    if rule.on == "verdict":
+        return f"the verdict on {subject} is {_plain(reading.text)} in {window}: {rule.name} is over"
+    if rule.on == "error":
+        return f"the errors of {subject} are steady in {window}: {rule.name} is over"
+    limit = episode.limit
+    origin = f" ({limit.why})" if limit.why else ""
+    milder = f", and at or {_other(limit)} {limit.clears:.4g}" if limit.clears != limit.value else ""
+    measured = _measured(rule, subject, reading)
+    return f"{measured} in {window}, back within its limit {limit.value:.4g}{origin}{milder}"
+
+
+def say_withdrawn(rule: AlertRule, subject: str, window: Window, reading: Reading, limits: list[Limit]) -> str:
+    """Why an alert that was raised for a window is not there any more."""
+    if passed(to_value(rule, reading), limits) is not None:
+        return f"after late data {rule.name} of {subject} is raised by another window than {window}"
+    if rule.on == "verdict":
+        found = f"the verdict on {subject} is {_plain(reading.text or 'none')}"
+    elif rule.on == "error":
+        found = f"the errors of {subject} are steady"
+    else:
+        found = _measured(rule, subject, reading)
+    return f"{found} in {window} after late data: {rule.name} is withdrawn"
+
+
+def _measured(rule: AlertRule, subject: str, reading: Reading) -> str:
+    what = "share of drifting metrics" if rule.on == "drift" else rule.measure
+    return f"{what} of {subject} is {reading.value:.4g}"
+
+
+def _other(limit: Limit) -> str:
+    return "above" if limit.side == "below" else "below"
+
+
+def _plain(kind: str) -> str:
+    return kind.replace("_", " ")

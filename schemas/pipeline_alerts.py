@@ -1,0 +1,123 @@
+"""Reads the alert rules of a pipeline file."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+from schemas.pipeline import AlertRule, Severity, Silence, VerdictKind
+from schemas.toml_table import TomlTable, parse_duration
+
+_MEASURES = {"performance": ("auc", "log_loss", "accuracy"), "drift": ("share",)}
+_LIMITS = ("below", "above", "falls_by")
+_DAY_MS = 86_400_000
+#: In the order of 1970: its first day was a Thursday.
+_WEEK = ("thursday", "friday", "saturday", "sunday", "monday", "tuesday", "wednesday")
+_LINK = re.compile(r"https?://[^\s/]\S*\Z")
+
+#: Where a file says nothing of alerts: what always wants somebody to act, whatever its size.
+DEFAULT_ALERTS = (
+    AlertRule("pipeline-fault", "verdict", "verdict", "critical", kinds=("pipeline_fault",)),
+    AlertRule("concept-drift", "verdict", "verdict", "warning", kinds=("concept_drift",)),
+)
+
+
+def read_alerts(top: TomlTable, window: str, *, with_labels: bool) -> tuple[AlertRule, ...]:
+    """The rules of ``[[alerts]]``; `DEFAULT_ALERTS` where there is no such key (``alerts = []``: none).
+
+    Parameters
+    ----------
+    window
+        ``drift.window``: "month" or a duration.
+    """
+    if "alerts" not in top:
+        return DEFAULT_ALERTS
+    rules: list[AlertRule] = []
+    for table in top.tables("alerts"):
+        name = table.text("name", fix='for example name = "auc-fell"')
+        if any(rule.name == name for rule in rules):
+            table.fail("name", f'"{name}" is used by two alerts; rename one')
+        rules.append(_read_rule(table, name, window, with_labels=with_labels))
+    return tuple(rules)
+
+
+def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -> AlertRule:
+    on = table.word("on", ("performance", "drift", "verdict", "error"))
+    common = ("name", "on", "severity", "for", "clears_after", "cooldown", "group", "silence", "owner", "runbook")
+    own = {"verdict": ("kinds",), "error": ()}.get(on, ("measure", *_LIMITS, "clears_at"))
+    table.allow(*common, "action", *own)
+    if on in {"performance", "error"} and not with_labels:
+        table.fail("on", f'{on} needs labels; add [labels] or use on = "drift"')
+    measure = table.word("measure", _MEASURES[on]) if on in _MEASURES else on
+    limits = _read_limits(table, on)
+    return AlertRule(
+        name=name,
+        on=on,
+        measure=measure,
+        severity=table.word("severity", get_args(Severity), "warning"),
+        **limits,
+        action=table.word("action", ("", "retrain"), ""),
+        kinds=_read_kinds(table) if on == "verdict" else (),
+        for_windows=table.integer("for", 1, low=1, high=1000),
+        clears_after=table.integer("clears_after", 2 if limits["clears_at"] is None else 1, low=1, high=1000),
+        cooldown_ms=table.duration("cooldown", "0s"),
+        group=table.text("group", ""),
+        silences=tuple(_read_silence(each, window) for each in table.tables("silence", "")),
+        owner=table.text("owner", ""),
+        runbook=_read_runbook(table),
+    )
+
+
+def _read_limits(table: TomlTable, on: str) -> dict[str, Any]:
+    limits = {key: table.number(key) if key in table else None for key in (*_LIMITS, "clears_at")}
+    given = [key for key in _LIMITS if limits[key] is not None]
+    if on in _MEASURES and not given:
+        table.fail("", "has no limit; give below, above or falls_by")
+    if on == "drift" and "falls_by" in given:
+        table.fail("falls_by", "needs a training value, which drift has not; use below or above")
+    milder = limits["clears_at"]
+    if milder is not None:
+        if len(given) > 1:
+            table.fail("clears_at", f"belongs to one limit, and there are {' and '.join(given)}; make a rule of each")
+        limit = limits[given[0]]
+        if limit is not None and (milder < limit if given[0] == "below" else milder > limit):
+            side = "at or above" if given[0] == "below" else "at or below"
+            table.fail("clears_at", f"{milder:g} is no milder than {given[0]} = {limit:g}; use a number {side} it")
+    return limits
+
+
+def _read_kinds(table: TomlTable) -> tuple[str, ...]:
+    known = [kind for kind in get_args(VerdictKind) if kind != "none"]
+    kinds = table.texts("kinds")
+    for kind in kinds:
+        if kind not in known:
+            table.fail("kinds", f'"{kind}" is no verdict to be alerted by; use some of {", ".join(known)}')
+    if not kinds:
+        table.fail("kinds", f"names no verdict; use some of {', '.join(known)}")
+    return kinds
+
+
+def _read_runbook(table: TomlTable) -> str:
+    link = table.text("runbook", "")
+    if link and not _LINK.match(link):
+        table.fail("runbook", f'"{link}" is no link; write for example "https://wiki.example.com/auc-fell"')
+    return link
+
+
+def _read_silence(table: TomlTable, window: str) -> Silence:
+    table.allow("from", "to", "every", "why")
+    why = table.text("why", fix='for example why = "nightly load"')
+    if "every" not in table:
+        from_ms, to_ms = table.time_ms("from"), table.time_ms("to")
+        if to_ms <= from_ms:
+            table.fail("to", "must be after from; swap them")
+        return Silence(from_ms, to_ms, why)
+    every = table.word("every", ("day", *_WEEK[4:], *_WEEK[:4]))
+    every_ms, first_ms = (_DAY_MS, 0) if every == "day" else (7 * _DAY_MS, _WEEK.index(every) * _DAY_MS)
+    from_ms, to_ms = table.time_of_day_ms("from"), table.time_of_day_ms("to")
+    if to_ms <= from_ms:
+        to_ms += _DAY_MS  # over midnight
+    window_ms = parse_duration(window)
+    if window_ms is None or window_ms > every_ms - (to_ms - from_ms):
+        table.fail("every", f'a window of "{window}" is never outside of it; use from and to with dates')
+    return Silence(first_ms + from_ms, first_ms + to_ms, why, every_ms)
