@@ -1,0 +1,299 @@
+"""Faults of one metric's values: missing, constant, infinite, out of range, a stand-in, clipped, another vocabulary.
+
+Each compares a window with training by a rule that a shift, a change of spread or a season do not meet. n' is the
+number of the window's values divided by the metric's design effect; d = 0.05 + 1 / sqrt(n').
+
+======================= =============================================================================================
+kind                    rule
+======================= =============================================================================================
+missing_values          missing in at least 5 % more of all events than in training, and at three times the odds
+missing_values_filled   at most a twentieth of training's share is missing, where that was at least 5 %
+constant                one value alone, where training had several; its share in training to the power n' is < 1e-6
+infinite_values         infinite, never so in training, and at least 1 % of the values are in that outer cell
+out_of_range            nine values of ten are beyond the range of training
+stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
+                        share of the other values below any point has moved by more than d; or at least 5 % of one value
+                        that is farther from training's range than that is wide
+clipped                 the last used cell at either end holds at least 5 %, five times what it had; training had as
+                        much beyond; up to there no share has moved by more than d
+vocabulary_changed      at least 5 % of the values are none of the signature's
+category_vanished       none of a value that had 5 % in training, with (1 - its share) to the power n' < 1e-6
+======================= =============================================================================================
+
+Of few distinct values (fewer than ten cells in use) only the first five are asked: a share that changes is drift.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.drift.shares import change_of_share
+from app.core.faults.fault import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from app.core.batches import Floats, Ints
+    from models.reference import MetricCells
+
+_SHARE = 0.05
+_ODDS = 3.0
+_FILLED = 1 / 20
+_FEWEST = 20
+_CERTAIN = 1e-6
+_INFINITE = 0.01
+_OUTSIDE = 0.9
+_RARE = 0.02
+_TIMES = 5.0
+_MANY_CELLS = 10
+#: A cell is narrow that is no wider than this part of training's range.
+_NARROW = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One metric in training and in the window.
+
+    Parameters
+    ----------
+    training, window
+        Counts per cell, "missing" last.
+    was, now
+        Least and largest value of each; NaN without any.
+    mean
+        Of the window's values; NaN where the sum may be saturated.
+    design_effect
+        How many events of the window count as one.
+    values
+        Names of a category's codes, as far as known.
+    """
+
+    cells: MetricCells
+    training: Ints
+    window: Ints
+    was: tuple[float, float]
+    now: tuple[float, float]
+    mean: float = math.nan
+    design_effect: float = 1.0
+    values: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return self.cells.name
+
+    @cached_property
+    def n_training(self) -> int:
+        return int(self.training[: self.cells.size].sum())
+
+    @cached_property
+    def n(self) -> int:
+        """Values of the window that are not missing."""
+        return int(self.window[: self.cells.size].sum())
+
+    @property
+    def n_effective(self) -> float:
+        return self.n / max(self.design_effect, 1.0)
+
+    @cached_property
+    def shares(self) -> tuple[Floats, Floats]:
+        """Per cell, of the values that are not missing: training's and the window's."""
+        size = self.cells.size
+        return self.training[:size] / max(self.n_training, 1), self.window[:size] / max(self.n, 1)
+
+    def chance(self, share: float) -> float:
+        """That all effective values are among those of this share; n values of training may miss 1 / (n + 1)."""
+        return float((share + (1 - share) / (self.n_training + 1)) ** self.n_effective)
+
+    def is_unchanged(self, training: Floats, window: Floats) -> bool:
+        """Whether no share below any point has moved by more than d, for shares of the same cells."""
+        apart = np.abs(np.cumsum(training) - np.cumsum(window)).max(initial=0.0)
+        return bool(apart <= _SHARE + 1 / math.sqrt(max(self.n_effective, 1.0)))
+
+
+def find_in_values(column: Column) -> Iterator[Fault]:
+    """Find what is wrong with a metric's values: missing values, and the first of the other kinds that applies."""
+    yield from _missing(column)
+    if column.n_training == 0 or column.n < _FEWEST:
+        return
+    checks = (_vocabulary, _constant, _vanished) if column.cells.is_coded else _NUMERIC_CHECKS
+    yield from (fault for fault in [next(filter(None, (check(column) for check in checks)), None)] if fault)
+
+
+def _missing(column: Column) -> Iterator[Fault]:
+    size = column.cells.size
+    some, n = int(column.training[size]), int(column.training[: size + 1].sum())
+    some_now, m = int(column.window[size]), int(column.window[: size + 1].sum())
+    if n == 0 or m < _FEWEST:
+        return
+    before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
+    if change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1)).p_value >= _CERTAIN:
+        return
+    odds, odds_now = (some + 0.5) / (n - some + 0.5), (some_now + 0.5) / (m - some_now + 0.5)
+    if now - before >= _SHARE and odds_now >= _ODDS * odds:
+        words = "in every event" if some_now == m else f"in {percent(now)} of events"
+        sentence = f"`{column.name}` is missing {words}, {percent(before)} in training."
+        yield Fault("missing_values", (column.name,), sentence, now - before)
+    elif before >= _SHARE and now <= before * _FILLED:
+        words = f"in {percent(now)} of events, {percent(before)} in training: something fills it in"
+        yield Fault("missing_values_filled", (column.name,), f"`{column.name}` is missing {words}.", before - now)
+
+
+def _constant(column: Column) -> Fault | None:
+    if column.now[0] != column.now[1] or column.was[0] == column.was[1]:
+        return None
+    cell = int(np.argmax(column.window[: column.cells.size]))
+    before = float(column.shares[0][cell])
+    if column.chance(before) >= _CERTAIN:
+        return None
+    value = _category(column, cell) if column.cells.is_coded else f"{column.now[0]:.6g}"
+    sentence = f"`{column.name}` is {value} in every event; in training it varied."
+    return Fault("constant", (column.name,), sentence, 1.0 - before)
+
+
+def _infinite(column: Column) -> Fault | None:
+    window = column.shares[1]
+    for was, now, share in zip(column.was, column.now, (window[0], window[-1]), strict=True):
+        if math.isinf(now) and not math.isinf(was) and share >= _INFINITE:
+            words = (
+                f"`{column.name}` has infinite values, in up to {percent(float(share))} of events; none in training."
+            )
+            return Fault("infinite_values", (column.name,), words, float(share))
+    return None
+
+
+def _range(column: Column) -> Fault | None:
+    if not len(column.cells.edges):
+        return None
+    below, above = float(column.shares[1][0]), float(column.shares[1][-1])
+    if below + above < _OUTSIDE:
+        return None
+    side = "below" if below > above else "above"
+    least, most = column.was
+    words = f"between {column.now[0]:.4g} and {column.now[1]:.4g}; in training between {least:.4g} and {most:.4g}"
+    sentence = f"`{column.name}` is {side} all that training had in {percent(max(below, above))} of events: {words}."
+    if min(below, above) >= _SHARE:
+        sentence = f"`{column.name}` is beyond all that training had in {percent(below + above)} of events: {words}."
+    return Fault("out_of_range", (column.name,), sentence, below + above)
+
+
+def _stand_in(column: Column) -> Fault | None:
+    before, now = column.shares
+    far = _far_value(column)
+    if far is not None:
+        value, q = far
+        sentence = f"`{column.name}` is {value:.6g} in {percent(q)} of events, far from all that training had"
+        return Fault("stand_in_value", (column.name,), f"{sentence}: it may stand for a missing value.", q)
+    cell = int(np.argmax(now - before))
+    p, q = float(before[cell]), float(now[cell])
+    others = np.arange(len(now)) != cell
+    if q < max(_SHARE, _TIMES * p) or p > _RARE or q > _OUTSIDE or np.count_nonzero(before) < _MANY_CELLS:
+        return None
+    if not _is_narrow(column, cell) or not column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
+        return None
+    words = f"`{column.name}` is {_place(column, cell)} in {percent(q)} of events, {percent(p)} in training"
+    sentence = f"{words}; the others are as they were: it may stand for a missing value."
+    return Fault("stand_in_value", (column.name,), sentence, q - p)
+
+
+def _far_value(column: Column) -> tuple[float, float] | None:
+    """A value far beyond the range of training that is all there is in an outer cell, and its share."""
+    width = column.was[1] - column.was[0]
+    if not math.isfinite(width) or width <= 0 or math.isnan(column.mean):
+        return None
+    now = column.shares[1]
+    middles = np.concatenate([[column.was[0]], (column.cells.edges[:-1] + column.cells.edges[1:]) / 2, [column.was[1]]])
+    for cell, value, end in ((0, column.now[0], column.was[0]), (len(now) - 1, column.now[1], column.was[1])):
+        q = float(now[cell])
+        others = np.arange(len(now)) != cell
+        if q < _SHARE or not width < abs(value - end) < math.inf:
+            continue
+        outer = (column.mean - float(now[others] @ middles[others])) / q
+        if abs(outer - value) <= abs(value - end) / 10:
+            return value, q
+    return None
+
+
+def _is_narrow(column: Column, cell: int) -> bool:
+    edges = column.cells.edges
+    return 0 < cell < len(edges) and bool(edges[cell] - edges[cell - 1] <= _NARROW * (column.was[1] - column.was[0]))
+
+
+def _clipped(column: Column) -> Fault | None:
+    before, now = column.shares
+    used = np.flatnonzero(now)
+    for end, ordered_before, ordered_now, cell, extreme in (
+        ("above", before, now, int(used[-1]), column.now[1]),
+        ("below", before[::-1], now[::-1], len(now) - 1 - int(used[0]), column.now[0]),
+    ):
+        beyond = float(ordered_before[cell + 1 :].sum())
+        p, q = float(ordered_before[cell]), float(ordered_now[cell])
+        if beyond < _SHARE or q < max(_SHARE, _TIMES * p) or np.count_nonzero(before) < _MANY_CELLS:
+            continue
+        if column.is_unchanged(ordered_before[:cell], ordered_now[:cell]):
+            words = (
+                f"`{column.name}` ends at {extreme:.4g}, in {percent(q)} of events; in training {percent(beyond)} were"
+            )
+            return Fault("clipped", (column.name,), f"{words} {end} that. Something cuts it off.", q - p)
+    return None
+
+
+def _vocabulary(column: Column) -> Fault | None:
+    if column.cells.kind != "category":
+        return None
+    before, now = (float(shares[-1]) for shares in column.shares)
+    if now < _SHARE or now < _TIMES * before:
+        return None
+    gone = _vanished(column)
+    words = "in every event" if now == 1 else f"in {percent(now)} of events"
+    sentence = f"`{column.name}` has values {words} that are none of the model's; {percent(before)} in training"
+    reason = ": they may be written in another way" if now == 1 else ""
+    if gone is not None and now < 1:
+        reason = f", and {gone.sentence[0].lower()}{gone.sentence[1:-1]}: perhaps renamed"
+    return Fault("vocabulary_changed", (column.name,), f"{sentence}{reason}.", now - before)
+
+
+def _vanished(column: Column) -> Fault | None:
+    before, now = column.shares
+    gone = np.flatnonzero((now == 0) & (before >= _SHARE))
+    gone = gone[[column.chance(1 - float(before[cell])) < _CERTAIN for cell in gone.tolist()]] if len(gone) else gone
+    if not len(gone) or column.cells.kind != "category":
+        return None
+    largest = gone[np.argsort(-before[gone], kind="stable")].tolist()
+    named = " and ".join(
+        f"{_category(column, cell)} ({percent(float(before[cell]))} in training)" for cell in largest[:3]
+    )
+    return Fault(
+        "category_vanished", (column.name,), f"No event has `{column.name}` {named}.", float(before[gone].sum())
+    )
+
+
+_NUMERIC_CHECKS = (_constant, _infinite, _stand_in, _range, _clipped)
+
+
+def percent(share: float) -> str:
+    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; what is not all of it is never said to be.
+
+    >>> [percent(share) for share in (0, 0.0003, 0.042, 0.3149, 0.9997, 1)]
+    ['0 %', '0.03 %', '4.2 %', '31 %', '99.97 %', '100 %']
+    """
+    hundredths = 100 * share
+    small = min(hundredths, 100 - hundredths)
+    if small <= 0 or hundredths <= 0:
+        return "0 %" if hundredths <= 0 else "100 %"
+    digits = 0 if small >= 10 else 1 if small >= 1 else min(2 - math.ceil(math.log10(small) + 1e-9), 6)
+    rounded = f"{hundredths:.{digits}f}"
+    return f"{rounded.rstrip('0').rstrip('.') if '.' in rounded else rounded} %"
+
+
+def _category(column: Column, code: int) -> str:
+    return f"'{column.values[code]}'" if code < len(column.values) else f"of code {code}"
+
+
+def _place(column: Column, cell: int) -> str:
+    low, high = column.cells.edges[cell - 1 : cell + 1].tolist()
+    return f"{low:.6g}" if high <= math.nextafter(low, math.inf) else f"between {low:.4g} and {high:.4g}"
