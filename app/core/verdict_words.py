@@ -77,9 +77,9 @@ def say(change: Change, events: str) -> Said:
     """
     missing = change.missing_now - change.missing_before
     spoken = _say_shares(change, events) if change.shares_now else _say_deciles(change, events)
-    if spoken is None or abs(missing) >= max(change.effect / 2, 0.02):
+    if missing and (spoken is None or abs(missing) >= max(change.effect / 2, 0.02)):
         return _say_missing(change, events)
-    return spoken
+    return spoken or Said(f"`{change.metric}` has changed", "in none of the tenths", Example(change.metric, "", ""))
 
 
 def number_pair(before: float, now: float) -> tuple[str, str]:
@@ -132,6 +132,8 @@ def _say_deciles(change: Change, events: str) -> Said | None:
         tenth = max((_HALF, _TENTH, _NINTH), key=lambda at: abs(steps[at]))
     if now[tenth] == before[tenth]:
         tenth = max(range(9), key=lambda at: abs(steps[at]))
+    if now[tenth] == before[tenth]:
+        return None
     was, is_ = number_pair(before[tenth], now[tenth])
     share = "half" if tenth == _HALF else f"{10 * (9 - tenth)} %" if tenth > _HALF else f"{10 * (tenth + 1)} %"
     side = "or less" if tenth < _HALF else "or more"

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from app.core.faults.fault import Fault, FaultKind
-from app.core.faults.law import Law, distance
+from app.core.faults.law import FEWEST, Law, distance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ def find_displaced(
         Names of metrics that have moved; at least two columns that tell must be among them.
     """
     size = len(names)
-    here = [name in window and law.n > 0 for name, law in zip(names, pasts[0], strict=True)]
+    here = [name in window and min(window[name].n, law.n) >= FEWEST for name, law in zip(names, pasts[0], strict=True)]
     if sum(here) < 2 or sum(name in signalled for name, there in zip(names, here, strict=True) if there) < 2:
         return Displacement(None, np.zeros((0, 0)))
     distances = np.full((size, size), math.nan)
@@ -122,7 +122,7 @@ def _candidates(distances: Floats, alike: float) -> Iterator[_Candidate]:
     yield _Candidate(tuple(rest), 0.0, "")
     for first in range(size):
         for end in range(first + 2, size + 1):
-            steps = 1.0 + (first > 0) + (end < size)
+            steps = (1.0 if size > 3 else 2.0) + (first > 0) + (end < size)
             run = rest[first:end]
             if end - first == 2:
                 continue  # a swap, below
@@ -132,7 +132,7 @@ def _candidates(distances: Floats, alike: float) -> Iterator[_Candidate]:
         for second in range(first + 1, size):
             swapped = rest.copy()
             swapped[first], swapped[second] = second, first
-            yield _Candidate(tuple(swapped), 2.0, "swap")
+            yield _Candidate(tuple(swapped), 1.5, "swap")
     _, sources = linear_sum_assignment(distances + alike * (1.0 - np.eye(size)))
     n_moved = int(np.count_nonzero(sources != np.arange(size)))
     if n_moved > 2:

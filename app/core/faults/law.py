@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from app.core.batches import Floats, Ints
     from models.reference import MetricCells
 
+#: Of fewer values nothing is said.
+FEWEST = 20
 #: A mean that is off by a standard deviation weighs as much as shares that are off by so much: for a normal law moved
 #: a little, the largest difference of shares is phi(0) = 0.4 of the move.
 _SHARE_PER_DEVIATION = 0.4
@@ -71,6 +73,11 @@ class Law:
             cap=_LARGEST_UNITS / cells.scale,
             missing=n_missing / max(n + n_missing, 1),
         )
+
+    @property
+    def reach(self) -> float:
+        """The largest absolute value of its points; 0 without any."""
+        return float(np.abs(self.points).max(initial=0.0))
 
     @cached_property
     def masses(self) -> Floats:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from app.core.faults.fault import Fault
-from app.core.faults.law import Law, distance, gap
+from app.core.faults.law import FEWEST, Law, distance, gap
 
 #: The window's shares are at least so far from training's, for a small factor and for a large one, ...
 _CHANGED = 0.5
@@ -19,6 +19,7 @@ _LEFT = 0.5
 _FAR_FACTOR = 20.0
 _FAR_OFFSET = 3.0
 _SAME_FACTOR = 0.1
+_REACH = 20.0
 
 
 class Conversion(NamedTuple):
@@ -70,7 +71,7 @@ def find_unit(name: str, training: Law, window: Law) -> Fault | None:
     None, too, where the two are near anyway, or where the factor is small (miles to kilometres) and the values are
     spread so widely that a change of demand looks the same: that is drift until somebody says otherwise.
     """
-    if training.n == 0 or window.n == 0:
+    if min(training.n, window.n) < FEWEST:
         return None
     now = gap(window, training)
     if now < _CHANGED_IF_FAR:
@@ -78,7 +79,8 @@ def find_unit(name: str, training: Law, window: Law) -> Fault | None:
     noise = 1.0 / math.sqrt(window.n)
     _, deviation = training.moments(math.inf)
     allowed = {each: _allowed(each, now, deviation) + noise for each in CONVERSIONS}
-    fits = [(distance(window, training.scaled(each.factor, each.offset)), each) for each in CONVERSIONS]
+    converted = [(training.scaled(each.factor, each.offset), each) for each in CONVERSIONS]
+    fits = [(distance(window, law), each) for law, each in converted if _reach_alike(window, law)]
     near = sorted(
         ((apart, each) for apart, each in fits if apart <= min(allowed[each], now / 2)), key=lambda fit: fit[0]
     )
@@ -93,6 +95,11 @@ def find_unit(name: str, training: Law, window: Law) -> Fault | None:
     apart, best = near[0]
     rivals = [each for fit, each in near[1:] if fit <= apart + noise / 2]
     return Fault("unit_changed", (name,), _sentence(name, best, rivals), min(1.0, max(now - apart, 0.01)))
+
+
+def _reach_alike(window: Law, converted: Law) -> bool:
+    """Whether the largest values are of one order: shares beyond the window's last cell cannot say that."""
+    return converted.reach / _REACH <= window.reach <= converted.reach * _REACH
 
 
 def _allowed(conversion: Conversion, now: float, deviation: float) -> float:

@@ -6,21 +6,23 @@ number of the window's values divided by the metric's design effect; d = 0.05 + 
 ======================= =============================================================================================
 kind                    rule
 ======================= =============================================================================================
-missing_values          missing in at least 5 % more of all events than in training, and at three times the odds
+missing_values          missing in at least 5 % more of all events than in training, at three times the odds, beyond
+                        chance (p < 1e-6 for n'); or in all, and in less than 5 % in training
 missing_values_filled   at most a twentieth of training's share is missing, where that was at least 5 %
-constant                one value alone, where training had several; its share in training to the power n' is < 1e-6
+constant                one value alone, which was at most half of training; its share to the power n' is < 1e-6
 infinite_values         infinite, never so in training, and at least 1 % of the values are in that outer cell
-out_of_range            nine values of ten are beyond the range of training
+out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
                         share of the other values below any point has moved by more than d; or at least 5 % of one value
-                        that is farther from training's range than that is wide
-clipped                 the last used cell at either end holds at least 5 %, five times what it had; training had as
-                        much beyond; up to there no share has moved by more than d
+                        that is farther from training's range than a quarter of its width
+clipped                 the last used cell at either end holds at least 5 %, had 2 % at most and a fifth of that; it
+                        holds what training had beyond it, and up to there no share has moved by more than d
 vocabulary_changed      at least 5 % of the values are none of the signature's
 category_vanished       none of a value that had 5 % in training, with (1 - its share) to the power n' < 1e-6
 ======================= =============================================================================================
 
-Of few distinct values (fewer than ten cells in use) only the first five are asked: a share that changes is drift.
+The shapes "stand-in" and "clipped" are only looked for with n' >= 100 and ten cells in use: of few values, a share that
+changes is drift. The design effects matter: of a day's events, the weekday is one value and the weather a few dozen.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import numpy as np
 
 from app.core.drift.shares import change_of_share
 from app.core.faults.fault import Fault
+from app.core.faults.law import FEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,15 +47,17 @@ if TYPE_CHECKING:
 _SHARE = 0.05
 _ODDS = 3.0
 _FILLED = 1 / 20
-_FEWEST = 20
 _CERTAIN = 1e-6
 _INFINITE = 0.01
-_OUTSIDE = 0.9
+_MOST = 0.9
+_OFTEN = 0.5
+_ENOUGH = 100
 _RARE = 0.02
 _TIMES = 5.0
 _MANY_CELLS = 10
 #: A cell is narrow that is no wider than this part of training's range.
 _NARROW = 0.02
+_FAR = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,17 @@ class Column:
         size = self.cells.size
         return self.training[:size] / max(self.n_training, 1), self.window[:size] / max(self.n, 1)
 
+    @property
+    def is_shaped(self) -> bool:
+        """Whether there are enough values, and values enough, to speak of a shape."""
+        return self.n_effective >= _ENOUGH and np.count_nonzero(self.training[: self.cells.size]) >= _MANY_CELLS
+
+    def is_more(self, cell: int) -> bool:
+        """Whether that a cell holds more than in training is beyond chance."""
+        effect = max(self.design_effect, 1.0)
+        now, n = round(int(self.window[cell]) / effect), round(self.n_effective)
+        return change_of_share(int(self.training[cell]), self.n_training, now, n).p_value < _CERTAIN
+
     def chance(self, share: float) -> float:
         """That all effective values are among those of this share; n values of training may miss 1 / (n + 1)."""
         return float((share + (1 - share) / (self.n_training + 1)) ** self.n_effective)
@@ -118,7 +134,7 @@ class Column:
 def find_in_values(column: Column) -> Iterator[Fault]:
     """Find what is wrong with a metric's values: missing values, and the first of the other kinds that applies."""
     yield from _missing(column)
-    if column.n_training == 0 or column.n < _FEWEST:
+    if column.n_training == 0 or column.n < FEWEST:
         return
     checks = (_vocabulary, _constant, _vanished) if column.cells.is_coded else _NUMERIC_CHECKS
     yield from (fault for fault in [next(filter(None, (check(column) for check in checks)), None)] if fault)
@@ -128,10 +144,14 @@ def _missing(column: Column) -> Iterator[Fault]:
     size = column.cells.size
     some, n = int(column.training[size]), int(column.training[: size + 1].sum())
     some_now, m = int(column.window[size]), int(column.window[: size + 1].sum())
-    if n == 0 or m < _FEWEST:
+    if n == 0 or m < FEWEST:
         return
     before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
-    if change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1)).p_value >= _CERTAIN:
+    is_gone = some_now == m and before < _SHARE  # a source that fails, fails for all that depends on it
+    if (
+        not is_gone
+        and change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1)).p_value >= _CERTAIN
+    ):
         return
     odds, odds_now = (some + 0.5) / (n - some + 0.5), (some_now + 0.5) / (m - some_now + 0.5)
     if now - before >= _SHARE and odds_now >= _ODDS * odds:
@@ -148,7 +168,7 @@ def _constant(column: Column) -> Fault | None:
         return None
     cell = int(np.argmax(column.window[: column.cells.size]))
     before = float(column.shares[0][cell])
-    if column.chance(before) >= _CERTAIN:
+    if before > _OFTEN or column.chance(before) >= _CERTAIN:
         return None
     value = _category(column, cell) if column.cells.is_coded else f"{column.now[0]:.6g}"
     sentence = f"`{column.name}` is {value} in every event; in training it varied."
@@ -167,18 +187,13 @@ def _infinite(column: Column) -> Fault | None:
 
 
 def _range(column: Column) -> Fault | None:
-    if not len(column.cells.edges):
+    (least, most), (low, high) = column.was, column.now
+    width = most - least
+    side = "above" if low > most + width else "below" if high < least - width else ""
+    if not side or not math.isfinite(width):
         return None
-    below, above = float(column.shares[1][0]), float(column.shares[1][-1])
-    if below + above < _OUTSIDE:
-        return None
-    side = "below" if below > above else "above"
-    least, most = column.was
-    words = f"between {column.now[0]:.4g} and {column.now[1]:.4g}; in training between {least:.4g} and {most:.4g}"
-    sentence = f"`{column.name}` is {side} all that training had in {percent(max(below, above))} of events: {words}."
-    if min(below, above) >= _SHARE:
-        sentence = f"`{column.name}` is beyond all that training had in {percent(below + above)} of events: {words}."
-    return Fault("out_of_range", (column.name,), sentence, below + above)
+    words = f"between {low:.4g} and {high:.4g}; in training between {least:.4g} and {most:.4g}"
+    return Fault("out_of_range", (column.name,), f"`{column.name}` is far {side} all that training had: {words}.", 1.0)
 
 
 def _stand_in(column: Column) -> Fault | None:
@@ -191,7 +206,7 @@ def _stand_in(column: Column) -> Fault | None:
     cell = int(np.argmax(now - before))
     p, q = float(before[cell]), float(now[cell])
     others = np.arange(len(now)) != cell
-    if q < max(_SHARE, _TIMES * p) or p > _RARE or q > _OUTSIDE or np.count_nonzero(before) < _MANY_CELLS:
+    if not column.is_shaped or not _stands_out(p, q) or q > _MOST or not column.is_more(cell):
         return None
     if not _is_narrow(column, cell) or not column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
         return None
@@ -210,12 +225,16 @@ def _far_value(column: Column) -> tuple[float, float] | None:
     for cell, value, end in ((0, column.now[0], column.was[0]), (len(now) - 1, column.now[1], column.was[1])):
         q = float(now[cell])
         others = np.arange(len(now)) != cell
-        if q < _SHARE or not width < abs(value - end) < math.inf:
+        if not _SHARE <= q <= _MOST or not width * _FAR < abs(value - end) < math.inf:
             continue
         outer = (column.mean - float(now[others] @ middles[others])) / q
-        if abs(outer - value) <= abs(value - end) / 10:
+        if abs(outer - value) <= abs(value - end) / 5:
             return value, q
     return None
+
+
+def _stands_out(before: float, now: float) -> bool:
+    return before <= _RARE and now >= max(_SHARE, _TIMES * before)
 
 
 def _is_narrow(column: Column, cell: int) -> bool:
@@ -232,13 +251,15 @@ def _clipped(column: Column) -> Fault | None:
     ):
         beyond = float(ordered_before[cell + 1 :].sum())
         p, q = float(ordered_before[cell]), float(ordered_now[cell])
-        if beyond < _SHARE or q < max(_SHARE, _TIMES * p) or np.count_nonzero(before) < _MANY_CELLS:
+        if not column.is_shaped or not _stands_out(p, q) or not _SHARE <= beyond <= _OFTEN:
             continue
-        if column.is_unchanged(ordered_before[:cell], ordered_now[:cell]):
-            words = (
+        expected = ordered_before[: cell + 1].copy()
+        expected[cell] += beyond
+        if column.is_unchanged(expected, ordered_now[: cell + 1]):
+            start = (
                 f"`{column.name}` ends at {extreme:.4g}, in {percent(q)} of events; in training {percent(beyond)} were"
             )
-            return Fault("clipped", (column.name,), f"{words} {end} that. Something cuts it off.", q - p)
+            return Fault("clipped", (column.name,), f"{start} {end} that. Something cuts it off.", q - p)
     return None
 
 
