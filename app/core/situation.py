@@ -30,17 +30,17 @@ class Performance:
     """
 
     measure: str
-    now: float
+    value: float
     limit: float = math.nan
     predecessor: float = math.nan
 
     @property
     def is_below_limit(self) -> bool:
-        return self.now < self.limit
+        return self.value < self.limit
 
     @property
     def was_better(self) -> bool:
-        return self.predecessor > self.now
+        return self.predecessor > self.value
 
 
 @dataclass(frozen=True)

@@ -149,11 +149,11 @@ def _advise(situation: Situation, kind: VerdictKind) -> Advice:
         return _ADVICE[kind]
     performance = situation.performance
     if performance is not None and situation.is_new and performance.was_better:
-        now, before = number_pair(performance.now, performance.predecessor)
+        now, before = number_pair(performance.value, performance.predecessor)
         reason = f"The version before does better on the same events: its {performance.measure} is {before}, not {now}."
         return Advice("roll_back", reason)
     if performance is not None and performance.is_below_limit:
-        now, limit = number_pair(performance.now, performance.limit)
+        now, limit = number_pair(performance.value, performance.limit)
         return Advice("retrain", f"The {performance.measure} is {now}, below its limit of {limit}.")
     if kind == "concept_drift":
         return Advice("retrain", "The same inputs now lead to other outcomes, which the model cannot know.")
@@ -161,10 +161,8 @@ def _advise(situation: Situation, kind: VerdictKind) -> Advice:
 
 
 def _reason_to_watch(performance: Performance | None, kind: VerdictKind) -> str:
-    if performance is not None and not math.isnan(performance.now):
-        return (
-            f"The {performance.measure} is {number_pair(performance.now, performance.now)[0]}, as good as it has to be."
-        )
+    if performance is not None and not math.isnan(performance.value):
+        return f"The {performance.measure} is {number_pair(performance.value, performance.value)[0]}, as good as it has to be."
     return "There is nothing to do." if kind == "none" else "Whether the model has become worse is not known yet."
 
 

@@ -49,11 +49,11 @@ class Change:
 
 
 class Example(NamedTuple):
-    """One thing before and now, in words: "3.2" and "24.1" of ``what``, "the middle value of `temp`"."""
+    """One thing in training and in the window, in words: "3.2" and "24.1" of ``what``, "the middle value of `temp`"."""
 
     what: str
     before: str
-    now: str
+    after: str
 
 
 class Said(NamedTuple):

@@ -280,16 +280,16 @@ def categories(before: Sequence[int], now: Sequence[int]) -> tuple[Fault, ...]:
             [0, 0, 0, 0, 1000, 0],
             "vocabulary_changed",
             (
-                "`carrier` has values in every event that are none of the model's; 0 % in training: they may be written in "
-                "another way."
+                "`carrier` has values in every event that are none of the model's; 0 % in training: they may be "
+                "written in another way."
             ),
         ),
         (
             [0, 300, 200, 100, 400, 0],
             "vocabulary_changed",
             (
-                "`carrier` has values in 40 % of events that are none of the model's; 0 % in training, and no event has "
-                "`carrier` 'AA' (40 % in training): perhaps renamed."
+                "`carrier` has values in 40 % of events that are none of the model's; 0 % in training, and no event "
+                "has `carrier` 'AA' (40 % in training): perhaps renamed."
             ),
         ),
         ([0, 500, 300, 200, 0, 0], "category_vanished", "No event has `carrier` 'AA' (40 % in training)."),

@@ -162,15 +162,15 @@ def test_feature_drift_without_a_change_of_performance_is_watched() -> None:
         (
             SCORES,
             (
-                "The scores are higher: half of the flights have 0.28 or more, 0.14 or more in training, mostly because of "
-                "`temp`."
+                "The scores are higher: half of the flights have 0.28 or more, 0.14 or more in training, mostly "
+                "because of `temp`."
             ),
         ),
         (
             CONCEPT,
             (
-                "The model no longer fits what happens: positive outcomes are more frequent than its scores say, by 8 % of "
-                "the flights."
+                "The model no longer fits what happens: positive outcomes are more frequent than its scores say, by "
+                "8 % of the flights."
             ),
         ),
         (PRIOR, "Positive outcomes are less frequent: 13 % of the flights, 24 % in training."),
@@ -251,7 +251,7 @@ def test_the_example_is_of_the_first_explanation() -> None:
     example = decide(SCORES).example
 
     assert example is not None
-    assert (example.what, example.before, example.now) == ("the middle value of `temp`", "3.2", "24.1")
+    assert (example.what, example.before, example.after) == ("the middle value of `temp`", "3.2", "24.1")
 
 
 def test_segments_are_ranked_by_how_many_events_have_moved() -> None:

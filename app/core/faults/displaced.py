@@ -33,6 +33,8 @@ _MOVED = 0.2
 #: ... and nearer to the other's by a factor of two. Only a quarter of the columns may be farther from their sources
 #: than this, or than from their own past: these have drifted, too.
 _FARTHEST = 0.35
+#: All displaced columns together are nearer to their sources by this factor.
+_TOGETHER = 0.6
 #: Swaps and permutations need fewer coincidences than a rotation, so they are asked for clearer ones.
 _MOVED_BY_SWAP = 0.3
 
@@ -74,11 +76,19 @@ def find_displaced(
     here = [name in window and min(window[name].n, law.n) >= FEWEST for name, law in zip(names, pasts[0], strict=True)]
     if sum(here) < 2 or sum(name in signalled for name, there in zip(names, here, strict=True) if there) < 2:
         return Displacement(None, np.zeros((0, 0)))
-    distances = np.full((size, size), math.nan)
-    for row in np.flatnonzero(here).tolist():
-        for column in np.flatnonzero(here).tolist():
-            distances[row, column] = min(distance(window[names[row]], past[column]) for past in pasts if past[column].n)
     columns = np.flatnonzero(here)
+
+    def apart(row: int, column: int) -> float:
+        laws = [past[column] for past in pasts if past[column].n]
+        return min(distance(window[names[row]], law) for law in laws)
+
+    # Most windows end here: a matrix of distances is dear.
+    if sum(names[row] in signalled and apart(row, row) >= _MOVED for row in columns.tolist()) < 2:
+        return Displacement(None, np.zeros((0, 0)))
+    distances = np.full((size, size), math.nan)
+    for row in columns.tolist():
+        for column in columns.tolist():
+            distances[row, column] = apart(row, column)
     inner = distances[np.ix_(columns, columns)]
     alike = alike_within(min(window[names[column]].n for column in columns.tolist()))
     candidates = list(_candidates(inner, alike))
@@ -91,7 +101,8 @@ def find_displaced(
     tells &= np.array([names[column] in signalled for column in columns.tolist()])
     if chosen.words in {"left", "right"}:
         bad = moved & ((new > _FARTHEST) | (new > own + alike))
-        is_clear = int(tells.sum()) >= 2 and 4 * int(bad.sum()) <= int(moved.sum())
+        is_nearer = float(new[moved].sum()) <= _TOGETHER * float(own[moved].sum())
+        is_clear = is_nearer and int(tells.sum()) >= 2 and 4 * int(bad.sum()) <= int(moved.sum())
     else:
         clear = tells & (own >= _MOVED_BY_SWAP) & (new <= np.maximum(alike, own / 4))
         is_clear = bool(moved.any()) and bool(clear[moved].all())

@@ -9,7 +9,7 @@ kind                    rule
 missing_values          missing in at least 5 % more of all events than in training, at three times the odds, beyond
                         chance (p < 1e-6 for n'); or in all, and in less than 5 % in training
 missing_values_filled   at most a twentieth of training's share is missing, where that was at least 5 %
-constant                one value alone, which was at most half of training; its share to the power n' is < 1e-6
+constant                one value alone, at most 90 % of training; its share to the power n' is < 1e-6
 infinite_values         infinite, never so in training, and at least 1 % of the values are in that outer cell
 out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
@@ -50,8 +50,8 @@ _FILLED = 1 / 20
 _CERTAIN = 1e-6
 _INFINITE = 0.01
 _MOST = 0.9
-_OFTEN = 0.5
 _ENOUGH = 100
+_HALF = 0.5
 _RARE = 0.02
 _TIMES = 5.0
 _MANY_CELLS = 10
@@ -68,8 +68,8 @@ class Column:
     ----------
     training, window
         Counts per cell, "missing" last.
-    was, now
-        Least and largest value of each; NaN without any.
+    training_extremes, extremes
+        Least and largest value of training, and of the window; NaN without any.
     mean
         Of the window's values; NaN where the sum may be saturated.
     design_effect
@@ -81,8 +81,8 @@ class Column:
     cells: MetricCells
     training: Ints
     window: Ints
-    was: tuple[float, float]
-    now: tuple[float, float]
+    training_extremes: tuple[float, float]
+    extremes: tuple[float, float]
     mean: float = math.nan
     design_effect: float = 1.0
     values: Sequence[str] = ()
@@ -113,7 +113,8 @@ class Column:
     @property
     def is_shaped(self) -> bool:
         """Whether there are enough values, and values enough, to speak of a shape."""
-        return self.n_effective >= _ENOUGH and np.count_nonzero(self.training[: self.cells.size]) >= _MANY_CELLS
+        n_cells = int(np.count_nonzero(self.training[: self.cells.size]))
+        return self.n_effective >= _ENOUGH and n_cells >= _MANY_CELLS
 
     def is_more(self, cell: int) -> bool:
         """Whether that a cell holds more than in training is beyond chance."""
@@ -164,20 +165,20 @@ def _missing(column: Column) -> Iterator[Fault]:
 
 
 def _constant(column: Column) -> Fault | None:
-    if column.now[0] != column.now[1] or column.was[0] == column.was[1]:
+    if column.extremes[0] != column.extremes[1] or column.training_extremes[0] == column.training_extremes[1]:
         return None
     cell = int(np.argmax(column.window[: column.cells.size]))
     before = float(column.shares[0][cell])
-    if before > _OFTEN or column.chance(before) >= _CERTAIN:
+    if before > _MOST or column.chance(before) >= _CERTAIN:
         return None
-    value = _category(column, cell) if column.cells.is_coded else f"{column.now[0]:.6g}"
+    value = _category(column, cell) if column.cells.is_coded else f"{column.extremes[0]:.6g}"
     sentence = f"`{column.name}` is {value} in every event; in training it varied."
     return Fault("constant", (column.name,), sentence, 1.0 - before)
 
 
 def _infinite(column: Column) -> Fault | None:
     window = column.shares[1]
-    for was, now, share in zip(column.was, column.now, (window[0], window[-1]), strict=True):
+    for was, now, share in zip(column.training_extremes, column.extremes, (window[0], window[-1]), strict=True):
         if math.isinf(now) and not math.isinf(was) and share >= _INFINITE:
             words = (
                 f"`{column.name}` has infinite values, in up to {percent(float(share))} of events; none in training."
@@ -187,7 +188,7 @@ def _infinite(column: Column) -> Fault | None:
 
 
 def _range(column: Column) -> Fault | None:
-    (least, most), (low, high) = column.was, column.now
+    (least, most), (low, high) = column.training_extremes, column.extremes
     width = most - least
     side = "above" if low > most + width else "below" if high < least - width else ""
     if not side or not math.isfinite(width):
@@ -217,12 +218,21 @@ def _stand_in(column: Column) -> Fault | None:
 
 def _far_value(column: Column) -> tuple[float, float] | None:
     """A value far beyond the range of training that is all there is in an outer cell, and its share."""
-    width = column.was[1] - column.was[0]
+    width = column.training_extremes[1] - column.training_extremes[0]
     if not math.isfinite(width) or width <= 0 or math.isnan(column.mean):
         return None
     now = column.shares[1]
-    middles = np.concatenate([[column.was[0]], (column.cells.edges[:-1] + column.cells.edges[1:]) / 2, [column.was[1]]])
-    for cell, value, end in ((0, column.now[0], column.was[0]), (len(now) - 1, column.now[1], column.was[1])):
+    middles = np.concatenate(
+        [
+            [column.training_extremes[0]],
+            (column.cells.edges[:-1] + column.cells.edges[1:]) / 2,
+            [column.training_extremes[1]],
+        ]
+    )
+    for cell, value, end in (
+        (0, column.extremes[0], column.training_extremes[0]),
+        (len(now) - 1, column.extremes[1], column.training_extremes[1]),
+    ):
         q = float(now[cell])
         others = np.arange(len(now)) != cell
         if not _SHARE <= q <= _MOST or not width * _FAR < abs(value - end) < math.inf:
@@ -239,19 +249,21 @@ def _stands_out(before: float, now: float) -> bool:
 
 def _is_narrow(column: Column, cell: int) -> bool:
     edges = column.cells.edges
-    return 0 < cell < len(edges) and bool(edges[cell] - edges[cell - 1] <= _NARROW * (column.was[1] - column.was[0]))
+    return 0 < cell < len(edges) and bool(
+        edges[cell] - edges[cell - 1] <= _NARROW * (column.training_extremes[1] - column.training_extremes[0])
+    )
 
 
 def _clipped(column: Column) -> Fault | None:
     before, now = column.shares
     used = np.flatnonzero(now)
     for end, ordered_before, ordered_now, cell, extreme in (
-        ("above", before, now, int(used[-1]), column.now[1]),
-        ("below", before[::-1], now[::-1], len(now) - 1 - int(used[0]), column.now[0]),
+        ("above", before, now, int(used[-1]), column.extremes[1]),
+        ("below", before[::-1], now[::-1], len(now) - 1 - int(used[0]), column.extremes[0]),
     ):
         beyond = float(ordered_before[cell + 1 :].sum())
         p, q = float(ordered_before[cell]), float(ordered_now[cell])
-        if not column.is_shaped or not _stands_out(p, q) or not _SHARE <= beyond <= _OFTEN:
+        if not column.is_shaped or not _stands_out(p, q) or not _SHARE <= beyond <= _HALF:
             continue
         expected = ordered_before[: cell + 1].copy()
         expected[cell] += beyond
