@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app.core.attribution import JOINT
-from app.core.faults.values import percent
+from app.core.faults.fault import percent
 from app.core.verdict_headlines import HEADLINES
 from app.core.verdict_words import Example, number_pair, say
 
@@ -162,7 +162,8 @@ def _advise(situation: Situation, kind: VerdictKind) -> Advice:
 
 def _reason_to_watch(performance: Performance | None, kind: VerdictKind) -> str:
     if performance is not None and not math.isnan(performance.value):
-        return f"The {performance.measure} is {number_pair(performance.value, performance.value)[0]}, as good as it has to be."
+        value, _ = number_pair(performance.value, performance.value)
+        return f"The {performance.measure} is {value}, as good as it has to be."
     return "There is nothing to do." if kind == "none" else "Whether the model has become worse is not known yet."
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from app.core.attribution import JOINT
-from app.core.faults.values import percent
+from app.core.faults.fault import percent
 from app.core.verdict_words import listed, say
 
 if TYPE_CHECKING:

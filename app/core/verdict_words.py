@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from app.core.faults.values import percent
+from app.core.faults.fault import percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""A pipeline fault as a value."""
+"""A pipeline fault as a value, and how its shares are said."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,3 +49,18 @@ class Fault:
     sentence: str
     strength: float
     sources: tuple[str, ...] = ()
+
+
+def percent(share: float) -> str:
+    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; what is not all of it is never said to be.
+
+    >>> [percent(share) for share in (0, 0.0003, 0.042, 0.3149, 0.9997, 1)]
+    ['0 %', '0.03 %', '4.2 %', '31 %', '99.97 %', '100 %']
+    """
+    hundredths = 100 * share
+    small = min(hundredths, 100 - hundredths)
+    if small <= 0 or hundredths <= 0:
+        return "0 %" if hundredths <= 0 else "100 %"
+    digits = 0 if small >= 10 else 1 if small >= 1 else min(2 - math.ceil(math.log10(small) + 1e-9), 6)
+    rounded = f"{hundredths:.{digits}f}"
+    return f"{rounded.rstrip('0').rstrip('.') if '.' in rounded else rounded} %"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from app.core.faults.column import Column
 from app.core.faults.displaced import find_displaced
 from app.core.faults.law import Law
 from app.core.faults.traffic import Traffic, find_in_traffic
 from app.core.faults.units import find_unit
-from app.core.faults.values import Column, find_in_values
+from app.core.faults.values import find_in_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -28,108 +28,30 @@ changes is drift. The design effects matter: of a day's events, the weekday is o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.core.drift.shares import change_of_share
-from app.core.faults.fault import Fault
+from app.core.faults.column import CERTAIN, Column
+from app.core.faults.fault import Fault, percent
 from app.core.faults.law import FEWEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from app.core.batches import Floats, Ints
-    from models.reference import MetricCells
 
 _SHARE = 0.05
 _ODDS = 3.0
 _FILLED = 1 / 20
-_CERTAIN = 1e-6
 _INFINITE = 0.01
 _MOST = 0.9
-_ENOUGH = 100
 _HALF = 0.5
 _RARE = 0.02
 _TIMES = 5.0
-_MANY_CELLS = 10
-#: A cell is narrow that is no wider than this part of training's range.
-_NARROW = 0.02
+#: A cell is narrow that is no wider than this part of where the middle eight tenths of training are.
+_NARROW = 0.015
 _FAR = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """One metric in training and in the window.
-
-    Parameters
-    ----------
-    training, window
-        Counts per cell, "missing" last.
-    training_extremes, extremes
-        Least and largest value of training, and of the window; NaN without any.
-    mean
-        Of the window's values; NaN where the sum may be saturated.
-    design_effect
-        How many events of the window count as one.
-    values
-        Names of a category's codes, as far as known.
-    """
-
-    cells: MetricCells
-    training: Ints
-    window: Ints
-    training_extremes: tuple[float, float]
-    extremes: tuple[float, float]
-    mean: float = math.nan
-    design_effect: float = 1.0
-    values: Sequence[str] = ()
-
-    @property
-    def name(self) -> str:
-        return self.cells.name
-
-    @cached_property
-    def n_training(self) -> int:
-        return int(self.training[: self.cells.size].sum())
-
-    @cached_property
-    def n(self) -> int:
-        """Values of the window that are not missing."""
-        return int(self.window[: self.cells.size].sum())
-
-    @property
-    def n_effective(self) -> float:
-        return self.n / max(self.design_effect, 1.0)
-
-    @cached_property
-    def shares(self) -> tuple[Floats, Floats]:
-        """Per cell, of the values that are not missing: training's and the window's."""
-        size = self.cells.size
-        return self.training[:size] / max(self.n_training, 1), self.window[:size] / max(self.n, 1)
-
-    @property
-    def is_shaped(self) -> bool:
-        """Whether there are enough values, and values enough, to speak of a shape."""
-        n_cells = int(np.count_nonzero(self.training[: self.cells.size]))
-        return self.n_effective >= _ENOUGH and n_cells >= _MANY_CELLS
-
-    def is_more(self, cell: int) -> bool:
-        """Whether that a cell holds more than in training is beyond chance."""
-        effect = max(self.design_effect, 1.0)
-        now, n = round(int(self.window[cell]) / effect), round(self.n_effective)
-        return change_of_share(int(self.training[cell]), self.n_training, now, n).p_value < _CERTAIN
-
-    def chance(self, share: float) -> float:
-        """That all effective values are among those of this share; n values of training may miss 1 / (n + 1)."""
-        return float((share + (1 - share) / (self.n_training + 1)) ** self.n_effective)
-
-    def is_unchanged(self, training: Floats, window: Floats) -> bool:
-        """Whether no share below any point has moved by more than d, for shares of the same cells."""
-        apart = np.abs(np.cumsum(training) - np.cumsum(window)).max(initial=0.0)
-        return bool(apart <= _SHARE + 1 / math.sqrt(max(self.n_effective, 1.0)))
 
 
 def find_in_values(column: Column) -> Iterator[Fault]:
@@ -149,10 +71,7 @@ def _missing(column: Column) -> Iterator[Fault]:
         return
     before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
     is_gone = some_now == m and before < _SHARE  # a source that fails, fails for all that depends on it
-    if (
-        not is_gone
-        and change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1)).p_value >= _CERTAIN
-    ):
+    if not is_gone and change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1)).p_value >= CERTAIN:
         return
     odds, odds_now = (some + 0.5) / (n - some + 0.5), (some_now + 0.5) / (m - some_now + 0.5)
     if now - before >= _SHARE and odds_now >= _ODDS * odds:
@@ -169,7 +88,7 @@ def _constant(column: Column) -> Fault | None:
         return None
     cell = int(np.argmax(column.window[: column.cells.size]))
     before = float(column.shares[0][cell])
-    if before > _MOST or column.chance(before) >= _CERTAIN:
+    if before > _MOST or column.chance(before) >= CERTAIN:
         return None
     value = _category(column, cell) if column.cells.is_coded else f"{column.extremes[0]:.6g}"
     sentence = f"`{column.name}` is {value} in every event; in training it varied."
@@ -249,9 +168,11 @@ def _stands_out(before: float, now: float) -> bool:
 
 def _is_narrow(column: Column, cell: int) -> bool:
     edges = column.cells.edges
-    return 0 < cell < len(edges) and bool(
-        edges[cell] - edges[cell - 1] <= _NARROW * (column.training_extremes[1] - column.training_extremes[0])
-    )
+    below = np.cumsum(column.shares[0])[:-1]
+    middle = edges[(below >= 0.1) & (below <= 0.9)]
+    if not 0 < cell < len(edges) or not len(middle):
+        return False
+    return bool(edges[cell] - edges[cell - 1] <= _NARROW * (middle[-1] - middle[0]))
 
 
 def _clipped(column: Column) -> Fault | None:
@@ -293,7 +214,7 @@ def _vocabulary(column: Column) -> Fault | None:
 def _vanished(column: Column) -> Fault | None:
     before, now = column.shares
     gone = np.flatnonzero((now == 0) & (before >= _SHARE))
-    gone = gone[[column.chance(1 - float(before[cell])) < _CERTAIN for cell in gone.tolist()]] if len(gone) else gone
+    gone = gone[[column.chance(1 - float(before[cell])) < CERTAIN for cell in gone.tolist()]] if len(gone) else gone
     if not len(gone) or column.cells.kind != "category":
         return None
     largest = gone[np.argsort(-before[gone], kind="stable")].tolist()
@@ -306,21 +227,6 @@ def _vanished(column: Column) -> Fault | None:
 
 
 _NUMERIC_CHECKS = (_constant, _infinite, _stand_in, _range, _clipped)
-
-
-def percent(share: float) -> str:
-    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; what is not all of it is never said to be.
-
-    >>> [percent(share) for share in (0, 0.0003, 0.042, 0.3149, 0.9997, 1)]
-    ['0 %', '0.03 %', '4.2 %', '31 %', '99.97 %', '100 %']
-    """
-    hundredths = 100 * share
-    small = min(hundredths, 100 - hundredths)
-    if small <= 0 or hundredths <= 0:
-        return "0 %" if hundredths <= 0 else "100 %"
-    digits = 0 if small >= 10 else 1 if small >= 1 else min(2 - math.ceil(math.log10(small) + 1e-9), 6)
-    rounded = f"{hundredths:.{digits}f}"
-    return f"{rounded.rstrip('0').rstrip('.') if '.' in rounded else rounded} %"
 
 
 def _category(column: Column, code: int) -> str:
