@@ -82,6 +82,8 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
     by_values: Mapping[str, Sequence[Fault]],
 ) -> Iterator[Fault]:
     """Columns displaced, and the units of those that are not."""
+    if not any(cells[row].name in signalled for row in numeric):
+        return
     certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
     laws = [[_law(cells[row], past, row) for row in numeric] for past in pasts if past is not None]
     names = [cells[row].name for row in numeric]
