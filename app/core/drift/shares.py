@@ -69,7 +69,9 @@ def chi_square(reference: Ints, detection: Ints, design_effect: Floats | float =
     return ChiSquare(statistic, np.where(np.isnan(statistic), np.nan, p_value), effect)
 
 
-def change_of_share(some: Ints, n: Ints, some_now: Ints, m: Ints, design_effect: Floats | float = 1.0) -> Change:
+def change_of_share(
+    some: Ints | int, n: Ints | int, some_now: Ints | int, m: Ints | int, design_effect: Floats | float = 1.0
+) -> Change:
     """Compare ``some`` of n events of the reference with ``some_now`` of m.
 
     Given how many there are in both, those of the detection are hypergeometric without drift. With 50 expected in each
@@ -91,10 +93,11 @@ def change_of_share(some: Ints, n: Ints, some_now: Ints, m: Ints, design_effect:
     --------
     None of 900 before, 3 of 100 now: each of the three was to be one of the 100 with probability 1/10.
 
-    >>> result = change_of_share(np.array(0), np.array(900), np.array(3), np.array(100))
+    >>> result = change_of_share(0, 900, 3, 100)
     >>> round(float(result.statistic), 6), round(float(result.p_value), 6)
     (0.03, 0.002)
     """
+    some, n, some_now, m = (np.asarray(each) for each in (some, n, some_now, m))
     with np.errstate(divide="ignore", invalid="ignore"):
         total, part = some + some_now, m / (n + m)
         rest = n + m - total

@@ -1,0 +1,7 @@
+"""Pipeline faults: what a window's counts say when not the world has changed but how it reaches the model.
+
+`find.find_faults` looks for all of them. Each module is one family: `displaced` (columns in each other's place),
+`units` (another scale), `values` (constant, missing, clipped, stand-ins, vocabulary), `traffic` (too many events, too
+few). None of them re-tests whether anything moved: they are asked about metrics that have signalled, and say what kind
+of change it is. Each asks for a shape that ordinary drift does not take, so that a season is no fault.
+"""

@@ -1,0 +1,125 @@
+"""All pipeline faults of one window."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from app.core.faults.column import Column
+from app.core.faults.displaced import find_displaced
+from app.core.faults.law import Law
+from app.core.faults.traffic import Traffic, find_in_traffic
+from app.core.faults.units import find_unit
+from app.core.faults.values import find_in_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from app.core.faults.fault import Fault, FaultKind
+    from models.reference import Counts, MetricCells
+
+#: Faults that say all there is to say of a metric; the others may only be what a displaced column looks like.
+_CERTAIN: frozenset[FaultKind] = frozenset({"constant", "infinite_values"})
+
+
+def find_faults(
+    cells: Sequence[MetricCells],
+    training: Counts,
+    window: Counts,
+    signalled: AbstractSet[str],
+    *,
+    design_effects: Sequence[float] = (),
+    values: Mapping[str, Sequence[str]] | None = None,
+    traffic: Traffic | None = None,
+    recent: Counts | None = None,
+) -> tuple[Fault, ...]:
+    """Find what seems to be wrong upstream of the model, the strongest first.
+
+    Parameters
+    ----------
+    cells
+        Of all metrics, in the order of the counts.
+    training, window
+        Counts of both in these cells.
+    signalled
+        Names of the metrics that have moved. Only features among them are looked at; the traffic always is.
+    design_effects
+        Per metric; 1 where it is not given.
+    values
+        Names of the codes of each category, for the sentences.
+    traffic
+        Of past windows.
+    recent
+        The last window of this version in which no fault was found, for columns that have drifted slowly since
+        training and only then been displaced.
+
+    Returns
+    -------
+    Nothing on ordinary drift: each rule asks for a shape that shifts, spreads and seasons do not have.
+    """
+    faults = find_in_traffic(window.n, traffic or Traffic())
+    rows = [row for row, each in enumerate(cells) if each.kind in {"numeric", "category"}]
+    by_values: dict[str, list[Fault]] = {}
+    for row in rows:
+        if cells[row].name in signalled:
+            effect = design_effects[row] if len(design_effects) else 1.0
+            column = _column(cells[row], training, window, row, effect, (values or {}).get(cells[row].name, ()))
+            by_values[cells[row].name] = list(find_in_values(column))
+    numeric = [row for row in rows if cells[row].kind == "numeric"]
+    faults += _of_scale(cells, (training, recent), window, numeric, signalled, by_values)
+    explained = {name for fault in faults for name in fault.metrics}
+    faults += [fault for name, found in by_values.items() if name not in explained for fault in found]
+    return tuple(sorted(faults, key=lambda fault: -fault.strength))
+
+
+def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
+    cells: Sequence[MetricCells],
+    pasts: tuple[Counts, Counts | None],
+    window: Counts,
+    numeric: Sequence[int],
+    signalled: AbstractSet[str],
+    by_values: Mapping[str, Sequence[Fault]],
+) -> Iterator[Fault]:
+    """Columns displaced, and the units of those that are not."""
+    if not any(cells[row].name in signalled for row in numeric):
+        return
+    certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
+    laws = [[_law(cells[row], past, row) for row in numeric] for past in pasts if past is not None]
+    names = [cells[row].name for row in numeric]
+    now = {cells[row].name: _law(cells[row], window, row) for row in numeric if cells[row].name not in certain}
+    displaced = find_displaced(names, laws, now, signalled).fault
+    moved = displaced.metrics if displaced is not None else ()
+    if displaced is not None:
+        yield displaced
+    for name, law in zip(names, laws[0], strict=True):
+        if name in now and name in signalled and name not in moved:
+            unit = find_unit(name, law, now[name])
+            if unit is not None:
+                yield unit
+
+
+def _law(cells: MetricCells, counts: Counts, row: int) -> Law:
+    low, high = float(counts.minima[row]), float(counts.maxima[row])
+    return Law.of(cells, counts.counts[row], int(counts.sums[row]), low, high)
+
+
+def _column(  # noqa: PLR0917  # one row of everything
+    cells: MetricCells, training: Counts, window: Counts, row: int, effect: float, values: Sequence[str]
+) -> Column:
+    return Column(
+        cells,
+        training.counts[row],
+        window.counts[row],
+        (float(training.minima[row]), float(training.maxima[row])),
+        (float(window.minima[row]), float(window.maxima[row])),
+        _mean(cells, window, row),
+        effect,
+        values,
+    )
+
+
+def _mean(cells: MetricCells, window: Counts, row: int) -> float:
+    law = _law(cells, window, row)
+    extremes = (float(window.minima[row]), float(window.maxima[row]))
+    return law.mean if law.n and max(map(abs, extremes)) < law.cap else math.nan

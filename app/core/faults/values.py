@@ -1,0 +1,239 @@
+"""Faults of one metric's values: missing, constant, infinite, out of range, a stand-in, clipped, another vocabulary.
+
+Each compares a window with training by a rule that a shift, a change of spread or a season do not meet. n' is the
+number of the window's values divided by the metric's design effect; d = 0.05 + 1 / sqrt(n').
+
+======================= =============================================================================================
+kind                    rule
+======================= =============================================================================================
+missing_values          missing in at least 5 % more of all events than in training, at three times the odds, beyond
+                        chance (p < 1e-6 for n'); or in all, and in less than 5 % in training
+missing_values_filled   at most a twentieth of training's share is missing, where that was at least 5 %
+constant                one value alone, at most 90 % of training; its share to the power n' is < 1e-6
+infinite_values         infinite, never so in training, and at least 1 % of the values are in that outer cell
+out_of_range            all values are beyond the range of training, by more than its width
+stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
+                        share of the other values below any point has moved by more than d; or at least 5 % of one value
+                        that is farther from training's range than a quarter of its width
+clipped                 the last used cell at either end holds at least 5 %, had 2 % at most and a fifth of that; it
+                        holds what training had beyond it, and up to there no share has moved by more than d
+vocabulary_changed      at least 5 % of the values are none of the signature's
+category_vanished       none of a value that had 5 % in training, with (1 - its share) to the power n' < 1e-6
+======================= =============================================================================================
+
+The shapes "stand-in" and "clipped" are only looked for with n' >= 100 and ten cells in use: of few values, a share that
+changes is drift. The design effects matter: of a day's events, the weekday is one value and the weather a few dozen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.drift.shares import change_of_share
+from app.core.faults.column import CERTAIN, Column
+from app.core.faults.fault import Fault, percent
+from app.core.faults.law import FEWEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_SHARE = 0.05
+_ODDS = 3.0
+_FILLED = 1 / 20
+_INFINITE = 0.01
+_MOST = 0.9
+_HALF = 0.5
+_RARE = 0.02
+_TIMES = 5.0
+#: A cell is narrow that is no wider than this part of where the middle eight tenths of training are.
+_NARROW = 0.015
+_FAR = 0.25
+
+
+def find_in_values(column: Column) -> Iterator[Fault]:
+    """Find what is wrong with a metric's values: missing values, and the first of the other kinds that applies."""
+    yield from _missing(column)
+    if column.n_training == 0 or column.n < FEWEST:
+        return
+    checks = (_vocabulary, _constant, _vanished) if column.cells.is_coded else _NUMERIC_CHECKS
+    yield from (fault for fault in [next(filter(None, (check(column) for check in checks)), None)] if fault)
+
+
+def _missing(column: Column) -> Iterator[Fault]:
+    size = column.cells.size
+    some, n = int(column.training[size]), int(column.training[: size + 1].sum())
+    some_now, m = int(column.window[size]), int(column.window[: size + 1].sum())
+    if n == 0 or m < FEWEST:
+        return
+    before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
+    is_gone = some_now == m and before < _SHARE  # a source that fails, fails for all that depends on it
+    change = change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1))
+    if not is_gone and float(change.p_value) >= CERTAIN:
+        return
+    odds, odds_now = (some + 0.5) / (n - some + 0.5), (some_now + 0.5) / (m - some_now + 0.5)
+    if now - before >= _SHARE and odds_now >= _ODDS * odds:
+        words = "in every event" if some_now == m else f"in {percent(now)} of events"
+        sentence = f"`{column.name}` is missing {words}, {percent(before)} in training."
+        yield Fault("missing_values", (column.name,), sentence, now - before)
+    elif before >= _SHARE and now <= before * _FILLED:
+        words = f"in {percent(now)} of events, {percent(before)} in training: something fills it in"
+        yield Fault("missing_values_filled", (column.name,), f"`{column.name}` is missing {words}.", before - now)
+
+
+def _constant(column: Column) -> Fault | None:
+    if column.extremes[0] != column.extremes[1] or column.training_extremes[0] == column.training_extremes[1]:
+        return None
+    cell = int(np.argmax(column.window[: column.cells.size]))
+    before = float(column.shares[0][cell])
+    if before > _MOST or column.chance(before) >= CERTAIN:
+        return None
+    value = _category(column, cell) if column.cells.is_coded else f"{column.extremes[0]:.6g}"
+    sentence = f"`{column.name}` is {value} in every event; in training it varied."
+    return Fault("constant", (column.name,), sentence, 1.0 - before)
+
+
+def _infinite(column: Column) -> Fault | None:
+    window = column.shares[1]
+    for was, now, share in zip(column.training_extremes, column.extremes, (window[0], window[-1]), strict=True):
+        if math.isinf(now) and not math.isinf(was) and share >= _INFINITE:
+            words = (
+                f"`{column.name}` has infinite values, in up to {percent(float(share))} of events; none in training."
+            )
+            return Fault("infinite_values", (column.name,), words, float(share))
+    return None
+
+
+def _range(column: Column) -> Fault | None:
+    (least, most), (low, high) = column.training_extremes, column.extremes
+    width = most - least
+    side = "above" if low > most + width else "below" if high < least - width else ""
+    if not side or not math.isfinite(width):
+        return None
+    words = f"between {low:.4g} and {high:.4g}; in training between {least:.4g} and {most:.4g}"
+    return Fault("out_of_range", (column.name,), f"`{column.name}` is far {side} all that training had: {words}.", 1.0)
+
+
+def _stand_in(column: Column) -> Fault | None:
+    before, now = column.shares
+    far = _far_value(column)
+    if far is not None:
+        value, q = far
+        sentence = f"`{column.name}` is {value:.6g} in {percent(q)} of events, far from all that training had"
+        return Fault("stand_in_value", (column.name,), f"{sentence}: it may stand for a missing value.", q)
+    cell = int(np.argmax(now - before))
+    p, q = float(before[cell]), float(now[cell])
+    others = np.arange(len(now)) != cell
+    if not column.is_shaped or not _stands_out(p, q) or q > _MOST or not column.is_more(cell):
+        return None
+    if not _is_narrow(column, cell) or not column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
+        return None
+    words = f"`{column.name}` is {_place(column, cell)} in {percent(q)} of events, {percent(p)} in training"
+    sentence = f"{words}; the others are as they were: it may stand for a missing value."
+    return Fault("stand_in_value", (column.name,), sentence, q - p)
+
+
+def _far_value(column: Column) -> tuple[float, float] | None:
+    """A value far beyond the range of training that is all there is in an outer cell, and its share."""
+    width = column.training_extremes[1] - column.training_extremes[0]
+    if not math.isfinite(width) or width <= 0 or math.isnan(column.mean):
+        return None
+    now = column.shares[1]
+    middles = np.concatenate(
+        [
+            [column.training_extremes[0]],
+            (column.cells.edges[:-1] + column.cells.edges[1:]) / 2,
+            [column.training_extremes[1]],
+        ]
+    )
+    for cell, value, end in (
+        (0, column.extremes[0], column.training_extremes[0]),
+        (len(now) - 1, column.extremes[1], column.training_extremes[1]),
+    ):
+        q = float(now[cell])
+        others = np.arange(len(now)) != cell
+        if not _SHARE <= q <= _MOST or not width * _FAR < abs(value - end) < math.inf:
+            continue
+        outer = (column.mean - float(now[others] @ middles[others])) / q
+        if abs(outer - value) <= abs(value - end) / 5:
+            return value, q
+    return None
+
+
+def _stands_out(before: float, now: float) -> bool:
+    return before <= _RARE and now >= max(_SHARE, _TIMES * before)
+
+
+def _is_narrow(column: Column, cell: int) -> bool:
+    edges = column.cells.edges
+    below = np.cumsum(column.shares[0])[:-1]
+    middle = edges[(below >= 0.1) & (below <= 0.9)]
+    if not 0 < cell < len(edges) or not len(middle):
+        return False
+    return bool(edges[cell] - edges[cell - 1] <= _NARROW * (middle[-1] - middle[0]))
+
+
+def _clipped(column: Column) -> Fault | None:
+    before, now = column.shares
+    used = np.flatnonzero(now)
+    for end, ordered_before, ordered_now, cell, extreme in (
+        ("above", before, now, int(used[-1]), column.extremes[1]),
+        ("below", before[::-1], now[::-1], len(now) - 1 - int(used[0]), column.extremes[0]),
+    ):
+        beyond = float(ordered_before[cell + 1 :].sum())
+        p, q = float(ordered_before[cell]), float(ordered_now[cell])
+        if not column.is_shaped or not _stands_out(p, q) or not _SHARE <= beyond <= _HALF:
+            continue
+        expected = ordered_before[: cell + 1].copy()
+        expected[cell] += beyond
+        if column.is_unchanged(expected, ordered_now[: cell + 1]):
+            start = (
+                f"`{column.name}` ends at {extreme:.4g}, in {percent(q)} of events; in training {percent(beyond)} were"
+            )
+            return Fault("clipped", (column.name,), f"{start} {end} that. Something cuts it off.", q - p)
+    return None
+
+
+def _vocabulary(column: Column) -> Fault | None:
+    if column.cells.kind != "category":
+        return None
+    before, now = (float(shares[-1]) for shares in column.shares)
+    if now < _SHARE or now < _TIMES * before:
+        return None
+    gone = _vanished(column)
+    words = "in every event" if now == 1 else f"in {percent(now)} of events"
+    sentence = f"`{column.name}` has values {words} that are none of the model's; {percent(before)} in training"
+    reason = ": they may be written in another way" if now == 1 else ""
+    if gone is not None and now < 1:
+        reason = f", and {gone.sentence[0].lower()}{gone.sentence[1:-1]}: perhaps renamed"
+    return Fault("vocabulary_changed", (column.name,), f"{sentence}{reason}.", now - before)
+
+
+def _vanished(column: Column) -> Fault | None:
+    before, now = column.shares
+    gone = np.flatnonzero((now == 0) & (before >= _SHARE))
+    gone = gone[[column.chance(1 - float(before[cell])) < CERTAIN for cell in gone.tolist()]] if len(gone) else gone
+    if not len(gone) or column.cells.kind != "category":
+        return None
+    largest = gone[np.argsort(-before[gone], kind="stable")].tolist()
+    named = " and ".join(
+        f"{_category(column, cell)} ({percent(float(before[cell]))} in training)" for cell in largest[:3]
+    )
+    return Fault(
+        "category_vanished", (column.name,), f"No event has `{column.name}` {named}.", float(before[gone].sum())
+    )
+
+
+_NUMERIC_CHECKS = (_constant, _infinite, _stand_in, _range, _clipped)
+
+
+def _category(column: Column, code: int) -> str:
+    return f"'{column.values[code]}'" if code < len(column.values) else f"of code {code}"
+
+
+def _place(column: Column, cell: int) -> str:
+    low, high = column.cells.edges[cell - 1 : cell + 1].tolist()
+    return f"{low:.6g}" if high <= math.nextafter(low, math.inf) else f"between {low:.4g} and {high:.4g}"

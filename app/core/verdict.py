@@ -1,0 +1,236 @@
+r"""One verdict per window and model: what has happened, what explains it, where it sits, and what to do next.
+
+`decide` takes what others have found (tests, faults, attribution, labelled events, performance) and does not test
+again. The first row that applies:
+
+=================== ================================================================================= =================
+kind                when                                                                              advice
+=================== ================================================================================= =================
+no_reference        the version's training counts are not known, or hold no event                     watch
+pipeline_fault      a fault of the traffic: no events, too few, too many                              look upstream
+too_little_data     fewer events in the window, or in training, than ``fewest``                       watch
+pipeline_fault      a fault of values or columns                                                      look upstream
+label_prior_drift   the share of positive labels has moved (p_prior, ``least_rate``); scores given    watch *
+                    the label have not (p_conditional); and either the calibration has moved, too,
+                    or the scores have not
+concept_drift       labels come out otherwise than scored (p_calibration, ``least_calibration``)      retrain *
+score_drift         the score has signalled                                                           watch *
+feature_drift       a feature has signalled                                                           watch *
+label_prior_drift   the outcome has signalled, or its share has moved                                 watch *
+none                nothing of all that                                                               watch *
+=================== ================================================================================= =================
+
+\* *roll back* instead when the version is new and its predecessor did better on the same events; *retrain* instead when
+the performance is below its limit. Not for faults: the predecessor would suffer from them as well.
+
+Label prior goes before concept: when only the share of positives changes, Bayes' rule changes what a score means, so
+the calibration moves as well; what tells the two is that the scores of positives, and those of negatives, stay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from app.core.attribution import JOINT
+from app.core.faults.fault import percent
+from app.core.verdict_headlines import HEADLINES
+from app.core.verdict_words import Example, number_pair, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.core.situation import Performance, SegmentChange, Situation
+
+VerdictKind = Literal[
+    "none",
+    "feature_drift",
+    "score_drift",
+    "label_prior_drift",
+    "concept_drift",
+    "pipeline_fault",
+    "too_little_data",
+    "no_reference",
+]
+Action = Literal["watch", "look_upstream", "retrain", "roll_back"]
+
+#: An explanation names at most so many features, and none that explains less than this.
+_MOST_EXPLAINED = 5
+_LEAST_SHARE = 0.05
+
+
+class Explanation(NamedTuple):
+    """A metric, the share of the score's change that it explains (NaN where the scores have not moved), and words."""
+
+    metric: str
+    share: float
+    words: str
+
+
+class Segment(NamedTuple):
+    """A segment where it sits: its events, its largest effect, the metrics that moved there."""
+
+    segment: str
+    effect: float
+    n: int
+    metrics: tuple[str, ...]
+
+
+class Advice(NamedTuple):
+    """What to do next, and why in one sentence."""
+
+    action: Action
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `decide` says; the lists are ranked, the most important first."""
+
+    kind: VerdictKind
+    headline: str
+    explained_by: tuple[Explanation, ...]
+    segments: tuple[Segment, ...]
+    example: Example | None
+    advice: Advice
+
+
+def decide(situation: Situation) -> Verdict:
+    """Give the verdict of a window, by the table of this module.
+
+    Examples
+    --------
+    >>> from app.core.situation import Situation
+    >>> from app.core.verdict_words import Change
+    >>> before, now = (0.0,) * 4 + (3.2,) + (30.0,) * 5, (9.0,) * 4 + (24.1,) + (40.0,) * 5
+    >>> warm = Change("temp", "numeric", 0.6, before, now)
+    >>> verdict = decide(Situation(n=5000, n_reference=100_000, changes=(warm,), events="flights"))
+    >>> verdict.kind, verdict.advice.action
+    ('feature_drift', 'watch')
+    >>> verdict.headline
+    '`temp` is higher: half of the flights have 24.1 or more, 3.2 or more in training.'
+    """
+    kind = _kind(situation)
+    is_judged = kind not in {"no_reference", "too_little_data"}
+    return Verdict(
+        kind=kind,
+        headline=HEADLINES[kind](situation),
+        explained_by=_explain(situation, kind) if is_judged else (),
+        segments=_rank_segments(situation.segments) if is_judged else (),
+        example=_example(situation, kind) if is_judged else None,
+        advice=_advise(situation, kind),
+    )
+
+
+def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the table each
+    if not situation.has_reference or situation.n_reference == 0:
+        return "no_reference"
+    if any(fault.kind.startswith("traffic") for fault in situation.faults):
+        return "pipeline_fault"
+    if min(situation.n, situation.n_reference) < situation.fewest:
+        return "too_little_data"
+    if situation.faults:
+        return "pipeline_fault"
+    prior_alone = situation.rate_moved and situation.p_conditional >= situation.alpha
+    if prior_alone and (situation.calibration_moved or not situation.score_moved):
+        return "label_prior_drift"
+    if situation.calibration_moved:
+        return "concept_drift"
+    if situation.score_moved:
+        return "score_drift"
+    if situation.features:
+        return "feature_drift"
+    return "label_prior_drift" if situation.rate_moved or situation.change("outcome") is not None else "none"
+
+
+def _advise(situation: Situation, kind: VerdictKind) -> Advice:
+    if kind in _ADVICE:
+        return _ADVICE[kind]
+    performance = situation.performance
+    if performance is not None and situation.is_new and performance.was_better:
+        now, before = number_pair(performance.value, performance.predecessor)
+        reason = f"The version before does better on the same events: its {performance.measure} is {before}, not {now}."
+        return Advice("roll_back", reason)
+    if performance is not None and performance.is_below_limit:
+        now, limit = number_pair(performance.value, performance.limit)
+        return Advice("retrain", f"The {performance.measure} is {now}, below its limit of {limit}.")
+    if kind == "concept_drift":
+        return Advice("retrain", "The same inputs now lead to other outcomes, which the model cannot know.")
+    return Advice("watch", _reason_to_watch(performance, kind))
+
+
+def _reason_to_watch(performance: Performance | None, kind: VerdictKind) -> str:
+    if performance is not None and not math.isnan(performance.value):
+        value, _ = number_pair(performance.value, performance.value)
+        return f"The {performance.measure} is {value}, as good as it has to be."
+    return "There is nothing to do." if kind == "none" else "Whether the model has become worse is not known yet."
+
+
+_ADVICE: dict[VerdictKind, Advice] = {
+    "no_reference": Advice("watch", "Without the counts of training there is nothing to compare with."),
+    "too_little_data": Advice("watch", "So few say too little; wait for more or choose longer windows."),
+    "pipeline_fault": Advice(
+        "look_upstream", "What reaches the model is not what happened; a new model would learn the fault."
+    ),
+}
+
+
+def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]:
+    """Faults explain themselves; otherwise features by their share of the score's change, or by how far they moved."""
+    if kind == "pipeline_fault":
+        shares = {share.metric: share.share for share in situation.attribution}
+        return tuple(
+            Explanation(metric, shares.get(metric, math.nan), fault.sentence)
+            for fault in situation.faults
+            for metric in fault.metrics or ("",)
+        )
+    said = {change.metric: say(change, situation.events).sentence for change in situation.changes}
+    if situation.change("score") is None or not situation.attribution:
+        return tuple(
+            Explanation(change.metric, math.nan, said[change.metric]) for change in situation.features[:_MOST_EXPLAINED]
+        )
+    found = []
+    for metric, shift, share in situation.attribution:
+        if share < _LEAST_SHARE:
+            continue
+        way = "raises" if shift > 0 else "lowers"
+        if metric == JOINT:
+            found.append(Explanation(metric, share, "what features do together, or what none of them shows"))
+        else:
+            moved = f"{said[metric]}; this" if metric in said else "its change, too small to be sure of,"
+            found.append(Explanation(metric, share, f"{moved} {way} the mean score by {_points(shift)}"))
+    return tuple(found[:_MOST_EXPLAINED])
+
+
+def _points(shift: float) -> str:
+    return f"{abs(shift):.2g}"
+
+
+def _rank_segments(changes: Sequence[SegmentChange]) -> tuple[Segment, ...]:
+    """By how many events have moved: the largest effect times the segment's events."""
+    by_name: dict[str, list[SegmentChange]] = {}
+    for change in sorted(changes, key=lambda each: -each.effect):
+        by_name.setdefault(change.segment, []).append(change)
+    segments = [
+        Segment(name, found[0].effect, found[0].n, tuple(change.metric for change in found))
+        for name, found in by_name.items()
+    ]
+    return tuple(sorted(segments, key=lambda segment: (-segment.effect * segment.n, segment.segment)))
+
+
+def _example(situation: Situation, kind: VerdictKind) -> Example | None:
+    if kind == "pipeline_fault":
+        concerned = {metric for fault in situation.faults[:1] for metric in fault.metrics}
+        changes = [change for change in situation.features if change.metric in concerned]
+    elif kind in {"concept_drift", "label_prior_drift"} and math.isfinite(situation.rate_now):
+        before, now = situation.rate_before, situation.rate_now
+        if kind == "concept_drift":
+            before = situation.rate_now - situation.calibration_effect
+            return Example("positive outcomes, as scored and as they came", percent(before), percent(now))
+        return Example("positive outcomes", percent(before), percent(now))
+    else:
+        ranked = [share.metric for share in situation.attribution] if kind == "score_drift" else []
+        changes = [change for name in ranked for change in situation.features if change.metric == name]
+        changes += [*situation.features, *situation.changes]
+    return say(changes[0], situation.events).example if changes else None

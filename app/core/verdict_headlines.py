@@ -1,0 +1,91 @@
+"""The first sentence of a verdict, which has to do for most readers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from app.core.attribution import JOINT
+from app.core.faults.fault import percent
+from app.core.verdict_words import listed, say
+
+if TYPE_CHECKING:
+    from app.core.situation import Situation
+
+#: A feature is named as the cause of a change of the scores when it explains so much of it.
+_CAUSE = 0.2
+
+
+def _fault_headline(situation: Situation) -> str:
+    first, *others = sorted(situation.faults, key=lambda fault: not fault.kind.startswith("traffic"))
+    if not others:
+        return first.sentence
+    names = listed(list(dict.fromkeys(metric for fault in others for metric in fault.metrics or ("traffic",))))
+    return f"{first.sentence[:-1]}; there is more to look at in {names}."
+
+
+def _concept_headline(situation: Situation) -> str:
+    more = "more" if situation.calibration_effect > 0 else "less"
+    size = percent(abs(situation.calibration_effect))
+    start = (
+        f"The model no longer fits what happens: positive outcomes are {more} frequent than its scores say, by {size}"
+    )
+    return f"{start} of the {situation.events}."
+
+
+def _prior_headline(situation: Situation) -> str:
+    outcome = situation.change("outcome")
+    if not math.isfinite(situation.rate_now) or not math.isfinite(situation.rate_before):
+        words = (
+            say(outcome, situation.events).sentence
+            if outcome is not None
+            else "the share of positive outcomes has moved"
+        )
+        return f"{words[0].upper()}{words[1:]}."
+    more = "more" if situation.rate_now > situation.rate_before else "less"
+    now, before = percent(situation.rate_now), percent(situation.rate_before)
+    return f"Positive outcomes are {more} frequent: {now} of the {situation.events}, {before} in training."
+
+
+def _score_headline(situation: Situation) -> str:
+    score = situation.change("score")
+    assert score is not None  # that is what makes it score drift
+    words = say(score, situation.events).sentence
+    causes = [share.metric for share in situation.attribution if share.metric != JOINT and share.share >= _CAUSE][:3]
+    because = f", mostly because of {listed(causes)}" if causes else ""
+    return f"{words[0].upper()}{words[1:]}{because}."
+
+
+def _feature_headline(situation: Situation) -> str:
+    first, *others = situation.features
+    words = say(first, situation.events).sentence
+    if not others:
+        return f"{words}."
+    more = listed([change.metric for change in others]) if len(others) <= 3 else f"{len(others)} other features"
+    return f"{words}; {more} moved, too."
+
+
+def _none_headline(situation: Situation) -> str:
+    return f"Nothing has moved: the {situation.events} are like those of training."
+
+
+def _little_headline(situation: Situation) -> str:
+    numbers = f"{situation.n} {situation.events} in the window, {situation.n_reference} in training"
+    return f"Too little data: {numbers}; {situation.fewest} of each are needed."
+
+
+def _unknown_headline(_: Situation) -> str:
+    return "Not judged: this version has no counts of its training to compare with."
+
+
+#: By the kind of the verdict.
+HEADLINES = {
+    "none": _none_headline,
+    "feature_drift": _feature_headline,
+    "score_drift": _score_headline,
+    "label_prior_drift": _prior_headline,
+    "concept_drift": _concept_headline,
+    "pipeline_fault": _fault_headline,
+    "too_little_data": _little_headline,
+    "no_reference": _unknown_headline,
+}

@@ -1,0 +1,134 @@
+"""What explains a change of the mean score: where the truth is known, its shares come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from app.core.attribution import JOINT, Share, attribute
+from app.core.batches import Floats
+from models.counting import count
+from models.reference_fit import fit_reference
+
+N = 50_000
+
+
+def explain(before: Floats, now: Floats, scores: Floats, scores_now: Floats) -> dict[str, Share]:
+    """Through counts and profiles, as the monitor does."""
+    names = [f"x{at}" for at in range(before.shape[1])]
+    reference = fit_reference(before, names, ["numeric"] * len(names), {}, scores, np.zeros(len(scores)), 128)
+    profiles = np.full((len(names), reference.width), np.nan)
+    for row, cells in enumerate(reference.metrics[: len(names)]):
+        cell = np.where(np.isnan(before[:, row]), cells.size, np.searchsorted(cells.edges, before[:, row], "right"))
+        sums = np.bincount(cell, weights=scores, minlength=reference.width)
+        sizes = np.bincount(cell, minlength=reference.width)
+        profiles[row, sizes > 0] = sums[sizes > 0] / sizes[sizes > 0]
+    window = count(reference, now, scores_now)
+    rows = slice(len(names))
+    shares = attribute(
+        names, reference.counts[rows], window.counts[rows], profiles, float(scores.mean()), float(scores_now.mean())
+    )
+    return {share.metric: share for share in shares}
+
+
+def additive(matrix: Floats) -> Floats:
+    """0.05 for a deviation of the first feature, 0.02 for one of the second, nothing for the third."""
+    return 0.5 + 0.05 * matrix[:, 0] + 0.02 * matrix[:, 1]
+
+
+def test_of_an_additive_score_the_shares_are_the_known_ones() -> None:
+    """Moved by 1 and -0.5 deviations: 0.05 and -0.01, so 5/6 and 1/6 of the explanation, and nothing joint."""
+    rng = np.random.default_rng(0)
+    before, now = rng.normal(size=(N, 3)), rng.normal([1.0, -0.5, 1.0], 1.0, size=(N, 3))
+
+    found = explain(before, now, additive(before), additive(now))
+
+    assert found["x0"].shift == pytest.approx(0.05, abs=0.002)
+    assert found["x1"].shift == pytest.approx(-0.01, abs=0.001)
+    assert found["x0"].share == pytest.approx(5 / 6, abs=0.03)
+    assert found["x1"].share == pytest.approx(1 / 6, abs=0.03)
+    assert found["x2"].share < 0.02
+    assert found[JOINT].share < 0.03
+
+
+def test_a_missing_value_explains_what_a_default_score_does() -> None:
+    rng = np.random.default_rng(0)
+    before, now = rng.normal(size=(N, 2)), rng.normal(size=(N, 2))
+    before[rng.random(N) < 0.1, 0] = np.nan
+    now[rng.random(N) < 0.5, 0] = np.nan
+
+    def score(matrix: Floats) -> Floats:
+        return np.where(np.isnan(matrix[:, 0]), 0.9, 0.2)
+
+    found = explain(before, now, score(before), score(now))
+
+    assert found["x0"].shift == pytest.approx(0.4 * 0.7, abs=0.01)
+    assert found["x0"].share > 0.98
+
+
+def test_what_features_only_do_together_is_joint() -> None:
+    """The score is the product of two signs: neither feature moves, but now they agree more often."""
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(N, 2))
+    now = rng.normal(size=(N, 2))
+    agree = rng.random(N) < 0.6
+    now[agree, 1] = np.abs(now[agree, 1]) * np.sign(now[agree, 0])
+
+    def score(matrix: Floats) -> Floats:
+        return 0.5 + 0.4 * np.sign(matrix[:, 0] * matrix[:, 1])
+
+    found = explain(before, now, score(before), score(now))
+
+    assert found[JOINT].shift == pytest.approx(0.24, abs=0.02)
+    assert found[JOINT].share > 0.9
+
+
+def test_two_features_that_move_together_share_alike_and_nothing_is_joint() -> None:
+    rng = np.random.default_rng(0)
+    before, now = rng.normal(size=(N, 1)), rng.normal(1.0, 1.0, size=(N, 1))
+
+    found = explain(np.hstack([before] * 2), np.hstack([now] * 2), 0.05 * before[:, 0], 0.05 * now[:, 0])
+
+    assert found["x0"].share == pytest.approx(0.5)
+    assert found[JOINT].share == 0
+
+
+CELLS = arrays(np.int64, (3, 5), elements=st.integers(0, 50))
+
+
+@given(
+    CELLS,
+    CELLS,
+    arrays(np.float64, (3, 5), elements=st.one_of(st.just(np.nan), st.floats(0, 1))),
+    st.floats(0, 1),
+    st.one_of(st.just(np.nan), st.floats(0, 1)),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_shares_are_ranked_between_0_and_1_and_add_up_to_1_or_0(
+    training: np.ndarray, window: np.ndarray, profiles: Floats, before: float, now: float
+) -> None:
+    shares = attribute(["a", "b", "c"], training, window, profiles, before, now)
+
+    values = [share.share for share in shares]
+    assert values == sorted(values, reverse=True)
+    assert all(0 <= value <= 1 + 1e-12 for value in values)
+    assert sum(values) == pytest.approx(1) or not any(values)
+
+
+def test_without_events_or_scores_nothing_is_explained() -> None:
+    training, profiles = np.array([[5, 5, 0]]), np.array([[0.1, 0.9, np.nan]])
+    nothing = np.zeros((1, 3), np.int64)
+
+    assert attribute(["a"], training, nothing, profiles, 0.5, float("nan")) == ()
+    assert attribute(["a"], nothing, training, profiles, float("nan"), 0.5) == ()
+
+
+def test_a_value_that_training_never_had_counts_as_the_overall_mean() -> None:
+    (share, _) = attribute(
+        ["a"], np.array([[5, 5, 0]]), np.array([[5, 0, 5]]), np.array([[0.2, 0.8, np.nan]]), 0.5, 0.35
+    )
+
+    assert share == Share("a", pytest.approx(-0.15), pytest.approx(1.0))

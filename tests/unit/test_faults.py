@@ -1,0 +1,481 @@
+"""Pipeline faults are found and named, and ordinary drift is none."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.batches import Floats
+from app.core.faults.fault import Fault
+from app.core.faults.find import find_faults
+from app.core.faults.law import Law, distance
+from app.core.faults.traffic import Traffic, find_in_traffic
+from models.counting import count
+from models.reference import Counts, MetricCells, Reference
+from models.reference_fit import fit_reference
+
+N = 2_000
+NAMES = ["temp", "dist", "amount", "share", "count", "rain"]
+
+
+def draw(seed: int, n: int = N, shift: float = 0.0, scale: float = 1.0) -> Floats:
+    """Six unlike features; ``shift`` in deviations and ``scale`` move all of them in an ordinary way."""
+    rng = np.random.default_rng(seed)
+    wet = rng.random(n) < 1 / (1 + math.exp(2 - shift))
+    return np.column_stack(
+        [
+            rng.normal(12 + 8 * shift, 8 * scale, n),
+            np.abs(rng.normal(1000 + 300 * shift, 300 * scale, n)),
+            rng.lognormal(3 + 0.5 * shift, scale, n),
+            rng.beta(2 * math.exp(0.3 * shift), 5, n),
+            rng.poisson(8 * math.exp(0.3 * shift), n).astype(np.float64),
+            np.where(wet, rng.exponential(3 * scale, n), 0.0),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return fit(draw(0, 20_000), NAMES)
+
+
+def fit(matrix: Floats, names: Sequence[str]) -> Reference:
+    n = len(matrix)
+    return fit_reference(matrix, names, ["numeric"] * len(names), {}, np.full(n, 0.5), np.zeros(n), 128)
+
+
+def find(reference: Reference, matrix: Floats, signalled: Sequence[str] | None = None) -> tuple[Fault, ...]:
+    window = count(reference, matrix, np.full(len(matrix), 0.5))
+    names = frozenset(reference.names if signalled is None else signalled)
+    return find_faults(reference.metrics, reference.training, window, names)
+
+
+def only(faults: Sequence[Fault]) -> Fault:
+    (fault,) = faults
+    return fault
+
+
+# -- columns in each other's place -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "side"), [(-1, "left"), (1, "right")])
+def test_a_rotation_of_all_columns_is_named_with_its_side(reference: Reference, step: int, side: str) -> None:
+    fault = only(find(reference, np.roll(draw(1), step, axis=1)))
+
+    assert fault.kind == "columns_displaced"
+    assert fault.metrics == tuple(NAMES)
+    assert fault.sources == tuple(np.roll(NAMES, step))
+    assert f"all columns are displaced by one to the {side}" in fault.sentence
+
+
+def test_a_rotation_of_the_last_columns_is_told_from_one_of_all(reference: Reference) -> None:
+    matrix = draw(1)
+    matrix[:, 2:] = np.roll(matrix[:, 2:], -1, axis=1)
+
+    fault = only(find(reference, matrix))
+
+    assert fault.metrics == tuple(NAMES[2:])
+    assert "the columns `amount` to `rain` are displaced by one to the left" in fault.sentence
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 4), (2, 5), (3, 4)])
+def test_a_swap_names_its_two_columns(reference: Reference, pair: tuple[int, int]) -> None:
+    matrix = draw(1)
+    matrix[:, list(pair)] = matrix[:, list(reversed(pair))]
+
+    fault = only(find(reference, matrix))
+
+    assert (fault.kind, fault.metrics) == ("columns_swapped", tuple(NAMES[at] for at in pair))
+    assert fault.sentence == f"`{NAMES[pair[0]]}` and `{NAMES[pair[1]]}` have changed places."
+
+
+def test_any_permutation_is_found_with_the_source_of_each_column(reference: Reference) -> None:
+    order = [3, 1, 0, 2, 5, 4]
+
+    fault = only(find(reference, draw(1)[:, order]))
+
+    assert dict(zip(fault.metrics, fault.sources, strict=True)) == {
+        NAMES[at]: NAMES[source] for at, source in enumerate(order) if at != source
+    }
+
+
+def test_columns_that_look_alike_change_places_unnoticed() -> None:
+    matrix = np.random.default_rng(0).normal(size=(20_000, 4))
+    reference = fit(matrix, ["a", "b", "c", "d"])
+
+    assert find(reference, matrix[:N, [1, 2, 3, 0]]) == ()
+
+
+def test_it_is_said_which_of_the_displaced_columns_cannot_be_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    matrix = np.column_stack([rng.normal(0, 1, 20_000), rng.normal(9, 1, 20_000), rng.normal(9, 1, 20_000)])
+    reference = fit(matrix, ["low", "high", "other_high"])
+
+    fault = only(find(reference, matrix[:N, [1, 0, 2]]))
+
+    assert set(fault.metrics) == {"low", "high"}
+    assert fault.sentence.endswith("By itself, `low` would not show it: another column looks alike.")
+
+
+def test_the_columns_of_a_metric_that_has_not_signalled_are_no_evidence(reference: Reference) -> None:
+    matrix = draw(1)
+    matrix[:, [0, 1]] = matrix[:, [1, 0]]
+
+    assert [fault.kind for fault in find(reference, matrix, ["temp"])] != ["columns_swapped"]
+    assert find(reference, matrix, []) == ()
+
+
+def test_a_recent_window_shows_what_a_drift_before_the_swap_had_hidden(reference: Reference) -> None:
+    drifted = draw(1)
+    drifted[:, 1] += 1_500
+    drifted[:, 0] -= 20
+    swapped = draw(2)
+    swapped[:, [0, 1]] = np.column_stack([swapped[:, 1] + 1_500, swapped[:, 0] - 20])
+    recent, window = (count(reference, matrix, np.full(N, 0.5)) for matrix in (drifted, swapped))
+
+    faults = find_faults(reference.metrics, reference.training, window, set(NAMES), recent=recent)
+
+    assert only(faults).kind == "columns_swapped"
+
+
+# -- units -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "factor", "offset", "words"),
+    [
+        (0, 1.8, 32.0, "1.8 times those of training plus 32 (Celsius to Fahrenheit)"),
+        (0, 1.0, 273.15, "those of training plus 273.1 (Celsius to Kelvin)"),
+        (1, 1000.0, 0.0, "1000 times those of training (seconds to milliseconds)"),
+        (1, 0.001, 0.0, "1/1000 of those of training (milliseconds to seconds)"),
+        (1, -1.0, 0.0, "minus those of training (the other sign)"),
+        (2, 60.0, 0.0, "60 times those of training (minutes to seconds)"),
+        (3, 100.0, 0.0, "100 times those of training (shares to percentages)"),
+        (4, 1.609344, 0.0, "1.609 times those of training (miles to kilometres)"),
+        (4, 0.45359237, 0.0, "0.454 times those of training (pounds to kilograms)"),
+        (4, 24.0, 0.0, "24 times those of training (days to hours)"),
+    ],
+)
+def test_a_known_change_of_unit_is_named(
+    reference: Reference, column: int, factor: float, offset: float, words: str
+) -> None:
+    matrix = draw(1)
+    matrix[:, column] = matrix[:, column] * factor + offset
+
+    fault = only(find(reference, matrix))
+
+    assert (fault.kind, fault.metrics) == ("unit_changed", (NAMES[column],))
+    assert words in fault.sentence
+
+
+def test_an_unknown_large_factor_is_said_as_it_is(reference: Reference) -> None:
+    matrix = draw(1)
+    matrix[:, 1] *= 37
+
+    assert re_number(only(find(reference, matrix)).sentence) == pytest.approx(37, rel=0.05)
+
+
+def re_number(sentence: str) -> float:
+    return float(sentence.split("its values are ")[1].split(maxsplit=1)[0])
+
+
+def test_a_small_factor_of_widely_spread_values_is_drift_and_no_unit(reference: Reference) -> None:
+    matrix = draw(1)
+    matrix[:, 2] *= 1.609344
+
+    assert find(reference, matrix) == ()
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def spoil(matrix: Floats, column: int, how: Callable[[Floats], Floats]) -> Floats:
+    matrix[:, column] = how(matrix[:, column].copy())
+    return matrix
+
+
+def put(share: float, value: float) -> Callable[[Floats], Floats]:
+    def into(values: Floats) -> Floats:
+        values[: round(share * len(values))] = value
+        return values
+
+    return into
+
+
+@pytest.mark.parametrize(
+    ("column", "how", "kind", "words"),
+    [
+        (0, put(1.0, 7.5), "constant", "`temp` is 7.5 in every event; in training it varied."),
+        (4, put(1.0, 8.0), "constant", "`count` is 8 in every event"),
+        (0, put(1.0, np.nan), "missing_values", "`temp` is missing in every event, 0 % in training."),
+        (0, put(0.3, np.nan), "missing_values", "`temp` is missing in 30 % of events, 0 % in training."),
+        (1, put(0.1, -999.0), "stand_in_value", "`dist` is -999 in 10 % of events"),
+        (2, put(0.1, 11.0), "stand_in_value", "it may stand for a missing value"),
+        (2, put(0.05, np.inf), "infinite_values", "`amount` has infinite values, in up to 5 % of events"),
+        (0, lambda values: values + 500, "out_of_range", "`temp` is far above all that training had: between"),
+        (0, lambda values: np.minimum(values, 18.0), "clipped", "`temp` ends at 18, in 23 % of events"),
+        (2, lambda values: np.maximum(values, 10.0), "clipped", "were below that. Something cuts it off."),
+    ],
+)
+def test_a_fault_of_values_is_named(
+    reference: Reference, column: int, how: Callable[[Floats], Floats], kind: str, words: str
+) -> None:
+    fault = only(find(reference, spoil(draw(1), column, how)))
+
+    assert (fault.kind, fault.metrics) == (kind, (NAMES[column],))
+    assert words in fault.sentence
+
+
+def test_missing_values_that_are_suddenly_filled_are_a_fault() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(20_000, 1))
+    matrix[rng.random(20_000) < 0.3] = np.nan
+    reference = fit(matrix, ["x"])
+
+    faults = find(reference, np.nan_to_num(matrix[:N], nan=0.5))
+
+    assert {fault.kind for fault in faults} == {"missing_values_filled", "stand_in_value"}
+    assert "`x` is missing in 0 % of events, 30 % in training: something fills it in." in {
+        fault.sentence for fault in faults
+    }
+
+
+def test_values_that_depend_on_each_other_count_as_fewer() -> None:
+    """Twenty equal values of a binary feature say it is constant; not when only one of ten counts."""
+    cells = (MetricCells("x", "numeric", np.array([0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)])),)
+    training, window = Counts.zeros(1, 6, 8), Counts.zeros(1, 6, 8)
+    training.counts[0, [1, 3]], training.n, training.minima[0], training.maxima[0] = 500, 1000, 0.0, 1.0
+    window.counts[0, 3], window.n, window.minima[0], window.maxima[0] = 40, 40, 1.0, 1.0
+
+    assert only(find_faults(cells, training, window, {"x"})).kind == "constant"
+    assert find_faults(cells, training, window, {"x"}, design_effects=[10.0]) == ()
+
+
+# -- categories ------------------------------------------------------------------------------------------------------
+
+VALUES = ["AA", "B6", "DL", "UA"]
+
+
+def categories(before: Sequence[int], now: Sequence[int]) -> tuple[Fault, ...]:
+    """Counts per code; the last but one cell is "unseen", the last "missing"."""
+    cells = (MetricCells("carrier", "category", np.empty(0), codes=5),)
+    training, window = Counts.zeros(1, 6, 8), Counts.zeros(1, 6, 8)
+    for counts, numbers in ((training, before), (window, now)):
+        counts.counts[0] = numbers
+        counts.n = sum(numbers)
+        used = np.flatnonzero(counts.counts[0, :5])
+        if len(used):
+            counts.minima[0], counts.maxima[0] = used[0], used[-1]
+    return find_faults(cells, training, window, {"carrier"}, values={"carrier": VALUES})
+
+
+@pytest.mark.parametrize(
+    ("now", "kind", "sentence"),
+    [
+        (
+            [0, 0, 0, 0, 1000, 0],
+            "vocabulary_changed",
+            (
+                "`carrier` has values in every event that are none of the model's; 0 % in training: they may be "
+                "written in another way."
+            ),
+        ),
+        (
+            [0, 300, 200, 100, 400, 0],
+            "vocabulary_changed",
+            (
+                "`carrier` has values in 40 % of events that are none of the model's; 0 % in training, and no event "
+                "has `carrier` 'AA' (40 % in training): perhaps renamed."
+            ),
+        ),
+        ([0, 500, 300, 200, 0, 0], "category_vanished", "No event has `carrier` 'AA' (40 % in training)."),
+        ([0, 0, 0, 1000, 0, 0], "constant", "`carrier` is 'UA' in every event; in training it varied."),
+    ],
+)
+def test_a_fault_of_categories_is_named(now: list[int], kind: str, sentence: str) -> None:
+    fault = only(categories([4000, 3000, 2000, 1000, 0, 0], now))
+
+    assert (fault.kind, fault.sentence) == (kind, sentence)
+
+
+@pytest.mark.parametrize("now", [[200, 500, 200, 100, 0, 0], [390, 290, 190, 95, 30, 5], [4, 3, 2, 0, 0, 0]])
+def test_shares_of_categories_that_move_a_few_new_ones_and_a_rare_one_unseen_are_no_fault(now: list[int]) -> None:
+    assert categories([4000, 3000, 2000, 1000, 0, 0], now) == ()
+
+
+# -- traffic ---------------------------------------------------------------------------------------------------------
+
+PAST = [980, 1020, 1000, 940, 1060, 1010, 990]
+
+
+@pytest.mark.parametrize(
+    ("n", "kind", "sentence"),
+    [
+        (0, "traffic_missing", "No events where 1000 are usual: some do not arrive."),
+        (300, "traffic_missing", "Only 300 events where 1000 are usual: some do not arrive."),
+        (2000, "traffic_doubled", "2000 events where 1000 are usual, twice as many: each may come twice."),
+        (5000, "traffic_surged", "5000 events where 1000 are usual, 5 times as many."),
+    ],
+)
+def test_traffic_far_from_the_past_is_a_fault(n: int, kind: str, sentence: str) -> None:
+    fault = only(find_in_traffic(n, Traffic(PAST)))
+
+    assert (fault.kind, fault.sentence, fault.metrics) == (kind, sentence, ())
+
+
+@pytest.mark.parametrize(
+    ("n", "traffic"),
+    [
+        (700, Traffic(PAST)),
+        (1500, Traffic(PAST)),
+        (0, Traffic(PAST[:4])),
+        (0, Traffic()),
+        (4, Traffic([9, 12, 7, 8, 10])),
+        (500, Traffic([1000, 1000, 1000, 1000, 1000, 300, 350], season=[480, 510, 500, 490, 530])),
+        (450, Traffic([1000, 400, 1000, 420, 1000, 450, 990, 410])),
+        (2000, Traffic([100, 200, 400, 800, 1600])),
+    ],
+)
+def test_traffic_within_its_past_and_season_is_none(n: int, traffic: Traffic) -> None:
+    assert find_in_traffic(n, traffic) == []
+
+
+def test_a_segment_that_vanished_or_doubled_while_others_did_not_is_named() -> None:
+    past = {"origin=EWR": [500] * 6, "origin=JFK": [300] * 6, "origin=LGA": [200] * 6}
+
+    faults = find_in_traffic(1000, Traffic([1000] * 6, (), past, {"origin=EWR": 400, "origin=JFK": 600}))
+
+    assert [(fault.kind, fault.metrics) for fault in faults] == [
+        ("traffic_doubled", ("origin=JFK",)),
+        ("traffic_missing", ("origin=LGA",)),
+    ]
+
+
+# -- what is no fault ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000), st.floats(-1, 1), st.floats(0.7, 1.4), st.sampled_from([300, 1_000, 5_000]))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_drift_of_all_features_at_once_is_no_fault(
+    reference: Reference, seed: int, shift: float, scale: float, n: int
+) -> None:
+    assert find(reference, draw(seed, n, shift, scale)) == ()
+
+
+def test_of_a_hundred_drifts_in_random_directions_at_most_one_is_taken_for_a_fault(reference: Reference) -> None:
+    rng = np.random.default_rng(0)
+    kinds: Counter[str] = Counter()
+    for seed in range(100):
+        drifts = [draw(seed * 6 + at, 1_000, rng.uniform(-1, 1), rng.uniform(0.7, 1.4)) for at in range(6)]
+        matrix = np.column_stack([drift[:, at] for at, drift in enumerate(drifts)])
+        kinds.update(fault.kind for fault in find(reference, matrix))
+
+    assert kinds.total() <= 1, kinds
+
+
+@pytest.mark.parametrize("months", [(0.0, 0.25), (0.5, 0.75), (0.4, 0.9)])
+def test_a_season_of_a_yearly_cycle_is_no_fault(months: tuple[float, float]) -> None:
+    rng = np.random.default_rng(0)
+
+    def weather(at: Floats) -> Floats:
+        warm = -np.cos(2 * np.pi * at)
+        return np.column_stack(
+            [
+                12 + 12 * warm + rng.normal(0, 4, len(at)),
+                6 + 11 * warm + rng.normal(0, 4, len(at)),
+                1015 - 5 * warm + rng.normal(0, 6, len(at)),
+                np.where(rng.random(len(at)) < 0.1, rng.exponential(2 + warm), 0.0),
+            ]
+        )
+
+    reference = fit(weather(rng.random(20_000)), ["temp", "dewp", "pressure", "rain"])
+
+    assert find(reference, weather(rng.uniform(*months, N))) == ()
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.empty((0, 6)),
+        np.full((1, 6), np.nan),
+        np.zeros((1, 6)),
+        np.full((3, 6), np.inf),
+        np.full((3, 6), -np.inf),
+        draw(1, 1),
+        draw(1, 19) * 1e300,
+    ],
+)
+def test_hardly_any_events_say_nothing_of_values(reference: Reference, matrix: Floats) -> None:
+    assert find(reference, matrix) == ()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1e308, -1e308, 5e-324])
+@pytest.mark.parametrize("training_value", [np.nan, np.inf, 0.0, 1e300])
+def test_whatever_the_values_each_fault_is_a_sentence_with_a_strength(training_value: float, value: float) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(500, 3))
+    matrix[:, 0] = training_value
+    reference = fit(matrix, ["a", "b", "c"])
+    window = rng.normal(size=(500, 3))
+    window[:, 0], window[:250, 1] = value, value
+
+    for fault in find(reference, window):
+        assert fault.sentence.endswith(".")
+        assert 0 < fault.strength <= 1
+        assert set(fault.metrics) <= {"a", "b"}
+
+
+def test_a_reference_of_twenty_rows_is_no_ground_for_displaced_columns_or_units(reference: Reference) -> None:
+    small = fit(draw(0, 20), NAMES)
+
+    assert {fault.kind for fault in find(small, draw(1))} <= {"out_of_range"}
+
+
+# -- the distance ----------------------------------------------------------------------------------------------------
+
+
+def law(values: Floats, edges: Sequence[float]) -> Law:
+    cells = MetricCells("x", "numeric", np.array(edges, np.float64))
+    counts = np.append(np.bincount(np.searchsorted(cells.edges, values, "right"), minlength=len(edges) + 1), 0)
+    return Law.of(cells, counts, int(np.rint(values * cells.scale).sum()), float(values.min()), float(values.max()))
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=60), st.sets(st.integers(-90, 90), min_size=2, max_size=20))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_difference_of_shares_is_never_beyond_that_of_the_values(values: list[float], edges: set[int]) -> None:
+    """Counted in any cells, the same values are not told apart."""
+    one = law(np.array(values), sorted(edges))
+    other = law(np.array(values), [-50.0, 0.0, 50.0])
+    low, high = other.bounds(one.points)
+
+    assert (one.below >= low - 1e-12).all()
+    assert (one.below <= high + 1e-12).all()
+
+
+def test_the_distance_of_laws_in_unlike_cells_is_near_the_kolmogorov_distance_of_the_values() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0, 1, 20_000), rng.normal(1, 1, 20_000)
+    exact = 2 * 0.6914624612740131 - 1  # 2 Phi(1/2) - 1
+
+    found = distance(law(one, np.linspace(-3, 3, 100).tolist()), law(other, np.linspace(-2, 4, 117).tolist()))
+
+    assert found == pytest.approx(exact, abs=0.03)
+
+
+@given(st.floats(0.1, 10), st.floats(-5, 5))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_a_scaled_law_is_the_law_of_the_scaled_values(factor: float, offset: float) -> None:
+    values = np.random.default_rng(0).normal(3, 1, 2_000)
+    edges = np.linspace(0, 6, 50)
+    direct = law(values * factor + offset, (edges * factor + offset).tolist())
+
+    assert distance(direct, law(values, edges.tolist()).scaled(factor, offset)) < 0.01

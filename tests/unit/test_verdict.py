@@ -1,0 +1,309 @@
+"""One verdict: each row of the table, its order, the words, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.attribution import JOINT, Share
+from app.core.faults.fault import Fault
+from app.core.situation import Performance, SegmentChange, Situation
+from app.core.verdict import Verdict, decide
+from app.core.verdict_words import Change, number_pair, say
+
+COLD = (-10.0, -5.0, -2.0, 0.0, 3.2, 6.0, 9.0, 12.0, 15.0, 22.0)
+WARM = (12.0, 15.0, 18.0, 21.0, 24.1, 26.0, 28.0, 30.0, 33.0, 39.0)
+LOW = (0.02, 0.05, 0.08, 0.1, 0.14, 0.2, 0.25, 0.3, 0.4, 0.9)
+HIGH = (0.05, 0.1, 0.15, 0.2, 0.28, 0.33, 0.4, 0.5, 0.6, 0.95)
+
+TEMP = Change("temp", "numeric", 0.8, COLD, WARM)
+SCORE = Change("score", "score", 0.25, LOW, HIGH)
+CARRIER = Change(
+    "carrier", "category", 0.09, shares_before=(0.6, 0.37, 0.03), shares_now=(0.55, 0.33, 0.12), values=("AA", "UA")
+)
+NULLS = Fault("missing_values", ("humid",), "`humid` is missing in every event, 0 % in training.", 1.0)
+NO_TRAFFIC = Fault("traffic_missing", (), "No events where 1000 are usual: some do not arrive.", 1.0)
+
+QUIET = Situation(n=5_000, n_reference=100_000, events="flights", alpha=0.001)
+FEATURES = replace(QUIET, changes=(TEMP, CARRIER))
+SCORES = replace(
+    FEATURES,
+    changes=(TEMP, CARRIER, SCORE),
+    score_before=0.2,
+    score_now=0.3,
+    attribution=(Share("temp", 0.07, 0.7), Share(JOINT, 0.02, 0.2), Share("humid", 0.01, 0.1), Share("wind", 0.0, 0.0)),
+)
+CONCEPT = replace(
+    QUIET, p_calibration=1e-9, calibration_effect=0.08, p_conditional=1e-9, rate_before=0.2, rate_now=0.28
+)
+PRIOR = replace(
+    QUIET,
+    p_prior=1e-9,
+    p_conditional=0.4,
+    p_calibration=1e-9,
+    calibration_effect=-0.05,
+    rate_before=0.24,
+    rate_now=0.13,
+)
+
+
+# -- which kind ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("situation", "kind", "action"),
+    [
+        (QUIET, "none", "watch"),
+        (FEATURES, "feature_drift", "watch"),
+        (SCORES, "score_drift", "watch"),
+        (CONCEPT, "concept_drift", "retrain"),
+        (PRIOR, "label_prior_drift", "watch"),
+        (replace(QUIET, faults=(NULLS,)), "pipeline_fault", "look_upstream"),
+        (replace(QUIET, n=0, faults=(NO_TRAFFIC,)), "pipeline_fault", "look_upstream"),
+        (replace(QUIET, n=0), "too_little_data", "watch"),
+        (replace(QUIET, n=1, changes=(TEMP,), faults=(NULLS,)), "too_little_data", "watch"),
+        (replace(QUIET, n_reference=20, changes=(TEMP,)), "too_little_data", "watch"),
+        (replace(QUIET, n_reference=0), "no_reference", "watch"),
+        (replace(SCORES, has_reference=False), "no_reference", "watch"),
+        (replace(QUIET, changes=(Change("outcome", "outcome", 0.1),)), "label_prior_drift", "watch"),
+    ],
+)
+def test_each_row_of_the_table_gives_its_kind_and_advice(situation: Situation, kind: str, action: str) -> None:
+    verdict = decide(situation)
+
+    assert (verdict.kind, verdict.advice.action) == (kind, action)
+
+
+def test_the_rows_come_in_their_order() -> None:
+    everything = replace(SCORES, faults=(NULLS,), p_calibration=1e-9, calibration_effect=0.08, p_conditional=1e-9)
+
+    assert decide(everything).kind == "pipeline_fault"
+    assert decide(replace(everything, faults=())).kind == "concept_drift"
+    assert decide(replace(everything, faults=(), p_calibration=0.5)).kind == "score_drift"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"calibration_effect": 0.01}, "none"),
+        ({"p_calibration": 0.01}, "none"),
+        ({"calibration_effect": -0.08}, "concept_drift"),
+    ],
+)
+def test_calibration_counts_with_evidence_and_an_effect_in_either_direction(
+    changes: dict[str, float], kind: str
+) -> None:
+    assert decide(replace(CONCEPT, **changes)).kind == kind  # type: ignore[arg-type]  # floats, as the fields are
+
+
+def test_a_moved_rate_is_a_label_prior_only_when_scores_given_the_label_stay() -> None:
+    assert decide(PRIOR).kind == "label_prior_drift"
+    assert decide(replace(PRIOR, p_conditional=1e-9)).kind == "concept_drift"
+    assert decide(replace(PRIOR, p_conditional=float("nan"))).kind == "concept_drift"
+
+
+def test_a_rate_that_moved_as_the_scores_foresaw_is_score_drift() -> None:
+    foreseen = replace(SCORES, p_prior=1e-9, rate_before=0.2, rate_now=0.3, p_conditional=0.4, p_calibration=0.5)
+
+    assert decide(foreseen).kind == "score_drift"
+
+
+# -- what to do ------------------------------------------------------------------------------------------------------
+
+GOOD = Performance("AUC", 0.74, limit=0.7)
+POOR = Performance("AUC", 0.66, limit=0.7)
+
+
+@pytest.mark.parametrize("situation", [QUIET, FEATURES, SCORES, CONCEPT, PRIOR])
+def test_a_new_version_is_rolled_back_when_its_predecessor_did_better(situation: Situation) -> None:
+    worse = replace(GOOD, predecessor=0.76)
+
+    advice = decide(replace(situation, performance=worse, is_new=True)).advice
+    assert advice.action == "roll_back"
+    assert advice.reason == "The version before does better on the same events: its AUC is 0.76, not 0.74."
+    assert decide(replace(situation, performance=worse)).advice.action != "roll_back", "not new"
+    better = replace(GOOD, predecessor=0.73)
+    assert decide(replace(situation, performance=better, is_new=True)).advice.action != "roll_back"
+
+
+@pytest.mark.parametrize("situation", [QUIET, FEATURES, SCORES, CONCEPT, PRIOR])
+def test_performance_below_its_limit_asks_for_retraining(situation: Situation) -> None:
+    advice = decide(replace(situation, performance=POOR)).advice
+
+    assert (advice.action, advice.reason) == ("retrain", "The AUC is 0.66, below its limit of 0.7.")
+
+
+def test_a_fault_is_neither_learned_nor_rolled_back() -> None:
+    faulty = replace(QUIET, faults=(NULLS,), performance=replace(POOR, predecessor=0.8), is_new=True)
+
+    assert decide(faulty).advice.action == "look_upstream"
+
+
+def test_feature_drift_without_a_change_of_performance_is_watched() -> None:
+    advice = decide(replace(FEATURES, performance=GOOD)).advice
+
+    assert (advice.action, advice.reason) == ("watch", "The AUC is 0.74, as good as it has to be.")
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("situation", "headline"),
+    [
+        (QUIET, "Nothing has moved: the flights are like those of training."),
+        (
+            FEATURES,
+            "`temp` is higher: half of the flights have 24.1 or more, 3.2 or more in training; `carrier` moved, too.",
+        ),
+        (
+            SCORES,
+            (
+                "The scores are higher: half of the flights have 0.28 or more, 0.14 or more in training, mostly "
+                "because of `temp`."
+            ),
+        ),
+        (
+            CONCEPT,
+            (
+                "The model no longer fits what happens: positive outcomes are more frequent than its scores say, by "
+                "8 % of the flights."
+            ),
+        ),
+        (PRIOR, "Positive outcomes are less frequent: 13 % of the flights, 24 % in training."),
+        (replace(QUIET, faults=(NULLS,)), NULLS.sentence),
+        (
+            replace(QUIET, faults=(NULLS, NO_TRAFFIC)),
+            "No events where 1000 are usual: some do not arrive; there is more to look at in `humid`.",
+        ),
+        (replace(QUIET, n=3), "Too little data: 3 flights in the window, 100000 in training; 200 of each are needed."),
+    ],
+)
+def test_the_headline_says_what_moved_where_to_and_from(situation: Situation, headline: str) -> None:
+    assert decide(situation).headline == headline
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            replace(TEMP, deciles_before=WARM, deciles_now=COLD),
+            "`temp` is lower: half of the flights have 3.2 or more, ",
+        ),
+        (
+            replace(TEMP, deciles_now=(-40.0, -30.0, -20.0, -5.0, 3.2, 20.0, 30.0, 40.0, 50.0, 60.0)),
+            "`temp` is spread more widely: 10 % of the flights have 50 or more, 15 or more in training",
+        ),
+        (
+            replace(TEMP, deciles_now=(2.9, 3.0, 3.1, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 5.0)),
+            "`temp` is spread less widely: ",
+        ),
+        (CARRIER, "`carrier` is more often new to the model: 12 % of the flights, 3 % in training"),
+        (replace(CARRIER, shares_now=(0.8, 0.18, 0.02)), "`carrier` is more often 'AA': 80 % of the flights, 60 % in "),
+        (replace(CARRIER, shares_now=(0.3, 0.67, 0.03), values=()), "`carrier` is "),
+        (
+            replace(TEMP, deciles_now=COLD, missing_now=0.3),
+            "`temp` is more often missing: in 30 % of the flights, 0 % in",
+        ),
+        (replace(TEMP, deciles_now=COLD), "`temp` has changed: in none of the tenths"),
+        (replace(TEMP, deciles_now=(float("nan"),) * 10, missing_now=1.0), "`temp` is more often missing: in 100 %"),
+        (
+            Change("outcome", "outcome", 0.2, shares_before=(0.8, 0.2), shares_now=(0.6, 0.4)),
+            "the outcome is more frequent: 40 % of the flights, 20 % in training",
+        ),
+    ],
+)
+def test_a_change_is_said_with_its_direction_and_size(change: Change, sentence: str) -> None:
+    assert say(change, "flights").sentence.startswith(sentence)
+
+
+@given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_numbers_that_differ_visibly_are_said_differently(before: float, now: float) -> None:
+    was, is_ = number_pair(before, now)
+
+    if abs(before - now) > 1e-6 * max(abs(before), abs(now)):
+        assert was != is_
+
+
+# -- explanations, segments, examples --------------------------------------------------------------------------------
+
+
+def test_features_explain_a_score_drift_by_their_shares() -> None:
+    explained = decide(SCORES).explained_by
+
+    assert [(each.metric, each.share) for each in explained] == [("temp", 0.7), (JOINT, 0.2), ("humid", 0.1)]
+    assert explained[0].words.endswith("3.2 or more in training; this raises the mean score by 0.07")
+    assert explained[2].words == "its change, too small to be sure of, raises the mean score by 0.01"
+
+
+def test_without_score_drift_features_are_ranked_by_how_far_they_moved() -> None:
+    assert [each.metric for each in decide(replace(FEATURES, changes=(CARRIER, TEMP))).explained_by] == [
+        "temp",
+        "carrier",
+    ]
+
+
+def test_the_example_is_of_the_first_explanation() -> None:
+    example = decide(SCORES).example
+
+    assert example is not None
+    assert (example.what, example.before, example.after) == ("the middle value of `temp`", "3.2", "24.1")
+
+
+def test_segments_are_ranked_by_how_many_events_have_moved() -> None:
+    changes = (
+        SegmentChange("origin=LGA", "temp", 0.9, 100),
+        SegmentChange("origin=EWR", "temp", 0.5, 2_000),
+        SegmentChange("origin=EWR", "humid", 0.6, 2_000),
+    )
+
+    segments = decide(replace(FEATURES, segments=changes)).segments
+
+    assert [(each.segment, each.effect, each.metrics) for each in segments] == [
+        ("origin=EWR", 0.6, ("humid", "temp")),
+        ("origin=LGA", 0.9, ("temp",)),
+    ]
+
+
+def test_where_nothing_is_judged_nothing_is_explained() -> None:
+    verdict = decide(replace(SCORES, n=5, segments=(SegmentChange("origin=LGA", "temp", 0.9, 5),)))
+
+    assert (verdict.explained_by, verdict.segments, verdict.example) == ((), (), None)
+
+
+@given(
+    st.sets(st.sampled_from([TEMP, CARRIER, SCORE])),
+    st.sets(st.sampled_from([NULLS, NO_TRAFFIC])),
+    st.integers(0, 1_000),
+    st.lists(st.one_of(st.just(float("nan")), st.floats(0, 1)), min_size=6, max_size=6),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_every_situation_has_a_verdict_in_whole_sentences_without_jargon(
+    changes: set[Change], faults: set[Fault], n: int, known: list[float], has_performance: bool
+) -> None:
+    verdict = decide(
+        replace(
+            QUIET,
+            n=n,
+            changes=tuple(sorted(changes, key=lambda change: change.metric)),
+            faults=tuple(sorted(faults, key=lambda fault: fault.kind)),
+            p_calibration=known[0],
+            calibration_effect=known[1],
+            p_prior=known[2],
+            rate_before=known[3],
+            rate_now=known[4],
+            p_conditional=known[5],
+            performance=Performance("AUC", known[0]) if has_performance else None,
+        )
+    )
+
+    for sentence in (verdict.headline, verdict.advice.reason):
+        assert sentence.endswith(".")
+        assert "nan" not in sentence
+        assert not {"ks", "p-value", "decile", "psi", "null"} & set(sentence.lower().replace(":", " ").split())
+    assert isinstance(verdict, Verdict)
