@@ -159,11 +159,21 @@ class DriftTest:
 
 
 @dataclass(frozen=True)
+class ErrorDetector:
+    """A sequential detector of the stream of wrong decisions, with its settings (river's names for river's)."""
+
+    detector: Literal["cusum", "adwin", "kswin", "page_hinkley", "ddm", "eddm", "hddm_a", "hddm_w"]
+    settings: dict[str, float | int | bool | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Drift:
     """Event-time windows and what is tested on them.
 
     ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
     slices. A window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
+    ``detectors`` watch the wrong decisions as labels come. Of ``false_alarms`` a model may have so many in ``per_ms``,
+    or in ``per_events`` events.
     """
 
     window: str
@@ -171,6 +181,10 @@ class Drift:
     grace_ms: int
     bins: int
     tests: tuple[DriftTest, ...]
+    detectors: tuple[ErrorDetector, ...] = ()
+    false_alarms: float = 1.0
+    per_ms: int = 30 * 86_400_000
+    per_events: int | None = None
 
 
 @dataclass(frozen=True)

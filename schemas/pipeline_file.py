@@ -17,6 +17,7 @@ from schemas.pipeline import (
     Delivery,
     Drift,
     DriftTest,
+    ErrorDetector,
     EventField,
     Events,
     Feature,
@@ -67,6 +68,43 @@ DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "range": {"alpha": (0.01, 0, 1), "minimum_effect": (0.01, 0, 1)},
     "interval": {"low": (2.5, 0, 50), "high": (97.5, 50, 100), "minimum_history": (5, 2, 10_000)},
     "trend": {"alpha": (0.05, 0, 1), "minimum_history": (5, 3, 10_000)},
+}
+#: Settings of each detector of the error stream, river's by river's names: name -> default, and its range or choices.
+DETECTORS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "cusum": {"learn": (2_000, 100, 1_000_000)},
+    "adwin": {
+        "delta": (0.002, 1e-12, 1),
+        "clock": (32, 1, 1_000_000),
+        "max_buckets": (5, 1, 1_000),
+        "min_window_length": (5, 1, 1_000_000),
+        "grace_period": (10, 1, 1_000_000),
+    },
+    "kswin": {
+        "alpha": (0.005, 1e-12, 1),
+        "window_size": (100, 4, 10_000),
+        "stat_size": (30, 2, 5_000),
+        "seed": (1, 0, 2**31),
+    },
+    "page_hinkley": {
+        "min_instances": (30, 1, 1_000_000),
+        "delta": (0.005, 0, 1),
+        "threshold": (50.0, 0, 1e9),
+        "alpha": (1 - 0.0001, 0, 1),
+        "mode": ("both", "up", "down"),
+    },
+    "ddm": {"warm_start": (30, 1, 1_000_000), "warning_threshold": (2.0, 0, 100), "drift_threshold": (3.0, 0, 100)},
+    "eddm": {"warm_start": (30, 1, 1_000_000), "alpha": (0.95, 0, 1), "beta": (0.9, 0, 1)},
+    "hddm_a": {
+        "drift_confidence": (0.001, 1e-12, 1),
+        "warning_confidence": (0.005, 1e-12, 1),
+        "two_sided_test": (False,),
+    },
+    "hddm_w": {
+        "drift_confidence": (0.001, 1e-12, 1),
+        "warning_confidence": (0.005, 1e-12, 1),
+        "lambda_val": (0.05, 1e-6, 1),
+        "two_sided_test": (False,),
+    },
 }
 #: What runs where a file names no tests: not all, since each more is another chance of a false alarm.
 DEFAULT_TESTS = ("psi", "ks", "null_rate", "range", "interval", "trend")
@@ -176,7 +214,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         lookups=lookups,
         features=features,
         model=_read_model(top, name),
-        drift=_read_drift(top),
+        drift=_read_drift(top, with_labels=labels is not None),
         performance=_read_performance(top),
         alerts=_read_alerts(top, with_labels=labels is not None),
         limits=_read_limits(top),
@@ -253,9 +291,9 @@ def _read_model(top: TomlTable, pipeline: str) -> Model:
     return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""))
 
 
-def _read_drift(top: TomlTable) -> Drift:
+def _read_drift(top: TomlTable, *, with_labels: bool) -> Drift:
     table = top.table("drift")
-    table.allow("window", "slice", "grace", "bins", "tests")
+    table.allow("window", "slice", "grace", "bins", "tests", "detectors", "false_alarms", "per", "per_events")
     slice_ms = table.duration("slice", "1d", least_ms=1000)
     window = table.text("window", "month")
     if window == "month":
@@ -270,7 +308,59 @@ def _read_drift(top: TomlTable) -> Drift:
     tests = tuple(_read_test(test) for test in table.tables("tests", "test")) or tuple(
         default_test(name) for name in DEFAULT_TESTS
     )
-    return Drift(window, slice_ms, table.duration("grace", "1h"), table.integer("bins", 128, low=10, high=4096), tests)
+    if "per" in table and "per_events" in table:
+        table.fail("per", "stands beside per_events; give one of them")
+    return Drift(
+        window=window,
+        slice_ms=slice_ms,
+        grace_ms=table.duration("grace", "1h"),
+        bins=table.integer("bins", 128, low=10, high=4096),
+        tests=tests,
+        detectors=_read_detectors(table, with_labels=with_labels),
+        false_alarms=table.number("false_alarms", 1.0, low=1e-6, high=1e6),
+        per_ms=table.duration("per", "30d", least_ms=1000),
+        per_events=table.integer("per_events", 1, low=1) if "per_events" in table else None,
+    )
+
+
+def default_detector(name: str) -> ErrorDetector:
+    """The detector of a name with the settings that it has where the file gives none."""
+    settings = {key: choices[0] for key, choices in DETECTORS[name].items()}
+    return ErrorDetector(name, settings)  # type: ignore[arg-type]  # a name of a detector
+
+
+def _read_detectors(drift: TomlTable, *, with_labels: bool) -> tuple[ErrorDetector, ...]:
+    if "detectors" not in drift:
+        return (default_detector("cusum"),) if with_labels else ()
+    if not with_labels:
+        drift.fail("detectors", "need labels, which say what decisions were wrong; add [labels] or remove them")
+    found: list[ErrorDetector] = []
+    for table in drift.tables("detectors", "detector"):
+        name = table.word("detector", tuple(DETECTORS))
+        if any(each.detector == name for each in found):
+            table.fail("detector", f'"{name}" is named twice; name it once')
+        table.allow("detector", *DETECTORS[name])
+        settings = {key: _read_setting(table, key, *choices) for key, choices in DETECTORS[name].items()}
+        _check_settings(table, settings)
+        found.append(ErrorDetector(name, settings))
+    return tuple(found)
+
+
+def _read_setting(table: TomlTable, key: str, default: Any, *choices: Any) -> float | int | bool | str:
+    if isinstance(default, bool):
+        return table.flag(key, default)
+    if isinstance(default, int):
+        return table.integer(key, default, low=choices[0], high=choices[1])
+    if isinstance(default, float):
+        return table.number(key, default, low=choices[0], high=choices[1])
+    return str(table.word(key, (default, *choices), default))
+
+
+def _check_settings(table: TomlTable, settings: dict[str, Any]) -> None:
+    if "stat_size" in settings and 2 * settings["stat_size"] > settings["window_size"]:
+        table.fail("stat_size", "is more than half of window_size; make it smaller")
+    if "beta" in settings and settings["alpha"] < settings["beta"]:
+        table.fail("alpha", "is below beta; raise it or lower beta")
 
 
 def default_test(name: str) -> DriftTest:

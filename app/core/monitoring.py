@@ -29,6 +29,8 @@ from app.core.drift.deciles import deciles
 from app.core.drift.wasserstein import Scale
 from app.core.drift_reports import Evidence, concerns, judge
 from app.core.drift_windows import Calendar, Window, WindowStore
+from app.core.error_stream import ErrorStream
+from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.findings import Findings, Judgement, Subject, describe
 from app.core.history import History
 from app.core.performance import measure
@@ -38,13 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.core.batches import Floats
+    from app.core.detectors import Make
     from models.reference import Counts
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 1\n"
+_MAGIC = b"streamgauge monitor 2\n"
 
 
 @dataclass(eq=False)
@@ -53,6 +56,7 @@ class _Version:
     training_metrics: dict[str, float]
     training: Window
     watches: list[Watch]
+    errors: ErrorWatch
     is_announced: bool = False
 
     @cached_property
@@ -82,9 +86,13 @@ class MonitorCore:
         Closed windows whose counts are kept, so that late events amend them.
     history
         Past windows that the interval and the trend look at.
+    make_detector
+        Makes the detectors that the pipeline file asks for.
     """
 
-    def __init__(self, pipeline: Pipeline, *, keep: int = 24, history: int = 60) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, keep: int = 24, history: int = 60, make_detector: Make = make_cusum
+    ) -> None:
         self._pipeline = pipeline
         self._calendar = Calendar.parse(pipeline.drift.window, pipeline.drift.slice_ms)
         self._store = WindowStore(
@@ -97,6 +105,8 @@ class MonitorCore:
         self._n_kept = keep
         self._versions: dict[str, _Version] = {}
         self._history = History(history)
+        self._errors = ErrorStream()
+        self._make_detector = make_detector
 
     @property
     def windows(self) -> WindowStore:
@@ -143,7 +153,9 @@ class MonitorCore:
             )
             for rule in self._pipeline.alerts
         ]
-        self._versions[version] = _Version(reference, dict(training_metrics), training or Window(0, 0), watches)
+        window, drift = training or Window(0, 0), self._pipeline.drift
+        errors = ErrorWatch(drift.detectors, baseline_of(reference, window, drift), self._make_detector)
+        self._versions[version] = _Version(reference, dict(training_metrics), window, watches, errors)
 
     def observe(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic, in offset order per partition."""
@@ -153,7 +165,9 @@ class MonitorCore:
                     f"a sketch of model {delta.model!r} on a topic of {self._pipeline.model.name!r}; "
                     "give each model a pipeline of its own"
                 )
+        self._errors.check(record)
         self._store.add(record)
+        self._errors.add(record)
 
     def collect(self, now_ms: int) -> Findings:
         """Report what has closed, matured or changed.
@@ -169,6 +183,9 @@ class MonitorCore:
                 known.is_announced = True
                 statistics = describe(known.reference, known.reference.training, range(len(known.reference.metrics)))
                 findings.metadata += self._about(version, known.training, 1).metadata("training", statistics, now_ms)
+        for version, known in sorted(self._versions.items()):
+            released = self._errors.release(version, self._store.label_watermark_ms)
+            findings.reports += known.errors.observe(released, self._about(version, known.training, 1))
         closed = self._store.closed()
         self._judge(closed, now_ms, findings)
         mature = [window for window in closed if self._store.is_mature(window)]
@@ -189,11 +206,13 @@ class MonitorCore:
                     "training_metrics": known.training_metrics,
                     "training": [known.training.start_ms, known.training.end_ms],
                     "is_announced": known.is_announced,
+                    "errors": known.errors.snapshot(),
                     "watches": {watch.rule.name: watch.to_state() for watch in known.watches},
                 }
                 for version, known in self._versions.items()
             },
             "history": self._history.to_state(),
+            "errors": self._errors.snapshot(),
         }
         return _MAGIC + json.dumps(state, sort_keys=True).encode() + b"\n" + self._store.snapshot()
 
@@ -212,10 +231,12 @@ class MonitorCore:
             reference = Reference.from_json(saved["reference"])
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
             self._versions[version].is_announced = saved["is_announced"]
+            self._versions[version].errors.restore(saved["errors"])
             for watch in self._versions[version].watches:
                 if watch.rule.name in saved["watches"]:
                     watch.from_state(saved["watches"][watch.rule.name])
         self._history.from_state(state["history"])
+        self._errors.restore(state["errors"])
 
     def _judge(self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False) -> None:
         """Judge what is new or changed in the windows: features and score, or outcome and performance."""

@@ -82,9 +82,7 @@ class Cusum:
     D. Hawkins, "Self-starting CUSUM charts for location and scale", The Statistician 36, 1987.
     """
 
-    def __init__(
-        self, baseline: Baseline, *, odds_ratios: Sequence[float] = ODDS_RATIOS, learn: int = LEARN
-    ) -> None:
+    def __init__(self, baseline: Baseline, *, odds_ratios: Sequence[float] = ODDS_RATIOS, learn: int = LEARN) -> None:
         self._odds_ratios = np.array(odds_ratios)
         self._design_effect = baseline.design_effect
         self._false_alarms = np.full(len(odds_ratios), _SHARED / len(odds_ratios) / baseline.arl_events)
@@ -206,7 +204,9 @@ class Cusum:
         if fall > _FALL * deviation:
             self._watch(n, wrong)
             rate = wrong_before / n_before
-            return Detection(self._seen - 1, self._seen - n, n, wrong, n_before, rate, fall / deviation, _FALL, rose=False)
+            return Detection(
+                self._seen - 1, self._seen - n, n, wrong, n_before, rate, fall / deviation, _FALL, rose=False
+            )
         if self._known[0] >= _GROWTH * self._calibrated_n:
             self._calibrate()
         return None

@@ -1,0 +1,1 @@
+"""The evaluation of drift monitoring: what was promised, measured."""
