@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 #: A restart sees so many errors again: 0.4 s of the slowest, but for KSWIN.
 MOST = 2**17
 
-_KINDS: dict[str, Callable[..., Any]] = {
+#: Of each name in a pipeline file.
+KINDS: dict[str, Callable[..., Any]] = {
     "adwin": drift.ADWIN,
     "kswin": drift.KSWIN,
     "page_hinkley": drift.PageHinkley,
@@ -49,7 +50,7 @@ def make_detector(wanted: ErrorDetector, baseline: Baseline) -> Detector:
     """Make the detector that a pipeline file asks for."""
     if wanted.detector == "cusum":
         return make_cusum(wanted, baseline)
-    made = Made(_KINDS[wanted.detector], dict(wanted.settings))
+    made = Made(KINDS[wanted.detector], dict(wanted.settings))
     if wanted.detector == "kswin":  # it looks back no further than its window, and 0.2 ms an event is slow
         window = int(wanted.settings["window_size"])
         made = made._replace(most=20 * window, keep=window)

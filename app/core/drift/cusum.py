@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 #: Units of a nat.
 UNITS = 2**20
-ODDS_RATIOS = (1.3, 1.5, 2.0)
+ODDS_RATIOS = (1.33, 1.7)
 LEARN = 2_000
 
-_SHARED = 1.5
+_SHARED = 1.2
 _CAUTION = 0.5  # deviations
 _FALL = 4.5  # deviations: 3e-6 by chance
 _GROWTH = 1.25
