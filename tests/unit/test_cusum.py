@@ -38,7 +38,7 @@ def recursion(wrong: np.ndarray, up: list[int], down: list[int], limits: list[in
 @given(st.integers(0, 2**32), st.floats(0.01, 0.9), st.floats(0.2, 3), st.sampled_from([30.0, 1e3, 1e6]))
 def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, factor: float, arl: float) -> None:
     wrong = errors(seed, (300, rate), (400, min(1.0, rate * factor)))
-    detector = Cusum(Baseline(1_000, int(1_000 * rate), arl), learn=1_000)
+    detector = Cusum(Baseline(2_000, int(2_000 * rate), arl))
     down = detector._slope.ravel().tolist()
     up = (detector._jump - detector._slope).ravel().tolist()
     limits = (detector._reach.ravel() + up).tolist()
