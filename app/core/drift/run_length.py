@@ -135,9 +135,9 @@ def thresholds(steps: Steps, rate: Rate, false_alarms: Floats, design_effect: fl
     walk = _Walk.of(columns, rate.rates(), design_effect)
     margin = (steps.up + steps.down) / 3
     low, high = np.full(len(margin), math.log(0.05)), np.full(len(margin), math.log(10_000.0))
-    for _ in range(40):
+    for _ in range(28):
         middle = (low + high) / 2
         height = (np.exp(middle) + margin)[:, None]
-        is_too_low = walk.alarms(height) @ _WEIGHTS > false_alarms
+        is_too_low = (walk.alarms(height) * _WEIGHTS).sum(axis=1) > false_alarms
         low, high = np.where(is_too_low, middle, low), np.where(is_too_low, high, middle)
     return np.asarray(np.exp(high))
