@@ -23,7 +23,7 @@ from dataclasses import astuple, dataclass, field
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, LabelBatch, RecordBatch, Rejection
+from app.core.batches import EventBatch, Floats, Ints, LabelBatch, RecordBatch, Rejection
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
@@ -126,7 +126,7 @@ class PartitionPipeline:
         self._decode_labels = LabelDecoder(pipeline).decode
         self._rows = rows
         self._state = plan.new_state(with_changelog=with_drain, rows=rows)
-        horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
+        horizon_ms = self._horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
         self._pending = PendingEvents(horizon_ms, with_changelog=with_drain)
         self._generation = Generation()
         self.shared: SharedPart[_Queued] | None = None
@@ -264,6 +264,7 @@ class PartitionPipeline:
     def _process(self, merged: Merged[_Queued], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
         queued = merged.payload
         events, matrix = _rows_of(queued, merged) if queued is not None else self._nothing()
+        came_to_ms = self._event_watermark_ms
         if len(events):
             self._event_watermark_ms = int(merged.times_ms[-1])
         if len(merged.labels):
@@ -291,7 +292,7 @@ class PartitionPipeline:
             if self._with_outgoing:
                 self._encode_scores(step, now_ms, stale=stale)
         self._remember(step, merged)
-        self._count_outcomes(step)
+        self._count_outcomes(step, self._error_times(merged, joined, came_to_ms))
         self._pending.expire(self._event_watermark_ms)
         step.dead_letters = self._passed_label_letters(merged.labels)
         return step
@@ -339,18 +340,29 @@ class PartitionPipeline:
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
-    def _count_outcomes(self, step: Step) -> None:
+    def _error_times(self, merged: Merged[_Queued], joined: JoinedLabels, came_to_ms: int) -> Ints:
+        """Effective times of the joined labels, and not before what `drain_sketch` may have said by then."""
+        before = np.array(joined.before, dtype=np.int64)
+        watermarks = np.append(came_to_ms, merged.times_ms)[before] - self._horizon_ms
+        times: Ints = np.maximum(merged.label_times_ms[np.array(joined.places, dtype=np.int64)], watermarks)
+        return times
+
+    def _count_outcomes(self, step: Step, error_times_ms: Ints) -> None:
         if not self._with_drain:
             return
-        groups: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+        groups: dict[str, list[tuple[int, float, float, int]]] = defaultdict(list)
         joined = step.labels.scored(_versions(step), step.events.event_time_ms, step.scores)
-        for label, (version, time_ms, score) in zip(step.labels.label, joined, strict=True):
-            groups[version].append((time_ms, score, label))
+        for label, at_ms, (version, time_ms, score) in zip(
+            step.labels.label, error_times_ms.tolist(), joined, strict=True
+        ):
+            groups[version].append((time_ms, score, label, at_ms))
         for version, rows in groups.items():
             reference = self._references.get(version)
             if reference is not None:
-                times, scores, labels = zip(*rows, strict=True)
-                self._sketch.add_labelled(version, reference, np.array(times), np.array(scores), np.array(labels))
+                times, scores, labels, at = (np.array(column) for column in zip(*rows, strict=True))
+                self._sketch.add_labelled(version, reference, times, scores, labels)
+                known = np.isfinite(scores) & ((labels == 0) | (labels == 1))
+                self._sketch.add_errors(version, at[known], ((scores >= reference.threshold) != (labels == 1))[known])
 
     def know(self, version: str, reference: Reference) -> None:
         """Give the cells of a version whose events may still be waiting for labels (after a restart)."""
@@ -369,13 +381,12 @@ class PartitionPipeline:
         """What was counted since the last drain, and how far this partition has come; None if neither moved."""
         watermark = max(self._event_watermark_ms, self._promised_ms)
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
-        horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels is not None else 0
-        label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - horizon_ms)
+        label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
         deltas = self._sketch.drain()
         if not deltas and (watermark, label_watermark) == self._said:
             return None
         self._said = watermark, label_watermark
-        return SketchRecord(self.partition, watermark, label_watermark, deltas)
+        return SketchRecord(self.partition, watermark, label_watermark, deltas, self._sketch.drain_errors())
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""

@@ -199,13 +199,21 @@ class PastWindow:
 
 
 @dataclass(frozen=True)
+class ErrorDetector:
+    """A sequential detector of the stream of wrong decisions, with its settings (river's names for river's)."""
+
+    detector: Literal["cusum", "adwin", "kswin", "page_hinkley", "ddm", "eddm", "hddm_a", "hddm_w"]
+    settings: dict[str, float | int | bool | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Drift:
     """Event-time windows and what is tested on them.
 
     ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
     slices. ``every_ms``: windows overlap, and one ends every so often; None: each begins where the last one ends. A
     window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
-    ``against``: None: the training data.
+    ``against``: None: the training data. ``detectors`` watch the wrong decisions as labels come.
     """
 
     window: str
@@ -216,6 +224,7 @@ class Drift:
     false_alarms: FalseAlarms = FalseAlarms(1, per_ms=30 * 86_400_000)
     every_ms: int | None = None
     against: PastWindow | None = None
+    detectors: tuple[ErrorDetector, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from schemas.pipeline import Drift, DriftTest, FalseAlarms, PastWindow
+from schemas.pipeline_detectors import read_detectors
 from schemas.toml_table import TomlTable, parse_duration
 
 _DAY_MS = 86_400_000
@@ -32,11 +33,11 @@ DEFAULT_TESTS = (
 )
 
 
-def read_drift(top: TomlTable) -> Drift:
+def read_drift(top: TomlTable, *, with_labels: bool) -> Drift:
     """The table ``[drift]``."""
     table = top.table("drift")
     table.allow(
-        *("window", "every", "slice", "grace", "bins", "tests", "against"),
+        *("window", "every", "slice", "grace", "bins", "tests", "against", "detectors"),
         *("false_alarms", "per", "per_events"),
     )
     slice_ms = table.duration("slice", "1d", least_ms=1000)
@@ -69,6 +70,7 @@ def read_drift(top: TomlTable) -> Drift:
         false_alarms=_read_false_alarms(table),
         every_ms=every_ms,
         against=_read_against(table, window_ms, every_ms or window_ms),
+        detectors=read_detectors(table, with_labels=with_labels),
     )
 
 

@@ -203,6 +203,18 @@ class SketchDelta(msgspec.Struct, array_like=True):
     n_correct: int = 0
 
 
+class ErrorRun(msgspec.Struct, array_like=True):
+    """Decisions of one version whose labels one transaction applied, in the order in which it did.
+
+    ``times_ms``: effective times of the labels, ascending, int64 little-endian bytes; no later run of the partition
+    begins before the ``label_watermark_ms`` that its records have said. ``wrong``: a byte each, 1 or 0.
+    """
+
+    version: str
+    times_ms: bytes
+    wrong: bytes
+
+
 class SketchRecord(msgspec.Struct, array_like=True):
     """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come."""
 
@@ -212,6 +224,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     #: Event time up to which labels of this partition have been applied, or can count no more (``labels.horizon``).
     label_watermark_ms: int
     deltas: list[SketchDelta]
+    errors: list[ErrorRun] = []
 
 
 class SharedTile(msgspec.Struct, array_like=True):

@@ -26,6 +26,7 @@ from app.adapters.effects import Block, Columns, dead_letter_block, findings_col
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_history import KnownVersion
 from app.adapters.reign import Reign
+from app.adapters.river_detectors import make_detector
 from app.adapters.takeover import Bounds, Legacy, Saved, are_new, start_of, tables_of
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.findings import Findings
@@ -86,7 +87,7 @@ class Watch:
         self._around = around
         self._reign = reign
         pipeline = around.pipeline
-        self.core = MonitorCore(pipeline)
+        self.core = MonitorCore(pipeline, make_detector=make_detector)
         self.refused = 0
         #: Records that Kafka deleted before they were written.
         self.n_lost = 0
@@ -146,7 +147,7 @@ class Watch:
             self.core.restore(state.core)
         except (msgspec.DecodeError, ValueError) as error:
             log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
-            self.core = MonitorCore(self._around.pipeline)
+            self.core = MonitorCore(self._around.pipeline, make_detector=make_detector)
             return {}
         self._findings, self._token, self._shown = state.findings, state.token, state.shown
         sketches = self._around.pipeline.topics.sketches

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from app.core.drift.deciles import deciles
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
+from app.core.error_stream import ErrorStream
+from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.findings import Findings, Subject, describe
 from app.core.history import History
 from app.core.over_time import Past
@@ -39,6 +41,7 @@ from models.reference import Reference
 
 if TYPE_CHECKING:
     from app.core.batches import Floats
+    from app.core.detectors import Make
     from models.reference import Counts
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
@@ -54,7 +57,10 @@ class _Version:
     training_metrics: dict[str, float]
     training: Window
     judge: Judge
+    errors: ErrorWatch
     is_announced: bool = False
+    #: Of the detectors of wrong decisions: when, and which.
+    detections: list[tuple[int, str]] = field(default_factory=list)
 
     @cached_property
     def training_deciles(self) -> list[Floats]:
@@ -76,9 +82,13 @@ class MonitorCore:
         Closed windows whose counts are kept, so that late events amend them.
     history
         Past windows that the interval and the trend look at.
+    make_detector
+        Makes the detectors that the pipeline file asks for.
     """
 
-    def __init__(self, pipeline: Pipeline, *, keep: int = 24, history: int = 60) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, keep: int = 24, history: int = 60, make_detector: Make = make_cusum
+    ) -> None:
         self._pipeline = pipeline
         drift = pipeline.drift
         self._calendar = Calendar.parse(drift.window, drift.slice_ms, drift.every_ms)
@@ -96,6 +106,8 @@ class MonitorCore:
         self._n_remembered = keep + history * len(self._calendar.panes_of(self._calendar.window_at(0)))
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
+        self._errors = ErrorStream()
+        self._make_detector = make_detector
 
     @property
     def windows(self) -> WindowStore:
@@ -133,8 +145,10 @@ class MonitorCore:
             return
         own = {name: value for name, value, _, _ in measure(reference.training)}
         self.alerts.add_version(version, {**own, **training_metrics})
-        judge = Judge(reference, self._pipeline.drift.tests)
-        self._versions[version] = _Version(reference, dict(training_metrics), training or Window(0, 0), judge)
+        window, drift = training or Window(0, 0), self._pipeline.drift
+        errors = ErrorWatch(drift.detectors, baseline_of(reference, window, drift), self._make_detector)
+        judge = Judge(reference, drift.tests)
+        self._versions[version] = _Version(reference, dict(training_metrics), window, judge, errors)
 
     def observe(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic, in offset order per partition."""
@@ -144,7 +158,9 @@ class MonitorCore:
                     f"a sketch of model {delta.model!r} on a topic of {self._pipeline.model.name!r}; "
                     "give each model a pipeline of its own"
                 )
+        self._errors.check(record)
         self._store.add(record)
+        self._errors.add(record)
 
     def calibrate(self) -> None:
         """Work out beforehand what `collect` needs and takes seconds for; changes nothing that anyone can see."""
@@ -171,12 +187,18 @@ class MonitorCore:
                 for segment, counts in known.reference.by_segment():
                     statistics = describe(known.reference, counts, range(len(known.reference.metrics)))
                     findings.metadata += about.metadata("training", segment, statistics, now_ms)
+        for version, known in sorted(self._versions.items()):
+            released = self._errors.release(version, self._store.label_watermark_ms)
+            detected = known.errors.observe(released, self._about(version, known.training, 1))
+            findings.reports += detected
+            known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
         closed = self._store.closed()
         self._judge(closed, now_ms, findings)
         mature = [window for window in closed if self._store.is_mature(window)]
         self._judge(mature, now_ms, findings, of_labels=True)
         self._note_absences(closed)
         self._note_absences(mature, of_labels=True)
+        self._note_detections(closed)
         findings.alerts += self.alerts.announce(now_ms)
         self._store.release()
         if self._store.settled_before_ms is not None:
@@ -193,11 +215,14 @@ class MonitorCore:
                     "training_metrics": known.training_metrics,
                     "training": [known.training.start_ms, known.training.end_ms],
                     "is_announced": known.is_announced,
+                    "errors": known.errors.snapshot(),
+                    "detections": known.detections,
                 }
                 for version, known in self._versions.items()
             },
             "history": self._history.to_state(),
             "alerts": self.alerts.to_state(),
+            "errors": self._errors.snapshot(),
         }
         return _MAGIC + json.dumps(state, sort_keys=True).encode() + b"\n" + self._store.snapshot()
 
@@ -216,8 +241,11 @@ class MonitorCore:
             reference = Reference.from_json(saved["reference"])
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
             self._versions[version].is_announced = saved["is_announced"]
+            self._versions[version].errors.restore(saved["errors"])
+            self._versions[version].detections = [(time_ms, name) for time_ms, name in saved["detections"]]
         self.alerts.from_state(state["alerts"])
         self._history.from_state(state["history"])
+        self._errors.restore(state["errors"])
 
     def _judge(self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False) -> None:
         """Judge what is new or changed in the windows: features and score, or outcome and performance."""
@@ -263,6 +291,15 @@ class MonitorCore:
             held = {version for version, _ in self._store.holdings(window)}
             for version in self._versions.keys() - held:
                 self.alerts.see_absence(version, window, of_labels=of_labels)
+
+    def _note_detections(self, closed: list[Window]) -> None:
+        """Let alerts see what detectors of wrong decisions found in windows whose labels have come that far."""
+        label_watermark_ms = self._store.label_watermark_ms
+        for version, known in self._versions.items():
+            for window in closed:
+                if label_watermark_ms is not None and window.end_ms <= label_watermark_ms:
+                    found = [each for each in known.detections if window.start_ms <= each[0] < window.end_ms]
+                    self.alerts.see_detections(version, window, found)
 
     def _counts(self, window: Window, version: str) -> dict[str, Counts]:
         """The counts of a window by segment, that of all events first."""

@@ -14,7 +14,7 @@ import numpy as np
 from app.core.merge import BEGINNING_MS
 from models.counting import count, count_outcomes
 from models.reference import Counts, Reference
-from schemas.wire import SketchDelta, SketchRecord
+from schemas.wire import ErrorRun, SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,16 +70,31 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
     Only the last part says how far the partition has come: before it, nothing may close.
     """
     deltas: list[SketchDelta] = []
+    errors: list[ErrorRun] = []
     size = 0
+    for run in _cut_errors(record.errors, most_bytes):
+        more = len(run.times_ms) + len(run.wrong) + _DELTA_BYTES
+        if errors and size + more > most_bytes:
+            yield SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, [], errors)
+            errors, size = [], 0
+        errors.append(run)
+        size += more
     for delta in record.deltas:
         more = sum(map(len, (delta.cells, delta.counts, delta.sums, delta.minima, delta.maxima, delta.outcome_cells)))
         more += len(delta.outcome_counts) + _DELTA_BYTES
-        if deltas and size + more > most_bytes:
-            yield SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, deltas)
-            deltas, size = [], 0
+        if (deltas or errors) and size + more > most_bytes:
+            yield SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, deltas, errors)
+            deltas, errors, size = [], [], 0
         deltas.append(delta)
         size += more
-    yield SketchRecord(record.partition, record.watermark_ms, record.label_watermark_ms, deltas)
+    yield SketchRecord(record.partition, record.watermark_ms, record.label_watermark_ms, deltas, errors)
+
+
+def _cut_errors(runs: list[ErrorRun], most_bytes: int) -> Iterator[ErrorRun]:
+    most = max(most_bytes // 9, 1)
+    for run in runs:
+        for at in range(0, len(run.wrong), most):
+            yield ErrorRun(run.version, run.times_ms[8 * at : 8 * (at + most)], run.wrong[at : at + most])
 
 
 @dataclass(eq=False)
@@ -200,6 +215,7 @@ class SketchBuffer:
         self._slice_ms = slice_ms
         self._counts: dict[tuple[str, int], Counts] = {}
         self._uncounted: dict[str, _Scored] = {}
+        self._errors: dict[str, list[tuple[Ints, NDArray[np.bool_]]]] = {}
 
     def add_scored(
         self, version: str, reference: Reference, event_time_ms: Ints, matrix: Floats, scores: Floats
@@ -219,6 +235,22 @@ class SketchBuffer:
         for start in np.unique(starts).tolist():
             here = starts == start
             self._add(version, start, count_outcomes(reference, scores[here], labels[here]))
+
+    def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_]) -> None:
+        """Note the decisions whose labels were applied at these effective times, in their order."""
+        self._errors.setdefault(version, []).append((time_ms, wrong))
+
+    def drain_errors(self) -> list[ErrorRun]:
+        """Give the decisions since the last drain, a run per version."""
+        errors, self._errors = self._errors, {}
+        return [
+            ErrorRun(
+                version,
+                np.concatenate([times for times, _ in runs]).astype("<i8").tobytes(),
+                np.concatenate([wrong for _, wrong in runs]).astype(np.uint8).tobytes(),
+            )
+            for version, runs in sorted(errors.items())
+        ]
 
     def drain(self) -> list[SketchDelta]:
         """Give the deltas since the last drain, ordered by version and slice."""

@@ -22,10 +22,13 @@ from core_setting import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, Setting, batch, b
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from app.core.error_stream import Errors
+from app.core.merge import BEGINNING_MS
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.sketches import Sketch, split_record
 from app.pipeline import PartitionPipeline, Step
 from models.counting import count, count_outcomes
+from models.reference import Reference
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed, encode_packed
 
@@ -342,6 +345,22 @@ class FlowMachine(RuleBasedStateMachine):
                 counts += count_outcomes(reference, *(np.array(column) for column in zip(*outcomes, strict=True)))
             mine = vars(found[place].to_counts(reference))
             assert {k: _bits(v) for k, v in mine.items()} == {k: _bits(v) for k, v in vars(counts).items()}
+        self._check_errors(found, references)
+
+    def _check_errors(self, found: dict[tuple[str, int], Sketch], references: dict[str, Reference]) -> None:
+        """Each label that counts is one decision, and none comes before what was said of labels by then."""
+        numbers = Counter[str]()
+        said_ms = BEGINNING_MS
+        for record in self.committed.sketches:
+            for run in record.errors:
+                errors = Errors.of(run)
+                assert errors.times_ms[0] >= said_ms
+                numbers.update({run.version: len(errors.wrong), f"{run.version} wrong": int(errors.wrong.sum())})
+            said_ms = max(said_ms, record.label_watermark_ms)
+        for version, reference in references.items():
+            counts = [sketch.to_counts(reference) for (of, _), sketch in found.items() if of == version]
+            assert numbers[version] == sum(each.n_labels for each in counts)
+            assert numbers[f"{version} wrong"] == sum(each.n_labels - each.n_correct for each in counts)
 
 
 def _bits(value: Any) -> Any:

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import inspect
 from pathlib import Path
 
 import pytest
 
-from schemas.pipeline import Pipeline, PipelineError, Silence
+from app.adapters.river_detectors import KINDS as RIVER
+from schemas.pipeline import FalseAlarms, Pipeline, PipelineError, Silence
+from schemas.pipeline_detectors import DETECTORS, default_detector
 from schemas.pipeline_drift import DEFAULT_TESTS
 from schemas.pipeline_file import feature_set_digest, load
 from schemas.toml_table import parse_duration
@@ -87,9 +90,32 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     assert pipeline.events.max_ahead_ms == 86_400_000
     assert (pipeline.drift.window, pipeline.drift.slice_ms, pipeline.drift.bins) == ("month", 86_400_000, 128)
     assert [test.test for test in pipeline.drift.tests] == list(DEFAULT_TESTS)
+    assert pipeline.drift.false_alarms == FalseAlarms(1, per_ms=30 * 86_400_000)
+    assert pipeline.drift.detectors == ()
     assert (pipeline.limits.consecutive, pipeline.limits.share, pipeline.limits.of_last) == (1000, 0.5, 5000)
     assert pipeline.performance.maturity_ms == 86_400_000
     assert pipeline.topics.events == "payments.events"
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_detectors_have_rivers_names_and_defaults(name: str) -> None:
+    if name == "cusum":
+        return
+    signature = inspect.signature(RIVER[name].__init__).parameters
+    found = default_detector(name).settings
+    if name == "kswin":
+        assert found.pop("seed") == 1  # river draws from the system's chance when it is not given
+    theirs = {key: parameter.default for key, parameter in signature.items() if key not in {"self", "seed", "window"}}
+    assert found == theirs
+
+
+def test_the_cusum_watches_where_there_are_labels(tmp_path: Path) -> None:
+    path = tmp_path / "payments.toml"
+    path.write_text(SMALLEST + "[labels]\n")
+    assert load(path).drift.detectors == (default_detector("cusum"),)
+    path.write_text(SMALLEST + '[labels]\n[[drift.detectors]]\ndetector = "adwin"\ndelta = 0.01')
+    (detector,) = load(path).drift.detectors
+    assert (detector.detector, detector.settings["delta"], detector.settings["clock"]) == ("adwin", 0.01, 32)
 
 
 def test_the_shipped_flights_pipeline_is_read_by_its_name() -> None:
@@ -208,6 +234,14 @@ MISTAKES = [
     ("WINDOW", '[drift]\nwindow = "36h"', 'drift.window: "36h" is not a multiple of the slice; change one of them.'),
     ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of minimum_effect, test.'),
     ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval", "trend", "classic_ks", "classic_interval" or "classic_trend".'),
+    ("WINDOW", '[drift]\ndetectors = []', "drift.detectors: need labels, which say what decisions were wrong; add [labels] or remove them."),
+    ("WINDOW", '[labels]\n[[drift.detectors]]\ndetector = "cusums"', 'drift.detectors.cusums.detector: "cusums" is not known; use "cusum", "adwin", "kswin", "page_hinkley", "ddm", "eddm", "hddm_a" or "hddm_w".'),
+    ("WINDOW", '[labels]\n[[drift.detectors]]\ndetector = "adwin"\nalpha = 1', "drift.detectors.adwin.alpha: unknown key; use one of clock, delta, detector, grace_period, max_buckets, min_window_length."),
+    ("WINDOW", '[labels]\n[drift]\ndetectors = [{ detector = "ddm" }, { detector = "ddm" }]', 'drift.detectors.ddm.detector: "ddm" is named twice; name it once.'),
+    ("WINDOW", '[labels]\n[drift]\ndetectors = [{ detector = "kswin", stat_size = 60 }]', "drift.detectors.kswin.stat_size: is more than half of window_size; make it smaller."),
+    ("WINDOW", '[labels]\n[drift]\ndetectors = [{ detector = "eddm", alpha = 0.5 }]', "drift.detectors.eddm.alpha: is below beta; raise it or lower beta."),
+    ("WINDOW", '[labels]\n[drift]\ndetectors = [{ detector = "page_hinkley", mode = "sideways" }]', 'drift.detectors.page_hinkley.mode: "sideways" is not known; use "both", "up" or "down".'),
+    ("WINDOW", '[drift]\nper = "7d"\nper_events = 1000', "drift.per_events: stands beside per; keep the one that the budget is meant by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow = 1', 'alerts.a.on: performance needs labels; add [labels] or use on = "drift".'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),

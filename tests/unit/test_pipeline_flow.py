@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.batches import Floats, RecordBatch
+from app.core.error_stream import Errors
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.sketches import Sketch
@@ -142,6 +143,7 @@ class Output:
     counts: dict[tuple[str, int], Sketch] = field(default_factory=dict)
     joined: list[tuple[str, float, int]] = field(default_factory=list)
     watermarks: list[tuple[int, int]] = field(default_factory=list)
+    errors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def add(self, step: Step | None) -> None:
         if step is None:
@@ -158,6 +160,11 @@ class Output:
         sketch = flow.drain_sketch()
         for delta in sketch.deltas if sketch else []:
             self.counts.setdefault((delta.version, delta.slice_start_ms), Sketch()).add(delta)
+        for run in sketch.errors if sketch else []:
+            found = Errors.of(run)
+            # Nothing before what was said: whoever has released that far need not go back.
+            assert not self.watermarks or found.times_ms[0] >= self.watermarks[-1][1]
+            self.errors.setdefault(run.version, []).extend(zip(*(c.tolist() for c in found), strict=True))
         if sketch:
             self.watermarks.append((sketch.watermark_ms, sketch.label_watermark_ms))
 
@@ -172,7 +179,7 @@ class Output:
         letters = [
             [msgspec.json.encode(letter) for letter in kind] for kind in (self.event_letters, self.label_letters)
         ]
-        return self.scores, letters, state, counts, self.joined
+        return self.scores, letters, state, counts, self.joined, self.errors
 
 
 def _bits(value: Any) -> Any:
@@ -245,6 +252,13 @@ def test_many_are_as_one_by_one(
     assert many.seen(setting.references) == expected
     assert some.seen(setting.references) == expected
     assert len(many.scores) + len(many.event_letters) == len(events)
+    for version, errors in many.errors.items():
+        assert errors == sorted(errors, key=lambda error: error[0])
+        counts = [
+            sketch.to_counts(setting.references[version]) for (of, _), sketch in many.counts.items() if of == version
+        ]
+        assert len(errors) == sum(each.n_labels for each in counts)
+        assert sum(wrong for _, wrong in errors) == sum(each.n_labels - each.n_correct for each in counts)
     assert many.watermarks == sorted(many.watermarks)
     assert some.watermarks == sorted(some.watermarks)
 
@@ -342,6 +356,34 @@ def test_a_label_later_than_the_horizon_counts_no_more(setting: Setting) -> None
         late = run(setting, *(log.cut(cuts) for log in logs_of(events, [label("e0", 182), labels[1]])), [])
         assert [event_id for event_id, *_ in in_time.joined] == ["e0", "e2"]
         assert [event_id for event_id, *_ in late.joined] == ["e2"]
+
+
+def test_the_error_stream_has_each_event_once_by_its_first_label_and_unknown_and_late_ones_not(
+    setting: Setting,
+) -> None:
+    end = 30 * 24 * 60
+    start = -end
+    events = [event(number, start + 10 * number) for number in range(3)] + [event(4, end - 2), event(3, end)]
+    labels = [
+        label("e1", start + 20, 1),
+        label("e1", start + 21, 0),  # contradicts it
+        label("e1", start + 22, 1),  # says it again
+        label("stranger", start + 23),
+        label("e2", start + 24, 7),  # neither 0 nor 1: a dead letter
+        label("e3", end - 1, 1),  # before its event, which nobody knows yet
+        label("e0", end, 1),  # 60 days late
+        label("e3", end + 1, 0),
+    ]
+    for cuts in ([1], [99]):
+        output = run(setting, *(log.cut(cuts) for log in logs_of(events, labels)), [])
+        times = {version: [time for time, _ in errors] for version, errors in output.errors.items()}
+        assert times == {
+            "1.0.0": [START_MS + (start + 20) * MINUTE_MS],
+            "2.0.0": [START_MS + (end + 1) * MINUTE_MS],
+        }
+        decisions = {score.event_id: score.decision for score in scores_of(output)}
+        assert output.errors["1.0.0"][0][1] == (not decisions["e1"])
+        assert output.errors["2.0.0"][0][1] == decisions["e3"]
 
 
 def test_a_rejected_event_leaves_its_neighbours_scored_and_keeps_its_bytes(setting: Setting) -> None:

@@ -1,0 +1,116 @@
+"""river's drift detectors as detectors of the error stream, by configuration.
+
+river gives no state to keep, so what is kept are the errors since a detector began anew, one bit each: a fresh detector
+that sees them again is in the same state. They are bounded: when they reach `Made.most`, the detector is made anew from
+the newest `Made.keep` of them, in the course of the stream and not only at a restart, so that both go on alike.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from river import drift
+
+from app.core.detectors import Baseline, Detection, locate_change
+from app.core.error_watch import make_cusum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.core.detectors import Bits, Detector
+    from schemas.pipeline import ErrorDetector
+
+#: A restart sees so many errors again: 0.4 s of the slowest, but for KSWIN.
+MOST = 2**17
+
+#: Of each name in a pipeline file.
+KINDS: dict[str, Callable[..., Any]] = {
+    "adwin": drift.ADWIN,
+    "kswin": drift.KSWIN,
+    "page_hinkley": drift.PageHinkley,
+    "ddm": drift.binary.DDM,
+    "eddm": drift.binary.EDDM,
+    "hddm_a": drift.binary.HDDMA,
+    "hddm_w": drift.binary.HDDMW,
+}
+
+
+class Made(NamedTuple):
+    """How one of river's detectors is made, and how many errors are kept for it."""
+
+    kind: Callable[..., Any]
+    settings: dict[str, Any]
+    most: int = MOST
+    keep: int = MOST // 2
+
+
+def make_detector(wanted: ErrorDetector, baseline: Baseline) -> Detector:
+    """Make the detector that a pipeline file asks for."""
+    if wanted.detector == "cusum":
+        return make_cusum(wanted, baseline)
+    made = Made(KINDS[wanted.detector], dict(wanted.settings))
+    if wanted.detector == "kswin":  # it looks back no further than its window, and 0.2 ms an event is slow
+        window = int(wanted.settings["window_size"])
+        made = made._replace(most=20 * window, keep=window)
+    return RiverDetector(made)
+
+
+class RiverDetector:
+    """One of river's, as a `app.core.detectors.Detector`.
+
+    The time of the change is where the errors since it began anew divide best (`locate_change`), for all of them alike.
+    """
+
+    def __init__(self, made: Made) -> None:
+        self._made = made
+        self._seen = 0
+        self._bits = bytearray()
+        self._inner = made.kind(**made.settings)
+
+    def observe(self, wrong: Bits) -> list[Detection]:
+        """Take the next errors; see `app.core.detectors.Detector`."""
+        found = []
+        for bit in wrong.tolist():
+            self._inner.update(bit)
+            self._bits.append(bit)
+            self._seen += 1
+            if self._inner.drift_detected:
+                found.append(self._detection())
+                self._see_again(b"")
+            elif len(self._bits) == self._made.most:
+                self._see_again(self._bits[-self._made.keep :])
+        return found
+
+    def _detection(self) -> Detection:
+        bits = np.frombuffer(self._bits, np.uint8)
+        n, change = len(bits), locate_change(bits) if len(bits) > 1 else 0
+        before, since = int(bits[:change].sum()), int(bits[change:].sum())
+        rate = before / change if change else 0.0
+        return Detection(
+            position=self._seen - 1,
+            change=self._seen - n + change,
+            n_since=n - change,
+            wrong_since=since,
+            n_before=change,
+            rate_before=rate,
+            rose=since / (n - change) > rate,
+        )
+
+    def _see_again(self, bits: bytes | bytearray) -> None:
+        self._bits = bytearray(bits)
+        self._inner = self._made.kind(**self._made.settings)
+        for bit in self._bits:
+            self._inner.update(bit)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The errors since it began anew."""
+        packed = np.packbits(np.frombuffer(self._bits, np.uint8))
+        return {"seen": self._seen, "n": len(self._bits), "bits": b64encode(packed.tobytes()).decode()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take a state that `snapshot` gave."""
+        self._seen = state["seen"]
+        packed = np.frombuffer(b64decode(state["bits"]), np.uint8)
+        self._see_again(np.unpackbits(packed, count=state["n"]).tobytes())

@@ -1,0 +1,143 @@
+"""How often a Bernoulli CUSUM alarms although nothing has changed, when the rate before the change is an estimate.
+
+The statistic rises by ``up`` at an error, falls by ``down`` at a right decision, and never below 0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from app.core.batches import Floats
+
+#: Of the normal distribution of the log odds: where it is evaluated, in deviations, and the weights.
+_DEVIATIONS = np.linspace(-4.5, 4.5, 37)
+_WEIGHTS = np.exp(-(_DEVIATIONS**2) / 2) / np.exp(-(_DEVIATIONS**2) / 2).sum()
+_SMALL = 1e-4
+
+
+class Steps(NamedTuple):
+    """Log likelihood ratios of an error and (its size) of a right decision, in nats."""
+
+    up: Floats
+    down: Floats
+
+
+class Rate(NamedTuple):
+    """An error rate as estimated: the log odds and their standard deviation."""
+
+    log_odds: float
+    deviation: float
+
+    @classmethod
+    def of(cls, n: int, wrong: int, design_effect: float = 1.0) -> Rate:
+        """Estimate the rate from ``wrong`` errors in ``n`` events (with half a pseudo-count, so that 0 is no zero)."""
+        p = (wrong + 0.5) / (n + 1)
+        return cls(math.log(p / (1 - p)), math.sqrt(design_effect / ((n + 1) * p * (1 - p))))
+
+    def rates(self) -> Floats:
+        """The rates that it may really be, for `_WEIGHTS`."""
+        return 1 / (1 + np.exp(-(self.log_odds + _DEVIATIONS * self.deviation)))
+
+    def above(self, deviations: float) -> float:
+        """The rate that is some deviations above the estimate."""
+        return 1 / (1 + math.exp(-(self.log_odds + deviations * self.deviation)))
+
+
+def log_likelihood_steps(p0: float, odds_ratios: Floats) -> Steps:
+    """Compute the steps for the alternatives whose odds are ``odds_ratios`` times those of p0.
+
+    Examples
+    --------
+    Odds of 1/4 doubled are 1/2, so p1 = 1/3: an error is 5/3 times as likely, a right decision 5/6 times.
+
+    >>> up, down = log_likelihood_steps(0.2, np.array([2.0]))
+    >>> round(math.exp(up[0]), 6), round(math.exp(-down[0]), 6)
+    (1.666667, 0.833333)
+    """
+    p1 = odds_ratios * p0 / (1 - p0 + odds_ratios * p0)
+    return Steps(np.log(p1 / p0), np.log((1 - p0) / (1 - p1)))
+
+
+def conjugate_roots(steps: Steps, rates: Floats) -> Floats:
+    """Solve p exp(t up) + (1 - p) exp(-t down) = 1 for t other than 0 (0 where the mean step is 0)."""
+    drift = rates * steps.up - (1 - rates) * steps.down
+    log_rise, log_fall = np.log(rates), np.log1p(-rates)
+    # Beyond the root one term alone makes 1; the log of the sum is convex, so that from there Newton comes down to it.
+    t = np.where(drift < 0, -log_rise / steps.up, log_fall / steps.down)
+    for _ in range(25):
+        risen, fallen = log_rise + t * steps.up, log_fall - t * steps.down
+        log_moment = np.logaddexp(risen, fallen)
+        t = t - log_moment / (np.exp(risen - log_moment) * (steps.up + steps.down) - steps.down)
+    return np.where(np.abs(drift) < _SMALL * steps.up * steps.down, 0.0, t)
+
+
+def false_alarm_rate(steps: Steps, threshold: Floats, rates: Floats, design_effect: float = 1.0) -> Floats:
+    """Approximate the share of events at which a CUSUM alarms: one over its average run length.
+
+    Siegmund's formula with the threshold raised by (up + down) / 3 for what the path overshoots. Against the exact
+    solution of the Markov chain (rates .01 to .4, the same times 1.05 and 1.2, odds ratios 1.33 to 3, thresholds 4 to
+    10) it is 0.85 to 1.02 times the true run length, and within 5 % for odds ratios up to 1.7 below a rate of .4.
+
+    Parameters
+    ----------
+    rates
+        True error rates; arrays broadcast against each other.
+
+    References
+    ----------
+    D. Siegmund, "Sequential Analysis", 1985, section 2.6.
+    M. Reynolds, Z. Stoumbos, "A CUSUM chart for monitoring a proportion when inspecting continuously", 1999.
+    """
+    return _Walk.of(steps, rates, design_effect).alarms(threshold + (steps.up + steps.down) / 3)
+
+
+class _Walk(NamedTuple):
+    """What of a CUSUM's path does not depend on its threshold."""
+
+    root: Floats
+    drift: Floats
+    variance: Floats
+
+    @classmethod
+    def of(cls, steps: Steps, rates: Floats, design_effect: float) -> _Walk:
+        drift = rates * steps.up - (1 - rates) * steps.down
+        variance = rates * steps.up**2 + (1 - rates) * steps.down**2
+        # In the Brownian limit, a variance that is larger by the design effect makes the root smaller by it.
+        return cls(conjugate_roots(steps, rates) / design_effect, drift, variance * design_effect)
+
+    def alarms(self, height: Floats) -> Floats:
+        x = np.minimum(self.root * height, 700.0)
+        is_flat = np.abs(x) < _SMALL
+        x = np.where(is_flat, 1.0, x)
+        return np.where(is_flat, self.variance / height**2, self.root * -self.drift / (np.expm1(x) - x))
+
+
+def thresholds(steps: Steps, rate: Rate, false_alarms: Floats, design_effect: float = 1.0) -> Floats:
+    """Find the threshold of each CUSUM at which its false alarm rate, averaged over the estimate, is as given.
+
+    The average is of the rate, not of the run length: few lucky estimates would make the latter as long as one likes.
+
+    Parameters
+    ----------
+    steps
+        Of each CUSUM.
+    false_alarms
+        Of each, per event.
+
+    Returns
+    -------
+    In nats, at most 10 000: an estimate too poor for an alternative puts it out of reach.
+    """
+    columns = Steps(steps.up[:, None], steps.down[:, None])
+    walk = _Walk.of(columns, rate.rates(), design_effect)
+    margin = (steps.up + steps.down) / 3
+    low, high = np.full(len(margin), math.log(0.05)), np.full(len(margin), math.log(10_000.0))
+    for _ in range(28):
+        middle = (low + high) / 2
+        height = (np.exp(middle) + margin)[:, None]
+        is_too_low = (walk.alarms(height) * _WEIGHTS).sum(axis=1) > false_alarms
+        low, high = np.where(is_too_low, middle, low), np.where(is_too_low, high, middle)
+    return np.asarray(np.exp(high))

@@ -1,0 +1,195 @@
+"""The CUSUM is its recursion exactly, however it is cut, and its false alarms are as rare as promised."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.detectors import Baseline, Detection, locate_change
+from app.core.drift.cusum import UNITS, Cusum
+from app.core.drift.run_length import Rate, Steps, conjugate_roots, false_alarm_rate, log_likelihood_steps, thresholds
+
+LEARN = 50
+
+
+def errors(seed: int, *parts: tuple[int, float]) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return np.concatenate([generator.random(n) < rate for n, rate in parts]).astype(np.uint8)
+
+
+def recursion(wrong: np.ndarray, up: list[int], down: list[int], limits: list[int]) -> tuple[int, list[int], list[int]]:
+    """The number of events until the alarm (or all), the statistics there, and events since each was at 0."""
+    scores, since = [0] * len(up), [0] * len(up)
+    for number, bit in enumerate(wrong.tolist(), start=1):
+        for row in range(len(up)):
+            scores[row] = scores[row] + up[row] if bit else max(0, scores[row] - down[row])
+            since[row] = since[row] + 1 if scores[row] else 0
+        if any(score >= limit for score, limit in zip(scores, limits, strict=True)):
+            return number, scores, since
+    return len(wrong), scores, since
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.floats(0.01, 0.9), st.floats(0.2, 3), st.sampled_from([30.0, 1e3, 1e6]))
+def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, factor: float, arl: float) -> None:
+    wrong = errors(seed, (300, rate), (400, min(1.0, rate * factor)))
+    detector = Cusum(Baseline(2_000, int(2_000 * rate), arl))
+    down = detector._slope.ravel().tolist()
+    up = (detector._jump - detector._slope).ravel().tolist()
+    limits = (detector._reach.ravel() + up).tolist()
+    n, scores, since = recursion(wrong, up, down, limits)
+    found = detector.observe(wrong)
+    if found:
+        which = int(np.argmax([score >= limit for score, limit in zip(scores, limits, strict=True)]))
+        assert (found[0].position, found[0].n_since) == (n - 1, since[which])
+        assert found[0].statistic == scores[which] / UNITS
+        assert found[0].wrong_since == wrong[n - since[which] : n].sum()
+    else:
+        assert (n, detector._scores.ravel().tolist()) == (len(wrong), scores)
+        assert [events for events, _ in detector._since] == since
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([0, 20, 5_000]),
+    st.sampled_from([0.0, 0.02, 0.2, 0.6, 1.0]),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    st.lists(st.integers(0, 1_000), max_size=8),
+)
+def test_batches_may_be_cut_anywhere_and_a_snapshot_taken_between(
+    seed: int, n: int, rate: float, factor: float, cuts: list[int]
+) -> None:
+    wrong = errors(seed, (400, rate), (600, min(1.0, rate * factor)))
+    baseline = Baseline(n, int(n * rate), arl_events=500)
+    whole, cut = Cusum(baseline, learn=LEARN), Cusum(baseline, learn=LEARN)
+    expected = whole.observe(wrong)
+    found: list[Detection] = []
+    for part in np.split(wrong, sorted(cuts)):
+        found += cut.observe(part)
+        state = json.loads(json.dumps(cut.snapshot()))
+        cut = Cusum(baseline, learn=LEARN)
+        cut.restore(state)
+    assert found == expected
+    assert cut.snapshot() == whole.snapshot()
+
+
+def exact_run_length(up: float, down: float, threshold: float, rate: float) -> tuple[float, float]:
+    """The average run length by the Markov chain on a grid of twelfths of ``down``, and ``up`` on that grid."""
+    unit = down / 12
+    rise, states = round(up / unit), math.ceil(threshold / unit)
+    chain = np.eye(states)
+    for state in range(states):
+        if state + rise < states:
+            chain[state, state + rise] -= rate
+        chain[state, max(state - 12, 0)] -= 1 - rate
+    return float(np.linalg.solve(chain, np.ones(states))[0]), rise * unit
+
+
+@pytest.mark.parametrize("ratio", [1.3, 1.5, 2.0])
+@pytest.mark.parametrize("p0", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.1])
+def test_the_run_length_is_that_of_the_markov_chain(ratio: float, p0: float, factor: float) -> None:
+    steps = log_likelihood_steps(p0, np.array([ratio]))
+    expected, up = exact_run_length(float(steps.up[0]), float(steps.down[0]), 4.0, p0 * factor)
+    rate = false_alarm_rate(Steps(np.array([up]), steps.down), np.array([4.0]), np.array([p0 * factor]))
+    assert 0.85 < 1 / float(rate[0]) / expected < 1.03
+
+
+def test_where_the_mean_step_is_zero_the_run_length_is_the_squared_height_over_the_variance() -> None:
+    # Up and down by 1 with p = 1/2: from 0, where a fall is no step, to 9 takes 9 * 10 events.
+    rate = false_alarm_rate(Steps(np.ones(1), np.ones(1)), np.array([9.0]), np.array([0.5]))
+    assert 1 / float(rate[0]) == pytest.approx(90, rel=0.05)
+
+
+@given(st.floats(1e-6, 0.999), st.floats(1.05, 10), st.floats(-8, 8))
+def test_the_root_makes_the_moment_one(p0: float, ratio: float, shift: float) -> None:
+    steps = log_likelihood_steps(p0, np.array([ratio]))
+    rates = np.array([1 / (1 + math.exp(-(math.log(p0 / (1 - p0)) + shift)))])
+    (root,) = conjugate_roots(steps, rates)
+    assert rates[0] * np.exp(root * steps.up[0]) + (1 - rates[0]) * np.exp(-root * steps.down[0]) == pytest.approx(1)
+    drift = rates[0] * steps.up[0] - (1 - rates[0]) * steps.down[0]
+    assert root * drift <= 0  # the root of a walk that falls is positive
+
+
+def test_thresholds_fall_as_the_rate_is_known_better_and_reach_those_of_a_known_rate() -> None:
+    ratios, budget = np.array([1.3, 2.0]), np.full(2, 1e-5)
+    found = []
+    for n in (1_000, 10_000, 100_000, 100_000_000):
+        rate = Rate.of(n, n // 5)
+        found.append(thresholds(log_likelihood_steps(rate.above(0), ratios), rate, budget))
+    assert np.all(np.diff(np.array(found), axis=0) < 0)
+    steps = log_likelihood_steps(0.2, ratios)
+    assert false_alarm_rate(steps, found[-1], np.array([0.2, 0.2])) == pytest.approx(budget, rel=0.02)
+
+
+def run_length(runs: int, n: int, rate: float, n_reference: int, arl: float) -> float:
+    """Mean events between false alarms, each run with a reference of its own."""
+    generator = np.random.default_rng(7)
+    alarms = 0
+    for _ in range(runs):
+        detector = Cusum(Baseline(n_reference, int(generator.binomial(n_reference, rate)), arl))
+        alarms += sum(each.rose for each in detector.observe((generator.random(n) < rate).astype(np.uint8)))
+    return runs * n / alarms
+
+
+@pytest.mark.parametrize(("rate", "n_reference"), [(0.2, 2_000), (0.05, 5_000), (0.4, 20_000)])
+def test_false_alarms_are_as_rare_as_declared_over_draws_of_the_reference(rate: float, n_reference: int) -> None:
+    # About 300 alarms: a deviation of 6 %.
+    assert 0.85 < run_length(60, 100_000, rate, n_reference, 20_000) / 20_000 < 1.35
+
+
+def test_a_rise_is_reported_once_and_a_further_rise_again() -> None:
+    wrong = errors(1, (20_000, 0.2), (20_000, 0.3), (20_000, 0.45))
+    found = Cusum(Baseline(2_000, 400, 1_000_000)).observe(wrong)
+    assert [each.rose for each in found] == [True, True]
+    assert abs(found[0].change - 20_000) < 200
+    assert abs(found[1].change - 40_000) < 200
+    assert found[0].rate_before == pytest.approx(0.2, abs=0.01)
+    assert found[1].rate_before == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_slow_rise_is_not_learned_away() -> None:
+    generator = np.random.default_rng(2)
+    rates = np.linspace(0.2, 0.35, 60_000)
+    assert Cusum(Baseline(2_000, 400, 1_000_000)).observe((generator.random(60_000) < rates).astype(np.uint8))
+
+
+def test_a_fall_is_no_alarm_and_the_return_to_the_old_rate_is_one() -> None:
+    found = Cusum(Baseline(20_000, 6_000, 1_000_000)).observe(errors(3, (10_000, 0.3), (10_000, 0.2), (5_000, 0.3)))
+    assert [each.rose for each in found] == [False, True]
+    assert found[1].change == pytest.approx(20_000, abs=200)
+
+
+def test_without_a_reference_the_stream_gives_one_first() -> None:
+    detector = Cusum(Baseline(0, 0, 100_000))
+    assert detector.observe(np.ones(2_000, np.uint8)) == []
+    assert detector.snapshot()["past"] == [2_000, 2_000]
+
+
+def test_a_design_effect_keeps_bursts_of_errors_within_the_budget() -> None:
+    # Every error counts four times: the variance of a sum is four times that of independent errors.
+    generator = np.random.default_rng(5)
+    alarms = {1.0: 0, 4.0: 0}
+    for _ in range(20):
+        stream = np.repeat((generator.random(25_000) < 0.2).astype(np.uint8), 4)
+        for effect in alarms:
+            alarms[effect] += len(Cusum(Baseline(20_000, 4_000, 50_000, effect)).observe(stream))
+    assert alarms[4.0] <= 40 < alarms[1.0]
+
+
+@given(st.integers(0, 2**32))
+def test_the_change_is_located_where_the_likelihood_is_highest(seed: int) -> None:
+    wrong = errors(seed, (30, 0.3), (30, 0.7))
+
+    def log_likelihood(part: np.ndarray) -> float:
+        p = part.mean()
+        return sum(math.log(p if bit else 1 - p) for bit in part)
+
+    splits = [log_likelihood(wrong[:at]) + log_likelihood(wrong[at:]) for at in range(1, 60)]
+    assert splits[locate_change(wrong) - 1] == pytest.approx(max(splits))

@@ -1,0 +1,163 @@
+"""What the monitor says of the errors follows from them alone, and reads well."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from core_setting import SPECIFICATION
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.drift_calendar import Window
+from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
+from app.core.findings import Findings
+from app.core.monitoring import MonitorCore
+from models.reference import Reference
+from models.reference_fit import fit_reference
+from schemas.pipeline import Drift, FalseAlarms, Pipeline
+from schemas.pipeline_detectors import default_detector
+from schemas.pipeline_file import load
+from schemas.wire import DriftReport, ErrorRun, SketchRecord
+
+HOUR_MS = 3_600_000
+END_MS = 10**9
+
+
+@functools.cache
+def reference() -> Reference:
+    """A model whose decisions are wrong in one case of five."""
+    scores = np.tile([0.9, 0.1], 2_000)
+    labels = np.where(np.arange(4_000) % 5 == 0, 1 - (scores > 0.5), scores > 0.5) * 1.0
+    return fit_reference(scores[:, None], ["x"], ["numeric"], {}, scores, labels, 16)
+
+
+@functools.cache
+def make_pipeline(partitions: int = 1) -> Pipeline:
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "cards.toml"
+        path.write_text(SPECIFICATION)
+        pipeline = load(path)
+        return replace(
+            pipeline,
+            partitions=partitions,
+            drift=replace(pipeline.drift, false_alarms=FalseAlarms(1, per_events=500_000)),
+        )
+
+
+def make_monitor(partitions: int = 1) -> MonitorCore:
+    monitor = MonitorCore(make_pipeline(partitions))
+    monitor.register_version("1", reference(), {}, Window(0, 4_000 * HOUR_MS))
+    return monitor
+
+
+def stream() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(1)
+    rates = np.repeat([0.2, 0.4], 3_000)
+    return np.arange(6_000) * 1_000, (generator.random(6_000) < rates).astype(np.uint8)
+
+
+def records(partition_of: np.ndarray, partitions: int, cuts: list[int]) -> list[SketchRecord]:
+    times, wrong = stream()
+    found = []
+    for rows in np.split(np.arange(6_000), sorted(cuts)):
+        for partition in range(partitions):
+            mine = rows[partition_of[rows] == partition]
+            run = ErrorRun("1", times[mine].astype("<i8").tobytes(), wrong[mine].tobytes())
+            said = int(times[rows[-1]]) if len(rows) else 0
+            found.append(SketchRecord(partition, 0, said, [], [run]))
+    return [*found, *(SketchRecord(partition, 0, END_MS, []) for partition in range(partitions))]
+
+
+def reports_of(monitor: MonitorCore, found: list[SketchRecord], restart_at: int = -1) -> list[DriftReport]:
+    reports = []
+    for number, record in enumerate(found):
+        monitor.observe(record)
+        reports += monitor.collect(now_ms=7).reports
+        if number == restart_at:
+            snapshot = monitor.snapshot()
+            monitor = make_monitor(len({each.partition for each in found}))
+            monitor.restore(snapshot)
+            assert monitor.snapshot() == snapshot
+    return reports
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 8), st.lists(st.integers(0, 6_000), max_size=5), st.integers(-1, 9), st.integers(0, 2**32))
+def test_partitions_cuts_and_restarts_do_not_show(partitions: int, cuts: list[int], restart_at: int, seed: int) -> None:
+    (expected,) = reports_of(make_monitor(), records(np.zeros(6_000, int), 1, []))
+    partition_of = np.random.default_rng(seed).integers(0, partitions, 6_000)
+    assert reports_of(make_monitor(partitions), records(partition_of, partitions, cuts), restart_at) == [expected]
+
+
+def test_a_report_says_since_when_how_many_and_how_it_was_before() -> None:
+    (report,) = reports_of(make_monitor(), records(np.zeros(6_000, int), 1, []))
+    assert (report.metric, report.test, report.signal, report.revision) == ("error", "cusum", "DRIFT", 1)
+    assert 2_800_000 < report.window_start_ms < 3_050_000 < report.window_end_ms < 3_200_000
+    assert report.statistic is not None
+    assert report.threshold is not None
+    assert report.statistic >= report.threshold
+    assert report.effect == pytest.approx(0.2, abs=0.08)
+    assert report.n_reference == pytest.approx(4_000 + report.window_start_ms / 1000, abs=20)
+    wrong, n = report.note.removeprefix("the decisions are wrong in ").split("% of ")
+    assert n.startswith(f"{report.n_detection} cases since 1970-01-01, ")
+    before = float(n.removesuffix("% before").split(", ")[1])
+    assert float(wrong) - before == pytest.approx(100 * (report.effect or 0), abs=0.1)
+
+
+def test_errors_of_an_unknown_version_wait_for_it() -> None:
+    found = records(np.zeros(6_000, int), 1, [])
+    monitor = MonitorCore(make_monitor()._pipeline)
+    for record in found:
+        monitor.observe(record)
+    assert not monitor.collect(now_ms=7).reports
+    monitor.register_version("1", reference(), {}, Window(0, 4_000 * HOUR_MS))
+    assert monitor.collect(now_ms=7).reports == reports_of(make_monitor(), found)
+
+
+def test_a_record_whose_errors_are_not_whole_changes_nothing() -> None:
+    monitor = make_monitor()
+    before = monitor.snapshot()
+    with pytest.raises(ValueError, match="fit"):
+        monitor.observe(SketchRecord(0, 5, 5, [], [ErrorRun("1", b"1", b"\0")]))
+    assert monitor.snapshot() == before
+
+
+def drift(budget: FalseAlarms) -> Drift:
+    return replace(make_pipeline().drift, false_alarms=budget)
+
+
+def test_the_budget_is_in_events_or_in_time_at_the_pace_of_training() -> None:
+    # 4 000 labels in 4 000 hours are 720 in 30 days; half of the one false alarm is for these detectors.
+    hours, month = Window(0, 4_000 * HOUR_MS), FalseAlarms(1, per_ms=30 * 24 * HOUR_MS)
+    assert baseline_of(reference(), hours, drift(month)) == (4_000, 800, 1_440, reference().design_effects[-1])
+    assert baseline_of(reference(), hours, drift(FalseAlarms(1, per_events=50_000))).arl_events == 100_000
+    assert baseline_of(reference(), hours, drift(FalseAlarms(4, per_events=50_000))).arl_events == 25_000
+    assert baseline_of(reference(), Window(0, 0), drift(month)).arl_events == 8_000
+
+
+def test_a_detector_that_is_new_in_the_file_starts_without_a_past() -> None:
+    monitor = make_monitor()
+    for record in records(np.zeros(6_000, int), 1, [])[:1]:
+        monitor.observe(record)
+    assert monitor.collect(now_ms=7).reports
+    pipeline = monitor._pipeline
+    detectors = (replace(default_detector("cusum"), settings={"learn": 500}),)
+    changed = MonitorCore(replace(pipeline, drift=replace(pipeline.drift, detectors=detectors)))
+    changed.restore(monitor.snapshot())
+    wrong = np.tile(np.array([1, 1, 0], np.uint8), 700)
+    times = 10_000_000 + np.arange(2_100)
+    changed.observe(SketchRecord(0, 0, END_MS + 9, [], [ErrorRun("1", times.astype("<i8").tobytes(), wrong.tobytes())]))
+    found: Findings = changed.collect(now_ms=8)
+    assert [report.n_reference for report in found.reports] == [pytest.approx(4_000, abs=20)]
+    assert found.reports[0].window_start_ms == pytest.approx(10_000_000, abs=40)
+
+
+def test_the_core_alone_has_the_cusum_and_says_so() -> None:
+    wanted = default_detector("adwin")
+    with pytest.raises(ValueError, match="adwin"):
+        ErrorWatch((wanted,), baseline_of(reference(), Window(0, 0), make_pipeline().drift), make_cusum)
