@@ -1,0 +1,64 @@
+"""False alarms where nothing changes, per declared false alarm: `streams.NULLS`, family-wise over everything tested."""
+
+from __future__ import annotations
+
+from app.evaluation.measures import Rate, rate
+from app.evaluation.plots import draw_null
+from app.evaluation.run import EvaluationRun, generator
+from app.evaluation.streams import CATEGORIES, FEATURES, NULLS, Null, draw_labels, score
+from app.evaluation.window_contestants import OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
+
+WINDOW = 1_000
+#: Windows of a run, after the events of training.
+WINDOWS = 30
+TRAINING = 10_000
+#: The declared budget: one false alarm in so many events, so one in a hundred windows.
+PER_EVENTS = 100_000
+#: Streams for which something is promised, with the full number of runs.
+PROMISED = ("iid", "ar60")
+
+SUBJECT = Subject(FEATURES, CATEGORIES, WINDOW, PER_EVENTS)
+_TABLE = "False alarms per declared one, without any change"
+_APART = "Windows between two false alarms (all that were seen, where there was none)"
+
+
+def draw(stream: Null, seed: int, *of: int) -> Watched:
+    """One run: training, and the windows that follow it in the same stream."""
+    chance = generator(seed, NULLS.index(stream), *of)
+    matrix = stream.draw(chance, TRAINING + WINDOW * WINDOWS, WINDOW)
+    scores = score(matrix)
+    labels = draw_labels(chance, scores)
+    reference = SUBJECT.fit(matrix[:TRAINING], scores[:TRAINING], labels[:TRAINING])
+    return Watched(SUBJECT, reference, SUBJECT.cut(reference, matrix[TRAINING:], scores[TRAINING:]))
+
+
+def _alarms(task: tuple[int, int, int]) -> dict[str, int]:
+    seed, stream, number = task
+    run = draw(NULLS[stream], seed, number)
+    return {name: int(alarms(run).sum()) for name, alarms in WINDOW_CONTESTANTS.items()}
+
+
+def measure_null(run: EvaluationRun) -> None:
+    """Windows with an alarm against those that the budget allows, per stream and contestant."""
+    found: dict[str, dict[str, Rate]] = {}
+    for at, stream in enumerate(NULLS):
+        runs = run.sizes.runs if stream.name in PROMISED else run.sizes.others
+        run.say(f"null: {stream.help}, {runs} runs of {WINDOWS} windows of {WINDOW} events, {len(FEATURES)} features")
+        results = list(run.map(f"null, {stream.help}", _alarms, ((run.seed, at, number) for number in range(runs))))
+        found[stream.name] = {name: rate([one[name] for one in results], WINDOWS) for name in WINDOW_CONTESTANTS}
+        _add(run, stream, found[stream.name], runs)
+    draw_null(run, {stream.help: found[stream.name] for stream in NULLS}, SUBJECT.budget)
+
+
+def _add(run: EvaluationRun, stream: Null, rates: dict[str, Rate], runs: int) -> None:
+    for name, of_windows in rates.items():
+        achieved = of_windows / SUBJECT.budget
+        figure = f"null.{stream.name}.{name}.achieved"
+        run.figures.add_cell(figure, achieved.value, "×", (_TABLE, TITLES[name], stream.help))
+        run.figures.spreads[figure] = achieved.low, achieved.high
+        apart = 1 / of_windows.value if of_windows.value else float(runs * WINDOWS)
+        run.figures.add_cell(f"null.{stream.name}.{name}.apart", apart, "windows", (_APART, TITLES[name], stream.help))
+    ours = (rates[OURS] / SUBJECT.budget).value
+    if stream.name == "iid":
+        title = f"{stream.help}: achieved false alarms are off the declared budget by"
+        run.figures.add("null.iid.streamgauge.off", 100 * abs(ours - 1), "%", title)
