@@ -32,7 +32,7 @@ from models.manifest import (
     TrainingData,
     digest_training_data,
 )
-from models.reference import fit_reference
+from models.reference_fit import fit_reference
 from models.scorer import Scorer, make_scorer
 
 if TYPE_CHECKING:

@@ -180,7 +180,7 @@ class SketchDelta(msgspec.Struct, array_like=True):
     the non-zero counts and ``counts`` their int64 values, both little-endian bytes. ``sums`` are int64 fixed-point sums
     per metric (units of its ``models.reference.MetricCells.scale``), ``minima``/``maxima`` float64 per metric (NaN: no
     value).
-    ``outcomes`` (version's events whose label arrived) is the same sparse coding of ``models.reference.OUTCOME_SHAPE``;
+    ``outcomes`` (version's events whose label arrived) is the same sparse coding of label (0, 1) x cell of the score;
     ``log_loss_sum`` (units of ``FIXED_POINT``) and ``n_correct`` decisions are over the same events.
     All additive: merging deltas in any order gives the same windows.
     """

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.merge import BEGINNING_MS
-from models.reference import OUTCOME_SHAPE, Counts, Reference, count, count_outcomes
+from models.counting import count, count_outcomes
+from models.reference import Counts, Reference
 from schemas.wire import SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ ALL = "all"
 
 # A bad position must not ask for gigabytes: 4 million cells are 4 000 metrics of 1 000.
 _MOST_CELLS = 2**22
-_OUTCOME_CELLS = OUTCOME_SHAPE[0] * OUTCOME_SHAPE[1]
 
 #: Scored events are counted so many at a time: a few cost nearly as much as a thousand.
 _AT_ONCE = 1_000
@@ -84,21 +84,21 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
 
 @dataclass(eq=False)
 class Sketch:
-    """The merged deltas of one version and window. Its flat count vector grows to the highest cell seen."""
+    """The merged deltas of one version and window. Its flat count vectors grow to the highest cell seen."""
 
     n: int = 0
     cells: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     sums: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     minima: Floats = field(default_factory=lambda: np.zeros(0))
     maxima: Floats = field(default_factory=lambda: np.zeros(0))
-    outcomes: Ints = field(default_factory=lambda: np.zeros(_OUTCOME_CELLS, np.int64))
+    outcomes: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     log_loss_sum: int = 0
     n_correct: int = 0
 
     def add(self, delta: SketchDelta) -> None:
         """Merge a delta; ValueError, and nothing merged, when it is not whole."""
         cells, values = _positions(delta.cells, delta.counts, _MOST_CELLS)
-        outcome_cells, outcome_values = _positions(delta.outcome_cells, delta.outcome_counts, _OUTCOME_CELLS)
+        outcome_cells, outcome_values = _positions(delta.outcome_cells, delta.outcome_counts, _MOST_CELLS)
         sums = np.frombuffer(delta.sums, "<i8")
         minima, maxima = np.frombuffer(delta.minima, "<f8"), np.frombuffer(delta.maxima, "<f8")
         if not len(sums) == len(minima) == len(maxima) or (len(self.sums) and len(self.sums) != len(sums)):
@@ -109,10 +109,8 @@ class Sketch:
         if not len(self.sums):
             self.sums = np.zeros(len(sums), np.int64)
             self.minima, self.maxima = np.full(len(sums), np.nan), np.full(len(sums), np.nan)
-        if len(cells) and int(cells.max()) >= len(self.cells):
-            self.cells = np.append(self.cells, np.zeros(int(cells.max()) + 1 - len(self.cells), np.int64))
-        np.add.at(self.cells, cells, values)
-        np.add.at(self.outcomes, outcome_cells, outcome_values)
+        self.cells = _add(self.cells, cells, values)
+        self.outcomes = _add(self.outcomes, outcome_cells, outcome_values)
         self.sums += sums
         self.minima = np.fmin(self.minima, minima)
         self.maxima = np.fmax(self.maxima, maxima)
@@ -123,13 +121,17 @@ class Sketch:
     def to_counts(self, reference: Reference) -> Counts:
         """Give the counts in the cells of the reference they were counted with; ValueError when they do not fit."""
         counts = reference.zeros()
-        if len(self.cells) > counts.counts.size or len(self.sums) not in {0, len(counts.sums)}:
+        if (
+            len(self.cells) > counts.counts.size
+            or len(self.outcomes) > counts.outcomes.size
+            or len(self.sums) not in {0, len(counts.sums)}
+        ):
             raise ValueError(
                 f"the counts have {len(self.sums)} metrics and reach cell {len(self.cells) - 1}, the reference has "
                 f"{len(counts.sums)} metrics and {counts.counts.size} cells; register the reference they were made with"
             )
         counts.counts.reshape(-1)[: len(self.cells)] = self.cells
-        counts.outcomes = self.outcomes.reshape(OUTCOME_SHAPE).copy()
+        counts.outcomes.reshape(-1)[: len(self.outcomes)] = self.outcomes
         if len(self.sums):
             counts.sums, counts.minima, counts.maxima = self.sums.copy(), self.minima.copy(), self.maxima.copy()
         counts.n, counts.log_loss_sum, counts.n_correct = self.n, self.log_loss_sum, self.n_correct
@@ -219,6 +221,13 @@ class SketchBuffer:
     def _add(self, version: str, start_ms: int, counts: Counts) -> None:
         held = self._counts.get((version, start_ms))
         self._counts[version, start_ms] = counts if held is None else held + counts
+
+
+def _add(dense: Ints, cells: NDArray[np.intp], values: Ints) -> Ints:
+    if len(cells) and int(cells.max()) >= len(dense):
+        dense = np.append(dense, np.zeros(int(cells.max()) + 1 - len(dense), np.int64))
+    np.add.at(dense, cells, values)
+    return dense
 
 
 def _sparse(dense: Ints) -> tuple[bytes, bytes]:

@@ -21,7 +21,7 @@ from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.window_sql import unsupported
 from app.offline import run_recording
 from app.parity import Parity, run_parity
-from models.reference import fit_reference
+from models.reference_fit import fit_reference
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 from schemas.wire import Score

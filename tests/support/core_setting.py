@@ -12,7 +12,7 @@ import numpy as np
 from app.core.batches import Floats, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel
-from models.reference import fit_reference
+from models.reference_fit import fit_reference
 from schemas.pipeline import Limits, Pipeline
 from schemas.pipeline_file import load
 

@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.sketches import Sketch, split_record
 from app.pipeline import PartitionPipeline, Step
-from models.reference import count, count_outcomes
+from models.counting import count, count_outcomes
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed, encode_packed
 

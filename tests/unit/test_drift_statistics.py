@@ -19,7 +19,9 @@ from app.core.drift.psi import group_cells, psi
 from app.core.drift.shares import beyond_range, change_of_share, chi_square
 from app.core.drift.trend import trend
 from app.core.drift.wasserstein import Scale, wasserstein
-from models.reference import MetricCells, count, fit_reference
+from models.counting import count
+from models.reference import MetricCells
+from models.reference_fit import fit_reference
 
 counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
 

@@ -22,7 +22,7 @@ def ms(*when: int) -> int:
 
 
 def record(partition: int, watermark_ms: int, *slices: int, version: str = "1", n: int = 1) -> SketchRecord:
-    counts = Counts.zeros(2, 3)
+    counts = Counts.zeros(2, 3, 8)
     counts.n = n
     counts.counts[0, 1] = n
     deltas = [pack("m", version, ALL, start, counts) for start in slices]

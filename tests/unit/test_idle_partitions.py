@@ -17,7 +17,7 @@ from schemas.wire import SketchDelta, SketchRecord
 
 
 def delta(start_ms: int, n: int = 1) -> SketchDelta:
-    counts = Counts.zeros(2, 3)
+    counts = Counts.zeros(2, 3, 8)
     counts.n = n
     return pack("m", "1.0.0", ALL, start_ms, counts)
 

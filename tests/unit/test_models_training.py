@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from models.families import FAMILIES, FeatureKind, fit
 from models.golden import choose_golden_rows
 from models.manifest import digest_training_data
+from models.reference import GRID
 from models.scorer import make_scorer
 from models.training import SEED, TrainedModel, TrainingError, measure, train
 from schemas.pipeline import Pipeline
@@ -101,7 +102,8 @@ def test_the_reference_has_scores_of_rows_that_the_scoring_model_had_not_seen(
     assert reference.n == 400
     assert reference.minima[-2] == unseen.min()
     assert reference.maxima[-2] == unseen.max()
-    assert set(score.edges) <= {*unseen, np.nextafter(unseen.max(), 2)}
+    grid = np.linspace(0, 1, GRID + 1)
+    assert set(score.edges) <= {*unseen, np.nextafter(unseen.max(), 2), *grid}
 
 
 def test_golden_rows_hold_the_edges(trained: TrainedModel) -> None:

@@ -19,7 +19,9 @@ from app.core.drift_reports import TESTS, Evidence, judge
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring import MonitorCore
 from app.core.sketches import SketchBuffer
-from models.reference import MetricCells, Reference, count, fit_reference
+from models.counting import count
+from models.reference import MetricCells, Reference
+from models.reference_fit import fit_reference
 from schemas.pipeline import (
     AlertRule,
     Drift,

@@ -23,7 +23,8 @@ from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
 from app.drive import NoModelError, RecordedSelector
 from app.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
 from app.pipeline import Step
-from models.reference import Reference, fit_reference
+from models.reference import Reference
+from models.reference_fit import fit_reference
 from models.registry import Registry
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load

@@ -20,7 +20,8 @@ from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.sketches import Sketch
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
-from models.reference import Counts, Reference, fit_reference
+from models.reference import Counts, Reference
+from models.reference_fit import fit_reference
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 from schemas.topics import WATERMARK_HEADER

@@ -12,17 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.reference import (
-    FIXED_POINT,
-    SCORE_BINS,
-    Counts,
-    MetricCells,
-    Reference,
-    count,
-    count_outcomes,
-    fit_edges,
-    fit_reference,
-)
+from models.counting import count, count_outcomes
+from models.reference import FIXED_POINT, Counts, MetricCells, Reference
+from models.reference_fit import fit_edges, fit_reference
 
 NAMES = ["amount", "step", "kind"]
 
@@ -95,18 +87,40 @@ def test_a_reference_survives_json_bit_for_bit() -> None:
     again = Reference.from_json(text)
     assert again.to_json() == text
     assert_equal(again.training, reference.training)
+    assert again.profiles.tobytes() == reference.profiles.tobytes()
+    assert again.design_effects.tolist() == reference.design_effects.tolist()
     assert [metric.edges.tobytes() for metric in again.metrics] == [m.edges.tobytes() for m in reference.metrics]
     assert [(m.name, m.kind, m.codes, m.scale) for m in again.metrics] == [
         (m.name, m.kind, m.codes, m.scale) for m in reference.metrics
     ]
 
 
+def test_the_score_has_a_cell_that_begins_at_the_threshold_and_is_nowhere_coarser_than_its_grid() -> None:
+    reference = fit_reference(
+        np.zeros((4, 1)), ["x"], ["numeric"], {}, np.array([0.31, 0.32, 0.33, 0.9]), np.zeros(4), 8, threshold=0.29
+    )
+    edges = reference.metrics[-2].edges
+    assert edges[reference.threshold_cell - 1] == 0.29
+    assert np.diff(edges[(edges >= 0) & (edges <= 1)]).max() <= 1 / 64
+    assert (edges[0], edges[-1]) == (0.0, 1.0)
+
+
+def test_a_profile_is_the_mean_score_of_each_cell() -> None:
+    matrix, scores, outcomes = make_data(1, 500)
+    reference = fit()
+    kind = np.where(np.isnan(matrix[:, 2]), 3, matrix[:, 2])
+    expected = [scores[kind == code].mean() for code in range(4)]
+    assert reference.profiles[2, :4] == pytest.approx(expected, rel=1e-12)
+    assert np.isnan(reference.profiles[2, 4:]).all()
+    assert reference.profiles[4, 0] == pytest.approx(scores[outcomes == 0].mean())
+
+
 def test_json_that_is_no_reference_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="not a reference"):
         Reference.from_json("{}")
     body = json.loads(fit().to_json())
-    with pytest.raises(ValueError, match="reference format 2 is not 1"):
-        Reference.from_json(json.dumps({**body, "format": 2}))
+    with pytest.raises(ValueError, match="reference format 1 is not 2"):
+        Reference.from_json(json.dumps({**body, "format": 1}))
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,7 +203,12 @@ def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
     counts = count_outcomes(reference, scores, labels)
     assert counts.n == 0
     assert counts.n_labels == 3
-    assert counts.outcomes[1, 512] == counts.outcomes[0, 256] == counts.outcomes[0, SCORE_BINS - 1] == 1
+    held = [
+        (int(label), cell_by_definition(reference.metrics[-2], score))
+        for score, label in zip(scores, labels[:3], strict=False)
+    ]
+    assert sorted(zip(*np.nonzero(counts.outcomes), strict=True)) == sorted(held)
+    assert counts.outcomes[:, reference.threshold_cell :].sum() == 2
     assert counts.counts[-1, :3].tolist() == [2, 1, 2]
     assert counts.n_correct == 2
     expected = math.log(2) - math.log(0.75) - math.log(1e-15)

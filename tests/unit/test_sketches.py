@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.sketches import Sketch, SketchBuffer, unpack
-from models.reference import Reference, count, count_outcomes, fit_reference
+from models.counting import count, count_outcomes
+from models.reference import Reference
+from models.reference_fit import fit_reference
 from schemas.wire import SketchDelta, decode_packed, encode_packed
 
 SLICE_MS = 1_000

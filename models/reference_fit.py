@@ -1,0 +1,129 @@
+"""Fit the reference of a version on its training data: freeze the cells, count in them, see how events depend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from models.counting import count
+from models.dependence import design_effect
+from models.reference import FIXED_POINT, GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# In units, a value of the training range is at most 2**32, so 2**31 of them fit an int64 sum.
+_RANGE_BITS = 32
+
+
+def fit_reference(  # noqa: PLR0917  # the order in which training has them
+    matrix: Floats,
+    names: Sequence[str],
+    kinds: Sequence[Literal["numeric", "category"]],
+    category_sizes: Mapping[str, int],
+    scores: Floats,
+    outcomes: Floats,
+    bins: int,
+    threshold: float = 0.5,
+) -> Reference:
+    """Freeze the cells on the training data and count it in them.
+
+    Parameters
+    ----------
+    matrix
+        Feature matrix, events x features, in the order of event time; NaN is missing, a category is its code.
+    names, kinds
+        Of the features, in the order of the columns.
+    category_sizes
+        Number of codes of each category.
+    scores, outcomes
+        Of the same events: what the model says of them, and their labels (0, 1, NaN = never known). Scores of events
+        that the model was not fitted on make the better reference: on its own training rows a model is too sure.
+    bins
+        Most cells of a numeric feature besides "missing"; at least 8. The score has those of its grid in addition.
+    threshold
+        A score at or above it is a positive decision.
+    """
+    if bins < 8:
+        raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
+    if matrix.shape != (len(scores), len(names)) or len(names) != len(kinds) or len(outcomes) != len(scores):
+        raise ValueError(
+            f"matrix {matrix.shape}, {len(names)} names, {len(kinds)} kinds, {len(scores)} scores and {len(outcomes)} "
+            "outcomes do not fit together; give one row per event and one column, name and kind per feature"
+        )
+    nothing = np.empty(0)
+    metrics = [
+        MetricCells(name, "category", nothing, codes=category_sizes[name])
+        if kind == "category"
+        else MetricCells(name, "numeric", fit_edges(column, bins), scale=_fit_scale(column))
+        for name, kind, column in zip(names, kinds, matrix.T, strict=True)
+    ]
+    edges = np.unique(np.concatenate([fit_edges(scores, bins), np.linspace(0, 1, GRID + 1), [threshold]]))
+    metrics.append(MetricCells(SCORE, "score", edges, scale=_fit_scale(scores)))
+    metrics.append(MetricCells(OUTCOME, "outcome", nothing, codes=2))
+    width = max(metric.size for metric in metrics) + 1
+    empty = Counts.zeros(len(metrics), width, len(edges) + 1)
+    profiles = np.full((len(metrics), width), np.nan)
+    effects = np.ones(len(metrics))
+    for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
+        held = _find_cells(metric, values)
+        profiles[row, : metric.size + 1] = _mean_scores(held, metric.size + 1, scores)
+        known = held[held < metric.size]
+        effects[row] = design_effect(known, metric.size, in_order=not metric.is_coded)
+    cells = Reference(tuple(metrics), empty, threshold, effects, profiles)
+    return replace(cells, training=count(cells, matrix, scores, outcomes))
+
+
+def fit_edges(values: Floats, bins: int) -> Floats:
+    """At most ``bins - 1`` interior edges from the finite values.
+
+    Examples
+    --------
+    Two distinct values make five cells: below, 0, between, 1, above.
+
+    >>> fit_edges(np.array([0.0, 1.0, 1.0]), 8).tolist() == [0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)]
+    True
+    """
+    # Below the largest float, so that each has a successor; + 0.0 makes 0.0 of -0.0.
+    distinct, frequency = np.unique(values[np.abs(values) < np.finfo(np.float64).max] + 0.0, return_counts=True)
+    if not len(distinct):
+        return np.empty(0)
+    if 2 * len(distinct) < bins:
+        own_cell = np.ones(len(distinct), dtype=bool)
+    else:
+        own_cell = frequency * (bins // 4) > frequency.sum()  # fewer than bins/4 of them: less than half of the edges
+    atoms = distinct[own_cell]
+    spread = np.repeat(distinct[~own_cell], frequency[~own_cell])
+    n_free = bins - 1 - 2 * len(atoms) - 2  # two are for the ends of the range
+    edges = [atoms, np.nextafter(atoms, np.inf), distinct[:1], np.nextafter(distinct[-1:], np.inf)]
+    if len(spread):
+        # Exact values of the data, not interpolated ones: an edge is then a value that occurs.
+        ranks = np.arange(1, n_free + 1) * len(spread) // (n_free + 1)
+        edges.append(spread[ranks])
+    joined: Floats = np.unique(np.concatenate(edges))
+    return joined
+
+
+def _find_cells(metric: MetricCells, values: Floats) -> Ints:
+    if not metric.is_coded:
+        held = metric.edges.searchsorted(values, side="right")
+        return np.where(np.isnan(values), metric.size, held)
+    codes = metric.without_strangers(values)
+    return np.where(np.isnan(codes), metric.size, codes).astype(np.int64)
+
+
+def _mean_scores(held: Ints, n_cells: int, scores: Floats) -> Floats:
+    known = np.isfinite(scores)
+    n = np.bincount(held[known], minlength=n_cells)
+    totals = np.bincount(held[known], weights=scores[known], minlength=n_cells)
+    return np.where(n > 0, totals / np.maximum(n, 1), np.nan)
+
+
+def _fit_scale(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    largest = float(np.abs(finite).max()) if len(finite) else 0.0
+    _, exponent = math.frexp(largest)  # largest < 2**exponent
+    return float(min(FIXED_POINT, 2.0 ** (_RANGE_BITS - exponent)))

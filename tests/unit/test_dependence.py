@@ -1,0 +1,51 @@
+"""A design effect is what the variance of a share is multiplied by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+
+from models.dependence import design_effect
+
+
+def ar1(seed: int, n: int, rho: float) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=n) * np.sqrt(1 - rho**2)
+    noise[0] /= np.sqrt(1 - rho**2)
+    return np.asarray(lfilter([1], [1, -rho], noise))
+
+
+def in_cells(values: np.ndarray, n_cells: int = 64) -> np.ndarray:
+    return np.quantile(values, np.arange(1, n_cells) / n_cells).searchsorted(values, side="right")
+
+
+def test_independent_events_count_in_full() -> None:
+    effects = [design_effect(in_cells(ar1(seed, 3_000, 0.0)), 64, in_order=True) for seed in range(300)]
+    assert np.count_nonzero(np.array(effects) > 1) <= 6
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
+def test_it_is_not_below_the_variance_of_the_share_below_the_median(rho: float) -> None:
+    """By arcsine: indicators of an AR(1) at its median correlate as 2/pi asin(rho^k)."""
+    expected = 1 + 2 * np.sum(2 / np.pi * np.arcsin(rho ** np.arange(1, 200)))
+    effects = [design_effect(in_cells(ar1(seed, 20_000, rho)), 64, in_order=True) for seed in range(20)]
+    assert expected * 0.97 < np.median(effects) < expected * 1.3
+
+
+def test_blocks_that_differ_a_little_are_found_where_neighbours_hardly_correlate() -> None:
+    generator = np.random.default_rng(3)
+    values = np.repeat(0.15 * generator.normal(size=200), 500) + generator.normal(size=100_000)
+    assert 6 < design_effect(in_cells(values), 64, in_order=True) < 20  # 1 + 499 * 0.15^2 / (1 + 0.15^2) = 12
+
+
+@given(st.integers(0, 2**32), st.integers(0, 400), st.integers(1, 12), st.booleans())
+@settings(max_examples=60)
+def test_it_is_finite_and_at_least_one_whatever_comes(seed: int, n: int, n_cells: int, in_order: bool) -> None:
+    cells = np.sort(np.random.default_rng(seed).integers(0, n_cells, n)) if seed % 2 else np.zeros(n, np.int64)
+    assert 1.0 <= design_effect(cells, n_cells, in_order=in_order) < max(n, 2)
+
+
+def test_too_few_events_say_nothing() -> None:
+    assert design_effect(np.repeat([0, 1], 31), 2, in_order=False) == 1.0
