@@ -14,7 +14,9 @@ from app.core.sketches import ALL, SketchBuffer, pack
 from app.evaluation.product import VERSION, make_pipeline
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import draw_labels
-from models.reference import Floats, Reference, count, fit_reference
+from models.counting import count
+from models.reference import Floats, Reference
+from models.reference_fit import fit_reference
 from schemas.wire import SketchRecord
 
 FEATURES = tuple(f"f{number}" for number in range(10))

@@ -8,7 +8,8 @@ from app.core.drift_windows import Calendar
 from app.evaluation.product import ALARMING, VERSION, watch
 from app.evaluation.run import EvaluationRun
 from app.offline import build_training_set
-from models.reference import OUTCOME, count
+from models.counting import count
+from models.reference import OUTCOME
 from models.training import train
 from schemas.pipeline_file import load
 

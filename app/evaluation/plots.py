@@ -121,7 +121,7 @@ def draw_concepts(run: EvaluationRun, found: Mapping[str, Mapping[str, Detection
                 for axes, value in zip(panels, values, strict=True):
                     axes.plot(value, y, "o", color=colour, markersize=6, label=kind if not row else None)
         panels[0].set_xlim(-0.03, 1.03)
-        panels[0].set_xlabel("F1, KDD 2026 rule (always-fire beside)")
+        panels[0].set_xlabel("F1 by the rule of KDD 2026")
         panels[1].set_xscale("log")
         panels[1].set_xticks([0.01, 0.1, 1, 10], ["none", "0.1", "1", "10"])
         panels[1].set_xlabel("false alarms per 1 000 events")

@@ -19,8 +19,9 @@ from app.core.drift.psi import group_cells, psi
 from app.core.drift.trend import trend
 from app.core.findings import Findings
 from app.evaluation.product import Bools, alarmed, consecutive, make_pipeline, watch
-from models.reference import Counts, MetricCells, Reference, fit_reference
-from models.reference import count as count_cells
+from models.counting import count as count_cells
+from models.reference import Counts, MetricCells, Reference
+from models.reference_fit import fit_reference
 from schemas.pipeline import Pipeline
 
 Floats = NDArray[np.float64]
