@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from app.evaluation.measures import Rate, rate
 from app.evaluation.plots import draw_null
+from app.evaluation.product import ALARMING
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import CATEGORIES, FEATURES, NULLS, Null, draw_labels, score
 from app.evaluation.window_contestants import OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
+from schemas.pipeline_file import DRIFT_TESTS
 
 WINDOW = 1_000
 #: Windows of a run, after the events of training.
@@ -19,6 +23,7 @@ PROMISED = ("iid", "ar60")
 
 SUBJECT = Subject(FEATURES, CATEGORIES, WINDOW, PER_EVENTS)
 _TABLE = "False alarms per declared one, without any change"
+_TESTS = "Windows that a test of streamgauge alarms in, without any change, %"
 _APART = "Windows between two false alarms (all that were seen, where there was none)"
 
 
@@ -32,10 +37,13 @@ def draw(stream: Null, seed: int, *of: int) -> Watched:
     return Watched(SUBJECT, reference, SUBJECT.cut(reference, matrix[TRAINING:], scores[TRAINING:]))
 
 
-def _alarms(task: tuple[int, int, int]) -> dict[str, int]:
+def _alarms(task: tuple[int, int, int]) -> tuple[dict[str, int], Counter[str]]:
+    """Alarmed windows of each contestant, and of each of our tests."""
     seed, stream, number = task
     run = draw(NULLS[stream], seed, number)
-    return {name: int(alarms(run).sum()) for name, alarms in WINDOW_CONTESTANTS.items()}
+    of_tests = {(each.test, each.window_start_ms) for each in run.findings.reports if each.signal in ALARMING}
+    alarmed = {name: int(alarms(run).sum()) for name, alarms in WINDOW_CONTESTANTS.items()}
+    return alarmed, Counter(test for test, _ in of_tests)
 
 
 def measure_null(run: EvaluationRun) -> None:
@@ -45,7 +53,11 @@ def measure_null(run: EvaluationRun) -> None:
         runs = run.sizes.runs if stream.name in PROMISED else run.sizes.others
         run.say(f"null: {stream.help}, {runs} runs of {WINDOWS} windows of {WINDOW} events, {len(FEATURES)} features")
         results = list(run.map(f"null, {stream.help}", _alarms, ((run.seed, at, number) for number in range(runs))))
-        found[stream.name] = {name: rate([one[name] for one in results], WINDOWS) for name in WINDOW_CONTESTANTS}
+        found[stream.name] = {name: rate([one[name] for one, _ in results], WINDOWS) for name in WINDOW_CONTESTANTS}
+        of_tests = sum((tests for _, tests in results), Counter[str]())
+        for test in DRIFT_TESTS:
+            share = 100 * of_tests[test] / (runs * WINDOWS)
+            run.figures.add_cell(f"null.{stream.name}.test.{test}", share, "%", (_TESTS, test, stream.help))
         _add(run, stream, found[stream.name], runs)
     draw_null(run, {stream.help: found[stream.name] for stream in NULLS}, SUBJECT.budget)
 
