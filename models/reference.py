@@ -228,6 +228,10 @@ class Reference:
     def zeros(self) -> Counts:
         return Counts.zeros(len(self.metrics), self.width, self.score_cells)
 
+    def by_segment(self) -> list[tuple[str, Counts]]:
+        """List the training counts by segment, those of all events first."""
+        return [("all", self.training)]
+
     def mean(self, counts: Counts, metric: int) -> float:
         """Mean of the values of one metric that are not missing; NaN without any."""
         row = counts.counts[metric]

@@ -150,12 +150,49 @@ class Model:
     target: str = ""
 
 
+TestName = Literal[
+    "psi",
+    "ks",
+    "wasserstein",
+    "jensen_shannon",
+    "chi_square",
+    "null_rate",
+    "range",
+    "interval",
+    "trend",
+    "classic_ks",
+    "classic_interval",
+    "classic_trend",
+]
+
+
 @dataclass(frozen=True)
 class DriftTest:
-    """One test that runs on the metrics when a window closes, with its settings (``threshold``, ``alpha``, …)."""
+    """One test that runs on the metrics when a window closes, with its settings (``minimum_effect``, …)."""
 
-    test: Literal["psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval", "trend"]
+    test: TestName
     settings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """The budget: at most ``number`` false alarms of a model in ``per_ms`` of event time, or else in ``per_events``."""
+
+    number: float
+    per_ms: int | None = None
+    per_events: int | None = None
+
+
+@dataclass(frozen=True)
+class PastWindow:
+    """What windows are compared with instead of the training data: one past window, or the one a season ago.
+
+    ``start_ms``: of the window that holds this time. ``season_ms``: how long ago; of calendar months, ``months`` ago.
+    """
+
+    start_ms: int | None = None
+    season_ms: int | None = None
+    months: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +200,9 @@ class Drift:
     """Event-time windows and what is tested on them.
 
     ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
-    slices. A window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
+    slices. ``every_ms``: windows overlap, and one ends every so often; None: each begins where the last one ends. A
+    window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
+    ``against``: None: the training data.
     """
 
     window: str
@@ -171,6 +210,9 @@ class Drift:
     grace_ms: int
     bins: int
     tests: tuple[DriftTest, ...]
+    false_alarms: FalseAlarms = FalseAlarms(1, per_ms=30 * 86_400_000)
+    every_ms: int | None = None
+    against: PastWindow | None = None
 
 
 @dataclass(frozen=True)

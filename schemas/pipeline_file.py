@@ -15,8 +15,6 @@ from schemas.expression import suggest
 from schemas.pipeline import (
     AlertRule,
     Delivery,
-    Drift,
-    DriftTest,
     EventField,
     Events,
     Feature,
@@ -31,8 +29,9 @@ from schemas.pipeline import (
     State,
     StateStore,
 )
+from schemas.pipeline_drift import read_drift
 from schemas.pipeline_features import check_name, check_python, find_python_file, read_features, read_lookups
-from schemas.toml_table import TomlTable, parse_duration
+from schemas.toml_table import TomlTable
 
 SHIPPED = Path(__file__).parent / "pipelines"
 
@@ -55,21 +54,6 @@ _KEYS = (
     ),
     *("lookups", "features", "drift", "performance", "alerts", "limits", "state"),
 )
-
-#: Settings of each drift test: name -> (default, lowest, highest).
-DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
-    "psi": {"threshold": (0.2, 0, 100)},
-    "ks": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
-    "wasserstein": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 100)},
-    "jensen_shannon": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
-    "chi_square": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
-    "null_rate": {"alpha": (0.01, 0, 1), "minimum_effect": (0.02, 0, 1)},
-    "range": {"alpha": (0.01, 0, 1), "minimum_effect": (0.01, 0, 1)},
-    "interval": {"low": (2.5, 0, 50), "high": (97.5, 50, 100), "minimum_history": (5, 2, 10_000)},
-    "trend": {"alpha": (0.05, 0, 1), "minimum_history": (5, 3, 10_000)},
-}
-#: What runs where a file names no tests: not all, since each more is another chance of a false alarm.
-DEFAULT_TESTS = ("psi", "ks", "null_rate", "range", "interval", "trend")
 
 
 def load(name_or_path: str | Path) -> Pipeline:
@@ -176,7 +160,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         lookups=lookups,
         features=features,
         model=_read_model(top, name),
-        drift=_read_drift(top),
+        drift=read_drift(top),
         performance=_read_performance(top),
         alerts=_read_alerts(top, with_labels=labels is not None),
         limits=_read_limits(top),
@@ -251,41 +235,6 @@ def _read_model(top: TomlTable, pipeline: str) -> Model:
     if not _NAME.match(name):
         table.fail("name", f'"{name}" cannot be the name of a model; use a-z, 0-9, - and _, at most 100 characters')
     return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""))
-
-
-def _read_drift(top: TomlTable) -> Drift:
-    table = top.table("drift")
-    table.allow("window", "slice", "grace", "bins", "tests")
-    slice_ms = table.duration("slice", "1d", least_ms=1000)
-    window = table.text("window", "month")
-    if window == "month":
-        if _DAY_MS % slice_ms:
-            table.fail("slice", 'must divide a day, as months are made of days; use for example "1d" or "1h"')
-    else:
-        window_ms = parse_duration(window)
-        if window_ms is None:
-            table.fail("window", f'"{window}" is neither "month" nor a duration; write for example "1d"')
-        if window_ms == 0 or window_ms % slice_ms:
-            table.fail("window", f'"{window}" is not a multiple of the slice; change one of them')
-    tests = tuple(_read_test(test) for test in table.tables("tests", "test")) or tuple(
-        default_test(name) for name in DEFAULT_TESTS
-    )
-    return Drift(window, slice_ms, table.duration("grace", "1h"), table.integer("bins", 128, low=10, high=4096), tests)
-
-
-def default_test(name: str) -> DriftTest:
-    """The test of a name with the settings that it has where the file gives none."""
-    settings = {key: default for key, (default, _, _) in DRIFT_TESTS[name].items()}
-    return DriftTest(name, settings)  # type: ignore[arg-type]  # a name of a test
-
-
-def _read_test(table: TomlTable) -> DriftTest:
-    name = table.word("test", tuple(DRIFT_TESTS))
-    table.allow("test", *DRIFT_TESTS[name])
-    settings = {
-        key: table.number(key, default, low=low, high=high) for key, (default, low, high) in DRIFT_TESTS[name].items()
-    }
-    return DriftTest(name, settings)
 
 
 def _read_performance(top: TomlTable) -> Performance:

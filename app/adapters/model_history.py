@@ -14,7 +14,7 @@ from app.adapters.effects import status_columns, training_metrics, update_column
 from app.adapters.topic_reader import follow
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from models.manifest import Manifest, ManifestError
 from models.reference import Reference
 from models.registry import RegistryError, resolve

@@ -67,7 +67,7 @@ SELECT
     maxOrNullIf(statistic, test = 'psi') AS psi,
     arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests
 FROM streamgauge.drift_reports
-WHERE pipeline = {pipeline} AND window_start IN
+WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classic_') AND window_start IN
 (
     SELECT DISTINCT window_start FROM streamgauge.drift_reports
     WHERE pipeline = {pipeline} ORDER BY window_start DESC LIMIT 12

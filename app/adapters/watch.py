@@ -287,6 +287,7 @@ class Watch:
 
     async def _collect(self) -> None:
         self._is_changed = False
+        await asyncio.to_thread(self.core.calibrate)
         self._findings = self.core.collect(self._around.now_ms())
         if self._findings:
             self._token = self._reign.new_token()

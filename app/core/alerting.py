@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from schemas.wire import Alert
 
 if TYPE_CHECKING:

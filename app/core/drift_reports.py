@@ -1,93 +1,90 @@
-"""The drift tests of a pipeline on one metric of one closed window, each brought to a verdict.
+"""The drift tests of a pipeline on one closed window, each brought to a verdict within the budget of false alarms.
 
-A signal needs two things: an effect that matters and, where there is a p-value, evidence that it is not chance. With
-enough events every difference is significant, with few every statistic is large; one of the two alone is no alarm.
+A signal needs evidence and an effect that matters: with enough events every difference is significant, with few every
+statistic is large. Evidence is what the budget's procedure (`app.core.budget`) rejects. Its hypotheses are, for each
+metric and segment: *now* (the smallest p-value of the tests that compare the window with its reference, calibrated by
+`app.core.smallest_p`), *trend* and *interval* (the deciles against their past). A rejection with an effect of at least
+``minimum_effect`` is DRIFT, with a smaller one WARNING: both are false alarms where nothing has moved.
 
-============== ============ ===================== =============== =============================================
-test           statistic    effect                threshold       signal DRIFT (WARNING: half of what is *)
-============== ============ ===================== =============== =============================================
-psi            PSI          PSI                   ``threshold``   p < ``alpha`` and PSI >= ``threshold`` *
-ks             D            D                     ``alpha``       p < ``alpha`` and D >= ``minimum_effect`` *
-wasserstein    W in         W                     ``alpha``       p < ``alpha`` and W >= ``minimum_effect`` *
-               deviations
-jensen_shannon distance     what of it is beyond  ``alpha``       the same, with the effect *
-                            chance, in [0, 1]
-chi_square     chi^2        Cramer's V            ``alpha``       the same, with V *
-null_rate      change of    its size              ``alpha``       the same, with the size of the change *
-               the share
-range          share beyond the share             ``alpha``       the same, with the share *
-               training's
-interval       deciles      largest distance,     ``deciles``     >= ``deciles`` of the ten outside by an effect
-               outside      in [0, 1]                             of ``minimum_effect`` (WARNING: outside at all)
-trend          t of the     fitted change over    ``alpha``       p < ``alpha`` and |effect| >=
-               clearest     the windows / (d9 -                   ``minimum_effect`` *
-               decile       d1) of the reference
-============== ============ ===================== =============== =============================================
+============== =========================== ============================ ==========================================
+test           statistic                   effect                       p-value
+============== =========================== ============================ ==========================================
+psi            PSI                         what of it is beyond chance  (1/n + 1/m) chi^2
+ks             D                           D                            Smirnov's limit law
+wasserstein    W in deviations             W                            gamma law of the Brownian bridge integral
+jensen_shannon distance                    what of it is beyond chance  likelihood ratio
+chi_square     chi^2                       Cramer's V                   chi^2
+null_rate      change of the share         its size                     normal or binomial
+range          share beyond training's     the share                    exceedance, exact
+interval       deciles outside their past  largest distance, in [0, 1]  rank of the clearest decile, times nine
+trend          t of the clearest decile    fitted change over the       t of that many independent windows, times
+                                           windows / (d9 - d1)          nine
+classic_…      the textbook's ks, interval and trend, as they are: WARNING where they reject at their own level, which
+               they exceed by far on quiet data (docs/drift-evaluation.md); no part of the budget, and never DRIFT
+============== =========================== ============================ ==========================================
 
-``wasserstein`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``null_rate`` about
-all but the outcome; of other metrics they say nothing.
-
-The trend's p is that of its clearest decile times the ten that were looked at (Bonferroni). The interval asks for
-several deciles, outside by as much as their range is wide, because deciles move together and the range of a short past
-is narrow. Share of stable windows (1 000 normal values each, 1 500 windows) with a decile outside / WARNING or DRIFT /
-DRIFT: past of 3 windows .99 / .60 / .051, 5 .94 / .31 / .003, 10 .77 / .14 / 0, 40 .49 / .03 / 0.
+``wasserstein``, ``ks`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``null_rate``
+about all but the outcome. ``threshold`` is the p-value below which the test would have signalled in this window (of the
+classic ones their level). All count n divided by the design effect of the metric (`models.dependence`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from app.core.drift.deciles import DECILES
-from app.core.drift.divergence import jensen_shannon
-from app.core.drift.interval import interval
+from app.core.budget import Spent, spend
+from app.core.comparison import Comparison, Outcome, smallest_p
 from app.core.drift.ks import ks
-from app.core.drift.psi import group_cells, psi
-from app.core.drift.shares import beyond_range, change_of_share, chi_square
-from app.core.drift.trend import trend
-from app.core.drift.wasserstein import Scale, wasserstein
+from app.core.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
+from app.core.smallest_p import SmallestP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from app.core.batches import Floats, Ints
-    from models.reference import MetricCells, MetricKind
+    from models.reference import Reference
     from schemas.pipeline import DriftTest
 
 Signal = Literal["NONE", "WARNING", "DRIFT"]
 
+#: Fewer independent events than this, on either side, are not tested.
+FEWEST = 30
+#: What a metric's hypotheses weigh in the budget: now, trend, interval. The past is looked at again and again.
+_WEIGHTS = np.array([0.8, 0.1, 0.1])
+_NOW, _TREND, _INTERVAL = range(3)
+
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What the tests may look at: one metric, its counts in both windows, its deciles now, then and in between.
+class View:
+    """What is to be judged of one window of a version.
 
-    ``scale``: the reference's, for distances. ``times`` are the ordinals of the past windows and, last, of the window
-    under test; ``past`` (T x 10) holds the deciles of the former.
+    Parameters
+    ----------
+    segments
+        Names of the S segments.
+    rows
+        The metrics that are judged.
+    reference, detection
+        Counts, S x metrics x cells (all metrics).
+    past
+        Gives what is known over time, by position of the segment and of the metric.
+    alpha
+        What of the budget may be spent.
+    absence
+        Why a segment has nothing to be compared with, should it have nothing.
     """
 
-    cells: MetricCells
+    segments: Sequence[str]
+    rows: Sequence[int]
     reference: Ints
     detection: Ints
-    scale: Scale
-    reference_deciles: Floats
-    deciles: Floats
-    times: Floats
-    past: Floats
-
-    @cached_property
-    def groups(self) -> tuple[Ints, Ints]:
-        """Both windows' counts in about twenty groups."""
-        groups = group_cells(self.reference, 20, by_size=self.cells.is_coded)
-        reference, detection = (
-            np.bincount(groups, weights=counts).astype(np.int64) for counts in (self.reference, self.detection)
-        )
-        if self.cells.kind == "outcome":  # a label that never comes is not counted, so "missing" cannot be compared
-            return reference[:-1], detection[:-1]
-        return reference, detection
+    past: Callable[[int, int], Past]
+    alpha: float
+    absence: str = ""
 
 
 class Verdict(NamedTuple):
@@ -101,167 +98,203 @@ class Verdict(NamedTuple):
     note: str = ""
 
 
-def judge(test: DriftTest, evidence: Evidence) -> Verdict:
-    """Run one test with its settings; those that are not given have the defaults of this module."""
-    return TESTS[test.test](evidence, test.settings)
+class Judgement(NamedTuple):
+    """A verdict, what it is about, and how many events it rests on."""
+
+    segment: str
+    metric: str
+    test: str
+    n_reference: int
+    n_detection: int
+    verdict: Verdict
 
 
-def concerns(test: DriftTest, cells: MetricCells) -> bool:
-    """Whether a test has anything to say of a metric."""
-    return cells.kind in _KINDS.get(test.test, {cells.kind})
+class Judge:
+    """Judges the windows of one version.
+
+    Parameters
+    ----------
+    reference
+        Of the version.
+    tests
+        Those of the pipeline file.
+    """
+
+    def __init__(self, reference: Reference, tests: Sequence[DriftTest]) -> None:
+        self._reference = reference
+        self._tests = tests
+        self._settings: dict[str, Mapping[str, float]] = {test.test: test.settings for test in tests}
+        self._comparison = Comparison(reference, self._settings)
+
+    def calibrate(self, view: View) -> list[SmallestP | None]:
+        """Work out, once, what smallest p-values are worth in windows of such sizes; None where there is too little."""
+        found: list[SmallestP | None] = []
+        for s in range(len(view.segments)):
+            if not self._is_enough(view, s).any():
+                found.append(None)
+                continue
+            row = view.rows[0] if view.rows else 0
+            sizes = _rounded(int(view.reference[s, row].sum())), _rounded(int(view.detection[s, row].sum()))
+            found.append(SmallestP.draw(self._reference, self._comparison.tests, *sizes))
+        return found
+
+    def judge(self, view: View) -> list[Judgement]:
+        """Run all tests on a window and spend its budget; in the order of segments, metrics and tests."""
+        found = self._comparison.compare(view.reference, view.detection)
+        laws = self.calibrate(view)
+        told = {(s, row): self._look_back(view.past(s, row)) for s in range(len(laws)) for row in view.rows}
+        spent = self._spend(view, found, laws, told)
+        judgements: list[Judgement] = []
+        for s, segment in enumerate(view.segments):
+            # What the smallest p-value of each metric's tests must be below, for the metric to be rejected.
+            law = laws[s]
+            limits = spent.threshold[s, :, _NOW] if law is None else law.smallest(spent.threshold[s, :, _NOW])
+            for row in view.rows:
+                name = self._reference.metrics[row].name
+                numbers = int(view.reference[s, row].sum()), int(view.detection[s, row].sum())
+                verdicts = {
+                    **self._now(found, view, (s, row), bool(spent.rejected[s, row, _NOW]), float(limits[row])),
+                    **self._over_time(told[s, row], spent, s, row),
+                    **self._classic(view, s, row),
+                }
+                judgements += [
+                    Judgement(segment, name, test.test, *numbers, verdicts[test.test])
+                    for test in self._tests
+                    if test.test in verdicts
+                ]
+        return judgements
+
+    # -- evidence ------------------------------------------------------------------------------------------------------
+
+    def _look_back(self, past: Past) -> dict[int, Told]:
+        told = {}
+        if "trend" in self._settings:
+            told[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
+        if "interval" in self._settings:
+            told[_INTERVAL] = look_at_interval(past)
+        return told
+
+    def _spend(
+        self,
+        view: View,
+        found: dict[str, Outcome],
+        laws: list[SmallestP | None],
+        told: dict[tuple[int, int], dict[int, Told]],
+    ) -> Spent:
+        """Spend the budget on hypotheses, segments x metrics x (now, trend, interval)."""
+        p_values = np.full((*view.detection.shape[:2], len(_WEIGHTS)), np.nan)
+        if found:
+            smallest = smallest_p(found)
+            for s, law in enumerate(laws):
+                if law is None:
+                    continue
+                p_values[s, :, _NOW] = np.where(self._is_enough(view, s), law.p_value(smallest[s]), np.nan)
+        weights = np.broadcast_to(_WEIGHTS, p_values.shape)
+        unjudged = np.ones(p_values.shape[1], dtype=bool)
+        unjudged[list(view.rows)] = False
+        p_values[:, unjudged] = np.nan
+        for (s, row), of_metric in told.items():
+            for which, each in of_metric.items():
+                p_values[s, row, which] = each.p_value
+        # A hypothesis that such a past cannot reject would take its part of the budget away from the others.
+        is_open = ~np.isnan(p_values)
+        alone = view.alpha * weights / max(float(weights[is_open].sum()), 1e-9)
+        for (s, row), of_metric in told.items():
+            for which, each in of_metric.items():
+                if each.least > alone[s, row, which]:
+                    p_values[s, row, which] = np.nan
+        return spend(p_values, weights, view.alpha)
+
+    def _is_enough(self, view: View, s: int) -> Floats:
+        fewest = np.minimum(view.reference[s].sum(axis=-1), view.detection[s].sum(axis=-1))
+        enough: Floats = fewest >= FEWEST * self._reference.design_effects
+        return enough
+
+    # -- verdicts ------------------------------------------------------------------------------------------------------
+
+    def _now(
+        self, found: dict[str, Outcome], view: View, at: tuple[int, int], rejected: bool, limit: float
+    ) -> dict[str, Verdict]:
+        verdicts = {}
+        s, row = at
+        for test, outcome in found.items():
+            statistic, p_value, effect = (float(values[s, row]) for values in outcome)
+            if not self._comparison.concerns(test, row):
+                continue
+            if math.isnan(p_value):
+                is_absent = not view.reference[s, row].any()
+                note = view.absence if is_absent else "no values to compare"
+                verdicts[test] = Verdict(None, None, None, None, "NONE", note)
+            elif math.isnan(limit):
+                least = math.ceil(FEWEST * float(self._reference.design_effects[row]))
+                note = f"too few events to judge: {least} are needed in both windows"
+                verdicts[test] = Verdict(statistic, p_value, None, effect, "NONE", note)
+            else:
+                signal = self._grade(test, effect) if rejected and p_value <= limit else "NONE"
+                verdicts[test] = Verdict(statistic, p_value, limit, effect, signal, self._say(test, view, s, row))
+        return verdicts
+
+    def _over_time(self, told: Mapping[int, Told], spent: Spent, s: int, row: int) -> dict[str, Verdict]:
+        verdicts = {}
+        for which, each in told.items():
+            test = "trend" if which == _TREND else "interval"
+            threshold = float(spent.threshold[s, row, which])
+            if math.isnan(each.p_value):
+                verdicts[test] = Verdict(None, None, None, None, "NONE", each.note)
+                continue
+            if math.isnan(threshold):
+                note = f"too little history for this budget: its p-value cannot be below {each.least:.2g}"
+                verdicts[test] = Verdict(each.statistic, each.p_value, None, each.effect, "NONE", note)
+                continue
+            signal = self._grade(test, abs(each.effect)) if spent.rejected[s, row, which] else "NONE"
+            verdicts[test] = Verdict(
+                _finite(each.statistic), each.p_value, threshold, _finite(each.effect), signal, each.note
+            )
+        return verdicts
+
+    def _classic(self, view: View, s: int, row: int) -> dict[str, Verdict]:
+        verdicts: dict[str, Verdict] = {}
+        for test, settings in self._settings.items():
+            if test == "classic_ks" and not self._reference.metrics[row].is_coded:
+                size = self._reference.metrics[row].size
+                found = ks(view.reference[s, row, :size], view.detection[s, row, :size])
+                nothing = "no values to compare" if math.isnan(found.p_value) else ""
+                told = Told(float(found.statistic), float(found.p_value), float(found.statistic), nothing)
+            elif test == "classic_interval":
+                told = classic_interval(view.past(s, row), settings)
+            elif test == "classic_trend":
+                told = classic_trend(view.past(s, row), settings)
+            else:
+                continue
+            level = settings.get("alpha")
+            if math.isnan(told.p_value):
+                verdicts[test] = Verdict(None, None, level, None, "NONE", told.note)
+                continue
+            signal: Signal = "WARNING" if told.p_value < (0.5 if level is None else level) else "NONE"
+            p_value = None if level is None else told.p_value
+            verdicts[test] = Verdict(_finite(told.statistic), p_value, level, _finite(told.effect), signal, told.note)
+        return verdicts
+
+    def _grade(self, test: str, effect: float) -> Signal:
+        return "DRIFT" if effect >= self._settings[test].get("minimum_effect", 0.0) else "WARNING"
+
+    def _say(self, test: str, view: View, s: int, row: int) -> str:
+        cells = self._reference.metrics[row]
+        then, now = view.reference[s, row], view.detection[s, row]
+        if test == "null_rate":
+            shares = (f"{int(each[cells.size]) / max(int(each.sum()), 1):.2%}" for each in (now, then))
+            return f"{' against '.join(shares)} missing"
+        if test == "range" and len(cells.edges):
+            below, above = int(now[0]), int(now[cells.size - 1])
+            if below + above:
+                return f"{below} below {cells.edges[0]:.4g}, {above} above {cells.edges[-1]:.4g} of training"
+        return ""
 
 
-def _psi(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    threshold, alpha = settings.get("threshold", 0.2), settings.get("alpha", 0.01)
-    result = psi(*evidence.groups)
-    if math.isnan(result.statistic):
-        return Verdict(None, None, threshold, None, "NONE", "no events to compare")
-    signal = _grade(result.statistic, threshold) if result.p_value < alpha else "NONE"
-    return Verdict(result.statistic, result.p_value, threshold, result.statistic, signal)
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
-def _ks(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    size = evidence.cells.size
-    result = ks(evidence.reference[:size], evidence.detection[:size])
-    return _decide(*result, result.statistic, settings, nothing="no values to compare")
-
-
-def _wasserstein(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    size = evidence.cells.size
-    result = wasserstein(evidence.cells.edges, evidence.reference[:size], evidence.detection[:size], evidence.scale)
-    nothing = "no values to compare, or all of training's are the same"
-    return _decide(*result, result.statistic, settings, nothing=nothing)
-
-
-def _jensen_shannon(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    return _decide(*jensen_shannon(*evidence.groups), settings)
-
-
-def _chi_square(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    return _decide(*chi_square(*evidence.groups), settings)
-
-
-def _null_rate(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    size = evidence.cells.size
-    numbers = [(int(counts[size]), int(counts.sum())) for counts in (evidence.reference, evidence.detection)]
-    result = change_of_share(*numbers[0], *numbers[1])
-    note = " against ".join(f"{missing / max(n, 1):.2%}" for missing, n in reversed(numbers)) + " missing"
-    return _decide(*result, abs(result.statistic), settings, note=note, least=0.02)
-
-
-def _range(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    size = evidence.cells.size
-    if not len(evidence.cells.edges):
-        return _decide(math.nan, math.nan, math.nan, settings, nothing="no values in training")
-    n, m = int(evidence.reference[:size].sum()), int(evidence.detection[:size].sum())
-    below, above = int(evidence.detection[0]), int(evidence.detection[size - 1])
-    p_value = min(1.0, 2 * min(beyond_range(n, beyond, m).p_value for beyond in (below, above)))
-    share = (below + above) / m if m else math.nan
-    low, high = evidence.cells.edges[0], evidence.cells.edges[-1]
-    note = f"{below} below {low:.4g}, {above} above {high:.4g} of training" if below + above else ""
-    return _decide(share, p_value, share, settings, note=note, least=0.01, nothing="no values to compare")
-
-
-def _interval(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    many, minimum_effect = settings.get("deciles", 5.0), settings.get("minimum_effect", 0.5)
-    past, _ = _finite_past(evidence)
-    refusal = _refusal(evidence, len(past), settings)
-    if refusal:
-        return Verdict(None, None, many, None, "NONE", refusal)
-    result = interval(past, evidence.deciles, settings.get("low", 2.5), settings.get("high", 97.5))
-    n_outside = int(np.count_nonzero(result.side))
-    words = [
-        f"{', '.join(name for name, at in zip(DECILES, result.side.tolist(), strict=True) if at == side)} {where}"
-        for side, where in ((-1, "below"), (1, "above"))
-        if side in result.side
-    ]
-    note = f"{' and '.join(words)} the interval of {len(past)} past windows" if words else ""
-    n_far = int(np.count_nonzero(result.effect >= minimum_effect))
-    signal: Signal = "DRIFT" if n_far >= many else "WARNING" if n_outside >= many else "NONE"
-    return Verdict(float(n_outside), None, many, float(result.effect.max()), signal, note)
-
-
-def _trend(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
-    alpha, minimum_effect = settings.get("alpha", 0.05), settings.get("minimum_effect", 0.1)
-    past, times = _finite_past(evidence)
-    refusal = _refusal(evidence, len(past), settings, least=2)
-    if refusal:
-        return Verdict(None, None, alpha, None, "NONE", refusal)
-    times = np.append(times, evidence.times[-1])
-    result = trend(times, np.vstack([past, evidence.deciles]))
-    clearest = int(np.argmin(result.p_value))
-    p_value = min(1.0, float(result.p_value[clearest]) * len(DECILES))
-    t_statistic = float(result.t_statistic[clearest])
-    spread = float(evidence.reference_deciles[8] - evidence.reference_deciles[0])
-    change = float(result.beta[clearest]) * float(times[-1] - times[0])
-    # Of a metric that did not vary in training, any change is as large as can be.
-    effect = change / spread if spread > 0 else math.copysign(1.0, change) if change else 0.0
-    signal = _grade(abs(effect), minimum_effect) if p_value < alpha else "NONE"
-    note = f"{DECILES[clearest]} changes by {result.beta[clearest]:.4g} a window over {len(times)} windows"
-    return Verdict(
-        t_statistic if math.isfinite(t_statistic) else None,
-        p_value,
-        alpha,
-        effect if math.isfinite(effect) else None,
-        signal,
-        note,
-    )
-
-
-#: By the name that a pipeline file gives them.
-TESTS: dict[str, Callable[[Evidence, Mapping[str, float]], Verdict]] = {
-    "psi": _psi,
-    "ks": _ks,
-    "wasserstein": _wasserstein,
-    "jensen_shannon": _jensen_shannon,
-    "chi_square": _chi_square,
-    "null_rate": _null_rate,
-    "range": _range,
-    "interval": _interval,
-    "trend": _trend,
-}
-
-
-#: Of what kind the metrics are that a test is about, where it is not about all.
-_KINDS: dict[str, set[MetricKind]] = {
-    "wasserstein": {"numeric", "score"},
-    "range": {"numeric", "score"},
-    "chi_square": {"category", "outcome"},
-    "null_rate": {"numeric", "category", "score"},
-}
-
-
-def _decide(
-    statistic: float,
-    p_value: float,
-    effect: float,
-    settings: Mapping[str, float],
-    *,
-    least: float = 0.1,
-    note: str = "",
-    nothing: str = "no events to compare",
-) -> Verdict:
-    """Ask for evidence and an effect that matters, both; ``nothing``: what to say of a statistic that is NaN."""
-    alpha = settings.get("alpha", 0.01)
-    if math.isnan(statistic):
-        return Verdict(None, None, alpha, None, "NONE", nothing)
-    signal = _grade(effect, settings.get("minimum_effect", least)) if p_value < alpha else "NONE"
-    return Verdict(statistic, p_value, alpha, effect, signal, note)
-
-
-def _grade(effect: float, enough: float) -> Signal:
-    if effect >= enough:
-        return "DRIFT"
-    return "WARNING" if effect >= enough / 2 else "NONE"
-
-
-def _finite_past(evidence: Evidence) -> tuple[Floats, Floats]:
-    usable = np.isfinite(evidence.past).all(axis=1)
-    return evidence.past[usable], evidence.times[:-1][usable]
-
-
-def _refusal(evidence: Evidence, n_past: int, settings: Mapping[str, float], least: int = 1) -> str:
-    if not np.isfinite(evidence.deciles).all():
-        return "no finite values in the window"
-    needed = max(int(settings.get("minimum_history", 5)), least)
-    return f"too little history ({n_past} of {needed} windows)" if n_past < needed else ""
+def _rounded(n: int) -> int:
+    """To the nearest power of four: what a p-value is worth hardly depends on the number of events."""
+    return int(4 ** round(math.log(max(n, 1), 4)))

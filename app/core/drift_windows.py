@@ -1,116 +1,54 @@
-"""Event-time windows: which slices make one, when it closes, and the counts that each holds.
+"""The counts that each window of event time holds, and when it closes.
 
 Time
 ----
-Windows are half-open, [start, end), and unions of slices; "month" is the calendar month in UTC, a duration is aligned
-to 1970 UTC. A partition's watermark is the event time before which it expects no on-time event; the store's is the
-lowest over its partitions, and never goes back. A window closes when the watermark reaches its end + grace.
+A partition's watermark is the event time before which it expects no on-time event; the store's is the lowest over its
+partitions, and never goes back. A window closes when the watermark reaches its end + grace.
 
 A partition that has never reported holds the watermark back: nothing is known of it. One without any events must still
 report watermarks (workers do). Only whoever has a clock can tell a silent partition from a slow one, so idleness is
 declared from outside (`WindowStore.declare_idle`); an idle partition holds nothing back until it reports again, and
 what it then brings for closed windows is late.
 
-Late counts
------------
-Counts for a closed window are merged like any others and mark it as changed: it is reported again under a higher
-revision. So, whatever the order in which partitions are read, the last revision says the same. The counts of the newest
-``keep`` closed windows are kept; what comes for older ones is only counted (`WindowStore.n_too_late`).
+Counts
+------
+They are kept by pane: a window, or where windows overlap a part that none of them divides; a window's counts are the
+sum of its panes'. Counts for a closed window are merged like any others and mark it as changed: it is reported again
+under a higher revision. So, whatever the order in which partitions are read, the last revision says the same. The
+counts of the newest ``keep`` closed windows are kept, and of those that they are compared with; what comes for older
+ones is only counted (`WindowStore.n_too_late`).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from app.core.drift_calendar import Calendar, Window
 from app.core.sketches import ALL, Sketch
 from schemas.wire import SketchRecord, decode_packed, encode_packed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from schemas.pipeline import PastWindow
     from schemas.wire import SketchDelta
 
-_DAY_MS = 86_400_000
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": _DAY_MS, "w": 7 * _DAY_MS}
-_MAGIC = b"streamgauge windows 1\n"
+_MAGIC = b"streamgauge windows 2\n"
 
-
-@dataclass(frozen=True, order=True)
-class Window:
-    """[start, end) of event time."""
-
-    start_ms: int
-    end_ms: int
-
-    def __str__(self) -> str:
-        start, end = (str(np.datetime64(time, "ms").astype("M8[s]")) for time in (self.start_ms, self.end_ms))
-        if start.endswith("T00:00:00") and end.endswith("T00:00:00"):
-            start, end = start[:10], end[:10]
-        return f"{start} to {end} UTC"
-
-
-@dataclass(frozen=True)
-class Calendar:
-    """How event time is cut into windows. ``size_ms`` None: calendar months."""
-
-    size_ms: int | None
-
-    @classmethod
-    def parse(cls, window: str, slice_ms: int) -> Calendar:
-        """Read "month" or a duration ("7d", "1h", plain milliseconds); ValueError when slices do not fill windows.
-
-        Examples
-        --------
-        >>> Calendar.parse("7d", 3_600_000)
-        Calendar(size_ms=604800000)
-        """
-        if window == "month":
-            size_ms, unit_ms = None, _DAY_MS
-        else:
-            match = re.fullmatch(r"(\d+)\s*(ms|s|m|h|d|w)?", window)
-            if match is None or int(match[1]) == 0:
-                raise ValueError(f'drift.window is {window!r}; write "month" or a duration such as "7d"')
-            size_ms = unit_ms = int(match[1]) * _UNITS_MS[match[2] or "ms"]
-        if slice_ms < 1 or unit_ms % slice_ms:
-            raise ValueError(f"drift.slice is {slice_ms} ms; windows of {window!r} need one that divides {unit_ms} ms")
-        return cls(size_ms)
-
-    def window_at(self, time_ms: int) -> Window:
-        """Find the window that holds an event time.
-
-        Examples
-        --------
-        >>> str(Calendar(None).window_at(1_361_000_000_000))
-        '2013-02-01 to 2013-03-01 UTC'
-        """
-        if self.size_ms is not None:
-            start = time_ms // self.size_ms * self.size_ms
-            return Window(start, start + self.size_ms)
-        month = np.datetime64(time_ms, "ms").astype("M8[M]")
-        edges = (month, month + np.timedelta64(1, "M"))
-        return Window(*(int(edge.astype("M8[ms]").astype(np.int64)) for edge in edges))
-
-    def ordinal(self, window: Window) -> int:
-        """Number the windows: consecutive ones differ by 1."""
-        if self.size_ms is not None:
-            return window.start_ms // self.size_ms
-        return int(np.datetime64(window.start_ms, "ms").astype("M8[M]").astype(np.int64))
+#: Of one version in one pane or window, by segment.
+Sketches = dict[str, Sketch]
 
 
 @dataclass(eq=False)
 class Holding:
-    """The counts of one version in one window, and what has been said about them.
+    """What has been said about the counts of one version in one window.
 
     A ``revision`` is 0 until something is reported; ``digest`` is of what was. ``is_changed``/``labels_changed``:
     counts of events / of labels or events have come since.
     """
 
-    sketch: Sketch = field(default_factory=Sketch)
     is_changed: bool = False
     revision: int = 0
     digest: str = ""
@@ -154,12 +92,22 @@ class WindowStore:
         How far labels must have been applied past the end of a window before its performance is final; None: no labels.
     keep
         Closed windows whose counts are kept, for late events.
+    against
+        The past windows that windows are compared with, whose counts are kept too.
     """
 
     def __init__(
-        self, calendar: Calendar, partitions: int, grace_ms: int, maturity_ms: int | None, *, keep: int = 24
+        self,
+        calendar: Calendar,
+        partitions: int,
+        grace_ms: int,
+        maturity_ms: int | None,
+        *,
+        keep: int = 24,
+        against: PastWindow | None = None,
     ) -> None:
         self._calendar = calendar
+        self._against = against
         self._partitions = partitions
         self._grace_ms = grace_ms
         self._maturity_ms = maturity_ms
@@ -168,6 +116,7 @@ class WindowStore:
         self._idle: set[int] = set()
         self._watermark_ms: int | None = None
         self._label_watermark_ms: int | None = None
+        self._panes: dict[Window, dict[str, Sketches]] = {}
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
         self._floors: dict[tuple[str, int, bool], int] = {}
@@ -239,16 +188,27 @@ class WindowStore:
         held = {window.start_ms for window in self._windows}
         lost = [start_ms for _, start_ms, _ in reported if start_ms not in held]
         if lost:
-            end_ms = self._calendar.window_at(max(lost)).end_ms
-            self._frozen_before_ms = max(self._frozen_before_ms or end_ms, end_ms)
+            self._freeze(max(lost))
 
     def _raise(self, window: Window, version: str, holding: Holding) -> None:
         holding.revision = max(holding.revision, self._floors.get((version, window.start_ms, False), 0))
         holding.labels_revision = max(holding.labels_revision, self._floors.get((version, window.start_ms, True), 0))
 
     def holdings(self, window: Window) -> list[tuple[str, Holding]]:
-        """List what a window holds, by version."""
+        """List what has been said of a window, by version."""
         return sorted(self._windows[window].items())
+
+    def counts(self, window: Window, version: str) -> Sketches:
+        """Give the counts of a window by segment; they are not to be changed. Empty: nothing is known."""
+        panes = [self._panes[pane] for pane in self._calendar.panes_of(window) if pane in self._panes]
+        parts = [held[version] for held in panes if version in held]
+        if len(parts) == 1:
+            return parts[0]
+        found: Sketches = {}
+        for part in parts:
+            for segment, sketch in part.items():
+                found.setdefault(segment, Sketch()).merge(sketch)
+        return found
 
     def release(self) -> None:
         """Forget the counts of old closed windows once everything about them has been reported."""
@@ -265,24 +225,43 @@ class WindowStore:
                     del held[version]
             if not held:
                 del self._windows[window]
-            self._frozen_before_ms = max(self._frozen_before_ms or window.end_ms, window.end_ms)
+            self._freeze(window.start_ms)
+        if self._frozen_before_ms is not None:
+            for pane in [pane for pane in self._panes if not self._is_needed(pane)]:
+                del self._panes[pane]
+
+    def _is_needed(self, pane: Window) -> bool:
+        """Whether a window that is held, or may still come, is made of a pane or compared with it."""
+        windows = self._calendar.windows_of(pane)
+        if any(window in self._windows or not self._is_frozen(window) for window in windows):
+            return True
+        if self._against is None:
+            return False
+        if self._against.start_ms is not None:
+            return self._calendar.window_at(self._against.start_ms) in windows
+        oldest = min(self._windows, default=None)
+        return oldest is None or self._calendar.before(oldest, self._against).start_ms < pane.end_ms
+
+    def _freeze(self, start_ms: int) -> None:
+        before = self._frozen_before_ms
+        self._frozen_before_ms = start_ms + 1 if before is None else max(before, start_ms + 1)
+
+    def _is_frozen(self, window: Window) -> bool:
+        return self._frozen_before_ms is not None and window.start_ms < self._frozen_before_ms
 
     def snapshot(self) -> bytes:
         """Give the whole state as bytes: equal states give equal bytes."""
-        deltas, notes = [], []
-        for window, held in sorted(self._windows.items()):
-            for version, holding in sorted(held.items()):
-                deltas.append(holding.sketch.to_delta("", version, ALL, window.start_ms))
-                notes.append(
-                    [
-                        holding.is_changed,
-                        holding.revision,
-                        holding.digest,
-                        holding.labels_changed,
-                        holding.labels_revision,
-                        holding.labels_digest,
-                    ]
-                )
+        deltas = [
+            sketch.to_delta("", version, segment, pane.start_ms)
+            for pane, versions in sorted(self._panes.items())
+            for version, sketches in sorted(versions.items())
+            for segment, sketch in sorted(sketches.items())
+        ]
+        notes = [
+            [window.start_ms, window.end_ms, version, asdict(holding)]
+            for window, held in sorted(self._windows.items())
+            for version, holding in sorted(held.items())
+        ]
         state = {
             "made_for": self._made_for(),
             "reported": sorted([partition, *marks] for partition, marks in self._reported.items()),
@@ -314,12 +293,11 @@ class WindowStore:
         self._label_watermark_ms = state["label_watermark_ms"]
         self._frozen_before_ms = state["frozen_before_ms"]
         self.n_too_late = state["n_too_late"]
-        self._windows = {}
-        for delta, note in zip(decode_packed(body, SketchRecord).deltas, state["notes"], strict=True):
-            sketch = Sketch()
-            sketch.add(delta)
-            window = self._calendar.window_at(delta.slice_start_ms)
-            self._windows.setdefault(window, {})[delta.version] = Holding(sketch, *note)
+        self._panes, self._windows = {}, {}
+        for delta in decode_packed(body, SketchRecord).deltas:
+            self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)
+        for start_ms, end_ms, version, holding in state["notes"]:
+            self._windows.setdefault(Window(start_ms, end_ms), {})[version] = Holding(**holding)
 
     def _made_for(self) -> dict[str, Any]:
         return {
@@ -327,6 +305,7 @@ class WindowStore:
             "partitions": self._partitions,
             "grace_ms": self._grace_ms,
             "maturity_ms": self._maturity_ms,
+            "against": asdict(self._against) if self._against is not None else None,
         }
 
     def _check(self, partition: int) -> None:
@@ -334,22 +313,26 @@ class WindowStore:
             raise ValueError(f"partition {partition} is none of the {self._partitions} that the pipeline file says")
 
     def _merge(self, delta: SketchDelta) -> None:
-        if delta.segment != ALL:
-            raise ValueError(f"segment {delta.segment!r} of a sketch is not {ALL!r}, the only one there is")
-        window = self._calendar.window_at(delta.slice_start_ms)
-        held = self._windows.get(window)
-        is_frozen = self._frozen_before_ms is not None and window.start_ms < self._frozen_before_ms
-        if is_frozen and (held is None or delta.version not in held):
-            self.n_too_late += delta.n
+        pane = self._calendar.pane_at(delta.slice_start_ms)
+        windows = [
+            window
+            for window in self._calendar.windows_of(pane)
+            if not self._is_frozen(window) or delta.version in self._windows.get(window, {})
+        ]
+        if not windows:
+            self.n_too_late += delta.n if delta.segment == ALL else 0
             return
-        held = self._windows.setdefault(window, {})
-        if delta.version not in held:
-            held[delta.version] = Holding()
-            self._raise(window, delta.version, held[delta.version])
-        holding = held[delta.version]
-        holding.sketch.add(delta)
-        holding.is_changed |= delta.n > 0
-        holding.labels_changed = True
+        self._held(pane, delta).add(delta)
+        for window in windows:
+            held = self._windows.setdefault(window, {})
+            if delta.version not in held:
+                held[delta.version] = Holding()
+                self._raise(window, delta.version, held[delta.version])
+            held[delta.version].is_changed |= delta.n > 0
+            held[delta.version].labels_changed = True
+
+    def _held(self, pane: Window, delta: SketchDelta) -> Sketch:
+        return self._panes.setdefault(pane, {}).setdefault(delta.version, {}).setdefault(delta.segment, Sketch())
 
     def _move_watermarks(self) -> None:
         active = set(range(self._partitions)) - self._idle

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app.core.drift.deciles import DECILES, deciles
 from app.core.performance import measure
-from app.core.sketches import ALL
 from schemas.wire import Alert, DriftReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.core.drift_reports import Verdict
-    from app.core.drift_windows import Window
+    from app.core.drift_calendar import Window
+    from app.core.drift_reports import Judgement
     from models.reference import Counts, Reference
 
 
@@ -28,16 +27,6 @@ class Statistic(NamedTuple):
     metric: str
     decile: str
     value: float
-
-
-class Judgement(NamedTuple):
-    """A verdict, what it is about, and how many events it rests on."""
-
-    metric: str
-    test: str
-    n_reference: int
-    n_detection: int
-    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class Subject:
     revision: int
 
     def metadata(
-        self, stage: Literal["training", "scoring"], statistics: Iterable[Statistic], now_ms: int
+        self, stage: Literal["training", "scoring"], segment: str, statistics: Iterable[Statistic], now_ms: int
     ) -> list[MetadataRow]:
         return [
             MetadataRow(
@@ -110,7 +99,7 @@ class Subject:
                 model=self.model,
                 version=self.version,
                 stage=stage,
-                segment=ALL,
+                segment=segment,
                 metric=metric,
                 decile=decile,
                 value=value,
@@ -128,7 +117,7 @@ class Subject:
                 pipeline=self.pipeline,
                 model=self.model,
                 version=self.version,
-                segment=ALL,
+                segment=segment,
                 metric=metric,
                 test=test,
                 window_start_ms=self.window.start_ms,
@@ -143,16 +132,16 @@ class Subject:
                 revision=self.revision,
                 note=verdict.note,
             )
-            for metric, test, n_reference, n_detection, verdict in tested
+            for segment, metric, test, n_reference, n_detection, verdict in tested
         ]
 
-    def performance(self, counts: Counts) -> list[PerformanceRow]:
+    def performance(self, segment: str, counts: Counts) -> list[PerformanceRow]:
         return [
             PerformanceRow(
                 pipeline=self.pipeline,
                 model=self.model,
                 version=self.version,
-                segment=ALL,
+                segment=segment,
                 window_start_ms=self.window.start_ms,
                 window_end_ms=self.window.end_ms,
                 measure=name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.core.drift.deciles import DECILES
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from models.reference import SCORE
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _Entry:
 
 
 class History:
-    """Deciles by window, version and metric.
+    """Deciles by window, version, segment and metric.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class History:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._entries: dict[Window, dict[str, _Entry]] = {}
+        self._entries: dict[Window, dict[tuple[str, str], _Entry]] = {}
 
-    def remember(self, window: Window, version: str, n: int, statistics: Iterable[Statistic]) -> None:
+    def remember(self, window: Window, version: str, segment: str, n: int, statistics: Iterable[Statistic]) -> None:
         """Keep, or replace, the deciles among the statistics of ``n`` events."""
-        entry = self._entries.setdefault(window, {}).setdefault(version, _Entry(n, {}))
+        entry = self._entries.setdefault(window, {}).setdefault((version, segment), _Entry(n, {}))
         entry.n = n
         found: dict[str, list[float]] = {}
         for metric, decile, value in statistics:
@@ -51,36 +51,48 @@ class History:
                 found.setdefault(metric, []).append(value)
         entry.deciles.update(found)
 
-    def current(self, window: Window, version: str, metric: str) -> Floats:
-        return np.array(self._entries[window][version].deciles[metric])
+    def current(self, window: Window, version: str, segment: str, metric: str) -> Floats:
+        return np.array(self._entries[window][version, segment].deciles[metric])
 
-    def past(self, window: Window, version: str, metric: str) -> tuple[list[Window], Floats]:
-        """Give the windows before this one that know the metric, oldest first, and its deciles in them (T x 10)."""
-        windows, rows = [], []
-        for before in sorted(other for other in self._entries if other < window)[-self._length :]:
+    def before(self, window: Window) -> list[Window]:
+        """List the newest windows before one that overlap neither it nor each other, oldest first."""
+        found: list[Window] = []
+        following = window
+        for other in sorted((other for other in self._entries if other < window), reverse=True):
+            if other.end_ms <= following.start_ms:
+                found.append(other)
+                following = other
+            if len(found) == self._length:
+                break
+        return found[::-1]
+
+    def past(self, windows: Iterable[Window], version: str, segment: str, metric: str) -> tuple[list[Window], Floats]:
+        """Give those of some windows that know the metric, and its deciles in them (T x 10)."""
+        known, rows = [], []
+        for window in windows:
             speakers = [
                 (-entry.n, name, entry.deciles[metric])
-                for name, entry in self._entries[before].items()
-                if metric in entry.deciles and (metric != SCORE or name == version)
+                for (name, of), entry in self._entries[window].items()
+                if of == segment and metric in entry.deciles and (metric != SCORE or name == version)
             ]
             if speakers:
-                windows.append(before)
+                known.append(window)
                 rows.append(min(speakers)[2])
-        return windows, np.array(rows, np.float64).reshape(len(rows), len(DECILES))
+        return known, np.array(rows, np.float64).reshape(len(rows), len(DECILES))
 
     def prune(self, keep: int) -> None:
         """Forget all but the newest windows: those that a test of one of the newest ``keep`` looks at."""
-        for window in sorted(self._entries)[: -(self._length + keep)]:
+        for window in sorted(self._entries)[:-keep]:
             del self._entries[window]
 
     def to_state(self) -> list[Any]:
         return [
-            [window.start_ms, window.end_ms, {version: [entry.n, entry.deciles] for version, entry in held.items()}]
+            [window.start_ms, window.end_ms, [[*key, entry.n, entry.deciles] for key, entry in sorted(held.items())]]
             for window, held in sorted(self._entries.items())
         ]
 
     def from_state(self, state: list[Any]) -> None:
         self._entries = {
-            Window(start, end): {version: _Entry(n, by_metric) for version, (n, by_metric) in held.items()}
+            Window(start, end): {(version, segment): _Entry(n, by_metric) for version, segment, n, by_metric in held}
             for start, end, held in state
         }

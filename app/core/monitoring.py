@@ -18,25 +18,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from app.core.alerting import Watch, limits
+from app.core.budget import OF_OUTCOMES, OF_WINDOWS, alpha_of_window
 from app.core.drift.deciles import deciles
-from app.core.drift.wasserstein import Scale
-from app.core.drift_reports import Evidence, concerns, judge
-from app.core.drift_windows import Calendar, Window, WindowStore
-from app.core.findings import Findings, Judgement, Subject, describe
+from app.core.drift_calendar import Calendar, Window
+from app.core.drift_reports import Judge, Judgement, View
+from app.core.drift_windows import WindowStore
+from app.core.findings import Findings, Subject, describe
 from app.core.history import History
+from app.core.over_time import Past
 from app.core.performance import measure
+from app.core.sketches import ALL, Sketch
 from models.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from app.core.batches import Floats
     from models.reference import Counts
     from schemas.pipeline import Pipeline
@@ -53,6 +54,7 @@ class _Version:
     training_metrics: dict[str, float]
     training: Window
     watches: list[Watch]
+    judge: Judge
     is_announced: bool = False
 
     @cached_property
@@ -61,13 +63,6 @@ class _Version:
         return [
             deciles(cells, counts.counts[row], float(counts.minima[row]), float(counts.maxima[row]))
             for row, cells in enumerate(self.reference.metrics)
-        ]
-
-    @cached_property
-    def scales(self) -> list[Scale]:
-        return [
-            Scale.of(cells.edges, counts[: cells.size])
-            for cells, counts in zip(self.reference.metrics, self.reference.counts, strict=True)
         ]
 
 
@@ -86,17 +81,20 @@ class MonitorCore:
 
     def __init__(self, pipeline: Pipeline, *, keep: int = 24, history: int = 60) -> None:
         self._pipeline = pipeline
-        self._calendar = Calendar.parse(pipeline.drift.window, pipeline.drift.slice_ms)
+        drift = pipeline.drift
+        self._calendar = Calendar.parse(drift.window, drift.slice_ms, drift.every_ms)
         self._store = WindowStore(
             self._calendar,
             pipeline.partitions,
-            pipeline.drift.grace_ms,
+            drift.grace_ms,
             pipeline.performance.maturity_ms if pipeline.labels is not None else None,
             keep=keep,
+            against=drift.against,
         )
-        self._n_kept = keep
         self._versions: dict[str, _Version] = {}
         self._history = History(history)
+        #: Windows whose history is kept: overlapping ones are passed over where tests look back.
+        self._n_remembered = keep + history * len(self._calendar.panes_of(self._calendar.window_at(0)))
 
     @property
     def windows(self) -> WindowStore:
@@ -143,7 +141,8 @@ class MonitorCore:
             )
             for rule in self._pipeline.alerts
         ]
-        self._versions[version] = _Version(reference, dict(training_metrics), training or Window(0, 0), watches)
+        judge = Judge(reference, self._pipeline.drift.tests)
+        self._versions[version] = _Version(reference, dict(training_metrics), training or Window(0, 0), watches, judge)
 
     def observe(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic, in offset order per partition."""
@@ -154,6 +153,15 @@ class MonitorCore:
                     "give each model a pipeline of its own"
                 )
         self._store.add(record)
+
+    def calibrate(self) -> None:
+        """Work out beforehand what `collect` needs and takes seconds for; changes nothing that anyone can see."""
+        for window in self._store.closed():
+            for version, holding in self._store.holdings(window):
+                is_due = any(holding.is_due(of_labels, is_history_changed=False) for of_labels in (False, True))
+                if is_due and version in self._versions:
+                    known = self._versions[version]
+                    known.judge.calibrate(self._view(window, version, self._counts(window, version), range(0)))
 
     def collect(self, now_ms: int) -> Findings:
         """Report what has closed, matured or changed.
@@ -167,8 +175,10 @@ class MonitorCore:
         for version, known in sorted(self._versions.items()):
             if not known.is_announced:
                 known.is_announced = True
-                statistics = describe(known.reference, known.reference.training, range(len(known.reference.metrics)))
-                findings.metadata += self._about(version, known.training, 1).metadata("training", statistics, now_ms)
+                about = self._about(version, known.training, 1)
+                for segment, counts in known.reference.by_segment():
+                    statistics = describe(known.reference, counts, range(len(known.reference.metrics)))
+                    findings.metadata += about.metadata("training", segment, statistics, now_ms)
         closed = self._store.closed()
         self._judge(closed, now_ms, findings)
         mature = [window for window in closed if self._store.is_mature(window)]
@@ -177,7 +187,7 @@ class MonitorCore:
             for watch in known.watches:
                 findings.alerts += watch.announce(now_ms)
         self._store.release()
-        self._history.prune(self._n_kept)
+        self._history.prune(self._n_remembered)
         return findings
 
     def snapshot(self) -> bytes:
@@ -225,54 +235,76 @@ class MonitorCore:
                 if version not in self._versions or not holding.is_due(of_labels, is_history_changed):
                     continue
                 known = self._versions[version]
-                counts = holding.sketch.to_counts(known.reference)
+                counts = self._counts(window, version)
                 last = len(known.reference.metrics) - 1
                 metrics = range(last, last + 1) if of_labels else range(last)
-                statistics = describe(known.reference, counts, metrics)
-                self._history.remember(window, version, counts.n, statistics)
-                tested = self._test(window, version, counts, metrics)
-                performance = self._about(version, window, 0).performance(counts) if of_labels else []
+                statistics = {segment: describe(known.reference, each, metrics) for segment, each in counts.items()}
+                for segment, each in counts.items():
+                    self._history.remember(window, version, segment, each.n, statistics[segment])
+                tested = known.judge.judge(self._view(window, version, counts, metrics))
+                about = self._about(version, window, 0)
+                performance = [
+                    row for segment, each in counts.items() if of_labels for row in about.performance(segment, each)
+                ]
                 digest = hashlib.sha256(repr((statistics, tested, performance)).encode()).hexdigest()
                 revision = holding.report(digest, of_labels)
                 if revision is None:
                     continue
                 is_history_changed = True
-                about = self._about(version, window, revision)
-                findings.metadata += about.metadata("scoring", statistics, now_ms)
+                about = replace(about, revision=revision)
+                for segment, found in statistics.items():
+                    findings.metadata += about.metadata("scoring", segment, found, now_ms)
                 findings.reports += about.reports(tested)
-                if of_labels:
-                    findings.performance += about.performance(counts)
-                values = {row.measure: row.realised for row in performance}
+                findings.performance += [replace(row, revision=revision) for row in performance]
+                whole = counts[ALL]
+                values = {row.measure: row.realised for row in performance if row.segment == ALL}
                 share = _share_of_drift(tested)
-                is_enough = (counts.n_labels if of_labels else counts.n) >= FEWEST
+                is_enough = (whole.n_labels if of_labels else whole.n) >= FEWEST
                 for watch in known.watches:
                     if (watch.rule.on == "performance") == of_labels:
                         value = values.get(watch.rule.measure, math.nan) if of_labels else share
                         watch.see(window, value if is_enough else math.nan)
 
-    def _test(self, window: Window, version: str, counts: Counts, metrics: Iterable[int]) -> list[Judgement]:
-        known = self._versions[version]
-        tested = []
-        for row in metrics:
-            cells = known.reference.metrics[row]
-            past_windows, past = self._history.past(window, version, cells.name)
-            evidence = Evidence(
-                cells=cells,
-                reference=known.reference.counts[row, : cells.size + 1],
-                detection=counts.counts[row, : cells.size + 1],
-                scale=known.scales[row],
-                reference_deciles=known.training_deciles[row],
-                deciles=self._history.current(window, version, cells.name),
-                times=np.array([self._calendar.ordinal(each) for each in (*past_windows, window)], np.float64),
-                past=past,
+    def _counts(self, window: Window, version: str) -> dict[str, Counts]:
+        """The counts of a window by segment, that of all events first."""
+        reference = self._versions[version].reference
+        held = self._store.counts(window, version)
+        segments = [ALL, *sorted(held.keys() - {ALL})]
+        return {segment: held.get(segment, Sketch()).to_counts(reference) for segment in segments}
+
+    def _view(self, window: Window, version: str, counts: dict[str, Counts], metrics: range) -> View:
+        known, drift = self._versions[version], self._pipeline.drift
+        if drift.against is None:
+            against, absence = dict(known.reference.by_segment()), "training had no such events"
+        else:
+            before = self._calendar.before(window, drift.against)
+            against = self._counts(before, version) if before < window else {}
+            absence = f"version {version} scored none in {before}, which it is compared with"
+        nothing = known.reference.zeros()
+        past_windows = self._history.before(window)
+
+        def look_back(s: int, row: int) -> Past:
+            segment, name = list(counts)[s], known.reference.metrics[row].name
+            windows, past = self._history.past(past_windows, version, segment, name)
+            return Past(
+                times=np.array([self._calendar.ordinal(each) for each in (*windows, window)], np.float64),
+                deciles=past,
+                current=self._history.current(window, version, segment, name),
+                reference=known.training_deciles[row],
             )
-            numbers = int(evidence.reference.sum()), int(evidence.detection.sum())
-            tested += [
-                Judgement(cells.name, test.test, *numbers, judge(test, evidence))
-                for test in self._pipeline.drift.tests
-                if concerns(test, cells)
-            ]
-        return tested
+
+        share = 1.0
+        if self._pipeline.labels is not None:
+            share = OF_OUTCOMES if len(known.reference.metrics) - 1 in metrics else OF_WINDOWS
+        return View(
+            segments=list(counts),
+            rows=metrics,
+            reference=np.stack([against.get(segment, nothing).counts for segment in counts]),
+            detection=np.stack([each.counts for each in counts.values()]),
+            past=cache(look_back),
+            alpha=alpha_of_window(drift.false_alarms, share, self._calendar.step_ms, counts[ALL].n),
+            absence=absence,
+        )
 
     def _about(self, version: str, window: Window, revision: int) -> Subject:
         return Subject(self._pipeline.name, self._pipeline.model.name, version, window, revision)
@@ -280,6 +312,5 @@ class MonitorCore:
 
 def _share_of_drift(tested: list[Judgement]) -> float:
     metrics = {each.metric for each in tested}
-    return (
-        len({each.metric for each in tested if each.verdict.signal == "DRIFT"}) / len(metrics) if metrics else math.nan
-    )
+    drifting = {each.metric for each in tested if each.segment == ALL and each.verdict.signal == "DRIFT"}
+    return len(drifting) / len(metrics) if metrics else math.nan

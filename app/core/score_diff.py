@@ -185,8 +185,8 @@ def _correlation(before: Floats, after: Floats) -> float:
 
 def _psi(before: Floats, after: Floats) -> float:
     edges = np.unique(np.quantile(before, np.arange(1, 10) / 10, method="inverted_cdf"))
-    counts = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (before, after)]
-    return psi(*counts).statistic
+    cells = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (before, after)]
+    return float(psi(cells[0], cells[1]).statistic)
 
 
 def _auc(scores: Floats, labels: Floats) -> float:

@@ -118,6 +118,22 @@ class Sketch:
         self.log_loss_sum += delta.log_loss_sum
         self.n_correct += delta.n_correct
 
+    def merge(self, other: Sketch) -> None:
+        """Add the counts of another sketch of the same version."""
+        for name in ("cells", "outcomes", "sums"):
+            mine, more = getattr(self, name), getattr(other, name)
+            whole = np.zeros(max(len(mine), len(more)), np.int64)
+            whole[: len(mine)] += mine
+            whole[: len(more)] += more
+            setattr(self, name, whole)
+        if not len(self.minima):
+            self.minima, self.maxima = other.minima.copy(), other.maxima.copy()
+        elif len(other.minima):
+            self.minima, self.maxima = np.fmin(self.minima, other.minima), np.fmax(self.maxima, other.maxima)
+        self.n += other.n
+        self.log_loss_sum += other.log_loss_sum
+        self.n_correct += other.n_correct
+
     def to_counts(self, reference: Reference) -> Counts:
         """Give the counts in the cells of the reference they were counted with; ValueError when they do not fit."""
         counts = reference.zeros()

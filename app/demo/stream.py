@@ -26,7 +26,7 @@ from app.adapters.monitor_client import MonitorClient, MonitorError
 from app.adapters.source import EVENT, EncodedRecord, SourceError, read_source
 from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import follow
-from app.core.drift_windows import Calendar
+from app.core.drift_calendar import Calendar
 from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
 from app.settings import Settings
 from schemas.pipeline import Pipeline

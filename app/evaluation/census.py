@@ -1,70 +1,147 @@
-"""US census, employment in Massachusetts: a model of 2015 on the people of 2016, 2017 and 2018, windows of 5 000.
+"""Performance without labels against what came true, on real scores and labels in windows.
 
-The data come with the model's scores. Nobody knows which windows "drifted"; what can be said is how often each
-contestant alarms beside how often the realised accuracy or AUC left the range that it had in 2015, and how far the
-performance that was estimated without labels is from the realised one.
+Made for the US census of Massachusetts (2015 as the reference, 2016 to 2018 as the stream), and for any other set of
+scores and labels in their order. It runs what the product runs: the reference's cells, counts in them, estimates.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import log_loss, roc_auc_score
 
-from app.adapters.datasets import Labelled, read_census
-from app.core.performance import measure
-from app.evaluation.product import ALARMING
-from app.evaluation.run import EvaluationRun
-from app.evaluation.window_contestants import TITLES, WINDOW_CONTESTANTS, Subject, Watched
-from models.reference import Counts, Floats
+from app.core.batches import Floats, Ints
+from app.core.calibration import Calibration, fit_calibration
+from app.core.estimation import design_effects, estimate
+from app.core.label_checks import LabelCheck, check_labels
+from models.counting import count, count_outcomes
+from models.reference import Reference
+from models.reference_fit import fit_reference
 
-WINDOW = 5_000
-PER_EVENTS = 1_000_000
-MEASURES = ("auc", "accuracy")
-#: Standard deviations over the windows of 2015 within which a measure is as it was.
-LIMIT = 3.0
-
-_TABLE = f"US census: windows of {WINDOW} people of 2016 to 2018 with an alarm, %"
-_ESTIMATED = "US census: performance estimated without labels, mean absolute error"
-
-
-def measure_census(run: EvaluationRun) -> None:
-    """Share of windows with an alarm, share of windows that got worse, and the error of estimated performance."""
-    run.say("census: employment, windows of 5 000")
-    then, now = read_census(run.cache, run.say)
-    subject = Subject(then.features, then.categories, WINDOW, PER_EVENTS, labels=True)
-    reference = subject.fit(then.matrix, _scores(then), then.labels)
-    watched = Watched(subject, reference, subject.cut(reference, now.matrix, _scores(now), now.labels))
-    before = subject.cut(reference, then.matrix, _scores(then), then.labels)
-    for name, contestant in WINDOW_CONTESTANTS.items():
-        share = 100 * float(contestant(watched).mean())
-        run.figures.add_cell(f"census.{name}.alarmed", share, "%", (_TABLE, TITLES[name], "alarmed, %"))
-    realised = {name: np.array([_measured(counts)[name] for counts in watched.windows]) for name in MEASURES}
-    for name, values in realised.items():
-        usual = np.array([_measured(counts)[name] for counts in before])
-        share = 100 * float((np.abs(values - usual.mean()) > LIMIT * usual.std(ddof=1)).mean())
-        title = f"{name} beyond {LIMIT:g} sd of 2015"
-        run.figures.add_cell(f"census.{name}.moved", share, "%", (_TABLE, title, "alarmed, %"))
-    _judge_estimates(run, watched)
-    alarming = {report.metric for report in watched.findings.reports if report.signal in ALARMING}
-    run.figures.add("census.metrics", len(alarming), "", f"US census: metrics of {len(reference.metrics)} ever alarmed")
+MEASURES = ("auc", "accuracy", "log_loss")
+#: The score's row among the metrics of a reference.
+_SCORE_ROW = -2
+_BINS = 64
+#: Of the design effects: blocks of so many events, long against households and short against the data.
+_BLOCK = 1000
 
 
-def _judge_estimates(run: EvaluationRun, watched: Watched) -> None:
-    for name in MEASURES:
-        rows = [row for row in watched.findings.performance if row.measure == name]
-        errors = [abs(row.estimated - row.realised) for row in rows if not math.isnan(row.estimated + row.realised)]
-        if errors:
-            place = (_ESTIMATED, "streamgauge", name)
-            run.figures.add_cell(f"census.estimated.{name}", float(np.mean(errors)), "", place)
-        else:
-            run.figures.skip(f"census, estimated {name}", "the product estimates no performance without labels")
+@dataclass(frozen=True)
+class MeasureErrors:
+    """How far estimates of one measure are from what the windows realise; NaN where a window has one label only.
+
+    ``mean``, ``largest``: of the absolute error; ``bias``: of the error with its sign. ``constant``: the mean absolute
+    error of always saying what the reference has; ``previous``: of saying what the window before realised, which
+    nobody knows in time. ``coverage``: the share of windows within their 95 % band.
+    """
+
+    name: str
+    mean: float
+    largest: float
+    bias: float
+    constant: float
+    previous: float
+    coverage: float
 
 
-def _scores(data: Labelled) -> Floats:
-    assert data.scores is not None, "the census comes with scores"
-    return data.scores
+@dataclass(frozen=True, eq=False)
+class CensusFigures:
+    """The errors per measure of `MEASURES`, and what they are made of: windows x measures, and a check per window."""
+
+    errors: tuple[MeasureErrors, ...]
+    design_effects: Mapping[str, float]
+    realised: Floats
+    estimated: Floats
+    low: Floats
+    high: Floats
+    checks: tuple[LabelCheck, ...]
 
 
-def _measured(counts: Counts) -> dict[str, float]:
-    return {each.name: each.realised for each in measure(counts)}
+def census(
+    reference_scores: Floats,
+    reference_labels: Floats,
+    scores: Floats,
+    labels: Floats,
+    *,
+    threshold: float = 0.5,
+    window: int = 5000,
+) -> CensusFigures:
+    """Estimate each window's performance from its scores alone and compare it with what its labels say.
+
+    Parameters
+    ----------
+    reference_scores, reference_labels
+        In their order: events that the model was not fitted on.
+    scores, labels
+        The stream in its order, cut to windows of ``window`` events; the last one is as long as it is. Rows without
+        score or label (NaN) are left out on both sides.
+    threshold
+        A score at or above it is a positive decision.
+    """
+    reference_scores, reference_labels = _known(reference_scores, reference_labels)
+    scores, labels = _known(scores, labels)
+    reference = fit_reference(
+        np.empty((len(reference_scores), 0)), [], [], {}, reference_scores, reference_labels, _BINS, threshold
+    )
+    calibration = _calibrate(reference, reference_scores, reference_labels)
+    truth = _realise(reference_scores, reference_labels, threshold)
+    realised, bands, checks = [], [], []
+    for start in range(0, len(scores), window):
+        cut = slice(start, start + window)
+        seen = {found.name: found for found in estimate(calibration, _count_scores(reference, scores[cut]))}
+        bands.append([seen[name][1:4] for name in MEASURES])
+        realised.append(_realise(scores[cut], labels[cut], threshold))
+        outcomes = count_outcomes(reference, scores[cut], labels[cut]).outcomes
+        checks.append(check_labels(reference.training.outcomes, outcomes, calibration.design_effects["rate"]))
+    true, (estimated, low, high) = np.array(realised), np.array(bands).transpose(2, 0, 1)
+    return CensusFigures(
+        errors=tuple(
+            MeasureErrors(
+                name=name,
+                mean=float(np.abs(error).mean()),
+                largest=float(np.abs(error).max()),
+                bias=float(error.mean()),
+                constant=float(np.abs(column - constant).mean()),
+                previous=float(np.abs(np.diff(column)).mean()) if len(column) > 1 else math.nan,
+                coverage=float(within.mean()),
+            )
+            for name, column, error, within, constant in zip(
+                MEASURES, true.T, (estimated - true).T, ((low <= true) & (true <= high)).T, truth, strict=True
+            )
+        ),
+        design_effects=calibration.design_effects,
+        realised=true,
+        estimated=estimated,
+        low=low,
+        high=high,
+        checks=tuple(checks),
+    )
+
+
+def _known(scores: Floats, labels: Floats) -> tuple[Floats, Floats]:
+    known = ~(np.isnan(scores) | np.isnan(labels))
+    return scores[known], labels[known]
+
+
+def _calibrate(reference: Reference, scores: Floats, labels: Floats) -> Calibration:
+    """The calibration of the reference, with the design effects of its own blocks."""
+    outcomes, mean_scores = reference.training.outcomes, reference.profiles[_SCORE_ROW, : reference.score_cells]
+    independent = fit_calibration(outcomes, reference.threshold_cell, mean_scores)
+    cuts = [slice(start, start + _BLOCK) for start in range(0, len(scores) - _BLOCK + 1, _BLOCK)]
+    blocks = np.array([count_outcomes(reference, scores[cut], labels[cut]).outcomes for cut in cuts], np.int64)
+    effects = design_effects(independent, blocks.reshape(len(cuts), *outcomes.shape))
+    return fit_calibration(outcomes, reference.threshold_cell, mean_scores, effects)
+
+
+def _count_scores(reference: Reference, scores: Floats) -> Ints:
+    counted: Ints = count(reference, np.empty((len(scores), 0)), scores).counts[_SCORE_ROW, : reference.score_cells]
+    return counted
+
+
+def _realise(scores: Floats, labels: Floats, threshold: float) -> tuple[float, float, float]:
+    """What the rows themselves say, without cells."""
+    area = float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else math.nan
+    return area, float(((scores >= threshold) == labels).mean()), float(log_loss(labels, scores, labels=[0, 1]))

@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 from scipy.special import expit
 
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
 from app.core.sketches import ALL, SketchBuffer, pack
 from app.evaluation.product import VERSION, make_pipeline

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.core.drift_windows import Calendar
-from app.evaluation.product import ALARMING, VERSION, watch
+from app.core.drift_calendar import Calendar
+from app.evaluation.product import VERSION, alarms, watch
 from app.evaluation.run import EvaluationRun
 from app.offline import build_training_set
 from models.counting import count
@@ -54,10 +54,10 @@ def measure_flights(run: EvaluationRun) -> None:
     for number, (window, counts) in enumerate(windows, start=3):
         late = reference.mean(counts, len(reference.metrics) - 1)
         reports = [report for report in findings.reports if report.window_start_ms == window.start_ms]
-        of_outcome = any(report.metric == OUTCOME and report.signal in ALARMING for report in reports)
+        of_outcome = any(report.metric == OUTCOME and alarms(report) for report in reports)
         side = (1 if late > usual else -1) if of_outcome else 0
         found += number in EXPECTED and side == EXPECTED[number]
-        metrics = {report.metric for report in reports if report.signal in ALARMING}
+        metrics = {report.metric for report in reports if alarms(report)}
         month = f"2013-{number:02}"
         run.figures.add_cell(f"flights.{month}.late", 100 * late, "%", (_TABLE, month, "late, %"))
         run.figures.add_cell(f"flights.{month}.outcome", side, "", (_TABLE, month, "outcome alarms: up 1, down -1"))

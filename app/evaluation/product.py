@@ -13,22 +13,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
 from app.core.sketches import ALL, pack
 from models.reference import Counts, Reference
 from schemas.pipeline import Pipeline
-from schemas.pipeline_file import DRIFT_TESTS, load
+from schemas.pipeline_drift import DRIFT_TESTS
+from schemas.pipeline_file import load
 from schemas.wire import DriftReport, SketchRecord
 
 Bools = NDArray[np.bool_]
 
-#: What a drift report must say for its window to count as alarmed.
+#: What a drift report must say for its window to count as alarmed, and of which tests it is no alarm: the textbook's,
+#: which stand beside and have no part in the budget.
 ALARMING = frozenset({"WARNING", "DRIFT"})
+BESIDE = "classic_"
 VERSION = "1.0.0"
-#: Lines of [drift] that declare the budget of false alarms, formatted with ``per_events``.
-BUDGET = ""
 
 
 def make_pipeline(
@@ -58,7 +59,7 @@ def make_pipeline(
         *(f'{name} = "{kind}?"' for name, kind in types.items()),
         *(_feature(name, categories.get(name)) for name in features),
         f'[drift]\nwindow = "{window}s"\nslice = "{window}s"\ngrace = "0s"\nbins = 128',
-        BUDGET.format(per_events=per_events),
+        f"false_alarms = 1\nper_events = {per_events}",
         f"tests = [{', '.join(_test(name) for name in tests)}]",
         '[labels]\nhorizon = "1s"\n[performance]\nmaturity = "0s"' if labels else "",
     ]
@@ -91,9 +92,14 @@ def consecutive(pipeline: Pipeline, windows: Sequence[Counts]) -> list[tuple[Win
     return [(Window(at * size_ms, (at + 1) * size_ms), counts) for at, counts in enumerate(windows)]
 
 
+def alarms(report: DriftReport) -> bool:
+    """Whether a report is an alarm."""
+    return report.signal in ALARMING and not report.test.startswith(BESIDE)
+
+
 def alarmed(reports: Iterable[DriftReport], windows: Iterable[Window]) -> Bools:
     """Which windows have a report that alarms."""
-    starts = {report.window_start_ms for report in reports if report.signal in ALARMING}
+    starts = {report.window_start_ms for report in reports if alarms(report)}
     return np.array([window.start_ms in starts for window in windows], np.bool_)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.adapters.stack_error import StackError
-from app.evaluation.census import measure_census
 from app.evaluation.changes import measure_changes
 from app.evaluation.concepts import measure_concepts
 from app.evaluation.cost import measure_cost
+from app.evaluation.employment import measure_census
 from app.evaluation.flights import measure_flights
 from app.evaluation.goals import GOALS
 from app.evaluation.kdd import measure_kdd

@@ -143,7 +143,7 @@ def _ks(run: Watched) -> Bools:
     """Any metric has p < 0.05 against training."""
     return _by_counts(
         run,
-        lambda cells, then, now: ks(then[: cells.size], now[: cells.size]).p_value < CLASSIC_LEVEL,
+        lambda cells, then, now: bool(ks(then[: cells.size], now[: cells.size]).p_value < CLASSIC_LEVEL),
     )
 
 
@@ -158,7 +158,7 @@ def _psi(run: Watched) -> Bools:
     def differs(cells: MetricCells, then: NDArray[np.int64], now: NDArray[np.int64]) -> bool:
         groups = group_cells(then, PSI_GROUPS, by_size=cells.is_coded)
         grouped = [np.bincount(groups, weights=counts).astype(np.int64) for counts in (then, now)]
-        return psi(grouped[0], grouped[1]).p_value < level
+        return bool(psi(grouped[0], grouped[1]).p_value < level)
 
     return _by_counts(run, differs)
 

@@ -187,7 +187,8 @@ def _read_reports(query: Query, pipeline: str) -> tuple[Report, ...]:
     rows = query(
         "SELECT version, metric, test, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
         " toUnixTimestamp64Milli(window_end) AS end_ms, statistic, signal, n_detection FROM drift_reports"
-        f" WHERE pipeline = '{pipeline}' AND segment = 'all' ORDER BY start_ms, version, metric, test"
+        f" WHERE pipeline = '{pipeline}' AND segment = 'all' AND NOT startsWith(test, 'classic_')"
+        " ORDER BY start_ms, version, metric, test"
     )
     return tuple(
         Report(

@@ -68,7 +68,7 @@ window = "month"
 slice = "1d"
 grace = "1h"
 bins = 16
-tests = [{{ test = "psi", threshold = 0.2 }}]
+tests = [{{ test = "psi", minimum_effect = 0.2 }}]
 
 [performance]
 maturity = "24h"

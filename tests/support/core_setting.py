@@ -39,7 +39,7 @@ window = "1d"
 slice = "1h"
 grace = "1h"
 bins = 16
-tests = [{ test = "psi", threshold = 0.2 }]
+tests = [{ test = "psi", minimum_effect = 0.2 }]
 
 [performance]
 maturity = "1h"

@@ -26,7 +26,7 @@ from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.model_announcer import announce
 from app.adapters.topic_reader import read_to_end
 from app.adapters.topics_admin import ensure_topics
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
 from app.core.sketches import SketchBuffer
 from app.ports import Warehouse
@@ -93,10 +93,10 @@ slice = "10m"
 grace = "5m"
 bins = 16
 tests = [
-  {{ test = "psi", threshold = 0.2 }},
-  {{ test = "ks", alpha = 0.01, minimum_effect = 0.1 }},
-  {{ test = "interval", low = 2.5, high = 97.5, minimum_history = 3 }},
-  {{ test = "trend", alpha = 0.05, minimum_history = 3 }},
+  {{ test = "psi" }},
+  {{ test = "ks" }},
+  {{ test = "classic_interval", low = 2.5, high = 97.5, minimum_history = 3 }},
+  {{ test = "classic_trend", alpha = 0.05, minimum_history = 3 }},
 ]
 
 [performance]

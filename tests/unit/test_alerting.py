@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.alerting import Limit, Watch, limits, passed
-from app.core.drift_windows import Window
+from app.core.drift_calendar import Window
 from schemas.pipeline import AlertRule
 
 RULE = AlertRule("auc-fell", "performance", "auc", "critical", falls_by=0.05, action="retrain")

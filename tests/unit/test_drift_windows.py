@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app.core.drift_windows import Calendar, Window, WindowStore
 from app.core.sketches import ALL, pack
 from models.reference import Counts
+from schemas.pipeline import PastWindow
 from schemas.wire import SketchRecord
 
 DAY_MS = 86_400_000
@@ -124,7 +125,7 @@ def test_old_windows_are_forgotten_once_reported_and_what_comes_for_them_is_coun
     store.add(record(0, 100, 0, 20, n=3))
     assert store.n_too_late == 3
     assert store.closed() == [Window(20, 30)]
-    assert store.holdings(Window(20, 30))[0][1].sketch.n == 4
+    assert store.counts(Window(20, 30), "1")[ALL].n == 4
 
 
 records = st.lists(
@@ -204,5 +205,88 @@ def test_what_was_reported_and_cannot_be_counted_again_is_left_alone() -> None:
     store.add(record(0, 30, 3, 12, 25))
 
     assert store.closed() == [Window(10, 20)]
-    assert store.holdings(Window(10, 20))[0][1].sketch.n == 2
+    assert store.counts(Window(10, 20), "1")[ALL].n == 2
     assert store.n_too_late == 1
+
+
+# -- overlapping windows, windows to compare with, segments ------------------------------------------------------------
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 6), st.integers(1, 50))
+def test_each_pane_is_part_of_the_windows_that_hold_its_times(time_ms: int, panes: int, every_ms: int) -> None:
+    calendar = Calendar(panes * every_ms, every_ms)
+    pane = calendar.pane_at(time_ms)
+    windows = calendar.windows_of(pane)
+    assert len(windows) == panes
+    for window in windows:
+        assert window.start_ms <= time_ms < window.end_ms
+        assert pane in calendar.panes_of(window)
+    ordinals = [calendar.ordinal(window) for window in windows]
+    assert np.diff(ordinals).tolist() == [1] * (panes - 1)
+
+
+def test_overlapping_windows_are_sums_of_panes_and_a_late_event_amends_all_of_them() -> None:
+    store = WindowStore(Calendar(30, 10), 1, grace_ms=0, maturity_ms=None)
+    store.add(record(0, 60, 0, 10, 20, 30, n=1))
+    assert [window.start_ms for window in store.closed()] == [-20, -10, 0, 10, 20, 30]
+    assert [store.counts(window, "1")[ALL].n for window in store.closed()] == [1, 2, 3, 3, 2, 1]
+    for window in store.closed():
+        store.holdings(window)[0][1].report("said", of_labels=False)
+    store.add(record(0, 60, 15, n=5))
+    due = [
+        w.start_ms for w in store.closed() if store.holdings(w)[0][1].is_due(of_labels=False, is_history_changed=False)
+    ]
+    assert due == [-10, 0, 10]
+    assert store.counts(Window(0, 30), "1")[ALL].n == 8
+
+
+def test_panes_are_kept_as_long_as_a_window_needs_them() -> None:
+    store = WindowStore(Calendar(30, 10), 1, grace_ms=0, maturity_ms=None, keep=1)
+    store.add(record(0, 100, *range(0, 100, 10)))
+    for window in store.closed():
+        store.holdings(window)[0][1].report("said", of_labels=False)
+    store.release()
+    (last,) = store.closed()
+    assert last == Window(70, 100)
+    assert store.counts(last, "1")[ALL].n == 3
+    assert not store.counts(Window(30, 60), "1")
+    store.add(record(0, 110, 100))
+    assert store.counts(Window(80, 110), "1")[ALL].n == 3
+
+
+@pytest.mark.parametrize(
+    ("against", "expected"),
+    [(PastWindow(start_ms=12), Window(10, 20)), (PastWindow(season_ms=30), Window(60, 70))],
+)
+def test_what_windows_are_compared_with_is_kept(against: PastWindow, expected: Window) -> None:
+    calendar = Calendar(10)
+    store = WindowStore(calendar, 1, grace_ms=0, maturity_ms=None, keep=1, against=against)
+    store.add(record(0, 100, *range(0, 100, 10)))
+    for window in store.closed():
+        store.holdings(window)[0][1].report("said", of_labels=False)
+    store.release()
+    (last,) = store.closed()
+    assert calendar.before(last, against) == expected
+    assert store.counts(expected, "1")[ALL].n == 1
+    assert not store.counts(Window(20, 30), "1")
+
+
+def test_a_year_before_a_month_is_that_month() -> None:
+    march = Calendar(None).window_at(ms(2024, 3, 9))
+    assert str(Calendar(None).before(march, PastWindow(months=12))) == "2023-03-01 to 2023-04-01 UTC"
+
+
+@given(records, records)
+def test_any_order_of_records_and_any_split_by_segment_gives_the_same_counts(
+    before: list[SketchRecord], after: list[SketchRecord]
+) -> None:
+    one, other = make_store(2), make_store(2)
+    for each in (*before, *after):
+        one.add(each)
+    for each in reversed((*before, *after)):
+        for delta in each.deltas:
+            other.add(SketchRecord(each.partition, -100, -100, [delta]))
+    for window in {*one._windows, *other._windows}:
+        for version in ("1", "2"):
+            mine, theirs = one.counts(window, version), other.counts(window, version)
+            assert {s: k.n for s, k in mine.items()} == {s: k.n for s, k in theirs.items()}

@@ -7,7 +7,8 @@ from core_setting import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, batch, build, eve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.drift_windows import Calendar, Window, WindowStore
+from app.core.drift_calendar import Calendar, Window
+from app.core.drift_windows import WindowStore
 from app.core.idleness import Idleness, Sight
 from app.core.scoring import ChampionTimeline
 from app.core.sketches import ALL, pack, split_record
@@ -75,7 +76,7 @@ def test_a_partition_that_comes_back_with_older_events_amends_and_moves_no_water
     assert store.closed() == [Window(0, 10), Window(40, 50)]
     store.add(SketchRecord(2, 7, 7, [delta(0, n=3)]))
     assert store.watermark_ms == 100
-    assert store.holdings(Window(0, 10))[0][1].sketch.n == 4
+    assert store.counts(Window(0, 10), "1.0.0")[ALL].n == 4
     store.add(SketchRecord(0, 200, 200, []))
     assert store.watermark_ms == 100  # 2 is with us again, and is at 7: it holds the next windows back
     store.declare_idle(2)

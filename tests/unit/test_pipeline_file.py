@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import DEFAULT_TESTS, feature_set_digest, load
+from schemas.pipeline_drift import DEFAULT_TESTS
+from schemas.pipeline_file import feature_set_digest, load
 from schemas.toml_table import parse_duration
 
 SMALLEST = """
@@ -197,8 +198,8 @@ MISTAKES = [
     ("WINDOW", '[labels]\nhorizon = "0s"', 'labels.horizon: "0s" is too short; use at least 1 ms.'),
     ("WINDOW", '[drift]\nwindow = "week"', 'drift.window: "week" is neither "month" nor a duration; write for example "1d".'),
     ("WINDOW", '[drift]\nwindow = "36h"', 'drift.window: "36h" is not a multiple of the slice; change one of them.'),
-    ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of test, threshold.'),
-    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval" or "trend".'),
+    ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of minimum_effect, test.'),
+    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval", "trend", "classic_ks", "classic_interval" or "classic_trend".'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow = 1', 'alerts.a.on: performance needs labels; add [labels] or use on = "drift".'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),

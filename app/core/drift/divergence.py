@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import chdtrc, xlogy
 
 if TYPE_CHECKING:
-    from app.core.batches import Ints
+    from app.core.batches import Floats, Ints
 
 
 class JensenShannon(NamedTuple):
@@ -18,12 +17,12 @@ class JensenShannon(NamedTuple):
     ``effect``: the root of what its square is beyond its mean without drift (nought where it is not).
     """
 
-    statistic: float
-    p_value: float
-    effect: float
+    statistic: Floats
+    p_value: Floats
+    effect: Floats
 
 
-def jensen_shannon(reference: Ints, detection: Ints) -> JensenShannon:
+def jensen_shannon(reference: Ints, detection: Ints, design_effect: Floats | float = 1.0) -> JensenShannon:
     """Compute the root of the Jensen-Shannon divergence in bits, of the shares p and q of groups.
 
     Both windows weigh alike in it. The p-value is the likelihood ratio's, in which they weigh by their sizes n and m:
@@ -33,36 +32,40 @@ def jensen_shannon(reference: Ints, detection: Ints) -> JensenShannon:
     Parameters
     ----------
     reference, detection
-        Counts per group; groups that are empty in both are left out.
+        Counts per group along the last axis; groups that are empty in both are left out. Any axes before it hold
+        independent pairs of windows.
+    design_effect
+        How many events count as one (`models.dependence`).
 
     Returns
     -------
-    NaN when either window is empty.
+    NaN where either window is empty.
 
     Examples
     --------
-    >>> jensen_shannon(np.array([4, 0]), np.array([0, 4])).statistic
+    >>> float(jensen_shannon(np.array([4, 0]), np.array([0, 4])).statistic)
     1.0
 
     References
     ----------
     J. Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
-    n, m = int(reference.sum()), int(detection.sum())
-    if n == 0 or m == 0:
-        return JensenShannon(math.nan, math.nan, math.nan)
-    p, q = reference / n, detection / m
-    alike = _divergence(p, q, 0.5)
-    groups = int(np.count_nonzero(reference + detection))
-    ratio = 2 * (n + m) * _divergence(p, q, n / (n + m))
-    p_value = float(chdtrc(groups - 1, ratio)) if groups > 1 else 1.0
-    squared = min(alike / math.log(2), 1.0)
-    by_chance = (groups - 1) / (8 * math.log(2)) * (1 / n + 1 / m)
-    return JensenShannon(math.sqrt(squared), p_value, math.sqrt(max(squared - by_chance, 0.0)))
+    n, m = reference.sum(axis=-1), detection.sum(axis=-1)
+    groups = np.count_nonzero(reference + detection, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, q = reference / n[..., None], detection / m[..., None]
+        ratio = 2 * (n + m) / design_effect * _divergence(p, q, n / (n + m))
+        p_value = np.where(groups > 1, chdtrc(np.maximum(groups - 1, 1), ratio), 1.0)
+        squared = np.minimum(_divergence(p, q, np.full(n.shape, 0.5)) / np.log(2), 1.0)
+        by_chance = (groups - 1) / (8 * np.log(2)) * (1 / n + 1 / m) * design_effect
+        effect = np.sqrt(np.maximum(squared - by_chance, 0.0))
+    return JensenShannon(np.sqrt(squared), np.where(np.isnan(squared), np.nan, p_value), effect)
 
 
-def _divergence(p: np.ndarray, q: np.ndarray, weight: float) -> float:
+def _divergence(p: Floats, q: Floats, weight: Floats) -> Floats:
     """Weight KL(p | mix) + (1 - weight) KL(q | mix), in nats."""
+    weight = weight[..., None]
     mix = weight * p + (1 - weight) * q
     mix[mix == 0] = 1.0  # neither has any
-    return max(0.0, float(np.sum(weight * xlogy(p, p / mix) + (1 - weight) * xlogy(q, q / mix))))
+    divergence: Floats = np.sum(weight * xlogy(p, p / mix) + (1 - weight) * xlogy(q, q / mix), axis=-1)
+    return np.maximum(divergence, 0.0)

@@ -55,3 +55,32 @@ def interval(past: Floats, current: Floats, low: float = 2.5, high: float = 97.5
     side = (current > bounds[1]).astype(np.int64) - (current < bounds[0])
     effect = np.divide(outside, outside + width, out=np.zeros_like(outside), where=outside > 0)
     return Interval(bounds[0], bounds[1], side, effect)
+
+
+def rank_p_value(past: Floats, current: Floats) -> Floats:
+    """How often a decile is as far out among its past values without drift, whatever its law.
+
+    Of T past values and the current one each is the most extreme with probability 1 / (T + 1), so the p-value is 2 k /
+    (T + 1) when the current one is the k-th from its end: it cannot be below 2 / (T + 1), and a level alpha needs T >=
+    2 / alpha - 1 windows of history (39 for 5 %). Two-sided; equal values count against the signal.
+
+    Parameters
+    ----------
+    past
+        Deciles of T >= 1 past windows, T x 10.
+    current
+        Deciles of the window under test.
+
+    Examples
+    --------
+    >>> rank_p_value(np.array([[1.0], [2.0], [3.0]]), np.array([9.0])).tolist()
+    [0.5]
+
+    References
+    ----------
+    S. Wilks, "Determination of sample sizes for setting tolerance limits", Ann. Math. Statist. 12, 1941.
+    """
+    from_below = 1 + np.count_nonzero(past <= current, axis=0)
+    from_above = 1 + np.count_nonzero(past >= current, axis=0)
+    p_value: Floats = np.minimum(2 * np.minimum(from_below, from_above) / (len(past) + 1), 1.0)
+    return p_value

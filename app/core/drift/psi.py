@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import chdtrc
 
 if TYPE_CHECKING:
-    from app.core.batches import Ints
+    from app.core.batches import Floats, Ints
 
 
 class Psi(NamedTuple):
     """``statistic`` >= 0 and 0 for equal counts; ``p_value`` of no drift; ``groups`` compared."""
 
-    statistic: float
-    p_value: float
-    groups: int
+    statistic: Floats
+    p_value: Floats
+    groups: Ints
 
 
-def psi(reference: Ints, detection: Ints) -> Psi:
+def psi(reference: Ints, detection: Ints, design_effect: Floats | float = 1.0) -> Psi:
     """Compute PSI = sum of (q_b - p_b) ln(q_b / p_b) over groups b.
 
     Half a pseudo-count is added to each group of both windows: an empty group then costs what its size can justify,
@@ -32,34 +31,38 @@ def psi(reference: Ints, detection: Ints) -> Psi:
     Parameters
     ----------
     reference, detection
-        Counts per group b, n and m in total; p_b and q_b are their shares.
+        Counts per group b along the last axis, n and m in total; p_b and q_b are their shares. Any axes before it hold
+        independent pairs of windows.
+    design_effect
+        How many events count as one (`models.dependence`).
 
     Returns
     -------
-    NaN statistic and p-value when either window is empty.
+    NaN where either window is empty.
 
     Examples
     --------
     Shares 1/4, 3/4 against 3/4, 1/4 (pseudo-counts included): 2 * (1/2) * ln 3.
 
-    >>> round(psi(np.array([2, 7]), np.array([7, 2])).statistic, 6) == round(math.log(3), 6)
+    >>> bool(abs(psi(np.array([2, 7]), np.array([7, 2])).statistic - np.log(3)) < 1e-12)
     True
-    >>> psi(np.array([5, 0]), np.array([5, 0]))
-    Psi(statistic=0.0, p_value=1.0, groups=1)
+    >>> same = psi(np.array([5, 0]), np.array([5, 0]))
+    >>> float(same.statistic), float(same.p_value), int(same.groups)
+    (0.0, 1.0, 1)
 
     References
     ----------
     B. Yurdakul, "Statistical Properties of Population Stability Index", Western Michigan University, 2018.
     """
     used = (reference > 0) | (detection > 0)
-    n, m, groups = int(reference.sum()), int(detection.sum()), int(used.sum())
-    if n == 0 or m == 0:
-        return Psi(math.nan, math.nan, groups)
-    p = (reference[used] + 0.5) / (n + 0.5 * groups)
-    q = (detection[used] + 0.5) / (m + 0.5 * groups)
-    statistic = float(np.sum((q - p) * np.log(q / p)))
-    p_value = float(chdtrc(groups - 1, statistic / (1 / n + 1 / m))) if groups > 1 else 1.0
-    return Psi(statistic, p_value, groups)
+    n, m, groups = reference.sum(axis=-1), detection.sum(axis=-1), used.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = (reference + 0.5) / (n + 0.5 * groups)[..., None]
+        q = (detection + 0.5) / (m + 0.5 * groups)[..., None]
+        is_empty = (n == 0) | (m == 0)
+        statistic = np.where(is_empty, np.nan, np.sum((q - p) * np.log(q / p), axis=-1, where=used))
+        p_value = chdtrc(np.maximum(groups - 1, 1), statistic / ((1 / n + 1 / m) * design_effect))
+    return Psi(statistic, np.where(groups > 1, p_value, np.where(is_empty, np.nan, 1.0)), groups)
 
 
 def group_cells(reference: Ints, n_groups: int, by_size: bool = False) -> Ints:
@@ -94,3 +97,17 @@ def group_cells(reference: Ints, n_groups: int, by_size: bool = False) -> Ints:
             group, mass = group + 1, 0
     groups[-1] = group + 1
     return groups
+
+
+def join_cells(counts: Ints, groups: Ints) -> Ints:
+    """Counts per group from counts per cell, along the last axis.
+
+    Examples
+    --------
+    >>> join_cells(np.array([[1, 4, 3, 2, 9]]), np.array([0, 0, 1, 1, 2])).tolist()
+    [[5, 5, 9]]
+    """
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], np.arange(int(groups.max()) + 1))
+    joined: Ints = np.add.reduceat(counts[..., order], starts, axis=-1)
+    return joined

@@ -10,6 +10,8 @@ import numpy as np
 from scipy.special import gammaincc
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.core.batches import Floats, Ints
 
 #: Most points at which the moments of the null law are worked out: their number squared is the work.
@@ -19,33 +21,35 @@ _POINTS = 256
 class Wasserstein(NamedTuple):
     """``statistic`` >= 0, 0 for equal shares, in standard deviations of the reference; ``p_value`` of no drift."""
 
-    statistic: float
-    p_value: float
+    statistic: Floats
+    p_value: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scale:
-    """What a reference says of the distances to it, worked out once per metric.
+    """What references say of the distances to them, worked out once per metric; arrays have the metrics' axis, if any.
 
-    ``spread``: its standard deviation. ``mean``, ``variance``: of sqrt(n m / (n + m)) times the distance without drift,
-    in the metric's own unit; nought when all values are in one cell.
+    ``widths``: how far each cell's upper edge reaches, along the last axis. ``spread``: the standard deviation.
+    ``mean``, ``variance``: of sqrt(n m / (n + m)) times the distance without drift, in the metric's own unit; nought
+    when all values are in one cell.
     """
 
-    spread: float
-    mean: float
-    variance: float
+    widths: Floats
+    spread: Floats
+    mean: Floats
+    variance: Floats
 
     @classmethod
     def of(cls, edges: Floats, reference: Ints) -> Scale:
-        """Work it out from the counts per cell, without "missing"."""
+        """Work it out for one metric from its edges and its counts per cell, without "missing"."""
         if not len(edges) or not reference.sum():
-            return cls(0.0, 0.0, 0.0)
+            return cls(np.zeros(len(reference)), np.array(0.0), np.array(0.0), np.array(0.0))
         below = np.cumsum(reference)[:-1] / int(reference.sum())
         widths = _widths(edges)
         masses = np.diff(below, prepend=0.0, append=1.0)
         middles = np.concatenate([edges[:1], edges[:-1] / 2 + edges[1:] / 2, edges[-1:]])
         centre = float(masses @ middles)
-        spread = math.sqrt(float(masses @ (middles - centre) ** 2))
+        spread = np.sqrt(masses @ (middles - centre) ** 2)
         part = np.arange(len(edges)) * min(_POINTS, len(edges)) // len(edges)
         weights = np.bincount(part, weights=widths)
         share = np.bincount(part, weights=widths * below) / np.where(weights > 0, weights, 1.0)
@@ -55,10 +59,21 @@ class Scale:
         rho = np.sqrt(np.divide(low * (1 - high), bottom, out=np.zeros_like(low), where=bottom > 0)).clip(0.0, 1.0)
         scaled = weights * deviations
         covariance = (2 / math.pi) * (np.sqrt(1 - rho**2) + rho * np.arcsin(rho) - 1)
-        return cls(spread, math.sqrt(2 / math.pi) * float(scaled.sum()), float(scaled @ covariance @ scaled))
+        mean, variance = math.sqrt(2 / math.pi) * scaled.sum(), scaled @ covariance @ scaled
+        return cls(np.append(widths, 0.0), spread, mean, variance)
+
+    @classmethod
+    def stack(cls, scales: Sequence[Scale], width: int) -> Scale:
+        """Put metrics side by side, each with ``width`` cells."""
+        widths = np.zeros((len(scales), width))
+        for row, scale in enumerate(scales):
+            widths[row, : len(scale.widths)] = scale.widths
+        return cls(
+            widths, *(np.array([getattr(each, name) for each in scales]) for name in ("spread", "mean", "variance"))
+        )
 
 
-def wasserstein(edges: Floats, reference: Ints, detection: Ints, scale: Scale) -> Wasserstein:
+def wasserstein(reference: Ints, detection: Ints, scale: Scale, design_effect: Floats | float = 1.0) -> Wasserstein:
     """Compute W = integral of |F - G| over the range of the reference, divided by its standard deviation.
 
     A value outside of the range of the reference counts at its end, and values inside a cell as spread evenly.
@@ -69,23 +84,24 @@ def wasserstein(edges: Floats, reference: Ints, detection: Ints, scale: Scale) -
 
     Parameters
     ----------
-    edges
-        Interior edges of the cells, ascending.
     reference, detection
-        Counts per cell without "missing", n and m in total.
+        Counts per cell without "missing" along the last axis, n and m in total. Any axes before it hold independent
+        pairs of windows.
     scale
-        `Scale.of` the reference.
+        `Scale.of` the reference, or of the metrics along the axis before the last.
+    design_effect
+        How many events count as one (`models.dependence`).
 
     Returns
     -------
-    NaN when either window is empty, or the reference has no spread.
+    NaN where either window is empty, or the reference has no spread.
 
     Examples
     --------
     All mass moves from the first of two equally likely places to the other: half of the mass by twice the deviation.
 
     >>> edges, reference = np.array([0.0, 2.0]), np.array([5, 0, 5])
-    >>> wasserstein(edges, reference, np.array([0, 0, 10]), Scale.of(edges, reference)).statistic
+    >>> float(wasserstein(reference, np.array([0, 0, 10]), Scale.of(edges, reference)).statistic)
     1.0
 
     References
@@ -93,16 +109,14 @@ def wasserstein(edges: Floats, reference: Ints, detection: Ints, scale: Scale) -
     E. del Barrio, E. Gine, C. Matran, "Central limit theorems for the Wasserstein distance between the empirical and
     the true distributions", Ann. Probab. 27, 1999.
     """
-    n, m = int(reference.sum()), int(detection.sum())
-    if n == 0 or m == 0 or scale.spread == 0:
-        return Wasserstein(math.nan, math.nan)
-    apart = np.abs(np.cumsum(reference)[:-1] * m - np.cumsum(detection)[:-1] * n) / (n * m)
-    distance = float(apart @ _widths(edges))
-    if scale.variance == 0 or distance == 0:
-        return Wasserstein(distance / scale.spread, 1.0 if distance == 0 else 0.0)
-    rate = scale.mean / scale.variance
-    p_value = float(gammaincc(scale.mean * rate, math.sqrt(n * m / (n + m)) * distance * rate))
-    return Wasserstein(distance / scale.spread, p_value)
+    n, m = reference.sum(axis=-1), detection.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.cumsum(reference, axis=-1) / n[..., None] - np.cumsum(detection, axis=-1) / m[..., None]
+        distance = np.where(scale.spread > 0, np.sum(np.abs(apart) * scale.widths, axis=-1), np.nan)
+        rate = scale.mean / scale.variance
+        p_value = gammaincc(scale.mean * rate, np.sqrt(n * m / (n + m) / design_effect) * distance * rate)
+        p_value = np.where(scale.variance > 0, p_value, np.where(distance > 0, 0.0, 1.0))
+        return Wasserstein(distance / scale.spread, np.where(np.isnan(distance), np.nan, p_value))
 
 
 def _widths(edges: Floats) -> Floats:

@@ -1,0 +1,248 @@
+"""A window is judged within its budget: signals where something has moved, and false alarms as often as declared."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+from scipy.stats import false_discovery_control
+
+from app.core.budget import alpha_of_window, spend
+from app.core.comparison import TESTS, Comparison, smallest_p
+from app.core.drift_reports import Judge, Judgement, View
+from app.core.over_time import Past
+from app.core.smallest_p import SmallestP
+from models.counting import count
+from models.reference import Reference
+from models.reference_fit import fit_reference
+from schemas.pipeline import FalseAlarms
+from schemas.pipeline_drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
+
+NAMES = ["normal", "count", "kind", "nulls"]
+KINDS = ["numeric", "numeric", "category", "numeric"]
+
+
+def draw(generator: np.random.Generator, n: int, rho: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Four features and a score, each an AR(1) at heart."""
+    noise = generator.normal(size=(n, 5)) * math.sqrt(1 - rho**2)
+    noise[0] /= math.sqrt(1 - rho**2)
+    values = np.asarray(lfilter([1], [1, -rho], noise, axis=0))
+    kind = np.searchsorted([-1.0, 0.0, 1.5], values[:, 2]).astype(float)
+    nulls = np.where(np.abs(values[:, 3]) < 0.06, np.nan, np.exp(values[:, 3]))
+    return np.column_stack([values[:, 0], np.floor(3 + values[:, 1]), kind, nulls]), 1 / (1 + np.exp(-values[:, 4]))
+
+
+@functools.cache
+def reference(rho: float = 0.0, n: int = 8_000) -> Reference:
+    generator = np.random.default_rng(1)
+    matrix, scores = draw(generator, n, rho)
+    return fit_reference(matrix, NAMES, KINDS, {"kind": 4}, scores, np.full(n, np.nan), 128)
+
+
+@functools.cache
+def judge_of(tests: tuple[str, ...], rho: float = 0.0) -> Judge:
+    return Judge(reference(rho), [default_test(test) for test in tests])
+
+
+def no_past(s: int, row: int) -> Past:
+    return Past(np.zeros(1), np.empty((0, 10)), np.arange(10.0), np.arange(10.0))
+
+
+def view_of(matrix: np.ndarray, scores: np.ndarray, alpha: float = 0.05, against: Reference | None = None) -> View:
+    known = against or reference()
+    window = count(known, matrix, scores)
+    return View(["all"], range(5), known.counts[None], window.counts[None], no_past, alpha)
+
+
+def signals(judgements: list[Judgement], metric: str) -> dict[str, str]:
+    return {each.test: each.verdict.signal for each in judgements if each.metric == metric}
+
+
+# -- what moves is found -----------------------------------------------------------------------------------------------
+
+Change = Callable[[np.ndarray], np.ndarray]
+#: What moves in "normal", and which tests are to say that it matters.
+MOVES: dict[str, tuple[Change, set[str]]] = {
+    "nothing": (lambda x: x, set()),
+    "mean": (lambda x: x + 0.8, {"psi", "ks", "wasserstein", "jensen_shannon"}),
+    "nulls": (lambda x: np.where(np.arange(len(x)) % 8, x, np.nan), {"null_rate", "psi", "jensen_shannon"}),
+    "range": (lambda x: np.where(np.arange(len(x)) % 80, x, 9.0), {"range"}),
+}
+
+
+@pytest.mark.parametrize("move", list(MOVES))
+def test_each_kind_of_move_is_found_by_the_tests_for_it(move: str) -> None:
+    change, expected = MOVES[move]
+    matrix, scores = draw(np.random.default_rng(18), 4_000)
+    matrix[:, 0] = change(matrix[:, 0])
+    judgements = judge_of(tuple(TESTS)).judge(view_of(matrix, scores))
+    assert {test for test, signal in signals(judgements, "normal").items() if signal == "DRIFT"} == expected
+    assert {each.verdict.signal for each in judgements if each.metric != "normal"} == {"NONE"}
+
+
+def test_a_small_but_certain_difference_is_a_warning() -> None:
+    matrix, scores = draw(np.random.default_rng(19), 200_000)
+    matrix[:, 0] += 0.1
+    said = signals(judge_of(("ks",)).judge(view_of(matrix, scores)), "normal")
+    assert said == {"ks": "WARNING"}
+
+
+def test_a_test_signals_below_its_threshold_and_nowhere_else() -> None:
+    matrix, scores = draw(np.random.default_rng(20), 4_000)
+    matrix[:, 0] += 0.09
+    for each in judge_of(("psi", "ks", "wasserstein")).judge(view_of(matrix, scores)):
+        p_value, threshold = each.verdict.p_value, each.verdict.threshold
+        assert p_value is not None
+        assert threshold is not None
+        assert (each.verdict.signal != "NONE") == (p_value <= threshold)
+
+
+def test_every_test_of_a_pipeline_file_says_something_about_a_window() -> None:
+    matrix, scores = draw(np.random.default_rng(21), 1_000)
+    judgements = judge_of(tuple(DRIFT_TESTS)).judge(view_of(matrix, scores))
+    assert {each.test for each in judgements} == set(DRIFT_TESTS)
+    order = [
+        (NAMES.index(each.metric) if each.metric in NAMES else 9, list(DRIFT_TESTS).index(each.test))
+        for each in judgements
+    ]
+    assert order == sorted(order)
+
+
+# -- too little, and nothing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 5, 29])
+def test_too_few_events_are_reported_and_not_judged(n: int) -> None:
+    matrix, scores = draw(np.random.default_rng(22), n)
+    judgements = judge_of(DEFAULT_TESTS).judge(view_of(matrix + 50.0, scores))
+    assert {each.verdict.signal for each in judgements if not each.test.startswith("classic")} == {"NONE"}
+    (psi,) = (each.verdict for each in judgements if (each.metric, each.test) == ("normal", "psi"))
+    assert psi.threshold is None
+    assert psi.note == "too few events to judge: 30 are needed in both windows"
+
+
+def test_a_reference_of_twenty_rows_judges_nothing_and_says_so() -> None:
+    small = reference(n=20)
+    judge = Judge(small, [default_test(test) for test in DEFAULT_TESTS])
+    judgements = judge.judge(view_of(*draw(np.random.default_rng(23), 5_000), against=small))
+    (ks,) = (each.verdict for each in judgements if (each.metric, each.test) == ("normal", "ks"))
+    assert ks.note.startswith("too few events to judge")
+
+
+def test_an_empty_window_and_an_absent_reference_say_why_they_say_nothing() -> None:
+    judge, empty = judge_of(DEFAULT_TESTS), reference().zeros().counts[None]
+    for then, now, words in (
+        (reference().counts[None], empty, "no values"),
+        (empty, reference().counts[None], "none yet"),
+    ):
+        view = View(["all"], range(5), then, now, no_past, 0.05, absence="none yet")
+        found = {each.test: each.verdict for each in judge.judge(view) if each.metric == "normal"}
+        assert found["psi"].statistic is None
+        assert words in found["psi"].note
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, -math.inf])
+def test_a_feature_of_one_value_all_null_or_infinite_is_found(value: float) -> None:
+    matrix, scores = draw(np.random.default_rng(24), 2_000)
+    matrix[:, 0] = value
+    said = signals(judge_of(DEFAULT_TESTS).judge(view_of(matrix, scores)), "normal")
+    assert "DRIFT" in {said["psi"], said["ks"], said["null_rate"], said["range"]}
+
+
+def test_a_feature_that_is_constant_in_both_windows_is_no_drift() -> None:
+    generator = np.random.default_rng(25)
+    one = np.ones((1_000, 1))
+    known = fit_reference(one, ["x"], ["numeric"], {}, generator.random(1_000), np.full(1_000, np.nan), 16)
+    judge = Judge(known, [default_test(test) for test in DRIFT_TESTS])
+    window = count(known, one[:500], generator.random(500))
+    view = View(["all"], range(1), known.counts[None], window.counts[None], no_past, 0.05)
+    assert {each.verdict.signal for each in judge.judge(view)} == {"NONE"}
+
+
+# -- the budget --------------------------------------------------------------------------------------------------------
+
+
+def alarm_rate(rho: float, alpha: float, n_windows: int, n: int = 700) -> float:
+    """Share of windows without drift in which anything signals; each with a reference of its own draw."""
+    generator = np.random.default_rng(26)
+    known, judge = reference(rho), judge_of(("psi", "ks", "chi_square", "null_rate", "range"), rho)
+    alarms = 0
+    for _ in range(n_windows):
+        then, now = (count(known, *draw(generator, size, rho)) for size in (4_000, n))
+        view = View(["all"], range(5), then.counts[None], now.counts[None], no_past, alpha)
+        alarms += any(each.verdict.signal != "NONE" for each in judge.judge(view))
+    return alarms / n_windows
+
+
+def test_a_window_without_drift_alarms_as_often_as_its_budget_says() -> None:
+    """Of 1 200 windows 10 % are 120, give or take 10.4."""
+    assert 0.075 < alarm_rate(0.0, 0.1, 1_200) < 0.126
+
+
+def test_events_that_resemble_those_before_them_spend_no_more() -> None:
+    assert alarm_rate(0.6, 0.1, 400) < 0.12  # without design effects: 0.6
+
+
+def test_the_smallest_p_value_is_worth_more_than_one_and_less_than_all_of_its_tests() -> None:
+    law = SmallestP.draw(reference(), ("psi", "ks", "null_rate", "range"), 4_096, 1_024)
+    for p_value in (0.05, 0.01, 1e-3, 1e-5):
+        smallest = law.smallest(np.full(6, p_value))
+        assert (smallest[[0, 3, 4]] < p_value).all()
+        assert (smallest[[0, 3, 4]] > p_value / 12).all()
+        assert law.p_value(smallest)[[0, 3, 4]] == pytest.approx(p_value, rel=1e-6)
+
+
+def test_a_calibration_is_the_same_each_time() -> None:
+    one, other = (SmallestP.draw.__wrapped__(SmallestP, reference(), ("psi", "ks"), 1_024, 256) for _ in range(2))
+    assert one.bulk.tobytes() == other.bulk.tobytes()
+    assert one.exponents.tobytes() == other.exponents.tobytes()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.2))
+def test_equal_weights_give_the_procedure_of_benjamini_and_hochberg(p_values: list[float], alpha: float) -> None:
+    spent = spend(np.array(p_values), np.ones(len(p_values)), alpha)
+    adjusted = false_discovery_control(p_values)
+    clear = np.abs(adjusted - alpha) > 1e-9
+    assert (spent.rejected == (adjusted <= alpha))[clear].all()
+    assert (spent.rejected == (np.array(p_values) <= spent.threshold)).all()
+
+
+@given(st.lists(st.floats(0, 1) | st.just(math.nan), min_size=1, max_size=12))
+def test_what_cannot_be_tested_takes_nothing_of_the_budget(p_values: list[float]) -> None:
+    values = np.array(p_values)
+    weights = np.arange(1.0, len(values) + 1)
+    known = ~np.isnan(values)
+    spent, without = spend(values, weights, 0.05), spend(values[known], weights[known], 0.05)
+    assert spent.rejected[known].tolist() == without.rejected.tolist()
+    assert not spent.rejected[~known].any()
+
+
+def test_a_budget_by_hand() -> None:
+    day = 86_400_000
+    month = FalseAlarms(1, per_ms=30 * day)
+    assert alpha_of_window(month, 1.0, day, 0) == pytest.approx(1 / 30)
+    assert alpha_of_window(FalseAlarms(2, per_ms=30 * day), 0.5, day / 24, 0) == pytest.approx(1 / 720)
+    assert alpha_of_window(month, 1.0, 30.4 * day, 0) == 0.05  # each month may not alarm
+    assert alpha_of_window(FalseAlarms(1, per_events=10**6), 1.0, day, 2_000) == 0.002
+
+
+# -- tests in batches --------------------------------------------------------------------------------------------------
+
+
+def test_many_windows_are_compared_as_one_by_one() -> None:
+    generator = np.random.default_rng(27)
+    comparison = Comparison(reference(), TESTS)
+    windows = np.stack([count(reference(), *draw(generator, n)).counts for n in (5, 300, 4_000)])
+    then = np.broadcast_to(reference().counts, windows.shape)
+    together = comparison.compare(then, windows)
+    for at, window in enumerate(windows):
+        for test, outcome in comparison.compare(reference().counts, window).items():
+            for mine, theirs in zip(outcome, together[test], strict=True):
+                np.testing.assert_array_equal(mine, theirs[at])
+    assert smallest_p(together).shape == (3, 6)

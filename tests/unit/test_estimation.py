@@ -1,0 +1,630 @@
+"""Performance without labels: calibration, estimates, comparison and checks against the labels, direct loss."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.random import Generator
+from scipy import stats
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.tree import DecisionTreeClassifier
+
+from app.core.batches import Floats, Ints
+from app.core.calibration import Calibration, fit_calibration
+from app.core.direct_loss import estimate_loss
+from app.core.estimation import Comparison, Estimate, compare, design_effects, estimate, label_maturity, support
+from app.core.label_checks import LabelCheck, check_labels
+from app.core.performance import auc
+from app.evaluation.census import MEASURES, census
+
+Found = TypeVar("Found", Estimate, Comparison)
+
+EDGES = np.arange(1, 64) / 64
+THRESHOLD_CELL = 32
+MEAN_SCORES = (np.arange(64) + 0.5) / 64
+
+counts_2xs = hnp.arrays(np.int64, st.tuples(st.just(2), st.integers(1, 40)), elements=st.integers(0, 30))
+
+
+def cells_of(scores: Floats) -> Ints:
+    return np.searchsorted(EDGES, scores, side="right")
+
+
+def count(scores: Floats, labels: Ints) -> Ints:
+    return np.bincount(labels * 64 + cells_of(scores), minlength=128).reshape(2, 64)
+
+
+def draw(rng: Generator, n: int, shift: float = 0.0, concept: float = 0.0) -> tuple[Floats, Ints]:
+    """Scores that are too sure, and labels; ``shift`` moves the inputs, ``concept`` what they mean."""
+    x = 2 * rng.normal(size=n) + shift
+    return sigmoid(1.5 * x - 0.3), (rng.random(n) < sigmoid(x + concept)).astype(np.int64)
+
+
+def sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))
+
+
+def reference_of(seed: int) -> tuple[Ints, Calibration]:
+    outcomes = count(*draw(np.random.default_rng(seed), 20_000))
+    return outcomes, fit_calibration(outcomes, THRESHOLD_CELL, MEAN_SCORES)
+
+
+def certain(probability: Floats, threshold_cell: int, mean_scores: Floats | None = None) -> Calibration:
+    """A calibration that has these probabilities exactly."""
+    n_cells = len(probability)
+    fitted = fit_calibration(np.full((2, n_cells), 1000), threshold_cell, mean_scores)
+    return replace(fitted, probability=probability, variance=np.zeros_like(fitted.variance))
+
+
+def named(found: list[Found]) -> dict[str, Found]:
+    return {each.name: each for each in found}
+
+
+# Calibration
+
+
+@given(counts_2xs)
+def test_probabilities_never_fall_with_the_score_and_are_never_certain(outcomes: Ints) -> None:
+    calibration = fit_calibration(outcomes, outcomes.shape[1] // 2)
+    if not outcomes.any(axis=1).all():
+        assert np.isnan(calibration.probability).all()
+        return
+    assert (np.diff(calibration.probability) >= -1e-12).all()
+    assert (calibration.probability > 0).all()
+    assert (calibration.probability < 1).all()
+    gap = calibration.by_gap.sum(axis=1)
+    assert (gap >= 0).all()
+    assert (gap[outcomes.sum(axis=0) > 0] == 0).all()
+
+
+def test_with_many_labels_in_every_cell_the_map_is_scikit_learns_isotonic_regression() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(5_000, 9_000, 12)
+    positives = rng.binomial(labels, np.sort(rng.random(12))[[1, 0, 2, 3, 5, 4, 6, 7, 9, 8, 10, 11]])
+    calibration = fit_calibration(np.array([labels - positives, positives]), 6)
+    expected = IsotonicRegression().fit_transform(np.arange(12), positives / labels, sample_weight=labels)
+    assert calibration.probability == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_cell_without_labels_lies_between_its_neighbours_and_nobody_knows_where() -> None:
+    outcomes = np.array([[0, 700, 0, 0, 300, 0], [0, 300, 0, 0, 700, 0]])
+    calibration = fit_calibration(outcomes, 3)
+    low, high = calibration.probability[[1, 4]]
+    assert calibration.probability == pytest.approx([low / 2, low, 0.5, 0.5, high, (1 + high) / 2])
+    assert calibration.by_gap.sum(axis=1) == pytest.approx([low, 0, high - low, high - low, 0, 1 - high])
+    known, unknown = (named(estimate(calibration, np.eye(6, dtype=int)[at] * 10_000))["accuracy"] for at in (1, 2))
+    assert unknown.high - unknown.low > 5 * (known.high - known.low)
+    assert support(calibration, np.array([0, 3, 1, 0, 0, 0])) == 0.75
+
+
+def test_rare_positives_have_groups_of_their_own_at_the_top() -> None:
+    labels, rates = np.full(50, 20_000), np.append(np.full(46, 0.0005), [0.002, 0.01, 0.05, 0.3])
+    positives = (labels * rates).astype(int)
+    calibration = fit_calibration(np.array([labels - positives, positives]), 49)
+    assert calibration.probability[-2:] == pytest.approx(rates[-2:], rel=0.02)
+    assert calibration.probability[0] == pytest.approx(rates[0], rel=0.02)
+
+
+def test_a_reference_that_lacks_a_label_estimates_nothing() -> None:
+    for outcomes in (np.zeros((2, 4), int), np.array([[5, 5, 5, 5], [0, 0, 0, 0]])):
+        found = estimate(fit_calibration(outcomes, 2, np.linspace(0, 1, 4)), np.array([1, 2, 3, 4]))
+        assert len(found) == 6
+        assert all(math.isnan(each.estimated) and math.isnan(each.low) and math.isnan(each.high) for each in found)
+
+
+def test_a_reference_of_another_shape_is_refused_with_what_to_give() -> None:
+    with pytest.raises(ValueError, match="label \\(0, 1\\) x score cell"):
+        fit_calibration(np.zeros(5, int), 2)
+
+
+# Estimates
+
+
+def test_tiny_windows_are_those_of_all_their_possible_labels() -> None:
+    probability, window = np.array([0.1, 0.4, 0.5, 0.9]), np.array([2, 1, 3, 2])
+    losses = np.array([0.2, 0.4, 0.6, 0.9])
+    p = np.repeat(probability, window)
+    cells = np.repeat(np.arange(4), window)
+    decisions = cells >= 2
+    chances, right, loss, in_order, pairs = [], [], [], [], []
+    for labels in itertools.product([0, 1], repeat=len(p)):
+        y = np.array(labels)
+        chances.append(np.prod(np.where(y == 1, p, 1 - p)))
+        right.append((decisions == y).mean())
+        loss.append(-np.log(np.where(y == 1, losses[cells], 1 - losses[cells])).mean())
+        n_pairs = y.sum() * (1 - y).sum()
+        pairs.append(n_pairs)
+        in_order.append(roc_auc_score(y, cells) * n_pairs if n_pairs else 0.0)
+    chances = np.array(chances)
+    found = named(estimate(certain(probability, 2, losses), window))
+    for name, values in (("accuracy", right), ("log_loss", loss)):
+        mean = chances @ values
+        assert found[name].estimated == pytest.approx(mean)
+        assert found[name].deviation == pytest.approx(math.sqrt(chances @ (np.array(values) - mean) ** 2))
+    assert found["auc"].estimated == pytest.approx((chances @ in_order) / (chances @ pairs))
+
+
+def test_large_windows_have_the_measures_of_scikit_learn_with_expected_labels_as_weights() -> None:
+    rng = np.random.default_rng(2)
+    probability, window = np.sort(rng.random(20)), rng.integers(1, 9, 20) * 10**9
+    truth, cells = np.repeat([0, 1], 20), np.tile(np.arange(20), 2)
+    weights = np.concatenate([(1 - probability) * window, probability * window])
+    found = named(estimate(certain(probability, 8), window))
+    assert found["auc"].estimated == pytest.approx(roc_auc_score(truth, cells, sample_weight=weights))
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        assert found[name].estimated == pytest.approx(score(truth, cells >= 8, sample_weight=weights))
+
+
+def test_the_reference_estimates_its_own_performance() -> None:
+    labels = np.full(16, 40_000)
+    positives = (labels * np.linspace(0.02, 0.97, 16)).astype(int)
+    outcomes = np.array([labels - positives, positives])
+    found = named(estimate(fit_calibration(outcomes, 7), labels))
+    right = outcomes[0, :7].sum() + outcomes[1, 7:].sum()
+    assert found["auc"].estimated == pytest.approx(auc(outcomes), abs=2e-5)
+    assert found["accuracy"].estimated == pytest.approx(right / labels.sum(), abs=2e-5)
+
+
+@given(counts_2xs, st.data())
+def test_measures_and_bands_stay_in_their_range(outcomes: Ints, data: st.DataObject) -> None:
+    cells = outcomes.shape[1]
+    window = data.draw(hnp.arrays(np.int64, cells, elements=st.integers(0, 100)))
+    threshold_cell = data.draw(st.integers(0, cells))
+    for found in estimate(fit_calibration(outcomes, threshold_cell, np.linspace(0, 1, cells)), window):
+        if math.isnan(found.estimated):
+            assert math.isnan(found.low)
+            assert math.isnan(found.high)
+        else:
+            assert 0 <= found.low <= found.estimated <= found.high
+            assert found.name == "log_loss" or found.high <= 1
+
+
+@given(st.lists(hnp.arrays(np.int64, 64, elements=st.integers(0, 50)), min_size=2, max_size=4))
+def test_the_accuracy_of_merged_windows_is_the_mean_of_the_parts_weighted_by_events(parts: list[Ints]) -> None:
+    calibration = certain(np.linspace(0.01, 0.99, 64), 32)
+    merged = named(estimate(calibration, np.sum(parts, axis=0)))["accuracy"].estimated
+    sizes = [int(part.sum()) for part in parts]
+    if not sum(sizes):
+        assert math.isnan(merged)
+        return
+    each = [named(estimate(calibration, part))["accuracy"].estimated for part in parts]
+    assert merged == pytest.approx(sum(n * value for n, value in zip(sizes, each, strict=True) if n) / sum(sizes))
+
+
+@pytest.mark.parametrize("n_reference", [200, 5_000])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_band_covers_what_comes_true_without_drift_and_when_only_the_inputs_shift(
+    n_reference: int, shift: float
+) -> None:
+    rng = np.random.default_rng([n_reference, int(shift)])
+    within = {"auc": [], "accuracy": [], "log_loss": []}
+    for _ in range(300):
+        calibration = fit_calibration(count(*draw(rng, n_reference)), THRESHOLD_CELL, MEAN_SCORES)
+        outcomes = count(*draw(rng, 2_000, shift))
+        for found in compare(calibration, outcomes.sum(axis=0), outcomes):
+            if found.name in within:
+                within[found.name].append(found.expected_low <= found.realised <= found.expected_high)
+    for name, hits in within.items():
+        assert 0.91 <= np.mean(hits) <= 0.985, name
+
+
+def test_the_band_covers_labels_that_err_together_when_the_design_effects_are_known() -> None:
+    def together(rng: Generator, n: int) -> tuple[Floats, Ints]:
+        scores, _ = draw(rng, n)
+        logit = (np.log(scores / (1 - scores)) + 0.3) / 1.5
+        wander = np.repeat(rng.normal(size=n // 50), 50)  # fifty neighbours share what the score does not know
+        return scores, (rng.random(n) < sigmoid(logit + wander)).astype(np.int64)
+
+    rng = np.random.default_rng(3)
+    within, rates = [], []
+    for _ in range(150):
+        scores, labels = together(rng, 20_000)
+        outcomes = count(scores, labels)
+        plain = fit_calibration(outcomes, THRESHOLD_CELL)
+        blocks = [count(scores[at : at + 500], labels[at : at + 500]) for at in range(0, 20_000, 500)]
+        effects = design_effects(plain, np.array(blocks))
+        rates.append(effects["rate"])
+        calibration = fit_calibration(outcomes, THRESHOLD_CELL, None, effects)
+        window = count(*together(rng, 2_000))
+        recall = named(compare(calibration, window.sum(axis=0), window))["recall"]
+        within.append(recall.expected_low <= recall.realised <= recall.expected_high)
+    assert np.mean(rates) > 4
+    assert 0.9 <= np.mean(within) <= 0.99
+
+
+def test_design_effects_are_one_for_independent_events_and_k_for_events_that_come_k_times() -> None:
+    rng = np.random.default_rng(4)
+    _, calibration = reference_of(5)
+    once = np.array([count(*draw(rng, 100)) for _ in range(2_000)])
+    effects, repeated = design_effects(calibration, once), design_effects(calibration, 5 * once)
+    assert effects.keys() == {"rate", "auc", "accuracy", "precision", "recall", "f1", "log_loss"}
+    for name, effect in effects.items():
+        assert effect < 1.15, name
+        assert repeated[name] == pytest.approx(5, rel=0.15), name
+    assert set(design_effects(calibration, np.zeros((0, 2, 64), int)).values()) == {1.0}
+
+
+def test_a_design_effect_of_four_doubles_the_band_of_its_measure_alone() -> None:
+    outcomes, plain = reference_of(6)
+    window = count(*draw(np.random.default_rng(7), 5_000)).sum(axis=0)
+    before = named(estimate(plain, window))
+    after = named(estimate(fit_calibration(outcomes, THRESHOLD_CELL, MEAN_SCORES, {"auc": 4.0}), window))
+    assert after["auc"].deviation == pytest.approx(2 * before["auc"].deviation)
+    assert after["accuracy"] == before["accuracy"]
+
+
+# Where it cannot work
+
+
+def test_concept_drift_moves_the_performance_and_not_the_estimate_but_the_labels_tell() -> None:
+    reference, calibration = reference_of(8)
+    rng = np.random.default_rng(9)
+    scores, labels = draw(rng, 5_000)
+    turned = np.where(rng.random(5_000) < 0.2, 1 - labels, labels)  # every fifth label means the opposite now
+    before, after = count(scores, labels), count(scores, turned)
+    assert estimate(calibration, before.sum(axis=0)) == estimate(calibration, after.sum(axis=0))
+    accuracy = named(compare(calibration, after.sum(axis=0), after))["accuracy"]
+    assert accuracy.realised < accuracy.expected_low - 0.05
+    assert accuracy.p_value < 1e-6
+    assert check_labels(reference, after).p_calibration < 1e-6
+    assert check_labels(reference, before).p_calibration > 0.01
+
+
+def test_unknown_inputs_with_familiar_scores_are_not_noticed() -> None:
+    _, calibration = reference_of(10)
+    rng = np.random.default_rng(11)
+    scores, _ = draw(rng, 5_000)
+    outcomes = count(scores, rng.integers(0, 2, 5_000))  # the model has no idea of them, and scores all the same
+    assert support(calibration, outcomes.sum(axis=0)) == 1
+    area = named(compare(calibration, outcomes.sum(axis=0), outcomes))["auc"]
+    assert area.expected > 0.85
+    assert area.realised < 0.55
+
+
+def test_a_reference_of_training_rows_is_as_optimistic_as_the_model() -> None:
+    rng = np.random.default_rng(12)
+    inputs = rng.normal(size=(9_000, 5))
+    labels = (rng.random(9_000) < sigmoid(inputs @ np.ones(5))).astype(np.int64)
+    model = DecisionTreeClassifier(min_samples_leaf=2, random_state=0).fit(inputs[:3_000], labels[:3_000])
+    outcomes = count(model.predict_proba(inputs)[:3_000, 1], labels[:3_000])
+    unseen = count(model.predict_proba(inputs[3_000:6_000])[:, 1], labels[3_000:6_000])
+    window = count(model.predict_proba(inputs[6_000:])[:, 1], labels[6_000:])
+    on_training = named(compare(fit_calibration(outcomes, THRESHOLD_CELL), window.sum(axis=0), window))["auc"]
+    on_unseen = named(compare(fit_calibration(unseen, THRESHOLD_CELL), window.sum(axis=0), window))["auc"]
+    assert on_training.expected_low > on_training.realised + 0.05
+    assert on_unseen.expected_low < on_unseen.realised < on_unseen.expected_high
+
+
+# Comparison with what came true
+
+
+def test_labels_that_come_first_for_hard_events_do_not_fake_a_fall() -> None:
+    _, calibration = reference_of(13)
+    scores, labels = draw(np.random.default_rng(14), 8_000)
+    is_hard = np.abs(scores - 0.5) < 0.3
+    whole, early = count(scores, labels), count(scores[is_hard], labels[is_hard])
+    found, truth = (named(compare(calibration, whole.sum(axis=0), outcomes)) for outcomes in (early, whole))
+    for name in ("auc", "accuracy", "log_loss"):
+        assert abs(found[name].realised - truth[name].realised) > 0.08, name  # as if the model had become worse
+        assert found[name].p_value > 0.01, name
+        assert found[name].low <= truth[name].realised <= found[name].high, name
+
+
+def test_labels_that_come_first_for_positives_are_corrected_by_the_shares_that_have_arrived() -> None:
+    reference, calibration = reference_of(15)
+    rng = np.random.default_rng(16)
+    scores, labels = draw(rng, 20_000)
+    arrived = (0.3, 0.9)
+    is_here = rng.random(20_000) < np.array(arrived)[labels]
+    whole, early = count(scores, labels), count(scores[is_here], labels[is_here])
+    naive = named(compare(calibration, whole.sum(axis=0), early))
+    found = named(compare(calibration, whole.sum(axis=0), early, arrived))
+    truth = named(compare(calibration, whole.sum(axis=0), whole))
+    for name in ("precision", "recall"):
+        assert naive[name].p_value < 1e-6, name
+    for name in ("accuracy", "precision", "recall", "log_loss"):
+        assert found[name].p_value > 0.01, name
+        assert found[name].low <= truth[name].realised <= found[name].high, name
+    assert check_labels(reference, early).p_calibration < 1e-6
+    assert check_labels(reference, early, 1.0, arrived).p_calibration > 0.01
+
+
+def test_the_maps_uncertainty_goes_through_the_arrival_shares_by_their_derivative() -> None:
+    _, calibration = reference_of(23)
+    moved = replace(calibration, probability=calibration.probability + 1e-6)
+    for among in (Calibration.among_arrived, Calibration.among_missing):
+        derivative = (among(moved, (0.3, 0.9)).probability - among(calibration, (0.3, 0.9)).probability) / 1e-6
+        assert among(calibration, (0.3, 0.9)).slope == pytest.approx(derivative, rel=1e-3)
+    assert calibration.among_missing((0.5, 0.5)) is calibration
+
+
+def test_the_combined_figure_goes_from_the_estimate_to_what_was_realised() -> None:
+    _, calibration = reference_of(17)
+    whole = count(*draw(np.random.default_rng(18), 3_000))
+    scored = whole.sum(axis=0)
+    before = compare(calibration, scored, np.zeros_like(whole))
+    after = compare(calibration, scored, whole)
+    half = compare(calibration, scored, whole // 2)
+    for start, end, between, due in zip(before, after, half, estimate(calibration, scored), strict=True):
+        assert (start.combined, start.low, start.high) == due[1:4]
+        assert math.isnan(start.realised)
+        assert end.combined == end.realised == end.low == end.high
+        assert between.high - between.low < start.high - start.low
+    assert label_maturity(scored, whole) == 1
+    assert label_maturity(scored, np.zeros_like(whole)) == 0
+
+
+def test_what_is_realised_on_the_labels_is_exact_but_for_the_cells() -> None:
+    _, calibration = reference_of(19)
+    outcomes = count(*draw(np.random.default_rng(20), 3_000))
+    found = named(compare(calibration, outcomes.sum(axis=0), outcomes))
+    assert found["auc"].realised == pytest.approx(auc(outcomes), rel=1e-12)
+    right = outcomes[0, :THRESHOLD_CELL].sum() + outcomes[1, THRESHOLD_CELL:].sum()
+    assert found["accuracy"].realised == pytest.approx(right / 3_000)
+
+
+def test_labels_that_came_twice_leave_nothing_to_estimate() -> None:
+    _, calibration = reference_of(21)
+    whole = count(*draw(np.random.default_rng(22), 500))
+    for found in compare(calibration, whole.sum(axis=0), 2 * whole):
+        assert found.combined == pytest.approx(found.realised)
+    assert label_maturity(whole.sum(axis=0), 2 * whole) == 1
+
+
+# Do the labels come out as the scores say?
+
+
+def test_the_direction_in_one_cell_is_that_of_a_draw_without_replacement() -> None:
+    reference, outcomes = np.array([[60], [40]]), np.array([[20], [30]])
+    check = check_labels(reference, outcomes)
+    draws = stats.hypergeom(150, 70, 50)
+    assert check.p_direction == pytest.approx(2 * stats.norm.sf(abs(30 - draws.mean()) / draws.std()))
+    assert check.p_shape == pytest.approx(check.p_direction)  # one pool: the same thing
+    assert check.rate_gap == pytest.approx(30 / 50 - 40 / 100)
+    assert check.direction == "more positives than the scores say"
+    assert check.rate_change == pytest.approx(0.2)
+
+
+@given(counts_2xs, st.data())
+def test_swapping_the_labels_turns_the_gap_around(reference: Ints, data: st.DataObject) -> None:
+    outcomes = data.draw(hnp.arrays(np.int64, reference.shape, elements=st.integers(0, 30)))
+    check, swapped = check_labels(reference, outcomes), check_labels(reference[::-1], outcomes[::-1])
+    for name in ("p_calibration", "p_direction", "p_shape", "effect", "p_prior", "p_conditional", "distance"):
+        assert getattr(check, name) == pytest.approx(getattr(swapped, name), nan_ok=True), name
+        assert math.isnan(getattr(check, name)) or 0 <= getattr(check, name) <= 1 + 1e-9
+    assert check.rate_gap == pytest.approx(-swapped.rate_gap, nan_ok=True)
+    assert check.rate_change == pytest.approx(-swapped.rate_change, nan_ok=True)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize(("n_reference", "n"), [(20, 300), (2_000, 500), (2_000, 5_000)])
+def test_the_calibration_is_rejected_as_seldom_as_promised_also_when_the_inputs_shift(
+    n_reference: int, n: int, shift: float
+) -> None:
+    rng = np.random.default_rng([n_reference, n, int(shift)])
+    p_values = [
+        check_labels(count(*draw(rng, n_reference)), count(*draw(rng, n, shift))).p_calibration for _ in range(400)
+    ]
+    assert np.nanmean(np.array(p_values) < 0.05) < 0.075
+    assert np.nanmean(np.array(p_values) < 0.01) < 0.025
+
+
+def checks_of(seed: int, window: Callable[[Generator], Ints]) -> LabelCheck:
+    reference = count(*draw(np.random.default_rng(seed), 20_000))
+    return check_labels(reference, window(np.random.default_rng(seed + 1)))
+
+
+def test_a_shift_of_the_inputs_moves_the_scores_of_the_labels_and_not_what_scores_mean() -> None:
+    check = checks_of(30, lambda rng: count(*draw(rng, 5_000, shift=1.0)))
+    assert check.p_calibration > 0.01
+    assert check.p_conditional < 1e-6
+    assert check.p_prior < 1e-6
+
+
+def test_a_drift_of_the_concept_is_told_with_its_direction() -> None:
+    more = checks_of(32, lambda rng: count(*draw(rng, 5_000, concept=0.5)))
+    assert more.p_calibration < 1e-6
+    assert more.direction == "more positives than the scores say"
+    fewer = checks_of(34, lambda rng: count(*draw(rng, 5_000, concept=-0.5)))
+    assert fewer.p_calibration < 1e-6
+    assert fewer.direction == "fewer positives than the scores say"
+
+
+def test_a_concept_that_turns_around_without_more_positives_is_seen_by_its_shape() -> None:
+    def flatter(rng: Generator) -> Ints:
+        scores, _ = draw(rng, 5_000)
+        logit = (np.log(scores / (1 - scores)) + 0.3) / 1.5
+        return count(scores, (rng.random(5_000) < sigmoid(0.6 * logit)).astype(np.int64))
+
+    check = checks_of(36, flatter)
+    assert check.p_direction > 0.01
+    assert check.p_shape < 1e-6
+    assert check.p_calibration < 1e-6
+    assert check.effect > 0.03 > abs(check.rate_gap)
+
+
+def test_a_drift_of_the_labels_prior_leaves_the_scores_of_either_label_as_they_were() -> None:
+    def more_positives(rng: Generator) -> Ints:
+        scores, labels = draw(rng, 12_000)
+        kept = rng.random(12_000) < np.where(labels == 1, 0.9, 0.45)
+        return count(scores[kept], labels[kept])
+
+    check = checks_of(38, more_positives)
+    assert check.p_prior < 1e-6
+    assert check.rate_change > 0.1
+    assert check.p_calibration < 1e-6
+    assert check.p_conditional > 0.01
+
+
+def test_a_design_effect_makes_every_test_more_careful() -> None:
+    reference = count(*draw(np.random.default_rng(40), 20_000))
+    outcomes = count(*draw(np.random.default_rng(41), 2_000, 0.2, 0.2))
+    plain, careful = check_labels(reference, outcomes), check_labels(reference, outcomes, 4.0)
+    for name in ("p_direction", "p_shape", "p_prior", "p_conditional"):
+        assert getattr(careful, name) > getattr(plain, name), name
+    assert careful.rate_gap == plain.rate_gap
+
+
+# Direct loss estimation
+
+
+def test_the_reference_estimates_its_own_mean_loss_and_a_window_that_of_its_cells() -> None:
+    rng = np.random.default_rng(50)
+    cells = rng.integers(0, 5, 2_000)
+    losses = rng.exponential(1.0 + cells)
+    sums, squares = np.bincount(cells, losses), np.bincount(cells, losses**2)
+    counts = np.bincount(cells)
+    assert estimate_loss(sums, squares, counts, counts).estimated == pytest.approx(losses.mean())
+    window = np.array([0, 0, 1, 0, 3])
+    assert estimate_loss(sums, squares, counts, window).estimated == pytest.approx(
+        (losses[cells == 2].mean() + 3 * losses[cells == 4].mean()) / 4
+    )
+
+
+def test_the_band_of_the_loss_covers_what_comes_true_when_only_the_predictions_shift() -> None:
+    rng = np.random.default_rng(51)
+    within = []
+    for _ in range(400):
+        cells, later = rng.integers(0, 10, 500), rng.binomial(9, 0.8, 300)
+        losses, true = rng.exponential(1.0 + cells), rng.exponential(1.0 + later).mean()
+        sums, squares = np.bincount(cells, losses, 10), np.bincount(cells, losses**2, 10)
+        found = estimate_loss(sums, squares, np.bincount(cells, minlength=10), np.bincount(later, minlength=10))
+        within.append(found.low <= true <= found.high)
+    assert 0.92 <= np.mean(within) <= 0.98
+
+
+def test_direct_loss_estimation_does_not_see_errors_that_grow_within_the_cells() -> None:
+    counts = np.array([100, 100])
+    before = estimate_loss(np.array([100.0, 300.0]), np.array([200.0, 1_000.0]), counts, counts)
+    assert before.estimated == 2.0  # whatever the window's errors are: its predictions are all that is looked at
+
+
+def test_the_direct_log_loss_is_that_of_the_calibration() -> None:
+    rng = np.random.default_rng(52)
+    scores, labels = draw(rng, 50_000)
+    outcomes = count(scores, labels)
+    by_cell = -np.log(np.where(np.arange(2)[:, None] == 1, MEAN_SCORES, 1 - MEAN_SCORES))
+    window = count(*draw(rng, 5_000, 0.5)).sum(axis=0)
+    sums, squares = (outcomes * by_cell).sum(axis=0), (outcomes * by_cell**2).sum(axis=0)
+    direct = estimate_loss(sums, squares, outcomes.sum(axis=0), window)
+    found = named(estimate(fit_calibration(outcomes, THRESHOLD_CELL, MEAN_SCORES), window))["log_loss"]
+    assert direct.estimated == pytest.approx(found.estimated, rel=0.01)
+    assert direct.high - direct.low == pytest.approx(found.high - found.low, rel=0.1)
+
+
+def test_a_loss_without_events_or_reference_is_not_known() -> None:
+    one, none = np.array([4.0, 0.0]), np.array([0, 0])
+    assert math.isnan(estimate_loss(one, one, np.array([3, 0]), none).estimated)
+    assert math.isnan(estimate_loss(one, one, np.array([3, 0]), np.array([0, 5])).estimated)
+    assert math.isnan(estimate_loss(one, one, np.array([1, 0]), np.array([5, 0])).low)
+    assert estimate_loss(one, one, np.array([2, 0]), np.array([5, 9])).estimated == 2.0  # known cells only
+
+
+# Bad input
+
+
+def test_an_empty_window_has_no_estimate() -> None:
+    reference, calibration = reference_of(60)
+    nothing = np.zeros(64, int)
+    assert all(math.isnan(found.estimated) and math.isnan(found.low) for found in estimate(calibration, nothing))
+    assert all(math.isnan(found.combined) for found in compare(calibration, nothing, np.zeros((2, 64), int)))
+    assert math.isnan(label_maturity(nothing, np.zeros((2, 64), int)))
+    assert math.isnan(support(calibration, nothing))
+    check = check_labels(reference, np.zeros((2, 64), int))
+    assert check.n_labels == 0
+    assert math.isnan(check.p_calibration)
+    assert math.isnan(check.p_prior)
+    assert math.isnan(check.p_conditional)
+    assert check.direction == "too few labels to say"
+
+
+def test_a_single_event_has_an_accuracy_and_no_pairs() -> None:
+    _, calibration = reference_of(61)
+    window = np.zeros(64, int)
+    window[50] = 1
+    found = named(estimate(calibration, window))
+    assert math.isnan(found["auc"].estimated)
+    assert found["accuracy"].estimated == pytest.approx(calibration.probability[50])
+    assert (found["accuracy"].low, found["accuracy"].high) != (0.0, 0.0)
+
+
+def test_labels_of_one_kind_have_an_accuracy_and_no_auc() -> None:
+    reference, calibration = reference_of(62)
+    outcomes = np.zeros((2, 64), int)
+    outcomes[1, 40:60] = 5
+    found = named(compare(calibration, outcomes.sum(axis=0), outcomes))
+    assert math.isnan(found["auc"].realised)
+    assert math.isnan(found["auc"].p_value)
+    assert found["accuracy"].realised == 1
+    assert check_labels(reference, outcomes).rate_gap > 0
+    assert math.isnan(check_labels(np.zeros((2, 64), int), outcomes).p_calibration)
+
+
+def test_scores_that_all_fall_into_one_cell_rank_nobody() -> None:
+    _, calibration = reference_of(63)
+    window = np.zeros(64, int)
+    window[40] = 1_000
+    area = named(estimate(calibration, window))["auc"]
+    assert area.estimated == pytest.approx(0.5)
+    assert area.high - area.low < 1e-9
+    one_cell = fit_calibration(np.array([[30], [70]]), 0)
+    assert one_cell.probability == pytest.approx([0.7])
+
+
+def test_a_reference_of_twenty_rows_says_little_and_says_so() -> None:
+    rng = np.random.default_rng(64)
+    within, widths = [], []
+    for _ in range(200):
+        outcomes = count(*draw(rng, 20))
+        window = count(*draw(rng, 1_000))
+        accuracy = named(compare(fit_calibration(outcomes, THRESHOLD_CELL), window.sum(axis=0), window))["accuracy"]
+        if not math.isnan(accuracy.expected):
+            within.append(accuracy.expected_low <= accuracy.realised <= accuracy.expected_high)
+            widths.append(accuracy.expected_high - accuracy.expected_low)
+    assert np.mean(within) > 0.85
+    assert np.median(widths) > 0.15
+
+
+# The measurement on the census, with drawn data
+
+
+def test_the_census_finds_the_estimate_nearer_than_the_constant_where_inputs_wander() -> None:
+    rng = np.random.default_rng(70)
+    shifts = [-1.0, 0.0, 1.0, 2.0]
+    drawn = [draw(rng, 2_000, shift) for shift in shifts]
+    scores, labels = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    before, truth = draw(rng, 10_000)
+    figures = census(before, truth.astype(float), scores[:-500], labels[:-500].astype(float), window=2_000)
+    assert [error.name for error in figures.errors] == list(MEASURES)
+    assert figures.realised.shape == figures.estimated.shape == (4, 3)
+    assert len(figures.checks) == 4
+    assert [check.n_labels for check in figures.checks] == [2_000, 2_000, 2_000, 1_500]
+    for error in figures.errors[1:]:
+        assert error.mean < error.constant / 2
+        assert error.mean < error.previous / 2
+        assert error.coverage >= 0.75
+    assert figures.realised[1, 0] == pytest.approx(roc_auc_score(labels[2_000:4_000], scores[2_000:4_000]))
+
+
+def test_the_census_leaves_out_rows_without_score_or_label() -> None:
+    rng = np.random.default_rng(71)
+    before, truth = draw(rng, 3_000)
+    scores, labels = draw(rng, 2_000)
+    holes = np.full(10, np.nan)
+    plain = census(before, truth.astype(float), scores, labels.astype(float), window=1_000)
+    dirty = census(
+        np.concatenate([before, holes, np.ones(10)]),
+        np.concatenate([truth, np.ones(10), holes]),
+        np.concatenate([holes, scores]),
+        np.concatenate([np.zeros(10), labels]),
+        window=1_000,
+    )
+    assert dirty.errors == plain.errors
