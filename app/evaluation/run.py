@@ -18,8 +18,6 @@ Result = TypeVar("Result")
 
 #: Said at most so often while a section computes.
 _EVERY_S = 15.0
-#: Tasks that a process is given at once.
-_CHUNK = 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class EvaluationRun:
             yield from map(work, tasks)
             return
         with ProcessPoolExecutor(self.workers) as pool:
-            yield from pool.map(work, tasks, chunksize=_CHUNK)
+            yield from pool.map(work, tasks)
 
 
 def generator(seed: int, *of: int) -> np.random.Generator:
