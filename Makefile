@@ -1,14 +1,14 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help env check test demo bench chaos lock docs fmt clean
+.PHONY: help env check test demo bench bench-drift chaos lock docs fmt clean
 
 BIN := .venv/bin
 PACKAGES := app models schemas
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo 'ARGS="…" is passed on by demo, bench, chaos and test; PYTHON=… chooses the interpreter of .venv.'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo 'ARGS="…" is passed on by demo, bench, bench-drift, chaos and test; PYTHON=… chooses the interpreter of .venv.'
 
 env:  ## Make .venv from requirements.lock (every target below does so by itself)
 	@sh scripts/environment.sh
@@ -18,7 +18,7 @@ check: env  ## Lint, types, import contracts, fast tests: under a minute
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q tests/unit tests/architecture app/core models
+	$(BIN)/python -m pytest -q tests/unit tests/architecture app/core app/evaluation/measures.py models
 
 test: env  ## The whole test suite, on real Kafka and ClickHouse's engine
 	$(BIN)/python -m pytest $(ARGS)
@@ -28,6 +28,9 @@ demo: env  ## Run the whole job on a year of real flights and write demo-report/
 
 bench: env  ## Measure this machine, peers beside us, into bench-report (about 55 minutes)
 	$(BIN)/streamgauge bench run $(ARGS)
+
+bench-drift: env  ## Measure drift monitoring, other detectors beside us, into bench-report (about 30 minutes)
+	$(BIN)/streamgauge drift evaluate --runs 1000 $(ARGS)
 
 chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (105 minutes)
 	STREAMGAUGE_CHAOS=full STREAMGAUGE_CHAOS_REPORT=chaos-report $(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -2,40 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from app.bench.figures import Figure, Figures
-
-
-@dataclass(frozen=True)
-class Goal:
-    """``of``, or ``of`` / ``to``, is to be at least or at most ``limit``."""
-
-    name: str
-    title: str
-    of: str
-    limit: float
-    unit: str = "×"
-    to: str | None = None
-    at_least: bool = True
-
-    @property
-    def words(self) -> str:
-        """The goal as it is shown."""
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g} {self.unit}"
-
-    def judge(self, figures: Figures) -> Figure | None:
-        """The figure; None when nothing that it needs was to be measured."""
-        top = figures.value(self.of)
-        bottom = 1.0 if self.to is None else figures.value(self.to)
-        if top is None and (self.to is None or bottom is None):
-            return None
-        command = (figures.found.get(self.of) or figures.found[self.to or self.of]).command
-        if top is None or not bottom:
-            return Figure(self.name, None, self.unit, self.words, None, command)
-        value = top / bottom
-        met = value >= self.limit if self.at_least else value <= self.limit
-        return Figure(self.name, value, self.unit, self.words, met, command)
+from app.figures import Goal
 
 
 def _ratio(of: str, to: str, limit: float, title: str, *, at_least: bool = True) -> Goal:
@@ -87,12 +54,3 @@ GOALS = (
         "goal.soak.rss", "memory over the soak, largest change after warm-up", "soak.rss_change", 5, "%", at_least=False
     ),
 )  # fmt: skip
-
-
-def judge_all(figures: Figures) -> None:
-    """Add the goals that can be judged."""
-    for goal in GOALS:
-        figure = goal.judge(figures)
-        if figure is not None:
-            figures.found[goal.name] = replace(figure)
-            figures.titles[goal.name] = goal.title

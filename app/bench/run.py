@@ -10,11 +10,11 @@ from pathlib import Path
 
 from app.adapters.model_announcer import announce
 from app.bench.contestants import Contestant
-from app.bench.figures import Figures
 from app.bench.lane import Child, Lane, Load, Meter, Race, wait_until_scored
 from app.bench.outputs import Outputs, check_drift_counts
 from app.bench.probe import wait_until_all_work
 from app.bench.workload import START_MS, Workload
+from app.figures import Figures
 from app.settings import Settings
 from models.registry import Registry
 from schemas.pipeline import Delivery

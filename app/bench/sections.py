@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from app.bench.contestants import OURS
 from app.bench.drift_cost import measure_drift_cost
-from app.bench.goals import judge_all
+from app.bench.goals import GOALS
 from app.bench.lane import MISHAPS
 from app.bench.latency import measure_latency
 from app.bench.restore import measure_restore
@@ -61,6 +61,6 @@ async def measure(run: BenchRun, names: tuple[str, ...], command: str) -> None:
                 await section.measure(run)
             except MISHAPS as error:
                 run.figures.skip(section.name, str(error) or repr(error))
-            judge_all(run.figures)
+            run.figures.judge(GOALS)
             run.figures.write(run.report)
             run.say(f"{section.name}: done in {time.monotonic() - started:.0f} s")

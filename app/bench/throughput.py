@@ -18,10 +18,10 @@ from app.bench.contestants import (
     kafka_streams,
     ours,
 )
-from app.bench.figures import RATE
 from app.bench.lane import MISHAPS, Race
 from app.bench.run import BenchRun
 from app.bench.workload import PEER_WINDOWS, STATELESS, TREES, WIDE, WINDOWS, Workload
+from app.figures import RATE
 
 
 async def compare(

@@ -26,6 +26,7 @@ COMMANDS = {
     "check": "Check a pipeline file, its connections and its contracts.",
     "migrate": "Create or update topics and ClickHouse tables.",
     "bench": "Measure this machine: events per second, CPU per event.",
+    "drift": "Measure drift monitoring: false alarms, delays, cost.",
 }
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from app.bench.contestants import BYTEWAX, FAUST, OURS, RAW, Contestant, limited
-from app.bench.figures import Figure, Figures
-from app.bench.goals import GOALS, Goal, judge_all
+from app.bench.goals import GOALS
 from app.bench.lane import BenchError, Meter, Race
 from app.bench.outputs import Outputs
 from app.bench.peer_tools import ensure_streams, program
@@ -39,6 +38,7 @@ from app.bench.workload import (
     WINDOWS,
     Workload,
 )
+from app.figures import Figure, Figures, Goal
 
 ROOT = Path(__file__).parents[2]
 
@@ -201,7 +201,7 @@ def test_a_goal_without_its_other_half_is_shown_as_not_measured() -> None:
 def test_a_missed_goal_says_so_in_the_table() -> None:
     figures = Figures()
     figures.add("stateless.streamgauge.cpu", 9.0, "µs")
-    judge_all(figures)
+    figures.judge(GOALS)
     assert "**missed**" in figures.render()
 
 

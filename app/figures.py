@@ -1,4 +1,4 @@
-"""Figures and their report: results.json for programs, table.md for people."""
+"""Figures, the goals that they are judged by, and their report: JSON for programs, Markdown for people."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Figure:
 class Figures:
     """The figures of a run, in the order measured, and why some are missing.
 
-    ``cells``: where a figure stands that is part of a table: the table's title, its row, its column.
+    ``cells``: where a figure stands that is part of a table: the table's title, its row, its column. ``files``: names
+    of the two files; ``heading`` and ``fairness``: the Markdown's title, and what its reader should know of the run.
     """
 
     found: dict[str, Figure] = field(default_factory=dict)
@@ -40,6 +41,12 @@ class Figures:
     spreads: dict[str, tuple[float, float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     command: str = ""
+    files: tuple[str, str] = ("results.json", "table.md")
+    heading: str = "Benchmarks"
+    fairness: str = (
+        "Broker, generator and contestants are on this machine. Values with a range are medians of rounds, others "
+        "single runs: read differences under 30 % as ties."
+    )
     load_before: float = field(default_factory=lambda: psutil.getloadavg()[0])
 
     def add(self, name: str, values: float | Sequence[float], unit: str, title: str = "") -> None:
@@ -56,6 +63,14 @@ class Figures:
         self.add(name, values, unit)
         self.cells[name] = cell
 
+    def judge(self, goals: Iterable[Goal]) -> None:
+        """Add the goals that can be judged."""
+        for goal in goals:
+            figure = goal.judge(self)
+            if figure is not None:
+                self.found[goal.name] = figure
+                self.titles[goal.name] = goal.title
+
     def value(self, name: str) -> float | None:
         """A figure's value; None when it was not measured."""
         figure = self.found.get(name)
@@ -68,17 +83,17 @@ class Figures:
     def write(self, folder: Path) -> str:
         """Write the report; the table. Figures of an earlier run stay unless this one measured them again."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "results.json"
+        path = folder / self.files[0]
         rows = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
         rows |= {figure.name: asdict(figure) for figure in self.found.values()}
         path.write_text(json.dumps(list(rows.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         table = self.render()
-        (folder / "table.md").write_text(table, encoding="utf-8")
+        (folder / self.files[1]).write_text(table, encoding="utf-8")
         return table
 
     def render(self) -> str:
         """The tables of this run, as Markdown."""
-        parts = ["# Benchmarks\n", f"{self._machine()}\n"]
+        parts = [f"# {self.heading}\n", f"{self._machine()}\n"]
         for table in dict.fromkeys(cell[0] for cell in self.cells.values()):
             parts += [f"## {table}\n", self._render_cells(table)]
         alone = [figure for figure in self.found.values() if not figure.goal and figure.name not in self.cells]
@@ -114,9 +129,7 @@ class Figures:
         memory = psutil.virtual_memory().total / 2**30
         return (
             f"{psutil.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}, Python "
-            f"{platform.python_version()}; broker, generator and contestants on this machine. Load average before the "
-            f"run: {self.load_before:.1f}. Values with a range are medians of rounds, others single runs: read "
-            "differences under 30 % as ties."
+            f"{platform.python_version()}; load average before the run: {self.load_before:.1f}. {self.fairness}"
         )
 
     def _title(self, figure: Figure) -> str:
@@ -130,6 +143,37 @@ class Figures:
             low, high = self.spreads[figure.name]
             text += f" [{_format(low)}–{_format(high)}]"
         return text
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``of``, or ``of`` / ``to``, is to be at least or at most ``limit``."""
+
+    name: str
+    title: str
+    of: str
+    limit: float
+    unit: str = "×"
+    to: str | None = None
+    at_least: bool = True
+
+    @property
+    def words(self) -> str:
+        """The goal as it is shown."""
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g} {self.unit}".rstrip()
+
+    def judge(self, figures: Figures) -> Figure | None:
+        """The figure; None when nothing that it needs was to be measured."""
+        top = figures.value(self.of)
+        bottom = 1.0 if self.to is None else figures.value(self.to)
+        if top is None and (self.to is None or bottom is None):
+            return None
+        command = (figures.found.get(self.of) or figures.found[self.to or self.of]).command
+        if top is None or not bottom:
+            return Figure(self.name, None, self.unit, self.words, None, command)
+        value = top / bottom
+        met = value >= self.limit if self.at_least else value <= self.limit
+        return Figure(self.name, value, self.unit, self.words, met, command)
 
 
 def _verdict(goal: Figure) -> str:

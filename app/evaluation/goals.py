@@ -1,0 +1,34 @@
+"""What monitoring is to reach. A goal missed fails nothing."""
+
+from __future__ import annotations
+
+from app.figures import Goal
+
+GOALS = (
+    Goal(
+        "goal.null.iid", "independent events: achieved false alarms are off the declared budget by",
+        "null.iid.streamgauge.off", 15, "%", at_least=False,
+    ),
+    Goal(
+        "goal.null.ar60", "AR(1) 0.6: false alarms per declared one", "null.ar60.streamgauge.achieved", 1,
+        at_least=False,
+    ),
+    Goal("goal.noaa.delay", "NOAA weather: windows until the fault is seen", "noaa.streamgauge.delay", 1, "windows",
+         at_least=False),
+    Goal("goal.noaa.before", "NOAA weather: windows alarmed before the fault", "noaa.streamgauge.before", 1, "",
+         at_least=False),
+    Goal("goal.kdd.abrupt", "KDD 2026 protocol on NOAA, abrupt: mean F1, against the best published there",
+         "kdd.abrupt.windows-streamgauge.f1", 0.617, ""),
+    Goal("goal.kdd.gradual", "KDD 2026 protocol on NOAA, gradual: mean F1, against the best published there",
+         "kdd.gradual.windows-streamgauge.f1", 0.399, ""),
+    Goal("goal.census.auc", "US census: error of the AUC estimated without labels", "census.estimated.auc", 0.0045, "",
+         at_least=False),
+    Goal("goal.census.accuracy", "US census: error of the accuracy estimated without labels",
+         "census.estimated.accuracy", 0.0055, "", at_least=False),
+    Goal("goal.flights", "Flights: June, July, December up and September down, found of 4", "flights.found", 4, ""),
+    Goal("goal.cost.state", "State per event and feature, 100 events at a time", "cost.state", 0.05, "µs",
+         at_least=False),
+    Goal("goal.cost.close", "Closing a window of 10 features", "cost.close.1000", 0.5, "ms", at_least=False),
+    Goal("goal.cost.growth", "Closing a window of 100 000 events against one of 1 000", "cost.close.growth", 1.2,
+         at_least=False),
+)  # fmt: skip
