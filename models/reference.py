@@ -11,7 +11,7 @@ Cells
 * numeric features and the score: cell i holds ``edges[i-1] <= x < edges[i]``. Edges are frozen with the version. A
   value that is frequent in training has a cell to itself, ``[v, nextafter(v))``; with few distinct values each has.
   The first and the last cell hold what lies outside of the training range.
-* category: the cell is the code.
+* category: the cell is the code; the last code is any value that is not in the vocabulary.
 * outcome: label 0 and label 1.
 * the last used cell of each metric is "missing": NaN; for a category or a label, whatever is not one of its codes.
 
@@ -58,6 +58,8 @@ class MetricCells:
         Number of codes (category and outcome; else 0).
     scale
         Fixed-point units of 1.0: a power of two, at most ``FIXED_POINT``.
+    values
+        The vocabulary of a category: what its codes but the last one stand for. Empty where it is not known.
     """
 
     name: str
@@ -65,6 +67,7 @@ class MetricCells:
     edges: Floats
     codes: int = 0
     scale: float = float(FIXED_POINT)
+    values: tuple[str, ...] = ()
 
     @property
     def is_coded(self) -> bool:
@@ -253,6 +256,7 @@ class Reference:
                         "edges": metric.edges.tolist(),
                         "codes": metric.codes,
                         "scale": metric.scale,
+                        "values": metric.values,
                         "counts": self.counts[row, : metric.size + 1].tolist(),
                         "sum": int(self.sums[row]),
                         "minimum": _float_to_json(float(self.minima[row])),
@@ -283,6 +287,7 @@ class Reference:
                     edges=np.array(row["edges"], np.float64),
                     codes=row["codes"],
                     scale=float(row["scale"]),
+                    values=tuple(row["values"]),
                 )
                 for row in rows
             )

@@ -28,6 +28,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     outcomes: Floats,
     bins: int,
     threshold: float = 0.5,
+    *,
+    vocabularies: Mapping[str, Sequence[str]] | None = None,
 ) -> Reference:
     """Freeze the cells on the training data and count it in them.
 
@@ -38,7 +40,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     names, kinds
         Of the features, in the order of the columns.
     category_sizes
-        Number of codes of each category.
+        Number of codes of each category: of its values, and one for all others.
     scores, outcomes
         Of the same events: what the model says of them, and their labels (0, 1, NaN = never known). Scores of events
         that the model was not fitted on make the better reference: on its own training rows a model is too sure.
@@ -46,6 +48,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         Most cells of a numeric feature besides "missing"; at least 8. The score has those of its grid in addition.
     threshold
         A score at or above it is a positive decision.
+    vocabularies
+        The values of each category, which name its codes.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
@@ -56,7 +60,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         )
     nothing = np.empty(0)
     metrics = [
-        MetricCells(name, "category", nothing, codes=category_sizes[name])
+        MetricCells(name, "category", nothing, category_sizes[name], values=tuple((vocabularies or {}).get(name, ())))
         if kind == "category"
         else MetricCells(name, "numeric", fit_edges(column, bins), scale=_fit_scale(column))
         for name, kind, column in zip(names, kinds, matrix.T, strict=True)

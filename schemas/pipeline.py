@@ -22,6 +22,10 @@ Delivery = Literal["exactly_once", "at_least_once"]
 StateStore = Literal["memory", "disk"]
 
 
+#: What all values of a category are called that are not in its vocabulary.
+UNSEEN = "unseen"
+
+
 class PipelineError(ValueError):
     """A mistake in a pipeline file, as one sentence that names file, key and the fix."""
 
@@ -129,7 +133,8 @@ class Feature:
 
     ``python``: "file.py:function" (relative to the pipeline file) or "package.module:function", called with one array
     per name in ``arguments`` and returning one float64 (or for a category, str) array of the same length.
-    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN).
+    ``values``: the vocabulary of a category, whose code is its position. Any other value has the code ``len(values)``,
+    which drift counts as unseen and a model takes as missing; null is missing (NaN).
     """
 
     name: str
@@ -154,7 +159,9 @@ class Model:
 class DriftTest:
     """One test that runs on the metrics when a window closes, with its settings (``threshold``, ``alpha``, …)."""
 
-    test: Literal["psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval", "trend"]
+    test: Literal[
+        "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "unseen", "range", "interval", "trend"
+    ]
     settings: dict[str, float] = field(default_factory=dict)
 
 

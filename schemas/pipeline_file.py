@@ -64,12 +64,13 @@ DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "jensen_shannon": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
     "chi_square": {"alpha": (0.01, 0, 1), "minimum_effect": (0.1, 0, 1)},
     "null_rate": {"alpha": (0.01, 0, 1), "minimum_effect": (0.02, 0, 1)},
+    "unseen": {"alpha": (0.01, 0, 1), "minimum_effect": (0.01, 0, 1)},
     "range": {"alpha": (0.01, 0, 1), "minimum_effect": (0.01, 0, 1)},
     "interval": {"low": (2.5, 0, 50), "high": (97.5, 50, 100), "minimum_history": (5, 2, 10_000)},
     "trend": {"alpha": (0.05, 0, 1), "minimum_history": (5, 3, 10_000)},
 }
 #: What runs where a file names no tests: not all, since each more is another chance of a false alarm.
-DEFAULT_TESTS = ("psi", "ks", "null_rate", "range", "interval", "trend")
+DEFAULT_TESTS = ("psi", "ks", "null_rate", "unseen", "range", "interval", "trend")
 
 
 def load(name_or_path: str | Path) -> Pipeline:

@@ -15,6 +15,8 @@ jensen_shannon distance     what of it is beyond  ``alpha``       the same, with
 chi_square     chi^2        Cramer's V            ``alpha``       the same, with V *
 null_rate      change of    its size              ``alpha``       the same, with the size of the change *
                the share
+unseen         change of    its size              ``alpha``       the same, with the size of the change *
+               the share
 range          share beyond the share             ``alpha``       the same, with the share *
                training's
 interval       deciles      largest distance,     ``deciles``     >= ``deciles`` of the ten outside by an effect
@@ -24,8 +26,8 @@ trend          t of the     fitted change over    ``alpha``       p < ``alpha`` 
                decile       d1) of the reference
 ============== ============ ===================== =============== =============================================
 
-``wasserstein`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``null_rate`` about
-all but the outcome; of other metrics they say nothing.
+``wasserstein`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``unseen`` about
+categories, ``null_rate`` about all but the outcome; of other metrics they say nothing.
 
 The trend's p is that of its clearest decile times the ten that were looked at (Bonferroni). The interval asks for
 several deciles, outside by as much as their range is wide, because deciles move together and the range of a short past
@@ -149,6 +151,16 @@ def _null_rate(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     return _decide(*result, abs(result.statistic), settings, note=note, least=0.02)
 
 
+def _unseen(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
+    unseen = evidence.cells.size - 1
+    numbers = [
+        (int(counts[unseen]), int(counts[: unseen + 1].sum())) for counts in (evidence.reference, evidence.detection)
+    ]
+    result = change_of_share(*numbers[0], *numbers[1])
+    note = " against ".join(f"{some / max(n, 1):.2%}" for some, n in reversed(numbers)) + " are none of its values"
+    return _decide(*result, abs(result.statistic), settings, note=note, least=0.01, nothing="no values to compare")
+
+
 def _range(evidence: Evidence, settings: Mapping[str, float]) -> Verdict:
     size = evidence.cells.size
     if not len(evidence.cells.edges):
@@ -216,6 +228,7 @@ TESTS: dict[str, Callable[[Evidence, Mapping[str, float]], Verdict]] = {
     "jensen_shannon": _jensen_shannon,
     "chi_square": _chi_square,
     "null_rate": _null_rate,
+    "unseen": _unseen,
     "range": _range,
     "interval": _interval,
     "trend": _trend,
@@ -228,6 +241,7 @@ _KINDS: dict[str, set[MetricKind]] = {
     "range": {"numeric", "score"},
     "chi_square": {"category", "outcome"},
     "null_rate": {"numeric", "category", "score"},
+    "unseen": {"category"},
 }
 
 
