@@ -26,12 +26,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Fixed-point units of 1.0 in sums (a metric with large values has fewer, see `MetricCells.scale`).
 FIXED_POINT = 2**20
@@ -165,6 +168,8 @@ class Reference:
         Per metric: how many neighbouring events count as one (`models.dependence`).
     profiles
         Metrics x cells: mean score of the events in a cell; NaN where there are none.
+    segments
+        The counts of each segment that had events in training, by name.
     """
 
     metrics: tuple[MetricCells, ...]
@@ -172,6 +177,7 @@ class Reference:
     threshold: float
     design_effects: Floats
     profiles: Floats
+    segments: Mapping[str, Counts] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -266,9 +272,33 @@ class Reference:
                     }
                     for row, metric in enumerate(self.metrics)
                 ],
+                "segments": {name: self._to_lists(counts) for name, counts in self.segments.items()},
             },
             allow_nan=False,
         )
+
+    def _to_lists(self, counts: Counts) -> dict[str, Any]:
+        return {
+            "n": counts.n,
+            "log_loss_sum": counts.log_loss_sum,
+            "n_correct": counts.n_correct,
+            "outcomes": counts.outcomes.tolist(),
+            "counts": [counts.counts[row, : metric.size + 1].tolist() for row, metric in enumerate(self.metrics)],
+            "sums": counts.sums.tolist(),
+            "minima": list(map(_float_to_json, counts.minima.tolist())),
+            "maxima": list(map(_float_to_json, counts.maxima.tolist())),
+        }
+
+    def _from_lists(self, body: dict[str, Any]) -> Counts:
+        counts = self.zeros()
+        for row, (metric, cells) in enumerate(zip(self.metrics, body["counts"], strict=True)):
+            counts.counts[row, : metric.size + 1] = cells
+        counts.outcomes[:] = body["outcomes"]
+        counts.sums[:] = body["sums"]
+        counts.minima[:] = list(map(_float_from_json, body["minima"]))
+        counts.maxima[:] = list(map(_float_from_json, body["maxima"]))
+        counts.n, counts.log_loss_sum, counts.n_correct = body["n"], body["log_loss_sum"], body["n_correct"]
+        return counts
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Reference:
@@ -305,7 +335,9 @@ class Reference:
             training.log_loss_sum = body["log_loss_sum"]
             training.n_correct = body["n_correct"]
             design_effects = np.array([row["design_effect"] for row in rows], np.float64)
-            return cls(metrics, training, float(body["threshold"]), design_effects, profiles)
+            whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles)
+            segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
+            return replace(whole, segments=segments)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not a reference as to_json writes it: {error!r}") from error
 

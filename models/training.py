@@ -34,6 +34,7 @@ from models.manifest import (
 )
 from models.reference_fit import fit_reference
 from models.scorer import Scorer, make_scorer
+from models.segments import Segments
 
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
@@ -138,6 +139,7 @@ def train(
         pipeline.drift.bins,
         pipeline.model.threshold,
         vocabularies=vocabularies,
+        segments=Segments.of(pipeline),
     )
     manifest = Manifest(
         model=pipeline.model.name,

@@ -24,6 +24,8 @@ StateStore = Literal["memory", "disk"]
 
 #: What all values of a category are called that are not in its vocabulary.
 UNSEEN = "unseen"
+#: What the segment of events without a value is called.
+MISSING = "missing"
 
 
 class PipelineError(ValueError):
@@ -171,6 +173,7 @@ class Drift:
 
     ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
     slices. A window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
+    ``segments``: categories and bools; each cuts the events by its values, which are counted by themselves, too.
     """
 
     window: str
@@ -178,6 +181,7 @@ class Drift:
     grace_ms: int
     bins: int
     tests: tuple[DriftTest, ...]
+    segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from schemas.expression import suggest
 from schemas.pipeline import (
+    MISSING,
     AlertRule,
     Delivery,
     Drift,
@@ -55,6 +56,9 @@ _KEYS = (
     ),
     *("lookups", "features", "drift", "performance", "alerts", "limits", "state"),
 )
+
+#: Values that a column may have to cut events into segments: each is counted as all events are.
+MOST_SEGMENTS = 64
 
 #: Settings of each drift test: name -> (default, lowest, highest).
 DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
@@ -177,7 +181,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         lookups=lookups,
         features=features,
         model=_read_model(top, name),
-        drift=_read_drift(top),
+        drift=_read_drift(top, features),
         performance=_read_performance(top),
         alerts=_read_alerts(top, with_labels=labels is not None),
         limits=_read_limits(top),
@@ -254,9 +258,9 @@ def _read_model(top: TomlTable, pipeline: str) -> Model:
     return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""))
 
 
-def _read_drift(top: TomlTable) -> Drift:
+def _read_drift(top: TomlTable, features: tuple[Feature, ...]) -> Drift:
     table = top.table("drift")
-    table.allow("window", "slice", "grace", "bins", "tests")
+    table.allow("window", "slice", "grace", "bins", "tests", "segments")
     slice_ms = table.duration("slice", "1d", least_ms=1000)
     window = table.text("window", "month")
     if window == "month":
@@ -271,7 +275,43 @@ def _read_drift(top: TomlTable) -> Drift:
     tests = tuple(_read_test(test) for test in table.tables("tests", "test")) or tuple(
         default_test(name) for name in DEFAULT_TESTS
     )
-    return Drift(window, slice_ms, table.duration("grace", "1h"), table.integer("bins", 128, low=10, high=4096), tests)
+    return Drift(
+        window=window,
+        slice_ms=slice_ms,
+        grace_ms=table.duration("grace", "1h"),
+        bins=table.integer("bins", 128, low=10, high=4096),
+        tests=tests,
+        segments=_read_segments(table, features),
+    )
+
+
+def _read_segments(drift: TomlTable, features: tuple[Feature, ...]) -> tuple[str, ...]:
+    by_name = {feature.name: feature for feature in features}
+    choices = [feature.name for feature in features if feature.type in {"category", "bool"}]
+    names = drift.texts("segments", ())
+    for name in names:
+        if name not in by_name:
+            drift.fail("segments", f'there is no feature "{name}"; {suggest(name, choices)}')
+        feature = by_name[name]
+        if name not in choices:
+            drift.fail(
+                "segments",
+                f'"{name}" is of type {feature.type}, whose values are too many to cut by; make a category or bool of '
+                "it by an expression, and name that",
+            )
+        if len(feature.values) > MOST_SEGMENTS:
+            drift.fail(
+                "segments",
+                f'"{name}" has {len(feature.values)} values, and a column may cut into {MOST_SEGMENTS} at most; make a '
+                "category of fewer values by an expression, and name that",
+            )
+        if MISSING in feature.values:
+            drift.fail(
+                "segments",
+                f'"{MISSING}" among the values of "{name}" is what events without a value are called; leave the value '
+                "out, and it counts as unseen",
+            )
+    return names
 
 
 def default_test(name: str) -> DriftTest:

@@ -127,6 +127,14 @@ def test_anything_else_is_no_duration(text: str) -> None:
     assert parse_duration(text) is None
 
 
+CATEGORY = """
+[[features]]
+name = "kind"
+type = "category"
+expression = "country"
+values = ["a", "b"]
+"""
+
 # (what to replace in the file, by what, the sentence after the file's name); an empty "what" adds at the front.
 MISTAKES = [
     ('name = "payments"', 'nam = "payments"', 'nam: unknown key; did you mean "name"?'),
@@ -197,6 +205,13 @@ MISTAKES = [
     ("LOOKUP", LOOKUP + 'max_age = "1d"', "lookups.rates.max_age: has no meaning without time; name the column that says when a row was true."),
     ("WINDOW", '[labels]\nhorizon = "0s"', 'labels.horizon: "0s" is too short; use at least 1 ms.'),
     ("WINDOW", '[drift]\nwindow = "week"', 'drift.window: "week" is neither "month" nor a duration; write for example "1d".'),
+    ("WINDOW", '[drift]\nsegments = "country"', 'drift.segments: must be a list of strings, not a string; for example ["a", "b"].'),
+    ("WINDOW", CATEGORY + '[drift]\nsegments = ["kinds"]', 'drift.segments: there is no feature "kinds"; did you mean "kind"?'),
+    ("WINDOW", CATEGORY + '[drift]\nsegments = ["country"]', 'drift.segments: there is no feature "country"; use one of kind.'),
+    ("WINDOW", CATEGORY + '[drift]\nsegments = ["kind", "kind"]', 'drift.segments: "kind" is named twice; name it once.'),
+    ("WINDOW", WINDOW + '[drift]\nsegments = ["spent"]', 'drift.segments: "spent" is of type float, whose values are too many to cut by; make a category or bool of it by an expression, and name that.'),
+    ("WINDOW", CATEGORY.replace('"b"', '"missing"') + '[drift]\nsegments = ["kind"]', 'drift.segments: "missing" among the values of "kind" is what events without a value are called; leave the value out, and it counts as unseen.'),
+    ("WINDOW", CATEGORY.replace('"b"', str([f"v{n}" for n in range(64)])[1:-1]) + '[drift]\nsegments = ["kind"]', 'drift.segments: "kind" has 65 values, and a column may cut into 64 at most; make a category of fewer values by an expression, and name that.'),
     ("WINDOW", '[drift]\nwindow = "36h"', 'drift.window: "36h" is not a multiple of the slice; change one of them.'),
     ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of test, threshold.'),
     ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "unseen", "range", "interval" or "trend".'),
