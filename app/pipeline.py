@@ -40,6 +40,7 @@ from app.core.shared_part import SharedPart
 from app.core.sketches import SketchBuffer
 from app.core.state_log import META, TILES, Generation, Restored, StateReader
 from models.reference import Reference
+from models.segments import Segments
 from schemas.pipeline import Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
@@ -145,7 +146,8 @@ class PartitionPipeline:
         self._labels_end: int | None = None
         self._events_end: int | None = None
         self._limits = {what: RejectionLimit(pipeline.limits, what) for what in ("events", "labels")}
-        self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms)
+        self._segments = Segments.of(pipeline)
+        self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms, self._segments)
         self._references: dict[str, Reference] = {}
         self._promised_ms = BEGINNING_MS
         self._said = BEGINNING_MS, BEGINNING_MS
@@ -291,8 +293,9 @@ class PartitionPipeline:
                     )
             if self._with_outgoing:
                 self._encode_scores(step, now_ms, stale=stale)
-        self._remember(step, merged)
-        self._count_outcomes(step, self._error_times(merged, joined, came_to_ms))
+        segments = self._segments_of(step)
+        self._remember(step, merged, segments)
+        self._count_outcomes(step, segments, self._error_times(merged, joined, came_to_ms))
         self._pending.expire(self._event_watermark_ms)
         step.dead_letters = self._passed_label_letters(merged.labels)
         return step
@@ -324,7 +327,13 @@ class PartitionPipeline:
         held = self.shared.held.first_label_offset() if self.shared is not None else None
         return self.merge.first_label_offset() if held is None else held
 
-    def _remember(self, step: Step, merged: Merged[_Queued]) -> None:
+    def _segments_of(self, step: Step) -> list[tuple[int, ...]]:
+        """The segments of each event of the run, for when its label comes."""
+        if not (self._segments and self._with_drain) or self._pipeline.labels is None:
+            return [()] * len(step.events)
+        return list(map(tuple, self._segments.find(step.matrix).T.tolist()))
+
+    def _remember(self, step: Step, merged: Merged[_Queued], segments: list[tuple[int, ...]]) -> None:
         """Keep the run's events until their labels come, except those whose label is in this very run."""
         if self._pipeline.labels is None:
             return
@@ -335,7 +344,7 @@ class PartitionPipeline:
         for start, stop, version in _versions(step):
             for row in range(start, stop):
                 if row not in own_rows:
-                    scored = Scored(effective[row], times[row], version, scores[row], rows[row])
+                    scored = Scored(effective[row], times[row], version, scores[row], rows[row], segments[row])
                     self._pending.add(step.events.event_id[row], scored)
 
     # -- counts ------------------------------------------------------------------------------------------------------
@@ -347,20 +356,21 @@ class PartitionPipeline:
         times: Ints = np.maximum(merged.label_times_ms[np.array(joined.places, dtype=np.int64)], watermarks)
         return times
 
-    def _count_outcomes(self, step: Step, error_times_ms: Ints) -> None:
+    def _count_outcomes(self, step: Step, segments: list[tuple[int, ...]], error_times_ms: Ints) -> None:
         if not self._with_drain:
             return
-        groups: dict[str, list[tuple[int, float, float, int]]] = defaultdict(list)
-        joined = step.labels.scored(_versions(step), step.events.event_time_ms, step.scores)
-        for label, at_ms, (version, time_ms, score) in zip(
+        groups: dict[str, list[tuple[int, float, float, int, tuple[int, ...]]]] = defaultdict(list)
+        joined = step.labels.scored(_versions(step), step.events.event_time_ms, step.scores, segments)
+        for label, at_ms, (version, time_ms, score, of_event) in zip(
             step.labels.label, error_times_ms.tolist(), joined, strict=True
         ):
-            groups[version].append((time_ms, score, label, at_ms))
+            groups[version].append((time_ms, score, label, at_ms, of_event))
         for version, rows in groups.items():
             reference = self._references.get(version)
             if reference is not None:
-                times, scores, labels, at = (np.array(column) for column in zip(*rows, strict=True))
-                self._sketch.add_labelled(version, reference, times, scores, labels)
+                *columns, of_events = zip(*rows, strict=True)
+                times, scores, labels, at = (np.array(column) for column in columns)
+                self._sketch.add_labelled(version, reference, times, scores, labels, of_events)
                 known = np.isfinite(scores) & ((labels == 0) | (labels == 1))
                 self._sketch.add_errors(version, at[known], ((scores >= reference.threshold) != (labels == 1))[known])
 

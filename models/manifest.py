@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.categories import Vocabularies
 from models.reference import Reference
 
 Floats = NDArray[np.float64]
@@ -50,6 +51,10 @@ class Signature(msgspec.Struct, frozen=True):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        return Vocabularies([len(feature.values) for feature in self.features])
 
 
 class TrainingData(msgspec.Struct, frozen=True):

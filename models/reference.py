@@ -11,7 +11,7 @@ Cells
 * numeric features and the score: cell i holds ``edges[i-1] <= x < edges[i]``. Edges are frozen with the version. A
   value that is frequent in training has a cell to itself, ``[v, nextafter(v))``; with few distinct values each has.
   The first and the last cell hold what lies outside of the training range.
-* category: the cell is the code.
+* category: the cell is the code; the last code is any value that is not in the vocabulary.
 * outcome: label 0 and label 1.
 * the last used cell of each metric is "missing": NaN; for a category or a label, whatever is not one of its codes.
 
@@ -26,12 +26,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Fixed-point units of 1.0 in sums (a metric with large values has fewer, see `MetricCells.scale`).
 FIXED_POINT = 2**20
@@ -58,6 +61,8 @@ class MetricCells:
         Number of codes (category and outcome; else 0).
     scale
         Fixed-point units of 1.0: a power of two, at most ``FIXED_POINT``.
+    values
+        The vocabulary of a category: what its codes but the last one stand for. Empty where it is not known.
     """
 
     name: str
@@ -65,6 +70,7 @@ class MetricCells:
     edges: Floats
     codes: int = 0
     scale: float = float(FIXED_POINT)
+    values: tuple[str, ...] = ()
 
     @property
     def is_coded(self) -> bool:
@@ -162,6 +168,8 @@ class Reference:
         Per metric: how many neighbouring events count as one (`models.dependence`).
     profiles
         Metrics x cells: mean score of the events in a cell; NaN where there are none.
+    segments
+        The counts of each segment that had events in training, by name.
     """
 
     metrics: tuple[MetricCells, ...]
@@ -169,6 +177,7 @@ class Reference:
     threshold: float
     design_effects: Floats
     profiles: Floats
+    segments: Mapping[str, Counts] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -230,7 +239,7 @@ class Reference:
 
     def by_segment(self) -> list[tuple[str, Counts]]:
         """List the training counts by segment, those of all events first."""
-        return [("all", self.training)]
+        return [("all", self.training), *sorted(self.segments.items())]
 
     def mean(self, counts: Counts, metric: int) -> float:
         """Mean of the values of one metric that are not missing; NaN without any."""
@@ -257,6 +266,7 @@ class Reference:
                         "edges": metric.edges.tolist(),
                         "codes": metric.codes,
                         "scale": metric.scale,
+                        "values": metric.values,
                         "counts": self.counts[row, : metric.size + 1].tolist(),
                         "sum": int(self.sums[row]),
                         "minimum": _float_to_json(float(self.minima[row])),
@@ -266,9 +276,33 @@ class Reference:
                     }
                     for row, metric in enumerate(self.metrics)
                 ],
+                "segments": {name: self._to_lists(counts) for name, counts in self.segments.items()},
             },
             allow_nan=False,
         )
+
+    def _to_lists(self, counts: Counts) -> dict[str, Any]:
+        return {
+            "n": counts.n,
+            "log_loss_sum": counts.log_loss_sum,
+            "n_correct": counts.n_correct,
+            "outcomes": counts.outcomes.tolist(),
+            "counts": [counts.counts[row, : metric.size + 1].tolist() for row, metric in enumerate(self.metrics)],
+            "sums": counts.sums.tolist(),
+            "minima": list(map(_float_to_json, counts.minima.tolist())),
+            "maxima": list(map(_float_to_json, counts.maxima.tolist())),
+        }
+
+    def _from_lists(self, body: dict[str, Any]) -> Counts:
+        counts = self.zeros()
+        for row, (metric, cells) in enumerate(zip(self.metrics, body["counts"], strict=True)):
+            counts.counts[row, : metric.size + 1] = cells
+        counts.outcomes[:] = body["outcomes"]
+        counts.sums[:] = body["sums"]
+        counts.minima[:] = list(map(_float_from_json, body["minima"]))
+        counts.maxima[:] = list(map(_float_from_json, body["maxima"]))
+        counts.n, counts.log_loss_sum, counts.n_correct = body["n"], body["log_loss_sum"], body["n_correct"]
+        return counts
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Reference:
@@ -287,6 +321,7 @@ class Reference:
                     edges=np.array(row["edges"], np.float64),
                     codes=row["codes"],
                     scale=float(row["scale"]),
+                    values=tuple(row["values"]),
                 )
                 for row in rows
             )
@@ -304,7 +339,9 @@ class Reference:
             training.log_loss_sum = body["log_loss_sum"]
             training.n_correct = body["n_correct"]
             design_effects = np.array([row["design_effect"] for row in rows], np.float64)
-            return cls(metrics, training, float(body["threshold"]), design_effects, profiles)
+            whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles)
+            segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
+            return replace(whole, segments=segments)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not a reference as to_json writes it: {error!r}") from error
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from models.counting import count
 from models.dependence import design_effect
+from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import FIXED_POINT, GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from models.segments import Segments
 
 # In units, a value of the training range is at most 2**32, so 2**31 of them fit an int64 sum.
 _RANGE_BITS = 32
@@ -28,6 +31,9 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     outcomes: Floats,
     bins: int,
     threshold: float = 0.5,
+    *,
+    vocabularies: Mapping[str, Sequence[str]] | None = None,
+    segments: Segments | None = None,
 ) -> Reference:
     """Freeze the cells on the training data and count it in them.
 
@@ -38,7 +44,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     names, kinds
         Of the features, in the order of the columns.
     category_sizes
-        Number of codes of each category.
+        Number of codes of each category: of its values, and one for all others.
     scores, outcomes
         Of the same events: what the model says of them, and their labels (0, 1, NaN = never known). Scores of events
         that the model was not fitted on make the better reference: on its own training rows a model is too sure.
@@ -46,6 +52,10 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         Most cells of a numeric feature besides "missing"; at least 8. The score has those of its grid in addition.
     threshold
         A score at or above it is a positive decision.
+    vocabularies
+        The values of each category, which name its codes.
+    segments
+        What is counted by itself besides all events; None: nothing.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
@@ -56,7 +66,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         )
     nothing = np.empty(0)
     metrics = [
-        MetricCells(name, "category", nothing, codes=category_sizes[name])
+        MetricCells(name, "category", nothing, category_sizes[name], values=tuple((vocabularies or {}).get(name, ())))
         if kind == "category"
         else MetricCells(name, "numeric", fit_edges(column, bins), scale=_fit_scale(column))
         for name, kind, column in zip(names, kinds, matrix.T, strict=True)
@@ -74,7 +84,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         known = held[held < metric.size]
         effects[row] = design_effect(known, metric.size, in_order=not metric.is_coded)
     cells = Reference(tuple(metrics), empty, threshold, effects, profiles)
-    return replace(cells, training=count(cells, matrix, scores, outcomes))
+    parts = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
+    return replace(cells, training=count(cells, matrix, scores, outcomes), segments=parts)
 
 
 def fit_edges(values: Floats, bins: int) -> Floats:
@@ -105,6 +116,15 @@ def fit_edges(values: Floats, bins: int) -> Floats:
         edges.append(spread[ranks])
     joined: Floats = np.unique(np.concatenate(edges))
     return joined
+
+
+def _count_segments(
+    cells: Reference, matrix: Floats, scores: Floats, outcomes: Floats, segments: Segments
+) -> dict[str, Counts]:
+    numbers = segments.find(matrix)
+    parts = count_groups(cells, matrix, scores, numbers)
+    parts += [count_outcome_groups(cells, scores, outcomes, each) for each in numbers]
+    return {segments.names[number]: counts for number, counts in GroupedCounts.merge(parts).split().items()}
 
 
 def _find_cells(metric: MetricCells, values: Floats) -> Ints:

@@ -28,6 +28,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
+from models.categories import Vocabularies
 from models.folding import CannotFoldError, Fold, fold
 
 Floats = NDArray[np.float64]
@@ -164,12 +165,33 @@ class Probabilities:
         return scores
 
 
-def make_scorer(estimator: Any) -> Scorer:
+class UnseenAsMissing:
+    """Another scorer, to which a category that is in no vocabulary is missing."""
+
+    def __init__(self, scorer: Scorer, vocabularies: Vocabularies) -> None:
+        self._scorer = scorer
+        self._vocabularies = vocabularies
+
+    @property
+    def name(self) -> str:
+        return self._scorer.name
+
+    def score(self, matrix: Floats) -> Floats:
+        return self._scorer.score(self._vocabularies.unseen_as_missing(matrix))
+
+
+def make_scorer(estimator: Any, vocabularies: Vocabularies | None = None) -> Scorer:
     """Build the fastest scorer of a fitted binary classifier (classes 0 and 1).
 
     A logistic pipeline is folded and boosted trees are called directly where the result agrees with ``predict_proba``
-    to 1e-12 on probe rows; every other estimator is asked for ``predict_proba``.
+    to 1e-12 on probe rows; every other estimator is asked for ``predict_proba``. None of them is asked about a value
+    that is not in the vocabulary of its category: it scores as a missing one does.
     """
+    scorer = _choose(estimator)
+    return UnseenAsMissing(scorer, vocabularies) if vocabularies else scorer
+
+
+def _choose(estimator: Any) -> Scorer:
     plain = Probabilities(estimator)
     try:
         fast = _make_fast(estimator)

@@ -34,6 +34,7 @@ from models.manifest import (
 )
 from models.reference_fit import fit_reference
 from models.scorer import Scorer, make_scorer
+from models.segments import Segments
 
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
@@ -83,7 +84,8 @@ def train(
     Parameters
     ----------
     matrix
-        Labelled events x features, columns in the pipeline's order; NaN is missing, a category is its code.
+        Labelled events x features, columns in the pipeline's order; NaN is missing, a category is its code, and one
+        past its vocabulary a value that is not in it.
     labels
         0 or 1 for each row.
     event_time_ms
@@ -114,26 +116,30 @@ def train(
     build = _builder(family, signature)
 
     say(f"fitting on the first {cut} of {len(matrix)} rows")
-    judged = fit(build(), matrix[:cut], labels[:cut])
-    tail_scores = make_scorer(judged).score(matrix[cut:])
+    known = signature.vocabularies.unseen_as_missing(matrix)
+    judged = fit(build(), known[:cut], labels[:cut])
+    tail_scores = make_scorer(judged).score(known[cut:])
     metrics = measure(tail_scores, labels[cut:], event_time_ms[cut:], pipeline.model.threshold)
     say("scoring the rest as unseen rows, for the reference")
-    unseen_scores = np.concatenate([_score_unseen(build, matrix, labels, cut), tail_scores])
+    unseen_scores = np.concatenate([_score_unseen(build, known, labels, cut), tail_scores])
 
     say(f"fitting on all {len(matrix)} rows")
-    estimator = fit(build(), matrix, labels)
-    scorer = make_scorer(estimator)
+    estimator = fit(build(), known, labels)
+    scorer = make_scorer(estimator, signature.vocabularies)
     kind, data = artifact.save(estimator)
     golden = choose_golden_rows(matrix, signature.features)
+    vocabularies = {feature.name: feature.values for feature in signature.features if feature.type == "category"}
     reference = fit_reference(
         matrix,
         signature.names,
         ["category" if feature.type == "category" else "numeric" for feature in signature.features],
-        {feature.name: len(feature.values) for feature in signature.features if feature.type == "category"},
+        {name: len(values) + 1 for name, values in vocabularies.items()},
         unseen_scores,
         labels,
         pipeline.drift.bins,
         pipeline.model.threshold,
+        vocabularies=vocabularies,
+        segments=Segments.of(pipeline),
     )
     manifest = Manifest(
         model=pipeline.model.name,

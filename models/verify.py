@@ -182,7 +182,7 @@ def _load_and_compare(manifest: Manifest, artifact_bytes: bytes, allow_joblib: b
             "signature", f"The artifact takes {estimator.n_features_in_} features, the manifest has {width}."
         )
     try:
-        scorer = make_scorer(estimator)
+        scorer = make_scorer(estimator, manifest.signature.vocabularies)
         scores = scorer.score(manifest.golden.matrix)
     except MemoryError:
         raise

@@ -25,6 +25,12 @@ Severity = Literal["info", "warning", "critical"]
 VerdictKind = Literal["none", "feature_drift", "score_drift", "label_prior_drift", "concept_drift", "pipeline_fault"]
 
 
+#: What all values of a category are called that are not in its vocabulary.
+UNSEEN = "unseen"
+#: What the segment of events without a value is called.
+MISSING = "missing"
+
+
 class PipelineError(ValueError):
     """A mistake in a pipeline file, as one sentence that names file, key and the fix."""
 
@@ -132,7 +138,8 @@ class Feature:
 
     ``python``: "file.py:function" (relative to the pipeline file) or "package.module:function", called with one array
     per name in ``arguments`` and returning one float64 (or for a category, str) array of the same length.
-    ``values``: the vocabulary of a category, whose code is its position; any other value is missing (NaN).
+    ``values``: the vocabulary of a category, whose code is its position. Any other value has the code ``len(values)``,
+    which drift counts as unseen and a model takes as missing; null is missing (NaN).
     """
 
     name: str
@@ -160,6 +167,7 @@ TestName = Literal[
     "jensen_shannon",
     "chi_square",
     "null_rate",
+    "unseen",
     "range",
     "interval",
     "trend",
@@ -214,6 +222,7 @@ class Drift:
     slices. ``every_ms``: windows overlap, and one ends every so often; None: each begins where the last one ends. A
     window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
     ``against``: None: the training data. ``detectors`` watch the wrong decisions as labels come.
+    ``segments``: categories and bools; each cuts the events by its values, which are counted by themselves, too.
     """
 
     window: str
@@ -225,6 +234,7 @@ class Drift:
     every_ms: int | None = None
     against: PastWindow | None = None
     detectors: tuple[ErrorDetector, ...] = ()
+    segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 
-from schemas.pipeline import Drift, DriftTest, FalseAlarms, PastWindow
+from schemas.expression import suggest
+from schemas.pipeline import MISSING, Drift, DriftTest, FalseAlarms, Feature, PastWindow
 from schemas.pipeline_detectors import read_detectors
 from schemas.toml_table import TomlTable, parse_duration
 
 _DAY_MS = 86_400_000
+
+#: Values that a column may have to cut events into segments: each is counted as all events are.
+MOST_SEGMENTS = 64
 
 _EFFECT = {"minimum_effect": (0.1, 0.0, 1.0)}
 #: Settings of each drift test: name -> (default, lowest, highest).
@@ -19,6 +23,7 @@ DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "jensen_shannon": _EFFECT,
     "chi_square": _EFFECT,
     "null_rate": {"minimum_effect": (0.02, 0, 1)},
+    "unseen": {"minimum_effect": (0.01, 0, 1)},
     "range": {"minimum_effect": (0.01, 0, 1)},
     "interval": {"minimum_effect": (0.5, 0, 1)},
     "trend": {"minimum_effect": (0.1, 0, 100), "minimum_history": (20, 10, 10_000)},
@@ -28,16 +33,16 @@ DRIFT_TESTS: dict[str, dict[str, tuple[float, float, float]]] = {
 }
 #: What runs where a file names no tests. Those that say much the same as others are left out.
 DEFAULT_TESTS = (
-    *("psi", "ks", "chi_square", "null_rate", "range", "interval", "trend"),
+    *("psi", "ks", "chi_square", "null_rate", "unseen", "range", "interval", "trend"),
     *("classic_ks", "classic_interval", "classic_trend"),
 )
 
 
-def read_drift(top: TomlTable, *, with_labels: bool) -> Drift:
+def read_drift(top: TomlTable, features: tuple[Feature, ...], *, with_labels: bool) -> Drift:
     """The table ``[drift]``."""
     table = top.table("drift")
     table.allow(
-        *("window", "every", "slice", "grace", "bins", "tests", "against", "detectors"),
+        *("window", "every", "slice", "grace", "bins", "tests", "against", "detectors", "segments"),
         *("false_alarms", "per", "per_events"),
     )
     slice_ms = table.duration("slice", "1d", least_ms=1000)
@@ -71,6 +76,7 @@ def read_drift(top: TomlTable, *, with_labels: bool) -> Drift:
         every_ms=every_ms,
         against=_read_against(table, window_ms, every_ms or window_ms),
         detectors=read_detectors(table, with_labels=with_labels),
+        segments=_read_segments(table, features),
     )
 
 
@@ -101,6 +107,35 @@ def _read_against(drift: TomlTable, window_ms: int | None, every_ms: int | None)
     if season_ms % every_ms:
         table.fail("season", "must be a multiple of the time from one window to the next; change one of them")
     return PastWindow(season_ms=season_ms)
+
+
+def _read_segments(drift: TomlTable, features: tuple[Feature, ...]) -> tuple[str, ...]:
+    by_name = {feature.name: feature for feature in features}
+    choices = [feature.name for feature in features if feature.type in {"category", "bool"}]
+    names = drift.texts("segments", ())
+    for name in names:
+        if name not in by_name:
+            drift.fail("segments", f'there is no feature "{name}"; {suggest(name, choices)}')
+        feature = by_name[name]
+        if name not in choices:
+            drift.fail(
+                "segments",
+                f'"{name}" is of type {feature.type}, whose values are too many to cut by; make a category or bool of '
+                "it by an expression, and name that",
+            )
+        if len(feature.values) > MOST_SEGMENTS:
+            drift.fail(
+                "segments",
+                f'"{name}" has {len(feature.values)} values, and a column may cut into {MOST_SEGMENTS} at most; make a '
+                "category of fewer values by an expression, and name that",
+            )
+        if MISSING in feature.values:
+            drift.fail(
+                "segments",
+                f'"{MISSING}" among the values of "{name}" is what events without a value are called; leave the value '
+                "out, and it counts as unseen",
+            )
+    return names
 
 
 def default_test(name: str) -> DriftTest:

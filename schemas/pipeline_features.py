@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from schemas.expression import EVENT_TIME, IDENTIFIER, ExpressionError, Kind, parse, suggest
-from schemas.pipeline import Aggregate, EventField, Events, Feature, FeatureType, FieldType, Lookup, Window
+from schemas.pipeline import UNSEEN, Aggregate, EventField, Events, Feature, FeatureType, FieldType, Lookup, Window
 from schemas.toml_table import TomlTable
 
 #: Metrics that are not features; a feature of that name would be mixed up with them.
@@ -188,6 +188,8 @@ def _values(table: TomlTable, kind: FeatureType) -> tuple[str, ...]:
     values = table.texts("values", ())
     if not values:
         table.fail("values", 'a category needs its values, for example values = ["a", "b"]')
+    if UNSEEN in values:
+        table.fail("values", f'"{UNSEEN}" is what all values are called that are not listed; leave it out')
     return values
 
 

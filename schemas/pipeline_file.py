@@ -144,7 +144,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
     delivery = top.word("delivery", get_args(Delivery), "exactly_once")
     # Who waits for commits has them soon: readers of scores, or other partitions that share windows.
     is_awaited = delivery == "exactly_once" or any(f.window and f.window.delay_ms is not None for f in features)
-    drift = read_drift(top, with_labels=labels is not None)
+    drift = read_drift(top, features, with_labels=labels is not None)
     source = check_python(top, "source", top.text("source"), path.parent) if "source" in top else None
     pipeline = Pipeline(
         name=name,

@@ -122,7 +122,12 @@ MODEL_METADATA = Table(
         Column("stage", WORD, "'training' or 'scoring'."),
         SEGMENT,
         Column("metric", WORD, "A feature, 'score' or 'outcome'."),
-        Column("decile", WORD, "'d1' ... 'd10'; also 'n', 'null_rate', 'min', 'max', 'mean'."),
+        Column(
+            "decile",
+            WORD,
+            "'d1' ... 'd10'; also 'n', 'null_rate', 'min', 'max', 'mean'; of a category 'share:<value>' and"
+            " 'share:unseen', of the events with a value.",
+        ),
         Column("value", MAYBE, "Value of the statistic; null where there was nothing to compute it from."),
         Column("timestamp", TIME, "When it was computed."),
         WINDOW_START,

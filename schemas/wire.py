@@ -36,7 +36,11 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct):
-    """``<p>.scores``: the score of one event. ``features`` holds what was served (null = missing)."""
+    """``<p>.scores``: the score of one event.
+
+    ``features`` holds the row of the feature matrix: null is missing, a category is its code, ``len(values)`` for
+    a value that is not in its vocabulary.
+    """
 
     event_id: str
     entity: str

@@ -90,7 +90,7 @@ class ScoreWriter(TableWriter):
     with_source
         Add partition and offset, for a replay.
     with_features
-        Add one column per feature, float64; a category is its code, null is missing.
+        Add one column per feature, float64; null is missing; a category is its code, one past its values for any other.
     """
 
     def __init__(self, path: Path, pipeline: Pipeline, *, with_features: bool, with_source: bool = False) -> None:

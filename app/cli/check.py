@@ -110,10 +110,12 @@ def _try_features(pipeline: Pipeline) -> str:
         )
     if not len(matrix):
         raise SourceError(f"The source {pipeline.source} yields no events; correct it.")
-    missing = np.isnan(matrix).mean(axis=0)
-    empty = [name for name, share in zip(plan.names, missing.tolist(), strict=True) if share == 1.0]
+    unseen = np.array([plan.category_sizes.get(name, np.inf) for name in plan.names]) - 1
+    empty = [name for name, each in zip(plan.names, np.isnan(matrix).all(axis=0), strict=True) if each]
+    strange = [name for name, each in zip(plan.names, (matrix == unseen).all(axis=0), strict=True) if each]
     said = f"{len(plan.names)} features of {len(matrix)} events of the source"
-    return f"{said}; always missing: {', '.join(empty)}" if empty else f"{said}; none is always missing"
+    said += f"; always missing: {', '.join(empty)}" if empty else "; none is always missing"
+    return f"{said}; never one of its values: {', '.join(strange)}" if strange else said
 
 
 def _check_kafka(context: ModelContext) -> Iterator[Finding]:

@@ -177,6 +177,15 @@ def _null_rate(sides: Sides, of: Comparison) -> Outcome:
     return Outcome(*found, np.abs(found.statistic))
 
 
+def _unseen(sides: Sides, of: Comparison) -> Outcome:
+    """Of the values that are there, those that training's vocabulary did not have: the last cell of a category."""
+    rows = np.arange(len(of.last_cells))
+    unseen, unseen_now = sides.reference[..., rows, of.last_cells], sides.detection[..., rows, of.last_cells]
+    n, m = sides.reference.sum(axis=-1), sides.detection.sum(axis=-1)
+    found = change_of_share(unseen, n, unseen_now, m, of.design_effects)
+    return Outcome(*found, np.abs(found.statistic))
+
+
 def _range(sides: Sides, of: Comparison) -> Outcome:
     n, m = sides.reference.sum(axis=-1), sides.detection.sum(axis=-1)
     rows = np.arange(len(of.last_cells))
@@ -204,6 +213,7 @@ TESTS: dict[str, _Test] = {
     "jensen_shannon": _Test(_jensen_shannon, _NUMBERS | _CODES),
     "chi_square": _Test(_chi_square, _CODES),
     "null_rate": _Test(_null_rate, _INPUTS),
+    "unseen": _Test(_unseen, frozenset({"category"})),
     "range": _Test(_range, _NUMBERS),
 }
 

@@ -15,6 +15,7 @@ wasserstein    W in deviations             W                            gamma la
 jensen_shannon distance                    what of it is beyond chance  likelihood ratio
 chi_square     chi^2                       Cramer's V                   chi^2
 null_rate      change of the share         its size                     normal or binomial
+unseen         change of the share         its size                     normal or binomial
 range          share beyond training's     the share                    exceedance, exact
 interval       deciles outside their past  largest distance, in [0, 1]  rank of the clearest decile, times nine
 trend          t of the clearest decile    fitted change over the       t of that many independent windows, times
@@ -23,9 +24,10 @@ classic_…      the textbook's ks, interval and trend, as they are: WARNING whe
                they exceed by far on quiet data (docs/drift-evaluation.md); no part of the budget, and never DRIFT
 ============== =========================== ============================ ==========================================
 
-``wasserstein``, ``ks`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``null_rate``
-about all but the outcome. ``threshold`` is the p-value below which the test would have signalled in this window (of the
-classic ones their level). All count n divided by the design effect of the metric (`models.dependence`).
+``wasserstein``, ``ks`` and ``range`` are about numbers, ``chi_square`` about categories and the outcome, ``unseen``
+about categories, ``null_rate`` about all but the outcome. ``threshold`` is the p-value below which the test would have
+signalled in this window (of the classic ones their level). All count n divided by the design effect of the metric
+(`models.dependence`).
 """
 
 from __future__ import annotations
@@ -284,6 +286,10 @@ class Judge:
         if test == "null_rate":
             shares = (f"{int(each[cells.size]) / max(int(each.sum()), 1):.2%}" for each in (now, then))
             return f"{' against '.join(shares)} missing"
+        if test == "unseen":
+            last = cells.size - 1
+            shares = (f"{int(each[last]) / max(int(each[: cells.size].sum()), 1):.2%}" for each in (now, then))
+            return f"{' against '.join(shares)} are none of its values"
         if test == "range" and len(cells.edges):
             below, above = int(now[0]), int(now[cells.size - 1])
             if below + above:

@@ -35,7 +35,8 @@ class FeaturePlan:
     names, kinds
         Of the columns of the feature matrix, in order.
     category_sizes
-        Category feature -> how many values it has; its codes are 0 … size - 1, NaN for any other value.
+        Category feature -> how many codes it has: one per value, and the last for whatever is none of them. NaN is
+        null alone.
     outcome_fields
         Event fields that must be kept until the event's label comes (columns of `Outcomes` besides "label").
     shared
@@ -53,14 +54,14 @@ class FeaturePlan:
         features = pipeline.features
         self.names: tuple[str, ...] = tuple(feature.name for feature in features)
         self.kinds: tuple[FeatureType, ...] = tuple(feature.type for feature in features)
-        self.category_sizes: dict[str, int] = {f.name: len(f.values) for f in features if f.type == "category"}
+        self.category_sizes: dict[str, int] = {f.name: len(f.values) + 1 for f in features if f.type == "category"}
         self.outcome_fields: tuple[str, ...] = tuple(sorted({*windows.outcome_fields, *shared.outcome_fields}))
         self.shared = shared
         self._steps = steps
         self._lookups = lookups
         self._windows = windows
-        self._codes = {
-            feature.name: {value: float(code) for code, value in enumerate(feature.values)}
+        self._codes: dict[str, dict[str | None, float]] = {
+            feature.name: {None: np.nan, **{value: float(code) for code, value in enumerate(feature.values)}}
             for feature in features
             if feature.type == "category"
         }
@@ -165,7 +166,8 @@ class FeaturePlan:
         if feature.type != "category":
             return values
         codes = self._codes[feature.name]
-        return np.array(list(map(codes.get, values.tolist(), repeat(np.nan))), dtype=np.float64)
+        unseen = float(len(feature.values))
+        return np.array(list(map(codes.get, values.tolist(), repeat(unseen))), dtype=np.float64)
 
 
 def _without_shared(feature: Feature) -> Feature:

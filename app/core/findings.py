@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app.core.drift.deciles import DECILES, deciles
 from app.core.performance import measure
+from schemas.pipeline import UNSEEN
 from schemas.wire import Alert, DriftReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from app.core.batches import Ints
     from app.core.drift_calendar import Window
     from app.core.drift_reports import Judgement
-    from models.reference import Counts, Reference
+    from models.reference import Counts, MetricCells, Reference
 
 
 class Statistic(NamedTuple):
@@ -161,6 +163,8 @@ def describe(reference: Reference, counts: Counts, metrics: Iterable[int]) -> li
     """Compute the statistics of some metrics of a set of events.
 
     ``n`` is the number of events; ``null_rate`` the share of them without a value (of the outcome: without a label).
+    A category has its shares besides, of the events with a value: ``share:<value>``, and ``share:unseen`` for all that
+    are not in its vocabulary.
     """
     found = []
     for row in metrics:
@@ -177,5 +181,14 @@ def describe(reference: Reference, counts: Counts, metrics: Iterable[int]) -> li
             Statistic(cells.name, "min", low),
             Statistic(cells.name, "max", high),
             Statistic(cells.name, "mean", reference.mean(counts, row)),
+            *_shares(cells, counts.counts[row], n_present),
         ]
     return found
+
+
+def _shares(cells: MetricCells, counts: Ints, n_present: int) -> list[Statistic]:
+    values = (*cells.values, UNSEEN) if cells.values else ()
+    return [
+        Statistic(cells.name, f"share:{value}", int(counts[code]) / n_present if n_present else math.nan)
+        for code, value in enumerate(values)
+    ]

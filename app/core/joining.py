@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,12 +89,24 @@ class JoinedLabels:
         return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
 
     def scored(
-        self, versions: list[tuple[int, int, str]], event_time_ms: Ints, scores: Floats
-    ) -> Iterator[tuple[str, int, float]]:
-        """Version, event time and score of each joined event; ``versions``: start and stop of each, in the run."""
+        self,
+        versions: list[tuple[int, int, str]],
+        event_time_ms: Ints,
+        scores: Floats,
+        segments: Sequence[tuple[int, ...]],
+    ) -> Iterator[tuple[str, int, float, tuple[int, ...]]]:
+        """Version, event time, score and segments of each joined event.
+
+        Parameters
+        ----------
+        versions
+            Start and stop of each, in the run.
+        event_time_ms, scores, segments
+            Of the run's events.
+        """
         for event in self.events:
             if isinstance(event, Scored):
-                yield event.version, event.event_time_ms, event.score
+                yield event.version, event.event_time_ms, event.score, event.segments
             else:
                 version = next(version for start, stop, version in versions if start <= event < stop)
-                yield version, int(event_time_ms[event]), float(scores[event])
+                yield version, int(event_time_ms[event]), float(scores[event]), segments[event]

@@ -15,13 +15,18 @@ _PREFIX = b"e"
 
 
 class Scored(NamedTuple):
-    """What is kept of a scored event until its label comes. ``fields``: event fields that windows over labels need."""
+    """What is kept of a scored event until its label comes.
+
+    ``fields``: event fields that windows over labels need. ``segments``: numbers of those it belongs to
+    (`models.segments`).
+    """
 
     effective_ms: int
     event_time_ms: int
     version: str
     score: float
     fields: tuple[Any, ...]
+    segments: tuple[int, ...] = ()
 
 
 class PendingEvents:
@@ -95,6 +100,8 @@ class PendingEvents:
             event_id = key[len(_PREFIX) :].decode()
             self._waiting.pop(event_id, None)
             if value is not None:
-                effective_ms, event_time_ms, version, score, fields = msgspec.msgpack.decode(value)
-                self._waiting[event_id] = Scored(effective_ms, event_time_ms, version, score, tuple(fields))
+                effective_ms, event_time_ms, version, score, fields, segments = msgspec.msgpack.decode(value)
+                self._waiting[event_id] = Scored(
+                    effective_ms, event_time_ms, version, score, tuple(fields), tuple(segments)
+                )
         self._touched.clear()

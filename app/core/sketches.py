@@ -1,7 +1,7 @@
 """Counts on the wire: what a transaction adds to the sketches topic, and how such deltas become counts again.
 
-A `SketchBuffer` collects, in a worker, what one transaction counted, per version and event-time slice, and drains it
-into `SketchDelta`s. A `Sketch` merges deltas, in any order, without knowing the reference of their version.
+A `SketchBuffer` collects, in a worker, what one transaction counted, per version, event-time slice and segment, and
+drains it into `SketchDelta`s. A `Sketch` merges deltas, in any order, without knowing the reference of their version.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.merge import BEGINNING_MS
+from app.core.segment_sketches import SegmentBuffer
 from models.counting import count, count_outcomes
 from models.reference import Counts, Reference
 from schemas.wire import ErrorRun, SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from app.core.batches import Floats, Ints
+    from models.segments import Segments
 
 #: What a record of the sketches topic may hold; a topic takes 1 MiB by default.
 MOST_RECORD_BYTES = 512 << 10
@@ -36,6 +38,8 @@ _MOST_CELLS = 2**22
 
 #: Scored events are counted so many at a time: a few cost nearly as much as a thousand.
 _AT_ONCE = 1_000
+#: With segments: whatever is counted at once is one delta per segment less to merge.
+_AT_ONCE_IN_SEGMENTS = 8_000
 
 
 def pack(model: str, version: str, segment: str, slice_start_ms: int, counts: Counts) -> SketchDelta:
@@ -208,11 +212,15 @@ class SketchBuffer:
         Name of the model.
     slice_ms
         Length of a slice of event time.
+    segments
+        What is counted by itself besides all events; None: nothing.
     """
 
-    def __init__(self, model: str, slice_ms: int) -> None:
+    def __init__(self, model: str, slice_ms: int, segments: Segments | None = None) -> None:
         self._model = model
         self._slice_ms = slice_ms
+        self._by_segment = SegmentBuffer(model, slice_ms, segments) if segments else None
+        self._at_once = _AT_ONCE_IN_SEGMENTS if segments else _AT_ONCE
         self._counts: dict[tuple[str, int], Counts] = {}
         self._uncounted: dict[str, _Scored] = {}
         self._errors: dict[str, list[tuple[Ints, NDArray[np.bool_]]]] = {}
@@ -224,17 +232,25 @@ class SketchBuffer:
         scored = self._uncounted.setdefault(version, _Scored(reference))
         scored.runs.append((slice_starts(event_time_ms, self._slice_ms), matrix, scores))
         scored.events += len(scores)
-        if scored.events >= _AT_ONCE:
+        if scored.events >= self._at_once:
             self._count(version)
 
-    def add_labelled(
-        self, version: str, reference: Reference, event_time_ms: Ints, scores: Floats, labels: Floats
+    def add_labelled(  # noqa: PLR0917  # as `add_scored`, and what the labels are
+        self,
+        version: str,
+        reference: Reference,
+        event_time_ms: Ints,
+        scores: Floats,
+        labels: Floats,
+        segments: Sequence[Sequence[int]] = (),
     ) -> None:
-        """Count labels that have arrived in the slices of the events they belong to."""
+        """Count labels that have arrived in the slices, and the ``segments``, of the events they belong to."""
         starts = slice_starts(event_time_ms, self._slice_ms)
         for start in np.unique(starts).tolist():
             here = starts == start
             self._add(version, start, count_outcomes(reference, scores[here], labels[here]))
+        if self._by_segment is not None:
+            self._by_segment.add_labelled(version, reference, starts, scores, labels, segments)
 
     def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_]) -> None:
         """Note the decisions whose labels were applied at these effective times, in their order."""
@@ -253,11 +269,12 @@ class SketchBuffer:
         ]
 
     def drain(self) -> list[SketchDelta]:
-        """Give the deltas since the last drain, ordered by version and slice."""
+        """Give the deltas since the last drain: all events', then the segments', ordered by version and slice."""
         for version in list(self._uncounted):
             self._count(version)
         counts, self._counts = self._counts, {}
-        return [pack(self._model, version, ALL, start, counts[version, start]) for version, start in sorted(counts)]
+        whole = [pack(self._model, version, ALL, start, counts[version, start]) for version, start in sorted(counts)]
+        return whole if self._by_segment is None else [*whole, *self._by_segment.drain()]
 
     def _count(self, version: str) -> None:
         scored = self._uncounted.pop(version)
@@ -265,6 +282,8 @@ class SketchBuffer:
         for start in np.unique(starts).tolist():
             here = starts == start
             self._add(version, start, count(scored.reference, matrix[here], scores[here]))
+        if self._by_segment is not None:
+            self._by_segment.add_scored(version, scored.reference, starts, matrix, scores)
 
     def _add(self, version: str, start_ms: int, counts: Counts) -> None:
         held = self._counts.get((version, start_ms))

@@ -163,14 +163,14 @@ def test_stateless_features_of_every_kind(tmp_path: Path) -> None:
 
     expected = [
         [1, 1, 0, 8, 4, 3600, 0, 1],
-        [2, NAN, 1, 40, 20, 7200, 0, 1],  # zone y is none of the values
+        [2, 2, 1, 40, 20, 7200, 0, 1],  # zone y is none of the values
         [5, NAN, NAN, NAN, NAN, 3600, 1, 0],
         [NAN, NAN, 0, NAN, NAN, 0, NAN, NAN],
     ]
     np.testing.assert_array_equal(matrix, expected)
     assert rejections == []
     assert built.plan.names == built.pipeline.feature_names
-    assert built.plan.category_sizes == {"zone": 2, "loud": 2}
+    assert built.plan.category_sizes == {"zone": 3, "loud": 3}
     assert built.plan.kinds[:3] == ("float", "category", "bool")
 
 

@@ -457,7 +457,7 @@ def test_a_category_has_no_distances_and_a_number_no_chi_square() -> None:
         kinds.setdefault(report.metric, set()).add(report.test)
     both = {"psi", "jensen_shannon", "interval", "trend", "classic_interval", "classic_trend"}
     assert kinds["score"] == both | {"ks", "wasserstein", "range", "null_rate", "classic_ks"}
-    assert kinds["kind"] == both | {"chi_square", "null_rate"}
+    assert kinds["kind"] == both | {"chi_square", "null_rate", "unseen"}
     assert kinds["outcome"] == both | {"chi_square"}
 
 

@@ -17,7 +17,7 @@ ACTIONS = st.lists(
 
 
 def scored(effective_ms: int, version: str = "1.0.0") -> Scored:
-    return Scored(effective_ms, effective_ms - 1, version, 0.25, ("x", None, 1.5))
+    return Scored(effective_ms, effective_ms - 1, version, 0.25, ("x", None, 1.5), (3, 70_000))
 
 
 def test_a_label_finds_its_event_once() -> None:
@@ -45,6 +45,13 @@ def test_an_event_waits_for_the_horizon_and_no_longer() -> None:
     assert len(pending) == 0
     assert pending.is_too_old(1, 12)
     assert not pending.is_too_old(1, 11)
+
+
+def test_an_event_is_restored_with_all_that_was_kept_of_it() -> None:
+    pending, again = PendingEvents(HORIZON_MS), PendingEvents(HORIZON_MS)
+    pending.add("a", scored(1))
+    again.restore(pending.drain_changes())
+    assert again.pop("a") == scored(1)
 
 
 def test_the_changelog_of_what_is_gone_is_a_tombstone_and_is_written_once() -> None:

@@ -161,6 +161,13 @@ def test_anything_else_is_no_duration(text: str) -> None:
 
 ALERT = '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"\nabove = 0.3\n'
 VERDICT = '[[alerts]]\nname = "a"\non = "verdict"\nkinds = ["pipeline_fault"]\n'
+CATEGORY = """
+[[features]]
+name = "kind"
+type = "category"
+expression = "country"
+values = ["a", "b"]
+"""
 
 # (what to replace in the file, by what, the sentence after the file's name); an empty "what" adds at the front.
 MISTAKES = [
@@ -198,6 +205,7 @@ MISTAKES = [
     ('"log1p(amount)"', '"amount"\nvalues = ["a"]', 'features.amount.values: only a category has values; remove the key or make it type = "category".'),
     ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"', 'features.amount.values: a category needs its values, for example values = ["a", "b"].'),
     ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"\nvalues = ["a", "a"]', 'features.amount.values: "a" is named twice; name it once.'),
+    ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"\nvalues = ["a", "unseen"]', 'features.amount.values: "unseen" is what all values are called that are not listed; leave it out.'),
     ('"log1p(amount)"', '"amount"\narguments = ["amount"]', "features.amount.arguments: belong to python; remove the key."),
     ('expression = "log1p(amount)"', 'python = "own.py:double"', 'features.amount.arguments: names nothing; name what the function is called with, for example ["event_time"].'),
     ('expression = "log1p(amount)"', 'python = "own.py:double"\narguments = ["amnt"]', 'features.amount.arguments: there is no field, lookup column or earlier feature "amnt"; did you mean "amount"?'),
@@ -231,9 +239,16 @@ MISTAKES = [
     ("LOOKUP", LOOKUP + 'max_age = "1d"', "lookups.rates.max_age: has no meaning without time; name the column that says when a row was true."),
     ("WINDOW", '[labels]\nhorizon = "0s"', 'labels.horizon: "0s" is too short; use at least 1 ms.'),
     ("WINDOW", '[drift]\nwindow = "week"', 'drift.window: "week" is neither "month" nor a duration; write for example "1d".'),
+    ("WINDOW", '[drift]\nsegments = "country"', 'drift.segments: must be a list of strings, not a string; for example ["a", "b"].'),
+    ("WINDOW", CATEGORY + '[drift]\nsegments = ["kinds"]', 'drift.segments: there is no feature "kinds"; did you mean "kind"?'),
+    ("WINDOW", CATEGORY + '[drift]\nsegments = ["country"]', 'drift.segments: there is no feature "country"; use one of kind.'),
+    ("WINDOW", CATEGORY + '[drift]\nsegments = ["kind", "kind"]', 'drift.segments: "kind" is named twice; name it once.'),
+    ("WINDOW", WINDOW + '[drift]\nsegments = ["spent"]', 'drift.segments: "spent" is of type float, whose values are too many to cut by; make a category or bool of it by an expression, and name that.'),
+    ("WINDOW", CATEGORY.replace('"b"', '"missing"') + '[drift]\nsegments = ["kind"]', 'drift.segments: "missing" among the values of "kind" is what events without a value are called; leave the value out, and it counts as unseen.'),
+    ("WINDOW", CATEGORY.replace('"b"', str([f"v{n}" for n in range(64)])[1:-1]) + '[drift]\nsegments = ["kind"]', 'drift.segments: "kind" has 65 values, and a column may cut into 64 at most; make a category of fewer values by an expression, and name that.'),
     ("WINDOW", '[drift]\nwindow = "36h"', 'drift.window: "36h" is not a multiple of the slice; change one of them.'),
     ("WINDOW", '[drift]\ntests = [{ test = "psi", alpha = 1 }]', 'drift.tests.psi.alpha: unknown key; use one of minimum_effect, test.'),
-    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "range", "interval", "trend", "classic_ks", "classic_interval" or "classic_trend".'),
+    ("WINDOW", '[drift]\ntests = [{ test = "chi" }]', 'drift.tests.chi.test: "chi" is not known; use "psi", "ks", "wasserstein", "jensen_shannon", "chi_square", "null_rate", "unseen", "range", "interval", "trend", "classic_ks", "classic_interval" or "classic_trend".'),
     ("WINDOW", '[drift]\ndetectors = []', "drift.detectors: need labels, which say what decisions were wrong; add [labels] or remove them."),
     ("WINDOW", '[labels]\n[[drift.detectors]]\ndetector = "cusums"', 'drift.detectors.cusums.detector: "cusums" is not known; use "cusum", "adwin", "kswin", "page_hinkley", "ddm", "eddm", "hddm_a" or "hddm_w".'),
     ("WINDOW", '[labels]\n[[drift.detectors]]\ndetector = "adwin"\nalpha = 1', "drift.detectors.adwin.alpha: unknown key; use one of clock, delta, detector, grace_period, max_buckets, min_window_length."),

@@ -3,9 +3,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from app.core.batches import Floats, RecordBatch
 from app.core.error_stream import Errors
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.sketches import Sketch
+from app.core.sketches import Sketch, unpack
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
 from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
@@ -37,6 +37,21 @@ publish_features = true
 consecutive = 50
 share = 0.99
 of_last = 500
+"""
+
+
+SHOP = """
+[[features]]
+name = "shop"
+type = "category"
+expression = "shop"
+values = ["s0"]
+
+[[features]]
+name = "is_large"
+type = "bool"
+expression = "amount > 0.5"
+
 """
 
 
@@ -65,6 +80,18 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return build(path)
 
 
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    path = tmp_path_factory.mktemp("flow") / "cards.toml"
+    path.write_text(SPECIFICATION.replace("[drift]", SHOP + '[drift]\nsegments = ["shop", "is_large"]'))
+    return build(path)
+
+
+@pytest.fixture(scope="module", params=["whole", "in segments"])
+def either(request: pytest.FixtureRequest, setting: Setting, segmented: Setting) -> Setting:
+    return segmented if request.param == "in segments" else setting
+
+
 def build(path: Path) -> Setting:
     pipeline = load(path)
     plan = FeaturePlan.compile(pipeline, {}, {})
@@ -72,7 +99,10 @@ def build(path: Path) -> Setting:
     matrix = generator.normal(size=(200, len(pipeline.features))).round(1)
     labels = (generator.random(200) < 0.5).astype(np.float64)
     names, scores = pipeline.feature_names, RowScorer().score(matrix)
-    reference = fit_reference(matrix, names, ["numeric"] * len(names), {}, scores, labels, 16, 0.5)
+    kinds: list[Literal["numeric", "category"]] = [
+        "category" if name in plan.category_sizes else "numeric" for name in names
+    ]
+    reference = fit_reference(matrix, names, kinds, plan.category_sizes, scores, labels, 16, 0.5)
     champions = [
         ActiveModel("fraud", version, "champion", pipeline.feature_set, 0.5, RowScorer(), reference, valid_from_ms)
         for version, valid_from_ms in (("1.0.0", None), ("2.0.0", START_MS + 2 * HOUR_MS))
@@ -140,7 +170,7 @@ class Output:
     event_letters: list[DeadLetter] = field(default_factory=list)
     label_letters: list[DeadLetter] = field(default_factory=list)
     state: dict[bytes, bytes | None] = field(default_factory=dict)
-    counts: dict[tuple[str, int], Sketch] = field(default_factory=dict)
+    counts: dict[tuple[str, int, str], Sketch] = field(default_factory=dict)
     joined: list[tuple[str, float, int]] = field(default_factory=list)
     watermarks: list[tuple[int, int]] = field(default_factory=list)
     errors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -159,7 +189,7 @@ class Output:
             self.state[key] = value
         sketch = flow.drain_sketch()
         for delta in sketch.deltas if sketch else []:
-            self.counts.setdefault((delta.version, delta.slice_start_ms), Sketch()).add(delta)
+            self.counts.setdefault((delta.version, delta.slice_start_ms, delta.segment), Sketch()).add(delta)
         for run in sketch.errors if sketch else []:
             found = Errors.of(run)
             # Nothing before what was said: whoever has released that far need not go back.
@@ -224,6 +254,17 @@ def run(
     return output
 
 
+def check_that_segments_add_up(output: Output, setting: Setting) -> None:
+    for (version, start_ms, segment), whole in output.counts.items():
+        reference = setting.references[version]
+        for column in setting.pipeline.drift.segments if segment == "all" else ():
+            parts = reference.zeros()
+            for (other, start, name), part in output.counts.items():
+                if (other, start) == (version, start_ms) and name.startswith(f"{column}="):
+                    parts += part.to_counts(reference)
+            assert list(map(_bits, vars(parts).values())) == list(map(_bits, vars(whole.to_counts(reference)).values()))
+
+
 FLOW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 
 
@@ -236,7 +277,7 @@ FLOW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, Heal
     most=st.integers(1, 6),
 )
 def test_many_are_as_one_by_one(
-    setting: Setting,
+    either: Setting,
     *,
     events: list[Any],
     labels: list[Any],
@@ -245,17 +286,20 @@ def test_many_are_as_one_by_one(
     most: int,
 ) -> None:
     event_log, label_log = logs_of(events, labels)
-    one_by_one = run(setting, event_log.cut([1]), label_log.cut([1]), [False] * len(labels), most=1)
-    many = run(setting, event_log.cut([99]), label_log.cut([99]), [])
-    some = run(setting, event_log.cut(cuts[0]), label_log.cut(cuts[1]), turns, most=most)
-    expected = one_by_one.seen(setting.references)
-    assert many.seen(setting.references) == expected
-    assert some.seen(setting.references) == expected
+    one_by_one = run(either, event_log.cut([1]), label_log.cut([1]), [False] * len(labels), most=1)
+    many = run(either, event_log.cut([99]), label_log.cut([99]), [])
+    some = run(either, event_log.cut(cuts[0]), label_log.cut(cuts[1]), turns, most=most)
+    check_that_segments_add_up(many, either)
+    expected = one_by_one.seen(either.references)
+    assert many.seen(either.references) == expected
+    assert some.seen(either.references) == expected
     assert len(many.scores) + len(many.event_letters) == len(events)
     for version, errors in many.errors.items():
         assert errors == sorted(errors, key=lambda error: error[0])
         counts = [
-            sketch.to_counts(setting.references[version]) for (of, _), sketch in many.counts.items() if of == version
+            sketch.to_counts(either.references[version])
+            for (of, _, segment), sketch in many.counts.items()
+            if (of, segment) == (version, "all")
         ]
         assert len(errors) == sum(each.n_labels for each in counts)
         assert sum(wrong for _, wrong in errors) == sum(each.n_labels - each.n_correct for each in counts)
@@ -273,7 +317,7 @@ def test_many_are_as_one_by_one(
     cuts=CUTS,
 )
 def test_what_a_changelog_restores_goes_on_the_same(
-    setting: Setting,
+    either: Setting,
     *,
     events: list[Any],
     labels: list[Any],
@@ -283,9 +327,9 @@ def test_what_a_changelog_restores_goes_on_the_same(
     cuts: list[int],
 ) -> None:
     event_log, label_log = logs_of(events, labels)
-    whole = run(setting, event_log.cut([99]), label_log.cut([99]), [])
+    whole = run(either, event_log.cut([99]), label_log.cut([99]), [])
 
-    first, output = PartitionPipeline(setting.pipeline, setting.plan, 0), Output()
+    first, output = PartitionPipeline(either.pipeline, either.plan, 0), Output()
     event_batches, label_batches = event_log.cut(cuts), label_log.cut(cuts)
     for is_event in turns:
         batch = next(event_batches if is_event else label_batches, None)
@@ -293,20 +337,20 @@ def test_what_a_changelog_restores_goes_on_the_same(
             first.receive_events(batch)
         elif batch is not None:
             first.receive_labels(batch, NOW_MS)
-        if steps and (step := first.step(setting.models, most, NOW_MS)) is not None:
+        if steps and (step := first.step(either.models, most, NOW_MS)) is not None:
             output.add(step)
             steps -= 1
     output.drain(first)
     position = first.position()
 
-    second = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    second = PartitionPipeline(either.pipeline, either.plan, 0)
     second.restore(list(output.state.items()))
-    for version, reference in setting.references.items():
+    for version, reference in either.references.items():
         second.know(version, reference)
     events_left = event_log.cut(cuts, 0 if position.events is None else (position.events + 2) // 3)
     labels_left = label_log.cut(cuts, 0 if position.labels is None else (position.labels + 2) // 3)
-    output = run(setting, events_left, labels_left, [], most=most, flow=second, output=output)
-    assert output.seen(setting.references) == whole.seen(setting.references)
+    output = run(either, events_left, labels_left, [], most=most, flow=second, output=output)
+    assert output.seen(either.references) == whole.seen(either.references)
 
 
 def scores_of(output: Output) -> list[Score]:
@@ -331,12 +375,59 @@ def test_features_scores_and_counts_are_those_worked_out_by_hand(setting: Settin
     ]
     assert output.joined == [("e0", 1.0, START_MS + 30 * MINUTE_MS), ("e2", 0.0, START_MS + 131 * MINUTE_MS)]
     counted: list[Counts] = [
-        output.counts[version, START_MS + hour * HOUR_MS].to_counts(setting.references[version])
+        output.counts[version, START_MS + hour * HOUR_MS, "all"].to_counts(setting.references[version])
         for version, hour in (("1.0.0", 0), ("2.0.0", 2))
     ]
     # Both labelled events are of the first hour: one positive, one negative.
     assert [(counts.n, counts.n_labels) for counts in counted] == [(2, 2), (1, 0)]
     assert counted[0].outcomes.sum(axis=1).tolist() == [1, 1]
+
+
+def test_a_label_counts_in_the_segments_that_its_event_was_of(segmented: Setting) -> None:
+    """Shops by the event's number: none, s0, s1 (which is none of the values); amounts above 0.5 are large."""
+    events = [event(number, 0, amount=amount) for number, amount in ((0, 0.1), (1, 0.2), (2, 0.9), (4, 0.7))]
+    events.append(event(5, 180))
+    labels = [label("e0", 1), label("e1", 100, 0), label("e4", 100), label("e2", 170)]
+    whole = run(segmented, *(log.cut([1]) for log in logs_of(events, labels)), [])
+    n_labels = {
+        segment: sketch.to_counts(segmented.references["1.0.0"]).outcomes.sum(axis=1).tolist()
+        for (version, start_ms, segment), sketch in whole.counts.items()
+        if (version, start_ms) == ("1.0.0", START_MS)
+    }
+    assert n_labels == {
+        "all": [1, 3],
+        "shop=s0": [1, 1],
+        "shop=unseen": [0, 1],
+        "shop=missing": [0, 1],
+        "is_large=false": [1, 1],
+        "is_large=true": [0, 2],
+    }
+
+
+def test_events_that_waited_while_the_file_named_other_columns_count_where_they_are_known(segmented: Setting) -> None:
+    def choose(*names: str) -> Setting:
+        drift = replace(segmented.pipeline.drift, segments=names)
+        return Setting(replace(segmented.pipeline, drift=drift), segmented.plan, segmented.models)
+
+    def changes(setting: Setting, *wanted: str) -> dict[str, int]:
+        events, labels = logs_of([event(1, 0)], [label("e1", 20)])
+        first = PartitionPipeline(choose("shop").pipeline, setting.plan, 0)
+        first.receive_events(next(events.cut([1])))
+        first.merge.release(1)
+        assert first.step(setting.models, 9, NOW_MS) is not None
+        second = PartitionPipeline(choose(*wanted).pipeline, setting.plan, 0)
+        second.restore(first.drain_state())
+        for version, reference in setting.references.items():
+            second.know(version, reference)
+        second.receive_labels(next(labels.cut([1])), NOW_MS)
+        assert second.finish(NOW_MS) is not None
+        record = second.drain_sketch()
+        assert record is not None
+        return {delta.segment: unpack(delta, setting.references["1.0.0"]).n_labels for delta in record.deltas}
+
+    assert changes(segmented, "shop") == {"all": 1, "shop=s0": 1}
+    assert changes(segmented, "is_large", "shop") == {"all": 1, "shop=s0": 1}
+    assert changes(segmented, "is_large") == changes(segmented) == {"all": 1}
 
 
 def test_a_label_belongs_to_the_newest_event_of_its_id_and_counts_once(setting: Setting) -> None:
@@ -345,7 +436,7 @@ def test_a_label_belongs_to_the_newest_event_of_its_id_and_counts_once(setting: 
     for cuts in ([1], [99]):
         output = run(setting, *(log.cut(cuts) for log in logs_of(events, labels)), [False, False])
         assert output.joined == [("e0", 1.0, START_MS + 20 * MINUTE_MS)]
-        assert output.counts["1.0.0", START_MS].to_counts(setting.references["1.0.0"]).n_labels == 1
+        assert output.counts["1.0.0", START_MS, "all"].to_counts(setting.references["1.0.0"]).n_labels == 1
 
 
 def test_a_label_later_than_the_horizon_counts_no_more(setting: Setting) -> None:
