@@ -81,8 +81,9 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
         held = _find_cells(metric, values)
         profiles[row, : metric.size + 1] = _mean_scores(held, metric.size + 1, scores)
-        known = held[held < metric.size]
-        effects[row] = design_effect(known, metric.size, in_order=not metric.is_coded)
+        if metric.kind == "outcome":  # a label that never comes is no value of it
+            held = held[held < metric.size]
+        effects[row] = design_effect(held, metric.size, in_order=not metric.is_coded)
     cells = Reference(tuple(metrics), empty, threshold, effects, profiles)
     parts = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
     return replace(cells, training=count(cells, matrix, scores, outcomes), segments=parts)

@@ -27,9 +27,9 @@ def test_independent_events_count_in_full() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
-def test_it_is_not_below_the_variance_of_the_share_below_the_median(rho: float) -> None:
-    """By arcsine: indicators of an AR(1) at its median correlate as 2/pi asin(rho^k)."""
-    expected = 1 + 2 * np.sum(2 / np.pi * np.arcsin(rho ** np.arange(1, 200)))
+def test_it_is_not_below_the_variance_of_the_mean_rank(rho: float) -> None:
+    """By arcsine: ranks of an AR(1) correlate as 6/pi asin(rho^k / 2)."""
+    expected = 1 + 2 * np.sum(6 / np.pi * np.arcsin(rho ** np.arange(1, 200) / 2))
     effects = [design_effect(in_cells(ar1(seed, 20_000, rho)), 64, in_order=True) for seed in range(20)]
     assert expected * 0.97 < np.median(effects) < expected * 1.3
 
