@@ -72,6 +72,10 @@ class Topics:
         return f"{self.pipeline}.drift"
 
     @property
+    def verdicts(self) -> str:
+        return f"{self.pipeline}.verdicts"
+
+    @property
     def alerts(self) -> str:
         return f"{self.pipeline}.alerts"
 
@@ -115,6 +119,7 @@ class Topics:
             Topic(self.model_updates, 1, compact),
             Topic(self.model_status, 1, forever),
             Topic(self.drift, 1, forever),
+            Topic(self.verdicts, 1, forever),
             Topic(self.alerts, 1, forever),
             Topic(self.state, n, compact),
             Topic(self.shared, n, compact),

@@ -334,6 +334,55 @@ class DriftReport(msgspec.Struct):
     note: str = ""
 
 
+class Explained(msgspec.Struct):
+    """A metric, the share of the score's change that it explains (None: the scores have not moved), in words."""
+
+    metric: str
+    share: float | None
+    words: str
+
+
+class VerdictSegment(msgspec.Struct):
+    """A segment in which it sits: how far its metrics moved at most, in [0, 1], and its events."""
+
+    segment: str
+    effect: float
+    n: int
+    metrics: list[str]
+
+
+class VerdictExample(msgspec.Struct):
+    """One thing in training and in the window, in words."""
+
+    what: str
+    before: str
+    after: str
+
+
+class WindowVerdict(msgspec.Struct):
+    """``<p>.verdicts`` and ClickHouse ``verdicts``: what has happened in one closed window of one version.
+
+    ``with_labels``: whether its labels were mature. A later one of the same window has a higher revision.
+    """
+
+    pipeline: str
+    model: str
+    version: str
+    window_start_ms: int
+    window_end_ms: int
+    kind: str
+    headline: str
+    explained_by: list[Explained]
+    segments: list[VerdictSegment]
+    example: VerdictExample | None
+    advice: str
+    reason: str
+    n_reference: int
+    n_detection: int
+    with_labels: bool
+    revision: int = 1
+
+
 class Alert(msgspec.Struct):
     """``<p>.alerts`` and ClickHouse ``alerts``: an alert has come into a state.
 

@@ -22,6 +22,7 @@ _ARROW_TYPES: dict[str, Any] = {
     "LowCardinality(String)": pa.binary(),
     "Nullable(String)": pa.binary(),
     "Array(String)": pa.list_(pa.binary()),
+    "Array(Float64)": pa.list_(pa.float64()),
     "Bool": pa.bool_(),
     "Float64": pa.float64(),
     "Nullable(Float64)": pa.float64(),

@@ -17,7 +17,17 @@ from app.core.findings import Findings
 from app.ports import ColumnValues, FloatMaps
 from models.manifest import Manifest
 from schemas.topics import Topics
-from schemas.wire import Alert, DeadLetter, ModelStatus, ModelUpdate, Score, Source, encode_json
+from schemas.wire import (
+    Alert,
+    DeadLetter,
+    ModelStatus,
+    ModelUpdate,
+    Score,
+    Source,
+    VerdictExample,
+    WindowVerdict,
+    encode_json,
+)
 
 Columns = dict[str, ColumnValues]
 
@@ -119,7 +129,10 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
         }
     if findings.performance:
         names = "pipeline model version segment measure estimated realised low high n_labels label_maturity revision"
+        names += " estimated_low estimated_high expected p_value"
         tables["performance"] = {**_fields(findings.performance, names), **_windows(findings.performance)}
+    if findings.verdicts:
+        tables["verdicts"] = _verdict_columns(findings.verdicts)
     if findings.alerts:
         names = "alert_id pipeline rule severity state model version measure value message action revision others owner"
         tables["alerts"] = {
@@ -130,10 +143,28 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
     return tables
 
 
+def _verdict_columns(verdicts: list[WindowVerdict]) -> Columns:
+    names = "pipeline model version kind headline advice reason n_reference n_detection with_labels revision"
+    return {
+        **_fields(verdicts, names),
+        **_windows(verdicts),
+        "metrics": [[each.metric for each in one.explained_by] for one in verdicts],
+        "shares": [[math.nan if each.share is None else each.share for each in one.explained_by] for one in verdicts],
+        "words": [[each.words for each in one.explained_by] for one in verdicts],
+        "segments": [[each.segment for each in one.segments] for one in verdicts],
+        "example": [_say_example(one.example) for one in verdicts],
+    }
+
+
+def _say_example(example: VerdictExample | None) -> str:
+    return f"{example.what}: {example.before} in training, now {example.after}" if example is not None else ""
+
+
 def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, bytes, bytes]]:
     """Topic, key and value of what others are told."""
     return [
         *((topics.drift, f"{each.model}|{each.metric}".encode(), encode_json(each)) for each in findings.reports),
+        *((topics.verdicts, each.model.encode(), encode_json(each)) for each in findings.verdicts),
         *((topics.alerts, each.model.encode(), encode_json(each)) for each in findings.alerts),
     ]
 

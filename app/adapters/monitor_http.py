@@ -57,8 +57,14 @@ SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS au
 FROM streamgauge.model_versions WHERE pipeline = {pipeline} ORDER BY updated_at DESC, version DESC
 """
 _PERFORMANCE = """
-SELECT window_start, window_end, version, measure, realised, low, high, n_labels
-FROM streamgauge.performance WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC, measure
+SELECT window_start, window_end, version, measure, estimated, realised, low, high, n_labels
+FROM streamgauge.performance
+WHERE pipeline = {pipeline} AND segment = 'all' AND measure IN ('auc', 'log_loss', 'accuracy')
+ORDER BY window_end DESC, version DESC, measure
+"""
+_VERDICTS = """
+SELECT window_start, window_end, version, kind, headline, words, segments, advice, reason, with_labels
+FROM streamgauge.verdicts WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC
 """
 _DRIFT = """
 SELECT
@@ -137,6 +143,7 @@ class MonitorHttp:
                 web.get("/api/v1/models", self._models),
                 web.get("/api/v1/drift", self._drift),
                 web.get("/api/v1/performance", self._performance),
+                web.get("/api/v1/verdicts", self._verdicts),
                 web.get("/api/v1/alerts", self._alerts),
                 web.post("/api/v1/alerts/{alert_id}/acknowledge", AlertDesk(self._sources.acknowledge).acknowledge),
             ]
@@ -214,6 +221,10 @@ class MonitorHttp:
         order = "window_end DESC, version DESC, measure"
         return await self._list(request, "performance", "* EXCEPT (pipeline)", "performance", order)
 
+    async def _verdicts(self, request: web.Request) -> web.Response:
+        order = "window_end DESC, version DESC"
+        return await self._list(request, "verdicts", "* EXCEPT (pipeline)", "verdicts", order)
+
     async def _alerts(self, request: web.Request) -> web.Response:
         """The history, newest first; with ``?now=open`` what wants somebody now, with ``?now=all`` how each stands."""
         now = request.query.get("now", "")
@@ -247,6 +258,7 @@ class MonitorHttp:
             page.counts = await self._counts()
             page.models = await self._ask(_MODELS, 20)
             page.performance = await self._ask(_PERFORMANCE, 120)
+            page.verdicts = await self._ask(_VERDICTS, 12)
             page.drift = await self._ask(_DRIFT, 5_000)
             page.open_alerts = await self._ask(_OPEN_ALERTS, 50)
             page.other_alerts = await self._ask(_OTHER_ALERTS, 20)

@@ -50,6 +50,7 @@ class Page:
     counts: Row = field(default_factory=dict)
     models: list[Row] = field(default_factory=list)
     performance: list[Row] = field(default_factory=list)
+    verdicts: list[Row] = field(default_factory=list)
     drift: list[Row] = field(default_factory=list)
     open_alerts: list[Row] = field(default_factory=list)
     other_alerts: list[Row] = field(default_factory=list)
@@ -74,6 +75,8 @@ def render(page: Page) -> str:
         "<h2>Alerts that are open</h2>",
         _open_alerts(page.open_alerts),
         *(["<h2>Alerts before</h2>", _other_alerts(page.other_alerts)] if page.other_alerts else []),
+        "<h2>What has happened</h2>",
+        _verdicts(page.verdicts),
         "<h2>Performance by window</h2>",
         _performance(page.performance),
         "<h2>Drift by window</h2>",
@@ -174,9 +177,40 @@ def _reason(row: Row) -> str:
     return f' <span class="quiet">({escape(str(row["why"]))})</span>' if row["why"] else ""
 
 
+def _verdicts(found: Sequence[Row]) -> str:
+    if not found:
+        return '<p class="quiet">No window has closed yet.</p>'
+    rows = [
+        [
+            _cell(_span(str(row["window_start"]), str(row["window_end"]))),
+            _cell(str(row["version"])),
+            _cell(str(row["kind"]).replace("_", " ")),
+            f"<td>{escape(str(row['headline']))}{_explanation(row)}</td>",
+            f"<td><b>{escape(str(row['advice']).replace('_', ' '))}</b>: {escape(str(row['reason']))}</td>",
+        ]
+        for row in found
+    ]
+    return _table(["window", "version", "verdict", "what", "what to do"], rows)
+
+
+def _explanation(row: Row) -> str:
+    words = [str(each) for each in row["words"] if str(each) not in str(row["headline"])]
+    lines = [f"<li>{escape(each)}</li>" for each in dict.fromkeys(words)]
+    if row["segments"]:
+        lines.append(f"<li>Most of it in {escape(', '.join(map(str, row['segments'][:5])))}</li>")
+    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _realised(row: Row | None) -> str:
+    """What came true, or what the scores let expect as long as labels are missing."""
+    if row is None or row["realised"] is not None or row["estimated"] is None:
+        return _decimal(row["realised"] if row else None)
+    return f"≈ {_decimal(row['estimated'])}"
+
+
 def _performance(found: Sequence[Row]) -> str:
     if not found:
-        return '<p class="quiet">No window has mature labels yet.</p>'
+        return '<p class="quiet">No window has closed yet.</p>'
     measures = sorted({str(row["measure"]) for row in found}, key=lambda name: (name != "auc", name))
     windows: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in found:
@@ -187,7 +221,7 @@ def _performance(found: Sequence[Row]) -> str:
         cells = [_cell(_span(start, end)), _cell(version)]
         for measure in measures:
             value = values.get(measure)
-            cells.append(_cell(_decimal(value["realised"] if value else None), "number"))
+            cells.append(_cell(_realised(value), "number"))
             if measure == "auc":
                 cells.append(f"<td>{_interval(value)}</td>")
         cells.append(_cell(_number(next(iter(values.values()))["n_labels"]), "number"))

@@ -55,6 +55,8 @@ class Holding:
     labels_changed: bool = False
     labels_revision: int = 0
     labels_digest: str = ""
+    concluded_revision: int = 0
+    concluded_digest: str = ""
 
     def is_due(self, of_labels: bool, is_history_changed: bool) -> bool:
         """Say whether the features (or labels) must be judged: they have changed, or their past has."""
@@ -75,6 +77,13 @@ class Holding:
             return None
         self.digest, self.revision = digest, self.revision + 1
         return self.revision
+
+    def conclude(self, digest: str) -> int | None:
+        """Note the verdict and the performance; give the revision to report them under, None when that is known."""
+        if digest == self.concluded_digest:
+            return None
+        self.concluded_digest, self.concluded_revision = digest, self.concluded_revision + 1
+        return self.concluded_revision
 
 
 class WindowStore:
@@ -200,6 +209,8 @@ class WindowStore:
     def _raise(self, window: Window, version: str, holding: Holding) -> None:
         holding.revision = max(holding.revision, self._floors.get((version, window.start_ms, False), 0))
         holding.labels_revision = max(holding.labels_revision, self._floors.get((version, window.start_ms, True), 0))
+        # It is concluded at most once for each report of the features and of the labels.
+        holding.concluded_revision = max(holding.concluded_revision, holding.revision + holding.labels_revision)
 
     def holdings(self, window: Window) -> list[tuple[str, Holding]]:
         """List what has been said of a window, by version."""

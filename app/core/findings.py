@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app.core.drift.deciles import DECILES, deciles
-from app.core.performance import measure
 from schemas.pipeline import UNSEEN
-from schemas.wire import Alert, DriftReport
+from schemas.wire import Alert, DriftReport, WindowVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,9 +60,13 @@ class PerformanceRow:
     window_end_ms: int
     measure: str
     estimated: float
+    estimated_low: float
+    estimated_high: float
     realised: float
     low: float
     high: float
+    expected: float
+    p_value: float
     n_labels: int
     label_maturity: float
     revision: int
@@ -76,10 +79,11 @@ class Findings:
     metadata: list[MetadataRow] = field(default_factory=list)
     reports: list[DriftReport] = field(default_factory=list)
     performance: list[PerformanceRow] = field(default_factory=list)
+    verdicts: list[WindowVerdict] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.metadata or self.reports or self.performance or self.alerts)
+        return bool(self.metadata or self.reports or self.performance or self.verdicts or self.alerts)
 
 
 @dataclass(frozen=True)
@@ -135,27 +139,6 @@ class Subject:
                 note=verdict.note,
             )
             for segment, metric, test, n_reference, n_detection, verdict in tested
-        ]
-
-    def performance(self, segment: str, counts: Counts) -> list[PerformanceRow]:
-        return [
-            PerformanceRow(
-                pipeline=self.pipeline,
-                model=self.model,
-                version=self.version,
-                segment=segment,
-                window_start_ms=self.window.start_ms,
-                window_end_ms=self.window.end_ms,
-                measure=name,
-                estimated=math.nan,
-                realised=realised,
-                low=low,
-                high=high,
-                n_labels=counts.n_labels,
-                label_maturity=counts.n_labels / counts.n if counts.n else math.nan,
-                revision=self.revision,
-            )
-            for name, realised, low, high in measure(counts)
         ]
 
 

@@ -54,6 +54,13 @@ class History:
     def current(self, window: Window, version: str, segment: str, metric: str) -> Floats:
         return np.array(self._entries[window][version, segment].deciles[metric])
 
+    def events(self, window: Window) -> dict[str, int]:
+        """Number of events of a window by segment, of all versions."""
+        found: dict[str, int] = {}
+        for (_, segment), entry in self._entries[window].items():
+            found[segment] = found.get(segment, 0) + entry.n
+        return found
+
     def before(self, window: Window) -> list[Window]:
         """List the newest windows before one that overlap neither it nor each other, oldest first."""
         found: list[Window] = []

@@ -24,14 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from app.core.alert_course import limits
 from app.core.alerting import AlertBook
 from app.core.budget import OF_OUTCOMES, OF_WINDOWS, alpha_of_window
+from app.core.diagnosis import MEASURE, Diagnosis, to_record
 from app.core.drift.deciles import deciles
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
 from app.core.error_stream import ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
+from app.core.faults.traffic import Traffic
 from app.core.findings import Findings, Subject, describe
 from app.core.history import History
 from app.core.over_time import Past
@@ -57,6 +60,7 @@ class _Version:
     training_metrics: dict[str, float]
     training: Window
     judge: Judge
+    diagnosis: Diagnosis
     errors: ErrorWatch
     is_announced: bool = False
     #: Of the detectors of wrong decisions: when, and which.
@@ -148,7 +152,10 @@ class MonitorCore:
         window, drift = training or Window(0, 0), self._pipeline.drift
         errors = ErrorWatch(drift.detectors, baseline_of(reference, window, drift), self._make_detector)
         judge = Judge(reference, drift.tests)
-        self._versions[version] = _Version(reference, dict(training_metrics), window, judge, errors)
+        known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
+        rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
+        diagnosis = Diagnosis(reference, [limit for rule in rules for limit in limits(rule, known_auc)])
+        self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
 
     def observe(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic, in offset order per partition."""
@@ -193,9 +200,12 @@ class MonitorCore:
             findings.reports += detected
             known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
         closed = self._store.closed()
-        self._judge(closed, now_ms, findings)
         mature = [window for window in closed if self._store.is_mature(window)]
-        self._judge(mature, now_ms, findings, of_labels=True)
+        judged = self._judge(closed, now_ms, findings)
+        of_labels = self._judge(mature, now_ms, findings, of_labels=True)
+        for window, version in sorted(judged.keys() | of_labels.keys()):
+            tested = judged.get((window, version)), of_labels.get((window, version))
+            self._conclude(window, version, tested, findings)
         self._note_absences(closed)
         self._note_absences(mature, of_labels=True)
         self._note_detections(closed)
@@ -247,8 +257,11 @@ class MonitorCore:
         self._history.from_state(state["history"])
         self._errors.restore(state["errors"])
 
-    def _judge(self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False) -> None:
-        """Judge what is new or changed in the windows: features and score, or outcome and performance."""
+    def _judge(
+        self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False
+    ) -> dict[tuple[Window, str], list[Judgement]]:
+        """Judge what is new or changed in the windows: features and score, or the outcome; give what the tests say."""
+        found: dict[tuple[Window, str], list[Judgement]] = {}
         is_history_changed = False
         for window in windows:
             for version, holding in self._store.holdings(window):
@@ -256,34 +269,80 @@ class MonitorCore:
                     continue
                 known = self._versions[version]
                 counts = self._counts(window, version)
-                last = len(known.reference.metrics) - 1
-                metrics = range(last, last + 1) if of_labels else range(last)
+                metrics = self._metrics(known, of_labels=of_labels)
                 statistics = {segment: describe(known.reference, each, metrics) for segment, each in counts.items()}
                 for segment, each in counts.items():
                     self._history.remember(window, version, segment, each.n, statistics[segment])
                 tested = known.judge.judge(self._view(window, version, counts, metrics))
-                about = self._about(version, window, 0)
-                performance = [
-                    row for segment, each in counts.items() if of_labels for row in about.performance(segment, each)
-                ]
-                digest = hashlib.sha256(repr((statistics, tested, performance)).encode()).hexdigest()
-                revision = holding.report(digest, of_labels)
+                found[window, version] = tested
+                revision = holding.report(_digest(statistics, tested), of_labels)
                 if revision is None:
                     continue
                 is_history_changed = True
-                about = replace(about, revision=revision)
-                for segment, found in statistics.items():
-                    findings.metadata += about.metadata("scoring", segment, found, now_ms)
+                about = self._about(version, window, revision)
+                for segment, each_statistics in statistics.items():
+                    findings.metadata += about.metadata("scoring", segment, each_statistics, now_ms)
                 findings.reports += about.reports(tested)
-                findings.performance += [replace(row, revision=revision) for row in performance]
-                whole = counts[ALL]
-                values = {row.measure: row.realised for row in performance if row.segment == ALL}
-                is_enough = (whole.n_labels if of_labels else whole.n) >= FEWEST
-                if of_labels:
-                    self.alerts.see_measures(version, window, "performance", values if is_enough else {})
-                else:
+                if not of_labels:
                     share = {"share": _share_of_drift(tested)}
-                    self.alerts.see_measures(version, window, "drift", share if is_enough else {})
+                    self.alerts.see_measures(version, window, "drift", share if counts[ALL].n >= FEWEST else {})
+        return found
+
+    def _conclude(
+        self,
+        window: Window,
+        version: str,
+        tested: tuple[list[Judgement] | None, list[Judgement] | None],
+        findings: Findings,
+    ) -> None:
+        """Say what has happened in a window, from what its tests say (None: as before) and what labels there are."""
+        known, counts = self._versions[version], self._counts(window, version)
+        with_labels = self._store.is_mature(window)
+        judgements: list[Judgement] = []
+        for of_labels, said in ((False, tested[0]), (True, tested[1])):
+            if with_labels or not of_labels:
+                view = self._view(window, version, counts, self._metrics(known, of_labels=of_labels))
+                judgements += said if said is not None else known.judge.judge(view)
+        about = self._about(version, window, 0)
+        performance = [
+            row
+            for segment, each in counts.items()
+            for row in known.diagnosis.performance(about, segment, each, with_labels=with_labels)
+            if self._pipeline.labels is not None
+        ]
+        alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
+        verdict = known.diagnosis.verdict(
+            counts, judgements, performance, self._traffic(window, counts), with_labels=with_labels, alpha=alpha
+        )
+        holding = dict(self._store.holdings(window))[version]
+        revision = holding.conclude(_digest(performance, verdict))
+        if revision is None:
+            return
+        about = replace(about, revision=revision)
+        findings.performance += [replace(row, revision=revision) for row in performance]
+        findings.verdicts.append(to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels))
+        is_said = verdict.kind not in {"too_little_data", "no_reference"}
+        self.alerts.see_verdict(version, window, verdict.kind if is_said else "")
+        if with_labels:
+            values = {row.measure: row.realised for row in performance if row.segment == ALL}
+            is_enough = counts[ALL].n_labels >= FEWEST
+            self.alerts.see_measures(version, window, "performance", values if is_enough else {})
+
+    def _metrics(self, known: _Version, *, of_labels: bool) -> range:
+        """The outcome alone, or all but that."""
+        last = len(known.reference.metrics) - 1
+        return range(last, last + 1) if of_labels else range(last)
+
+    def _traffic(self, window: Window, counts: dict[str, Counts]) -> Traffic:
+        """How many events past windows had, whichever version scored them, and this one."""
+        past = [self._history.events(each) for each in self._history.before(window)]
+        now = self._history.events(window)
+        segments = sorted(counts.keys() - {ALL})
+        return Traffic(
+            past=[numbers.get(ALL, 0) for numbers in past],
+            segments={segment: [numbers.get(segment, 0) for numbers in past] for segment in segments},
+            segments_now={segment: now.get(segment, 0) for segment in segments},
+        )
 
     def _note_absences(self, windows: list[Window], *, of_labels: bool = False) -> None:
         """Let alerts of versions end that others have taken the place of."""
@@ -344,6 +403,10 @@ class MonitorCore:
 
     def _about(self, version: str, window: Window, revision: int) -> Subject:
         return Subject(self._pipeline.name, self._pipeline.model.name, version, window, revision)
+
+
+def _digest(*found: object) -> str:
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _share_of_drift(tested: list[Judgement]) -> float:

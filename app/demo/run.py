@@ -208,7 +208,7 @@ class Demo:
         # The last window's outcome and performance are the last that the monitor says.
         reported = monitor.query(
             f"WITH fromUnixTimestamp64Milli({sent.last_event_ms}) AS last SELECT count() AS n FROM performance"  # noqa: S608  # a number
-            " WHERE measure = 'auc' AND window_start <= last AND window_end > last"
+            " WHERE measure = 'auc' AND label_maturity IS NOT NULL AND window_start <= last AND window_end > last"
         )[0]["n"]
         return watch.events_lag, watch.labels_lag, waiting, 0 if reported else 1
 

@@ -310,7 +310,7 @@ class Streamer:
         """Find the end of the newest window that the monitor has said everything about."""
         found = self._monitor.query(
             "SELECT toUnixTimestamp64Milli(max(window_end)) AS end_ms FROM performance"  # noqa: S608  # names of our own
-            f" WHERE pipeline = '{self._pipeline.name}'"
+            f" WHERE pipeline = '{self._pipeline.name}' AND label_maturity IS NOT NULL"
         )
         return int(found[0]["end_ms"])
 

@@ -15,7 +15,16 @@ from app.ledger import Balance, Ledger, Query
 from app.report import Facts
 
 #: Tables whose rows are counted.
-_TABLES = ("scores", "dead_letters", "model_metadata", "drift_reports", "performance", "alerts", "model_versions")
+_TABLES = (
+    "scores",
+    "dead_letters",
+    "model_metadata",
+    "drift_reports",
+    "performance",
+    "verdicts",
+    "alerts",
+    "model_versions",
+)
 
 
 def count_rows(query: Query, pipeline: str) -> dict[str, int]:

@@ -167,7 +167,8 @@ def _read_performance(query: Query, pipeline: str) -> tuple[Performance, ...]:
     rows = query(
         "SELECT version, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
         " toUnixTimestamp64Milli(window_end) AS end_ms, realised, low, high, n_labels FROM performance"
-        f" WHERE pipeline = '{pipeline}' AND segment = 'all' AND measure = 'auc' ORDER BY start_ms, version"
+        f" WHERE pipeline = '{pipeline}' AND segment = 'all' AND measure = 'auc' AND label_maturity IS NOT NULL"
+        " ORDER BY start_ms, version"
     )
     return tuple(
         Performance(

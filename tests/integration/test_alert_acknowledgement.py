@@ -139,7 +139,7 @@ def test_a_monitor_whose_checkpoint_is_of_no_use_tells_no_alert_again(kafka: str
                 watch = monitor.watch
                 return (
                     watch is not None
-                    and len(warehouse.read("performance")) == N_PERFORMANCE
+                    and sum(row["label_maturity"] is not None for row in warehouse.read("performance")) == N_PERFORMANCE
                     and all(position.lag == 0 for position in monitor.own_positions.values())
                     and bool(monitor.own_positions)
                 )

@@ -55,7 +55,8 @@ async def watching(bench: Bench, url: str, pace: Pace = QUICK) -> AsyncIterator[
 
 async def until_written(bench: Bench, front: ClickHouseFront, share: float = 1.0) -> None:
     async def is_written() -> bool:
-        sql = "SELECT (SELECT count() FROM streamgauge.scores), (SELECT count() FROM streamgauge.performance)"
+        mature = "(SELECT count() FROM streamgauge.performance WHERE label_maturity IS NOT NULL)"
+        sql = f"SELECT (SELECT count() FROM streamgauge.scores), {mature}"
         (counts,) = await asyncio.to_thread(front.query, sql)
         return int(counts[0]) >= share * len(bench.scores) and (share < 1 or int(counts[1]) == N_PERFORMANCE)
 

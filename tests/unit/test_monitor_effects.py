@@ -13,7 +13,19 @@ from app.adapters.memory_warehouse import MemoryWarehouse
 from app.core.batches import Header, RecordBatch
 from app.core.findings import Findings, MetadataRow, PerformanceRow
 from schemas.topics import Topics
-from schemas.wire import Alert, DeadLetter, DriftReport, Score, Source, decode_json, encode_json
+from schemas.wire import (
+    Alert,
+    DeadLetter,
+    DriftReport,
+    Explained,
+    Score,
+    Source,
+    VerdictExample,
+    VerdictSegment,
+    WindowVerdict,
+    decode_json,
+    encode_json,
+)
 
 
 def make_batch(
@@ -93,11 +105,29 @@ def test_a_dead_letter_keeps_its_bytes_and_foreign_records_are_refused() -> None
 
 def make_findings() -> Findings:
     report = DriftReport("p", "m", "1.0.0", "all", "a", "psi", 0, 10, 0.3, None, 0.2, 0.3, 5, 6, "DRIFT")
+    verdict = WindowVerdict(
+        pipeline="p",
+        model="m",
+        version="1.0.0",
+        window_start_ms=0,
+        window_end_ms=10,
+        kind="score_drift",
+        headline="Scores are higher.",
+        explained_by=[Explained("a", 0.7, "`a` is higher"), Explained("joint", None, "together")],
+        segments=[VerdictSegment("k=v", 0.4, 3, ["a"])],
+        example=VerdictExample("the middle value of `a`", "1", "2"),
+        advice="watch",
+        reason="Not known yet.",
+        n_reference=5,
+        n_detection=6,
+        with_labels=False,
+    )
     alert = Alert("id", "p", "r", "info", "raised", "m", "1.0.0", 99, 0, 10, "auc", 0.5, 0.6, "words", "retrain")
     return Findings(
         [MetadataRow("p", "m", "1.0.0", "scoring", "all", "a", "d1", math.nan, 99, 0, 10, 1)],
         [report],
-        [PerformanceRow("p", "m", "1.0.0", "all", 0, 10, "auc", math.nan, 0.7, 0.6, 0.8, 9, 0.9, 1)],
+        [PerformanceRow("p", "m", "1.0.0", "all", 0, 10, "auc", 0.7, 0.6, 0.8, 0.7, 0.6, 0.8, 0.7, 0.9, 9, 0.9, 1)],
+        [verdict],
         [alert],
     )
 
@@ -105,7 +135,7 @@ def make_findings() -> Findings:
 def test_findings_fit_their_tables_and_fill_every_required_column() -> None:
     tables = findings_columns(make_findings())
 
-    assert list(tables) == ["model_metadata", "drift_reports", "performance", "alerts"]
+    assert list(tables) == ["model_metadata", "drift_reports", "performance", "verdicts", "alerts"]
     for table, columns in tables.items():
         assert to_arrow(find_table(table), columns).num_rows == 1
     assert findings_columns(Findings()) == {}
@@ -124,9 +154,11 @@ def test_a_row_of_an_alert_gives_the_alert_back() -> None:
 def test_reports_and_alerts_are_told_under_their_keys() -> None:
     findings = make_findings()
 
-    (report, alert) = findings_records(Topics("p", 3), findings)
+    (report, verdict, alert) = findings_records(Topics("p", 3), findings)
 
     assert report[:2] == ("p.drift", b"m|a")
     assert decode_json(report[2], DriftReport) == findings.reports[0]
+    assert verdict[:2] == ("p.verdicts", b"m")
+    assert decode_json(verdict[2], WindowVerdict) == findings.verdicts[0]
     assert alert[:2] == ("p.alerts", b"m")
     assert decode_json(alert[2], Alert) == findings.alerts[0]

@@ -38,12 +38,27 @@ def full_page(text: str) -> Page:
                 "window_end": LATER,
                 "version": text,
                 "measure": measure,
+                "estimated": 0.66,
                 "realised": value,
                 "low": None,
                 "high": None,
                 "n_labels": 900,
             }
             for measure, value in (("auc", 0.7), ("log_loss", None), (text, 0.5))
+        ],
+        verdicts=[
+            {
+                "window_start": TIME,
+                "window_end": LATER,
+                "version": text,
+                "kind": "score_drift",
+                "headline": "Scores are higher.",
+                "words": [text, "Scores are higher."],
+                "segments": [text],
+                "advice": "look_upstream",
+                "reason": text,
+                "with_labels": True,
+            }
         ],
         drift=[
             {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
@@ -105,6 +120,14 @@ def test_the_page_shows_numbers_signals_and_what_is_wrong() -> None:
     for part in ("1 234 567", "0.7000", "<b>9</b>", '<td class="DRIFT" title="DRIFT words">0.25</td>', "2013-01"):
         assert part in html
     assert html.count('<p class="error">words</p>') == 1
+
+
+def test_a_verdict_says_what_has_happened_and_what_to_do() -> None:
+    html = render(full_page("words"))
+
+    assert "Scores are higher.<ul><li>words</li><li>Most of it in words</li></ul>" in html
+    assert "<b>look upstream</b>: words" in html
+    assert "≈ 0.6600" in html  # estimated, as it is not known yet
 
 
 def test_open_alerts_are_shown_with_who_has_them_and_what_to_do() -> None:

@@ -158,6 +158,10 @@ def last_words(all_findings: list[Findings]) -> dict[tuple[object, ...], str]:
         for each in findings.performance:
             key = ("performance", each.version, each.measure, each.window_start_ms)
             rows[key] = max(rows.get(key, (0, "")), (each.revision, repr(replace(each, revision=0))))
+        for verdict in findings.verdicts:
+            key = ("verdict", verdict.version, verdict.window_start_ms)
+            words = repr({name: getattr(verdict, name) for name in verdict.__struct_fields__ if name != "revision"})
+            rows[key] = max(rows.get(key, (0, "")), (verdict.revision, words))
     return {key: words for key, (_, words) in rows.items()}
 
 
@@ -272,17 +276,22 @@ def test_a_window_is_reported_when_it_closes_and_its_outcome_when_labels_are_mat
     closed = monitor.collect(now_ms=2)
     assert {row.metric for row in closed.metadata} == {"amount", "kind", "score"}
     assert {(row.window_start_ms, row.window_end_ms) for row in closed.metadata} == {(0, WINDOW_MS)}
-    assert closed.performance == []
+    assert {row.n_labels for row in closed.performance} == {0}
+    assert all(math.isnan(row.realised) and not math.isnan(row.estimated) for row in closed.performance[:3])
+    assert [(each.kind, each.with_labels) for each in closed.verdicts] == [("too_little_data", False)]
     assert {report.n_detection for report in closed.reports} == {int((stream.times < WINDOW_MS).sum())}
     monitor.observe(replace_marks(records[1], WINDOW_MS + 50, WINDOW_MS + 200))
     mature = monitor.collect(now_ms=3)
     assert {row.metric for row in mature.metadata} == {"outcome"}
-    assert [row.measure for row in mature.performance] == ["auc", "log_loss", "accuracy"]
+    assert [(each.with_labels, each.revision) for each in mature.verdicts] == [(True, 2)]
+    assert {row.revision for row in mature.performance} == {2}
+    performance = {row.measure: row for row in mature.performance}
+    assert set(performance) == {"auc", "accuracy", "precision", "recall", "f1", "log_loss"}
     here = (stream.times < WINDOW_MS) & stream.is_labelled
     assert mature.performance[0].n_labels == here.sum()
     assert mature.performance[0].label_maturity == here.sum() / (stream.times < WINDOW_MS).sum()
     accuracy = ((stream.scores >= 0.5) == (stream.labels == 1))[here].mean()
-    assert mature.performance[2].realised == pytest.approx(accuracy)
+    assert performance["accuracy"].realised == pytest.approx(accuracy)
 
 
 def replace_marks(record: SketchRecord, watermark_ms: int, label_watermark_ms: int) -> SketchRecord:
@@ -464,7 +473,7 @@ def test_a_category_has_no_distances_and_a_number_no_chi_square() -> None:
 def test_a_window_of_few_events_is_reported_and_alerts_nobody() -> None:
     stream = Stream(16, 600, windows=6, moves_at=4)  # 100 a window
     findings = run(make_monitor(), stream)
-    assert len(findings.performance) == 3 * 7  # six windows, one of them of both versions
+    assert len(findings.performance) == 6 * 7  # measures; six windows, one of them of both versions
     assert findings.alerts == []
 
 

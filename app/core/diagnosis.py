@@ -1,0 +1,266 @@
+"""From what was counted and tested of a window to one verdict, and to what its labels are expected to say.
+
+Everything here is a function of the counts of the window, of its version's reference and of the windows before it: the
+same counts give the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.attribution import attribute
+from app.core.calibration import fit_calibration
+from app.core.drift.deciles import deciles
+from app.core.estimation import compare, estimate
+from app.core.faults.find import find_faults
+from app.core.faults.traffic import Traffic
+from app.core.findings import PerformanceRow, Subject
+from app.core.label_checks import check_labels
+from app.core.performance import measure
+from app.core.situation import Performance, SegmentChange, Situation
+from app.core.sketches import ALL
+from app.core.verdict import decide
+from app.core.verdict_words import Change
+from schemas.pipeline import UNSEEN
+from schemas.wire import Explained, VerdictExample, VerdictSegment, WindowVerdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from app.core.alert_course import Limit
+    from app.core.calibration import Calibration
+    from app.core.drift_reports import Judgement
+    from app.core.verdict import Verdict
+    from models.reference import Counts, Reference
+
+#: The measure by which a verdict calls a version good enough.
+MEASURE = "auc"
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What is known of a version, for the diagnosis of its windows.
+
+    Parameters
+    ----------
+    reference
+        Its reference.
+    limits
+        What the alert rules of the pipeline ask of `MEASURE`.
+    """
+
+    reference: Reference
+    limits: Sequence[Limit]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """How often a score of each cell came true; its uncertainty is that of labels that hang together in time."""
+        reference = self.reference
+        effect = float(reference.design_effects[-1])
+        names = ("rate", "auc", "accuracy", "precision", "recall", "f1", "log_loss")
+        return fit_calibration(
+            reference.training.outcomes,
+            reference.threshold_cell,
+            reference.profiles[-2, : reference.score_cells],
+            dict.fromkeys(names, effect),
+        )
+
+    def performance(self, about: Subject, segment: str, counts: Counts, *, with_labels: bool) -> list[PerformanceRow]:
+        """Estimate the measures of a window's events and, ``with_labels``, set beside them what came true."""
+        scored = counts.counts[-2, : self.reference.score_cells]
+        estimated = {each.name: each for each in estimate(self.calibration, scored)}
+        expected = (
+            {each.name: each for each in compare(self.calibration, scored, counts.outcomes)} if with_labels else {}
+        )
+        realised = {each.name: each for each in measure(counts)} if with_labels else {}
+        rows = []
+        for name, guess in estimated.items():
+            due, true = expected.get(name), realised.get(name)
+            # Of measures that are not counted exactly, what the score cells say.
+            come = true.realised if true is not None else due.realised if due is not None else math.nan
+            rows.append(
+                PerformanceRow(
+                    pipeline=about.pipeline,
+                    model=about.model,
+                    version=about.version,
+                    segment=segment,
+                    window_start_ms=about.window.start_ms,
+                    window_end_ms=about.window.end_ms,
+                    measure=name,
+                    estimated=guess.estimated,
+                    estimated_low=guess.low,
+                    estimated_high=guess.high,
+                    realised=come,
+                    low=true.low if true is not None else math.nan,
+                    high=true.high if true is not None else math.nan,
+                    expected=due.expected if due is not None else math.nan,
+                    p_value=due.p_value if due is not None else math.nan,
+                    n_labels=counts.n_labels if with_labels else 0,
+                    label_maturity=counts.n_labels / counts.n if with_labels and counts.n else math.nan,
+                    revision=about.revision,
+                )
+            )
+        return rows
+
+    def verdict(
+        self,
+        counts: Mapping[str, Counts],
+        tested: Iterable[Judgement],
+        performance: Iterable[PerformanceRow],
+        traffic: Traffic,
+        *,
+        with_labels: bool,
+        alpha: float,
+    ) -> Verdict:
+        """Give the verdict of a window.
+
+        Parameters
+        ----------
+        counts
+            Of the window, by segment.
+        tested
+            What the tests said.
+        performance
+            Rows of the window.
+        traffic
+            Numbers of events of past windows.
+        with_labels
+            Whether its labels are mature.
+        alpha
+            What the tests of labels may spend.
+        """
+        reference, whole = self.reference, counts[ALL]
+        drifting = [each for each in tested if each.verdict.signal == "DRIFT"]
+        moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifting)]
+        changes = [self._change(reference.names.index(name), whole) for name in moved]
+        values = {cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values}
+        faults = find_faults(
+            reference.metrics,
+            reference.training,
+            whole,
+            set(moved),
+            design_effects=reference.design_effects.tolist(),
+            values=values,
+            traffic=traffic,
+        )
+        features = len(reference.metrics) - 2
+        before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
+        shares = attribute(
+            reference.names[:features],
+            reference.counts[:features],
+            whole.counts[:features],
+            reference.profiles[:features],
+            before,
+            now,
+        )
+        rows = {row.measure: row for row in performance if row.segment == ALL}
+        labels = (
+            check_labels(reference.training.outcomes, whole.outcomes, float(reference.design_effects[-1]))
+            if with_labels
+            else None
+        )
+        rate = _rate(reference.training)
+        return decide(
+            Situation(
+                n=whole.n,
+                n_reference=reference.n,
+                changes=tuple(changes),
+                segments=tuple(_segments(drifting, counts)),
+                faults=faults,
+                score_before=before,
+                score_now=now,
+                attribution=shares,
+                p_calibration=labels.p_calibration if labels is not None else math.nan,
+                calibration_effect=labels.rate_gap if labels is not None else math.nan,
+                p_prior=labels.p_prior if labels is not None else math.nan,
+                rate_before=rate,
+                rate_now=_rate(whole) if labels is not None else math.nan,
+                p_conditional=labels.p_conditional if labels is not None else math.nan,
+                alpha=alpha,
+                performance=self._performance(rows),
+            )
+        )
+
+    def _performance(self, rows: Mapping[str, PerformanceRow]) -> Performance | None:
+        row = rows.get(MEASURE)
+        if row is None:
+            return None
+        value = row.estimated if math.isnan(row.realised) else row.realised
+        limit = max((each.value for each in self.limits if each.side == "below"), default=math.nan)
+        return Performance(MEASURE.upper(), value, limit)
+
+    def _change(self, row: int, window: Counts) -> Change:
+        reference = self.reference
+        cells, training = reference.metrics[row], reference.training
+        sides = []
+        for counts in (training, window):
+            held = counts.counts[row, : cells.size + 1]
+            if cells.kind == "outcome":  # what has no label yet is not missing
+                held = np.append(held[:-1], 0)
+            sides.append(held / max(int(held.sum()), 1))
+        before, now = sides
+        apart = now - before if cells.is_coded else np.append(np.cumsum(now[:-1] - before[:-1]), now[-1] - before[-1])
+        tenths = [
+            tuple(deciles(cells, side.counts[row], float(side.minima[row]), float(side.maxima[row])).tolist())
+            for side in (training, window)
+        ]
+        names = (*cells.values, UNSEEN) if cells.values else ("0", "1") if cells.kind == "outcome" else ()
+        return Change(
+            metric=cells.name,
+            kind=cells.kind,
+            effect=float(np.abs(apart).max()),
+            deciles_before=() if cells.is_coded else tenths[0],
+            deciles_now=() if cells.is_coded else tenths[1],
+            missing_before=float(before[-1]),
+            missing_now=float(now[-1]),
+            shares_before=tuple(before[:-1].tolist()) if cells.is_coded else (),
+            shares_now=tuple(now[:-1].tolist()) if cells.is_coded else (),
+            values=names,
+        )
+
+
+def to_record(
+    verdict: Verdict, about: Subject, n_reference: int, n_detection: int, *, with_labels: bool
+) -> WindowVerdict:
+    """The verdict as others are told."""
+    example = verdict.example
+    return WindowVerdict(
+        pipeline=about.pipeline,
+        model=about.model,
+        version=about.version,
+        window_start_ms=about.window.start_ms,
+        window_end_ms=about.window.end_ms,
+        kind=verdict.kind,
+        headline=verdict.headline,
+        explained_by=[
+            Explained(each.metric, None if math.isnan(each.share) else each.share, each.words)
+            for each in verdict.explained_by
+        ],
+        segments=[VerdictSegment(each.segment, each.effect, each.n, list(each.metrics)) for each in verdict.segments],
+        example=None if example is None else VerdictExample(example.what, example.before, example.after),
+        advice=verdict.advice.action,
+        reason=verdict.advice.reason,
+        n_reference=n_reference,
+        n_detection=n_detection,
+        with_labels=with_labels,
+        revision=about.revision,
+    )
+
+
+def _rate(counts: Counts) -> float:
+    n = int(counts.outcomes.sum())
+    return int(counts.outcomes[1].sum()) / n if n else math.nan
+
+
+def _segments(drifting: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
+    largest: dict[tuple[str, str], float] = {}
+    for each in drifting:
+        if each.segment != ALL:
+            at = each.segment, each.metric
+            largest[at] = max(largest.get(at, 0.0), min(abs(each.verdict.effect or 0.0), 1.0))
+    return [SegmentChange(segment, metric, effect, counts[segment].n) for (segment, metric), effect in largest.items()]
