@@ -177,6 +177,7 @@ class Diagnosis:
                 attribution=shares,
                 p_calibration=labels.p_calibration if labels is not None else math.nan,
                 calibration_effect=labels.rate_gap if labels is not None else math.nan,
+                calibration_distance=labels.effect if labels is not None else 0.0,
                 p_prior=labels.p_prior if labels is not None else math.nan,
                 rate_before=rate,
                 rate_now=_rate(whole) if labels is not None else math.nan,

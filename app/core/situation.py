@@ -61,8 +61,9 @@ class Situation:
         Mean scores.
     attribution
         Of `app.core.attribution.attribute`.
-    p_calibration, calibration_effect
-        Of the test that labels come out as scored; the effect is the share of positives less their mean score.
+    p_calibration, calibration_effect, calibration_distance
+        Of the test that labels come out as scored; the effect is the share of positives less what the scores say, the
+        distance how far the two are apart on average, wherever scores are too high or too low.
     p_prior, rate_before, rate_now
         Of the test that the share of positive labels is training's, and the shares.
     p_conditional
@@ -93,6 +94,7 @@ class Situation:
     attribution: tuple[Share, ...] = ()
     p_calibration: float = math.nan
     calibration_effect: float = math.nan
+    calibration_distance: float = 0.0
     p_prior: float = math.nan
     rate_before: float = math.nan
     rate_now: float = math.nan
@@ -115,7 +117,8 @@ class Situation:
 
     @property
     def calibration_moved(self) -> bool:
-        return self.p_calibration < self.alpha and abs(self.calibration_effect) >= self.least_calibration
+        size = max(abs(self.calibration_effect), self.calibration_distance)
+        return self.p_calibration < self.alpha and size >= self.least_calibration
 
     @property
     def rate_moved(self) -> bool:

@@ -225,6 +225,8 @@ def _example(situation: Situation, kind: VerdictKind) -> Example | None:
         changes = [change for change in situation.features if change.metric in concerned]
     elif kind in {"concept_drift", "label_prior_drift"} and math.isfinite(situation.rate_now):
         before, now = situation.rate_before, situation.rate_now
+        if kind == "concept_drift" and abs(situation.calibration_effect) < situation.least_calibration:
+            return Example("average distance of outcomes from scores", "0 %", percent(situation.calibration_distance))
         if kind == "concept_drift":
             before = situation.rate_now - situation.calibration_effect
             return Example("positive outcomes, as scored and as they came", percent(before), percent(now))

@@ -25,6 +25,12 @@ def _fault_headline(situation: Situation) -> str:
 
 
 def _concept_headline(situation: Situation) -> str:
+    if abs(situation.calibration_effect) < situation.least_calibration:
+        apart = percent(situation.calibration_distance)
+        return (
+            "The model no longer fits what happens: some of its scores are too high and others too low, by"
+            f" {apart} on average."
+        )
     more = "more" if situation.calibration_effect > 0 else "less"
     size = percent(abs(situation.calibration_effect))
     start = (

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from river import drift
 from river.drift import binary
 
+from app.core.detectors import Baseline
+from app.core.drift.cusum import Cusum
+
 Floats = NDArray[np.float64]
 #: An always-fire detector does so once in so many events.
 ALWAYS_EVERY = 100
@@ -61,6 +64,20 @@ class _River:
         return found
 
 
+class _Cusum:
+    """Ours: a rise is an alarm."""
+
+    def __init__(self, calibration: Floats, per_events: int) -> None:
+        self._detector = Cusum(Baseline(len(calibration), int(calibration.sum()), float(per_events)))
+        self._seen = 0
+
+    def observe(self, errors: Floats) -> list[int]:
+        found = self._detector.observe(errors.astype(np.uint8))
+        positions = [each.position - self._seen for each in found if each.rose]
+        self._seen += len(errors)
+        return positions
+
+
 class AlwaysFire:
     """Fires at each ``every``-th event."""
 
@@ -81,6 +98,7 @@ def _river(name: str, title: str, build: Callable[[], Any], one_in: int = 1) -> 
 
 #: In the order of the tables; river's with their defaults.
 ERROR_CONTESTANTS = (
+    ErrorContestant("cusum", "streamgauge CUSUM", _Cusum),
     _river("adwin", "river ADWIN", drift.ADWIN),
     # 200 µs an event, a hundred times what the others take.
     _river("kswin", "river KSWIN", lambda: drift.KSWIN(seed=1), one_in=10),

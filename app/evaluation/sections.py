@@ -12,6 +12,7 @@ from app.evaluation.concepts import measure_concepts
 from app.evaluation.cost import measure_cost
 from app.evaluation.employment import measure_census
 from app.evaluation.flights import measure_flights
+from app.evaluation.frontier_section import measure_frontier
 from app.evaluation.goals import GOALS
 from app.evaluation.kdd import measure_kdd
 from app.evaluation.null import measure_null
@@ -32,6 +33,7 @@ SECTIONS = (
     Section("null", "false alarms where nothing changes", measure_null),
     Section("changes", "changes of one of ten features", measure_changes),
     Section("concepts", "river's generators, detectors on errors", measure_concepts),
+    Section("frontier", "detectors on errors: false alarms against delay", measure_frontier),
     Section("noaa", "weather with displaced columns", measure_weather),
     Section("census", "employment over three years", measure_census),
     Section("flights", "a year of flights by month", measure_flights),

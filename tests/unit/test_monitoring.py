@@ -506,3 +506,73 @@ def test_late_events_change_what_is_said_of_the_windows_whose_history_they_are()
     on_time = make_monitor()
     on_time.observe(SketchRecord(0, 0, 0, [delta]))
     assert last_words([first, second]) == last_words([run(on_time, stream)])
+
+
+# -- verdicts and estimates --------------------------------------------------------------------------------------------
+
+
+def verdicts_of(findings: Findings) -> dict[int, str]:
+    """By the number of the window, the last words of the version that scored most of it."""
+    found: dict[int, tuple[int, int, str]] = {}
+    for each in findings.verdicts:
+        number = each.window_start_ms // WINDOW_MS
+        found[number] = max(found.get(number, (0, 0, "")), (each.n_detection, each.revision, each.kind))
+    return {number: kind for number, (_, _, kind) in sorted(found.items())}
+
+
+def test_a_steady_stream_has_no_verdict_and_its_performance_is_estimated() -> None:
+    findings = run(make_monitor(), Stream(8, 12_000))
+    assert set(verdicts_of(findings).values()) == {"none"}
+    for row in findings.performance:
+        if row.measure in {"auc", "accuracy", "log_loss"} and row.n_labels > 1_000:
+            assert row.estimated == pytest.approx(row.realised, abs=0.05)
+            assert row.estimated_low < row.estimated < row.estimated_high
+            assert row.p_value > 1e-4
+
+
+def test_labels_that_contradict_the_scores_are_a_concept_drift_that_estimates_do_not_see() -> None:
+    findings = run(make_monitor(), Stream(7, 12_000, moves_at=4))
+    assert verdicts_of(findings) == {0: "none", 1: "none", 2: "none", 3: "none", 4: "concept_drift", 5: "concept_drift"}
+    after = next(each for each in findings.verdicts if each.window_start_ms == 4 * WINDOW_MS)
+    assert after.advice == "retrain"
+    accuracy = {row.window_start_ms: row for row in findings.performance if row.measure == "accuracy"}[4 * WINDOW_MS]
+    assert accuracy.realised < 0.55
+    assert accuracy.estimated > 0.7
+    assert accuracy.p_value < 1e-6
+
+
+def test_a_feature_that_is_constant_is_a_fault_upstream_from_the_close_of_its_window_on() -> None:
+    stream = Stream(9, 12_000)
+    stream.matrix[stream.times >= 4 * WINDOW_MS, 0] = 3.0
+    monitor = make_monitor()
+    (records,) = stream.records(np.zeros(len(stream.times), int), 1, [])
+    for record in records:
+        monitor.observe(replace_marks(record, record.watermark_ms, 0))
+    before_labels = monitor.collect(now_ms=1)
+    assert verdicts_of(before_labels) == {**dict.fromkeys(range(4), "none"), 4: "pipeline_fault", 5: "pipeline_fault"}
+    fault = next(each for each in before_labels.verdicts if each.kind == "pipeline_fault")
+    assert (fault.advice, [each.metric for each in fault.explained_by]) == ("look_upstream", ["amount"])
+    assert "`amount`" in fault.headline
+    assert not fault.with_labels
+
+
+def test_a_verdict_alerts_and_one_that_late_events_change_is_given_anew() -> None:
+    rule = AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",))
+    monitor = MonitorCore(replace(make_pipeline(), alerts=(rule,)))
+    for version in ("1", "2"):
+        monitor.register_version(version, reference(), {})
+    stream = Stream(9, 12_000)
+    stream.matrix[(stream.times >= 4 * WINDOW_MS) & (stream.times < 5 * WINDOW_MS), 0] = 3.0
+    first = run(monitor, stream)
+    assert [(each.rule, each.state, each.window_start_ms) for each in first.alerts if each.state == "raised"] == [
+        ("upstream", "raised", 4 * WINDOW_MS)
+    ]
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    late = Stream(10, 40_000)
+    here = (late.times >= 4 * WINDOW_MS) & (late.times < 5 * WINDOW_MS)
+    buffer.add_scored("2", reference(), late.times[here], late.matrix[here], late.scores[here])
+    monitor.observe(SketchRecord(0, 0, 0, buffer.drain()))
+    second = monitor.collect(now_ms=8)
+    amended = [each for each in second.verdicts if each.window_start_ms == 4 * WINDOW_MS]
+    assert [each.revision for each in amended] == [2]
+    assert amended[0].kind != "pipeline_fault" or "`amount`" in amended[0].headline

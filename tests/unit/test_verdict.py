@@ -91,6 +91,7 @@ def test_the_rows_come_in_their_order() -> None:
         ({"calibration_effect": 0.01}, "none"),
         ({"p_calibration": 0.01}, "none"),
         ({"calibration_effect": -0.08}, "concept_drift"),
+        ({"calibration_effect": 0.0, "calibration_distance": 0.2}, "concept_drift"),
     ],
 )
 def test_calibration_counts_with_evidence_and_an_effect_in_either_direction(
