@@ -340,7 +340,8 @@ class Bench:
         return warehouse
 
     def check(self, warehouse: Warehouse) -> None:
-        assert self.wrong_tables(warehouse) == []
+        wrong = self.wrong_tables(warehouse)
+        assert not wrong, wrong
         self.check_scores(warehouse)
         self.check_letters(warehouse)
 
