@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,12 +39,18 @@ class Past:
     current: Floats
     reference: Floats
 
+    @cached_property
     def finite(self) -> Past:
         """The same without past windows that had no finite values."""
         usable = np.isfinite(self.deciles).all(axis=1)
         return Past(
             np.append(self.times[:-1][usable], self.times[-1:]), self.deciles[usable], self.current, self.reference
         )
+
+    @cached_property
+    def fitted(self) -> Trend:
+        """A line through each decile, the window under test included."""
+        return trend(self.times, np.vstack([self.deciles, self.current]))
 
 
 class Told(NamedTuple):
@@ -58,11 +65,11 @@ class Told(NamedTuple):
 
 def look_for_trend(past: Past, minimum_history: float) -> Told:
     """Fit each decile over the windows, as many of them as are independent."""
-    known = past.finite()
+    known = past.finite
     refusal = _refusal(known, max(minimum_history, 3))
     if refusal:
         return Told(math.nan, math.nan, math.nan, refusal)
-    fitted = _fit(known)
+    fitted = known.fitted
     clearest = int(np.argmin(fitted.dependent_p_value[:TESTED]))
     p_value = min(1.0, TESTED * float(fitted.dependent_p_value[clearest]))
     return _tell_trend(known, fitted, clearest, p_value)
@@ -70,7 +77,7 @@ def look_for_trend(past: Past, minimum_history: float) -> Told:
 
 def look_at_interval(past: Past) -> Told:
     """Rank each decile among those of its past."""
-    known = past.finite()
+    known = past.finite
     refusal = _refusal(known, 1)
     if refusal:
         return Told(math.nan, math.nan, math.nan, refusal)
@@ -83,7 +90,7 @@ def look_at_interval(past: Past) -> Told:
 
 def classic_interval(past: Past, settings: Mapping[str, float]) -> Told:
     """Count the deciles outside the central range of their past; the p-value is 0 where there is one, else 1."""
-    known = past.finite()
+    known = past.finite
     refusal = _refusal(known, settings["minimum_history"])
     if refusal:
         return Told(math.nan, math.nan, math.nan, refusal)
@@ -95,17 +102,13 @@ def classic_interval(past: Past, settings: Mapping[str, float]) -> Told:
 
 def classic_trend(past: Past, settings: Mapping[str, float]) -> Told:
     """Fit each decile over the windows; the p-value is the smallest of the ten."""
-    known = past.finite()
+    known = past.finite
     refusal = _refusal(known, max(settings["minimum_history"], 2))
     if refusal:
         return Told(math.nan, math.nan, math.nan, refusal)
-    fitted = _fit(known)
+    fitted = known.fitted
     clearest = int(np.argmin(fitted.p_value))
     return _tell_trend(known, fitted, clearest, float(fitted.p_value[clearest]))
-
-
-def _fit(past: Past) -> Trend:
-    return trend(past.times, np.vstack([past.deciles, past.current]))
 
 
 def _tell_trend(past: Past, fitted: Trend, clearest: int, p_value: float) -> Told:
