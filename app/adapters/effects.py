@@ -113,7 +113,10 @@ def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
 
 
 def findings_columns(findings: Findings) -> dict[str, Columns]:
-    """Rows of findings by table; tables without rows are left out. They have keys: inserting them again is harmless."""
+    """Rows of findings by table, in the order in which they are inserted; tables without rows are left out.
+
+    They have keys: inserting them again is harmless. Who waits for a window's performance finds the rest there.
+    """
     tables: dict[str, Columns] = {}
     if findings.metadata:
         tables["model_metadata"] = {
@@ -127,10 +130,6 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
             **_fields(findings.reports, names + " signal revision note"),
             **_windows(findings.reports),
         }
-    if findings.performance:
-        names = "pipeline model version segment measure estimated realised low high n_labels label_maturity revision"
-        names += " estimated_low estimated_high expected p_value"
-        tables["performance"] = {**_fields(findings.performance, names), **_windows(findings.performance)}
     if findings.verdicts:
         tables["verdicts"] = _verdict_columns(findings.verdicts)
     if findings.alerts:
@@ -140,6 +139,10 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
             **_windows(findings.alerts),
             **{column: [getattr(alert, name) for alert in findings.alerts] for column, name in _ALERT_COLUMNS.items()},
         }
+    if findings.performance:
+        names = "pipeline model version segment measure estimated realised low high n_labels label_maturity revision"
+        names += " estimated_low estimated_high expected p_value"
+        tables["performance"] = {**_fields(findings.performance, names), **_windows(findings.performance)}
     return tables
 
 

@@ -293,7 +293,7 @@ class Streamer:
                     if wish is not None:
                         retraining = tasks.create_task(self._retrain(*wish))
                         await asyncio.sleep(0)  # it says at once that it is under way
-                # A window's alerts are stored just after its performance, so they have been looked at one round later.
+                # Alerts are looked for once a round: of a window that is reported now, surely by the next one.
                 self._reported_ms, seen_ms = seen_ms, reported_ms
                 await asyncio.sleep(POLL_S)
 

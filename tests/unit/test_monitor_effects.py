@@ -135,7 +135,7 @@ def make_findings() -> Findings:
 def test_findings_fit_their_tables_and_fill_every_required_column() -> None:
     tables = findings_columns(make_findings())
 
-    assert list(tables) == ["model_metadata", "drift_reports", "performance", "verdicts", "alerts"]
+    assert list(tables) == ["model_metadata", "drift_reports", "verdicts", "alerts", "performance"]
     for table, columns in tables.items():
         assert to_arrow(find_table(table), columns).num_rows == 1
     assert findings_columns(Findings()) == {}
