@@ -45,7 +45,7 @@ from app.core.over_time import Past, Told, classic_interval, classic_trend, look
 from app.core.smallest_p import SmallestP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from app.core.batches import Floats, Ints
     from models.reference import Reference
@@ -73,7 +73,7 @@ class View:
     reference, detection
         Counts, S x metrics x cells (all metrics).
     past
-        Gives what is known over time, by position of the segment and of the metric.
+        Of each segment: what is known of these metrics over time.
     alpha
         What of the budget may be spent.
     absence
@@ -84,7 +84,7 @@ class View:
     rows: Sequence[int]
     reference: Ints
     detection: Ints
-    past: Callable[[int, int], Past]
+    past: Sequence[Past]
     alpha: float
     absence: str = ""
 
@@ -144,7 +144,8 @@ class Judge:
         """Run all tests on a window and spend its budget; in the order of segments, metrics and tests."""
         found = self._comparison.compare(view.reference, view.detection)
         laws = self.calibrate(view)
-        told = {(s, row): self._look_back(view.past(s, row)) for s in range(len(laws)) for row in view.rows}
+        told = {(s, row): each for s in range(len(laws)) for row, each in self._look_back(view, s).items()}
+        classic = [self._classic(view, s) for s in range(len(laws))]
         spent = self._spend(view, found, laws, told)
         judgements: list[Judgement] = []
         for s, segment in enumerate(view.segments):
@@ -157,7 +158,7 @@ class Judge:
                 verdicts = {
                     **self._now(found, view, (s, row), bool(spent.rejected[s, row, _NOW]), float(limits[row])),
                     **self._over_time(told[s, row], spent, s, row),
-                    **self._classic(view, s, row),
+                    **classic[s][row],
                 }
                 judgements += [
                     Judgement(segment, name, test.test, *numbers, verdicts[test.test])
@@ -168,13 +169,14 @@ class Judge:
 
     # -- evidence ------------------------------------------------------------------------------------------------------
 
-    def _look_back(self, past: Past) -> dict[int, Told]:
-        told = {}
+    def _look_back(self, view: View, s: int) -> dict[int, dict[int, Told]]:
+        """By metric and hypothesis."""
+        said: dict[int, list[Told]] = {}
         if "trend" in self._settings:
-            told[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
+            said[_TREND] = look_for_trend(view.past[s], self._settings["trend"]["minimum_history"])
         if "interval" in self._settings:
-            told[_INTERVAL] = look_at_interval(past)
-        return told
+            said[_INTERVAL] = look_at_interval(view.past[s])
+        return {row: {which: each[place] for which, each in said.items()} for place, row in enumerate(view.rows)}
 
     def _spend(
         self,
@@ -254,28 +256,34 @@ class Judge:
             )
         return verdicts
 
-    def _classic(self, view: View, s: int, row: int) -> dict[str, Verdict]:
-        verdicts: dict[str, Verdict] = {}
+    def _classic(self, view: View, s: int) -> dict[int, dict[str, Verdict]]:
+        """What the textbook's tests say, by metric."""
+        verdicts: dict[int, dict[str, Verdict]] = {row: {} for row in view.rows}
         for test, settings in self._settings.items():
-            if test == "classic_ks" and not self._reference.metrics[row].is_coded:
-                size = self._reference.metrics[row].size
-                found = ks(view.reference[s, row, :size], view.detection[s, row, :size])
-                nothing = "no values to compare" if math.isnan(found.p_value) else ""
-                told = Told(float(found.statistic), float(found.p_value), float(found.statistic), nothing)
-            elif test == "classic_interval":
-                told = classic_interval(view.past(s, row), settings)
+            if test == "classic_interval":
+                told = classic_interval(view.past[s], settings)
             elif test == "classic_trend":
-                told = classic_trend(view.past(s, row), settings)
+                told = classic_trend(view.past[s], settings)
+            elif test == "classic_ks":
+                told = self._classic_ks(view, s)
             else:
                 continue
-            level = settings.get("alpha")
-            if math.isnan(told.p_value):
-                verdicts[test] = Verdict(None, None, level, None, "NONE", told.note)
-                continue
-            signal: Signal = "WARNING" if told.p_value < (0.5 if level is None else level) else "NONE"
-            p_value = None if level is None else told.p_value
-            verdicts[test] = Verdict(_finite(told.statistic), p_value, level, _finite(told.effect), signal, told.note)
+            for row, each in zip(view.rows, told, strict=True):
+                if test != "classic_ks" or not self._reference.metrics[row].is_coded:
+                    verdicts[row][test] = _at_its_level(each, settings.get("alpha"))
         return verdicts
+
+    def _classic_ks(self, view: View, s: int) -> list[Told]:
+        rows = list(view.rows)
+        sizes = np.array([self._reference.metrics[row].size for row in rows])
+        then, now = (counts[s, rows].copy() for counts in (view.reference, view.detection))
+        for counts in (then, now):
+            counts[np.arange(len(rows)), sizes] = 0
+        found = ks(then, now)
+        return [
+            Told(statistic, p_value, statistic, "no values to compare" if math.isnan(p_value) else "")
+            for statistic, p_value in zip(found.statistic.tolist(), found.p_value.tolist(), strict=True)
+        ]
 
     def _grade(self, test: str, effect: float) -> Signal:
         return "DRIFT" if effect >= self._settings[test].get("minimum_effect", 0.0) else "WARNING"
@@ -295,6 +303,15 @@ class Judge:
             if below + above:
                 return f"{below} below {cells.edges[0]:.4g}, {above} above {cells.edges[-1]:.4g} of training"
         return ""
+
+
+def _at_its_level(told: Told, level: float | None) -> Verdict:
+    """A textbook's test; without a level it rejects or not, and has no p-value."""
+    if math.isnan(told.p_value):
+        return Verdict(None, None, level, None, "NONE", told.note)
+    signal: Signal = "WARNING" if told.p_value < (0.5 if level is None else level) else "NONE"
+    p_value = None if level is None else told.p_value
+    return Verdict(_finite(told.statistic), p_value, level, _finite(told.effect), signal, told.note)
 
 
 def _finite(value: float) -> float | None:

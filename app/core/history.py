@@ -16,7 +16,7 @@ from app.core.drift_calendar import Window
 from models.reference import SCORE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from app.core.batches import Floats
     from app.core.findings import Statistic
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class _Entry:
+    """Events, and deciles (metrics x 10) by the names of the metrics that were told together."""
+
     n: int
-    deciles: dict[str, list[float]]
+    deciles: dict[tuple[str, ...], Floats]
+
+    def find(self, metric: str) -> Floats | None:
+        return next((block[names.index(metric)] for names, block in self.deciles.items() if metric in names), None)
 
 
 class History:
@@ -49,10 +54,11 @@ class History:
         for metric, decile, value in statistics:
             if decile in DECILES:
                 found.setdefault(metric, []).append(value)
-        entry.deciles.update(found)
+        entry.deciles[tuple(found)] = np.array(list(found.values()), np.float64)
 
-    def current(self, window: Window, version: str, segment: str, metric: str) -> Floats:
-        return np.array(self._entries[window][version, segment].deciles[metric])
+    def current(self, window: Window, version: str, segment: str, metrics: tuple[str, ...]) -> Floats:
+        """Give the deciles of metrics that were told together: metrics x 10."""
+        return self._entries[window][version, segment].deciles[metrics]
 
     def events(self, window: Window) -> dict[str, int]:
         """Number of events of a window by segment, of all versions."""
@@ -73,19 +79,24 @@ class History:
                 break
         return found[::-1]
 
-    def past(self, windows: Iterable[Window], version: str, segment: str, metric: str) -> tuple[list[Window], Floats]:
-        """Give those of some windows that know the metric, and its deciles in them (T x 10)."""
-        known, rows = [], []
-        for window in windows:
-            speakers = [
-                (-entry.n, name, entry.deciles[metric])
-                for (name, of), entry in self._entries[window].items()
-                if of == segment and metric in entry.deciles and (metric != SCORE or name == version)
-            ]
-            if speakers:
-                known.append(window)
-                rows.append(min(speakers)[2])
-        return known, np.array(rows, np.float64).reshape(len(rows), len(DECILES))
+    def past(self, windows: Sequence[Window], version: str, segment: str, metrics: tuple[str, ...]) -> Floats:
+        """Give the deciles of metrics in some windows: windows x metrics x 10, NaN where a window does not know one."""
+        found = np.full((len(windows), len(metrics), len(DECILES)), np.nan)
+        for at, window in enumerate(windows):
+            entries = self._entries[window]
+            speakers = sorted((-entry.n, name, entry) for (name, of), entry in entries.items() if of == segment)
+            block = next((entry.deciles[metrics] for *_, entry in speakers if metrics in entry.deciles), None)
+            if block is not None:
+                found[at] = block
+            else:
+                for row, metric in enumerate(metrics):
+                    told = (entry.find(metric) for *_, entry in speakers)
+                    found[at, row] = next((each for each in told if each is not None), np.nan)
+            if SCORE in metrics and (not speakers or speakers[0][1] != version):
+                own = entries.get((version, segment))
+                score = own.find(SCORE) if own is not None else None
+                found[at, metrics.index(SCORE)] = np.nan if score is None else score
+        return found
 
     def prune(self, keep: int) -> None:
         """Forget all but the newest windows: those that a test of one of the newest ``keep`` looks at."""
@@ -94,12 +105,22 @@ class History:
 
     def to_state(self) -> list[Any]:
         return [
-            [window.start_ms, window.end_ms, [[*key, entry.n, entry.deciles] for key, entry in sorted(held.items())]]
+            [
+                window.start_ms,
+                window.end_ms,
+                [
+                    [*key, entry.n, [[list(names), block.tolist()] for names, block in sorted(entry.deciles.items())]]
+                    for key, entry in sorted(held.items())
+                ],
+            ]
             for window, held in sorted(self._entries.items())
         ]
 
     def from_state(self, state: list[Any]) -> None:
         self._entries = {
-            Window(start, end): {(version, segment): _Entry(n, by_metric) for version, segment, n, by_metric in held}
+            Window(start, end): {
+                (version, segment): _Entry(n, {tuple(names): np.array(block) for names, block in blocks})
+                for version, segment, n, blocks in held
+            }
             for start, end, held in state
         }

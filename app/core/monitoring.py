@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from app.core.alert_course import limits
 from app.core.alerting import AlertBook
 from app.core.budget import OF_OUTCOMES, OF_WINDOWS, alpha_of_window
 from app.core.diagnosis import MEASURE, Diagnosis, to_record
-from app.core.drift.deciles import deciles
+from app.core.drift.deciles import DECILES, deciles
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
@@ -301,8 +301,9 @@ class MonitorCore:
         judgements: list[Judgement] = []
         for of_labels, said in ((False, tested[0]), (True, tested[1])):
             if with_labels or not of_labels:
-                view = self._view(window, version, counts, self._metrics(known, of_labels=of_labels))
-                judgements += said if said is not None else known.judge.judge(view)
+                judgements += said or known.judge.judge(
+                    self._view(window, version, counts, self._metrics(known, of_labels=of_labels))
+                )
         about = self._about(version, window, 0)
         performance = [
             row
@@ -378,15 +379,9 @@ class MonitorCore:
         nothing = known.reference.zeros()
         past_windows = self._history.before(window)
 
-        def look_back(s: int, row: int) -> Past:
-            segment, name = list(counts)[s], known.reference.metrics[row].name
-            windows, past = self._history.past(past_windows, version, segment, name)
-            return Past(
-                times=np.array([self._calendar.ordinal(each) for each in (*windows, window)], np.float64),
-                deciles=past,
-                current=self._history.current(window, version, segment, name),
-                reference=known.training_deciles[row],
-            )
+        names = tuple(known.reference.metrics[row].name for row in metrics)
+        times = np.array([self._calendar.ordinal(each) for each in (*past_windows, window)], np.float64)
+        training = np.array([known.training_deciles[row] for row in metrics]).reshape(len(names), len(DECILES))
 
         share = 1.0
         if self._pipeline.labels is not None:
@@ -396,7 +391,16 @@ class MonitorCore:
             rows=metrics,
             reference=np.stack([against.get(segment, nothing).counts for segment in counts]),
             detection=np.stack([each.counts for each in counts.values()]),
-            past=cache(look_back),
+            past=[
+                Past(
+                    times=times,
+                    deciles=self._history.past(past_windows, version, segment, names),
+                    current=self._history.current(window, version, segment, names),
+                    reference=training,
+                )
+                for segment in counts
+                if names
+            ],
             alpha=alpha_of_window(drift.false_alarms, share, self._calendar.step_ms, counts[ALL].n),
             absence=absence,
         )

@@ -1,4 +1,4 @@
-"""A metric's deciles against those of past windows: the trend and the interval, as textbooks have them and calibrated.
+"""The deciles of metrics against those of past windows: the trend and the interval, of textbooks and calibrated.
 
 The calibrated ones look at the nine deciles d1 … d9 and say nine times the p-value of the clearest (Bonferroni); the
 tenth is the maximum, which has a law of its own.
@@ -18,20 +18,50 @@ from app.core.drift.interval import Interval, interval, rank_p_value
 from app.core.drift.trend import Trend, trend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from app.core.batches import Floats
+    from app.core.batches import Floats, Ints
 
 #: Deciles that are tested together.
 TESTED = 9
 
 
 @dataclass(frozen=True, eq=False)
-class Past:
-    """What is known of one metric over time.
+class _Part:
+    """Metrics that are known of the same past windows: which, and their R x 10 deciles then (T of them) and now."""
 
-    ``times`` are the ordinals of the past windows and, last, of the window under test; ``deciles`` (T x 10) those of
-    the former, ``current`` of the latter, ``reference`` of the reference.
+    rows: Sequence[int]
+    times: Floats
+    deciles: Floats
+    current: Floats
+    reference: Floats
+
+    @property
+    def n_past(self) -> int:
+        return len(self.deciles)
+
+    @cached_property
+    def fitted(self) -> Trend:
+        """A line through each decile, the window under test included; R x 10."""
+        lines = trend(self.times, np.concatenate([self.deciles, self.current[None]]).reshape(len(self.times), -1))
+        return Trend(*(each.reshape(-1, len(DECILES)) for each in lines))
+
+    def beyond(self, low: float, high: float) -> Interval:
+        """Each decile against a central range of its past; R x 10."""
+        found = interval(self.deciles.reshape(self.n_past, -1), self.current.ravel(), low, high)
+        shape = (len(self.rows), len(DECILES))
+        return Interval(
+            found.low.reshape(shape), found.high.reshape(shape), found.side.reshape(shape), found.effect.reshape(shape)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What is known of M metrics over time.
+
+    ``times`` are the ordinals of the past windows and, last, of the window under test; ``deciles`` (T x M x 10) those
+    of the former, NaN where a window does not know a metric, ``current`` (M x 10) of the latter, ``reference`` (M x 10)
+    of the reference.
     """
 
     times: Floats
@@ -40,17 +70,18 @@ class Past:
     reference: Floats
 
     @cached_property
-    def finite(self) -> Past:
-        """The same without past windows that had no finite values."""
-        usable = np.isfinite(self.deciles).all(axis=1)
-        return Past(
-            np.append(self.times[:-1][usable], self.times[-1:]), self.deciles[usable], self.current, self.reference
-        )
-
-    @cached_property
-    def fitted(self) -> Trend:
-        """A line through each decile, the window under test included."""
-        return trend(self.times, np.vstack([self.deciles, self.current]))
+    def parts(self) -> list[_Part]:
+        """The metrics that have finite values now, by the past windows that had such, too."""
+        usable = np.asarray(np.isfinite(self.deciles).all(axis=2))
+        by_windows: dict[bytes, list[int]] = {}
+        for row in np.flatnonzero(np.isfinite(self.current).all(axis=1)).tolist():
+            by_windows.setdefault(usable[:, row].tobytes(), []).append(row)
+        parts = []
+        for rows in by_windows.values():
+            windows = usable[:, rows[0]]
+            times = np.append(self.times[:-1][windows], self.times[-1])
+            parts.append(_Part(rows, times, self.deciles[windows][:, rows], self.current[rows], self.reference[rows]))
+        return parts
 
 
 class Told(NamedTuple):
@@ -63,74 +94,95 @@ class Told(NamedTuple):
     least: float = 0.0
 
 
-def look_for_trend(past: Past, minimum_history: float) -> Told:
-    """Fit each decile over the windows, as many of them as are independent."""
-    known = past.finite
-    refusal = _refusal(known, max(minimum_history, 3))
-    if refusal:
-        return Told(math.nan, math.nan, math.nan, refusal)
-    fitted = known.fitted
-    clearest = int(np.argmin(fitted.dependent_p_value[:TESTED]))
-    p_value = min(1.0, TESTED * float(fitted.dependent_p_value[clearest]))
-    return _tell_trend(known, fitted, clearest, p_value)
+def look_for_trend(past: Past, minimum_history: float) -> list[Told]:
+    """Fit each decile over the windows, as many of them as are independent; one answer per metric."""
+
+    def tell(part: _Part) -> list[Told]:
+        p_values = part.fitted.dependent_p_value[:, :TESTED]
+        clearest = np.argmin(p_values, axis=1)
+        smallest = np.minimum(1.0, TESTED * p_values[np.arange(len(clearest)), clearest])
+        return _tell_trends(part, clearest, smallest)
+
+    return _each(past, max(minimum_history, 3), tell)
 
 
-def look_at_interval(past: Past) -> Told:
-    """Rank each decile among those of its past."""
-    known = past.finite
-    refusal = _refusal(known, 1)
-    if refusal:
-        return Told(math.nan, math.nan, math.nan, refusal)
-    p_values = rank_p_value(known.deciles, known.current)[:TESTED]
-    p_value, least = (min(1.0, TESTED * float(each)) for each in (p_values.min(), 2 / (len(known.deciles) + 1)))
-    outside = interval(known.deciles, known.current, 0, 100)
-    note = _say_sides(outside, len(known.deciles))
-    return Told(float(np.count_nonzero(outside.side)), p_value, float(outside.effect.max()), note, least)
+def look_at_interval(past: Past) -> list[Told]:
+    """Rank each decile among those of its past; one answer per metric."""
+
+    def tell(part: _Part) -> list[Told]:
+        ranked = rank_p_value(part.deciles.reshape(part.n_past, -1), part.current.ravel())
+        smallest = np.minimum(1.0, TESTED * ranked.reshape(-1, len(DECILES))[:, :TESTED].min(axis=1))
+        least = min(1.0, TESTED * 2 / (part.n_past + 1))
+        return _tell_intervals(part, part.beyond(0, 100), smallest, least)
+
+    return _each(past, 1, tell)
 
 
-def classic_interval(past: Past, settings: Mapping[str, float]) -> Told:
+def classic_interval(past: Past, settings: Mapping[str, float]) -> list[Told]:
     """Count the deciles outside the central range of their past; the p-value is 0 where there is one, else 1."""
-    known = past.finite
-    refusal = _refusal(known, settings["minimum_history"])
-    if refusal:
-        return Told(math.nan, math.nan, math.nan, refusal)
-    outside = interval(known.deciles, known.current, settings["low"], settings["high"])
-    n_outside = int(np.count_nonzero(outside.side))
-    note = _say_sides(outside, len(known.deciles))
-    return Told(float(n_outside), 0.0 if n_outside else 1.0, float(outside.effect.max()), note)
+
+    def tell(part: _Part) -> list[Told]:
+        outside = part.beyond(settings["low"], settings["high"])
+        return _tell_intervals(part, outside, np.where(outside.side.any(axis=1), 0.0, 1.0))
+
+    return _each(past, settings["minimum_history"], tell)
 
 
-def classic_trend(past: Past, settings: Mapping[str, float]) -> Told:
+def classic_trend(past: Past, settings: Mapping[str, float]) -> list[Told]:
     """Fit each decile over the windows; the p-value is the smallest of the ten."""
-    known = past.finite
-    refusal = _refusal(known, max(settings["minimum_history"], 2))
-    if refusal:
-        return Told(math.nan, math.nan, math.nan, refusal)
-    fitted = known.fitted
-    clearest = int(np.argmin(fitted.p_value))
-    return _tell_trend(known, fitted, clearest, float(fitted.p_value[clearest]))
+
+    def tell(part: _Part) -> list[Told]:
+        clearest = np.argmin(part.fitted.p_value, axis=1)
+        return _tell_trends(part, clearest, part.fitted.p_value[np.arange(len(clearest)), clearest])
+
+    return _each(past, max(settings["minimum_history"], 2), tell)
 
 
-def _tell_trend(past: Past, fitted: Trend, clearest: int, p_value: float) -> Told:
-    spread = float(past.reference[8] - past.reference[0])
-    change = float(fitted.beta[clearest]) * float(past.times[-1] - past.times[0])
-    # Of a metric that did not vary in training, any change is as large as can be.
-    effect = change / spread if spread > 0 else math.copysign(1.0, change) if change else 0.0
-    note = f"{DECILES[clearest]} changes by {fitted.beta[clearest]:.4g} a window over {len(past.times)} windows"
-    return Told(float(fitted.t_statistic[clearest]), p_value, effect, note)
+def _each(past: Past, needed: float, tell: Callable[[_Part], list[Told]]) -> list[Told]:
+    """What a test says of each metric, or why it says nothing."""
+    told = [Told(math.nan, math.nan, math.nan, "no finite values in the window")] * len(past.current)
+    for part in past.parts:
+        if part.n_past < needed:
+            words = f"too little history ({part.n_past} of {math.ceil(needed)} windows)"
+            said = [Told(math.nan, math.nan, math.nan, words)] * len(part.rows)
+        else:
+            said = tell(part)
+        for row, each in zip(part.rows, said, strict=True):
+            told[row] = each
+    return told
 
 
-def _say_sides(outside: Interval, n_past: int) -> str:
-    words = [
-        f"{', '.join(name for name, at in zip(DECILES, outside.side.tolist(), strict=True) if at == side)} {where}"
-        for side, where in ((-1, "below"), (1, "above"))
-        if side in outside.side
+def _tell_trends(part: _Part, clearest: Ints, p_values: Floats) -> list[Told]:
+    at = np.arange(len(clearest)), clearest
+    spread = part.reference[:, 8] - part.reference[:, 0]
+    slopes, statistics = part.fitted.beta[at], part.fitted.t_statistic[at]
+    changes = slopes * (part.times[-1] - part.times[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Of a metric that did not vary in training, any change is as large as can be.
+        effects = np.where(spread > 0, changes / spread, np.sign(changes))
+    names = [DECILES[each] for each in clearest.tolist()]
+    return [
+        Told(statistic, p_value, effect, f"{name} changes by {slope:.4g} a window over {len(part.times)} windows")
+        for name, slope, statistic, p_value, effect in zip(
+            names, slopes.tolist(), statistics.tolist(), p_values.tolist(), effects.tolist(), strict=True
+        )
     ]
-    return f"{' and '.join(words)} the interval of {n_past} past windows" if words else ""
 
 
-def _refusal(past: Past, needed: float) -> str:
-    if not np.isfinite(past.current).all():
-        return "no finite values in the window"
-    n_past = len(past.deciles)
-    return f"too little history ({n_past} of {math.ceil(needed)} windows)" if n_past < needed else ""
+def _tell_intervals(part: _Part, outside: Interval, p_values: Floats, least: float = 0.0) -> list[Told]:
+    numbers = np.count_nonzero(outside.side, axis=1).tolist()
+    return [
+        Told(float(number), p_value, effect, _say_sides(side, part.n_past) if number else "", least)
+        for number, side, p_value, effect in zip(
+            numbers, outside.side.tolist(), p_values.tolist(), outside.effect.max(axis=1).tolist(), strict=True
+        )
+    ]
+
+
+def _say_sides(sides: list[int], n_past: int) -> str:
+    words = [
+        f"{', '.join(name for name, at in zip(DECILES, sides, strict=True) if at == side)} {where}"
+        for side, where in ((-1, "below"), (1, "above"))
+        if side in sides
+    ]
+    return f"{' and '.join(words)} the interval of {n_past} past windows"

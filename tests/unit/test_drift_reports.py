@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control
 from app.core.budget import alpha_of_window, spend
 from app.core.comparison import TESTS, Comparison, smallest_p
 from app.core.drift_reports import Judge, Judgement, View
-from app.core.over_time import Past
+from app.core.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.smallest_p import SmallestP
 from models.counting import count
 from models.reference import Reference
@@ -50,14 +50,16 @@ def judge_of(tests: tuple[str, ...], rho: float = 0.0) -> Judge:
     return Judge(reference(rho), [default_test(test) for test in tests])
 
 
-def no_past(s: int, row: int) -> Past:
-    return Past(np.zeros(1), np.empty((0, 10)), np.arange(10.0), np.arange(10.0))
+def no_past(n_metrics: int = 5) -> list[Past]:
+    """Of one segment."""
+    same = np.tile(np.arange(10.0), (n_metrics, 1))
+    return [Past(np.zeros(1), np.empty((0, n_metrics, 10)), same, same)]
 
 
 def view_of(matrix: np.ndarray, scores: np.ndarray, alpha: float = 0.05, against: Reference | None = None) -> View:
     known = against or reference()
     window = count(known, matrix, scores)
-    return View(["all"], range(5), known.counts[None], window.counts[None], no_past, alpha)
+    return View(["all"], range(5), known.counts[None], window.counts[None], no_past(), alpha)
 
 
 def signals(judgements: list[Judgement], metric: str) -> dict[str, str]:
@@ -141,7 +143,7 @@ def test_an_empty_window_and_an_absent_reference_say_why_they_say_nothing() -> N
         (reference().counts[None], empty, "no values"),
         (empty, reference().counts[None], "none yet"),
     ):
-        view = View(["all"], range(5), then, now, no_past, 0.05, absence="none yet")
+        view = View(["all"], range(5), then, now, no_past(), 0.05, absence="none yet")
         found = {each.test: each.verdict for each in judge.judge(view) if each.metric == "normal"}
         assert found["psi"].statistic is None
         assert words in found["psi"].note
@@ -161,7 +163,7 @@ def test_a_feature_that_is_constant_in_both_windows_is_no_drift() -> None:
     known = fit_reference(one, ["x"], ["numeric"], {}, generator.random(1_000), np.full(1_000, np.nan), 16)
     judge = Judge(known, [default_test(test) for test in DRIFT_TESTS])
     window = count(known, one[:500], generator.random(500))
-    view = View(["all"], range(1), known.counts[None], window.counts[None], no_past, 0.05)
+    view = View(["all"], range(1), known.counts[None], window.counts[None], no_past(1), 0.05)
     assert {each.verdict.signal for each in judge.judge(view)} == {"NONE"}
 
 
@@ -175,7 +177,7 @@ def alarm_rate(rho: float, alpha: float, n_windows: int, n: int = 700) -> float:
     alarms = 0
     for _ in range(n_windows):
         then, now = (count(known, *draw(generator, size, rho)) for size in (4_000, n))
-        view = View(["all"], range(5), then.counts[None], now.counts[None], no_past, alpha)
+        view = View(["all"], range(5), then.counts[None], now.counts[None], no_past(), alpha)
         alarms += any(each.verdict.signal != "NONE" for each in judge.judge(view))
     return alarms / n_windows
 
@@ -246,3 +248,41 @@ def test_many_windows_are_compared_as_one_by_one() -> None:
             for mine, theirs in zip(outcome, together[test], strict=True):
                 np.testing.assert_array_equal(mine, theirs[at])
     assert smallest_p(together).shape == (3, 6)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 30))
+def test_the_past_of_many_metrics_is_that_of_each(seed: int, n_windows: int) -> None:
+    generator = np.random.default_rng(seed)
+    deciles = np.sort(generator.normal(size=(n_windows, 4, 10)), axis=2)
+    deciles[generator.random((n_windows, 4)) < 0.1] = np.nan  # a window that does not know a metric
+    current = np.sort(generator.normal(size=(4, 10)), axis=1)
+    current[generator.random(4) < 0.1] = np.nan
+    together = Past(np.arange(n_windows + 1.0), deciles, current, np.tile(np.arange(10.0), (4, 1)))
+    looks: list[Callable[[Past], list[Told]]] = [
+        lambda past: look_for_trend(past, 5),
+        look_at_interval,
+        lambda past: classic_interval(past, {"low": 2.5, "high": 97.5, "minimum_history": 3}),
+        lambda past: classic_trend(past, {"minimum_history": 3}),
+    ]
+    for look in looks:
+        alone = [
+            look(Past(together.times, deciles[:, [row]], current[[row]], together.reference[[row]]))[0]
+            for row in range(4)
+        ]
+        for mine, theirs in zip(look(together), alone, strict=True):
+            assert mine.note == theirs.note
+            assert (mine.statistic, mine.p_value, mine.effect) == pytest.approx(
+                (theirs.statistic, theirs.p_value, theirs.effect), rel=1e-9, nan_ok=True
+            )
+
+
+def test_intervals_and_trends_by_hand() -> None:
+    past = np.tile(np.arange(1.0, 11.0), (39, 1, 1)) + np.linspace(-0.1, 0.1, 39)[:, None, None]
+    times, reference = np.arange(40.0), np.arange(10.0)[None]
+    (told,) = look_at_interval(Past(times, past, np.full((1, 10), 20.0), reference))
+    assert told.p_value == pytest.approx(9 * 2 / 40)  # the 40th of 40 values, to either side, times nine deciles
+    assert told.statistic == 10
+    assert told.note == "d1, d2, d3, d4, d5, d6, d7, d8, d9, d10 above the interval of 39 past windows"
+    (rising,) = look_for_trend(Past(times, past + times[:-1, None, None], past[0] + 39.0, reference), 20)
+    assert rising.p_value < 1e-6
+    assert rising.effect == pytest.approx(39 / 8, rel=0.02)  # the reference is 0 … 9: d9 - d1 is 8

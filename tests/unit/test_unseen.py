@@ -163,16 +163,13 @@ KINDS = (
 )
 
 
-def no_past(s: int, row: int) -> Past:
-    return Past(np.zeros(1), np.empty((0, 10)), np.zeros(10), np.zeros(10))
-
-
 def verdict(before: list[int], now: list[int]) -> Verdict:
     """Of the category; all else is empty."""
     then, window = Counts.zeros(4, 5, 1), Counts.zeros(4, 5, 1)
     then.counts[1, :4], window.counts[1, :4] = before, now
     reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 5)))
-    view = View(["all"], [1], then.counts[None], window.counts[None], no_past, 0.01)
+    past = Past(np.zeros(1), np.empty((0, 1, 10)), np.zeros((1, 10)), np.zeros((1, 10)))
+    view = View(["all"], [1], then.counts[None], window.counts[None], [past], 0.01)
     (found,) = Judge(reference, [default_test("unseen")]).judge(view)
     return found.verdict
 
