@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
 td.text { white-space: normal; min-width: 16rem; }
+td ul { margin: .2rem 0 .3rem; padding-left: 1.2rem; font-size: .9rem; opacity: .8; }
 table.heat { width: auto; }
 table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
 table.heat th:first-child { text-align: left; }
@@ -185,8 +187,8 @@ def _verdicts(found: Sequence[Row]) -> str:
             _cell(_span(str(row["window_start"]), str(row["window_end"]))),
             _cell(str(row["version"])),
             _cell(str(row["kind"]).replace("_", " ")),
-            f"<td>{escape(str(row['headline']))}{_explanation(row)}</td>",
-            f"<td><b>{escape(str(row['advice']).replace('_', ' '))}</b>: {escape(str(row['reason']))}</td>",
+            f'<td class="text">{_say(row["headline"])}{_explanation(row)}</td>',
+            f'<td class="text"><b>{escape(str(row["advice"]).replace("_", " "))}</b>: {_say(row["reason"])}</td>',
         ]
         for row in found
     ]
@@ -195,10 +197,15 @@ def _verdicts(found: Sequence[Row]) -> str:
 
 def _explanation(row: Row) -> str:
     words = [str(each) for each in row["words"] if str(each) not in str(row["headline"])]
-    lines = [f"<li>{escape(each)}</li>" for each in dict.fromkeys(words)]
+    lines = [f"<li>{_say(each)}</li>" for each in dict.fromkeys(words)]
     if row["segments"]:
         lines.append(f"<li>Most of it in {escape(', '.join(map(str, row['segments'][:5])))}</li>")
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _say(words: object) -> str:
+    """Names of metrics stand in backticks."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(str(words)))
 
 
 def _realised(row: Row | None) -> str:
