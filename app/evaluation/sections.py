@@ -16,6 +16,7 @@ from app.evaluation.frontier_section import measure_frontier
 from app.evaluation.goals import GOALS
 from app.evaluation.kdd import measure_kdd
 from app.evaluation.null import measure_null
+from app.evaluation.procedures import measure_procedures
 from app.evaluation.run import EvaluationRun
 from app.evaluation.weather import measure_weather
 
@@ -31,6 +32,7 @@ class Section:
 
 SECTIONS = (
     Section("null", "false alarms where nothing changes", measure_null),
+    Section("procedures", "ways to spend the budget over time", measure_procedures),
     Section("changes", "changes of one of ten features", measure_changes),
     Section("concepts", "river's generators, detectors on errors", measure_concepts),
     Section("frontier", "detectors on errors: false alarms against delay", measure_frontier),

