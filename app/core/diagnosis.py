@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: The measure by which a verdict calls a version good enough.
 MEASURE = "auc"
+#: A difference of shares that may be part of a fault.
+_MUCH = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,7 @@ class Diagnosis:
             design_effects=reference.design_effects.tolist(),
             values=values,
             traffic=traffic,
+            suspected=self._suspects(whole) if moved else frozenset(),
         )
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
@@ -186,6 +189,14 @@ class Diagnosis:
                 performance=self._performance(rows),
             )
         )
+
+    def _suspects(self, window: Counts) -> set[str]:
+        """The features that differ much, certain or not.
+
+        One that changes slowly by itself cannot signal in a short window, though it may be displaced in it.
+        """
+        features = enumerate(self.reference.metrics[:-2])
+        return {cells.name for row, cells in features if self._change(row, window).effect >= _MUCH}
 
     def _performance(self, rows: Mapping[str, PerformanceRow]) -> Performance | None:
         row = rows.get(MEASURE)

@@ -21,6 +21,8 @@ GOALS = (
          at_least=False),
     Goal("goal.noaa.before", "NOAA weather: windows alarmed before the fault", "noaa.streamgauge.before", 1, "",
          at_least=False),
+    Goal("goal.noaa.verdict", "NOAA weather: windows after, called a fault that displaces all columns",
+         "noaa.verdict.named", 100, "%"),
     Goal("goal.kdd.abrupt", "KDD 2026 protocol on NOAA, abrupt: mean F1, against the best published there",
          "kdd.abrupt.windows-streamgauge.f1", 0.617, ""),
     Goal("goal.kdd.gradual", "KDD 2026 protocol on NOAA, gradual: mean F1, against the best published there",

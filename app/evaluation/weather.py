@@ -14,6 +14,7 @@ from app.evaluation.product import VERSION, Bools
 from app.evaluation.run import EvaluationRun
 from app.evaluation.window_contestants import TITLES, WINDOW_CONTESTANTS, Subject, Watched
 from models.training import TrainedModel, train
+from schemas.wire import WindowVerdict
 
 TRAINING = 8_000
 WINDOW = 500
@@ -66,3 +67,27 @@ def measure_weather(run: EvaluationRun) -> None:
         share = 100 * float(alarms[name][onset:].mean())
         run.figures.add_cell(f"noaa.{name}.after", share, "%", (_TABLE, TITLES[name], "alarmed after, %"))
     draw_weather(run, alarms, onset)
+    _judge_verdicts(run, data, watched, onset)
+
+
+def _judge_verdicts(run: EvaluationRun, data: Labelled, watched: Watched, onset: int) -> None:
+    """Whether windows are called faulty before, and whether the fault is called by its name after, of whole windows."""
+    last: dict[int, WindowVerdict] = {}
+    for verdict in watched.findings.verdicts:
+        known = last.get(verdict.window_start_ms)
+        if known is None or verdict.revision > known.revision:
+            last[verdict.window_start_ms] = verdict
+    verdicts = [last[start] for start in sorted(last) if last[start].n_detection == WINDOW]
+    faulty = [verdict.kind == "pipeline_fault" for verdict in verdicts]
+    named = [
+        fault
+        and {each.metric for each in verdict.explained_by} == set(data.features)
+        and "displaced" in verdict.headline
+        for fault, verdict in zip(faulty, verdicts, strict=True)
+    ]
+    after = len(verdicts) - onset
+    run.figures.add(
+        "noaa.verdict.before", sum(faulty[:onset]), "", f"NOAA weather: of {onset} windows before, called faulty"
+    )
+    title = "NOAA weather: windows after, called a pipeline fault with all columns displaced"
+    run.figures.add("noaa.verdict.named", 100 * sum(named[onset:]) / max(after, 1), "%", title)

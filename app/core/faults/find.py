@@ -33,6 +33,7 @@ def find_faults(
     values: Mapping[str, Sequence[str]] | None = None,
     traffic: Traffic | None = None,
     recent: Counts | None = None,
+    suspected: AbstractSet[str] = frozenset(),
 ) -> tuple[Fault, ...]:
     """Find what seems to be wrong upstream of the model, the strongest first.
 
@@ -53,6 +54,8 @@ def find_faults(
     recent
         The last window of this version in which no fault was found, for columns that have drifted slowly since
         training and only then been displaced.
+    suspected
+        Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with it.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def find_faults(
             column = _column(cells[row], training, window, row, effect, (values or {}).get(cells[row].name, ()))
             by_values[cells[row].name] = list(find_in_values(column))
     numeric = [row for row in rows if cells[row].kind == "numeric"]
-    faults += _of_scale(cells, (training, recent), window, numeric, signalled, by_values)
+    faults += _of_scale(cells, (training, recent), window, numeric, (signalled, suspected), by_values)
     explained = {name for fault in faults for name in fault.metrics}
     faults += [fault for name, found in by_values.items() if name not in explained for fault in found]
     return tuple(sorted(faults, key=lambda fault: -fault.strength))
@@ -78,22 +81,23 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
     pasts: tuple[Counts, Counts | None],
     window: Counts,
     numeric: Sequence[int],
-    signalled: AbstractSet[str],
+    moved: tuple[AbstractSet[str], AbstractSet[str]],
     by_values: Mapping[str, Sequence[Fault]],
 ) -> Iterator[Fault]:
     """Columns displaced, and the units of those that are not."""
+    signalled, suspected = moved
     if not any(cells[row].name in signalled for row in numeric):
         return
     certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
     laws = [[_law(cells[row], past, row) for row in numeric] for past in pasts if past is not None]
     names = [cells[row].name for row in numeric]
     now = {cells[row].name: _law(cells[row], window, row) for row in numeric if cells[row].name not in certain}
-    displaced = find_displaced(names, laws, now, signalled).fault
-    moved = displaced.metrics if displaced is not None else ()
+    displaced = find_displaced(names, laws, now, signalled | suspected).fault
+    elsewhere = displaced.metrics if displaced is not None else ()
     if displaced is not None:
         yield displaced
     for name, law in zip(names, laws[0], strict=True):
-        if name in now and name in signalled and name not in moved:
+        if name in now and name in signalled and name not in elsewhere:
             unit = find_unit(name, law, now[name])
             if unit is not None:
                 yield unit
