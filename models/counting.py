@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Beyond it a value is saturated in sums (its minimum and maximum stay exact): 256 times the range of training.
 _LARGEST_UNITS = float(2**40)
 # As scikit-learn's log_loss did: a certain and wrong score costs 34.5, not infinity.
-_SMALLEST_PROBABILITY = 1e-15
+SMALLEST_PROBABILITY = 1e-15
 
 
 def count(reference_cells: Reference, matrix: Floats, scores: Floats, outcomes: Floats | None = None) -> Counts:
@@ -128,7 +128,7 @@ def judge_labels(reference_cells: Reference, scores: Floats, labels: Floats) -> 
     is_known = is_label & ~np.isnan(scores)
     label, score = np.where(is_known, positions, 0), np.where(is_known, scores, 0.0)
     held = reference_cells.metrics[-2].edges.searchsorted(score, side="right")
-    likelihood = np.maximum(np.where(label == 1, score, 1.0 - score), _SMALLEST_PROBABILITY)
+    likelihood = np.maximum(np.where(label == 1, score, 1.0 - score), SMALLEST_PROBABILITY)
     log_loss = np.rint(-np.log(likelihood) * FIXED_POINT).astype(np.int64)
     is_correct = (score >= reference_cells.threshold) == (label == 1)
     return JudgedLabels(

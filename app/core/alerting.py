@@ -67,12 +67,12 @@ class AlertBook:
     ) -> None:
         """Take what was measured in a closed window, or measured again; NaN or nothing says nothing about a rule."""
         for watch in self._watching(version, on):
-            watch.readings[window] = Reading(values.get(watch.rule.measure, math.nan))
+            self._read(version, watch, window, Reading(values.get(watch.rule.measure, math.nan)))
 
     def see_verdict(self, version: str, window: Window, kind: str) -> None:
         """Take the verdict on a closed window, or its new one; "" says nothing."""
         for watch in self._watching(version, "verdict"):
-            watch.readings[window] = Reading(math.nan, kind)
+            self._read(version, watch, window, Reading(math.nan, kind))
 
     def see_detections(self, version: str, window: Window, detections: Sequence[tuple[int, str]]) -> None:
         """Take all detections so far in a window, closed or not: event time and name of the detector.
@@ -80,15 +80,15 @@ class AlertBook:
         An empty sequence says that the errors were steady: give it for a window that has ended, not for one under way.
         """
         for watch in self._watching(version, "error"):
-            watch.readings[window] = Reading(float(len(detections)), say_detections(sorted(detections)))
+            words = say_detections(sorted(detections))
+            self._read(version, watch, window, Reading(float(len(detections)), words))
 
     def see_absence(self, version: str, window: Window, *, of_labels: bool) -> None:
         """Take that a version scored nothing in a closed window in which others did (``of_labels``: a mature one)."""
         for watch in self._watches[version]:
             is_of_labels = watch.rule.on == "performance"
             if is_of_labels == of_labels and window.start_ms >= self._settled_ms and window not in watch.readings:
-                watch.readings[window] = ABSENT
-                self._changed.add(version)
+                self._read(version, watch, window, ABSENT)
 
     def acknowledge(self, alert_id: str, by: str, why: str, now_ms: int) -> None:
         """Note that a person has taken an open alert on; the next `announce` tells.
@@ -151,8 +151,13 @@ class AlertBook:
                 living = {episode.opened for mate in mates for episode in mate.living()}
                 watch.ended = [episode for episode in watch.ended if episode.opened in living]
 
+    def _read(self, version: str, watch: Watch, window: Window, reading: Reading) -> None:
+        """Take a reading; one that is known asks for no other look at the version's alerts."""
+        if watch.readings.get(window) != reading:
+            watch.readings[window] = reading
+            self._changed.add(version)
+
     def _watching(self, version: str, on: str) -> list[Watch]:
-        self._changed.add(version)
         return [watch for watch in self._watches[version] if watch.rule.on == on]
 
     def announce(self, now_ms: int) -> list[Alert]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from app.core.batches import Floats, Ints
+from models.counting import SMALLEST_PROBABILITY
 
 #: A group of cells holds at least a 32nd of the reference's positives or of its negatives (with more than 32 768 of a
 #: label, the cube root of them takes the place of 32, or the coarseness would outlast the chance) ...
@@ -23,8 +24,6 @@ _FEWEST_LABELS = 10
 _FEWEST_GROUPS = 5
 #: Events at the overall rate that each group is given beside its own: no probability is ever 0 or 1.
 _PRIOR_EVENTS = 0.25
-#: As for the realised log loss: a certain and wrong score costs 34.5, not infinity.
-_SMALLEST_PROBABILITY = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,4 +218,4 @@ def _log_losses(mean_scores: Floats) -> Floats:
     if not len(known):
         return np.full((2, len(mean_scores)), np.nan)
     score = np.interp(np.arange(len(mean_scores)), known, mean_scores[known])
-    return -np.log(np.maximum([1 - score, score], _SMALLEST_PROBABILITY))
+    return -np.log(np.maximum([1 - score, score], SMALLEST_PROBABILITY))

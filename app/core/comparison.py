@@ -79,7 +79,9 @@ class Comparison:
             Scale.of(cells.edges, counts[: cells.size])
             for cells, counts in zip(reference.metrics, reference.counts, strict=True)
         ]
-        self._scale = Scale.stack(of_metric, self._width)
+        self.scale = Scale.stack(of_metric, self._width)
+        #: Position of each metric's last cell with a value.
+        self.last_cells = self._sizes - 1
 
     def concerns(self, test: str, row: int) -> bool:
         """Whether a test has anything to say of a metric."""
@@ -133,15 +135,6 @@ class Comparison:
                 *flat.shape[:-1], n_all
             )
         return np.bincount(self._groups, weights=flat, minlength=n_all).astype(np.int64)  # exact below 2**53
-
-    @property
-    def scale(self) -> Scale:
-        return self._scale
-
-    @property
-    def last_cells(self) -> Ints:
-        """Position of each metric's last cell with a value."""
-        return self._sizes - 1
 
 
 def _psi(sides: Sides, of: Comparison) -> Outcome:

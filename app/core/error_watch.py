@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +12,18 @@ import numpy as np
 from app.core.budget import OF_ERRORS
 from app.core.detectors import Baseline
 from app.core.drift.cusum import Cusum
+from app.core.drift_calendar import Window
+from app.core.drift_reports import Judgement, Verdict
 from app.core.sketches import ALL
-from schemas.wire import DriftReport
 
 if TYPE_CHECKING:
     from app.core.batches import Ints
     from app.core.detectors import Detection, Detector, Make
-    from app.core.drift_calendar import Window
     from app.core.error_stream import Errors
     from app.core.findings import Subject
     from models.reference import Reference
     from schemas.pipeline import Drift, ErrorDetector
+    from schemas.wire import DriftReport
 
 #: A detector that names another time of change is right to this number of events …
 _STRIDE = 16
@@ -137,21 +138,15 @@ def _report(about: Subject, test: str, found: Detection, change_ms: int, positio
     now, before = found.rate_since, found.rate_before
     since = str(np.datetime64(change_ms, "ms").astype("M8[D]"))
     words = f"the decisions are wrong in {now:.1%} of {found.n_since} cases since {since}, {before:.1%} before"
-    return DriftReport(
-        pipeline=about.pipeline,
-        model=about.model,
-        version=about.version,
-        segment=ALL,
-        metric=ERROR,
-        test=test,
-        window_start_ms=change_ms,
-        window_end_ms=position_ms,
+    verdict = Verdict(
         statistic=found.statistic,
         p_value=None,
         threshold=found.threshold,
         effect=now - before,
-        n_reference=found.n_before,
-        n_detection=found.n_since,
         signal="DRIFT" if found.rose else "NONE",
         note=words if found.rose else f"{words}: fewer than before, from here on compared with the new rate",
     )
+    (report,) = replace(about, window=Window(change_ms, position_ms)).reports(
+        [Judgement(ALL, ERROR, test, found.n_before, found.n_since, verdict)]
+    )
+    return report

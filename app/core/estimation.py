@@ -27,9 +27,7 @@ from scipy.special import ndtr
 from app.core.batches import Ints
 from app.core.calibration import Calibration
 from app.core.expected_measures import expected_measures
-
-#: Two-sided 95 % of the standard normal distribution.
-_Z = 1.959963984540054
+from app.core.performance import NORMAL_95
 
 
 class Estimate(NamedTuple):
@@ -223,7 +221,7 @@ def with_band(name: str, value: float, deviation: float, smallest: float, larges
     """The normal 95 % band around a value, cut to the measure's range."""
     if math.isnan(deviation):
         return Estimate(name, value, math.nan, math.nan, math.nan)
-    half = _Z * deviation
+    half = NORMAL_95 * deviation
     return Estimate(name, value, max(value - half, smallest), min(value + half, largest), deviation)
 
 

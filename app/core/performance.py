@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.reference import Counts
 
 #: Two-sided 95 % of the standard normal distribution.
-_Z = 1.959963984540054
+NORMAL_95 = 1.959963984540054
 
 
 class Measure(NamedTuple):
@@ -102,7 +102,7 @@ def hanley_mcneil(area: float, n_positive: int, n_negative: int) -> tuple[float,
     variance = (area * (1 - area) + (n_positive - 1) * (first - area**2) + (n_negative - 1) * (second - area**2)) / (
         n_positive * n_negative
     )
-    half = _Z * math.sqrt(max(variance, 0.0))
+    half = NORMAL_95 * math.sqrt(max(variance, 0.0))
     return max(area - half, 0.0), min(area + half, 1.0)
 
 
@@ -115,6 +115,6 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """
     if n == 0:
         return math.nan, math.nan
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
+    middle = (share + NORMAL_95**2 / (2 * n)) / (1 + NORMAL_95**2 / n)
+    half = NORMAL_95 / (1 + NORMAL_95**2 / n) * math.sqrt(share * (1 - share) / n + NORMAL_95**2 / (4 * n * n))
     return max(middle - half, 0.0), min(middle + half, 1.0)

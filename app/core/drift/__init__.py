@@ -1,4 +1,4 @@
-"""The drift statistics, one per file. Each takes counts or deciles and gives numbers; `app.core.monitoring` runs them.
+"""The drift statistics, one per file. Each takes counts or deciles; `comparison` and `over_time` run them.
 
 =============  ======================================================  ==========================
 `deciles`      d1 … d10 of a metric from the counts of its cells       not a test
