@@ -7,7 +7,7 @@ drains it into `SketchDelta`s. A `Sketch` merges deltas, in any order, without k
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,10 +36,8 @@ ALL = "all"
 # A bad position must not ask for gigabytes: 4 million cells are 4 000 metrics of 1 000.
 _MOST_CELLS = 2**22
 
-#: Scored events are counted so many at a time: a few cost nearly as much as a thousand.
-_AT_ONCE = 1_000
-#: With segments: whatever is counted at once is one delta per segment less to merge.
-_AT_ONCE_IN_SEGMENTS = 8_000
+#: Events, and labels, are counted so many at a time: a few cost nearly as much as a thousand.
+_AT_ONCE = 8_000
 
 
 def pack(model: str, version: str, segment: str, slice_start_ms: int, counts: Counts) -> SketchDelta:
@@ -195,12 +193,21 @@ class Sketch:
 
 
 @dataclass(eq=False)
-class _Scored:
-    """Events of one version that wait to be counted: starts of their slices, features, scores."""
+class _Waiting:
+    """Events of one version, or labels, that wait to be counted: runs of arrays with the event times first."""
 
     reference: Reference
-    runs: list[tuple[Ints, Floats, Floats]] = field(default_factory=list)
-    events: int = 0
+    runs: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
+    n: int = 0
+
+    def add(self, *arrays: NDArray[Any]) -> bool:
+        """Take a run; True when it is time to count."""
+        self.runs.append(arrays)
+        self.n += len(arrays[0])
+        return self.n >= _AT_ONCE
+
+    def joined(self) -> list[NDArray[Any]]:
+        return [np.concatenate(arrays) for arrays in zip(*self.runs, strict=True)]
 
 
 class SketchBuffer:
@@ -220,20 +227,18 @@ class SketchBuffer:
         self._model = model
         self._slice_ms = slice_ms
         self._by_segment = SegmentBuffer(model, slice_ms, segments) if segments else None
-        self._at_once = _AT_ONCE_IN_SEGMENTS if segments else _AT_ONCE
         self._counts: dict[tuple[str, int], Counts] = {}
-        self._uncounted: dict[str, _Scored] = {}
+        self._scored: dict[str, _Waiting] = {}
+        self._labelled: dict[str, _Waiting] = {}
         self._errors: dict[str, list[tuple[Ints, NDArray[np.bool_]]]] = {}
 
     def add_scored(
         self, version: str, reference: Reference, event_time_ms: Ints, matrix: Floats, scores: Floats
     ) -> None:
         """Count scored events of one version in the slices of their event times; the arrays must stay as they are."""
-        scored = self._uncounted.setdefault(version, _Scored(reference))
-        scored.runs.append((slice_starts(event_time_ms, self._slice_ms), matrix, scores))
-        scored.events += len(scores)
-        if scored.events >= self._at_once:
-            self._count(version)
+        scored = self._scored.setdefault(version, _Waiting(reference))
+        if scored.add(event_time_ms, matrix, scores):
+            self._count_scored(version)
 
     def add_labelled(  # noqa: PLR0917  # as `add_scored`, and what the labels are
         self,
@@ -245,11 +250,11 @@ class SketchBuffer:
         segments: Sequence[Sequence[int]] = (),
     ) -> None:
         """Count labels that have arrived in the slices, and the ``segments``, of the events they belong to."""
-        starts = slice_starts(event_time_ms, self._slice_ms)
-        for start in np.unique(starts).tolist():
-            here = starts == start
-            self._add(version, start, count_outcomes(reference, scores[here], labels[here]))
+        labelled = self._labelled.setdefault(version, _Waiting(reference))
+        if labelled.add(event_time_ms, scores, labels):
+            self._count_labelled(version)
         if self._by_segment is not None:
+            starts = slice_starts(event_time_ms, self._slice_ms)
             self._by_segment.add_labelled(version, reference, starts, scores, labels, segments)
 
     def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_]) -> None:
@@ -270,24 +275,45 @@ class SketchBuffer:
 
     def drain(self) -> list[SketchDelta]:
         """Give the deltas since the last drain: all events', then the segments', ordered by version and slice."""
-        for version in list(self._uncounted):
-            self._count(version)
+        for version in list(self._scored):
+            self._count_scored(version)
+        for version in list(self._labelled):
+            self._count_labelled(version)
         counts, self._counts = self._counts, {}
         whole = [pack(self._model, version, ALL, start, counts[version, start]) for version, start in sorted(counts)]
         return whole if self._by_segment is None else [*whole, *self._by_segment.drain()]
 
-    def _count(self, version: str) -> None:
-        scored = self._uncounted.pop(version)
-        starts, matrix, scores = (np.concatenate(arrays) for arrays in zip(*scored.runs, strict=True))
-        for start in np.unique(starts).tolist():
-            here = starts == start
+    def _count_scored(self, version: str) -> None:
+        scored = self._scored.pop(version)
+        times, matrix, scores = scored.joined()
+        starts = slice_starts(times, self._slice_ms)
+        for start, here in _by_slice(starts):
             self._add(version, start, count(scored.reference, matrix[here], scores[here]))
         if self._by_segment is not None:
             self._by_segment.add_scored(version, scored.reference, starts, matrix, scores)
 
+    def _count_labelled(self, version: str) -> None:
+        labelled = self._labelled.pop(version)
+        times, scores, labels = labelled.joined()
+        for start, here in _by_slice(slice_starts(times, self._slice_ms)):
+            self._add(version, start, count_outcomes(labelled.reference, scores[here], labels[here]))
+
     def _add(self, version: str, start_ms: int, counts: Counts) -> None:
         held = self._counts.get((version, start_ms))
         self._counts[version, start_ms] = counts if held is None else held + counts
+
+
+def _by_slice(starts: Ints) -> Iterator[tuple[int, Ints | slice]]:
+    """Each slice's start and where its events are."""
+    if len(starts) == 0:
+        return
+    if (starts == starts[0]).all():
+        yield int(starts[0]), slice(None)
+        return
+    order = np.argsort(starts, kind="stable")
+    ordered = starts[order]
+    for here in np.split(order, np.flatnonzero(np.diff(ordered)) + 1):
+        yield int(starts[here[0]]), here
 
 
 def _add(dense: Ints, cells: NDArray[np.intp], values: Ints) -> Ints:
