@@ -63,7 +63,8 @@ class Comparison:
         self._sizes = np.array([cells.size for cells in reference.metrics])
         self._n_metrics, self._width = reference.counts.shape
         kinds = [cells.kind for cells in reference.metrics]
-        self._concerned = {test: np.array([kind in TESTS[test].kinds for kind in kinds]) for test in self.tests}
+        #: By test: the metrics that it has anything to say of.
+        self.concerned = {test: [kind in TESTS[test].kinds for kind in kinds] for test in self.tests}
         self._is_outcome = np.array([kind == "outcome" for kind in kinds])
         groups = [
             group_cells(counts[: cells.size + 1], N_GROUPS, by_size=cells.is_coded)
@@ -82,10 +83,6 @@ class Comparison:
         self.scale = Scale.stack(of_metric, self._width)
         #: Position of each metric's last cell with a value.
         self.last_cells = self._sizes - 1
-
-    def concerns(self, test: str, row: int) -> bool:
-        """Whether a test has anything to say of a metric."""
-        return bool(self._concerned[test][row])
 
     def with_independent_events(self) -> Comparison:
         """The same comparison where each event counts as one."""
@@ -109,7 +106,7 @@ class Comparison:
         found = {}
         for test in self.tests:
             outcome = TESTS[test].run(sides, self)
-            found[test] = Outcome(*(np.where(self._concerned[test], values, np.nan) for values in outcome))
+            found[test] = Outcome(*(np.where(self.concerned[test], values, np.nan) for values in outcome))
         return found
 
     def _prepare(self, reference: Ints, detection: Ints) -> Sides:

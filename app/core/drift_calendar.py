@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,8 @@ _DAY_MS = 86_400_000
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": _DAY_MS, "w": 7 * _DAY_MS}
 
 
-@dataclass(frozen=True, order=True)
-class Window:
-    """[start, end) of event time."""
+class Window(NamedTuple):
+    """[start, end) of event time; in order of time."""
 
     start_ms: int
     end_ms: int

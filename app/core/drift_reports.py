@@ -47,7 +47,9 @@ from app.core.smallest_p import SmallestP
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from app.core.batches import Floats, Ints
+    from numpy.typing import NDArray
+
+    from app.core.batches import Ints
     from models.reference import Reference
     from schemas.pipeline import DriftTest
 
@@ -55,6 +57,8 @@ Signal = Literal["NONE", "WARNING", "DRIFT"]
 
 #: Fewer independent events than this, on either side, are not tested.
 FEWEST = 30
+#: The tests whose reports say more than their numbers.
+_SAYING = frozenset({"null_rate", "unseen", "range"})
 #: What a metric's hypotheses weigh in the budget: now, trend, interval. The past is looked at again and again.
 _WEIGHTS = np.array([0.8, 0.1, 0.1])
 _NOW, _TREND, _INTERVAL = range(3)
@@ -111,6 +115,14 @@ class Judgement(NamedTuple):
     verdict: Verdict
 
 
+class _Sizes(NamedTuple):
+    """Events of both windows, by segment and metric, and which are enough to be tested."""
+
+    reference: list[list[int]]
+    detection: list[list[int]]
+    is_enough: NDArray[np.bool_]
+
+
 class Judge:
     """Judges the windows of one version.
 
@@ -124,50 +136,58 @@ class Judge:
 
     def __init__(self, reference: Reference, tests: Sequence[DriftTest]) -> None:
         self._reference = reference
-        self._tests = tests
         self._settings: dict[str, Mapping[str, float]] = {test.test: test.settings for test in tests}
         self._comparison = Comparison(reference, self._settings)
 
     def calibrate(self, view: View) -> list[SmallestP | None]:
         """Work out, once, what smallest p-values are worth in windows of such sizes; None where there is too little."""
-        found: list[SmallestP | None] = []
-        for s in range(len(view.segments)):
-            if not self._is_enough(view, s).any():
-                found.append(None)
-                continue
-            row = view.rows[0] if view.rows else 0
-            sizes = _rounded(int(view.reference[s, row].sum())), _rounded(int(view.detection[s, row].sum()))
-            found.append(SmallestP.draw(self._reference, self._comparison.tests, *sizes))
-        return found
+        return self._laws(view, self._sizes(view))
 
     def judge(self, view: View) -> list[Judgement]:
         """Run all tests on a window and spend its budget; in the order of segments, metrics and tests."""
+        sizes = self._sizes(view)
         found = self._comparison.compare(view.reference, view.detection)
-        laws = self.calibrate(view)
+        laws = self._laws(view, sizes)
         told = {(s, row): each for s in range(len(laws)) for row, each in self._look_back(view, s).items()}
-        classic = [self._classic(view, s) for s in range(len(laws))]
-        spent = self._spend(view, found, laws, told)
+        spent = self._spend(view, found, laws, sizes.is_enough, told)
+        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in found.items()}
+        rejected, thresholds = spent.rejected.tolist(), spent.threshold.tolist()
         judgements: list[Judgement] = []
-        for s, segment in enumerate(view.segments):
+        for s, (segment, law) in enumerate(zip(view.segments, laws, strict=True)):
+            classic = self._classic(view, s)
             # What the smallest p-value of each metric's tests must be below, for the metric to be rejected.
-            law = laws[s]
-            limits = spent.threshold[s, :, _NOW] if law is None else law.smallest(spent.threshold[s, :, _NOW])
+            limits = spent.threshold[s, :, _NOW]
+            limits = (limits if law is None else law.smallest(limits)).tolist()
             for row in view.rows:
                 name = self._reference.metrics[row].name
-                numbers = int(view.reference[s, row].sum()), int(view.detection[s, row].sum())
+                numbers = sizes.reference[s][row], sizes.detection[s][row]
                 verdicts = {
-                    **self._now(found, view, (s, row), bool(spent.rejected[s, row, _NOW]), float(limits[row])),
-                    **self._over_time(told[s, row], spent, s, row),
-                    **classic[s][row],
+                    **self._now(of_tests, view, (s, row), rejected[s][row][_NOW], limits[row]),
+                    **self._over_time(told[s, row], rejected[s][row], thresholds[s][row]),
+                    **classic[row],
                 }
                 judgements += [
-                    Judgement(segment, name, test.test, *numbers, verdicts[test.test])
-                    for test in self._tests
-                    if test.test in verdicts
+                    Judgement(segment, name, test, *numbers, verdicts[test])
+                    for test in self._settings
+                    if test in verdicts
                 ]
         return judgements
 
     # -- evidence ------------------------------------------------------------------------------------------------------
+
+    def _sizes(self, view: View) -> _Sizes:
+        then, now = view.reference.sum(axis=-1), view.detection.sum(axis=-1)
+        is_enough = np.minimum(then, now) >= FEWEST * self._reference.design_effects
+        return _Sizes(then.tolist(), now.tolist(), is_enough)
+
+    def _laws(self, view: View, sizes: _Sizes) -> list[SmallestP | None]:
+        row = view.rows[0] if view.rows else 0
+        return [
+            SmallestP.draw(self._reference, self._comparison.tests, _rounded(then[row]), _rounded(now[row]))
+            if is_enough.any()
+            else None
+            for then, now, is_enough in zip(*sizes, strict=True)
+        ]
 
     def _look_back(self, view: View, s: int) -> dict[int, dict[int, Told]]:
         """By metric and hypothesis."""
@@ -183,6 +203,7 @@ class Judge:
         view: View,
         found: dict[str, Outcome],
         laws: list[SmallestP | None],
+        is_enough: NDArray[np.bool_],
         told: dict[tuple[int, int], dict[int, Told]],
     ) -> Spent:
         """Spend the budget on hypotheses, segments x metrics x (now, trend, interval)."""
@@ -190,9 +211,8 @@ class Judge:
         if found:
             smallest = smallest_p(found)
             for s, law in enumerate(laws):
-                if law is None:
-                    continue
-                p_values[s, :, _NOW] = np.where(self._is_enough(view, s), law.p_value(smallest[s]), np.nan)
+                if law is not None:
+                    p_values[s, :, _NOW] = np.where(is_enough[s], law.p_value(smallest[s]), np.nan)
         weights = np.broadcast_to(_WEIGHTS, p_values.shape)
         unjudged = np.ones(p_values.shape[1], dtype=bool)
         unjudged[list(view.rows)] = False
@@ -209,22 +229,23 @@ class Judge:
                     p_values[s, row, which] = np.nan
         return spend(p_values, weights, view.alpha)
 
-    def _is_enough(self, view: View, s: int) -> Floats:
-        fewest = np.minimum(view.reference[s].sum(axis=-1), view.detection[s].sum(axis=-1))
-        enough: Floats = fewest >= FEWEST * self._reference.design_effects
-        return enough
-
     # -- verdicts ------------------------------------------------------------------------------------------------------
 
     def _now(
-        self, found: dict[str, Outcome], view: View, at: tuple[int, int], rejected: bool, limit: float
+        self,
+        found: Mapping[str, Sequence[list[list[float]]]],
+        view: View,
+        at: tuple[int, int],
+        is_rejected: bool,
+        limit: float,
     ) -> dict[str, Verdict]:
+        """What the tests say of a metric; ``found``: statistic, p-value and effect, by segment and metric."""
         verdicts = {}
         s, row = at
         for test, outcome in found.items():
-            statistic, p_value, effect = (float(values[s, row]) for values in outcome)
-            if not self._comparison.concerns(test, row):
+            if not self._comparison.concerned[test][row]:
                 continue
+            statistic, p_value, effect = outcome[0][s][row], outcome[1][s][row], outcome[2][s][row]
             if math.isnan(p_value):
                 is_absent = not view.reference[s, row].any()
                 note = view.absence if is_absent else "no values to compare"
@@ -234,26 +255,26 @@ class Judge:
                 note = f"too few events to judge: {least} are needed in both windows"
                 verdicts[test] = Verdict(statistic, p_value, None, effect, "NONE", note)
             else:
-                signal = self._grade(test, effect) if rejected and p_value <= limit else "NONE"
-                verdicts[test] = Verdict(statistic, p_value, limit, effect, signal, self._say(test, view, s, row))
+                signal = self._grade(test, effect) if is_rejected and p_value <= limit else "NONE"
+                note = self._say(test, view, s, row) if test in _SAYING else ""
+                verdicts[test] = Verdict(statistic, p_value, limit, effect, signal, note)
         return verdicts
 
-    def _over_time(self, told: Mapping[int, Told], spent: Spent, s: int, row: int) -> dict[str, Verdict]:
+    def _over_time(self, told: Mapping[int, Told], rejected: list[bool], thresholds: list[float]) -> dict[str, Verdict]:
+        """What a metric's past says; by hypothesis."""
         verdicts = {}
         for which, each in told.items():
             test = "trend" if which == _TREND else "interval"
-            threshold = float(spent.threshold[s, row, which])
+            threshold = thresholds[which]
             if math.isnan(each.p_value):
                 verdicts[test] = Verdict(None, None, None, None, "NONE", each.note)
-                continue
-            if math.isnan(threshold):
+            elif math.isnan(threshold):
                 note = f"too little history for this budget: its p-value cannot be below {each.least:.2g}"
                 verdicts[test] = Verdict(each.statistic, each.p_value, None, each.effect, "NONE", note)
-                continue
-            signal = self._grade(test, abs(each.effect)) if spent.rejected[s, row, which] else "NONE"
-            verdicts[test] = Verdict(
-                _finite(each.statistic), each.p_value, threshold, _finite(each.effect), signal, each.note
-            )
+            else:
+                signal = self._grade(test, abs(each.effect)) if rejected[which] else "NONE"
+                statistic, effect = _finite(each.statistic), _finite(each.effect)
+                verdicts[test] = Verdict(statistic, each.p_value, threshold, effect, signal, each.note)
         return verdicts
 
     def _classic(self, view: View, s: int) -> dict[int, dict[str, Verdict]]:

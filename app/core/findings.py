@@ -5,33 +5,20 @@ Times are milliseconds; NaN stands for a value that there is nothing to compute 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from app.core.drift.deciles import DECILES, deciles
-from schemas.pipeline import UNSEEN
 from schemas.wire import Alert, DriftReport, WindowVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.core.batches import Ints
     from app.core.drift_calendar import Window
     from app.core.drift_reports import Judgement
-    from models.reference import Counts, MetricCells, Reference
+    from app.core.window_statistics import Statistics
 
 
-class Statistic(NamedTuple):
-    """One value of `MetadataRow`: of which metric, which decile (or n, null_rate, min, max, mean)."""
-
-    metric: str
-    decile: str
-    value: float
-
-
-@dataclass(frozen=True)
-class MetadataRow:
+class MetadataRow(NamedTuple):
     """A row of ``model_metadata``; NaN: nothing to compute it from."""
 
     pipeline: str
@@ -48,8 +35,7 @@ class MetadataRow:
     revision: int
 
 
-@dataclass(frozen=True)
-class PerformanceRow:
+class PerformanceRow(NamedTuple):
     """A row of ``performance``; NaN: none."""
 
     pipeline: str
@@ -97,7 +83,7 @@ class Subject:
     revision: int
 
     def metadata(
-        self, stage: Literal["training", "scoring"], segment: str, statistics: Iterable[Statistic], now_ms: int
+        self, stage: Literal["training", "scoring"], segment: str, statistics: Statistics, now_ms: int
     ) -> list[MetadataRow]:
         return [
             MetadataRow(
@@ -114,7 +100,7 @@ class Subject:
                 window_end_ms=self.window.end_ms,
                 revision=self.revision,
             )
-            for metric, decile, value in statistics
+            for metric, decile, value in statistics.rows()
         ]
 
     def reports(self, tested: Iterable[Judgement]) -> list[DriftReport]:
@@ -140,38 +126,3 @@ class Subject:
             )
             for segment, metric, test, n_reference, n_detection, verdict in tested
         ]
-
-
-def describe(reference: Reference, counts: Counts, metrics: Iterable[int]) -> list[Statistic]:
-    """Compute the statistics of some metrics of a set of events.
-
-    ``n`` is the number of events; ``null_rate`` the share of them without a value (of the outcome: without a label).
-    A category has its shares besides, of the events with a value: ``share:<value>``, and ``share:unseen`` for all that
-    are not in its vocabulary.
-    """
-    found = []
-    for row in metrics:
-        cells = reference.metrics[row]
-        low, high = float(counts.minima[row]), float(counts.maxima[row])
-        n_present = int(counts.counts[row, : cells.size].sum())
-        found += [
-            *(
-                Statistic(cells.name, decile, value)
-                for decile, value in zip(DECILES, deciles(cells, counts.counts[row], low, high).tolist(), strict=True)
-            ),
-            Statistic(cells.name, "n", float(counts.n)),
-            Statistic(cells.name, "null_rate", (counts.n - n_present) / counts.n if counts.n else math.nan),
-            Statistic(cells.name, "min", low),
-            Statistic(cells.name, "max", high),
-            Statistic(cells.name, "mean", reference.mean(counts, row)),
-            *_shares(cells, counts.counts[row], n_present),
-        ]
-    return found
-
-
-def _shares(cells: MetricCells, counts: Ints, n_present: int) -> list[Statistic]:
-    values = (*cells.values, UNSEEN) if cells.values else ()
-    return [
-        Statistic(cells.name, f"share:{value}", int(counts[code]) / n_present if n_present else math.nan)
-        for code, value in enumerate(values)
-    ]

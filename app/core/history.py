@@ -16,10 +16,10 @@ from app.core.drift_calendar import Window
 from models.reference import SCORE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from app.core.batches import Floats
-    from app.core.findings import Statistic
+    from app.core.window_statistics import Statistics
 
 
 @dataclass(eq=False)
@@ -31,6 +31,14 @@ class _Entry:
 
     def find(self, metric: str) -> Floats | None:
         return next((block[names.index(metric)] for names, block in self.deciles.items() if metric in names), None)
+
+    def to_state(self) -> list[Any]:
+        return [self.n, [[list(names), block.tolist()] for names, block in sorted(self.deciles.items())]]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> _Entry:
+        n, blocks = state
+        return cls(n, {tuple(names): np.array(block) for names, block in blocks})
 
 
 class History:
@@ -44,28 +52,25 @@ class History:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._entries: dict[Window, dict[tuple[str, str], _Entry]] = {}
+        self._entries: dict[Window, dict[str, dict[str, _Entry]]] = {}
 
-    def remember(self, window: Window, version: str, segment: str, n: int, statistics: Iterable[Statistic]) -> None:
+    def remember(self, window: Window, version: str, segment: str, n: int, statistics: Statistics) -> None:
         """Keep, or replace, the deciles among the statistics of ``n`` events."""
-        entry = self._entries.setdefault(window, {}).setdefault((version, segment), _Entry(n, {}))
+        of_segment = self._entries.setdefault(window, {}).setdefault(segment, {})
+        entry = of_segment.setdefault(version, _Entry(n, {}))
         entry.n = n
-        found: dict[str, list[float]] = {}
-        for metric, decile, value in statistics:
-            if decile in DECILES:
-                found.setdefault(metric, []).append(value)
-        entry.deciles[tuple(found)] = np.array(list(found.values()), np.float64)
+        entry.deciles[statistics.metrics] = statistics.deciles
 
     def current(self, window: Window, version: str, segment: str, metrics: tuple[str, ...]) -> Floats:
         """Give the deciles of metrics that were told together: metrics x 10."""
-        return self._entries[window][version, segment].deciles[metrics]
+        return self._entries[window][segment][version].deciles[metrics]
 
     def events(self, window: Window) -> dict[str, int]:
         """Number of events of a window by segment, of all versions."""
-        found: dict[str, int] = {}
-        for (_, segment), entry in self._entries[window].items():
-            found[segment] = found.get(segment, 0) + entry.n
-        return found
+        return {
+            segment: sum(entry.n for entry in of_segment.values())
+            for segment, of_segment in self._entries[window].items()
+        }
 
     def before(self, window: Window) -> list[Window]:
         """List the newest windows before one that overlap neither it nor each other, oldest first."""
@@ -83,17 +88,17 @@ class History:
         """Give the deciles of metrics in some windows: windows x metrics x 10, NaN where a window does not know one."""
         found = np.full((len(windows), len(metrics), len(DECILES)), np.nan)
         for at, window in enumerate(windows):
-            entries = self._entries[window]
-            speakers = sorted((-entry.n, name, entry) for (name, of), entry in entries.items() if of == segment)
-            block = next((entry.deciles[metrics] for *_, entry in speakers if metrics in entry.deciles), None)
+            of_segment = self._entries[window].get(segment, {})
+            speakers = _speakers(of_segment)
+            block = next((entry.deciles[metrics] for _, entry in speakers if metrics in entry.deciles), None)
             if block is not None:
                 found[at] = block
             else:
                 for row, metric in enumerate(metrics):
-                    told = (entry.find(metric) for *_, entry in speakers)
+                    told = (entry.find(metric) for _, entry in speakers)
                     found[at, row] = next((each for each in told if each is not None), np.nan)
-            if SCORE in metrics and (not speakers or speakers[0][1] != version):
-                own = entries.get((version, segment))
+            if SCORE in metrics and (not speakers or speakers[0][0] != version):
+                own = of_segment.get(version)
                 score = own.find(SCORE) if own is not None else None
                 found[at, metrics.index(SCORE)] = np.nan if score is None else score
         return found
@@ -104,23 +109,29 @@ class History:
             del self._entries[window]
 
     def to_state(self) -> list[Any]:
+        """Give what `from_state` needs: JSON values."""
         return [
             [
                 window.start_ms,
                 window.end_ms,
-                [
-                    [*key, entry.n, [[list(names), block.tolist()] for names, block in sorted(entry.deciles.items())]]
-                    for key, entry in sorted(held.items())
-                ],
+                {
+                    segment: {version: entry.to_state() for version, entry in of_segment.items()}
+                    for segment, of_segment in by_segment.items()
+                },
             ]
-            for window, held in sorted(self._entries.items())
+            for window, by_segment in sorted(self._entries.items())
         ]
 
     def from_state(self, state: list[Any]) -> None:
         self._entries = {
             Window(start, end): {
-                (version, segment): _Entry(n, {tuple(names): np.array(block) for names, block in blocks})
-                for version, segment, n, blocks in held
+                segment: {version: _Entry.from_state(entry) for version, entry in of_segment.items()}
+                for segment, of_segment in by_segment.items()
             }
-            for start, end, held in state
+            for start, end, by_segment in state
         }
+
+
+def _speakers(of_segment: dict[str, _Entry]) -> list[tuple[str, _Entry]]:
+    """The versions that scored events of a segment, that of most events first."""
+    return sorted(of_segment.items(), key=lambda item: (-item[1].n, item[0]))

@@ -28,30 +28,32 @@ from app.core.alert_course import limits
 from app.core.alerting import AlertBook
 from app.core.budget import OF_OUTCOMES, OF_WINDOWS, alpha_of_window
 from app.core.diagnosis import MEASURE, Diagnosis, to_record
-from app.core.drift.deciles import DECILES, deciles
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
 from app.core.error_stream import ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.faults.traffic import Traffic
-from app.core.findings import Findings, Subject, describe
+from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.sketches import ALL, Sketch
+from app.core.window_statistics import Describer
 from models.reference import Reference
+from schemas.wire import encode_packed
 
 if TYPE_CHECKING:
     from app.core.batches import Floats
     from app.core.detectors import Make
+    from app.core.findings import PerformanceRow
     from models.reference import Counts
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 2\n"
+_MAGIC = b"streamgauge monitor 3\n"
 
 
 @dataclass(eq=False)
@@ -67,12 +69,13 @@ class _Version:
     detections: list[tuple[int, str]] = field(default_factory=list)
 
     @cached_property
-    def training_deciles(self) -> list[Floats]:
-        counts = self.reference.training
-        return [
-            deciles(cells, counts.counts[row], float(counts.minima[row]), float(counts.maxima[row]))
-            for row, cells in enumerate(self.reference.metrics)
-        ]
+    def describer(self) -> Describer:
+        return Describer(self.reference)
+
+    @cached_property
+    def training_deciles(self) -> Floats:
+        """Of all metrics."""
+        return self.describer.describe(self.reference.training, range(len(self.reference.metrics))).deciles
 
 
 class MonitorCore:
@@ -191,8 +194,9 @@ class MonitorCore:
             if not known.is_announced:
                 known.is_announced = True
                 about = self._about(version, known.training, 1)
+                everything = range(len(known.reference.metrics))
                 for segment, counts in known.reference.by_segment():
-                    statistics = describe(known.reference, counts, range(len(known.reference.metrics)))
+                    statistics = known.describer.describe(counts, everything)
                     findings.metadata += about.metadata("training", segment, statistics, now_ms)
         for version, known in sorted(self._versions.items()):
             released = self._errors.release(version, self._store.label_watermark_ms)
@@ -270,12 +274,13 @@ class MonitorCore:
                 known = self._versions[version]
                 counts = self._counts(window, version)
                 metrics = self._metrics(known, of_labels=of_labels)
-                statistics = {segment: describe(known.reference, each, metrics) for segment, each in counts.items()}
+                statistics = {segment: known.describer.describe(each, metrics) for segment, each in counts.items()}
                 for segment, each in counts.items():
                     self._history.remember(window, version, segment, each.n, statistics[segment])
                 tested = known.judge.judge(self._view(window, version, counts, metrics))
                 found[window, version] = tested
-                revision = holding.report(_digest(statistics, tested), of_labels)
+                said = {segment: each.values.tobytes() for segment, each in statistics.items()}
+                revision = holding.report(_digest(said, tested), of_labels)
                 if revision is None:
                     continue
                 is_history_changed = True
@@ -305,12 +310,10 @@ class MonitorCore:
                     self._view(window, version, counts, self._metrics(known, of_labels=of_labels))
                 )
         about = self._about(version, window, 0)
-        performance = [
-            row
-            for segment, each in counts.items()
-            for row in known.diagnosis.performance(about, segment, each, with_labels=with_labels)
-            if self._pipeline.labels is not None
-        ]
+        performance: list[PerformanceRow] = []
+        if self._pipeline.labels is not None:
+            for segment, each in counts.items():
+                performance += known.diagnosis.performance(about, segment, each, with_labels=with_labels)
         alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
         verdict = known.diagnosis.verdict(
             counts, judgements, performance, self._traffic(window, counts), with_labels=with_labels, alpha=alpha
@@ -320,7 +323,7 @@ class MonitorCore:
         if revision is None:
             return
         about = replace(about, revision=revision)
-        findings.performance += [replace(row, revision=revision) for row in performance]
+        findings.performance += [row._replace(revision=revision) for row in performance]
         findings.verdicts.append(to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels))
         is_said = verdict.kind not in {"too_little_data", "no_reference"}
         self.alerts.see_verdict(version, window, verdict.kind if is_said else "")
@@ -381,7 +384,7 @@ class MonitorCore:
 
         names = tuple(known.reference.metrics[row].name for row in metrics)
         times = np.array([self._calendar.ordinal(each) for each in (*past_windows, window)], np.float64)
-        training = np.array([known.training_deciles[row] for row in metrics]).reshape(len(names), len(DECILES))
+        training = known.training_deciles[metrics.start : metrics.stop]
 
         share = 1.0
         if self._pipeline.labels is not None:
@@ -410,7 +413,7 @@ class MonitorCore:
 
 
 def _digest(*found: object) -> str:
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    return hashlib.sha256(encode_packed(found)).hexdigest()
 
 
 def _share_of_drift(tested: list[Judgement]) -> float:

@@ -150,14 +150,14 @@ def last_words(all_findings: list[Findings]) -> dict[tuple[object, ...], str]:
     for findings in all_findings:
         for row in findings.metadata:
             key = ("metadata", row.version, row.stage, row.metric, row.decile, row.window_start_ms)
-            rows[key] = max(rows.get(key, (0, "")), (row.revision, repr(replace(row, revision=0))))
+            rows[key] = max(rows.get(key, (0, "")), (row.revision, repr(row._replace(revision=0))))
         for report in findings.reports:
             key = ("report", report.version, report.metric, report.test, report.window_start_ms)
             words = repr({name: getattr(report, name) for name in report.__struct_fields__ if name != "revision"})
             rows[key] = max(rows.get(key, (0, "")), (report.revision, words))
         for each in findings.performance:
             key = ("performance", each.version, each.measure, each.window_start_ms)
-            rows[key] = max(rows.get(key, (0, "")), (each.revision, repr(replace(each, revision=0))))
+            rows[key] = max(rows.get(key, (0, "")), (each.revision, repr(each._replace(revision=0))))
         for verdict in findings.verdicts:
             key = ("verdict", verdict.version, verdict.window_start_ms)
             words = repr({name: getattr(verdict, name) for name in verdict.__struct_fields__ if name != "revision"})

@@ -15,10 +15,10 @@ from core_setting import batch
 from app.core.comparison import Comparison
 from app.core.drift_reports import Judge, Verdict, View
 from app.core.features import FeaturePlan
-from app.core.findings import describe
 from app.core.monitoring import MonitorCore
 from app.core.over_time import Past
 from app.core.scoring import ActiveModel, ChampionTimeline
+from app.core.window_statistics import Describer
 from app.pipeline import PartitionPipeline
 from models.counting import count
 from models.reference import Counts, MetricCells, Reference
@@ -149,10 +149,14 @@ def test_shares_are_of_the_events_with_a_value() -> None:
     )
     reference = Reference(cells, Counts.zeros(3, 4, 1), 0.5, np.ones(3), np.zeros((3, 4)))
     counts = count(reference, np.array([[0.0, 0.0, 1.0, 2.0, np.nan]]).T, np.full(5, 0.5))
-    found = {decile: value for metric, decile, value in describe(reference, counts, [0])}
+    found = {decile: value for metric, decile, value in Describer(reference).describe(counts, range(1)).rows()}
     assert [found[f"share:{value}"] for value in ("a", "b", "unseen")] == [0.5, 0.25, 0.25]
     assert (found["null_rate"], found["n"]) == (0.2, 5)
-    assert not [decile for _, decile, _ in describe(reference, counts, [1, 2]) if decile.startswith("share:")]
+    assert not [
+        decile
+        for _, decile, _ in Describer(reference).describe(counts, range(1, 3)).rows()
+        if decile.startswith("share:")
+    ]
 
 
 KINDS = (
@@ -191,4 +195,4 @@ def test_the_unseen_test_needs_evidence_and_one_in_a_hundred() -> None:
 def test_numbers_and_the_outcome_have_nothing_unseen() -> None:
     reference = Reference(KINDS, Counts.zeros(4, 5, 1), 0.5, np.ones(4), np.zeros((4, 5)))
     comparison = Comparison(reference, ["unseen"])
-    assert [comparison.concerns("unseen", row) for row in range(4)] == [False, True, False, False]
+    assert [comparison.concerned["unseen"][row] for row in range(4)] == [False, True, False, False]

@@ -1,18 +1,70 @@
-"""Deciles d1 … d10 from the counts of a metric's cells."""
+"""Deciles d1 … d10 from the counts of metrics' cells."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from app.core.batches import Floats, Ints
     from models.reference import MetricCells
 
 #: Names of the ten, in order.
 DECILES = tuple(f"d{tenth}" for tenth in range(1, 11))
+
+_TENTHS = np.arange(1, 11)
+
+
+@dataclass(frozen=True, eq=False)
+class DecileCells:
+    """The cells of M metrics side by side, M x cells: what they begin and end with, infinite at the ends."""
+
+    lows: Floats
+    highs: Floats
+    sizes: Ints
+    is_coded: NDArray[np.bool_]
+
+    @classmethod
+    def stack(cls, metrics: Sequence[MetricCells]) -> DecileCells:
+        sizes = np.array([cells.size for cells in metrics], np.int64)
+        shape = len(metrics), int(sizes.max(initial=0))
+        lows, highs = np.full(shape, -np.inf), np.full(shape, np.inf)
+        for row, cells in enumerate(metrics):
+            n_edges = len(cells.edges)
+            lows[row, 1 : n_edges + 1], highs[row, :n_edges] = cells.edges, cells.edges
+        return cls(lows, highs, sizes, np.array([cells.is_coded for cells in metrics], dtype=bool))
+
+    def deciles(self, counts: Ints, minima: Floats, maxima: Floats) -> Floats:
+        """Compute d1 … d10 of the values that are not missing, of each metric: M x 10; see `deciles`."""
+        n_metrics, width = self.lows.shape
+        rows = np.arange(n_metrics)
+        present = np.where(np.arange(width) < self.sizes[:, None], counts[:, :width], 0)
+        upto = np.cumsum(present, axis=1)
+        n = upto[:, -1]
+        targets = n[:, None] * _TENTHS  # tenths of a rank
+        # The first cell with 10 * upto >= target, of all metrics in one search: one's ranks come after the last one's.
+        above = rows[:, None] * (10 * int(n.max(initial=0)) + 1)
+        where = np.searchsorted((10 * upto + above).ravel(), (targets + above).ravel()).reshape(n_metrics, 10)
+        cell = rows[:, None], np.minimum(where - rows[:, None] * width, width - 1)
+        smallest, largest = minima[:, None], maxima[:, None]
+        low, high = np.maximum(self.lows[cell], smallest), np.minimum(self.highs[cell], largest)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            inside = (targets - 10 * (upto[cell] - present[cell])) / (10 * present[cell])
+            values = low + inside * (high - low)
+            values = np.where(high <= np.nextafter(low, np.inf), low, values)  # the cell holds one value
+            # Infinite values: the edge is the only number known.
+            endless, has_high = np.isinf(low) | np.isinf(high), np.isinf(low) & ~np.isinf(high)
+            values = np.where(endless, np.where(has_high, high, low), values)
+        values[:, -1] = maxima
+        found: Floats = np.where(self.is_coded[:, None], cell[1], values.clip(smallest, largest))
+        found[n == 0] = np.nan
+        return found
 
 
 def deciles(cells: MetricCells, counts: Ints, minimum: float, maximum: float) -> Floats:
@@ -44,29 +96,6 @@ def deciles(cells: MetricCells, counts: Ints, minimum: float, maximum: float) ->
     >>> deciles(metric, np.array([0, 10, 0, 3]), 0.0, 10.0)[[0, 4, 9]].tolist()
     [1.0, 5.0, 10.0]
     """
-    present = counts[: cells.size]
-    n = int(present.sum())
-    if n == 0:
-        return np.full(10, math.nan)
-    upto = np.cumsum(present)
-    targets = np.arange(1, 11) * n  # tenths of a rank
-    where = np.searchsorted(upto * 10, targets)  # first cell with 10 * upto >= target
-    if cells.is_coded:
-        return where.astype(np.float64)
-    values = np.empty(10)
-    for tenth, cell in enumerate(where.tolist()):
-        low = float(cells.edges[cell - 1]) if cell > 0 else minimum
-        high = float(cells.edges[cell]) if cell < len(cells.edges) else maximum
-        low, high = max(low, minimum), min(high, maximum)
-        inside = (int(targets[tenth]) - 10 * (int(upto[cell]) - int(present[cell]))) / (10 * int(present[cell]))
-        values[tenth] = _between(low, high, inside)
-    values[-1] = maximum
-    return np.clip(values, minimum, maximum)
-
-
-def _between(low: float, high: float, part: float) -> float:
-    if high <= math.nextafter(low, math.inf):
-        return low  # the cell holds one value
-    if math.isinf(low) or math.isinf(high):  # infinite values: the edge is the only number known
-        return high if math.isinf(low) and not math.isinf(high) else low
-    return low + part * (high - low)
+    one = DecileCells.stack([cells]).deciles(counts[None], np.array([minimum]), np.array([maximum]))
+    found: Floats = one[0]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,12 +50,19 @@ def interval(past: Floats, current: Floats, low: float = 2.5, high: float = 97.5
     >>> result.low.item(), result.high.item(), result.side.item(), round(result.effect.item(), 3)
     (10.0, 30.0, 1, 0.333)
     """
-    bounds = np.percentile(past, [low, high], axis=0)
-    outside = np.maximum(np.maximum(bounds[0] - current, current - bounds[1]), 0.0)
-    width = bounds[1] - bounds[0]
-    side = (current > bounds[1]).astype(np.int64) - (current < bounds[0])
-    effect = np.divide(outside, outside + width, out=np.zeros_like(outside), where=outside > 0)
-    return Interval(bounds[0], bounds[1], side, effect)
+    ordered = np.sort(past, axis=0)
+    least, most = _percentile(ordered, low), _percentile(ordered, high)
+    outside = np.maximum(np.maximum(least - current, current - most), 0.0)
+    side = (current > most).astype(np.int64) - (current < least)
+    effect = np.divide(outside, outside + (most - least), out=np.zeros_like(outside), where=outside > 0)
+    return Interval(least, most, side, effect)
+
+
+def _percentile(ordered: Floats, percent: float) -> Floats:
+    place = (len(ordered) - 1) * percent / 100
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    found: Floats = below + (place - math.floor(place)) * (above - below)
+    return found
 
 
 def rank_p_value(past: Floats, current: Floats) -> Floats:
