@@ -37,7 +37,7 @@ from app.core.scoring import ActiveModel, ModelSelector
 from app.core.shared_board import SharedBoard
 from app.core.shared_held import Ready
 from app.core.shared_part import SharedPart
-from app.core.sketches import SketchBuffer
+from app.core.sketch_buffer import SketchBuffer
 from app.core.state_log import META, TILES, Generation, Restored, StateReader
 from models.reference import Reference
 from models.segments import Segments

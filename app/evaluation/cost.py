@@ -10,7 +10,8 @@ from scipy.special import expit
 
 from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
-from app.core.sketches import ALL, SketchBuffer, pack
+from app.core.sketch_buffer import SketchBuffer
+from app.core.sketches import ALL, pack
 from app.evaluation.product import VERSION, make_pipeline
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import draw_labels

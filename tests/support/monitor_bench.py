@@ -28,7 +28,7 @@ from app.adapters.topic_reader import read_to_end
 from app.adapters.topics_admin import ensure_topics
 from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
-from app.core.sketches import SketchBuffer
+from app.core.sketch_buffer import SketchBuffer
 from app.ports import Warehouse
 from app.settings import Settings
 from models.registry import Registry

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring import MonitorCore
-from app.core.sketches import SketchBuffer
+from app.core.sketch_buffer import SketchBuffer
 from models.reference import Reference
 from models.reference_fit import fit_reference
 from schemas.pipeline import (

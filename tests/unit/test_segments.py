@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.sketches import ALL, Sketch, SketchBuffer
+from app.core.sketch_buffer import SketchBuffer
+from app.core.sketches import ALL, Sketch
 from models.counting import count, count_outcomes
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import Counts, Reference

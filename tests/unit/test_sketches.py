@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.sketches import Sketch, SketchBuffer, unpack
+from app.core.sketch_buffer import SketchBuffer
+from app.core.sketches import Sketch, unpack
 from models.counting import count, count_outcomes
 from models.reference import Reference
 from models.reference_fit import fit_reference
