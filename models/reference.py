@@ -168,6 +168,9 @@ class Reference:
         Per metric: how many neighbouring events count as one (`models.dependence`).
     profiles
         Metrics x cells: mean score of the events in a cell; NaN where there are none.
+    outcome_blocks
+        Block x label x score cell: ``training.outcomes`` in consecutive blocks of events, which show how labels err
+        together for a while.
     segments
         The counts of each segment that had events in training, by name.
     """
@@ -177,6 +180,7 @@ class Reference:
     threshold: float
     design_effects: Floats
     profiles: Floats
+    outcome_blocks: Ints
     segments: Mapping[str, Counts] = field(default_factory=dict)
 
     @property
@@ -253,12 +257,13 @@ class Reference:
         """All of it as JSON, from which `from_json` makes the same bits again."""
         return json.dumps(
             {
-                "format": 2,
+                "format": 3,
                 "threshold": self.threshold,
                 "n": self.training.n,
                 "log_loss_sum": self.training.log_loss_sum,
                 "n_correct": self.training.n_correct,
                 "outcomes": self.training.outcomes.tolist(),
+                "outcome_blocks": [_to_sparse(block.ravel()) for block in self.outcome_blocks],
                 "metrics": [
                     {
                         "name": metric.name,
@@ -309,9 +314,9 @@ class Reference:
         """Read what `to_json` wrote; ValueError when it is something else."""
         try:
             body = json.loads(text)
-            if body["format"] != 2:
+            if body["format"] != 3:
                 raise ValueError(
-                    f"reference format {body['format']!r} is not 2; train again, or use the release that wrote it"
+                    f"reference format {body['format']!r} is not 3; train again, or use the release that wrote it"
                 )
             rows: list[dict[str, Any]] = body["metrics"]
             metrics = tuple(
@@ -339,11 +344,19 @@ class Reference:
             training.log_loss_sum = body["log_loss_sum"]
             training.n_correct = body["n_correct"]
             design_effects = np.array([row["design_effect"] for row in rows], np.float64)
-            whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles)
+            blocks = np.zeros((len(body["outcome_blocks"]), *training.outcomes.shape), np.int64)
+            for block, (cells, counts) in zip(blocks, body["outcome_blocks"], strict=True):
+                block.reshape(-1)[cells] = counts
+            whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles, blocks)
             segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
             return replace(whole, segments=segments)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not a reference as to_json writes it: {error!r}") from error
+
+
+def _to_sparse(counts: Ints) -> tuple[list[int], list[int]]:
+    cells = np.flatnonzero(counts)
+    return cells.tolist(), counts[cells].tolist()
 
 
 def _float_to_json(value: float) -> float | str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from models.counting import count
+from models.counting import count, count_outcomes
 from models.dependence import design_effect
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import FIXED_POINT, GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from models.segments import Segments
+
+#: Blocks of labelled events in their order: long against what hangs together, and enough to see how blocks differ.
+OUTCOME_BLOCKS = 32
 
 # In units, a value of the training range is at most 2**32, so 2**31 of them fit an int64 sum.
 _RANGE_BITS = 32
@@ -84,7 +87,11 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         if metric.kind == "outcome":  # a label that never comes is no value of it
             held = held[held < metric.size]
         effects[row] = design_effect(held, metric.size, in_order=not metric.is_coded)
-    cells = Reference(tuple(metrics), empty, threshold, effects, profiles)
+    blocks = np.zeros((OUTCOME_BLOCKS, *empty.outcomes.shape), np.int64)
+    cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
+    labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
+    for block, rows in zip(blocks, np.array_split(labelled, OUTCOME_BLOCKS), strict=True):
+        block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
     parts = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
     return replace(cells, training=count(cells, matrix, scores, outcomes), segments=parts)
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.attribution import attribute
-from app.core.calibration import fit_calibration
 from app.core.drift.deciles import deciles
-from app.core.estimation import compare, estimate
+from app.core.estimation import calibrate, compare, estimate
 from app.core.faults.find import find_faults
 from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
@@ -61,16 +60,7 @@ class Diagnosis:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """How often a score of each cell came true; its uncertainty is that of labels that hang together in time."""
-        reference = self.reference
-        effect = float(reference.design_effects[-1])
-        names = ("rate", "auc", "accuracy", "precision", "recall", "f1", "log_loss")
-        return fit_calibration(
-            reference.training.outcomes,
-            reference.threshold_cell,
-            reference.profiles[-2, : reference.score_cells],
-            dict.fromkeys(names, effect),
-        )
+        return calibrate(self.reference)
 
     def performance(self, about: Subject, segment: str, counts: Counts, *, with_labels: bool) -> list[PerformanceRow]:
         """Estimate the measures of a window's events and, ``with_labels``, set beside them what came true."""

@@ -19,15 +19,18 @@ Where it cannot work, and does not notice by itself:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
 
 from app.core.batches import Ints
-from app.core.calibration import Calibration
+from app.core.calibration import Calibration, fit_calibration
 from app.core.expected_measures import expected_measures
 from app.core.performance import NORMAL_95
+
+if TYPE_CHECKING:
+    from models.reference import Reference
 
 
 class Estimate(NamedTuple):
@@ -156,6 +159,14 @@ def support(calibration: Calibration, score_counts: Ints) -> float:
     """
     scored = int(np.sum(score_counts))
     return int(np.sum(score_counts[calibration.is_supported])) / scored if scored else math.nan
+
+
+def calibrate(reference: Reference) -> Calibration:
+    """How often a score of each cell came true in training, with bands for labels that err together as in training."""
+    outcomes, mean_scores = reference.training.outcomes, reference.profiles[-2, : reference.score_cells]
+    independent = fit_calibration(outcomes, reference.threshold_cell, mean_scores)
+    effects = design_effects(independent, reference.outcome_blocks)
+    return fit_calibration(outcomes, reference.threshold_cell, mean_scores, effects)
 
 
 def design_effects(calibration: Calibration, outcomes_by_block: Ints) -> dict[str, float]:

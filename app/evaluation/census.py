@@ -14,8 +14,7 @@ import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
 from app.core.batches import Floats, Ints
-from app.core.calibration import Calibration, fit_calibration
-from app.core.estimation import design_effects, estimate
+from app.core.estimation import calibrate, estimate
 from app.core.label_checks import LabelCheck, check_labels
 from models.counting import count, count_outcomes
 from models.reference import Reference
@@ -25,8 +24,6 @@ MEASURES = ("auc", "accuracy", "log_loss")
 #: The score's row among the metrics of a reference.
 _SCORE_ROW = -2
 _BINS = 64
-#: Of the design effects: blocks of so many events, long against households and short against the data.
-_BLOCK = 1000
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def census(
     reference = fit_reference(
         np.empty((len(reference_scores), 0)), [], [], {}, reference_scores, reference_labels, _BINS, threshold
     )
-    calibration = _calibrate(reference, reference_scores, reference_labels)
+    calibration = calibrate(reference)
     truth = _realise(reference_scores, reference_labels, threshold)
     realised, bands, checks = [], [], []
     for start in range(0, len(scores), window):
@@ -124,16 +121,6 @@ def census(
 def _known(scores: Floats, labels: Floats) -> tuple[Floats, Floats]:
     known = ~(np.isnan(scores) | np.isnan(labels))
     return scores[known], labels[known]
-
-
-def _calibrate(reference: Reference, scores: Floats, labels: Floats) -> Calibration:
-    """The calibration of the reference, with the design effects of its own blocks."""
-    outcomes, mean_scores = reference.training.outcomes, reference.profiles[_SCORE_ROW, : reference.score_cells]
-    independent = fit_calibration(outcomes, reference.threshold_cell, mean_scores)
-    cuts = [slice(start, start + _BLOCK) for start in range(0, len(scores) - _BLOCK + 1, _BLOCK)]
-    blocks = np.array([count_outcomes(reference, scores[cut], labels[cut]).outcomes for cut in cuts], np.int64)
-    effects = design_effects(independent, blocks.reshape(len(cuts), *outcomes.shape))
-    return fit_calibration(outcomes, reference.threshold_cell, mean_scores, effects)
 
 
 def _count_scores(reference: Reference, scores: Floats) -> Ints:

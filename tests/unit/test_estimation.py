@@ -20,10 +20,21 @@ from sklearn.tree import DecisionTreeClassifier
 from app.core.batches import Floats, Ints
 from app.core.calibration import Calibration, fit_calibration
 from app.core.direct_loss import estimate_loss
-from app.core.estimation import Comparison, Estimate, compare, design_effects, estimate, label_maturity, support
+from app.core.estimation import (
+    Comparison,
+    Estimate,
+    calibrate,
+    compare,
+    design_effects,
+    estimate,
+    label_maturity,
+    support,
+)
 from app.core.label_checks import LabelCheck, check_labels
 from app.core.performance import auc
 from app.evaluation.census import MEASURES, census
+from models.counting import count_outcomes
+from models.reference_fit import fit_reference
 
 Found = TypeVar("Found", Estimate, Comparison)
 
@@ -216,7 +227,7 @@ def test_the_band_covers_what_comes_true_without_drift_and_when_only_the_inputs_
         assert 0.91 <= np.mean(hits) <= 0.985, name
 
 
-def test_the_band_covers_labels_that_err_together_when_the_design_effects_are_known() -> None:
+def test_the_band_of_a_reference_covers_labels_that_err_together() -> None:
     def together(rng: Generator, n: int) -> tuple[Floats, Ints]:
         scores, _ = draw(rng, n)
         logit = (np.log(scores / (1 - scores)) + 0.3) / 1.5
@@ -227,13 +238,11 @@ def test_the_band_covers_labels_that_err_together_when_the_design_effects_are_kn
     within, rates = [], []
     for _ in range(150):
         scores, labels = together(rng, 20_000)
-        outcomes = count(scores, labels)
-        plain = fit_calibration(outcomes, THRESHOLD_CELL)
-        blocks = [count(scores[at : at + 500], labels[at : at + 500]) for at in range(0, 20_000, 500)]
-        effects = design_effects(plain, np.array(blocks))
-        rates.append(effects["rate"])
-        calibration = fit_calibration(outcomes, THRESHOLD_CELL, None, effects)
-        window = count(*together(rng, 2_000))
+        reference = fit_reference(np.empty((20_000, 0)), [], [], {}, scores, labels.astype(float), 64)
+        calibration = calibrate(reference)
+        rates.append(calibration.design_effects["rate"])
+        scores, labels = together(rng, 2_000)
+        window = count_outcomes(reference, scores, labels.astype(float)).outcomes
         recall = named(compare(calibration, window.sum(axis=0), window))["recall"]
         within.append(recall.expected_low <= recall.realised <= recall.expected_high)
     assert np.mean(rates) > 4

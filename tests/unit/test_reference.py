@@ -115,11 +115,22 @@ def test_a_profile_is_the_mean_score_of_each_cell() -> None:
     assert reference.profiles[4, 0] == pytest.approx(scores[outcomes == 0].mean())
 
 
+def test_the_blocks_of_outcomes_follow_each_other_and_hold_all_labels() -> None:
+    _, scores, outcomes = make_data(1, 500)
+    reference = fit()
+    assert np.array_equal(reference.outcome_blocks.sum(axis=0), reference.training.outcomes)
+    assert np.ptp(reference.outcome_blocks.sum(axis=(1, 2))) <= 1
+    labelled = np.flatnonzero(np.isfinite(scores) & np.isin(outcomes, (0, 1)))
+    first = labelled[: int(reference.outcome_blocks[:8].sum())]
+    expected = count_outcomes(reference, scores[first], outcomes[first]).outcomes
+    assert np.array_equal(reference.outcome_blocks[:8].sum(axis=0), expected)
+
+
 def test_json_that_is_no_reference_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="not a reference"):
         Reference.from_json("{}")
     body = json.loads(fit().to_json())
-    with pytest.raises(ValueError, match="reference format 1 is not 2"):
+    with pytest.raises(ValueError, match="reference format 1 is not 3"):
         Reference.from_json(json.dumps({**body, "format": 1}))
 
 

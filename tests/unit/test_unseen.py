@@ -147,7 +147,7 @@ def test_shares_are_of_the_events_with_a_value() -> None:
         MetricCells("score", "score", np.empty(0)),
         MetricCells("outcome", "outcome", np.empty(0), codes=2),
     )
-    reference = Reference(cells, Counts.zeros(3, 4, 1), 0.5, np.ones(3), np.zeros((3, 4)))
+    reference = Reference(cells, Counts.zeros(3, 4, 1), 0.5, np.ones(3), np.zeros((3, 4)), np.zeros((0, 2, 1), int))
     counts = count(reference, np.array([[0.0, 0.0, 1.0, 2.0, np.nan]]).T, np.full(5, 0.5))
     found = {decile: value for metric, decile, value in Describer(reference).describe(counts, range(1)).rows()}
     assert [found[f"share:{value}"] for value in ("a", "b", "unseen")] == [0.5, 0.25, 0.25]
@@ -171,7 +171,7 @@ def verdict(before: list[int], now: list[int]) -> Verdict:
     """Of the category; all else is empty."""
     then, window = Counts.zeros(4, 5, 1), Counts.zeros(4, 5, 1)
     then.counts[1, :4], window.counts[1, :4] = before, now
-    reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 5)))
+    reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 5)), np.zeros((0, 2, 1), int))
     past = Past(np.zeros(1), np.empty((0, 1, 10)), np.zeros((1, 10)), np.zeros((1, 10)))
     view = View(["all"], [1], then.counts[None], window.counts[None], [past], 0.01)
     (found,) = Judge(reference, [default_test("unseen")]).judge(view)
@@ -193,6 +193,6 @@ def test_the_unseen_test_needs_evidence_and_one_in_a_hundred() -> None:
 
 
 def test_numbers_and_the_outcome_have_nothing_unseen() -> None:
-    reference = Reference(KINDS, Counts.zeros(4, 5, 1), 0.5, np.ones(4), np.zeros((4, 5)))
+    reference = Reference(KINDS, Counts.zeros(4, 5, 1), 0.5, np.ones(4), np.zeros((4, 5)), np.zeros((0, 2, 1), int))
     comparison = Comparison(reference, ["unseen"])
     assert [comparison.concerned["unseen"][row] for row in range(4)] == [False, True, False, False]
