@@ -13,7 +13,7 @@ help:  ## This list
 env:  ## Make .venv from requirements.lock (every target below does so by itself)
 	@sh scripts/environment.sh
 
-check: env  ## Lint, types, import contracts, fast tests: under a minute
+check: env  ## Lint, types, import contracts, fast tests: about three minutes
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
