@@ -344,7 +344,7 @@ class WindowStore:
         for window in windows:
             held = self._windows.setdefault(window, {})
             if delta.version not in held:
-                held[delta.version] = Holding()
+                held[delta.version] = Holding(is_changed=True)
                 self._raise(window, delta.version, held[delta.version])
             held[delta.version].is_changed |= delta.n > 0
             held[delta.version].labels_changed = True

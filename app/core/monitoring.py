@@ -40,6 +40,7 @@ from app.core.history import History
 from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.sketches import ALL, Sketch
+from app.core.succession import Succession
 from models.reference import Reference
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 2\n"
+_MAGIC = b"streamgauge monitor 3\n"
 
 
 @dataclass(eq=False)
@@ -106,8 +107,10 @@ class MonitorCore:
         )
         self._versions: dict[str, _Version] = {}
         self._history = History(history)
-        #: Windows whose history is kept: overlapping ones are passed over where tests look back.
-        self._n_remembered = keep + history * len(self._calendar.panes_of(self._calendar.window_at(0)))
+        self._succession = Succession(FEWEST)
+        self._keep = keep
+        #: Windows before one that its tests look at: overlapping ones are passed over where they look back.
+        self._n_past = history * len(self._calendar.panes_of(self._calendar.window_at(0)))
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
         self._errors = ErrorStream()
@@ -203,9 +206,12 @@ class MonitorCore:
         mature = [window for window in closed if self._store.is_mature(window)]
         judged = self._judge(closed, now_ms, findings)
         of_labels = self._judge(mature, now_ms, findings, of_labels=True)
-        for window, version in sorted(judged.keys() | of_labels.keys()):
-            tested = judged.get((window, version)), of_labels.get((window, version))
-            self._conclude(window, version, tested, findings)
+        for window in sorted({window for window, _ in (*judged, *of_labels)}):
+            # What is said of a version depends on the others in its window: on their events and their labels.
+            for version, _ in self._store.holdings(window):
+                if version in self._versions:
+                    tested = judged.get((window, version)), of_labels.get((window, version))
+                    self._conclude(window, version, tested, findings)
         self._note_absences(closed)
         self._note_absences(mature, of_labels=True)
         self._note_detections(closed)
@@ -213,7 +219,9 @@ class MonitorCore:
         self._store.release()
         if self._store.settled_before_ms is not None:
             self.alerts.forget(self._store.settled_before_ms)
-        self._history.prune(self._n_remembered)
+        n_remembered = max(self._keep, len(self._store.closed())) + self._n_past
+        self._history.prune(n_remembered)
+        self._succession.prune(n_remembered)
         return findings
 
     def snapshot(self) -> bytes:
@@ -231,6 +239,7 @@ class MonitorCore:
                 for version, known in self._versions.items()
             },
             "history": self._history.to_state(),
+            "succession": self._succession.to_state(),
             "alerts": self.alerts.to_state(),
             "errors": self._errors.snapshot(),
         }
@@ -255,6 +264,7 @@ class MonitorCore:
             self._versions[version].detections = [(time_ms, name) for time_ms, name in saved["detections"]]
         self.alerts.from_state(state["alerts"])
         self._history.from_state(state["history"])
+        self._succession.from_state(state["succession"])
         self._errors.restore(state["errors"])
 
     def _judge(
@@ -273,6 +283,8 @@ class MonitorCore:
                 statistics = {segment: describe(known.reference, each, metrics) for segment, each in counts.items()}
                 for segment, each in counts.items():
                     self._history.remember(window, version, segment, each.n, statistics[segment])
+                if of_labels:
+                    self._succession.remember(window, version, counts[ALL], float(known.reference.design_effects[-1]))
                 tested = known.judge.judge(self._view(window, version, counts, metrics))
                 found[window, version] = tested
                 revision = holding.report(_digest(statistics, tested), of_labels)
@@ -312,8 +324,10 @@ class MonitorCore:
             if self._pipeline.labels is not None
         ]
         alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
+        traffic, past = self._traffic(window, counts), self._history.before(window)
+        before = self._succession.predecessor(version, window, past) if with_labels else None
         verdict = known.diagnosis.verdict(
-            counts, judgements, performance, self._traffic(window, counts), with_labels=with_labels, alpha=alpha
+            counts, judgements, performance, traffic, before, with_labels=with_labels, alpha=alpha
         )
         holding = dict(self._store.holdings(window))[version]
         revision = holding.conclude(_digest(performance, verdict))
@@ -340,6 +354,7 @@ class MonitorCore:
         now = self._history.events(window)
         segments = sorted(counts.keys() - {ALL})
         return Traffic(
+            n=now.get(ALL, 0),
             past=[numbers.get(ALL, 0) for numbers in past],
             segments={segment: [numbers.get(segment, 0) for numbers in past] for segment in segments},
             segments_now={segment: now.get(segment, 0) for segment in segments},
