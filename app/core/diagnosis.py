@@ -55,10 +55,13 @@ class Diagnosis:
         Its reference.
     limits
         What the alert rules of the pipeline ask of `MEASURE`.
+    events
+        What an event is called, in the plural.
     """
 
     reference: Reference
     limits: Sequence[Limit]
+    events: str
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -191,6 +194,7 @@ class Diagnosis:
                 p_conditional=labels.p_conditional if labels is not None else math.nan,
                 alpha=alpha,
                 performance=self._performance(rows, predecessor),
+                events=self.events,
             )
         )
 

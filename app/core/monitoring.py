@@ -157,7 +157,8 @@ class MonitorCore:
         judge = Judge(reference, drift.tests)
         known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
-        diagnosis = Diagnosis(reference, [limit for rule in rules for limit in limits(rule, known_auc)])
+        told = [limit for rule in rules for limit in limits(rule, known_auc)]
+        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural)
         self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
 
     def observe(self, record: SketchRecord) -> None:

@@ -669,6 +669,18 @@ def test_labels_of_events_that_were_lost_stop_nobody() -> None:
     assert {row.n_labels for row in findings.performance} == {300}
 
 
+def test_verdicts_call_the_events_what_the_pipeline_file_calls_them() -> None:
+    pipeline = make_pipeline()
+    for plural in ("events", "payments"):
+        monitor = MonitorCore(replace(pipeline, events=replace(pipeline.events, plural=plural)))
+        monitor.register_version("1", reference(), {})
+        monitor.register_version("2", reference(), {})
+        findings = run(monitor, Stream(8, 6_000))
+        assert {each.headline for each in findings.verdicts if each.kind == "none"} == {
+            f"Nothing has moved: the {plural} are like those of training."
+        }
+
+
 # -- roll back ---------------------------------------------------------------------------------------------------------
 
 
