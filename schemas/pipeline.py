@@ -50,7 +50,7 @@ class Events:
 
     ``earliest_ms``/``latest_ms`` bound event time absolutely; ``max_ahead_ms`` bounds it relative to the time stamp of
     the Kafka record, and to the worker's clock (ADR 0010). Outside of them an event is a dead letter (its time could
-    otherwise move the watermark).
+    otherwise move the watermark). ``plural``: what verdicts call the events.
     """
 
     entity: str
@@ -60,6 +60,7 @@ class Events:
     earliest_ms: int
     latest_ms: int
     max_ahead_ms: int
+    plural: str = "events"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ SHIPPED = Path(__file__).parent / "pipelines"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}\Z")
 _DAY_MS = 86_400_000
+_LONGEST_PLURAL = 40
 
 _KEYS = (
     *(
@@ -173,7 +174,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
 
 def _read_events(top: TomlTable) -> Events:
     table = top.table("events", required=True, fix="[events] with entity, id, time and fields")
-    table.allow("entity", "id", "time", "earliest", "latest", "max_ahead", "fields")
+    table.allow("entity", "id", "time", "earliest", "latest", "max_ahead", "plural", "fields")
     fields = _read_fields(table)
     entity = table.text("entity", fix='the field that says whom an event is about, for example entity = "customer"')
     event_id = table.text("id", fix='the field that names an event, for example id = "payment_id"')
@@ -190,7 +191,13 @@ def _read_events(top: TomlTable) -> Events:
     latest_ms = table.time_ms("latest", dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
     if latest_ms <= earliest_ms:
         table.fail("latest", "must be after earliest; swap them")
-    return Events(entity, event_id, time, fields, earliest_ms, latest_ms, table.duration("max_ahead", "1d"))
+    plural = table.text("plural", Events.plural, fix='what verdicts call the events, for example plural = "payments"')
+    if len(plural) > _LONGEST_PLURAL or not all(word.isalpha() for word in plural.split(" ")):
+        table.fail(
+            "plural",
+            f'"{plural}" is no plural noun for a sentence; use letters and single spaces, at most {_LONGEST_PLURAL}',
+        )
+    return Events(entity, event_id, time, fields, earliest_ms, latest_ms, table.duration("max_ahead", "1d"), plural)
 
 
 def _read_fields(events: TomlTable) -> tuple[EventField, ...]:

@@ -17,6 +17,7 @@ from faust.types import TP
 from app.adapters.block_writer import Start
 from app.adapters.effects import read_alert
 from app.adapters.reign import Plan, Reign
+from app.core.drift_windows import Told
 from app.core.findings import Findings
 from app.ports import Checkpoint, Warehouse
 from schemas.pipeline import Pipeline
@@ -61,7 +62,7 @@ class Legacy:
     missing
         Topics and partitions whose table has lost what was in it.
     revisions
-        The highest revision of what was reported, by version, start of the window, and whether it is about labels.
+        The highest revision of what was reported, by version, start of the window, and what was told.
     lost_findings
         Tables that have lost what was reported.
     alerts
@@ -72,7 +73,7 @@ class Legacy:
     plans: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
     witnesses: Mapping[tuple[str, int], tuple[Source, ...]] = field(default_factory=dict)
     missing: frozenset[tuple[str, int]] = frozenset()
-    revisions: Mapping[tuple[str, int, bool], int] = field(default_factory=dict)
+    revisions: Mapping[tuple[str, int, Told], int] = field(default_factory=dict)
     lost_findings: frozenset[str] = frozenset()
     alerts: tuple[Alert, ...] = ()
 
@@ -125,13 +126,19 @@ def _holds_any(warehouse: Warehouse, table: str, rows: Sequence[Source]) -> bool
     )
 
 
-def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, bool], int]:
-    """Each metric of a window is reported under one revision, and has a row that says n."""
-    found: dict[tuple[str, int, bool], int] = {}
-    for metric, of_labels in (("score", False), ("outcome", True)):
-        where = {"pipeline": pipeline, "stage": "scoring", "metric": metric, "decile": "n"}
-        for row in warehouse.read("model_metadata", where):
-            key = row["version"], round(row["window_start"].timestamp() * 1000), of_labels
+def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Told], int]:
+    """Each metric of a window is reported under one revision, and has a row that says n; the verdict is one row."""
+    found: dict[tuple[str, int, Told], int] = {}
+    of_metric = {"pipeline": pipeline, "stage": "scoring", "decile": "n"}
+    places: tuple[tuple[Told, str, dict[str, Any]], ...] = (
+        ("features", "model_metadata", of_metric | {"metric": "score"}),
+        ("labels", "model_metadata", of_metric | {"metric": "outcome"}),
+        ("verdict", "verdicts", {"pipeline": pipeline}),
+        ("verdict", "performance", {"pipeline": pipeline, "segment": "all", "measure": "auc"}),
+    )
+    for told, table, where in places:
+        for row in warehouse.read(table, where):
+            key = row["version"], round(row["window_start"].timestamp() * 1000), told
             found[key] = max(found.get(key, 0), row["revision"])
     return found
 

@@ -34,8 +34,6 @@ class Calibration:
     ----------
     probability
         Per cell; never falling with the score. NaN everywhere when the reference lacks either label.
-    is_supported
-        Per cell: whether the reference has labels in it.
     by_block, variance
         Cell x block: how much the probability moves with that of each block, and the blocks' variances. A cell without
         labels lies between two blocks, and half of its error is that of either.
@@ -53,7 +51,6 @@ class Calibration:
     """
 
     probability: Floats
-    is_supported: np.ndarray
     by_block: Floats
     variance: Floats
     by_gap: Floats
@@ -144,7 +141,6 @@ def fit_calibration(
     is_known = bool(reference_outcomes.any(axis=1).all())
     return Calibration(
         probability=(rates[below] + rates[above]) / 2 if is_known else np.full(n_cells, np.nan),
-        is_supported=labels > 0,
         by_block=(at_block[below] + at_block[above]) / 2,
         variance=variance,
         by_gap=at_block[below] * (rates[above] - rates[below])[:, None],

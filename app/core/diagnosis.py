@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from app.core.alert_course import Limit
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
+    from app.core.situation import Predecessor
     from app.core.verdict import Verdict
     from models.reference import Counts, Reference
 
@@ -53,10 +54,13 @@ class Diagnosis:
         Its reference.
     limits
         What the alert rules of the pipeline ask of `MEASURE`.
+    events
+        What an event is called, in the plural.
     """
 
     reference: Reference
     limits: Sequence[Limit]
+    events: str
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -93,7 +97,7 @@ class Diagnosis:
                     expected=due.expected if due is not None else math.nan,
                     p_value=due.p_value if due is not None else math.nan,
                     n_labels=counts.n_labels if with_labels else 0,
-                    label_maturity=counts.n_labels / counts.n if with_labels and counts.n else math.nan,
+                    label_maturity=min(counts.n_labels / counts.n, 1.0) if with_labels and counts.n else math.nan,
                     revision=about.revision,
                 )
             )
@@ -105,6 +109,7 @@ class Diagnosis:
         tested: Iterable[Judgement],
         performance: Iterable[PerformanceRow],
         traffic: Traffic,
+        predecessor: Predecessor | None,
         *,
         with_labels: bool,
         alpha: float,
@@ -120,7 +125,9 @@ class Diagnosis:
         performance
             Rows of the window.
         traffic
-            Numbers of events of past windows.
+            Numbers of events of the window and of past ones, of all versions.
+        predecessor
+            Of `app.core.succession`, where labels are mature.
         with_labels
             Whether its labels are mature.
         alpha
@@ -176,7 +183,8 @@ class Diagnosis:
                 rate_now=_rate(whole) if labels is not None else math.nan,
                 p_conditional=labels.p_conditional if labels is not None else math.nan,
                 alpha=alpha,
-                performance=self._performance(rows),
+                performance=self._performance(rows, predecessor),
+                events=self.events,
             )
         )
 
@@ -188,13 +196,13 @@ class Diagnosis:
         features = enumerate(self.reference.metrics[:-2])
         return {cells.name for row, cells in features if self._change(row, window).effect >= _MUCH}
 
-    def _performance(self, rows: Mapping[str, PerformanceRow]) -> Performance | None:
+    def _performance(self, rows: Mapping[str, PerformanceRow], predecessor: Predecessor | None) -> Performance | None:
         row = rows.get(MEASURE)
         if row is None:
             return None
         value = row.estimated if math.isnan(row.realised) else row.realised
         limit = max((each.value for each in self.limits if each.side == "below"), default=math.nan)
-        return Performance(MEASURE.upper(), value, limit)
+        return Performance(MEASURE.upper(), value, limit, predecessor)
 
     def _change(self, row: int, window: Counts) -> Change:
         reference = self.reference

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.core.drift_calendar import Calendar, Window
 from app.core.sketches import ALL, Sketch
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _MAGIC = b"streamgauge windows 2\n"
 
+#: What is told of a version in a window, each under revisions of its own; the performance has those of the verdict.
+Told = Literal["features", "labels", "verdict"]
 #: Of one version in one pane or window, by segment.
 Sketches = dict[str, Sketch]
 
@@ -128,7 +130,7 @@ class WindowStore:
         self._panes: dict[Window, dict[str, Sketches]] = {}
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
-        self._floors: dict[tuple[str, int, bool], int] = {}
+        self._floors: dict[tuple[str, int, Told], int] = {}
         self.n_too_late = 0
 
     @property
@@ -186,20 +188,20 @@ class WindowStore:
             return False
         return window.end_ms + self._maturity_ms <= self._label_watermark_ms
 
-    def raise_revisions(self, reported: Mapping[tuple[str, int, bool], int]) -> None:
+    def raise_revisions(self, reported: Mapping[tuple[str, int, Told], int]) -> None:
         """Report no window under a revision that is not above what was reported before, as others know it.
 
         Parameters
         ----------
         reported
-            Highest revision by version, start of the window, and whether it is of labels.
+            Highest revision by version, start of the window, and what was told.
         """
         self._floors = dict(reported)
         for window, held in self._windows.items():
             for version, holding in held.items():
                 self._raise(window, version, holding)
 
-    def keep_reported(self, reported: Mapping[tuple[str, int, bool], int]) -> None:
+    def keep_reported(self, reported: Mapping[tuple[str, int, Told], int]) -> None:
         """Leave windows alone that were reported before and are not held: their counts cannot be made again."""
         held = {window.start_ms for window in self._windows}
         lost = [start_ms for _, start_ms, _ in reported if start_ms not in held]
@@ -207,10 +209,12 @@ class WindowStore:
             self._freeze(max(lost))
 
     def _raise(self, window: Window, version: str, holding: Holding) -> None:
-        holding.revision = max(holding.revision, self._floors.get((version, window.start_ms, False), 0))
-        holding.labels_revision = max(holding.labels_revision, self._floors.get((version, window.start_ms, True), 0))
-        # It is concluded at most once for each report of the features and of the labels.
-        holding.concluded_revision = max(holding.concluded_revision, holding.revision + holding.labels_revision)
+        def floor(told: Told) -> int:
+            return self._floors.get((version, window.start_ms, told), 0)
+
+        holding.revision = max(holding.revision, floor("features"))
+        holding.labels_revision = max(holding.labels_revision, floor("labels"))
+        holding.concluded_revision = max(holding.concluded_revision, floor("verdict"))
 
     def holdings(self, window: Window) -> list[tuple[str, Holding]]:
         """List what has been said of a window, by version."""
@@ -344,7 +348,7 @@ class WindowStore:
         for window in windows:
             held = self._windows.setdefault(window, {})
             if delta.version not in held:
-                held[delta.version] = Holding()
+                held[delta.version] = Holding(is_changed=True)
                 self._raise(window, delta.version, held[delta.version])
             held[delta.version].is_changed |= delta.n > 0
             held[delta.version].labels_changed = True

@@ -11,8 +11,8 @@ Where it cannot work, and does not notice by itself:
 
 * **Concept drift.** It assumes that a score still means what it meant. When the relation of inputs to label changes,
   the estimate stands still while the performance falls. Only labels tell: `app.core.label_checks`.
-* **Inputs that the reference has never seen.** Scores of cells without reference labels widen the band and lower
-  `support`; but where unknown inputs are given familiar scores, nothing shows.
+* **Inputs that the reference has never seen.** Scores of cells without reference labels widen the band; but where
+  unknown inputs are given familiar scores, nothing shows.
 * **A reference of the model's own training rows.** There the model is too sure, and all estimates are as optimistic.
 """
 
@@ -144,21 +144,6 @@ def compare(
         )
         for true, due, whole in zip(realised, expected, combined, strict=True)
     ]
-
-
-def label_maturity(score_counts: Ints, outcomes: Ints) -> float:
-    """The share of a window's scored events whose label is here, in [0, 1]; NaN for an empty window."""
-    scored = int(np.sum(score_counts))
-    return min(int(np.sum(outcomes)) / scored, 1.0) if scored else math.nan
-
-
-def support(calibration: Calibration, score_counts: Ints) -> float:
-    """The share of a window's events in cells with reference labels, in [0, 1]; NaN for an empty window.
-
-    Without drift about 1. What it lacks is estimated from the neighbouring cells, somewhere between which it lies.
-    """
-    scored = int(np.sum(score_counts))
-    return int(np.sum(score_counts[calibration.is_supported])) / scored if scored else math.nan
 
 
 def calibrate(reference: Reference) -> Calibration:

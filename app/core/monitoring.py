@@ -39,6 +39,7 @@ from app.core.history import History
 from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.sketches import ALL, Sketch
+from app.core.succession import Succession
 from app.core.window_statistics import Describer
 from models.reference import Reference
 from schemas.wire import encode_packed
@@ -109,8 +110,10 @@ class MonitorCore:
         )
         self._versions: dict[str, _Version] = {}
         self._history = History(history)
-        #: Windows whose history is kept: overlapping ones are passed over where tests look back.
-        self._n_remembered = keep + history * len(self._calendar.panes_of(self._calendar.window_at(0)))
+        self._succession = Succession(FEWEST)
+        self._keep = keep
+        #: Windows before one that its tests look at: overlapping ones are passed over where they look back.
+        self._n_past = history * len(self._calendar.panes_of(self._calendar.window_at(0)))
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
         self._errors = ErrorStream()
@@ -157,7 +160,8 @@ class MonitorCore:
         judge = Judge(reference, drift.tests)
         known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
-        diagnosis = Diagnosis(reference, [limit for rule in rules for limit in limits(rule, known_auc)])
+        told = [limit for rule in rules for limit in limits(rule, known_auc)]
+        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural)
         self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
 
     def observe(self, record: SketchRecord) -> None:
@@ -207,9 +211,12 @@ class MonitorCore:
         mature = [window for window in closed if self._store.is_mature(window)]
         judged = self._judge(closed, now_ms, findings)
         of_labels = self._judge(mature, now_ms, findings, of_labels=True)
-        for window, version in sorted(judged.keys() | of_labels.keys()):
-            tested = judged.get((window, version)), of_labels.get((window, version))
-            self._conclude(window, version, tested, findings)
+        for window in sorted({window for window, _ in (*judged, *of_labels)}):
+            # What is said of a version depends on the others in its window: on their events and their labels.
+            for version, _ in self._store.holdings(window):
+                if version in self._versions:
+                    tested = judged.get((window, version)), of_labels.get((window, version))
+                    self._conclude(window, version, tested, findings)
         self._note_absences(closed)
         self._note_absences(mature, of_labels=True)
         self._note_detections(closed)
@@ -217,7 +224,9 @@ class MonitorCore:
         self._store.release()
         if self._store.settled_before_ms is not None:
             self.alerts.forget(self._store.settled_before_ms)
-        self._history.prune(self._n_remembered)
+        n_remembered = max(self._keep, len(self._store.closed())) + self._n_past
+        self._history.prune(n_remembered)
+        self._succession.prune(n_remembered)
         return findings
 
     def snapshot(self) -> bytes:
@@ -235,6 +244,7 @@ class MonitorCore:
                 for version, known in self._versions.items()
             },
             "history": self._history.to_state(),
+            "succession": self._succession.to_state(),
             "alerts": self.alerts.to_state(),
             "errors": self._errors.snapshot(),
         }
@@ -259,6 +269,7 @@ class MonitorCore:
             self._versions[version].detections = [(time_ms, name) for time_ms, name in saved["detections"]]
         self.alerts.from_state(state["alerts"])
         self._history.from_state(state["history"])
+        self._succession.from_state(state["succession"])
         self._errors.restore(state["errors"])
 
     def _judge(
@@ -277,6 +288,8 @@ class MonitorCore:
                 statistics = {segment: known.describer.describe(each, metrics) for segment, each in counts.items()}
                 for segment, each in counts.items():
                     self._history.remember(window, version, segment, each.n, statistics[segment])
+                if of_labels:
+                    self._succession.remember(window, version, counts[ALL], float(known.reference.design_effects[-1]))
                 tested = known.judge.judge(self._view(window, version, counts, metrics))
                 found[window, version] = tested
                 said = {segment: each.values.tobytes() for segment, each in statistics.items()}
@@ -315,8 +328,10 @@ class MonitorCore:
             for segment, each in counts.items():
                 performance += known.diagnosis.performance(about, segment, each, with_labels=with_labels)
         alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
+        traffic, past = self._traffic(window, counts), self._history.before(window)
+        before = self._succession.predecessor(version, window, past) if with_labels else None
         verdict = known.diagnosis.verdict(
-            counts, judgements, performance, self._traffic(window, counts), with_labels=with_labels, alpha=alpha
+            counts, judgements, performance, traffic, before, with_labels=with_labels, alpha=alpha
         )
         holding = dict(self._store.holdings(window))[version]
         revision = holding.conclude(_digest(performance, verdict))
@@ -343,6 +358,7 @@ class MonitorCore:
         now = self._history.events(window)
         segments = sorted(counts.keys() - {ALL})
         return Traffic(
+            n=now.get(ALL, 0),
             past=[numbers.get(ALL, 0) for numbers in past],
             segments={segment: [numbers.get(segment, 0) for numbers in past] for segment in segments},
             segments_now={segment: now.get(segment, 0) for segment in segments},

@@ -98,12 +98,15 @@ def hanley_mcneil(area: float, n_positive: int, n_negative: int) -> tuple[float,
     """
     if math.isnan(area):
         return math.nan, math.nan
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = (area * (1 - area) + (n_positive - 1) * (first - area**2) + (n_negative - 1) * (second - area**2)) / (
-        n_positive * n_negative
-    )
-    half = NORMAL_95 * math.sqrt(max(variance, 0.0))
+    half = NORMAL_95 * math.sqrt(hanley_mcneil_variance(area, n_positive, n_negative))
     return max(area - half, 0.0), min(area + half, 1.0)
+
+
+def hanley_mcneil_variance(area: float, n_positive: int, n_negative: int) -> float:
+    """Compute the variance of an AUC of independent events (see `hanley_mcneil`); at least one of either is needed."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    sums = area * (1 - area) + (n_positive - 1) * (first - area**2) + (n_negative - 1) * (second - area**2)
+    return max(sums / (n_positive * n_negative), 0.0)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -23,24 +23,34 @@ class SegmentChange:
 
 
 @dataclass(frozen=True)
+class Predecessor:
+    """The version that scored before a new one, and how well.
+
+    ``value``: of the measure of performance that it stands beside, on its own events. ``p_value``: of so large a
+    difference if both are as good; NaN where that is not known. ``windows_ago``: in which window; 0: in the same.
+    """
+
+    version: str
+    value: float
+    p_value: float
+    windows_ago: int
+
+
+@dataclass(frozen=True)
 class Performance:
     """A measure of performance (higher is better) in the window, realised or estimated, and its limit.
 
-    ``predecessor``: the same measure of the version before, on the same events; NaN when it is not known.
+    ``predecessor``: None where the version is not so new that it can be rolled back, or nothing is known of one before.
     """
 
     measure: str
     value: float
     limit: float = math.nan
-    predecessor: float = math.nan
+    predecessor: Predecessor | None = None
 
     @property
     def is_below_limit(self) -> bool:
         return self.value < self.limit
-
-    @property
-    def was_better(self) -> bool:
-        return self.predecessor > self.value
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,11 @@ class Situation:
     p_conditional
         Of the test that scores given the label are distributed as in training.
     alpha
-        What the window may spend on the three p-values each.
+        What the window may spend on the three p-values each, and on that of the predecessor.
     least_calibration, least_rate
         Smallest effects that matter, of the calibration and of the rate.
     performance
         Where it is known or estimated.
-    is_new
-        Whether the version is so new that it can be rolled back to its predecessor.
     fewest
         Events below which nothing is judged.
     has_reference
@@ -103,7 +111,6 @@ class Situation:
     least_calibration: float = 0.02
     least_rate: float = 0.02
     performance: Performance | None = None
-    is_new: bool = False
     fewest: int = 200
     has_reference: bool = True
     events: str = "events"
@@ -123,6 +130,14 @@ class Situation:
     @property
     def rate_moved(self) -> bool:
         return self.p_prior < self.alpha and abs(self.rate_now - self.rate_before) >= self.least_rate
+
+    @property
+    def better_predecessor(self) -> Predecessor | None:
+        """The version before, if it surely did better."""
+        before = self.performance.predecessor if self.performance is not None else None
+        if before is None or self.performance is None or not before.value > self.performance.value:
+            return None
+        return before if before.p_value < self.alpha else None
 
     @property
     def features(self) -> tuple[Change, ...]:

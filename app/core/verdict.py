@@ -20,8 +20,8 @@ label_prior_drift   the outcome has signalled, or its share has moved           
 none                nothing of all that                                                               watch *
 =================== ================================================================================= =================
 
-\* *roll back* instead when the version is new and its predecessor did better on the same events; *retrain* instead when
-the performance is below its limit. Not for faults: the predecessor would suffer from them as well.
+\* *roll back* instead when the version is new and the version before surely did better (`app.core.succession`);
+*retrain* instead when the performance is below its limit. Not for faults: the version before would suffer as well.
 
 Label prior goes before concept: when only the share of positives changes, Bayes' rule changes what a score means, so
 the calibration moves as well; what tells the two is that the scores of positives, and those of negatives, stay.
@@ -41,7 +41,7 @@ from app.core.verdict_words import Example, number_pair, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.core.situation import Performance, SegmentChange, Situation
+    from app.core.situation import Performance, Predecessor, SegmentChange, Situation
 
 VerdictKind = Literal[
     "none",
@@ -147,17 +147,26 @@ def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the
 def _advise(situation: Situation, kind: VerdictKind) -> Advice:
     if kind in _ADVICE:
         return _ADVICE[kind]
-    performance = situation.performance
-    if performance is not None and situation.is_new and performance.was_better:
-        now, before = number_pair(performance.value, performance.predecessor)
-        reason = f"The version before does better on the same events: its {performance.measure} is {before}, not {now}."
-        return Advice("roll_back", reason)
+    performance, before = situation.performance, situation.better_predecessor
+    if performance is not None and before is not None:
+        return Advice("roll_back", _reason_to_roll_back(performance, before, situation.events))
     if performance is not None and performance.is_below_limit:
         now, limit = number_pair(performance.value, performance.limit)
         return Advice("retrain", f"The {performance.measure} is {now}, below its limit of {limit}.")
     if kind == "concept_drift":
         return Advice("retrain", "The same inputs now lead to other outcomes, which the model cannot know.")
     return Advice("watch", _reason_to_watch(performance, kind))
+
+
+def _reason_to_roll_back(performance: Performance, before: Predecessor, events: str) -> str:
+    now, then = number_pair(performance.value, before.value)
+    where = {0: "of this window", 1: "of the window before"}.get(
+        before.windows_ago, f"{before.windows_ago} windows ago"
+    )
+    return (
+        f"Version {before.version}, which scored before, did better on its {events} {where}: its {performance.measure}"
+        f" was {then}, not {now}, which is more than chance and the usual change between windows explain."
+    )
 
 
 def _reason_to_watch(performance: Performance | None, kind: VerdictKind) -> str:

@@ -189,19 +189,21 @@ def test_a_partition_that_reports_again_is_no_longer_idle() -> None:
 def test_a_window_is_reported_above_every_revision_that_others_know() -> None:
     store = make_store()
     store.add(record(0, 5, 3))
-    store.raise_revisions({("1", 0, False): 4, ("1", 0, True): 2, ("1", 10, False): 7})
+    store.raise_revisions(
+        {("1", 0, "features"): 4, ("1", 0, "labels"): 2, ("1", 0, "verdict"): 9, ("1", 10, "features"): 7}
+    )
     store.add(record(0, 30, 12))
 
     (_, first), (_, second) = store.holdings(Window(0, 10))[0], store.holdings(Window(10, 20))[0]
 
-    assert (first.report("a", of_labels=False), first.report("a", of_labels=True)) == (5, 3)
-    assert (second.report("a", of_labels=False), second.report("a", of_labels=True)) == (8, 1)
+    assert (first.report("a", of_labels=False), first.report("a", of_labels=True), first.conclude("a")) == (5, 3, 10)
+    assert (second.report("a", of_labels=False), second.report("a", of_labels=True), second.conclude("a")) == (8, 1, 1)
 
 
 def test_what_was_reported_and_cannot_be_counted_again_is_left_alone() -> None:
     store = make_store()
     store.add(record(0, 15, 12))
-    store.keep_reported({("1", 0, False): 1, ("1", 10, False): 1})
+    store.keep_reported({("1", 0, "features"): 1, ("1", 10, "features"): 1})
     store.add(record(0, 30, 3, 12, 25))
 
     assert store.closed() == [Window(10, 20)]

@@ -20,16 +20,7 @@ from sklearn.tree import DecisionTreeClassifier
 from app.core.batches import Floats, Ints
 from app.core.calibration import Calibration, fit_calibration
 from app.core.direct_loss import estimate_loss
-from app.core.estimation import (
-    Comparison,
-    Estimate,
-    calibrate,
-    compare,
-    design_effects,
-    estimate,
-    label_maturity,
-    support,
-)
+from app.core.estimation import Comparison, Estimate, calibrate, compare, design_effects, estimate
 from app.core.label_checks import LabelCheck, check_labels
 from app.core.performance import auc
 from app.evaluation.census import MEASURES, census
@@ -113,7 +104,6 @@ def test_a_cell_without_labels_lies_between_its_neighbours_and_nobody_knows_wher
     assert calibration.by_gap.sum(axis=1) == pytest.approx([low, 0, high - low, high - low, 0, 1 - high])
     known, unknown = (named(estimate(calibration, np.eye(6, dtype=int)[at] * 10_000))["accuracy"] for at in (1, 2))
     assert unknown.high - unknown.low > 5 * (known.high - known.low)
-    assert support(calibration, np.array([0, 3, 1, 0, 0, 0])) == 0.75
 
 
 def test_rare_positives_have_groups_of_their_own_at_the_top() -> None:
@@ -292,7 +282,6 @@ def test_unknown_inputs_with_familiar_scores_are_not_noticed() -> None:
     rng = np.random.default_rng(11)
     scores, _ = draw(rng, 5_000)
     outcomes = count(scores, rng.integers(0, 2, 5_000))  # the model has no idea of them, and scores all the same
-    assert support(calibration, outcomes.sum(axis=0)) == 1
     area = named(compare(calibration, outcomes.sum(axis=0), outcomes))["auc"]
     assert area.expected > 0.85
     assert area.realised < 0.55
@@ -367,8 +356,6 @@ def test_the_combined_figure_goes_from_the_estimate_to_what_was_realised() -> No
         assert math.isnan(start.realised)
         assert end.combined == end.realised == end.low == end.high
         assert between.high - between.low < start.high - start.low
-    assert label_maturity(scored, whole) == 1
-    assert label_maturity(scored, np.zeros_like(whole)) == 0
 
 
 def test_what_is_realised_on_the_labels_is_exact_but_for_the_cells() -> None:
@@ -385,7 +372,6 @@ def test_labels_that_came_twice_leave_nothing_to_estimate() -> None:
     whole = count(*draw(np.random.default_rng(22), 500))
     for found in compare(calibration, whole.sum(axis=0), 2 * whole):
         assert found.combined == pytest.approx(found.realised)
-    assert label_maturity(whole.sum(axis=0), 2 * whole) == 1
 
 
 # Do the labels come out as the scores say?
@@ -545,8 +531,6 @@ def test_an_empty_window_has_no_estimate() -> None:
     nothing = np.zeros(64, int)
     assert all(math.isnan(found.estimated) and math.isnan(found.low) for found in estimate(calibration, nothing))
     assert all(math.isnan(found.combined) for found in compare(calibration, nothing, np.zeros((2, 64), int)))
-    assert math.isnan(label_maturity(nothing, np.zeros((2, 64), int)))
-    assert math.isnan(support(calibration, nothing))
     check = check_labels(reference, np.zeros((2, 64), int))
     assert check.n_labels == 0
     assert math.isnan(check.p_calibration)

@@ -324,32 +324,32 @@ PAST = [980, 1020, 1000, 940, 1060, 1010, 990]
     ],
 )
 def test_traffic_far_from_the_past_is_a_fault(n: int, kind: str, sentence: str) -> None:
-    fault = only(find_in_traffic(n, Traffic(PAST)))
+    fault = only(find_in_traffic(Traffic(n, PAST)))
 
     assert (fault.kind, fault.sentence, fault.metrics) == (kind, sentence, ())
 
 
 @pytest.mark.parametrize(
-    ("n", "traffic"),
+    "traffic",
     [
-        (700, Traffic(PAST)),
-        (1500, Traffic(PAST)),
-        (0, Traffic(PAST[:4])),
-        (0, Traffic()),
-        (4, Traffic([9, 12, 7, 8, 10])),
-        (500, Traffic([1000, 1000, 1000, 1000, 1000, 300, 350], season=[480, 510, 500, 490, 530])),
-        (450, Traffic([1000, 400, 1000, 420, 1000, 450, 990, 410])),
-        (2000, Traffic([100, 200, 400, 800, 1600])),
+        Traffic(700, PAST),
+        Traffic(1500, PAST),
+        Traffic(0, PAST[:4]),
+        Traffic(0),
+        Traffic(4, [9, 12, 7, 8, 10]),
+        Traffic(500, [1000, 1000, 1000, 1000, 1000, 300, 350], season=[480, 510, 500, 490, 530]),
+        Traffic(450, [1000, 400, 1000, 420, 1000, 450, 990, 410]),
+        Traffic(2000, [100, 200, 400, 800, 1600]),
     ],
 )
-def test_traffic_within_its_past_and_season_is_none(n: int, traffic: Traffic) -> None:
-    assert find_in_traffic(n, traffic) == []
+def test_traffic_within_its_past_and_season_is_none(traffic: Traffic) -> None:
+    assert find_in_traffic(traffic) == []
 
 
 def test_a_segment_that_vanished_or_doubled_while_others_did_not_is_named() -> None:
     past = {"origin=EWR": [500] * 6, "origin=JFK": [300] * 6, "origin=LGA": [200] * 6}
 
-    faults = find_in_traffic(1000, Traffic([1000] * 6, (), past, {"origin=EWR": 400, "origin=JFK": 600}))
+    faults = find_in_traffic(Traffic(1000, [1000] * 6, (), past, {"origin=EWR": 400, "origin=JFK": 600}))
 
     assert [(fault.kind, fault.metrics) for fault in faults] == [
         ("traffic_doubled", ("origin=JFK",)),

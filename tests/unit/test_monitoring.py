@@ -22,6 +22,7 @@ from schemas.pipeline import (
     AlertRule,
     Drift,
     Events,
+    FalseAlarms,
     Labels,
     Limits,
     Model,
@@ -89,6 +90,10 @@ class Stream:
         self.is_labelled = generator.random(n) < 0.9
         self.versions = np.where(self.times < 3.5 * WINDOW_MS, "1", "2")
 
+    def keep(self, rows: np.ndarray) -> None:
+        for name in ("times", "matrix", "scores", "labels", "is_labelled", "versions"):
+            setattr(self, name, getattr(self, name)[rows])
+
     def records(self, partition_of: np.ndarray, partitions: int, cuts: list[int]) -> list[list[SketchRecord]]:
         """Cut each partition's events into transactions at ``cuts``; labels come one transaction later."""
         found = []
@@ -118,6 +123,21 @@ class Stream:
             here.append(SketchRecord(partition, END_MS, END_MS, []))
             found.append(here)
         return found
+
+
+class Swap(Stream):
+    """A swap in the middle of window 8, after which a share ``blind`` of the scores says nothing of the label."""
+
+    def __init__(self, seed: int, n: int, blind: float, names: tuple[str, str] = ("1", "2")) -> None:
+        super().__init__(seed, n, windows=11)
+        generator = np.random.default_rng([seed, 1])
+        is_new = self.times >= 8.5 * WINDOW_MS
+        self.versions = np.where(is_new, names[1], names[0])
+        if blind < 0:  # better than before: scores go towards the label
+            self.scores = np.where(is_new, self.scores + blind * (self.scores - self.labels), self.scores)
+        else:
+            blinded = is_new & (generator.random(n) < blind)
+            self.labels = np.where(blinded, (generator.random(n) < 0.5) * 1.0, self.labels)
 
 
 @functools.cache
@@ -576,3 +596,194 @@ def test_a_verdict_alerts_and_one_that_late_events_change_is_given_anew() -> Non
     amended = [each for each in second.verdicts if each.window_start_ms == 4 * WINDOW_MS]
     assert [each.revision for each in amended] == [2]
     assert amended[0].kind != "pipeline_fault" or "`amount`" in amended[0].headline
+
+
+def test_a_swap_is_no_missing_traffic_of_either_version() -> None:
+    for seed in (5, 6, 7):  # each version scores about half of the window
+        stream = Swap(seed, 11_000, blind=0.0)
+        findings = run(make_monitor(), stream)
+        assert ("pipeline_fault", 8_000) not in {(each.kind, each.window_start_ms) for each in findings.verdicts}
+
+
+def test_traffic_that_is_missing_is_missing_for_all_versions_of_the_window() -> None:
+    stream = Swap(5, 11_000, blind=0.0)
+    is_here = (stream.times >= 8_000) & (stream.times < 9_000)
+    kept = (stream.times < 8_000) | (np.arange(11_000) % 4 == 0)
+    stream.keep(kept)
+    found = [each for each in run(make_monitor(), stream).verdicts if each.window_start_ms == 8_000]
+    headline = f"Only {kept[is_here].sum()} events where 1000 are usual: some do not arrive."
+    assert {(each.version, each.kind, each.headline) for each in found} == {
+        (version, "pipeline_fault", headline) for version in ("1", "2")
+    }
+
+
+def test_late_events_of_one_version_are_traffic_of_the_others_in_the_window() -> None:
+    stream = Swap(5, 11_000, blind=0.0, names=("2", "1"))
+    late = (stream.times >= 8_000) & (stream.versions == "2")
+    on_time = Swap(5, 11_000, blind=0.0, names=("2", "1"))
+    on_time.keep(~late)
+    monitor = make_monitor()
+    first = run(monitor, on_time)
+    assert "pipeline_fault" in {each.kind for each in first.verdicts if each.window_start_ms == 8_000}
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    rows = stream.times[late], stream.matrix[late], stream.scores[late]
+    buffer.add_scored("2", reference(), *rows)
+    deltas = buffer.drain()
+    monitor.observe(SketchRecord(0, 0, 0, deltas))
+    second = monitor.collect(now_ms=7)
+    assert {each.kind for each in second.verdicts if (each.version, each.window_start_ms) == ("1", 8_000)} == {"none"}
+    at_once = make_monitor()
+    at_once.observe(SketchRecord(0, 0, 0, deltas))
+    assert last_words([first, second]) == last_words([run(at_once, on_time)])
+
+
+def test_labels_that_mature_after_more_windows_than_are_kept_are_judged_all_the_same() -> None:
+    stream = Stream(8, 6_000, windows=30)
+    (records,) = stream.records(np.zeros(6_000, int), 1, list(range(0, 6_000, 200)))
+    said = []
+    for keep, history in ((1, 2), (30, 2)):
+        monitor = MonitorCore(make_pipeline(), keep=keep, history=history)
+        for version in ("1", "2"):
+            monitor.register_version(version, reference(), {})
+        found = []
+        for record in records:
+            monitor.observe(replace_marks(record, record.watermark_ms, max(record.label_watermark_ms - 20_000, 0)))
+            found.append(monitor.collect(now_ms=7))
+        said.append(last_words(found))
+        assert len(monitor.windows.closed()) == keep
+    assert said[0] == said[1]
+    assert any("with_labels': True" in words for (kind, *_), words in said[0].items() if kind == "verdict")
+
+
+def test_labels_of_events_that_were_lost_stop_nobody() -> None:
+    monitor = make_monitor()
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    scores = np.linspace(0, 1, 300)
+    buffer.add_labelled("1", reference(), np.arange(300), scores, (scores > 0.5) * 1.0)
+    monitor.observe(SketchRecord(0, END_MS, END_MS, buffer.drain()))
+    findings = monitor.collect(now_ms=1)
+    assert [(each.kind, each.n_detection, each.with_labels) for each in findings.verdicts] == [
+        ("too_little_data", 0, True)
+    ]
+    assert {row.realised for row in findings.performance if row.measure == "auc"} == {1.0}
+    assert {row.n_labels for row in findings.performance} == {300}
+
+
+def test_verdicts_call_the_events_what_the_pipeline_file_calls_them() -> None:
+    pipeline = make_pipeline()
+    for plural in ("events", "payments"):
+        monitor = MonitorCore(replace(pipeline, events=replace(pipeline.events, plural=plural)))
+        monitor.register_version("1", reference(), {})
+        monitor.register_version("2", reference(), {})
+        findings = run(monitor, Stream(8, 6_000))
+        assert {each.headline for each in findings.verdicts if each.kind == "none"} == {
+            f"Nothing has moved: the {plural} are like those of training."
+        }
+
+
+# -- roll back ---------------------------------------------------------------------------------------------------------
+
+
+def make_patient_monitor(versions: tuple[str, ...] = ("1", "2")) -> MonitorCore:
+    """Its labels may spend 0.005 a window."""
+    pipeline = make_pipeline()
+    monitor = MonitorCore(replace(pipeline, drift=replace(pipeline.drift, false_alarms=FalseAlarms(1, per_ms=20_000))))
+    for version in versions:
+        monitor.register_version(version, reference(), {})
+    return monitor
+
+
+def rolled_back(findings: Findings) -> dict[tuple[str, int], str]:
+    """The last words on windows with labels that advise a roll back, by version and number of the window."""
+    last = {(each.version, each.window_start_ms // WINDOW_MS): each for each in findings.verdicts}
+    return {key: each.reason for key, each in sorted(last.items()) if each.advice == "roll_back"}
+
+
+def test_a_new_version_that_is_worse_is_to_be_rolled_back_from_the_window_of_the_swap_on() -> None:
+    findings = run(make_patient_monitor(), Swap(1, 11_000, blind=0.9))
+    areas = {(row.version, row.window_start_ms): row for row in findings.performance if row.measure == "auc"}
+    said = rolled_back(findings)
+    assert list(said) == [("2", 8), ("2", 9), ("2", 10)]
+    now, before = areas["2", 8_000].realised, areas["1", 8_000].realised
+    assert said["2", 8].startswith("Version 1, which scored before, did better on its events of this window: its AUC")
+    assert f"was {before:.3g}, not {now:.3g}" in said["2", 8]
+    assert {row.kind for row in findings.verdicts if (row.version, row.advice) == ("2", "roll_back")} == {
+        "concept_drift"
+    }
+
+
+@pytest.mark.parametrize("blind", [0.0, -0.3])
+def test_a_new_version_that_is_as_good_or_better_is_never_rolled_back(blind: float) -> None:
+    for seed in range(6):
+        findings = run(make_patient_monitor(), Swap(seed, 8_000, blind))
+        areas = {(row.version, row.window_start_ms): row.realised for row in findings.performance}
+        assert ("2", 10_000) in areas
+        assert rolled_back(findings) == {}
+
+
+def test_without_enough_labels_nothing_is_rolled_back() -> None:
+    stream = Swap(1, 11_000, blind=0.9)
+    is_new = stream.versions == "2"
+    stream.is_labelled &= ~is_new | (np.cumsum(is_new) % 10 == 0)  # a hundred a window
+    findings = run(make_patient_monitor(), stream)
+    assert {row.realised < 0.75 for row in findings.performance if (row.version, row.measure) == ("2", "auc")} == {True}
+    assert rolled_back(findings) == {}
+
+
+def test_before_its_labels_are_mature_nothing_is_rolled_back() -> None:
+    stream = Swap(1, 11_000, blind=0.9)
+    monitor = make_patient_monitor()
+    (records,) = stream.records(np.zeros(len(stream.times), int), 1, [])
+    for record in records:
+        monitor.observe(replace_marks(record, record.watermark_ms, 0))
+    assert rolled_back(monitor.collect(now_ms=1)) == {}
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(1, 4),
+    cuts=st.lists(st.integers(0, 6_000), max_size=6),
+    restart_at=st.integers(0, 7),
+    reorder=st.booleans(),
+    names=st.sampled_from([("1", "2"), ("2", "1")]),
+)
+def test_what_is_rolled_back_does_not_depend_on_batches_order_or_restarts(
+    seed: int, cuts: list[int], restart_at: int, reorder: bool, names: tuple[str, str]
+) -> None:
+    stream = Swap(seed, 6_000, blind=0.9, names=names)
+    straight = run(make_patient_monitor(), stream)
+    (records,) = stream.records(np.zeros(6_000, int), 1, cuts)
+    if reorder:
+        records.insert(0, records.pop())
+    monitor = make_patient_monitor()
+    found = []
+    for number, record in enumerate(records):
+        monitor.observe(record)
+        found.append(monitor.collect(now_ms=7))
+        if number == restart_at:
+            snapshot = monitor.snapshot()
+            monitor = make_patient_monitor(versions=())
+            monitor.restore(snapshot)
+            assert monitor.snapshot() == snapshot
+    assert (names[1], 8) in rolled_back(straight)
+    assert last_words(found) == last_words([straight])
+
+
+@pytest.mark.parametrize("names", [("1", "2"), ("2", "1")])
+def test_late_labels_of_the_version_before_change_what_is_said_of_the_new_one(names: tuple[str, str]) -> None:
+    old, new = names
+    stream = Swap(1, 11_000, blind=0.9, names=names)
+    late = (stream.versions == old) & (stream.times >= 8 * WINDOW_MS)
+    stream.is_labelled &= ~late
+    monitor = make_patient_monitor()
+    first = run(monitor, stream)
+    assert "of this window" not in rolled_back(first)[new, 8]  # it has no labels of the version before
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    buffer.add_labelled(old, reference(), stream.times[late], stream.scores[late], stream.labels[late])
+    deltas = buffer.drain()
+    monitor.observe(SketchRecord(0, 0, 0, deltas))
+    second = monitor.collect(now_ms=7)
+    assert "of this window" in rolled_back(second)[new, 8]
+    on_time = make_patient_monitor()
+    on_time.observe(SketchRecord(0, 0, 0, deltas))
+    assert last_words([first, second]) == last_words([run(on_time, stream)])

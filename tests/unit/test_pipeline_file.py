@@ -87,7 +87,7 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     assert read(tmp_path, "alerts = []\n" + SMALLEST).alerts == ()
     assert (pipeline.model.name, pipeline.model.threshold) == ("payments", 0.5)
     assert (pipeline.events.earliest_ms, pipeline.events.latest_ms) == (in_milliseconds(2000), in_milliseconds(2100))
-    assert pipeline.events.max_ahead_ms == 86_400_000
+    assert (pipeline.events.max_ahead_ms, pipeline.events.plural) == (86_400_000, "events")
     assert (pipeline.drift.window, pipeline.drift.slice_ms, pipeline.drift.bins) == ("month", 86_400_000, 128)
     assert [test.test for test in pipeline.drift.tests] == list(DEFAULT_TESTS)
     assert pipeline.drift.false_alarms == FalseAlarms(1, per_ms=30 * 86_400_000)
@@ -95,6 +95,14 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     assert (pipeline.limits.consecutive, pipeline.limits.share, pipeline.limits.of_last) == (1000, 0.5, 5000)
     assert pipeline.performance.maturity_ms == 86_400_000
     assert pipeline.topics.events == "payments.events"
+
+
+@pytest.mark.parametrize("plural", ["card payments", "überweisungen"])
+def test_events_may_have_a_name_which_is_no_part_of_the_feature_set(tmp_path: Path, plural: str) -> None:
+    named = read(tmp_path, SMALLEST.replace("[events]", f'[events]\nplural = "{plural}"', 1))
+
+    assert named.events.plural == plural
+    assert named.feature_set == read(tmp_path, SMALLEST).feature_set
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
@@ -123,7 +131,7 @@ def test_the_shipped_flights_pipeline_is_read_by_its_name() -> None:
 
     assert pipeline.labels is not None
     assert pipeline.labels.horizon_ms == 48 * 3_600_000
-    assert pipeline.events.earliest_ms == in_milliseconds(2013)
+    assert (pipeline.events.earliest_ms, pipeline.events.plural) == (in_milliseconds(2013), "flights")
     weather, planes = pipeline.lookups
     assert (weather.known_after_ms, weather.max_age_ms, planes.time) == (3_600_000, 21_600_000, None)
     window = next(feature.window for feature in pipeline.features if feature.name == "carrier_late_24h")
@@ -191,6 +199,10 @@ MISTAKES = [
     ('time = "time_ms"', 'time = "time_ms"\nearliest = 2013-01-01T00:00:00', "events.earliest: the time has no offset; end it with Z for UTC."),
     ('time = "time_ms"', 'time = "time_ms"\nearliest = "2013"', "events.earliest: must be a time, not a string; for example 2013-01-01T00:00:00Z."),
     ('time = "time_ms"', 'time = "time_ms"\nlatest = 1999-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
+    ('time = "time_ms"', 'time = "time_ms"\nplural = ""', 'events.plural: must not be empty; what verdicts call the events, for example plural = "payments".'),
+    ('time = "time_ms"', 'time = "time_ms"\nplural = "card  payments"', 'events.plural: "card  payments" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
+    ('time = "time_ms"', 'time = "time_ms"\nplural = "<b>"', 'events.plural: "<b>" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
+    ('time = "time_ms"', f'time = "time_ms"\nplural = "{"s" * 41}"', f'events.plural: "{"s" * 41}" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
     ('time = "time_ms"', 'time = "time_ms"\nmax_ahead = "a day"', 'events.max_ahead: "a day" is not a duration; write a whole number and ms, s, m, h or d, for example "5m".'),
     ('amount = "float?"', 'amount = "double"', 'events.fields.amount: "double" is not a type; use string, float, int or bool, with ? at the end where null is allowed.'),
     ('amount = "float?"', '"a b" = "float"', "events.fields.a b: \"a b\" cannot be a name; use letters, digits and _, not beginning with a digit."),

@@ -7,12 +7,13 @@ import pytest
 from faust.types import TP
 
 from app.adapters.block_writer import Start
+from app.adapters.effects import findings_columns
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.reign import Plan, Reign
 from app.adapters.takeover import Bounds, Legacy, Saved, are_new, inherit, start_of
-from app.core.findings import Findings, MetadataRow
+from app.core.findings import Findings, MetadataRow, PerformanceRow
 from app.ports import Checkpoint, FencedError
-from schemas.wire import DriftReport, Source
+from schemas.wire import DriftReport, Source, WindowVerdict
 
 TP0 = TP("p.scores", 0)
 ROWS = (Source("p.events", 0, 9), Source("p.events", 0, 4))
@@ -92,7 +93,18 @@ def test_reports_that_are_gone_are_named_and_revisions_are_those_of_the_table() 
 
     found = inherit(warehouse, "p", {})
     assert found.lost_findings == {"drift_reports"}
-    assert found.revisions == {("1", 1_000, False): 3}
+    assert found.revisions == {("1", 1_000, "features"): 3}
+
+    # The verdict and the performance change with other versions of the window, too: they have revisions of their own.
+    verdict = WindowVerdict(
+        *("p", "m", "1", 1_000, 2_000, "none", "Nothing has moved.", [], [], None, "watch", "There is nothing to do."),
+        *(9, 5, True, 7),
+    )
+    row_8 = PerformanceRow("p", "m", "1", "all", 1_000, 2_000, "auc", *[0.7] * 8, 5, 1.0, 8)
+    for revision, findings in ((7, Findings(verdicts=[verdict])), (8, Findings(performance=[row_8]))):
+        for table, columns in findings_columns(findings).items():
+            warehouse.insert(table, columns)
+        assert inherit(warehouse, "p", {}).revisions == {("1", 1_000, "features"): 3, ("1", 1_000, "verdict"): revision}
 
 
 def test_a_state_of_another_release_says_nothing_of_rows() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from app.core.attribution import JOINT, Share
 from app.core.faults.fault import Fault
-from app.core.situation import Performance, SegmentChange, Situation
-from app.core.verdict import Verdict, decide
+from app.core.situation import Performance, Predecessor, SegmentChange, Situation
+from app.core.verdict import Advice, Verdict, decide
 from app.core.verdict_words import Change, number_pair, say
 
 COLD = (-10.0, -5.0, -2.0, 0.0, 3.2, 6.0, 9.0, 12.0, 15.0, 22.0)
@@ -118,16 +118,43 @@ GOOD = Performance("AUC", 0.74, limit=0.7)
 POOR = Performance("AUC", 0.66, limit=0.7)
 
 
-@pytest.mark.parametrize("situation", [QUIET, FEATURES, SCORES, CONCEPT, PRIOR])
-def test_a_new_version_is_rolled_back_when_its_predecessor_did_better(situation: Situation) -> None:
-    worse = replace(GOOD, predecessor=0.76)
+BETTER = Predecessor("1.0.0", 0.76, p_value=1e-4, windows_ago=0)
 
-    advice = decide(replace(situation, performance=worse, is_new=True)).advice
-    assert advice.action == "roll_back"
-    assert advice.reason == "The version before does better on the same events: its AUC is 0.76, not 0.74."
-    assert decide(replace(situation, performance=worse)).advice.action != "roll_back", "not new"
-    better = replace(GOOD, predecessor=0.73)
-    assert decide(replace(situation, performance=better, is_new=True)).advice.action != "roll_back"
+
+@pytest.mark.parametrize("situation", [QUIET, FEATURES, SCORES, CONCEPT, PRIOR])
+def test_a_new_version_is_rolled_back_when_the_one_before_surely_did_better(situation: Situation) -> None:
+    def advise(predecessor: Predecessor | None) -> Advice:
+        return decide(replace(situation, performance=replace(GOOD, predecessor=predecessor))).advice
+
+    assert advise(BETTER) == (
+        "roll_back",
+        (
+            "Version 1.0.0, which scored before, did better on its flights of this window: its AUC was 0.76, not 0.74, "
+            "which is more than chance and the usual change between windows explain."
+        ),
+    )
+    not_advised = (
+        None,
+        replace(BETTER, p_value=0.01),
+        replace(BETTER, p_value=float("nan")),
+        replace(BETTER, value=0.73),
+        replace(BETTER, value=0.74),
+    )
+    assert {advise(each).action for each in not_advised} == {advise(None).action} != {"roll_back"}
+
+
+def test_where_the_version_before_did_better_is_said() -> None:
+    said = [
+        decide(replace(QUIET, performance=replace(GOOD, predecessor=replace(BETTER, windows_ago=ago)))).advice.reason
+        for ago in (1, 2)
+    ]
+
+    assert "did better on its flights of the window before: " in said[0]
+    assert "did better on its flights 2 windows ago: " in said[1]
+
+
+def test_a_limit_that_is_missed_as_well_does_not_keep_a_new_version_from_being_rolled_back() -> None:
+    assert decide(replace(QUIET, performance=replace(POOR, predecessor=BETTER))).advice.action == "roll_back"
 
 
 @pytest.mark.parametrize("situation", [QUIET, FEATURES, SCORES, CONCEPT, PRIOR])
@@ -138,7 +165,7 @@ def test_performance_below_its_limit_asks_for_retraining(situation: Situation) -
 
 
 def test_a_fault_is_neither_learned_nor_rolled_back() -> None:
-    faulty = replace(QUIET, faults=(NULLS,), performance=replace(POOR, predecessor=0.8), is_new=True)
+    faulty = replace(QUIET, faults=(NULLS,), performance=replace(POOR, predecessor=BETTER))
 
     assert decide(faulty).advice.action == "look_upstream"
 

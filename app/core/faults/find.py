@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.core.faults.column import Column
 from app.core.faults.displaced import find_displaced
 from app.core.faults.law import Law
-from app.core.faults.traffic import Traffic, find_in_traffic
+from app.core.faults.traffic import find_in_traffic
 from app.core.faults.units import find_unit
 from app.core.faults.values import find_in_values
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from app.core.faults.fault import Fault, FaultKind
+    from app.core.faults.traffic import Traffic
     from models.reference import Counts, MetricCells
 
 #: Faults that say all there is to say of a metric; the others may only be what a displaced column looks like.
@@ -50,7 +51,7 @@ def find_faults(
     values
         Names of the codes of each category, for the sentences.
     traffic
-        Of past windows.
+        Numbers of events, of this window and of past ones.
     recent
         The last window of this version in which no fault was found, for columns that have drifted slowly since
         training and only then been displaced.
@@ -61,7 +62,7 @@ def find_faults(
     -------
     Nothing on ordinary drift: each rule asks for a shape that shifts, spreads and seasons do not have.
     """
-    faults = find_in_traffic(window.n, traffic or Traffic())
+    faults = find_in_traffic(traffic) if traffic is not None else []
     rows = [row for row, each in enumerate(cells) if each.kind in {"numeric", "category"}]
     by_values: dict[str, list[Fault]] = {}
     for row in rows:

@@ -27,10 +27,12 @@ _DEVIATIONS = 1.4826
 
 @dataclass(frozen=True)
 class Traffic:
-    """Numbers of events of past windows.
+    """Numbers of events of a window and of past ones, whichever version scored them.
 
     Parameters
     ----------
+    n
+        Of this window.
     past
         Of the windows before this one, of all events.
     season
@@ -40,13 +42,14 @@ class Traffic:
         Past windows' and this window's, by name of segment.
     """
 
+    n: int
     past: Sequence[int] = ()
     season: Sequence[int] = ()
     segments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     segments_now: Mapping[str, int] = field(default_factory=dict)
 
 
-def find_in_traffic(n: int, traffic: Traffic) -> list[Fault]:
+def find_in_traffic(traffic: Traffic) -> list[Fault]:
     """Find missing or doubled traffic, of all events or, where that is as usual, of a segment.
 
     The usual number is the median of the past; the spread, of the logarithm, that of the median absolute deviation. A
@@ -54,11 +57,11 @@ def find_in_traffic(n: int, traffic: Traffic) -> list[Fault]:
     nothing.
     """
     past = traffic.season if len(traffic.season) >= _FEWEST_WINDOWS else traffic.past
-    found = _judge(n, past, "", 1.0)
+    found = _judge(traffic.n, past, "", 1.0)
     if found is not None:
         return [found]
     usual = _usual(past)
-    overall = n / usual if usual else 1.0
+    overall = traffic.n / usual if usual else 1.0
     judged = [
         _judge(traffic.segments_now.get(name, 0), numbers, name, overall) for name, numbers in traffic.segments.items()
     ]
