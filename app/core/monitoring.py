@@ -289,7 +289,8 @@ class MonitorCore:
                 for segment, each in counts.items():
                     self._history.remember(window, version, segment, each.n, statistics[segment])
                 if of_labels:
-                    self._succession.remember(window, version, counts[ALL], float(known.reference.design_effects[-1]))
+                    effects = known.diagnosis.calibration.design_effects
+                    self._succession.remember(window, version, counts[ALL], effects["auc"])
                 tested = known.judge.judge(self._view(window, version, counts, metrics))
                 found[window, version] = tested
                 said = {segment: each.values.tobytes() for segment, each in statistics.items()}
