@@ -25,6 +25,8 @@ from schemas.topics import Topics
 
 STEP_MS = 40
 _TICKS_PER_S = 20
+#: After so many events most labels are the other ones: what detectors of wrong decisions are to see.
+_TURN = 700
 
 #: Values that no worker can score.
 POISON: tuple[bytes | None, ...] = (
@@ -113,7 +115,8 @@ class Load:
         card = self._card(number)
         steps = draw.randrange(50, 120)
         time_ms = START_MS + (number + steps) * STEP_MS
-        body = {"event_id": f"e{number}", "label": float(draw.random() < 0.3), "label_time_ms": time_ms}
+        is_bad = draw.random() < (0.8 if number // _TURN % 2 else 0.2)
+        body = {"event_id": f"e{number}", "label": float(is_bad), "label_time_ms": time_ms}
         return number + steps, Sent(topics.labels, card % self.partitions, json.dumps(body).encode(), time_ms)
 
     def _card(self, number: int) -> int:
@@ -127,6 +130,7 @@ class Load:
             "card": f"c{self._card(number)}",
             "at_ms": START_MS + number * STEP_MS,
             "amount": draw.randrange(-5_000, 50_000) / 7,
+            "kind": draw.choice(("a", "b", "c", "of no vocabulary", None)),
         }
         return {**body, "note": "x" * self.pad} if self.pad else body
 
