@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 2\n"
+_MAGIC = b"streamgauge monitor 3\n"
 
 
 @dataclass(eq=False)
