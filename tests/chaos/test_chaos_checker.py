@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from chaos_checker import Findings, Logs, check
-from chaos_load import Load, Sent
+from chaos_load import Load, to_batch
 from chaos_monitor import TABLES, Monitoring
 from chaos_pipeline import Setup, render_toml, train_version
 
@@ -75,27 +75,16 @@ def make_logs(pipeline: Pipeline, models: dict[str, ActiveModel]) -> Logs:
     load = Load(seed=5, n=N, partitions=PARTITIONS, cards=30, with_labels=True)
     logs = Logs(pipeline)
     events = [load.event(pipeline.topics, number) for number in range(N)]
-    labels = sorted(
-        (label for number in range(N) if (label := load.label(pipeline.topics, number))), key=lambda label: label[0]
-    )
+    labels = load.labels(pipeline.topics)
     for partition in range(PARTITIONS):
         mine = [sent for sent in events if sent.partition == partition]
         logs.events[partition] = [to_batch(mine[at : at + 97], at) for at in range(0, len(mine), 97)]
-        outcomes = [sent for _, sent in labels if sent.partition == partition]
+        outcomes = [sent for sent in labels if sent.partition == partition]
         logs.labels[partition] = [to_batch(outcomes[at : at + 61], at) for at in range(0, len(outcomes), 61)]
         half = len(logs.events[partition]) // 2
         committed = run_worker(logs, partition, slice(0, half), models, 0)
         run_worker(logs, partition, slice(half, None), models, committed)
     return logs
-
-
-def to_batch(sent: list[Sent], first: int) -> RecordBatch:
-    offsets = np.arange(first, first + len(sent), dtype=np.int64)
-    times = np.array([one.time_ms for one in sent], dtype=np.int64)
-    return RecordBatch(
-        sent[0].topic, sent[0].partition, offsets, times, [b"k"] * len(sent), [one.value for one in sent],
-        [one.headers for one in sent],
-    )  # fmt: skip
 
 
 def run_worker(logs: Logs, partition: int, part: slice, models: dict[str, ActiveModel], committed: int) -> int:
@@ -303,7 +292,7 @@ def test_what_a_monitor_makes_of_what_is_right_passes(monitored: tuple[Logs, dic
     logs, models = monitored
     found = check(logs, models)
     assert wrong(found) == {}, found.describe()
-    monitoring = Monitoring(logs.pipeline, models)
+    monitoring = Monitoring(logs.pipeline, models.values())
     monitoring.read(logs.sketches)
     rows = {table: monitoring.tables.read(table) for table in TABLES}
     segments = {"all", "kind=a", "kind=b", "kind=c", "kind=unseen", "kind=missing"}

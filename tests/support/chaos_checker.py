@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from chaos_monitor import wrong_errors, wrong_rows
+from chaos_monitor import Monitoring, wrong_errors, wrong_rows
 from chaos_windows import PlainRecord, expected_windows
 
 from app.adapters.topic_reader import read_to_end
@@ -320,7 +320,10 @@ def _check_monitor(
     for version, count in wrong_errors(logs.sketches, undisturbed).items():
         found.wrong_errors += count
         found.say(f"wrong errors of {version}: {count} decisions are otherwise, or elsewhere")
-    for table, row, wanted in wrong_rows(logs.pipeline, models, logs.sketches, undisturbed):
+    live, expected = (Monitoring(logs.pipeline, models.values()) for _ in range(2))
+    live.read_live(logs.sketches)
+    expected.read(undisturbed)
+    for table, row, wanted in wrong_rows(live, expected):
         found.wrong_rows += 1
         found.say(f"wrong row of {table}: {row}, not {wanted}")
 

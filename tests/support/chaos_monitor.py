@@ -8,7 +8,7 @@ Without `Setup.monitored` windows are months, and no run closes one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -27,18 +27,20 @@ from schemas.wire import SketchRecord
 #: Alerts are told once, and what was told first depends on when.
 TABLES = tuple(table for table in FOUND if table != "alerts")
 
-#: The live monitor's. It is restored after half of them.
+#: Of a monitor that reads live.
 _REPORTS = 4
+
+Row = dict[str, Any]
 
 
 class Monitoring:
     """A monitor without its edges, and the tables that it fills."""
 
-    def __init__(self, pipeline: Pipeline, models: Mapping[str, ActiveModel]) -> None:
+    def __init__(self, pipeline: Pipeline, models: Iterable[ActiveModel]) -> None:
         self._pipeline = pipeline
         self._core = MonitorCore(pipeline, make_detector=make_detector)
-        for version, model in sorted(models.items()):
-            self._core.register_version(version, model.reference, {})
+        for model in models:
+            self._core.register_version(model.version, model.reference, {})
         self.tables = MemoryWarehouse()
 
     def read(self, records: Sequence[SketchRecord]) -> None:
@@ -54,26 +56,22 @@ class Monitoring:
         self._core = MonitorCore(self._pipeline, make_detector=make_detector)
         self._core.restore(snapshot)
 
+    def read_live(self, records: Sequence[SketchRecord]) -> None:
+        """Report under way, and go on from a snapshot midway."""
+        edges = [len(records) * number // _REPORTS for number in range(_REPORTS + 1)]
+        for number, (start, stop) in enumerate(pairwise(edges)):
+            if 2 * number == _REPORTS:
+                self.restart()
+            self.read(records[start:stop])
 
-def wrong_rows(
-    pipeline: Pipeline,
-    models: Mapping[str, ActiveModel],
-    served: Sequence[SketchRecord],
-    undisturbed: Sequence[SketchRecord],
-) -> list[tuple[str, dict[str, Any] | None, dict[str, Any] | None]]:
-    """Table, row and expected row wherever the two monitors' tables differ, but for revisions."""
-    live, expected = Monitoring(pipeline, models), Monitoring(pipeline, models)
-    edges = [len(served) * number // _REPORTS for number in range(_REPORTS + 1)]
-    for number, (start, stop) in enumerate(pairwise(edges)):
-        if 2 * number == _REPORTS:
-            live.restart()
-        live.read(served[start:stop])
-    expected.read(undisturbed)
+
+def wrong_rows(found: Monitoring, expected: Monitoring) -> list[tuple[str, Row | None, Row | None]]:
+    """Table, row and expected row wherever the tables of two monitors differ, but for revisions."""
     return [
-        (table, found, wanted)
+        (table, row, wanted)
         for table in TABLES
-        for found, wanted in zip_longest(_content(live.tables, table), _content(expected.tables, table))
-        if found != wanted
+        for row, wanted in zip_longest(_content(found.tables, table), _content(expected.tables, table))
+        if row != wanted
     ]
 
 
@@ -98,5 +96,5 @@ def _sequences(records: Iterable[SketchRecord]) -> dict[str, list[tuple[int, int
     }
 
 
-def _content(tables: MemoryWarehouse, table: str) -> list[dict[str, Any]]:
+def _content(tables: MemoryWarehouse, table: str) -> list[Row]:
     return [{**row, "revision": 0} for row in rows_of(tables, table)]
