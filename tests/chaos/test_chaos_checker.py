@@ -314,9 +314,9 @@ def test_a_segment_whose_counts_are_missing_is_caught(monitored: tuple[Logs, dic
     assert found["wrong_drift_counts"] == n > 0
 
 
-def test_errors_in_another_order_are_caught(monitored: tuple[Logs, dict[str, ActiveModel]]) -> None:
+def test_errors_in_another_order_are_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
     """Two decisions, one of them wrong, change places: each count stays as it is."""
-    logs, models = broken(monitored[0]), monitored[1]
+    logs = broken(right)
     run, at = next(
         (run, at)
         for record in logs.sketches[len(logs.sketches) // 2 :]
