@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from app.adapters.topic_reader import read_to_end
 from app.bench.lane import BenchError, Lane
+from app.core.sketches import ALL
 from schemas.wire import SketchRecord, decode_packed
 
 #: Largest difference from numpy: others sum in another order, or in single precision decimals.
@@ -68,12 +69,17 @@ class Outputs:
             yield f"{wrong} scores differ from numpy's, e{number:08d}: {self.scores[row]} for {expected[number]}"
 
 
+def n_events(record: SketchRecord) -> int:
+    """Events that a record counts, each once: segments count them again."""
+    return sum(delta.n for delta in record.deltas if delta.segment == ALL)
+
+
 async def check_drift_counts(lane: Lane, events: int) -> None:
     """BenchError unless the drift statistics of our worker have counted each event once."""
     counted = 0
     async for batch in read_to_end(lane.settings.kafka, [lane.topics.sketches]):
         for value in batch.values:
             if value is not None:
-                counted += sum(delta.n for delta in decode_packed(value, SketchRecord).deltas)
+                counted += n_events(decode_packed(value, SketchRecord))
     if counted != events:
         raise BenchError(f"its drift statistics counted {counted} of {events} events")

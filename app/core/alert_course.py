@@ -2,7 +2,8 @@
 
 It is a function of what the windows say, in the order of event time, whenever and in whatever order that became known.
 A rule is raised after ``for`` windows beyond its limit in a row, and cleared after ``clears_after`` windows in a row
-that are back within the milder limit. So among n windows it is raised at most
+that are back within the milder limit; of windows that overlap, those count that do not overlap each other, as the
+others tell of the same events again (`Streak`). So among n windows it is raised at most
 (n + clears_after) // (for + clears_after) times, whatever the values do. A window without a value counts for nothing;
 one in which the version scored nothing while others did is one back, for an alert that is open.
 """
@@ -134,16 +135,48 @@ def silence_of(window: Window, silences: Iterable[Silence]) -> str:
     return ""
 
 
+class Streak(NamedTuple):
+    """Windows in a row of which the same is true: how many that do not overlap each other, the first and last of them.
+
+    Examples
+    --------
+    Of windows of 3 days that end each day, two count when the fourth has come.
+
+    >>> from itertools import accumulate
+    >>> days = [Window(day, day + 3) for day in range(5)]
+    >>> [streak.n for streak in accumulate(days, Streak.add, initial=Streak())]
+    [0, 1, 1, 1, 2, 2]
+    """
+
+    n: int = 0
+    first: Window | None = None
+    last: Window | None = None
+
+    def add(self, window: Window) -> Streak:
+        """Take the next window in the order of time."""
+        if self.last is not None and window.start_ms < self.last.end_ms:
+            return self
+        return Streak(self.n + 1, self.first or window, window)
+
+    def to_state(self) -> list[Any]:
+        """Give what `from_state` needs: JSON values."""
+        return [self.n, _span(self.first), _span(self.last)]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> Streak:
+        n, first, last = state
+        return cls(n, _window(first), _window(last))
+
+
 class Course(NamedTuple):
     """Where a rule is after some windows.
 
-    ``beyond`` and ``back``: windows in a row beyond the limit, within the milder one; ``since``: the first of the
-    former. ``cleared_ms``: end of the window that cleared it last.
+    ``beyond`` and ``back``: windows in a row beyond the limit, within the milder one. ``cleared_ms``: end of the window
+    that cleared it last.
     """
 
-    beyond: int = 0
-    back: int = 0
-    since: Window | None = None
+    beyond: Streak = Streak()
+    back: Streak = Streak()
     cleared_ms: int | None = None
     open: Episode | None = None
 
@@ -157,20 +190,20 @@ class Course(NamedTuple):
             return self, None
         limit = passed(value, rule_limits)
         if limit is None:
-            back = self.back + 1 if is_back(value, rule_limits) else 0
-            if self.open is None or back < rule.clears_after:
-                return Course(0, back, None, self.cleared_ms, self.open), None
+            back = self.back.add(window) if is_back(value, rule_limits) else Streak()
+            if self.open is None or back.n < rule.clears_after:
+                return Course(Streak(), back, self.cleared_ms, self.open), None
             cleared_ms = self.cleared_ms if self.open.silence else window.end_ms
             return Course(cleared_ms=cleared_ms), self.open._replace(cleared=window, last=reading)
-        since = self.since or window
-        after = Course(self.beyond + 1, 0, since, self.cleared_ms, self.open)
-        is_due = after.beyond >= rule.for_windows and not self._is_cooling(rule, window)
+        beyond = self.beyond.add(window)
+        after = Course(beyond, Streak(), self.cleared_ms, self.open)
+        is_due = beyond.n >= rule.for_windows and not self._is_cooling(rule, window)
         if not is_due or (self.open is not None and not self.open.silence):
             return after, None
         silence = silence_of(window, rule.silences)
         if silence and self.open is not None:
             return after, None
-        return after._replace(open=Episode(since, window, reading, limit, silence)), self.open
+        return after._replace(open=Episode(beyond.first or window, window, reading, limit, silence)), self.open
 
     def _is_cooling(self, rule: AlertRule, window: Window) -> bool:
         return self.cleared_ms is not None and window.end_ms < self.cleared_ms + rule.cooldown_ms
@@ -178,12 +211,13 @@ class Course(NamedTuple):
     def to_state(self) -> list[Any]:
         """Give what `from_state` needs: JSON values."""
         episode = None if self.open is None else _pack(self.open)
-        return [self.beyond, self.back, _span(self.since), self.cleared_ms, episode]
+        return [self.beyond.to_state(), self.back.to_state(), self.cleared_ms, episode]
 
     @classmethod
     def from_state(cls, state: list[Any]) -> Course:
-        beyond, back, since, cleared_ms, episode = state
-        return cls(beyond, back, Window(*since) if since else None, cleared_ms, _unpack(episode) if episode else None)
+        beyond, back, cleared_ms, episode = state
+        open_ = _unpack(episode) if episode else None
+        return cls(Streak.from_state(beyond), Streak.from_state(back), cleared_ms, open_)
 
 
 def _pack(episode: Episode) -> list[Any]:
@@ -199,13 +233,17 @@ def _unpack(state: list[Any]) -> Episode:
         Reading(*reading),
         Limit(*limit),
         silence,
-        Window(*cleared) if cleared else None,
+        _window(cleared),
         Reading(*last) if last else None,
     )
 
 
 def _span(window: Window | None) -> list[int] | None:
     return None if window is None else [window.start_ms, window.end_ms]
+
+
+def _window(span: list[int] | None) -> Window | None:
+    return None if span is None else Window(*span)
 
 
 def to_value(rule: AlertRule, reading: Reading) -> float:
@@ -244,11 +282,12 @@ class Watch:
 
     def is_quiet_since(self, time_ms: int) -> bool:
         """Whether all that is known is of windows after a time, and the newest ones are back within the limits."""
-        values = [to_value(self.rule, reading) for _, reading in sorted(self.readings.items())]
-        newest = [value for value in values if not math.isnan(value)][-self.rule.clears_after :]
-        is_after = all(window.start_ms > time_ms for window in self.readings)
-        is_long_enough = len(newest) == self.rule.clears_after
-        return is_after and is_long_enough and all(is_back(value, self.limits) for value in newest)
+        back = Streak()
+        for window, reading in sorted(self.readings.items()):
+            value = to_value(self.rule, reading)
+            if not math.isnan(value):
+                back = back.add(window) if is_back(value, self.limits) else Streak()
+        return all(window.start_ms > time_ms for window in self.readings) and back.n >= self.rule.clears_after
 
     def forget(self, before_ms: int) -> None:
         """Windows that start before this will not be seen again."""

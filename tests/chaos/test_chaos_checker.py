@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from chaos_checker import Findings, Logs, check
-from chaos_load import START_MS, Load, Sent
-from chaos_pipeline import Setup, render_toml
+from chaos_load import Load, to_batch
+from chaos_monitor import TABLES, Monitoring
+from chaos_pipeline import Setup, render_toml, train_version
 
 from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
@@ -19,7 +21,6 @@ from app.core.scoring import ActiveModel, ChampionTimeline
 from app.offline import load_model
 from app.pipeline import PartitionPipeline, Step
 from models.registry import Registry
-from models.training import train
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load as load_pipeline
 from schemas.wire import Score, SketchRecord, decode_json
@@ -33,55 +34,57 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checker")
 
 
-@pytest.fixture(scope="module")
-def pipeline(folder: Path) -> Pipeline:
-    path = folder / "checked.toml"
-    path.write_text(render_toml("checked", Setup(with_labels=True, partitions=PARTITIONS)))
+def make_pipeline(folder: Path, *, monitored: bool) -> Pipeline:
+    path = folder / f"checked{monitored:d}.toml"
+    path.write_text(render_toml(path.stem, Setup(with_labels=True, partitions=PARTITIONS, monitored=monitored)))
     return load_pipeline(path)
 
 
 @pytest.fixture(scope="module")
-def models(folder: Path, pipeline: Pipeline) -> dict[str, ActiveModel]:
-    generator = np.random.default_rng(1)
-    matrix = generator.normal(size=(600, len(pipeline.features)))
-    labels = (matrix[:, 0] > 0).astype(np.float64)
-    times = np.arange(600, dtype=np.int64) + START_MS
-    trained = train(
-        matrix, labels, times, pipeline, "logistic",
-        version="1.0.0", from_ms=START_MS, to_ms=START_MS + 600, created_at_ms=START_MS,
-    )  # fmt: skip
-    registry = Registry(folder / "registry")
+def pipeline(folder: Path) -> Pipeline:
+    return make_pipeline(folder, monitored=False)
+
+
+def make_models(folder: Path, pipeline: Pipeline) -> dict[str, ActiveModel]:
+    trained = train_version(pipeline, "1.0.0", seed=1)
+    registry = Registry(folder / pipeline.name)
     registry.register(trained.manifest, trained.artifact)
     return {"1.0.0": load_model(pipeline, registry, "1.0.0")}
 
 
 @pytest.fixture(scope="module")
+def models(folder: Path, pipeline: Pipeline) -> dict[str, ActiveModel]:
+    return make_models(folder, pipeline)
+
+
+@pytest.fixture(scope="module")
 def right(pipeline: Pipeline, models: dict[str, ActiveModel]) -> Logs:
+    return make_logs(pipeline, models)
+
+
+@pytest.fixture(scope="module")
+def monitored(folder: Path) -> tuple[Logs, dict[str, ActiveModel]]:
+    """Logs of a pipeline with segments, windows that overlap and detectors, and its models."""
+    pipeline = make_pipeline(folder, monitored=True)
+    models = make_models(folder, pipeline)
+    return make_logs(pipeline, models), models
+
+
+def make_logs(pipeline: Pipeline, models: dict[str, ActiveModel]) -> Logs:
     """What workers without faults leave: batches of uneven size, commits, and a restart in the middle."""
     load = Load(seed=5, n=N, partitions=PARTITIONS, cards=30, with_labels=True)
     logs = Logs(pipeline)
     events = [load.event(pipeline.topics, number) for number in range(N)]
-    labels = sorted(
-        (label for number in range(N) if (label := load.label(pipeline.topics, number))), key=lambda label: label[0]
-    )
+    labels = load.labels(pipeline.topics)
     for partition in range(PARTITIONS):
         mine = [sent for sent in events if sent.partition == partition]
         logs.events[partition] = [to_batch(mine[at : at + 97], at) for at in range(0, len(mine), 97)]
-        outcomes = [sent for _, sent in labels if sent.partition == partition]
+        outcomes = [sent for sent in labels if sent.partition == partition]
         logs.labels[partition] = [to_batch(outcomes[at : at + 61], at) for at in range(0, len(outcomes), 61)]
         half = len(logs.events[partition]) // 2
         committed = run_worker(logs, partition, slice(0, half), models, 0)
         run_worker(logs, partition, slice(half, None), models, committed)
     return logs
-
-
-def to_batch(sent: list[Sent], first: int) -> RecordBatch:
-    offsets = np.arange(first, first + len(sent), dtype=np.int64)
-    times = np.array([one.time_ms for one in sent], dtype=np.int64)
-    return RecordBatch(
-        sent[0].topic, sent[0].partition, offsets, times, [b"k"] * len(sent), [one.value for one in sent],
-        [one.headers for one in sent],
-    )  # fmt: skip
 
 
 def run_worker(logs: Logs, partition: int, part: slice, models: dict[str, ActiveModel], committed: int) -> int:
@@ -134,7 +137,8 @@ def broken(right: Logs) -> Logs:
 def wrong(found: Findings) -> dict[str, int]:
     """What is not as it should be."""
     kinds = ("lost", "doubled", "conflicting", "unknown", "reordered", "misjudged",
-             "wrong_windows", "wrong_scores", "wrong_state", "wrong_drift_counts")  # fmt: skip
+             "wrong_windows", "wrong_scores", "wrong_state", "wrong_drift_counts", "wrong_errors",
+             "wrong_rows")  # fmt: skip
     return {kind: getattr(found, kind) for kind in kinds if getattr(found, kind)}
 
 
@@ -256,7 +260,9 @@ def test_drift_counts_that_came_twice_or_not_at_all_are_caught(right: Logs, mode
     twice.sketches.append(twice.sketches[place])
     never.sketches[place] = SketchRecord(0, 0, 0, [])
     for logs in (twice, never):
-        assert wrong(check(logs, models)) == {"wrong_drift_counts": sum(d.n for d in right.sketches[place].deltas)}
+        found = wrong(check(logs, models))
+        assert set(found) == {"wrong_drift_counts", "wrong_errors"}
+        assert found["wrong_drift_counts"] == sum(delta.n for delta in right.sketches[place].deltas)
 
 
 def test_a_changelog_that_misses_one_transaction_is_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
@@ -280,3 +286,45 @@ def test_a_key_whose_last_change_is_missing_in_the_changelog_is_caught(
     )  # fmt: skip
     del changes[stale[-1]]
     assert set(wrong(check(logs, models))) == {"wrong_state"}
+
+
+def test_what_a_monitor_makes_of_what_is_right_passes(monitored: tuple[Logs, dict[str, ActiveModel]]) -> None:
+    logs, models = monitored
+    found = check(logs, models)
+    assert wrong(found) == {}, found.describe()
+    monitoring = Monitoring(logs.pipeline, models.values())
+    monitoring.read(logs.sketches)
+    rows = {table: monitoring.tables.read(table) for table in TABLES}
+    segments = {"all", "kind=a", "kind=b", "kind=c", "kind=unseen", "kind=missing"}
+    for table in ("model_metadata", "drift_reports", "performance"):
+        assert {row["segment"] for row in rows[table]} == segments
+    windows = sorted({(row["window_start"], row["window_end"]) for row in rows["verdicts"]})
+    assert any(start < end_before for (_, end_before), (start, _) in pairwise(windows))
+    assert {row["test"] for row in rows["drift_reports"] if row["metric"] == "error"} == {"cusum", "adwin"}
+    assert any(row["realised"] is not None for row in rows["performance"])
+
+
+def test_a_segment_whose_counts_are_missing_is_caught(monitored: tuple[Logs, dict[str, ActiveModel]]) -> None:
+    logs, models = broken(monitored[0]), monitored[1]
+    deltas = logs.sketches[0].deltas
+    place = next(place for place, delta in enumerate(deltas) if delta.segment == "kind=b")
+    n = deltas.pop(place).n
+    found = wrong(check(logs, models))
+    assert set(found) == {"wrong_drift_counts", "wrong_rows"}
+    assert found["wrong_drift_counts"] == n > 0
+
+
+def test_errors_in_another_order_are_caught(right: Logs, models: dict[str, ActiveModel]) -> None:
+    """Two decisions, one of them wrong, change places: each count stays as it is."""
+    logs = broken(right)
+    run, at = next(
+        (run, at)
+        for record in logs.sketches[len(logs.sketches) // 2 :]
+        for run in record.errors
+        for at in range(len(run.wrong) - 1)
+        if run.wrong[at] != run.wrong[at + 1]
+    )
+    run.wrong = run.wrong[:at] + run.wrong[at : at + 2][::-1] + run.wrong[at + 2 :]
+    found = wrong(check(logs, models))
+    assert found["wrong_errors"] == 2
+    assert set(found) <= {"wrong_errors", "wrong_rows"}

@@ -45,7 +45,7 @@ def test_killed_monitors_and_a_failing_server_leave_exact_tables(kafka: str, tmp
 
     async def scenario() -> None:
         with ClickHouseFront(tmp_path / "server") as front:
-            bench = Bench(kafka, tmp_path, front.url, plan.n_scores)
+            bench = Bench(kafka, tmp_path, front.url, plan.n_scores, segmented=True)
             bench.add_late()
             await bench.prepare()
             stats = await kill(bench, front, plan, seed)
@@ -81,7 +81,7 @@ def test_an_embedded_engine_that_is_killed_opens_again_and_is_exact(kafka: str, 
     seed = seed_of("clickhouse-embedded-kills")
 
     async def scenario() -> None:
-        bench = Bench(kafka, tmp_path, "", plan.n_scores)
+        bench = Bench(kafka, tmp_path, "", plan.n_scores, segmented=True)
         bench.add_late()
         await bench.prepare()
         await kill(bench, None, plan, seed)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,10 @@ async def measured(run: ChaosRun, what: str, figures: list[Figure], *, is_back: 
         figures.append(Figure(f"pause of other partitions after a {what}", pause_s, "s", PAUSE_OF_OTHERS_S))
 
 
+MONITORED = Setup("exactly_once", with_labels=True, workers=1, monitored=True)
 MEMBERS = [
-    pytest.param(Setup("exactly_once", workers=1), False, id="static-short"),
-    pytest.param(Setup("exactly_once", workers=1), True, id="static", marks=pytest.mark.chaos_full),
+    pytest.param(MONITORED, False, id="static-short"),
+    pytest.param(MONITORED, True, id="static", marks=pytest.mark.chaos_full),
     pytest.param(Setup("exactly_once", workers=1, static=False), True, id="dynamic", marks=pytest.mark.chaos_full),
     pytest.param(Setup("at_least_once", workers=1), True, id="at-least-once", marks=pytest.mark.chaos_full),
 ]
@@ -144,7 +146,7 @@ def test_scaling_up_and_down_again_and_again_loses_nothing(
 @pytest.mark.chaos_full
 def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: str, tmp_path: Path, seed: int) -> None:
     """From one worker to eight, each with a partition; two die, five leave, and the last one has them all."""
-    setup = Setup("exactly_once", with_labels=True, partitions=8, workers=1)
+    setup = replace(MONITORED, partitions=8)
     others = range(1, 8)
 
     async def scenario() -> None:

@@ -34,11 +34,10 @@ async def refused_versions(run: ChaosRun) -> set[str]:
 
 
 KINDS = ["good", "tampered", "foreign", "missing"]
+MONITORED = Setup("exactly_once", with_labels=True, monitored=True)
 RACES = [
-    pytest.param(Setup("exactly_once", with_labels=True), 1, id="exactly-once+labels"),
-    pytest.param(
-        Setup("exactly_once", with_labels=True), 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full
-    ),
+    pytest.param(MONITORED, 1, id="exactly-once+labels"),
+    pytest.param(MONITORED, 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full),
     pytest.param(Setup("at_least_once"), 12, id="at-least-once-12", marks=pytest.mark.chaos_full),
 ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from worker_bench import START_MS, Bench, produce
 
 from app.adapters.topic_reader import read_to_end
+from app.core.sketches import ALL
 from schemas.wire import Score, SketchRecord, decode_packed
 
 
@@ -67,5 +68,6 @@ async def counted(bench: Bench) -> int:
     async for batch in read_to_end(bench.bootstrap, [bench.pipeline.topics.sketches]):
         for value in batch.values:
             assert value is not None
-            total += sum(delta.n for delta in decode_packed(value, SketchRecord).deltas)
+            deltas = decode_packed(value, SketchRecord).deltas
+            total += sum(delta.n for delta in deltas if delta.segment == ALL)
     return total

@@ -2,7 +2,8 @@
 
 Three oracles, from plain to exact: the ledger itself (each event one score or one dead letter), the windows from their
 definition (`chaos_windows`), and one undisturbed run of the flow over the same logs, bit for bit (scores, features,
-drift counts, state). A record is told apart by where it was read, (partition, offset).
+drift counts, errors in their order, state), and what a monitor makes of it (`chaos_monitor`). A record is told apart by
+where it was read, (partition, offset).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from chaos_monitor import Monitoring, wrong_errors, wrong_rows
 from chaos_windows import PlainRecord, expected_windows
 
 from app.adapters.topic_reader import read_to_end
@@ -27,7 +29,7 @@ from app.core.sketches import Sketch
 from app.drive import STEP_EVENTS, RecordedSelector
 from app.pipeline import PartitionPipeline, Step
 from schemas.pipeline import Limits, Pipeline
-from schemas.wire import DeadLetter, Score, SketchDelta, SketchRecord, decode_packed
+from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed
 
 #: Header of an input record that must become a dead letter.
 POISON_HEADER = "chaos-poison"
@@ -37,6 +39,8 @@ _MOST_PROBED = 10_000
 
 Place = tuple[int, int]
 Change = tuple[bytes, bytes | None]
+#: Version, start of the slice, segment.
+Counted = tuple[str, int, str]
 
 
 @dataclass
@@ -69,14 +73,17 @@ class Findings:
     wrong_scores: int = 0
     wrong_state: int = 0
     wrong_drift_counts: int = 0
+    wrong_errors: int = 0
+    wrong_rows: int = 0
     stale: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
     def wrong_counts(self) -> int:
-        """All that is counted wrong: windows, scores, state and drift counts; and what was judged or read wrongly."""
+        """All that is counted wrong, or follows from such counts, and what was judged or read wrongly."""
+        counted = self.wrong_windows + self.wrong_scores + self.wrong_state + self.wrong_drift_counts
         judged = self.misjudged + self.unknown + self.reordered
-        return self.wrong_windows + self.wrong_scores + self.wrong_state + self.wrong_drift_counts + judged
+        return counted + self.wrong_errors + self.wrong_rows + judged
 
     def describe(self) -> str:
         """All counts above nought, and the examples."""
@@ -131,14 +138,15 @@ def check(logs: Logs, models: Mapping[str, ActiveModel] | None) -> Findings:
             found.misjudged += 1
             found.say(f"misjudged {place}: scored by {score.version}, which no worker may use")
             lasts.pop(place, None)
-    sketches: dict[tuple[str, int], Sketch] = {}
+    undisturbed: list[SketchRecord] = []
     for partition in sorted(logs.events):
         mine = {offset: score for (at, offset), score in lasts.items() if at == partition}
         flow = _check_scores(logs, partition, mine, models, found)
         record = flow.drain_sketch()
-        _merge(record.deltas if record else [], sketches)
+        undisturbed.extend([record] if record else [])
         _check_state(logs, partition, flow, found)
-    _check_drift_counts(logs, sketches, found)
+    _check_drift_counts(logs, undisturbed, found)
+    _check_monitor(logs, undisturbed, models, found)
     return found
 
 
@@ -289,20 +297,35 @@ def _run(
             yield from steps()
 
 
-def _merge(deltas: Sequence[SketchDelta], into: dict[tuple[str, int], Sketch]) -> None:
-    for delta in deltas:
-        into.setdefault((delta.version, delta.slice_start_ms), Sketch()).add(delta)
+def _merge(records: Sequence[SketchRecord]) -> dict[Counted, Sketch]:
+    merged: dict[Counted, Sketch] = defaultdict(Sketch)
+    for record in records:
+        for delta in record.deltas:
+            merged[delta.version, delta.slice_start_ms, delta.segment].add(delta)
+    return merged
 
 
-def _check_drift_counts(logs: Logs, expected: Mapping[tuple[str, int], Sketch], found: Findings) -> None:
-    served: dict[tuple[str, int], Sketch] = {}
-    for record in logs.sketches:
-        _merge(record.deltas, served)
+def _check_drift_counts(logs: Logs, undisturbed: Sequence[SketchRecord], found: Findings) -> None:
+    expected, served = _merge(undisturbed), _merge(logs.sketches)
     for place in sorted(expected.keys() | served.keys()):
         wanted, given = expected.get(place, Sketch()), served.get(place, Sketch())
         if not _same(wanted, given):
             found.wrong_drift_counts += max(1, abs(wanted.n - given.n))
             found.say(f"wrong drift counts {place}: {given.n} events, not {wanted.n}")
+
+
+def _check_monitor(
+    logs: Logs, undisturbed: Sequence[SketchRecord], models: Mapping[str, ActiveModel], found: Findings
+) -> None:
+    for version, count in wrong_errors(logs.sketches, undisturbed).items():
+        found.wrong_errors += count
+        found.say(f"wrong errors of {version}: {count} decisions are otherwise, or elsewhere")
+    live, expected = (Monitoring(logs.pipeline, models.values()) for _ in range(2))
+    live.read_live(logs.sketches)
+    expected.read(undisturbed)
+    for table, row, wanted in wrong_rows(live, expected):
+        found.wrong_rows += 1
+        found.say(f"wrong row of {table}: {row}, not {wanted}")
 
 
 def _same(one: Sketch, other: Sketch) -> bool:

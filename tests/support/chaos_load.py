@@ -16,15 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from chaos_checker import POISON_HEADER
 from chaos_pipeline import START_MS
 
+from app.core.batches import RecordBatch
 from schemas.topics import Topics
 
 STEP_MS = 40
 _TICKS_PER_S = 20
+#: After so many events most labels are the other ones: what detectors of wrong decisions are to see.
+_TURN = 700
 
 #: Values that no worker can score.
 POISON: tuple[bytes | None, ...] = (
@@ -62,6 +66,19 @@ class Sent:
     value: bytes | None
     time_ms: int
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def to_batch(sent: Sequence[Sent], first: int) -> RecordBatch:
+    """Records of one partition as they are read, from this offset on."""
+    return RecordBatch(
+        sent[0].topic,
+        sent[0].partition,
+        np.arange(first, first + len(sent), dtype=np.int64),
+        np.array([one.time_ms for one in sent], dtype=np.int64),
+        [b"k"] * len(sent),
+        [one.value for one in sent],
+        [one.headers for one in sent],
+    )
 
 
 @dataclass(frozen=True)
@@ -113,8 +130,14 @@ class Load:
         card = self._card(number)
         steps = draw.randrange(50, 120)
         time_ms = START_MS + (number + steps) * STEP_MS
-        body = {"event_id": f"e{number}", "label": float(draw.random() < 0.3), "label_time_ms": time_ms}
+        is_bad = draw.random() < (0.8 if number // _TURN % 2 else 0.2)
+        body = {"event_id": f"e{number}", "label": float(is_bad), "label_time_ms": time_ms}
         return number + steps, Sent(topics.labels, card % self.partitions, json.dumps(body).encode(), time_ms)
+
+    def labels(self, topics: Topics) -> list[Sent]:
+        """All labels, in the order in which they are written."""
+        due = [(label[0], number, label[1]) for number in range(self.n) if (label := self.label(topics, number))]
+        return [sent for _, _, sent in sorted(due, key=lambda each: each[:2])]
 
     def _card(self, number: int) -> int:
         if self.in_turn:
@@ -127,6 +150,7 @@ class Load:
             "card": f"c{self._card(number)}",
             "at_ms": START_MS + number * STEP_MS,
             "amount": draw.randrange(-5_000, 50_000) / 7,
+            "kind": draw.choice(("a", "b", "c", "of no vocabulary", None)),
         }
         return {**body, "note": "x" * self.pad} if self.pad else body
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from app.adapters.model_announcer import announce
 from models.registry import Registry
-from models.training import train
+from models.training import TrainedModel, train
 from schemas.pipeline import Pipeline
 from schemas.wire import ModelUpdate
 
@@ -35,6 +35,7 @@ card = "string"
 at_ms = "int"
 amount = "float"
 note = "string?"
+kind = "string?"
 
 {labels}
 
@@ -58,9 +59,38 @@ name = "sum_1m"
 type = "float"
 window = {{ of = "events", key = ["card"], size = "1m", hop = "1s", aggregate = "sum", field = "amount" }}
 
+[[features]]
+name = "kind"
+type = "category"
+expression = "kind"
+values = ["a", "b", "c"]
+
 {features}
 
+{drift}
+
 {state}
+"""
+DRIFT = """
+[drift]
+window = "30s"
+every = "15s"
+slice = "5s"
+grace = "5s"
+bins = 16
+segments = ["kind"]
+tests = [{ test = "psi" }, { test = "null_rate" }, { test = "interval" }, { test = "trend" }]
+"""
+DETECTORS = """
+[[drift.detectors]]
+detector = "cusum"
+learn = 200
+
+[[drift.detectors]]
+detector = "adwin"
+
+[performance]
+maturity = "5s"
 """
 LABEL_FEATURE = """
 [[features]]
@@ -76,6 +106,7 @@ class Setup:
 
     ``static``: workers are static members of their group. ``features``: TOML of more features.
     ``on_disk``: the state is, but for a few keys of the hundreds that there are.
+    ``monitored``: with segments, and windows that overlap and close under way; with labels also detectors.
     ``max_wait``: for labels; long, so that no fault makes a score stale: what it saw could then not be computed again.
     """
 
@@ -88,6 +119,7 @@ class Setup:
     features: str = ""
     max_wait: str = "10m"
     on_disk: bool = False
+    monitored: bool = False
 
 
 def render_toml(name: str, setup: Setup) -> str:
@@ -99,17 +131,21 @@ def render_toml(name: str, setup: Setup) -> str:
         commit_interval_ms=setup.commit_interval_ms,
         labels=f'[labels]\nhorizon = "1h"\nmax_wait = "{setup.max_wait}"\n' if setup.with_labels else "",
         features=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
+        drift=(DRIFT + DETECTORS * setup.with_labels) * setup.monitored,
         state='[state]\nstore = "disk"\ncached_keys = 20\n' if setup.on_disk else "",
     )
 
 
-async def release(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str) -> None:
-    """Train, register and announce a version; ``lies``: what the announcement says instead of the truth."""
+def train_version(pipeline: Pipeline, version: str, seed: int) -> TrainedModel:
+    """A version that takes nearly every event with a positive amount for bad."""
     generator = np.random.default_rng(seed)
     matrix = generator.normal(size=(600, len(pipeline.features)))
-    labels = (matrix[:, 0] + generator.normal(size=600) > 0).astype(np.float64)
+    amounts = generator.uniform(-700, 7_000, 600)
+    matrix[:, pipeline.feature_names.index("amount")] = amounts
+    matrix[:, pipeline.feature_names.index("kind")] = generator.integers(0, 4, 600)
+    labels = ((amounts > 0) ^ (generator.random(600) < 0.1)).astype(np.float64)
     times = np.arange(600, dtype=np.int64) + START_MS
-    trained = train(
+    return train(
         matrix,
         labels,
         times,
@@ -120,6 +156,11 @@ async def release(bootstrap: str, pipeline: Pipeline, registry: Registry, versio
         to_ms=START_MS + 600,
         created_at_ms=START_MS,
     )
+
+
+async def release(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str) -> None:
+    """Train, register and announce a version; ``lies``: what the announcement says instead of the truth."""
+    trained = train_version(pipeline, version, seed)
     entry = registry.register(trained.manifest, trained.artifact)
     update = ModelUpdate(
         model="m",

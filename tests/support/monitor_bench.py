@@ -24,14 +24,17 @@ from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.effects import findings_columns, training_metrics
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.model_announcer import announce
+from app.adapters.river_detectors import make_detector
 from app.adapters.topic_reader import read_to_end
 from app.adapters.topics_admin import ensure_topics
+from app.core.batches import Floats, Ints
 from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
 from app.core.sketch_buffer import SketchBuffer
 from app.ports import Warehouse
 from app.settings import Settings
 from models.registry import Registry
+from models.segments import Segments
 from models.training import TrainedModel, train
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
@@ -110,6 +113,20 @@ falls_by = 0.05
 severity = "critical"
 action = "retrain"
 """
+#: What `Bench` adds to the file where windows overlap and segments and detectors are wanted.
+SEGMENTED = """
+every = "30m"
+segments = ["kind"]
+
+[[drift.detectors]]
+detector = "cusum"
+learn = 200
+
+[[drift.detectors]]
+detector = "adwin"
+
+[performance]
+"""
 #: What depends on when a row was made, and how many rows came before.
 WHEN = {"timestamp", "at"}
 FOUND = ("model_metadata", "drift_reports", "performance", "verdicts", "alerts")
@@ -144,12 +161,15 @@ class Client:
 class Bench:
     """A pipeline of its own on the shared broker, its one version, and everything its workers would say."""
 
-    def __init__(self, bootstrap: str, folder: Path, clickhouse: str = "", n_scores: int = 1_000) -> None:
+    def __init__(
+        self, bootstrap: str, folder: Path, clickhouse: str = "", n_scores: int = 1_000, *, segmented: bool = False
+    ) -> None:
         self.bootstrap = bootstrap
         self.folder = folder
         name = f"m{uuid.uuid4().hex[:10]}"
         path = folder / f"{name}.toml"
-        path.write_text(TOML.format(name=name))
+        text = TOML.format(name=name)
+        path.write_text(text.replace("[performance]", SEGMENTED.strip()) if segmented else text)
         self.pipeline: Pipeline = load(path)
         self.settings = replace(
             Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, clickhouse=clickhouse
@@ -191,17 +211,27 @@ class Bench:
             matrix[generator.random((n, 2)) < 0.03] = np.nan
             scores = 1 / (1 + np.exp(2 - amounts))
             labels = (generator.random(n) < (0.5 if moved else scores)).astype(np.float64)
-            buffer = SketchBuffer("m", 600_000)
+            buffer = self._buffer()
             buffer.add_scored("1.0.0", self.reference, times, matrix, scores)
             if due is not None:
-                buffer.add_labelled("1.0.0", self.reference, *due)
-            due = times, scores, labels
-            records.append(SketchRecord(partition, start, start - 600_000, buffer.drain()))
+                self._add_labelled(buffer, *due)
+            due = times, scores, labels, matrix
+            records.append(SketchRecord(partition, start, start - 600_000, buffer.drain(), buffer.drain_errors()))
         end = START_MS + 2 * N_HOURS * HOUR_MS
-        buffer = SketchBuffer("m", 600_000)
+        buffer = self._buffer()
         assert due is not None
-        buffer.add_labelled("1.0.0", self.reference, *due)
-        return [*records, SketchRecord(partition, end, end, buffer.drain())]
+        self._add_labelled(buffer, *due)
+        return [*records, SketchRecord(partition, end, end, buffer.drain(), buffer.drain_errors())]
+
+    def _buffer(self) -> SketchBuffer:
+        return SketchBuffer("m", 600_000, Segments.of(self.pipeline))
+
+    def _add_labelled(self, buffer: SketchBuffer, times: Ints, scores: Floats, labels: Floats, matrix: Floats) -> None:
+        """Labels that come ten minutes after their events."""
+        segments = Segments.of(self.pipeline).find(matrix).T.tolist()
+        buffer.add_labelled("1.0.0", self.reference, times, scores, labels, segments)
+        if self.pipeline.drift.segments:
+            buffer.add_errors("1.0.0", times + 600_000, (scores >= self.reference.threshold) != (labels == 1))
 
     def _score(self, number: int) -> Score:
         return Score(
@@ -239,9 +269,10 @@ class Bench:
             times = np.sort(generator.integers(START_MS + hour * HOUR_MS, START_MS + (hour + 1) * HOUR_MS, 150))
             matrix = np.column_stack([generator.gamma(6.0, size=150), generator.integers(0, 3, 150).astype(np.float64)])
             scores = 1 / (1 + np.exp(2 - matrix[:, 0]))
-            buffer = SketchBuffer("m", 600_000)
+            buffer = self._buffer()
             buffer.add_scored("1.0.0", self.reference, times, matrix, scores)
-            buffer.add_labelled("1.0.0", self.reference, times, scores, (scores > 0.9).astype(np.float64))
+            segments = Segments.of(self.pipeline).find(matrix).T.tolist()
+            buffer.add_labelled("1.0.0", self.reference, times, scores, (scores > 0.9).astype(np.float64), segments)
             self.sketches[partition].append(SketchRecord(partition, end, end, buffer.drain()))
 
     async def prepare(self) -> None:
@@ -327,7 +358,7 @@ class Bench:
 
     def expected(self) -> MemoryWarehouse:
         """What the core finds in everything, without Kafka, without stopping, partition by partition."""
-        core = MonitorCore(self.pipeline)
+        core = MonitorCore(self.pipeline, make_detector=make_detector)
         manifest = self.trained.manifest
         training = Window(manifest.training.from_ms, manifest.training.to_ms)
         core.register_version("1.0.0", self.reference, training_metrics(manifest), training)

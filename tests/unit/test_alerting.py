@@ -81,6 +81,53 @@ def test_it_waits_for_so_many_windows_in_a_row_and_says_since_when() -> None:
     assert raised.message.endswith("; so since 1970-01-04")
 
 
+def follow_overlapping(book: AlertBook, values: Iterable[float], k: int) -> list[tuple[int, str]]:
+    """As `follow`, with windows of ``k`` days that end each day."""
+    said = []
+    for number, value in enumerate(values):
+        book.see_measures("1.0.0", Window(number * DAY, (number + k) * DAY), "performance", {"auc": value})
+        said += [(number, alert.state) for alert in book.announce(number)]
+    return said
+
+
+@given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 4))
+def test_of_windows_that_overlap_those_count_that_do_not_overlap_each_other(
+    k: int, for_windows: int, clears_after: int
+) -> None:
+    rule = replace(RULE, for_windows=for_windows, clears_after=clears_after)
+    raised = k * (for_windows - 1)
+    cleared = 40 + k * (clears_after - 1)
+    said = follow_overlapping(make_book(rule), [0.7] * 40 + [0.8] * 40, k)
+    assert said == [(raised, "raised"), (cleared, "cleared")]
+
+
+def test_one_bad_day_in_all_windows_that_hold_it_is_not_two_windows_in_a_row() -> None:
+    rule = replace(RULE, for_windows=2)
+    assert follow_overlapping(make_book(rule), [0.8, *[0.7] * 7, 0.8], k=7) == []
+    assert follow_overlapping(make_book(rule), [0.8, *[0.7] * 8, 0.8], k=7) == [(8, "raised"), (9, "cleared")]
+
+
+@given(
+    values=st.lists(st.sampled_from([0.7, 0.77, 0.8, math.nan]), max_size=40),
+    k=st.integers(1, 4),
+    for_windows=st.integers(1, 3),
+    clears_after=st.integers(1, 3),
+    kept=st.integers(0, 4),
+)
+def test_forgetting_and_restarting_do_not_show_where_windows_overlap(
+    values: list[float], k: int, for_windows: int, clears_after: int, kept: int
+) -> None:
+    book = make_book(replace(RULE, for_windows=for_windows, clears_after=clears_after, clears_at=0.02))
+    forgetful = make_book(*book._rules)
+    for number, value in enumerate(values):
+        here = Window(number * DAY, (number + k) * DAY)
+        for each in (book, forgetful):
+            each.see_measures("1.0.0", here, "performance", {"auc": value})
+        assert book.announce(number) == forgetful.announce(number)
+        forgetful.forget((number + 1 - kept) * DAY)
+        forgetful = restored(forgetful)
+
+
 def test_between_the_limit_and_the_milder_one_it_stays_as_it_is() -> None:
     book = make_book(replace(RULE, clears_at=0.01))  # limit 0.75, back from 0.79 on
     assert follow(book, [0.76, 0.74, 0.76, 0.785, 0.75, 0.795, 0.76]) == [(1, "raised"), (5, "cleared")]

@@ -15,7 +15,7 @@ import pytest
 from app.bench.contestants import BYTEWAX, FAUST, OURS, RAW, Contestant, limited
 from app.bench.goals import GOALS
 from app.bench.lane import BenchError, Meter, Race
-from app.bench.outputs import Outputs
+from app.bench.outputs import Outputs, n_events
 from app.bench.peer_tools import ensure_streams, program
 from app.bench.run import BenchRun
 from app.bench.sections import SECTIONS
@@ -38,7 +38,9 @@ from app.bench.workload import (
     WINDOWS,
     Workload,
 )
+from app.core.sketches import Sketch
 from app.figures import Figure, Figures, Goal
+from schemas.wire import SketchRecord
 
 ROOT = Path(__file__).parents[2]
 
@@ -311,6 +313,12 @@ def test_a_program_that_is_not_there_is_said_in_one_line() -> None:
     with pytest.raises(BenchError, match="source tree") as raised:
         program("no-such-program.py")
     assert "\n" not in str(raised.value)
+
+
+def test_an_event_that_segments_count_again_is_counted_once() -> None:
+    counts = {"all": 5, "kind=a": 3, "kind=missing": 2}
+    deltas = [Sketch(n=n).to_delta("m", "1.0.0", segment, 0) for segment, n in counts.items()]
+    assert n_events(SketchRecord(0, 0, 0, deltas)) == 5
 
 
 def test_a_limited_contestant_keeps_its_own_limit() -> None:
