@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from schemas.pipeline import FalseAlarms
 
-#: Of a model's budget, where there are labels: for features and score, for the outcome, for the stream of errors.
-OF_WINDOWS, OF_OUTCOMES, OF_ERRORS = 0.4, 0.1, 0.5
+#: Of a model's budget, where there are labels: for features and score, for the outcome, for the stream of errors. The
+#: outcome's is spent twice: by its tests, and by what the verdict asks of the labels; so a tenth is for it.
+OF_WINDOWS, OF_OUTCOMES, OF_ERRORS = 0.4, 0.05, 0.5
 #: A window longer than the budget's time could alarm for nothing each time; it gets no more than this.
 MOST_ALPHA = 0.05
 
