@@ -165,7 +165,8 @@ class Reference:
     threshold
         A score at or above it is a positive decision.
     design_effects
-        Per metric: how many neighbouring events count as one (`models.dependence`).
+        Per metric: how many neighbouring events count as one (`models.dependence`). Of the outcome: by its labels or by
+        where the decisions were wrong, whichever is more; errors may come in bursts where labels do not.
     profiles
         Metrics x cells: mean score of the events in a cell; NaN where there are none.
     outcome_blocks

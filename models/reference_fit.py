@@ -87,6 +87,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         if metric.kind == "outcome":  # a label that never comes is no value of it
             held = held[held < metric.size]
         effects[row] = design_effect(held, metric.size, in_order=not metric.is_coded)
+    effects[-1] = max(effects[-1], _effect_of_errors(scores, outcomes, threshold))
     blocks = np.zeros((OUTCOME_BLOCKS, *empty.outcomes.shape), np.int64)
     cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
@@ -133,6 +134,13 @@ def _count_segments(
     parts = count_groups(cells, matrix, scores, numbers)
     parts += [count_outcome_groups(cells, scores, outcomes, each) for each in numbers]
     return {segments.names[number]: counts for number, counts in GroupedCounts.merge(parts).split().items()}
+
+
+def _effect_of_errors(scores: Floats, outcomes: Floats, threshold: float) -> float:
+    """How many neighbouring decisions count as one, by where they were wrong."""
+    is_known = np.isfinite(scores) & np.isin(outcomes, (0, 1))
+    wrong = (scores[is_known] >= threshold) != (outcomes[is_known] == 1)
+    return design_effect(wrong.astype(np.int64), 2, in_order=False)
 
 
 def _find_cells(metric: MetricCells, values: Floats) -> Ints:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from schemas.pipeline import FalseAlarms
 
-#: Of a model's budget, where there are labels: for features and score, for the outcome, for the stream of errors.
-OF_WINDOWS, OF_OUTCOMES, OF_ERRORS = 0.4, 0.1, 0.5
+#: Of a model's budget, where there are labels: for features and score, for the outcome, for the stream of errors. The
+#: outcome's is spent twice: by its tests, and by what the verdict asks of the labels; so a tenth is for it.
+OF_WINDOWS, OF_OUTCOMES, OF_ERRORS = 0.4, 0.05, 0.5
 #: A window longer than the budget's time could alarm for nothing each time; it gets no more than this.
 MOST_ALPHA = 0.05
 
@@ -60,6 +61,19 @@ def alpha_of_window(budget: FalseAlarms, share: float, every_ms: float, n_events
         assert budget.per_events is not None
         part = n_events / budget.per_events
     return min(share * budget.number * part, MOST_ALPHA)
+
+
+def of_windows(*, has_labels: bool, has_detectors: bool) -> float:
+    """The part of the budget for features and score: all of it without labels, else what detectors leave of it.
+
+    Examples
+    --------
+    >>> [of_windows(has_labels=True, has_detectors=has_detectors) for has_detectors in (True, False)]
+    [0.4, 0.9]
+    """
+    if not has_labels:
+        return 1.0
+    return OF_WINDOWS if has_detectors else OF_WINDOWS + OF_ERRORS
 
 
 def spend(p_values: Floats, weights: Floats, alpha: float) -> Spent:

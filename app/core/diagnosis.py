@@ -159,8 +159,9 @@ class Diagnosis:
             now,
         )
         rows = {row.measure: row for row in performance if row.segment == ALL}
+        score_effect, outcome_effect = reference.design_effects[-2:].tolist()
         labels = (
-            check_labels(reference.training.outcomes, whole.outcomes, float(reference.design_effects[-1]))
+            check_labels(reference.training.outcomes, whole.outcomes, outcome_effect, score_effect=score_effect)
             if with_labels
             else None
         )

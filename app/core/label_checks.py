@@ -89,6 +89,8 @@ def check_labels(
     outcomes: Ints,
     design_effect: float = 1.0,
     arrived: tuple[float, float] = (1.0, 1.0),
+    *,
+    score_effect: float = 1.0,
 ) -> LabelCheck:
     """Test the labelled events of a window against the reference.
 
@@ -105,6 +107,8 @@ def check_labels(
     arrived
         The shares of the labels 0 and 1 that are here at the window's age (see `app.core.estimation.compare`): the
         reference is thinned alike for the test of the calibration.
+    score_effect
+        How many events count as one for the score, which resembles itself where labels do not.
 
     Examples
     --------
@@ -126,7 +130,7 @@ def check_labels(
     thinned = reference_outcomes * kept[:, None]
     p_direction, p_shape, rate_gap, effect = _calibration(thinned, outcomes, max(design_effect, 1.0))
     p_prior, rate_change = _prior(reference_outcomes, outcomes, max(design_effect, 1.0))
-    p_conditional, distance = _conditional(reference_outcomes, outcomes, max(design_effect, 1.0))
+    p_conditional, distance = _conditional(reference_outcomes, outcomes, max(design_effect, score_effect, 1.0))
     return LabelCheck(
         n_labels=int(outcomes.sum()),
         p_calibration=_smaller_doubled([p_direction, p_shape]),

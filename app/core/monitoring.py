@@ -26,7 +26,7 @@ import numpy as np
 
 from app.core.alert_course import limits
 from app.core.alerting import AlertBook
-from app.core.budget import OF_OUTCOMES, OF_WINDOWS, alpha_of_window
+from app.core.budget import OF_OUTCOMES, alpha_of_window, of_windows
 from app.core.diagnosis import MEASURE, Diagnosis, to_record
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
@@ -403,9 +403,10 @@ class MonitorCore:
         times = np.array([self._calendar.ordinal(each) for each in (*past_windows, window)], np.float64)
         training = known.training_deciles[metrics.start : metrics.stop]
 
-        share = 1.0
-        if self._pipeline.labels is not None:
-            share = OF_OUTCOMES if len(known.reference.metrics) - 1 in metrics else OF_WINDOWS
+        has_labels = self._pipeline.labels is not None
+        share = of_windows(has_labels=has_labels, has_detectors=bool(drift.detectors))
+        if len(known.reference.metrics) - 1 in metrics:
+            share = OF_OUTCOMES
         return View(
             segments=list(counts),
             rows=metrics,

@@ -13,6 +13,14 @@ GOALS = (
         "goal.null.ar60", "AR(1) 0.6: false alarms per declared one", "null.ar60.streamgauge.achieved", 1,
         at_least=False,
     ),
+    Goal(
+        "goal.labels.iid", "with labels, independent events: achieved false alarms are off the declared budget by",
+        "labels.iid.off", 15, "%", at_least=False,
+    ),
+    Goal(
+        "goal.labels.ar60", "with labels, AR(1) 0.6: false alarms per declared one", "labels.ar60.all.achieved", 1,
+        at_least=False,
+    ),
     Goal("goal.frontier.adwin", "Errors: delay of the CUSUM at 1.2 million events, against river's ADWIN",
          "frontier.cusum-over-adwin", 0.75, "", at_least=False),
     Goal("goal.frontier.hddm", "Errors: delay of the CUSUM at 80 000 events, against river's HDDM_A",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from app.evaluation.measures import Rate, rate
-from app.evaluation.plots import draw_null
+from app.evaluation.plots import draw_achieved
 from app.evaluation.product import BESIDE, alarms
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import CATEGORIES, FEATURES, NULLS, Null, draw_labels, score
@@ -71,7 +71,11 @@ def measure_null(run: EvaluationRun) -> None:
             share = 100 * of_tests[test] / (runs * WINDOWS)
             run.figures.add_cell(f"null.{stream.name}.test.{test}", share, "%", (_TESTS, test, stream.help))
         _add(run, stream, found[stream.name], runs)
-    draw_null(run, {stream.help: found[stream.name] for stream in NULLS}, SUBJECT.budget)
+    achieved = {
+        stream.help: {TITLES[name]: each / SUBJECT.budget for name, each in found[stream.name].items()}
+        for stream in NULLS
+    }
+    draw_achieved(run, "drift-null", achieved)
 
 
 def _add(run: EvaluationRun, stream: Null, rates: dict[str, Rate], runs: int) -> None:

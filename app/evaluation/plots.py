@@ -22,8 +22,8 @@ _LOWEST = 0.01
 _SPREAD = 0.56
 
 
-def draw_null(run: EvaluationRun, found: Mapping[str, Mapping[str, Rate]], budget: float) -> None:
-    """False alarms per declared one, per contestant (rows) and stream (colours), with their ranges."""
+def draw_achieved(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[str, Rate]]) -> None:
+    """False alarms per declared one, per stream (colours) and whose they are (rows), with their ranges."""
 
     def draw(figure: Figure, style: Any) -> None:
         axes = figure.add_subplot()
@@ -33,7 +33,7 @@ def draw_null(run: EvaluationRun, found: Mapping[str, Mapping[str, Rate]], budge
         for place, (stream, rates) in enumerate(found.items()):
             colour = style.PALETTE[place % len(style.PALETTE)]
             for row, name in enumerate(names):
-                achieved = rates[name] / budget
+                achieved = rates[name]
                 y = row + _offset(place, len(found))
                 low, middle, high = (max(each, _LOWEST) for each in (achieved.low, achieved.value, achieved.high))
                 axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.55, solid_capstyle="round")
@@ -42,11 +42,11 @@ def draw_null(run: EvaluationRun, found: Mapping[str, Mapping[str, Rate]], budge
         axes.set_xscale("log")
         axes.set_xlim(_LOWEST * 0.8, 160)
         axes.set_xticks([0.01, 0.1, 1, 10, 100], ["none", "0.1", "as declared", "10 ×", "100 ×"])
-        _name_rows(axes, [TITLES[name] for name in names], style)
+        _name_rows(axes, names, style)
         axes.set_xlabel("false alarms per declared one, with 95 % range (band: ± 15 %)")
         _legend_above(figure, axes)
 
-    _save(run, "drift-null", (10, 5.2), draw)
+    _save(run, picture, (10, 5.2), draw)
 
 
 def draw_changes(run: EvaluationRun, at_once: Mapping[str, Mapping[str, float]], before: Mapping[str, Rate]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def make_pipeline(
     *,
     per_events: int,
     labels: bool,
+    maturity_s: int = 0,
     tests: Iterable[str] = tuple(DRIFT_TESTS),
 ) -> Pipeline:
     """A pipeline of fields that are features, with tumbling windows of so many events, one event a second.
@@ -49,6 +51,8 @@ def make_pipeline(
         The values of the features that are categories; the others are numbers.
     per_events
         The declared budget: one false alarm in so many events.
+    maturity_s
+        How long after its end a window waits for labels.
     tests
         The drift tests that run; all by default.
     """
@@ -61,7 +65,7 @@ def make_pipeline(
         f'[drift]\nwindow = "{window}s"\nslice = "{window}s"\ngrace = "0s"\nbins = 128',
         f"false_alarms = 1\nper_events = {per_events}",
         f"tests = [{', '.join(_test(name) for name in tests)}]",
-        '[labels]\nhorizon = "1s"\n[performance]\nmaturity = "0s"' if labels else "",
+        f'[labels]\nhorizon = "{maturity_s + 1}s"\n[performance]\nmaturity = "{maturity_s}s"' if labels else "",
     ]
     with tempfile.TemporaryDirectory(prefix="streamgauge-evaluation-") as folder:
         path = Path(folder) / "evaluation.toml"
@@ -75,15 +79,24 @@ def watch(pipeline: Pipeline, reference: Reference, windows: Iterable[tuple[Wind
     What is said of a window depends on its counts and those before it alone, so all are closed at once.
     """
     windows = list(windows)
-    monitor = MonitorCore(pipeline, keep=len(windows))
-    monitor.register_version(VERSION, reference, {})
     deltas = [pack(pipeline.model.name, VERSION, ALL, window.start_ms, counts) for window, counts in windows]
     end_ms = windows[-1][0].end_ms + pipeline.drift.grace_ms + pipeline.performance.maturity_ms
-    for delta in deltas:
-        monitor.observe(SketchRecord(0, 0, 0, [delta]))
-    for partition in range(pipeline.partitions):
-        monitor.observe(SketchRecord(partition, end_ms, end_ms, []))
-    return monitor.collect(now_ms=0)
+    ends = [SketchRecord(partition, end_ms, end_ms, []) for partition in range(pipeline.partitions)]
+    ends[0].deltas = deltas
+    return follow(pipeline, reference, ends, keep=len(windows))
+
+
+def follow(pipeline: Pipeline, reference: Reference, records: Iterable[SketchRecord], *, keep: int) -> Findings:
+    """What a monitor says as records of the sketches topic come; ``keep``: closed windows that stay open to labels."""
+    monitor = MonitorCore(pipeline, keep=keep)
+    monitor.register_version(VERSION, reference, {})
+    findings = Findings()
+    for record in records:
+        monitor.observe(record)
+        said = monitor.collect(now_ms=0)
+        for kind in fields(Findings):
+            getattr(findings, kind.name).extend(getattr(said, kind.name))
+    return findings
 
 
 def consecutive(pipeline: Pipeline, windows: Sequence[Counts]) -> list[tuple[Window, Counts]]:

