@@ -147,6 +147,7 @@ class Diagnosis:
             values=values,
             traffic=traffic,
             suspected=self._suspects(whole) if moved else frozenset(),
+            events=self.events,
         )
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,9 +212,9 @@ def put(share: float, value: float) -> Callable[[Floats], Floats]:
 @pytest.mark.parametrize(
     ("column", "how", "kind", "words"),
     [
-        (0, put(1.0, 7.5), "constant", "`temp` is 7.5 in every event; in training it varied."),
-        (4, put(1.0, 8.0), "constant", "`count` is 8 in every event"),
-        (0, put(1.0, np.nan), "missing_values", "`temp` is missing in every event, 0 % in training."),
+        (0, put(1.0, 7.5), "constant", "`temp` is 7.5 in all events; in training it varied."),
+        (4, put(1.0, 8.0), "constant", "`count` is 8 in all events"),
+        (0, put(1.0, np.nan), "missing_values", "`temp` is missing in all events, 0 % in training."),
         (0, put(0.3, np.nan), "missing_values", "`temp` is missing in 30 % of events, 0 % in training."),
         (1, put(0.1, -999.0), "stand_in_value", "`dist` is -999 in 10 % of events"),
         (2, put(0.1, 11.0), "stand_in_value", "it may stand for a missing value"),
@@ -282,7 +283,7 @@ def categories(before: Sequence[int], now: Sequence[int]) -> tuple[Fault, ...]:
             [0, 0, 0, 0, 1000, 0],
             "vocabulary_changed",
             (
-                "`carrier` has values in every event that are none of the model's; 0 % in training: they may be "
+                "`carrier` has values in all events that are none of the model's; 0 % in training: they may be "
                 "written in another way."
             ),
         ),
@@ -290,12 +291,12 @@ def categories(before: Sequence[int], now: Sequence[int]) -> tuple[Fault, ...]:
             [0, 300, 200, 100, 400, 0],
             "vocabulary_changed",
             (
-                "`carrier` has values in 40 % of events that are none of the model's; 0 % in training, and no event "
-                "has `carrier` 'AA' (40 % in training): perhaps renamed."
+                "`carrier` has values in 40 % of events that are none of the model's; 0 % in training, and none of the "
+                "events has `carrier` 'AA' (40 % in training): perhaps renamed."
             ),
         ),
-        ([0, 500, 300, 200, 0, 0], "category_vanished", "No event has `carrier` 'AA' (40 % in training)."),
-        ([0, 0, 0, 1000, 0, 0], "constant", "`carrier` is 'UA' in every event; in training it varied."),
+        ([0, 500, 300, 200, 0, 0], "category_vanished", "None of the events has `carrier` 'AA' (40 % in training)."),
+        ([0, 0, 0, 1000, 0, 0], "constant", "`carrier` is 'UA' in all events; in training it varied."),
     ],
 )
 def test_a_fault_of_categories_is_named(now: list[int], kind: str, sentence: str) -> None:
@@ -312,6 +313,18 @@ def test_shares_of_categories_that_move_a_few_new_ones_and_a_rare_one_unseen_are
 # -- traffic ---------------------------------------------------------------------------------------------------------
 
 PAST = [980, 1020, 1000, 940, 1060, 1010, 990]
+
+
+def test_faults_call_the_events_by_their_name(reference: Reference) -> None:
+    (fault,) = find_in_traffic(Traffic(0, PAST), "flights")
+    assert fault.sentence == "No flights where 1000 are usual: some do not arrive."
+    missing = replace(reference.training, counts=reference.training.counts.copy())
+    row, size = 0, reference.metrics[0].size
+    missing.counts[row, size] += missing.counts[row, :size].sum()
+    missing.counts[row, :size] = 0
+    name = reference.metrics[row].name
+    (fault,) = find_faults(reference.metrics, reference.training, missing, {name}, events="flights")
+    assert fault.sentence == f"`{name}` is missing in all flights, 0 % in training."
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ SCORE = Change("score", "score", 0.25, LOW, HIGH)
 CARRIER = Change(
     "carrier", "category", 0.09, shares_before=(0.6, 0.37, 0.03), shares_now=(0.55, 0.33, 0.12), values=("AA", "UA")
 )
-NULLS = Fault("missing_values", ("humid",), "`humid` is missing in every event, 0 % in training.", 1.0)
+NULLS = Fault("missing_values", ("humid",), "`humid` is missing in all events, 0 % in training.", 1.0)
 NO_TRAFFIC = Fault("traffic_missing", (), "No events where 1000 are usual: some do not arrive.", 1.0)
 
 QUIET = Situation(n=5_000, n_reference=100_000, events="flights", alpha=0.001)

@@ -41,6 +41,8 @@ class Column:
         How many events of the window count as one.
     values
         Names of a category's codes, as far as known.
+    events
+        What events are called, in the plural.
     """
 
     cells: MetricCells
@@ -51,6 +53,7 @@ class Column:
     mean: float = math.nan
     design_effect: float = 1.0
     values: Sequence[str] = ()
+    events: str = "events"
 
     @property
     def name(self) -> str:

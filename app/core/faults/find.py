@@ -35,6 +35,7 @@ def find_faults(
     traffic: Traffic | None = None,
     recent: Counts | None = None,
     suspected: AbstractSet[str] = frozenset(),
+    events: str = "events",
 ) -> tuple[Fault, ...]:
     """Find what seems to be wrong upstream of the model, the strongest first.
 
@@ -57,18 +58,21 @@ def find_faults(
         training and only then been displaced.
     suspected
         Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with it.
+    events
+        What events are called, in the plural.
 
     Returns
     -------
     Nothing on ordinary drift: each rule asks for a shape that shifts, spreads and seasons do not have.
     """
-    faults = find_in_traffic(traffic) if traffic is not None else []
+    faults = find_in_traffic(traffic, events) if traffic is not None else []
     rows = [row for row, each in enumerate(cells) if each.kind in {"numeric", "category"}]
     by_values: dict[str, list[Fault]] = {}
     for row in rows:
         if cells[row].name in signalled:
             effect = design_effects[row] if len(design_effects) else 1.0
-            column = _column(cells[row], training, window, row, effect, (values or {}).get(cells[row].name, ()))
+            names = (values or {}).get(cells[row].name, ())
+            column = _column(cells[row], training, window, row, effect, names, events)
             by_values[cells[row].name] = list(find_in_values(column))
     numeric = [row for row in rows if cells[row].kind == "numeric"]
     faults += _of_scale(cells, (training, recent), window, numeric, (signalled, suspected), by_values)
@@ -110,7 +114,7 @@ def _law(cells: MetricCells, counts: Counts, row: int) -> Law:
 
 
 def _column(  # noqa: PLR0917  # one row of everything
-    cells: MetricCells, training: Counts, window: Counts, row: int, effect: float, values: Sequence[str]
+    cells: MetricCells, training: Counts, window: Counts, row: int, effect: float, values: Sequence[str], events: str
 ) -> Column:
     return Column(
         cells,
@@ -121,6 +125,7 @@ def _column(  # noqa: PLR0917  # one row of everything
         _mean(cells, window, row),
         effect,
         values,
+        events,
     )
 
 

@@ -49,21 +49,22 @@ class Traffic:
     segments_now: Mapping[str, int] = field(default_factory=dict)
 
 
-def find_in_traffic(traffic: Traffic) -> list[Fault]:
+def find_in_traffic(traffic: Traffic, events: str = "events") -> list[Fault]:
     """Find missing or doubled traffic, of all events or, where that is as usual, of a segment.
 
     The usual number is the median of the past; the spread, of the logarithm, that of the median absolute deviation. A
     fault is five spreads away and at least 1.7 times the usual or at most half of it. Fewer than five past windows say
-    nothing.
+    nothing. ``events``: what they are called, in the plural.
     """
     past = traffic.season if len(traffic.season) >= _FEWEST_WINDOWS else traffic.past
-    found = _judge(traffic.n, past, "", 1.0)
+    found = _judge(traffic.n, past, "", 1.0, events)
     if found is not None:
         return [found]
     usual = _usual(past)
     overall = traffic.n / usual if usual else 1.0
     judged = [
-        _judge(traffic.segments_now.get(name, 0), numbers, name, overall) for name, numbers in traffic.segments.items()
+        _judge(traffic.segments_now.get(name, 0), numbers, name, overall, events)
+        for name, numbers in traffic.segments.items()
     ]
     return [fault for fault in judged if fault is not None]
 
@@ -72,7 +73,7 @@ def _usual(past: Sequence[int]) -> float:
     return float(np.median(np.asarray(past, np.float64))) if len(past) else 0.0
 
 
-def _judge(n: int, past: Sequence[int], segment: str, overall: float) -> Fault | None:
+def _judge(n: int, past: Sequence[int], segment: str, overall: float, events: str) -> Fault | None:
     """``overall``: how many times the usual all events are; a segment is judged beside that."""
     if len(past) < _FEWEST_WINDOWS:
         return None
@@ -85,9 +86,9 @@ def _judge(n: int, past: Sequence[int], segment: str, overall: float) -> Fault |
     times = n / usual / max(overall, 1e-9) if usual else math.inf
     where = f" of {segment}" if segment else ""
     metrics = (segment,) if segment else ()
-    against = f"{n} events{where} where {usual:.0f} are usual"
+    against = f"{n} {events}{where} where {usual:.0f} are usual"
     if away <= -_SPREADS and times <= _FEWER:
-        start = f"No events{where} where {usual:.0f} are usual" if n == 0 else f"Only {against}"
+        start = f"No {events}{where} where {usual:.0f} are usual" if n == 0 else f"Only {against}"
         return Fault("traffic_missing", metrics, f"{start}: some do not arrive.", min(1.0, 1 - times))
     if away >= _SPREADS and times >= _MORE and usual >= 1:
         if _DOUBLE[0] <= times <= _DOUBLE[1]:

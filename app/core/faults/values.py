@@ -76,11 +76,11 @@ def _missing(column: Column) -> Iterator[Fault]:
         return
     odds, odds_now = (some + 0.5) / (n - some + 0.5), (some_now + 0.5) / (m - some_now + 0.5)
     if now - before >= _SHARE and odds_now >= _ODDS * odds:
-        words = "in every event" if some_now == m else f"in {percent(now)} of events"
+        words = f"in all {column.events}" if some_now == m else f"in {percent(now)} of {column.events}"
         sentence = f"`{column.name}` is missing {words}, {percent(before)} in training."
         yield Fault("missing_values", (column.name,), sentence, now - before)
     elif before >= _SHARE and now <= before * _FILLED:
-        words = f"in {percent(now)} of events, {percent(before)} in training: something fills it in"
+        words = f"in {percent(now)} of {column.events}, {percent(before)} in training: something fills it in"
         yield Fault("missing_values_filled", (column.name,), f"`{column.name}` is missing {words}.", before - now)
 
 
@@ -92,7 +92,7 @@ def _constant(column: Column) -> Fault | None:
     if before > _MOST or column.chance(before) >= CERTAIN:
         return None
     value = _category(column, cell) if column.cells.is_coded else f"{column.extremes[0]:.6g}"
-    sentence = f"`{column.name}` is {value} in every event; in training it varied."
+    sentence = f"`{column.name}` is {value} in all {column.events}; in training it varied."
     return Fault("constant", (column.name,), sentence, 1.0 - before)
 
 
@@ -100,10 +100,8 @@ def _infinite(column: Column) -> Fault | None:
     window = column.shares[1]
     for was, now, share in zip(column.training_extremes, column.extremes, (window[0], window[-1]), strict=True):
         if math.isinf(now) and not math.isinf(was) and share >= _INFINITE:
-            words = (
-                f"`{column.name}` has infinite values, in up to {percent(float(share))} of events; none in training."
-            )
-            return Fault("infinite_values", (column.name,), words, float(share))
+            words = f"infinite values, in up to {percent(float(share))} of {column.events}; none in training."
+            return Fault("infinite_values", (column.name,), f"`{column.name}` has {words}", float(share))
     return None
 
 
@@ -122,7 +120,7 @@ def _stand_in(column: Column) -> Fault | None:
     far = _far_value(column)
     if far is not None:
         value, q = far
-        sentence = f"`{column.name}` is {value:.6g} in {percent(q)} of events, far from all that training had"
+        sentence = f"`{column.name}` is {value:.6g} in {percent(q)} of {column.events}, far from all that training had"
         return Fault("stand_in_value", (column.name,), f"{sentence}: it may stand for a missing value.", q)
     cell = int(np.argmax(now - before))
     p, q = float(before[cell]), float(now[cell])
@@ -131,7 +129,7 @@ def _stand_in(column: Column) -> Fault | None:
         return None
     if not _is_narrow(column, cell) or not column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
         return None
-    words = f"`{column.name}` is {_place(column, cell)} in {percent(q)} of events, {percent(p)} in training"
+    words = f"`{column.name}` is {_place(column, cell)} in {percent(q)} of {column.events}, {percent(p)} in training"
     sentence = f"{words}; the others are as they were: it may stand for a missing value."
     return Fault("stand_in_value", (column.name,), sentence, q - p)
 
@@ -190,9 +188,8 @@ def _clipped(column: Column) -> Fault | None:
         expected = ordered_before[: cell + 1].copy()
         expected[cell] += beyond
         if column.is_unchanged(expected, ordered_now[: cell + 1]):
-            start = (
-                f"`{column.name}` ends at {extreme:.4g}, in {percent(q)} of events; in training {percent(beyond)} were"
-            )
+            start = f"`{column.name}` ends at {extreme:.4g}, in {percent(q)} of {column.events}; "
+            start += f"in training {percent(beyond)} were"
             return Fault("clipped", (column.name,), f"{start} {end} that. Something cuts it off.", q - p)
     return None
 
@@ -204,7 +201,7 @@ def _vocabulary(column: Column) -> Fault | None:
     if now < _SHARE or now < _TIMES * before:
         return None
     gone = _vanished(column)
-    words = "in every event" if now == 1 else f"in {percent(now)} of events"
+    words = f"in all {column.events}" if now == 1 else f"in {percent(now)} of {column.events}"
     sentence = f"`{column.name}` has values {words} that are none of the model's; {percent(before)} in training"
     reason = ": they may be written in another way" if now == 1 else ""
     if gone is not None and now < 1:
@@ -223,7 +220,10 @@ def _vanished(column: Column) -> Fault | None:
         f"{_category(column, cell)} ({percent(float(before[cell]))} in training)" for cell in largest[:3]
     )
     return Fault(
-        "category_vanished", (column.name,), f"No event has `{column.name}` {named}.", float(before[gone].sum())
+        "category_vanished",
+        (column.name,),
+        f"None of the {column.events} has `{column.name}` {named}.",
+        float(before[gone].sum()),
     )
 
 
