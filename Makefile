@@ -29,7 +29,7 @@ demo: env  ## Run the whole job on a year of real flights and write demo-report/
 bench: env  ## Measure this machine, peers beside us, into bench-report (about 55 minutes)
 	$(BIN)/streamgauge bench run $(ARGS)
 
-bench-drift: env  ## Measure drift monitoring, other detectors beside us, into bench-report (about 30 minutes)
+bench-drift: env  ## Measure drift monitoring, other detectors beside us, into bench-report (about an hour)
 	$(BIN)/streamgauge drift evaluate --runs 1000 $(ARGS)
 
 chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (105 minutes)

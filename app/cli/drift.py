@@ -37,7 +37,7 @@ def _split(context: click.Context, parameter: click.Parameter, value: str) -> tu
     default=DEFAULT.runs,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Of the null streams; how much the other sections draw follows from it. 1000 take three quarters of an hour.",
+    help="Of the null streams; how much the other sections draw follows from it. 1000 take about an hour.",
 )
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Of everything that is drawn.")
 @click.option(
