@@ -110,8 +110,7 @@ def read_census(cache: Path, say: Say = lambda _: None) -> tuple[Labelled, Label
         )
         for part in ("reference", "analysis", "analysis_target")
     )
-    if not pc.all(pc.equal(analysis["id"], target["id"])).as_py():
-        raise StackError(f"{NANNYML.filename}: events and labels of the census are in another order than expected.")
+    _check_order(analysis, target, "events and labels of the census")
     coded = [name for name in reference.column_names if pa.types.is_dictionary(reference.schema.field(name).type)]
     categories = {name: tuple(sorted(filter(None, set(_texts(reference[name]))))) for name in coded}
     features = ("AGEP", *coded)
@@ -133,8 +132,7 @@ def read_car_prices(cache: Path, say: Say = lambda _: None) -> tuple[Predicted, 
         )
         for part in ("reference", "analysis", "analysis_targets")
     )
-    if not pc.all(pc.equal(analysis["id"], target["id"])).as_py():
-        raise StackError(f"{NANNYML.filename}: the cars and their prices are in another order than expected.")
+    _check_order(analysis, target, "the cars and their prices")
     features = tuple(name for name in analysis.column_names if name not in {"id", "timestamp", "y_pred"})
     parts = []
     for table, prices in ((reference, reference["y_true"]), (analysis, target["y_true"])):
@@ -147,6 +145,11 @@ def read_car_prices(cache: Path, say: Say = lambda _: None) -> tuple[Predicted, 
         predictions = _numbers(table["y_pred"])
         parts.append(Predicted(features, np.column_stack(columns), predictions, predictions - _numbers(prices)))
     return parts[0], parts[1]
+
+
+def _check_order(events: pa.Table, labels: pa.Table, what: str) -> None:
+    if not pc.all(pc.equal(events["id"], labels["id"])).as_py():
+        raise StackError(f"{NANNYML.filename}: {what} are in another order than expected.")
 
 
 def read_member(wheel: Wheel, member: str, cache: Path, say: Say = lambda _: None) -> bytes:

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from app.core.alert_course import Limit
+    from app.core.batches import Floats
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
     from app.core.situation import Predecessor
     from app.core.verdict import Verdict
-    from models.reference import Counts, Reference
+    from models.reference import Counts, MetricCells, Reference
 
 #: The measure by which a verdict calls a version good enough.
 MEASURE = "auc"
@@ -196,7 +197,7 @@ class Diagnosis:
         One that changes slowly by itself cannot signal in a short window, though it may be displaced in it.
         """
         features = enumerate(self.reference.metrics[:-2])
-        return {cells.name for row, cells in features if self._change(row, window).effect >= _MUCH}
+        return {cells.name for row, cells in features if _apart(cells, *self._shares(row, window)) >= _MUCH}
 
     def _performance(self, rows: Mapping[str, PerformanceRow], predecessor: Predecessor | None) -> Performance | None:
         row = rows.get(MEASURE)
@@ -206,17 +207,21 @@ class Diagnosis:
         limit = max((each.value for each in self.limits if each.side == "below"), default=math.nan)
         return Performance(MEASURE.upper(), value, limit, predecessor)
 
-    def _change(self, row: int, window: Counts) -> Change:
-        reference = self.reference
-        cells, training = reference.metrics[row], reference.training
+    def _shares(self, row: int, window: Counts) -> tuple[Floats, Floats]:
+        """Shares of a metric's cells in training and in a window, "missing" last."""
+        cells = self.reference.metrics[row]
         sides = []
-        for counts in (training, window):
+        for counts in (self.reference.training, window):
             held = counts.counts[row, : cells.size + 1]
             if cells.kind == "outcome":  # what has no label yet is not missing
                 held = np.append(held[:-1], 0)
             sides.append(held / max(int(held.sum()), 1))
         before, now = sides
-        apart = now - before if cells.is_coded else np.append(np.cumsum(now[:-1] - before[:-1]), now[-1] - before[-1])
+        return before, now
+
+    def _change(self, row: int, window: Counts) -> Change:
+        cells, training = self.reference.metrics[row], self.reference.training
+        before, now = self._shares(row, window)
         tenths = [
             tuple(deciles(cells, side.counts[row], float(side.minima[row]), float(side.maxima[row])).tolist())
             for side in (training, window)
@@ -225,7 +230,7 @@ class Diagnosis:
         return Change(
             metric=cells.name,
             kind=cells.kind,
-            effect=float(np.abs(apart).max()),
+            effect=_apart(cells, before, now),
             deciles_before=() if cells.is_coded else tenths[0],
             deciles_now=() if cells.is_coded else tenths[1],
             missing_before=float(before[-1]),
@@ -262,6 +267,12 @@ def to_record(
         with_labels=with_labels,
         revision=about.revision,
     )
+
+
+def _apart(cells: MetricCells, before: Floats, now: Floats) -> float:
+    """The largest difference of shares: of a code, or of all values up to one; or of "missing"."""
+    apart = now - before if cells.is_coded else np.append(np.cumsum(now[:-1] - before[:-1]), now[-1] - before[-1])
+    return float(np.abs(apart).max())
 
 
 def _rate(counts: Counts) -> float:

@@ -329,7 +329,8 @@ class MonitorCore:
             for segment, each in counts.items():
                 performance += known.diagnosis.performance(about, segment, each, with_labels=with_labels)
         alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
-        traffic, past = self._traffic(window, counts), self._history.before(window)
+        past = self._history.before(window)
+        traffic = self._traffic(window, past, counts)
         before = self._succession.predecessor(version, window, past) if with_labels else None
         verdict = known.diagnosis.verdict(
             counts, judgements, performance, traffic, before, with_labels=with_labels, alpha=alpha
@@ -353,9 +354,9 @@ class MonitorCore:
         last = len(known.reference.metrics) - 1
         return range(last, last + 1) if of_labels else range(last)
 
-    def _traffic(self, window: Window, counts: dict[str, Counts]) -> Traffic:
+    def _traffic(self, window: Window, past_windows: list[Window], counts: dict[str, Counts]) -> Traffic:
         """How many events past windows had, whichever version scored them, and this one."""
-        past = [self._history.events(each) for each in self._history.before(window)]
+        past = [self._history.events(each) for each in past_windows]
         now = self._history.events(window)
         segments = sorted(counts.keys() - {ALL})
         return Traffic(

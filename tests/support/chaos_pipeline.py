@@ -90,8 +90,8 @@ learn = 200
 detector = "adwin"
 
 [performance]
-maturity = "5s"
 """
+MATURITY = 'maturity = "5s"\n'
 LABEL_FEATURE = """
 [[features]]
 name = "bad_5m"
@@ -131,7 +131,7 @@ def render_toml(name: str, setup: Setup) -> str:
         commit_interval_ms=setup.commit_interval_ms,
         labels=f'[labels]\nhorizon = "1h"\nmax_wait = "{setup.max_wait}"\n' if setup.with_labels else "",
         features=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
-        drift=(DRIFT + DETECTORS * setup.with_labels) * setup.monitored,
+        drift=(DRIFT + (DETECTORS + MATURITY) * setup.with_labels) * setup.monitored,
         state='[state]\nstore = "disk"\ncached_keys = 20\n' if setup.on_disk else "",
     )
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
+from chaos_pipeline import DETECTORS
 
 from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.effects import findings_columns, training_metrics
@@ -114,19 +115,10 @@ severity = "critical"
 action = "retrain"
 """
 #: What `Bench` adds to the file where windows overlap and segments and detectors are wanted.
-SEGMENTED = """
+SEGMENTED = f"""
 every = "30m"
 segments = ["kind"]
-
-[[drift.detectors]]
-detector = "cusum"
-learn = 200
-
-[[drift.detectors]]
-detector = "adwin"
-
-[performance]
-"""
+{DETECTORS}"""
 #: What depends on when a row was made, and how many rows came before.
 WHEN = {"timestamp", "at"}
 FOUND = ("model_metadata", "drift_reports", "performance", "verdicts", "alerts")
