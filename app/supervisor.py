@@ -78,7 +78,7 @@ class Stack:
     kafka_port
         Of the embedded Kafka; 0 takes a free one.
     policy
-        How often a crashed child (or Kafka) is started again.
+        How long a crashed child (or Kafka) waits until it is started again.
     say, progress
         Are told what a person should know, as in `EmbeddedKafka`; they are called from several threads.
     """
@@ -105,7 +105,6 @@ class Stack:
         self._lock = HomeLock(settings.home / "stack.lock")
         self._changed = threading.Condition()
         self._stopping = threading.Event()
-        self._failure = ""
         self._started_at = ""
         self._kafka_watch: threading.Thread | None = None
         self._kafka: EmbeddedKafka | None = None
@@ -173,13 +172,19 @@ class Stack:
                 self._changed.wait(left_s)
 
     def wait(self) -> None:
-        """Wait until every child is done; `StackError` when one fails for good."""
+        """Wait until every child is over: what has failed for good is said, and the others go on.
+
+        `StackError` when nothing is left to wait for and one has failed.
+        """
+        told: set[str] = set()
         with self._changed:
-            while True:
-                self._raise_failure()
-                if all(child.is_over for child in self._children):
-                    return
+            while not all(child.is_over for child in self._children):
+                for child in self._children:
+                    if child.state == "failed" and child.child.name not in told:
+                        told.add(child.child.name)
+                        self._say(f"{child.why}. The rest goes on; mend it, and start this again.")
                 self._changed.wait()
+            self._raise_failure()
 
     def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
         """Stop all in order: workers, monitor, Kafka. Harmless when nothing runs."""
@@ -244,9 +249,9 @@ class Stack:
             self._changed.notify_all()
 
     def _raise_failure(self) -> None:
-        failure = next((child.why for child in self._children if child.state == "failed"), self._failure)
-        if failure:
-            raise StackError(failure)
+        failed = next((child for child in self._children if child.state == "failed"), None)
+        if failed is not None:
+            raise StackError(failed.why)
 
     def _watch_kafka(self) -> None:
         assert self._kafka is not None
@@ -256,15 +261,14 @@ class Stack:
             if self._kafka.is_alive():
                 continue
             crashes = 1 if time.monotonic() - started >= self._policy.settled_s else crashes + 1
-            log, limit = self._kafka.log_path, self._policy.limit
-            if crashes > limit:
-                self._failure = f"Kafka died {crashes} times in a row: see {log}."
-                self._on_change()
+            wait_s = self._policy.wait_s(crashes)
+            in_a_row = f" {crashes} times in a row" if crashes > 1 else ""
+            self._say(f"Kafka died{in_a_row}; starting it again in {wait_s:g} s, see {self._kafka.log_path}.")
+            if self._stopping.wait(wait_s):
                 return
-            self._say(f"Kafka died; starting it again ({crashes} of {limit}), see {log}.")
             try:
                 self._kafka.revive()
-            except StackError as error:
+            except (StackError, OSError) as error:
                 self._say(str(error))
             started = time.monotonic()
             self._on_change()

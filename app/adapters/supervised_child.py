@@ -1,8 +1,9 @@
-"""One named child process that is started again when it crashes.
+"""One named child process that is started again whenever it crashes.
 
 A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``. What
 else it prints goes to its log. Exit code 0: its work is done. 2 (wrong usage) and 78 (a person must mend something
-first): starting it again would not help. Any other end is a crash.
+first): starting it again would not help. Any other end is a crash, and crashes are never too many: who gives up for
+good needs a person at night, and what one crash in a row has caused may be over a minute later.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal
 
 from app.adapters.child_process import spawn, stop_child
-from app.exit_codes import EXIT_CONFIG
+from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,19 +44,18 @@ class Child:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often a crashed child is started again: ``limit`` times in a row, waiting twice as long each time.
+    """How long a crashed child waits until it is started again: twice as long after each crash in a row.
 
     A child that ran for ``settled_s`` counts as healthy again.
     """
 
-    limit: int = 5
     first_wait_s: float = 0.5
-    longest_wait_s: float = 15.0
+    longest_wait_s: float = 60.0
     settled_s: float = 60.0
 
     def wait_s(self, crashes: int) -> float:
         """How long to wait after the n-th crash in a row (1, 2, …)."""
-        return float(min(self.longest_wait_s, self.first_wait_s * 2 ** (crashes - 1)))
+        return float(min(self.longest_wait_s, self.first_wait_s * 2 ** min(crashes - 1, 30)))
 
 
 class SupervisedChild:
@@ -68,11 +68,11 @@ class SupervisedChild:
     log_path
         Its log; appended to.
     policy
-        How often it is started again.
+        How long it waits before it is started again.
     changed
         Called from other threads whenever the properties below have changed.
     say
-        Is told of crashes, one sentence each.
+        Is told of crashes, and of an end for good, one sentence each.
     """
 
     def __init__(
@@ -135,7 +135,11 @@ class SupervisedChild:
         crashes = 0
         while True:
             started = time.monotonic()
-            code = self._run_once()
+            try:
+                code = self._run_once()
+                how = _describe_end(code)
+            except OSError as error:  # its log cannot be opened, or there is no room for a process
+                code, how = EXIT_RETRY, f"could not be started ({error})"
             self.http = None
             if self._stopping.is_set():
                 self._become("stopped")
@@ -146,17 +150,14 @@ class SupervisedChild:
             if time.monotonic() - started >= self._policy.settled_s:
                 crashes = 0
             crashes += 1
-            name, how = self.child.name, _describe_end(code)
-            if code in BEYOND_RESTART or crashes > self._policy.limit:
-                again = "" if code in BEYOND_RESTART else f", {crashes} times in a row"
-                self.why = f"{name} ended with {how}{again}: {self._last_line()} (its log: {self.log_path})"
+            name = self.child.name
+            if code in BEYOND_RESTART:
+                self.why = f"{name} {how}: {self._last_line()} (its log: {self.log_path})"
                 self._become("failed")
                 return
             wait_s = self._policy.wait_s(crashes)
-            self._say(
-                f"{name} ended with {how}; starting it again in {wait_s:g} s "
-                f"({crashes} of {self._policy.limit}), see {self.log_path}."
-            )
+            in_a_row = f" {crashes} times in a row" if crashes > 1 else ""
+            self._say(f"{name} {how}{in_a_row}; starting it again in {wait_s:g} s, see {self.log_path}.")
             self._become("waiting")
             if self._stopping.wait(wait_s):
                 self._become("stopped")
@@ -192,7 +193,8 @@ class SupervisedChild:
         for line in output:
             http = read_ready_line(line)
             if http is None:
-                log.write(line)
+                with suppress(OSError):  # a full disk: whoever stops reading stops the child
+                    log.write(line)
             else:
                 self.http = http
                 self._become("ready")
@@ -222,4 +224,4 @@ def read_ready_line(line: bytes) -> str | None:
 
 
 def _describe_end(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    return f"ended with exit code {code}" if code >= 0 else f"ended with signal {signal.Signals(-code).name}"

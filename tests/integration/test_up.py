@@ -20,7 +20,7 @@ from app.adapters.child_process import birth_mark
 from app.adapters.embedded_kafka import EmbeddedKafka
 from app.adapters.run_file import read_run
 from app.adapters.stack_error import StackError
-from app.adapters.supervised_child import Child, RestartPolicy
+from app.adapters.supervised_child import Child
 from app.settings import Settings
 from app.supervisor import Stack
 from schemas.topics import Topic
@@ -43,6 +43,9 @@ print(json.dumps({"ready": True, "http": "http://" + os.environ["STREAMGAUGE_KAF
 while True:
     signal.pause()
 """
+
+#: Ends as what a person must mend does.
+MENDER = "import sys; print('no grant on scores', file=sys.stderr); sys.exit(78)"
 
 
 def stand_ins(settings: Settings) -> list[Child]:
@@ -157,19 +160,44 @@ def test_a_given_kafka_is_used_and_left_alone(tmp_path: Path) -> None:
         assert not (tmp_path / "home" / "kafka").exists()
 
 
-def test_a_child_that_fails_for_good_is_the_stacks_error(tmp_path: Path) -> None:
+def test_a_child_that_a_person_must_mend_fails_the_start(tmp_path: Path) -> None:
     def children(settings: Settings) -> list[Child]:
-        broken = Child("worker-1", (sys.executable, "-c", "raise SystemExit('no model')"), settings.to_environment())
+        broken = Child("worker-1", (sys.executable, "-c", MENDER), settings.to_environment())
         return [*stand_ins(settings)[:1], broken]
 
-    said: list[str] = []
-    policy = RestartPolicy(limit=1, first_wait_s=0.01)
-    stack = Stack(
-        settings_for(tmp_path), pipeline="small", topics=TOPICS, children=children, policy=policy, say=said.append
-    )
-    with stack, pytest.raises(StackError, match=r"worker-1 ended with exit code 1, 2 times in a row: no model"):
+    stack = Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=children)
+    with stack, pytest.raises(StackError, match=r"worker-1 ended with exit code 78: no grant on scores"):
         stack.wait_ready(60)
-    assert sum("starting it again" in sentence for sentence in said) == 1
+
+
+def test_a_child_that_a_person_must_mend_later_leaves_the_others_at_work(tmp_path: Path) -> None:
+    go_wrong, go_home = tmp_path / "go-wrong", tmp_path / "go-home"
+    ready = "import json, os, sys, time; print(json.dumps({'ready': True}), flush=True)\n"
+
+    def children(settings: Settings) -> list[Child]:
+        monitor = ready + f"while not os.path.exists({str(go_wrong)!r}): time.sleep(0.01)\n{MENDER}"
+        worker = ready + f"while not os.path.exists({str(go_home)!r}): time.sleep(0.01)"
+        programs = {"monitor": monitor, "worker-1": worker}
+        return [
+            Child(name, (sys.executable, "-c", program), settings.to_environment())
+            for name, program in programs.items()
+        ]
+
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if "The rest goes on" in sentence:
+            assert set(stack.processes()) == {"kafka", "worker-1"}
+            go_home.touch()
+
+    stack = Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=children, say=say)
+    with stack:
+        stack.wait_ready(60)
+        go_wrong.touch()
+        with pytest.raises(StackError, match="monitor ended with exit code 78: no grant on scores"):
+            stack.wait()
+    assert sum("The rest goes on; mend it, and start this again." in sentence for sentence in said) == 1
 
 
 def test_a_dead_kafka_comes_back_where_it_was(tmp_path: Path) -> None:
@@ -185,7 +213,7 @@ def test_a_dead_kafka_comes_back_where_it_was(tmp_path: Path) -> None:
         after = stack.processes()
         assert after.pop("kafka") != before.pop("kafka")
         assert after == before
-    assert said[-1].startswith("Kafka died; starting it again (1 of 5)")
+    assert said[-1].startswith("Kafka died; starting it again in 0.5 s, see ")
 
 
 async def _list_topics_patiently(bootstrap: str) -> set[str]:
