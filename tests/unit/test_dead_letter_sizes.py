@@ -39,5 +39,18 @@ def test_what_does_not_fit_keeps_its_beginning_its_size_and_its_digest(key: byte
     assert size < 200_000
 
 
+def test_the_headers_of_the_original_record_count_too() -> None:
+    """They are left out, and the record is small again; what it had is said."""
+    many = tuple((f"h{number}", b"x" * 1000) for number in range(3000))
+    size = sum(len(name) + len(data) for name, data in many)
+    dead = DeadLetter(Source("p.events", 1, 7), "decode", "not_json", "why", b"k", b"v", 10, 20, headers=many).fit()
+    assert (dead.headers, dead.cut_bytes) == ((), size + 2)
+    assert (dead.key, dead.value) == (b"k", b"v")
+    some = letter(b"k", b"v")
+    some.headers = (("h", b"x" * (MOST_WHOLE - 3)),)
+    assert some.fit() is some
+    assert back(some) == some
+
+
 def test_half_a_surrogate_pair_in_a_detail_stops_nothing() -> None:
     assert back(letter(b"k", b"v", "a\ud800b")).detail == "a\\ud800b"

@@ -142,6 +142,12 @@ def test_what_the_rules_allow_is_kept() -> None:
     assert events.entity == ["c1"] * 7
 
 
+@pytest.mark.parametrize(("value", "is_hinted"), [(b"\x00\x00\x00\x00\x07\x02e1", True), (b"{", False), (b"[", False)])
+def test_a_schema_registry_is_named_only_where_its_header_is(value: bytes, is_hinted: bool) -> None:
+    _, (rejection,) = EventDecoder(EVENTS).decode(records([value]))
+    assert ("schema registry" in rejection.detail) == is_hinted
+
+
 @given(choices=st.lists(st.sampled_from([None, *BAD]), max_size=8))
 def test_many_records_are_decoded_as_one_by_one(choices: list[str | None]) -> None:
     decoder = EventDecoder(EVENTS)
@@ -226,6 +232,16 @@ def test_a_label_ahead_of_its_record_is_rejected(flights: Pipeline) -> None:
     labels, rejections = LabelDecoder(flights).decode(batch)
     assert len(labels) == 1
     assert [(r.position, r.reason) for r in rejections] == [(1, "time_ahead")]
+
+
+def test_a_label_may_be_later_than_the_last_event_by_the_horizon(flights: Pipeline) -> None:
+    assert flights.labels is not None
+    last_ms = flights.events.latest_ms + flights.labels.horizon_ms
+    batch = records([label(label_time_ms=last_ms), label(label_time_ms=last_ms + 1)])
+    batch.timestamps_ms = np.full(2, last_ms)
+    labels, rejections = LabelDecoder(flights).decode(batch)
+    assert labels.label_time_ms.tolist() == [last_ms]
+    assert [(r.position, r.reason) for r in rejections] == [(1, "time_too_late")]
 
 
 def test_a_watermark_record_is_a_label_of_no_event_whatever_its_value(flights: Pipeline) -> None:

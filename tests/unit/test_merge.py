@@ -153,6 +153,16 @@ def test_only_the_released_events_go() -> None:
     assert merge.holds_back
 
 
+def test_of_a_payload_that_was_taken_in_part_only_the_released_events_go() -> None:
+    merge: TimeMerge[int] = TimeMerge(with_labels=True)
+    merge.add_events(0, ints(list(range(10))))
+    merge.release(5)
+    assert drain(merge, 3) == [("event", event) for event in range(5)]
+    assert merge.holds_back
+    merge.release(7)
+    assert drain(merge, 10) == [("event", 5), ("event", 6)]
+
+
 def test_an_empty_payload_comes_out_in_its_turn() -> None:
     merge: TimeMerge[int] = TimeMerge(with_labels=True)
     merge.add_events(0, ints([2]))
@@ -187,6 +197,11 @@ def test_the_newest_watermark_record_is_found_among_the_queued_labels() -> None:
     batch.label[1] = np.nan
     merge.add_labels(batch)
     assert merge.newest_watermark_record_ms() == 6
+    later = labels(3, [8, 9, 9])
+    later.label[:2] = np.nan
+    merge.add_labels(later)
+    merge.add_labels(labels(6, [10]))
+    assert merge.newest_watermark_record_ms() == 9
 
 
 @given(events=TIMES, labelled=TIMES, stop=st.integers(0, 12))

@@ -199,6 +199,7 @@ MISTAKES = [
     ('time = "time_ms"', 'time = "time_ms"\nearliest = 2013-01-01T00:00:00', "events.earliest: the time has no offset; end it with Z for UTC."),
     ('time = "time_ms"', 'time = "time_ms"\nearliest = "2013"', "events.earliest: must be a time, not a string; for example 2013-01-01T00:00:00Z."),
     ('time = "time_ms"', 'time = "time_ms"\nlatest = 1999-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
+    ('time = "time_ms"', 'time = "time_ms"\nearliest = 2013-01-01T00:00:00Z\nlatest = 2013-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
     ('time = "time_ms"', 'time = "time_ms"\nplural = ""', 'events.plural: must not be empty; what verdicts call the events, for example plural = "payments".'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = "card  payments"', 'events.plural: "card  payments" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = "<b>"', 'events.plural: "<b>" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
@@ -391,6 +392,22 @@ def test_the_feature_set_digest_changes_with_what_defines_the_features_alone(tmp
     assert read(tmp_path, text.replace('country = "string"', 'country = "string?"') + python).feature_set != digest
     (tmp_path / "own.py").write_text("def double(x):\n    return x + x\n", encoding="utf-8")
     assert feature_set_digest(pipeline) != digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('path = "rates.csv"', 'path = "other.csv"'),
+        ('keys = { country = "country" }', 'keys = { land = "country" }'),
+        ('columns = ["rate"]', 'columns = ["rate", "zone"]'),
+        ('columns = ["rate"]', 'columns = ["rate"]\ntime = "since"'),
+    ],
+)
+def test_a_lookup_is_part_of_what_defines_the_features(tmp_path: Path, old: str, new: str) -> None:
+    lookup = LOOKUP.replace(old, new)
+    assert lookup != LOOKUP
+    assert read(tmp_path, SMALLEST + lookup).feature_set != read(tmp_path, SMALLEST + LOOKUP).feature_set
+    assert read(tmp_path, SMALLEST + LOOKUP).feature_set != read(tmp_path, SMALLEST).feature_set
 
 
 def test_a_window_whose_keys_are_divided_makes_another_feature_set(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def test_what_is_registered_comes_out_as_it_went_in(trained: TrainedModel, tmp_p
     assert registry.unfinished() == []
 
 
+def test_another_user_may_enter_the_folder_of_a_version(trained: TrainedModel, tmp_path: Path) -> None:
+    path = Registry(tmp_path).register(trained.manifest, trained.artifact).path
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
 def test_the_same_again_changes_nothing_and_other_content_is_refused(trained: TrainedModel, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.register(trained.manifest, trained.artifact)

@@ -64,6 +64,19 @@ def test_the_share_is_of_the_last_events_whatever_steps_they_came_in() -> None:
         observe(limit, log, 68, 69)
 
 
+@pytest.mark.parametrize(("apart", "is_too_many"), [(9, True), (10, False)])
+def test_rejections_as_far_apart_as_what_is_looked_at_never_count_together(apart: int, is_too_many: bool) -> None:
+    limits = Limits(consecutive=1000, share=0.1, of_last=10)
+    log = [at in {0, apart} for at in range(20)]
+    assert stops_at(log, limits) == (apart if is_too_many else None)
+    limit = RejectionLimit(limits)
+    if is_too_many:
+        with pytest.raises(TooManyDeadLettersError, match="2 of 10"):
+            observe(limit, log, 0, 20)
+    else:
+        observe(limit, log, 0, 20)
+
+
 def test_what_is_kept_is_small_while_little_is_rejected() -> None:
     limit = RejectionLimit(Limits(consecutive=1000, share=0.5, of_last=5000))
     observe(limit, [True, False] * 100, 0, 200)
