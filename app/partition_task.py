@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
-from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.faust_batches import BatchApp, Bounds, Fetched
 from app.adapters.label_waits import LabelWaits
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import PartitionInputs
@@ -56,8 +56,24 @@ PARK_DEADLINE_S = 5.0
 
 
 @dataclass(slots=True)
+class Tally:
+    """What was sent for one transaction, and counts once that is committed."""
+
+    scored: int = 0
+    dead_letters: int = 0
+    stale: int = 0
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Count what these steps gave."""
+        for step in steps:
+            self.scored += len(step.events)
+            self.dead_letters += sum(letter.stage != "label" for letter in step.dead_letters)
+            self.stale += len(step.events) * step.is_stale
+
+
+@dataclass(slots=True)
 class Progress:
-    """What a worker has done since it started; the source of its metrics."""
+    """What a worker has committed since it started; the source of its metrics."""
 
     events: int = 0
     scored: int = 0
@@ -66,6 +82,16 @@ class Progress:
     shared_late: int = 0
     commits: int = 0
     last_commit_ms: int = 0
+
+    def count(self, tally: Tally, shared_late: int, now_ms: int) -> None:
+        """A transaction was committed."""
+        self.events += tally.scored + tally.dead_letters
+        self.scored += tally.scored
+        self.dead_letters += tally.dead_letters
+        self.stale += tally.stale
+        self.shared_late += shared_late
+        self.commits += 1
+        self.last_commit_ms = now_ms
 
 
 @dataclass(frozen=True)
@@ -92,7 +118,10 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a commit holds besides the outputs before it. ``first_offsets``: version -> first event that it scored."""
+    """What a commit holds besides the outputs before it.
+
+    ``first_offsets``: version -> first event that it scored. ``shared_late``: what came too late for shared windows.
+    """
 
     sketches: list[Outgoing]
     changes: list[Outgoing]
@@ -100,6 +129,7 @@ class Cut:
     repartition: list[tuple[int, bytes]]
     offsets: dict[TopicPartition, int]
     first_offsets: dict[str, int]
+    shared_late: int
 
 
 class PartitionTask:
@@ -136,11 +166,14 @@ class PartitionTask:
             self._label_waits = LabelWaits(
                 self._flow, around.pipeline.labels, self.inputs, self._keep_promise, self._wake.set
             )
-        self._waits = SharedWaits(self._flow, around.pipeline.shared, self._is_idle, self._wake.set)
+        self._waits = SharedWaits(
+            self._flow, around.pipeline.shared, self._silent_until, self._bounds_of, self._wake.set
+        )
         #: What is to leave; None ends it.
         self._outbox: deque[Step | Cut | None] = deque()
         self._has_output = asyncio.Event()
         self._outbox_events = 0
+        self._tally = Tally()
         self._cut_at: float | None = None
         self._is_cutting = False
         self._committing: asyncio.Task[None] | None = None
@@ -347,8 +380,6 @@ class PartitionTask:
             if model.version not in self._served:
                 self._served.add(model.version)
                 self._first_offsets[model.version] = int(step.events.offsets[start])
-        if step.gave_up:
-            self._around.progress.stale += len(step.events)
         self._outbox_events += len(step.events)
         self._outbox.append(step)
         if self._publisher.sends_scores_early or self._outbox_events >= SEND_EVENTS:
@@ -372,11 +403,9 @@ class PartitionTask:
         changes: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_state()]
         offsets = {TopicPartition(*tp): end for tp, end in self.offsets().items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
-        self._around.progress.shared_late += self._waits.count_late()
-        if self._label_waits is not None:
-            self._around.progress.stale += self._label_waits.count_given_up()
         repartition = self._flow.drain_repartition()
-        self._outbox.append(Cut(parts, changes, shared, repartition, offsets, self._first_offsets))
+        late = self._waits.count_late()
+        self._outbox.append(Cut(parts, changes, shared, repartition, offsets, self._first_offsets, late))
         self._has_output.set()
         self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
 
@@ -413,7 +442,8 @@ class PartitionTask:
                 cut = self._outbox.popleft()
                 if not isinstance(cut, Cut):
                     return
-                commit = self._commit(cut, self._publisher.take_early())
+                commit = self._commit(cut, self._publisher.take_early(), self._tally)
+                self._tally = Tally()
                 self._committing = asyncio.create_task(self._guard(commit), name=f"commit-{self.partition}")
 
     def _take_steps(self) -> list[Step]:
@@ -428,19 +458,15 @@ class PartitionTask:
             await self._committing
 
     async def _send(self, steps: list[Step]) -> None:
-        topics, progress = self._around.pipeline.topics, self._around.progress
+        topics = self._around.pipeline.topics
         letters = [letter for step in steps for letter in step.dead_letters]
         await self._publisher.send_scores(topics.scores, chain.from_iterable(step.outgoing_scores for step in steps))
         await self._publisher.send_letters(topics.dead_letters, letters)
-        scored = sum(len(step.events) for step in steps)
-        self._outbox_events -= scored
-        event_letters = sum(letter.stage != "label" for letter in letters)
-        progress.events += scored + event_letters
-        progress.scored += scored
-        progress.dead_letters += event_letters
+        self._outbox_events -= sum(len(step.events) for step in steps)
+        self._tally.add(steps)
 
-    async def _commit(self, cut: Cut, early: Sequence[asyncio.Future[Any]]) -> None:
-        topics, progress = self._around.pipeline.topics, self._around.progress
+    async def _commit(self, cut: Cut, early: Sequence[asyncio.Future[Any]], tally: Tally) -> None:
+        topics = self._around.pipeline.topics
         await self._publisher.send(topics.sketches, cut.sketches)
         await self._publisher.send(topics.state, cut.changes)
         await self._publisher.send(topics.shared, cut.shared)
@@ -453,14 +479,14 @@ class PartitionTask:
         if self._cut_at is not None:
             self._publisher.open()
         self._wake.set()
-        progress.commits += 1
-        progress.last_commit_ms = self._around.now_ms()
+        self._around.progress.count(tally, cut.shared_late, self._around.now_ms())
         for version, offset in cut.first_offsets.items():
             await self._around.shelf.tell_serving(version, self.partition, offset)
 
     # -- what cannot be known from the records alone -------------------------------------------------------------------
 
     def _look_at_waits(self) -> None:
+        self._regulate()  # labels may have been applied since records came
         self._waits.look()
         if self._label_waits is not None:
             self._label_waits.look(is_ready=self._around.shelf.champions.is_ready(), is_empty=not self._inbox)
@@ -471,9 +497,21 @@ class PartitionTask:
         if step is not None:
             self._hand_over(step)
 
-    async def _is_idle(self) -> bool:
-        """Whether everything that the partition's topics hold now has been received and merged."""
-        return await self.inputs.are_at_their_end() and not self._inbox and not self._flow.takes_no_more
+    async def _silent_until(self, until_ms: int) -> int | None:
+        """Up to when (``until_ms`` at the most) all of the topics has been received and merged; None: not known."""
+        inputs = self.inputs
+        has_all_labels = inputs.labels not in inputs.all or await inputs.is_at_its_end(inputs.labels)
+        has_all_events = await inputs.is_at_its_end(inputs.events)
+        if not has_all_events or self._inbox or self._flow.takes_no_more:
+            return None
+        return until_ms if has_all_labels else min(until_ms, self._flow.merge.newest_label_ms)
+
+    async def _bounds_of(self, partition: int | None) -> Mapping[TP, Bounds]:
+        """A partition's events, and how far they are scored; None: the questions, and how far they are answered."""
+        if partition is not None:
+            return await self._around.app.bounds({TP(self._around.pipeline.topics.events, partition)})
+        assert self._repartition is not None  # somebody waits for answers
+        return await self._repartition.bounds()
 
 
 def _now() -> float:

@@ -74,7 +74,7 @@ class Step:
     labels: JoinedLabels
     outgoing_scores: list[Outgoing] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    gave_up: bool = False  # did not wait any longer for other partitions
+    is_stale: bool = False  # scored without labels, or without others, that should have been waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,6 @@ class PartitionPipeline:
         if ready is None:
             return self._labels_only()
         step = self._process(ready.merged, models, now_ms, stale=ready.is_stale)
-        step.gave_up = ready.gave_up
         if self.shared is not None and not self._with_drain:
             self.shared.settle(self._event_watermark_ms)
         self._promised_ms = max(self._promised_ms, ready.promised_ms)
@@ -276,7 +275,7 @@ class PartitionPipeline:
         self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields), self._state)
         if self.shared is not None:
             self.shared.fill(matrix, events, merged.times_ms)
-        step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined)
+        step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined, is_stale=stale)
         if models is not None and len(events):
             for run in models.runs(events.offsets, events.event_time_ms):
                 rows = slice(run.start, run.stop)

@@ -68,8 +68,8 @@ class Labels:
     """How labels meet events.
 
     ``horizon_ms``: how long (event time) an event waits for its label before it is forgotten.
-    ``max_wait_ms``: how long (processing time) an event may be held back for labels that should precede it; after
-    that it is scored with what is there and its score says ``stale``.
+    ``max_wait_ms``: how long (processing time) an event waits for labels that should precede it while labels cannot be
+    read; after that it is scored with what is there and its score says ``stale``.
     ``earliest/latest`` bounds are those of the events.
     """
 
@@ -125,8 +125,8 @@ class Shared:
     """How partitions wait for each other where windows are shared between them (processing time).
 
     ``idle_ms``: a partition that is behind by more than the delay and silent for this long is taken to have nothing
-    before the others' time less the delay. ``max_wait_ms``: an event waits for a partition that does not move for this
-    long; then it is scored with what is there and its score says ``stale``.
+    before the others' time less the delay. ``max_wait_ms``: an event waits this long for a partition that has nothing
+    left to read and does not move; then it is scored with what is there and its score says ``stale``.
     """
 
     idle_ms: int

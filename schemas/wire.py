@@ -55,8 +55,8 @@ class Score(msgspec.Struct):
     scored_at_ms: int
     features: dict[str, float | None] = {}
     reasons: list[str] = []
-    #: True when the labels this event should have seen had not arrived within ``labels.max_wait``, or when a partition
-    #: whose part of a shared window it should have seen had not moved for ``shared.max_wait`` (or had not answered).
+    #: True when the labels this event should have seen could not be read for ``labels.max_wait``, or when a partition
+    #: whose part of a shared window it should have seen was waited for in vain for ``shared.max_wait``.
     stale: bool = False
 
 

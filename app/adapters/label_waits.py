@@ -6,7 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from aiokafka.errors import KafkaError
+
 from app.adapters.partition_inputs import PartitionInputs
+from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
 from schemas.pipeline import Labels
 
@@ -43,7 +46,6 @@ class LabelWaits:
         self._keep = keep_promise
         self._wake = wake
         self._waiting: asyncio.Task[None] | None = None
-        self._given_up = 0
 
     def look(self, *, is_ready: bool, is_empty: bool) -> None:
         """Start what has become due; the flow has nothing to do at the moment.
@@ -60,38 +62,57 @@ class LabelWaits:
             if promised is not None:
                 self._waiting = asyncio.create_task(self._keep_promise(promised))
 
-    def count_given_up(self) -> int:
-        """Events that went without labels since the last call."""
-        count, self._given_up = self._given_up, 0
-        return count
-
     async def stop(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
 
     async def _release(self) -> None:
-        """Let events go once the labels topic is read to an end that was asked for after they had arrived."""
-        merge, loop = self._flow.merge, asyncio.get_running_loop()
+        """Let events go once the labels topic is read to an end that was asked for after they had arrived.
+
+        However long that takes: a worker that is behind is not a label that is missing. Waiting is in vain while the
+        labels cannot be read and the events can.
+        """
+        merge, patience = self._flow.merge, Patience(self._labels.max_wait_ms)
         received, taken = merge.events_received, merge.events_taken
-        end = await self._inputs.end_offset(self._inputs.labels)
-        deadline = loop.time() + self._labels.max_wait_ms / 1000
-        while not await self._inputs.has_received(self._inputs.labels, end):
-            if loop.time() > deadline:
-                words = "Partition %s: labels are late, %s events go without"
-                log.warning(words, self._flow.partition, received - taken)
-                self.stale = range(taken, received)
-                self._given_up += received - taken
-                break
-            await asyncio.sleep(_LOOK_S)
+        reading = asyncio.create_task(self._read_labels())
+        try:
+            while not (await asyncio.wait({reading}, timeout=patience.look_s))[0]:
+                if await patience.is_over(self._inputs.next_offsets.get(self._inputs.labels), self._can_ask):
+                    words = "Partition %s: the labels topic cannot be read, %s events go without"
+                    log.warning(words, self._flow.partition, received - taken)
+                    self.stale = range(taken, received)
+                    break
+        finally:
+            reading.cancel()
         merge.release(received)
         self._wake()
 
+    async def _read_labels(self) -> None:
+        """Return when all labels that there are now have been received."""
+        end: int | None = None
+        while True:
+            try:
+                end = await self._inputs.end_offset(self._inputs.labels) if end is None else end
+                if await self._inputs.has_received(self._inputs.labels, end):
+                    return
+            except KafkaError as error:
+                log.debug("Partition %s: the end of the labels is not known: %r", self._flow.partition, error)
+            await asyncio.sleep(_LOOK_S)
+
+    async def _can_ask(self) -> bool:
+        """Whether Kafka answers for the events: otherwise nothing can be said of the labels."""
+        return await self._inputs.end_offset(self._inputs.events) >= 0
+
     async def _keep_promise(self, until_ms: int) -> None:
         """When all events are processed, apply the labels up to a watermark record and say how far we are."""
-        end = await self._inputs.end_offset(self._inputs.events)
-        if await self._inputs.has_received(self._inputs.events, end) and not self._flow.merge.has_events:
-            self._keep(until_ms)
-        else:
+        try:
+            if await self._inputs.is_at_its_end(self._inputs.events) and not self._flow.merge.has_events:
+                self._keep(until_ms)
+            else:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        except KafkaError as error:
+            log.debug("Partition %s: the end of the events is not known: %r", self._flow.partition, error)
             await asyncio.sleep(_LOOK_AGAIN_S)
-        self._wake()
+        finally:
+            self._wake()  # it looks again

@@ -64,7 +64,6 @@ class PartitionInputs:
         """Whether everything before ``end`` has been noted."""
         return await self._app.read_to(tp, end) and self._app.fetches(tp) == self._received[tp]
 
-    async def are_at_their_end(self) -> bool:
-        """Whether all that the topics hold now has been noted."""
-        ends = {tp: await self.end_offset(tp) for tp in self.all}
-        return all([await self.has_received(tp, end) for tp, end in ends.items()])
+    async def is_at_its_end(self, tp: TP) -> bool:
+        """Whether all that a topic partition holds now has been noted."""
+        return await self.has_received(tp, await self.end_offset(tp))

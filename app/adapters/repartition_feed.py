@@ -15,7 +15,9 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError
+from faust.types import TP
 
+from app.adapters.faust_batches import Bounds
 from app.adapters.publisher import new_producer
 from app.adapters.topic_reader import new_consumer
 from app.core.repartition import Repartition
@@ -25,6 +27,8 @@ from schemas.pipeline import Pipeline
 log = logging.getLogger("streamgauge.worker")
 
 _POLL_MS = 500
+#: How often it says how far it has answered.
+_SAY_S = 1.0
 
 
 class RepartitionFeed:
@@ -57,12 +61,17 @@ class RepartitionFeed:
         self._asked = TopicPartition(pipeline.topics.repartition, partition)
         self._answers = TopicPartition(pipeline.topics.answers, partition)
         self._answerer = Answerer(repartition.plan, pipeline.feature_set, range(pipeline.partitions))
+        #: Its group says up to where the questions are answered, and is nobody's to read on from.
+        self._consumer = new_consumer(bootstrap, f"streamgauge-{pipeline.name}-answers")
+        self._is_connected = asyncio.Event()
+        self._all_asked = [TopicPartition(self._asked.topic, number) for number in range(pipeline.partitions)]
         self._repartition = repartition
         self._wake = wake
         self._fail = fail
         self._delete_s = delete_s
         #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
         self._end: int | None = 0
+        self._said = 0
         self._deleted: dict[TopicPartition, int] = {}
         self._running: asyncio.Task[None] | None = None
         self._deleting: asyncio.Task[None] | None = None
@@ -77,6 +86,16 @@ class RepartitionFeed:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def bounds(self) -> dict[TP, Bounds]:
+        """What the questions' topic holds, all partitions, and how far each has been answered."""
+        await self._is_connected.wait()
+        firsts = await self._consumer.beginning_offsets(self._all_asked)
+        ends = await self._consumer.end_offsets(self._all_asked)
+        answered = [await self._consumer.committed(tp) for tp in self._all_asked]
+        return {
+            TP(*tp): Bounds(place, firsts[tp], ends[tp]) for tp, place in zip(self._all_asked, answered, strict=True)
+        }
+
     async def _guard(self) -> None:
         try:
             await self._run()
@@ -85,15 +104,17 @@ class RepartitionFeed:
             self._fail(f"Partition {self._partition}: repartitioned windows cannot go on: {error!r}")
 
     async def _run(self) -> None:
-        consumer = new_consumer(self._bootstrap)
+        consumer = self._consumer
         producer = new_producer(self._bootstrap, f"{self._asked.topic}-{self._partition}")
         try:
             await consumer.start()
             await producer.start()
+            self._is_connected.set()
             consumer.assign([self._asked, self._answers])
             consumer.seek(self._answers, self._repartition.answers.position(0))
             await self._begin_answering(consumer)
             delete_at = _now() + self._delete_s
+            say_at = _now()
             while True:
                 self._hear(await consumer.getmany(timeout_ms=_POLL_MS))
                 if self._answerer.is_outdated:
@@ -103,7 +124,11 @@ class RepartitionFeed:
                     log.info("Repartition %s: %s entries", self._partition, self._answerer.entries())
                     self._end = None
                 if self._end is None:
+                    place = await consumer.position(self._asked)
                     await self._answer(producer)
+                    if place > self._said and _now() > say_at:
+                        say_at = _now() + _SAY_S
+                        await self._say(place)
                     if _now() > delete_at and (self._deleting is None or self._deleting.done()):
                         delete_at = _now() + self._delete_s
                         self._deleting = asyncio.create_task(self._delete())
@@ -132,6 +157,14 @@ class RepartitionFeed:
         sent = [await producer.send(topic, value, partition=to) for to, value in self._answerer.answer()]
         if sent:
             await asyncio.gather(*sent)
+
+    async def _say(self, place: int) -> None:
+        """Say that the questions before a place are answered, but for those that wait for an input partition."""
+        try:
+            await self._consumer.commit({self._asked: place})
+            self._said = place
+        except KafkaError as error:
+            log.debug("Repartition %s: could not say how far it is: %r", self._partition, error)
 
     async def _delete(self) -> None:
         """Delete what nobody needs any more; failing that, the topics are larger than they need be."""

@@ -1,17 +1,25 @@
-"""What a worker's clock decides about windows that partitions share: when a silent one is idle, when waiting ends."""
+"""What a worker's clock decides about windows that partitions share: when a silent one is idle, when waiting ends.
+
+A partition that has something left to read is waited for however long it takes: should its owner be gone, the group
+gives it to another. Waiting ends for one that has read all there is and still does not come on (docs/adr/0030).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from app.adapters.faust_batches import Bounds
+from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
 from schemas.pipeline import Shared
 
 log = logging.getLogger("streamgauge.worker")
-
-_LOOK_S = 0.05
 
 
 class SharedWaits:
@@ -19,8 +27,10 @@ class SharedWaits:
 
     Parameters
     ----------
-    is_idle
-        Asks whether all that the partition's topics hold now has been merged.
+    silent_until
+        Asks up to when the partition is known to have nothing that is not merged; None: it is not known.
+    bounds
+        Asks what the logs hold that a partition (None: whoever answers) reads, and how far it has come in them.
     wake
         Has the partition's task look again.
     """
@@ -29,12 +39,14 @@ class SharedWaits:
         self,
         flow: PartitionPipeline,
         times: Shared,
-        is_idle: Callable[[], Awaitable[bool]],
+        silent_until: Callable[[int], Awaitable[int | None]],
+        bounds: Callable[[int | None], Awaitable[Mapping[TP, Bounds]]],
         wake: Callable[[], None],
     ) -> None:
         self._flow = flow
         self._times = times
-        self._is_idle = is_idle
+        self._silent_until = silent_until
+        self._bounds = bounds
         self._wake = wake
         self._moving_on: asyncio.Task[None] | None = None
         self._giving_up: asyncio.Task[None] | None = None
@@ -73,31 +85,55 @@ class SharedWaits:
     async def _move_on(self, until_ms: int) -> None:
         """When the partition stays silent, take it to have nothing before ``until_ms``, which others had reached."""
         received = self._flow.merge.events_received
-        await asyncio.sleep(self._times.idle_ms / 1000)
-        if await self._is_idle() and self._flow.merge.events_received == received:
-            self._flow.come_to(until_ms)
-        self._wake()
+        try:
+            await asyncio.sleep(self._times.idle_ms / 1000)
+            silent_ms = await self._silent_until(until_ms)
+            if silent_ms is not None and self._flow.merge.events_received == received:
+                self._flow.come_to(silent_ms)
+        except KafkaError as error:
+            log.debug("Partition %s: it is not known whether it is silent: %r", self._flow.partition, error)
+        finally:
+            self._wake()  # it looks again
 
     async def _give_up(self) -> None:
-        """Let the held events go when what they wait for has not moved for too long."""
-        shared, loop = self._flow.shared, asyncio.get_running_loop()
+        """Let the held events go when waiting is in vain."""
+        shared, patience = self._flow.shared, Patience(self._times.max_wait_ms)
         assert shared is not None  # look saw it
-        awaited, moved_at = shared.awaited, loop.time()
+        awaited, unread = shared.awaited, self._unread(shared.awaited[0])
         while shared.is_blocked:
             if shared.awaited != awaited:
-                awaited, moved_at = shared.awaited, loop.time()
-            elif loop.time() > moved_at + self._times.max_wait_ms / 1000:
+                awaited, unread = shared.awaited, self._unread(shared.awaited[0])
+            elif await patience.is_over(awaited, unread.is_none):
                 log.warning(
                     "Partition %s: %s for %s ms; %s events go without",
                     self._flow.partition,
-                    awaited[0],
+                    "answers about its keys have not come"
+                    if awaited[0] is None
+                    else f"partition {awaited[0]} has read all there is and not moved",
                     self._times.max_wait_ms,
                     shared.held.events,
                 )
                 shared.held.release(shared.held.received)
                 break
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(patience.look_s)
         self._wake()
+
+    def _unread(self, partition: int | None) -> _Unread:
+        return _Unread(partial(self._bounds, partition))
+
+
+class _Unread:
+    """Whether a reader has come to the ends of its logs, as they were when this was first asked."""
+
+    def __init__(self, bounds: Callable[[], Awaitable[Mapping[TP, Bounds]]]) -> None:
+        self._bounds = bounds
+        self._ends: dict[TP, int] | None = None
+
+    async def is_none(self) -> bool:
+        found = await self._bounds()
+        if self._ends is None:
+            self._ends = {tp: bounds.end for tp, bounds in found.items()}
+        return all(max(found[tp].first, found[tp].committed or 0) >= end for tp, end in self._ends.items())
 
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:

@@ -30,11 +30,11 @@ def to_batch(tp: TopicPartition, found: list[Any]) -> RecordBatch:
     )
 
 
-def new_consumer(bootstrap: str) -> LeanConsumer:
-    """A consumer without a group that reads committed records from the beginning."""
+def new_consumer(bootstrap: str, group: str | None = None) -> LeanConsumer:
+    """A consumer that reads committed records from the beginning; ``group``: where it says how far it has come."""
     return LeanConsumer(
         bootstrap_servers=bootstrap,
-        group_id=None,
+        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",

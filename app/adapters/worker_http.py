@@ -18,13 +18,13 @@ class Metric:
 
 
 METRICS = (
-    Metric("streamgauge_events_total", "counter", "Events read from the events topic, rejected ones included."),
-    Metric("streamgauge_scored_total", "counter", "Events scored."),
-    Metric("streamgauge_dead_letters_total", "counter", "Events that could not be scored."),
+    Metric("streamgauge_events_total", "counter", "Events whose score or dead letter was committed."),
+    Metric("streamgauge_scored_total", "counter", "Scores committed."),
+    Metric("streamgauge_dead_letters_total", "counter", "Dead letters of events committed."),
     Metric(
         "streamgauge_stale_total",
         "counter",
-        "Events scored without labels that should have preceded them, or without what other partitions add.",
+        "Scores committed that say stale: without labels that could not be read, or without what other partitions add.",
     ),
     Metric(
         "streamgauge_shared_late_total",

@@ -191,6 +191,11 @@ class TimeMerge(Generic[Payload]):
         labels, times = self._labels_until(until_ms)
         return Merged.of_labels(labels, times) if len(labels) else None
 
+    @property
+    def newest_label_ms(self) -> int:
+        """Effective time of the newest label received: no older one follows."""
+        return self._newest_label_ms
+
     def first_label_offset(self) -> int | None:
         """Offset of the first label that is queued, not applied."""
         return int(self._labels[0][0].offsets[0]) if self._labels else None

@@ -29,12 +29,11 @@ class _Held(Generic[Payload]):
 class Ready(Generic[Payload]):
     """A run that may be read. ``is_stale``: without labels, or without others, that it should have waited for.
 
-    ``gave_up``: it did not wait for the others. ``promised_ms``: a promise that its labels were taken for.
+    ``promised_ms``: a promise that its labels were taken for.
     """
 
     merged: Merged[Payload]
     is_stale: bool
-    gave_up: bool = False
     promised_ms: int = BEGINNING_MS
 
 
@@ -97,11 +96,11 @@ class HeldRuns(Generic[Payload]):
         self.events -= ready
         if ready == count:
             self._runs.popleft()
-            return Ready(head.merged, head.is_stale or gave_up, gave_up, head.promised_ms)
+            return Ready(head.merged, head.is_stale or gave_up, head.promised_ms)
         taken, head.merged = head.merged.split(ready)
         head.needed_ms = head.needed_ms[ready:]
         head.first += ready
-        return Ready(taken, head.is_stale or gave_up, gave_up)
+        return Ready(taken, head.is_stale or gave_up)
 
     def first_label_offset(self) -> int | None:
         """Offset of the first label that waits here."""

@@ -59,13 +59,12 @@ class SharedPart(Generic[Payload]):
         return self.held.is_blocked(self.board.low_ms, self._answered)
 
     @property
-    def awaited(self) -> tuple[str, int]:
-        """What the next event waits for, in words, and how far that is: while it moves, waiting has a point."""
+    def awaited(self) -> tuple[int | None, int]:
+        """The partition that the next event waits for (None: answers), and how far that is."""
         low_ms, answered = self.board.low_ms, self._answered
         if answered is not None and self.held.has_others(low_ms):
-            return "answers about its keys have not come", self.held.received - self.held.events + answered
-        behind = min(self.board.added_ms, key=self.board.added_ms.__getitem__)
-        return f"partition {behind} has not moved", low_ms
+            return None, self.held.received - self.held.events + answered
+        return min(self.board.added_ms, key=self.board.added_ms.__getitem__), low_ms
 
     @property
     def has_news(self) -> bool:

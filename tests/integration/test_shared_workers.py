@@ -9,9 +9,12 @@ import asyncio
 import json
 import math
 import signal
+import socket
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
 from worker_bench import N_PARTITIONS, START_MS, Bench
@@ -89,14 +92,17 @@ def amount(number: int) -> float:
     return number % 64 / 8
 
 
-async def produce(bench: Bench, start: int, stop: int) -> None:
-    """Events and labels in the order of time; labels, two seconds after their event, before the first later event."""
+async def produce(bench: Bench, start: int, stop: int, without: Collection[int] = ()) -> None:
+    """Events and labels in the order of time; labels, two seconds after their event, before the first later event.
+
+    ``without``: partitions that get nothing.
+    """
     producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
     await producer.start()
     topics = bench.pipeline.topics
     for number in numbers(start, stop):
         labelled = number - 50
-        if labelled >= 0 and labelled in SENT:
+        if labelled >= 0 and labelled in SENT and partition_of(labelled) not in without:
             body = {
                 "event_id": f"e{labelled}",
                 "label": float(labelled % 3 == 0),
@@ -105,6 +111,8 @@ async def produce(bench: Bench, start: int, stop: int) -> None:
             await producer.send_and_wait(
                 topics.labels, json.dumps(body).encode(), partition=partition_of(labelled), key=b"k"
             )
+        if partition_of(number) in without:
+            continue
         time_ms = START_MS + number * STEP_MS
         event = {"id": f"e{number}", "card": f"c{number * 7 % 40}", "at_ms": time_ms, "amount": amount(number)}
         value = json.dumps({**event, "note": note(number)}).encode()
@@ -182,39 +190,89 @@ def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_kill
     asyncio.run(run())
 
 
-def test_events_wait_for_a_worker_that_hangs_no_longer_than_max_wait(kafka: str, tmp_path: Path) -> None:
-    """Its partitions are not read for a session of six seconds; meanwhile scores say `stale`, and afterwards not."""
+#: A worker hangs for longer than that, until its partitions are given to others.
+IMPATIENT = "1s"
+
+
+async def two_workers(bench: SharedBench) -> None:
+    """Wait until both workers have taken over partitions, and all that was produced is scored."""
+
+    async def both_have_some() -> bool:
+        return bench.has_partitions(1) and bench.has_partitions(2)
+
+    await bench.until(both_have_some, 120)
+
+
+@pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
+def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
+    kafka: str, tmp_path: Path, *, repartition: bool
+) -> None:
+    """It is away for a session, many times `max_wait`: behind, not gone. Then others have its partitions."""
 
     async def run() -> None:
-        bench = SharedBench(kafka, tmp_path, repartition=True, max_wait="1s")
+        bench = SharedBench(kafka, tmp_path, repartition=repartition, max_wait=IMPATIENT)
         await bench.prepare()
 
         async def has_come_to(target: int) -> bool:
             return await bench.committed() >= target
 
-        async def has_two() -> bool:
-            return bench.has_partitions(1) and bench.has_partitions(2)
+        with bench.worker(), bench.worker() as hangs:
+            await two_workers(bench)
+            await produce(bench, 0, 900)
+            await bench.until(lambda: has_come_to(700), 120)
+            hangs.send_signal(signal.SIGSTOP)
+            await produce(bench, 900, 2_600)
+            await bench.until(lambda: has_come_to(len(numbers(0, 2_600))), 120)
+            hangs.kill()
+        scores = await bench.scores()
+        assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in numbers(0, 2_600))
+        assert not any(score.stale for score in scores)
+        check(scores)
+
+    asyncio.run(run())
+
+
+def test_a_silent_partition_whose_worker_hangs_is_waited_for_no_longer_than_max_wait(
+    kafka: str, tmp_path: Path
+) -> None:
+    """It has read all there is, and nobody says that it is idle: others go on, stale, each counted once."""
+
+    async def run() -> None:
+        bench = SharedBench(kafka, tmp_path, repartition=False, max_wait=IMPATIENT)
+        await bench.prepare()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+
+        async def has_come_to(target: int) -> bool:
+            return await bench.committed() >= target
 
         async def has_stale() -> bool:
             return any(score.stale for score in await bench.scores())
 
-        with bench.worker(), bench.worker() as hangs:
-            await bench.until(has_two, 120)
+        with bench.worker("--http-port", str(port)), bench.worker() as hangs:
+            await two_workers(bench)
+            silent = set(bench.partitions_of(2))
             await produce(bench, 0, 900)
-            await bench.until(lambda: has_come_to(700), 120)
+            await bench.until(lambda: has_come_to(900), 120)
             hangs.send_signal(signal.SIGSTOP)
-            await produce(bench, 900, 1_800)
+            await produce(bench, 900, 1_800, without=silent)
             await bench.until(has_stale, 60)
             hangs.kill()
-            await produce(bench, 1_800, 2_600)
-            await bench.until(lambda: has_come_to(len(numbers(0, 2_600))), 60)
-        scores = await bench.scores()
-        assert len(scores) == len({score.event_id for score in scores})
+            here = [n for n in numbers(0, 1_800) if n < 900 or partition_of(n) not in silent]
+            await bench.until(lambda: has_come_to(len(here)), 120)
+            scores = await bench.scores()
+            counted = await read_metrics(port)
+        assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in here)
         stale = [score for score in scores if score.stale]
-        assert 0 < len(stale) < len(scores) // 2
-        named = [score.features for score in stale if note(int(score.event_id[1:]))]
-        assert any(features["note_count_1m"] is None for features in named)
-        assert all(features["note_sum_20s"] is not None for features in named)
-        check(scores)
+        assert 0 < len(stale) < len(scores)
+        assert counted["streamgauge_stale_total"] == len(stale)
+        assert len(here) - 900 <= counted["streamgauge_scored_total"] <= len(here)
+        assert counted["streamgauge_events_total"] == counted["streamgauge_scored_total"]
 
     asyncio.run(run())
+
+
+async def read_metrics(port: int) -> dict[str, float]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return {name: float(value) for name, value in (line.split() for line in lines if line[0] != "#")}

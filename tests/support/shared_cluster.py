@@ -328,7 +328,7 @@ class Cluster:
         if step is not None:
             rows = collect(iter([step]))
             self.uncommitted[partition].update(rows)
-            self.stale = self.stale | rows.keys() if step.gave_up else self.stale - rows.keys()
+            self.stale = self.stale | rows.keys() if step.is_stale else self.stale - rows.keys()
 
     def commit(self, partition: int) -> None:
         flow = self.flows[partition]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -80,10 +81,13 @@ class Bench:
 
     def has_partitions(self, worker: int) -> bool:
         """Whether the worker started as number ``worker`` has taken over partitions at its last assignment."""
-        lines = [
-            line for line in (self.folder / f"worker-{worker}.log").read_text().splitlines() if " are ours" in line
-        ]
-        return bool(lines) and "Partitions []" not in lines[-1]
+        return bool(self.partitions_of(worker))
+
+    def partitions_of(self, worker: int) -> list[int]:
+        """What the worker started as number ``worker`` was given at its last assignment."""
+        log = (self.folder / f"worker-{worker}.log").read_text()
+        found = re.findall(r"Partitions \[([\d, ]*)\] are ours", log)
+        return [int(number) for number in found[-1].split(",") if number.strip()] if found else []
 
     def logs(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("worker-*.log")))
