@@ -155,6 +155,7 @@ class PartitionTask:
             f"{around.group}-{partition}",
             partition,
             interval_ms=around.pipeline.commit_interval_ms,
+            compression=around.pipeline.compression,
             early=around.early,
         )
         self._inbox: deque[Fetched] = deque()

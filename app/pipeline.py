@@ -533,6 +533,7 @@ class PartitionPipeline:
     @staticmethod
     def _dead_letter(records: RecordBatch, rejection: Rejection, now_ms: int) -> DeadLetter:
         row = rejection.position
+        _, unread_bytes = records.unreadable.get(row, ("", 0))
         return DeadLetter(
             source=Source(records.topic, records.partition, int(records.offsets[row])),
             stage=rejection.stage,  # type: ignore[arg-type]  # the stages of the core are those of the contract
@@ -542,6 +543,7 @@ class PartitionPipeline:
             value=records.values[row],
             record_time_ms=int(records.timestamps_ms[row]),
             rejected_at_ms=now_ms,
+            cut_bytes=unread_bytes,
             headers=records.headers[row] if records.headers is not None else (),
         ).fit()
 

@@ -91,7 +91,9 @@ class Worker:
         board = new_board(plan, range(pipeline.partitions))
         if board is not None:
             self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
-        self._early = new_producer(bootstrap, group) if pipeline.delivery == "at_least_once" else None
+        self._early = (
+            new_producer(bootstrap, group, pipeline.compression) if pipeline.delivery == "at_least_once" else None
+        )
         self._around = Surroundings(
             pipeline,
             plan,

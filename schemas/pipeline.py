@@ -19,6 +19,8 @@ Aggregate = Literal[
     "count", "sum", "mean", "variance", "min", "max", "last", "time_since_last", "distinct", "rate", "share"
 ]
 Delivery = Literal["exactly_once", "at_least_once"]
+#: How batches on the output topics are packed.
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 StateStore = Literal["memory", "disk"]
 Severity = Literal["info", "warning", "critical"]
 #: What a verdict may say of a window of a version.
@@ -333,6 +335,7 @@ class Pipeline:
     limits: Limits
     digest: str
     state: State = State()
+    compression: Compression = "zstd"
 
     @property
     def topics(self) -> Topics:

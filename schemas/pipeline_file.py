@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from schemas.expression import suggest
 from schemas.pipeline import (
+    Compression,
     Delivery,
     EventField,
     Events,
@@ -45,6 +46,7 @@ _KEYS = (
         "partitions",
         "delivery",
         "commit_interval_ms",
+        "compression",
         "publish_features",
         "source",
         "model",
@@ -153,6 +155,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         partitions=top.integer("partitions", 4, low=1, high=1024),
         delivery=delivery,
         commit_interval_ms=top.integer("commit_interval_ms", 75 if is_awaited else 500, low=0, high=60_000),
+        compression=top.word("compression", get_args(Compression), "zstd"),
         publish_features=top.flag("publish_features", default=True),
         source=source,
         events=events,

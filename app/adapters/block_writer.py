@@ -251,18 +251,7 @@ def _split(fetched: Fetched, end: int) -> tuple[Fetched, Fetched]:
     """Cut a fetch before the first record at or after ``end``."""
     records = fetched.records
     at = int(records.offsets.searchsorted(end))
-    before, after = (
-        RecordBatch(
-            records.topic,
-            records.partition,
-            records.offsets[part],
-            records.timestamps_ms[part],
-            records.keys[part],
-            records.values[part],
-            records.headers[part] if records.headers is not None else None,
-        )
-        for part in (slice(at), slice(at, None))
-    )
+    before, after = records.cut(0, at), records.cut(at, len(records))
     size_bytes = fetched.size_bytes * at // len(records)
     return (
         Fetched(before, fetched.epoch, fetched.sequence, size_bytes),

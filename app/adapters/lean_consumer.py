@@ -2,7 +2,8 @@
 
 For each record, aiokafka 0.14 (pinned) builds a `ConsumerRecord` of eleven fields from the record that its Cython
 parser made, at twice the cost of the parsing. What `LeanConsumer.getmany` gives are those parsed records themselves:
-they have offset, timestamp, key, value and headers, but neither topic nor partition, which the caller knows.
+they have offset, timestamp, key, value and headers, but neither topic nor partition, which the caller knows. What its
+parser does not take is read on by `app.adapters.record_batches`.
 
 While a partition has no leader, aiokafka's fetcher has the metadata updated as fast as that goes, over and over: during
 an outage two consumers took 70 % of a core, on a machine whose broker may be starting. `space_metadata_updates` has
@@ -17,6 +18,8 @@ from typing import Any
 
 import aiokafka
 from aiokafka.consumer.fetcher import FetchResult
+
+from app.adapters.record_batches import hook_into_aiokafka, read_on
 
 _PAUSE_S = 0.1
 
@@ -47,7 +50,9 @@ class _Fetched(OrderedDict[Any, Any]):
 
     def __setitem__(self, tp: Any, result: Any) -> None:
         if isinstance(result, FetchResult):
-            result._partition_records._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
+            found = result._partition_records  # noqa: SLF001
+            found._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
+            found._records_iterator = read_on(found)  # noqa: SLF001
         super().__setitem__(tp, result)
 
 
@@ -55,6 +60,7 @@ class LeanConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka
     """A consumer of batches, to be read by `getmany` alone; keys and values are bytes."""
 
     def __init__(self, *topics: str, **options: Any) -> None:
+        hook_into_aiokafka()
         super().__init__(*topics, **options)
         space_metadata_updates(self._client)
 

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from app.adapters.bounded_reader import read_between, reading
+from app.adapters.record_batches import UnreadableRecord
 from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer
 from app.adapters.topics_admin import ensure_topics
@@ -148,6 +149,11 @@ class LetterSender:
             if oldest <= source.offset:
                 consumer.seek(tp, source.offset)
                 record = await asyncio.wait_for(consumer.getone(tp), _FETCH_SECONDS)
+            if isinstance(record, UnreadableRecord):
+                raise StackError(
+                    f"{source.topic} {source.partition}, {record.why}: it cannot be sent back; have its producer send"
+                    " it again, and name the other --reason to send back."
+                )
             if record is None or record.offset != source.offset:
                 raise StackError(
                     f"The record at {source.topic} {source.partition}/{source.offset} was too large for its dead"

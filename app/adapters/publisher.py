@@ -19,7 +19,9 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeError
 
+from app.adapters.record_batches import hook_into_aiokafka
 from app.adapters.transactional_producer import TransactionalProducer
+from schemas.pipeline import Compression
 from schemas.wire import DeadLetter
 
 #: Largest record batch sent; brokers refuse more than 1 MiB by default.
@@ -63,6 +65,7 @@ class PartitionPublisher:
         partition: int,
         *,
         interval_ms: int,
+        compression: Compression,
         early: AIOKafkaProducer | None,
     ) -> None:
         self._group = group
@@ -71,7 +74,7 @@ class PartitionPublisher:
             group,
             transactional_id=name,
             transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS + interval_ms,
-            **producer_options(bootstrap, name),
+            **producer_options(bootstrap, name, compression),
         )
         self._direct = early
         self._sent: list[tuple[str, asyncio.Future[Any]]] = []
@@ -190,18 +193,20 @@ def _batches(
         yield batch
 
 
-def new_producer(bootstrap: str, name: str) -> AIOKafkaProducer:
+def new_producer(bootstrap: str, name: str, compression: Compression) -> AIOKafkaProducer:
     """A producer that waits for all replicas and neither doubles nor reorders."""
-    return AIOKafkaProducer(**producer_options(bootstrap, name))
+    return AIOKafkaProducer(**producer_options(bootstrap, name, compression))
 
 
-def producer_options(bootstrap: str, name: str) -> dict[str, Any]:
+def producer_options(bootstrap: str, name: str, compression: Compression) -> dict[str, Any]:
     """Those of `new_producer`."""
+    hook_into_aiokafka()
     return {
         "bootstrap_servers": bootstrap,
         "client_id": name,
         "enable_idempotence": True,
         "acks": "all",
+        "compression_type": None if compression == "none" else compression,
         "max_batch_size": _BATCH_BYTES,
         "max_request_size": 4 * _BATCH_BYTES,
         # While the markers of the last transaction are being written, a broker refuses what comes next for an instant.

@@ -254,18 +254,7 @@ class Recording:
 
 def cut_offsets(batch: RecordBatch, start: int, stop: int) -> RecordBatch:
     """The records of a batch whose offset is in start…stop - 1."""
-    first, last = np.searchsorted(batch.offsets, (start, stop)).tolist()
-    if first == 0 and last == len(batch):
-        return batch
-    return RecordBatch(
-        topic=batch.topic,
-        partition=batch.partition,
-        offsets=batch.offsets[first:last],
-        timestamps_ms=batch.timestamps_ms[first:last],
-        keys=batch.keys[first:last],
-        values=batch.values[first:last],
-        headers=batch.headers[first:last] if batch.headers is not None else None,
-    )
+    return batch.cut(*np.searchsorted(batch.offsets, (start, stop)).tolist())
 
 
 def _to_batch(table: Any, topic: str, partition: int) -> RecordBatch:

@@ -57,6 +57,7 @@ class RepartitionFeed:
         delete_s: float = 10.0,
     ) -> None:
         self._bootstrap = bootstrap
+        self._compression = pipeline.compression
         self._partition = partition = repartition.source
         self._asked = TopicPartition(pipeline.topics.repartition, partition)
         self._answers = TopicPartition(pipeline.topics.answers, partition)
@@ -105,7 +106,7 @@ class RepartitionFeed:
 
     async def _run(self) -> None:
         consumer = self._consumer
-        producer = new_producer(self._bootstrap, f"{self._asked.topic}-{self._partition}")
+        producer = new_producer(self._bootstrap, f"{self._asked.topic}-{self._partition}", self._compression)
         try:
             await consumer.start()
             await producer.start()

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.adapters.lean_consumer import LeanConsumer
+from app.adapters.record_batches import UnreadableRecord
 from app.core.batches import RecordBatch
 
 _POLL_MS = 200
@@ -27,7 +28,16 @@ def to_batch(tp: TopicPartition, found: list[Any]) -> RecordBatch:
         keys=[record.key for record in found],
         values=[record.value for record in found],
         headers=[tuple(record.headers) for record in found] if has_headers else None,
+        unreadable=_unreadable(found) if has_headers else {},
     )
+
+
+def _unreadable(found: list[Any]) -> dict[int, tuple[str, int]]:
+    return {
+        position: (record.why, record.size_bytes)
+        for position, record in enumerate(found)
+        if isinstance(record, UnreadableRecord)
+    }
 
 
 def new_consumer(bootstrap: str, group: str | None = None) -> LeanConsumer:

@@ -6,7 +6,7 @@ offset order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ Header = tuple[str, bytes]
 class RecordBatch:
     """Records of one partition as read, in offset order (offsets may have gaps, as on any transactional topic).
 
-    ``headers`` is None when no record of the batch has any.
+    ``headers`` is None when no record of the batch has any. ``unreadable``: the positions at which something stands for
+    records that could not be read, why, and their size in bytes as they were sent.
     """
 
     topic: str
@@ -33,9 +34,25 @@ class RecordBatch:
     keys: list[bytes | None]
     values: list[bytes | None]
     headers: list[tuple[Header, ...]] | None = None
+    unreadable: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def cut(self, first: int, last: int) -> RecordBatch:
+        """The records at the positions first…last - 1."""
+        if first == 0 and last == len(self):
+            return self
+        return RecordBatch(
+            self.topic,
+            self.partition,
+            self.offsets[first:last],
+            self.timestamps_ms[first:last],
+            self.keys[first:last],
+            self.values[first:last],
+            self.headers[first:last] if self.headers is not None else None,
+            {place - first: why for place, why in self.unreadable.items() if first <= place < last},
+        )
 
 
 @dataclass(slots=True)

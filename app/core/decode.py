@@ -2,6 +2,7 @@
 
 The rules, in the order in which they are applied (each is a ``reason`` of a dead letter):
 
+``unreadable_batch``: stands for records whose batch cannot be unpacked (`RecordBatch.unreadable`).
 ``tombstone``, ``empty``: no value, or one of zero bytes.
 ``not_json``: not one JSON value, not UTF-8, NaN or Infinity, nested beyond reason.
 ``not_an_object``, ``missing_field``, ``wrong_type``: against the fields of the pipeline file. Null is allowed where the
@@ -57,7 +58,10 @@ def _reason_of(error: Exception) -> str:
 
 
 def _decode_all(
-    decode: Callable[[bytes], Any], values: list[bytes | None], stage: str
+    decode: Callable[[bytes], Any],
+    values: list[bytes | None],
+    stage: str,
+    unreadable: dict[int, tuple[str, int]],
 ) -> tuple[list[Any], list[int] | None, list[Rejection]]:
     """Decode every value; positions is None when all were good, which is the fast path."""
     try:
@@ -68,6 +72,9 @@ def _decode_all(
     positions: list[int] = []
     rejections: list[Rejection] = []
     for position, value in enumerate(values):
+        if position in unreadable:
+            rejections.append(Rejection(position, stage, "unreadable_batch", unreadable[position][0]))
+            continue
         if not value:
             reason = "tombstone" if value is None else "empty"
             rejections.append(Rejection(position, stage, reason, "The record has no value."))
@@ -104,7 +111,7 @@ class EventDecoder:
         -------
         The good events in offset order, and one rejection (with its position in ``records``) for each other record.
         """
-        good, positions, rejections = _decode_all(self._decode, records.values, "decode")
+        good, positions, rejections = _decode_all(self._decode, records.values, "decode", records.unreadable)
         index = np.arange(len(records), dtype=np.int64) if positions is None else np.array(positions, dtype=np.int64)
         events = self._events
         texts = {name: list(map(self._getters[name], good)) for name in self._text_fields}
@@ -183,7 +190,7 @@ class LabelDecoder:
         values = (
             [b"" if row in marks else value for row, value in enumerate(records.values)] if marks else records.values
         )
-        good, positions, rejections = _decode_all(self._decode, values, "label")
+        good, positions, rejections = _decode_all(self._decode, values, "label", records.unreadable)
         rows = list(range(len(records))) if positions is None else positions
         found: dict[int, tuple[int, str, float]] = {}
         for row, label in zip(rows, good, strict=True):

@@ -16,7 +16,7 @@ SCORES, EVENTS = "fenced-scores", TopicPartition("fenced-events", 0)
 
 
 def new_publisher(kafka: str) -> PartitionPublisher:
-    return PartitionPublisher(kafka, "fenced-group", "fenced-0", 0, interval_ms=75, early=None)
+    return PartitionPublisher(kafka, "fenced-group", "fenced-0", 0, interval_ms=75, compression="zstd", early=None)
 
 
 async def write(publisher: PartitionPublisher, offset: int) -> None:

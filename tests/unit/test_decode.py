@@ -163,6 +163,7 @@ def test_many_records_are_decoded_as_one_by_one(choices: list[str | None]) -> No
     assert [(r.position, r.stage, r.reason, r.detail) for r in rejections] == reasons
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {
@@ -258,3 +259,14 @@ def test_a_watermark_that_is_no_time_of_this_pipeline_is_no_watermark(data: byte
     labels, rejections = LabelDecoder(flights).decode(records([None], [[(WATERMARK_HEADER, data)]]))
     assert len(labels) == 0
     assert [r.stage for r in rejections] == ["label"]
+
+
+@pytest.mark.parametrize("neighbour", [event(), b"rubbish", None])
+def test_what_stands_for_an_unreadable_batch_is_rejected_as_such(neighbour: bytes | None) -> None:
+    batch = records([neighbour, None, event(id="e2")])
+    batch.unreadable = {1: ("offsets 11 to 14: too large", 900)}
+    events, rejections = EventDecoder(EVENTS).decode(batch)
+    assert events.event_id[-1] == "e2"
+    assert [(r.stage, r.reason, r.detail) for r in rejections if r.position == 1] == [
+        ("decode", "unreadable_batch", "offsets 11 to 14: too large")
+    ]
