@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help env check test demo bench bench-drift chaos lock docs fmt clean
+.PHONY: help env lint check test demo bench bench-drift chaos lock docs fmt clean
 
 BIN := .venv/bin
 PACKAGES := app models schemas
@@ -13,15 +13,18 @@ help:  ## This list
 env:  ## Make .venv from requirements.lock (every target below does so by itself)
 	@sh scripts/environment.sh
 
-check: env  ## Lint, types, import contracts, fast tests: about three minutes
+lint: env  ## Lint, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q tests/unit tests/architecture app/core app/evaluation/measures.py models
 
-test: env  ## The whole test suite, on real Kafka and ClickHouse's engine
-	$(BIN)/python -m pytest $(ARGS)
+check: lint  ## Lint and the fast tests, under a minute
+	$(BIN)/python -m pytest -q -n auto -m "not slow" --hypothesis-profile=quick \
+		tests/unit tests/architecture app/core app/evaluation/measures.py models
+
+test: env  ## The whole test suite, on real Kafka and ClickHouse's engine; ARGS="-k …" runs a few
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 demo: env  ## Run the whole job on a year of real flights and write demo-report/index.html
 	$(BIN)/streamgauge demo $(ARGS)

@@ -1,15 +1,89 @@
-"""What every test shares: Hypothesis draws the same examples on every run, and no test is timed."""
+"""What every test shares: one real Kafka a process, the same examples on every run, and tests side by side.
+
+Most of an integration test is waiting, so several processes take tests in turn (pytest-xdist). Each has a broker of
+its own; tests that share one have pipeline (and so topic) names of their own.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+from chaos_report import Gatherer
 from hypothesis import settings
+
+from app.adapters.embedded_kafka import EmbeddedKafka
+from app.settings import Settings
 
 # OpenMP's threads wait for each other by spinning: on a busy machine fits of a few rows took twenty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
+# A first look, for `make check`.
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=25)
 # New examples on each run, to look for what the fixed ones miss: pytest --hypothesis-profile=explore
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("repeatable")
+
+#: Folders in the order in which they are begun: what takes long first, so that short tests fill the end.
+_FOLDERS = ("chaos", "integration")
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    return Settings.read().cache
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str]:
+    """Bootstrap address of a broker that no test kills; it lives as long as the process that takes tests."""
+    with EmbeddedKafka(home=tmp_path_factory.mktemp("kafka"), cache=cache) as broker:
+        yield broker.bootstrap
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Gatherer())
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: a process more than there are cores, as most tests wait; none beside for tests that were named."""
+    if config.option.keyword or any("::" in name for name in config.args):
+        return 0
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, and keep together what shares a fixture of its file."""
+    items.sort(key=lambda item: _rank(item.path))
+    for item in items:
+        if _rank(item.path) < len(_FOLDERS) and _shares_with_its_file(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _rank(path: Path) -> int:
+    return next((rank for rank, folder in enumerate(_FOLDERS) if path.parent.name == folder), len(_FOLDERS))
+
+
+def _shares_with_its_file(item: pytest.Item) -> bool:
+    info = getattr(item, "_fixtureinfo", None)
+    definitions = info.name2fixturedefs.values() if info is not None else ()
+    return any(found[-1].scope == "module" for found in definitions)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how what failed is run again, alone."""
+    failed = {
+        report.nodeid.partition("@")[0]
+        for outcome in ("failed", "error")
+        for report in terminalreporter.stats.get(outcome, [])
+        if hasattr(report, "nodeid")
+    }
+    if failed:
+        terminalreporter.section("to run it again")
+        for test in sorted(failed):
+            terminalreporter.write_line(f"make test ARGS={shlex.quote(shlex.quote(test))}")

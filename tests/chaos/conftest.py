@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from chaos_report import render, seed_of
-
-from app.adapters.embedded_kafka import EmbeddedKafka
-from app.settings import Settings
+from chaos_report import ROW, seed_of, take_recorded
 
 #: "full": everything; anything else: without what is marked ``chaos_full``.
 SCOPE_VARIABLE = "STREAMGAUGE_CHAOS"
@@ -31,24 +27,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("chaos_full")]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of what the run's faults came to."""
-    table = render()
-    if table:
-        terminalreporter.section("chaos")
-        terminalreporter.write(table)
-
-
-@pytest.fixture(scope="session")
-def cache() -> Path:
-    return Settings.read().cache
-
-
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str]:
-    """Bootstrap address of a broker that no test of this folder kills."""
-    with EmbeddedKafka(home=tmp_path_factory.mktemp("kafka"), cache=cache) as broker:
-        yield broker.bootstrap
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Hand what a test recorded to its report, which reaches the process that gathers them."""
+    try:
+        return (yield)
+    finally:
+        item.user_properties.extend((ROW, row) for row in take_recorded())
 
 
 @pytest.fixture

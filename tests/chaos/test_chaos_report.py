@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from chaos_report import Figure, Row, render, seed_of, write
+from chaos_report import Figure, Row, record, render, restore, seed_of, take_recorded, write
 
 
 def test_any_count_above_nought_fails_a_row() -> None:
@@ -40,3 +40,10 @@ def test_a_seed_is_that_of_the_test_or_the_one_asked_for(monkeypatch: pytest.Mon
     assert seed_of("a") == seed_of("a") != seed_of("b")
     monkeypatch.setenv("STREAMGAUGE_CHAOS_SEED", "41")
     assert seed_of("a") == 41
+
+
+def test_a_row_reaches_another_process_as_it_was() -> None:
+    row = record(Row("P7", "leave", seed=3, figures=(Figure("hand-over", 12.0, "s", goal=10.0),)))
+    [carried] = take_recorded()
+    assert restore(json.loads(json.dumps(carried))) == row
+    assert take_recorded() == []

@@ -8,9 +8,10 @@ Use, in any test::
     assert row.passed, row.note
 
 `record` first, assert afterwards: a failure belongs in the report too. Fields that a test did not check stay None and
-are shown as a dash; ``passed`` follows from the counts unless it is given. The rows of one pytest run make one report;
-it is written anew with each row, so that a run that was stopped leaves what it found. It goes to the folder that
-STREAMGAUGE_CHAOS_REPORT names (`make chaos` says ``chaos-report``); without that variable nothing is written.
+are shown as a dash; ``passed`` follows from the counts unless it is given. The rows of one pytest run make one report,
+whichever process ran the tests (`Gatherer`); it is written anew after each test, so that
+a run that was stopped leaves what it found. It goes to the folder that STREAMGAUGE_CHAOS_REPORT names (`make chaos`
+says ``chaos-report``); without that variable nothing is written.
 
 `seed_of` gives a test its seed; STREAMGAUGE_CHAOS_SEED replays another.
 """
@@ -23,6 +24,8 @@ import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 REPORT_VARIABLE = "STREAMGAUGE_CHAOS_REPORT"
 SEED_VARIABLE = "STREAMGAUGE_CHAOS_SEED"
@@ -83,17 +86,29 @@ class Row:
         return replace(self, passed=passed, test=os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0])
 
 
-_rows: list[Row] = []
+#: Name of the property of a test's report that holds a row.
+ROW = "chaos row"
+#: Of the test that runs.
+_recorded: list[Row] = []
 
 
 def record(row: Row) -> Row:
     """Add a row to the report of this run; the judged row."""
     judged = row.judged()
-    _rows.append(judged)
-    folder = report_folder()
-    if folder is not None:
-        write(folder, _rows)
+    _recorded.append(judged)
     return judged
+
+
+def take_recorded() -> list[dict[str, Any]]:
+    """What was recorded since the last call, as JSON: it may have to go to another process."""
+    rows = [asdict(row) for row in _recorded]
+    _recorded.clear()
+    return rows
+
+
+def restore(row: dict[str, Any]) -> Row:
+    """A row of `take_recorded`."""
+    return Row(**{**row, "figures": tuple(Figure(**figure) for figure in row["figures"])})
 
 
 def seed_of(test: str) -> int:
@@ -117,9 +132,8 @@ def write(folder: Path, rows: list[Row]) -> None:
     (folder / "table.md").write_text(render(rows))
 
 
-def render(rows: list[Row] | None = None) -> str:
+def render(rows: list[Row]) -> str:
     """The table in Markdown, one line per row, and the figures below it; empty when nothing was recorded."""
-    rows = _rows if rows is None else rows
     if not rows:
         return ""
     heads = ["promise", "fault", "delivery", "load", "events", "faults", "lost", "doubled", "conflicting",
@@ -156,3 +170,26 @@ def _show(value: int | None) -> str:
 def _to_json(row: Row) -> dict[str, Any]:
     figures = [{**asdict(figure), "met": figure.met} for figure in row.figures]
     return {**asdict(row), "figures": figures}
+
+
+class Gatherer:
+    """Gathers the rows of all processes, and writes them after each test."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        rows = [restore(value) for name, value in report.user_properties if name == ROW]  # type: ignore[arg-type]  # as its conftest put in
+        self._rows.extend(rows)
+        folder = report_folder()
+        if rows and folder is not None:
+            write(folder, self._rows)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table of what the run's faults came to."""
+        table = render(self._rows)
+        if table:
+            terminalreporter.section("chaos")
+            terminalreporter.write(table)

@@ -441,6 +441,7 @@ def standing(alerts: Iterable[Alert]) -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.slow
 @given(
     final=st.lists(SEEN, min_size=1, max_size=10),
     amended=st.lists(st.tuples(st.integers(0, 9), SEEN), max_size=12),

@@ -54,6 +54,7 @@ def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, 
         assert [events for events, _ in detector._since] == since
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
@@ -138,6 +139,7 @@ def run_length(runs: int, n: int, rate: float, n_reference: int, arl: float) -> 
     return runs * n / alarms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "n_reference"), [(0.2, 2_000), (0.05, 5_000), (0.4, 20_000)])
 def test_false_alarms_are_as_rare_as_declared_over_draws_of_the_reference(rate: float, n_reference: int) -> None:
     # About 300 alarms: a deviation of 6 %.

@@ -182,6 +182,7 @@ def alarm_rate(rho: float, alpha: float, n_windows: int, n: int = 700) -> float:
     return alarms / n_windows
 
 
+@pytest.mark.slow
 def test_a_window_without_drift_alarms_as_often_as_its_budget_says() -> None:
     """Of 1 200 windows 10 % are 120, give or take 10.4."""
     assert 0.075 < alarm_rate(0.0, 0.1, 1_200) < 0.126

@@ -272,6 +272,7 @@ LAWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", list(LAWS))
 @pytest.mark.parametrize(("n", "m"), [(20_000, 2_000), (3_000, 3_000)])
 def test_distances_signal_as_often_as_they_say_without_drift(law: str, n: int, m: int) -> None:

@@ -47,6 +47,7 @@ def in_time(log: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(time, wrong) for time, (_, wrong) in zip(times, log, strict=True)]
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(LOGS, st.data())
 def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
@@ -111,6 +112,7 @@ def errors(seed: int) -> np.ndarray:
     return (generator.random(1_500) < np.repeat([0.1, 0.5, 0.2], 500)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(0, 1_500), max_size=4))

@@ -218,6 +218,7 @@ def test_the_band_covers_what_comes_true_without_drift_and_when_only_the_inputs_
         assert 0.91 <= np.mean(hits) <= 0.985, name
 
 
+@pytest.mark.slow
 def test_the_band_of_a_reference_covers_labels_that_err_together() -> None:
     def together(rng: Generator, n: int) -> tuple[Floats, Ints]:
         scores, _ = draw(rng, n)

@@ -251,6 +251,7 @@ def test_a_calibrated_contestant_is_quiet_where_the_classic_tests_are_not() -> N
     assert WINDOW_CONTESTANTS["classic"](watched)[5:].mean() > 0.5
 
 
+@pytest.mark.slow
 def test_with_labels_the_outcome_is_watched_as_well() -> None:
     watched = make_watched(labels=True)
     assert {report.metric for report in watched.findings.reports} == {*FEATURES, "score", "outcome"}
@@ -259,6 +260,7 @@ def test_with_labels_the_outcome_is_watched_as_well() -> None:
     assert {report.metric for report in make_watched().findings.reports} == {*FEATURES, "score"}
 
 
+@pytest.mark.slow
 def test_windows_closed_at_once_say_what_they_say_one_by_one() -> None:
     watched = make_watched(0.3)
     pipeline, windows = watched.subject.pipeline, consecutive(watched.subject.pipeline, watched.windows)
@@ -308,6 +310,7 @@ def make_records(stream: labels.Labels, windows: int) -> tuple[Reference, list[S
     return reference, list(labels.records(stream, reference, chance, windows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["iid", "late"])
 def test_each_label_comes_once_and_as_an_error_too(name: str) -> None:
     stream = make_labelled(name)
@@ -327,6 +330,7 @@ def test_each_label_comes_once_and_as_an_error_too(name: str) -> None:
         assert 0.7 < sum(first.values()) / len(times) < 0.85
 
 
+@pytest.mark.slow
 def test_labels_that_contradict_their_scores_are_alarms_of_verdicts_and_of_the_detector() -> None:
     stream = dataclasses.replace(labels.STREAMS[0], chances=lambda scores, _: 1 - scores)
     reference, records = make_records(stream, 4)
@@ -336,6 +340,7 @@ def test_labels_that_contradict_their_scores_are_alarms_of_verdicts_and_of_the_d
     assert found["windows"] <= 1
 
 
+@pytest.mark.slow
 def test_a_short_run_with_labels_ends_with_every_part_in_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +468,7 @@ HALVES = slice(0, 15_000), slice(15_000, 30_000)
 # -- the run and its report ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_short_run_ends_with_every_row_in_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(null, "WINDOWS", 7)
     monkeypatch.setattr(null, "RUNS", 1)
@@ -480,6 +486,7 @@ def test_a_short_run_ends_with_every_row_in_its_tables(tmp_path: Path, monkeypat
     assert (run.report / "drift.md").read_text().startswith("# Drift evaluation")
 
 
+@pytest.mark.slow
 def test_changes_are_judged_from_their_first_window_on(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     measure_changes(run)

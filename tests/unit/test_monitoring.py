@@ -185,6 +185,7 @@ def last_words(all_findings: list[Findings]) -> dict[tuple[object, ...], str]:
     return {key: words for key, (_, words) in rows.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32),
@@ -208,6 +209,7 @@ def test_rows_are_bit_identical_for_any_partitions_batches_and_interleaving(
     assert repr(found) == repr(expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 600), max_size=12), st.integers(0, 14), st.booleans())
 def test_collecting_often_restarting_and_late_data_end_in_the_same_words(
@@ -232,6 +234,7 @@ def test_collecting_often_restarting_and_late_data_end_in_the_same_words(
     assert not monitor.collect(now_ms=8)
 
 
+@pytest.mark.slow
 def test_a_monitor_restored_from_an_older_snapshot_says_the_same_again() -> None:
     (records,) = Stream(3, 900, moves_at=4).records(np.zeros(900, int), 1, [200, 400, 600])
     monitor = make_monitor()
@@ -739,6 +742,7 @@ def test_before_its_labels_are_mature_nothing_is_rolled_back() -> None:
     assert rolled_back(monitor.collect(now_ms=1)) == {}
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(1, 4),

@@ -132,6 +132,7 @@ def outgoing(steps: list[Step]) -> dict[int, list[Any]]:
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(order=st.randoms(use_true_random=False), size=st.integers(1, 60))
 def test_a_run_is_the_same_however_partitions_and_topics_interleave(cards: Pipeline, order: Any, size: int) -> None:

@@ -109,6 +109,7 @@ def features(pipeline: Pipeline, part: RecordingPart) -> Found:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),

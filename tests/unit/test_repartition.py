@@ -136,6 +136,7 @@ def test_an_event_without_a_key_waits_for_no_answer(setting: Setting) -> None:
 # -- events that did not wait ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_events_that_wait_no_longer_lack_their_values_and_those_after_them_have_theirs(
@@ -163,6 +164,7 @@ def test_events_that_wait_no_longer_lack_their_values_and_those_after_them_have_
 # -- deletion ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_nobody_needs_any_more_is_deleted(setting: Setting) -> None:
     logs = Logs()
     for partition in range(PARTITIONS):

@@ -163,6 +163,7 @@ def test_the_page_says_the_numbers_and_escapes_what_others_wrote(page: str) -> N
     assert re.search(r"\$\w", page) is None
 
 
+@pytest.mark.slow
 def test_a_ledger_that_does_not_balance_is_said_at_the_top_and_in_its_section() -> None:
     summary = make_summary()
     summary |= {"balanced": False, "lost": 3}

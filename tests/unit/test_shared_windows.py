@@ -89,6 +89,7 @@ def test_batches_may_come_in_any_order(setting: Setting, logs: Logs, sizes: list
     assert bits(collect(steps)) == bits(naive(logs))
 
 
+@pytest.mark.slow
 @LAW
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_number_of_workers_that_die_at_any_point_give_what_the_definition_says(setting: Setting, seed: int) -> None:
@@ -100,6 +101,7 @@ def test_any_number_of_workers_that_die_at_any_point_give_what_the_definition_sa
     assert bits(cluster.rows) == bits(naive(cluster.logs))
 
 
+@pytest.mark.slow
 @LAW
 @given(seed=st.integers(0, 2**32 - 1), sizes=SIZES)
 def test_a_busy_replay_gives_what_the_definition_says(setting: Setting, seed: int, sizes: list[int]) -> None:
