@@ -92,6 +92,7 @@ def exact_run_length(up: float, down: float, threshold: float, rate: float) -> t
     return float(np.linalg.solve(chain, np.ones(states))[0]), rise * unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.3, 1.5, 2.0])
 @pytest.mark.parametrize("p0", [0.05, 0.2, 0.4])
 @pytest.mark.parametrize("factor", [0.9, 1.0, 1.1])
@@ -174,6 +175,7 @@ def test_without_a_reference_the_stream_gives_one_first() -> None:
     assert detector.snapshot()["past"] == [2_000, 2_000]
 
 
+@pytest.mark.slow
 def test_a_design_effect_keeps_bursts_of_errors_within_the_budget() -> None:
     # Every error counts four times: the variance of a sum is four times that of independent errors.
     generator = np.random.default_rng(5)

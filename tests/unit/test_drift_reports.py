@@ -188,6 +188,7 @@ def test_a_window_without_drift_alarms_as_often_as_its_budget_says() -> None:
     assert 0.075 < alarm_rate(0.0, 0.1, 1_200) < 0.126
 
 
+@pytest.mark.slow
 def test_events_that_resemble_those_before_them_spend_no_more() -> None:
     assert alarm_rate(0.6, 0.1, 400) < 0.12  # without design effects: 0.6
 
@@ -201,6 +202,7 @@ def test_the_smallest_p_value_is_worth_more_than_one_and_less_than_all_of_its_te
         assert law.p_value(smallest)[[0, 3, 4]] == pytest.approx(p_value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_calibration_is_the_same_each_time() -> None:
     one, other = (SmallestP.draw.__wrapped__(SmallestP, reference(), ("psi", "ks"), 1_024, 256) for _ in range(2))
     assert one.bulk.tobytes() == other.bulk.tobytes()

@@ -146,6 +146,7 @@ def test_a_change_of_concept_is_a_rise_of_the_errors(of: Generator) -> None:
     assert takes_part(of, "gradual")
 
 
+@pytest.mark.slow
 def test_the_concept_that_drifts_begins_as_the_one_before() -> None:
     for of in GENERATORS:
         if of.drifting is not None:
@@ -212,6 +213,7 @@ def test_a_monitor_that_stays_in_alarm_has_alarmed_once() -> None:
 # -- contestants -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contestant", ERROR_CONTESTANTS, ids=lambda contestant: contestant.name)
 def test_a_detector_alarms_alike_for_any_cut_of_the_errors(contestant: object) -> None:
     chance = np.random.default_rng(12)
@@ -237,6 +239,7 @@ def make_watched(change: float = 0.0, labels: bool = False) -> Watched:
     return Watched(subject, reference, subject.cut(reference, matrix[4_000:], scores[4_000:], outcomes[4_000:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(WINDOW_CONTESTANTS))
 def test_every_contestant_sees_a_shift_of_a_standard_deviation(name: str) -> None:
     alarms = WINDOW_CONTESTANTS[name](make_watched(1.0))
@@ -269,6 +272,7 @@ def test_windows_closed_at_once_say_what_they_say_one_by_one() -> None:
         assert first == [each for each in watched.findings.reports if each.window_start_ms < windows[n][0].start_ms]
 
 
+@pytest.mark.slow
 def test_a_window_is_alarmed_by_a_signal_alone() -> None:
     watched = make_watched(1.0)
     windows = [window for window, _ in consecutive(watched.subject.pipeline, watched.windows)]

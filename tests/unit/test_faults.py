@@ -381,6 +381,7 @@ def test_a_drift_of_all_features_at_once_is_no_fault(
     assert find(reference, draw(seed, n, shift, scale)) == ()
 
 
+@pytest.mark.slow
 def test_of_a_hundred_drifts_in_random_directions_at_most_one_is_taken_for_a_fault(reference: Reference) -> None:
     rng = np.random.default_rng(0)
     kinds: Counter[str] = Counter()

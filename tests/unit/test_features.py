@@ -325,6 +325,7 @@ def run(plan: FeaturePlan, state: FeatureState, found: list[Happening]) -> list[
     return served(plan, made, outcomes(*labels), state).tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(happenings, st.lists(st.integers(0, 40), max_size=5), st.integers(0, 5))
 def test_many_equal_one_by_one_across_batches_and_restarts(

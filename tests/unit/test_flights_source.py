@@ -51,6 +51,7 @@ def test_the_first_flight_of_the_year_worked_out_by_hand() -> None:
     assert (label.key, label.time_ms) == ("EWR", known_ms)
 
 
+@pytest.mark.slow
 def test_pieces_of_time_make_up_the_whole() -> None:
     whole, pieces = stream(3, 6), [*stream(3, 4), *stream(4, 6)]
 

@@ -71,6 +71,7 @@ def test_a_pickle_called_skops_is_no_skops_file() -> None:
         load(b"", sha256(b""), "pickle")
 
 
+@pytest.mark.slow
 def test_an_archive_that_would_unpack_to_too_much_is_not_unpacked() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

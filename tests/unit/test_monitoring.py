@@ -640,6 +640,7 @@ def test_late_events_of_one_version_are_traffic_of_the_others_in_the_window() ->
     assert last_words([first, second]) == last_words([run(at_once, on_time)])
 
 
+@pytest.mark.slow
 def test_labels_that_mature_after_more_windows_than_are_kept_are_judged_all_the_same() -> None:
     stream = Stream(8, 6_000, windows=30)
     (records,) = stream.records(np.zeros(6_000, int), 1, list(range(0, 6_000, 200)))

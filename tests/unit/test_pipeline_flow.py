@@ -268,6 +268,7 @@ def check_that_segments_add_up(output: Output, setting: Setting) -> None:
 FLOW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 
 
+@pytest.mark.slow
 @FLOW
 @given(
     events=EVENTS,
@@ -307,6 +308,7 @@ def test_many_are_as_one_by_one(
     assert some.watermarks == sorted(some.watermarks)
 
 
+@pytest.mark.slow
 @FLOW
 @given(
     events=EVENTS,

@@ -135,6 +135,7 @@ def page() -> str:
     return render(make_facts(), make_summary(), load("flights"))
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_elsewhere(page: str) -> None:
     read = Page(page)
     assert read.fetched == []
@@ -151,6 +152,7 @@ def test_ids_of_all_plots_are_their_own_and_each_reference_has_its_target(page: 
     assert set(wanted) <= set(ids)
 
 
+@pytest.mark.slow
 def test_equal_facts_give_equal_bytes(page: str) -> None:
     assert render(make_facts(), make_summary(), load("flights")) == page
 

@@ -73,12 +73,14 @@ SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 LAW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 
 
+@pytest.mark.slow
 @LAW
 @given(logs=LOGS, sizes=SIZES)
 def test_a_replay_gives_what_the_definition_says(setting: Setting, logs: Logs, sizes: list[int]) -> None:
     assert bits(replay(setting, logs, sizes)) == bits(naive(logs))
 
 
+@pytest.mark.slow
 @LAW
 @given(logs=LOGS, sizes=SIZES, choices=st.lists(st.integers(0, 2 * PARTITIONS - 1), max_size=40))
 def test_batches_may_come_in_any_order(setting: Setting, logs: Logs, sizes: list[int], choices: list[int]) -> None:

@@ -115,6 +115,7 @@ def cut(found: list[Operation], places: list[int]) -> Iterator[list[Operation]]:
         yield found[start:stop]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(operations | in_order)
 def test_a_batch_equals_its_operations_one_by_one(found: list[Operation]) -> None:

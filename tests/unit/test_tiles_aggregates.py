@@ -193,6 +193,7 @@ def pieces(found: list[Happening], places: list[int]) -> list[list[Happening]]:
     return [found[start:stop] for start, stop in pairwise(edges)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["events", "labels"])
 @pytest.mark.parametrize("aggregate", get_args(Aggregate))
 @settings(max_examples=60)
@@ -208,6 +209,7 @@ def test_each_aggregate_equals_its_recomputation_from_the_log(
     assert same(rows, Log(of).process(found, setting.windows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["events", "labels"])
 @settings(max_examples=100)
 @given(found=logs, places=cuts, restart=st.integers(0, 6), batch=st.integers(1, 9))
@@ -229,6 +231,7 @@ def test_all_aggregates_of_one_store_go_on_the_same_after_a_restart(
     assert same(rows, Log(of).process(found, setting.windows))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(found=logs, places=cuts)
 def test_a_compacted_log_restores_the_same_and_holds_no_more_than_what_is_kept(

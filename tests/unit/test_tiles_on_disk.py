@@ -117,6 +117,7 @@ events_ = st.lists(
 in_time = events_.map(sorted)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     turns=st.lists(st.tuples(in_time | events_, st.sampled_from(["go on", "commit", "write", "die"])), max_size=8),

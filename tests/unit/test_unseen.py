@@ -96,6 +96,7 @@ def test_all_new_categories_are_reported_as_unseen_and_all_nulls_as_missing(
     assert signals["unseen"] == (("DRIFT", 1.0) if colour else ("NONE", None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["logistic", "hgb"])
 @pytest.mark.parametrize("n_values", [3, 255, 400])
 def test_a_model_learns_of_new_values_what_it_learns_of_nulls(
