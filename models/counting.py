@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from models.reference import FIXED_POINT, Counts
+from models.reference import Counts
+from models.units import FIXED_POINT, LARGEST_UNITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.reference import Floats, Ints, Reference
 
-# Beyond it a value is saturated in sums (its minimum and maximum stay exact): 256 times the range of training.
-_LARGEST_UNITS = float(2**40)
 # As scikit-learn's log_loss did: a certain and wrong score costs 34.5, not infinity.
 SMALLEST_PROBABILITY = 1e-15
 
@@ -72,7 +71,7 @@ def arrange(reference_cells: Reference, matrix: Floats, scores: Floats) -> Float
 def fixed_point(reference_cells: Reference, columns: Floats) -> Ints:
     """What each value adds to the sum of its metric, 0 for a missing one; ``columns`` is used up."""
     scales = reference_cells.scales[:, None]
-    np.clip(columns, -_LARGEST_UNITS / scales, _LARGEST_UNITS / scales, out=columns)
+    np.clip(columns, -LARGEST_UNITS / scales, LARGEST_UNITS / scales, out=columns)
     columns *= scales
     np.rint(columns, out=columns)
     columns[np.isnan(columns)] = 0.0

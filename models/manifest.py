@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.categories import Vocabularies
 from models.reference import Reference
+from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS, MODEL_NAME, VERSION
 
 Floats = NDArray[np.float64]
 
@@ -25,9 +26,11 @@ Bump = Literal["major", "minor", "patch"]
 #: How many golden rows a manifest has at least.
 FEWEST_GOLDEN_ROWS = 32
 
-_VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_VERSION = re.compile(VERSION)
+_NAME = re.compile(MODEL_NAME)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+#: Twice as deep as a reference is.
+_DEEPEST = 10
 
 
 class ManifestError(ValueError):
@@ -150,17 +153,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"The manifest of {self.model} {self.version} has no reference; train the version again."
             )
         try:
-            return Reference.from_json(json.dumps(self.reference))
+            reference = Reference.from_json(json.dumps(self.reference))
         except ValueError as error:
             raise ManifestError(f"The manifest of {self.model} {self.version} is not valid: {error}.") from error
+        codes = [len(feature.values) + 1 if feature.type == "category" else 0 for feature in self.signature.features]
+        features = reference.metrics[:-2]
+        if [(metric.name, metric.codes) for metric in features] != list(zip(self.signature.names, codes, strict=True)):
+            raise ManifestError(
+                f"The manifest of {self.model} {self.version} is not valid: its reference is of other features than its"
+                " signature."
+            )
+        return reference
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Read what `to_bytes` wrote; ManifestError, in one sentence, when it is anything else."""
         try:
             manifest = msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ManifestError(f"The manifest cannot be read: {error}.") from None
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ManifestError(f"The manifest cannot be read: {error!s:.300}.") from None
         manifest.check()
         return manifest
 
@@ -169,6 +180,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_name(self.model)
         parse_version(self.version)
         width = len(self.signature.features)
+        trained = self.training
         wrong = (
             (self.manifest_version != 1, f"manifest_version is {self.manifest_version}; this program reads version 1"),
             (width == 0, "the signature has no features"),
@@ -177,10 +189,28 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (len(self.golden.rows) < FEWEST_GOLDEN_ROWS, f"it has fewer than {FEWEST_GOLDEN_ROWS} golden rows"),
             (len(self.golden.rows) != len(self.golden.scores), "golden rows and golden scores differ in number"),
             (any(len(row) != width for row in self.golden.rows), f"a golden row does not have {width} values"),
+            (
+                not EARLIEST_TABLE_MS <= trained.from_ms <= trained.to_ms <= LATEST_TABLE_MS,
+                "the range of its training data is not between the years 1900 and 2299",
+            ),
+            (not 0 <= self.artifact.size_bytes < 2**63, "artifact.size_bytes is no size"),
+            (not 0 <= self.metrics.n < 2**53, "metrics.n is no number of rows"),
+            (_is_deeper(self.reference, _DEEPEST), f"the reference is nested more than {_DEEPEST} deep"),
         )
         for is_wrong, what in wrong:
             if is_wrong:
                 raise ManifestError(f"The manifest of {self.model} {self.version} is not valid: {what}.")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested deeper; without recursion, which is what is to be avoided."""
+    level = [value]
+    for _ in range(depth):
+        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [child for children in inside for child in children if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def check_name(name: str) -> str:

@@ -33,11 +33,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.soundness import CellLaws, find_fault_of_metrics, find_fault_of_reference
+from models.units import FIXED_POINT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Fixed-point units of 1.0 in sums (a metric with large values has fewer, see `MetricCells.scale`).
-FIXED_POINT = 2**20
 #: Cells of the score over [0, 1], at least.
 GRID = 64
 
@@ -229,6 +230,10 @@ class Reference:
     def coded_rows(self) -> list[int]:
         return [row for row, metric in enumerate(self.metrics[:-1]) if metric.is_coded]
 
+    @cached_property
+    def laws(self) -> CellLaws:
+        return CellLaws(self)
+
     @property
     def score_cells(self) -> int:
         """Cells of the score, "missing" aside."""
@@ -302,57 +307,69 @@ class Reference:
     def _from_lists(self, body: dict[str, Any]) -> Counts:
         counts = self.zeros()
         for row, (metric, cells) in enumerate(zip(self.metrics, body["counts"], strict=True)):
-            counts.counts[row, : metric.size + 1] = cells
-        counts.outcomes[:] = body["outcomes"]
-        counts.sums[:] = body["sums"]
-        counts.minima[:] = list(map(_float_from_json, body["minima"]))
-        counts.maxima[:] = list(map(_float_from_json, body["maxima"]))
-        counts.n, counts.log_loss_sum, counts.n_correct = body["n"], body["log_loss_sum"], body["n_correct"]
+            _fill(counts.counts[row, : metric.size + 1], cells)
+        _fill(counts.outcomes, body["outcomes"])
+        _fill(counts.sums, body["sums"])
+        _fill(counts.minima, list(map(_float_from_json, body["minima"])))
+        _fill(counts.maxima, list(map(_float_from_json, body["maxima"])))
+        counts.n, counts.log_loss_sum, counts.n_correct = (
+            _whole(body[name]) for name in ("n", "log_loss_sum", "n_correct")
+        )
         return counts
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Reference:
-        """Read what `to_json` wrote; ValueError when it is something else."""
+        """Read what `to_json` wrote; ValueError when it is something else, or not sound (`models.soundness`)."""
         try:
             body = json.loads(text)
-            if body["format"] != 3:
-                raise ValueError(
-                    f"reference format {body['format']!r} is not 3; train again, or use the release that wrote it"
-                )
-            rows: list[dict[str, Any]] = body["metrics"]
-            metrics = tuple(
-                MetricCells(
-                    name=row["name"],
-                    kind=row["kind"],
-                    edges=np.array(row["edges"], np.float64),
-                    codes=row["codes"],
-                    scale=float(row["scale"]),
-                    values=tuple(row["values"]),
-                )
-                for row in rows
+            written = body["format"]
+            whole = cls._read(body) if written == 3 else None
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a reference as to_json writes it: {type(error).__name__}: {error!s:.200}") from error
+        if whole is None:
+            raise ValueError(
+                f"reference format {written!r:.40} is not 3; train again, or use the release that wrote it"
             )
-            width = max(metric.size for metric in metrics) + 1
-            training = Counts.zeros(len(metrics), width, metrics[-2].size)
-            profiles = np.full((len(metrics), width), np.nan)
-            for number, row in enumerate(rows):
-                training.counts[number, : metrics[number].size + 1] = row["counts"]
-                training.sums[number] = row["sum"]
-                training.minima[number] = _float_from_json(row["minimum"])
-                training.maxima[number] = _float_from_json(row["maximum"])
-                profiles[number, : metrics[number].size + 1] = list(map(_float_from_json, row["profile"]))
-            training.outcomes[:] = body["outcomes"]
-            training.n = body["n"]
-            training.log_loss_sum = body["log_loss_sum"]
-            training.n_correct = body["n_correct"]
-            design_effects = np.array([row["design_effect"] for row in rows], np.float64)
-            blocks = np.zeros((len(body["outcome_blocks"]), *training.outcomes.shape), np.int64)
-            for block, (cells, counts) in zip(blocks, body["outcome_blocks"], strict=True):
-                block.reshape(-1)[cells] = counts
-            whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles, blocks)
-            segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
-            return replace(whole, segments=segments)
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"not a reference as to_json writes it: {error!r}") from error
+        if fault := find_fault_of_reference(whole):
+            raise ValueError(f"not a sound reference: {fault}")
+        return whole
+
+    @classmethod
+    def _read(cls, body: dict[str, Any]) -> Reference:
+        rows: list[dict[str, Any]] = body["metrics"]
+        metrics = tuple(
+            MetricCells(
+                name=row["name"],
+                kind=row["kind"],
+                edges=np.array(row["edges"], np.float64),
+                codes=row["codes"],
+                scale=float(row["scale"]),
+                values=tuple(row["values"]),
+            )
+            for row in rows
+        )
+        if fault := find_fault_of_metrics(metrics, len(body["segments"]), len(body["outcome_blocks"])):
+            raise ValueError(fault)
+        width = max(metric.size for metric in metrics) + 1
+        training = Counts.zeros(len(metrics), width, metrics[-2].size)
+        profiles = np.full((len(metrics), width), np.nan)
+        for number, row in enumerate(rows):
+            _fill(training.counts[number, : metrics[number].size + 1], row["counts"])
+            training.sums[number] = row["sum"]
+            training.minima[number] = _float_from_json(row["minimum"])
+            training.maxima[number] = _float_from_json(row["maximum"])
+            _fill(profiles[number, : metrics[number].size + 1], list(map(_float_from_json, row["profile"])))
+        _fill(training.outcomes, body["outcomes"])
+        training.n = _whole(body["n"])
+        training.log_loss_sum = _whole(body["log_loss_sum"])
+        training.n_correct = _whole(body["n_correct"])
+        design_effects = np.array([row["design_effect"] for row in rows], np.float64)
+        blocks = np.zeros((len(body["outcome_blocks"]), *training.outcomes.shape), np.int64)
+        for block, (cells, counts) in zip(blocks, body["outcome_blocks"], strict=True):
+            block.reshape(-1)[cells] = counts
+        whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles, blocks)
+        segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
+        return replace(whole, segments=segments)
 
 
 def _to_sparse(counts: Ints) -> tuple[list[int], list[int]]:
@@ -368,3 +385,16 @@ def _float_to_json(value: float) -> float | str | None:
 
 def _float_from_json(value: float | str | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def _fill(target: NDArray[Any], values: Any) -> None:
+    """Put values into all of an array; they are as many, so that a short text makes no large array."""
+    if np.shape(values) != target.shape:
+        raise ValueError(f"{np.shape(values)} values are given for {target.shape}")
+    target[...] = values
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value

@@ -11,7 +11,8 @@ import numpy as np
 from models.counting import count, count_outcomes
 from models.dependence import design_effect
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
-from models.reference import FIXED_POINT, GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
+from models.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
+from models.units import FIXED_POINT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

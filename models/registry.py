@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,13 +149,21 @@ class Registry:
 
 def resolve(uri: str) -> tuple[Manifest, bytes]:
     """Read the version that a model update points to; RegistryError when it is not there or not what it says."""
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise RegistryError(f"{uri} is not a file URI; this registry knows file:///… only.")
-    folder = Path(unquote(parts.path))
+    folder = folder_of(uri)
     if not _is_complete(folder):
-        raise RegistryError(f"There is no model version at {uri}; register it where this worker can read it.")
+        raise RegistryError(f"There is no model version at {uri:.1000}; register it where this worker can read it.")
     return _read(folder)
+
+
+def folder_of(uri: str) -> Path:
+    """Return the folder that a URI names; RegistryError when it names none."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise RegistryError(f"{uri!r:.200} is not a URI ({error}); this registry knows file:///… only.") from None
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise RegistryError(f"{uri!r:.200} is not a file URI; this registry knows file:///… only.")
+    return Path(unquote(parts.path))
 
 
 def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
@@ -168,7 +177,7 @@ def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
 
 def _read(folder: Path) -> tuple[Manifest, bytes]:
     manifest = _read_manifest(folder)
-    artifact = _read_bounded(folder / f"model.{manifest.artifact.format}", LARGEST_ARTIFACT_BYTES)
+    artifact = _read_bounded(folder, f"model.{manifest.artifact.format}", LARGEST_ARTIFACT_BYTES)
     try:
         check_bytes(artifact, manifest.artifact.sha256)
     except ValueError as error:
@@ -178,26 +187,43 @@ def _read(folder: Path) -> tuple[Manifest, bytes]:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        return Manifest.from_bytes(_read_bounded(folder / MANIFEST_FILE, LARGEST_MANIFEST_BYTES))
+        return Manifest.from_bytes(_read_bounded(folder, MANIFEST_FILE, LARGEST_MANIFEST_BYTES))
     except ManifestError as error:
         raise RegistryError(f"{folder}: {error}") from error
 
 
-def _read_bounded(path: Path, largest_bytes: int) -> bytes:
+def _read_bounded(folder: Path, name: str, largest_bytes: int) -> bytes:
+    """The bytes of a plain file in a version's own folder.
+
+    Nothing else is opened: reading a pipe would wait for ever, a device never end, and a link lead anywhere.
+    """
+    path = folder / name
     try:
-        with path.open("rb") as file:
-            data = file.read(largest_bytes + 1)
-    except OSError as error:
-        raise RegistryError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > largest_bytes:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(folder.resolve()):
+            raise RegistryError(f"{path} is a link out of its folder; put the file itself there.")
+        if not stat.S_ISREG(real.stat().st_mode):
+            raise RegistryError(f"{path} is not a plain file; register the version again.")
+        # Should it become a pipe at this very moment, opening it does not wait.
+        with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(largest_bytes + 1) if size <= largest_bytes else b""
+    except (OSError, ValueError, RuntimeError) as error:  # the last of a link that leads to itself
+        words = getattr(error, "strerror", None) or str(error)
+        raise RegistryError(f"{str(path)[:200]} cannot be read: {words}.") from error
+    if size > largest_bytes or len(data) > largest_bytes:
         raise RegistryError(f"{path} has more than {largest_bytes} bytes, which is too much.")
     return data
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / MANIFEST_FILE).is_file() and any(
-        (folder / f"model.{kind}").is_file() for kind in ("skops", "joblib")
-    )
+    """Whether a folder has what a version has; of which kind that is, reading it will say."""
+    try:
+        return (folder / MANIFEST_FILE).exists() and any(
+            (folder / f"model.{kind}").exists() for kind in ("skops", "joblib")
+        )
+    except (OSError, ValueError):  # a name that no file can have, or a folder that is closed to us
+        return False
 
 
 def _is_version(name: str) -> bool:

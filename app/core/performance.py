@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from models.reference import FIXED_POINT
+from models.units import FIXED_POINT
 
 if TYPE_CHECKING:
     from app.core.batches import Ints

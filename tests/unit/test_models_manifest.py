@@ -21,6 +21,7 @@ from models.manifest import (
 )
 from models.training import TrainedModel
 
+TRAINING = {"rows": 1, "labelled_rows": 1, "positive_share": 0.5, "sha256": "0" * 64, "from_ms": 0, "to_ms": 1}
 VERSIONS = st.tuples(*[st.integers(0, 999)] * 3).map(lambda parts: ".".join(map(str, parts)))
 
 
@@ -59,6 +60,11 @@ def test_golden_rows_keep_each_bit_and_what_is_missing() -> None:
         ({"artifact": {"format": "skops", "sha256": "ABC", "size_bytes": 3}}, "64 hex digits"),
         ({"artifact": {"format": "pickle", "sha256": "0" * 64, "size_bytes": 3}}, "cannot be read"),
         ({"surprise": 1}, "cannot be read"),
+        ({"training": {**TRAINING, "from_ms": 2**62}}, "between the years 1900 and 2299"),
+        ({"training": {**TRAINING, "to_ms": -(2**62)}}, "between the years 1900 and 2299"),
+        ({"training": {**TRAINING, "to_ms": 10**30}}, "between the years 1900 and 2299|cannot be read"),
+        ({"training": {**TRAINING, "from_ms": 9, "to_ms": 8}}, "between the years 1900 and 2299"),
+        ({"reference": {"a": [[[[[[[[[[[[]]]]]]]]]]]]}}, "nested more than 10 deep"),
         ({"metrics": None}, "cannot be read"),
     ],
 )
@@ -69,6 +75,35 @@ def test_a_manifest_that_is_not_well_formed_is_refused_in_one_sentence(
     with pytest.raises(ManifestError, match=words) as refused:
         Manifest.from_bytes(data)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [9, 11, 500, 900, 100_000])
+def test_a_manifest_may_not_be_deep(trained: TrainedModel, depth: int) -> None:
+    text = trained.manifest.to_bytes().decode()
+    deep = text.replace('"reference":{', '"reference":{"deep":' + "[" * depth + "]" * depth + ",", 1)
+    if depth < 10:
+        assert Manifest.from_bytes(deep.encode()).reference is not None
+        return
+    with pytest.raises(ManifestError, match=r"nested more than 10 deep|recursion"):
+        Manifest.from_bytes(deep.encode())
+
+
+@pytest.mark.parametrize("change", ["name", "codes", "one less", "none"])
+def test_a_reference_of_other_features_than_the_signature_is_refused(trained: TrainedModel, change: str) -> None:
+    """Workers count in its cells what the signature names: one metric more or less would end them."""
+    body = json.loads(trained.manifest.to_bytes())
+    amount, colour, *_ = body["reference"]["metrics"]
+    if change == "name":
+        amount["name"] = "price"
+    elif change == "codes":
+        body["signature"]["features"][1]["values"] = ["red", "green"]
+    elif change == "one less":
+        body["reference"]["metrics"].remove(colour)
+    else:
+        body["reference"] = None
+    manifest = Manifest.from_bytes(json.dumps(body).encode())
+    with pytest.raises(ManifestError):
+        manifest.read_reference()
 
 
 @given(st.binary(max_size=40))

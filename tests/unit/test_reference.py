@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.counting import count, count_outcomes
-from models.reference import FIXED_POINT, Counts, MetricCells, Reference
+from models.reference import Counts, MetricCells, Reference
 from models.reference_fit import fit_edges, fit_reference
+from models.units import FIXED_POINT
 
 NAMES = ["amount", "step", "kind"]
 

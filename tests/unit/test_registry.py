@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -141,3 +143,83 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(trained: TrainedModel, tmp
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RegistryError, match="cannot write to"):
         Registry(tmp_path / "file").register(trained.manifest, trained.artifact)
+
+
+# -- what is not opened ----------------------------------------------------------------------------------------------
+
+
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_link_to(target: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(target)
+
+    return make
+
+
+ODD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a pipe": (as_pipe, "not a plain file"),
+    "a folder": (as_folder, "not a plain file"),
+    "a device": (as_link_to("/dev/zero"), "a link out of its folder"),
+    "a link to a file elsewhere": (as_link_to("/etc/passwd"), "a link out of its folder"),
+    "a link to a file above": (as_link_to("../../secret"), "a link out of its folder"),
+    "a link to nothing": (as_link_to("gone"), "no model version|not registered"),
+    "a link to itself": (as_link_to("manifest.json"), "no model version|not registered|damaged"),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["manifest.json", "model.skops"])
+@pytest.mark.parametrize("what", ODD_FILES)
+def test_what_is_no_plain_file_of_its_folder_is_refused_and_not_waited_for(
+    trained: TrainedModel, tmp_path: Path, what: str, name: str
+) -> None:
+    entry = Registry(tmp_path / "registry").register(trained.manifest, trained.artifact)
+    (tmp_path / "registry" / "secret").write_bytes(b"{}")
+    make, words = ODD_FILES[what]
+    (entry.path / "model.joblib").write_bytes(b"")  # so that it looks complete whatever becomes of the other
+    make(entry.path / name)
+    for read in (lambda: resolve(entry.uri), lambda: Registry(tmp_path / "registry").load("shop-returns", "1.0.0")):
+        with pytest.raises(RegistryError, match=f"{words}|cannot be read") as refused:
+            read()
+        assert "\n" not in str(refused.value)
+
+
+def test_links_within_the_folder_of_a_version_are_followed(trained: TrainedModel, tmp_path: Path) -> None:
+    """As a volume of Kubernetes has them; the folder itself may be a link, too."""
+    entry = Registry(tmp_path / "registry").register(trained.manifest, trained.artifact)
+    (entry.path / "..data").mkdir()
+    for name in ("manifest.json", "model.skops"):
+        (entry.path / name).rename(entry.path / "..data" / name)
+        (entry.path / name).symlink_to(f"..data/{name}")
+    (tmp_path / "link").symlink_to(entry.path)
+    assert resolve((tmp_path / "link").as_uri()) == (trained.manifest, trained.artifact)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file://[x",
+        "file:///" + "a" * 5000,
+        "file:///a%00b",
+        "file:",
+        "file:///",
+        "",
+        "x:" + "a" * 100_000,
+        "file:///\ud800",
+    ],
+)
+def test_an_odd_uri_is_one_sentence(uri: str) -> None:
+    with pytest.raises(RegistryError) as refused:
+        resolve(uri)
+    assert len(str(refused.value)) < 6000
+    assert "\n" not in str(refused.value)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.units import LARGEST_UNITS
+
 if TYPE_CHECKING:
     from app.core.batches import Floats, Ints
     from models.reference import MetricCells
@@ -23,8 +25,6 @@ FEWEST = 20
 #: a little, the largest difference of shares is phi(0) = 0.4 of the move.
 _SHARE_PER_DEVIATION = 0.4
 _FEWEST_EXPECTED = 3.0
-# Of `models.reference`: sums hold values saturated at 2**40 units.
-_LARGEST_UNITS = float(2**40)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Law:
             points=points,
             below=shares,
             mean=total / cells.scale / n if n else math.nan,
-            cap=_LARGEST_UNITS / cells.scale,
+            cap=LARGEST_UNITS / cells.scale,
             missing=n_missing / max(n + n_missing, 1),
         )
 

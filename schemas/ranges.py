@@ -1,0 +1,38 @@
+"""What the numbers and names of records may be: within what every reader, table and sum can hold.
+
+They are part of the types in `schemas.wire`, so that decoding a record refuses what is outside.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+#: A pipeline has at most so many partitions.
+MOST_PARTITIONS = 1024
+#: What a DateTime64(3) of ClickHouse and a time of Python can hold: 1900 to 2299.
+EARLIEST_TABLE_MS, LATEST_TABLE_MS = -2_208_988_800_000, 10_413_791_999_999
+#: Before and after any time: how far a partition has come when nothing is known, or nothing follows.
+BEGINNING_MS, END_MS = -(2**62), 2**62
+
+#: A model's name is a folder, a key and part of a URI; its version three numbers.
+MODEL_NAME = r"[a-z0-9][a-z0-9_-]{0,99}"
+VERSION = r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})"
+
+Partition = Annotated[int, Meta(ge=0, le=MOST_PARTITIONS - 1)]
+Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+TimeMs = Annotated[int, Meta(ge=EARLIEST_TABLE_MS, le=LATEST_TABLE_MS)]
+#: How far a partition has come.
+ComeToMs = Annotated[int, Meta(ge=BEGINNING_MS, le=END_MS)]
+#: How many there are of something: adding up as many as can come overflows nothing.
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+#: A sum in fixed point, or of logarithms.
+Amount = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+ModelName = Annotated[str, Meta(pattern=rf"^{MODEL_NAME}\Z")]
+Version = Annotated[str, Meta(pattern=rf"^{VERSION}\Z")]
+#: Where a model version is.
+Uri = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00-\x20\x7f]*\Z")]
+#: SHA-256 in hex.
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
