@@ -272,7 +272,7 @@ class PartitionPipeline:
             self._label_watermark_ms = int(merged.label_times_ms[-1])
         joined = JoinedLabels.join(merged, events, self._pending, self._plan.outcome_fields)
         self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined)
-        self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields), self._state)
+        self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields, events), self._state)
         if self.shared is not None:
             self.shared.fill(matrix, events, merged.times_ms)
         step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined, is_stale=stale)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, Ints, Outcomes
+from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes
 from app.core.merge import Merged
 from app.core.pending import PendingEvents, Scored
 
@@ -80,12 +80,11 @@ class JoinedLabels:
                 column.append(events.columns[name][found] if isinstance(found, int) else found.fields[at])
         return joined
 
-    def outcomes(self, fields: tuple[str, ...]) -> Outcomes:
-        """The joined labels as arrays, for windows over labels."""
-        columns: dict[str, np.ndarray[Any, Any]] = {"label": np.array(self.label, dtype=np.float64)}
+    def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> Outcomes:
+        """The joined labels as arrays, for windows over labels; columns are of the types of the events' own."""
+        columns: dict[str, Column] = {"label": np.array(self.label, dtype=np.float64)}
         for name, values in zip(fields, self.columns, strict=True):
-            is_text = any(isinstance(value, str) or value is None for value in values)
-            columns[name] = np.array(values, dtype=object if is_text or not values else np.float64)
+            columns[name] = np.array(values, dtype=events.columns[name].dtype)
         return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
 
     def scored(

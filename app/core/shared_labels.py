@@ -67,7 +67,8 @@ class SharedLabels:
         places = np.array(numbers, dtype=np.int64)
         outcomes: dict[str, Column] = {"label": merged.labels.label[places]}
         for at in self._places:
-            outcomes[self._fields[at]] = _to_column([fields[at] for fields in found])
+            name = self._fields[at]
+            outcomes[name] = np.array([fields[at] for fields in found], dtype=events.columns[name].dtype)
         return outcomes, places
 
     def _expire(self, before_ms: int) -> None:
@@ -78,8 +79,3 @@ class SharedLabels:
             expired.append(event_id)
         for event_id in expired:
             del self._waiting[event_id]
-
-
-def _to_column(values: list[Any]) -> Column:
-    is_text = not values or any(isinstance(value, str) or value is None for value in values)
-    return np.array(values, dtype=object if is_text else np.float64)

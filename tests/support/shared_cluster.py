@@ -216,12 +216,18 @@ def naive(logs: Logs) -> dict[tuple[int, int], list[float]]:
     return rows
 
 
-def collect(steps: Iterator[Step]) -> dict[tuple[int, int], list[float]]:
+#: Columns of the matrix that hold what is shared.
+SHARED_COLUMNS = [column for column, *_ in SHARED]
+
+
+def collect(steps: Iterator[Step], columns: list[int] | slice | None = None) -> dict[tuple[int, int], list[float]]:
+    """Some columns by partition and offset; those that hold what is shared when none are named."""
     rows = {}
+    wanted = SHARED_COLUMNS if columns is None else columns
     for step in steps:
         for offset, row in zip(step.events.offsets.tolist(), step.matrix, strict=True):
             assert (step.partition, offset) not in rows
-            rows[step.partition, offset] = row[[column for column, *_ in SHARED]].tolist()
+            rows[step.partition, offset] = row[wanted].tolist()
     return rows
 
 
@@ -250,8 +256,11 @@ class Cluster:
     input partition answers for the repartition of that number.
     """
 
-    def __init__(self, setting: Setting, logs: Logs, owners: list[int]) -> None:
+    def __init__(
+        self, setting: Setting, logs: Logs, owners: list[int], columns: list[int] | slice | None = None
+    ) -> None:
         self.setting = setting
+        self.columns = columns
         self.logs = logs
         self.owners = owners  # partition -> worker
         self.topic: list[list[tuple[bytes, bytes | None]]] = [[] for _ in range(PARTITIONS)]
@@ -326,7 +335,7 @@ class Cluster:
     def step(self, partition: int, most: int) -> None:
         step = self.flows[partition].step(None, most, NOW_MS)
         if step is not None:
-            rows = collect(iter([step]))
+            rows = collect(iter([step]), self.columns)
             self.uncommitted[partition].update(rows)
             self.stale = self.stale | rows.keys() if step.is_stale else self.stale - rows.keys()
 

@@ -1,0 +1,183 @@
+"""Windows over fields of every type: that a run joins no label, or has no event, changes no value and stops nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from shared_cluster import MINUTE_MS, NOW_MS, PARTITIONS, START_MS, Cluster, Logs, Setting, collect, cut, label
+
+from app.core.features import FeaturePlan
+from app.drive import PartitionRun, drive_partitions, new_board, new_flow
+from app.parity import fields_used
+from schemas.pipeline import Aggregate, FieldType
+from schemas.pipeline_features import FIELDLESS_AGGREGATES, SHARED_AGGREGATES
+from schemas.pipeline_file import load
+
+#: A field of each type, and one that may be null.
+FIELDS = {
+    f"{kind}{suffix}": f"{kind}{'?' * bool(suffix)}" for kind in get_args(FieldType) for suffix in ("", "_or_null")
+}
+NUMBERS = [name for name in FIELDS if not name.startswith("string")]
+KEYS = [name for name in FIELDS if not name.startswith("float")]
+
+HEAD = """
+name = "cards"
+partitions = 3
+
+[model]
+name = "fraud"
+
+[events]
+entity = "card"
+id = "id"
+time = "at"
+earliest = 2020-01-01T00:00:00Z
+latest = 2030-01-01T00:00:00Z
+
+[labels]
+horizon = "3h"
+
+[events.fields]
+id = "string"
+card = "string"
+at = "int"
+"""
+
+
+def of_aggregate(aggregate: str, of: str) -> list[str]:
+    """What it may be of; an empty name: of the events or labels themselves."""
+    if aggregate in FIELDLESS_AGGREGATES:
+        return [""]
+    fields = list(FIELDS) if aggregate == "distinct" else NUMBERS
+    return [*fields, "label"] if of == "labels" else fields
+
+
+def windows() -> list[str]:
+    found = []
+    for of in ("events", "labels"):
+        for aggregate in get_args(Aggregate):
+            for field in of_aggregate(aggregate, of):
+                found.append((of, '"card"', aggregate, field, ""))
+                if aggregate in SHARED_AGGREGATES:
+                    more = ', delay = "10m"'
+                    found.append((of, '"string_or_null"', aggregate, field, more))
+                    found.append((of, '"string_or_null"', aggregate, field, more + ", repartition = true"))
+        for key in KEYS:
+            found.append((of, f'"card", "{key}"', "count", "", ""))
+            found.append((of, f'"{key}"', "count", "", ', delay = "10m"'))
+            found.append((of, f'"{key}"', "count", "", ', delay = "10m", repartition = true'))
+    return [
+        f'[[features]]\nname = "w{number}"\ntype = "float"\nwindow = {{ of = "{of}", key = [{key}], size = "2h", hop ='
+        f' "10m", aggregate = "{aggregate}"{f", field = {field!r}" if field else ""}{more} }}\n'
+        for number, (of, key, aggregate, field, more) in enumerate(found)
+    ]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    path = tmp_path_factory.mktemp("types") / "cards.toml"
+    fields = "".join(f'{name} = "{kind}"\n' for name, kind in FIELDS.items())
+    path.write_text(HEAD + fields + "".join(windows()))
+    pipeline = load(path)
+    assert {field.name for field in fields_used(pipeline)} >= FIELDS.keys()
+    return Setting(pipeline, FeaturePlan.compile(pipeline, {}, {}))
+
+
+def event(partition: int, number: int) -> dict[str, Any]:
+    values = {"string": "ab"[number % 2], "float": number / 8, "int": number % 3, "bool": number % 2 == 0}
+    fields = {name: values[name.removesuffix("_or_null")] for name in FIELDS}
+    for name in FIELDS:
+        if name.endswith("_or_null") and number % 4 == 1:
+            fields[name] = None
+    at = START_MS + 7 * number * MINUTE_MS
+    return {"id": f"{partition}-{number}", "card": f"c{partition}", "at": at, **fields}
+
+
+def logs() -> Logs:
+    """In partition 0 all is labelled, in 1 some is, in 2 nothing; the last labels come after the last event."""
+    found = Logs()
+    for partition in range(PARTITIONS):
+        found.events[partition] = [event(partition, number) for number in range(12)]
+        found.labels[partition] = [
+            label(f"{partition}-{number}", 7 * number + 30, number % 2)
+            for number in range(12)
+            if partition == 0 or (partition == 1 and number % 3 == 0)
+        ]
+    return found
+
+
+def train(setting: Setting, found: Logs, size: int) -> dict[tuple[int, int], list[float]]:
+    board = new_board(setting.plan, range(PARTITIONS))
+    runs = [
+        PartitionRun(
+            new_flow(setting.pipeline, setting.plan, partition, None, board=board),
+            None,
+            cut(found, "events", partition, [size]),
+            cut(found, "labels", partition, [size]),
+        )
+        for partition in range(PARTITIONS)
+    ]
+    return collect(drive_partitions(runs, board, NOW_MS), slice(None))
+
+
+def stream(setting: Setting, found: Logs, most: int) -> dict[tuple[int, int], list[float]]:
+    """Two workers; a crash of both in the middle, so that what waits for labels is restored from the changelog."""
+    cluster = Cluster(setting, found, [0, 1, 1], columns=slice(None))
+    for _ in range(4):
+        for partition in range(PARTITIONS):
+            cluster.receive("labels", partition, 1)
+            cluster.receive("events", partition, 1)
+            cluster.step(partition, most)
+            cluster.commit(partition)
+        for worker in (0, 1):
+            cluster.hear(worker)
+        for partition in range(PARTITIONS):
+            cluster.hear_questions(partition, 100)
+            cluster.answer(partition)
+            cluster.hear_answers(partition, 100)
+    cluster.crash(0, 1)
+    cluster.crash(1, 0)
+    cluster.finish()
+    return cluster.rows
+
+
+def bits(rows: dict[tuple[int, int], list[float]]) -> dict[tuple[int, int], bytes]:
+    return {place: np.array(row).tobytes() for place, row in rows.items()}
+
+
+def test_a_window_over_a_field_of_any_type_needs_no_label_in_a_run(setting: Setting) -> None:
+    whole = train(setting, logs(), 99)
+    assert len(whole) == 36
+    # Every window has something to say somewhere, and null never was a value.
+    assert np.isfinite(np.array(list(whole.values()))).any(axis=0).all()
+    assert bits(train(setting, logs(), 1)) == bits(whole)
+    assert bits(stream(setting, logs(), 1)) == bits(whole)
+
+
+def test_windows_of_events_that_have_no_labels_at_all(setting: Setting) -> None:
+    found = logs()
+    found.labels = [[] for _ in range(PARTITIONS)]
+    whole = train(setting, found, 99)
+    assert bits(stream(setting, found, 1)) == bits(whole)
+    labels = [f.window is not None and f.window.of == "labels" for f in setting.pipeline.features]
+    values = np.array(list(whole.values()))[:, labels]
+    assert not np.nan_to_num(values).any()
+
+
+def test_a_training_set_of_a_label_window_over_a_number_is_built(tmp_path: Path) -> None:
+    """The shortest file that has it: one window over an amount, and events that come before any label."""
+    path = tmp_path / "cards.toml"
+    path.write_text(
+        HEAD + 'amount = "float"\n[[features]]\nname = "lost"\ntype = "float"\n'
+        'window = { of = "labels", key = ["card"], size = "2h", hop = "10m", aggregate = "mean", field = "amount" }\n'
+    )
+    pipeline = load(path)
+    made = Setting(pipeline, FeaturePlan.compile(pipeline, {}, {}))
+    found = Logs()
+    found.events[0] = [{**event(0, n), "amount": float(n)} for n in range(4)]
+    found.labels[0] = [label("0-1", 15, 1)]
+    rows = train(made, found, 1)
+    assert [row[0] for _, row in sorted(rows.items())][3] == 1.0
