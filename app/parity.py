@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from app.adapters.recordings import LABELS, RecordingError
 from app.adapters.row_writers import RowWriter
 from app.adapters.scratch_engine import ScratchEngine
 from app.bootstrap import compile_features
-from app.core.batches import Floats, Ints
+from app.core.batches import Column, Floats, Ints
 from app.core.decode import LabelDecoder
+from app.core.features import FeaturePlan
 from app.core.parity import TOLERANCE, FeatureParity
 from app.core.window_sql import ZERO_OF_NONE, create_tables, derive_tables, fields_used, unsupported, window_queries
 from app.offline import run_recording
@@ -111,11 +113,46 @@ class _Served:
 
 @dataclass
 class _Kept:
-    """Of one partition, for SQL: seq and offset of the compared events, and their served window values."""
+    """Of one partition, for SQL: the compared events, what was served of them, and what features made of windows read.
+
+    ``seq``: their numbers in the log. Lists grow by steps; `joined` makes one of each.
+    """
 
     seq: list[Ints] = field(default_factory=list)
     offsets: list[Ints] = field(default_factory=list)
-    values: list[Floats] = field(default_factory=list)
+    times_ms: list[Ints] = field(default_factory=list)
+    served: list[Floats] = field(default_factory=list)
+    columns: dict[str, list[Column]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, step: Step, rows: Ints, served: Floats, first: int, plan: FeaturePlan) -> None:
+        """Take rows of a step whose first applied event has the number ``first``."""
+        offsets = step.events.offsets[rows]
+        self.seq.append(first + np.searchsorted(step.applied.offsets, offsets))
+        self.offsets.append(offsets)
+        self.times_ms.append(step.events.event_time_ms[rows])
+        self.served.append(served)
+        for name in plan.derived_reads:
+            self.columns[name].append(step.events.columns[name][rows])
+
+    def joined(self) -> _Compared:
+        return _Compared(
+            np.concatenate(self.seq),
+            np.concatenate(self.offsets),
+            np.concatenate(self.times_ms),
+            np.concatenate(self.served),
+            {name: np.concatenate(parts) for name, parts in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What `_Kept` has, whole."""
+
+    seq: Ints
+    offsets: Ints
+    times_ms: Ints
+    served: Floats
+    columns: dict[str, Column]
 
 
 def run_parity(
@@ -136,10 +173,9 @@ def run_parity(
         When there is nothing to compare.
     """
     parity = Parity([FeatureParity(name) for name in pipeline.feature_names])
-    served = _Served(pipeline, part, table)
-    windows = [query.column for query in window_queries(pipeline)]
-    if not (with_sql and windows):
-        for step in _steps(pipeline, part):
+    served, plan = _Served(pipeline, part, table), compile_features(pipeline)
+    if not (with_sql and window_queries(pipeline)):
+        for step in _steps(pipeline, plan, part):
             _compare(parity, step, part, served, pipeline)
         _check_compared(parity, pipeline)
         return parity
@@ -149,28 +185,24 @@ def run_parity(
         for statement in create_tables(pipeline):
             engine.run(statement)
         counted = dict.fromkeys(part.partitions, 0)
-        for step in _steps(pipeline, part):
+        for step in _steps(pipeline, plan, part):
             first = counted[step.partition]
-            counted[step.partition] += len(step.events)
-            _load_events(engine, pipeline, step, first, counts=is_counted(step, part))
+            counted[step.partition] += len(step.applied)
+            _load_events(engine, pipeline, part, step, first)
             found = _compare(parity, step, part, served, pipeline)
             if found is not None:
-                rows, matrix = found
-                of = kept.setdefault(step.partition, _Kept())
-                of.seq.append(rows + first)
-                of.offsets.append(step.events.offsets[rows])
-                of.values.append(matrix[:, windows])
+                kept.setdefault(step.partition, _Kept()).add(step, *found, first, plan)
         _check_compared(parity, pipeline)
         _load_labels(engine, pipeline, part)
         for statement in derive_tables(pipeline):
             engine.run(statement)
-        _compare_sql(parity, engine, pipeline, kept)
+        _compare_sql(parity, engine, pipeline, plan, {at: of.joined() for at, of in sorted(kept.items())})
     return parity
 
 
-def _steps(pipeline: Pipeline, part: RecordingPart) -> Iterator[Step]:
-    for step in run_recording(pipeline, compile_features(pipeline), part, lambda _: None):
-        if len(step.events):
+def _steps(pipeline: Pipeline, plan: FeaturePlan, part: RecordingPart) -> Iterator[Step]:
+    for step in run_recording(pipeline, plan, part, lambda _: None):
+        if len(step.applied):
             yield step
 
 
@@ -218,8 +250,10 @@ def _compare(
     return taken, matrix
 
 
-def _load_events(engine: ScratchEngine, pipeline: Pipeline, step: Step, first: int, *, counts: bool) -> None:
-    events, n = step.events, len(step.events)
+def _load_events(engine: ScratchEngine, pipeline: Pipeline, part: RecordingPart, step: Step, first: int) -> None:
+    """Load the events that windows see, those included that were rejected afterwards."""
+    events, n = step.applied, len(step.applied)
+    counts = part.counts(step.partition, int(events.offsets[0]))
     engine.insert(
         "events",
         {
@@ -260,23 +294,39 @@ def _load_labels(engine: ScratchEngine, pipeline: Pipeline, part: RecordingPart)
             first += n
 
 
-def _compare_sql(parity: Parity, engine: ScratchEngine, pipeline: Pipeline, kept: dict[int, _Kept]) -> None:
+def _compare_sql(
+    parity: Parity, engine: ScratchEngine, pipeline: Pipeline, plan: FeaturePlan, kept: dict[int, _Compared]
+) -> None:
+    """Compare windows with SQL's, and what is made of windows with the same made of SQL's.
+
+    SQL's windows differ in the last bits, and an expression may make much of that. So a window that was served within
+    the tolerance of SQL's stands for it, and what is made of it must be equal to the last bit.
+    """
     queries = window_queries(pipeline)
     parity.sql = [FeatureParity(query.feature, TOLERANCE) for query in queries]
-    served = {
-        partition: (np.concatenate(of.seq), np.concatenate(of.offsets), np.concatenate(of.values))
-        for partition, of in sorted(kept.items())
-    }
-    begin = min(int(seq[0]) for seq, _, _ in served.values())
-    end = max(int(seq[-1]) for seq, _, _ in served.values()) + 1
-    size = max(1, _READS // len(served))
+    derived = [(column, FeatureParity(plan.names[column])) for column in plan.derived]
+    begin = min(int(of.seq[0]) for of in kept.values())
+    end = max(int(of.seq[-1]) for of in kept.values()) + 1
+    size = max(1, _READS // len(kept))
     for start in range(begin, end, size):
-        for place, (query, feature) in enumerate(zip(queries, parity.sql, strict=True)):
-            of, found, values = engine.read_values(query.for_reads(start, start + size))
-            for partition, (seq, offsets, matrix) in served.items():
-                rows = slice(*np.searchsorted(seq, (start, start + size)).tolist())
+        rows = {
+            partition: slice(*np.searchsorted(of.seq, (start, start + size)).tolist()) for partition, of in kept.items()
+        }
+        anew = {partition: of.served[rows[partition]].copy() for partition, of in kept.items()}
+        for query, feature in zip(queries, parity.sql, strict=True):
+            partitions, found, values = engine.read_values(query.for_reads(start, start + size))
+            for partition, of in kept.items():
                 computed = np.full(size, 0.0 if query.window.aggregate in ZERO_OF_NONE else np.nan)
-                ours = of == partition
+                ours = partitions == partition
                 computed[found[ours] - start] = values[ours]
-                was = np.ascontiguousarray(matrix[rows, place])
-                feature.add(partition, offsets[rows], was, computed[seq[rows] - start])
+                computed = computed[of.seq[rows[partition]] - start]
+                served = np.ascontiguousarray(of.served[rows[partition], query.column])
+                feature.add(partition, of.offsets[rows[partition]], served, computed)
+                anew[partition][:, query.column] = np.where(feature.is_same(served, computed), served, computed)
+        for partition, of in kept.items() if derived else ():
+            mine = rows[partition]
+            plan.derive(anew[partition], of.times_ms[mine], {name: column[mine] for name, column in of.columns.items()})
+            for column, feature in derived:
+                served, computed = of.served[mine, column], anew[partition][:, column]
+                feature.add(partition, of.offsets[mine], *map(np.ascontiguousarray, (served, computed)))
+    parity.sql += [feature for _, feature in derived]

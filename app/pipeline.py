@@ -2,11 +2,11 @@
 
 ::
 
-    receive_events ─▶ decode ─▶ features (stateless) ─┐
-                                                      ├─▶ merge by time ─▶ windows ─▶ score ─▶ Step
-    receive_labels ─▶ decode ─────────────────────────┘        │     ▲                  └─▶ sketches, pending ─▶ drain
-                                                               ▼     │
-                                       where windows are shared: add, wait for the other partitions
+    receive_events ─▶ decode ─▶ features (stateless) ─┐                       features
+                                                      ├─▶ merge ─▶ windows ─▶ made of ─▶ score ─▶ Step
+    receive_labels ─▶ decode ─────────────────────────┘   │   ▲    them                   └─▶ sketches, pending ─▶ drain
+                                                          ▼   │
+                                  where windows are shared: add, wait for the other partitions
 
 Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code
 and give the same bits, wherever the batches are cut.
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ from app.core.decode import EventDecoder, LabelDecoder
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
 from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
-from app.core.pending import PendingEvents, Scored
+from app.core.pending import REJECTED, PendingEvents, Scored
 from app.core.rejection_limit import RejectionLimit
 from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
 from app.core.repartition import Repartition
@@ -64,7 +65,10 @@ class _Queued:
 
 @dataclass(slots=True)
 class Step:
-    """What one run of events gave. Events, feature matrix, scores and versions stay aligned, in offset order."""
+    """What one run of events gave. Events, feature matrix, scores and versions stay aligned, in offset order.
+
+    ``applied``: the events that were counted in windows. They are ``events``, and those that were rejected afterwards.
+    """
 
     partition: int
     events: EventBatch
@@ -72,9 +76,24 @@ class Step:
     scores: Floats
     runs: list[tuple[int, int, ActiveModel]]
     labels: JoinedLabels
+    applied: EventBatch
     outgoing_scores: list[Outgoing] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     is_stale: bool = False  # scored without labels, or without others, that should have been waited for
+
+    def leave_out(self, rejected: list[int]) -> None:
+        """Keep what has a score: not the rows ``rejected`` (ascending), and no labels of such events."""
+        self.labels = self.labels.without(rejected)
+        if not rejected:
+            return
+        kept = np.setdiff1d(np.arange(len(self.events)), rejected)
+        edges = np.searchsorted(kept, np.array([run[:2] for run in self.runs], dtype=np.int64).reshape(-1, 2)).tolist()
+        whole: list[tuple[int, int, ActiveModel]] = []
+        for (start, stop), (*_, model) in zip(edges, self.runs, strict=True):
+            first = whole.pop()[0] if whole and whole[-1][2] is model else start
+            whole.append((first, stop, model))
+        self.runs = whole
+        self.events, self.matrix, self.scores = self.applied.take(kept), self.matrix[kept], self.scores[kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +188,7 @@ class PartitionPipeline:
         matrix, failed = self._plan.compute(events)
         if failed:
             good = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in failed])
-            rows = np.searchsorted(records.offsets, events.offsets)
-            moved = [Rejection(int(rows[r.position]), r.stage, r.reason, r.detail) for r in failed]
-            rejections = sorted([*rejections, *moved], key=lambda rejection: rejection.position)
+            rejections = _in_order(rejections, failed, events, records)
             events, matrix = events.take(good), matrix[good]
         queued = _Queued(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
         self.merge.add_events(queued, events.event_time_ms)
@@ -275,29 +292,33 @@ class PartitionPipeline:
         self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields, events), self._state)
         if self.shared is not None:
             self.shared.fill(matrix, events, merged.times_ms)
-        step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined, is_stale=stale)
+        failed = self._plan.derive(matrix, events.event_time_ms, events.columns)
+        rejected = [rejection.position for rejection in failed]
+        if queued is not None and failed:
+            queued.rejections = deque(_in_order(queued.rejections, failed, events, queued.records))
+        step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined, events, is_stale=stale)
         if models is not None and len(events):
             for run in models.runs(events.offsets, events.event_time_ms):
-                rows = slice(run.start, run.stop)
-                step.scores[rows] = run.model.scorer.score(matrix[rows])
-                step.runs.append((run.start, run.stop, run.model))
-                if self._with_drain:
-                    self.know(run.model.version, run.model.reference)
-                    self._sketch.add_scored(
-                        run.model.version,
-                        run.model.reference,
-                        events.event_time_ms[rows],
-                        matrix[rows],
-                        step.scores[rows],
-                    )
+                for start, stop in _between(run.start, run.stop, rejected):
+                    self._score(step, slice(start, stop), run.model)
             if self._with_outgoing:
                 self._encode_scores(step, now_ms, stale=stale)
-        segments = self._segments_of(step)
-        self._remember(step, merged, segments)
-        self._count_outcomes(step, segments, self._error_times(merged, joined, came_to_ms))
+        segments, versions = self._segments_of(step), _versions(step, rejected)
+        self._remember(step, merged, segments, versions)
+        self._count_outcomes(step, segments, versions, self._error_times(merged, joined, came_to_ms))
         self._pending.expire(self._event_watermark_ms)
+        if self._plan.can_reject_late:
+            step.leave_out(rejected)
         step.dead_letters = self._passed_label_letters(merged.labels)
         return step
+
+    def _score(self, step: Step, rows: slice, model: ActiveModel) -> None:
+        step.scores[rows] = model.scorer.score(step.matrix[rows])
+        step.runs.append((rows.start, rows.stop, model))
+        if self._with_drain:
+            self.know(model.version, model.reference)
+            times_ms = step.events.event_time_ms[rows]
+            self._sketch.add_scored(model.version, model.reference, times_ms, step.matrix[rows], step.scores[rows])
 
     def _nothing(self) -> tuple[EventBatch, Floats]:
         none = np.zeros(0, dtype=np.int64)
@@ -309,7 +330,7 @@ class PartitionPipeline:
         if not letters:
             return None
         events, matrix = self._nothing()
-        return Step(self.partition, events, matrix, np.zeros(0), [], JoinedLabels(), dead_letters=letters)
+        return Step(self.partition, events, matrix, np.zeros(0), [], JoinedLabels(), events, dead_letters=letters)
 
     def _passed_label_letters(self, applied: LabelBatch | None = None) -> list[DeadLetter]:
         """Rejected labels before the first queued one: after a restart, later ones would be read and rejected again."""
@@ -332,7 +353,13 @@ class PartitionPipeline:
             return [()] * len(step.events)
         return list(map(tuple, self._segments.find(step.matrix).T.tolist()))
 
-    def _remember(self, step: Step, merged: Merged[_Queued], segments: list[tuple[int, ...]]) -> None:
+    def _remember(
+        self,
+        step: Step,
+        merged: Merged[_Queued],
+        segments: list[tuple[int, ...]],
+        versions: list[tuple[int, int, str]],
+    ) -> None:
         """Keep the run's events until their labels come, except those whose label is in this very run."""
         if self._pipeline.labels is None:
             return
@@ -340,7 +367,7 @@ class PartitionPipeline:
         rows = list(zip(*fields, strict=True)) if fields else [()] * len(step.events)
         effective, times, scores = merged.times_ms.tolist(), step.events.event_time_ms.tolist(), step.scores.tolist()
         own_rows = step.labels.own_rows
-        for start, stop, version in _versions(step):
+        for start, stop, version in versions:
             for row in range(start, stop):
                 if row not in own_rows:
                     scored = Scored(effective[row], times[row], version, scores[row], rows[row], segments[row])
@@ -355,11 +382,17 @@ class PartitionPipeline:
         times: Ints = np.maximum(merged.label_times_ms[np.array(joined.places, dtype=np.int64)], watermarks)
         return times
 
-    def _count_outcomes(self, step: Step, segments: list[tuple[int, ...]], error_times_ms: Ints) -> None:
+    def _count_outcomes(
+        self,
+        step: Step,
+        segments: list[tuple[int, ...]],
+        versions: list[tuple[int, int, str]],
+        error_times_ms: Ints,
+    ) -> None:
         if not self._with_drain:
             return
         groups: dict[str, list[tuple[int, float, float, int, tuple[int, ...]]]] = defaultdict(list)
-        joined = step.labels.scored(_versions(step), step.events.event_time_ms, step.scores, segments)
+        joined = step.labels.scored(versions, step.events.event_time_ms, step.scores, segments)
         for label, at_ms, (version, time_ms, score, of_event) in zip(
             step.labels.label, error_times_ms.tolist(), joined, strict=True
         ):
@@ -555,10 +588,27 @@ def _features_record(names: tuple[str, ...]) -> type[msgspec.Struct]:
     return msgspec.defstruct("Features", [(place, float) for place in places], rename=rename, gc=False)
 
 
-def _versions(step: Step) -> list[tuple[int, int, str]]:
-    if not step.runs:
-        return [(0, len(step.events), "")]
-    return [(start, stop, model.version) for start, stop, model in step.runs]
+def _in_order(
+    rejections: Iterable[Rejection], failed: list[Rejection], events: EventBatch, records: RecordBatch
+) -> list[Rejection]:
+    """Rejections of records, and of events by their rows, all by their positions in ``records``."""
+    rows = np.searchsorted(records.offsets, events.offsets)
+    moved = [Rejection(int(rows[r.position]), r.stage, r.reason, r.detail) for r in failed]
+    return sorted([*rejections, *moved], key=lambda rejection: rejection.position)
+
+
+def _between(start: int, stop: int, rejected: list[int]) -> list[tuple[int, int]]:
+    """The stretches of start … stop - 1 without the rows ``rejected``."""
+    edges = [start - 1, *(row for row in rejected if start <= row < stop), stop]
+    return [(before + 1, after) for before, after in pairwise(edges) if before + 1 < after]
+
+
+def _versions(step: Step, rejected: list[int]) -> list[tuple[int, int, str]]:
+    """The stretches of one version each, in order; without models "" is the version of all."""
+    found = [(start, stop, model.version) for start, stop, model in step.runs]
+    if not found:
+        found = [(start, stop, "") for start, stop in _between(0, len(step.events), rejected)]
+    return sorted([*found, *((row, row + 1, REJECTED) for row in rejected)])
 
 
 def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floats]:

@@ -182,7 +182,7 @@ class _Checker:
             hint = suggest(name, self._kinds)
             if name in FUNCTIONS:
                 hint = f"call the function with arguments, as in {name}(…)"
-            raise self._error(node, f'there is no field, lookup column or earlier feature "{name}"; {hint}')
+            raise self._error(node, f'there is no field, lookup column or feature "{name}"; {hint}')
         self.names.add(name)
         return self._kinds[name]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 import keyword
+from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
-from schemas.expression import EVENT_TIME, IDENTIFIER, ExpressionError, Kind, parse, suggest
+from schemas.expression import EVENT_TIME, IDENTIFIER, Expression, ExpressionError, Kind, parse, suggest
+from schemas.feature_order import CircleError, order_features
 from schemas.pipeline import UNSEEN, Aggregate, EventField, Events, Feature, FeatureType, FieldType, Lookup, Window
 from schemas.toml_table import TomlTable
 
@@ -103,57 +105,71 @@ def read_lookups(top: TomlTable, fields: tuple[EventField, ...]) -> tuple[Lookup
 def read_features(
     top: TomlTable, events: Events, lookups: tuple[Lookup, ...], folder: Path, *, with_labels: bool
 ) -> tuple[Feature, ...]:
-    """The ``[[features]]``, in order; each may use the stateless features before it."""
-    kinds: dict[str, Kind] = {EVENT_TIME: "number"}
-    kinds |= {f"{lookup.name}.{column}": "any" for lookup in lookups for column in lookup.columns}
-    fields: dict[str, Kind] = {f.name: "text" if f.type == "string" else "number" for f in events.fields}
-    features: list[Feature] = []
-    windowed: set[str] = set()
+    """The ``[[features]]``, in order; each may read all others, windows included, but in no circle."""
+    tables = {}
+    known: dict[str, Kind] = {EVENT_TIME: "number"}
+    known |= {f"{lookup.name}.{column}": "any" for lookup in lookups for column in lookup.columns}
     for table in top.tables("features"):
         table.allow("name", "type", "expression", "window", "python", "arguments", "values")
         name = check_name(table, "name", table.text("name", fix='for example name = "amount"'))
         if name in RESERVED:
             table.fail("name", f'"{name}" is the name of another metric; call the feature something else')
-        if any(name == other.name for other in features):
+        if name in tables:
             table.fail("name", f'"{name}" is used by two features; rename one')
+        tables[name] = table
+        known[name] = "text" if table.word("type", get_args(FeatureType)) == "category" else "number"
+    fields: dict[str, Kind] = {f.name: "text" if f.type == "string" else "number" for f in events.fields}
+    known |= fields  # a field goes before a feature of its name
+    features: list[Feature] = []
+    reads: dict[str, frozenset[str]] = {}
+    for name, table in tables.items():
         kind = table.word("type", get_args(FeatureType))
         given = [key for key in ("expression", "window", "python") if key in table]
         if len(given) != 1:
             found = " and ".join(given) or "none"
             table.fail("", f"give exactly one of expression, window and python ({found} given)")
-        known = kinds | fields
         expression = window = python = None
         arguments: tuple[str, ...] = ()
         if "expression" in table:
-            expression = _expression(table, kind, known, windowed)
+            parsed = _expression(table, kind, known)
+            expression, reads[name] = table.text("expression"), parsed.names
         elif "python" in table:
             python = check_python(table, "python", table.text("python"), folder)
-            arguments = _arguments(table, known, windowed)
+            arguments = _arguments(table, known)
+            reads[name] = frozenset(arguments)
         else:
             window = _window(table.table("window"), kind, events, with_labels=with_labels)
-            windowed.add(name)
         if "arguments" in table and python is None:
             table.fail("arguments", "belong to python; remove the key")
-        values = _values(table, kind)
-        features.append(Feature(name, kind, expression, window, python, arguments, values))
-        if window is None:
-            kinds[name] = "text" if kind == "category" else "number"
+        features.append(Feature(name, kind, expression, window, python, arguments, _values(table, kind)))
     if not features:
         top.fail("features", "the pipeline has no features; add at least one [[features]] table")
+    _check_order(top, tables, reads, fields)
     return tuple(features)
 
 
-def _expression(table: TomlTable, kind: FeatureType, known: dict[str, Kind], windowed: set[str]) -> str:
-    text = table.text("expression")
+def _check_order(
+    top: TomlTable, tables: dict[str, TomlTable], reads: dict[str, frozenset[str]], fields: Collection[str]
+) -> None:
+    """Refuse circles, and names of which nobody can tell whether a field or a window is meant."""
+    windows = tables.keys() - reads.keys()
     try:
-        parsed = parse(text, known)
+        order = order_features({name: found.difference(fields) for name, found in reads.items()}, windows)
+    except CircleError as error:
+        top.fail("features", str(error))
+    for name, found in reads.items():
+        for both in sorted((found & windows.union(order.derived)).intersection(fields) - {name}):
+            where = "expression" if "expression" in tables[name] else "arguments"
+            tables[name].fail(
+                where,
+                f'"{both}" is an event field, and a feature that is a window or made of windows; rename the feature',
+            )
+
+
+def _expression(table: TomlTable, kind: FeatureType, known: dict[str, Kind]) -> Expression:
+    try:
+        parsed = parse(table.text("expression"), known)
     except ExpressionError as error:
-        for name in sorted(windowed):
-            if f'earlier feature "{name}"' in str(error):
-                table.fail(
-                    "expression",
-                    f'"{name}" is a window, which is known only after the expressions; name what is no window',
-                )
         table.fail("expression", str(error))
     if parsed.kind != "any" and (parsed.kind == "text") != (kind == "category"):
         if kind == "category":
@@ -161,22 +177,16 @@ def _expression(table: TomlTable, kind: FeatureType, known: dict[str, Kind], win
                 "expression", "gives a number, but a category needs text; change the type or name a string field"
             )
         table.fail("expression", f'gives text, but the type is {kind}; make it type = "category" with its values')
-    return text
+    return parsed
 
 
-def _arguments(table: TomlTable, known: dict[str, Kind], windowed: set[str]) -> tuple[str, ...]:
+def _arguments(table: TomlTable, known: dict[str, Kind]) -> tuple[str, ...]:
     arguments = table.texts("arguments", ())
     if not arguments:
         table.fail("arguments", 'names nothing; name what the function is called with, for example ["event_time"]')
     for name in arguments:
-        if name in windowed:
-            table.fail(
-                "arguments", f'"{name}" is a window, which is known only after the functions; name what is no window'
-            )
         if name not in known:
-            table.fail(
-                "arguments", f'there is no field, lookup column or earlier feature "{name}"; {suggest(name, known)}'
-            )
+            table.fail("arguments", f'there is no field, lookup column or feature "{name}"; {suggest(name, known)}')
     return arguments
 
 

@@ -171,4 +171,5 @@ def _rows(step: Step, rows: Ints) -> Step:
         step.scores[rows],
         [(0, len(rows), model)],
         step.labels,
+        step.applied,
     )

@@ -46,8 +46,9 @@ def command(
     """Compare the features that were served with the same features computed anew from a RECORDING or the topics.
 
     Twice: by the transformation that serves them, equal to the last bit; and, for windows, by SQL that is written from
-    their definition and runs in a scratch database of ClickHouse, equal within 1e-9. Scores that were served stale, or
-    by other features than the pipeline file's, are counted and not compared. Exit code 1 when any value differs.
+    their definition and runs in a scratch database of ClickHouse, equal within 1e-9. Features made of windows are made
+    anew of SQL's. Scores that were served stale, or by other features than the pipeline file's, are counted and not
+    compared. Exit code 1 when any value differs.
 
     \b
     Examples:
@@ -94,13 +95,13 @@ def _to_json(feature: FeatureParity) -> dict[str, Any]:
 
 
 def _describe(parity: Parity) -> list[str]:
-    by_sql = {feature.name: feature for feature in parity.sql}
+    found_by_sql = {feature.name: feature for feature in parity.sql}
     table = Table(header_style="bold")
     table.add_column("feature")
     for title in ("rows", "differ from transform", "largest", "differ from SQL", "largest"):
         table.add_column(title, justify="right")
     for feature in parity.transform:
-        other = by_sql.get(feature.name)
+        other = found_by_sql.get(feature.name)
         table.add_row(feature.name, f"{feature.rows:,}", *_cells(feature), *(_cells(other) if other else ("", "")))
     console = Console(width=120, highlight=False)
     with console.capture() as capture:
@@ -123,8 +124,10 @@ def _describe(parity: Parity) -> list[str]:
                 for row in feature.first
             ]
     if parity.is_equal:
-        windows = f"; {count(len(parity.sql), 'window')} within 1e-9 of SQL" if parity.sql else ""
-        lines.append(f"{count(parity.compared, 'event')}: served = computed, bit for bit{windows}.")
+        derived = sum(feature.tolerance == 0 for feature in parity.sql)
+        by_sql = f"; {count(len(parity.sql) - derived, 'window')} within 1e-9 of SQL" if parity.sql else ""
+        by_sql += f", and {count(derived, 'feature')} made of them" if derived else ""
+        lines.append(f"{count(parity.compared, 'event')}: served = computed, bit for bit{by_sql}.")
     return lines
 
 

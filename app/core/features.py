@@ -1,30 +1,41 @@
 """From events to feature vectors, by one definition for stream, training, batch and REST.
 
-In two steps. `FeaturePlan.compute` is stateless: expressions, lookups, Python; a row depends on its event alone.
-`FeaturePlan.apply` then fills the window columns in the order in which events and outcomes are merged, and advances the
-state.
+In three steps. `FeaturePlan.compute` is stateless: expressions, lookups, Python; a row depends on its event alone.
+`FeaturePlan.apply` fills the window columns in the order in which events and outcomes are merged, and advances the
+state. `FeaturePlan.derive` then fills what is made of windows, when all of these are known; again a row by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from app.core.batches import Column, EventBatch, Floats, Outcomes, Rejection
+from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes, Rejection
 from app.core.expressions import Columns, compile_expression
 from app.core.lookups import LookupTable
 from app.core.row_cache import RowCache
 from app.core.shared_plan import SharedPlan
 from app.core.windows import FeatureState, WindowPlan
-from schemas.expression import EVENT_TIME, ExpressionError, Kind, parse
+from schemas.expression import EVENT_TIME, Expression, ExpressionError, Kind, parse
+from schemas.feature_order import order_features
 from schemas.pipeline import Feature, FeatureType, Pipeline, PipelineError
 
 #: Columns and number of rows in; a column, and why rows have none (position -> detail).
-_Step = Callable[[Columns, int], tuple[Column, dict[int, str]]]
+_Run = Callable[[Columns, int], tuple[Column, dict[int, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A feature that is no window: its column of the matrix, the names it reads, and how it is made of them."""
+
+    column: int
+    feature: Feature
+    reads: frozenset[str]
+    run: _Run
 
 
 class FeaturePlan:
@@ -41,13 +52,21 @@ class FeaturePlan:
         Event fields that must be kept until the event's label comes (columns of `Outcomes` besides "label").
     shared
         The windows that are shared between partitions; `apply` leaves their columns alone.
+    derived
+        Columns of the features that are made of windows.
+    derived_reads
+        Columns of an `EventBatch` that these are made of besides.
+    can_reject_late
+        Whether some of these are Python's, and so may fail when the event has been counted in windows.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        steps: list[tuple[int, Feature, _Step]],
+        stateless: list[_Step],
+        derived: list[_Step],
         lookups: list[LookupTable],
+        *,
         windows: WindowPlan,
         shared: SharedPlan,
     ) -> None:
@@ -57,7 +76,18 @@ class FeaturePlan:
         self.category_sizes: dict[str, int] = {f.name: len(f.values) + 1 for f in features if f.type == "category"}
         self.outcome_fields: tuple[str, ...] = tuple(sorted({*windows.outcome_fields, *shared.outcome_fields}))
         self.shared = shared
-        self._steps = steps
+        self.derived: tuple[int, ...] = tuple(step.column for step in derived)
+        self.can_reject_late = any(step.feature.python is not None for step in derived)
+        self._stateless = stateless
+        self._derived = derived
+        fields = {field.name for field in pipeline.events.fields}
+        made_here = {step.feature.name for step in derived} - fields
+        reads = {name for step in derived for name in step.reads} - {EVENT_TIME} - made_here
+        #: The matrix has the numbers among the other features; texts and columns of lookups go with the events.
+        numbers = {f.name: column for column, f in enumerate(features) if f.type != "category" and f.name not in fields}
+        self._numbers = [(name, numbers[name]) for name in sorted(reads & numbers.keys())]
+        self._carried = sorted(reads - fields - numbers.keys())
+        self.derived_reads: tuple[str, ...] = tuple(sorted(reads - numbers.keys()))
         self._lookups = lookups
         self._windows = windows
         self._codes: dict[str, dict[str | None, float]] = {
@@ -93,35 +123,28 @@ class FeaturePlan:
         kinds: dict[str, Kind] = {EVENT_TIME: "number"}
         for lookup in pipeline.lookups:
             kinds |= {f"{lookup.name}.{column}": kind for column, kind in lookups[lookup.name].kinds.items()}
-        steps: list[tuple[int, Feature, _Step]] = []
-        used: set[str] = set()
+        kinds |= {feature.name: "text" if feature.type == "category" else "number" for feature in pipeline.features}
+        kinds |= fields  # a field goes before a feature of its name
+        steps: dict[str, _Step] = {}
         for column, feature in enumerate(pipeline.features):
-            if feature.window is not None:
-                continue
             if feature.expression is not None:
-                try:
-                    expression = parse(feature.expression, kinds | fields)
-                except ExpressionError as error:
-                    raise PipelineError(f"{pipeline.path}: features.{feature.name}.expression: {error}.") from None
-                if (expression.kind == "text") != (feature.type == "category"):
-                    raise PipelineError(
-                        f"{pipeline.path}: features.{feature.name}.expression: gives a {expression.kind}, but the type "
-                        f"is {feature.type}; only a category is made of text."
-                    )
-                used |= expression.names
-                steps.append((column, feature, _expression_step(compile_expression(expression))))
-            else:
-                assert feature.python is not None
-                used |= set(feature.arguments)
-                steps.append((column, feature, _python_step(feature, python_functions[feature.python])))
-            kinds[feature.name] = "text" if feature.type == "category" else "number"
+                expression = _parse(pipeline, feature, kinds)
+                run = _expression_run(compile_expression(expression))
+                steps[feature.name] = _Step(column, feature, expression.names, run)
+            elif feature.python is not None:
+                run = _python_run(feature, python_functions[feature.python])
+                steps[feature.name] = _Step(column, feature, frozenset(feature.arguments), run)
+        windowed = {feature.name for feature in pipeline.features if feature.window is not None}
+        order = order_features({name: step.reads.difference(fields) for name, step in steps.items()}, windowed)
+        used = {name for step in steps.values() for name in step.reads}
         tables = [
             lookups[lookup.name]
             for lookup in pipeline.lookups
             if any(name.startswith(f"{lookup.name}.") for name in used)
         ]
         windows = WindowPlan.compile(replace(pipeline, features=tuple(map(_without_shared, pipeline.features))))
-        return cls(pipeline, steps, tables, windows, SharedPlan.compile(pipeline))
+        stateless, derived = ([steps[name] for name in names] for names in (order.stateless, order.derived))
+        return cls(pipeline, stateless, derived, tables, windows=windows, shared=SharedPlan.compile(pipeline))
 
     def compute(self, events: EventBatch) -> tuple[Floats, list[Rejection]]:
         """The stateless features.
@@ -130,7 +153,7 @@ class FeaturePlan:
         -------
         Matrix of n events x features, NaN where a value is missing and in window columns (float64 throughout: int and
         bool as numbers, categories as codes); and a rejection, by its position, of each event for which a Python
-        feature failed.
+        feature failed. What derived features read besides the matrix is added to the columns of ``events``.
         """
         rows = len(events)
         matrix = np.full((rows, len(self.names)), np.nan)
@@ -138,18 +161,10 @@ class FeaturePlan:
         for table in self._lookups:
             joined = table.join([events.columns[field] for field in table.spec.keys.values()], events.event_time_ms)
             columns |= {f"{table.spec.name}.{name}": column for name, column in joined.items()}
-        failed: dict[int, str] = {}
-        for column, feature, step in self._steps:
-            values, failures = step(columns, rows)
-            for position, detail in failures.items():
-                failed.setdefault(position, detail)
-            if feature.name not in events.columns:  # a field of the same name goes first in later expressions
-                columns[feature.name] = values
-            matrix[:, column] = self._encode(feature, values)
-        rejections = [
-            Rejection(position, "features", "python_feature", failed[position]) for position in sorted(failed)
-        ]
-        return matrix, rejections
+        failed = self._fill(self._stateless, matrix, columns)
+        for name in self._carried:
+            events.columns[name] = columns[name]
+        return matrix, _rejections(failed, "python_feature")
 
     def new_state(self, *, with_changelog: bool = True, rows: RowCache | None = None) -> FeatureState:
         """An empty state for one partition; without a changelog nothing is to be drained from it."""
@@ -161,6 +176,36 @@ class FeaturePlan:
         Each event reads its windows, then counts itself; outcome j counts before event ``outcomes.before[j]`` reads.
         """
         state.apply(matrix, events, outcomes)
+
+    def derive(self, matrix: Floats, event_time_ms: Ints, columns: Mapping[str, Column]) -> list[Rejection]:
+        """Fill the columns of what is made of windows, of rows whose windows are all filled.
+
+        Parameters
+        ----------
+        columns
+            Those of `derived_reads`, others left alone.
+
+        Returns
+        -------
+        A rejection, by its row, of each event for which a Python feature failed.
+        """
+        if not self._derived or not len(matrix):
+            return []
+        known: Columns = {EVENT_TIME: event_time_ms.astype(np.float64)}
+        known |= {name: columns[name] for name in self.derived_reads}
+        known |= {name: np.ascontiguousarray(matrix[:, column]) for name, column in self._numbers}
+        return _rejections(self._fill(self._derived, matrix, known), "derived_feature")
+
+    def _fill(self, steps: Sequence[_Step], matrix: Floats, columns: Columns) -> dict[int, str]:
+        """Compute features in their order into ``matrix`` and ``columns``; why rows have none (position -> detail)."""
+        failed: dict[int, str] = {}
+        for step in steps:
+            values, failures = step.run(columns, len(matrix))
+            for position, detail in failures.items():
+                failed.setdefault(position, detail)
+            columns.setdefault(step.feature.name, values)  # a field of the same name goes first in other expressions
+            matrix[:, step.column] = self._encode(step.feature, values)
+        return failed
 
     def _encode(self, feature: Feature, values: Column) -> Floats:
         if feature.type != "category":
@@ -175,11 +220,28 @@ def _without_shared(feature: Feature) -> Feature:
     return replace(feature, window=None) if is_shared else feature
 
 
-def _expression_step(evaluate: Callable[[Columns, int], Column]) -> _Step:
+def _parse(pipeline: Pipeline, feature: Feature, kinds: Mapping[str, Kind]) -> Expression:
+    try:
+        expression = parse(feature.expression or "", kinds)
+    except ExpressionError as error:
+        raise PipelineError(f"{pipeline.path}: features.{feature.name}.expression: {error}.") from None
+    if (expression.kind == "text") != (feature.type == "category"):
+        raise PipelineError(
+            f"{pipeline.path}: features.{feature.name}.expression: gives a {expression.kind}, but the type is"
+            f" {feature.type}; only a category is made of text."
+        )
+    return expression
+
+
+def _rejections(failed: Mapping[int, str], reason: str) -> list[Rejection]:
+    return [Rejection(position, "features", reason, failed[position]) for position in sorted(failed)]
+
+
+def _expression_run(evaluate: Callable[[Columns, int], Column]) -> _Run:
     return lambda columns, rows: (evaluate(columns, rows), {})
 
 
-def _python_step(feature: Feature, function: Callable[..., Any]) -> _Step:
+def _python_run(feature: Feature, function: Callable[..., Any]) -> _Run:
     """Call ``function`` once for all rows; when it fails, once for each row, to find those that make it fail."""
 
     def run(columns: Columns, rows: int) -> tuple[Column, dict[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes
 from app.core.merge import Merged
-from app.core.pending import PendingEvents, Scored
+from app.core.pending import REJECTED, PendingEvents, Scored
 
 
 @dataclass(slots=True)
@@ -86,6 +87,29 @@ class JoinedLabels:
         for name, values in zip(fields, self.columns, strict=True):
             columns[name] = np.array(values, dtype=events.columns[name].dtype)
         return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
+
+    def without(self, rejected: Sequence[int]) -> JoinedLabels:
+        """The labels of events that have a score, as of a run without the rows ``rejected`` (ascending)."""
+        gone = set(rejected)
+        kept = [
+            at
+            for at, event in enumerate(self.events)
+            if (event not in gone if isinstance(event, int) else event.version != REJECTED)
+        ]
+
+        def moved(row: int) -> int:
+            return row - bisect_left(rejected, row)
+
+        return JoinedLabels(
+            before=[moved(self.before[at]) for at in kept],
+            places=[self.places[at] for at in kept],
+            event_id=[self.event_id[at] for at in kept],
+            label=[self.label[at] for at in kept],
+            label_time_ms=[self.label_time_ms[at] for at in kept],
+            events=[moved(event) if isinstance(event := self.events[at], int) else event for at in kept],
+            columns=[[column[at] for at in kept] for column in self.columns],
+            own_rows={moved(row) for row in self.own_rows - gone},
+        )
 
     def scored(
         self,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.core.batches import Floats, Ints
 
@@ -52,20 +53,25 @@ class FeatureParity:
         (3, 1, 0.25)
         """
         self.rows += len(offsets)
-        both_missing = np.isnan(served) & np.isnan(computed)
+        same = self.is_same(served, computed)
+        apart = np.abs(served - computed)[~(np.isnan(served) & np.isnan(computed))]
+        if len(apart):
+            # A value that one side alone has is infinitely far away.
+            self.largest = max(self.largest, float(np.where(np.isnan(apart), math.inf, apart).max()))
+        differing = np.flatnonzero(~same)
+        self.different += len(differing)
+        for row in differing[: KEEP - len(self.first)].tolist():
+            self.first.append(DifferentRow(partition, int(offsets[row]), _value(served[row]), _value(computed[row])))
+
+    def is_same(self, served: Floats, computed: Floats) -> NDArray[np.bool_]:
+        """Where two values do not differ."""
         if self.tolerance:
             size = np.maximum(1.0, np.maximum(np.abs(served), np.abs(computed)))
             same = np.abs(served - computed) <= self.tolerance * size
         else:
             same = served.view(np.int64) == computed.view(np.int64)
-        apart = np.abs(served - computed)[~both_missing]
-        if len(apart):
-            # A value that one side alone has is infinitely far away.
-            self.largest = max(self.largest, float(np.where(np.isnan(apart), math.inf, apart).max()))
-        differing = np.flatnonzero(~(same | both_missing))
-        self.different += len(differing)
-        for row in differing[: KEEP - len(self.first)].tolist():
-            self.first.append(DifferentRow(partition, int(offsets[row]), _value(served[row]), _value(computed[row])))
+        found: NDArray[np.bool_] = same | (np.isnan(served) & np.isnan(computed))
+        return found
 
     @property
     def is_equal(self) -> bool:

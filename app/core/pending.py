@@ -13,6 +13,9 @@ import msgspec
 
 _PREFIX = b"e"
 
+#: In place of a version: of an event that was rejected when it had been counted in windows. Its label counts there too.
+REJECTED = "rejected"
+
 
 class Scored(NamedTuple):
     """What is kept of a scored event until its label comes.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from app.adapters.python_features import load_functions
 from app.core.batches import RecordBatch
 from app.core.features import FeaturePlan
 from app.core.repartition_answerer import Answerer
@@ -107,11 +108,17 @@ class Setting:
     @classmethod
     def read(cls, folder: Path, repartitioned: str) -> Setting:
         """With "y" for each shared window that is repartitioned, and "n" for each other."""
-        path = folder / "cards.toml"
-        flags = tuple(", repartition = true" if flag == "y" else "" for flag in repartitioned)
-        path.write_text(SPECIFICATION % flags)
+        return cls.write(folder / "cards.toml", specification(repartitioned))
+
+    @classmethod
+    def write(cls, path: Path, text: str) -> Setting:
+        path.write_text(text)
         pipeline = load(path)
-        return cls(pipeline, FeaturePlan.compile(pipeline, {}, {}))
+        return cls(pipeline, FeaturePlan.compile(pipeline, {}, load_functions(pipeline)))
+
+
+def specification(repartitioned: str) -> str:
+    return SPECIFICATION % tuple(", repartition = true" if flag == "y" else "" for flag in repartitioned)
 
 
 # -- logs ------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def steps(pipeline: Pipeline, offsets: list[int], cut: int) -> list[Step]:
         n = len(part)
         events = EventBatch(part, part, ["c"] * n, [f"e{o}" for o in part.tolist()], {})
         matrix = np.tile(part[:, None] / 1000, (1, len(pipeline.features)))
-        found.append(Step(0, events, matrix, matrix[:, 0], [(0, n, model)], JoinedLabels()))
+        found.append(Step(0, events, matrix, matrix[:, 0], [(0, n, model)], JoinedLabels(), events))
     return found
 
 

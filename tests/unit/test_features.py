@@ -75,6 +75,11 @@ def write(x):
 
 def infinite(x):
     return np.full(len(x), np.inf)
+
+def joined(n, mean, zone, shop, t):
+    assert (n.dtype, mean.dtype, t.dtype) == (np.float64, np.float64, np.int64)
+    assert not any(column.flags.writeable for column in (n, mean, zone, shop, t))
+    return np.array([f"{z}{s}{int(k)}" if m == m else None for k, m, z, s in zip(n, mean, zone, shop)], dtype=object)
 """
 
 
@@ -142,6 +147,7 @@ def served(plan: FeaturePlan, batch: EventBatch, labels: Outcomes, state: Featur
     matrix, rejections = plan.compute(batch)
     assert rejections == []
     plan.apply(matrix, batch, labels, state)
+    assert plan.derive(matrix, batch.event_time_ms, batch.columns) == []
     return matrix
 
 
@@ -244,6 +250,95 @@ def test_an_event_does_not_count_itself_but_those_before_it(tmp_path: Path) -> N
     np.testing.assert_array_equal(matrix[:, 0], [0, 0, 1, 2, 1, 2, 0])
     np.testing.assert_array_equal(matrix[:, 1], [0, 0, 1, 1, 4, 12, 0])
     np.testing.assert_array_equal(matrix[:, 2], [NAN, NAN, 1, 1, 4, 6, NAN])
+
+
+def test_what_is_made_of_windows_has_every_type_and_reads_all_there_is(tmp_path: Path) -> None:
+    """Fields, lookups, stateless features, windows and each other, in no order of the file."""
+    built = Built(
+        tmp_path,
+        feature("at_night", "bool", "expression = \"hour(event_time, 'UTC') < 6 and steep\""),
+        feature("steep", "bool", 'expression = "ratio > 1.5"'),
+        feature("who", "category", 'python = "own.py:joined"\narguments = ["n", "usual", "zone", "shop", "event_time"]')
+        + 'values = ["xa1", "xa2"]\n',
+        feature("ratio", "float", 'expression = "in_euro / usual"'),
+        feature("steps", "int", 'expression = "floor(ratio) + rates.rate"'),
+        window("n", "events", ["customer"], "10m", "count"),
+        window("usual", "events", ["customer"], "10m", "mean", "amount"),
+        feature("in_euro", "float", 'expression = "amount * rates.rate"'),
+        feature("zone", "category", 'expression = "rates.zone"\nvalues = ["x"]'),
+    )
+    batch = events([HOUR_MS, HOUR_MS + 1, HOUR_MS + 2, 5 * HOUR_MS, 5 * HOUR_MS + 1], [4, 8, NAN, 3, 6])
+
+    matrix = served(built.plan, batch, outcomes(), built.plan.new_state())
+
+    expected = [
+        # at_night, steep, who, ratio, steps, n, usual, in_euro, zone; from 2:00 on the rate is 2 and the zone y
+        [NAN, NAN, NAN, NAN, NAN, 0, NAN, 4, 0],
+        [1, 1, 0, 2, 3, 1, 4, 8, 0],
+        [NAN, NAN, 1, NAN, NAN, 2, 6, NAN, 0],
+        [NAN, NAN, NAN, NAN, NAN, 0, NAN, 6, 1],
+        [1, 1, 2, 4, 6, 1, 3, 12, 1],
+    ]
+    np.testing.assert_array_equal(matrix, expected)
+    assert [built.plan.names[column] for column in built.plan.derived] == ["ratio", "steep", "at_night", "steps", "who"]
+    assert built.plan.derived_reads == ("rates.rate", "shop", "zone")
+
+
+def test_a_division_by_a_window_that_is_zero_or_missing_is_missing(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        window("spent", "events", ["customer"], "10m", "sum", "amount"),
+        window("usual", "events", ["customer"], "10m", "mean", "amount"),
+        feature("by_sum", "float", 'expression = "amount / spent"'),
+        feature("by_mean", "float", 'expression = "amount / usual"'),
+        feature("whole", "int", 'expression = "amount // spent"'),
+        feature("rest", "float", 'expression = "amount % spent"'),
+        feature("known", "float", 'expression = "coalesce(amount / usual, 1)"'),
+    )
+    # Nothing before it, a null before it, amounts that add up to nothing, and the amount itself a null.
+    batch = events([0, 1, 2, 3, 4], [5, NAN, -5, 7, 3], customers="cbbcb")
+    later = events([5, 6, 7], [5, 2, NAN], customers="bbc")
+    state = built.plan.new_state()
+
+    np.testing.assert_array_equal(
+        served(built.plan, batch, outcomes(), state),
+        [
+            [0, NAN, NAN, NAN, NAN, NAN, 1],
+            [0, NAN, NAN, NAN, NAN, NAN, 1],
+            [0, NAN, NAN, NAN, NAN, NAN, 1],
+            [5, 5, 7 / 5, 7 / 5, 1, 2, 7 / 5],
+            [-5, -5, -3 / 5, -3 / 5, -1, -2, -3 / 5],
+        ],
+    )
+    np.testing.assert_array_equal(
+        served(built.plan, later, outcomes(), state),
+        [
+            [-2, -1, -5 / 2, -5, -3, -1, -5],
+            [3, 1, 2 / 3, 2, 0, 2, 2],
+            [12, 6, NAN, NAN, NAN, NAN, 1],
+        ],
+    )
+
+
+def test_the_event_that_makes_a_function_over_windows_fail_is_rejected_alone(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        window("last", "events", ["customer"], "10m", "last", "amount"),
+        feature("twice", "float", 'expression = "half * 4"'),
+        feature("half", "float", 'python = "own.py:half"\narguments = ["last"]'),
+    )
+    batch = events([1, 2, 3], [13, 6, 5])
+    matrix, rejections = built.plan.compute(batch)
+    assert rejections == []
+    built.plan.apply(matrix, batch, outcomes(), built.plan.new_state())
+
+    rejections = built.plan.derive(matrix, batch.event_time_ms, batch.columns)
+
+    assert [(r.position, r.stage, r.reason, r.detail) for r in rejections] == [
+        (1, "features", "derived_feature", "half: ArithmeticError: thirteen is not halved")
+    ]
+    np.testing.assert_array_equal(matrix, [[NAN, NAN, NAN], [13, NAN, NAN], [6, 12, 3]])
+    assert built.plan.can_reject_late
 
 
 def test_a_label_is_seen_by_the_events_after_it_in_the_merge_alone(tmp_path: Path) -> None:

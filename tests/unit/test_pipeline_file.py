@@ -43,6 +43,11 @@ type = "float"
 window = { of = "events", key = ["customer"], size = "1h", hop = "5m", aggregate = "sum", field = "amount" }
 """
 
+
+def made(name: str, expression: str) -> str:
+    return f'[[features]]\nname = "{name}"\ntype = "float"\nexpression = "{expression}"\n'
+
+
 LOOKUP = """
 [lookups.rates]
 path = "rates.csv"
@@ -212,16 +217,16 @@ MISTAKES = [
     ('type = "float"', 'type = "category"', "features.amount.expression: gives a number, but a category needs text; change the type or name a string field."),
     ('expression = "log1p(amount)"', 'expression = "country"', 'features.amount.expression: gives text, but the type is float; make it type = "category" with its values.'),
     ('expression = "log1p(amount)"', "", "features.amount: give exactly one of expression, window and python (none given)."),
-    ('"log1p(amount)"', '"log1p(amout)"', 'features.amount.expression: "log1p(amout)", position 7: there is no field, lookup column or earlier feature "amout"; did you mean "amount"?'),
+    ('"log1p(amount)"', '"log1p(amout)"', 'features.amount.expression: "log1p(amout)", position 7: there is no field, lookup column or feature "amout"; did you mean "amount"?'),
     ('"log1p(amount)"', '"ln(amount)"', 'features.amount.expression: "ln(amount)", position 1: there is no function "ln"; use one of abs, clip'),
-    ('"log1p(amount)"', '"rates.rate"', 'features.amount.expression: "rates.rate", position 1: there is no field, lookup column or earlier feature "rates.rate"; use one of'),
+    ('"log1p(amount)"', '"rates.rate"', 'features.amount.expression: "rates.rate", position 1: there is no field, lookup column or feature "rates.rate"; use one of'),
     ('"log1p(amount)"', '"amount"\nvalues = ["a"]', 'features.amount.values: only a category has values; remove the key or make it type = "category".'),
     ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"', 'features.amount.values: a category needs its values, for example values = ["a", "b"].'),
     ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"\nvalues = ["a", "a"]', 'features.amount.values: "a" is named twice; name it once.'),
     ('type = "float"\nexpression = "log1p(amount)"', 'type = "category"\nexpression = "country"\nvalues = ["a", "unseen"]', 'features.amount.values: "unseen" is what all values are called that are not listed; leave it out.'),
     ('"log1p(amount)"', '"amount"\narguments = ["amount"]', "features.amount.arguments: belong to python; remove the key."),
     ('expression = "log1p(amount)"', 'python = "own.py:double"', 'features.amount.arguments: names nothing; name what the function is called with, for example ["event_time"].'),
-    ('expression = "log1p(amount)"', 'python = "own.py:double"\narguments = ["amnt"]', 'features.amount.arguments: there is no field, lookup column or earlier feature "amnt"; did you mean "amount"?'),
+    ('expression = "log1p(amount)"', 'python = "own.py:double"\narguments = ["amnt"]', 'features.amount.arguments: there is no field, lookup column or feature "amnt"; did you mean "amount"?'),
     ('expression = "log1p(amount)"', 'python = "own.py:duble"\narguments = ["amount"]', 'features.amount.python: own.py has no function "duble"; did you mean "double"?'),
     ('expression = "log1p(amount)"', 'python = "gone.py:double"\narguments = ["amount"]', "features.amount.python: there is no file"),
     ('expression = "log1p(amount)"', 'python = "broken.py:double"\narguments = ["amount"]', "features.amount.python: broken.py is not Python"),
@@ -244,7 +249,15 @@ MISTAKES = [
     ("WINDOW", WINDOW.replace('"sum"', '"median"'), 'features.spent.window.aggregate: "median" is not known; use "count", "sum", "mean", "variance", "min", "max", "last", "time_since_last", "distinct", "rate" or "share".'),
     ("WINDOW", WINDOW.replace('field = "amount"', 'field = "country"'), 'features.spent.window.field: "country" is no numeric field of events; use one of amount, time_ms.'),
     ("WINDOW", WINDOW.replace('type = "float"', 'type = "bool"'), "features.spent.window: a window gives a number, but the type is bool; make it int or float."),
-    ("WINDOW", WINDOW + '[[features]]\nname = "x"\ntype = "float"\nexpression = "spent / 2"', 'features.x.expression: "spent" is a window, which is known only after the expressions; name what is no window.'),
+    ("WINDOW", made("x", "y + 1") + made("y", "x - 1"), 'features: "x" is made of "y", "y" of "x", which is a circle; make one of them of something else.'),
+    ("WINDOW", made("x", "y + 1") + made("z", "x - 1") + made("y", "z * log1p(amount)"), 'features: "x" is made of "y", "y" of "z", "z" of "x", which is a circle; make one of them of something else.'),
+    ("WINDOW", made("x", "x / 2"), 'features: "x" is made of itself; make it of something else.'),
+    ("WINDOW", WINDOW + made("x", "spent / y") + '[[features]]\nname = "y"\ntype = "float"\npython = "own.py:double"\narguments = ["x"]', 'features: "x" is made of "y", "y" of "x", which is a circle; make one of them of something else.'),
+    ("WINDOW", made("x", "spend / 2") + WINDOW, 'features.x.expression: "spend / 2", position 1: there is no field, lookup column or feature "spend"; did you mean "spent"?'),
+    ("WINDOW", WINDOW + made("x", "where(spent > 1, country, 2)"), 'features.x.expression: "where(spent > 1, country, 2)", position 27: text and number are mixed; make both the same.'),
+    ("WINDOW", WINDOW + made("x", "country if spent > 1 else 'none'"), 'features.x.expression: gives text, but the type is float; make it type = "category" with its values.'),
+    ("WINDOW", WINDOW.replace('"spent"', '"time_ms"') + made("x", "log(time_ms)"), 'features.x.expression: "time_ms" is an event field, and a feature that is a window or made of windows; rename the feature.'),
+    ("WINDOW", WINDOW + made("time_ms", "spent / 2") + '[[features]]\nname = "y"\ntype = "float"\npython = "own.py:double"\narguments = ["time_ms"]', 'features.y.arguments: "time_ms" is an event field, and a feature that is a window or made of windows; rename the feature.'),
     ("LOOKUP", LOOKUP.replace("path", "file"), 'lookups.rates.file: unknown key; use one of columns, keys'),
     ("LOOKUP", LOOKUP.replace('country = "country"', 'country = "land"'), 'lookups.rates.keys: there is no event field "land" for country to equal; use one of'),
     ("LOOKUP", LOOKUP.replace('["rate"]', "[]"), "lookups.rates.columns: names no column; name those that features use."),
@@ -417,6 +430,39 @@ def test_a_window_whose_keys_are_divided_makes_another_feature_set(tmp_path: Pat
 
     assert read(tmp_path, shared.replace('delay = "1h"', 'delay = "1h", repartition = false')).feature_set == digest
     assert read(tmp_path, shared.replace('delay = "1h"', 'delay = "1h", repartition = true')).feature_set != digest
+
+
+def test_features_may_read_windows_and_each_other_in_any_order_of_the_file(tmp_path: Path) -> None:
+    text = SMALLEST + made("surprise", "log(ratio)") + made("ratio", "amount / spent") + WINDOW
+
+    assert [feature.name for feature in read(tmp_path, text).features] == ["amount", "surprise", "ratio", "spent"]
+
+
+def test_a_field_goes_before_the_feature_that_is_made_of_it(tmp_path: Path) -> None:
+    """As "amount" of `SMALLEST` is the logarithm of the field; with windows too, as long as nothing else asks for it."""
+    text = SMALLEST.replace("log1p(amount)", "amount / spent") + WINDOW
+
+    assert read(tmp_path, text).features[0].expression == "amount / spent"
+
+
+def test_what_is_made_of_windows_is_part_of_the_digest(tmp_path: Path) -> None:
+    python = '[[features]]\nname = "p"\ntype = "float"\npython = "own.py:double"\narguments = ["ratio"]\n'
+    text = SMALLEST + WINDOW + made("ratio", "amount / spent") + python
+    digests = {read(tmp_path, text).feature_set}
+    for what, by in (
+        ("amount / spent", "spent / amount"),
+        ("amount / spent", "amount / p"),
+        ('["ratio"]', '["spent"]'),
+    ):
+        changed = text.replace(what, by)
+        if "/ p" in by:
+            changed = changed.replace('["ratio"]', '["spent"]')  # else it is a circle
+        digests.add(read(tmp_path, changed).feature_set)
+    pipeline = read(tmp_path, text)
+    (tmp_path / "own.py").write_text("def double(x):\n    return x + x\n", encoding="utf-8")
+    digests.add(feature_set_digest(pipeline))
+
+    assert len(digests) == 5
 
 
 def test_the_order_of_features_is_part_of_the_digest(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from core_setting import SPECIFICATION as CARDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.adapters.python_features import load_functions
 from app.core.batches import Floats, RecordBatch
 from app.core.error_stream import Errors
 from app.core.features import FeaturePlan
@@ -55,6 +56,40 @@ expression = "amount > 0.5"
 """
 
 
+#: Features made of windows, in no order; a function among them fails for a fifth of the events or so.
+DERIVED = """
+[[features]]
+name = "surprise"
+type = "category"
+expression = "'much' if ratio > 2 else where(usual, shop, 'no shop')"
+values = ["much", "s0"]
+
+[[features]]
+name = "ratio"
+type = "float"
+expression = "amount / per_payment"
+
+[[features]]
+name = "per_payment"
+type = "float"
+expression = "amount_2h / count_1h"
+
+[[features]]
+name = "usual"
+type = "bool"
+python = "own.py:is_usual"
+arguments = ["count_1h", "is_large", "event_time"]
+
+"""
+
+OWN = """
+def is_usual(count, is_large, time):
+    if ((count == 2) | (is_large == 1) & (count == 0)).any():
+        raise ArithmeticError("two is one too many")
+    return (count < 2) & (time // 60_000 % 2 == 0)
+"""
+
+
 class RowScorer:
     """The mean of what is there, squeezed into (0, 1): every feature matters."""
 
@@ -87,14 +122,24 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return build(path)
 
 
-@pytest.fixture(scope="module", params=["whole", "in segments"])
-def either(request: pytest.FixtureRequest, setting: Setting, segmented: Setting) -> Setting:
-    return segmented if request.param == "in segments" else setting
+@pytest.fixture(scope="module")
+def derived(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    path = tmp_path_factory.mktemp("flow") / "cards.toml"
+    path.with_name("own.py").write_text(OWN)
+    more = SHOP + DERIVED + '[drift]\nsegments = ["shop", "surprise", "usual"]'
+    path.write_text(SPECIFICATION.replace("[drift]", more))
+    return build(path)
+
+
+@pytest.fixture(scope="module", params=["setting", "segmented", "derived"])
+def either(request: pytest.FixtureRequest) -> Setting:
+    found: Setting = request.getfixturevalue(request.param)
+    return found
 
 
 def build(path: Path) -> Setting:
     pipeline = load(path)
-    plan = FeaturePlan.compile(pipeline, {}, {})
+    plan = FeaturePlan.compile(pipeline, {}, load_functions(pipeline))
     generator = np.random.default_rng(1)
     matrix = generator.normal(size=(200, len(pipeline.features))).round(1)
     labels = (generator.random(200) < 0.5).astype(np.float64)
@@ -295,6 +340,8 @@ def test_many_are_as_one_by_one(
     assert many.seen(either.references) == expected
     assert some.seen(either.references) == expected
     assert len(many.scores) + len(many.event_letters) == len(events)
+    offsets = [letter.source.offset for letter in many.event_letters]
+    assert offsets == sorted(offsets)
     for version, errors in many.errors.items():
         assert errors == sorted(errors, key=lambda error: error[0])
         counts = [
@@ -488,6 +535,55 @@ def test_a_rejected_event_leaves_its_neighbours_scored_and_keeps_its_bytes(setti
         (6, "tombstone", None),
         (9, "wrong_type", events[3]),
     ]
+
+
+@pytest.mark.parametrize("cuts", [[1], [2], [99]])
+def test_an_event_that_fails_when_its_windows_are_known_has_counted_in_them_and_nowhere_else(
+    derived: Setting, cuts: list[int]
+) -> None:
+    """The third payment of a card within an hour (e4) makes the function fail."""
+    events = [event(0, 0), event(2, 1), b"rubbish", event(4, 2), b"more", event(6, 3), event(8, 40)]
+    labels = [label("e2", 30, 0), label("e4", 31)]
+    output = run(derived, *(log.cut(cuts) for log in logs_of(events, labels)), [])
+    assert [(letter.source.offset, letter.stage, letter.reason, letter.value) for letter in output.event_letters] == [
+        (6, "decode", "not_json", b"rubbish"),
+        (9, "features", "derived_feature", events[3]),
+        (12, "decode", "not_json", b"more"),
+    ]
+    assert output.event_letters[1].detail == "usual: ArithmeticError: two is one too many"
+    scores = {score.event_id: score for score in scores_of(output)}
+    assert list(scores) == ["e0", "e2", "e6", "e8"]
+    # Of its windows every later event knows: the count, the amount, and the label.
+    assert [scores[name].features["count_1h"] for name in scores] == [0, 1, 3, 4]
+    assert scores["e8"].features["amount_2h"] == (0 + 2 + 4 + 6) / 8
+    assert scores["e8"].features["per_payment"] == (0 + 2 + 4 + 6) / 8 / 4
+    assert scores["e8"].features["fraud_2h"] == 0.5
+    # It has no score, so its label says nothing of a decision.
+    assert [name for name, *_ in output.joined] == ["e2"]
+    assert [len(errors) for errors in output.errors.values()] == [1]
+    counts = output.counts["1.0.0", START_MS, "all"].to_counts(derived.references["1.0.0"])
+    assert (counts.n, counts.n_labels) == (4, 1)
+
+
+def test_a_label_of_a_repeated_id_is_that_of_the_event_that_failed_if_it_is_the_newest(derived: Setting) -> None:
+    events = [event(0, 0), event(2, 1), event(0, 2), event(6, 40)]
+    for cuts in ([1], [99]):
+        output = run(derived, *(log.cut(cuts) for log in logs_of(events, [label("e0", 20)])), [False])
+        assert [letter.reason for letter in output.event_letters] == ["derived_feature"]
+        assert output.joined == []
+        assert scores_of(output)[-1].features["fraud_2h"] == 1
+
+
+def test_rejections_that_come_late_count_towards_the_limit_in_the_order_of_the_log(derived: Setting) -> None:
+    limits = replace(derived.pipeline.limits, consecutive=3)
+    strict = Setting(replace(derived.pipeline, limits=limits), derived.plan, derived.models)
+    start = [event(0, 0), event(2, 1)]
+    for cuts in ([1], [99]):
+        three = [*start, b"rubbish", event(4, 2), b"rubbish"]
+        with pytest.raises(TooManyDeadLettersError, match="3 events in a row"):
+            run(strict, *(log.cut(cuts) for log in logs_of(three, [])), [])
+        apart = [*start, b"rubbish", event(4, 2), event(6, 3), b"rubbish"]
+        assert len(run(strict, *(log.cut(cuts) for log in logs_of(apart, [])), []).event_letters) == 3
 
 
 def test_a_rejected_label_goes_out_only_when_it_will_not_be_read_again(setting: Setting) -> None:
