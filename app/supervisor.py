@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from app.adapters.child_process import birth_mark
-from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.embedded_kafka import EmbeddedKafka, refuse_taken_port
 from app.adapters.home_lock import HomeLock
 from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
 from app.adapters.stack_error import StackError
@@ -77,6 +77,8 @@ class Stack:
         What to run, given the settings with ``kafka`` filled in; started in this order.
     kafka_port
         Of the embedded Kafka; 0 takes a free one.
+    http_port
+        What a child is told to listen on; when it is taken, nothing is started. 0: nothing of the kind.
     policy
         How long a crashed child (or Kafka) waits until it is started again.
     say, progress
@@ -91,6 +93,7 @@ class Stack:
         topics: Sequence[Topic],
         children: Callable[[Settings], Sequence[Child]],
         kafka_port: int = 0,
+        http_port: int = 0,
         policy: RestartPolicy | None = None,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[Download], None] = lambda _: None,
@@ -99,6 +102,7 @@ class Stack:
         self._pipeline = pipeline
         self._topics = topics
         self._build_children = children
+        self._http_port = http_port
         self._policy = policy or RestartPolicy()
         self._say = say
         self._children: list[SupervisedChild] = []
@@ -131,6 +135,8 @@ class Stack:
                 "stop it, or choose another by --home."
             )
         try:
+            if self._http_port:
+                refuse_taken_port(self._http_port, "--http-port")
             if self._kafka is not None:
                 self._kafka.start()
                 self.settings = replace(self.settings, kafka=self._kafka.bootstrap)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated
 
+import msgspec
 from aiohttp import web
 
+from app.adapters.http_server import ProblemError, busy, read_json, respond
 from app.core.alert_cases import AcknowledgeError
 from app.core.alerting import AlertBook
 
 LONGEST_NAME = 200
 LONGEST_WORDS = 2_000
+#: Room for both, with every character escaped.
+_MOST_BODY_BYTES = 1 << 15
+_EXAMPLE = '{"by": "ann", "why": "looking at the feed"}'
 
 Acknowledge = Callable[[str, str, str], Awaitable[None]]
 
@@ -65,43 +70,30 @@ class AlertAnswers:
             done.cancel()
 
 
-class AlertDesk:
-    """The handler of ``POST /api/v1/alerts/{alert_id}/acknowledge``.
+class Acknowledgement(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /api/v1/alerts/{alert_id}/acknowledge``."""
 
-    The content type is one that a foreign web page may not send without being let in by us.
-    """
+    by: Annotated[str, msgspec.Meta(max_length=LONGEST_NAME)]
+    why: Annotated[str, msgspec.Meta(max_length=LONGEST_WORDS)]
+
+
+class AlertDesk:
+    """The handler of ``POST /api/v1/alerts/{alert_id}/acknowledge``."""
 
     def __init__(self, acknowledge: Acknowledge) -> None:
         self._acknowledge = acknowledge
 
     async def acknowledge(self, request: web.Request) -> web.Response:
         """Take ``{"by": …, "why": …}``."""
-        if request.content_type != "application/json":
-            return _refuse("Send it as JSON with the header Content-Type: application/json.", 415)
-        try:
-            body = await request.json()
-        except ValueError:
-            body = None
-        by, why = (_read_text(body, key) for key in ("by", "why"))
+        body = await read_json(request, Acknowledgement, _MOST_BODY_BYTES, _EXAMPLE)
+        by, why = body.by.strip(), body.why.strip()
         if not by or not why:
-            return _refuse('Say who and why: {"by": "ann", "why": "looking at the feed"}.', 400)
-        if len(by) > LONGEST_NAME or len(why) > LONGEST_WORDS:
-            words = f"A name has at most {LONGEST_NAME} characters, and the words at most {LONGEST_WORDS}."
-            return _refuse(words, 400)
+            raise ProblemError(400, f"Say who and why: {_EXAMPLE}.")
         alert_id = request.match_info["alert_id"]
         try:
             await self._acknowledge(alert_id, by, why)
         except AcknowledgeError as error:
-            return _refuse(str(error), 404 if error.is_unknown else 409)
+            raise ProblemError(404 if error.is_unknown else 409, str(error)) from error
         except NotAtWorkError as error:
-            return _refuse(str(error), 503)
-        return web.json_response({"alert_id": alert_id, "state": "acknowledged", "by": by, "why": why})
-
-
-def _read_text(body: Any, key: str) -> str:
-    found = body.get(key) if isinstance(body, dict) else None
-    return found.strip() if isinstance(found, str) else ""
-
-
-def _refuse(why: str, status: int) -> web.Response:
-    return web.json_response({"error": why}, status=status)
+            raise busy(str(error), 5) from error
+        return respond({"alert_id": alert_id, "state": "acknowledged", "by": by, "why": why})

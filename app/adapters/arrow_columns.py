@@ -14,6 +14,11 @@ from schemas.tables import FLOAT_MAP, MAYBE_TIME, TABLES, TIME, Column, Table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+
+class UnfitRowsError(WarehouseError):
+    """Rows that no table of ours can hold: wrong whatever the warehouse is like."""
+
+
 _TIMESTAMP = pa.timestamp("ms", "UTC")
 
 # Strings travel as binary: keys and values of dead letters and the monitor's state are bytes of any kind.
@@ -52,17 +57,17 @@ def to_arrow(table: Table, columns: Mapping[str, ColumnValues]) -> Any:
         msg = (
             f"Table {table.name} has no column {', '.join(unknown)}; it has {', '.join(c.name for c in table.columns)}."
         )
-        raise WarehouseError(msg)
+        raise UnfitRowsError(msg)
     missing = [name for name in table.required if name not in columns]
     if missing:
         msg = f"Rows for table {table.name} lack the column {', '.join(missing)}."
-        raise WarehouseError(msg)
+        raise UnfitRowsError(msg)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         msg = (
             f"The columns for table {table.name} differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}."
         )
-        raise WarehouseError(msg)
+        raise UnfitRowsError(msg)
     present = [column for column in table.columns if column.name in columns]
     return pa.table({column.name: _to_array(table, column, columns[column.name]) for column in present})
 
@@ -78,11 +83,11 @@ def _to_array(table: Table, column: Column, values: ColumnValues) -> Any:
             array = pa.array(values, _ARROW_TYPES[column.type], from_pandas=nullable)
     except (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError) as error:
         msg = f"Column {column.name} of table {table.name} is {column.type} and cannot take these values: {error}."
-        raise WarehouseError(msg) from error
+        raise UnfitRowsError(msg) from error
     if array.null_count and not nullable:
         row = array.is_null().index(pa.scalar(value=True)).as_py()
         msg = f"Column {column.name} of table {table.name} cannot be null, and is in row {row}."
-        raise WarehouseError(msg)
+        raise UnfitRowsError(msg)
     return array
 
 

@@ -192,8 +192,7 @@ class EmbeddedKafka:
     def _launch(self, java: list[str], wanted_port: int) -> None:
         for attempt in range(ATTEMPTS):
             port = wanted_port or _free_port()
-            if not _is_free(port):
-                raise _port_in_use(port)
+            refuse_taken_port(port, "--kafka-port")
             properties = self._folder / "server.properties"
             properties.write_text(self._properties(port))
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
@@ -214,7 +213,7 @@ class EmbeddedKafka:
             if "Address already in use" not in said:
                 raise StackError(f"Kafka did not start; the end of {self.log_path}:\n{said}")
             if wanted_port or attempt == ATTEMPTS - 1:
-                raise _port_in_use(port)
+                raise port_in_use(port, "--kafka-port")
 
     def _properties(self, port: int) -> str:
         return render_properties(port=port, controller_port=_free_port(), data_folder="data")
@@ -292,19 +291,20 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _is_free(port: int) -> bool:
+def refuse_taken_port(port: int, option: str) -> None:
+    """`StackError` when something listens on a port of this machine; ``option`` chooses another."""
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
         )  # as Java does: connections just closed do not count
         try:
             probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            raise port_in_use(port, option) from error
 
 
-def _port_in_use(port: int) -> StackError:
+def port_in_use(port: int, option: str) -> StackError:
+    """What to do about a port that is taken."""
     return StackError(
-        f"Port {port} is in use: stop what listens there, or choose another by --kafka-port (0: any free one)."
+        f"Port {port} is in use: stop what listens there, or choose another by {option} (0: any free one)."
     )

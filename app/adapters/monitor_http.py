@@ -1,20 +1,23 @@
 """The monitor's HTTP side: health, metrics, the API, and a page for people.
 
-It trusts whoever can reach it, so it listens on this machine alone unless told otherwise. A query comes as JSON with
-its content type, which no foreign web page may send without being let in by us.
+It trusts whoever can reach it, so it listens on this machine alone unless told otherwise; `HttpServer` keeps out the
+browsers that others have sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from aiohttp import web
 
 from app.adapters.alert_answers import Acknowledge, AlertDesk
+from app.adapters.http_server import HttpServer, ProblemError, busy, read_json, respond
 from app.adapters.monitor_page import Page, render
 from app.adapters.row_intake import RowIntake
 from app.adapters.sql_gate import quote
@@ -40,8 +43,10 @@ METRICS = (
 
 DEFAULT_LIMIT = 1_000
 MOST_ROWS = 1_000_000
-_LONGEST_SQL_BYTES = 1 << 20
-
+#: The engine's own limit (max_query_size), and room for how JSON writes it.
+LONGEST_SQL = 1 << 18
+_MOST_BODY_BYTES = 2 * LONGEST_SQL
+_EXAMPLE = '{"sql": "SELECT …", "limit": 1000}'
 
 _COUNTS = """
 SELECT
@@ -98,6 +103,13 @@ ORDER BY state NOT IN ('raised', 'acknowledged'), at DESC, window_start DESC, ru
 """
 
 
+class Query(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /api/v1/query``."""
+
+    sql: Annotated[str, msgspec.Meta(max_length=LONGEST_SQL)]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = DEFAULT_LIMIT
+
+
 @dataclass(frozen=True)
 class Sample:
     """One value of a metric."""
@@ -120,24 +132,19 @@ class Sources:
 
 
 class MonitorHttp:
-    """Serves one monitor."""
+    """Serves one monitor; ``allowed_hosts`` as in `HttpServer`."""
 
-    def __init__(self, sources: Sources, warehouse: WarehouseThread) -> None:
+    def __init__(self, sources: Sources, warehouse: WarehouseThread, allowed_hosts: Iterable[str] = ()) -> None:
         self._sources = sources
         self._warehouse = warehouse
-        self._runner: web.AppRunner | None = None
-
-    async def start(self, host: str, port: int) -> str:
-        """Listen (port 0: a free one); the address."""
-        app = web.Application(client_max_size=_LONGEST_SQL_BYTES)
-        app.add_routes(
+        self._server = HttpServer(
             [
                 web.get("/", self._page),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.post("/api/v1/query", self._query),
-                web.post("/api/v1/rows", RowIntake(self._warehouse).take),
+                web.post("/api/v1/rows/{table}", RowIntake(self._warehouse).take),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/lag", self._lag),
                 web.get("/api/v1/models", self._models),
@@ -146,35 +153,32 @@ class MonitorHttp:
                 web.get("/api/v1/verdicts", self._verdicts),
                 web.get("/api/v1/alerts", self._alerts),
                 web.post("/api/v1/alerts/{alert_id}/acknowledge", AlertDesk(self._sources.acknowledge).acknowledge),
-            ]
+            ],
+            allowed_hosts,
         )
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        bound = self._runner.addresses[0]
-        name = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        return f"http://{name}:{bound[1]}"
+
+    async def start(self, host: str, port: int) -> str:
+        """See `HttpServer.start`."""
+        return await self._server.start(host, port)
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._server.stop()
 
     # -- health and numbers --------------------------------------------------------------------------------------------
 
     async def _healthz(self, _: web.Request) -> web.Response:
         health = self._sources.health()
-        return web.json_response({"ok": health.live, "why": health.why}, status=200 if health.live else 503)
+        return respond({"ok": health.live, "why": health.why}, 200 if health.live else 503)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         health = self._sources.health()
-        return web.json_response({"ok": health.ready, "why": health.why}, status=200 if health.ready else 503)
+        return respond({"ok": health.ready, "why": health.why}, 200 if health.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=expose(self._sources.samples()), content_type="text/plain")
 
     async def _lag(self, _: web.Request) -> web.Response:
-        return web.json_response(self._sources.lag())
+        return respond(self._sources.lag())
 
     async def _status(self, _: web.Request) -> web.Response:
         status = self._sources.status()
@@ -182,7 +186,7 @@ class MonitorHttp:
             status |= await self._counts()
         except WarehouseError as error:
             status["error"] = str(error)
-        return web.json_response(status)
+        return respond(status)
 
     async def _counts(self) -> dict[str, Any]:
         (counts,) = await self._ask(_COUNTS, 1)
@@ -191,21 +195,11 @@ class MonitorHttp:
     # -- the API -------------------------------------------------------------------------------------------------------
 
     async def _query(self, request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            return _refuse("Send the query as JSON with the header Content-Type: application/json.", 415)
-        try:
-            body = await request.json()
-        except ValueError:
-            return _refuse('The body is not JSON; send {"sql": "SELECT …", "limit": 1000}.')
-        sql, limit = (body.get("sql"), body.get("limit", DEFAULT_LIMIT)) if isinstance(body, dict) else (None, 0)
-        if not isinstance(sql, str) or not sql.strip():
-            return _refuse('The body has no SQL; send {"sql": "SELECT …", "limit": 1000}.')
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MOST_ROWS:
-            return _refuse(f"limit must be a whole number from 1 to {MOST_ROWS}.")
-        try:
-            result = await self._warehouse.ask(sql, limit)
-        except WarehouseError as error:
-            return _refuse(str(error), 503 if error.retryable else 400)
+        query = await read_json(request, Query, _MOST_BODY_BYTES, _EXAMPLE)
+        if not query.sql.strip():
+            raise ProblemError(400, f"The body has no SQL: send {_EXAMPLE}.")
+        with _errors_as_problems():
+            result = await self._warehouse.ask(query.sql, query.limit)
         text = await asyncio.to_thread(lambda: json.dumps(result.to_json()))  # many rows take a while
         return web.json_response(text=text)
 
@@ -231,26 +225,19 @@ class MonitorHttp:
         if not now:
             return await self._list(request, "alerts", "* EXCEPT (pipeline)", "alerts", "at DESC, alert_id, state")
         if now not in {"open", "all"}:
-            return _refuse("now must be open or all.")
-        try:
-            alerts = await self._ask(_OPEN_ALERTS if now == "open" else _ALERTS_NOW, DEFAULT_LIMIT)
-        except WarehouseError as error:
-            return _refuse(str(error), 503)
-        return web.json_response({"alerts": alerts})
+            raise ProblemError(400, "now must be open or all.")
+        with _errors_as_problems():
+            return respond({"alerts": await self._ask(_OPEN_ALERTS if now == "open" else _ALERTS_NOW, DEFAULT_LIMIT)})
 
     async def _list(self, request: web.Request, name: str, columns: str, table: str, order: str) -> web.Response:
         """Newest rows of a table; ``?limit=N&version=V``."""
-        limit = request.query.get("limit", str(DEFAULT_LIMIT))
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MOST_ROWS:
-            return _refuse(f"limit must be a whole number from 1 to {MOST_ROWS}.")
+        limit = _read_limit(request.query.get("limit", str(DEFAULT_LIMIT)))
         condition = f"pipeline = {quote(self._sources.pipeline)}"
         if "version" in request.query:
             condition += f" AND version = {quote(request.query['version'])}"
         sql = f"SELECT {columns} FROM streamgauge.{table} WHERE {condition} ORDER BY {order}"  # noqa: S608  # quoted
-        try:
-            return web.json_response({name: await self._rows(sql, int(limit))})
-        except WarehouseError as error:
-            return _refuse(str(error), 503)
+        with _errors_as_problems():
+            return respond({name: await self._rows(sql, limit)})
 
     async def _page(self, _: web.Request) -> web.Response:
         page = Page(self._sources.pipeline, self._sources.status(), self._sources.lag(), self._sources.health())
@@ -280,6 +267,20 @@ class MonitorHttp:
         return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
 
 
+@contextmanager
+def _errors_as_problems() -> Iterator[None]:
+    try:
+        yield
+    except WarehouseError as error:
+        raise (busy(str(error), 5) if error.retryable else ProblemError(400, str(error))) from error
+
+
+def _read_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MOST_ROWS):
+        raise ProblemError(400, f"limit must be a whole number from 1 to {MOST_ROWS}.")
+    return int(text)
+
+
 def expose(samples: Iterable[Sample]) -> str:
     """Samples in Prometheus' text format, in the order of `METRICS`."""
     by_name: dict[str, list[Sample]] = {}
@@ -296,7 +297,3 @@ def expose(samples: Iterable[Sample]) -> str:
                 f"{metric.name}{{{labels}}} {sample.value:.12g}" if labels else f"{metric.name} {sample.value:.12g}"
             )
     return "\n".join(lines) + "\n"
-
-
-def _refuse(why: str, status: int = 400) -> web.Response:
-    return web.json_response({"error": why}, status=status)

@@ -90,6 +90,10 @@ class WarehouseThread:
                 self._note_success()
                 return result
 
+    async def try_once(self, run: Callable[[Warehouse], T]) -> T:
+        """Run in the writing thread for somebody else, who repeats what fails; it says nothing of our own writing."""
+        return await asyncio.get_running_loop().run_in_executor(self._writing, run, self._warehouse)
+
     async def ask(self, sql: str, limit: int) -> QueryResult:
         """Answer a query that only reads, beside the writing."""
         return await asyncio.get_running_loop().run_in_executor(

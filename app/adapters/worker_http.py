@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
+
+from app.adapters.http_server import HttpServer, respond
 
 
 @dataclass(frozen=True)
@@ -47,37 +49,32 @@ class Health:
 
 
 class WorkerHttp:
-    """Serves ``/healthz``, ``/readyz`` and ``/metrics``."""
+    """Serves ``/healthz``, ``/readyz`` and ``/metrics``; ``allowed_hosts`` as in `HttpServer`."""
 
-    def __init__(self, health: Callable[[], Health], values: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self, health: Callable[[], Health], values: Callable[[], Mapping[str, float]], allowed_hosts: Iterable[str] = ()
+    ) -> None:
         self._health = health
         self._values = values
-        self._runner: web.AppRunner | None = None
+        self._server = HttpServer(
+            [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)],
+            allowed_hosts,
+        )
 
     async def start(self, host: str, port: int) -> str:
-        """Listen (port 0: a free one); the address."""
-        app = web.Application()
-        app.add_routes(
-            [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
-        )
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        bound = self._runner.addresses[0]
-        return f"http://{bound[0]}:{bound[1]}"
+        """See `HttpServer.start`."""
+        return await self._server.start(host, port)
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._server.stop()
 
     async def _healthz(self, _: web.Request) -> web.Response:
         health = self._health()
-        return web.json_response({"ok": health.live, "why": health.why}, status=200 if health.live else 503)
+        return respond({"ok": health.live, "why": health.why}, 200 if health.live else 503)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         health = self._health()
-        return web.json_response({"ok": health.ready, "why": health.why}, status=200 if health.ready else 503)
+        return respond({"ok": health.ready, "why": health.why}, 200 if health.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         values = self._values()

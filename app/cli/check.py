@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ import numpy as np
 
 from app.adapters.lookup_files import load_lookups
 from app.adapters.model_announcer import read_timeline
+from app.adapters.monitor_client import MonitorError, ask_monitor
 from app.adapters.python_features import load_functions
 from app.adapters.run_file import find_kafka, read_run
 from app.adapters.source import SourceError, cut_batches, read_source
@@ -32,6 +32,18 @@ SAMPLE_EVENTS = 2_000
 #: How long a server has to answer.
 ANSWER_S = 5.0
 
+#: Errors whose sentence says what to do.
+EXPECTED = (
+    PipelineError,
+    SourceError,
+    StackError,
+    WarehouseError,
+    MonitorError,
+    RegistryError,
+    ManifestError,
+    OSError,
+)
+
 State = Literal["ok", "problem", "skipped"]
 
 
@@ -48,7 +60,7 @@ def _find(check: str, look: Callable[[], str]) -> Finding:
     """Run one check; it returns what it found or raises an expected error that says what to do."""
     try:
         return Finding(check, "ok", look())
-    except (PipelineError, SourceError, StackError, WarehouseError, RegistryError, ManifestError, OSError) as error:
+    except EXPECTED as error:
         return Finding(check, "problem", " ".join(str(error).split()))
 
 
@@ -201,9 +213,5 @@ def _ask_server(url: str) -> str:
 
 
 def _ask_monitor(address: str) -> str:
-    body = json.dumps({"sql": "SELECT 1", "limit": 1}).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{address}/api/v1/query", body, headers)  # noqa: S310  # our own run file names it
-    with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310
-        answer.read()
+    ask_monitor(address, "/api/v1/query", json.dumps({"sql": "SELECT 1", "limit": 1}).encode(), timeout_s=ANSWER_S)
     return f"the embedded engine answers through the monitor at {address}"

@@ -18,6 +18,8 @@ from app.adapters.run_file import find_kafka
 from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.warehouse_thread import WarehouseThread
+from app.cli.http_options import HttpPlace, http_options
+from app.exit_codes import EXIT_CONFIG
 from app.monitor import Monitor, sources
 from app.ports import WarehouseError
 from app.settings import Settings
@@ -33,9 +35,8 @@ WAREHOUSE_DEADLINE_S = 30.0
 @click.option(
     "--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="The pipeline to watch."
 )
-@click.option("--http-host", default="127.0.0.1", show_default=True, help="Where the page and the API listen.")
-@click.option("--http-port", type=click.IntRange(0, 65535), default=0, help="Their port; 0 (default): a free one.")
-def command(name: str, http_host: str, http_port: int) -> None:
+@http_options("the page and the API")
+def command(*, name: str, http_host: str, http_port: int, allowed_hosts: tuple[str, ...]) -> None:
     """Bring scores into ClickHouse, close windows, test for drift, raise alerts; until SIGTERM or Ctrl-C.
 
     Several may run: one works, the others stand by. Exit codes: 0 stopped, 1 could not start, 2 wrong usage, 75 failed
@@ -51,7 +52,8 @@ def command(name: str, http_host: str, http_port: int) -> None:
     url = settings.clickhouse
     warehouse = ClickHouseWarehouse(url) if url else ClickHouseWarehouse(path=settings.home / "clickhouse")
     with threadpool_limits(1):
-        code, why = asyncio.run(_watch(pipeline, bootstrap, WarehouseThread(warehouse), http_host, http_port))
+        place = HttpPlace(http_host, http_port, allowed_hosts)
+        code, why = asyncio.run(_watch(pipeline, bootstrap, WarehouseThread(warehouse), place))
     if why:
         click.echo(f"Error: {why}", err=True)
     sys.stdout.flush()
@@ -59,9 +61,7 @@ def command(name: str, http_host: str, http_port: int) -> None:
     os._exit(code)  # threads of Faust and of the driver may outlive a failed connection; all of ours is closed by now
 
 
-async def _watch(
-    pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread, host: str, port: int
-) -> tuple[int, str]:
+async def _watch(pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread, place: HttpPlace) -> tuple[int, str]:
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
         await warehouse.open(WAREHOUSE_DEADLINE_S)
@@ -71,12 +71,12 @@ async def _watch(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, monitor.stop)
-    http = MonitorHttp(sources(monitor), warehouse)
+    http = MonitorHttp(sources(monitor), warehouse, place.allowed_hosts)
     try:
         try:
-            address = await http.start(host, port)
+            address = await http.start(place.host, place.port)
         except OSError as error:
-            return 1, f"The page cannot listen on {host}:{port} ({error.strerror}): choose another --http-port."
+            return EXIT_CONFIG, place.explain(error)
         click.echo(json.dumps({"ready": True, "http": address}))
         sys.stdout.flush()
         return await monitor.run(), monitor.failure

@@ -6,8 +6,7 @@ import csv
 import json
 import re
 import sys
-import urllib.error
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
+from app.adapters.monitor_client import AwayError, MonitorError, ask_monitor
+from app.adapters.run_file import read_run
 from app.ports import WarehouseError
 from app.settings import Settings
-
-#: A little longer than the monitor gives a query itself.
-ANSWER_SECONDS = 60
 
 
 @click.command("query", context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +45,7 @@ def command(sql: str, as_json: bool, as_csv: bool, limit: int, home: Path | None
     settings = Settings.read()
     try:
         answer = ask(sql, limit, (home or settings.home).expanduser().absolute(), settings.clickhouse)
-    except WarehouseError as error:
+    except (WarehouseError, MonitorError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(answer, ensure_ascii=False))
@@ -63,11 +61,12 @@ def command(sql: str, as_json: bool, as_csv: bool, limit: int, home: Path | None
 
 def ask(sql: str, limit: int, home: Path, url: str) -> dict[str, Any]:
     """Answer like ``POST /api/v1/query``: from the monitor, else the server at ``url``, else the embedded engine."""
-    monitor = read_monitor(home)
-    if monitor is not None:
-        answer = _ask_monitor(monitor, sql, limit)
-        if answer is not None:
-            return answer
+    run = read_run(home)
+    if run is not None and run.monitor_http is not None:
+        body = json.dumps({"sql": sql, "limit": limit}).encode()
+        with suppress(AwayError):
+            found: dict[str, Any] = ask_monitor(run.monitor_http, "/api/v1/query", body)
+            return found
     if url:
         warehouse = ClickHouseWarehouse(url)
     else:
@@ -84,49 +83,6 @@ def ask(sql: str, limit: int, home: Path, url: str) -> dict[str, Any]:
         return warehouse.query_readonly(sql, limit).to_json()
     finally:
         warehouse.close()
-
-
-def read_monitor(home: Path) -> str | None:
-    """Return the address of the monitor that ``streamgauge up`` wrote down; None when there is none."""
-    try:
-        run = json.loads((home / "run.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(run, dict):
-        return None
-    address = run.get("monitor")
-    if address is None and isinstance(run.get("children"), dict):
-        monitor = run["children"].get("monitor")
-        address = monitor.get("http") if isinstance(monitor, dict) else None
-    return address.rstrip("/") if isinstance(address, str) and address.startswith(("http://", "https://")) else None
-
-
-def _ask_monitor(monitor: str, sql: str, limit: int) -> dict[str, Any] | None:
-    """Return the monitor's answer; None when nothing listens there (any more)."""
-    body = json.dumps({"sql": sql, "limit": limit}).encode()
-    request = urllib.request.Request(  # noqa: S310  # read_monitor lets http and https through only
-        f"{monitor}/api/v1/query", data=body, headers={"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310  # as above
-            answer: dict[str, Any] = json.load(response)
-    except urllib.error.HTTPError as error:
-        raise WarehouseError(_reason(error)) from error
-    except TimeoutError as error:
-        msg = f"The monitor at {monitor} gave no answer within {ANSWER_SECONDS} s."
-        raise WarehouseError(msg) from error
-    except (OSError, ValueError):
-        return None
-    return answer
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    """Return the sentence in an error of the monitor: {"error": …}."""
-    try:
-        sentence = json.load(error)["error"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"The monitor answered {error.code} {error.reason}."
-    return str(sentence)
 
 
 def _to_text(value: Any, null: str) -> str:

@@ -70,6 +70,7 @@ def command(*, name: str, home: Path | None, kafka_port: int, http_port: int, wo
         topics=pipeline.topics.all(),
         children=pipeline_children(str(pipeline.path), workers, http_port),
         kafka_port=kafka_port,
+        http_port=http_port,
         say=narrator.say,
         progress=narrator.progress,
     )

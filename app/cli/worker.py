@@ -8,6 +8,7 @@ import signal
 
 import click
 
+from app.cli.http_options import HttpPlace, http_options
 from models.trial import Trial
 
 
@@ -15,10 +16,7 @@ from models.trial import Trial
 @click.option(
     "--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="The pipeline to score."
 )
-@click.option(
-    "--http-host", default="127.0.0.1", show_default=True, help="Where /healthz, /readyz and /metrics listen."
-)
-@click.option("--http-port", type=click.IntRange(0, 65535), default=0, help="Their port; 0 (default): a free one.")
+@http_options("/healthz, /readyz and /metrics")
 @click.option(
     "--instance",
     metavar="NAME",
@@ -39,7 +37,14 @@ from models.trial import Trial
     help="Go on although retention has removed events before they were scored; without it the worker refuses.",
 )
 def command(
-    *, name: str, http_host: str, http_port: int, instance: str | None, session_s: float, skip_removed: bool
+    *,
+    name: str,
+    http_host: str,
+    http_port: int,
+    allowed_hosts: tuple[str, ...],
+    instance: str | None,
+    session_s: float,
+    skip_removed: bool,
 ) -> None:
     """Score the events of a pipeline until SIGTERM or Ctrl-C.
 
@@ -53,4 +58,4 @@ def command(
         from app.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
-        run(name, (http_host, http_port), membership, trial, skip_removed=skip_removed)
+        run(name, HttpPlace(http_host, http_port, allowed_hosts), membership, trial, skip_removed=skip_removed)

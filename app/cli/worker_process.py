@@ -20,6 +20,8 @@ from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.worker_http import WorkerHttp
 from app.bootstrap import compile_features, process_name
+from app.cli.http_options import HttpPlace
+from app.exit_codes import EXIT_CONFIG
 from app.settings import Settings
 from app.worker import Membership, Worker, wall_clock_ms
 from models.trial import Trial
@@ -31,15 +33,15 @@ from schemas.pipeline_file import load
 THREAD_TURN_S = 0.0005
 
 
-def run(name: str, http_at: tuple[str, int], membership: Membership, trial: Trial, *, skip_removed: bool) -> None:
+def run(name: str, place: HttpPlace, membership: Membership, trial: Trial, *, skip_removed: bool) -> None:
     """Work until SIGTERM or a failure, and end this process.
 
     Parameters
     ----------
     name
         The pipeline: a name or a path.
-    http_at
-        Where to serve health and metrics: host and port.
+    place
+        Where to serve health and metrics.
     trial
         Tries the models; closed when those that are there at the start are loaded.
     """
@@ -54,7 +56,7 @@ def run(name: str, http_at: tuple[str, int], membership: Membership, trial: Tria
         work = _work(
             pipeline,
             bootstrap,
-            http_at,
+            place,
             membership,
             trial,
             skip_removed=skip_removed,
@@ -71,7 +73,7 @@ def run(name: str, http_at: tuple[str, int], membership: Membership, trial: Tria
 async def _work(
     pipeline: Pipeline,
     bootstrap: str,
-    http_at: tuple[str, int],
+    place: HttpPlace,
     membership: Membership,
     trial: Trial,
     *,
@@ -90,8 +92,11 @@ async def _work(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    http = WorkerHttp(worker.health, worker.metrics)
-    address = await http.start(*http_at)
+    http = WorkerHttp(worker.health, worker.metrics, place.allowed_hosts)
+    try:
+        address = await http.start(place.host, place.port)
+    except OSError as error:
+        return EXIT_CONFIG, place.explain(error)
     click.echo(json.dumps({"ready": True, "http": address}))
     sys.stdout.flush()
     _relieve_collector()

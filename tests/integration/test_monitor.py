@@ -81,14 +81,14 @@ def check_api(client: Client) -> None:
         (b'{"sql": "DROP TABLE scores_raw"}', "Only reading is allowed"),
         (b'{"sql": "SELECT nothing FROM scores"}', "nothing"),
         (b'{"sql": ""}', "no SQL"),
-        (b'{"sql": "SELECT 1", "limit": 0}', "whole number"),
-        (b"not json", "not JSON"),
+        (b'{"sql": "SELECT 1", "limit": 0}', "`int` >= 1 - at `$.limit`"),
+        (b"not json", "JSON is malformed"),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             client.post(body)
         with refused.value as answer:
             assert answer.code == 400
-            assert sentence in json.load(answer)["error"]
+            assert sentence in json.load(answer)["detail"]
 
 
 def test_a_monitor_killed_and_stopped_midway_gives_the_rows_of_one_that_ran_through(kafka: str, tmp_path: Path) -> None:

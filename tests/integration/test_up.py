@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -144,6 +145,15 @@ def test_a_stack_says_where_everything_listens_and_stops_in_order(tmp_path: Path
     assert not (tmp_path / "run.json").exists()
     *workers, last = (tmp_path / "stopped").read_text().split()
     assert (sorted(workers), last) == (["worker-1", "worker-2"], "monitor")
+
+
+def test_a_taken_http_port_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        stack = Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=stand_ins, http_port=port)
+        with pytest.raises(StackError, match=rf"Port {port} is in use: .*--http-port"):
+            stack.start()
+    assert not (tmp_path / "kafka").exists()
 
 
 def test_a_given_kafka_is_used_and_left_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 from click.testing import CliRunner
 from clickhouse_front import ClickHouseFront
 
+from app.adapters.child_process import birth_mark
 from app.adapters.clickhouse import MIGRATIONS_PATH, ClickHouseWarehouse, lock_holder
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.reign import Plan, Reign
+from app.adapters.run_file import Run, RunningChild, RunningKafka, write_run
 from app.adapters.takeover import inherit
 from app.cli.migrate import command as migrate_command
 from app.cli.query import command as query_command
@@ -460,7 +463,7 @@ class MonitorFake(BaseHTTPRequestHandler):
             "rows": [[*asked.values()]],
             "truncated": True,
         }
-        body = json.dumps({"error": "Only reading is allowed."} if is_refused else answer).encode()
+        body = json.dumps({"detail": "Only reading is allowed."} if is_refused else answer).encode()
         self.send_response(400 if is_refused else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -470,14 +473,16 @@ class MonitorFake(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.mark.parametrize("form", ["flat", "children"])
-def test_query_asks_the_running_monitor(tmp_path: Path, form: str) -> None:
+def test_query_asks_the_running_monitor(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), MonitorFake) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         address = f"http://127.0.0.1:{server.server_port}"
-        run = {"monitor": address} if form == "flat" else {"children": {"monitor": {"http": address}}}
-        (tmp_path / "run.json").write_text(json.dumps(run))
+        mark = birth_mark(os.getpid()) or ""
+        monitor = RunningChild(os.getpid(), address)
+        write_run(
+            tmp_path, Run(os.getpid(), mark, "p", "now", RunningKafka("k", True), "embedded", {"monitor": monitor})
+        )
         home = ["--home", str(tmp_path)]
         fine = CliRunner().invoke(query_command, ["SELECT 1", "--limit", "5", "--csv", *home])
         refused = CliRunner().invoke(query_command, ["DROP TABLE scores", *home])
