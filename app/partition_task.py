@@ -22,6 +22,7 @@ from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
 from app.adapters.label_waits import LabelWaits
+from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import PartitionInputs
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
@@ -107,6 +108,7 @@ class Surroundings:
     bootstrap: str
     group: str
     app: BatchApp
+    logs: LogBounds
     shelf: ModelShelf
     progress: Progress
     now_ms: Callable[[], int]
@@ -139,7 +141,7 @@ class PartitionTask:
         self.partition = partition
         self.epoch = epoch
         self._around = around
-        self.inputs = PartitionInputs(around.app, around.pipeline, partition)
+        self.inputs = PartitionInputs(around.app, around.logs, around.pipeline, partition)
         board = around.shared.board if around.shared is not None else None
         rows: RowCache | None = None
         self._disk: RocksRows | None = None
@@ -510,7 +512,7 @@ class PartitionTask:
     async def _bounds_of(self, partition: int | None) -> Mapping[TP, Bounds]:
         """A partition's events, and how far they are scored; None: the questions, and how far they are answered."""
         if partition is not None:
-            return await self._around.app.bounds({TP(self._around.pipeline.topics.events, partition)})
+            return await self._around.logs.bounds({TP(self._around.pipeline.topics.events, partition)})
         assert self._repartition is not None  # somebody waits for answers
         return await self._repartition.bounds()
 

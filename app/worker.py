@@ -16,6 +16,7 @@ from pathlib import Path
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import SkippedBatchError
 from app.adapters.publisher import new_producer
@@ -87,6 +88,7 @@ class Worker:
             broker_session_timeout=membership.session_s,
             broker_heartbeat_interval=membership.session_s / 4,
         )
+        self._logs = LogBounds(bootstrap, group)
         self._shared: SharedFeed | None = None
         board = new_board(plan, range(pipeline.partitions))
         if board is not None:
@@ -100,6 +102,7 @@ class Worker:
             bootstrap,
             group,
             self.app,
+            self._logs,
             shelf,
             self.progress,
             now_ms,
@@ -119,6 +122,7 @@ class Worker:
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
         await self.shelf.start(self._models_changed)
+        await self._logs.start()
         if self._early is not None:
             await self._early.start()
         await self.app.start()
@@ -183,6 +187,7 @@ class Worker:
         if self._early is not None:
             await self._early.stop()
         await self.app.stop()
+        await self._logs.stop()
         await self.shelf.stop()
 
     def _models_changed(self) -> None:
@@ -224,7 +229,7 @@ class Worker:
         """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
         try:
             await task.take_over()
-            bounds = await self.app.bounds(task.inputs.all)
+            bounds = await self._logs.bounds(task.inputs.all)
             starts = choose_starts(task.offsets(), bounds, skip_removed=self._skip_removed)
             await self.app.seek(starts)
             task.start()

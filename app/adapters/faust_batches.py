@@ -160,15 +160,6 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         ends: dict[TopicPartition, int] = await self.call_thread(consumer.end_offsets, [TopicPartition(*tp)])
         return ends[TopicPartition(*tp)]
 
-    async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
-        """What the topics hold and what the group has committed, asked of the broker now."""
-        consumer = self._ensure_consumer()
-        wanted = [TopicPartition(*tp) for tp in tps]
-        first: dict[TopicPartition, int] = await self.call_thread(consumer.beginning_offsets, wanted)
-        ends: dict[TopicPartition, int] = await self.call_thread(consumer.end_offsets, wanted)
-        committed = [await self.call_thread(consumer.committed, tp) for tp in wanted]
-        return {TP(*tp): Bounds(offset, first[tp], ends[tp]) for tp, offset in zip(wanted, committed, strict=True)}
-
 
 class _BatchConsumer(driver.Consumer):
     """Faust's consumer, with fetches wrapped and the handler called at each change of assignment."""
@@ -265,10 +256,6 @@ class _BatchConsumer(driver.Consumer):
     async def end_offset(self, tp: TP) -> int:
         """Offset after the last committed record of a partition, asked of the broker now."""
         return await self._thread.end_offset(tp)
-
-    async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
-        """What the topics hold and what the group has committed, asked of the broker now."""
-        return await self._thread.bounds(tps)
 
     async def seek_to(self, offsets: dict[TP, int]) -> None:
         await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items()})
@@ -369,9 +356,6 @@ class BatchApp(faust.App):
 
     async def end_offset(self, tp: TP) -> int:
         return await self._batch_consumer.end_offset(tp)
-
-    async def bounds(self, tps: set[TP]) -> dict[TP, Bounds]:
-        return await self._batch_consumer.bounds(tps)
 
     async def seek(self, offsets: dict[TP, int]) -> None:
         """Read on from other offsets, when the consumer has taken up the assignment; drops what was fetched ahead."""

@@ -17,6 +17,8 @@ log = logging.getLogger("streamgauge.worker")
 
 _LOOK_S = 0.005
 _LOOK_AGAIN_S = 0.02
+#: Kafka answers for a partition within this, or not at all for now.
+_ANSWER_S = 3.0
 
 
 class LabelWaits:
@@ -70,15 +72,15 @@ class LabelWaits:
     async def _release(self) -> None:
         """Let events go once the labels topic is read to an end that was asked for after they had arrived.
 
-        However long that takes: a worker that is behind is not a label that is missing. Waiting is in vain while the
-        labels cannot be read and the events can.
+        However long that takes: a worker that is behind is not a label that is missing. Waiting is in vain while Kafka
+        answers for the events and not for the labels.
         """
         merge, patience = self._flow.merge, Patience(self._labels.max_wait_ms)
         received, taken = merge.events_received, merge.events_taken
         reading = asyncio.create_task(self._read_labels())
         try:
             while not (await asyncio.wait({reading}, timeout=patience.look_s))[0]:
-                if await patience.is_over(self._inputs.next_offsets.get(self._inputs.labels), self._can_ask):
+                if await patience.is_over(self._inputs.next_offsets.get(self._inputs.labels), self._labels_are_away):
                     words = "Partition %s: the labels topic cannot be read, %s events go without"
                     log.warning(words, self._flow.partition, received - taken)
                     self.stale = range(taken, received)
@@ -100,9 +102,14 @@ class LabelWaits:
                 log.debug("Partition %s: the end of the labels is not known: %r", self._flow.partition, error)
             await asyncio.sleep(_LOOK_S)
 
-    async def _can_ask(self) -> bool:
-        """Whether Kafka answers for the events: otherwise nothing can be said of the labels."""
-        return await self._inputs.end_offset(self._inputs.events) >= 0
+    async def _labels_are_away(self) -> bool:
+        await self._inputs.end_offset(self._inputs.events)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._inputs.end_offset(self._inputs.labels)
+        except (KafkaError, TimeoutError):
+            return True
+        return False
 
     async def _keep_promise(self, until_ms: int) -> None:
         """When all events are processed, apply the labels up to a watermark record and say how far we are."""

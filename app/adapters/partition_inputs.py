@@ -5,6 +5,7 @@ from __future__ import annotations
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.log_bounds import LogBounds
 from schemas.pipeline import Pipeline
 
 
@@ -19,9 +20,11 @@ class PartitionInputs:
     ----------
     app
         Fetches them.
+    ends
+        Asks for their ends.
     """
 
-    def __init__(self, app: BatchApp, pipeline: Pipeline, partition: int) -> None:
+    def __init__(self, app: BatchApp, ends: LogBounds, pipeline: Pipeline, partition: int) -> None:
         self.events = TP(pipeline.topics.events, partition)
         self.labels = TP(pipeline.topics.labels, partition)
         #: Those that are read.
@@ -29,6 +32,7 @@ class PartitionInputs:
         #: Offset after the last record received.
         self.next_offsets: dict[TP, int] = {}
         self._app = app
+        self._ends = ends
         self._received = dict.fromkeys((self.events, self.labels), 0)
         self._paused: set[TP] = set()
 
@@ -58,7 +62,7 @@ class PartitionInputs:
 
     async def end_offset(self, tp: TP) -> int:
         """Offset after the last committed record, asked of the broker now."""
-        return await self._app.end_offset(tp)
+        return await self._ends.end(tp)
 
     async def has_received(self, tp: TP, end: int) -> bool:
         """Whether everything before ``end`` has been noted."""

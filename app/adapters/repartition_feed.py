@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from app.adapters.faust_batches import Bounds
+from app.adapters.log_bounds import ask_bounds
 from app.adapters.publisher import new_producer
 from app.adapters.topic_reader import new_consumer
 from app.core.repartition import Repartition
@@ -65,7 +66,7 @@ class RepartitionFeed:
         #: Its group says up to where the questions are answered, and is nobody's to read on from.
         self._consumer = new_consumer(bootstrap, f"streamgauge-{pipeline.name}-answers")
         self._is_connected = asyncio.Event()
-        self._all_asked = [TopicPartition(self._asked.topic, number) for number in range(pipeline.partitions)]
+        self._all_asked = [TP(self._asked.topic, number) for number in range(pipeline.partitions)]
         self._repartition = repartition
         self._wake = wake
         self._fail = fail
@@ -73,6 +74,7 @@ class RepartitionFeed:
         #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
         self._end: int | None = 0
         self._said = 0
+        self._saying: asyncio.Task[None] | None = None
         self._deleted: dict[TopicPartition, int] = {}
         self._running: asyncio.Task[None] | None = None
         self._deleting: asyncio.Task[None] | None = None
@@ -82,7 +84,9 @@ class RepartitionFeed:
         self._running = asyncio.create_task(self._guard(), name=f"repartition-{self._partition}")
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._running, self._deleting) if task is not None]
+        if self._saying is not None:
+            await asyncio.wait({self._saying}, timeout=_SAY_S)
+        tasks = [task for task in (self._running, self._deleting, self._saying) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -90,12 +94,7 @@ class RepartitionFeed:
     async def bounds(self) -> dict[TP, Bounds]:
         """What the questions' topic holds, all partitions, and how far each has been answered."""
         await self._is_connected.wait()
-        firsts = await self._consumer.beginning_offsets(self._all_asked)
-        ends = await self._consumer.end_offsets(self._all_asked)
-        answered = [await self._consumer.committed(tp) for tp in self._all_asked]
-        return {
-            TP(*tp): Bounds(place, firsts[tp], ends[tp]) for tp, place in zip(self._all_asked, answered, strict=True)
-        }
+        return await ask_bounds(self._consumer, self._all_asked)
 
     async def _guard(self) -> None:
         try:
@@ -127,9 +126,9 @@ class RepartitionFeed:
                 if self._end is None:
                     place = await consumer.position(self._asked)
                     await self._answer(producer)
-                    if place > self._said and _now() > say_at:
+                    if place > self._said and _now() > say_at and (self._saying is None or self._saying.done()):
                         say_at = _now() + _SAY_S
-                        await self._say(place)
+                        self._saying = asyncio.create_task(self._say(place))
                     if _now() > delete_at and (self._deleting is None or self._deleting.done()):
                         delete_at = _now() + self._delete_s
                         self._deleting = asyncio.create_task(self._delete())
