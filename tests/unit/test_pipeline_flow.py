@@ -565,6 +565,26 @@ def test_an_event_that_fails_when_its_windows_are_known_has_counted_in_them_and_
     assert (counts.n, counts.n_labels) == (4, 1)
 
 
+def test_a_step_is_of_the_events_that_have_a_score_and_says_which_have_counted(derived: Setting) -> None:
+    events = [event(0, 0), event(2, 1), event(4, 2), event(6, 3), event(8, 40), event(10, 130, amount=0.1)]
+    labels = [label("e4", 10), label("e8", 41)]
+    event_log, label_log = logs_of(events, labels)
+    flow = PartitionPipeline(derived.pipeline, derived.plan, 0)
+    flow.receive_labels(next(label_log.cut([9])), NOW_MS)
+    flow.receive_events(next(event_log.cut([9])))
+    flow.merge.release(9)
+    step = flow.step(derived.models, 9, NOW_MS)
+    assert step is not None
+    assert step.applied.event_id == ["e0", "e2", "e4", "e6", "e8", "e10"]
+    assert step.events.event_id == ["e0", "e2", "e6", "e8", "e10"]
+    assert step.events.offsets.tolist() == [0, 3, 9, 12, 15]
+    assert [(start, stop, model.version) for start, stop, model in step.runs] == [(0, 4, "1.0.0"), (4, 5, "2.0.0")]
+    assert step.scores.tolist() == RowScorer().score(step.matrix).tolist()
+    # Of the labels, that of e8: event 3 of those that have a score, before event 4.
+    labels_of = step.labels
+    assert (labels_of.event_id, labels_of.events, labels_of.before, labels_of.own_rows) == (["e8"], [3], [4], {3})
+
+
 def test_a_label_of_a_repeated_id_is_that_of_the_event_that_failed_if_it_is_the_newest(derived: Setting) -> None:
     events = [event(0, 0), event(2, 1), event(0, 2), event(6, 40)]
     for cuts in ([1], [99]):
@@ -598,6 +618,96 @@ def test_a_rejected_label_goes_out_only_when_it_will_not_be_read_again(setting: 
     assert last is not None
     assert [letter.source.offset for letter in last.dead_letters] == [6]
     assert flow.position().labels == 7
+
+
+def test_a_rejected_label_that_has_not_gone_out_is_read_again_after_a_restart(setting: Setting) -> None:
+    """A commit may fall between the reading of a label and the next step."""
+    log = logs_of([], [b"rubbish", b"more rubbish"])[1]
+    first = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    first.receive_labels(next(log.cut([9])), NOW_MS)
+    assert first.position().labels == 0
+    second = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    second.restore(first.drain_state())
+    at = second.position().labels
+    assert at is not None
+    second.receive_labels(next(log.cut([9], at // 3)), NOW_MS)
+    step = second.finish(NOW_MS)
+    assert step is not None
+    assert [letter.source.offset for letter in step.dead_letters] == [0, 3]
+    assert second.position().labels == 4
+
+
+def test_labels_that_never_come_hold_back_what_is_final_by_the_horizon_alone(setting: Setting) -> None:
+    events, _ = logs_of([event(0, 0), event(1, 10)], [])
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    flow.receive_events(next(events.cut([2])))
+    flow.merge.release(2)
+    assert flow.step(setting.models, 9, NOW_MS) is not None
+    record = flow.drain_sketch()
+    assert record is not None
+    at_ms = START_MS + 10 * MINUTE_MS
+    assert (record.watermark_ms, record.label_watermark_ms) == (at_ms, at_ms - 3 * HOUR_MS)
+
+
+def test_an_error_has_the_time_of_its_label_though_events_went_before_it(setting: Setting) -> None:
+    """Not that of the newest event: only what is older than the horizon may have been said to be final."""
+    events, labels = logs_of([event(0, 0), event(2, 60)], [label("e0", 20)])
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    flow.receive_events(next(events.cut([2])))
+    flow.merge.release(2)
+    assert flow.step(setting.models, 9, NOW_MS) is not None
+    flow.receive_labels(next(labels.cut([1])), NOW_MS)
+    assert flow.finish(NOW_MS) is not None
+    record = flow.drain_sketch()
+    assert record is not None
+    (errors,) = record.errors
+    assert Errors.of(errors).times_ms.tolist() == [START_MS + 20 * MINUTE_MS]
+
+
+def test_a_promise_is_kept_over_a_restart(setting: Setting) -> None:
+    """No event of the partition is before it, whoever reads on; so nobody says less."""
+    promised_ms = START_MS + 5 * HOUR_MS
+    first = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    first.keep_promise(promised_ms, NOW_MS)
+    second = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    second.restore(first.drain_state())
+    record = second.drain_sketch()
+    assert record is not None
+    assert (record.watermark_ms, record.label_watermark_ms) == (promised_ms, promised_ms)
+
+
+def test_the_count_of_rejections_goes_on_after_a_restart_and_begins_anew_with_a_mended_file(setting: Setting) -> None:
+    events, _ = logs_of([b"rubbish"] * 50, [])
+    first = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    first.receive_events(next(events.cut([49])))
+    assert first.step(setting.models, 99, NOW_MS) is not None
+    state = first.drain_state()
+
+    def read_the_last(pipeline: Pipeline) -> Step | None:
+        second = PartitionPipeline(pipeline, setting.plan, 0)
+        second.restore(state)
+        second.receive_events(next(events.cut([1], 49)))
+        return second.step(setting.models, 99, NOW_MS)
+
+    with pytest.raises(TooManyDeadLettersError, match="50 events in a row"):
+        read_the_last(setting.pipeline)
+    assert read_the_last(replace(setting.pipeline, digest="mended")) is not None
+
+
+class EvenScorer:
+    """Exactly the threshold for everyone."""
+
+    def score(self, matrix: Floats) -> Floats:
+        return np.full(len(matrix), 0.5)
+
+
+def test_a_score_at_the_threshold_is_a_positive_decision_and_right_where_the_label_is(setting: Setting) -> None:
+    even = ChampionTimeline([replace(champion, scorer=EvenScorer()) for champion in setting.models.champions])
+    at_threshold = Setting(setting.pipeline, setting.plan, even)
+    logs = logs_of([event(0, 0), event(1, 0)], [label("e0", 1, 1), label("e1", 2, 0)])
+    output = run(at_threshold, *(log.cut([9]) for log in logs), [])
+    assert [(score.score, score.decision) for score in scores_of(output)] == [(0.5, True), (0.5, True)]
+    assert [wrong for _, wrong in output.errors["1.0.0"]] == [0, 1]
 
 
 @pytest.mark.parametrize("cuts", [[1], [7], [200]])
