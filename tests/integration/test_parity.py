@@ -281,12 +281,18 @@ def test_what_is_made_of_windows_is_held_against_the_same_made_of_windows_by_sql
     assert ratio is not None
     values[place].features["ratio"] = float(np.nextafter(ratio, 1e9))
     values[place + 1].features["word"] = 1.0 - (values[place + 1].features["word"] or 0.0)
-    for row in (place, place + 1):
+    # A window that is wrong by one, and what a function of it would have been.
+    last = max(at for at, score in enumerate(values) if score.features["bad_share"] is not None)
+    wrong = values[last].features
+    wrong["labels_count"] = (wrong["labels_count"] or 0.0) + 1
+    wrong["bad_share"] = (wrong["labels_mean"] or 0.0) - (wrong["bad_6h"] or 0.0) + wrong["labels_count"] / 1000
+    for row in (place, place + 1, last):
         scores[0].values[row] = msgspec.json.encode(values[row])
     others = [found for partition in (0, 2) for found in served.read(SCORES, partition)]
     parity = compare(pipeline, record(tmp_path / "changed", pipeline, [*scores, *others]))
     for found in (parity.transform, parity.sql):
-        assert {each.name: each.different for each in found if each.different} == {"ratio": 1, "word": 1}
+        different = {each.name: each.different for each in found if each.different}
+        assert different == {"ratio": 1, "word": 1, "labels_count": 1, "bad_share": 1}
 
 
 def test_without_served_features_there_is_nothing_to_compare(pipeline: Pipeline, tmp_path: Path) -> None:
