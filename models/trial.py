@@ -30,6 +30,7 @@ import msgspec
 MEMORY_BYTES = 2 * 2**30
 CPU_SECONDS = 30
 TIMEOUT_S = 60.0
+_WHAT_IS_TRIED = "Loading it, scoring its golden rows and batches of up to 5 000 rows"
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -82,9 +83,9 @@ class Trial:
         timeout_s: float = TIMEOUT_S,
         memory_bytes: int = MEMORY_BYTES,
     ) -> Verdict:
-        """Load an artifact and score its golden rows. Not for two threads at a time.
+        """Load an artifact, score its golden rows and a large batch. Not for two threads at a time.
 
-        A process that is gone is a verdict, too: ``crash``.
+        A process that is gone is a verdict, too: ``no_trial``.
         """
         process = self._process
         assert process.stdin is not None
@@ -97,7 +98,7 @@ class Trial:
             process.stdin.flush()
             answer = process.stdout.readline()
         if not answer:
-            return _crash(process.wait(), process.stderr.read())
+            return Verdict("no_trial", _describe_end(process.wait(), process.stderr.read()))
         return msgspec.json.decode(answer, type=Verdict)
 
 
@@ -125,10 +126,11 @@ def _try_in_fork(judge: Callable[[], Verdict], question: _Question) -> Verdict:
         said = answer.read()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if not is_done:
-            detail = f"Loading it and scoring its golden rows took more than {question.timeout_s:g} s."
-            return Verdict("timeout", detail)
+            return Verdict("timeout", f"{_WHAT_IS_TRIED} took more than {question.timeout_s:g} s.")
+        if code == -signal.SIGXCPU:
+            return Verdict("timeout", f"{_WHAT_IS_TRIED} took more than {CPU_SECONDS} s of processor time.")
         words.seek(0)
-        return msgspec.json.decode(said, type=Verdict) if said else _crash(code, words.read())
+        return msgspec.json.decode(said, type=Verdict) if said else Verdict("crash", _describe_end(code, words.read()))
 
 
 def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, words: IO[bytes]) -> NoReturn:
@@ -144,7 +146,7 @@ def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, wo
             verdict = judge()
         except MemoryError:
             megabytes = question.memory_bytes >> 20
-            verdict = Verdict("memory", f"Loading it and scoring its golden rows needs more than {megabytes} MB.")
+            verdict = Verdict("memory", f"{_WHAT_IS_TRIED} needs more than {megabytes} MB.")
         os.write(writer, msgspec.json.encode(verdict))
         os._exit(0)
     except BaseException:  # noqa: BLE001  # nothing may go on as the process that was forked
@@ -154,10 +156,10 @@ def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, wo
         os._exit(1)
 
 
-def _crash(code: int, stderr: bytes) -> Verdict:
+def _describe_end(code: int, stderr: bytes) -> str:
     last = stderr.decode(errors="replace").strip().splitlines()[-1:]
     said = f" ({last[0][:200]})" if last else ""
-    return Verdict("crash", f"The process that tried it ended with code {code}{said}.")
+    return f"The process that tried it ended with code {code}{said}."
 
 
 def _environment() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Verify a model version before it may score: what a worker does with every version that is announced.
 
 In this order, so that nothing is parsed before it is known to be what the manifest names: manifest, feature set,
-signature, libraries, size and digest; then, in a child process with limited memory and time (`models.trial`), loading
-and the golden rows; then the same in this process, and warm-up. A file that is crafted to crash at predict ends the
-child, and is a refusal; this process goes on.
+signature, libraries, size and digest; then, in a child process with limited memory and time (`models.trial`), loading,
+the golden rows and a batch of the largest size; then the same in this process. A file that is crafted to crash at
+predict ends the child, and is a refusal; so is a model that takes too long, which nobody could end here. This process
+goes on.
 
 Golden rows agree when no score differs by more than 1e-12. On the machine and libraries of training they are equal bit
 for bit (`VerifiedModel.is_bit_equal` says whether); another processor's exp may differ in its last bit, which is no
@@ -30,13 +31,16 @@ from models.trial import MEMORY_BYTES, TIMEOUT_S, Trial, Verdict, serve
 
 GOLDEN_TOLERANCE = 1e-12
 WARM_UP_BATCHES = (1, 100, 5000)
+#: Each size is tried a few times while the warm-up has not taken longer.
+_WARM_UP_S = 2.0
 
 
 class RefusedModelError(Exception):
     """A model version that may not score.
 
     ``reason``: manifest, model, feature_set, signature, incompatible, size, digest, format, untrusted, load, golden,
-    not_finite, crash, timeout, memory. ``detail``: one sentence.
+    not_finite, crash, timeout, memory, no_trial (the process that tries it is gone, which says nothing of the version).
+    ``detail``: one sentence.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -125,11 +129,11 @@ def verify(
                     memory_bytes=memory_bytes,
                 )
         except OSError as error:
-            raise RefusedModelError("crash", f"The process that tries it could not start: {error}.") from error
+            raise RefusedModelError("no_trial", f"The process that tries it could not start: {error}.") from error
         if verdict.reason:
             raise RefusedModelError(verdict.reason, verdict.detail)
     estimator, scorer, is_bit_equal = _load_and_compare(checked, artifact_bytes, allow_joblib)
-    latency_us = _warm_up(checked, scorer)
+    latency_us = _warm_up(checked, scorer, tries=3)
     return VerifiedModel(checked, estimator, scorer, is_bit_equal, latency_us, time.perf_counter() - started)
 
 
@@ -201,14 +205,18 @@ def _load_and_compare(manifest: Manifest, artifact_bytes: bytes, allow_joblib: b
     return estimator, scorer, bool(np.array_equal(scores, expected))
 
 
-def _warm_up(manifest: Manifest, scorer: Scorer) -> dict[int, float]:
+def _warm_up(manifest: Manifest, scorer: Scorer, tries: int) -> dict[int, float]:
+    """Microseconds a batch, by size: each is scored once, and again while there is time."""
     golden = manifest.golden.matrix
     latency_us = {}
+    until = time.perf_counter() + _WARM_UP_S
     for size in WARM_UP_BATCHES:
         batch = np.resize(golden, (size, golden.shape[1]))
         best = float("inf")
-        for _ in range(3):
+        for number in range(tries):
             started = time.perf_counter()
+            if number and started > until:
+                break
             scorer.score(batch)
             best = min(best, time.perf_counter() - started)
         latency_us[size] = best * 1e6
@@ -218,7 +226,9 @@ def _warm_up(manifest: Manifest, scorer: Scorer) -> dict[int, float]:
 def _judge(manifest: bytes, artifact_bytes: bytes, allow_joblib: bool) -> Verdict:
     """What the process of a `Trial` says of an artifact."""
     try:
-        _load_and_compare(Manifest.from_bytes(manifest), artifact_bytes, allow_joblib)
+        checked = Manifest.from_bytes(manifest)
+        _, scorer, _ = _load_and_compare(checked, artifact_bytes, allow_joblib)
+        _warm_up(checked, scorer, tries=1)
     except ManifestError as error:
         return Verdict("manifest", str(error))
     except RefusedModelError as refusal:

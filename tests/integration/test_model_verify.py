@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from sklearn.impute import SimpleImputer
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 
 from models import artifact
 from models.families import FAMILIES, FeatureKind, fit
@@ -85,6 +89,18 @@ def test_a_child_that_takes_too_long_is_ended(version: tuple[Manifest, bytes]) -
     assert refused.reason == "timeout"
 
 
+def test_a_model_that_passes_its_golden_rows_and_is_too_slow_for_a_batch_is_refused() -> None:
+    """It takes some 2 s for 5 000 rows: in the child, where it can be ended, not in this process."""
+    slow = make_pipeline(SimpleImputer(), KNeighborsClassifier(5, algorithm="brute", metric="minkowski", p=3.5))
+    rows = np.tile(ROWS, (40, 1)) + RNG.normal(size=(12_000, 3))
+    made = make_version(slow.fit(rows, np.tile(LABELS, 40)))
+    assert verify(*made, "f", in_child=False).latency_us[1] < 1e6
+    started = time.monotonic()
+    refused = refuse(*made, timeout_s=1.0)
+    assert (refused.reason, "batches of up to 5 000 rows took more than 1 s" in refused.detail) == ("timeout", True)
+    assert time.monotonic() - started < 30
+
+
 def make_large() -> tuple[Manifest, bytes]:
     trees = fit_trees()
     trees[-1].ballast = np.zeros(4_000_000)
@@ -121,8 +137,8 @@ def test_a_child_that_is_gone_is_a_refusal(version: tuple[Manifest, bytes]) -> N
     with Trial() as trial:
         trial._process.kill()
         refused = refuse(*version, trial=trial)
-        assert (refused.reason, "code -9" in refused.detail) == ("crash", True)
-        assert refuse(*version, trial=trial).reason == "crash"
+        assert (refused.reason, "code -9" in refused.detail) == ("no_trial", True)
+        assert refuse(*version, trial=trial).reason == "no_trial"
 
 
 def test_the_child_sees_no_password_and_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
