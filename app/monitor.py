@@ -26,6 +26,7 @@ from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.lag import LagReader, Position
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sample, Sources
+from app.adapters.refusals import Refusals
 from app.adapters.takeover import Bounds, take_over
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
@@ -67,7 +68,11 @@ class Monitor:
             sharing=ExclusiveAssignor(now_ms()),
         )
         self.producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, acks="all")
-        self.around = Surroundings(pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end)
+        #: Of all topics that it reads.
+        self.refusals = Refusals()
+        self.around = Surroundings(
+            pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end, self.refusals
+        )
         self.history = ModelHistory(pipeline, bootstrap, warehouse, self._on_version)
         self.lag_reader = LagReader(bootstrap)
         #: The one at work; None while standing by or starting.
@@ -284,6 +289,7 @@ def _status(monitor: Monitor) -> dict[str, Any]:
         "late_events": windows.n_too_late if windows is not None else None,
         "rows": monitor.around.rows,
         "warehouse_error": monitor.warehouse.error,
+        "refused_records": monitor.refusals.by_topic(),
     }
 
 
@@ -309,9 +315,10 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
         yield Sample("streamgauge_monitor_lag", position.lag, {"topic": topic, "partition": str(partition)})
     for (_, partition), position in sorted(monitor.worker_positions.items()):
         yield Sample("streamgauge_worker_lag", position.lag, {"partition": str(partition)})
+    for topic, reasons in monitor.refusals.by_topic().items():
+        for reason, n in reasons.items():
+            yield Sample("streamgauge_monitor_refused_total", n, {"topic": topic, "reason": reason})
     if watch is not None:
-        refused = watch.refused + sum(writer.refused for writer in watch.writers.values())
-        yield Sample("streamgauge_monitor_refused_total", refused, {})
         yield Sample("streamgauge_monitor_held_bytes", watch.held_bytes, {})
         yield Sample("streamgauge_monitor_lost_records_total", watch.n_lost, {})
         windows = watch.core.windows

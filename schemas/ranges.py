@@ -21,18 +21,26 @@ MODEL_NAME = r"[a-z0-9][a-z0-9_-]{0,99}"
 VERSION = r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})"
 
 Partition = Annotated[int, Meta(ge=0, le=MOST_PARTITIONS - 1)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 TimeMs = Annotated[int, Meta(ge=EARLIEST_TABLE_MS, le=LATEST_TABLE_MS)]
 #: How far a partition has come.
 ComeToMs = Annotated[int, Meta(ge=BEGINNING_MS, le=END_MS)]
 #: How many there are of something: adding up as many as can come overflows nothing.
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-#: A sum in fixed point, or of logarithms.
-Amount = Annotated[int, Meta(ge=-(2**62), le=2**62)]
-Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+#: A sum of what is never negative.
+Total = Annotated[int, Meta(ge=0, le=2**62)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+#: What an event says: as long as it may be there.
+Text = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=4096)]
+#: What a person or a worker says of something.
+Words = Annotated[str, Meta(max_length=10_000)]
 ModelName = Annotated[str, Meta(pattern=rf"^{MODEL_NAME}\Z")]
 Version = Annotated[str, Meta(pattern=rf"^{VERSION}\Z")]
+#: As a version is called where none is looked up by it.
+VersionName = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,99}\Z")]
 #: Where a model version is.
-Uri = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00-\x20\x7f]*\Z")]
+Uri = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 #: SHA-256 in hex.
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]

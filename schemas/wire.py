@@ -1,6 +1,10 @@
 """The records on the topics: one msgspec struct per kind, JSON on the topics others read.
 
-``decode_*`` raise ``msgspec.DecodeError`` or ``msgspec.ValidationError`` on bad bytes. Field names are the contract.
+Field names are the contract, and so are their ranges (`schemas.ranges`): ``decode_*`` give a record whose every field
+is in range, or raise `RefusedRecordError`, whatever the bytes. Whether fields fit each other and the pipeline is for
+`app.core.records` to say.
+
+Over 350 lines: the records of all topics, in one place.
 """
 
 from __future__ import annotations
@@ -12,6 +16,25 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from schemas.pipeline import Severity
+from schemas.ranges import (
+    ComeToMs,
+    Count,
+    Int64,
+    ModelName,
+    Name,
+    Offset,
+    Partition,
+    Sha256,
+    Share,
+    Text,
+    TimeMs,
+    Total,
+    Uri,
+    Version,
+    VersionName,
+    Words,
+)
+from schemas.refusal import UNREADABLE, RefusedRecordError, need_value, refuse_unreadable
 from schemas.topics import MAX_DEAD_LETTER_BYTES
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -20,8 +43,11 @@ T = TypeVar("T", bound=msgspec.Struct)
 _MOST_WHOLE_BYTES = MAX_DEAD_LETTER_BYTES - (64 << 10)
 #: What is kept of a key and of a value that are cut.
 _BEGINNING_BYTES = 64 << 10
-#: In front of the names of the original record's headers.
+#: In front of the names of a dead letter's headers, and of those of the original record.
+_OURS = "streamgauge-"
 _ORIGINAL = "streamgauge-original-"
+#: Digits of a number in a header; more are no number of ours.
+_MOST_DIGITS = 19
 
 AlertState = Literal["raised", "acknowledged", "cleared", "silenced"]
 ModelRole = Literal["champion", "challenger", "shadow", "canary", "retired", "unusable"]
@@ -30,9 +56,9 @@ ModelRole = Literal["champion", "challenger", "shadow", "canary", "retired", "un
 class Source(msgspec.Struct, frozen=True):
     """Where an event was read: the identity of everything derived from it."""
 
-    topic: str
-    partition: int
-    offset: int
+    topic: Name
+    partition: Partition
+    offset: Offset
 
 
 class Score(msgspec.Struct):
@@ -42,17 +68,17 @@ class Score(msgspec.Struct):
     a value that is not in its vocabulary.
     """
 
-    event_id: str
-    entity: str
-    event_time_ms: int
+    event_id: Text
+    entity: Text
+    event_time_ms: TimeMs
     score: float
     decision: bool
-    model: str
-    version: str
-    role: str
+    model: Name
+    version: Name
+    role: Name
     feature_set: str
     source: Source
-    scored_at_ms: int
+    scored_at_ms: TimeMs
     features: dict[str, float | None] = {}
     reasons: list[str] = []
     #: True when the labels this event should have seen could not be read for ``labels.max_wait``, or when a partition
@@ -78,14 +104,15 @@ class DeadLetter(msgspec.Struct):
 
     source: Source
     stage: Literal["decode", "validate", "features", "score", "label"]
-    reason: str
-    detail: str
+    reason: Name
+    detail: Words
     key: bytes | None
     value: bytes | None
-    record_time_ms: int
-    rejected_at_ms: int
+    #: Whatever its producer wrote: a producer's clock may be anywhere.
+    record_time_ms: Int64
+    rejected_at_ms: TimeMs
     version: str = ""
-    cut_bytes: int = 0
+    cut_bytes: Count = 0
     #: Headers of the original record.
     headers: tuple[tuple[str, bytes], ...] = ()
 
@@ -118,28 +145,50 @@ class DeadLetter(msgspec.Struct):
         if self.cut_bytes:
             words["cut-bytes"] = str(self.cut_bytes)
         # What a feature in Python says of its failure may hold half a surrogate pair.
-        ours = [(f"streamgauge-{name}", value.encode(errors="backslashreplace")) for name, value in words.items()]
+        ours = [(_OURS + name, value.encode(errors="backslashreplace")) for name, value in words.items()]
         return ours + [(_ORIGINAL + name, data) for name, data in self.headers]
 
     @classmethod
     def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> DeadLetter:
-        """Read back what ``to_headers`` wrote; KeyError when a header is missing."""
+        """Read back what ``to_headers`` wrote; RefusedRecordError when the headers are none of those."""
         pairs = list(headers)
-        ours = [(name, data) for name, data in pairs if not name.startswith(_ORIGINAL)]
-        words = {name.removeprefix("streamgauge-"): data.decode() for name, data in ours}
-        return cls(
-            source=Source(words["topic"], int(words["partition"]), int(words["offset"])),
-            stage=words["stage"],  # type: ignore[arg-type]  # written by to_headers from the same Literal
-            reason=words["reason"],
-            detail=words["detail"],
-            key=key,
-            value=value,
-            record_time_ms=int(words["record-time-ms"]),
-            rejected_at_ms=int(words["rejected-at-ms"]),
-            version=words["version"],
-            cut_bytes=int(words.get("cut-bytes", 0)),
-            headers=tuple((name.removeprefix(_ORIGINAL), data) for name, data in pairs if name.startswith(_ORIGINAL)),
-        )
+        # A header's value may be null, whatever the type says: anyone may write to the topic.
+        ours = {name: data or b"" for name, data in pairs if name.startswith(_OURS) and not name.startswith(_ORIGINAL)}
+        try:
+            words = {name.removeprefix(_OURS): data.decode() for name, data in ours.items()}
+            letter = msgspec.convert(
+                {
+                    "source": {
+                        "topic": words["topic"],
+                        "partition": _number(words["partition"]),
+                        "offset": _number(words["offset"]),
+                    },
+                    "stage": words["stage"],
+                    "reason": words["reason"],
+                    "detail": words["detail"],
+                    "key": key,
+                    "value": value,
+                    "record_time_ms": _number(words["record-time-ms"]),
+                    "rejected_at_ms": _number(words["rejected-at-ms"]),
+                    "version": words["version"],
+                    "cut_bytes": _number(words.get("cut-bytes", "0")),
+                },
+                cls,
+            )
+        except (KeyError, ValueError) as error:  # msgspec's are ValueErrors
+            raise RefusedRecordError(
+                "bad_header", f"Its headers are not those of a dead letter: {error!s:.200}."
+            ) from None
+        originals = tuple((name.removeprefix(_ORIGINAL), data) for name, data in pairs if name.startswith(_ORIGINAL))
+        return msgspec.structs.replace(letter, headers=originals)
+
+
+class SentBack(msgspec.Struct):
+    """``<p>.replayed``: a dead letter whose record was sent back. Key: its partition/offset."""
+
+    partition: Partition
+    offset: Offset
+    at_ms: TimeMs
 
 
 class ModelUpdate(msgspec.Struct):
@@ -148,35 +197,37 @@ class ModelUpdate(msgspec.Struct):
     The champion at event time t is the champion record of the highest offset whose ``valid_from_ms`` is None or <= t.
     """
 
-    model: str
-    version: str
+    model: ModelName
+    version: Version
     role: ModelRole
-    uri: str
-    sha256: str
-    feature_set: str
-    announced_at_ms: int
-    valid_from_ms: int | None = None
-    share: float | None = None
-    by: str = ""
-    why: str = ""
+    uri: Uri
+    sha256: Sha256
+    feature_set: Name
+    announced_at_ms: TimeMs
+    valid_from_ms: TimeMs | None = None
+    share: Share | None = None
+    by: Words = ""
+    why: Words = ""
 
 
 class ModelStatus(msgspec.Struct):
     """``<p>.model-status``: what one worker did with an update. Key: worker.
 
     ``status``: loaded (verified and warm), refused (with why), serving (first batch scored; ``partition`` and
-    ``offset`` say where), failed.
+    ``offset`` say where). ``uri`` and ``sha256``: of the update that was refused or loaded.
     """
 
-    worker: str
-    model: str
-    version: str
+    worker: Name
+    model: ModelName
+    version: Version
     status: Literal["loaded", "refused", "serving"]
-    at_ms: int
-    why: str = ""
-    partition: int | None = None
-    offset: int | None = None
+    at_ms: TimeMs
+    why: Words = ""
+    partition: Partition | None = None
+    offset: Offset | None = None
     seconds: float | None = None
+    uri: str = ""
+    sha256: str = ""
 
 
 class SketchDelta(msgspec.Struct, array_like=True):
@@ -192,10 +243,10 @@ class SketchDelta(msgspec.Struct, array_like=True):
     """
 
     model: str
-    version: str
-    segment: str
-    slice_start_ms: int
-    n: int
+    version: VersionName
+    segment: Name
+    slice_start_ms: TimeMs
+    n: Count
     cells: bytes
     counts: bytes
     sums: bytes
@@ -203,8 +254,8 @@ class SketchDelta(msgspec.Struct, array_like=True):
     maxima: bytes
     outcome_cells: bytes
     outcome_counts: bytes
-    log_loss_sum: int
-    n_correct: int = 0
+    log_loss_sum: Total
+    n_correct: Count = 0
 
 
 class ErrorRun(msgspec.Struct, array_like=True):
@@ -214,7 +265,7 @@ class ErrorRun(msgspec.Struct, array_like=True):
     begins before the ``label_watermark_ms`` that its records have said. ``wrong``: a byte each, 1 or 0.
     """
 
-    version: str
+    version: VersionName
     times_ms: bytes
     wrong: bytes
 
@@ -222,11 +273,11 @@ class ErrorRun(msgspec.Struct, array_like=True):
 class SketchRecord(msgspec.Struct, array_like=True):
     """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come."""
 
-    partition: int
+    partition: Partition
     #: Event time before which no on-time event of this partition is expected.
-    watermark_ms: int
+    watermark_ms: ComeToMs
     #: Event time up to which labels of this partition have been applied, or can count no more (``labels.horizon``).
-    label_watermark_ms: int
+    label_watermark_ms: ComeToMs
     deltas: list[SketchDelta]
     errors: list[ErrorRun] = []
 
@@ -250,8 +301,8 @@ class SharedTimes(msgspec.Struct, array_like=True):
     before it will be scored any more.
     """
 
-    added_ms: int
-    scored_ms: int
+    added_ms: ComeToMs
+    scored_ms: ComeToMs
 
 
 class StoreParts(msgspec.Struct, array_like=True):
@@ -271,7 +322,7 @@ class StoreParts(msgspec.Struct, array_like=True):
 class KeyQuestions(msgspec.Struct, array_like=True):
     """Events that want the repartitioned windows over the key fields of number ``key``: offsets and effective times."""
 
-    key: int
+    key: Partition
     keys: list[bytes]
     offsets: bytes
     times_ms: bytes
@@ -284,13 +335,13 @@ class RepartitionRecord(msgspec.Struct, array_like=True):
     `SharedTimes`; no event before ``next_offset`` will be scored any more.
     """
 
-    feature_set: str
-    source: int
-    term: int
-    sequence: int
-    added_ms: int
-    scored_ms: int
-    next_offset: int
+    feature_set: Name
+    source: Partition
+    term: Offset
+    sequence: Offset
+    added_ms: ComeToMs
+    scored_ms: ComeToMs
+    next_offset: Offset
     parts: list[StoreParts]
     questions: list[KeyQuestions]
 
@@ -298,7 +349,7 @@ class RepartitionRecord(msgspec.Struct, array_like=True):
 class KeyAnswers(msgspec.Struct, array_like=True):
     """Per window over the key fields of number ``key`` the counts and the sums, for events of these offsets: int64."""
 
-    key: int
+    key: Partition
     offsets: bytes
     amounts: bytes
 
@@ -306,30 +357,30 @@ class KeyAnswers(msgspec.Struct, array_like=True):
 class AnswersRecord(msgspec.Struct, array_like=True):
     """``<p>.answers``: answers to questions of one input partition."""
 
-    feature_set: str
-    term: int
+    feature_set: Name
+    term: Offset
     answers: list[KeyAnswers]
 
 
 class DriftReport(msgspec.Struct):
     """``<p>.drift`` and ClickHouse ``drift_reports``: one test of one metric over one closed window."""
 
-    pipeline: str
-    model: str
-    version: str
-    segment: str
-    metric: str
-    test: str
-    window_start_ms: int
-    window_end_ms: int
+    pipeline: Name
+    model: Name
+    version: Name
+    segment: Name
+    metric: Name
+    test: Name
+    window_start_ms: TimeMs
+    window_end_ms: TimeMs
     statistic: float | None
     p_value: float | None
     threshold: float | None
     effect: float | None
-    n_reference: int
-    n_detection: int
+    n_reference: Count
+    n_detection: Count
     signal: Literal["NONE", "WARNING", "DRIFT"]
-    revision: int = 1
+    revision: Count = 1
     #: Free words for a person: "d4 is above the interval of its past", "too little history (2 of 10 windows)".
     note: str = ""
 
@@ -347,7 +398,7 @@ class VerdictSegment(msgspec.Struct):
 
     segment: str
     effect: float
-    n: int
+    n: Count
     metrics: list[str]
 
 
@@ -365,22 +416,22 @@ class WindowVerdict(msgspec.Struct):
     ``with_labels``: whether its labels were mature. A later one of the same window has a higher revision.
     """
 
-    pipeline: str
-    model: str
-    version: str
-    window_start_ms: int
-    window_end_ms: int
-    kind: str
+    pipeline: Name
+    model: Name
+    version: Name
+    window_start_ms: TimeMs
+    window_end_ms: TimeMs
+    kind: Name
     headline: str
     explained_by: list[Explained]
     segments: list[VerdictSegment]
     example: VerdictExample | None
     advice: str
     reason: str
-    n_reference: int
-    n_detection: int
+    n_reference: Count
+    n_detection: Count
     with_labels: bool
-    revision: int = 1
+    revision: Count = 1
 
 
 class Alert(msgspec.Struct):
@@ -395,23 +446,23 @@ class Alert(msgspec.Struct):
     up to ``window_end_ms``, of which those from ``since_ms`` on are different. Cleared, it no longer asks.
     """
 
-    alert_id: str
-    pipeline: str
-    rule: str
+    alert_id: Name
+    pipeline: Name
+    rule: Name
     severity: Severity
     state: AlertState
-    model: str
-    version: str
-    at_ms: int
-    window_start_ms: int | None
-    window_end_ms: int | None
+    model: Name
+    version: Name
+    at_ms: TimeMs
+    window_start_ms: TimeMs | None
+    window_end_ms: TimeMs | None
     measure: str
     value: float | None
     limit: float | None
     message: str
     action: str = ""
-    revision: int = 0
-    since_ms: int | None = None
+    revision: Count = 0
+    since_ms: TimeMs | None = None
     group: str = ""
     others: list[str] = []
     owner: str = ""
@@ -420,13 +471,23 @@ class Alert(msgspec.Struct):
     why: str = ""
 
 
+def _number(text: str) -> int:
+    if len(text) > _MOST_DIGITS + 1 or not text.removeprefix("-").isdecimal():
+        raise ValueError(f"{text!r:.40} is no whole number")
+    return int(text)
+
+
 def encode_json(record: msgspec.Struct) -> bytes:
     """The JSON bytes of a record (``bytes`` fields as base64, NaN as null)."""
     return msgspec.json.encode(record)
 
 
-def decode_json(data: bytes, kind: type[T]) -> T:
-    return msgspec.json.decode(data, type=kind)
+def decode_json(data: bytes | None, kind: type[T]) -> T:
+    """The record of JSON bytes; RefusedRecordError when they are none of this kind."""
+    try:
+        return msgspec.json.decode(need_value(data), type=kind)
+    except UNREADABLE as error:
+        raise refuse_unreadable(error) from None
 
 
 def encode_packed(record: object) -> bytes:
@@ -434,8 +495,12 @@ def encode_packed(record: object) -> bytes:
     return msgspec.msgpack.encode(record)
 
 
-def decode_packed(data: bytes, kind: type[T]) -> T:
-    return msgspec.msgpack.decode(data, type=kind)
+def decode_packed(data: bytes | None, kind: type[T]) -> T:
+    """The record of MessagePack bytes; RefusedRecordError when they are none of this kind."""
+    try:
+        return msgspec.msgpack.decode(need_value(data), type=kind)
+    except UNREADABLE as error:
+        raise refuse_unreadable(error) from None
 
 
 def to_builtins(record: msgspec.Struct) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from app.ports import ColumnValues, FloatMaps, WarehouseError
+from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS
 from schemas.tables import FLOAT_MAP, MAYBE_TIME, TABLES, TIME, Column, Table
 
 if TYPE_CHECKING:
@@ -122,9 +124,24 @@ def _to_maps(values: Any) -> Any:
 
 
 def to_rows(table: Table, arrow: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a `pyarrow.Table` as dicts: times as aware datetimes, strings as str, or bytes where not UTF-8."""
-    for row in arrow.to_pylist():
+    """Rows of a `pyarrow.Table` as dicts: times as aware datetimes, strings as str, or bytes where not UTF-8.
+
+    A time that a table cannot hold (some other program wrote it) comes out as the nearest that it can.
+    """
+    for row in _within_range(arrow).to_pylist():
         yield {name: _to_python(table, name, value) for name, value in row.items()}
+
+
+def _within_range(arrow: Any) -> Any:
+    for place, column in enumerate(arrow.schema):
+        if pa.types.is_timestamp(column.type):
+            times = pc.cast(arrow.column(place), pa.int64())
+            earliest, latest = (pa.scalar(each, pa.int64()) for each in (EARLIEST_TABLE_MS, LATEST_TABLE_MS))
+            times = pc.min_element_wise(
+                pc.max_element_wise(times, earliest, skip_nulls=False), latest, skip_nulls=False
+            )
+            arrow = arrow.set_column(place, column, pc.cast(times, column.type))
+    return arrow
 
 
 def _to_python(table: Table, name: str, value: Any) -> Any:

@@ -9,7 +9,6 @@ table hold the rows under another one, the rows have keys, and reading the table
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,13 +18,12 @@ from faust.types import TP
 
 from app.adapters.effects import Block
 from app.adapters.faust_batches import Fetched
+from app.adapters.refusals import Refused
 from app.adapters.reign import Plan
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
 from app.ports import Warehouse
 from schemas.wire import Source
-
-log = logging.getLogger("streamgauge.monitor")
 
 BLOCK_OFFSETS = 20_000
 #: A partition is paused when more than this waits for the warehouse, and resumed at half of it.
@@ -108,6 +106,8 @@ class BlockWriter:
         Says which blocks come next, before they are written; called in the warehouse's thread.
     count
         Told how many rows were inserted.
+    refuse
+        Told which records of a topic are none of ours.
     flush_s
         How long a row may wait for others.
     """
@@ -122,17 +122,18 @@ class BlockWriter:
         *,
         plan: Callable[[Warehouse, Sequence[Plan]], None],
         count: Callable[[int], None],
+        refuse: Callable[[str, Refused], None],
         flush_s: float = 1.0,
     ) -> None:
         self.table = table
         #: Next offset of each partition that is not in the warehouse yet.
         self.positions = {tp: start.offset for tp, start in starts.items()}
-        self.refused = 0
         self._to_block = to_block
         self._warehouse = warehouse
         self._flow = flow
         self._plan = plan
         self._count = count
+        self._refuse = refuse
         self._flush_s = flush_s
         self._held = {tp: _Held(start) for tp, start in starts.items()}
         self._is_full = asyncio.Event()
@@ -238,9 +239,7 @@ class BlockWriter:
             assert cut.block is not None
             self._count(cut.block.rows)
             if cut.block.refused:
-                if not self.refused:
-                    log.warning("%s has records that are not ours; they are left out of %s.", cut.tp, self.table)
-                self.refused += cut.block.refused
+                self._refuse(cut.tp.topic, cut.block.refused)
 
     def _plan_of(self, cut: _Cut) -> Plan:
         start = self._held[cut.tp].start

@@ -12,10 +12,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from app.adapters.refusals import Refused
 from app.core.batches import RecordBatch
 from app.core.findings import Findings
+from app.core.records.outputs import OutputReader
+from app.core.records.rules import check_readable
 from app.ports import ColumnValues, FloatMaps
 from models.manifest import Manifest
+from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS
+from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
 from schemas.wire import (
     Alert,
@@ -34,32 +39,34 @@ Columns = dict[str, ColumnValues]
 _WITNESSES = 8
 #: Columns of ``alerts`` that have another name on the topic.
 _ALERT_COLUMNS = {"at": "at_ms", "since": "since_ms", "threshold": "limit", "alert_group": "group", "who": "by"}
-_SCORE = msgspec.json.Decoder(Score)
 
 
 @dataclass(frozen=True)
 class Block:
     """Rows of one table, from a range of offsets of one partition.
 
-    ``refused`` counts records that are none of ours. ``token`` is the same for the same records, and for no others.
+    ``refused``: records that are none of ours. ``token`` is the same for the same records, and for no others.
     ``witnesses``: sources of the last rows, of different keys, the very last one first.
     """
 
     columns: Columns
     rows: int
-    refused: int
+    refused: Refused
     token: str
     witnesses: tuple[Source, ...] = ()
 
 
-def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
+def score_block(pipeline: str, reader: OutputReader, batches: Sequence[RecordBatch]) -> Block:
     """Rows of ``scores`` from records of the scores topic."""
-    scores, refused = [], 0
-    for value in _values(batches):
-        try:
-            scores.append(_SCORE.decode(value or b""))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            refused += 1
+    scores: list[Score] = []
+    refused = Refused()
+    for batch in batches:
+        for position, value in enumerate(batch.values):
+            try:
+                check_readable(batch, position)
+                scores.append(reader.score(batch.partition, value))
+            except RefusedRecordError as error:
+                refused.add(*_place(batch, position), error)
     columns: Columns = {
         "pipeline": [pipeline] * len(scores),
         "customer_id": [score.entity for score in scores],
@@ -84,16 +91,18 @@ def score_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
     return Block(columns, len(scores), refused, _token(batches), witnesses)
 
 
-def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
+def dead_letter_block(pipeline: str, reader: OutputReader, batches: Sequence[RecordBatch]) -> Block:
     """Rows of ``dead_letters`` from records of the dead-letter topic."""
-    letters, refused = [], 0
+    letters: list[DeadLetter] = []
+    refused = Refused()
     for batch in batches:
         headers = batch.headers or [()] * len(batch)
-        for key, value, words in zip(batch.keys, batch.values, headers, strict=True):
+        for position, (key, value, words) in enumerate(zip(batch.keys, batch.values, headers, strict=True)):
             try:
-                letters.append(DeadLetter.from_record(key, value, words))
-            except (KeyError, ValueError):
-                refused += 1
+                check_readable(batch, position)
+                letters.append(reader.letter(batch.partition, key, value, words))
+            except RefusedRecordError as error:
+                refused.add(*_place(batch, position), error)
     columns: Columns = {
         "pipeline": [pipeline] * len(letters),
         "topic": [letter.source.topic for letter in letters],
@@ -104,7 +113,8 @@ def dead_letter_block(pipeline: str, batches: Sequence[RecordBatch]) -> Block:
         "detail": [letter.detail for letter in letters],
         "key": [letter.key for letter in letters],
         "value": [letter.value for letter in letters],
-        "record_time": [letter.record_time_ms for letter in letters],
+        # As far as a table can hold it: the time stamp is whatever the producer's clock said.
+        "record_time": [min(max(letter.record_time_ms, EARLIEST_TABLE_MS), LATEST_TABLE_MS) for letter in letters],
         "rejected_at": [letter.rejected_at_ms for letter in letters],
         "version": [letter.version for letter in letters],
     }
@@ -173,7 +183,7 @@ def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, byte
 
 
 def read_alert(row: Mapping[str, Any]) -> Alert:
-    """The alert of a row of ``alerts``."""
+    """The alert of a row of ``alerts``; ValueError when it is none."""
     found = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
     found |= {f"{name}_ms": found.pop(name) for name in ("window_start", "window_end")}
     plain = {name: _to_ms(value) if isinstance(value, datetime) else value for name, value in found.items()}
@@ -259,9 +269,8 @@ def _event_of(update: ModelUpdate) -> str:
     return "promoted" if update.role == "champion" else "announced"
 
 
-def _values(batches: Sequence[RecordBatch]) -> Iterable[bytes | None]:
-    for batch in batches:
-        yield from batch.values
+def _place(batch: RecordBatch, position: int) -> tuple[int, int]:
+    return batch.partition, int(batch.offsets[position])
 
 
 def _feature_maps(scores: Sequence[Score]) -> ColumnValues:
@@ -285,8 +294,9 @@ def _witnesses(rows: Iterable[tuple[str | bytes | None, Source]]) -> tuple[Sourc
 def _token(batches: Sequence[RecordBatch]) -> str:
     """Where the records are and what they hold: offsets alone would be taken again by a topic made anew."""
     digest = hashlib.blake2b(digest_size=8)
-    for value in _values(batches):
-        digest.update(value or b"")
-        digest.update(b"\0")
+    for batch in batches:
+        for value in batch.values:
+            digest.update(value or b"")
+            digest.update(b"\0")
     first, last = batches[0], batches[-1]
     return f"{first.topic}/{first.partition}/{first.offsets[0]}-{last.offsets[-1]}/{digest.hexdigest()}"

@@ -23,24 +23,20 @@ from app.adapters.topic_reader import new_consumer
 from app.adapters.topics_admin import ensure_topics
 from app.core.bounds import OPEN
 from app.core.letter_selection import Place, mark
+from app.core.records.outputs import OutputReader
+from app.core.records.rules import RecordRules
 from schemas.pipeline import Pipeline
-from schemas.wire import DeadLetter
+from schemas.refusal import RefusedRecordError
+from schemas.wire import DeadLetter, SentBack, decode_json
 
 _TRANSACTION_TIMEOUT_MS = 30_000
 _FETCH_SECONDS = 30.0
 
 
-class SentBack(msgspec.Struct):
-    """``<p>.replayed``: a dead letter whose record was sent back. Key: its partition/offset."""
-
-    partition: int
-    offset: int
-    at_ms: int
-
-
 async def read_letters(bootstrap: str, pipeline: Pipeline) -> tuple[list[tuple[Place, DeadLetter]], int]:
     """All dead letters in the order of their partitions, and how many records there are none of ours."""
     letters: list[tuple[Place, DeadLetter]] = []
+    reader = OutputReader(RecordRules.of(pipeline))
     foreign = 0
     topic = pipeline.topics.dead_letters
     with reading(bootstrap):
@@ -51,8 +47,8 @@ async def read_letters(bootstrap: str, pipeline: Pipeline) -> tuple[list[tuple[P
                     batch.offsets.tolist(), batch.keys, batch.values, headers, strict=True
                 ):
                     try:
-                        letters.append(((batch.partition, offset), DeadLetter.from_record(key, value, pairs)))
-                    except (KeyError, ValueError):
+                        letters.append(((batch.partition, offset), reader.letter(batch.partition, key, value, pairs)))
+                    except RefusedRecordError:
                         foreign += 1
     return sorted(letters, key=lambda found: found[0]), foreign
 
@@ -64,8 +60,9 @@ async def read_done(bootstrap: str, pipeline: Pipeline) -> set[Place]:
         async with aclosing(read_between(bootstrap, {pipeline.topics.replayed: (OPEN, OPEN)})) as batches:
             async for batch in batches:
                 for value in batch.values:
-                    sent = msgspec.json.decode(value or b"", type=SentBack)
-                    done.add((sent.partition, sent.offset))
+                    with suppress(RefusedRecordError):  # it says of no letter that it was sent
+                        sent = decode_json(value, SentBack)
+                        done.add((sent.partition, sent.offset))
     return done
 
 

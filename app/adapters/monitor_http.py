@@ -28,7 +28,7 @@ from app.ports import QueryResult, WarehouseError
 METRICS = (
     Metric("streamgauge_monitor_active", "gauge", "1 when this monitor is at work, 0 while it stands by."),
     Metric("streamgauge_monitor_rows_total", "counter", "Rows inserted since the start, by table."),
-    Metric("streamgauge_monitor_refused_total", "counter", "Records that were none of ours and were passed over."),
+    Metric("streamgauge_monitor_refused_total", "counter", "Records that were none of ours, by topic and reason."),
     Metric("streamgauge_monitor_lag", "gauge", "Records that the monitor is behind, by topic and partition."),
     Metric("streamgauge_worker_lag", "gauge", "Records that the workers are behind on the events, by partition."),
     Metric("streamgauge_monitor_open_windows", "gauge", "Windows that hold counts and have not closed."),

@@ -21,8 +21,9 @@ from app.core.drift_windows import Told
 from app.core.findings import Findings
 from app.ports import Checkpoint, Warehouse
 from schemas.pipeline import Pipeline
+from schemas.refusal import RefusedRecordError
 from schemas.tables import TABLES
-from schemas.wire import Alert, Source
+from schemas.wire import Alert, Source, decode_packed
 
 log = logging.getLogger("streamgauge.monitor")
 
@@ -102,8 +103,17 @@ def inherit(warehouse: Warehouse, pipeline: str, tables: Mapping[str, str]) -> L
         at for at, rows in witnesses.items() if at[0] in tables and not _holds_any(warehouse, tables[at[0]], rows)
     )
     lost = _lost_findings(warehouse, saved.shown)
-    alerts = tuple(read_alert(row) for row in warehouse.read("alerts", {"pipeline": pipeline}))
+    alerts = tuple(_alerts(warehouse.read("alerts", {"pipeline": pipeline})))
     return Legacy(checkpoint, plans, witnesses, missing, _revisions(warehouse, pipeline), lost, alerts)
+
+
+def _alerts(rows: Iterable[dict[str, Any]]) -> Iterable[Alert]:
+    """What was told of alerts; what another program wrote is passed over."""
+    for row in rows:
+        try:
+            yield read_alert(row)
+        except ValueError as error:
+            log.warning("A row of the table alerts is none of ours and is passed over: %s", error)
 
 
 def _plans(warehouse: Warehouse, pipeline: str) -> Iterable[Plan]:
@@ -115,8 +125,8 @@ def _plans(warehouse: Warehouse, pipeline: str) -> Iterable[Plan]:
 
 def _decode(checkpoint: Checkpoint | None) -> Saved:
     try:
-        return msgspec.msgpack.decode(checkpoint.state, type=Saved) if checkpoint else Saved(b"", Findings())
-    except (msgspec.DecodeError, ValueError):
+        return decode_packed(checkpoint.state, Saved) if checkpoint else Saved(b"", Findings())
+    except RefusedRecordError:
         return Saved(b"", Findings())  # said when the windows are restored
 
 

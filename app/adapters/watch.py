@@ -25,15 +25,21 @@ from app.adapters.block_writer import HELD_BYTES, BlockWriter, Flow
 from app.adapters.effects import Block, Columns, dead_letter_block, findings_columns, findings_records, score_block
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_history import KnownVersion
+from app.adapters.refusals import Refusals
 from app.adapters.reign import Reign
 from app.adapters.river_detectors import make_detector
 from app.adapters.takeover import Bounds, Legacy, Saved, are_new, start_of, tables_of
 from app.adapters.warehouse_thread import WarehouseThread
+from app.core.batches import RecordBatch
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
+from app.core.records.outputs import OutputReader
+from app.core.records.rules import RecordRules, check_readable
+from app.core.records.sketches import read_sketch
 from app.ports import Warehouse
 from schemas.pipeline import Pipeline
-from schemas.wire import SketchRecord, Source, decode_packed
+from schemas.refusal import RefusedRecordError
+from schemas.wire import Source, decode_packed
 
 log = logging.getLogger("streamgauge.monitor")
 
@@ -62,7 +68,11 @@ class DroppedBatchError(RuntimeError):
 
 @dataclass
 class Surroundings:
-    """What a watch works with. ``rows``: inserted per table since the process started. ``ended``: see `Watch.start`."""
+    """What a watch works with.
+
+    ``rows``: inserted per table, and ``refusals``: records of all topics that are none of ours, since the process
+    started. ``ended``: see `Watch.start`.
+    """
 
     pipeline: Pipeline
     app: BatchApp
@@ -71,6 +81,7 @@ class Surroundings:
     now_ms: Callable[[], int]
     pace: Pace
     ended: Callable[[asyncio.Task[None]], None]
+    refusals: Refusals
     rows: dict[str, int] = field(default_factory=dict)
 
     def count(self, table: str, rows: int) -> None:
@@ -88,7 +99,6 @@ class Watch:
         self._reign = reign
         pipeline = around.pipeline
         self.core = MonitorCore(pipeline, make_detector=make_detector)
-        self.refused = 0
         #: Records that Kafka deleted before they were written.
         self.n_lost = 0
         self._findings = Findings()
@@ -119,16 +129,18 @@ class Watch:
         self._saved_offsets: dict[str, dict[int, int]] = {}
         #: Whether the newest checkpoint has findings, which a restart would show (again).
         self._has_saved_findings = bool(self._findings)
+        reader = OutputReader(RecordRules.of(pipeline))
         flow = Flow(lambda tp: around.app.pause([tp]), lambda tp: around.app.resume([tp]), around.app.commit_offsets)
         self.writers = {
             topic: BlockWriter(
                 table,
-                partial(_BLOCKS[table], pipeline.name),
+                partial(_BLOCKS[table], pipeline.name, reader),
                 around.warehouse,
                 flow,
                 {tp: start for tp, start in writing.items() if tp.topic == topic},
                 plan=reign.plan,
                 count=partial(around.count, table),
+                refuse=around.refusals.take,
                 flush_s=around.pace.flush,
             )
             for topic, table in tables_of(pipeline).items()
@@ -143,9 +155,9 @@ class Watch:
             log.warning("ClickHouse has lost rows of %s: the sketches are read again from their beginning.", tables)
             return {}
         try:
-            state = msgspec.msgpack.decode(legacy.checkpoint.state, type=Saved)
+            state = decode_packed(legacy.checkpoint.state, Saved)
             self.core.restore(state.core)
-        except (msgspec.DecodeError, ValueError) as error:
+        except ValueError as error:  # refusals are ValueErrors
             log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
             self.core = MonitorCore(self._around.pipeline, make_detector=make_detector)
             return {}
@@ -228,9 +240,13 @@ class Watch:
     def register(self, known: KnownVersion) -> None:
         """Tell the core of a version."""
         try:
-            self.core.register_version(known.version, known.reference, known.training_metrics, known.training)
+            dropped = self.core.register_version(known.version, known.reference, known.training_metrics, known.training)
         except ValueError as error:
             log.warning("Version %s is left as it was: %s", known.version, error)
+        else:
+            if dropped:
+                words = "What %d windows held of version %s is not counted in its cells and is dropped."
+                log.warning(words, dropped, known.version)
         self._is_changed = True
         self._wake.set()
 
@@ -286,13 +302,8 @@ class Watch:
         while self._inbox:
             fetched = self._inbox.popleft()
             records = fetched.records
-            for value in records.values:
-                try:
-                    self.core.observe(decode_packed(value or b"", SketchRecord))
-                except (msgspec.DecodeError, ValueError) as error:
-                    if not self.refused:
-                        log.warning("A record of %s is none of ours and is passed over: %s", records.topic, error)
-                    self.refused += 1
+            for position, value in enumerate(records.values):
+                self._take(records, position, value)
             tp = TP(records.topic, records.partition)
             self._sketch_positions[tp] = int(records.offsets[-1]) + 1
             self._is_changed = True
@@ -301,6 +312,19 @@ class Watch:
                 self._around.app.resume(list(self._paused))
                 self._paused.clear()
             await asyncio.sleep(0)
+
+    def _take(self, records: RecordBatch, position: int, value: bytes | None) -> None:
+        place = records.topic, records.partition, int(records.offsets[position])
+        refusals = self._around.refusals
+        try:
+            check_readable(records, position)
+            left_out = self.core.observe(read_sketch(records.partition, value), self._around.now_ms())
+        except RefusedRecordError as error:
+            refusals.note(*place, error)
+        else:
+            if left_out:
+                words = "It counts in segments that the pipeline file does not have (any more); these are left out."
+                refusals.note(*place, RefusedRecordError("foreign", words), left_out)
 
     async def _collect(self) -> None:
         self._is_changed = False

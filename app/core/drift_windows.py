@@ -32,6 +32,7 @@ from schemas.wire import SketchRecord, decode_packed, encode_packed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from models.soundness import CellLaws
     from schemas.pipeline import PastWindow
     from schemas.wire import SketchDelta
 
@@ -231,6 +232,29 @@ class WindowStore:
             for segment, sketch in part.items():
                 found.setdefault(segment, Sketch()).merge(sketch)
         return found
+
+    def versions(self) -> set[str]:
+        """The versions that counts are held of."""
+        return {version for held in self._panes.values() for version in held}
+
+    def n_metrics(self, version: str) -> int:
+        """How many metrics the counts have that are held of a version; 0: none are held."""
+        sketches = (held[version] for held in self._panes.values() if version in held)
+        return next((len(sketch.sums) for of in sketches for sketch in of.values() if len(sketch.sums)), 0)
+
+    def drop_unsound(self, version: str, laws: CellLaws) -> int:
+        """Drop what is held of a version and is not in the cells of its reference; how many panes that was."""
+        unsound = [
+            pane
+            for pane, held in self._panes.items()
+            if any(laws.find_fault(sketch.to_sparse()) for sketch in held.get(version, {}).values())
+        ]
+        for pane in unsound:
+            del self._panes[pane][version]
+            for window in self._calendar.windows_of(pane):
+                if not self.counts(window, version):
+                    self._windows.get(window, {}).pop(version, None)
+        return len(unsound)
 
     def release(self) -> None:
         """Forget the counts of old closed windows once everything about them has been reported."""

@@ -16,13 +16,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from app.core.batches import Floats, Ints, LabelBatch
+from schemas.ranges import BEGINNING_MS as BEGINNING_MS
+from schemas.ranges import END_MS as END_MS
 
 Payload = TypeVar("Payload")
-
-#: Before any event or label.
-BEGINNING_MS = -(2**62)
-#: After any event or label.
-END_MS = 2**62
 
 
 def effective_times(times_ms: Ints, start_ms: int) -> Ints:

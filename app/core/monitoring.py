@@ -38,6 +38,8 @@ from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.over_time import Past
 from app.core.performance import measure
+from app.core.records.rules import RecordRules
+from app.core.records.sketches import SketchRules, named_versions
 from app.core.sketches import ALL, Sketch
 from app.core.succession import Succession
 from app.core.window_statistics import Describer
@@ -109,6 +111,9 @@ class MonitorCore:
             against=drift.against,
         )
         self._versions: dict[str, _Version] = {}
+        self._rules = SketchRules(pipeline, RecordRules.of(pipeline))
+        #: How many metrics the counts have that are held of versions without a reference; 0: none are.
+        self._strangers: dict[str, int] = {}
         self._history = History(history)
         self._succession = Succession(FEWEST)
         self._keep = keep
@@ -136,7 +141,7 @@ class MonitorCore:
         reference: Reference,
         training_metrics: dict[str, float],
         training: Window | None = None,
-    ) -> None:
+    ) -> int:
         """Make a version's reference known; again with the same one is no error, with another one is a ValueError.
 
         Parameters
@@ -145,6 +150,10 @@ class MonitorCore:
             What ``falls_by`` of alert rules compares with, by measure; what is absent is computed from the reference.
         training
             Event time of the training data, for its metadata rows (None: 0 to 0).
+
+        Returns
+        -------
+        How many windows' counts were held of the version that are not in the cells of this reference: they are dropped.
         """
         known = self._versions.get(version)
         if known is not None:
@@ -152,7 +161,7 @@ class MonitorCore:
                 raise ValueError(
                     f"version {version} is registered with another reference; give the new one a new version"
                 )
-            return
+            return 0
         own = {name: value for name, value, _, _ in measure(reference.training)}
         self.alerts.add_version(version, {**own, **training_metrics})
         window, drift = training or Window(0, 0), self._pipeline.drift
@@ -163,18 +172,33 @@ class MonitorCore:
         told = [limit for rule in rules for limit in limits(rule, known_auc)]
         diagnosis = Diagnosis(reference, told, self._pipeline.events.plural)
         self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
+        self._strangers.pop(version, None)
+        return self._store.drop_unsound(version, reference.laws)
 
-    def observe(self, record: SketchRecord) -> None:
-        """Take a record of the sketches topic, in offset order per partition."""
-        for delta in record.deltas:
-            if delta.model != self._pipeline.model.name:
-                raise ValueError(
-                    f"a sketch of model {delta.model!r} on a topic of {self._pipeline.model.name!r}; "
-                    "give each model a pipeline of its own"
-                )
-        self._errors.check(record)
-        self._store.add(record)
-        self._errors.add(record)
+    def observe(self, record: SketchRecord, clock_ms: int | None = None) -> int:
+        """Take a record of the sketches topic, in offset order per partition.
+
+        Parameters
+        ----------
+        clock_ms
+            Processing time, as a bound on how far partitions can have come; None: no bound.
+
+        Returns
+        -------
+        How many of its deltas are left out, being of segments that the pipeline does not have.
+
+        Raises
+        ------
+        RefusedRecordError
+            When it cannot be; nothing has been changed then.
+        """
+        laws = {version: known.reference.laws for version, known in self._versions.items()}
+        checked = self._rules.check(record, laws, self._strangers, clock_ms)
+        self._store.add(checked)
+        self._errors.add(checked)
+        for version in named_versions(checked) - laws.keys():
+            self._strangers[version] = self._store.n_metrics(version)
+        return len(record.deltas) - len(checked.deltas)
 
     def calibrate(self) -> None:
         """Work out beforehand what `collect` needs and takes seconds for; changes nothing that anyone can see."""
@@ -260,7 +284,7 @@ class MonitorCore:
         head, _, windows = snapshot[len(_MAGIC) :].partition(b"\n")
         state: dict[str, Any] = json.loads(head)
         self._store.restore(windows)
-        self._versions = {}
+        self._versions, self._strangers = {}, {}
         for version, saved in state["versions"].items():
             reference = Reference.from_json(saved["reference"])
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
@@ -271,6 +295,11 @@ class MonitorCore:
         self._history.from_state(state["history"])
         self._succession.from_state(state["succession"])
         self._errors.restore(state["errors"])
+        for strange in (self._store.versions() | self._errors.held.keys()) - self._versions.keys():
+            self._strangers[strange] = self._store.n_metrics(strange)
+        come_to_ms = max(self._store.watermark_ms or 0, self._store.label_watermark_ms or 0)
+        if come_to_ms > self._rules.latest_come_to_ms:
+            raise ValueError(f"the snapshot has come to {come_to_ms}, where nothing can be")
 
     def _judge(
         self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False

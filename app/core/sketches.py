@@ -13,6 +13,7 @@ import numpy as np
 
 from app.core.merge import BEGINNING_MS
 from models.reference import Counts, Reference
+from models.soundness import MOST_CELLS, SparseCounts
 from schemas.wire import ErrorRun, SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ _DELTA_BYTES = 400
 
 #: The segment that every event belongs to.
 ALL = "all"
-
-# A bad position must not ask for gigabytes: 4 million cells are 4 000 metrics of 1 000.
-_MOST_CELLS = 2**22
 
 
 def pack(model: str, version: str, segment: str, slice_start_ms: int, counts: Counts) -> SketchDelta:
@@ -103,8 +101,8 @@ class Sketch:
 
     def add(self, delta: SketchDelta) -> None:
         """Merge a delta; ValueError, and nothing merged, when it is not whole."""
-        cells, values = _positions(delta.cells, delta.counts, _MOST_CELLS)
-        outcome_cells, outcome_values = _positions(delta.outcome_cells, delta.outcome_counts, _MOST_CELLS)
+        cells, values = _positions(delta.cells, delta.counts, MOST_CELLS)
+        outcome_cells, outcome_values = _positions(delta.outcome_cells, delta.outcome_counts, MOST_CELLS)
         sums = np.frombuffer(delta.sums, "<i8")
         minima, maxima = np.frombuffer(delta.minima, "<f8"), np.frombuffer(delta.maxima, "<f8")
         if not len(sums) == len(minima) == len(maxima) or (len(self.sums) and len(self.sums) != len(sums)):
@@ -139,6 +137,22 @@ class Sketch:
         self.n += other.n
         self.log_loss_sum += other.log_loss_sum
         self.n_correct += other.n_correct
+
+    def to_sparse(self) -> SparseCounts:
+        """Give the counts as what `models.soundness` looks at."""
+        cells, outcome_cells = np.flatnonzero(self.cells), np.flatnonzero(self.outcomes)
+        return SparseCounts(
+            self.n,
+            cells,
+            self.cells[cells],
+            self.sums,
+            self.minima,
+            self.maxima,
+            outcome_cells,
+            self.outcomes[outcome_cells],
+            self.log_loss_sum,
+            self.n_correct,
+        )
 
     def to_counts(self, reference: Reference) -> Counts:
         """Give the counts in the cells of the reference they were counted with; ValueError when they do not fit."""

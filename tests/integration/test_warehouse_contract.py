@@ -11,6 +11,7 @@ import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -256,6 +257,24 @@ def test_who_claims_fences_all_before_and_reads_what_they_left(warehouse: Wareho
     assert not inherit(warehouse, "p", {"p.scores": "scores"}).missing
 
 
+@pytest.mark.parametrize("time_ms", [2**62, -(2**62), 253_402_300_800_000])
+def test_a_time_that_no_table_can_hold_stops_no_take_over(warehouse: Warehouse, time_ms: int) -> None:
+    """Some other program, or an older release, may have written it."""
+    warehouse.insert("scores", {**scores([5]), "event_time": [time_ms]})
+    (row,) = warehouse.read("scores")
+    assert row["event_time"].year == (2299 if time_ms > 0 else 1900)
+    place = ("p.scores", 0)
+    Reign.claim(warehouse, "p", "a", 1).plan(warehouse, [Plan(*place, 7, 9, held=Source("p.events", 0, 5))])
+    assert not inherit(warehouse, "p", {"p.scores": "scores"}).missing
+
+
+def test_rows_of_alerts_that_are_none_are_passed_over(warehouse: Warehouse) -> None:
+    words = {name: ["x"] for name in ("rule", "severity", "state", "model", "version", "measure", "message", "action")}
+    rest = {"value": [None], "threshold": [None], "at": [2**62], "window_start": [None], "window_end": [2**62]}
+    warehouse.insert("alerts", {**words, **rest, "alert_id": ["a"], "pipeline": ["p"]})
+    assert inherit(warehouse, "p", {}).alerts == ()
+
+
 def test_a_refused_insert_leaves_nothing(warehouse: Warehouse) -> None:
     with pytest.raises(WarehouseError, match="lack the column score"):
         warehouse.insert("scores", {name: values for name, values in scores([1]).items() if name != "score"})
@@ -423,6 +442,27 @@ def test_a_changed_migration_is_refused(tmp_path: Path) -> None:
         (files / "900_more.sql").write_text("-- why not\nSELECT 1;\n")
         with pytest.raises(WarehouseError, match=r"900_more.sql was changed after it was applied"):
             warehouse.migrate()
+    finally:
+        warehouse.close()
+
+
+def test_what_was_stored_of_times_that_cannot_be_is_cleared_once(tmp_path: Path) -> None:
+    """A dead letter is not: only its record's time stamp is what its producer's clock said."""
+    files = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS_PATH, files)
+    (files / "010_times.sql").unlink()
+    warehouse = ClickHouseWarehouse(path=tmp_path / "clickhouse", migrations_path=files)
+    letter = {name: ["p"] for name in ("pipeline", "topic", "stage", "reason", "detail", "key", "value")}
+    try:
+        warehouse.migrate()
+        warehouse.insert("scores", {**scores([1, 2, 3]), "event_time": [2**62, 5, -(2**62)]})
+        place = {"partition": [0], "offset": [1], "rejected_at": [7]}
+        warehouse.insert("dead_letters", {**letter, **place, "record_time": [2**62]})
+        shutil.copy(MIGRATIONS_PATH / "010_times.sql", files)
+        assert warehouse.migrate() == ["010_times.sql"]
+        assert warehouse.query_readonly("SELECT offset, event_time FROM scores").rows == [(2, ANY)]
+        ((record_time,),) = warehouse.query_readonly("SELECT record_time FROM dead_letters").rows
+        assert record_time.year == 2299
     finally:
         warehouse.close()
 

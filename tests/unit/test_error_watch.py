@@ -45,6 +45,7 @@ def make_pipeline(partitions: int = 1) -> Pipeline:
         return replace(
             pipeline,
             partitions=partitions,
+            events=replace(pipeline.events, earliest_ms=0),
             drift=replace(pipeline.drift, false_alarms=FalseAlarms(1, per_events=500_000)),
         )
 

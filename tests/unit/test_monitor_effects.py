@@ -12,6 +12,8 @@ from app.adapters.effects import Block, dead_letter_block, findings_columns, fin
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.core.batches import Header, RecordBatch
 from app.core.findings import Findings, MetadataRow, PerformanceRow
+from app.core.records.outputs import OutputReader
+from app.core.records.rules import RecordRules
 from schemas.topics import Topics
 from schemas.wire import (
     Alert,
@@ -26,6 +28,8 @@ from schemas.wire import (
     decode_json,
     encode_json,
 )
+
+READER = OutputReader(RecordRules(Topics("p", 3), "m", 0, 10**13, 0, 0))
 
 
 def make_batch(
@@ -49,7 +53,9 @@ def rows_of(block: Block, table: str) -> list[dict[str, object]]:
 
 
 def test_a_score_becomes_a_row_with_nan_for_a_missing_feature() -> None:
-    block = score_block("p", [make_batch([make_score(0, {"a": 1.5, "b": None}), make_score(1, {"a": -2.0, "b": 3.0})])])
+    block = score_block(
+        "p", READER, [make_batch([make_score(0, {"a": 1.5, "b": None}), make_score(1, {"a": -2.0, "b": 3.0})])]
+    )
 
     first, second = rows_of(block, "scores")
 
@@ -62,31 +68,33 @@ def test_a_score_becomes_a_row_with_nan_for_a_missing_feature() -> None:
 def test_scores_with_different_features_share_a_block() -> None:
     values: list[bytes | None] = [make_score(0, {"a": 1.0}), make_score(1, {"b": 2.0, "a": 1.0}), make_score(2, {})]
 
-    rows = rows_of(score_block("p", [make_batch(values)]), "scores")
+    rows = rows_of(score_block("p", READER, [make_batch(values)]), "scores")
 
     assert [row["features"] for row in rows] == [{"a": 1.0}, {"b": 2.0, "a": 1.0}, {}]
 
 
 def test_a_shadow_score_does_not_take_the_place_of_the_published_one() -> None:
-    block = score_block("p", [make_batch([make_score(0, {}), make_score(0, {}, role="shadow")])])
+    block = score_block("p", READER, [make_batch([make_score(0, {}), make_score(0, {}, role="shadow")])])
 
     assert [row["shadow"] for row in rows_of(block, "scores")] == ["", "1.0.0"]
 
 
 def test_what_is_no_score_is_counted_and_left_out() -> None:
-    block = score_block("p", [make_batch([b"{", None, b'{"event_id": 1}', b"\xff", make_score(0, {})])])
+    block = score_block("p", READER, [make_batch([b"{", None, b'{"event_id": 1}', b"\xff", make_score(0, {})], 7)])
 
-    assert (block.rows, block.refused) == (1, 4)
+    assert block.rows == 1
+    assert block.refused.counts == {"malformed": 2, "tombstone": 1, "wrong_type": 1}
+    assert block.refused.examples["tombstone"] == "partition 1, offset 8: The record has no value."
 
 
 def test_the_token_is_of_offsets_and_values() -> None:
     batches = [make_batch([b"a", b"b"])], [make_batch([b"a"]), make_batch([b"b"], 1)]
     others = [make_batch([b"a", b"c"])], [make_batch([b"a", b"b"], 7)], [make_batch([b"ab", b""])]
 
-    tokens = {score_block("p", each).token for each in batches}
+    tokens = {score_block("p", READER, each).token for each in batches}
 
     assert len(tokens) == 1
-    assert not tokens & {score_block("p", each).token for each in others}
+    assert not tokens & {score_block("p", READER, each).token for each in others}
 
 
 def test_a_dead_letter_keeps_its_bytes_and_foreign_records_are_refused() -> None:
@@ -96,10 +104,10 @@ def test_a_dead_letter_keeps_its_bytes_and_foreign_records_are_refused() -> None
     )
     batch.keys[0] = letter.key
 
-    block = dead_letter_block("p", [batch])
+    block = dead_letter_block("p", READER, [batch])
 
     (row,) = rows_of(block, "dead_letters")
-    assert block.refused == 2
+    assert block.refused.counts == {"bad_header": 2}
     assert (row["key"], row["value"], row["offset"], row["stage"]) == (b"\xff", b"\x00\xfe", 7, "decode")
 
 

@@ -17,6 +17,7 @@ from app.adapters.effects import Block
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import Fetched
 from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.refusals import Refusals, Refused
 from app.adapters.reign import Plan
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
@@ -60,7 +61,7 @@ class Counting(MemoryWarehouse):
 
 def to_block(batches: Any) -> Block:
     offsets = [offset for batch in batches for offset in batch.offsets.tolist()]
-    return Block({"offset": offsets}, len(offsets), 0, f"{batches[0].partition}:{offsets[0]}-{offsets[-1]}")
+    return Block({"offset": offsets}, len(offsets), Refused(), f"{batches[0].partition}:{offsets[0]}-{offsets[-1]}")
 
 
 def make_fetch(tp: TP, first: int, n: int, size_bytes: int = 100) -> Fetched:
@@ -81,7 +82,14 @@ def write(
         thread = WarehouseThread(warehouse, first_wait_s=0.001, longest_wait_s=0.002)
         starts = {TP0: first, TP1: Start(40)}
         writer = BlockWriter(
-            "scores", to_block, thread, recorder.flow, starts, plan=plan, count=recorder.counted.append
+            "scores",
+            to_block,
+            thread,
+            recorder.flow,
+            starts,
+            plan=plan,
+            count=recorder.counted.append,
+            refuse=Refusals().take,
         )
         receive(writer)
         writer.stop()

@@ -1,0 +1,180 @@
+"""A sketch record is counted whole or not at all, and what is counted can be reported."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from msgspec.structs import replace as change
+
+from app.core.drift_calendar import Window
+from app.core.monitoring import MonitorCore
+from app.core.records.sketches import MOST_UNKNOWN, read_sketch
+from app.core.sketches import ALL, pack
+from models.counting import count, count_outcomes
+from models.reference import Reference
+from models.reference_fit import fit_reference
+from models.training import TrainedModel
+from schemas.pipeline import Pipeline
+from schemas.refusal import RefusedRecordError
+from schemas.wire import ErrorRun, SketchDelta, SketchRecord, encode_packed
+
+DAY_MS = 86_400_000
+AT_MS = 1_700_000_000_000 // DAY_MS * DAY_MS
+FAR_MS = AT_MS + 70 * DAY_MS
+
+
+@pytest.fixture(scope="module")
+def reference(trained: TrainedModel) -> Reference:
+    return trained.manifest.read_reference()
+
+
+@pytest.fixture
+def monitor(small_pipeline: Pipeline, reference: Reference) -> MonitorCore:
+    drift = replace(small_pipeline.drift, segments=("colour",))
+    core = MonitorCore(replace(small_pipeline, drift=drift))
+    core.register_version("1.0.0", reference, {}, Window(0, 1))
+    core.collect(0)
+    return core
+
+
+def delta(reference: Reference, start_ms: int = AT_MS, n: int = 300, segment: str = ALL) -> SketchDelta:
+    generator = np.random.default_rng(n)
+    matrix = np.column_stack([generator.normal(50, 20, n), generator.integers(0, 4, n), generator.integers(1, 9, n)])
+    scores = generator.random(n)
+    counts = count(reference, matrix, scores) + count_outcomes(reference, scores, (generator.random(n) < scores) * 1.0)
+    return pack("shop-returns", "1.0.0", segment, start_ms, counts)
+
+
+def record(*deltas: SketchDelta, come_to_ms: int = AT_MS, errors: tuple[ErrorRun, ...] = ()) -> SketchRecord:
+    return SketchRecord(0, come_to_ms, come_to_ms, list(deltas), list(errors))
+
+
+def run(times_ms: list[int], wrong: bytes, version: str = "1.0.0") -> ErrorRun:
+    return ErrorRun(version, np.array(times_ms, "<i8").tobytes(), wrong)
+
+
+def i8(*values: int) -> bytes:
+    return np.array(values, "<i8").tobytes()
+
+
+def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
+    good = delta(reference)
+    cells = np.frombuffer(good.cells, "<u4")
+    return {
+        "another model": (record(good, change(good, model="x")), "foreign"),
+        "a partition that there is not": (change(record(good), partition=1), "foreign"),
+        "a watermark beyond all": (record(good, come_to_ms=2**62), "out_of_range"),
+        "labels that came further than they can": (
+            SketchRecord(0, AT_MS, 1_893_456_000_000 + 3 * DAY_MS + 1, [good]),
+            "out_of_range",
+        ),
+        "a slice before all events": (record(good, delta(reference, 0)), "out_of_range"),
+        "a slice after all events": (record(good, delta(reference, 1_893_456_000_000 + 9 * DAY_MS)), "out_of_range"),
+        "a second delta that does not add up": (record(good, change(good, n=good.n + 1)), "inconsistent"),
+        "cells that are no numbers": (record(good, change(good, cells=b"abc")), "inconsistent"),
+        "counts of another length": (record(good, change(good, counts=good.counts + i8(1))), "inconsistent"),
+        "a cell of no metric": (
+            record(good, change(good, cells=np.append(cells[:-1], 2**21).astype("<u4").tobytes())),
+            "inconsistent",
+        ),
+        "metrics of another model": (
+            record(good, change(good, sums=good.sums[8:], minima=good.minima[8:], maxima=good.maxima[8:])),
+            "inconsistent",
+        ),
+        "errors that are not whole": (record(good, errors=(run([AT_MS], b"\1\0"),)), "inconsistent"),
+        "errors in no order": (record(good, errors=(run([AT_MS, AT_MS - 1], b"\1\0"),)), "inconsistent"),
+        "errors that are neither right nor wrong": (record(good, errors=(run([AT_MS], b"\2"),)), "inconsistent"),
+        "errors beyond all": (record(good, errors=(run([2**62], b"\1"),)), "out_of_range"),
+        "errors before all": (record(good, errors=(run([-(2**62)], b"\1"),)), "out_of_range"),
+        "many versions that nobody knows": (
+            record(good, *(change(good, version=f"v{number}") for number in range(MOST_UNKNOWN + 1))),
+            "foreign",
+        ),
+    }
+
+
+def test_a_record_that_is_refused_changes_nothing_and_the_next_is_counted(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    monitor.observe(record(delta(reference, n=100)))
+    before = monitor.snapshot()
+    for what, (bad, reason) in bad_records(reference).items():
+        with pytest.raises(RefusedRecordError) as refused:
+            monitor.observe(bad)
+        assert refused.value.reason == reason, what
+        assert monitor.snapshot() == before, what
+    monitor.observe(record(delta(reference), come_to_ms=FAR_MS))
+    (window,) = monitor.windows.closed()
+    assert monitor.windows.counts(window, "1.0.0")[ALL].n == 400
+    assert {report.n_detection for report in monitor.collect(1).reports} == {400}
+
+
+def test_how_far_a_partition_can_have_come_is_bounded_by_the_readers_clock(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    """By an hour of clocks that differ, and what event times and promises may be ahead."""
+    pipeline = monitor._pipeline
+    assert pipeline.labels is not None
+    most_ms = AT_MS + 3_600_000 + pipeline.events.max_ahead_ms + pipeline.labels.horizon_ms
+    with pytest.raises(RefusedRecordError, match="the latest that is believed"):
+        monitor.observe(record(come_to_ms=most_ms + 1), AT_MS)
+    monitor.observe(record(come_to_ms=most_ms), AT_MS)
+    assert monitor.windows.watermark_ms == most_ms
+
+
+def test_counts_in_segments_that_the_pipeline_does_not_have_are_left_out(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    red = delta(reference, segment="colour=red", n=200)
+    strange = [delta(reference, segment=f"shape={number}", n=200) for number in range(50)]
+    assert monitor.observe(record(delta(reference), red, *strange, come_to_ms=FAR_MS)) == 50
+    (window,) = monitor.windows.closed()
+    assert monitor.windows.counts(window, "1.0.0").keys() == {ALL, "colour=red"}
+    assert {report.segment for report in monitor.collect(1).reports} == {ALL, "colour=red"}
+
+
+@functools.cache
+def other_reference() -> Reference:
+    generator = np.random.default_rng(5)
+    scores = generator.random(400)
+    return fit_reference(
+        generator.normal(size=(400, 1)), ["x"], ["numeric"], {}, scores, (generator.random(400) < scores) * 1.0, 16
+    )
+
+
+def test_what_is_held_of_a_version_and_is_not_of_its_reference_is_dropped_when_that_comes(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    """Until it comes, nobody can tell; what comes first decides how many metrics it has."""
+    scores = np.random.default_rng(1).random(250)
+    wrong = pack("shop-returns", "2.0.0", ALL, AT_MS, count(other_reference(), scores[:, None], scores))
+    monitor.observe(record(wrong))
+    with pytest.raises(RefusedRecordError, match="what is held of the version has"):
+        monitor.observe(record(change(delta(reference), version="2.0.0")))
+    snapshot = monitor.snapshot()
+    assert monitor.register_version("2.0.0", reference, {}, Window(0, 1)) == 1
+    monitor.observe(record(change(delta(reference), version="2.0.0"), come_to_ms=FAR_MS))
+    assert {report.n_detection for report in monitor.collect(1).reports} == {300}
+
+    again = MonitorCore(monitor._pipeline)
+    again.restore(snapshot)
+    assert again.register_version("2.0.0", reference, {}, Window(0, 1)) == 1
+
+
+def test_a_snapshot_that_has_come_to_where_nothing_can_be_is_not_gone_on_with(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    """An older release took any watermark, and would have closed every window for ever."""
+    monitor.windows.add(record(come_to_ms=2**62))
+    with pytest.raises(ValueError, match="where nothing can be"):
+        MonitorCore(monitor._pipeline).restore(monitor.snapshot())
+
+
+def test_a_record_lies_in_the_partition_that_it_speaks_of(reference: Reference) -> None:
+    value = encode_packed(record(delta(reference)))
+    assert read_sketch(0, value) == record(delta(reference))
+    with pytest.raises(RefusedRecordError, match="it lies in 1"):
+        read_sketch(1, value)
