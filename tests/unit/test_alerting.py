@@ -591,6 +591,16 @@ def test_a_rule_that_was_changed_or_removed_lets_go_of_its_alerts(rules: tuple[A
     ]
 
 
+def test_a_note_of_a_silence_is_not_cleared_when_its_rule_is_changed() -> None:
+    """Nobody was told that it was raised, so nobody is told that it is over."""
+    silenced = replace(RULE, silences=(Silence(0, 9 * DAY, "load"),))
+    book = make_book(silenced)
+    assert follow(book, [0.7]) == [(0, "silenced")]
+    for rules in ((replace(silenced, falls_by=0.2),), (ACCURACY,)):
+        other = restored(restored(book, *rules))
+        assert other.announce(9) == []
+
+
 def test_owner_severity_and_runbook_may_be_edited_while_an_alert_is_open() -> None:
     book = make_book()
     follow(book, [0.7])

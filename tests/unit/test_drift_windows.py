@@ -186,6 +186,18 @@ def test_a_partition_that_reports_again_is_no_longer_idle() -> None:
     assert store.watermark_ms == 11
 
 
+def test_neither_watermark_goes_back_when_an_idle_partition_returns() -> None:
+    store = make_store(2)
+    store.declare_idle(1)
+    store.add(SketchRecord(0, 50, 40, []))
+    store.add(SketchRecord(1, 30, 20, []))
+    assert (store.watermark_ms, store.label_watermark_ms) == (50, 40)
+    store.add(SketchRecord(1, 60, 45, []))
+    assert (store.watermark_ms, store.label_watermark_ms) == (50, 40)
+    store.add(SketchRecord(0, 70, 60, []))
+    assert (store.watermark_ms, store.label_watermark_ms) == (60, 45)
+
+
 def test_a_window_is_reported_above_every_revision_that_others_know() -> None:
     store = make_store()
     store.add(record(0, 5, 3))
@@ -209,6 +221,15 @@ def test_what_was_reported_and_cannot_be_counted_again_is_left_alone() -> None:
     assert store.closed() == [Window(10, 20)]
     assert store.counts(Window(10, 20), "1")[ALL].n == 2
     assert store.n_too_late == 1
+
+
+def test_all_windows_that_were_reported_and_are_lost_are_left_alone() -> None:
+    store = make_store()
+    store.keep_reported({("1", 0, "features"): 1, ("1", 10, "features"): 1})
+    store.add(record(0, 50, 3, 12, 25))
+
+    assert store.closed() == [Window(20, 30)]
+    assert store.n_too_late == 2
 
 
 # -- overlapping windows, windows to compare with, segments ------------------------------------------------------------

@@ -107,6 +107,25 @@ def test_a_cell_without_labels_lies_between_its_neighbours_and_nobody_knows_wher
     assert unknown.high - unknown.low > 5 * (known.high - known.low)
 
 
+def test_where_a_probability_is_in_its_gap_is_as_uncertain_as_a_uniform_number() -> None:
+    outcomes = np.array([[0, 700, 0, 0, 300, 0], [0, 300, 0, 0, 700, 0]])
+    calibration = replace(fit_calibration(outcomes, 3), variance=np.zeros(4))
+    widths = calibration.by_gap.sum(axis=1)
+    # One figure for each cell alone; the two cells in the middle share a gap, so their difference is certain.
+    found = calibration.propagated(np.vstack([np.eye(6), [0, 0, 1, -1, 0, 0], [0, 0, 1, 1, 0, 0]]))
+    assert found[:6] == pytest.approx(widths**2 * stats.uniform.var())
+    assert found[6:] == pytest.approx([0.0, stats.uniform.var(scale=2 * widths[2])])
+
+
+def test_few_labels_make_groups_of_a_fifth_of_them() -> None:
+    few = np.array([[8, 6, 4, 1, 1], [1, 1, 4, 6, 8]])
+    assert len(set(fit_calibration(few, 2).probability)) == 5
+    # With 50 or more of each a group holds ten of either, and what is left over joins the last one.
+    more = np.array([[30, 9, 3, 4, 4], [1, 9, 20, 20, 9]])
+    rates = [1 / 31, *[29 / 41] * 2, *[29 / 37] * 2]
+    assert fit_calibration(more, 5).probability == pytest.approx(rates, abs=0.005)
+
+
 def test_rare_positives_have_groups_of_their_own_at_the_top() -> None:
     labels, rates = np.full(50, 20_000), np.append(np.full(46, 0.0005), [0.002, 0.01, 0.05, 0.3])
     positives = (labels * rates).astype(int)
@@ -639,3 +658,17 @@ def test_the_census_leaves_out_rows_without_score_or_label() -> None:
         window=1_000,
     )
     assert dirty.errors == plain.errors
+
+
+def test_cells_that_expect_fewer_than_five_of_either_label_are_judged_as_one() -> None:
+    """One pool's chi-square, of one degree of freedom, is the square of the normal test of the direction."""
+    reference, window = np.array([[900, 900], [30, 30]]), np.array([[92, 97], [8, 3]])
+    found = check_labels(reference, window)
+    assert found.p_shape == pytest.approx(found.p_direction)
+    # Three times as many are enough for a pool each: by hand, K m / T positives are due in either cell.
+    more = check_labels(reference, 3 * window)
+    pieces = []
+    for (negative, positive), (negative_now, positive_now) in zip(reference.T, 3 * window.T, strict=True):
+        n, m, some = negative + positive, negative_now + positive_now, positive + positive_now
+        pieces.append(((positive_now - m * some / (n + m)) ** 2, stats.hypergeom.var(n + m, some, m)))
+    assert more.p_shape == pytest.approx(stats.chi2.sf(sum(square / var for square, var in pieces), 2))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.batches import Floats
+from app.core.faults.displaced import find_displaced
 from app.core.faults.fault import Fault
 from app.core.faults.find import find_faults
 from app.core.faults.law import Law, distance
@@ -145,6 +146,24 @@ def test_a_recent_window_shows_what_a_drift_before_the_swap_had_hidden(reference
     assert only(faults).kind == "columns_swapped"
 
 
+@pytest.mark.parametrize(("n", "off", "is_told"), [(30, 0.11, False), (3_000, 0.03, True)])
+def test_columns_are_no_nearer_to_each_other_than_so_many_events_can_tell(n: int, off: float, is_told: bool) -> None:
+    """Below 1 are 0.19 and 0.61 of training's values; the window's are off by so much when swapped, else by the rest.
+
+    Thirty events can tell laws that are 0.23 apart: 0.31 and 0.11 are not.
+    """
+
+    def law_of(n: int, share: float) -> Law:
+        return Law(n, np.array([0.0, 1.0, 2.0]), np.array([0.0, share, 1.0]), math.nan, 100.0, 0.0)
+
+    past = [law_of(10_000, 0.19), law_of(10_000, 0.61)]
+    window = {"a": law_of(n, 0.61 - off), "b": law_of(n, 0.19 + off)}
+    found = find_displaced(["a", "b"], [past], window, {"a", "b"}).fault
+
+    assert (found is not None) == is_told
+    assert found is None or found.kind == "columns_swapped"
+
+
 # -- units -----------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +210,15 @@ def test_a_small_factor_of_widely_spread_values_is_drift_and_no_unit(reference: 
     matrix[:, 2] *= 1.609344
 
     assert find(reference, matrix) == ()
+
+
+def test_a_factor_that_a_small_offset_would_hardly_change_is_not_named_after_the_offset() -> None:
+    """1.8 times values that are spread by 200 is 1.8 times them plus 32 just as well."""
+    values = np.random.default_rng(2).normal(1000, 200, (20_000, 1))
+    reference = fit(values, ["x"])
+
+    assert find(reference, values[:N] * 1.8) == ()
+    assert find(reference, values[:N] * 1.8 + 32) == ()
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
@@ -256,6 +284,15 @@ def test_values_that_depend_on_each_other_count_as_fewer() -> None:
 
     assert only(find_faults(cells, training, window, {"x"})).kind == "constant"
     assert find_faults(cells, training, window, {"x"}, design_effects=[10.0]) == ()
+
+
+def test_infinite_values_that_training_had_as_well_are_no_fault() -> None:
+    matrix = np.random.default_rng(0).normal(size=(20_000, 1))
+    matrix[::20, 0] = np.inf
+    reference = fit(matrix, ["x"])
+
+    assert find(reference, matrix[:N]) == ()
+    assert only(find(reference, -matrix[:N])).kind == "infinite_values"
 
 
 # -- categories ------------------------------------------------------------------------------------------------------
@@ -368,6 +405,16 @@ def test_a_segment_that_vanished_or_doubled_while_others_did_not_is_named() -> N
         ("traffic_doubled", ("origin=JFK",)),
         ("traffic_missing", ("origin=LGA",)),
     ]
+
+
+def test_a_segment_is_judged_beside_all_events() -> None:
+    """All are 1.6 times the usual, one segment three quarters of it: it has less than half of its part."""
+    past = {"origin=EWR": [800] * 6, "origin=LGA": [200] * 6}
+
+    (fault,) = find_in_traffic(Traffic(1600, [1000] * 6, (), past, {"origin=EWR": 1450, "origin=LGA": 150}))
+    assert (fault.kind, fault.metrics) == ("traffic_missing", ("origin=LGA",))
+    # Where all are fewer, so may be the segment.
+    assert find_in_traffic(Traffic(600, [1000] * 6, (), past, {"origin=EWR": 490, "origin=LGA": 110})) == []
 
 
 # -- what is no fault ------------------------------------------------------------------------------------------------
@@ -493,3 +540,13 @@ def test_a_scaled_law_is_the_law_of_the_scaled_values(factor: float, offset: flo
     direct = law(values * factor + offset, (edges * factor + offset).tolist())
 
     assert distance(direct, law(values, edges.tolist()).scaled(factor, offset)) < 0.01
+
+
+def test_stretches_where_fewer_than_three_values_are_expected_are_no_surprise_when_empty() -> None:
+    """Twenty values as evenly as can be leave half of forty cells empty; of none of these that is a surprise."""
+    edges = np.linspace(0.025, 0.975, 39).tolist()
+    training = law(np.random.default_rng(5).random(20_000), edges)
+    even = (np.arange(20) + 0.4) / 20
+
+    assert distance(law(even, edges), training) < 0.1
+    assert distance(law(even / 2, edges), training) > 0.4

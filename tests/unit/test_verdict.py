@@ -106,6 +106,13 @@ def test_a_moved_rate_is_a_label_prior_only_when_scores_given_the_label_stay() -
     assert decide(replace(PRIOR, p_conditional=float("nan"))).kind == "concept_drift"
 
 
+def test_a_moved_rate_is_a_label_prior_though_features_that_the_score_does_not_heed_have_moved() -> None:
+    unheeded = replace(PRIOR, p_calibration=0.5, calibration_effect=0.0, changes=(TEMP, CARRIER))
+
+    assert decide(unheeded).kind == "label_prior_drift"
+    assert decide(replace(unheeded, p_conditional=1e-9)).kind == "feature_drift"
+
+
 def test_a_rate_that_moved_as_the_scores_foresaw_is_score_drift() -> None:
     foreseen = replace(SCORES, p_prior=1e-9, rate_before=0.2, rate_now=0.3, p_conditional=0.4, p_calibration=0.5)
 

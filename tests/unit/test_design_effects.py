@@ -1,0 +1,103 @@
+"""Events that come k times with a design effect of k say what they say once, in every test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.batches import Ints
+from app.core.comparison import TESTS, Comparison
+from app.core.faults.column import Column
+from app.core.label_checks import check_labels
+from models.counting import count
+from models.reference import MetricCells, Reference
+from models.reference_fit import fit_reference
+
+
+def draw(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
+    """A number, heavy-tailed; a category, which may be new; both are missing at times."""
+    rng = np.random.default_rng(seed)
+    category = rng.choice([0.0, 1.0, 2.0, 3.0], n, p=[0.5, 0.3 - shift / 10, 0.15, 0.05 + shift / 10])
+    matrix = np.column_stack([rng.lognormal(shift, 1.0, n), np.where(category == 3, -1.0, category)])
+    matrix[rng.random(matrix.shape) < 0.02 + shift / 20] = np.nan
+    return matrix
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    kinds = ["numeric", "category"]
+    return fit_reference(draw(0, 3_000), ["x", "k"], kinds, {"k": 3}, np.full(3_000, 0.5), np.zeros(3_000), 64)
+
+
+def counts_of(reference: Reference, seed: int, n: int, shift: float) -> Ints:
+    return count(reference, draw(seed, n, shift), np.full(n, 0.5)).counts
+
+
+@pytest.mark.parametrize("test", list(TESTS))
+@pytest.mark.parametrize(("n", "shift"), [(300, 0.0), (300, 0.3), (3_000, 0.1), (20, 0.5)])
+def test_what_comes_k_times_says_what_it_says_once(reference: Reference, test: str, n: int, shift: float) -> None:
+    if test == "psi" and n < 100:
+        return  # half an event that is added to each group, however often the others come, is much there
+    comparison = Comparison(reference, [test])
+    window = counts_of(reference, 1, n, shift)
+    comparison.design_effects = np.ones(len(reference.metrics))
+    once = comparison.compare(reference.counts, window)[test]
+    for k in (3, 10):
+        comparison.design_effects = np.full(len(reference.metrics), float(k))
+        repeated = comparison.compare(k * reference.counts, k * window)[test]
+        tolerance = 0.2 if test == "psi" else 1e-9
+        for name in ("statistic", "p_value", "effect"):
+            found, expected = getattr(repeated, name), getattr(once, name)
+            if (test, name) == ("chi_square", "statistic"):
+                expected = k * expected  # as it is known from books, of all that was counted
+            assert found == pytest.approx(expected, rel=tolerance, abs=tolerance / 4, nan_ok=True), name
+    said = once.p_value[np.array(comparison.concerned[test])]
+    assert ((said >= 0) & (said <= 1) | np.isnan(said)).all()
+
+
+@pytest.mark.parametrize("test", ["psi", "jensen_shannon"])
+def test_the_effect_of_windows_without_drift_is_near_nought_whatever_the_design_effect(
+    reference: Reference, test: str
+) -> None:
+    """Half of them are beyond the mean by chance; the mean distance itself would be 0.06 and 0.1 for 300 events."""
+    comparison = Comparison(reference, [test])
+    comparison.design_effects = np.full(len(reference.metrics), 5.0)
+    effects = [
+        comparison.compare(reference.counts, 5 * counts_of(reference, seed, 300, 0.0))[test].effect[0]
+        for seed in range(1, 60)
+    ]
+    assert np.median(effects) < 0.03
+
+
+def test_a_value_beyond_the_range_on_either_side_is_judged_two_sided() -> None:
+    """The one value of the window is the largest of ten: one in ten, and the smallest as often."""
+    training = fit_reference(np.arange(9.0)[:, None], ["x"], ["numeric"], {}, np.full(9, 0.5), np.zeros(9), 64)
+    comparison = Comparison(training, ["range"])
+    comparison.design_effects = np.ones(len(training.metrics))
+    for value in (100.0, -100.0):
+        window = count(training, np.array([[value]]), np.array([0.5])).counts
+        found = comparison.compare(training.counts, window)["range"]
+        assert (found.p_value[0], found.effect[0]) == pytest.approx((0.2, 1.0))
+
+
+@given(st.integers(1, 40), st.integers(0, 400), st.integers(1, 8))
+def test_a_cell_holds_more_by_the_number_of_independent_events(in_cell: int, elsewhere: int, k: int) -> None:
+    cells = MetricCells("x", "numeric", np.array([0.0, 1.0]))
+    training, window = np.array([9_000, 100, 900, 0]), np.array([elsewhere, in_cell, 0, 0])
+    once = Column(cells, training, window, (-1.0, 2.0), (-1.0, 2.0))
+    repeated = Column(cells, training, k * window, (-1.0, 2.0), (-1.0, 2.0), design_effect=float(k))
+    assert repeated.is_more(1) == once.is_more(1)
+
+
+def test_labels_whose_scores_resemble_each_other_count_as_fewer_for_the_scores_alone() -> None:
+    rng = np.random.default_rng(3)
+    before, now = rng.integers(20, 60, (2, 20)), rng.integers(5, 20, (2, 20))
+    plain = check_labels(before, now)
+    alike = check_labels(before, now, score_effect=4.0)
+    # As if every event came four times, and was one.
+    repeated = check_labels(4 * before, 4 * now, 4.0)
+    assert repeated.p_conditional == pytest.approx(plain.p_conditional)
+    assert alike.p_conditional == check_labels(before, now, 4.0).p_conditional > 1.5 * plain.p_conditional
+    assert (alike.p_calibration, alike.p_prior) == (plain.p_calibration, plain.p_prior)
