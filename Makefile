@@ -1,14 +1,14 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help env lint check test demo bench bench-drift chaos lock docs fmt clean
+.PHONY: help env lint check test demo bench bench-drift chaos mutants lock docs fmt clean
 
 BIN := .venv/bin
 PACKAGES := app models schemas
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo 'ARGS="…" is passed on by demo, bench, bench-drift, chaos and test; PYTHON=… chooses the interpreter of .venv.'
+	@echo 'ARGS="…" is passed on by demo, bench, bench-drift, chaos, mutants and test; PYTHON=… chooses the interpreter of .venv.'
 
 env:  ## Make .venv from requirements.lock (every target below does so by itself)
 	@sh scripts/environment.sh
@@ -38,6 +38,9 @@ bench-drift: env  ## Measure drift monitoring, other detectors beside us, into b
 chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (105 minutes)
 	STREAMGAUGE_CHAOS=full STREAMGAUGE_CHAOS_REPORT=chaos-report $(BIN)/python -m pytest tests/chaos $(ARGS)
 
+mutants: env  ## Make small mistakes on purpose and say which of them no fast test notices (docs/mutants.md)
+	$(BIN)/python scripts/mutants $(ARGS)
+
 lock:  ## Rewrite requirements.lock from pyproject.toml (needs uv; pins stay where they still fit)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --group dev pyproject.toml \
 		-o requirements.lock --no-header --no-annotate --no-emit-index-url
@@ -50,5 +53,5 @@ fmt: env docs  ## Format the code, mend what ruff can mend, rewrite the generate
 	$(BIN)/ruff format
 
 clean:  ## Remove .venv, caches and reports; the embedded stack's data (.streamgauge) stays
-	rm -rf .venv build dist demo-report bench-report chaos-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist demo-report bench-report chaos-report mutants-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(PACKAGES) tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
