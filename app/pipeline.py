@@ -321,9 +321,7 @@ class PartitionPipeline:
             self._sketch.add_scored(model.version, model.reference, times_ms, step.matrix[rows], step.scores[rows])
 
     def _nothing(self) -> tuple[EventBatch, Floats]:
-        none = np.zeros(0, dtype=np.int64)
-        columns = {f.name: np.zeros(0, object if f.type == "string" else float) for f in self._pipeline.events.fields}
-        return EventBatch(none, none, [], [], columns), np.zeros((0, len(self._pipeline.features)))
+        return self._plan.no_events(), np.zeros((0, len(self._pipeline.features)))
 
     def _labels_only(self) -> Step | None:
         letters = self._passed_label_letters()

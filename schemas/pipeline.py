@@ -104,8 +104,9 @@ class Window:
     ``of``: "events" (the events themselves, each seen from the next one on) or "labels" (labels that had arrived, at
     their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity
     field. ``field``: what the aggregate is of ("label", or an event field: a numeric one, but for "distinct"); not for
-    "count", "rate" and "time_since_last". The window holds the size/hop newest tiles, the one under way included:
-    between size - hop and size of event time. docs/pipeline-file.md defines the aggregates.
+    "count", "rate" and "time_since_last". A feature that is not made of windows may stand for a field. The window holds
+    the size/hop newest tiles, the one under way included: between size - hop and size of event time.
+    docs/pipeline-file.md defines the aggregates.
 
     ``delay_ms``: None for a key that holds the entity field. Any other key is *shared* between partitions: an event of
     effective time e then sees the size/hop newest tiles that end at or before e - delay, of all partitions.
@@ -120,6 +121,11 @@ class Window:
     field: str | None = None
     delay_ms: int | None = None
     repartition: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The event fields, or features in place of them, that it is keyed by or made of."""
+        return tuple(name for name in (*self.key, self.field) if name is not None and name != "label")
 
 
 @dataclass(frozen=True)

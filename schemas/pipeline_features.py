@@ -120,6 +120,10 @@ def read_features(
         known[name] = "text" if table.word("type", get_args(FeatureType)) == "category" else "number"
     fields: dict[str, Kind] = {f.name: "text" if f.type == "string" else "number" for f in events.fields}
     known |= fields  # a field goes before a feature of its name
+    columns: dict[str, FieldType | FeatureType] = {
+        name: table.word("type", get_args(FeatureType)) for name, table in tables.items() if "window" not in table
+    }
+    columns |= {field.name: field.type for field in events.fields}
     features: list[Feature] = []
     reads: dict[str, frozenset[str]] = {}
     for name, table in tables.items():
@@ -138,20 +142,24 @@ def read_features(
             arguments = _arguments(table, known)
             reads[name] = frozenset(arguments)
         else:
-            window = _window(table.table("window"), kind, events, with_labels=with_labels)
+            window = _window(table.table("window"), kind, columns, events.entity, with_labels=with_labels)
         if "arguments" in table and python is None:
             table.fail("arguments", "belong to python; remove the key")
         features.append(Feature(name, kind, expression, window, python, arguments, _values(table, kind)))
     if not features:
         top.fail("features", "the pipeline has no features; add at least one [[features]] table")
-    _check_order(top, tables, reads, fields)
+    _check_order(top, tables, features, reads, fields)
     return tuple(features)
 
 
 def _check_order(
-    top: TomlTable, tables: dict[str, TomlTable], reads: dict[str, frozenset[str]], fields: Collection[str]
+    top: TomlTable,
+    tables: dict[str, TomlTable],
+    features: list[Feature],
+    reads: dict[str, frozenset[str]],
+    fields: Collection[str],
 ) -> None:
-    """Refuse circles, and names of which nobody can tell whether a field or a window is meant."""
+    """Refuse circles, windows over windows, and names that may mean a field or a window."""
     windows = tables.keys() - reads.keys()
     try:
         order = order_features({name: found.difference(fields) for name, found in reads.items()}, windows)
@@ -164,6 +172,13 @@ def _check_order(
                 where,
                 f'"{both}" is an event field, and a feature that is a window or made of windows; rename the feature',
             )
+    for feature in features:
+        for name in feature.window.reads if feature.window else ():
+            if name in order.derived and name not in fields:
+                tables[feature.name].table("window").fail(
+                    "key" if feature.window and name in feature.window.key else "field",
+                    f'"{name}" is made of windows; name a field, or a feature that the event alone decides',
+                )
 
 
 def _expression(table: TomlTable, kind: FeatureType, known: dict[str, Kind]) -> Expression:
@@ -203,14 +218,15 @@ def _values(table: TomlTable, kind: FeatureType) -> tuple[str, ...]:
     return values
 
 
-def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels: bool) -> Window:
+def _window(
+    table: TomlTable, kind: FeatureType, types: dict[str, FieldType | FeatureType], entity: str, *, with_labels: bool
+) -> Window:
     table.allow("of", "key", "size", "hop", "aggregate", "field", "delay", "repartition")
     if kind not in {"int", "float"}:
         table.fail("", f"a window gives a number, but the type is {kind}; make it int or float")
     of = table.word("of", ("events", "labels"))
     if of == "labels" and not with_labels:
         table.fail("of", 'the pipeline has no [labels]; add them or use of = "events"')
-    types = {field.name: field.type for field in events.fields}
     key = table.texts("key")
     for field in key:
         if field not in types:
@@ -222,13 +238,12 @@ def _window(table: TomlTable, kind: FeatureType, events: Events, *, with_labels:
     if size_ms % hop_ms or size_ms // hop_ms > MOST_TILES:
         table.fail("size", f"must be a multiple of hop, at most {MOST_TILES} times it; change one of them")
     aggregate = table.word("aggregate", get_args(Aggregate))
-    delay_ms = _delay(table, key, events.entity, aggregate)
+    delay_ms = _delay(table, key, entity, aggregate)
     repartition = table.flag("repartition", default=False)
     if repartition and delay_ms is None:
         table.fail(
             "repartition",
-            f'is for keys without the entity field "{events.entity}"; remove it, the keys of this window are divided '
-            "already",
+            f'is for keys without the entity field "{entity}"; remove it, the keys of this window are divided already',
         )
     of_field = _window_field(table, of, aggregate, types)
     return Window(of, key, size_ms, hop_ms, aggregate, of_field, delay_ms, repartition)
@@ -255,12 +270,14 @@ def _delay(table: TomlTable, key: tuple[str, ...], entity: str, aggregate: Aggre
     return table.duration("delay")
 
 
-def _window_field(table: TomlTable, of: str, aggregate: Aggregate, types: dict[str, FieldType]) -> str | None:
+def _window_field(
+    table: TomlTable, of: str, aggregate: Aggregate, types: dict[str, FieldType | FeatureType]
+) -> str | None:
     if aggregate in FIELDLESS_AGGREGATES:
         if "field" in table:
             table.fail("field", f'"{aggregate}" has no field; remove the key or use another aggregate, as "sum"')
         return None
-    choices = [name for name, type_ in types.items() if type_ != "string" or aggregate == "distinct"]
+    choices = [name for name, type_ in types.items() if type_ not in {"string", "category"} or aggregate == "distinct"]
     if of == "labels":
         choices.append("label")
     field = table.text("field", fix=f"what the {aggregate} is of")

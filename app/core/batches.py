@@ -60,7 +60,7 @@ class EventBatch:
     """Decoded events of one partition, in offset order.
 
     ``columns`` has one array of length n per event field: float64 for float, int and bool fields (NaN = null), object
-    arrays of ``str | None`` for string fields.
+    arrays of ``str | None`` for string fields. `FeaturePlan.compute` adds what is read of other features later on.
     """
 
     offsets: Ints

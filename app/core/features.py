@@ -38,6 +38,41 @@ class _Step:
     run: _Run
 
 
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What later stages read of features, and how it gets there.
+
+    ``numbers``: what derived features read in the matrix, by name and column. ``texts``: what goes with the events for
+    them, by its place there and name: texts, and columns of lookups. ``for_windows``: the features that windows are
+    keyed by or made of, by name and column; they go with the events, too, a category as its code.
+    """
+
+    derived_reads: tuple[str, ...]
+    numbers: list[tuple[str, int]]
+    texts: dict[str, str]
+    for_windows: list[tuple[str, int]]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, derived: Sequence[_Step]) -> _Passed:
+        fields = {field.name for field in pipeline.events.fields}
+        features = {
+            feature.name: (column, feature)
+            for column, feature in enumerate(pipeline.features)
+            if feature.name not in fields
+        }
+        made_there = {step.feature.name for step in derived} - fields
+        reads = {name for step in derived for name in step.reads} - {EVENT_TIME} - made_there
+        numbers = {name for name in reads & features.keys() if features[name][1].type != "category"}
+        texts = {_as_text(name) if name in features else name: name for name in sorted(reads - fields - numbers)}
+        of_windows = {name for feature in pipeline.features if feature.window for name in feature.window.reads} - fields
+        return cls(
+            derived_reads=tuple(sorted({*(reads & fields), *texts})),
+            numbers=[(name, features[name][0]) for name in sorted(numbers)],
+            texts=texts,
+            for_windows=[(name, features[name][0]) for name in sorted(of_windows)],
+        )
+
+
 class FeaturePlan:
     """The compiled features of one pipeline. It has no state of its own and may be shared.
 
@@ -49,7 +84,7 @@ class FeaturePlan:
         Category feature -> how many codes it has: one per value, and the last for whatever is none of them. NaN is
         null alone.
     outcome_fields
-        Event fields that must be kept until the event's label comes (columns of `Outcomes` besides "label").
+        Columns that must be kept until the event's label comes (those of `Outcomes` besides "label").
     shared
         The windows that are shared between partitions; `apply` leaves their columns alone.
     derived
@@ -80,14 +115,9 @@ class FeaturePlan:
         self.can_reject_late = any(step.feature.python is not None for step in derived)
         self._stateless = stateless
         self._derived = derived
-        fields = {field.name for field in pipeline.events.fields}
-        made_here = {step.feature.name for step in derived} - fields
-        reads = {name for step in derived for name in step.reads} - {EVENT_TIME} - made_here
-        #: The matrix has the numbers among the other features; texts and columns of lookups go with the events.
-        numbers = {f.name: column for column, f in enumerate(features) if f.type != "category" and f.name not in fields}
-        self._numbers = [(name, numbers[name]) for name in sorted(reads & numbers.keys())]
-        self._carried = sorted(reads - fields - numbers.keys())
-        self.derived_reads: tuple[str, ...] = tuple(sorted(reads - numbers.keys()))
+        self._fields = pipeline.events.fields
+        self._passed = _Passed.of(pipeline, derived)
+        self.derived_reads: tuple[str, ...] = self._passed.derived_reads
         self._lookups = lookups
         self._windows = windows
         self._codes: dict[str, dict[str | None, float]] = {
@@ -153,7 +183,7 @@ class FeaturePlan:
         -------
         Matrix of n events x features, NaN where a value is missing and in window columns (float64 throughout: int and
         bool as numbers, categories as codes); and a rejection, by its position, of each event for which a Python
-        feature failed. What derived features read besides the matrix is added to the columns of ``events``.
+        feature failed. What windows and derived features read besides is added to the columns of ``events``.
         """
         rows = len(events)
         matrix = np.full((rows, len(self.names)), np.nan)
@@ -162,9 +192,18 @@ class FeaturePlan:
             joined = table.join([events.columns[field] for field in table.spec.keys.values()], events.event_time_ms)
             columns |= {f"{table.spec.name}.{name}": column for name, column in joined.items()}
         failed = self._fill(self._stateless, matrix, columns)
-        for name in self._carried:
-            events.columns[name] = columns[name]
+        for place, name in self._passed.texts.items():
+            events.columns[place] = columns[name]
+        for name, column in self._passed.for_windows:
+            events.columns[name] = matrix[:, column] + 0.0  # two keys are one if they are equal: no -0.0
         return matrix, _rejections(failed, "python_feature")
+
+    def no_events(self) -> EventBatch:
+        """A batch of none, with all columns."""
+        none = np.zeros(0, dtype=np.int64)
+        columns: Columns = {f.name: np.zeros(0, object if f.type == "string" else np.float64) for f in self._fields}
+        columns |= {name: np.zeros(0) for name, _ in self._passed.for_windows}
+        return EventBatch(none, none, [], [], columns)
 
     def new_state(self, *, with_changelog: bool = True, rows: RowCache | None = None) -> FeatureState:
         """An empty state for one partition; without a changelog nothing is to be drained from it."""
@@ -192,8 +231,8 @@ class FeaturePlan:
         if not self._derived or not len(matrix):
             return []
         known: Columns = {EVENT_TIME: event_time_ms.astype(np.float64)}
-        known |= {name: columns[name] for name in self.derived_reads}
-        known |= {name: np.ascontiguousarray(matrix[:, column]) for name, column in self._numbers}
+        known |= {_without_text(place): columns[place] for place in self.derived_reads}
+        known |= {name: np.ascontiguousarray(matrix[:, column]) for name, column in self._passed.numbers}
         return _rejections(self._fill(self._derived, matrix, known), "derived_feature")
 
     def _fill(self, steps: Sequence[_Step], matrix: Floats, columns: Columns) -> dict[int, str]:
@@ -213,6 +252,15 @@ class FeaturePlan:
         codes = self._codes[feature.name]
         unseen = float(len(feature.values))
         return np.array(list(map(codes.get, values.tolist(), repeat(unseen))), dtype=np.float64)
+
+
+def _as_text(name: str) -> str:
+    """Where the texts of a category are: its codes are what windows see of it, under its name."""
+    return f"{name}:text"
+
+
+def _without_text(place: str) -> str:
+    return place.partition(":")[0]
 
 
 def _without_shared(feature: Feature) -> Feature:

@@ -67,10 +67,11 @@ class WindowQuery:
 
 
 def fields_used(pipeline: Pipeline) -> tuple[EventField, ...]:
-    """The event fields that windows are keyed by or made of."""
-    windows = [feature.window for feature in pipeline.features if feature.window is not None]
-    names = {name for window in windows for name in (*window.key, window.field)}
-    return tuple(field for field in pipeline.events.fields if field.name in names)
+    """The event fields that windows are keyed by or made of; features that stand for them are numbers."""
+    names = {name for feature in pipeline.features if feature.window for name in feature.window.reads}
+    fields = [field for field in pipeline.events.fields if field.name in names]
+    others = sorted(names - {field.name for field in fields})
+    return (*fields, *(EventField(name, "float", nullable=True) for name in others))
 
 
 def unsupported(pipeline: Pipeline) -> tuple[str, ...]:

@@ -63,7 +63,15 @@ max_wait = "5s"
 name = "plain"
 type = "float"
 expression = "coalesce(amount, 0) * 0.1"
+
+[[features]]
+name = "group"
+type = "category"
+expression = "shop if amount > 0 else 'none'"
+values = ["a", "none"]
 """
+#: Features that the event alone decides.
+STATELESS = {"plain", "group"}
 
 #: Made of windows: in stages, of an own, a shared and a label window, as text, and by a function that fails at times.
 DERIVED = """
@@ -128,6 +136,11 @@ def specification(name: str) -> str:
     for of in ("events", "labels"):
         parts.append(window(f"shared_{of}_n", of, '"shop"', ("count", None), ', size = "3h", delay = "30m"'))
         parts.append(window(f"shared_{of}_sum", of, '"shop"', ("sum", "amount"), ', size = "1h", delay = "1h"'))
+    for of in ("events", "labels"):  # over features in place of fields
+        parts.append(window(f"{of}_plain", of, '"card"', ("variance", "plain"), ', size = "3h"'))
+        parts.append(window(f"{of}_groups", of, '"card"', ("distinct", "group"), ', size = "3h"'))
+        parts.append(window(f"{of}_group_n", of, '"card", "group"', ("count", None), ', size = "3h"'))
+        parts.append(window(f"shared_{of}_group", of, '"group"', ("mean", "plain"), ', size = "2h", delay = "30m"'))
     parts.append(window("shared_bad", "labels", '"shop"', ("mean", "label"), ', size = "4h", delay = "2h"'))
     return "".join([*parts, DERIVED])
 
@@ -240,9 +253,9 @@ def test_what_was_served_is_what_the_transformation_and_sql_give(pipeline: Pipel
         (each.name, each.different, each.first[:2]) for each in (*parity.transform, *parity.sql) if each.different
     ]
     assert different == []
-    assert {each.name for each in parity.sql} == {f.name for f in pipeline.features} - {"plain"}
+    assert {each.name for each in parity.sql} == {f.name for f in pipeline.features} - STATELESS
     assert all(each.rows == parity.compared for each in (*parity.transform, *parity.sql))
-    derived = [feature.name for feature in pipeline.features if feature.window is None and feature.name != "plain"]
+    derived = [f.name for f in pipeline.features if f.window is None and f.name not in STATELESS]
     assert [each.name for each in parity.sql if each.tolerance == 0] == ["ratio", "twice", *derived[2:]]
 
 

@@ -281,7 +281,7 @@ def test_what_is_made_of_windows_has_every_type_and_reads_all_there_is(tmp_path:
     ]
     np.testing.assert_array_equal(matrix, expected)
     assert [built.plan.names[column] for column in built.plan.derived] == ["ratio", "steep", "at_night", "steps", "who"]
-    assert built.plan.derived_reads == ("rates.rate", "shop", "zone")
+    assert built.plan.derived_reads == ("rates.rate", "shop", "zone:text")
 
 
 def test_a_division_by_a_window_that_is_zero_or_missing_is_missing(tmp_path: Path) -> None:

@@ -191,8 +191,8 @@ def draw_features(generator: np.random.Generator) -> str:
     """Features of which each is made of windows, fields and those drawn before it, in any order of the file."""
     tables = specification("".join(generator.choice(["y", "n"], 5))).split("[[features]]")
     head, windows = tables[0], tables[1:]
-    numbers = ["tries", *(table.split('"')[1] for table in windows)]
-    texts = ["shop"]
+    numbers = ["tries", "dear", "over0", "over1", *(table.split('"')[1] for table in windows)]
+    texts = ["shop", "street"]
     found = list(windows)
     for at in range(int(generator.integers(2, 9))):
         a, b, t = generator.choice(numbers), generator.choice(numbers), generator.choice(texts)
@@ -204,6 +204,14 @@ def draw_features(generator: np.random.Generator) -> str:
         more = '\nvalues = ["a", "b"]' if is_text else ""
         (texts if is_text else numbers).append(f"d{at}")
         found.append(f'\nname = "d{at}"\ntype = "{"category" if is_text else "float"}"\n{made}{more}\n')
+    # Features that the event alone decides, and windows over them.
+    found.append('\nname = "dear"\ntype = "bool"\nexpression = "amount > 0.25"\n')
+    found.append('\nname = "street"\ntype = "category"\nexpression = "shop"\nvalues = ["a"]\n')
+    for number, (of, key, more) in enumerate(
+        (("events", '"card", "street"', ""), ("labels", '"street"', ', delay = "5m", repartition = true'))
+    ):
+        window = f'of = "{of}", key = [{key}], size = "1h", hop = "5m", aggregate = "mean", field = "dear"{more}'
+        found.append(f'\nname = "over{number}"\ntype = "float"\nwindow = {{ {window} }}\n')
     generator.shuffle(found)
     return "[[features]]".join([head.replace('town = "int?"', 'town = "int?"\ntries = "int?"'), *found])
 

@@ -181,3 +181,66 @@ def test_a_training_set_of_a_label_window_over_a_number_is_built(tmp_path: Path)
     found.labels[0] = [label("0-1", 15, 1)]
     rows = train(made, found, 1)
     assert [row[0] for _, row in sorted(rows.items())][3] == 1.0
+
+
+#: What windows are over, as fields that a producer fills in (the first), or as features made of fields.
+BAND = '[[features]]\nname = "band"\ntype = "category"\nexpression = "string_or_null"\nvalues = ["a"]\n'
+LARGE = '[[features]]\nname = "large"\ntype = "bool"\nexpression = "float > 0.9"\n'
+LOSS = '[[features]]\nname = "loss"\ntype = "float"\nexpression = "-float_or_null / rest"\n'
+REST = '[[features]]\nname = "rest"\ntype = "int"\npython = "own.py:rest"\narguments = ["int_or_null"]\n'
+COMPUTED = {"band": BAND, "large": LARGE, "loss": LOSS, "rest": REST}
+
+
+def with_computed(value: dict[str, Any]) -> dict[str, Any]:
+    """The event with what the features above are. 2 is even: the function says -0.0 of it, which is the key 0."""
+    text, whole, number = value["string_or_null"], value["int_or_null"], value["float_or_null"]
+    rest = None if whole is None else whole % 2
+    return {
+        **value,
+        "band": None if text is None else int(text != "a"),
+        "large": value["float"] > 0.9,
+        "rest": rest,
+        "loss": None if number is None or not rest else -number / rest,
+    }
+
+
+def test_a_window_over_a_feature_is_the_window_over_a_field_that_holds_the_same(tmp_path: Path) -> None:
+    tables = ""
+    for number, (of, key, aggregate, field, more) in enumerate(
+        (of, key, aggregate, field, more)
+        for of in ("events", "labels")
+        for key, more in (
+            ('"card"', ""),
+            ('"card", "band", "rest"', ""),
+            ('"band"', ', delay = "10m"'),
+            ('"large", "rest"', ', delay = "10m", repartition = true'),
+        )
+        for aggregate, field in (
+            ("count", ""),
+            ("sum", "loss"),
+            ("mean", "large"),
+            ("max", "loss"),
+            ("distinct", "band"),
+        )
+        if not more or aggregate in SHARED_AGGREGATES
+    ):
+        named = f", field = {field!r}" if field else ""
+        tables += (
+            f'[[features]]\nname = "w{number}"\ntype = "float"\nwindow = {{ of = "{of}", key = [{key}], size = "2h",'
+            f' hop = "10m", aggregate = "{aggregate}"{named}{more} }}\n'
+        )
+    tables += '[[features]]\nname = "ratio"\ntype = "float"\nexpression = "loss / w1 + (where(large, w3, rest) + 0)"\n'
+    head = HEAD + "".join(f'{name} = "{kind}"\n' for name, kind in FIELDS.items())
+    (tmp_path / "own.py").write_text("import numpy as np\n\n\ndef rest(x):\n    return np.copysign(x % 2, 1 - x)\n")
+    computed = Setting.write(tmp_path / "cards.toml", head + tables + "".join(COMPUTED.values()))
+    fields = 'band = "int?"\nlarge = "bool"\nrest = "int?"\nloss = "float?"\n'
+    given = Setting.write(tmp_path / "given.toml", head + fields + tables)
+    found, filled = logs(), logs()
+    filled.events = [[with_computed(value) for value in values if value is not None] for values in found.events]
+    whole = train(given, filled, 99)
+    width = len(given.pipeline.features)
+    assert np.isfinite(np.array(list(whole.values()))).any(axis=0).mean() > 0.9
+    for size in (1, 99):
+        rows = train(computed, found, size)
+        assert bits({place: row[:width] for place, row in rows.items()}) == bits(whole)
+    assert bits({place: row[:width] for place, row in stream(computed, found, 3).items()}) == bits(whole)
