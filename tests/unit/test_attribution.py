@@ -126,6 +126,18 @@ def test_without_events_or_scores_nothing_is_explained() -> None:
     assert attribute(["a"], nothing, training, profiles, float("nan"), 0.5) == ()
 
 
+def test_a_shift_is_the_change_of_shares_times_the_distance_from_the_mean_score() -> None:
+    """The mean is that of all events, not of those that have the feature: (0.3 - 0.8)(-0.1) + (0.7 - 0.2) 0.3 = 0.2."""
+    profiles = np.array([[0.2, 0.6, np.nan]])
+    shares = attribute(["a"], np.array([[8, 2, 0]]), np.array([[30, 70, 0]]), profiles, 0.3, 0.6)
+
+    assert [(share.metric, share.shift) for share in shares] == [
+        ("a", pytest.approx(0.2)),
+        (JOINT, pytest.approx(0.1)),
+    ]
+    assert [share.share for share in shares] == pytest.approx([2 / 3, 1 / 3])
+
+
 def test_a_value_that_training_never_had_counts_as_the_overall_mean() -> None:
     (share, _) = attribute(
         ["a"], np.array([[5, 5, 0]]), np.array([[5, 0, 5]]), np.array([[0.2, 0.8, np.nan]]), 0.5, 0.35

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from app.core.detectors import Baseline, Detection, locate_change
 from app.core.drift.cusum import UNITS, Cusum
@@ -167,6 +168,24 @@ def test_a_fall_is_no_alarm_and_the_return_to_the_old_rate_is_one() -> None:
     found = Cusum(Baseline(20_000, 6_000, 1_000_000)).observe(errors(3, (10_000, 0.3), (10_000, 0.2), (5_000, 0.3)))
     assert [each.rose for each in found] == [False, True]
     assert found[1].change == pytest.approx(20_000, abs=200)
+
+
+@pytest.mark.parametrize("design_effect", [1.0, 3.0])
+def test_a_fall_is_as_clear_as_a_chi_square_of_two_rates_says(design_effect: float) -> None:
+    detector = Cusum(Baseline(20_000, 6_000, 1_000_000, design_effect))
+    (fall,) = detector.observe(errors(3, (10_000, 0.3), (4_000, 0.2)))
+    wrong_before = round(fall.rate_before * fall.n_before)
+    table = [
+        [fall.wrong_since, fall.n_since - fall.wrong_since],
+        [wrong_before, fall.n_before - wrong_before],
+    ]
+    expected = stats.chi2_contingency(table, correction=False).statistic / design_effect
+    assert not fall.rose
+    assert fall.statistic**2 == pytest.approx(expected)
+    assert fall.statistic > fall.threshold
+    assert fall.change == fall.position + 1 - fall.n_since
+    # All that came before and in training is known of the rate before.
+    assert fall.n_before + fall.n_since == 20_000 + fall.position + 1
 
 
 def test_without_a_reference_the_stream_gives_one_first() -> None:

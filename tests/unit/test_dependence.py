@@ -47,5 +47,14 @@ def test_it_is_finite_and_at_least_one_whatever_comes(seed: int, n: int, n_cells
     assert 1.0 <= design_effect(cells, n_cells, in_order=in_order) < max(n, 2)
 
 
+def test_only_the_nine_most_frequent_categories_are_looked_at() -> None:
+    """A tenth that comes in one burst of forty events says nothing of the others; one of nine does."""
+    cells = np.random.default_rng(4).integers(0, 9, 4_000)
+    cells[1_000:1_040] = 9
+    assert design_effect(cells, 10, in_order=False) == 1.0
+    cells[cells == 0] = 1
+    assert design_effect(cells, 10, in_order=False) > 4
+
+
 def test_too_few_events_say_nothing() -> None:
     assert design_effect(np.repeat([0, 1], 31), 2, in_order=False) == 1.0

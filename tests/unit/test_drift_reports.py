@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,41 @@ def test_every_test_of_a_pipeline_file_says_something_about_a_window() -> None:
         for each in judgements
     ]
     assert order == sorted(order)
+
+
+def test_shares_and_ranges_are_said_in_numbers() -> None:
+    training, _ = draw(np.random.default_rng(1), 8_000)
+    matrix, scores = draw(np.random.default_rng(26), 4_000)
+    matrix[:3, 0], matrix[3:8, 0] = -1e6, 1e6
+    matrix[:, 3] = np.where(np.arange(4_000) < 500, np.nan, 1.0)
+    matrix[:, 2] = np.where(np.arange(4_000) < 80, 3.0, 1.0)  # the last code stands for values that are none of its own
+    matrix[3_600:, 2] = np.nan
+    notes = {
+        (each.metric, each.test): each.verdict.note for each in judge_of(tuple(TESTS)).judge(view_of(matrix, scores))
+    }
+    lowest, highest = training[:, 0].min(), training[:, 0].max()
+    assert notes["normal", "range"] == f"3 below {lowest:.4g}, 5 above {highest:.4g} of training"
+    assert notes["nulls", "null_rate"] == f"12.50% against {np.isnan(training[:, 3]).mean():.2%} missing"
+    share = (training[:, 2] == 3).mean()
+    assert (
+        notes["kind", "unseen"] == f"2.22% against {share:.2%} are none of its values"
+    )  # 80 of the 3 600 that have one
+    assert notes["score", "range"] == notes["normal", "psi"] == ""
+
+
+@pytest.mark.parametrize(
+    ("n", "design_effect", "is_judged"), [(29, 1.0, False), (30, 1.0, True), (74, 2.5, False), (75, 2.5, True)]
+)
+def test_thirty_independent_events_are_enough(n: int, design_effect: float, is_judged: bool) -> None:
+    known = replace(reference(), design_effects=np.full(6, design_effect))
+    judge = Judge(known, [default_test("psi")])
+    matrix, scores = draw(np.random.default_rng(27), n)
+    found = judge.judge(view_of(matrix, scores, against=known))
+    assert {each.verdict.threshold is not None for each in found} == {is_judged}
+    needed = math.ceil(30 * design_effect)
+    words = "" if is_judged else f"too few events to judge: {needed} are needed in both windows"
+    assert {each.verdict.note for each in found} == {words}
+    assert {(each.n_reference, each.n_detection) for each in found} == {(8_000, n)}
 
 
 # -- too little, and nothing -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from app.core.drift.deciles import deciles
+from app.core.drift.deciles import DecileCells, deciles
 from app.core.drift.divergence import jensen_shannon
 from app.core.drift.interval import interval, rank_p_value
 from app.core.drift.ks import ks
@@ -156,6 +156,24 @@ def test_deciles_ascend_within_the_extremes(one: np.ndarray, minimum: float, spr
         assert (np.diff(found) >= 0).all()
         assert found.min() >= minimum
         assert found[-1] == minimum + spread
+
+
+@given(st.lists(hnp.arrays(np.int64, st.integers(3, 9), elements=st.integers(0, 40)), min_size=1, max_size=5))
+def test_metrics_side_by_side_have_the_deciles_that_each_has_alone(counts: list[np.ndarray]) -> None:
+    cells = [MetricCells("x", "numeric", np.arange(len(each) - 2.0) * (1 + at)) for at, each in enumerate(counts)]
+    padded = np.zeros((len(counts), 12), np.int64)
+    for row, each in enumerate(counts):
+        padded[row, : len(each)] = each
+    minima, maxima = -1.5 - np.arange(len(counts)), 30.0 + np.arange(len(counts))
+    found = DecileCells.stack(cells).deciles(padded, minima, maxima)
+    alone = [deciles(*each) for each in zip(cells, counts, minima.tolist(), maxima.tolist(), strict=True)]
+    np.testing.assert_array_equal(found, alone)
+
+
+def test_deciles_of_cells_are_interpolated_by_rank() -> None:
+    """Of 20 values 4 are in [-3, 0), 10 in [0, 5), 6 in [5, 8]: rank 2 is half way into the first cell, and so on."""
+    cells = MetricCells("x", "numeric", np.array([0.0, 5.0]))
+    assert deciles(cells, np.array([4, 10, 6, 7]), -3.0, 8.0).tolist() == [-1.5, 0.0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_deciles_with_infinite_extremes_are_numbers() -> None:

@@ -286,6 +286,13 @@ def test_values_that_depend_on_each_other_count_as_fewer() -> None:
     assert find_faults(cells, training, window, {"x"}, design_effects=[10.0]) == ()
 
 
+def test_a_value_is_not_far_from_what_never_varied() -> None:
+    reference = fit(np.ones((2_000, 1)), ["x"])
+    window = np.where(np.arange(N)[:, None] % 10, 1.0, 999.0)
+
+    assert "stand_in_value" not in {fault.kind for fault in find(reference, window)}
+
+
 def test_infinite_values_that_training_had_as_well_are_no_fault() -> None:
     matrix = np.random.default_rng(0).normal(size=(20_000, 1))
     matrix[::20, 0] = np.inf
