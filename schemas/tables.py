@@ -65,7 +65,7 @@ class View:
 
     name: str
     help: str
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
 
 
 PIPELINE = Column("pipeline", WORD, "Name of the pipeline.")
@@ -454,80 +454,84 @@ TABLES: dict[str, Table] = {
     )
 }
 
+_MODEL_KEY = Column("model_key", "String", "Pipeline, model and version, joined by |.")
+_ENTITY_KEY = Column("entity_key", "String", "Pipeline and customer_id, joined by |.")
+_DATE_KEY = Column("date_key", "UInt32", "The day (UTC) as a number, 20131231.")
+
+
+def _columns_of(table: Table, names: str) -> tuple[Column, ...]:
+    found = {column.name: column for column in table.columns}
+    return tuple(found[name] for name in names.split())
+
+
 VIEWS: dict[str, View] = {
     view.name: view
     for view in (
-        View("shadow_scores", "Scores that were stored and not published.", tuple(c.name for c in SCORES.columns)),
+        View("shadow_scores", "Scores that were stored and not published.", SCORES.columns),
         View(
             "daily_scores",
             "The latest score of each customer and day (UTC), by event time.",
             (
-                "pipeline",
-                "customer_id",
-                "day",
-                "score",
-                "decision",
-                "model",
-                "version",
-                "event_id",
-                "event_time",
-                "scored_at",
-                "n_scores",
+                *_columns_of(SCORES, "pipeline customer_id"),
+                Column("day", "Date", "The day (UTC) of the event times."),
+                *_columns_of(SCORES, "score decision"),
+                Column("model", "String", MODEL.help),
+                Column("version", "String", VERSION.help),
+                *_columns_of(SCORES, "event_id event_time scored_at"),
+                Column("n_scores", "UInt64", "Scores of the customer on that day."),
             ),
         ),
         View(
             "fact_scores",
             "Star schema: one row per published score; joins dim_model, dim_entity and dim_date by their keys.",
             (
-                "model_key",
-                "entity_key",
-                "date_key",
-                "event_id",
-                "event_time",
-                "score",
-                "decision",
-                "role",
-                "topic",
-                "partition",
-                "offset",
-                "scored_at",
+                _MODEL_KEY,
+                _ENTITY_KEY,
+                _DATE_KEY,
+                *_columns_of(SCORES, "event_id event_time score decision role topic partition offset scored_at"),
             ),
         ),
         View(
             "dim_model",
             "Star schema: model versions.",
             (
-                "model_key",
-                "pipeline",
-                "model",
-                "version",
-                "role",
-                "feature_set",
-                "valid_from",
-                "trained_from",
-                "trained_to",
-                "updated_at",
+                _MODEL_KEY,
+                *_columns_of(
+                    MODEL_VERSIONS,
+                    "pipeline model version role feature_set valid_from trained_from trained_to updated_at",
+                ),
             ),
         ),
         View(
             "dim_entity",
             "Star schema: who was scored, first and last.",
-            ("entity_key", "pipeline", "customer_id", "first_event_time", "last_event_time"),
+            (
+                _ENTITY_KEY,
+                *_columns_of(SCORES, "pipeline customer_id"),
+                Column("first_event_time", TIME, "Event time of the first event that was scored."),
+                Column("last_event_time", TIME, "Event time of the last."),
+            ),
         ),
         View(
             "dim_date",
             "Star schema: the days of 1970 to 2099; weekday 1 is Monday.",
-            ("date_key", "date", "year", "quarter", "month", "day", "iso_week", "weekday", "is_weekend"),
+            (
+                _DATE_KEY,
+                Column("date", "Date", "The day."),
+                Column("year", "UInt16", "Its year."),
+                Column("quarter", "UInt8", "Its quarter, 1 to 4."),
+                Column("month", "UInt8", "Its month, 1 to 12."),
+                Column("day", "UInt8", "Its day of the month."),
+                Column("iso_week", "UInt8", "Its week by ISO 8601."),
+                Column("weekday", "UInt8", "1 is Monday, 7 Sunday."),
+                Column("is_weekend", "UInt8", "1 on Saturday and Sunday."),
+            ),
         ),
-        View(
-            "alerts_now",
-            "How each alert stands: its newest row of `alerts`.",
-            tuple(c.name for c in ALERTS.columns),
-        ),
+        View("alerts_now", "How each alert stands: its newest row of `alerts`.", ALERTS.columns),
         View(
             "drift_now",
             "The reports of the newest closed window of each metric and test.",
-            tuple(c.name for c in DRIFT_REPORTS.columns),
+            DRIFT_REPORTS.columns,
         ),
     )
 }

@@ -81,6 +81,11 @@ class MonitorClient:
             raise MonitorError(f"The answer to {sql!r} has more than {limit} rows: ask for less at a time.")
         return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
 
+    def pipeline(self) -> str:
+        """The pipeline that it watches."""
+        name: str = self.ask("/api/v1/status")["pipeline"]
+        return name
+
     def alerts(self, now: str) -> list[dict[str, Any]]:
         """How alerts stand: "open" ones, or "all"."""
         found: list[dict[str, Any]] = self.ask(f"/api/v1/alerts?now={now}")["alerts"]

@@ -11,6 +11,8 @@ from app.adapters.monitor_client import MonitorClient, MonitorError
 from app.adapters.run_file import read_run
 from app.cli.model_context import emit, who
 from app.settings import Settings
+from schemas.pipeline import PipelineError
+from schemas.pipeline_file import load
 
 _PATIENCE_S = 30.0
 
@@ -18,6 +20,9 @@ _home = click.option(
     "--home", type=click.Path(path_type=Path), help="Home of the stack.  [default: STREAMGAUGE_HOME or .streamgauge]"
 )
 _monitor = click.option("--monitor", "address", help="Address of the monitor, http://host:port, instead of a home.")
+_pipeline = click.option(
+    "--pipeline", metavar="NAME|PATH", help="The pipeline that must be watched there.  [default: whichever is]"
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -30,14 +35,15 @@ def command() -> None:
 
 
 @command.command("list")
+@_pipeline
 @_home
 @_monitor
 @_json
 @click.option("--all", "is_all", is_flag=True, help="Also those that are cleared or were silenced.")
-def list_alerts(home: Path | None, address: str | None, as_json: bool, is_all: bool) -> None:
+def list_alerts(*, pipeline: str | None, home: Path | None, address: str | None, as_json: bool, is_all: bool) -> None:
     """List the alerts that are open: how grave, since when, for whom, who has taken them on."""
     try:
-        alerts = _find_monitor(home, address).alerts("all" if is_all else "open")
+        alerts = _find_monitor(home, address, pipeline).alerts("all" if is_all else "open")
     except MonitorError as error:
         raise click.ClickException(str(error)) from error
     lines = [line for alert in alerts for line in _describe(alert)]
@@ -48,10 +54,20 @@ def list_alerts(home: Path | None, address: str | None, as_json: bool, is_all: b
 @click.argument("alert_id")
 @click.option("--by", default=who, help="Your name.  [default: who you are on this machine]")
 @click.option("--why", required=True, help="What you do about it, for those who look next.")
+@_pipeline
 @_home
 @_monitor
 @_json
-def acknowledge(alert_id: str, *, by: str, why: str, home: Path | None, address: str | None, as_json: bool) -> None:
+def acknowledge(
+    alert_id: str,
+    *,
+    by: str,
+    why: str,
+    pipeline: str | None,
+    home: Path | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
     """Take an open alert on, under your name: it is not raised again while it lasts.
 
     \b
@@ -61,13 +77,30 @@ def acknowledge(alert_id: str, *, by: str, why: str, home: Path | None, address:
     if not by.strip() or not why.strip():
         raise click.UsageError("--by and --why must say something.")
     try:
-        answer = _find_monitor(home, address).acknowledge(alert_id, by, why)
+        answer = _find_monitor(home, address, pipeline).acknowledge(alert_id, by, why)
     except MonitorError as error:
         raise click.ClickException(str(error)) from error
     emit(answer, as_json, f"{alert_id} is acknowledged by {answer['by']}: {answer['why']}")
 
 
-def _find_monitor(home: Path | None, address: str | None) -> MonitorClient:
+def _find_monitor(home: Path | None, address: str | None, pipeline: str | None) -> MonitorClient:
+    """The monitor that runs; with a pipeline, only if it watches that."""
+    monitor = _reach(home, address)
+    if pipeline is None:
+        return monitor
+    try:
+        wanted = load(pipeline).name
+    except PipelineError as error:
+        raise click.ClickException(str(error)) from error
+    if (watched := monitor.pipeline()) != wanted:
+        raise click.ClickException(
+            f"The monitor there watches {watched}, not {wanted}: name the home of the stack of {wanted} by --home, or"
+            " its monitor by --monitor."
+        )
+    return monitor
+
+
+def _reach(home: Path | None, address: str | None) -> MonitorClient:
     if address is not None:
         if not address.startswith(("http://", "https://")):
             raise click.UsageError(f"--monitor {address} is no address; write for example http://127.0.0.1:8080.")

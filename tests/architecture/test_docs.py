@@ -10,6 +10,7 @@ import pytest
 
 from app.cli import COMMANDS
 from app.settings import SETTINGS
+from schemas.tables import TABLES, VIEWS
 from schemas.topics import Topics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +60,16 @@ def test_the_generated_tables_are_fresh() -> None:
     docs_tables = runpy.run_path(str(ROOT / "scripts" / "docs_tables.py"))
 
     assert docs_tables["fill_in"](README) == README, "a generated table of README.md is stale; run make docs"
+
+
+def test_the_columns_of_all_tables_are_written_down() -> None:
+    docs_tables = runpy.run_path(str(ROOT / "scripts" / "docs_tables.py"))
+    written = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+
+    assert docs_tables["write_columns"]() == written, "docs/tables.md is stale; run make docs"
+    for table in (*TABLES.values(), *VIEWS.values()):
+        part = written.split(f"## `{table.name}`", 1)[1].split("\n## ", 1)[0]
+        assert [column.name for column in table.columns] == re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
 
 
 def test_a_stale_table_is_noticed() -> None:

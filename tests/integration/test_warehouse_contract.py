@@ -304,7 +304,7 @@ def test_tables_and_views_are_as_described(sql: Warehouse) -> None:
         assert found[table.storage] == {column.name: column.type for column in table.columns}, table.name
         assert {**found[table.name], "shadow": ""}.keys() >= found[table.storage].keys()
     for view in VIEWS.values():
-        assert tuple(found[view.name]) == view.columns, view.name
+        assert list(found[view.name].items()) == [(column.name, column.type) for column in view.columns], view.name
     assert set(found) == {t.name for t in TABLES.values()} | {t.storage for t in TABLES.values()} | set(VIEWS)
     keys = dict(sql.query("SELECT name, sorting_key FROM system.tables WHERE database = 'streamgauge'").rows)
     for table in TABLES.values():
