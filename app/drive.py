@@ -7,14 +7,15 @@ changes no bit of them.
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from app.core.batches import Ints, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.merge import BEGINNING_MS, END_MS
-from app.core.scoring import ActiveModel, ModelRun, ModelSelector, cut_runs
+from app.core.scoring import UNSCORED, ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.core.shared_board import SharedBoard
 from app.pipeline import PartitionPipeline, Step
 from schemas.pipeline import Limits, Pipeline
@@ -220,7 +221,8 @@ class _Group:
 class RecordedSelector:
     """Scores each event with the version that scored it when it was recorded.
 
-    An event without a recorded score gets the version of the one before it, or of the first.
+    An event without a recorded score gets the version of the one before it, or of the first; or it is left unscored
+    again, if the stream may have done so.
 
     Parameters
     ----------
@@ -228,17 +230,31 @@ class RecordedSelector:
         Source offsets at which another version takes over, ascending, with its name.
     models
         The versions named, ready to score.
+    unscored_before_ms
+        Event times below which events may have been left unscored: before the first start, and from each on.
+    early
+        Offsets of the events below those that were scored all the same.
     """
 
-    def __init__(self, starts: Sequence[tuple[int, str]], models: Mapping[str, ActiveModel]) -> None:
-        self._offsets = [offset for offset, _ in starts]
+    def __init__(
+        self,
+        starts: Sequence[tuple[int, str]],
+        models: Mapping[str, ActiveModel],
+        unscored_before_ms: Sequence[int] = (),
+        early: Ints | None = None,
+    ) -> None:
+        self._offsets = np.array([offset for offset, _ in starts], np.int64)
         self._models = [models[version] for _, version in starts]
+        self._unscored_before_ms = np.array(unscored_before_ms, np.int64)
+        self._early = early if early is not None else np.zeros(0, np.int64)
 
     def is_ready(self) -> bool:
         return bool(self._models)
 
-    def runs(self, offsets: Ints, event_time_ms: Ints) -> list[ModelRun]:  # noqa: ARG002  # by offset, not by time
-        if len(self._models) == 1:
-            return [ModelRun(0, len(offsets), self._models[0])]
-        places = [max(0, bisect_right(self._offsets, offset) - 1) for offset in offsets.tolist()]
-        return cut_runs([self._models[place] for place in places])
+    def runs(self, offsets: Ints, event_time_ms: Ints) -> list[ModelRun]:
+        started = np.searchsorted(self._offsets, offsets, side="right")
+        places = np.maximum(started - 1, 0)
+        if len(self._unscored_before_ms):
+            is_below = event_time_ms < self._unscored_before_ms[started]
+            places[is_below & ~np.isin(offsets, self._early)] = UNSCORED
+        return cut_runs(self._models, places)

@@ -47,7 +47,14 @@ def check_assignment(pipeline: Pipeline, assigned: set[TP]) -> set[int]:
     return mine
 
 
-def choose_starts(state: Mapping[TP, int], bounds: Mapping[TP, Bounds], *, skip_removed: bool) -> dict[TP, int]:
+def has_begun(state: Mapping[TP, int], bounds: Mapping[TP, Bounds]) -> bool:
+    """Whether anything of an input partition (its events and labels) was processed before."""
+    return bool(state) or any(found.committed is not None for found in bounds.values())
+
+
+def choose_starts(
+    state: Mapping[TP, int], bounds: Mapping[TP, Bounds], begin: Mapping[TP, int], *, skip_removed: bool
+) -> dict[TP, int]:
     """Give the offset to read each partition from.
 
     Parameters
@@ -55,6 +62,8 @@ def choose_starts(state: Mapping[TP, int], bounds: Mapping[TP, Bounds], *, skip_
     state
         Up to where the restored state was computed, where there is one. Kafka forgets the offsets of a group that was
         away for long (a week by default); the state does not.
+    begin
+        Where what has no offset yet begins; what is not in it, at its first record.
     skip_removed
         Whether to go on over records that retention removed before they were processed.
 
@@ -63,10 +72,13 @@ def choose_starts(state: Mapping[TP, int], bounds: Mapping[TP, Bounds], *, skip_
     UnusableInputError
         When offsets were moved, a topic was made anew, or records are gone.
     """
-    return {tp: _choose_start(tp, state.get(tp), found, skip_removed=skip_removed) for tp, found in bounds.items()}
+    return {
+        tp: _choose_start(tp, state.get(tp), found, begin.get(tp, found.first), skip_removed=skip_removed)
+        for tp, found in bounds.items()
+    }
 
 
-def _choose_start(tp: TP, state: int | None, bounds: Bounds, *, skip_removed: bool) -> int:
+def _choose_start(tp: TP, state: int | None, bounds: Bounds, begin: int, *, skip_removed: bool) -> int:
     place = f"{tp.topic}[{tp.partition}]"
     if state is not None and bounds.committed not in {None, state}:
         raise UnusableInputError(
@@ -76,7 +88,7 @@ def _choose_start(tp: TP, state: int | None, bounds: Bounds, *, skip_removed: bo
         )
     start = bounds.committed if state is None else state
     if start is None:
-        return bounds.first
+        return begin
     if start > bounds.end:
         raise UnusableInputError(
             f"{place} ends at offset {bounds.end}, before {start}, up to which it was processed: the topic was made "

@@ -287,6 +287,7 @@ def _status(monitor: Monitor) -> dict[str, Any]:
         "label_watermark": _iso(windows.label_watermark_ms) if windows is not None else None,
         "windows_open": windows.n_open if windows is not None else None,
         "late_events": windows.n_too_late if windows is not None else None,
+        "unscored_events": windows.n_unscored if windows is not None else None,
         "rows": monitor.around.rows,
         "warehouse_error": monitor.warehouse.error,
         "refused_records": monitor.refusals.by_topic(),

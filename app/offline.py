@@ -6,10 +6,10 @@ What a stream would give is what these give: the same flow of each partition, in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from app.adapters.recording_parts import reach_ms
@@ -22,9 +22,11 @@ from app.core.scoring import ActiveModel, ModelSelector
 from app.drive import PartitionRun, Promise, RecordedSelector, drive, drive_partitions, new_board, new_flow
 from app.pipeline import Step
 from models.registry import Registry, RegistryError, resolve
+from models.timeline import Begins
 from models.verify import verify
 from schemas.pipeline import Pipeline
-from schemas.wire import ModelUpdate
+from schemas.refusal import RefusedRecordError
+from schemas.wire import ModelUpdate, decode_json
 
 #: Processing time of an offline run; nothing depends on it.
 OFFLINE_MS = 0
@@ -215,24 +217,29 @@ def load_model(pipeline: Pipeline, registry: Registry, version: str, uri: str | 
 
 def load_recorded_models(pipeline: Pipeline, registry: Registry, recording: Recording) -> dict[int, RecordedSelector]:
     """A selector for each partition that scores its events with the versions of the recorded scores."""
-    starts = {partition: read_versions(recording, partition) for partition in recording.partitions}
-    versions = sorted({version for found in starts.values() for _, version in found})
+    updates = list(_read_updates(recording))
+    begins = Begins(updates, pipeline.model.score_from_ms)
+    found = {partition: read_versions(recording, partition, begins.highest_ms) for partition in recording.partitions}
+    versions = sorted({version for of in found.values() for _, version in of.starts})
     if not versions:
         raise RecordingError(f"{recording.path} holds no scores; choose a version by --models.")
-    uris = _announced_uris(recording)
+    before_ms = begins.highest_ms
+    may_be_refused = frozenset(update.version for update in updates).difference(versions)
+    begins = Begins(updates, pipeline.model.score_from_ms, may_be_refused)
+    if begins.highest_ms > before_ms:
+        found = {partition: read_versions(recording, partition, begins.highest_ms) for partition in found}
+    uris = {update.version: update.uri for update in updates}
     models = {version: load_model(pipeline, registry, version, uris.get(version)) for version in versions}
     # A partition without scores may have events that were never scored: the first version of any partition does those.
     first = [(0, versions[0])]
-    return {partition: RecordedSelector(found or first, models) for partition, found in starts.items()}
+    return {
+        partition: RecordedSelector(of.starts or first, models, begins.of(of.starts), of.early)
+        for partition, of in found.items()
+    }
 
 
-def _announced_uris(recording: Recording) -> dict[str, str]:
-    uris: dict[str, str] = {}
+def _read_updates(recording: Recording) -> Iterator[ModelUpdate]:
     for batch in recording.read(MODEL_UPDATES, 0):
         for value in batch.values:
-            try:
-                update = msgspec.json.decode(value or b"", type=ModelUpdate)
-            except msgspec.DecodeError:
-                continue
-            uris[update.version] = update.uri
-    return uris
+            with suppress(RefusedRecordError):
+                yield decode_json(value, ModelUpdate)

@@ -61,15 +61,17 @@ class Tally:
     """What was sent for one transaction, and counts once that is committed."""
 
     scored: int = 0
+    unscored: int = 0
     dead_letters: int = 0
     stale: int = 0
 
     def add(self, steps: Sequence[Step]) -> None:
         """Count what these steps gave."""
         for step in steps:
-            self.scored += len(step.events)
+            self.scored += step.n_scored
+            self.unscored += len(step.events) - step.n_scored
             self.dead_letters += sum(letter.stage != "label" for letter in step.dead_letters)
-            self.stale += len(step.events) * step.is_stale
+            self.stale += step.n_scored * step.is_stale
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class Progress:
 
     events: int = 0
     scored: int = 0
+    unscored: int = 0
     dead_letters: int = 0
     stale: int = 0
     shared_late: int = 0
@@ -86,8 +89,9 @@ class Progress:
 
     def count(self, tally: Tally, shared_late: int, now_ms: int) -> None:
         """A transaction was committed."""
-        self.events += tally.scored + tally.dead_letters
+        self.events += tally.scored + tally.unscored + tally.dead_letters
         self.scored += tally.scored
+        self.unscored += tally.unscored
         self.dead_letters += tally.dead_letters
         self.stale += tally.stale
         self.shared_late += shared_late
@@ -129,6 +133,7 @@ class Cut:
     changes: list[Outgoing]
     shared: list[Outgoing]
     repartition: list[tuple[int, bytes]]
+    statuses: list[tuple[int, bytes]]
     offsets: dict[TopicPartition, int]
     first_offsets: dict[str, int]
     shared_late: int
@@ -187,6 +192,8 @@ class PartitionTask:
         self.is_started = False
         self._is_stopping = False
         self._is_broken = False
+        #: What is to be said with the next commit on the status topic.
+        self._statuses: list[tuple[int, bytes]] = []
         self._first_offsets: dict[str, int] = {}
         self._served: set[str] = set()
 
@@ -258,6 +265,12 @@ class PartitionTask:
         ends = ((self.inputs.events, position.events), (self.inputs.labels, position.labels))
         return {tp: end for tp, end in ends if end is not None}
 
+    def begin_at(self, starts: Mapping[TP, int]) -> None:
+        """Begin at these offsets a partition that nobody has had; the next commit holds them, and says so."""
+        events, labels = starts[self.inputs.events], starts.get(self.inputs.labels)
+        self._flow.begin_at(events, labels)
+        self._statuses.append((0, self._around.shelf.describe_beginning(self.partition, events, labels)))
+
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent."""
         if self.inputs.note(fetched) == self.inputs.labels:
@@ -284,6 +297,8 @@ class PartitionTask:
             asyncio.create_task(self._guard(self._work()), name=f"work-{self.partition}"),
             asyncio.create_task(self._guard(self._publish()), name=f"publish-{self.partition}"),
         ]
+        if self._statuses:
+            self._cut_soon()
         self._wake.set()
 
     def _new_feed(self) -> RepartitionFeed | None:
@@ -408,7 +423,8 @@ class PartitionTask:
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
         repartition = self._flow.drain_repartition()
         late = self._waits.count_late()
-        self._outbox.append(Cut(parts, changes, shared, repartition, offsets, self._first_offsets, late))
+        statuses, self._statuses = self._statuses, []
+        self._outbox.append(Cut(parts, changes, shared, repartition, statuses, offsets, self._first_offsets, late))
         self._has_output.set()
         self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
 
@@ -474,6 +490,7 @@ class PartitionTask:
         await self._publisher.send(topics.state, cut.changes)
         await self._publisher.send(topics.shared, cut.shared)
         await self._publisher.send_addressed(topics.repartition, cut.repartition)
+        await self._publisher.send_addressed(topics.model_status, cut.statuses)
         await self._publisher.commit(cut.offsets, early)
         position = self._publisher.committed_offset(topics.state)
         if position is not None:  # each cut says how far it has come

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise
 
 import msgspec
@@ -68,6 +68,7 @@ class Step:
     """What one run of events gave. Events, feature matrix, scores and versions stay aligned, in offset order.
 
     ``applied``: the events that were counted in windows. They are ``events``, and those that were rejected afterwards.
+    Events that are in none of ``runs`` were left unscored: their score is NaN, and nothing of them goes out.
     """
 
     partition: int
@@ -81,6 +82,23 @@ class Step:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     is_stale: bool = False  # scored without labels, or without others, that should have been waited for
 
+    @property
+    def n_scored(self) -> int:
+        """How many of the events were scored."""
+        return sum(stop - start for start, stop, _ in self.runs)
+
+    def scored(self) -> Step:
+        """The events that were scored, by themselves and without labels."""
+        if self.n_scored == len(self.events):
+            return self
+        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(start, stop) for start, stop, _ in self.runs)])
+        runs, reached = [], 0
+        for start, stop, model in self.runs:
+            runs.append((reached, reached + stop - start, model))
+            reached = runs[-1][1]
+        events, scores = self.events.take(rows), self.scores[rows]
+        return replace(self, events=events, matrix=self.matrix[rows], scores=scores, runs=runs, labels=JoinedLabels())
+
     def leave_out(self, rejected: list[int]) -> None:
         """Keep what has a score: not the rows ``rejected`` (ascending), and no labels of such events."""
         self.labels = self.labels.without(rejected)
@@ -90,7 +108,7 @@ class Step:
         edges = np.searchsorted(kept, np.array([run[:2] for run in self.runs], dtype=np.int64).reshape(-1, 2)).tolist()
         whole: list[tuple[int, int, ActiveModel]] = []
         for (start, stop), (*_, model) in zip(edges, self.runs, strict=True):
-            first = whole.pop()[0] if whole and whole[-1][2] is model else start
+            first = whole.pop()[0] if whole and whole[-1][1:] == (start, model) else start
             whole.append((first, stop, model))
         self.runs = whole
         self.events, self.matrix, self.scores = self.applied.take(kept), self.matrix[kept], self.scores[kept]
@@ -173,6 +191,7 @@ class PartitionPipeline:
         self._encode = msgspec.json.Encoder().encode
         self._served = _features_record(pipeline.feature_names)
         self.unmatched_labels = 0
+        self._unscored = 0
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -301,6 +320,7 @@ class PartitionPipeline:
             for run in models.runs(events.offsets, events.event_time_ms):
                 for start, stop in _between(run.start, run.stop, rejected):
                     self._score(step, slice(start, stop), run.model)
+            self._unscored += len(events) - step.n_scored - len(rejected)
             if self._with_outgoing:
                 self._encode_scores(step, now_ms, stale=stale)
         segments, versions = self._segments_of(step), _versions(step, rejected)
@@ -408,6 +428,10 @@ class PartitionPipeline:
         """Give the cells of a version whose events may still be waiting for labels (after a restart)."""
         self._references.setdefault(version, reference)
 
+    def begin_at(self, events: int, labels: int | None) -> None:
+        """Begin a partition of which nothing was processed at these offsets, not at the first there are."""
+        self._events_end, self._labels_end = events, labels
+
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
@@ -423,10 +447,12 @@ class PartitionPipeline:
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
         label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
         deltas = self._sketch.drain()
-        if not deltas and (watermark, label_watermark) == self._said:
+        unscored, self._unscored = self._unscored, 0
+        if not deltas and not unscored and (watermark, label_watermark) == self._said:
             return None
         self._said = watermark, label_watermark
-        return SketchRecord(self.partition, watermark, label_watermark, deltas, self._sketch.drain_errors())
+        errors = self._sketch.drain_errors()
+        return SketchRecord(self.partition, watermark, label_watermark, deltas, errors, unscored)
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""
@@ -602,11 +628,17 @@ def _between(start: int, stop: int, rejected: list[int]) -> list[tuple[int, int]
 
 
 def _versions(step: Step, rejected: list[int]) -> list[tuple[int, int, str]]:
-    """The stretches of one version each, in order; without models "" is the version of all."""
-    found = [(start, stop, model.version) for start, stop, model in step.runs]
-    if not found:
-        found = [(start, stop, "") for start, stop in _between(0, len(step.events), rejected)]
-    return sorted([*found, *((row, row + 1, REJECTED) for row in rejected)])
+    """The stretches of one version each, in order; "" is the version of events that were left unscored."""
+    known = [(start, stop, model.version) for start, stop, model in step.runs]
+    found, reached = [], 0
+    for start, stop, version in sorted([*known, *((row, row + 1, REJECTED) for row in rejected)]):
+        if start > reached:
+            found.append((reached, start, ""))
+        found.append((start, stop, version))
+        reached = stop
+    if reached < len(step.events):
+        found.append((reached, len(step.events), ""))
+    return found
 
 
 def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floats]:

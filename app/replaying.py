@@ -1,11 +1,14 @@
-"""What runs over a part of a recording share: which steps count, and who scores them."""
+"""What runs over past events share: which steps count, who scores them, and which a version was trained on."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from app.adapters.recording_parts import RecordingPart
 from app.core.batches import Ints
 from app.core.scoring import ModelRun, ModelSelector
 from app.pipeline import Step
+from models.manifest import TrainingData
 
 
 class PartSelector:
@@ -37,3 +40,23 @@ def count_rejected(step: Step, part: RecordingPart) -> int:
     return sum(
         letter.stage != "label" and part.counts(step.partition, letter.source.offset) for letter in step.dead_letters
     )
+
+
+class TrainingRows:
+    """Counts scored events that the version was trained on: a stream leaves those to others (`models.timeline`)."""
+
+    def __init__(self, version: str, training: TrainingData) -> None:
+        self.count = 0
+        self._version = version
+        self._training = training
+
+    def add(self, event_time_ms: Ints) -> None:
+        """Count those among scored events."""
+        inside = (event_time_ms >= self._training.from_ms) & (event_time_ms < self._training.to_ms)
+        self.count += int(np.count_nonzero(inside))
+
+    def lines(self) -> list[str]:
+        """What there is to say: nothing, or one sentence."""
+        if not self.count:
+            return []
+        return [f"{self.count:,} of them are of the time that {self._version} was trained on: they flatter it."]

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 STOP_DEADLINE_S = 30.0
 
 
-def pipeline_children(pipeline: str, workers: int, http_port: int = 0) -> Callable[[Settings], list[Child]]:
+def pipeline_children(
+    pipeline: str, workers: int, http_port: int = 0, begin: str | None = None
+) -> Callable[[Settings], list[Child]]:
     """Return the monitor and the workers of a pipeline, as `Stack` takes them.
 
-    ``http_port`` is the monitor's; 0 takes a free one, as the workers do.
+    ``http_port`` is the monitor's; 0 takes a free one, as the workers do. ``begin``: the workers' --from.
     """
 
     def build(settings: Settings) -> list[Child]:
@@ -44,6 +46,7 @@ def pipeline_children(pipeline: str, workers: int, http_port: int = 0) -> Callab
         environment = settings.to_environment()
         # The port is passed only when asked for: its absence means a free one to worker and monitor.
         port = ("--http-port", str(http_port)) if http_port else ()
+        start = ("--from", begin) if begin else ()
         # A home belongs to one stack, so a worker's name in it is its own, and the same when it is started again.
         place = f"{socket.gethostname()}-{zlib.crc32(bytes(settings.home)):08x}"
         return [
@@ -51,7 +54,7 @@ def pipeline_children(pipeline: str, workers: int, http_port: int = 0) -> Callab
             *(
                 Child(
                     f"worker-{n}",
-                    (*run, "worker", "--pipeline", pipeline, "--instance", f"{place}-{n}"),
+                    (*run, "worker", "--pipeline", pipeline, "--instance", f"{place}-{n}", *start),
                     environment,
                     stop_first=True,
                 )

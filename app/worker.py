@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from faust.types import TP
 
-from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.faust_batches import BatchApp, Bounds, Fetched
 from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import SkippedBatchError
@@ -29,7 +29,7 @@ from app.core.features import FeaturePlan
 from app.core.state_log import UnreadableStateError
 from app.drive import new_board
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
-from app.input_offsets import UnusableInputError, check_assignment, choose_starts
+from app.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
 from app.partition_task import PartitionTask, Progress, Surroundings
 from schemas.pipeline import Pipeline
 
@@ -70,9 +70,10 @@ class Worker:
         *,
         membership: Membership = Membership(),  # frozen
         skip_removed: bool = False,
+        begin_ms: int = 0,
         rows_folder: Path | None = None,
     ) -> None:
-        """See `app.cli.worker` for ``skip_removed``."""
+        """See `app.cli.worker` for ``skip_removed`` and ``begin_ms`` (--from)."""
         self.pipeline = pipeline
         self.shelf = shelf
         self.progress = Progress(last_commit_ms=now_ms())
@@ -112,6 +113,7 @@ class Worker:
             rows_folder=rows_folder,
         )
         self._skip_removed = skip_removed
+        self._begin_ms = begin_ms
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
         self._parked: dict[int, PartitionTask] = {}
@@ -156,6 +158,7 @@ class Worker:
         return {
             "streamgauge_events_total": progress.events,
             "streamgauge_scored_total": progress.scored,
+            "streamgauge_unscored_total": progress.unscored,
             "streamgauge_dead_letters_total": progress.dead_letters,
             "streamgauge_stale_total": progress.stale,
             "streamgauge_shared_late_total": progress.shared_late,
@@ -230,7 +233,10 @@ class Worker:
         try:
             await task.take_over()
             bounds = await self._logs.bounds(task.inputs.all)
-            starts = choose_starts(task.offsets(), bounds, skip_removed=self._skip_removed)
+            begin = await self._find_begin(task, bounds)
+            starts = choose_starts(task.offsets(), bounds, begin, skip_removed=self._skip_removed)
+            if begin:
+                task.begin_at(starts)
             await self.app.seek(starts)
             task.start()
             self.app.resume(starts)
@@ -239,6 +245,19 @@ class Worker:
         except Exception as error:  # crash only
             log.exception("Partition %s could not be taken over", task.partition)
             self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)
+
+    async def _find_begin(self, task: PartitionTask, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+        """Where to begin by --from; nothing where it does not apply."""
+        if not self._begin_ms:
+            return {}
+        place = f"Partition {task.partition}"
+        if has_begun(task.offsets(), bounds):
+            log.info("%s goes on where its group is: --from is for a group without offsets", place)
+            return {}
+        found = await self._logs.offsets_at(task.inputs.all, self._begin_ms)
+        begin = {tp: found.get(tp, of.end) for tp, of in bounds.items()}
+        log.info("%s begins at %s, as --from says", place, {tp.topic: at for tp, at in sorted(begin.items())})
+        return begin
 
     async def revoked(self, partitions: set[TP]) -> None:
         await self._park({tp.partition for tp in partitions})

@@ -162,11 +162,16 @@ class Feature:
 
 @dataclass(frozen=True)
 class Model:
-    """``target``: what the model predicts, in words. A score >= ``threshold`` is a positive decision."""
+    """``target``: what the model predicts, in words. A score >= ``threshold`` is a positive decision.
+
+    ``score_from_ms``: events of an earlier event time update windows and are left unscored (None: those alone that no
+    version is valid for).
+    """
 
     name: str
     threshold: float = 0.5
     target: str = ""
+    score_from_ms: int | None = None
 
 
 TestName = Literal[

@@ -163,7 +163,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         shared=_read_shared(top),
         lookups=lookups,
         features=features,
-        model=_read_model(top, name),
+        model=_read_model(top, name, events),
         drift=drift,
         performance=_read_performance(top),
         alerts=read_alerts(top, drift.window, with_labels=labels is not None),
@@ -238,13 +238,16 @@ def _read_shared(top: TomlTable) -> Shared:
     return Shared(table.duration("idle", "1s"), table.duration("max_wait", "30s"))
 
 
-def _read_model(top: TomlTable, pipeline: str) -> Model:
+def _read_model(top: TomlTable, pipeline: str, events: Events) -> Model:
     table = top.table("model")
-    table.allow("name", "target", "threshold")
+    table.allow("name", "target", "threshold", "score_from")
     name = table.text("name", pipeline)
     if not _NAME.match(name):
         table.fail("name", f'"{name}" cannot be the name of a model; use a-z, 0-9, - and _, at most 100 characters')
-    return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""))
+    score_from_ms = table.time_ms("score_from") if "score_from" in table else None
+    if score_from_ms is not None and score_from_ms >= events.latest_ms:
+        table.fail("score_from", "is not before latest in [events], and nothing would be scored; write an earlier time")
+    return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""), score_from_ms)
 
 
 def _read_performance(top: TomlTable) -> Performance:

@@ -192,9 +192,10 @@ class SentBack(msgspec.Struct):
 
 
 class ModelUpdate(msgspec.Struct):
-    """``<p>.model-updates``: one version's place on the timeline. Key: ``model|version``.
+    """``<p>.model-updates``: one step of the timeline (`models.timeline`). No two have the same key.
 
-    The champion at event time t is the champion record of the highest offset whose ``valid_from_ms`` is None or <= t.
+    ``valid_from_ms``: a champion scores the events from this event time on (None: all). ``is_rollback``: this version
+    is champion again as it was, and what was promoted since counts no more.
     """
 
     model: ModelName
@@ -208,19 +209,22 @@ class ModelUpdate(msgspec.Struct):
     share: Share | None = None
     by: Words = ""
     why: Words = ""
+    is_rollback: bool = False
 
 
 class ModelStatus(msgspec.Struct):
     """``<p>.model-status``: what one worker did with an update. Key: worker.
 
     ``status``: loaded (verified and warm), refused (with why), serving (first batch scored; ``partition`` and
-    ``offset`` say where). ``uri`` and ``sha256``: of the update that was refused or loaded.
+    ``offset`` say where). ``uri`` and ``sha256``: of the update that was refused or loaded. began, of no version: a
+    worker that was told where to begin reads a partition from here on, events from ``offset`` and labels from
+    ``label_offset``.
     """
 
     worker: Name
     model: ModelName
-    version: Version
-    status: Literal["loaded", "refused", "serving"]
+    version: Version | None
+    status: Literal["loaded", "refused", "serving", "began"]
     at_ms: TimeMs
     why: Words = ""
     partition: Partition | None = None
@@ -228,6 +232,7 @@ class ModelStatus(msgspec.Struct):
     seconds: float | None = None
     uri: str = ""
     sha256: str = ""
+    label_offset: Offset | None = None
 
 
 class SketchDelta(msgspec.Struct, array_like=True):
@@ -271,7 +276,10 @@ class ErrorRun(msgspec.Struct, array_like=True):
 
 
 class SketchRecord(msgspec.Struct, array_like=True):
-    """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come."""
+    """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come.
+
+    ``unscored``: events that were left unscored, being older than what any version was to score.
+    """
 
     partition: Partition
     #: Event time before which no on-time event of this partition is expected.
@@ -280,6 +288,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     label_watermark_ms: ComeToMs
     deltas: list[SketchDelta]
     errors: list[ErrorRun] = []
+    unscored: Count = 0
 
 
 class SharedTile(msgspec.Struct, array_like=True):

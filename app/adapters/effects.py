@@ -244,7 +244,7 @@ def status_columns(pipeline: str, statuses: Sequence[tuple[str, ModelStatus]]) -
         "pipeline": [pipeline] * len(statuses),
         "at": [status.at_ms for _, status in statuses],
         "model": [status.model for _, status in statuses],
-        "version": [status.version for _, status in statuses],
+        "version": [status.version or "" for _, status in statuses],
         "event": [status.status for _, status in statuses],
         "why": [status.why for _, status in statuses],
         "worker": [status.worker for _, status in statuses],

@@ -37,6 +37,11 @@ class LogBounds:
         """What partitions hold, and what the group has committed."""
         return await ask_bounds(self._consumer, tps)
 
+    async def offsets_at(self, tps: Iterable[TP], time_ms: int) -> dict[TP, int]:
+        """The first record of each partition whose time stamp is not before a time; none where there is none yet."""
+        found = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
+        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
+
 
 async def ask_bounds(consumer: LeanConsumer, tps: Iterable[TP]) -> dict[TP, Bounds]:
     """What partitions hold, and what the consumer's group has committed."""

@@ -25,8 +25,8 @@ class ReadTimeline:
 
 
 def announcement_key(update: ModelUpdate) -> bytes:
-    """Return the key that compaction keeps the newest record of: model and version."""
-    return f"{update.model}|{update.version}".encode()
+    """Return a key that no other step has: who scored what, and what a roll back leads to, all of them say together."""
+    return f"{update.model}|{update.version}|{update.role}|{update.announced_at_ms}".encode()
 
 
 async def announce(bootstrap: str, topics: Topics, update: ModelUpdate) -> int:

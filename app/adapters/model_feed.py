@@ -98,6 +98,21 @@ class ModelShelf:
         """Say on the status topic where a version scored its first event of a partition."""
         await self._tell(version, "serving", partition=partition, offset=offset)
 
+    def describe_beginning(self, partition: int, offset: int, label_offset: int | None) -> bytes:
+        """A record for the status topic: where a partition begins of which nothing was processed before."""
+        return encode_json(
+            ModelStatus(
+                worker=self._worker,
+                model=self._pipeline.model.name,
+                version=None,
+                status="began",
+                at_ms=self._now_ms(),
+                partition=partition,
+                offset=offset,
+                label_offset=label_offset,
+            )
+        )
+
     async def _follow(self, caught_up: asyncio.Event) -> None:
         pending: list[ModelUpdate | None] = []
         async for batch in follow(self._bootstrap, self._pipeline.topics.model_updates):
@@ -121,21 +136,27 @@ class ModelShelf:
         return None
 
     async def _load_champions(self) -> None:
-        ready: list[ActiveModel] = []
-        for update in self._timeline.champions:
-            verdict = self._verdicts.get(update.sha256 + update.version)
-            if verdict is None:
-                verdict = await asyncio.to_thread(self._verify, update)
-                self._verdicts[update.sha256 + update.version] = verdict
-                status = "refused" if verdict.model is None else "loaded"
-                log.info("Model %s %s %s %s", update.model, update.version, status, verdict.why)
-                await self._tell(update.version, status, why=verdict.why, seconds=verdict.seconds)
+        for update in self._timeline.announced:  # who was rolled back, too: labels of what it scored are to come
+            verdict = await self._judge(update)
             if verdict.model is not None:
-                model = replace(verdict.model, valid_from_ms=update.valid_from_ms)
-                self.references[update.version] = model.reference
-                ready.append(model)
-        self.champions = ChampionTimeline(ready)
+                self.references[update.version] = verdict.model.reference
+        ready = [
+            replace(verdict.model, valid_from_ms=update.valid_from_ms)
+            for update in self._timeline.champions
+            if (verdict := await self._judge(update)).model is not None
+        ]
+        self.champions = ChampionTimeline(ready, self._pipeline.model.score_from_ms)
         self._changed()
+
+    async def _judge(self, update: ModelUpdate) -> _Verdict:
+        verdict = self._verdicts.get(update.sha256 + update.version)
+        if verdict is None:
+            verdict = await asyncio.to_thread(self._verify, update)
+            self._verdicts[update.sha256 + update.version] = verdict
+            status = "refused" if verdict.model is None else "loaded"
+            log.info("Model %s %s %s %s", update.model, update.version, status, verdict.why)
+            await self._tell(update.version, status, why=verdict.why, seconds=verdict.seconds)
+        return verdict
 
     def _verify(self, update: ModelUpdate) -> _Verdict:
         started = time.monotonic()

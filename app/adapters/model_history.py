@@ -90,9 +90,9 @@ class ModelHistory:
         before = self.timeline.newest()
         self.timeline.observe(update)
         after = self.timeline.newest()
-        if before is not None and after is update and before.version != update.version:
+        if before is not None and after is not None and before.version != update.version == after.version:
             # The row says what a version is now; whose events it scored, the timeline and `scores` say.
-            words = f"superseded by {update.version}"
+            words = f"rolled back to {update.version}" if update.is_rollback else f"superseded by {update.version}"
             retired = msgspec.structs.replace(
                 before, role="retired", announced_at_ms=update.announced_at_ms, by=update.by, why=words
             )

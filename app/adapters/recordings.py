@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.core.batches import RecordBatch
+from app.core.batches import Ints, RecordBatch
 from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
 
@@ -53,7 +54,8 @@ class About(msgspec.Struct, frozen=True):
     """What a recording says of itself.
 
     ``from_ms``/``to_ms``: record time stamps at which it begins and ends; ``from_offsets``/``to_offsets``: offsets of
-    the events topic, by partition. None: open.
+    the events topic, by partition. None: open. ``began``: where workers began that were told to begin later than at
+    the first record: offsets of events and labels, by partition.
     """
 
     pipeline: str
@@ -66,6 +68,7 @@ class About(msgspec.Struct, frozen=True):
     version: int = 1
     from_offsets: dict[int, int] | None = None
     to_offsets: dict[int, int] | None = None
+    began: dict[int, tuple[int, int]] = {}
 
     @property
     def is_whole(self) -> bool:
@@ -149,6 +152,11 @@ class RecordingWriter:
             largest = max(self._waiting, key=lambda log: self._waiting[log].size_bytes)
             self._write(*largest)
 
+    def note_beginning(self, partition: int, offset: int, label_offset: int) -> None:
+        """Note where a worker began to read a partition."""
+        began = {**self._about.began, partition: (offset, label_offset)}
+        self._about = msgspec.structs.replace(self._about, began=began)
+
     def _write(self, kind: str, partition: int) -> None:
         waiting = self._waiting[kind, partition]
         if not waiting.rows:
@@ -192,10 +200,17 @@ class RecordedLog(Protocol):
 
 
 class Recording:
-    """A recording, open for reading; any number of its logs may be read at the same time."""
+    """A recording, open for reading; any number of its logs may be read at the same time.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    as_streamed
+        Events and labels begin where workers began to read them; what is before was no part of their stream.
+    """
+
+    def __init__(self, path: Path, *, as_streamed: bool = False) -> None:
         self.path = path
+        self._as_streamed = as_streamed
         try:
             metadata = pq.read_metadata(path)
             footer = msgspec.json.decode((metadata.metadata or {})[_FOOTER], type=_Footer)
@@ -215,9 +230,22 @@ class Recording:
         """The partitions that have events or labels."""
         return sorted({group.partition for group in self._groups if group.kind in {EVENTS, LABELS}})
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether events before the beginning of the stream are passed over."""
+        return self._as_streamed and bool(self.about.began)
+
     def count(self, kind: str, partition: int | None = None) -> int:
         """How many records of a kind there are."""
-        return sum(group.rows for group in self._groups if group.kind == kind and partition in {None, group.partition})
+        groups = [group for group in self._groups if group.kind == kind and partition in {None, group.partition}]
+        begun = {of for of in {group.partition for group in groups} if self._first_offset(kind, of)}
+        whole = sum(group.rows for group in groups if group.partition not in begun)
+        return whole + sum(len(batch) for of in begun for batch in self.read(kind, of))
+
+    def _first_offset(self, kind: str, partition: int) -> int:
+        """The first offset that is to be read."""
+        began = self.about.began.get(partition) if self._as_streamed else None
+        return began[(EVENTS, LABELS).index(kind)] if began is not None and kind in {EVENTS, LABELS} else 0
 
     def read(
         self,
@@ -232,6 +260,7 @@ class Recording:
         firsts = [self._groups[place].first_offset for place in places]
         after = [*firsts[1:], _NO_END][: len(firsts)]
         last = _NO_END if stop is None else stop
+        start = max(start, self._first_offset(kind, partition))
         places = [n for n, at, end in zip(places, firsts, after, strict=True) if end > start and at < last]
         if not places:
             return
@@ -288,18 +317,33 @@ def describe(pipeline: Pipeline, now_ms: int, begin: Bound = OPEN, end: Bound = 
     )
 
 
-def read_versions(recording: Recording, partition: int) -> list[tuple[int, str]]:
-    """Where, by source offset, another version begins to score a partition's events."""
+@dataclass(frozen=True, eq=False)
+class RecordedVersions:
+    """Who scored the events of a partition.
+
+    ``starts``: where, by source offset, another version begins. ``early``: source offsets of the scored events that are
+    older than a time that was asked for.
+    """
+
+    starts: list[tuple[int, str]]
+    early: Ints
+
+
+def read_versions(recording: Recording, partition: int, early_before_ms: int = 0) -> RecordedVersions:
+    """Who scored a partition's events."""
     decoder = msgspec.json.Decoder(_ScoreHead)
     starts: list[tuple[int, str]] = []
+    early: list[int] = []
     for batch in recording.read(SCORES, partition):
         for value in batch.values:
             if value is None:
                 continue
             head = decoder.decode(value)
             starts.append((head.source.offset, head.version))
+            if head.event_time_ms < early_before_ms:
+                early.append(head.source.offset)
         starts = _only_changes(starts)
-    return starts
+    return RecordedVersions(starts, np.array(early, np.int64))
 
 
 def _only_changes(starts: list[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -313,6 +357,7 @@ class _SourceHead(msgspec.Struct):
 
 class _ScoreHead(msgspec.Struct):
     version: str
+    event_time_ms: int
     source: _SourceHead
 
 

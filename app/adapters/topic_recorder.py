@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,8 @@ from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, Recor
 from app.core.batches import RecordBatch
 from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
+from schemas.refusal import RefusedRecordError
+from schemas.wire import ModelStatus, decode_json
 
 #: A score's time stamp is its worker's clock, an event's its producer's: how far the first may be behind the second.
 _CLOCK_SKEW_MS = 3_600_000
@@ -64,6 +66,8 @@ async def record_topics(
                 progress(len(batch))
 
         with reading(bootstrap):
+            for partition, began in (await _read_beginnings(bootstrap, topics.model_status)).items():
+                writer.note_beginning(partition, *began)
             bounds = {topics.events: (begin, end), topics.model_updates: (OPEN, OPEN)}
             if pipeline.labels is not None:
                 bounds[topics.labels] = by_time
@@ -80,6 +84,19 @@ async def record_topics(
                 async for batch in batches:  # of later events, too: the stream goes on while it is recorded
                     add(SCORES, _of(batch, stretches.get(batch.partition, (0, 0))))
     return counts
+
+
+async def _read_beginnings(bootstrap: str, topic: str) -> dict[int, tuple[int, int]]:
+    """Where workers that were told where to begin did so: offsets of events and labels, by partition."""
+    found: dict[int, tuple[int, int]] = {}
+    async with aclosing(read_between(bootstrap, {topic: (OPEN, OPEN)})) as batches:
+        async for batch in batches:
+            for value in batch.values:
+                with suppress(RefusedRecordError):
+                    status = decode_json(value, ModelStatus)
+                    if status.status == "began" and status.partition is not None and status.offset is not None:
+                        found[status.partition] = status.offset, status.label_offset or 0
+    return found
 
 
 def _of(batch: RecordBatch, stretch: tuple[int, int]) -> RecordBatch:

@@ -20,8 +20,13 @@ class Metric:
 
 
 METRICS = (
-    Metric("streamgauge_events_total", "counter", "Events whose score or dead letter was committed."),
+    Metric("streamgauge_events_total", "counter", "Events committed: scored, left unscored, or dead letters."),
     Metric("streamgauge_scored_total", "counter", "Scores committed."),
+    Metric(
+        "streamgauge_unscored_total",
+        "counter",
+        "Events left unscored, older than what any version is to score, and committed; windows have seen them.",
+    ),
     Metric("streamgauge_dead_letters_total", "counter", "Dead letters of events committed."),
     Metric(
         "streamgauge_stale_total",

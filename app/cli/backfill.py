@@ -19,13 +19,13 @@ from app.cli.replay_source import open_part, show, with_source
 from app.core.bounds import Bound
 from app.core.scoring import ChampionTimeline
 from app.offline import load_model, run_recording
-from app.replaying import PartSelector, count_rejected, is_counted
+from app.replaying import PartSelector, TrainingRows, count_rejected, is_counted
 
 
 @click.command("backfill", context_settings={"help_option_names": ["-h", "--help"]})
 @with_source
 @with_context
-@click.option("--model", "version", required=True, metavar="VERSION", help="Registered version that scores.")
+@click.option("--version", required=True, metavar="VERSION", help="Registered version that scores.")
 @click.option("--features", "with_features", is_flag=True, help="Write the feature values as well.")
 def command(
     *,
@@ -47,8 +47,8 @@ def command(
 
     \b
     Examples:
-      streamgauge backfill --model 1.1.0
-      streamgauge backfill year.parquet --model 1.1.0 --from 2013-05-01 --to 2013-06-01
+      streamgauge backfill --version 1.1.0
+      streamgauge backfill year.parquet --version 1.1.0 --from 2013-05-01 --to 2013-06-01
       streamgauge query "SELECT version, avg(score) FROM backfilled_scores GROUP BY version"
     """  # noqa: D301  # click takes the character, so that examples keep their lines
     context = ModelContext.read(pipeline, home)
@@ -56,9 +56,10 @@ def command(
     with (
         plain_errors(),
         threadpool_limits(1),
-        open_part(context, path, begin, end, warm_up_ms) as part,
+        open_part(context, path, begin, end, warm_up_ms, as_streamed=False) as part,
         RowWriter(context.settings.clickhouse, context.home) as rows,
     ):
+        trained_on = TrainingRows(version, context.registry.entry(context.model, version).manifest.training)
         held = read_held(rows, context.pipeline, version, part, with_features=with_features)
         left = _what_is_left(part, first_missing(part, held)) if held else part
         result: dict[str, Any] = {
@@ -71,12 +72,13 @@ def command(
         }
         if left is not None:
             writer = BackfillWriter(rows, context.pipeline, held, with_features=with_features)
-            result["rejected"] = _score(context, left, version, writer)
+            result["rejected"] = _score(context, left, version, writer, trained_on)
             result["written"] = writer.written
     seconds = time.monotonic() - started
-    result["seconds"] = round(seconds, 3)
+    result |= {"trained_on": trained_on.count, "seconds": round(seconds, 3)}
     written = count(result["written"], "score")
     lines = [f"{written} of {version} written to backfilled_scores {describe_rate(result['written'], seconds)}."]
+    lines += trained_on.lines()
     if result["held_before"]:
         lines.append(f"{count(result['held_before'], 'event')} had theirs already.")
     if result["rejected"]:
@@ -92,7 +94,9 @@ def _what_is_left(part: RecordingPart, starts: dict[int, int]) -> RecordingPart 
     return left if left.events else None
 
 
-def _score(context: ModelContext, part: RecordingPart, version: str, writer: BackfillWriter) -> int:
+def _score(
+    context: ModelContext, part: RecordingPart, version: str, writer: BackfillWriter, trained_on: TrainingRows
+) -> int:
     """Score what is left; how many events were rejected."""
     pipeline, rejected = context.pipeline, 0
     models = ChampionTimeline([load_model(pipeline, context.registry, version)])
@@ -103,5 +107,6 @@ def _score(context: ModelContext, part: RecordingPart, version: str, writer: Bac
             rejected += count_rejected(step, part)
             if is_counted(step, part):
                 writer.add(step)
+                trained_on.add(step.events.event_time_ms)
         writer.finish()
     return rejected

@@ -14,7 +14,7 @@ from app.adapters.event_tables import TableError
 from app.adapters.recordings import RecordingError
 from app.adapters.source import SourceError
 from app.adapters.stack_error import StackError
-from app.cli.model_context import UtcTime
+from app.cli.utc_time import UtcTime
 from app.core.bounds import Bound, parse_offsets
 from app.drive import NoModelError
 from app.pipeline import TooManyDeadLettersError

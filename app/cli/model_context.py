@@ -81,23 +81,6 @@ def emit(result: dict[str, Any], as_json: bool, *lines: str) -> None:
         click.echo(line)
 
 
-class UtcTime(click.ParamType):
-    """A day or a moment as integer milliseconds; without an offset it is UTC."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time; write 2013-01-31 or 2013-01-31T06:00:00Z.", param, ctx)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-
-
 def format_time(time_ms: int | None) -> str:
     """Format as UTC, to the second; "always" for None."""
     if time_ms is None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from app.adapters.model_announcer import announce, read_timeline
 from app.adapters.stack_error import StackError
-from app.cli.model_context import ModelContext, UtcTime, emit, format_time, read_clock_ms, who, with_context
+from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, who, with_context
+from app.cli.utc_time import UtcTime
+from models.manifest import Manifest
 from models.registry import Entry, RegistryError
+from models.timeline import Span, Timeline
 from models.verify import RefusedModelError, verify
 from schemas.wire import ModelUpdate, to_builtins
 
@@ -19,85 +24,188 @@ from schemas.wire import ModelUpdate, to_builtins
 @click.command("promote")
 @click.argument("version")
 @click.option(
-    "--valid-from", "valid_from_ms", type=UtcTime(), help="Event time from which it scores.  [default: now on]"
+    "--valid-from",
+    "valid_from_ms",
+    type=UtcTime(),
+    help="Event time from which it scores.  [default: the end of its training]",
+)
+@click.option(
+    "--score-training-rows",
+    is_flag=True,
+    help="Let it score the events that it was trained on, too; without --valid-from, all events.",
 )
 @click.option("--why", default="", help="Reason, for the audit.")
 @with_context
 def promote(
-    *, version: str, valid_from_ms: int | None, why: str, pipeline: str, home: Path | None, as_json: bool
+    *,
+    version: str,
+    valid_from_ms: int | None,
+    score_training_rows: bool,
+    why: str,
+    pipeline: str,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
-    """Make a registered VERSION the champion: verify it here, then announce it to the workers."""
+    """Make a registered VERSION the champion: verify it here, then announce it to the workers.
+
+    It scores the events from --valid-from on. Earlier ones go on with the champions before it; those that no version is
+    valid for are left unscored: windows see them, and nothing is published.
+    """
     context = ModelContext.read(pipeline, home)
-    update, offset = release(context, version, valid_from_ms, why)
-    emit(*describe_release(update, offset, as_json))
+    emit_release(release(context, version, why, valid_from_ms, score_training_rows=score_training_rows), as_json)
 
 
 @click.command("rollback")
-@click.option("--to", "version", help="Version to go back to.  [default: the one promoted before]")
+@click.option("--to", "version", help="Version to go back to.  [default: the one that was champion before]")
 @click.option("--why", default="rolled back", show_default=True, help="Reason, for the audit.")
 @with_context
 def rollback(version: str | None, why: str, pipeline: str, home: Path | None, as_json: bool) -> None:
-    """Promote the previously promoted version again, for all events from now on."""
+    """Undo the promotion of the champion, or with --to all since that of another version.
+
+    Events are then scored as if what is undone had never been promoted; scores that are published stay. Each roll back
+    goes one promotion further back. A version that was never champion is promoted.
+    """
     context = ModelContext.read(pipeline, home)
-    if version is None:
-        version = _find_previous(context)
-    update, offset = release(context, version, None, why)
-    emit(*describe_release(update, offset, as_json))
+    timeline = _read(context)
+    newest = timeline.newest()
+    if newest is not None and version == newest.version:
+        raise click.ClickException(f"{context.model} {version} is the champion already.")
+    back_to = timeline.previous() if version is None else _find_below(timeline, version)
+    if back_to is not None:
+        emit_release(_go_back(context, timeline, back_to, why), as_json)
+    elif version is not None:
+        emit_release(release(context, version, why), as_json)
+    else:
+        there = "no version has been promoted" if newest is None else f"{newest.version} is the first that was promoted"
+        raise click.ClickException(f"There is nothing to go back to: {there}. Name a registered version by --to.")
 
 
-def release(context: ModelContext, version: str, valid_from_ms: int | None, why: str) -> tuple[ModelUpdate, int]:
+@dataclass(frozen=True)
+class Release:
+    """An announced update, its offset, and the timeline that it is the last of."""
+
+    context: ModelContext
+    update: ModelUpdate
+    offset: int
+    timeline: Timeline
+
+
+def release(
+    context: ModelContext,
+    version: str,
+    why: str,
+    valid_from_ms: int | None = None,
+    *,
+    score_training_rows: bool = False,
+) -> Release:
     """Verify a registered version and announce it as champion; ends the command with a sentence when it cannot."""
-    try:
-        entry = verify_entry(context, version)
-        update = ModelUpdate(
-            model=context.model,
-            version=version,
-            role="champion",
-            uri=entry.uri,
-            sha256=entry.manifest.artifact.sha256,
-            feature_set=entry.manifest.feature_set,
-            announced_at_ms=read_clock_ms(),
-            valid_from_ms=valid_from_ms,
-            by=who(),
-            why=why,
-        )
-        offset = asyncio.run(announce(context.find_kafka(), context.pipeline.topics, update))
-    except (RegistryError, ValueError, StackError) as error:
-        raise click.ClickException(str(error)) from error
-    except RefusedModelError as error:
-        raise click.ClickException(f"{context.model} {version} is refused ({error.reason}): {error.detail}") from error
-    return update, offset
+    entry = verify_entry(context, version)
+    if not score_training_rows:
+        valid_from_ms = _begin_after_training(entry.manifest, valid_from_ms)
+    update = ModelUpdate(
+        model=context.model,
+        version=version,
+        role="champion",
+        uri=entry.uri,
+        sha256=entry.manifest.artifact.sha256,
+        feature_set=entry.manifest.feature_set,
+        announced_at_ms=read_clock_ms(),
+        valid_from_ms=valid_from_ms,
+        by=who(),
+        why=why,
+    )
+    return _announce(context, _read(context), update)
 
 
 def verify_entry(context: ModelContext, version: str) -> Entry:
     """Put a registered version through the gates of a worker, so that what is announced will be loaded."""
-    entry = context.registry.entry(context.model, version)
-    manifest, artifact = context.registry.load(context.model, version)
-    verify(
-        manifest,
-        artifact,
-        context.pipeline.feature_set,
-        expected_names=context.pipeline.feature_names,
-        expected_model=(context.model, version),
-    )
+    try:
+        entry = context.registry.entry(context.model, version)
+        manifest, artifact = context.registry.load(context.model, version)
+        verify(
+            manifest,
+            artifact,
+            context.pipeline.feature_set,
+            expected_names=context.pipeline.feature_names,
+            expected_model=(context.model, version),
+        )
+    except (RegistryError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    except RefusedModelError as error:
+        raise click.ClickException(f"{context.model} {version} is refused ({error.reason}): {error.detail}") from error
     return entry
 
 
-def describe_release(update: ModelUpdate, offset: int, as_json: bool) -> tuple[dict[str, Any], bool, str]:
-    """Return what `emit` prints of an announcement."""
-    since = "from now on" if update.valid_from_ms is None else f"for events from {format_time(update.valid_from_ms)}"
-    line = f"{update.model} {update.version} is champion {since} (offset {offset} of the timeline)."
-    return {**to_builtins(update), "offset": offset}, as_json, line
+def emit_release(released: Release, as_json: bool) -> None:
+    """Print an announcement."""
+    emit(describe_release(released), as_json, *release_lines(released))
 
 
-def _find_previous(context: ModelContext) -> str:
+def describe_release(released: Release) -> dict[str, Any]:
+    """Return the announcement for ``--json``; ``before``: who scores earlier events, the latest first."""
+    before = [
+        {"until_ms": span.to_ms, "version": span.champion.version if span.champion is not None else None}
+        for span in _before(released)
+    ]
+    return {**to_builtins(released.update), "offset": released.offset, "before": before}
+
+
+def release_lines(released: Release) -> list[str]:
+    """Return what it says to a person: from when on the version scores, and what becomes of earlier events."""
+    update, score_from_ms = released.update, released.context.pipeline.model.score_from_ms
+    since_ms = update.valid_from_ms
+    again = " again" if update.is_rollback else ""
+    since = "for all events" if since_ms is None else f"for events from {format_time(since_ms)} on"
+    place = f"(offset {released.offset} of the timeline)"
+    lines = [f"{update.model} {update.version} is champion{again} {since} {place}."]
+    if since_ms is not None and since_ms > read_clock_ms():
+        lines.append("By this machine's clock, no event is that new yet.")
+    for span in _before(released):
+        fate = f"go on with {span.champion.version}" if span.champion is not None else "are left unscored"
+        lines.append(f"Events before {format_time(span.to_ms)} {fate}.")
+    if score_from_ms is not None:
+        lines.append(f"The pipeline file leaves all events before {format_time(score_from_ms)} unscored (score_from).")
+    return lines
+
+
+def _before(released: Release) -> list[Span]:
+    """The spans before the one of the champion, the latest first."""
+    return list(released.timeline.spans())[-2::-1]
+
+
+def _begin_after_training(manifest: Manifest, valid_from_ms: int | None) -> int:
+    trained_to_ms = manifest.training.to_ms
+    if valid_from_ms is not None and valid_from_ms < trained_to_ms:
+        raise click.ClickException(
+            f"{manifest.model} {manifest.version} was trained on events up to {format_time(trained_to_ms)}; scores of"
+            " those would say nothing of how good it is. Leave --valid-from out to begin there, or add"
+            " --score-training-rows."
+        )
+    return trained_to_ms if valid_from_ms is None else valid_from_ms
+
+
+def _go_back(context: ModelContext, timeline: Timeline, back_to: ModelUpdate, why: str) -> Release:
+    entry = verify_entry(context, back_to.version)
+    update = replace(back_to, uri=entry.uri, announced_at_ms=read_clock_ms(), by=who(), why=why, is_rollback=True)
+    return _announce(context, timeline, update)
+
+
+def _find_below(timeline: Timeline, version: str) -> ModelUpdate | None:
+    """The newest promotion of a version below the champion."""
+    return next((each for each in timeline.champions[-2::-1] if each.version == version), None)
+
+
+def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) -> Release:
     try:
-        timeline = asyncio.run(read_timeline(context.find_kafka(), context.pipeline.topics)).timeline
+        offset = asyncio.run(announce(context.find_kafka(), context.pipeline.topics, update))
     except StackError as error:
         raise click.ClickException(str(error)) from error
-    previous = timeline.previous()
-    if previous is None:
-        newest = timeline.newest()
-        there = "no version has been promoted" if newest is None else f"{newest.version} is the first that was promoted"
-        raise click.ClickException(f"There is nothing to go back to: {there}. Name a registered version by --to.")
-    return previous.version
+    timeline.observe(update)
+    return Release(context, update, offset, timeline)
+
+
+def _read(context: ModelContext) -> Timeline:
+    try:
+        return asyncio.run(read_timeline(context.find_kafka(), context.pipeline.topics)).timeline
+    except StackError as error:
+        raise click.ClickException(str(error)) from error

@@ -9,8 +9,9 @@ from typing import Any, get_args
 import click
 from msgspec.structs import replace
 
-from app.cli.model_context import ModelContext, UtcTime, emit, format_time, read_clock_ms, with_context
-from app.cli.model_release import describe_release, release
+from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
+from app.cli.model_release import describe_release, release, release_lines
+from app.cli.utc_time import UtcTime
 from models.families import FAMILIES
 from models.manifest import Bump, Manifest, ManifestError, parse_version
 from models.registry import RegistryError, VersionTakenError
@@ -36,7 +37,9 @@ RENUMBERINGS = 20
     "--bump", type=click.Choice(get_args(Bump)), default="minor", show_default=True, help="Which number goes up."
 )
 @click.option("--register/--no-register", default=True, show_default=True, help="Store the version in the registry.")
-@click.option("--promote", is_flag=True, help="Announce it as champion once it is registered.")
+@click.option(
+    "--promote", is_flag=True, help="Announce it as champion, for events from --to on, once it is registered."
+)
 @with_context
 def train(
     *,
@@ -61,6 +64,11 @@ def train(
     if promote and not register:
         raise click.UsageError("--promote needs --register: workers load what is registered.")
     context = ModelContext.read(pipeline, home)
+    if recording is None and context.pipeline.source is None:
+        raise click.UsageError(
+            f"{context.pipeline.path} names no source to train on: record the topics by `streamgauge record FILE`, and"
+            " name that FILE by --recording."
+        )
     started = time.monotonic()
     try:
         if version is not None:
@@ -87,9 +95,9 @@ def train(
     result = _summarise(manifest, uri, time.monotonic() - started)
     lines = _describe(manifest, uri)
     if promote:
-        released, _, line = describe_release(*release(context, manifest.version, None, "trained"), as_json)
-        result["announced"] = released
-        lines.append(line)
+        released = release(context, manifest.version, "trained")
+        result["announced"] = describe_release(released)
+        lines += release_lines(released)
     emit(result, as_json, *lines)
 
 

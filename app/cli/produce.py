@@ -19,7 +19,8 @@ from app.adapters.recordings import Recording
 from app.adapters.source import EVENT, WATERMARK, EncodedRecord, read_source
 from app.adapters.topics_admin import ensure_topics
 from app.cli.data_commands import Counter, describe_rate, plain_errors
-from app.cli.model_context import ModelContext, UtcTime, emit, format_time, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
+from app.cli.utc_time import UtcTime
 from schemas.pipeline import Pipeline
 
 #: How far ahead of its due time a record may go: bounds how often a paced producer wakes up.

@@ -25,7 +25,7 @@ from app.core.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
 from app.offline import load_model, load_recorded_models, run_recording
 from app.pipeline import Step
-from app.replaying import PartSelector, count_rejected, is_counted
+from app.replaying import PartSelector, TrainingRows, count_rejected, is_counted
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,24 @@ class Wanted:
     out: Path | None
     check: ScoreCheck | None
     comparison: Comparison | None
+    trained_on: TrainingRows | None
+
+
+@dataclass
+class Done:
+    """What became of the events that count."""
+
+    trained_on: TrainingRows | None
+    scored: int = 0
+    unscored: int = 0
+    rejected: int = 0
+
+    def add(self, step: Step, scored: Step) -> None:
+        """Count a step, and what of it was scored."""
+        self.scored += len(scored.events)
+        self.unscored += len(step.events) - len(scored.events)
+        if self.trained_on is not None:
+            self.trained_on.add(scored.events.event_time_ms)
 
 
 @click.command("replay", context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,22 +123,30 @@ def command(
         open_part(context, path, begin, end, warm_up_ms) as part,
     ):
         comparison = Comparison.load(context, sides[0], sides[-1], part) if with_diff else None
-        wanted = Wanted(out, ScoreCheck() if with_check else None, comparison)
-        scored, rejected = _replay(context, part, _choose(context, part, sides[-1]), wanted)
+        check = ScoreCheck() if with_check else None
+        trained_on = _trained_on(context, sides[-1])
+        done = _replay(context, part, _choose(context, part, sides[-1]), Wanted(out, check, comparison, trained_on))
         seconds = time.monotonic() - started
         result: dict[str, Any] = {
             "source": str(path) if path is not None else "topics",
             "events": part.events,
             "warm_up_events": part.warm_events,
-            "scored": scored,
-            "rejected": rejected,
+            "scored": done.scored,
+            "unscored": done.unscored,
+            "rejected": done.rejected,
+            "trained_on": trained_on.count if trained_on is not None else None,
             "seconds": round(seconds, 3),
             "output": str(out) if out is not None else None,
         }
-        lines = [f"{scored:,} events scored, {rejected:,} rejected, {describe_rate(scored, seconds)}."]
-        if wanted.check is not None:
-            result["check"] = _summarise(wanted.check)
-            lines += _describe(wanted.check)
+        rate = describe_rate(done.scored, seconds)
+        lines = [f"{done.scored:,} events scored, {done.rejected:,} rejected, {rate}."]
+        if done.unscored:
+            lines.append(f"{done.unscored:,} left unscored, as by the stream: no version was to score anything so old.")
+        if trained_on is not None:
+            lines += trained_on.lines()
+        if check is not None:
+            result["check"] = _summarise(check)
+            lines += _describe(check)
         if comparison is not None:
             result["diff"] = comparison.to_json()
             lines += describe_diff(comparison)
@@ -131,7 +157,7 @@ def command(
                 result["written"] = write_diff(context, comparison)
                 lines.append(f"{result['written']:,} rows written to score_diffs; the same again changes nothing.")
     emit(result, as_json, *lines)
-    if wanted.check is not None and not wanted.check.is_equal:
+    if check is not None and not check.is_equal:
         raise SystemExit(1)
 
 
@@ -155,12 +181,9 @@ def _read_sides(models: str, *, with_diff: bool, with_check: bool) -> list[str]:
     return sides
 
 
-def _replay(
-    context: ModelContext, part: RecordingPart, selectors: dict[int, ModelSelector], wanted: Wanted
-) -> tuple[int, int]:
-    """Run all partitions; how many events that count were scored and rejected."""
-    pipeline, check = context.pipeline, wanted.check
-    scored = rejected = 0
+def _replay(context: ModelContext, part: RecordingPart, selectors: dict[int, ModelSelector], wanted: Wanted) -> Done:
+    """Run all partitions."""
+    pipeline, check, done = context.pipeline, wanted.check, Done(wanted.trained_on)
     recorded = {partition: _values(part, partition) for partition in part.partitions}
     with ExitStack() as stack:
         counter = stack.enter_context(Counter("Replaying", part.events + part.warm_events))
@@ -169,21 +192,29 @@ def _replay(
             writer = stack.enter_context(ScoreWriter(wanted.out, pipeline, with_features=True, with_source=True))
         for step in run_recording(pipeline, compile_features(pipeline), part, selectors.__getitem__):
             show(counter, step)
-            rejected += count_rejected(step, part)
+            done.rejected += count_rejected(step, part)
             if wanted.comparison is not None:
                 wanted.comparison.add(step, part)
             if not is_counted(step, part):
                 continue
-            scored += len(step.events)
+            scored = step.scored()
+            done.add(step, scored)
             if writer is not None:
-                writer.add(step)
+                writer.add(scored)
             if check is not None:
-                _compare(check, step, recorded[step.partition])
+                _compare(check, scored, recorded[step.partition])
     if check is not None:
         for values in recorded.values():
             for value in values:
                 check.add_recorded(value)
-    return scored, rejected
+    return done
+
+
+def _trained_on(context: ModelContext, models: str) -> TrainingRows | None:
+    """What one named version was trained on; the recorded ones are as the stream had them."""
+    if models == RECORDED:
+        return None
+    return TrainingRows(models, context.registry.entry(context.model, models).manifest.training)
 
 
 def _choose(context: ModelContext, part: RecordingPart, models: str) -> dict[int, ModelSelector]:

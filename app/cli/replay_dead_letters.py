@@ -11,7 +11,8 @@ import click
 
 from app.adapters.letter_sender import LetterSender, read_done, read_letters
 from app.cli.data_commands import Counter, count, plain_errors
-from app.cli.model_context import ModelContext, UtcTime, emit, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
+from app.cli.utc_time import UtcTime
 from app.core.letter_selection import Selection, Wanted, select
 
 STAGES = ("decode", "validate", "features", "score", "label")

@@ -53,16 +53,24 @@ def with_source(function: Command) -> Command:
 
 @contextmanager
 def open_part(
-    context: ModelContext, path: Path | None, begin: Bound, end: Bound, warm_up_ms: int | None
+    context: ModelContext,
+    path: Path | None,
+    begin: Bound,
+    end: Bound,
+    warm_up_ms: int | None,
+    *,
+    as_streamed: bool = True,
 ) -> Iterator[RecordingPart]:
     """The part to run, and a word to the user about what is run before it.
+
+    ``as_streamed``: what workers were told to leave out (--from) is left out.
 
     Without a path the topics are copied into a temporary recording first, without a consumer group: no worker notices.
     """
     check_order(begin, end)
     pipeline = context.pipeline
     if path is not None:
-        recording = Recording(path)
+        recording = Recording(path, as_streamed=as_streamed)
         recording.check_fits(pipeline)
         part = RecordingPart(recording, pipeline, begin, end, warm_up_ms)
         _narrate(part, pipeline, warm_up_ms)
@@ -83,7 +91,7 @@ def open_part(
                     progress=counter.add,
                 )
                 asyncio.run(work)
-            return RecordingPart(Recording(file), pipeline, begin, end, warm_up_ms)
+            return RecordingPart(Recording(file, as_streamed=as_streamed), pipeline, begin, end, warm_up_ms)
 
         part = copy(_since(pipeline, begin, warm_up_ms))
         if part.lacks_history and warm_up_ms is None:  # events are sparse: what is needed is older than was looked for
@@ -103,6 +111,9 @@ def _since(pipeline: Pipeline, begin: Bound, warm_up_ms: int | None) -> Bound:
 
 def _narrate(part: RecordingPart, pipeline: Pipeline, warm_up_ms: int | None) -> None:
     check_bounds(part)
+    if part.recording.leaves_out:
+        offsets = ", ".join(f"{partition}:{began[0]}" for partition, began in sorted(part.about.began.items()))
+        click.echo(f"The stream began at offsets {offsets}, as --from said: what is before is not run.", err=True)
     if part.about.feature_set != pipeline.feature_set:
         click.echo("The features have changed since this was recorded; its models may refuse them.", err=True)
     if part.warm_from_ms is not None:

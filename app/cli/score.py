@@ -1,7 +1,8 @@
-"""``streamgauge score``: batch scoring of a Parquet or CSV file with a registered version."""
+"""``streamgauge score``: batch scoring of a Parquet or CSV file with the champion, or another registered version."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -9,20 +10,24 @@ import click
 from threadpoolctl import threadpool_limits
 
 from app.adapters.event_tables import EventTable, check_suffix
+from app.adapters.model_announcer import read_timeline
 from app.adapters.score_tables import RejectionWriter, ScoreWriter
+from app.adapters.stack_error import StackError
 from app.bootstrap import compile_features
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.core.scoring import ChampionTimeline
 from app.drive import PartitionRun, drive_partitions, new_flow
 from app.offline import load_model
+from app.replaying import TrainingRows
+from schemas.pipeline import Pipeline
 
 
 @click.command("score", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(dir_okay=False, path_type=Path))
 @with_context
-@click.option("--model", "version", metavar="VERSION", help="Registered version.  [default: the newest number]")
+@click.option("--version", metavar="VERSION", help="Registered version that scores.  [default: the champion]")
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -43,7 +48,7 @@ def command(
     """Score the events of INPUT (.parquet or .csv, event fields as columns) into OUTPUT (.parquet or .csv).
 
     Windows see the earlier rows of the file. A row that cannot be scored goes to OUTPUT's name with .rejected before
-    its suffix, with the reason.
+    its suffix, with the reason. One version scores all rows, whatever its valid time.
     """
     context = ModelContext.read(pipeline, home)
     loaded, now_ms = context.pipeline, read_clock_ms()
@@ -52,7 +57,8 @@ def command(
         check_suffix(output)
         if output.resolve() == source.resolve():
             raise click.UsageError("OUTPUT is INPUT; name another file.")
-        chosen = version or _newest(context)
+        chosen = version or _find_champion(context)
+        trained_on = TrainingRows(chosen, context.registry.entry(context.model, chosen).manifest.training)
         events = EventTable(source, loaded, "events", now_ms, _say)
         label_table = EventTable(labels, loaded, "labels", now_ms, _say) if labels is not None else None
         models = ChampionTimeline([load_model(loaded, context.registry, chosen)])
@@ -66,6 +72,7 @@ def command(
             run = PartitionRun(flow, models, events.read(), label_batches)
             for step in drive_partitions([run], flow.shared.board if flow.shared else None, now_ms):
                 scores.add(step)
+                trained_on.add(step.events.event_time_ms)
                 rejections.add(
                     (
                         (label_table if letter.stage == "label" and label_table else events).original_row(
@@ -79,6 +86,7 @@ def command(
                 last_ms = int(step.events.event_time_ms[-1]) if len(step.events) else None
                 counter.add(len(step.events), format_time(last_ms)[:10] if last_ms is not None else "")
     seconds = time.monotonic() - started
+    empty = _find_empty(loaded) if labels is None else []
     result = {
         "pipeline": loaded.name,
         "model": context.model,
@@ -86,22 +94,40 @@ def command(
         "rows": events.rows,
         "scored": scores.rows,
         "rejected": rejections.rows,
+        "trained_on": trained_on.count,
+        "without_labels": empty,
         "output": str(output),
         "rejected_output": str(rejections.path) if rejections.rows else None,
         "seconds": round(seconds, 3),
     }
     took = describe_rate(scores.rows, seconds)
-    lines = [f"{scores.rows:,} of {events.rows:,} rows scored by {chosen} {took}: {output}"]
+    who = chosen if version is not None else f"{chosen}, the champion,"
+    lines = [f"{scores.rows:,} of {events.rows:,} rows scored by {who} {took}: {output}", *trained_on.lines()]
+    if empty:
+        lines.append(f"No --labels were given, so these windows over labels are empty: {', '.join(empty)}.")
     if rejections.rows:
         lines.append(f"{rejections.rows:,} rejected, with their reasons: {rejections.path}")
     emit(result, as_json, *lines)
 
 
-def _newest(context: ModelContext) -> str:
-    versions = context.registry.versions(context.model)
-    if not versions:
-        raise click.ClickException(f"{context.registry.root} holds no version of {context.model}; train one first.")
-    return versions[-1]
+def _find_champion(context: ModelContext) -> str:
+    try:
+        bootstrap = context.find_kafka()
+    except StackError as error:
+        raise StackError(
+            f"Which version is champion is known to Kafka alone. {error} Or name one by --version."
+        ) from error
+    newest = asyncio.run(read_timeline(bootstrap, context.pipeline.topics)).timeline.newest()
+    if newest is None:
+        raise click.ClickException(
+            f"No version of {context.model} is champion: promote one by `streamgauge model promote`, or name a"
+            " registered one by --version."
+        )
+    return newest.version
+
+
+def _find_empty(pipeline: Pipeline) -> list[str]:
+    return [each.name for each in pipeline.features if each.window is not None and each.window.of == "labels"]
 
 
 def _say(sentence: str) -> None:

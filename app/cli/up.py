@@ -14,6 +14,7 @@ import msgspec
 
 from app.adapters.stack_error import StackError
 from app.cli.narration import Narrator
+from app.cli.utc_time import StartType
 from app.settings import Settings
 from app.supervisor import Stack, hide_password, pipeline_children
 from schemas.pipeline import Pipeline, PipelineError
@@ -43,9 +44,18 @@ if TYPE_CHECKING:
 )
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many workers score.")
 @click.option(
+    "--from",
+    "begin",
+    metavar="TIME|earliest|latest",
+    callback=lambda ctx, param, value: value and (StartType().convert(value, param, ctx), value)[1],
+    help="Where workers begin that never read anything, as `streamgauge worker --from`.  [default: earliest]",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="When all is ready, print one JSON object: where each part listens."
 )
-def command(*, name: str, home: Path | None, kafka_port: int, http_port: int, workers: int, as_json: bool) -> None:
+def command(
+    *, name: str, home: Path | None, kafka_port: int, http_port: int, workers: int, begin: str, as_json: bool
+) -> None:
     """Start Kafka, a monitor and workers, print where each listens, and stay until Ctrl-C.
 
     A second start in the same home goes on where the first one was. With STREAMGAUGE_KAFKA or STREAMGAUGE_CLICKHOUSE
@@ -68,7 +78,7 @@ def command(*, name: str, home: Path | None, kafka_port: int, http_port: int, wo
         settings,
         pipeline=pipeline.name,
         topics=pipeline.topics.all(),
-        children=pipeline_children(str(pipeline.path), workers, http_port),
+        children=pipeline_children(str(pipeline.path), workers, http_port, begin),
         kafka_port=kafka_port,
         http_port=http_port,
         say=narrator.say,

@@ -9,6 +9,7 @@ import signal
 import click
 
 from app.cli.http_options import HttpPlace, http_options
+from app.cli.utc_time import StartType
 from models.trial import Trial
 
 
@@ -36,6 +37,15 @@ from models.trial import Trial
     is_flag=True,
     help="Go on although retention has removed events before they were scored; without it the worker refuses.",
 )
+@click.option(
+    "--from",
+    "begin_ms",
+    type=StartType(),
+    default="earliest",
+    show_default=True,
+    help="Where a group without offsets begins: the first record that Kafka stamped with TIME (UTC) or later, the "
+    "oldest, or the next. A group that has offsets goes on from them.",
+)
 def command(
     *,
     name: str,
@@ -45,6 +55,7 @@ def command(
     instance: str | None,
     session_s: float,
     skip_removed: bool,
+    begin_ms: int,
 ) -> None:
     """Score the events of a pipeline until SIGTERM or Ctrl-C.
 
@@ -58,4 +69,5 @@ def command(
         from app.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
-        run(name, HttpPlace(http_host, http_port, allowed_hosts), membership, trial, skip_removed=skip_removed)
+        place = HttpPlace(http_host, http_port, allowed_hosts)
+        run(name, place, membership, trial, skip_removed=skip_removed, begin_ms=begin_ms)

@@ -33,7 +33,9 @@ from schemas.pipeline_file import load
 THREAD_TURN_S = 0.0005
 
 
-def run(name: str, place: HttpPlace, membership: Membership, trial: Trial, *, skip_removed: bool) -> None:
+def run(
+    name: str, place: HttpPlace, membership: Membership, trial: Trial, *, skip_removed: bool, begin_ms: int
+) -> None:
     """Work until SIGTERM or a failure, and end this process.
 
     Parameters
@@ -60,6 +62,7 @@ def run(name: str, place: HttpPlace, membership: Membership, trial: Trial, *, sk
             membership,
             trial,
             skip_removed=skip_removed,
+            begin_ms=begin_ms,
             rows_folder=settings.home / "state" / pipeline.name if pipeline.state.store == "disk" else None,
         )
         code, why = asyncio.run(work)
@@ -78,6 +81,7 @@ async def _work(
     trial: Trial,
     *,
     skip_removed: bool,
+    begin_ms: int,
     rows_folder: Path | None,
 ) -> tuple[int, str]:
     try:
@@ -87,7 +91,14 @@ async def _work(
     plan = compile_features(pipeline)
     shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms, trial)
     worker = Worker(
-        pipeline, plan, bootstrap, shelf, membership=membership, skip_removed=skip_removed, rows_folder=rows_folder
+        pipeline,
+        plan,
+        bootstrap,
+        shelf,
+        membership=membership,
+        skip_removed=skip_removed,
+        begin_ms=begin_ms,
+        rows_folder=rows_folder,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

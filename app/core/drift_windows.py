@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from schemas.pipeline import PastWindow
     from schemas.wire import SketchDelta
 
-_MAGIC = b"streamgauge windows 2\n"
+_MAGIC = b"streamgauge windows 3\n"
 
 #: What is told of a version in a window, each under revisions of its own; the performance has those of the verdict.
 Told = Literal["features", "labels", "verdict"]
@@ -133,6 +133,8 @@ class WindowStore:
         self._frozen_before_ms: int | None = None
         self._floors: dict[tuple[str, int, Told], int] = {}
         self.n_too_late = 0
+        #: Events that workers left unscored: they are in no window.
+        self.n_unscored = 0
 
     @property
     def watermark_ms(self) -> int | None:
@@ -154,6 +156,7 @@ class WindowStore:
         self._check(record.partition)
         for delta in record.deltas:
             self._merge(delta)
+        self.n_unscored += record.unscored
         before = self._reported.get(record.partition, (record.watermark_ms, record.label_watermark_ms))
         self._reported[record.partition] = (
             max(before[0], record.watermark_ms),
@@ -316,6 +319,7 @@ class WindowStore:
             "label_watermark_ms": self._label_watermark_ms,
             "frozen_before_ms": self._frozen_before_ms,
             "n_too_late": self.n_too_late,
+            "n_unscored": self.n_unscored,
             "notes": notes,
         }
         return (
@@ -339,6 +343,7 @@ class WindowStore:
         self._label_watermark_ms = state["label_watermark_ms"]
         self._frozen_before_ms = state["frozen_before_ms"]
         self.n_too_late = state["n_too_late"]
+        self.n_unscored = state["n_unscored"]
         self._panes, self._windows = {}, {}
         for delta in decode_packed(body, SketchRecord).deltas:
             self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)

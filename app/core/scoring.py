@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
 from app.core.batches import Floats, Ints
 from models.reference import Reference
+
+#: In place of a model: the event is left unscored.
+UNSCORED = -1
+_ALWAYS = np.iinfo(np.int64).min
 
 
 class Scorer(Protocol):
@@ -52,18 +57,25 @@ class ModelSelector(Protocol):
         """Whether any event can be scored at all."""
 
     def runs(self, offsets: Ints, event_time_ms: Ints) -> list[ModelRun]:
-        """Cut a run of events into stretches of one version each, in order and without gaps."""
+        """Cut a run of events into stretches of one version each, in order; what is in none is left unscored."""
 
 
 class ChampionTimeline:
-    """The loaded champions, in the order in which they were announced.
+    """The loaded champions, in the order in which they were promoted.
 
-    In force at event time t: the champion announced last among those valid at t; before the first valid time, the first
-    champion. Replaced as a whole, never changed: a run of events sees one timeline.
+    In force at event time t: the champion promoted last among those valid at t. Where there is none, and before
+    ``score_from_ms``, events are left unscored. Replaced as a whole, never changed: a run of events sees one timeline.
     """
 
-    def __init__(self, champions: Sequence[ActiveModel] = ()) -> None:
+    def __init__(self, champions: Sequence[ActiveModel] = (), score_from_ms: int | None = None) -> None:
         self._champions = tuple(champions)
+        begins = [each.valid_from_ms if each.valid_from_ms is not None else _ALWAYS for each in champions]
+        starts = np.maximum(np.array(begins, np.int64), score_from_ms if score_from_ms is not None else _ALWAYS)
+        self._bounds = np.unique(starts)
+        #: Who is in force before the first bound, and from each of them on.
+        self._places = np.full(len(self._bounds) + 1, UNSCORED, np.int64)
+        for place, start in enumerate(starts.tolist()):
+            self._places[1:][self._bounds >= start] = place
 
     @property
     def champions(self) -> tuple[ActiveModel, ...]:
@@ -73,21 +85,20 @@ class ChampionTimeline:
         return bool(self._champions)
 
     def runs(self, offsets: Ints, event_time_ms: Ints) -> list[ModelRun]:  # noqa: ARG002  # by time, not by offset
-        chosen = np.zeros(len(event_time_ms), dtype=np.int64)
-        for place, champion in enumerate(self._champions):
-            if champion.valid_from_ms is None:
-                chosen[:] = place
-            else:
-                chosen[event_time_ms >= champion.valid_from_ms] = place
-        return cut_runs([self._champions[place] for place in chosen.tolist()])
+        return cut_runs(self._champions, self._places[np.searchsorted(self._bounds, event_time_ms, side="right")])
 
 
-def cut_runs(models: Sequence[ActiveModel]) -> list[ModelRun]:
-    """Stretches of the same version."""
-    runs: list[ModelRun] = []
-    start = 0
-    for row in range(1, len(models) + 1):
-        if row == len(models) or models[row] is not models[start]:
-            runs.append(ModelRun(start, row, models[start]))
-            start = row
-    return runs
+def cut_runs(models: Sequence[ActiveModel], places: Ints) -> list[ModelRun]:
+    """Stretches of the same model.
+
+    Parameters
+    ----------
+    places
+        Each event's place in ``models``, or `UNSCORED`.
+    """
+    edges = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
+    return [
+        ModelRun(start, stop, models[places[start]])
+        for start, stop in pairwise(edges)
+        if start < stop and places[start] != UNSCORED
+    ]

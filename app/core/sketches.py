@@ -76,7 +76,8 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
             deltas, errors, size = [], [], 0
         deltas.append(delta)
         size += more
-    yield SketchRecord(record.partition, record.watermark_ms, record.label_watermark_ms, deltas, errors)
+    watermarks = record.watermark_ms, record.label_watermark_ms
+    yield SketchRecord(record.partition, *watermarks, deltas, errors, record.unscored)
 
 
 def _cut_errors(runs: list[ErrorRun], most_bytes: int) -> Iterator[ErrorRun]:

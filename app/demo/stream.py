@@ -327,7 +327,8 @@ class Streamer:
             for value in batch.values if batch is not None else ():
                 if value is not None:
                     status = msgspec.json.decode(value, type=ModelStatus)
-                    self._statuses[status.version, status.status] = status
+                    if status.version is not None:
+                        self._statuses[status.version, status.status] = status
 
     async def _wait_status(self, version: str, word: str) -> None:
         until = time.monotonic() + SWAP_DEADLINE_S

@@ -200,7 +200,8 @@ def scored(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Cards:
     """A stream of two versions and bad input, scored by a worker, and recorded."""
     cards = Cards(kafka, tmp_path_factory.mktemp("cards"), "cards-scored")
     train = ("model", "train", "--family", "logistic", "--from", cards.day(0))
-    cards.run(*train, "--to", cards.day(4), "--promote")
+    cards.run(*train, "--to", cards.day(4))
+    cards.run("model", "promote", "1.0.0", "--score-training-rows")
     middle = cards.day(5)
     with cards.worker():
         first = cards.run("produce", "--to", middle)
@@ -286,7 +287,7 @@ def test_a_batch_score_with_labels_gives_the_scores_of_the_stream(scored: Cards,
     pq.write_table(pa.Table.from_pylist([*events, {**events[0], "id": ""}]), tmp_path / "events.parquet")
     labels = [record.value for record in records if record.kind == "label"]
     pq.write_table(pa.Table.from_pylist(labels), tmp_path / "labels.parquet")
-    words = [str(tmp_path / "events.parquet"), str(tmp_path / "scores.parquet"), "--model", "1.0.0", "--features"]
+    words = [str(tmp_path / "events.parquet"), str(tmp_path / "scores.parquet"), "--version", "1.0.0", "--features"]
     result = scored.run("score", *words, "--labels", str(tmp_path / "labels.parquet"))
     assert (result["rows"], result["scored"], result["rejected"]) == (3001, 3000, 1)
     found = {row["event_id"]: row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()}

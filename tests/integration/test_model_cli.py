@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -113,6 +114,9 @@ def records(from_ms=None, to_ms=None, limit=None):
 
 Run = Callable[..., Result]
 
+#: 2023, UTC.
+MARCH_MS, APRIL_MS = 1_677_628_800_000, 1_680_307_200_000
+
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
@@ -164,10 +168,13 @@ def test_a_version_is_trained_registered_and_announced(
     assert trained["metrics"]["auc"] > 0.8
     manifest, _ = Registry(tmp_path / "home" / "registry").load(pipeline.model.name, "1.0.0")
     assert manifest.training.from_ms == 1672531200000
-    assert manifest.training.to_ms == 1677628800000
-    champion = timeline_of(kafka, pipeline.topics).timeline.champion_at(0)
+    assert manifest.training.to_ms == MARCH_MS
+    timeline = timeline_of(kafka, pipeline.topics).timeline
+    assert timeline.champion_at(MARCH_MS - 1) is None  # nothing that it was trained on
+    champion = timeline.champion_at(MARCH_MS)
     assert champion is not None
     assert (champion.version, champion.uri, champion.sha256) == ("1.0.0", trained["uri"], trained["sha256"])
+    assert trained["announced"]["before"] == [{"until_ms": MARCH_MS, "version": None}]
     assert champion.feature_set == pipeline.feature_set
 
     async def keys() -> list[bytes | None]:
@@ -175,7 +182,9 @@ def test_a_version_is_trained_registered_and_announced(
             key async for batch in read_to_end(kafka.bootstrap, [pipeline.topics.model_updates]) for key in batch.keys
         ]
 
-    assert asyncio.run(keys()) == [f"{pipeline.model.name}|1.0.0".encode()]
+    said(run("promote", "1.0.0", "--json"))
+    first, second = asyncio.run(keys())
+    assert first != second  # compaction keeps each step of the timeline
 
 
 def test_the_next_version_follows_by_the_bump_and_names_its_parent(run: Run) -> None:
@@ -200,23 +209,35 @@ def test_promote_and_rollback_move_the_champion(run: Run, kafka: EmbeddedKafka, 
     nothing = run("rollback")
     assert nothing.exit_code == 1
     assert "no version has been promoted" in nothing.output
-    said(run("promote", "1.0.0", "--json"))
-    first = run("rollback")
-    assert first.exit_code == 1
-    assert "1.0.0 is the first that was promoted" in first.output
-    said(run("promote", "1.1.0", "--valid-from", "2023-02-01", "--why", "better in February", "--json"))
-    said(run("promote", "1.2.0", "--valid-from", "2023-03-01T06:00:00+02:00", "--json"))
-    timeline = timeline_of(kafka, pipeline.topics).timeline
-    found = [timeline.champion_at(time_ms) for time_ms in (0, 1675209600000, 1677643200000 - 1, 1677643200000)]
-    assert [champion and champion.version for champion in found] == ["1.0.0", "1.1.0", "1.1.0", "1.2.0"]
-    assert timeline.updates[1].why == "better in February"
+    first = run("promote", "1.0.0", "--score-training-rows").output
+    assert re.fullmatch(r"\S+ 1\.0\.0 is champion for all events \(offset 0 of the timeline\)\.\n", first)
+    nowhere = run("rollback")
+    assert nowhere.exit_code == 1
+    assert "1.0.0 is the first that was promoted" in nowhere.output
+    later = "2023-04-01T00:00:00Z"
+    said(run("promote", "1.1.0", "--valid-from", later, "--why", "better in April", "--json"))
+    shown = run("promote", "1.2.0", "--valid-from", "2023-05-01T02:00:00+02:00").output.splitlines()[1:]
+    assert shown == [
+        "Events before 2023-05-01T00:00:00Z go on with 1.1.0.",
+        f"Events before {later} go on with 1.0.0.",
+    ]
 
-    assert said(run("rollback", "--json"))["version"] == "1.1.0"
+    def versions() -> list[str | None]:
+        timeline = timeline_of(kafka, pipeline.topics).timeline
+        times = (0, APRIL_MS - 1, APRIL_MS, APRIL_MS + 30 * 86_400_000)
+        return [champion and champion.version for champion in map(timeline.champion_at, times)]
+
+    assert versions() == ["1.0.0", "1.0.0", "1.1.0", "1.2.0"]
+    assert timeline_of(kafka, pipeline.topics).timeline.updates[1].why == "better in April"
+    back = run("rollback").output.splitlines()
+    assert back[0].endswith(f"1.1.0 is champion again for events from {later} on (offset 3 of the timeline).")
+    assert back[1:] == [f"Events before {later} go on with 1.0.0."]
+    assert versions() == ["1.0.0", "1.0.0", "1.1.0", "1.1.0"]
     assert said(run("rollback", "--json"))["version"] == "1.0.0"
-    assert said(run("rollback", "--to", "1.2.0", "--json"))["version"] == "1.2.0"
-    champion = timeline_of(kafka, pipeline.topics).timeline.champion_at(0)
-    assert champion is not None
-    assert champion.version == "1.2.0"
+    assert versions() == ["1.0.0"] * 4
+    assert run("rollback").exit_code == 1
+    assert said(run("rollback", "--to", "1.2.0", "--json"))["is_rollback"] is False
+    assert versions() == ["1.0.0", "1.2.0", "1.2.0", "1.2.0"]
     listed = said(run("list", "--json"))["versions"]
     assert [(row["version"], row["is_champion"]) for row in listed] == [
         ("1.0.0", False),
@@ -224,6 +245,48 @@ def test_promote_and_rollback_move_the_champion(run: Run, kafka: EmbeddedKafka, 
         ("1.2.0", True),
     ]
     assert len(said(run("show", "1.1.0", "--json"))["timeline"]) == 2
+
+
+def test_an_older_version_that_is_promoted_again_can_be_rolled_back(
+    run: Run, kafka: EmbeddedKafka, pipeline: Pipeline
+) -> None:
+    for _ in range(3):
+        train(run)
+    for version in ("1.0.0", "1.1.0", "1.2.0", "1.0.0"):
+        said(run("promote", version, "--json"))
+    assert said(run("rollback", "--json"))["version"] == "1.2.0"
+    assert said(run("rollback", "--to", "1.0.0", "--json"))["is_rollback"] is True
+    assert [each.version for each in timeline_of(kafka, pipeline.topics).timeline.champions] == ["1.0.0"]
+    already = run("rollback", "--to", "1.0.0")
+    assert already.exit_code == 1
+    assert "1.0.0 is the champion already" in already.output
+
+
+def test_a_version_does_not_score_what_it_was_trained_on_unless_asked_to(run: Run, kafka: EmbeddedKafka) -> None:
+    train(run)
+    refused = run("promote", "1.0.0", "--valid-from", "2023-02-28T23:59:59Z")
+    assert refused.exit_code == 1
+    assert "was trained on events up to 2023-03-01T00:00:00Z" in refused.output
+    assert "--score-training-rows" in refused.output
+    assert said(run("promote", "1.0.0", "--json"))["valid_from_ms"] == MARCH_MS
+    asked = said(run("promote", "1.0.0", "--valid-from", "2023-02-01", "--score-training-rows", "--json"))
+    assert asked["before"] == [{"until_ms": 1_675_209_600_000, "version": None}]
+    assert said(run("promote", "1.0.0", "--score-training-rows", "--json"))["valid_from_ms"] is None
+
+
+def test_a_promotion_says_what_becomes_of_earlier_events(run: Run, pipeline: Pipeline) -> None:
+    train(run)
+    unscored = run("promote", "1.0.0").output.splitlines()
+    assert unscored[0].endswith("1.0.0 is champion for events from 2023-03-01T00:00:00Z on (offset 0 of the timeline).")
+    assert unscored[1:] == ["Events before 2023-03-01T00:00:00Z are left unscored."]
+    text = pipeline.path.read_text().replace("[model]", "[model]\nscore_from = 2023-06-01T00:00:00Z")
+    pipeline.path.write_text(text)
+    later = run("promote", "1.0.0", "--valid-from", "2999-01-01").output.splitlines()
+    assert later[1:] == [
+        "By this machine's clock, no event is that new yet.",
+        "Events before 2023-03-01T00:00:00Z are left unscored.",
+        "The pipeline file leaves all events before 2023-06-01T00:00:00Z unscored (score_from).",
+    ]
 
 
 def test_a_rubbish_record_on_the_timeline_stops_nothing(run: Run, kafka: EmbeddedKafka, pipeline: Pipeline) -> None:
@@ -309,4 +372,4 @@ def test_updates_are_read_back_in_the_order_in_which_they_were_announced(kafka: 
     offsets = [asyncio.run(announce(kafka.bootstrap, topics, update)) for update in updates]
     assert offsets == [0, 1, 2, 3, 4]
     assert timeline_of(kafka, topics).timeline.updates == tuple(updates)
-    assert announcement_key(updates[3]) == b"m|1.3.0"
+    assert len({announcement_key(update) for update in updates}) == 5

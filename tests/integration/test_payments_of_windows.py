@@ -70,9 +70,8 @@ def bench(
 ) -> PaymentsBench:
     bench = PaymentsBench(kafka, tmp_path_factory.mktemp("payments"), expected[0])
     asyncio.run(ensure_topics(kafka, bench.pipeline.topics.all()))
-    trained = bench.run(
-        "model", "train", "--family", "logistic", "--from", "2020-01-01", "--to", "2021-01-01", "--promote"
-    )
+    trained = bench.run("model", "train", "--family", "logistic", "--from", "2020-01-01", "--to", "2021-01-01")
+    bench.run("model", "promote", "1.0.0", "--score-training-rows")
     assert trained["training"]["labelled_rows"] > 300
     asyncio.run(bench.stream())
     return bench
@@ -110,7 +109,7 @@ def test_a_backfill_writes_the_same_features(
     bench: PaymentsBench, expected: tuple[Payments, dict[str, Row], set[str]]
 ) -> None:
     _, rows, failed = expected
-    assert bench.run("backfill", "--model", "1.0.0", "--features")["written"] == len(rows) - len(failed)
+    assert bench.run("backfill", "--version", "1.0.0", "--features")["written"] == len(rows) - len(failed)
 
 
 def test_a_file_is_scored_with_the_same_features(

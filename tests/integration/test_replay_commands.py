@@ -192,13 +192,13 @@ def test_the_same_difference_written_twice_is_written_once(scored: Bench, tmp_pa
 
 
 def test_a_backfill_goes_on_where_it_was_and_the_same_again_changes_nothing(scored: Bench) -> None:
-    part = run(scored, "backfill", "--model", "2.0.0", "--from", at(600), "--to", at(900))
+    part = run(scored, "backfill", "--version", "2.0.0", "--from", at(600), "--to", at(900))
     assert part["written"] == 294
-    whole = run(scored, "backfill", "--model", "2.0.0")
+    whole = run(scored, "backfill", "--version", "2.0.0")
     assert whole["held_before"] == 294
     rows = query(scored, "SELECT * FROM backfilled_scores ORDER BY ALL")
     assert len(rows) == N_EVENTS - N_DEAD
-    again = run(scored, "backfill", "--model", "2.0.0")
+    again = run(scored, "backfill", "--version", "2.0.0")
     assert (again["written"], again["held_before"]) == (0, N_EVENTS - N_DEAD)
     assert query(scored, "SELECT * FROM backfilled_scores ORDER BY ALL") == rows
     assert query(scored, "SELECT DISTINCT role, version FROM backfilled_scores") == [["backfill", "2.0.0"]]

@@ -42,6 +42,7 @@ class Expected:
 
     features: dict[int, list[float]] = field(default_factory=dict)
     scores: dict[int, tuple[str, float]] = field(default_factory=dict)
+    unscored: list[int] = field(default_factory=list)
     joined: list[tuple[str, float, int]] = field(default_factory=list)
     waiting: dict[str, tuple[int, str]] = field(default_factory=dict)
     counted: dict[tuple[str, int], tuple[list[tuple[list[float], float]], list[tuple[float, float]]]] = field(
@@ -105,7 +106,11 @@ class _Windows:
 
 
 def recompute(
-    pipeline: Pipeline, events: Sequence[Given], labels: Sequence[Given], timelines: dict[int, Sequence[ActiveModel]]
+    pipeline: Pipeline,
+    events: Sequence[Given],
+    labels: Sequence[Given],
+    timelines: dict[int, Sequence[ActiveModel]],
+    score_from_ms: int | None = None,
 ) -> Expected:
     """Walk the logs.
 
@@ -114,7 +119,9 @@ def recompute(
     events, labels
         The good records in the order of their offsets.
     timelines
-        Offset of an event -> the champions announced when it was scored, oldest first.
+        Offset of an event -> the champions announced when it was processed, oldest first.
+    score_from_ms
+        Older events are left unscored, as those that no champion is valid for.
     """
     assert pipeline.labels is not None
     expected, windows = Expected(), _Windows(pipeline)
@@ -132,7 +139,8 @@ def recompute(
             expected.joined.append((name, float(value), given.fields["label_time_ms"]))
             windows.update("labels", {**fields, "label": float(value)}, given.fields["label_time_ms"])
             slice_ms = time_ms // pipeline.drift.slice_ms * pipeline.drift.slice_ms
-            expected.counted[version, slice_ms][1].append((score, float(value)))
+            if version:
+                expected.counted[version, slice_ms][1].append((score, float(value)))
         if number == len(events):
             break
         fields, offset = events[number].fields, events[number].offset
@@ -140,14 +148,19 @@ def recompute(
         windows.read(fields, row)
         windows.update("events", fields, fields["at"])
         models = [m for m in timelines[offset] if m.valid_from_ms is None or m.valid_from_ms <= fields["at"]]
-        model = models[-1] if models else timelines[offset][0]
-        score = float(model.scorer.score(np.array([row]))[0])
+        if score_from_ms is not None and fields["at"] < score_from_ms:
+            models = []
+        version = models[-1].version if models else ""
+        score = float(models[-1].scorer.score(np.array([row]))[0]) if models else math.nan
         watermark_ms = max(watermark_ms, fields["at"])
         waiting.pop(fields["id"], None)
-        waiting[fields["id"]] = int(watermark_ms), fields["at"], fields, model.version, score
-        expected.features[offset], expected.scores[offset] = row, (model.version, score)
+        waiting[fields["id"]] = int(watermark_ms), fields["at"], fields, version, score
+        if not models:
+            expected.unscored.append(offset)
+            continue
+        expected.features[offset], expected.scores[offset] = row, (version, score)
         slice_ms = fields["at"] // pipeline.drift.slice_ms * pipeline.drift.slice_ms
-        expected.counted[model.version, slice_ms][0].append((row, score))
+        expected.counted[version, slice_ms][0].append((row, score))
     expected.waiting = {
         name: (effective_ms, version)
         for name, (effective_ms, _, _, version, _) in waiting.items()

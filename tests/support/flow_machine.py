@@ -20,7 +20,7 @@ import numpy as np
 from core_oracle import Expected, Given, read, recompute
 from core_setting import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, Setting, batch, build, event, label
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from app.core.error_stream import Errors
 from app.core.merge import BEGINNING_MS
@@ -109,6 +109,7 @@ class FlowMachine(RuleBasedStateMachine):
         self.minute = 0
         self.now_ms = _NOW_MS
         self.champions: tuple[ActiveModel, ...] = (version(1, None),)
+        self.score_from_ms: int | None = None
         self.committed = Output()
         self.changelog: dict[bytes, bytes] = {}
         self.position = [0, 0]
@@ -128,8 +129,8 @@ class FlowMachine(RuleBasedStateMachine):
 
     @property
     def stepped(self) -> int:
-        """Good events that have been scored."""
-        return len(self.committed.scores) + len(self.open.scores)
+        """Good events that have been processed."""
+        return len(self.committed.timelines) + len(self.open.timelines)
 
     # -- the world outside ---------------------------------------------------------------------------------------------
 
@@ -165,6 +166,12 @@ class FlowMachine(RuleBasedStateMachine):
         time_ms = START_MS + (self.minute + ahead) * MINUTE_MS
         fields = {"event_id": "", "label": math.nan, "label_time_ms": time_ms}
         self.labels.append(Written(None, headers=((WATERMARK_HEADER, str(time_ms).encode()),), fields=fields))
+
+    @initialize(first=st.none() | st.integers(0, 8), score_from=st.none() | st.integers(0, 8))
+    def begin(self, first: int | None, score_from: int | None) -> None:
+        """From when on events are scored at all."""
+        self.champions = (version(1, None if first is None else START_MS + first * HOUR_MS),)
+        self.score_from_ms = None if score_from is None else START_MS + score_from * HOUR_MS
 
     @rule(hours=st.none() | st.integers(0, 8))
     def announce_version(self, hours: int | None) -> None:
@@ -212,12 +219,13 @@ class FlowMachine(RuleBasedStateMachine):
 
     @rule(most=st.sampled_from([1, 2, 5, 5000]))
     def step(self, most: int) -> None:
-        self._take(self.flow.step(ChampionTimeline(self.champions), most, self.now_ms))
+        self._take(self.flow.step(ChampionTimeline(self.champions, self.score_from_ms), most, self.now_ms))
 
     def _take(self, step: Step | None) -> None:
         if step is None:
             return
-        assert len(step.events) == len(step.outgoing_scores) == len(step.matrix)
+        assert step.n_scored == len(step.outgoing_scores)
+        assert len(step.events) == len(step.matrix)
         self.open.scores += [msgspec.json.decode(value or b"", type=Score) for _, value, _ in step.outgoing_scores]
         self.open.timelines |= dict.fromkeys(step.events.offsets.tolist(), self.champions)
         self.open.letters += step.dead_letters
@@ -290,13 +298,16 @@ class FlowMachine(RuleBasedStateMachine):
         self._check_scores(expected)
         self._check_letters()
         self._check_counts(expected)
+        assert sum(record.unscored for record in self.committed.sketches) == len(expected.unscored)
         assert self.committed.joined == expected.joined
         assert self.position == [len(self.events), len(self.labels)]
         assert self._waiting() == expected.waiting
         self._start()
         assert self._waiting() == expected.waiting
         self.tally.update(runs=1, events=len(self.events), scores=len(self.committed.scores), crashes=self.crashes)
-        self.tally.update(letters=len(self.committed.letters), joined=len(self.committed.joined))
+        self.tally.update(
+            letters=len(self.committed.letters), unscored=len(expected.unscored), joined=len(self.committed.joined)
+        )
         marks = [r.watermark_ms for r in self.committed.sketches if r.watermark_ms > -(2**62)]
         assert max(marks, default=0) <= _NOW_MS + DAY_MS
 
@@ -305,7 +316,7 @@ class FlowMachine(RuleBasedStateMachine):
         labels = [
             Given(offset, w.fields, w.not_before, w.not_after) for offset, w in enumerate(self.labels) if not w.reason
         ]
-        return recompute(setting().pipeline, events, labels, self.committed.timelines)
+        return recompute(setting().pipeline, events, labels, self.committed.timelines, self.score_from_ms)
 
     def _waiting(self) -> dict[str, tuple[int, str]]:
         waiting = self.flow._pending._waiting  # what no output shows

@@ -141,6 +141,16 @@ records = st.lists(
 )
 
 
+def test_events_left_unscored_are_in_no_window_and_are_counted_over_restarts() -> None:
+    store = make_store()
+    store.add(SketchRecord(0, 5, 5, [], [], 3))
+    store.add(SketchRecord(0, 50, 50, [], [], 4))
+    assert (store.closed(), store.n_unscored) == ([], 7)
+    other = make_store()
+    other.restore(store.snapshot())
+    assert other.n_unscored == 7
+
+
 @settings(max_examples=60)
 @given(records, records)
 def test_a_restored_store_continues_identically(before: list[SketchRecord], after: list[SketchRecord]) -> None:

@@ -4,18 +4,31 @@ import pytest
 from faust.types import TP
 
 from app.adapters.faust_batches import Bounds
-from app.input_offsets import UnusableInputError, choose_starts
+from app.input_offsets import UnusableInputError, choose_starts, has_begun
 
-EVENTS = TP("cards.events", 1)
+EVENTS, LABELS = TP("cards.events", 1), TP("cards.labels", 1)
 
 
 def start(state: int | None, committed: int | None, first: int, end: int, *, skip_removed: bool = False) -> int:
     known = {} if state is None else {EVENTS: state}
-    return choose_starts(known, {EVENTS: Bounds(committed, first, end)}, skip_removed=skip_removed)[EVENTS]
+    return choose_starts(known, {EVENTS: Bounds(committed, first, end)}, {}, skip_removed=skip_removed)[EVENTS]
 
 
 def test_a_new_group_begins_at_the_first_record_there_is() -> None:
     assert start(None, None, 40, 90) == 40
+
+
+def test_where_to_begin_is_for_what_has_no_offset() -> None:
+    bounds = {EVENTS: Bounds(None, 0, 90), LABELS: Bounds(None, 0, 70)}
+    assert choose_starts({}, bounds, {EVENTS: 50, LABELS: 70}, skip_removed=False) == {EVENTS: 50, LABELS: 70}
+    assert choose_starts({EVENTS: 60}, bounds, {EVENTS: 50}, skip_removed=False) == {EVENTS: 60, LABELS: 0}
+
+
+def test_a_partition_has_begun_with_the_first_offset_of_its_events_or_its_labels() -> None:
+    new, old = Bounds(None, 0, 90), Bounds(0, 0, 90)
+    assert not has_begun({}, {EVENTS: new, LABELS: new})
+    assert has_begun({}, {EVENTS: new, LABELS: old})
+    assert has_begun({EVENTS: 0}, {EVENTS: new, LABELS: new})
 
 
 def test_the_committed_offset_is_where_to_go_on_whether_or_not_there_is_a_state() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from app.core.scoring import ActiveModel, ChampionTimeline
 from models.timeline import Timeline
 from schemas.wire import ModelUpdate
 
 
-def update(version: str, role: str = "champion", valid_from_ms: int | None = None) -> ModelUpdate:
+def update(
+    version: str, role: str = "champion", valid_from_ms: int | None = None, *, is_rollback: bool = False
+) -> ModelUpdate:
     return ModelUpdate(
         model="m",
         version=version,
@@ -19,7 +26,17 @@ def update(version: str, role: str = "champion", valid_from_ms: int | None = Non
         feature_set="",
         announced_at_ms=0,
         valid_from_ms=valid_from_ms,
+        is_rollback=is_rollback,
     )
+
+
+def roll_back(timeline: Timeline) -> str | None:
+    """As the command does it."""
+    previous = timeline.previous()
+    if previous is None:
+        return None
+    timeline.observe(replace(previous, is_rollback=True))
+    return previous.version
 
 
 UPDATES = st.lists(
@@ -28,9 +45,11 @@ UPDATES = st.lists(
         st.sampled_from(["1.0.0", "2.0.0", "3.0.0"]),
         st.sampled_from(["champion", "champion", "champion", "retired", "unusable", "challenger"]),
         st.none() | st.integers(0, 10),
+        is_rollback=st.sampled_from([False, False, True]),
     ),
     max_size=12,
 )
+TIMES = range(-1, 12)
 
 
 def version_at(timeline: Timeline, event_time_ms: int) -> str | None:
@@ -60,18 +79,60 @@ def test_a_version_called_unusable_falls_back_to_the_one_before_until_it_is_prom
     assert version_at(timeline, 5) == "2.0.0"
 
 
-@given(UPDATES, st.integers(0, 10))
-def test_the_champion_is_the_one_that_the_rule_in_words_picks(updates: list[ModelUpdate], time_ms: int) -> None:
-    standing = [
-        found
-        for offset, found in enumerate(updates)
-        if found.role == "champion"
-        and (found.valid_from_ms is None or found.valid_from_ms <= time_ms)
-        and not any(
-            later.version == found.version and later.role in ("retired", "unusable") for later in updates[offset:]
-        )
+def test_before_the_first_valid_time_nobody_scores() -> None:
+    timeline = Timeline([update("1.0.0", valid_from_ms=50), update("2.0.0", valid_from_ms=100)])
+    assert [version_at(timeline, time_ms) for time_ms in (49, 50, 99, 100)] == [None, "1.0.0", "1.0.0", "2.0.0"]
+
+
+@given(UPDATES)
+def test_the_champion_is_the_one_that_the_rule_in_words_picks(updates: list[ModelUpdate]) -> None:
+    """Walked backwards, as the rule is not written: what is undone or taken off later does not count."""
+    standing: list[ModelUpdate] = []
+    for place, found in enumerate(updates):
+        if found.role == "champion":
+            below = [n for n, each in enumerate(standing[:-1]) if each.version == found.version]
+            standing = standing[: below[-1] + 1] if found.is_rollback and below else [*standing, found]
+        elif found.role in {"retired", "unusable"}:
+            standing = [each for each in standing if each.version != found.version]
+        timeline = Timeline(updates[: place + 1])
+        assert timeline.champions == tuple(standing)
+        for time_ms in TIMES:
+            valid = [each for each in standing if each.valid_from_ms is None or each.valid_from_ms <= time_ms]
+            assert timeline.champion_at(time_ms) == (valid[-1] if valid else None)
+
+
+@given(UPDATES)
+def test_spans_say_for_every_time_who_scores_it(updates: list[ModelUpdate]) -> None:
+    timeline = Timeline(updates)
+    spans = list(timeline.spans())
+    assert spans[0].from_ms is None
+    assert spans[-1].to_ms is None
+    assert [span.to_ms for span in spans[:-1]] == [span.from_ms for span in spans[1:]]
+    for span in spans:
+        inside = [
+            time_ms
+            for time_ms in TIMES
+            if (span.from_ms is None or span.from_ms <= time_ms) and (span.to_ms is None or time_ms < span.to_ms)
+        ]
+        assert {version_at(timeline, time_ms) for time_ms in inside} <= {span.champion and span.champion.version}
+    versions = [span.champion and span.champion.version for span in spans]
+    assert all(one != other for one, other in pairwise(versions))
+
+
+@given(UPDATES, st.none() | st.integers(0, 10))
+def test_workers_pick_whom_the_timeline_picks(updates: list[ModelUpdate], score_from_ms: int | None) -> None:
+    timeline = Timeline(updates)
+    loaded = [
+        ActiveModel("m", each.version, "champion", "", 0.5, None, None, each.valid_from_ms)  # type: ignore[arg-type]  # no event is scored
+        for each in timeline.champions
     ]
-    assert Timeline(updates).champion_at(time_ms) == (standing[-1] if standing else None)
+    times = np.array(TIMES, np.int64)
+    found: list[str | None] = [None] * len(times)
+    for run in ChampionTimeline(loaded, score_from_ms).runs(times, times):
+        assert run.start < run.stop
+        found[run.start : run.stop] = [run.model.version] * (run.stop - run.start)
+    begins = score_from_ms if score_from_ms is not None else -1
+    assert found == [version_at(timeline, time_ms) if time_ms >= begins else None for time_ms in TIMES]
 
 
 @given(UPDATES, UPDATES)
@@ -81,29 +142,42 @@ def test_one_by_one_is_the_same_as_all_at_once(first: list[ModelUpdate], then: l
         grown.observe(found)
     whole = Timeline(first + then)
     assert (grown.champions, grown.updates, grown.previous()) == (whole.champions, whole.updates, whole.previous())
+    assert grown.announced == whole.announced
 
 
 def test_rolling_back_again_and_again_goes_further_back_and_then_ends() -> None:
     timeline = Timeline([update("1.0.0"), update("2.0.0"), update("3.0.0")])
-    seen = []
-    while (previous := timeline.previous()) is not None:
-        seen.append(previous.version)
-        timeline.observe(update(previous.version))
-    assert seen == ["2.0.0", "1.0.0"]
+    assert [roll_back(timeline) for _ in range(3)] == ["2.0.0", "1.0.0", None]
+
+
+def test_an_older_version_that_was_promoted_again_rolls_back_to_the_one_before_it() -> None:
+    timeline = Timeline([update("1.0.0"), update("2.0.0"), update("1.0.0")])
+    assert [roll_back(timeline) for _ in range(3)] == ["2.0.0", "1.0.0", None]
 
 
 def test_after_a_roll_back_a_new_version_rolls_back_to_what_was_in_force() -> None:
-    timeline = Timeline([update("1.0.0"), update("2.0.0"), update("1.0.0"), update("3.0.0")])
-    previous = timeline.previous()
-    assert previous is not None
-    assert previous.version == "1.0.0"
+    timeline = Timeline([update("1.0.0"), update("2.0.0")])
+    roll_back(timeline)
+    timeline.observe(update("3.0.0"))
+    assert [roll_back(timeline) for _ in range(2)] == ["1.0.0", None]
 
 
-@given(UPDATES)
-def test_a_roll_back_goes_to_another_version_that_still_stands(updates: list[ModelUpdate]) -> None:
-    timeline = Timeline(updates)
-    previous, newest = timeline.previous(), timeline.newest()
-    if previous is not None:
-        assert newest is not None
-        assert previous.version != newest.version
-        assert previous in timeline.champions
+def test_what_is_rolled_back_scores_nothing_any_more_but_is_still_known() -> None:
+    timeline = Timeline([update("1.0.0", valid_from_ms=100), update("2.0.0", valid_from_ms=50)])
+    roll_back(timeline)
+    assert [version_at(timeline, time_ms) for time_ms in (50, 99, 100)] == [None, None, "1.0.0"]
+    assert {each.version for each in timeline.announced} == {"1.0.0", "2.0.0"}
+
+
+@given(UPDATES, st.lists(UPDATES.filter(bool).map(lambda found: replace(found[0], role="champion", is_rollback=False))))
+def test_a_roll_back_undoes_exactly_the_last_promotion(before: list[ModelUpdate], promoted: list[ModelUpdate]) -> None:
+    timeline = Timeline(before)
+    states = []
+    for each in promoted:
+        states.append(timeline.champions)
+        timeline.observe(each)
+    for state in reversed(states):
+        if roll_back(timeline) is None:
+            assert state == ()  # before it there was no champion: there is nothing to go back to
+            break
+        assert timeline.champions == state

@@ -26,9 +26,11 @@ from app.pipeline import Step
 from models.reference import Reference
 from models.reference_fit import fit_reference
 from models.registry import Registry
+from models.timeline import Begins, Timeline
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 from schemas.source import SourceRecord
+from schemas.wire import ModelUpdate
 
 SPECIFICATION = """
 name = "cards"
@@ -191,6 +193,60 @@ def test_an_event_gets_the_version_that_was_in_force_at_its_offset(cards: Pipeli
         ModelRun(5, 7, models["1.0.0"]),
     ]
     assert not RecordedSelector([], {}).is_ready()
+
+
+TIMES = st.integers(0, 20)
+#: An event of some time; or a version (0 to 3) that is promoted from some time on, or rolled back to, or refused.
+STREAM = st.lists(
+    st.one_of(TIMES, st.tuples(st.integers(0, 3), st.none() | TIMES, st.sampled_from(["", "", "", "back", "refused"]))),
+    max_size=30,
+)
+
+
+@given(stream=STREAM, score_from_ms=st.none() | TIMES, first=st.none() | TIMES, lost=st.sets(st.integers(0, 29)))
+def test_a_replay_scores_and_leaves_unscored_what_the_stream_did(
+    stream: list[Any], score_from_ms: int | None, first: int | None, lost: set[int]
+) -> None:
+    """And where the stream lost a score that it owed, the replay has it."""
+    updates, refused, served = [], set(), []
+    times, owed = [], []
+    for each in [(9, first, ""), *stream]:
+        if isinstance(each, tuple):
+            version, valid_from_ms, word = f"{each[0]}.0.0", each[1], each[2]
+            if version not in {update.version for update in updates}:
+                refused |= {version} if word == "refused" else set()
+            update = ModelUpdate("m", version, "champion", "", "", "", 0, valid_from_ms, is_rollback=word == "back")
+            updates.append(update)
+            served = [champion for champion in Timeline(updates).champions if champion.version not in refused]
+            continue
+        version = "" if score_from_ms is not None and each < score_from_ms else _version_at(served, each)
+        times.append(each)
+        owed.append(version)
+    offsets = np.arange(len(times))
+    scored = [offset for offset in offsets.tolist() if owed[offset] and offset not in lost]
+    starts = [(o, owed[o]) for n, o in enumerate(scored) if n == 0 or owed[scored[n - 1]] != owed[o]]
+    announced = {update.version for update in updates}
+    begins = Begins(updates, score_from_ms, frozenset(announced - {owed[offset] for offset in scored}))
+    early = np.array([offset for offset in scored if times[offset] < begins.highest_ms], np.int64)
+    versions = {
+        version: ActiveModel("m", version, "champion", "", 0.5, None, None)  # type: ignore[arg-type]  # nothing is scored
+        for version in announced
+    }
+    selector = RecordedSelector(starts or [(0, "9.0.0")], versions, begins.of(starts), early)
+    found = [""] * len(times)
+    for run_of in selector.runs(offsets, np.array(times, np.int64)):
+        found[run_of.start : run_of.stop] = [run_of.model.version] * (run_of.stop - run_of.start)
+    assert [found[offset] for offset in scored] == [owed[offset] for offset in scored]
+    assert not any(found[offset] for offset in offsets.tolist() if not owed[offset])
+    never_changed = len({update.valid_from_ms for update in updates}) == 1 and not refused
+    for offset in offsets.tolist():
+        if offset in lost and owed[offset] and never_changed:
+            assert found[offset], "a lost score is found"
+
+
+def _version_at(champions: list[ModelUpdate], time_ms: int) -> str:
+    found = [each for each in champions if each.valid_from_ms is None or each.valid_from_ms <= time_ms]
+    return found[-1].version if found else ""
 
 
 def test_a_recording_without_scores_asks_for_a_version(cards: Pipeline, tmp_path: Path) -> None:

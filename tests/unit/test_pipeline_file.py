@@ -102,6 +102,14 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     assert pipeline.topics.events == "payments.events"
 
 
+def test_when_scoring_begins_is_no_part_of_the_feature_set(tmp_path: Path) -> None:
+    begun = read(tmp_path, "model = { score_from = 2026-01-01T02:00:00+02:00 }\n" + SMALLEST)
+
+    assert begun.model.score_from_ms == in_milliseconds(2026)
+    assert begun.feature_set == read(tmp_path, SMALLEST).feature_set
+    assert read(tmp_path, SMALLEST).model.score_from_ms is None
+
+
 @pytest.mark.parametrize("plural", ["card payments", "überweisungen"])
 def test_events_may_have_a_name_which_is_no_part_of_the_feature_set(tmp_path: Path, plural: str) -> None:
     named = read(tmp_path, SMALLEST.replace("[events]", f'[events]\nplural = "{plural}"', 1))
@@ -197,6 +205,9 @@ MISTAKES = [
     ("", 'source = "no_such_package_at_all:f"', "source: there is no module no_such_package_at_all; create it or correct the reference."),
     ("", "model = 3", "model: must be a table, not a whole number."),
     ("", "model = { threshold = 2 }", "model.threshold: 2 is out of range; use a number from 0 to 1."),
+    ("", "model = { score_from = 2100-01-01T00:00:00Z }", "model.score_from: is not before latest in [events]"),
+    ("", "model = { score_from = 2026-06-01 }", "model.score_from: must be a time"),
+    ("", "model = { score_from = 2026-06-01T00:00:00 }", "model.score_from: the time has no offset"),
     ("[events]", "[event]", 'event: unknown key; did you mean "events"?'),
     ('entity = "customer"', 'entity = "costumer"', 'events.entity: there is no field "costumer" in [events.fields]; did you mean "customer"?'),
     ('entity = "customer"', 'entity = "amount"', 'events.entity: the field "amount" must be "string", and not nullable; change its type in [events.fields].'),

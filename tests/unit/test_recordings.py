@@ -150,13 +150,15 @@ def test_versions_are_read_where_they_change(tmp_path: Path, flights: Pipeline) 
     path = tmp_path / "r.parquet"
     versions = ["1.0.0", "1.0.0", "1.1.0", "1.1.0", "1.0.0"]
     values = [
-        json.dumps({"version": v, "source": {"offset": 3 * n}, "score": 0.5}).encode() for n, v in enumerate(versions)
+        json.dumps({"version": v, "source": {"offset": 3 * n}, "event_time_ms": n}).encode()
+        for n, v in enumerate(versions)
     ]
     with RecordingWriter(path, describe(flights, 0)) as writer:
         writer.add(SCORES, batch("flights.scores", 1, 0, [(None, value, ()) for value in values]))
     recording = Recording(path)
-    assert read_versions(recording, 1) == [(0, "1.0.0"), (6, "1.1.0"), (12, "1.0.0")]
-    assert read_versions(recording, 0) == []
+    found = read_versions(recording, 1, early_before_ms=2)
+    assert (found.starts, found.early.tolist()) == ([(0, "1.0.0"), (6, "1.1.0"), (12, "1.0.0")], [0, 3])
+    assert read_versions(recording, 0).starts == []
 
 
 HOUR_MS = 3_600_000

@@ -280,6 +280,13 @@ def test_monitor_and_workers_are_given_pipeline_port_and_settings() -> None:
     assert [child.stop_first for child in (monitor, *workers)] == [False, True, True]
 
 
+def test_workers_are_told_where_to_begin() -> None:
+    settings = Settings.read({"STREAMGAUGE_HOME": "/h", "HOME": "/h"})
+    monitor, worker = pipeline_children("flights", 1, begin="latest")(settings)
+    assert worker.command[-2:] == ("--from", "latest")
+    assert "--from" not in monitor.command
+
+
 def test_a_worker_has_the_same_name_at_each_start_of_its_home_and_no_other_worker_has_it() -> None:
     def names(home: str) -> list[str]:
         settings = Settings.read({"STREAMGAUGE_HOME": home, "HOME": "/h"})
