@@ -100,7 +100,7 @@ def _walk(
         if field in {"annotation", "returns", "decorator_list", "bases", "type_params"}:
             continue
         for node in value if isinstance(value, list) else [value]:
-            if not isinstance(node, ast.AST) or isinstance(node, _LEFT_ALONE):
+            if not isinstance(node, ast.AST) or isinstance(node, _LEFT_ALONE) or _is_for_types(node):
                 continue
             at = getattr(node, "lineno", line)
             for new in _vary(node):
@@ -112,6 +112,10 @@ def _walk(
                 is_local = isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef)
                 inner = f"{scope}{'.<locals>.' if is_local else '.'}{node.name}" if scope else node.name
             yield from _walk(node, inner, at)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _has_opposite(test: ast.expr) -> bool:

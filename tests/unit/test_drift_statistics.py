@@ -221,6 +221,26 @@ def test_the_rank_of_a_decile_is_counted_from_its_nearer_end_and_ties_are_no_sig
     assert rank_p_value(np.full((n, 1), current), np.array([current])).item() == 1.0
 
 
+def test_windows_that_depend_count_as_fewer_by_hand() -> None:
+    """As the docstring of `trend` says: r is the upper limit of the residuals' first autocorrelation, freed of its bias.
+
+    T windows count as T (1 - r) / (1 + r): the statistic shrinks by the root of that, and so do the degrees of freedom.
+    """
+    times = np.arange(20.0)
+    pattern = np.tile([1.0, 1.0, -1.0, -1.0], 5)
+    values = pattern + 0.15 * times
+    found = trend(times, values[:, None])
+    fitted = stats.linregress(times, values)
+    residuals = values - fitted.intercept - fitted.slope * times
+    first = (residuals[1:] * residuals[:-1]).sum() / (residuals**2).sum()
+    freed = (first + 0.1) / 0.8
+    upper = freed + math.sqrt((1 - freed**2) / 20)
+    effective = 20 * (1 - upper) / (1 + upper)
+    statistic = fitted.slope / fitted.stderr / math.sqrt(20 / effective)
+    assert found.dependent_p_value.item() == pytest.approx(2 * stats.t.sf(abs(statistic), effective - 2))
+    assert found.dependent_p_value.item() > 2 * found.p_value.item()
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6])
 def test_windows_that_resemble_the_one_before_have_no_trend_more_often_than_declared(rho: float) -> None:
     """Of 3 000 columns 5 % are 150, give or take 12; the docstring of `trend` says what was measured."""

@@ -517,6 +517,27 @@ def test_the_band_of_the_loss_covers_what_comes_true_when_only_the_predictions_s
     assert 0.92 <= np.mean(within) <= 0.98
 
 
+def test_the_band_of_a_loss_by_hand() -> None:
+    """Losses 1, 3 and 5, 7: within cells 2 and 2, over 4 - 2 degrees of freedom 2; with it each cell's spread is 2.
+
+    Of a window with shares 1/4 and 3/4 the variance is (1/16 + 9/16) 2 / 2 for the reference, and 2 / 4 for the window.
+    """
+    sums, squares, counts = np.array([4.0, 12.0, 0.0]), np.array([10.0, 74.0, 0.0]), np.array([2, 2, 0])
+    found = estimate_loss(sums, squares, counts, np.array([1, 3, 50]))
+    assert found.estimated == 5.0
+    assert found.deviation == pytest.approx(math.sqrt(10 / 16 + 0.5))
+    assert found.high - 5.0 == pytest.approx(5.0 - found.low) == pytest.approx(1.96 * found.deviation, rel=1e-3)
+    assert estimate_loss(sums, squares, counts, np.array([1, 3, 50]), 4.0).deviation == pytest.approx(
+        2 * found.deviation
+    )
+    # Small losses are as certain as they are small.
+    small = estimate_loss(sums / 1000, squares / 1e6, counts, np.array([1, 3, 50]))
+    assert small.deviation == pytest.approx(found.deviation / 1000)
+    # A cell of one event each: the spread is that between them.
+    single = estimate_loss(np.array([1.0, 3.0]), np.array([1.0, 9.0]), np.array([1, 1]), np.array([2, 2]))
+    assert single.deviation == pytest.approx(math.sqrt(0.5 * 2 + 2 / 4))
+
+
 def test_direct_loss_estimation_does_not_see_errors_that_grow_within_the_cells() -> None:
     counts = np.array([100, 100])
     before = estimate_loss(np.array([100.0, 300.0]), np.array([200.0, 1_000.0]), counts, counts)

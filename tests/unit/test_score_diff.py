@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 
 from app.core.batches import EventBatch
 from app.core.joining import JoinedLabels
@@ -106,3 +107,20 @@ def test_nothing_to_compare_gives_no_number() -> None:
     found = values(ScoreDiff().rows())
     assert found["n"] == 0
     assert math.isnan(found["auc_after"])
+
+
+def test_percentiles_and_shares_of_a_hundred_known_differences() -> None:
+    """Differences of 1 to 100 thousandths, in any order: the 50th, 90th, 99th and largest of them."""
+    diff = ScoreDiff()
+    order = np.random.default_rng(1).permutation(100)
+    before = np.where(order < 40, 0.9, 0.45)
+    after = before + np.where(order % 2, 1, -1) * (order + 1) / 1000
+    add(diff, 0, [JANUARY_MS] * 100, before.tolist(), after.tolist())
+    found = values(diff.rows())
+    expected = {"abs_p50": 0.05, "abs_p90": 0.09, "abs_p99": 0.099, "abs_max": 0.1}
+    assert {name: found[name] for name in expected} == {name: pytest.approx(value) for name, value in expected.items()}
+    became = ((before < 0.5) & (after >= 0.5)).sum()
+    assert found["raised_share"] == found["changed_share"] == became / 100 > 0.2
+    assert found["lowered_share"] == 0.0
+    assert found["mean_difference"] == pytest.approx(np.mean(after) - np.mean(before))
+    assert found["correlation"] == pytest.approx(np.corrcoef(before, after)[0, 1])
