@@ -222,7 +222,7 @@ def test_the_rank_of_a_decile_is_counted_from_its_nearer_end_and_ties_are_no_sig
 
 
 def test_windows_that_depend_count_as_fewer_by_hand() -> None:
-    """As the docstring of `trend` says: r is the upper limit of the residuals' first autocorrelation, freed of its bias.
+    """As `trend` says: r is the upper limit of the residuals' first autocorrelation, freed of its bias.
 
     T windows count as T (1 - r) / (1 + r): the statistic shrinks by the root of that, and so do the degrees of freedom.
     """

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
-from app.core.performance import auc, hanley_mcneil, measure, wilson
+from app.core.performance import auc, hanley_mcneil, hanley_mcneil_variance, measure, wilson
 from models.counting import count_outcomes
 from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
@@ -75,6 +76,23 @@ def test_ranges_by_hand() -> None:
     assert hanley_mcneil(1.0, 5, 5) == (1.0, 1.0)
     # Wilson of 0 of n: from 0 to z^2 / (n + z^2).
     assert wilson(0.0, 10) == pytest.approx((0.0, 3.8414588 / 13.8414588))
+
+
+@given(st.integers(0, 400), st.integers(1, 400))
+def test_the_range_of_a_share_is_scipys_wilson(some: int, n: int) -> None:
+    some = min(some, n)
+    expected = stats.binomtest(some, n).proportion_ci(0.95, method="wilson")
+    assert wilson(some / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_variance_of_an_auc_by_hand() -> None:
+    """A = 3/4: Q1 = 3/5, Q2 = 9/14, A^2 = 9/16; 4 positives and 7 negatives."""
+    sums = 3 / 16 + 3 * (3 / 5 - 9 / 16) + 6 * (9 / 14 - 9 / 16)
+    assert hanley_mcneil_variance(0.75, 4, 7) == pytest.approx(sums / 28)
+    low, high = hanley_mcneil(0.75, 4, 7)
+    assert (low, high) == (pytest.approx(0.75 - 1.96 * math.sqrt(sums / 28), abs=1e-4), 1.0)
+    assert hanley_mcneil(0.05, 4, 7)[0] == 0.0
+    assert hanley_mcneil_variance(1.0, 3, 3) == 0.0
 
 
 def test_the_range_of_the_auc_covers_about_as_often_as_it_says() -> None:

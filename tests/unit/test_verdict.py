@@ -119,6 +119,44 @@ def test_a_rate_that_moved_as_the_scores_foresaw_is_score_drift() -> None:
     assert decide(foreseen).kind == "score_drift"
 
 
+@pytest.mark.parametrize(
+    ("situation", "on_the_edge", "beyond"),
+    [
+        (CONCEPT, {"p_calibration": 0.001}, {"p_calibration": 0.000999}),
+        (CONCEPT, {"calibration_effect": 0.0199}, {"calibration_effect": 0.02}),
+        (CONCEPT, {"calibration_effect": -0.0199}, {"calibration_effect": -0.02}),
+        (CONCEPT, {"calibration_effect": 0.0, "calibration_distance": 0.0199}, {"calibration_distance": 0.02}),
+        (PRIOR, {"p_prior": 0.001}, {"p_prior": 0.000999}),
+        (PRIOR, {"rate_before": 0.5, "rate_now": 0.519}, {"rate_before": 0.5, "rate_now": 0.5201}),
+    ],
+)
+def test_evidence_is_below_the_level_and_an_effect_that_matters_has_the_least_size(
+    situation: Situation, on_the_edge: dict[str, float], beyond: dict[str, float]
+) -> None:
+    def has_moved(changes: dict[str, float]) -> bool:
+        changed = replace(situation, **changes)  # type: ignore[arg-type]  # floats, as the fields are
+        return changed.calibration_moved if situation is CONCEPT else changed.rate_moved
+
+    assert [has_moved(on_the_edge), has_moved(beyond)] == [False, True]
+
+
+def test_two_hundred_events_of_each_are_enough_for_a_verdict() -> None:
+    assert decide(replace(CONCEPT, n=199)).kind == decide(replace(CONCEPT, n_reference=199)).kind == "too_little_data"
+    assert decide(replace(CONCEPT, n=200, n_reference=200)).kind == "concept_drift"
+
+
+def test_a_limit_that_is_just_met_is_met_and_a_predecessor_must_be_better_beyond_the_level() -> None:
+    assert not Performance("AUC", 0.7, limit=0.7).is_below_limit
+    assert Performance("AUC", 0.6999, limit=0.7).is_below_limit
+    assert not Performance("AUC", 0.7).is_below_limit
+
+    def is_better(p_value: float) -> bool:
+        before = Predecessor("1.0.0", 0.76, p_value, windows_ago=0)
+        return replace(QUIET, performance=Performance("AUC", 0.74, predecessor=before)).better_predecessor is not None
+
+    assert [is_better(0.001), is_better(0.000999)] == [False, True]
+
+
 # -- what to do ------------------------------------------------------------------------------------------------------
 
 GOOD = Performance("AUC", 0.74, limit=0.7)
