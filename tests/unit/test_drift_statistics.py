@@ -376,6 +376,24 @@ def test_a_change_of_a_share_signals_no_more_often_than_it_says(rate: float, n: 
         assert np.mean(p_values < level) < level * 1.25 + 0.001
 
 
+@given(st.integers(1, 2_000), st.integers(1, 2_000), st.floats(0, 1), st.floats(0, 1))
+def test_a_change_of_a_share_has_the_p_value_of_scipys_binomial_or_chi_square(
+    n: int, m: int, share: float, share_now: float
+) -> None:
+    some, now = round(n * share), round(m * share_now)
+    found = change_of_share(some, n, now, m)
+    assert found.statistic == pytest.approx(now / m - some / n)
+    table = np.array([[some, n - some], [now, m - now]])
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    if expected.min() >= 50:
+        assert found.p_value == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue, rel=1e-6)
+    else:  # of the rarer kind, how many are of the detection
+        rarer = table[:, int(table.sum(axis=0)[1] < table.sum(axis=0)[0])]
+        law = stats.binom(rarer.sum(), m / (n + m))
+        tails = law.cdf(rarer[1]), law.sf(rarer[1] - 1)
+        assert found.p_value == pytest.approx(min(1.0, 2 * min(tails)), rel=1e-6, abs=1e-12)
+
+
 @given(st.integers(1, 500), st.integers(1, 500), st.data())
 def test_a_change_of_a_share_has_two_alike_sides(n: int, m: int, data: st.DataObject) -> None:
     some, now = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))

@@ -20,6 +20,7 @@ from models.manifest import (
     parse_version,
 )
 from models.training import TrainedModel
+from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS
 
 TRAINING = {"rows": 1, "labelled_rows": 1, "positive_share": 0.5, "sha256": "0" * 64, "from_ms": 0, "to_ms": 1}
 VERSIONS = st.tuples(*[st.integers(0, 999)] * 3).map(lambda parts: ".".join(map(str, parts)))
@@ -75,6 +76,30 @@ def test_a_manifest_that_is_not_well_formed_is_refused_in_one_sentence(
     with pytest.raises(ManifestError, match=words) as refused:
         Manifest.from_bytes(data)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_valid"),
+    [
+        ({"golden": {"rows": [[1, 2, 3]] * 32, "scores": [0.5] * 32}}, True),
+        ({"golden": {"rows": [[1, 2, 3]] * 31, "scores": [0.5] * 31}}, False),
+        ({"training": {**TRAINING, "from_ms": 8, "to_ms": 8}}, True),
+        ({"training": {**TRAINING, "from_ms": EARLIEST_TABLE_MS, "to_ms": LATEST_TABLE_MS}}, True),
+        ({"training": {**TRAINING, "from_ms": EARLIEST_TABLE_MS - 1}}, False),
+        ({"training": {**TRAINING, "to_ms": LATEST_TABLE_MS + 1}}, False),
+        ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": 0}}, True),
+        ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": 2**63 - 1}}, True),
+        ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": -1}}, False),
+        ({"artifact": {"format": "skops", "sha256": "0" * 63, "size_bytes": 3}}, False),
+    ],
+)
+def test_a_manifest_is_valid_up_to_its_bounds(trained: TrainedModel, change: dict[str, object], is_valid: bool) -> None:
+    data = json.dumps({**json.loads(trained.manifest.to_bytes()), **change}).encode()
+    if is_valid:
+        Manifest.from_bytes(data)
+        return
+    with pytest.raises(ManifestError):
+        Manifest.from_bytes(data)
 
 
 @pytest.mark.parametrize("depth", [9, 11, 500, 900, 100_000])
