@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from models.families import FAMILIES, FeatureKind, fit
 from models.golden import choose_golden_rows
@@ -160,6 +161,17 @@ def test_data_that_no_model_can_be_made_of_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(TrainingError, match=words):
         train_small(small_pipeline, small_data, **changes(small_data))
+
+
+def test_measures_of_a_hold_out_are_scikit_learns() -> None:
+    rng = np.random.default_rng(8)
+    scores = np.append(rng.random(200), [0.0, 1.0, 0.4])
+    labels = np.append((rng.random(200) < scores[:200]).astype(float), [1.0, 0.0, 1.0])  # two that are surely wrong
+    found = measure(scores, labels, np.arange(5, 208), 0.4)
+    assert found.log_loss == pytest.approx(log_loss(labels, np.clip(scores, 1e-15, 1 - 1e-15)), rel=1e-2)
+    assert found.accuracy == accuracy_score(labels, scores >= 0.4)
+    assert found.auc == pytest.approx(roc_auc_score(labels, scores))
+    assert (found.n, found.from_ms, found.to_ms) == (203, 5, 207)
 
 
 def test_a_tail_of_one_class_has_no_auc() -> None:

@@ -302,6 +302,24 @@ def test_numbers_that_differ_visibly_are_said_differently(before: float, now: fl
         assert was != is_
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (1.0, 1.0 + 1e-12, ("1", "1")),  # nine digits at most
+        (123.4, 123.4, ("123", "123")),
+        (100.0, 101.0, ("100", "101")),
+        (1000.0, 1000.4, ("1000", "1000.4")),
+        (-5.0, 5.0, ("-5", "5")),
+        (0.0, 1e-9, ("0", "0.000000001")),
+        (float("nan"), 3.14159, ("none", "3.14")),
+    ],
+)
+def test_numbers_have_as_many_digits_as_it_takes_to_tell_them_apart(
+    before: float, now: float, said: tuple[str, str]
+) -> None:
+    assert number_pair(before, now) == said
+
+
 # -- explanations, segments, examples --------------------------------------------------------------------------------
 
 
