@@ -1,0 +1,77 @@
+"""What a window is described by is what numpy says of its events."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.core.window_statistics import Describer
+from models.counting import count
+from models.reference import Reference
+from models.reference_fit import fit_reference
+
+N = 500
+
+
+@pytest.fixture(scope="module")
+def described() -> tuple[Reference, np.ndarray, np.ndarray, np.ndarray]:
+    """A reference; 500 events with a number of few values, a category, and nothing; their scores and labels."""
+    rng = np.random.default_rng(1)
+    number = rng.integers(-3, 4, N).astype(float) / 2
+    number[rng.random(N) < 0.1] = np.nan
+    kind = rng.choice([0.0, 1.0, 2.0, np.nan], N, p=[0.5, 0.3, 0.1, 0.1])
+    matrix = np.column_stack([number, kind, np.full(N, np.nan)])
+    scores, labels = rng.choice([0.125, 0.25, 0.75], N), rng.choice([0.0, 1.0, np.nan], N)
+    vocabularies = {"kind": 3}
+    reference = fit_reference(
+        matrix, ["number", "kind", "nothing"], ["numeric", "category", "numeric"], vocabularies, scores, labels, 64
+    )
+    return reference, matrix, scores, labels
+
+
+def test_each_statistic_is_numpys(described: tuple[Reference, np.ndarray, np.ndarray, np.ndarray]) -> None:
+    reference, matrix, scores, labels = described
+    counts = count(reference, matrix, scores, labels)
+    found = Describer(reference).describe(counts, range(5))
+    rows = {(metric, name): value for metric, name, value in found.rows()}
+    assert found.metrics == ("number", "kind", "nothing", "score", "outcome")
+    assert found.deciles.shape == (5, 10)
+    for place, (metric, values) in enumerate(
+        zip(found.metrics, [*matrix.T, scores, labels], strict=True),
+    ):
+        present = values[~np.isnan(values)]
+        said = {name: rows[metric, name] for name in ("n", "null_rate", "min", "max", "mean", "d10")}
+        expected = dict.fromkeys(said, np.nan) | {"n": N, "null_rate": np.isnan(values).mean()}
+        if len(present):
+            expected |= {"min": present.min(), "max": present.max(), "d10": present.max(), "mean": present.mean()}
+        assert said == pytest.approx(expected, nan_ok=True), metric
+        assert found.deciles[place, 9] == pytest.approx(rows[metric, "d10"], nan_ok=True)
+    ranked = np.sort(matrix[~np.isnan(matrix[:, 0]), 0])
+    for tenth in range(1, 10):  # of single values: that of the rank
+        assert rows["number", f"d{tenth}"] == ranked[int(np.ceil(tenth * len(ranked) / 10)) - 1]
+
+
+def test_some_metrics_are_described_as_all_of_them_are(
+    described: tuple[Reference, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    reference, matrix, scores, labels = described
+    counts = count(reference, matrix, scores, labels)
+    rows = Describer(reference).describe(counts, range(5)).rows()
+    whole = {(metric, name): value for metric, name, value in rows}
+    part = Describer(reference).describe(counts, range(1, 3))
+    assert part.metrics == ("kind", "nothing")
+    assert {metric for metric, _ in part.labels} == {"kind", "nothing"}
+    for metric, name, value in part.rows():
+        assert value == pytest.approx(whole[metric, name], nan_ok=True)
+
+
+def test_of_no_events_nothing_is_known_but_their_number(
+    described: tuple[Reference, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    reference, *_ = described
+    rows = {
+        (metric, name): value
+        for metric, name, value in Describer(reference).describe(reference.zeros(), range(5)).rows()
+    }
+    assert {value for (_, name), value in rows.items() if name == "n"} == {0.0}
+    assert all(np.isnan(value) for (_, name), value in rows.items() if name != "n")
