@@ -38,7 +38,7 @@ bench-drift: env  ## Measure drift monitoring, other detectors beside us, into b
 chaos: env  ## Break everything that can break and count what it cost: chaos-report/table.md (105 minutes)
 	STREAMGAUGE_CHAOS=full STREAMGAUGE_CHAOS_REPORT=chaos-report $(BIN)/python -m pytest tests/chaos $(ARGS)
 
-mutants: env  ## Make small mistakes on purpose and say which of them no fast test notices (docs/mutants.md)
+mutants: env  ## Make small mistakes on purpose and say which of them no unit test notices (docs/mutants.md)
 	$(BIN)/python scripts/mutants $(ARGS)
 
 lock:  ## Rewrite requirements.lock from pyproject.toml (needs uv; pins stay where they still fit)

@@ -1,4 +1,4 @@
-"""Makes small mistakes in the code on purpose, one at a time, and says which of them no fast test notices.
+"""Makes small mistakes in the code on purpose, one at a time, and says which of them no unit test notices.
 
 ``make mutants ARGS="--seed 1 --minutes 20 --only app/core/merge.py"``. All happens in copies of the tree. Each mistake
 is tried in a process of its own, forked from this one with the libraries imported. It runs the tests that enter the

@@ -403,6 +403,51 @@ def test_traffic_within_its_past_and_season_is_none(traffic: Traffic) -> None:
     assert find_in_traffic(traffic) == []
 
 
+@pytest.mark.parametrize(
+    ("n", "kind"),
+    [
+        (50_000, "traffic_missing"),
+        (50_100, ""),
+        (169_900, ""),
+        (170_000, "traffic_surged"),
+        (179_900, "traffic_surged"),
+        (180_000, "traffic_doubled"),
+        (225_000, "traffic_doubled"),
+        (225_100, "traffic_surged"),
+    ],
+)
+def test_traffic_is_judged_at_half_and_at_so_many_times_the_usual(n: int, kind: str) -> None:
+    assert [fault.kind for fault in find_in_traffic(Traffic(n, [100_000] * 5))] == [kind] * bool(kind)
+    assert find_in_traffic(Traffic(n, [100_000] * 4)) == []
+    # A season of five windows takes the place of the past; one of four does not.
+    other = [1_000] * 9
+    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, [100_000] * 5))] == [kind] * bool(kind)
+    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, [100_000] * 4))] == ["traffic_surged"]
+
+
+@pytest.mark.parametrize(("n", "is_fault"), [(430_000, False), (450_000, True), (23_400, False), (22_000, True)])
+def test_traffic_that_varies_must_be_five_spreads_away(n: int, is_fault: bool) -> None:
+    """Logarithms 0.2 to either side: a deviation of 0.2 * 1.4826 = 0.2965, and e to five times that is 4.40."""
+    past = [round(100_000 * math.exp(0.2 * side)) for side in (-1, 1, -1, 1, -1, 1)] + [100_000]
+    assert bool(find_in_traffic(Traffic(n, past))) == is_fault
+
+
+@pytest.mark.parametrize(("n", "is_fault"), [(2, False), (24, False), (60, False), (63, True)])
+def test_of_few_events_chance_is_part_of_the_spread(n: int, is_fault: bool) -> None:
+    """Of the logarithm of 10 events the variance by chance is 1/10 + 1/n, beside 0.01: five deviations are a lot."""
+    deviation = math.sqrt(0.01 + 1 / 10 + 1 / (n + 0.5))
+    assert is_fault == (abs(math.log((n + 0.5) / 10.5)) >= 5 * deviation)
+    assert bool(find_in_traffic(Traffic(n, [10] * 6))) == is_fault
+
+
+def test_where_nothing_was_usual_nothing_is_too_much_and_none_of_what_was_is_missing() -> None:
+    assert find_in_traffic(Traffic(500, [0] * 6)) == []
+    (fault,) = find_in_traffic(Traffic(0, [40] * 6))
+    assert (fault.kind, fault.strength) == ("traffic_missing", 1.0)
+    (surge,) = find_in_traffic(Traffic(5_000, PAST))
+    assert surge.strength == pytest.approx(0.8)
+
+
 def test_a_segment_that_vanished_or_doubled_while_others_did_not_is_named() -> None:
     past = {"origin=EWR": [500] * 6, "origin=JFK": [300] * 6, "origin=LGA": [200] * 6}
 
