@@ -73,7 +73,7 @@ class Monitor:
         self.around = Surroundings(
             pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end, self.refusals
         )
-        self.history = ModelHistory(pipeline, bootstrap, warehouse, self._on_version)
+        self.history = ModelHistory(pipeline, bootstrap, warehouse, self._on_version, self.refusals)
         self.lag_reader = LagReader(bootstrap)
         #: The one at work; None while standing by or starting.
         self.watch: Watch | None = None
@@ -276,11 +276,12 @@ def _status(monitor: Monitor) -> dict[str, Any]:
     watch = monitor.watch
     windows = watch.core.windows if watch is not None else None
     standby = "standing by" if monitor.is_standby else "starting"
-    newest = monitor.history.timeline.newest()
+    champion = monitor.history.standings.champion()
     return {
         "pipeline": monitor.pipeline.name,
         "state": "at work" if watch is not None else standby,
-        "champion": newest.version if newest is not None else None,
+        "champion": champion.version if champion is not None else None,
+        "refused_versions": monitor.history.standings.refused(),
         "versions": sorted(monitor.versions),
         "versions_without_manifest": monitor.history.unreadable,
         "watermark": _iso(windows.watermark_ms) if windows is not None else None,

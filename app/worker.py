@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
@@ -123,10 +124,16 @@ class Worker:
 
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
-        await self.shelf.start(self._models_changed)
-        await self._logs.start()
-        if self._early is not None:
-            await self._early.start()
+        try:
+            await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
+            await self._logs.start()
+            if self._early is not None:
+                await self._early.start()
+        except KafkaError as error:
+            self.fail(f"Kafka does not answer at the start: {error!r:.300}", EXIT_RETRY)
+        if self.failure:
+            await self.shelf.stop()
+            return self.exit_code
         await self.app.start()
         try:
             while not self.stopping.is_set():
@@ -163,6 +170,7 @@ class Worker:
             "streamgauge_stale_total": progress.stale,
             "streamgauge_shared_late_total": progress.shared_late,
             "streamgauge_commits_total": progress.commits,
+            "streamgauge_refused_total": self.shelf.refusals.total,
             "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),
             "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
         }

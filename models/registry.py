@@ -23,6 +23,10 @@ LARGEST_MANIFEST_BYTES = 16 * 2**20
 _INCOMING = ".incoming-"
 
 
+#: Names, times, sizes and numbers of files: another one means other files.
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
 class RegistryError(Exception):
     """Something asked of the registry that it cannot do; one sentence that says what to do."""
 
@@ -153,6 +157,18 @@ def resolve(uri: str) -> tuple[Manifest, bytes]:
     if not _is_complete(folder):
         raise RegistryError(f"There is no model version at {uri:.1000}; register it where this worker can read it.")
     return _read(folder)
+
+
+def stamp_of(uri: str) -> Stamp:
+    """What the files of a version look like from outside; () when there are none."""
+    found = []
+    for name in (MANIFEST_FILE, "model.skops", "model.joblib"):
+        try:
+            seen = (folder_of(uri) / name).stat()
+        except (RegistryError, OSError, ValueError):
+            continue
+        found.append((name, seen.st_mtime_ns, seen.st_size, seen.st_ino))
+    return tuple(found)
 
 
 def folder_of(uri: str) -> Path:

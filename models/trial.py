@@ -68,6 +68,10 @@ class Trial:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()

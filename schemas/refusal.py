@@ -34,7 +34,8 @@ def refuse_unreadable(error: Exception) -> RefusedRecordError:
     words = " ".join(str(error).split())[:300] or type(error).__name__
     if not isinstance(error, msgspec.ValidationError):
         return RefusedRecordError("malformed", words)
-    is_range = any(sign in words for sign in (" >= ", " <= ", " > ", " < ", "of length", "matching regex"))
+    signs = (" >= ", " <= ", "of length", "matching regex", "out of range")
+    is_range = any(sign in words for sign in signs)
     return RefusedRecordError("out_of_range" if is_range else "wrong_type", words)
 
 

@@ -267,7 +267,11 @@ MODEL_VERSIONS = Table(
         PIPELINE,
         MODEL,
         Column("version", "String", "Model version."),
-        Column("role", WORD, "champion, challenger, shadow, canary, retired or unusable."),
+        Column(
+            "role",
+            WORD,
+            "champion, challenger, shadow, canary, retired, unusable, or refused by all workers.",
+        ),
         Column("uri", "String", "Where the artifact is."),
         Column("sha256", "String", "Digest of the artifact."),
         Column("feature_set", "String", "Digest of the feature definitions it was trained on."),

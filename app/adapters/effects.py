@@ -19,6 +19,7 @@ from app.core.records.outputs import OutputReader
 from app.core.records.rules import check_readable
 from app.ports import ColumnValues, FloatMaps
 from models.manifest import Manifest
+from models.standing import Standing
 from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
@@ -194,14 +195,15 @@ def _to_ms(time: datetime) -> int:
     return round(time.timestamp() * 1000)
 
 
-def version_columns(pipeline: str, standings: Iterable[tuple[ModelUpdate, Manifest | None]]) -> Columns:
+def version_columns(pipeline: str, standings: Iterable[tuple[Standing, Manifest | None]]) -> Columns:
     """Rows of ``model_versions``; the manifest is None where the registry did not have it."""
-    rows = list(standings)
+    found = list(standings)
+    rows = [(standing.update, manifest) for standing, manifest in found]
     return {
         "pipeline": [pipeline] * len(rows),
         "model": [update.model for update, _ in rows],
         "version": [update.version for update, _ in rows],
-        "role": [update.role for update, _ in rows],
+        "role": [standing.role for standing, _ in found],
         "uri": [update.uri for update, _ in rows],
         "sha256": [update.sha256 for update, _ in rows],
         "feature_set": [update.feature_set for update, _ in rows],
@@ -210,9 +212,9 @@ def version_columns(pipeline: str, standings: Iterable[tuple[ModelUpdate, Manife
         "trained_to": [manifest.training.to_ms if manifest else None for _, manifest in rows],
         "metrics": [training_metrics(manifest) if manifest else {} for _, manifest in rows],
         "manifest": [manifest.to_bytes() if manifest else b"" for _, manifest in rows],
-        "who": [update.by for update, _ in rows],
-        "why": [update.why for update, _ in rows],
-        "updated_at": [update.announced_at_ms for update, _ in rows],
+        "who": [standing.by for standing, _ in found],
+        "why": [standing.why for standing, _ in found],
+        "updated_at": [standing.at_ms for standing, _ in found],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
@@ -12,8 +11,9 @@ from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer, read_to_end
 from app.adapters.topics_admin import ensure_topics
 from models.timeline import Timeline
+from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
-from schemas.wire import ModelUpdate, encode_json
+from schemas.wire import ModelUpdate, decode_json, encode_json
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ def announcement_key(update: ModelUpdate) -> bytes:
 async def announce(bootstrap: str, topics: Topics, update: ModelUpdate) -> int:
     """Append an update to the timeline, creating the topic when it is missing; returns its offset.
 
-    Returns after all in-sync replicas have it. StackError when the servers cannot be reached or refuse.
+    Returns after all in-sync replicas have it. StackError when the servers cannot be reached or refuse, or when
+    workers would refuse the record.
     """
+    try:
+        decode_json(encode_json(update), ModelUpdate)
+    except RefusedRecordError as error:
+        raise StackError(f"Workers would refuse the update of {update.model} {update.version}: {error}.") from error
     await ensure_topics(bootstrap, [topic for topic in topics.all() if topic.name == topics.model_updates])
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, acks="all")
     try:
@@ -68,8 +73,8 @@ async def read_timeline(bootstrap: str, topics: Topics) -> ReadTimeline:
                 if value is None:
                     continue
                 try:
-                    timeline.observe(msgspec.json.decode(value, type=ModelUpdate))
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                    timeline.observe(decode_json(value, ModelUpdate))
+                except RefusedRecordError:
                     unreadable.append(offset)
     except (KafkaError, OSError) as error:
         raise StackError(f"The timeline on {topics.model_updates} could not be read: {error}.") from error

@@ -1,38 +1,76 @@
 """The shelf of a worker: follows the model-update topic, verifies what it names, keeps the champions ready to score.
 
-Reading, checking and warming up happen in a thread, beside the event loop; what is refused leaves the champions as
-they are, and the status topic says why.
+Reading, checking and warming up happen in threads, beside the event loop and with a limit of time; what is refused
+leaves the champions as they are, and the status topic says why. When it is tried again: `app.adapters.model_attempts`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import msgspec
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
+from app.adapters.model_attempts import Attempt, Attempts, Content, content_of
+from app.adapters.own_thread import run_apart
+from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import follow
+from app.core.batches import RecordBatch
+from app.core.records.rules import check_readable
 from app.core.scoring import ActiveModel, ChampionTimeline
+from models.manifest import ManifestError
 from models.reference import Reference
-from models.registry import RegistryError, resolve
+from models.registry import RegistryError, Stamp, resolve, stamp_of
 from models.timeline import Timeline
 from models.trial import Trial
 from models.verify import RefusedModelError, verify
 from schemas.pipeline import Pipeline
-from schemas.wire import ModelStatus, ModelUpdate, encode_json
+from schemas.refusal import RefusedRecordError
+from schemas.wire import ModelStatus, ModelUpdate, decode_json, encode_json
 
 log = logging.getLogger("streamgauge.models")
+
+#: Reading, trying and warming up a version take no longer: the trial alone may take a minute (`models.trial`).
+VERIFY_S = 180.0
+#: Versions that are tried at a time: one that takes long holds up none behind it.
+_LANES = 2
+#: Refusals that say nothing of the version: it may be tried again as it is.
+_PASSING = frozenset({"no_trial"})
 
 
 @dataclass(frozen=True)
 class _Verdict:
+    """``stamp``: of files that need not be tried again; None: trying again may help."""
+
     model: ActiveModel | None
     why: str = ""
     seconds: float = 0.0
+    stamp: Stamp | None = None
+
+
+class _Lane:
+    """One verification: the process that it tries in, so that who gives it up can end that."""
+
+    def __init__(self, trial: Trial | None) -> None:
+        self.trial = trial
+        self.has_ended = threading.Event()
+        self._is_over = False
+
+    def open(self) -> Trial:
+        self.trial = self.trial or Trial()
+        if self._is_over:  # given up while it started
+            self.trial.close()
+        return self.trial
+
+    def give_up(self) -> None:
+        self._is_over = True
+        if self.trial is not None:
+            self.trial.close()
 
 
 class ModelShelf:
@@ -56,113 +94,165 @@ class ModelShelf:
     ) -> None:
         self.champions = ChampionTimeline()
         self.references: dict[str, Reference] = {}
+        #: Records that are none of ours, of all topics that this worker reads.
+        self.refusals = Refusals()
         self._pipeline = pipeline
         self._bootstrap = bootstrap
         self._worker = worker
         self._now_ms = now_ms
         self._timeline = Timeline()
-        self._verdicts: dict[str, _Verdict] = {}  # by artifact digest and version
-        #: Shared by all that is to be verified at a time: its start takes seconds.
-        self._trial = trial
+        self._attempts = Attempts()
+        self._loaded: dict[Content, ActiveModel] = {}
+        self._lanes = asyncio.Semaphore(_LANES)
+        self._trying: set[asyncio.Task[None]] = set()
+        #: Processes to try in, started and idle: their start takes seconds.
+        self._idle_trials = [trial] if trial is not None else []
+        self._untold: list[ModelStatus] = []
         self._producer: AIOKafkaProducer | None = None
         self._following: asyncio.Task[None] | None = None
         self._changed: Callable[[], None] = lambda: None
 
-    async def start(self, changed: Callable[[], None]) -> None:
-        """Read the timeline up to now, then go on following it; ``changed`` is called after each swap."""
+    async def start(self, changed: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Read the timeline up to now, then go on following it.
+
+        Parameters
+        ----------
+        changed
+            Called after each swap.
+        failed
+            Called with the reason when it can be followed no longer.
+        """
         self._changed = changed
         self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True)
         await self._producer.start()
         caught_up = asyncio.Event()
         self._following = asyncio.create_task(self._follow(caught_up), name="model-updates")
+        self._following.add_done_callback(lambda task: self._on_end(task, failed))
         reached = asyncio.create_task(caught_up.wait())
         await asyncio.wait([reached, self._following], return_when=asyncio.FIRST_COMPLETED)
         reached.cancel()
-        if self._following.done():
-            await self._following
 
     async def stop(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
-        self._end_trial()
+        running = [*self._trying, *([self._following] if self._following is not None else [])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._end_trials()
         if self._producer is not None:
             await self._producer.stop()
 
-    def _end_trial(self) -> None:
-        if self._trial is not None:
-            self._trial.close()
-            self._trial = None
-
     async def tell_serving(self, version: str, partition: int, offset: int) -> None:
         """Say on the status topic where a version scored its first event of a partition."""
-        await self._tell(version, "serving", partition=partition, offset=offset)
+        await self._tell(self._status(version, "serving", partition=partition, offset=offset))
 
     def describe_beginning(self, partition: int, offset: int, label_offset: int | None) -> bytes:
         """A record for the status topic: where a partition begins of which nothing was processed before."""
-        return encode_json(
-            ModelStatus(
-                worker=self._worker,
-                model=self._pipeline.model.name,
-                version=None,
-                status="began",
-                at_ms=self._now_ms(),
-                partition=partition,
-                offset=offset,
-                label_offset=label_offset,
-            )
-        )
-
-    async def _follow(self, caught_up: asyncio.Event) -> None:
-        pending: list[ModelUpdate | None] = []
-        async for batch in follow(self._bootstrap, self._pipeline.topics.model_updates):
-            if batch is not None:
-                pending.extend(self._read(value) for value in batch.values if value is not None)
-                continue
-            if pending:
-                fresh, pending = [update for update in pending if update is not None], []
-                for update in fresh:
-                    self._timeline.observe(update)
-                await self._load_champions()
-            self._end_trial()
-            caught_up.set()
+        about = {"partition": partition, "offset": offset, "label_offset": label_offset}
+        return encode_json(self._status(None, "began", **about))
 
     @staticmethod
-    def _read(value: bytes) -> ModelUpdate | None:
-        try:
-            return msgspec.json.decode(value, type=ModelUpdate)
-        except msgspec.DecodeError as error:
-            log.warning("A record of the model-update topic is not a model update and is passed over: %s", error)
-        return None
+    def _on_end(task: asyncio.Task[None], failed: Callable[[str], None]) -> None:
+        """A worker that hears of no models any more looks as if all were well."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("Following the model updates failed", exc_info=error)
+            failed(f"The model updates can be followed no longer: {error!r:.300}")
 
-    async def _load_champions(self) -> None:
-        for update in self._timeline.announced:  # who was rolled back, too: labels of what it scored are to come
-            verdict = await self._judge(update)
-            if verdict.model is not None:
-                self.references[update.version] = verdict.model.reference
-        ready = [
-            replace(verdict.model, valid_from_ms=update.valid_from_ms)
-            for update in self._timeline.champions
-            if (verdict := await self._judge(update)).model is not None
-        ]
-        self.champions = ChampionTimeline(ready, self._pipeline.model.score_from_ms)
-        self._changed()
+    def _end_trials(self) -> None:
+        while self._idle_trials:
+            self._idle_trials.pop().close()
 
-    async def _judge(self, update: ModelUpdate) -> _Verdict:
-        verdict = self._verdicts.get(update.sha256 + update.version)
+    async def _follow(self, caught_up: asyncio.Event) -> None:
+        pending: list[ModelUpdate] = []
+        async for batch in follow(self._bootstrap, self._pipeline.topics.model_updates):
+            if batch is not None:
+                pending.extend(self._read(batch))
+                if not caught_up.is_set():
+                    continue
+            # Up to the first end they belong together: who reads them anew does not score with the first of them.
+            fresh, pending = pending, []
+            for update in fresh:
+                self._timeline.observe(update)
+                self._attempts.announce(update)
+            if fresh:
+                self._publish()
+            self._try_what_is_due()
+            await self._tell_the_rest()
+            if not self._attempts.is_running:
+                self._end_trials()
+                caught_up.set()
+
+    def _read(self, batch: RecordBatch) -> list[ModelUpdate]:
+        updates = []
+        for position, value in enumerate(batch.values):
+            if value is None and position not in batch.unreadable:
+                continue  # compaction needs it
+            try:
+                check_readable(batch, position)
+                updates.append(decode_json(value, ModelUpdate))
+            except RefusedRecordError as error:
+                self.refusals.note(batch.topic, batch.partition, int(batch.offsets[position]), error)
+        return updates
+
+    # -- trying --------------------------------------------------------------------------------------------------------
+
+    def _try_what_is_due(self) -> None:
+        # Who was rolled back is tried, too: labels of what it scored are to come.
+        wanted = [*self._timeline.champions, *self._timeline.announced]
+        for attempt in list(self._attempts.due(wanted, self._loaded, _now())):
+            attempt.is_running = True
+            task = asyncio.create_task(self._try(attempt), name=f"model-{attempt.update.version}")
+            self._trying.add(task)
+            task.add_done_callback(self._trying.discard)
+
+    async def _try(self, attempt: Attempt) -> None:
+        """Verify a version; whatever happens, it is a verdict about this version alone."""
+        update = attempt.update
+        async with self._lanes:
+            lane = _Lane(self._idle_trials.pop() if self._idle_trials else None)
+            verdict: _Verdict | None
+            try:
+                verdict = await run_apart(lambda: self._look(attempt, lane), VERIFY_S, f"model-{update.version}")
+            except TimeoutError:
+                lane.give_up()
+                attempt.given_up = lane.has_ended
+                words = f"timeout: It could not be read and verified within {VERIFY_S:g} s; does its folder answer?"
+                verdict = _Verdict(None, words, VERIFY_S)
+            except asyncio.CancelledError:
+                lane.give_up()
+                raise
+            except Exception as error:
+                lane.give_up()
+                log.exception("Verifying %s %s failed", update.model, update.version)
+                verdict = _Verdict(None, f"error: It could not be verified: {error!r:.300}.")
+            else:
+                if lane.trial is not None and lane.trial.is_alive:
+                    self._idle_trials.append(lane.trial)
+                else:
+                    lane.give_up()
+        attempt.is_running = False
         if verdict is None:
-            verdict = await asyncio.to_thread(self._verify, update)
-            self._verdicts[update.sha256 + update.version] = verdict
-            status = "refused" if verdict.model is None else "loaded"
-            log.info("Model %s %s %s %s", update.model, update.version, status, verdict.why)
-            await self._tell(update.version, status, why=verdict.why, seconds=verdict.seconds)
-        return verdict
+            attempt.wait(_now())
+        elif verdict.model is not None:
+            self._loaded[content_of(update)] = verdict.model
+            self._note(update, "loaded", verdict)
+            self._publish()
+        elif attempt.refuse(verdict.why, verdict.stamp, _now()):
+            self._note(update, "refused", verdict)
 
-    def _verify(self, update: ModelUpdate) -> _Verdict:
+    def _look(self, attempt: Attempt, lane: _Lane) -> _Verdict | None:
+        """Called in a thread. None: the files are those that were refused."""
+        try:
+            if attempt.stamp is not None and stamp_of(attempt.update.uri) == attempt.stamp:
+                return None
+            return self._verify(attempt.update, lane)
+        finally:
+            lane.has_ended.set()
+
+    def _verify(self, update: ModelUpdate, lane: _Lane) -> _Verdict:
         started = time.monotonic()
+        stamp = stamp_of(update.uri)
         try:
             manifest, artifact = resolve(update.uri)
-            self._trial = self._trial or Trial()
             verified = verify(
                 manifest,
                 artifact,
@@ -170,13 +260,16 @@ class ModelShelf:
                 expected_sha256=update.sha256,
                 expected_names=self._pipeline.feature_names,
                 expected_model=(update.model, update.version),
-                trial=self._trial,
+                trial=lane.open(),
             )
             reference = manifest.read_reference()
-        except (RegistryError, RefusedModelError) as error:
+        except RegistryError as error:
             return _Verdict(None, str(error), time.monotonic() - started)
-        except ValueError as error:
-            return _Verdict(None, f"reference: {error}", time.monotonic() - started)
+        except RefusedModelError as error:
+            lasting = None if error.reason in _PASSING else stamp
+            return _Verdict(None, str(error), time.monotonic() - started, lasting)
+        except ManifestError as error:
+            return _Verdict(None, f"reference: {error}", time.monotonic() - started, stamp)
         model = ActiveModel(
             model=update.model,
             version=update.version,
@@ -188,27 +281,55 @@ class ModelShelf:
         )
         return _Verdict(model, seconds=time.monotonic() - started)
 
-    async def _tell(
-        self,
-        version: str,
-        status: str,
-        *,
-        why: str = "",
-        partition: int | None = None,
-        offset: int | None = None,
-        seconds: float | None = None,
-    ) -> None:
-        record = ModelStatus(
+    def _publish(self) -> None:
+        """Swap the champions for what the timeline says and what is loaded."""
+        self.references |= {version: model.reference for (_, version, _), model in self._loaded.items()}
+        ready = [
+            replace(model, valid_from_ms=update.valid_from_ms)
+            for update in self._timeline.champions
+            if (model := self._loaded.get(content_of(update))) is not None
+        ]
+        self.champions = ChampionTimeline(ready, self._pipeline.model.score_from_ms)
+        self._changed()
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def _note(self, update: ModelUpdate, status: str, verdict: _Verdict) -> None:
+        log.info("Model %s %s %s %s", update.model, update.version, status, verdict.why)
+        record = self._status(
+            update.version,
+            status,
+            why=verdict.why[:2_000],
+            seconds=verdict.seconds,
+            uri=update.uri,
+            sha256=update.sha256,
+        )
+        self._untold.append(record)
+
+    async def _tell_the_rest(self) -> None:
+        while self._untold:
+            try:
+                await self._tell(self._untold[0])
+            except KafkaError as error:
+                log.warning("What became of a version cannot be told now: %r", error)
+                return
+            del self._untold[0]
+
+    def _status(self, version: str | None, status: str, **about: object) -> ModelStatus:
+        return ModelStatus(
             worker=self._worker,
             model=self._pipeline.model.name,
             version=version,
-            status=status,  # type: ignore[arg-type]  # one of the three words above
+            status=status,  # type: ignore[arg-type]  # one of the words of the contract
             at_ms=self._now_ms(),
-            why=why,
-            partition=partition,
-            offset=offset,
-            seconds=seconds,
+            **about,  # type: ignore[arg-type]  # fields of the record
         )
+
+    async def _tell(self, record: ModelStatus) -> None:
         if self._producer is not None:
             topic = self._pipeline.topics.model_status
             await self._producer.send_and_wait(topic, encode_json(record), key=self._worker.encode())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

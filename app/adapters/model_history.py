@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from app.adapters.effects import status_columns, training_metrics, update_columns, version_columns
+from app.adapters.own_thread import run_apart
+from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import follow
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
 from app.core.drift_calendar import Window
-from models.manifest import Manifest, ManifestError
+from app.core.records.rules import check_readable
+from models.manifest import Manifest
 from models.reference import Reference
 from models.registry import RegistryError, resolve
-from models.timeline import Timeline
+from models.standing import Standing, Standings
 from schemas.pipeline import Pipeline
-from schemas.wire import ModelStatus, ModelUpdate
+from schemas.refusal import RefusedRecordError
+from schemas.wire import ModelStatus, ModelUpdate, decode_json
 
 log = logging.getLogger("streamgauge.models")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-#: How long to wait before looking again for a manifest that the registry did not have.
-_LOOK_AGAIN_S = 5.0
+#: How long to wait before looking again for a manifest that the registry did not have: longer each time.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+#: How long a look may take; the folder may be of a server that is gone.
+_LOOK_UP_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,18 @@ class KnownVersion:
     training: Window
 
 
+@dataclass
+class _Waiting:
+    """A version whose manifest is not known yet."""
+
+    update: ModelUpdate
+    pause_s: float = _FIRST_PAUSE_S
+    due_s: float = 0.0
+
+    def look_again(self, now_s: float) -> None:
+        self.due_s, self.pause_s = now_s + self.pause_s, min(2 * self.pause_s, _LONGEST_PAUSE_S)
+
+
 class ModelHistory:
     """Follows the model topics from their beginning; rows are keyed by records, so writing them again is harmless.
 
@@ -47,69 +65,76 @@ class ModelHistory:
     ----------
     known
         Called, in the event loop, with each version whose manifest has been read.
+    refusals
+        Told of the records that are none of ours.
     """
 
     def __init__(
-        self, pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread, known: Callable[[KnownVersion], None]
+        self,
+        pipeline: Pipeline,
+        bootstrap: str,
+        warehouse: WarehouseThread,
+        known: Callable[[KnownVersion], None],
+        refusals: Refusals,
     ) -> None:
-        self.timeline = Timeline()
+        #: How each version stands.
+        self.standings = Standings()
         #: Versions announced without a manifest that could be read, and why.
         self.unreadable: dict[str, str] = {}
         self._pipeline = pipeline
         self._bootstrap = bootstrap
         self._warehouse = warehouse
         self._known = known
+        self._refusals = refusals
         self._manifests: dict[str, Manifest] = {}  # by URI: a version never changes
-        self._waiting: dict[str, ModelUpdate] = {}
-        self._standing: dict[str, ModelUpdate] = {}  # by version: what its row says
-        self._look_at = 0.0
+        self._waiting: dict[str, _Waiting] = {}
+        self._written: dict[str, tuple[Standing, bool]] = {}  # by version: what its row says, and with a manifest
+        self._lock = asyncio.Lock()
 
     async def follow_updates(self) -> None:
         """Write versions and events of the model-update topic, for ever."""
-        loop = asyncio.get_running_loop()
         async for batch in follow(self._bootstrap, self._pipeline.topics.model_updates):
             if batch is not None:
-                updates = list(_decode(batch, ModelUpdate))
+                updates = self._decode(batch, ModelUpdate)
                 columns = update_columns(self._pipeline.name, updates)
                 await self._warehouse.call(lambda w, c=columns: w.insert("model_events", c))  # type: ignore[misc]
                 for _, update in updates:
-                    await self._take(update)
-            elif self._waiting and loop.time() >= self._look_at:
-                self._look_at = loop.time() + _LOOK_AGAIN_S
-                for update in list(self._waiting.values()):
-                    await self._look_up(update)
+                    self.standings.observe_update(update)
+                    self._waiting[update.version] = _Waiting(update)
+                await self._write_standings()
+            await self._look_up_waiting()
 
     async def follow_statuses(self) -> None:
         """Write what workers say on the model-status topic, for ever."""
         async for batch in follow(self._bootstrap, self._pipeline.topics.model_status):
             if batch is not None:
-                columns = status_columns(self._pipeline.name, list(_decode(batch, ModelStatus)))
+                statuses = self._decode(batch, ModelStatus)
+                columns = status_columns(self._pipeline.name, statuses)
                 await self._warehouse.call(lambda w, c=columns: w.insert("model_events", c))  # type: ignore[misc]
+                for _, status in statuses:
+                    self.standings.observe_status(status)
+                await self._write_standings()
 
-    async def _take(self, update: ModelUpdate) -> None:
-        before = self.timeline.newest()
-        self.timeline.observe(update)
-        after = self.timeline.newest()
-        if before is not None and after is not None and before.version != update.version == after.version:
-            # The row says what a version is now; whose events it scored, the timeline and `scores` say.
-            words = f"rolled back to {update.version}" if update.is_rollback else f"superseded by {update.version}"
-            retired = msgspec.structs.replace(
-                before, role="retired", announced_at_ms=update.announced_at_ms, by=update.by, why=words
-            )
-            await self._write(retired)
-        await self._write(update)
-        await self._look_up(update)
+    async def _look_up_waiting(self) -> None:
+        """Look for the manifests of announced versions, of those that were not there again and again."""
+        now = asyncio.get_running_loop().time()
+        found = [waiting for waiting in list(self._waiting.values()) if waiting.due_s <= now]
+        for waiting in found:
+            await self._look_up(waiting)
+        if found:
+            await self._write_standings()
 
-    async def _look_up(self, update: ModelUpdate) -> None:
+    async def _look_up(self, waiting: _Waiting) -> None:
+        update = waiting.update
         if update.uri not in self._manifests:
             try:
-                manifest, _ = await asyncio.to_thread(resolve, update.uri)
-                reference = manifest.read_reference()
-            except (RegistryError, ManifestError) as error:
+                manifest, reference = await run_apart(lambda: _read(update), _LOOK_UP_S, f"look-up-{update.version}")
+            except Exception as error:  # noqa: BLE001  # whatever the files make it raise, the version waits for others
+                words = str(error) or f"{update.uri:.200} could not be read within {_LOOK_UP_S:g} s."
                 if update.version not in self.unreadable:
-                    log.warning("Windows of version %s wait for its manifest: %s", update.version, error)
-                self.unreadable[update.version] = str(error)
-                self._waiting[update.version] = update
+                    log.warning("Windows of version %s wait for its manifest: %s", update.version, words)
+                self.unreadable[update.version] = words
+                waiting.look_again(asyncio.get_running_loop().time())
                 return
             self._manifests[update.uri] = manifest
             training = Window(manifest.training.from_ms, manifest.training.to_ms)
@@ -117,20 +142,38 @@ class ModelHistory:
                 self._known(KnownVersion(update.version, reference, training_metrics(manifest), training))
         self._waiting.pop(update.version, None)
         self.unreadable.pop(update.version, None)
-        await self._write(self._standing[update.version])
 
-    async def _write(self, update: ModelUpdate) -> None:
-        self._standing[update.version] = update
-        columns = version_columns(self._pipeline.name, [(update, self._manifests.get(update.uri))])
-        await self._warehouse.call(lambda warehouse: warehouse.insert("model_versions", columns))
+    async def _write_standings(self) -> None:
+        """Write the rows of versions that stand otherwise than was written last."""
+        async with self._lock:  # two followers, and a row must not be overtaken by an older one
+            changed = []
+            for standing in self.standings.all():
+                manifest = self._manifests.get(standing.update.uri)
+                said = standing, manifest is not None
+                if self._written.get(standing.update.version) != said:
+                    self._written[standing.update.version] = said
+                    changed.append((standing, manifest))
+            if changed:
+                columns = version_columns(self._pipeline.name, changed)
+                await self._warehouse.call(lambda warehouse: warehouse.insert("model_versions", columns))
+
+    def _decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[str, T]]:
+        """The records of a batch that are of this kind, each with its identity."""
+        found = []
+        for position, (offset, value) in enumerate(zip(batch.offsets.tolist(), batch.values, strict=True)):
+            if value is None and position not in batch.unreadable:
+                continue  # compaction needs it
+            try:
+                check_readable(batch, position)
+                found.append((f"{batch.topic}/{batch.partition}/{offset}", decode_json(value, kind)))
+            except RefusedRecordError as error:
+                self._refusals.note(batch.topic, batch.partition, offset, error)
+        return found
 
 
-def _decode(batch: RecordBatch, kind: type[T]) -> Iterator[tuple[str, T]]:
-    for offset, value in zip(batch.offsets.tolist(), batch.values, strict=True):
-        if value is None:
-            continue
-        event_id = f"{batch.topic}/{batch.partition}/{offset}"
-        try:
-            yield event_id, msgspec.json.decode(value, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("%s is no %s and is passed over: %s", event_id, kind.__name__, error)
+def _read(update: ModelUpdate) -> tuple[Manifest, Reference]:
+    manifest, _ = resolve(update.uri)
+    said, found = (update.model, update.version, update.sha256), (manifest.model, manifest.version)
+    if said != (*found, manifest.artifact.sha256):
+        raise RegistryError(f"{update.uri:.200} holds {' '.join(found)}, and not what the update announces.")
+    return manifest, manifest.read_reference()

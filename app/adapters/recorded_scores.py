@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import msgspec
 import numpy as np
 
 from app.adapters.recordings import SCORES, RecordedLog
 from app.core.batches import Floats, Ints
 from app.core.score_diff import Bools
-from schemas.wire import Score
+from schemas.refusal import RefusedRecordError
+from schemas.wire import Score, decode_json
 
-_DECODE = msgspec.json.Decoder(Score).decode
 SHADOW = "shadow"
 
 
@@ -33,10 +32,11 @@ class RecordedScores:
     def _read(log: RecordedLog, partition: int, counts: Callable[[int], bool]) -> Iterator[tuple[Score, bytes]]:
         for batch in log.read(SCORES, partition):
             for value in batch.values:
-                if value is None:
-                    continue
-                score = _DECODE(value)
-                if score.role != SHADOW and counts(score.source.offset):
+                try:
+                    score = decode_json(value, Score)
+                except RefusedRecordError:
+                    continue  # another program's
+                if value is not None and score.role != SHADOW and counts(score.source.offset):
                     yield score, value
 
     def values(self) -> Iterator[bytes]:

@@ -102,12 +102,18 @@ async def follow(bootstrap: str, topic: str) -> AsyncIterator[RecordBatch | None
     consumer = new_consumer(bootstrap)
     await consumer.start()
     try:
-        consumer.assign(await partitions_of(consumer, topic))
+        tps = await partitions_of(consumer, topic)
+        consumer.assign(tps)
+        ends = await consumer.end_offsets(tps)
         while True:
             found = await consumer.getmany(timeout_ms=_POLL_MS)
             for tp, records in found.items():
                 yield to_batch(tp, records)
-            if not found:
+            if found:
+                continue
+            # Nothing for a while is no end: a broker may take longer to answer.
+            ends = {tp: end for tp, end in ends.items() if await consumer.position(tp) < end}
+            if not ends:
                 yield None
     finally:
         await consumer.stop()

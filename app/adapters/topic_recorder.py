@@ -14,7 +14,8 @@ from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, Recor
 from app.core.batches import RecordBatch
 from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
-from schemas.refusal import RefusedRecordError
+from schemas.ranges import Offset
+from schemas.refusal import UNREADABLE, RefusedRecordError
 from schemas.wire import ModelStatus, decode_json
 
 #: A score's time stamp is its worker's clock, an event's its producer's: how far the first may be behind the second.
@@ -22,7 +23,7 @@ _CLOCK_SKEW_MS = 3_600_000
 
 
 class _Source(msgspec.Struct):
-    offset: int
+    offset: Offset
 
 
 class _Head(msgspec.Struct):
@@ -111,5 +112,5 @@ def _of(batch: RecordBatch, stretch: tuple[int, int]) -> RecordBatch:
 def _source_offset(value: bytes | None) -> int:
     try:
         return _HEAD.decode(value or b"").source.offset
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return -1  # none of ours

@@ -39,6 +39,7 @@ METRICS = (
         "Events and labels that came too late for shared windows: others may have been scored without them.",
     ),
     Metric("streamgauge_commits_total", "counter", "Transactions committed."),
+    Metric("streamgauge_refused_total", "counter", "Records of internal topics that were none of ours."),
     Metric("streamgauge_partitions", "gauge", "Input partitions that this worker works on; not those being restored."),
     Metric("streamgauge_last_commit_timestamp_seconds", "gauge", "When the last transaction was committed."),
 )

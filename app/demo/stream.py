@@ -11,12 +11,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import aiokafka
-import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -30,7 +30,8 @@ from app.core.drift_calendar import Calendar
 from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
 from app.settings import Settings
 from schemas.pipeline import Pipeline
-from schemas.wire import ModelStatus
+from schemas.refusal import RefusedRecordError
+from schemas.wire import ModelStatus, decode_json
 
 #: How far the stream may be ahead of the worker, in events.
 MOST_LAG = 20_000
@@ -325,8 +326,8 @@ class Streamer:
     async def _follow_statuses(self) -> None:
         async for batch in follow(self._settings.kafka, self._pipeline.topics.model_status):
             for value in batch.values if batch is not None else ():
-                if value is not None:
-                    status = msgspec.json.decode(value, type=ModelStatus)
+                with suppress(RefusedRecordError):
+                    status = decode_json(value, ModelStatus)
                     if status.version is not None:
                         self._statuses[status.version, status.status] = status
 

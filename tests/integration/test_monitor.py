@@ -25,7 +25,7 @@ from app.adapters import block_writer, watch
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
-from app.monitor import Monitor
+from app.monitor import Monitor, sources
 from app.ports import Warehouse, WarehouseError
 from schemas.wire import (
     ModelStatus,
@@ -356,6 +356,9 @@ def test_what_workers_say_of_a_version_is_an_event_of_it(kafka: str, tmp_path: P
             return len(warehouse.read("model_events")) == 5 and "2.0.0" in monitor.history.unreadable
 
         await bench.until(are_there)
+        status = sources(monitor).status()
+        assert (status["champion"], status["refused_versions"]) == ("1.0.0", {"2.0.0": "digest"})
+        assert status["refused_records"] == {topics.model_status: {"malformed": 1}}
         monitor.stop()
         assert await running == 0
         await thread.close()
@@ -370,7 +373,7 @@ def test_what_workers_say_of_a_version_is_an_event_of_it(kafka: str, tmp_path: P
         assert events["serving", "1.0.0"]["offset"] == 77
         assert events["refused", "2.0.0"]["why"] == "digest"
         roles = {row["version"]: (row["role"], row["why"]) for row in warehouse.read("model_versions")}
-        assert roles == {"1.0.0": ("retired", "superseded by 2.0.0"), "2.0.0": ("champion", "")}
+        assert roles == {"1.0.0": ("champion", "first"), "2.0.0": ("refused", "digest")}
 
     asyncio.run(run())
 

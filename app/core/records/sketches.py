@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from app.core.sketches import ALL
@@ -97,7 +98,7 @@ class SketchRules:
         known = [delta for delta in record.deltas if delta.segment in self._segments]
         if len(known) == len(record.deltas):
             return record
-        return SketchRecord(record.partition, record.watermark_ms, record.label_watermark_ms, known, record.errors)
+        return msgspec.structs.replace(record, deltas=known)
 
     def _check_delta(self, delta: SketchDelta, laws: CellLaws | None, sizes: dict[str, int], latest_ms: int) -> None:
         if delta.model != self._rules.model:

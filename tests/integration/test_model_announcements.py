@@ -1,0 +1,207 @@
+"""Whatever is written to the model-update topic, a version that is announced afterwards is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from chaos_pipeline import START_MS, train_version
+from worker_bench import Bench
+
+from app.adapters import model_feed
+from app.adapters.model_feed import ModelShelf
+from app.adapters.topic_reader import read_to_end
+from models.registry import Entry, Registry
+from schemas.wire import ModelStatus, decode_json
+
+DEEP = b"[" * 200_000 + b"]" * 200_000
+
+
+class Desk:
+    """A shelf in this process, and a producer that writes what it likes."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.failed: list[str] = []
+        self.shelf = ModelShelf(bench.pipeline, bench.bootstrap, "w", lambda: START_MS)
+
+    async def send(self, *values: bytes, key: bytes = b"m|2.0.0") -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bench.bootstrap)
+        await producer.start()
+        for value in values:
+            await producer.send_and_wait(self.bench.pipeline.topics.model_updates, value, key=key)
+        await producer.stop()
+
+    def register(self, version: str) -> Entry:
+        trained = train_version(self.bench.pipeline, version, seed=int(version[0]))
+        return Registry(self.bench.settings.registry).register(trained.manifest, trained.artifact)
+
+    def announcement(self, entry: Entry, **other: Any) -> dict[str, Any]:
+        manifest = entry.manifest
+        return {
+            "model": "m",
+            "version": manifest.version,
+            "role": "champion",
+            "uri": entry.uri,
+            "sha256": manifest.artifact.sha256,
+            "feature_set": manifest.feature_set,
+            "announced_at_ms": START_MS,
+            **other,
+        }
+
+    async def announce(self, entry: Entry, **other: Any) -> None:
+        await self.send(json.dumps(self.announcement(entry, **other)).encode())
+
+    @property
+    def champions(self) -> list[str]:
+        return [model.version for model in self.shelf.champions.champions]
+
+    async def statuses(self) -> list[tuple[str, str, str]]:
+        found = []
+        async for batch in read_to_end(self.bench.bootstrap, [self.bench.pipeline.topics.model_status]):
+            found += [decode_json(value, ModelStatus) for value in batch.values]
+        return [(status.version, status.status, status.uri) for status in found]
+
+    async def until(self, condition: Callable[[], bool | Awaitable[bool]]) -> None:
+        async def look() -> bool:
+            found = condition()
+            return found if isinstance(found, bool) else await found
+
+        await self.bench.until(look)
+
+
+@asynccontextmanager
+async def desk(kafka: str, folder: Path) -> AsyncIterator[Desk]:
+    bench = Bench(kafka, folder, with_labels=False)
+    await bench.prepare()
+    found = Desk(bench)
+    try:
+        yield found
+    finally:
+        await found.shelf.stop()
+
+
+async def start(desk: Desk) -> None:
+    await desk.shelf.start(lambda: None, desk.failed.append)
+
+
+def test_records_that_are_no_updates_are_counted_and_the_next_version_is_taken(kafka: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with desk(kafka, tmp_path) as at:
+            entry = at.register("2.0.0")
+            good = json.dumps(at.announcement(entry)).encode()
+            bad = [
+                b"\x00",
+                b"{}",
+                good.replace(b"2.0.0", b"\xff.0.0", 1),
+                good[:-1] + b',"z":' + DEEP + b"}",
+                good.replace(b'"champion"', b'"king"'),
+                good.replace(str(START_MS).encode(), b"1" * 5_000),
+                good.replace(str(START_MS).encode(), str(2**62).encode()),
+                good.replace(entry.uri.encode(), b"file:///" + b"a" * 5_000),
+                good.replace(b'"2.0.0"', b'"../2.0.0"'),
+            ]
+            await at.send(*bad)  # before it starts, as after a restart ...
+            await start(at)
+            assert at.champions == ["1.0.0"]
+            await at.send(*bad)  # ... and while it follows
+            await at.announce(entry)
+            await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
+            topic = at.bench.pipeline.topics.model_updates
+            assert at.shelf.refusals.by_topic() == {topic: {"malformed": 6, "out_of_range": 8, "wrong_type": 4}}
+            assert at.failed == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("uri", ["file://[x", "file:///nonexistent/x", "x:y", "file:///a%00b", "file:///dev"])
+def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: str, tmp_path: Path, uri: str) -> None:
+    async def run() -> None:
+        async with desk(kafka, tmp_path) as at:
+            entry = at.register("2.0.0")
+            await at.announce(entry, uri=uri)
+            await start(at)
+            assert at.champions == ["1.0.0"]
+            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", uri)))
+            await at.announce(entry)
+            await at.until(lambda: at.champions == ["1.0.0", "2.0.0", "2.0.0"])
+            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "loaded", entry.uri)))
+            # And after a restart, when both are there from the beginning.
+            await at.shelf.stop()
+            again = Desk(at.bench)
+            await start(again)
+            assert again.champions == ["1.0.0", "2.0.0", "2.0.0"]
+            await again.shelf.stop()
+
+    asyncio.run(run())
+
+
+async def _contains(found: Awaitable[list[Any]], what: Any) -> bool:
+    return what in await found
+
+
+@pytest.mark.timeout(120)
+def test_what_comes_late_is_tried_again_by_itself(kafka: str, tmp_path: Path) -> None:
+    """A mount that was late, then a file that was copied half, then one that was a pipe."""
+
+    async def run() -> None:
+        async with desk(kafka, tmp_path) as at:
+            entry = at.register("2.0.0")
+            aside = tmp_path / "aside"
+            entry.path.rename(aside)
+            await at.announce(entry)
+            await start(at)
+            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", entry.uri)))
+            entry.path.mkdir()
+            shutil.copy(aside / "manifest.json", entry.path)
+            os.mkfifo(entry.path / "model.skops")
+            await asyncio.sleep(0)
+            (entry.path / "model.skops").unlink()
+            (entry.path / "model.skops").write_bytes((aside / "model.skops").read_bytes()[:-1])
+            await asyncio.sleep(0)
+            shutil.copy(aside / "model.skops", entry.path)
+            await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
+
+    asyncio.run(run())
+
+
+@pytest.mark.timeout(120)
+def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = asyncio.Event()
+    resolve = model_feed.resolve
+
+    def hang(uri: str) -> Any:
+        if uri.endswith("2.0.0"):
+            while not released.is_set():
+                pass_time()
+        return resolve(uri)
+
+    def pass_time() -> None:
+        import time  # noqa: PLC0415  # in a thread of its own, as a mount that is gone would
+
+        time.sleep(0.05)
+
+    monkeypatch.setattr(model_feed, "resolve", hang)
+    monkeypatch.setattr(model_feed, "VERIFY_S", 25.0)
+
+    async def run() -> None:
+        async with desk(kafka, tmp_path) as at:
+            await start(at)
+            slow, good = at.register("2.0.0"), at.register("3.0.0")
+            await at.announce(slow)
+            await at.announce(good)
+            await at.until(lambda: at.champions == ["1.0.0", "3.0.0"])
+            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", slow.uri)))
+            released.set()
+
+    asyncio.run(run())

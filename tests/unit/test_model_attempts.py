@@ -1,0 +1,89 @@
+"""A refusal is of one version at one place; what may pass is tried again, with pauses that grow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from app.adapters.model_attempts import LONGEST_PAUSE_S, Attempt, Attempts, content_of
+from app.adapters.own_thread import run_apart
+from schemas.wire import ModelUpdate
+
+
+def update(version: str = "2.0.0", uri: str = "file:///right", sha256: str = "a" * 64) -> ModelUpdate:
+    return ModelUpdate("m", version, "champion", uri, sha256, "f", 0)
+
+
+def due(
+    attempts: Attempts, champions: list[ModelUpdate], now_s: float, loaded: list[ModelUpdate] | None = None
+) -> list[Attempt]:
+    return list(attempts.due(champions, map(content_of, loaded or []), now_s))
+
+
+def test_each_place_and_each_digest_is_an_attempt_of_its_own() -> None:
+    attempts = Attempts()
+    updates = [update(uri="file:///forged"), update(), update(sha256="b" * 64), update("3.0.0"), update()]
+    found = due(attempts, updates, 0)
+    assert [attempt.update for attempt in found] == [*updates[:4], updates[1]]
+    assert len({id(attempt) for attempt in found}) == 4
+    found[0].refuse("nothing is there", None, 0)
+    assert updates[0] not in [attempt.update for attempt in due(attempts, updates, 0)]
+    assert updates[1] in [attempt.update for attempt in due(attempts, updates, 0)]
+
+
+def test_what_is_loaded_is_not_tried_wherever_else_it_is_said_to_be() -> None:
+    assert due(Attempts(), [update(uri="file:///forged"), update()], 0, loaded=[update()]) == []
+
+
+def test_pauses_double_up_to_a_minute_and_begin_anew_when_it_is_announced_again() -> None:
+    attempts, champions = Attempts(), [update()]
+    now, pauses = 0.0, []
+    for _ in range(10):
+        (attempt,) = due(attempts, champions, now)
+        attempt.refuse("nothing is there", None, now)
+        assert due(attempts, champions, now) == []
+        pauses.append(attempt.due_s - now)
+        now = attempt.due_s
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    assert pauses[-1] == LONGEST_PAUSE_S
+    attempt.refuse("it is another model", (("manifest.json", 1, 2, 3),), now)
+    attempts.announce(update())
+    assert due(attempts, champions, now) == [attempt]
+    assert attempt.stamp is None
+    assert attempt.pause_s == 1
+
+
+def test_only_a_new_reason_is_news() -> None:
+    attempt = Attempt(update())
+    assert [attempt.refuse(why, None, 0) for why in ("a", "a", "b")] == [True, False, True]
+
+
+def test_what_runs_or_hangs_is_not_tried_beside_itself() -> None:
+    attempts = Attempts()
+    (attempt,) = due(attempts, [update()], 0)
+    attempt.is_running = True
+    assert attempts.is_running
+    assert due(attempts, [update()], 1_000) == []
+    attempt.is_running, attempt.given_up = False, threading.Event()
+    assert due(attempts, [update()], 1_000) == []
+    attempt.given_up.set()
+    assert due(attempts, [update()], 1_000) == [attempt]
+
+
+def test_work_that_hangs_is_given_up_and_holds_up_nobody() -> None:
+    released = threading.Event()
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await run_apart(released.wait, 0.05, "hangs")
+        assert await run_apart(lambda: 7, 5, "works") == 7
+        with pytest.raises(ZeroDivisionError):
+            await run_apart(lambda: 1 // 0, 5, "fails")
+
+    started = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - started < 5
+    released.set()

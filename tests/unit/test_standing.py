@@ -1,0 +1,74 @@
+"""How versions stand does not depend on which of the two topics is read first, and champion is what a worker took."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+from models.standing import Standings
+from schemas.wire import ModelStatus, ModelUpdate
+
+
+def update(version: str, at_ms: int, role: str = "champion", sha256: str = "a" * 64) -> ModelUpdate:
+    return ModelUpdate("m", version, role, f"file:///{version}", sha256, "f", at_ms)  # type: ignore[arg-type]
+
+
+def status(version: str, word: str, at_ms: int, worker: str = "w1", sha256: str = "a" * 64) -> ModelStatus:
+    return ModelStatus(worker, "m", version, word, at_ms, f"{word} by {worker}", sha256=sha256)  # type: ignore[arg-type]
+
+
+def stand(updates: list[ModelUpdate], statuses: list[ModelStatus], *, statuses_first: bool = False) -> Standings:
+    standings = Standings()
+    feeds = [lambda: [*map(standings.observe_update, updates)], lambda: [*map(standings.observe_status, statuses)]]
+    for feed in reversed(feeds) if statuses_first else feeds:
+        feed()
+    return standings
+
+
+def roles(standings: Standings) -> dict[str, str]:
+    return {each.update.version: each.role for each in standings.all()}
+
+
+def test_without_a_word_of_workers_the_newest_promotion_is_champion() -> None:
+    found = stand([update("1.0.0", 1), update("2.0.0", 2), update("3.0.0", 3, "shadow")], [])
+    assert roles(found) == {"1.0.0": "retired", "2.0.0": "champion", "3.0.0": "shadow"}
+    retired = next(iter(found.all()))
+    assert (retired.why, retired.at_ms) == ("superseded by 2.0.0", 2)
+    assert found.refused() == {}
+
+
+def test_what_every_worker_refused_is_no_champion_and_the_one_before_it_is_again() -> None:
+    updates = [update("1.0.0", 1), update("2.0.0", 2)]
+    said = [status("1.0.0", "loaded", 1), status("2.0.0", "refused", 5), status("2.0.0", "refused", 6, "w2")]
+    for order in permutations(said):
+        for first in (False, True):
+            found = stand(updates, list(order), statuses_first=first)
+            assert roles(found) == {"1.0.0": "champion", "2.0.0": "refused"}
+            assert found.refused() == {"2.0.0": "refused by w2"}
+            assert {each.update.version: each.at_ms for each in found.all()} == {"1.0.0": 6, "2.0.0": 6}
+
+
+def test_one_worker_that_took_it_is_enough_and_so_is_one_that_takes_it_later() -> None:
+    updates = [update("1.0.0", 1), update("2.0.0", 2)]
+    refused = status("2.0.0", "refused", 5)
+    assert roles(stand(updates, [refused, status("2.0.0", "loaded", 4, "w2")]))["2.0.0"] == "champion"
+    found = stand(updates, [refused, status("2.0.0", "loaded", 9)])
+    assert roles(found) == {"1.0.0": "retired", "2.0.0": "champion"}
+
+
+def test_a_refusal_is_of_one_artifact() -> None:
+    """A forged announcement of other bytes spoils nothing for the right one."""
+    updates = [update("1.0.0", 1), update("2.0.0", 2, sha256="f" * 64), update("2.0.0", 3)]
+    found = stand(updates, [status("2.0.0", "refused", 4, sha256="f" * 64)])
+    assert roles(found)["2.0.0"] == "champion"
+    assert found.champion() is updates[2]
+
+
+def test_with_nothing_but_refused_versions_there_is_no_champion() -> None:
+    found = stand([update("1.0.0", 1)], [status("1.0.0", "refused", 2)])
+    assert found.champion() is None
+    assert roles(found) == {"1.0.0": "refused"}
+
+
+def test_a_retired_version_stays_retired_whatever_workers_say() -> None:
+    found = stand([update("1.0.0", 1), update("1.0.0", 2, "retired")], [status("1.0.0", "refused", 3)])
+    assert roles(found) == {"1.0.0": "retired"}
