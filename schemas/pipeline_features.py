@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import keyword
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import get_args
 
@@ -36,10 +36,12 @@ def find_python_file(reference: str, folder: Path) -> Path | None:
     if module.endswith(".py"):
         path = folder / module
         return path if path.is_file() else None
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
+    places: Sequence[str] | None = None
+    for name in module.split("."):  # step by step: importlib.util would import, and so run, what the module is in
+        spec = PathFinder.find_spec(name, places)
+        if spec is None:
+            return None
+        places = spec.submodule_search_locations or []
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
@@ -56,8 +58,10 @@ def check_python(table: TomlTable, key: str, reference: str, folder: Path) -> st
         return reference
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
         table.fail(key, f"{path.name} is not Python ({error}); correct it")
+    except OSError as error:
+        table.fail(key, f"{path.name} cannot be read ({error.strerror}); check its permissions")
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names

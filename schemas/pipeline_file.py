@@ -32,6 +32,7 @@ from schemas.pipeline import (
 from schemas.pipeline_alerts import read_alerts
 from schemas.pipeline_drift import read_drift
 from schemas.pipeline_features import check_name, check_python, find_python_file, read_features, read_lookups
+from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS, MOST_PARTITIONS
 from schemas.toml_table import TomlTable
 
 SHIPPED = Path(__file__).parent / "pipelines"
@@ -39,6 +40,7 @@ SHIPPED = Path(__file__).parent / "pipelines"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}\Z")
 _DAY_MS = 86_400_000
 _LONGEST_PLURAL = 40
+_MOST_BYTES = 4 << 20
 
 _KEYS = (
     *(
@@ -73,11 +75,19 @@ def load(name_or_path: str | Path) -> Pipeline:
     """
     path = _find(name_or_path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise PipelineError(f"{path}: not valid TOML: {error}; correct that place.") from None
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise PipelineError(f"{path}: more than {_MOST_BYTES >> 20} MiB, which is no pipeline file; give another.")
+        values = tomllib.loads(data.decode())
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8.") from None
+    except ValueError as error:  # numbers of thousands of digits are no TOMLDecodeError
+        raise PipelineError(f"{path}: not valid TOML: {error!s:.300}; correct that place.") from None
+    except RecursionError:
+        raise PipelineError(
+            f"{path}: lists or tables are nested too deep; a pipeline file needs no more than 5."
+        ) from None
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions.") from None
     return _read(TomlTable(str(path), "", values), path.absolute())
@@ -127,11 +137,15 @@ def _find(name_or_path: str | Path) -> Path:
                 f'There is no shipped pipeline "{text}" (a path ends in .toml); {suggest(text, shipped)}'
             )
         return SHIPPED / f"{text}.toml"
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise PipelineError(
-            f"{path}: there is no such file; give the path of a pipeline file, or the name of a shipped one."
-        )
+    try:
+        path = Path(text).expanduser()
+        is_file, is_there = path.is_file(), path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have; a home that nobody has
+        words = getattr(error, "strerror", None) or str(error)
+        raise PipelineError(f"{text:.200}: no path of a file ({words}); give that of a pipeline file.") from None
+    if not is_file:
+        what = "not a plain file" if is_there else "there is no such file"
+        raise PipelineError(f"{path}: {what}; give the path of a pipeline file, or the name of a shipped one.")
     return path
 
 
@@ -152,7 +166,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
     pipeline = Pipeline(
         name=name,
         path=path,
-        partitions=top.integer("partitions", 4, low=1, high=1024),
+        partitions=top.integer("partitions", 4, low=1, high=MOST_PARTITIONS),
         delivery=delivery,
         commit_interval_ms=top.integer("commit_interval_ms", 75 if is_awaited else 500, low=0, high=60_000),
         compression=top.word("compression", get_args(Compression), "zstd"),
@@ -194,6 +208,9 @@ def _read_events(top: TomlTable) -> Events:
     latest_ms = table.time_ms("latest", dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
     if latest_ms <= earliest_ms:
         table.fail("latest", "must be after earliest; swap them")
+    for key, time_ms in (("earliest", earliest_ms), ("latest", latest_ms)):
+        if not EARLIEST_TABLE_MS <= time_ms <= LATEST_TABLE_MS:
+            table.fail(key, "is beyond what a table of ClickHouse can hold; use a time from 1900 to 2299")
     plural = table.text("plural", Events.plural, fix='what verdicts call the events, for example plural = "payments"')
     if len(plural) > _LONGEST_PLURAL or not all(word.isalpha() for word in plural.split(" ")):
         table.fail(

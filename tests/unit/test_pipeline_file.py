@@ -4,6 +4,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import inspect
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,8 @@ MISTAKES = [
     ('time = "time_ms"', 'time = "time_ms"\nearliest = "2013"', "events.earliest: must be a time, not a string; for example 2013-01-01T00:00:00Z."),
     ('time = "time_ms"', 'time = "time_ms"\nlatest = 1999-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
     ('time = "time_ms"', 'time = "time_ms"\nearliest = 2013-01-01T00:00:00Z\nlatest = 2013-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
+    ('time = "time_ms"', 'time = "time_ms"\nearliest = 1899-12-31T00:00:00Z', "events.earliest: is beyond what a table of ClickHouse can hold; use a time from 1900 to 2299."),
+    ('time = "time_ms"', 'time = "time_ms"\nlatest = 9999-01-01T00:00:00Z', "events.latest: is beyond what a table of ClickHouse can hold; use a time from 1900 to 2299."),
     ('time = "time_ms"', 'time = "time_ms"\nplural = ""', 'events.plural: must not be empty; what verdicts call the events, for example plural = "payments".'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = "card  payments"', 'events.plural: "card  payments" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = "<b>"', 'events.plural: "<b>" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
@@ -494,3 +498,66 @@ def test_the_digest_is_that_of_content_not_of_place(tmp_path: Path) -> None:
 
     assert read(tmp_path, SMALLEST).digest == read(other, "# a comment\n" + SMALLEST).digest
     assert read(tmp_path, SMALLEST).digest != read(tmp_path, "partitions = 8\n" + SMALLEST).digest
+
+
+# -- what is no pipeline file ----------------------------------------------------------------------------------------
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (as_folder, "not a plain file"),
+        (os.mkfifo, "not a plain file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a plain file"),
+        (lambda path: path.symlink_to(path), "no such file|no path"),
+        (lambda path: path.write_bytes(b"name = '\xff'"), "not UTF-8"),
+        (lambda path: path.write_bytes(b"x = " + b"[" * 100_000 + b"]" * 100_000), "nested too deep"),
+        (lambda path: path.write_bytes(b"x = " + b"{a=" * 50_000 + b"1" + b"}" * 50_000), "nested too deep"),
+        (lambda path: path.write_bytes(b"x." + b"a." * 50_000 + b"b = 1"), "unknown key"),
+        (lambda path: path.write_bytes(b"x = " + b"9" * 5_000), "not valid TOML|unknown key"),
+        (lambda path: path.write_bytes(b"# " + b"x" * (5 << 20)), "more than 4 MiB"),
+        (lambda path: path.write_bytes(b""), "name: is missing"),
+        (lambda path: path.write_bytes(b"\0"), "not valid TOML"),
+    ],
+)
+def test_what_is_no_pipeline_file_is_one_sentence(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+    path = tmp_path / "p.toml"
+    make(path)
+    with pytest.raises(PipelineError, match=words) as refused:
+        load(str(path))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b.toml", "x" * 5_000 + ".toml", "~nobody-of-that-name/p.toml", "/dev/null"])
+def test_what_no_file_can_be_called_is_one_sentence(name: str) -> None:
+    with pytest.raises(PipelineError) as refused:
+        load(name)
+    assert len(str(refused.value)) < 6_000
+
+
+def test_python_that_is_nested_too_deep_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "deep.py").write_text("x = " + "(" * 5_000 + ")" * 5_000 + "\ndef double(x):\n    return x\n")
+    feature = '[[features]]\nname = "twice"\ntype = "float"\npython = "deep.py:double"\narguments = ["amount"]\n'
+    with pytest.raises(PipelineError, match=r"deep\.py is not Python"):
+        read(tmp_path, SMALLEST + feature)
+
+
+def test_reading_a_file_runs_no_python_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even that of the package that a module is in."""
+    ran = tmp_path / "ran"
+    package = tmp_path / "strangers"
+    package.mkdir()
+    text = f"open({str(ran)!r}, 'w')\ndef double(x):\n    return x\n"
+    for name in ("__init__.py", "inner.py"):
+        (package / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    feature = (
+        '[[features]]\nname = "twice"\ntype = "float"\npython = "strangers.inner:double"\narguments = ["amount"]\n'
+    )
+    assert read(tmp_path, SMALLEST + feature).feature_set
+    assert not ran.exists()
