@@ -141,6 +141,14 @@ def test_a_reference_that_lacks_a_label_estimates_nothing() -> None:
         assert all(math.isnan(each.estimated) and math.isnan(each.low) and math.isnan(each.high) for each in found)
 
 
+def test_what_came_true_is_known_though_a_reference_that_lacks_a_label_expects_nothing() -> None:
+    calibration = fit_calibration(np.array([[5, 5, 5, 5], [0, 0, 0, 0]]), 2)
+    found = named(compare(calibration, np.array([4, 0, 0, 4]), np.array([[3, 0, 0, 1], [1, 0, 0, 3]])))
+    assert (found["accuracy"].realised, found["auc"].realised) == (0.75, 0.75)
+    assert math.isnan(found["accuracy"].expected)
+    assert math.isnan(found["accuracy"].p_value)
+
+
 def test_a_reference_of_another_shape_is_refused_with_what_to_give() -> None:
     with pytest.raises(ValueError, match="label \\(0, 1\\) x score cell"):
         fit_calibration(np.zeros(5, int), 2)
