@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import constants
 
 from app.core.batches import Floats
 from app.core.faults.displaced import find_displaced
 from app.core.faults.fault import Fault
 from app.core.faults.find import find_faults
-from app.core.faults.law import Law, distance
+from app.core.faults.law import Law, distance, gap
 from app.core.faults.traffic import Traffic, find_in_traffic
+from app.core.faults.units import CONVERSIONS
 from models.counting import count
 from models.reference import Counts, MetricCells, Reference
 from models.reference_fit import fit_reference
@@ -192,6 +194,41 @@ def test_a_known_change_of_unit_is_named(
 
     assert (fault.kind, fault.metrics) == ("unit_changed", (NAMES[column],))
     assert words in fault.sentence
+
+
+#: From one unit to another, by scipy's constants and, of what these lack, by definition.
+KNOWN_UNITS = {
+    "seconds to milliseconds": 1 / constants.milli,
+    "seconds to microseconds": 1 / constants.micro,
+    "shares to percentages": 100.0,
+    "centimetres to millimetres": constants.centi / constants.milli,
+    "minutes to seconds": constants.minute,
+    "hours to seconds": constants.hour,
+    "days to hours": constants.day / constants.hour,
+    "days to seconds": constants.day,
+    "metres per second to kilometres per hour": 1 / constants.kmh,
+    "miles to kilometres": constants.mile / constants.kilo,
+    "feet to inches": constants.foot / constants.inch,
+    "metres to feet": 1 / constants.foot,
+    "inches to centimetres": constants.inch / constants.centi,
+    "pounds to kilograms": constants.pound,
+}
+
+
+def test_each_conversion_is_what_its_name_says_and_is_undone_by_its_reverse() -> None:
+    known = {each.words: each for each in CONVERSIONS}
+    for words, factor in KNOWN_UNITS.items():
+        old, new = words.split(" to ")
+        assert known.pop(words).factor == pytest.approx(factor, rel=1e-6)
+        assert known.pop(f"{new} to {old}").factor == pytest.approx(1 / factor, rel=1e-6)
+    assert known.pop("the other sign")[1:] == (-1.0, 0.0)
+    for old, new in (("Celsius", "Fahrenheit"), ("Celsius", "Kelvin")):
+        there, back = known.pop(f"{old} to {new}"), known.pop(f"{new} to {old}")
+        for degrees in (-40.0, 0.0, 100.0):
+            expected = constants.convert_temperature(degrees, old, new)
+            assert there.factor * degrees + there.offset == pytest.approx(expected)
+            assert back.factor * expected + back.offset == pytest.approx(degrees)
+    assert not known
 
 
 def test_an_unknown_large_factor_is_said_as_it_is(reference: Reference) -> None:
@@ -602,3 +639,32 @@ def test_stretches_where_fewer_than_three_values_are_expected_are_no_surprise_wh
 
     assert distance(law(even, edges), training) < 0.1
     assert distance(law(even / 2, edges), training) > 0.4
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.1, 0.4), (0.09, 0.5), (0.5, 0.0), (0.75, 0.25)])
+def test_a_stretch_is_strange_where_the_other_has_less_than_a_fifth_of_it(share: float, expected: float) -> None:
+    """Half of one law is below 1, and so much of the other: the difference, or all of the half."""
+    one, other = (
+        Law(1_000, np.array([0.0, 1.0, 2.0]), np.array([0.0, at, 1.0]), math.nan, 1.0, 0.0) for at in (0.5, share)
+    )
+    assert gap(one, other) == gap(other, one) == pytest.approx(expected)
+
+
+def test_laws_differ_by_what_is_missing_and_by_their_means_as_well() -> None:
+    """A mean that is off by half a deviation weighs as 0.4 of it; what is missing as it is."""
+    points, below = np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.5, 1.0])
+    training = Law(1_000, points, below, 1.0, 100.0, 0.1)
+    assert training.moments(100.0) == (1.0, 0.5)
+    for missing, mean, expected in (
+        (0.1, 1.0, 0.0),
+        (0.4, 1.0, 0.3),
+        (0.1, 1.25, 0.2),
+        (0.1, 0.5, 0.4),
+        (0.1, 9.0, 1.0),
+    ):
+        window = Law(1_000, points, below, mean, 100.0, missing)
+        assert distance(window, training) == pytest.approx(expected)
+    assert training.scaled(2.0, 3.0).points.tolist() == [3.0, 5.0, 7.0]
+    assert training.scaled(-1.0, 0.0).below.tolist() == [0.0, 0.5, 1.0]
+    assert (training.scaled(2.0, 3.0).mean, training.reach) == (5.0, 2.0)
+    assert training.scaled(-3.0, 1.0).reach == pytest.approx(5.0)
