@@ -41,6 +41,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}\Z")
 _DAY_MS = 86_400_000
 _LONGEST_PLURAL = 40
 _MOST_BYTES = 4 << 20
+#: A key of so many parts as no table is deep.
+_LONG_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]*\.[ \t]*){100}""")
 
 _KEYS = (
     *(
@@ -79,17 +81,19 @@ def load(name_or_path: str | Path) -> Pipeline:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise PipelineError(f"{path}: more than {_MOST_BYTES >> 20} MiB, which is no pipeline file; give another.")
-        values = tomllib.loads(data.decode())
+        text = data.decode()
+        # Of a key of very many parts, tomllib's time grows with the square of their number.
+        values = tomllib.loads(text) if not _LONG_KEY.search(text) else None
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8.") from None
     except ValueError as error:  # numbers of thousands of digits are no TOMLDecodeError
         raise PipelineError(f"{path}: not valid TOML: {error!s:.300}; correct that place.") from None
     except RecursionError:
-        raise PipelineError(
-            f"{path}: lists or tables are nested too deep; a pipeline file needs no more than 5."
-        ) from None
+        values = None
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions.") from None
+    if values is None:
+        raise PipelineError(f"{path}: lists or tables are nested too deep; a pipeline file needs five levels.")
     return _read(TomlTable(str(path), "", values), path.absolute())
 
 
