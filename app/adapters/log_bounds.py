@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 
 from app.adapters.faust_batches import Bounds
-from app.adapters.lean_consumer import LeanConsumer
 from app.adapters.topic_reader import new_consumer
 
 
 class LogBounds:
-    """Asks for a group, which it does not join."""
+    """Asks for a group, which it does not join. It reads nothing: what goes wrong for the group ends no reader."""
 
     def __init__(self, bootstrap: str, group: str) -> None:
         self._consumer = new_consumer(bootstrap, group)
@@ -35,17 +35,27 @@ class LogBounds:
 
     async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
         """What partitions hold, and what the group has committed."""
-        return await ask_bounds(self._consumer, tps)
+        wanted = [TopicPartition(*tp) for tp in tps]
+        firsts = await self._consumer.beginning_offsets(wanted)
+        ends = await self._consumer.end_offsets(wanted)
+        return {TP(*tp): Bounds(await self._committed(tp), firsts[tp], ends[tp]) for tp in wanted}
+
+    async def commit(self, tp: TP, offset: int) -> None:
+        """Say for the group how far it has come in a partition, always the same one."""
+        place = TopicPartition(*tp)
+        if place not in self._consumer.assignment():
+            self._consumer.assign([place])
+            self._consumer.pause(place)
+        await self._consumer.commit({place: offset})
+
+    async def _committed(self, tp: TopicPartition) -> int | None:
+        try:
+            committed: int | None = await self._consumer.committed(tp)
+        except AssertionError as error:  # aiokafka's, when its metadata knows no broker for the moment
+            raise KafkaConnectionError from error
+        return committed
 
     async def offsets_at(self, tps: Iterable[TP], time_ms: int) -> dict[TP, int]:
         """The first record of each partition whose time stamp is not before a time; none where there is none yet."""
         found = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
         return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
-
-
-async def ask_bounds(consumer: LeanConsumer, tps: Iterable[TP]) -> dict[TP, Bounds]:
-    """What partitions hold, and what the consumer's group has committed."""
-    wanted = [TopicPartition(*tp) for tp in tps]
-    firsts = await consumer.beginning_offsets(wanted)
-    ends = await consumer.end_offsets(wanted)
-    return {TP(*tp): Bounds(await consumer.committed(tp), firsts[tp], ends[tp]) for tp in wanted}

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from app.adapters.faust_batches import Bounds
-from app.adapters.log_bounds import ask_bounds
+from app.adapters.log_bounds import LogBounds
 from app.adapters.publisher import new_producer
 from app.adapters.topic_reader import new_consumer
 from app.core.repartition import Repartition
@@ -64,7 +64,7 @@ class RepartitionFeed:
         self._answers = TopicPartition(pipeline.topics.answers, partition)
         self._answerer = Answerer(repartition.plan, pipeline.feature_set, range(pipeline.partitions))
         #: Its group says up to where the questions are answered, and is nobody's to read on from.
-        self._consumer = new_consumer(bootstrap, f"streamgauge-{pipeline.name}-answers")
+        self._answered = LogBounds(bootstrap, f"streamgauge-{pipeline.name}-answers")
         self._is_connected = asyncio.Event()
         self._all_asked = [TP(self._asked.topic, number) for number in range(pipeline.partitions)]
         self._repartition = repartition
@@ -94,7 +94,7 @@ class RepartitionFeed:
     async def bounds(self) -> dict[TP, Bounds]:
         """What the questions' topic holds, all partitions, and how far each has been answered."""
         await self._is_connected.wait()
-        return await ask_bounds(self._consumer, self._all_asked)
+        return await self._answered.bounds(self._all_asked)
 
     async def _guard(self) -> None:
         try:
@@ -104,11 +104,12 @@ class RepartitionFeed:
             self._fail(f"Partition {self._partition}: repartitioned windows cannot go on: {error!r}")
 
     async def _run(self) -> None:
-        consumer = self._consumer
+        consumer = new_consumer(self._bootstrap)
         producer = new_producer(self._bootstrap, f"{self._asked.topic}-{self._partition}", self._compression)
         try:
             await consumer.start()
             await producer.start()
+            await self._answered.start()
             self._is_connected.set()
             consumer.assign([self._asked, self._answers])
             consumer.seek(self._answers, self._repartition.answers.position(0))
@@ -136,6 +137,7 @@ class RepartitionFeed:
         finally:
             await consumer.stop()
             await producer.stop()
+            await self._answered.stop()
 
     async def _begin_answering(self, consumer: Any) -> None:
         first = await consumer.beginning_offsets([self._asked])
@@ -161,7 +163,7 @@ class RepartitionFeed:
     async def _say(self, place: int) -> None:
         """Say that the questions before a place are answered, but for those that wait for an input partition."""
         try:
-            await self._consumer.commit({self._asked: place})
+            await self._answered.commit(TP(*self._asked), place)
             self._said = place
         except KafkaError as error:
             log.debug("Repartition %s: could not say how far it is: %r", self._partition, error)

@@ -97,6 +97,12 @@ class SharedWaits:
 
     async def _give_up(self) -> None:
         """Let the held events go when waiting is in vain."""
+        try:
+            await self._wait()
+        finally:
+            self._wake()  # it looks again
+
+    async def _wait(self) -> None:
         shared, patience = self._flow.shared, Patience(self._times.max_wait_ms)
         assert shared is not None  # look saw it
         awaited, unread = shared.awaited, self._unread(shared.awaited[0])
@@ -116,7 +122,6 @@ class SharedWaits:
                 shared.held.release(shared.held.received)
                 break
             await asyncio.sleep(patience.look_s)
-        self._wake()
 
     def _unread(self, partition: int | None) -> _Unread:
         return _Unread(partial(self._bounds, partition))

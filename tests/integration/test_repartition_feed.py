@@ -93,7 +93,14 @@ def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: str,
                 await asyncio.sleep(0.05)
             while until_deleted and await first_place() == 0:  # noqa: ASYNC110  # the broker tells nobody
                 await asyncio.sleep(0.05)
+            while not await says_that_all_is_answered(feed):  # noqa: ASYNC110  # it says so at its next turn
+                await asyncio.sleep(0.05)
         await feed.stop()
+
+    async def says_that_all_is_answered(feed: RepartitionFeed) -> bool:
+        bounds = {tp.partition: found for tp, found in (await feed.bounds()).items()}
+        assert bounds.keys() == set(range(PARTITIONS))
+        return bounds[0].committed == bounds[0].end == len(asked) and bounds[1].committed is None
 
     async def run() -> None:
         await ensure_topics(kafka, pipeline.topics.all())

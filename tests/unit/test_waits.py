@@ -279,8 +279,13 @@ def test_what_came_to_a_log_after_the_wait_began_keeps_nobody_waiting(tmp_path: 
 def test_nothing_counts_before_it_is_committed_and_a_score_is_stale_once() -> None:
     tally, progress = Tally(), Progress()
     letters = [SimpleNamespace(stage="decode"), SimpleNamespace(stage="label")]
-    tally.add([SimpleNamespace(events=[1, 2, 3], dead_letters=letters, is_stale=True)])  # type: ignore[list-item]
-    tally.add([SimpleNamespace(events=[4], dead_letters=[], is_stale=False)])  # type: ignore[list-item]
+    steps = [
+        SimpleNamespace(events=[1, 2, 3, 4], n_scored=3, dead_letters=letters, is_stale=True),
+        SimpleNamespace(events=[5], n_scored=1, dead_letters=[], is_stale=False),
+    ]
+    tally.add(steps)  # type: ignore[arg-type]
     assert progress == Progress()
     progress.count(tally, 7, 99)
-    assert progress == Progress(5, 4, 1, 3, 7, 1, 99)
+    assert progress == Progress(
+        events=6, scored=4, unscored=1, dead_letters=1, stale=3, shared_late=7, commits=1, last_commit_ms=99
+    )
