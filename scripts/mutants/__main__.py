@@ -190,6 +190,7 @@ def _become(folder: Path, cpu_s: float, work: Callable[[], int]) -> None:
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(folder)
         sys.path.insert(0, str(folder))
         sys.dont_write_bytecode = True
@@ -217,6 +218,7 @@ def main() -> int:
     ]
     random.Random(options.seed).shuffle(changes)  # noqa: S311  (a sample that can be drawn again, no secret)
     REPORT.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended as by Ctrl-C, with nothing left behind
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
         workers = Workers([_copy_tree(Path(temporary) / "0")])
         try:
