@@ -29,6 +29,7 @@ WEATHERS: dict[str, tuple[Weather, float]] = {
     "hole both": (Weather(hole=frozenset({"up", "down"})), 12.0),
     "down": (Weather(refuses=True), 8.0),
 }
+SHARED = Setup("exactly_once", with_labels=True, shared=True)
 
 
 @asynccontextmanager
@@ -71,7 +72,7 @@ async def break_network(run: ChaosRun, proxy: Proxy, names: list[str]) -> float:
 
 CRASHES = [
     pytest.param(Setup("exactly_once", workers=1), 1, id="exactly-once"),
-    pytest.param(Setup("exactly_once", with_labels=True), 5, id="exactly-once+labels", marks=pytest.mark.chaos_full),
+    pytest.param(SHARED, 5, id="exactly-once+labels", marks=pytest.mark.chaos_full),
     pytest.param(Setup("at_least_once"), 5, id="at-least-once", marks=pytest.mark.chaos_full),
 ]
 
@@ -101,7 +102,7 @@ def test_a_killed_broker_costs_time_and_nothing_else(
 @pytest.mark.chaos_full
 def test_a_broker_that_hangs_costs_time_and_nothing_else(cache: Path, tmp_path: Path, seed: int) -> None:
     """SIGSTOP for longer than sessions and requests last: the connections stay open, nobody answers."""
-    setup = Setup("exactly_once", with_labels=True)
+    setup = SHARED
 
     async def scenario() -> None:
         async with (
@@ -151,9 +152,7 @@ def test_a_full_disk_of_the_broker_loses_nothing(cache: Path, tmp_path: Path, se
 
 NETWORKS = [
     pytest.param(Setup("exactly_once", workers=1), ["hole down", "down"], id="exactly-once"),
-    pytest.param(
-        Setup("exactly_once", with_labels=True), list(WEATHERS), id="exactly-once+labels", marks=pytest.mark.chaos_full
-    ),
+    pytest.param(SHARED, list(WEATHERS), id="exactly-once+labels", marks=pytest.mark.chaos_full),
     pytest.param(Setup("at_least_once"), list(WEATHERS), id="at-least-once", marks=pytest.mark.chaos_full),
 ]
 

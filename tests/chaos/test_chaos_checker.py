@@ -10,14 +10,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from chaos_checker import Findings, Logs, check
+from chaos_checker import Findings, Logs, Undisturbed, check, run_all, undivided
 from chaos_load import Load, to_batch
 from chaos_monitor import TABLES, Monitoring
 from chaos_pipeline import Setup, render_toml, train_version
+from chaos_shared import shared_windows
 
 from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
 from app.core.scoring import ActiveModel, ChampionTimeline
+from app.drive import RecordedSelector, new_board
 from app.offline import load_model
 from app.pipeline import PartitionPipeline, Step
 from models.registry import Registry
@@ -328,3 +330,60 @@ def test_errors_in_another_order_are_caught(right: Logs, models: dict[str, Activ
     found = wrong(check(logs, models))
     assert found["wrong_errors"] == 2
     assert set(found) <= {"wrong_errors", "wrong_rows"}
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> tuple[Logs, dict[str, ActiveModel]]:
+    """Logs of a pipeline with windows over all cards, and its models."""
+    path = folder / "shared.toml"
+    path.write_text(render_toml(path.stem, Setup(with_labels=True, partitions=PARTITIONS, shared=True)))
+    pipeline = load_pipeline(path)
+    models, load = make_models(folder, pipeline), Load(seed=5, n=N, partitions=PARTITIONS, with_labels=True)
+    logs = Logs(pipeline)
+    sent = [load.event(pipeline.topics, number) for number in range(N)] + load.last(pipeline.topics, N)
+    labels = load.labels(pipeline.topics)
+    for partition in range(PARTITIONS):
+        logs.events[partition] = [to_batch([one for one in sent if one.partition == partition], 0)]
+        logs.labels[partition] = [to_batch([one for one in labels if one.partition == partition], 0)]
+    plan = compile_features(undivided(pipeline))
+    board = new_board(plan, range(PARTITIONS))
+    selectors = {partition: RecordedSelector([(0, "1.0.0")], models) for partition in range(PARTITIONS)}
+    runs = {
+        partition: Undisturbed(PartitionPipeline(undivided(pipeline), plan, partition, board=board), selector)
+        for partition, selector in selectors.items()
+    }
+    for step in run_all(runs, logs):
+        publish(logs, step)
+    return logs, models
+
+
+def test_windows_over_all_cards_are_what_plain_loops_over_the_logs_say(
+    shared: tuple[Logs, dict[str, ActiveModel]],
+) -> None:
+    logs, _ = shared
+    found = check(logs, None)
+    assert (found.wrong_windows, found.stale, found.lost) == (0, 0, 0), found.describe()
+    names = [name for name, window in shared_windows(logs.pipeline).items() if window.aggregate == "count"]
+    assert len(names) == 2
+    assert all(sum(score.features[name] or 0 for score in logs.scores) > N for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["shop_1m", "shop_sum_5m", "kind_rate_20s", "shop_mean_2m", "shop_bad_3m", "kind_bad_30s"]
+)
+def test_a_window_over_all_cards_that_is_wrong_by_a_little_is_caught(
+    shared: tuple[Logs, dict[str, ActiveModel]], name: str
+) -> None:
+    logs, _ = shared
+    logs = broken(logs)
+    place = next(number for number, score in enumerate(logs.scores) if score.features[name])
+    score = logs.scores[place]
+    features = {**score.features, name: (score.features[name] or 0) + 2**-10}
+    logs.scores[place] = msgspec.structs.replace(score, features=features)
+    assert check(logs, None).wrong_windows == 1
+
+
+def test_a_stale_score_is_wrong(shared: tuple[Logs, dict[str, ActiveModel]]) -> None:
+    logs = broken(shared[0])
+    logs.scores[7] = msgspec.structs.replace(logs.scores[7], stale=True)
+    assert check(logs, None).wrong_counts >= 1

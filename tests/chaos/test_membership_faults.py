@@ -106,7 +106,7 @@ def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
 
 
 STORMS = [
-    pytest.param(Setup("exactly_once", with_labels=True, workers=1), 9, id="exactly-once+labels"),
+    pytest.param(Setup("exactly_once", with_labels=True, workers=1, shared=True), 9, id="exactly-once+labels"),
     pytest.param(Setup("exactly_once", with_labels=True, workers=1, static=False), 9, id="exactly-once+labels-dynamic"),
     pytest.param(Setup("at_least_once", workers=1), 9, id="at-least-once"),
 ]
@@ -171,7 +171,7 @@ def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: str, tmp
 
 
 STOPS = [
-    pytest.param(Setup("exactly_once", with_labels=True), 20, id="exactly-once+labels"),
+    pytest.param(Setup("exactly_once", with_labels=True, shared=True), 20, id="exactly-once+labels"),
     pytest.param(Setup("at_least_once"), 10, id="at-least-once"),
 ]
 

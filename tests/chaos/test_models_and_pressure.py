@@ -37,7 +37,7 @@ KINDS = ["good", "tampered", "foreign", "missing"]
 MONITORED = Setup("exactly_once", with_labels=True, monitored=True)
 RACES = [
     pytest.param(MONITORED, 1, id="exactly-once+labels"),
-    pytest.param(MONITORED, 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full),
+    pytest.param(replace(MONITORED, shared=True), 12, id="exactly-once+labels-12", marks=pytest.mark.chaos_full),
     pytest.param(Setup("at_least_once"), 12, id="at-least-once-12", marks=pytest.mark.chaos_full),
 ]
 

@@ -23,7 +23,7 @@ FULL_S = 20.0
 def test_a_full_disk_of_the_state_is_said_and_costs_time_alone(
     kafka: str, tmp_path: Path, seed: int, disk: Disk
 ) -> None:
-    setup = Setup("exactly_once", with_labels=True, on_disk=True)
+    setup = Setup("exactly_once", with_labels=True, on_disk=True, shared=True)
 
     async def scenario() -> None:
         run = ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=1_000, pad=200), setup)

@@ -24,8 +24,14 @@ async def kill_at_random(run: ChaosRun, kills: int, seed: int, every_s: tuple[fl
 KILLS = [  # in the short selection: test_models_and_pressure.py and test_membership_faults.py
     pytest.param(Setup("at_least_once"), 3, id="at-least-once"),
     pytest.param(Setup("exactly_once", workers=3), 25, id="exactly-once-3"),
-    pytest.param(Setup("exactly_once", with_labels=True, workers=3, monitored=True), 15, id="exactly-once+labels-3"),
-    pytest.param(Setup("at_least_once", with_labels=True, workers=3, monitored=True), 15, id="at-least-once+labels-3"),
+    pytest.param(
+        Setup("exactly_once", with_labels=True, workers=3, monitored=True, shared=True), 15, id="exactly-once+labels-3"
+    ),
+    pytest.param(
+        Setup("at_least_once", with_labels=True, workers=3, monitored=True, shared=True),
+        15,
+        id="at-least-once+labels-3",
+    ),
 ]
 
 

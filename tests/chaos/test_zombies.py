@@ -15,7 +15,7 @@ from chaos_run import ChaosRun
 SLEEP_S = 14.0
 
 RUNS = [  # one of the short selection: test_membership_faults.py
-    pytest.param(Setup("exactly_once", with_labels=True), 10, id="exactly-once+labels"),
+    pytest.param(Setup("exactly_once", with_labels=True, shared=True), 10, id="exactly-once+labels"),
     pytest.param(Setup("at_least_once", with_labels=False), 5, id="at-least-once"),
 ]
 

@@ -1,9 +1,11 @@
 """The ledger of a chaos run: every input record against what came of it, and every count against the input log.
 
 Three oracles, from plain to exact: the ledger itself (each event one score or one dead letter), the windows from their
-definition (`chaos_windows`), and one undisturbed run of the flow over the same logs, bit for bit (scores, features,
-drift counts, errors in their order, state), and what a monitor makes of it (`chaos_monitor`). A record is told apart by
-where it was read, (partition, offset).
+definition (`chaos_windows`, `chaos_shared`), and one undisturbed run of the flow over the same logs, bit for bit
+(scores, features, drift counts, errors in their order, state), and what a monitor makes of it (`chaos_monitor`). A
+record is told apart by where it was read, (partition, offset).
+
+Over 350 lines: what a run is held against is read in one go.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from chaos_monitor import Monitoring, wrong_errors, wrong_rows
+from chaos_shared import expected_shared, shared_windows
 from chaos_windows import PlainRecord, expected_windows
 
 from app.adapters.topic_reader import read_to_end
@@ -26,7 +29,7 @@ from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
 from app.core.scoring import ActiveModel
 from app.core.sketches import Sketch
-from app.drive import STEP_EVENTS, RecordedSelector
+from app.drive import STEP_EVENTS, RecordedSelector, new_board
 from app.pipeline import PartitionPipeline, Step
 from schemas.pipeline import Limits, Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed
@@ -80,8 +83,11 @@ class Findings:
 
     @property
     def wrong_counts(self) -> int:
-        """All that is counted wrong, or follows from such counts, and what was judged or read wrongly."""
-        counted = self.wrong_windows + self.wrong_scores + self.wrong_state + self.wrong_drift_counts
+        """All that is counted wrong, or follows from such counts, and what was judged or read wrongly.
+
+        No record of a run is late: a stale score is wrong.
+        """
+        counted = self.wrong_windows + self.wrong_scores + self.wrong_state + self.wrong_drift_counts + self.stale
         judged = self.misjudged + self.unknown + self.reordered
         return counted + self.wrong_errors + self.wrong_rows + judged
 
@@ -139,9 +145,7 @@ def check(logs: Logs, models: Mapping[str, ActiveModel] | None) -> Findings:
             found.say(f"misjudged {place}: scored by {score.version}, which no worker may use")
             lasts.pop(place, None)
     undisturbed: list[SketchRecord] = []
-    for partition in sorted(logs.events):
-        mine = {offset: score for (at, offset), score in lasts.items() if at == partition}
-        flow = _check_scores(logs, partition, mine, models, found)
+    for partition, flow in sorted(_check_scores(logs, lasts, models, found).items()):
         record = flow.drain_sketch()
         undisturbed.extend([record] if record else [])
         _check_state(logs, partition, flow, found)
@@ -238,63 +242,128 @@ def _good(batches: Sequence[RecordBatch]) -> list[PlainRecord]:
 
 
 def _check_windows(logs: Logs, scores: Mapping[Place, Score], found: Findings) -> None:
-    for partition, batches in sorted(logs.events.items()):
-        labels = _good(logs.labels[partition])
-        for offset, expected in expected_windows(logs.pipeline, _good(batches), labels):
-            score = scores.get((partition, offset))
+    events = {partition: _good(batches) for partition, batches in sorted(logs.events.items())}
+    labels = {partition: _good(logs.labels[partition]) for partition in events}
+    shared = expected_shared(logs.pipeline, events, labels) if shared_windows(logs.pipeline) else {}
+    for partition, mine in events.items():
+        for offset, local in expected_windows(logs.pipeline, mine, labels[partition]):
+            place = partition, offset
+            score = scores.get(place)
             if score is None or score.stale:
                 continue
+            expected = {**local, **shared.get(place, {})}
             served = {name: score.features.get(name, math.inf) for name in expected}
             if served != expected:
                 found.wrong_windows += 1
-                found.say(f"wrong windows {(partition, offset)}: {served}, not {expected}")
+                differ = sorted(name for name in expected if served[name] != expected[name])
+                values = ", ".join(f"{name} {served[name]}, not {expected[name]}" for name in differ)
+                found.say(f"wrong windows of {place}: {values}")
 
 
 def _check_scores(
-    logs: Logs, partition: int, scores: Mapping[int, Score], models: Mapping[str, ActiveModel], found: Findings
-) -> PartitionPipeline:
-    """Run the partition once more without any fault, and compare bit for bit; the flow at its end."""
-    starts: list[tuple[int, str]] = []
-    for offset in sorted(scores):
-        if not starts or starts[-1][1] != scores[offset].version:
-            starts.append((offset, scores[offset].version))
-    unlimited = replace(logs.pipeline, limits=Limits(consecutive=sys.maxsize, share=1.0, of_last=sys.maxsize))
-    flow = PartitionPipeline(unlimited, compile_features(logs.pipeline), partition)
-    selector = RecordedSelector(starts or [(0, min(models))], models)
-    names = logs.pipeline.feature_names
-    for step in _run(flow, logs.events[partition], iter(logs.labels[partition]), selector):
+    logs: Logs, scores: Mapping[Place, Score], models: Mapping[str, ActiveModel], found: Findings
+) -> dict[int, PartitionPipeline]:
+    """Run all partitions once more without any fault, and compare bit for bit; the flows at their ends."""
+    pipeline = replace(undivided(logs.pipeline), limits=Limits(sys.maxsize, share=1.0, of_last=sys.maxsize))
+    plan = compile_features(pipeline)
+    board = new_board(plan, logs.events)
+    runs = {
+        partition: Undisturbed(PartitionPipeline(pipeline, plan, partition, board=board), selector)
+        for partition, selector in _selectors(logs, scores, models).items()
+    }
+    names = pipeline.feature_names
+    for step in run_all(runs, logs):
         rows = step.matrix.tolist()
         for offset, expected, row in zip(step.events.offsets.tolist(), step.scores.tolist(), rows, strict=True):
-            score = scores.get(offset)
+            place = step.partition, offset
+            score = scores.get(place)
             if score is None or score.stale:
                 continue
             served = [score.features.get(name) for name in names]
             wanted = [None if math.isnan(value) else value for value in row]
             if score.score != expected or served != wanted:
                 found.wrong_scores += 1
-                found.say(f"wrong score {(partition, offset)}: {score.score} of {served}, not {expected} of {wanted}")
-    return flow
+                differ = [pair for pair in zip(names, served, wanted, strict=True) if pair[1] != pair[2]]
+                found.say(f"wrong score {place}: {score.score}, not {expected}; features that differ: {differ}")
+    return {partition: run.flow for partition, run in runs.items()}
 
 
-def _run(
-    flow: PartitionPipeline, events: Sequence[RecordBatch], labels: Iterator[RecordBatch], selector: RecordedSelector
-) -> Iterator[Step]:
-    """Run all events; labels after the last event stay queued, as in a worker."""
+def _selectors(
+    logs: Logs, scores: Mapping[Place, Score], models: Mapping[str, ActiveModel]
+) -> dict[int, RecordedSelector]:
+    """The versions that scored each partition."""
+    found = {}
+    for partition in sorted(logs.events):
+        starts: list[tuple[int, str]] = []
+        for offset in sorted(offset for at, offset in scores if at == partition):
+            version = scores[partition, offset].version
+            if not starts or starts[-1][1] != version:
+                starts.append((offset, version))
+        found[partition] = RecordedSelector(starts or [(0, min(models))], models)
+    return found
 
-    def steps() -> Iterator[Step]:
-        while (step := flow.step(selector, STEP_EVENTS, 0)) is not None:
+
+@dataclass
+class Undisturbed:
+    """The flow of a partition, and who scores."""
+
+    flow: PartitionPipeline
+    selector: RecordedSelector
+
+    def steps(self) -> Iterator[Step]:
+        while (step := self.flow.step(self.selector, STEP_EVENTS, 0)) is not None:
             yield step
 
-    for batch in events:
+
+def undivided(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with all keys in one place: repartitioned windows have the values of those that are not."""
+    features = tuple(
+        replace(feature, window=replace(feature.window, repartition=False)) if feature.window else feature
+        for feature in pipeline.features
+    )
+    return replace(pipeline, features=features)
+
+
+def run_all(runs: Mapping[int, Undisturbed], logs: Logs) -> Iterator[Step]:
+    """Run all events, those of the partition that is furthest behind first; labels after the last event stay queued."""
+    events = {partition: _pieces(logs.events[partition]) for partition in runs}
+    labels = {partition: iter(logs.labels[partition]) for partition in runs}
+    while events:
+        partition = min(events, key=lambda number: runs[number].flow.merge.event_watermark_ms)
+        batch = next(events[partition], None)
+        if batch is None:
+            del events[partition]
+            continue
+        flow = runs[partition].flow
         flow.receive_events(batch)
-        yield from steps()
+        flow.share()
         while flow.merge.has_events:
-            more = next(labels, None)
+            more = next(labels[partition], None)
             if more is None:
                 flow.merge.release(flow.merge.events_received)
             else:
                 flow.receive_labels(more, 0)
-            yield from steps()
+            yield from runs[partition].steps()
+        for run in runs.values():
+            yield from run.steps()
+    for run in runs.values():
+        assert run.flow.shared is None or not run.flow.shared.held, "A partition ends before the others."
+
+
+def _pieces(batches: Sequence[RecordBatch], most: int = 2_000) -> Iterator[RecordBatch]:
+    """The batches in pieces, so that no partition gets far ahead of the others."""
+    for batch in batches:
+        for start in range(0, len(batch), most):
+            rows = slice(start, start + most)
+            yield RecordBatch(
+                batch.topic,
+                batch.partition,
+                batch.offsets[rows],
+                batch.timestamps_ms[rows],
+                batch.keys[rows],
+                batch.values[rows],
+                batch.headers[rows] if batch.headers is not None else None,
+            )
 
 
 def _merge(records: Sequence[SketchRecord]) -> dict[Counted, Sketch]:
@@ -342,15 +411,21 @@ def _check_state(logs: Logs, partition: int, flow: PartitionPipeline, found: Fin
     if not _good(logs.events[partition]):
         return
     at_end = flow.merge.event_watermark_ms, flow.merge.label_watermark_ms
+    of_one_entity = [
+        number
+        for number, feature in enumerate(logs.pipeline.features)
+        if feature.window is None or feature.window.delay_ms is None
+    ]
     answers = []
-    for changes in (logs.state[partition], flow.drain_state()):
+    for pipeline, changes in (
+        (logs.pipeline, logs.state[partition]),
+        (undivided(logs.pipeline), flow.drain_state()),
+    ):
         # Scores are not asked for, so no model is needed; windows and waiting events are what was restored.
-        probed = PartitionPipeline(
-            logs.pipeline, compile_features(logs.pipeline), partition, with_scores=False, with_drain=False
-        )
+        probed = PartitionPipeline(pipeline, compile_features(pipeline), partition, with_scores=False, with_drain=False)
         probed.restore(changes)
         reached = probed.merge.event_watermark_ms, probed.merge.label_watermark_ms
-        answers.append((reached, _probe(logs, partition, probed)))
+        answers.append((reached, _probe(logs, partition, probed)[:, of_one_entity]))
     if answers[0][0] != at_end:
         found.wrong_state += 1
         found.say(f"wrong state of partition {partition}: watermarks {answers[0][0]}, not {at_end}")

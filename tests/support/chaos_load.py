@@ -29,6 +29,7 @@ STEP_MS = 40
 _TICKS_PER_S = 20
 #: After so many events most labels are the other ones: what detectors of wrong decisions are to see.
 _TURN = 700
+_SHOPS = tuple(f"s{number}" for number in range(40))
 
 #: Values that no worker can score.
 POISON: tuple[bytes | None, ...] = (
@@ -86,7 +87,7 @@ class Load:
     """What is produced: up to ``n`` events.
 
     ``rate``: events a second; ``late``, ``repeated``, ``poison``: shares. ``cards``: entities, spread over partitions.
-    ``in_turn``: cards take turns instead of being drawn. ``pad``: bytes added to each event.
+    ``in_turn``: cards take turns instead of being drawn. ``pad``, ``label_pad``: bytes added to each event, each label.
     """
 
     seed: int
@@ -99,6 +100,7 @@ class Load:
     repeated: float = 0.02
     poison: float = 0.02
     pad: int = 0
+    label_pad: int = 0
     in_turn: bool = False
 
     def describe(self) -> str:
@@ -132,12 +134,25 @@ class Load:
         time_ms = START_MS + (number + steps) * STEP_MS
         is_bad = draw.random() < (0.8 if number // _TURN % 2 else 0.2)
         body = {"event_id": f"e{number}", "label": float(is_bad), "label_time_ms": time_ms}
+        if self.label_pad:
+            body["note"] = "x" * self.label_pad
         return number + steps, Sent(topics.labels, card % self.partitions, json.dumps(body).encode(), time_ms)
 
     def labels(self, topics: Topics) -> list[Sent]:
         """All labels, in the order in which they are written."""
         due = [(label[0], number, label[1]) for number in range(self.n) if (label := self.label(topics, number))]
         return [sent for _, _, sent in sorted(due, key=lambda each: each[:2])]
+
+    def last(self, topics: Topics, number: int) -> list[Sent]:
+        """One more event for each partition, later than all else: no partition ends before the others."""
+        time_ms = START_MS + (number + 1_000) * STEP_MS
+        bodies = [
+            {"id": f"last{partition}", "card": f"c{partition}", "at_ms": time_ms, "amount": 1.0, "shop": "s0"}
+            for partition in range(self.partitions)
+        ]
+        return [
+            Sent(topics.events, partition, json.dumps(body).encode(), time_ms) for partition, body in enumerate(bodies)
+        ]
 
     def _card(self, number: int) -> int:
         if self.in_turn:
@@ -151,6 +166,7 @@ class Load:
             "at_ms": START_MS + number * STEP_MS,
             "amount": draw.randrange(-5_000, 50_000) / 7,
             "kind": draw.choice(("a", "b", "c", "of no vocabulary", None)),
+            "shop": draw.choice((None, *_SHOPS)),
         }
         return {**body, "note": "x" * self.pad} if self.pad else body
 
@@ -170,6 +186,7 @@ class LoadProducer:
         self.retries = 0
         self.written_at: list[float] = []
         self._is_over = False
+        self._due: list[tuple[int, int, Sent]] = []
         self._bootstrap = bootstrap
         self._topics = topics
         self._pace = pace
@@ -181,8 +198,7 @@ class LoadProducer:
 
     async def run(self) -> None:
         """Write everything, at the load's rate; what the broker does not take is sent until it does."""
-        load, topics = self.load, self._topics
-        due: list[tuple[int, int, Sent]] = []
+        load = self.load
         loop = asyncio.get_running_loop()
         owed = 0.0
         at = loop.time()
@@ -192,22 +208,37 @@ class LoadProducer:
                 owed += load.rate * self._pace() / _TICKS_PER_S
                 first, stop = self.sent, min(load.n, self.sent + int(owed))
                 owed -= stop - first
-                if load.with_labels:
-                    for number in range(first, stop):
-                        label = load.label(topics, number)
-                        if label is not None:
-                            heapq.heappush(due, (label[0], number, label[1]))
-                    ready = []
-                    while due and due[0][0] < stop:
-                        ready.append(heapq.heappop(due)[2])
-                    await self._write(ready)
-                self.written_at.extend([time.monotonic()] * (stop - first))
-                await self._write([load.event(topics, number) for number in range(first, stop)])
-                self.sent = stop
+                await self._write_until(stop)
                 at = max(at + 1 / _TICKS_PER_S, loop.time() - 0.5)  # after an outage: on at the same rate
                 await asyncio.sleep(max(0.0, at - loop.time()))
         finally:
             await self._close()
+
+    async def write_ahead(self, count: int, most: int = 500) -> None:
+        """Write the next ``count`` events as fast as that goes; `run` or `write` end it."""
+        end = min(self.load.n, self.sent + count)
+        while self.sent < end:
+            await self._write_until(min(end, self.sent + most))
+
+    async def close(self) -> None:
+        await self._close()
+
+    async def _write_until(self, stop: int) -> None:
+        """The events up to this number, with the labels that come before them."""
+        load, topics = self.load, self._topics
+        numbers = range(self.sent, stop)
+        if load.with_labels:
+            for number in numbers:
+                label = load.label(topics, number)
+                if label is not None:
+                    heapq.heappush(self._due, (label[0], number, label[1]))
+            ready = []
+            while self._due and self._due[0][0] < stop:
+                ready.append(heapq.heappop(self._due)[2])
+            await self._write(ready)
+        self.written_at.extend([time.monotonic()] * len(numbers))
+        await self._write([load.event(topics, number) for number in numbers])
+        self.sent = stop
 
     async def write(self, records: Sequence[Sent]) -> None:
         """Write records that are not part of the load."""

@@ -36,6 +36,7 @@ at_ms = "int"
 amount = "float"
 note = "string?"
 kind = "string?"
+shop = "string?"
 
 {labels}
 
@@ -66,6 +67,8 @@ expression = "kind"
 values = ["a", "b", "c"]
 
 {features}
+
+{shared}
 
 {drift}
 
@@ -98,6 +101,71 @@ name = "bad_5m"
 type = "float"
 window = { of = "labels", key = ["card"], size = "5m", hop = "5s", aggregate = "mean", field = "label" }
 """
+#: Over all cards: of other sizes, hops and delays, some with their keys divided among the workers.
+SHARED = """
+[[features]]
+name = "shop_1m"
+type = "int"
+window = {{ of = "events", key = ["shop"], size = "1m", hop = "2s", aggregate = "count", delay = "5s" }}
+
+[[features]]
+name = "shop_sum_5m"
+type = "float"
+[features.window]
+of = "events"
+key = ["shop"]
+size = "5m"
+hop = "30s"
+aggregate = "sum"
+field = "amount"
+delay = "45s"
+
+[[features]]
+name = "kind_rate_20s"
+type = "float"
+window = {{ of = "events", key = ["kind"], size = "20s", hop = "5s", aggregate = "rate", delay = "3s" }}
+
+[[features]]
+name = "shop_mean_2m"
+type = "float"
+[features.window]
+of = "events"
+key = ["shop", "kind"]
+size = "2m"
+hop = "10s"
+aggregate = "mean"
+field = "amount"
+delay = "10s"
+repartition = true
+{labels}
+[shared]
+idle = "2s"
+"""
+SHARED_LABELS = """
+[[features]]
+name = "shop_bad_3m"
+type = "float"
+[features.window]
+of = "labels"
+key = ["shop"]
+size = "3m"
+hop = "15s"
+aggregate = "mean"
+field = "label"
+delay = "3s"
+
+[[features]]
+name = "kind_bad_30s"
+type = "int"
+[features.window]
+of = "labels"
+key = ["kind"]
+size = "30s"
+hop = "1s"
+aggregate = "count"
+delay = "20s"
+repartition = true
+"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +175,7 @@ class Setup:
     ``static``: workers are static members of their group. ``features``: TOML of more features.
     ``on_disk``: the state is, but for a few keys of the hundreds that there are.
     ``monitored``: with segments, and windows that overlap and close under way; with labels also detectors.
-    ``max_wait``: for labels; long, so that no fault makes a score stale: what it saw could then not be computed again.
+    ``shared``: with windows over all cards. ``impatient``: when labels cannot be read, events soon go.
     """
 
     delivery: str = "exactly_once"
@@ -117,7 +185,8 @@ class Setup:
     workers: int = 2
     static: bool = True
     features: str = ""
-    max_wait: str = "10m"
+    shared: bool = False
+    impatient: bool = False
     on_disk: bool = False
     monitored: bool = False
 
@@ -129,8 +198,11 @@ def render_toml(name: str, setup: Setup) -> str:
         partitions=setup.partitions,
         delivery=setup.delivery,
         commit_interval_ms=setup.commit_interval_ms,
-        labels=f'[labels]\nhorizon = "1h"\nmax_wait = "{setup.max_wait}"\n' if setup.with_labels else "",
+        labels=f'[labels]\nhorizon = "1h"\nmax_wait = "{"200ms" if setup.impatient else "5s"}"\n'
+        if setup.with_labels
+        else "",
         features=(LABEL_FEATURE if setup.with_labels else "") + setup.features,
+        shared=SHARED.format(labels=SHARED_LABELS if setup.with_labels else "") if setup.shared else "",
         drift=(DRIFT + (DETECTORS + MATURITY) * setup.with_labels) * setup.monitored,
         state='[state]\nstore = "disk"\ncached_keys = 20\n' if setup.on_disk else "",
     )
@@ -163,13 +235,19 @@ def train_version(pipeline: Pipeline, version: str, seed: int) -> TrainedModel:
 async def release(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str) -> None:
     """Train, register and announce a version; ``lies``: what the announcement says instead of the truth."""
     trained = train_version(pipeline, version, seed)
-    entry = registry.register(trained.manifest, trained.artifact)
+    registry.register(trained.manifest, trained.artifact)
+    await announce_entry(bootstrap, pipeline, registry, version, **lies)
+
+
+async def announce_entry(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, **lies: str) -> None:
+    """Announce a registered version, for the first time or again."""
+    entry = registry.entry("m", version)
     update = ModelUpdate(
         model="m",
         version=version,
         role="champion",
         uri=entry.uri,
-        sha256=trained.manifest.artifact.sha256,
+        sha256=entry.manifest.artifact.sha256,
         feature_set=pipeline.feature_set,
         announced_at_ms=START_MS,
     )

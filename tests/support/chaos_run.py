@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from chaos_checker import Findings, check, read_logs
 from chaos_fleet import Fleet, worker_command
 from chaos_load import Load, LoadProducer
-from chaos_pipeline import Setup, release, render_toml
+from chaos_pipeline import Setup, announce_entry, release, render_toml
 from chaos_report import Figure, Row
 
 from app.adapters.topics_admin import ensure_topics
@@ -127,6 +127,8 @@ class ChaosRun:
         For the workers; None: the same.
     slots
         Most workers at a time.
+    backlog
+        Events that are written before the first worker starts.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class ChaosRun:
         worker_bootstrap: str | None = None,
         *,
         slots: int = 3,
+        backlog: int = 0,
     ) -> None:
         self.bootstrap = bootstrap
         self.setup = setup
@@ -148,6 +151,7 @@ class ChaosRun:
             Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, log_level="INFO"
         )
         self.load = replace(load, partitions=setup.partitions, with_labels=setup.with_labels)
+        self.backlog = backlog
         self.pace = 1.0
         self.started_at = 0.0
         self.producer = LoadProducer(bootstrap, self.pipeline.topics, self.load, lambda: self.pace)
@@ -166,6 +170,8 @@ class ChaosRun:
         await ensure_topics(self.bootstrap, self.pipeline.topics.all())
         await self.release("1.0.0", seed=1)
         await self._stack.enter_async_context(self.fleet)
+        await self.producer.write_ahead(self.backlog)
+        self.started_at = time.monotonic()
         self.fleet.start(*range(self.setup.workers))
         self._tasks = [asyncio.create_task(self.reader.run(), name="reader")]
         return self
@@ -176,6 +182,7 @@ class ChaosRun:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.producer.close()
         await self._stack.aclose()
 
     # -- under way ---------------------------------------------------------------------------------------------------
@@ -226,6 +233,10 @@ class ChaosRun:
         self.versions.append(version)
         await release(self.bootstrap, self.pipeline, Registry(self.settings.registry), version, seed)
 
+    async def announce(self, version: str) -> None:
+        """Announce a version again: a roll back."""
+        await announce_entry(self.bootstrap, self.pipeline, Registry(self.settings.registry), version)
+
     # -- the account -------------------------------------------------------------------------------------------------
 
     async def finish(self, stop_deadline_s: float = 60) -> Outcome:
@@ -234,6 +245,8 @@ class ChaosRun:
         for task in self._tasks:
             if task.get_name() == "load":
                 await asyncio.wait_for(task, PATIENCE_S)
+        if self.setup.shared:
+            await self.producer.write(self.load.last(self.pipeline.topics, self.producer.sent))
         self.fleet.start(0)  # whoever was left, somebody must finish
         await self.wait_until(self._all_is_committed, "the commit of everything produced")
         await self.fleet.stop(*range(len(self.fleet._slots)), deadline_s=stop_deadline_s)

@@ -1,4 +1,4 @@
-"""Windowed features from their definition, one event at a time, in plain Python: the oracle of the chaos suite.
+"""Windows of one entity from their definition, one event at a time, in plain Python: the oracle of the chaos suite.
 
 It shares no code with the workers: the merge by effective time, the join of labels and the tiles are written again from
 what docs/ and the docstrings say, without arrays, batches or state that survives.
@@ -52,7 +52,8 @@ class _Windows:
     """All windows of one partition."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._features = [(f.name, f.window) for f in pipeline.features if f.window is not None]
+        found = [(f.name, f.window) for f in pipeline.features if f.window is not None]
+        self._features = [(name, window) for name, window in found if window.delay_ms is None]
         rings: dict[Any, int] = {}
         for _, window in self._features:
             rings[_store(window)] = max(rings.get(_store(window), 0), window.size_ms // window.hop_ms)
@@ -66,7 +67,7 @@ class _Windows:
             key = tuple(body[part] for part in window.key)
             tiles = self._tiles.get((_store(window), key))
             found = tiles.read(time_ms // window.hop_ms, window.size_ms // window.hop_ms) if tiles else (0, 0)
-            values[name] = _aggregate(window, *found)
+            values[name] = aggregate(window, *found)
         return values
 
     def update(self, of: str, body: Mapping[str, Any], time_ms: int) -> None:
@@ -121,9 +122,12 @@ def _store(window: Window) -> tuple[str, tuple[str, ...], int, str | None]:
     return window.of, window.key, window.hop_ms, window.field
 
 
-def _aggregate(window: Window, count: int, total: int) -> float | None:
+def aggregate(window: Window, count: int, total: int) -> float | None:
+    """What a window says of a count and a fixed-point sum."""
     if window.aggregate == "count":
         return float(count)
+    if window.aggregate == "rate":
+        return count / (window.size_ms / 1000)
     if window.aggregate == "sum":
         return total / _UNITS
     return total / _UNITS / count if count else None

@@ -45,7 +45,7 @@ class Bench:
         self.folder = folder
         name = f"t{uuid.uuid4().hex[:10]}"
         path = folder / f"{name}.toml"
-        setup = Setup(delivery, with_labels, N_PARTITIONS, commit_interval_ms, max_wait="20s")
+        setup = Setup(delivery, with_labels, N_PARTITIONS, commit_interval_ms)
         path.write_text(render_toml(name, setup))
         self.pipeline: Pipeline = load(path)
         self.settings = replace(

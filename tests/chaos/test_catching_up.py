@@ -1,0 +1,129 @@
+"""Workers that die while they catch up, with windows over all cards: what was added and not yet read is read again.
+
+A worker adds to shared windows far ahead of what it scores. When all die in between, no one must take for read what was
+only added (P1, P2, P3, P24).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from chaos_load import Load, new_random
+from chaos_pipeline import Setup
+from chaos_report import Figure, record
+from chaos_run import ChaosRun
+
+
+async def kill_all(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
+    """Kill all workers at once, again and again, each time after at most so many more scores."""
+    for _ in range(times):
+        await run.scores_come(chance.randrange(1, most))
+        for slot in run.fleet.running():
+            run.fleet.kill(slot)
+
+
+async def kill_some(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
+    """One worker after the other, at random."""
+    for _ in range(times):
+        await run.scores_come(chance.randrange(1, most))
+        await run.wait_for(lambda: bool(run.fleet.running()), "a running worker")
+        run.fleet.kill(chance.choice(run.fleet.running()))
+
+
+async def freeze_some(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
+    """Workers that sleep past their session, and wake up beside those that have their partitions."""
+    for _ in range(times):
+        await run.scores_come(chance.randrange(1, most))
+        await run.wait_for(lambda: len(run.fleet.running()) > 1, "two running workers")
+        slot = chance.choice(run.fleet.running())
+        run.fleet.freeze(slot)
+        await asyncio.sleep(chance.choice((1.0, 3.0, 9.0)))
+        run.fleet.thaw(slot)
+
+
+async def race(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
+    """Promotions and roll backs while workers die, all of them or one."""
+    versions = ["1.0.0"]
+    for number in range(times):
+        await run.scores_come(chance.randrange(1, most))
+        if number % 3 == 2:
+            await run.announce(chance.choice(versions))
+        else:
+            versions.append(f"1.{number + 1}.0")
+            await run.release(versions[-1], seed=number + 2)
+        for slot in run.fleet.running()[: 1 if number % 2 else None]:
+            run.fleet.kill(slot)
+
+
+Fault = Callable[[ChaosRun, random.Random, int, int], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """So many events wait for the workers, on which so many faults fall before they are scored."""
+
+    setup: Setup
+    fault: Fault
+    backlog: int
+    faults: int
+
+
+LABELS = Setup("exactly_once", with_labels=True, shared=True)
+RUNS = {
+    "all die, labels": CatchUp(LABELS, kill_all, 24_000, 2),
+    "all die again and again, labels": CatchUp(LABELS, kill_all, 90_000, 12),
+    "all of three die": CatchUp(Setup("exactly_once", shared=True, workers=3), kill_all, 120_000, 8),
+    "all die, at least once": CatchUp(replace(LABELS, delivery="at_least_once"), kill_all, 90_000, 8),
+    "all die, state on disk": CatchUp(replace(LABELS, on_disk=True), kill_all, 60_000, 6),
+    "some die, dynamic members": CatchUp(replace(LABELS, workers=3, static=False), kill_some, 120_000, 12),
+    "zombies": CatchUp(replace(LABELS, monitored=True), freeze_some, 120_000, 8),
+    "versions race": CatchUp(LABELS, race, 90_000, 12),
+}
+FIRST, *OTHERS = RUNS
+#: While a partition says that it has scored what a former owner only added, tiles are forgotten that are still needed.
+IS_TO_COME = pytest.mark.xfail(strict=False, reason="shared windows may lose their oldest tiles after a take-over")
+PARAMETERS = [
+    pytest.param(FIRST, marks=IS_TO_COME),
+    *(pytest.param(name, marks=pytest.mark.chaos_full) for name in OTHERS),
+]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_faults_during_catch_up_change_no_window(kafka: str, tmp_path: Path, seed: int, name: str) -> None:
+    case = RUNS[name]
+
+    async def scenario() -> None:
+        load = Load(seed, n=case.backlog)
+        async with ChaosRun(kafka, tmp_path, load, case.setup, backlog=case.backlog) as run:
+            await case.fault(run, new_random(seed), case.faults, case.backlog // case.faults // 2)
+            left = case.backlog - run.reader.count
+            outcome = await run.finish()
+        what = f"{case.fault.__name__} with a backlog, shared windows"
+        figures = (Figure(f"events that came after the last of {case.faults} faults", max(0, left), "events"),)
+        row = record(run.row("P1/P2/P3/P24", what, outcome, case.faults, figures=figures))
+        assert row.passed, outcome.findings.describe()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.chaos_full
+def test_labels_that_are_read_far_behind_the_events_come_before_them_all_the_same(
+    kafka: str, tmp_path: Path, seed: int
+) -> None:
+    """Labels of ten times the size; what waits in vain would not wait long, but being behind is not in vain."""
+    setup = Setup("exactly_once", with_labels=True, shared=True, impatient=True)
+
+    async def scenario() -> None:
+        load = Load(seed, n=60_000, label_pad=2_000)
+        async with ChaosRun(kafka, tmp_path, load, setup, backlog=load.n) as run:
+            await kill_all(run, new_random(seed), 3, load.n // 6)
+            outcome = await run.finish()
+        row = record(run.row("P1/P3", "labels far behind the events", outcome, 3))
+        assert row.passed, outcome.findings.describe()
+
+    asyncio.run(scenario())
