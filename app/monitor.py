@@ -23,10 +23,12 @@ from faust.types import TP
 from app.adapters.alert_answers import NotAtWorkError
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
+from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
 from app.adapters.lag import LagReader, Position
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sample, Sources
 from app.adapters.refusals import Refusals
+from app.adapters.stack_error import StackError
 from app.adapters.takeover import Bounds, take_over
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
@@ -58,6 +60,7 @@ class Monitor:
         self.pipeline = pipeline
         self.warehouse = warehouse
         self.pace = pace
+        self._bootstrap = bootstrap
         topics = pipeline.topics
         self.group = f"streamgauge-{pipeline.name}-monitor"
         self.app = BatchApp(
@@ -94,14 +97,9 @@ class Monitor:
 
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
-        await self.producer.start()
-        await self.lag_reader.start()
-        background = [
-            self._start(self.history.follow_updates(), "model-updates"),
-            self._start(self.history.follow_statuses(), "model-status"),
-        ]
-        await self.app.start()
+        background: list[asyncio.Task[None]] = []
         try:
+            await self._get_to_work(background)
             while not self.stopping.is_set():
                 await self._keep_house()
                 with suppress(TimeoutError):
@@ -109,6 +107,35 @@ class Monitor:
         finally:
             await self._shut_down(background)
         return self.exit_code
+
+    async def _get_to_work(self, background: list[asyncio.Task[None]]) -> None:
+        """Start, until at work or standing by; or fail, when Kafka fails or is silent meanwhile."""
+
+        async def start() -> None:
+            await self.producer.start()
+            await self.lag_reader.start()
+            background.append(self._start(self.history.follow_updates(), "model-updates"))
+            background.append(self._start(self.history.follow_statuses(), "model-status"))
+            await self.app.start()
+
+        starting = asyncio.create_task(start(), name="start")
+        try:
+            async with KafkaWatch(self._bootstrap) as watch:
+                while not (self.stopping.is_set() or (starting.done() and (self.watch or self.is_standby))):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self.stopping.wait(), 0.1)
+                    if starting.done():
+                        starting.result()
+                        if self.app.crashed or self.app.should_stop:
+                            self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
+                    watch.check()
+        except StackError as error:
+            self.fail(str(error), error.exit_code)
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(self._bootstrap, error)), EXIT_RETRY)
+        finally:
+            starting.cancel()
+            await asyncio.wait([starting], timeout=10)
 
     def stop(self) -> None:
         """Finish what is under way and return from `run`."""
@@ -129,9 +156,7 @@ class Monitor:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await self.app.stop()
-        await self.producer.stop()
-        await self.lag_reader.stop()
+        await end_soon(self.app.stop(), self.producer.stop(), self.lag_reader.stop())
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -144,6 +169,9 @@ class Monitor:
             return
         is_final = isinstance(error, (WarehouseError, ValueError)) and not getattr(error, "retryable", False)
         is_final &= not isinstance(error, FencedError)  # started again, it stands by
+        if isinstance(error, KAFKA_TROUBLE):
+            self.fail(str(describe_trouble(self._bootstrap, error)), EXIT_RETRY)
+            return
         if not isinstance(error, WarehouseError):
             log.error("The task %s failed", task.get_name(), exc_info=error)
         if not self.stopping.is_set():
@@ -180,8 +208,12 @@ class Monitor:
             if not self.stopping.is_set():
                 self.fail(str(error), error.exit_code)
             return None
-        firsts = await self.lag_reader.firsts(sorted(partitions))
-        bounds = {tp: Bounds(firsts[tp], await self.app.end_offset(tp)) for tp in partitions}
+        try:
+            firsts = await self.lag_reader.firsts(sorted(partitions))
+            bounds = {tp: Bounds(firsts[tp], await self.app.end_offset(tp)) for tp in partitions}
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(self._bootstrap, error)), EXIT_RETRY)
+            return None
         watch = Watch(self.around, epoch, reign, legacy, bounds)
         for version in self.versions.values():
             watch.register(version)

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
+from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble
 from app.adapters.label_waits import LabelWaits
 from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
@@ -325,6 +326,9 @@ class PartitionTask:
             self._break(str(error), EXIT_CONFIG)
         except PublishError as error:
             self._break(f"Partition {self.partition}: {error} It will be read again from the last commit.", EXIT_RETRY)
+        except KAFKA_TROUBLE as error:
+            said = describe_trouble(self._around.bootstrap, error)
+            self._break(f"Partition {self.partition}: {said} It will be read again from the last commit.", EXIT_RETRY)
         except Exception as error:
             log.exception("Partition %s failed", self.partition)
             self._break(f"Partition {self.partition}: {error!r}", EXIT_RETRY)

@@ -10,19 +10,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
+from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
 from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import SkippedBatchError
 from app.adapters.publisher import new_producer
 from app.adapters.rocks_rows import StateDiskError
 from app.adapters.shared_feed import SharedFeed
+from app.adapters.stack_error import StackError
 from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health
@@ -38,6 +40,8 @@ log = logging.getLogger("streamgauge.worker")
 
 #: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
 UNASSIGNED_S = 90.0
+#: How long what is cut short may take to end.
+_END_S = 10.0
 
 Clock = Callable[[], int]
 
@@ -118,6 +122,7 @@ class Worker:
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
         self._parked: dict[int, PartitionTask] = {}
+        self._has_been_assigned = False
         self.exit_code = 0
         self.failure = ""
         self.stopping = asyncio.Event()
@@ -125,17 +130,7 @@ class Worker:
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
         try:
-            await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
-            await self._logs.start()
-            if self._early is not None:
-                await self._early.start()
-        except KafkaError as error:
-            self.fail(f"Kafka does not answer at the start: {error!r:.300}", EXIT_RETRY)
-        if self.failure:
-            await self.shelf.stop()
-            return self.exit_code
-        await self.app.start()
-        try:
+            await self._get_to_work()
             while not self.stopping.is_set():
                 try:
                     await asyncio.wait_for(self.stopping.wait(), 0.5)
@@ -147,6 +142,38 @@ class Worker:
         finally:
             await self._shut_down()
         return self.exit_code
+
+    async def _get_to_work(self) -> None:
+        """Start, until partitions are worked on; or fail, when Kafka fails or is silent meanwhile."""
+        bootstrap = self._around.bootstrap
+        starting = asyncio.create_task(self._start(), name="start")
+        try:
+            async with KafkaWatch(bootstrap) as watch:
+                while not (self.stopping.is_set() or (starting.done() and self._is_at_work())):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self.stopping.wait(), 0.1)
+                    if starting.done():
+                        starting.result()
+                        if self.app.crashed or self.app.should_stop:
+                            self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
+                    watch.check()
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(bootstrap, error)), EXIT_RETRY)
+        except StackError as error:
+            self.fail(str(error), error.exit_code)
+        finally:
+            starting.cancel()
+            await asyncio.wait([starting], timeout=_END_S)
+
+    async def _start(self) -> None:
+        await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
+        await self._logs.start()
+        if self._early is not None:
+            await self._early.start()
+        await self.app.start()
+
+    def _is_at_work(self) -> bool:
+        return self._has_been_assigned and all(task.is_started for task in self.tasks.values())
 
     def health(self) -> Health:
         """Live while commits keep up with what is received; ready with partitions and a model."""
@@ -193,13 +220,12 @@ class Worker:
         await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
         self.tasks.clear()
         self._parked.clear()
-        if self._shared is not None:
-            await self._shared.stop()
+        closing = [self.app.stop(), self._logs.stop(), self.shelf.stop()]
         if self._early is not None:
-            await self._early.stop()
-        await self.app.stop()
-        await self._logs.stop()
-        await self.shelf.stop()
+            closing.insert(0, self._early.stop())
+        if self._shared is not None:
+            closing.insert(0, self._shared.stop())
+        await end_soon(*closing)
 
     def _models_changed(self) -> None:
         for task in self.tasks.values():
@@ -223,6 +249,9 @@ class Worker:
         except UnusableInputError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(self._around.bootstrap, error)), EXIT_RETRY)
+            return None
         new = mine - self.tasks.keys()
         self.app.pause(tp for tp in partitions if tp.partition in new)
         try:
@@ -231,6 +260,7 @@ class Worker:
             self.fail(str(error), EXIT_CONFIG)
             return None
         self.tasks |= tasks
+        self._has_been_assigned = True
         for task in tasks.values():
             task.taking_over = asyncio.create_task(self._take_over(task))
         log.info("Partitions %s are ours; %s of them are new here", sorted(mine), len(new))
@@ -250,6 +280,8 @@ class Worker:
             self.app.resume(starts)
         except (UnusableInputError, UnreadableStateError, StateDiskError) as error:
             self.fail(str(error), EXIT_CONFIG)
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(self._around.bootstrap, error)), EXIT_RETRY)
         except Exception as error:  # crash only
             log.exception("Partition %s could not be taken over", task.partition)
             self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 import click
 import numpy as np
 
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.lookup_files import load_lookups
 from app.adapters.model_announcer import read_timeline
 from app.adapters.monitor_client import MonitorError, ask_monitor
@@ -203,7 +204,7 @@ def _check_kafka(context: ModelContext) -> Iterator[Finding]:
 
 def _check_champion(context: ModelContext, bootstrap: str) -> str:
     pipeline = context.pipeline
-    newest = asyncio.run(read_timeline(bootstrap, pipeline.topics)).timeline.newest()
+    newest = run_with_kafka(bootstrap, read_timeline(bootstrap, pipeline.topics)).timeline.newest()
     if newest is None:
         raise RegistryError(
             f"No version of {pipeline.model.name} is champion, so nothing is scored: train one and promote it with"

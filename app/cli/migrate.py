@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -48,11 +47,12 @@ def _migrate_tables(url: str, home: Path) -> None:
 
 
 def _create_topics(name: str, kafka: str, home: Path) -> None:
+    from app.adapters.kafka_answers import run_with_kafka  # noqa: PLC0415  # aiokafka, only with --pipeline
     from app.adapters.topics_admin import ensure_topics  # noqa: PLC0415  # aiokafka, only with --pipeline
     from schemas.pipeline_file import load  # noqa: PLC0415  # only with --pipeline
 
     topics = load(name).topics.all()
     bootstrap = find_kafka(kafka, home)
-    created = asyncio.run(ensure_topics(bootstrap, topics))
+    created = run_with_kafka(bootstrap, ensure_topics(bootstrap, topics))
     said = f"created {', '.join(created)}" if created else "topics up to date"
     click.echo(f"Kafka at {bootstrap}: {said}.")

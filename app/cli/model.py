@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.model_announcer import read_timeline
 from app.adapters.stack_error import StackError
 from app.cli.model_context import ModelContext, emit, format_time, with_context
@@ -129,7 +129,9 @@ def show(version: str, pipeline: str, home: Path | None, as_json: bool) -> None:
 def _read_timeline_if_any(context: ModelContext) -> Timeline | None:
     """Return the timeline when Kafka is there: listing what is registered must work without."""
     try:
-        return asyncio.run(read_timeline(context.find_kafka(), context.pipeline.topics)).timeline
+        return run_with_kafka(
+            context.find_kafka(), read_timeline(context.find_kafka(), context.pipeline.topics)
+        ).timeline
     except StackError:
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.model_announcer import announce, read_timeline
 from app.adapters.stack_error import StackError
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, who, with_context
@@ -197,7 +197,8 @@ def _find_below(timeline: Timeline, version: str) -> ModelUpdate | None:
 
 def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) -> Release:
     try:
-        offset = asyncio.run(announce(context.find_kafka(), context.pipeline.topics, update))
+        bootstrap = context.find_kafka()
+        offset = run_with_kafka(bootstrap, announce(bootstrap, context.pipeline.topics, update))
     except StackError as error:
         raise click.ClickException(str(error)) from error
     timeline.observe(update)
@@ -206,6 +207,7 @@ def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) ->
 
 def _read(context: ModelContext) -> Timeline:
     try:
-        return asyncio.run(read_timeline(context.find_kafka(), context.pipeline.topics)).timeline
+        bootstrap = context.find_kafka()
+        return run_with_kafka(bootstrap, read_timeline(bootstrap, context.pipeline.topics)).timeline
     except StackError as error:
         raise click.ClickException(str(error)) from error

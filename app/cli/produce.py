@@ -14,6 +14,7 @@ import click
 
 from app.adapters.event_producer import EventProducer
 from app.adapters.json_lines import read_lines
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.recorded_source import read_in_time
 from app.adapters.recordings import Recording
 from app.adapters.source import EVENT, WATERMARK, EncodedRecord, read_source
@@ -132,7 +133,8 @@ def command(
 
     with plain_errors():
         bootstrap = context.find_kafka()
-        result = asyncio.run(
+        result = run_with_kafka(
+            bootstrap,
             _produce(
                 bootstrap,
                 loaded,
@@ -140,7 +142,7 @@ def command(
                 Pace(speed, rate),
                 with_watermarks=ends_with_watermark,
                 final_watermark=final_watermark,
-            )
+            ),
         )
     newest = "" if result["newest_ms"] is None else f", up to {format_time(result['newest_ms'])}"
     sent = f"{result['events']:,} events and {result['labels']:,} labels sent to {loaded.topics.events} and …labels"

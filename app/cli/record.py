@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
 import click
 
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.topic_recorder import record_topics
 from app.cli.data_commands import BoundType, Counter, check_order, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
@@ -39,16 +39,18 @@ def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, be
     context = ModelContext.read(pipeline, home)
     started = time.monotonic()
     with plain_errors(), Counter("Recording") as counter:
-        counts = asyncio.run(
+        bootstrap = context.find_kafka()
+        counts = run_with_kafka(
+            bootstrap,
             record_topics(
-                context.find_kafka(),
+                bootstrap,
                 context.pipeline,
                 output,
                 read_clock_ms(),
                 begin=begin,
                 end=end,
                 progress=counter.add,
-            )
+            ),
         )
     seconds = time.monotonic() - started
     result = {"path": str(output), "records": counts, "bytes": output.stat().st_size, "seconds": round(seconds, 3)}

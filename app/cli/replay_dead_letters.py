@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.letter_sender import LetterSender, read_done, read_letters
 from app.cli.data_commands import Counter, count, plain_errors
 from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
@@ -68,7 +68,7 @@ def command(
     context = ModelContext.read(pipeline, home)
     wanted = Wanted(frozenset(reasons), frozenset(stages), from_ms, to_ms, again)
     with plain_errors():
-        selection, sent, foreign = asyncio.run(_run(context, wanted, size, dry_run=dry_run))
+        selection, sent, foreign = run_with_kafka(context.find_kafka(), _run(context, wanted, size, dry_run=dry_run))
     result: dict[str, Any] = {
         "dry_run": dry_run,
         "selected": len(selection.letters),

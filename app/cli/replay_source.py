@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.recording_parts import RecordingPart, check_bounds, reach_ms
 from app.adapters.recordings import Recording
 from app.adapters.topic_recorder import record_topics
@@ -90,7 +90,7 @@ def open_part(
                     begin=since,
                     progress=counter.add,
                 )
-                asyncio.run(work)
+                run_with_kafka(bootstrap, work)
             return RecordingPart(Recording(file, as_streamed=as_streamed), pipeline, begin, end, warm_up_ms)
 
         part = copy(_since(pipeline, begin, warm_up_ms))

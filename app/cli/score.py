@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 from threadpoolctl import threadpool_limits
 
 from app.adapters.event_tables import EventTable, check_suffix
+from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.model_announcer import read_timeline
 from app.adapters.score_tables import RejectionWriter, ScoreWriter
 from app.adapters.stack_error import StackError
@@ -117,7 +117,7 @@ def _find_champion(context: ModelContext) -> str:
         raise StackError(
             f"Which version is champion is known to Kafka alone. {error} Or name one by --version."
         ) from error
-    newest = asyncio.run(read_timeline(bootstrap, context.pipeline.topics)).timeline.newest()
+    newest = run_with_kafka(bootstrap, read_timeline(bootstrap, context.pipeline.topics)).timeline.newest()
     if newest is None:
         raise click.ClickException(
             f"No version of {context.model} is champion: promote one by `streamgauge model promote`, or name a"

@@ -1,0 +1,98 @@
+"""What needs Kafka and cannot wait for ever: a start, or a command.
+
+aiokafka waits without end for some answers, and others end in errors of many kinds. Here all of them end alike: with a
+`StackError`, one sentence, once Kafka has been silent for a while or has refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Self, TypeVar
+
+from aiokafka.errors import KafkaError
+
+from app.adapters.stack_error import StackError
+from app.adapters.topic_reader import answers
+
+T = TypeVar("T")
+
+#: What a client raises when Kafka is away, or not what it was a moment ago.
+KAFKA_TROUBLE = (KafkaError, ConnectionError, TimeoutError)
+#: How long Kafka may be silent.
+SILENCE_S = 30.0
+#: How often it is asked.
+_LOOK_S = 3.0
+
+
+def describe_trouble(bootstrap: str, error: BaseException) -> StackError:
+    """The one sentence for whatever a client of Kafka has raised."""
+    if isinstance(error, StackError):
+        return error
+    return StackError(f"Kafka at {bootstrap} does not answer as it should ({error!r:.200}): check that it runs.")
+
+
+class KafkaWatch:
+    """Asks Kafka now and then, within its context, whether it is there."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._asking: asyncio.Task[None] | None = None
+        self._answered_at = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._answered_at = asyncio.get_running_loop().time()
+        self._asking = asyncio.create_task(self._ask(), name="kafka-watch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._asking is not None
+        self._asking.cancel()
+        await asyncio.gather(self._asking, return_exceptions=True)
+
+    def check(self) -> None:
+        """StackError when Kafka has been silent for too long."""
+        silent_s = asyncio.get_running_loop().time() - self._answered_at
+        if silent_s > SILENCE_S:
+            raise StackError(f"Kafka at {self._bootstrap} has not answered for {silent_s:.0f} s: check that it runs.")
+
+    async def _ask(self) -> None:
+        while True:
+            await asyncio.sleep(min(_LOOK_S, SILENCE_S / 3))
+            try:
+                is_there = await answers(self._bootstrap)
+            except KAFKA_TROUBLE:
+                is_there = False
+            if is_there:
+                self._answered_at = asyncio.get_running_loop().time()
+
+
+async def while_kafka_answers(bootstrap: str, work: Coroutine[Any, Any, T]) -> T:
+    """Await what needs Kafka; StackError when that goes wrong, or Kafka has been silent for too long."""
+    task = asyncio.create_task(work)
+    try:
+        async with KafkaWatch(bootstrap) as watch:
+            while not task.done():
+                await asyncio.wait([task], timeout=0.5)
+                watch.check()
+        return task.result()
+    except KAFKA_TROUBLE as error:
+        raise describe_trouble(bootstrap, error) from error
+    finally:
+        task.cancel()
+
+
+def run_with_kafka(bootstrap: str, work: Coroutine[Any, Any, T]) -> T:
+    """`while_kafka_answers`, for a command."""
+    return asyncio.run(while_kafka_answers(bootstrap, work))
+
+
+async def end_soon(*work: Coroutine[Any, Any, Any], within_s: float = 10.0) -> None:
+    """Run what closes things, one after the other; what fails or hangs, as it may without Kafka, is left."""
+    for each in work:
+        task = asyncio.create_task(each)
+        _, late = await asyncio.wait([task], timeout=within_s)
+        if late:
+            task.cancel()
+        else:
+            task.exception()  # looked at, so that nobody complains of it
