@@ -106,6 +106,22 @@ def test_a_test_signals_below_its_threshold_and_nowhere_else() -> None:
         assert (each.verdict.signal != "NONE") == (p_value <= threshold)
 
 
+@pytest.mark.parametrize("move", list(MOVES))
+def test_of_a_metric_that_has_moved_only_the_tests_below_their_threshold_signal(move: str) -> None:
+    change, _ = MOVES[move]
+    matrix, scores = draw(np.random.default_rng(18), 4_000)
+    matrix[:, 0] = change(matrix[:, 0])
+    of_normal = [
+        each.verdict for each in judge_of(tuple(TESTS)).judge(view_of(matrix, scores)) if each.metric == "normal"
+    ]
+    is_rejected = any(each.signal != "NONE" for each in of_normal)
+    assert is_rejected == (move != "nothing")
+    for each in of_normal:
+        assert each.p_value is not None
+        assert each.threshold is not None
+        assert (each.signal != "NONE") == (is_rejected and each.p_value <= each.threshold)
+
+
 def test_every_test_of_a_pipeline_file_says_something_about_a_window() -> None:
     matrix, scores = draw(np.random.default_rng(21), 1_000)
     judgements = judge_of(tuple(DRIFT_TESTS)).judge(view_of(matrix, scores))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.attribution import JOINT, Share
+from app.core.diagnosis import _apart
 from app.core.faults.fault import Fault
 from app.core.situation import Performance, Predecessor, SegmentChange, Situation
 from app.core.verdict import Advice, Verdict, decide
 from app.core.verdict_words import Change, number_pair, say
+from models.reference import MetricCells
 
 COLD = (-10.0, -5.0, -2.0, 0.0, 3.2, 6.0, 9.0, 12.0, 15.0, 22.0)
 WARM = (12.0, 15.0, 18.0, 21.0, 24.1, 26.0, 28.0, 30.0, 33.0, 39.0)
@@ -318,6 +321,25 @@ def test_numbers_have_as_many_digits_as_it_takes_to_tell_them_apart(
     before: float, now: float, said: tuple[str, str]
 ) -> None:
     assert number_pair(before, now) == said
+
+
+@pytest.mark.parametrize(
+    ("cells", "now", "expected"),
+    [
+        # Before: 0.2, 0.3, 0.4 and 0.1 missing.
+        (MetricCells("x", "numeric", np.array([0.0, 1.0])), [0.2, 0.3, 0.2, 0.3], 0.2),  # 0.2 more are missing
+        (MetricCells("x", "numeric", np.array([0.0, 1.0])), [0.05, 0.2, 0.65, 0.1], 0.25),  # below 1: 0.25 less
+        (MetricCells("k", "category", np.empty(0), codes=3), [0.05, 0.2, 0.65, 0.1], 0.25),  # of the last code
+        (MetricCells("k", "category", np.empty(0), codes=3), [0.1, 0.2, 0.3, 0.4], 0.3),
+    ],
+)
+def test_a_metric_has_moved_as_far_as_the_shares_below_any_point_or_of_any_code(
+    cells: MetricCells, now: list[float], expected: float
+) -> None:
+    before = np.array([0.2, 0.3, 0.4, 0.1])
+    assert _apart(cells, before, np.array(now)) == pytest.approx(expected)
+    assert _apart(cells, np.array(now), before) == pytest.approx(expected)
+    assert _apart(cells, before, before) == 0.0
 
 
 # -- explanations, segments, examples --------------------------------------------------------------------------------
