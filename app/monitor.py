@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from app.adapters.alert_answers import NotAtWorkError
+from app.adapters.entity_feed import EntityFeed
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
@@ -34,6 +35,7 @@ from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
 from app.adapters.worker_http import Health
 from app.core.idleness import Idleness, Sight
+from app.core.input_checks import InputCounts
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.ports import FencedError, WarehouseError
 from schemas.pipeline import Pipeline
@@ -73,8 +75,11 @@ class Monitor:
         self.producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, acks="all")
         #: Of all topics that it reads.
         self.refusals = Refusals()
+        self.entities: EntityFeed | None = None
+        if pipeline.watches_entities:
+            self.entities = EntityFeed(bootstrap, pipeline, self.refusals, self._on_entities)
         self.around = Surroundings(
-            pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end, self.refusals
+            pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end, self.refusals, self.entities
         )
         self.history = ModelHistory(pipeline, bootstrap, warehouse, self._on_version, self.refusals)
         self.lag_reader = LagReader(bootstrap)
@@ -116,6 +121,8 @@ class Monitor:
             await self.lag_reader.start()
             background.append(self._start(self.history.follow_updates(), "model-updates"))
             background.append(self._start(self.history.follow_statuses(), "model-status"))
+            if self.entities is not None:
+                background.append(self._start(self.entities.run(), "entities"))
             await self.app.start()
 
         starting = asyncio.create_task(start(), name="start")
@@ -243,6 +250,10 @@ class Monitor:
         if self.watch is not None:
             self.watch.register(version)
 
+    def _on_entities(self) -> None:
+        if self.watch is not None:
+            self.watch.notice()
+
     # -- housekeeping --------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
@@ -321,10 +332,36 @@ def _status(monitor: Monitor) -> dict[str, Any]:
         "windows_open": windows.n_open if windows is not None else None,
         "late_events": windows.n_too_late if windows is not None else None,
         "unscored_events": windows.n_unscored if windows is not None else None,
+        "labels": _labels(monitor),
+        "entities": _entities(monitor),
         "rows": monitor.around.rows,
         "warehouse_error": monitor.warehouse.error,
         "refused_records": monitor.refusals.by_topic(),
     }
+
+
+def _labels(monitor: Monitor) -> dict[str, Any] | None:
+    """Labels since the beginning of the topic, and those that found no event; None: there are no labels."""
+    if monitor.watch is None or monitor.pipeline.labels is None:
+        return None
+    counts = monitor.watch.core.inputs.totals
+    return {
+        "applied": counts.labels,
+        "without_event": counts.without_event,
+        "share": counts.without_event / counts.labels if counts.labels else None,
+        "other_partition": counts.other_partition,
+        "too_late": counts.too_late,
+        "unknown": counts.unknown,
+    }
+
+
+def _entities(monitor: Monitor) -> dict[str, Any] | None:
+    """The entities that are remembered, and those of them in several partitions; None: nobody must know."""
+    if monitor.entities is None or not monitor.entities.is_read.is_set():
+        return None
+    directory = monitor.entities.directory
+    examples = list(map(str, directory.examples()))
+    return {"seen": directory.entities, "in_several_partitions": directory.straying, "examples": examples}
 
 
 def _lag(monitor: Monitor) -> dict[str, Any]:
@@ -352,14 +389,29 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
     for topic, reasons in monitor.refusals.by_topic().items():
         for reason, n in reasons.items():
             yield Sample("streamgauge_monitor_refused_total", n, {"topic": topic, "reason": reason})
+    if monitor.entities is not None and monitor.entities.is_read.is_set():
+        directory = monitor.entities.directory
+        yield Sample("streamgauge_monitor_entities", directory.entities, {})
+        yield Sample("streamgauge_monitor_entities_in_several_partitions", directory.straying, {})
     if watch is not None:
         yield Sample("streamgauge_monitor_held_bytes", watch.held_bytes, {})
         yield Sample("streamgauge_monitor_lost_records_total", watch.n_lost, {})
+        for outcome, count in _outcomes(watch.core.inputs.totals).items():
+            yield Sample("streamgauge_monitor_labels_total", count, {"outcome": outcome})
         windows = watch.core.windows
         yield Sample("streamgauge_monitor_open_windows", windows.n_open, {})
         yield Sample("streamgauge_monitor_late_events_total", windows.n_too_late, {})
         if windows.watermark_ms is not None:
             yield Sample("streamgauge_monitor_watermark_seconds", windows.watermark_ms / 1000, {})
+
+
+def _outcomes(counts: InputCounts) -> dict[str, int]:
+    return {
+        "joined": counts.labels - counts.without_event,
+        "other_partition": counts.other_partition,
+        "too_late": counts.too_late,
+        "unknown": counts.unknown,
+    }
 
 
 def _iso(time_ms: int | None) -> str | None:

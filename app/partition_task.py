@@ -20,6 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
+from app.adapters.entity_feed import EntityFeed
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble
 from app.adapters.label_waits import LabelWaits
@@ -37,7 +38,7 @@ from app.core.row_cache import RowCache
 from app.core.sketches import split_record
 from app.drive import STEP_EVENTS
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
-from app.pipeline import Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
+from app.pipeline import WRONG_PARTITION, Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
 from schemas.wire import encode_packed
 
@@ -64,6 +65,7 @@ class Tally:
     scored: int = 0
     unscored: int = 0
     dead_letters: int = 0
+    wrong_partition: int = 0
     stale: int = 0
 
     def add(self, steps: Sequence[Step]) -> None:
@@ -72,6 +74,7 @@ class Tally:
             self.scored += step.n_scored
             self.unscored += len(step.events) - step.n_scored
             self.dead_letters += sum(letter.stage != "label" for letter in step.dead_letters)
+            self.wrong_partition += sum(letter.reason == WRONG_PARTITION for letter in step.dead_letters)
             self.stale += step.n_scored * step.is_stale
 
 
@@ -85,17 +88,23 @@ class Progress:
     dead_letters: int = 0
     stale: int = 0
     shared_late: int = 0
+    wrong_partition: int = 0
+    labels: int = 0
+    labels_without_event: int = 0
     commits: int = 0
     last_commit_ms: int = 0
 
-    def count(self, tally: Tally, shared_late: int, now_ms: int) -> None:
+    def count(self, tally: Tally, cut: Cut, now_ms: int) -> None:
         """A transaction was committed."""
         self.events += tally.scored + tally.unscored + tally.dead_letters
         self.scored += tally.scored
         self.unscored += tally.unscored
         self.dead_letters += tally.dead_letters
         self.stale += tally.stale
-        self.shared_late += shared_late
+        self.wrong_partition += tally.wrong_partition
+        self.shared_late += cut.shared_late
+        self.labels += cut.labels[0]
+        self.labels_without_event += cut.labels[1]
         self.commits += 1
         self.last_commit_ms = now_ms
 
@@ -105,6 +114,7 @@ class Surroundings:
     """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code.
 
     ``shared``: where windows are shared between partitions. ``early``: see `PartitionPublisher`.
+    ``entities``: where events of entities that belong to another partition are refused.
     ``rows_folder``: where rows of windows are kept on disk; None: all are in memory.
     """
 
@@ -120,6 +130,7 @@ class Surroundings:
     fail: Callable[[str, int], None]
     shared: SharedFeed | None
     early: AIOKafkaProducer | None
+    entities: EntityFeed | None
     rows_folder: Path | None = None
 
 
@@ -128,16 +139,19 @@ class Cut:
     """What a commit holds besides the outputs before it.
 
     ``first_offsets``: version -> first event that it scored. ``shared_late``: what came too late for shared windows.
+    ``labels``: how many were applied, and how many of them found no event.
     """
 
     sketches: list[Outgoing]
     changes: list[Outgoing]
     shared: list[Outgoing]
+    entities: list[Outgoing]
     repartition: list[tuple[int, bytes]]
     statuses: list[tuple[int, bytes]]
     offsets: dict[TopicPartition, int]
     first_offsets: dict[str, int]
     shared_late: int
+    labels: tuple[int, int]
 
 
 class PartitionTask:
@@ -155,7 +169,13 @@ class PartitionTask:
             self._disk = RocksRows.open_free(around.rows_folder, str(partition))
             rows = RowCache(self._disk, around.pipeline.state.cached_keys)
         self._flow = PartitionPipeline(
-            around.pipeline, around.plan, partition, board=board, rows=rows, term_ms=around.now_ms()
+            around.pipeline,
+            around.plan,
+            partition,
+            board=board,
+            rows=rows,
+            directory=around.entities.directory if around.entities is not None else None,
+            term_ms=around.now_ms(),
         )
         self._publisher = PartitionPublisher(
             around.bootstrap,
@@ -218,8 +238,18 @@ class PartitionTask:
         if restored.left_aside:
             log.warning("Partition %s: %s", self.partition, restored.left_aside)
         self._know_references()
+        await self._restore_entities()
         if self._repartition is not None:
             self._repartition.start()
+
+    async def _restore_entities(self) -> None:
+        if self._around.entities is not None:
+            await self._around.entities.is_read.wait()
+        if self._flow.entities is not None:
+            topic = self._around.pipeline.topics.entities
+            read = read_to_end(self._around.bootstrap, [topic], self.partition)
+            records = [pair async for batch in read for pair in zip(batch.keys, batch.values, strict=True)]
+            self._flow.entities.restore((key, value) for key, value in records if key is not None)
 
     def resume(self, epoch: int) -> dict[TP, int]:
         """Go on after `park`, with the state as it is; the offsets to read from.
@@ -425,10 +455,13 @@ class PartitionTask:
         changes: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_state()]
         offsets = {TopicPartition(*tp): end for tp, end in self.offsets().items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_shared()]
+        entities: list[Outgoing] = [(key, value, now_ms) for key, value in self._flow.drain_entities()]
         repartition = self._flow.drain_repartition()
-        late = self._waits.count_late()
+        late, labels = self._waits.count_late(), self._flow.labels.take_progress()
         statuses, self._statuses = self._statuses, []
-        self._outbox.append(Cut(parts, changes, shared, repartition, statuses, offsets, self._first_offsets, late))
+        self._outbox.append(
+            Cut(parts, changes, shared, entities, repartition, statuses, offsets, self._first_offsets, late, labels)
+        )
         self._has_output.set()
         self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
 
@@ -493,6 +526,7 @@ class PartitionTask:
         await self._publisher.send(topics.sketches, cut.sketches)
         await self._publisher.send(topics.state, cut.changes)
         await self._publisher.send(topics.shared, cut.shared)
+        await self._publisher.send(topics.entities, cut.entities)
         await self._publisher.send_addressed(topics.repartition, cut.repartition)
         await self._publisher.send_addressed(topics.model_status, cut.statuses)
         await self._publisher.commit(cut.offsets, early)
@@ -503,7 +537,7 @@ class PartitionTask:
         if self._cut_at is not None:
             self._publisher.open()
         self._wake.set()
-        self._around.progress.count(tally, cut.shared_late, self._around.now_ms())
+        self._around.progress.count(tally, cut, self._around.now_ms())
         for version, offset in cut.first_offsets.items():
             await self._around.shelf.tell_serving(version, self.partition, offset)
 

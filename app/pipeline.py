@@ -26,10 +26,15 @@ import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints, LabelBatch, RecordBatch, Rejection
 from app.core.decode import EventDecoder, LabelDecoder
+from app.core.entity_directory import EntityDirectory
+from app.core.entity_guard import EntityGuard
+from app.core.entity_log import EntityLog
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
+from app.core.label_tally import LabelTally
 from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
 from app.core.pending import REJECTED, PendingEvents, Scored
+from app.core.records.rules import RecordRules
 from app.core.rejection_limit import RejectionLimit
 from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
 from app.core.repartition import Repartition
@@ -47,6 +52,9 @@ from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
 #: Events of a partition that may wait for other partitions before no more are read.
 _MOST_HELD = 20_000
+
+#: Why an event is refused whose entity belongs to another partition.
+WRONG_PARTITION = "wrong_partition"
 
 #: A record to publish: key, value (None: tombstone), time stamp in milliseconds.
 Outgoing = tuple[bytes | None, bytes | None, int]
@@ -137,6 +145,8 @@ class PartitionPipeline:
         What the partitions share, for a pipeline with windows that are shared; None: this partition is alone.
     rows
         The rows of the windows that are on disk; None: all are in memory.
+    directory
+        Where each entity was seen: events of one that belongs to another partition are refused. None: none are.
     term_ms
         Names the state if it begins empty now: processing time. For windows that are repartitioned.
     """
@@ -152,6 +162,7 @@ class PartitionPipeline:
         with_outgoing: bool = True,
         board: SharedBoard | None = None,
         rows: RowCache | None = None,
+        directory: EntityDirectory | None = None,
         term_ms: int = 0,
     ) -> None:
         self.partition = partition
@@ -190,8 +201,12 @@ class PartitionPipeline:
         self._said = BEGINNING_MS, BEGINNING_MS
         self._encode = msgspec.json.Encoder().encode
         self._served = _features_record(pipeline.feature_names)
-        self.unmatched_labels = 0
         self._unscored = 0
+        self.entities: EntityLog | None = None
+        if with_drain and pipeline.watches_entities:
+            self.entities = EntityLog(pipeline.remember_ms, RecordRules.of(pipeline))
+        self._guard = EntityGuard(directory, partition) if directory is not None else None
+        self.labels = LabelTally(pipeline.drift.slice_ms, self.entities)
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -204,6 +219,10 @@ class PartitionPipeline:
             Time of the reader's clock, as a bound on event times; None in a replay (`app.core.event_time`).
         """
         events, rejections = self._decode_events(records, clock_ms)
+        misplaced = self._find_misplaced(events)
+        if misplaced:
+            rejections = _in_order(rejections, misplaced, events, records)
+            events = events.take(np.setdiff1d(np.arange(len(events)), [each.position for each in misplaced]))
         matrix, failed = self._plan.compute(events)
         if failed:
             good = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in failed])
@@ -211,6 +230,23 @@ class PartitionPipeline:
             events, matrix = events.take(good), matrix[good]
         queued = _Queued(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
         self.merge.add_events(queued, events.event_time_ms)
+
+    def _find_misplaced(self, events: EventBatch) -> list[Rejection]:
+        """Refuse the events of entities that belong to another partition; that they were here is told all the same."""
+        found = self._guard.find_misplaced(events.entity) if self._guard is not None else []
+        if found and self.entities is not None:
+            times_ms = np.maximum(events.event_time_ms[[row for row, _ in found]], self._event_watermark_ms)
+            self.entities.see([events.entity[row] for row, _ in found], np.maximum.accumulate(times_ms))
+        return [
+            Rejection(
+                row,
+                "validate",
+                WRONG_PARTITION,
+                f"{events.entity[row][:100]} belongs to partition {home}, which saw it first; this is partition"
+                f" {self.partition}.",
+            )
+            for row, home in found
+        ]
 
     def receive_labels(self, records: RecordBatch, now_ms: int, clock_ms: int | None = None) -> None:
         """Decode a batch of the labels topic and queue it; its rejections go out with the labels before them."""
@@ -306,8 +342,9 @@ class PartitionPipeline:
             self._event_watermark_ms = int(merged.times_ms[-1])
         if len(merged.labels):
             self._label_watermark_ms = int(merged.label_times_ms[-1])
-        joined = JoinedLabels.join(merged, events, self._pending, self._plan.outcome_fields)
-        self.unmatched_labels += int(np.isfinite(merged.labels.label).sum()) - len(joined)
+        joined = JoinedLabels.join(merged, events, self._pending, self._plan.outcome_fields, came_to_ms)
+        label_times_ms = self._label_times(merged, came_to_ms)
+        self._check_inputs(merged, events, joined, label_times_ms)
         self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields, events), self._state)
         if self.shared is not None:
             self.shared.fill(matrix, events, merged.times_ms)
@@ -324,8 +361,9 @@ class PartitionPipeline:
             if self._with_outgoing:
                 self._encode_scores(step, now_ms, stale=stale)
         segments, versions = self._segments_of(step), _versions(step, rejected)
-        self._remember(step, merged, segments, versions)
-        self._count_outcomes(step, segments, versions, self._error_times(merged, joined, came_to_ms))
+        self._remember(step, merged, segments, versions, came_to_ms)
+        error_times_ms = label_times_ms[np.array(joined.places, dtype=np.int64)]
+        self._count_outcomes(step, segments, versions, error_times_ms)
         self._pending.expire(self._event_watermark_ms)
         if self._plan.can_reject_late:
             step.leave_out(rejected)
@@ -377,6 +415,7 @@ class PartitionPipeline:
         merged: Merged[_Queued],
         segments: list[tuple[int, ...]],
         versions: list[tuple[int, int, str]],
+        came_to_ms: int,
     ) -> None:
         """Keep the run's events until their labels come, except those whose label is in this very run."""
         if self._pipeline.labels is None:
@@ -389,15 +428,23 @@ class PartitionPipeline:
             for row in range(start, stop):
                 if row not in own_rows:
                     scored = Scored(effective[row], times[row], version, scores[row], rows[row], segments[row])
-                    self._pending.add(step.events.event_id[row], scored)
+                    self._pending.add(step.events.event_id[row], scored, effective[row - 1] if row else came_to_ms)
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
-    def _error_times(self, merged: Merged[_Queued], joined: JoinedLabels, came_to_ms: int) -> Ints:
-        """Effective times of the joined labels, and not before what `drain_sketch` may have said by then."""
-        before = np.array(joined.before, dtype=np.int64)
-        watermarks = np.append(came_to_ms, merged.times_ms)[before] - self._horizon_ms
-        times: Ints = np.maximum(merged.label_times_ms[np.array(joined.places, dtype=np.int64)], watermarks)
+    def _check_inputs(
+        self, merged: Merged[_Queued], events: EventBatch, joined: JoinedLabels, label_times_ms: Ints
+    ) -> None:
+        """Count the labels of a run, then see its entities: what a label finds came before it."""
+        if self._with_drain and len(merged.labels):
+            self.labels.add(merged, events, joined, label_times_ms)
+        if self.entities is not None:
+            self.entities.see(events.entity, merged.times_ms)
+
+    def _label_times(self, merged: Merged[_Queued], came_to_ms: int) -> Ints:
+        """Effective times of a run's labels, and not before what `drain_sketch` may have said by then."""
+        watermarks = np.append(came_to_ms, merged.times_ms)[merged.before] - self._horizon_ms
+        times: Ints = np.maximum(merged.label_times_ms, watermarks)
         return times
 
     def _count_outcomes(
@@ -446,13 +493,13 @@ class PartitionPipeline:
         watermark = max(self._event_watermark_ms, self._promised_ms)
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
         label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
-        deltas = self._sketch.drain()
+        deltas, labels = self._sketch.drain(), self.labels.drain()
         unscored, self._unscored = self._unscored, 0
-        if not deltas and not unscored and (watermark, label_watermark) == self._said:
+        if not deltas and not labels and not unscored and (watermark, label_watermark) == self._said:
             return None
         self._said = watermark, label_watermark
         errors = self._sketch.drain_errors()
-        return SketchRecord(self.partition, watermark, label_watermark, deltas, errors, unscored)
+        return SketchRecord(self.partition, watermark, label_watermark, deltas, errors, unscored, labels)
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""
@@ -507,6 +554,10 @@ class PartitionPipeline:
         """Partitions of ``<p>.repartition`` and what they are to hear, as `drain_shared`."""
         records, self._to_repartition = self._to_repartition, []
         return records
+
+    def drain_entities(self) -> list[tuple[bytes, bytes | None]]:
+        """Records of ``<p>.entities`` since the last call, of the entities seen in what was stepped through."""
+        return self.entities.drain() if self.entities is not None else []
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> Restored:
         """Rebuild the state from its whole changelog, before anything is received."""

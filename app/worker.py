@@ -16,6 +16,7 @@ from pathlib import Path
 
 from faust.types import TP
 
+from app.adapters.entity_feed import EntityFeed
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
 from app.adapters.log_bounds import LogBounds
@@ -99,6 +100,9 @@ class Worker:
         board = new_board(plan, range(pipeline.partitions))
         if board is not None:
             self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
+        refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
+        self._following: asyncio.Task[None] | None = None
+        self._entities = EntityFeed(bootstrap, pipeline, shelf.refusals) if refuses else None
         self._early = (
             new_producer(bootstrap, group, pipeline.compression) if pipeline.delivery == "at_least_once" else None
         )
@@ -115,6 +119,7 @@ class Worker:
             self.fail,
             self._shared,
             self._early,
+            self._entities,
             rows_folder=rows_folder,
         )
         self._skip_removed = skip_removed
@@ -141,6 +146,9 @@ class Worker:
                         self.fail(f"No partitions for {UNASSIGNED_S:.0f} s although Kafka is there.", EXIT_RETRY)
         finally:
             await self._shut_down()
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.gather(self._following, return_exceptions=True)
         return self.exit_code
 
     async def _get_to_work(self) -> None:
@@ -170,10 +178,19 @@ class Worker:
         await self._logs.start()
         if self._early is not None:
             await self._early.start()
+        if self._entities is not None:
+            self._following = asyncio.create_task(self._follow(self._entities), name="entities")
         await self.app.start()
 
     def _is_at_work(self) -> bool:
         return self._has_been_assigned and all(task.is_started for task in self.tasks.values())
+
+    async def _follow(self, entities: EntityFeed) -> None:
+        try:
+            await entities.run()
+        except Exception as error:  # crash only: who does not hear of entities refuses none
+            log.exception("Following %s failed", self.pipeline.topics.entities)
+            self.fail(f"{self.pipeline.topics.entities} could not be followed: {error!r}", EXIT_RETRY)
 
     def health(self) -> Health:
         """Live while commits keep up with what is received; ready with partitions and a model."""
@@ -196,6 +213,9 @@ class Worker:
             "streamgauge_dead_letters_total": progress.dead_letters,
             "streamgauge_stale_total": progress.stale,
             "streamgauge_shared_late_total": progress.shared_late,
+            "streamgauge_wrong_partition_total": progress.wrong_partition,
+            "streamgauge_labels_total": progress.labels,
+            "streamgauge_labels_without_event_total": progress.labels_without_event,
             "streamgauge_commits_total": progress.commits,
             "streamgauge_refused_total": self.shelf.refusals.total,
             "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),

@@ -22,11 +22,14 @@ Delivery = Literal["exactly_once", "at_least_once"]
 #: How batches on the output topics are packed.
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 StateStore = Literal["memory", "disk"]
+#: What is done about an entity whose events come in several partitions.
+WrongPartition = Literal["warn", "refuse", "ignore"]
 Severity = Literal["info", "warning", "critical"]
 #: What a verdict may say of a window of a version.
 VerdictKind = Literal["none", "feature_drift", "score_drift", "label_prior_drift", "concept_drift", "pipeline_fault"]
 
 
+_DAY_MS = 86_400_000
 #: What all values of a category are called that are not in its vocabulary.
 UNSEEN = "unseen"
 #: What the segment of events without a value is called.
@@ -52,7 +55,8 @@ class Events:
 
     ``earliest_ms``/``latest_ms`` bound event time absolutely; ``max_ahead_ms`` bounds it relative to the time stamp of
     the Kafka record, and to the worker's clock (ADR 0010). Outside of them an event is a dead letter (its time could
-    otherwise move the watermark). ``plural``: what verdicts call the events.
+    otherwise move the watermark). ``plural``: what verdicts call the events. ``wrong_partition``: what is done about an
+    entity that is seen in another partition than before.
     """
 
     entity: str
@@ -63,6 +67,7 @@ class Events:
     latest_ms: int
     max_ahead_ms: int
     plural: str = "events"
+    wrong_partition: WrongPartition = "warn"
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,8 @@ class AlertRule:
 
     ``on``: "performance" (measure: auc, log_loss, accuracy), "drift" (measure: share of metrics with signal DRIFT),
     "verdict" (the window's verdict is one of ``kinds``) or "error" (a sequential detector on the error stream fired).
+    Of no version but the stream: "labels" (share of a slice's labels that found no event) and "entities" (entities that
+    are in several partitions by the end of a slice).
     ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics. ``clears_at``: the
     milder limit that a window must be within to count as back, in the unit of the limit (None: the limit itself).
     ``for_windows``: windows beyond in a row before it is raised. ``clears_after``: windows back in a row before it is
@@ -284,7 +291,7 @@ class AlertRule:
     """
 
     name: str
-    on: Literal["performance", "drift", "verdict", "error"]
+    on: Literal["performance", "drift", "verdict", "error", "labels", "entities"]
     measure: str
     severity: Severity = "warning"
     below: float | None = None
@@ -355,6 +362,27 @@ class Pipeline:
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def keeps_by_entity(self) -> bool:
+        """Whether anything is kept by entity: windows of its own, events that wait for their labels.
+
+        Without either, no partition is wrong.
+        """
+        return self.labels is not None or any(f.window and f.window.delay_ms is None for f in self.features)
+
+    @property
+    def watches_entities(self) -> bool:
+        """Whether each partition tells which entities it has seen."""
+        return self.keeps_by_entity and self.events.wrong_partition != "ignore"
+
+    @property
+    def remember_ms(self) -> int:
+        """How long an entity's partition is remembered at least (event time): a week, or as long as anything of it."""
+        windows = [f.window for f in self.features if f.window is not None and f.window.delay_ms is None]
+        kept_ms = [window.size_ms + window.hop_ms + self.events.max_ahead_ms + _DAY_MS for window in windows]
+        horizon_ms = self.labels.horizon_ms if self.labels is not None else 0
+        return max(7 * _DAY_MS, horizon_ms, *kept_ms)
 
     @cached_property
     def feature_set(self) -> str:

@@ -16,39 +16,45 @@ _WEEK = ("thursday", "friday", "saturday", "sunday", "monday", "tuesday", "wedne
 _LINK = re.compile(r"https?://[^\s/]\S*\Z")
 
 #: Where a file says nothing of alerts: what always wants somebody to act, whatever its size.
-DEFAULT_ALERTS = (
+_FAULT_ALERTS = (
     AlertRule("pipeline-fault", "verdict", "verdict", "critical", kinds=("pipeline_fault",)),
     AlertRule("concept-drift", "verdict", "verdict", "warning", kinds=("concept_drift",)),
 )
+#: Of the stream itself: unless the file has rules on the same, or ``alerts = []``.
+_LABELS = AlertRule("labels-without-event", "labels", "without_event", "warning", above=0.05)
+_ENTITIES = AlertRule("entity-in-two-partitions", "entities", "entities", "critical")
 
 
-def read_alerts(top: TomlTable, window: str, *, with_labels: bool) -> tuple[AlertRule, ...]:
-    """The rules of ``[[alerts]]``; `DEFAULT_ALERTS` where there is no such key (``alerts = []``: none).
+def read_alerts(top: TomlTable, window: str, *, with_labels: bool, watches_entities: bool) -> tuple[AlertRule, ...]:
+    """The rules of ``[[alerts]]``, or those that there are without any, and those of the stream itself.
 
     Parameters
     ----------
     window
         ``drift.window``: "month" or a duration.
     """
+    of_stream = [*([_LABELS] if with_labels else []), *([_ENTITIES] if watches_entities else [])]
     if "alerts" not in top:
-        return DEFAULT_ALERTS
+        return (*_FAULT_ALERTS, *of_stream)
     rules: list[AlertRule] = []
     for table in top.tables("alerts"):
         name = table.text("name", fix='for example name = "auc-fell"')
         if any(rule.name == name for rule in rules):
             table.fail("name", f'"{name}" is used by two alerts; rename one')
         rules.append(_read_rule(table, name, window, with_labels=with_labels))
-    return tuple(rules)
+    missing = [rule for rule in of_stream if all(rule.name != each.name and rule.on != each.on for each in rules)]
+    return tuple(rules + missing) if rules else ()
 
 
 def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -> AlertRule:
-    on = table.word("on", ("performance", "drift", "verdict", "error"))
+    on = table.word("on", ("performance", "drift", "verdict", "error", "labels", "entities"))
     common = ("name", "on", "severity", "for", "clears_after", "cooldown", "group", "silence", "owner", "runbook")
-    own = {"verdict": ("kinds",), "error": ()}.get(on, ("measure", *_LIMITS, "clears_at"))
+    of_kind = {"verdict": ("kinds",), "error": (), "entities": (), "labels": ("above", "clears_at")}
+    own = of_kind.get(on, ("measure", *_LIMITS, "clears_at"))
     table.allow(*common, "action", *own)
-    if on in {"performance", "error"} and not with_labels:
+    if on in {"performance", "error", "labels"} and not with_labels:
         table.fail("on", f'{on} needs labels; add [labels] or use on = "drift"')
-    measure = table.word("measure", _MEASURES[on]) if on in _MEASURES else on
+    measure = table.word("measure", _MEASURES[on]) if on in _MEASURES else {"labels": _LABELS.measure}.get(on, on)
     limits = _read_limits(table, on)
     return AlertRule(
         name=name,
@@ -73,6 +79,8 @@ def _read_limits(table: TomlTable, on: str) -> dict[str, Any]:
     given = [key for key in _LIMITS if limits[key] is not None]
     if on in _MEASURES and not given:
         table.fail("", "has no limit; give below, above or falls_by")
+    if on == "labels" and not given:
+        table.fail("", "has no limit; give above, for example above = 0.05")
     if on == "drift" and "falls_by" in given:
         table.fail("falls_by", "needs a training value, which drift has not; use below or above")
     milder = limits["clears_at"]

@@ -28,6 +28,7 @@ from schemas.pipeline import (
     Shared,
     State,
     StateStore,
+    WrongPartition,
 )
 from schemas.pipeline_alerts import read_alerts
 from schemas.pipeline_drift import read_drift
@@ -184,18 +185,20 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         model=_read_model(top, name, events),
         drift=drift,
         performance=_read_performance(top),
-        alerts=read_alerts(top, drift.window, with_labels=labels is not None),
+        alerts=(),
         limits=_read_limits(top),
         state=_read_state(top),
         digest="",
     )
+    watches = {"with_labels": labels is not None, "watches_entities": pipeline.watches_entities}
+    pipeline = dataclasses.replace(pipeline, alerts=read_alerts(top, drift.window, **watches))
     form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in {"path", "digest"}}
     return dataclasses.replace(pipeline, digest=_digest(form))
 
 
 def _read_events(top: TomlTable) -> Events:
     table = top.table("events", required=True, fix="[events] with entity, id, time and fields")
-    table.allow("entity", "id", "time", "earliest", "latest", "max_ahead", "plural", "fields")
+    table.allow("entity", "id", "time", "earliest", "latest", "max_ahead", "plural", "wrong_partition", "fields")
     fields = _read_fields(table)
     entity = table.text("entity", fix='the field that says whom an event is about, for example entity = "customer"')
     event_id = table.text("id", fix='the field that names an event, for example id = "payment_id"')
@@ -221,7 +224,17 @@ def _read_events(top: TomlTable) -> Events:
             "plural",
             f'"{plural}" is no plural noun for a sentence; use letters and single spaces, at most {_LONGEST_PLURAL}',
         )
-    return Events(entity, event_id, time, fields, earliest_ms, latest_ms, table.duration("max_ahead", "1d"), plural)
+    return Events(
+        entity,
+        event_id,
+        time,
+        fields,
+        earliest_ms,
+        latest_ms,
+        table.duration("max_ahead", "1d"),
+        plural,
+        table.word("wrong_partition", get_args(WrongPartition), Events.wrong_partition),
+    )
 
 
 def _read_fields(events: TomlTable) -> tuple[EventField, ...]:

@@ -224,6 +224,29 @@ VERDICTS = Table(
     ),
 )
 
+INPUT_CHECKS = Table(
+    name="input_checks",
+    help="What was wrong with the stream itself, by slice of time: labels without an event, entities that strayed.",
+    key=("pipeline", "window_start", "window_end"),
+    row_version="revision",
+    storage="input_checks_raw",
+    columns=(
+        PIPELINE,
+        Column(
+            "window_start", TIME, "Start of the slice, inclusive; of labels: of the time at which they were applied."
+        ),
+        Column("window_end", TIME, "End of the slice, exclusive."),
+        Column("events", "UInt64", "Events that were scored."),
+        Column("labels", "UInt64", "Labels that were applied."),
+        Column("too_late", "UInt64", "Labels whose event had been forgotten: it was older than labels.horizon."),
+        Column("unknown", "UInt64", "Labels of an event that nobody waits for: an unknown id, or labelled before."),
+        Column("other_partition", "UInt64", "Labels whose key is an entity that was seen in other partitions alone."),
+        Column("strays", "UInt64", "Entities that were seen in a second partition then."),
+        Column("examples", "Array(String)", "Some of those entities, and their partitions."),
+        Column("revision", "UInt64", "Higher when the row was amended."),
+    ),
+)
+
 ALERTS = Table(
     name="alerts",
     help="History of alerts: one row per alert and state.",
@@ -445,6 +468,7 @@ TABLES: dict[str, Table] = {
         DRIFT_REPORTS,
         PERFORMANCE,
         VERDICTS,
+        INPUT_CHECKS,
         ALERTS,
         MODEL_VERSIONS,
         MODEL_EVENTS,

@@ -35,9 +35,10 @@ class Topics:
     pipeline
         Name of the pipeline; the prefix of each topic.
     partitions
-        Partitions of the events topic. Labels, scores, dead letters, state, shared tiles and sketches have as many, and
-        what partition k of the events produces goes to partition k of those. ``repartition`` and ``answers`` have as
-        many, too: partition k of the events writes to all partitions of the one, and reads partition k of the other.
+        Partitions of the events topic. Labels, scores, dead letters, state, shared tiles, entities and sketches have as
+        many, and what partition k of the events produces goes to partition k of those. ``repartition`` and ``answers``
+        have as many, too: partition k of the events writes to all partitions of the one, and reads partition k of the
+        other.
     """
 
     pipeline: str
@@ -92,6 +93,10 @@ class Topics:
         return f"{self.pipeline}.shared"
 
     @property
+    def entities(self) -> str:
+        return f"{self.pipeline}.entities"
+
+    @property
     def repartition(self) -> str:
         return f"{self.pipeline}.repartition"
 
@@ -123,6 +128,7 @@ class Topics:
             Topic(self.alerts, 1, forever),
             Topic(self.state, n, compact),
             Topic(self.shared, n, compact),
+            Topic(self.entities, n, compact),
             # The owners of their partitions delete what nobody needs any more (ADR 0019).
             Topic(self.repartition, n, forever),
             Topic(self.answers, n, forever),

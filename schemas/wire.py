@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -275,6 +275,20 @@ class ErrorRun(msgspec.Struct, array_like=True):
     wrong: bytes
 
 
+class LabelCounts(msgspec.Struct, array_like=True):
+    """Labels that one transaction applied in one slice of (effective) time: how many, and those without an event.
+
+    ``too_late``: the event had been forgotten. ``unknown``: its entity is here, and no such event waits.
+    ``strangers``: of each other one the hash of its key, which is no entity of this partition; int64, little-endian.
+    """
+
+    slice_start_ms: TimeMs
+    n: Count
+    too_late: Count
+    unknown: Count
+    strangers: bytes
+
+
 class SketchRecord(msgspec.Struct, array_like=True):
     """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come.
 
@@ -289,6 +303,19 @@ class SketchRecord(msgspec.Struct, array_like=True):
     deltas: list[SketchDelta]
     errors: list[ErrorRun] = []
     unscored: Count = 0
+    labels: list[LabelCounts] = []
+
+
+class EntityChunk(msgspec.Struct, array_like=True):
+    """``<p>.entities``: entities that one partition has seen, and when each was seen first in its generation.
+
+    ``hashes``: `app.core.hash_runs.hash64` of the whole name. ``hashes`` and ``first_seen_ms``: int64, little-endian.
+    ``names``: how they begin. The key is `app.core.entity_log`'s; a later record of the same key replaces it.
+    """
+
+    hashes: bytes
+    first_seen_ms: bytes
+    names: Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=64)]], msgspec.Meta(max_length=64)]
 
 
 class SharedTile(msgspec.Struct, array_like=True):

@@ -141,6 +141,9 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
             **_fields(findings.reports, names + " signal revision note"),
             **_windows(findings.reports),
         }
+    if findings.inputs:
+        names = "pipeline events labels too_late unknown other_partition strays examples revision"
+        tables["input_checks"] = {**_fields(findings.inputs, names), **_windows(findings.inputs)}
     if findings.verdicts:
         tables["verdicts"] = _verdict_columns(findings.verdicts)
     if findings.alerts:

@@ -34,6 +34,17 @@ METRICS = (
     Metric("streamgauge_monitor_open_windows", "gauge", "Windows that hold counts and have not closed."),
     Metric("streamgauge_monitor_late_events_total", "counter", "Events that came after their window was forgotten."),
     Metric("streamgauge_monitor_watermark_seconds", "gauge", "Event time before which no on-time event is expected."),
+    Metric(
+        "streamgauge_monitor_labels_total",
+        "counter",
+        "Labels by outcome: joined, other_partition (their entity was seen elsewhere), too_late, unknown.",
+    ),
+    Metric("streamgauge_monitor_entities", "gauge", "Different entities whose partitions are remembered."),
+    Metric(
+        "streamgauge_monitor_entities_in_several_partitions",
+        "gauge",
+        "Entities that were seen in more than one partition: their windows are wrong.",
+    ),
     Metric("streamgauge_monitor_warehouse_up", "gauge", "1 when the last call to ClickHouse went well."),
     Metric("streamgauge_monitor_warehouse_down_seconds", "gauge", "For how long writing to ClickHouse has failed now."),
     Metric("streamgauge_monitor_warehouse_failures_total", "counter", "Calls to ClickHouse that failed."),

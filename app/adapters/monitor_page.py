@@ -74,6 +74,7 @@ def render(page: Page) -> str:
             if text
         ),
         _cards(page),
+        *_input_checks(page.status),
         "<h2>Alerts that are open</h2>",
         _open_alerts(page.open_alerts),
         *(["<h2>Alerts before</h2>", _other_alerts(page.other_alerts)] if page.other_alerts else []),
@@ -119,6 +120,25 @@ def _cards(page: Page) -> str:
         f'<div class="card"><span class="quiet">{label}</span><b>{value}</b></div>' for label, value in cards
     )
     return f'<div class="cards">{inner}</div>'
+
+
+def _input_checks(status: Row) -> list[str]:
+    """Lines on labels and entities: what is wrong stands out."""
+    lines = []
+    labels, entities = status.get("labels"), status.get("entities")
+    if labels and labels["applied"]:
+        words = f"{_number(labels['without_event'])} of {_number(labels['applied'])} labels found no event"
+        if labels["without_event"]:
+            names = (("other_partition", "in another partition"), ("too_late", "too late"), ("unknown", "unknown"))
+            kinds = ", ".join(f"{_number(labels[name])} {what}" for name, what in names if labels[name])
+            words += f" ({labels['share']:.1%}): {kinds}"
+        lines.append((words, "warn" if labels["without_event"] else "quiet"))
+    if entities and entities["in_several_partitions"]:
+        many = _number(entities["in_several_partitions"])
+        examples = "; ".join(map(str, entities["examples"][:3]))
+        words = f"{many} of {_number(entities['seen'])} entities are in several partitions, so their windows are wrong"
+        lines.append((f"{words}: {examples}", "bad"))
+    return [f'<p class="{kind}">{escape(words)}.</p>' for words, kind in lines]
 
 
 def _open_alerts(alerts: Sequence[Row]) -> str:

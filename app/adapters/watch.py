@@ -23,6 +23,7 @@ from faust.types import TP
 from app.adapters.alert_answers import AlertAnswers
 from app.adapters.block_writer import HELD_BYTES, BlockWriter, Flow
 from app.adapters.effects import Block, Columns, dead_letter_block, findings_columns, findings_records, score_block
+from app.adapters.entity_feed import EntityFeed
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.model_history import KnownVersion
 from app.adapters.refusals import Refusals
@@ -71,7 +72,7 @@ class Surroundings:
     """What a watch works with.
 
     ``rows``: inserted per table, and ``refusals``: records of all topics that are none of ours, since the process
-    started. ``ended``: see `Watch.start`.
+    started. ``ended``: see `Watch.start`. ``entities``: where their partitions matter.
     """
 
     pipeline: Pipeline
@@ -82,6 +83,7 @@ class Surroundings:
     pace: Pace
     ended: Callable[[asyncio.Task[None]], None]
     refusals: Refusals
+    entities: EntityFeed | None
     rows: dict[str, int] = field(default_factory=dict)
 
     def count(self, table: str, rows: int) -> None:
@@ -261,6 +263,11 @@ class Watch:
         self._is_changed = True
         self._wake.set()
 
+    def notice(self) -> None:
+        """Look again: the directory of entities has heard something."""
+        self._is_changed = True
+        self._wake.set()
+
     def next_offset(self, tp: TP) -> int:
         """The first offset whose effects are not in the warehouse yet."""
         writer = self.writers.get(tp.topic)
@@ -328,6 +335,9 @@ class Watch:
 
     async def _collect(self) -> None:
         self._is_changed = False
+        entities = self._around.entities
+        if entities is not None and entities.is_read.is_set():
+            self.core.inputs.look_up(entities.directory)
         await asyncio.to_thread(self.core.calibrate)
         self._findings = self.core.collect(self._around.now_ms())
         if self._findings:

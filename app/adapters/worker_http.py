@@ -38,6 +38,13 @@ METRICS = (
         "counter",
         "Events and labels that came too late for shared windows: others may have been scored without them.",
     ),
+    Metric(
+        "streamgauge_wrong_partition_total",
+        "counter",
+        "Events refused because their entity belongs to another partition; with `wrong_partition` `refuse` alone.",
+    ),
+    Metric("streamgauge_labels_total", "counter", "Labels applied."),
+    Metric("streamgauge_labels_without_event_total", "counter", "Labels that found no event; the monitor says why."),
     Metric("streamgauge_commits_total", "counter", "Transactions committed."),
     Metric("streamgauge_refused_total", "counter", "Records of internal topics that were none of ours."),
     Metric("streamgauge_partitions", "gauge", "Input partitions that this worker works on; not those being restored."),

@@ -19,9 +19,11 @@ from app.adapters.python_features import load_functions
 from app.adapters.run_file import find_kafka, read_run
 from app.adapters.source import SourceError, cut_batches, read_source
 from app.adapters.stack_error import StackError
+from app.adapters.topic_sample import read_sample
 from app.adapters.topics_admin import describe_topics
 from app.cli.model_context import ModelContext, emit, with_context
 from app.core.features import FeaturePlan
+from app.core.key_sample import Sample, describe_keys, describe_strays
 from app.offline import run
 from app.ports import WarehouseError
 from models.manifest import ManifestError
@@ -33,6 +35,8 @@ from schemas.pipeline_file import SHIPPED
 SAMPLE_EVENTS = 2_000
 #: How long a server has to answer.
 ANSWER_S = 5.0
+#: How long reading a sample of the topics may take.
+SAMPLE_S = 60.0
 
 #: Errors whose sentence says what to do.
 EXPECTED = (
@@ -198,8 +202,55 @@ def _check_kafka(context: ModelContext) -> Iterator[Finding]:
             f"{events.partitions} and {labels.partitions} partitions"
             + ("" if alike else ": a label would miss its event; give both topics as many."),
         )
+        if alike and pipeline.keeps_by_entity:
+            yield from _check_keys(pipeline, bootstrap)
     if pipeline.topics.model_updates in existing:
         yield _find("champion", lambda: _check_champion(context, bootstrap))
+
+
+def _check_keys(pipeline: Pipeline, bootstrap: str) -> Iterator[Finding]:
+    """Whether the newest records keep each entity, and the labels of its events, in its partition."""
+    try:
+        sample = asyncio.run(asyncio.wait_for(read_sample(bootstrap, pipeline), SAMPLE_S))
+    except (StackError, TimeoutError) as error:
+        yield Finding(
+            "keys", "problem", str(error) or f"{pipeline.topics.events} could not be read: check its brokers."
+        )
+        return
+    if sample.events:
+        yield _judge_events(pipeline, sample)
+    if sample.labels:
+        yield _judge_labels(pipeline, sample)
+
+
+def _judge_events(pipeline: Pipeline, sample: Sample) -> Finding:
+    strays = sample.strays()
+    keys = describe_keys(sample.events, sample.partitions)
+    said = f"{len(sample.events)} of the newest events, {sample.n_entities} entities"
+    if not strays:
+        return Finding("keys", "ok", f"{said}, each in one partition; {keys}")
+    return Finding(
+        "keys",
+        "problem",
+        f"{said}: {len(strays)} are in several partitions, where their windows and labels miss each other"
+        f" ({describe_strays(strays)}); {keys}. Key events by {pipeline.events.entity}, with one partitioner in all"
+        " producers.",
+    )
+
+
+def _judge_labels(pipeline: Pipeline, sample: Sample) -> Finding:
+    misplaced, placed, first = sample.place_labels()
+    keys = describe_keys(sample.labels, sample.partitions)
+    said = f"{len(sample.labels)} of the newest labels, of {placed} it is known where their events are"
+    if first is None:
+        return Finding("label keys", "ok", f"{said}, and they are there; {keys}")
+    return Finding(
+        "label keys",
+        "problem",
+        f"{said}: {misplaced} lie in another partition and will not find them (the first, of {first.event_id}, in"
+        f" partition {first.partition}); {keys}, of the events {describe_keys(sample.events, sample.partitions)}. Key"
+        f" labels as their events, by {pipeline.events.entity}, with the same partitioner.",
+    )
 
 
 def _check_champion(context: ModelContext, bootstrap: str) -> str:

@@ -101,7 +101,7 @@ class Case:
         speaker, spoken = rule, episode
         window, reading = episode.opened, episode.reading
         others = [each.name for each, _ in self.members[1:]]
-        subject = f"{self.about.model} {self.version}"
+        subject = f"{self.about.model} {self.version}".strip()
         if state == "cleared" and self.last is not None:
             speaker, spoken = self.last  # it says since when all are over
             window, reading = spoken.cleared or window, spoken.last or reading

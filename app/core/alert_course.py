@@ -81,7 +81,7 @@ def limits(rule: AlertRule, training_value: float) -> list[Limit]:
     >>> limits(AlertRule("a", "performance", "auc", falls_by=0.25, clears_at=0.125), 0.75)
     [Limit(value=0.5, side='below', clears=0.625, why='0.75 in training - 0.25')]
     """
-    if rule.on in {"verdict", "error"}:
+    if rule.on in {"verdict", "error", "entities"}:
         return [Limit(0.0, "above", 0.0)]
     milder = rule.clears_at
     found = []

@@ -38,6 +38,9 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
         words = f"the verdict on {subject} is {_plain(reading.text)} in {window}"
     elif rule.on == "error":
         words = f"the errors of {subject} have changed in {window}: {reading.text}"
+    elif rule.on == "entities":
+        examples = f" ({reading.text})" if reading.text else ""
+        words = f"{_strays(reading)} in {window}{examples}: their windows are wrong"
     else:
         value, side, _, why = episode.limit
         origin = f" ({why})" if why else ""
@@ -54,6 +57,8 @@ def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
         return f"the verdict on {subject} is {_plain(reading.text)} in {window}: {rule.name} is over"
     if rule.on == "error":
         return f"the errors of {subject} are steady in {window}: {rule.name} is over"
+    if rule.on == "entities":
+        return f"each entity is in one partition in {window}, as far as is remembered: {rule.name} is over"
     limit = episode.limit
     origin = f" ({limit.why})" if limit.why else ""
     milder = f", and at or {_other(limit)} {limit.clears:.4g}" if limit.clears != limit.value else ""
@@ -69,12 +74,24 @@ def say_withdrawn(rule: AlertRule, subject: str, window: Window, reading: Readin
         found = f"the verdict on {subject} is {_plain(reading.text or 'none')}"
     elif rule.on == "error":
         found = f"the errors of {subject} are steady"
+    elif rule.on == "entities":
+        found = _strays(reading)
     else:
         found = _measured(rule, subject, reading)
     return f"{found} in {window} after late data: {rule.name} is withdrawn"
 
 
+def _strays(reading: Reading) -> str:
+    return (
+        "an entity is in several partitions"
+        if reading.value == 1
+        else f"{reading.value:.0f} entities are in several partitions"
+    )
+
+
 def _measured(rule: AlertRule, subject: str, reading: Reading) -> str:
+    if rule.on == "labels":
+        return f"{reading.value:.3g} of the labels found no event ({reading.text})"
     what = "share of drifting metrics" if rule.on == "drift" else rule.measure
     return f"{what} of {subject} is {reading.value:.4g}"
 

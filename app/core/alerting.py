@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from app.core.drift_calendar import Window
     from schemas.pipeline import AlertRule
 
+#: What rules of the stream itself are on, and the version that their alerts name.
+OF_STREAM = frozenset({"labels", "entities"})
+NO_VERSION = ""
+
 #: What may be edited in the pipeline file without the rule being another one.
 _PRESENTATION = ("severity", "action", "owner", "runbook")
 
@@ -43,8 +47,11 @@ class AlertBook:
 
     def __init__(self, pipeline: str, model: str, rules: Sequence[AlertRule]) -> None:
         self._about = About(pipeline, model)
-        self._rules = tuple(rules)
-        self._watches: dict[str, list[Watch]] = {}
+        self._rules = tuple(rule for rule in rules if rule.on not in OF_STREAM)
+        #: By version; those of the stream itself are of none.
+        self._watches: dict[str, list[Watch]] = {
+            NO_VERSION: [Watch(rule, limits(rule, math.nan)) for rule in rules if rule.on in OF_STREAM]
+        }
         self._told: dict[str, Told] = {}
         #: Of those the ones that are not cleared, by version.
         self._open: dict[str, set[str]] = {}
@@ -68,6 +75,13 @@ class AlertBook:
         """Take what was measured in a closed window, or measured again; NaN or nothing says nothing about a rule."""
         for watch in self._watching(version, on):
             self._read(version, watch, window, Reading(values.get(watch.rule.measure, math.nan)))
+
+    def see_stream(self, on: Literal["labels", "entities"], readings: Iterable[tuple[Window, Reading]]) -> None:
+        """Take what slices of the stream say."""
+        for window, reading in readings:
+            if window.start_ms >= self._settled_ms:
+                for watch in self._watching(NO_VERSION, on):
+                    self._read(NO_VERSION, watch, window, reading)
 
     def see_verdict(self, version: str, window: Window, kind: str) -> None:
         """Take the verdict on a closed window, or its new one; "" says nothing."""
@@ -106,7 +120,7 @@ class AlertBook:
         if known is not None and known[:2] == (by, why):
             return
         alert = told.alert
-        name = f"The alert {alert_id} ({alert.rule} of {alert.model} {alert.version})"
+        name = f"The alert {alert_id} ({alert.rule} of {f'{alert.model} {alert.version}'.strip()})"
         if alert.state == "cleared":
             raise AcknowledgeError(f"{name} was cleared at {_time(alert.at_ms)}: there is nothing to acknowledge.")
         if alert.state == "silenced":
@@ -237,7 +251,7 @@ class AlertBook:
         if not found:
             return None if alert.state == "silenced" else f"{alert.rule} is not in the pipeline file any more"
         watch, window = found[0]
-        subject = f"{self._about.model} {alert.version}"
+        subject = f"{self._about.model} {alert.version}".strip()
         return say_withdrawn(watch.rule, subject, window, watch.readings[window], watch.limits)
 
     def _note(self, alert: Alert, opened_ms: int, now_ms: int) -> Alert:

@@ -86,12 +86,13 @@ class EventBatch:
 
 @dataclass(slots=True)
 class LabelBatch:
-    """Decoded labels of one partition, in offset order."""
+    """Decoded labels of one partition, in offset order; ``key``: those of their records."""
 
     offsets: Ints
     label_time_ms: Ints
     event_id: list[str]
     label: Floats
+    key: list[bytes | None]
 
     def __len__(self) -> int:
         return len(self.event_id)

@@ -217,6 +217,7 @@ class LabelDecoder:
             label_time_ms=np.array([found[row][0] for row in order], dtype=np.int64),
             event_id=[found[row][1] for row in order],
             label=np.array([found[row][2] for row in order], dtype=np.float64),
+            key=[records.keys[row] for row in order],
         )
         return batch, sorted(rejections, key=lambda rejection: rejection.position)
 

@@ -58,6 +58,22 @@ class PerformanceRow(NamedTuple):
     revision: int
 
 
+class InputRow(NamedTuple):
+    """A row of ``input_checks``: a slice of the stream, and what was wrong with it."""
+
+    pipeline: str
+    window_start_ms: int
+    window_end_ms: int
+    events: int
+    labels: int
+    too_late: int
+    unknown: int
+    other_partition: int
+    strays: int
+    examples: list[str]
+    revision: int
+
+
 @dataclass
 class Findings:
     """What is new since the last `MonitorCore.collect`, in a fixed order."""
@@ -67,9 +83,10 @@ class Findings:
     performance: list[PerformanceRow] = field(default_factory=list)
     verdicts: list[WindowVerdict] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+    inputs: list[InputRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.metadata or self.reports or self.performance or self.verdicts or self.alerts)
+        return bool(self.metadata or self.reports or self.performance or self.verdicts or self.alerts or self.inputs)
 
 
 @dataclass(frozen=True)

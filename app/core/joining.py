@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ class JoinedLabels:
     """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
 
     Labels are in the order in which they are applied: label j, number ``places[j]`` of the run's labels, before event
-    ``before[j]`` of the run. ``own_rows``: events of the run that wait for a label no more.
+    ``before[j]`` of the run. ``own_rows``: events of the run that wait for a label no more. ``late`` and ``missing``:
+    numbers of the labels whose event had been forgotten, and of those for which there is none.
     """
 
     before: list[int] = field(default_factory=list)
@@ -30,15 +32,28 @@ class JoinedLabels:
     events: list[Scored | int] = field(default_factory=list)
     columns: list[list[Any]] = field(default_factory=list)
     own_rows: set[int] = field(default_factory=set)
+    late: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.label)
 
     @classmethod
     def join(
-        cls, merged: Merged[Any], events: EventBatch, pending: PendingEvents, fields: tuple[str, ...]
+        cls,
+        merged: Merged[Any],
+        events: EventBatch,
+        pending: PendingEvents,
+        fields: tuple[str, ...],
+        came_to_ms: int,
     ) -> JoinedLabels:
-        """Join as if events and labels came one by one: a label belongs to the newest event of its id, once."""
+        """Join as if events and labels came one by one: a label belongs to the newest event of its id, once.
+
+        Parameters
+        ----------
+        came_to_ms
+            Effective time of the last event before the run.
+        """
         joined = cls(columns=[[] for _ in fields])
         labels = merged.labels
         if not len(labels):
@@ -59,18 +74,24 @@ class JoinedLabels:
         ):
             if not event_id:
                 continue  # a watermark record
-            waiting = pending.pop(event_id)
-            found: Scored | int | None = waiting
-            effective_ms = waiting.effective_ms if waiting is not None else 0
-            rows = own.get(event_id)
-            if rows and rows[0] < place:
-                passed = [row for row in rows if row < place]
-                own[event_id] = rows[len(passed) :]
-                joined.own_rows.update(passed)
+            watermark_ms = int(merged.times_ms[place - 1]) if place else came_to_ms
+            found: Scored | int | None = pending.get(event_id)
+            effective_ms = found.effective_ms if isinstance(found, Scored) else None
+            passed = [row for row in own.get(event_id, ()) if row < place]
+            if passed:
+                joined._pass_over(event_id, passed, merged, pending, came_to_ms)
+                own[event_id] = own[event_id][len(passed) - 1 :]
                 found = passed[-1]
                 effective_ms = int(merged.times_ms[found])
-            if found is None or (place and pending.is_too_old(effective_ms, int(merged.times_ms[place - 1]))):
+            if found is None or effective_ms is None or pending.is_too_old(effective_ms, watermark_ms):
+                is_late = pending.has_forgotten(event_id, watermark_ms, effective_ms)
+                (joined.late if is_late else joined.missing).append(number)
                 continue
+            if isinstance(found, Scored):
+                pending.pop(event_id)
+            else:
+                joined.own_rows.add(found)
+                own[event_id].pop(0)
             joined.before.append(place)
             joined.places.append(number)
             joined.event_id.append(event_id)
@@ -80,6 +101,15 @@ class JoinedLabels:
             for at, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
                 column.append(events.columns[name][found] if isinstance(found, int) else found.fields[at])
         return joined
+
+    def _pass_over(
+        self, event_id: str, rows: list[int], merged: Merged[Any], pending: PendingEvents, came_to_ms: int
+    ) -> None:
+        """Drop the events of an id before the last one of these rows of the run: each was replaced by the next."""
+        pending.replace(event_id, int(merged.times_ms[rows[0] - 1]) if rows[0] else came_to_ms)
+        for row, newer in pairwise(rows):
+            pending.pass_over(event_id, int(merged.times_ms[row]), int(merged.times_ms[newer - 1]))
+        self.own_rows.update(rows[:-1])
 
     def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> Outcomes:
         """The joined labels as arrays, for windows over labels; columns are of the types of the events' own."""

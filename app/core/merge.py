@@ -233,7 +233,7 @@ class TimeMerge(Generic[Payload]):
 
 def no_labels() -> tuple[LabelBatch, Ints]:
     nothing = np.zeros(0, dtype=np.int64)
-    return LabelBatch(nothing, nothing, [], np.zeros(0, dtype=np.float64)), nothing
+    return LabelBatch(nothing, nothing, [], np.zeros(0, dtype=np.float64), []), nothing
 
 
 def _cut(labels: LabelBatch, start: int, stop: int) -> LabelBatch:
@@ -242,6 +242,7 @@ def _cut(labels: LabelBatch, start: int, stop: int) -> LabelBatch:
         labels.label_time_ms[start:stop],
         labels.event_id[start:stop],
         labels.label[start:stop],
+        labels.key[start:stop],
     )
 
 
@@ -254,4 +255,5 @@ def _join(parts: list[LabelBatch]) -> LabelBatch:
         np.concatenate([part.label_time_ms for part in parts]),
         [event_id for part in parts for event_id in part.event_id],
         value,
+        [key for part in parts for key in part.key],
     )

@@ -36,6 +36,7 @@ from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.faults.traffic import Traffic
 from app.core.findings import Findings, Subject
 from app.core.history import History
+from app.core.input_checks import InputChecks
 from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.records.rules import RecordRules
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 3\n"
+_MAGIC = b"streamgauge monitor 4\n"
 
 
 @dataclass(eq=False)
@@ -122,6 +123,8 @@ class MonitorCore:
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
         self._errors = ErrorStream()
+        #: What is wrong with the stream itself.
+        self.inputs = InputChecks(pipeline.name, drift.slice_ms, drift.grace_ms)
         self._make_detector = make_detector
 
     @property
@@ -196,6 +199,7 @@ class MonitorCore:
         checked = self._rules.check(record, laws, self._strangers, clock_ms)
         self._store.add(checked)
         self._errors.add(checked)
+        self.inputs.add(checked)
         for version in named_versions(checked) - laws.keys():
             self._strangers[version] = self._store.n_metrics(version)
         return len(record.deltas) - len(checked.deltas)
@@ -244,6 +248,10 @@ class MonitorCore:
         self._note_absences(closed)
         self._note_absences(mature, of_labels=True)
         self._note_detections(closed)
+        findings.inputs = self.inputs.rows(self._store.watermark_ms)
+        self.alerts.see_stream("labels", self.inputs.label_readings(self._store.label_watermark_ms))
+        self.alerts.see_stream("entities", self.inputs.entity_readings(self._store.watermark_ms))
+        self.inputs.prune()
         findings.alerts += self.alerts.announce(now_ms)
         self._store.release()
         if self._store.settled_before_ms is not None:
@@ -271,6 +279,7 @@ class MonitorCore:
             "succession": self._succession.to_state(),
             "alerts": self.alerts.to_state(),
             "errors": self._errors.snapshot(),
+            "inputs": self.inputs.to_state(),
         }
         return _MAGIC + json.dumps(state, sort_keys=True).encode() + b"\n" + self._store.snapshot()
 
@@ -300,6 +309,7 @@ class MonitorCore:
         come_to_ms = max(self._store.watermark_ms or 0, self._store.label_watermark_ms or 0)
         if come_to_ms > self._rules.latest_come_to_ms:
             raise ValueError(f"the snapshot has come to {come_to_ms}, where nothing can be")
+        self.inputs.from_state(state["inputs"])
 
     def _judge(
         self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False

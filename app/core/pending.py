@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from app.core.forgotten_ids import ForgottenIds
+
 _PREFIX = b"e"
 
 #: In place of a version: of an event that was rejected when it had been counted in windows. Its label counts there too.
@@ -38,24 +40,52 @@ class PendingEvents:
     def __init__(self, horizon_ms: int, *, with_changelog: bool = True) -> None:
         self._horizon_ms = horizon_ms
         self._with_changelog = with_changelog
+        #: Where a changelog is, labels without an event are told apart.
+        self._forgotten = ForgottenIds(horizon_ms) if with_changelog else None
         self._waiting: dict[str, Scored] = {}
         self._touched: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, event_id: str, scored: Scored) -> None:
-        """Remember a scored event; effective times never go back."""
-        self._waiting.pop(event_id, None)  # a repeated id moves to the end, so that the order stays by effective time
+    def add(self, event_id: str, scored: Scored, came_to_ms: int) -> None:
+        """Remember a scored event; effective times never go back. ``came_to_ms``: that of the event before it."""
+        self.replace(event_id, came_to_ms)  # a repeated id moves to the end: the order stays by effective time
         self._waiting[event_id] = scored
         self._touch(event_id)
+
+    def replace(self, event_id: str, came_to_ms: int) -> None:
+        """Drop an event for a newer one of its id; if it was too old by then, it had been forgotten before."""
+        replaced = self._waiting.pop(event_id, None)
+        if replaced is not None:
+            self._touch(event_id)
+            self.pass_over(event_id, replaced.effective_ms, came_to_ms)
+
+    def pass_over(self, event_id: str, effective_ms: int, came_to_ms: int) -> None:
+        """As `replace`, of an event that was never added."""
+        if self._forgotten is not None and self.is_too_old(effective_ms, came_to_ms):
+            self._forgotten.note(effective_ms, event_id)
 
     def is_too_old(self, effective_ms: int, watermark_ms: int) -> bool:
         """Whether an event is forgotten once events have come as far as the watermark."""
         return effective_ms < watermark_ms - self._horizon_ms
 
+    def has_forgotten(self, event_id: str, watermark_ms: int, effective_ms: int | None) -> bool:
+        """Whether it is known of an event of this id that it is forgotten when events have come to the watermark.
+
+        ``effective_ms``: of the one that waits although it is too old; None: none does.
+        """
+        if self._forgotten is None:
+            return False
+        is_known = effective_ms is not None and self._forgotten.is_known(effective_ms, watermark_ms)
+        return is_known or self._forgotten.holds(event_id, watermark_ms)
+
+    def get(self, event_id: str) -> Scored | None:
+        """The event a label belongs to; None when it is unknown, labelled already or forgotten."""
+        return self._waiting.get(event_id)
+
     def pop(self, event_id: str) -> Scored | None:
-        """The event a label belongs to, once; None when it is unknown, labelled already or too old."""
+        """As `get`, once: it waits no more."""
         scored = self._waiting.pop(event_id, None)
         if scored is not None:
             self._touch(event_id)
@@ -67,10 +97,13 @@ class PendingEvents:
         for event_id, scored in self._waiting.items():
             if not self.is_too_old(scored.effective_ms, watermark_ms):
                 break
-            expired.append(event_id)
-        for event_id in expired:
+            expired.append((scored.effective_ms, event_id))
+        for _, event_id in expired:
             del self._waiting[event_id]
             self._touch(event_id)
+        if self._forgotten is not None:
+            self._forgotten.add(expired)
+            self._forgotten.expire(watermark_ms)
         return len(expired)
 
     def entries(self) -> Iterator[tuple[str, Scored]]:
@@ -80,7 +113,8 @@ class PendingEvents:
     def drain_changes(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: the entry, or None for one that is gone."""
         touched, self._touched = self._touched, {}
-        return [
+        forgotten = self._forgotten.drain_changes() if self._forgotten is not None else []
+        return forgotten + [
             (_PREFIX + event_id.encode(), msgspec.msgpack.encode(entry) if entry is not None else None)
             for event_id in touched
             for entry in (self._waiting.get(event_id),)
@@ -88,7 +122,9 @@ class PendingEvents:
 
     def record_keys(self) -> Iterator[bytes]:
         """The keys of the records that a changelog holds of this state."""
-        return (_PREFIX + event_id.encode() for event_id in self._waiting)
+        if self._forgotten is not None:
+            yield from self._forgotten.record_keys()
+        yield from (_PREFIX + event_id.encode() for event_id in self._waiting)
 
     def _touch(self, event_id: str) -> None:
         if self._with_changelog:
@@ -97,6 +133,9 @@ class PendingEvents:
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Replay a changelog, in its order. Keys of other stores are passed over."""
+        records = list(records)
+        if self._forgotten is not None:
+            self._forgotten.restore(records)
         for key, value in records:
             if not key.startswith(_PREFIX):
                 continue

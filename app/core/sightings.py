@@ -6,13 +6,13 @@ has one more; so the values seen since a tile are a sum, exact and in the order 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.core.batches import Column, Ints
+from app.core.hash_runs import hash64
 from app.core.tile_cells import NEVER, Cells, TileCells
 
 #: In place of a hash: the update has no value.
@@ -47,8 +47,7 @@ class Hasher:
 
 
 def _hash_text(value: str) -> int:
-    number = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little", signed=True)
-    return number or 1
+    return hash64(value.encode()) or 1
 
 
 class Sightings:

@@ -14,7 +14,7 @@ import numpy as np
 from app.core.merge import BEGINNING_MS
 from models.reference import Counts, Reference
 from models.soundness import MOST_CELLS, SparseCounts
-from schemas.wire import ErrorRun, SketchDelta, SketchRecord
+from schemas.wire import ErrorRun, LabelCounts, SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,26 +58,44 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
 
     Only the last part says how far the partition has come: before it, nothing may close.
     """
-    deltas: list[SketchDelta] = []
-    errors: list[ErrorRun] = []
-    size = 0
+    part, size = _nothing_of(record), 0
+    for piece, piece_bytes in _pieces(record, most_bytes):
+        if size and size + piece_bytes > most_bytes:
+            yield part
+            part, size = _nothing_of(record), 0
+        if isinstance(piece, ErrorRun):
+            part.errors.append(piece)
+        elif isinstance(piece, LabelCounts):
+            part.labels.append(piece)
+        else:
+            part.deltas.append(piece)
+        size += piece_bytes
+    part.watermark_ms, part.label_watermark_ms = record.watermark_ms, record.label_watermark_ms
+    part.unscored = record.unscored
+    yield part
+
+
+def _nothing_of(record: SketchRecord) -> SketchRecord:
+    return SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, [], [], 0, [])
+
+
+def _pieces(record: SketchRecord, most_bytes: int) -> Iterator[tuple[ErrorRun | LabelCounts | SketchDelta, int]]:
+    """What a record is made of, and how many bytes each takes."""
     for run in _cut_errors(record.errors, most_bytes):
-        more = len(run.times_ms) + len(run.wrong) + _DELTA_BYTES
-        if errors and size + more > most_bytes:
-            yield SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, [], errors)
-            errors, size = [], 0
-        errors.append(run)
-        size += more
+        yield run, len(run.times_ms) + len(run.wrong) + _DELTA_BYTES
+    for labels in _cut_strangers(record.labels, most_bytes):
+        yield labels, len(labels.strangers) + _DELTA_BYTES
     for delta in record.deltas:
-        more = sum(map(len, (delta.cells, delta.counts, delta.sums, delta.minima, delta.maxima, delta.outcome_cells)))
-        more += len(delta.outcome_counts) + _DELTA_BYTES
-        if (deltas or errors) and size + more > most_bytes:
-            yield SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, deltas, errors)
-            deltas, errors, size = [], [], 0
-        deltas.append(delta)
-        size += more
-    watermarks = record.watermark_ms, record.label_watermark_ms
-    yield SketchRecord(record.partition, *watermarks, deltas, errors, record.unscored)
+        arrays = (delta.cells, delta.counts, delta.sums, delta.minima, delta.maxima, delta.outcome_cells)
+        yield delta, sum(map(len, arrays)) + len(delta.outcome_counts) + _DELTA_BYTES
+
+
+def _cut_strangers(counts: list[LabelCounts], most_bytes: int) -> Iterator[LabelCounts]:
+    most = max(most_bytes // 8, 1) * 8
+    for labels in counts:
+        yield LabelCounts(labels.slice_start_ms, labels.n, labels.too_late, labels.unknown, labels.strangers[:most])
+        for at in range(most, len(labels.strangers), most):
+            yield LabelCounts(labels.slice_start_ms, 0, 0, 0, labels.strangers[at : at + most])
 
 
 def _cut_errors(runs: list[ErrorRun], most_bytes: int) -> Iterator[ErrorRun]:

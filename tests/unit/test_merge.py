@@ -21,7 +21,9 @@ def ints(values: list[int]) -> np.ndarray:
 
 def labels(first: int, times: list[int]) -> LabelBatch:
     offsets = list(range(first, first + len(times)))
-    return LabelBatch(ints(offsets), ints(times), [f"l{offset}" for offset in offsets], np.ones(len(times)))
+    return LabelBatch(
+        ints(offsets), ints(times), [f"l{offset}" for offset in offsets], np.ones(len(times)), [b"k"] * len(times)
+    )
 
 
 def cut(times: list[int], cuts: list[int]) -> list[tuple[int, list[int]]]:

@@ -22,7 +22,7 @@ def scored(effective_ms: int, version: str = "1.0.0") -> Scored:
 
 def test_a_label_finds_its_event_once() -> None:
     pending = PendingEvents(HORIZON_MS)
-    pending.add("a", scored(1))
+    pending.add("a", scored(1), 0)
     assert pending.pop("a") == scored(1)
     assert pending.pop("a") is None
     assert pending.pop("b") is None
@@ -30,16 +30,16 @@ def test_a_label_finds_its_event_once() -> None:
 
 def test_a_second_event_of_an_id_replaces_the_first_and_waits_as_long_as_any() -> None:
     pending = PendingEvents(HORIZON_MS)
-    pending.add("a", scored(1))
-    pending.add("b", scored(2))
-    pending.add("a", scored(3, "2.0.0"))
+    pending.add("a", scored(1), 0)
+    pending.add("b", scored(2), 0)
+    pending.add("a", scored(3, "2.0.0"), 0)
     assert pending.expire(13) == 1  # b alone: 2 < 13 - 10 <= 3
     assert pending.pop("a") == scored(3, "2.0.0")
 
 
 def test_an_event_waits_for_the_horizon_and_no_longer() -> None:
     pending = PendingEvents(HORIZON_MS)
-    pending.add("a", scored(1))
+    pending.add("a", scored(1), 0)
     assert pending.expire(11) == 0
     assert pending.expire(12) == 1
     assert len(pending) == 0
@@ -49,14 +49,14 @@ def test_an_event_waits_for_the_horizon_and_no_longer() -> None:
 
 def test_an_event_is_restored_with_all_that_was_kept_of_it() -> None:
     pending, again = PendingEvents(HORIZON_MS), PendingEvents(HORIZON_MS)
-    pending.add("a", scored(1))
+    pending.add("a", scored(1), 0)
     again.restore(pending.drain_changes())
     assert again.pop("a") == scored(1)
 
 
 def test_the_changelog_of_what_is_gone_is_a_tombstone_and_is_written_once() -> None:
     pending = PendingEvents(HORIZON_MS)
-    pending.add("a", scored(1))
+    pending.add("a", scored(1), 0)
     pending.pop("a")
     assert pending.drain_changes() == [(b"ea", None)]
     assert pending.drain_changes() == []
@@ -64,7 +64,7 @@ def test_the_changelog_of_what_is_gone_is_a_tombstone_and_is_written_once() -> N
 
 def test_without_a_changelog_nothing_is_kept_to_be_drained() -> None:
     pending = PendingEvents(HORIZON_MS, with_changelog=False)
-    pending.add("a", scored(1))
+    pending.add("a", scored(1), 0)
     pending.expire(99)
     assert pending.drain_changes() == []
 
@@ -76,7 +76,7 @@ def test_what_a_changelog_restores_goes_on_the_same(actions: list[tuple[str, str
     for action, event_id, passed_ms in actions:
         now_ms += passed_ms
         if action == "add":
-            pending.add(event_id, scored(now_ms))
+            pending.add(event_id, scored(now_ms), now_ms - passed_ms)
         elif action == "pop":
             pending.pop(event_id)
         elif action == "expire":

@@ -81,6 +81,52 @@ def test_commits_are_rare_where_nobody_waits_for_them(tmp_path: Path) -> None:
     assert read(tmp_path, shared).commit_interval_ms == 75
 
 
+def test_a_file_with_state_by_entity_has_alerts_of_the_stream_unless_it_says_otherwise(tmp_path: Path) -> None:
+    both = ["labels-without-event", "entity-in-two-partitions"]
+    own = '[[alerts]]\nname = "a"\non = "labels"\nabove = 0.2\n'
+    texts = {
+        SMALLEST + "\n[labels]\n": ["pipeline-fault", "concept-drift", *both],
+        SMALLEST + WINDOW: ["pipeline-fault", "concept-drift", both[1]],
+        SMALLEST + "\n[labels]\n" + ALERT: ["a", *both],
+        SMALLEST + "\n[labels]\n" + own: ["a", both[1]],
+        "alerts = []\n" + SMALLEST + "\n[labels]\n": [],
+        SMALLEST.replace("[events]", '[events]\nwrong_partition = "ignore"') + "\n[labels]\n": [
+            "pipeline-fault",
+            "concept-drift",
+            both[0],
+        ],
+    }
+    for text, names in texts.items():
+        assert [rule.name for rule in read(tmp_path, text).alerts] == names
+    rules = {rule.name: rule for rule in read(tmp_path, SMALLEST + "\n[labels]\n").alerts}
+    assert (rules[both[0]].above, rules[both[0]].severity) == (0.05, "warning")
+    assert rules[both[1]].severity == "critical"
+
+
+def test_partitions_tell_their_entities_where_something_is_kept_by_entity(tmp_path: Path) -> None:
+    shared = WINDOW.replace('["customer"]', '["country"], delay = "1h"')
+    stateless, with_shared, with_own, with_labels, ignoring = (
+        read(tmp_path, text)
+        for text in (
+            SMALLEST,
+            SMALLEST + shared,
+            SMALLEST + WINDOW,
+            SMALLEST + '\n[labels]\nhorizon = "30d"\n',
+            SMALLEST.replace("[events]", '[events]\nwrong_partition = "ignore"') + WINDOW,
+        )
+    )
+    assert [each.watches_entities for each in (stateless, with_shared, with_own, with_labels, ignoring)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert (ignoring.keeps_by_entity, stateless.keeps_by_entity) == (True, False)
+    assert with_labels.remember_ms == 30 * 86_400_000
+    assert with_own.remember_ms >= 7 * 86_400_000
+
+
 def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     pipeline = read(tmp_path, SMALLEST)
 
@@ -304,6 +350,10 @@ MISTAKES = [
     ("WINDOW", '[labels]\n[drift]\ndetectors = [{ detector = "page_hinkley", mode = "sideways" }]', 'drift.detectors.page_hinkley.mode: "sideways" is not known; use "both", "up" or "down".'),
     ("WINDOW", '[drift]\nper = "7d"\nper_events = 1000', "drift.per_events: stands beside per; keep the one that the budget is meant by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow = 1', 'alerts.a.on: performance needs labels; add [labels] or use on = "drift".'),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "labels"\nabove = 0.1', 'alerts.a.on: labels needs labels; add [labels] or use on = "drift".'),
+    ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "labels"', "alerts.a: has no limit; give above, for example above = 0.05."),
+    ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "labels"\nbelow = 0.1', "alerts.a.below: unknown key; use one of"),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "entities"\nabove = 1', "alerts.a.above: unknown key; use one of"),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
     ("WINDOW", ALERT + 'clear_at = 0.1', 'alerts.a.clear_at: unknown key; did you mean "clears_at"?'),

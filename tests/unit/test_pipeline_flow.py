@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -30,6 +32,7 @@ from schemas.topics import WATERMARK_HEADER
 from schemas.wire import DeadLetter, Score
 
 NOW_MS = START_MS + 1000 * HOUR_MS
+SLICE_MS = HOUR_MS
 
 SPECIFICATION = f"""
 publish_features = true
@@ -180,12 +183,15 @@ class Log:
             stop = min(len(self.values), start + next(sizes))
             values, n = self.values[start:stop], stop - start
             offsets = np.arange(start, stop, dtype=np.int64) * 3
+            keys = [KEYS[crc32(value or b"") % len(KEYS)] for value in values]
             yield RecordBatch(
-                self.topic, 0, offsets, np.full(n, NOW_MS), [b"c"] * n, values, self.headers[start:stop] or None
+                self.topic, 0, offsets, np.full(n, NOW_MS), keys, values, self.headers[start:stop] or None
             )
             start = stop
 
 
+#: Of the records, whatever is in them: cards of the events, one that has none, and none.
+KEYS = (b"c0", b"c1", b"c9", None)
 MINUTES = st.integers(0, 60 * 6)
 EVENTS = st.lists(
     st.builds(event, st.integers(0, 9), MINUTES) | st.sampled_from([None, b"", b"rubbish", event(1, -(10**9))]),
@@ -219,6 +225,8 @@ class Output:
     joined: list[tuple[str, float, int]] = field(default_factory=list)
     watermarks: list[tuple[int, int]] = field(default_factory=list)
     errors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    labels: Counter[tuple[int, str | int]] = field(default_factory=Counter)
+    entities: dict[bytes, bytes | None] = field(default_factory=dict)
 
     def add(self, step: Step | None) -> None:
         if step is None:
@@ -232,7 +240,16 @@ class Output:
     def drain(self, flow: PartitionPipeline) -> None:
         for key, value in flow.drain_state():
             self.state[key] = value
+        self.entities.update(flow.drain_entities())
         sketch = flow.drain_sketch()
+        for counts in sketch.labels if sketch else []:
+            # As with the errors: nothing before what was said, so a slice that has ended stays as it is.
+            assert not self.watermarks or counts.slice_start_ms + SLICE_MS > self.watermarks[-1][1]
+            named = {"n": counts.n, "too_late": counts.too_late, "unknown": counts.unknown}
+            self.labels.update({(counts.slice_start_ms, name): value for name, value in named.items()})
+            self.labels.update(
+                (counts.slice_start_ms, each) for each in np.frombuffer(counts.strangers, "<i8").tolist()
+            )
         for delta in sketch.deltas if sketch else []:
             self.counts.setdefault((delta.version, delta.slice_start_ms, delta.segment), Sketch()).add(delta)
         for run in sketch.errors if sketch else []:
@@ -254,7 +271,7 @@ class Output:
         letters = [
             [msgspec.json.encode(letter) for letter in kind] for kind in (self.event_letters, self.label_letters)
         ]
-        return self.scores, letters, state, counts, self.joined, self.errors
+        return self.scores, letters, state, counts, self.joined, self.errors, +self.labels, self.entities
 
 
 def _bits(value: Any) -> Any:
@@ -394,6 +411,8 @@ def test_what_a_changelog_restores_goes_on_the_same(
 
     second = PartitionPipeline(either.pipeline, either.plan, 0)
     second.restore(list(output.state.items()))
+    assert second.entities is not None
+    second.entities.restore(list(output.entities.items()))
     for version, reference in either.references.items():
         second.know(version, reference)
     events_left = event_log.cut(cuts, 0 if position.events is None else (position.events + 2) // 3)

@@ -19,7 +19,7 @@ from models.reference_fit import fit_reference
 from models.training import TrainedModel
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
-from schemas.wire import ErrorRun, SketchDelta, SketchRecord, encode_packed
+from schemas.wire import ErrorRun, LabelCounts, SketchDelta, SketchRecord, encode_packed
 
 DAY_MS = 86_400_000
 AT_MS = 1_700_000_000_000 // DAY_MS * DAY_MS
@@ -60,10 +60,18 @@ def i8(*values: int) -> bytes:
     return np.array(values, "<i8").tobytes()
 
 
+def labels(start_ms: int = AT_MS, strangers: bytes = b"") -> SketchRecord:
+    return SketchRecord(0, AT_MS, AT_MS, [], [], 0, [LabelCounts(start_ms, 9, 1, 1, strangers)])
+
+
 def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
     good = delta(reference)
     cells = np.frombuffer(good.cells, "<u4")
     return {
+        "strangers that are no numbers": (labels(strangers=b"abc"), "inconsistent"),
+        "labels of a slice before all events": (labels(0), "out_of_range"),
+        "labels of no slice": (labels(AT_MS + 1), "out_of_range"),
+        "labels of a slice after all labels": (labels(1_893_456_000_000 + 9 * DAY_MS), "out_of_range"),
         "another model": (record(good, change(good, model="x")), "foreign"),
         "a partition that there is not": (change(record(good), partition=1), "foreign"),
         "a watermark beyond all": (record(good, come_to_ms=2**62), "out_of_range"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.core.records.rules import RecordRules
     from models.soundness import CellLaws
     from schemas.pipeline import Pipeline
-    from schemas.wire import ErrorRun, SketchDelta
+    from schemas.wire import ErrorRun, LabelCounts, SketchDelta
 
 #: Versions without a reference that counts are held of.
 MOST_UNKNOWN = 100
@@ -95,6 +95,8 @@ class SketchRules:
             self._check_delta(delta, laws.get(delta.version), sizes, latest_ms)
         for run in record.errors:
             self._check_run(run, latest_ms)
+        for labels in record.labels:
+            self._check_labels(labels, latest_ms)
         known = [delta for delta in record.deltas if delta.segment in self._segments]
         if len(known) == len(record.deltas):
             return record
@@ -124,6 +126,15 @@ class SketchRules:
                 fault = f"it has {len(counts.sums)} metrics, and what is held of the version has {size}"
         if fault:
             raise RefusedRecordError("inconsistent", f"Version {delta.version:.40}, {delta.segment:.40}: {fault}.")
+
+    def _check_labels(self, labels: LabelCounts, latest_ms: int) -> None:
+        if len(labels.strangers) % 8:
+            raise RefusedRecordError("inconsistent", f"{len(labels.strangers)} bytes are no keys of strangers.")
+        earliest_ms = self._rules.earliest_ms - self._rules.horizon_ms - self._slice_ms
+        if not earliest_ms < labels.slice_start_ms <= latest_ms or labels.slice_start_ms % self._slice_ms:
+            raise RefusedRecordError(
+                "out_of_range", f"It counts labels of a slice that begins at {labels.slice_start_ms}."
+            )
 
     def _check_run(self, run: ErrorRun, latest_ms: int) -> None:
         if len(run.times_ms) != 8 * len(run.wrong):

@@ -1,0 +1,58 @@
+"""Reads the newest records of a pipeline's inputs, for a look at their keys."""
+
+from __future__ import annotations
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from app.adapters.stack_error import StackError
+from app.adapters.topic_reader import drain, new_consumer, partitions_of
+from app.core.batches import RecordBatch
+from app.core.decode import EventDecoder, LabelDecoder
+from app.core.key_sample import Sample, Seen
+from schemas.pipeline import Pipeline
+
+#: Records of all partitions of a topic together, and the least of each.
+_RECORDS = 20_000
+_LEAST = 50
+
+
+async def read_sample(bootstrap: str, pipeline: Pipeline) -> Sample:
+    """The newest events and labels of each partition that can be decoded; `StackError` when Kafka does not answer."""
+    consumer = new_consumer(bootstrap)
+    decode_events, decode_labels = EventDecoder(pipeline.events).decode, LabelDecoder(pipeline).decode
+    topics = [pipeline.topics.events] + ([pipeline.topics.labels] if pipeline.labels is not None else [])
+    sample = Sample([], [], pipeline.partitions)
+    try:
+        await consumer.start()
+        for topic in topics:
+            tps = await partitions_of(consumer, topic)
+            most = max(_LEAST, _RECORDS // len(tps))
+            firsts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+            stretches: dict[TopicPartition, tuple[int, int]] = {
+                tp: (max(firsts[tp], ends[tp] - most), ends[tp]) for tp in tps
+            }
+            async for batch in drain(consumer, stretches):
+                if topic == pipeline.topics.events:
+                    events, _ = decode_events(batch)
+                    keys = _keys_at(batch, events.offsets.tolist())
+                    sample.events.extend(
+                        Seen(batch.partition, *each) for each in zip(keys, events.event_id, events.entity, strict=True)
+                    )
+                else:
+                    labels, _ = decode_labels(batch)
+                    sample.labels.extend(
+                        Seen(batch.partition, *each)
+                        for each in zip(labels.key, labels.event_id, strict=True)
+                        if each[1]  # a watermark record is of no event
+                    )
+    except (KafkaError, LookupError) as error:
+        raise StackError(f"The topics could not be read ({error!r:.200}): check that Kafka runs.") from error
+    finally:
+        await consumer.stop()
+    return sample
+
+
+def _keys_at(batch: RecordBatch, offsets: list[int]) -> list[bytes | None]:
+    keys = dict(zip(batch.offsets.tolist(), batch.keys, strict=True))
+    return [keys[offset] for offset in offsets]
