@@ -54,9 +54,7 @@ class Stream(Bench):
     def __init__(self, bootstrap: str, folder: Path, events: str = "") -> None:
         super().__init__(bootstrap, folder, with_labels=True)
         path = self.pipeline.path
-        text = render_toml(
-            self.pipeline.name, Setup("exactly_once", True, PARTITIONS, 50, max_wait="20s", monitored=True)
-        )
+        text = render_toml(self.pipeline.name, Setup("exactly_once", True, PARTITIONS, 50, monitored=True))
         path.write_text(text.replace("[events]", f"[events]\n{events}"))
         self.pipeline = load(path)
 
