@@ -390,6 +390,7 @@ class PartitionTask:
                 await self._wait()
             else:
                 await asyncio.sleep(0)
+        self._tell_others()  # what this worker's partitions have seen of this one is to be committed
         if self._cut_at is not None:
             self._cut()
         self._outbox.append(None)

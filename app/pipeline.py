@@ -279,12 +279,12 @@ class PartitionPipeline:
         if ready is None:
             return self._labels_only()
         step = self._process(ready.merged, models, now_ms, stale=ready.is_stale)
-        if self.shared is not None and not self._with_drain:
-            self.shared.settle(self._event_watermark_ms)
         self._promised_ms = max(self._promised_ms, ready.promised_ms)
         queued = ready.merged.payload
         if queued is not None:
             self._reject(queued, ready.merged, step, now_ms)
+        if self.shared is not None and not self._with_drain:
+            self.shared.settle(self._event_watermark_ms, self._events_end or 0)
         return step
 
     def _take(self, most: int, stale: range) -> Ready[_Queued] | None:
@@ -359,7 +359,7 @@ class PartitionPipeline:
                     self._score(step, slice(start, stop), run.model)
             self._unscored += len(events) - step.n_scored - len(rejected)
             if self._with_outgoing:
-                self._encode_scores(step, now_ms, stale=stale)
+                self._encode_scores(step, now_ms)
         segments, versions = self._segments_of(step), _versions(step, rejected)
         self._remember(step, merged, segments, versions, came_to_ms)
         error_times_ms = label_times_ms[np.array(joined.places, dtype=np.int64)]
@@ -515,12 +515,11 @@ class PartitionPipeline:
         }
         changes = [(TILES + key, value) for key, value in self._state.drain_changes()]
         if self.shared is not None:
-            topic, opened = self.shared.drain(self._event_watermark_ms)
+            topic, opened, asked = self.shared.drain(self._event_watermark_ms, self._events_end or 0)
             self._to_share.extend(topic)
+            self._to_repartition.extend(asked)
             changes.extend(opened)
             meta["shared"] = self.shared.contributor.position()
-            next_offset = self._events_end or 0
-            self._to_repartition.extend(self.shared.drain_repartition(self._event_watermark_ms, next_offset))
             if self.shared.repartition is not None:
                 meta["repartition"] = self.shared.repartition.position()
         changes.extend(self._pending.drain_changes())
@@ -540,6 +539,8 @@ class PartitionPipeline:
         now_ms
             Processing time.
         """
+        if self.shared is not None:
+            self.shared.committed()
         if self._rows is not None:
             self._rows.commit()
             if self._rows.wants_write:
@@ -582,6 +583,8 @@ class PartitionPipeline:
         meta = reader.meta
         self._state, self._pending, self._generation = reader.state, reader.pending, reader.generation
         if not meta:
+            if self.shared is not None:
+                self.shared.contributor.begin_anew()
             return restored
         self._promised_ms = meta["promised_ms"]
         self._events_end, self._labels_end = meta["position"]
@@ -600,7 +603,7 @@ class PartitionPipeline:
         )
         return restored
 
-    def _encode_scores(self, step: Step, now_ms: int, *, stale: bool) -> None:
+    def _encode_scores(self, step: Step, now_ms: int) -> None:
         events, encode = step.events, self._encode
         served, topic = self._served, self._pipeline.topics.events
         offsets, times = events.offsets.tolist(), events.event_time_ms.tolist()
@@ -622,7 +625,7 @@ class PartitionPipeline:
                     now_ms,
                     served(*rows[row]) if rows is not None else {},  # type: ignore[arg-type]  # the same JSON, sooner
                     [],
-                    stale,
+                    step.is_stale,
                 )
                 add((events.entity[row].encode(), encode(value), now_ms))
 

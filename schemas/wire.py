@@ -331,10 +331,10 @@ class SharedTile(msgspec.Struct, array_like=True):
 
 
 class SharedTimes(msgspec.Struct, array_like=True):
-    """``<p>.shared``: how far one partition has come.
+    """``<p>.shared``: how far one partition has come; the last record of each transaction.
 
     ``added_ms``: every tile that ends at or before has all that the partition will add to it. ``scored_ms``: no event
-    before it will be scored any more.
+    before it will be scored any more, but with ``stale`` in its score.
     """
 
     added_ms: ComeToMs

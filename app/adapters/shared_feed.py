@@ -37,6 +37,7 @@ class SharedFeed:
         self._bootstrap = bootstrap
         self._topic = topic
         self._fail = fail
+        #: Where to go on, by partition; None: at the first record.
         self._followed: dict[int, int | None] = {}
         self._following: asyncio.Task[None] | None = None
         self._listeners: set[Callable[[], None]] = set()
@@ -62,16 +63,17 @@ class SharedFeed:
         await self.stop()
         others = set(self.board.added_ms) - set(partitions)
         for partition in others - self._followed.keys():
-            self.board.drop(partition)
+            self.board.hear_anew(partition)
         self._followed = {partition: self._followed.get(partition) for partition in sorted(others)}
         if self._followed:
             self._following = asyncio.create_task(self._guard(), name="shared-windows")
 
     async def read_own(self, partition: int) -> None:
         """Read what former owners of a partition have added, once they are fenced."""
-        self.board.drop(partition)
+        self.board.hear_anew(partition)
         async for batch in read_to_end(self._bootstrap, [self._topic], partition):
             self._hear(batch)
+        self.board.caught_up(partition)
 
     async def stop(self) -> None:
         if self._following is not None:
@@ -95,10 +97,16 @@ class SharedFeed:
             for partition, offset in self._followed.items():
                 if offset is not None:
                     consumer.seek(tps[partition], offset)
+            anew = [tp for partition, tp in tps.items() if self.board.is_anew(partition)]
+            ends = await consumer.end_offsets(anew)
             while True:
                 for tp, found in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
                     self._hear(to_batch(tp, found))
                     self._followed[tp.partition] = found[-1].offset + 1
+                for tp in list(ends):
+                    if await consumer.position(tp) >= ends[tp]:
+                        del ends[tp]
+                        self.board.caught_up(tp.partition)
                 self.tell()
         finally:
             await consumer.stop()

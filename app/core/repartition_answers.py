@@ -12,6 +12,9 @@ from app.core.shared_plan import SharedPlan
 from app.core.shared_windows import window_values
 from schemas.wire import AnswersRecord
 
+#: After any offset.
+_FOR_ANOTHER = 2**62
+
 
 class ComingAnswers:
     """Held events in offset order, with what has been answered for each; the first answer counts.
@@ -62,6 +65,8 @@ class ComingAnswers:
         """Take the record at this place of the topic; those of another term or feature set are passed over."""
         self._next_place = place + 1
         record = msgspec.msgpack.decode(value, type=AnswersRecord)
+        if record.term > term_ms:  # another owner has begun anew: those are for it, and never ours to delete
+            self._heard.append((place, _FOR_ANOTHER))
         if record.feature_set != self._feature_set or record.term != term_ms:
             return
         newest = -1
@@ -94,9 +99,12 @@ class ComingAnswers:
 
     def position(self, next_offset: int) -> int:
         """From where on the topic may hold an answer that an event from this offset on still needs."""
+        return next((place for place, last in self._heard if last >= next_offset), self._next_place)
+
+    def forget(self, next_offset: int) -> None:
+        """No event before this offset will ever be scored again."""
         while self._heard and self._heard[0][1] < next_offset:
             self._heard.popleft()
-        return self._heard[0][0] if self._heard else self._next_place
 
     def restore(self, place: int) -> None:
         """Nothing before this place of the topic is needed."""

@@ -1,7 +1,10 @@
 """What all partitions have added to the shared windows, and how far each has come: one board per process.
 
 A tile is the sum of what each partition has added to it. Contributions are absolute: a later one of the same partition
-(and piece) takes the place of the earlier, so that hearing one twice changes nothing.
+(and piece) takes the place of the earlier, so that hearing one twice changes nothing. What may be forgotten, and who
+may say so: docs/adr/0023.
+
+Over 300 lines: tiles and the cursors that move over them change together.
 """
 
 from __future__ import annotations
@@ -105,6 +108,10 @@ class SharedBoard:
         self._stores = [_Tiles() for _ in plan.stores]
         self._by_name = {store.name: number for number, store in enumerate(plan.stores)}
         self._swept_ms = BEGINNING_MS
+        #: Tiles of a transaction whose times have not been heard yet.
+        self._unheard: dict[int, list[tuple[int, int, int, bytes | None]]] = {}
+        #: Partitions that are heard anew, with the last times that they have told.
+        self._anew: dict[int, SharedTimes | None] = {}
 
     # -- times -------------------------------------------------------------------------------------------------------
 
@@ -115,8 +122,13 @@ class SharedBoard:
             self.low_ms, self.high_ms = min(self.added_ms.values()), max(self.added_ms.values())
 
     def score_to(self, partition: int, scored_ms: int) -> None:
-        """A partition will score no event before ``scored_ms`` any more."""
-        self.scored_ms[partition] = max(scored_ms, self.scored_ms[partition])
+        """A partition will score no event before ``scored_ms`` any more, whatever happens: that is committed."""
+        self.scored_ms[partition] = scored_ms
+
+    def _set_times(self, partition: int, times: SharedTimes) -> None:
+        """Take the place of what a partition has told before; one whose state was lost goes back."""
+        self.added_ms[partition], self.scored_ms[partition] = times.added_ms, times.scored_ms
+        self.low_ms, self.high_ms = min(self.added_ms.values()), max(self.added_ms.values())
 
     # -- tiles -------------------------------------------------------------------------------------------------------
 
@@ -145,29 +157,51 @@ class SharedBoard:
         store.cursors.add(cursor)
         return cursor
 
-    def drop(self, partition: int) -> None:
-        """Forget a partition; events wait until it has been heard anew."""
+    def forget(self, partition: int) -> None:
+        """Forget what a partition has added, and how far it had come."""
         for store in self._stores:
             for tile, places in list(store.tiles.items()):
                 for place in [place for place in places if place[0] == partition]:
                     store.put(tile, place, None)
-        self.added_ms[partition] = self.scored_ms[partition] = BEGINNING_MS
-        self.low_ms, self.high_ms = min(self.added_ms.values()), max(self.added_ms.values())
+        self._unheard.pop(partition, None)
+        self._set_times(partition, SharedTimes(BEGINNING_MS, BEGINNING_MS))
 
     # -- the topic ---------------------------------------------------------------------------------------------------
 
+    def hear_anew(self, partition: int) -> None:
+        """Forget a partition: it is heard from its first record on, and events wait until `caught_up`."""
+        self.forget(partition)
+        self._anew[partition] = None
+
+    def is_anew(self, partition: int) -> bool:
+        """Whether a partition is being heard anew."""
+        return partition in self._anew
+
+    def caught_up(self, partition: int) -> None:
+        """All that the topic held when a partition began to be heard anew has been heard: its times count from now on.
+
+        Not before: compaction leaves times whose tiles it has removed, because later records take their place.
+        """
+        times = self._anew.pop(partition)
+        if times is not None:
+            self._set_times(partition, times)
+
     def hear(self, partition: int, key: bytes, value: bytes | None) -> None:
-        """Take a record of the topic's partition. Tiles of other features are passed over."""
-        if key[:1] == TIMES and value is not None:
+        """Take a record of the topic's partition: what a transaction holds counts with its last one, the times.
+
+        Records of other features are passed over.
+        """
+        if key == TIMES + self.plan.name and value is not None:
+            for store, tile, piece, of in self._unheard.pop(partition, ()):
+                self._stores[store].put(tile, (partition, piece), None if of is None else self._read(store, of))
             times = msgspec.msgpack.decode(value, type=SharedTimes)
-            self.come_to(partition, times.added_ms)
-            self.score_to(partition, times.scored_ms)
-        elif key[:1] == TILE:
-            store = self._by_name.get(key[1 : 1 + NAME_BYTES])
-            if store is None:
-                return
+            if partition in self._anew:
+                self._anew[partition] = times
+            else:
+                self._set_times(partition, times)
+        elif key[:1] == TILE and (found := self._by_name.get(key[1 : 1 + NAME_BYTES])) is not None:
             tile, piece = PLACE.unpack(key[1 + NAME_BYTES :])
-            self._stores[store].put(tile, (partition, piece), None if value is None else self._read(store, value))
+            self._unheard.setdefault(partition, []).append((found, tile, piece, value))
 
     def _read(self, store: int, value: bytes) -> Amounts:
         record = msgspec.msgpack.decode(value, type=SharedTile)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, TypeVar
+
+import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints
 from app.core.merge import BEGINNING_MS, Merged
@@ -47,6 +50,8 @@ class SharedPart(Generic[Payload]):
         self.contributor = Contributor(board, partition, horizon_ms, outcome_fields, asker, with_drain=with_drain)
         self._reader = SharedReader(board, with_repartitioned=repartition is None)
         self._most_held = most_held
+        #: Per drain that is not committed yet: before which time nothing is scored any more, and the next offset.
+        self._uncommitted: deque[tuple[int, int]] = deque()
 
     @property
     def is_full(self) -> bool:
@@ -90,7 +95,16 @@ class SharedPart(Generic[Payload]):
         """Add a run to the shared windows, and hold it until it may read them."""
         if self.repartition is not None:
             self.repartition.hold(events, merged.times_ms, self.contributor.next_event)
+        late = int(np.searchsorted(merged.times_ms, self.contributor.scored_ms))
         self.contributor.add(merged, events)
+        if 0 < late < len(merged.times_ms):
+            late_ones, merged = merged.split(late)
+            self._hold(late_ones, is_stale=True)
+            late = 0
+        # Late: while the partition was taken to be idle, what the event would read may have been forgotten.
+        self._hold(merged, is_stale=is_stale or late > 0)
+
+    def _hold(self, merged: Merged[Payload], *, is_stale: bool) -> None:
         needed_ms = self.board.plan.needed_ms(merged.times_ms)
         self.held.add(merged, needed_ms, is_stale=is_stale, promised_ms=BEGINNING_MS)
 
@@ -110,21 +124,43 @@ class SharedPart(Generic[Payload]):
         if self.repartition is not None:
             self.repartition.answers.fill(matrix, events)
 
-    def settle(self, event_watermark_ms: int) -> None:
+    def settle(self, event_watermark_ms: int, next_offset: int) -> None:
         """Forget what nobody reads any more, where nothing is drained."""
-        self.board.score_to(self.contributor.partition, self._scored_ms(event_watermark_ms))
+        self.board.score_to(self.contributor.partition, self._scored_ms(event_watermark_ms, next_offset))
         self.board.sweep()
 
-    def drain(self, event_watermark_ms: int) -> tuple[Records, Records]:
-        """Records for the topic and for the changelog; ``event_watermark_ms``: of the events scored."""
-        return self.contributor.drain(self._scored_ms(event_watermark_ms))
+    def drain(self, event_watermark_ms: int, next_offset: int) -> tuple[Records, Records, list[tuple[int, bytes]]]:
+        """What one transaction is to say of shared windows.
 
-    def drain_repartition(self, event_watermark_ms: int, next_offset: int) -> list[tuple[int, bytes]]:
-        """Partitions of ``<p>.repartition`` and records for them; ``next_offset``: of the first event not scored."""
+        Parameters
+        ----------
+        event_watermark_ms
+            Effective time of the last event that is scored.
+        next_offset
+            Of the first event that is not.
+
+        Returns
+        -------
+        Records for the topic, for the changelog, and for partitions of ``<p>.repartition``.
+        """
+        topic, changes = self.contributor.drain(self._scored_ms(event_watermark_ms, next_offset))
+        scored_ms = self.contributor.scored_ms
+        self._uncommitted.append((scored_ms, next_offset))
         if self.repartition is None:
-            return []
-        scored_ms = self._scored_ms(event_watermark_ms)
-        return self.repartition.drain(self.contributor.added_ms, scored_ms, next_offset)
+            return topic, changes, []
+        return topic, changes, self.repartition.drain(self.contributor.added_ms, scored_ms, next_offset)
 
-    def _scored_ms(self, event_watermark_ms: int) -> int:
-        return event_watermark_ms if self.held else self.contributor.added_ms
+    def committed(self) -> None:
+        """The oldest drain that was not committed has been: what it said of scoring will stand."""
+        scored_ms, next_offset = self._uncommitted.popleft()
+        self.board.score_to(self.contributor.partition, scored_ms)
+        if self.repartition is not None:
+            self.repartition.answers.forget(next_offset)
+
+    def _scored_ms(self, event_watermark_ms: int, next_offset: int) -> int:
+        """Before which time nothing of this partition is scored any more, if what is scored now is committed.
+
+        What was added and is not held has been scored, unless a former owner added it and it is still to be read again.
+        """
+        is_all_scored = not self.held and next_offset >= self.contributor.next_event
+        return self.contributor.added_ms if is_all_scored else event_watermark_ms

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -60,6 +61,11 @@ class SharedPlan:
 
     def __bool__(self) -> bool:
         return bool(self.columns)
+
+    @cached_property
+    def name(self) -> bytes:
+        """Identity of all stores together on the topics."""
+        return hashlib.sha256(b"".join(store.name for store in self.stores)).digest()[:NAME_BYTES]
 
     @classmethod
     def compile(cls, pipeline: Pipeline) -> SharedPlan:

@@ -15,7 +15,7 @@ import numpy as np
 
 from app.core.batches import Column, EventBatch, Floats, Ints
 from app.core.keys import NULL
-from app.core.merge import BEGINNING_MS, Merged
+from app.core.merge import BEGINNING_MS, END_MS, Merged
 from app.core.pending import PendingEvents
 from app.core.repartition_asker import Asker
 from app.core.shared_board import PLACE, TILE, TIMES, Amounts, SharedBoard
@@ -72,6 +72,8 @@ class Contributor:
         self._touched: dict[tuple[int, int], list[Ints]] = {}
         self._logged: dict[int, int] = {}
         self._pieces: dict[tuple[int, int], int] = {}
+        self._is_anew = False
+        #: The last times that were drained or, after a restart, committed.
         self._told = SharedTimes(BEGINNING_MS, BEGINNING_MS)
 
     def add(self, merged: Merged[Any], events: EventBatch) -> None:
@@ -129,6 +131,11 @@ class Contributor:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     @property
+    def scored_ms(self) -> int:
+        """Before which the others have been told, or soon are, that nothing is scored any more."""
+        return self._told.scored_ms
+
+    @property
     def has_news(self) -> bool:
         """Whether the others are waiting to hear from this partition: it has come into another tile."""
         told, added = self._told.added_ms, self.added_ms
@@ -137,9 +144,8 @@ class Contributor:
     def drain(self, scored_ms: int) -> tuple[Records, Records]:
         """Records for the topic (closed tiles, times) and for the changelog (the tiles still open).
 
-        ``scored_ms`` counts for what is forgotten one drain later, when it has been committed.
+        The board hears of ``scored_ms`` when it has been committed (`SharedPart.committed`).
         """
-        self._board.score_to(self.partition, self._told.scored_ms)
         topic, changes = self._forget(), self._close()
         for (number, tile), codes in self._touched.items():
             found = self._board.contribution(number, tile, self.partition)
@@ -149,10 +155,10 @@ class Contributor:
                 self._logged[number] = tile
                 changes.extend(self._encode_open(number, tile, found, np.unique(np.concatenate(codes))))
         self._touched.clear()
-        times = SharedTimes(self.added_ms, scored_ms)
-        if times != self._told:
+        times = SharedTimes(self.added_ms, max(scored_ms, self._told.scored_ms))
+        if topic or times != self._told:
             self._told = times
-            topic.append((TIMES, msgspec.msgpack.encode(times)))
+            topic.append((TIMES + self._plan.name, msgspec.msgpack.encode(times)))
         self._board.sweep()
         return topic, changes
 
@@ -180,7 +186,17 @@ class Contributor:
                 self._board.add(number, tile, self.partition, amounts)
                 self._logged[number] = tile
         self._pieces = self._board.pieces(self.partition)
+        self._told = SharedTimes(self._board.added_ms[self.partition], self._board.scored_ms[self.partition])
         self.come_to(added_ms)
+
+    def begin_anew(self) -> None:
+        """There is no state to go on from: what the topic says of the partition is cleared with the first commit.
+
+        Otherwise what is read again would be added a second time. How far it had scored stands: others went by it.
+        """
+        self._pieces, self._is_anew = self._board.pieces(self.partition), True
+        self._told = SharedTimes(BEGINNING_MS, self._board.scored_ms[self.partition])
+        self._board.forget(self.partition)
 
     def _is_closed(self, number: int, tile: int) -> bool:
         return (tile + 1) * self._plan.stores[number].hop_ms <= self.added_ms
@@ -224,7 +240,8 @@ class Contributor:
 
     def _forget(self) -> Records:
         """Clear what nobody will read again from the topic."""
-        floor_ms = self._board.floor_ms
+        floor_ms = END_MS if self._is_anew else self._board.floor_ms
+        self._is_anew = False
         records: Records = []
         for number, tile in list(self._pieces):
             store = self._plan.stores[number]

@@ -352,6 +352,7 @@ class Cluster:
         self.topic[partition] += flow.drain_shared()
         for to, record in flow.drain_repartition():
             self.asked[to][1].append(record)
+        flow.state_committed(0, NOW_MS)
         position = flow.position()
         self.offsets[partition] = tuple(  # type: ignore[assignment]  # two of them
             old if at is None else (at + 1) // 2
