@@ -342,6 +342,7 @@ class PartitionTask:
             shared.repartition,
             self._wake.set,
             lambda why: around.fail(why, EXIT_RETRY),
+            refusals=around.shelf.refusals,
         )
 
     def _know_references(self) -> None:

@@ -30,6 +30,7 @@ from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
+from app.core.records.rules import RecordRules
 from app.core.state_log import UnreadableStateError
 from app.drive import new_board
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
@@ -99,7 +100,15 @@ class Worker:
         self._shared: SharedFeed | None = None
         board = new_board(plan, range(pipeline.partitions))
         if board is not None:
-            self._shared = SharedFeed(bootstrap, pipeline.topics.shared, board, lambda why: self.fail(why, EXIT_RETRY))
+            rules = RecordRules.of(pipeline)
+            self._shared = SharedFeed(
+                bootstrap,
+                pipeline.topics.shared,
+                board,
+                lambda why: self.fail(why, EXIT_RETRY),
+                refusals=shelf.refusals,
+                latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
+            )
         refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
         self._following: asyncio.Task[None] | None = None
         self._entities = EntityFeed(bootstrap, pipeline, shelf.refusals) if refuses else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -20,10 +21,12 @@ from faust.types import TP
 from app.adapters.faust_batches import Bounds
 from app.adapters.log_bounds import LogBounds
 from app.adapters.publisher import new_producer
+from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import new_consumer
 from app.core.repartition import Repartition
 from app.core.repartition_answerer import Answerer
 from schemas.pipeline import Pipeline
+from schemas.refusal import RefusedRecordError
 
 log = logging.getLogger("streamgauge.worker")
 
@@ -43,6 +46,8 @@ class RepartitionFeed:
         Called when answers have come.
     fail
         Called with the reason when it cannot go on.
+    refusals
+        Told of the records that are none of ours.
     delete_s
         How often what nobody needs any more is deleted from the two topics.
     """
@@ -55,6 +60,7 @@ class RepartitionFeed:
         wake: Callable[[], None],
         fail: Callable[[str], None],
         *,
+        refusals: Refusals,
         delete_s: float = 10.0,
     ) -> None:
         self._bootstrap = bootstrap
@@ -70,6 +76,7 @@ class RepartitionFeed:
         self._repartition = repartition
         self._wake = wake
         self._fail = fail
+        self._refusals = refusals
         self._delete_s = delete_s
         #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
         self._end: int | None = 0
@@ -147,12 +154,21 @@ class RepartitionFeed:
 
     def _hear(self, found: dict[TopicPartition, list[Any]]) -> None:
         for record in found.get(self._asked, []):
-            self._answerer.hear(record.offset, record.value)
+            with self._refusing(self._asked, record):
+                self._answerer.hear(record.offset, record.value)
         answers = found.get(self._answers, [])
         for record in answers:
-            self._repartition.hear(record.offset, record.value)
+            with self._refusing(self._answers, record):
+                self._repartition.hear(record.offset, record.value)
         if answers:
             self._wake()
+
+    @contextmanager
+    def _refusing(self, tp: TopicPartition, record: Any) -> Iterator[None]:
+        try:
+            yield
+        except RefusedRecordError as error:
+            self._refusals.note(tp.topic, tp.partition, record.offset, error)
 
     async def _answer(self, producer: Any) -> None:
         topic = self._answers.topic

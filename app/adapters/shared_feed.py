@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 
 from aiokafka import TopicPartition
 
+from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import new_consumer, read_to_end, to_batch
 from app.core.batches import RecordBatch
 from app.core.shared_board import SharedBoard
+from schemas.refusal import RefusedRecordError
 
 log = logging.getLogger("streamgauge.worker")
 
@@ -30,13 +32,28 @@ class SharedFeed:
         ``<p>.shared``.
     fail
         Called with the reason when the topic can be followed no longer.
+    refusals
+        Told of the records that are none of ours.
+    latest_ms
+        How far a partition can have come by now.
     """
 
-    def __init__(self, bootstrap: str, topic: str, board: SharedBoard, fail: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        board: SharedBoard,
+        fail: Callable[[str], None],
+        *,
+        refusals: Refusals,
+        latest_ms: Callable[[], int],
+    ) -> None:
         self.board = board
         self._bootstrap = bootstrap
         self._topic = topic
         self._fail = fail
+        self._refusals = refusals
+        self._latest_ms = latest_ms
         #: Where to go on, by partition; None: at the first record.
         self._followed: dict[int, int | None] = {}
         self._following: asyncio.Task[None] | None = None
@@ -112,6 +129,10 @@ class SharedFeed:
             await consumer.stop()
 
     def _hear(self, batch: RecordBatch) -> None:
-        for key, value in zip(batch.keys, batch.values, strict=True):
+        latest_ms = self._latest_ms()
+        for offset, key, value in zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True):
             if key is not None:
-                self.board.hear(batch.partition, key, value)
+                try:
+                    self.board.hear(batch.partition, key, value, latest_ms)
+                except RefusedRecordError as error:
+                    self._refusals.note(batch.topic, batch.partition, offset, error)

@@ -33,8 +33,8 @@ class Repartition:
         """Events that are held; those from offset ``first`` on ask for their windows."""
         self.answers.hold(events, self.asker.ask(events, times_ms, first))
 
-    def hear(self, place: int, value: bytes) -> None:
-        """Take a record of answers."""
+    def hear(self, place: int, value: bytes | None) -> None:
+        """Take a record of answers; RefusedRecordError when it is none."""
         self.answers.hear(place, value, self.asker.term_ms)
 
     def drain(self, added_ms: int, scored_ms: int, next_offset: int) -> list[tuple[int, bytes]]:

@@ -12,6 +12,7 @@ import numpy as np
 from app.core.batches import Ints
 from app.core.keys import KeyIndex
 from app.core.merge import BEGINNING_MS
+from app.core.records.repartition import read_repartition
 from app.core.repartition_sums import TileSums
 from app.core.shared_plan import SharedPlan
 from schemas.wire import AnswersRecord, KeyAnswers, KeyQuestions, RepartitionRecord, StoreParts
@@ -88,9 +89,15 @@ class Answerer:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def hear(self, place: int, value: bytes) -> None:
-        """Take the record at this place of the topic. One heard before changes nothing."""
-        record = msgspec.msgpack.decode(value, type=RepartitionRecord)
+    def hear(self, place: int, value: bytes | None) -> None:
+        """Take the record at this place of the topic. One heard before changes nothing.
+
+        Raises
+        ------
+        RefusedRecordError
+            When it is none of ours; nothing has been changed then.
+        """
+        record = read_repartition(value, len(self._sources), len(self._plan.keys), self._stores)
         source = self._sources.get(record.source)
         if source is None or record.feature_set != self._feature_set or not self._is_of_this_term(record, source):
             return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
 import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints
+from app.core.records.repartition import read_answers
 from app.core.shared_plan import SharedPlan
 from app.core.shared_windows import window_values
-from schemas.wire import AnswersRecord
 
 #: After any offset.
 _FOR_ANOTHER = 2**62
@@ -61,10 +60,16 @@ class ComingAnswers:
             self._take(*answer)
         self._count_ready()
 
-    def hear(self, place: int, value: bytes, term_ms: int) -> None:
-        """Take the record at this place of the topic; those of another term or feature set are passed over."""
+    def hear(self, place: int, value: bytes | None, term_ms: int) -> None:
+        """Take the record at this place of the topic; those of another term or feature set are passed over.
+
+        Raises
+        ------
+        RefusedRecordError
+            When it is none of ours; nothing but the place has been noted then.
+        """
         self._next_place = place + 1
-        record = msgspec.msgpack.decode(value, type=AnswersRecord)
+        record = read_answers(value, [len(columns) for columns in self._columns])
         if record.term > term_ms:  # another owner has begun anew: those are for it, and never ours to delete
             self._heard.append((place, _FOR_ANOTHER))
         if record.feature_set != self._feature_set or record.term != term_ms:

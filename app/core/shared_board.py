@@ -12,16 +12,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakSet
 
-import msgspec
 import numpy as np
 
 from app.core.batches import Ints
 from app.core.keys import KeyIndex
-from app.core.merge import BEGINNING_MS
+from app.core.merge import BEGINNING_MS, END_MS
+from app.core.records.shared import read_place, read_tile, read_times
 from app.core.shared_plan import NAME_BYTES, SharedColumn, SharedPlan
-from schemas.wire import SharedTile, SharedTimes
+from schemas.refusal import RefusedRecordError
+from schemas.wire import SharedTimes
 
 TILE, TIMES = b"t", b"w"
 
@@ -109,7 +111,7 @@ class SharedBoard:
         self._by_name = {store.name: number for number, store in enumerate(plan.stores)}
         self._swept_ms = BEGINNING_MS
         #: Tiles of a transaction whose times have not been heard yet.
-        self._unheard: dict[int, list[tuple[int, int, int, bytes | None]]] = {}
+        self._unheard: dict[int, list[tuple[int, int, int, tuple[list[Any], Ints] | None]]] = {}
         #: Partitions that are heard anew, with the last times that they have told.
         self._anew: dict[int, SharedTimes | None] = {}
 
@@ -186,29 +188,39 @@ class SharedBoard:
         if times is not None:
             self._set_times(partition, times)
 
-    def hear(self, partition: int, key: bytes, value: bytes | None) -> None:
+    def hear(self, partition: int, key: bytes, value: bytes | None, latest_ms: int = END_MS) -> None:
         """Take a record of the topic's partition: what a transaction holds counts with its last one, the times.
 
         Records of other features are passed over.
+
+        Parameters
+        ----------
+        latest_ms
+            How far a partition can have come.
+
+        Raises
+        ------
+        RefusedRecordError
+            When it is none of ours; nothing has been changed then.
         """
         if key == TIMES + self.plan.name and value is not None:
+            times = read_times(value, latest_ms)
             for store, tile, piece, of in self._unheard.pop(partition, ()):
-                self._stores[store].put(tile, (partition, piece), None if of is None else self._read(store, of))
-            times = msgspec.msgpack.decode(value, type=SharedTimes)
+                self._stores[store].put(tile, (partition, piece), None if of is None else self._amounts(store, *of))
             if partition in self._anew:
                 self._anew[partition] = times
             else:
                 self._set_times(partition, times)
         elif key[:1] == TILE and (found := self._by_name.get(key[1 : 1 + NAME_BYTES])) is not None:
-            tile, piece = PLACE.unpack(key[1 + NAME_BYTES :])
-            self._unheard.setdefault(partition, []).append((found, tile, piece, value))
+            tile, piece = read_place(key[1 + NAME_BYTES :], PLACE)
+            of = None if value is None else read_tile(value, len(self.plan.stores[found].key))
+            self._unheard.setdefault(partition, []).append((found, tile, piece, of))
+        elif key[:1] not in {TILE, TIMES} and value is not None:
+            raise RefusedRecordError("bad_key", f"No record of this topic has the key {key[:40]!r}.")
 
-    def _read(self, store: int, value: bytes) -> Amounts:
-        record = msgspec.msgpack.decode(value, type=SharedTile)
-        add = self.indexes[self.plan.stores[store].key].add_encoded
-        codes = np.array([add(key) for key in record.keys], dtype=np.int64)
-        values = np.stack([np.frombuffer(column, dtype="<i8") for column in (record.counts, record.sums)])
-        return Amounts.add_up(codes, values.astype(np.int64))
+    def _amounts(self, store: int, keys: list[Any], values: Ints) -> Amounts:
+        add = self.indexes[self.plan.stores[store].key].add
+        return Amounts.add_up(np.array(list(map(add, keys)), dtype=np.int64), values)
 
     # -- what nobody reads any more ----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from shared_cluster import PARTITIONS, Cluster, Logs, Setting, event
 
+from app.adapters.refusals import Refusals
 from app.adapters.repartition_feed import RepartitionFeed
 from app.adapters.topic_reader import read_to_end
 from app.adapters.topics_admin import ensure_topics
@@ -85,7 +86,9 @@ def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: str,
         """Own the keys until their answers are there for that many times."""
         told: list[str] = []
         repartition = Repartition(plan, feature_set, 0, PARTITIONS, 1)
-        feed = RepartitionFeed(kafka, pipeline, repartition, lambda: None, told.append, delete_s=0.2)
+        feed = RepartitionFeed(
+            kafka, pipeline, repartition, lambda: None, told.append, refusals=Refusals(), delete_s=0.2
+        )
         feed.start()
         async with asyncio.timeout(60):
             while await answers(kafka, pipeline) != [rounds * values for values in expected]:

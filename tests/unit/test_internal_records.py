@@ -1,0 +1,161 @@
+"""Forged records of the topics between workers are refused whole, and what is heard afterwards counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from app.core.merge import BEGINNING_MS
+from app.core.repartition_answerer import Answerer
+from app.core.repartition_answers import ComingAnswers
+from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
+from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
+from schemas.refusal import RefusedRecordError
+from schemas.wire import (
+    AnswersRecord,
+    KeyAnswers,
+    KeyQuestions,
+    RepartitionRecord,
+    SharedTile,
+    SharedTimes,
+    StoreParts,
+    encode_packed,
+)
+
+HOP_MS = 1_000
+PLAN = SharedPlan(
+    (SharedStore("events", ("shop",), HOP_MS, None, b"abcd", repartition=True),),
+    (SharedColumn(0, 0, HOP_MS, 5, 0, "count"),),
+)
+KEY = encode_packed(["s1"])
+TIMES_KEY = TIMES + PLAN.name
+DEEP = b"\x91" * 100_000 + b"\xc0"
+
+
+def i8(*values: int) -> bytes:
+    return np.array(values, "<i8").tobytes()
+
+
+def tile_key(tile: int = 7, piece: int = 0) -> bytes:
+    return TILE + b"abcd" + PLACE.pack(tile, piece)
+
+
+def packed(*fields: Any) -> bytes:
+    return msgspec.msgpack.encode(fields)
+
+
+SHARED: dict[str, tuple[bytes, bytes | None]] = {
+    "a key of nothing": (b"?", b"x"),
+    "no key": (b"", b"x"),
+    "times of nothing": (TIMES_KEY, b""),
+    "times that are no times": (TIMES_KEY, packed("a", 5)),
+    "times beyond all": (TIMES_KEY, packed(2**63 - 1, 5)),
+    "times beyond what can be": (TIMES_KEY, packed(5, 10**15)),
+    "times that are deep": (TIMES_KEY, DEEP),
+    "a tile at no place": (TILE + b"abcd\0", packed([KEY], i8(1), i8(1))),
+    "a tile at no place that is cleared": (TILE + b"abcd" + b"\0" * 11, None),
+    "a tile that cannot be": (tile_key(2**62), packed([KEY], i8(1), i8(1))),
+    "a tile of nothing": (tile_key(), b""),
+    "a tile that is deep": (tile_key(), DEEP),
+    "counts of another length": (tile_key(), packed([KEY], i8(1, 2), i8(1))),
+    "bytes that are no numbers": (tile_key(), packed([KEY], b"abc", i8(1))),
+    "counts below nothing": (tile_key(), packed([KEY], i8(-1), i8(1))),
+    "a sum beyond all": (tile_key(), packed([KEY], i8(1), i8(2**63 - 1))),
+    "a key of two values": (tile_key(), packed([encode_packed(["a", "b"])], i8(1), i8(1))),
+    "a key that is a list in a list": (tile_key(), packed([encode_packed([["a"]])], i8(1), i8(1))),
+    "a key that is null": (tile_key(), packed([encode_packed([None])], i8(1), i8(1))),
+    "a key that is rubbish": (tile_key(), packed([b"\xc1"], i8(1), i8(1))),
+    "a key that is a number of 64 bits": (tile_key(), packed([b"\xff\xff"], i8(1), i8(1))),
+    "a good key beside a bad one": (tile_key(), packed([KEY, b"\xc1"], i8(1, 1), i8(1, 1))),
+}
+
+
+@pytest.mark.parametrize("what", SHARED)
+def test_a_shared_record_that_cannot_be_changes_nothing(what: str) -> None:
+    board = SharedBoard(PLAN, range(2))
+    board.hear(1, tile_key(), encode_packed(SharedTile([KEY], i8(3), i8(0))))
+    with pytest.raises(RefusedRecordError):
+        board.hear(1, *SHARED[what], latest_ms=10**14)
+    assert set(board.added_ms.values()) == set(board.scored_ms.values()) == {BEGINNING_MS}
+    assert board.pieces(1) == {}  # it counts with the times that follow
+    board.hear(1, TIMES_KEY, encode_packed(SharedTimes(9_000, 8_000)), latest_ms=10**14)
+    assert (board.added_ms[1], board.scored_ms[1]) == (9_000, 8_000)
+    assert board.pieces(1) == {(0, 7): 1}
+    assert board.contribution(0, 7, 1).values.tolist() == [[3], [0]]
+    assert len(board.indexes["shop",]) == 1
+
+
+@pytest.mark.parametrize("key", [TIMES + b"other", TIMES, TILE + b"none" + PLACE.pack(7, 0)])
+def test_records_of_other_features_are_passed_over(key: bytes) -> None:
+    board = SharedBoard(PLAN, range(2))
+    board.hear(1, key, b"whatever they hold")
+    assert set(board.added_ms.values()) == {BEGINNING_MS}
+
+
+def repartition(**other: Any) -> RepartitionRecord:
+    parts = [StoreParts(b"abcd", [KEY], i8(7), i8(2), i8(0))]
+    questions = [KeyQuestions(0, [KEY], i8(5), i8(9_000))]
+    record = RepartitionRecord("f", 0, 1, 0, 10_000, BEGINNING_MS, 0, parts, questions)
+    return msgspec.structs.replace(record, **other)
+
+
+REPARTITION: dict[str, bytes | None] = {
+    "nothing": None,
+    "no bytes": b"",
+    "rubbish": b"\xc1",
+    "deep": DEEP,
+    "a source that there is not": encode_packed(repartition(source=9)),
+    "a source below nothing": encode_packed(repartition(source=-1)),
+    "a term below nothing": encode_packed(repartition(term=-1)),
+    "a sequence beyond all": encode_packed(repartition(sequence=2**63)),
+    "a time beyond all": encode_packed(repartition(added_ms=2**63 - 1)),
+    "rows of a store that are none": encode_packed(repartition(parts=[StoreParts(b"abcd", [], b"", b"", b"")])),
+    "tiles of another length": encode_packed(repartition(parts=[StoreParts(b"abcd", [KEY], b"", i8(1), i8(1))])),
+    "a tile that cannot be": encode_packed(repartition(parts=[StoreParts(b"abcd", [KEY], i8(2**62), i8(1), i8(1))])),
+    "counts below nothing": encode_packed(repartition(parts=[StoreParts(b"abcd", [KEY], i8(3), i8(-1), i8(1))])),
+    "questions about no key": encode_packed(repartition(questions=[KeyQuestions(1, [KEY], i8(5), i8(9))])),
+    "questions that are none": encode_packed(repartition(questions=[KeyQuestions(0, [], b"", b"")])),
+    "offsets below nothing": encode_packed(repartition(questions=[KeyQuestions(0, [KEY], i8(-5), i8(9))])),
+    "offsets that go back": encode_packed(repartition(questions=[KeyQuestions(0, [KEY, KEY], i8(5, 4), i8(9, 9))])),
+    "times of another length": encode_packed(repartition(questions=[KeyQuestions(0, [KEY], i8(5), b"")])),
+    "a good part beside bad questions": encode_packed(repartition(questions=[KeyQuestions(0, [KEY], b"abc", i8(9))])),
+}
+
+
+@pytest.mark.parametrize("what", REPARTITION)
+def test_a_repartition_record_that_cannot_be_changes_nothing(what: str) -> None:
+    answerer = Answerer(PLAN, "f", [0])
+    with pytest.raises(RefusedRecordError):
+        answerer.hear(0, REPARTITION[what])
+    assert answerer.entries() == 0
+    answerer.hear(1, encode_packed(repartition()))
+    ((source, value),) = answerer.answer()
+    assert (source, msgspec.msgpack.decode(value, type=AnswersRecord).answers) == (0, [KeyAnswers(0, i8(5), i8(2, 0))])
+    assert not answerer.is_outdated
+
+
+ANSWERS: dict[str, Callable[[], bytes | None]] = {
+    "nothing": lambda: None,
+    "rubbish": lambda: b"\xc1",
+    "deep": lambda: DEEP,
+    "answers about no key": lambda: encode_packed(AnswersRecord("f", 1, [KeyAnswers(1, i8(5), i8(2, 0))])),
+    "answers that are none": lambda: encode_packed(AnswersRecord("f", 1, [KeyAnswers(0, b"", b"")])),
+    "amounts of another length": lambda: encode_packed(AnswersRecord("f", 1, [KeyAnswers(0, i8(5), i8(2))])),
+    "offsets below nothing": lambda: encode_packed(AnswersRecord("f", 1, [KeyAnswers(0, i8(-5), i8(2, 0))])),
+    "offsets that are no numbers": lambda: encode_packed(AnswersRecord("f", 1, [KeyAnswers(0, b"abc", i8(2, 0))])),
+}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_answers_that_cannot_be_change_nothing(what: str) -> None:
+    answers = ComingAnswers(PLAN, "f")
+    with pytest.raises(RefusedRecordError):
+        answers.hear(3, ANSWERS[what](), 1)
+    assert answers.position(0) == 4
+    assert not answers._early
+    answers.hear(4, encode_packed(AnswersRecord("f", 1, [KeyAnswers(0, i8(5), i8(2, 0))])), 1)
+    assert [offsets.tolist() for _, offsets, _ in answers._early] == [[5]]
