@@ -56,6 +56,10 @@ class Parity:
         return all(feature.is_equal for feature in (*self.transform, *self.sql))
 
 
+#: Of a table with thousands of features, so many fit into an answer.
+ROWS_AT_ONCE = 1_000
+
+
 @dataclass(frozen=True)
 class ServedRow:
     """What was served of one event."""
@@ -83,14 +87,15 @@ class ServedFromTable:
 
     def at(self, topic: str, partition: int, offsets: Ints) -> list[ServedRow | None]:
         """What was served of the events at some ascending offsets."""
-        sql = (
-            "SELECT offset, feature_set, stale, features FROM streamgauge.scores"  # noqa: S608  # numbers and a topic's name
-            f" WHERE topic = '{topic}' AND partition = {partition}"
-            f" AND offset BETWEEN {int(offsets[0])} AND {int(offsets[-1])}"
-        )
-        found = {
-            row["offset"]: ServedRow(row["feature_set"], row["stale"], row["features"]) for row in self._rows.query(sql)
-        }
+        found = {}
+        for start in range(0, len(offsets), ROWS_AT_ONCE):
+            some = ", ".join(map(str, offsets[start : start + ROWS_AT_ONCE].tolist()))
+            sql = (
+                "SELECT offset, feature_set, stale, features FROM streamgauge.scores"  # noqa: S608  # numbers and a topic's name
+                f" WHERE topic = '{topic}' AND partition = {partition} AND offset IN ({some})"
+            )
+            for row in self._rows.query(sql):
+                found[row["offset"]] = ServedRow(row["feature_set"], row["stale"], row["features"])
         return [found.get(offset) for offset in offsets.tolist()]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -39,32 +38,26 @@ class QueryResult:
     rows: list[tuple[Any, ...]]
     truncated: bool = False
 
+
+@dataclass(frozen=True)
+class JsonRows:
+    """Rows of a user's query as the JSON that the engine wrote: times as ISO 8601 in UTC, nan and infinity as null.
+
+    ``pieces`` hold rows with commas between them, and belong together with commas between them.
+    """
+
+    pieces: list[bytes]
+    columns: list[str] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
+    truncated: bool = False
+
+    def read(self) -> list[Any]:
+        """The rows as values."""
+        return list(json.loads(b"[" + b",".join(self.pieces) + b"]"))
+
     def to_json(self) -> dict[str, Any]:
-        """Return what ``POST /api/v1/query`` answers: times as ISO 8601 in UTC, nan and infinity as null."""
-        return {
-            "columns": self.columns,
-            "types": self.types,
-            "rows": [[to_json_value(value) for value in row] for row in self.rows],
-            "truncated": self.truncated,
-        }
-
-
-def to_json_value(value: Any) -> Any:  # noqa: PLR0911  # one return per type
-    """Return a value of a query result as JSON has it; a time without zone is UTC."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, datetime):
-        utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, Mapping):
-        return {str(key): to_json_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json_value(item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return str(value)
+        """What ``POST /api/v1/query`` answers."""
+        return {"columns": self.columns, "types": self.types, "rows": self.read(), "truncated": self.truncated}
 
 
 @dataclass(frozen=True)
@@ -102,10 +95,13 @@ class FencedError(WarehouseError):
 class Warehouse(Protocol):
     """The tables of `schemas.tables`.
 
-    Thread-confined: every call comes from one thread, but ``query_readonly`` may have a second one. Every call may
+    Thread-confined: every call comes from one thread, but ``query_readonly`` and ``stop`` from any. Every call may
     raise `WarehouseError`. A caller may not assume that an insert is in as a whole when it was interrupted, nor that
     storage holds a row once: only reading by a table's name is exact.
     """
+
+    #: Users' questions that it answers at a time without those who write feeling it.
+    most_reads: int
 
     def wait_ready(self, deadline_s: float) -> None:
         """Return when the warehouse answers; raise after ``deadline_s`` seconds, or at once if waiting cannot help."""
@@ -127,8 +123,16 @@ class Warehouse(Protocol):
         """Run our own SQL, with ``{name:Type}`` parameters; at most ``limit`` rows."""
         ...
 
-    def query_readonly(self, sql: str, limit: int = 1000) -> QueryResult:
-        """Run a user's SQL: one statement that reads, within the limits of rows, time and memory."""
+    def query_readonly(self, sql: str, limit: int = 1000, *, as_objects: bool = False, mark: str = "") -> JsonRows:
+        """Run a user's SQL: one statement that reads, within limits of rows, bytes, time and memory.
+
+        With ``as_objects`` each row is an object, and ``columns`` and ``types`` are left out. ``mark``: a word of
+        letters and digits by which `stop` knows it.
+        """
+        ...
+
+    def stop(self, mark: str) -> None:
+        """Stop the user's SQL with a mark, if it runs."""
         ...
 
     def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

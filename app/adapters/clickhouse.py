@@ -1,7 +1,7 @@
 """The warehouse on ClickHouse: a server by HTTP(S), or the same engine in process on a directory.
 
-One process owns the directory of the embedded engine. Rows travel as Arrow. Users' SQL runs in a second session that
-the engine holds read-only, after `app.adapters.sql_gate` has let it through.
+One process owns the directory of the embedded engine. Rows travel as Arrow; users' SQL runs by
+`app.adapters.clickhouse_reads`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import time
 from contextlib import suppress
@@ -20,8 +21,8 @@ from urllib.parse import urlsplit
 import schemas
 from app.adapters.arrow_columns import find_table, to_arrow, to_rows
 from app.adapters.clickhouse_errors import explain
-from app.adapters.sql_gate import check_reads_only
-from app.ports import Checkpoint, ColumnValues, QueryResult, WarehouseError
+from app.adapters.clickhouse_reads import ClickHouseReads, EmbeddedReads, ServerReads
+from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 from schemas.tables import DATABASE, SCORES
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ _ANSWER_S = 60
 
 # The embedded engine's own default is async_insert=1, which would answer before the rows are in.
 _INSERT_SETTINGS = {"async_insert": 0, "insert_deduplicate": 1}
-# readonly comes last: it locks the others.
-_READ_SETTINGS = {
-    "max_execution_time": 30,
-    "timeout_before_checking_execution_speed": 0,
-    "max_memory_usage": 2_000_000_000,
-    "readonly": 1,
-}
 
 
 def lock_holder(path: Path) -> str | None:
@@ -64,9 +58,7 @@ def lock_holder(path: Path) -> str | None:
 class ClickHouseWarehouse:
     """`app.ports.Warehouse` on ClickHouse.
 
-    Nothing is opened before the first call, so it may be built in one thread and used in another. ``query_readonly``
-    has a session of its own: once another call has succeeded, it may come from a second thread, so that users do not
-    hold up writing.
+    Nothing is opened before the first call, so it may be built in one thread and used in another.
 
     Parameters
     ----------
@@ -94,10 +86,14 @@ class ClickHouseWarehouse:
         self._url = url
         self._path = path
         self._migrations_path = migrations_path
-        self._read_settings = {**_READ_SETTINGS, "max_execution_time": query_seconds}
         self._writer: Any = None
-        self._reader: Any = None
-        self._table_functions: list[str] = []
+        self._reads: ClickHouseReads = (
+            EmbeddedReads(path, query_seconds)
+            if path is not None
+            else ServerReads(lambda: self._connect(database=DATABASE, compress=False), query_seconds)
+        )
+        # In process, each takes a processor for itself.
+        self.most_reads = max(2, os.cpu_count() or 1) if path is not None else 8
         self._revisions: dict[tuple[str, int], int] = {}
         parts = urlsplit(url)
         self.where = (
@@ -136,12 +132,16 @@ class ClickHouseWarehouse:
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> QueryResult:
         return self._call(lambda: _fetch(self._write_client(), sql, parameters, limit))
 
-    def query_readonly(self, sql: str, limit: int = 1000) -> QueryResult:
-        def run() -> QueryResult:
-            reader = self._read_client()
-            return _fetch(reader, check_reads_only(sql, self._table_functions), None, limit)
+    def query_readonly(self, sql: str, limit: int = 1000, *, as_objects: bool = False, mark: str = "") -> JsonRows:
+        def run() -> JsonRows:
+            if self._writer is None:
+                self._refuse_second_owner()
+            return self._reads.ask(sql, limit, as_objects=as_objects, mark=mark)
 
-        return self._call(run)
+        return self._call(run, reading=True)
+
+    def stop(self, mark: str) -> None:
+        self._call(lambda: self._reads.stop(mark))
 
     def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         known = find_table(table)
@@ -210,17 +210,17 @@ class ClickHouseWarehouse:
         return revision
 
     def close(self) -> None:
-        for client in (self._reader, self._writer):
-            if client is not None:
+        for each in (self._reads, self._writer):
+            if each is not None:
                 with suppress(Exception):  # nothing can be done about a session that does not close
-                    client.close()
-        self._reader = self._writer = None
+                    each.close()
+        self._writer = None
 
-    def _call(self, run: Callable[[], T], table: str = "") -> T:
+    def _call(self, run: Callable[[], T], table: str = "", *, reading: bool = False) -> T:
         try:
             return run()
         except Exception as error:  # the driver raises its own, urllib3's, the engine's RuntimeError and ImportError
-            raise explain(error, self.where, table) from error
+            raise explain(error, self.where, table, reading=reading) from error
 
     def _write_client(self) -> Any:
         if self._writer is None:
@@ -238,14 +238,6 @@ class ClickHouseWarehouse:
             self._writer = client
         return self._writer
 
-    def _read_client(self) -> Any:
-        if self._reader is None:
-            reader = self._connect(database=DATABASE, settings=self._read_settings)
-            functions = reader.query("SELECT name FROM system.table_functions").result_rows
-            self._table_functions = [name for (name,) in functions]
-            self._reader = reader
-        return self._reader
-
     def _connect(self, **options: Any) -> Any:
         import clickhouse_connect  # noqa: PLC0415  # takes 0.3 s, and `--help` does not need it
 
@@ -260,16 +252,20 @@ class ClickHouseWarehouse:
                 autogenerate_session_id=False,
                 **options,
             )
-        # Two of our own sessions share the directory; only another process's lock is in the way.
-        if self._writer is None and self._reader is None and (holder := lock_holder(self._path)) is not None:
-            msg = f"The embedded ClickHouse at {self._path} is in use by {holder}: stop it, or ask the running monitor."
-            raise WarehouseError(msg, retryable=True)
+        self._refuse_second_owner()
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             msg = f"The embedded ClickHouse cannot use {self._path}: {error.strerror}; give another --home."
             raise WarehouseError(msg) from error
         return clickhouse_connect.get_client(interface="chdb", path=str(self._path), **options)
+
+    def _refuse_second_owner(self) -> None:
+        """Say who else has the directory; our own sessions share it."""
+        holder = lock_holder(self._path) if self._path is not None else None
+        if holder is not None and holder != f"process {os.getpid()}":
+            msg = f"The embedded ClickHouse at {self._path} is in use by {holder}: stop it, or ask the running monitor."
+            raise WarehouseError(msg, retryable=True)
 
     def _migrate(self) -> list[str]:
         client = self._write_client()
@@ -307,20 +303,15 @@ def statements(text: str) -> list[str]:
 
 def _fetch(client: Any, sql: str, parameters: Mapping[str, Any] | None, limit: int | None) -> QueryResult:
     """Read blocks until there is one row more than ``limit``, and leave the rest unread."""
-    if not re.match(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|from)\b", sql, re.IGNORECASE | re.DOTALL):
-        result = client.query(sql, parameters=parameters)  # SHOW, DESCRIBE and the like are short and do not stream
-        rows = [tuple(row) for row in result.result_rows]
-        columns, types = list(result.column_names), [column.name for column in result.column_types]
-    else:
-        rows = []
-        with client.query_row_block_stream(sql, parameters=parameters) as stream:
-            for block in stream:
-                rows.extend(tuple(row) for row in block)
-                if limit is not None and len(rows) > limit:
-                    break
-            columns, types = list(stream.source.column_names), [column.name for column in stream.source.column_types]
-        if not columns:  # the embedded engine sends nothing at all for no rows
-            described = client.query(f"DESCRIBE TABLE (\n{sql}\n)", parameters=parameters).result_rows
-            columns, types = [row[0] for row in described], [row[1] for row in described]
+    rows: list[tuple[Any, ...]] = []
+    with client.query_row_block_stream(sql, parameters=parameters) as stream:
+        for block in stream:
+            rows.extend(tuple(row) for row in block)
+            if limit is not None and len(rows) > limit:
+                break
+        columns, types = list(stream.source.column_names), [column.name for column in stream.source.column_types]
+    if not columns:  # the embedded engine sends nothing at all for no rows
+        described = client.query(f"DESCRIBE TABLE (\n{sql}\n)", parameters=parameters).result_rows
+        columns, types = [row[0] for row in described], [row[1] for row in described]
     truncated = limit is not None and len(rows) > limit
     return QueryResult(columns, types, rows[:limit], truncated=truncated)

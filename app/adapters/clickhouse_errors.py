@@ -25,6 +25,8 @@ class Cause:
         Whether the same call may succeed later.
     of_inserts
         Whether it is the cause only where rows were inserted: a user's query may name what it likes.
+    of_reads
+        Whether it is the cause only of users' queries: what asks for too much asks for too much again.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Cause:
     sentence: str
     is_retried: bool
     of_inserts: bool = False
+    of_reads: bool = False
 
 
 DISK = Cause(
@@ -98,6 +101,34 @@ CAUSES = (
         of_inserts=True,
     ),
     Cause(
+        "a query's limit of time",
+        frozenset({159, 160}),
+        "The query was stopped at its time limit: ask for less.",
+        is_retried=False,
+        of_reads=True,
+    ),
+    Cause(
+        "a query's limit of memory",
+        frozenset({241}),
+        "The query needs more memory than it may take: ask for fewer rows or columns, or for sums. ({said})",
+        is_retried=False,
+        of_reads=True,
+    ),
+    Cause(
+        "a query's limit of size",
+        frozenset({396}),
+        "The answer is too large: ask for fewer rows or columns, or for sums.",
+        is_retried=False,
+        of_reads=True,
+    ),
+    Cause(
+        "a query that was stopped",
+        frozenset({394}),
+        "The query was stopped, since nobody waited for it any more.",
+        is_retried=False,
+        of_reads=True,
+    ),
+    Cause(
         "time limit",
         frozenset({160}),
         "ClickHouse at {where} gave up after its time limit: ask for less.",
@@ -136,6 +167,8 @@ CAUSES = (
 
 #: Words of errors of any code (75, 1001, none) that mean the disk: errno 28, 27 and 122.
 _DISK_SIGNS = ("No space left", "File too large", "Disk quota exceeded", "errno: 28", "errno: 27", "errno: 122")
+#: Of memory that one query may take, not all together: that passes.
+_QUERY_MEMORY_SIGNS = ("Query memory limit", "(for query)")
 _READ_ONLY_SIGN = re.compile(r"Setting \w+ is readonly")
 _UNREACHABLE_SIGNS = (
     "Max retries",
@@ -154,7 +187,7 @@ _UNREACHABLE_SIGNS = (
 )
 _HEAD = re.compile(
     r"Received ClickHouse exception, code: \d+, server response: |(?:Code: \d+\. )?DB::Exception: "
-    r"|\[?error code: \d+\]?,? ?",
+    r"|\[?error code: \d+\]?,? ?|Streaming query failed: ",
     re.IGNORECASE,
 )
 _TAIL = re.compile(
@@ -164,7 +197,7 @@ _TAIL = re.compile(
 )
 
 
-def explain(error: Exception, where: str, table: str = "") -> WarehouseError:
+def explain(error: Exception, where: str, table: str = "", *, reading: bool = False) -> WarehouseError:
     """Translate an error of the driver.
 
     Parameters
@@ -173,6 +206,8 @@ def explain(error: Exception, where: str, table: str = "") -> WarehouseError:
         The server (without its password) or the embedded path.
     table
         What rows were inserted into; empty for anything else.
+    reading
+        Whether it was a user's query.
     """
     if isinstance(error, WarehouseError):
         return error
@@ -185,7 +220,7 @@ def explain(error: Exception, where: str, table: str = "") -> WarehouseError:
     code = getattr(error, "code", None)
     if code is None and (match := re.search(r"\bCode: (\d+)", text)):
         code = int(match.group(1))
-    cause = find_cause(code, text, of_insert=bool(table))
+    cause = find_cause(code, text, of_insert=bool(table), of_read=reading)
     said = _sentence(text)
     if cause is None:
         return WarehouseError(said)
@@ -193,7 +228,7 @@ def explain(error: Exception, where: str, table: str = "") -> WarehouseError:
     return WarehouseError(sentence if sentence.endswith((".", ")")) else sentence + ".", retryable=cause.is_retried)
 
 
-def find_cause(code: int | None, text: str, *, of_insert: bool) -> Cause | None:
+def find_cause(code: int | None, text: str, *, of_insert: bool, of_read: bool = False) -> Cause | None:
     """Find what an error of a code and words is; None: nothing that is known."""
     if any(sign in text for sign in _DISK_SIGNS):
         return DISK
@@ -201,7 +236,16 @@ def find_cause(code: int | None, text: str, *, of_insert: bool) -> Cause | None:
         code = 164  # the driver looks at the user's settings before it asks
     if code is None:
         return UNREACHABLE if any(sign in text for sign in _UNREACHABLE_SIGNS) else None
-    return next((cause for cause in CAUSES if code in cause.codes and (of_insert or not cause.of_inserts)), None)
+    if code == 241:
+        of_read &= any(sign in text for sign in _QUERY_MEMORY_SIGNS)
+    return next(
+        (
+            cause
+            for cause in CAUSES
+            if code in cause.codes and (of_insert or not cause.of_inserts) and (of_read or not cause.of_reads)
+        ),
+        None,
+    )
 
 
 def _sentence(text: str) -> str:

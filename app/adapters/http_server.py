@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -66,6 +66,22 @@ def busy(detail: str, retry_after_s: float) -> ProblemError:
 def respond(data: Any, status: int = 200) -> web.Response:
     """Data as JSON; nan is null."""
     return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
+
+
+async def send(request: web.Request, pieces: Sequence[bytes]) -> web.StreamResponse:
+    """JSON in pieces, which are not joined; whoever does not take them in time gets no more of them."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = sum(map(len, pieces))
+    await response.prepare(request)
+    if request.method != "HEAD":
+        try:
+            async with asyncio.timeout(TAKE_S):
+                for piece in pieces:
+                    await response.write(piece)
+                await response.write_eof()
+        except TimeoutError as error:
+            raise ConnectionError("the peer does not take the answer") from error
+    return response
 
 
 async def read_body(request: web.Request, most: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.adapters.arrow_columns import find_table, to_arrow, to_rows
-from app.ports import Checkpoint, ColumnValues, QueryResult, WarehouseError
+from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from schemas.tables import Column, Table
 
 Row = dict[str, Any]
+_NO_SQL = "The warehouse in memory knows no SQL."
 
 
 class MemoryWarehouse:
     """`app.ports.Warehouse` in memory; ``query`` and ``query_readonly`` always fail, for it knows no SQL."""
+
+    most_reads = 2
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[tuple[Any, ...], Row]] = {}
@@ -50,11 +53,13 @@ class MemoryWarehouse:
         return int(arrow.num_rows)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None) -> QueryResult:  # noqa: ARG002  # the port's signature
-        return self.query_readonly(sql)
+        raise WarehouseError(_NO_SQL)
 
-    def query_readonly(self, sql: str, limit: int = 1000) -> QueryResult:  # noqa: ARG002  # the port's signature
-        msg = "The warehouse in memory knows no SQL."
-        raise WarehouseError(msg)
+    def query_readonly(self, sql: str, limit: int = 1000, *, as_objects: bool = False, mark: str = "") -> JsonRows:  # noqa: ARG002  # the port's signature
+        raise WarehouseError(_NO_SQL)
+
+    def stop(self, mark: str) -> None:
+        """Nothing runs for long."""
 
     def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[Row]:
         known = find_table(table)

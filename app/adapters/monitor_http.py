@@ -6,9 +6,8 @@ browsers that others have sent.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,13 +16,15 @@ import msgspec
 from aiohttp import web
 
 from app.adapters.alert_answers import Acknowledge, AlertDesk
-from app.adapters.http_server import HttpServer, ProblemError, busy, read_json, respond
+from app.adapters.http_server import HttpServer, ProblemError, busy, read_json, respond, send
 from app.adapters.monitor_page import Page, render
+from app.adapters.monitor_tables import MonitorTables, Tables
+from app.adapters.read_pool import BusyError, ReadPool
 from app.adapters.row_intake import RowIntake
 from app.adapters.sql_gate import quote
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.worker_http import Health, Metric
-from app.ports import QueryResult, WarehouseError
+from app.ports import Warehouse, WarehouseError
 
 METRICS = (
     Metric("streamgauge_monitor_active", "gauge", "1 when this monitor is at work, 0 while it stands by."),
@@ -57,61 +58,12 @@ MOST_ROWS = 1_000_000
 #: The engine's own limit (max_query_size), and room for how JSON writes it.
 LONGEST_SQL = 1 << 18
 _MOST_BODY_BYTES = 2 * LONGEST_SQL
-_EXAMPLE = '{"sql": "SELECT …", "limit": 1000}'
-
-_COUNTS = """
-SELECT
-    (SELECT count() FROM streamgauge.scores WHERE pipeline = {pipeline}) AS scored,
-    (SELECT count() FROM streamgauge.dead_letters WHERE pipeline = {pipeline}) AS dead_letters,
-    (
-        SELECT uniqExact(window_start) FROM streamgauge.model_metadata
-        WHERE pipeline = {pipeline} AND stage = 'scoring' AND metric = 'score' AND decile = 'n'
-    ) AS windows_closed
-"""
-_MODELS = """
-SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS auc, updated_at, why
-FROM streamgauge.model_versions WHERE pipeline = {pipeline} ORDER BY updated_at DESC, version DESC
-"""
-_PERFORMANCE = """
-SELECT window_start, window_end, version, measure, estimated, realised, low, high, n_labels
-FROM streamgauge.performance
-WHERE pipeline = {pipeline} AND segment = 'all' AND measure IN ('auc', 'log_loss', 'accuracy')
-ORDER BY window_end DESC, version DESC, measure
-"""
-_VERDICTS = """
-SELECT window_start, window_end, version, kind, headline, words, segments, advice, reason, with_labels
-FROM streamgauge.verdicts WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC
-"""
-_DRIFT = """
-SELECT
-    metric,
-    window_start,
-    groupUniqArray(signal) AS signals,
-    maxOrNullIf(statistic, test = 'psi') AS psi,
-    arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests
-FROM streamgauge.drift_reports
-WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classic_') AND window_start IN
-(
-    SELECT DISTINCT window_start FROM streamgauge.drift_reports
-    WHERE pipeline = {pipeline} ORDER BY window_start DESC LIMIT 12
+_CONTENT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-GROUP BY metric, window_start
-ORDER BY metric, window_start
-"""
-_OPEN_ALERTS = """
-SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
-WHERE pipeline = {pipeline} AND state IN ('raised', 'acknowledged')
-ORDER BY indexOf(['critical', 'warning', 'info'], severity), since, alert_id
-"""
-_OTHER_ALERTS = """
-SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
-WHERE pipeline = {pipeline} AND state NOT IN ('raised', 'acknowledged')
-ORDER BY at DESC, window_start DESC, rule, alert_id
-"""
-_ALERTS_NOW = """
-SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now WHERE pipeline = {pipeline}
-ORDER BY state NOT IN ('raised', 'acknowledged'), at DESC, window_start DESC, rule, alert_id
-"""
+#: Questions that wait for their turn; one more is refused.
+_MOST_WAITING = 20
+_EXAMPLE = '{"sql": "SELECT …", "limit": 1000}'
 
 
 class Query(msgspec.Struct, forbid_unknown_fields=True):
@@ -145,9 +97,14 @@ class Sources:
 class MonitorHttp:
     """Serves one monitor; ``allowed_hosts`` as in `HttpServer`."""
 
-    def __init__(self, sources: Sources, warehouse: WarehouseThread, allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, sources: Sources, warehouse: WarehouseThread, reader: Warehouse, allowed_hosts: Iterable[str] = ()
+    ) -> None:
         self._sources = sources
-        self._warehouse = warehouse
+        self._queries = ReadPool(reader, running=reader.most_reads, waiting=_MOST_WAITING, name="query")
+        # Our own questions are short, and few: what is shown to many is found once.
+        self._own = ReadPool(reader, running=2, waiting=_MOST_WAITING, name="own")
+        self._tables = MonitorTables(sources.pipeline, self._own)
         self._server = HttpServer(
             [
                 web.get("/", self._page),
@@ -155,7 +112,7 @@ class MonitorHttp:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.post("/api/v1/query", self._query),
-                web.post("/api/v1/rows/{table}", RowIntake(self._warehouse).take),
+                web.post("/api/v1/rows/{table}", RowIntake(warehouse).take),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/lag", self._lag),
                 web.get("/api/v1/models", self._models),
@@ -163,7 +120,7 @@ class MonitorHttp:
                 web.get("/api/v1/performance", self._performance),
                 web.get("/api/v1/verdicts", self._verdicts),
                 web.get("/api/v1/alerts", self._alerts),
-                web.post("/api/v1/alerts/{alert_id}/acknowledge", AlertDesk(self._sources.acknowledge).acknowledge),
+                web.post("/api/v1/alerts/{alert_id}/acknowledge", AlertDesk(sources.acknowledge).acknowledge),
             ],
             allowed_hosts,
         )
@@ -174,6 +131,9 @@ class MonitorHttp:
 
     async def stop(self) -> None:
         await self._server.stop()
+        await self._tables.close()
+        await self._queries.close()
+        await self._own.close()
 
     # -- health and numbers --------------------------------------------------------------------------------------------
 
@@ -192,45 +152,42 @@ class MonitorHttp:
         return respond(self._sources.lag())
 
     async def _status(self, _: web.Request) -> web.Response:
-        status = self._sources.status()
-        try:
-            status |= await self._counts()
-        except WarehouseError as error:
-            status["error"] = str(error)
+        counts = await self._tables.counts.get()
+        status = {**self._sources.status(), **(counts.value or {}), "counted_at": counts.found_at}
+        if counts.error:
+            status["error"] = counts.error
         return respond(status)
-
-    async def _counts(self) -> dict[str, Any]:
-        (counts,) = await self._ask(_COUNTS, 1)
-        return counts
 
     # -- the API -------------------------------------------------------------------------------------------------------
 
-    async def _query(self, request: web.Request) -> web.Response:
+    async def _query(self, request: web.Request) -> web.StreamResponse:
         query = await read_json(request, Query, _MOST_BODY_BYTES, _EXAMPLE)
         if not query.sql.strip():
             raise ProblemError(400, f"The body has no SQL: send {_EXAMPLE}.")
         with _errors_as_problems():
-            result = await self._warehouse.ask(query.sql, query.limit)
-        text = await asyncio.to_thread(lambda: json.dumps(result.to_json()))  # many rows take a while
-        return web.json_response(text=text)
+            async with self._queries.answer(query.sql, query.limit) as found:
+                names, types = (msgspec.json.encode(each) for each in (found.columns, found.types))
+                head = b'{"columns":' + names + b',"types":' + types + b',"rows":['
+                tail = b'],"truncated":true}' if found.truncated else b'],"truncated":false}'
+                return await send(request, _around(head, found.pieces, tail))
 
-    async def _models(self, request: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.StreamResponse:
         names = "model, version, role, valid_from, trained_from, trained_to, metrics, who, why, updated_at, uri, sha256"
         return await self._list(request, "models", names, "model_versions", "updated_at DESC, version DESC")
 
-    async def _drift(self, request: web.Request) -> web.Response:
+    async def _drift(self, request: web.Request) -> web.StreamResponse:
         order = "window_end DESC, version DESC, metric, test"
         return await self._list(request, "reports", "* EXCEPT (pipeline)", "drift_reports", order)
 
-    async def _performance(self, request: web.Request) -> web.Response:
+    async def _performance(self, request: web.Request) -> web.StreamResponse:
         order = "window_end DESC, version DESC, measure"
         return await self._list(request, "performance", "* EXCEPT (pipeline)", "performance", order)
 
-    async def _verdicts(self, request: web.Request) -> web.Response:
+    async def _verdicts(self, request: web.Request) -> web.StreamResponse:
         order = "window_end DESC, version DESC"
         return await self._list(request, "verdicts", "* EXCEPT (pipeline)", "verdicts", order)
 
-    async def _alerts(self, request: web.Request) -> web.Response:
+    async def _alerts(self, request: web.Request) -> web.StreamResponse:
         """The history, newest first; with ``?now=open`` what wants somebody now, with ``?now=all`` how each stands."""
         now = request.query.get("now", "")
         if not now:
@@ -238,9 +195,9 @@ class MonitorHttp:
         if now not in {"open", "all"}:
             raise ProblemError(400, "now must be open or all.")
         with _errors_as_problems():
-            return respond({"alerts": await self._ask(_OPEN_ALERTS if now == "open" else _ALERTS_NOW, DEFAULT_LIMIT)})
+            return respond({"alerts": await self._tables.alerts(only_open=now == "open", limit=DEFAULT_LIMIT)})
 
-    async def _list(self, request: web.Request, name: str, columns: str, table: str, order: str) -> web.Response:
+    async def _list(self, request: web.Request, name: str, columns: str, table: str, order: str) -> web.StreamResponse:
         """Newest rows of a table; ``?limit=N&version=V``."""
         limit = _read_limit(request.query.get("limit", str(DEFAULT_LIMIT)))
         condition = f"pipeline = {quote(self._sources.pipeline)}"
@@ -248,40 +205,37 @@ class MonitorHttp:
             condition += f" AND version = {quote(request.query['version'])}"
         sql = f"SELECT {columns} FROM streamgauge.{table} WHERE {condition} ORDER BY {order}"  # noqa: S608  # quoted
         with _errors_as_problems():
-            return respond({name: await self._rows(sql, limit)})
+            async with self._own.answer(sql, limit, as_objects=True) as found:
+                return await send(request, _around(f'{{"{name}":['.encode(), found.pieces, b"]}"))
 
     async def _page(self, _: web.Request) -> web.Response:
-        page = Page(self._sources.pipeline, self._sources.status(), self._sources.lag(), self._sources.health())
-        try:
-            page.counts = await self._counts()
-            page.models = await self._ask(_MODELS, 20)
-            page.performance = await self._ask(_PERFORMANCE, 120)
-            page.verdicts = await self._ask(_VERDICTS, 12)
-            page.drift = await self._ask(_DRIFT, 5_000)
-            page.open_alerts = await self._ask(_OPEN_ALERTS, 50)
-            page.other_alerts = await self._ask(_OTHER_ALERTS, 20)
-        except WarehouseError as error:
-            page.error = str(error)
+        found = await self._tables.all.get()
+        page = Page(
+            self._sources.pipeline,
+            self._sources.status(),
+            self._sources.lag(),
+            self._sources.health(),
+            found.value or Tables(),
+            found.found_at,
+            found.error,
+        )
         return web.Response(
-            text=render(page),
-            content_type="text/html",
-            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+            text=render(page), content_type="text/html", headers={"Content-Security-Policy": _CONTENT_POLICY}
         )
 
-    async def _ask(self, question: str, limit: int) -> list[dict[str, Any]]:
-        """Answer one of our own questions about this pipeline."""
-        return await self._rows(question.replace("{pipeline}", quote(self._sources.pipeline)), limit)
 
-    async def _rows(self, sql: str, limit: int) -> list[dict[str, Any]]:
-        result: QueryResult = await self._warehouse.ask(sql, limit)
-        answer = result.to_json()
-        return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
+def _around(head: bytes, pieces: Sequence[bytes], tail: bytes) -> list[bytes]:
+    """Pieces with commas between them, in between."""
+    between = [part for piece in pieces for part in (b",", piece)][1:]
+    return [head, *between, tail]
 
 
 @contextmanager
 def _errors_as_problems() -> Iterator[None]:
     try:
         yield
+    except BusyError as error:
+        raise busy(str(error), error.retry_after_s) from error
     except WarehouseError as error:
         raise (busy(str(error), 5) if error.retryable else ProblemError(400, str(error))) from error
 

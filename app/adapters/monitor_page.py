@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from app.adapters.monitor_tables import Row, Tables
 from app.adapters.worker_http import Health
-
-Row = dict[str, Any]
 
 REFRESH_S = 10
 NOTHING = "-"
@@ -49,13 +48,9 @@ class Page:
     status: Row
     lag: Row
     health: Health
-    counts: Row = field(default_factory=dict)
-    models: list[Row] = field(default_factory=list)
-    performance: list[Row] = field(default_factory=list)
-    verdicts: list[Row] = field(default_factory=list)
-    drift: list[Row] = field(default_factory=list)
-    open_alerts: list[Row] = field(default_factory=list)
-    other_alerts: list[Row] = field(default_factory=list)
+    tables: Tables
+    #: When they were looked at; None: not yet.
+    looked_at: datetime | None
     error: str = ""
 
 
@@ -76,26 +71,27 @@ def render(page: Page) -> str:
         _cards(page),
         *_input_checks(page.status),
         "<h2>Alerts that are open</h2>",
-        _open_alerts(page.open_alerts),
-        *(["<h2>Alerts before</h2>", _other_alerts(page.other_alerts)] if page.other_alerts else []),
+        _open_alerts(page.tables.open_alerts),
+        *(["<h2>Alerts before</h2>", _other_alerts(page.tables.other_alerts)] if page.tables.other_alerts else []),
         "<h2>What has happened</h2>",
-        _verdicts(page.verdicts),
+        _verdicts(page.tables.verdicts),
         "<h2>Performance by window</h2>",
-        _performance(page.performance),
+        _performance(page.tables.performance),
         "<h2>Drift by window</h2>",
-        _drift(page.drift),
+        _drift(page.tables.drift),
         "<h2>Model versions</h2>",
-        _models(page.models),
-        _footer(),
+        _models(page.tables.models),
+        _footer(page.looked_at),
         "</body></html>",
     ]
     return "\n".join(parts)
 
 
-def _footer() -> str:
+def _footer(looked_at: datetime | None) -> str:
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    seen = f"tables as of {looked_at:%H:%M:%S}" if looked_at is not None else "the tables have not been read yet"
     links = " · ".join(f'<a href="{path}">{path}</a>' for path in ("/api/v1/status", "/api/v1/lag", "/metrics"))
-    return f'<footer class="quiet">{now} · loads itself again every {REFRESH_S} s · {links}</footer>'
+    return f'<footer class="quiet">{now} · {seen} · loads itself again every {REFRESH_S} s · {links}</footer>'
 
 
 def _health(page: Page) -> str:
@@ -108,13 +104,13 @@ def _cards(page: Page) -> str:
     workers = sum(each["lag"] for each in page.lag.get("worker", []))
     own = sum(each["lag"] for each in page.lag.get("monitor", []))
     cards = [
-        ("scored", _number(page.counts.get("scored"))),
-        ("dead letters", _number(page.counts.get("dead_letters"))),
+        ("scored", _number(page.tables.counts.get("scored"))),
+        ("dead letters", _number(page.tables.counts.get("dead_letters"))),
         ("workers behind", _number(workers)),
         ("monitor behind", _number(own)),
         ("watermark", _date(str(page.status.get("watermark") or NOTHING))),
         ("windows open", _number(page.status.get("windows_open"))),
-        ("windows closed", _number(page.counts.get("windows_closed"))),
+        ("windows closed", _number(page.tables.counts.get("windows_closed"))),
     ]
     inner = "".join(
         f'<div class="card"><span class="quiet">{label}</span><b>{value}</b></div>' for label, value in cards

@@ -46,7 +46,7 @@ class RowWriter:
         monitor = run.monitor_http if run is not None else None
         self._monitor = MonitorClient(lambda: monitor, _ANSWER_SECONDS)
         if url:
-            self._warehouse = ClickHouseWarehouse(url)
+            self._warehouse = ClickHouseWarehouse(url, query_seconds=_ANSWER_SECONDS)
         elif monitor is None:
             path = home / "clickhouse"
             holder = lock_holder(path)
@@ -54,7 +54,7 @@ class RowWriter:
                 raise WarehouseError(
                     f"No monitor of {home} answers, and its data is held by {holder}: wait until it is up, or stop it."
                 )
-            self._warehouse = ClickHouseWarehouse(path=path)
+            self._warehouse = ClickHouseWarehouse(path=path, query_seconds=_ANSWER_SECONDS)
         self.where = self._warehouse.where if self._warehouse is not None else str(monitor)
 
     def __enter__(self) -> Self:
@@ -80,8 +80,7 @@ class RowWriter:
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Run SQL that reads; rows by column."""
         if self._warehouse is not None:
-            answer = self._warehouse.query(sql).to_json()
-            return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
+            return self._warehouse.query_readonly(sql, MOST_ROWS, as_objects=True).read()
         with _errors_of_the_warehouse():
             return self._monitor.query(sql, MOST_ROWS)
 

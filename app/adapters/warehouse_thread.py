@@ -1,4 +1,4 @@
-"""The warehouse from an event loop: one thread for all that writes, one for users' queries, and patience."""
+"""The warehouse from an event loop: one thread for all that writes, and patience."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from app.ports import FencedError, QueryResult, Warehouse, WarehouseError
+from app.ports import FencedError, Warehouse, WarehouseError
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ _SAY_AGAIN_S = 60.0
 
 
 class WarehouseThread:
-    """Calls a `Warehouse` in threads of its own.
+    """Calls a `Warehouse` in a thread of its own.
 
     A call that failed and may succeed later is repeated, for ever, waiting twice as long each time: whoever calls must
     bound what piles up behind it.
@@ -30,7 +30,7 @@ class WarehouseThread:
     Parameters
     ----------
     warehouse
-        Used by nobody else.
+        Used by nobody else but those who only ask.
     first_wait_s, longest_wait_s
         Pauses between two tries.
     clock
@@ -57,7 +57,6 @@ class WarehouseThread:
         self._said_at: float | None = None
         self._is_said = False
         self._writing = ThreadPoolExecutor(1, "warehouse-write")
-        self._reading = ThreadPoolExecutor(1, "warehouse-read")
         self._giving_up = asyncio.Event()
 
     @property
@@ -94,12 +93,6 @@ class WarehouseThread:
         """Run in the writing thread for somebody else, who repeats what fails; it says nothing of our own writing."""
         return await asyncio.get_running_loop().run_in_executor(self._writing, run, self._warehouse)
 
-    async def ask(self, sql: str, limit: int) -> QueryResult:
-        """Answer a query that only reads, beside the writing."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._reading, self._warehouse.query_readonly, sql, limit
-        )
-
     def give_up(self) -> None:
         """From now on a call that fails is not repeated."""
         self._giving_up.set()
@@ -109,9 +102,7 @@ class WarehouseThread:
         self.give_up()
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            await asyncio.wait_for(loop.run_in_executor(self._reading, lambda: None), _CLOSE_DEADLINE_S)
             await asyncio.wait_for(loop.run_in_executor(self._writing, self._warehouse.close), _CLOSE_DEADLINE_S)
-        self._reading.shutdown(wait=False)
         self._writing.shutdown(wait=False)
 
     def _note_failure(self, error: WarehouseError) -> None:

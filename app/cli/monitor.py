@@ -29,6 +29,8 @@ from schemas.pipeline_file import load
 
 #: A monitor that was killed lets go of the embedded engine only when its process is gone.
 WAREHOUSE_DEADLINE_S = 30.0
+#: How long a thread keeps Python's lock while the event loop wants it: the page answers while many ask ClickHouse.
+THREAD_TURN_S = 0.0005
 
 
 @click.command("monitor", context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +55,7 @@ def command(*, name: str, http_host: str, http_port: int, allowed_hosts: tuple[s
     warehouse = ClickHouseWarehouse(url) if url else ClickHouseWarehouse(path=settings.home / "clickhouse")
     with threadpool_limits(1):
         place = HttpPlace(http_host, http_port, allowed_hosts)
-        code, why = asyncio.run(_watch(pipeline, bootstrap, WarehouseThread(warehouse), place))
+        code, why = asyncio.run(_watch(pipeline, bootstrap, warehouse, place))
     if why:
         click.echo(f"Error: {why}", err=True)
     sys.stdout.flush()
@@ -61,7 +63,8 @@ def command(*, name: str, http_host: str, http_port: int, allowed_hosts: tuple[s
     os._exit(code)  # threads of Faust and of the driver may outlive a failed connection; all of ours is closed by now
 
 
-async def _watch(pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread, place: HttpPlace) -> tuple[int, str]:
+async def _watch(pipeline: Pipeline, bootstrap: str, engine: ClickHouseWarehouse, place: HttpPlace) -> tuple[int, str]:
+    warehouse = WarehouseThread(engine)
     try:
         await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
         await warehouse.open(WAREHOUSE_DEADLINE_S)
@@ -71,7 +74,7 @@ async def _watch(pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread,
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, monitor.stop)
-    http = MonitorHttp(sources(monitor), warehouse, place.allowed_hosts)
+    http = MonitorHttp(sources(monitor), warehouse, engine, place.allowed_hosts)
     try:
         try:
             address = await http.start(place.host, place.port)
@@ -79,6 +82,7 @@ async def _watch(pipeline: Pipeline, bootstrap: str, warehouse: WarehouseThread,
             return EXIT_CONFIG, place.explain(error)
         click.echo(json.dumps({"ready": True, "http": address}))
         sys.stdout.flush()
+        sys.setswitchinterval(THREAD_TURN_S)
         return await monitor.run(), monitor.failure
     finally:
         await http.stop()

@@ -350,13 +350,13 @@ def test_drift_now_shows_the_newest_window_at_its_last_revision(sql: Warehouse) 
 
 def test_a_result_is_cut_at_its_limit_and_says_so(sql: Warehouse) -> None:
     result = sql.query_readonly("SELECT number FROM numbers(10000000)", limit=2)
-    assert (result.rows, result.types, result.truncated) == ([(0,), (1,)], ["UInt64"], True)
+    assert (result.read(), result.types, result.truncated) == ([[0], [1]], ["UInt64"], True)
     assert not sql.query_readonly("SELECT number FROM numbers(2)", limit=2).truncated
 
 
 def test_a_result_without_rows_has_its_columns(sql: Warehouse) -> None:
     result = sql.query_readonly("SELECT score, event_time FROM scores WHERE 0;")
-    assert (result.columns, result.types, result.rows) == (
+    assert (result.columns, result.types, result.read()) == (
         ["score", "event_time"],
         ["Float64", "DateTime64(3, 'UTC')"],
         [],
@@ -387,7 +387,7 @@ def test_users_sql_only_reads(engine: ClickHouseWarehouse, tmp_path: Path, state
         engine.query_readonly(statement.format(path=secret))
     assert "word" not in str(caught.value)
     assert not (tmp_path / "secret.out").exists()
-    assert engine.query_readonly("SELECT count() FROM scores").rows == [(1,)]
+    assert engine.query_readonly("SELECT count() FROM scores").read() == [[1]]
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_users_sql_only_reads(engine: ClickHouseWarehouse, tmp_path: Path, state
 )
 def test_the_session_itself_only_reads(engine: ClickHouseWarehouse, statement: str) -> None:
     with pytest.raises(Exception, match="READONLY"):
-        engine._read_client().query(statement)
+        b"".join(engine._reads._run(statement, "TabSeparated", {}))
 
 
 def test_a_slow_query_is_stopped(engine: ClickHouseWarehouse) -> None:
@@ -411,7 +411,9 @@ def test_a_slow_query_is_stopped(engine: ClickHouseWarehouse) -> None:
 def test_users_may_ask_from_a_second_thread_while_rows_go_in(engine: ClickHouseWarehouse) -> None:
     answers: list[int] = []
     asking = threading.Thread(
-        target=lambda: answers.extend(engine.query_readonly("SELECT count() FROM scores").rows[0][0] for _ in range(20))
+        target=lambda: answers.extend(
+            engine.query_readonly("SELECT count() FROM scores").read()[0][0] for _ in range(20)
+        )
     )
     asking.start()
     for start in range(0, 200, 10):

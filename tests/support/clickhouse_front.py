@@ -176,7 +176,7 @@ class Engine:
         self._first = self._connect()  # keeps the engine open
         self._uploads = tempfile.mkdtemp(prefix="front-")
 
-    def run(self, sql: bytes, settings: dict[str, str], params: dict[str, str], database: str) -> bytes:
+    def run(self, sql: bytes, settings: dict[str, str], params: dict[str, str], database: str, form: str) -> bytes:
         session = self._connect()
         try:
             if database:
@@ -185,7 +185,7 @@ class Engine:
                 session.query(f"SET {name} = {_literal(value)}")
             upload = _INSERT.match(sql)
             if upload is None:
-                return bytes(session.query(sql, "TabSeparated", params=params).bytes() or b"")
+                return bytes(session.query(sql, form, params=params).bytes() or b"")
             return self._insert(session, upload, sql)
         except RuntimeError as error:
             text = str(error)
@@ -282,7 +282,8 @@ class Front:
         headers = {"X-ClickHouse-Query-Id": parameters.get("query_id", ""), "X-ClickHouse-Timezone": "UTC"}
         try:
             self._refuse_if(fault == "error")
-            found = await self._run(sql, parameters, self._user(request))
+            form = request.headers.get("X-ClickHouse-Format", "TabSeparated")
+            found = await self._run(sql, parameters, self._user(request), form)
         except Refused as refused:
             headers["X-ClickHouse-Exception-Code"] = str(refused.code)
             return web.Response(text=refused.words + "\n", status=refused.status, headers=headers)
@@ -310,15 +311,20 @@ class Front:
             raise Refused(516, f"{words} (AUTHENTICATION_FAILED)", 403)
         return user
 
-    async def _run(self, sql: bytes, parameters: dict[str, str] | None = None, user: str = USER) -> bytes:
+    async def _run(
+        self, sql: bytes, parameters: dict[str, str] | None = None, user: str = USER, form: str = "TabSeparated"
+    ) -> bytes:
         given = parameters or {}
         settings = {k: v for k, v in given.items() if k not in _TRANSPORT and not k.startswith("param_")}
         if user == READER:
             settings = {"readonly": "1"}
         elif (readonly := settings.pop("readonly", None)) is not None:
             settings["readonly"] = readonly  # locks the others, so it comes last
+        if query_id := given.get("query_id"):  # the engine in process takes none
+            settings = {"log_comment": query_id, **settings}
+        sql = sql.replace(b"KILL QUERY WHERE query_id", b"KILL QUERY WHERE Settings['log_comment']")
         params = {name[6:]: value for name, value in given.items() if name.startswith("param_")}
-        work = self._engine.run, sql, settings, params, given.get("database", "")
+        work = self._engine.run, sql, settings, params, given.get("database", ""), form
         return await asyncio.get_running_loop().run_in_executor(self._threads, *work)
 
     def _draw(self) -> str:

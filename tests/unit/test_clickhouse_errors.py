@@ -78,9 +78,35 @@ def test_a_users_mistake_is_told_in_clickhouses_own_words() -> None:
 
 
 def test_a_code_has_one_cause() -> None:
-    for of_insert in (True, False):
-        codes = [code for cause in CAUSES for code in cause.codes if of_insert == cause.of_inserts]
+    for of_insert, of_read in ((True, False), (False, True), (False, False)):
+        kind = of_insert, of_read
+        codes = [code for cause in CAUSES for code in cause.codes if kind == (cause.of_inserts, cause.of_reads)]
         assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "is_retried", "advice"),
+    [
+        (159, "Timeout exceeded: elapsed 30.1 seconds, maximum: 30", False, "ask for less"),
+        (160, "Estimated query execution time is too long", False, "ask for less"),
+        (241, "Query memory limit exceeded: would use 300 MiB, maximum: 256 MiB", False, "more memory than it may"),
+        (241, "Memory limit (for query) exceeded: would use 300 MiB", False, "more memory than it may"),
+        (241, "(total) memory limit exceeded: would use 9 GiB", True, "is overloaded"),
+        (241, "Memory limit (total) exceeded", True, "is overloaded"),
+        (396, "Limit for result exceeded, max bytes: 30.52 MiB", False, "too large"),
+        (394, "Query was cancelled", False, "nobody waited"),
+        (202, "Too many simultaneous queries", True, "is overloaded"),
+        (47, "Unknown expression identifier `nope`", False, "Unknown expression identifier `nope`."),
+    ],
+)
+def test_a_query_that_asks_for_too_much_is_not_asked_again(code: int, text: str, is_retried: bool, advice: str) -> None:
+    """A write that met the same limit is: nothing is wrong with it."""
+    whole = DriverError(f"Streaming query failed: Code: {code}. DB::Exception: {text}. (NAME) (version 25.8.1.1)", code)
+    error = explain(whole, "http://db:8123", reading=True)
+
+    assert error.retryable is is_retried
+    assert advice in str(error)
+    assert "Streaming" not in str(error)
 
 
 def test_no_known_server_error_falls_through_to_another_remedy() -> None:

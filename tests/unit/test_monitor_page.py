@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 from app.adapters.monitor_http import METRICS, Sample, expose
 from app.adapters.monitor_page import Page, render
+from app.adapters.monitor_tables import Tables
 from app.adapters.worker_http import Health
 
 EVIL = "<script>alert('1')</script>\"&"
@@ -20,52 +22,55 @@ def full_page(text: str) -> Page:
         status={"state": text, "watermark": TIME, "windows_open": 1, "warehouse_error": text},
         lag={"worker": [{"lag": 3}], "monitor": [{"lag": 4}, {"lag": 5}]},
         health=Health(live=True, ready=False, why=text),
-        counts={"scored": 1_234_567, "dead_letters": 0, "windows_closed": 2},
-        models=[
-            {
-                "version": text,
-                "role": text,
-                "valid_from": None,
-                "trained_from": TIME,
-                "trained_to": LATER,
-                "auc": 0.75,
-                "why": text,
-            }
-        ],
-        performance=[
-            {
-                "window_start": TIME,
-                "window_end": LATER,
-                "version": text,
-                "measure": measure,
-                "estimated": 0.66,
-                "realised": value,
-                "low": None,
-                "high": None,
-                "n_labels": 900,
-            }
-            for measure, value in (("auc", 0.7), ("log_loss", None), (text, 0.5))
-        ],
-        verdicts=[
-            {
-                "window_start": TIME,
-                "window_end": LATER,
-                "version": text,
-                "kind": "score_drift",
-                "headline": "Scores are higher.",
-                "words": [text, "Scores are higher."],
-                "segments": [text],
-                "advice": "look_upstream",
-                "reason": text,
-                "with_labels": True,
-            }
-        ],
-        drift=[
-            {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
-            {"metric": "score", "window_start": LATER, "signals": ["NONE"], "psi": None, "tests": ""},
-        ],
-        open_alerts=[make_alert(text, "raised"), make_alert(text, "acknowledged")],
-        other_alerts=[make_alert(text, "cleared"), make_alert(text, "silenced")],
+        tables=Tables(
+            counts={"scored": 1_234_567, "dead_letters": 0, "windows_closed": 2},
+            models=[
+                {
+                    "version": text,
+                    "role": text,
+                    "valid_from": None,
+                    "trained_from": TIME,
+                    "trained_to": LATER,
+                    "auc": 0.75,
+                    "why": text,
+                }
+            ],
+            performance=[
+                {
+                    "window_start": TIME,
+                    "window_end": LATER,
+                    "version": text,
+                    "measure": measure,
+                    "estimated": 0.66,
+                    "realised": value,
+                    "low": None,
+                    "high": None,
+                    "n_labels": 900,
+                }
+                for measure, value in (("auc", 0.7), ("log_loss", None), (text, 0.5))
+            ],
+            verdicts=[
+                {
+                    "window_start": TIME,
+                    "window_end": LATER,
+                    "version": text,
+                    "kind": "score_drift",
+                    "headline": "Scores are higher.",
+                    "words": [text, "Scores are higher."],
+                    "segments": [text],
+                    "advice": "look_upstream",
+                    "reason": text,
+                    "with_labels": True,
+                }
+            ],
+            drift=[
+                {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
+                {"metric": "score", "window_start": LATER, "signals": ["NONE"], "psi": None, "tests": ""},
+            ],
+            open_alerts=[make_alert(text, "raised"), make_alert(text, "acknowledged")],
+            other_alerts=[make_alert(text, "cleared"), make_alert(text, "silenced")],
+        ),
+        looked_at=datetime(2013, 1, 1, 12, 34, 56, tzinfo=UTC),
         error=text,
     )
 
@@ -117,7 +122,14 @@ def test_nothing_that_others_wrote_becomes_markup() -> None:
 def test_the_page_shows_numbers_signals_and_what_is_wrong() -> None:
     html = render(full_page("words"))
 
-    for part in ("1 234 567", "0.7000", "<b>9</b>", '<td class="DRIFT" title="DRIFT words">0.25</td>', "2013-01"):
+    for part in (
+        "1 234 567",
+        "tables as of 12:34:56",
+        "0.7000",
+        "<b>9</b>",
+        '<td class="DRIFT" title="DRIFT words">0.25</td>',
+        "2013-01",
+    ):
         assert part in html
     assert html.count('<p class="error">words</p>') == 1
 
@@ -140,13 +152,13 @@ def test_open_alerts_are_shown_with_who_has_them_and_what_to_do() -> None:
 
 def test_a_runbook_that_is_no_link_of_the_web_is_no_link() -> None:
     page = full_page("words")
-    page.open_alerts[0]["runbook"] = "javascript:alert(1)"
+    page.tables.open_alerts[0]["runbook"] = "javascript:alert(1)"
 
     assert "javascript" not in render(page)
 
 
 def test_an_empty_monitor_has_a_page() -> None:
-    html = render(Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet")))
+    html = render(Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet"), Tables(), None))
 
     assert "no partitions yet" in html
     assert '<h2>Alerts that are open</h2>\n<p class="quiet">None.</p>' in html

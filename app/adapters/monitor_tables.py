@@ -1,0 +1,119 @@
+"""What the monitor shows of the tables: our own questions about a pipeline, kept while ClickHouse has much to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.adapters.kept import Kept
+from app.adapters.read_pool import ReadPool
+from app.adapters.sql_gate import quote
+
+Row = dict[str, Any]
+
+_COUNTS = """
+SELECT
+    (SELECT count() FROM streamgauge.scores WHERE pipeline = {pipeline}) AS scored,
+    (SELECT count() FROM streamgauge.dead_letters WHERE pipeline = {pipeline}) AS dead_letters,
+    (
+        SELECT uniqExact(window_start) FROM streamgauge.model_metadata
+        WHERE pipeline = {pipeline} AND stage = 'scoring' AND metric = 'score' AND decile = 'n'
+    ) AS windows_closed
+"""
+_MODELS = """
+SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS auc, updated_at, why
+FROM streamgauge.model_versions WHERE pipeline = {pipeline} ORDER BY updated_at DESC, version DESC
+"""
+_PERFORMANCE = """
+SELECT window_start, window_end, version, measure, estimated, realised, low, high, n_labels
+FROM streamgauge.performance
+WHERE pipeline = {pipeline} AND segment = 'all' AND measure IN ('auc', 'log_loss', 'accuracy')
+ORDER BY window_end DESC, version DESC, measure
+"""
+_VERDICTS = """
+SELECT window_start, window_end, version, kind, headline, words, segments, advice, reason, with_labels
+FROM streamgauge.verdicts WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC
+"""
+_DRIFT = """
+SELECT
+    metric,
+    window_start,
+    groupUniqArray(signal) AS signals,
+    maxOrNullIf(statistic, test = 'psi') AS psi,
+    arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests
+FROM streamgauge.drift_reports
+WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classic_') AND window_start IN
+(
+    SELECT DISTINCT window_start FROM streamgauge.drift_reports
+    WHERE pipeline = {pipeline} ORDER BY window_start DESC LIMIT 12
+)
+GROUP BY metric, window_start
+ORDER BY metric, window_start
+"""
+_OPEN_ALERTS = """
+SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
+WHERE pipeline = {pipeline} AND state IN ('raised', 'acknowledged')
+ORDER BY indexOf(['critical', 'warning', 'info'], severity), since, alert_id
+"""
+_OTHER_ALERTS = """
+SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
+WHERE pipeline = {pipeline} AND state NOT IN ('raised', 'acknowledged')
+ORDER BY at DESC, window_start DESC, rule, alert_id
+"""
+_ALERTS_NOW = """
+SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now WHERE pipeline = {pipeline}
+ORDER BY state NOT IN ('raised', 'acknowledged'), at DESC, window_start DESC, rule, alert_id
+"""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the page shows of them."""
+
+    counts: Row = field(default_factory=dict)
+    models: list[Row] = field(default_factory=list)
+    performance: list[Row] = field(default_factory=list)
+    verdicts: list[Row] = field(default_factory=list)
+    drift: list[Row] = field(default_factory=list)
+    open_alerts: list[Row] = field(default_factory=list)
+    other_alerts: list[Row] = field(default_factory=list)
+
+
+class MonitorTables:
+    """Asks; users' questions have a pool of their own, so that these wait for none of them."""
+
+    def __init__(self, pipeline: str, reads: ReadPool) -> None:
+        self._pipeline = quote(pipeline)
+        self._reads = reads
+        #: How much there is.
+        self.counts = Kept(self._find_counts, pause_s=0.25)
+        #: All of the page.
+        self.all = Kept(self._find_all, pause_s=1.0)
+
+    async def close(self) -> None:
+        """Stop looking."""
+        await self.counts.close()
+        await self.all.close()
+
+    async def alerts(self, *, only_open: bool, limit: int) -> list[Row]:
+        """How alerts stand."""
+        return await self._ask(_OPEN_ALERTS if only_open else _ALERTS_NOW, limit)
+
+    async def _find_counts(self) -> Row:
+        (counts,) = await self._ask(_COUNTS, 1)
+        return counts
+
+    async def _find_all(self) -> Tables:
+        return Tables(
+            counts=await self._find_counts(),
+            models=await self._ask(_MODELS, 20),
+            performance=await self._ask(_PERFORMANCE, 120),
+            verdicts=await self._ask(_VERDICTS, 12),
+            drift=await self._ask(_DRIFT, 5_000),
+            open_alerts=await self._ask(_OPEN_ALERTS, 50),
+            other_alerts=await self._ask(_OTHER_ALERTS, 20),
+        )
+
+    async def _ask(self, question: str, limit: int) -> list[Row]:
+        async with self._reads.answer(question.replace("{pipeline}", self._pipeline), limit, as_objects=True) as found:
+            return found.read()
