@@ -24,6 +24,7 @@ from app.core.window_sql import ZERO_OF_NONE, create_tables, derive_tables, fiel
 from app.offline import run_recording
 from app.pipeline import Step
 from app.replaying import is_counted
+from app.secret import Secret
 from schemas.pipeline import Pipeline
 
 #: Reads of one SQL query: bounds what its join holds.
@@ -77,7 +78,7 @@ class ServedFromTable:
 
     @classmethod
     @contextmanager
-    def open(cls, url: str, home: Path, wanted: bool) -> Iterator[ServedFromTable | None]:
+    def open(cls, url: Secret, home: Path, wanted: bool) -> Iterator[ServedFromTable | None]:
         """Ask whoever owns ClickHouse; None when it is not wanted."""
         if not wanted:
             yield None
@@ -161,7 +162,7 @@ class _Compared:
 
 
 def run_parity(
-    pipeline: Pipeline, part: RecordingPart, table: ServedFromTable | None, *, with_sql: bool, url: str
+    pipeline: Pipeline, part: RecordingPart, table: ServedFromTable | None, *, with_sql: bool, url: Secret
 ) -> Parity:
     """Compare.
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.secret import Secret
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -19,7 +21,11 @@ class Setting:
 
 SETTINGS = (
     Setting("STREAMGAUGE_KAFKA", "", "Bootstrap servers (host:port,…); empty: the embedded Kafka of STREAMGAUGE_HOME."),
-    Setting("STREAMGAUGE_CLICKHOUSE", "", "ClickHouse URL (http[s]://user:password@host:port); empty: embedded."),
+    Setting(
+        "STREAMGAUGE_CLICKHOUSE",
+        "",
+        "ClickHouse URL (http[s]://user:password@host:port, a % in it as %25); empty: embedded.",
+    ),
     Setting("STREAMGAUGE_HOME", ".streamgauge", "Where the embedded stack and the model registry keep their files."),
     Setting("STREAMGAUGE_REGISTRY", "", "Folder of the model registry; empty: <home>/registry."),
     Setting("STREAMGAUGE_CACHE", "", "Where downloads are kept; empty: the user's cache directory."),
@@ -32,7 +38,8 @@ class Settings:
     """The environment, read once at the edge and passed on."""
 
     kafka: str
-    clickhouse: str
+    #: Its password makes all of it a secret; `app.adapters.clickhouse_url` takes it apart.
+    clickhouse: Secret
     home: Path
     registry: Path
     cache: Path
@@ -47,7 +54,7 @@ class Settings:
         cache_root = Path(source.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         return cls(
             kafka=value["STREAMGAUGE_KAFKA"],
-            clickhouse=value["STREAMGAUGE_CLICKHOUSE"],
+            clickhouse=Secret(value["STREAMGAUGE_CLICKHOUSE"]),
             home=home,
             registry=Path(value["STREAMGAUGE_REGISTRY"] or home / "registry").expanduser().absolute(),
             cache=Path(value["STREAMGAUGE_CACHE"] or cache_root / "streamgauge").expanduser().absolute(),
@@ -58,7 +65,7 @@ class Settings:
         """The variables that make a child process read these same settings."""
         return {
             "STREAMGAUGE_KAFKA": self.kafka,
-            "STREAMGAUGE_CLICKHOUSE": self.clickhouse,
+            "STREAMGAUGE_CLICKHOUSE": self.clickhouse.reveal(),
             "STREAMGAUGE_HOME": str(self.home),
             "STREAMGAUGE_REGISTRY": str(self.registry),
             "STREAMGAUGE_CACHE": str(self.cache),

@@ -12,9 +12,9 @@ import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from app.adapters.child_process import birth_mark
+from app.adapters.clickhouse_url import ClickHouseUrl
 from app.adapters.embedded_kafka import EmbeddedKafka, refuse_taken_port
 from app.adapters.home_lock import HomeLock
 from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
@@ -106,6 +106,7 @@ class Stack:
         self._topics = topics
         self._build_children = children
         self._http_port = http_port
+        self._clickhouse = str(ClickHouseUrl.parse(settings.clickhouse)) if settings.clickhouse else "embedded"
         self._policy = policy or RestartPolicy()
         self._say = say
         self._children: list[SupervisedChild] = []
@@ -238,7 +239,7 @@ class Stack:
             pipeline=self._pipeline,
             started_at=self._started_at,
             kafka=RunningKafka(self.bootstrap, self._kafka is not None, self._kafka.pid if self._kafka else None),
-            clickhouse=hide_password(self.settings.clickhouse) or "embedded",
+            clickhouse=self._clickhouse,
             children={one.child.name: RunningChild(one.pid, one.http or None, one.restarts) for one in self._children},
         )
 
@@ -281,13 +282,3 @@ class Stack:
                 self._say(str(error))
             started = time.monotonic()
             self._on_change()
-
-
-def hide_password(url: str) -> str:
-    """Return the URL as it may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}{port}"))

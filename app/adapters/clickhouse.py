@@ -16,13 +16,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import schemas
 from app.adapters.arrow_columns import find_table, to_arrow, to_rows
-from app.adapters.clickhouse_errors import explain
 from app.adapters.clickhouse_reads import ClickHouseReads, EmbeddedReads, ServerReads
+from app.adapters.clickhouse_url import ClickHouseUrl, explain_of
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
+from app.secret import Secret
 from schemas.tables import DATABASE, SCORES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ClickHouseWarehouse:
 
     def __init__(
         self,
-        url: str = "",
+        url: Secret | str = "",
         path: Path | None = None,
         *,
         migrations_path: Path = MIGRATIONS_PATH,
@@ -83,8 +83,9 @@ class ClickHouseWarehouse:
         if bool(url) == (path is not None):
             msg = "Give either the URL of a ClickHouse server or the directory of the embedded engine."
             raise ValueError(msg)
-        self._url = url
         self._path = path
+        self._url = ClickHouseUrl.parse(url if isinstance(url, Secret) else Secret(url)) if url else None
+        self.where = self._url.where if self._url is not None else str(path)
         self._migrations_path = migrations_path
         self._writer: Any = None
         self._reads: ClickHouseReads = (
@@ -95,10 +96,6 @@ class ClickHouseWarehouse:
         # In process, each takes a processor for itself.
         self.most_reads = max(2, os.cpu_count() or 1) if path is not None else 8
         self._revisions: dict[tuple[str, int], int] = {}
-        parts = urlsplit(url)
-        self.where = (
-            str(path) if path is not None else f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
-        )
 
     def wait_ready(self, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
@@ -219,8 +216,9 @@ class ClickHouseWarehouse:
     def _call(self, run: Callable[[], T], table: str = "", *, reading: bool = False) -> T:
         try:
             return run()
-        except Exception as error:  # the driver raises its own, urllib3's, the engine's RuntimeError and ImportError
-            raise explain(error, self.where, table, reading=reading) from error
+        except Exception as error:  # noqa: BLE001  # the driver's own, urllib3's, the engine's RuntimeError, ImportError
+            said, cause = explain_of(error, self._url, self.where, table, reading=reading)
+            raise said from cause
 
     def _write_client(self) -> Any:
         if self._writer is None:
@@ -243,15 +241,16 @@ class ClickHouseWarehouse:
 
         # The driver logs with its trace what it also raises, and what we say in one sentence.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-        if self._path is None:
+        if self._url is not None:
             options.setdefault("database", "default")
             return clickhouse_connect.get_client(
-                dsn=self._url,
+                dsn=self._url.to_dsn(),
                 connect_timeout=5,
                 send_receive_timeout=_ANSWER_S,
                 autogenerate_session_id=False,
                 **options,
             )
+        assert self._path is not None
         self._refuse_second_owner()
         try:
             self._path.mkdir(parents=True, exist_ok=True)

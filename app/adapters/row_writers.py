@@ -17,6 +17,7 @@ from app.adapters.monitor_client import MonitorClient, MonitorError, RefusedErro
 from app.adapters.row_pieces import CONTENT_TYPE, cut, pack_rows
 from app.adapters.run_file import read_run
 from app.ports import ColumnValues, WarehouseError
+from app.secret import Secret
 
 ROWS_PATH = "/api/v1/rows"
 MOST_ROWS = 1_000_000
@@ -40,7 +41,7 @@ class RowWriter:
         When nobody can write now; it says what to do.
     """
 
-    def __init__(self, url: str, home: Path) -> None:
+    def __init__(self, url: Secret, home: Path) -> None:
         self._warehouse: ClickHouseWarehouse | None = None
         run = None if url else read_run(home)
         monitor = run.monitor_http if run is not None else None

@@ -12,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from app.adapters.clickhouse_errors import explain
+from app.adapters.clickhouse_url import ClickHouseUrl, explain_of
 from app.core.batches import Floats, Ints
 from app.ports import WarehouseError
+from app.secret import Secret
 
 _SETTINGS = {"join_use_nulls": 1, "max_threads": 2, "allow_experimental_analyzer": 1}
 
@@ -28,8 +29,9 @@ class ScratchEngine:
         Of a ClickHouse server whose user may create a database; empty: the engine in process.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: Secret) -> None:
+        self._url = ClickHouseUrl.parse(url) if url else None
+        self._where = self._url.where if self._url is not None else "the embedded engine"
         self._database = f"streamgauge_scratch_{uuid.uuid4().hex[:12]}"
         self._stack = ExitStack()
         self._client: Any = None
@@ -38,15 +40,16 @@ class ScratchEngine:
         import clickhouse_connect  # noqa: PLC0415  # takes 0.3 s, and `--help` does not need it
 
         try:
-            if self._url:
-                self._client = clickhouse_connect.get_client(dsn=self._url, autogenerate_session_id=False)
+            if self._url is not None:
+                self._client = clickhouse_connect.get_client(dsn=self._url.to_dsn(), autogenerate_session_id=False)
             else:
                 folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="streamgauge-scratch-"))
                 self._client = clickhouse_connect.get_client(interface="chdb", path=folder)
             self._client.command(f"CREATE DATABASE {self._database}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # as below
             self._stack.close()
-            raise explain(error, self._url or "the embedded engine") from error
+            said, cause = explain_of(error, self._url, self._where)
+            raise said from cause
         self._client.database = self._database
         return self
 
@@ -87,5 +90,6 @@ class ScratchEngine:
             return run()
         except WarehouseError:
             raise
-        except Exception as error:  # the driver raises its own, urllib3's, and the engine's RuntimeError
-            raise explain(error, self._url or "the embedded engine") from error
+        except Exception as error:  # noqa: BLE001  # the driver's own, urllib3's, and the engine's RuntimeError
+            said, cause = explain_of(error, self._url, self._where)
+            raise said from cause

@@ -26,6 +26,7 @@ from app.core.features import FeaturePlan
 from app.core.key_sample import Sample, describe_keys, describe_strays
 from app.offline import run
 from app.ports import WarehouseError
+from app.secret import Secret
 from models.manifest import ManifestError
 from models.registry import RegistryError, resolve
 from schemas.pipeline import Pipeline, PipelineError
@@ -280,7 +281,7 @@ def _check_clickhouse(context: ModelContext) -> Finding:
     return _find("clickhouse", lambda: _ask_monitor(str(running.monitor_http)))
 
 
-def _ask_server(url: str) -> str:
+def _ask_server(url: Secret) -> str:
     from app.adapters.clickhouse import ClickHouseWarehouse  # noqa: PLC0415  # only for those who have a server
 
     warehouse = ClickHouseWarehouse(url)

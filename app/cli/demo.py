@@ -22,6 +22,7 @@ from rich.table import Table
 from app.adapters.stack_error import StackError
 from app.cli.narration import Narrator
 from app.cli.up import interrupts_to, load_pipeline, signals_as_interrupts
+from app.secret import Secret
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children
 
@@ -128,7 +129,7 @@ def _run(options: DemoOptions, home: Path, *, keep: bool, as_json: bool) -> int:
     from app.demo import Demo, DemoError  # noqa: PLC0415  # as above
 
     # Servers that others use hold other events, which the ledger would find to be unknown.
-    settings = replace(Settings.read(), kafka="", clickhouse="", home=home, registry=home / "registry")
+    settings = replace(Settings.read(), kafka="", clickhouse=Secret(""), home=home, registry=home / "registry")
     pipeline = load_pipeline("flights")
     narrator = Narrator()
     stack = Stack(

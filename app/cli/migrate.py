@@ -10,6 +10,7 @@ from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
 from app.adapters.run_file import find_kafka
 from app.adapters.stack_error import StackError
 from app.ports import WarehouseError
+from app.secret import Secret
 from app.settings import Settings
 from schemas.pipeline import PipelineError
 
@@ -31,7 +32,7 @@ def command(pipeline: str | None, home: Path | None) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def _migrate_tables(url: str, home: Path) -> None:
+def _migrate_tables(url: Secret, home: Path) -> None:
     path = home / "clickhouse"
     if not url and (holder := lock_holder(path)) is not None:
         click.echo(f"ClickHouse: {path} is held by {holder}; a monitor migrates its tables when it starts.")

@@ -19,6 +19,7 @@ from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
 from app.adapters.monitor_client import AwayError, MonitorError, ask_monitor
 from app.adapters.run_file import read_run
 from app.ports import WarehouseError
+from app.secret import Secret
 from app.settings import Settings
 
 
@@ -59,7 +60,7 @@ def command(sql: str, as_json: bool, as_csv: bool, limit: int, home: Path | None
         click.echo(f"There are more rows than {limit}: raise --limit.", err=True)
 
 
-def ask(sql: str, limit: int, home: Path, url: str) -> dict[str, Any]:
+def ask(sql: str, limit: int, home: Path, url: Secret) -> dict[str, Any]:
     """Answer like ``POST /api/v1/query``: from the monitor, else the server at ``url``, else the embedded engine."""
     run = read_run(home)
     if run is not None and run.monitor_http is not None:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from app.adapters.clickhouse_url import ClickHouseUrl
 from app.adapters.stack_error import StackError
 from app.cli.narration import Narrator
 from app.cli.utc_time import StartType
+from app.ports import WarehouseError
 from app.settings import Settings
-from app.supervisor import Stack, hide_password, pipeline_children
+from app.supervisor import Stack, pipeline_children
 from schemas.pipeline import Pipeline, PipelineError
 
 if TYPE_CHECKING:
@@ -73,7 +75,11 @@ def command(
                 "--kafka-port is of the embedded Kafka, but STREAMGAUGE_KAFKA names a server: drop one."
             )
     if settings.clickhouse:
-        narrator.say(f"Using the ClickHouse at {hide_password(settings.clickhouse)} (STREAMGAUGE_CLICKHOUSE).")
+        try:
+            url = ClickHouseUrl.parse(settings.clickhouse)
+        except WarehouseError as error:
+            raise click.UsageError(str(error)) from error
+        narrator.say(f"Using the ClickHouse at {url} (STREAMGAUGE_CLICKHOUSE).")
     stack = Stack(
         settings,
         pipeline=pipeline.name,

@@ -24,6 +24,7 @@ from monitor_chaos import Monitors
 from worker_bench import Bench, event
 
 from app.adapters.topic_reader import read_to_end
+from app.secret import Secret
 from schemas.wire import Score, decode_json
 
 #: Between two sentences of the log about one outage.
@@ -55,7 +56,7 @@ def test_an_outage_of_clickhouse_loses_nothing_and_slows_no_score(kafka: str, tm
     async def scenario() -> None:
         with ClickHouseFront(tmp_path / "server") as front:
             bench = Bench(kafka, tmp_path, with_labels=False)
-            bench.settings = replace(bench.settings, clickhouse=front.url)
+            bench.settings = replace(bench.settings, clickhouse=Secret(front.url))
             await bench.prepare()
             monitors = Monitors(bench)
             with bench.worker():

@@ -12,6 +12,7 @@ from app.adapters.scratch_engine import ScratchEngine
 from app.core.batches import RecordBatch
 from app.core.features import FeaturePlan
 from app.drive import drive
+from app.secret import Secret
 from schemas.pipeline_file import load
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "pipeline-file.md"
@@ -105,7 +106,7 @@ def test_the_documented_sql_gives_the_values_that_were_served(tmp_path: Path) ->
     for step in drive(pipeline, FeaturePlan.compile(pipeline, {}, {}), batches, lambda _: None, 0):
         for offset, value in zip(step.events.offsets.tolist(), step.matrix[:, 0].tolist(), strict=True):
             served[step.partition, offset] = value
-    with ScratchEngine("") as engine:
+    with ScratchEngine(Secret("")) as engine:
         engine.run(
             "CREATE TABLE events (partition Int64, offset Int64, event_id String, event_time_ms Int64,"
             " merchant Nullable(String)) ENGINE = Memory"

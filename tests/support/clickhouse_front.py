@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-USER, PASSWORD = "gauge", "secret word"
+USER, PASSWORD = "gauge", os.environ.get("FRONT_PASSWORD", "secret word")
 #: A second user, who may only read.
 READER = "reader"
 #: Query parameters of the HTTP interface that are no settings of the engine.
@@ -86,14 +86,15 @@ class Faults:
 class ClickHouseFront:
     """Starts, harms and stops the server; ``url`` stays the same over all of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, password: str = PASSWORD) -> None:
         self.folder = folder
+        self._password = password
         self.port, self._control = _free_port(), _free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return self.url_of(USER)
+        return self.url_of(USER, self._password)
 
     def url_of(self, user: str, password: str = PASSWORD) -> str:
         return f"http://{user}:{quote(password)}@127.0.0.1:{self.port}"
@@ -101,7 +102,8 @@ class ClickHouseFront:
     def start(self) -> Self:
         """Start, or start again on what an earlier one left; returns when it answers."""
         command = [sys.executable, "-P", str(Path(__file__)), str(self.folder), str(self.port), str(self._control)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        environment = {**os.environ, "FRONT_PASSWORD": self._password}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         assert self.process.stdout is not None
         if self.process.stdout.readline().strip() != b"ready":
             raise RuntimeError(f"the front ended with {self.process.wait()}")

@@ -33,6 +33,7 @@ from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
 from app.core.sketch_buffer import SketchBuffer
 from app.ports import Warehouse
+from app.secret import Secret
 from app.settings import Settings
 from models.registry import Registry
 from models.segments import Segments
@@ -164,7 +165,7 @@ class Bench:
         path.write_text(text.replace("[performance]", SEGMENTED.strip()) if segmented else text)
         self.pipeline: Pipeline = load(path)
         self.settings = replace(
-            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, clickhouse=clickhouse
+            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, clickhouse=Secret(clickhouse)
         )
         self.trained = self._train()
         self.reference = self.trained.manifest.read_reference()

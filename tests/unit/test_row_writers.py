@@ -24,6 +24,7 @@ from app.adapters.row_pieces import CONTENT_TYPE, MOST_ROWS, cut, pack_rows, unp
 from app.adapters.row_writers import ROWS_PATH, RowWriter
 from app.adapters.warehouse_thread import WarehouseThread
 from app.ports import ColumnValues, FloatMaps, Warehouse, WarehouseError
+from app.secret import Secret
 from schemas.tables import TABLES
 
 
@@ -201,4 +202,4 @@ def test_decoding_the_worst_body_neither_takes_long_nor_much_memory() -> None:
 
 
 def test_without_a_monitor_the_command_opens_the_engine_of_the_home(tmp_path: Path) -> None:
-    assert RowWriter("", tmp_path).where == str(tmp_path / "clickhouse")
+    assert RowWriter(Secret(""), tmp_path).where == str(tmp_path / "clickhouse")

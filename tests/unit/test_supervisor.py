@@ -18,7 +18,7 @@ from app.adapters.run_file import Run, RunningChild, RunningKafka, find_kafka, r
 from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild, read_ready_line
 from app.settings import Settings
-from app.supervisor import hide_password, pipeline_children
+from app.supervisor import pipeline_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,19 +294,6 @@ def test_a_worker_has_the_same_name_at_each_start_of_its_home_and_no_other_worke
 
     assert names("/a") == names("/a")
     assert len({*names("/a"), *names("/b")}) == 4
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("", ""),
-        ("http://localhost:8123", "http://localhost:8123"),
-        ("https://me:secret@host:8443/x?y=1", "https://me:***@host:8443/x?y=1"),
-        ("http://me:secret@host", "http://me:***@host"),
-    ],
-)
-def test_a_password_is_not_shown(url: str, shown: str) -> None:
-    assert hide_password(url) == shown
 
 
 def _ends(descriptor: int) -> bool:
