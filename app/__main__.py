@@ -6,10 +6,12 @@ import sys
 
 from app.cli import main as run_command
 from app.ownership import OwnershipError, refuse_second_owner
+from app.visible import guard_output
 
 
 def main() -> None:
     """Run the command line, unless another distribution has put files among ours."""
+    guard_output()
     try:
         refuse_second_owner()
     except OwnershipError as error:

@@ -17,6 +17,7 @@ from app.adapters.child_process import birth_mark
 from app.adapters.clickhouse_url import ClickHouseUrl
 from app.adapters.embedded_kafka import EmbeddedKafka, refuse_taken_port
 from app.adapters.home_lock import HomeLock
+from app.adapters.private_folder import private_home
 from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
 from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild
@@ -139,6 +140,7 @@ class Stack:
                 "stop it, or choose another by --home."
             )
         try:
+            private_home(home)
             if self._http_port:
                 refuse_taken_port(self._http_port, "--http-port")
             if self._kafka is not None:

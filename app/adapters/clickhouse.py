@@ -21,6 +21,7 @@ import schemas
 from app.adapters.arrow_columns import find_table, to_arrow, to_rows
 from app.adapters.clickhouse_reads import ClickHouseReads, EmbeddedReads, ServerReads
 from app.adapters.clickhouse_url import ClickHouseUrl, explain_of
+from app.adapters.private_folder import private_folder
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 from app.secret import Secret
 from schemas.tables import DATABASE, SCORES
@@ -253,7 +254,7 @@ class ClickHouseWarehouse:
         assert self._path is not None
         self._refuse_second_owner()
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
+            private_folder(self._path)
         except OSError as error:
             msg = f"The embedded ClickHouse cannot use {self._path}: {error.strerror}; give another --home."
             raise WarehouseError(msg) from error

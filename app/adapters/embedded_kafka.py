@@ -22,6 +22,7 @@ from app.adapters.child_process import birth_mark, end_process, spawn, stop_chil
 from app.adapters.home_lock import HomeLock
 from app.adapters.kafka_jars import Download, ensure_jars
 from app.adapters.kafka_settings import render_logging, render_properties
+from app.adapters.private_folder import private_folder
 from app.adapters.stack_error import StackError
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ class EmbeddedKafka:
 
     def _prepare(self, java: list[str]) -> None:
         """Write the configuration; format the data folder when it is new, whole or not at all."""
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self.log_path.parent)
+        private_folder(self._folder)
         (self._folder / "log4j2.xml").write_text(render_logging(str(self.log_path)))
         if (self._folder / "data").exists():
             return

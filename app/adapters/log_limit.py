@@ -6,6 +6,8 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass
 
+from app.visible import visible
+
 PERIOD_S = 60.0
 MOST = 5
 
@@ -41,10 +43,19 @@ class RepeatLimit(logging.Filter):
         return seen.passed <= MOST
 
 
+class OneLine(logging.Formatter):
+    """A message is one line: nothing in the data of one begins a line that looks like another."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # of logging
+        record.message = visible(record.message).replace("\n", "\\n")
+        return super().formatMessage(record)
+
+
 def start_logging(level: str) -> None:
     """Log to standard error, Kafka's and Faust's libraries from warnings on, and nothing endlessly."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=level)
     for handler in logging.getLogger().handlers:
+        handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
         handler.addFilter(RepeatLimit())
     for chatty in ("aiokafka", "faust", "mode"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -16,6 +16,8 @@ from rocksdict import (
     WriteBatch,
 )
 
+from app.adapters.private_folder import private_folder
+
 _WRITE_BUFFER_BYTES = 16 << 20
 _BLOCK_CACHE_BYTES = 16 << 20
 _MOST_OWNERS = 64
@@ -40,7 +42,7 @@ class RocksRows:
         """
         for number in range(_MOST_OWNERS):
             place = folder / (f"{name}.{number}" if number else name)
-            place.mkdir(parents=True, exist_ok=True)
+            private_folder(place)
             try:
                 return cls(place)
             except Exception as error:  # rocksdict has one exception for everything

@@ -51,6 +51,8 @@ class Run(msgspec.Struct, frozen=True):
 def write_run(home: Path, run: Run) -> None:
     """Replace the run file as a whole."""
     temporary = home / f"run.json.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.touch(0o600)
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
     temporary.replace(home / "run.json")
 

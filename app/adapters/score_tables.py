@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from app.adapters.csv_cells import plain_cells
 from app.adapters.event_tables import TableError
 from app.pipeline import Step
 from schemas.pipeline import Pipeline
@@ -78,7 +79,7 @@ class TableWriter:
         if self._path.suffix == ".jsonl":
             self._file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in batch.to_pylist()))
         else:
-            self._file.write_batch(batch)
+            self._file.write_batch(plain_cells(batch) if self._path.suffix == ".csv" else batch)
         self.rows += batch.num_rows
 
 

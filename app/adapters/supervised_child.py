@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal
 
 from app.adapters.child_process import spawn, stop_child
+from app.adapters.private_folder import private_folder
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class SupervisedChild:
 
     def start(self) -> None:
         """Start it; returns at once."""
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self.log_path.parent)
         self._thread.start()
 
     def stop(self, deadline_s: float) -> None:

@@ -25,6 +25,7 @@ from app.cli.up import interrupts_to, load_pipeline, signals_as_interrupts
 from app.secret import Secret
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children
+from app.visible import behind_guard, visible
 
 if TYPE_CHECKING:
     from app.demo import DemoOptions, Progress
@@ -140,7 +141,7 @@ def _run(options: DemoOptions, home: Path, *, keep: bool, as_json: bool) -> int:
         say=narrator.say,
         progress=narrator.progress,
     )
-    meter = Meter(Console(stderr=True, highlight=False))
+    meter = Meter(Console(file=behind_guard(sys.stderr), highlight=False))
     code = 0
     with signals_as_interrupts():
         try:
@@ -176,7 +177,7 @@ class Meter:
 
     def say(self, sentence: str) -> None:
         if self._console.is_terminal:
-            self._console.print(sentence, markup=False)
+            self._console.print(visible(sentence), markup=False)
         else:
             click.echo(sentence, err=True)
 
@@ -242,7 +243,8 @@ def _print_summary(summary: Mapping[str, Any], report: Path, *, as_json: bool) -
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+    screen = behind_guard(sys.stdout)
+    Console(file=screen, highlight=False, width=None if screen.isatty() else 120).print(table)
     for fault in summary["ledger"]["faults"]:
         click.echo(f"Fault: {fault}")
     if summary["balanced"]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.visible import behind_guard, visible
 
 if TYPE_CHECKING:
     from app.adapters.kafka_jars import Download
@@ -17,7 +20,7 @@ class Narrator:
     """Writes to standard error: a bar on a terminal, plain lines elsewhere. Standard output is left to results."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(file=behind_guard(sys.stderr), highlight=False, soft_wrap=True)
         self._guard = threading.Lock()
         self._bar: Progress | None = None
         self._tenths_said = 0
@@ -26,9 +29,9 @@ class Narrator:
         """One line. Called from any thread."""
         with self._guard:
             if self._console.is_terminal:
-                self._console.print(sentence, markup=False)
+                self._console.print(visible(sentence), markup=False)
             else:
-                click.echo(sentence, file=self._console.file)
+                click.echo(visible(sentence), file=self._console.file)
 
     def progress(self, download: Download) -> None:
         """Show how far a download has come. Called from any thread."""

@@ -103,7 +103,7 @@ def _describe(parity: Parity) -> list[str]:
     for feature in parity.transform:
         other = found_by_sql.get(feature.name)
         table.add_row(feature.name, f"{feature.rows:,}", *_cells(feature), *(_cells(other) if other else ("", "")))
-    console = Console(width=120, highlight=False)
+    console = Console(width=120, highlight=False, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]

@@ -16,17 +16,24 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
+from app.adapters.csv_cells import plain_cell
 from app.adapters.monitor_client import AwayError, MonitorError, ask_monitor
 from app.adapters.run_file import read_run
 from app.ports import WarehouseError
 from app.secret import Secret
 from app.settings import Settings
+from app.visible import behind_guard, visible
 
 
 @click.command("query", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("sql")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: columns, types, rows, truncated.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header line.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV with a header line; a text that a spreadsheet would take for a formula begins with ' there.",
+)
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Most rows to print.")
 @click.option(
     "--home", type=click.Path(path_type=Path), help="Home of the stack.  [default: STREAMGAUGE_HOME or .streamgauge]"
@@ -52,8 +59,8 @@ def command(sql: str, as_json: bool, as_csv: bool, limit: int, home: Path | None
         click.echo(json.dumps(answer, ensure_ascii=False))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer["columns"])
-        writer.writerows([_to_text(value, null="") for value in row] for row in answer["rows"])
+        writer.writerow([plain_cell(name) for name in answer["columns"]])
+        writer.writerows([_to_cell(value) for value in row] for row in answer["rows"])
     else:
         _print_table(answer)
     if answer["truncated"] and not as_json:
@@ -86,6 +93,11 @@ def ask(sql: str, limit: int, home: Path, url: Secret) -> dict[str, Any]:
         warehouse.close()
 
 
+def _to_cell(value: Any) -> str:
+    """A number is a number; a text that a spreadsheet would compute is not."""
+    return plain_cell(value) if isinstance(value, str) else _to_text(value, null="")
+
+
 def _to_text(value: Any, null: str) -> str:
     if value is None:
         return null
@@ -98,10 +110,11 @@ def _print_table(answer: dict[str, Any]) -> None:
     table = RichTable(header_style="bold")
     for name, kind in zip(answer["columns"], answer["types"], strict=True):
         is_number = re.match(r"(Nullable\()?(U?Int|Float|Decimal)", kind) is not None
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(Text(visible(name)), justify="right" if is_number else "left", overflow="fold")
     for row in answer["rows"]:
-        table.add_row(*(Text(_to_text(value, null="null")) for value in row))
+        table.add_row(*(Text(visible(_to_text(value, null="null"))) for value in row))
     # Into a pipe there is no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    screen = behind_guard(sys.stdout)
+    Console(file=screen, width=None if screen.isatty() else 10_000).print(table)
     count = len(answer["rows"])
     click.echo(f"{count} row{'' if count == 1 else 's'}")

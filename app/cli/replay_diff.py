@@ -133,7 +133,7 @@ def describe_diff(comparison: Comparison) -> list[str]:
         table.add_column(title, justify="right")
     for segment, measures in segments.items():
         table.add_row(segment, *(_format(name, measures[name]) for name in _SHOWN))
-    console = Console(width=150, highlight=False)
+    console = Console(width=150, highlight=False, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     lines = [capture.get().rstrip("\n")]

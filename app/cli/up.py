@@ -135,7 +135,7 @@ def announce(stack: Stack, as_json: bool) -> None:
     """Print where each part listens."""
     run = stack.describe()
     if as_json:
-        click.echo(msgspec.json.encode(run))
+        click.echo(msgspec.json.encode(run).decode())
         return
     click.echo(
         f"Kafka       {run.kafka.bootstrap}" + (f"  (embedded, process {run.kafka.pid})" if run.kafka.embedded else "")

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -158,7 +159,10 @@ def test_a_taken_http_port_is_said_before_anything_is_started(tmp_path: Path) ->
 
 def test_a_given_kafka_is_used_and_left_alone(tmp_path: Path) -> None:
     with EmbeddedKafka(tmp_path / "server", CACHE) as server:
-        settings = settings_for(tmp_path / "home", STREAMGAUGE_KAFKA=server.bootstrap)
+        home = tmp_path / "home"
+        (home / "logs").mkdir(parents=True)
+        home.chmod(0o755)  # as an earlier release left it
+        settings = settings_for(home, STREAMGAUGE_KAFKA=server.bootstrap)
         with Stack(settings, pipeline="small", topics=TOPICS, children=stand_ins) as stack:
             stack.wait_ready(60)
             assert stack.bootstrap == server.bootstrap
@@ -166,6 +170,8 @@ def test_a_given_kafka_is_used_and_left_alone(tmp_path: Path) -> None:
             run = read_run(tmp_path / "home")
             assert run is not None
             assert not run.kafka.embedded
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [home, *home.iterdir()]}
+            assert modes == {"home": 0o700, "logs": 0o700, "run.json": 0o600, "stack.lock": 0o600}
         assert server.is_alive()
         assert not (tmp_path / "home" / "kafka").exists()
 

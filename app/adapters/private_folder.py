@@ -1,0 +1,41 @@
+"""Folders that only their owner may look into: what a stack keeps is other people's data."""
+
+from __future__ import annotations
+
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+#: What a home holds; one that holds anything else (somebody's own folder, /tmp) is not ours to close as a whole.
+_OURS = re.compile(r"clickhouse|kafka|logs|state|stack\.lock|run\.json.*|demo-\d+")
+#: Models and marks, which need not be hidden.
+_OPEN = re.compile(r"registry|failed")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder for its owner alone, or close one that is there; `OSError` when it cannot be made."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close_to_others(folder)
+    return folder
+
+
+def private_home(home: Path) -> None:
+    """The same for a home and all that it holds, however it was made; nothing happens where there is none."""
+    if not home.is_dir():
+        return
+    entries = list(home.iterdir())
+    ours = [entry for entry in entries if _OURS.fullmatch(entry.name)]
+    for entry in ours:
+        close_to_others(entry)
+    if all(entry in ours or _OPEN.fullmatch(entry.name) for entry in entries):
+        close_to_others(home)
+
+
+def close_to_others(path: Path) -> None:
+    """Take from others what they may do; of what belongs to somebody else, nothing can be taken."""
+    with suppress(OSError):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if mode & _OTHERS and not path.is_symlink():
+            path.chmod(mode & ~_OTHERS)
