@@ -9,7 +9,7 @@ import pytest
 from app.adapters.arrow_columns import to_arrow
 from app.adapters.clickhouse import MIGRATIONS_PATH, statements
 from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.sql_gate import check_reads_only
+from app.adapters.sql_gate import check_one_statement, check_tree
 from app.ports import WarehouseError
 from schemas.tables import MODEL_METADATA, TABLES, VIEWS
 
@@ -122,7 +122,7 @@ def test_nan_in_a_nullable_column_is_null() -> None:
     ],
 )
 def test_the_gate_lets_reading_through(sql: str) -> None:
-    assert check_reads_only(sql, TABLE_FUNCTIONS)
+    assert check_one_statement(sql, TABLE_FUNCTIONS)
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,53 @@ def test_the_gate_lets_reading_through(sql: str) -> None:
 )
 def test_the_gate_refuses_what_does_more_than_read(sql: str) -> None:
     with pytest.raises(WarehouseError):
-        check_reads_only(sql, TABLE_FUNCTIONS)
+        check_one_statement(sql, TABLE_FUNCTIONS)
+
+
+SELECT = [
+    "SelectWithUnionQuery (children 1)",
+    " ExpressionList (children 1)",
+    "  SelectQuery (children 2)",
+    "   ExpressionList (children 1)",
+    "    Asterisk",
+]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["   TableIdentifier scores"],
+        ["   TableIdentifier streamgauge.scores (alias s)"],
+        ["   TableIdentifier system.tables"],
+        ["   Function count (children 1)", "    Identifier default./etc/passwd"],  # a column of a quoted name
+    ],
+)
+def test_the_gate_lets_a_parse_through_that_reads_our_tables(parts: list[str]) -> None:
+    check_tree([*SELECT, *parts], TABLE_FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([*SELECT, "   TableIdentifier default./etc/passwd"], "no table of the database"),
+        ([*SELECT, "   TableIdentifier /etc/passwd"], "no table of the database"),
+        ([*SELECT, "   TableIdentifier passwd.csv"], "no table of the database"),
+        ([*SELECT, "   TableIdentifier streamgauge.a.b"], "no table of the database"),
+        ([*SELECT, "   TableIdentifier system.users"], "no table of the database"),
+        ([*SELECT, "   TableExpression (children 1)", "    Function newFunction (alias a)"], "reads outside"),
+        ([*SELECT, "   Function dictGetString"], "reads outside"),
+        ([*SELECT, "   Set"], "SETTINGS is not allowed"),
+        ([*SELECT, "   NewPart something"], "part of this kind"),
+        (["DropQuery streamgauge scores (children 1)", " Identifier scores"], "statement of another kind"),
+        (["Explain EXPLAIN AST (children 1)", " DropQuery streamgauge scores"], "part of this kind"),
+        (["Explain EXPLAIN NEW (children 1)", *(" " + line for line in SELECT)], "statement of another kind"),
+        (["ExistsTableQuery default /etc/shadow (children 2)", " Identifier default", " Identifier x"], "no table"),
+        (["ExistsTableQuery (children 0)"], "no table"),
+        (["ShowTables (children 1)", " Identifier default"], "no table"),
+        ([*SELECT, *SELECT], "one statement"),
+        ([], "one statement"),
+    ],
+)
+def test_the_gate_refuses_a_parse_of_which_it_does_not_know_each_part(lines: list[str], why: str) -> None:
+    with pytest.raises(WarehouseError, match=why):
+        check_tree(lines, TABLE_FUNCTIONS)
