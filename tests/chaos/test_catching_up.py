@@ -85,10 +85,8 @@ RUNS = {
     "versions race": CatchUp(LABELS, race, 90_000, 12),
 }
 FIRST, *OTHERS = RUNS
-#: While a partition says that it has scored what a former owner only added, tiles are forgotten that are still needed.
-IS_TO_COME = pytest.mark.xfail(strict=False, reason="shared windows may lose their oldest tiles after a take-over")
 PARAMETERS = [
-    pytest.param(FIRST, marks=IS_TO_COME),
+    pytest.param(FIRST),
     *(pytest.param(name, marks=pytest.mark.chaos_full) for name in OTHERS),
 ]
 
