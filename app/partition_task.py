@@ -234,6 +234,9 @@ class PartitionTask:
 
         async for batch in read_to_end(self._around.bootstrap, [state_topic], self.partition, begin):
             reader.take(batch, now_ms)
+            for offset, error in reader.refused:
+                self._around.shelf.refusals.note(batch.topic, batch.partition, offset, error)
+            reader.refused.clear()
         restored = self._flow.go_on_from(reader)
         if restored.left_aside:
             log.warning("Partition %s: %s", self.partition, restored.left_aside)

@@ -569,10 +569,14 @@ class PartitionPipeline:
     def state_reader(self) -> StateReader:
         """What takes the changelog batch by batch, for `go_on_from`."""
         horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels else 0
+        types = {field.name: field.type for field in self._pipeline.events.fields}
+        texts = tuple(types.get(name) == "string" for name in self._plan.outcome_fields)
         return StateReader(
             self._pipeline.feature_set,
             lambda: self._plan.new_state(with_changelog=self._with_drain, rows=self._rows),
-            lambda: PendingEvents(horizon_ms, with_changelog=self._with_drain),
+            lambda: PendingEvents(
+                horizon_ms, with_changelog=self._with_drain, texts=texts, n_segments=len(self._segments.names)
+            ),
             keeps_other=self.shared is not None,
             cache=self._rows,
         )

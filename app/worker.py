@@ -31,7 +31,6 @@ from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health
 from app.core.features import FeaturePlan
 from app.core.records.rules import RecordRules
-from app.core.state_log import UnreadableStateError
 from app.drive import new_board
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
@@ -307,7 +306,7 @@ class Worker:
             await self.app.seek(starts)
             task.start()
             self.app.resume(starts)
-        except (UnusableInputError, UnreadableStateError, StateDiskError) as error:
+        except (UnusableInputError, StateDiskError) as error:
             self.fail(str(error), EXIT_CONFIG)
         except KAFKA_TROUBLE as error:
             self.fail(str(describe_trouble(self._around.bootstrap, error)), EXIT_RETRY)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.core.forgotten_ids import ForgottenIds
+from app.core.records.state import read_event
 
 _PREFIX = b"e"
 
@@ -35,10 +36,26 @@ class Scored(NamedTuple):
 
 
 class PendingEvents:
-    """The waiting events of one partition, oldest first; without a changelog nothing is to be drained from it."""
+    """The waiting events of one partition, oldest first; without a changelog nothing is to be drained from it.
 
-    def __init__(self, horizon_ms: int, *, with_changelog: bool = True) -> None:
+    Parameters
+    ----------
+    horizon_ms
+        How far events may be beyond one that is kept.
+    texts, n_segments
+        What records of a changelog must fit, see `app.core.records.state.read_event`.
+    """
+
+    def __init__(
+        self,
+        horizon_ms: int,
+        *,
+        with_changelog: bool = True,
+        texts: tuple[bool, ...] | None = None,
+        n_segments: int | None = None,
+    ) -> None:
         self._horizon_ms = horizon_ms
+        self._texts, self._n_segments = texts, n_segments
         self._with_changelog = with_changelog
         #: Where a changelog is, labels without an event are told apart.
         self._forgotten = ForgottenIds(horizon_ms) if with_changelog else None
@@ -142,8 +159,5 @@ class PendingEvents:
             event_id = key[len(_PREFIX) :].decode()
             self._waiting.pop(event_id, None)
             if value is not None:
-                effective_ms, event_time_ms, version, score, fields, segments = msgspec.msgpack.decode(value)
-                self._waiting[event_id] = Scored(
-                    effective_ms, event_time_ms, version, score, tuple(fields), tuple(segments)
-                )
+                self._waiting[event_id] = Scored(*read_event(value, self._texts, self._n_segments))
         self._touched.clear()

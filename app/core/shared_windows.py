@@ -25,8 +25,8 @@ from app.core.tiles import FIXED_POINT, to_fixed_point
 from schemas.wire import SharedTile, SharedTimes
 
 #: Front of the changelog keys of the tile that is still open.
-_OPEN = b"o"
-_OPEN_VALUE = struct.Struct("<qqq")
+OPEN = b"o"
+OPEN_VALUE = struct.Struct("<qqq")
 #: Largest keys of one record, all together: it must fit a batch that brokers take.
 _PIECE_BYTES = 250_000
 
@@ -175,10 +175,10 @@ class Contributor:
         self._labels.restore(pending)
         names = {store.name: number for number, store in enumerate(self._plan.stores)}
         for key, value in dict(changes).items():
-            number = names.get(key[1:5]) if key[:1] == _OPEN else None
+            number = names.get(key[1:5]) if key[:1] == OPEN else None
             if number is None or value is None:
                 continue
-            tile, count, total = _OPEN_VALUE.unpack(value)
+            tile, count, total = OPEN_VALUE.unpack(value)
             store = self._plan.stores[number]
             if (tile + 1) * store.hop_ms > added_ms:
                 code = self._board.indexes[store.key].add_encoded(key[5:])
@@ -210,7 +210,7 @@ class Contributor:
                 store = self._plan.stores[number]
                 encoded = self._board.indexes[store.key].encoded
                 codes = self._board.contribution(number, tile, self.partition).codes.tolist()
-                changes.extend((_OPEN + store.name + encoded(code), None) for code in codes)
+                changes.extend((OPEN + store.name + encoded(code), None) for code in codes)
                 self._touched.setdefault((number, tile), [])
         return changes
 
@@ -219,7 +219,7 @@ class Contributor:
         encoded = self._board.indexes[store.key].encoded
         values = found.values[:, np.searchsorted(found.codes, codes)]
         return [
-            (_OPEN + store.name + encoded(code), _OPEN_VALUE.pack(tile, count, total))
+            (OPEN + store.name + encoded(code), OPEN_VALUE.pack(tile, count, total))
             for code, count, total in zip(codes.tolist(), *values.tolist(), strict=True)
         ]
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
-import msgspec
-
 from app.core.batches import RecordBatch
 from app.core.pending import PendingEvents
+from app.core.records.state import DAMAGE, check_open_tile, read_meta
 from app.core.row_cache import RowCache, Snapshot
+from app.core.shared_windows import OPEN, OPEN_VALUE
 from app.core.stored_tiles import Change
 from app.core.windows import FeatureState
+from schemas.refusal import RefusedRecordError
 
 META = b"m"
 TILES = b"t"
@@ -33,10 +34,6 @@ _MOST_CLEARED = 2_000
 #: A snapshot on disk is not used when it is older: compaction keeps tombstones for a day (delete.retention.ms), and a
 #: key that it still has may have been cleared and its tombstone be gone.
 SNAPSHOT_KEPT_MS = 23 * 3_600_000
-
-
-class UnreadableStateError(RuntimeError):
-    """A record of the changelog is not what a worker writes; a person must decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +97,8 @@ class StateReader:
         self.generation = Generation()
         self.others: dict[bytes, bytes] = {}
         self.meta: dict[str, Any] = {}
+        #: Offsets of records that were passed over, and why: another program wrote them, or they are damaged.
+        self.refused: list[tuple[int, RefusedRecordError]] = []
 
     def open_snapshot(self, first: int, end: int, now_ms: int) -> int:
         """Go on from what is on disk, if it can be used; otherwise it is cleared.
@@ -127,33 +126,54 @@ class StateReader:
         if snapshot is None or not is_usable:
             self._cache.clear()
             return first
+        try:
+            self._go_on_from(self._cache, snapshot)
+        except DAMAGE:  # the topic has it all
+            self._cache.clear()
+            self.state, self.pending, self.others, self.meta = self._new_state(), self._new_pending(), {}, {}
+            self.generation = Generation()
+            return first
+        return snapshot.position
+
+    def _go_on_from(self, cache: RowCache, snapshot: Snapshot) -> None:
         self.generation.number = snapshot.generation
-        log = dict(self._cache.read_log())
+        log = dict(cache.read_log())
         meta = log.pop(META, None)
         if meta is not None:  # none: a take-over was broken off before it had come to one
             self._read_meta(meta)
         self.pending.restore(log.items())
         self._keep(list(log.items()))
-        self.state.restore_clocks(self._cache.read_clocks())
-        return snapshot.position
+        self.state.restore_clocks(cache.read_clocks())
 
     def take(self, batch: RecordBatch, now_ms: int = 0) -> None:
         """Take the next records; ``now_ms``: processing time, for a state on disk.
 
-        Raises
-        ------
-        UnreadableStateError
-            Naming the first record that cannot be read.
+        A record that cannot be read is passed over (`refused`): what its key had before stands.
         """
-        changes = [(key, value) for key, value in zip(batch.keys, batch.values, strict=True) if key is not None]
-        try:
-            self.take_changes(changes)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UnreadableStateError(self._find_fault(batch, error)) from error
+        rows = zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True)
+        self._take_some([(offset, (key, value)) for offset, key, value in rows if key is not None])
         if self._cache is not None:
             self._cache.seal()
             self._cache.commit()
             self._cache.write(self.snapshot(int(batch.offsets[-1]) + 1, now_ms))
+
+    def _take_some(self, records: list[tuple[int, Change]]) -> None:
+        """Take records; where they fail together, by halves: taking some of them again changes nothing."""
+        try:
+            self.take_changes([change for _, change in records])
+        except DAMAGE as error:
+            if len(records) > 1:
+                middle = len(records) // 2
+                self._take_some(records[:middle])
+                self._take_some(records[middle:])
+                return
+            ((offset, (key, _)),) = records
+            if not isinstance(error, RefusedRecordError):
+                error = RefusedRecordError("malformed", f"{type(error).__name__}: {error!s:.200}")
+            self.refused.append((offset, error))
+            if key == META and self.meta:
+                # What it said is lost. Where to go on, the group's offsets say, which were committed with it.
+                self.meta = {**self.meta, "position": (None, None)}
 
     def snapshot(self, position: int, now_ms: int) -> Snapshot:
         """What is on disk once all before the position is."""
@@ -175,6 +195,8 @@ class StateReader:
             elif key[:1] == TILES:
                 tiles.append((key[_HEAD_BYTES:], value))
             else:
+                if key[:1] == OPEN:
+                    check_open_tile(key[_HEAD_BYTES:], value, OPEN_VALUE)
                 others.append((key[:1] + key[_HEAD_BYTES:], value))
         self.state.restore(tiles)
         self.pending.restore(others)
@@ -192,10 +214,7 @@ class StateReader:
 
     def _read_meta(self, value: bytes | None) -> int:
         """Note how far the partition had come; the generation that says so."""
-        meta = msgspec.msgpack.decode(value or b"")
-        if not isinstance(meta, dict) or not {"feature_set", "generation"} <= meta.keys():
-            raise ValueError("it does not say how far the partition had come")
-        self.meta = meta
+        self.meta = meta = read_meta(value)
         if self._cache is not None:
             self._cache.put_log([(META, value)])
         number: int = meta["generation"]
@@ -229,20 +248,3 @@ class StateReader:
     def _remember(self, key: bytes, value: bytes | None) -> None:
         if value is not None and len(self.generation.former) < _MOST_REMEMBERED:
             self.generation.former.append(key)
-
-    def _find_fault(self, batch: RecordBatch, error: Exception) -> str:
-        """The sentence about the record that fails alone, or about the whole batch."""
-        found, reader = f"{int(batch.offsets[0])} to {int(batch.offsets[-1])}", self
-        for offset, key, value in zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True):
-            reader = StateReader(self._feature_set, self._new_state, self._new_pending, keeps_other=False)
-            reader.generation.number = self.generation.number
-            try:
-                reader.take_changes([(key, value)] if key is not None else [])
-            except (ValueError, TypeError, KeyError) as alone:
-                found, error = str(offset), alone
-                break
-        return (
-            f"{batch.topic}, partition {batch.partition}, offset {found} is no record of this state ({error}): it is "
-            "damaged or another program wrote it. Restore the topic from a copy; or stop all workers, delete this "
-            "partition's records, and windows begin empty."
-        )

@@ -14,6 +14,7 @@ import numpy as np
 
 from app.core.batches import Ints
 from app.core.keys import KeyIndex
+from app.core.records.columns import MOST_TILE
 from app.core.tile_cells import NEVER
 from app.core.tile_log import TileCodec, UnreadableError
 from app.core.tiles import TileStore
@@ -119,7 +120,10 @@ class StoredTiles:
         """Take the newest tile of all operations as it was written; it never goes back."""
         if len(value) != 8:
             raise UnreadableError("a clock is not of 8 bytes")
-        self.tiles.clock = max(self.tiles.clock, struct.unpack("<q", value)[0])
+        clock = struct.unpack("<q", value)[0]
+        if clock > MOST_TILE:
+            raise UnreadableError(f"no tile can be {clock}")
+        self.tiles.clock = max(self.tiles.clock, clock)
         self._logged_clock = self.tiles.clock
 
     @staticmethod

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from app.core.batches import Ints
+from app.core.records.columns import MOST_TILE
 from app.core.tile_cells import Cells
 from app.core.tiles import TileStore
 
@@ -100,6 +101,8 @@ class TileCodec:
             When the bytes are no cells of this store; nothing is changed then.
         """
         matrix, of_value, lists = self._decode(values)
+        if len(matrix) and max(abs(int(matrix[:, 0].min())), abs(int(matrix[:, 0].max()))) > MOST_TILE:
+            raise UnreadableError("a cell is of a tile that cannot be")
         row = rows[of_value]
         store = self._store
         order = np.lexsort((matrix[:, 0], row))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.core.batches import RecordBatch
 from app.core.features import FeaturePlan
-from app.core.state_log import META, UnreadableStateError
-from app.pipeline import PartitionPipeline
+from app.core.state_log import META
+from app.pipeline import PartitionPipeline, Position
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 
@@ -148,7 +149,9 @@ def test_records_of_a_former_generation_that_are_still_there_are_passed_over(
 
 
 @pytest.mark.parametrize("damage", ["short", "key", "meta", "distinct"])
-def test_a_record_that_cannot_be_read_is_named_with_topic_partition_and_offset(pipeline: Pipeline, damage: str) -> None:
+def test_a_record_that_cannot_be_read_is_passed_over_and_named_and_the_rest_is_restored(
+    pipeline: Pipeline, damage: str
+) -> None:
     log = log_of(pipeline)
     at = len(log) - 1 if damage == "meta" else len(log) // 2
     key, value = log[at]
@@ -162,9 +165,65 @@ def test_a_record_that_cannot_be_read_is_named_with_topic_partition_and_offset(p
     reader = flow_of(pipeline).state_reader()
     reader.take(batch_of(log[: at - 2]))
 
-    with pytest.raises(UnreadableStateError, match=rf"cards\.state, partition 0, offset {at} is no record") as caught:
-        reader.take(batch_of(log[at - 2 :], first=at - 2))
-    assert "Restore the topic from a copy; or stop all workers" in str(caught.value)
+    reader.take(batch_of(log[at - 2 :], first=at - 2))
+    assert [offset for offset, _ in reader.refused] == [at]
+
+    flow = flow_of(pipeline)
+    flow.go_on_from(reader)
+    without = flow_of(pipeline)
+    without.restore([change for number, change in enumerate(log) if number != at])
+    assert step(flow, 40, 5) == step(without, 40, 5)
+    if damage == "meta":
+        assert flow.position().events is not None  # of what was stepped through here
+        again = flow_of(pipeline)
+        again.go_on_from(reader)
+        assert again.position() == Position(None, None)  # the group's offsets say where to go on
+
+
+def test_a_record_of_our_key_that_another_program_wrote_leaves_what_was_there(pipeline: Pipeline) -> None:
+    """As long as compaction has not removed it; a tile that is used again is written again, too."""
+    log = log_of(pipeline)
+    forged = [(key, b"rubbish") for key, value in log if value is not None]
+    reader = flow_of(pipeline).state_reader()
+    reader.take(batch_of([*log, *forged]))
+    assert len(reader.refused) == len(forged)
+    flow, clean = flow_of(pipeline), flow_of(pipeline)
+    flow.go_on_from(reader)
+    clean.restore(log)
+    assert step(flow, 40, 5) == step(clean, 40, 5)
+
+
+def with_a_byte(value: bytes, at: int) -> bytes:
+    return value[:at] + b"\xff" + value[at + 1 :]
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_no_record_of_the_state_topic_stops_a_take_over(pipeline: Pipeline, data: Any) -> None:
+    log = log_of(pipeline)
+    odd = st.one_of(
+        st.none(),
+        st.binary(max_size=60),
+        st.sampled_from([b"\x91" * 100_000 + b"\xc0", b"\xff" * 8, b"\x7f" + b"\xff" * 31]),
+        st.builds(with_a_byte, st.sampled_from([value or b"" for _, value in log]), st.integers(0, 60)),
+    )
+    keys = st.one_of(
+        st.binary(max_size=24),
+        st.sampled_from([META, b"", b"o", b"e", b"t\0\0\0\0", b"m\0", b"e\0\0\0\0\xff"]),
+        st.sampled_from([key for key, _ in log]),
+    )
+    for key, value in data.draw(st.lists(st.tuples(keys, odd), min_size=1, max_size=6)):
+        log.insert(data.draw(st.integers(0, len(log))), (key, value))
+    reader = flow_of(pipeline).state_reader()
+    middle = len(log) // 2
+    reader.take(batch_of(log[:middle]))
+    reader.take(batch_of(log[middle:], first=middle))
+    flow = flow_of(pipeline)
+    flow.go_on_from(reader)
+    flow.drain_state()
+    assert len(step(flow, 40, 5)) == 5
+    again = flow_of(pipeline)
+    again.restore(flow.drain_state())
 
 
 def test_partitions_of_one_pipeline_write_the_same_names(pipeline: Pipeline) -> None:
