@@ -20,6 +20,7 @@ from app.core.shared_board import SharedBoard
 from app.pipeline import PartitionPipeline, Step
 
 ALL = 10**6
+_MOST_ROUNDS = 300
 
 #: Offset, key and value.
 Record = tuple[int, bytes, bytes | None]
@@ -446,10 +447,11 @@ class World:
             for kind in ("labels", "events"):
                 self.receive(kind, partition, ALL)
             self.owner(partition).release(partition)
-        quiet, before = 0, None
+        quiet, before, rounds = 0, None, 0
         while quiet < 2:  # in the first of them some have heard of the others, and not acted on it yet
             quiet = quiet + 1 if before == (len(self.rows), self.topics) else 0
-            before = len(self.rows), self.topics
+            before, rounds = (len(self.rows), self.topics), rounds + 1
+            assert rounds < _MOST_ROUNDS, "workers tell each other something for ever"
             for partition in range(self.partitions):
                 self.hear_questions(partition)
                 self.answer(partition)
