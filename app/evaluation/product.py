@@ -59,7 +59,7 @@ def make_pipeline(
     types = {name: "string" if name in categories else "float" for name in features}
     lines = [
         'name = "evaluation"\npartitions = 1\n[model]\nname = "evaluation"\n[events]\nentity = "id"\nid = "id"',
-        'time = "time_ms"\n[events.fields]\nid = "string"\ntime_ms = "int"',
+        'time = "time_ms"\nearliest = 1970-01-01T00:00:00Z\n[events.fields]\nid = "string"\ntime_ms = "int"',
         *(f'{name} = "{kind}?"' for name, kind in types.items()),
         *(_feature(name, categories.get(name)) for name in features),
         f'[drift]\nwindow = "{window}s"\nslice = "{window}s"\ngrace = "0s"\nbins = 128',

@@ -53,12 +53,14 @@ def divided(tmp_path: Path) -> Setting:
     return Setting.of(tmp_path, [DIVIDED], 2, with_labels=False)
 
 
+@pytest.mark.slow
 def test_no_order_of_reading_telling_scoring_committing_and_dying_makes_a_window_wrong(setting: Setting) -> None:
     search = Search(setting, logs_of([0, 1], [0, 6]), (0, 1), mortals=(0,))
     assert search.run()
     assert search.states > 5_000
 
 
+@pytest.mark.slow
 def test_no_order_makes_an_answer_wrong(divided: Setting) -> None:
     search = Search(divided, logs_of([0], [6]), (0, 1), mortals=(0,), most_states=3_000)
     search.run()

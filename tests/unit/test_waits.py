@@ -137,7 +137,7 @@ class Inputs:
 
 def one_held_event() -> Any:
     merge: TimeMerge[str] = TimeMerge(with_labels=True)
-    merge.add_labels(LabelBatch(np.array([0]), np.array([5]), ["e"], np.array([1.0])))
+    merge.add_labels(LabelBatch(np.array([0]), np.array([5]), ["e"], np.array([1.0]), [b"k"]))
     merge.add_events("events", np.array([9]))
     assert merge.holds_back
     return SimpleNamespace(merge=merge, partition=0)
@@ -278,14 +278,23 @@ def test_what_came_to_a_log_after_the_wait_began_keeps_nobody_waiting(tmp_path: 
 
 def test_nothing_counts_before_it_is_committed_and_a_score_is_stale_once() -> None:
     tally, progress = Tally(), Progress()
-    letters = [SimpleNamespace(stage="decode"), SimpleNamespace(stage="label")]
+    letters = [SimpleNamespace(stage="decode", reason="not_json"), SimpleNamespace(stage="label", reason="not_json")]
     steps = [
         SimpleNamespace(events=[1, 2, 3, 4], n_scored=3, dead_letters=letters, is_stale=True),
         SimpleNamespace(events=[5], n_scored=1, dead_letters=[], is_stale=False),
     ]
     tally.add(steps)  # type: ignore[arg-type]
     assert progress == Progress()
-    progress.count(tally, 7, 99)
+    progress.count(tally, SimpleNamespace(shared_late=7, labels=(3, 2)), 99)  # type: ignore[arg-type]
     assert progress == Progress(
-        events=6, scored=4, unscored=1, dead_letters=1, stale=3, shared_late=7, commits=1, last_commit_ms=99
+        events=6,
+        scored=4,
+        unscored=1,
+        dead_letters=1,
+        stale=3,
+        shared_late=7,
+        labels=3,
+        labels_without_event=2,
+        commits=1,
+        last_commit_ms=99,
     )
