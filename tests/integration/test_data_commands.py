@@ -322,6 +322,8 @@ def test_check_is_content_with_a_stack_in_order(scored: Cards) -> None:
         "kafka": "ok",
         "topics": "ok",
         "events and labels": "ok",
+        "keys": "ok",
+        "label keys": "ok",
         "champion": "ok",
         "clickhouse": "skipped",
     }
@@ -332,7 +334,7 @@ def test_check_names_each_problem_and_what_to_do(kafka: str, tmp_path: Path) -> 
     asyncio.run(ensure_topics(kafka, [topic for topic in cards.pipeline.topics.all() if "drift" not in topic.name]))
     cards.path.write_text(cards.path.read_text().replace("partitions = 3", "partitions = 4"))
     (tmp_path / "cards_source.py").write_text(SOURCE.replace('"amount": amount', '"amount": str(amount)'))
-    result = cards.run("check", code=1)
+    result = cards.run("check", "--run-python", code=1)
     problems = {finding["check"]: finding["detail"] for finding in result["checks"] if finding["state"] == "problem"}
     assert set(problems) == {"features", "topics", "champion"}
     assert "Expected `float`, got `str`" in problems["features"]
