@@ -20,7 +20,6 @@ class RefusedRecordError(ValueError):
     - ``inconsistent``: parts that do not fit each other, or do not add up.
     - ``foreign``: well formed, and of another partition, topic, model or feature set.
     - ``bad_key``, ``bad_header``: key or headers are not those of such a record.
-    - ``outside_transaction``: on a topic that only transactions write to (`app.adapters.transactional_topics`).
     - ``unreadable_batch``: Kafka's own batch cannot be unpacked.
     """
 
