@@ -38,6 +38,7 @@ from app.core.row_cache import RowCache
 from app.core.sketches import split_record
 from app.drive import STEP_EVENTS
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.input_offsets import UnusableInputError
 from app.pipeline import WRONG_PARTITION, Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
 from schemas.wire import encode_packed
@@ -221,7 +222,7 @@ class PartitionTask:
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def take_over(self) -> None:
-        """Fence the former owner and restore the state."""
+        """Fence the former owner and restore the state; UnusableInputError when that is of other topics."""
         await self._publisher.start()
         if self._around.shared is not None:
             await self._around.shared.read_own(self.partition)
@@ -240,6 +241,14 @@ class PartitionTask:
         restored = self._flow.go_on_from(reader)
         if restored.left_aside:
             log.warning("Partition %s: %s", self.partition, restored.left_aside)
+        if self._flow.has_other_input:
+            pipeline = self._around.pipeline
+            now, before = ("on", "as they are sent") if pipeline.events.repartition else ("off", "by entity")
+            raise UnusableInputError(
+                f"repartition was switched {now} in [events] of {pipeline.path}, but {pipeline.name} has scored its"
+                f" events {before}: they would be scored again, and the state is of other partitions. Switch it back,"
+                " or give the pipeline a new name and topics, and send the events to these."
+            )
         self._know_references()
         await self._restore_entities()
         if self._repartition is not None:

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints, LabelBatch, RecordBatch, Rejection
+from app.core.copies import read_origin
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.entity_directory import EntityDirectory
 from app.core.entity_guard import EntityGuard
@@ -193,6 +194,8 @@ class PartitionPipeline:
         self._label_dead_letters: deque[DeadLetter] = deque()
         self._labels_end: int | None = None
         self._events_end: int | None = None
+        #: Whether the restored state is of other topics: `repartition` was switched on or off.
+        self.has_other_input = False
         self._limits = {what: RejectionLimit(pipeline.limits, what) for what in ("events", "labels")}
         self._segments = Segments.of(pipeline)
         self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms, self._segments)
@@ -513,6 +516,8 @@ class PartitionPipeline:
             "pipeline": self._pipeline.digest,
             "rejected": {what: limit.state() for what, limit in self._limits.items()},
         }
+        if self._pipeline.events.repartition:
+            meta["by_entity"] = True
         changes = [(TILES + key, value) for key, value in self._state.drain_changes()]
         if self.shared is not None:
             topic, opened, asked = self.shared.drain(self._event_watermark_ms, self._events_end or 0)
@@ -590,6 +595,7 @@ class PartitionPipeline:
             if self.shared is not None:
                 self.shared.contributor.begin_anew()
             return restored
+        self.has_other_input = meta.get("by_entity", False) != self._pipeline.events.repartition
         self._promised_ms = meta["promised_ms"]
         self._events_end, self._labels_end = meta["position"]
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
@@ -645,15 +651,23 @@ class PartitionPipeline:
         step.dead_letters += letters
         self._events_end = until
 
-    @staticmethod
-    def _dead_letter(records: RecordBatch, rejection: Rejection, now_ms: int) -> DeadLetter:
+    def _tell_origin(self, records: RecordBatch, row: int) -> str:
+        """Where the record was sent that a copy was made of (``[events] repartition``)."""
+        topics = self._pipeline.topics
+        if not topics.by_entity or records.headers is None:
+            return ""
+        origin = read_origin(records.headers[row])
+        topic = topics.sent_labels if records.topic == topics.labels else topics.sent_events
+        return f" It was sent to {topic} {origin[0]}/{origin[1]}." if origin is not None else ""
+
+    def _dead_letter(self, records: RecordBatch, rejection: Rejection, now_ms: int) -> DeadLetter:
         row = rejection.position
         _, unread_bytes = records.unreadable.get(row, ("", 0))
         return DeadLetter(
             source=Source(records.topic, records.partition, int(records.offsets[row])),
             stage=rejection.stage,  # type: ignore[arg-type]  # the stages of the core are those of the contract
             reason=rejection.reason,
-            detail=rejection.detail,
+            detail=rejection.detail + self._tell_origin(records, row),
             key=records.keys[row],
             value=records.values[row],
             record_time_ms=int(records.timestamps_ms[row]),

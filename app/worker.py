@@ -35,6 +35,7 @@ from app.drive import new_board
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
 from app.partition_task import PartitionTask, Progress, Surroundings
+from app.router import Router
 from schemas.pipeline import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
@@ -132,6 +133,18 @@ class Worker:
         )
         self._skip_removed = skip_removed
         self._begin_ms = begin_ms
+        self._router: Router | None = None
+        if pipeline.events.repartition:
+            self._router = Router(
+                pipeline,
+                bootstrap,
+                now_ms,
+                self.fail,
+                session_s=membership.session_s,
+                begin_ms=begin_ms,
+                skip_removed=skip_removed,
+            )
+            self._begin_ms = 0  # all that the router copies is scored
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
         self._parked: dict[int, PartitionTask] = {}
@@ -188,6 +201,8 @@ class Worker:
             await self._early.start()
         if self._entities is not None:
             self._following = asyncio.create_task(self._follow(self._entities), name="entities")
+        if self._router is not None:
+            await self._router.start()
         await self.app.start()
 
     def _is_at_work(self) -> bool:
@@ -224,6 +239,8 @@ class Worker:
             "streamgauge_wrong_partition_total": progress.wrong_partition,
             "streamgauge_labels_total": progress.labels,
             "streamgauge_labels_without_event_total": progress.labels_without_event,
+            "streamgauge_routed_total": self._router.routed if self._router is not None else 0,
+            "streamgauge_router_lag": self._router.lag if self._router is not None else 0,
             "streamgauge_commits_total": progress.commits,
             "streamgauge_refused_total": self.shelf.refusals.total,
             "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),
@@ -253,6 +270,8 @@ class Worker:
             closing.insert(0, self._early.stop())
         if self._shared is not None:
             closing.insert(0, self._shared.stop())
+        if self._router is not None:
+            closing.insert(0, self._router.stop())
         await end_soon(*closing)
 
     def _models_changed(self) -> None:

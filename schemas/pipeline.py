@@ -56,7 +56,8 @@ class Events:
     ``earliest_ms``/``latest_ms`` bound event time absolutely; ``max_ahead_ms`` bounds it relative to the time stamp of
     the Kafka record, and to the worker's clock (ADR 0010). Outside of them an event is a dead letter (its time could
     otherwise move the watermark). ``plural``: what verdicts call the events. ``wrong_partition``: what is done about an
-    entity that is seen in another partition than before.
+    entity that is seen in another partition than before. ``repartition``: events and labels are copied to topics in
+    which each entity has one partition, and are scored from there (ADR 0033).
     """
 
     entity: str
@@ -68,6 +69,7 @@ class Events:
     max_ahead_ms: int
     plural: str = "events"
     wrong_partition: WrongPartition = "warn"
+    repartition: bool = False
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,7 @@ class Pipeline:
 
     @property
     def topics(self) -> Topics:
-        return Topics(self.name, self.partitions)
+        return Topics(self.name, self.partitions, self.events.repartition)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -374,7 +376,8 @@ class Pipeline:
     @property
     def watches_entities(self) -> bool:
         """Whether each partition tells which entities it has seen."""
-        return self.keeps_by_entity and self.events.wrong_partition != "ignore"
+        is_watched = self.events.wrong_partition != "ignore" and not self.events.repartition
+        return self.keeps_by_entity and is_watched
 
     @property
     def remember_ms(self) -> int:

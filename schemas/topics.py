@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 #: partition that follows is not older than this event time (milliseconds, decimal ASCII).
 #: It may appear on the labels topic; its key and value are ignored.
 WATERMARK_HEADER = "streamgauge-watermark-ms"
+#: Header of a record on a topic by entity: partition/offset of the record that it is a copy of.
+ORIGIN_HEADER = "streamgauge-origin"
+#: Header of a record that stands for others that cannot be read; on a topic by entity: their size in bytes, and why.
+UNREADABLE_HEADER = "streamgauge-unreadable"
 #: How far a record's time stamp may be ahead of the broker's clock (Kafka 4's own default; earlier ones have no bound).
 MAX_STAMP_AHEAD_MS = 3_600_000
 #: An event of the largest size that a broker takes by default fits whole into a dead letter.
@@ -19,11 +23,15 @@ MAX_DEAD_LETTER_BYTES = 2 << 20
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic: its name, how many partitions it has, and its Kafka settings."""
+    """One topic: its name, how many partitions it has, and its Kafka settings.
+
+    ``kept_as``: the topic whose records it is to keep as long, and whose sizes it is to take.
+    """
 
     name: str
     partitions: int
     config: dict[str, str] = field(default_factory=dict)
+    kept_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,18 +47,32 @@ class Topics:
         many, and what partition k of the events produces goes to partition k of those. ``repartition`` and ``answers``
         have as many, too: partition k of the events writes to all partitions of the one, and reads partition k of the
         other.
+    by_entity
+        Whether what is sent is copied to topics in which each entity has one partition (``[events] repartition``).
+        ``events`` and ``labels`` are then these: what is scored.
     """
 
     pipeline: str
     partitions: int
+    by_entity: bool = False
 
     @property
-    def events(self) -> str:
+    def sent_events(self) -> str:
+        """Where producers write events."""
         return f"{self.pipeline}.events"
 
     @property
-    def labels(self) -> str:
+    def sent_labels(self) -> str:
+        """Where producers write labels."""
         return f"{self.pipeline}.labels"
+
+    @property
+    def events(self) -> str:
+        return f"{self.pipeline}.events-by-entity" if self.by_entity else self.sent_events
+
+    @property
+    def labels(self) -> str:
+        return f"{self.pipeline}.labels-by-entity" if self.by_entity else self.sent_labels
 
     @property
     def scores(self) -> str:
@@ -116,9 +138,16 @@ class Topics:
         # How far ahead an event may be is measured from its record's time stamp (ADR 0010): a producer whose clock is
         # wrong is refused by the broker.
         on_time = {**forever, "message.timestamp.after.max.ms": str(MAX_STAMP_AHEAD_MS)}
+        # A record is a little longer there, and its batch may be packed less.
+        copies = {**forever, "max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
+        by_entity = [
+            Topic(self.events, n, copies, kept_as=self.sent_events),
+            Topic(self.labels, n, copies, kept_as=self.sent_labels),
+        ]
         return [
-            Topic(self.events, n, on_time),
-            Topic(self.labels, n, on_time),
+            Topic(self.sent_events, n, on_time),
+            Topic(self.sent_labels, n, on_time),
+            *(by_entity if self.by_entity else ()),
             Topic(self.scores, n, forever),
             Topic(self.dead_letters, n, {**forever, "max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}),
             Topic(self.model_updates, 1, compact),

@@ -124,13 +124,13 @@ class EventProducer:
         is_event_parts = sorted(parts)
         for is_event, partition in is_event_parts:
             if not is_event:
-                await self._send_log(self._topics.labels, partition, parts[is_event, partition])
+                await self._send_log(self._topics.sent_labels, partition, parts[is_event, partition])
                 self.labels += len(parts[is_event, partition])
         # The events of the chunk before are on their way meanwhile; here they are waited for as well.
         await self.flush()
         for is_event, partition in is_event_parts:
             if is_event:
-                await self._send_log(self._topics.events, partition, parts[is_event, partition])
+                await self._send_log(self._topics.sent_events, partition, parts[is_event, partition])
                 self.events += len(parts[is_event, partition])
         newest_ms = max(record.time_ms for record in records)
         self.newest_ms = newest_ms if self.newest_ms is None else max(newest_ms, self.newest_ms)
@@ -139,7 +139,7 @@ class EventProducer:
         await self.flush()
         marked = record._replace(headers=watermark_header(record.time_ms))
         for partition in watermark_partitions(record, self._topics.partitions):
-            await self._send_log(self._topics.labels, partition, [marked])
+            await self._send_log(self._topics.sent_labels, partition, [marked])
         await self.flush()
         self.watermarks += 1
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
 from app.adapters.topic_reader import drain, new_consumer
@@ -24,6 +25,17 @@ class Position:
     @property
     def lag(self) -> int:
         return max(0, self.end - self.next_offset)
+
+
+async def read_commits(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group has committed, with what it said of it."""
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+        return {tp: at for tp, at in found.items() if at.offset >= 0}
+    finally:
+        await admin.close()
 
 
 class LagReader:

@@ -22,11 +22,13 @@ from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer
 from app.adapters.topics_admin import ensure_topics
 from app.core.bounds import OPEN
+from app.core.copies import read_origin
 from app.core.letter_selection import Place, mark
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
+from schemas.topics import ORIGIN_HEADER
 from schemas.wire import DeadLetter, SentBack, decode_json
 
 _TRANSACTION_TIMEOUT_MS = 30_000
@@ -110,15 +112,8 @@ class LetterSender:
                 sent = []
                 for (partition, offset), letter in letters:
                     whole = letter if not letter.cut_bytes else await self._read_whole(letter)
-                    sent.append(
-                        await producer.send(
-                            whole.source.topic,
-                            whole.value,
-                            key=whole.key,
-                            partition=whole.source.partition,
-                            headers=mark(whole),
-                        )
-                    )
+                    topic, to, headers = self._address(whole)
+                    sent.append(await producer.send(topic, whole.value, key=whole.key, partition=to, headers=headers))
                     value = msgspec.json.encode(SentBack(partition, offset, self._now_ms()))
                     key = f"{partition}/{offset}".encode()
                     sent.append(await producer.send(ledger, value, key=key, partition=0))
@@ -132,6 +127,15 @@ class LetterSender:
             raise StackError(
                 f"Kafka refused the records ({error!r:.200}): what was not committed was not sent; run this again."
             ) from error
+
+    def _address(self, letter: DeadLetter) -> tuple[str, int, list[tuple[str, bytes]]]:
+        """Topic and partition of a letter's record, and its headers; of a copy, those of the original."""
+        source, topics = letter.source, self._pipeline.topics
+        origin = read_origin(letter.headers) if topics.by_entity else None
+        if origin is None:
+            return source.topic, source.partition, mark(letter)
+        topic = topics.sent_labels if source.topic == topics.labels else topics.sent_events
+        return topic, origin[0], [each for each in mark(letter) if each[0] != ORIGIN_HEADER]
 
     async def _read_whole(self, letter: DeadLetter) -> DeadLetter:
         """A letter that was cut, as its record is at its source."""

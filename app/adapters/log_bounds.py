@@ -33,6 +33,11 @@ class LogBounds:
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets([TopicPartition(*tp)])
         return ends[TopicPartition(*tp)]
 
+    async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """`end` of several partitions."""
+        ends = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(*tp): end for tp, end in ends.items()}
+
     async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
         """What partitions hold, and what the group has committed."""
         wanted = [TopicPartition(*tp) for tp in tps]

@@ -21,6 +21,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeErr
 
 from app.adapters.record_batches import hook_into_aiokafka
 from app.adapters.transactional_producer import TransactionalProducer
+from app.core.copies import Copy
 from schemas.pipeline import Compression
 from schemas.wire import DeadLetter
 
@@ -120,13 +121,20 @@ class PartitionPublisher:
         for partition, group in groupby(records, itemgetter(0)):
             await self._send(topic, _batches(self._transaction, ((None, value, None) for _, value in group)), partition)
 
+    async def send_copies(self, topic: str, partition: int, records: Sequence[Copy]) -> None:
+        """Queue records of the transaction, headers and all, for any partition of a topic, in their order."""
+        plain = ((key, value, time_ms) for key, value, time_ms, _ in records)
+        await self._send(topic, _batches(self._transaction, plain, (about for *_, about in records)), partition)
+
     async def send_letters(self, topic: str, letters: Sequence[DeadLetter]) -> None:
         """Queue dead letters, with what is said of them as headers."""
         records = ((letter.key, letter.value, None) for letter in letters)
         await self._send(topic, _batches(self._transaction, records, (letter.to_headers() for letter in letters)))
 
-    async def commit(self, offsets: Mapping[TopicPartition, int], early: Sequence[asyncio.Future[Any]] = ()) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, Any], early: Sequence[asyncio.Future[Any]] = ()) -> None:
         """Commit everything sent since the last commit, and the consumed offsets, once ``early`` is acknowledged.
+
+        ``offsets``: numbers, or aiokafka's `OffsetAndMetadata`.
 
         Raises
         ------

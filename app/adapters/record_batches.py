@@ -25,6 +25,8 @@ from aiokafka.record._crecords import default_records as c_default_records
 from aiokafka.record._crecords import legacy_records as c_legacy_records
 from aiokafka.record.memory_records import MemoryRecords
 
+from schemas.topics import UNREADABLE_HEADER
+
 #: What the records of one batch may come to. Brokers take batches of 1 MiB by default, as they are sent.
 MOST_UNPACKED_BYTES = 64 << 20
 #: Of the whole batch: base offset, length, leader's epoch, magic, checksum, attributes, last offset's delta, first and
@@ -82,7 +84,7 @@ class UnreadableRecord:
     size_bytes: int
     key: None = None
     value: None = None
-    headers: tuple[tuple[str, bytes], ...] = (("streamgauge-unreadable", b""),)
+    headers: tuple[tuple[str, bytes], ...] = ((UNREADABLE_HEADER, b""),)
 
 
 class KeptRecords:

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from app.adapters.lean_consumer import LeanConsumer
 from app.adapters.record_batches import UnreadableRecord
 from app.core.batches import RecordBatch
+from app.core.copies import read_stand_in
 
 _POLL_MS = 200
 
@@ -33,11 +34,37 @@ def to_batch(tp: TopicPartition, found: list[Any]) -> RecordBatch:
 
 
 def _unreadable(found: list[Any]) -> dict[int, tuple[str, int]]:
-    return {
-        position: (record.why, record.size_bytes)
-        for position, record in enumerate(found)
-        if isinstance(record, UnreadableRecord)
-    }
+    """What stands for records that cannot be read; on a topic by entity it is a copy of such a thing."""
+    stand_ins = {}
+    for position, record in enumerate(found):
+        if record.value is None:
+            is_one = isinstance(record, UnreadableRecord)
+            known = (record.why, record.size_bytes) if is_one else read_stand_in(record.headers)
+            if known is not None:
+                stand_ins[position] = known
+    return stand_ins
+
+
+def new_member(bootstrap: str, group: str, sharing: Any, session_s: float) -> LeanConsumer:
+    """A member of a group, to be subscribed when it has been started; it commits nothing by itself.
+
+    ``sharing``: how members share the partitions. ``session_s``: how long one may be silent.
+    """
+    return LeanConsumer(
+        bootstrap_servers=bootstrap,
+        group_id=group,
+        partition_assignment_strategy=[sharing],
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_poll_records=None,
+        max_partition_fetch_bytes=1 << 20,
+        fetch_max_wait_ms=100,
+        rebalance_timeout_ms=20_000,
+        max_poll_interval_ms=2**31 - 1,  # who stands by reads nothing
+        session_timeout_ms=int(session_s * 1000),
+        heartbeat_interval_ms=int(session_s * 1000 / 4),
+    )
 
 
 def new_consumer(bootstrap: str, group: str | None = None) -> LeanConsumer:

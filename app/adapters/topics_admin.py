@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from schemas.topics import Topic
 
 LEADER_DEADLINE_S = 30.0
+#: What the headers that a copy has besides may add to the size of its batch.
+_COPY_MARGIN_BYTES = 64 << 10
 REQUEST_TIMEOUT_MS = 15_000
 
 
@@ -62,7 +64,7 @@ async def ensure_topics(bootstrap: str, topics: Sequence[Topic], replication: in
         await admin.start()
         existing = await _describe(admin, [topic.name for topic in topics])
         _check(bootstrap, topics, existing)
-        missing = [topic for topic in topics if topic.name not in existing]
+        missing = [await _keep_alike(admin, topic, existing) for topic in topics if topic.name not in existing]
         if replication is None:
             replication = min(3, len((await admin.describe_cluster())["brokers"]))
         created = await _create(admin, missing, replication) if missing else []
@@ -89,6 +91,26 @@ async def describe_topics(bootstrap: str, names: Sequence[str]) -> dict[str, Exi
         ) from error
     finally:
         await admin.close()
+
+
+async def _keep_alike(admin: Any, topic: Topic, existing: dict[str, ExistingTopic]) -> Topic:
+    """A topic of copies as it is to be created: it keeps them as long as the topic of the originals keeps those."""
+    if topic.kept_as not in existing:  # then both are made by us, alike
+        return topic
+    names = {"retention.ms": "", "retention.bytes": "", "max.message.bytes": ""}
+    asked = [ConfigResource(ConfigResourceType.TOPIC, topic.kept_as, names)]
+    found = {
+        name: value
+        for response in await admin.describe_configs(asked)
+        for code, _message, _type, _name, entries in response.resources
+        if not code  # otherwise the server does not let us read them
+        for name, value, *_ in entries
+        if value is not None
+    }
+    if "max.message.bytes" in found:
+        least = int(topic.config.get("max.message.bytes", 0))
+        found["max.message.bytes"] = str(max(least, int(found["max.message.bytes"]) + _COPY_MARGIN_BYTES))
+    return replace(topic, config={**topic.config, **found})
 
 
 async def _create(admin: Any, missing: Sequence[Topic], replication: int) -> list[str]:

@@ -45,6 +45,16 @@ METRICS = (
     ),
     Metric("streamgauge_labels_total", "counter", "Labels applied."),
     Metric("streamgauge_labels_without_event_total", "counter", "Labels that found no event; the monitor says why."),
+    Metric(
+        "streamgauge_routed_total",
+        "counter",
+        "Events and labels copied to the partitions of their entities and committed; with `repartition` alone.",
+    ),
+    Metric(
+        "streamgauge_router_lag",
+        "gauge",
+        "Events and labels that are still to be copied; 0 in workers whose router stands by.",
+    ),
     Metric("streamgauge_commits_total", "counter", "Transactions committed."),
     Metric("streamgauge_refused_total", "counter", "Records of internal topics that were none of ours."),
     Metric("streamgauge_partitions", "gauge", "Input partitions that this worker works on; not those being restored."),

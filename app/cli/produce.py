@@ -145,7 +145,9 @@ def command(
             ),
         )
     newest = "" if result["newest_ms"] is None else f", up to {format_time(result['newest_ms'])}"
-    sent = f"{result['events']:,} events and {result['labels']:,} labels sent to {loaded.topics.events} and …labels"
+    sent = (
+        f"{result['events']:,} events and {result['labels']:,} labels sent to {loaded.topics.sent_events} and …labels"
+    )
     emit(result, as_json, f"{sent} {describe_rate(result['events'] + result['labels'], result['seconds'])}{newest}.")
 
 
@@ -159,7 +161,9 @@ async def _produce(
     final_watermark: Callable[[EventProducer], int | None],
 ) -> dict[str, Any]:
     topics = pipeline.topics
-    await ensure_topics(bootstrap, [topic for topic in topics.all() if topic.name in {topics.events, topics.labels}])
+    await ensure_topics(
+        bootstrap, [topic for topic in topics.all() if topic.name in {topics.sent_events, topics.sent_labels}]
+    )
     started = time.monotonic()
     first_ms: int | None = None
     async with EventProducer(bootstrap, pipeline, read_clock_ms) as producer:

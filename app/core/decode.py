@@ -8,6 +8,7 @@ The rules, in the order in which they are applied (each is a ``reason`` of a dea
 ``not_an_object``, ``missing_field``, ``wrong_type``: against the fields of the pipeline file. Null is allowed where the
 file says ``?``; fields it does not name are ignored; a number too large for its type is a ``wrong_type``.
 ``empty_key``: an empty entity or event id.
+``no_entity``: a label that says of no entity, where that decides about its partition (``[events] repartition``).
 ``too_large``: text fields of more than `MOST_TEXT_BYTES` together; scores and state carry them on.
 ``time_too_early``, ``time_too_late``, ``time_ahead``, ``clock_ahead``: see `app.core.event_time`.
 
@@ -30,8 +31,8 @@ from schemas.topics import WATERMARK_HEADER
 from schemas.wire import Label
 
 # msgspec gives a Python int of any size, which neither an int64 nor, at worst, a float64 column can hold.
-_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_TYPES: dict[str, Any] = {"string": str, "float": float, "int": _INT64, "bool": bool}
+INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_TYPES: dict[str, Any] = {"string": str, "float": float, "int": INT64, "bool": bool}
 #: Digits of a watermark header that are read; more are no time.
 _MOST_DIGITS = 18
 #: Text fields of one event, as JSON. A score holds entity and id, a state record the keys of its windows: with this
@@ -171,11 +172,32 @@ class EventDecoder:
         return sum(size for size, _ in sizes), max(sizes)[1]
 
 
+def _entity_of(said: object, key: bytes | None, event_id: str | None) -> bytes:
+    """The entity of a label: what its value says, or else its record's key; b"" if it says of none.
+
+    ``event_id``: a key that is only that is no entity. None: it may be.
+    """
+    if isinstance(said, str) and said:
+        return said.encode()
+    try:
+        return key if key and key.decode() != event_id else b""
+    except UnicodeDecodeError:
+        return b""  # no field of an event is such a thing
+
+
 class LabelDecoder:
-    """Decodes the labels topic of one pipeline: labels, and watermark records (by their header)."""
+    """Decodes the labels topic of one pipeline: labels, and watermark records (by their header).
+
+    Where records are repartitioned, a label's ``key`` is its entity, whether its value or its key says that.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._decode = msgspec.json.Decoder(Label).decode
+        kind: type[Any] = Label
+        self._entity = pipeline.events.entity if pipeline.events.repartition else None
+        self._is_id = pipeline.events.entity == pipeline.events.event_id
+        if self._entity is not None and self._entity not in Label.__struct_fields__:
+            kind = msgspec.defstruct("EntityLabel", [(self._entity, Any, None)], bases=(Label,), kw_only=True)
+        self._decode = msgspec.json.Decoder(kind).decode
         events, horizon_ms = pipeline.events, pipeline.labels.horizon_ms if pipeline.labels else 0
         latest_ms = events.latest_ms + horizon_ms
         self._bounds = TimeBounds("label_time_ms", events.earliest_ms, latest_ms, events.max_ahead_ms)
@@ -193,8 +215,9 @@ class LabelDecoder:
         good, positions, rejections = _decode_all(self._decode, values, "label", records.unreadable)
         rows = list(range(len(records))) if positions is None else positions
         found: dict[int, tuple[int, str, float]] = {}
+        keys = self._find_keys(records, rows, good)
         for row, label in zip(rows, good, strict=True):
-            why = self._why_bad(label)
+            why = self._why_bad(label, keys[row])
             if why:
                 rejections.append(Rejection(row, "label", *why))
             else:
@@ -217,18 +240,28 @@ class LabelDecoder:
             label_time_ms=np.array([found[row][0] for row in order], dtype=np.int64),
             event_id=[found[row][1] for row in order],
             label=np.array([found[row][2] for row in order], dtype=np.float64),
-            key=[records.keys[row] for row in order],
+            key=[keys[row] for row in order],
         )
         return batch, sorted(rejections, key=lambda rejection: rejection.position)
 
-    @staticmethod
-    def _why_bad(label: Label) -> tuple[str, str] | None:
+    def _find_keys(self, records: RecordBatch, rows: list[int], labels: list[Any]) -> list[bytes | None]:
+        if self._entity is None:
+            return records.keys
+        keys = list(records.keys)
+        for row, label in zip(rows, labels, strict=True):
+            keys[row] = _entity_of(getattr(label, self._entity), keys[row], None if self._is_id else label.event_id)
+        return keys
+
+    def _why_bad(self, label: Label, key: bytes | None) -> tuple[str, str] | None:
         if not label.event_id:
             return "empty_key", "event_id must not be empty."
         if label.label not in (0.0, 1.0):
             return "not_binary", f"label is {label.label}; it must be 0 or 1."
         if not -(2**63) <= label.label_time_ms < 2**63:
             return "wrong_type", "label_time_ms is beyond 64 bits."
+        if self._entity is not None and not key:
+            words = f"It names no {self._entity}, which says in which partition its event is"
+            return "no_entity", f"{words}: have its value hold {self._entity}, or its record's key be that."
         return None
 
     @staticmethod

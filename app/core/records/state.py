@@ -38,6 +38,7 @@ class _Meta(msgspec.Struct):
     rejected: dict[str, _Rejected]
     shared: tuple[ComeToMs, Offset, Offset] | None = None
     repartition: tuple[Offset, Int64, Offset] | None = None
+    by_entity: bool = False
 
 
 class _Event(msgspec.Struct, array_like=True):
