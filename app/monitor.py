@@ -25,7 +25,7 @@ from app.adapters.entity_feed import EntityFeed
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
-from app.adapters.lag import LagReader, Position
+from app.adapters.lag import LagReader, Position, router_group
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sample, Sources
 from app.adapters.refusals import Refusals
@@ -87,6 +87,8 @@ class Monitor:
         self.watch: Watch | None = None
         self.versions: dict[str, KnownVersion] = {}
         self.worker_positions: dict[TP, Position] = {}
+        #: Of the router (`[events] repartition`), in what is sent.
+        self.router_positions: dict[TP, Position] = {}
         self.own_positions: dict[TP, Position] = {}
         self.exit_code = 0
         self.failure = ""
@@ -260,11 +262,18 @@ class Monitor:
         if self.app.crashed or self.app.should_stop:
             self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
             return
-        events = self.pipeline.topics.events
-        tps = [TP(events, partition) for partition in range(self.pipeline.partitions)]
+        pipeline, topics = self.pipeline, self.pipeline.topics
+        tps = [TP(topics.events, partition) for partition in range(pipeline.partitions)]
         try:
-            committed = await self.lag_reader.positions(f"streamgauge-{self.pipeline.name}", tps)
-            self.worker_positions = await self.lag_reader.past_markers(committed)
+            committed = await self.lag_reader.positions(f"streamgauge-{pipeline.name}", tps)
+            routed: dict[TP, Position] = {}
+            if topics.by_entity:
+                sent = [topics.sent_events] + ([topics.sent_labels] if pipeline.labels is not None else [])
+                places = [TP(topic, partition) for topic in sent for partition in range(pipeline.partitions)]
+                routed = await self.lag_reader.positions(router_group(pipeline.name), places)
+            positions = await self.lag_reader.past_markers(committed | routed)
+            self.worker_positions = {tp: positions[tp] for tp in committed}
+            self.router_positions = {tp: positions[tp] for tp in routed}
             watch = self.watch
             if watch is None:
                 self.own_positions = {}
@@ -334,6 +343,7 @@ def _status(monitor: Monitor) -> dict[str, Any]:
         "unscored_events": windows.n_unscored if windows is not None else None,
         "labels": _labels(monitor),
         "entities": _entities(monitor),
+        "router": _router(monitor),
         "rows": monitor.around.rows,
         "warehouse_error": monitor.warehouse.error,
         "refused_records": monitor.refusals.by_topic(),
@@ -364,6 +374,15 @@ def _entities(monitor: Monitor) -> dict[str, Any] | None:
     return {"seen": directory.entities, "in_several_partitions": directory.straying, "examples": examples}
 
 
+def _router(monitor: Monitor) -> dict[str, Any] | None:
+    """How far what is sent is copied to the partitions of its entities; None: it is scored where it is."""
+    if not monitor.pipeline.events.repartition:
+        return None
+    positions = monitor.router_positions
+    topics = sorted({topic for topic, _ in positions})
+    return {topic: {"lag": sum(at.lag for (name, _), at in positions.items() if name == topic)} for topic in topics}
+
+
 def _lag(monitor: Monitor) -> dict[str, Any]:
     def listed(positions: dict[TP, Position]) -> list[dict[str, Any]]:
         return [
@@ -371,7 +390,8 @@ def _lag(monitor: Monitor) -> dict[str, Any]:
             for (topic, partition), at in sorted(positions.items())
         ]
 
-    return {"worker": listed(monitor.worker_positions), "monitor": listed(monitor.own_positions)}
+    listed_router = {"router": listed(monitor.router_positions)} if monitor.pipeline.events.repartition else {}
+    return {"worker": listed(monitor.worker_positions), "monitor": listed(monitor.own_positions), **listed_router}
 
 
 def _samples(monitor: Monitor) -> Iterator[Sample]:
@@ -382,10 +402,7 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
     yield Sample("streamgauge_monitor_warehouse_failures_total", monitor.warehouse.failures, {})
     for table, rows in sorted(monitor.around.rows.items()):
         yield Sample("streamgauge_monitor_rows_total", rows, {"table": table})
-    for (topic, partition), position in sorted(monitor.own_positions.items()):
-        yield Sample("streamgauge_monitor_lag", position.lag, {"topic": topic, "partition": str(partition)})
-    for (_, partition), position in sorted(monitor.worker_positions.items()):
-        yield Sample("streamgauge_worker_lag", position.lag, {"partition": str(partition)})
+    yield from _lag_samples(monitor)
     for topic, reasons in monitor.refusals.by_topic().items():
         for reason, n in reasons.items():
             yield Sample("streamgauge_monitor_refused_total", n, {"topic": topic, "reason": reason})
@@ -403,6 +420,17 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
         yield Sample("streamgauge_monitor_late_events_total", windows.n_too_late, {})
         if windows.watermark_ms is not None:
             yield Sample("streamgauge_monitor_watermark_seconds", windows.watermark_ms / 1000, {})
+
+
+def _lag_samples(monitor: Monitor) -> Iterator[Sample]:
+    for name, positions in (
+        ("streamgauge_monitor_lag", monitor.own_positions),
+        ("streamgauge_monitor_router_lag", monitor.router_positions),
+    ):
+        for (topic, partition), position in sorted(positions.items()):
+            yield Sample(name, position.lag, {"topic": topic, "partition": str(partition)})
+    for (_, partition), position in sorted(monitor.worker_positions.items()):
+        yield Sample("streamgauge_worker_lag", position.lag, {"partition": str(partition)})
 
 
 def _outcomes(counts: InputCounts) -> dict[str, int]:

@@ -20,7 +20,7 @@ from faust.types import TP
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import Bounds
 from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble
-from app.adapters.lag import read_commits
+from app.adapters.lag import read_commits, router_group
 from app.adapters.log_bounds import LogBounds
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
 from app.adapters.topic_reader import new_member, to_batch
@@ -290,11 +290,6 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             )
             for tp, offset in offsets.items()
         }
-
-
-def router_group(pipeline: str) -> str:
-    """The consumer group of a pipeline's routers."""
-    return f"streamgauge-{pipeline}-router"
 
 
 def _is_time(text: str | None) -> bool:

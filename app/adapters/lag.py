@@ -27,6 +27,11 @@ class Position:
         return max(0, self.end - self.next_offset)
 
 
+def router_group(pipeline: str) -> str:
+    """The consumer group of a pipeline's routers (`app.router`)."""
+    return f"streamgauge-{pipeline}-router"
+
+
 async def read_commits(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
     """What a group has committed, with what it said of it."""
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)

@@ -32,6 +32,11 @@ METRICS = (
     Metric("streamgauge_monitor_refused_total", "counter", "Records that were none of ours, by topic and reason."),
     Metric("streamgauge_monitor_lag", "gauge", "Records that the monitor is behind, by topic and partition."),
     Metric("streamgauge_worker_lag", "gauge", "Records that the workers are behind on the events, by partition."),
+    Metric(
+        "streamgauge_monitor_router_lag",
+        "gauge",
+        "Events and labels still to be copied to the partitions of their entities, by topic and partition.",
+    ),
     Metric("streamgauge_monitor_open_windows", "gauge", "Windows that hold counts and have not closed."),
     Metric("streamgauge_monitor_late_events_total", "counter", "Events that came after their window was forgotten."),
     Metric("streamgauge_monitor_watermark_seconds", "gauge", "Event time before which no on-time event is expected."),

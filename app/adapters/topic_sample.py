@@ -21,7 +21,8 @@ async def read_sample(bootstrap: str, pipeline: Pipeline) -> Sample:
     """The newest events and labels of each partition that can be decoded; `StackError` when Kafka does not answer."""
     consumer = new_consumer(bootstrap)
     decode_events, decode_labels = EventDecoder(pipeline.events).decode, LabelDecoder(pipeline).decode
-    topics = [pipeline.topics.events] + ([pipeline.topics.labels] if pipeline.labels is not None else [])
+    sent = pipeline.topics.sent_events
+    topics = [sent] + ([pipeline.topics.sent_labels] if pipeline.labels is not None else [])
     sample = Sample([], [], pipeline.partitions)
     try:
         await consumer.start()
@@ -33,14 +34,15 @@ async def read_sample(bootstrap: str, pipeline: Pipeline) -> Sample:
                 tp: (max(firsts[tp], ends[tp] - most), ends[tp]) for tp in tps
             }
             async for batch in drain(consumer, stretches):
-                if topic == pipeline.topics.events:
+                if topic == sent:
                     events, _ = decode_events(batch)
                     keys = _keys_at(batch, events.offsets.tolist())
                     sample.events.extend(
                         Seen(batch.partition, *each) for each in zip(keys, events.event_id, events.entity, strict=True)
                     )
                 else:
-                    labels, _ = decode_labels(batch)
+                    labels, refused = decode_labels(batch)
+                    sample.nameless_labels += sum(each.reason == "no_entity" for each in refused)
                     sample.labels.extend(
                         Seen(batch.partition, *each)
                         for each in zip(labels.key, labels.event_id, strict=True)

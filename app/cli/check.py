@@ -194,7 +194,8 @@ def _check_kafka(context: ModelContext) -> Iterator[Finding]:
         yield Finding("topics", "problem", f"{'; '.join([*wrong, *lacking])}: {fix}.")
     else:
         yield Finding("topics", "ok", f"{len(names)} topics as they should be")
-    events, labels = existing.get(pipeline.topics.events), existing.get(pipeline.topics.labels)
+    topics = pipeline.topics
+    events, labels = existing.get(topics.sent_events), existing.get(topics.sent_labels)
     if pipeline.labels is not None and events is not None and labels is not None:
         alike = events.partitions == labels.partitions
         yield Finding(
@@ -205,6 +206,8 @@ def _check_kafka(context: ModelContext) -> Iterator[Finding]:
         )
         if alike and pipeline.keeps_by_entity:
             yield from _check_keys(pipeline, bootstrap)
+    elif pipeline.labels is None and events is not None and pipeline.keeps_by_entity:
+        yield from _check_keys(pipeline, bootstrap)
     if pipeline.topics.model_updates in existing:
         yield _find("champion", lambda: _check_champion(context, bootstrap))
 
@@ -215,12 +218,14 @@ def _check_keys(pipeline: Pipeline, bootstrap: str) -> Iterator[Finding]:
         sample = asyncio.run(asyncio.wait_for(read_sample(bootstrap, pipeline), SAMPLE_S))
     except (StackError, TimeoutError) as error:
         yield Finding(
-            "keys", "problem", str(error) or f"{pipeline.topics.events} could not be read: check its brokers."
+            "keys", "problem", str(error) or f"{pipeline.topics.sent_events} could not be read: check its brokers."
         )
         return
     if sample.events:
         yield _judge_events(pipeline, sample)
-    if sample.labels:
+    if pipeline.events.repartition and (sample.labels or sample.nameless_labels):
+        yield _judge_names(pipeline, sample)
+    elif sample.labels:
         yield _judge_labels(pipeline, sample)
 
 
@@ -230,13 +235,43 @@ def _judge_events(pipeline: Pipeline, sample: Sample) -> Finding:
     said = f"{len(sample.events)} of the newest events, {sample.n_entities} entities"
     if not strays:
         return Finding("keys", "ok", f"{said}, each in one partition; {keys}")
+    if pipeline.events.repartition:
+        return Finding(
+            "keys",
+            "ok",
+            f"{said}: {len(strays)} are in several partitions ({describe_strays(strays)}), which repartition = true in"
+            f" [events] puts right; {keys}",
+        )
     return Finding(
         "keys",
         "problem",
         f"{said}: {len(strays)} are in several partitions, where their windows and labels miss each other"
         f" ({describe_strays(strays)}); {keys}. Key events by {pipeline.events.entity}, with one partitioner in all"
-        " producers.",
+        " producers; or, before anything is scored, say repartition = true in [events].",
     )
+
+
+def _judge_names(pipeline: Pipeline, sample: Sample) -> Finding:
+    """Whether labels name the entities of their events: that decides where they are copied to."""
+    entity = pipeline.events.entity
+    misnamed, known, first = sample.misname_labels()
+    said = f"{len(sample.labels) + sample.nameless_labels} of the newest labels"
+    fix = f"Have the value of a label hold {entity}, or its key be that of its event."
+    if sample.nameless_labels:
+        return Finding(
+            "label keys",
+            "problem",
+            f"{said}: {sample.nameless_labels} name no {entity}, without which repartition = true does not know where"
+            f" their events are: they become dead letters (no_entity). {fix}",
+        )
+    if first is not None:
+        return Finding(
+            "label keys",
+            "problem",
+            f"{said}, of {known} the events are known: {misnamed} name another {entity} than their event has (the first"
+            f" is of {first.event_id}), and will not find it. {fix}",
+        )
+    return Finding("label keys", "ok", f"{said}, of {known} the events are known, and they name its {entity}")
 
 
 def _judge_labels(pipeline: Pipeline, sample: Sample) -> Finding:

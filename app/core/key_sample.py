@@ -110,13 +110,14 @@ def _by_chance(keys: int, partitions: int) -> float:
     return keys / partitions + 5 * math.sqrt(keys * (partitions - 1)) / partitions
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sample:
-    """What was read of both topics."""
+    """What was read of both topics; ``nameless_labels``: without an entity, where one is needed."""
 
     events: list[Seen]
     labels: list[Seen]
     partitions: int
+    nameless_labels: int = 0
 
     @property
     def n_entities(self) -> int:
@@ -127,6 +128,13 @@ class Sample:
         """Entities in more than one partition, and in which, in the order of their names."""
         found = self._partitions_of(lambda event: event.entity)
         return {name: sorted(of) for name, of in sorted(found.items()) if len(of) > 1}
+
+    def misname_labels(self) -> tuple[int, int, Seen | None]:
+        """Labels that name another entity than their event has, all of which that is known, and the first of those."""
+        entities = {event.event_id: event.entity.encode() for event in self.events}
+        known = [label for label in self.labels if label.event_id in entities]
+        misnamed = [label for label in known if label.key != entities[label.event_id]]
+        return len(misnamed), len(known), misnamed[0] if misnamed else None
 
     def place_labels(self) -> tuple[int, int, Seen | None]:
         """Labels in a partition in which their event is not, all of which it is known where that is, and the first.

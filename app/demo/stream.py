@@ -394,8 +394,8 @@ class Watch:
         self._looked = asyncio.Event()
         self._group = f"streamgauge-{pipeline.name}"
         self._bootstrap = bootstrap
-        self._events = [TopicPartition(topics.events, k) for k in range(topics.partitions)]
-        self._labels = [TopicPartition(topics.labels, k) for k in range(topics.partitions)]
+        self._events = [TopicPartition(topics.sent_events, k) for k in range(topics.partitions)]
+        self._labels = [TopicPartition(topics.sent_labels, k) for k in range(topics.partitions)]
 
     async def __aenter__(self) -> Self:
         # Made here, as they belong to the running event loop.
