@@ -226,9 +226,9 @@ class PartitionTask:
         await self._publisher.start()
         if self._around.shared is not None:
             await self._around.shared.read_own(self.partition)
-        reader = self._flow.state_reader()
-        state_topic = self._around.pipeline.topics.state
         now_ms = self._around.now_ms()
+        reader = self._flow.state_reader(now_ms)
+        state_topic = self._around.pipeline.topics.state
 
         def begin(first: int, end: int) -> int:
             return reader.open_snapshot(first, end, now_ms)
@@ -261,7 +261,8 @@ class PartitionTask:
             topic = self._around.pipeline.topics.entities
             read = read_to_end(self._around.bootstrap, [topic], self.partition)
             records = [pair async for batch in read for pair in zip(batch.keys, batch.values, strict=True)]
-            self._flow.entities.restore((key, value) for key, value in records if key is not None)
+            latest_ms = self._flow.rules.latest_come_to_ms(self._around.now_ms())
+            self._flow.entities.restore(((key, value) for key, value in records if key is not None), latest_ms)
 
     def resume(self, epoch: int) -> dict[TP, int]:
         """Go on after `park`, with the state as it is; the offsets to read from.
@@ -355,6 +356,7 @@ class PartitionTask:
             self._wake.set,
             lambda why: around.fail(why, EXIT_RETRY),
             refusals=around.shelf.refusals,
+            now_ms=around.now_ms,
         )
 
     def _know_references(self) -> None:

@@ -206,8 +206,10 @@ class PartitionPipeline:
         self._served = _features_record(pipeline.feature_names)
         self._unscored = 0
         self.entities: EntityLog | None = None
+        #: What records must satisfy, whoever wrote them.
+        self.rules = RecordRules.of(pipeline)
         if with_drain and pipeline.watches_entities:
-            self.entities = EntityLog(pipeline.remember_ms, RecordRules.of(pipeline))
+            self.entities = EntityLog(pipeline.remember_ms, self.rules)
         self._guard = EntityGuard(directory, partition) if directory is not None else None
         self.labels = LabelTally(pipeline.drift.slice_ms, self.entities)
 
@@ -571,8 +573,15 @@ class PartitionPipeline:
         reader.take_changes(list(records))
         return self.go_on_from(reader)
 
-    def state_reader(self) -> StateReader:
-        """What takes the changelog batch by batch, for `go_on_from`."""
+    def state_reader(self, clock_ms: int | None = None) -> StateReader:
+        """What takes the changelog batch by batch, for `go_on_from`.
+
+        ``clock_ms``: as a bound on how far the partition can have come; None: there is no clock.
+        """
+        latest_ms = self.rules.latest_come_to_ms(clock_ms)
+        needed = ["shared"] if self.shared is not None else []
+        if self.shared is not None and self.shared.repartition is not None:
+            needed.append("repartition")
         horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels else 0
         types = {field.name: field.type for field in self._pipeline.events.fields}
         texts = tuple(types.get(name) == "string" for name in self._plan.outcome_fields)
@@ -580,8 +589,14 @@ class PartitionPipeline:
             self._pipeline.feature_set,
             lambda: self._plan.new_state(with_changelog=self._with_drain, rows=self._rows),
             lambda: PendingEvents(
-                horizon_ms, with_changelog=self._with_drain, texts=texts, n_segments=len(self._segments.names)
+                horizon_ms,
+                with_changelog=self._with_drain,
+                texts=texts,
+                n_segments=len(self._segments.names),
+                latest_ms=latest_ms,
             ),
+            latest_ms=latest_ms,
+            needed=tuple(needed),
             keeps_other=self.shared is not None,
             cache=self._rows,
         )

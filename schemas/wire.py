@@ -475,8 +475,8 @@ class Alert(msgspec.Struct):
 
     ``revision`` counts what was said of the alert: the highest is how it stands. The window is the one that brought it
     into this state; ``since_ms``: start of the first window beyond the limit. ``silenced``: noted, nobody is asked to
-    act. ``others``: rules of its group that were raised for the same window. ``by`` and ``why``: who acknowledged it,
-    in which words; of a silenced one, why it is silent.
+    act. ``version``: "" when the alert is on the stream itself. ``others``: rules of its group that were raised for the
+    same window. ``by`` and ``why``: who acknowledged it, in which words; of a silenced one, why it is silent.
 
     Raised with ``action`` "retrain" it asks for a new version, once per ``alert_id``: to replace ``version``, with data
     up to ``window_end_ms``, of which those from ``since_ms`` on are different. Cleared, it no longer asks.
@@ -488,7 +488,7 @@ class Alert(msgspec.Struct):
     severity: Severity
     state: AlertState
     model: Name
-    version: Name
+    version: Words
     at_ms: TimeMs
     window_start_ms: TimeMs | None
     window_end_ms: TimeMs | None

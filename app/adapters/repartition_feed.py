@@ -23,6 +23,8 @@ from app.adapters.log_bounds import LogBounds
 from app.adapters.publisher import new_producer
 from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import new_consumer
+from app.core.event_time import CLOCK_SKEW_MS
+from app.core.records.rules import RecordRules
 from app.core.repartition import Repartition
 from app.core.repartition_answerer import Answerer
 from schemas.pipeline import Pipeline
@@ -48,6 +50,8 @@ class RepartitionFeed:
         Called with the reason when it cannot go on.
     refusals
         Told of the records that are none of ours.
+    now_ms
+        Processing time.
     delete_s
         How often what nobody needs any more is deleted from the two topics.
     """
@@ -61,6 +65,7 @@ class RepartitionFeed:
         fail: Callable[[str], None],
         *,
         refusals: Refusals,
+        now_ms: Callable[[], int],
         delete_s: float = 10.0,
     ) -> None:
         self._bootstrap = bootstrap
@@ -77,6 +82,8 @@ class RepartitionFeed:
         self._wake = wake
         self._fail = fail
         self._refusals = refusals
+        self._now_ms = now_ms
+        self._rules = RecordRules.of(pipeline)
         self._delete_s = delete_s
         #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
         self._end: int | None = 0
@@ -153,13 +160,15 @@ class RepartitionFeed:
         self._end = end[self._asked]
 
     def _hear(self, found: dict[TopicPartition, list[Any]]) -> None:
+        now_ms = self._now_ms()
+        latest_ms, newest_term = self._rules.latest_come_to_ms(now_ms), now_ms + CLOCK_SKEW_MS
         for record in found.get(self._asked, []):
             with self._refusing(self._asked, record):
-                self._answerer.hear(record.offset, record.value)
+                self._answerer.hear(record.offset, record.value, latest_ms, newest_term)
         answers = found.get(self._answers, [])
         for record in answers:
             with self._refusing(self._answers, record):
-                self._repartition.hear(record.offset, record.value)
+                self._repartition.hear(record.offset, record.value, newest_term)
         if answers:
             self._wake()
 

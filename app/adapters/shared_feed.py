@@ -131,8 +131,7 @@ class SharedFeed:
     def _hear(self, batch: RecordBatch) -> None:
         latest_ms = self._latest_ms()
         for offset, key, value in zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True):
-            if key is not None:
-                try:
-                    self.board.hear(batch.partition, key, value, latest_ms)
-                except RefusedRecordError as error:
-                    self._refusals.note(batch.topic, batch.partition, offset, error)
+            try:
+                self.board.hear(batch.partition, key, value, latest_ms)
+            except RefusedRecordError as error:
+                self._refusals.note(batch.topic, batch.partition, offset, error)

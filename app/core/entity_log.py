@@ -21,6 +21,7 @@ from app.core.hash_runs import HashRuns, hash64
 from app.core.records.entities import CHUNK, NAME_CHARACTERS, Place, read_entities
 from app.core.records.rules import RecordRules
 from app.core.stored_tiles import Change
+from schemas.ranges import END_MS
 from schemas.refusal import RefusedRecordError
 from schemas.wire import EntityChunk
 
@@ -45,7 +46,9 @@ class EntityLog:
         self._generation: int | None = None
         self._known: set[str] = set()
         self._now, self._before = HashRuns(), HashRuns()
-        self._chunks: dict[int, int] = {}
+        #: The records of each generation, by number: one that is missing need not be cleared.
+        self._numbers: dict[int, set[int]] = {}
+        self._number = 0
         self._open = _Chunk()
         self._changes: dict[bytes, bytes | None] = {}
 
@@ -72,11 +75,17 @@ class EntityLog:
         changes, self._changes = self._changes, {}
         return list(changes.items())
 
-    def restore(self, records: Iterable[Change]) -> None:
+    def restore(self, records: Iterable[Change], latest_ms: int = END_MS) -> None:
         """Take what was written before, in its order, before anything is seen.
 
         Records that no such log wrote are passed over.
+
+        Parameters
+        ----------
+        latest_ms
+            How far a partition can have come: nothing is of a later generation.
         """
+        newest_generation = min(self._rules.latest_ms, latest_ms) // self._span_ms
         newest: dict[Place, EntityChunk] = {}
         for key, value in records:
             try:
@@ -85,22 +94,19 @@ class EntityLog:
                 continue  # whoever follows the topic says so
             if chunk is None:
                 newest.pop(place, None)
-            elif place.generation <= self._rules.latest_ms // self._span_ms:
+            elif place.generation <= newest_generation:
                 newest[place] = chunk
         if not newest:
             return
-        self._generation, last = max(newest)
+        self._generation, self._number = max(newest)
         for (generation, number), chunk in sorted(newest.items()):
-            self._chunks[generation] = number + 1
+            self._numbers.setdefault(generation, set()).add(number)
             runs = {self._generation: self._now, self._generation - 1: self._before}.get(generation)
             if runs is not None:
                 runs.add(np.frombuffer(chunk.hashes, "<i8").astype(np.int64))
-        open_chunk = newest[Place(self._generation, last)]
-        self._open = _Chunk.of(open_chunk)
-        if len(open_chunk.names) >= CHUNK:
-            self._open = _Chunk()
-        else:
-            self._chunks[self._generation] = last
+        self._open = _Chunk.of(newest[Place(self._generation, self._number)])
+        if len(self._open.names) >= CHUNK:
+            self._begin_record()
 
     def _see(self, generation: int, entities: Sequence[str], times_ms: Ints) -> None:
         if self._generation is None or generation > self._generation:
@@ -125,8 +131,7 @@ class EntityLog:
             self._open.add(int(hashes[at]), int(times_ms[rows[at]]), names[at][:NAME_CHARACTERS])
             if len(self._open.names) == CHUNK:
                 self._write_open()
-                self._chunks[self._under_way] += 1
-                self._open = _Chunk()
+                self._begin_record()
 
     @property
     def _under_way(self) -> int:
@@ -136,21 +141,23 @@ class EntityLog:
     def _begin(self, generation: int) -> None:
         """Begin a generation: that before the last one is forgotten."""
         self._write_open()
-        if self._open.names:
-            self._chunks[self._under_way] += 1
         follows = self._generation == generation - 1
         self._before, self._now = (self._now if follows else HashRuns()), HashRuns()
         self._known.clear()
         self._open = _Chunk()
-        self._generation = generation
-        self._chunks[generation] = 0
-        for old in [each for each in self._chunks if each < generation - 1]:
-            self._changes.update((Place(old, number).to_key(), None) for number in range(self._chunks.pop(old)))
+        self._generation, self._number = generation, 0
+        for old in [each for each in self._numbers if each < generation - 1]:
+            self._changes.update((Place(old, number).to_key(), None) for number in sorted(self._numbers.pop(old)))
 
     def _write_open(self) -> None:
         if self._open.is_changed:
             self._open.is_changed = False
-            self._changes[Place(self._under_way, self._chunks[self._under_way]).to_key()] = self._open.encode()
+            self._numbers.setdefault(self._under_way, set()).add(self._number)
+            self._changes[Place(self._under_way, self._number).to_key()] = self._open.encode()
+
+    def _begin_record(self) -> None:
+        self._open = _Chunk()
+        self._number += 1
 
 
 class _Chunk:

@@ -1,7 +1,7 @@
 """Events whose labels did not come within the horizon, by id: so that a label that comes after all is known as late.
 
 An id is remembered for three more horizons, as a hash and a time: 16 bytes. In the changelog they are records of up to
-`_CHUNK` ids, which are cleared as a whole.
+`FORGOTTEN_IDS` of them, which are cleared as a whole.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import numpy as np
 
 from app.core.hash_runs import HashRuns, hash64
+from app.core.records.state import FORGOTTEN_IDS, read_forgotten
 from app.core.stored_tiles import Change
+from schemas.ranges import END_MS
 
 PREFIX = b"x"
 #: How many horizons after it was forgotten an id is remembered.
 _HORIZONS = 3
-_CHUNK = 512
 _ID = struct.Struct("<qq")
 
 
@@ -57,7 +59,7 @@ class ForgottenIds:
         self._runs.add(rows[:, 0], rows[None, :, 1])
         for each in found:
             self._open.append(each)
-            if len(self._open) == _CHUNK:
+            if len(self._open) == FORGOTTEN_IDS:
                 self._write_open()
                 self._close()
         self._is_open_changed = bool(self._open)
@@ -78,8 +80,8 @@ class ForgottenIds:
         while self._chunks and self._chunks[0][1] < before_ms:
             number, _ = self._chunks.popleft()
             self._changes[_name(number)] = None
-            self._n_gone += _CHUNK
-        if self._n_gone > max(_CHUNK, len(self._runs) // 8):  # each time costs as much as there is
+            self._n_gone += FORGOTTEN_IDS
+        if self._n_gone > max(FORGOTTEN_IDS, len(self._runs) // 8):  # each time costs as much as there is
             hashes, columns = self._runs.rows()
             keep = columns[0] >= before_ms
             self._runs = HashRuns(1)
@@ -100,21 +102,29 @@ class ForgottenIds:
         if self._open:
             yield _name(self._number)
 
-    def restore(self, records: Iterable[Change]) -> None:
-        """Take more of a changelog, in its order. Keys of others are passed over."""
+    def restore(self, records: Iterable[Change], latest_ms: int = END_MS) -> None:
+        """Take more of a changelog, in its order. Keys of others are passed over.
+
+        Parameters
+        ----------
+        latest_ms
+            How far the partition can have come.
+
+        Raises
+        ------
+        RefusedRecordError
+            When a record is none of these; nothing has been changed then.
+        """
         newest = {key: value for key, value in records if key.startswith(PREFIX)}
-        if not newest:
-            return
-        held = {int.from_bytes(key[1:], "big"): value for key, value in newest.items()}
-        for number, value in sorted(held.items()):
-            if value is None:
+        held = [read_forgotten(key, value, latest_ms) for key, value in newest.items()]
+        for number, rows in sorted(held, key=itemgetter(0)):
+            if rows is None:
                 self._chunks = deque(each for each in self._chunks if each[0] != number)
                 continue
-            rows = np.frombuffer(value, "<i8").astype(np.int64).reshape(-1, 2)
             known = len(self._open) if number == self._number else 0
             self._runs.add(rows[known:, 0], rows[None, known:, 1])
-            self._number, self._open = number, list(map(tuple, rows.tolist()))  # type: ignore[arg-type]  # pairs
-            if len(self._open) == _CHUNK:
+            self._number, self._open = number, [(hashed, at_ms) for hashed, at_ms in rows.tolist()]
+            if len(self._open) == FORGOTTEN_IDS:
                 self._close()
 
     def _close(self) -> None:

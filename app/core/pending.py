@@ -13,8 +13,10 @@ import msgspec
 
 from app.core.forgotten_ids import ForgottenIds
 from app.core.records.state import read_event
+from schemas.ranges import END_MS
 
-_PREFIX = b"e"
+#: Front of the changelog keys.
+PREFIX = b"e"
 
 #: In place of a version: of an event that was rejected when it had been counted in windows. Its label counts there too.
 REJECTED = "rejected"
@@ -42,7 +44,7 @@ class PendingEvents:
     ----------
     horizon_ms
         How far events may be beyond one that is kept.
-    texts, n_segments
+    texts, n_segments, latest_ms
         What records of a changelog must fit, see `app.core.records.state.read_event`.
     """
 
@@ -53,8 +55,10 @@ class PendingEvents:
         with_changelog: bool = True,
         texts: tuple[bool, ...] | None = None,
         n_segments: int | None = None,
+        latest_ms: int = END_MS,
     ) -> None:
         self._horizon_ms = horizon_ms
+        self._latest_ms = latest_ms
         self._texts, self._n_segments = texts, n_segments
         self._with_changelog = with_changelog
         #: Where a changelog is, labels without an event are told apart.
@@ -132,7 +136,7 @@ class PendingEvents:
         touched, self._touched = self._touched, {}
         forgotten = self._forgotten.drain_changes() if self._forgotten is not None else []
         return forgotten + [
-            (_PREFIX + event_id.encode(), msgspec.msgpack.encode(entry) if entry is not None else None)
+            (PREFIX + event_id.encode(), msgspec.msgpack.encode(entry) if entry is not None else None)
             for event_id in touched
             for entry in (self._waiting.get(event_id),)
         ]
@@ -141,7 +145,7 @@ class PendingEvents:
         """The keys of the records that a changelog holds of this state."""
         if self._forgotten is not None:
             yield from self._forgotten.record_keys()
-        yield from (_PREFIX + event_id.encode() for event_id in self._waiting)
+        yield from (PREFIX + event_id.encode() for event_id in self._waiting)
 
     def _touch(self, event_id: str) -> None:
         if self._with_changelog:
@@ -152,12 +156,12 @@ class PendingEvents:
         """Replay a changelog, in its order. Keys of other stores are passed over."""
         records = list(records)
         if self._forgotten is not None:
-            self._forgotten.restore(records)
+            self._forgotten.restore(records, self._latest_ms)
         for key, value in records:
-            if not key.startswith(_PREFIX):
+            if not key.startswith(PREFIX):
                 continue
-            event_id = key[len(_PREFIX) :].decode()
+            event_id = key[len(PREFIX) :].decode()
             self._waiting.pop(event_id, None)
             if value is not None:
-                self._waiting[event_id] = Scored(*read_event(value, self._texts, self._n_segments))
+                self._waiting[event_id] = Scored(*read_event(value, self._texts, self._n_segments, self._latest_ms))
         self._touched.clear()

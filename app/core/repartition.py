@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.core.batches import EventBatch, Ints
+from app.core.merge import END_MS
 from app.core.repartition_answers import ComingAnswers
 from app.core.repartition_asker import Asker
 from app.core.shared_plan import SharedPlan
@@ -33,9 +34,9 @@ class Repartition:
         """Events that are held; those from offset ``first`` on ask for their windows."""
         self.answers.hold(events, self.asker.ask(events, times_ms, first))
 
-    def hear(self, place: int, value: bytes | None) -> None:
+    def hear(self, place: int, value: bytes | None, newest_term: int = END_MS) -> None:
         """Take a record of answers; RefusedRecordError when it is none."""
-        self.answers.hear(place, value, self.asker.term_ms)
+        self.answers.hear(place, value, self.asker.term_ms, newest_term)
 
     def drain(self, added_ms: int, scored_ms: int, next_offset: int) -> list[tuple[int, bytes]]:
         """As `Asker.drain`."""

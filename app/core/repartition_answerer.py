@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core.batches import Ints
 from app.core.keys import KeyIndex
-from app.core.merge import BEGINNING_MS
+from app.core.merge import BEGINNING_MS, END_MS
 from app.core.records.repartition import read_repartition
 from app.core.repartition_sums import TileSums
 from app.core.shared_plan import SharedPlan
@@ -74,6 +74,7 @@ class Answerer:
         self._indexes = [KeyIndex() for _ in plan.keys]
         self._sums = [TileSums() for _ in plan.stores]
         self._stores = {store.name: number for number, store in enumerate(plan.stores)}
+        self._hops_ms = {store.name: store.hop_ms for store in plan.stores}
         self._key_of = [plan.keys.index(store.key) for store in plan.stores]
         #: Open questions per key: source, offset, needed time, effective time, code [5 x n].
         self._open: list[list[Ints]] = [[] for _ in plan.keys]
@@ -89,15 +90,27 @@ class Answerer:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def hear(self, place: int, value: bytes | None) -> None:
+    def hear(self, place: int, value: bytes | None, latest_ms: int = END_MS, newest_term: int = END_MS) -> None:
         """Take the record at this place of the topic. One heard before changes nothing.
+
+        Parameters
+        ----------
+        latest_ms, newest_term
+            As `read_repartition`.
 
         Raises
         ------
         RefusedRecordError
             When it is none of ours; nothing has been changed then.
         """
-        record = read_repartition(value, len(self._sources), len(self._plan.keys), self._stores)
+        record = read_repartition(
+            value,
+            len(self._sources),
+            len(self._plan.keys),
+            self._hops_ms,
+            latest_ms=latest_ms,
+            newest_term=newest_term,
+        )
         source = self._sources.get(record.source)
         if source is None or record.feature_set != self._feature_set or not self._is_of_this_term(record, source):
             return

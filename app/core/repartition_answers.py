@@ -7,6 +7,7 @@ from collections import deque
 import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints
+from app.core.merge import END_MS
 from app.core.records.repartition import read_answers
 from app.core.shared_plan import SharedPlan
 from app.core.shared_windows import window_values
@@ -60,8 +61,13 @@ class ComingAnswers:
             self._take(*answer)
         self._count_ready()
 
-    def hear(self, place: int, value: bytes | None, term_ms: int) -> None:
+    def hear(self, place: int, value: bytes | None, term_ms: int, newest_term: int = END_MS) -> None:
         """Take the record at this place of the topic; those of another term or feature set are passed over.
+
+        Parameters
+        ----------
+        newest_term
+            No term is later.
 
         Raises
         ------
@@ -69,7 +75,7 @@ class ComingAnswers:
             When it is none of ours; nothing but the place has been noted then.
         """
         self._next_place = place + 1
-        record = read_answers(value, [len(columns) for columns in self._columns])
+        record = read_answers(value, [len(columns) for columns in self._columns], newest_term)
         if record.term > term_ms:  # another owner has begun anew: those are for it, and never ours to delete
             self._heard.append((place, _FOR_ANOTHER))
         if record.feature_set != self._feature_set or record.term != term_ms:

@@ -143,10 +143,10 @@ class SharedBoard:
         places = self._stores[store].tiles.get(tile, {})
         return sum_amounts([found.amounts() for (owner, _), found in places.items() if owner == partition])
 
-    def pieces(self, partition: int) -> dict[tuple[int, int], int]:
-        """Store and tile of a partition's contributions, with the number of their pieces."""
+    def pieces(self, partition: int) -> dict[tuple[int, int], set[int]]:
+        """Store and tile of a partition's contributions, with the numbers of their pieces."""
         return {
-            (number, tile): 1 + max(piece for owner, piece in places if owner == partition)
+            (number, tile): {piece for owner, piece in places if owner == partition}
             for number, store in enumerate(self._stores)
             for tile, places in store.tiles.items()
             if any(owner == partition for owner, _ in places)
@@ -188,7 +188,7 @@ class SharedBoard:
         if times is not None:
             self._set_times(partition, times)
 
-    def hear(self, partition: int, key: bytes, value: bytes | None, latest_ms: int = END_MS) -> None:
+    def hear(self, partition: int, key: bytes | None, value: bytes | None, latest_ms: int = END_MS) -> None:
         """Take a record of the topic's partition: what a transaction holds counts with its last one, the times.
 
         Records of other features are passed over.
@@ -203,17 +203,20 @@ class SharedBoard:
         RefusedRecordError
             When it is none of ours; nothing has been changed then.
         """
+        if key is None:
+            raise RefusedRecordError("bad_key", "It has no key.")
         if key == TIMES + self.plan.name and value is not None:
             times = read_times(value, latest_ms)
-            for store, tile, piece, of in self._unheard.pop(partition, ()):
-                self._stores[store].put(tile, (partition, piece), None if of is None else self._amounts(store, *of))
+            for number, tile, piece, of in self._unheard.pop(partition, ()):
+                self._stores[number].put(tile, (partition, piece), None if of is None else self._amounts(number, *of))
             if partition in self._anew:
                 self._anew[partition] = times
             else:
                 self._set_times(partition, times)
         elif key[:1] == TILE and (found := self._by_name.get(key[1 : 1 + NAME_BYTES])) is not None:
-            tile, piece = read_place(key[1 + NAME_BYTES :], PLACE)
-            of = None if value is None else read_tile(value, len(self.plan.stores[found].key))
+            store = self.plan.stores[found]
+            tile, piece = read_place(key[1 + NAME_BYTES :], PLACE, store.hop_ms)
+            of = None if value is None else read_tile(value, len(store.key))
             self._unheard.setdefault(partition, []).append((found, tile, piece, of))
         elif key[:1] not in {TILE, TIMES} and value is not None:
             raise RefusedRecordError("bad_key", f"No record of this topic has the key {key[:40]!r}.")

@@ -71,7 +71,7 @@ class Contributor:
         self.next_event = self._next_label = 0
         self._touched: dict[tuple[int, int], list[Ints]] = {}
         self._logged: dict[int, int] = {}
-        self._pieces: dict[tuple[int, int], int] = {}
+        self._pieces: dict[tuple[int, int], set[int]] = {}
         self._is_anew = False
         #: The last times that were drained or, after a restart, committed.
         self._told = SharedTimes(BEGINNING_MS, BEGINNING_MS)
@@ -235,7 +235,7 @@ class Contributor:
             counts, sums = (row.astype("<i8").tobytes() for row in found.values[:, start:stop])
             value = msgspec.msgpack.encode(SharedTile(keys[start:stop], counts, sums))
             records.append((TILE + store.name + PLACE.pack(tile, piece), value))
-        self._pieces[number, tile] = max(len(records), self._pieces.get((number, tile), 0))
+        self._pieces.setdefault((number, tile), set()).update(range(len(records)))
         return records
 
     def _forget(self) -> Records:
@@ -246,8 +246,8 @@ class Contributor:
         for number, tile in list(self._pieces):
             store = self._plan.stores[number]
             if (tile + 1) * store.hop_ms <= floor_ms:
-                pieces = self._pieces.pop((number, tile))
-                records.extend((TILE + store.name + PLACE.pack(tile, piece), None) for piece in range(pieces))
+                pieces = sorted(self._pieces.pop((number, tile)))
+                records.extend((TILE + store.name + PLACE.pack(tile, piece), None) for piece in pieces)
         return records
 
 

@@ -14,16 +14,22 @@ from itertools import chain, islice
 from typing import Any
 
 from app.core.batches import RecordBatch
+from app.core.forgotten_ids import PREFIX as FORGOTTEN
+from app.core.pending import PREFIX as WAITING
 from app.core.pending import PendingEvents
-from app.core.records.state import DAMAGE, check_open_tile, read_meta
+from app.core.records.state import DAMAGE, MOST_GENERATION, check_open_tile, read_meta
 from app.core.row_cache import RowCache, Snapshot
 from app.core.shared_windows import OPEN, OPEN_VALUE
 from app.core.stored_tiles import Change
 from app.core.windows import FeatureState
+from schemas.ranges import END_MS
 from schemas.refusal import RefusedRecordError
 
 META = b"m"
 TILES = b"t"
+
+#: Of tiles, open tiles of shared windows, events that wait for their labels, and those that were forgotten.
+_KINDS = frozenset({TILES, OPEN, WAITING, FORGOTTEN})
 
 _GENERATION_BYTES = 4
 _HEAD_BYTES = 1 + _GENERATION_BYTES
@@ -71,6 +77,10 @@ class StateReader:
         Of the pipeline; a state of another is left aside, for its windows would not mean what the features say now.
     new_state, new_pending
         Build the empty parts.
+    latest_ms
+        How far the partition can have come.
+    needed
+        What a record that says how far must say besides, to go on from: "shared", "repartition".
     keeps_other
         Whether records of other kinds than tiles are kept for whoever else restores from them (``others``).
     cache
@@ -83,12 +93,15 @@ class StateReader:
         new_state: Callable[[], FeatureState],
         new_pending: Callable[[], PendingEvents],
         *,
+        latest_ms: int = END_MS,
+        needed: tuple[str, ...] = (),
         keeps_other: bool,
         cache: RowCache | None = None,
     ) -> None:
         self._feature_set = feature_set
         self._new_state = new_state
         self._new_pending = new_pending
+        self._latest_ms, self._needed = latest_ms, needed
         self._keeps_other = keeps_other
         self._cache = cache
         self._records = 0
@@ -150,8 +163,13 @@ class StateReader:
 
         A record that cannot be read is passed over (`refused`): what its key had before stands.
         """
-        rows = zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True)
-        self._take_some([(offset, (key, value)) for offset, key, value in rows if key is not None])
+        records: list[tuple[int, Change]] = []
+        for offset, key, value in zip(batch.offsets.tolist(), batch.keys, batch.values, strict=True):
+            if key is None:
+                self.refused.append((offset, RefusedRecordError("bad_key", "It has no key.")))
+            else:
+                records.append((offset, (key, value)))
+        self._take_some(records)
         if self._cache is not None:
             self._cache.seal()
             self._cache.commit()
@@ -184,13 +202,13 @@ class StateReader:
         tiles: list[Change] = []
         others: list[Change] = []
         for key, value in changes:
-            number = self._read_meta(value) if key == META else int.from_bytes(key[1:_HEAD_BYTES], "big")
+            number = self._read_meta(value) if key == META else _read_generation(key)
             if number > self.generation.number:  # what was read so far is of a former one
                 self._begin(number)
                 tiles, others = [], []
             if key == META:
                 continue
-            if number < self.generation.number or len(key) < _HEAD_BYTES:
+            if number < self.generation.number:
                 self._remember(key, value)
             elif key[:1] == TILES:
                 tiles.append((key[_HEAD_BYTES:], value))
@@ -214,7 +232,7 @@ class StateReader:
 
     def _read_meta(self, value: bytes | None) -> int:
         """Note how far the partition had come; the generation that says so."""
-        self.meta = meta = read_meta(value)
+        self.meta = meta = read_meta(value, self._feature_set, self._needed, self._latest_ms)
         if self._cache is not None:
             self._cache.put_log([(META, value)])
         number: int = meta["generation"]
@@ -248,3 +266,11 @@ class StateReader:
     def _remember(self, key: bytes, value: bytes | None) -> None:
         if value is not None and len(self.generation.former) < _MOST_REMEMBERED:
             self.generation.former.append(key)
+
+
+def _read_generation(key: bytes) -> int:
+    """The generation that a record's key names; RefusedRecordError when no part of a state has such keys."""
+    number = int.from_bytes(key[1:_HEAD_BYTES], "big")
+    if len(key) < _HEAD_BYTES or key[:1] not in _KINDS or number > MOST_GENERATION:
+        raise RefusedRecordError("bad_key", f"No record of this topic has the key {key[:40]!r}.")
+    return number

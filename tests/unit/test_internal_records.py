@@ -84,7 +84,7 @@ def test_a_shared_record_that_cannot_be_changes_nothing(what: str) -> None:
     assert board.pieces(1) == {}  # it counts with the times that follow
     board.hear(1, TIMES_KEY, encode_packed(SharedTimes(9_000, 8_000)), latest_ms=10**14)
     assert (board.added_ms[1], board.scored_ms[1]) == (9_000, 8_000)
-    assert board.pieces(1) == {(0, 7): 1}
+    assert board.pieces(1) == {(0, 7): {0}}
     assert board.contribution(0, 7, 1).values.tolist() == [[3], [0]]
     assert len(board.indexes["shop",]) == 1
 

@@ -217,7 +217,7 @@ def test_records_of_a_transaction_count_together(setting: Setting) -> None:
         board.hear(1, key, value)
     assert board.pieces(1) == {}
     board.hear(1, *times[1:])
-    assert board.pieces(1) == {(0, START_MS // MINUTE_MS): 1}
+    assert board.pieces(1) == {(0, START_MS // MINUTE_MS): {0}}
 
 
 def test_nobody_goes_by_how_far_a_partition_had_come_with_other_features(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ _MOST = 2**62
 _KEY = msgspec.msgpack.Decoder(list[str | float | int | bool]).decode
 
 
+def most_tile(hop_ms: int) -> int:
+    """The last tile of this length that can be, as far from 1970 as the first."""
+    return MOST_TILE // hop_ms
+
+
 def read_column(data: bytes, n: int, what: str, low: int = -_MOST, high: int = _MOST) -> Ints:
     """``n`` whole numbers from ``low`` to ``high``; RefusedRecordError when they are not."""
     if len(data) != 8 * n:

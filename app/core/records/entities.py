@@ -19,6 +19,8 @@ CHUNK = 64
 NAME_CHARACTERS = 64
 _KEY = struct.Struct(">qI")
 _MOST_GENERATION = 1 << 40
+#: Far below what the key can hold: there must be one after it.
+_MOST_NUMBER = 1 << 31
 
 
 class Place(NamedTuple):
@@ -38,6 +40,8 @@ def read_entities(key: bytes | None, value: bytes | None, rules: RecordRules) ->
     place = Place(*_KEY.unpack(key))
     if not -_MOST_GENERATION < place.generation < _MOST_GENERATION:
         raise RefusedRecordError("bad_key", f"Its key is of generation {place.generation}.")
+    if place.number > _MOST_NUMBER:
+        raise RefusedRecordError("bad_key", f"Its key is of record {place.number} of a generation.")
     if value is None:
         return place, None
     chunk = decode_packed(value, EntityChunk)

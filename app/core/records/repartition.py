@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.records.columns import MOST_TILE, read_column
+from app.core.records.columns import most_tile, read_column
 from schemas.ranges import BEGINNING_MS, END_MS
 from schemas.refusal import RefusedRecordError
 from schemas.wire import AnswersRecord, RepartitionRecord, decode_packed
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Mapping, Sequence
 
     from schemas.wire import KeyQuestions, StoreParts
 
 
-def read_repartition(value: bytes | None, partitions: int, n_keys: int, stores: Container[bytes]) -> RepartitionRecord:
+def read_repartition(
+    value: bytes | None,
+    partitions: int,
+    n_keys: int,
+    hops_ms: Mapping[bytes, int],
+    *,
+    latest_ms: int = END_MS,
+    newest_term: int = END_MS,
+) -> RepartitionRecord:
     """What an input partition has for an owner of keys; the keys themselves are any bytes.
 
     Parameters
@@ -26,25 +34,40 @@ def read_repartition(value: bytes | None, partitions: int, n_keys: int, stores: 
         How many input partitions there are.
     n_keys
         How many tuples of fields there are keys over.
-    stores
-        Names of the stores that there are.
+    hops_ms
+        Of the stores that there are, by name.
+    latest_ms
+        How far a partition can have come.
+    newest_term
+        No term is later: it is named by the time at which it began.
     """
     record = decode_packed(value, RepartitionRecord)
     if record.source >= partitions:
         raise RefusedRecordError("foreign", f"Input partition {record.source} is none of the {partitions}.")
+    check_term(record.term, newest_term)
+    if max(record.added_ms, record.scored_ms) > latest_ms:
+        raise RefusedRecordError(
+            "out_of_range", f"It says to have come to {max(record.added_ms, record.scored_ms)}, and {latest_ms} can be."
+        )
     for part in record.parts:
-        if part.store in stores:  # others are of other features
-            _check_part(part)
+        if part.store in hops_ms:  # others are of other features
+            _check_part(part, most_tile(hops_ms[part.store]))
     for questions in record.questions:
         _check_questions(questions, n_keys)
     return record
 
 
-def _check_part(part: StoreParts) -> None:
+def check_term(term: int, newest: int) -> None:
+    """Refuse the term of a state that is still to begin: nothing after it would count."""
+    if term > newest:
+        raise RefusedRecordError("out_of_range", f"It is of a state that begins at {term}, which is to come.")
+
+
+def _check_part(part: StoreParts, latest_tile: int) -> None:
     n = len(part.keys)
     if not n:
         raise RefusedRecordError("inconsistent", "Rows of a store are none.")
-    read_column(part.tiles, n, "tiles", -MOST_TILE, MOST_TILE)
+    read_column(part.tiles, n, "tiles", -latest_tile, latest_tile)
     read_column(part.counts, n, "counts", 0)
     read_column(part.sums, n, "sums")
 
@@ -59,9 +82,10 @@ def _check_questions(questions: KeyQuestions, n_keys: int) -> None:
     read_column(questions.times_ms, n, "times", BEGINNING_MS, END_MS)
 
 
-def read_answers(value: bytes | None, windows: Sequence[int]) -> AnswersRecord:
+def read_answers(value: bytes | None, windows: Sequence[int], newest_term: int = END_MS) -> AnswersRecord:
     """Answers to an input partition; ``windows``: how many there are over each key."""
     record = decode_packed(value, AnswersRecord)
+    check_term(record.term, newest_term)
     for answer in record.answers:
         n = len(answer.offsets) // 8
         if answer.key >= len(windows) or not n:

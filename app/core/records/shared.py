@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.core.records.columns import MOST_TILE, read_column, read_keys
+from app.core.records.columns import most_tile, read_column, read_keys
 from schemas.ranges import END_MS
 from schemas.refusal import RefusedRecordError
 from schemas.wire import SharedTile, SharedTimes, decode_packed
@@ -35,11 +35,11 @@ def read_tile(value: bytes, size: int) -> tuple[list[Any], Ints]:
     return keys, np.stack((read_column(tile.counts, n, "counts", 0), read_column(tile.sums, n, "sums")))
 
 
-def read_place(data: bytes, form: struct.Struct) -> tuple[int, int]:
-    """Tile, and number of the piece, at the end of a record's key."""
+def read_place(data: bytes, form: struct.Struct, hop_ms: int) -> tuple[int, int]:
+    """Tile of this length, and number of the piece, at the end of a record's key."""
     if len(data) != form.size:
         raise RefusedRecordError("bad_key", f"The key names a tile in {len(data)} bytes and not in {form.size}.")
     tile, piece = form.unpack(data)
-    if abs(tile) > MOST_TILE:
+    if abs(tile) > most_tile(hop_ms):
         raise RefusedRecordError("bad_key", f"Tile {tile} cannot be.")
     return tile, piece

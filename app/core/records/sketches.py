@@ -9,7 +9,7 @@ import numpy as np
 
 from app.core.sketches import ALL
 from models.segments import Segments
-from models.soundness import SparseCounts, find_fault_without_reference
+from models.soundness import MOST_EVENTS, SparseCounts, find_fault_without_reference
 from schemas.refusal import RefusedRecordError
 from schemas.wire import SketchRecord, decode_packed
 
@@ -130,6 +130,9 @@ class SketchRules:
     def _check_labels(self, labels: LabelCounts, latest_ms: int) -> None:
         if len(labels.strangers) % 8:
             raise RefusedRecordError("inconsistent", f"{len(labels.strangers)} bytes are no keys of strangers.")
+        without_event = labels.too_late + labels.unknown + len(labels.strangers) // 8
+        if labels.n > MOST_EVENTS or without_event > labels.n:
+            raise RefusedRecordError("inconsistent", f"{without_event} of {labels.n} labels were without an event.")
         earliest_ms = self._rules.earliest_ms - self._rules.horizon_ms - self._slice_ms
         if not earliest_ms < labels.slice_start_ms <= latest_ms or labels.slice_start_ms % self._slice_ms:
             raise RefusedRecordError(

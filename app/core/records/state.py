@@ -6,23 +6,38 @@ import struct
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
 
-from schemas.ranges import ComeToMs, Int64, Name, Offset, TimeMs
+from schemas.ranges import END_MS, ComeToMs, Name, Offset, TimeMs
 from schemas.refusal import UNREADABLE, RefusedRecordError, need_value, refuse_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from app.core.batches import Ints
+
+#: Ids in one record of those that were forgotten; a number of such records is eight bytes of a key.
+FORGOTTEN_IDS = 512
+_FORGOTTEN_KEY_BYTES = 9
+_MOST_FORGOTTEN = 2**62
 #: Whatever reading or restoring a damaged record may raise; what they have begun, the next record sets right.
 DAMAGE = (*UNREADABLE, ValueError, TypeError, LookupError, AttributeError, struct.error)
-#: A generation is four bytes of a key, and there must be one after it.
-_Generation = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]
+#: A generation is four bytes of a key, and there must be many after it.
+MOST_GENERATION = 2**31
+_Generation = Annotated[int, msgspec.Meta(ge=0, le=MOST_GENERATION)]
+#: Numbers that records are counted up from.
+_Sequence = Annotated[int, msgspec.Meta(ge=-1, le=2**62)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class _Rejected(msgspec.Struct):
     consecutive: _Number
     ago: list[Annotated[int, msgspec.Meta(ge=-(2**31), le=2**53)]]
+
+
+class _RejectedOf(msgspec.Struct):
+    events: _Rejected
+    labels: _Rejected
 
 
 class _Meta(msgspec.Struct):
@@ -35,9 +50,9 @@ class _Meta(msgspec.Struct):
     feature_set: Name
     generation: _Generation
     pipeline: str
-    rejected: dict[str, _Rejected]
+    rejected: _RejectedOf
     shared: tuple[ComeToMs, Offset, Offset] | None = None
-    repartition: tuple[Offset, Int64, Offset] | None = None
+    repartition: tuple[Offset, _Sequence, Offset] | None = None
     by_entity: bool = False
 
 
@@ -50,14 +65,44 @@ class _Event(msgspec.Struct, array_like=True):
     segments: list[_Number]
 
 
-def read_meta(value: bytes | None) -> dict[str, Any]:
-    """How far a partition had come; RefusedRecordError when it does not say so."""
+def read_meta(value: bytes | None, feature_set: str, needed: Sequence[str], latest_ms: int) -> dict[str, Any]:
+    """How far a partition had come; RefusedRecordError when it does not say so.
+
+    Parameters
+    ----------
+    feature_set, needed
+        What a record of this feature set must say besides; one of another is not gone on from.
+    latest_ms
+        How far it can have come.
+    """
     try:
         meta: dict[str, Any] = msgspec.msgpack.decode(need_value(value), type=dict)
-        msgspec.convert(meta, _Meta)
+        said = msgspec.convert(meta, _Meta)
     except UNREADABLE as error:
         raise refuse_unreadable(error) from None
+    missing = [what for what in needed if meta.get(what) is None]
+    if missing and said.feature_set == feature_set:
+        raise RefusedRecordError("inconsistent", f"It does not say how far {' and '.join(missing)} windows were.")
+    shared_ms = said.shared[0] if said.shared is not None else latest_ms
+    come_to_ms = max(said.event_watermark_ms, said.label_watermark_ms, said.promised_ms, shared_ms)
+    if come_to_ms > latest_ms:
+        raise RefusedRecordError("out_of_range", f"It says to have come to {come_to_ms}, and {latest_ms} can be.")
     return meta
+
+
+def read_forgotten(key: bytes, value: bytes | None, latest_ms: int) -> tuple[int, Ints | None]:
+    """Number of a record of forgotten ids, and their hashes and times [n x 2]; None: it is cleared."""
+    number = int.from_bytes(key[1:], "big")
+    if len(key) != _FORGOTTEN_KEY_BYTES or number > _MOST_FORGOTTEN:
+        raise RefusedRecordError("bad_key", f"No record of forgotten ids has the key {key[:40]!r}.")
+    if value is None:
+        return number, None
+    if not 0 < len(value) <= 16 * FORGOTTEN_IDS or len(value) % 16:
+        raise RefusedRecordError("inconsistent", f"{len(value)} bytes are no ids and times.")
+    rows = np.frombuffer(value, "<i8").astype(np.int64).reshape(-1, 2)
+    if int(rows[:, 1].max()) > latest_ms:
+        raise RefusedRecordError("out_of_range", f"An id was forgotten of {rows[:, 1].max()}, and {latest_ms} can be.")
+    return number, rows
 
 
 def check_open_tile(key: bytes, value: bytes | None, form: struct.Struct) -> None:
@@ -72,7 +117,9 @@ def check_open_tile(key: bytes, value: bytes | None, form: struct.Struct) -> Non
         raise RefusedRecordError("out_of_range", "A tile that is open holds what cannot be.")
 
 
-def read_event(value: bytes, texts: Sequence[bool] | None, n_segments: int | None) -> tuple[Any, ...]:
+def read_event(
+    value: bytes, texts: Sequence[bool] | None, n_segments: int | None, latest_ms: int = END_MS
+) -> tuple[Any, ...]:
     """A scored event that waits for its label.
 
     Parameters
@@ -81,11 +128,15 @@ def read_event(value: bytes, texts: Sequence[bool] | None, n_segments: int | Non
         Whether each of the fields that are kept is a text; None: whatever they are.
     n_segments
         How many segments there are; None: any number.
+    latest_ms
+        How far the partition can have come.
     """
     try:
         event = msgspec.msgpack.decode(value, type=_Event)
     except UNREADABLE as error:
         raise refuse_unreadable(error) from None
+    if event.effective_ms > latest_ms:
+        raise RefusedRecordError("out_of_range", f"An event waits from {event.effective_ms}, and {latest_ms} can be.")
     kinds = [isinstance(field, str) for field in event.fields]
     fits = texts is None or (
         len(kinds) == len(texts)
