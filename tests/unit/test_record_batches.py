@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import random
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ from app.adapters.topic_reader import to_batch
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 CODECS = [0, GZIP, SNAPPY, LZ4, ZSTD]
+NAMES = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 
 def varint(number: int) -> bytes:
@@ -127,10 +130,34 @@ def test_a_bomb_is_one_unreadable_record_and_what_follows_is_read(codec: int, mo
 
 @pytest.mark.parametrize("codec", CODECS[1:])
 def test_a_bomb_takes_no_more_memory_than_is_allowed(codec: int) -> None:
-    hook_into_aiokafka()
     packed = pack(codec, bytes(record_batches.MOST_UNPACKED_BYTES + 1))
-    with pytest.raises(record_batches.BatchTooLargeError):
-        unpack(["", "gzip", "snappy", "lz4", "zstd"][codec], packed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(record_batches.BatchTooLargeError):
+            unpack(NAMES[codec], packed)
+        assert tracemalloc.get_traced_memory()[1] < 2.1 * record_batches.MOST_UNPACKED_BYTES  # and its copy
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("codec", CODECS[1:])
+@pytest.mark.parametrize("size_bytes", [300, 30_000, 3_000_000])
+def test_a_batch_takes_memory_for_what_it_holds_and_not_for_what_it_may(codec: int, size_bytes: int) -> None:
+    """Each batch of a stream pays for its room: 64 MiB of zeros take 45 ms."""
+    payload = random.Random(1).randbytes(size_bytes // 3) * 3  # noqa: S311  # chance that can be repeated
+    packed = pack(codec, payload)
+    tracemalloc.start()
+    try:
+        assert unpack(NAMES[codec], packed) == payload
+        assert tracemalloc.get_traced_memory()[1] < 10 * size_bytes + 200_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("codec", CODECS[1:])
+@pytest.mark.parametrize("size_bytes", [0, 1, 65_535, 65_536, 65_537, 524_288, 524_289, 20_000_000])
+def test_what_packs_well_is_whole_again(codec: int, size_bytes: int) -> None:
+    assert unpack(NAMES[codec], pack(codec, bytes(size_bytes))) == bytes(size_bytes)
 
 
 @pytest.mark.parametrize("codec", CODECS)
