@@ -14,8 +14,6 @@ import json
 import zipfile
 from typing import Any, Literal
 
-import skops.io
-
 #: Types beyond skops's own that the families' estimators are made of: holders of arrays and numbers, and the
 #: ``partial(check_array, …)`` by which boosted trees with categories check their input (what a partial calls is itself
 #: on trial here).
@@ -51,6 +49,8 @@ def save(estimator: Any, *, allow_joblib: bool = False) -> tuple[Literal["skops"
     What skops cannot hold (river's models) needs ``allow_joblib``.
     """
     if not allow_joblib:
+        import skops.io  # noqa: PLC0415  # with scikit-learn behind it, two seconds that a monitor does not need
+
         try:
             data = _canonical(skops.io.dumps(estimator))
         except Exception as error:  # whatever an unknown type raises, the sentence is the same
@@ -110,6 +110,8 @@ def _load_skops(data: bytes) -> Any:
         raise ArtifactError(
             "size", f"The artifact would unpack to {unpacked_bytes} bytes in {len(members)} files, which is too much."
         )
+    import skops.io  # noqa: PLC0415  # as in `save`
+
     try:
         return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
     except MemoryError:

@@ -237,6 +237,8 @@ def _judge(manifest: bytes, artifact_bytes: bytes, allow_joblib: bool) -> Verdic
 
 
 if __name__ == "__main__":
-    import models.families  # noqa: F401  # what most artifacts need: better loaded once than in each fork
+    import skops.io  # noqa: F401  # what artifacts need: better loaded once than in each fork
+
+    import models.families  # noqa: F401
 
     serve(_judge)

@@ -20,6 +20,8 @@ from app.settings import Settings
 
 # OpenMP's threads wait for each other by spinning: on a busy machine fits of a few rows took twenty times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Brokers of tests live for a minute: compiling their code once and quickly halves what a start costs.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 # A first look, for `make check`.

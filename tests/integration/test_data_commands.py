@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import subprocess
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiokafka import TopicPartition
 from core_setting import CARD_EVENTS, HOUR_MS, MONITORED, START_MS
+from warm_start import run_warm, start_warm
 
 from app.adapters.event_producer import EventProducer
 from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording, RecordingWriter
@@ -128,14 +128,7 @@ class Cards:
     def run(self, *words: str, code: int = 0, data: bytes = b"", as_json: bool = True) -> Any:
         """Run a command of this pipeline; its JSON, or its output."""
         arguments = [*words, "--pipeline", str(self.path), *(["--json"] if as_json else [])]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "app", *arguments],
-            env=self.environment,
-            input=data,
-            capture_output=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = run_warm(arguments, env=self.environment, timeout=DEADLINE_S, data=data)
         assert done.returncode == code, done.stderr.decode() + done.stdout.decode()
         return json.loads(done.stdout) if as_json else done.stdout.decode() + done.stderr.decode()
 
@@ -144,7 +137,7 @@ class Cards:
         log = self.folder / "worker.log"
         with log.open("ab") as out:
             arguments = [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(self.path)]
-            child = subprocess.Popen(arguments, env=self.environment, stdout=out, stderr=out)
+            child = start_warm(arguments, env=self.environment, stdout=out, stderr=out)
             try:
                 yield
                 assert child.poll() is None, log.read_text()[-2000:]

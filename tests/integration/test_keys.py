@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 from chaos_pipeline import START_MS, Setup, render_toml
+from warm_start import run_warm
 from worker_bench import Bench
 
 from app.adapters.memory_warehouse import MemoryWarehouse
@@ -327,13 +326,8 @@ def test_check_looks_at_a_sample_of_the_topics(kafka: str, tmp_path: Path, kind:
         return stream
 
     stream = asyncio.run(fill())
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app", "check", "--pipeline", str(stream.pipeline.path), "--json"],
-        env={**os.environ, **stream.settings.to_environment()},
-        capture_output=True,
-        timeout=90,
-        check=False,
-    )
+    words = ("check", "--pipeline", str(stream.pipeline.path), "--json")
+    done = run_warm(words, env={**os.environ, **stream.settings.to_environment()}, timeout=90)
     found = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
     problems = {name for name, each in found.items() if each["state"] == "problem"}
     keys, label_keys = found["keys"]["detail"], found["label keys"]["detail"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiokafka import AIOKafkaProducer
 from payments import FEATURES, Payments, Row, make_payments, recompute
+from warm_start import run_warm
 from worker_bench import Bench
 
 from app.adapters.topics_admin import ensure_topics
@@ -32,13 +31,8 @@ class PaymentsBench(Bench):
         self.pipeline = load(payments.write(self.pipeline.path))
 
     def run(self, *words: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "app", *words, "--pipeline", str(self.pipeline.path), "--json"],
-            env={**os.environ, **self.settings.to_environment()},
-            capture_output=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        words = (*words, "--pipeline", str(self.pipeline.path), "--json")
+        done = run_warm(words, env={**os.environ, **self.settings.to_environment()}, timeout=DEADLINE_S)
         assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
         return json.loads(done.stdout)
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from warm_start import run_warm
 from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
 from app.adapters.letter_sender import LetterSender, read_done, read_letters
@@ -32,13 +33,7 @@ DEADLINE_S = 240.0
 def run(bench: Bench, *words: str, code: int = 0, as_json: bool = True) -> Any:
     """Run a command on the bench's pipeline; its JSON, or all it says."""
     arguments = [*words, "--pipeline", str(bench.pipeline.path), *(["--json"] if as_json else [])]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app", *arguments],
-        env=environment(bench),
-        capture_output=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = run_warm(arguments, env=environment(bench), timeout=DEADLINE_S)
     assert done.returncode == code, done.stderr.decode() + done.stdout.decode()
     return json.loads(done.stdout) if as_json else done.stdout.decode() + done.stderr.decode()
 
@@ -48,13 +43,8 @@ def environment(bench: Bench) -> dict[str, str]:
 
 
 def query(bench: Bench, sql: str) -> list[list[Any]]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app", "query", sql, "--json", "--limit", "10000"],
-        env=environment(bench),
-        capture_output=True,
-        timeout=DEADLINE_S,
-        check=True,
-    )
+    done = run_warm(("query", sql, "--json", "--limit", "10000"), env=environment(bench), timeout=DEADLINE_S)
+    done.check_returncode()
     rows: list[list[Any]] = json.loads(done.stdout)["rows"]
     return rows
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from chaos_pipeline import release
+from warm_start import run_warm
 from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
 from app.adapters.topic_reader import read_to_end
@@ -25,13 +24,8 @@ DEADLINE_S = 240.0
 
 
 def run(bench: Bench, *words: str, code: int = 0) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app", *words, "--pipeline", str(bench.pipeline.path), "--json"],
-        env={**os.environ, **bench.settings.to_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    words = (*words, "--pipeline", str(bench.pipeline.path), "--json")
+    done = run_warm(words, env={**os.environ, **bench.settings.to_environment()}, timeout=DEADLINE_S)
     assert done.returncode == code, done.stderr.decode() + done.stdout.decode()
     return json.loads(done.stdout)
 

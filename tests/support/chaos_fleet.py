@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-
-from app.adapters.child_process import spawn
+from warm_start import Process, start_warm
 
 RESTART_DELAY_S = 0.2
 
@@ -33,7 +32,7 @@ class Exit:
 @dataclass
 class _Slot:
     wanted: bool = False
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     stopped: bool = False
     starts: int = 0
     logs: list[Path] = field(default_factory=list)
@@ -160,9 +159,7 @@ class Fleet:
         slot.logs.append(path)
         command, environment = self._command(number)
         with path.open("wb") as log:
-            slot.process = spawn(
-                command, environment=environment, stdout=log, stderr=subprocess.STDOUT, folder=self._folder
-            )
+            slot.process = start_warm(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder)
 
     async def _watch(self) -> None:
         while True:

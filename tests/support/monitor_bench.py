@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
 from chaos_pipeline import DETECTORS
+from warm_start import Process, start_warm
 
 from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.effects import findings_columns, training_metrics
@@ -304,9 +305,9 @@ class Bench:
             )
         await producer.stop()
 
-    def start_monitor(self) -> tuple[subprocess.Popen[bytes], str]:
+    def start_monitor(self) -> tuple[Process, str]:
         with (self.folder / "monitor.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = start_warm(
                 [sys.executable, "-P", "-m", "app", "monitor", "--pipeline", str(self.pipeline.path)],
                 env={**os.environ, **self.settings.to_environment()},
                 stdout=subprocess.PIPE,
@@ -321,7 +322,7 @@ class Bench:
         return process, ready["http"]
 
     @contextmanager
-    def monitor(self) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
+    def monitor(self) -> Iterator[tuple[Process, Client]]:
         process, address = self.start_monitor()
         try:
             yield process, Client(address)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 import uuid
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from chaos_pipeline import START_MS, Setup, release, render_toml
+from warm_start import Process, start_warm
 
 from app.adapters.topic_reader import read_to_end
 from app.adapters.topics_admin import ensure_topics
@@ -60,10 +60,10 @@ class Bench:
     async def release(self, version: str, seed: int) -> None:
         await release(self.bootstrap, self.pipeline, Registry(self.settings.registry), version, seed)
 
-    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
+    def start_worker(self, *options: str) -> Process:
         self.workers += 1
         with (self.folder / f"worker-{self.workers}.log").open("wb") as log:
-            return subprocess.Popen(
+            return start_warm(
                 [sys.executable, "-P", "-m", "app", "worker", "--pipeline", str(self.pipeline.path), *options],
                 env={**os.environ, **self.settings.to_environment()},
                 stdout=log,
@@ -71,7 +71,7 @@ class Bench:
             )
 
     @contextmanager
-    def worker(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, *options: str) -> Iterator[Process]:
         process = self.start_worker(*options)
         try:
             yield process
