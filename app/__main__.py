@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 
 from app.cli import main as run_command
@@ -11,6 +12,7 @@ from app.visible import guard_output
 
 def main() -> None:
     """Run the command line, unless another distribution has put files among ours."""
+    faulthandler.enable()  # a crash in native code says where, instead of a bare exit code
     guard_output()
     try:
         refuse_second_owner()

@@ -276,8 +276,17 @@ def test_monitor_and_workers_are_given_pipeline_port_and_settings() -> None:
     assert [worker.name for worker in workers] == ["worker-1", "worker-2"]
     given = ("worker", "--pipeline", "/some/flights.toml", "--instance")
     assert {worker.command[-5:-1] for worker in workers} == {given}
-    assert all(child.environment == settings.to_environment() for child in (monitor, *workers))
+    assert monitor.environment == settings.to_environment()
+    assert all(worker.environment["STREAMGAUGE_KAFKA"] == "127.0.0.1:9" for worker in workers)
     assert [child.stop_first for child in (monitor, *workers)] == [False, True, True]
+
+
+def test_workers_are_not_given_the_password_of_clickhouse() -> None:
+    settings = Settings.read({"STREAMGAUGE_CLICKHOUSE": "http://ann:canary@h:8123", "HOME": "/h"})
+    monitor, worker = pipeline_children("flights", 1)(settings)
+    assert monitor.environment["STREAMGAUGE_CLICKHOUSE"] == "http://ann:canary@h:8123"
+    # Empty, not missing: a child has what its parent has.
+    assert worker.environment["STREAMGAUGE_CLICKHOUSE"] == ""
 
 
 def test_workers_are_told_where_to_begin() -> None:
