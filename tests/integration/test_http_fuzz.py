@@ -1,0 +1,84 @@
+"""No request, right, wrong or broken, is answered with a defect, held up, or lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from http_fuzz import Fuzzer, Outcome
+
+from app.adapters import http_server
+from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.monitor_http import MonitorHttp, Sources
+from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.worker_http import METRICS, Health, WorkerHttp
+from app.core.alert_cases import AcknowledgeError
+
+FULL = os.environ.get("STREAMGAUGE_CHAOS") == "full"
+REQUESTS = 5_000 if FULL else 300
+#: 2 s by itself (`make chaos`); tests beside this one may hold up any answer.
+NO_HANG_S = 2 if FULL else 15
+
+
+async def _refuse(alert_id: str, by: str, why: str) -> None:
+    raise AcknowledgeError(f"There is no alert {alert_id}.", is_unknown=True)
+
+
+def sources() -> Sources:
+    return Sources(
+        pipeline="p",
+        health=lambda: Health(live=True, ready=True, why=""),
+        samples=list,
+        status=lambda: {"pipeline": "p"},
+        lag=lambda: {"worker": [], "monitor": []},
+        acknowledge=_refuse,
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of requests that are not whole: what ends them is tested elsewhere."""
+    monkeypatch.setattr(http_server, "HEAD_S", 0.5)
+    monkeypatch.setattr(http_server, "BODY_S", 0.5)
+    monkeypatch.setattr(http_server, "_LINGER_S", 0.2)
+
+
+def check(outcome: Outcome) -> None:
+    assert outcome.wrong == []
+    assert outcome.slowest_s < NO_HANG_S, outcome.answers
+    assert outcome.answers.total() == REQUESTS
+    assert {"200", "400", "404", "405", "421"} <= outcome.answers.keys()
+
+
+@pytest.mark.parametrize("seed", [1, 2] if FULL else [1])
+def test_a_monitor_answers_strangers(tmp_path: Path, seed: int) -> None:
+    async def run() -> Outcome:
+        engine = ClickHouseWarehouse(path=tmp_path / "clickhouse", query_seconds=1)
+        thread = WarehouseThread(engine)
+        await thread.open(30)
+        http = MonitorHttp(sources(), thread, engine)
+        address = await http.start("127.0.0.1", 0)
+        try:
+            outcome = await asyncio.to_thread(Fuzzer(address, seed).run, REQUESTS)
+        finally:
+            await http.stop()
+        assert (thread.error, thread.failures) == ("", 0)
+        await thread.close()
+        return outcome
+
+    check(asyncio.run(run()))
+
+
+def test_a_worker_answers_strangers() -> None:
+    async def run() -> Outcome:
+        values = {metric.name: 0.0 for metric in METRICS}
+        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), lambda: values)
+        address = await http.start("127.0.0.1", 0)
+        try:
+            return await asyncio.to_thread(Fuzzer(address, 3).run, REQUESTS)
+        finally:
+            await http.stop()
+
+    check(asyncio.run(run()))
