@@ -27,13 +27,13 @@ from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
 from app.adapters.lag import LagReader, Position, router_group
 from app.adapters.model_history import KnownVersion, ModelHistory
-from app.adapters.monitor_http import Sample, Sources
+from app.adapters.monitor_http import Sources
 from app.adapters.refusals import Refusals
 from app.adapters.stack_error import StackError
 from app.adapters.takeover import Bounds, take_over
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
-from app.adapters.worker_http import Health
+from app.adapters.worker_http import Health, Sample, refusal_samples
 from app.core.idleness import Idleness, Sight
 from app.core.input_checks import InputCounts
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
@@ -403,9 +403,7 @@ def _samples(monitor: Monitor) -> Iterator[Sample]:
     for table, rows in sorted(monitor.around.rows.items()):
         yield Sample("streamgauge_monitor_rows_total", rows, {"table": table})
     yield from _lag_samples(monitor)
-    for topic, reasons in monitor.refusals.by_topic().items():
-        for reason, n in reasons.items():
-            yield Sample("streamgauge_monitor_refused_total", n, {"topic": topic, "reason": reason})
+    yield from refusal_samples("streamgauge_monitor_refused_total", monitor.refusals.by_topic())
     if monitor.entities is not None and monitor.entities.is_read.is_set():
         directory = monitor.entities.directory
         yield Sample("streamgauge_monitor_entities", directory.entities, {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from app.adapters.shared_feed import SharedFeed
 from app.adapters.stack_error import StackError
 from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.topic_reader import answers
-from app.adapters.worker_http import Health
+from app.adapters.worker_http import Health, Sample, refusal_samples
 from app.core.features import FeaturePlan
 from app.core.records.rules import RecordRules
 from app.drive import new_board
@@ -226,10 +226,10 @@ class Worker:
             live=not self.failure, ready=not missing and not self.failure, why=self.failure or "; ".join(missing)
         )
 
-    def metrics(self) -> dict[str, float]:
-        """Values of `app.adapters.worker_http.METRICS`."""
+    def samples(self) -> Iterator[Sample]:
+        """Samples of `app.adapters.worker_http.METRICS`."""
         progress = self.progress
-        return {
+        values = {
             "streamgauge_events_total": progress.events,
             "streamgauge_scored_total": progress.scored,
             "streamgauge_unscored_total": progress.unscored,
@@ -242,10 +242,11 @@ class Worker:
             "streamgauge_routed_total": self._router.routed if self._router is not None else 0,
             "streamgauge_router_lag": self._router.lag if self._router is not None else 0,
             "streamgauge_commits_total": progress.commits,
-            "streamgauge_refused_total": self.shelf.refusals.total,
             "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),
             "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
         }
+        yield from (Sample(name, value, {}) for name, value in values.items())
+        yield from refusal_samples("streamgauge_refused_total", self.shelf.refusals.by_topic())
 
     def stop(self) -> None:
         """Finish what is under way and return from `run`."""

@@ -6,8 +6,7 @@ browsers that others have sent.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ from app.adapters.read_pool import BusyError, ReadPool
 from app.adapters.row_intake import RowIntake
 from app.adapters.sql_gate import quote
 from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.worker_http import Health, Metric
+from app.adapters.worker_http import Health, Metric, Sample, expose
 from app.ports import Warehouse, WarehouseError
 
 METRICS = (
@@ -76,15 +75,6 @@ class Query(msgspec.Struct, forbid_unknown_fields=True):
 
     sql: Annotated[str, msgspec.Meta(max_length=LONGEST_SQL)]
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = DEFAULT_LIMIT
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One value of a metric."""
-
-    name: str
-    value: float
-    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -151,7 +141,7 @@ class MonitorHttp:
         return respond({"ok": health.ready, "why": health.why}, 200 if health.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=expose(self._sources.samples()), content_type="text/plain")
+        return web.Response(text=expose(METRICS, self._sources.samples()), content_type="text/plain")
 
     async def _lag(self, _: web.Request) -> web.Response:
         return respond(self._sources.lag())
@@ -249,21 +239,3 @@ def _read_limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MOST_ROWS):
         raise ProblemError(400, f"limit must be a whole number from 1 to {MOST_ROWS}.")
     return int(text)
-
-
-def expose(samples: Iterable[Sample]) -> str:
-    """Samples in Prometheus' text format, in the order of `METRICS`."""
-    by_name: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_name.setdefault(sample.name, []).append(sample)
-    lines = []
-    for metric in METRICS:
-        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
-        for sample in by_name.get(metric.name, []):
-            labels = ",".join(
-                f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sample.labels.items()
-            )
-            lines.append(
-                f"{metric.name}{{{labels}}} {sample.value:.12g}" if labels else f"{metric.name} {sample.value:.12g}"
-            )
-    return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -70,6 +70,7 @@ def render(page: Page) -> str:
         ),
         _cards(page),
         *_input_checks(page.status),
+        *_refused(page.status.get("refused_records") or {}),
         "<h2>Alerts that are open</h2>",
         _open_alerts(page.tables.open_alerts),
         *(["<h2>Alerts before</h2>", _other_alerts(page.tables.other_alerts)] if page.tables.other_alerts else []),
@@ -135,6 +136,16 @@ def _input_checks(status: Row) -> list[str]:
         words = f"{many} of {_number(entities['seen'])} entities are in several partitions, so their windows are wrong"
         lines.append((f"{words}: {examples}", "bad"))
     return [f'<p class="{kind}">{escape(words)}.</p>' for words, kind in lines]
+
+
+def _refused(topics: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each topic that others have written to."""
+    lines = []
+    for topic, reasons in sorted(topics.items()):
+        n, words = sum(reasons.values()), "record is none" if sum(reasons.values()) == 1 else "records are none"
+        kinds = ", ".join(f"{_number(count)} {reason}" for reason, count in sorted(reasons.items()))
+        lines.append(f"On {topic}, {_number(n)} {words} of ours and passed over: {kinds}")
+    return [f'<p class="warn">{escape(words)}.</p>' for words in lines]
 
 
 def _open_alerts(alerts: Sequence[Row]) -> str:

@@ -49,10 +49,6 @@ class Refusals:
         self._said_at: dict[str, float] = {}
         self._unsaid: Counter[str] = Counter()
 
-    @property
-    def total(self) -> int:
-        return self._counts.total()
-
     def by_topic(self) -> dict[str, dict[str, int]]:
         """How many there were, by topic and reason."""
         found: dict[str, dict[str, int]] = {}

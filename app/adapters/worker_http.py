@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -56,10 +57,19 @@ METRICS = (
         "Events and labels that are still to be copied; 0 in workers whose router stands by.",
     ),
     Metric("streamgauge_commits_total", "counter", "Transactions committed."),
-    Metric("streamgauge_refused_total", "counter", "Records of internal topics that were none of ours."),
+    Metric("streamgauge_refused_total", "counter", "Records that were none of ours, by topic and reason."),
     Metric("streamgauge_partitions", "gauge", "Input partitions that this worker works on; not those being restored."),
     Metric("streamgauge_last_commit_timestamp_seconds", "gauge", "When the last transaction was committed."),
 )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value of a metric."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,13 @@ class WorkerHttp:
     """Serves ``/healthz``, ``/readyz`` and ``/metrics``; ``allowed_hosts`` as in `HttpServer`."""
 
     def __init__(
-        self, health: Callable[[], Health], values: Callable[[], Mapping[str, float]], allowed_hosts: Iterable[str] = ()
+        self,
+        health: Callable[[], Health],
+        samples: Callable[[], Iterable[Sample]],
+        allowed_hosts: Iterable[str] = (),
     ) -> None:
         self._health = health
-        self._values = values
+        self._samples = samples
         self._server = HttpServer(
             [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)],
             allowed_hosts,
@@ -100,14 +113,28 @@ class WorkerHttp:
         return respond({"ok": health.ready, "why": health.why}, 200 if health.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        values = self._values()
-        lines = [
-            line
-            for metric in METRICS
-            for line in (
-                f"# HELP {metric.name} {metric.help}",
-                f"# TYPE {metric.name} {metric.kind}",
-                f"{metric.name} {values[metric.name]:g}",
+        return web.Response(text=expose(METRICS, self._samples()), content_type="text/plain")
+
+
+def refusal_samples(name: str, refused: Mapping[str, Mapping[str, int]]) -> Iterator[Sample]:
+    """Records that were none of ours, by topic and reason."""
+    for topic, reasons in refused.items():
+        yield from (Sample(name, n, {"topic": topic, "reason": reason}) for reason, n in reasons.items())
+
+
+def expose(metrics: Iterable[Metric], samples: Iterable[Sample]) -> str:
+    """Samples of these metrics in Prometheus' text format, in the order of the metrics."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_name.setdefault(sample.name, []).append(sample)
+    lines = []
+    for metric in metrics:
+        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
+        for sample in by_name.get(metric.name, []):
+            labels = ",".join(
+                f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sample.labels.items()
             )
-        ]
-        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+            lines.append(
+                f"{metric.name}{{{labels}}} {sample.value:.12g}" if labels else f"{metric.name} {sample.value:.12g}"
+            )
+    return "\n".join(lines) + "\n"

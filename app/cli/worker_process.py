@@ -103,7 +103,7 @@ async def _work(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    http = WorkerHttp(worker.health, worker.metrics, place.allowed_hosts)
+    http = WorkerHttp(worker.health, worker.samples, place.allowed_hosts)
     try:
         address = await http.start(place.host, place.port)
     except OSError as error:

@@ -25,6 +25,7 @@ from app.adapters import block_writer, watch
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
+from app.adapters.worker_http import Sample
 from app.monitor import Monitor, sources
 from app.ports import Warehouse, WarehouseError
 from schemas.wire import (
@@ -359,6 +360,8 @@ def test_what_workers_say_of_a_version_is_an_event_of_it(kafka: str, tmp_path: P
         status = sources(monitor).status()
         assert (status["champion"], status["refused_versions"]) == ("1.0.0", {"2.0.0": "digest"})
         assert status["refused_records"] == {topics.model_status: {"malformed": 1}}
+        refused = Sample("streamgauge_monitor_refused_total", 1, {"topic": topics.model_status, "reason": "malformed"})
+        assert refused in list(sources(monitor).samples())
         monitor.stop()
         assert await running == 0
         await thread.close()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from shared_cluster import PARTITIONS, Cluster, Logs, Setting, event
+from shared_cluster import NOW_MS, PARTITIONS, Cluster, Logs, Setting, event
 
 from app.adapters.refusals import Refusals
 from app.adapters.repartition_feed import RepartitionFeed
@@ -87,7 +87,14 @@ def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: str,
         told: list[str] = []
         repartition = Repartition(plan, feature_set, 0, PARTITIONS, 1)
         feed = RepartitionFeed(
-            kafka, pipeline, repartition, lambda: None, told.append, refusals=Refusals(), delete_s=0.2
+            kafka,
+            pipeline,
+            repartition,
+            lambda: None,
+            told.append,
+            refusals=Refusals(),
+            now_ms=lambda: NOW_MS,
+            delete_s=0.2,
         )
         feed.start()
         async with asyncio.timeout(60):

@@ -6,10 +6,11 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
-from app.adapters.monitor_http import METRICS, Sample, expose
+from app.adapters.monitor_http import METRICS
 from app.adapters.monitor_page import Page, render
 from app.adapters.monitor_tables import Tables
-from app.adapters.worker_http import Health
+from app.adapters.worker_http import METRICS as WORKER_METRICS
+from app.adapters.worker_http import Health, Sample, expose, refusal_samples
 
 EVIL = "<script>alert('1')</script>\"&"
 TIME = "2013-01-01T00:00:00.000Z"
@@ -19,7 +20,13 @@ LATER = "2013-02-01T00:00:00.000Z"
 def full_page(text: str) -> Page:
     return Page(
         pipeline=text,
-        status={"state": text, "watermark": TIME, "windows_open": 1, "warehouse_error": text},
+        status={
+            "state": text,
+            "watermark": TIME,
+            "windows_open": 1,
+            "warehouse_error": text,
+            "refused_records": {text: {text: 1_000, "malformed": 2}},
+        },
         lag={"worker": [{"lag": 3}], "monitor": [{"lag": 4}, {"lag": 5}]},
         health=Health(live=True, ready=False, why=text),
         tables=Tables(
@@ -157,6 +164,30 @@ def test_a_runbook_that_is_no_link_of_the_web_is_no_link() -> None:
     assert "javascript" not in render(page)
 
 
+def test_records_that_were_refused_are_shown_by_topic_and_reason() -> None:
+    page = full_page("words")
+    page.status["refused_records"] = {
+        "p.sketches": {"malformed": 1},
+        "p.scores": {"out_of_range": 1_200, "foreign": 3},
+    }
+    html = render(page)
+    lines = re.findall(r'<p class="warn">(On .*?)</p>', html)
+    assert lines == [
+        "On p.scores, 1 203 records are none of ours and passed over: 3 foreign, 1 200 out_of_range.",
+        "On p.sketches, 1 record is none of ours and passed over: 1 malformed.",
+    ]
+    page.status["refused_records"] = {}
+    assert "none of ours" not in render(page)
+
+
+def test_what_a_worker_refused_is_exposed_by_topic_and_reason() -> None:
+    refused = {"p.state": {"bad_key": 2, "malformed": 3}, "p.shared": {"foreign": 1}}
+    text = expose(WORKER_METRICS, refusal_samples("streamgauge_refused_total", refused))
+    assert 'streamgauge_refused_total{topic="p.state",reason="bad_key"} 2\n' in text
+    assert 'streamgauge_refused_total{topic="p.state",reason="malformed"} 3\n' in text
+    assert 'streamgauge_refused_total{topic="p.shared",reason="foreign"} 1\n' in text
+
+
 def test_an_empty_monitor_has_a_page() -> None:
     html = render(Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet"), Tables(), None))
 
@@ -172,7 +203,7 @@ def test_samples_are_exposed_under_declared_metrics_alone() -> None:
         Sample("streamgauge_monitor_active", 1, {}),
     ]
 
-    text = expose(samples)
+    text = expose(METRICS, samples)
 
     assert 'streamgauge_monitor_rows_total{table="scores"} 12345678901\n' in text
     assert 'streamgauge_monitor_lag{topic="a\\"b\\\\",partition="0"} 2\n' in text
