@@ -75,6 +75,7 @@ class Standings:
     def all(self) -> Iterator[Standing]:
         """How each version stands."""
         champion = self.champion()
+        since_ms = self._since(champion) if champion is not None else 0  # once: there may be thousands that it followed
         for update in self._last.values():
             if update.role != "champion":
                 yield Standing(update, update.role, update.why, update.by, update.announced_at_ms)
@@ -85,7 +86,7 @@ class Standings:
             else:
                 newest = self._last[champion.version]
                 words = "rolled back to" if newest.is_rollback else "superseded by"
-                at_ms = max(update.announced_at_ms, self._since(champion))
+                at_ms = max(update.announced_at_ms, since_ms)
                 yield Standing(update, "retired", f"{words} {champion.version}", newest.by, at_ms)
 
     def _since(self, champion: ModelUpdate) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import pytest
+
 from models.standing import Standings
 from schemas.wire import ModelStatus, ModelUpdate
 
@@ -72,3 +74,18 @@ def test_with_nothing_but_refused_versions_there_is_no_champion() -> None:
 def test_a_retired_version_stays_retired_whatever_workers_say() -> None:
     found = stand([update("1.0.0", 1), update("1.0.0", 2, "retired")], [status("1.0.0", "refused", 3)])
     assert roles(found) == {"1.0.0": "retired"}
+
+
+def test_how_long_it_takes_to_say_how_all_stand_grows_with_their_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can announce thousands, and the monitor says it again with each."""
+    looks: list[str] = []
+    look = Standings._refusal
+
+    def count(self: Standings, of: ModelUpdate) -> str:
+        looks.append(of.version)
+        return look(self, of)
+
+    monkeypatch.setattr(Standings, "_refusal", count)
+    found = stand([update(f"1.{number}.0", number) for number in range(500)], [])
+    assert len(roles(found)) == 500
+    assert len(looks) < 5 * 500
