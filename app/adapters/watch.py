@@ -45,6 +45,10 @@ from schemas.wire import Source, decode_packed
 log = logging.getLogger("streamgauge.monitor")
 
 _STOP_DEADLINE_S = 15.0
+#: Judgements of a window after which the event loop has its turn: when time jumps, thousands may be due.
+JUDGED = 1
+#: Rows of findings that are shown, and saved, together.
+_SHOWN_ROWS = 20_000
 _BLOCKS: dict[str, Callable[..., Block]] = {"scores": score_block, "dead_letters": dead_letter_block}
 
 
@@ -297,12 +301,12 @@ class Watch:
                 self._answers.confirm()
             if self._is_changed and loop.time() >= collect_at:
                 await self._collect()
-                collect_at = loop.time() + pace.collect
+                collect_at = loop.time() + (0 if self.core.is_behind else pace.collect)
             if loop.time() >= checkpoint_at:
                 await self._save()
                 checkpoint_at = loop.time() + pace.checkpoint
         await self._observe()
-        await self._collect()
+        await self._collect()  # what it leaves, the next monitor judges
         await self._save()
 
     async def _observe(self) -> None:
@@ -338,8 +342,17 @@ class Watch:
         entities = self._around.entities
         if entities is not None and entities.is_read.is_set():
             self.core.inputs.look_up(entities.directory)
-        await asyncio.to_thread(self.core.calibrate)
-        self._findings = self.core.collect(self._around.now_ms())
+        findings = Findings()
+        while True:
+            await asyncio.to_thread(self.core.calibrate, JUDGED)
+            findings.add(self.core.collect(self._around.now_ms(), JUDGED))
+            if not self.core.is_behind or findings.rows >= _SHOWN_ROWS:
+                break
+            await asyncio.sleep(0)
+        if self.core.is_behind:
+            self._is_changed = True
+            self._wake.set()
+        self._findings = findings
         if self._findings:
             self._token = self._reign.new_token()
             await self._save()

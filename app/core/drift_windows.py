@@ -30,7 +30,7 @@ from app.core.sketches import ALL, Sketch
 from schemas.wire import SketchRecord, decode_packed, encode_packed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from models.soundness import CellLaws
     from schemas.pipeline import PastWindow
@@ -49,7 +49,7 @@ class Holding:
     """What has been said about the counts of one version in one window.
 
     A ``revision`` is 0 until something is reported; ``digest`` is of what was. ``is_changed``/``labels_changed``:
-    counts of events / of labels or events have come since.
+    counts of events / of labels or events have come since, or its past has changed.
     """
 
     is_changed: bool = False
@@ -66,6 +66,13 @@ class Holding:
         if of_labels:
             return self.labels_changed or (is_history_changed and self.labels_revision > 0)
         return self.is_changed or (is_history_changed and self.revision > 0)
+
+    def note_history(self, of_labels: bool) -> None:
+        """What was reported must be judged again: its past has changed."""
+        if of_labels:
+            self.labels_changed = self.labels_changed or self.labels_revision > 0
+        else:
+            self.is_changed = self.is_changed or self.revision > 0
 
     def report(self, digest: str, of_labels: bool) -> int | None:
         """Note what the features (or labels) say; give the revision to report it under, None when that is known."""
@@ -223,6 +230,12 @@ class WindowStore:
     def holdings(self, window: Window) -> list[tuple[str, Holding]]:
         """List what has been said of a window, by version."""
         return sorted(self._windows[window].items())
+
+    def note_history(self, windows: Iterable[Window], of_labels: bool) -> None:
+        """What was reported of windows must be judged again: their past has changed."""
+        for window in windows:
+            for holding in self._windows[window].values():
+                holding.note_history(of_labels)
 
     def counts(self, window: Window, version: str) -> Sketches:
         """Give the counts of a window by segment; they are not to be changed. Empty: nothing is known."""

@@ -5,7 +5,7 @@ Times are milliseconds; NaN stands for a value that there is nothing to compute 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from schemas.wire import Alert, DriftReport, WindowVerdict
@@ -86,7 +86,16 @@ class Findings:
     inputs: list[InputRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.metadata or self.reports or self.performance or self.verdicts or self.alerts or self.inputs)
+        return self.rows > 0
+
+    @property
+    def rows(self) -> int:
+        return sum(len(getattr(self, each.name)) for each in fields(self))
+
+    def add(self, later: Findings) -> None:
+        """What was found after this."""
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(later, each.name))
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,8 @@ class MonitorCore:
         #: What is wrong with the stream itself.
         self.inputs = InputChecks(pipeline.name, drift.slice_ms, drift.grace_ms)
         self._make_detector = make_detector
+        #: Whether `collect` has left closed windows for its next call.
+        self.is_behind = False
 
     @property
     def windows(self) -> WindowStore:
@@ -204,22 +206,26 @@ class MonitorCore:
             self._strangers[version] = self._store.n_metrics(version)
         return len(record.deltas) - len(checked.deltas)
 
-    def calibrate(self) -> None:
+    def calibrate(self, most: int | None = None) -> None:
         """Work out beforehand what `collect` needs and takes seconds for; changes nothing that anyone can see."""
-        for window in self._store.closed():
+        for window in self._next_windows(most):
+            told = self._told(window)
             for version, holding in self._store.holdings(window):
-                is_due = any(holding.is_due(of_labels, is_history_changed=False) for of_labels in (False, True))
+                is_due = any(holding.is_due(of_labels, is_history_changed=False) for of_labels in told)
                 if is_due and version in self._versions:
                     known = self._versions[version]
                     known.judge.calibrate(self._view(window, version, self._counts(window, version), range(0)))
 
-    def collect(self, now_ms: int) -> Findings:
+    def collect(self, now_ms: int, most: int | None = None) -> Findings:
         """Report what has closed, matured or changed.
 
         Parameters
         ----------
         now_ms
             Processing time, for the rows' time stamps alone.
+        most
+            As soon as so many judgements are due, later windows are left for the next call (`is_behind`); None: none
+            are. Whoever calls until nothing is left is told the same.
         """
         findings = Findings()
         for version, known in sorted(self._versions.items()):
@@ -235,10 +241,12 @@ class MonitorCore:
             detected = known.errors.observe(released, self._about(version, known.training, 1))
             findings.reports += detected
             known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
-        closed = self._store.closed()
+        closed = self._next_windows(most)
         mature = [window for window in closed if self._store.is_mature(window)]
-        judged = self._judge(closed, now_ms, findings)
-        of_labels = self._judge(mature, now_ms, findings, of_labels=True)
+        later = self._store.closed()[len(closed) :]
+        self.is_behind = bool(later)
+        judged = self._judge(closed, later, now_ms, findings)
+        of_labels = self._judge(mature, later, now_ms, findings, of_labels=True)
         for window in sorted({window for window, _ in (*judged, *of_labels)}):
             # What is said of a version depends on the others in its window: on their events and their labels.
             for version, _ in self._store.holdings(window):
@@ -311,10 +319,31 @@ class MonitorCore:
             raise ValueError(f"the snapshot has come to {come_to_ms}, where nothing can be")
         self.inputs.from_state(state["inputs"])
 
+    def _next_windows(self, most: int | None) -> list[Window]:
+        """The closed windows, oldest first, up to the one with which so many judgements are due; None: all."""
+        closed = self._store.closed()
+        if most is None:
+            return closed
+        due = 0
+        for place, window in enumerate(closed, start=1):
+            told = self._told(window)
+            holdings = [holding for version, holding in self._store.holdings(window) if version in self._versions]
+            due += sum(holding.is_due(of_labels, due > 0) for holding in holdings for of_labels in told)
+            if due >= most:
+                return closed[:place]
+        return closed
+
+    def _told(self, window: Window) -> tuple[bool, ...]:
+        """Of which a closed window is judged: of features and score (False), of labels (True)."""
+        return (False, True) if self._store.is_mature(window) else (False,)
+
     def _judge(
-        self, windows: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False
+        self, windows: list[Window], later: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False
     ) -> dict[tuple[Window, str], list[Judgement]]:
-        """Judge what is new or changed in the windows: features and score, or the outcome; give what the tests say."""
+        """Judge what is new or changed in the windows: features and score, or the outcome; give what the tests say.
+
+        ``later``: windows that are judged another time.
+        """
         found: dict[tuple[Window, str], list[Judgement]] = {}
         is_history_changed = False
         for window in windows:
@@ -338,12 +367,14 @@ class MonitorCore:
                     continue
                 is_history_changed = True
                 about = self._about(version, window, revision)
+                findings.reports += about.reports(tested)
                 for segment, each_statistics in statistics.items():
                     findings.metadata += about.metadata("scoring", segment, each_statistics, now_ms)
-                findings.reports += about.reports(tested)
                 if not of_labels:
                     share = {"share": _share_of_drift(tested)}
                     self.alerts.see_measures(version, window, "drift", share if counts[ALL].n >= FEWEST else {})
+        if is_history_changed:
+            self._store.note_history(later, of_labels)
         return found
 
     def _conclude(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.drift_reports import Judge, Judgement, View
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring import MonitorCore
 from app.core.sketch_buffer import SketchBuffer
@@ -792,3 +793,61 @@ def test_late_labels_of_the_version_before_change_what_is_said_of_the_new_one(na
     on_time = make_patient_monitor()
     on_time.observe(SketchRecord(0, 0, 0, deltas))
     assert last_words([first, second]) == last_words([run(on_time, stream)])
+
+
+# -- a bit at a time ---------------------------------------------------------------------------------------------------
+
+
+def collect_bit_by_bit(monitor: MonitorCore, most: int) -> list[Findings]:
+    found = [monitor.collect(7, most)]
+    while monitor.is_behind:
+        found.append(monitor.collect(7, most))
+    return found
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 600), max_size=4), st.integers(1, 5), st.booleans())
+def test_collecting_a_bit_at_a_time_ends_in_the_same_words(
+    seed: int, cuts: list[int], most: int, reorder: bool
+) -> None:
+    stream = Stream(seed, 600, moves_at=4)
+    expected = last_words([run(make_monitor(), stream)])
+    (records,) = stream.records(np.zeros(600, int), 1, cuts)
+    if reorder:
+        records.insert(0, records.pop())
+    monitor = make_monitor()
+    found = []
+    for record in records:
+        monitor.observe(record)
+        found.append(monitor.collect(7, most))  # the rest waits for the next record
+    snapshot = monitor.snapshot()
+    monitor = MonitorCore(make_pipeline())
+    monitor.restore(snapshot)
+    found += collect_bit_by_bit(monitor, most)
+    assert last_words(found) == expected
+    assert not monitor.collect(now_ms=8)
+
+
+def test_windows_of_which_thousands_close_at_once_are_judged_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that whoever calls can do something else in between; and none twice."""
+    monitor = MonitorCore(make_pipeline())
+    monitor.register_version("1", reference(), {})
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    times = np.arange(2_000, dtype=np.int64) * WINDOW_MS
+    buffer.add_scored("1", reference(), times, np.ones((2_000, 2)), np.full(2_000, 0.5))
+    monitor.observe(SketchRecord(0, END_MS, END_MS, buffer.drain()))
+    calls = [0]
+    judge = Judge.judge
+
+    def count(self: Judge, view: View) -> list[Judgement]:
+        calls[-1] += 1
+        return judge(self, view)
+
+    monkeypatch.setattr(Judge, "judge", count)
+    monitor.collect(7, 4)
+    while monitor.is_behind and len(calls) < 20:
+        calls.append(0)
+        monitor.collect(7, 4)
+    assert set(calls) == {4}
+    assert monitor.is_behind
