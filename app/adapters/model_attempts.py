@@ -74,12 +74,11 @@ class Attempts:
             found.ask_again()
 
     def due(self, champions: Iterable[ModelUpdate], loaded: Iterable[Content], now_s: float) -> Iterator[Attempt]:
-        """What is to be tried now: of the champions, those that are not loaded."""
+        """What is to be tried now: of the champions, those that are not loaded; each once."""
         known = set(loaded)
-        for update in champions:
-            if content_of(update) in known:
-                continue
-            attempt = self._attempts.setdefault((*content_of(update), update.uri), Attempt(update))
+        places = {(*content_of(update), update.uri): update for update in champions if content_of(update) not in known}
+        for place, update in places.items():
+            attempt = self._attempts.setdefault(place, Attempt(update))
             is_stuck = attempt.given_up is not None and not attempt.given_up.is_set()
             if not attempt.is_running and not is_stuck and attempt.due_s <= now_s:
                 yield attempt

@@ -26,6 +26,7 @@ from app.settings import Settings
 from app.worker import wall_clock_ms
 from schemas.pipeline import Pipeline, PipelineError
 from schemas.pipeline_file import load
+from schemas.struct_types import build_struct_types
 
 #: A monitor that was killed lets go of the embedded engine only when its process is gone.
 WAREHOUSE_DEADLINE_S = 30.0
@@ -45,6 +46,7 @@ def command(*, name: str, http_host: str, http_port: int, allowed_hosts: tuple[s
     and worth starting again, 78 failed and a person must mend it first.
     """
     settings = Settings.read()
+    build_struct_types()
     start_logging(settings.log_level)
     try:
         pipeline = load(name)

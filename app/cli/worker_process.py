@@ -27,6 +27,7 @@ from app.worker import Membership, Worker, wall_clock_ms
 from models.trial import Trial
 from schemas.pipeline import Pipeline, PipelineError
 from schemas.pipeline_file import load
+from schemas.struct_types import build_struct_types
 
 #: How long a thread keeps Python's lock while another wants it. A batch passes between Faust's consumer thread and the
 #: flow several times; at Python's 5 ms a turn, each pass cost as much as scoring it.
@@ -48,6 +49,7 @@ def run(
         Tries the models; closed when those that are there at the start are loaded.
     """
     settings = Settings.read()
+    build_struct_types()
     start_logging(settings.log_level)
     try:
         pipeline = load(name)
