@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
+from functools import cache as kept
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos_report import Gatherer
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from app.adapters.embedded_kafka import EmbeddedKafka
 from app.settings import Settings
@@ -32,6 +35,7 @@ settings.load_profile("repeatable")
 
 #: Folders in the order in which they are begun: what takes long first, so that short tests fill the end.
 _FOLDERS = ("chaos", "integration")
+_ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -58,29 +62,37 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _FilesThatShare(config, log)
+
+
+class _FilesThatShare(LoadScopeScheduling):
+    """One test at a time to whoever is free; the tests of a file that share a fixture of it go together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if _shares(Path(path)) else nodeid
+
+
+@kept
+def _shares(file: Path) -> bool:
+    return _rank(file) < len(_FOLDERS) and 'scope="module"' in (_ROOT / file).read_text()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, and keep together what shares a fixture of its file."""
+    """Begin with what takes long."""
     items.sort(key=lambda item: _rank(item.path))
-    for item in items:
-        if _rank(item.path) < len(_FOLDERS) and _shares_with_its_file(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def _rank(path: Path) -> int:
     return next((rank for rank, folder in enumerate(_FOLDERS) if path.parent.name == folder), len(_FOLDERS))
 
 
-def _shares_with_its_file(item: pytest.Item) -> bool:
-    info = getattr(item, "_fixtureinfo", None)
-    definitions = info.name2fixturedefs.values() if info is not None else ()
-    return any(found[-1].scope == "module" for found in definitions)
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how what failed is run again, alone."""
     failed = {
-        report.nodeid.partition("@")[0]
+        report.nodeid
         for outcome in ("failed", "error")
         for report in terminalreporter.stats.get(outcome, [])
         if hasattr(report, "nodeid")
