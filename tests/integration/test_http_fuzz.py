@@ -13,7 +13,7 @@ from app.adapters import http_server
 from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.monitor_http import MonitorHttp, Sources
 from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.worker_http import METRICS, Health, WorkerHttp
+from app.adapters.worker_http import METRICS, Health, Sample, WorkerHttp
 from app.core.alert_cases import AcknowledgeError
 
 FULL = os.environ.get("STREAMGAUGE_CHAOS") == "full"
@@ -73,8 +73,8 @@ def test_a_monitor_answers_strangers(tmp_path: Path, seed: int) -> None:
 
 def test_a_worker_answers_strangers() -> None:
     async def run() -> Outcome:
-        values = {metric.name: 0.0 for metric in METRICS}
-        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), lambda: values)
+        samples = [Sample(metric.name, 0.0, {}) for metric in METRICS]
+        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), lambda: samples)
         address = await http.start("127.0.0.1", 0)
         try:
             return await asyncio.to_thread(Fuzzer(address, 3).run, REQUESTS)
