@@ -19,7 +19,7 @@ from faust.types import TP
 
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import Bounds
-from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble
+from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon
 from app.adapters.lag import read_commits, router_group
 from app.adapters.log_bounds import LogBounds
 from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, PublishError
@@ -33,8 +33,9 @@ from schemas.topics import WATERMARK_HEADER
 
 log = logging.getLogger("streamgauge.worker")
 
-#: A partition is paused when more than this is queued of it, and resumed at half of it.
+#: A partition is paused when more than this is queued of it, and resumed at half of it; and what all may have.
 _QUEUE_BYTES = 8 << 20
+_ALL_BYTES = 256 << 20
 #: Records of one transaction.
 _MOST = 20_000
 #: Records that are written before others have their turn.
@@ -166,8 +167,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             await self._take_over(publisher, logs)
             await self._copy(publisher, logs)
         finally:
-            await publisher.stop()
-            await logs.stop()
+            await end_soon(publisher.stop(), logs.stop())
 
     async def _take_over(self, publisher: PartitionPublisher, logs: LogBounds) -> None:
         """Find where to go on, now that nobody else can commit."""
@@ -220,16 +220,19 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             while (routed := self._routing.take(_MOST, behind)) is not None:
                 async with self._writing:
                     await self._write(publisher, routed)
+            if not behind and not self._routing.rows:  # what may be left are markers of transactions
+                self._ends = dict(self._offsets)
             self._regulate()
 
     def _regulate(self) -> None:
         """Pause what there is enough of, resume what there is too little of."""
+        most = min(_QUEUE_BYTES, _ALL_BYTES // len(self._routing.places))
         for place in self._routing.places:
             size = self._routing.queued_bytes(place)
-            if size > _QUEUE_BYTES and place not in self._paused:
+            if size > most and place not in self._paused:
                 self._paused.add(place)
                 self._consumer.pause(TopicPartition(*place))
-            elif size <= _QUEUE_BYTES // 2 and place in self._paused:
+            elif size <= most // 2 and place in self._paused:
                 self._paused.discard(place)
                 self._consumer.resume(TopicPartition(*place))
 

@@ -198,7 +198,19 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
 
 def _read_events(top: TomlTable) -> Events:
     table = top.table("events", required=True, fix="[events] with entity, id, time and fields")
-    table.allow("entity", "id", "time", "earliest", "latest", "max_ahead", "plural", "wrong_partition", "fields")
+    keys = (
+        "entity",
+        "id",
+        "time",
+        "earliest",
+        "latest",
+        "max_ahead",
+        "plural",
+        "wrong_partition",
+        "repartition",
+        "fields",
+    )
+    table.allow(*keys)
     fields = _read_fields(table)
     entity = table.text("entity", fix='the field that says whom an event is about, for example entity = "customer"')
     event_id = table.text("id", fix='the field that names an event, for example id = "payment_id"')
@@ -224,6 +236,11 @@ def _read_events(top: TomlTable) -> Events:
             "plural",
             f'"{plural}" is no plural noun for a sentence; use letters and single spaces, at most {_LONGEST_PLURAL}',
         )
+    repartition = table.flag("repartition", default=False)
+    if repartition and "wrong_partition" in table:
+        table.fail(
+            "wrong_partition", "does not go with repartition = true, which leaves none wrong; remove one of them"
+        )
     return Events(
         entity,
         event_id,
@@ -234,6 +251,7 @@ def _read_events(top: TomlTable) -> Events:
         table.duration("max_ahead", "1d"),
         plural,
         table.word("wrong_partition", get_args(WrongPartition), Events.wrong_partition),
+        repartition,
     )
 
 

@@ -29,7 +29,7 @@ class Position:
 
 def router_group(pipeline: str) -> str:
     """The consumer group of a pipeline's routers (`app.router`)."""
-    return f"streamgauge-{pipeline}-router"
+    return f"streamgauge-{pipeline}.router"  # no name of a pipeline holds a dot: its group is no other pipeline's
 
 
 async def read_commits(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:

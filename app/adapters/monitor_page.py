@@ -107,6 +107,11 @@ def _cards(page: Page) -> str:
     cards = [
         ("scored", _number(page.tables.counts.get("scored"))),
         ("dead letters", _number(page.tables.counts.get("dead_letters"))),
+        *(
+            [("router behind", _number(sum(each["lag"] for each in page.lag["router"])))]
+            if "router" in page.lag
+            else []
+        ),
         ("workers behind", _number(workers)),
         ("monitor behind", _number(own)),
         ("watermark", _date(str(page.status.get("watermark") or NOTHING))),

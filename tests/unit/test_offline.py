@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ from app.adapters.recordings import (
     RecordingWriter,
     describe,
 )
-from app.adapters.source import EncodedRecord, cut_batches, encode, read_source
+from app.adapters.source import EVENT, LABEL, EncodedRecord, cut_batches, encode, read_source
 from app.core.batches import Floats, RecordBatch
+from app.core.routing import Routing
 from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
 from app.drive import NoModelError, RecordedSelector
 from app.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
@@ -315,3 +319,37 @@ def test_a_range_without_labels_is_an_empty_set(cards: Pipeline) -> None:
     found = build_training_set(cards, None, START_MS - 10 * HOUR_MS, START_MS + HOUR_MS)
     assert found.matrix.shape == (0, 2)
     assert (len(found.labels), found.event_rows) == (0, 4)
+
+
+def test_what_a_router_copies_has_the_values_of_the_rows_by_time(cards: Pipeline) -> None:
+    plan, chunks = compile_features(cards), list(read_source(cards, None, None))
+    by_entity = replace(cards, events=replace(cards.events, repartition=True))
+    topics, records = by_entity.topics, [record for chunk in chunks for record in chunk]
+    routing = Routing(by_entity)
+    for kind, topic in ((EVENT, topics.sent_events), (LABEL, topics.sent_labels)):
+        of_kind = [record for record in records if record.kind == kind]
+        for partition in range(3):  # in turn, and events without a key
+            log = of_kind[partition::3]
+            keys = [None if kind == EVENT else record.key for record in log]
+            offsets, times = np.arange(len(log), dtype=np.int64), np.array([record.time_ms for record in log])
+            routing.add(RecordBatch(topic, partition, offsets, times, keys, [record.value for record in log]))
+    copied: list[RecordBatch] = []
+    ends: dict[tuple[str, int], int] = defaultdict(int)
+    while (routed := routing.take(17, ())) is not None:
+        for topic, found in ((topics.labels, routed.labels), (topics.events, routed.events)):
+            for partition, copies in found.items():
+                key, value, times_ms, headers = (list(column) for column in zip(*copies, strict=True))
+                start = ends[topic, partition]
+                ends[topic, partition] += len(copies)
+                offsets = np.arange(start, start + len(copies), dtype=np.int64)
+                stamps, pairs = np.array(times_ms, dtype=np.int64), [tuple(each) for each in headers]
+                copied.append(RecordBatch(topic, partition, offsets, stamps, key, value, pairs))
+
+    def rows(steps: Iterable[Step]) -> dict[str, list[float]]:
+        return {
+            event_id: row
+            for step in steps
+            for event_id, row in zip(step.events.event_id, step.matrix.tolist(), strict=True)
+        }
+
+    assert rows(run(by_entity, plan, copied, None)) == rows(run(cards, plan, cut_batches(chunks, cards), None))

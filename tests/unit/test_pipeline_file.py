@@ -125,6 +125,21 @@ def test_partitions_tell_their_entities_where_something_is_kept_by_entity(tmp_pa
     assert (ignoring.keeps_by_entity, stateless.keeps_by_entity) == (True, False)
     assert with_labels.remember_ms == 30 * 86_400_000
     assert with_own.remember_ms >= 7 * 86_400_000
+    by_entity = read(tmp_path, SMALLEST.replace("[events]", "[events]\nrepartition = true") + WINDOW)
+    assert not by_entity.watches_entities  # none can be in two
+
+
+def test_records_that_are_put_right_have_topics_of_their_own_beside_those_of_producers(tmp_path: Path) -> None:
+    as_sent = read(tmp_path, SMALLEST)
+    by_entity = read(tmp_path, SMALLEST.replace("[events]", "[events]\nrepartition = true"))
+    assert (as_sent.topics.events, as_sent.topics.labels) == (
+        by_entity.topics.sent_events,
+        by_entity.topics.sent_labels,
+    )
+    assert by_entity.topics.events == f"{by_entity.name}.events-by-entity"
+    more = {topic.name for topic in by_entity.topics.all()} - {topic.name for topic in as_sent.topics.all()}
+    assert more == {by_entity.topics.events, by_entity.topics.labels}
+    assert as_sent.feature_set == by_entity.feature_set
 
 
 def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
@@ -266,6 +281,8 @@ MISTAKES = [
     ('time = "time_ms"', 'time = "time_ms"\nearliest = 2013-01-01T00:00:00Z\nlatest = 2013-01-01T00:00:00Z', "events.latest: must be after earliest; swap them."),
     ('time = "time_ms"', 'time = "time_ms"\nearliest = 1899-12-31T00:00:00Z', "events.earliest: is beyond what a table of ClickHouse can hold; use a time from 1900 to 2299."),
     ('time = "time_ms"', 'time = "time_ms"\nlatest = 9999-01-01T00:00:00Z', "events.latest: is beyond what a table of ClickHouse can hold; use a time from 1900 to 2299."),
+    ('time = "time_ms"', 'time = "time_ms"\nrepartition = "yes"', 'events.repartition: must be true or false'),
+    ('time = "time_ms"', 'time = "time_ms"\nrepartition = true\nwrong_partition = "warn"', 'events.wrong_partition: does not go with repartition = true, which leaves none wrong; remove one of them.'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = ""', 'events.plural: must not be empty; what verdicts call the events, for example plural = "payments".'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = "card  payments"', 'events.plural: "card  payments" is no plural noun for a sentence; use letters and single spaces, at most 40.'),
     ('time = "time_ms"', 'time = "time_ms"\nplural = "<b>"', 'events.plural: "<b>" is no plural noun for a sentence; use letters and single spaces, at most 40.'),

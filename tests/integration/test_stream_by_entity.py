@@ -1,0 +1,375 @@
+"""`[events] repartition = true`, tried as a stranger would: records in any partitions, workers that are killed.
+
+Producer, reader and recomputation are this file's own: the windows are plain loops over what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import subprocess
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.partitioner import murmur2
+from chaos_pipeline import START_MS, Setup, render_toml
+from worker_bench import Bench
+
+from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.topics_admin import ensure_topics
+from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.watch import Pace
+from app.monitor import Monitor, sources
+from schemas.pipeline_file import load
+
+PARTITIONS = 4
+STEP_MS = 25
+CARDS = 60
+QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
+MINUTE_MS, SECOND_MS, FIVE_SECONDS_MS = 60_000, 1_000, 5_000
+LABEL_AFTER_MS = 2_000
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One record as the stranger sends it; ``time_ms``: its own."""
+
+    kind: str
+    number: int
+    partition: int
+    key: bytes | None
+    value: bytes
+    time_ms: int
+
+
+def at_ms(number: int) -> int:
+    return START_MS + number * STEP_MS
+
+
+def card_of(number: int) -> str:
+    return f"card-{number * 7 % CARDS}"
+
+
+def amount_of(number: int) -> float:
+    return number * 37 % 1000 / 8
+
+
+def is_broken(number: int) -> bool:
+    return number % 97 == 96
+
+
+def stream(start: int, stop: int) -> list[Sent]:
+    """Events without keys, one partition after the other, and labels that are keyed by hand or name their card."""
+    found = []
+    for number in range(start, stop):
+        body = {"id": f"e{number}", "card": card_of(number), "at_ms": at_ms(number), "amount": amount_of(number)}
+        value = json.dumps(body).encode()[: 20 if is_broken(number) else None]
+        found.append(Sent("event", number, number * 3 % PARTITIONS, None, value, at_ms(number)))
+        if is_broken(number):
+            continue
+        label: dict[str, Any] = {"event_id": f"e{number}", "label": number % 3 % 2, "label_time_ms": label_ms(number)}
+        card = card_of(number)
+        if number % 2:
+            label["card"] = card
+            found.append(Sent("label", number, number % PARTITIONS, None, json.dumps(label).encode(), label_ms(number)))
+        else:
+            place = crc32(card.encode()) % PARTITIONS
+            found.append(Sent("label", number, place, card.encode(), json.dumps(label).encode(), label_ms(number)))
+    return sorted(found, key=lambda record: (record.time_ms, record.kind != "label"))
+
+
+def label_ms(number: int) -> int:
+    return at_ms(number) + LABEL_AFTER_MS + 7
+
+
+def windows_by_hand(n: int) -> dict[str, tuple[float, float, float | None]]:
+    """Count and sum of a card's events within a minute, and the mean of its labels within five minutes, of each event.
+
+    A window holds the newest tiles up to the event's own; a label counts where it had come by then.
+    """
+    before: dict[str, list[int]] = defaultdict(list)
+    found = {}
+    for number in range(n):
+        if is_broken(number):
+            continue
+        now, card = at_ms(number), card_of(number)
+        seen = [
+            other for other in before[card] if now // SECOND_MS - at_ms(other) // SECOND_MS < MINUTE_MS // SECOND_MS
+        ]
+        labels = [
+            other % 3 % 2
+            for other in before[card]
+            if label_ms(other) <= now
+            and now // FIVE_SECONDS_MS - label_ms(other) // FIVE_SECONDS_MS < 5 * MINUTE_MS // FIVE_SECONDS_MS
+        ]
+        mean = sum(labels) / len(labels) if labels else None
+        found[f"e{number}"] = float(len(seen)), sum(map(amount_of, seen)), mean
+        before[card].append(number)
+    return found
+
+
+class Stranger(Bench):
+    """A pipeline whose records are put right, with a producer and a reader of its own."""
+
+    def __init__(self, bootstrap: str, folder: Path, *, features: str = "") -> None:
+        super().__init__(bootstrap, folder, with_labels=True)
+        path = self.pipeline.path
+        text = render_toml(self.pipeline.name, Setup("exactly_once", True, PARTITIONS, 50, features=features))
+        path.write_text(text.replace("[events]", "[events]\nrepartition = true"))
+        self.pipeline = load(path)
+
+    async def send(self, records: list[Sent], *, is_live: bool) -> None:
+        """``is_live``: each is there before the next is sent, as in the order of time; otherwise each partition is."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, enable_idempotence=True)
+        await producer.start()
+        name = self.pipeline.name
+        for record in records:
+            topic = f"{name}.{record.kind}s"
+            future = await producer.send(
+                topic, record.value, key=record.key, partition=record.partition, timestamp_ms=record.time_ms
+            )
+            if is_live:
+                await future
+        await producer.flush()
+        await producer.stop()
+
+    async def promise(self, until_ms: int) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        await producer.start()
+        headers = [("streamgauge-watermark-ms", str(until_ms).encode())]
+        for partition in range(PARTITIONS):
+            topic = f"{self.pipeline.name}.labels"
+            await producer.send_and_wait(topic, None, partition=partition, headers=headers, timestamp_ms=until_ms)
+        await producer.stop()
+
+    async def read(self, topic: str) -> list[Any]:
+        """All records of a topic that are committed."""
+        consumer = AIOKafkaConsumer(
+            f"{self.pipeline.name}.{topic}",
+            bootstrap_servers=self.bootstrap,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            found = []
+            while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += records
+            return found
+        finally:
+            await consumer.stop()
+
+    def routes(self, worker: int) -> bool:
+        """Whether the worker started as number ``worker`` has been the one that routes."""
+        return "The router is at work here" in (self.folder / f"worker-{worker}.log").read_text()
+
+    async def outcomes(self) -> int:
+        return len(await self.read("scores")) + len(await self.read("dead-letters"))
+
+    async def until_outcomes(self, events: int) -> None:
+        async def is_done() -> bool:
+            return await self.outcomes() >= events
+
+        await self.until(is_done, 120)
+
+
+class Fleet:
+    """Two workers; `kill` ends the one that routes, and starts another."""
+
+    def __init__(self, bench: Stranger) -> None:
+        self._bench = bench
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+        for _ in range(2):
+            self._start()
+
+    def _start(self) -> None:
+        process = self._bench.start_worker()
+        self.running[self._bench.workers] = process
+
+    async def kill_the_router(self) -> None:
+        router: list[int] = []
+
+        async def is_there() -> bool:
+            router[:] = [number for number in self.running if self._bench.routes(number)]
+            return bool(router)
+
+        await self._bench.until(is_there, 60)
+        process = self.running.pop(router[0])
+        process.kill()
+        process.wait()
+        self._start()
+
+    def end(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
+async def watch(bench: Stranger, n_labels: int) -> dict[str, Any]:
+    """What a monitor says when it has heard of all labels."""
+    monitor = Monitor(bench.pipeline, bench.bootstrap, WarehouseThread(MemoryWarehouse()), lambda: START_MS, QUICK)
+    told = sources(monitor)
+
+    async def is_done() -> bool:
+        labels, router = told.status()["labels"] or {"applied": 0}, told.status()["router"]
+        return labels["applied"] >= n_labels and router and not any(topic["lag"] for topic in router.values())
+
+    working = asyncio.create_task(monitor.run())
+    try:
+        await bench.until(is_done, 60)
+    finally:
+        said = told.status()
+        lag = told.lag()
+        monitor.stop()
+        await working
+    return {**said, "lag": lag}
+
+
+N, BACKLOG = 1_600, 900
+
+
+def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str, tmp_path: Path) -> None:
+    numbers = [number for number in range(N) if not is_broken(number)]
+
+    async def run() -> tuple[list[Any], list[Any], list[Any], dict[str, Any]]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        records = stream(0, N)
+        edge = next(
+            place for place, record in enumerate(records) if record.kind == "event" and record.number == BACKLOG
+        )
+        await bench.send(records[:edge], is_live=False)
+        fleet = Fleet(bench)
+        try:
+            await fleet.kill_the_router()
+            await bench.until_outcomes(BACKLOG // 2)
+            await fleet.kill_the_router()
+            sending = asyncio.create_task(bench.send(records[edge:], is_live=True))
+            for part in (0.7, 0.8, 0.9):
+                await bench.until_outcomes(int(N * part))
+                await fleet.kill_the_router()
+            await sending
+            await bench.promise(at_ms(N) + 10 * LABEL_AFTER_MS)
+            await bench.until_outcomes(N)
+            said = await watch(bench, len(numbers))
+        finally:
+            fleet.end()
+        return await bench.read("scores"), await bench.read("dead-letters"), await bench.read("events-by-entity"), said
+
+    scores, letters, copies, said = asyncio.run(run())
+    values = [json.loads(record.value) for record in scores]
+    assert Counter(value["event_id"] for value in values) == Counter(f"e{number}" for number in numbers)
+    expected = windows_by_hand(N)
+    for value in values:
+        count, total, mean = expected[value["event_id"]]
+        features = value["features"]
+        assert features["count_1m"] == count, value
+        assert math.isclose(features["sum_1m"], total, abs_tol=1e-3), value
+        assert (features["bad_5m"] is None) == (mean is None), (value, mean)
+        assert mean is None or math.isclose(features["bad_5m"], mean, abs_tol=1e-5), (value, mean)
+        assert not value["stale"]
+    by_card = {value["entity"]: record.partition for value, record in zip(values, scores, strict=True)}
+    assert all(by_card[value["entity"]] == record.partition for value, record in zip(values, scores, strict=True))
+    assert all(partition == (murmur2(card.encode()) & 0x7FFFFFFF) % PARTITIONS for card, partition in by_card.items())
+    # Each broken record is a dead letter that says where it was sent; each record has one copy.
+    sent_to: Counter[int] = Counter()
+    places = {}
+    for number in range(N):
+        partition = number * 3 % PARTITIONS
+        places[number] = f"{partition}/{sent_to[partition]}"
+        sent_to[partition] += 1
+    broken = Counter(f"e{number}" for number in range(N) if is_broken(number))
+    details = [dict(letter.headers)["streamgauge-detail"].decode() for letter in letters]
+    found = Counter(place for detail in details for place in re.findall(r"\.events (\d+/\d+)\.", detail))
+    assert found == Counter(places[int(name[1:])] for name in broken)
+    origins = Counter(dict(record.headers)["streamgauge-origin"].decode() for record in copies)
+    assert origins == Counter(places.values())
+    assert said["labels"]["without_event"] == 0
+    assert said["labels"]["applied"] == len(numbers)
+    assert {each["topic"].rpartition(".")[2] for each in said["lag"]["router"]} == {"events", "labels"}
+
+
+def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp_path: Path) -> None:
+    async def run() -> list[Any]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        records = [record for record in stream(0, 30) if record.kind == "event"]
+        keyed_by_event = [
+            Sent(
+                "label", 1, 0, b"e1", b'{"event_id": "e1", "label": 1, "label_time_ms": %d}' % label_ms(1), label_ms(1)
+            ),
+            Sent(
+                "label", 2, 1, None, b'{"event_id": "e2", "label": 1, "label_time_ms": %d}' % label_ms(2), label_ms(2)
+            ),
+        ]
+        await bench.send([*records, *keyed_by_event], is_live=True)
+        with bench.worker():
+            await bench.until_outcomes(30 + len(keyed_by_event))
+        return await bench.read("dead-letters")
+
+    letters = [dict(letter.headers) for letter in asyncio.run(run())]
+    assert [letter["streamgauge-reason"] for letter in letters] == [b"no_entity"] * 2
+    details = b" ".join(letter["streamgauge-detail"] for letter in letters).decode()
+    assert "names no card" in details
+    assert sorted(re.findall(r"\.labels (\d/\d)\.", details)) == ["0/0", "1/0"]
+
+
+def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: str, tmp_path: Path) -> None:
+    async def run() -> tuple[int, str]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        await bench.send([record for record in stream(0, 30) if record.kind == "event"], is_live=True)
+        with bench.worker() as first:
+            await bench.until_outcomes(30)
+            first.terminate()
+            first.wait()
+        path = bench.pipeline.path
+        path.write_text(path.read_text().replace("repartition = true", "repartition = false"))
+        with bench.worker() as second:
+
+            async def has_ended() -> bool:
+                return second.poll() is not None
+
+            await bench.until(has_ended)
+            return second.returncode, bench.logs()
+
+    code, logs = asyncio.run(run())
+    assert code == 78
+    assert "repartition was switched off in [events]" in logs
+
+
+def test_copies_are_kept_as_long_as_what_was_sent(kafka: str, tmp_path: Path) -> None:
+    async def run() -> dict[str, str]:
+        bench = Stranger(kafka, tmp_path)
+        topics = bench.pipeline.topics
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        await admin.start()
+        try:
+            config = {"retention.ms": "86400000", "max.message.bytes": "5000000"}
+            await admin.create_topics([NewTopic(topics.sent_events, PARTITIONS, 1, topic_configs=config)])
+            await ensure_topics(kafka, topics.all())
+            asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in (topics.events, topics.labels)]
+            return {
+                f"{name.rpartition('.')[2]} {key}": value
+                for response in await admin.describe_configs(asked)
+                for *_, name, entries in response.resources
+                for key, value, *_ in entries
+            }
+        finally:
+            await admin.close()
+
+    found = asyncio.run(run())
+    assert found["events-by-entity retention.ms"] == "86400000"
+    assert int(found["events-by-entity max.message.bytes"]) > 5_000_000
+    assert found["labels-by-entity retention.ms"] == "-1"  # as those that we make
+    assert found["events-by-entity cleanup.policy"] == "delete"
