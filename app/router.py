@@ -8,7 +8,6 @@ worker (crash only).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -119,10 +118,11 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         work, self._work = self._work, None
         if work is not None:
             # A transaction that is left open hides what is behind it until it times out, or another router has come.
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_END_S), self._writing:
                     work.cancel()
-            work.cancel()
+            except TimeoutError:
+                work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
     async def _guard(self, assigned: set[TopicPartition]) -> None:

@@ -63,6 +63,7 @@ class _Piece:
     times_ms: Ints
     to: Ints
     marks: dict[int, int]
+    n_bytes: int = 0
     taken: int = 0
 
 
@@ -78,7 +79,8 @@ class _Queue:
         piece.times_ms = np.maximum(np.maximum.accumulate(piece.times_ms), start_ms)
         self.newest_ms = int(piece.times_ms[-1])
         self.pieces.append(piece)
-        self.n_bytes += _size(piece.records)
+        piece.n_bytes = sum(map(len, filter(None, piece.records.values))) + 100 * len(piece.records)
+        self.n_bytes += piece.n_bytes
         self.rows += len(piece.records)
 
     def stretches(self, limit_ms: int) -> Iterator[tuple[_Piece, int]]:
@@ -106,7 +108,7 @@ class _Queue:
         end = int(piece.records.offsets[stop - 1]) + 1
         if stop == len(piece.records):
             self.pieces.popleft()
-            self.n_bytes -= _size(piece.records)
+            self.n_bytes -= piece.n_bytes
         return end
 
 
@@ -285,10 +287,6 @@ def _copies(piece: _Piece, stop: int) -> Iterator[Copy]:
                 own.append(stand_in_header(*records.unreadable[row]))
             headers += own
         yield records.keys[row], records.values[row], time_ms, headers
-
-
-def _size(records: RecordBatch) -> int:
-    return sum(map(len, filter(None, records.values))) + 100 * len(records)
 
 
 def least_promise(promises: Mapping[int, int], partitions: int) -> int | None:
