@@ -22,13 +22,12 @@ from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer
 from app.adapters.topics_admin import ensure_topics
 from app.core.bounds import OPEN
-from app.core.copies import read_origin
-from app.core.letter_selection import Place, mark
+from app.core.copies import read_stand_in
+from app.core.letter_selection import Place, address
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
-from schemas.topics import ORIGIN_HEADER
 from schemas.wire import DeadLetter, SentBack, decode_json
 
 _TRANSACTION_TIMEOUT_MS = 30_000
@@ -112,7 +111,7 @@ class LetterSender:
                 sent = []
                 for (partition, offset), letter in letters:
                     whole = letter if not letter.cut_bytes else await self._read_whole(letter)
-                    topic, to, headers = self._address(whole)
+                    topic, to, headers = address(whole, self._pipeline.topics)
                     sent.append(await producer.send(topic, whole.value, key=whole.key, partition=to, headers=headers))
                     value = msgspec.json.encode(SentBack(partition, offset, self._now_ms()))
                     key = f"{partition}/{offset}".encode()
@@ -128,15 +127,6 @@ class LetterSender:
                 f"Kafka refused the records ({error!r:.200}): what was not committed was not sent; run this again."
             ) from error
 
-    def _address(self, letter: DeadLetter) -> tuple[str, int, list[tuple[str, bytes]]]:
-        """Topic and partition of a letter's record, and its headers; of a copy, those of the original."""
-        source, topics = letter.source, self._pipeline.topics
-        origin = read_origin(letter.headers) if topics.by_entity else None
-        if origin is None:
-            return source.topic, source.partition, mark(letter)
-        topic = topics.sent_labels if source.topic == topics.labels else topics.sent_events
-        return topic, origin[0], [each for each in mark(letter) if each[0] != ORIGIN_HEADER]
-
     async def _read_whole(self, letter: DeadLetter) -> DeadLetter:
         """A letter that was cut, as its record is at its source."""
         source = letter.source
@@ -150,9 +140,9 @@ class LetterSender:
             if oldest <= source.offset:
                 consumer.seek(tp, source.offset)
                 record = await asyncio.wait_for(consumer.getone(tp), _FETCH_SECONDS)
-            if isinstance(record, UnreadableRecord):
+            if why := _why_unreadable(record):
                 raise StackError(
-                    f"{source.topic} {source.partition}, {record.why}: it cannot be sent back; have its producer send"
+                    f"{source.topic} {source.partition}, {why}: it cannot be sent back; have its producer send"
                     " it again, and name the other --reason to send back."
                 )
             if record is None or record.offset != source.offset:
@@ -165,3 +155,11 @@ class LetterSender:
         return msgspec.structs.replace(
             letter, key=record.key, value=record.value, headers=tuple(record.headers), cut_bytes=0
         )
+
+
+def _why_unreadable(record: Any) -> str:
+    """Why a record is none, but stands for some that cannot be read; "" of a record, or of none."""
+    if isinstance(record, UnreadableRecord):
+        return record.why
+    stand_in = read_stand_in(record.headers) if record is not None and record.value is None else None
+    return stand_in[0] if stand_in is not None else ""

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from app.core.copies import read_origin
+from schemas.topics import ORIGIN_HEADER, Topics
 from schemas.wire import DeadLetter
 
 #: Header of a record that was sent back: where it had been read first.
@@ -87,3 +89,13 @@ def mark(letter: DeadLetter) -> list[tuple[str, bytes]]:
     source = letter.source
     own = [(name, data) for name, data in letter.headers if name != REPLAYED_HEADER]
     return [*own, (REPLAYED_HEADER, f"{source.topic}/{source.partition}/{source.offset}".encode())]
+
+
+def address(letter: DeadLetter, topics: Topics) -> tuple[str, int, list[tuple[str, bytes]]]:
+    """Topic and partition to send a letter's record back to, and its headers; of a copy, those of the original."""
+    source = letter.source
+    origin = read_origin(letter.headers) if topics.by_entity else None
+    if origin is None:
+        return source.topic, source.partition, mark(letter)
+    topic = topics.sent_labels if source.topic == topics.labels else topics.sent_events
+    return topic, origin[0], [each for each in mark(letter) if each[0] != ORIGIN_HEADER]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from app.core.letter_selection import REPLAYED_HEADER, Wanted, mark, select
+from app.core.letter_selection import REPLAYED_HEADER, Wanted, address, mark, select
+from schemas.topics import Topics
 from schemas.wire import DeadLetter, Source
 
 NAMES = st.text(max_size=12) | st.sampled_from(["streamgauge-reason", "streamgauge-original-x", REPLAYED_HEADER])
@@ -53,3 +55,14 @@ def test_a_record_too_large_for_its_letter_is_cut_without_its_headers() -> None:
     large = letter(headers=(("h", b"x" * (3 << 20)),)).fit()
     assert large.headers == ()
     assert large.cut_bytes > 3 << 20
+
+
+def test_the_letter_of_a_copy_goes_back_to_where_its_original_was_sent() -> None:
+    topics = Topics("p", 4, by_entity=True)
+    headers = ("streamgauge-origin", b"3/17"), ("trace", b"1")
+    of_copy = replace(letter(7, headers=headers), source=Source("p.events-by-entity", 1, 7))
+    back = [("trace", b"1"), (REPLAYED_HEADER, b"p.events-by-entity/1/7")]
+    assert address(of_copy, topics) == ("p.events", 3, back)
+    of_label = replace(of_copy, source=Source("p.labels-by-entity", 1, 7))
+    assert address(of_label, topics)[:2] == ("p.labels", 3)
+    assert address(letter(7, headers=headers), Topics("p", 4))[:2] == ("p.events", 1)
