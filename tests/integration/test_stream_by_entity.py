@@ -24,6 +24,7 @@ from chaos_pipeline import START_MS, Setup, render_toml
 from worker_bench import Bench
 
 from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.record_batches import MOST_UNPACKED_BYTES
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
@@ -322,6 +323,31 @@ def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp
     details = b" ".join(letter["streamgauge-detail"] for letter in letters).decode()
     assert "names no card" in details
     assert sorted(re.findall(r"\.labels (\d/\d)\.", details)) == ["0/0", "1/0"]
+
+
+def test_what_cannot_be_unpacked_is_one_dead_letter_with_the_place_of_the_original(kafka: str, tmp_path: Path) -> None:
+    async def run() -> list[Any]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        await bench.send([record for record in stream(0, 10) if record.kind == "event"], is_live=True)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka, compression_type="zstd", max_request_size=1 << 30)
+        await producer.start()
+        huge = b'{"id": "' + b"x" * MOST_UNPACKED_BYTES + b'"}'
+        batch = producer.create_batch()
+        batch.append(key=None, value=huge, timestamp=START_MS, headers=[])
+        sent = await (await producer.send_batch(batch, f"{bench.pipeline.name}.events", partition=2))
+        await producer.stop()
+        await bench.send([record for record in stream(10, 20) if record.kind == "event"], is_live=True)
+        with bench.worker():
+            await bench.until_outcomes(21)
+        assert len(await bench.read("scores")) == 20
+        return [sent.offset, *await bench.read("dead-letters")]
+
+    offset, letter = asyncio.run(run())
+    headers = dict(letter.headers)
+    assert headers["streamgauge-reason"] == b"unreadable_batch"
+    assert f".events 2/{offset}." in headers["streamgauge-detail"].decode()
+    assert int(headers["streamgauge-cut-bytes"]) > 0
 
 
 def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: str, tmp_path: Path) -> None:
