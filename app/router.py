@@ -199,8 +199,9 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         loop, interval_s = asyncio.get_running_loop(), self._pipeline.commit_interval_ms / 1000
         max_wait_s = self._pipeline.shared.max_wait_ms / 1000
         due, blocked_since = 0.0, loop.time()
+        behind: set[Place] = set()
         while True:
-            if self._routing.rows < _MOST:
+            if not behind:
                 await asyncio.sleep(due - loop.time())
             found = await self._consumer.getmany(timeout_ms=_POLL_MS)
             for tp, records in found.items():

@@ -77,7 +77,7 @@ def records(number: int) -> Iterator[tuple[str, bytes]]:
 
 async def send(bootstrap: str, pipeline: Pipeline, n: int) -> int:
     """Send events and labels in the order of their times; how many records that are."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="zstd", linger_ms=5, acks=1)
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="zstd", acks=1, max_batch_size=900_000)
     await producer.start()
     sent = 0
     try:
