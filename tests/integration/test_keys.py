@@ -23,7 +23,7 @@ from warm_start import run_warm
 from worker_bench import Bench
 
 from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.monitor_page import Page, render
+from app.adapters.monitor_page import Page, Tables, render
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
 from app.monitor import Monitor, sources
@@ -146,7 +146,7 @@ async def watch(stream: Stream, is_all: Callable[[Said], bool]) -> Said:
 
     def look() -> Said:
         samples = {(sample.name, *sample.labels.values()): sample.value for sample in told.samples()}
-        page = render(Page(stream.pipeline.name, told.status(), told.lag(), told.health()))
+        page = render(Page(stream.pipeline.name, told.status(), told.lag(), told.health(), Tables(), None))
         alerts = {row["rule"]: row for row in warehouse.read("alerts")}
         return Said(told.status(), samples, page, warehouse.read("input_checks"), alerts)
 
