@@ -10,6 +10,7 @@ each place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,6 +89,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.drained = Counter()
+
+    def set_shutdown(self) -> None:
+        """Tell who waits for the end of the thread; nobody does whose loop is closed, as Kafka was away for long."""
+        with contextlib.suppress(RuntimeError):
+            super().set_shutdown()
 
     def _create_worker_consumer(self, transport: Any) -> LeanConsumer:
         conf = self.app.conf
