@@ -35,9 +35,9 @@ log = logging.getLogger("streamgauge.worker")
 #: A partition is paused when more than this is queued of it, and resumed at half of it; and what all may have.
 _QUEUE_BYTES = 8 << 20
 _ALL_BYTES = 256 << 20
-#: Records of one transaction.
-_MOST = 20_000
-#: Records that are written before others have their turn.
+#: Records of one fetch, and of one transaction.
+_MOST = 10_000
+#: Records that are read or written before others have their turn.
 _SLICE = 2_000
 _POLL_MS = 200
 #: How long a router that has to go may take to end the transaction under way.
@@ -150,7 +150,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _route(self) -> None:
         pipeline = self._pipeline
-        self._routing = Routing(pipeline)
+        self._routing.clear()
         publisher = PartitionPublisher(
             self._bootstrap,
             self._group,
@@ -203,10 +203,12 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         while True:
             if not behind:
                 await asyncio.sleep(due - loop.time())
-            found = await self._consumer.getmany(timeout_ms=_POLL_MS)
+            found = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST)
             for tp, records in found.items():
-                self._routing.add(to_batch(tp, records))
-                await asyncio.sleep(0)
+                batch = to_batch(tp, records)
+                for start in range(0, len(batch), _SLICE):
+                    self._routing.add(batch.cut(start, start + _SLICE))
+                    await asyncio.sleep(0)
             if not self._routing.rows:
                 continue
             self._regulate()

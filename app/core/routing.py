@@ -143,6 +143,10 @@ class Routing:
         """Whether nothing is queued of a partition."""
         return not self._queues[place].pieces
 
+    def clear(self) -> None:
+        """Forget what is queued."""
+        self._queues = {place: _Queue() for place in self.places}
+
     def add(self, records: RecordBatch) -> None:
         """Queue what was fetched of one partition."""
         if len(records):

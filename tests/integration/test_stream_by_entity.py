@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
 import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,24 +65,31 @@ def amount_of(number: int) -> float:
     return number * 37 % 1000 / 8
 
 
+def any_partition(what: str) -> int:
+    """As a producer that knows of no entity would choose."""
+    return crc32(what.encode()) // 7 % PARTITIONS
+
+
 def is_broken(number: int) -> bool:
     return number % 97 == 96
 
 
 def stream(start: int, stop: int) -> list[Sent]:
-    """Events without keys, one partition after the other, and labels that are keyed by hand or name their card."""
+    """Events without keys in any partitions, and labels that are keyed by hand or name their card."""
     found = []
     for number in range(start, stop):
         body = {"id": f"e{number}", "card": card_of(number), "at_ms": at_ms(number), "amount": amount_of(number)}
         value = json.dumps(body).encode()[: 20 if is_broken(number) else None]
-        found.append(Sent("event", number, number * 3 % PARTITIONS, None, value, at_ms(number)))
+        found.append(Sent("event", number, any_partition(f"e{number}"), None, value, at_ms(number)))
         if is_broken(number):
             continue
         label: dict[str, Any] = {"event_id": f"e{number}", "label": number % 3 % 2, "label_time_ms": label_ms(number)}
         card = card_of(number)
         if number % 2:
             label["card"] = card
-            found.append(Sent("label", number, number % PARTITIONS, None, json.dumps(label).encode(), label_ms(number)))
+            found.append(
+                Sent("label", number, any_partition(f"l{number}"), None, json.dumps(label).encode(), label_ms(number))
+            )
         else:
             place = crc32(card.encode()) % PARTITIONS
             found.append(Sent("label", number, place, card.encode(), json.dumps(label).encode(), label_ms(number)))
@@ -115,6 +124,19 @@ def windows_by_hand(n: int) -> dict[str, tuple[float, float, float | None]]:
         found[f"e{number}"] = float(len(seen)), sum(map(amount_of, seen)), mean
         before[card].append(number)
     return found
+
+
+def check_windows(values: list[dict[str, Any]]) -> None:
+    """Each score has the windows that plain loops give, and waited for nothing in vain."""
+    expected = windows_by_hand(N)
+    for value in values:
+        count, total, mean = expected[value["event_id"]]
+        features = value["features"]
+        assert features["count_1m"] == count, value
+        assert math.isclose(features["sum_1m"], total, abs_tol=1e-3), value
+        assert (features["bad_5m"] is None) == (mean is None), (value, mean)
+        assert mean is None or math.isclose(features["bad_5m"], mean, abs_tol=1e-5), (value, mean)
+        assert not value["stale"]
 
 
 class Stranger(Bench):
@@ -173,6 +195,17 @@ class Stranger(Bench):
     def routes(self, worker: int) -> bool:
         """Whether the worker started as number ``worker`` has been the one that routes."""
         return "The router is at work here" in (self.folder / f"worker-{worker}.log").read_text()
+
+    def check(self) -> dict[str, Any]:
+        """What `streamgauge check` says, by the names of the checks."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "app", "check", "--pipeline", str(self.pipeline.path), "--json"],
+            env={**os.environ, **self.settings.to_environment()},
+            capture_output=True,
+            timeout=90,
+            check=False,
+        )
+        return {each["check"]: each for each in json.loads(done.stdout)["checks"]}
 
     async def outcomes(self) -> int:
         return len(await self.read("scores")) + len(await self.read("dead-letters"))
@@ -241,6 +274,7 @@ N, BACKLOG = 1_600, 900
 
 def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str, tmp_path: Path) -> None:
     numbers = [number for number in range(N) if not is_broken(number)]
+    cards = set(map(card_of, numbers))
 
     async def run() -> tuple[list[Any], list[Any], list[Any], dict[str, Any]]:
         bench = Stranger(kafka, tmp_path)
@@ -267,18 +301,12 @@ def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str
             fleet.end()
         return await bench.read("scores"), await bench.read("dead-letters"), await bench.read("events-by-entity"), said
 
+    scattered = {card: {any_partition(f"e{number}") for number in numbers if card_of(number) == card} for card in cards}
+    assert all(len(partitions) > 1 for partitions in scattered.values())
     scores, letters, copies, said = asyncio.run(run())
     values = [json.loads(record.value) for record in scores]
     assert Counter(value["event_id"] for value in values) == Counter(f"e{number}" for number in numbers)
-    expected = windows_by_hand(N)
-    for value in values:
-        count, total, mean = expected[value["event_id"]]
-        features = value["features"]
-        assert features["count_1m"] == count, value
-        assert math.isclose(features["sum_1m"], total, abs_tol=1e-3), value
-        assert (features["bad_5m"] is None) == (mean is None), (value, mean)
-        assert mean is None or math.isclose(features["bad_5m"], mean, abs_tol=1e-5), (value, mean)
-        assert not value["stale"]
+    check_windows(values)
     by_card = {value["entity"]: record.partition for value, record in zip(values, scores, strict=True)}
     assert all(by_card[value["entity"]] == record.partition for value, record in zip(values, scores, strict=True))
     assert all(partition == (murmur2(card.encode()) & 0x7FFFFFFF) % PARTITIONS for card, partition in by_card.items())
@@ -286,7 +314,7 @@ def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str
     sent_to: Counter[int] = Counter()
     places = {}
     for number in range(N):
-        partition = number * 3 % PARTITIONS
+        partition = any_partition(f"e{number}")
         places[number] = f"{partition}/{sent_to[partition]}"
         sent_to[partition] += 1
     broken = Counter(f"e{number}" for number in range(N) if is_broken(number))
@@ -301,10 +329,10 @@ def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str
 
 
 def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp_path: Path) -> None:
-    async def run() -> list[Any]:
+    async def run() -> tuple[list[Any], dict[str, Any]]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()
-        records = [record for record in stream(0, 30) if record.kind == "event"]
+        records = [record for record in stream(0, 70) if record.kind == "event"]
         keyed_by_event = [
             Sent(
                 "label", 1, 0, b"e1", b'{"event_id": "e1", "label": 1, "label_time_ms": %d}' % label_ms(1), label_ms(1)
@@ -315,10 +343,21 @@ def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp
         ]
         await bench.send([*records, *keyed_by_event], is_live=True)
         with bench.worker():
-            await bench.until_outcomes(30 + len(keyed_by_event))
-        return await bench.read("dead-letters")
+            await bench.until_outcomes(70 + len(keyed_by_event))
+        return await bench.read("dead-letters"), bench.check()
 
-    letters = [dict(letter.headers) for letter in asyncio.run(run())]
+    found, checks = asyncio.run(run())
+    where: dict[str, set[int]] = defaultdict(set)
+    for number in range(70):
+        where[card_of(number)].add(any_partition(f"e{number}"))
+    strays = [card for card, partitions in where.items() if len(partitions) > 1]
+    assert strays
+    letters = [dict(letter.headers) for letter in found]
+    assert checks["keys"]["state"] == "ok"
+    assert f"{len(strays)} are in several partitions" in checks["keys"]["detail"]
+    assert "which repartition = true in [events] puts right" in checks["keys"]["detail"]
+    assert checks["label keys"]["state"] == "problem"
+    assert "2 name no card" in checks["label keys"]["detail"]
     assert [letter["streamgauge-reason"] for letter in letters] == [b"no_entity"] * 2
     details = b" ".join(letter["streamgauge-detail"] for letter in letters).decode()
     assert "names no card" in details
