@@ -50,13 +50,19 @@ def make_detector(wanted: ErrorDetector, baseline: Baseline) -> Detector:
     """Make the detector that a pipeline file asks for."""
     if wanted.detector == "cusum":
         return make_cusum(wanted, baseline)
-    from river import drift  # noqa: PLC0415  # with scikit-learn behind it, two seconds that a monitor may not need
-
-    made = Made(attrgetter(KINDS[wanted.detector])(drift), dict(wanted.settings))
+    made = Made(find_kind(wanted.detector), dict(wanted.settings))
     if wanted.detector == "kswin":  # it looks back no further than its window, and 0.2 ms an event is slow
         window = int(wanted.settings["window_size"])
         made = made._replace(most=20 * window, keep=window)
     return RiverDetector(made)
+
+
+def find_kind(name: str) -> Callable[..., Any]:
+    """River's detector of a name in `KINDS`."""
+    from river import drift  # noqa: PLC0415  # with scikit-learn behind it, two seconds that a monitor may not need
+
+    kind: Callable[..., Any] = attrgetter(KINDS[name])(drift)
+    return kind
 
 
 class RiverDetector:

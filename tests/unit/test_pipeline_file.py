@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.adapters.river_detectors import KINDS as RIVER
+from app.adapters.river_detectors import find_kind
 from schemas.pipeline import FalseAlarms, Pipeline, PipelineError, Silence
 from schemas.pipeline_detectors import DETECTORS, default_detector
 from schemas.pipeline_drift import DEFAULT_TESTS
@@ -185,7 +186,7 @@ def test_events_may_have_a_name_which_is_no_part_of_the_feature_set(tmp_path: Pa
 def test_detectors_have_rivers_names_and_defaults(name: str) -> None:
     if name == "cusum":
         return
-    signature = inspect.signature(RIVER[name].__init__).parameters
+    signature = inspect.signature(find_kind(name).__init__).parameters
     found = default_detector(name).settings
     if name == "kswin":
         assert found.pop("seed") == 1  # river draws from the system's chance when it is not given
