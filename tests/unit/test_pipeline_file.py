@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.river_detectors import KINDS as RIVER
 from app.adapters.river_detectors import find_kind
 from schemas.pipeline import FalseAlarms, Pipeline, PipelineError, Silence
 from schemas.pipeline_detectors import DETECTORS, default_detector
