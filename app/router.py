@@ -40,6 +40,7 @@ _MOST = 10_000
 #: Records that are read or written before others have their turn.
 _SLICE = 2_000
 _POLL_MS = 200
+_AGAIN_S = 0.5
 #: How long a router that has to go may take to end the transaction under way.
 _END_S = 5.0
 _MOST_DIGITS = 18
@@ -197,8 +198,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _copy(self, publisher: PartitionPublisher, logs: LogBounds) -> None:
         loop, interval_s = asyncio.get_running_loop(), self._pipeline.commit_interval_ms / 1000
-        max_wait_s = self._pipeline.shared.max_wait_ms / 1000
-        due, blocked_since = 0.0, loop.time()
+        due = 0.0
         behind: set[Place] = set()
         while True:
             if not behind:
@@ -212,13 +212,12 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             if not self._routing.rows:
                 continue
             self._regulate()
-            behind = await self._find_behind(logs)
-            silent = {place for place in behind if self._routing.is_empty(place)}
-            if not silent or found:
-                blocked_since = loop.time()
-            elif loop.time() - blocked_since > max_wait_s:
-                log.warning("%s cannot be read; what there is of the others goes on", sorted(silent))
-                behind -= silent
+            try:
+                behind = await self._find_behind(logs)
+            except KAFKA_TROUBLE as error:  # a partition without a leader, say: nothing goes past it
+                log.warning("Nothing is copied until all that is sent can be read again: %r", error)
+                await asyncio.sleep(_AGAIN_S)
+                continue
             due = loop.time() + interval_s
             while (routed := self._routing.take(_MOST, behind)) is not None:
                 async with self._writing:

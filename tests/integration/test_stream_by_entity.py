@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -231,6 +232,27 @@ class Fleet:
         self.running[self._bench.workers] = process
 
     async def kill_the_router(self) -> None:
+        process = self.running.pop(await self._router())
+        process.kill()
+        process.wait()
+        self._start()
+
+    async def freeze_the_router(self) -> None:
+        """Have it stand still until another one routes, and then go on: it must have no say any more, and ends."""
+        process = self.running.pop(await self._router())
+        process.send_signal(signal.SIGSTOP)
+        await self._router()
+        process.send_signal(signal.SIGCONT)
+
+        async def has_ended() -> bool:
+            return process.poll() is not None
+
+        await self._bench.until(has_ended, 120)
+        assert process.returncode == 75
+        self._start()
+
+    async def _router(self) -> int:
+        """The number of the one that is at work, of those that run."""
         router: list[int] = []
 
         async def is_there() -> bool:
@@ -238,10 +260,7 @@ class Fleet:
             return bool(router)
 
         await self._bench.until(is_there, 120)
-        process = self.running.pop(router[0])
-        process.kill()
-        process.wait()
-        self._start()
+        return router[0]
 
     def end(self) -> None:
         for process in self.running.values():
@@ -292,7 +311,7 @@ def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str
             sending = asyncio.create_task(bench.send(records[edge:], is_live=True))
             for part in (0.7, 0.85):
                 await bench.until_outcomes(int(N * part))
-                await fleet.kill_the_router()
+                await (fleet.kill_the_router() if part < 0.8 else fleet.freeze_the_router())
             await sending
             await bench.promise(at_ms(N) + 10 * LABEL_AFTER_MS)
             await bench.until_outcomes(N)
