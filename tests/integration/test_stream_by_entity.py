@@ -199,14 +199,20 @@ class Stranger(Bench):
 
     def check(self) -> dict[str, Any]:
         """What `streamgauge check` says, by the names of the checks."""
+        _, said = self.command("check")
+        return {each["check"]: each for each in said["checks"]}
+
+    def command(self, *words: str) -> tuple[int, Any]:
+        """Run a command of ours: its exit code, and what it says."""
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "app", "check", "--pipeline", str(self.pipeline.path), "--json"],
+            [sys.executable, "-P", "-m", "app", *words, "--pipeline", str(self.pipeline.path), "--json"],
             env={**os.environ, **self.settings.to_environment()},
             capture_output=True,
             timeout=90,
             check=False,
         )
-        return {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+        assert done.stdout, done.stderr.decode()
+        return done.returncode, json.loads(done.stdout)
 
     async def outcomes(self) -> int:
         return len(await self.read("scores")) + len(await self.read("dead-letters"))
@@ -406,6 +412,36 @@ def test_what_cannot_be_unpacked_is_one_dead_letter_with_the_place_of_the_origin
     assert headers["streamgauge-reason"] == b"unreadable_batch"
     assert f".events 2/{offset}." in headers["streamgauge-detail"].decode()
     assert int(headers["streamgauge-cut-bytes"]) > 0
+
+
+def test_copies_replay_to_the_bit_and_dead_letters_go_back_to_where_they_were_sent(kafka: str, tmp_path: Path) -> None:
+    n, n_broken = 300, 3
+
+    async def run() -> tuple[int, dict[str, Any], int, list[Any], list[Any]]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        await bench.send(stream(0, n), is_live=True)
+        with bench.worker():
+            await bench.until_outcomes(n)
+            await asyncio.to_thread(bench.command, "record", str(tmp_path / "copies.parquet"))
+            code, said = await asyncio.to_thread(bench.command, "replay", str(tmp_path / "copies.parquet"), "--check")
+            sent_back, _ = await asyncio.to_thread(bench.command, "replay-dead-letters")
+            await bench.until_outcomes(n + n_broken)
+        return code, said, sent_back, await bench.read("events"), await bench.read("dead-letters")
+
+    code, said, sent_back, events, letters = asyncio.run(run())
+    assert (code, sent_back) == (0, 0), said
+    assert said["check"]["equal"] == n - n_broken, said
+    back = [record for record in events if "streamgauge-replayed-from" in dict(record.headers)]
+    broken = [any_partition(f"e{number}") for number in range(n) if is_broken(number)]
+    assert len(broken) == n_broken
+    assert Counter(record.partition for record in back) == Counter(broken)
+    assert not any("streamgauge-origin" in dict(record.headers) for record in back)
+    places = Counter(f"{record.partition}/{record.offset}" for record in back)
+    details = [dict(letter.headers)["streamgauge-detail"].decode() for letter in letters]
+    found = Counter(place for detail in details for place in re.findall(r"\.events (\d+/\d+)\.", detail))
+    assert found.total() == 2 * n_broken
+    assert places <= found
 
 
 def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: str, tmp_path: Path) -> None:
