@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from app.core.batches import Header
+from schemas.ranges import MOST_PARTITIONS
 from schemas.topics import ORIGIN_HEADER, UNREADABLE_HEADER
 
 #: Key, value, time stamp in ms and headers of a record.
 Copy = tuple[bytes | None, bytes | None, int, list[Header]]
 
-#: Digits of a number in a header; more are none of ours.
+#: Digits of a number in a header; more are none of ours. That of bytes is a count that a dead letter can hold.
 _MOST_DIGITS = 18
+_MOST_SIZE_DIGITS = 15
 
 
 def origin_header(partition: int, offset: int) -> Header:
@@ -30,7 +32,7 @@ def read_origin(headers: Iterable[tuple[str, bytes | None]]) -> tuple[int, int] 
     data = next((data for name, data in headers if name == ORIGIN_HEADER), None)
     partition, _, offset = (data or b"").partition(b"/")
     is_one = all(part.isdigit() and len(part) <= _MOST_DIGITS for part in (partition, offset))
-    return (int(partition), int(offset)) if is_one else None
+    return (int(partition), int(offset)) if is_one and int(partition) < MOST_PARTITIONS else None
 
 
 def stand_in_header(why: str, size_bytes: int) -> Header:
@@ -48,5 +50,5 @@ def read_stand_in(headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, int
     """
     data = next((data for name, data in headers if name == UNREADABLE_HEADER), None)
     size, _, why = (data or b"").decode(errors="replace").partition(" ")
-    is_one = size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS
+    is_one = size.isascii() and size.isdigit() and len(size) <= _MOST_SIZE_DIGITS
     return (why, int(size)) if is_one else None

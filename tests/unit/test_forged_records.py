@@ -24,6 +24,7 @@ from record_kinds import (
 from app.adapters.effects import findings_columns, read_alert
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.takeover import Saved
+from app.core.copies import read_origin, read_stand_in
 from app.core.entity_log import EntityLog
 from app.core.monitoring import MonitorCore
 from app.core.records.entities import CHUNK, Place
@@ -31,6 +32,7 @@ from app.core.records.rules import RecordRules
 from app.core.repartition_answers import ComingAnswers
 from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
 from schemas.refusal import RefusedRecordError
+from schemas.topics import ORIGIN_HEADER, UNREADABLE_HEADER
 from schemas.wire import (
     AnswersRecord,
     EntityChunk,
@@ -203,6 +205,19 @@ def test_answers_for_a_state_that_is_to_come_hold_back_nothing() -> None:
     with pytest.raises(RefusedRecordError, match="to come"):
         answers.hear(0, encode_packed(AnswersRecord("f", TO_COME_MS, [])), 1, NOW_MS)
     assert answers.position(0) == 1
+
+
+# -- copies of records on topics by entity -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"1024/5", b"9" * 19 + b"/5", b"-1/5", b"1/-5", b"1", b"/", b"", None])
+def test_a_header_that_names_no_place_names_none(data: bytes | None) -> None:
+    assert read_origin([(ORIGIN_HEADER, data)]) is None
+
+
+@pytest.mark.parametrize("data", [b"9" * 16 + b" why", b"-1 why", b"1_0 why", b"", b"\xff", None])
+def test_a_size_that_no_dead_letter_can_hold_is_none(data: bytes | None) -> None:
+    assert read_stand_in([(UNREADABLE_HEADER, data)]) is None
 
 
 # -- a monitor ---------------------------------------------------------------------------------------------------------
