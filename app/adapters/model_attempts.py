@@ -83,6 +83,16 @@ class Attempts:
             if not attempt.is_running and not is_stuck and attempt.due_s <= now_s:
                 yield attempt
 
+    def refused_files(self, content: Content) -> dict[Stamp, str]:
+        """Files of a version that were refused, wherever they were said to be, and why."""
+        tried = (attempt for place, attempt in self._attempts.items() if place[:3] == content)
+        return {attempt.stamp: attempt.why for attempt in tried if attempt.stamp is not None}
+
     @property
     def is_running(self) -> bool:
         return any(attempt.is_running for attempt in self._attempts.values())
+
+    @property
+    def has_untried(self) -> bool:
+        """Whether there is no verdict yet of something that is being tried."""
+        return any(attempt.is_running and not attempt.why for attempt in self._attempts.values())

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from aiokafka import AIOKafkaProducer
@@ -179,6 +179,7 @@ class ModelShelf:
             await self._tell_the_rest()
             if not self._attempts.is_running:
                 self._end_trials()
+            if not self._attempts.has_untried:  # what is tried again may be tried for ever
                 caught_up.set()
 
     def _read(self, batch: RecordBatch) -> list[ModelUpdate]:
@@ -208,10 +209,16 @@ class ModelShelf:
         """Verify a version; whatever happens, it is a verdict about this version alone."""
         update = attempt.update
         async with self._lanes:
+            if content_of(update) in self._loaded:  # from another place, meanwhile
+                attempt.is_running = False
+                return
+            refused = self._attempts.refused_files(content_of(update))
             lane = _Lane(self._idle_trials.pop() if self._idle_trials else None)
             verdict: _Verdict | None
             try:
-                verdict = await run_apart(lambda: self._look(attempt, lane), VERIFY_S, f"model-{update.version}")
+                verdict = await run_apart(
+                    lambda: self._look(attempt, lane, refused), VERIFY_S, f"model-{update.version}"
+                )
             except TimeoutError:
                 lane.give_up()
                 attempt.given_up = lane.has_ended
@@ -239,11 +246,14 @@ class ModelShelf:
         elif attempt.refuse(verdict.why, verdict.stamp, _now()):
             self._note(update, "refused", verdict)
 
-    def _look(self, attempt: Attempt, lane: _Lane) -> _Verdict | None:
-        """Called in a thread. None: the files are those that were refused."""
+    def _look(self, attempt: Attempt, lane: _Lane, refused: Mapping[Stamp, str]) -> _Verdict | None:
+        """Called in a thread. None: the files are those that were refused. ``refused``: at any place, and why."""
         try:
-            if attempt.stamp is not None and stamp_of(attempt.update.uri) == attempt.stamp:
+            stamp = stamp_of(attempt.update.uri)
+            if attempt.stamp is not None and stamp == attempt.stamp:
                 return None
+            if attempt.stamp is None and not attempt.why and stamp in refused:
+                return _Verdict(None, refused[stamp], stamp=stamp)
             return self._verify(attempt.update, lane)
         finally:
             lane.has_ended.set()

@@ -95,7 +95,7 @@ def address(letter: DeadLetter, topics: Topics) -> tuple[str, int, list[tuple[st
     """Topic and partition to send a letter's record back to, and its headers; of a copy, those of the original."""
     source = letter.source
     origin = read_origin(letter.headers) if topics.by_entity else None
-    if origin is None:
+    if origin is None or origin[0] >= topics.partitions:  # no router wrote that
         return source.topic, source.partition, mark(letter)
     topic = topics.sent_labels if source.topic == topics.labels else topics.sent_events
     return topic, origin[0], [each for each in mark(letter) if each[0] != ORIGIN_HEADER]

@@ -73,6 +73,32 @@ def test_what_runs_or_hangs_is_not_tried_beside_itself() -> None:
     assert due(attempts, [update()], 1_000) == [attempt]
 
 
+def test_a_start_waits_for_the_first_verdict_of_each_and_for_no_further_one() -> None:
+    """Hundreds of places where nothing is are looked at again and again, in turn: one of them always is."""
+    attempts, places = Attempts(), [update(uri=f"file:///nowhere/{number}") for number in range(60)]
+    trying = due(attempts, places, 0)
+    for attempt in trying:
+        attempt.is_running = True
+    for number, attempt in enumerate(trying):
+        assert attempts.has_untried
+        attempt.is_running = False
+        attempt.refuse("nothing is there", None, number)
+    assert not attempts.has_untried
+    (again,) = due(attempts, places[:1], 1_000)
+    again.is_running = True
+    assert attempts.is_running
+    assert not attempts.has_untried
+
+
+def test_files_that_were_refused_are_known_wherever_they_are_said_to_be() -> None:
+    attempts, files = Attempts(), (("manifest.json", 1, 2, 3),)
+    first, second = due(attempts, [update(), update(uri="file:///the/same/./files")], 0)
+    first.refuse("golden: it is another", files, 0)
+    second.refuse("nothing is there", None, 0)
+    assert attempts.refused_files(content_of(update())) == {files: "golden: it is another"}
+    assert attempts.refused_files(("m", "9.9.9", "0" * 64)) == {}
+
+
 def test_work_that_hangs_is_given_up_and_holds_up_nobody() -> None:
     released = threading.Event()
 
