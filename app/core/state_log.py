@@ -17,7 +17,7 @@ from app.core.batches import RecordBatch
 from app.core.forgotten_ids import PREFIX as FORGOTTEN
 from app.core.pending import PREFIX as WAITING
 from app.core.pending import PendingEvents
-from app.core.records.state import DAMAGE, MOST_GENERATION, check_open_tile, read_meta
+from app.core.records.state import DAMAGE, MOST_GENERATION, check_open_tile, check_order, read_meta
 from app.core.row_cache import RowCache, Snapshot
 from app.core.shared_windows import OPEN, OPEN_VALUE
 from app.core.stored_tiles import Change
@@ -177,9 +177,11 @@ class StateReader:
 
     def _take_some(self, records: list[tuple[int, Change]]) -> None:
         """Take records; where they fail together, by halves: taking some of them again changes nothing."""
+        before = self.meta
         try:
             self.take_changes([change for _, change in records])
         except DAMAGE as error:
+            self.meta = before
             if len(records) > 1:
                 middle = len(records) // 2
                 self._take_some(records[:middle])
@@ -203,6 +205,8 @@ class StateReader:
         others: list[Change] = []
         for key, value in changes:
             number = self._read_meta(value) if key == META else _read_generation(key)
+            if value is None and number > self.generation.number:
+                continue  # nothing of that generation has been read
             if number > self.generation.number:  # what was read so far is of a former one
                 self._begin(number)
                 tiles, others = [], []
@@ -232,7 +236,10 @@ class StateReader:
 
     def _read_meta(self, value: bytes | None) -> int:
         """Note how far the partition had come; the generation that says so."""
-        self.meta = meta = read_meta(value, self._feature_set, self._needed, self._latest_ms)
+        meta = read_meta(value, self._feature_set, self._needed, self._latest_ms)
+        if self.meta and meta["generation"] == self.meta["generation"]:
+            check_order(self.meta["position"], meta["position"])
+        self.meta = meta
         if self._cache is not None:
             self._cache.put_log([(META, value)])
         number: int = meta["generation"]

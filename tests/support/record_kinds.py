@@ -37,7 +37,7 @@ from app.core.batches import RecordBatch
 from app.core.drift_calendar import Window
 from app.core.entity_directory import EntityDirectory
 from app.core.entity_log import EntityLog
-from app.core.letter_selection import Wanted, mark, select
+from app.core.letter_selection import Wanted, address, select
 from app.core.monitoring import MonitorCore
 from app.core.records.entities import read_entities
 from app.core.records.outputs import OutputReader
@@ -226,7 +226,7 @@ class OutputsReader:
         self._raws.append(raw)
         found = self._read(self._reader, raw)
         if isinstance(found, DeadLetter):  # whoever sends it back
-            assert mark(found)
+            assert address(found, setting().pipeline.topics)
             found.fit().to_headers()
             select([((0, 0), found)], Wanted(), set())
         self._taken += 1
@@ -342,9 +342,10 @@ class SketchReader:
             self._warehouse.insert(table, columns)
         findings_records(setting().pipeline.topics, findings)
         saved = decode_packed(encode_packed(Saved(core.snapshot(), findings)), Saved)
-        again = MonitorCore(setting().pipeline)
-        again.restore(saved.core)
-        assert again.snapshot() == saved.core
+        again, twice = MonitorCore(setting().pipeline), MonitorCore(setting().pipeline)
+        again.restore(saved.core)  # drops what many records together have made of a window, and none of them alone
+        twice.restore(again.snapshot())
+        assert twice.snapshot() == again.snapshot()
 
 
 class EntitiesReader:
@@ -480,8 +481,8 @@ class AnswersReader:
 class StateReader:
     """The next owner: restores, and goes on."""
 
-    def __init__(self, *, is_shared: bool) -> None:
-        self._is_shared = is_shared
+    def __init__(self, *, is_shared: bool, with_state: bool = True) -> None:
+        self._is_shared, self._with_state = is_shared, with_state
         self._begin()
 
     def _begin(self) -> None:
@@ -492,14 +493,25 @@ class StateReader:
         else:
             self._flow = _flow()
         self._reader = self._flow.state_reader(NOW_MS)
-        self._give(states(is_shared=self._is_shared))
+        if self._with_state:
+            self.give(states(is_shared=self._is_shared))
         assert not self._reader.refused
 
-    def _give(self, raws: Sequence[Raw]) -> None:
+    def give(self, raws: Sequence[Raw]) -> None:
+        """Take records together."""
         self._reader.take(_records("cards.state", raws), NOW_MS)
 
+    def refused(self) -> list[RefusedRecordError]:
+        """What was refused of those that were given."""
+        return [error for _, error in self._reader.refused]
+
+    def goes_on_at(self) -> tuple[int | None, int | None]:
+        """Offsets of events and labels that the state says."""
+        events, labels = self._reader.meta["position"]
+        return events, labels
+
     def take(self, raw: Raw) -> None:
-        self._give([raw])
+        self.give([raw])
         if self._reader.refused:
             raise self._reader.refused.pop()[1]
 

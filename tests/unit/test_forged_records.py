@@ -17,6 +17,7 @@ from record_kinds import (
     StateReader,
     cluster,
     cluster_setting,
+    output,
     setting,
     states,
 )
@@ -134,6 +135,32 @@ def test_a_record_of_the_state_that_cannot_be_is_refused_and_the_next_owner_goes
         reader.take(raw)
     assert refused.value.reason == reason
     reader.settle()
+
+
+def test_an_old_record_of_how_far_it_was_that_is_written_again_is_refused() -> None:
+    """A worker would go on from there, find that the group is further, and end for good."""
+    old = next(raw for raw in output().state if raw.key == b"m")
+    reader = StateReader(is_shared=False)
+    with pytest.raises(RefusedRecordError) as refused:
+        reader.take(old)
+    assert refused.value.reason == "inconsistent"
+    assert reader.goes_on_at() == (None, None)  # at the group's offsets, which were committed with what was there
+    reader.settle()
+
+
+def test_records_that_are_taken_again_because_one_beside_them_is_bad_stay_in_order() -> None:
+    metas = [raw for raw in output().state if raw.key == b"m"]
+    reader = StateReader(is_shared=False, with_state=False)
+    reader.give([*metas[:3], Raw(b"?", b"x"), *metas[3:]])
+    assert [error.reason for error in reader.refused()] == ["bad_key"]
+    assert reader.goes_on_at() == tuple(msgspec.msgpack.decode(metas[-1].value or b"")["position"])
+
+
+def test_a_tombstone_does_not_throw_the_state_away() -> None:
+    reader = StateReader(is_shared=False)
+    before = reader.entries()
+    reader.take(Raw(b"t" + (2**31).to_bytes(4, "big") + bytes(20), None))
+    assert reader.entries() == before > 0
 
 
 def test_a_short_key_does_not_throw_the_state_away() -> None:

@@ -90,6 +90,13 @@ def read_meta(value: bytes | None, feature_set: str, needed: Sequence[str], late
     return meta
 
 
+def check_order(before: Sequence[int | None], now: Sequence[int | None]) -> None:
+    """Refuse offsets to go on from that are before those of the record before: an old record was written again."""
+    pairs = zip(before, now, strict=True)
+    if any(earlier is not None and later is not None and later < earlier for earlier, later in pairs):
+        raise RefusedRecordError("inconsistent", f"It goes on at {now}, and the record before it at {before}.")
+
+
 def read_forgotten(key: bytes, value: bytes | None, latest_ms: int) -> tuple[int, Ints | None]:
     """Number of a record of forgotten ids, and their hashes and times [n x 2]; None: it is cleared."""
     number = int.from_bytes(key[1:], "big")
