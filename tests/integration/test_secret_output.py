@@ -21,7 +21,9 @@ from urllib.parse import quote
 import psutil
 import pytest
 from clickhouse_front import USER, ClickHouseFront
+from warm_start import run_warm
 
+from app.adapters import row_writers
 from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.row_writers import RowWriter
 from app.adapters.scratch_engine import ScratchEngine
@@ -84,8 +86,9 @@ def connect_all_ways(url: Secret, home: Path) -> Iterator[Callable[[], Any]]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid:1", "garbage", "refuses", "takes"])
 def test_no_error_of_a_connection_holds_the_password(
-    front: ClickHouseFront, tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str
+    front: ClickHouseFront, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
+    monkeypatch.setattr(row_writers, "_READY_SECONDS", 0.1)  # it will not come
     caplog.set_level(logging.DEBUG)
     logging.getLogger("clickhouse_connect").setLevel(logging.DEBUG)
     with garbage() as port:
@@ -121,20 +124,19 @@ def test_no_command_prints_the_password(front: ClickHouseFront, tmp_path: Path, 
     user = "nobody" if where == "@refuses" else USER
     at = where.replace("refuses", f"127.0.0.1:{front.port}")
     url = f"http://{user}:{PASSWORD.replace('%', '%25')}{at}"
-    run = subprocess.run(
-        [sys.executable, "-P", "-m", "app", command, *(["SELECT nonsense"] if command == "query" else [])],
+    run = run_warm(
+        [command, *(["SELECT nonsense"] if command == "query" else [])],
         env={
             **os.environ,
             **Settings.read({"STREAMGAUGE_HOME": str(tmp_path), "STREAMGAUGE_CLICKHOUSE": url}).to_environment(),
             "STREAMGAUGE_LOG_LEVEL": "DEBUG",
         },
-        capture_output=True,
-        text=True,
-        check=False,
+        timeout=120,
     )
+    said = (run.stdout + run.stderr).decode()
     assert run.returncode != 0
-    assert leaks(run.stdout + run.stderr) == []
-    assert "Traceback" not in run.stderr
+    assert leaks(said) == []
+    assert "Traceback" not in said
 
 
 def test_a_stack_with_a_server_of_its_own_keeps_the_password(
