@@ -14,7 +14,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -165,11 +167,11 @@ class Stranger(Bench):
         await producer.flush()
         await producer.stop()
 
-    async def promise(self, until_ms: int) -> None:
+    async def promise(self, until_ms: int, partitions: Iterable[int] = range(PARTITIONS)) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
         await producer.start()
         headers = [("streamgauge-watermark-ms", str(until_ms).encode())]
-        for partition in range(PARTITIONS):
+        for partition in partitions:
             topic = f"{self.pipeline.name}.labels"
             await producer.send_and_wait(topic, key=b"any", partition=partition, headers=headers, timestamp_ms=until_ms)
         await producer.stop()
@@ -442,6 +444,59 @@ def test_copies_replay_to_the_bit_and_dead_letters_go_back_to_where_they_were_se
     found = Counter(place for detail in details for place in re.findall(r"\.events (\d+/\d+)\.", detail))
     assert found.total() == 2 * n_broken
     assert places <= found
+
+
+def test_a_worker_copies_and_scores_from_where_it_was_told_to_begin(kafka: str, tmp_path: Path) -> None:
+    async def run() -> list[Any]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        await bench.send([record for record in stream(0, 40) if record.kind == "event"], is_live=True)
+        begin = datetime.fromtimestamp(at_ms(20) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with bench.worker("--from", begin):
+            await bench.until_outcomes(20)
+        return await bench.read("scores")
+
+    values = [json.loads(record.value) for record in asyncio.run(run())]
+    assert Counter(value["event_id"] for value in values) == Counter(f"e{number}" for number in range(20, 40))
+
+
+def test_what_partitions_have_promised_outlives_the_router(kafka: str, tmp_path: Path) -> None:
+    async def run() -> list[Any]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        records = stream(0, 60)
+        n_labels = sum(record.kind == "label" for record in records)
+        await bench.send(records, is_live=True)
+        for number in range(3):
+            await bench.promise(at_ms(1_000) + number, [number])
+        group, topic = f"streamgauge-{bench.pipeline.name}.router", f"{bench.pipeline.name}.labels"
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        await admin.start()
+
+        async def is_committed() -> bool:
+            found = await admin.list_consumer_group_offsets(group)
+            return sum(at.offset for tp, at in found.items() if tp.topic == topic) == n_labels + 3
+
+        with bench.worker() as first:
+            await bench.until(is_committed, 120)
+            first.kill()
+        await admin.close()
+
+        async def copied() -> bool:
+            return len(await bench.read("labels-by-entity")) == n_labels + PARTITIONS
+
+        assert len(await bench.read("labels-by-entity")) == n_labels
+        await bench.promise(at_ms(2_000), [3])
+        with bench.worker():
+            await bench.until(copied, 120)
+        return await bench.read("labels-by-entity")
+
+    marks = [
+        (record.partition, dict(record.headers)["streamgauge-watermark-ms"])
+        for record in asyncio.run(run())
+        if "streamgauge-watermark-ms" in dict(record.headers)
+    ]
+    assert sorted(marks) == [(partition, str(at_ms(1_000)).encode()) for partition in range(PARTITIONS)]
 
 
 def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: str, tmp_path: Path) -> None:
