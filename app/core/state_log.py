@@ -110,6 +110,8 @@ class StateReader:
         self.generation = Generation()
         self.others: dict[bytes, bytes] = {}
         self.meta: dict[str, Any] = {}
+        #: Of each generation, where its last record said to go on.
+        self._positions: dict[int, tuple[int | None, ...]] = {}
         #: Offsets of records that were passed over, and why: another program wrote them, or they are damaged.
         self.refused: list[tuple[int, RefusedRecordError]] = []
 
@@ -144,6 +146,7 @@ class StateReader:
         except DAMAGE:  # the topic has it all
             self._cache.clear()
             self.state, self.pending, self.others, self.meta = self._new_state(), self._new_pending(), {}, {}
+            self._positions = {}
             self.generation = Generation()
             return first
         return snapshot.position
@@ -177,11 +180,11 @@ class StateReader:
 
     def _take_some(self, records: list[tuple[int, Change]]) -> None:
         """Take records; where they fail together, by halves: taking some of them again changes nothing."""
-        before = self.meta
+        before = self.meta, self._positions
         try:
             self.take_changes([change for _, change in records])
         except DAMAGE as error:
-            self.meta = before
+            self.meta, self._positions = before
             if len(records) > 1:
                 middle = len(records) // 2
                 self._take_some(records[:middle])
@@ -237,9 +240,9 @@ class StateReader:
     def _read_meta(self, value: bytes | None) -> int:
         """Note how far the partition had come; the generation that says so."""
         meta = read_meta(value, self._feature_set, self._needed, self._latest_ms)
-        if self.meta and meta["generation"] == self.meta["generation"]:
-            check_order(self.meta["position"], meta["position"])
+        check_order(self._positions.get(meta["generation"], ()), meta["position"])
         self.meta = meta
+        self._positions = {**self._positions, meta["generation"]: meta["position"]}
         if self._cache is not None:
             self._cache.put_log([(META, value)])
         number: int = meta["generation"]

@@ -148,6 +148,15 @@ def test_an_old_record_of_how_far_it_was_that_is_written_again_is_refused() -> N
     reader.settle()
 
 
+def test_an_old_record_is_refused_though_one_of_another_generation_came_between() -> None:
+    metas = [raw for raw in output().state if raw.key == b"m"]
+    said = msgspec.msgpack.decode(metas[-1].value or b"")
+    between = Raw(b"m", encode_packed({**said, "generation": 1}))
+    reader = StateReader(is_shared=False, with_state=False)
+    reader.give([*metas, between, metas[0]])
+    assert [error.reason for error in reader.refused()] == ["inconsistent"]
+
+
 def test_records_that_are_taken_again_because_one_beside_them_is_bad_stay_in_order() -> None:
     metas = [raw for raw in output().state if raw.key == b"m"]
     reader = StateReader(is_shared=False, with_state=False)

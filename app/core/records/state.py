@@ -92,7 +92,7 @@ def read_meta(value: bytes | None, feature_set: str, needed: Sequence[str], late
 
 def check_order(before: Sequence[int | None], now: Sequence[int | None]) -> None:
     """Refuse offsets to go on from that are before those of the record before: an old record was written again."""
-    pairs = zip(before, now, strict=True)
+    pairs = zip(before, now, strict=False)
     if any(earlier is not None and later is not None and later < earlier for earlier, later in pairs):
         raise RefusedRecordError("inconsistent", f"It goes on at {now}, and the record before it at {before}.")
 
