@@ -594,6 +594,7 @@ class PartitionPipeline:
                 texts=texts,
                 n_segments=len(self._segments.names),
                 latest_ms=latest_ms,
+                times_ms=(self.rules.earliest_ms, self.rules.latest_ms),
             ),
             latest_ms=latest_ms,
             needed=tuple(needed),

@@ -13,7 +13,7 @@ import msgspec
 
 from app.core.forgotten_ids import ForgottenIds
 from app.core.records.state import read_event
-from schemas.ranges import END_MS
+from schemas.ranges import EARLIEST_TABLE_MS, END_MS, LATEST_TABLE_MS
 
 #: Front of the changelog keys.
 PREFIX = b"e"
@@ -44,7 +44,7 @@ class PendingEvents:
     ----------
     horizon_ms
         How far events may be beyond one that is kept.
-    texts, n_segments, latest_ms
+    texts, n_segments, latest_ms, times_ms
         What records of a changelog must fit, see `app.core.records.state.read_event`.
     """
 
@@ -56,9 +56,10 @@ class PendingEvents:
         texts: tuple[bool, ...] | None = None,
         n_segments: int | None = None,
         latest_ms: int = END_MS,
+        times_ms: tuple[int, int] = (EARLIEST_TABLE_MS, LATEST_TABLE_MS),
     ) -> None:
         self._horizon_ms = horizon_ms
-        self._latest_ms = latest_ms
+        self._latest_ms, self._times_ms = latest_ms, times_ms
         self._texts, self._n_segments = texts, n_segments
         self._with_changelog = with_changelog
         #: Where a changelog is, labels without an event are told apart.
@@ -163,5 +164,9 @@ class PendingEvents:
             event_id = key[len(PREFIX) :].decode()
             self._waiting.pop(event_id, None)
             if value is not None:
-                self._waiting[event_id] = Scored(*read_event(value, self._texts, self._n_segments, self._latest_ms))
+                self._waiting[event_id] = Scored(
+                    *read_event(
+                        value, self._texts, self._n_segments, latest_ms=self._latest_ms, times_ms=self._times_ms
+                    )
+                )
         self._touched.clear()

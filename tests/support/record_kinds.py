@@ -147,14 +147,14 @@ def _flow() -> PartitionPipeline:
     return flow
 
 
-def _feed(flow: PartitionPipeline, first: int, n: int, at_ms: int) -> Output:
-    """Give a flow events and labels, from an offset and a time on; what it puts out."""
+def _feed(flow: PartitionPipeline, first: int, n: int, at_ms: int, labelled: Sequence[str] = ()) -> Output:
+    """Give a flow events and labels, from an offset and a time on; what it puts out. ``labelled``: of others."""
     pipeline = setting().pipeline
     times = [at_ms + number * 30_000 for number in range(n)]
     events: list[bytes | None] = [event(first + number, times[number]) for number in range(n)]
     events[n // 2 : n // 2 + 3] = [b"rubbish", None, b'{"id": 5, "x": "' + b"x" * 2_000_000 + b'"}']
     labels = [label(f"e{first + number}", times[number] + HOUR_MS, number % 2) for number in range(0, n, 2)]
-    labels.append(label("nobody", times[-1] + HOUR_MS))
+    labels += [label(name, times[-1]) for name in ("nobody", *labelled)]
     headers: list[tuple[tuple[str, bytes], ...]] = [(("trace", b"1"),)] * n
     flow.receive_events(batch(pipeline.topics.events, events, times, first=first, headers=headers), NOW_MS)
     stamps = [NOW_MS] * len(labels)
@@ -525,13 +525,23 @@ class StateReader:
         if self._is_shared:
             run_on(self._flow, cluster().logs)
         else:
-            out = _feed(self._flow, 10_000, 60, START_MS + 12 * HOUR_MS)
+            waiting = [event_id for event_id, _ in self._reader.pending.entries()]
+            out = _feed(self._flow, 10_000, 60, output_end_ms(), waiting)
             assert len(out.scores) == 57
+            monitor = MonitorCore(setting().pipeline)
+            monitor.register_version(_VERSION, champion().reference, {}, Window(0, 1))
+            for sketch in out.sketches:
+                monitor.observe(read_sketch(0, sketch.value), NOW_MS)
             again = _flow()
             reader = again.state_reader(NOW_MS)
             reader.take(_records("cards.state", out.state), NOW_MS)
             assert not reader.refused
         self._begin()
+
+
+def output_end_ms() -> int:
+    """After what `output` has seen, and before its events are forgotten."""
+    return START_MS + 500 * 30_000
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -118,6 +119,10 @@ def test_no_generation_of_entities_is_later_than_the_clock() -> None:
             Raw(b"e" + bytes(4) + b"id", msgspec.msgpack.encode([TO_COME_MS, START_MS, "1", 0.5, [], []])),
             "out_of_range",
         ),
+        (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, 0, "1", 0.5, [], []])), "out_of_range"),
+        (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, START_MS + 1, "1", 0.5, [], []])), "out_of_range"),
+        (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, START_MS, "a b", 0.5, [], []])), "out_of_range"),
+        (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, START_MS, "1", math.inf, [], []])), "out_of_range"),
         (meta(shared=None), "inconsistent"),
         (meta(repartition=None), "inconsistent"),
         (meta(rejected={}), "wrong_type"),

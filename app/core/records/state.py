@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 
-from schemas.ranges import END_MS, ComeToMs, Name, Offset, TimeMs
+from schemas.ranges import EARLIEST_TABLE_MS, END_MS, LATEST_TABLE_MS, ComeToMs, Name, Offset, TimeMs
 from schemas.refusal import UNREADABLE, RefusedRecordError, need_value, refuse_unreadable
 
 if TYPE_CHECKING:
@@ -56,10 +57,14 @@ class _Meta(msgspec.Struct):
     by_entity: bool = False
 
 
+#: As `schemas.ranges.VersionName`; "" of an event that nobody scored.
+_VersionOrNone = Annotated[str, msgspec.Meta(pattern=r"^([0-9A-Za-z][0-9A-Za-z.+_-]{0,99})?\Z")]
+
+
 class _Event(msgspec.Struct, array_like=True):
     effective_ms: ComeToMs
     event_time_ms: TimeMs
-    version: str
+    version: _VersionOrNone
     score: float
     fields: list[str | float | int | bool | None]
     segments: list[_Number]
@@ -125,7 +130,12 @@ def check_open_tile(key: bytes, value: bytes | None, form: struct.Struct) -> Non
 
 
 def read_event(
-    value: bytes, texts: Sequence[bool] | None, n_segments: int | None, latest_ms: int = END_MS
+    value: bytes,
+    texts: Sequence[bool] | None,
+    n_segments: int | None,
+    *,
+    latest_ms: int = END_MS,
+    times_ms: tuple[int, int] = (EARLIEST_TABLE_MS, LATEST_TABLE_MS),
 ) -> tuple[Any, ...]:
     """A scored event that waits for its label.
 
@@ -137,6 +147,8 @@ def read_event(
         How many segments there are; None: any number.
     latest_ms
         How far the partition can have come.
+    times_ms
+        Earliest and latest time of an event: its label is counted in the slice of that.
     """
     try:
         event = msgspec.msgpack.decode(value, type=_Event)
@@ -144,6 +156,10 @@ def read_event(
         raise refuse_unreadable(error) from None
     if event.effective_ms > latest_ms:
         raise RefusedRecordError("out_of_range", f"An event waits from {event.effective_ms}, and {latest_ms} can be.")
+    if not times_ms[0] <= event.event_time_ms <= times_ms[1] or event.effective_ms < event.event_time_ms:
+        raise RefusedRecordError("out_of_range", f"An event of {event.event_time_ms} waits from {event.effective_ms}.")
+    if math.isinf(event.score):
+        raise RefusedRecordError("out_of_range", "A score is infinite.")
     kinds = [isinstance(field, str) for field in event.fields]
     fits = texts is None or (
         len(kinds) == len(texts)
