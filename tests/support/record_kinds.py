@@ -130,7 +130,8 @@ class Output:
 @lru_cache(maxsize=1)
 def setting() -> Setting:
     """One partition, nothing shared."""
-    found = build(Path(tempfile.mkdtemp(prefix="streamgauge-kinds-")))
+    with tempfile.TemporaryDirectory() as folder:
+        found = build(Path(folder))
     drift = replace(found.pipeline.drift, segments=("shop",))
     return replace(found, pipeline=replace(found.pipeline, drift=drift))
 
@@ -187,7 +188,8 @@ def output() -> Output:
 @lru_cache(maxsize=1)
 def cluster_setting() -> shared_cluster.Setting:
     """Three partitions, with windows that are shared and some that are repartitioned."""
-    return shared_cluster.Setting.read(Path(tempfile.mkdtemp(prefix="streamgauge-kinds-")), "nynyy")
+    with tempfile.TemporaryDirectory() as folder:
+        return shared_cluster.Setting.read(Path(folder), "nynyy")
 
 
 @lru_cache(maxsize=1)
