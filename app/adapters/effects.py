@@ -190,11 +190,11 @@ def read_alert(row: Mapping[str, Any]) -> Alert:
     """The alert of a row of ``alerts``; ValueError when it is none."""
     found = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
     found |= {f"{name}_ms": found.pop(name) for name in ("window_start", "window_end")}
-    plain = {name: _to_ms(value) if isinstance(value, datetime) else value for name, value in found.items()}
+    plain = {name: to_ms(value) if isinstance(value, datetime) else value for name, value in found.items()}
     return msgspec.convert(plain, Alert)
 
 
-def _to_ms(time: datetime) -> int:
+def to_ms(time: datetime) -> int:
     return round(time.timestamp() * 1000)
 
 

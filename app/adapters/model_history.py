@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from app.adapters.effects import status_columns, training_metrics, update_columns, version_columns
+from app.adapters.effects import status_columns, to_ms, training_metrics, update_columns, version_columns
 from app.adapters.own_thread import run_apart
 from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import follow
@@ -89,6 +89,7 @@ class ModelHistory:
         self._manifests: dict[str, Manifest] = {}  # by URI: a version never changes
         self._waiting: dict[str, _Waiting] = {}
         self._written: dict[str, tuple[Standing, bool]] = {}  # by version: what its row says, and with a manifest
+        self._row_ms: dict[tuple[str, str], int] | None = None  # by model and version: when its row says it is of
         self._lock = asyncio.Lock()
 
     async def follow_updates(self) -> None:
@@ -155,7 +156,23 @@ class ModelHistory:
                     changed.append((standing, manifest))
             if changed:
                 columns = version_columns(self._pipeline.name, changed)
+                columns["updated_at"] = await self._forward([standing for standing, _ in changed])
                 await self._warehouse.call(lambda warehouse: warehouse.insert("model_versions", columns))
+
+    async def _forward(self, standings: list[Standing]) -> list[int]:
+        """The times of rows: never before that of the row that is there, for the newest of a version counts.
+
+        Whose refusal is heard late, or is of a clock that is behind, was champion until then, and the one before it
+        had a row that says so.
+        """
+        if self._row_ms is None:
+            name = self._pipeline.name
+            rows = await self._warehouse.call(lambda warehouse: warehouse.read("model_versions", {"pipeline": name}))
+            self._row_ms = {(row["model"], row["version"]): to_ms(row["updated_at"]) for row in rows}
+        for standing in standings:
+            version = standing.update.model, standing.update.version
+            self._row_ms[version] = max(standing.at_ms, self._row_ms.get(version, standing.at_ms))
+        return [self._row_ms[standing.update.model, standing.update.version] for standing in standings]
 
     def _decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[str, T]]:
         """The records of a batch that are of this kind, each with its identity."""
