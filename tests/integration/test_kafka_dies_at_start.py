@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from aiokafka import AIOKafkaConsumer
 from chaos_kafka import BreakableKafka, free_port
 from chaos_pipeline import Setup, release, render_toml
 from chaos_proxy import Proxy, Weather
@@ -82,6 +85,17 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Pla
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_answers, "SILENCE_S", 2.0)
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing_to_others() -> Iterator[None]:
+    """What is left as it is ends here, where it is no surprise, and not in the tests that come after."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    for consumer in filter(lambda each: isinstance(each, AIOKafkaConsumer), gc.get_objects()):
+        consumer._closed = True  # Faust keeps the last app that there was
 
 
 async def start_worker(place: Place) -> tuple[int, str]:
