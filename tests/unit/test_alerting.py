@@ -90,6 +90,7 @@ def follow_overlapping(book: AlertBook, values: Iterable[float], k: int) -> list
     return said
 
 
+@pytest.mark.slow
 @given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 4))
 def test_of_windows_that_overlap_those_count_that_do_not_overlap_each_other(
     k: int, for_windows: int, clears_after: int
@@ -497,6 +498,7 @@ def test_acknowledgements_do_not_depend_on_when_windows_are_amended(
         assert other.announce(4) == []
 
 
+@pytest.mark.slow
 @given(st.lists(SEEN, min_size=1, max_size=12), st.integers(0, 4))
 def test_forgetting_old_windows_changes_nothing_that_is_said(series: list[Seen], kept: int) -> None:
     book, forgetful = make_book(*RULES), make_book(*RULES)

@@ -218,6 +218,7 @@ def test_whatever_is_on_a_topic_is_a_value_in_range_or_a_refusal_and_its_reader_
     reader.settle()
 
 
+@pytest.mark.slow
 def test_the_attacks_reach_what_is_behind_decoding() -> None:
     """Otherwise they would test the decoder alone."""
     for kind in KINDS:

@@ -230,6 +230,7 @@ def replay(setting: Setting, logs: Logs, size: int) -> dict[tuple[int, int], lis
     return collect(drive_partitions(runs, board, NOW_MS), slice(None))
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_whatever_is_made_of_windows_is_the_same_one_by_one_in_batches_and_after_crashes(

@@ -86,6 +86,7 @@ def test_scores_are_the_probabilities_of_scikit_learn(fitted: Fitted) -> None:
 MANY = make_rows(500, 3)
 
 
+@pytest.mark.slow
 @given(cuts=st.lists(st.integers(0, len(MANY)), max_size=12))
 def test_a_score_does_not_depend_on_how_batches_are_cut(fitted: Fitted, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(MANY)]

@@ -144,6 +144,7 @@ def test_the_page_needs_nothing_from_elsewhere(page: str) -> None:
     assert not re.search(r"@import|url\((?!#)", page)
 
 
+@pytest.mark.slow
 def test_ids_of_all_plots_are_their_own_and_each_reference_has_its_target(page: str) -> None:
     ids = Page(page).ids
     assert len(ids) == len(set(ids))

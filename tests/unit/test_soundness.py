@@ -180,6 +180,7 @@ def test_a_number_is_not_taken_for_a_whole_list(name: str) -> None:
         Reference.from_json(json.dumps(body))
 
 
+@pytest.mark.slow
 def test_many_empty_blocks_of_labels_make_no_large_array() -> None:
     body = json.loads(text())
     body["outcome_blocks"] = [[[], []]] * 1_000_000

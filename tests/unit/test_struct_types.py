@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 #: Which types msgspec still looks at when they are decoded, of all that a worker and a monitor have.
 LOOKED_AT = """
 import sys, msgspec
@@ -35,6 +37,7 @@ def looked_at(when: str) -> tuple[int, int]:
     return kinds, late
 
 
+@pytest.mark.slow
 def test_all_types_of_workers_and_monitors_are_known_before_their_threads_begin() -> None:
     kinds, late = looked_at("built")
     assert kinds > 40

@@ -197,6 +197,7 @@ def with_a_byte(value: bytes, at: int) -> bytes:
     return value[:at] + b"\xff" + value[at + 1 :]
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(data=st.data())
 def test_no_record_of_the_state_topic_stops_a_take_over(pipeline: Pipeline, data: Any) -> None:

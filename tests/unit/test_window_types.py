@@ -148,6 +148,7 @@ def bits(rows: dict[tuple[int, int], list[float]]) -> dict[tuple[int, int], byte
     return {place: np.array(row).tobytes() for place, row in rows.items()}
 
 
+@pytest.mark.slow
 def test_a_window_over_a_field_of_any_type_needs_no_label_in_a_run(setting: Setting) -> None:
     whole = train(setting, logs(), 99)
     assert len(whole) == 36
@@ -157,6 +158,7 @@ def test_a_window_over_a_field_of_any_type_needs_no_label_in_a_run(setting: Sett
     assert bits(stream(setting, logs(), 1)) == bits(whole)
 
 
+@pytest.mark.slow
 def test_windows_of_events_that_have_no_labels_at_all(setting: Setting) -> None:
     found = logs()
     found.labels = [[] for _ in range(PARTITIONS)]
@@ -167,6 +169,7 @@ def test_windows_of_events_that_have_no_labels_at_all(setting: Setting) -> None:
     assert not np.nan_to_num(values).any()
 
 
+@pytest.mark.slow
 def test_a_training_set_of_a_label_window_over_a_number_is_built(tmp_path: Path) -> None:
     """The shortest file that has it: one window over an amount, and events that come before any label."""
     path = tmp_path / "cards.toml"

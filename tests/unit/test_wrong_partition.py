@@ -104,6 +104,7 @@ def test_nothing_is_refused_while_each_entity_stays_in_its_partition(
     assert cluster.directory.straying == 0
 
 
+@pytest.mark.slow
 @given(events=EVENTS, every=st.integers(1, 7))
 def test_an_event_is_refused_as_soon_as_its_entity_is_known_to_have_been_elsewhere_before(
     pipeline: Pipeline, *, events: list[tuple[int, int, int]], every: int
