@@ -315,7 +315,7 @@ class BatchApp(faust.App):
             "broker_session_timeout": 6.0,
             "broker_heartbeat_interval": 1.5,
             "broker_rebalance_timeout": 20.0,
-            "broker_commit_livelock_soft_timeout": 1e9,  # the watchdog of ours looks at committed offsets
+            "broker_commit_livelock_soft_timeout": 1e9,  # a person's alerts look at the lag
             "stream_processing_timeout": 1e9,
             "topic_allow_declare": False,
             "topic_disable_leader": True,
