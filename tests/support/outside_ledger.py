@@ -757,7 +757,7 @@ async def prepare(stack: Stack, seed: int) -> None:
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         stack.cli("model", "train", "--family", "logistic", "--from", begin, "--to", end, "--recording", recording,
                   "--version", version, "--pipeline", pipeline)  # fmt: skip
-    promote(stack, "1.0.0", "--valid-from", to_time(START_MS))
+    promote(stack, "1.0.0", "--valid-from", to_time(START_MS - 60_000))
 
 
 async def create_topics(bootstrap: str) -> None:
