@@ -82,3 +82,19 @@ def test_a_worker_answers_strangers() -> None:
             await http.stop()
 
     check(asyncio.run(run()))
+
+
+@pytest.mark.parametrize("expected", [b"100-co\xa3", b"\xff", b"x", b""])
+@pytest.mark.parametrize("path", [b"/healthz", b"/nowhere"])
+def test_what_nobody_can_expect_is_no_defect(expected: bytes, path: bytes) -> None:
+    async def run() -> bytes:
+        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), list)
+        address = await http.start("127.0.0.1", 0)
+        raw = b"GET %s HTTP/1.1\r\nHost: %s\r\nExpect: %s\r\nConnection: close\r\n\r\n"
+        raw %= (path, address[7:].encode(), expected)
+        try:
+            return await asyncio.to_thread(Fuzzer(address, 0)._send, raw)
+        finally:
+            await http.stop()
+
+    assert asyncio.run(run())[9:10] in {b"2", b"4"}

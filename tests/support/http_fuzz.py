@@ -22,7 +22,7 @@ PATHS = [
     *("/api/v1/alerts/%00/acknowledge", "/api/v1/alerts/..%2f..%2fx/acknowledge", "/../../etc/passwd", "//evil/x"),
     *("/%ff%fe", "/api/v1/alerts/" + "a" * 3000 + "/acknowledge", "*", "http://evil.example/", "/api/v1/rows/%0a"),
 ]
-METHODS = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "FOO", "get", "", "G T"]
+METHODS = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "", "G T", "G\xa3T"]
 SQL = [
     *("SELECT 1", "SELECT", "(", "'", "SELECT * FROM scores LIMIT 2", "SELECT throwIf(1)", "SELECT 1/0", "SELECT nan"),
     *("SELECT unhex('ff00fe')", "SELECT toDateTime64('2299-01-01', 3)", "SELECT NULL", "SELECT '\x00'", "SHOW TABLES"),
