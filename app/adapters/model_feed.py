@@ -20,8 +20,6 @@ from app.adapters.model_attempts import Attempt, Attempts, Content, content_of
 from app.adapters.own_thread import run_apart
 from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import follow
-from app.core.batches import RecordBatch
-from app.core.records.rules import check_readable
 from app.core.scoring import ActiveModel, ChampionTimeline
 from models.manifest import ManifestError
 from models.reference import Reference
@@ -30,8 +28,7 @@ from models.timeline import Timeline
 from models.trial import Trial
 from models.verify import RefusedModelError, verify
 from schemas.pipeline import Pipeline
-from schemas.refusal import RefusedRecordError
-from schemas.wire import ModelStatus, ModelUpdate, decode_json, encode_json
+from schemas.wire import ModelStatus, ModelUpdate, encode_json
 
 log = logging.getLogger("streamgauge.models")
 
@@ -165,7 +162,7 @@ class ModelShelf:
         pending: list[ModelUpdate] = []
         async for batch in follow(self._bootstrap, self._pipeline.topics.model_updates):
             if batch is not None:
-                pending.extend(self._read(batch))
+                pending.extend(update for _, update in self.refusals.decode(batch, ModelUpdate))
                 if not caught_up.is_set():
                     continue
             # Up to the first end they belong together: who reads them anew does not score with the first of them.
@@ -181,18 +178,6 @@ class ModelShelf:
                 self._end_trials()
             if not self._attempts.has_untried:  # what is tried again may be tried for ever
                 caught_up.set()
-
-    def _read(self, batch: RecordBatch) -> list[ModelUpdate]:
-        updates = []
-        for position, value in enumerate(batch.values):
-            if value is None and position not in batch.unreadable:
-                continue  # compaction needs it
-            try:
-                check_readable(batch, position)
-                updates.append(decode_json(value, ModelUpdate))
-            except RefusedRecordError as error:
-                self.refusals.note(batch.topic, batch.partition, int(batch.offsets[position]), error)
-        return updates
 
     # -- trying --------------------------------------------------------------------------------------------------------
 

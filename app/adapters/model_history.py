@@ -17,14 +17,12 @@ from app.adapters.topic_reader import follow
 from app.adapters.warehouse_thread import WarehouseThread
 from app.core.batches import RecordBatch
 from app.core.drift_calendar import Window
-from app.core.records.rules import check_readable
 from models.manifest import Manifest
 from models.reference import Reference
 from models.registry import RegistryError, resolve
 from models.standing import Standing, Standings
 from schemas.pipeline import Pipeline
-from schemas.refusal import RefusedRecordError
-from schemas.wire import ModelStatus, ModelUpdate, decode_json
+from schemas.wire import ModelStatus, ModelUpdate
 
 log = logging.getLogger("streamgauge.models")
 
@@ -176,16 +174,8 @@ class ModelHistory:
 
     def _decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[str, T]]:
         """The records of a batch that are of this kind, each with its identity."""
-        found = []
-        for position, (offset, value) in enumerate(zip(batch.offsets.tolist(), batch.values, strict=True)):
-            if value is None and position not in batch.unreadable:
-                continue  # compaction needs it
-            try:
-                check_readable(batch, position)
-                found.append((f"{batch.topic}/{batch.partition}/{offset}", decode_json(value, kind)))
-            except RefusedRecordError as error:
-                self._refusals.note(batch.topic, batch.partition, offset, error)
-        return found
+        found = self._refusals.decode(batch, kind)
+        return [(f"{batch.topic}/{batch.partition}/{offset}", record) for offset, record in found]
 
 
 def _read(update: ModelUpdate) -> tuple[Manifest, Reference]:

@@ -6,12 +6,20 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
+from app.core.records.rules import check_readable
 from schemas.refusal import RefusedRecordError
+from schemas.wire import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from app.core.batches import RecordBatch
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 log = logging.getLogger("streamgauge.refused")
 
@@ -61,6 +69,19 @@ class Refusals:
         refused = Refused()
         refused.add(partition, offset, error, n)
         self.take(topic, refused)
+
+    def decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[int, T]]:
+        """The JSON records of this kind, each with its offset. Tombstones are left out; what is neither is noted."""
+        found = []
+        for position, (offset, value) in enumerate(zip(batch.offsets.tolist(), batch.values, strict=True)):
+            if value is None and position not in batch.unreadable:
+                continue  # compaction needs it
+            try:
+                check_readable(batch, position)
+                found.append((offset, decode_json(value, kind)))
+            except RefusedRecordError as error:
+                self.note(batch.topic, batch.partition, offset, error)
+        return found
 
     def take(self, topic: str, refused: Refused) -> None:
         """Records of a topic were refused."""
