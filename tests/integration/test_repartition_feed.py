@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from shared_cluster import NOW_MS, PARTITIONS, Cluster, Logs, Setting, event
+from shared_cluster import PARTITIONS, Cluster, Setting
+from shared_logs import NOW_MS, Logs, event
 
 from app.adapters.refusals import Refusals
 from app.adapters.repartition_feed import RepartitionFeed
@@ -21,7 +22,7 @@ from schemas.pipeline import Pipeline
 
 def questions_of(setting: Setting) -> list[bytes]:
     """What one part of the keys hears: most of it answered and scored, the end not."""
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     for partition in range(PARTITIONS):
         logs.events[partition] = [event(f"e{n}", n // 2, "abcd"[n % 4], 1.0) for n in range(4_000)]
     cluster = Cluster(setting, logs, [0] * PARTITIONS)

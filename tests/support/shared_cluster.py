@@ -5,14 +5,14 @@ Over 300 lines: the logs, what they mean and who reads them are one model.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shared_logs import MINUTE_MS, NOW_MS, Logs, effective, event, label
 
 from app.adapters.python_features import load_functions
 from app.core.batches import RecordBatch
@@ -25,10 +25,7 @@ from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 
 PARTITIONS = 3
-START_MS = 1_600_000_000_000 // 3_600_000 * 3_600_000
-MINUTE_MS = 60_000
 HORIZON_MS = 180 * MINUTE_MS
-NOW_MS = START_MS + 10**10
 
 SPECIFICATION = """
 name = "cards"
@@ -121,41 +118,7 @@ def specification(repartitioned: str) -> str:
     return SPECIFICATION % tuple(", repartition = true" if flag == "y" else "" for flag in repartitioned)
 
 
-# -- logs ------------------------------------------------------------------------------------------------------------
-
-Value = dict[str, Any] | None
-
-
-@dataclass
-class Logs:
-    """Events and labels of all partitions, as lists of values in offset order; None: a record that is rejected."""
-
-    events: list[list[Value]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
-    labels: list[list[Value]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
-
-    def batch(self, kind: str, partition: int, start: int, stop: int) -> RecordBatch:
-        values = getattr(self, kind)[partition][start:stop]
-        n = len(values)
-        encoded = [b"rubbish" if value is None else json.dumps(value).encode() for value in values]
-        offsets = np.arange(start, start + n, dtype=np.int64) * 2  # with gaps, as on a transactional topic
-        return RecordBatch(f"cards.{kind}", partition, offsets, np.full(n, NOW_MS), [b"k"] * n, encoded)
-
-
-def event(name: str, minute: int, shop: str | None, amount: float | None) -> dict[str, Any]:
-    town = minute % 3 if minute % 7 else None
-    at_ms = START_MS + minute * MINUTE_MS
-    return {"id": name, "card": "c", "at": at_ms, "amount": amount, "shop": shop, "town": town}
-
-
-def label(name: str, minute: int, value: int) -> dict[str, Any]:
-    return {"event_id": name, "label": float(value), "label_time_ms": START_MS + minute * MINUTE_MS}
-
-
 # -- the naive definition ----------------------------------------------------------------------------------------------
-
-
-def effective(times: list[int]) -> list[int]:
-    return [max(times[: place + 1]) for place in range(len(times))]
 
 
 def contributions(logs: Logs) -> dict[str, list[tuple[int, Any, Any]]]:
@@ -247,7 +210,7 @@ def bits(rows: dict[tuple[int, int], list[float]]) -> dict[tuple[int, int], byte
 
 def cut(logs: Logs, kind: str, partition: int, sizes: list[int]) -> Iterator[RecordBatch]:
     start, turn = 0, 0
-    while start < len(getattr(logs, kind)[partition]):
+    while start < len(logs.of(kind, partition)):
         stop = start + sizes[turn % len(sizes)]
         yield logs.batch(kind, partition, start, stop)
         start, turn = stop, turn + 1
@@ -460,7 +423,7 @@ def _without(log: tuple[int, list[bytes]], needed: int | None) -> tuple[int, lis
 
 def busy_logs(generator: np.random.Generator) -> Logs:
     """Some hours of a busy stream: mostly in order, most events labelled, some ids used again."""
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     for partition in range(PARTITIONS):
         minute, labels = 0, []
         for number in range(int(generator.integers(0, 30)) if partition else 40):

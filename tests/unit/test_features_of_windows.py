@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from payments import FEATURES, HOUR_MS, PARTITIONS, START_MS, Payments, Row, make_payments, recompute
-from shared_cluster import NOW_MS, Cluster, Logs, Setting, act, busy_logs, collect, cut, specification
+from shared_cluster import Cluster, Setting, act, busy_logs, collect, cut, specification
+from shared_logs import NOW_MS, Logs
 
 from app.adapters.recordings import EVENTS, LABELS, Recording, RecordingWriter, describe
 from app.adapters.source import Partitioner, cut_batches, cut_with_promises, read_source
@@ -98,7 +99,7 @@ def test_a_training_set_has_the_labelled_payments_that_have_a_vector(
 def test_a_stream_whose_workers_die_gives_what_plain_loops_give(
     pipeline: Pipeline, payments: Payments, expected: tuple[dict[str, Row], set[str]], most: int
 ) -> None:
-    logs, names, partition_of = Logs(), {}, Partitioner(PARTITIONS)
+    logs, names, partition_of = Logs.empty(PARTITIONS), {}, Partitioner(PARTITIONS)
     for kind, key, _, value in payments.records():
         log = (logs.events if kind == "event" else logs.labels)[partition_of(key.encode())]
         if kind == "event":
@@ -138,7 +139,7 @@ def test_the_documented_fraud_features_are_those_worked_out_by_hand(tmp_path: Pa
     path.write_text('name = "cards"\npartitions = 3\n[model]\nname = "m"\n' + head[1] + features[1])
     # Two of 8 and 12 at noon, then 50 as a travel: mean 10, variance 8. At the travel agency 100 had been spent before.
     noon = START_MS + 12 * HOUR_MS
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     logs.events[0] = [
         {"payment_id": f"p{number}", "card": card, "at_ms": noon + at, "amount": amount, "merchant": merchant}
         for number, (card, at, amount, merchant) in enumerate(

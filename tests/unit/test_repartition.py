@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared_cluster import PARTITIONS, Cluster, Logs, Setting, act, bits, busy_logs, event, naive
+from shared_cluster import PARTITIONS, Cluster, Setting, act, bits, busy_logs, naive
+from shared_logs import Logs, event
 
 from app.core import repartition_sums
 from app.core.batches import Ints
@@ -75,7 +76,7 @@ def test_keys_of_one_partition_have_a_stated_bound() -> None:
 def test_what_is_too_much_for_a_record_goes_in_pieces_and_the_times_with_the_last(setting: Setting) -> None:
     plan = setting.plan.shared.repartitioned()
     asker = Asker(plan, "set", 0, 2, 7)
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     logs.events[0] = [event(f"e{n}", 1, f"a shop with a long name, number {n}", 1.0) for n in range(20_000)]
     whole = Cluster(setting, logs, [0] * PARTITIONS)
     read(whole, 0, 20_000)
@@ -104,7 +105,7 @@ def test_all_partitions_hear_the_times_even_when_they_get_nothing_else(setting: 
 
 def test_a_state_that_was_lost_is_made_up_for_by_a_new_term(setting: Setting) -> None:
     """The owner adds everything from the committed offsets on again: what it had added ahead of them must go."""
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     for partition in range(PARTITIONS):
         logs.events[partition] = [event(f"e{n}", 4 * n, "a", 1.0) for n in range(40)]
     cluster = Cluster(setting, logs, [0, 1, 2])
@@ -124,7 +125,7 @@ def test_a_state_that_was_lost_is_made_up_for_by_a_new_term(setting: Setting) ->
 
 
 def test_an_event_without_a_key_waits_for_no_answer(setting: Setting) -> None:
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     logs.events[0] = [event("e0", 1, None, 1.0)]
     logs.events[1] = [event("e1", 500, None, 1.0)]
     cluster = Cluster(setting, logs, [0, 1, 2])
@@ -166,7 +167,7 @@ def test_events_that_wait_no_longer_lack_their_values_and_those_after_them_have_
 
 @pytest.mark.slow
 def test_what_nobody_needs_any_more_is_deleted(setting: Setting) -> None:
-    logs = Logs()
+    logs = Logs.empty(PARTITIONS)
     for partition in range(PARTITIONS):
         logs.events[partition] = [event(f"e{n}", 5 * n, "ab"[n % 2], 1.0) for n in range(300)]
     cluster = Cluster(setting, logs, [0, 1, 1])

@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared_cluster import (
-    NOW_MS,
-    PARTITIONS,
-    Cluster,
-    Logs,
-    Setting,
-    act,
-    bits,
-    busy_logs,
-    collect,
-    cut,
-    event,
-    label,
-    naive,
-)
+from shared_cluster import PARTITIONS, Cluster, Setting, act, bits, busy_logs, collect, cut, naive
+from shared_logs import NOW_MS, Logs, event, label
 
 from app.drive import PartitionRun, drive, drive_partitions, new_board, new_flow
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
-from shared_cluster import PARTITIONS, Logs, Setting, event
+from shared_cluster import PARTITIONS, Setting
+from shared_logs import Logs, event
 
 from app.adapters.faust_batches import Bounds
 from app.adapters.label_waits import LabelWaits
@@ -200,7 +201,7 @@ def test_while_kafka_is_away_nothing_is_said_of_labels() -> None:
 
 def blocked(folder: Path) -> PartitionPipeline:
     """Partition 0, with events that wait for the others."""
-    setting, logs = Setting.read(folder, "nnnnn"), Logs()
+    setting, logs = Setting.read(folder, "nnnnn"), Logs.empty(PARTITIONS)
     logs.events[0] = [event("e1", 10, "a", 1.0), event("e2", 100, "a", 1.0)]
     board = SharedBoard(setting.plan.shared, range(PARTITIONS))
     pipeline = replace(setting.pipeline, labels=None)

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from shared_cluster import MINUTE_MS, NOW_MS, PARTITIONS, START_MS, Cluster, Logs, Setting, collect, cut, label
+from shared_cluster import PARTITIONS, Cluster, Setting, collect, cut
+from shared_logs import MINUTE_MS, NOW_MS, START_MS, Logs, label
 
 from app.core.features import FeaturePlan
 from app.drive import PartitionRun, drive_partitions, new_board, new_flow
@@ -98,7 +99,7 @@ def event(partition: int, number: int) -> dict[str, Any]:
 
 def logs() -> Logs:
     """In partition 0 all is labelled, in 1 some is, in 2 nothing; the last labels come after the last event."""
-    found = Logs()
+    found = Logs.empty(PARTITIONS)
     for partition in range(PARTITIONS):
         found.events[partition] = [event(partition, number) for number in range(12)]
         found.labels[partition] = [
@@ -179,7 +180,7 @@ def test_a_training_set_of_a_label_window_over_a_number_is_built(tmp_path: Path)
     )
     pipeline = load(path)
     made = Setting(pipeline, FeaturePlan.compile(pipeline, {}, {}))
-    found = Logs()
+    found = Logs.empty(PARTITIONS)
     found.events[0] = [{**event(0, n), "amount": float(n)} for n in range(4)]
     found.labels[0] = [label("0-1", 15, 1)]
     rows = train(made, found, 1)
