@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import hypothesis
 import pytest
-from chaos_report import Row, record, seed_of
+from chaos_report import Row, seed_of
 from flow_machine import FlowMachine
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
+from machine_run import run_at_length
 
 
 @pytest.mark.chaos_full
 @pytest.mark.timeout(3600)
 def test_whatever_happens_to_a_partition_a_thousand_times_over() -> None:
-    seed = seed_of("core machine")
-    runs, steps = 1_000, 50
-    hypothesis.seed(seed)(FlowMachine)
-    FlowMachine.tally.clear()
-    failure: BaseException | None = None
-    try:
-        run_state_machine_as_test(
-            FlowMachine,
-            settings=settings(
-                max_examples=runs,
-                stateful_step_count=steps,
-                derandomize=False,
-                database=None,
-                print_blob=True,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    except BaseException as error:  # whatever it was, the report says it
-        failure = error
-        raise
-    finally:
-        tally = FlowMachine.tally
-        wrong = int(failure is not None)
-        record(
-            Row(
-                "P16",
-                "any interleaving of deliveries, crashes, versions, late labels, promises",
-                seed=seed,
-                load=f"{tally['runs']} runs of up to {steps} steps",
-                events=tally["events"],
-                faults=tally["crashes"],
-                lost=wrong,
-                doubled=wrong,
-                wrong_counts=wrong,
-                note=f"{tally['scores']} scores, {tally['letters']} dead letters, {tally['joined']} labels"
-                + (" equal to the oracle" if failure is None else f": {failure!r:.200}"),
-            )
-        )
+    what = "any interleaving of deliveries, crashes, versions, late labels, promises"
+    run_at_length(
+        FlowMachine,
+        Row("P16", what, seed=seed_of("core machine")),
+        oracle="the oracle",
+        runs=1_000,
+        steps=50,
+        tell=lambda tally: f"{tally['scores']} scores, {tally['letters']} dead letters, {tally['joined']} labels",
+    )

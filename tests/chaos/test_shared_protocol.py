@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hypothesis
 import pytest
-from chaos_report import Row, record, seed_of
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
+from chaos_report import Row, seed_of
+from machine_run import run_at_length
 from shared_logs import Logs, Setting, Window, event
 from shared_machine import SharedMachine
 from shared_search import Search
@@ -54,39 +52,12 @@ def test_no_order_makes_a_window_wrong(
 @pytest.mark.chaos_full
 @pytest.mark.timeout(3600)
 def test_whatever_happens_to_workers_that_share_windows_a_thousand_times_over() -> None:
-    seed = seed_of("shared machine")
-    hypothesis.seed(seed)(SharedMachine)
-    SharedMachine.tally.clear()
-    failure: BaseException | None = None
-    try:
-        run_state_machine_as_test(
-            SharedMachine,
-            settings=settings(
-                max_examples=2_000,
-                stateful_step_count=60,
-                derandomize=False,
-                database=None,
-                print_blob=True,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    except BaseException as error:  # whatever it was, the report says it
-        failure = error
-        raise
-    finally:
-        tally = SharedMachine.tally
-        record(
-            Row(
-                "P17",
-                "any interleaving of telling, scoring, commits, take-overs, crashes, compaction of shared windows",
-                seed=seed,
-                load=f"{tally['runs']} runs of up to 60 steps",
-                events=tally["events"],
-                faults=tally["crashes"] + tally["take-overs"],
-                lost=int(failure is not None),
-                doubled=int(failure is not None),
-                wrong_counts=int(failure is not None),
-                note=f"{tally['scores']} scores, {tally['late']} late events"
-                + (" equal to the definition" if failure is None else f": {failure!r:.200}"),
-            )
-        )
+    what = "any interleaving of telling, scoring, commits, take-overs, crashes, compaction of shared windows"
+    run_at_length(
+        SharedMachine,
+        Row("P17", what, seed=seed_of("shared machine")),
+        oracle="the definition",
+        runs=2_000,
+        steps=60,
+        tell=lambda tally: f"{tally['scores']} scores, {tally['late']} late events",
+    )
