@@ -24,12 +24,11 @@ from app.adapters.alert_answers import NotAtWorkError
 from app.adapters.entity_feed import EntityFeed
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
-from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
+from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon, get_to_work
 from app.adapters.lag import LagReader, Position, router_group
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sources
 from app.adapters.refusals import Refusals
-from app.adapters.stack_error import StackError
 from app.adapters.takeover import Bounds, take_over
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
@@ -127,24 +126,7 @@ class Monitor:
                 background.append(self._start(self.entities.run(), "entities"))
             await self.app.start()
 
-        starting = asyncio.create_task(start(), name="start")
-        try:
-            async with KafkaWatch(self._bootstrap) as watch:
-                while not (self.stopping.is_set() or (starting.done() and (self.watch or self.is_standby))):
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self.stopping.wait(), 0.1)
-                    if starting.done():
-                        starting.result()
-                        if self.app.crashed or self.app.should_stop:
-                            self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
-                    watch.check()
-        except StackError as error:
-            self.fail(str(error), error.exit_code)
-        except KAFKA_TROUBLE as error:
-            self.fail(str(describe_trouble(self._bootstrap, error)), EXIT_RETRY)
-        finally:
-            starting.cancel()
-            await asyncio.wait([starting], timeout=10)
+        await get_to_work(self, self._bootstrap, start(), lambda: self.watch is not None or self.is_standby)
 
     def stop(self) -> None:
         """Finish what is under way and return from `run`."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,13 @@ from faust.types import TP
 
 from app.adapters.entity_feed import EntityFeed
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
-from app.adapters.kafka_answers import KAFKA_TROUBLE, KafkaWatch, describe_trouble, end_soon
+from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon, get_to_work
 from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import SkippedBatchError
 from app.adapters.publisher import new_producer
 from app.adapters.rocks_rows import StateDiskError
 from app.adapters.shared_feed import SharedFeed
-from app.adapters.stack_error import StackError
 from app.adapters.sticky_assignor import StickyAssignor
 from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health, Sample, refusal_samples
@@ -42,8 +40,6 @@ log = logging.getLogger("streamgauge.worker")
 
 #: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
 UNASSIGNED_S = 90.0
-#: How long what is cut short may take to end.
-_END_S = 10.0
 
 Clock = Callable[[], int]
 
@@ -156,7 +152,7 @@ class Worker:
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
         try:
-            await self._get_to_work()
+            await get_to_work(self, self._around.bootstrap, self._start(), self._is_at_work)
             while not self.stopping.is_set():
                 try:
                     await asyncio.wait_for(self.stopping.wait(), 0.5)
@@ -171,28 +167,6 @@ class Worker:
                 self._following.cancel()
                 await asyncio.gather(self._following, return_exceptions=True)
         return self.exit_code
-
-    async def _get_to_work(self) -> None:
-        """Start, until partitions are worked on; or fail, when Kafka fails or is silent meanwhile."""
-        bootstrap = self._around.bootstrap
-        starting = asyncio.create_task(self._start(), name="start")
-        try:
-            async with KafkaWatch(bootstrap) as watch:
-                while not (self.stopping.is_set() or (starting.done() and self._is_at_work())):
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self.stopping.wait(), 0.1)
-                    if starting.done():
-                        starting.result()
-                        if self.app.crashed or self.app.should_stop:
-                            self.fail(f"Faust stopped: {self.app.crash_reason!r}", EXIT_RETRY)
-                    watch.check()
-        except KAFKA_TROUBLE as error:
-            self.fail(str(describe_trouble(bootstrap, error)), EXIT_RETRY)
-        except StackError as error:
-            self.fail(str(error), error.exit_code)
-        finally:
-            starting.cancel()
-            await asyncio.wait([starting], timeout=_END_S)
 
     async def _start(self) -> None:
         await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))

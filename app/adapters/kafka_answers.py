@@ -7,13 +7,15 @@ aiokafka waits without end for some answers, and others end in errors of many ki
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol, Self, TypeVar
 
 from aiokafka.errors import KafkaError
 
 from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import answers
+from app.exit_codes import EXIT_RETRY
 
 T = TypeVar("T")
 
@@ -23,6 +25,8 @@ KAFKA_TROUBLE = (KafkaError, ConnectionError, TimeoutError)
 SILENCE_S = 30.0
 #: How often it is asked.
 _LOOK_S = 3.0
+#: How long what is cut short may take to end.
+_END_S = 10.0
 
 
 def describe_trouble(bootstrap: str, error: BaseException) -> StackError:
@@ -65,6 +69,45 @@ class KafkaWatch:
                 is_there = False
             if is_there:
                 self._answered_at = asyncio.get_running_loop().time()
+
+
+class Starting(Protocol):
+    """A worker or a monitor that is to get to work."""
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when it shall end."""
+
+    @property
+    def app(self) -> Any:
+        """Its Faust app."""
+
+    def fail(self, why: str, exit_code: int) -> None:
+        """End it because of an error."""
+
+
+async def get_to_work(
+    who: Starting, bootstrap: str, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
+) -> None:
+    """Start, until it is at work or told to stop; or have it fail, when Kafka fails or is silent meanwhile."""
+    starting = asyncio.create_task(start, name="start")
+    try:
+        async with KafkaWatch(bootstrap) as watch:
+            while not (who.stopping.is_set() or (starting.done() and is_at_work())):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(who.stopping.wait(), 0.1)
+                if starting.done():
+                    starting.result()
+                    if who.app.crashed or who.app.should_stop:
+                        who.fail(f"Faust stopped: {who.app.crash_reason!r}", EXIT_RETRY)
+                watch.check()
+    except StackError as error:
+        who.fail(str(error), error.exit_code)
+    except KAFKA_TROUBLE as error:
+        who.fail(str(describe_trouble(bootstrap, error)), EXIT_RETRY)
+    finally:
+        starting.cancel()
+        await asyncio.wait([starting], timeout=_END_S)
 
 
 async def while_kafka_answers(bootstrap: str, work: Coroutine[Any, Any, T]) -> T:
