@@ -176,7 +176,7 @@ class Engine:
 
         self._connect = lambda: chdb.connect(str(path))
         self._first = self._connect()  # keeps the engine open
-        self._uploads = tempfile.mkdtemp(prefix="front-")
+        self._uploads = tempfile.mkdtemp(prefix="front-", dir=path.parent)
 
     def run(self, sql: bytes, settings: dict[str, str], params: dict[str, str], database: str, form: str) -> bytes:
         session = self._connect()

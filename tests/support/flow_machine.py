@@ -60,7 +60,8 @@ LABEL_MINUTES = st.sampled_from([0, 1, 3, 10, 20, 60, 120, 200])
 
 @cache
 def setting() -> Setting:
-    return build(Path(tempfile.mkdtemp()))
+    with tempfile.TemporaryDirectory() as folder:
+        return build(Path(folder))
 
 
 @cache

@@ -46,7 +46,8 @@ SHOPS = st.sampled_from(["a", "a", "a", "b", None])
 def setting(number: int, partitions: int) -> Setting:
     windows = PLANS[number]
     with_labels = any(window.of == "labels" for window in windows)
-    return Setting.of(Path(tempfile.mkdtemp()), windows, partitions, with_labels=with_labels)
+    with tempfile.TemporaryDirectory() as folder:
+        return Setting.of(Path(folder), windows, partitions, with_labels=with_labels)
 
 
 class SharedMachine(RuleBasedStateMachine):
