@@ -56,10 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`-n auto`: a process more than there are cores, as most tests wait; none beside for tests that were named."""
+    """`-n auto`: as many as cores, and one more where tests wait; none beside for tests that were named."""
     if config.option.keyword or any("::" in name for name in config.args):
         return 0
-    return (os.cpu_count() or 1) + 1
+    return (os.cpu_count() or 1) + (config.option.markexpr != "not slow")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

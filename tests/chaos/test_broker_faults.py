@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from chaos_kafka import BreakableKafka
+from chaos_kafka import BreakableKafka, breakable
 from chaos_load import Load, new_random
 from chaos_pipeline import Setup
 from chaos_proxy import Proxy, Weather
@@ -30,19 +28,6 @@ WEATHERS: dict[str, tuple[Weather, float]] = {
     "down": (Weather(refuses=True), 8.0),
 }
 SHARED = Setup("exactly_once", with_labels=True, shared=True)
-
-
-@asynccontextmanager
-async def breakable(folder: Path, cache: Path, seed: int) -> AsyncIterator[tuple[BreakableKafka, Proxy]]:
-    """A broker of one's own, and the proxy before its second listener."""
-    async with Proxy(seed) as proxy:
-        broker = BreakableKafka(folder / "kafka", cache, proxy.port)
-        proxy.target = broker.target
-        try:
-            await asyncio.to_thread(broker.start)
-            yield broker, proxy
-        finally:
-            await asyncio.to_thread(broker.stop)
 
 
 async def crash_broker(run: ChaosRun, broker: BreakableKafka, times: int, seed: int, down_s: float = 3.0) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
+from chaos_proxy import Proxy
 
 from app.adapters.embedded_kafka import HOST, EmbeddedKafka
 from app.adapters.stack_error import StackError
@@ -84,3 +88,16 @@ class BreakableKafka(EmbeddedKafka):
         lines["advertised.listeners"] += f",PROXIED://{HOST}:{self.proxy_port}"
         lines["listener.security.protocol.map"] += ",PROXIED:PLAINTEXT"
         return "".join(f"{name}={value}\n" for name, value in {**lines, **self._settings}.items())
+
+
+@asynccontextmanager
+async def breakable(folder: Path, cache: Path, seed: int) -> AsyncIterator[tuple[BreakableKafka, Proxy]]:
+    """A broker of one's own, and the proxy before its second listener."""
+    async with Proxy(seed) as proxy:
+        broker = BreakableKafka(folder / "kafka", cache, proxy.port)
+        proxy.target = broker.target
+        try:
+            await asyncio.to_thread(broker.start)
+            yield broker, proxy
+        finally:
+            await asyncio.to_thread(broker.stop)
