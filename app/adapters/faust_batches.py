@@ -104,7 +104,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
             partition_assignment_strategy=[self.app.sharing],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # whoever passes over what is gone says so
             isolation_level="read_committed",
             max_poll_records=None,
             max_poll_interval_ms=int((conf.broker_max_poll_interval or 300) * 1000),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, Self, TypeVar
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import answers
@@ -33,7 +33,17 @@ def describe_trouble(bootstrap: str, error: BaseException) -> StackError:
     """The one sentence for whatever a client of Kafka has raised."""
     if isinstance(error, StackError):
         return error
+    if isinstance(error, OffsetOutOfRangeError):
+        places = ", ".join(f"{tp.topic}[{tp.partition}] from {offset} on" for tp, offset in error.args[0].items())
+        return StackError(f"Records are gone before they were read ({places}): the next start says what to do.")
     return StackError(f"Kafka at {bootstrap} does not answer as it should ({error!r:.200}): check that it runs.")
+
+
+def describe_crash(bootstrap: str, reason: BaseException | None) -> str:
+    """Why Faust has stopped by itself, in one sentence."""
+    return (
+        str(describe_trouble(bootstrap, reason)) if isinstance(reason, KAFKA_TROUBLE) else f"Faust stopped: {reason!r}"
+    )
 
 
 class KafkaWatch:

@@ -55,7 +55,7 @@ def new_member(bootstrap: str, group: str, sharing: Any, session_s: float) -> Le
         group_id=group,
         partition_assignment_strategy=[sharing],
         enable_auto_commit=False,
-        auto_offset_reset="earliest",
+        auto_offset_reset="none",  # whoever passes over what is gone says so
         isolation_level="read_committed",
         max_poll_records=None,
         max_partition_fetch_bytes=1 << 20,

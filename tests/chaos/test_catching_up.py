@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,49 +19,57 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
-
-async def kill_all(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
-    """Kill all workers at once, again and again, each time after at most so many more scores."""
-    for _ in range(times):
-        await run.scores_come(chance.randrange(1, most))
-        for slot in run.fleet.running():
-            run.fleet.kill(slot)
+#: Share of a backlog behind which next to nothing is left to score: a fiftieth is poison.
+_NEARLY = 0.95
 
 
-async def kill_some(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
-    """One worker after the other, at random."""
-    for _ in range(times):
-        await run.scores_come(chance.randrange(1, most))
-        await run.wait_for(lambda: bool(run.fleet.running()), "a running worker")
-        run.fleet.kill(chance.choice(run.fleet.running()))
-
-
-async def freeze_some(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
-    """Workers that sleep past their session, and wake up beside those that have their partitions."""
-    for _ in range(times):
-        await run.scores_come(chance.randrange(1, most))
-        await run.wait_for(lambda: len(run.fleet.running()) > 1, "two running workers")
-        slot = chance.choice(run.fleet.running())
-        run.fleet.freeze(slot)
-        await asyncio.sleep(chance.choice((1.0, 3.0, 9.0)))
-        run.fleet.thaw(slot)
-
-
-async def race(run: ChaosRun, chance: random.Random, times: int, most: int) -> None:
-    """Promotions and roll backs while workers die, all of them or one."""
-    versions = ["1.0.0"]
+async def under_way(run: ChaosRun, chance: random.Random, times: int) -> AsyncIterator[int]:
+    """So many times, each after some more scores; fewer times if all has been scored before."""
+    most, nearly = run.backlog // times // 2, int(run.backlog * _NEARLY)
     for number in range(times):
-        await run.scores_come(chance.randrange(1, most))
-        if number % 3 == 2:
-            await run.announce(chance.choice(versions))
-        else:
-            versions.append(f"1.{number + 1}.0")
-            await run.release(versions[-1], seed=number + 2)
-        for slot in run.fleet.running()[: 1 if number % 2 else None]:
-            run.fleet.kill(slot)
+        goal = min(run.reader.count + chance.randrange(1, most), nearly)
+        await run.wait_for(partial(has_scored, run, goal), f"{goal} scores")
+        if goal == nearly:
+            return
+        yield number
 
 
-Fault = Callable[[ChaosRun, random.Random, int, int], Awaitable[None]]
+def has_scored(run: ChaosRun, goal: int) -> bool:
+    return run.reader.count >= goal
+
+
+async def kill_all(run: ChaosRun, chance: random.Random, number: int) -> None:  # as the others
+    """All workers at once."""
+    for slot in run.fleet.running():
+        run.fleet.kill(slot)
+
+
+async def kill_one(run: ChaosRun, chance: random.Random, number: int) -> None:
+    """One of them."""
+    await run.wait_for(lambda: bool(run.fleet.running()), "a running worker")
+    run.fleet.kill(chance.choice(run.fleet.running()))
+
+
+async def freeze_one(run: ChaosRun, chance: random.Random, number: int) -> None:
+    """One sleeps past its session, and wakes up beside those that have its partitions."""
+    await run.wait_for(lambda: len(run.fleet.running()) > 1, "two running workers")
+    slot = chance.choice(run.fleet.running())
+    run.fleet.freeze(slot)
+    await asyncio.sleep(chance.choice((1.0, 3.0, 9.0)))
+    run.fleet.thaw(slot)
+
+
+async def race(run: ChaosRun, chance: random.Random, number: int) -> None:
+    """A promotion or a roll back while workers die, all of them or one."""
+    if number % 3 == 2:
+        await run.announce(chance.choice(run.versions))
+    else:
+        await run.release(f"1.{number + 1}.0", seed=number + 2)
+    for slot in run.fleet.running()[: 1 if number % 2 else None]:
+        run.fleet.kill(slot)
+
+
+Fault = Callable[[ChaosRun, random.Random, int], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,8 @@ RUNS = {
     "all of three die": CatchUp(Setup("exactly_once", shared=True, workers=3), kill_all, 120_000, 8),
     "all die, at least once": CatchUp(replace(LABELS, delivery="at_least_once"), kill_all, 90_000, 8),
     "all die, state on disk": CatchUp(replace(LABELS, on_disk=True), kill_all, 60_000, 6),
-    "some die, dynamic members": CatchUp(replace(LABELS, workers=3, static=False), kill_some, 120_000, 12),
-    "zombies": CatchUp(replace(LABELS, monitored=True), freeze_some, 120_000, 8),
+    "some die, dynamic members": CatchUp(replace(LABELS, workers=3, static=False), kill_one, 120_000, 12),
+    "zombies": CatchUp(replace(LABELS, monitored=True), freeze_one, 240_000, 8),
     "versions race": CatchUp(LABELS, race, 90_000, 12),
 }
 FIRST, *OTHERS = RUNS
@@ -98,13 +107,17 @@ def test_faults_during_catch_up_change_no_window(kafka: str, tmp_path: Path, see
     async def scenario() -> None:
         load = Load(seed, n=case.backlog)
         async with ChaosRun(kafka, tmp_path, load, case.setup, backlog=case.backlog) as run:
-            await case.fault(run, new_random(seed), case.faults, case.backlog // case.faults // 2)
+            chance, faults = new_random(seed), 0
+            async for number in under_way(run, chance, case.faults):
+                await case.fault(run, chance, number)
+                faults += 1
             left = case.backlog - run.reader.count
             outcome = await run.finish()
         what = f"{case.fault.__name__} with a backlog, shared windows"
-        figures = (Figure(f"events that came after the last of {case.faults} faults", max(0, left), "events"),)
-        row = record(run.row("P1/P2/P3/P24", what, outcome, case.faults, figures=figures))
+        figures = (Figure(f"events that came after the last of {faults} faults", max(0, left), "events"),)
+        row = record(run.row("P1/P2/P3/P24", what, outcome, faults, figures=figures))
         assert row.passed, outcome.findings.describe()
+        assert 2 * faults > case.faults, "it was too fast for its faults: give it a longer backlog"
 
     asyncio.run(scenario())
 
@@ -119,7 +132,9 @@ def test_labels_that_are_read_far_behind_the_events_come_before_them_all_the_sam
     async def scenario() -> None:
         load = Load(seed, n=60_000, label_pad=2_000)
         async with ChaosRun(kafka, tmp_path, load, setup, backlog=load.n) as run:
-            await kill_all(run, new_random(seed), 3, load.n // 6)
+            chance = new_random(seed)
+            async for number in under_way(run, chance, 3):
+                await kill_all(run, chance, number)
             outcome = await run.finish()
         row = record(run.row("P1/P3", "labels far behind the events", outcome, 3))
         assert row.passed, outcome.findings.describe()

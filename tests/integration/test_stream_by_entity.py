@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -300,3 +301,26 @@ def test_copies_are_kept_as_long_as_what_was_sent(kafka: str, tmp_path: Path) ->
     assert int(found["events-by-entity max.message.bytes"]) > 5_000_000
     assert found["labels-by-entity retention.ms"] == "-1"  # as those that we make
     assert found["events-by-entity cleanup.policy"] == "delete"
+
+
+def test_what_retention_removes_before_a_running_router_reads_it_is_not_passed_over(kafka: str, tmp_path: Path) -> None:
+    async def run() -> tuple[int, int, str]:
+        bench = Stranger(kafka, tmp_path)
+        await bench.prepare()
+        await bench.send([record for record in stream(0, 80) if record.kind == "event"], is_live=True)
+        with bench.worker() as process:
+            await bench.until_outcomes(80)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                await bench.send([record for record in stream(80, 160) if record.kind == "event"], is_live=True)
+                await bench.remove(dict.fromkeys(range(PARTITIONS), 30))
+            finally:
+                process.send_signal(signal.SIGCONT)
+            code = await asyncio.to_thread(process.wait, 60)
+        with bench.worker() as again:
+            return code, await asyncio.to_thread(again.wait, 60), bench.logs()
+
+    code, next_code, said = asyncio.run(run())
+    assert (code, next_code) == (75, 78), said
+    assert "Records are gone before they were read" in said
+    assert "to 29 were removed by retention before they were processed" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from worker_bench import N_PARTITIONS, Bench, check_ledger, produce
 
-EXIT_CONFIG = 78
+EXIT_RETRY, EXIT_CONFIG = 75, 78
 
 
 def test_a_partition_that_comes_back_goes_on_without_a_restore(kafka: str, tmp_path: Path) -> None:
@@ -80,6 +81,30 @@ def test_events_that_retention_removed_before_they_were_scored_are_never_passed_
                 return
             await bench.until(lambda: has_scored(bench, kept))
         assert "as --skip-removed says" in (tmp_path / "worker-2.log").read_text()
+
+    asyncio.run(run())
+
+
+def test_events_that_retention_removes_before_a_running_worker_reads_them_are_not_passed_over_either(
+    kafka: str, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        await bench.prepare()
+        with bench.worker() as process:
+            await processed(bench, 0, 300)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                await produce(bench, 300, 450, with_labels=False)  # may be in a fetch that was under way
+                await produce(bench, 450, 600, with_labels=False)
+                await remove_records(bench, upto=190)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            assert await asyncio.to_thread(process.wait, 60) == EXIT_RETRY
+        assert "Records are gone before they were read" in (tmp_path / "worker-1.log").read_text()
+        with bench.worker() as again:
+            assert await asyncio.to_thread(again.wait, 60) == EXIT_CONFIG
+        assert "to 189 were removed" in (tmp_path / "worker-2.log").read_text()
 
     asyncio.run(run())
 
