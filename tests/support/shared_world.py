@@ -139,6 +139,8 @@ class Worker:
         self.answerers: dict[int, Answerer] = {}
         self.asked: dict[int, int] = {}
         self.answers: dict[int, int] = {}
+        #: By partition, what tells its producer from those of owners before and after.
+        self.epochs: dict[int, int] = {}
         self._divided = setting.plan.shared.repartitioned()
 
     # -- as the worker, when partitions are given and taken ------------------------------------------------------------
@@ -146,7 +148,16 @@ class Worker:
     def own(self, partitions: Collection[int]) -> None:
         """Let go of all partitions but these, and follow the others."""
         for partition in [partition for partition in self.flows if partition not in partitions]:
-            for of in (self.flows, self.received, self.rows, self.outbox, self.answerers, self.asked, self.answers):
+            for of in (
+                self.flows,
+                self.received,
+                self.rows,
+                self.outbox,
+                self.answerers,
+                self.asked,
+                self.answers,
+                self.epochs,
+            ):
                 of.pop(partition, None)  # type: ignore[attr-defined]  # dicts all
         others = set(self.board.added_ms) - set(partitions)
         for partition in sorted(others - self.followed):
@@ -154,7 +165,8 @@ class Worker:
         self.followed = others
 
     def take_over(self, partition: int, topics: Topics, term: int) -> None:
-        """Read what the former owner has committed, and go on from there."""
+        """Fence the former owner, read what it has committed, and go on from there."""
+        self.epochs[partition] = term
         self.board.hear_anew(partition)
         for _, key, value in topics.shared[partition]:
             self.board.hear(partition, key, value)
@@ -315,6 +327,8 @@ class World:
     rows: dict[Place, Row] = field(default_factory=dict)
     heard: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     terms: int = 0
+    #: The newest epoch of each partition's producers: those of others commit nothing any more.
+    fences: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.topics = Topics.empty(self.partitions)
@@ -353,6 +367,12 @@ class World:
         self.usurp(partition, heir)
         self.own(former)
 
+    def die_if_fenced(self, partition: int) -> None:
+        """The owner may have it again from one that it has not heard of: then its commit is refused, and it dies."""
+        number = self.owners[partition]
+        if self.workers[number].epochs[partition] != self.fences[partition]:
+            self.crash(number, number)
+
     def usurp(self, partition: int, heir: int) -> None:
         """A partition goes to another worker, and its owner does not know yet: it goes on, and must not commit."""
         self.owners[partition] = heir
@@ -375,6 +395,7 @@ class World:
         for partition in self.of(number):
             if partition not in worker.flows:
                 self.terms += 1
+                self.fences[partition] = self.terms
                 worker.take_over(partition, self.topics, self.terms)
 
     # -- what goes on --------------------------------------------------------------------------------------------------
@@ -395,6 +416,7 @@ class World:
 
     def commit(self, partition: int) -> None:
         """Commit all that has been drained, or what can be drained now."""
+        self.die_if_fenced(partition)
         owner = self.owner(partition)
         if not owner.outbox[partition]:
             owner.drain(partition)
@@ -443,6 +465,8 @@ class World:
 
     def finish(self) -> None:
         """Read all there is, then let every partition be silent, until nothing moves any more."""
+        for partition in range(self.partitions):
+            self.die_if_fenced(partition)
         for partition in range(self.partitions):
             for kind in ("labels", "events"):
                 self.receive(kind, partition, ALL)
