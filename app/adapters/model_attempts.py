@@ -27,6 +27,10 @@ def content_of(update: ModelUpdate) -> Content:
     return update.model, update.version, update.sha256
 
 
+def place_of(update: ModelUpdate) -> Place:
+    return *content_of(update), update.uri
+
+
 @dataclass
 class Attempt:
     """What became of an announced version.
@@ -69,14 +73,17 @@ class Attempts:
 
     def announce(self, update: ModelUpdate) -> None:
         """An update has come, of a version that shall score."""
-        found = self._attempts.get((*content_of(update), update.uri))
+        found = self._attempts.get(place_of(update))
         if found is not None:
             found.ask_again()
 
     def due(self, champions: Iterable[ModelUpdate], loaded: Iterable[Content], now_s: float) -> Iterator[Attempt]:
-        """What is to be tried now: of the champions, those that are not loaded; each once."""
-        known = set(loaded)
-        places = {(*content_of(update), update.uri): update for update in champions if content_of(update) not in known}
+        """What is to be tried now: of the champions, those that are not loaded; each once, where it stands last."""
+        known, places = set(loaded), dict[Place, ModelUpdate]()
+        for update in champions:
+            if content_of(update) not in known:
+                places.pop(place_of(update), None)
+                places[place_of(update)] = update
         for place, update in places.items():
             attempt = self._attempts.setdefault(place, Attempt(update))
             is_stuck = attempt.given_up is not None and not attempt.given_up.is_set()

@@ -100,8 +100,9 @@ class ModelShelf:
         self._timeline = Timeline()
         self._attempts = Attempts()
         self._loaded: dict[Content, ActiveModel] = {}
-        self._lanes = asyncio.Semaphore(_LANES)
-        self._trying: set[asyncio.Task[None]] = set()
+        #: What is to be tried, the last first: a thousand that are not there hold up none after them.
+        self._to_try: asyncio.LifoQueue[Attempt] = asyncio.LifoQueue()
+        self._lanes: list[asyncio.Task[None]] = []
         #: Processes to try in, started and idle: their start takes seconds.
         self._idle_trials = [trial] if trial is not None else []
         self._untold: list[ModelStatus] = []
@@ -122,6 +123,9 @@ class ModelShelf:
         self._changed = changed
         self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True)
         await self._producer.start()
+        self._lanes = [asyncio.create_task(self._try_in_turn(), name=f"lane-{number}") for number in range(_LANES)]
+        for lane in self._lanes:
+            lane.add_done_callback(lambda task: self._on_end(task, failed))
         caught_up = asyncio.Event()
         self._following = asyncio.create_task(self._follow(caught_up), name="model-updates")
         self._following.add_done_callback(lambda task: self._on_end(task, failed))
@@ -130,7 +134,7 @@ class ModelShelf:
         reached.cancel()
 
     async def stop(self) -> None:
-        running = [*self._trying, *([self._following] if self._following is not None else [])]
+        running = [*self._lanes, *([self._following] if self._following is not None else [])]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -182,45 +186,44 @@ class ModelShelf:
     # -- trying --------------------------------------------------------------------------------------------------------
 
     def _try_what_is_due(self) -> None:
-        # Who was rolled back is tried, too: labels of what it scored are to come.
-        wanted = [*self._timeline.champions, *self._timeline.announced]
+        # Who was rolled back is tried, too, after the champions: labels of what it scored are to come.
+        wanted = [*self._timeline.announced, *self._timeline.champions]
         for attempt in list(self._attempts.due(wanted, self._loaded, _now())):
             attempt.is_running = True
-            task = asyncio.create_task(self._try(attempt), name=f"model-{attempt.update.version}")
-            self._trying.add(task)
-            task.add_done_callback(self._trying.discard)
+            self._to_try.put_nowait(attempt)
+
+    async def _try_in_turn(self) -> None:
+        while True:
+            await self._try(await self._to_try.get())
 
     async def _try(self, attempt: Attempt) -> None:
         """Verify a version; whatever happens, it is a verdict about this version alone."""
         update = attempt.update
-        async with self._lanes:
-            if content_of(update) in self._loaded:  # from another place, meanwhile
-                attempt.is_running = False
-                return
-            refused = self._attempts.refused_files(content_of(update))
-            lane = _Lane(self._idle_trials.pop() if self._idle_trials else None)
-            verdict: _Verdict | None
-            try:
-                verdict = await run_apart(
-                    lambda: self._look(attempt, lane, refused), VERIFY_S, f"model-{update.version}"
-                )
-            except TimeoutError:
-                lane.give_up()
-                attempt.given_up = lane.has_ended
-                words = f"timeout: It could not be read and verified within {VERIFY_S:g} s; does its folder answer?"
-                verdict = _Verdict(None, words, VERIFY_S)
-            except asyncio.CancelledError:
-                lane.give_up()
-                raise
-            except Exception as error:
-                lane.give_up()
-                log.exception("Verifying %s %s failed", update.model, update.version)
-                verdict = _Verdict(None, f"error: It could not be verified: {error!r:.300}.")
+        if content_of(update) in self._loaded:  # from another place, meanwhile
+            attempt.is_running = False
+            return
+        refused = self._attempts.refused_files(content_of(update))
+        lane = _Lane(self._idle_trials.pop() if self._idle_trials else None)
+        verdict: _Verdict | None
+        try:
+            verdict = await run_apart(lambda: self._look(attempt, lane, refused), VERIFY_S, f"model-{update.version}")
+        except TimeoutError:
+            lane.give_up()
+            attempt.given_up = lane.has_ended
+            words = f"timeout: It could not be read and verified within {VERIFY_S:g} s; does its folder answer?"
+            verdict = _Verdict(None, words, VERIFY_S)
+        except asyncio.CancelledError:
+            lane.give_up()
+            raise
+        except Exception as error:
+            lane.give_up()
+            log.exception("Verifying %s %s failed", update.model, update.version)
+            verdict = _Verdict(None, f"error: It could not be verified: {error!r:.300}.")
+        else:
+            if lane.trial is not None and lane.trial.is_alive:
+                self._idle_trials.append(lane.trial)
             else:
-                if lane.trial is not None and lane.trial.is_alive:
-                    self._idle_trials.append(lane.trial)
-                else:
-                    lane.give_up()
+                lane.give_up()
         attempt.is_running = False
         if verdict is None:
             attempt.wait(_now())
@@ -302,13 +305,16 @@ class ModelShelf:
         self._untold.append(record)
 
     async def _tell_the_rest(self) -> None:
-        while self._untold:
-            try:
-                await self._tell(self._untold[0])
-            except KafkaError as error:
-                log.warning("What became of a version cannot be told now: %r", error)
-                return
-            del self._untold[0]
+        """Tell all at once, in their order: each would wait for the answer to the one before it."""
+        telling, self._untold = self._untold, []
+        answers = await asyncio.gather(*map(self._tell, telling), return_exceptions=True)
+        failed = {place: answer for place, answer in enumerate(answers) if isinstance(answer, BaseException)}
+        self._untold[:0] = [telling[place] for place in failed]
+        for error in failed.values():
+            if not isinstance(error, KafkaError):
+                raise error
+        if failed:
+            log.warning("What became of %d versions cannot be told now: %r", len(failed), next(iter(failed.values())))
 
     def _status(self, version: str | None, status: str, **about: object) -> ModelStatus:
         return ModelStatus(

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
 
 from app.adapters.effects import status_columns, to_ms, training_metrics, update_columns, version_columns
+from app.adapters.model_attempts import Place, place_of
 from app.adapters.own_thread import run_apart
 from app.adapters.refusals import Refusals
 from app.adapters.topic_reader import follow
@@ -32,6 +34,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 #: How long a look may take; the folder may be of a server that is gone.
 _LOOK_UP_S = 30.0
+#: How many are looked for, the newest first, before the topic is read on.
+_MOST_AT_ONCE = 20
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class ModelHistory:
         self._warehouse = warehouse
         self._known = known
         self._refusals = refusals
-        self._manifests: dict[str, Manifest] = {}  # by URI: a version never changes
+        self._manifests: dict[Place, Manifest] = {}  # of those that hold what was announced: a version never changes
         self._waiting: dict[str, _Waiting] = {}
         self._written: dict[str, tuple[Standing, bool]] = {}  # by version: what its row says, and with a manifest
         self._row_ms: dict[tuple[str, str], int] | None = None  # by model and version: when its row says it is of
@@ -99,6 +103,7 @@ class ModelHistory:
                 await self._warehouse.call(lambda w, c=columns: w.insert("model_events", c))  # type: ignore[misc]
                 for _, update in updates:
                     self.standings.observe_update(update)
+                    self._waiting.pop(update.version, None)  # the newest last
                     self._waiting[update.version] = _Waiting(update)
                 await self._write_standings()
             await self._look_up_waiting()
@@ -117,7 +122,8 @@ class ModelHistory:
     async def _look_up_waiting(self) -> None:
         """Look for the manifests of announced versions, of those that were not there again and again."""
         now = asyncio.get_running_loop().time()
-        found = [waiting for waiting in list(self._waiting.values()) if waiting.due_s <= now]
+        due = (waiting for waiting in reversed(self._waiting.values()) if waiting.due_s <= now)
+        found = list(islice(due, _MOST_AT_ONCE))
         for waiting in found:
             await self._look_up(waiting)
         if found:
@@ -125,7 +131,7 @@ class ModelHistory:
 
     async def _look_up(self, waiting: _Waiting) -> None:
         update = waiting.update
-        if update.uri not in self._manifests:
+        if place_of(update) not in self._manifests:
             try:
                 manifest, reference = await run_apart(lambda: _read(update), _LOOK_UP_S, f"look-up-{update.version}")
             except Exception as error:  # noqa: BLE001  # whatever the files make it raise, the version waits for others
@@ -135,7 +141,7 @@ class ModelHistory:
                 self.unreadable[update.version] = words
                 waiting.look_again(asyncio.get_running_loop().time())
                 return
-            self._manifests[update.uri] = manifest
+            self._manifests[place_of(update)] = manifest
             training = Window(manifest.training.from_ms, manifest.training.to_ms)
             if update.model == self._pipeline.model.name:
                 self._known(KnownVersion(update.version, reference, training_metrics(manifest), training))
@@ -147,7 +153,7 @@ class ModelHistory:
         async with self._lock:  # two followers, and a row must not be overtaken by an older one
             changed = []
             for standing in self.standings.all():
-                manifest = self._manifests.get(standing.update.uri)
+                manifest = self._manifests.get(place_of(standing.update))
                 said = standing, manifest is not None
                 if self._written.get(standing.update.version) != said:
                     self._written[standing.update.version] = said

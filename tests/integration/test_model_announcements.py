@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -203,5 +204,39 @@ def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
             await at.until(lambda: at.champions == ["1.0.0", "3.0.0"])
             await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", slow.uri)))
             released.set()
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by being tried before it, nor by being told of before the topic is read on."""
+    looked: list[str] = []
+    original, tell = ModelShelf._look, ModelShelf._tell
+
+    def look(shelf: ModelShelf, attempt: Any, *rest: Any) -> Any:
+        looked.append(attempt.update.version)
+        time.sleep(0.05)
+        return original(shelf, attempt, *rest)
+
+    async def tell_slowly(shelf: ModelShelf, record: ModelStatus) -> None:
+        await asyncio.sleep(0.1)
+        await tell(shelf, record)
+
+    monkeypatch.setattr(ModelShelf, "_look", look)
+    monkeypatch.setattr(ModelShelf, "_tell", tell_slowly)
+
+    async def run() -> None:
+        async with desk(kafka, tmp_path) as at:
+            await start(at)
+            entry = at.register("2.0.0")
+            nowhere = {"uri": "file:///nonexistent/x"}
+            flood = [at.announcement(entry, version=f"7.0.{number}", **nowhere) for number in range(400)]
+            await at.send(*(json.dumps(each).encode() for each in flood))
+            await at.announce(entry)
+            await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
+            assert len(looked) < 350  # it did not come last
+            assert at.failed == []
 
     asyncio.run(run())

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from app.adapters import model_history
 from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.model_history import ModelHistory
+from app.adapters.model_history import ModelHistory, _Waiting
 from app.adapters.refusals import Refusals
 from app.adapters.warehouse_thread import WarehouseThread
+from models.registry import Registry
+from models.training import TrainedModel
 from schemas.pipeline_file import load
 from schemas.wire import ModelStatus, ModelUpdate
 
@@ -51,3 +56,46 @@ def test_the_row_of_a_version_says_how_it_stands_at_last(after: int, order: list
         asyncio.run(hear(warehouse, again))
         rows = {row["version"]: (row["role"], row["why"]) for row in warehouse.read("model_versions")}
         assert rows == {"1.0.0": ("champion", ""), "2.0.0": ("refused", "digest")}
+
+
+def test_a_version_that_names_the_files_of_another_has_not_its_manifest(trained: TrainedModel, tmp_path: Path) -> None:
+    entry = Registry(tmp_path).register(trained.manifest, trained.artifact)
+    manifest = entry.manifest
+    update = ModelUpdate(manifest.model, manifest.version, "champion", entry.uri, manifest.artifact.sha256, "f", 10)
+
+    async def run() -> None:
+        warehouse = MemoryWarehouse()
+        thread = WarehouseThread(warehouse)
+        await thread.open(30)
+        history = ModelHistory(load("flights"), "", thread, lambda _: None, Refusals())
+        for said in (update, replace(update, version="7.0.0")):
+            history.standings.observe_update(said)
+            history._waiting[said.version] = _Waiting(said)
+            await history._look_up_waiting()
+        rows = {row["version"]: bool(row["manifest"]) for row in warehouse.read("model_versions")}
+        assert rows == {manifest.version: True, "7.0.0": False}
+        assert list(history.unreadable) == ["7.0.0"]
+        await thread.close()
+
+    asyncio.run(run())
+
+
+def test_the_newest_versions_are_looked_for_first_and_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def look(update: ModelUpdate) -> Any:
+        looked.append(update.version)
+        raise LookupError(update.version)
+
+    monkeypatch.setattr(model_history, "_read", look)
+
+    async def run() -> None:
+        thread = WarehouseThread(MemoryWarehouse())
+        history = ModelHistory(load("flights"), "", thread, lambda _: None, Refusals())
+        for number in range(1_000):
+            history._waiting[f"7.0.{number}"] = _Waiting(replace(FIRST, version=f"7.0.{number}"))
+        await history._look_up_waiting()
+
+    asyncio.run(run())
+    assert looked[0] == "7.0.999"
+    assert len(looked) < 100
