@@ -88,7 +88,8 @@ def load(name_or_path: str | Path) -> Pipeline:
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8.") from None
     except ValueError as error:  # numbers of thousands of digits are no TOMLDecodeError
-        raise PipelineError(f"{path}: not valid TOML: {error!s:.300}; correct that place.") from None
+        quote = ", where a quote may be missing" if "Illegal character '\\n'" in str(error) else ""
+        raise PipelineError(f"{path}: not valid TOML: {error!s:.300}{quote}; correct that place.") from None
     except RecursionError:
         values = None
     except OSError as error:

@@ -321,7 +321,7 @@ MODEL_EVENTS = Table(
         Column("at", TIME, "When it happened."),
         MODEL,
         Column("version", "String", "Model version."),
-        Column("event", WORD, "announced, loaded, refused, serving, promoted, rolled back, ..."),
+        Column("event", WORD, "announced, loaded, refused, serving, promoted (a roll back, too: `why` says so), ..."),
         Column("who", "String", "Who asked for it.", optional=True),
         Column("why", "String", "And why; of a refusal, its reason.", optional=True),
         Column("worker", "String", "The worker that reports it.", optional=True),

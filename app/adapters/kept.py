@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ T = TypeVar("T")
 
 #: How long somebody waits for what is newer than what is kept.
 PATIENCE_S = 0.05
-#: The same while nothing is kept.
+#: The same while nothing is kept, or only what is old: who asks rarely would always be told of the time before.
 FIRST_PATIENCE_S = 1.5
+OLD_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,15 @@ class Kept(Generic[T]):
 
     async def get(self) -> Finding[T]:
         """Look again, together with all who ask now, and return what is known when patience ends."""
-        if self._found_at_s is not None and self._clock() - self._found_at_s < self._pause_s:
+        age_s = math.inf if self._found_at_s is None else self._clock() - self._found_at_s
+        if age_s < self._pause_s:
             return self._finding
-        if self._search is None or self._search.done():
+        is_new = self._search is None or self._search.done()
+        if is_new:
             self._search = asyncio.create_task(self._look())
-        patience_s = FIRST_PATIENCE_S if self._finding.value is None else PATIENCE_S
+        is_old = is_new and age_s > OLD_S and not self._finding.error
+        patience_s = FIRST_PATIENCE_S if self._finding.value is None or is_old else PATIENCE_S
+        assert self._search is not None
         await asyncio.wait([self._search], timeout=patience_s)
         return self._finding
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -14,6 +14,7 @@ from app.adapters.worker_http import Health
 
 REFRESH_S = 10
 NOTHING = "-"
+_UNREAD = '<p class="quiet">The tables of alerts, windows and versions have not been read yet.</p>'
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #2b8a3e; --warn: #e67700; --bad: #c92a2a; }
@@ -71,21 +72,27 @@ def render(page: Page) -> str:
         _cards(page),
         *_input_checks(page.status),
         *_refused(page.status.get("refused_records") or {}),
-        "<h2>Alerts that are open</h2>",
-        _open_alerts(page.tables.open_alerts),
-        *(["<h2>Alerts before</h2>", _other_alerts(page.tables.other_alerts)] if page.tables.other_alerts else []),
-        "<h2>What has happened</h2>",
-        _verdicts(page.tables.verdicts),
-        "<h2>Performance by window</h2>",
-        _performance(page.tables.performance),
-        "<h2>Drift by window</h2>",
-        _drift(page.tables.drift),
-        "<h2>Model versions</h2>",
-        _models(page.tables.models),
+        *(_sections(page.tables) if page.looked_at is not None else (_UNREAD,)),
         _footer(page.looked_at),
         "</body></html>",
     ]
     return "\n".join(parts)
+
+
+def _sections(tables: Tables) -> Iterator[str]:
+    yield "<h2>Alerts that are open</h2>"
+    yield _open_alerts(tables.open_alerts)
+    if tables.other_alerts:
+        yield "<h2>Alerts before</h2>"
+        yield _other_alerts(tables.other_alerts)
+    yield "<h2>What has happened</h2>"
+    yield _verdicts(tables.verdicts)
+    yield "<h2>Performance by window</h2>"
+    yield _performance(tables.performance)
+    yield "<h2>Drift by window</h2>"
+    yield _drift(tables.drift)
+    yield "<h2>Model versions</h2>"
+    yield _models(tables.models)
 
 
 def _footer(looked_at: datetime | None) -> str:

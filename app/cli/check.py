@@ -239,13 +239,13 @@ def _judge_events(pipeline: Pipeline, sample: Sample) -> Finding:
         return Finding(
             "keys",
             "ok",
-            f"{said}: {len(strays)} are in several partitions ({describe_strays(strays)}), which repartition = true in"
+            f"{said}, in several partitions: {len(strays)} ({describe_strays(strays)}), which repartition = true in"
             f" [events] puts right; {keys}",
         )
     return Finding(
         "keys",
         "problem",
-        f"{said}: {len(strays)} are in several partitions, where their windows and labels miss each other"
+        f"{said}, in several partitions, where windows and labels miss each other: {len(strays)}"
         f" ({describe_strays(strays)}); {keys}. Key events by {pipeline.events.entity}, with one partitioner in all"
         " producers; or, before anything is scored, say repartition = true in [events].",
     )

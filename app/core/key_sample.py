@@ -173,7 +173,7 @@ def describe_keys(records: list[Seen], partitions: int) -> str:
         words = f"their keys look like {next(iter(found))}"
     else:
         words = "their keys look like " + " and ".join(f"{name} ({share:.0%})" for name, share in found.items())
-    return f"{unkeyed} have no key and {words}" if unkeyed else words
+    return f"without a key: {unkeyed}; of the others, {words}" if unkeyed else words
 
 
 def describe_strays(strays: Mapping[str, list[int]]) -> str:

@@ -134,7 +134,7 @@ def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp
     assert strays
     letters = [dict(letter.headers) for letter in found]
     assert checks["keys"]["state"] == "ok"
-    assert f"{len(strays)} are in several partitions" in checks["keys"]["detail"]
+    assert f"in several partitions: {len(strays)}" in checks["keys"]["detail"]
     assert "which repartition = true in [events] puts right" in checks["keys"]["detail"]
     assert checks["label keys"]["state"] == "problem"
     assert "2 name no card" in checks["label keys"]["detail"]

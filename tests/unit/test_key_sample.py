@@ -92,7 +92,7 @@ def test_records_without_keys_are_told() -> None:
     assert describe_keys(seen, 4) == "they have no keys"
     assert len(Sample(seen, [], 4).strays()) == 7
     mixed = seen[:10] + events(JAVA, 4)
-    assert describe_keys(mixed, 4) == f"10 have no key and their keys look like {JAVA}"
+    assert describe_keys(mixed, 4) == f"without a key: 10; of the others, their keys look like {JAVA}"
 
 
 def test_few_keys_and_one_partition_tell_nothing() -> None:

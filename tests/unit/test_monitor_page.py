@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -189,7 +190,9 @@ def test_what_a_worker_refused_is_exposed_by_topic_and_reason() -> None:
 
 
 def test_an_empty_monitor_has_a_page() -> None:
-    html = render(Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet"), Tables(), None))
+    html = render(
+        Page("p", {}, {}, Health(live=True, ready=False, why="no partitions yet"), Tables(), datetime.now(UTC))
+    )
 
     assert "no partitions yet" in html
     assert '<h2>Alerts that are open</h2>\n<p class="quiet">None.</p>' in html
@@ -209,3 +212,11 @@ def test_samples_are_exposed_under_declared_metrics_alone() -> None:
     assert 'streamgauge_monitor_lag{topic="a\\"b\\\\",partition="0"} 2\n' in text
     assert "streamgauge_monitor_active 1\n" in text
     assert re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) == [metric.name for metric in METRICS]
+
+
+def test_what_has_not_been_read_is_not_called_empty() -> None:
+    text = render(replace(full_page("x"), tables=Tables(), looked_at=None))
+    assert "have not been read yet" in text
+    assert "None" not in text
+    assert "No window" not in text
+    assert "None announced" in render(replace(full_page("x"), tables=Tables()))

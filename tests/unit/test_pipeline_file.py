@@ -396,7 +396,7 @@ MISTAKES = [
     ("WINDOW", ALERT + 'silence = [{ every = "day", from = 02:00:00, to = 04:00:00, why = "x" }]', 'alerts.a.silence[1].every: a window of "month" is never outside of it; use from and to with dates.'),
     ("WINDOW", "[limits]\nshare = 50", "limits.share: 50 is out of range; use a number from 0 to 1."),
     ("WINDOW", "[limits]\nshares = 1", 'limits.shares: unknown key; did you mean "share"?'),
-    ('name = "payments"', 'name = "payments', "not valid TOML: "),
+    ('name = "payments"', 'name = "payments', "not valid TOML: Illegal character '\\n' (at line 2, column 17), where a quote may be missing; correct that place."),
 ]  # fmt: skip  # a table: one mistake a line
 
 
