@@ -17,7 +17,8 @@ from collections import OrderedDict
 from typing import Any
 
 import aiokafka
-from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.errors import NoOffsetForPartitionError
 
 from app.adapters.record_batches import hook_into_aiokafka, read_on
 
@@ -45,6 +46,10 @@ def _as_parsed(_: Any, record: Any) -> Any:
     return record
 
 
+def _pass() -> None:
+    pass
+
+
 class _Fetched(OrderedDict[Any, Any]):
     """What the fetcher has fetched and not yet handed out, by partition."""
 
@@ -53,6 +58,8 @@ class _Fetched(OrderedDict[Any, Any]):
             found = result._partition_records  # noqa: SLF001
             found._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
             found._records_iterator = read_on(found)  # noqa: SLF001
+        elif isinstance(result, FetchError) and isinstance(result._error, NoOffsetForPartitionError):  # noqa: SLF001
+            result.check_raise = _pass  # of a partition that was just given to us, and is about to be sought
         super().__setitem__(tp, result)
 
 
