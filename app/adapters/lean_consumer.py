@@ -8,16 +8,20 @@ parser does not take is read on by `app.adapters.record_batches`.
 While a partition has no leader, aiokafka's fetcher has the metadata updated as fast as that goes, over and over: during
 an outage two consumers took 70 % of a core, on a machine whose broker may be starting. `space_metadata_updates` has
 them ask ten times a second.
+
+With ``auto_offset_reset="none"``, a partition without an offset is read from its first record until it is sought, as
+with "earliest". Only a position whose record is gone is an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import aiokafka
-from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.consumer.fetcher import FetchError, FetchResult, OffsetResetStrategy
 from aiokafka.errors import NoOffsetForPartitionError
 
 from app.adapters.record_batches import hook_into_aiokafka, read_on
@@ -46,12 +50,12 @@ def _as_parsed(_: Any, record: Any) -> Any:
     return record
 
 
-def _pass() -> None:
-    pass
-
-
 class _Fetched(OrderedDict[Any, Any]):
-    """What the fetcher has fetched and not yet handed out, by partition."""
+    """What the fetcher has fetched and not yet handed out, by partition. ``unsought``: told of one without an offset."""
+
+    def __init__(self, found: Any, unsought: Callable[[Any], None]) -> None:
+        super().__init__(found)
+        self._unsought = unsought
 
     def __setitem__(self, tp: Any, result: Any) -> None:
         if isinstance(result, FetchResult):
@@ -59,7 +63,8 @@ class _Fetched(OrderedDict[Any, Any]):
             found._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
             found._records_iterator = read_on(found)  # noqa: SLF001
         elif isinstance(result, FetchError) and isinstance(result._error, NoOffsetForPartitionError):  # noqa: SLF001
-            result.check_raise = _pass  # of a partition that was just given to us, and is about to be sought
+            self._unsought(tp)
+            return
         super().__setitem__(tp, result)
 
 
@@ -73,7 +78,16 @@ class LeanConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka
 
     async def start(self) -> None:
         await super().start()
-        self._fetcher._records = _Fetched(self._fetcher._records)  # noqa: SLF001  # no other place to hook in
+        self._fetcher._records = _Fetched(self._fetcher._records, self._begin_at_first)  # noqa: SLF001  # no other place
+
+    def _begin_at_first(self, tp: Any) -> None:
+        """Read a partition that is not sought yet from its first record; one whose next record is gone is an error."""
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is not None and tp in assignment.tps:
+            state = assignment.state_value(tp)
+            if not state.has_valid_position and not state.awaiting_reset:
+                state.await_reset(OffsetResetStrategy.EARLIEST)
 
     async def stop(self) -> None:
         """Close it; also while no broker answers.
