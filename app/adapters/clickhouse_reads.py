@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ class ClickHouseReads(ABC):
         check_tree([row["explain"] for row in _lines(tree)], self._table_functions)
         # One row more than wanted tells whether there are more; what is not a SELECT is short.
         settings = {"limit": limit + 1} if _STREAMED.match(statement) else {}
-        answer = _collect(self._run(statement, _OBJECTS if as_objects else _ARRAYS, settings, mark), limit, as_objects)
+        # What is left of the answer is dropped here, and not when the last who holds an error lets go of its traceback.
+        with closing(self._run(statement, _OBJECTS if as_objects else _ARRAYS, settings, mark)) as pieces:
+            answer = _collect(pieces, limit, as_objects)
         if answer.columns or as_objects:
             return answer
         # The embedded engine sends nothing at all for no rows.
@@ -95,7 +98,7 @@ class ClickHouseReads(ABC):
         """Let go of what is held between questions."""
 
     @abstractmethod
-    def _run(self, statement: str, form: str, settings: Mapping[str, Any], mark: str = "") -> Iterator[bytes]:
+    def _run(self, statement: str, form: str, settings: Mapping[str, Any], mark: str = "") -> Generator[bytes]:
         """The answer in a format, in pieces of whole rows; each begins with the format's header, if it has one."""
 
 
@@ -118,7 +121,7 @@ class EmbeddedReads(ClickHouseReads):
     def close(self) -> None:
         """Nothing is held."""
 
-    def _run(self, statement: str, form: str, settings: Mapping[str, Any], mark: str = "") -> Iterator[bytes]:
+    def _run(self, statement: str, form: str, settings: Mapping[str, Any], mark: str = "") -> Generator[bytes]:
         session = self._connect()
         try:
             session.query(f"USE {DATABASE}")
@@ -156,7 +159,7 @@ class ServerReads(ClickHouseReads):
         if self._client is not None:
             self._client.close()
 
-    def _run(self, statement: str, form: str, settings: Mapping[str, Any], mark: str = "") -> Iterator[bytes]:
+    def _run(self, statement: str, form: str, settings: Mapping[str, Any], mark: str = "") -> Generator[bytes]:
         if self._client is None:
             self._client = self._connect()
         given = {**self._settings, **settings, "readonly": 1, "wait_end_of_query": 1} | (

@@ -263,6 +263,8 @@ def test_an_answer_that_is_too_large_is_an_error_however_few_its_rows(
         with pytest.raises(WarehouseError, match="larger than") as caught:
             reads.query_readonly(statement, 100_000)
         assert not caught.value.retryable
+        # Who holds the error, as a log or a test does, holds none of the engine.
+        assert reads.query("SELECT count() FROM system.processes").rows == [(1,)], statement
     assert len(reads.query_readonly("SELECT repeat('x', 1000) FROM numbers(1000)", 50).read()) == 50
 
 
