@@ -24,7 +24,7 @@ from app.adapters.alert_answers import NotAtWorkError
 from app.adapters.entity_feed import EntityFeed
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
-from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_crash, describe_trouble, end_soon, get_to_work
+from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
 from app.adapters.lag import LagReader, Position, router_group
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sources
@@ -241,8 +241,7 @@ class Monitor:
     # -- housekeeping --------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
-        if self.app.crashed or self.app.should_stop:
-            self.fail(describe_crash(self._bootstrap, self.app.crash_reason), EXIT_RETRY)
+        if fail_if_crashed(self, self._bootstrap):
             return
         pipeline, topics = self.pipeline, self.pipeline.topics
         tps = [TP(topics.events, partition) for partition in range(pipeline.partitions)]

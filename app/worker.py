@@ -17,7 +17,7 @@ from faust.types import TP
 
 from app.adapters.entity_feed import EntityFeed
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
-from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_crash, describe_trouble, end_soon, get_to_work
+from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
 from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import SkippedBatchError
@@ -157,9 +157,9 @@ class Worker:
                 try:
                     await asyncio.wait_for(self.stopping.wait(), 0.5)
                 except TimeoutError:
-                    if self.app.crashed or self.app.should_stop:
-                        self.fail(describe_crash(self._around.bootstrap, self.app.crash_reason), EXIT_RETRY)
-                    elif self.app.unassigned_s() > UNASSIGNED_S and await answers(self._around.bootstrap):
+                    if fail_if_crashed(self, self._around.bootstrap):
+                        continue
+                    if self.app.unassigned_s() > UNASSIGNED_S and await answers(self._around.bootstrap):
                         self.fail(f"No partitions for {UNASSIGNED_S:.0f} s although Kafka is there.", EXIT_RETRY)
         finally:
             await self._shut_down()

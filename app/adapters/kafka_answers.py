@@ -39,13 +39,6 @@ def describe_trouble(bootstrap: str, error: BaseException) -> StackError:
     return StackError(f"Kafka at {bootstrap} does not answer as it should ({error!r:.200}): check that it runs.")
 
 
-def describe_crash(bootstrap: str, reason: BaseException | None) -> str:
-    """Why Faust has stopped by itself, in one sentence."""
-    return (
-        str(describe_trouble(bootstrap, reason)) if isinstance(reason, KAFKA_TROUBLE) else f"Faust stopped: {reason!r}"
-    )
-
-
 class KafkaWatch:
     """Asks Kafka now and then, within its context, whether it is there."""
 
@@ -81,8 +74,8 @@ class KafkaWatch:
                 self._answered_at = asyncio.get_running_loop().time()
 
 
-class Starting(Protocol):
-    """A worker or a monitor that is to get to work."""
+class Process(Protocol):
+    """A worker or a monitor, as far as Kafka may end it."""
 
     @property
     def stopping(self) -> asyncio.Event:
@@ -96,8 +89,18 @@ class Starting(Protocol):
         """End it because of an error."""
 
 
+def fail_if_crashed(who: Process, bootstrap: str) -> bool:
+    """Have it fail, in one sentence, when its Faust app has stopped by itself; whether that is so."""
+    if not (who.app.crashed or who.app.should_stop):
+        return False
+    reason = who.app.crash_reason
+    is_kafka = isinstance(reason, KAFKA_TROUBLE)
+    who.fail(str(describe_trouble(bootstrap, reason)) if is_kafka else f"Faust stopped: {reason!r}", EXIT_RETRY)
+    return True
+
+
 async def get_to_work(
-    who: Starting, bootstrap: str, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
+    who: Process, bootstrap: str, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
 ) -> None:
     """Start, until it is at work or told to stop; or have it fail, when Kafka fails or is silent meanwhile."""
     starting = asyncio.create_task(start, name="start")
@@ -108,8 +111,7 @@ async def get_to_work(
                     await asyncio.wait_for(who.stopping.wait(), 0.1)
                 if starting.done():
                     starting.result()
-                    if who.app.crashed or who.app.should_stop:
-                        who.fail(f"Faust stopped: {who.app.crash_reason!r}", EXIT_RETRY)
+                    fail_if_crashed(who, bootstrap)
                 watch.check()
     except StackError as error:
         who.fail(str(error), error.exit_code)

@@ -56,12 +56,11 @@ class Kept(Generic[T]):
         age_s = math.inf if self._found_at_s is None else self._clock() - self._found_at_s
         if age_s < self._pause_s:
             return self._finding
-        is_new = self._search is None or self._search.done()
-        if is_new:
+        patience_s = FIRST_PATIENCE_S if self._finding.value is None else PATIENCE_S
+        if self._search is None or self._search.done():
             self._search = asyncio.create_task(self._look())
-        is_old = is_new and age_s > OLD_S and not self._finding.error
-        patience_s = FIRST_PATIENCE_S if self._finding.value is None or is_old else PATIENCE_S
-        assert self._search is not None
+            if age_s > OLD_S and not self._finding.error:
+                patience_s = FIRST_PATIENCE_S
         await asyncio.wait([self._search], timeout=patience_s)
         return self._finding
 
