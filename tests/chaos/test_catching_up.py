@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,26 +18,29 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
+Fault = Callable[[ChaosRun, random.Random, int], Awaitable[None]]
+
 #: Share of a backlog behind which next to nothing is left to score: a fiftieth is poison.
 _NEARLY = 0.95
 
 
-async def under_way(run: ChaosRun, chance: random.Random, times: int) -> AsyncIterator[int]:
-    """So many times, each after some more scores; fewer times if all has been scored before."""
+async def strike(run: ChaosRun, chance: random.Random, fault: Fault, times: int) -> int:
+    """Have a fault fall so many times, each after some more scores; fewer times if all has been scored before.
+
+    Returns
+    -------
+    How many times it fell.
+    """
     most, nearly = run.backlog // times // 2, int(run.backlog * _NEARLY)
     for number in range(times):
-        goal = min(run.reader.count + chance.randrange(1, most), nearly)
-        await run.wait_for(partial(has_scored, run, goal), f"{goal} scores")
-        if goal == nearly:
-            return
-        yield number
+        await run.scores_come(min(chance.randrange(1, most), nearly - run.reader.count))
+        if run.reader.count >= nearly:
+            return number
+        await fault(run, chance, number)
+    return times
 
 
-def has_scored(run: ChaosRun, goal: int) -> bool:
-    return run.reader.count >= goal
-
-
-async def kill_all(run: ChaosRun, chance: random.Random, number: int) -> None:  # as the others
+async def kill_all(run: ChaosRun, chance: random.Random, number: int) -> None:
     """All workers at once."""
     for slot in run.fleet.running():
         run.fleet.kill(slot)
@@ -67,9 +69,6 @@ async def race(run: ChaosRun, chance: random.Random, number: int) -> None:
         await run.release(f"1.{number + 1}.0", seed=number + 2)
     for slot in run.fleet.running()[: 1 if number % 2 else None]:
         run.fleet.kill(slot)
-
-
-Fault = Callable[[ChaosRun, random.Random, int], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,7 @@ def test_faults_during_catch_up_change_no_window(kafka: str, tmp_path: Path, see
     async def scenario() -> None:
         load = Load(seed, n=case.backlog)
         async with ChaosRun(kafka, tmp_path, load, case.setup, backlog=case.backlog) as run:
-            chance, faults = new_random(seed), 0
-            async for number in under_way(run, chance, case.faults):
-                await case.fault(run, chance, number)
-                faults += 1
+            faults = await strike(run, new_random(seed), case.fault, case.faults)
             left = case.backlog - run.reader.count
             outcome = await run.finish()
         what = f"{case.fault.__name__} with a backlog, shared windows"
@@ -132,11 +128,10 @@ def test_labels_that_are_read_far_behind_the_events_come_before_them_all_the_sam
     async def scenario() -> None:
         load = Load(seed, n=60_000, label_pad=2_000)
         async with ChaosRun(kafka, tmp_path, load, setup, backlog=load.n) as run:
-            chance = new_random(seed)
-            async for number in under_way(run, chance, 3):
-                await kill_all(run, chance, number)
+            faults = await strike(run, new_random(seed), kill_all, 3)
             outcome = await run.finish()
-        row = record(run.row("P1/P3", "labels far behind the events", outcome, 3))
+        row = record(run.row("P1/P3", "labels far behind the events", outcome, faults))
         assert row.passed, outcome.findings.describe()
+        assert faults == 3, "it was too fast for its faults: give it a longer backlog"
 
     asyncio.run(scenario())

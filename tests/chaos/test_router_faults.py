@@ -16,8 +16,6 @@ from scattered import LABEL_AFTER_MS, Fleet, Stranger, at_ms, check_once, check_
 N, BACKLOG = 4_800, 2_400
 #: Longer than the session of a member of the group lasts.
 FROZEN_S = 14.0
-
-
 #: Each strikes when its share of the stream has an outcome, and a moment later.
 FAULTS = ("all", "broker", "router", "hang", "sleep", "all", "broker", "router", "sleep", "hang", "all", "broker")
 

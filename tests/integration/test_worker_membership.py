@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from worker_bench import N_PARTITIONS, Bench, check_ledger, produce
 
@@ -71,7 +71,8 @@ def test_events_that_retention_removed_before_they_were_scored_are_never_passed_
         with bench.worker():
             await processed(bench, 0, 300)
         await produce(bench, 300, 600, with_labels=False)
-        kept = await remove_records(bench, upto=150)
+        await bench.remove_records(150)
+        kept = {(k, offset) for k, end in (await bench.ends()).items() for offset in range(150, end)}
         with bench.worker(*(["--skip-removed"] if skip else [])) as process:
             if not skip:
                 assert await asyncio.to_thread(process.wait, 60) == EXIT_CONFIG
@@ -97,7 +98,7 @@ def test_events_that_retention_removes_before_a_running_worker_reads_them_are_no
             try:
                 await produce(bench, 300, 450, with_labels=False)  # may be in a fetch that was under way
                 await produce(bench, 450, 600, with_labels=False)
-                await remove_records(bench, upto=190)
+                await bench.remove_records(190)
             finally:
                 process.send_signal(signal.SIGCONT)
             assert await asyncio.to_thread(process.wait, 60) == EXIT_RETRY
@@ -208,16 +209,3 @@ async def both(bench: Bench) -> bool:
 async def has_scored(bench: Bench, events: set[tuple[int, int]]) -> bool:
     done = {(score.source.partition, score.source.offset) for score in await bench.scores()}
     return events <= done | set(await bench.dead_sources())
-
-
-async def remove_records(bench: Bench, upto: int) -> set[tuple[int, int]]:
-    """Remove what lies before an offset of each partition; the sources left."""
-    topic = bench.pipeline.topics.events
-    admin = AIOKafkaAdminClient(bootstrap_servers=bench.bootstrap)
-    await admin.start()
-    await admin.delete_records(
-        {TopicPartition(topic, k): RecordsToDelete(before_offset=upto) for k in range(N_PARTITIONS)}
-    )
-    await admin.close()
-    ends = await bench.ends()
-    return {(k, offset) for k, end in ends.items() for offset in range(upto, end)}

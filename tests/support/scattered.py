@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from chaos_pipeline import START_MS, Setup, render_toml
 from worker_bench import Bench
 
@@ -182,15 +181,6 @@ class Stranger(Bench):
             topic = f"{self.pipeline.name}.labels"
             await producer.send_and_wait(topic, key=b"any", partition=partition, headers=headers, timestamp_ms=until_ms)
         await producer.stop()
-
-    async def remove(self, until: dict[int, int]) -> None:
-        """Have Kafka delete the events before these offsets, as retention does."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
-        await admin.start()
-        topic = f"{self.pipeline.name}.events"
-        places = {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in until.items()}
-        await admin.delete_records(places)
-        await admin.close()
 
     async def read(self, topic: str) -> list[Any]:
         """All records of a topic that are committed."""

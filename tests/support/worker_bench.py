@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from chaos_pipeline import START_MS, Setup, release, render_toml
 from warm_start import Process, start_warm
 
@@ -114,6 +115,15 @@ class Bench:
             return {tp.partition: end for tp, end in (await consumer.end_offsets(tps)).items()}
         finally:
             await consumer.stop()
+
+    async def remove_records(self, upto: int) -> None:
+        """Have Kafka delete the events before this offset of each partition, as retention does."""
+        topics = self.pipeline.topics
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        places = {TopicPartition(topics.sent_events, k): RecordsToDelete(upto) for k in range(topics.partitions)}
+        await admin.delete_records(places)
+        await admin.close()
 
     async def until(self, condition: Callable[[], Awaitable[bool]], deadline_s: float = 60) -> None:
         limit = time.monotonic() + deadline_s
