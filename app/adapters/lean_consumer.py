@@ -51,7 +51,7 @@ def _as_parsed(_: Any, record: Any) -> Any:
 
 
 class _Fetched(OrderedDict[Any, Any]):
-    """What the fetcher has fetched and not yet handed out, by partition; ``unsought``: told of one without an offset."""
+    """What the fetcher has and has not yet handed out, by partition. ``unsought``: told of one without an offset."""
 
     def __init__(self, found: Any, unsought: Callable[[Any], None]) -> None:
         super().__init__(found)
