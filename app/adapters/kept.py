@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from app.ports import WarehouseError
 
 T = TypeVar("T")
 
-#: How long somebody waits for what is newer than what is kept.
-PATIENCE_S = 0.05
-#: The same while nothing is kept, or only what is old: who asks rarely would always be told of the time before.
-FIRST_PATIENCE_S = 1.5
-OLD_S = 30.0
+#: How long somebody waits for what is newer than what is kept; and while there is nothing yet.
+PATIENCE_S, FIRST_PATIENCE_S = 0.1, 1.5
+#: Between two looks that nobody asked for; or so many times what the last one took, if that is longer.
+REFRESH_S, _RESTS = 10.0, 20
 
 
 @dataclass(frozen=True)
@@ -53,22 +51,29 @@ class Kept(Generic[T]):
 
     async def get(self) -> Finding[T]:
         """Look again, together with all who ask now, and return what is known when patience ends."""
-        age_s = math.inf if self._found_at_s is None else self._clock() - self._found_at_s
-        if age_s < self._pause_s:
-            return self._finding
-        patience_s = FIRST_PATIENCE_S if self._finding.value is None else PATIENCE_S
-        if self._search is None or self._search.done():
-            self._search = asyncio.create_task(self._look())
-            if age_s > OLD_S and not self._finding.error:
-                patience_s = FIRST_PATIENCE_S
-        await asyncio.wait([self._search], timeout=patience_s)
+        if self._found_at_s is None or self._clock() - self._found_at_s >= self._pause_s:
+            is_first = self._finding == Finding()
+            await asyncio.wait([self._begin()], timeout=FIRST_PATIENCE_S if is_first else PATIENCE_S)
         return self._finding
+
+    async def keep_fresh(self) -> None:
+        """Look now and then, for ever: who asks rarely is not told of the time when somebody asked before."""
+        while True:
+            before_s = self._clock()
+            await asyncio.wait([self._begin()])
+            await asyncio.sleep(max(REFRESH_S, _RESTS * (self._clock() - before_s)))
 
     async def close(self) -> None:
         """Stop looking."""
         if self._search is not None:
             self._search.cancel()
             await asyncio.wait([self._search])
+
+    def _begin(self) -> asyncio.Task[None]:
+        """The search that is under way, or a new one."""
+        if self._search is None or self._search.done():
+            self._search = asyncio.create_task(self._look())
+        return self._search
 
     async def _look(self) -> None:
         try:

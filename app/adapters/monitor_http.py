@@ -122,7 +122,9 @@ class MonitorHttp:
 
     async def start(self, host: str, port: int) -> str:
         """See `HttpServer.start`."""
-        return await self._server.start(host, port)
+        address = await self._server.start(host, port)
+        self._tables.open()
+        return address
 
     async def stop(self) -> None:
         await self._server.stop()

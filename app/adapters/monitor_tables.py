@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,9 +90,17 @@ class MonitorTables:
         self.counts = Kept(self._find_counts, pause_s=0.25)
         #: All of the page.
         self.all = Kept(self._find_all, pause_s=1.0)
+        self._looking: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        """Look by itself, now and then."""
+        self._looking = [asyncio.create_task(kept.keep_fresh()) for kept in (self.counts, self.all)]
 
     async def close(self) -> None:
         """Stop looking."""
+        for task in self._looking:
+            task.cancel()
+        await asyncio.gather(*self._looking, return_exceptions=True)
         await self.counts.close()
         await self.all.close()
 

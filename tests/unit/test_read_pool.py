@@ -1,16 +1,14 @@
-"""Laws of asking: so many run, so many wait, nobody who has gone is worked for, what many are shown is found once."""
+"""Laws of asking: so many run, so many wait, nobody who has gone is worked for."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from app.adapters.kept import Kept
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.read_pool import BusyError, ReadPool
 from app.ports import JsonRows, WarehouseError
@@ -186,110 +184,5 @@ def test_closing_stops_what_runs() -> None:
         for each in asked:
             with pytest.raises(WarehouseError, match="stopped"):
                 await each
-
-    run(law)
-
-
-# -- what is kept ------------------------------------------------------------------------------------------------------
-
-
-class Source:
-    """Finds numbers, when it is let."""
-
-    def __init__(self) -> None:
-        self.looked = 0
-        self.go = asyncio.Event()
-        self.error: WarehouseError | None = None
-
-    async def find(self) -> int:
-        self.looked += 1
-        number = self.looked
-        await self.go.wait()
-        if self.error is not None:
-            raise self.error
-        return number
-
-
-def test_all_who_ask_at_once_share_one_search() -> None:
-    async def law() -> None:
-        source = Source()
-        kept = Kept(source.find)
-        asking = [asyncio.create_task(kept.get()) for _ in range(20)]
-        await asyncio.sleep(0)
-        source.go.set()
-        assert {found.value for found in await asyncio.gather(*asking)} == {1}
-        assert (await kept.get()).value == 2  # nobody gets what was found before they asked, if there is time
-        await kept.close()
-
-    run(law)
-
-
-def test_what_takes_too_long_is_answered_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.adapters.kept.PATIENCE_S", 0.02)
-    monkeypatch.setattr("app.adapters.kept.FIRST_PATIENCE_S", 0.04)
-
-    async def law() -> None:
-        source = Source()
-        kept = Kept(source.find)
-        assert (await kept.get()).value is None
-        source.go.set()
-        await until(lambda: kept._finding.value == 1)
-        source.go.clear()
-        before = time.monotonic()
-        found = await kept.get()
-        assert time.monotonic() - before < 1
-        assert found.value == 1
-        assert found.found_at is not None
-        assert (await kept.get()).value == 1
-        assert source.looked == 2  # the search that is under way is not begun again
-        source.go.set()
-        await until(lambda: kept._finding.value == 2)
-        await kept.close()
-
-    run(law)
-
-
-def test_what_was_found_a_moment_ago_is_as_good_as_new() -> None:
-    async def law() -> None:
-        source, now = Source(), 100.0
-        source.go.set()
-        kept = Kept(source.find, pause_s=2, clock=lambda: now)
-        assert (await kept.get()).value == 1
-        now = 101.9
-        assert (await kept.get()).value == 1
-        now = 102.0
-        assert (await kept.get()).value == 2
-        await kept.close()
-
-    run(law)
-
-
-def test_what_fails_leaves_what_is_kept_and_says_why() -> None:
-    async def law() -> None:
-        source = Source()
-        source.go.set()
-        kept = Kept(source.find)
-        first = await kept.get()
-        source.error = WarehouseError("ClickHouse is away.", retryable=True)
-        found = await kept.get()
-        assert (found.value, found.found_at, found.error) == (1, first.found_at, "ClickHouse is away.")
-        source.error = None
-        assert (await kept.get()).error == ""
-        await kept.close()
-
-    run(law)
-
-
-def test_one_who_goes_does_not_end_the_search_of_the_others() -> None:
-    async def law() -> None:
-        source = Source()
-        kept = Kept(source.find)
-        goes, stays = (asyncio.create_task(kept.get()) for _ in range(2))
-        await asyncio.sleep(0)
-        goes.cancel()
-        await asyncio.wait([goes])
-        source.go.set()
-        assert (await stays).value == 1
-        await kept.close()
 
     run(law)
