@@ -409,18 +409,21 @@ def test_faults_call_the_events_by_their_name(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "kind", "sentence"),
+    ("n", "kind", "sentence", "share_amiss"),
     [
-        (0, "traffic_missing", "No events where 1000 are usual: some do not arrive."),
-        (300, "traffic_missing", "Only 300 events where 1000 are usual: some do not arrive."),
-        (2000, "traffic_doubled", "2000 events where 1000 are usual, twice as many: each may come twice."),
-        (5000, "traffic_surged", "5000 events where 1000 are usual, 5 times as many."),
+        (0, "traffic_missing", "No events where 1000 are usual: some do not arrive.", 1.0),
+        (300, "traffic_missing", "Only 300 events where 1000 are usual: some do not arrive.", 0.7),
+        (2000, "traffic_doubled", "2000 events where 1000 are usual, twice as many: each may come twice.", 0.5),
+        (5000, "traffic_surged", "5000 events where 1000 are usual, 5 times as many.", 0.8),
     ],
 )
-def test_traffic_far_from_the_past_is_a_fault(n: int, kind: str, sentence: str) -> None:
+def test_traffic_far_from_the_past_is_a_fault_as_strong_as_the_share_that_is_amiss(
+    n: int, kind: str, sentence: str, share_amiss: float
+) -> None:
     fault = only(find_in_traffic(Traffic(n, PAST)))
 
     assert (fault.kind, fault.sentence, fault.metrics) == (kind, sentence, ())
+    assert fault.strength == pytest.approx(share_amiss)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_missing_values(of_training: int, of_window: int, expected: str) -> None
     assert found == [expected] * bool(expected)
 
 
+@pytest.mark.parametrize(("of_training", "of_window", "moved"), [(20_000, 100, 0.19), (20_000, 5_000, 0.3)])
+def test_missing_values_are_as_strong_as_the_share_of_events_that_moved(
+    of_training: int, of_window: int, moved: float
+) -> None:
+    """From 20 % to 1 %, and from 20 % to 50 %."""
+    training = [0, *[(100_000 - of_training) // 20] * 20, 0]
+    window = [0, *[(10_000 - of_window) // 20] * 20, 0]
+    (fault,) = find_in_values(numeric(window, training=training, missing=(of_training, of_window)))
+    assert fault.strength == pytest.approx(moved)
+
+
 @pytest.mark.parametrize(
     ("of_training", "n", "is_fault"), [(0, 20, True), (0, 19, False), (5_263, 20, True), (5_264, 20, False)]
 )

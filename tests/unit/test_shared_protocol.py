@@ -161,6 +161,22 @@ def test_a_silent_partition_is_moved_to_the_others_time_less_the_delay(tmp_path:
     assert world.idle(0) is None  # nobody waits for more
 
 
+def test_there_is_news_as_soon_as_one_window_waits_for_the_next_tile(tmp_path: Path) -> None:
+    """A window of minutes does not wait until one of half hours comes into another tile as well."""
+    coarse = Window("events", ("town",), 60, 30, 0, "sum", "amount")
+    setting = Setting.of(tmp_path, [SUM, coarse], 2, with_labels=False)
+    world = World(setting, logs_of([1, 1, 2, 31], [0]), [0, 1])
+    shared = world.flow(0).shared
+    assert shared is not None
+    news = []
+    for _ in range(4):
+        world.read(0, 1)
+        news.append(shared.has_news)
+        world.commit(0)
+        assert not shared.has_news  # the others have been told
+    assert news == [True, False, True, True]
+
+
 # -- what a worker hears -----------------------------------------------------------------------------------------------
 
 

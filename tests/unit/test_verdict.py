@@ -249,6 +249,13 @@ def test_feature_drift_without_a_change_of_performance_is_watched() -> None:
                 "8 % of the flights."
             ),
         ),
+        (
+            replace(CONCEPT, calibration_effect=-0.08),
+            (
+                "The model no longer fits what happens: positive outcomes are less frequent than its scores say, by "
+                "8 % of the flights."
+            ),
+        ),
         (PRIOR, "Positive outcomes are less frequent: 13 % of the flights, 24 % in training."),
         (replace(QUIET, faults=(NULLS,)), NULLS.sentence),
         (
