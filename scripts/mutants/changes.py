@@ -1,6 +1,12 @@
 """Small mistakes that a person could make, one at a time, as changes of a syntax tree.
 
 No change makes a program that cannot run at all: messages, annotations, decorators and asserts stay as they are.
+Nor is there one that changes nothing by its nature:
+
+- ``strict`` of zip is an assert.
+- The -1 of reshape may be any number below nothing.
+- A module's constant of more than ten is a size as a rule: one more or less is as good. It is halved instead.
+- What is the same text again, as two equal arguments that change places.
 """
 
 from __future__ import annotations
@@ -47,6 +53,8 @@ _NAMES = {old: new for pair in _PAIRS for old, new in (pair, pair[::-1])}
 _WRAPPERS = {"abs", "sorted", "reversed", "round", "unique", "sort", "cumsum", "sqrt", "floor", "ceil", "fabs"}
 #: What gives the same for its arguments in either order.
 _SYMMETRIC = {"min", "max", "minimum", "maximum", "fmin", "fmax", "zip", "isinstance", "array_equal", "hypot"}
+#: A whole number of a module's constant that is no larger is exact, as a rule; a larger one is a size.
+_LARGEST_EXACT = 10
 _LEFT_ALONE = (ast.Assert, ast.Import, ast.ImportFrom, ast.JoinedStr)
 
 
@@ -94,7 +102,7 @@ def _to_text(node: ast.AST) -> str:
 
 
 def _walk(
-    parent: ast.AST, scope: str = "", line: int = 1
+    parent: ast.AST, scope: str = "", line: int = 1, *, in_constant: bool = False
 ) -> Iterator[tuple[str, int, ast.AST, ast.AST, tuple[ast.AST, str]]]:
     for field, value in ast.iter_fields(parent):
         if field in {"annotation", "returns", "decorator_list", "bases", "type_params"}:
@@ -102,20 +110,52 @@ def _walk(
         for node in value if isinstance(value, list) else [value]:
             if not isinstance(node, ast.AST) or isinstance(node, _LEFT_ALONE) or _is_for_types(node):
                 continue
+            if _is_strict_of_zip(parent, node):
+                continue
             at = getattr(node, "lineno", line)
-            for new in _vary(node):
-                yield scope, at, node, new, (parent, field)
-            if isinstance(node, ast.Raise):
+            for new in [_halve(node)] if in_constant and _is_size(node) else _vary(node):
+                if ast.dump(new) != ast.dump(node):
+                    yield scope, at, node, new, (parent, field)
+            if isinstance(node, ast.Raise) or _is_rest_of_reshape(parent, node):
                 continue
             inner = scope
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 is_local = isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef)
                 inner = f"{scope}{'.<locals>.' if is_local else '.'}{node.name}" if scope else node.name
-            yield from _walk(node, inner, at)
+            is_constant = in_constant or (isinstance(parent, ast.Module) and _is_constant(node))
+            yield from _walk(node, inner, at, in_constant=is_constant)
 
 
 def _is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _name_called(node: ast.AST) -> str:
+    called = node.func if isinstance(node, ast.Call) else None
+    return called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+
+
+def _is_strict_of_zip(parent: ast.AST, node: ast.AST) -> bool:
+    return isinstance(node, ast.keyword) and node.arg == "strict" and _name_called(parent) == "zip"
+
+
+def _is_rest_of_reshape(parent: ast.AST, node: ast.AST) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and _name_called(parent) == "reshape"
+
+
+def _is_constant(node: ast.AST) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return any(isinstance(target, ast.Name) and target.id.isupper() for target in targets)
+
+
+def _is_size(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value > _LARGEST_EXACT
+
+
+def _halve(node: ast.AST) -> ast.AST:
+    assert isinstance(node, ast.Constant)
+    assert isinstance(node.value, int)
+    return ast.Constant(node.value // 2)
 
 
 def _has_opposite(test: ast.expr) -> bool:
@@ -173,8 +213,7 @@ def _constant(node: ast.Constant) -> Iterator[ast.AST]:
 
 
 def _call(node: ast.Call) -> Iterator[ast.AST]:
-    called = node.func
-    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+    called, name = node.func, _name_called(node)
     if name in _NAMES:
         field = "attr" if isinstance(called, ast.Attribute) else "id"
         yield _with(node, func=_with(called, **{field: _NAMES[name]}))
@@ -183,7 +222,7 @@ def _call(node: ast.Call) -> Iterator[ast.AST]:
     if len(node.args) == 2 and name not in _SYMMETRIC and not any(isinstance(a, ast.Starred) for a in node.args):
         yield _with(node, args=node.args[::-1])
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg is not None and not _is_strict_of_zip(node, keyword):
             yield _with(node, keywords=[*node.keywords[:i], *node.keywords[i + 1 :]])
 
 

@@ -77,6 +77,34 @@ def test_messages_asserts_and_texts_stay_as_they_are(changes: ModuleType) -> Non
         assert "is above" in text or change.new == "pass"
 
 
+def changed(changes: ModuleType, source: str) -> set[tuple[str, str]]:
+    return {(change.old, change.new) for change in changes.find_changes("m.py", source)}
+
+
+def test_that_two_sides_of_a_zip_are_as_long_is_an_assert(changes: ModuleType) -> None:
+    assert changed(changes, "pairs = zip(a, b, strict=True)") == set()
+    resolved = "path.resolve(strict=True)"
+    assert {new for _, new in changed(changes, f"real = {resolved}")} == {"path.resolve()", "False"}
+
+
+def test_the_rest_of_a_shape_is_a_rest_or_a_length(changes: ModuleType) -> None:
+    assert changed(changes, "flat = a.reshape(-1)") == {("-1", "1")}
+    assert ("1", "2") in changed(changes, "last = a[-1]")
+
+
+def test_equal_arguments_do_not_change_places(changes: ModuleType) -> None:
+    assert changed(changes, "piece = Piece([], [])") == set()
+    assert changed(changes, "piece = Piece(a, [])") == {("Piece(a, [])", "Piece([], a)")}
+
+
+@pytest.mark.parametrize("name", ["SIZE", "_SIZE", "SIZE: int"])
+def test_a_size_is_halved_and_what_is_small_or_local_changes_by_one(changes: ModuleType, name: str) -> None:
+    assert changed(changes, f"{name} = 256") == {("256", "128")}
+    assert ("37", "18") in changed(changes, f"{name} = f(-4.5, 37)")
+    assert changed(changes, f"{name} = 10") == {("10", "11"), ("10", "9")}
+    assert changed(changes, "size = 256") == {("256", "257"), ("256", "255")}
+
+
 def test_a_change_is_known_again_by_its_function_and_line(changes: ModuleType) -> None:
     before = {change.key for change in changes.find_changes("m.py", SOURCE)}
     after = {change.key for change in changes.find_changes("m.py", "import math\n\n" + SOURCE)}
