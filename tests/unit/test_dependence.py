@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
+from scipy.stats import rankdata
 
-from models.dependence import design_effect
+from models.dependence import _marks, design_effect
 
 
 def ar1(seed: int, n: int, rho: float) -> np.ndarray:
@@ -54,6 +55,13 @@ def test_only_the_nine_most_frequent_categories_are_looked_at() -> None:
     assert design_effect(cells, 10, in_order=False) == 1.0
     cells[cells == 0] = 1
     assert design_effect(cells, 10, in_order=False) > 4
+
+
+@given(st.lists(st.integers(0, 7), min_size=64, max_size=90))
+def test_events_of_a_cell_share_their_mean_rank(found: list[int]) -> None:
+    cells = np.array([*found, 0, 7])
+    ranks = _marks(cells, 8, in_order=True)[-1]
+    np.testing.assert_allclose(ranks * len(cells) + 0.5, rankdata(cells), rtol=1e-12)
 
 
 def test_too_few_events_say_nothing() -> None:

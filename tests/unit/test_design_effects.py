@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from app.core.comparison import TESTS, Comparison
 from app.core.faults.column import Column
 from app.core.label_checks import check_labels
 from models.counting import count
-from models.reference import MetricCells, Reference
+from models.reference import Counts, MetricCells, Reference
 from models.reference_fit import fit_reference
 
 
@@ -80,6 +82,32 @@ def test_a_value_beyond_the_range_on_either_side_is_judged_two_sided() -> None:
         window = count(training, np.array([[value]]), np.array([0.5])).counts
         found = comparison.compare(training.counts, window)["range"]
         assert (found.p_value[0], found.effect[0]) == pytest.approx((0.2, 1.0))
+
+
+def test_the_effect_of_psi_is_what_chance_does_not_explain() -> None:
+    """Shares 1/4 and 3/4 have changed places: ln 3. Chance explains 1/9 + 1/9 in two groups, twice that of pairs."""
+    cells = (MetricCells("kind", "category", np.empty(0), codes=2),)
+    nothing = np.zeros((0, 2, 1), np.int64)
+    training = replace(Counts.zeros(1, 3, 1), n=9, counts=np.array([[2, 7, 0]]))
+    comparison = Comparison(Reference(cells, training, 0.5, np.ones(1), np.zeros((1, 3)), nothing), ["psi"])
+    for events_as_one in (1.0, 2.0):
+        comparison.design_effects = np.array([events_as_one])
+        found = comparison.compare(training.counts, np.array([[7, 2, 0]]))["psi"]
+        assert found.effect[0] == pytest.approx(max(found.statistic[0] - events_as_one * 2 / 9, 0))
+    comparison.design_effects = np.ones(1)
+    found = comparison.compare(training.counts, np.array([[7, 2, 0]]))["psi"]
+    assert found.statistic[0] == pytest.approx(np.log(3))
+
+
+def test_a_training_of_one_event_has_a_range() -> None:
+    cells = (MetricCells("x", "numeric", np.array([0.0, 1.0])),)
+    nothing = np.zeros((0, 2, 1), np.int64)
+    training = replace(Counts.zeros(1, 4, 1), n=1, counts=np.array([[0, 1, 0, 0]]))
+    comparison = Comparison(Reference(cells, training, 0.5, np.ones(1), np.zeros((1, 4)), nothing), ["range"])
+    found = comparison.compare(training.counts, np.array([[1, 2, 1, 0]]))["range"]
+    assert found.effect[0] == 0.5  # one below and one above, of four
+    of_nothing = comparison.compare(np.zeros((1, 4), np.int64), np.array([[1, 2, 1, 0]]))["range"]
+    assert np.isnan(of_nothing.effect[0])
 
 
 @given(st.integers(1, 40), st.integers(0, 400), st.integers(1, 8))

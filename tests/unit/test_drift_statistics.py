@@ -277,6 +277,16 @@ def test_a_constant_decile_has_no_trend_and_a_line_is_certain(level: float, n: i
     assert (line.t_statistic.item(), line.p_value.item()) == (math.inf, 0.0)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_the_unit_of_a_decile_does_not_matter_to_its_trend(unit: float) -> None:
+    """The line has rounding errors, which are as large as its values are; the others have real residuals."""
+    times = np.arange(12.0)
+    deciles = np.column_stack([0.1 + times / 3, np.full(12, 0.1), times / 3 + 0.01 * np.sin(times)])
+    plain, scaled = trend(times, deciles), trend(times, deciles * unit)
+    assert plain.t_statistic[:2].tolist() == scaled.t_statistic[:2].tolist() == [math.inf, 0.0]
+    np.testing.assert_allclose(scaled.t_statistic[2], plain.t_statistic[2], rtol=1e-6)
+
+
 # -- distances ---------------------------------------------------------------------------------------------------------
 
 EDGES = np.array([-2.0, -1.0, -0.5, 0.0, 0.7, 1.5, 4.0])

@@ -634,6 +634,15 @@ def test_a_scaled_law_is_the_law_of_the_scaled_values(factor: float, offset: flo
     assert distance(direct, law(values, edges.tolist()).scaled(factor, offset)) < 0.01
 
 
+def test_the_points_of_a_law_are_numbers_however_large_its_values_are() -> None:
+    largest = float(np.finfo(np.float64).max)
+    cells = MetricCells("x", "numeric", np.array([0.0, 1.0]))
+    for least, most in ((-1.0, largest), (-largest, 2.0), (-np.inf, np.inf)):
+        found = Law.of(cells, np.array([1, 1, 1, 0]), 0, least, most)
+        assert np.isfinite(found.points).all()
+        assert (np.diff(found.points) > 0).all()
+
+
 def test_stretches_where_fewer_than_three_values_are_expected_are_no_surprise_when_empty() -> None:
     """Twenty values as evenly as can be leave half of forty cells empty; of none of these that is a surprise."""
     edges = np.linspace(0.025, 0.975, 39).tolist()

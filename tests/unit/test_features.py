@@ -63,6 +63,11 @@ def times(t):
 def shout(shop):
     return np.array([None if s is None else s.upper() for s in shop], dtype=object)
 
+def shout_unless_b(shop):
+    if "b" in shop.tolist():
+        raise ArithmeticError("b is not shouted")
+    return shout(shop)
+
 def short(x):
     return x[:-1]
 
@@ -191,6 +196,16 @@ def test_the_event_that_makes_a_function_fail_is_rejected_alone(tmp_path: Path) 
     ]
     calls = built.functions["own.py:half"].__globals__["CALLS"]
     assert calls == [3, 1, 1, 1], "once for all, and row by row only then"
+
+
+def test_the_texts_of_other_events_are_kept_when_a_function_fails_for_one(tmp_path: Path) -> None:
+    of_shop = 'python = "own.py:shout_unless_b"\narguments = ["shop"]\nvalues = ["A", "C"]'
+    built = Built(tmp_path, feature("loud", "category", of_shop))
+
+    matrix, rejections = built.plan.compute(events([1, 2, 3, 4], [1, 1, 1, 1], shops=["a", "b", "c", None]))
+
+    np.testing.assert_array_equal(matrix[:, 0], [0, NAN, 1, NAN])
+    assert [(r.position, r.detail) for r in rejections] == [(1, "loud: ArithmeticError: b is not shouted")]
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,17 @@ def test_answers_that_cannot_be_change_nothing(what: str) -> None:
     assert not answers._early
     answers.hear(4, encode_packed(AnswersRecord("f", 1, [KeyAnswers(0, i8(5), i8(2, 0))])), 1)
     assert [offsets.tolist() for _, offsets, _ in answers._early] == [[5]]
+
+
+def test_what_an_answerer_keeps_is_bounded_by_how_far_windows_reach() -> None:
+    """Each second has a new key and is scored; the window reaches five seconds back."""
+    answerer, kept = Answerer(PLAN, "f", [0]), []
+    for second in range(100):
+        parts = [StoreParts(b"abcd", [encode_packed([f"s{second}"])], i8(second), i8(1), i8(0))]
+        end_ms = (second + 1) * HOP_MS
+        record = repartition(sequence=second, added_ms=end_ms, scored_ms=end_ms, parts=parts, questions=[])
+        answerer.hear(second, encode_packed(record))
+        answerer.answer()
+        kept.append((answerer.entries(), len(answerer._indexes[0])))
+    assert max(kept) <= (8, 8)
+    assert max(n_keys for _, n_keys in kept) <= 8

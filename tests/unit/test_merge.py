@@ -192,6 +192,12 @@ def test_labels_alone_are_taken_only_when_no_event_is_queued() -> None:
     assert merge.first_label_offset() == 4
 
 
+def test_labels_alone_are_a_run_of_no_event() -> None:
+    alone: Merged[int] = Merged.of_labels(labels(0, [3, 4]), ints([3, 4]))
+    assert alone.stop - alone.start == len(alone.times_ms) == 0
+    assert (alone.payload, alone.before.tolist(), alone.label_times_ms.tolist()) == (None, [0, 0], [3, 4])
+
+
 def test_the_newest_watermark_record_is_found_among_the_queued_labels() -> None:
     merge: TimeMerge[int] = TimeMerge(with_labels=True)
     assert merge.newest_watermark_record_ms() is None

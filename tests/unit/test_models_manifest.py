@@ -23,6 +23,7 @@ from models.training import TrainedModel
 from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS
 
 TRAINING = {"rows": 1, "labelled_rows": 1, "positive_share": 0.5, "sha256": "0" * 64, "from_ms": 0, "to_ms": 1}
+METRICS = {"auc": None, "log_loss": 0.5, "accuracy": 0.5, "n": 1, "from_ms": 0, "to_ms": 1}
 VERSIONS = st.tuples(*[st.integers(0, 999)] * 3).map(lambda parts: ".".join(map(str, parts)))
 
 
@@ -47,6 +48,11 @@ def test_golden_rows_keep_each_bit_and_what_is_missing() -> None:
     assert golden.scores == (0.1, 1e-310, 1e9)
 
 
+def test_the_most_rows_of_metrics_are_what_a_float_still_counts(trained: TrainedModel) -> None:
+    data = json.dumps({**json.loads(trained.manifest.to_bytes()), "metrics": METRICS | {"n": 2**53 - 1}}).encode()
+    assert Manifest.from_bytes(data).metrics.n == 2**53 - 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -67,6 +73,7 @@ def test_golden_rows_keep_each_bit_and_what_is_missing() -> None:
         ({"training": {**TRAINING, "from_ms": 9, "to_ms": 8}}, "between the years 1900 and 2299"),
         ({"reference": {"a": [[[[[[[[[[[[]]]]]]]]]]]]}}, "nested more than 10 deep"),
         ({"metrics": None}, "cannot be read"),
+        ({"metrics": METRICS | {"n": 2**53}}, "metrics.n is no number of rows"),
     ],
 )
 def test_a_manifest_that_is_not_well_formed_is_refused_in_one_sentence(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.drift_calendar import Window
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring import MonitorCore
@@ -287,6 +288,14 @@ def test_training_rows_come_once_per_version_with_every_statistic() -> None:
     assert not monitor.collect(now_ms=4)
     monitor.register_version("1", reference(), {})
     assert not monitor.collect(now_ms=5)
+
+
+def test_training_rows_are_of_the_time_of_the_training_data() -> None:
+    monitor = make_monitor(versions=())
+    monitor.register_version("1", reference(), {}, Window(30, 70))
+    monitor.register_version("2", reference(), {})
+    times = {(row.version, row.window_start_ms, row.window_end_ms) for row in monitor.collect(now_ms=3).metadata}
+    assert times == {("1", 30, 70), ("2", 0, 0)}
 
 
 def test_a_window_is_reported_when_it_closes_and_its_outcome_when_labels_are_mature() -> None:

@@ -244,6 +244,17 @@ def test_a_zero_has_no_sign() -> None:
     assert not np.signbit(parts[1].minima[0])
 
 
+def test_bursts_of_missing_values_count_and_labels_that_did_not_come_do_not() -> None:
+    """A twentieth of the events, in stretches of forty: nothing else depends on the event before."""
+    generator = np.random.default_rng(5)
+    values, scores, labels = generator.random(8_000), generator.random(8_000), generator.random(8_000) < 0.5
+    is_gone = np.repeat(generator.random(200) < 0.05, 40)
+    then = np.where(is_gone, np.nan, values), np.where(is_gone, np.nan, labels)
+    for x, y, expected in ((values, labels * 1.0, False), (then[0], labels * 1.0, True), (values, then[1], False)):
+        effects = fit_reference(x[:, None], ["x"], ["numeric"], {}, scores, y, 16).design_effects
+        assert (effects > 10).tolist() == [expected, False, False]
+
+
 def test_the_outcome_counts_bursts_of_wrong_decisions_that_its_labels_do_not_show() -> None:
     generator = np.random.default_rng(2)
     scores, labels = generator.random(8_000), generator.random(8_000) < 0.5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,6 +194,47 @@ def test_what_is_no_plain_file_of_its_folder_is_refused_and_not_waited_for(
         with pytest.raises(RegistryError, match=f"{words}|cannot be read") as refused:
             read()
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("mebibytes", "is_read"), [(15, True), (17, False)])
+def test_a_manifest_of_up_to_sixteen_mebibytes_is_read(
+    trained: TrainedModel, tmp_path: Path, mebibytes: int, is_read: bool
+) -> None:
+    entry = Registry(tmp_path).register(trained.manifest, trained.artifact)
+    with (entry.path / "manifest.json").open("ab") as file:
+        file.write(b" " * (mebibytes << 20))
+    if is_read:
+        assert resolve(entry.uri)[0] == trained.manifest
+    else:
+        with pytest.raises(RegistryError, match="too much"):
+            resolve(entry.uri)
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_becomes_a_pipe_as_it_is_opened_is_not_waited_for(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened as other files are, it would wait for a writer; one comes after a second, so that the test ends."""
+    entry = Registry(tmp_path).register(trained.manifest, trained.artifact)
+    path, plain_open, came = entry.path / "manifest.json", os.open, []
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # nobody reads
+            os.close(plain_open(path, os.O_WRONLY | os.O_NONBLOCK))
+            came.append(path)
+
+    def open_after_the_swap(real: Path, flags: int) -> int:
+        as_pipe(real)
+        return plain_open(real, flags)
+
+    writer = threading.Timer(1.0, write)
+    writer.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_after_the_swap)
+        with pytest.raises(RegistryError):
+            resolve(entry.uri)
+    writer.cancel()
+    assert not came
 
 
 def test_links_within_the_folder_of_a_version_are_followed(trained: TrainedModel, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from shared_world import World
 from app.core.merge import BEGINNING_MS
 from app.core.repartition_answerer import Answerer
 from app.core.repartition_answers import ComingAnswers
-from app.core.shared_board import Amounts, SharedBoard
+from app.core.shared_board import Amounts, SharedBoard, sum_amounts
 from schemas.wire import AnswersRecord, KeyAnswers, RepartitionRecord
 
 SUM = Window("events", ("shop",), 2, 1, 0, "sum", "amount")
@@ -182,6 +182,16 @@ def test_there_is_news_as_soon_as_one_window_waits_for_the_next_tile(tmp_path: P
 
 def amounts(value: int) -> Amounts:
     return Amounts(np.array([0]), np.array([[1], [value]]))
+
+
+def test_nothing_adds_nothing_to_amounts() -> None:
+    some = Amounts(np.array([2, 5]), np.array([[1, 2], [30, 40]]))
+    for parts in ([some], [some, Amounts.none()], [Amounts.none(), some]):
+        found = sum_amounts(parts)
+        assert (found.codes.tolist(), found.values.tolist()) == (some.codes.tolist(), some.values.tolist())
+        assert (found.codes.dtype, found.values.dtype) == (np.int64, np.int64)
+    none = sum_amounts([])
+    assert (none.codes.tolist(), none.values.tolist()) == ([], [[], []])
 
 
 def test_a_window_that_held_a_forgotten_tile_begins_anew(setting: Setting) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app.core.keys import NULL, UNKNOWN, KeyIndex
 from app.core.measures import FIXED_POINT, Layout, from_ordered, to_fixed_point, to_ordered
 from app.core.range_sums import RangeMax, max_between, sum_below
+from app.core.records.columns import MOST_TILE
 from app.core.stored_tiles import StoredTiles
 from app.core.tile_batch import Updates
 from app.core.tile_log import UnreadableError
@@ -304,6 +305,22 @@ def test_floats_keep_their_order_and_bits_as_integers(values: list[float]) -> No
     assert from_ordered(numbers).tobytes() == (floats + 0.0).tobytes()
     assert (np.argsort(numbers, kind="stable") == np.argsort(floats, kind="stable")).all()
     assert (np.argsort(~numbers, kind="stable") == np.argsort(-floats, kind="stable")).all()
+
+
+def test_a_cleared_slot_is_dropped_of_its_key_alone() -> None:
+    store = Store()
+    store.run([(False, key, tile, 1) for key in "abc" for tile in (4, 5)])
+    store.tiles.remove(store.index.find([np.array(["c"], dtype=object)]), np.array([5 % RING]))
+    of_two_tiles = [sums[SIZES.index(3)] for sums in store.run([(True, key, 5, 0) for key in "abc"])]
+    assert of_two_tiles == [(2, 2), (2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("tile", [MOST_TILE, -MOST_TILE])
+def test_the_outermost_tiles_are_restored(tile: int) -> None:
+    store, other = Store(), Store()
+    store.run([(False, "a", tile, 1)])
+    other.stored.restore(dict(store.drain()))
+    assert other.run([(True, "a", tile, 0)]) == [[(1, 1)] * len(SIZES)]
 
 
 @pytest.mark.parametrize("value", [b"", b"short", b"x" * 25])

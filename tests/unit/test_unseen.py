@@ -13,6 +13,7 @@ import pytest
 from core_setting import batch
 
 from app.core.comparison import Comparison
+from app.core.diagnosis import Diagnosis
 from app.core.drift_reports import Judge, Verdict, View
 from app.core.features import FeaturePlan
 from app.core.monitoring import MonitorCore
@@ -197,3 +198,13 @@ def test_numbers_and_the_outcome_have_nothing_unseen() -> None:
     reference = Reference(KINDS, Counts.zeros(4, 5, 1), 0.5, np.ones(4), np.zeros((4, 5)), np.zeros((0, 2, 1), int))
     comparison = Comparison(reference, ["unseen"])
     assert [comparison.concerned["unseen"][row] for row in range(4)] == [False, True, False, False]
+
+
+def test_a_change_has_the_shares_of_each_value_and_of_missing_ones_on_either_side() -> None:
+    then, window = Counts.zeros(4, 6, 1), Counts.zeros(4, 6, 1)  # wider than the category is
+    then.counts[1, :4], window.counts[1, :4] = [6, 2, 0, 2], [1, 2, 3, 4]
+    reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 6)), np.zeros((0, 2, 1), int))
+    change = Diagnosis(reference, [], "events")._change(1, window)
+    assert (change.shares_before, change.missing_before) == ((0.6, 0.2, 0.0), 0.2)
+    assert (change.shares_now, change.missing_now) == ((0.1, 0.2, 0.3), 0.4)
+    assert change.effect == pytest.approx(0.5)  # of the first value

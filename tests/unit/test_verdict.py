@@ -319,6 +319,9 @@ def test_numbers_that_differ_visibly_are_said_differently(before: float, now: fl
         (123.4, 123.4, ("123", "123")),
         (100.0, 101.0, ("100", "101")),
         (1000.0, 1000.4, ("1000", "1000.4")),
+        # A step of the last digit is at most a tenth of what they differ by:
+        (100.0, 110.0, ("100", "110")),
+        (100.5, 110.0, ("100.5", "110")),
         (-5.0, 5.0, ("-5", "5")),
         (0.0, 1e-9, ("0", "0.000000001")),
         (float("nan"), 3.14159, ("none", "3.14")),
