@@ -46,6 +46,15 @@ class Entry:
     def uri(self) -> str:
         return self.path.as_uri()
 
+    def read_artifact(self) -> bytes:
+        """Read the artifact; RegistryError when it is not what the manifest names."""
+        artifact = _read_bounded(self.path, f"model.{self.manifest.artifact.format}", LARGEST_ARTIFACT_BYTES)
+        try:
+            check_bytes(artifact, self.manifest.artifact.sha256)
+        except ValueError as error:
+            raise RegistryError(f"{self.path}: {error}") from error
+        return artifact
+
 
 class Registry:
     """A file-system store of immutable model versions.
@@ -128,7 +137,8 @@ class Registry:
 
     def load(self, model: str, version: str) -> tuple[Manifest, bytes]:
         """Return manifest and artifact; the artifact has the size and digest that the manifest says."""
-        return _read(self.entry(model, version).path)
+        entry = self.entry(model, version)
+        return entry.manifest, entry.read_artifact()
 
     def next_version(self, model: str, bump: Bump = "minor") -> str:
         """Return the version after the newest; 1.0.0 for the first."""
@@ -151,12 +161,18 @@ class Registry:
             )
 
 
-def resolve(uri: str) -> tuple[Manifest, bytes]:
-    """Read the version that a model update points to; RegistryError when it is not there or not what it says."""
+def find(uri: str) -> Entry:
+    """Return the version that a model update points to, without its artifact; RegistryError when it is not there."""
     folder = folder_of(uri)
     if not _is_complete(folder):
         raise RegistryError(f"There is no model version at {uri:.1000}; register it where this worker can read it.")
-    return _read(folder)
+    return Entry(folder, _read_manifest(folder))
+
+
+def resolve(uri: str) -> tuple[Manifest, bytes]:
+    """Read the version that a model update points to; RegistryError when it is not there or not what it says."""
+    entry = find(uri)
+    return entry.manifest, entry.read_artifact()
 
 
 def stamp_of(uri: str) -> Stamp:
@@ -188,17 +204,8 @@ def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
         raise RegistryError(
             f"{folder} has no {MANIFEST_FILE} with its model.skops beside it; give the folder of a model version."
         )
-    return _read(folder)
-
-
-def _read(folder: Path) -> tuple[Manifest, bytes]:
-    manifest = _read_manifest(folder)
-    artifact = _read_bounded(folder, f"model.{manifest.artifact.format}", LARGEST_ARTIFACT_BYTES)
-    try:
-        check_bytes(artifact, manifest.artifact.sha256)
-    except ValueError as error:
-        raise RegistryError(f"{folder}: {error}") from error
-    return manifest, artifact
+    entry = Entry(folder, _read_manifest(folder))
+    return entry.manifest, entry.read_artifact()
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -49,9 +49,6 @@ class RefusedModelError(Exception):
         self.detail = detail
 
 
-RefusedModel = RefusedModelError
-
-
 @dataclass(frozen=True, eq=False)
 class VerifiedModel:
     """A loaded version that gave its golden scores, warm.
@@ -73,7 +70,6 @@ def verify(
     artifact_bytes: bytes,
     expected_feature_set: str,
     *,
-    expected_sha256: str | None = None,
     expected_names: Iterable[str] | None = None,
     expected_model: tuple[str, str] | None = None,
     allow_joblib: bool = False,
@@ -90,8 +86,8 @@ def verify(
         As `models.registry.resolve` gives them.
     expected_feature_set
         The digest of the features that this process computes.
-    expected_sha256, expected_model
-        Digest of the artifact, and (model, version), as the model update has them; None: not compared.
+    expected_model
+        (model, version); None: not compared.
     expected_names
         The feature names of this process, in order; None: not compared.
     in_child
@@ -110,7 +106,7 @@ def verify(
         checked.check()
     except ManifestError as error:
         raise RefusedModelError("manifest", str(error)) from error
-    _check_identity(checked, expected_feature_set, expected_sha256, expected_names, expected_model)
+    check_identity(checked, expected_feature_set, names=expected_names, model=expected_model)
     check_libraries(checked.libraries)
     try:
         check_bytes(artifact_bytes, checked.artifact.sha256)
@@ -147,13 +143,15 @@ def check_libraries(libraries: Mapping[str, str]) -> None:
         )
 
 
-def _check_identity(
+def check_identity(
     manifest: Manifest,
     feature_set: str,
-    sha256: str | None,
-    names: Iterable[str] | None,
-    model: tuple[str, str] | None,
+    *,
+    sha256: str | None = None,
+    names: Iterable[str] | None = None,
+    model: tuple[str, str] | None = None,
 ) -> None:
+    """Refuse a version that is not the expected one, by its manifest alone (``sha256``: of its artifact)."""
     if model is not None and (manifest.model, manifest.version) != model:
         raise RefusedModelError(
             "model",

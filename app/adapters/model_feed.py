@@ -23,10 +23,10 @@ from app.adapters.topic_reader import follow
 from app.core.scoring import ActiveModel, ChampionTimeline
 from models.manifest import ManifestError
 from models.reference import Reference
-from models.registry import RegistryError, Stamp, resolve, stamp_of
+from models.registry import RegistryError, Stamp, find, stamp_of
 from models.timeline import Timeline
 from models.trial import Trial
-from models.verify import RefusedModelError, verify
+from models.verify import RefusedModelError, check_identity, verify
 from schemas.pipeline import Pipeline
 from schemas.wire import ModelStatus, ModelUpdate, encode_json
 
@@ -250,16 +250,17 @@ class ModelShelf:
         started = time.monotonic()
         stamp = stamp_of(update.uri)
         try:
-            manifest, artifact = resolve(update.uri)
-            verified = verify(
+            entry = find(update.uri)
+            manifest, feature_set = entry.manifest, self._pipeline.feature_set
+            # First, as an announcement may name the files of any version: their artifact is not even read.
+            check_identity(
                 manifest,
-                artifact,
-                self._pipeline.feature_set,
-                expected_sha256=update.sha256,
-                expected_names=self._pipeline.feature_names,
-                expected_model=(update.model, update.version),
-                trial=lane.open(),
+                feature_set,
+                sha256=update.sha256,
+                names=self._pipeline.feature_names,
+                model=(update.model, update.version),
             )
+            verified = verify(manifest, entry.read_artifact(), feature_set, trial=lane.open())
             reference = manifest.read_reference()
         except RegistryError as error:
             return _Verdict(None, str(error), time.monotonic() - started)

@@ -21,7 +21,7 @@ from app.core.batches import RecordBatch
 from app.core.drift_calendar import Window
 from models.manifest import Manifest
 from models.reference import Reference
-from models.registry import RegistryError, resolve
+from models.registry import RegistryError, find
 from models.standing import Standing, Standings
 from schemas.pipeline import Pipeline
 from schemas.wire import ModelStatus, ModelUpdate
@@ -185,7 +185,7 @@ class ModelHistory:
 
 
 def _read(update: ModelUpdate) -> tuple[Manifest, Reference]:
-    manifest, _ = resolve(update.uri)
+    manifest = find(update.uri).manifest
     said, found = (update.model, update.version, update.sha256), (manifest.model, manifest.version)
     if said != (*found, manifest.artifact.sha256):
         raise RegistryError(f"{update.uri:.200} holds {' '.join(found)}, and not what the update announces.")

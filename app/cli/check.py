@@ -302,7 +302,7 @@ def _check_champion(context: ModelContext, bootstrap: str) -> str:
             f"{newest.version} was trained for the features {newest.feature_set}, the pipeline file says"
             f" {pipeline.feature_set}: train a version for these features and promote it."
         )
-    manifest, _ = resolve(newest.uri)
+    manifest, _ = resolve(newest.uri)  # its artifact too is there and whole
     return f"{newest.model} {newest.version} ({manifest.family}) has the pipeline's features"
 
 

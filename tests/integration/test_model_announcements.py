@@ -179,20 +179,20 @@ def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
     kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = asyncio.Event()
-    resolve = model_feed.resolve
+    find = model_feed.find
 
     def hang(uri: str) -> Any:
         if uri.endswith("2.0.0"):
             while not released.is_set():
                 pass_time()
-        return resolve(uri)
+        return find(uri)
 
     def pass_time() -> None:
         import time  # noqa: PLC0415  # in a thread of its own, as a mount that is gone would
 
         time.sleep(0.05)
 
-    monkeypatch.setattr(model_feed, "resolve", hang)
+    monkeypatch.setattr(model_feed, "find", hang)
     monkeypatch.setattr(model_feed, "VERIFY_S", 25.0)
 
     async def run() -> None:

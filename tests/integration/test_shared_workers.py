@@ -194,15 +194,6 @@ def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_kill
 IMPATIENT = "1s"
 
 
-async def two_workers(bench: SharedBench) -> None:
-    """Wait until both workers have taken over partitions, and all that was produced is scored."""
-
-    async def both_have_some() -> bool:
-        return bench.has_partitions(1) and bench.has_partitions(2)
-
-    await bench.until(both_have_some, 120)
-
-
 @pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
 def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
     kafka: str, tmp_path: Path, *, repartition: bool
@@ -217,7 +208,7 @@ def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
             return await bench.committed() >= target
 
         with bench.worker(), bench.worker() as hangs:
-            await two_workers(bench)
+            await bench.until(bench.is_shared, 120)
             await produce(bench, 0, 900)
             await bench.until(lambda: has_come_to(700), 120)
             hangs.send_signal(signal.SIGSTOP)
@@ -250,7 +241,7 @@ def test_a_silent_partition_whose_worker_hangs_is_waited_for_no_longer_than_max_
             return any(score.stale for score in await bench.scores())
 
         with bench.worker("--http-port", str(port)), bench.worker() as hangs:
-            await two_workers(bench)
+            await bench.until(bench.is_shared, 120)
             silent = set(bench.partitions_of(2))
             await produce(bench, 0, 900)
             await bench.until(lambda: has_come_to(900), 120)

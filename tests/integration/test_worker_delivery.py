@@ -57,14 +57,11 @@ def test_workers_that_join_and_leave_share_the_partitions_and_lose_nothing(kafka
         async def has_come_to(target: int) -> bool:
             return await bench.committed() >= target
 
-        async def both_work() -> bool:
-            return bench.has_partitions(1) and bench.has_partitions(2)
-
         with bench.worker() as first:
             await produce(bench, 0, 500, with_labels=True)
             await bench.until(lambda: has_come_to(500))
             with bench.worker() as second:
-                await bench.until(both_work)
+                await bench.until(bench.is_shared)
                 producing = asyncio.create_task(produce(bench, 500, n, with_labels=True))
                 await bench.until(lambda: has_come_to(3_000))
                 first.terminate()

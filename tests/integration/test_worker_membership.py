@@ -23,7 +23,7 @@ def test_a_partition_that_comes_back_goes_on_without_a_restore(kafka: str, tmp_p
         with bench.worker() as first:
             await processed(bench, 0, 600)
             with bench.worker() as second:
-                await bench.until(lambda: both(bench))
+                await bench.until(bench.is_shared)
                 await processed(bench, 600, 1_200)
                 second.terminate()
                 assert second.wait(20) == 0
@@ -49,7 +49,7 @@ def test_a_named_worker_started_again_has_its_partitions_back_and_no_other_pause
         with bench.worker(*a) as first:
             await processed(bench, 0, 300)
             with bench.worker("--instance", "b"):
-                await bench.until(lambda: both(bench))
+                await bench.until(bench.is_shared)
                 assignments = (tmp_path / "worker-2.log").read_text().count("are ours")
                 first.kill()
                 first.wait()
@@ -200,10 +200,6 @@ async def processed(bench: Bench, start: int, stop: int) -> None:
         return await bench.committed() >= stop
 
     await bench.until(is_done)
-
-
-async def both(bench: Bench) -> bool:
-    return bench.has_partitions(1) and bench.has_partitions(2)
 
 
 async def has_scored(bench: Bench, events: set[tuple[int, int]]) -> bool:

@@ -84,6 +84,11 @@ class Bench:
         """Whether the worker started as number ``worker`` has taken over partitions at its last assignment."""
         return bool(self.partitions_of(worker))
 
+    async def is_shared(self) -> bool:
+        """Whether the first two workers have partitions, and none the same: one may not know yet of the other."""
+        one, other = (set(self.partitions_of(worker)) for worker in (1, 2))
+        return bool(one and other) and not one & other
+
     def partitions_of(self, worker: int) -> list[int]:
         """What the worker started as number ``worker`` was given at its last assignment."""
         log = (self.folder / f"worker-{worker}.log").read_text()

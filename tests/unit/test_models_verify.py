@@ -13,7 +13,7 @@ from models import artifact
 from models.families import FAMILIES, FeatureKind, fit
 from models.manifest import Artifact, GoldenRows, Manifest
 from models.training import TrainedModel
-from models.verify import RefusedModelError, VerifiedModel, verify
+from models.verify import RefusedModelError, VerifiedModel, check_identity, verify
 
 
 def check(manifest: Manifest | bytes, data: bytes, **options: Any) -> VerifiedModel:
@@ -47,12 +47,13 @@ def test_each_identity_is_compared(trained: TrainedModel) -> None:
     check(
         manifest,
         data,
-        expected_sha256=manifest.artifact.sha256,
         expected_names=["amount", "colour", "items"],
         expected_model=("shop-returns", "1.0.0"),
     )
     assert refuse(manifest, data, feature_set="another") == "feature_set"
-    assert refuse(manifest, data, expected_sha256="0" * 64) == "digest"
+    check_identity(manifest, manifest.feature_set, sha256=manifest.artifact.sha256)
+    with pytest.raises(RefusedModelError, match="digest: The update announces"):
+        check_identity(manifest, manifest.feature_set, sha256="0" * 64)
     assert refuse(manifest, data, expected_names=["colour", "amount", "items"]) == "signature"
     assert refuse(manifest, data, expected_model=("shop-returns", "2.0.0")) == "model"
 
