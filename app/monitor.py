@@ -45,6 +45,8 @@ Clock = Callable[[], int]
 
 #: How long a person waits for the answer to an acknowledgement.
 ANSWER_S = 20.0
+#: Versions of which the status says what is wrong; it counts them all.
+_MOST_SHOWN = 20
 
 
 class Monitor:
@@ -310,13 +312,16 @@ def _status(monitor: Monitor) -> dict[str, Any]:
     windows = watch.core.windows if watch is not None else None
     standby = "standing by" if monitor.is_standby else "starting"
     champion = monitor.history.standings.champion()
+    refused, unread = monitor.history.standings.refused(), monitor.history.unreadable
     return {
         "pipeline": monitor.pipeline.name,
         "state": "at work" if watch is not None else standby,
         "champion": champion.version if champion is not None else None,
-        "refused_versions": monitor.history.standings.refused(),
+        "refused_versions": _newest(refused),
+        "refused_versions_total": len(refused),
         "versions": sorted(monitor.versions),
-        "versions_without_manifest": monitor.history.unreadable,
+        "versions_without_manifest": _newest(unread),
+        "versions_without_manifest_total": len(unread),
         "watermark": _iso(windows.watermark_ms) if windows is not None else None,
         "label_watermark": _iso(windows.label_watermark_ms) if windows is not None else None,
         "windows_open": windows.n_open if windows is not None else None,
@@ -329,6 +334,11 @@ def _status(monitor: Monitor) -> dict[str, Any]:
         "warehouse_error": monitor.warehouse.error,
         "refused_records": monitor.refusals.by_topic(),
     }
+
+
+def _newest(versions: dict[str, str]) -> dict[str, str]:
+    """The last of them: anybody may announce thousands."""
+    return dict(list(versions.items())[-_MOST_SHOWN:])
 
 
 def _labels(monitor: Monitor) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -135,10 +135,12 @@ class Warehouse(Protocol):
         """Stop the user's SQL with a mark, if it runs."""
         ...
 
-    def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def read(
+        self, table: str, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
         """Return the rows of a table, exact, in the order of its key; ``where``: columns and what they must equal.
 
-        Times are aware datetimes; strings that are not UTF-8 are bytes.
+        ``columns``: those that are wanted, None: all. Times are aware datetimes; strings that are not UTF-8 are bytes.
         """
         ...
 

@@ -24,10 +24,10 @@ from app.adapters.clickhouse_url import ClickHouseUrl, explain_of
 from app.adapters.private_folder import private_folder
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 from app.secret import Secret
-from schemas.tables import DATABASE, SCORES
+from schemas.tables import DATABASE, SCORES, Column, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 T = TypeVar("T")
 
@@ -141,19 +141,18 @@ class ClickHouseWarehouse:
     def stop(self, mark: str) -> None:
         self._call(lambda: self._reads.stop(mark))
 
-    def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def read(
+        self, table: str, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
         known = find_table(table)
         source = known.storage if known is SCORES else known.name
         final = " FINAL" if source == known.storage else ""
         conditions, parameters = ["1"], {}
         for position, (name, value) in enumerate((where or {}).items()):
-            column = known.column(name)
-            if column is None:
-                msg = f"Table {known.name} has no column {name}."
-                raise WarehouseError(msg)
-            conditions.append(f"`{name}` = {{p{position}:{column.type}}}")
+            conditions.append(f"`{name}` = {{p{position}:{_find_column(known, name).type}}}")
             parameters[f"p{position}"] = value
-        names = ", ".join(f"`{column.name}`" for column in known.columns)
+        wanted = known.columns if columns is None else [_find_column(known, name) for name in columns]
+        names = ", ".join(f"`{column.name}`" for column in wanted)
         sql = (
             f"SELECT {names} FROM {DATABASE}.{source}{final} WHERE {' AND '.join(conditions)}"  # noqa: S608  # names from schemas.tables
             f" ORDER BY {', '.join(f'`{name}`' for name in known.key)}"
@@ -299,6 +298,13 @@ def statements(text: str) -> list[str]:
     """Return the statements of an SQL file; each ends with a semicolon at the end of a line."""
     body = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
     return [part.strip() for part in re.split(r";[ \t]*(?:\n|$)", body) if part.strip()]
+
+
+def _find_column(table: Table, name: str) -> Column:
+    column = table.column(name)
+    if column is None:
+        raise WarehouseError(f"Table {table.name} has no column {name}.")
+    return column
 
 
 def _fetch(client: Any, sql: str, parameters: Mapping[str, Any] | None, limit: int | None) -> QueryResult:

@@ -8,7 +8,7 @@ from app.adapters.arrow_columns import find_table, to_arrow, to_rows
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from schemas.tables import Column, Table
 
@@ -61,12 +61,15 @@ class MemoryWarehouse:
     def stop(self, mark: str) -> None:
         """Nothing runs for long."""
 
-    def read(self, table: str, where: Mapping[str, Any] | None = None) -> list[Row]:
+    def read(
+        self, table: str, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
+    ) -> list[Row]:
         known = find_table(table)
-        _check_columns(known, where or {})
+        _check_columns(known, [*(where or {}), *(columns or [])])
         rows = self._rows.get(table, {})
         wanted = (where or {}).items()
-        return [dict(rows[key]) for key in sorted(rows) if all(rows[key][name] == value for name, value in wanted)]
+        found = (rows[key] for key in sorted(rows) if all(rows[key][name] == value for name, value in wanted))
+        return [{name: value for name, value in row.items() if columns is None or name in columns} for row in found]
 
     def latest_checkpoint(self, pipeline: str) -> Checkpoint | None:
         return self._checkpoints.get(pipeline)
@@ -86,8 +89,8 @@ class MemoryWarehouse:
         """Keep everything: a test may look at it afterwards."""
 
 
-def _check_columns(table: Table, where: Mapping[str, Any]) -> None:
-    for name in where:
+def _check_columns(table: Table, names: Iterable[str]) -> None:
+    for name in names:
         if table.column(name) is None:
             msg = f"Table {table.name} has no column {name}."
             raise WarehouseError(msg)

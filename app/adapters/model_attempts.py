@@ -8,15 +8,18 @@ wrong until its files are others, or somebody announces it again.
 
 from __future__ import annotations
 
+import heapq
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
 
 from models.registry import Stamp
 from schemas.wire import ModelUpdate
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
+#: How many are tried again at a time: of thousands that are nowhere, each has its turn.
+MOST_AGAIN = 20
 
 #: Model, version and digest: what is loaded. And where it is: what is tried.
 Content = tuple[str, str, str]
@@ -31,15 +34,17 @@ def place_of(update: ModelUpdate) -> Place:
     return *content_of(update), update.uri
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """What became of an announced version.
 
-    ``why``: of its refusal, "" when it was never tried. ``stamp``: of the files that were refused; None when it is to
-    be tried whatever they are. ``due_s``: when it is to be tried again.
+    ``refused``: files of the version, at any place, that were refused, and why. ``why``: of its refusal, "" when it was
+    never tried. ``stamp``: of the files that were refused; None when it is to be tried whatever they are. ``due_s``:
+    when it is to be tried again.
     """
 
     update: ModelUpdate
+    refused: dict[Stamp, str] = field(default_factory=dict)
     why: str = ""
     stamp: Stamp | None = None
     pause_s: float = FIRST_PAUSE_S
@@ -48,10 +53,17 @@ class Attempt:
     #: Set when the thread has ended that was not waited for any longer; None: there is none.
     given_up: threading.Event | None = None
 
+    def is_due(self, now_s: float) -> bool:
+        if self.is_running or self.due_s > now_s:
+            return False
+        return self.given_up is None or self.given_up.is_set()
+
     def refuse(self, why: str, stamp: Stamp | None, now_s: float) -> bool:
         """Note a refusal; whether it says something new."""
         is_news = why != self.why
         self.why, self.stamp = why, stamp
+        if stamp is not None:
+            self.refused[stamp] = why
         self.wait(now_s)
         return is_news
 
@@ -62,6 +74,8 @@ class Attempt:
 
     def ask_again(self) -> None:
         """Somebody has announced it again: it is tried at once, whatever is known of it."""
+        if self.stamp is not None:
+            self.refused.pop(self.stamp, None)
         self.stamp, self.pause_s, self.due_s = None, FIRST_PAUSE_S, 0.0
 
 
@@ -70,6 +84,8 @@ class Attempts:
 
     def __init__(self) -> None:
         self._attempts: dict[Place, Attempt] = {}
+        self._wanted: dict[Place, Attempt] = {}
+        self._refused: dict[Content, dict[Stamp, str]] = {}
 
     def announce(self, update: ModelUpdate) -> None:
         """An update has come, of a version that shall score."""
@@ -77,23 +93,23 @@ class Attempts:
         if found is not None:
             found.ask_again()
 
-    def due(self, champions: Iterable[ModelUpdate], loaded: Iterable[Content], now_s: float) -> Iterator[Attempt]:
-        """What is to be tried now: of the champions, those that are not loaded; each once, where it stands last."""
-        known, places = set(loaded), dict[Place, ModelUpdate]()
-        for update in champions:
-            if content_of(update) not in known:
-                places.pop(place_of(update), None)
-                places[place_of(update)] = update
-        for place, update in places.items():
-            attempt = self._attempts.setdefault(place, Attempt(update))
-            is_stuck = attempt.given_up is not None and not attempt.given_up.is_set()
-            if not attempt.is_running and not is_stuck and attempt.due_s <= now_s:
-                yield attempt
+    def want(self, updates: Iterable[ModelUpdate]) -> None:
+        """From now on the versions of these are wanted, and no others; each once, where it stands last."""
+        self._wanted = {}
+        for update in updates:
+            place = place_of(update)
+            attempt = self._attempts.get(place)
+            if attempt is None:
+                refused = self._refused.setdefault(content_of(update), {})
+                attempt = self._attempts[place] = Attempt(update, refused)
+            self._wanted.pop(place, None)
+            self._wanted[place] = attempt
 
-    def refused_files(self, content: Content) -> dict[Stamp, str]:
-        """Files of a version that were refused, wherever they were said to be, and why."""
-        tried = (attempt for place, attempt in self._attempts.items() if place[:3] == content)
-        return {attempt.stamp: attempt.why for attempt in tried if attempt.stamp is not None}
+    def due(self, loaded: Container[Content], now_s: float) -> list[Attempt]:
+        """What is to be tried now: all that never was, in the order of what is wanted, and some of it again."""
+        found = [each for each in self._wanted.values() if each.is_due(now_s) and content_of(each.update) not in loaded]
+        again = heapq.nsmallest(MOST_AGAIN, (each for each in found if each.why), key=lambda each: each.due_s)
+        return [*(each for each in found if not each.why), *again]
 
     @property
     def is_running(self) -> bool:

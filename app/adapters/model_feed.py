@@ -10,8 +10,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -100,8 +101,9 @@ class ModelShelf:
         self._timeline = Timeline()
         self._attempts = Attempts()
         self._loaded: dict[Content, ActiveModel] = {}
-        #: What is to be tried, the last first: a thousand that are not there hold up none after them.
-        self._to_try: asyncio.LifoQueue[Attempt] = asyncio.LifoQueue()
+        #: What is to be tried: first what never was, from the last on: a thousand that are nowhere hold up none.
+        self._to_try: asyncio.PriorityQueue[tuple[bool, int, Attempt]] = asyncio.PriorityQueue()
+        self._numbers = count()
         self._lanes: list[asyncio.Task[None]] = []
         #: Processes to try in, started and idle: their start takes seconds.
         self._idle_trials = [trial] if trial is not None else []
@@ -175,6 +177,8 @@ class ModelShelf:
                 self._timeline.observe(update)
                 self._attempts.announce(update)
             if fresh:
+                # Who was rolled back is tried, too, after the champions: labels of what it scored are to come.
+                self._attempts.want([*self._timeline.announced, *self._timeline.champions])
                 self._publish()
             self._try_what_is_due()
             await self._tell_the_rest()
@@ -186,15 +190,15 @@ class ModelShelf:
     # -- trying --------------------------------------------------------------------------------------------------------
 
     def _try_what_is_due(self) -> None:
-        # Who was rolled back is tried, too, after the champions: labels of what it scored are to come.
-        wanted = [*self._timeline.announced, *self._timeline.champions]
-        for attempt in list(self._attempts.due(wanted, self._loaded, _now())):
+        for attempt in self._attempts.due(self._loaded, _now()):
             attempt.is_running = True
-            self._to_try.put_nowait(attempt)
+            is_again, number = bool(attempt.why), next(self._numbers)
+            self._to_try.put_nowait((is_again, number if is_again else -number, attempt))
 
     async def _try_in_turn(self) -> None:
         while True:
-            await self._try(await self._to_try.get())
+            *_, attempt = await self._to_try.get()
+            await self._try(attempt)
 
     async def _try(self, attempt: Attempt) -> None:
         """Verify a version; whatever happens, it is a verdict about this version alone."""
@@ -202,11 +206,10 @@ class ModelShelf:
         if content_of(update) in self._loaded:  # from another place, meanwhile
             attempt.is_running = False
             return
-        refused = self._attempts.refused_files(content_of(update))
         lane = _Lane(self._idle_trials.pop() if self._idle_trials else None)
         verdict: _Verdict | None
         try:
-            verdict = await run_apart(lambda: self._look(attempt, lane, refused), VERIFY_S, f"model-{update.version}")
+            verdict = await run_apart(lambda: self._look(attempt, lane), VERIFY_S, f"model-{update.version}")
         except TimeoutError:
             lane.give_up()
             attempt.given_up = lane.has_ended
@@ -234,14 +237,14 @@ class ModelShelf:
         elif attempt.refuse(verdict.why, verdict.stamp, _now()):
             self._note(update, "refused", verdict)
 
-    def _look(self, attempt: Attempt, lane: _Lane, refused: Mapping[Stamp, str]) -> _Verdict | None:
-        """Called in a thread. None: the files are those that were refused. ``refused``: at any place, and why."""
+    def _look(self, attempt: Attempt, lane: _Lane) -> _Verdict | None:
+        """Called in a thread. None: the files are those that were refused."""
         try:
             stamp = stamp_of(attempt.update.uri)
             if attempt.stamp is not None and stamp == attempt.stamp:
                 return None
-            if attempt.stamp is None and not attempt.why and stamp in refused:
-                return _Verdict(None, refused[stamp], stamp=stamp)
+            if not attempt.why and (why := attempt.refused.get(stamp)):
+                return _Verdict(None, why, stamp=stamp)
             return self._verify(attempt.update, lane)
         finally:
             lane.has_ended.set()

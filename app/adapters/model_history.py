@@ -171,7 +171,8 @@ class ModelHistory:
         """
         if self._row_ms is None:
             name = self._pipeline.name
-            rows = await self._warehouse.call(lambda warehouse: warehouse.read("model_versions", {"pipeline": name}))
+            columns = ("model", "version", "updated_at")  # others are long, and there may be thousands
+            rows = await self._warehouse.call(lambda w: w.read("model_versions", {"pipeline": name}, columns))
             self._row_ms = {(row["model"], row["version"]): to_ms(row["updated_at"]) for row in rows}
         for standing in standings:
             version = standing.update.model, standing.update.version

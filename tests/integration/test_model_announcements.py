@@ -18,6 +18,7 @@ from chaos_pipeline import START_MS, train_version
 from worker_bench import Bench
 
 from app.adapters import model_feed
+from app.adapters.model_attempts import place_of
 from app.adapters.model_feed import ModelShelf
 from app.adapters.topic_reader import read_to_end
 from models.registry import Entry, Registry
@@ -238,5 +239,40 @@ def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
             await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
             assert len(looked) < 350  # it did not come last
             assert at.failed == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("other", [{"version": "7.0.{}"}, {"sha256": "{:064x}"}, {"uri": "file:///nowhere/{}"}])
+def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads_what_is_right_alone(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+) -> None:
+    looked: list[tuple[str, ...]] = []
+    read: list[str] = []
+    look, read_artifact = ModelShelf._look, Entry.read_artifact
+
+    def look_and_note(shelf: ModelShelf, attempt: Any, *rest: Any) -> Any:
+        looked.append(place_of(attempt.update))
+        return look(shelf, attempt, *rest)
+
+    def read_and_note(entry: Entry) -> bytes:
+        if entry.path.is_relative_to(tmp_path):  # a thread of another test may be late
+            read.append(entry.manifest.version)
+        return read_artifact(entry)
+
+    monkeypatch.setattr(ModelShelf, "_look", look_and_note)
+    monkeypatch.setattr(Entry, "read_artifact", read_and_note)
+
+    async def run() -> None:
+        async with desk(kafka, tmp_path) as at:
+            entry = at.register("2.0.0")
+            await at.announce(entry)
+            forged = ({name: text.format(number) for name, text in other.items()} for number in range(300))
+            await at.send(*(json.dumps(at.announcement(entry, **each)).encode() for each in forged))
+            await start(at)
+            assert set(at.champions) == {"1.0.0", "2.0.0"}
+            assert len(set(looked)) == 302
+            assert len(set(looked[:300])) == 300  # of two that look at a time, one may have begun to look again
+            assert sorted(read) == ["1.0.0", "2.0.0"]
 
     asyncio.run(run())

@@ -193,6 +193,15 @@ def test_the_higher_row_version_wins_in_any_order(warehouse: Warehouse) -> None:
     assert (row["revision"], row["signal"], row["p_value"], row["effect"]) == (2, "DRIFT", None, None)
 
 
+def test_no_more_columns_are_read_than_are_wanted_and_each_must_be_known(warehouse: Warehouse) -> None:
+    for revision, signal in ((2, "DRIFT"), (1, "NONE")):
+        warehouse.insert("drift_reports", report(DAY_MS, revision, signal))
+    assert warehouse.read("drift_reports", {"metric": "hour"}, ["signal"]) == [{"signal": "DRIFT"}]
+    for where, columns in (({"hours": 1}, None), (None, ["signal", "hours"])):
+        with pytest.raises(WarehouseError, match="has no column hours"):
+            warehouse.read("drift_reports", where, columns)
+
+
 def test_a_token_takes_effect_once(warehouse: Warehouse) -> None:
     warehouse.insert("scores", scores([1]), token="t")  # noqa: S106  # of an insert
     warehouse.insert("scores", scores([1], score=0.9, scored_at_ms=2_000), token="t")  # noqa: S106  # of an insert

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from app.adapters.model_attempts import LONGEST_PAUSE_S, Attempt, Attempts, content_of
+from app.adapters.model_attempts import LONGEST_PAUSE_S, MOST_AGAIN, Attempt, Attempts, content_of
 from app.adapters.own_thread import run_apart
 from schemas.wire import ModelUpdate
 
@@ -20,7 +20,8 @@ def update(version: str = "2.0.0", uri: str = "file:///right", sha256: str = "a"
 def due(
     attempts: Attempts, champions: list[ModelUpdate], now_s: float, loaded: list[ModelUpdate] | None = None
 ) -> list[Attempt]:
-    return list(attempts.due(champions, map(content_of, loaded or []), now_s))
+    attempts.want(champions)
+    return attempts.due(set(map(content_of, loaded or [])), now_s)
 
 
 def test_each_place_and_each_digest_is_an_attempt_of_its_own() -> None:
@@ -90,13 +91,31 @@ def test_a_start_waits_for_the_first_verdict_of_each_and_for_no_further_one() ->
     assert not attempts.has_untried
 
 
-def test_files_that_were_refused_are_known_wherever_they_are_said_to_be() -> None:
+def test_files_that_were_refused_are_known_wherever_they_are_said_to_be_until_they_are_asked_for_again() -> None:
     attempts, files = Attempts(), (("manifest.json", 1, 2, 3),)
-    first, second = due(attempts, [update(), update(uri="file:///the/same/./files")], 0)
+    there, elsewhere = update(), update(uri="file:///the/same/./files")
+    (first,) = due(attempts, [there], 0)
     first.refuse("golden: it is another", files, 0)
+    second, other = due(attempts, [elsewhere, update("3.0.0"), there], 0)
+    assert (second.refused, other.refused) == ({files: "golden: it is another"}, {})
     second.refuse("nothing is there", None, 0)
-    assert attempts.refused_files(content_of(update())) == {files: "golden: it is another"}
-    assert attempts.refused_files(("m", "9.9.9", "0" * 64)) == {}
+    assert first.refused == {files: "golden: it is another"}
+    attempts.announce(there)
+    assert (first.refused, second.refused) == ({}, {})
+
+
+def test_of_many_that_are_nowhere_each_has_its_turn_and_none_keeps_another_from_its_first() -> None:
+    attempts, nowhere = Attempts(), [update(uri=f"file:///nowhere/{number}") for number in range(100)]
+    for attempt in due(attempts, nowhere, 0):
+        attempt.refuse("nothing is there", None, 0)
+    tried: set[str] = set()
+    for second in range(1, 6):
+        found = due(attempts, [*nowhere, update(f"{second}.0.0")], second)
+        assert [attempt.update.version for attempt in found] == [f"{second}.0.0"] + ["2.0.0"] * MOST_AGAIN
+        for attempt in found:
+            tried.add(attempt.update.uri)
+            attempt.refuse("nothing is there", None, second)
+    assert tried == {each.uri for each in nowhere} | {update().uri}
 
 
 def test_work_that_hangs_is_given_up_and_holds_up_nobody() -> None:
