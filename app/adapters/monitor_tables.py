@@ -113,15 +113,16 @@ class MonitorTables:
         return counts
 
     async def _find_all(self) -> Tables:
-        return Tables(
-            counts=await self._find_counts(),
-            models=await self._ask(_MODELS, 20),
-            performance=await self._ask(_PERFORMANCE, 120),
-            verdicts=await self._ask(_VERDICTS, 12),
-            drift=await self._ask(_DRIFT, 5_000),
-            open_alerts=await self._ask(_OPEN_ALERTS, 50),
-            other_alerts=await self._ask(_OTHER_ALERTS, 20),
+        (counts,), *others = await asyncio.gather(
+            self._ask(_COUNTS, 1),
+            self._ask(_MODELS, 20),
+            self._ask(_PERFORMANCE, 120),
+            self._ask(_VERDICTS, 12),
+            self._ask(_DRIFT, 5_000),
+            self._ask(_OPEN_ALERTS, 50),
+            self._ask(_OTHER_ALERTS, 20),
         )
+        return Tables(counts, *others)
 
     async def _ask(self, question: str, limit: int) -> list[Row]:
         async with self._reads.answer(question.replace("{pipeline}", self._pipeline), limit, as_objects=True) as found:

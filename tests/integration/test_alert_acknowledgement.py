@@ -70,7 +70,7 @@ def test_an_acknowledgement_is_told_once_and_survives_a_kill(kafka: str, tmp_pat
                 "ann",
                 "asked upstream",
             )
-            assert "asked upstream" in client.get("/")
+            await asyncio.to_thread(client.see, "asked upstream")
             code, answer = await asyncio.to_thread(
                 post, client, f"/api/v1/alerts/{alert_id}/acknowledge", b'{"by": "bob", "why": "mine"}'
             )

@@ -144,6 +144,13 @@ class Client:
         with urllib.request.urlopen(request, timeout=10) as response:
             return json.load(response)
 
+    def see(self, words: str) -> None:
+        """Look at the page until it shows these words: at first it may show what was looked up before."""
+        until = time.monotonic() + 30
+        while words not in self.get("/"):
+            assert time.monotonic() < until, words
+            time.sleep(0.1)
+
     def counts(self) -> list[int]:
         """Rows of scores, performance and dead_letters."""
         tables = ("scores", "performance", "dead_letters")
