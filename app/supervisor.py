@@ -20,7 +20,7 @@ from app.adapters.home_lock import HomeLock
 from app.adapters.private_folder import private_home
 from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
 from app.adapters.stack_error import StackError
-from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild
+from app.adapters.supervised_child import FORMER_PORT, Child, RestartPolicy, SupervisedChild
 from app.adapters.topics_admin import ensure_topics
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def pipeline_children(
 ) -> Callable[[Settings], list[Child]]:
     """Return the monitor and the workers of a pipeline, as `Stack` takes them.
 
-    ``http_port`` is the monitor's; 0 takes a free one, as the workers do. ``begin``: the workers' --from.
+    ``http_port`` is the monitor's; 0 takes a free one, as the workers do. Started again, each has the one it had.
+    ``begin``: the workers' --from.
     """
 
     def build(settings: Settings) -> list[Child]:
@@ -51,13 +52,14 @@ def pipeline_children(
         # A home belongs to one stack, so a worker's name in it is its own, and the same when it is started again.
         place = f"{socket.gethostname()}-{zlib.crc32(bytes(settings.home)):08x}"
         return [
-            Child("monitor", (*run, "monitor", "--pipeline", pipeline, *port), environment),
+            Child("monitor", (*run, "monitor", "--pipeline", pipeline, *port), environment, port_option=FORMER_PORT),
             *(
                 Child(
                     f"worker-{n}",
                     (*run, "worker", "--pipeline", pipeline, "--instance", f"{place}-{n}", *start),
                     {**environment, "STREAMGAUGE_CLICKHOUSE": ""},  # it never asks ClickHouse: no password to leak
                     stop_first=True,
+                    port_option=FORMER_PORT,
                 )
                 for n in range(1, workers + 1)
             ),

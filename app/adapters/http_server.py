@@ -8,6 +8,7 @@ body by `read_body` or `read_json`, and says what is wrong by `ProblemError`; an
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import socket
@@ -146,11 +147,20 @@ class HttpServer:
         self._runner = web.AppRunner(self._app, handler_cancellation=True, shutdown_timeout=_STOP_S)
         self._listening: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> str:
-        """Listen (port 0: a free one); the address. `OSError` when that is not possible."""
+    async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
+        """Listen (port 0: a free one); the address. `OSError` when that is not possible.
+
+        ``or_free``: when somebody else has the port, a free one will do.
+        """
         self._names.add(_bare(host))
         await self._runner.setup()
-        self._listening = await asyncio.get_running_loop().create_server(self._accept, host, port)
+        loop = asyncio.get_running_loop()
+        try:
+            self._listening = await loop.create_server(self._accept, host, port)
+        except OSError as error:
+            if not or_free or error.errno != errno.EADDRINUSE:
+                raise
+            self._listening = await loop.create_server(self._accept, host, 0)
         bound = self._listening.sockets[0].getsockname()
         name = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         return f"http://{name}:{bound[1]}"

@@ -120,9 +120,9 @@ class MonitorHttp:
             allowed_hosts,
         )
 
-    async def start(self, host: str, port: int) -> str:
+    async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
         """See `HttpServer.start`."""
-        address = await self._server.start(host, port)
+        address = await self._server.start(host, port, or_free=or_free)
         self._tables.open()
         return address
 

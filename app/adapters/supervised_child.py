@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from app.adapters.child_process import spawn, stop_child
 from app.adapters.private_folder import private_folder
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "ready", "waiting", "done", "failed", "stopped"]
 
+#: Option of worker and monitor: the port that it had before it was started again. When somebody else has it by now, a
+#: free one is taken, since a port that cannot be had would end it for good.
+FORMER_PORT = "--former-http-port"
 #: Exit codes after which a child is left alone.
 DONE = 0
 BEYOND_RESTART = frozenset({2, EXIT_CONFIG})
@@ -35,12 +39,17 @@ BEYOND_RESTART = frozenset({2, EXIT_CONFIG})
 
 @dataclass(frozen=True)
 class Child:
-    """What to run. ``stop_first``: stopped before the others (a worker, before the monitor that reads from it)."""
+    """What to run.
+
+    ``stop_first``: stopped before the others (a worker, before the monitor that reads from it). ``port_option``: the
+    option that names the port it had before, when it is started again; empty: it is told nothing.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_first: bool = False
+    port_option: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class SupervisedChild:
         self.http: str | None = None
         self.restarts = 0
         self.why = ""
+        self._last_http = ""
         self._policy = policy
         self._changed = changed
         self._say = say
@@ -173,7 +183,7 @@ class SupervisedChild:
                 if self._stopping.is_set():
                     return DONE
                 process = self._process = spawn(
-                    self.child.command,
+                    (*self.child.command, *self._former_port()),
                     environment={**os.environ, **self.child.environment, "PYTHONUNBUFFERED": "1"},
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -197,8 +207,19 @@ class SupervisedChild:
                 with suppress(OSError):  # a full disk: whoever stops reading stops the child
                     log.write(line)
             else:
-                self.http = http
+                self._say_moved(http)
+                self.http = self._last_http = http
                 self._become("ready")
+
+    def _former_port(self) -> tuple[str, ...]:
+        """The words that name the port which it had; none when there was none."""
+        port = _read_port(self._last_http)
+        return (self.child.port_option, str(port)) if port and self.child.port_option else ()
+
+    def _say_moved(self, http: str) -> None:
+        if self._last_http and http != self._last_http:
+            former = _read_port(self._last_http)
+            self._say(f"{self.child.name} now listens on {http}: its former port, {former}, was taken.")
 
     def _become(self, state: State) -> None:
         self.state = state
@@ -222,6 +243,14 @@ def read_ready_line(line: bytes) -> str | None:
     if said.get("ready") is not True:
         return None
     return str(said.get("http") or "")
+
+
+def _read_port(http: str) -> int | None:
+    """The port of an address as a ready line has it."""
+    try:
+        return urlsplit(http).port
+    except ValueError:
+        return None
 
 
 def _describe_end(code: int) -> str:

@@ -97,9 +97,9 @@ class WorkerHttp:
             allowed_hosts,
         )
 
-    async def start(self, host: str, port: int) -> str:
+    async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
         """See `HttpServer.start`."""
-        return await self._server.start(host, port)
+        return await self._server.start(host, port, or_free=or_free)
 
     async def stop(self) -> None:
         await self._server.stop()

@@ -39,7 +39,9 @@ THREAD_TURN_S = 0.0005
     "--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="The pipeline to watch."
 )
 @http_options("the page and the API")
-def command(*, name: str, http_host: str, http_port: int, allowed_hosts: tuple[str, ...]) -> None:
+def command(
+    *, name: str, http_host: str, http_port: int, former_http_port: int, allowed_hosts: tuple[str, ...]
+) -> None:
     """Bring scores into ClickHouse, close windows, test for drift, raise alerts; until SIGTERM or Ctrl-C.
 
     Several may run: one works, the others stand by. Exit codes: 0 stopped, 1 could not start, 2 wrong usage, 75 failed
@@ -56,7 +58,7 @@ def command(*, name: str, http_host: str, http_port: int, allowed_hosts: tuple[s
     url = settings.clickhouse
     warehouse = ClickHouseWarehouse(url) if url else ClickHouseWarehouse(path=settings.home / "clickhouse")
     with threadpool_limits(1):
-        place = HttpPlace(http_host, http_port, allowed_hosts)
+        place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
         code, why = asyncio.run(_watch(pipeline, bootstrap, warehouse, place))
     if why:
         click.echo(f"Error: {why}", err=True)
@@ -79,7 +81,7 @@ async def _watch(pipeline: Pipeline, bootstrap: str, engine: ClickHouseWarehouse
     http = MonitorHttp(sources(monitor), warehouse, engine, place.allowed_hosts)
     try:
         try:
-            address = await http.start(place.host, place.port)
+            address = await http.start(place.host, place.port, or_free=place.or_free)
         except OSError as error:
             return EXIT_CONFIG, place.explain(error)
         click.echo(json.dumps({"ready": True, "http": address}))

@@ -51,6 +51,7 @@ def command(
     name: str,
     http_host: str,
     http_port: int,
+    former_http_port: int,
     allowed_hosts: tuple[str, ...],
     instance: str | None,
     session_s: float,
@@ -69,5 +70,5 @@ def command(
         from app.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
-        place = HttpPlace(http_host, http_port, allowed_hosts)
+        place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
         run(name, place, membership, trial, skip_removed=skip_removed, begin_ms=begin_ms)

@@ -107,7 +107,7 @@ async def _work(
         loop.add_signal_handler(number, worker.stop)
     http = WorkerHttp(worker.health, worker.samples, place.allowed_hosts)
     try:
-        address = await http.start(place.host, place.port)
+        address = await http.start(place.host, place.port, or_free=place.or_free)
     except OSError as error:
         return EXIT_CONFIG, place.explain(error)
     click.echo(json.dumps({"ready": True, "http": address}))

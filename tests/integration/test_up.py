@@ -11,9 +11,12 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -24,7 +27,8 @@ from app.adapters.run_file import read_run
 from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import Child
 from app.settings import Settings
-from app.supervisor import Stack
+from app.supervisor import Stack, pipeline_children
+from schemas.pipeline_file import load
 from schemas.topics import Topic
 
 if TYPE_CHECKING:
@@ -230,6 +234,72 @@ def test_a_dead_kafka_comes_back_where_it_was(tmp_path: Path) -> None:
         assert after.pop("kafka") != before.pop("kafka")
         assert after == before
     assert said[-1].startswith("Kafka died; starting it again in 0.5 s, see ")
+
+
+def test_what_died_answers_at_its_former_address_or_says_the_new_one(kafka: str, tmp_path: Path) -> None:
+    """The real worker and monitor, asked by a client that knows nothing of the stack."""
+    settings = settings_for(tmp_path, STREAMGAUGE_KAFKA=kafka)
+    pipeline = tmp_path / "restarted.toml"
+    pipeline.write_text(
+        'name = "restarted"\npartitions = 1\n[model]\ntarget = "late"\n'
+        '[events]\nentity = "who"\nid = "id"\ntime = "at"\n'
+        '[events.fields]\nid = "string"\nwho = "string"\nat = "int"\n'
+        '[[features]]\nname = "hour"\ntype = "int"\nexpression = "at % 24"\n'
+    )
+    said: list[str] = []
+    topics = load(str(pipeline)).topics.all()
+    children = pipeline_children(str(pipeline), 1)
+    with Stack(settings, pipeline="restarted", topics=topics, children=children, say=said.append) as stack:
+        stack.wait_ready(120)
+        before = stack.addresses()
+        died = stack.processes()
+        for pid in died.values():
+            os.kill(pid, signal.SIGKILL)
+            assert has_ended(pid)
+        for name in died:
+            wait_for_answer(before[name])
+        stack.wait_ready(120)  # an address answers shortly before the stack is told of it
+        run = read_run(tmp_path)
+        assert run is not None
+        assert {name: child.http for name, child in run.children.items()} | {"kafka": kafka} == before
+        assert not any("listens" in sentence for sentence in said)
+        # Somebody else takes the port before the worker is there again.
+        port = int(before["worker-1"].rpartition(":")[2])
+        os.kill(stack.processes()["worker-1"], signal.SIGKILL)
+        with listen_on(port):
+            until = time.monotonic() + 120
+            while stack.addresses().get("worker-1") in {None, before["worker-1"]}:
+                assert time.monotonic() < until, said
+                time.sleep(0.05)
+            moved = stack.addresses()["worker-1"]
+            wait_for_answer(moved)
+            assert f"worker-1 now listens on {moved}: its former port, {port}, was taken." in said
+            run = read_run(tmp_path)
+            assert run is not None
+            assert run.children["worker-1"].http == moved
+
+
+def wait_for_answer(address: str) -> None:
+    until = time.monotonic() + 120
+    while True:
+        try:
+            with urlopen(f"{address}/healthz", timeout=10) as answer:
+                assert answer.status == 200
+                return
+        except (URLError, ConnectionError):
+            assert time.monotonic() < until, address
+            time.sleep(0.05)
+
+
+def listen_on(port: int) -> socket.socket:
+    """Listen there as soon as whoever does is gone."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.005)
 
 
 async def _list_topics_patiently(bootstrap: str) -> set[str]:

@@ -133,6 +133,27 @@ def is_problem(answer: tuple[int, dict[str, str], bytes], status: int) -> bool:
     return True
 
 
+# -- where it listens --------------------------------------------------------------------------------------------------
+
+
+def test_a_former_port_is_taken_again_and_a_free_one_when_somebody_else_has_it() -> None:
+    async def law() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            taken = other.getsockname()[1]
+            with pytest.raises(OSError, match="in use"):
+                await HttpServer([]).start("127.0.0.1", taken)
+            moved = HttpServer([web.get("/fine", _fine)])
+            port = int((await moved.start("127.0.0.1", taken, or_free=True)).rpartition(":")[2])
+            assert port != taken
+            assert (await Served(port, Waiting()).ask())[0] == 200
+            await moved.stop()
+        again = HttpServer([web.get("/fine", _fine)])
+        assert await again.start("127.0.0.1", port, or_free=True) == f"http://127.0.0.1:{port}"
+        await again.stop()
+
+    asyncio.run(asyncio.wait_for(law(), 30))
+
+
 # -- who is let in -----------------------------------------------------------------------------------------------------
 
 

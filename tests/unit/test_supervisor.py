@@ -32,11 +32,13 @@ STAY = "import signal; signal.pause()"
 class Watched:
     """A supervised child, with a wait on its state."""
 
-    def __init__(self, tmp_path: Path, program: str, policy: RestartPolicy = QUICK, **environment: str) -> None:
+    def __init__(
+        self, tmp_path: Path, program: str, policy: RestartPolicy = QUICK, port_option: str = "", **environment: str
+    ) -> None:
         self._changed = threading.Condition()
         self.said: list[str] = []
         self.child = SupervisedChild(
-            Child("program", (sys.executable, "-c", program), environment),
+            Child("program", (sys.executable, "-c", program), environment, port_option=port_option),
             tmp_path / "logs" / "program.log",
             policy,
             changed=self._notify,
@@ -141,6 +143,44 @@ def test_a_killed_child_comes_back(tmp_path: Path) -> None:
     assert child.pid != first
     assert watched.said[0].startswith("program ended with signal SIGKILL; starting it again in 0.01 s, see ")
     child.stop(10)
+
+
+#: Listens on the port that it is told, or on port 1111; on 2222, when there is a file "taken".
+LISTENER = (
+    "import json, os, signal, sys; port = 2222 if os.path.exists('{taken}') else int((sys.argv[2:] or [1111])[0]); "
+    "print(sys.argv[1:], file=sys.stderr, flush=True); "
+    "print(json.dumps({{'ready': True, 'http': f'http://[::1]:{{port}}'}}), flush=True); signal.pause()"
+)
+
+
+def test_a_child_that_is_started_again_is_told_the_port_it_had(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    watched = Watched(tmp_path, LISTENER.format(taken=taken), port_option="--former")
+    watched.child.start()
+    for restarts in range(4):
+        child = watched.wait_until(lambda child, n=restarts: child.restarts == n and child.state == "ready")  # type: ignore[misc]  # mypy knows no defaults of lambdas
+        assert child.http == ("http://[::1]:1111" if restarts < 2 else "http://[::1]:2222")
+        if restarts == 1:
+            taken.touch()
+        if restarts < 3:
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+    child.stop(10)
+    told = ["[]", *(f"['--former', '{port}']" for port in (1111, 1111, 2222))]
+    assert watched.log.splitlines() == told
+    moved = [line for line in watched.said if "listens" in line]
+    assert moved == ["program now listens on http://[::1]:2222: its former port, 1111, was taken."]
+
+
+def test_a_child_without_an_address_is_told_no_port(tmp_path: Path) -> None:
+    program = "import json, signal, sys; print(sys.argv[1:], file=sys.stderr, flush=True); "
+    watched = Watched(tmp_path, program + "print(json.dumps({'ready': True}), flush=True); " + STAY, port_option="--p")
+    watched.child.start()
+    first = watched.wait_until(lambda child: child.state == "ready").pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    watched.wait_until(lambda child: child.restarts == 1 and child.state == "ready").stop(10)
+    assert watched.log.splitlines() == ["[]", "[]"]
 
 
 def test_a_child_that_ignores_sigterm_is_killed_at_the_deadline(tmp_path: Path) -> None:
