@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # Runs in the child before the program itself. A program of its own instead of a preexec_fn, which may deadlock when the
 # parent has threads. The parent may have died before prctl was called: its id is compared afterwards.
@@ -29,9 +31,20 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 @cache
-def _spawner() -> ThreadPoolExecutor:
-    """Return the one thread that starts children: Linux sends the death signal when the *thread* that forked ends."""
-    return ThreadPoolExecutor(1, thread_name_prefix="spawner")
+def _spawner() -> SimpleQueue[Callable[[], None]]:
+    """Return the queue of the one thread that starts children.
+
+    Linux sends the death signal when the *thread* that forked ends, so it never ends before the process. A daemon: a
+    pool's thread whose start Ctrl-C interrupts is waited for at the end, and nobody tells it to end.
+    """
+    wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            wishes.get()()
+
+    threading.Thread(target=serve, name="spawner", daemon=True).start()
+    return wishes
 
 
 def spawn(
@@ -48,21 +61,38 @@ def spawn(
     Ctrl-C in a terminal reaches the parent alone, which stops its children in order. When the parent dies, Linux sends
     ``death_signal``; elsewhere a child may be left over and `end_process` is for the next start.
     """
+    started: Future[subprocess.Popen[bytes]] = Future()
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(death_signal)), *command]
-    return (
-        _spawner()
-        .submit(
-            subprocess.Popen,
-            launch,
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            process_group=0,
-        )
-        .result()
-    )
+
+    def start() -> None:
+        try:
+            child = subprocess.Popen(  # noqa: S603  # commands are our own
+                launch,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                process_group=0,
+            )
+        except BaseException as error:  # noqa: BLE001  # it is raised where the child is waited for
+            started.set_exception(error)
+        else:
+            started.set_result(child)
+
+    _spawner().put(start)
+    try:
+        return started.result()
+    except KeyboardInterrupt:
+        started.add_done_callback(_end_unknown)
+        raise
+
+
+def _end_unknown(started: Future[subprocess.Popen[bytes]]) -> None:
+    """End a child that nobody got to know."""
+    if started.exception() is None:
+        started.result().kill()
+        started.result().wait()
 
 
 def stop_child(child: subprocess.Popen[bytes], deadline_s: float) -> bool:

@@ -258,6 +258,47 @@ def test_a_child_outlives_the_thread_that_started_it() -> None:
     child.stdout.close()
 
 
+def test_ctrl_c_while_the_first_child_is_being_started_hangs_nothing() -> None:
+    program = f"""
+import subprocess, sys, threading
+from app.adapters.child_process import spawn
+start = threading.Thread.start
+def interrupted(thread):
+    start(thread)
+    raise KeyboardInterrupt  # as a signal's handler does while the thread is waited for
+threading.Thread.start = interrupted
+try:
+    spawn([sys.executable, "-c", {STAY!r}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    assert done.stdout == "interrupted\n"
+
+
+def test_a_child_of_which_ctrl_c_left_no_trace_is_ended() -> None:
+    program = f"""
+import os, signal, subprocess, sys, time
+from app.adapters.child_process import spawn
+started = []
+class Slow(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)  # the wait for this child is over
+        super().__init__(*arguments, **options)
+        started.append(self)
+subprocess.Popen = Slow
+try:
+    spawn([sys.executable, "-c", {STAY!r}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+except KeyboardInterrupt:
+    while not started:
+        time.sleep(0.01)
+    print(started[0].wait(20))
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout == f"{-signal.SIGKILL}\n"
+
+
 def test_a_left_over_process_is_ended_only_if_it_is_the_one_recorded() -> None:
     with subprocess.Popen([sys.executable, "-c", "print(flush=True); " + STAY], stdout=subprocess.PIPE) as stranger:
         assert stranger.stdout is not None
