@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from app.demo import DemoOptions, Progress
 
 LINE_EVERY_S = 5.0
+#: As a shell says of a command that Ctrl-C has ended.
+EXIT_STOPPED = 130
 
 
 @click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,6 +92,9 @@ def command(
     )
     with _home(home, keep=keep) as folder:
         code = _run(options, folder, keep=keep, as_json=as_json)
+    if code == EXIT_STOPPED:
+        left = f"its files are kept in {folder}" if folder.exists() else "its files are removed"
+        click.echo(visible(f"The demo was stopped before its end: there is no report of it, and {left}."), err=True)
     sys.exit(code)
 
 
@@ -142,19 +147,20 @@ def _run(options: DemoOptions, home: Path, *, keep: bool, as_json: bool) -> int:
         progress=narrator.progress,
     )
     meter = Meter(Console(file=behind_guard(sys.stderr), highlight=False))
-    code = 0
+    code = EXIT_STOPPED
     with signals_as_interrupts():
         try:
             summary = Demo(pipeline, stack, options, say=meter.say, show=meter.show).run()
+            code = 0 if summary["balanced"] else 1
             meter.close()
             _print_summary(summary, options.report, as_json=as_json)
-            code = 0 if summary["balanced"] else 1
             if keep:
                 _print_addresses(stack, home)
                 stack.wait()
         except KeyboardInterrupt:
             meter.say("Stopping (again: at once) …")
-            code = code if keep else 130
+            if keep and code != EXIT_STOPPED:  # it had come to its end
+                meter.say(f"Its files are kept in {home}, its report in {options.report}.")
         except (DemoError, StackError) as error:
             meter.say(f"Error: {error}")
             (home / "failed").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,20 @@ def test_the_report_is_written_and_the_home_is_removed(summary: dict[str, Any], 
 
 def test_all_processes_together_stay_below_three_gigabytes(summary: dict[str, Any]) -> None:
     assert summary["peak_rss_mb"] < 3_000
+
+
+@pytest.mark.parametrize("option", ["", "--keep", "--home"])
+def test_a_stopped_demo_says_so_and_what_is_left(tmp_path: Path, option: str) -> None:
+    options = {"": [], "--keep": ["--keep"], "--home": ["--home", "mine"]}[option]
+    command = [sys.executable, "-P", "-m", "app", "demo", "--limit", str(LIMIT), *options]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stderr is not None
+        demo.stderr.readline()  # it has begun
+        demo.send_signal(signal.SIGINT)
+        printed, said = demo.communicate(timeout=120)
+    home = tmp_path / ("mine" if option == "--home" else ".streamgauge/demo-1")
+    left = f"its files are kept in {home}" if option else "its files are removed"
+    assert (demo.returncode, printed) == (130, ""), said
+    assert said.splitlines()[-1] == f"The demo was stopped before its end: there is no report of it, and {left}."
+    assert home.exists() == bool(option)
+    assert not (tmp_path / "demo-report").exists()
