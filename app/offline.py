@@ -93,6 +93,8 @@ def build_training_set(
     from_ms: int,
     to_ms: int,
     plan: FeaturePlan | None = None,
+    *,
+    see: Callable[[Step], None] = lambda _: None,
 ) -> TrainingSet:
     """The events of from_ms <= event time < to_ms whose label was known before ``to_ms``.
 
@@ -103,6 +105,8 @@ def build_training_set(
     ----------
     recording
         Where the records come from; None: the pipeline's source.
+    see
+        Is shown each step.
 
     Raises
     ------
@@ -121,6 +125,7 @@ def build_training_set(
         steps = run_recording(pipeline, plan, opened, lambda _: None)
     collectors: dict[int, _Collector] = {}
     for step in steps:
+        see(step)
         collector = collectors.get(step.partition)
         if collector is None:
             collector = collectors[step.partition] = _Collector(from_ms, to_ms)

@@ -127,6 +127,7 @@ def train(
     estimator = fit(build(), known, labels)
     scorer = make_scorer(estimator, signature.vocabularies)
     kind, data = artifact.save(estimator)
+    say("making the reference and the golden rows")
     golden = choose_golden_rows(matrix, signature.features)
     vocabularies = {feature.name: feature.values for feature in signature.features if feature.type == "category"}
     reference = fit_reference(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.cli.model_release import describe_release, release, release_lines
 from app.cli.utc_time import UtcTime
+from app.visible import visible
 from models.families import FAMILIES
 from models.manifest import Bump, Manifest, ManifestError, parse_version
 from models.registry import RegistryError, VersionTakenError
@@ -19,8 +20,12 @@ from models.training import TrainedModel, TrainingError
 from models.training import train as train_model
 from models.verify import RefusedModelError, verify
 
+if TYPE_CHECKING:
+    from app.pipeline import Step
+
 #: How often a version number that another training has just taken is replaced by the next.
 RENUMBERINGS = 20
+LINE_EVERY_S = 5.0
 
 
 @click.command("train")
@@ -83,6 +88,7 @@ def train(
             bump=bump,
         )
         manifest = trained.manifest
+        _say("Verifying the new version …")
         # Our own bytes need no child process; whoever loads them later takes them for a stranger's.
         verify(manifest, trained.artifact, context.pipeline.feature_set, in_child=False)
         uri = None
@@ -114,13 +120,15 @@ def _train(
     known = context.registry.versions(context.model)
     if version in known:
         raise VersionTakenError(f"{context.model} {version} is registered and never changes; choose another version.")
-    click.echo(f"Reading events from {format_time(from_ms)} to {format_time(to_ms)} …", err=True)
+    source = recording if recording is not None else "the pipeline's source"
+    _say(f"Reading the events of {source} from {format_time(from_ms)} to {format_time(to_ms)} …")
     # The offline run of the core, and with it every reader of recordings, is for this command alone.
     from app.cli.data_commands import plain_errors  # noqa: PLC0415
     from app.offline import build_training_set  # noqa: PLC0415
 
     with plain_errors():
-        data = build_training_set(context.pipeline, recording, from_ms, to_ms)
+        data = build_training_set(context.pipeline, recording, from_ms, to_ms, see=_Reading().see)
+    _say(f"{data.event_rows:,} events read in that time, {len(data.labels):,} with a label.")
     return train_model(
         data.matrix,
         data.labels,
@@ -133,8 +141,26 @@ def _train(
         created_at_ms=read_clock_ms(),
         event_rows=data.event_rows,
         parent=known[-1] if known else None,
-        progress=lambda words: click.echo(f"{family}: {words} …", err=True),
+        progress=lambda words: _say(f"{family}: {words} …"),
     )
+
+
+class _Reading:
+    """Says how far the reading has come, a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._events = 0
+        self._line_at = time.monotonic()
+
+    def see(self, step: Step) -> None:
+        self._events += len(step.events)
+        if len(step.events) and time.monotonic() - self._line_at >= LINE_EVERY_S:
+            self._line_at = time.monotonic()
+            _say(f"  {self._events:,} events so far, up to {format_time(int(step.events.event_time_ms[-1]))[:10]}")
+
+
+def _say(sentence: str) -> None:
+    click.echo(visible(sentence), err=True)
 
 
 def _register(context: ModelContext, trained: TrainedModel, version: str | None, bump: Bump) -> tuple[Manifest, str]:

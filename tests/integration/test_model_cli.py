@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from app.adapters.embedded_kafka import EmbeddedKafka
 from app.adapters.model_announcer import ReadTimeline, announce, announcement_key, read_timeline
 from app.adapters.topic_reader import read_to_end
-from app.cli import main
+from app.cli import main, model_train
 from app.settings import Settings
 from models.registry import Registry
 from schemas.pipeline import Pipeline
@@ -201,6 +201,28 @@ def test_the_next_version_follows_by_the_bump_and_names_its_parent(run: Run) -> 
 def test_without_register_nothing_is_stored(run: Run) -> None:
     assert train(run, "--no-register")["uri"] is None
     assert said(run("list", "--json"))["versions"] == []
+
+
+def test_a_training_says_what_it_does_now_and_keeps_it_out_of_its_answer(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_train, "LINE_EVERY_S", 0.0)
+    days = ("--from", "2023-01-01", "--to", "2023-03-01")
+    result = run("train", "--family", "logistic", *days, "--no-register", "--json")
+    said(result)
+    reading, *so_far, read = result.stderr.partition("logistic: ")[0].splitlines()
+    assert reading == "Reading the events of the pipeline's source from 2023-01-01T00:00:00Z to 2023-03-01T00:00:00Z …"
+    assert so_far
+    assert all(re.fullmatch(r"  [\d,]+ events so far, up to 2023-0[12]-\d\d", line) for line in so_far)
+    # An order every four hours of 59 days; the label of the last one is known within them.
+    assert read == "354 events read in that time, 354 with a label."
+    assert result.stderr.splitlines()[-5:] == [
+        "logistic: fitting on the first 283 of 354 rows …",
+        "logistic: scoring the rest as unseen rows, for the reference …",
+        "logistic: fitting on all 354 rows …",
+        "logistic: making the reference and the golden rows …",
+        "Verifying the new version …",
+    ]
 
 
 def test_promote_and_rollback_move_the_champion(run: Run, kafka: EmbeddedKafka, pipeline: Pipeline) -> None:
