@@ -26,6 +26,7 @@ from app.core.scoring import ChampionTimeline, ModelSelector
 from app.offline import load_model, load_recorded_models, run_recording
 from app.pipeline import Step
 from app.replaying import PartSelector, TrainingRows, count_rejected, is_counted
+from schemas.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def command(
             lines += trained_on.lines()
         if check is not None:
             result["check"] = _summarise(check)
-            lines += _describe(check)
+            lines += describe_check(check, loaded)
         if comparison is not None:
             result["diff"] = comparison.to_json()
             lines += describe_diff(comparison)
@@ -255,7 +256,8 @@ def _summarise(check: ScoreCheck) -> dict[str, Any]:
     }
 
 
-def _describe(check: ScoreCheck) -> list[str]:
+def describe_check(check: ScoreCheck, pipeline: Pipeline) -> list[str]:
+    """Say in lines how recorded and replayed scores compare."""
     lines = [f"{check.equal:,} scores are the same, bit for bit."]
     if check.stale:
         lines.append(f"{check.stale:,} were served stale, without labels they should have seen, and are not compared.")
@@ -273,4 +275,9 @@ def _describe(check: ScoreCheck) -> list[str]:
             lines.append(f"{count:,} {what}.")
     if check.by_kind:
         lines.append("Values that differ: " + ", ".join(f"{what} {n:,}" for what, n in check.by_kind.most_common()))
+    if check.different and any(each.window is not None and each.window.of == "labels" for each in pipeline.features):
+        lines.append(
+            "Labels that came after later events are a possible cause: the stream's windows over labels were without"
+            " them (docs/pipeline-file.md, Events and labels)."
+        )
     return [*lines, "The first:", *(f"  {difference}" for difference in check.differences())]

@@ -47,8 +47,9 @@ def command(
 ) -> None:
     """Score the events of INPUT (.parquet or .csv, event fields as columns) into OUTPUT (.parquet or .csv).
 
-    Windows see the earlier rows of the file. A row that cannot be scored goes to OUTPUT's name with .rejected before
-    its suffix, with the reason. One version scores all rows, whatever its valid time.
+    Windows see the earlier rows of the file, and nothing that came before it. A row that cannot be scored goes to
+    OUTPUT's name with .rejected before its suffix, with the reason. One version scores all rows, whatever its valid
+    time.
     """
     context = ModelContext.read(pipeline, home)
     loaded, now_ms = context.pipeline, read_clock_ms()
@@ -86,7 +87,7 @@ def command(
                 last_ms = int(step.events.event_time_ms[-1]) if len(step.events) else None
                 counter.add(len(step.events), format_time(last_ms)[:10] if last_ms is not None else "")
     seconds = time.monotonic() - started
-    empty = _find_empty(loaded) if labels is None else []
+    empty = _find_windows(loaded, "labels") if labels is None else []
     result = {
         "pipeline": loaded.name,
         "model": context.model,
@@ -103,8 +104,7 @@ def command(
     took = describe_rate(scores.rows, seconds)
     who = chosen if version is not None else f"{chosen}, the champion,"
     lines = [f"{scores.rows:,} of {events.rows:,} rows scored by {who} {took}: {output}", *trained_on.lines()]
-    if empty:
-        lines.append(f"No --labels were given, so these windows over labels are empty: {', '.join(empty)}.")
+    lines += describe_windows(loaded, with_labels=labels is not None)
     if rejections.rows:
         lines.append(f"{rejections.rows:,} rejected, with their reasons: {rejections.path}")
     emit(result, as_json, *lines)
@@ -126,8 +126,25 @@ def _find_champion(context: ModelContext) -> str:
     return newest.version
 
 
-def _find_empty(pipeline: Pipeline) -> list[str]:
-    return [each.name for each in pipeline.features if each.window is not None and each.window.of == "labels"]
+def describe_windows(pipeline: Pipeline, *, with_labels: bool) -> list[str]:
+    """Say which windows are empty for want of labels, and which know of the past only what the files hold."""
+    kinds = ("events", "labels") if with_labels else ("events",)
+    seeing = {kind: found for kind in kinds if (found := _find_windows(pipeline, kind))}
+    empty = [] if with_labels else _find_windows(pipeline, "labels")
+    lines = []
+    if empty:
+        lines.append(f"No --labels were given, so these windows over labels are empty: {', '.join(empty)}.")
+    if seeing:
+        names = ", ".join(name for each in seeing.values() for name in each)
+        files = "files" if with_labels and "labels" in seeing else "file"
+        lines.append(
+            f"These windows see only the {' and '.join(seeing)} of the {files}, and nothing that came before: {names}."
+        )
+    return lines
+
+
+def _find_windows(pipeline: Pipeline, of: str) -> list[str]:
+    return [each.name for each in pipeline.features if each.window is not None and each.window.of == of]
 
 
 def _say(sentence: str) -> None:
