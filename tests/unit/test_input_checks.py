@@ -8,13 +8,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from core_setting import START_MS
 from hypothesis import given
 from hypothesis import strategies as st
+from record_kinds import setting
 
 from app.core.entity_directory import EntityDirectory
 from app.core.entity_log import EntityLog
 from app.core.hash_runs import hash64
 from app.core.input_checks import InputChecks
+from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
 from schemas.topics import Topics
 from schemas.wire import LabelCounts, SketchRecord
@@ -174,3 +177,16 @@ def test_old_slices_count_in_the_totals_alone() -> None:
     checks.add(record(0, 0, 2, 1, 0, []))
     assert (checks.totals.labels, checks.totals.too_late) == (902, 451)
     assert checks.rows(10**9) == []
+
+
+def test_the_alert_on_first_labels_of_events_from_before_clears_by_itself_after_two_good_days() -> None:
+    pipeline = setting().pipeline
+    core = MonitorCore(pipeline)
+    day_ms = pipeline.drift.slice_ms
+    first_ms = START_MS // day_ms * day_ms
+    said = []
+    for day, unknown in enumerate((900, 300, 40, 90, 50, 10, 0)):
+        start_ms, end_ms = first_ms + day * day_ms, first_ms + (day + 1) * day_ms
+        core.observe(SketchRecord(0, end_ms, end_ms, [], [], 0, [LabelCounts(start_ms, 1_000, 0, unknown, b"")]))
+        said += [(day, alert.rule, alert.state) for alert in core.collect(end_ms).alerts]
+    assert said == [(0, "labels-without-event", "raised"), (5, "labels-without-event", "cleared")]
