@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from app.cli import COMMANDS
 from app.settings import SETTINGS
 from schemas.tables import TABLES, VIEWS
 from schemas.topics import Topics
+from schemas.wire import Score
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,6 +75,34 @@ def test_the_columns_of_all_tables_are_written_down() -> None:
     for table in (*TABLES.values(), *VIEWS.values()):
         part = written.split(f"## `{table.name}`", 1)[1].split("\n## ", 1)[0]
         assert [column.name for column in table.columns] == re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
+
+
+def test_every_field_of_a_score_is_written_down_with_its_type() -> None:
+    text = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", text, re.MULTILINE)
+    assert rows == list(_describe_fields(msgspec.json.schema(Score)))
+    (example,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    score = msgspec.json.decode(example.encode(), type=Score)
+    # Every field is there, and none that no score has.
+    assert json.loads(msgspec.json.encode(score)) == json.loads(example)
+
+
+def _describe_fields(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and JSON type of each field, those of an object within after it."""
+
+    def describe(of: dict[str, Any]) -> str:
+        if "anyOf" in of:
+            return " or ".join(describe(each) for each in of["anyOf"])
+        within = of.get("items", of.get("additionalProperties"))
+        return f"{of['type']} of {describe(within)}" if within else str(of["type"])
+
+    def resolve(of: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = schema["$defs"][of["$ref"].rpartition("/")[2]] if "$ref" in of else of
+        return found
+
+    for name, of in resolve(schema)["properties"].items():
+        yield name, describe(resolve(of))
+        yield from ((f"{name}.{part}", describe(each)) for part, each in resolve(of).get("properties", {}).items())
 
 
 def test_a_stale_table_is_noticed() -> None:
