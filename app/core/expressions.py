@@ -42,12 +42,8 @@ def compile_expression(expression: Expression) -> Callable[[Columns, int], Colum
     def run(columns: Columns, rows: int) -> Column:
         with np.errstate(all="ignore"):
             value = evaluate(columns)
-            if isinstance(value, str):
-                return np.full(rows, value, dtype=object)
-            if np.ndim(value) == 0:
-                return np.full(rows, _finite(value))
             column: Column = value if _is_text(value) else _finite(value)
-            return column
+            return np.full(rows, column, object if _is_text(value) else np.float64) if np.ndim(value) == 0 else column
 
     return run
 
@@ -57,7 +53,8 @@ def is_missing(value: Value) -> Value:
     if isinstance(value, str):
         return False
     if _is_text(value):
-        return np.fromiter((item is None for item in value.tolist()), dtype=bool, count=len(value))
+        missing = np.fromiter((item is None for item in value.ravel().tolist()), dtype=bool, count=value.size)
+        return missing.reshape(value.shape)
     return np.isnan(value)
 
 
@@ -165,21 +162,13 @@ def _compile_calendar(part: str, argument: ast.expr, zone: str) -> Evaluate:
     return evaluate
 
 
-def _divide(a: Value, b: Value) -> Value:
-    return np.where(b == 0, _NAN, np.divide(a, b))
-
-
-def _floor_divide(a: Value, b: Value) -> Value:
-    return np.where(b == 0, _NAN, np.floor_divide(a, b))
-
-
-def _modulo(a: Value, b: Value) -> Value:
-    return np.where(b == 0, _NAN, np.mod(a, b))
-
-
 def _finite_of(function: Callable[..., Value]) -> Callable[..., Value]:
     """``function`` with NaN in place of infinity, so that 1 / exp(1000) is missing and not 0."""
     return lambda *values: _finite(function(*values))
+
+
+def _power(a: Value, b: Value) -> Value:
+    return np.where(np.isnan(a) | np.isnan(b), _NAN, np.power(a, b))  # for numpy, NaN ** 0 and 1 ** NaN are 1
 
 
 def _and(a: Value, b: Value) -> Value:
@@ -201,9 +190,7 @@ def _compared(function: Callable[[Value, Value], Value]) -> Callable[[Value, Val
 
 def _equal(a: Value, b: Value) -> Value:
     missing = is_missing(a) | is_missing(b)
-    if isinstance(a, str) and isinstance(b, str):
-        return np.float64(a == b)
-    same = np.asarray(a == b if not isinstance(a, str) else b == a, dtype=bool)
+    same = np.asarray(a == b, dtype=bool)
     return np.where(missing, _NAN, same.astype(np.float64))
 
 
@@ -235,13 +222,13 @@ def _clip(value: Value, low: Value, high: Value) -> Floats:
 
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Value]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: _divide,
-    ast.FloorDiv: _floor_divide,
-    ast.Mod: _modulo,
-    ast.Pow: _finite_of(np.power),
+    ast.Add: _finite_of(np.add),
+    ast.Sub: _finite_of(np.subtract),
+    ast.Mult: _finite_of(np.multiply),
+    ast.Div: _finite_of(np.divide),
+    ast.FloorDiv: _finite_of(np.floor_divide),
+    ast.Mod: np.mod,
+    ast.Pow: _finite_of(_power),
     ast.BitAnd: _and,
     ast.BitOr: _or,
     ast.And: _and,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.core.scoring import ActiveModel, ChampionTimeline
-from models.timeline import Timeline
+from models.timeline import ALWAYS_MS, Begins, Timeline
 from schemas.wire import ModelUpdate
 
 
@@ -181,3 +181,63 @@ def test_a_roll_back_undoes_exactly_the_last_promotion(before: list[ModelUpdate]
             assert state == ()  # before it there was no champion: there is nothing to go back to
             break
         assert timeline.champions == state
+
+
+# -- from when on a stream has scored --------------------------------------------------------------------------------
+
+
+@given(UPDATES, st.none() | st.integers(0, 10), st.sets(st.sampled_from(["1.0.0", "2.0.0", "3.0.0"])))
+def test_a_stream_has_scored_from_the_latest_time_that_the_rest_of_its_timeline_began_at(
+    updates: list[ModelUpdate], score_from_ms: int | None, refused: set[str]
+) -> None:
+    """Each promotion that stood and was not refused scores from its time on; where all were, any of them may have."""
+    begins, first = [], {}
+    for place in range(len(updates)):
+        standing = Timeline(updates[: place + 1]).champions
+        served = [each for each in standing if each.version not in refused] or list(standing)
+        begins.append(
+            ALWAYS_MS
+            if not served or any(each.valid_from_ms is None for each in served)
+            else min(each.valid_from_ms for each in served)
+        )
+        if updates[place].role == "champion":
+            first[updates[place].version] = min(place, first.get(updates[place].version, place))
+    found = Begins(updates, score_from_ms, frozenset(refused))
+    least = ALWAYS_MS if score_from_ms is None else score_from_ms
+    latest = [max([least, *begins[place:]]) for place in range(len(updates) + 1)]
+    assert found.highest_ms == latest[0]
+    # A partition that has seen a version has come at least to where it was announced, whatever it scores with later.
+    for starts in (["1.0.0"], ["2.0.0", "1.0.0", "9.0.0"], ["3.0.0", "3.0.0"]):
+        places = [first.get(version, 0) for version in starts]
+        expected = [latest[0], *(latest[max(places[: n + 1])] for n in range(len(starts)))]
+        assert found.of([(10 * n, version) for n, version in enumerate(starts)]) == expected
+    assert found.of([]) == [latest[0]] * 2
+
+
+def test_a_refused_version_began_nothing_unless_nobody_else_stood() -> None:
+    updates = [update("1.0.0", valid_from_ms=50), update("2.0.0", valid_from_ms=5)]
+    assert Begins(updates, None).of([(0, "1.0.0"), (7, "2.0.0")]) == [50, 50, 5]
+    assert Begins(updates, None, frozenset({"2.0.0"})).of([(0, "2.0.0")]) == [50, 50]
+    assert Begins(updates[1:], None, frozenset({"2.0.0"})).highest_ms == 5
+    assert Begins(updates, 60).of([(7, "2.0.0")]) == [60, 60]
+    assert Begins([], None).highest_ms == ALWAYS_MS
+
+
+def test_the_newest_promotion_is_the_champion_and_what_is_taken_off_is_announced_no_more() -> None:
+    assert Timeline().newest() is None
+    updates = [update("1.0.0"), update("2.0.0", valid_from_ms=10**15), update("3.0.0", "challenger")]
+    timeline = Timeline(updates)
+    assert timeline.newest() == updates[1]
+    assert timeline.announced == tuple(updates[:2])
+    timeline.observe(update("2.0.0", "unusable"))
+    assert (timeline.newest(), timeline.announced) == (updates[0], (updates[0],))
+    timeline.observe(update("2.0.0", "retired"))  # off already
+    timeline.observe(update("1.0.0", valid_from_ms=7))
+    assert timeline.announced == (update("1.0.0", valid_from_ms=7),)
+
+
+def test_a_version_of_another_model_is_another_version() -> None:
+    timeline = Timeline([update("1.0.0"), replace(update("1.0.0", valid_from_ms=3), model="other")])
+    assert len(list(timeline.spans())) == len(timeline.announced) == 2
+    timeline.observe(update("1.0.0", "retired"))
+    assert [each.model for each in timeline.champions] == ["other"]

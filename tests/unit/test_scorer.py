@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -15,7 +18,8 @@ from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardSca
 
 from models import scorer as scorer_module
 from models.families import FAMILIES, FeatureKind
-from models.scorer import DirectTrees, make_scorer
+from models.folding import CannotFoldError, fold
+from models.scorer import DirectTrees, FoldedLogistic, make_scorer
 
 RNG = np.random.default_rng(5)
 ROWS = RNG.normal(0.0, 1.0, (200, 3))
@@ -110,3 +114,125 @@ def test_a_sum_that_overflows_is_still_a_score() -> None:
     scores = make_scorer(pipeline).score(np.array([[1e308, -1e308, 0.0], [1e308, 1e308, 0.0], [0.0, 0.0, 0.0]]))
     assert scores[:2].tolist() == [expit(float(pipeline[-1].intercept_[0])), 1.0]
     assert scores[2] == expit(float(pipeline[-1].intercept_[0]))
+
+
+#: Steps for two numeric columns, and whether they can be folded after those before them.
+STEPS: dict[str, Any] = {
+    "mean": SimpleImputer,
+    "median": lambda: SimpleImputer(strategy="median"),
+    "seven": lambda: SimpleImputer(strategy="constant", fill_value=7.0),
+    "scaled": StandardScaler,
+    "divided": lambda: StandardScaler(with_mean=False),
+    "centred": lambda: StandardScaler(with_std=False),
+    "as it is": lambda: StandardScaler(with_mean=False, with_std=False),
+    "passed": lambda: "passthrough",
+}
+MIXED = np.column_stack([RNG.normal(40.0, 9.0, 200), RNG.normal(-3.0, 0.2, 200), RNG.integers(0, 4, 200)])
+HOLES = np.where(RNG.random(MIXED.shape) < 0.2, np.nan, MIXED)
+HOLES[:, 2] = MIXED[:, 2]
+
+
+@settings(max_examples=60)
+@given(
+    first=st.sampled_from([name for name in STEPS if name in {"mean", "median", "seven"}]),
+    then=st.lists(st.sampled_from(list(STEPS)), max_size=3),
+    columns=st.permutations([0, 1, 2]),
+    nested=st.booleans(),
+    dropped=st.booleans(),
+)
+def test_a_fold_is_the_pipeline_whatever_its_steps(
+    first: str,
+    then: list[str],
+    columns: list[int],
+    nested: bool,
+    dropped: bool,
+) -> None:
+    """An imputer after a scaler fills in what the scaler would have changed: that has no folded form."""
+    rows = HOLES[:, np.argsort(columns)]  # column `columns[i]` of these is the i-th of ours
+    chain: list[Any] = [STEPS[name]() for name in (first, *then)]
+    number = (
+        make_pipeline(make_pipeline(*chain[:2]), *chain[2:]) if nested and len(chain) > 1 else make_pipeline(*chain)
+    )
+    kept = [columns[1]] if dropped else [columns[1], columns[0]]
+    codes = OneHotEncoder(categories=[np.arange(5.0)], handle_unknown="ignore", sparse_output=False)
+    parts = [("n", number, kept), ("c", codes, [columns[2]])]
+    parts += [("d", "drop", [columns[0]])] if dropped else []
+    pipeline = make_pipeline(ColumnTransformer(parts), LogisticRegression(C=0.1)).fit(rows, LABELS)
+    moved = [name for name in then if name in {"scaled", "divided", "centred"}]
+    filled = [name in {"mean", "median", "seven"} for name in then]
+    if moved and any(filled[then.index(moved[0]) :]):
+        with pytest.raises(CannotFoldError, match="after a scaler"):
+            fold(pipeline)
+        return
+    folded = FoldedLogistic(fold(pipeline))
+    np.testing.assert_allclose(folded.score(rows), pipeline.predict_proba(rows)[:, 1], rtol=0, atol=1e-12)
+
+
+def test_a_second_imputer_finds_nothing_to_fill() -> None:
+    pipeline = make_pipeline(SimpleImputer(), SimpleImputer(strategy="constant", fill_value=99.0), LogisticRegression())
+    pipeline.fit(HOLES, LABELS)
+    np.testing.assert_allclose(
+        FoldedLogistic(fold(pipeline)).score(HOLES), pipeline.predict_proba(HOLES)[:, 1], rtol=0, atol=1e-12
+    )
+
+
+def test_a_column_that_is_one_hot_twice_adds_both_weights() -> None:
+    codes = OneHotEncoder(categories=[np.arange(4.0)], handle_unknown="ignore", sparse_output=False)
+    columns = ColumnTransformer([("one", codes, [2]), ("number", StandardScaler(), [0]), ("two", codes, [2])])
+    pipeline = make_pipeline(columns, LogisticRegression()).fit(MIXED, LABELS)
+    pipeline[-1].coef_ = np.arange(1.0, 10.0)[None, :] / 100
+    scores = FoldedLogistic(fold(pipeline)).score(MIXED)
+    np.testing.assert_allclose(scores, pipeline.predict_proba(MIXED)[:, 1], rtol=0, atol=1e-12)
+
+
+def one_hot(**options: Any) -> OneHotEncoder:
+    return OneHotEncoder(sparse_output=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([one_hot(drop="first")], "one-hot of a column"),
+        ([SimpleImputer(strategy="constant", fill_value=0.0), one_hot()], "one-hot of a column"),
+        ([StandardScaler(with_mean=False), one_hot()], "one-hot of a column"),
+        ([StandardScaler(with_std=False), one_hot()], "one-hot of a column"),
+        ([one_hot(), one_hot()], "one-hot of a column"),
+        ([one_hot(), StandardScaler()], "a step after one-hot"),
+        ([SimpleImputer(missing_values=1.0)], "another missing value"),
+        ([SimpleImputer(add_indicator=True)], "indicators"),
+        ([StandardScaler(with_std=False), SimpleImputer()], "after a scaler"),
+        ([StandardScaler(with_mean=False), SimpleImputer()], "after a scaler"),
+        ([PolynomialFeatures(2)], "PolynomialFeatures"),
+        ([ColumnTransformer([("some", StandardScaler(), slice(0, 2))])], "not a list of numbers"),
+        ([ColumnTransformer([("some", StandardScaler(), [True, False, True])])], None),
+    ],
+)
+def test_what_has_no_folded_form_is_said(steps: list[Any], reason: str | None) -> None:
+    rows = RNG.integers(0, 3, (200, 3)) * 1.0
+    pipeline = make_pipeline(*steps, LogisticRegression()).fit(rows, LABELS)
+    if reason is None:
+        scores = make_scorer(pipeline).score(rows)
+        np.testing.assert_allclose(scores, pipeline.predict_proba(rows)[:, 1], rtol=0, atol=1e-12)
+        return
+    with pytest.raises(CannotFoldError, match=reason):
+        fold(pipeline)
+
+
+def test_codes_with_a_gap_and_columns_without_a_value_are_not_folded_wrongly() -> None:
+    gap = make_pipeline(one_hot(), LogisticRegression()).fit(np.where(ROWS > 0, 2.0, 0.0), LABELS)
+    with pytest.raises(CannotFoldError, match="not 0, 1, 2"):
+        fold(gap)
+    rows = ROWS.copy()
+    rows[:, 1] = np.nan
+    with pytest.warns(UserWarning, match="without any observed"):
+        drops = make_pipeline(SimpleImputer(), LogisticRegression()).fit(rows, LABELS)
+    with pytest.raises(CannotFoldError, match="drops empty columns"):
+        fold(drops)
+    keeps = make_pipeline(SimpleImputer(keep_empty_features=True), LogisticRegression()).fit(rows, LABELS)
+    keeps[-1].coef_ = np.array([[0.5, 3.0, -0.25]])
+    expected = keeps.predict_proba(rows)[:, 1]
+    np.testing.assert_allclose(FoldedLogistic(fold(keeps)).score(rows), expected, rtol=0, atol=1e-12)
+    with pytest.raises(CannotFoldError, match="not a binary"):
+        fold(LogisticRegression().fit(ROWS, np.arange(200) % 3))
+    with pytest.raises(CannotFoldError, match="not a binary"):
+        fold(make_pipeline(StandardScaler(), RandomForestClassifier(2)).fit(ROWS, LABELS))

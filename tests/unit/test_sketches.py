@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.sketch_buffer import SketchBuffer
-from app.core.sketches import Sketch, unpack
+from app.core.sketches import MOST_RECORD_BYTES, Sketch, pack, split_record, unpack
 from models.counting import count, count_outcomes
-from models.reference import Reference
+from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
-from schemas.wire import SketchDelta, decode_packed, encode_packed
+from models.soundness import MOST_CELLS, SparseCounts
+from schemas.wire import ErrorRun, LabelCounts, SketchDelta, SketchRecord, decode_packed, encode_packed
 
 SLICE_MS = 1_000
 
@@ -108,3 +109,126 @@ def test_counts_of_another_reference_are_refused() -> None:
     narrow = fit_reference(matrix[:, :1], ["x"], ["numeric"], {}, scores, scores * 0, 8)
     with pytest.raises(ValueError, match="register the reference they were made with"):
         unpack(buffer.drain()[0], narrow)
+
+
+def counts_of(seed: int, n: int) -> Counts:
+    _, matrix, scores, labels = make_events(seed, n)
+    return count(reference(), matrix, scores, labels)
+
+
+def bits(sketch: Sketch) -> bytes:
+    return encode_packed(sketch.to_delta("m", "1", "all", 0))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 40)), max_size=6), st.integers(0, 6))
+def test_sketches_that_are_merged_are_the_sketch_of_all_their_deltas(parts: list[tuple[int, int]], cut: int) -> None:
+    deltas = [pack("m", "1", "all", 0, counts_of(seed, n)) for seed, n in parts]
+    whole, one, other, empty = Sketch(), Sketch(), Sketch(), Sketch()
+    for number, delta in enumerate(deltas):
+        whole.add(delta)
+        (one if number < cut else other).add(delta)
+    before = bits(other)
+    one.merge(other)
+    empty.merge(whole)
+    one.merge(Sketch())
+    assert bits(one) == bits(empty) == bits(whole)
+    one.merge(whole)  # in no memory of the other's
+    assert bits(other) == before
+    assert bits(empty) == bits(whole)
+
+
+def test_a_sketch_is_sound_where_the_counts_are_and_says_the_same() -> None:
+    sketch, counts = Sketch(), counts_of(4, 60)
+    sketch.add(pack("m", "1", "all", 0, counts))
+    for mine, theirs in zip(sketch.to_sparse(), SparseCounts.of(counts), strict=True):
+        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+    assert Sketch().to_counts(reference()).minima.tobytes() == reference().zeros().minima.tobytes()
+
+
+@pytest.mark.parametrize("missing", ["cells", "outcomes", "metrics"])
+def test_counts_that_reach_beyond_the_reference_in_one_thing_alone_are_refused(missing: str) -> None:
+    shape = {"cells": reference().zeros().counts.size, "outcomes": 2 * reference().score_cells, "metrics": 4}
+    for more, fits in ((0, True), (1, False)):
+        size = shape | {missing: shape[missing] + more}
+        sketch = Sketch(
+            cells=np.ones(size["cells"], np.int64),
+            outcomes=np.ones(size["outcomes"], np.int64),
+            sums=np.ones(size["metrics"], np.int64),
+        )
+        if fits:
+            assert sketch.to_counts(reference()).counts.sum() == size["cells"]
+        else:
+            with pytest.raises(ValueError, match="register the reference they were made with"):
+                sketch.to_counts(reference())
+
+
+def test_a_delta_may_reach_the_last_cell_that_there_may_be_and_no_further() -> None:
+    sums = np.zeros(2)
+    for last, fits in ((MOST_CELLS - 1, True), (MOST_CELLS, False)):
+        delta = SketchDelta(
+            *("m", "1", "all", 0, 1, np.array([last], "<u4").tobytes(), np.array([7], "<i8").tobytes()),
+            *(sums.tobytes(), sums.tobytes(), sums.tobytes(), b"", b"", 0),
+        )
+        sketch = Sketch()
+        if fits:
+            sketch.add(delta)
+            assert np.flatnonzero(sketch.cells).tolist() == [last]
+        else:
+            with pytest.raises(ValueError, match="do not make a sketch"):
+                sketch.add(delta)
+
+
+def make_record(seed: int, n_slices: int, n_errors: int, n_strangers: int) -> SketchRecord:
+    generator = np.random.default_rng(seed)
+    deltas = [pack("m", "1", "all", number * SLICE_MS, counts_of(seed + number, 30)) for number in range(n_slices)]
+    times = np.sort(generator.integers(0, 10**9, n_errors)).astype("<i8").tobytes()
+    strangers = [generator.integers(0, 2**62, n).astype("<i8").tobytes() for n in (n_strangers, 3, 0)]
+    labels = [LabelCounts(at * SLICE_MS, 9 + len(each), 2, 5, each) for at, each in enumerate(strangers)]
+    runs = [ErrorRun(version, times, generator.integers(0, 2, n_errors, "u1").tobytes()) for version in ("1", "2")]
+    return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    n_slices=st.integers(0, 4),
+    n_errors=st.integers(0, 900),
+    n_strangers=st.integers(0, 900),
+    most_bytes=st.integers(3_000, 12_000),
+)
+def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_larger_than_told(
+    seed: int, n_slices: int, n_errors: int, n_strangers: int, most_bytes: int
+) -> None:
+    record = make_record(seed, n_slices, n_errors, n_strangers)
+    parts = list(split_record(record, most_bytes))
+    assert [delta for part in parts for delta in part.deltas] == record.deltas
+    for run in record.errors:
+        pieces = [each for part in parts for each in part.errors if each.version == run.version]
+        assert b"".join(each.times_ms for each in pieces) == run.times_ms
+        assert b"".join(each.wrong for each in pieces) == run.wrong
+        assert all(len(each.times_ms) == 8 * len(each.wrong) > 0 for each in pieces)
+    for labels in record.labels:
+        some = [each for part in parts for each in part.labels if each.slice_start_ms == labels.slice_start_ms]
+        assert b"".join(each.strangers for each in some) == labels.strangers
+        assert all(len(each.strangers) % 8 == 0 for each in some)
+        assert [sum(each) for each in zip(*((each.n, each.too_late, each.unknown) for each in some), strict=True)] == [
+            *(labels.n, labels.too_late, labels.unknown)
+        ]
+    assert {part.partition for part in parts} == {3}
+    assert [part.unscored for part in parts] == [0] * (len(parts) - 1) + [4]
+    assert (parts[-1].watermark_ms, parts[-1].label_watermark_ms) == (70, 60)
+    assert all(part.watermark_ms == part.label_watermark_ms < -(2**60) for part in parts[:-1])
+    # A piece that is cut leaves little room beside it, and a record that fits is not cut at all.
+    sizes = [len(encode_packed(part)) for part in parts]
+    assert max(sizes) <= most_bytes + 600
+    assert len(parts) == 1 or len(parts) <= 1 + 2.5 * sum(sizes) / most_bytes
+    assert len(list(split_record(record, 10**6))) == 1
+
+
+def test_a_record_of_a_backlog_is_cut_to_what_a_topic_takes() -> None:
+    n = 2 * MOST_RECORD_BYTES // 9
+    backlog = SketchRecord(0, 0, 0, [], [ErrorRun("1", bytes(8 * n), bytes(n))])
+    parts = list(split_record(backlog))
+    assert [len(encode_packed(part)) < 1_000_000 for part in parts] == [True] * len(parts)
+    assert len(parts) <= 4
