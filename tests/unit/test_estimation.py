@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.random import Generator
@@ -95,6 +95,83 @@ def test_with_many_labels_in_every_cell_the_map_is_scikit_learns_isotonic_regres
     calibration = fit_calibration(np.array([labels - positives, positives]), 6)
     expected = IsotonicRegression().fit_transform(np.arange(12), positives / labels, sample_weight=labels)
     assert calibration.probability == pytest.approx(expected, abs=2e-4)
+
+
+def groups_by_definition(outcomes: Ints, threshold_cell: int) -> list[list[int]]:
+    """Cells with labels, joined from the lowest up; what is left over below or above the threshold joins its last."""
+    most = [n / 32 if n <= 32_768 else n / round(n ** (1 / 3), 9) for n in outcomes.sum(axis=1).tolist()]
+    enough = [max(share, min(10, n / 5)) for share, n in zip(most, outcomes.sum(axis=1).tolist(), strict=True)]
+    groups: list[list[int]] = []
+    labelled = [cell for cell in range(outcomes.shape[1]) if outcomes[:, cell].any()]
+    for side in ([c for c in labelled if c < threshold_cell], [c for c in labelled if c >= threshold_cell]):
+        closed: list[list[int]] = []
+        open_group: list[int] = []
+        for cell in side:
+            open_group = [*open_group, cell]
+            if any(outcomes[label, open_group].sum() >= enough[label] for label in (0, 1)):
+                closed, open_group = [*closed, open_group], []
+        if open_group:
+            closed = [*closed[:-1], [*closed[-1], *open_group]] if closed else [open_group]
+        groups += closed
+    return groups
+
+
+@given(counts_2xs, st.sampled_from([1, 1, 1, 40, 3_000]), st.integers(0, 40))
+def test_the_map_pools_groups_of_enough_labels_as_scikit_learn_does(shape: Ints, times: int, threshold: int) -> None:
+    outcomes = shape * [[times], [1]]
+    calibration = fit_calibration(outcomes, threshold)
+    if not outcomes.any(axis=1).all():
+        return
+    groups = groups_by_definition(outcomes, threshold)
+    n = np.array([outcomes[:, group].sum() for group in groups])
+    k = np.array([outcomes[1, group].sum() for group in groups])
+    rates = IsotonicRegression().fit_transform(
+        np.arange(len(groups)), (k + k.sum() / n.sum() / 4) / (n + 0.25), sample_weight=n + 0.25
+    )
+    known = np.array([cell for group in groups for cell in group])
+    expected = np.repeat(rates, [len(group) for group in groups])
+    assert calibration.probability[known] == pytest.approx(expected)
+    # Jeffreys' posterior of each block of groups with one rate, and a cell between two blocks has half of each error.
+    steps = np.flatnonzero(np.diff(rates, prepend=-1.0) > 1e-12)
+    blocks = [
+        stats.beta(b + 0.5, a - b + 0.5) for a, b in zip(*(np.add.reduceat(x, steps) for x in (n, k)), strict=True)
+    ]
+    variance = np.array([0.0, *(block.var() for block in blocks), 0.0])
+    assume(len(variance) == len(calibration.variance))  # groups of the same rate are one block or two: rounding decides
+    block_of = np.repeat(np.cumsum(np.isin(np.arange(len(groups)), steps)), [len(group) for group in groups])
+    lows, highs = np.append(0, block_of), np.append(block_of, len(blocks) + 1)
+    for cell in range(outcomes.shape[1]):
+        below, above = np.searchsorted(known, cell, side="right"), np.searchsorted(known, cell)
+        weights = (np.eye(len(variance))[lows[below]] + np.eye(len(variance))[highs[above]]) / 2
+        gap = np.append(np.append(0.0, rates[steps]), 1.0)[[lows[below], highs[above]]]
+        assert calibration.probability[cell] == pytest.approx(gap.mean())
+        found = calibration.propagated(np.eye(outcomes.shape[1])[[cell]])
+        assert found == pytest.approx([weights**2 @ variance + np.ptp(gap) ** 2 / 12], abs=1e-15)
+
+
+def test_the_log_loss_of_a_cell_is_that_of_its_mean_score_or_of_one_between_its_neighbours() -> None:
+    means = np.array([np.nan, 0.2, np.nan, np.nan, 0.8, 1.0, np.nan])
+    losses = fit_calibration(np.ones((2, 7), int), 3, means).losses
+    assert losses is not None
+    scores = [0.2, 0.2, 0.4, 0.6, 0.8]
+    assert losses[0, :5] == pytest.approx([-math.log(1 - score) for score in scores])
+    assert losses[1, :5] == pytest.approx([-math.log(score) for score in scores])
+    assert losses[:, 5:].tolist() == [[-math.log(1e-15)] * 2, [0.0] * 2]
+    unknown = fit_calibration(np.ones((2, 7), int), 3, np.full(7, np.nan)).losses
+    assert unknown is not None
+    assert unknown.shape == (2, 7)
+    assert np.isnan(unknown).all()
+    assert fit_calibration(np.ones((2, 7), int), 3).losses is None
+
+
+def test_labels_that_arrive_unevenly_change_what_a_score_means_by_bayes_rule() -> None:
+    calibration = fit_calibration(np.array([[800, 500], [200, 500]]), 1)
+    p = calibration.probability
+    arrived, missing = calibration.among_arrived((0.9, 0.6)), calibration.among_missing((0.9, 0.6))
+    assert arrived.probability == pytest.approx(0.6 * p / (0.6 * p + 0.9 * (1 - p)))
+    assert missing.probability == pytest.approx(0.4 * p / (0.4 * p + 0.1 * (1 - p)))
+    gradients = np.array([[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    assert arrived.propagated(gradients) == pytest.approx(calibration.propagated(gradients * arrived.slope))
 
 
 def test_a_cell_without_labels_lies_between_its_neighbours_and_nobody_knows_where() -> None:
