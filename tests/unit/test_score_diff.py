@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.core.batches import EventBatch
+from app.core.drift.psi import psi
 from app.core.joining import JoinedLabels
 from app.core.pending import Scored
 from app.core.score_diff import ALL, MEASURES, DiffRow, ScoreDiff
@@ -124,3 +125,47 @@ def test_percentiles_and_shares_of_a_hundred_known_differences() -> None:
     assert found["lowered_share"] == 0.0
     assert found["mean_difference"] == pytest.approx(np.mean(after) - np.mean(before))
     assert found["correlation"] == pytest.approx(np.corrcoef(before, after)[0, 1])
+
+
+def test_a_label_finds_the_event_of_its_partition_once_and_none_that_was_replaced() -> None:
+    diff = ScoreDiff()
+    scored = Scored(0, 0, "1", 0.0, ())
+    for partition in (0, 1):
+        add(diff, partition, [JANUARY_MS] * 2, [0.2, 0.6], [0.4, 0.8])
+    # An event with the id of one that waited, in a later step: the label is its own.
+    diff.add_events(0, events([FEBRUARY_MS], first=1), (np.array([0.9]),) * 2, (np.array([True]),) * 2, JoinedLabels())
+    diff.add_labels(0, labels({"e1": 1.0, "e0": 0.0}, [scored] * 2))
+    diff.add_labels(0, labels({"e0": 1.0}, [scored]))  # joined already
+    diff.add_labels(1, labels({"e1": 0.0}, [scored]))
+    rows = diff.rows()
+    assert (values(rows)["n_labels"], values(rows, "2013-01")["n_labels"], values(rows, "2013-02")["n_labels"]) == (
+        *(3, 2, 1),
+    )
+    assert values(rows)["auc_before"] == 1.0
+
+
+def test_scores_are_given_of_events_that_both_have_scored() -> None:
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS] * 3, [0.5, np.nan, 0.25], [0.75, 0.5, 0.125])
+    before, after = diff.scores()
+    assert (before.tolist(), after.tolist()) == ([0.5, 0.25], [0.75, 0.125])
+
+
+def test_decisions_go_either_way_and_the_same_score_for_all_correlates_with_nothing() -> None:
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS] * 4, [0.9, 0.9, 0.9, 0.9], [0.1, 0.8, 0.2, 0.3])
+    found = values(diff.rows())
+    assert (found["changed_share"], found["raised_share"], found["lowered_share"]) == (0.75, 0.0, 0.75)
+    assert math.isnan(found["correlation"])
+    assert math.isnan(found["auc_after"])
+    assert (found["n_labels"], found["n"]) == (0, 4)
+
+
+def test_the_index_is_that_of_the_deciles_of_before() -> None:
+    """Scores 1 to 20 twentieths, two in each tenth; afterwards the lowest four are the highest."""
+    before = np.arange(1, 21) / 20
+    after = np.where(before <= 0.2, 1.0, before)
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS] * 20, before.tolist(), after.tolist())
+    shares = np.full(10, 2), np.array([0, 0, *[2] * 7, 6])
+    assert values(diff.rows())["psi"] == pytest.approx(psi(*shares).statistic)
