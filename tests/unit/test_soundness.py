@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.counting import count, count_outcomes
-from models.reference import Reference
+from models.reference import MetricCells, Reference
 from models.reference_fit import fit_reference
 from models.segments import Segments
-from models.soundness import MOST_EVENTS, SparseCounts, find_fault_without_reference
+from models.soundness import (
+    MOST_CELLS,
+    MOST_EVENTS,
+    SparseCounts,
+    find_fault_of_metrics,
+    find_fault_of_reference,
+    find_fault_without_reference,
+)
+from models.units import FIXED_POINT, LARGEST_UNITS
 from schemas.pipeline import Feature
 
 FEATURES = [Feature("amount", "float"), Feature("kind", "category", values=("a", "b"))]
@@ -118,6 +127,171 @@ def test_what_is_not_sound_is_found_and_named_in_a_sentence(what: str) -> None:
     fault = reference().laws.find_fault(damaged()[what])
     assert fault
     assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("fewer events than none", "it counts -1 events"),
+        ("more events than can be", f"it counts {MOST_EVENTS + 1} events"),
+        ("a count of less than nothing", "a cell holds less than one event, or more than can be"),
+        ("a count of nothing", "a cell holds less than one event, or more than can be"),
+        ("a count beyond all", "a cell holds less than one event, or more than can be"),
+        ("a cell beyond all", f"its cells do not ascend, or not below {MOST_CELLS}"),
+        ("cells out of order", f"its cells do not ascend, or not below {MOST_CELLS}"),
+        ("a cell twice", f"its cells do not ascend, or not below {MOST_CELLS}"),
+        ("a cell without a count", "cells and"),
+        ("one metric", "it has 1 sums, 1 minima and 1 maxima"),
+        ("a sum less", "it has 3 sums, 4 minima and 4 maxima"),
+        ("more right than labelled", "were right"),
+        ("fewer right than none", "-1 decisions of"),
+        ("a loss of less than nothing", "the log loss is none of these labels"),
+        ("a loss beyond all", "the log loss is none of these labels"),
+        ("less than no label", "a cell holds less than one event, or more than can be"),
+    ],
+)
+def test_what_no_reference_could_hold_is_found_without_one(what: str, sentence: str) -> None:
+    fault = find_fault_without_reference(damaged()[what])
+    assert sentence in fault
+    assert fault == reference().laws.find_fault(damaged()[what])
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("one event more", "the cells of amount hold 60 values of 61 events"),
+        ("a cell beyond the metrics", "in a cell that its version does not have"),
+        ("a cell that its metric does not have", "in a cell that its version does not have"),
+        ("no cells", "the cells of amount hold 0 values of 60 events"),
+        ("a metric less", "it has 3 metrics, and its version 4"),
+        ("a sum beyond its values", "a sum is more than its values can add up to"),
+        ("the smallest sum", "a sum is more than its values can add up to"),
+        ("a minimum above the maximum", "a minimum and a maximum do not fit the values"),
+        ("no minimum", "a minimum and a maximum do not fit the values"),
+        ("no maximum", "a minimum and a maximum do not fit the values"),
+        ("a label beyond the score's cells", "in a cell that the score does not have"),
+        ("more labels than came", "more labels were joined to scores than came"),
+    ],
+)
+def test_what_only_its_reference_can_tell_is_found_by_that(what: str, sentence: str) -> None:
+    assert find_fault_without_reference(damaged()[what]) == ""
+    assert sentence in reference().laws.find_fault(damaged()[what])
+
+
+def cells(values: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(list(values), np.int64), np.array(list(values.values()), np.int64)
+
+
+def test_what_can_just_be_is_sound() -> None:
+    """The most events, in the last cell, all right or all as wrong as can be; and a step beyond each."""
+    most, last = MOST_EVENTS, MOST_CELLS - 1
+    range_of = np.array([-1.0, 2.0])
+    certain_and_wrong = 36 * FIXED_POINT
+    good = SparseCounts(
+        *(most, *cells({0: 1, last: most}), np.zeros(2, np.int64), range_of, range_of),
+        *cells({0: 1, last: most}),
+        (most + 1) * certain_and_wrong,
+        most + 1,
+    )
+    assert find_fault_without_reference(good) == ""
+    nothing = SparseCounts(*(0, *cells({}), np.zeros(2, np.int64), range_of, range_of), *cells({}), 0, 0)
+    assert find_fault_without_reference(nothing) == ""
+    for beyond in (
+        {"n": most + 1},
+        {"values": np.array([1, most + 1])},
+        {"outcome_values": np.array([1, most + 1])},
+        {"cells": np.array([0, last + 1])},
+        {"outcome_cells": np.array([0, last + 1])},
+        {"outcome_cells": np.array([0])},
+        {"log_loss_sum": good.log_loss_sum + 1},
+        {"n_correct": good.n_correct + 1},
+        {"minima": range_of[:1]},
+    ):
+        assert find_fault_without_reference(good._replace(**beyond)), beyond
+
+
+def test_a_sum_may_be_as_large_as_its_values_and_no_larger() -> None:
+    matrix, scores = np.array([[1e300, 1.0], [np.nan, 0.0]]), np.array([0.5, 0.25])
+    good = SparseCounts.of(count(reference(), matrix, scores))
+    assert good.sums[0] == LARGEST_UNITS
+    assert not reference().laws.find_fault(good)
+    assert reference().laws.find_fault(good._replace(sums=changed(good.sums, 0, LARGEST_UNITS + 1)))
+    assert reference().laws.find_fault(good._replace(sums=changed(good.sums, 0, -LARGEST_UNITS - 1)))
+    assert reference().laws.find_fault(good._replace(sums=changed(good.sums, 3, 1)))  # of no value
+
+
+# -- references: each fault by itself ----------------------------------------------------------------------------------
+
+NUMBER = MetricCells("x", "numeric", np.array([1.0, 2.0]))
+KIND = MetricCells("kind", "category", np.zeros(0), 3)
+SCORE = MetricCells("score", "score", np.array([0.5]))
+OUTCOME = MetricCells("outcome", "outcome", np.zeros(0), 2)
+
+
+def test_sound_metrics_have_no_fault_and_each_other_thing_is_named() -> None:
+    assert find_fault_of_metrics((NUMBER, KIND, SCORE, OUTCOME), 1_000, 64) == ""
+    assert find_fault_of_metrics((SCORE, OUTCOME), 0, 0) == ""
+    order = "not features, then the score, then the outcome"
+    for metrics, fault in (
+        ((NUMBER, OUTCOME, SCORE), order),
+        ((SCORE, NUMBER, OUTCOME), order),
+        ((NUMBER, SCORE), order),
+        ((OUTCOME,), order),
+        ((SCORE, SCORE, OUTCOME), order),
+        ((NUMBER, NUMBER, SCORE, OUTCOME), "two metrics have the same name"),
+        ((SCORE, replace(OUTCOME, codes=3)), "the outcome has not two labels"),
+        ((replace(NUMBER, name=7), SCORE, OUTCOME), "a metric or a value has no name"),
+        ((replace(KIND, values=("a", None)), SCORE, OUTCOME), "a metric or a value has no name"),
+        ((replace(KIND, codes=MOST_CELLS + 1), SCORE, OUTCOME), "codes"),
+        ((replace(KIND, codes=-1), SCORE, OUTCOME), "codes"),
+        ((replace(KIND, codes=True), SCORE, OUTCOME), "codes"),
+        ((replace(NUMBER, edges=np.array([2.0, 1.0])), SCORE, OUTCOME), "the edges of x do not ascend"),
+        ((replace(NUMBER, edges=np.array([1.0, 1.0])), SCORE, OUTCOME), "the edges of x do not ascend"),
+        ((replace(NUMBER, edges=np.array([1.0, np.inf])), SCORE, OUTCOME), "the edges of x do not ascend"),
+        ((replace(NUMBER, edges=np.array([[1.0]])), SCORE, OUTCOME), "the edges of x do not ascend"),
+        ((replace(NUMBER, codes=3), SCORE, OUTCOME), "the cells of another kind of metric"),
+        ((replace(KIND, codes=0), SCORE, OUTCOME), "the cells of another kind of metric"),
+        ((replace(KIND, edges=np.array([1.0])), SCORE, OUTCOME), "the cells of another kind of metric"),
+    ):
+        assert fault in find_fault_of_metrics(metrics, 0, 0), fault
+    for scale, is_sound in (
+        *((FIXED_POINT, True), (2.0**-30, True), (0.5, True), (FIXED_POINT * 2, False), (3.0, False)),
+        *((0.0, False), (-0.5, False)),
+    ):
+        fault = find_fault_of_metrics((replace(NUMBER, scale=scale), SCORE, OUTCOME), 0, 0)
+        assert ("no power of two" in fault) != is_sound, scale
+
+
+def test_a_reference_is_as_large_as_a_model_needs_at_most() -> None:
+    wide = replace(KIND, codes=MOST_CELLS // 4 - 1)
+    metrics = (NUMBER, wide, SCORE, OUTCOME)
+    assert find_fault_of_metrics(metrics, 8, 0) == ""  # four metrics of a quarter of all cells, and 2**25 with segments
+    assert "too much" in find_fault_of_metrics(metrics, 9, 0)
+    assert "too much" in find_fault_of_metrics((NUMBER, replace(wide, codes=wide.codes + 1), SCORE, OUTCOME), 0, 0)
+    assert find_fault_of_metrics((NUMBER, SCORE, OUTCOME), 0, MOST_CELLS // 4) == ""  # two labels by two cells each
+    assert "too much" in find_fault_of_metrics((NUMBER, SCORE, OUTCOME), 0, MOST_CELLS // 4 + 1)
+
+
+def test_each_fault_of_a_reference_is_named() -> None:
+    good = reference()
+    assert find_fault_of_reference(good) == ""
+    (segment, counts), blocks = next(iter(good.segments.items())), good.outcome_blocks
+    nobody = good.profiles.copy()
+    nobody[0, 0] = np.nan
+    assert find_fault_of_reference(replace(good, profiles=nobody)) == ""
+    for changes, fault in (
+        ({"threshold": np.nan}, "the threshold is no number"),
+        ({"threshold": np.inf}, "the threshold is no number"),
+        ({"design_effects": changed(good.design_effects, 0, 0.0)}, "a design effect is no positive number"),
+        ({"design_effects": changed(good.design_effects, -1, np.inf)}, "a design effect is no positive number"),
+        ({"profiles": np.full_like(good.profiles, -np.inf)}, "a mean score is infinite"),
+        ({"outcome_blocks": blocks - 1}, "a block of labels is no part"),
+        ({"outcome_blocks": blocks + good.training.outcomes}, "is no part"),
+        ({"outcome_blocks": np.stack([good.training.outcomes] * 2)}, "do not add up"),
+        ({"segments": {segment: replace(counts, n=counts.n + 1)}}, f"events ({segment})"),
+        ({"segments": {segment: good.training + good.training}}, f"segment {segment} has more events than all"),
+    ):
+        assert fault in find_fault_of_reference(replace(good, **changes)), fault
 
 
 def places(body: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
