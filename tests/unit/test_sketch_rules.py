@@ -11,11 +11,13 @@ from msgspec.structs import replace as change
 
 from app.core.drift_calendar import Window
 from app.core.monitoring import MonitorCore
-from app.core.records.sketches import MOST_UNKNOWN, read_sketch
+from app.core.records.rules import RecordRules
+from app.core.records.sketches import MOST_UNKNOWN, SketchRules, read_sketch
 from app.core.sketches import ALL, pack
 from models.counting import count, count_outcomes
 from models.reference import Reference
 from models.reference_fit import fit_reference
+from models.soundness import MOST_EVENTS
 from models.training import TrainedModel
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
@@ -118,6 +120,94 @@ def test_a_record_that_is_refused_changes_nothing_and_the_next_is_counted(
     (window,) = monitor.windows.closed()
     assert monitor.windows.counts(window, "1.0.0")[ALL].n == 400
     assert {report.n_detection for report in monitor.collect(1).reports} == {400}
+
+
+def test_the_first_and_last_times_that_can_be_are_counted_and_those_beside_them_are_not(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    """A slice may begin before all events, if it reaches into them; labels are later by a horizon at most."""
+    pipeline = monitor._pipeline
+    assert pipeline.labels is not None
+    earliest_ms, horizon_ms = pipeline.events.earliest_ms, pipeline.labels.horizon_ms
+    slice_ms = pipeline.drift.slice_ms
+    latest_ms = pipeline.events.latest_ms + pipeline.events.max_ahead_ms + horizon_ms
+    first = (earliest_ms - horizon_ms - slice_ms) // slice_ms * slice_ms + slice_ms
+    last = latest_ms // slice_ms * slice_ms
+    for good, bad in (
+        (record(delta(reference, earliest_ms - slice_ms + 1)), record(delta(reference, earliest_ms - slice_ms))),
+        (record(delta(reference, latest_ms)), record(delta(reference, latest_ms + 1))),
+        (labels(first), labels(first - slice_ms)),
+        (labels(last), labels(last + slice_ms)),
+        (labels(AT_MS), labels(AT_MS + slice_ms // 2)),
+        (
+            record(errors=(run([earliest_ms - horizon_ms, latest_ms], b"\0\1"),)),
+            record(errors=(run([earliest_ms - horizon_ms - 1, latest_ms], b"\0\1"),)),
+        ),
+        (
+            record(errors=(run([AT_MS, AT_MS], b"\0\1"), run([], b""))),
+            record(errors=(run([AT_MS, latest_ms + 1], b"\0\1"),)),
+        ),
+        (record(come_to_ms=latest_ms), SketchRecord(0, latest_ms + 1, AT_MS, [])),
+    ):
+        assert check(monitor, good, reference) == good
+        with pytest.raises(RefusedRecordError) as refused:
+            check(monitor, bad, reference)
+        assert refused.value.reason == "out_of_range", bad
+
+
+def check(monitor: MonitorCore, found: SketchRecord, reference: Reference, **n_metrics: int) -> SketchRecord:
+    rules = SketchRules(monitor._pipeline, RecordRules.of(monitor._pipeline))
+    return rules.check(found, {"1.0.0": reference.laws}, n_metrics)
+
+
+def test_labels_without_an_event_are_no_more_than_labels(monitor: MonitorCore, reference: Reference) -> None:
+    for counts, is_sound in (
+        ((4, 1, 1, i8(5, 6)), True),
+        ((3, 1, 1, i8(5, 6)), False),
+        ((3, 3, 0, b""), True),
+        ((2, 3, 0, b""), False),
+        ((2, 0, 3, b""), False),
+        ((MOST_EVENTS, 0, 0, b""), True),
+        ((MOST_EVENTS + 1, 0, 0, b""), False),
+    ):
+        found = SketchRecord(0, AT_MS, AT_MS, [], [], 0, [LabelCounts(AT_MS, *counts)])
+        if is_sound:
+            assert check(monitor, found, reference) == found
+            continue
+        with pytest.raises(RefusedRecordError, match="labels were without an event") as refused:
+            check(monitor, found, reference)
+        assert refused.value.reason == "inconsistent"
+
+
+def test_a_hundred_versions_may_be_unknown_and_those_that_are_held_count_among_them(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    held = {f"h{number}": 0 for number in range(40)}
+    new = [run([AT_MS], b"\0", f"v{number}") for number in range(30)]
+    more = [change(delta(reference), version=f"w{number}") for number in range(MOST_UNKNOWN - 70)]
+    good = record(delta(reference), *more, errors=(*new, run([AT_MS], b"\0", "h3")))
+    assert check(monitor, good, reference, **held) == good
+    with pytest.raises(RefusedRecordError, match="101 versions are unknown"):
+        check(monitor, change(good, errors=[*good.errors, run([AT_MS], b"\0", "x")]), reference, **held)
+    # What is held already may go on, however much there is of it.
+    many = {f"v{number}": 0 for number in range(2 * MOST_UNKNOWN)}
+    assert check(monitor, record(errors=tuple(new)), reference, **many)
+
+
+def test_deltas_of_an_unknown_version_have_as_many_metrics_as_what_is_held_of_it(
+    monitor: MonitorCore, reference: Reference
+) -> None:
+    found = record(change(delta(reference), version="9.0.0"))
+    size = len(reference.metrics)
+    for held in ({}, {"9.0.0": 0}, {"9.0.0": size}):
+        assert check(monitor, found, reference, **held) == found
+        assert held in ({}, {"9.0.0": 0}, {"9.0.0": size})  # it is looked at, and not written to
+    with pytest.raises(RefusedRecordError, match=f"it has {size} metrics, and what is held of the version has 3"):
+        check(monitor, found, reference, **{"9.0.0": 3})
+    scores = np.random.default_rng(1).random(25)
+    narrow = pack("shop-returns", "9.0.0", ALL, AT_MS, count(other_reference(), scores[:, None], scores))
+    with pytest.raises(RefusedRecordError, match="what is held of the version has"):
+        check(monitor, record(found.deltas[0], narrow), reference)
 
 
 def test_how_far_a_partition_can_have_come_is_bounded_by_the_readers_clock(
