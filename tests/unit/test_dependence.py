@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,3 +68,60 @@ def test_events_of_a_cell_share_their_mean_rank(found: list[int]) -> None:
 
 def test_too_few_events_say_nothing() -> None:
     assert design_effect(np.repeat([0, 1], 31), 2, in_order=False) == 1.0
+
+
+def by_definition(cells: np.ndarray, n_cells: int, *, in_order: bool) -> float:
+    """The blocking of the docstring, cut by cut and length by length."""
+    n, found, correlated = len(cells), {}, []
+    if in_order:
+        ordered = np.sort(cells)
+        cuts = sorted({int(ordered[-(-tenth * n // 10) - 1]) for tenth in range(1, 10)} | {n_cells - 1})
+        marks = [(cells <= cut) * 1.0 for cut in cuts]
+    else:
+        sizes = np.bincount(cells, minlength=n_cells + 1).tolist()
+        codes = sorted(range(n_cells + 1), key=lambda code: -sizes[code])[:9]
+        marks = [(cells == code) * 1.0 for code in codes]
+    marks = [mark for mark in marks if 0 < mark.sum() < n]
+    if in_order and marks:
+        marks.append(rankdata(cells))
+    if n < 64 or not marks:
+        return 1.0
+    level = 0
+    while n // 2**level >= 32:
+        length, blocks = 2**level, n // 2**level
+        ratios = []
+        for mark in marks:
+            apart = mark - mark.mean()
+            sums = np.array([apart[block * length : (block + 1) * length].sum() for block in range(blocks)])
+            ratios.append((sums**2).mean() / (length * mark.var()))
+            if (sums[1:] * sums[:-1]).sum() / (sums**2).sum() > 4 / math.sqrt(blocks):
+                correlated.append(level)
+        found[level] = max(ratios)
+        level += 1
+    if not correlated:
+        return 1.0
+    level = min(correlated[-1] + 2, level - 1)
+    return max(1.0, found[level] * (1 + 1.28 * math.sqrt(2 / (n // 2**level))))
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([60, 63, 64, 65, 127, 128, 300, 1_000]),
+    st.sampled_from([1, 2, 3, 8]),
+    st.sampled_from([1, 2, 4, 12]),
+    st.booleans(),
+)
+@settings(max_examples=150)
+def test_it_is_the_ratio_of_the_docstring(seed: int, n: int, n_cells: int, stay: int, in_order: bool) -> None:
+    """Values that stay for a while, some for long, the highest of them missing."""
+    generator = np.random.default_rng(seed)
+    cells = np.repeat(generator.integers(0, n_cells + 1, n), generator.integers(1, stay + 1, n))[:n]
+    expected = by_definition(cells, n_cells, in_order=in_order)
+    assert design_effect(cells, n_cells, in_order=in_order) == pytest.approx(expected)
+
+
+def test_a_few_bursts_are_seen_in_blocks_of_the_longest_length_at_most() -> None:
+    """One burst of half of all events: blocks are correlated as long as there are enough of them."""
+    cells = np.repeat([0, 1], 512)
+    assert design_effect(cells, 2, in_order=False) == pytest.approx(by_definition(cells, 2, in_order=False))
+    assert design_effect(cells, 2, in_order=False) == pytest.approx(32 * (1 + 1.28 * 0.25))

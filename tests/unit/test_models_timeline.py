@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from app.core.scoring import ActiveModel, ChampionTimeline
 from models.timeline import ALWAYS_MS, Begins, Timeline
+from schemas.ranges import EARLIEST_TABLE_MS
 from schemas.wire import ModelUpdate
 
 
@@ -220,7 +221,7 @@ def test_a_refused_version_began_nothing_unless_nobody_else_stood() -> None:
     assert Begins(updates, None, frozenset({"2.0.0"})).of([(0, "2.0.0")]) == [50, 50]
     assert Begins(updates[1:], None, frozenset({"2.0.0"})).highest_ms == 5
     assert Begins(updates, 60).of([(7, "2.0.0")]) == [60, 60]
-    assert Begins([], None).highest_ms == ALWAYS_MS
+    assert Begins([], None).highest_ms == ALWAYS_MS < EARLIEST_TABLE_MS
 
 
 def test_the_newest_promotion_is_the_champion_and_what_is_taken_off_is_announced_no_more() -> None:

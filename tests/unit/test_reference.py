@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.counting import count, count_outcomes
+from models.dependence import design_effect
 from models.reference import Counts, MetricCells, Reference
 from models.reference_fit import fit_edges, fit_reference
 from models.units import FIXED_POINT
@@ -266,3 +267,48 @@ def test_the_outcome_counts_bursts_of_wrong_decisions_that_its_labels_do_not_sho
     ]
     assert effects[0].tolist() == [1.0, 1.0, 1.0]
     assert effects[1][-1] > 2
+
+
+@pytest.mark.parametrize("largest", [1e-9, 0.75, 1.0, 4_095.9, 4_096.0, 2.0**40, 1e200])
+def test_the_largest_value_of_training_takes_just_32_bits_or_the_finest_units_there_are(largest: float) -> None:
+    column = np.array([largest / 3, -largest, np.nan, np.inf, 0.0])
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    scale = fit_reference(column[:, None], ["x"], ["numeric"], {}, scores, np.zeros(5), 8).metrics[0].scale
+    assert math.frexp(scale)[0] == 0.5
+    assert 2**31 <= largest * scale < 2**32 or (scale == FIXED_POINT and largest * scale < 2**32)
+    nothing = fit_reference(column[2:4, None], ["x"], ["numeric"], {}, scores[:2], np.zeros(2), 8).metrics[0]
+    assert (nothing.scale, len(nothing.edges)) == (FIXED_POINT, 0)
+
+
+def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() -> None:
+    generator = np.random.default_rng(8)
+    level = np.repeat(generator.random(200), 8)
+    kind = np.repeat(generator.integers(0, 4, 400), 4) * 1.0  # 3 is no code, so it is missing
+    scores = np.clip(level + generator.normal(0, 0.2, 1_600), 0, 1)
+    scores[::50] = np.nan
+    labels = np.where(generator.random(1_600) < 0.1, np.nan, generator.random(1_600) < level)
+    matrix = np.column_stack([level, kind])
+    found = fit_reference(
+        matrix, ["level", "kind"], ["numeric", "category"], {"kind": 3}, scores, labels, 16, threshold=0.4
+    )
+    held = [
+        np.array([cell_by_definition(metric, value) for value in values])
+        for metric, values in zip(found.metrics, [*matrix.T, scores, labels], strict=True)
+    ]
+    known = np.isfinite(scores) & np.isfinite(labels)
+    wrong = ((scores >= 0.4) != (labels == 1))[known]
+    came = held[3][held[3] < 2]
+    expected = [
+        design_effect(held[0], found.metrics[0].size, in_order=True),
+        design_effect(held[1], 3, in_order=False),
+        design_effect(held[2], found.metrics[2].size, in_order=True),
+        max(design_effect(came, 2, in_order=False), design_effect(wrong.astype(np.int64), 2, in_order=False)),
+    ]
+    assert found.design_effects.tolist() == expected
+    assert min(expected) > 1
+    for row, cells in enumerate(held):
+        for cell in range(found.width):
+            here = scores[(cells == cell) & np.isfinite(scores)]
+            assert found.profiles[row, cell] == pytest.approx(here.mean() if len(here) else np.nan, nan_ok=True)
+    assert found.mean(found.training, 2) == pytest.approx(np.nanmean(scores), abs=1e-6)
+    assert math.isnan(found.mean(found.zeros(), 0))
