@@ -1,0 +1,120 @@
+"""Runs that wait for the other partitions: each event goes in its turn, once, and not before it may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.batches import LabelBatch
+from app.core.merge import BEGINNING_MS, Merged
+from app.core.shared_held import HeldRuns
+
+SMALL = st.integers(0, 9)
+#: A run: what each event needs, where labels are among them, whether it is stale, and a promise.
+ADD = st.tuples(
+    st.just("add"),
+    st.lists(SMALL, max_size=4).map(sorted),
+    st.lists(st.integers(0, 3), max_size=3).map(sorted),
+    st.booleans(),
+    st.integers(1, 5),
+)
+#: Most, how far the others have come, and how many have their answers.
+TAKE = st.tuples(st.just("take"), st.integers(1, 4), SMALL, st.none() | st.integers(0, 3))
+RELEASE = st.tuples(st.just("release"), st.integers(0, 8))
+
+
+@dataclass
+class Run:
+    name: int
+    needed: list[int]
+    before: list[int]
+    is_stale: bool
+    promised_ms: int
+    first_label: int
+    taken: int = 0
+    labels_taken: int = 0
+
+
+@dataclass
+class World:
+    held: HeldRuns[int] = field(default_factory=HeldRuns)
+    runs: list[Run] = field(default_factory=list)
+    received: int = 0
+    released: int = 0
+    names: int = 0
+    labels: int = 0
+
+    def add(self, needed: list[int], before: list[int], is_stale: bool, promised_ms: int) -> None:
+        before = [place for place in before if place < len(needed)] if needed else before
+        run = Run(self.names, needed, before, is_stale, promised_ms, self.labels)
+        offsets = np.arange(self.labels, self.labels + len(before))
+        labels = LabelBatch(offsets, offsets, ["x"] * len(before), np.ones(len(before)), [None] * len(before))
+        times = self.received + np.arange(len(needed))
+        merged = Merged(run.name, 0, len(needed), True, np.array(before, dtype=np.int64), labels, times, offsets)
+        self.held.add(merged, np.array(needed, dtype=np.int64), is_stale=is_stale, promised_ms=promised_ms)
+        self.runs.append(run)
+        self.names, self.received, self.labels = self.names + 1, self.received + len(needed), self.labels + len(before)
+
+    def release(self, received: int) -> None:
+        self.held.release(received)
+        self.released = max(self.released, received)
+
+    def take(self, most: int, low_ms: int, answered: int | None) -> None:
+        """By the words of the docstrings, event by event."""
+        is_blocked, has_others = self.held.is_blocked(low_ms, answered), self.held.has_others(low_ms)
+        found = self.held.take(most, low_ms, answered)
+        assert is_blocked == (bool(self.runs) and found is None)
+        if not self.runs:
+            assert found is None
+            assert has_others
+            return
+        run = self.runs[0]
+        waiting = run.needed[run.taken :]
+        assert has_others == (not waiting or waiting[0] <= low_ms)
+        met = sum(needed <= low_ms for needed in waiting)
+        met = met if answered is None else min(met, answered)
+        given_up = 0
+        if waiting and met == 0:
+            first = self.received - sum(len(other.needed) - other.taken for other in self.runs)
+            given_up = max(0, min(len(waiting), self.released - first))
+            if given_up == 0:
+                assert found is None
+                return
+        count = min(most, met or given_up)
+        assert found is not None
+        is_last = count == len(waiting)
+        merged = found.merged
+        assert (merged.payload, merged.start, merged.stop) == (run.name, run.taken, run.taken + count)
+        assert merged.last == is_last
+        assert found.is_stale == (run.is_stale or given_up > 0)
+        assert found.promised_ms == (run.promised_ms if is_last else BEGINNING_MS)
+        labels = [place for place in run.before[run.labels_taken :] if is_last or place < run.taken + count]
+        assert (merged.before + run.taken).tolist() == labels
+        first_label = run.first_label + run.labels_taken
+        assert merged.labels.offsets.tolist() == list(range(first_label, first_label + len(labels)))
+        assert merged.label_times_ms.tolist() == merged.labels.offsets.tolist()
+        run.taken += count
+        run.labels_taken += len(labels)
+        if is_last:
+            self.runs.pop(0)
+
+    def check(self) -> None:
+        assert bool(self.held) == bool(self.runs)
+        assert self.held.received == self.received
+        assert self.held.events == sum(len(run.needed) - run.taken for run in self.runs)
+        waiting = [run.first_label + run.labels_taken for run in self.runs if len(run.before) > run.labels_taken]
+        assert self.held.first_label_offset() == (waiting[0] if waiting else None)
+
+
+@settings(max_examples=80)
+@given(st.lists(ADD | TAKE | TAKE | RELEASE, max_size=14))
+def test_events_go_in_their_order_as_soon_as_they_may_and_are_stale_when_they_could_not(
+    found: list[tuple[str, ...]],
+) -> None:
+    world = World()
+    for what, *arguments in found:
+        getattr(world, what)(*arguments)
+        world.check()
