@@ -98,10 +98,13 @@ def test_rows_are_read_as_they_were_noted_and_disk_holds_what_was_committed(foun
         assert rows.read_rows(store.encode(), [b"x", b"z", b"y", b"x"]) == [
             newest.get(("row", store, key)) for key in "xzyx"
         ]
-        scanned, pages, after = [], 0, b""
-        while after is not None:
-            page, after = rows.scan_rows(store.encode(), after, most)
+        scanned: list[tuple[bytes, bytes]] = []
+        pages, after = 0, b""
+        is_more = True
+        while is_more:
+            page, last = rows.scan_rows(store.encode(), after, most)
             scanned, pages = scanned + page, pages + 1
+            after, is_more = last or b"", last is not None
         there = sorted(name for name in plain.disk if name[:2] == ("row", store))
         assert scanned == [(name[2].encode(), plain.disk[name]) for name in there if name not in coming]
         assert pages == 1 + len(there) // most
