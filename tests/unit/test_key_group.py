@@ -140,8 +140,8 @@ def test_quiet_keys_on_disk_are_cleared_a_few_per_drain_and_those_in_use_stay(mo
     world.update(names(28, 36), RETAIN)  # what was at tile 0 is quiet now
     in_memory = sum(map(world.knows, names(0, 14)))
     cleared = []
-    for turn in range(20):
-        if turn == 10:  # a look that was under way goes on; the next one finds what the first had passed
+    for turn in range(30):
+        if turn == 15:  # the next look finds what the one under way had passed
             world.update(names(36, 37), RETAIN + BETWEEN + 1)
         world.disk.scans.clear()
         cleared.append(sum(value is None for _, value in world.drain()))
