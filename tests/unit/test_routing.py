@@ -13,6 +13,7 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
+import app.core.routing
 from app.core.batches import RecordBatch
 from app.core.copies import Copy, read_origin
 from app.core.routing import Place, Routed, Routing, least_promise
@@ -77,6 +78,19 @@ class World:
         behind = {at for at in self.routing.places if self.fetched[at] < len(self.logs.get(at, []))}
         while (routed := self.routing.take(self.most, behind)) is not None:
             self.written.append(routed)
+            self.check()
+        self.check()
+
+    def check(self) -> None:
+        """What is queued is what was fetched and not written yet."""
+        reached: dict[Place, int] = defaultdict(int)
+        for routed in self.written:
+            reached |= routed.label_ends | routed.event_ends
+        queued = {place: self.fetched[place] - reached[place] for place in self.routing.places}
+        assert self.routing.rows == sum(queued.values())
+        for place, count in queued.items():
+            assert self.routing.is_empty(place) == (count == 0)
+            assert (self.routing.queued_bytes(place) == 0) == (count == 0)
 
     def finish(self) -> None:
         for place in self.routing.places:
@@ -214,6 +228,8 @@ def test_a_backlog_in_order_comes_out_in_order_however_it_is_fetched(
         assert all(time > newest_event for time in of_labels)  # not after an event that should see it
         assert all(time >= newest_event for time in of_events)
         newest_event = max([newest_event, *of_events])
+        taken = of_labels + of_events
+        assert sum(time < max(taken) for time in taken) < most  # more of the same time alone
         for copies in (*routed.events.values(), *routed.labels.values()):
             times = [time_of(copy) for copy in copies]
             assert times == sorted(times)
@@ -255,6 +271,68 @@ def test_a_time_that_is_not_believed_holds_nothing_up(shop: Pipeline) -> None:
     assert [len(copies) for routed in world.written for copies in routed.events.values()] == [1]
     world.finish()
     assert len(world.copies("events")) == 3
+
+
+def test_a_queue_counts_its_records_until_all_that_came_with_them_are_taken(shop: Pipeline) -> None:
+    """Of each a hundred bytes beside its value: its key, its headers, and what holds them."""
+    routing, place = Routing(shop), Place(shop.topics.sent_events, 1)
+    values, later = ([event("a", at)[0] for at in times] for times in ((0, 1), (3, 4, 5)))
+    at = np.arange(3, dtype=np.int64)
+    routing.add(RecordBatch(*place, at, START_MS + at, [b"a", b"a", b"a"], [None, *values]))
+    routing.add(RecordBatch(*place, at + 3, START_MS + at, [b"a", b"a", b"a"], later))
+    sizes = [sum(map(len, filter(None, of))) + 300 for of in (values, later)]
+    found = []
+    for most in (2, 2, 1, 9):
+        found.append((routing.rows, routing.queued_bytes(place), routing.is_empty(place)))
+        assert routing.take(most, ()) is not None
+    found.append((routing.rows, routing.queued_bytes(place), routing.is_empty(place)))
+
+    assert found == [
+        (6, sum(sizes), False),
+        (4, sum(sizes), False),
+        (2, sizes[1], False),
+        (1, sizes[1], False),
+        (0, 0, True),
+    ]
+    routing.add(RecordBatch(*place, at + 6, START_MS + at, [b"a", b"a", b"a"], later))
+    routing.clear()
+    assert (routing.rows, routing.queued_bytes(place), routing.is_empty(place)) == (0, 0, True)
+
+
+def test_promises_of_one_time_go_together_and_are_as_new_as_the_newest_of_their_records(shop: Pipeline) -> None:
+    routing = Routing(shop)
+    for partition, (at, stamp_ms) in enumerate([(5, 70), (5, 90), (6, 80)]):
+        offsets, stamps = np.array([40 + partition]), np.array([START_MS + stamp_ms])
+        place = Place(shop.topics.sent_labels, partition)
+        routing.add(RecordBatch(*place, offsets, stamps, [None], [None], [promise(at)[2]]))
+
+    first, second = routing.take(9, ()), routing.take(9, ())
+
+    assert first is not None
+    assert second is not None
+    assert (first.promises, first.promised_at_ms) == ({0: START_MS + 5, 1: START_MS + 5}, START_MS + 90)
+    assert first.label_ends == {Place(shop.topics.sent_labels, 0): 41, Place(shop.topics.sent_labels, 1): 42}
+    assert (second.promises, second.promised_at_ms) == ({2: START_MS + 6}, START_MS + 80)
+    assert routing.take(9, ()) is None
+
+
+def test_an_entity_goes_to_the_same_partition_when_more_came_than_are_remembered(
+    shop: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.core.routing, "_MOST_KNOWN", 4)
+    routing = Routing(shop)
+    names = [f"c{number % 9}" for number in range(30)]
+    at = np.arange(len(names), dtype=np.int64)
+    values = [event(name, 1)[0] for name in names]
+    routing.add(RecordBatch(shop.topics.sent_events, 1, at, START_MS + at, [None] * len(at), values))
+
+    assert len(routing._known) <= 4
+    routed = routing.take(99, ())
+    assert routed is not None
+    assert {
+        partition: [json.loads(copy[1] or b"")["customer"] for copy in copies]
+        for partition, copies in routed.events.items()
+    } == {partition: [name for name in names if by_java(name) == partition] for partition in range(PARTITIONS)}
 
 
 def test_what_stands_for_unreadable_records_says_so_in_its_copy(shop: Pipeline) -> None:
