@@ -128,6 +128,37 @@ def test_keys_that_were_not_used_for_longest_leave_memory_and_come_back_from_dis
     assert world.read([*names(0, 20), "unknown"], 2) == [2] * 20 + [0]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_keys_that_were_used_one_after_the_other_the_last_ones_stay(seed: int) -> None:
+    order = [names(0, 40)[place] for place in np.random.default_rng(seed).permutation(40)]
+    world = World(most_keys=16)
+    world.update(names(0, 40), 1)
+    for name in order:
+        world.read([name], 1)
+    world.drain()
+
+    assert {name for name in order if world.knows(name)} == set(order[-14:])
+
+
+def test_disk_holds_how_far_the_operations_of_a_store_had_come() -> None:
+    world = World(most_keys=16)
+    world.update(["a"], 7)
+    world.drain()
+
+    assert world.cache is not None
+    assert world.cache.read_clocks() == [(STORE, (7).to_bytes(8, "little"))]
+
+
+@pytest.mark.parametrize(("tile", "cleared"), [(RETAIN - 1, 0), (RETAIN, 8)])
+def test_keys_on_disk_are_quiet_as_soon_as_those_in_memory(tile: int, cleared: int) -> None:
+    world = World(most_keys=4)
+    world.update(names(0, 8), 0)
+    world.drain()
+    world.update(["later"], tile)
+
+    assert sum(value is None for _, value in world.drain()) == cleared
+
+
 def test_quiet_keys_on_disk_are_cleared_a_few_per_drain_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.core.key_group, "_SCANNED_PER_DRAIN", 3)
     world = World(most_keys=8)
@@ -159,6 +190,8 @@ def test_a_group_that_is_restored_piece_by_piece_has_all_keys_but_those_of_which
     world = World()
     world.update(names(0, 5), 1)
     world.drain()
+    world.update(["k000", "k001", "k003", "k004"], 2)
+    world.drain()
     gone = next(key for key in world.log if key.endswith(world.group.index.encode("k002")))
     changes: list[Change] = [*world.log.items(), (gone, None)]
     for most in (None, 2):
@@ -168,7 +201,7 @@ def test_a_group_that_is_restored_piece_by_piece_has_all_keys_but_those_of_which
         again.group.finish_restore()
 
         assert again.knows("k002") is False
-        assert again.read(names(0, 5), 1) == [1, 1, 0, 1, 1]
+        assert again.read(names(0, 5), 2) == [2, 2, 0, 2, 2]
         assert len(again.group.index) <= (most or 4) + 2
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from app.core.drift_calendar import Window
 from app.core.performance import auc
@@ -188,6 +189,37 @@ def test_steps_count_for_each_window_between_and_design_effects_for_chance() -> 
     assert compare(one._replace(design_effect=30.0), other, steps, 1) > 10 * compare(one, other, steps, 1)
     perfect = one._replace(area=1.0)
     assert compare(perfect, perfect, [0.0], 1) == 1.0
+
+
+def variance_of_auc(area: float, n_positive: int, n_negative: int) -> float:
+    """By Hanley and McNeil (1982)."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    above = (n_positive - 1) * (q1 - area**2) + (n_negative - 1) * (q2 - area**2)
+    return (area * (1 - area) + above) / (n_positive * n_negative)
+
+
+@settings(max_examples=30)
+@given(
+    st.tuples(st.floats(0.55, 0.95), st.integers(20, 3_000), st.integers(20, 3_000), st.floats(1, 9)),
+    st.tuples(st.floats(0.55, 0.95), st.integers(20, 3_000), st.integers(20, 3_000), st.floats(1, 9)),
+    st.lists(st.floats(-0.1, 0.1), min_size=1, max_size=9),
+    st.integers(1, 4),
+)
+def test_the_p_value_is_students_of_the_difference(
+    one: tuple[float, int, int, float], other: tuple[float, int, int, float], steps: list[float], apart: int
+) -> None:
+    labels = [of[1] + of[2] for of in (one, other)]
+    common = (one[0] * labels[0] + other[0] * labels[1]) / (labels[0] + labels[1])
+    variance = sum(of[3] * variance_of_auc(common, of[1], of[2]) for of in (one, other))
+    variance += sum((apart * step) ** 2 for step in steps) / len(steps)
+    # Steps of independent windows: each has the variance 2, and -1 in common with the next.
+    n = len(steps)
+    covariance = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    degrees = float(np.trace(covariance) ** 2 / np.trace(covariance @ covariance))
+    expected = 2 * stats.t.sf(abs(one[0] - other[0]) / math.sqrt(variance), degrees)
+
+    records = [Record(0, *of[1:3], of[0], of[3]) for of in (one, other)]
+    assert compare(*records, steps, apart) == pytest.approx(expected, rel=1e-9)
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
