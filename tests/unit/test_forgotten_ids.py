@@ -13,6 +13,7 @@ import app.core.forgotten_ids
 from app.core.forgotten_ids import ForgottenIds
 from app.core.hash_runs import HashRuns, hash64
 from app.core.records.state import FORGOTTEN_IDS
+from app.core.stored_tiles import Change
 
 HORIZON_MS = 10
 KEPT_MS = 4 * HORIZON_MS
@@ -35,7 +36,7 @@ def test_an_id_is_remembered_for_three_more_horizons_also_after_a_restart(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.core.forgotten_ids, "FORGOTTEN_IDS", 3)
-        ids, log, plain = ForgottenIds(HORIZON_MS), dict[bytes, bytes | None](), list[tuple[int, str]]()
+        ids, history, plain = ForgottenIds(HORIZON_MS), list[Change](), list[tuple[int, str]]()
         now_ms = watermark_ms = 0
         for added, expiry, is_drained in turns:
             expired = []
@@ -51,15 +52,15 @@ def test_an_id_is_remembered_for_three_more_horizons_also_after_a_restart(
                 watermark_ms = max(watermark_ms, now_ms + expiry)
                 ids.expire(watermark_ms)
             if is_drained:
-                log.update(ids.drain_changes())
-        log.update(ids.drain_changes())
+                history += ids.drain_changes()
+        history += ids.drain_changes()
         assert ids.drain_changes() == []
-        kept = {key: value for key, value in log.items() if value is not None}
+        kept = {key: value for key, value in dict(history).items() if value is not None}
         assert sorted(ids.record_keys()) == sorted(kept)
         assert sum(map(len, kept.values())) <= 16 * (sum(at_ms >= watermark_ms - KEPT_MS for at_ms, _ in plain) + 2)
         again, piece_by_piece = ForgottenIds(HORIZON_MS), ForgottenIds(HORIZON_MS)
         again.restore([(b"eother", b"store"), *kept.items()])
-        for change in log.items():
+        for change in history:
             piece_by_piece.restore([change])
         for store in (ids, again, piece_by_piece):
             assert sorted(store.record_keys()) == sorted(kept)
@@ -83,14 +84,21 @@ def test_a_restored_record_that_grew_counts_each_of_its_ids_once() -> None:
     assert len(again._runs) == 5
 
 
-def test_memory_is_bounded_by_what_is_remembered() -> None:
-    ids, most = ForgottenIds(HORIZON_MS), 0
+@pytest.mark.parametrize("per_ms", [20, 300])
+def test_memory_is_bounded_by_what_is_remembered_and_seldom_written_anew(per_ms: int) -> None:
+    """Each time costs as much as there is: so an eighth of it is gone then, or more than a record's ids."""
+    ids, most, times = ForgottenIds(HORIZON_MS), 0, 0
+    kept = (KEPT_MS + 1) * per_ms
     for at_ms in range(100):
-        ids.add([(at_ms, f"{at_ms}-{number}") for number in range(100)])
+        ids.add([(at_ms, f"{at_ms}-{number}") for number in range(per_ms)])
+        runs = ids._runs
         ids.expire(at_ms)
+        times += ids._runs is not runs
         most = max(most, len(ids._runs))
 
-    assert most <= (KEPT_MS + 1) * 100 + 4 * FORGOTTEN_IDS
+    gone = 100 * per_ms - kept
+    assert most <= kept * 8 // 7 + 3 * FORGOTTEN_IDS
+    assert (gone > 3 * FORGOTTEN_IDS) <= times <= gone // max(FORGOTTEN_IDS, kept // 8)
     assert all(ids.holds(f"{at_ms}-7", 99) for at_ms in range(99 - KEPT_MS, 100))
 
 
