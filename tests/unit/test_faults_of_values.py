@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,3 +182,151 @@ def test_a_clip_holds_what_was_beyond_it_and_that_is_five_percent_to_a_half(
     extremes = (0.0, top) if side > 0 else (10.0 - top, 10.0)
     found = kinds(numeric(window[::side].tolist(), extremes, training=training[::side].tolist()))
     assert found == [expected] * bool(expected)
+
+
+def stand_in(p: float, q: float, n: int, width: float = 0.111, moved: float = 0.0) -> list[str]:
+    """A narrow cell among twenty had a share ``p`` and has ``q``; of the others, ``moved`` goes from below to above.
+
+    The middle eight tenths of training are between 1 and 8.5, so that 0.1125 is narrow.
+    """
+    edges = np.insert(EDGES, 11, 5.0 + width)
+    others = np.array([0.0, 0.06, *[0.05] * 9, 0.0, *[0.05] * 9, 0.04, 0.0])
+    training = np.rint(100_000 * (1 - p) * others)
+    training[11] = 100_000 * p
+    now = (1 - q) * others
+    now[[1, 2]] -= (1 - q) * moved / 2
+    now[[19, 20]] += (1 - q) * moved / 2
+    now[11] = q
+    counts = [np.append(np.rint(each).astype(np.int64), 0) for each in (training, now * n)]
+    return kinds(Column(MetricCells("x", "numeric", edges), *counts, (0.0, 10.0), (0.0, 10.0), 5.0))
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "n", "more", "is_fault"),
+    [
+        (0.0, 0.05, 10_000, {}, True),
+        (0.0, 0.0499, 10_000, {}, False),
+        (0.02, 0.1, 10_000, {}, True),  # five times two percent
+        (0.02, 0.0999, 10_000, {}, False),
+        (0.021, 0.5, 10_000, {}, False),
+        (0.0, 0.9, 10_000, {}, True),
+        (0.0, 0.9001, 10_000, {}, False),
+        (0.0, 0.2, 10_000, {"width": 0.114}, False),
+        (0.0, 0.2, 10_000, {"moved": 0.0595}, True),  # 0.05 and a hundredth
+        (0.0, 0.2, 10_000, {"moved": 0.0605}, False),
+        (0.02, 0.1, 100, {}, False),  # ten where two are due: 3e-5 by chance
+        (0.0, 0.2, 100, {}, True),
+        (0.0, 0.2, 95, {}, False),
+    ],
+)
+def test_a_stand_in_is_a_narrow_cell_that_fills_while_the_others_stay(
+    p: float, q: float, n: int, more: dict[str, float], is_fault: bool
+) -> None:
+    assert ("stand_in_value" in stand_in(p, q, n, **more)) == is_fault
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize(("mean_of_outer", "is_fault"), [(14.1, True), (13.9, False), (15.9, True), (16.1, False)])
+def test_a_far_value_is_one_when_the_mean_says_that_hardly_any_other_is_in_its_cell(
+    mean_of_outer: float, is_fault: bool, side: int
+) -> None:
+    """15 is 5 beyond the range: what is in its cell is 15 in the mean, but for a fifth of that."""
+    window = np.array([0, *[450] * 20, 1_000])
+    mean = 0.9 * 5.0 + 0.1 * mean_of_outer
+    extremes = (0.0, 15.0) if side > 0 else (-5.0, 10.0)
+    column = numeric(window[::side].tolist(), extremes, mean=mean if side > 0 else 10.0 - mean)
+    assert kinds(column) == ["stand_in_value"] * is_fault
+
+
+@pytest.mark.parametrize(("n", "is_fault"), [(9_000, True), (9_001, False)])
+def test_a_far_value_of_more_than_nine_tenths_stands_for_nothing(n: int, is_fault: bool) -> None:
+    window = [0, *[(10_000 - n) // 20] * 20, n]
+    window[10] += 10_000 - sum(window)
+    inner = float(np.array(window[1:21]) @ (EDGES[:-1] + EDGES[1:]) / 2)
+    found = kinds(numeric(window, (0.0, 15.0), mean=(inner + n * 15.0) / 10_000))
+    assert ("stand_in_value" in found) == is_fault
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "moved", "n", "is_fault"),
+    [
+        (1_000, 0.11, 0, 1_000, True),
+        (2_000, 0.12, 0, 1_000, True),
+        (2_100, 0.121, 0, 1_000, False),  # more than two percent before
+        (1_000, 0.11, 0, 100, True),
+        (1_000, 0.11, 0, 99, False),
+        (1_000, 0.11, 0.0595, 10_000, True),
+        (1_000, 0.11, 0.0605, 10_000, False),
+    ],
+)
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_clip_is_a_sharp_end_below_which_shares_are_as_they_were(  # noqa: PLR0917  # a table's columns
+    p: int, q: float, moved: float, n: int, is_fault: bool, side: int
+) -> None:
+    """Cells 1 to 17 are even, the 18th holds ``p`` of 100 000, and ten percent beyond it come to it."""
+    training = np.array([0, *[(90_000 - p) // 17] * 17, p, 5_000, 5_000, 0])
+    training[5] += 100_000 - training.sum()
+    now = training / 100_000
+    now[18] = q
+    now[[19, 20]] = 0.0
+    now[[1, 2]] -= moved / 2
+    now[[16, 17]] += moved / 2
+    window = np.rint(now / now.sum() * n).astype(np.int64)
+    window[5] += n - window.sum()
+    extremes = (0.0, 9.0) if side > 0 else (1.0, 10.0)
+    found = kinds(numeric(window[::side].tolist(), extremes, training=training[::side].tolist()))
+    assert found == ["clipped"] * is_fault
+
+
+def test_a_fault_is_as_strong_as_the_share_of_values_that_it_is_about() -> None:
+    half = [0, *[2_500] * 10, *[0] * 9, 75_000, 0]
+    columns = {
+        "constant": (numeric([0] * 20 + [100, 0], (9.7, 9.7), training=half, mean=9.7), 1 - 0.75),
+        "infinite_values": (numeric([0, *[450] * 20, 1_000], (0.0, np.inf), mean=np.nan), 0.1),
+        "out_of_range": (numeric([0] * 21 + [100], (20.1, 30.0), mean=25.0), 1.0),
+        "stand_in_value": (numeric([0, *[450] * 20, 1_000], (0.0, 15.0), mean=0.9 * 5 + 1.5), 0.1),
+        "clipped": (numeric([400, *[500] * 16, 100 + 1_500, 0, 0, 0, 0], (0.0, 8.5)), 1_600 / 10_000 - 0.01),
+        "vocabulary_changed": (category([59_000, 40_000, 1_000, 0], [5_700, 3_300, 1_000, 0]), 0.1 - 0.01),
+        "category_vanished": (category([60_000, 30_000, 10_000, 0, 0], [1_000, 0, 0, 0, 0]), 0.4),
+    }
+    trained = [4_000, *[5_000] * 16, 1_000, *[5_000] * 3, 0]
+    columns["clipped"] = (numeric([400, *[500] * 16, 2_600 - 1_000, *[0] * 4], (0.0, 8.5), training=trained), 0.15)
+    for kind, (column, expected) in columns.items():
+        (fault,) = find_in_values(column)
+        assert fault.kind == kind
+        assert fault.strength == pytest.approx(expected, abs=1e-9), kind
+
+
+def test_of_values_that_vanished_the_three_most_frequent_are_named_by_what_is_known_of_them() -> None:
+    training = [10_000, 20_000, 10_000, 30_000, 30_000, 0, 0]
+    column = category(training, [0, 0, 0, 0, 1_000, 0, 0])
+    (fault,) = find_in_values(replace(column, values=["AA", "B6", "DL"], events="flights"))
+    assert fault.sentence == (
+        "None of the flights has `k` of code 3 (30 % in training) and 'B6' (20 % in training) "
+        "and 'AA' (10 % in training)."
+    )
+    assert fault.strength == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("effect", "expected"), [(10.0, ["missing_values"]), (200.0, [])])
+def test_missing_values_count_as_the_independent_events_that_they_are(effect: float, expected: list[str]) -> None:
+    """From 2 % to 20 %, which is 40 of 200 events, or 2 of 10."""
+    training = [0, *[4_900] * 20, 0]
+    column = numeric([0, *[80] * 20, 0], training=training, missing=(2_000, 400), design_effect=effect)
+    assert kinds(column) == expected
+
+
+def test_what_training_has_not_seen_may_be_one_of_the_next() -> None:
+    """Nine values of training: a tenth may be anything; two of a share 0 are a hundredth by chance."""
+    column = category([9, 0, 0, 0], [2, 0, 0, 0])
+    assert column.chance(0.0) == pytest.approx(0.01)
+    assert column.chance(0.5) == pytest.approx(0.55**2)
+    assert replace(column, design_effect=2.0).chance(0.0) == pytest.approx(0.1)
+    assert replace(column, design_effect=0.5).n_effective == 2
+
+
+@pytest.mark.parametrize(("n", "cells", "is_shaped"), [(100, 10, True), (99, 10, False), (100, 9, False)])
+def test_a_shape_takes_a_hundred_values_and_ten_cells(n: int, cells: int, is_shaped: bool) -> None:
+    training = [*[10] * cells, *[0] * (22 - cells)]
+    assert numeric([n, *[0] * 21], training=training).is_shaped == is_shaped
+    assert numeric([2 * n, *[0] * 21], training=training, design_effect=2.0).is_shaped == is_shaped

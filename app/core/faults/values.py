@@ -65,8 +65,8 @@ def find_in_values(column: Column) -> Iterator[Fault]:
 
 def _missing(column: Column) -> Iterator[Fault]:
     size = column.cells.size
-    some, n = int(column.training[size]), int(column.training[: size + 1].sum())
-    some_now, m = int(column.window[size]), int(column.window[: size + 1].sum())
+    some, n = int(column.training[size]), int(column.training.sum())
+    some_now, m = int(column.window[size]), int(column.window.sum())
     if n == 0 or m < FEWEST:
         return
     before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
@@ -137,8 +137,8 @@ def _stand_in(column: Column) -> Fault | None:
 def _far_value(column: Column) -> tuple[float, float] | None:
     """A value far beyond the range of training that is all there is in an outer cell, and its share."""
     width = column.training_extremes[1] - column.training_extremes[0]
-    if not math.isfinite(width) or width <= 0 or math.isnan(column.mean):
-        return None
+    if width <= 0:
+        return None  # nothing is far from what never varied; of an infinite width or an unknown mean, no value is
     now = column.shares[1]
     middles = np.concatenate(
         [
