@@ -49,7 +49,11 @@ def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, 
         which = int(np.argmax([score >= limit for score, limit in zip(scores, limits, strict=True)]))
         assert (found[0].position, found[0].n_since) == (n - 1, since[which])
         assert found[0].statistic == scores[which] / UNITS
+        assert found[0].threshold == limits[which] / UNITS
         assert found[0].wrong_since == wrong[n - since[which] : n].sum()
+        # Before the change: all of the reference, and the stream up to there.
+        n_before, wrong_before = 2_000 + n - since[which], int(2_000 * rate) + int(wrong[: n - since[which]].sum())
+        assert (found[0].n_before, found[0].rate_before) == (n_before, wrong_before / n_before)
     else:
         assert (n, detector._scores.ravel().tolist()) == (len(wrong), scores)
         assert [events for events, _ in detector._since] == since
@@ -129,6 +133,41 @@ def test_thresholds_fall_as_the_rate_is_known_better_and_reach_those_of_a_known_
     assert np.all(np.diff(np.array(found), axis=0) < 0)
     steps = log_likelihood_steps(0.2, ratios)
     assert false_alarm_rate(steps, found[-1], np.array([0.2, 0.2])) == pytest.approx(budget, rel=0.02)
+
+
+@pytest.mark.parametrize(("n", "wrong", "effect"), [(2_000, 400, 1.0), (5_000, 100, 3.0)])
+def test_steps_are_those_of_half_a_deviation_above_and_thresholds_share_the_budget(
+    n: int, wrong: int, effect: float
+) -> None:
+    """The log odds are normal about the estimate; two alternatives may have 1.2 times half of the budget each."""
+    state = Cusum(Baseline(n, wrong, 100_000, effect)).snapshot()
+    down, up = np.array(state["slope"]) / UNITS, (np.array(state["jump"]) - state["slope"]) / UNITS
+    p = (wrong + 0.5) / (n + 1)
+    log_odds, deviation = math.log(p / (1 - p)), math.sqrt(effect / ((n + 1) * p * (1 - p)))
+    odds = math.exp(log_odds + deviation / 2)
+    p0, p1 = odds / (1 + odds), np.array([1.33, 1.7]) * odds / (1 + np.array([1.33, 1.7]) * odds)
+    assert up == pytest.approx(np.log(p1 / p0), abs=1 / UNITS)
+    assert down == pytest.approx(np.log((1 - p0) / (1 - p1)), abs=1 / UNITS)
+    limits = np.array(state["reach"]) / UNITS + up
+    draws = stats.norm.ppf((np.arange(2_000) + 0.5) / 2_000)
+    rates = 1 / (1 + np.exp(-(log_odds + deviation * draws)))
+    for row in range(2):
+        steps = Steps(up[row : row + 1], down[row : row + 1])
+        alarms = false_alarm_rate(steps, limits[row : row + 1], rates, effect)
+        assert alarms.mean() == pytest.approx(0.6 / 100_000, rel=0.01)
+
+
+def test_what_was_seen_without_a_change_is_learned_when_it_is_a_seventh_more() -> None:
+    wrong = errors(9, (1_000, 0.2))
+    learned, kept = (Cusum(Baseline(n, n // 5, 1_000_000)) for n in (2_000, 20_000))
+    assert learned.observe(wrong) == kept.observe(wrong) == []
+    state = learned.snapshot()
+    since, since_wrong = state["since"][0]
+    known = 3_000 - since, 400 + int(wrong.sum()) - since_wrong
+    assert state["calibrated_n"] == known[0] >= 2_300
+    assert kept.snapshot()["calibrated_n"] == 20_000
+    afresh = Cusum(Baseline(*known, 1_000_000)).snapshot()
+    assert all(state[name] == afresh[name] for name in ("slope", "jump", "reach"))
 
 
 def run_length(runs: int, n: int, rate: float, n_reference: int, arl: float) -> float:

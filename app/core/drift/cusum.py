@@ -54,7 +54,6 @@ _SHARED = 1.2
 _CAUTION = 0.5  # deviations
 _FALL = 4.5  # deviations: 3e-6 by chance
 _GROWTH = 1.15
-_ORDER = np.arange(LEARN + 1)
 _ARRAYS = ("scores", "slope", "jump", "reach")
 
 
@@ -153,7 +152,7 @@ class Cusum:
         places[:errors], places[errors] = found, n
         # What the statistics would be if they could go below 0, less what they are now: before each error, and at the
         # end. In between they only fall, so that their lowest and highest values are here and one step further.
-        path = self._jump * _order(errors + 1)
+        path = self._jump * np.arange(errors + 1)
         path -= self._slope * places
         lowest = np.minimum.accumulate(path, axis=1)
         np.minimum(lowest, -self._scores, out=lowest)
@@ -182,7 +181,7 @@ class Cusum:
         at = int(is_over[:, :-1].any(axis=0).argmax())
         which = int(is_over[:, at].argmax())
         n = int(places[at]) + 1
-        self._note_zeros(places[: at + 1], path[:, : at + 1], height[:, : at + 1])
+        self._note_zeros(places[: at + 1], path[:, : at + 1], height)
         n_since, wrong_since = (count + 1 for count in self._since[which])
         n_before, wrong_before = self._past[0] + n - n_since, self._past[1] + at + 1 - wrong_since
         self._seen += n
@@ -253,8 +252,3 @@ class Cusum:
             self._since = [(n, wrong) for n, wrong in state["since"]]
             for name in _ARRAYS:
                 setattr(self, f"_{name}", np.array(state[name], np.int64)[:, None])
-
-
-def _order(n: int) -> Ints:
-    """0 … n - 1."""
-    return _ORDER[:n] if n <= len(_ORDER) else np.arange(n)
