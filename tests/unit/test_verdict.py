@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from app.core.attribution import JOINT, Share
 from app.core.diagnosis import _apart
-from app.core.faults.fault import Fault
+from app.core.faults.fault import Fault, percent
 from app.core.situation import Performance, Predecessor, SegmentChange, Situation
 from app.core.verdict import Advice, Verdict, decide
-from app.core.verdict_words import Change, number_pair, say
+from app.core.verdict_words import Change, listed, number_pair, say
 from models.reference import MetricCells
 
 COLD = (-10.0, -5.0, -2.0, 0.0, 3.2, 6.0, 9.0, 12.0, 15.0, 22.0)
@@ -303,6 +304,137 @@ def test_a_change_is_said_with_its_direction_and_size(change: Change, sentence: 
     assert say(change, "flights").sentence.startswith(sentence)
 
 
+#: Nine tenths are 64 apart, and the tenth that says most is the one that moved.
+TENS = tuple(8.0 * tenth for tenth in range(1, 11))
+
+
+def moved(**by: float) -> tuple[float, ...]:
+    """`TENS` with some of them moved: ``d3=5.0`` adds 5 to the third."""
+    return tuple(value + by.get(f"d{tenth}", 0.0) for tenth, value in enumerate(TENS, start=1))
+
+
+@pytest.mark.parametrize(
+    ("now", "sentence", "what"),
+    [
+        (moved(d5=6.5), "`x` is higher: half of the events have 46.5 or more, 40 or more in training", "middle"),
+        (moved(d5=-6.5), "`x` is lower: half of the events have 33.5 or more, 40 or more in training", "middle"),
+        # Below a tenth of what is between the first tenth and the last, the outer ones say more.
+        (moved(d5=6.3, d9=7), "`x` is higher: 10 % of the events have 79 or more, 72 or more in training", "10 % more"),
+        (moved(d5=6.3, d1=-7), "`x` is lower: 10 % of the events have 1 or less, 8 or less in training", "10 % less"),
+        (moved(d5=6.3, d9=6), "`x` is higher: half of the events have 46.3 or more, 40 or more in training", "middle"),
+        # What has not moved says nothing.
+        (moved(d3=4), "`x` is higher: 30 % of the events have 28 or less, 24 or less in training", "30 % less"),
+        (moved(d4=-4), "`x` is lower: 40 % of the events have 28 or less, 32 or less in training", "40 % less"),
+        (moved(d6=4), "`x` is higher: 40 % of the events have 52 or more, 48 or more in training", "40 % more"),
+        (moved(d7=4, d8=3), "`x` is higher: 30 % of the events have 60 or more, 56 or more in training", "30 % more"),
+        (moved(d10=50), "`x` has changed: in none of the tenths", ""),
+        (
+            moved(d5=9, d10=math.nan),
+            "`x` is higher: half of the events have 49 or more, 40 or more in training",
+            "middle",
+        ),
+        (moved(d5=9, d9=math.nan), "`x` has changed: in none of the tenths", ""),
+        (moved(d5=9)[:9], "`x` has changed: in none of the tenths", ""),
+        # Spread: both ends by a twentieth at least, and one move at least a third of the other.
+        (moved(d1=-9, d9=24), "`x` is spread more widely: 10 % of the events have 96 or more, 72 or more in ", "10 %"),
+        (moved(d1=-8, d9=24), "`x` is higher: 10 % of the events have 96 or more, ", "10 % more"),
+        (moved(d1=-24, d9=9), "`x` is spread more widely: 10 % of the events have -16 or less, ", "10 % less"),
+        (moved(d1=-4, d9=4), "`x` is spread more widely: ", "10 %"),
+        (moved(d1=-3, d2=-4, d9=4.5), "`x` is lower: ", "10 %"),
+        (moved(d1=-4.5, d8=4.25, d9=3), "`x` is higher: ", "10 %"),
+        (moved(d1=9, d9=-24), "`x` is spread less widely: ", "10 %"),
+        (moved(d1=8, d9=-24), "`x` is lower: ", "10 %"),
+        (moved(d1=4, d9=-4), "`x` is spread less widely: ", "10 %"),
+        (moved(d1=3, d2=4, d9=-4.5), "`x` is higher: ", "10 %"),
+        (moved(d1=4.5, d8=-4.25, d9=-3), "`x` is lower: ", "10 %"),
+    ],
+)
+def test_the_tenth_that_says_most_is_said_with_the_side_that_has_moved(
+    now: tuple[float, ...], sentence: str, what: str
+) -> None:
+    said = say(Change("x", "numeric", 0.3, TENS, now), "events")
+    assert said.sentence.startswith(sentence)
+    if what == "middle":
+        assert said.example.what == "the middle value of `x`"
+    elif what.endswith(("more", "less")):
+        assert said.example.what == f"the value that {what[:4]} of the events have {what[5:]} than"
+    if what:
+        assert said.rest.split(" have ")[1].startswith(f"{said.example.after} or ")
+        assert f", {said.example.before} or " in said.rest
+
+
+def test_of_a_score_all_scores_are_said_and_where_training_never_varied_any_move_is_one() -> None:
+    said = say(Change("score", "score", 0.3, TENS, moved(d5=8)), "events")
+    assert said.short == "the scores are higher"
+    assert said.example == ("the middle value of the scores", "40", "48")
+    same = say(Change("x", "numeric", 0.3, (2.0,) * 10, (2.5,) * 10), "events")
+    assert same.sentence == "`x` is higher: half of the events have 2.5 or more, 2 or more in training"
+
+
+@pytest.mark.parametrize(
+    ("shares", "words", "example"),
+    [
+        (
+            (0.5, 0.2, 0.2, 0.1),
+            "`k` is more often 'AA': 50 % of the events, 40 % in training",
+            ("`k` 'AA'", "40 %", "50 %"),
+        ),
+        (
+            (0.4, 0.1, 0.3, 0.2),
+            "`k` is less often 'UA': 10 % of the events, 30 % in training",
+            ("`k` 'UA'", "30 %", "10 %"),
+        ),
+        (
+            (0.4, 0.25, 0.3, 0.05),
+            "`k` is more often of code 2: 30 % of the events, 20 % in training",
+            ("`k` of code 2", "20 %", "30 %"),
+        ),
+        (
+            (0.4, 0.2, 0.1, 0.3),
+            "`k` is more often new to the model: 30 % of the events, 10 % in ",
+            ("`k` new to the model", "10 %", "30 %"),
+        ),
+        ((0.4, 0.3, 0.3), "`k` has changed: in none of the tenths", ("k", "", "")),
+        ((0.4, math.nan, 0.2, 0.1), "`k` has changed: in none of the tenths", ("k", "", "")),
+    ],
+)
+def test_the_code_whose_share_has_moved_most_is_said(
+    shares: tuple[float, ...], words: str, example: tuple[str, str, str]
+) -> None:
+    before = (0.4, 0.3, 0.2, 0.1)
+    said = say(Change("k", "category", 0.1, shares_before=before, shares_now=shares, values=("AA", "UA")), "events")
+    assert said.sentence.startswith(words)
+    assert said.example == example
+
+
+def test_of_the_outcome_the_positives_are_said() -> None:
+    said = say(Change("outcome", "outcome", 0.2, shares_before=(0.6, 0.4), shares_now=(0.8, 0.2)), "events")
+    assert said.sentence == "the outcome is less frequent: 20 % of the events, 40 % in training"
+    assert said.example == ("the outcome", "40 %", "20 %")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "effect", "words"),
+    [
+        (0.0, 0.02, 0.03, "`x` is more often missing: in 2 % of the events, 0 % in training"),
+        (0.0, 0.019, 0.03, "`x` is higher: "),
+        (0.0, 0.1, 0.2, "`x` is more often missing: "),
+        (0.0, 0.09, 0.2, "`x` is higher: "),
+        (0.5, 0.25, 0.25, "`x` is less often missing: in 25 % of the events, 50 % in training"),
+        (0.0, 0.0, 0.0, "`x` is higher: "),
+    ],
+)
+def test_missing_values_are_said_when_they_are_half_of_the_change(
+    before: float, now: float, effect: float, words: str
+) -> None:
+    change = Change("x", "numeric", effect, TENS, moved(d5=9), missing_before=before, missing_now=now)
+    assert say(change, "events").sentence.startswith(words)
+    unmoved = replace(change, deciles_now=TENS, missing_now=before + 0.001)
+    found = say(unmoved, "events")
+    assert found.short == "`x` is more often missing"
+    assert found.example == ("`x` missing", percent(before), percent(before + 0.001))
+
+
 @given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_numbers_that_differ_visibly_are_said_differently(before: float, now: float) -> None:
@@ -325,12 +457,28 @@ def test_numbers_that_differ_visibly_are_said_differently(before: float, now: fl
         (-5.0, 5.0, ("-5", "5")),
         (0.0, 1e-9, ("0", "0.000000001")),
         (float("nan"), 3.14159, ("none", "3.14")),
+        (math.inf, -math.inf, ("infinity", "minus infinity")),
+        (90.04, 99.04, ("90", "99")),
+        (1234.0, 9999.0, ("1230", "10 000")),
+        (12345.0, 5e7, ("12 300", "50 000 000")),
+        (1e-10, 1.0, ("0.0000000001", "1")),
+        (1e-11, 1.0, ("1e-11", "1")),
+        (1e14, 2e15, ("100 000 000 000 000", "2e+15")),
+        (9e14, 1e15, ("900 000 000 000 000", "1e+15")),
     ],
 )
 def test_numbers_have_as_many_digits_as_it_takes_to_tell_them_apart(
     before: float, now: float, said: tuple[str, str]
 ) -> None:
     assert number_pair(before, now) == said
+
+
+def test_names_are_listed_with_an_and_before_the_last() -> None:
+    assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "`a`",
+        "`a` and `b`",
+        "`a`, `b` and `c`",
+    ]
 
 
 @pytest.mark.parametrize(
