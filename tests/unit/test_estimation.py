@@ -3,12 +3,12 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.random import Generator
@@ -503,6 +503,91 @@ def test_swapping_the_labels_turns_the_gap_around(reference: Ints, data: st.Data
         assert math.isnan(getattr(check, name)) or 0 <= getattr(check, name) <= 1 + 1e-9
     assert check.rate_gap == pytest.approx(-swapped.rate_gap, nan_ok=True)
     assert check.rate_change == pytest.approx(-swapped.rate_change, nan_ok=True)
+
+
+def check_by_hand(
+    before: Ints, now: Ints, effect: float, score_effect: float, arrived: tuple[float, float]
+) -> LabelCheck:
+    """As the documents say it, one cell and one pool after the other."""
+    nan = math.nan
+    kept = [share / max(arrived) for share in arrived]
+    cells = []
+    for (negative, positive), (fails, hits) in zip(before.T.tolist(), now.T.tolist(), strict=True):
+        n, m, k = negative * kept[0] + positive * kept[1], fails + hits, positive * kept[1] + hits
+        if n > 0 and m > 0 and n + m > 1:
+            due, variance = m * k / (n + m), m * n * k * (n + m - k) / ((n + m) ** 2 * (n + m - 1)) * effect
+            few = min(n, m)
+            cells.append((few * (1 - k / (n + m)), few * k / (n + m), hits - due, variance, n * m / (n + m), m))
+    in_all = sum(each[0] + each[1] for each in cells)
+    pools: list[list[tuple[float, ...]]] = [[]]
+    for cell in cells:
+        pools[-1].append(cell)
+        of_0, of_1 = (sum(each[label] for each in pools[-1]) for label in (0, 1))
+        if min(of_0, of_1) >= 5 and of_0 + of_1 >= in_all / 10:
+            pools.append([])
+    rest = pools.pop()
+    pools = [*pools[:-1], pools[-1] + rest] if pools else [rest]
+    sums = [[sum(each[at] for each in pool) for at in (2, 3, 4, 5)] for pool in pools]
+    residual, variance, weight, events = (sum(each[at] for each in sums) for at in range(4))
+    direction = shape = gap = apart = nan
+    if variance > 0:
+        direction, gap = 2 * stats.norm.sf(abs(residual) / math.sqrt(variance)), residual / weight
+        squares = [each[0] ** 2 / each[1] for each in sums if each[1] > 0]
+        shape = stats.chi2.sf(sum(squares), len(squares))
+        beyond = [m * (abs(r) - math.sqrt(2 * v / math.pi)) / w for r, v, w, m in sums]
+        apart = max(sum(beyond) / events, 0.0)
+    prior = change = nan
+    if before.any() and now.any():
+        table = np.array([before.sum(axis=1), now.sum(axis=1)])
+        change = now[1].sum() / now.sum() - before[1].sum() / before.sum()
+        if table.sum(axis=0).all():
+            prior = stats.chi2.sf(stats.chi2_contingency(table, correction=False).statistic / effect, 1)
+    distances, p_values = [], []
+    for one, other in zip(before, now, strict=True):
+        n, m = one.sum(), other.sum()
+        if n and m:
+            distances.append(float(np.abs(one.cumsum() / n - other.cumsum() / m).max()))
+            p_values.append(
+                float(stats.kstwobign.sf(math.sqrt(n * m / (n + m) / max(effect, score_effect)) * distances[-1]))
+            )
+    calibration = min(1.0, 2 * min(direction, shape)) if variance > 0 else nan
+    conditional = min(1.0, len(p_values) * min(p_values)) if p_values else nan
+    return LabelCheck(
+        int(now.sum()),
+        calibration,
+        direction,
+        shape,
+        gap,
+        apart,
+        prior,
+        change,
+        conditional,
+        max(distances, default=nan),
+    )
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([0.3, 3.0, 100.0]),
+    st.sampled_from([(1.0, 1.0), (2.5, 1.0), (1.0, 3.0)]),
+    st.sampled_from([(1.0, 1.0), (0.5, 0.5), (0.4, 0.8), (0.9, 0.3)]),
+)
+def test_a_check_of_labels_is_what_plain_loops_and_scipy_make_of_its_definition(
+    seed: int, mean: float, effects: tuple[float, float], arrived: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(seed)
+    reference, outcomes = rng.poisson(mean * rng.gamma(1.0, size=(2, 2, int(rng.integers(1, 25)))))
+    found = check_labels(reference, outcomes, effects[0], arrived, score_effect=effects[1])
+    expected = check_by_hand(reference, outcomes, *effects, arrived)
+    assert astuple(found) == pytest.approx(astuple(expected), rel=1e-6, abs=1e-9, nan_ok=True)
+    assert astuple(check_labels(reference, outcomes, 0.5, arrived, score_effect=0.2)) == pytest.approx(
+        astuple(check_by_hand(reference, outcomes, 1.0, 1.0, arrived)), rel=1e-6, abs=1e-9, nan_ok=True
+    )
+    words = {True: "more", False: "fewer"}
+    if not math.isnan(found.rate_gap):
+        said = f"{words[found.rate_gap > 0]} positives than" if found.rate_gap else "as many positives as"
+        assert found.direction == f"{said} the scores say"
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
