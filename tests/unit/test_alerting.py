@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_struct
 
 from app.core.alert_cases import AcknowledgeError
 from app.core.alert_course import Limit, Reading, Watch, is_back, limits, passed, silence_of
@@ -372,6 +373,52 @@ def test_late_data_that_move_the_beginning_of_an_acknowledged_alert_wake_nobody(
     assert (moved.state, moved.by, moved.window_start_ms) == ("acknowledged", "ann", DAY)
 
 
+def test_a_person_takes_on_one_alert_of_one_rule_and_version_and_no_other() -> None:
+    book = make_book(RULE, ACCURACY, versions=("1.0.0", "2.0.0"))
+    see(book, 2, 0.7, 0.6)
+    raised = {alert.rule: alert for alert in book.announce(1)}
+    book.acknowledge(raised["auc-fell"].alert_id, "ann", "looking", 5)
+    assert [(alert.rule, alert.state) for alert in book.announce(6)] == [("auc-fell", "acknowledged")]
+    for number in (1, 2):
+        book.see_measures("2.0.0", window(number), "performance", {"auc": 0.7})
+    (other,) = book.announce(7)
+    assert (other.version, other.state, other.by) == ("2.0.0", "raised", "")
+    see(book, 1, 0.8, 0.6)
+    see(book, 3, 0.7, 0.6)
+    assert [(alert.rule, alert.state) for alert in book.announce(8)] == [
+        ("less-accurate", "cleared"),
+        ("less-accurate", "raised"),
+    ]
+
+
+def test_what_was_told_is_recalled_in_any_order_with_who_took_it_on_and_where_it_began() -> None:
+    book = make_book()
+    said = [raise_one(book)]
+    book.acknowledge(said[0].alert_id, "ann", "looking", 5)
+    said += book.announce(6)
+    see(book, 5, 0.8)
+    said += book.announce(7)
+    assert [alert.state for alert in said] == ["raised", "acknowledged", "cleared"]
+    for order in permutations(said):
+        other = make_book()
+        other.recall(order)
+        # Late data have moved its beginning: the same trouble, which somebody has taken on.
+        for number, auc in ((1, 0.7), (2, 0.7), (5, 0.8)):
+            see(other, number, auc)
+        told = [(alert.state, alert.by, alert.window_start_ms) for alert in other.announce(8)]
+        assert told == [("acknowledged", "ann", DAY), ("cleared", "ann", 5 * DAY)]
+
+
+def test_a_revision_goes_on_from_the_highest_that_was_told() -> None:
+    book = make_book()
+    raised = raise_one(book)
+    book.recall([replace_struct(raised, revision=4), replace_struct(raised, revision=3)])
+    book.recall([replace_struct(raised, revision=2)])
+    see(book, 3, 0.8)
+    (cleared,) = book.announce(2)
+    assert (cleared.state, cleared.revision) == ("cleared", 5)
+
+
 def test_what_cannot_be_acknowledged_is_one_sentence() -> None:
     book = make_book(replace(RULE, silences=(Silence(9 * DAY, 10 * DAY, "load"),)))
     raised = raise_one(book)
@@ -591,6 +638,14 @@ def test_a_rule_that_was_changed_or_removed_lets_go_of_its_alerts(rules: tuple[A
     assert [(alert.state, alert.message, alert.window_start_ms) for alert in other.announce(9)] == [
         ("cleared", words, 2 * DAY)
     ]
+
+
+def test_a_rule_that_was_changed_lets_go_of_its_own_alerts_alone() -> None:
+    book = make_book(RULE, ACCURACY)
+    see(book, 0, 0.7, 0.6)
+    assert len(book.announce(1)) == 2
+    other = restored(restored(book, replace(RULE, falls_by=0.2), ACCURACY))
+    assert [(alert.rule, alert.state) for alert in other.announce(9)] == [("auc-fell", "cleared")]
 
 
 def test_a_note_of_a_silence_is_not_cleared_when_its_rule_is_changed() -> None:
