@@ -308,6 +308,29 @@ def test_of_values_that_vanished_the_three_most_frequent_are_named_by_what_is_kn
     assert fault.strength == pytest.approx(0.7)
 
 
+def test_of_values_that_were_as_frequent_the_first_codes_are_named() -> None:
+    (fault,) = find_in_values(category([*[5_000] * 20, 0, 0], [*[0] * 19, 1_000, 0, 0]))
+    named = " and ".join(f"of code {code} (5.0 % in training)".replace("5.0", "5") for code in range(3))
+    assert fault.sentence == f"None of the events has `k` {named}."
+
+
+def test_where_training_had_no_value_at_all_only_those_that_fill_in_are_told() -> None:
+    assert kinds(category([0, 0, 0, 1_000], [0, 0, 500, 0])) == ["missing_values_filled"]
+    assert kinds(category([0, 0, 0, 0], [0, 0, 500, 0])) == []
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        ([50_000, 40_000, 10_000, 0], "in 10 % of events that are none of the model's; 1 % in training."),
+        ([0, 0, 10_000, 0], "in all events that are none of the model's; 1 % in training: they may be written in "),
+    ],
+)
+def test_only_where_all_values_are_unknown_may_they_be_written_in_another_way(window: list[int], words: str) -> None:
+    (fault,) = find_in_values(category([59_000, 40_000, 1_000, 0], window))
+    assert fault.sentence.startswith(f"`k` has values {words}")
+
+
 @pytest.mark.parametrize(("effect", "expected"), [(10.0, ["missing_values"]), (200.0, [])])
 def test_missing_values_count_as_the_independent_events_that_they_are(effect: float, expected: list[str]) -> None:
     """From 2 % to 20 %, which is 40 of 200 events, or 2 of 10."""
