@@ -312,6 +312,48 @@ def test_wasserstein_is_that_of_scipy_with_each_cell_s_mass_spread_over_it(one: 
         assert result.statistic == pytest.approx(expected, rel=0.02, abs=1e-9)
 
 
+@pytest.mark.parametrize("n_edges", [2, 7, 300])
+def test_without_drift_the_distance_has_the_law_of_a_brownian_bridge(n_edges: int) -> None:
+    """Mean and variance of the integral of |B(F(x))|, by drawing bridges; the p-value is that of a gamma law."""
+    rng = np.random.default_rng(3)
+    edges = np.cumsum(rng.gamma(1.0, size=n_edges))
+    reference = rng.integers(50, 100, n_edges + 1)
+    scale = Scale.of(edges, reference)
+    below = np.cumsum(reference)[:-1] / reference.sum()
+    # Within the shares of 1 % and 99 % of training; half of each cell belongs to either of its edges.
+    first = max(int(np.flatnonzero(below > 0.01)[0]) - 1, 0)
+    last = min(int(np.flatnonzero(below >= 0.99)[0]) if below[-1] >= 0.99 else n_edges - 1, n_edges - 1)
+    within = edges.clip(edges[first], edges[last])
+    widths = (np.diff(within, prepend=within[0]) + np.diff(within, append=within[-1])) / 2
+    steps = np.diff(below, prepend=0.0)
+    walk = np.cumsum(rng.normal(size=(8_000, n_edges)) * np.sqrt(steps), axis=1)
+    end = walk[:, -1:] + rng.normal(size=(8_000, 1)) * np.sqrt(1 - below[-1])
+    drawn = np.abs(walk - end * below) @ widths
+    assert scale.widths == pytest.approx(np.append(widths, 0.0))
+    assert scale.mean == pytest.approx(drawn.mean(), rel=0.02)
+    assert scale.variance == pytest.approx(drawn.var(), rel=0.06)
+    detection = rng.integers(5, 10, n_edges + 1)
+    n, m = reference.sum(), detection.sum()
+    found = wasserstein(reference, detection, scale, 3.0)
+    gamma = stats.gamma(scale.mean**2 / scale.variance, scale=scale.variance / scale.mean)
+    apart = float(found.statistic * scale.spread) * math.sqrt(n * m / (n + m) / 3.0)
+    assert found.p_value == pytest.approx(gamma.sf(apart), rel=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize(("n_beyond", "is_heeded"), [(9, False), (30, True)])
+def test_how_far_the_outermost_hundredth_reaches_does_not_matter(n_beyond: int, is_heeded: bool, side: int) -> None:
+    reference = np.array([0, 200, 300, 500 - n_beyond, n_beyond, 0])
+    detection = np.array([0, 300, 300, 300, 50, 50])
+    near, far = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.0, 2.0, 3.0, 1e6])
+    found = []
+    for edges in (near, far):
+        turned = (edges * side)[::side]
+        scale = Scale.of(turned, reference[::side])
+        found.append([float(each) for each in wasserstein(reference[::side], detection[::side], scale)])
+    assert (found[0] != pytest.approx(found[1], rel=1e-6)) == is_heeded
+
+
 @given(counts, counts)
 def test_jensen_shannon_is_that_of_scipy(one: np.ndarray, other: np.ndarray) -> None:
     result = jensen_shannon(one, other)
