@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.drift_calendar import Window
-from app.core.drift_reports import Judge, Judgement, View
+from app.core.drift_reports import Judge, Judgement, Signal, View
+from app.core.drift_reports import Verdict as Said
 from app.core.findings import Findings, MetadataRow
-from app.core.monitoring import MonitorCore
+from app.core.monitoring import MonitorCore, _share_of_drift
+from app.core.performance import measure
 from app.core.sketch_buffer import SketchBuffer
+from app.core.sketches import ALL
 from models.reference import Reference
 from models.reference_fit import fit_reference
 from schemas.pipeline import (
@@ -501,6 +504,54 @@ def test_a_category_has_no_distances_and_a_number_no_chi_square() -> None:
     assert kinds["score"] == both | {"ks", "wasserstein", "range", "null_rate", "classic_ks"}
     assert kinds["kind"] == both | {"chi_square", "null_rate", "unseen"}
     assert kinds["outcome"] == both | {"chi_square"}
+
+
+def alerts_of(monitor: MonitorCore, n: int, n_labels: int) -> dict[str, float | None]:
+    """Of one window of ``n`` events that are all unlike those of training, with so many labels, all contradicting."""
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    times, scores = np.arange(n), np.where(np.arange(n) % 2, 0.99, 0.98)
+    buffer.add_scored("1", reference(), times, np.column_stack([np.full(n, 90.0), np.full(n, 2.0)]), scores)
+    some = slice(n_labels)
+    buffer.add_labelled("1", reference(), times[some], scores[some], (scores[some] < 0.985) * 1.0)
+    monitor.observe(SketchRecord(0, END_MS, END_MS, buffer.drain()))
+    return {alert.rule: alert.limit for alert in monitor.collect(now_ms=7).alerts}
+
+
+@pytest.mark.parametrize(
+    ("n", "n_labels", "rules"),
+    [
+        (199, 199, set()),
+        (200, 199, {"drifting"}),
+        (200, 200, {"drifting", "auc-fell"}),
+    ],
+)
+def test_alerts_heed_two_hundred_events_and_two_hundred_labels(n: int, n_labels: int, rules: set[str]) -> None:
+    assert alerts_of(make_monitor(versions=("1",)), n, n_labels).keys() == rules
+
+
+def test_a_fall_is_from_what_the_training_is_said_to_have_had_or_else_from_the_reference() -> None:
+    assert alerts_of(make_monitor(versions=("1",)), 300, 300)["auc-fell"] == pytest.approx(0.8 - 0.05)
+    monitor = make_monitor(versions=())
+    monitor.register_version("1", reference(), {})
+    own = {name: value for name, value, _, _ in measure(reference().training)}
+    assert alerts_of(monitor, 300, 300)["auc-fell"] == pytest.approx(own["auc"] - 0.05)
+
+
+def _of_two_tests_and_a_segment(signal: Signal) -> list[tuple[str, str, Signal]]:
+    return [(ALL, "psi", signal), (ALL, "ks", signal), ("kind=1", "psi", "DRIFT")]
+
+
+@pytest.mark.parametrize(("signals", "share"), [([], math.nan), (["NONE", "WARNING"], 0.0), (["DRIFT", "NONE"], 0.5)])
+def test_the_share_of_drift_counts_each_metric_once_and_heeds_all_events_only(
+    signals: list[Signal], share: float
+) -> None:
+    """Of two metrics, each judged twice; what a segment says does not count."""
+    judged = [
+        Judgement(segment, metric, test, 100, 100, Said(None, None, None, None, said))
+        for metric, signal in zip("ab", signals, strict=False)
+        for segment, test, said in _of_two_tests_and_a_segment(signal)
+    ]
+    assert _share_of_drift(judged) == pytest.approx(share, nan_ok=True)
 
 
 def test_a_window_of_few_events_is_reported_and_alerts_nobody() -> None:
