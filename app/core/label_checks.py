@@ -150,7 +150,7 @@ def _calibration(reference: Floats, outcomes: Ints, design_effect: float) -> tup
     n, m = reference.sum(axis=0), outcomes.sum(axis=0)
     positives = reference[1] + outcomes[1]
     total = n + m
-    (both,) = np.nonzero((n > 0) & (m > 0) & (total > 1))
+    (both,) = np.nonzero((n > 0) & (m > 0))
     n, m, positives, total = n[both], m[both], positives[both], total[both]
     rate = positives / total
     pools = _pool(np.minimum(n, m) * np.array([1 - rate, rate]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.drift_windows import Calendar, Window, WindowStore
+from app.core.drift_windows import Calendar, Holding, Window, WindowStore
 from app.core.sketches import ALL, pack
 from models.reference import Counts
 from schemas.pipeline import PastWindow
@@ -22,11 +23,15 @@ def ms(*when: int) -> int:
     return int(dt.datetime(*when, tzinfo=dt.UTC).timestamp() * 1000)
 
 
-def record(partition: int, watermark_ms: int, *slices: int, version: str = "1", n: int = 1) -> SketchRecord:
+def counts_of(n: int) -> Counts:
     counts = Counts.zeros(2, 3, 8)
     counts.n = n
     counts.counts[0, 1] = n
-    deltas = [pack("m", version, ALL, start, counts) for start in slices]
+    return counts
+
+
+def record(partition: int, watermark_ms: int, *slices: int, version: str = "1", n: int = 1) -> SketchRecord:
+    deltas = [pack("m", version, ALL, start, counts_of(n)) for start in slices]
     return SketchRecord(partition, watermark_ms, watermark_ms, deltas)
 
 
@@ -139,6 +144,72 @@ records = st.lists(
     ),
     max_size=15,
 )
+
+
+@pytest.mark.parametrize("of_labels", [False, True])
+def test_what_was_said_is_judged_again_when_it_or_its_past_has_changed(of_labels: bool) -> None:
+    holding = Holding(is_changed=True, labels_changed=True)
+    assert holding.is_due(of_labels, is_history_changed=False)
+    assert holding.report("a", of_labels) == 1
+    assert not holding.is_due(of_labels, is_history_changed=False)
+    assert holding.is_due(of_labels, is_history_changed=True)
+    # The other is as it was: nothing has been said of it, so that no past of it can have changed.
+    assert holding.is_due(not of_labels, is_history_changed=False)
+    assert not Holding().is_due(of_labels, is_history_changed=True)
+    holding.note_history(of_labels)
+    assert holding.is_due(of_labels, is_history_changed=False)
+    assert holding.report("a", of_labels) is None
+    assert not holding.is_due(of_labels, is_history_changed=False)
+    assert holding.report("b", of_labels) == 2
+    silent = Holding()
+    silent.note_history(of_labels)
+    assert asdict(silent) == asdict(Holding())
+    assert [holding.conclude(words) for words in ("x", "x", "y")] == [1, None, 2]
+    assert holding.report("b", of_labels) is None
+    changed = Holding(is_changed=True, labels_changed=True)
+    changed.note_history(of_labels)
+    assert changed.is_due(of_labels, is_history_changed=False)
+
+
+def test_labels_are_mature_when_they_have_come_so_far_past_the_end() -> None:
+    store, unlabelled = make_store(), WindowStore(Calendar(10), 1, 2, None)
+    for each in (store, unlabelled):
+        assert not each.is_mature(Window(0, 10))
+        each.add(record(0, 14))
+        assert not each.is_mature(Window(0, 10))
+        each.add(record(0, 15))
+    assert store.is_mature(Window(0, 10))
+    assert not store.is_mature(Window(1, 11))
+    assert not unlabelled.is_mature(Window(0, 10))
+
+
+def test_a_store_says_what_it_holds() -> None:
+    store = make_store(2)
+    assert (store.closed(), store.n_open, store.versions(), store.n_metrics("1")) == ([], 0, set(), 0)
+    store.add(record(0, 40, 5, 15, 35))
+    assert (store.closed(), store.n_open) == ([], 3)  # the other partition has said nothing
+    assert [store.has_reported(partition) for partition in (0, 1)] == [True, False]
+    store.add(record(1, 22, 5, version="2"))
+    assert (store.closed(), store.n_open) == ([Window(0, 10), Window(10, 20)], 1)
+    assert store.versions() == {"1", "2"}
+    assert [store.n_metrics(version) for version in ("1", "2", "3")] == [2, 2, 0]
+
+
+def test_what_comes_too_late_is_counted_once_whatever_segments_it_is_of() -> None:
+    store = make_store(keep=0)
+    store.add(record(0, 40, 5))
+    for window in store.closed():
+        for _, holding in store.holdings(window):
+            holding.report("a", of_labels=False)
+            holding.report("a", of_labels=True)
+    assert store.settled_before_ms is None
+    store.release()
+    assert store.settled_before_ms == 1
+    late = record(0, 40, 7, n=3)
+    of_segment = pack("m", "1", "k=1", 7, counts_of(3))
+    store.add(SketchRecord(0, 40, 40, [*late.deltas, of_segment]))
+    assert store.n_too_late == 3
+    assert store.closed() == []
 
 
 def test_events_left_unscored_are_in_no_window_and_are_counted_over_restarts() -> None:
