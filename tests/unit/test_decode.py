@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import RecordBatch
-from app.core.decode import EventDecoder, LabelDecoder
+from app.core.decode import MOST_TEXT_BYTES, EventDecoder, LabelDecoder
 from schemas.pipeline import EventField, Events, Pipeline
 from schemas.pipeline_file import load
 from schemas.topics import WATERMARK_HEADER
@@ -270,3 +271,81 @@ def test_what_stands_for_an_unreadable_batch_is_rejected_as_such(neighbour: byte
     assert [(r.stage, r.reason, r.detail) for r in rejections if r.position == 1] == [
         ("decode", "unreadable_batch", "offsets 11 to 14: too large")
     ]
+
+
+def test_the_text_of_an_event_is_bounded_as_it_stands_in_json_whatever_else_is_in_its_record() -> None:
+    quotes = 2 * 3  # of "e1", "c1" and the shop, each with two
+    most = MOST_TEXT_BYTES - len("e1") - len("c1") - quotes
+    values = [
+        event(shop="x" * most),
+        event(shop="x" * (most + 1)),
+        event(shop="x" * most, more="y" * MOST_TEXT_BYTES),
+        event(shop='"' * (most // 2)),
+        event(shop='"' * (most // 2 + 1)),
+        event(shop="x", card="z" * MOST_TEXT_BYTES),
+    ]
+    events, rejections = EventDecoder(EVENTS).decode(records(values))
+    assert events.offsets.tolist() == [10, 12, 13]
+    assert [(r.position, r.stage, r.reason) for r in rejections] == [(at, "validate", "too_large") for at in (1, 4, 5)]
+    assert rejections[0].detail.startswith(f"{MOST_TEXT_BYTES + 1} bytes of text, most of them in shop; ")
+    assert "in card;" in rejections[2].detail
+
+
+def test_of_two_reasons_the_first_of_the_rules_counts_and_rejections_are_in_order() -> None:
+    values = [event(id="", at=0), event(at=0), b"", event(card=""), event()]
+    events, rejections = EventDecoder(EVENTS).decode(records(values))
+    assert [(r.position, r.reason) for r in rejections] == [
+        *((0, "empty_key"), (1, "time_too_early"), (2, "empty"), (3, "empty_key"))
+    ]
+    assert rejections[0].detail == "card and id must not be empty."
+    assert events.offsets.tolist() == [14]
+
+
+def test_a_label_time_is_of_64_bits(flights: Pipeline) -> None:
+    times = [2**63 - 1, 2**63, -(2**63), -(2**63) - 1]
+    labels, rejections = LabelDecoder(flights).decode(records([label(label_time_ms=time_ms) for time_ms in times]))
+    assert len(labels) == 0
+    assert [r.reason for r in rejections] == ["time_too_late", "wrong_type", "time_too_early", "wrong_type"]
+
+
+def test_a_promise_may_look_ahead_by_the_horizon_and_what_a_label_may(flights: Pipeline) -> None:
+    assert flights.labels is not None
+    events, horizon_ms = flights.events, flights.labels.horizon_ms
+    last_ms, ahead_ms = events.latest_ms + horizon_ms + events.max_ahead_ms, events.max_ahead_ms + horizon_ms
+    for stamp_ms, most_ms, reason in (
+        (last_ms, last_ms, "time_too_late"),
+        (LABEL_MS, LABEL_MS + ahead_ms, "time_ahead"),
+    ):
+        marks = [[(WATERMARK_HEADER, str(most_ms + more).encode())] for more in (0, 1)]
+        batch = records([b"", label(label_time_ms=LABEL_MS)], [marks[0], marks[1]])
+        batch.timestamps_ms = np.full(2, stamp_ms)
+        labels, rejections = LabelDecoder(flights).decode(batch)
+        assert (labels.label_time_ms.tolist(), labels.event_id) == ([most_ms], [""])
+        assert [(r.position, r.reason) for r in rejections] == [(1, reason)]
+
+
+def test_where_records_are_repartitioned_a_label_says_of_its_entity_by_its_value_or_else_its_key(
+    flights: Pipeline,
+) -> None:
+    events = replace(flights.events, repartition=True)
+    said = events.entity
+    values = [
+        label(**{said: "from the value"}),
+        label(),
+        label(**{said: None}),
+        label(**{said: 7}),
+        label(**{said: ""}),
+        *[label()] * 4,
+    ]
+    batch = records(values)
+    batch.keys[:] = [b"k0", b"k1", b"k2", b"k3", b"k4", None, b"", b"e1", b"\xff"]
+    labels, rejections = LabelDecoder(replace(flights, events=events)).decode(batch)
+    assert labels.key == [b"from the value", b"k1", b"k2", b"k3", b"k4"]
+    assert [(r.position, r.reason) for r in rejections] == [(at, "no_entity") for at in range(5, 9)]
+    assert f"names no {said}" in rejections[0].detail
+    # Where the entity is the id itself, a key that is the id is one; and nobody asks where nothing is repartitioned.
+    own = replace(events, entity=events.event_id)
+    labels, _ = LabelDecoder(replace(flights, events=own)).decode(batch)
+    assert labels.key[-1] == b"e1"
+    labels, rejections = LabelDecoder(flights).decode(batch)
+    assert (labels.key, rejections) == (batch.keys, [])
