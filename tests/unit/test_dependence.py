@@ -125,3 +125,9 @@ def test_a_few_bursts_are_seen_in_blocks_of_the_longest_length_at_most() -> None
     cells = np.repeat([0, 1], 512)
     assert design_effect(cells, 2, in_order=False) == pytest.approx(by_definition(cells, 2, in_order=False))
     assert design_effect(cells, 2, in_order=False) == pytest.approx(32 * (1 + 1.28 * 0.25))
+
+
+def test_events_that_take_turns_are_no_more_than_they_are() -> None:
+    """Three and three in turn: of four neighbours one, two or three, which is less than by chance."""
+    cells = np.tile([0, 0, 0, 1, 1, 1], 1_000)
+    assert design_effect(cells, 2, in_order=False) == 1.0

@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from models.manifest import Artifact, Manifest, ManifestError
-from models.registry import Registry, RegistryError, VersionTakenError, read_bundle, resolve
+from models.registry import Registry, RegistryError, VersionTakenError, find, folder_of, read_bundle, resolve, stamp_of
 from models.training import TrainedModel
 
 
@@ -266,3 +266,72 @@ def test_an_odd_uri_is_one_sentence(uri: str) -> None:
         resolve(uri)
     assert len(str(refused.value)) < 6000
     assert "\n" not in str(refused.value)
+
+
+def test_several_models_are_listed_by_name_with_all_their_versions_and_nothing_else(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "root")
+    assert (registry.models(), registry.unfinished(), registry.entries("x")) == ([], [], [])
+    for model, version in (("b", "1.0.0"), ("a", "2.0.0"), ("a", "1.0.0")):
+        registry.register(replace(trained.manifest, model=model, version=version), trained.artifact)
+    (registry.root / "notes.txt").write_text("")
+    (registry.root / "a" / "notes.txt").write_text("")
+    left = [registry.root / "a" / "not a version", registry.root / "empty" / "1.0.0"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    assert registry.models() == ["a", "b"]
+    assert [(each.manifest.model, each.manifest.version) for each in registry.entries()] == [
+        *(("a", "1.0.0"), ("a", "2.0.0"), ("b", "1.0.0"))
+    ]
+    assert [each.uri for each in registry.entries("a")] == [
+        registry.uri("a", version) for version in ("1.0.0", "2.0.0")
+    ]
+    assert registry.unfinished() == left
+    (registry.root / "b" / "1.0.0").rename(registry.root / "a" / "3.0.0")
+    with pytest.raises(RegistryError, match=r"holds the manifest of b 1\.0\.0"):
+        registry.entry("a", "3.0.0")
+
+
+def test_the_stamp_of_a_version_changes_with_each_of_its_files_and_there_is_none_of_nothing(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    entry = Registry(tmp_path).register(trained.manifest, trained.artifact)
+    seen = [stamp_of(entry.uri)]
+    assert [name for name, *_ in seen[0]] == ["manifest.json", "model.skops"]
+    for name in ("manifest.json", "model.skops"):
+        file = entry.path / name
+        stat = file.stat()
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        seen.append(stamp_of(entry.uri))
+        file.write_bytes(file.read_bytes() + b" ")  # of the same time, another size
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        seen.append(stamp_of(entry.uri))
+        copy = shutil.copy2(file, entry.path / "copy")  # and another file of the same size and time
+        Path(copy).replace(file)
+        seen.append(stamp_of(entry.uri))
+    assert len(set(seen)) == len(seen)
+    assert stamp_of(entry.uri) == seen[-1]
+    (entry.path / "model.skops").rename(entry.path / "model.joblib")
+    assert [name for name, *_ in stamp_of(entry.uri)] == ["manifest.json", "model.joblib"]
+    for uri in ((tmp_path / "nowhere").as_uri(), "s3://models/x", "file:///a%00b"):
+        assert stamp_of(uri) == ()
+
+
+def test_a_version_is_found_by_its_uri_on_this_machine_whatever_kind_its_artifact_is(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    artifact = replace(trained.manifest.artifact, format="joblib")
+    entry = Registry(tmp_path / "50% of it").register(replace(trained.manifest, artifact=artifact), trained.artifact)
+    assert [file.name for file in sorted(entry.path.iterdir())] == ["manifest.json", "model.joblib"]
+    for uri in (entry.uri, entry.uri.replace("file://", "file://localhost")):
+        assert folder_of(uri) == entry.path
+        assert find(uri) == entry
+        assert resolve(uri) == (entry.manifest, trained.artifact)
+    (entry.path / "model.joblib").write_bytes(trained.artifact + b"x")
+    assert find(entry.uri) == entry
+    with pytest.raises(RegistryError, match="another file"):
+        resolve(entry.uri)
+    (entry.path / "manifest.json").unlink()
+    with pytest.raises(RegistryError, match=r"has no manifest\.json with its model\.skops beside it"):
+        read_bundle(entry.path)
