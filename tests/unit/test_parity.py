@@ -48,3 +48,10 @@ def test_a_tolerance_is_of_the_value_and_absolute_below_one() -> None:
     computed = np.array([1_009.0, 1_011.0, -991.0, 0.509, 0.4])
     assert FeatureParity("f", 0.01).is_same(served, computed).tolist() == [True, False, True, True, False]
     assert KEEP == 5
+
+
+def test_missing_is_missing_whatever_its_bits_and_equals_nothing_else() -> None:
+    served = np.array([NAN, -NAN, NAN, math.inf, 1.0])
+    computed = np.array([NAN, NAN, math.inf, NAN, NAN])
+    for tolerance in (0.0, 0.01):
+        assert FeatureParity("f", tolerance).is_same(served, computed).tolist() == [True, True, False, False, False]
