@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import app.core.state_log
 from app.core.batches import RecordBatch
 from app.core.features import FeaturePlan
-from app.core.state_log import META
+from app.core.state_log import META, Generation
 from app.pipeline import PartitionPipeline, Position
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
@@ -231,3 +232,23 @@ def test_partitions_of_one_pipeline_write_the_same_names(pipeline: Pipeline) -> 
     renamed = replace(pipeline, digest="another")
 
     assert [key for key, _ in log_of(renamed)] == [key for key, _ in log_of(pipeline)]
+
+
+def test_records_of_former_generations_are_cleared_a_part_at_a_time_and_each_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app.core.state_log, "_MOST_CLEARED", 2)
+    keys = [b"t\0\0\0\1%d" % number for number in range(5)]
+    generation = Generation(2, list(keys))
+
+    cleared = [generation.clear_some() for _ in range(4)]
+
+    assert [len(part) for part in cleared] == [2, 2, 1, 0]
+    assert [change for part in cleared for change in part] == [(key, None) for key in keys]
+
+
+def test_a_generation_is_named_after_the_kind_of_a_record() -> None:
+    assert list(Generation(258).name([(b"tkey", b"1"), (b"e", None)])) == [
+        (b"t\0\0\1\2key", b"1"),
+        (b"e\0\0\1\2", None),
+    ]

@@ -205,6 +205,31 @@ def test_a_snapshot_that_cannot_be_trusted_is_cleared_and_the_log_read_whole(pip
     assert tail == len(log)
 
 
+@pytest.mark.parametrize(
+    ("first", "end", "age_ms", "is_used"),
+    [
+        (0, 0, SNAPSHOT_KEPT_MS - 1, True),
+        (-5, 5, 0, True),
+        (0, 0, SNAPSHOT_KEPT_MS, False),
+        (1, 5, 0, False),
+        (-5, -1, 0, False),
+    ],
+    ids=["just young enough", "amid the log", "too old", "before the log", "beyond the log"],
+)
+def test_a_snapshot_is_used_within_the_log_and_while_tombstones_are_kept(
+    pipeline: Pipeline, first: int, end: int, age_ms: int, *, is_used: bool
+) -> None:
+    """``first`` and ``end`` of the log are as far from the snapshot's position."""
+    disk = RowsInMemory()
+    _, log = filled(pipeline, disk)
+    position = len(log)
+
+    start = flow_of(pipeline, disk).state_reader().open_snapshot(position + first, position + end, NOW_MS + age_ms)
+
+    assert start == (position if is_used else position + first)
+    assert bool(disk.entries) is is_used
+
+
 def test_what_is_not_committed_is_never_on_disk(pipeline: Pipeline) -> None:
     disk = RowsInMemory()
     flow, _ = filled(pipeline, disk)
