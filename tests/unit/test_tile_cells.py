@@ -17,13 +17,15 @@ SUMS, MAXIMA, CARRIED = 2, 2, 1
 #: Row, tile, two sums, two maxima and what the first of them carries.
 Cell = tuple[int, int, int, int, int, int, int]
 NUMBERS = st.integers(-3, 3)
+#: Floats as ordered integers are as large: neighbours differ in their last bit.
+LARGE = st.integers(2**60 - 2, 2**60 + 2)
 CELL = st.tuples(
     st.sampled_from([0, 0, 0, 1, 2, 3]),
     st.integers(-2, 25),
     NUMBERS,
     NUMBERS,
     st.just(EMPTY) | NUMBERS,
-    NUMBERS,
+    NUMBERS | LARGE,
     st.integers(1, 9),
 )
 #: What is added at once (of one row and tile, the first), or rows that are cleared.
