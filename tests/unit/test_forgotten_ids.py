@@ -146,6 +146,16 @@ def test_runs_are_a_bag_of_rows(batches: list[list[tuple[int, int]]]) -> None:
     assert columns.shape == (0, len(places))
 
 
+@pytest.mark.parametrize(("older", "runs"), [(8, 2), (7, 1)])
+def test_a_run_is_merged_into_one_that_is_less_than_four_times_as_long(older: int, runs: int) -> None:
+    found = HashRuns()
+    found.add(np.arange(older))
+    found.add(np.arange(2))
+
+    assert len(found._runs) == runs
+    assert len(found) == older + 2
+
+
 def test_the_hash_of_a_text_is_the_same_everywhere() -> None:
     """BLAKE2b with eight bytes, read as a little-endian signed number: records hold it."""
     assert hash64(b"") == int.from_bytes(bytes.fromhex("e4a6a0577479b2b4"), "little", signed=True)
