@@ -286,7 +286,6 @@ class TileCells:
         if merged.maxima.shape[1]:
             every = np.repeat(starts, rooms) + np.arange(int(rooms.sum()))
             every -= np.repeat(np.cumsum(rooms, dtype=np.int64) - rooms, rooms)
-            self._maxima[every] = EMPTY
             self._nodes[every] = EMPTY
             self._maxima[at] = merged.maxima
             self._climb(starts[merged.group], rooms[merged.group], place, merged.maxima)
