@@ -646,6 +646,20 @@ def test_a_rule_that_was_changed_lets_go_of_its_own_alerts_alone() -> None:
     assert len(book.announce(1)) == 2
     other = restored(restored(book, replace(RULE, falls_by=0.2), ACCURACY))
     assert [(alert.rule, alert.state) for alert in other.announce(9)] == [("auc-fell", "cleared")]
+    see(other, 0, 0.7, 0.9)
+    (withdrawn,) = other.announce(10)
+    assert withdrawn.message.endswith("after late data: less-accurate is withdrawn")
+
+
+def test_a_rule_of_the_stream_that_was_changed_lets_go_of_its_alert() -> None:
+    rule = AlertRule("late-labels", "labels", "share", "warning", below=0.5, clears_after=1)
+    book = make_book(rule)
+    book.see_stream("labels", [(window(0), Reading(0.4))])
+    assert [alert.state for alert in book.announce(1)] == ["raised"]
+    other = make_book(replace(rule, below=0.3))
+    other.announce(2)
+    other.from_state(json.loads(json.dumps(book.to_state())))
+    assert [(alert.rule, alert.state) for alert in other.announce(3)] == [("late-labels", "cleared")]
 
 
 def test_a_note_of_a_silence_is_not_cleared_when_its_rule_is_changed() -> None:
