@@ -164,7 +164,13 @@ def _compile_calendar(part: str, argument: ast.expr, zone: str) -> Evaluate:
 
 def _finite_of(function: Callable[..., Value]) -> Callable[..., Value]:
     """``function`` with NaN in place of infinity, so that 1 / exp(1000) is missing and not 0."""
-    return lambda *values: _finite(function(*values))
+
+    def run(*values: Value) -> Value:
+        value = function(*values)
+        infinite = np.isinf(value)
+        return np.where(infinite, _NAN, value) if infinite.any() else value
+
+    return run
 
 
 def _power(a: Value, b: Value) -> Value:
