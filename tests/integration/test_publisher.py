@@ -36,7 +36,8 @@ def test_who_was_fenced_can_neither_commit_nor_go_on_sending(kafka: str) -> None
             try:
                 with pytest.raises(PublishError, match="refused the commit"):
                     await old.commit({EVENTS: 3})
-                with pytest.raises(PublishError, match="takes nothing more"):
+                # By the time of the second call the client may not know it yet, and lets Kafka refuse it again.
+                with pytest.raises(PublishError, match=r"takes nothing more|refused the commit"):
                     await write(old, 3)
                 await write(new, 2)
             finally:
