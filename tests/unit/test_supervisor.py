@@ -280,6 +280,7 @@ def test_a_child_of_which_ctrl_c_left_no_trace_is_ended() -> None:
     program = f"""
 import os, signal, subprocess, sys, time
 from app.adapters.child_process import spawn
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
 started = []
 class Slow(subprocess.Popen):
     def __init__(self, *arguments, **options):
