@@ -52,6 +52,14 @@ def find_table(name: str) -> Table:
     return table
 
 
+def find_column(table: Table, name: str) -> Column:
+    """Look up a column of a table by its name."""
+    column = table.column(name)
+    if column is None:
+        raise WarehouseError(f"Table {table.name} has no column {name}.")
+    return column
+
+
 def to_arrow(table: Table, columns: Mapping[str, ColumnValues]) -> Any:
     """Check ``columns`` against the table and return them as one `pyarrow.Table`."""
     unknown = [name for name in columns if table.column(name) is None]

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import schemas
-from app.adapters.arrow_columns import find_table, to_arrow, to_rows
+from app.adapters.arrow_columns import find_column, find_table, to_arrow, to_rows
 from app.adapters.clickhouse_reads import ClickHouseReads, EmbeddedReads, ServerReads
 from app.adapters.clickhouse_url import ClickHouseUrl, explain_of
 from app.adapters.private_folder import private_folder
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 from app.secret import Secret
-from schemas.tables import DATABASE, SCORES, Column, Table
+from schemas.tables import DATABASE, SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -149,9 +149,9 @@ class ClickHouseWarehouse:
         final = " FINAL" if source == known.storage else ""
         conditions, parameters = ["1"], {}
         for position, (name, value) in enumerate((where or {}).items()):
-            conditions.append(f"`{name}` = {{p{position}:{_find_column(known, name).type}}}")
+            conditions.append(f"`{name}` = {{p{position}:{find_column(known, name).type}}}")
             parameters[f"p{position}"] = value
-        wanted = known.columns if columns is None else [_find_column(known, name) for name in columns]
+        wanted = known.columns if columns is None else [find_column(known, name) for name in columns]
         names = ", ".join(f"`{column.name}`" for column in wanted)
         sql = (
             f"SELECT {names} FROM {DATABASE}.{source}{final} WHERE {' AND '.join(conditions)}"  # noqa: S608  # names from schemas.tables
@@ -298,13 +298,6 @@ def statements(text: str) -> list[str]:
     """Return the statements of an SQL file; each ends with a semicolon at the end of a line."""
     body = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
     return [part.strip() for part in re.split(r";[ \t]*(?:\n|$)", body) if part.strip()]
-
-
-def _find_column(table: Table, name: str) -> Column:
-    column = table.column(name)
-    if column is None:
-        raise WarehouseError(f"Table {table.name} has no column {name}.")
-    return column
 
 
 def _fetch(client: Any, sql: str, parameters: Mapping[str, Any] | None, limit: int | None) -> QueryResult:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.adapters.arrow_columns import find_table, to_arrow, to_rows
+from app.adapters.arrow_columns import find_column, find_table, to_arrow, to_rows
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
-    from schemas.tables import Column, Table
+    from schemas.tables import Column
 
 Row = dict[str, Any]
 _NO_SQL = "The warehouse in memory knows no SQL."
@@ -65,7 +65,8 @@ class MemoryWarehouse:
         self, table: str, where: Mapping[str, Any] | None = None, columns: Collection[str] | None = None
     ) -> list[Row]:
         known = find_table(table)
-        _check_columns(known, [*(where or {}), *(columns or [])])
+        for name in (*(where or {}), *(columns or [])):
+            find_column(known, name)
         rows = self._rows.get(table, {})
         wanted = (where or {}).items()
         found = (rows[key] for key in sorted(rows) if all(rows[key][name] == value for name, value in wanted))
@@ -87,13 +88,6 @@ class MemoryWarehouse:
 
     def close(self) -> None:
         """Keep everything: a test may look at it afterwards."""
-
-
-def _check_columns(table: Table, names: Iterable[str]) -> None:
-    for name in names:
-        if table.column(name) is None:
-            msg = f"Table {table.name} has no column {name}."
-            raise WarehouseError(msg)
 
 
 def _default(column: Column) -> Any:

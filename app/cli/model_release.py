@@ -121,10 +121,9 @@ def verify_entry(context: ModelContext, version: str) -> Entry:
     """Put a registered version through the gates of a worker, so that what is announced will be loaded."""
     try:
         entry = context.registry.entry(context.model, version)
-        manifest, artifact = context.registry.load(context.model, version)
         verify(
-            manifest,
-            artifact,
+            entry.manifest,
+            entry.read_artifact(),
             context.pipeline.feature_set,
             expected_names=context.pipeline.feature_names,
             expected_model=(context.model, version),
