@@ -365,6 +365,10 @@ class Pipeline:
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
 
+    def windows_over(self, of: str) -> list[str]:
+        """The names of the features that are windows over ``events``, or over ``labels``."""
+        return [feature.name for feature in self.features if feature.window is not None and feature.window.of == of]
+
     @property
     def keeps_by_entity(self) -> bool:
         """Whether anything is kept by entity: windows of its own, events that wait for their labels.

@@ -87,7 +87,7 @@ def command(
                 last_ms = int(step.events.event_time_ms[-1]) if len(step.events) else None
                 counter.add(len(step.events), format_time(last_ms)[:10] if last_ms is not None else "")
     seconds = time.monotonic() - started
-    empty = _find_windows(loaded, "labels") if labels is None else []
+    empty = loaded.windows_over("labels") if labels is None else []
     result = {
         "pipeline": loaded.name,
         "model": context.model,
@@ -129,8 +129,8 @@ def _find_champion(context: ModelContext) -> str:
 def describe_windows(pipeline: Pipeline, *, with_labels: bool) -> list[str]:
     """Say which windows are empty for want of labels, and which know of the past only what the files hold."""
     kinds = ("events", "labels") if with_labels else ("events",)
-    seeing = {kind: found for kind in kinds if (found := _find_windows(pipeline, kind))}
-    empty = [] if with_labels else _find_windows(pipeline, "labels")
+    seeing = {kind: found for kind in kinds if (found := pipeline.windows_over(kind))}
+    empty = [] if with_labels else pipeline.windows_over("labels")
     lines = []
     if empty:
         lines.append(f"No --labels were given, so these windows over labels are empty: {', '.join(empty)}.")
@@ -141,10 +141,6 @@ def describe_windows(pipeline: Pipeline, *, with_labels: bool) -> list[str]:
             f"These windows see only the {' and '.join(seeing)} of the {files}, and nothing that came before: {names}."
         )
     return lines
-
-
-def _find_windows(pipeline: Pipeline, of: str) -> list[str]:
-    return [each.name for each in pipeline.features if each.window is not None and each.window.of == of]
 
 
 def _say(sentence: str) -> None:
