@@ -275,7 +275,8 @@ def describe_check(check: ScoreCheck, pipeline: Pipeline) -> list[str]:
             lines.append(f"{count:,} {what}.")
     if check.by_kind:
         lines.append("Values that differ: " + ", ".join(f"{what} {n:,}" for what, n in check.by_kind.most_common()))
-    if check.different and pipeline.windows_over("labels"):
+    by_same_version = check.by_kind["score"] - check.by_kind["version"]
+    if by_same_version > 0 and pipeline.windows_over("labels"):
         lines.append(
             "Labels that came after later events are a possible cause: the stream's windows over labels were without"
             " them (docs/pipeline-file.md, Events and labels)."

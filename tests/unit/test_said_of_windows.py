@@ -84,16 +84,16 @@ def test_a_batch_score_says_which_windows_are_empty_and_which_begin_so(
     assert found == [lines[each] for each in expected]
 
 
-def checked(replayed: float) -> ScoreCheck:
-    def score(value: float) -> bytes:
+def checked(replayed: float, by: str = "1.0.0") -> ScoreCheck:
+    def score(value: float, version: str) -> bytes:
         source = Source("cards.events", 0, 0)
         return msgspec.json.encode(
-            Score("e0", "c", 5, value, False, "m", "1.0.0", "champion", "f", source, scored_at_ms=1)
+            Score("e0", "c", 5, value, False, "m", version, "champion", "f", source, scored_at_ms=1)
         )
 
     check = ScoreCheck()
-    check.add_recorded(score(0.25))
-    check.add_replayed(0, 0, score(replayed))
+    check.add_recorded(score(0.25, "1.0.0"))
+    check.add_replayed(0, 0, score(replayed, by))
     return check
 
 
@@ -105,6 +105,7 @@ def test_labels_that_came_late_are_named_where_they_can_be_the_cause(tmp_path: P
     with_labels = pipeline(tmp_path, OF_EVENTS, OF_LABELS)
     assert hint in describe_check(checked(0.3), with_labels)
     assert hint not in describe_check(checked(0.25), with_labels)
+    assert hint not in describe_check(checked(0.3, by="2.0.0"), with_labels)  # another version has other scores
     assert hint not in describe_check(checked(0.3), pipeline(tmp_path, OF_EVENTS))
     root = Path(__file__).resolve().parents[2]
     text = (root / "docs" / "pipeline-file.md").read_text(encoding="utf-8").split("\n## Events and labels\n")[1]
