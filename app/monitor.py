@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -338,7 +339,7 @@ def _status(monitor: Monitor) -> dict[str, Any]:
 
 def _newest(versions: dict[str, str]) -> dict[str, str]:
     """The last of them: anybody may announce thousands."""
-    return dict(list(versions.items())[-_MOST_SHOWN:])
+    return dict(reversed([*islice(reversed(versions.items()), _MOST_SHOWN)]))
 
 
 def _labels(monitor: Monitor) -> dict[str, Any] | None:

@@ -39,19 +39,20 @@ class Standings:
         self.timeline = Timeline()
         self._last: dict[str, ModelUpdate] = {}
         self._said: dict[tuple[str, str], _Said] = {}
-        self._at_ms = 0
+        self._now: tuple[ModelUpdate | None, dict[str, str]] | None = None
 
     def observe_update(self, update: ModelUpdate) -> None:
         """Take the next record of the model-update topic."""
         self.timeline.observe(update)
         self._last.pop(update.version, None)
         self._last[update.version] = update
-        self._at_ms = max(self._at_ms, update.announced_at_ms)
+        self._now = None
 
     def observe_status(self, status: ModelStatus) -> None:
         """Take a record of the model-status topic. Of a digest that it does not say, it speaks of all."""
         if status.version is None:
             return
+        self._now = None
         said = self._said.setdefault((status.version, status.sha256), _Said())
         said.at_ms = max(said.at_ms, status.at_ms)
         if status.status == REFUSED:
@@ -62,15 +63,23 @@ class Standings:
 
     def champion(self) -> ModelUpdate | None:
         """The promotion that was announced last among those that are not refused."""
-        return next((each for each in reversed(self.timeline.champions) if not self._refusal(each)), None)
+        return self._look()[0]
 
     def refused(self) -> dict[str, str]:
         """Versions that are announced as champion and refused, and why."""
-        return {
-            update.version: why
-            for update in self._last.values()
-            if update.role == "champion" and (why := self._refusal(update))
-        }
+        return self._look()[1]
+
+    def _look(self) -> tuple[ModelUpdate | None, dict[str, str]]:
+        """Both, found once after a record: there may be thousands, and they are asked for all the time."""
+        if self._now is None:
+            champion = next((each for each in reversed(self.timeline.champions) if not self._refusal(each)), None)
+            refused = {
+                update.version: why
+                for update in self._last.values()
+                if update.role == "champion" and (why := self._refusal(update))
+            }
+            self._now = champion, refused
+        return self._now
 
     def all(self) -> Iterator[Standing]:
         """How each version stands."""

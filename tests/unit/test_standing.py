@@ -57,6 +57,20 @@ def test_one_worker_that_took_it_is_enough_and_so_is_one_that_takes_it_later() -
     assert roles(found) == {"1.0.0": "retired", "2.0.0": "champion"}
 
 
+def test_what_was_asked_before_does_not_change_what_is_said_after() -> None:
+    updates = [update("1.0.0", 1), update("2.0.0", 2), update("2.0.0", 7), update("1.0.0", 8, "retired")]
+    said = [status("2.0.0", "refused", 5), status("2.0.0", "loaded", 6, "w2")]
+    for order in permutations([*updates, *said]):
+        asked, seen = Standings(), Standings()
+        for record in order:
+            for standings in (asked, seen):
+                standings.observe_update(record) if isinstance(record, ModelUpdate) else standings.observe_status(
+                    record
+                )
+            asked.champion()
+        assert (asked.champion(), asked.refused()) == (seen.champion(), seen.refused())
+
+
 def test_a_refusal_is_of_one_artifact() -> None:
     """A forged announcement of other bytes spoils nothing for the right one."""
     updates = [update("1.0.0", 1), update("2.0.0", 2, sha256="f" * 64), update("2.0.0", 3)]
