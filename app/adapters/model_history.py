@@ -123,13 +123,12 @@ class ModelHistory:
         """Look for the manifests of announced versions, of those that were not there again and again."""
         now = asyncio.get_running_loop().time()
         due = (waiting for waiting in reversed(self._waiting.values()) if waiting.due_s <= now)
-        found = list(islice(due, _MOST_AT_ONCE))
-        for waiting in found:
-            await self._look_up(waiting)
-        if found:
+        found = [await self._look_up(waiting) for waiting in list(islice(due, _MOST_AT_ONCE))]
+        if any(found):
             await self._write_standings()
 
-    async def _look_up(self, waiting: _Waiting) -> None:
+    async def _look_up(self, waiting: _Waiting) -> bool:
+        """Read the manifest of a version; whether it is known now."""
         update = waiting.update
         if place_of(update) not in self._manifests:
             try:
@@ -140,13 +139,14 @@ class ModelHistory:
                     log.warning("Windows of version %s wait for its manifest: %s", update.version, words)
                 self.unreadable[update.version] = words
                 waiting.look_again(asyncio.get_running_loop().time())
-                return
+                return False
             self._manifests[place_of(update)] = manifest
             training = Window(manifest.training.from_ms, manifest.training.to_ms)
             if update.model == self._pipeline.model.name:
                 self._known(KnownVersion(update.version, reference, training_metrics(manifest), training))
         self._waiting.pop(update.version, None)
         self.unreadable.pop(update.version, None)
+        return True
 
     async def _write_standings(self) -> None:
         """Write the rows of versions that stand otherwise than was written last."""

@@ -71,6 +71,7 @@ def test_a_version_that_names_the_files_of_another_has_not_its_manifest(trained:
         for said in (update, replace(update, version="7.0.0")):
             history.standings.observe_update(said)
             history._waiting[said.version] = _Waiting(said)
+            await history._write_standings()
             await history._look_up_waiting()
         rows = {row["version"]: bool(row["manifest"]) for row in warehouse.read("model_versions")}
         assert rows == {manifest.version: True, "7.0.0": False}
