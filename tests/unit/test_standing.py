@@ -103,3 +103,9 @@ def test_how_long_it_takes_to_say_how_all_stand_grows_with_their_number_alone(mo
     found = stand([update(f"1.{number}.0", number) for number in range(500)], [])
     assert len(roles(found)) == 500
     assert len(looks) < 5 * 500
+    found.refused()
+    looks.clear()
+    for _ in range(100):  # whoever opens a page asks for these
+        found.refused()
+        found.champion()
+    assert not looks
