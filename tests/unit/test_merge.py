@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import LabelBatch
-from app.core.merge import BEGINNING_MS, Merged, TimeMerge, effective_times
+from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, effective_times, no_labels
 
 TIMES = st.lists(st.integers(0, 12), max_size=12)
 CUTS = st.lists(st.integers(1, 4), min_size=1, max_size=6)
@@ -21,9 +22,9 @@ def ints(values: list[int]) -> np.ndarray:
 
 def labels(first: int, times: list[int]) -> LabelBatch:
     offsets = list(range(first, first + len(times)))
-    return LabelBatch(
-        ints(offsets), ints(times), [f"l{offset}" for offset in offsets], np.ones(len(times)), [b"k"] * len(times)
-    )
+    values = np.array(offsets, np.float64)
+    keys: list[bytes | None] = [b"k%d" % offset for offset in offsets]
+    return LabelBatch(ints(offsets), ints(times), [f"l{offset}" for offset in offsets], values, keys)
 
 
 def cut(times: list[int], cuts: list[int]) -> list[tuple[int, list[int]]]:
@@ -47,9 +48,27 @@ def by_hand(event_times: list[int], label_times: list[int]) -> Order:
     return order + [("label", label) for label, _ in waiting]
 
 
+def rows_of(merged: Merged[int]) -> list[tuple[Any, ...]]:
+    """The labels of a run, with all that is said of each."""
+    of = merged.labels
+    assert of.offsets.dtype == merged.before.dtype == merged.label_times_ms.dtype == np.int64
+    assert len(merged.before) == len(of)
+    return list(
+        zip(of.offsets, of.label_time_ms, of.event_id, of.label, of.key, merged.label_times_ms.tolist(), strict=True)
+    )
+
+
+def rows_by_hand(label_times: list[int]) -> list[tuple[Any, ...]]:
+    effective = accumulate(label_times, max)
+    return [
+        (n, time, f"l{n}", n, b"k%d" % n, at) for n, (time, at) in enumerate(zip(label_times, effective, strict=True))
+    ]
+
+
 def unfold(merged: Merged[int]) -> Order:
     """The run as a list; a payload is the number of its first event."""
     assert merged.payload is not None
+    assert len(merged.times_ms) == merged.stop - merged.start
     order: Order = []
     arrived = list(zip(merged.before.tolist(), merged.labels.event_id, strict=True))
     assert merged.before.tolist() == sorted(merged.before.tolist())
@@ -108,6 +127,68 @@ def test_the_order_is_the_rule_whatever_the_batch_cuts_and_the_interleaving(
     assert watermarks == sorted(watermarks)
     assert not merge.has_events
     assert merge.queued_labels == 0
+
+
+@given(events=TIMES, labelled=TIMES, cuts=st.tuples(CUTS, CUTS), most=st.integers(1, 5), count=st.integers(0, 5))
+def test_a_run_and_its_two_parts_say_of_every_record_what_its_log_says(
+    events: list[int], labelled: list[int], cuts: tuple[list[int], list[int]], most: int, count: int
+) -> None:
+    merge: TimeMerge[int] = TimeMerge(with_labels=True)
+    assert (merge.newest_label_ms, merge.first_label_offset()) == (BEGINNING_MS, None)
+    for start, times in cut(events, cuts[0]):
+        merge.add_events(start, ints(times))
+        assert merge.events_received == start + len(times)
+    for start, times in cut(labelled, cuts[1]):
+        merge.add_labels(labels(start, times))
+        assert (merge.queued_labels, merge.newest_label_ms) == (start + len(times), max(labelled[: start + len(times)]))
+    assert merge.holds_back == (max(events, default=BEGINNING_MS) >= merge.newest_label_ms and events != [])
+    merge.release(len(events))
+    assert not merge.holds_back
+    times_ms: list[int] = []
+    rows: list[tuple[Any, ...]] = []
+    while (merged := merge.take(most)) is not None:
+        assert merged.payload is not None
+        assert merged.payload + merged.start == len(times_ms)
+        assert merged.last == (not merge.has_events or merged.payload + merged.stop in dict(cut(events, cuts[0])))
+        times_ms += merged.times_ms.tolist()
+        rows += rows_of(merged)
+        assert (merge.events_taken, merge.queued_labels) == (len(times_ms), len(labelled) - len(rows))
+        assert merge.event_watermark_ms == times_ms[-1]
+        assert merge.label_watermark_ms == (rows[-1][-1] if rows else BEGINNING_MS)
+        assert merge.first_label_offset() == (len(rows) if len(rows) < len(labelled) else None)
+
+        first, second = merged.split(min(count, len(merged.times_ms)))
+        assert (first.start, first.stop, second.stop) == (merged.start, second.start, merged.stop)
+        assert (first.last, second.last) == (False, merged.last)
+        assert len(first.times_ms) == min(count, len(merged.times_ms))
+        assert np.concatenate([first.times_ms, second.times_ms]).tolist() == merged.times_ms.tolist()
+        assert rows_of(first) + rows_of(second) == rows_of(merged)
+        assert unfold(first) + unfold(second) == unfold(merged)
+    rest = merge.take_labels(END_MS)
+    assert times_ms == list(accumulate(events, max))
+    assert rows + (rows_of(rest) if rest is not None else []) == rows_by_hand(labelled)
+    assert (rest.before.tolist() if rest is not None else []) == [0] * (len(labelled) - len(rows))
+
+
+def test_of_events_of_several_payloads_the_newest_says_whether_any_is_held_back() -> None:
+    merge: TimeMerge[int] = TimeMerge(with_labels=True)
+    assert not merge.holds_back
+    merge.add_labels(labels(0, [5]))
+    merge.add_events(0, ints([1]))
+    merge.add_events(1, ints([4]))
+    assert not merge.holds_back
+    merge.add_events(2, ints([5]))
+    assert merge.holds_back
+    merge.release(2)
+    assert merge.holds_back
+    merge.release(3)
+    assert not merge.holds_back
+
+
+def test_no_labels_are_empty_columns_of_the_kinds_that_labels_have() -> None:
+    none, times_ms = no_labels()
+    assert [len(each) for each in (none, none.offsets, none.label_time_ms, none.label, none.key, times_ms)] == [0] * 6
+    assert {none.offsets.dtype, none.label_time_ms.dtype, times_ms.dtype} == {np.dtype(np.int64)}
 
 
 def test_a_label_as_old_as_an_event_comes_before_it() -> None:
