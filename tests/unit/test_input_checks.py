@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from app.core.hash_runs import hash64
 from app.core.input_checks import InputChecks
 from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
+from app.core.sketches import ALL, pack
+from models.reference import Counts
 from schemas.topics import Topics
-from schemas.wire import LabelCounts, SketchRecord
+from schemas.wire import LabelCounts, SketchDelta, SketchRecord
 
 RULES = RecordRules(Topics("p", 4), "m", 0, 10**6, 0, 0)
 SLICE_MS = 100
@@ -190,3 +193,184 @@ def test_the_alert_on_first_labels_of_events_from_before_clears_by_itself_after_
         core.observe(SketchRecord(0, end_ms, end_ms, [], [], 0, [LabelCounts(start_ms, 1_000, 0, unknown, b"")]))
         said += [(day, alert.rule, alert.state) for alert in core.collect(end_ms).alerts]
     assert said == [(0, "labels-without-event", "raised"), (5, "labels-without-event", "cleared")]
+
+
+# -- against a plain table of what was counted -------------------------------------------------------------------------
+
+GRACE_MS = 7
+SLICES = st.integers(0, 3).map(lambda number: number * SLICE_MS)
+#: A slice, labels, of them too late and unknown, and the keys of strangers.
+LABELS = st.lists(
+    st.tuples(
+        SLICES, st.sampled_from([2, 50, 100]), st.integers(0, 2), st.integers(0, 2),
+        st.lists(st.sampled_from([*CARDS, "nobody"]), max_size=2),
+    ),
+    max_size=3,
+)  # fmt: skip  # five strategies, five fields
+#: A slice, a segment, events.
+EVENTS = st.lists(st.tuples(SLICES, st.sampled_from([ALL, ALL, "shop=a"]), st.integers(0, 3)), max_size=3)
+#: A partition tells of events and labels, or of cards that it has seen some time after those before.
+TOLD = st.tuples(st.integers(0, 2), EVENTS, LABELS) | st.tuples(
+    st.integers(0, 2), st.lists(st.sampled_from(CARDS), min_size=1, max_size=4), st.sampled_from([0, 20, 70])
+)
+
+
+def events_of(start_ms: int, segment: str, n: int) -> SketchDelta:
+    counts = Counts.zeros(2, 3, 8)
+    counts.n = n
+    return pack("m", "1.0.0", segment, start_ms, counts)
+
+
+class Ledger:
+    """The records and the cards as they were told, and what follows from them."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, Counter[str]] = {}
+        self.strangers: list[tuple[int, int, str]] = []
+        self.seen: dict[str, dict[int, int]] = {}
+        self.examples: dict[int, list[str]] = {}
+
+    def note(self, partition: int, events: list[tuple[int, str, int]], labels: list[Any]) -> None:
+        for start_ms, segment, n in events:
+            if segment == ALL and n:
+                self.counts.setdefault(start_ms, Counter())["events"] += n
+        for start_ms, n, too_late, unknown, strangers in labels:
+            here = self.counts.setdefault(start_ms, Counter())
+            here.update(labels=n, too_late=too_late, unknown=unknown)
+            self.strangers += [(start_ms, partition, card) for card in strangers]
+
+    def see(self, partition: int, cards: list[str], time_ms: int) -> None:
+        for card in cards:
+            self.seen.setdefault(card, {}).setdefault(partition, time_ms)
+        found = sorted(
+            (self.strayed_ms(card), card, sorted(self.seen[card])) for card in self.seen if self.strayed_ms(card)
+        )
+        for strayed_ms, card, (*others, last) in found:
+            said = self.examples.setdefault(strayed_ms // SLICE_MS * SLICE_MS, [])
+            text = f"{card} is in partitions {', '.join(map(str, others))} and {last}"
+            if text not in said:
+                said.append(text)
+
+    def strayed_ms(self, card: str) -> int:
+        """When the card was seen in a second partition; 0: it was not."""
+        return sorted([*self.seen[card].values(), 0])[2] if len(self.seen[card]) > 1 else 0
+
+    def slices(self) -> dict[int, dict[str, Any]]:
+        strayed = Counter(self.strayed_ms(card) // SLICE_MS * SLICE_MS for card in self.seen if self.strayed_ms(card))
+        found = {}
+        for start_ms in sorted(self.counts.keys() | strayed.keys()):
+            here = [(partition, card) for start, partition, card in self.strangers if start == start_ms]
+            elsewhere = sum(bool(self.seen.get(card, {}).keys() - {partition}) for partition, card in here)
+            counted = self.counts.get(start_ms, Counter())
+            found[start_ms] = {
+                **{name: counted[name] for name in ("events", "labels", "too_late")},
+                "unknown": counted["unknown"] + len(here) - elsewhere,
+                "other_partition": elsewhere,
+                "strays": strayed[start_ms],
+                "examples": self.examples.get(start_ms, []),
+            }
+        return found
+
+
+@given(
+    told=st.lists(TOLD, max_size=10),
+    asked=st.lists(st.none() | st.integers(0, 600) | st.sampled_from([100, 107, 200, 206, 207, 307]), max_size=10),
+    restart=st.integers(0, 10),
+)
+def test_rows_and_readings_are_those_of_a_plain_table(
+    told: list[tuple[int, Any, Any]], asked: list[int | None], restart: int
+) -> None:
+    directory, checks, ledger = EntityDirectory(SLICE_MS, RULES), InputChecks("p", SLICE_MS, GRACE_MS), Ledger()
+    logs = [EntityLog(10**6, RULES) for _ in range(3)]
+    time_ms, said, read_ms = 1, dict[int, dict[str, Any]](), -1
+    for turn, (partition, first, second) in enumerate(told):
+        if isinstance(second, int):
+            time_ms += second
+            logs[partition].see(first, np.full(len(first), time_ms, dtype=np.int64))
+            hear(directory, [(partition, key, value) for key, value in logs[partition].drain()])
+            ledger.see(partition, first, time_ms)
+        else:
+            counts = [
+                LabelCounts(*numbers, np.array([hash64(card.encode()) for card in cards], "<i8").tobytes())
+                for *numbers, cards in second
+            ]
+            checks.add(SketchRecord(partition, 0, 0, [events_of(*each) for each in first], [], 0, counts))
+            ledger.note(partition, first, second)
+        checks.look_up(directory)
+        if turn == restart:
+            state = json.loads(json.dumps(checks.to_state()))
+            checks = InputChecks("p", SLICE_MS, GRACE_MS)
+            checks.from_state(state)
+            assert json.loads(json.dumps(checks.to_state())) == state
+        slices = ledger.slices()
+        for name in ("events", "labels", "too_late", "unknown", "other_partition", "strays"):
+            assert getattr(checks.totals, name) == sum(each[name] for each in slices.values())
+        watermark_ms = asked[turn] if turn < len(asked) else None
+        come_to_ms = -1 if watermark_ms is None else watermark_ms
+
+        due = {
+            at: each for at, each in slices.items() if at + SLICE_MS + GRACE_MS <= come_to_ms and said.get(at) != each
+        }
+        rows = checks.rows(watermark_ms)
+        assert [(row.pipeline, row.window_start_ms, row.window_end_ms) for row in rows] == [
+            ("p", start_ms, start_ms + SLICE_MS) for start_ms in due
+        ]
+        for row in rows:
+            counted = due[row.window_start_ms]
+            assert {name: getattr(row, name) for name in counted} == counted
+        said |= due
+
+        labels = {window.start_ms: reading for window, reading in checks.label_readings(watermark_ms)}
+        assert list(labels) == [start_ms for start_ms in slices if start_ms + SLICE_MS <= come_to_ms]
+        for start_ms, reading in labels.items():
+            of = slices[start_ms]
+            late, unknown, other = of["too_late"], of["unknown"], of["other_partition"]
+            if of["labels"] < 100:
+                assert (math.isnan(reading.value), reading.text) == (True, "")
+            else:
+                assert reading.value == (late + unknown + other) / of["labels"]
+                assert reading.text == f"{other} in another partition, {late} too late, {unknown} unknown"
+
+        expected = []
+        for start_ms in [start_ms for start_ms in slices if start_ms > read_ms]:
+            strayed = sum(each["strays"] for at, each in slices.items() if at <= start_ms)
+            has_ended = start_ms + SLICE_MS + GRACE_MS <= come_to_ms
+            if strayed or has_ended:
+                window = start_ms, start_ms + SLICE_MS
+                expected.append((window, float(strayed), "; ".join(slices[start_ms]["examples"][:3])))
+            read_ms = start_ms if has_ended else read_ms
+        assert [
+            ((window.start_ms, window.end_ms), reading.value, reading.text)
+            for window, reading in checks.entity_readings(watermark_ms)
+        ] == expected
+
+
+def test_a_stranger_of_an_old_slice_stays_unknown_and_one_of_a_slice_that_is_kept_does_not() -> None:
+    """The newest 400 slices are kept; entities that stray in an older one are counted nowhere."""
+    directory, checks = (
+        EntityDirectory(SLICE_MS, RecordRules(Topics("p", 4), "m", 0, 10**9, 0, 0)),
+        InputChecks("p", SLICE_MS, 0),
+    )
+    for number in range(401):
+        checks.add(record(0, number * SLICE_MS, 1, 0, 0, ["a"]))
+    assert len(checks.rows(10**9)) == 401
+    checks.prune()
+    assert [start_ms for start_ms, _ in checks.to_state()["slices"]] == [SLICE_MS * number for number in range(1, 401)]
+    assert [start_ms for start_ms, _ in checks.to_state()["said"]] == [SLICE_MS * number for number in range(1, 401)]
+    assert (checks.totals.labels, checks.totals.unknown) == (401, 401)
+    again = InputChecks("p", SLICE_MS, 0)
+    again.from_state(json.loads(json.dumps(checks.to_state())))
+    for each in (checks, again):
+        each.prune()
+        each.add(record(0, 0, 1, 0, 0, ["a"]))  # it comes too late to be kept
+        each.add(record(0, SLICE_MS, 1, 0, 0, ["a"]))
+        each.prune()
+    hear(directory, told(1, ["a"], 5))
+    hear(directory, told(2, ["a"], 5))
+    for each in (checks, again):
+        each.look_up(directory)
+        totals = each.totals
+        assert (totals.labels, totals.unknown, totals.other_partition, totals.strays) == (403, 2, 401, 0)
+        assert [row.window_start_ms for row in each.rows(10**9)] == [SLICE_MS * number for number in range(1, 401)]
+        each.prune()
+        assert each.totals == totals

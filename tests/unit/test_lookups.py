@@ -3,7 +3,9 @@ from __future__ import annotations
 import gzip
 import sys
 import zipfile
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -131,6 +133,66 @@ def test_the_join_equals_a_search_row_by_row(
     joined = LookupTable.build(spec, columns).join([keys], np.array([event[1] for event in events], dtype=np.int64))
 
     np.testing.assert_array_equal(joined["v"], expected)
+
+
+SHOPS, TILLS = st.sampled_from(["a", "b", "a,b", None]), st.sampled_from([1.0, 2.0, NAN])
+
+
+@given(
+    found=st.lists(
+        st.tuples(SHOPS, TILLS, st.integers(-4, 12), st.integers(0, 9), st.sampled_from(["x", "y", None])), max_size=12
+    ),
+    asked=st.lists(st.tuples(SHOPS | st.just("c"), TILLS | st.just(3.0), st.integers(-6, 20)), max_size=12),
+    known_after=st.integers(0, 3),
+    max_age=st.none() | st.integers(1, 5),
+    has_time=st.booleans(),
+)
+def test_of_several_keys_each_column_is_that_of_the_row_found_one_by_one(
+    found: list[tuple[Any, ...]], asked: list[tuple[Any, ...]], known_after: int, max_age: int | None, *, has_time: bool
+) -> None:
+    """Null and NaN are equal to nothing; without a time every row is known, and of each key there is one."""
+    kept = [row for row in found if row[0] is not None and row[1] == row[1]]  # NaN alone is not itself
+    if not has_time:
+        found = list({row[:2]: row for row in found}.values())
+        kept, known_after, max_age = [row for row in found if row in kept], 0, None
+    spec = Lookup("x", "", {"shop": "s", "till": "t"}, ("v", "w"), "at" if has_time else None, known_after, max_age)
+    shops, tills, times, values, words = zip(*found, strict=True) if found else [()] * 5
+    columns = {
+        "shop": texts(*shops),
+        "till": np.array(tills, dtype=np.float64),
+        "at": np.array(times, dtype=np.int64),
+        "v": np.array(values, dtype=np.float64),
+        "w": texts(*words),
+    }
+    table = LookupTable.build(spec, columns)
+    assert len(table) <= len(found)
+    expected_v, expected_w = [], []
+    for shop, till, time in asked:
+        rows = [row for row in kept if row[:2] == (shop, till)]
+        if has_time:
+            rows = [row for row in rows if row[2] + known_after <= time]
+            rows = sorted(rows, key=itemgetter(2))[-1:]
+            rows = [row for row in rows if max_age is None or time - row[2] - known_after < max_age]
+        expected_v.append(rows[0][3] if rows else NAN)
+        expected_w.append(rows[0][4] if rows else None)
+    keys = [texts(*(each[0] for each in asked)), np.array([each[1] for each in asked], dtype=np.float64)]
+    joined = table.join(keys, np.array([each[2] for each in asked], dtype=np.int64))
+    np.testing.assert_array_equal(joined["v"], np.array(expected_v, dtype=np.float64))
+    assert joined["w"].tolist() == expected_w
+    assert list(joined) == ["v", "w"]
+
+
+def test_a_table_has_as_many_rows_as_have_a_key() -> None:
+    assert len(weather()) == 3
+    assert weather().kinds == {"temp": "number", "sky": "text"}
+
+
+def test_the_key_that_is_there_twice_is_named() -> None:
+    columns = {"tail": texts("a", "b", "c", "b", None, None), "seats": np.arange(6.0)}
+    with pytest.raises(
+        PipelineError, match=r"^lookups.planes: tail = 'b' is there twice; make keys unique, or name the time"
+    ):
+        LookupTable.build(Lookup("planes", "", {"tail": "tail"}, ("seats",)), columns)
 
 
 PIPELINE = """
