@@ -26,13 +26,14 @@ from record_kinds import (
 from app.adapters.effects import findings_columns, read_alert
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.takeover import Saved
-from app.core.copies import read_origin, read_stand_in
+from app.core.copies import origin_header, read_origin, read_stand_in, stand_in_header
 from app.core.entity_log import EntityLog
 from app.core.monitoring import MonitorCore
 from app.core.records.entities import CHUNK, Place
 from app.core.records.rules import RecordRules
 from app.core.repartition_answers import ComingAnswers
 from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
+from schemas.ranges import MOST_PARTITIONS
 from schemas.refusal import RefusedRecordError
 from schemas.topics import ORIGIN_HEADER, UNREADABLE_HEADER
 from schemas.wire import (
@@ -254,6 +255,18 @@ def test_answers_for_a_state_that_is_to_come_hold_back_nothing() -> None:
 @pytest.mark.parametrize("data", [b"1024/5", b"9" * 19 + b"/5", b"-1/5", b"1/-5", b"1", b"/", b"", None])
 def test_a_header_that_names_no_place_names_none(data: bytes | None) -> None:
     assert read_origin([(ORIGIN_HEADER, data)]) is None
+
+
+def test_what_a_copy_says_of_itself_is_read_back_up_to_the_largest_numbers() -> None:
+    for partition, offset in ((0, 0), (7, 12), (MOST_PARTITIONS - 1, 10**18 - 1)):
+        assert read_origin([("trace", b"5/5"), origin_header(partition, offset), origin_header(1, 1)]) == (
+            partition,
+            offset,
+        )
+    for why, size_bytes in (("", 0), ("it is damaged, ä", 10**15 - 1)):
+        headers = [("trace", b"5 x"), stand_in_header(why, size_bytes), stand_in_header("another", 1)]
+        assert read_stand_in(headers) == (why, size_bytes)
+    assert read_origin([("trace", b"5/5")]) is read_stand_in([("trace", b"5 x")]) is None
 
 
 @pytest.mark.parametrize("data", [b"9" * 16 + b" why", b"-1 why", b"1_0 why", b"", b"\xff", None])

@@ -58,6 +58,42 @@ def test_a_partition_that_never_had_an_event_is_idle_though_all_was_over_when_th
     assert watch.observe(nobody, 0) == watch.observe(nobody, 60) == []
 
 
+#: Seconds since the look before, and what is seen of each of three partitions; None: nothing is.
+LOOKS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 10, 20, 30, 40]),
+        st.lists(st.none() | st.builds(Sight, st.integers(0, 1), st.booleans(), st.booleans()), min_size=3, max_size=3),
+    ),
+    max_size=10,
+)
+
+
+@given(looks=LOOKS)
+def test_who_is_idle_follows_from_when_each_partition_moved_last(looks: list[tuple[int, list[Sight | None]]]) -> None:
+    watch, now_s = Idleness(30), 0.0
+    #: When each was seen first, and when it moved since.
+    first: dict[int, float] = {}
+    moves: dict[int, list[float]] = {}
+    at: dict[int, int] = {}
+    for passed_s, sights in looks:
+        now_s += passed_s
+        seen = {number: sight for number, sight in reversed(list(enumerate(sights))) if sight is not None}
+        for number, sight in seen.items():
+            first.setdefault(number, now_s)
+            if at.get(number, sight.position) != sight.position:
+                moves.setdefault(number, []).append(now_s)
+            at[number] = sight.position
+        expected = []
+        for number in sorted(seen):
+            still_since = max([first[number], *moves.get(number, [])])
+            another_moved = any(time > still_since for times in moves.values() for time in times)
+            another_has_reported = any(sight.has_reported for sight in seen.values())
+            never_had_an_event = another_has_reported and not seen[number].has_reported
+            if seen[number].is_done and now_s - still_since >= 30 and (another_moved or never_had_an_event):
+                expected.append(number)
+        assert watch.observe(seen, now_s) == expected
+
+
 # -- what windows make of it -------------------------------------------------------------------------------------------
 
 
