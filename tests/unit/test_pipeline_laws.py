@@ -1,0 +1,297 @@
+"""What a step of the flow says of each record, and what becomes of events that are left unscored or rejected late."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from core_setting import HOUR_MS, MINUTE_MS, START_MS, Setting, batch, build, event, label
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.batches import EventBatch, RecordBatch
+from app.core.joining import JoinedLabels
+from app.core.pending import PREFIX, REJECTED, Scored
+from app.core.scoring import ActiveModel, ChampionTimeline
+from app.pipeline import PartitionPipeline, Position, Step
+from schemas.wire import DeadLetter, Score, Source
+
+NOW_MS = START_MS + 1000 * HOUR_MS
+
+
+# -- steps by hand -----------------------------------------------------------------------------------------------------
+
+
+def model(version: str) -> ActiveModel:
+    of_no_use: Any = None
+    return ActiveModel("m", version, "champion", "f", 0.5, of_no_use, of_no_use)
+
+
+MODELS = [model("1.0.0"), model("2.0.0")]
+#: Of each event who scores it: None leaves it unscored.
+CHOICES = st.lists(st.sampled_from([None, *MODELS]), max_size=10)
+
+
+def make_step(choices: list[ActiveModel | None], rejected: set[int]) -> Step:
+    """Events of these choices; the rows that are rejected have no score, whoever is chosen."""
+    n = len(choices)
+    ids, at = [f"e{row}" for row in range(n)], np.arange(n, dtype=np.int64)
+    events = EventBatch(at * 3, at + 100, [f"c{row}" for row in range(n)], ids, {"x": at / 2})
+    runs: list[tuple[int, int, ActiveModel]] = []
+    for row, choice in enumerate(choices):
+        if choice is None or row in rejected:
+            continue
+        if runs and runs[-1][1:] == (row, choice):
+            runs[-1] = runs[-1][0], row + 1, choice
+        else:
+            runs.append((row, row + 1, choice))
+    scores = np.array([row / 16 if choice else -1.0 for row, choice in enumerate(choices)])
+    labels = JoinedLabels([0], [0], ["z"], [1.0], [7], [Scored(1, 1, REJECTED, np.nan, ())], [])
+    return Step(0, events, np.stack([at / 2, at / 4], axis=1), scores, runs, labels, events)
+
+
+def rows_of(step: Step) -> list[tuple[Any, ...]]:
+    """Each event of a step with all that is said of it, and who has scored it."""
+    by: list[str | None] = [None] * len(step.events)
+    for start, stop, of in step.runs:
+        assert start < stop
+        by[start:stop] = [of.version] * (stop - start)
+    events = step.events
+    columns = (
+        events.offsets,
+        events.event_time_ms,
+        events.entity,
+        events.event_id,
+        events.columns["x"],
+        step.scores,
+        by,
+    )
+    return [(*row, *values.tolist()) for *row, values in zip(*columns, step.matrix, strict=True)]
+
+
+@given(choices=CHOICES)
+def test_the_scored_events_of_a_step_are_those_that_have_a_score(choices: list[ActiveModel | None]) -> None:
+    step = make_step(choices, set())
+    expected = [row for row, choice in zip(rows_of(step), choices, strict=True) if choice is not None]
+    assert step.n_scored == len(expected)
+    scored = step.scored()
+    assert rows_of(scored) == expected
+    assert (scored is step) == (len(expected) == len(choices))
+    assert len(scored.labels) == (len(expected) == len(choices))
+    assert (step.applied, len(step.events), len(step.labels)) == (scored.applied, len(choices), 1)
+
+
+@given(choices=CHOICES, chosen=st.sets(st.integers(0, 9)))
+def test_a_step_without_rejected_events_is_that_of_the_others_alone(
+    choices: list[ActiveModel | None], chosen: set[int]
+) -> None:
+    rejected = {row for row in chosen if row < len(choices)}
+    step, whole = make_step(choices, rejected), make_step(choices, set())
+    step.leave_out(sorted(rejected))
+    assert rows_of(step) == [row for place, row in enumerate(rows_of(whole)) if place not in rejected]
+    assert step.applied.event_id == whole.events.event_id
+    assert len(step.labels) == 0  # that label is of an event that was rejected before
+    left = [choice for row, choice in enumerate(choices) if row not in rejected]
+    assert step.runs == make_step(left, set()).runs
+
+
+# -- steps of a flow ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    found = build(tmp_path_factory.mktemp("laws"))
+    return Setting(replace(found.pipeline, publish_features=True), found.plan)
+
+
+def receive(flow: PartitionPipeline, values: list[bytes | None], first: int = 0) -> RecordBatch:
+    """Events of a topic whose offsets begin at ``first``; all may go at once."""
+    records = batch("cards.events", values, [NOW_MS + row for row in range(len(values))], first=first)
+    flow.receive_events(records)
+    flow.merge.release(flow.merge.events_received)
+    return records
+
+
+def step(flow: PartitionPipeline, models: ChampionTimeline | None, most: int = 99, stale: range = range(0)) -> Step:
+    found = flow.step(models, most, NOW_MS, stale)
+    assert found is not None
+    return found
+
+
+def scores_of(found: Step) -> list[Score]:
+    return [msgspec.json.decode(value or b"", type=Score) for _, value, _ in found.outgoing_scores]
+
+
+def test_a_score_says_what_was_scored_by_whom_and_how(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    version = replace(setting.version(1, None), threshold=0.55)
+    values: list[bytes | None] = [
+        event(number, START_MS + number * MINUTE_MS, amount=amount) for number, amount in enumerate((1.0, 8.0, -5.0))
+    ]
+    receive(flow, values, first=40)
+    found = step(flow, ChampionTimeline([version]))
+    scores = version.scorer.score(found.matrix).tolist()
+    names = setting.pipeline.feature_names
+    assert scores_of(found) == [
+        Score(
+            event_id=f"e{row}",
+            entity=f"c{row}",
+            event_time_ms=START_MS + row * MINUTE_MS,
+            score=scores[row],
+            decision=scores[row] >= 0.55,
+            model="fraud",
+            version="1.0.0",
+            role="champion",
+            feature_set=setting.pipeline.feature_set,
+            source=Source("cards.events", 0, 40 + row),
+            scored_at_ms=NOW_MS,
+            features={name: None if np.isnan(value) else value for name, value in zip(names, values_of, strict=True)},
+            reasons=[],
+            stale=False,
+        )
+        for row, values_of in enumerate(found.matrix.tolist())
+    ]
+    assert {score.decision for score in scores_of(found)} == {True, False}
+    assert [(key, at_ms) for key, _, at_ms in found.outgoing_scores] == [
+        (f"c{row}".encode(), NOW_MS) for row in range(3)
+    ]
+
+    silent = PartitionPipeline(setting.pipeline, setting.plan, 0, with_outgoing=False)
+    receive(silent, values)
+    alone = step(silent, ChampionTimeline([version]))
+    assert (alone.outgoing_scores, alone.scores.tolist()) == ([], scores)
+
+    plain = PartitionPipeline(replace(setting.pipeline, publish_features=False), setting.plan, 0)
+    receive(plain, values)
+    assert [score.features for score in scores_of(step(plain, ChampionTimeline([version])))] == [{}] * 3
+
+
+def test_what_goes_although_labels_may_be_missing_says_so_and_nothing_else_does(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    models = ChampionTimeline([setting.version(1, None)])
+    receive(flow, [event(number, START_MS) for number in range(4)])
+    steps = [step(flow, models, 1, range(1, 3)) for _ in range(4)]
+    assert [found.is_stale for found in steps] == [False, True, True, False]
+    assert [score.stale for found in steps for score in scores_of(found)] == [False, True, True, False]
+
+
+def test_events_wait_until_a_model_is_there_and_are_scored_then(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    receive(flow, [event(0, START_MS), b"rubbish"])
+    assert flow.step(None, 99, NOW_MS) is flow.step(ChampionTimeline(), 99, NOW_MS) is None
+    assert flow.takes_no_more
+    assert flow.position() == Position(None, None)
+    assert len(scores_of(step(flow, ChampionTimeline([setting.version(1, None)])))) == 1
+    assert not flow.takes_no_more
+    assert flow.position() == Position(2, None)
+
+
+def test_events_older_than_any_version_are_left_unscored_counted_once_and_known_to_windows(setting: Setting) -> None:
+    """Two events, then the version is valid, then one older event in between; a label of an unscored event counts."""
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    models = ChampionTimeline([setting.version(1, START_MS + HOUR_MS)])
+    minutes = [0, 10, 70, 20, 80]
+    receive(
+        flow, [event(3 * number, START_MS + minute * MINUTE_MS, amount=1.0) for number, minute in enumerate(minutes)]
+    )
+    found = step(flow, models)
+    assert np.isnan(found.scores).tolist() == [True, True, False, True, False]
+    assert [score.event_id for score in scores_of(found)] == ["e6", "e12"]
+    assert [(start, stop) for start, stop, _ in found.runs] == [(2, 3), (4, 5)]
+    assert found.scored().events.event_id == ["e6", "e12"]
+    assert [score.features["amount_2h"] for score in scores_of(found)] == [2.0, 4.0]  # type: ignore[index]  # they are published
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.unscored, sum(delta.n for delta in record.deltas)) == (3, 2)
+    assert flow.drain_sketch() is None
+
+    labels = batch(
+        "cards.labels", [label("e0", START_MS + 90 * MINUTE_MS), label("e6", START_MS + 90 * MINUTE_MS)], [NOW_MS] * 2
+    )
+    flow.receive_labels(labels, NOW_MS)
+    receive(flow, [event(15, START_MS + 91 * MINUTE_MS)], first=5)
+    found = step(flow, models)
+    assert found.labels.event_id == ["e0", "e6"]
+    assert [score.features["fraud_2h"] for score in scores_of(found)] == [1.0]  # type: ignore[index]  # they are published
+    record = flow.drain_sketch()
+    assert record is not None
+    (errors,) = record.errors  # of the one that has a score
+    assert (errors.version, len(errors.wrong), record.unscored) == ("1.0.0", 1, 0)
+
+
+def test_a_dead_letter_has_all_of_its_record_and_when_it_was_rejected(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    headers: list[tuple[tuple[str, bytes], ...]] = [(), (("trace", b"1"), ("trace", b"2")), ()]
+    records = RecordBatch(
+        "cards.events", 0, np.array([4, 7, 9]), np.array([NOW_MS, NOW_MS + 5, NOW_MS + 6]), [b"a", b"b", None],
+        [event(0, START_MS), b"rubbish", None], headers, {2: ("the batch is damaged", 1234)},
+    )  # fmt: skip
+    flow.receive_events(records)
+    flow.merge.release(1)
+    first, second = step(flow, ChampionTimeline([setting.version(1, None)])).dead_letters
+    assert first == DeadLetter(
+        Source("cards.events", 0, 7), "decode", "not_json", first.detail, b"b", b"rubbish", NOW_MS + 5, NOW_MS,
+        headers=headers[1],
+    )  # fmt: skip
+    assert (second.source.offset, second.key, second.value, second.cut_bytes) == (9, None, None, 1234)
+    assert (second.record_time_ms, second.rejected_at_ms, second.headers) == (NOW_MS + 6, NOW_MS, ())
+    assert "the batch is damaged" in second.detail
+
+
+def test_a_partition_begins_where_it_is_told_to_until_something_was_processed(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    assert flow.position() == Position(None, None)
+    flow.begin_at(17, 5)
+    assert flow.position() == Position(17, 5)
+    again = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    again.restore(flow.drain_state())
+    assert again.position() == Position(17, 5)
+    receive(again, [event(0, START_MS)], first=20)
+    step(again, ChampionTimeline([setting.version(1, None)]))
+    assert again.position() == Position(21, 5)
+    flow.begin_at(17, None)
+    assert flow.position() == Position(17, None)
+
+
+def test_nothing_is_said_where_nothing_has_moved(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    assert flow.drain_sketch() is None
+    assert flow.finish(NOW_MS) is None
+    assert flow.drain_sketch() is None
+    flow.keep_promise(START_MS, NOW_MS)
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.watermark_ms, record.label_watermark_ms, record.deltas, record.unscored) == (
+        START_MS,
+        START_MS,
+        [],
+        0,
+    )
+    assert flow.drain_sketch() is None
+    flow.keep_promise(START_MS - 1, NOW_MS)  # less than was promised says nothing new
+    assert flow.drain_sketch() is None
+    flow.keep_promise(START_MS + 1, NOW_MS)
+    assert flow.drain_sketch() is not None
+
+
+def test_where_nothing_is_drained_nothing_is_kept_to_be_drained_and_scores_are_the_same(setting: Setting) -> None:
+    models = ChampionTimeline([setting.version(1, None)])
+    values: list[bytes | None] = [event(number, START_MS + number * MINUTE_MS) for number in range(6)]
+    found = []
+    for with_drain in (True, False):
+        flow = PartitionPipeline(setting.pipeline, setting.plan, 0, with_drain=with_drain)
+        receive(flow, values)
+        flow.receive_labels(batch("cards.labels", [label("e1", START_MS + 3 * MINUTE_MS)], [NOW_MS]), NOW_MS)
+        found.append(step(flow, models))
+        assert (flow.entities is not None) == bool(flow.drain_entities()) == with_drain
+        record = flow.drain_sketch()
+        assert record is not None
+        assert bool(record.deltas) == bool(record.errors) == bool(record.labels) == with_drain
+        waiting = [key for key, _ in flow.drain_state() if key.startswith(PREFIX)]
+        assert len(waiting) == 5 * with_drain
+        assert flow.drain_shared() == flow.drain_repartition() == []
+    assert found[0].outgoing_scores == found[1].outgoing_scores
+    assert found[0].labels == found[1].labels
