@@ -327,7 +327,7 @@ def _check(feature: Feature, result: Any, rows: int) -> Column:
         if not all(value is None or isinstance(value, str) for value in values.tolist()):
             raise ValueError("returned something that is neither str nor None for a category; return its values")
         return values
-    if values.dtype == object or values.dtype.kind not in "fiub":
+    if values.dtype.kind not in "fiub":
         raise ValueError(f"returned {values.dtype} for a {feature.type}; return float64, NaN for what is missing")
     numbers = values.astype(np.float64)
     return np.where(np.isfinite(numbers), numbers, np.nan)

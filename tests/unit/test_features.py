@@ -106,6 +106,9 @@ RATES = {
 }
 
 
+LOOKUP_JOIN = LookupTable.join
+
+
 class Built:
     """A pipeline of the given features, compiled over `RATES`."""
 
@@ -226,6 +229,116 @@ def test_a_function_that_breaks_its_contract_says_how(tmp_path: Path, function: 
     assert [r.position for r in rejections] == [0, 1]
     assert all(detail in r.detail for r in rejections)
     assert batch.columns["amount"].tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("made", "type_", "expected"),
+    [
+        ("x.astype(np.int8)", "int", [1.0, 2.0]),
+        ("x.astype(np.uint16)", "int", [1.0, 2.0]),
+        ("x.astype(np.float32) / 2", "float", [0.5, 1.0]),
+        ("x > 1", "bool", [0.0, 1.0]),
+        ("[3, 4]", "float", [3.0, 4.0]),
+        ("np.array([np.inf, 7.0])", "float", [NAN, 7.0]),
+        ("np.array([7.0, -np.inf])", "float", [7.0, NAN]),
+        ("np.array(['a', 'c'])", "category", [0.0, 2.0]),
+        ("[None, 'b']", "category", [NAN, 1.0]),
+        ("x.astype(object)", "float", "returned object for a float"),
+        ("x.astype(complex)", "float", "returned complex128 for a float"),
+        ("x.astype('datetime64[s]')", "int", "returned datetime64[s] for a int"),
+        ("x[:, None]", "float", "returned shape (1, 1) for 1 events"),
+        ("1.0", "float", "returned shape () for 1 events"),
+        ("x", "category", "returned something that is neither str nor None for a category"),
+    ],
+)
+def test_what_a_function_may_return_is_numbers_or_texts_one_for_each_event(
+    tmp_path: Path, made: str, type_: str, expected: list[float] | str
+) -> None:
+    values = '\nvalues = ["a", "b"]' if type_ == "category" else ""
+    (tmp_path / "made.py").write_text(f"import numpy as np\n\ndef f(x):\n    return {made}\n")
+    built = Built(tmp_path, feature("own", type_, f'python = "made.py:f"\narguments = ["amount"]{values}'))
+
+    matrix, rejections = built.plan.compute(events([1, 2], [1, 2]))
+
+    if isinstance(expected, str):
+        assert np.isnan(matrix).all()
+        assert all(expected in rejection.detail for rejection in rejections)
+        assert len(rejections) == 2
+    else:
+        np.testing.assert_array_equal(matrix[:, 0], expected)
+        assert (rejections, matrix.dtype) == ([], np.float64)
+
+
+def test_an_event_that_makes_several_functions_fail_is_rejected_once_for_the_first(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        feature("loud", "category", 'python = "own.py:shout_unless_b"\narguments = ["shop"]\nvalues = ["A"]'),
+        feature("half", "float", 'python = "own.py:half"\narguments = ["amount"]'),
+    )
+    batch = events([1, 2, 3], [13, 13, 13], shops=["a", "b", "a"])
+
+    _, rejections = built.plan.compute(batch)
+
+    assert [(each.position, each.detail) for each in rejections] == [
+        (0, "half: ArithmeticError: thirteen is not halved"),
+        (1, "loud: ArithmeticError: b is not shouted"),
+        (2, "half: ArithmeticError: thirteen is not halved"),
+    ]
+
+
+def test_a_field_goes_before_a_feature_of_its_name_in_what_others_read(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        feature("amount", "float", 'expression = "coalesce(amount, 0) * 10"'),
+        feature("shop", "category", 'expression = "shop"\nvalues = ["b"]'),
+        feature("more", "float", "expression = \"amount + 1 if shop == 'a' else 0\""),
+        window("n", "events", ["customer", "shop"], "10m", "count"),
+        feature("per", "float", 'expression = "amount / n"'),
+        feature("loud", "category", 'python = "own.py:shout"\narguments = ["shop"]\nvalues = ["A", "B"]'),
+    )
+    batch = events([1, 2, 3, 4], [3, NAN, 5, 6], shops=["a", "a", "b", "a"])
+
+    matrix = served(built.plan, batch, outcomes(), built.plan.new_state())
+
+    expected = [[30, 1, 4, 0, NAN, 0], [0, 1, NAN, 1, NAN, 0], [50, 0, 0, 0, NAN, 1], [60, 1, 7, 2, 3, 0]]
+    np.testing.assert_array_equal(matrix, expected)
+    assert batch.columns["amount"].tolist()[2:] == [5, 6]
+
+
+def test_a_batch_of_none_has_the_columns_of_any_other(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        feature("zone", "category", 'expression = "rates.zone"\nvalues = ["x"]'),
+        feature("large", "bool", 'expression = "amount > 10"'),
+        window("n", "events", ["customer", "zone"], "10m", "count"),
+        window("large_n", "events", ["customer"], "10m", "sum", "large"),
+    )
+    some, none = events([1, 2], [1, 20]), built.plan.no_events()
+    matrix, rejections = built.plan.compute(some)
+    assert (rejections, matrix[:, :2].tolist()) == (
+        [],
+        [[pytest.approx(NAN, nan_ok=True), 0.0], [pytest.approx(NAN, nan_ok=True), 1.0]],
+    )
+    assert {name: column.dtype for name, column in none.columns.items()} == {
+        name: column.dtype for name, column in some.columns.items()
+    }
+    assert {len(column) for column in none.columns.values()} == {0}
+    assert len(none) == len(none.event_id) == len(none.offsets) == len(none.event_time_ms) == 0
+    assert served(built.plan, none, outcomes(), built.plan.new_state()).shape == (0, 4)
+
+
+def test_a_lookup_that_no_feature_reads_is_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[str] = []
+
+    def join(table: LookupTable, keys: Any, times_ms: Any) -> Any:
+        joined.append(table.spec.name)
+        return LOOKUP_JOIN(table, keys, times_ms)
+
+    monkeypatch.setattr(LookupTable, "join", join)
+    Built(tmp_path, feature("plain", "float", 'expression = "amount"')).plan.compute(events([1], [1]))
+    assert joined == []
+    Built(tmp_path, feature("rate", "float", 'expression = "rates.rate"')).plan.compute(events([1], [1]))
+    assert joined == ["rates"]
 
 
 def test_a_value_without_end_is_missing(tmp_path: Path) -> None:

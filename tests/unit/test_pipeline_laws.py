@@ -13,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import EventBatch, RecordBatch
+from app.core.copies import origin_header
+from app.core.entity_directory import EntityDirectory
+from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
 from app.core.pending import PREFIX, REJECTED, Scored
+from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.pipeline import PartitionPipeline, Position, Step
+from schemas.pipeline import Pipeline
 from schemas.wire import DeadLetter, Score, Source
 
 NOW_MS = START_MS + 1000 * HOUR_MS
@@ -295,3 +300,109 @@ def test_where_nothing_is_drained_nothing_is_kept_to_be_drained_and_scores_are_t
         assert flow.drain_shared() == flow.drain_repartition() == []
     assert found[0].outgoing_scores == found[1].outgoing_scores
     assert found[0].labels == found[1].labels
+
+
+# -- topics by entity --------------------------------------------------------------------------------------------------
+
+
+def by_entity(setting: Setting) -> Pipeline:
+    return replace(setting.pipeline, events=replace(setting.pipeline.events, repartition=True))
+
+
+@pytest.mark.parametrize(("before", "now"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_state_knows_whether_its_events_were_read_by_entity(setting: Setting, before: bool, now: bool) -> None:
+    pipelines = {False: setting.pipeline, True: by_entity(setting)}
+    first, second = (PartitionPipeline(pipelines[each], setting.plan, 0) for each in (before, now))
+    assert not second.has_other_input
+    second.restore(first.drain_state())
+    assert second.has_other_input == (before != now)
+    assert not first.has_other_input
+
+
+def test_the_letter_of_a_copy_says_where_its_record_was_sent(setting: Setting) -> None:
+    origins: list[tuple[tuple[str, bytes], ...]] = [(origin_header(3, 17),), (), (("trace", b"1"), origin_header(0, 4))]
+
+    def details(pipeline: Pipeline, headers: list[tuple[tuple[str, bytes], ...]] | None) -> list[str]:
+        flow = PartitionPipeline(pipeline, setting.plan, 0)
+        rubbish: list[bytes | None] = [b"rubbish"] * 3
+        flow.receive_events(batch(pipeline.topics.events, rubbish, [NOW_MS] * 3, headers=headers))
+        flow.receive_labels(batch(pipeline.topics.labels, rubbish, [NOW_MS] * 3, headers=headers), NOW_MS)
+        letters = step(flow, ChampionTimeline([setting.version(1, None)])).dead_letters
+        assert [letter.source.topic for letter in letters] == [pipeline.topics.labels] * 3 + [
+            pipeline.topics.events
+        ] * 3
+        return [letter.detail for letter in letters]
+
+    plain = details(setting.pipeline, origins)
+    assert plain == details(setting.pipeline, None) == details(by_entity(setting), None)
+    said = details(by_entity(setting), origins)
+    told = [found.removeprefix(alone) for found, alone in zip(said, plain, strict=True)]
+    assert told == [
+        " It was sent to cards.labels 3/17.", "", " It was sent to cards.labels 0/4.",
+        " It was sent to cards.events 3/17.", "", " It was sent to cards.events 0/4.",
+    ]  # fmt: skip  # a line a topic
+
+
+# -- without labels ----------------------------------------------------------------------------------------------------
+
+
+def test_without_labels_events_go_at_once_and_nothing_waits_for_any(setting: Setting) -> None:
+    over_labels = setting.pipeline.windows_over("labels")
+    kept = tuple(feature for feature in setting.pipeline.features if feature.name not in over_labels)
+    pipeline = replace(setting.pipeline, labels=None, features=kept)
+    alone = Setting(pipeline, FeaturePlan.compile(pipeline, {}, {}))
+    flow = PartitionPipeline(pipeline, alone.plan, 0)
+    flow.receive_events(batch("cards.events", [event(0, START_MS), event(1, START_MS + HOUR_MS)], [NOW_MS] * 2))
+    found = step(flow, ChampionTimeline([alone.version(1, None)]))
+    assert [score.event_id for score in scores_of(found)] == ["e0", "e1"]
+    assert flow.finish(NOW_MS) is None
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.watermark_ms, record.label_watermark_ms) == (START_MS + HOUR_MS, START_MS + HOUR_MS)
+    assert [key for key, _ in flow.drain_state() if key.startswith(PREFIX)] == []
+
+
+# -- entities of other partitions --------------------------------------------------------------------------------------
+
+
+def test_an_event_of_a_strange_entity_is_refused_among_others_and_is_seen_all_the_same(setting: Setting) -> None:
+    """c1 is of partition 5. Its events are letters, in the order of the log with others, and count in no window."""
+    directory = EntityDirectory(HOUR_MS, RecordRules.of(setting.pipeline))
+    home = PartitionPipeline(setting.pipeline, setting.plan, 5)
+    receive(home, [event(1, START_MS)])
+    models = ChampionTimeline([setting.version(1, None)])
+    step(home, models)
+    for key, value in home.drain_entities():
+        directory.hear(5, key, value)
+    directory.settle()
+
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 2, directory=directory)
+    receive(flow, [event(0, START_MS + HOUR_MS)], first=10)
+    step(flow, models)
+    flow.drain_entities()
+    values = [
+        b"rubbish",
+        event(1, START_MS + MINUTE_MS),
+        event(3, START_MS + HOUR_MS),
+        None,
+        event(4, START_MS + 2 * HOUR_MS),
+        event(2, START_MS + HOUR_MS),
+    ]
+    receive(flow, values, first=11)
+    found = step(flow, models)
+    assert [(letter.source.offset, letter.stage, letter.reason, letter.value) for letter in found.dead_letters] == [
+        (11, "decode", "not_json", b"rubbish"),
+        (12, "validate", "wrong_partition", values[1]),
+        (14, "decode", "tombstone", None),
+        (15, "validate", "wrong_partition", values[4]),
+    ]
+    assert found.dead_letters[1].detail == "c1 belongs to partition 5, which saw it first; this is partition 2."
+    assert (found.events.event_id, found.events.offsets.tolist()) == (["e3", "e2"], [13, 16])
+    assert found.matrix[:, 1].tolist() == [1, 0]
+    # It was here, and not before the events that had been scored by then: the watermark was an hour.
+    for key, value in flow.drain_entities():
+        directory.hear(2, key, value)
+    directory.settle()
+    assert [(stray.name, stray.partitions, stray.time_ms) for stray in directory.examples()] == [
+        ("c1", (2, 5), START_MS + HOUR_MS)
+    ]
