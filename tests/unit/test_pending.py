@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +104,56 @@ def test_what_a_changelog_restores_goes_on_the_same(actions: list[tuple[str, str
         assert again.drain_changes() == []
         assert len(again) == len(pending)
         assert [again.expire(now_ms + step) for step in range(HORIZON_MS + 7)] == _expired(log, now_ms)
+
+
+@given(actions=ACTIONS, asked=st.lists(st.integers(0, 60), min_size=1, max_size=5), with_changelog=st.booleans())
+def test_what_waits_what_was_forgotten_and_what_a_changelog_holds_are_those_of_a_plain_table(
+    actions: list[tuple[str, str, int]], asked: list[int], *, with_changelog: bool
+) -> None:
+    """A label may come for three horizons after its event was forgotten: until then it is known as late."""
+    pending, now_ms = PendingEvents(HORIZON_MS, with_changelog=with_changelog), 0
+    waiting: dict[str, int] = {}
+    forgotten: list[tuple[str, int]] = []
+    held: dict[bytes, bytes | None] = {}
+    for number, (action, event_id, passed_ms) in enumerate(actions):
+        before_ms, now_ms = now_ms, now_ms + passed_ms
+        if action == "add":
+            replaced = waiting.pop(event_id, None)
+            if replaced is not None and replaced < before_ms - HORIZON_MS:
+                forgotten.append((event_id, replaced))
+            waiting[event_id] = now_ms
+            pending.add(event_id, scored(now_ms), before_ms)
+        elif action == "pop":
+            at = waiting.pop(event_id, None)
+            assert pending.pop(event_id) == (scored(at) if at is not None else None)
+        elif action == "expire":
+            gone = {old: at for old, at in waiting.items() if at < now_ms - HORIZON_MS}
+            waiting = {old: at for old, at in waiting.items() if old not in gone}
+            forgotten += gone.items()
+            assert pending.expire(now_ms) == len(gone)
+        else:
+            held |= dict(pending.drain_changes())
+        assert list(pending.entries()) == [(old, scored(at)) for old, at in waiting.items()]
+        assert [pending.get(each) for each in "abcd"] == [scored(waiting[e]) if e in waiting else None for e in "abcd"]
+        watermark_ms = now_ms + asked[number % len(asked)]
+        for each in "abcd":
+            since_ms = watermark_ms - 4 * HORIZON_MS
+            is_known = any(old == each and at >= since_ms for old, at in forgotten)
+            assert pending.has_forgotten(each, watermark_ms, None) == (is_known and with_changelog)
+            for effective_ms in (since_ms - 1, since_ms):
+                is_known_then = is_known or effective_ms >= since_ms
+                assert pending.has_forgotten(each, watermark_ms, effective_ms) == (is_known_then and with_changelog)
+    held |= dict(pending.drain_changes())
+    if not with_changelog:
+        assert held == {}
+        return
+    kept = {key: value for key, value in held.items() if value is not None}
+    assert sorted(pending.record_keys()) == sorted(kept)
+    assert {
+        key[1:].decode(): msgspec.msgpack.decode(value)[0] for key, value in kept.items() if key[:1] == b"e"
+    } == waiting
+    if forgotten:
+        assert any(key[:1] == b"x" for key in kept)
 
 
 def _expired(log: list[tuple[bytes, bytes | None]], now_ms: int) -> list[int]:
