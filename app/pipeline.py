@@ -114,7 +114,7 @@ class Step:
         if not rejected:
             return
         kept = np.setdiff1d(np.arange(len(self.events)), rejected)
-        edges = np.searchsorted(kept, np.array([run[:2] for run in self.runs], dtype=np.int64).reshape(-1, 2)).tolist()
+        edges = np.searchsorted(kept, np.array([run[:2] for run in self.runs]).reshape(-1, 2)).tolist()
         whole: list[tuple[int, int, ActiveModel]] = []
         for (start, stop), (*_, model) in zip(edges, self.runs, strict=True):
             first = whole.pop()[0] if whole and whole[-1][1:] == (start, model) else start
@@ -473,7 +473,7 @@ class PartitionPipeline:
                 *columns, of_events = zip(*rows, strict=True)
                 times, scores, labels, at = (np.array(column) for column in columns)
                 self._sketch.add_labelled(version, reference, times, scores, labels, of_events)
-                known = np.isfinite(scores) & ((labels == 0) | (labels == 1))
+                known = np.isfinite(scores)
                 self._sketch.add_errors(version, at[known], ((scores >= reference.threshold) != (labels == 1))[known])
 
     def know(self, version: str, reference: Reference) -> None:

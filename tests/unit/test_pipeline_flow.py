@@ -97,6 +97,7 @@ class RowScorer:
     """The mean of what is there, squeezed into (0, 1): every feature matters."""
 
     def score(self, matrix: Floats) -> Floats:
+        assert len(matrix), "nobody is asked to score nothing"
         filled = np.where(np.isnan(matrix), -0.25, matrix)
         return 1 / (1 + np.exp(-filled.sum(axis=1) / 5))
 
@@ -227,6 +228,7 @@ class Output:
     errors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     labels: Counter[tuple[int, str | int]] = field(default_factory=Counter)
     entities: dict[bytes, bytes | None] = field(default_factory=dict)
+    unscored: int = 0
 
     def add(self, step: Step | None) -> None:
         if step is None:
@@ -257,6 +259,7 @@ class Output:
             # Nothing before what was said: whoever has released that far need not go back.
             assert not self.watermarks or found.times_ms[0] >= self.watermarks[-1][1]
             self.errors.setdefault(run.version, []).extend(zip(*(c.tolist() for c in found), strict=True))
+        self.unscored += sketch.unscored if sketch else 0
         if sketch:
             self.watermarks.append((sketch.watermark_ms, sketch.label_watermark_ms))
 
@@ -570,6 +573,7 @@ def test_an_event_that_fails_when_its_windows_are_known_has_counted_in_them_and_
         (12, "decode", "not_json", b"more"),
     ]
     assert output.event_letters[1].detail == "usual: ArithmeticError: two is one too many"
+    assert output.unscored == 0  # it was rejected
     scores = {score.event_id: score for score in scores_of(output)}
     assert list(scores) == ["e0", "e2", "e6", "e8"]
     # Of its windows every later event knows: the count, the amount, and the label.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +12,25 @@ import pytest
 from core_setting import HOUR_MS, MINUTE_MS, START_MS, Setting, batch, build, event, label
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_cluster import Setting as SharedSetting
+from shared_cluster import bits, collect, cut, naive
+from shared_logs import NOW_MS as SHARED_NOW_MS
+from shared_logs import Logs
+from shared_logs import event as shared_event
+from shared_logs import label as shared_label
 
-from app.core.batches import EventBatch, RecordBatch
+from app.core.batches import EventBatch, Floats, RecordBatch
 from app.core.copies import origin_header
 from app.core.entity_directory import EntityDirectory
+from app.core.error_stream import Errors
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
 from app.core.pending import PREFIX, REJECTED, Scored
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.pipeline import PartitionPipeline, Position, Step
-from schemas.pipeline import Pipeline
+from app.core.shared_board import SharedBoard
+from app.pipeline import PartitionPipeline, Position, Step, TooManyDeadLettersError
+from schemas.pipeline import Limits, Pipeline
 from schemas.wire import DeadLetter, Score, Source
 
 NOW_MS = START_MS + 1000 * HOUR_MS
@@ -406,3 +415,195 @@ def test_an_event_of_a_strange_entity_is_refused_among_others_and_is_seen_all_th
     assert [(stray.name, stray.partitions, stray.time_ms) for stray in directory.examples()] == [
         ("c1", (2, 5), START_MS + HOUR_MS)
     ]
+
+
+# -- labels alone, and errors ------------------------------------------------------------------------------------------
+
+
+def receive_labels(flow: PartitionPipeline, values: list[bytes | None], first: int = 0) -> None:
+    flow.receive_labels(batch("cards.labels", values, [NOW_MS] * len(values), first=first), NOW_MS)
+
+
+def test_labels_that_come_to_nothing_new_are_told_all_the_same_and_never_as_stale(setting: Setting) -> None:
+    """Counts of labels, of events and of events that are left unscored are told though no time has passed."""
+    models = ChampionTimeline([setting.version(1, START_MS)])
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    receive(flow, [event(0, START_MS + HOUR_MS)])
+    step(flow, models)
+    flow.keep_promise(START_MS + 2 * HOUR_MS, NOW_MS)
+    assert flow.drain_sketch() is not None
+    receive(flow, [event(1, START_MS + HOUR_MS)], first=1)
+    step(flow, models)
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (sum(delta.n for delta in record.deltas), record.labels, record.unscored) == (1, [], 0)
+
+    receive(flow, [event(2, START_MS - HOUR_MS)], first=2)
+    step(flow, models)
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.deltas, record.labels, record.unscored) == ([], [], 1)
+
+    receive_labels(flow, [label("stranger", START_MS + HOUR_MS)])
+    alone = flow.keep_promise(START_MS + 2 * HOUR_MS, NOW_MS)
+    assert alone is not None
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.deltas, sum(each.n for each in record.labels), record.unscored) == ([], 1, 0)
+
+    receive_labels(flow, [label("e0", START_MS + HOUR_MS)], first=1)
+    last = flow.finish(NOW_MS)
+    assert last is not None
+    assert (alone.is_stale, last.is_stale, last.labels.event_id) == (False, False, ["e0"])
+    assert (len(last.events), len(last.matrix), len(last.scores)) == (0, 0, 0)
+
+
+def test_too_many_rejected_labels_in_a_row_stop_the_flow_though_each_comes_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    strict = build(tmp_path_factory.mktemp("strict"), Limits(consecutive=3, share=1.0, of_last=100))
+    flow = PartitionPipeline(strict.pipeline, strict.plan, 0)
+    for number, value in enumerate([b"rubbish", b"rubbish", label("e0", START_MS), b"rubbish", b"rubbish"]):
+        receive_labels(flow, [value], first=number)
+        found = flow.finish(NOW_MS)
+        assert found is not None
+        assert [letter.source.offset for letter in found.dead_letters] == [number] * (value == b"rubbish")
+    receive_labels(flow, [b"rubbish"], first=5)
+    with pytest.raises(TooManyDeadLettersError, match="3 labels in a row"):
+        flow.finish(NOW_MS)
+
+
+class HalfScorer:
+    """No number for every other event."""
+
+    def score(self, matrix: Floats) -> Floats:
+        return np.where(np.arange(len(matrix)) % 2 == 0, np.nan, 0.75)
+
+
+def test_a_score_that_is_no_number_is_no_decision_that_could_be_wrong(setting: Setting) -> None:
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    models = ChampionTimeline([replace(setting.version(1, None), scorer=HalfScorer())])
+    receive(flow, [event(number, START_MS + number) for number in range(4)])
+    step(flow, models)
+    receive_labels(flow, [label(f"e{number}", START_MS + MINUTE_MS + number, number // 2) for number in range(4)])
+    flow.finish(NOW_MS)
+    record = flow.drain_sketch()
+    assert record is not None
+    (errors,) = record.errors
+    assert Errors.of(errors).times_ms.tolist() == [START_MS + MINUTE_MS + 1, START_MS + MINUTE_MS + 3]
+    assert Errors.of(errors).wrong.tolist() == [1, 0]
+
+
+# -- windows that are shared -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedSetting:
+    return SharedSetting.read(tmp_path_factory.mktemp("shared"), "nnnnn")
+
+
+def shared_flow(
+    shared: SharedSetting, board: SharedBoard | None = None, *, with_drain: bool = True
+) -> PartitionPipeline:
+    return PartitionPipeline(shared.pipeline, shared.plan, 0, with_scores=False, with_drain=with_drain, board=board)
+
+
+def shared_events(minutes: list[int], first: int = 0) -> RecordBatch:
+    values: list[bytes | None] = [
+        json.dumps(shared_event(f"e{first + at}", minute, "a", 0.5)).encode() for at, minute in enumerate(minutes)
+    ]
+    return batch("cards.events", values, [SHARED_NOW_MS] * len(values), first=first)
+
+
+def drain(flow: PartitionPipeline, most: int = 99, stale: range = range(0)) -> list[Step]:
+    found = []
+    while (taken := flow.step(None, most, NOW_MS, stale)) is not None:
+        found.append(taken)
+    return found
+
+
+@pytest.mark.parametrize("with_drain", [True, False])
+def test_a_partition_that_is_alone_waits_for_nobody(shared: SharedSetting, *, with_drain: bool) -> None:
+    logs = Logs.empty(3)
+    logs.events[0] = [shared_event(f"e{at}", 7 * at, "ab"[at % 2], at / 8) for at in range(20)]
+    logs.labels[0] = [shared_label(f"e{at}", 7 * at + 30, at % 2) for at in range(0, 20, 3)]
+    flow = shared_flow(shared, with_drain=with_drain)
+    for found in cut(logs, "events", 0, [99]):
+        flow.receive_events(found)
+    for found in cut(logs, "labels", 0, [99]):
+        flow.receive_labels(found, NOW_MS)
+    flow.merge.release(20)
+    steps = drain(flow, 3)
+    flow.come_to()
+    steps += drain(flow, 3)
+    assert flow.shared is not None
+    assert not flow.shared.held
+    assert bits(collect(iter(steps))) == bits(naive(logs))
+    assert [found.is_stale for found in steps] == [False] * len(steps)
+
+
+def test_what_nobody_reads_any_more_is_forgotten_where_nothing_is_drained(shared: SharedSetting) -> None:
+    board = SharedBoard(shared.plan.shared, [0])
+    flow = shared_flow(shared, board, with_drain=False)
+    for at in range(40):
+        flow.receive_events(shared_events([20 * at], first=at))
+        flow.merge.release(at + 1)
+        assert len(drain(flow)) == 1
+        kept = [tile * shared.plan.shared.stores[store].hop_ms for store, tile in board.pieces(0)]
+        assert kept
+        assert min(kept) > START_MS + (20 * at - 180) * MINUTE_MS  # the largest window has two hours
+    assert [store for store in flow.drain_shared() if store[1] is not None] == []
+
+
+def test_events_that_wait_for_others_fill_up_and_say_whether_they_went_stale(
+    shared: SharedSetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pipeline._MOST_HELD", 4)
+    board = SharedBoard(shared.plan.shared, [0, 1])
+    flow, other = (
+        shared_flow(shared, board),
+        PartitionPipeline(shared.pipeline, shared.plan, 1, with_scores=False, board=board),
+    )
+    flow.receive_events(shared_events([0, 100, 200, 300, 400, 500]))
+    flow.merge.release(6)
+    assert drain(flow, 99, range(4, 9)) == []
+    assert flow.shared is not None
+    assert (flow.shared.held.events, flow.takes_no_more, flow.merge.has_events) == (4, True, True)
+    assert flow.position() == Position(None, None)
+    other.come_to(START_MS + 250 * MINUTE_MS)
+    assert other.step(None, 99, NOW_MS) is not None  # no event: it says how far it has come
+    went = drain(flow, 99, range(4, 9))
+    assert [found.events.event_id for found in went] == [["e0", "e1", "e2"]]
+    other.come_to()
+    went += drain(flow, 99, range(4, 9))
+    assert [name for found in went for name in found.events.event_id] == [f"e{at}" for at in range(6)]
+    assert [(found.is_stale, name) for found in went for name in found.events.event_id][3:] == [
+        (False, "e3"),
+        (True, "e4"),
+        (True, "e5"),
+    ]
+    assert (flow.takes_no_more, flow.position()) == (False, Position(6, None))
+
+
+def test_a_promise_of_a_partition_with_shared_windows_goes_in_its_turn(shared: SharedSetting) -> None:
+    board = SharedBoard(shared.plan.shared, [0, 1])
+    flow, other = (
+        shared_flow(shared, board),
+        PartitionPipeline(shared.pipeline, shared.plan, 1, with_scores=False, board=board),
+    )
+    flow.receive_events(shared_events([0, 100]))
+    flow.merge.release(2)
+    assert drain(flow) == []
+    receive_labels(flow, [label("e0", START_MS + 110 * MINUTE_MS)])
+    promised_ms = START_MS + 120 * MINUTE_MS
+    assert flow.keep_promise(promised_ms, NOW_MS) is None
+    assert flow.position() == Position(None, 0)  # the label is held, not applied
+    record = flow.drain_sketch()
+    assert record is None
+    other.come_to()
+    (events, labels) = drain(flow)
+    assert (events.events.event_id, labels.labels.event_id) == (["e0", "e1"], ["e0"])
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.watermark_ms, record.label_watermark_ms) == (promised_ms, promised_ms)
+    assert flow.position() == Position(2, 1)
