@@ -358,7 +358,7 @@ class PartitionPipeline:
         if queued is not None and failed:
             queued.rejections = deque(_in_order(queued.rejections, failed, events, queued.records))
         step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined, events, is_stale=stale)
-        if models is not None and len(events):
+        if models is not None:
             for run in models.runs(events.offsets, events.event_time_ms):
                 for start, stop in _between(run.start, run.stop, rejected):
                     self._score(step, slice(start, stop), run.model)

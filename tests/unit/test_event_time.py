@@ -35,6 +35,24 @@ def test_the_bounds_are_exact_and_the_detail_says_them() -> None:
     assert why(late_ms, late_ms) == ("time_too_late", f"at {late_ms} is after events.latest ({BOUNDS.latest_ms}).")
 
 
+def test_at_a_bound_a_time_breaks_another_rule_alone() -> None:
+    """At the latest that is believed of any, and at the earliest; each far ahead of its record or of the clock."""
+    for time_ms in (BOUNDS.earliest_ms, BOUNDS.latest_ms):
+        ahead_ms, clock_ms = time_ms - DAY_MS - 1, time_ms - DAY_MS - CLOCK_SKEW_MS - 1
+        assert why(time_ms, ahead_ms)[0] == "time_ahead"
+        assert why(time_ms, time_ms, clock_ms)[0] == "clock_ahead"
+        assert why(time_ms, ahead_ms + 1, clock_ms + 1)[0] == ""
+
+
+def test_a_unit_is_named_up_to_the_bounds_themselves() -> None:
+    seconds = TimeBounds("at", 5_000, 7_000, DAY_MS)
+    said = {number: next(seconds.refuse(ints(number), ints(10**9), None)).detail for number in (4, 5, 7, 8)}
+    is_named = {
+        number: detail.endswith("; it looks like seconds: write milliseconds.") for number, detail in said.items()
+    }
+    assert [number for number, named in is_named.items() if named] == [5, 7]
+
+
 def test_a_time_stamp_that_is_wrong_as_well_is_caught_by_the_clock_of_the_reader() -> None:
     bound = NOW_MS + DAY_MS + CLOCK_SKEW_MS
     assert why(bound, bound, NOW_MS)[0] == ""
@@ -76,6 +94,15 @@ def test_a_batch_is_judged_as_its_times_one_by_one(found: list[tuple[int, int]],
         is_bad = not BOUNDS.earliest_ms <= time <= min(BOUNDS.latest_ms, min(stamp, 2**62) + DAY_MS)
         is_bad |= clock_ms is not None and time > clock_ms + DAY_MS + CLOCK_SKEW_MS
         assert is_bad == (row in {r.row for r in refused})
+    for r in refused:
+        time, stamp = found[r.row]
+        broken = {
+            "time_too_early": time < BOUNDS.earliest_ms,
+            "time_too_late": time > BOUNDS.latest_ms,
+            "time_ahead": time > min(stamp, 2**62) + DAY_MS,
+            "clock_ahead": clock_ms is not None and time > clock_ms + DAY_MS + CLOCK_SKEW_MS,
+        }
+        assert r.reason == next(reason for reason, is_broken in broken.items() if is_broken)
 
 
 # -- the decoders ask ------------------------------------------------------------------------------------------------

@@ -468,6 +468,7 @@ def test_too_many_rejected_labels_in_a_row_stop_the_flow_though_each_comes_alone
         found = flow.finish(NOW_MS)
         assert found is not None
         assert [letter.source.offset for letter in found.dead_letters] == [number] * (value == b"rubbish")
+        assert (len(found.events), len(found.matrix), len(found.scores), found.is_stale) == (0, 0, 0, False)
     receive_labels(flow, [b"rubbish"], first=5)
     with pytest.raises(TooManyDeadLettersError, match="3 labels in a row"):
         flow.finish(NOW_MS)
