@@ -77,12 +77,11 @@ class Sightings:
         first = np.flatnonzero(is_first)
         rank = np.cumsum(is_first) - 1
         known, places = self._cells.has(row[first], value[first])
-        stored = np.full(len(first), NEVER, dtype=np.int64)
+        stored = np.full(len(first), NEVER)
         if known.any():
             stored[known] = self._cells.read_at(row[first][known], places[known]).sums[:, 0]
-        # A running maximum of each value's tiles: lifted above those of the value before.
-        low = int(tile.min())
-        lift = rank * (int(tile.max()) - low + 1) - low
+        # A running maximum of each value's tiles: the lowest is lifted to the highest of the value before.
+        lift = rank * (int(tile.max()) - int(tile.min()))
         newest = np.maximum.accumulate(tile + lift) - lift
         previous = np.empty_like(newest)
         previous[1:] = newest[:-1]
