@@ -11,8 +11,6 @@ from app.core.batches import Column, Ints
 from schemas.expression import Kind
 from schemas.pipeline import Lookup, PipelineError
 
-_NEVER = -(2**62)
-
 
 class LookupTable:
     """The data of one lookup, sorted by key and by the time from which each row is known.
@@ -65,7 +63,7 @@ class LookupTable:
                     f"lookups.{spec.name}: {', '.join(spec.keys)} = {twice!r} is there twice; make keys unique, or "
                     "name the time column that tells the rows apart."
                 )
-            known_ms = np.full(len(rows), _NEVER, dtype=np.int64)
+            known_ms = np.zeros(len(rows), dtype=np.int64)
         else:
             known_ms = columns[spec.time].astype(np.int64) + spec.known_after_ms
         order = np.lexsort((known_ms, code))  # stable: of equal rows the last stays last
@@ -108,17 +106,17 @@ class LookupTable:
     def _find(self, keys: list[Column], event_time_ms: Ints) -> Ints:
         code = np.array(list(map(self._codes.get, _rows(keys), repeat(-1))), dtype=np.int64)
         if self.spec.time is None:
-            return code if not len(self._starts) else np.where(code >= 0, self._starts[code], -1)
+            return np.where(code >= 0, self._starts[code], -1)
         rank = np.searchsorted(self._times, event_time_ms, side="right")
         row = np.searchsorted(self._places, code * self._width + rank) - 1
-        found = (code >= 0) & (row >= self._starts[np.maximum(code, 0)])
+        found = row >= self._starts[code]  # of an unknown key the row is -1
         if self.spec.max_age_ms is not None and len(self._known_ms):
             found &= event_time_ms - self._known_ms[row] < self.spec.max_age_ms
         return np.where(found, row, -1)
 
 
 def _nothing(column: Column, rows: int) -> Column:
-    return np.full(rows, None, dtype=object) if column.dtype == object else np.full(rows, np.nan)
+    return np.full(rows, None) if column.dtype == object else np.full(rows, np.nan)
 
 
 def _rows(columns: list[Column]) -> list[Any]:

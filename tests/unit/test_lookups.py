@@ -188,7 +188,7 @@ def test_a_table_has_as_many_rows_as_have_a_key() -> None:
 
 
 def test_the_key_that_is_there_twice_is_named() -> None:
-    columns = {"tail": texts("a", "b", "c", "b", None, None), "seats": np.arange(6.0)}
+    columns = {"tail": texts("a", "b", "c", "b", "c", None, None), "seats": np.arange(7.0)}
     with pytest.raises(
         PipelineError, match=r"^lookups.planes: tail = 'b' is there twice; make keys unique, or name the time"
     ):

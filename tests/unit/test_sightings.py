@@ -124,6 +124,7 @@ def test_a_text_has_the_same_number_in_every_process_and_batch_however_many_are_
         for value, number in zip(batch, hasher.hash(texts(batch)).tolist(), strict=True):
             assert of.setdefault(value, number) == number == Hasher().hash(texts([value])).item()
     assert of[None] == NO_VALUE
+    assert hasher.hash(texts([])).dtype == hasher.hash(texts(["a"])).dtype == np.int64
     assert len(set(of.values())) == len(of)
     digest = hashlib.blake2b("ä".encode(), digest_size=8).digest()
     assert of["ä"] == np.frombuffer(digest, "<i8").item()
