@@ -63,13 +63,13 @@ class _Passed:
         made_there = {step.feature.name for step in derived} - fields
         reads = {name for step in derived for name in step.reads} - {EVENT_TIME} - made_there
         numbers = {name for name in reads & features.keys() if features[name][1].type != "category"}
-        texts = {_as_text(name) if name in features else name: name for name in sorted(reads - fields - numbers)}
+        texts = {_as_text(name) if name in features else name: name for name in reads - fields - numbers}
         of_windows = {name for feature in pipeline.features if feature.window for name in feature.window.reads} - fields
         return cls(
             derived_reads=tuple(sorted({*(reads & fields), *texts})),
-            numbers=[(name, features[name][0]) for name in sorted(numbers)],
+            numbers=[(name, features[name][0]) for name in numbers],
             texts=texts,
-            for_windows=[(name, features[name][0]) for name in sorted(of_windows)],
+            for_windows=[(name, features[name][0]) for name in of_windows],
         )
 
 
@@ -299,7 +299,7 @@ def _python_run(feature: Feature, function: Callable[..., Any]) -> _Run:
         except Exception:  # noqa: BLE001, S110  # the function is the user's; what it raises is told row by row below
             pass
         text = feature.type == "category"
-        values = np.full(rows, None, dtype=object) if text else np.full(rows, np.nan)
+        values = np.full(rows, None) if text else np.full(rows, np.nan)
         failures: dict[int, str] = {}
         for row in range(rows):
             try:

@@ -327,6 +327,31 @@ def test_a_batch_of_none_has_the_columns_of_any_other(tmp_path: Path) -> None:
     assert served(built.plan, none, outcomes(), built.plan.new_state()).shape == (0, 4)
 
 
+def test_two_keys_are_one_if_they_are_equal_as_numbers(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        feature("signed", "int", 'expression = "amount * 0"'),
+        window("n", "events", ["customer", "signed"], "10m", "count"),
+    )
+    batch = events([1, 2, 3], [1, -1, 1])
+
+    matrix = served(built.plan, batch, outcomes(), built.plan.new_state())
+
+    assert np.signbit(matrix[:, 0]).tolist() == [False, True, False]
+    assert matrix[:, 1].tolist() == [0, 1, 2]
+
+
+def test_no_function_over_windows_is_asked_about_no_event(tmp_path: Path) -> None:
+    built = Built(
+        tmp_path,
+        window("last", "events", ["customer"], "10m", "last", "amount"),
+        feature("half", "float", 'python = "own.py:half"\narguments = ["last"]'),
+    )
+    none = built.plan.no_events()
+    assert built.plan.derive(np.zeros((0, 2)), none.event_time_ms, none.columns) == []
+    assert built.functions["own.py:half"].__globals__["CALLS"] == []
+
+
 def test_a_lookup_that_no_feature_reads_is_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[str] = []
 
