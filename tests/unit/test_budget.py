@@ -49,6 +49,12 @@ def test_a_hypothesis_of_twice_the_weight_may_have_twice_as_much() -> None:
     np.testing.assert_array_equal(spend(np.array([0.5, 0.6]), np.array([1.0, 3.0]), 0.04).threshold, [0.01, 0.03])
 
 
+def test_a_p_value_that_is_just_what_it_may_be_is_rejected() -> None:
+    assert spend(np.array([1 / 64]), np.ones(1), 1 / 64).rejected.tolist() == [True]
+    assert spend(np.array([1 / 32, 1 / 32]), np.ones(2), 1 / 32).rejected.tolist() == [True, True]
+    assert spend(np.array([1 / 32, 1.0]), np.ones(2), 1 / 32).rejected.tolist() == [False, False]
+
+
 @pytest.mark.parametrize(
     ("budget", "share", "every_ms", "n_events", "expected"),
     [
@@ -71,4 +77,5 @@ def test_what_detectors_do_not_spend_is_for_windows() -> None:
         of_windows(has_labels=a, has_detectors=b)
         for a, b in ((False, False), (False, True), (True, True), (True, False))
     ]
-    assert found == [1.0, 1.0, OF_WINDOWS, OF_WINDOWS + OF_ERRORS]
+    assert found == pytest.approx([1.0, 1.0, OF_WINDOWS, OF_WINDOWS + OF_ERRORS])
+    assert found == pytest.approx([1.0, 1.0, 0.4, 0.9])

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.pending import PendingEvents, Scored
+from schemas.refusal import RefusedRecordError
 
 HORIZON_MS = 10
 KEYS = st.sampled_from("abcd")
@@ -53,6 +57,23 @@ def test_an_event_is_restored_with_all_that_was_kept_of_it() -> None:
     pending.add("a", scored(1), 0)
     again.restore(pending.drain_changes())
     assert again.pop("a") == scored(1)
+
+
+def test_a_record_that_cannot_be_of_this_partition_is_refused() -> None:
+    """It waits from 8, and is of 7; one of its fields is a text, and its segments are 3 and 70 000."""
+    pending = PendingEvents(HORIZON_MS)
+    pending.add("a", scored(8), 0)
+    changes = pending.drain_changes()
+    fitting: dict[str, Any] = {
+        "texts": (True, False, False), "n_segments": 70_001, "latest_ms": 8, "times_ms": (7, 7),
+    }  # fmt: skip  # as few as they are
+    again = PendingEvents(HORIZON_MS, **fitting)
+    again.restore(changes)
+    assert again.get("a") == scored(8)
+    strict = {"texts": (False, True, True), "n_segments": 70_000, "latest_ms": 7, "times_ms": (8, 9)}
+    for name, value in strict.items():
+        with pytest.raises(RefusedRecordError):
+            PendingEvents(HORIZON_MS, **{**fitting, name: value}).restore(changes)
 
 
 def test_what_was_forgotten_is_known_after_a_restart() -> None:
