@@ -40,7 +40,7 @@ class Cluster:
         return [(row, home) for row, home in enumerate(homes) if home not in {NOWHERE, 1}]
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(turns=st.lists(st.tuples(st.integers(0, 2), CARDS, CARDS), max_size=8))
 def test_what_belongs_elsewhere_is_told_with_its_row_and_its_home(
     turns: list[tuple[int, list[str], list[str]]],
