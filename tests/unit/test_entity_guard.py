@@ -72,7 +72,8 @@ def test_few_entities_are_looked_up_again_and_again_for_nothing(monkeypatch: pyt
     assert guard.find_misplaced(["a", "b", "a"]) == [(0, 0), (2, 0)]
     assert asked == [2, 1]
     cluster.see(2, ["a"])  # it strays: everything is looked up once more
-    assert guard.find_misplaced(["b", "c"]) == []
+    for _ in range(3):
+        assert guard.find_misplaced(["b", "c"]) == []
     assert asked == [2, 1, 2]
 
 

@@ -252,7 +252,9 @@ def test_answers_for_a_state_that_is_to_come_hold_back_nothing() -> None:
 # -- copies of records on topics by entity -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"1024/5", b"9" * 19 + b"/5", b"-1/5", b"1/-5", b"1", b"/", b"", None])
+@pytest.mark.parametrize(
+    "data", [b"1024/5", b"9" * 19 + b"/5", b"5/" + b"9" * 19, b"5/x", b"-1/5", b"1/-5", b"1", b"/", b"", None]
+)
 def test_a_header_that_names_no_place_names_none(data: bytes | None) -> None:
     assert read_origin([(ORIGIN_HEADER, data)]) is None
 
@@ -269,7 +271,10 @@ def test_what_a_copy_says_of_itself_is_read_back_up_to_the_largest_numbers() -> 
     assert read_origin([("trace", b"5/5")]) is read_stand_in([("trace", b"5 x")]) is None
 
 
-@pytest.mark.parametrize("data", [b"9" * 16 + b" why", b"-1 why", b"1_0 why", b"", b"\xff", None])
+@pytest.mark.parametrize(
+    "data",
+    [b"9" * 16 + b" why", "\u00b2 why".encode(), "\u0663 why".encode(), b"-1 why", b"1_0 why", b"", b"\xff", None],
+)
 def test_a_size_that_no_dead_letter_can_hold_is_none(data: bytes | None) -> None:
     assert read_stand_in([(UNREADABLE_HEADER, data)]) is None
 
