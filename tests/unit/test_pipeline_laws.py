@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.shared_board import SharedBoard
 from app.pipeline import PartitionPipeline, Position, Step, TooManyDeadLettersError
 from schemas.pipeline import Limits, Pipeline
+from schemas.refusal import RefusedRecordError
 from schemas.wire import DeadLetter, Score, Source
 
 NOW_MS = START_MS + 1000 * HOUR_MS
@@ -407,6 +409,9 @@ def test_an_event_of_a_strange_entity_is_refused_among_others_and_is_seen_all_th
     ]
     assert found.dead_letters[1].detail == "c1 belongs to partition 5, which saw it first; this is partition 2."
     assert (found.events.event_id, found.events.offsets.tolist()) == (["e3", "e2"], [13, 16])
+    silent = PartitionPipeline(setting.pipeline, setting.plan, 2, directory=directory, with_drain=False)
+    receive(silent, values, first=11)
+    assert [letter.source.offset for letter in step(silent, models).dead_letters] == [11, 12, 14, 15]
     assert found.matrix[:, 1].tolist() == [1, 0]
     # It was here, and not before the events that had been scored by then: the watermark was an hour.
     for key, value in flow.drain_entities():
@@ -553,6 +558,9 @@ def test_what_nobody_reads_any_more_is_forgotten_where_nothing_is_drained(shared
         kept = [tile * shared.plan.shared.stores[store].hop_ms for store, tile in board.pieces(0)]
         assert kept
         assert min(kept) > START_MS + (20 * at - 180) * MINUTE_MS  # the largest window has two hours
+    flow.come_to(START_MS + 2000 * MINUTE_MS)
+    assert len(drain(flow)) == 1
+    assert board.pieces(0) == {}  # nothing that follows is so old
     assert [store for store in flow.drain_shared() if store[1] is not None] == []
 
 
@@ -608,3 +616,77 @@ def test_a_promise_of_a_partition_with_shared_windows_goes_in_its_turn(shared: S
     assert record is not None
     assert (record.watermark_ms, record.label_watermark_ms) == (promised_ms, promised_ms)
     assert flow.position() == Position(2, 1)
+
+
+# -- what a state must be ----------------------------------------------------------------------------------------------
+
+
+def waiting_changed(
+    changes: list[tuple[bytes, bytes | None]], place: int, value: object
+) -> list[tuple[bytes, bytes | None]]:
+    """A changelog whose waiting events have another value in this place of `Scored`."""
+    changed = []
+    for key, record in changes:
+        if key.startswith(PREFIX) and record is not None:
+            fields = msgspec.msgpack.decode(record)
+            fields[place] = value
+            record = msgspec.msgpack.encode(fields)  # noqa: PLW2901  # the same record
+        changed.append((key, record))
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "clock_ms"),
+    [
+        (
+            "effective_ms",
+            START_MS + 60 * HOUR_MS,
+            START_MS,
+        ),  # as far as a clock, an hour, a day and the horizon let it be
+        ("event_time_ms", 10**12, None),
+        ("fields", ("c0", 1.5), None),
+        ("fields", ("c0",), None),
+        ("segments", (0,), None),
+    ],
+)
+def test_a_state_whose_events_cannot_be_of_this_pipeline_is_refused(
+    setting: Setting, what: str, value: object, clock_ms: int | None
+) -> None:
+    first = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    receive(first, [event(0, START_MS)])
+    step(first, ChampionTimeline([setting.version(1, None)]))
+    changes = first.drain_state()
+    second = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    second.state_reader(clock_ms).take_changes(changes)
+    place = Scored._fields.index(what)
+    with pytest.raises(RefusedRecordError):
+        second.state_reader(clock_ms).take_changes(waiting_changed(changes, place, value))
+
+
+@pytest.mark.parametrize("repartitioned", ["nnnnn", "ynnnn"])
+def test_a_state_that_says_nothing_of_what_is_shared_is_refused(tmp_path: Path, repartitioned: str) -> None:
+    shared = SharedSetting.read(tmp_path, repartitioned)
+    flow = PartitionPipeline(shared.pipeline, shared.plan, 0, with_scores=False)
+    changes = flow.drain_state()
+    flow.state_reader().take_changes(changes)
+    meta = msgspec.msgpack.decode(changes[-1][1] or b"")
+    assert ("shared" in meta, "repartition" in meta) == (True, repartitioned == "ynnnn")
+    for name in {"shared", "repartition"} & meta.keys():
+        without = {key: value for key, value in meta.items() if key != name}
+        with pytest.raises(RefusedRecordError):
+            flow.state_reader().take_changes([*changes[:-1], (changes[-1][0], msgspec.msgpack.encode(without))])
+
+
+def test_where_nothing_is_drained_a_state_that_was_read_keeps_no_changes_either(setting: Setting) -> None:
+    models = ChampionTimeline([setting.version(1, None)])
+    first = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    receive(first, [event(0, START_MS)])
+    step(first, models)
+    changes = first.drain_state()
+    flows = [PartitionPipeline(setting.pipeline, setting.plan, 0, with_drain=False) for _ in range(2)]
+    flows[1].restore(changes)
+    for flow in flows:
+        receive(flow, [event(number, START_MS + MINUTE_MS) for number in range(3, 9)])
+        step(flow, models)
+    fresh, read = ([key for key, _ in flow.drain_state()] for flow in flows)
+    assert set(read) <= set(fresh)  # the names of its stores are known already
