@@ -14,7 +14,8 @@ from app.core.measures import FIXED_POINT, Layout, from_ordered, to_fixed_point,
 from app.core.range_sums import RangeMax, max_between, sum_below
 from app.core.records.columns import MOST_TILE
 from app.core.stored_tiles import StoredTiles
-from app.core.tile_batch import Updates
+from app.core.tile_batch import KeyRuns, Reads, Updates
+from app.core.tile_cells import EMPTY
 from app.core.tile_log import UnreadableError
 from app.core.tiles import TileStore, WindowRead
 
@@ -294,6 +295,41 @@ def test_max_between_equals_a_loop(found: list[tuple[int, int]], queries: list[t
     ]
     assert RangeMax(weights, -10).between(starts, ends).tolist() == [
         max(weights[start:stop].tolist(), default=-10) for start, stop in edges
+    ]
+
+
+CODES = st.sampled_from([1, 2, 5])
+
+
+@given(
+    st.lists(st.tuples(CODES, st.integers(-4, 4), st.integers(-9, 9), st.booleans()), min_size=1, max_size=25),
+    st.lists(st.tuples(st.integers(0, 7), *[st.integers(0, 60)] * 3), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_what_a_read_finds_of_the_updates_before_it_equals_a_loop(
+    found: list[tuple[int, int, int, bool]], asked: list[tuple[int, int, int, int]], in_order: bool
+) -> None:
+    """Of each key the updates that count, at some places among all; and reads, of other keys too, anywhere."""
+    if in_order:
+        found.sort(key=lambda update: update[1])
+    updates = [(place, *update[:3]) for place, update in enumerate(found) if update[3]] or [(0, *found[0][:3])]
+    updates.sort(key=lambda update: update[1])  # by key, and then in order
+    sequence, codes, tiles, weights = np.array(updates, dtype=np.int64).T
+    keys, rank = np.unique(codes, return_inverse=True)
+    runs = KeyRuns(keys, rank, sequence, tiles)
+    reads = [(code, seen % (len(found) + 1), *sorted((a % 12 - 6, b % 12 - 6))) for code, seen, a, b in asked]
+    read_codes, seen, low, high = np.array(reads, dtype=np.int64).T
+    span = runs.locate(Reads(read_codes, high, seen, high))
+
+    mine = [[u for u in updates if u[1] == code and u[0] < before] for code, before, *_ in reads]
+    columns = np.stack((weights, np.ones_like(weights)), axis=1)
+    upto = [[[u for u in of if u[2] <= read[at]] for of, read in zip(mine, reads, strict=True)] for at in (2, 3)]
+    assert runs.sums_upto(span, columns, np.stack((low, high))).tolist() == [
+        [[sum(u[3] for u in of), len(of)] for of in bound] for bound in upto
+    ]
+    assert runs.sums_before(span, columns).tolist() == [[sum(u[3] for u in of), len(of)] for of in mine]
+    assert runs.largest(span, weights, low, high).tolist() == [
+        max((u[3] for u in of if u not in below), default=EMPTY) for below, of in zip(*upto, strict=True)
     ]
 
 
