@@ -18,12 +18,13 @@ from app.core.batches import EventBatch, LabelBatch
 from app.core.keys import KeyIndex
 from app.core.merge import BEGINNING_MS, Merged
 from app.core.pending import PendingEvents, Scored
+from app.core.repartition import Repartition
 from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
 from app.core.shared_labels import SharedLabels
 from app.core.shared_part import SharedPart
 from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
 from app.core.shared_windows import Contributor, Records, SharedReader, window_values
-from schemas.wire import SharedTile, SharedTimes
+from schemas.wire import AnswersRecord, KeyAnswers, RepartitionRecord, SharedTile, SharedTimes
 
 STORES = (
     SharedStore("events", ("shop",), 10, None, b"cccc"),
@@ -78,8 +79,8 @@ def in_time(found: list[tuple[Any, ...]]) -> list[Thing]:
     now_ms, things = 0, []
     for is_event, later_ms, id_, shop, town, amount, label in found:
         now_ms += later_ms + (not is_event)
-        where = (shop, town, amount) if is_event else (None, None, NAN)
-        things.append(Thing(is_event, now_ms, id_, *where, NAN if is_event else label))
+        event = Thing(True, now_ms, id_, shop, town, amount)
+        things.append(event if is_event else Thing(False, now_ms, id_, label=label))
     return things
 
 
@@ -632,3 +633,58 @@ def test_where_nothing_is_drained_what_nobody_reads_is_forgotten_as_it_is_scored
     assert part.take(2) is not None
     part.settle(55, offset_of(2) + 1)
     assert sorted(totals_of(part.board, 0)) == [4, 5]
+
+
+def answer_to(*offsets: int) -> bytes:
+    """So many values there are of each event's key: as many as its offset says, and ten."""
+    counts = np.array(offsets, dtype="<i8") + 10
+    amounts = np.concatenate((counts, 0 * counts)).tobytes()
+    return msgspec.msgpack.encode(AnswersRecord("set", 7, [KeyAnswers(0, (counts - 10).tobytes(), amounts)]))
+
+
+def test_events_of_repartitioned_windows_wait_for_answers_and_are_filled_with_them() -> None:
+    repartition = Repartition(REPARTITIONED.repartitioned(), "set", 0, 1, 7)
+    board = SharedBoard(REPARTITIONED, range(1))
+    part: SharedPart[None] = SharedPart(board, 0, HORIZON_MS, FIELDS, repartition, most_held=9)
+    assert not part.has_news
+    merged, events = run_of([event_at(5), event_at(12), event_at(12, town=None), event_at(47)], 0, 0)
+    part.add(merged, events, is_stale=False)
+    assert part.has_news
+    assert part.awaited == (None, 0)
+    assert part.is_blocked
+    repartition.hear(0, answer_to(0, 1))
+    assert (part.awaited, part.is_blocked) == ((None, 3), False)  # one has no such key
+    ready = part.take(2)
+    assert ready is not None
+    assert ready.merged.times_ms.tolist() == [5, 12]
+    matrix = np.full((2, 4), -1.0)
+    part.fill(matrix, events.take(np.arange(2)), ready.merged.times_ms)
+    assert matrix[:, [0, 3]].tolist() == [[0.0, 10.0], [1.0, 11.0]]
+    assert part.awaited == (None, 2 + 1)  # the third of all, and the fourth has no answer
+
+    board.added_ms[0] = 12  # as if another owner had come on no further
+    board.low_ms = 12
+    assert part.take(9) is not None
+    assert part.awaited == (0, 12)
+
+
+def test_with_repartitioned_windows_questions_are_drained_and_answers_forgotten() -> None:
+    repartition = Repartition(REPARTITIONED.repartitioned(), "set", 0, 1, 7)
+    part: SharedPart[None] = SharedPart(
+        SharedBoard(REPARTITIONED, range(1)), 0, HORIZON_MS, FIELDS, repartition, most_held=9
+    )
+    add_events(part, 5, 12)
+    *_, asked = part.drain(BEGINNING_MS, 0)
+    records = [msgspec.msgpack.decode(value, type=RepartitionRecord) for _, value in asked]
+    assert [(r.added_ms, r.next_offset, len(r.parts), len(r.questions)) for r in records] == [(12, 0, 1, 1)]
+    assert not part.contributor.has_news
+    assert not part.has_news
+    assert totals_of(part.board, 3) == {}, "what is repartitioned is not on the board"
+    repartition.hear(0, answer_to(0))
+    repartition.hear(1, answer_to(1))
+    assert part.take(1) is not None
+    part.drain(5, 1)
+    part.committed()
+    assert repartition.answers.position(0) == 0
+    part.committed()
+    assert repartition.answers.position(0) == 1, "an answer to an event that is scored may be deleted"
