@@ -298,26 +298,30 @@ def test_max_between_equals_a_loop(found: list[tuple[int, int]], queries: list[t
     ]
 
 
-CODES = st.sampled_from([1, 2, 5])
-
-
+@settings(max_examples=60)
 @given(
-    st.lists(st.tuples(CODES, st.integers(-4, 4), st.integers(-9, 9), st.booleans()), min_size=1, max_size=25),
-    st.lists(st.tuples(st.integers(0, 7), *[st.integers(0, 60)] * 3), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(st.sampled_from([1, 2, 2, 5, 5]), st.integers(-4, 4), st.integers(-9, 9), st.sampled_from("yyyn")),
+        min_size=9,
+        max_size=25,
+    ),
+    st.lists(st.tuples(st.sampled_from([1, 2, 5, 0, 3, 7]), *[st.integers(0, 60)] * 3), min_size=5, max_size=9),
+    st.sampled_from([2, 99]),
     st.booleans(),
 )
 def test_what_a_read_finds_of_the_updates_before_it_equals_a_loop(
-    found: list[tuple[int, int, int, bool]], asked: list[tuple[int, int, int, int]], in_order: bool
+    found: list[tuple[int, int, int, str]], asked: list[tuple[int, int, int, int]], most_seen: int, in_order: bool
 ) -> None:
     """Of each key the updates that count, at some places among all; and reads, of other keys too, anywhere."""
     if in_order:
         found.sort(key=lambda update: update[1])
-    updates = [(place, *update[:3]) for place, update in enumerate(found) if update[3]] or [(0, *found[0][:3])]
+    updates = [(place, *update[:3]) for place, update in enumerate(found) if update[3] == "y"] or [(0, *found[0][:3])]
     updates.sort(key=lambda update: update[1])  # by key, and then in order
     sequence, codes, tiles, weights = np.array(updates, dtype=np.int64).T
     keys, rank = np.unique(codes, return_inverse=True)
     runs = KeyRuns(keys, rank, sequence, tiles)
-    reads = [(code, seen % (len(found) + 1), *sorted((a % 12 - 6, b % 12 - 6))) for code, seen, a, b in asked]
+    most = min(most_seen, len(found))
+    reads = [(code, seen % (most + 1), *sorted((a % 12 - 6, b % 12 - 6))) for code, seen, a, b in asked]
     read_codes, seen, low, high = np.array(reads, dtype=np.int64).T
     span = runs.locate(Reads(read_codes, high, seen, high))
 
