@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,7 +16,7 @@ from app.core.range_sums import RangeMax, max_between, sum_below
 from app.core.records.columns import MOST_TILE
 from app.core.stored_tiles import StoredTiles
 from app.core.tile_batch import KeyRuns, Reads, Updates
-from app.core.tile_cells import EMPTY
+from app.core.tile_cells import EMPTY, NEVER
 from app.core.tile_log import UnreadableError
 from app.core.tiles import TileStore, WindowRead
 
@@ -143,6 +144,15 @@ def test_a_restored_store_goes_on_the_same(found: list[Operation], places: list[
     restored = Store()
     restored.stored.restore(log)
 
+    kept = {key for key, value in log.items() if value is not None}
+    for each in (store, restored):
+        assert set(each.stored.keys(each.index.in_use())) == kept
+        codes = each.index.in_use()
+        for encoded, row in zip(each.index.encoded_all(codes), each.stored.codec.encode_rows(codes), strict=True):
+            cleared = sorted(name for name in kept if not StoredTiles.is_clock(name) and name[8:] == encoded)
+            assert not row or each.stored.tombstones(encoded, row) == [(name, None) for name in cleared]
+            assert bool(row) is bool(cleared)
+            assert {StoredTiles.key_of(name) for name in cleared} <= {encoded}
     assert answers + restored.run(found[at:]) == expected(found)
 
 
@@ -181,6 +191,13 @@ def test_a_window_of_three_tiles_worked_out_by_hand() -> None:
     three_tiles = [answer[1] for answer in store.run(found)]
 
     assert three_tiles == [(0, 0), (1, 2), (2, 7), (1, 5), (1, 2), (1, 2), (0, 0)]
+
+
+def test_what_is_too_old_of_one_key_is_not_of_another() -> None:
+    store = Store()
+    store.run([(False, key, tile, 1) for key, tile in (("a", 6), ("b", 1), ("c", 2), ("b", 1), ("a", 3))])
+    found = store.run([(True, key, tile, 0) for key, tile in (("a", 3), ("a", 6), ("b", 1), ("c", 2))])
+    assert [of_four_tiles for _, _, of_four_tiles in found] == [(1, 1), (2, 2), (2, 2), (1, 1)]
 
 
 def test_what_is_as_old_as_the_retention_is_not_seen() -> None:
@@ -374,6 +391,61 @@ def test_a_value_that_is_no_cell_is_refused_and_changes_nothing(value: bytes) ->
         store.stored.restore({key: value})
 
     assert store.run([(True, "a", 1, 0)]) == [[(0, 0)] * len(SIZES)]
+
+
+CLOCK_KEY = b"tile" + b"\xff" * 4
+
+
+def test_what_an_unreadable_record_is_about_stays_as_it_was() -> None:
+    store = Store()
+    store.run([(False, "a", 1, 1)])
+    key = store.drain()[-1][0]
+    with pytest.raises(UnreadableError):
+        store.stored.restore({key: b"short"})
+    assert store.run([(True, "a", 1, 0)]) == [[(1, 1)] * len(SIZES)]
+
+
+@pytest.mark.parametrize("value", [b"", bytes(7), bytes(9), struct.pack("<q", MOST_TILE + 1)])
+def test_a_clock_that_cannot_be_is_refused(value: bytes) -> None:
+    store = Store()
+    with pytest.raises(UnreadableError):
+        store.stored.restore({CLOCK_KEY: value})
+    assert store.tiles.clock == NEVER
+    assert list(store.stored.keys(store.index.in_use())) == []
+
+
+def test_a_clock_that_is_restored_never_goes_back_and_is_not_written_again() -> None:
+    store = Store()
+    for tile, clock in ((MOST_TILE, MOST_TILE), (5, MOST_TILE), (-3, MOST_TILE)):
+        store.stored.restore({CLOCK_KEY: struct.pack("<q", tile)})
+        assert store.tiles.clock == clock
+        assert store.drain() == []
+
+
+def test_a_record_at_the_place_of_the_clock_that_has_a_key_too_is_passed_over() -> None:
+    store, other = Store(), Store()
+    store.run([(False, "a", 1, 1)])
+    key, value = store.drain()[-1]
+    assert other.stored.restore({CLOCK_KEY + key[8:]: value, CLOCK_KEY + b"b": None}).tolist() == []
+    assert len(other.index) == 0
+
+
+def test_records_that_clear_unknown_keys_are_taken_whatever_their_number() -> None:
+    store = Store()
+    key = b"tile\0\0\0\1"
+    rows = store.stored.restore({key + store.index.encode(f"key {n}"): None for n in range(50)})
+    assert rows.tolist() == list(range(50))
+    assert store.stored.codec.encode_rows(rows) == [b""] * 50
+
+
+def test_a_slot_that_was_used_again_is_cleared_once() -> None:
+    store = Store()
+    store.run([(False, "a", tile, 1) for tile in range(RING)])
+    store.run([(False, "a", RING, 1)])  # in the slot of the first, while its cell is still held
+    assert store.tiles.cells.read(store.index.in_use()).tiles.tolist() == list(range(RING + 1))
+    store.drain()
+    records = store.stored.forget(store.index.in_use())
+    assert len(records) == len({name for name, _ in records}) == RING
 
 
 @pytest.mark.parametrize("jumps", [1, 3, 50])
