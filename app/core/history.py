@@ -97,7 +97,7 @@ class History:
                 for row, metric in enumerate(metrics):
                     told = (entry.find(metric) for _, entry in speakers)
                     found[at, row] = next((each for each in told if each is not None), np.nan)
-            if SCORE in metrics and (not speakers or speakers[0][0] != version):
+            if SCORE in metrics:
                 own = of_segment.get(version)
                 score = own.find(SCORE) if own is not None else None
                 found[at, metrics.index(SCORE)] = np.nan if score is None else score

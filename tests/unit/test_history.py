@@ -74,6 +74,15 @@ def test_windows_before_one_are_the_newest_that_do_not_overlap_it_or_each_other(
     assert history.before(window(0, 2)) == []
 
 
+def test_a_state_is_the_same_in_whatever_order_it_was_told() -> None:
+    one, other = History(9), History(9)
+    for history, numbers in ((one, (2, 0, 1)), (other, (0, 1, 2))):
+        for number in numbers:
+            for metrics in (("a",), ("b", "c"))[:: 1 - 2 * (number % 2)]:
+                history.remember(window(number), "1", "all", 5, statistics(metrics, float(number)))
+    assert one.to_state() == other.to_state()
+
+
 def test_what_is_told_again_replaces_what_was_told() -> None:
     history = History(9)
     history.remember(window(0), "1", "all", 10, statistics(FEATURES, 100.0))

@@ -71,6 +71,7 @@ def test_deciles_beyond_their_past_are_named_by_side(noise: np.ndarray) -> None:
     assert told.effect == pytest.approx(outside / (outside + width))
     (classic,) = classic_interval(past_of(noise[:-1], current), {"low": 2.5, "high": 97.5, "minimum_history": 39})
     assert (classic.statistic, classic.p_value, classic.note) == (3.0, 0.0, told.note)
+    assert classic.least == 0.0  # it may say so of any past
     (quiet,) = classic_interval(
         past_of(noise[:-1], np.median(noise, axis=0)), {"low": 2.5, "high": 97.5, "minimum_history": 5}
     )
@@ -83,9 +84,23 @@ def test_a_trend_needs_the_history_that_it_was_asked_for_and_three_windows(
 ) -> None:
     deciles = np.random.default_rng(3).normal(size=(n_past, 1, 10))
     (told,) = look_for_trend(past_of(deciles, np.zeros((1, 10))), needed)
+    (classic,) = classic_trend(past_of(deciles, np.zeros((1, 10))), {"minimum_history": needed})
     assert math.isnan(told.p_value) != is_told
+    assert math.isnan(classic.p_value) == (n_past < needed)
     if not is_told:
         assert told.note == f"too little history ({n_past} of {max(needed, 3)} windows)"
+
+
+def test_a_classic_trend_needs_two_windows_and_an_interval_one() -> None:
+    some = np.random.default_rng(3).normal(size=(2, 2, 10))  # two metrics
+    now = np.zeros((2, 10))
+    told = classic_trend(past_of(some[:1], now), {"minimum_history": 1})
+    assert [each.note for each in told] == ["too little history (1 of 2 windows)"] * 2
+    assert not any(math.isnan(each.p_value) for each in classic_trend(past_of(some, now), {"minimum_history": 1}))
+    assert [each.note for each in look_at_interval(past_of(some[:0], now))] == [
+        "too little history (0 of 1 windows)"
+    ] * 2
+    assert [each.p_value for each in look_at_interval(past_of(some[:1], now))] == [1.0] * 2
 
 
 def test_each_metric_is_judged_by_the_windows_that_know_it(noise: np.ndarray) -> None:
@@ -107,3 +122,6 @@ def test_a_metric_that_did_not_vary_in_training_has_changed_as_much_as_can_be(no
     (up,) = look_for_trend(past_of(noise[:-1], noise[-1], np.ones((1, 10))), 5)
     (down,) = look_for_trend(past_of(-noise[:-1], -noise[-1], np.ones((1, 10))), 5)
     assert (up.effect, down.effect) == (1.0, -1.0)
+    (narrow,) = look_for_trend(past_of(noise[:-1], noise[-1], np.arange(10.0)[None] / 16), 5)
+    (wide,) = look_for_trend(past_of(noise[:-1], noise[-1]), 5)
+    assert narrow.effect == pytest.approx(16 * wide.effect)

@@ -165,5 +165,8 @@ def test_of_sums_alone_a_value_is_a_number_of_cells_as_wide_as_all(value: bytes)
 def test_a_tile_beyond_all_that_can_be_is_refused(tile: int) -> None:
     codec = TileCodec(store_of(PLAIN, []))
     codec.insert(np.array([0]), [struct.pack("<3q", tile, 1, 1)])
-    with pytest.raises(UnreadableError):
-        codec.insert(np.array([1]), [struct.pack("<3q", tile + (1 if tile > 0 else -1), 1, 1)])
+    beyond = struct.pack("<3q", tile + (1 if tile > 0 else -1), 1, 1)
+    for values in ([beyond], [beyond, struct.pack("<3q", 5, 1, 1)]):
+        with pytest.raises(UnreadableError):
+            codec.insert(np.array([1, 2])[: len(values)], values)
+    assert codec.encode_rows(np.array([1, 2])) == [b"", b""]
