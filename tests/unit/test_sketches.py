@@ -226,6 +226,22 @@ def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_la
     assert len(list(split_record(record, 10**6))) == 1
 
 
+@pytest.mark.parametrize("what", ["errors", "labels", "deltas"])
+def test_many_small_pieces_make_no_large_record(what: str) -> None:
+    """Of pieces without content: their names and numbers take room as well."""
+    name, of_none = "a version of a long name", counts_of(1, 0)
+    record = SketchRecord(
+        *(0, 0, 0),
+        [pack("m", f"{name} {n}", "a segment of a long name", n, of_none) for n in range(200)] * (what == "deltas"),
+        [ErrorRun(f"{name} {n}", bytes(8), b"1") for n in range(200)] * (what == "errors"),
+        0,
+        [LabelCounts(2**40 + n, 2**31, 2**31, 2**31, b"") for n in range(200)] * (what == "labels"),
+    )
+    parts = list(split_record(record, 3_000))
+    assert max(len(encode_packed(part)) for part in parts) <= 3_000
+    assert sum(len(part.deltas) + len(part.errors) + len(part.labels) for part in parts) == 200
+
+
 def test_a_record_of_a_backlog_is_cut_to_what_a_topic_takes() -> None:
     n = 2 * MOST_RECORD_BYTES // 9
     backlog = SketchRecord(0, 0, 0, [], [ErrorRun("1", bytes(8 * n), bytes(n))])

@@ -252,6 +252,56 @@ def test_a_compacted_log_restores_the_same_and_holds_no_more_than_what_is_kept(
     assert same(run(setting, restored, probe), run(setting, state, probe))
 
 
+def test_windows_of_one_kind_key_and_hop_share_a_store_as_long_as_the_largest() -> None:
+    windows = [
+        None,
+        Window("events", ("card",), 3_000, 1_000, "count", None),
+        Window("labels", ("shop", "town"), 4_000, 2_000, "mean", "label"),
+        None,
+        Window("events", ("card",), 8_000, 1_000, "last", "amount"),
+        Window("events", ("card",), 8_000, 4_000, "rate", None),
+        Window("labels", ("shop", "town"), 4_000, 1_000, "sum", "amount"),
+    ]
+    plan = WindowPlan.of(windows, retain_ms=4_001)
+    assert [(spec.of, spec.key, spec.hop_ms, spec.ring, spec.retain) for spec, _ in plan.stores] == [
+        ("events", ("card",), 1_000, 8, 8 + 5),  # whole tiles that hold all that must be kept
+        ("labels", ("shop", "town"), 2_000, 2, 2 + 3),
+        ("events", ("card",), 4_000, 2, 2 + 2),
+        ("labels", ("shop", "town"), 1_000, 4, 4 + 5),
+    ]
+    assert [[(column.column, column.tiles) for column in columns] for _, columns in plan.stores] == [
+        [(1, 3), (4, 8)], [(2, 2)], [(5, 2)], [(6, 4)],
+    ]  # fmt: skip
+    assert all(column.window == windows[column.column] for _, columns in plan.stores for column in columns)
+    assert plan.outcome_fields == ("amount", "shop", "town")
+    assert len({spec.name for spec, _ in plan.stores}) == 4
+    assert {len(spec.name) for spec, _ in plan.stores} == {4}
+
+
+def test_a_store_is_another_when_its_cells_are() -> None:
+    def name_of(window: Window) -> bytes:
+        ((spec, _),) = WindowPlan.of([window], retain_ms=0).stores
+        return spec.name
+
+    names = [
+        name_of(window)
+        for window in (
+            Window("events", ("card",), 4_000, 1_000, "sum", "amount"),
+            Window("labels", ("card",), 4_000, 1_000, "sum", "amount"),
+            Window("events", ("shop",), 4_000, 1_000, "sum", "amount"),
+            Window("events", ("card",), 8_000, 1_000, "sum", "amount"),
+            Window("events", ("card",), 8_000, 2_000, "sum", "amount"),  # of as many tiles as the first
+            Window("events", ("card",), 4_000, 1_000, "sum", "price"),
+            Window("events", ("card",), 4_000, 1_000, "mean", "amount"),
+            Window("events", ("card",), 4_000, 1_000, "max", "amount"),
+            Window("events", ("card",), 4_000, 1_000, "min", "amount"),
+        )
+    ]
+    assert len(set(names)) == len(names)
+    count, rate = (Window("events", ("card",), 4_000, 1_000, aggregate, None) for aggregate in ("count", "rate"))
+    assert name_of(count) == name_of(rate)
+
+
 def test_variance_is_that_of_the_textbook_to_the_last_bit() -> None:
     setting = setting_of("events", ("variance",))
     values = [1e9 + 0.25, 1e9 + 0.5, 1e9 + 1.0]  # what a sum of squared floats would lose
