@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import app.core.sketch_buffer
 from app.core.sketch_buffer import SketchBuffer
 from app.core.sketches import MOST_RECORD_BYTES, Sketch, pack, split_record, unpack
 from models.counting import count, count_outcomes
@@ -64,6 +65,35 @@ def test_any_split_and_order_of_deltas_gives_the_same_slices(seed: int, part_of:
         assert buffer.drain() == []
     chance.shuffle(parts)  # type: ignore[attr-defined]  # Hypothesis's Random
     assert by_slice(parts) == by_slice(whole.drain())
+
+
+def test_no_more_waits_to_be_counted_than_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.core.sketch_buffer, "_AT_ONCE", 100)
+    times, matrix, scores, labels = make_events(2, 240)
+    buffer, whole = SketchBuffer("m", SLICE_MS), SketchBuffer("m", SLICE_MS)
+    waiting = []
+    for start in range(0, 240, 40):
+        rows = slice(start, start + 40)
+        buffer.add_scored("1", reference(), times[rows], matrix[rows], scores[rows])
+        buffer.add_labelled("2", reference(), times[rows][:20], scores[rows][:20], labels[rows][:20])
+        waiting.append([sum(of.n for of in found.values()) for found in (buffer._scored, buffer._labelled)])
+    assert waiting == [[40, 20], [80, 40], [0, 60], [40, 80], [80, 0], [0, 20]]
+    monkeypatch.undo()
+    whole.add_scored("1", reference(), times, matrix, scores)
+    some = np.arange(240) % 40 < 20
+    whole.add_labelled("2", reference(), times[some], scores[some], labels[some])
+    assert by_slice(buffer.drain()) == by_slice(whole.drain())
+
+
+def test_decisions_come_out_once_a_run_per_version_in_their_order() -> None:
+    buffer = SketchBuffer("m", SLICE_MS)
+    for version, times, wrong in (("2", [5, 7], [1, 0]), ("1", [6], [1]), ("2", [9], [1])):
+        buffer.add_errors(version, np.array(times), np.array(wrong, dtype=bool))
+    assert buffer.drain_errors() == [
+        ErrorRun("1", np.array([6], "<i8").tobytes(), b"\1"),
+        ErrorRun("2", np.array([5, 7, 9], "<i8").tobytes(), b"\1\0\1"),
+    ]
+    assert buffer.drain_errors() == []
 
 
 def test_a_delta_gives_back_the_counts_of_its_slice() -> None:

@@ -158,6 +158,27 @@ def test_new_rows_are_empty_and_old_ones_stay(rows: int) -> None:
         cells.reserve_rows(each)
 
     assert cells.newest(np.arange(rows)).tolist() == [7] + [NEVER] * (rows - 1)
+    cells.reserve_rows(rows - 1)  # which are there
+    assert cells.newest(np.array([rows - 1])).tolist() == ([7] if rows == 1 else [NEVER])
+
+
+def test_memory_grows_by_an_eighth_at_a_time() -> None:
+    """So adding n cells moves O(n) of them, and an eighth is the most that lies idle."""
+    cells, empty = (TileCells(SUMS, MAXIMA, CARRIED, None) for _ in range(2))
+    number_bytes, of_a_row, of_a_cell = 8, SUMS + 2, 1 + SUMS + MAXIMA + CARRIED + MAXIMA
+    sizes = []
+    for rows in range(1, 1001):
+        cells.reserve_rows(rows)
+        sizes.append(cells.state_bytes)
+        most = max(rows * 9 // 8, rows + 16)
+        assert rows <= (sizes[-1] - empty.state_bytes) / (number_bytes * of_a_row) <= most
+    assert len(set(sizes)) < 40
+    reserved, sizes = cells.state_bytes - empty.state_bytes, []
+    for row in range(500):  # each has room for six
+        cells.add(*cells_of([(row, tile, 1, 1, 1, 1, 1) for tile in range(4)]))
+        sizes.append((cells.state_bytes - reserved) / (number_bytes * of_a_cell))
+        assert 6 * (row + 1) <= sizes[-1] <= max(64, 6 * (row + 1) * 9 // 8 + 1)
+    assert len(set(sizes)) < 40
 
 
 def test_a_key_costs_what_it_has_and_room_that_was_given_back_is_used_again() -> None:
