@@ -45,7 +45,7 @@ STEPS = st.lists(
     | st.tuples(st.just("tell"), st.integers(1, 2))
     | st.tuples(st.just("forget"), PARTITION)
     | st.tuples(st.just("read"), st.lists(st.integers(0, 12), min_size=1, max_size=4))
-    | st.tuples(st.just("sweep"), st.integers(0, 12)),
+    | st.tuples(st.just("sweep"), st.integers(-60, 12)),
     max_size=25,
 )
 
@@ -118,7 +118,8 @@ class World:
                 ]
                 for row in (0, 1)
             ]
-            assert cursor.read(codes, times).tolist() == expected
+            found = cursor.read(codes, times)
+            assert (found.tolist(), found.dtype) == (expected, np.int64)
 
     def sum_of(self, column: SharedColumn, time_ms: int, name: str, row: int) -> int:
         """Of the tiles that end at or before the event's time less the delay, the last few."""
@@ -131,7 +132,7 @@ class World:
         )
 
     def sweep(self, before_ms: int) -> None:
-        """All has been scored but what is as late as the last event read, or a little earlier."""
+        """All has been scored but what is as late as the last event read, or a little earlier; or all beyond it."""
         scored_ms = max(self.board.scored_ms[0], self.now_ms - before_ms)
         self.now_ms = max(self.now_ms, scored_ms)
         for partition in range(PARTITIONS):
@@ -245,13 +246,30 @@ def test_what_is_no_record_of_this_topic_is_refused(key: bytes | None, value: by
     assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize("key", [TILE + b"zzzz" + PLACE.pack(1, 0), TIMES + b"zzzz", b"?what"])
+@pytest.mark.parametrize(
+    "key",
+    [TILE + b"zzzz" + PLACE.pack(1, 0), TIMES + b"zzzz", TIMES + b"aaaa", TIMES + b"aaaa" + PLACE.pack(1, 0), b"?what"],
+)
 def test_records_of_other_features_and_tombstones_are_passed_over(key: bytes) -> None:
     board = SharedBoard(PLAN, range(1))
     board.hear(0, key, None if key[:1] == b"?" else b"x")
     board.hear(0, *time_record(1, 1))
 
     assert board.pieces(0) == {}
+
+
+def test_a_window_over_many_keys_is_exact_for_each() -> None:
+    """More keys than at first, some of them new when the window has been read, with sums that no float holds."""
+    world = World()
+    index, cursor = world.board.indexes["shop",], world.cursors[0]
+    assert cursor.read(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)).tolist() == [[], []]
+    for keys in (3, 40, 130):
+        codes = np.array([index.add(f"shop {number}") for number in range(keys)])
+        values = np.stack((np.ones(keys, dtype=np.int64), 2**58 + np.arange(keys)))
+        world.board.add(0, 1, 0, Amounts.add_up(codes, values))
+        counts, sums = cursor.read(codes, np.full(keys, 25)).tolist()
+        assert counts == [sum(number < each for each in (3, 40, 130) if each <= keys) for number in range(keys)]
+        assert sums == [count * (2**58 + number) for number, count in enumerate(counts)]
 
 
 def test_many_small_contributions_are_one() -> None:
