@@ -268,8 +268,9 @@ def test_a_window_over_many_keys_is_exact_for_each() -> None:
         values = np.stack((np.ones(keys, dtype=np.int64), 2**58 + np.arange(keys)))
         world.board.add(0, 1, 0, Amounts.add_up(codes, values))
         counts, sums = cursor.read(codes, np.full(keys, 25)).tolist()
-        assert counts == [sum(number < each for each in (3, 40, 130) if each <= keys) for number in range(keys)]
-        assert sums == [count * (2**58 + number) for number, count in enumerate(counts)]
+        times = [sum(number < each <= keys for each in (3, 40, 130)) for number in range(keys)]
+        assert counts == times
+        assert sums == [count * (2**58 + number) for number, count in enumerate(times)]
 
 
 def test_many_small_contributions_are_one() -> None:

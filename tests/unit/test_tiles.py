@@ -372,6 +372,29 @@ def test_a_cleared_slot_is_dropped_of_its_key_alone() -> None:
     assert of_two_tiles == [(2, 2), (2, 2), (1, 1)]
 
 
+def see(store: TileStore, found: list[tuple[int, int, int]], tile: int) -> list[int]:
+    """After sightings of values (row, tile, hash) in one batch: how many different ones rows 0 and 1 see at a tile."""
+    rows, tiles, hashes = np.array(found, dtype=np.int64).reshape(-1, 3).T
+    none, n = np.zeros((len(rows), 0), dtype=np.int64), len(rows)
+    sums = np.stack((np.ones_like(rows), np.zeros_like(rows)), axis=1)
+    updates = Updates(rows, tiles, np.zeros(n, dtype=np.int64), sums, none, none, hashes[:, None])
+    (seen,) = store.process(np.array([0, 1]), np.full(2, tile), updates, (WindowRead(RING),))
+    return seen.sums[:, 1].tolist()
+
+
+def test_values_of_a_cleared_row_or_slot_are_new_when_they_are_seen_again() -> None:
+    layout = Layout((("count", None), ("distinct", "shop")), ())
+    store = TileStore(layout, ring=RING, retain=RETAIN)
+    store.reserve_rows(2)
+    assert see(store, [(0, 4, 7), (0, 5, 8), (1, 4, 7), (1, 5, 8), (1, 5, 9)], 5) == [2, 3]
+    store.clear(np.array([0]))
+    assert see(store, [], 5) == [0, 3]
+    assert see(store, [(0, 5, 8), (0, 5, 7)], 5) == [2, 3]
+    store.remove(np.array([1]), np.array([5 % RING]))
+    assert see(store, [], 5) == [2, 1]
+    assert see(store, [(1, 5, 9), (1, 5, 7)], 5) == [2, 2]
+
+
 @pytest.mark.parametrize("tile", [MOST_TILE, -MOST_TILE])
 def test_the_outermost_tiles_are_restored(tile: int) -> None:
     store, other = Store(), Store()
