@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -164,6 +165,295 @@ def test_columns_are_no_nearer_to_each_other_than_so_many_events_can_tell(n: int
 
     assert (found is not None) == is_told
     assert found is None or found.kind == "columns_swapped"
+
+
+def share_below_one(share: float, n: int = 10_000) -> Law:
+    """So much is in [0, 1) and the rest in [1, 2): two of them are as far apart as their shares."""
+    return Law(n, np.array([0.0, 1.0, 2.0]), np.array([0.0, share, 1.0]), math.nan, 100.0, 0.0)
+
+
+def price(sources: Sequence[int]) -> tuple[float, str]:
+    """What it takes to say a permutation, in units of what cannot be told apart, and what it is."""
+    moved = [at for at, source in enumerate(sources) if source != at]
+    if not moved:
+        return 0.0, ""
+    if len(moved) == 2:
+        return 1.5, "swap"
+    first, last, size = moved[0], moved[-1], len(sources)
+    run = list(range(first, last + 1))
+    for side, turned in (("left", [*run[1:], first]), ("right", [last, *run[:-1]])):
+        if list(sources[first : last + 1]) == turned:
+            return (1 if size > 3 else 2) + (first > 0) + (last < size - 1), side
+    return 1.0 + len(moved), "permutation"
+
+
+def displaced_by_definition(
+    distances: Floats, alike: float, is_signalled: Sequence[bool]
+) -> tuple[list[int], float] | None:
+    """Of all permutations the cheapest, or [] where it is not clear, and how strong it is; None where two are."""
+    size = len(distances)
+    costs = {
+        each: sum(distances[at, source] for at, source in enumerate(each)) + alike * price(each)[0]
+        for each in itertools.permutations(range(size))
+    }
+    best, second = sorted(costs, key=costs.__getitem__)[:2]
+    if costs[second] - costs[best] < 1e-9:
+        return None
+    moved = [at for at in range(size) if best[at] != at]
+    own, new = {at: distances[at, at] for at in moved}, {at: distances[at, best[at]] for at in moved}
+    tells = [
+        at
+        for at in moved
+        if is_signalled[at] and own[at] >= 0.2 and new[at] <= own[at] / 2 and own[at] - new[at] > alike
+    ]
+    if price(best)[1] in {"left", "right"}:
+        bad = [at for at in moved if new[at] > 0.35 or new[at] > own[at] + alike]
+        is_nearer = sum(new.values()) <= 0.6 * sum(own.values())
+        is_clear = len(tells) >= 2 and is_nearer and 4 * len(bad) <= len(moved)
+    else:
+        is_clear = bool(moved) and all(
+            at in tells and own[at] >= 0.3 and new[at] <= max(alike, own[at] / 4) for at in moved
+        )
+    if not is_clear:
+        return [], 0.0
+    return list(best), float(np.mean([own[at] - new[at] for at in tells]))
+
+
+def shares_apart(now: tuple[float, int], then: tuple[float, int]) -> float:
+    """The distance of two laws of `share_below_one` by its definition, from share and number of events of each."""
+    apart = abs(now[0] - then[0])
+    for (one, _), (other, n) in ((now, then), (then, now)):
+        pairs = [(one, other), (1.0 - one, 1.0 - other)]
+        apart = max(apart, sum(mass for mass, held in pairs if mass * n >= 3 and held < mass / 5))
+    return apart
+
+
+def test_of_all_permutations_the_cheapest_is_found_where_it_is_clear() -> None:
+    """Shares are twentieths, so that bounds are met exactly; some columns have drifted, some have too few events."""
+    rng = np.random.default_rng(3)
+    kinds: Counter[str] = Counter()
+    for number in range(90):
+        size = int(rng.choice([2, 3, 4, 4, 5] if number % 4 else [4, 5]))
+        order = list(range(size))
+        first, end = sorted(rng.choice(size + 1, 2, replace=False).tolist())
+        if number % 4 == 0:
+            order = np.roll(order, 2).tolist()
+        elif number % 4 == 1:
+            order[first], order[end - 1] = order[end - 1], order[first]
+        else:
+            order[first:end] = np.roll(order[first:end], 1 if number % 4 == 2 else -1).tolist()
+        shares = rng.choice(np.arange(0, 21, 3), size, replace=False) / 20
+        drift = rng.choice([0, 1, -1, 2, -5], size, p=[0.8, 0.05, 0.05, 0.05, 0.05]) / 20
+        now = (shares[order] + drift).clip(0, 1)
+        sizes, sizes_now = (rng.choice([n, 20, 19], size, p=[0.96, 0.02, 0.02]).tolist() for n in (10_000, 400))
+        then = [list(zip(shares.tolist(), sizes, strict=True))]
+        if number % 3 == 0:
+            then.append([(share, int(rng.choice([400, 0]))) for share in (shares + drift).clip(0, 1).tolist()])
+        names = [f"c{at}" for at in range(size)]
+        window = {names[at]: (float(now[at]), sizes_now[at]) for at in range(size) if rng.random() < 0.98}
+        signalled = {name for name in names if rng.random() < 0.97}
+
+        here = [at for at, name in enumerate(names) if name in window and min(window[name][1], sizes[at]) >= 20]
+        distances = np.array(
+            [
+                [min(shares_apart(window[names[row]], past[at]) for past in then if past[at][1]) for at in here]
+                for row in here
+            ]
+        )
+        expected: tuple[list[int], float] | None = [], 0.0
+        if len(here) >= 2:
+            alike = 0.05 + 1 / math.sqrt(min(window[names[at]][1] for at in here))
+            expected = displaced_by_definition(distances, alike, [names[at] in signalled for at in here])
+        if expected is None:
+            continue
+        sources, strength = expected
+        pasts = [[share_below_one(*each) for each in past] for past in then]
+        found = find_displaced(names, pasts, {name: share_below_one(*each) for name, each in window.items()}, signalled)
+
+        assert (found.fault is not None) == bool(sources)
+        n_moved = sum(names[at] in signalled and distances[row, row] >= 0.2 for row, at in enumerate(here))
+        assert (found.distances.size > 0) == (n_moved >= 2)
+        if n_moved >= 2:
+            np.testing.assert_array_equal(found.distances[np.ix_(here, here)], distances)
+            assert np.isfinite(found.distances).sum() == len(here) ** 2
+        if found.fault is None:
+            continue
+        kind = price(sources)[1]
+        kinds[kind] += 1
+        pairs = {names[here[at]]: names[here[source]] for at, source in enumerate(sources) if at != source}
+        assert dict(zip(found.fault.metrics, found.fault.sources, strict=True)) == pairs
+        assert found.fault.kind == ("columns_swapped" if kind == "swap" else "columns_displaced")
+        assert found.fault.strength == pytest.approx(min(1.0, strength))
+    assert min(kinds[kind] for kind in ("left", "right", "swap", "permutation")) >= 4
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "n", "sentence"),
+    [
+        # `c` has moved most: from 0.9 to 0.1.
+        (
+            [0.1, 0.5, 0.9],
+            [0.5, 0.9, 0.1],
+            10_000,
+            "`c` holds what `a` held in training: all columns are displaced by one to the left (`a` has gone to `c`).",
+        ),
+        (
+            [0.1, 0.5, 0.9],
+            [0.9, 0.1, 0.5],
+            10_000,
+            "`a` holds what `c` held in training: all columns are displaced by one to the right (`c` has gone to `a`).",
+        ),
+        (
+            [0.3, 0.1, 0.5, 0.9],
+            [0.3, 0.5, 0.9, 0.1],
+            10_000,
+            (
+                "`d` holds what `b` held in training: the columns `b` to `d` are displaced by one to the left"
+                " (`b` has gone to `d`)."
+            ),
+        ),
+        (
+            [0.1, 0.5, 0.9, 0.3],
+            [0.9, 0.1, 0.5, 0.3],
+            10_000,
+            (
+                "`a` holds what `c` held in training: the columns `a` to `c` are displaced by one to the right"
+                " (`c` has gone to `a`)."
+            ),
+        ),
+        (
+            [0.0, 0.4, 0.7, 1.0],
+            [0.7, 1.0, 0.0, 0.4],
+            10_000,
+            "`a` holds what `c` held in training; `a`, `b`, `c` and `d` have changed places.",
+        ),
+        ([0.5, 0.1, 0.9], [0.5, 0.9, 0.1], 10_000, "`b` and `c` have changed places."),
+        # What another column holds in its place would do as well: of one of the two, and of both.
+        (
+            [0.1, 0.9, 0.1],
+            [0.9, 0.1, 0.1],
+            10_000,
+            "`a` and `b` have changed places. By itself, `b` would not show it: another column looks alike.",
+        ),
+        (
+            [0.1, 0.9, 0.1, 0.9],
+            [0.9, 0.1, 0.1, 0.9],
+            10_000,
+            "`a` and `b` have changed places, but which belongs where cannot be told: they look alike.",
+        ),
+        # Moved by one, `b` holds what it would hold anyway: a shorter rotation says it as well.
+        (
+            [0.5, 0.5, 0.9, 0.1],
+            [0.5, 0.9, 0.1, 0.5],
+            10_000,
+            (
+                "`c` holds what `d` held in training: all columns are displaced by one to the left (`a` has gone to"
+                " `d`). By itself, `a` would not show it: another column looks alike."
+            ),
+        ),
+        # `a` has moved by more in all, `d` is nearer to what it holds.
+        (
+            [0.0, 0.5, 0.6, 1.0],
+            [0.9, 0.6, 1.0, 0.0],
+            10_000,
+            "`d` holds what `a` held in training: all columns are displaced by one to the left (`a` has gone to `d`).",
+        ),
+        # `c` is 0.05 off what `b` holds, and `b` from what `c` holds: together more than 0.06.
+        ([0.1, 0.9, 0.15], [0.9, 0.1, 0.15], 10_000, "`a` and `b` have changed places."),
+        # Both are 0.05 off in their places, and in each other's.
+        (
+            [0.1, 0.9, 0.1],
+            [0.9, 0.15, 0.15],
+            10_000,
+            "`a` and `b` have changed places. By itself, `b` would not show it: another column looks alike.",
+        ),
+        # What an arbitrary permutation gains by two that look alike is less than what it takes to say.
+        (
+            [0.0, 0.4, 0.7, 1.0, 0.2, 0.22],
+            [0.7, 1.0, 0.0, 0.4, 0.22, 0.2],
+            10_000,
+            "`a` holds what `c` held in training; `a`, `b`, `c` and `d` have changed places.",
+        ),
+        # A hundred events cost 0.15 a step. Of four, a rotation of all takes one step and a swap one and a half:
+        (
+            [0.0, 0.8, 0.81, 0.82],
+            [0.82, 0.8, 0.81, 0.0],
+            100,
+            "`d` holds what `a` held in training: all columns are displaced by one to the left (`a` has gone to `d`).",
+        ),
+        # of three a rotation takes two,
+        (
+            [0.0, 0.8, 0.82],
+            [0.8, 0.82, 0.0],
+            100,
+            "`a` and `c` have changed places. By itself, `a` would not show it: another column looks alike.",
+        ),
+        # and that of a part one more for each end.
+        (
+            [0.5, 0.0, 0.8, 0.87, 0.5],
+            [0.5, 0.8, 0.87, 0.0, 0.5],
+            100,
+            "`b` and `d` have changed places. By itself, `b` would not show it: another column looks alike.",
+        ),
+        # A permutation of four takes five steps, here of 0.25.
+        ([0.0, 0.2, 1.0, 0.55], [1.0, 0.55, 0.0, 0.2], 25, "`a` and `c` have changed places."),
+        (
+            [0.0, 0.2, 1.0, 0.7],
+            [1.0, 0.7, 0.0, 0.2],
+            25,
+            "`a` holds what `c` held in training; `a`, `b`, `c` and `d` have changed places.",
+        ),
+    ],
+)
+def test_displaced_columns_are_said_by_the_clearest_of_them(
+    then: list[float], now: list[float], n: int, sentence: str
+) -> None:
+    names = list("abcdef"[: len(then)])
+    window = {name: share_below_one(share, n) for name, share in zip(names, now, strict=True)}
+    found = find_displaced(names, [[share_below_one(share) for share in then]], window, set(names)).fault
+
+    assert found is not None
+    assert found.sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "n", "signalled", "is_found"),
+    [
+        # A rotation to the left, in which a quarter may be farther from its source than 0.35, and not a half.
+        ([0.0, 0.5, 0.6, 1.0], [0.5, 1.0, 1.0, 0.0], 10_000, "abcd", True),
+        ([0.0, 0.5, 0.6, 1.0], [0.9, 1.0, 1.0, 0.0], 10_000, "abcd", False),
+        ([0.0, 0.5, 0.6, 1.0], [0.75, 0.9, 1.0, 0.0], 10_000, "abcd", True),
+        # Nor farther, by more than cannot be told, than from its own past: as `b` and `d` are by 0.07 and by 0.05.
+        ([0.0, 0.5, 0.57, 0.93, 1.0], [0.5, 0.5, 0.93, 0.93, 0.0], 10_000, "abcde", False),
+        ([0.0, 0.5, 0.57, 0.93, 1.0], [0.5, 0.5, 0.93, 1.0, 0.0], 10_000, "abcde", True),
+        ([0.0, 0.5, 0.55, 0.95, 1.0], [0.5, 0.5, 0.95, 0.95, 0.0], 10_000, "abcde", True),
+        # All together are 0.66 as far, and 0.51.
+        ([0.0, 0.6, 0.8, 0.83], [0.4, 1.0, 0.5, 0.33], 10_000, "abcd", False),
+        ([0.0, 0.6, 0.8, 0.83], [0.4, 1.0, 0.6, 0.2], 10_000, "abcd", True),
+        # Twenty-five events cannot tell what is nearer by 0.2.
+        ([0.0, 0.3, 0.6, 0.9], [0.25, 0.55, 0.85, 0.0], 25, "abcd", False),
+        ([0.0, 0.3, 0.6, 0.9], [0.25, 0.55, 0.85, 0.0], 10_000, "abcd", True),
+        # Two must tell: from 0.2 on, and at half of the distance.
+        ([0.0, 0.2, 0.3], [0.2, 0.3, 0.0], 10_000, "abc", True),
+        ([0.0, 0.2, 0.3], [0.2, 0.3, 0.0], 10_000, "ab", False),
+        ([0.0, 0.2, 1.0], [0.4, 1.0, 0.0], 10_000, "ac", True),
+        ([0.0, 0.2, 1.0], [0.41, 1.0, 0.0], 10_000, "ac", False),
+        # A swap: from 0.3 on, and at a quarter of the distance.
+        ([0.0, 0.3], [0.3, 0.0], 10_000, "ab", True),
+        ([0.0, 0.29], [0.29, 0.0], 10_000, "ab", False),
+        ([0.0, 0.625], [0.5, 0.0], 10_000, "ab", True),
+        ([0.0, 0.64], [0.5, 0.0], 10_000, "ab", False),
+        ([0.0, 0.35], [0.3, 0.0], 400, "ab", True),
+    ],
+)
+def test_how_near_displaced_columns_are_to_their_sources(
+    then: list[float], now: list[float], n: int, signalled: str, is_found: bool
+) -> None:
+    names = list("abcde"[: len(then)])
+    window = {name: share_below_one(share, n) for name, share in zip(names, now, strict=True)}
+    found = find_displaced(names, [[share_below_one(share) for share in then]], window, set(signalled))
+
+    assert (found.fault is not None) == is_found
 
 
 # -- units -----------------------------------------------------------------------------------------------------------

@@ -132,11 +132,9 @@ def _candidates(distances: Floats, alike: float) -> Iterator[_Candidate]:
     rest = list(range(size))
     yield _Candidate(tuple(rest), 0.0, "")
     for first in range(size):
-        for end in range(first + 2, size + 1):
+        for end in range(first + 3, size + 1):  # of two it is a swap, below
             steps = (1.0 if size > 3 else 2.0) + (first > 0) + (end < size)
             run = rest[first:end]
-            if end - first == 2:
-                continue  # a swap, below
             yield _Candidate((*rest[:first], *run[1:], run[0], *rest[end:]), steps, "left")
             yield _Candidate((*rest[:first], run[-1], *run[:-1], *rest[end:]), steps, "right")
     for first in range(size):
