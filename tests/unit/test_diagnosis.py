@@ -1,0 +1,321 @@
+"""What a diagnosis hands on of a window is what was counted of it, and what others are told is what was decided."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.core import diagnosis
+from app.core.alert_course import Limit
+from app.core.attribution import attribute
+from app.core.diagnosis import Diagnosis, to_record
+from app.core.drift_calendar import Window
+from app.core.drift_reports import Judgement, Signal
+from app.core.drift_reports import Verdict as Said
+from app.core.estimation import compare, estimate
+from app.core.faults.traffic import Traffic
+from app.core.findings import PerformanceRow, Subject
+from app.core.label_checks import check_labels
+from app.core.performance import measure
+from app.core.situation import Predecessor, Situation
+from app.core.sketches import ALL
+from app.core.verdict import Advice, Explanation, Segment, Verdict
+from app.core.verdict_words import Example
+from models.counting import count
+from models.reference import Counts, Reference
+from models.reference_fit import fit_reference
+from schemas.wire import Explained, VerdictExample, VerdictSegment
+
+NAMES = ["x", "y", "carrier"]
+NO_TRAFFIC = Traffic(0)
+ABOUT = Subject("p", "m", "7", Window(10, 20), 3)
+Data = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def draw(seed: int, n: int) -> Data:
+    """Two numbers that are far from each other, a code (2 stands for what is none of its values), scores and labels."""
+    rng = np.random.default_rng(seed)
+    matrix = np.column_stack([rng.normal(0, 1, n), rng.normal(100, 10, n), rng.choice(3, n, p=[0.5, 0.45, 0.05])])
+    matrix[rng.random(n) < 0.1, 0] = np.nan
+    scores = rng.random(n)
+    return matrix, scores, (rng.random(n) < scores) * 1.0
+
+
+@functools.cache
+def reference() -> Reference:
+    matrix, scores, labels = draw(1, 4_000)
+    kinds = ["numeric", "numeric", "category"]
+    names = {"carrier": ["AA", "UA"]}
+    return fit_reference(matrix, NAMES, kinds, {"carrier": 3}, scores, labels, 16, vocabularies=names)
+
+
+def diagnose(limits: Sequence[Limit] = ()) -> Diagnosis:
+    return Diagnosis(reference(), limits, "flights")
+
+
+def judged(segment: str, metric: str, effect: float | None = 0.5, signal: Signal = "DRIFT") -> Judgement:
+    return Judgement(segment, metric, "psi", 4_000, 500, Said(1.0, 1e-9, 1e-6, effect, signal))
+
+
+def counts_of(data: Data, n_labels: int | None = None) -> Counts:
+    """Of all events, and the labels of the first so many."""
+    matrix, scores, labels = data
+    known = np.where(np.arange(len(labels)) < (len(labels) if n_labels is None else n_labels), labels, np.nan)
+    return count(reference(), matrix, scores, known)
+
+
+def look(  # what a verdict rests on
+    monkeypatch: pytest.MonkeyPatch,
+    counts: dict[str, Counts],
+    tested: Sequence[Judgement] = (),
+    *,
+    performance: Sequence[PerformanceRow] = (),
+    traffic: Traffic = NO_TRAFFIC,
+    limits: Sequence[Limit] = (),
+    predecessor: Predecessor | None = None,
+    with_labels: bool = True,
+    known: Reference | None = None,
+) -> Situation:
+    """The situation that the verdict is about."""
+    found: list[Situation] = []
+    monkeypatch.setattr(diagnosis, "decide", found.append)
+    of = Diagnosis(known or reference(), limits, "flights")
+    of.verdict(counts, tested, performance, traffic, predecessor, with_labels=with_labels, alpha=0.002)
+    return found[0]
+
+
+# -- performance -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_labels", [0, 300, 500])
+def test_a_row_of_performance_says_what_is_estimated_and_what_came_true(n_labels: int) -> None:
+    counts, of = counts_of(draw(2, 500), n_labels), diagnose()
+    rows = of.performance(ABOUT, "k=1", counts, with_labels=True)
+
+    scored = np.bincount(np.searchsorted(reference().metrics[-2].edges, draw(2, 500)[1], "right"), minlength=500)
+    guessed = {each.name: each for each in estimate(of.calibration, scored[: reference().score_cells])}
+    expected = {each.name: each for each in compare(of.calibration, scored[: reference().score_cells], counts.outcomes)}
+    exact = {each.name: each for each in measure(counts)}
+    assert [row.measure for row in rows] == list(guessed)
+    assert {"auc", "accuracy", "precision", "recall", "f1", "log_loss"} == set(guessed)
+    for row in rows:
+        guess, due, true = guessed[row.measure], expected[row.measure], exact.get(row.measure)
+        assert (row.pipeline, row.model, row.version, row.segment, row.revision) == ("p", "m", "7", "k=1", 3)
+        assert (row.window_start_ms, row.window_end_ms) == (10, 20)
+        assert (row.estimated, row.estimated_low, row.estimated_high) == (guess.estimated, guess.low, guess.high)
+        # AUC, accuracy and log loss are counted exactly; of the others the score cells tell.
+        realised = (true.realised, true.low, true.high) if true is not None else (due.realised, math.nan, math.nan)
+        assert (row.realised, row.low, row.high) == pytest.approx(realised, nan_ok=True)
+        assert (row.expected, row.p_value) == pytest.approx((due.expected, due.p_value), nan_ok=True)
+        assert (row.n_labels, row.label_maturity) == (n_labels, n_labels / 500)
+
+
+def test_before_labels_are_mature_nothing_is_said_of_them_and_without_events_no_share_has_come() -> None:
+    for row in diagnose().performance(ABOUT, ALL, counts_of(draw(2, 500)), with_labels=False):
+        assert not math.isnan(row.estimated)
+        assert row.n_labels == 0
+        unknown = (row.realised, row.low, row.high, row.expected, row.p_value, row.label_maturity)
+        assert all(map(math.isnan, unknown))
+    lost = replace(counts_of(draw(2, 500)), n=0)
+    twice = replace(counts_of(draw(2, 500)), n=250)
+    assert {math.isnan(row.label_maturity) for row in diagnose().performance(ABOUT, ALL, lost, with_labels=True)} == {
+        True
+    }
+    assert {row.label_maturity for row in diagnose().performance(ABOUT, ALL, twice, with_labels=True)} == {1.0}
+
+
+def auc_row(realised: float, segment: str = ALL, measure: str = "auc") -> PerformanceRow:
+    (row,) = (
+        each
+        for each in diagnose().performance(ABOUT, segment, counts_of(draw(2, 500)), with_labels=True)
+        if each.measure == measure
+    )
+    return row._replace(realised=realised, estimated=0.7)
+
+
+def test_the_performance_is_the_realised_auc_of_all_events_or_the_estimated_one_beside_the_strictest_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = {ALL: counts_of(draw(2, 500))}
+    limits = [Limit(0.6, "below", 0.6), Limit(0.65, "below", 0.7), Limit(0.9, "above", 0.9)]
+    before = Predecessor("6", 0.8, 0.5, 1)
+    rows = [auc_row(0.5, "k=1"), auc_row(0.9, measure="accuracy")]
+
+    def performance(*more: PerformanceRow, limits: Sequence[Limit] = limits) -> tuple[object, ...] | None:
+        found = look(monkeypatch, counts, performance=[*rows, *more], limits=limits, predecessor=before).performance
+        return None if found is None else (found.measure, found.value, found.limit, found.predecessor)
+
+    assert performance() is None
+    assert performance(auc_row(0.62)) == ("AUC", 0.62, 0.65, before)
+    assert performance(auc_row(math.nan)) == ("AUC", 0.7, 0.65, before)
+    without = performance(auc_row(0.62), limits=limits[2:])
+    assert without is not None
+    assert math.isnan(without[2])  # type: ignore[arg-type]  # a float, third
+
+
+# -- the situation -----------------------------------------------------------------------------------------------------
+
+
+def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (matrix, scores, labels), (_, before, labels_before) = draw(2, 500), draw(1, 4_000)
+    counts = counts_of((matrix, scores, labels), 300)
+    found = look(monkeypatch, {ALL: counts})
+
+    assert (found.n, found.n_reference, found.alpha, found.events) == (500, 4_000, 0.002, "flights")
+    assert (found.score_before, found.score_now) == pytest.approx((before.mean(), scores.mean()), abs=1e-6)
+    assert (found.rate_before, found.rate_now) == pytest.approx((labels_before.mean(), labels[:300].mean()))
+    assert (found.changes, found.segments, found.faults) == ((), (), ())
+    known = reference()
+    assert found.attribution == attribute(
+        NAMES, known.counts[:3], counts.counts[:3], known.profiles[:3], found.score_before, found.score_now
+    )
+    assert {share.metric for share in found.attribution} == {*NAMES, "joint"}
+    # The label's design effect goes for the calibration and the prior, the score's for the scores given the label.
+    effects = replace(known, design_effects=np.array([1.0, 1.0, 1.0, 7.0, 3.0]))
+    found = look(monkeypatch, {ALL: counts}, known=effects)
+    labels_say = check_labels(known.training.outcomes, counts.outcomes, 3.0, score_effect=7.0)
+    assert (found.p_calibration, found.calibration_effect, found.calibration_distance) == (
+        labels_say.p_calibration,
+        labels_say.rate_gap,
+        labels_say.effect,
+    )
+    assert (found.p_prior, found.p_conditional) == (labels_say.p_prior, labels_say.p_conditional)
+    early = look(monkeypatch, {ALL: counts}, with_labels=False)
+    assert early.rate_before == found.rate_before
+    assert early.calibration_distance == 0.0
+    for unknown in (early.rate_now, early.p_calibration, early.calibration_effect, early.p_prior, early.p_conditional):
+        assert math.isnan(unknown)
+    assert math.isnan(look(monkeypatch, {ALL: counts_of((matrix, scores, labels), 0)}).rate_now)
+
+
+def test_what_signalled_over_all_events_has_changed_and_is_said_with_what_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix, scores, labels = draw(2, 1_000)
+    matrix[:, 0] += 1.0
+    matrix[:500, 2] = 2
+    matrix[500:600, 2] = np.nan
+    tested = [
+        *(judged(ALL, name) for name in ("outcome", "x", "carrier", "score")),
+        judged(ALL, "x"),
+        judged(ALL, "y", signal="WARNING"),
+        judged("k=1", "y"),
+    ]
+    before, _, labels_before = draw(1, 4_000)
+    found = look(monkeypatch, {ALL: counts_of((matrix, scores, labels), 900), "k=1": counts_of(draw(3, 200))}, tested)
+
+    assert [change.metric for change in found.changes] == ["x", "carrier", "score", "outcome"]
+    number, code, score, outcome = found.changes
+    assert [each.kind for each in found.changes] == ["numeric", "category", "score", "outcome"]
+    for change, then, now in ((number, before[:, 0], matrix[:, 0]), (score, draw(1, 4_000)[1], scores)):
+        for deciles, values in ((change.deciles_before, then), (change.deciles_now, now)):
+            # Beyond the range of training a cell reaches to the largest value.
+            assert deciles[:7] == pytest.approx(np.nanquantile(values, np.arange(1, 8) / 10), abs=0.2)
+            assert deciles[9] == np.nanmax(values)
+        assert (change.shares_before, change.shares_now) == ((), ())
+    for change, then, now in ((number, before[:, 0], matrix[:, 0]), (code, before[:, 2], matrix[:, 2])):
+        assert change.missing_before == pytest.approx(np.isnan(then).mean())
+        assert change.missing_now == pytest.approx(np.isnan(now).mean())
+    for shares, codes in ((code.shares_before, before[:, 2]), (code.shares_now, matrix[:, 2])):
+        assert shares == pytest.approx([(codes == each).mean() for each in range(3)])
+    assert code.effect == pytest.approx((matrix[:, 2] == 2).mean() - (before[:, 2] == 2).mean())
+    assert (code.deciles_before, code.deciles_now, code.values) == ((), (), ("AA", "UA", "unseen"))
+    # A label that has not come is not missing.
+    positive = labels[:900].mean()
+    assert outcome.shares_now == pytest.approx((1 - positive, positive))
+    assert outcome.shares_before[1] == pytest.approx(labels_before.mean())
+    assert (outcome.missing_before, outcome.missing_now, outcome.values) == (0.0, 0.0, ("0", "1"))
+    assert (number.values, score.values) == ((), ())
+    assert 0.3 < number.effect < 0.4  # a move by a deviation, in nine of ten that have a value
+
+
+def test_a_segment_is_said_with_its_largest_effect_and_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {ALL: counts_of(draw(2, 500)), "k=1": counts_of(draw(3, 200)), "k=2": counts_of(draw(4, 300))}
+    tested = [
+        judged("k=1", "x", 0.2),
+        judged("k=1", "x", -0.4),
+        judged("k=1", "x", 0.3),
+        judged("k=1", "y", None),
+        judged("k=2", "x", 3.0),
+        judged("k=2", "y", 0.9, "WARNING"),
+        judged(ALL, "x"),
+    ]
+    found = look(monkeypatch, counts, tested)
+
+    assert [(each.segment, each.metric, each.effect, each.n) for each in found.segments] == [
+        ("k=1", "x", 0.4, 200),
+        ("k=1", "y", 0.0, 200),
+        ("k=2", "x", 1.0, 300),
+    ]
+
+
+def test_faults_are_looked_for_among_what_moved_with_what_else_differs_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, scores, labels = draw(2, 1_000)
+    swapped = {ALL: counts_of((matrix[:, [1, 0, 2]], scores, labels))}
+    (fault,) = look(monkeypatch, swapped, [judged(ALL, "x")]).faults
+    assert (fault.kind, fault.metrics) == ("columns_swapped", ("x", "y"))
+    assert look(monkeypatch, swapped).faults == ()
+    (fault,) = look(monkeypatch, {ALL: counts_of(draw(2, 1_000))}, traffic=Traffic(0, [1_000] * 6)).faults
+    assert fault.sentence == "No flights where 1000 are usual: some do not arrive."
+    matrix[:, 2] = 0
+    (fault,) = look(monkeypatch, {ALL: counts_of((matrix, scores, labels))}, [judged(ALL, "carrier")]).faults
+    assert "'AA'" in fault.sentence
+    # Forty events are enough to see that nothing else comes, unless ten of them count as one.
+    few = {ALL: counts_of((matrix[:40], scores[:40], labels[:40]))}
+    assert look(monkeypatch, few, [judged(ALL, "carrier")]).faults
+    dependent = replace(reference(), design_effects=np.full(5, 10.0))
+    assert not look(monkeypatch, few, [judged(ALL, "carrier")], known=dependent).faults
+
+
+@pytest.mark.parametrize(("moved", "is_suspected"), [(0.11, True), (0.09, False)])
+def test_a_feature_is_suspected_when_a_tenth_of_its_events_are_elsewhere(moved: float, is_suspected: bool) -> None:
+    counts = replace(reference().training, counts=reference().counts.copy())
+    row = counts.counts[1]
+    (cells,) = np.nonzero(row[:8])
+    n_moved, first = round(moved * 4_000), int(cells[0])
+    for cell in cells[:0:-1]:
+        step = min(n_moved, int(row[cell]))
+        row[cell] -= step
+        row[first] += step
+        n_moved -= step
+    assert n_moved == 0
+    # The score and the outcome are no features, however far they have moved.
+    counts.counts[-2:] = counts.counts[-2:, ::-1]
+    assert diagnose()._suspects(counts) == ({"y"} if is_suspected else set())
+
+
+# -- what others are told ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_others_are_told_all_of_a_verdict(with_labels: bool) -> None:
+    verdict = Verdict(
+        "feature_drift",
+        "`x` is higher.",
+        (Explanation("x", 0.7, "words"), Explanation("y", math.nan, "others")),
+        (Segment("k=1", 0.4, 200, ("x", "y")),),
+        Example("the middle value of `x`", "1", "2"),
+        Advice("watch", "Because."),
+    )
+    told = to_record(verdict, ABOUT, 4_000, 500, with_labels=with_labels)
+
+    assert (told.pipeline, told.model, told.version, told.revision) == ("p", "m", "7", 3)
+    assert (told.window_start_ms, told.window_end_ms) == (10, 20)
+    assert (told.kind, told.headline, told.advice, told.reason) == (
+        "feature_drift",
+        "`x` is higher.",
+        "watch",
+        "Because.",
+    )
+    assert told.explained_by == [Explained("x", 0.7, "words"), Explained("y", None, "others")]
+    assert told.segments == [VerdictSegment("k=1", 0.4, 200, ["x", "y"])]
+    assert told.example == VerdictExample("the middle value of `x`", "1", "2")
+    assert (told.n_reference, told.n_detection, told.with_labels) == (4_000, 500, with_labels)
+    assert to_record(replace(verdict, example=None), ABOUT, 4_000, 500, with_labels=True).example is None
