@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, optimize, stats
 
 from app.core.detectors import Baseline, Detection, locate_change
+from app.core.drift import run_length as run_length_module
 from app.core.drift.cusum import UNITS, Cusum
 from app.core.drift.run_length import Rate, Steps, conjugate_roots, false_alarm_rate, log_likelihood_steps, thresholds
 
@@ -112,6 +113,65 @@ def test_where_the_mean_step_is_zero_the_run_length_is_the_squared_height_over_t
     # Up and down by 1 with p = 1/2: from 0, where a fall is no step, to 9 takes 9 * 10 events.
     rate = false_alarm_rate(Steps(np.ones(1), np.ones(1)), np.array([9.0]), np.array([0.5]))
     assert 1 / float(rate[0]) == pytest.approx(90, rel=0.05)
+
+
+@pytest.mark.parametrize("effect", [1.0, 4.0])
+@pytest.mark.parametrize("rate", [0.05, 0.19, 0.2, 0.21, 0.4])
+def test_false_alarms_are_those_of_siegmunds_formula(rate: float, effect: float) -> None:
+    """With the height raised by a third of up + down; dependent events have a smaller root and a larger variance."""
+    up, down, threshold = 1.6, 0.4, 5.0
+    height = threshold + (up + down) / 3
+    drift, variance = rate * up - (1 - rate) * down, rate * up**2 + (1 - rate) * down**2
+    found = false_alarm_rate(Steps(np.array([up]), np.array([down])), np.array([threshold]), np.array([rate]), effect)
+    if abs(drift) < 1e-12:
+        assert found[0] == pytest.approx(variance * effect / height**2)
+        return
+    root = optimize.brentq(
+        lambda t: math.log(rate * math.exp(t * up) + (1 - rate) * math.exp(-t * down)) / t,
+        *((1e-6, 60.0) if drift < 0 else (-60.0, -1e-6)),
+    )
+    assert found[0] == pytest.approx(
+        root / effect * -drift / (math.exp(root / effect * height) - 1 - root / effect * height)
+    )
+
+
+def test_false_alarms_are_as_many_just_beside_a_mean_step_of_zero() -> None:
+    steps, threshold = Steps(np.array([1.6]), np.array([0.4])), np.array([5.0])
+    beside = [false_alarm_rate(steps, threshold, np.array([0.2 + by]))[0] for by in (-1e-3, -1e-6, 0.0, 1e-6, 1e-3)]
+    assert beside == pytest.approx([beside[2]] * 5, rel=0.03)
+    assert np.all(np.diff(beside) > 0)
+
+
+@pytest.mark.parametrize(("n", "wrong", "effect"), [(99, 19, 1.0), (99, 0, 1.0), (999, 499, 4.0)])
+def test_a_rate_is_estimated_with_half_an_error_more_and_its_log_odds_are_normal(
+    n: int, wrong: int, effect: float
+) -> None:
+    rate = Rate.of(n, wrong, effect) if effect > 1 else Rate.of(n, wrong)
+    p = (wrong + 0.5) / (n + 1)
+    assert rate.log_odds == pytest.approx(math.log(p / (1 - p)))
+    assert rate.deviation == pytest.approx(math.sqrt(effect / (n + 1) / p / (1 - p)))
+    for deviations in (-1.0, 0.0, 0.5):
+        odds = math.exp(rate.log_odds + deviations * rate.deviation)
+        assert rate.above(deviations) == pytest.approx(odds / (1 + odds))
+    # The mean over what the rate may be, as far as a deviation of 4.5.
+    mean, _ = integrate.quad(lambda x: stats.norm.pdf(x) * rate.above(x), -8, 8)
+    assert (rate.rates() * run_length_module._WEIGHTS).sum() == pytest.approx(mean, rel=3e-4)
+
+
+def test_a_threshold_is_out_of_reach_where_no_budget_is_met_and_near_nought_where_any_is() -> None:
+    rate = Rate.of(100, 20)
+    steps = log_likelihood_steps(rate.above(0), np.array([1.3, 2.0]))
+    assert thresholds(steps, rate, np.full(2, 1e-300)) == pytest.approx([10_000.0] * 2, rel=1e-6)
+    assert thresholds(steps, rate, np.full(2, 10.0)) == pytest.approx([0.05] * 2, rel=1e-6)
+    # Each has its own budget.
+    found = thresholds(steps, rate, np.array([1e-4, 1e-3]))
+    assert found[0] == thresholds(steps, rate, np.full(2, 1e-4))[0]
+    assert found[1] == thresholds(steps, rate, np.full(2, 1e-3))[1]
+    alike = thresholds(steps, rate, np.full(2, 1e-3), 4.0)
+    for row in range(2):
+        one = Steps(steps.up[row : row + 1], steps.down[row : row + 1])
+        alarms = false_alarm_rate(one, alike[row : row + 1], rate.rates(), 4.0)
+        assert (alarms * run_length_module._WEIGHTS).sum() == pytest.approx(1e-3, rel=1e-5)
 
 
 @given(st.floats(1e-6, 0.999), st.floats(1.05, 10), st.floats(-8, 8))

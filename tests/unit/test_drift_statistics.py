@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
@@ -82,6 +82,76 @@ def test_groups_cover_all_cells_with_enough_mass_each(one: np.ndarray, n_groups:
         assert (mass[:-1] * n_groups >= one[:-1].sum()).all()
     if not by_size:
         assert (np.diff(groups) >= 0).all()
+
+
+@settings(max_examples=40)
+@given(counts, counts, st.sampled_from([1.0, 2.0, 3.5]))
+def test_statistics_of_groups_count_events_divided_by_their_design_effect(
+    one: np.ndarray, other: np.ndarray, effect: float
+) -> None:
+    """By definition: PSI with half a pseudo-count, the likelihood ratio and Pearson's chi^2 of scipy."""
+    n, m = one.sum(), other.sum()
+    table = np.stack([one, other])[:, (one + other) > 0]
+    groups = table.shape[1]
+    found_psi, found_js, found_chi = (test(one, other, effect) for test in (psi, jensen_shannon, chi_square))
+    if not n or not m:
+        assert all(math.isnan(each) for result in (found_psi, found_js, found_chi) for each in result[:2])
+        return
+    chi2 = stats.chi2(groups - 1)
+    p, q = ((counts + 0.5) / (counts.sum() + groups / 2) for counts in table)
+    distance = ((q - p) * np.log(q / p)).sum()
+    assert found_psi.statistic == pytest.approx(distance, abs=1e-12)
+    assert found_psi.groups == groups
+    p_values = {"pearson": 1.0, "log-likelihood": 1.0}
+    if groups > 1:
+        for name in p_values:
+            ratio = stats.chi2_contingency(table, correction=False, lambda_=name).statistic
+            p_values[name] = chi2.sf(ratio / effect)
+    assert found_psi.p_value == pytest.approx(chi2.sf(distance / (1 / n + 1 / m) / effect) if groups > 1 else 1.0)
+    assert found_chi.p_value == pytest.approx(p_values["pearson"], rel=1e-9)
+    assert found_js.p_value == pytest.approx(p_values["log-likelihood"], rel=1e-6)
+    assert found_chi.effect == pytest.approx(math.sqrt(found_chi.statistic / (n + m)))
+    by_chance = (groups - 1) / (8 * math.log(2)) * (1 / n + 1 / m) * effect
+    beyond = max(float(found_js.statistic) ** 2 - by_chance, 0.0)
+    assert found_js.effect == pytest.approx(math.sqrt(beyond), abs=1e-7)
+
+
+def test_pairs_of_windows_side_by_side_have_the_statistics_that_each_has_alone() -> None:
+    windows = np.random.default_rng(13).integers(0, 4, (2, 3, 2, 4)) * 5
+    windows[0, 0, 0] = windows[:, 1, 0] = 0
+    windows[:, 2, 0, 1:] = 0
+    effects, groups = np.array([[1.0, 2.5], [2.0, 2.5], [2.5, 1.0]]), np.array([1, 0, 2, 1])
+    joined = join_cells(windows[0], groups)
+    for test in (psi, jensen_shannon, chi_square, lambda one, other, _: ks(one, other)):
+        together = test(windows[0], windows[1], effects)
+        for at in np.ndindex(3, 2):
+            alone = test(windows[0][at], windows[1][at], float(effects[at]))
+            for one, many in zip(alone, together, strict=True):
+                np.testing.assert_allclose(many[at], one, rtol=1e-12)
+            assert joined[at].tolist() == np.bincount(groups, weights=windows[0][at]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cells", "n_groups", "by_size", "groups"),
+    [
+        # The last cell is "missing". A group is full at its share of the mass, if as much is left for another.
+        ([3, 3, 3, 3, 0], 4, False, [0, 1, 2, 3, 4]),
+        ([3, 3, 3, 2, 0], 4, False, [0, 1, 2, 2, 3]),
+        ([2, 3, 1, 6, 9], 4, False, [0, 0, 1, 1, 2]),
+        ([1, 1, 1, 1, 1, 1, 5], 3, False, [0, 0, 1, 1, 2, 2, 3]),
+        ([0, 4, 0, 4, 0, 0], 2, False, [0, 0, 1, 1, 1, 2]),
+        ([7, 0, 0, 1], 3, False, [0, 0, 0, 1]),
+        ([5, 5, 5, 0], 1, False, [0, 0, 0, 1]),
+        ([0, 0, 0], 5, False, [0, 0, 1]),
+        # From the largest on; of equal ones the first comes first.
+        ([2, 5, 2, 5, 2, 1], 4, True, [2, 0, 2, 1, 2, 3]),
+        ([4, 4, 4, 4, 3], 2, True, [0, 0, 1, 1, 2]),
+    ],
+)
+def test_cells_are_joined_from_one_end_to_the_other(
+    cells: list[int], n_groups: int, by_size: bool, groups: list[int]
+) -> None:
+    assert group_cells(np.array(cells), n_groups, by_size).tolist() == groups
 
 
 def test_rare_categories_are_joined_with_each_other() -> None:
@@ -183,6 +253,31 @@ def test_deciles_with_infinite_extremes_are_numbers() -> None:
     assert found[9] == math.inf
 
 
+@given(
+    hnp.arrays(np.int64, 5, elements=st.integers(0, 6)),
+    st.sampled_from([-math.inf, -2.5, -1.0]),
+    st.sampled_from([7.0, 9.5, math.inf]),
+)
+def test_a_decile_is_where_so_many_tenths_of_the_values_are_below_it(
+    one: np.ndarray, minimum: float, maximum: float
+) -> None:
+    """By plain loops: values are spread evenly over [-1, 3), [3, 3] and (3, 7); below and above to the extremes."""
+    edges = [-1.0, 3.0, float(np.nextafter(3.0, 4.0)), 7.0]
+    n = int(one.sum())
+    found = deciles(MetricCells("x", "numeric", np.array(edges)), np.append(one, 9), minimum, maximum)
+    if not n:
+        assert np.isnan(found).all()
+        return
+    lows, highs = [minimum, *edges], [*edges, maximum]
+    for tenth in range(1, 10):
+        cell = next(at for at in range(5) if 10 * one[: at + 1].sum() >= tenth * n)
+        into = (tenth * n / 10 - one[:cell].sum()) / one[cell]
+        low, high = max(lows[cell], minimum), min(highs[cell], maximum)
+        expected = high if math.isinf(low) else low if math.isinf(high) or cell == 2 else low + into * (high - low)
+        assert found[tenth - 1] == pytest.approx(min(max(expected, minimum), maximum))
+    assert found[9] == maximum
+
+
 def test_deciles_of_a_category_are_codes() -> None:
     assert deciles(MetricCells("k", "category", np.empty(0), codes=3), np.array([1, 0, 9, 4]), 0, 2).tolist() == [
         0,
@@ -239,6 +334,28 @@ def test_windows_that_depend_count_as_fewer_by_hand() -> None:
     statistic = fitted.slope / fitted.stderr / math.sqrt(20 / effective)
     assert found.dependent_p_value.item() == pytest.approx(2 * stats.t.sf(abs(statistic), effective - 2))
     assert found.dependent_p_value.item() > 2 * found.p_value.item()
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 12, 19, 20, 60])
+def test_the_dependence_of_windows_is_within_its_limits(n: int) -> None:
+    """Of series that wander, that alternate and that are noise, beside what `trend` says of few windows."""
+    noise, times = np.random.default_rng(n).normal(size=(n, 30)), np.arange(float(n))
+    series = np.column_stack(
+        [np.cumsum(noise[:, :10], axis=0), noise[:, 10:20], noise[:, 20:] * (-1.0) ** times[:, None]]
+    )
+    series[:, ::2] += times[:, None]
+    found = trend(times, series)
+    for column, values in enumerate(series.T):
+        fitted = stats.linregress(times, values)
+        residuals = values - fitted.intercept - fitted.slope * times
+        first = (residuals[1:] * residuals[:-1]).sum() / (residuals**2).sum()
+        freed = min(max((first + 2 / n) / max(1 - 4 / n, 0.1), -0.97), 0.97)
+        r = min(max(freed + math.sqrt((1 - freed**2) / n), 0.0), 0.97)
+        effective = n * (1 - r) / (1 + r)
+        statistic = fitted.slope / fitted.stderr * math.sqrt(effective / n)
+        p_value = 2 * stats.t.sf(abs(statistic), max(effective - 2, 0.5))
+        assert found.t_statistic[column] == pytest.approx(fitted.slope / fitted.stderr, rel=1e-6)
+        assert found.dependent_p_value[column] == pytest.approx(max(p_value, fitted.pvalue), rel=1e-6)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6])
@@ -444,6 +561,44 @@ def test_a_change_of_a_share_has_the_p_value_of_scipys_binomial_or_chi_square(
         law = stats.binom(rarer.sum(), m / (n + m))
         tails = law.cdf(rarer[1]), law.sf(rarer[1] - 1)
         assert found.p_value == pytest.approx(min(1.0, 2 * min(tails)), rel=1e-6, abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 400), st.integers(1, 400), st.floats(0, 1), st.floats(0, 1), st.sampled_from([2.0, 5.0]))
+def test_a_share_of_events_that_count_as_fewer_has_the_p_value_of_so_few(
+    n: int, m: int, share: float, share_now: float, effect: float
+) -> None:
+    """Every event comes ``effect`` times: what is said is what is said of each of them once."""
+    some, now, times = round(n * share), round(m * share_now), int(effect)
+    once = change_of_share(some, n, now, m)
+    found = change_of_share(some * times, n * times, now * times, m * times, effect)
+    assert found.statistic == pytest.approx(once.statistic)
+    assert found.p_value == pytest.approx(once.p_value, rel=1e-6, abs=1e-12)
+    beyond = beyond_range(np.array(n * times), np.array(now * times), np.array(m * times), effect)
+    alone = beyond_range(np.array(n), np.array(now), np.array(m))
+    assert beyond.statistic == pytest.approx(now / m)
+    assert beyond.p_value == pytest.approx(alone.p_value, rel=1e-6)
+
+
+@pytest.mark.parametrize(("some", "n", "now", "m"), [(40, 100, 60, 100), (50, 100, 50, 100), (49, 100, 50, 100)])
+def test_from_fifty_expected_in_each_of_the_four_on_a_share_has_the_p_value_of_chi_square(
+    some: int, n: int, now: int, m: int
+) -> None:
+    """Of 200 events half are in either window: 100 of a kind are 50 and 50, and 99 are not."""
+    found = change_of_share(some, n, now, m)
+    if some + now < 100:
+        law = stats.binom(some + now, 0.5)
+        expected = min(1.0, 2 * min(law.cdf(now), law.sf(now - 1)))
+    else:
+        expected = stats.chi2_contingency([[some, n - some], [now, m - now]], correction=False).pvalue
+    assert found.p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_windows_without_events_have_no_share() -> None:
+    for n, m in ((0, 5), (5, 0), (0, 0)):
+        for found in (change_of_share(0, n, 0, m), beyond_range(np.array(n), np.array(0), np.array(m))):
+            assert math.isnan(found.statistic)
+            assert math.isnan(found.p_value)
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.data())

@@ -33,7 +33,7 @@ class DecileCells:
     @classmethod
     def stack(cls, metrics: Sequence[MetricCells]) -> DecileCells:
         sizes = np.array([cells.size for cells in metrics], np.int64)
-        shape = len(metrics), int(sizes.max(initial=0))
+        shape = len(metrics), int(sizes.max())
         lows, highs = np.full(shape, -np.inf), np.full(shape, np.inf)
         for row, cells in enumerate(metrics):
             n_edges = len(cells.edges)
@@ -49,9 +49,9 @@ class DecileCells:
         n = upto[:, -1]
         targets = n[:, None] * _TENTHS  # tenths of a rank
         # The first cell with 10 * upto >= target, of all metrics in one search: one's ranks come after the last one's.
-        above = rows[:, None] * (10 * int(n.max(initial=0)) + 1)
+        above = rows[:, None] * (10 * int(n.max()) + 1)
         where = np.searchsorted((10 * upto + above).ravel(), (targets + above).ravel()).reshape(n_metrics, 10)
-        cell = rows[:, None], np.minimum(where - rows[:, None] * width, width - 1)
+        cell = rows[:, None], where - rows[:, None] * width
         smallest, largest = minima[:, None], maxima[:, None]
         low, high = np.maximum(self.lows[cell], smallest), np.minimum(self.highs[cell], largest)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -59,8 +59,7 @@ class DecileCells:
             values = low + inside * (high - low)
             values = np.where(high <= np.nextafter(low, np.inf), low, values)  # the cell holds one value
             # Infinite values: the edge is the only number known.
-            endless, has_high = np.isinf(low) | np.isinf(high), np.isinf(low) & ~np.isinf(high)
-            values = np.where(endless, np.where(has_high, high, low), values)
+            values = np.where(np.isinf(low) & np.isfinite(high), high, np.where(np.isinf(high), low, values))
         values[:, -1] = maxima
         found: Floats = np.where(self.is_coded[:, None], cell[1], values.clip(smallest, largest))
         found[n == 0] = np.nan

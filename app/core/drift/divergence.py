@@ -55,11 +55,11 @@ def jensen_shannon(reference: Ints, detection: Ints, design_effect: Floats | flo
     with np.errstate(divide="ignore", invalid="ignore"):
         p, q = reference / n[..., None], detection / m[..., None]
         ratio = 2 * (n + m) / design_effect * _divergence(p, q, n / (n + m))
-        p_value = np.where(groups > 1, chdtrc(np.maximum(groups - 1, 1), ratio), 1.0)
+        p_value = chdtrc(np.maximum(groups - 1, 1), ratio)
         squared = np.minimum(_divergence(p, q, np.full(n.shape, 0.5)) / np.log(2), 1.0)
         by_chance = (groups - 1) / (8 * np.log(2)) * (1 / n + 1 / m) * design_effect
         effect = np.sqrt(np.maximum(squared - by_chance, 0.0))
-    return JensenShannon(np.sqrt(squared), np.where(np.isnan(squared), np.nan, p_value), effect)
+    return JensenShannon(np.sqrt(squared), p_value, effect)
 
 
 def _divergence(p: Floats, q: Floats, weight: Floats) -> Floats:

@@ -62,7 +62,7 @@ def psi(reference: Ints, detection: Ints, design_effect: Floats | float = 1.0) -
         is_empty = (n == 0) | (m == 0)
         statistic = np.where(is_empty, np.nan, np.sum((q - p) * np.log(q / p), axis=-1, where=used))
         p_value = chdtrc(np.maximum(groups - 1, 1), statistic / ((1 / n + 1 / m) * design_effect))
-    return Psi(statistic, np.where(groups > 1, p_value, np.where(is_empty, np.nan, 1.0)), groups)
+    return Psi(statistic, p_value, groups)
 
 
 def group_cells(reference: Ints, n_groups: int, by_size: bool = False) -> Ints:

@@ -129,7 +129,7 @@ def thresholds(steps: Steps, rate: Rate, false_alarms: Floats, design_effect: fl
 
     Returns
     -------
-    In nats, at most 10 000: an estimate too poor for an alternative puts it out of reach.
+    In nats, 0.05 to 10 000: an estimate too poor for an alternative puts it out of reach.
     """
     columns = Steps(steps.up[:, None], steps.down[:, None])
     walk = _Walk.of(columns, rate.rates(), design_effect)

@@ -64,9 +64,9 @@ def chi_square(reference: Ints, detection: Ints, design_effect: Floats | float =
         # For two windows chi^2 is n m times the sum of (p_b - q_b)^2 / (counts of both).
         apart = reference / n[..., None] - detection / m[..., None]
         statistic = n * m * np.sum(np.where(both > 0, apart**2 / np.maximum(both, 1), 0.0 * apart), axis=-1)
-        p_value = np.where(groups > 1, chdtrc(np.maximum(groups - 1, 1), statistic / design_effect), 1.0)
+        p_value = chdtrc(np.maximum(groups - 1, 1), statistic / design_effect)
         effect = np.sqrt(statistic / (n + m))
-    return ChiSquare(statistic, np.where(np.isnan(statistic), np.nan, p_value), effect)
+    return ChiSquare(statistic, p_value, effect)
 
 
 def change_of_share(

@@ -31,7 +31,8 @@ def trend(times: Floats, deciles: Floats) -> Trend:
     than alpha says (14 / 30 / 60 % at AR(1) 0.3 / 0.6 / 0.9, nominal 5 %). The other one counts T windows as T (1 - r)
     / (1 + r), where r is the upper 84 % limit of the residuals' first autocorrelation, freed of its bias: at 5 and 1 %
     and AR(1) 0, 0.3, 0.6 it says 2.0, 2.9, 3.6 and 0.3, 0.7, 1.3 % for T = 20, and 2.7, 3.0, 3.1 and 0.4, 0.6, 0.7 %
-    for T = 60. With fewer than 20 windows nothing can be said of how they depend.
+    for T = 60. With fewer than 20 windows nothing can be said of how they depend. r is at most 0.97; what
+    is freed of its bias is divided by 0.1 at least, and half a degree of freedom is left.
 
     Parameters
     ----------
