@@ -20,10 +20,11 @@ from app.core.faults.fault import Fault
 from app.core.faults.find import find_faults
 from app.core.faults.law import Law, distance, gap
 from app.core.faults.traffic import Traffic, find_in_traffic
-from app.core.faults.units import CONVERSIONS
+from app.core.faults.units import CONVERSIONS, find_unit
 from models.counting import count
 from models.reference import Counts, MetricCells, Reference
 from models.reference_fit import fit_reference
+from models.units import LARGEST_UNITS
 
 N = 2_000
 NAMES = ["temp", "dist", "amount", "share", "count", "rain"]
@@ -548,6 +549,196 @@ def test_a_factor_that_a_small_offset_would_hardly_change_is_not_named_after_the
     assert find(reference, values[:N] * 1.8 + 32) == ()
 
 
+def narrow(n: int = 1_000_000, low: float = 100.0, high: float = 110.0) -> Law:
+    """Spread evenly, in twenty stretches."""
+    return Law(n, np.linspace(low, high, 21), np.linspace(0.0, 1.0, 21), (low + high) / 2, 1e15, 0.0)
+
+
+def in_unit(training: Law, factor: float, offset: float = 0.0, off: float = 0.0, n: int = 1_000_000) -> Law:
+    """The law of the values in another unit; of ``off`` of them the lowest have become the highest."""
+    scaled = training.scaled(factor, offset)
+    below = np.maximum(scaled.below - off, 0.0)
+    below[-1] = 1.0
+    return replace(scaled, n=n, below=below, cap=1e15)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("seconds to milliseconds", "1000 times"),
+        ("milliseconds to seconds", "1/1000 of"),
+        ("seconds to microseconds", "1e+06 times"),
+        ("microseconds to seconds", "1/1e+06 of"),
+        ("shares to percentages", "100 times"),
+        ("percentages to shares", "1/100 of"),
+        ("centimetres to millimetres", "10 times"),
+        ("millimetres to centimetres", "1/10 of"),
+        ("minutes to seconds", "60 times"),
+        ("seconds to minutes", "1/60 of"),
+        ("hours to seconds", "3600 times"),
+        ("seconds to hours", "1/3600 of"),
+        ("days to hours", "24 times"),
+        ("hours to days", "1/24 of"),
+        ("days to seconds", "8.64e+04 times"),
+        ("metres per second to kilometres per hour", "3.6 times"),
+        ("kilometres per hour to metres per second", "0.278 times"),
+        ("miles to kilometres", "1.609 times"),
+        ("kilometres to miles", "0.621 times"),
+        ("feet to inches", "12 times"),
+        ("inches to feet", "1/12 of"),
+        ("metres to feet", "3.281 times"),
+        ("feet to metres", "0.305 times"),
+        ("inches to centimetres", "2.54 times"),
+        ("centimetres to inches", "0.394 times"),
+        ("pounds to kilograms", "0.454 times"),
+        ("kilograms to pounds", "2.205 times"),
+        ("Celsius to Fahrenheit", "1.8 times"),
+        ("Fahrenheit to Celsius", "0.556 times"),
+        ("Celsius to Kelvin", ""),
+        ("Kelvin to Celsius", ""),
+        ("the other sign", "minus"),
+    ],
+)
+def test_each_unit_is_said_with_its_factor_and_offset(words: str, said: str) -> None:
+    (known,) = (each for each in CONVERSIONS if each.words == words)
+    offsets = {32.0: " plus 32", -32 / 1.8: " minus 17.78", 273.15: " plus 273.1", -273.15: " minus 273.1", 0.0: ""}
+    values = f"{said} those of training{offsets[known.offset]}".strip()
+
+    fault = find_unit("x", narrow(), in_unit(narrow(), known.factor, known.offset))
+
+    assert fault is not None
+    assert fault.sentence == f"`x` seems to be in another unit: its values are {values} ({words})."
+    assert (fault.kind, fault.metrics, fault.strength) == ("unit_changed", ("x",), pytest.approx(1.0, abs=0.01))
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "off", "width", "is_found"),
+    [
+        # A small factor, of which no more than 2 % (and a thousandth, by chance) may have drifted; a large one: 20 %.
+        (12.0, 0.0, 0.018, 10.0, True),
+        (12.0, 0.0, 0.03, 10.0, False),
+        (24.0, 0.0, 0.18, 10.0, True),
+        (24.0, 0.0, 0.25, 10.0, False),
+        (1 / 12, 0.0, 0.03, 10.0, False),
+        (1 / 24, 0.0, 0.18, 10.0, True),
+        # An offset of three deviations (a uniform law's is its width over the root of 12) is a large one,
+        (1.0, 273.15, 0.18, 80.0 * math.sqrt(12), True),
+        (1.0, 273.15, 0.18, 93.0 * math.sqrt(12), False),
+        (1.0, 273.15, 0.015, 93.0 * math.sqrt(12), True),
+        # and one of less than a half of a deviation no offset.
+        (1.8, 32.0, 0.0, 60.0 * math.sqrt(12), True),
+        (1.8, 32.0, 0.0, 70.0 * math.sqrt(12), False),
+    ],
+)
+def test_how_much_may_have_drifted_besides_a_change_of_unit(
+    factor: float, offset: float, off: float, width: float, is_found: bool
+) -> None:
+    training = narrow(low=500.0, high=500.0 + width)
+    # The highest stretch is as wide as the others: what moves there moves the mean by no more than the shares.
+    found = find_unit("x", training, replace(in_unit(training, factor, offset, off), mean=math.nan))
+
+    assert (found is not None) == is_found
+
+
+@pytest.mark.parametrize(
+    ("factor", "moved", "is_found"),
+    [(12.0, 0.6, True), (12.0, 0.4, False), (24.0, 0.12, True), (24.0, 0.08, False)],
+)
+def test_how_many_values_must_be_elsewhere(factor: float, moved: float, is_found: bool) -> None:
+    """The rest of them are nought in any unit."""
+    points = np.array([0.0, 5e-324, *np.linspace(100.0, 110.0, 20)])
+    below = np.array([0.0, 1 - moved, *np.linspace(1 - moved, 1.0, 20)])
+    training = Law(1_000_000, points, below, math.nan, 1e15, 0.0)
+    scaled = training.scaled(factor, 0.0)
+    window = replace(scaled, points=np.array([0.0, 5e-324, *scaled.points[2:]]), cap=1e15)
+    found = find_unit("x", training, window)
+
+    assert (found is not None) == is_found
+    assert found is None or found.strength == pytest.approx(moved)
+
+
+@pytest.mark.parametrize(("n", "n_now", "is_found"), [(20, 20, True), (19, 20, False), (20, 19, False)])
+def test_twenty_values_of_each_are_enough_to_know_a_unit(n: int, n_now: int, is_found: bool) -> None:
+    assert (find_unit("x", narrow(n), in_unit(narrow(n), 60.0, n=n_now)) is not None) == is_found
+
+
+@pytest.mark.parametrize(
+    ("factor", "mean", "now", "cap", "said"),
+    [
+        (37.0, 105.0, 105.0 * 37, 1e15, "37 times those of training"),
+        (-37.0, 105.0, -105.0 * 37, 1e15, "minus 37 times those of training"),
+        (1 / 37, 105.0, 105.0 / 37, 1e15, "1/37 of those of training"),
+        (19.0, 105.0, 105.0 * 19, 1e15, ""),
+        (37.0, 105.0, 105.0 * 37, 4 * 105.0 * 37, ""),  # it may be saturated
+        (37.0, 105.0, 105.0 * 37, 4.1 * 105.0 * 37, "37 times those of training"),
+        (37.0, 105.0, math.nan, 1e15, ""),
+        (37.0, 0.0, 105.0 * 37, 1e15, ""),
+        (37.0, 105.0, 0.0, 1e15, ""),
+    ],
+)
+def test_a_factor_without_a_name_is_that_of_the_means(
+    factor: float, mean: float, now: float, cap: float, said: str
+) -> None:
+    training = replace(narrow(), mean=mean)
+    window = replace(in_unit(training, factor), mean=now, cap=cap)
+    found = find_unit("x", training, window)
+
+    assert (found.sentence if found is not None else "") == (
+        f"`x` seems to be in another unit: its values are {said}." if said else ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(65.4, "60 times those of training (minutes to seconds)"), (67.0, "67 times")]
+)
+def test_a_factor_that_is_a_tenth_off_is_the_known_one(factor: float, said: str) -> None:
+    training = narrow(low=0.0, high=200.0)
+    found = find_unit("x", training, in_unit(training, factor))
+
+    assert found is not None
+    assert found.sentence.startswith(f"`x` seems to be in another unit: its values are {said}")
+
+
+def test_a_known_unit_that_fits_as_well_goes_before_the_factor_of_the_means() -> None:
+    """The shares are those of 24 times the values; the means are off by a quarter, or 0.4 deviations."""
+    training = narrow(low=0.0, high=200.0)
+    found = find_unit("x", training, replace(in_unit(training, 24.0), mean=24 * 100.0 * 1.25))
+
+    assert found is not None
+    assert "(days to hours)" in found.sentence
+
+
+@pytest.mark.parametrize(("n", "is_told"), [(25, False), (100, True)])
+def test_units_that_so_few_events_cannot_tell_apart_are_all_named(n: int, is_told: bool) -> None:
+    """Of values spread evenly from nought on, 3.6 times them and 3.281 times them are 0.09 apart."""
+    training = Law(n, np.linspace(0.0, 1e6, 501), np.linspace(0.0, 1.0, 501), math.nan, 1e15, 0.0)
+    found = find_unit("x", training, in_unit(training, 3.6, n=n))
+    values = "3.6 times those of training (metres per second to kilometres per hour)"
+
+    assert found is not None
+    assert found.sentence == (
+        f"`x` seems to be in another unit: its values are {values}."
+        if is_told
+        else f"`x` seems to be in another unit; which one cannot be told: {values}, or 3.281 times those of training"
+        " (metres to feet)."
+    )
+
+
+@pytest.mark.parametrize(("times", "is_found"), [(15.0, True), (30.0, False)])
+def test_the_largest_values_in_another_unit_are_of_the_same_order(times: float, is_found: bool) -> None:
+    """What is beyond the last edge, in the window or in training, is known by how far it reaches alone."""
+    training = narrow()
+    beyond = Law(1_000_000, np.array([111.0, 1e6 * 110.0 * times]), np.array([0.0, 1.0]), math.nan, 1e15, 0.0)
+    found = find_unit("x", training, beyond)
+    assert ("microseconds" in (found.sentence if found is not None else "")) == is_found
+
+    points, below = np.append(training.points, 110.0 * times), np.append(training.below * 0.9999, 1.0)
+    found = find_unit(
+        "x", replace(training, points=points, below=below), replace(in_unit(training, 60.0), mean=math.nan)
+    )
+    assert (found is not None) == is_found
+
+
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -970,3 +1161,62 @@ def test_laws_differ_by_what_is_missing_and_by_their_means_as_well() -> None:
     assert training.scaled(-1.0, 0.0).below.tolist() == [0.0, 0.5, 1.0]
     assert (training.scaled(2.0, 3.0).mean, training.reach) == (5.0, 2.0)
     assert training.scaled(-3.0, 1.0).reach == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "points", "below"),
+    [
+        # 2 below 0, 3 in [0, 1), 5 in [1, 2), none above; half of all have no value.
+        (-1.0, 1.5, [-1.0, 0.0, 1.0, math.nextafter(1.5, 2.0)], [0.0, 0.2, 0.5, 1.0]),
+        (-1.0, 1.0, [-1.0, 0.0, 1.0, math.nextafter(1.0, 2.0)], [0.0, 0.2, 0.5, 1.0]),
+        (0.0, 1.5, [0.0, 1.0, math.nextafter(1.5, 2.0)], [0.0, 0.5, 1.0]),
+        (-math.inf, 1.5, [0.0, 1.0, math.nextafter(1.5, 2.0)], [0.2, 0.5, 1.0]),
+        (-1.0, math.inf, [-1.0, 0.0, 1.0, 2.0], [0.0, 0.2, 0.5, 1.0]),
+    ],
+)
+def test_a_law_is_known_at_its_extremes_and_at_the_edges_between(
+    least: float, most: float, points: list[float], below: list[float]
+) -> None:
+    cells = MetricCells("x", "numeric", np.array([0.0, 1.0, 2.0]), scale=4.0)
+    found = Law.of(cells, np.array([2, 3, 5, 0, 10]), 48, least, most)
+
+    assert (found.points.tolist(), found.below.tolist()) == (points, below)
+    assert (found.n, found.missing, found.mean, found.cap) == (10, 0.5, 1.2, LARGEST_UNITS / 4)
+    nothing = Law.of(cells, np.zeros(5, np.int64), 0, math.nan, math.nan)
+    assert (nothing.n, nothing.missing, nothing.reach, len(nothing.points)) == (0, 0.0, 0.0, 0)
+    assert math.isnan(nothing.mean)
+    assert all(map(math.isnan, nothing.moments(math.inf)))
+    assert gap(nothing, found) == gap(found, nothing) == 0.0
+
+
+def test_means_are_compared_under_the_same_cap_and_less_what_the_middles_of_cells_are_off() -> None:
+    """Half in [0, 1), half in [1, 2): the middles have mean 1 and deviation 0.5; 0.2 is 0.4 deviations, or 0.16."""
+    points, below = np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.5, 1.0])
+    window = Law(1_000, points, below, 1.4, 100.0, 0.0)
+    for mean, cap, expected in (
+        (1.0, 100.0, 0.4 * 0.8),
+        (1.2, 100.0, 0.4 * (0.8 - 0.4)),  # the middles are 0.4 deviations off
+        (0.8, 50.0, 0.4 * (0.8 - 0.4)),
+        (1.2, 100.1, 0.4 * 0.8),  # under another cap the mean of training says nothing
+        (1.2, math.inf, 0.4 * 0.8),
+        (math.nan, 100.0, 0.4 * 0.8),
+        (2.2, 100.0, 0.0),
+    ):
+        assert distance(window, Law(1_000, points, below, mean, cap, 0.0)) == pytest.approx(expected)
+    # Values are saturated as the window's are: at 0.6, the middles are 0.5 and 0.6.
+    training = Law(1_000, points, below, math.nan, 100.0, 0.0)
+    assert training.moments(0.6) == pytest.approx((0.55, 0.05))
+    assert Law(1_000, -points[::-1], below, math.nan, 100.0, 0.0).moments(0.6) == pytest.approx((-0.55, 0.05))
+    assert distance(replace(window, mean=0.57, cap=0.6), training) == pytest.approx(0.4 * 0.4)
+    # Where there is one stretch alone nothing deviates, and without a mean there is nothing to compare.
+    one = Law(1_000, points[:2], np.array([0.0, 1.0]), 0.5, 100.0, 0.0)
+    assert distance(replace(one, mean=9.0), one) == distance(replace(one, mean=math.nan), one) == 0.0
+    assert distance(replace(window, mean=math.nan), training) == 0.0
+
+
+def test_a_turned_law_is_known_just_above_the_turned_points() -> None:
+    turned = Law(7, np.array([0.0, 1.0, 3.0]), np.array([0.0, 0.25, 1.0]), 2.0, 100.0, 0.5).scaled(-2.0, 1.0)
+
+    assert turned.points.tolist() == [math.nextafter(at, math.inf) for at in (-5.0, -1.0, 1.0)]
+    assert turned.below.tolist() == [0.0, 0.75, 1.0]
+    assert (turned.n, turned.mean, turned.cap, turned.missing) == (7, -3.0, math.inf, 0.5)

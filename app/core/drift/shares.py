@@ -114,7 +114,8 @@ def change_of_share(
 
 def _at_most(k: Floats, n: Floats, p: Floats) -> Floats:
     """P(X <= k) of a binomial X, continued to fractions."""
-    return np.where(n - k > 0, betainc(np.maximum(n - k, 1e-300), k + 1, 1 - p), 1.0)
+    at_most: Floats = betainc(np.maximum(n - k, 0.0), k + 1, 1 - p)
+    return at_most
 
 
 def beyond_range(n: Ints, beyond: Ints, m: Ints, design_effect: Floats | float = 1.0) -> Change:

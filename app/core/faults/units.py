@@ -82,7 +82,7 @@ def find_unit(name: str, training: Law, window: Law) -> Fault | None:
     converted = [(training.scaled(each.factor, each.offset), each) for each in CONVERSIONS]
     fits = [(distance(window, law), each) for law, each in converted if _reach_alike(window, law)]
     near = sorted(
-        ((apart, each) for apart, each in fits if apart <= min(allowed[each], now / 2)), key=lambda fit: fit[0]
+        ((apart, each) for apart, each in fits if apart <= min(allowed[each], _LEFT * now)), key=lambda fit: fit[0]
     )
     free = _free_factor(training, window)
     if free is not None and not any(_is_factor(each, free) for _, each in near):
@@ -106,7 +106,7 @@ def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
     """How far from the converted training a window may be, besides noise, that is ``now`` so far from training."""
     size, offset = abs(conversion.factor), abs(conversion.offset)
     if max(size, 1 / size) >= _FAR_FACTOR or offset >= _FAR_OFFSET * deviation > 0:
-        return min(_NEAR_IF_FAR, max(_LEFT * now, _NEAR))
+        return _NEAR_IF_FAR
     is_mere_factor = 0 < offset < deviation / 2  # 1.8 times without the 32 is no Fahrenheit
     return _NEAR if now >= _CHANGED and not is_mere_factor else -1.0
 
