@@ -394,6 +394,15 @@ def test_a_constant_decile_has_no_trend_and_a_line_is_certain(level: float, n: i
     assert (line.t_statistic.item(), line.p_value.item()) == (math.inf, 0.0)
 
 
+@pytest.mark.parametrize("level", [0.1, 1e6, -1e6])
+def test_what_rounding_makes_of_a_constant_is_no_trend(level: float) -> None:
+    """In the second half it is larger by twenty steps between neighbouring numbers."""
+    step = 20 * np.spacing(level)
+    found = trend(np.arange(12.0), np.repeat([level, level + step], 6)[:, None])
+    assert (found.beta.item(), found.t_statistic.item(), found.p_value.item()) == (0.0, 0.0, 1.0)
+    assert found.dependent_p_value.item() == 1.0
+
+
 @pytest.mark.parametrize("unit", [1e-12, 1e12])
 def test_the_unit_of_a_decile_does_not_matter_to_its_trend(unit: float) -> None:
     """The line has rounding errors, which are as large as its values are; the others have real residuals."""

@@ -353,3 +353,74 @@ def test_a_shape_takes_a_hundred_values_and_ten_cells(n: int, cells: int, is_sha
     training = [*[10] * cells, *[0] * (22 - cells)]
     assert numeric([n, *[0] * 21], training=training).is_shaped == is_shaped
     assert numeric([2 * n, *[0] * 21], training=training, design_effect=2.0).is_shaped == is_shaped
+
+
+# -- one metric in training and in the window --------------------------------------------------------------------------
+
+
+def column_of(training: Sequence[int], window: Sequence[int], effect: float = 1.0) -> Column:
+    """Counts per cell, "missing" last."""
+    cells = MetricCells("x", "numeric", np.arange(len(training) - 2.0))
+    return Column(cells, np.array(training), np.array(window), (0.0, 1.0), (0.0, 1.0), 0.5, effect)
+
+
+def test_shares_are_of_the_values_that_are_not_missing() -> None:
+    column = column_of([10, 20, 30, 40], [4, 0, 6, 10], 2.5)
+    assert (column.name, column.n_training, column.n, column.n_effective) == ("x", 60, 10, 4.0)
+    assert column_of([10, 20, 30, 40], [4, 0, 6, 10], 0.5).n_effective == 10
+    before, now = column.shares
+    assert before == pytest.approx([1 / 6, 1 / 3, 1 / 2])
+    assert now == pytest.approx([0.4, 0.0, 0.6])
+    single, nothing = column_of([1, 0, 0, 0], [0, 1, 0, 0]).shares, column_of([0, 0, 0, 5], [0, 0, 0, 5]).shares
+    assert [side.tolist() for side in single] == [[1, 0, 0], [0, 1, 0]]
+    assert [side.tolist() for side in nothing] == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("n", "effect", "n_cells", "is_shaped"),
+    [(100, 1.0, 10, True), (99, 1.0, 10, False), (250, 2.5, 10, True), (249, 2.5, 10, False), (100, 1.0, 9, False)],
+)
+def test_a_hundred_values_and_ten_cells_make_a_shape(n: int, effect: float, n_cells: int, is_shaped: bool) -> None:
+    training = [*[5] * n_cells, *[0] * (12 - n_cells), 7]
+    assert column_of(training, [n, *[0] * 11, 500], effect).is_shaped == is_shaped
+
+
+@pytest.mark.parametrize(
+    ("now", "n", "effect", "is_more"),
+    [
+        # None of 900 in training: each of those now is one of a hundred by a chance of a tenth, and two sides count.
+        (7, 100, 1.0, True),
+        (6, 100, 1.0, False),
+        (7, 100, 0.5, True),
+        (6, 100, 0.5, False),
+        (14, 200, 2.0, True),
+        (12, 200, 2.0, False),
+        # 6.5 events are six.
+        (13, 200, 2.0, False),
+    ],
+)
+def test_a_cell_holds_more_when_that_is_no_chance_of_one_in_a_million(
+    now: int, n: int, effect: float, is_more: bool
+) -> None:
+    assert column_of([900, 0, 0, 3], [n - now, now, 0, 50], effect).is_more(1) == is_more
+
+
+def test_training_may_miss_what_one_value_more_would_have_shown() -> None:
+    assert column_of([9, 0, 0, 5], [2, 0, 0, 9]).chance(0.5) == pytest.approx((0.5 + 0.5 / 10) ** 2)
+    assert column_of([9, 0, 0, 5], [8, 0, 0, 9], 4.0).chance(0.25) == pytest.approx((0.25 + 0.75 / 10) ** 2)
+    assert column_of([9, 0, 0, 5], [8, 0, 0, 9]).chance(1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("n", "effect", "moved", "is_unchanged"),
+    [(400, 1.0, 0.0999, True), (400, 1.0, 0.1001, False), (1_600, 4.0, 0.0999, True), (1_600, 4.0, 0.1001, False)],
+)
+def test_shares_below_any_point_are_unchanged_within_a_twentieth_and_noise(
+    n: int, effect: float, moved: float, is_unchanged: bool
+) -> None:
+    column = column_of([1, 1, 1, 0], [n, 0, 0, 9], effect)
+    before = np.array([0.25, 0.5, 0.25])
+    for away in ([moved, 0, -moved], [-moved, 0, moved], [0, -moved, moved], [moved, -moved, 0]):
+        assert column.is_unchanged(before, before + np.array(away)) == is_unchanged
+    assert column_of([1, 1, 1, 0], [0, 0, 0, 9]).is_unchanged(before, np.array([0.0, 0.0, 1.0]))
+    assert column.is_unchanged(np.zeros(0), np.zeros(0))

@@ -69,10 +69,11 @@ def trend(times: Floats, deciles: Floats) -> Trend:
     noise = n_windows * (np.finfo(np.float64).eps * 8 * np.abs(deciles).max(axis=0)) ** 2
     is_exact = rss <= noise
     beta = np.where(is_exact & (np.abs(beta) * np.sqrt(squares) <= np.sqrt(noise)), 0.0, beta)
-    error = np.sqrt(np.where(is_exact, 1.0, rss) / (n_windows - 2) / squares)
+    rss = np.where(is_exact, 1.0, rss)
+    error = np.sqrt(rss / (n_windows - 2) / squares)
     t_statistic = np.where(is_exact, np.where(beta == 0, 0.0, np.copysign(np.inf, beta)), beta / error)
     p_value = 2.0 * stdtr(n_windows - 2, -np.abs(t_statistic))
-    inflation = _inflation(residuals, np.where(is_exact, 1.0, rss))
+    inflation = _inflation(residuals, rss)
     freedom = np.maximum(n_windows / inflation - 2, 0.5)
     dependent = 2.0 * stdtr(freedom, -np.abs(t_statistic) / np.sqrt(inflation))
     return Trend(middle - beta * times.mean(), beta, t_statistic, p_value, np.maximum(dependent, p_value))
