@@ -254,6 +254,49 @@ def test_the_smallest_p_value_is_worth_more_than_one_and_less_than_all_of_its_te
         assert law.p_value(smallest)[[0, 3, 4]] == pytest.approx(p_value, rel=1e-6)
 
 
+def test_the_law_of_the_smallest_p_value_by_hand() -> None:
+    """Four quantiles of two metrics; below the edge a power, and of the second no test ever says anything."""
+    law = SmallestP(
+        np.array([[0.1, 1.0], [0.2, 1.0], [0.5, 1.0], [1.0, 1.0]]), np.array([0.1, 1.0]), np.array([0.5, 1.0])
+    )
+    for smallest, expected in (
+        (0.1, 0.25),
+        (0.19, 0.25),
+        (0.2, 0.5),
+        (0.6, 0.75),
+        (1.0, 1.0),
+        (0.025, 0.1 * 0.5),
+        (0.1 / 100, 0.1 / 10),
+    ):
+        assert law.p_value(np.array([smallest, 0.3])) == pytest.approx([expected, 0.3])
+    assert np.isnan(law.p_value(np.array([math.nan, math.nan]))).all()
+    assert law.p_value(np.full((3, 2), 0.025)) == pytest.approx(np.tile([0.05, 0.025], (3, 1)))
+    for p_value, expected in ((0.05, 0.025), (0.01, 0.001), (0.9, 1.0)):
+        assert law.smallest(np.array([p_value, p_value])) == pytest.approx([expected, p_value])
+    assert law.smallest(np.array([0.01, 3.0]))[1] == 1.0
+    edges = SmallestP(law.bulk, np.array([0.5, 0.499]), np.array([0.5, 0.5]))
+    assert edges.p_value(np.array([0.4, 0.4])) == pytest.approx([0.4, 0.1 * (0.4 / 0.499) ** 0.5])
+    assert edges.smallest(np.array([0.05, 0.05])) == pytest.approx([0.05, 0.499 / 4])
+
+
+def test_the_drawn_law_is_that_of_windows_from_the_shares_of_the_reference() -> None:
+    """Of 500 other draws; 5 % are 25, give or take 5."""
+    tests = ("psi", "ks", "null_rate", "range")
+    law = SmallestP.draw(reference(), tests, 4_096, 1_024)
+    comparison, generator = Comparison(reference(), tests).with_independent_events(), np.random.default_rng(2)
+    shares = reference().counts / np.maximum(reference().counts.sum(axis=1, keepdims=True), 1)
+    then, now = (generator.multinomial(n, shares, size=(500, 6)) for n in (4_096, 1_024))
+    found = law.p_value(smallest_p(comparison.compare(then, now)))[:, :5]
+    assert law.bulk.shape == (200, 6)
+    assert (np.diff(law.bulk, axis=0) >= 0).all()
+    assert (law.bulk[19] <= law.edge).all()
+    assert (law.edge <= law.bulk[20]).all()
+    assert (law.exponents[:5] > 0.7).all()
+    for level, most in ((0.01, 0.01), (0.05, 0.022), (0.2, 0.04), (0.5, 0.05)):
+        assert (found < level).mean(axis=0) == pytest.approx(level, abs=most)
+    assert (law.edge[5], law.bulk[0, 5]) == (1.0, 1.0)
+
+
 @pytest.mark.slow
 def test_a_calibration_is_the_same_each_time() -> None:
     one, other = (SmallestP.draw.__wrapped__(SmallestP, reference(), ("psi", "ks"), 1_024, 256) for _ in range(2))

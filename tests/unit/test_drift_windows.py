@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.core.drift_windows import Calendar, Holding, Window, WindowStore
 from app.core.sketches import ALL, pack
 from models.reference import Counts
+from models.soundness import SparseCounts
 from schemas.pipeline import PastWindow
 from schemas.wire import SketchRecord
 
@@ -388,6 +389,249 @@ def test_what_windows_are_compared_with_is_kept(against: PastWindow, expected: W
 def test_a_year_before_a_month_is_that_month() -> None:
     march = Calendar(None).window_at(ms(2024, 3, 9))
     assert str(Calendar(None).before(march, PastWindow(months=12))) == "2023-03-01 to 2023-04-01 UTC"
+
+
+@pytest.mark.parametrize(
+    ("when", "months", "expected"),
+    [
+        ((2024, 3, 9), 1, "2024-02-01 to 2024-03-01 UTC"),
+        ((2024, 1, 1), 1, "2023-12-01 to 2024-01-01 UTC"),
+        ((2024, 1, 31), 14, "2022-11-01 to 2022-12-01 UTC"),
+        ((2024, 3, 9), None, "2023-03-01 to 2023-04-01 UTC"),
+    ],
+)
+def test_a_month_is_compared_with_that_of_so_many_months_ago(
+    when: tuple[int, int, int], months: int | None, expected: str
+) -> None:
+    calendar = Calendar(None)
+    assert str(calendar.before(calendar.window_at(ms(*when)), PastWindow(months=months))) == expected
+
+
+def test_a_window_is_compared_with_a_given_one_or_that_of_a_season_ago() -> None:
+    assert Calendar(30, 10).before(Window(100, 130), PastWindow(start_ms=47)) == Window(40, 70)
+    assert Calendar(30, 10).before(Window(100, 130), PastWindow(season_ms=70)) == Window(30, 60)
+    assert Calendar(None).before(Window(ms(2024, 3, 1), ms(2024, 4, 1)), PastWindow(start_ms=0)) == Window(
+        0, ms(1970, 2, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "size_ms"),
+    [
+        ("250ms", 250),
+        ("7s", 7_000),
+        ("5m", 300_000),
+        ("2 h", 7_200_000),
+        ("3d", 3 * DAY_MS),
+        ("2w", 14 * DAY_MS),
+        ("month", None),
+    ],
+)
+def test_a_window_is_as_long_as_is_written(window: str, size_ms: int | None) -> None:
+    calendar = Calendar.parse(window, 50)
+    assert calendar == Calendar(size_ms)
+    assert calendar.step_ms == (size_ms if size_ms is not None else 365.2425 / 12 * DAY_MS)
+
+
+@pytest.mark.parametrize(
+    ("window", "slice_ms", "every_ms", "words"),
+    [
+        ("60s", 10_000, 20_000, ""),
+        ("60s", 10_000, 10_000, ""),
+        ("60s", 10_000, 60_000, ""),
+        ("60s", 1, 1, ""),
+        ("60s", 60_000, None, ""),
+        ("month", DAY_MS, None, ""),
+        ("60s", 10_000, 5_000, "drift.every is 5000 ms"),
+        ("60s", 20_000, 30_000, "a multiple of the slice"),
+        ("60s", 10_000, 40_000, "windows of '60s' one of it"),
+        ("60s", 10_000, 120_000, "drift.every"),
+        ("60s", 10_000, 0, "drift.every"),
+        ("month", DAY_MS, DAY_MS, "drift.every"),
+        ("60s", 0, None, "drift.slice is 0 ms"),
+        ("60s", 120_000, None, "one that divides 60000 ms"),
+        ("0d", 1, None, "drift.window is '0d'"),
+        ("7 days", 1, None, "drift.window"),
+    ],
+)
+def test_windows_are_made_of_slices_and_overlap_by_whole_ones(
+    window: str, slice_ms: int, every_ms: int | None, words: str
+) -> None:
+    if words:
+        with pytest.raises(ValueError, match=words):
+            Calendar.parse(window, slice_ms, every_ms)
+    else:
+        assert Calendar.parse(window, slice_ms, every_ms).step_ms == (every_ms or Calendar.parse(window, 1).step_ms)
+
+
+def test_windows_are_written_with_the_time_of_day_where_one_end_has_any() -> None:
+    assert str(Window(0, 30_500)) == "1970-01-01T00:00:00 to 1970-01-01T00:00:30 UTC"
+    assert str(Window(-1_000, DAY_MS)) == "1969-12-31T23:59:59 to 1970-01-02T00:00:00 UTC"
+
+
+# -- what is kept, and what is left alone ------------------------------------------------------------------------------
+
+
+def report_all(store: WindowStore, of_labels: tuple[bool, ...] = (False, True)) -> None:
+    for window in store.closed():
+        for _, holding in store.holdings(window):
+            for each in of_labels:
+                holding.report("said", each)
+
+
+def test_a_closed_window_is_kept_until_its_labels_are_mature_and_have_been_reported() -> None:
+    store = make_store(keep=0)
+    store.add(record(0, 14, 3))
+    report_all(store)
+    store.release()
+    assert store.closed() == [Window(0, 10)]  # more labels may come
+    store.add(record(0, 15, 3, n=0))
+    store.release()
+    assert store.closed() == [Window(0, 10)]  # some have come
+    report_all(store, (True,))
+    store.release()
+    assert store.closed() == []
+    assert not store.counts(Window(0, 10), "1")
+    unlabelled = WindowStore(Calendar(10), 1, 2, None, keep=0)
+    unlabelled.add(record(0, 14, 3))
+    unlabelled.release()
+    assert unlabelled.closed() == [Window(0, 10)]
+    report_all(unlabelled, (False,))
+    unlabelled.release()
+    assert unlabelled.closed() == []
+
+
+def test_the_newest_closed_windows_are_kept_and_of_an_older_one_each_version_until_it_is_reported() -> None:
+    store = make_store(keep=1)
+    store.add(record(0, 100, 0, 10))
+    store.add(record(0, 100, 0, version="2"))
+    for version, holding in store.holdings(Window(0, 10)):
+        if version == "2":
+            holding.report("said", of_labels=False)
+            holding.report("said", of_labels=True)
+    store.release()
+    assert [version for version, _ in store.holdings(Window(0, 10))] == ["1"]
+    assert store.settled_before_ms == 0  # it is held, though nothing new may come for it
+    report_all(store)
+    store.release()
+    assert store.closed() == [Window(10, 20)]
+    assert store.settled_before_ms == 1
+    # Of a version that is gone a late event is too late; of one that is held it amends.
+    store.add(record(0, 100, 5, version="2", n=4))
+    store.add(record(0, 100, 15, n=2))
+    assert (store.n_too_late, store.counts(Window(10, 20), "1")[ALL].n) == (4, 3)
+
+
+def test_a_late_event_of_a_version_that_is_held_amends_and_of_another_is_too_late() -> None:
+    store = make_store(keep=0)
+    store.add(record(0, 100, 3))
+    store.release()
+    store.add(record(0, 100, 4, n=2))
+    store.add(record(0, 100, 4, version="2", n=5))
+    assert (store.counts(Window(0, 10), "1")[ALL].n, store.n_too_late) == (3, 5)
+    assert store.versions() == {"1"}
+
+
+def test_labels_alone_change_nothing_that_is_said_of_features() -> None:
+    store = make_store()
+    store.add(record(0, 100, 3, n=0))
+    (((_, holding),), window) = store.holdings(Window(0, 10)), Window(0, 10)
+    assert holding.is_due(of_labels=False, is_history_changed=False)  # nothing has been said of it
+    report_all(store)
+    store.add(record(0, 100, 4, n=0))
+    assert not holding.is_due(of_labels=False, is_history_changed=False)
+    assert holding.is_due(of_labels=True, is_history_changed=False)
+    store.add(record(0, 100, 4))
+    assert holding.is_due(of_labels=False, is_history_changed=False)
+    report_all(store)
+    store.note_history([window], of_labels=True)
+    assert [holding.is_due(of_labels, is_history_changed=False) for of_labels in (False, True)] == [False, True]
+
+
+class Refusing:
+    """Laws by which counts of seven events are unsound."""
+
+    def find_fault(self, sketch: SparseCounts) -> str:
+        return "seven" if sketch.n == 7 else ""
+
+
+def test_unsound_counts_are_dropped_with_the_windows_that_hold_nothing_else_of_the_version() -> None:
+    store = WindowStore(Calendar(30, 10), 1, grace_ms=0, maturity_ms=None)
+    store.add(record(0, 100, 0, n=7))
+    store.add(record(0, 100, 20))
+    store.add(record(0, 100, 50, n=7))
+    store.add(record(0, 100, 0, version="2", n=7))
+    assert store.drop_unsound("3", Refusing()) == 0  # type: ignore[arg-type]  # laws of its own
+    assert store.drop_unsound("1", Refusing()) == 2  # type: ignore[arg-type]  # laws of its own
+    held = {w.start_ms: [version for version, _ in store.holdings(w)] for w in store.closed() if store.holdings(w)}
+    assert held == {-20: ["2"], -10: ["2"], 0: ["1", "2"], 10: ["1"], 20: ["1"]}
+    assert store.counts(Window(0, 30), "1")[ALL].n == 1
+    assert store.counts(Window(0, 30), "2")[ALL].n == 7
+    assert store.drop_unsound("1", Refusing()) == 0  # type: ignore[arg-type]  # laws of its own
+
+
+def test_what_is_compared_with_a_season_ago_keeps_no_more_than_that() -> None:
+    store = WindowStore(Calendar(10), 1, 0, None, keep=1, against=PastWindow(season_ms=30))
+    store.add(record(0, 100, *range(0, 100, 10)))
+    report_all(store, (False,))
+    store.release()
+    assert [bool(store.counts(Window(at, at + 10), "1")) for at in range(0, 100, 10)] == [False] * 6 + [True] * 4
+    # Where no window is held any one may be asked for.
+    store = WindowStore(Calendar(10), 1, 0, None, keep=0, against=PastWindow(season_ms=30))
+    store.add(record(0, 100, 0, 10))
+    report_all(store, (False,))
+    store.release()
+    assert store.closed() == []
+    assert [bool(store.counts(Window(at, at + 10), "1")) for at in (0, 10)] == [True, True]
+
+
+def test_a_store_that_has_forgotten_windows_goes_on_after_a_restart() -> None:
+    store = make_store(2, keep=0)
+    store.declare_idle(1)
+    store.add(record(0, 100, 0, 90))
+    report_all(store)
+    store.release()
+    store.add(record(0, 100, 5, n=3))
+    other = make_store(2, keep=0)
+    other.restore(store.snapshot())
+    for each in (store, other):
+        assert (each.watermark_ms, each.label_watermark_ms, each.n_too_late) == (100, 100, 3)
+        each.add(record(0, 120, 5, n=2))
+        assert each.n_too_late == 5
+        assert each.watermark_ms == 120  # the other one is idle still
+        assert not each.has_reported(1)
+    assert other.settled_before_ms == store.settled_before_ms
+    assert other.snapshot() == store.snapshot()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        WindowStore(Calendar(20), 1, 2, 5),
+        WindowStore(Calendar(10, 5), 1, 2, 5),
+        WindowStore(Calendar(10), 2, 2, 5),
+        WindowStore(Calendar(10), 1, 3, 5),
+        WindowStore(Calendar(10), 1, 2, 6),
+        WindowStore(Calendar(10), 1, 2, None),
+        WindowStore(Calendar(10), 1, 2, 5, against=PastWindow(season_ms=10)),
+    ],
+)
+def test_a_snapshot_is_of_windows_that_are_made_in_the_same_way(other: WindowStore) -> None:
+    store = make_store()
+    store.restore(make_store().snapshot())
+    with pytest.raises(ValueError, match="the pipeline says"):
+        other.restore(store.snapshot())
+    kept = WindowStore(Calendar(10), 1, 2, 5, keep=3)
+    kept.restore(store.snapshot())
+
+
+@pytest.mark.parametrize("partition", [-1, 2])
+def test_partitions_are_numbered_from_nought(partition: int) -> None:
+    store = make_store(2)
+    with pytest.raises(ValueError, match=f"partition {partition} is none of the 2"):
+        store.add(SketchRecord(partition, 0, 0, []))
+    with pytest.raises(ValueError, match="none of the 2"):
+        store.declare_idle(partition)
 
 
 @given(records, records)
