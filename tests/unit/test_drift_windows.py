@@ -241,13 +241,21 @@ def test_a_restored_store_continues_identically(before: list[SketchRecord], afte
     assert other.snapshot() == store.snapshot()
 
 
-def test_equal_stores_give_equal_bytes_whichever_segment_came_first() -> None:
-    counts = Counts.zeros(2, 3, 8)
-    counts.n = counts.counts[0, 1] = 1
-    deltas = [pack("m", "1", segment, 0, counts) for segment in (ALL, "shop=a", "shop=b")]
-    one, other = make_store(), make_store()
-    one.add(SketchRecord(0, 5, 5, deltas))
-    other.add(SketchRecord(0, 5, 5, deltas[::-1]))
+def test_equal_stores_give_equal_bytes_whichever_segment_version_window_or_partition_came_first() -> None:
+    deltas = [
+        pack("m", version, segment, start_ms, counts_of(1))
+        for start_ms in (0, 10, 20)
+        for version in ("1", "2", "3")
+        for segment in (ALL, "shop=a", "shop=b")
+    ]
+    one, other = make_store(4), make_store(4)
+    records = [SketchRecord(partition, 5, 5, deltas if partition == 1 else []) for partition in (1, 2)]
+    turned = [SketchRecord(each.partition, 5, 5, each.deltas[::-1]) for each in records[::-1]]
+    for store, order, idle in ((one, records, (0, 3)), (other, turned, (3, 0))):
+        for partition in idle:
+            store.declare_idle(partition)
+        for each in order:
+            store.add(each)
     assert one.snapshot() == other.snapshot()
 
 

@@ -21,7 +21,9 @@ from app.core.monitoring import MonitorCore, _share_of_drift
 from app.core.performance import measure
 from app.core.sketch_buffer import SketchBuffer
 from app.core.sketches import ALL
-from models.reference import Reference
+from app.core.smallest_p import SmallestP
+from models.counting import count
+from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
 from schemas.pipeline import (
     AlertRule,
@@ -31,10 +33,12 @@ from schemas.pipeline import (
     Labels,
     Limits,
     Model,
+    PastWindow,
     Performance,
     Pipeline,
     Shared,
 )
+from schemas.pipeline_detectors import default_detector
 from schemas.pipeline_drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
 from schemas.wire import SketchRecord
 
@@ -590,6 +594,143 @@ def test_late_events_change_what_is_said_of_the_windows_whose_history_they_are()
     on_time = make_monitor()
     on_time.observe(SketchRecord(0, 0, 0, [delta]))
     assert last_words([first, second]) == last_words([run(on_time, stream)])
+
+
+# -- what is judged ----------------------------------------------------------------------------------------------------
+
+
+def views_of(
+    monkeypatch: pytest.MonkeyPatch, monitor: MonitorCore, stream: Stream
+) -> tuple[dict[tuple[bool, str, float], View], Findings]:
+    """What was judged: of labels or not, the version in the first row's events, and the number of the window."""
+    seen: list[tuple[Judge, View]] = []
+    judge = Judge.judge
+
+    def see(self: Judge, view: View) -> list[Judgement]:
+        seen.append((self, view))
+        return judge(self, view)
+
+    monkeypatch.setattr(Judge, "judge", see)
+    findings = run(monitor, stream)
+    version_of = {known.judge: version for version, known in monitor._versions.items()}
+    return {(view.rows[0] == 3, version_of[by], view.past[0].times[-1]): view for by, view in seen}, findings
+
+
+def counts_of(stream: Stream, version: str, number: int) -> Counts:
+    here = (stream.versions == version) & (stream.times // WINDOW_MS == number)
+    return count(reference(), stream.matrix[here], stream.scores[here])
+
+
+@pytest.mark.parametrize("has_detectors", [True, False])
+def test_a_window_is_judged_by_its_counts_beside_training_and_the_windows_before_it(
+    monkeypatch: pytest.MonkeyPatch, has_detectors: bool
+) -> None:
+    pipeline = make_pipeline(tests=("psi", "trend"))
+    drift = replace(pipeline.drift, detectors=(default_detector("cusum"),) if has_detectors else ())
+    budget = FalseAlarms(1, per_events=50_000)
+    monitor = MonitorCore(replace(pipeline, drift=replace(drift, false_alarms=budget)))
+    for version in ("1", "2"):
+        monitor.register_version(version, reference(), {})
+    stream = Stream(21, 400)
+    views, findings = views_of(monkeypatch, monitor, stream)
+    told = {
+        (row.version, row.window_start_ms // WINDOW_MS, row.metric, row.decile): row.value
+        for row in findings.metadata
+        if row.stage == "scoring" and row.segment == ALL
+    }
+    trained = {(row.metric, row.decile): row.value for row in findings.metadata if row.stage == "training"}
+    labels, share = [False, True], 0.4 if has_detectors else 0.9
+    scored = {*(("1", number) for number in range(4)), *(("2", number) for number in (3, 4, 5))}
+    assert views.keys() == {(of_labels, *each) for of_labels in labels for each in scored}
+    n_of_three = [counts_of(stream, version, 3).n for version in ("1", "2")]
+    speaker_of = dict(enumerate("111" + ("1" if n_of_three[0] >= n_of_three[1] else "2") + "22"))
+    for (of_labels, version, number), view in views.items():
+        counts = counts_of(stream, version, int(number))
+        assert (view.segments, list(view.rows)) == ([ALL], [3] if of_labels else [0, 1, 2])
+        assert view.alpha == pytest.approx((0.05 if of_labels else share) * counts.n / 50_000)
+        np.testing.assert_array_equal(view.reference, reference().counts[None])
+        np.testing.assert_array_equal(view.detection[0, :3], counts.counts[:3])
+        (past,) = view.past
+        assert past.times.tolist() == list(range(int(number) + 1))
+        names = ["outcome"] if of_labels else ["amount", "kind", "score"]
+        deciles = [f"d{tenth}" for tenth in range(1, 11)]
+        for row, name in enumerate(names):
+            assert past.current[row].tolist() == pytest.approx(
+                [told[version, number, name, decile] for decile in deciles], nan_ok=True
+            )
+            assert past.reference[row].tolist() == pytest.approx([trained[name, decile] for decile in deciles])
+            for before in range(int(number)):
+                # The one that scored most of the window; the score is each version's own.
+                who = version if name == "score" else speaker_of[before]
+                known = (who, before) in scored
+                expected = [told[who, before, name, decile] if known else math.nan for decile in deciles]
+                assert past.deciles[before, row].tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_window_is_compared_with_one_a_season_ago_and_what_is_missing_there_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream, pipeline = Stream(22, 400), make_pipeline(tests=("psi",))
+    for against, compared in (
+        (PastWindow(season_ms=2 * WINDOW_MS), {2: 0, 3: 1}),
+        (PastWindow(start_ms=WINDOW_MS + 7), {2: 1, 3: 1}),
+    ):
+        monitor = MonitorCore(replace(pipeline, drift=replace(pipeline.drift, against=against)))
+        for version in ("1", "2"):
+            monitor.register_version(version, reference(), {})
+        views, findings = views_of(monkeypatch, monitor, stream)
+        for (of_labels, version, number), view in views.items():
+            if not of_labels:
+                then = compared.get(int(number)) if version == "1" else 3 if number == 5 and against.season_ms else None
+                expected = reference().zeros() if then is None else counts_of(stream, version, then)
+                np.testing.assert_array_equal(view.reference[0, :3], expected.counts[:3])
+                window = monitor._calendar.before(Window(int(number) * WINDOW_MS, int(number + 1) * WINDOW_MS), against)
+                assert view.absence == f"version {version} scored none in {window}, which it is compared with"
+        notes = {report.note for report in findings.reports if report.window_start_ms == 0 and report.metric == "kind"}
+        assert notes == {views[False, "1", 0.0].absence}
+    views, _ = views_of(monkeypatch, make_monitor(tests=("psi",)), stream)
+    assert {view.absence for view in views.values()} == {"training had no such events"}
+
+
+def test_what_is_worked_out_beforehand_is_not_seen_and_not_worked_out_again() -> None:
+    pipeline = make_pipeline(tests=("ks", "range"))
+    monitor, other = MonitorCore(pipeline), MonitorCore(pipeline)
+    (records,) = Stream(23, 900).records(np.zeros(900, int), 1, [300])
+    for each in (monitor, other):
+        each.register_version("1", reference(), {})  # nobody has said what version 2 was trained on
+        for record in records:
+            each.observe(record)
+    before = monitor.snapshot()
+    monitor.calibrate()
+    assert monitor.snapshot() == before
+    n_drawn = SmallestP.draw.cache_info().misses
+    found = monitor.collect(now_ms=7)
+    assert SmallestP.draw.cache_info().misses == n_drawn
+    assert repr(found) == repr(other.collect(now_ms=7))
+    assert monitor.snapshot() == other.snapshot()
+
+
+def test_what_was_held_of_a_version_without_a_reference_is_known_after_a_restart() -> None:
+    """Three windows of it; of another number of metrics than these no more is taken."""
+    monitor = make_monitor(versions=())
+    stream = Stream(24, 300, windows=3)
+    (records,) = stream.records(np.zeros(300, int), 1, [])
+    for record in records:
+        monitor.observe(record)
+    wide = fit_reference(np.ones((9, 5)), list("abcde"), ["numeric"] * 5, {}, np.ones(9), np.ones(9), 8)
+    buffer = SketchBuffer("fraud", SLICE_MS)
+    buffer.add_scored("1", wide, np.array([50]), np.ones((1, 5)), np.ones(1))
+    other = SketchRecord(0, END_MS, END_MS, buffer.drain())
+    again = make_monitor(versions=())
+    again.restore(monitor.snapshot())
+    for each in (monitor, again):
+        assert each.unknown_versions == ["1"]
+        with pytest.raises(ValueError, match="metrics"):
+            each.observe(other)
+        assert not replace(each.collect(now_ms=1), inputs=[])
+        each.register_version("1", reference(), {})
+        assert each.unknown_versions == []
+    assert repr(again.collect(now_ms=2)) == repr(monitor.collect(now_ms=2))
 
 
 # -- verdicts and estimates --------------------------------------------------------------------------------------------
