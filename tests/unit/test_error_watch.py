@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ from core_setting import SPECIFICATION
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.detectors import Baseline, Bits, Detection
 from app.core.drift_calendar import Window
+from app.core.error_stream import Errors
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
-from app.core.findings import Findings
+from app.core.findings import Findings, Subject
 from app.core.monitoring import MonitorCore
+from app.core.sketches import ALL
 from models.reference import Reference
 from models.reference_fit import fit_reference
 from schemas.pipeline import Drift, FalseAlarms, Pipeline
@@ -162,3 +167,107 @@ def test_the_core_alone_has_the_cusum_and_says_so() -> None:
     wanted = default_detector("adwin")
     with pytest.raises(ValueError, match="adwin"):
         ErrorWatch((wanted,), baseline_of(reference(), Window(0, 0), make_pipeline().drift), make_cusum)
+
+
+class Told:
+    """A detector that says what it was told to say, when it comes to that event."""
+
+    def __init__(self, *found: Detection) -> None:
+        self.found = found
+        self.n = 0
+
+    def observe(self, wrong: Bits) -> list[Detection]:
+        start, self.n = self.n, self.n + len(wrong)
+        return [each for each in self.found if start <= each.position < self.n]
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"n": self.n}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.n = state["n"]
+
+
+ABOUT = Subject("p", "m", "7", Window(1, 2), 3)
+WANTED = (default_detector("adwin"),)
+
+
+def watch(*found: Detection) -> ErrorWatch:
+    return ErrorWatch(WANTED, Baseline(10, 2, 1_000.0), lambda *_: Told(*found))
+
+
+def found_at(position: int, change: int) -> Detection:
+    return Detection(position, change, position - change + 1, 1, 10, 0.2)
+
+
+def of_times(times: np.ndarray) -> Errors:
+    return Errors(times.astype(np.int64), np.zeros(len(times), np.uint8))
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [16, 17], [7, 40, 40, 97], list(range(1, 100))])
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_change_is_dated_by_every_sixteenth_event_wherever_batches_are_cut(
+    cuts: list[int], is_restarted: bool
+) -> None:
+    times = np.arange(100) * 1_000 + 5
+    found = [found_at(99, change) for change in (0, 15, 16, 33, 95, 96, 99)]
+    watching, reports = watch(*found), []
+    for part in np.split(times, cuts):
+        reports += watching.observe(of_times(part), ABOUT)
+        if is_restarted:
+            state = json.loads(json.dumps(watching.snapshot()))
+            watching = watch(*found)
+            watching.restore(state)
+    assert [report.window_start_ms for report in reports] == [1_000 * event + 5 for event in (0, 0, 16, 32, 80, 96, 96)]
+    assert {report.window_end_ms for report in reports} == {99_005}
+
+
+def test_a_change_before_all_that_is_remembered_is_dated_by_the_oldest_of_it() -> None:
+    """Of every sixteenth event the last 4 096: of 70 000 events from the 4 464th on."""
+    watching = watch(found_at(70_000, 3), found_at(70_000, 4_463), found_at(70_000, 4_480), found_at(70_000, 69_999))
+    assert watching.observe(of_times(np.arange(70_000)), ABOUT) == []
+    reports = watching.observe(of_times(np.arange(70_000, 70_016)), ABOUT)
+    assert [report.window_start_ms for report in reports] == [4_464, 4_464, 4_480, 69_984]
+    again = watching.observe(of_times(np.array([], np.int64)), ABOUT)
+    assert again == []
+
+
+def test_a_change_is_not_dated_after_it_was_noticed_though_labels_come_late() -> None:
+    (report,) = watch(found_at(20, 18)).observe(of_times(np.arange(30)[::-1] * 10), ABOUT)
+    assert (report.window_start_ms, report.window_end_ms) == (90, 90)
+
+
+def test_a_detector_that_began_later_counts_from_there() -> None:
+    watching = watch()
+    watching.observe(of_times(np.arange(40)), ABOUT)
+    state = watching.snapshot()
+    later = ErrorWatch((default_detector("kswin"),), Baseline(10, 2, 1_000.0), lambda *_: Told(found_at(10, 9)))
+    later.restore(state)
+    (report,) = later.observe(of_times(np.arange(40, 60)), ABOUT)
+    assert (report.window_start_ms, report.window_end_ms) == (48, 50)
+    again = ErrorWatch((default_detector("kswin"),), Baseline(10, 2, 1_000.0), lambda *_: Told(found_at(25, 25)))
+    again.restore(later.snapshot())
+    (report,) = again.observe(of_times(np.arange(60, 70)), ABOUT)
+    assert (report.window_start_ms, report.window_end_ms) == (64, 65)
+
+
+@pytest.mark.parametrize("rose", [True, False])
+def test_a_report_has_the_numbers_of_the_detection(rose: bool) -> None:
+    found = Detection(30, 16, 20, 10, 400, 0.3, 6.5, 5.5, rose)
+    (report,) = watch(found).observe(of_times(np.arange(31) * 86_400_000), ABOUT)
+    assert (report.pipeline, report.model, report.version, report.revision) == ("p", "m", "7", 3)
+    assert (report.segment, report.metric, report.test) == (ALL, "error", "adwin")
+    assert (report.n_reference, report.n_detection) == (400, 20)
+    assert (report.statistic, report.threshold, report.p_value) == (6.5, 5.5, None)
+    assert report.effect == pytest.approx(0.2)
+    assert report.signal == ("DRIFT" if rose else "NONE")
+    words = "the decisions are wrong in 50.0% of 20 cases since 1970-01-17, 30.0% before"
+    fewer = ": fewer than before, from here on compared with the new rate"
+    assert report.note == (words if rose else words + fewer)
+
+
+def test_a_thousand_events_between_false_alarms_are_the_fewest() -> None:
+    known = baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=400)))
+    assert known.arl_events == 1_000
+    assert baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=600))).arl_events == 1_200
+    with_effect = replace(reference(), design_effects=np.array([1.0, 2.0, 3.5]))
+    assert baseline_of(with_effect, Window(0, 0), drift(FalseAlarms(1, per_events=600))).design_effect == 3.5

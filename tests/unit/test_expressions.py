@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.calendar_time import to_local_ms
+from app.core.calendar_time import to_local_ms, to_part
 from app.core.expressions import compile_expression
 from schemas.expression import FUNCTIONS, ExpressionError, parse
 
@@ -191,6 +191,40 @@ def test_local_times_equal_those_of_zoneinfo(times: list[int], zone: str) -> Non
         expected.append((local.replace(tzinfo=dt.UTC) - epoch) // dt.timedelta(milliseconds=1))
 
     assert to_local_ms(np.array(times), zone).tolist() == expected
+
+
+@pytest.mark.parametrize("year", [2007, 2013, 2050, 2100])
+def test_clocks_change_at_their_millisecond(year: int) -> None:
+    """In New York since 2007: at 07:00 UTC of the second Sunday of March, and 06:00 of the first of November."""
+    march = next(day for day in range(8, 15) if dt.date(year, 3, day).weekday() == 6)
+    november = next(day for day in range(1, 8) if dt.date(year, 11, day).weekday() == 6)
+    for at, before, after in ((utc_ms(year, 3, march, 7), -5, -4), (utc_ms(year, 11, november, 6), -4, -5)):
+        local = to_local_ms(np.array([at - 1, at, at + 1]), "America/New_York")
+        offsets = (local - np.array([at - 1, at, at + 1])) / 3_600_000
+        assert offsets.tolist() == [before, after, after]
+
+
+def test_before_1970_and_from_2101_on_clocks_have_the_nearest_known_offset() -> None:
+    """Kiritimati is at +14 hours, and was at -10:40 in 1970; New York has winter on the first of January."""
+    times = np.array([utc_ms(1900, 7, 1), utc_ms(1970, 1, 1), utc_ms(2101, 7, 1), utc_ms(2300, 7, 1)])
+    for zone, minutes in (
+        ("Pacific/Kiritimati", [-640, -640, 840, 840]),
+        ("America/New_York", [-300] * 4),
+        ("UTC", [0] * 4),
+    ):
+        assert ((to_local_ms(times, zone) - times) / 60_000).tolist() == minutes
+
+
+@settings(max_examples=30)
+@given(st.lists(st.datetimes(dt.datetime(1600, 1, 1), dt.datetime(2400, 1, 1)), min_size=1, max_size=9))  # noqa: DTZ001  # made UTC below
+def test_parts_of_a_clock_time_are_those_of_the_calendar(whens: list[dt.datetime]) -> None:
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    times = [when.replace(tzinfo=dt.UTC) for when in whens]
+    local = np.array([(time - epoch) // dt.timedelta(milliseconds=1) for time in times])
+    for part in ("year", "month", "day", "hour", "minute"):
+        assert to_part(local, part).tolist() == [getattr(time, part) for time in times]
+    assert to_part(local, "weekday").tolist() == [time.weekday() for time in times]
+    assert to_part(local, "year").dtype == np.float64
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
