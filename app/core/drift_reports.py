@@ -184,7 +184,7 @@ class Judge:
         row = view.rows[0] if view.rows else 0
         return [
             SmallestP.draw(self._reference, self._comparison.tests, _rounded(then[row]), _rounded(now[row]))
-            if is_enough.any()
+            if is_enough.any() and self._comparison.tests  # the past alone may be looked at
             else None
             for then, now, is_enough in zip(*sizes, strict=True)
         ]

@@ -54,6 +54,46 @@ def test_of_an_additive_score_the_shares_are_the_known_ones() -> None:
     assert found[JOINT].share < 0.03
 
 
+@pytest.mark.parametrize(
+    ("change", "joint"),
+    [
+        (0.3, 0.14),  # 0.2 and -0.04 are explained: what is left goes the same way
+        (0.1, 0.0),  # and here the other way
+        (-0.1, -0.26),
+        (0.16, 0.0),
+    ],
+)
+def test_what_single_features_leave_is_theirs_together_where_it_goes_the_way_of_the_change(
+    change: float, joint: float
+) -> None:
+    """Half of all move from 0.2 to 0.6 by the first feature, and a tenth from 0.5 to 0.1 by the second."""
+    training, window = np.array([[8, 2, 0], [5, 5, 0]]), np.array([[3, 7, 0], [12, 8, 0]])
+    profiles = np.array([[0.2, 0.6, np.nan], [0.1, 0.5, np.nan]])
+    found = attribute(["a", "b"], training, window, profiles, 0.28, 0.28 + change)
+    total = 0.24 + abs(joint)
+    expected = {"a": (0.2, 0.2 / total), "b": (-0.04, 0.04 / total), JOINT: (joint, abs(joint) / total)}
+    for name, shift, share in found:
+        assert (shift, share) == pytest.approx(expected[name], abs=1e-12)
+    assert [share.share for share in found] == sorted((share.share for share in found), reverse=True)
+
+
+def test_without_values_or_without_a_mean_score_nothing_is_explained() -> None:
+    training, window = np.array([[8, 2, 0], [0, 0, 0]]), np.array([[0, 0, 0], [12, 8, 0]])
+    profiles = np.array([[0.2, 0.6, 0.4], [0.1, 0.5, 0.4]])
+    found = attribute(["a", "b"], training, window, profiles, 0.25, 0.5)
+    assert found == (Share(JOINT, 0.25, 1.0), Share("a", 0.0, 0.0), Share("b", 0.0, 0.0))
+    assert attribute(["a"], training[:1], training[:1] * 2, profiles[:1], 0.28, 0.28) == (
+        Share("a", 0.0, 0.0),
+        Share(JOINT, 0.0, 0.0),
+    )
+    assert attribute(["a"], training[:1], training[:1], profiles[:1], 0.28, np.nan) == ()
+    # A cell that training had nothing in counts as the mean of all.
+    new = attribute(["a"], training[:1], np.array([[5, 0, 5]]), profiles[:1] * [1, 1, np.nan], 0.28, 0.5)
+    assert {each.metric: each.shift for each in new}["a"] == pytest.approx(
+        (0.5 - 0.8) * (0.2 - 0.28) - 0.2 * (0.6 - 0.28)
+    )
+
+
 def test_a_missing_value_explains_what_a_default_score_does() -> None:
     rng = np.random.default_rng(0)
     before, now = rng.normal(size=(N, 2)), rng.normal(size=(N, 2))

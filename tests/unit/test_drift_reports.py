@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import lfilter
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, ks_2samp
 
 from app.core.budget import OF_ERRORS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
 from app.core.comparison import TESTS, Comparison, smallest_p
-from app.core.drift_reports import Judge, Judgement, View
+from app.core.drift_reports import Judge, Judgement, Verdict, View
 from app.core.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.smallest_p import SmallestP
 from models.counting import count
@@ -133,6 +133,12 @@ def test_every_test_of_a_pipeline_file_says_something_about_a_window() -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize("test", [test for test in DRIFT_TESTS if test not in TESTS])
+def test_a_test_that_compares_no_two_windows_may_be_the_only_one_of_a_pipeline_file(test: str) -> None:
+    matrix, scores = draw(np.random.default_rng(21), 1_000)
+    assert {each.test for each in judge_of((test,)).judge(view_of(matrix, scores))} == {test}
+
+
 def test_shares_and_ranges_are_said_in_numbers() -> None:
     training, _ = draw(np.random.default_rng(1), 8_000)
     matrix, scores = draw(np.random.default_rng(26), 4_000)
@@ -217,6 +223,148 @@ def test_a_feature_that_is_constant_in_both_windows_is_no_drift() -> None:
     window = count(known, one[:500], generator.random(500))
     view = View(["all"], range(1), known.counts[None], window.counts[None], no_past(1), 0.05)
     assert {each.verdict.signal for each in judge.judge(view)} == {"NONE"}
+
+
+# -- over time ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def one_feature() -> Reference:
+    generator = np.random.default_rng(31)
+    values = generator.normal(size=(2_000, 1))
+    return fit_reference(values, ["x"], ["numeric"], {}, generator.random(2_000), np.full(2_000, np.nan), 32)
+
+
+def said_over_time(
+    n_past: int,
+    moved: float = 0.0,
+    *,
+    alpha: float = 0.2,
+    slope: float = 0.0,
+    tests: Sequence[str] = ("ks", "trend", "interval"),
+) -> dict[str, Verdict]:
+    """Of a window like training, after so many with deciles 0, 1, … 9 and some noise that is up or down by turns."""
+    generator = np.random.default_rng(32)
+    noise = generator.normal(0, 0.05, size=(n_past + 1, 1, 10)) + slope * np.arange(n_past + 1.0)[:, None, None]
+    deciles = np.arange(10.0) + noise
+    past = Past(np.arange(n_past + 1.0), deciles[:-1], deciles[-1] + moved, np.arange(10.0)[None])
+    window = count(one_feature(), np.random.default_rng(33).normal(size=(500, 1)), np.full(500, 0.5))
+    view = View(["all"], range(1), one_feature().counts[None], window.counts[None], [past], 0.2)
+    judge = Judge(one_feature(), [default_test(test) for test in tests])
+    return {each.test: each.verdict for each in judge.judge(view)}
+
+
+def test_the_budget_is_for_what_a_window_shows_now_and_a_tenth_each_for_its_past() -> None:
+    """With 2 000 windows an interval can have a p-value of 0.009: below a tenth of 0.2."""
+    said = said_over_time(2_000)
+    assert list(said) == ["ks", "trend", "interval"]
+    assert said["trend"].threshold == pytest.approx(0.2 * 0.1)
+    assert said["interval"].threshold == pytest.approx(0.2 * 0.1)
+    law = SmallestP.draw(one_feature(), ("ks",), 1_024, 256)  # 2 000 and 500, to the nearest power of four
+    assert said["ks"].threshold == pytest.approx(law.smallest(np.full(3, 0.2 * 0.8))[0])
+    assert {each.signal for each in said.values()} == {"NONE"}
+    assert {each.note for each in said.values() if each is not said["trend"]} == {""}
+
+
+def test_what_its_past_cannot_reject_takes_nothing_of_the_budget_and_says_so() -> None:
+    said = said_over_time(60)
+    interval = said["interval"]
+    assert interval.note == f"too little history for this budget: its p-value cannot be below {18 / 61:.2g}"
+    assert (interval.threshold, interval.signal) == (None, "NONE")
+    assert interval.p_value is not None
+    assert interval.statistic is not None
+    assert said["trend"].threshold == pytest.approx(0.2 * 0.1 / 0.9)
+    young = said_over_time(19)
+    assert young["trend"] == Verdict(None, None, None, None, "NONE", "too little history (19 of 20 windows)")
+    assert said_over_time(20)["trend"].threshold is not None
+    law = SmallestP.draw(one_feature(), ("ks",), 1_024, 256)
+    assert young["ks"].threshold == pytest.approx(law.smallest(np.full(3, 0.2))[0])
+
+
+def test_a_window_beyond_its_past_signals_and_matters_from_the_least_effect_on() -> None:
+    beyond = said_over_time(2_000, moved=1.0)["interval"]
+    assert beyond.p_value == pytest.approx(9 * 2 / 2_001)
+    assert (beyond.signal, beyond.statistic) == ("DRIFT", 10.0)
+    assert beyond.effect is not None
+    assert 0.5 < beyond.effect < 1.0
+    near = said_over_time(2_000, moved=0.25)["interval"]
+    assert near.effect is not None
+    assert 0.0 < near.effect < 0.5
+    assert near.signal == "WARNING"
+    falling = said_over_time(60, slope=-0.1)["trend"]
+    assert (falling.signal, falling.effect) == ("DRIFT", pytest.approx(-6 / 8, rel=0.05))
+    slight = said_over_time(60, slope=-0.01)["trend"]
+    assert (slight.signal, slight.effect) == ("WARNING", pytest.approx(-0.6 / 8, rel=0.2))
+
+
+def test_what_is_infinite_is_no_number_of_a_report() -> None:
+    n = 30
+    past = Past(np.arange(n + 1.0), np.zeros((n, 1, 10)), np.zeros((1, 10)), np.arange(10.0)[None])
+    past.deciles[:, 0] = np.arange(float(n))[:, None]
+    line = replace(past, current=np.full((1, 10), float(n)))
+    window = count(one_feature(), np.zeros((500, 1)), np.full(500, 0.5))
+    view = View(["all"], range(1), one_feature().counts[None], window.counts[None], [line], 0.2)
+    tests = [default_test(test) for test in ("trend", "classic_trend")]
+    for each in Judge(one_feature(), tests).judge(view):
+        assert (each.verdict.statistic, each.verdict.p_value) == (None, 0.0)
+        assert each.verdict.effect == pytest.approx(n / 8)
+        assert each.verdict.signal == ("DRIFT" if each.test == "trend" else "WARNING")
+
+
+def test_a_textbooks_test_warns_at_its_own_level_and_never_calls_it_drift() -> None:
+    tests = ("classic_ks", "classic_interval", "classic_trend")
+    quiet, moved = said_over_time(60, tests=tests), said_over_time(60, moved=3.0, tests=tests)
+    assert {test: each.threshold for test, each in quiet.items()} == {
+        "classic_ks": 0.05,
+        "classic_interval": None,
+        "classic_trend": 0.05,
+    }
+    assert quiet["classic_ks"].signal == "NONE"
+    assert quiet["classic_ks"].p_value is not None
+    assert quiet["classic_ks"].effect == quiet["classic_ks"].statistic
+    assert (moved["classic_interval"].signal, moved["classic_interval"].p_value) == ("WARNING", None)
+    assert moved["classic_interval"].note.startswith("d1, d2, d3, d4, d5, d6, d7, d8, d9, d10 above")
+    assert said_over_time(60, slope=0.1, tests=tests)["classic_trend"].signal == "WARNING"
+    young = said_over_time(4, tests=tests)
+    assert young["classic_trend"] == Verdict(None, None, 0.05, None, "NONE", "too little history (4 of 5 windows)")
+    assert young["classic_interval"].note == "too little history (4 of 5 windows)"
+
+
+def test_the_textbooks_kolmogorov_smirnov_is_that_of_the_values_alone() -> None:
+    matrix, scores = draw(np.random.default_rng(34), 1_000)
+    matrix[:, 0] += 0.3
+    matrix[:300, 3] = np.nan
+    found = {each.metric: each.verdict for each in judge_of(("classic_ks",)).judge(view_of(matrix, scores))}
+    training, training_scores = draw(np.random.default_rng(1), 8_000)
+    assert found.keys() == {"normal", "count", "nulls", "score"}  # a category has no order
+    for name, then, now in (
+        ("normal", training[:, 0], matrix[:, 0]),
+        ("nulls", training[:, 3], matrix[:, 3]),
+        ("score", training_scores, scores),
+    ):
+        expected = ks_2samp(then[~np.isnan(then)], now[~np.isnan(now)], method="asymp")
+        assert found[name].statistic == pytest.approx(expected.statistic, abs=0.02)
+        assert found[name].signal == ("WARNING" if (found[name].p_value or 0.0) < 0.05 else "NONE")
+    assert found["normal"].signal == "WARNING"
+    matrix[:, 0] = np.nan
+    nothing = judge_of(("classic_ks",)).judge(view_of(matrix, scores))[0].verdict
+    assert nothing == Verdict(None, None, 0.05, None, "NONE", "no values to compare")
+
+
+def test_windows_of_about_so_many_events_have_one_law_and_those_of_too_few_have_none() -> None:
+    judge, known = Judge(one_feature(), [default_test("ks")]), one_feature()
+
+    def law_of(n: int, *, segments: int = 1) -> list[SmallestP | None]:
+        window = count(known, np.zeros((n, 1)), np.full(n, 0.5))
+        nothing = known.zeros().counts
+        detection = np.stack([window.counts, *[nothing] * (segments - 1)])
+        then = np.stack([known.counts] * segments)
+        return judge.calibrate(View(["all", "k"][:segments], range(1), then, detection, no_past(1) * segments, 0.05))
+
+    assert law_of(29) == [None]
+    (small,), (same,), (larger,) = law_of(130), law_of(500), law_of(520)
+    assert small is same is not larger is not None
+    assert law_of(500, segments=2) == [small, None]
 
 
 # -- the budget --------------------------------------------------------------------------------------------------------

@@ -194,6 +194,15 @@ def test_a_hundred_versions_may_be_unknown_and_those_that_are_held_count_among_t
     assert check(monitor, record(errors=tuple(new)), reference, **many)
 
 
+def test_a_version_that_becomes_known_makes_room_for_another(monitor: MonitorCore, reference: Reference) -> None:
+    monitor.observe(record(errors=tuple(run([AT_MS], b"\0", f"v{number}") for number in range(MOST_UNKNOWN))))
+    one_more = record(errors=(run([AT_MS], b"\0", "x"),))
+    with pytest.raises(RefusedRecordError, match="versions are unknown"):
+        monitor.observe(one_more)
+    monitor.register_version("v7", reference, {})
+    monitor.observe(one_more)
+
+
 def test_deltas_of_an_unknown_version_have_as_many_metrics_as_what_is_held_of_it(
     monitor: MonitorCore, reference: Reference
 ) -> None:
