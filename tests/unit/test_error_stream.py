@@ -173,3 +173,67 @@ def test_a_detection_says_what_the_errors_were_before_and_since() -> None:
     assert found.rate_before == pytest.approx(0.2, abs=0.01)
     assert found.rate_since == pytest.approx(0.5, abs=0.05)
     assert found.wrong_since == wrong[found.change : found.position + 1].sum()
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_and_once() -> None:
+    stream = ErrorStream()
+    stream.add(
+        SketchRecord(
+            2, 0, 0, [], [error_run("1", [(3, 1), (3, 0), (7, 1)]), error_run("2", [(1, 1)]), error_run("3", [])]
+        )
+    )
+    stream.add(SketchRecord(0, 0, 0, [], [error_run("1", [(3, 0), (4, 1)])]))
+    stream.add(SketchRecord(2, 0, 0, [], [error_run("1", [(7, 0), (9, 1)])]))
+    assert stream.held.keys() == {"1", "2"}  # nothing is held of no errors
+    assert len(stream.release("1", None).wrong) == 0
+
+    def release(version: str, watermark_ms: int) -> list[tuple[int, int]]:
+        found = stream.release(version, watermark_ms)
+        return list(zip(found.times_ms.tolist(), found.wrong.tolist(), strict=True))
+
+    assert release("1", 3) == []
+    assert release("1", 7) == [(3, 0), (3, 1), (3, 0), (4, 1)]
+    assert release("1", 7) == []
+    state = json.loads(json.dumps(stream.snapshot()))
+    assert list(state) == ["1", "2"]
+    assert {version: list(of) for version, of in state.items()} == {"1": ["2"], "2": ["2"]}
+    again = ErrorStream()
+    again.restore(state)
+    for each in (stream, again):
+        found = each.release("1", 100)
+        assert (found.times_ms.tolist(), found.wrong.tolist()) == ([7, 7, 9], [1, 0, 1])
+        assert (found.times_ms.dtype, found.wrong.dtype) == (np.int64, np.uint8)
+        assert each.held.keys() == {"2"}
+        assert len(each.release("9", 100).wrong) == 0
+        assert len(each.release("1", 100).times_ms) == 0
+        late = SketchRecord(1, 0, 0, [], [error_run("2", [(0, 0)])])
+        each.add(late)
+        assert each.release("2", 100).times_ms.tolist() == [0, 1]
+        assert each.snapshot() == {}
+
+
+def test_equal_streams_give_equal_snapshots_whatever_came_first_and_however_it_was_cut() -> None:
+    one, other = ErrorStream(), ErrorStream()
+    records = [
+        SketchRecord(number, 0, 0, [], [error_run(v, [(1, 1), (2, 0)])]) for number in (0, 1) for v in ("1", "2")
+    ]
+    for record in records:
+        one.add(record)
+    for record in records[::-1]:
+        for part in split_record(record, most_bytes=9):
+            other.add(part)
+    assert json.dumps(one.snapshot()) == json.dumps(other.snapshot())
+
+
+def test_a_run_is_whole_when_each_error_has_a_time_and_times_do_not_go_back() -> None:
+    whole = error_run("1", [(2, 0), (2, 1), (5, 0)])
+    assert Errors.of(whole).times_ms.tolist() == [2, 2, 5]
+    assert len(Errors.of(error_run("1", [])).wrong) == 0
+    ErrorStream.check(SketchRecord(0, 0, 0, [], [whole]))
+    with pytest.raises(ValueError, match="7 bytes of times do not fit 1 decisions"):
+        ErrorStream.check(SketchRecord(0, 0, 0, [], [whole, ErrorRun("1", b"1234567", b"\0")]))
+    with pytest.raises(ValueError, match="ascend"):
+        ErrorStream.check(SketchRecord(0, 0, 0, [], [ErrorRun("1", bytes(16), b"\0\2")]))

@@ -21,11 +21,13 @@ from app.core.error_stream import Errors
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.findings import Findings, Subject
 from app.core.monitoring import MonitorCore
+from app.core.sketch_buffer import SketchBuffer
 from app.core.sketches import ALL
 from models.reference import Reference
 from models.reference_fit import fit_reference
-from schemas.pipeline import Drift, FalseAlarms, Pipeline
+from schemas.pipeline import AlertRule, Drift, FalseAlarms, Pipeline
 from schemas.pipeline_detectors import default_detector
+from schemas.pipeline_drift import default_test
 from schemas.pipeline_file import load
 from schemas.wire import DriftReport, ErrorRun, SketchRecord
 
@@ -271,3 +273,45 @@ def test_a_thousand_events_between_false_alarms_are_the_fewest() -> None:
     assert baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=600))).arl_events == 1_200
     with_effect = replace(reference(), design_effects=np.array([1.0, 2.0, 3.5]))
     assert baseline_of(with_effect, Window(0, 0), drift(FalseAlarms(1, per_events=600))).design_effect == 3.5
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "label_watermark_ms", "raised"),
+    [
+        (999, 1_000, [0]),
+        (999, 999, []),
+        (0, 1_000, [0]),
+        (1_000, 1_500, []),
+        (1_000, 2_000, [1_000]),
+        (5_999, 6_500, [5_000]),
+    ],
+)
+def test_an_alert_on_wrong_decisions_is_of_the_window_they_were_noticed_in_and_stays_while_labels_are_behind(
+    at_ms: int, label_watermark_ms: int, raised: list[int]
+) -> None:
+    """All seven windows have closed; those that labels have not reached say nothing of the errors."""
+    pipeline = make_pipeline()
+    drift = replace(
+        pipeline.drift, window="1000", slice_ms=100, every_ms=None, grace_ms=0, detectors=WANTED, segments=()
+    )
+    rule = AlertRule("wrong", "error", "error", clears_after=1)
+    pipeline = replace(
+        pipeline, drift=replace(drift, tests=(default_test("classic_ks"),), detectors=WANTED), alerts=(rule,)
+    )
+    monitor = MonitorCore(pipeline, make_detector=lambda *_: Told(found_at(0, 0)))
+    monitor.register_version("1", reference(), {}, Window(0, 1))
+    buffer = SketchBuffer(pipeline.model.name, 100)
+    buffer.add_scored("1", reference(), np.arange(0, 7_000, 10), np.ones((700, 1)), np.full(700, 0.5))
+    run = ErrorRun("1", np.array([at_ms], "<i8").tobytes(), b"\1")
+    monitor.observe(SketchRecord(0, 7_000, label_watermark_ms, buffer.drain(), [run]))
+    alerts = monitor.collect(now_ms=7).alerts
+    # In the next window, where labels have come that far, there is none: it is over.
+    assert [each.window_start_ms for each in alerts if each.state == "raised"] == raised
+    assert [each.state for each in alerts if each.state != "raised"] == []
+    monitor.observe(SketchRecord(0, 8_000, 8_000, [], []))
+    over = monitor.collect(now_ms=8).alerts
+    started = at_ms // 1_000 * 1_000
+    assert [(each.state, each.window_start_ms) for each in over] == [
+        *([] if raised else [("raised", started)]),
+        ("cleared", started + 1_000),
+    ]

@@ -442,16 +442,6 @@ def test_what_is_found_is_told_in_the_order_of_windows_and_versions() -> None:
         assert list(dict.fromkeys((row.window_start_ms, row.version) for row in rows)) == told
 
 
-def test_an_alert_of_a_version_that_goes_on_scoring_stays_raised() -> None:
-    stream = Stream(7, 2_400, windows=8, moves_at=2)
-    stream.versions = np.full(2_400, "1")
-    alerts = run(make_monitor(tests=("psi",)), stream).alerts
-    assert {(alert.rule, alert.version, alert.state, alert.window_start_ms) for alert in alerts} == {
-        ("auc-fell", "1", "raised", 2_000),
-        ("drifting", "1", "raised", 2_000),
-    }
-
-
 def test_old_windows_leave_the_alerts_and_what_is_said_stays_the_same() -> None:
     stream = Stream(7, 12_000, windows=12, moves_at=4)
     (records,) = stream.records(np.zeros(len(stream.times), int), 1, list(range(0, 12_000, 500)))

@@ -525,6 +525,90 @@ def test_the_example_is_of_the_first_explanation() -> None:
     assert (example.what, example.before, example.after) == ("the middle value of `temp`", "3.2", "24.1")
 
 
+@pytest.mark.parametrize(
+    ("situation", "example"),
+    [
+        (replace(CONCEPT, rate_before=0.5), ("positive outcomes, as scored and as they came", "20 %", "28 %")),
+        (
+            replace(CONCEPT, calibration_effect=-0.08, rate_before=0.5),
+            ("positive outcomes, as scored and as they came", "36 %", "28 %"),
+        ),
+        (
+            replace(CONCEPT, calibration_effect=0.0199, calibration_distance=0.21),
+            ("average distance of outcomes from scores", "0 %", "21 %"),
+        ),
+        (
+            replace(CONCEPT, calibration_effect=0.02, calibration_distance=0.21),
+            ("positive outcomes, as scored and as they came", "26 %", "28 %"),
+        ),
+        (PRIOR, ("positive outcomes", "24 %", "13 %")),
+        (replace(PRIOR, calibration_effect=0.0, p_calibration=0.5), ("positive outcomes", "24 %", "13 %")),
+        # Before the labels have come, what has signalled is said.
+        (
+            replace(
+                QUIET, changes=(Change("outcome", "outcome", 0.2, shares_before=(0.8, 0.2), shares_now=(0.6, 0.4)),)
+            ),
+            ("the outcome", "20 %", "40 %"),
+        ),
+        # Of faults, the metrics of the first one; of score drift, what explains most of it.
+        (
+            replace(FEATURES, faults=(replace(NULLS, metrics=("carrier",)),)),
+            ("`carrier` new to the model", "3 %", "12 %"),
+        ),
+        (replace(FEATURES, faults=(NULLS, replace(NULLS, metrics=("temp",)))), None),
+        (replace(FEATURES, faults=(NO_TRAFFIC,)), None),
+        (
+            replace(SCORES, attribution=(Share("humid", 0.1, 0.6), Share("carrier", 0.1, 0.4))),
+            ("`carrier` new to the model", "3 %", "12 %"),
+        ),
+        (replace(SCORES, attribution=()), ("the middle value of `temp`", "3.2", "24.1")),
+        (replace(SCORES, changes=(SCORE,)), ("the middle value of the scores", "0.14", "0.28")),
+        (
+            replace(FEATURES, changes=(CARRIER, TEMP), attribution=(Share("carrier", 0.1, 0.4),)),
+            ("the middle value of `temp`", "3.2", "24.1"),
+        ),
+        (QUIET, None),
+    ],
+)
+def test_the_example_is_of_what_the_verdict_is_about(
+    situation: Situation, example: tuple[str, str, str] | None
+) -> None:
+    found = decide(situation).example
+    assert (found if found is None else tuple(found)) == example
+
+
+def test_faults_explain_themselves_with_what_their_metrics_do_to_the_score() -> None:
+    swap = Fault("columns_swapped", ("temp", "humid"), "They have changed places.", 0.9)
+    found = decide(replace(SCORES, faults=(swap, NULLS), n=5_000)).explained_by
+    assert [(each.metric, each.words) for each in found] == [
+        ("temp", swap.sentence),
+        ("humid", swap.sentence),
+        ("humid", NULLS.sentence),
+    ]
+    assert [each.share for each in found] == [0.7, 0.1, 0.1]
+    (traffic,) = decide(replace(QUIET, faults=(NO_TRAFFIC,))).explained_by
+    assert (traffic.metric, traffic.words) == ("", NO_TRAFFIC.sentence)
+    assert math.isnan(traffic.share)
+
+
+def test_of_a_score_drift_what_explains_some_of_it_is_said_and_of_others_how_far_features_moved() -> None:
+    shares = tuple(Share(f"f{at}", -0.0123, share) for at, share in enumerate((0.3, 0.2, 0.15, 0.1, 0.05, 0.05, 0.049)))
+    found = decide(replace(SCORES, attribution=shares)).explained_by
+    assert [each.metric for each in found] == ["f0", "f1", "f2", "f3", "f4"]
+    assert {each.words for each in found} == {"its change, too small to be sure of, lowers the mean score by 0.012"}
+    few = decide(replace(SCORES, attribution=shares[4:])).explained_by
+    assert [each.metric for each in few] == ["f4", "f5"]
+    many = tuple(replace(TEMP, metric=f"t{at}", effect=0.9 - at / 10) for at in range(8))
+    for situation in (
+        replace(QUIET, changes=many, attribution=shares),
+        replace(QUIET, changes=(*many, SCORE)),
+    ):
+        moved = decide(situation).explained_by
+        assert [each.metric for each in moved] == ["t0", "t1", "t2", "t3", "t4"]
+        assert all(math.isnan(each.share) for each in moved)
+        assert moved[0].words.startswith("`t0` is higher: half of the flights have 24.1 or more")
+
+
 def test_segments_are_ranked_by_how_many_events_have_moved() -> None:
     changes = (
         SegmentChange("origin=LGA", "temp", 0.9, 100),
