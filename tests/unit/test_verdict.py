@@ -14,7 +14,8 @@ from app.core.attribution import JOINT, Share
 from app.core.diagnosis import _apart
 from app.core.faults.fault import Fault, percent
 from app.core.situation import Performance, Predecessor, SegmentChange, Situation
-from app.core.verdict import Advice, Verdict, decide
+from app.core.verdict import Advice, Verdict, VerdictKind, decide
+from app.core.verdict_headlines import HEADLINES
 from app.core.verdict_words import Change, listed, number_pair, say
 from models.reference import MetricCells
 
@@ -268,6 +269,86 @@ def test_feature_drift_without_a_change_of_performance_is_watched() -> None:
 )
 def test_the_headline_says_what_moved_where_to_and_from(situation: Situation, headline: str) -> None:
     assert decide(situation).headline == headline
+
+
+OUTCOME = Change("outcome", "outcome", 0.2, shares_before=(0.8, 0.2), shares_now=(0.6, 0.4))
+HIGHER = "The scores are higher: half of the flights have 0.28 or more, 0.14 or more in training"
+UNFIT = "The model no longer fits what happens"
+WARMER = "`temp` is higher: half of the flights have 24.1 or more, 3.2 or more in training"
+
+
+def some_faults(*metrics: tuple[str, ...]) -> tuple[Fault, ...]:
+    return tuple(Fault("constant", each, f"Fault {number}.", 0.5) for number, each in enumerate(metrics))
+
+
+@pytest.mark.parametrize(
+    ("kind", "situation", "headline"),
+    [
+        # What explains a fifth of a change of the scores is a cause of it; three of them are named.
+        (
+            "score_drift",
+            replace(SCORES, attribution=(Share(JOINT, 0.1, 0.5), Share("a", 0.1, 0.2), Share("b", 0.1, 0.19))),
+            f"{HIGHER}, mostly because of `a`.",
+        ),
+        (
+            "score_drift",
+            replace(SCORES, attribution=tuple(Share(name, 0.1, 0.25) for name in "abcd")),
+            f"{HIGHER}, mostly because of `a`, `b` and `c`.",
+        ),
+        ("score_drift", replace(SCORES, attribution=(Share("a", 0.1, 0.19),)), f"{HIGHER}."),
+        ("feature_drift", replace(QUIET, changes=(TEMP,)), f"{WARMER}."),
+        (
+            "feature_drift",
+            replace(QUIET, changes=(TEMP, *(replace(CARRIER, metric=name) for name in "abc"))),
+            f"{WARMER}; `a`, `b` and `c` moved, too.",
+        ),
+        (
+            "feature_drift",
+            replace(QUIET, changes=(TEMP, *(replace(CARRIER, metric=name) for name in "abcd"))),
+            f"{WARMER}; 4 other features moved, too.",
+        ),
+        (
+            "label_prior_drift",
+            replace(QUIET, changes=(OUTCOME,)),
+            "The outcome is more frequent: 40 % of the flights, 20 % in training.",
+        ),
+        (
+            "label_prior_drift",
+            replace(QUIET, changes=(OUTCOME,), rate_before=0.2),
+            "The outcome is more frequent: 40 % of the flights, 20 % in training.",
+        ),
+        ("label_prior_drift", QUIET, "The share of positive outcomes has moved."),
+        (
+            "label_prior_drift",
+            replace(QUIET, rate_before=0.1, rate_now=0.15),
+            "Positive outcomes are more frequent: 15 % of the flights, 10 % in training.",
+        ),
+        (
+            "concept_drift",
+            replace(CONCEPT, calibration_effect=-0.0199, calibration_distance=0.21),
+            f"{UNFIT}: some of its scores are too high and others too low, by 21 % on average.",
+        ),
+        (
+            "concept_drift",
+            replace(CONCEPT, calibration_effect=-0.02, calibration_distance=0.21),
+            f"{UNFIT}: positive outcomes are less frequent than its scores say, by 2 % of the flights.",
+        ),
+        ("pipeline_fault", replace(QUIET, faults=some_faults(("a",))), "Fault 0."),
+        (
+            "pipeline_fault",
+            replace(QUIET, faults=some_faults(("a",), ("b", "c"), ("b",), ())),
+            "Fault 0; there is more to look at in `b`, `c` and `traffic`.",
+        ),
+        (
+            "pipeline_fault",
+            replace(QUIET, faults=(*some_faults(("a",), ("b",)), NO_TRAFFIC)),
+            "No events where 1000 are usual: some do not arrive; there is more to look at in `a` and `b`.",
+        ),
+        ("no_reference", QUIET, "Not judged: this version has no counts of its training to compare with."),
+    ],
+)
+def test_a_headline_names_causes_others_and_sizes(kind: VerdictKind, situation: Situation, headline: str) -> None:
+    assert HEADLINES[kind](situation) == headline
 
 
 @pytest.mark.parametrize(
