@@ -961,6 +961,12 @@ def test_of_few_events_chance_is_part_of_the_spread(n: int, is_fault: bool) -> N
     assert bool(find_in_traffic(Traffic(n, [10] * 6))) == is_fault
 
 
+@pytest.mark.parametrize(("n", "is_fault"), [(230, False), (260, True)])
+def test_one_event_that_is_usual_comes_by_chance_of_a_deviation_of_one(n: int, is_fault: bool) -> None:
+    assert is_fault == (math.log((n + 0.5) / 1.5) >= 5 * math.sqrt(0.01 + 1 + 1 / (n + 0.5)))
+    assert bool(find_in_traffic(Traffic(n, [1] * 6))) == is_fault
+
+
 def test_where_nothing_was_usual_nothing_is_too_much_and_none_of_what_was_is_missing() -> None:
     assert find_in_traffic(Traffic(500, [0] * 6)) == []
     (fault,) = find_in_traffic(Traffic(0, [40] * 6))
@@ -980,6 +986,28 @@ def test_a_segment_that_vanished_or_doubled_while_others_did_not_is_named() -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("n", "in_all", "sentence", "strength"),
+    [
+        (0, 1_000, "No flights of k=a where 500 are usual: some do not arrive.", 1.0),
+        (100, 1_000, "Only 100 flights of k=a where 500 are usual: some do not arrive.", 0.8),
+        (1_000, 1_000, "1000 flights of k=a where 500 are usual, twice as many: each may come twice.", 0.5),
+        (2_500, 1_000, "2500 flights of k=a where 500 are usual, 5 times as many.", 0.8),
+        # All are 1.6 times the usual, and 0.8 times.
+        (160, 1_600, "Only 160 flights of k=a where 500 are usual: some do not arrive.", 0.8),
+        (2_000, 800, "2000 flights of k=a where 500 are usual, 5 times as many.", 0.8),
+    ],
+)
+def test_what_is_said_of_a_segment_is_beside_all_events(n: int, in_all: int, sentence: str, strength: float) -> None:
+    traffic = Traffic(in_all, [1_000] * 6, (), {"k=a": [500] * 6, "k=b": [500] * 4}, {"k=a": n, "k=b": 0})
+    (fault,) = find_in_traffic(traffic, "flights")
+
+    assert (fault.sentence, fault.metrics) == (sentence, ("k=a",))
+    assert fault.strength == pytest.approx(strength)
+    whole = find_in_traffic(replace(traffic, n=0), "flights")
+    assert [each.sentence for each in whole] == ["No flights where 1000 are usual: some do not arrive."]
+
+
 def test_a_segment_is_judged_beside_all_events() -> None:
     """All are 1.6 times the usual, one segment three quarters of it: it has less than half of its part."""
     past = {"origin=EWR": [800] * 6, "origin=LGA": [200] * 6}
@@ -988,6 +1016,28 @@ def test_a_segment_is_judged_beside_all_events() -> None:
     assert (fault.kind, fault.metrics) == ("traffic_missing", ("origin=LGA",))
     # Where all are fewer, so may be the segment.
     assert find_in_traffic(Traffic(600, [1000] * 6, (), past, {"origin=EWR": 490, "origin=LGA": 110})) == []
+
+
+def test_the_strongest_fault_comes_first_and_a_metric_that_one_explains_has_no_other(reference: Reference) -> None:
+    matrix = draw(1)
+    matrix[: N // 5, 0], matrix[:, 4] = np.nan, 8.0
+    matrix[:, 1] *= 1000
+    window = count(reference, matrix, np.full(N, 0.5))
+    traffic = Traffic(500, [1_000] * 6)
+    found = find_faults(reference.metrics, reference.training, window, set(NAMES), traffic=traffic, events="flights")
+
+    assert [(fault.kind, fault.metrics) for fault in found] == [
+        ("unit_changed", ("dist",)),
+        ("constant", ("count",)),
+        ("traffic_missing", ()),
+        ("missing_values", ("temp",)),
+    ]
+    assert [fault.strength for fault in found] == sorted((fault.strength for fault in found), reverse=True)
+    assert "flights" in found[1].sentence
+    assert found[2].sentence == "Only 500 flights where 1000 are usual: some do not arrive."
+    # What has not signalled is looked at for nothing, whatever it is.
+    some = find_faults(reference.metrics, reference.training, window, {"temp"})
+    assert [(fault.kind, fault.metrics) for fault in some] == [("missing_values", ("temp",))]
 
 
 # -- what is no fault ------------------------------------------------------------------------------------------------
