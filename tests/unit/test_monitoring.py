@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -440,6 +441,38 @@ def test_what_is_found_is_told_in_the_order_of_windows_and_versions() -> None:
         [row for row in findings.metadata if row.metric == "score" and row.stage == "scoring"],
     ):
         assert list(dict.fromkeys((row.window_start_ms, row.version) for row in rows)) == told
+
+
+@pytest.mark.parametrize(("history", "every_ms"), [(3, None), (2, WINDOW_MS // 2)])
+def test_no_more_of_the_past_is_remembered_than_is_looked_at(history: int, every_ms: int | None) -> None:
+    """The one window that is kept, and as many as its tests look at; of two that overlap one is passed over."""
+    pipeline = make_pipeline(tests=("classic_ks",))
+    monitor = MonitorCore(replace(pipeline, drift=replace(pipeline.drift, every_ms=every_ms)), keep=1, history=history)
+    monitor.register_version("1", reference(), {})
+    stream = Stream(26, 300, windows=10)
+    stream.versions = np.full(300, "1")
+    (records,) = stream.records(np.zeros(300, int), 1, [100, 200])
+    for record in records:
+        monitor.observe(record)
+        monitor.collect(now_ms=7)
+    state = json.loads(monitor.snapshot().split(b"\n")[1])
+    assert len(state["history"]) == 1 + history * (1 if every_ms is None else 2)
+    assert len(state["succession"]) <= len(state["history"])
+
+
+def test_advice_is_by_the_limits_that_the_alert_rules_ask_of_the_auc() -> None:
+    """In training it is said to be 0.8, and 0.05 less is the limit."""
+    findings = run(make_monitor(tests=("classic_ks",)), Stream(7, 3_000, moves_at=4))
+    reasons = {each.reason for each in findings.verdicts if each.window_start_ms >= 4 * WINDOW_MS}
+    assert {reason.split(", ", 1)[1] for reason in reasons} == {"below its limit of 0.75."}
+    pipeline = make_pipeline(tests=("classic_ks",))
+    others = tuple(rule for rule in pipeline.alerts if rule.on != "performance")
+    accuracy = AlertRule("accuracy", "performance", "accuracy", below=0.99)
+    monitor = MonitorCore(replace(pipeline, alerts=(*others, accuracy)))
+    for version in ("1", "2"):
+        monitor.register_version(version, reference(), {"auc": 0.8})
+    findings = run(monitor, Stream(7, 3_000, moves_at=4))
+    assert not {each.reason for each in findings.verdicts if "below its limit" in each.reason}
 
 
 def test_old_windows_leave_the_alerts_and_what_is_said_stays_the_same() -> None:
