@@ -143,9 +143,9 @@ def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, wo
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(words.fileno(), 1)
         os.dup2(words.fileno(), 2)
-        resource.setrlimit(resource.RLIMIT_AS, (question.memory_bytes, question.memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _limit(resource.RLIMIT_AS, question.memory_bytes)
+        _limit(resource.RLIMIT_CPU, CPU_SECONDS)
+        _limit(resource.RLIMIT_CORE, 0)
         try:
             verdict = judge()
         except MemoryError:
@@ -158,6 +158,13 @@ def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, wo
     finally:
         sys.stderr.flush()
         os._exit(1)
+
+
+def _limit(what: int, most: int) -> None:
+    """Set a limit; where this process was started with a stricter one, that stays: nobody may raise it."""
+    _, given = resource.getrlimit(what)
+    least = most if given == resource.RLIM_INFINITY else min(most, given)
+    resource.setrlimit(what, (least, least))
 
 
 def _describe_end(code: int, stderr: bytes) -> str:
