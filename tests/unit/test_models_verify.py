@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 from models import artifact
+from models import verify as verify_module
 from models.families import FAMILIES, FeatureKind, fit
 from models.manifest import Artifact, GoldenRows, Manifest
+from models.scorer import Scorer
 from models.training import TrainedModel
+from models.trial import Trial, Verdict
 from models.verify import RefusedModelError, VerifiedModel, check_identity, verify
 
 
@@ -114,3 +119,172 @@ def test_joblib_is_refused_unless_it_is_allowed(trained: TrainedModel) -> None:
     manifest = replace(trained.manifest, artifact=Artifact(kind, hashlib.sha256(data).hexdigest(), len(data)))
     assert refuse(manifest, data) == "format"
     assert check(manifest, data, allow_joblib=True).is_bit_equal
+
+
+class SameProcess(Trial):
+    """A trial without a process of its own: the judge of that process is asked here, unless it is told what to say."""
+
+    def __init__(self, says: Verdict | None = None) -> None:
+        self.says = says
+        self.asked: list[Any] = []
+
+    def run(self, manifest: bytes, artifact: bytes, **options: Any) -> Verdict:
+        self.asked.append((manifest, artifact, options))
+        return self.says or verify_module._judge(manifest, artifact, options["allow_joblib"])
+
+
+def test_the_trial_is_asked_with_all_that_it_needs_and_its_verdict_counts(trained: TrainedModel) -> None:
+    manifest, data = trained.manifest, trained.artifact
+    trial = SameProcess()
+    assert verify(manifest, data, manifest.feature_set, trial=trial).is_bit_equal
+    limits = {"timeout_s": 60.0, "memory_bytes": 2 * 2**30}
+    assert trial.asked == [(manifest.to_bytes(), data, {"allow_joblib": False, **limits})]
+    trial = SameProcess(Verdict("crash", "It ended."))
+    with pytest.raises(RefusedModelError, match=r"^crash: It ended\.$") as refused:
+        verify(manifest, data, manifest.feature_set, allow_joblib=True, trial=trial, timeout_s=3.0, memory_bytes=5)
+    assert (refused.value.reason, refused.value.detail) == ("crash", "It ended.")
+    assert trial.asked[0][2] == {"allow_joblib": True, "timeout_s": 3.0, "memory_bytes": 5}
+
+
+def test_nothing_is_tried_that_is_not_what_the_manifest_names(trained: TrainedModel, small_data: Any) -> None:
+    trial = SameProcess()
+    _, joblib = artifact.save(trained.estimator, allow_joblib=True)
+    named = Artifact("joblib", hashlib.sha256(joblib).hexdigest(), len(joblib))
+    for manifest, data, reason in (
+        (b"{}", trained.artifact, "manifest"),
+        (replace(trained.manifest, feature_set="another"), trained.artifact, "feature_set"),
+        (replace(trained.manifest, libraries={}), trained.artifact, "incompatible"),
+        (trained.manifest, trained.artifact + b" ", "digest"),
+        (replace(trained.manifest, artifact=named), joblib, "format"),
+    ):
+        with pytest.raises(RefusedModelError) as refused:
+            verify(manifest, data, trained.manifest.feature_set, trial=trial)
+        assert refused.value.reason == reason
+    assert not trial.asked
+    # What is what the manifest names is first tried there.
+    other = fit(FAMILIES["logistic"].build([FeatureKind("float")] * 3, 0), small_data.matrix, small_data.labels)
+    with pytest.raises(RefusedModelError, match="golden: Golden row"):
+        verify(*with_artifact(trained.manifest, other), trained.manifest.feature_set, trial=trial)
+    assert len(trial.asked) == 1
+
+
+def test_the_process_of_a_trial_judges_as_this_one_does(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, data = trained.manifest.to_bytes(), trained.artifact
+    judge = verify_module._judge
+    assert judge(good, data, allow_joblib=False) == Verdict()
+    assert judge(b"{", data, allow_joblib=False).reason == "manifest"
+    found = judge(good, data + b" ", allow_joblib=False)
+    assert found.reason == "digest"
+    assert found.detail.startswith("The artifact's SHA-256 is ")
+    assert found.detail.endswith("another file.")
+    kind, joblib = artifact.save(trained.estimator, allow_joblib=True)
+    manifest = replace(trained.manifest, artifact=Artifact(kind, hashlib.sha256(joblib).hexdigest(), len(joblib)))
+    assert judge(manifest.to_bytes(), joblib, allow_joblib=False).reason == "format"
+    assert judge(manifest.to_bytes(), joblib, allow_joblib=True) == Verdict()
+    sizes, _ = watch_scores(monkeypatch, trained.scorer, lambda _: 0.001)
+    judge(good, data, allow_joblib=False)
+    assert sizes == [len(trained.manifest.golden.rows), 1, 100, 5000]
+
+
+def test_without_a_process_to_try_it_in_a_version_is_not_believed(
+    trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(RefusedModelError, match="No such file") as refused:
+        verify(trained.manifest, trained.artifact, trained.manifest.feature_set)
+    assert refused.value.reason == "no_trial"
+
+
+def watch_scores(
+    monkeypatch: pytest.MonkeyPatch, scorer: Scorer, seconds: Any
+) -> tuple[list[int], dict[str, np.ndarray]]:
+    """How many rows are scored each time, and the last; the n-th takes as long as is said, by its clock."""
+    sizes: list[int] = []
+    now, last = [100.0], {}
+
+    def score(matrix: np.ndarray) -> np.ndarray:
+        now[0] += seconds(len(sizes))
+        sizes.append(len(matrix))
+        last["rows"] = matrix
+        return scorer.score(matrix)
+
+    monkeypatch.setattr(verify_module, "make_scorer", lambda *_: SimpleNamespace(name="watched", score=score))
+    monkeypatch.setattr(verify_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return sizes, last
+
+
+def test_a_batch_of_each_size_takes_what_the_best_of_three_does(
+    trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    milliseconds = [7, 3, 1, 2, 6, 5, 4, 9, 8, 5]
+    sizes, last = watch_scores(monkeypatch, trained.scorer, lambda n: milliseconds[n] / 1000)
+    verified = check(trained.manifest, trained.artifact)
+    golden = trained.manifest.golden.matrix
+    assert sizes == [len(golden), *[1] * 3, *[100] * 3, *[5000] * 3]
+    assert verified.latency_us == pytest.approx({1: 1000.0, 100: 4000.0, 5000: 5000.0})
+    assert verified.seconds == pytest.approx(0.05)
+    assert np.array_equal(last["rows"], np.tile(golden, (200, 1))[:5000], equal_nan=True)
+
+
+def test_after_two_seconds_of_warming_up_each_size_is_scored_only_once(
+    trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, _ = watch_scores(monkeypatch, trained.scorer, lambda n: [9.0, 0.5, 0.6, 0.8, 0.2, 7.0, 0.0][n])
+    verified = check(trained.manifest, trained.artifact)
+    assert sizes[1:] == [1, 1, 1, 100, 5000]
+    assert verified.latency_us == pytest.approx({1: 5e5, 100: 2e5, 5000: 7e6})
+
+
+def test_a_refusal_says_what_is_and_what_should_be(trained: TrainedModel, small_data: Any) -> None:
+    manifest, golden = trained.manifest, trained.manifest.golden
+    moved = list(golden.scores)
+    moved[5] += 1e-6
+    moved[7] -= 1e-3
+    narrow = fit(FAMILIES["logistic"].build([FeatureKind("float")], 0), small_data.matrix[:, :1], small_data.labels)
+    here, words = manifest.libraries["scikit-learn"], "train it again, or install the other"
+    for changed, options, said in (
+        (
+            replace(manifest, golden=GoldenRows(golden.rows, tuple(moved))),
+            {},
+            f"golden: Golden row 7 scores {golden.scores[7]:.17g} and not {moved[7]:.17g}: not what was registered.",
+        ),
+        (
+            replace(manifest, golden=GoldenRows(golden.rows, (float("nan"), *golden.scores[1:]))),
+            {},
+            "not_finite: A score of the golden rows is not a finite number.",
+        ),
+        (
+            manifest,
+            {"expected_model": ("shop-returns", "2.0.0")},
+            "model: Expected is shop-returns 2.0.0, and this is shop-returns 1.0.0.",
+        ),
+        (
+            manifest,
+            {"expected_model": ("shop", "1.0.0")},
+            "model: Expected is shop 1.0.0, and this is shop-returns 1.0.0.",
+        ),
+        (
+            replace(manifest, libraries={}),
+            {},
+            f"incompatible: It was fitted with scikit-learn none and here is {here}: {words}.",
+        ),
+    ):
+        with pytest.raises(RefusedModelError) as refused:
+            check(changed, trained.artifact, **options)
+        assert str(refused.value) == said
+    with pytest.raises(RefusedModelError, match="takes 1 features, the manifest has 3"):
+        check(*with_artifact(manifest, narrow))
+    digest = manifest.artifact.sha256
+    with pytest.raises(RefusedModelError, match=f"artifact 000000000000… and the manifest names {digest[:12]}…"):
+        check_identity(manifest, manifest.feature_set, sha256="0" * 64)
+
+
+def test_a_model_without_memory_is_no_refusal_of_it(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process of a trial has its own answer; here it is this process that lacks memory."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(verify_module, "make_scorer", fail)
+    with pytest.raises(MemoryError):
+        check(trained.manifest, trained.artifact)
