@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
+from msgspec.structs import replace
 
 from models.standing import Standings
 from schemas.wire import ModelStatus, ModelUpdate
@@ -88,6 +89,60 @@ def test_with_nothing_but_refused_versions_there_is_no_champion() -> None:
 def test_a_retired_version_stays_retired_whatever_workers_say() -> None:
     found = stand([update("1.0.0", 1), update("1.0.0", 2, "retired")], [status("1.0.0", "refused", 3)])
     assert roles(found) == {"1.0.0": "retired"}
+
+
+def told(standings: Standings) -> dict[str, tuple[str, str, str, int]]:
+    return {each.update.version: (each.role, each.why, each.by, each.at_ms) for each in standings.all()}
+
+
+def announce(version: str, at_ms: int, role: str = "champion", **more: object) -> ModelUpdate:
+    return replace(update(version, at_ms, role), why=f"why {version}", by=f"by {version}", **more)  # type: ignore[arg-type]
+
+
+def test_each_version_stands_as_it_does_since_the_last_thing_that_made_it_so() -> None:
+    updates = [announce("1.0.0", 1), announce("2.0.0", 5), announce("3.0.0", 6, "shadow")]
+    shadow = {"3.0.0": ("shadow", "why 3.0.0", "by 3.0.0", 6)}
+    loaded = [status("2.0.0", "loaded", 9)]
+    for said, since_ms in (
+        ([], 5),
+        (loaded, 5),  # nobody had refused it
+        ([status("2.0.0", "refused", 7, "w2"), *loaded], 9),
+        ([status("2.0.0", "refused", 7), *loaded], 5),  # a compacted topic has only the last word of each worker
+        ([status("1.0.0", "refused", 7), status("3.0.0", "refused", 8)], 7),
+        ([status("2.0.0", "refused", 7, sha256="b" * 64), status("2.0.0", "loaded", 9, sha256="b" * 64)], 5),
+    ):
+        found = told(stand(updates, said))
+        assert found["2.0.0"] == ("champion", "why 2.0.0", "by 2.0.0", since_ms)
+        assert {version: found[version] for version in shadow} == shadow
+        if not any(each.version == "1.0.0" for each in said):
+            assert found["1.0.0"] == ("retired", "superseded by 2.0.0", "by 2.0.0", since_ms)
+
+
+def test_a_roll_back_says_who_rolled_back_to_what() -> None:
+    updates = [announce("1.0.0", 1), announce("2.0.0", 2), announce("1.0.0", 3, is_rollback=True)]
+    assert told(stand(updates, [])) == {
+        "2.0.0": ("retired", "rolled back to 1.0.0", "by 1.0.0", 3),
+        "1.0.0": ("champion", "why 1.0.0", "by 1.0.0", 3),
+    }
+    # Nothing is retired before it was announced, whatever the clocks of those who announce say.
+    assert told(stand([announce("1.0.0", 12), announce("2.0.0", 10)], []))["1.0.0"][3] == 12
+
+
+def test_a_refusal_without_a_digest_is_of_whatever_is_announced_and_one_without_a_version_of_nothing() -> None:
+    updates = [announce("1.0.0", 1), announce("2.0.0", 10)]
+    found = stand(
+        updates, [status("2.0.0", "refused", 4, sha256=""), replace(status("1.0.0", "refused", 9), version=None)]
+    )
+    assert told(found) == {
+        "1.0.0": ("champion", "why 1.0.0", "by 1.0.0", 4),
+        "2.0.0": ("refused", "refused by w1", "by 2.0.0", 10),
+    }
+    assert found.refused() == {"2.0.0": "refused by w1"}
+    both = [status("2.0.0", "refused", 14, "w2", sha256=""), status("2.0.0", "refused", 13, "w3")]
+    found = stand(updates, both)
+    assert told(found)["2.0.0"] == ("refused", "refused by w2", "by 2.0.0", 14)
+    assert found.champion() == updates[0]
+    assert stand(updates, [*both, status("2.0.0", "loaded", 3, "w4", sha256="")]).champion() == updates[1]
 
 
 def test_how_long_it_takes_to_say_how_all_stand_grows_with_their_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
