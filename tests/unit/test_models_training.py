@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import sys
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -11,10 +15,10 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from models.families import FAMILIES, FeatureKind, fit
 from models.golden import choose_golden_rows
-from models.manifest import digest_training_data
+from models.manifest import Artifact, FeatureSpec, digest_training_data
 from models.reference import GRID
 from models.scorer import make_scorer
-from models.training import SEED, TrainedModel, TrainingError, measure, train
+from models.training import SEED, TrainedModel, TrainingError, measure, read_libraries, train
 from schemas.pipeline import Pipeline
 
 KINDS = (FeatureKind("float"), FeatureKind("category", 3), FeatureKind("int"))
@@ -132,6 +136,105 @@ def test_a_feature_that_was_never_there_in_training_does_not_stop_it(small_data:
         rows = matrix.copy()
         rows[:, 2] = 5.0
         assert found.scorer.score(rows).tobytes() == found.scorer.score(matrix).tobytes()
+
+
+def test_golden_rows_are_real_ones_of_all_times_and_the_edges_of_each_feature() -> None:
+    features = (FeatureSpec("x", "float"), FeatureSpec("kind", "category", ("a", "b", "c")), FeatureSpec("n", "int"))
+    order = np.arange(500.0)
+    matrix = np.column_stack([order, order % 3, 1000.0 - order])
+    matrix[7, 0], matrix[9, 2], matrix[11, 0] = np.inf, -np.inf, np.nan
+    rows = choose_golden_rows(matrix, features)
+    real, edges = rows[:32], rows[32:]
+    at = (1000 - real[:, 2]).astype(int)
+    assert np.array_equal(real, matrix[at])
+    assert (at[0], at[-1]) == (0, 499)
+    assert set(np.diff(at)) == {16, 17}
+    nan, (x, kind, n) = np.nan, matrix[at[16]]
+    expected = [
+        [0.0, 0.0, 501.0],
+        [499.0, 2.0, 1000.0],
+        [-1e9, kind, -1e9],
+        [1e9, kind, 1e9],
+        [0.0, 0.0, 0.0],
+        [1.0, 1.0, 1.0],
+        [nan, nan, nan],
+        [x, nan, n],
+        [nan, kind, nan],
+        [x, 3.0, n],
+        [x, -1.0, n],
+        [x, 0.5, n],
+    ]
+    assert np.array_equal(edges, np.array(expected), equal_nan=True)
+
+
+def test_a_hundred_rows_are_enough_and_everything_asked_for_is_in_the_manifest(
+    small_data: Any, small_pipeline: Pipeline
+) -> None:
+    pipeline = dataclasses.replace(
+        small_pipeline,
+        model=dataclasses.replace(small_pipeline.model, threshold=0.3),
+        drift=dataclasses.replace(small_pipeline.drift, bins=8),
+    )
+
+    def train_first(n: int, **options: Any) -> TrainedModel:
+        rows = small_data.matrix[:n], small_data.labels[:n], small_data.event_time_ms[:n]
+        times = {"from_ms": 3, "to_ms": 400_001, "created_at_ms": 7}
+        return train(*rows, pipeline, "logistic", version="2.3.4", **times, **options)
+
+    with pytest.raises(TrainingError, match="99 labelled events"):
+        train_first(99)
+    told: list[str] = []
+    found = train_first(103, parent="1.0.0", progress=told.append)
+    manifest, reference = found.manifest, found.manifest.read_reference()
+    assert len(told) == 4
+    assert "82 of 103" in told[0]
+    assert (manifest.version, manifest.parent, manifest.created_at_ms) == ("2.3.4", "1.0.0", 7)
+    training, metrics = manifest.training, manifest.metrics
+    assert (training.from_ms, training.to_ms, training.rows, training.labelled_rows) == (3, 400_001, 103, 103)
+    assert (metrics.n, metrics.from_ms, metrics.to_ms) == (21, 82_000, 102_000)
+    assert manifest.artifact == Artifact("skops", hashlib.sha256(found.artifact).hexdigest(), len(found.artifact))
+    assert reference.threshold == 0.3
+    judged = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), small_data.matrix[:82], small_data.labels[:82]))
+    right = (judged.score(small_data.matrix[82:103]) >= 0.3) == small_data.labels[82:103]
+    assert metrics.accuracy == right.mean()
+    assert [(metric.name, metric.kind, metric.codes, metric.values) for metric in reference.metrics[:3]] == [
+        ("amount", "numeric", 0, ()),
+        ("colour", "category", 4, ("red", "green", "blue")),
+        ("items", "numeric", 0, ()),
+    ]
+    assert len(reference.metrics[0].edges) == 7
+    assert reference.segments == {}
+    assert train_first(100).manifest.training.rows == 100
+
+
+def test_a_value_that_is_in_no_vocabulary_is_fitted_as_missing_and_counted_as_itself(
+    trained: TrainedModel, small_data: Any, small_pipeline: Pipeline
+) -> None:
+    matrix = small_data.matrix.copy()
+    gone = np.flatnonzero(np.isnan(matrix[:, 1]))
+    matrix[gone[::2], 1] = 3.0
+    found = train_small(small_pipeline, small_data, matrix=matrix)
+    assert found.artifact == trained.artifact
+    counts = found.manifest.read_reference().counts[1, :5].tolist()
+    assert counts[3:] == [len(gone[::2]), len(gone[1::2])]
+    rows = np.array([[50.0, 3.0, 1.0], [50.0, np.nan, 1.0]])
+    assert len(set(found.scorer.score(rows).tolist())) == 1
+
+
+def test_the_libraries_are_those_installed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_libraries()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    for name in ("numpy", "scikit-learn", "skops"):
+        assert found[name] == metadata.version(name)
+    version = metadata.version
+
+    def version_without_ours(name: str) -> str:
+        if name == "streamgauge":
+            raise metadata.PackageNotFoundError
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", version_without_ours)
+    assert read_libraries() == {**found, "streamgauge": "source"}
 
 
 @pytest.mark.parametrize(
