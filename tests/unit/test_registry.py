@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -335,3 +336,67 @@ def test_a_version_is_found_by_its_uri_on_this_machine_whatever_kind_its_artifac
     (entry.path / "manifest.json").unlink()
     with pytest.raises(RegistryError, match=r"has no manifest\.json with its model\.skops beside it"):
         read_bundle(entry.path)
+
+
+def test_a_version_is_on_disk_before_it_has_its_name_and_its_name_afterwards(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, synced, sync = Registry(tmp_path), [], os.fsync
+    folder = tmp_path / "shop-returns" / "1.0.0"
+
+    def note(descriptor: int) -> None:
+        sync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((path.name, path.stat().st_size if path.is_file() else None, folder.exists()))
+
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", note)
+        registry.register(trained.manifest, trained.artifact)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    (incoming,) = {name for name, _, _ in synced if name.startswith(".incoming-1.0.0-")}
+    assert synced == [
+        ("manifest.json", len(trained.manifest.to_bytes()), False),
+        ("model.skops", len(trained.artifact), False),
+        (incoming, None, False),
+        ("shop-returns", None, True),
+    ]
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_cut_short(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Registry(tmp_path).register(trained.manifest, trained.artifact)
+    with (entry.path / "manifest.json").open("ab") as file:
+        file.write(b" " * (16 << 20))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda _: SimpleNamespace(st_size=1000))
+        with pytest.raises(RegistryError, match="more than 16777216 bytes"):
+            resolve(entry.uri)
+
+
+def test_what_no_file_can_be_called_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="There is no model version at file:///a"):
+        find("file:///" + "a" * 5000)
+    with pytest.raises(RegistryError, match=r"has no manifest\.json"):
+        read_bundle(tmp_path / ("a" * 5000))
+
+
+def test_a_registry_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(RegistryError, match=r"cannot write .*/shop-returns/1\.0\.0: No space left on device\."):
+            registry.register(trained.manifest, trained.artifact)
+    assert list((tmp_path / "shop-returns").iterdir()) == []
+    assert registry.unfinished() == []
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        entry = Registry(Path("here")).register(trained.manifest, trained.artifact)
+    assert entry.path == tmp_path / "here" / "shop-returns" / "1.0.0"
