@@ -301,6 +301,15 @@ def test_of_two_reasons_the_first_of_the_rules_counts_and_rejections_are_in_orde
     assert events.offsets.tolist() == [14]
 
 
+def test_the_words_about_a_bad_record_are_bounded() -> None:
+    name = "x" * 400
+    decoder = EventDecoder(replace(EVENTS, fields=(*EVENTS.fields, EventField(name, "float"))))
+    _, (rejection,) = decoder.decode(records([event(**{name: "no number"})]))
+    assert rejection.reason == "wrong_type"
+    assert len(rejection.detail) == 300
+    assert rejection.detail.startswith("Expected `float`, got `str` - at `$.xxx")
+
+
 def test_a_label_time_is_of_64_bits(flights: Pipeline) -> None:
     times = [2**63 - 1, 2**63, -(2**63), -(2**63) - 1]
     labels, rejections = LabelDecoder(flights).decode(records([label(label_time_ms=time_ms) for time_ms in times]))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from models import artifact
 from models.families import FAMILIES, FeatureKind, fit
@@ -141,3 +142,53 @@ def test_a_category_too_large_for_the_trees_is_still_fitted(fitted: Fitted) -> N
     rows = np.column_stack([np.arange(600.0), ROWS[:, 0]])
     scores = make_scorer(fit(FAMILIES[fitted.name].build(kinds, 0), rows, LABELS)).score(rows)
     assert np.isfinite(scores).all()
+
+
+def test_fitting_takes_infinity_as_missing_and_a_column_without_values_as_nought_and_leaves_the_matrix(
+    fitted: Fitted,
+) -> None:
+    rows = ROWS[:120].copy()
+    rows[3, 0], rows[5, 2], rows[:, 5] = np.inf, -np.inf, [np.nan, np.inf] * 60
+    plain = np.where(np.isfinite(rows), rows, np.nan)
+    plain[:, 5] = 0.0
+    before = rows.copy()
+    scores = [
+        make_scorer(fit(FAMILIES[fitted.name].build(KINDS, 0), each, LABELS[:120])).score(MANY).tobytes()
+        for each in (rows, plain)
+    ]
+    assert scores[0] == scores[1]
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_the_logistic_family_is_a_regression_on_what_is_standardised_and_one_hot_by_hand() -> None:
+    kinds = (FeatureKind("category", 3), FeatureKind("float"), FeatureKind("int"))
+    rng = np.random.default_rng(4)
+    rows = np.column_stack([rng.integers(0, 4, 300), rng.normal(50.0, 9.0, 300), rng.integers(0, 2, 300)])
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    labels = (rng.random(300) < 1 / (1 + np.exp(50 - np.nan_to_num(rows[:, 1], nan=50.0)))).astype(float)
+    numbers = [np.where(np.isnan(column), np.nanmedian(column), column) for column in rows[:, 1:].T]
+    inputs = np.column_stack(
+        [(column - column.mean()) / column.std() for column in numbers] + [rows[:, 0] == code for code in range(3)]
+    )
+    expected = LogisticRegression(max_iter=1000).fit(inputs, labels).predict_proba(inputs)[:, 1]
+    found = fit(FAMILIES["logistic"].build(kinds, 0), rows, labels)
+    assert make_scorer(found).score(rows) == pytest.approx(expected, abs=1e-9)
+    # Columns of one sort alone are enough.
+    for kept in ([0], [1, 2]):
+        build = FAMILIES["logistic"].build([kinds[at] for at in kept], 0)
+        assert len(set(make_scorer(fit(build, rows[:, kept], labels)).score(rows[:, kept]).tolist())) > 2
+
+
+@pytest.mark.parametrize(("n_values", "is_split_as_sets"), [(255, True), (256, False)])
+def test_the_trees_are_a_hundred_and_split_categories_of_up_to_255_values_as_sets(
+    n_values: int, *, is_split_as_sets: bool
+) -> None:
+    kinds = (FeatureKind("float", 3), FeatureKind("category", n_values))
+    (_, trees), *others = FAMILIES["hgb"].build(kinds, 7).steps
+    assert not others
+    assert (trees.max_iter, trees.early_stopping, trees.random_state) == (100, False, 7)
+    mask = trees.categorical_features
+    assert (mask is not None and mask.tolist() == [False, True]) == is_split_as_sets
+    assert (mask is None) == (not is_split_as_sets)
+    assert FAMILIES["logistic"].build(kinds, 7).steps[-1][1].random_state == 7
+    assert {name: family.name for name, family in FAMILIES.items()} == {name: name for name in FORM}

@@ -138,6 +138,11 @@ def test_json_that_is_no_reference_is_refused_in_a_sentence() -> None:
         Reference.from_json(json.dumps({**body, "format": 1}))
 
 
+def test_what_json_has_no_word_for_is_not_written() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        dataclasses.replace(fit(), threshold=math.nan).to_json()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(values, max_size=200), st.integers(8, 64))
 def test_edges_ascend_strictly_are_finite_and_few(data: list[float], bins: int) -> None:

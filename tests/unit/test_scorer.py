@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from typing import Any
 
@@ -10,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
 
 from models import scorer as scorer_module
+from models.categories import Vocabularies
 from models.families import FAMILIES, FeatureKind
 from models.folding import CannotFoldError, fold
 from models.scorer import DirectTrees, FoldedLogistic, make_scorer
@@ -106,6 +109,110 @@ def test_trees_whose_private_parts_moved_or_changed_are_scored_the_public_way(
     scorer = make_scorer(trees)
     assert scorer.name == "probabilities"
     assert scorer.score(ROWS).tobytes() == trees.predict_proba(ROWS)[:, 1].tobytes()
+
+
+@functools.cache
+def few_trees() -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(max_iter=3).fit(ROWS, LABELS)
+
+
+class NearlyRight(DirectTrees):
+    """Off by ``error`` in rows where ``is_off`` says so."""
+
+    error = 9e-13
+    is_off = staticmethod(lambda matrix: np.ones(len(matrix), dtype=bool))
+
+    def score(self, matrix: np.ndarray) -> np.ndarray:
+        return super().score(matrix) + np.where(self.is_off(matrix), self.error, 0.0)
+
+
+@pytest.mark.parametrize(("error", "form"), [(9e-13, "trees"), (1.1e-12, "probabilities"), (-1.1e-12, "probabilities")])
+def test_a_fast_form_may_differ_by_a_millionth_of_a_millionth(
+    error: float, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NearlyRight, "error", error)
+    monkeypatch.setattr(scorer_module, "DirectTrees", NearlyRight)
+    assert make_scorer(few_trees()).name == form
+
+
+OFF: dict[str, Any] = {
+    "below nought": lambda matrix: (matrix < 0).any(axis=1),
+    "nought": lambda matrix: (matrix == 0).all(axis=1),
+    "one": lambda matrix: (matrix == 1).all(axis=1),
+    "two": lambda matrix: (matrix == 2).all(axis=1),
+    "more than two": lambda matrix: (matrix > 2).all(axis=1),
+    "hundreds": lambda matrix: (matrix >= 300).all(axis=1),
+    "a fraction": lambda matrix: (matrix != np.floor(matrix)).any(axis=1),
+    "other values in each column": lambda matrix: (np.diff(matrix, axis=1) != 0).all(axis=1),
+}
+
+
+@pytest.mark.parametrize("where", OFF)
+def test_a_form_that_is_wrong_for_some_kind_of_values_only_is_set_aside(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NearlyRight, "error", 1e-9)
+    monkeypatch.setattr(NearlyRight, "is_off", staticmethod(OFF[where]))
+    monkeypatch.setattr(scorer_module, "DirectTrees", NearlyRight)
+    assert make_scorer(few_trees()).name == "probabilities"
+
+
+class Noting:
+    """A classifier that notes what it is asked: the score of a row is its first column, 0.5 where that is missing."""
+
+    n_features_in_ = 2
+
+    def __init__(self, classes: tuple[float, ...] = (0, 1)) -> None:
+        self.classes_ = np.array(classes)
+        self.asked: list[np.ndarray] = []
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        self.asked.append(rows)
+        positive = np.nan_to_num(rows[:, 0], nan=0.5)
+        return np.column_stack([1 - positive, positive])
+
+
+def test_other_classifiers_are_asked_in_chunks_of_at_most_4096_rows_without_infinity() -> None:
+    model = Noting()
+    scorer = make_scorer(model)
+    rows = RNG.random((10_000, 2))
+    rows[5] = [np.inf, -np.inf]
+    model.asked.clear()
+    scores = scorer.score(rows)
+    assert [len(chunk) for chunk in model.asked] == [4096, 4096, 1808]
+    assert scores[5] == 0.5
+    assert np.isnan(model.asked[0][5]).all()
+    assert np.isinf(rows[5]).all()  # the caller's matrix stays
+    assert np.array_equal(np.delete(scores, 5), np.delete(rows[:, 0], 5))
+
+
+def test_a_value_of_no_vocabulary_is_asked_about_as_missing() -> None:
+    model = Noting()
+    scorer = make_scorer(model, Vocabularies([3, 0]))
+    assert scorer.name == "probabilities"
+    assert scorer.score(np.array([[0.0, 9.0], [3.0, 9.0], [np.nan, 9.0]])).tolist() == [0.0, 0.5, 0.5]
+    assert make_scorer(model, Vocabularies([0, 0])).score(np.array([[3.0, 9.0]])).tolist() == [3.0]
+
+
+def test_trees_take_each_category_that_training_had_by_its_place_among_them() -> None:
+    """In a column of categories, one of numbers, and one of categories again: the library moves categories first."""
+    rng = np.random.default_rng(6)
+    rows = np.column_stack([rng.choice([1.0, 4.0, 9.0], 400), rng.normal(size=400), rng.choice([0.0, 7.0, 250.0], 400)])
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    chance = np.select([rows[:, 0] == 4, rows[:, 2] == 250, rows[:, 1] > 0], [0.9, 0.1, 0.7], 0.3)
+    kinds = [FeatureKind("category", 10), FeatureKind("float"), FeatureKind("category", 255)]
+    trees = FAMILIES["hgb"].build(kinds, 0).set_params(model__max_iter=10).fit(rows, (rng.random(400) < chance) * 1.0)
+    asked = np.array(
+        list(itertools.product([1.0, 4.0, 9.0, 5.0, np.nan], [-1.0, 1.0, np.nan], [0.0, 7.0, 250.0, 99.0]))
+    )
+    scorer = make_scorer(trees)
+    assert scorer.name == "trees"
+    assert scorer.score(asked) == pytest.approx(trees.predict_proba(asked)[:, 1], abs=1e-12)
+    assert len(set(scorer.score(asked).tolist())) > 10
+    # A pipeline that does something before the trees is no longer them.
+    scaled = make_pipeline(StandardScaler(), trees[-1].set_params(categorical_features=None)).fit(ROWS, LABELS)
+    assert make_scorer(scaled).name == "probabilities"
+    assert make_scorer(scaled[-1]).name == "trees"
 
 
 def test_a_sum_that_overflows_is_still_a_score() -> None:
