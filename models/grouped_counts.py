@@ -174,16 +174,13 @@ def count_outcome_groups(reference_cells: Reference, scores: Floats, labels: Flo
     metric, width = reference_cells.metrics[-1], reference_cells.width
     judged = judge_labels(reference_cells, scores, labels)
     row = (len(reference_cells.metrics) - 1) * width
-    found.cells, found.values = _tally(
-        groups.place * found.sizes[0] + row + judged.positions, len(groups.keys) * found.sizes[0]
-    )
+    found.cells, found.values = _tally(groups.place * found.sizes[0] + row + judged.positions)
     found.sums[:, -1] = groups.add(np.where(judged.is_label, judged.positions, 0) * int(metric.scale))
     values = np.where(judged.is_label, judged.positions, np.nan)
     found.minima[:, -1], found.maxima[:, -1] = groups.least(values), groups.most(values)
     known = judged.is_known
-    found.outcome_cells, found.outcome_values = _tally(
-        groups.place[known] * found.sizes[1] + judged.outcome_cells[known], len(groups.keys) * found.sizes[1]
-    )
+    places = groups.place[known] * found.sizes[1]
+    found.outcome_cells, found.outcome_values = _tally(places + judged.outcome_cells[known])
     found.log_loss_sum[:] = groups.add(judged.log_loss)
     found.n_correct[:] = groups.add(judged.is_correct.astype(np.int64))
     return found
@@ -238,19 +235,18 @@ class _Located(NamedTuple):
 def _count_one_way(reference_cells: Reference, groups: _Groups, located: _Located) -> GroupedCounts:
     found = groups.zeros(reference_cells)
     found.n = groups.n
-    size = found.sizes[0]
-    positions = groups.place.take(located.ranks) * size + located.cells
-    found.cells, found.values = _tally(positions.ravel(), len(groups.keys) * size)
+    positions = groups.place.take(located.ranks) * found.sizes[0] + located.cells
+    found.cells, found.values = _tally(positions.ravel())
     found.sums[:, :-1] = groups.add(located.units).T
     found.minima[:, :-1], found.maxima[:, :-1] = groups.least(located.values).T, groups.most(located.values).T
     return found
 
 
-def _tally(positions: Ints, size: int) -> tuple[Ints, Ints]:
-    """Distinct positions, ascending, and how often each comes; all are below ``size``."""
-    if size > _CELLS_PER_THING * len(positions):
+def _tally(positions: Ints) -> tuple[Ints, Ints]:
+    """Distinct positions, ascending, and how often each comes."""
+    if positions.max(initial=0) > _CELLS_PER_THING * len(positions):
         return np.unique(positions, return_counts=True)
-    counts = np.bincount(positions, minlength=size)
+    counts = np.bincount(positions)
     cells = np.flatnonzero(counts)
     return cells, counts[cells]
 

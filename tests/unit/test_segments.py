@@ -100,6 +100,21 @@ def test_groups_merge_to_those_of_the_whole_in_any_order(seed: int, cuts: list[i
     }
 
 
+def test_the_cells_of_each_group_lie_between_its_bounds() -> None:
+    assert GroupedCounts.zeros(np.array([4, 9]), (3, 5), 7).sizes == (15, 14)
+    _, matrix, scores, labels = make_events(9, 60)
+    keys = np.arange(60) % 4 * 10
+    whole = GroupedCounts.merge(
+        [
+            *count_groups(reference(), matrix, scores, keys[None]),
+            count_outcome_groups(reference(), scores, labels, keys),
+        ]
+    )
+    counts = list(whole.split().values())
+    for bounds, parts in zip(whole.bounds(), ([c.counts for c in counts], [c.outcomes for c in counts]), strict=True):
+        assert bounds.tolist() == np.cumsum([0, *map(np.count_nonzero, parts)]).tolist()
+
+
 def by_segment(deltas: list[SketchDelta]) -> dict[tuple[str, int, str], dict[str, Any]]:
     sketches: dict[tuple[str, int, str], Sketch] = {}
     for delta in deltas:
