@@ -152,6 +152,37 @@ def test_edges_ascend_strictly_are_finite_and_few(data: list[float], bins: int) 
     assert len(edges) <= bins - 1
 
 
+def edges_by_definition(data: list[float], bins: int) -> list[float]:
+    """The ends; two edges for each value that has a cell to itself; and what cuts the others into equal numbers."""
+    finite = sorted(value + 0.0 for value in data if abs(value) < np.finfo(np.float64).max)
+    own = set(finite)
+    if 2 * len(own) > bins - 1:
+        own = {value for value in own if finite.count(value) > len(finite) / (bins // 4)}
+    others = [value for value in finite if value not in own]
+    n_free = bins - 1 - 2 - 2 * len(own)
+    cuts = {others[len(others) * number // (n_free + 1)] for number in range(1, n_free + 1)} if others else set()
+    ends = {finite[0], math.nextafter(finite[-1], math.inf)} if finite else set()
+    return sorted(ends | own | {math.nextafter(value, math.inf) for value in own} | cuts)
+
+
+few_values = st.integers(-6, 6).map(lambda number: number / 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(few_values | values, max_size=60) | st.lists(few_values, max_size=60), st.integers(8, 30))
+def test_edges_are_those_of_their_definition(data: list[float], bins: int) -> None:
+    assert fit_edges(np.array(data, np.float64), bins).tolist() == edges_by_definition(data, bins)
+
+
+def test_a_category_knows_what_its_codes_stand_for_where_that_is_said() -> None:
+    kinds, scores = ["category", "category", "numeric"], np.array([0.2, 0.7])
+    sizes, said = {"kind": 3, "place": 2}, {"kind": ["a", "b"]}
+    found = fit_reference(np.zeros((2, 3)), ["kind", "place", "x"], kinds, sizes, scores, scores, 8, vocabularies=said)
+    assert [(metric.values, metric.codes) for metric in found.metrics] == [
+        *((("a", "b"), 3), ((), 2), ((), 0), ((), 0), ((), 2))
+    ]
+
+
 def test_few_distinct_values_have_a_cell_each() -> None:
     reference = fit()
     row = reference.counts[1]
@@ -238,6 +269,13 @@ def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
 def test_data_that_does_not_fit_together_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit together"):
         fit_reference(np.zeros((3, 2)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 16)
+    for shape, names, kinds, n_scores, n_labels in (
+        *(((3, 1), 2, 1, 3, 3), ((3, 2), 2, 2, 4, 3), ((3, 2), 2, 2, 3, 4), ((3, 2), 2, 3, 3, 3)),
+    ):
+        with pytest.raises(ValueError, match="do not fit together"):
+            fit_reference(
+                np.zeros(shape), ["a"] * names, ["numeric"] * kinds, {}, np.zeros(n_scores), np.zeros(n_labels), 8
+            )
     with pytest.raises(ValueError, match="at least 8"):
         fit_reference(np.zeros((3, 1)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 4)
 
@@ -292,6 +330,7 @@ def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() 
     scores = np.clip(level + generator.normal(0, 0.2, 1_600), 0, 1)
     scores[::50] = np.nan
     labels = np.where(generator.random(1_600) < 0.1, np.nan, generator.random(1_600) < level)
+    labels[::60] = 7.0  # no label: as good as none
     matrix = np.column_stack([level, kind])
     found = fit_reference(
         matrix, ["level", "kind"], ["numeric", "category"], {"kind": 3}, scores, labels, 16, threshold=0.4
@@ -300,7 +339,7 @@ def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() 
         np.array([cell_by_definition(metric, value) for value in values])
         for metric, values in zip(found.metrics, [*matrix.T, scores, labels], strict=True)
     ]
-    known = np.isfinite(scores) & np.isfinite(labels)
+    known = np.isfinite(scores) & np.isin(labels, (0, 1))
     wrong = ((scores >= 0.4) != (labels == 1))[known]
     came = held[3][held[3] < 2]
     expected = [

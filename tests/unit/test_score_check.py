@@ -122,3 +122,35 @@ def test_only_the_first_differences_are_kept_and_all_are_counted() -> None:
         check.add_replayed(0, offset, score(offset, 0.75))
     assert len(check.differences()) == 3
     assert dict(check.by_kind) == {"score": 10, "decision": 10}
+
+
+def test_differences_are_of_values_then_of_scores_that_one_side_alone_has_and_so_many_are_kept() -> None:
+    recorded = [score(0), score(1), score(4)]
+    replayed = [(0, score(0, 0.75)), (2, score(2, 0.5)), (4, score(4)), (5, score(5))]
+    check = compare(recorded, replayed)
+    assert [(d.partition, d.offset, d.event_id, d.what, d.recorded, d.replayed) for d in check.differences()] == [
+        (0, 0, "e0", "score", 0.25, 0.75),
+        (0, 0, "e0", "decision", False, True),
+        (0, 1, "e1", "score", 0.25, None),
+        (0, 2, "e2", "score", None, 0.5),
+    ]
+    assert str(check.differences()[2]) == "partition 0 offset 1 (e1): score was 0.25, is None"
+    assert (check.equal, check.different, check.not_replayed, check.not_recorded, check.missing) == (1, 1, 1, 2, 1)
+    for keep in range(5):
+        few = ScoreCheck(keep=keep)
+        for value in recorded:
+            few.add_recorded(value)
+        for offset, value in replayed:
+            few.add_replayed(0, offset, value)
+        assert few.differences() == check.differences()[:keep]
+        assert len(few.first) == min(keep, 2)
+    assert len(compare([score(offset) for offset in range(30)], []).differences()) == 20
+
+
+def test_a_doubled_score_is_not_compared_again_and_stale_ones_are_not_compared_at_all() -> None:
+    check = compare([score(3), score(3, 0.5), score(2, 0.5)], [(3, score(3))])
+    assert (check.equal, check.different, check.doubled, check.is_equal) == (1, 0, 2, False)
+    assert check.differences() == []
+    stale = compare([score(3, 0.9, stale=True)], [(3, score(3, features={}))])
+    assert (stale.equal, stale.different, stale.stale) == (0, 0, 1)
+    assert compare([score(3)], [(3, score(3, features={}))]).equal == 1
