@@ -15,7 +15,7 @@ from numpy.random import Generator
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from app.core.batches import Floats, Ints
 from app.core.calibration import Calibration, fit_calibration
@@ -741,6 +741,36 @@ def test_cells_of_a_loss_are_the_leaves_of_what_it_depends_on_and_their_counts_a
     assert sum(parts).tolist() == cells.count(matrix, predictions).tolist()
     with pytest.raises(ValueError, match="one of each per event"):
         LossCells.fit(matrix, predictions[1:], predictions)
+
+
+@pytest.mark.parametrize(("n", "seed"), [(2, 0), (3, 0), (150, 0), (6_000, 0), (6_000, 3)])
+def test_the_cells_of_a_loss_are_those_of_a_tree_on_every_second_event_with_the_losses_of_the_others(
+    n: int, seed: int
+) -> None:
+    rng = np.random.default_rng(54)
+    matrix, predictions = rng.normal(size=(n, 3)), rng.normal(size=n)
+    matrix[:, 2] = matrix[:, 1]  # which of the two a tree asks is left to its seed
+    losses = rng.exponential(1.0 + np.abs(matrix[:, 0]) + (predictions > 0))
+    odd = matrix.copy()
+    odd[::7, 0] = np.inf
+    plain = np.column_stack([np.where(np.isfinite(odd), odd, np.nan), predictions])
+    tree = DecisionTreeRegressor(max_leaf_nodes=64, min_samples_leaf=min(100, n // 2), random_state=seed)
+    held = tree.fit(plain[::2], losses[::2]).apply(plain[1::2])
+    cells = LossCells.fit(odd, predictions, losses, **({"seed": seed} if seed else {}))
+    assert cells.tree.tree_.feature.tolist() == tree.tree_.feature.tolist()
+    assert cells.leaves.tolist() == [at for at, child in enumerate(tree.tree_.children_left) if child < 0]
+    for place, leaf in enumerate(cells.leaves.tolist()):
+        lost = losses[1::2][held == leaf]
+        assert cells.counts[place] == len(lost)
+        assert cells.loss_sums[place] == pytest.approx(lost.sum())
+        assert cells.loss_squares[place] == pytest.approx((lost**2).sum())
+    assert cells.count(odd[1::2], predictions[1::2]).tolist() == cells.counts.tolist()
+    assert cells.count(odd[:0], predictions[:0]).tolist() == [0] * len(cells.leaves)
+    for rows in ((matrix[:1], predictions[:1], losses[:1]), (matrix[1:], predictions, losses)):
+        with pytest.raises(ValueError, match="two events or more"):
+            LossCells.fit(*rows)
+    with pytest.raises(ValueError, match="one of each per event"):
+        LossCells.fit(matrix, predictions, losses[1:])
 
 
 def test_a_loss_without_events_or_reference_is_not_known() -> None:

@@ -140,6 +140,7 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
     found: Counter[tuple[int, Any]] = Counter()
     state: dict[bytes, bytes | None] = {}
     told: dict[bytes, bytes | None] = {}
+    progress = np.zeros(2, dtype=np.int64)
     for batch in records("labels", label_rows, cuts):
         flow.receive_labels(batch, NOW_MS)
     for batch in records("events", event_rows, cuts):
@@ -150,6 +151,7 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
         state.update(flow.drain_state())
         told.update(flow.drain_entities())
         count(found, flow.drain_sketch())
+        progress += flow.labels.take_progress()
         if restarts and restarts.pop():
             position = flow.position()
             flow = PartitionPipeline(pipeline, plan, 0, with_scores=False)
@@ -162,7 +164,11 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
                 flow.receive_labels(more, NOW_MS)
     flow.finish(NOW_MS)
     count(found, flow.drain_sketch())
+    progress += flow.labels.take_progress()
     assert +found == by_hand(events, labels)
+    n = sum(each for (_, what), each in found.items() if what == "n")
+    assert progress.tolist() == [n, found.total() - n]
+    assert flow.labels.take_progress() == (0, 0)
 
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1300])

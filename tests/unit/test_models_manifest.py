@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 
 import msgspec
 import numpy as np
@@ -97,7 +99,15 @@ def test_a_manifest_that_is_not_well_formed_is_refused_in_one_sentence(
         ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": 0}}, True),
         ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": 2**63 - 1}}, True),
         ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": -1}}, False),
+        ({"artifact": {"format": "skops", "sha256": "0" * 64, "size_bytes": 2**63}}, False),
         ({"artifact": {"format": "skops", "sha256": "0" * 63, "size_bytes": 3}}, False),
+        ({"metrics": METRICS | {"n": 0}}, True),
+        ({"metrics": METRICS | {"n": -1}}, False),
+        ({"reference": {"a": {"b": {"c": [{"d": {"e": [{"f": {"g": {}}}]}}]}}}}, True),
+        ({"reference": {"a": {"b": {"c": [{"d": {"e": [{"f": {"g": {"h": {}}}}]}}]}}}}, False),
+        ({"reference": {"a": 1, "b": [[[[[[[[[]]]]]]]]]}}, True),
+        ({"reference": {"a": 1, "b": [[[[[[[[[[]]]]]]]]]]}}, False),
+        ({"reference": None}, True),
     ],
 )
 def test_a_manifest_is_valid_up_to_its_bounds(trained: TrainedModel, change: dict[str, object], is_valid: bool) -> None:
@@ -109,7 +119,7 @@ def test_a_manifest_is_valid_up_to_its_bounds(trained: TrainedModel, change: dic
         Manifest.from_bytes(data)
 
 
-@pytest.mark.parametrize("depth", [9, 11, 500, 900, 100_000])
+@pytest.mark.parametrize("depth", [9, 10, 11, 500, 900, 100_000])
 def test_a_manifest_may_not_be_deep(trained: TrainedModel, depth: int) -> None:
     text = trained.manifest.to_bytes().decode()
     deep = text.replace('"reference":{', '"reference":{"deep":' + "[" * depth + "]" * depth + ",", 1)
@@ -184,3 +194,15 @@ def test_the_digest_of_the_data_changes_with_any_bit_but_not_with_the_kind_of_na
     assert digest_training_data(np.nextafter(matrix, 9), labels, times) != digest
     assert digest_training_data(matrix, 1 - labels, times) != digest
     assert digest_training_data(matrix, labels, times + 1) != digest
+    assert digest_training_data(np.where(np.isnan(matrix), 0.0, matrix), labels, times) != digest
+    wide, tall = np.ones((1, 4)), np.ones((4, 1))
+    assert digest_training_data(wide, labels, times) != digest_training_data(tall, labels, times)
+
+
+def test_the_digest_of_the_data_is_of_its_shape_and_its_little_endian_bytes() -> None:
+    matrix, labels, times = np.array([[1.0, 2.0, np.nan], [4.0, 5.0, 6.0]]), np.array([0.0, 1.0]), np.array([5, 6])
+    data = b"2x3" + struct.pack("<6d2d2q", 1, 2, np.nan, 4, 5, 6, 0, 1, 5, 6)
+    assert digest_training_data(matrix, labels, times) == hashlib.sha256(data).hexdigest()
+    assert digest_training_data(matrix.astype(">f8"), labels.astype(">f8"), times.astype(">i8")) == (
+        hashlib.sha256(data).hexdigest()
+    )

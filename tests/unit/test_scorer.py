@@ -275,6 +275,16 @@ def test_a_fold_is_the_pipeline_whatever_its_steps(
     np.testing.assert_allclose(folded.score(rows), pipeline.predict_proba(rows)[:, 1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("columns", [[0, 1, 2], [2, 1, 0], [2, 0], [1]])
+def test_numbers_alone_are_folded_whichever_of_them_and_in_whichever_order(columns: list[int]) -> None:
+    parts = ColumnTransformer([("some", StandardScaler(), columns)])
+    pipeline = make_pipeline(parts, LogisticRegression()).fit(ROWS, LABELS)
+    pipeline[-1].coef_ = np.arange(1.0, 1.0 + len(columns))[None, :]
+    scorer = make_scorer(pipeline)
+    assert scorer.name == "folded"
+    np.testing.assert_allclose(scorer.score(ROWS), pipeline.predict_proba(ROWS)[:, 1], rtol=0, atol=1e-12)
+
+
 def test_a_second_imputer_finds_nothing_to_fill() -> None:
     pipeline = make_pipeline(SimpleImputer(), SimpleImputer(strategy="constant", fill_value=99.0), LogisticRegression())
     pipeline.fit(HOLES, LABELS)
