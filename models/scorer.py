@@ -223,7 +223,6 @@ def _position_among(seen: Floats, values: Floats) -> Floats:
 
 def _probe_rows(n_features: int) -> Floats:
     """Return rows of whole and fractional, negative and large values; none missing, as not every model takes that."""
-    steps = np.arange(n_features, dtype=np.float64)
-    whole = [np.full(n_features, value) for value in (0.0, 1.0, 2.0, 5.0, 17.0, 100.0, 400.0, -1.0)]
-    mixed = [(steps * factor) % modulus for factor, modulus in ((1.0, 3.0), (7.0, 11.0), (0.37, 2.0), (131.0, 1009.0))]
-    return np.array(whole + mixed)
+    same = np.repeat(np.arange(-1.0, 400.0)[:, None], n_features, axis=1)
+    each_its_own = same + np.arange(n_features)
+    return np.vstack([same, each_its_own, each_its_own * 0.37])
