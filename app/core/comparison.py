@@ -70,11 +70,10 @@ class Comparison:
             group_cells(counts[: cells.size + 1], N_GROUPS, by_size=cells.is_coded)
             for cells, counts in zip(reference.metrics, reference.counts, strict=True)
         ]
-        n_groups = max(int(each.max()) for each in groups) + 1
-        flat = np.full((self._n_metrics, self._width), n_groups)  # what pads a row makes a group that stays empty
+        self._n_groups = max(int(each.max()) for each in groups) + 1
+        flat = np.zeros((self._n_metrics, self._width), np.int64)  # whatever the group, what pads a row holds nothing
         for row, each in enumerate(groups):
             flat[row, : len(each)] = each
-        self._n_groups = n_groups + 1
         self._groups = (flat + np.arange(self._n_metrics)[:, None] * self._n_groups).ravel()
         of_metric = [
             Scale.of(cells.edges, counts[: cells.size])
@@ -181,7 +180,7 @@ def _range(sides: Sides, of: Comparison) -> Outcome:
     rows = np.arange(len(of.last_cells))
     below, above = sides.detection[..., 0], sides.detection[..., rows, of.last_cells]
     p_value = np.minimum(*(beyond_range(n, beyond, m, of.design_effects).p_value for beyond in (below, above)))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         share = np.where(n > 0, (below + above) / m, np.nan)
     return Outcome(share, np.minimum(2 * p_value, 1.0), share)
 

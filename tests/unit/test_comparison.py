@@ -118,6 +118,9 @@ def test_windows_side_by_side_are_compared_as_one_by_one_and_nothing_is_written_
         for test, alone in comparison.compare(reference().counts, window).items():
             for values, all_values in zip(alone, together[test], strict=True):
                 assert np.array_equal(values, all_values[at // 3, at % 3], equal_nan=True), test
+    for test, outcome in comparison.compare(np.broadcast_to(reference().counts, parts.shape), parts).items():
+        for values, all_values in zip(outcome, together[test], strict=True):
+            assert np.array_equal(values, all_values, equal_nan=True), test
     assert np.array_equal(windows, before)
 
 

@@ -60,11 +60,19 @@ def test_counting_agrees_with_the_definition_of_a_cell(rows: list[tuple[float, .
     reference = fit()
     table = np.array(rows, np.float64).reshape(len(rows), 4)
     counts = count(reference, table[:, :3], table[:, 3])
-    expected = reference.zeros().counts
+    expected, sums, seen = reference.zeros().counts, [0] * 5, [[math.nan] for _ in range(5)]
     for row in table.tolist():
         for number, (metric, value) in enumerate(zip(reference.metrics, row, strict=False)):
-            expected[number, cell_by_definition(metric, value)] += 1
+            held = cell_by_definition(metric, value)
+            expected[number, held] += 1
+            if held < metric.size:
+                sums[number] += round(min(max(value * metric.scale, -(2**40)), 2**40))
+                seen[number].append(value)
     assert counts.n == len(rows)
+    assert counts.sums.tolist() == sums
+    for found, extreme in ((counts.minima, np.nanmin), (counts.maxima, np.nanmax)):
+        expected_extremes = [extreme(values) if len(values) > 1 else math.nan for values in seen]
+        assert np.array_equal(found, expected_extremes, equal_nan=True)
     assert counts.counts.tolist() == expected.tolist()
 
 
