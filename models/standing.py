@@ -84,19 +84,22 @@ class Standings:
     def all(self) -> Iterator[Standing]:
         """How each version stands."""
         champion = self.champion()
-        since_ms = self._since(champion) if champion is not None else 0  # once: there may be thousands that it followed
+        follower = champion or self.timeline.newest()
+        since_ms = self._since(champion) if champion is not None else 0  # once: it may have followed thousands
         for update in self._last.values():
             if update.role != "champion":
                 yield Standing(update, update.role, update.why, update.by, update.announced_at_ms)
             elif why := self._refusal(update):
                 yield Standing(update, REFUSED, why, update.by, max(update.announced_at_ms, self._said_at(update)))
-            elif champion is None or update.version == champion.version:
+            elif champion is not None and update.version == champion.version:
                 yield Standing(update, "champion", update.why, update.by, self._since(update))
-            else:
-                newest = self._last[champion.version]
+            elif follower is not None:
+                newest = self._last[follower.version]
                 words = "rolled back to" if newest.is_rollback else "superseded by"
-                at_ms = max(update.announced_at_ms, since_ms)
-                yield Standing(update, "retired", f"{words} {champion.version}", newest.by, at_ms)
+                at_ms = max(update.announced_at_ms, newest.announced_at_ms, since_ms)
+                yield Standing(update, "retired", f"{words} {follower.version}", newest.by, at_ms)
+            else:  # rolled back to a version that is retired itself by now
+                yield Standing(update, "retired", "rolled back", "", update.announced_at_ms)
 
     def _since(self, champion: ModelUpdate) -> int:
         """When a champion came to be it: when it was announced, loaded after all, or those after it were refused."""
@@ -110,7 +113,8 @@ class Standings:
         return said.at_ms if said is not None and said.is_loaded and said.refused else 0
 
     def _said_at(self, update: ModelUpdate) -> int:
-        return max((said.at_ms for said in self._about(update)), default=0)
+        """When workers spoke last of a version of which they have spoken."""
+        return max(said.at_ms for said in self._about(update))
 
     def _about(self, update: ModelUpdate) -> list[_Said]:
         places = ((update.version, update.sha256), (update.version, ""))

@@ -113,6 +113,15 @@ def test_partitions_are_apart() -> None:
     check.add_replayed(1, 5, score(5, partition=1))
     check.add_replayed(0, 5, score(5))
     assert (check.is_equal, check.equal, check.doubled) == (True, 2, 0)
+    check.add_replayed(2, 0, score(0, partition=2))  # nothing is recorded of it
+    assert (check.is_equal, check.missing, check.not_recorded, check.differences()) == (True, 0, 1, [])
+
+
+def test_what_was_recorded_and_what_is_replayed_are_not_mixed_up_whichever_came_first() -> None:
+    check = ScoreCheck()
+    check.add_replayed(0, 0, score(0, 0.125))
+    check.add_recorded(score(0, 0.25))
+    assert [(d.recorded, d.replayed) for d in check.differences()] == [(0.25, 0.125)]
 
 
 def test_only_the_first_differences_are_kept_and_all_are_counted() -> None:
@@ -120,7 +129,7 @@ def test_only_the_first_differences_are_kept_and_all_are_counted() -> None:
     for offset in range(10):
         check.add_recorded(score(offset, 0.25))
         check.add_replayed(0, offset, score(offset, 0.75))
-    assert len(check.differences()) == 3
+    assert len(check.differences()) == len(check.first) == 3
     assert dict(check.by_kind) == {"score": 10, "decision": 10}
 
 

@@ -75,6 +75,9 @@ def test_a_label_of_the_steps_own_event_counts_for_it() -> None:
     add(diff, 0, [JANUARY_MS] * 2, [0.1, 0.9], [0.9, 0.1], joined=labels({"e0": 0.0, "e1": 1.0}, [0, 1]))
     found = values(diff.rows())
     assert (found["n_labels"], found["auc_before"], found["auc_after"]) == (2, 1.0, 0.0)
+    add(diff, 0, [FEBRUARY_MS] * 2, [0.1, 0.9], [0.1, 0.9], joined=labels({"e0": 0.0, "e1": 1.0}, [0, 1]))
+    found = values(diff.rows(), "2013-02")
+    assert (found["n_labels"], found["auc_before"], found["auc_after"]) == (2, 1.0, 1.0)
 
 
 def test_months_are_those_of_event_time_in_utc() -> None:
@@ -87,9 +90,16 @@ def test_months_are_those_of_event_time_in_utc() -> None:
 
 def test_events_that_one_side_has_not_scored_are_counted_and_left_out() -> None:
     diff = ScoreDiff()
-    add(diff, 0, [JANUARY_MS] * 3, [0.5, np.nan, 0.5], [0.5, 0.5, np.nan])
+    nan = np.nan
+    add(
+        diff,
+        0,
+        [JANUARY_MS] * 9,
+        [0.5, nan, 0.5, 0.5, nan, nan, nan, nan, nan],
+        [0.5, 0.5, nan, nan, *[nan] * 3, 0.1, 0.2],
+    )
     assert values(diff.rows())["n"] == 1
-    assert (diff.only_before, diff.only_after) == (1, 1)
+    assert (diff.only_before, diff.only_after) == (2, 3)  # and three that nobody scored
 
 
 def test_the_order_of_partitions_changes_no_bit() -> None:

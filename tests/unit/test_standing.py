@@ -89,6 +89,20 @@ def test_with_nothing_but_refused_versions_there_is_no_champion() -> None:
 def test_a_retired_version_stays_retired_whatever_workers_say() -> None:
     found = stand([update("1.0.0", 1), update("1.0.0", 2, "retired")], [status("1.0.0", "refused", 3)])
     assert roles(found) == {"1.0.0": "retired"}
+    assert found.refused() == {}
+
+
+def test_what_was_rolled_back_is_no_champion_though_nobody_else_is() -> None:
+    updates = [announce("1.0.0", 1), announce("2.0.0", 2), announce("1.0.0", 3, is_rollback=True)]
+    found = stand(updates, [status("1.0.0", "refused", 7)])
+    assert found.champion() is None
+    assert told(found) == {
+        "2.0.0": ("retired", "rolled back to 1.0.0", "by 1.0.0", 3),
+        "1.0.0": ("refused", "refused by w1", "by 1.0.0", 7),
+    }
+    found = stand([*updates, announce("1.0.0", 4, "retired")], [])
+    assert found.champion() is None
+    assert told(found)["2.0.0"] == ("retired", "rolled back", "", 2)
 
 
 def told(standings: Standings) -> dict[str, tuple[str, str, str, int]]:
@@ -124,6 +138,7 @@ def test_a_roll_back_says_who_rolled_back_to_what() -> None:
         "2.0.0": ("retired", "rolled back to 1.0.0", "by 1.0.0", 3),
         "1.0.0": ("champion", "why 1.0.0", "by 1.0.0", 3),
     }
+    assert list(told(stand(updates, []))) == ["2.0.0", "1.0.0"]  # as they were announced last
     # Nothing is retired before it was announced, whatever the clocks of those who announce say.
     assert told(stand([announce("1.0.0", 12), announce("2.0.0", 10)], []))["1.0.0"][3] == 12
 
