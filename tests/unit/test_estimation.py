@@ -743,7 +743,7 @@ def test_cells_of_a_loss_are_the_leaves_of_what_it_depends_on_and_their_counts_a
         LossCells.fit(matrix, predictions[1:], predictions)
 
 
-@pytest.mark.parametrize(("n", "seed"), [(2, 0), (3, 0), (150, 0), (6_000, 0), (6_000, 3)])
+@pytest.mark.parametrize(("n", "seed"), [(2, 0), (3, 0), (150, 0), (6_000, 3), (16_000, 0)])
 def test_the_cells_of_a_loss_are_those_of_a_tree_on_every_second_event_with_the_losses_of_the_others(
     n: int, seed: int
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.parity import KEEP, DifferentRow, FeatureParity
+from app.core.parity import KEEP, TOLERANCE, DifferentRow, FeatureParity
 
 NAN = float("nan")
 VALUES = st.sampled_from([NAN, 0.0, -0.0, 1.0, 1.0 + 1e-12, 1.001, -1.0, 1e9, 1e9 + 1, 1e9 + 1e7, 3e-12])
@@ -48,6 +48,13 @@ def test_a_tolerance_is_of_the_value_and_absolute_below_one() -> None:
     computed = np.array([1_009.0, 1_011.0, -991.0, 0.509, 0.4])
     assert FeatureParity("f", 0.01).is_same(served, computed).tolist() == [True, False, True, True, False]
     assert KEEP == 5
+    # Of the larger of the two, whichever side and sign it has.
+    near, far = np.array([100.0, -100.0, 0.5, 0.5]), np.array([101.005, -101.005, 0.509, 0.515])
+    for served, computed in ((near, far), (far, near)):
+        assert FeatureParity("f", 0.01).is_same(served, computed).tolist() == [True, True, True, False]
+        assert not FeatureParity("f").is_same(served, computed).any()
+    one = np.array([1.0, 1.0])
+    assert FeatureParity("f", TOLERANCE).is_same(one, one + [9e-10, 1.5e-9]).tolist() == [True, False]
 
 
 def test_missing_is_missing_whatever_its_bits_and_equals_nothing_else() -> None:
