@@ -13,9 +13,12 @@ from core_setting import CARD_EVENTS, HOUR_MS, MINUTE_MS, MONITORED, START_MS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.batches import RecordBatch
+from app.core.batches import EventBatch, LabelBatch, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.hash_runs import hash64
+from app.core.joining import JoinedLabels
+from app.core.label_tally import LabelTally
+from app.core.merge import Merged
 from app.core.sketches import split_record
 from app.pipeline import PartitionPipeline
 from schemas.pipeline import Pipeline
@@ -169,6 +172,17 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
     n = sum(each for (_, what), each in found.items() if what == "n")
     assert progress.tolist() == [n, found.total() - n]
     assert flow.labels.take_progress() == (0, 0)
+
+
+def test_where_nobody_keeps_entities_no_label_is_a_strangers() -> None:
+    times = np.array([5, HOUR_MS, HOUR_MS + 1])
+    labels = LabelBatch(np.arange(3), times, ["e", "f", ""], np.array([1.0, 0.0, np.nan]), [b"a", None, None])
+    events = EventBatch(np.arange(0), np.arange(0), [], [], {})
+    tally = LabelTally(HOUR_MS, None)
+    tally.add(Merged.of_labels(labels, times), events, JoinedLabels(missing=[0, 1]), times)
+    assert tally.drain() == [LabelCounts(0, 1, 0, 1, b""), LabelCounts(HOUR_MS, 1, 0, 1, b"")]
+    assert tally.drain() == []
+    assert tally.take_progress() == (2, 2)
 
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1300])

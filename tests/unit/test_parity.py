@@ -54,7 +54,7 @@ def test_a_tolerance_is_of_the_value_and_absolute_below_one() -> None:
         assert FeatureParity("f", 0.01).is_same(served, computed).tolist() == [True, True, True, False]
         assert not FeatureParity("f").is_same(served, computed).any()
     one = np.array([1.0, 1.0])
-    assert FeatureParity("f", TOLERANCE).is_same(one, one + [9e-10, 1.5e-9]).tolist() == [True, False]
+    assert FeatureParity("f", TOLERANCE).is_same(one, one + np.array([9e-10, 1.5e-9])).tolist() == [True, False]
 
 
 def test_missing_is_missing_whatever_its_bits_and_equals_nothing_else() -> None:
