@@ -65,6 +65,7 @@ def test_the_most_rows_of_metrics_are_what_a_float_still_counts(trained: Trained
         ({"signature": {"features": []}}, "no features"),
         ({"golden": {"rows": [[1, 2, 3]], "scores": [0.5]}}, "fewer than 32 golden rows"),
         ({"golden": {"rows": [[1, 2]] * 40, "scores": [0.5] * 40}}, "does not have 3 values"),
+        ({"golden": {"rows": [*[[1, 2, 3]] * 39, [1, 2]], "scores": [0.5] * 40}}, "does not have 3 values"),
         ({"golden": {"rows": [[1, 2, 3]] * 40, "scores": [0.5] * 39}}, "differ in number"),
         ({"artifact": {"format": "skops", "sha256": "ABC", "size_bytes": 3}}, "64 hex digits"),
         ({"artifact": {"format": "pickle", "sha256": "0" * 64, "size_bytes": 3}}, "cannot be read"),
@@ -103,7 +104,7 @@ def test_a_manifest_that_is_not_well_formed_is_refused_in_one_sentence(
         ({"artifact": {"format": "skops", "sha256": "0" * 63, "size_bytes": 3}}, False),
         ({"metrics": METRICS | {"n": 0}}, True),
         ({"metrics": METRICS | {"n": -1}}, False),
-        ({"reference": {"a": {"b": {"c": [{"d": {"e": [{"f": {"g": {}}}]}}]}}}}, True),
+        ({"reference": {"a": {"b": {"c": [{"d": {"e": [{"f": {"g": {"h": 1}}}]}}]}}}}, True),
         ({"reference": {"a": {"b": {"c": [{"d": {"e": [{"f": {"g": {"h": {}}}}]}}]}}}}, False),
         ({"reference": {"a": 1, "b": [[[[[[[[[]]]]]]]]]}}, True),
         ({"reference": {"a": 1, "b": [[[[[[[[[[]]]]]]]]]]}}, False),
@@ -146,6 +147,27 @@ def test_a_reference_of_other_features_than_the_signature_is_refused(trained: Tr
     manifest = Manifest.from_bytes(json.dumps(body).encode())
     with pytest.raises(ManifestError):
         manifest.read_reference()
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [(None, "has no reference; train the version again"), ({"format": 3}, "is not valid: not a reference")],
+)
+def test_a_version_without_a_reference_that_can_be_read_says_so(
+    trained: TrainedModel, reference: dict[str, object] | None, words: str
+) -> None:
+    with pytest.raises(ManifestError, match=rf"The manifest of shop-returns 1\.0\.0 {words}"):
+        msgspec.structs.replace(trained.manifest, reference=reference).read_reference()
+
+
+def test_nothing_of_a_manifest_can_be_changed(trained: TrainedModel) -> None:
+    manifest = trained.manifest
+    signature = manifest.signature
+    parts = manifest.training, manifest.metrics, manifest.golden, manifest.artifact
+    for part in (manifest, signature, signature.features[0], *parts):
+        for name in part.__struct_fields__:
+            with pytest.raises(AttributeError):
+                setattr(part, name, getattr(part, name))
 
 
 @given(st.binary(max_size=40))
