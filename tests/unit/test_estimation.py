@@ -203,6 +203,15 @@ def test_few_labels_make_groups_of_a_fifth_of_them() -> None:
     assert fit_calibration(more, 5).probability == pytest.approx(rates, abs=0.005)
 
 
+@pytest.mark.parametrize(("negative", "positive"), [(5, 10), (10, 5), (9, 9)])
+@pytest.mark.parametrize("threshold_cell", [0, 3])
+def test_ten_of_either_label_are_a_group_and_nine_are_not(negative: int, positive: int, threshold_cell: int) -> None:
+    outcomes = np.array([[50 - negative, negative, 0], [0, positive, 50 - positive]])
+    low, middle, high = fit_calibration(outcomes, threshold_cell).probability
+    assert low < middle
+    assert (middle < high) == (10 in {negative, positive})
+
+
 def test_rare_positives_have_groups_of_their_own_at_the_top() -> None:
     labels, rates = np.full(50, 20_000), np.append(np.full(46, 0.0005), [0.002, 0.01, 0.05, 0.3])
     positives = (labels * rates).astype(int)
