@@ -236,8 +236,15 @@ def test_what_came_true_is_known_though_a_reference_that_lacks_a_label_expects_n
 
 
 def test_a_reference_of_another_shape_is_refused_with_what_to_give() -> None:
-    with pytest.raises(ValueError, match="label \\(0, 1\\) x score cell"):
-        fit_calibration(np.zeros(5, int), 2)
+    for shape in ((5,), (3, 5), (1, 5), (2, 2, 5)):
+        with pytest.raises(ValueError, match="label \\(0, 1\\) x score cell"):
+            fit_calibration(np.zeros(shape, int), 2)
+
+
+def test_what_is_left_over_joins_the_only_group_and_without_labels_a_gap_is_everything() -> None:
+    left_over = fit_calibration(np.array([[40, 1], [38, 2]]), 2).probability
+    assert left_over[0] == left_over[1]
+    assert fit_calibration(np.zeros((2, 4), int), 2).by_gap.sum(axis=1).tolist() == [1.0] * 4
 
 
 # Estimates
@@ -597,6 +604,14 @@ def test_a_check_of_labels_is_what_plain_loops_and_scipy_make_of_its_definition(
     if not math.isnan(found.rate_gap):
         said = f"{words[found.rate_gap > 0]} positives than" if found.rate_gap else "as many positives as"
         assert found.direction == f"{said} the scores say"
+
+
+def test_cells_in_which_nothing_can_vary_say_nothing_of_the_shape() -> None:
+    reference, outcomes = np.array([[50, 0, 50, 50], [0, 50, 50, 50]]), np.array([[50, 0, 25, 30], [0, 50, 25, 20]])
+    found = check_labels(reference, outcomes)
+    assert astuple(found) == pytest.approx(astuple(check_by_hand(reference, outcomes, 1.0, 1.0, (1.0, 1.0))))
+    varied = check_labels(reference[:, 2:], outcomes[:, 2:])
+    assert (found.p_shape, found.p_direction) == (pytest.approx(varied.p_shape), pytest.approx(varied.p_direction))
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
