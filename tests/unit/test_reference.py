@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.counting import count, count_outcomes
@@ -178,6 +178,8 @@ few_values = st.integers(-6, 6).map(lambda number: number / 4)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(few_values | values, max_size=60) | st.lists(few_values, max_size=60), st.integers(8, 30))
+@example([0.0] * 50 + [*range(1, 41)], 16)  # the least value is frequent
+@example([*range(40)] + [99.0] * 50, 16)
 def test_edges_are_those_of_their_definition(data: list[float], bins: int) -> None:
     assert fit_edges(np.array(data, np.float64), bins).tolist() == edges_by_definition(data, bins)
 
