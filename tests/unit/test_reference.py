@@ -271,6 +271,12 @@ def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
     assert sorted(zip(*np.nonzero(counts.outcomes), strict=True)) == sorted(held)
     assert counts.outcomes[:, reference.threshold_cell :].sum() == 2
     assert counts.counts[-1, :3].tolist() == [2, 1, 2]
+    assert (counts.sums[-1], counts.minima[-1], counts.maxima[-1]) == (FIXED_POINT, 0.0, 1.0)
+    assert reference.mean(counts, 4) == 1 / 3
+    nothing = count_outcomes(reference, scores[3:], labels[3:])
+    assert (nothing.sums[-1], nothing.n_labels, nothing.log_loss_sum, nothing.n_correct) == (0, 0, 0, 0)
+    assert math.isnan(nothing.minima[-1])
+    assert math.isnan(nothing.maxima[-1])
     assert counts.n_correct == 2
     expected = math.log(2) - math.log(0.75) - math.log(1e-15)
     assert counts.log_loss_sum / FIXED_POINT == pytest.approx(expected, abs=3e-6)
