@@ -26,7 +26,6 @@ class ComingAnswers:
     """
 
     def __init__(self, plan: SharedPlan, feature_set: str) -> None:
-        self._plan = plan
         self._feature_set = feature_set
         self._columns = [[c for c in plan.columns if plan.stores[c.store].key == key] for key in plan.keys]
         self._offsets: Ints = np.zeros(0, dtype=np.int64)
@@ -135,5 +134,5 @@ class ComingAnswers:
         self._count_ready()
 
     def _count_ready(self) -> None:
-        waits = np.logical_or.reduce(self._missing[:, self._ready :], axis=0)
+        waits = np.logical_or.reduce(self._missing[:, self._ready :])
         self._ready += int(np.argmax(waits)) if waits.any() else len(waits)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.core.merge import BEGINNING_MS
+from app.core.records.repartition import read_answers, read_repartition
 from app.core.repartition_answerer import Answerer
 from app.core.repartition_answers import ComingAnswers
 from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
@@ -136,6 +137,56 @@ def test_a_repartition_record_that_cannot_be_changes_nothing(what: str) -> None:
     ((source, value),) = answerer.answer()
     assert (source, msgspec.msgpack.decode(value, type=AnswersRecord).answers) == (0, [KeyAnswers(0, i8(5), i8(2, 0))])
     assert not answerer.is_outdated
+
+
+def offsets_and_times(*offsets: int) -> list[KeyQuestions]:
+    return [KeyQuestions(0, [KEY] * len(offsets), i8(*offsets), i8(*[9] * len(offsets)))]
+
+
+#: What may just be, and what is one too far. Two input partitions, one key; terms to 7, times to 10 000.
+EDGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "the last input partition": ({"source": 1}, {"source": 2}),
+    "the newest term": ({"term": 7}, {"term": 8}),
+    "as far as can be, added": ({"added_ms": 10_000}, {"added_ms": 10_001}),
+    "as far as can be, scored": ({"scored_ms": 10_000}, {"scored_ms": 10_001}),
+    "offsets that ascend": ({"questions": offsets_and_times(5, 6)}, {"questions": offsets_and_times(5, 5)}),
+    "the first offset": ({"questions": offsets_and_times(0)}, {"questions": offsets_and_times(-1)}),
+    "the last of the keys": (
+        {"questions": offsets_and_times(5)},
+        {"questions": [KeyQuestions(1, [KEY], i8(5), i8(9))]},
+    ),
+    **{
+        f"the largest {what}": ({"parts": [part(most)]}, {"parts": [part(most + 1)]})
+        for what, most, part in (
+            ("sum", 2**62, lambda value: StoreParts(b"abcd", [KEY], i8(7), i8(2), i8(value))),
+            ("count", 2**62, lambda value: StoreParts(b"abcd", [KEY], i8(7), i8(value), i8(0))),
+            ("tile", 2**44 // HOP_MS, lambda value: StoreParts(b"abcd", [KEY], i8(value), i8(2), i8(0))),
+            ("tile before 1970", 2**44 // HOP_MS, lambda value: StoreParts(b"abcd", [KEY], i8(-value), i8(2), i8(0))),
+            ("debt of a count", 0, lambda value: StoreParts(b"abcd", [KEY], i8(7), i8(-value), i8(0))),
+        )
+    },
+    "of another store, anything": ({"parts": [StoreParts(b"none", [], i8(1), b"", b"x")]}, {"source": 2}),
+}
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_a_repartition_record_may_say_what_can_just_be_and_nothing_further(what: str) -> None:
+    good, bad = EDGES[what]
+
+    def read(record: RepartitionRecord) -> RepartitionRecord:
+        return read_repartition(encode_packed(record), 2, 1, {b"abcd": HOP_MS}, latest_ms=10_000, newest_term=7)
+
+    assert read(repartition(**good)) == repartition(**good)
+    with pytest.raises(RefusedRecordError):
+        read(repartition(**bad))
+
+
+def test_many_answers_are_read_and_those_of_a_term_to_come_are_not() -> None:
+    many = AnswersRecord("f", 3, [KeyAnswers(1, i8(*range(20)), i8(*range(20 * 2 * 3)))])
+    assert read_answers(encode_packed(many), [1, 3], 3) == many
+    for windows, newest in (([1, 2], 3), ([1], 3), ([1, 3], 2)):
+        with pytest.raises(RefusedRecordError):
+            read_answers(encode_packed(many), windows, newest)
 
 
 ANSWERS: dict[str, Callable[[], bytes | None]] = {
