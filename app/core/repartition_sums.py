@@ -41,7 +41,7 @@ class _Run:
         return cls(found.codes, totals)
 
     def values(self) -> Ints:
-        return np.diff(self.totals, axis=1)
+        return np.diff(self.totals)
 
     def until(self, places: Ints) -> Ints:
         return self.totals[:, np.searchsorted(self.places, places, side="right")]

@@ -181,6 +181,16 @@ def test_a_repartition_record_may_say_what_can_just_be_and_nothing_further(what:
         read(repartition(**bad))
 
 
+def test_an_answerer_hears_no_time_and_no_term_that_is_still_to_come() -> None:
+    answerer = Answerer(PLAN, "f", [0])
+    for record in (repartition(added_ms=10_001), repartition(term=8)):
+        with pytest.raises(RefusedRecordError):
+            answerer.hear(0, encode_packed(record), 10_000, 7)
+    assert answerer.answer() == []
+    answerer.hear(0, encode_packed(repartition(term=7)), 10_000, 7)
+    assert len(answerer.answer()) == 1
+
+
 def test_many_answers_are_read_and_those_of_a_term_to_come_are_not() -> None:
     many = AnswersRecord("f", 3, [KeyAnswers(1, i8(*range(20)), i8(*range(20 * 2 * 3)))])
     assert read_answers(encode_packed(many), [1, 3], 3) == many

@@ -211,16 +211,20 @@ def test_entries_of_one_key_and_tile_are_one_and_runs_stay_few() -> None:
         len(sums)
     assert len(sums) == 1000
     assert 1 < len(sums._runs) <= 6  # each is four times as long as the next
+    marks = np.ones(1002, dtype=bool)
+    sums.add(np.array([1001]), np.array([0]), one)
+    sums.unmark(marks)
+    assert np.flatnonzero(marks).tolist() == [1000]
     lengths = [len(run.places) for run in sums._runs]
     assert all(longer >= 4 * shorter for longer, shorter in pairwise(lengths))
     longest = sums._runs[0]
     sums.add(np.array([0]), np.array([0]), one)
-    assert len(sums) == 1001  # twice until it is merged
+    assert len(sums) == 1002  # twice until it is merged
     assert sums._runs[0] is longest
     sums.add(np.arange(1000), np.zeros(1000, dtype=np.int64), np.ones((2, 1000), dtype=np.int64))
-    assert len(sums) == 1000
+    assert len(sums) == 1001
     sums.drop_before(0)
-    assert len(sums) == 1000
+    assert len(sums) == 1001
     sums.drop_before(1)
     assert len(sums) == 0
     assert sums._runs == []
@@ -484,6 +488,14 @@ def test_a_new_term_makes_what_was_heard_outdated_and_former_terms_are_passed_ov
     assert anew.needed_place() == 3
 
 
+def test_it_stays_outdated_whoever_speaks_next() -> None:
+    answerer = Answerer(PLAN, "set", range(2))
+    assert answerer.answer() == []
+    for place, value in enumerate([said(), said(term=4), said(source=1)]):
+        answerer.hear(place, value)
+    assert answerer.is_outdated
+
+
 def test_nothing_can_be_deleted_before_every_source_was_heard() -> None:
     answerer = Answerer(PLAN, "set", range(2))
     answerer.hear(4, said())
@@ -568,7 +580,8 @@ def values_of(amounts: list[list[int] | None]) -> list[float]:
 @SEEDS
 def test_events_are_filled_with_the_first_answer_of_each_key_and_wait_for_all_of_them(seed: int) -> None:
     chance, answers = np.random.default_rng(seed), ComingAnswers(PLAN, "set")
-    naive = Waiting(seed % 2 * 3 * 2**58)  # floats do not hold each of those offsets
+    start = seed % 2 * 3 * 2**58  # floats do not hold each of those offsets
+    naive = Waiting(start)
     assert answers.ready == 0
     for _ in range(120):
         kind = chance.random()
@@ -583,6 +596,8 @@ def test_events_are_filled_with_the_first_answer_of_each_key_and_wait_for_all_of
             naive.fill(min(n, len(naive.held), 1 + int(chance.integers(0, 3))), answers)
         for next_offset in (0, naive.passed + 1, naive.offset + 20, 2**61):
             assert answers.position(next_offset) == naive.position(next_offset)
+        waiting = [offset for _, early, _ in answers._early for offset in early.tolist()]
+        assert naive.offset == start or all(offset >= naive.offset for offset in waiting)
         if chance.random() < 0.2:
             answers.forget(naive.passed + 1)
             while naive.heard and naive.heard[0][1] <= naive.passed:
