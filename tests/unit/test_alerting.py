@@ -293,6 +293,43 @@ def test_rules_of_a_group_raised_for_different_windows_are_different_alerts() ->
     ]
 
 
+def test_an_alert_of_a_group_names_who_is_over_until_all_are_though_their_windows_are_forgotten() -> None:
+    book = make_book(*GROUPED)
+    see(book, 0, 0.7, 0.6)
+    (alert,) = book.announce(1)
+    see(book, 1, 0.8, 0.6)
+    book.forget(2 * DAY)
+    book = restored(book)
+    assert book.announce(2) == []
+    see(book, 2, 0.8, 0.75)
+    (cleared,) = book.announce(3)
+    assert (cleared.alert_id, cleared.state, cleared.others) == (alert.alert_id, "cleared", ["less-accurate"])
+    # The value is that of the window that cleared it, of the member that was cleared last.
+    assert (cleared.measure, cleared.value, cleared.limit) == ("accuracy", 0.75, 0.7)
+    assert (cleared.window_start_ms, cleared.since_ms) == (2 * DAY, 0)
+    book.forget(9 * DAY)
+    assert [watch["ended"] for _, watch in book.to_state()["watches"]["1.0.0"].values()] == [[], []]
+
+
+def test_an_alert_of_a_group_that_was_taken_on_goes_on_when_late_data_move_its_beginning() -> None:
+    """The same trouble by its group, whichever of its rules speaks; not that of another rule, and not a later one."""
+    other = replace(ACCURACY, name="alone")
+    book = make_book(*GROUPED, other)
+    see(book, 2, 0.7, 0.8)
+    (raised,) = book.announce(1)
+    book.acknowledge(raised.alert_id, "ann", "looking", 5)
+    book.announce(6)
+    see(book, 1, 0.8, 0.6)
+    see(book, 2, 0.7, 0.8)
+    told = [(alert.rule, alert.state, alert.window_start_ms) for alert in book.announce(7)]
+    assert ("less-accurate", "raised", DAY) in told  # over before the other began
+    assert ("alone", "raised", DAY) in told
+    see(book, 1, 0.7, 0.6)
+    moved = {(alert.rule, alert.state): alert for alert in book.announce(8)}
+    assert moved["auc-fell", "acknowledged"].window_start_ms == DAY
+    assert moved["auc-fell", "acknowledged"].by == "ann"
+
+
 # -- verdicts and detections -------------------------------------------------------------------------------------------
 
 
@@ -568,6 +605,17 @@ def restored(book: AlertBook, *rules: AlertRule) -> AlertBook:
     return other
 
 
+def test_a_window_that_starts_where_it_forgets_is_kept() -> None:
+    book = make_book()
+    see(book, 1, 0.8)
+    see(book, 2, 0.7)
+    assert [alert.state for alert in book.announce(1)] == ["raised"]
+    book.forget(2 * DAY)
+    see(book, 2, 0.8)
+    (withdrawn,) = book.announce(2)
+    assert "after late data" in withdrawn.message
+
+
 def test_a_restored_book_says_nothing_twice() -> None:
     book = make_book()
     follow(book, [0.7, 0.9, 0.6])
@@ -689,6 +737,17 @@ def test_falls_by_is_towards_the_worse_and_needs_a_training_value() -> None:
     assert limits(loss, 0.5)[0][:3] == (0.6, "above", 0.55)
     assert limits(RULE, 0.8)[0].side == "below"
     assert limits(RULE, math.nan) == []
+    assert limits(ACCURACY, 0.8) == [Limit(0.7, "below", 0.7)]
+    both = AlertRule("a", "performance", "auc", below=0.2, above=0.8, falls_by=0.1, clears_at=0.3)
+    assert [limit[:3] for limit in limits(both, 0.5)] == [
+        (0.2, "below", 0.3),
+        (0.8, "above", 0.3),
+        (0.4, "below", 0.2),
+    ]
+    share = AlertRule("more", "drift", "share", falls_by=0.25)
+    assert limits(share, 0.5) == [Limit(0.75, "above", 0.75, "0.5 in training + 0.25")]
+    for on in ("verdict", "error", "entities"):
+        assert limits(AlertRule("a", on, on, below=3.0), 0.5) == [Limit(0.0, "above", 0.0)]
     watch = Watch(RULE, [], {window(0): Reading(0.0)})
     assert watch.episodes() == []
 
