@@ -119,7 +119,8 @@ class EntityDirectory:
         """Some entities that stray, those that did so first."""
         return sorted(self._examples.values())
 
-    def _take(self, hashes: Ints, columns: Ints, names: list[str] | None) -> None:
+    def _take(self, hashes: Ints, columns: Ints, names: list[str] | dict[int, str]) -> None:
+        """Add rows; ``names``: of each row, or of some entities."""
         is_known = self._rows.has(hashes)
         _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
         is_plain = ~is_known & (counts[inverse] == 1)
@@ -127,7 +128,7 @@ class EntityDirectory:
         self._settle_others(np.flatnonzero(~is_plain), hashes, columns, names)
         self._rows.add(hashes, columns)
 
-    def _settle_others(self, rows: Ints, hashes: Ints, columns: Ints, names: list[str] | None) -> None:
+    def _settle_others(self, rows: Ints, hashes: Ints, columns: Ints, names: list[str] | dict[int, str]) -> None:
         """Take those of the rows to be added whose entities are known, or come several times."""
         wanted, inverse = np.unique(hashes[rows], return_inverse=True)
         before: list[dict[int, int]] = [{} for _ in wanted]
@@ -135,7 +136,7 @@ class EntityDirectory:
         _note(before, group, found)
         after = [dict(each) for each in before]
         _note(after, inverse, columns[:, rows])
-        name_of = {} if names is None else {int(hashes[row]): names[row] for row in rows.tolist()}
+        name_of = names if isinstance(names, dict) else {int(hashes[row]): names[row] for row in rows.tolist()}
         for entity, was, now in zip(wanted.tolist(), before, after, strict=True):
             self.entities += not was
             if was == now or len(now) == 1:
@@ -144,9 +145,8 @@ class EntityDirectory:
             self.straying += len(was) < 2
             self.strays.subtract(self._slice_of(was))
             self.strays.update(self._slice_of(now))
-            name = name_of.get(entity) or (self._examples[entity].name if entity in self._examples else "")
-            if name:
-                self._examples[entity] = Stray(_second_of(now), name, tuple(sorted(now)))
+            if entity in name_of:
+                self._examples[entity] = Stray(_second_of(now), name_of[entity], tuple(sorted(now)))
                 if len(self._examples) > _MOST_EXAMPLES:
                     del self._examples[max(self._examples, key=lambda each: self._examples[each])]
 
@@ -164,8 +164,9 @@ class EntityDirectory:
         self.entities = self.straying = 0
         self.changes += 1
         self.strays.clear()
+        names, self._examples = {entity: each.name for entity, each in self._examples.items()}, {}
         if keep.any():
-            self._take(hashes[keep], columns[:, keep], None)
+            self._take(hashes[keep], columns[:, keep], names)
 
 
 def _note(seen: list[dict[int, int]], group: Ints, columns: Ints) -> None:

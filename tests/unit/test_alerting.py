@@ -359,6 +359,11 @@ def test_a_detection_raises_at_once_and_a_window_without_one_clears() -> None:
     assert book.announce(2) == []
     book.see_detections("1.0.0", window(1), [])
     (cleared,) = book.announce(3)
+    book.see_detections("1.0.0", window(2), [(DAY * 2 + 1_000 * n, "cusum") for n in (4, 2, 3, 1)])
+    (again,) = book.announce(4)
+    assert again.message.endswith(
+        "cusum at 1970-01-03T00:00:01, cusum at 1970-01-03T00:00:02, cusum at 1970-01-03T00:00:03 and 1 more"
+    )
     assert (raised.state, raised.value) == ("raised", 1.0)
     assert raised.message.endswith("UTC: cusum at 1970-01-01T00:00:05")
     assert (cleared.state, cleared.alert_id) == ("cleared", raised.alert_id)

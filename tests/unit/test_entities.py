@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.entity_directory import NOWHERE, EntityDirectory
+from app.core.entity_directory import NOWHERE, EntityDirectory, Stray
 from app.core.entity_log import EntityLog
 from app.core.hash_runs import HashRuns, hash64
 from app.core.records.entities import CHUNK
 from app.core.records.rules import RecordRules
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
-from schemas.wire import EntityChunk, encode_packed
+from schemas.wire import EntityChunk, decode_packed, encode_packed
 
 SPAN_MS = 100
 RULES = RecordRules(Topics("p", 4), "m", 0, 10**6, 0, 0)
@@ -165,6 +165,92 @@ def check(directory: EntityDirectory, logs: dict[int, list[Event]]) -> None:
         assert directory.home_of(hashes(name)).tolist() == [home]
         for partition in logs:
             assert directory.is_elsewhere(hashes(name), ints([partition])).tolist() == [bool(partitions - {partition})]
+
+
+class Naive:
+    """What was heard of each entity, by name: its first time in each generation of each partition."""
+
+    def __init__(self) -> None:
+        self.first: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+
+    def hear(self, partition: int, key: bytes, value: bytes | None) -> None:
+        generation = int.from_bytes(key[:8], "big")
+        if value is None:
+            self.first.pop((partition, generation), None)
+            return
+        chunk = decode_packed(value, EntityChunk)
+        for name, time_ms in zip(chunk.names, np.frombuffer(chunk.first_seen_ms, "<i8").tolist(), strict=True):
+            here = self.first[partition, generation]
+            here[name] = min(time_ms, here.get(name, time_ms))
+
+    def where(self) -> dict[str, dict[int, int]]:
+        found: dict[str, dict[int, int]] = defaultdict(dict)
+        for (partition, _), names in self.first.items():
+            for name, time_ms in names.items():
+                found[name][partition] = min(time_ms, found[name].get(partition, time_ms))
+        return found
+
+    def strays(self) -> list[Stray]:
+        where = self.where().items()
+        return sorted(Stray(sorted(of.values())[1], name, tuple(sorted(of))) for name, of in where if len(of) > 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("span_ms", [400, 10_000], ids=["some are forgotten", "none is forgotten"])
+def test_strays_are_told_by_slice_and_the_first_ten_by_name_also_when_some_are_forgotten(
+    seed: int, span_ms: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    logs = {partition: EntityLog(span_ms, RULES) for partition in range(3)}
+    directory, naive = EntityDirectory(100, RULES), Naive()
+    time_ms = dict.fromkeys(logs, 0)
+    homes: dict[str, int] = {}
+    changes = 0
+    for _ in range(60):
+        partition = int(chance.integers(0, 3))
+        steps = chance.integers(0, 20, size=6)
+        names = [f"card {(time_ms[partition] // 40 + n) % 60}" for n in chance.integers(0, 20, size=6)]
+        logs[partition].see(names, time_ms[partition] + np.cumsum(steps))
+        time_ms[partition] += int(steps.sum())
+        for key, value in logs[partition].drain():
+            directory.hear(partition, key, value)
+            naive.hear(partition, key, value)
+        directory.settle()
+        where, strays = naive.where(), naive.strays()
+        assert (directory.entities, directory.straying) == (len(where), len(strays))
+        slices = [stray.time_ms // 100 * 100 for stray in strays]
+        assert +directory.strays == {start: slices.count(start) for start in set(slices)}
+        examples = directory.examples()
+        assert examples == [stray for stray in strays if stray in examples]
+        if span_ms > 1000:  # one that strayed when there were ten before it has no name here any more
+            assert examples == strays[:10]
+        known = sorted(where)
+        found = dict(zip(known, directory.home_of(hashes(*known)).tolist(), strict=True))
+        assert found == {name: min((time, at) for at, time in where[name].items())[1] for name in known}
+        if any(homes.get(stray.name) not in {None, found[stray.name]} for stray in strays):
+            assert directory.changes > changes
+        homes, changes = found, directory.changes
+        directory.settle()
+        assert directory.changes == changes
+
+
+def test_an_entity_that_does_not_stray_any_more_is_no_example() -> None:
+    topics = {0: Topic(), 1: Topic()}
+    owners = {partition: Owner(topic) for partition, topic in topics.items()}
+    for partition, time_ms in ((0, 5), (1, 7)):
+        owners[partition].see([("a", time_ms), ("b", time_ms + 40 * partition)], 2)
+        owners[partition].commit()
+    directory = hear_all(EntityDirectory(1000, RULES), topics)
+    assert list(map(str, directory.examples())) == ["a is in partitions 0 and 1", "b is in partitions 0 and 1"]
+    heard = len(topics[1].records)
+    owners[1].see([("a", 7), ("b", 47), ("b", 250), ("c", 3 * SPAN_MS)], 2)
+    owners[1].commit()
+    for key, value in topics[1].records[heard:]:
+        directory.hear(1, key, value)
+    directory.settle()
+    assert directory.straying == 1
+    assert list(map(str, directory.examples())) == ["b is in partitions 0 and 1"]
+    assert directory.examples()[0].time_ms == 250
 
 
 @given(
