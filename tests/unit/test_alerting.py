@@ -330,6 +330,17 @@ def test_an_alert_of_a_group_that_was_taken_on_goes_on_when_late_data_move_its_b
     assert moved["auc-fell", "acknowledged"].by == "ann"
 
 
+def test_the_same_trouble_of_a_group_is_told_by_the_group_whichever_rule_speaks() -> None:
+    book = make_book(*GROUPED)
+    see(book, 2, 0.8, 0.6)
+    (raised,) = book.announce(1)
+    book.acknowledge(raised.alert_id, "ann", "looking", 5)
+    book.announce(6)
+    see(book, 1, 0.7, 0.6)
+    told = [(alert.rule, alert.state, alert.by) for alert in book.announce(7)]
+    assert told == [("less-accurate", "cleared", "ann"), ("auc-fell", "acknowledged", "ann")]
+
+
 # -- verdicts and detections -------------------------------------------------------------------------------------------
 
 

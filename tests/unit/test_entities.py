@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from app.core.entity_directory import NOWHERE, EntityDirectory, Stray
 from app.core.entity_log import EntityLog
 from app.core.hash_runs import HashRuns, hash64
-from app.core.records.entities import CHUNK
+from app.core.records.entities import CHUNK, Place, read_entities
 from app.core.records.rules import RecordRules
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
@@ -286,6 +287,92 @@ def test_what_is_told_is_the_same_wherever_batches_are_cut_and_whoever_dies(
         assert again.knows([name.encode()]).tolist() == [name in remembered]
         assert in_parts.log.knows([name.encode()]).tolist() == [name in remembered]
         assert directory.home_of(hashes(name)).tolist() == [0 if name in remembered else NOWHERE]
+
+
+def records_of(log: list[Event]) -> dict[bytes, bytes]:
+    """What a topic says of a log: of the newest generation and the one before, each entity with its first event."""
+    newest = log[-1][1] // SPAN_MS
+    first: dict[int, dict[str, int]] = {newest - 1: {}, newest: {}}
+    for name, time_ms in log:
+        first.get(time_ms // SPAN_MS, {}).setdefault(name, time_ms)
+    found = {}
+    for generation, names in first.items():
+        for number, start in enumerate(range(0, len(names), 64)):
+            some = list(names.items())[start : start + 64]
+            told = [name[:64] for name, _ in some]
+            seen = np.array([time_ms for _, time_ms in some], "<i8").tobytes()
+            chunk = EntityChunk(hashes(*(name for name, _ in some)).tobytes(), seen, told)
+            found[struct.pack(">qI", generation, number)] = encode_packed(chunk)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_topic_says_of_two_generations_when_each_entity_came_first(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    n = 700
+    steps = chance.integers(0, 2, size=n) + (chance.random(n) < 0.01) * chance.integers(0, 3 * SPAN_MS, size=n)
+    times = np.cumsum(steps).tolist()
+    names = [f"card {(at // 3 + number) % 250:070}" for at, number in enumerate(chance.integers(0, 128, n).tolist())]
+    log = list(zip(names, times, strict=True))
+    owner = Owner(Topic())
+    while owner.seen < n:
+        owner.see(log, int(chance.integers(1, 60)))
+        if chance.random() < 0.5:
+            owner.commit()
+            expected = records_of(log[: owner.seen])
+            assert dict(owner.topic.compacted()) == expected
+            assert owner.log.drain() == []
+            newest = log[owner.seen - 1][1] // SPAN_MS
+            known = {name for name, time_ms in log[: owner.seen] if time_ms // SPAN_MS >= newest - 1}
+            every = sorted(set(names))
+            assert owner.log.knows([name.encode() for name in every]).tolist() == [name in known for name in every]
+        if chance.random() < 0.3:
+            owner.take_over()
+
+
+def test_what_is_of_a_time_still_to_come_is_not_gone_on_from() -> None:
+    topic = Topic()
+    owner = Owner(topic)
+    owner.see([("a", 0), ("b", SPAN_MS), ("c", 2 * SPAN_MS)], 3)
+    owner.commit()
+    for rules, latest_ms in ((RULES, 2 * SPAN_MS - 1), (replace(RULES, latest_ms=2 * SPAN_MS - 1), 10**6)):
+        log = EntityLog(SPAN_MS, rules)
+        log.restore(topic.compacted(), latest_ms)
+        assert log.knows([b"a", b"b", b"c"]).tolist() == [False, True, False]
+        log.see(["d"], ints([2 * SPAN_MS]))
+        assert log.knows([b"a", b"b", b"c", b"d"]).tolist() == [False, True, False, True]
+    log = EntityLog(SPAN_MS, RULES)
+    log.restore(topic.compacted(), 2 * SPAN_MS)
+    assert log.knows([b"a", b"b", b"c"]).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("key", "times_ms", "is_read"),
+    [
+        (struct.pack(">qI", 2**40 - 1, 2**31), [0, 10**6], True),
+        (struct.pack(">qI", 1 - 2**40, 0), [0], True),
+        (struct.pack(">qI", 2**40, 0), [0], False),
+        (struct.pack(">qI", -(2**40), 0), [0], False),
+        (struct.pack(">qI", 0, 2**31 + 1), [0], False),
+        (struct.pack(">qI", 0, 0), [0, 10**6 + 1], False),
+        (struct.pack(">qI", 0, 0), [-1, 5], False),
+    ],
+)
+def test_a_record_of_entities_is_of_a_place_and_of_times_that_can_just_be(
+    key: bytes, times_ms: list[int], *, is_read: bool
+) -> None:
+    names = [f"n{at}" for at in range(len(times_ms))]
+    chunk = EntityChunk(hashes(*names).tobytes(), ints(times_ms).tobytes(), names)
+    directory = EntityDirectory(1000, RULES)
+    if not is_read:
+        with pytest.raises(RefusedRecordError):
+            directory.hear(0, key, encode_packed(chunk))
+        return
+    assert read_entities(key, encode_packed(chunk), RULES) == (Place(*struct.unpack(">qI", key)), chunk)
+    assert read_entities(key, None, RULES)[1] is None
+    directory.hear(0, key, encode_packed(chunk))
+    directory.settle()
+    assert directory.entities == len(names)
 
 
 def test_an_entity_that_comes_all_the_time_is_told_once_a_generation() -> None:
