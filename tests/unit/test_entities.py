@@ -415,6 +415,14 @@ def test_a_reader_that_heard_it_forgets_it_with_its_partition() -> None:
     directory.settle()
     assert (directory.entities, directory.straying) == (3, 0)
     assert not +directory.strays
+    changes = directory.changes
+    directory.hear(0, struct.pack(">qI", 77, 0), None)  # what it has not heard
+    directory.settle()
+    assert (directory.entities, directory.changes) == (3, changes)
+    for key, value in topics[1].records[:heard]:  # what was cleared may be heard again
+        directory.hear(1, key, value)
+    directory.settle()
+    assert (directory.entities, directory.straying) == (3, 1)
 
 
 @pytest.mark.parametrize(

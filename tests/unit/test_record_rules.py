@@ -1,0 +1,67 @@
+"""What the pipeline file says that records must satisfy: bounds that can just be reached, and a step beyond."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.core.batches import RecordBatch
+from app.core.event_time import CLOCK_SKEW_MS
+from app.core.records.rules import RecordRules, check_readable
+from schemas.pipeline import Pipeline
+from schemas.refusal import RefusedRecordError
+from schemas.topics import Topics
+
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+RULES = RecordRules(Topics("p", 4), "m", 100, 10_000, 3, 20)
+
+
+def test_the_rules_are_those_of_the_pipeline_file(small_pipeline: Pipeline) -> None:
+    from_2020, to_2030 = 1_577_836_800_000, 1_893_456_000_000
+    expected = RecordRules(Topics("shop", 1), "shop-returns", from_2020, to_2030, 48 * HOUR_MS, DAY_MS)
+    assert RecordRules.of(small_pipeline) == expected
+    assert RecordRules.of(replace(small_pipeline, labels=None)) == replace(expected, horizon_ms=0)
+
+
+@pytest.mark.parametrize(
+    ("clock_ms", "expected"),
+    [
+        (None, 10_000 + 20 + 3),
+        (10**15, 10_000 + 20 + 3),
+        (9_000 - CLOCK_SKEW_MS, 9_000 + 20 + 3),
+        (10_000 - CLOCK_SKEW_MS, 10_000 + 20 + 3),
+        (0 - CLOCK_SKEW_MS, 20 + 3),
+    ],
+)
+def test_a_partition_has_come_as_far_as_clocks_promises_and_labels_can(clock_ms: int | None, expected: int) -> None:
+    assert RULES.latest_come_to_ms(clock_ms) == expected
+
+
+def test_an_event_has_a_time_within_the_bounds() -> None:
+    for time_ms in (100, 10_000):
+        RULES.check_event_time(time_ms, "A slice")
+    for time_ms in (99, 10_001):
+        with pytest.raises(RefusedRecordError, match=f"A slice {time_ms} is not from 100 to 10000") as refused:
+            RULES.check_event_time(time_ms, "A slice")
+        assert refused.value.reason == "out_of_range"
+
+
+def test_a_record_lies_in_the_partition_of_its_source() -> None:
+    topics = ("p.events", "p.labels")
+    for topic in topics:
+        RULES.check_source(topic, 3, 3, topics)
+    for topic, partition in (("p.scores", 3), ("p.events", 2)):
+        with pytest.raises(RefusedRecordError) as refused:
+            RULES.check_source(topic, partition, 3, topics)
+        assert refused.value.reason == "foreign"
+
+
+def test_what_stands_for_records_that_could_not_be_unpacked_is_refused() -> None:
+    offsets = np.arange(2)
+    batch = RecordBatch("t", 0, offsets, offsets, [None] * 2, [b""] * 2, unreadable={1: ("it is torn", 10)})
+    check_readable(batch, 0)
+    with pytest.raises(RefusedRecordError, match="it is torn") as refused:
+        check_readable(batch, 1)
+    assert refused.value.reason == "unreadable_batch"
