@@ -316,6 +316,22 @@ def test_promises_of_one_time_go_together_and_are_as_new_as_the_newest_of_their_
     assert routing.take(9, ()) is None
 
 
+def test_a_promise_goes_as_soon_as_all_have_come_as_far(shop: Pipeline) -> None:
+    routing = Routing(shop)
+    places = [Place(shop.topics.sent_labels, partition) for partition in range(2)]
+    for place in places:
+        routing.add(RecordBatch(*place, np.array([0]), np.array([START_MS]), [None], [None], [promise(5)[2]]))
+    event_place = Place(shop.topics.sent_events, 0)
+    routing.add(RecordBatch(*event_place, np.array([0]), np.array([START_MS]), [None], [event("a", 6)[0]]))
+
+    routed = routing.take(9, {places[1]})  # more is to come there, of that time or later
+
+    assert routed is not None
+    assert routed.promises == {0: START_MS + 5, 1: START_MS + 5}
+    assert routing.take(9, {places[1]}) is None
+    assert routing.take(9, {event_place}) is not None
+
+
 def test_an_entity_goes_to_the_same_partition_when_more_came_than_are_remembered(
     shop: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

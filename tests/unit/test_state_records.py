@@ -191,4 +191,5 @@ def test_its_time_is_one_that_can_be_and_nobody_asks_for_what_is_not_known() -> 
         event_of(1, 1_500, times_ms=(0, 1_499))
     assert event_of(4, [1, 2, 3, 4], texts=None)[4] == (1, 2, 3, 4)
     assert event_of(5, [2**31], n_segments=None)[5] == (2**31,)
+    assert event_of(5, [], n_segments=0)[5] == ()
     assert np.isnan(event_of(3, float("nan"))[3])  # of an event without a score
