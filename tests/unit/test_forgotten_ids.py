@@ -102,9 +102,29 @@ def test_memory_is_bounded_by_what_is_remembered_and_seldom_written_anew(per_ms:
     assert all(ids.holds(f"{at_ms}-7", 99) for at_ms in range(99 - KEPT_MS, 100))
 
 
+def test_what_can_just_be_known_is_kept_in_memory_and_in_the_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.core.forgotten_ids, "FORGOTTEN_IDS", 3)
+    ids, history = ForgottenIds(HORIZON_MS), dict[bytes, bytes | None]()
+    for at_ms in range(120):
+        ids.add([(at_ms, f"id{at_ms}")])
+        ids.expire(at_ms)
+        history.update(ids.drain_changes())
+        again = ForgottenIds(HORIZON_MS)
+        again.restore([change for change in history.items() if change[1] is not None])
+        for store in (ids, again):
+            known = [store.holds(f"id{of}", at_ms) for of in range(max(0, at_ms - KEPT_MS - 1), at_ms + 1)]
+            assert known == [of >= at_ms - KEPT_MS for of in range(max(0, at_ms - KEPT_MS - 1), at_ms + 1)]
+        # A record is cleared when the last of its ids is not known any more.
+        assert sum(len(value or b"") for value in history.values()) <= 16 * (KEPT_MS + 1 + 2)
+        assert all(len(value or b"") <= 16 * 3 for value in history.values())
+
+
 def test_times_end_where_they_are_said_to() -> None:
     ids = ForgottenIds(HORIZON_MS)
+    ids.note(5, "noted")
+    assert [ids.holds(name, 5) for name in ("noted", "other")] == [True, False]
     ids.add([(5, "a")])
+    assert [ids.holds(name, 5) for name in ("noted", "other", "a")] == [True, False, True]
 
     assert [ids.is_known(5, at) for at in (5 + KEPT_MS, 6 + KEPT_MS)] == [True, False]
     assert [ids.holds("a", at) for at in (5 + KEPT_MS, 6 + KEPT_MS)] == [True, False]
@@ -114,7 +134,8 @@ def test_times_end_where_they_are_said_to() -> None:
 
 #: Values that no float tells apart, too.
 VALUES = st.integers(0, 9) | st.integers(2**60, 2**60 + 3)
-BATCHES = st.lists(st.lists(st.tuples(st.integers(-4, 4), VALUES), max_size=12), max_size=8)
+HASHES = st.integers(-4, 4) | st.integers(2**60, 2**60 + 3)
+BATCHES = st.lists(st.lists(st.tuples(HASHES, VALUES), max_size=12), max_size=8)
 
 
 @settings(max_examples=60)
@@ -128,7 +149,7 @@ def test_runs_are_a_bag_of_rows(batches: list[list[tuple[int, int]]]) -> None:
         sizes = [len(run.hashes) for run in bare._runs]
         assert all(older >= 4 * newer for older, newer in pairwise(sizes)), "a look-up goes through few runs"
     rows = sorted(row for batch in batches for row in batch)
-    asked = [3, -5, 0, 4, 3, -4]
+    asked = [3, -5, 0, 4, 2**60 + 1, 3, -4]
 
     assert len(runs) == len(bare) == len(rows)
     hashes, (first, second) = runs.rows()

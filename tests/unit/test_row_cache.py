@@ -162,3 +162,17 @@ def test_a_snapshot_that_cannot_be_read_is_none() -> None:
     disk.entries[entry] = b"nonsense"
 
     assert RowCache(disk, 1).snapshot() is None
+
+
+def test_all_clocks_and_all_records_of_the_log_are_read_however_many() -> None:
+    cache = RowCache(RowsInMemory(), 1)
+    names = [b"%04d" % number for number in range(300)]
+    for name in names:
+        cache.put_clock(name, b"c" + name)
+    cache.put_log([(name, b"l" + name) for name in names])
+    cache.seal()
+    cache.commit()
+    cache.write(Snapshot("set", 0, 1, NOW_MS))
+
+    assert cache.read_clocks() == [(name, b"c" + name) for name in names]
+    assert cache.read_log() == [(name, b"l" + name) for name in names]

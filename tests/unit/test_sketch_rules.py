@@ -71,6 +71,7 @@ def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
     cells = np.frombuffer(good.cells, "<u4")
     return {
         "strangers that are no numbers": (labels(strangers=b"abc"), "inconsistent"),
+        "more labels without an event than there are": (labels(strangers=i8(*range(8))), "inconsistent"),
         "labels of a slice before all events": (labels(0), "out_of_range"),
         "labels of no slice": (labels(AT_MS + 1), "out_of_range"),
         "labels of a slice after all labels": (labels(1_893_456_000_000 + 9 * DAY_MS), "out_of_range"),
@@ -96,6 +97,10 @@ def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
         ),
         "errors that are not whole": (record(good, errors=(run([AT_MS], b"\1\0"),)), "inconsistent"),
         "errors in no order": (record(good, errors=(run([AT_MS, AT_MS - 1], b"\1\0"),)), "inconsistent"),
+        "errors that go back amid a run": (
+            record(good, errors=(run([AT_MS - 9, AT_MS, AT_MS - 1], b"\1\0\1"),)),
+            "inconsistent",
+        ),
         "errors that are neither right nor wrong": (record(good, errors=(run([AT_MS], b"\2"),)), "inconsistent"),
         "errors beyond all": (record(good, errors=(run([2**62], b"\1"),)), "out_of_range"),
         "errors before all": (record(good, errors=(run([-(2**62)], b"\1"),)), "out_of_range"),
@@ -116,6 +121,7 @@ def test_a_record_that_is_refused_changes_nothing_and_the_next_is_counted(
             monitor.observe(bad)
         assert refused.value.reason == reason, what
         assert monitor.snapshot() == before, what
+    monitor.observe(labels(strangers=i8(*range(7))))  # each of the labels was without one
     monitor.observe(record(delta(reference), come_to_ms=FAR_MS))
     (window,) = monitor.windows.closed()
     assert monitor.windows.counts(window, "1.0.0")[ALL].n == 400
