@@ -283,6 +283,21 @@ def test_a_rule_that_joins_an_alert_of_its_group_is_told_and_asks_for_what_it_as
     assert (first.revision, second.revision) == (1, 2)
 
 
+def test_a_rule_that_leaves_an_alert_of_its_group_is_told_unless_its_window_is_forgotten() -> None:
+    book = make_book(*GROUPED)
+    see(book, 0, 0.7, 0.6)
+    (both,) = book.announce(1)
+    see(book, 0, 0.7, 0.8)
+    (alone,) = book.announce(2)
+    assert (both.others, alone.others) == (["less-accurate"], [])
+    assert (alone.alert_id, alone.state, alone.revision) == (both.alert_id, "raised", 2)
+    see(book, 0, 0.7, 0.6)
+    see(book, 1, 0.7, 0.8)
+    assert [(alert.state, alert.others) for alert in book.announce(3)] == [("raised", ["less-accurate"])]
+    book.forget(DAY)
+    assert book.announce(4) == []
+
+
 def test_rules_of_a_group_raised_for_different_windows_are_different_alerts() -> None:
     book = make_book(*GROUPED)
     see(book, 0, 0.7, 0.8)
@@ -460,6 +475,20 @@ def test_what_was_told_is_recalled_in_any_order_with_who_took_it_on_and_where_it
             see(other, number, auc)
         told = [(alert.state, alert.by, alert.window_start_ms) for alert in other.announce(8)]
         assert told == [("acknowledged", "ann", DAY), ("cleared", "ann", 5 * DAY)]
+
+
+def test_what_is_recalled_of_several_alerts_is_the_same_state_in_any_order() -> None:
+    book = make_book(RULE, ACCURACY)
+    said = []
+    for number, (auc, accuracy) in enumerate([(0.7, 0.6), (0.8, 0.8), (0.7, 0.6)]):
+        see(book, number, auc, accuracy)
+        said += book.announce(number)
+    states = set()
+    for order in (said, said[::-1], said[3:] + said[:3]):
+        other = make_book(RULE, ACCURACY)
+        other.recall(order)
+        states.add(json.dumps(other.to_state()))
+    assert len(states) == 1
 
 
 def test_a_revision_goes_on_from_the_highest_that_was_told() -> None:
@@ -702,6 +731,64 @@ def test_a_rule_that_was_changed_or_removed_lets_go_of_its_alerts(rules: tuple[A
     assert [(alert.state, alert.message, alert.window_start_ms) for alert in other.announce(9)] == [
         ("cleared", words, 2 * DAY)
     ]
+
+
+def test_a_rule_that_was_changed_raises_for_the_same_window_again_and_late_data_withdraw_that() -> None:
+    book = make_book()
+    follow(book, [0.7])
+    other = restored(book, replace(RULE, falls_by=0.06))
+    assert [alert.message for alert in other.announce(1)] == [
+        "auc-fell was changed in the pipeline file and is judged anew"
+    ]
+    see(other, 0, 0.7)
+    assert [(alert.state, alert.revision) for alert in other.announce(2)] == [("raised", 3)]
+    see(other, 0, 0.8)
+    (withdrawn,) = other.announce(3)
+    assert withdrawn.message.endswith("after late data: auc-fell is withdrawn")
+
+
+def test_what_was_cleared_by_a_window_that_will_not_be_read_again_is_raised_when_what_was_read_says_so() -> None:
+    book = make_book()
+    said = []
+    for number, auc in enumerate((0.7, 0.8)):
+        see(book, number, auc)
+        said += book.announce(number)
+    for is_forgotten in (False, True):
+        other = make_book()
+        other.recall(said)
+        see(other, 0, 0.7)
+        assert other.announce(2) == []  # the window that cleared it is still to be read
+        if is_forgotten:
+            other.forget(2 * DAY)
+        see(other, 2, 0.7)
+        assert [(alert.state, alert.window_start_ms) for alert in other.announce(3)] == [("raised", 0)] * is_forgotten
+
+
+def test_slices_of_the_stream_and_absences_from_before_what_is_forgotten_are_not_taken_again() -> None:
+    rule = AlertRule("late-labels", "labels", "share", "warning", below=0.5, clears_after=1)
+    book = make_book(rule, replace(RULE, clears_after=1))
+    book.see_stream("labels", [(window(number), Reading(0.4)) for number in (0, 1)])
+    see(book, 1, 0.7)
+    assert len(book.announce(1)) == 2
+    book.forget(2 * DAY)
+    book.forget(DAY)  # it does not go back
+    for each in (book, restored_with(book, rule, replace(RULE, clears_after=1))):
+        each.see_stream("labels", [(window(number), Reading(0.9)) for number in (0, 1)])
+        each.see_absence("1.0.0", window(1), of_labels=True)
+        assert each.announce(2) == []
+        each.see_stream("labels", [(window(2), Reading(0.9))])
+        each.see_absence("1.0.0", window(2), of_labels=True)
+        assert {(alert.rule, alert.state) for alert in each.announce(3)} == {
+            ("late-labels", "cleared"),
+            ("auc-fell", "cleared"),
+        }
+
+
+def restored_with(book: AlertBook, *rules: AlertRule) -> AlertBook:
+    other = make_book(*rules)
+    other.announce(0)
+    other.from_state(json.loads(json.dumps(book.to_state())))
+    return other
 
 
 def test_a_rule_that_was_changed_lets_go_of_its_own_alerts_alone() -> None:
