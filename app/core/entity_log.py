@@ -99,7 +99,7 @@ class EntityLog:
         if not newest:
             return
         self._generation, self._number = max(newest)
-        for (generation, number), chunk in sorted(newest.items()):
+        for (generation, number), chunk in newest.items():
             self._numbers.setdefault(generation, set()).add(number)
             runs = {self._generation: self._now, self._generation - 1: self._before}.get(generation)
             if runs is not None:

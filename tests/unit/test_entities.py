@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import app.core.entity_log
 from app.core.entity_directory import NOWHERE, EntityDirectory, Stray
 from app.core.entity_log import EntityLog
 from app.core.hash_runs import HashRuns, hash64
@@ -228,7 +229,7 @@ def test_strays_are_told_by_slice_and_the_first_ten_by_name_also_when_some_are_f
         known = sorted(where)
         found = dict(zip(known, directory.home_of(hashes(*known)).tolist(), strict=True))
         assert found == {name: min((time, at) for at, time in where[name].items())[1] for name in known}
-        if any(homes.get(stray.name) not in {None, found[stray.name]} for stray in strays):
+        if any(found.get(name) != home for name, home in homes.items()):
             assert directory.changes > changes
         homes, changes = found, directory.changes
         directory.settle()
@@ -330,6 +331,20 @@ def test_the_topic_says_of_two_generations_when_each_entity_came_first(seed: int
             owner.take_over()
 
 
+def test_texts_that_need_no_hash_are_bounded_and_show_in_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.core.entity_log, "_MOST_KNOWN", 10)
+    log, topic = EntityLog(SPAN_MS, RULES), Topic()
+    seen: list[Event] = []
+    for turn in range(30):
+        events = [(f"card {(3 * turn + n) % 40}", turn) for n in range(6)]
+        log.see([name for name, _ in events], ints([time for _, time in events]))
+        seen += events
+        assert len(log._known) <= 10 + 6
+        topic.records += log.drain()
+        assert dict(topic.compacted()) == records_of(seen)
+    assert len(log._known) > 6
+
+
 def test_what_is_of_a_time_still_to_come_is_not_gone_on_from() -> None:
     topic = Topic()
     owner = Owner(topic)
@@ -351,6 +366,7 @@ def test_what_is_of_a_time_still_to_come_is_not_gone_on_from() -> None:
     [
         (struct.pack(">qI", 2**40 - 1, 2**31), [0, 10**6], True),
         (struct.pack(">qI", 1 - 2**40, 0), [0], True),
+        (struct.pack(">qI", 0, 0), [], True),
         (struct.pack(">qI", 2**40, 0), [0], False),
         (struct.pack(">qI", -(2**40), 0), [0], False),
         (struct.pack(">qI", 0, 2**31 + 1), [0], False),

@@ -84,6 +84,7 @@ def i8(*values: int) -> bytes:
 
 def test_a_column_is_so_many_numbers_within_its_bounds() -> None:
     assert read_column(i8(-(2**62), 5, 2**62), 3, "x").tolist() == [-(2**62), 5, 2**62]
+    assert read_column(i8(7), 1, "x", 7, 7).tolist() == [7]
     assert read_column(b"", 0, "x").tolist() == []
     assert read_column(i8(2, 3), 2, "x", 2, 3).dtype == np.int64
     for data, n, low, high, reason in (
@@ -111,6 +112,7 @@ def test_keys_of_records_have_as_many_values_as_their_window_has_fields() -> Non
     )
     assert read_keys(one, 1) == ["a", 1.5]
     assert read_keys(two, 2) == [("a", 1), (True, "b")]
+    assert [type(value) for value in read_keys(two, 2)[0]] == [str, int]  # what names it in a changelog is the same
     assert read_keys([], 1) == read_keys([], 2) == []
     for keys, size in ((one, 2), (two, 1), ([*one, two[0]], 1), ([two[0], one[0]], 2), ([b"\xc1"], 1)):
         with pytest.raises(RefusedRecordError):
