@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
+import msgspec
+
 from app.core.batches import RecordBatch
 from app.core.forgotten_ids import PREFIX as FORGOTTEN
 from app.core.pending import PREFIX as WAITING
@@ -197,6 +199,8 @@ class StateReader:
             if key == META and self.meta:
                 # What it said is lost. Where to go on, the group's offsets say, which were committed with it.
                 self.meta = {**self.meta, "position": (None, None)}
+                if self._cache is not None:
+                    self._cache.put_log([(META, msgspec.msgpack.encode(self.meta))])
 
     def snapshot(self, position: int, now_ms: int) -> Snapshot:
         """What is on disk once all before the position is."""
@@ -206,16 +210,17 @@ class StateReader:
         """As `take`, of records that are of no topic."""
         tiles: list[Change] = []
         others: list[Change] = []
+        metas: list[Change] = []
         for key, value in changes:
             number = self._read_meta(value) if key == META else _read_generation(key)
             if value is None and number > self.generation.number:
                 continue  # nothing of that generation has been read
             if number > self.generation.number:  # what was read so far is of a former one
-                self._begin(number)
-                tiles, others = [], []
+                self._begin(number, (*(TILES + key for key, _ in tiles), *(key for key, _ in others)))
+                tiles, others, metas = [], [], []
             if key == META:
-                continue
-            if number < self.generation.number:
+                metas = [(key, value)]
+            elif number < self.generation.number:
                 self._remember(key, value)
             elif key[:1] == TILES:
                 tiles.append((key[_HEAD_BYTES:], value))
@@ -227,7 +232,7 @@ class StateReader:
         self.pending.restore(others)
         self._keep(others)
         if self._cache is not None:
-            self._cache.put_log(others)
+            self._cache.put_log([*others, *metas])
         self._records += len(changes)
 
     def _keep(self, others: list[Change]) -> None:
@@ -243,8 +248,6 @@ class StateReader:
         check_order(self._positions.get(meta["generation"], ()), meta["position"])
         self.meta = meta
         self._positions = {**self._positions, meta["generation"]: meta["position"]}
-        if self._cache is not None:
-            self._cache.put_log([(META, value)])
         number: int = meta["generation"]
         return number
 
@@ -262,10 +265,10 @@ class StateReader:
             " are cleared, and the windows fill up anew from here on.",
         )
 
-    def _begin(self, number: int) -> None:
-        """Leave aside what was read so far."""
+    def _begin(self, number: int, read: Iterable[bytes] = ()) -> None:
+        """Leave aside what was taken so far, and what was read and not taken."""
         room = _MOST_REMEMBERED - len(self.generation.former)
-        known = chain((TILES + key for key in self.state.record_keys()), self.pending.record_keys(), self.others)
+        known = chain((TILES + key for key in self.state.record_keys()), self.pending.record_keys(), self.others, read)
         former = self.generation.name((key, None) for key in islice(known, room))
         self.generation.former.extend(key for key, _ in former)
         self.generation.number = number
