@@ -11,6 +11,7 @@ import pytest
 
 from app.core.merge import BEGINNING_MS
 from app.core.records.repartition import read_answers, read_repartition
+from app.core.records.shared import read_place, read_tile, read_times
 from app.core.repartition_answerer import Answerer
 from app.core.repartition_answers import ComingAnswers
 from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
@@ -137,6 +138,22 @@ def test_a_repartition_record_that_cannot_be_changes_nothing(what: str) -> None:
     ((source, value),) = answerer.answer()
     assert (source, msgspec.msgpack.decode(value, type=AnswersRecord).answers) == (0, [KeyAnswers(0, i8(5), i8(2, 0))])
     assert not answerer.is_outdated
+
+
+def test_a_shared_record_may_say_what_can_just_be() -> None:
+    times = SharedTimes(10_000, 9_000)
+    assert read_times(encode_packed(times), 10_000) == times
+    for far in (SharedTimes(10_001, 9_000), SharedTimes(9_000, 10_001)):
+        with pytest.raises(RefusedRecordError, match="10001, and 10000 can be"):
+            read_times(encode_packed(far), 10_000)
+    keys, amounts = read_tile(encode_packed(SharedTile([KEY, KEY], i8(0, 2**62), i8(-(2**62), 2**62))), 1)
+    assert (keys, amounts.tolist()) == (["s1", "s1"], [[0, 2**62], [-(2**62), 2**62]])
+    most = 2**44 // HOP_MS
+    for tile in (most, -most):
+        assert read_place(PLACE.pack(tile, 3), PLACE, HOP_MS) == (tile, 3)
+    for tile in (most + 1, -most - 1):
+        with pytest.raises(RefusedRecordError, match="cannot be"):
+            read_place(PLACE.pack(tile, 3), PLACE, HOP_MS)
 
 
 def offsets_and_times(*offsets: int) -> list[KeyQuestions]:

@@ -604,6 +604,14 @@ def test_events_are_filled_with_the_first_answer_of_each_key_and_wait_for_all_of
                 naive.heard.pop(0)
 
 
+def test_before_anything_was_drained_all_answers_are_needed() -> None:
+    one = Repartition(PLAN, "set", 0, 2, 7)
+    for place in range(2):
+        one.hear(place, msgspec.msgpack.encode(AnswersRecord("set", 7, [KeyAnswers(0, i8([place]), i8([1] * 6))])))
+    assert one.position() == (7, -1, 0)
+    assert (one.plan, one.source) == (PLAN, 0)
+
+
 def test_a_partition_goes_on_asking_and_hearing_where_its_state_says() -> None:
     one = Repartition(PLAN, "set", 1, 2, 7)
     events = batch([(4, 20, "a", "x"), (6, 20, None, "x"), (8, 21, "b", None)])

@@ -168,7 +168,7 @@ def test_what_cannot_be_read_is_passed_over_with_its_offset_and_the_rest_counts(
     mixed = [*good[:2], *bad[:6], good[2], *bad[6:], good[3]]
     reader.take(batch(mixed, first=40))
     assert [offset for offset, _ in reader.refused] == [40 + at for at, change in enumerate(mixed) if change in bad]
-    assert reader.refused[0][1].reason == reader.refused[1][1].reason == "bad_key"
+    assert [why.reason for _, why in reader.refused[:5]] == ["bad_key"] * 5
     assert set(reader.pending.record_keys()) == {WAITING + b"a", FORGOTTEN + bytes(8)}
     assert len(reader.others) == 3
     # Where to go on was lost with the last record that said so; all else it said stands.
@@ -188,6 +188,29 @@ def test_a_record_that_says_too_little_or_too_much_is_not_gone_on_from() -> None
     assert reader.meta == {}
     reader.take(batch([meta(0, LATEST_MS, shared=(1, 2, 3))]))
     assert reader.meta["shared"] == [1, 2, 3]
+
+
+def test_what_clears_a_key_of_a_generation_that_was_not_read_begins_none() -> None:
+    reader = reader_of()
+    reader.take(batch([waiting(0, "a", 5), waiting(1, "b", None), waiting(0, "c", 6)]))
+    assert reader.refused == []
+    assert reader.generation.number == 0
+    assert set(reader.pending.record_keys()) == {WAITING + b"a", WAITING + b"c"}
+
+
+def test_a_state_on_disk_that_is_damaged_is_cleared_and_nothing_of_it_is_left() -> None:
+    disk = RowsInMemory()
+    rows = RowCache(disk, 1)
+    reader = reader_of(rows)
+    reader.take(batch([waiting(3, "a", 1), open_tile(3, "b", 2), meta(3, 1)]), NOW_MS)
+    assert reader_of(rows).open_snapshot(0, 9, NOW_MS) == 3
+    disk.entries[b"l" + WAITING + b"z"] = b"rubbish"
+    again = reader_of(rows)
+    assert again.open_snapshot(0, 9, NOW_MS) == 0
+    assert (again.generation.number, again.meta, again.others, disk.entries) == (0, {}, {}, {})
+    assert list(again.pending.record_keys()) == []
+    again.take(batch([meta(0, 0)]))  # which is before what was on disk
+    assert again.meta["position"] == [0, None]
 
 
 def test_how_far_a_new_generation_had_come_is_on_disk_also_when_nothing_follows() -> None:
@@ -223,5 +246,12 @@ def test_a_state_of_another_feature_set_is_cleared_as_far_as_keys_are_remembered
         expected = {key for key, _ in [waiting(0, "old", 1), *log[:-1]]}
         assert len(set(reader.generation.former)) == min(most, len(expected))
         assert set(reader.generation.former) <= expected
+        late = [change for n in range(4) for change in (waiting(0, f"late{n}", 3), waiting(0, f"late{n}", None))]
+        reader.take(batch([meta(5, 7), *late]))
+        assert len(set(reader.generation.former)) == min(most, len(expected) + 4)
+        rows = RowCache(RowsInMemory(), 1)
+        reader = reader_of(rows)
+        reader.take(batch(log), NOW_MS)
+        reader.finish()
         assert rows.snapshot() is None  # nothing of it is used again
         assert rows.read_log() == []

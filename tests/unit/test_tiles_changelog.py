@@ -147,6 +147,8 @@ def test_records_of_a_former_generation_that_are_still_there_are_passed_over(
 
     assert third.restore([*log, *second.drain_state()]).left_aside == ""
     assert step(third, 33, 3) == step(second, 33, 3)
+    # All of them are cleared then, though what follows them was read together with them.
+    assert {key for key, value in third.drain_state() if value is None} >= {key for key, _ in log} - {META}
 
 
 @pytest.mark.parametrize("damage", ["short", "key", "meta", "distinct"])
