@@ -205,6 +205,24 @@ def test_a_group_that_is_restored_piece_by_piece_has_all_keys_but_those_of_which
         assert len(again.group.index) <= (most or 4) + 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_keys_that_are_restored_the_last_ones_stay_in_memory(seed: int) -> None:
+    world = World()
+    world.update(names(0, 40), 1)
+    world.drain()
+    order = [names(0, 40)[place] for place in np.random.default_rng(seed).permutation(40)]
+    again = World(most_keys=16)
+    for at, name in enumerate(order, start=1):
+        encoded = world.group.index.encode(name)
+        again.group.restore(STORE, {key: value for key, value in world.log.items() if key.endswith(encoded)})
+        held = len(again.group.index)
+        assert min(at, 14) <= held <= 16
+        assert {each for each in order if again.knows(each)} == set(order[at - held : at])
+    again.group.finish_restore()
+    again.drain()
+    assert again.read(names(0, 40), 1) == [1] * 40
+
+
 def test_a_group_takes_the_clock_of_its_own_stores_alone() -> None:
     world = World()
     world.group.restore_clock(b"else", (99).to_bytes(8, "little"))
