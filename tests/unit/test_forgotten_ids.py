@@ -105,7 +105,7 @@ def test_memory_is_bounded_by_what_is_remembered_and_seldom_written_anew(per_ms:
 def test_what_can_just_be_known_is_kept_in_memory_and_in_the_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.core.forgotten_ids, "FORGOTTEN_IDS", 3)
     ids, history = ForgottenIds(HORIZON_MS), dict[bytes, bytes | None]()
-    for at_ms in range(120):
+    for at_ms in range(90):
         ids.add([(at_ms, f"id{at_ms}")])
         ids.expire(at_ms)
         history.update(ids.drain_changes())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from app.core.batches import RecordBatch
 from app.core.event_time import CLOCK_SKEW_MS
+from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules, check_readable
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
+from schemas.wire import DeadLetter, Score, Source, encode_json
 
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 RULES = RecordRules(Topics("p", 4), "m", 100, 10_000, 3, 20)
@@ -65,3 +69,48 @@ def test_what_stands_for_records_that_could_not_be_unpacked_is_refused() -> None
     with pytest.raises(RefusedRecordError, match="it is torn") as refused:
         check_readable(batch, 1)
     assert refused.value.reason == "unreadable_batch"
+
+
+# -- scores and dead letters -------------------------------------------------------------------------------------------
+
+READER = OutputReader(RULES)
+SCORE = Score("e1", "c1", 10_000, 0.5, True, "m", "1.0.0", "champion", "set", Source(RULES.topics.events, 2, 7), 10_000)
+
+
+def test_a_score_is_read_in_the_partition_of_its_event() -> None:
+    assert READER.score(2, encode_json(SCORE)) == SCORE
+    assert READER.score(2, encode_json(replace_struct(SCORE, event_time_ms=100, score=-1e300))).score == -1e300
+
+
+@pytest.mark.parametrize(
+    ("partition", "other", "reason"),
+    [
+        (1, {}, "foreign"),
+        (2, {"source": Source(RULES.topics.labels, 2, 7)}, "foreign"),
+        (2, {"event_time_ms": 10_001}, "out_of_range"),
+        (2, {"event_time_ms": 99}, "out_of_range"),
+    ],
+)
+def test_a_score_that_no_worker_wrote_is_refused(partition: int, other: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RefusedRecordError) as refused:
+        READER.score(partition, encode_json(replace_struct(SCORE, **other)))
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("value", [None, b"", b"{", b"[]", b'{"event_id": 1}'])
+def test_what_is_no_score_is_refused(value: bytes | None) -> None:
+    with pytest.raises(RefusedRecordError):
+        READER.score(2, value)
+
+
+@pytest.mark.parametrize("kind", ["events", "labels", "scores"])
+def test_a_dead_letter_is_of_the_partition_of_its_event_or_label(kind: str) -> None:
+    source = Source(getattr(RULES.topics, kind), 3, 9)
+    letter = DeadLetter(source, "decode", "malformed", "why", b"k", b"v", 5, 6)
+    for partition in (3, 2):
+        if partition == 3 and kind != "scores":
+            assert READER.letter(partition, b"k", b"v", letter.to_headers()) == letter
+        else:
+            with pytest.raises(RefusedRecordError) as refused:
+                READER.letter(partition, b"k", b"v", letter.to_headers())
+            assert refused.value.reason == "foreign"

@@ -175,6 +175,7 @@ def test_what_cannot_be_read_is_passed_over_with_its_offset_and_the_rest_counts(
     assert reader.meta["position"] == (None, None)
     assert reader.meta["event_watermark_ms"] == 5
     reader.take(batch([meta(0, 9)]))
+    reader.take(batch([bad[7]]))  # of another kind
     assert reader.meta["position"] == [9, None]
     reader.take(batch([meta(0, 8), waiting(0, "z", 9)]))  # an old record that was written again
     assert [offset for offset, _ in reader.refused[-1:]] == [0]
@@ -196,6 +197,8 @@ def test_what_clears_a_key_of_a_generation_that_was_not_read_begins_none() -> No
     assert reader.refused == []
     assert reader.generation.number == 0
     assert set(reader.pending.record_keys()) == {WAITING + b"a", WAITING + b"c"}
+    reader.take(batch([meta(2, 7), waiting(0, "d", None), waiting(0, "e", 8)]))
+    assert set(reader.generation.former) == {waiting(0, name, None)[0] for name in "ace"}
 
 
 def test_a_state_on_disk_that_is_damaged_is_cleared_and_nothing_of_it_is_left() -> None:
@@ -209,7 +212,7 @@ def test_a_state_on_disk_that_is_damaged_is_cleared_and_nothing_of_it_is_left() 
     assert again.open_snapshot(0, 9, NOW_MS) == 0
     assert (again.generation.number, again.meta, again.others, disk.entries) == (0, {}, {}, {})
     assert list(again.pending.record_keys()) == []
-    again.take(batch([meta(0, 0)]))  # which is before what was on disk
+    again.take(batch([meta(3, 0)]))  # which is before what was on disk
     assert again.meta["position"] == [0, None]
 
 
