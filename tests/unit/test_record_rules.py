@@ -97,8 +97,14 @@ def test_a_score_that_no_worker_wrote_is_refused(partition: int, other: dict[str
     assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize("value", [None, b"", b"{", b"[]", b'{"event_id": 1}'])
-def test_what_is_no_score_is_refused(value: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, b"", b"{", b"[]", b'{"event_id": 1}'),
+        *(encode_json(SCORE).replace(b'"score":0.5', b'"score":' + bad) for bad in (b"1e999", b"NaN", b"null")),
+    ],
+)
+def test_what_is_no_score_or_no_number_that_is_finite_is_refused(value: bytes | None) -> None:
     with pytest.raises(RefusedRecordError):
         READER.score(2, value)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from schemas.refusal import UNREADABLE, RefusedRecordError, need_value, refuse_unreadable
+from schemas.refusal import UNREADABLE, need_value, refuse_unreadable
 from schemas.wire import DeadLetter, Score
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ class OutputReader:
         source = score.source
         self._rules.check_source(source.topic, source.partition, partition, self._scored)
         self._rules.check_event_time(score.event_time_ms, "event_time_ms")
-        if not math.isfinite(score.score):
-            raise RefusedRecordError("out_of_range", f"score is {score.score}.")
         return score
 
     def letter(self, partition: int, key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> DeadLetter:
