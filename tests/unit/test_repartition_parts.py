@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -358,6 +358,15 @@ class Naive:
         return min(needed)
 
 
+def sizes_of(records: list[tuple[int, bytes]]) -> dict[tuple[int, int], list[int]]:
+    """Bytes of the numbers in each record, by source and key."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for source, value in records:
+        for answer in msgspec.msgpack.decode(value, type=AnswersRecord).answers:
+            found[source, answer.key].append(len(answer.offsets) + len(answer.amounts))
+    return found
+
+
 def answers_of(records: list[tuple[int, bytes]], terms: dict[int, int]) -> dict[tuple[int, int, int], list[list[int]]]:
     found: dict[tuple[int, int, int], list[list[int]]] = {}
     for source, value in records:
@@ -409,6 +418,7 @@ def test_each_question_is_answered_once_when_all_have_come_far_enough_with_the_s
         if chance.random() < 0.5 or turn > 60:
             records = answerer.answer()
             assert max((len(value) for _, value in records), default=0) < max(size, 60) + 30
+            assert all(2 * each >= size for sizes in sizes_of(records).values() for each in sizes[:-1])
             expected = naive.answer()
             assert answers_of(records, terms) == expected
             assert answerer.answer() == []
