@@ -283,6 +283,39 @@ def test_a_rule_that_joins_an_alert_of_its_group_is_told_and_asks_for_what_it_as
     assert (first.revision, second.revision) == (1, 2)
 
 
+def test_an_alert_of_a_group_is_so_since_the_first_of_its_rules_was_beyond() -> None:
+    book = make_book(GROUPED[0], replace(GROUPED[1], for_windows=2))
+    see(book, 0, 0.7, 0.8)
+    see(book, 1, 0.7, 0.6)
+    (alert,) = book.announce(1)
+    assert (alert.others, alert.window_start_ms, alert.since_ms) == (["less-accurate"], DAY, 0)
+
+
+def test_alerts_of_one_window_are_told_apart_by_group_model_version_and_silence() -> None:
+    silence = (Silence(0, DAY, "load"),)
+    rules = [*GROUPED, replace(ACCURACY, name="alone", group="other"), replace(RULE, name="silent", silences=silence)]
+    ids = []
+    for pipeline, model in (("flights", "late"), ("flights", "early"), ("trains", "late")):
+        book = AlertBook(pipeline, model, rules)
+        for version in ("1.0.0", "2.0.0"):
+            book.add_version(version, {"auc": 0.8})
+            book.see_measures(version, window(0), "performance", {"auc": 0.7, "accuracy": 0.6})
+        ids += [alert.alert_id for alert in book.announce(1)]
+    assert len(ids) == len(set(ids)) == 3 * 2 * 3
+
+
+def test_what_was_noted_in_a_silence_is_another_alert_than_that_of_the_rule_without_it() -> None:
+    silenced = replace(RULE, silences=(Silence(0, DAY, "load"),))
+    book = make_book(silenced)
+    see(book, 0, 0.7)
+    (note,) = book.announce(1)
+    other = restored(book, RULE)
+    see(other, 0, 0.7)
+    *_, raised = other.announce(2)
+    assert (note.state, raised.state, raised.revision) == ("silenced", "raised", 1)
+    assert raised.alert_id != note.alert_id
+
+
 def test_a_rule_that_leaves_an_alert_of_its_group_is_told_unless_its_window_is_forgotten() -> None:
     book = make_book(*GROUPED)
     see(book, 0, 0.7, 0.6)
