@@ -472,6 +472,33 @@ def test_late_data_that_move_the_beginning_of_an_acknowledged_alert_wake_nobody(
     assert (withdrawn.alert_id, withdrawn.state) == (raised.alert_id, "cleared")
     assert "is raised by another window" in withdrawn.message
     assert (moved.state, moved.by, moved.window_start_ms) == ("acknowledged", "ann", DAY)
+    with pytest.raises(AcknowledgeError, match=r'was acknowledged by ann: "looking"\.$'):
+        book.acknowledge(moved.alert_id, "bob", "me too", 9)
+
+
+def test_who_took_an_alert_on_is_known_after_a_restart() -> None:
+    book = make_book()
+    raised = raise_one(book)
+    book.acknowledge(raised.alert_id, "ann", "looking", 5_000)
+    book.announce(6_000)
+    other = restored(book)
+    with pytest.raises(AcknowledgeError, match=r'was acknowledged by ann at 1970-01-01T00:00:05 UTC: "looking"\.$'):
+        other.acknowledge(raised.alert_id, "bob", "me too", 9_000)
+    see(other, 1, 0.7)
+    assert [(alert.state, alert.by) for alert in other.announce(9_000)] == [("cleared", "ann"), ("acknowledged", "ann")]
+
+
+def test_what_is_recalled_of_a_rule_that_is_gone_is_cleared_and_of_a_version_that_is_gone_left_alone() -> None:
+    book = make_book(versions=("1.0.0", "9.0.0"))
+    for version in ("1.0.0", "9.0.0"):
+        book.see_measures(version, window(0), "performance", {"auc": 0.7})
+    said = book.announce(1)
+    other = make_book(ACCURACY)
+    assert other.announce(2) == []
+    other.recall(said)
+    (cleared,) = other.announce(3)
+    assert (cleared.version, cleared.state, cleared.revision) == ("1.0.0", "cleared", 2)
+    assert cleared.message == "auc-fell is not in the pipeline file any more"
 
 
 def test_a_person_takes_on_one_alert_of_one_rule_and_version_and_no_other() -> None:
