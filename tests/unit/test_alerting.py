@@ -283,6 +283,24 @@ def test_a_rule_that_joins_an_alert_of_its_group_is_told_and_asks_for_what_it_as
     assert (first.revision, second.revision) == (1, 2)
 
 
+def test_an_alert_of_a_group_asks_for_what_any_of_its_rules_asks_for() -> None:
+    book = make_book(replace(GROUPED[0], action="retrain"), replace(GROUPED[1], action=""))
+    see(book, 0, 0.7, 0.6)
+    (alert,) = book.announce(1)
+    assert (alert.rule, alert.action) == ("auc-fell", "retrain")
+
+
+def test_who_took_on_an_alert_of_no_group_has_not_taken_on_that_of_a_group() -> None:
+    book = make_book(*GROUPED, replace(ACCURACY, name="alone", below=0.65))
+    see(book, 2, 0.8, 0.6)
+    alone = next(alert for alert in book.announce(1) if alert.rule == "alone")
+    book.acknowledge(alone.alert_id, "ann", "looking", 5)
+    book.announce(6)
+    see(book, 1, 0.8, 0.68)  # the group's alert begins earlier
+    told = {(alert.rule, alert.state, alert.window_start_ms) for alert in book.announce(7)}
+    assert ("less-accurate", "raised", DAY) in told
+
+
 def test_an_alert_of_a_group_is_so_since_the_first_of_its_rules_was_beyond() -> None:
     book = make_book(GROUPED[0], replace(GROUPED[1], for_windows=2))
     see(book, 0, 0.7, 0.8)

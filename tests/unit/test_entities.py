@@ -424,12 +424,13 @@ def test_a_reader_that_heard_it_forgets_it_with_its_partition() -> None:
     directory = hear_all(EntityDirectory(1000, RULES), topics)
     assert (directory.entities, directory.straying) == (2, 1)
     second.see([("a", 7), ("c", 3 * SPAN_MS)], 1)
-    heard = len(topics[1].records)
+    heard, changes = len(topics[1].records), directory.changes
     second.commit()
     for key, value in topics[1].records[heard:]:
         directory.hear(1, key, value)
     directory.settle()
     assert (directory.entities, directory.straying) == (3, 0)
+    assert directory.changes > changes
     assert not +directory.strays
     changes = directory.changes
     directory.hear(0, struct.pack(">qI", 77, 0), None)  # what it has not heard
