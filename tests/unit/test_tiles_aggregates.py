@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import app.core.windows
 from app.core.batches import EventBatch, Floats, Outcomes
 from app.core.windows import FeatureState, WindowPlan
-from schemas.pipeline import Aggregate, Window
+from schemas.pipeline import Aggregate, PipelineError, Window
+from schemas.pipeline_file import load
 
 NAN = float("nan")
 HOP_MS = 1_000
@@ -300,6 +303,88 @@ def test_a_store_is_another_when_its_cells_are() -> None:
     assert len(set(names)) == len(names)
     count, rate = (Window("events", ("card",), 4_000, 1_000, aggregate, None) for aggregate in ("count", "rate"))
     assert name_of(count) == name_of(rate)
+
+
+@pytest.mark.parametrize("of", ["events", "labels"])
+def test_a_state_that_is_restored_in_pieces_goes_on_the_same(of: str) -> None:
+    generator = np.random.default_rng(7)
+    found = [
+        Happening(bool(n % 3), 400 * n, "ab"[n % 2], [None, "x", "y"][int(generator.integers(3))], float(n % 5))
+        for n in range(60)
+    ]
+    setting = setting_of(of, get_args(Aggregate))
+    state, log, rows = FeatureState(setting.plan), [], []
+    for piece in pieces(found, [20, 41]):
+        state, before = FeatureState(setting.plan), state
+        log += before.drain_changes()
+        for start in range(0, len(log), 3):
+            state.restore(log[start : start + 3])
+        state.finish_restore()
+        rows += run(setting, state, piece)
+        written = dict(log + state.drain_changes())
+        log = list(written.items())
+        assert set(state.record_keys()) == {key for key, value in written.items() if value is not None}
+    assert same(rows, Log(of).process(found, setting.windows))
+
+
+def test_where_nothing_is_drained_quiet_keys_are_forgotten_as_time_goes_by() -> None:
+    setting = setting_of("events", ("count",))
+    for with_changelog in (True, False):
+        state = FeatureState(setting.plan, with_changelog=with_changelog)
+        for n in range(200):
+            run(setting, state, [Happening(True, n * HOP_MS, f"customer {n}", "x", 1.0)])
+        assert state.keys == 200 if with_changelog else state.keys <= RETAIN + 2
+        state.drain_changes()
+        assert state.keys <= RETAIN + 2
+
+
+def test_keys_of_different_fields_are_counted_by_themselves() -> None:
+    windows = [Window("events", (key,), 8_000, HOP_MS, "count", None) for key in ("customer", "shop")]
+    setting = Setting("events", windows)
+    state = FeatureState(setting.plan)
+    found = [
+        Happening(True, n, c, s, 1.0) for n, (c, s) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("a", None)])
+    ]
+    rows = np.array(run(setting, state, found))
+    assert np.array_equal(rows, [[0, 0], [1, 0], [0, 1], [2, NAN]], equal_nan=True)
+    assert state.keys == 2 + 2
+    assert len(state.drain_changes()) == 4 + 2  # a tile of each key, and when each store was
+
+
+PIPELINE = """
+name = "cards"
+[events]
+entity = "card"
+id = "id"
+time = "at_ms"
+earliest = 1970-01-01T00:00:00Z
+max_ahead = "90m"
+[events.fields]
+id = "string"
+card = "string"
+at_ms = "int"
+[[features]]
+name = "n"
+type = "int"
+window = { of = "events", key = ["card"], size = "2h", hop = "1h", aggregate = "count" }
+[[features]]
+name = "often"
+type = "float"
+window = { of = "events", key = ["card"], size = "4h", hop = "2h", aggregate = "rate" }
+"""
+
+
+def test_windows_of_a_pipeline_outlive_an_event_that_is_ahead_and_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cards.toml"
+    path.write_text(PIPELINE)
+    pipeline = load(path)
+    plan = WindowPlan.compile(pipeline)
+    assert [(spec.ring, spec.retain) for spec, _ in plan.stores] == [(2, 2 + 26), (2, 2 + 13)]
+    monkeypatch.setattr(app.core.windows, "NAME_BYTES", 0)
+    with pytest.raises(PipelineError, match="two windows have the same 4-byte digest"):
+        WindowPlan.compile(pipeline)
 
 
 def test_variance_is_that_of_the_textbook_to_the_last_bit() -> None:

@@ -51,6 +51,32 @@ def test_each_statistic_is_numpys(described: tuple[Reference, np.ndarray, np.nda
         assert rows["number", f"d{tenth}"] == ranked[int(np.ceil(tenth * len(ranked) / 10)) - 1]
 
 
+def test_a_category_has_the_share_of_each_value_and_of_the_unseen_among_events_with_a_value() -> None:
+    codes = np.array([0.0, 0.0, 1.0, 3.0, 3.0, 3.0, np.nan, 1.0, 0.0])  # none is "c"; 3 is in no vocabulary
+    scores = np.full(len(codes), 0.5)
+    matrix = np.column_stack([codes, codes])
+    names, kinds, sizes = ["kind", "bare"], ["category"] * 2, {"kind": 4, "bare": 4}
+    reference = fit_reference(
+        matrix,
+        names,
+        kinds,
+        sizes,
+        scores,
+        scores,
+        8,
+        vocabularies={"kind": ("a", "b", "c")},  # type: ignore[arg-type]  # kinds
+    )
+    for events, expected in (
+        (matrix, {"a": 3 / 8, "b": 2 / 8, "c": 0.0, "unseen": 3 / 8}),
+        (matrix[6:7], dict.fromkeys(("a", "b", "c", "unseen"), np.nan)),
+    ):
+        found = Describer(reference).describe(count(reference, events, scores[: len(events)]), range(2))
+        shares = {(m, name): value for m, name, value in found.rows() if name.startswith("share:")}
+        assert shares == pytest.approx(
+            {("kind", f"share:{value}"): share for value, share in expected.items()}, nan_ok=True
+        )
+
+
 def test_some_metrics_are_described_as_all_of_them_are(
     described: tuple[Reference, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
