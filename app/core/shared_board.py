@@ -337,7 +337,6 @@ class WindowCursor:
         """Tiles are gone; a window that holds one of them begins anew at its next read."""
         if self._newest - self._column.tiles < tile:
             self._newest = _NEVER
-            self._sums[:] = 0
 
     def _move_to(self, newest: int) -> None:
         """Make the sums those of the window that ends with tile ``newest``."""

@@ -191,6 +191,23 @@ def test_a_tile_goes_with_its_keys_when_no_event_can_read_it_any_more(scored_ms:
     assert (codes >= 0).tolist() == [is_there, True]
 
 
+def test_what_a_partition_has_added_is_told_from_what_others_have() -> None:
+    world = World()
+    world.add(0, 0, 1, {"a": (1, 5)})
+    world.hear(1, 0, 1, 0, {"a": (2, 7)})
+    world.hear(1, 0, 1, 3, {"b": (4, 8)})
+    world.tell(1)
+    world.check()
+    tile = (0, 1)
+    assert [world.board.pieces(partition) for partition in range(3)] == [{tile: {0}}, {tile: {0, 3}}, {}]
+    sums = [world.board.contribution(*tile, partition).values.tolist() for partition in range(3)]
+    assert sums == [[[1], [5]], [[2, 4], [7, 8]], [[], []]]
+    world.read([25])
+    world.forget(1)
+    world.read([0])
+    assert [world.board.pieces(partition) for partition in range(3)] == [{tile: {0}}, {}, {}]
+
+
 def test_one_partition_that_has_not_scored_keeps_all_tiles() -> None:
     world = filled()
     for partition in range(PARTITIONS - 1):
@@ -271,11 +288,15 @@ def test_a_window_over_many_keys_is_exact_for_each() -> None:
         times = [sum(number < each <= keys for each in (3, 40, 130)) for number in range(keys)]
         assert counts == times
         assert sums == [count * (2**58 + number) for number, count in enumerate(times)]
+    for _ in range(9):
+        cursor.read(codes, np.full(keys, 25))
+    assert cursor._sums.shape[1] <= 2 * index.capacity, "it grows with the keys alone"
 
 
 def test_many_small_contributions_are_one() -> None:
     world = World()
     for number in range(40):
         world.add(0, 0, 1, {"abc"[number % 3]: (1, number)})
+        assert all(len(found._parts) <= 16 for found in world.board._stores[0].tiles[1].values())
     world.check()
     world.read([25])

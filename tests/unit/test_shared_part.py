@@ -293,7 +293,8 @@ class Partition:
             self.scored, self.plain, self.changelog = (0, Plain()), Plain(), {}
             return
         self.at, scored = self.scored
-        self.part.restore(position, list(self.changelog.items()), pending_of(scored, FIELDS))
+        others: Records = [(b"p", b"x"), (b"ozzzza", bytes(24)), (b"occcc" + KeyIndex().encode("gone"), None)]
+        self.part.restore(position, [*others, *self.changelog.items()], pending_of(scored, FIELDS))
         self.added = self.committed
         self.plain = Plain()
         for thing in self.things[: self.added]:
