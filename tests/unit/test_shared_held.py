@@ -133,3 +133,15 @@ def test_an_event_without_all_of_its_answers_is_blocked_though_the_others_have_c
         world.take(9, 3, answered)
         world.check()
     assert not world.held.is_blocked(0, 0)
+
+
+def test_events_that_are_let_go_are_counted_from_the_first_of_all() -> None:
+    world = World()
+    world.add([0, 9, 9], [], is_stale=False, promised_ms=1)
+    world.take(9, 5, None)
+    world.release(2)
+    world.take(9, 5, None)
+    world.check()
+    assert len(world.runs[0].needed) - world.runs[0].taken == 1
+    world.take(9, 5, None)
+    assert world.held.is_blocked(5)

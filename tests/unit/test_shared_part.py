@@ -543,6 +543,20 @@ def take_all(part: SharedPart[None]) -> list[tuple[list[int], bool]]:
     return runs
 
 
+def test_what_is_drained_is_remembered_until_then_and_elsewhere_not() -> None:
+    """A replay never drains: it would remember all its tiles."""
+    drained, replayed = part_of(), part_of(most_held=None)
+    for part in (drained, replayed):
+        add_events(part, 5, 12)
+        assert part.has_news
+    topic, changes, asked = drained.drain(BEGINNING_MS, 0)
+    assert {key[:1] for key, _ in topic} == {TILE, TIMES}
+    assert {key[1:5] for key, _ in changes} == {b"cccc", b"ssss"}
+    assert asked == []
+    assert not drained.has_news
+    assert not replayed.contributor._touched
+
+
 @pytest.mark.parametrize(("most_held", "is_full"), [(None, False), (2, True), (3, True), (4, False)])
 def test_no_more_is_taken_when_so_many_events_wait(most_held: int | None, *, is_full: bool) -> None:
     part = part_of(most_held=most_held)

@@ -85,6 +85,14 @@ def test_no_more_waits_to_be_counted_than_is_counted_at_once(monkeypatch: pytest
     assert by_slice(buffer.drain()) == by_slice(whole.drain())
 
 
+def test_a_single_event_and_its_label_are_a_slice_of_their_own() -> None:
+    _, matrix, scores, labels = make_events(2, 1)
+    buffer = SketchBuffer("m", SLICE_MS)
+    buffer.add_scored("1", reference(), np.array([-1]), matrix, scores)
+    buffer.add_labelled("1", reference(), np.array([SLICE_MS]), scores, labels)
+    assert [(delta.slice_start_ms, delta.n) for delta in buffer.drain()] == [(-SLICE_MS, 1), (SLICE_MS, 0)]
+
+
 def test_decisions_come_out_once_a_run_per_version_in_their_order() -> None:
     buffer = SketchBuffer("m", SLICE_MS)
     for version, times, wrong in (("2", [5, 7], [1, 0]), ("1", [6], [1]), ("2", [9], [1])):
