@@ -277,6 +277,18 @@ def test_measures_of_a_hold_out_are_scikit_learns() -> None:
     assert (found.n, found.from_ms, found.to_ms) == (203, 5, 207)
 
 
+def test_what_is_surely_wrong_costs_as_much_as_one_of_a_thousand_million_million() -> None:
+    found = measure(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.arange(3), 0.5)
+    assert found.log_loss == pytest.approx(-2 * np.log(1e-15) / 3, rel=1e-9)
+
+
+def test_one_positive_beside_each_part_is_enough(small_data: Any, small_pipeline: Pipeline) -> None:
+    labels = np.zeros(400)
+    labels[[10, 250]] = 1.0
+    metrics = train_small(small_pipeline, small_data, labels=labels).manifest.metrics
+    assert (metrics.n, metrics.auc) == (80, None)
+
+
 def test_a_tail_of_one_class_has_no_auc() -> None:
     found = measure(np.array([0.25, 0.5]), np.zeros(2), np.arange(2), 0.5)
     assert found.auc is None

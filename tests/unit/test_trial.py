@@ -100,6 +100,19 @@ ENDS = {
 }
 
 
+@pytest.fixture
+def questions_of_others() -> Iterator[None]:
+    """On the descriptor of standard input, as they are in the process of a trial."""
+    kept, (reader, writer) = os.dup(0), os.pipe()
+    os.write(writer, b"questions of others")
+    os.dup2(reader, 0)
+    yield
+    os.dup2(kept, 0)
+    for descriptor in (kept, reader, writer):
+        os.close(descriptor)
+
+
+@pytest.mark.usefixtures("questions_of_others")
 def test_whatever_becomes_of_what_is_tried_is_a_verdict_and_the_next_is_tried(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
