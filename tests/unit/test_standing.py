@@ -139,6 +139,13 @@ def test_a_roll_back_says_who_rolled_back_to_what() -> None:
         "1.0.0": ("champion", "why 1.0.0", "by 1.0.0", 3),
     }
     assert list(told(stand(updates, []))) == ["2.0.0", "1.0.0"]  # as they were announced last
+    # What is refused supersedes nothing.
+    three = stand([announce("1.0.0", 0), announce("2.0.0", 0), announce("3.0.0", 0)], [status("3.0.0", "refused", 0)])
+    assert told(three) == {
+        "1.0.0": ("retired", "superseded by 2.0.0", "by 2.0.0", 0),
+        "2.0.0": ("champion", "why 2.0.0", "by 2.0.0", 0),
+        "3.0.0": ("refused", "refused by w1", "by 3.0.0", 0),
+    }
     # Nothing is retired before it was announced, whatever the clocks of those who announce say.
     assert told(stand([announce("1.0.0", 12), announce("2.0.0", 10)], []))["1.0.0"][3] == 12
 
