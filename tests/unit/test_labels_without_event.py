@@ -180,9 +180,15 @@ def test_where_nobody_keeps_entities_no_label_is_a_strangers() -> None:
     events = EventBatch(np.arange(0), np.arange(0), [], [], {})
     tally = LabelTally(HOUR_MS, None)
     tally.add(Merged.of_labels(labels, times), events, JoinedLabels(missing=[0, 1]), times)
-    assert tally.drain() == [LabelCounts(0, 1, 0, 1, b""), LabelCounts(HOUR_MS, 1, 0, 1, b"")]
+    before = times - HOUR_MS
+    tally.add(Merged.of_labels(labels, before), events, JoinedLabels(late=[0]), before)
+    assert tally.drain() == [
+        LabelCounts(-HOUR_MS, 1, 1, 0, b""),
+        LabelCounts(0, 2, 0, 1, b""),
+        LabelCounts(HOUR_MS, 1, 0, 1, b""),
+    ]
     assert tally.drain() == []
-    assert tally.take_progress() == (2, 2)
+    assert tally.take_progress() == (4, 3)
 
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1300])
