@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.core.comparison import TESTS, Comparison, Outcome, smallest_p
@@ -38,7 +38,7 @@ def make_counts(cells: Reference | None, seed: int, n: int) -> Any:
     """Events whose features depend on the seed, counted; without cells, a reference of them."""
     rng = np.random.default_rng(seed)
     matrix = np.column_stack(
-        [rng.normal(seed % 3, 2.0, n), rng.integers(0, 4, n), rng.integers(0, 5, n), rng.integers(0, 30, n)]
+        [rng.normal(seed % 3, 2.0 + seed % 5, n), rng.integers(0, 4, n), rng.integers(0, 5, n), rng.integers(0, 30, n)]
     ).astype(np.float64)
     matrix[rng.random(matrix.shape) < 0.05 * (seed % 4)] = np.nan
     scores = rng.beta(1 + seed % 2, 2, n)
@@ -91,6 +91,7 @@ def by_metric(test: str, row: int, before: np.ndarray, now: np.ndarray, effect: 
 
 
 @settings(max_examples=6, deadline=None)
+@example(1, 4, 600, 600)  # with values below and above all of training
 @given(st.integers(0, 20), st.integers(0, 20), st.sampled_from([0, 1, 40, 900]), st.sampled_from([1, 60, 600]))
 def test_all_metrics_at_once_are_one_metric_after_the_other(seed: int, other: int, n: int, m: int) -> None:
     sides = make_counts(reference(), seed, n).counts, make_counts(reference(), other + 30, m).counts
