@@ -412,6 +412,17 @@ def test_what_is_missing_half_way_is_missing_at_the_end(text: str, a: float) -> 
     np.testing.assert_array_equal(evaluate(text, a=[a, NAN]), [NAN, NAN])
 
 
+def test_times_of_several_columns_and_of_sums_are_each_their_own() -> None:
+    hour_ms = 3_600_000.0
+    times = {"a": [0.0, 5 * hour_ms], "b": [2 * hour_ms, 3 * hour_ms]}
+    assert evaluate("hour(a, 'UTC') * 100 + hour(b, 'UTC')", **times) == [2.0, 503.0]
+    assert evaluate("hour(a + 3600000, 'UTC') * 100 + hour(a, 'Asia/Tokyo')", **times) == [109.0, 614.0]
+    assert evaluate("hour(event_time, 'UTC') * 100 + hour(a, 'UTC')", event_time=times["b"], a=times["a"]) == [
+        200.0,
+        305.0,
+    ]
+
+
 def test_a_time_beyond_all_calendars_is_missing() -> None:
     assert np.isnan(evaluate("year(a, 'UTC')", a=[1e15, -1e15, NAN, 1e300])).all()
     assert evaluate("year(a, 'UTC')", a=[9.99e14, -9.99e14]) == [33627.0, -29688.0]

@@ -113,8 +113,9 @@ def test_an_artifact_has_at_most_sixty_four_mebibytes() -> None:
             check_bytes(bytes(size), "0" * 64)
         assert refused.value.reason == reason
     check_bytes(b"abc", sha256(b"abc"), largest_bytes=3)
-    with pytest.raises(ArtifactError, match=r"has 3 bytes; at most 2 are loaded"):
+    with pytest.raises(ArtifactError) as refused:
         load(b"abc", sha256(b"abc"), "skops", largest_bytes=2)
+    assert str(refused.value) == "The artifact has 3 bytes; at most 2 are loaded."
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MOST_MEMBERS", 3), ("LARGEST_UNPACKED_BYTES", 12)])

@@ -174,8 +174,22 @@ def test_decisions_go_either_way_and_the_same_score_for_all_correlates_with_noth
 def test_the_index_is_that_of_the_deciles_of_before() -> None:
     """Scores 1 to 20 twentieths, two in each tenth; afterwards the lowest four are the highest."""
     before = np.arange(1, 21) / 20
-    after = np.where(before <= 0.2, 1.0, before)
+    after = np.where(before <= 0.2, 1.5, before)
     diff = ScoreDiff()
     add(diff, 0, [JANUARY_MS] * 20, before.tolist(), after.tolist())
     shares = np.full(10, 2), np.array([0, 0, *[2] * 7, 6])
+    assert values(diff.rows())["psi"] == pytest.approx(psi(*shares).statistic)
+
+
+@pytest.mark.parametrize("n", [3, 12, 37])
+def test_a_decile_is_the_least_score_with_that_share_at_or_below_it(n: int) -> None:
+    draw = np.random.default_rng(n)
+    before, after = np.round(draw.random(n), 1), draw.random(n)
+    deciles = sorted({min(x for x in before if 10 * (before <= x).sum() >= tenth * n) for tenth in range(1, 10)})
+    shares = np.zeros((2, len(deciles) + 1), np.int64)
+    for side, scores in enumerate((before, after)):
+        for score in scores:
+            shares[side, sum(decile < score for decile in deciles)] += 1
+    diff = ScoreDiff()
+    add(diff, 0, [JANUARY_MS] * n, before.tolist(), after.tolist())
     assert values(diff.rows())["psi"] == pytest.approx(psi(*shares).statistic)
