@@ -126,8 +126,7 @@ class DirectTrees:
             encoder = model._preprocessor.named_transformers_["encoder"]  # noqa: SLF001
             # The library moves categories to the front and codes each by its position among those seen in training.
             self._order = np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)])
-            self._categories = [np.asarray(seen, dtype=np.float64) for seen in encoder.categories_]
-            self._categories = [seen[~np.isnan(seen)] for seen in self._categories]
+            self._categories = [np.asarray(seen, dtype=np.float64) for seen in encoder.categories_]  # NaN may be last
 
     def score(self, matrix: Floats) -> Floats:
         finite = np.isfinite(matrix)

@@ -40,6 +40,9 @@ def test_a_manifest_read_back_is_the_same_to_the_byte(trained: TrainedModel) -> 
 def test_the_bytes_do_not_depend_on_the_order_of_keys(trained: TrainedModel) -> None:
     shuffled = json.dumps(dict(reversed(json.loads(trained.manifest.to_bytes()).items())), indent=2).encode()
     assert Manifest.from_bytes(shuffled).to_bytes() == trained.manifest.to_bytes()
+    body = json.loads(trained.manifest.to_bytes())
+    for part in (body, body["training"], body["reference"]):
+        assert list(part) == sorted(part)
 
 
 def test_golden_rows_keep_each_bit_and_what_is_missing() -> None:
