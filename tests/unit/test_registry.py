@@ -197,13 +197,13 @@ def test_what_is_no_plain_file_of_its_folder_is_refused_and_not_waited_for(
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("mebibytes", "is_read"), [(15, True), (17, False)])
+@pytest.mark.parametrize(("size", "is_read"), [(16 << 20, True), ((16 << 20) + 1, False)])
 def test_a_manifest_of_up_to_sixteen_mebibytes_is_read(
-    trained: TrainedModel, tmp_path: Path, mebibytes: int, is_read: bool
+    trained: TrainedModel, tmp_path: Path, size: int, is_read: bool
 ) -> None:
     entry = Registry(tmp_path).register(trained.manifest, trained.artifact)
     with (entry.path / "manifest.json").open("ab") as file:
-        file.write(b" " * (mebibytes << 20))
+        file.write(b" " * (size - len(trained.manifest.to_bytes())))
     if is_read:
         assert resolve(entry.uri)[0] == trained.manifest
     else:
@@ -400,3 +400,37 @@ def test_a_registry_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
         patch.chdir(tmp_path)
         entry = Registry(Path("here")).register(trained.manifest, trained.artifact)
     assert entry.path == tmp_path / "here" / "shop-returns" / "1.0.0"
+
+
+def test_a_file_that_becomes_a_link_as_it_is_opened_is_not_followed(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, plain_open = Registry(tmp_path).register(trained.manifest, trained.artifact), os.open
+    (tmp_path / "elsewhere").write_bytes(trained.manifest.to_bytes())
+
+    def open_after_the_swap(real: Path, flags: int) -> int:
+        as_link_to(str(tmp_path / "elsewhere"))(real)
+        return plain_open(real, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_after_the_swap)
+        with pytest.raises(RegistryError, match="cannot be read"):
+            resolve(entry.uri)
+
+
+def test_what_is_not_well_formed_is_not_registered_and_of_what_is_missing_it_is_said_what_there_is(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(ManifestError, match="manifest_version is 2"):
+        registry.register(replace(trained.manifest, manifest_version=2), trained.artifact)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(
+        RegistryError, match=r"shop-returns 1\.0\.0 is not registered in .*; registered versions: none\."
+    ):
+        registry.entry("shop-returns", "1.0.0")
+    entry = registry.register(trained.manifest, trained.artifact)
+    (entry.path / "model.joblib").write_bytes(b"")
+    as_link_to("model.skops")(entry.path / "model.skops")
+    with pytest.raises(RegistryError, match=r"model\.skops cannot be read: Symlink loop"):
+        resolve(entry.uri)
