@@ -118,7 +118,6 @@ class DirectTrees:
         self._trees = [tree for (tree,) in model._predictors]  # noqa: SLF001  # see the class's docstring
         self._known, self._positions = model._bin_mapper.make_known_categories_bitsets()  # noqa: SLF001
         self._baseline = float(np.ravel(model._baseline_prediction)[0])  # noqa: SLF001
-        self._n_features = int(model.n_features_in_)
         self._order: NDArray[np.intp] | None = None
         self._categories: list[Floats] = []
         if model.is_categorical_ is not None:

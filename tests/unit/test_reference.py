@@ -255,6 +255,7 @@ def test_the_mean_of_large_values_is_kept_in_64_bits() -> None:
     times = np.arange(1_356_998_400_000.0, 1_356_998_400_000.0 + 100_000)
     reference = fit_reference(times[:, None], ["t"], ["numeric"], {}, np.full(100_000, 0.5), np.zeros(100_000), 16)
     assert reference.mean(reference.training, 0) == pytest.approx(times.mean(), rel=2**-31)
+    assert count_outcomes(reference, np.array([0.5, 0.5]), np.array([1.0, 0.0])).sums[-1] == FIXED_POINT
 
 
 def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
@@ -326,6 +327,12 @@ def test_the_outcome_counts_bursts_of_wrong_decisions_that_its_labels_do_not_sho
     ]
     assert effects[0].tolist() == [1.0, 1.0, 1.0]
     assert effects[1][-1] > 2
+
+
+def test_what_is_missing_throughout_has_one_nan_as_extremes_whatever_the_bits_of_those_in_the_data() -> None:
+    other_nan = np.array([0xFFF8000000000123], dtype=np.uint64).view(np.float64)[0]
+    counts = [count(fit(), np.full((3, 3), nan), np.full(3, nan)) for nan in (np.nan, other_nan)]
+    assert_equal(counts[0], counts[1])
 
 
 @pytest.mark.parametrize("largest", [1e-9, 0.75, 1.0, 4_095.9, 4_096.0, 2.0**40, 1e200])

@@ -203,7 +203,7 @@ def test_trees_take_each_category_that_training_had_by_its_place_among_them() ->
     kinds = [FeatureKind("category", 10), FeatureKind("float"), FeatureKind("category", 255)]
     trees = FAMILIES["hgb"].build(kinds, 0).set_params(model__max_iter=10).fit(rows, (rng.random(400) < chance) * 1.0)
     asked = np.array(
-        list(itertools.product([1.0, 4.0, 9.0, 5.0, np.nan], [-1.0, 1.0, np.nan], [0.0, 7.0, 250.0, 99.0]))
+        list(itertools.product([1.0, 4.0, 9.0, 5.0, np.nan], [-1.0, 1.0, np.nan], [0.0, 7.0, 250.0, 99.0, 254.0]))
     )
     scorer = make_scorer(trees)
     assert scorer.name == "trees"
