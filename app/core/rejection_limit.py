@@ -52,7 +52,7 @@ class RejectionLimit:
             self._seen += len(good)
             self._consecutive = 0 if len(good) else self._consecutive
             return
-        before = np.searchsorted(good, np.array(bad, dtype=np.int64))
+        before = np.searchsorted(good, bad)
         numbers = self._seen + before + np.arange(len(bad))
         self._seen += len(good) + len(bad)
         longest, most = self._longest_row(before, len(good)), 0

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from app.core.rejection_limit import RejectionLimit, TooManyDeadLettersError
 from schemas.pipeline import Limits
+from schemas.wire import DeadLetter, Source
 
+LETTER = DeadLetter(Source("events", 0, 7), "decode", "invalid", "no JSON", None, b"{", 0, 0)
 LOGS = st.lists(st.booleans(), max_size=60)  # True: rejected
 LIMITS = st.builds(Limits, st.integers(1, 12), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]), st.integers(1, 25))
 
@@ -84,6 +87,31 @@ def test_what_is_kept_is_small_while_little_is_rejected() -> None:
     assert limit.state() == {"consecutive": 0, "ago": list(range(5000, 4900, -2))}
     limit.observe(np.arange(10_000, 15_000, dtype=np.int64), [])
     assert limit.state() == {"consecutive": 0, "ago": []}
+
+
+def test_the_error_says_how_many_of_what_and_the_last_reason() -> None:
+    letters = [LETTER, structs.replace(LETTER, reason="late", detail="by an hour")]
+    with pytest.raises(TooManyDeadLettersError) as told:
+        RejectionLimit(Limits(2, 0.5, 10), "labels").observe(np.array([1, 4]), [2, 3, 6], letters)
+    assert str(told.value).startswith(
+        "2 labels in a row and 3 of 10 were rejected (last: late, by an hour). Nothing of"
+    )
+    # A share of one is never exceeded, and not counted; letters may not be at hand.
+    with pytest.raises(TooManyDeadLettersError, match=r"3 events in a row and 0 of 10 were rejected \(last: -\)"):
+        RejectionLimit(Limits(3, 1.0, 10)).observe(np.array([], np.int64), [2, 3, 6])
+
+
+def test_a_row_goes_on_over_stretches_and_ends_with_a_good_record_alone() -> None:
+    limit = RejectionLimit(Limits(3, 1.0, 10))
+    nothing = np.array([], np.int64)
+    limit.observe(nothing, [1, 2])
+    limit.observe(nothing, [])
+    assert limit.state()["consecutive"] == 2
+    limit.observe(np.array([3]), [])
+    assert limit.state()["consecutive"] == 0
+    limit.observe(np.array([4]), [5, 6])
+    with pytest.raises(TooManyDeadLettersError, match="3 events in a row"):
+        limit.observe(np.array([8]), [7])
 
 
 def test_a_share_of_one_keeps_nothing() -> None:

@@ -200,6 +200,13 @@ def test_a_hundred_versions_may_be_unknown_and_those_that_are_held_count_among_t
     assert check(monitor, record(errors=tuple(new)), reference, **many)
 
 
+def test_segments_are_told_in_their_order_after_all_events(monitor: MonitorCore, reference: Reference) -> None:
+    names = ["colour=red", "colour=green", "colour=blue", ALL]
+    monitor.observe(record(*(delta(reference, segment=name) for name in names), come_to_ms=FAR_MS))
+    told = [row.segment for row in monitor.collect(0).metadata if row.stage == "scoring"]
+    assert list(dict.fromkeys(told)) == [ALL, "colour=blue", "colour=green", "colour=red"]
+
+
 def test_a_version_that_becomes_known_makes_room_for_another(monitor: MonitorCore, reference: Reference) -> None:
     monitor.observe(record(errors=tuple(run([AT_MS], b"\0", f"v{number}") for number in range(MOST_UNKNOWN))))
     one_more = record(errors=(run([AT_MS], b"\0", "x"),))
