@@ -77,7 +77,7 @@ def attribute(  # noqa: PLR0917  # before and now, side by side
     part of a difference of means, feature by feature.
     """
     shifts = [
-        float((now / max(int(now.sum()), 1) - then / max(int(then.sum()), 1)) @ _around(profile, mean_before))
+        float((now / now.sum() - then / then.sum()) @ _around(profile, mean_before))
         if now.sum() and then.sum()
         else 0.0
         for then, now, profile in zip(training, window, profiles, strict=True)
