@@ -273,7 +273,7 @@ def test_of_all_permutations_the_cheapest_is_found_where_it_is_clear() -> None:
 
         assert (found.fault is not None) == bool(sources)
         n_moved = sum(names[at] in signalled and distances[row, row] >= 0.2 for row, at in enumerate(here))
-        assert (found.distances.size > 0) == (n_moved >= 2)
+        assert (found.distances.shape == (0, 0)) == (n_moved < 2)
         if n_moved >= 2:
             np.testing.assert_array_equal(found.distances[np.ix_(here, here)], distances)
             assert np.isfinite(found.distances).sum() == len(here) ** 2
@@ -415,6 +415,16 @@ def test_displaced_columns_are_said_by_the_clearest_of_them(
 
     assert found is not None
     assert found.sentence == sentence
+
+
+@pytest.mark.parametrize(("signalled", "size"), [("ac", 0), ("ab", 3), ("abc", 3), ("", 0)])
+def test_distances_are_measured_where_two_that_have_signalled_are_not_where_they_were(
+    signalled: str, size: int
+) -> None:
+    """`a` and `b` have changed places, `c` is where it was."""
+    window = {name: share_below_one(share) for name, share in zip("abc", (0.5, 0.0, 0.2), strict=True)}
+    pasts = [[share_below_one(share) for share in (0.0, 0.5, 0.2)]]
+    assert find_displaced(["a", "b", "c"], pasts, window, set(signalled)).distances.shape == (size, size)
 
 
 @pytest.mark.parametrize(
@@ -668,6 +678,7 @@ def test_twenty_values_of_each_are_enough_to_know_a_unit(n: int, n_now: int, is_
         (37.0, 105.0, 105.0 * 37, 1e15, "37 times those of training"),
         (-37.0, 105.0, -105.0 * 37, 1e15, "minus 37 times those of training"),
         (1 / 37, 105.0, 105.0 / 37, 1e15, "1/37 of those of training"),
+        (-1 / 37, 105.0, -105.0 / 37, 1e15, "minus 1/37 of those of training"),
         (19.0, 105.0, 105.0 * 19, 1e15, ""),
         (37.0, 105.0, 105.0 * 37, 4 * 105.0 * 37, ""),  # it may be saturated
         (37.0, 105.0, 105.0 * 37, 4.1 * 105.0 * 37, "37 times those of training"),
@@ -697,6 +708,15 @@ def test_a_factor_that_is_a_tenth_off_is_the_known_one(factor: float, said: str)
 
     assert found is not None
     assert found.sentence.startswith(f"`x` seems to be in another unit: its values are {said}")
+
+
+@pytest.mark.parametrize(("off", "is_found"), [(0.25, True), (0.35, False)])
+def test_as_much_may_have_drifted_besides_a_factor_without_a_name_and_what_is_chance(
+    off: float, is_found: bool
+) -> None:
+    """A fifth, and of a hundred events a tenth by chance."""
+    window = replace(in_unit(narrow(), 37.0, off=off, n=100), mean=105.0 * 37)
+    assert (find_unit("x", narrow(), window) is not None) == is_found
 
 
 def test_a_known_unit_that_fits_as_well_goes_before_the_factor_of_the_means() -> None:
