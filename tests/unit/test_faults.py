@@ -667,6 +667,16 @@ def test_how_many_values_must_be_elsewhere(factor: float, moved: float, is_found
     assert found is None or found.strength == pytest.approx(moved)
 
 
+@pytest.mark.parametrize(("off", "is_found"), [(0.12, True), (0.17, False)])
+def test_of_what_has_changed_a_half_may_be_left_in_another_unit(off: float, is_found: bool) -> None:
+    """The values of 0.7 are nought in any unit; of all, so many of the others are the highest now."""
+    below = np.array([0.0, 0.7, *np.linspace(0.7, 1.0, 20)])
+    training = Law(1_000_000, np.array([0.0, 5e-324, *np.linspace(100.0, 110.0, 20)]), below, math.nan, 1e15, 0.0)
+    points = np.array([0.0, 5e-324, *np.linspace(2_400.0, 2_640.0, 20)])
+    now = np.array([0.0, 0.7, *np.maximum(below[2:-1] - off, 0.7), 1.0])
+    assert (find_unit("x", training, replace(training, points=points, below=now)) is not None) == is_found
+
+
 @pytest.mark.parametrize(("n", "n_now", "is_found"), [(20, 20, True), (19, 20, False), (20, 19, False)])
 def test_twenty_values_of_each_are_enough_to_know_a_unit(n: int, n_now: int, is_found: bool) -> None:
     assert (find_unit("x", narrow(n), in_unit(narrow(n), 60.0, n=n_now)) is not None) == is_found
@@ -742,6 +752,14 @@ def test_units_that_so_few_events_cannot_tell_apart_are_all_named(n: int, is_tol
         else f"`x` seems to be in another unit; which one cannot be told: {values}, or 3.281 times those of training"
         " (metres to feet)."
     )
+
+
+def test_of_units_that_cannot_be_told_apart_the_nearest_comes_first() -> None:
+    training = Law(25, np.linspace(0.0, 1e6, 501), np.linspace(0.0, 1.0, 501), math.nan, 1e15, 0.0)
+    found = find_unit("x", training, in_unit(training, 3.28084, n=25))
+
+    assert found is not None
+    assert found.sentence.split(": ")[1].startswith("3.281 times those of training (metres to feet), or 3.6 times")
 
 
 @pytest.mark.parametrize(("times", "is_found"), [(15.0, True), (30.0, False)])
@@ -1211,6 +1229,21 @@ def test_a_stretch_is_strange_where_the_other_has_less_than_a_fifth_of_it(share:
         Law(1_000, np.array([0.0, 1.0, 2.0]), np.array([0.0, at, 1.0]), math.nan, 1.0, 0.0) for at in (0.5, share)
     )
     assert gap(one, other) == gap(other, one) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(6, 0.5), (5, 0.45)])
+def test_a_stretch_is_no_surprise_where_fewer_than_three_are_expected_of_the_other(n: int, expected: float) -> None:
+    """Half of one law is below 1, and a twentieth of the other: of six events three were to be there."""
+    one, other = share_below_one(0.5, 1_000), share_below_one(0.05, n)
+    assert gap(one, other) == gap(other, one) == pytest.approx(expected)
+
+
+def test_moments_are_of_the_values_that_are_between_points() -> None:
+    """A fifth is below all points; 0.3 are in [0, 1) and 0.5 in [1, 2)."""
+    law = Law(1_000, np.array([0.0, 1.0, 2.0]), np.array([0.2, 0.5, 1.0]), math.nan, 100.0, 0.0)
+    mean = (0.3 * 0.5 + 0.5 * 1.5) / 0.8
+    variance = (0.3 * (0.5 - mean) ** 2 + 0.5 * (1.5 - mean) ** 2) / 0.8
+    assert law.moments(math.inf) == pytest.approx((mean, math.sqrt(variance)))
 
 
 def test_laws_differ_by_what_is_missing_and_by_their_means_as_well() -> None:
