@@ -185,7 +185,7 @@ def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_a
             2, 0, 0, [], [error_run("1", [(3, 1), (3, 0), (7, 1)]), error_run("2", [(1, 1)]), error_run("3", [])]
         )
     )
-    stream.add(SketchRecord(0, 0, 0, [], [error_run("1", [(3, 0), (4, 1)])]))
+    stream.add(SketchRecord(0, 0, 0, [], [error_run("1", [(3, 0), (4, 1), (8, 1)])]))
     stream.add(SketchRecord(2, 0, 0, [], [error_run("1", [(7, 0), (9, 1)])]))
     assert stream.held.keys() == {"1", "2"}  # nothing is held of no errors
     assert len(stream.release("1", None).wrong) == 0
@@ -199,12 +199,12 @@ def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_a
     assert release("1", 7) == []
     state = json.loads(json.dumps(stream.snapshot()))
     assert list(state) == ["1", "2"]
-    assert {version: list(of) for version, of in state.items()} == {"1": ["2"], "2": ["2"]}
+    assert {version: list(of) for version, of in state.items()} == {"1": ["0", "2"], "2": ["2"]}
     again = ErrorStream()
     again.restore(state)
     for each in (stream, again):
         found = each.release("1", 100)
-        assert (found.times_ms.tolist(), found.wrong.tolist()) == ([7, 7, 9], [1, 0, 1])
+        assert (found.times_ms.tolist(), found.wrong.tolist()) == ([7, 7, 8, 9], [1, 0, 1, 1])
         assert (found.times_ms.dtype, found.wrong.dtype) == (np.int64, np.uint8)
         assert each.held.keys() == {"2"}
         assert len(each.release("9", 100).wrong) == 0

@@ -63,7 +63,7 @@ def chi_square(reference: Ints, detection: Ints, design_effect: Floats | float =
     with np.errstate(divide="ignore", invalid="ignore"):
         # For two windows chi^2 is n m times the sum of (p_b - q_b)^2 / (counts of both).
         apart = reference / n[..., None] - detection / m[..., None]
-        statistic = n * m * np.sum(np.where(both > 0, apart**2 / np.maximum(both, 1), 0.0 * apart), axis=-1)
+        statistic = n * m * np.sum(apart**2 / np.maximum(both, 1), axis=-1)
         p_value = chdtrc(np.maximum(groups - 1, 1), statistic / design_effect)
         effect = np.sqrt(statistic / (n + m))
     return ChiSquare(statistic, p_value, effect)
@@ -144,7 +144,7 @@ def beyond_range(n: Ints, beyond: Ints, m: Ints, design_effect: Floats | float =
     ----------
     P. Rosenbaum, "Exact, nonparametric methods in quality control: exceedance statistics", 1954.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         share = np.where(n > 0, beyond / m, np.nan)
     before, some, now = n / design_effect, beyond / design_effect, m / design_effect
     total = before + now
