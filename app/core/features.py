@@ -123,7 +123,6 @@ class FeaturePlan:
         self._codes: dict[str, dict[str | None, float]] = {
             feature.name: {None: np.nan, **{value: float(code) for code, value in enumerate(feature.values)}}
             for feature in features
-            if feature.type == "category"
         }
 
     @classmethod
