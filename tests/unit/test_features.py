@@ -332,13 +332,14 @@ def test_two_keys_are_one_if_they_are_equal_as_numbers(tmp_path: Path) -> None:
         tmp_path,
         feature("signed", "int", 'expression = "amount * 0"'),
         window("n", "events", ["customer", "signed"], "10m", "count"),
+        window("total", "events", ["customer"], "10m", "sum", "signed"),
     )
     batch = events([1, 2, 3], [1, -1, 1])
 
     matrix = served(built.plan, batch, outcomes(), built.plan.new_state())
 
     assert np.signbit(matrix[:, 0]).tolist() == [False, True, False]
-    assert matrix[:, 1].tolist() == [0, 1, 2]
+    assert matrix[:, 1:].tolist() == [[0, 0], [1, 0], [2, 0]]
 
 
 def test_no_function_over_windows_is_asked_about_no_event(tmp_path: Path) -> None:

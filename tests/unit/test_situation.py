@@ -21,6 +21,7 @@ P_VALUES = st.sampled_from([0.0, 1 / 128, 1 / 64, 1 / 32, math.nan])
 def test_without_a_word_nothing_is_known_and_nothing_has_moved() -> None:
     window = Situation(n=1, n_reference=1)
     assert [window.score_moved, window.calibration_moved, window.rate_moved] == [False, False, False]
+    assert not replace(window, p_calibration=0.0, calibration_effect=0.0).calibration_moved
     assert (window.better_predecessor, window.features, window.change("score")) == (None, (), None)
     assert (window.alpha, window.least_calibration, window.least_rate, window.fewest) == (0.001, 0.02, 0.02, 200)
     assert window.has_reference
