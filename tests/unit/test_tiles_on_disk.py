@@ -17,7 +17,7 @@ from app.adapters.rocks_rows import RocksRows, StateDiskError
 from app.core.batches import RecordBatch
 from app.core.features import FeaturePlan
 from app.core.row_cache import RowCache, RowsOnDisk
-from app.core.state_log import META, SNAPSHOT_KEPT_MS
+from app.core.state_log import META, SNAPSHOT_KEPT_MS, TILES
 from app.pipeline import PartitionPipeline
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
@@ -165,6 +165,16 @@ def filled(pipeline: Pipeline, disk: RowsOnDisk, *, cards: int = 40) -> tuple[Pa
     flow.state_committed(len(log), NOW_MS)
     app.core.row_cache._MOST_WAITING = before
     return flow, log
+
+
+def test_beside_the_rows_only_what_is_no_tile_is_on_disk(pipeline: Pipeline) -> None:
+    """Tiles are in the rows themselves: once more, they would double what is written."""
+    flow, log = filled(pipeline, RowsInMemory(), cards=3)
+    assert flow._rows is not None
+    kept = {key for key, _ in flow._rows.read_log()}
+    assert META in kept
+    assert [key for key in kept if key.startswith(TILES)] == []
+    assert any(key.startswith(TILES) for key, _ in log)
 
 
 def test_a_take_over_reads_only_what_follows_the_snapshot(pipeline: Pipeline, new_disk: Callable[[], Any]) -> None:
