@@ -169,4 +169,3 @@ class PendingEvents:
                         value, self._texts, self._n_segments, latest_ms=self._latest_ms, times_ms=self._times_ms
                     )
                 )
-        self._touched.clear()
