@@ -479,6 +479,30 @@ def test_too_many_rejected_labels_in_a_row_stop_the_flow_though_each_comes_alone
         flow.finish(NOW_MS)
 
 
+def test_watermarks_are_those_of_the_last_event_and_label_that_were_applied_over_a_restart_too(
+    setting: Setting,
+) -> None:
+    """Whatever is older than the label before it has that one's time."""
+    models = ChampionTimeline([setting.version(1, None)])
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    receive(flow, [event(at, START_MS + minute * MINUTE_MS) for at, minute in enumerate((10, 5, 40, 30))])
+    receive_labels(flow, [label(f"e{at}", START_MS + minute * MINUTE_MS) for at, minute in enumerate((12, 20, 15, 90))])
+    step(flow, models)
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.watermark_ms, record.label_watermark_ms) == (START_MS + 40 * MINUTE_MS, START_MS + 20 * MINUTE_MS)
+    again = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    again.restore(flow.drain_state())
+    assert again.position() == Position(4, 3)
+    assert (again.merge.event_watermark_ms, again.merge.label_watermark_ms) == (
+        record.watermark_ms,
+        record.label_watermark_ms,
+    )
+    told = again.drain_sketch()
+    assert told is not None
+    assert (told.watermark_ms, told.label_watermark_ms) == (record.watermark_ms, record.label_watermark_ms)
+
+
 class HalfScorer:
     """No number for every other event."""
 
