@@ -110,7 +110,7 @@ class InputChecks:
 
     def look_up(self, directory: EntityDirectory) -> None:
         """Take what is known of the entities by now."""
-        self._straying = {start_ms: n for start_ms, n in directory.strays.items() if n}
+        self._straying = dict(directory.strays)
         for start_ms, n in directory.strays.items():
             if n and not self._is_old(start_ms):
                 counts = self._of(start_ms)
