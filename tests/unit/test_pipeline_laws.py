@@ -1,4 +1,7 @@
-"""What a step of the flow says of each record, and what becomes of events that are left unscored or rejected late."""
+"""What a step of the flow says of each record, and what becomes of events that are left unscored or rejected late.
+
+Over 300 lines: each part of the flow has its laws here, and all of them share the same few steps.
+"""
 
 from __future__ import annotations
 

@@ -54,6 +54,12 @@ def test_the_one_before_is_better_where_it_surely_did_better(
     assert found == (before if is_known and values[1] > values[0] and p_value < 1 / 64 else None)
 
 
+@pytest.mark.parametrize(("p_value", "is_better"), [(1 / 128, True), (1 / 64, False)])
+def test_a_p_value_that_is_all_the_window_may_spend_is_not_enough(p_value: float, *, is_better: bool) -> None:
+    performance = Performance("auc", 0.5, predecessor=Predecessor("1.0.0", 0.75, p_value, 1))
+    assert (replace(WINDOW, performance=performance).better_predecessor is not None) == is_better
+
+
 @pytest.mark.parametrize(("value", "limit", "is_below"), [(0.5, 0.5, False), (0.25, 0.5, True), (0.5, math.nan, False)])
 def test_a_measure_is_below_its_limit_and_not_at_it(value: float, limit: float, *, is_below: bool) -> None:
     assert Performance("auc", value, limit).is_below_limit == is_below
