@@ -116,6 +116,7 @@ class Warehouse(Protocol):
 
         Integers in a time column are milliseconds since 1970 UTC. None and nan in a Nullable column are null. A second
         insert with the same ``token`` into the same table does nothing, also when its rows differ: derive it from them.
+        Without one, rows are inserted each time: of those that replace each other the last count.
         """
         ...
 

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -120,9 +121,8 @@ class ClickHouseWarehouse:
         arrow = to_arrow(known, columns)
         if arrow.num_rows == 0:
             return 0
-        settings: dict[str, Any] = dict(_INSERT_SETTINGS)
-        if token is not None:
-            settings["insert_deduplication_token"] = token
+        # Without a token the engine drops a block whose rows are those of an earlier one, whatever came since.
+        settings = {**_INSERT_SETTINGS, "insert_deduplication_token": token if token is not None else uuid.uuid4().hex}
         storage = f"{DATABASE}.{known.storage}"
         self._call(lambda: self._write_client().insert_arrow(storage, arrow, settings=settings), known.storage)
         return int(arrow.num_rows)

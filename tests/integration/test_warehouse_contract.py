@@ -210,6 +210,14 @@ def test_a_token_takes_effect_once(warehouse: Warehouse) -> None:
     assert [row["score"] for row in warehouse.read("scores")] == [0.9]
 
 
+def test_of_rows_of_one_version_the_last_one_inserted_counts_also_when_it_was_there_before(
+    warehouse: Warehouse,
+) -> None:
+    for score in (0.5, 0.9, 0.5):
+        warehouse.insert("scores", scores([1], score=score))
+        assert [row["score"] for row in warehouse.read("scores")] == [score]
+
+
 def test_original_bytes_of_a_dead_letter_survive(warehouse: Warehouse) -> None:
     letter = {
         "pipeline": ["p"],
