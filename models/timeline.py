@@ -25,9 +25,10 @@ class Span(NamedTuple):
 class Timeline:
     """Which version was, is and will be champion. Pure: the same records give the same answers.
 
-    Promotions that stand are a stack. A promotion is put on top; a roll back takes off what was promoted since, as if
-    it had never been; who is retired or called unusable is taken out. The champion at event time t is the topmost
-    promotion whose ``valid_from_ms`` is None or <= t. Where there is none, events are left unscored.
+    Promotions that stand are a stack. A promotion is put on top (that of the champion, valid from the same time, in its
+    place); a roll back takes off what was promoted since, as if it had never been; who is retired or called unusable is
+    taken out. The champion at event time t is the topmost promotion whose ``valid_from_ms`` is None or <= t. Where
+    there is none, events are left unscored.
     """
 
     def __init__(self, updates: Iterable[ModelUpdate] = ()) -> None:
@@ -45,8 +46,10 @@ class Timeline:
             kept = self.kept_by_rollback(update) if update.is_rollback else None
             if kept is not None:
                 del self._champions[kept:]
-            else:
-                self._champions.append(update)
+                return
+            if self._champions and _is_again(self._champions[-1], update):
+                del self._champions[-1]  # it is announced once more, and there is nothing to go back to
+            self._champions.append(update)
 
     @property
     def updates(self) -> tuple[ModelUpdate, ...]:
@@ -148,6 +151,10 @@ class Begins:
 
 def _is_same(one: ModelUpdate, other: ModelUpdate) -> bool:
     return (one.model, one.version) == (other.model, other.version)
+
+
+def _is_again(champion: ModelUpdate, update: ModelUpdate) -> bool:
+    return _is_same(champion, update) and champion.valid_from_ms == update.valid_from_ms
 
 
 def _begin_of(champion: ModelUpdate) -> int:

@@ -104,7 +104,7 @@ SCORES = Table(
         Column("reasons", "Array(String)", "Reason codes.", optional=True),
         Column("stale", "Bool", "True when labels it should have seen had not arrived in time.", optional=True),
         Column(
-            "shadow", WORD, "'' for the published score; of a score that was only stored, its version.", optional=True
+            "shadow", WORD, "Of a score that was only stored, its version. Only shadow_scores has it.", optional=True
         ),
     ),
 )

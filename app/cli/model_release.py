@@ -162,6 +162,8 @@ def release_lines(released: Release) -> list[str]:
     for span in _before(released):
         fate = f"go on with {span.champion.version}" if span.champion is not None else "are left unscored"
         lines.append(f"Events before {format_time(span.to_ms)} {fate}.")
+    if any(earlier.role == "champion" for earlier in released.timeline.updates[:-1]):
+        lines.append("Scores that are published already stay as they are.")
     if score_from_ms is not None:
         lines.append(f"The pipeline file leaves all events before {format_time(score_from_ms)} unscored (score_from).")
     return lines

@@ -39,11 +39,11 @@ from app.visible import behind_guard, visible
     "--home", type=click.Path(path_type=Path), help="Home of the stack.  [default: STREAMGAUGE_HOME or .streamgauge]"
 )
 def command(sql: str, as_json: bool, as_csv: bool, limit: int, home: Path | None) -> None:
-    r"""Run SQL that reads on the ClickHouse tables (database streamgauge), e.g.
+    """Run SQL that reads on the ClickHouse tables (database streamgauge), e.g.
 
     \b
     streamgauge query "SELECT metric, decile, value FROM model_metadata LIMIT 20"
-    """
+    """  # noqa: D301  # click takes the character, so that the example keeps its line
     if as_json and as_csv:
         msg = "Give --json or --csv, not both."
         raise click.UsageError(msg)

@@ -123,6 +123,13 @@ def _narrate(part: RecordingPart, pipeline: Pipeline, warm_up_ms: int | None) ->
             " do not count.",
             err=True,
         )
+    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
+    if warm_up_ms is not None and warm_up_ms < reach_ms(pipeline) + horizon_ms:
+        click.echo(
+            "Windows and labels reach further back than --warm-up: what they hold may differ. Leave it out for equal"
+            " scores.",
+            err=True,
+        )
     if part.lacks_history:
         click.echo(
             "This recording is a part of the stream: its first windows lack what came before, and may differ.", err=True

@@ -242,6 +242,7 @@ def test_promote_and_rollback_move_the_champion(run: Run, kafka: EmbeddedKafka, 
     assert shown == [
         "Events before 2023-05-01T00:00:00Z go on with 1.1.0.",
         f"Events before {later} go on with 1.0.0.",
+        "Scores that are published already stay as they are.",
     ]
 
     def versions() -> list[str | None]:
@@ -253,7 +254,10 @@ def test_promote_and_rollback_move_the_champion(run: Run, kafka: EmbeddedKafka, 
     assert timeline_of(kafka, pipeline.topics).timeline.updates[1].why == "better in April"
     back = run("rollback").output.splitlines()
     assert back[0].endswith(f"1.1.0 is champion again for events from {later} on (offset 3 of the timeline).")
-    assert back[1:] == [f"Events before {later} go on with 1.0.0."]
+    assert back[1:] == [
+        f"Events before {later} go on with 1.0.0.",
+        "Scores that are published already stay as they are.",
+    ]
     assert versions() == ["1.0.0", "1.0.0", "1.1.0", "1.1.0"]
     assert said(run("rollback", "--json"))["version"] == "1.0.0"
     assert versions() == ["1.0.0"] * 4
@@ -307,6 +311,7 @@ def test_a_promotion_says_what_becomes_of_earlier_events(run: Run, pipeline: Pip
     assert later[1:] == [
         "By this machine's clock, no event is that new yet.",
         "Events before 2023-03-01T00:00:00Z are left unscored.",
+        "Scores that are published already stay as they are.",
         "The pipeline file leaves all events before 2023-06-01T00:00:00Z unscored (score_from).",
     ]
 

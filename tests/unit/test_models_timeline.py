@@ -92,7 +92,9 @@ def test_the_champion_is_the_one_that_the_rule_in_words_picks(updates: list[Mode
     for place, found in enumerate(updates):
         if found.role == "champion":
             below = [n for n, each in enumerate(standing[:-1]) if each.version == found.version]
-            standing = standing[: below[-1] + 1] if found.is_rollback and below else [*standing, found]
+            said = [(each.version, each.valid_from_ms) for each in [*standing[-1:], found]]
+            kept = standing[:-1] if said == said[-1:] * 2 else standing
+            standing = standing[: below[-1] + 1] if found.is_rollback and below else [*kept, found]
         elif found.role in {"retired", "unusable"}:
             standing = [each for each in standing if each.version != found.version]
         timeline = Timeline(updates[: place + 1])
@@ -156,6 +158,19 @@ def test_an_older_version_that_was_promoted_again_rolls_back_to_the_one_before_i
     assert [roll_back(timeline) for _ in range(3)] == ["2.0.0", "1.0.0", None]
 
 
+def test_the_champion_announced_once_more_is_promoted_once() -> None:
+    timeline = Timeline([update("1.0.0"), update("2.0.0", valid_from_ms=5)])
+    timeline.observe(replace(update("2.0.0", valid_from_ms=5), announced_at_ms=9))
+    assert [each.announced_at_ms for each in timeline.champions] == [0, 9]
+    assert [roll_back(timeline) for _ in range(2)] == ["1.0.0", None]
+
+
+def test_the_champion_promoted_from_another_time_on_rolls_back_to_the_time_before() -> None:
+    timeline = Timeline([update("1.0.0"), update("2.0.0", valid_from_ms=5), update("2.0.0", valid_from_ms=7)])
+    assert [roll_back(timeline) for _ in range(3)] == ["2.0.0", "1.0.0", None]
+    assert len(timeline.champions) == 1
+
+
 def test_after_a_roll_back_a_new_version_rolls_back_to_what_was_in_force() -> None:
     timeline = Timeline([update("1.0.0"), update("2.0.0")])
     roll_back(timeline)
@@ -175,8 +190,10 @@ def test_a_roll_back_undoes_exactly_the_last_promotion(before: list[ModelUpdate]
     timeline = Timeline(before)
     states = []
     for each in promoted:
-        states.append(timeline.champions)
+        before_it = timeline.champions
         timeline.observe(each)
+        if timeline.champions != before_it:  # it is no promotion when the champion is announced once more
+            states.append(before_it)
     for state in reversed(states):
         if roll_back(timeline) is None:
             assert state == ()  # before it there was no champion: there is nothing to go back to
