@@ -48,8 +48,8 @@ def parse_offsets(text: str) -> dict[int, int] | None:
     """
     offsets: dict[int, int] = {}
     for pair in text.split(","):
-        partition, colon, offset = pair.strip().partition(":")
-        if not (colon and partition.isdecimal() and offset.isdecimal()) or int(partition) in offsets:
+        partition, _, offset = pair.strip().partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()) or int(partition) in offsets:
             return None
         offsets[int(partition)] = int(offset)
     return offsets

@@ -817,6 +817,15 @@ def test_a_fault_of_values_is_named(
     assert words in fault.sentence
 
 
+def test_a_column_of_one_value_is_constant_though_most_of_it_is_missing_as_before() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(20_000, 1))
+    matrix[rng.random(20_000) < 0.7] = np.nan
+    reference = fit(matrix, ["x"])
+    (fault,) = find(reference, np.where(np.isnan(matrix[:N]), np.nan, 0.25))
+    assert fault.sentence == "`x` is 0.25 in all events; in training it varied."
+
+
 def test_missing_values_that_are_suddenly_filled_are_a_fault() -> None:
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(20_000, 1))
