@@ -88,6 +88,8 @@ class Monitor:
         #: The one at work; None while standing by or starting.
         self.watch: Watch | None = None
         self.versions: dict[str, KnownVersion] = {}
+        #: How many workers there are; None: not known.
+        self.workers: int | None = None
         self.worker_positions: dict[TP, Position] = {}
         #: Of the router (`[events] repartition`), in what is sent.
         self.router_positions: dict[TP, Position] = {}
@@ -248,8 +250,10 @@ class Monitor:
             return
         pipeline, topics = self.pipeline, self.pipeline.topics
         tps = [TP(topics.events, partition) for partition in range(pipeline.partitions)]
+        group = f"streamgauge-{pipeline.name}"
         try:
-            committed = await self.lag_reader.positions(f"streamgauge-{pipeline.name}", tps)
+            committed = await self.lag_reader.positions(group, tps)
+            self.workers = await self.lag_reader.members(group)
             routed: dict[TP, Position] = {}
             if topics.by_entity:
                 sent = [topics.sent_events] + ([topics.sent_labels] if pipeline.labels is not None else [])
@@ -317,6 +321,7 @@ def _status(monitor: Monitor) -> dict[str, Any]:
     return {
         "pipeline": monitor.pipeline.name,
         "state": "at work" if watch is not None else standby,
+        "workers": monitor.workers,
         "champion": champion.version if champion is not None else None,
         "refused_versions": _newest(refused),
         "refused_versions_total": len(refused),
@@ -419,6 +424,8 @@ def _lag_samples(monitor: Monitor) -> Iterator[Sample]:
     ):
         for (topic, partition), position in sorted(positions.items()):
             yield Sample(name, position.lag, {"topic": topic, "partition": str(partition)})
+    if monitor.workers is not None:
+        yield Sample("streamgauge_monitor_workers", monitor.workers, {})
     for (_, partition), position in sorted(monitor.worker_positions.items()):
         yield Sample("streamgauge_worker_lag", position.lag, {"partition": str(partition)})
 

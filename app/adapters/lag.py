@@ -70,6 +70,12 @@ class LagReader:
         found = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
         return {TP(tp.topic, tp.partition): first for tp, first in found.items()}
 
+    async def members(self, group: str) -> int | None:
+        """How many read as this consumer group now; None when the broker does not say."""
+        (answer,) = await self._admin.describe_consumer_groups([group])
+        error, _, _, _, _, members, *_ = answer.groups[0]
+        return None if error else len(members)
+
     async def positions(self, group: str, tps: Sequence[TP]) -> dict[TP, Position]:
         """Where a consumer group is; what it never committed counts from the first record that is still there."""
         partitions = [TopicPartition(*tp) for tp in tps]

@@ -30,6 +30,7 @@ METRICS = (
     Metric("streamgauge_monitor_rows_total", "counter", "Rows inserted since the start, by table."),
     Metric("streamgauge_monitor_refused_total", "counter", "Records that were none of ours, by topic and reason."),
     Metric("streamgauge_monitor_lag", "gauge", "Records that the monitor is behind, by topic and partition."),
+    Metric("streamgauge_monitor_workers", "gauge", "Workers that read the events now; nothing is scored without one."),
     Metric("streamgauge_worker_lag", "gauge", "Records that the workers are behind on the events, by partition."),
     Metric(
         "streamgauge_monitor_router_lag",

@@ -109,6 +109,7 @@ def _health(page: Page) -> str:
 
 
 def _cards(page: Page) -> str:
+    n_workers = page.status.get("workers")
     workers = sum(each["lag"] for each in page.lag.get("worker", []))
     own = sum(each["lag"] for each in page.lag.get("monitor", []))
     cards = [
@@ -119,6 +120,7 @@ def _cards(page: Page) -> str:
             if "router" in page.lag
             else []
         ),
+        ("workers", '<span class="bad">none</span>' if n_workers == 0 else _number(n_workers)),
         ("workers behind", _number(workers)),
         ("monitor behind", _number(own)),
         ("watermark", _date(str(page.status.get("watermark") or NOTHING))),

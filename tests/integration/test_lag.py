@@ -41,6 +41,27 @@ async def fill(kafka: str) -> None:
         await consumer.stop()
 
 
+def test_who_reads_as_a_group_is_counted_until_they_leave(kafka: str) -> None:
+    async def run() -> None:
+        await ensure_topics(kafka, [Topic("lag-read", 2)])
+        reader = LagReader(kafka)
+        await reader.start()
+        consumers = [AIOKafkaConsumer("lag-read", bootstrap_servers=kafka, group_id="lag-readers") for _ in range(2)]
+        try:
+            for n, consumer in enumerate(consumers, 1):
+                await consumer.start()
+                assert await reader.members("lag-readers") == n
+            for n, consumer in enumerate(consumers, 1):
+                await consumer.stop()
+                assert await reader.members("lag-readers") == len(consumers) - n
+            assert await reader.members("lag-nobody") == 0
+        finally:
+            await asyncio.gather(*(consumer.stop() for consumer in consumers))
+            await reader.stop()
+
+    asyncio.run(run())
+
+
 def test_markers_and_aborted_records_are_nothing_to_score(kafka: str) -> None:
     async def run() -> None:
         await fill(kafka)

@@ -18,6 +18,17 @@ TIME = "2013-01-01T00:00:00.000Z"
 LATER = "2013-02-01T00:00:00.000Z"
 
 
+def card(status: dict[str, object]) -> str:
+    page = replace(full_page("p"), status=status)
+    return re.search(r'<div class="card"><span class="quiet">workers</span>(.*?)</div>', render(page))[1]  # type: ignore[index]
+
+
+def test_a_stream_without_a_worker_stands_out() -> None:
+    assert card({"workers": 2}) == "<b>2</b>"
+    assert card({"workers": 0}) == '<b><span class="bad">none</span></b>'
+    assert card({}) == "<b>-</b>"  # not known yet
+
+
 def full_page(text: str) -> Page:
     return Page(
         pipeline=text,
