@@ -58,7 +58,7 @@ def with_context(function: Command) -> Command:
     """Add the options that every subcommand has."""
     options = (
         click.option(
-            "--pipeline", default="flights", show_default=True, help="Name or path of the pipeline whose model it is."
+            "--pipeline", default="flights", show_default=True, help="Name of the pipeline, or path of its file."
         ),
         click.option(
             "--home",

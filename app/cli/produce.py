@@ -108,6 +108,9 @@ def command(
 
     The data comes from the source that the pipeline file names, from --recording, or from --from-file; a line of a
     label has the event's entity as well, so that it goes where its event went.
+
+    Records go to partitions as those of Kafka's Java clients do (murmur2 of the key). A stream whose producer chooses
+    otherwise, as librdkafka does unless told, would have its entities in two partitions: send to it by that producer.
     """
     if recording is not None and lines is not None:
         raise click.UsageError("Give --recording or --from-file, not both.")

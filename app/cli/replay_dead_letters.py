@@ -119,7 +119,7 @@ def _describe(selection: Selection, sent: int, foreign: int, *, dry_run: bool) -
             f"{repeated} had been sent back before and rejected again: mend what rejects them, and add --again."
         )
     if selection.unmatched:
-        others = ", ".join(f"{stage}: {reason} {n:,}" for (stage, reason), n in selection.unmatched.most_common(8))
+        others = ", ".join(f"{stage}: {reason} {n:,}" for (stage, reason), n in selection.unmatched.most_common())
         lines.append(f"{selection.unmatched.total():,} others were not asked for ({others}).")
     if foreign:
         lines.append(f"{foreign:,} records of the topic are no dead letters of ours and were passed over.")
