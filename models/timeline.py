@@ -25,10 +25,10 @@ class Span(NamedTuple):
 class Timeline:
     """Which version was, is and will be champion. Pure: the same records give the same answers.
 
-    Promotions that stand are a stack. A promotion is put on top (that of the champion, valid from the same time, in its
-    place); a roll back takes off what was promoted since, as if it had never been; who is retired or called unusable is
-    taken out. The champion at event time t is the topmost promotion whose ``valid_from_ms`` is None or <= t. Where
-    there is none, events are left unscored.
+    Promotions that stand are a stack. A promotion is put on top (that of the champion once more, with nothing new,
+    in its place); a roll back takes off what was promoted since, as if it had never been; who is retired or called
+    unusable is taken out. The champion at event time t is the topmost promotion whose ``valid_from_ms`` is None or
+    <= t. Where there is none, events are left unscored.
     """
 
     def __init__(self, updates: Iterable[ModelUpdate] = ()) -> None:
@@ -154,7 +154,9 @@ def _is_same(one: ModelUpdate, other: ModelUpdate) -> bool:
 
 
 def _is_again(champion: ModelUpdate, update: ModelUpdate) -> bool:
-    return _is_same(champion, update) and champion.valid_from_ms == update.valid_from_ms
+    """Whether nothing is new: a place or a digest that is wrong takes nothing from the one that was right."""
+    content, other = ((each.uri, each.sha256, each.valid_from_ms) for each in (champion, update))
+    return _is_same(champion, update) and content == other
 
 
 def _begin_of(champion: ModelUpdate) -> int:

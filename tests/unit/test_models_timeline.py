@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -163,6 +164,13 @@ def test_the_champion_announced_once_more_is_promoted_once() -> None:
     timeline.observe(replace(update("2.0.0", valid_from_ms=5), announced_at_ms=9))
     assert [each.announced_at_ms for each in timeline.champions] == [0, 9]
     assert [roll_back(timeline) for _ in range(2)] == ["1.0.0", None]
+
+
+@pytest.mark.parametrize("wrong", [{"uri": "file:///nowhere"}, {"sha256": "f"}])
+def test_who_announces_the_champion_wrongly_takes_nothing_from_the_right_one(wrong: dict[str, str]) -> None:
+    right = update("2.0.0")
+    timeline = Timeline([update("1.0.0"), right, replace(right, **wrong)])
+    assert timeline.champions[1:] == (right, replace(right, **wrong))
 
 
 def test_the_champion_promoted_from_another_time_on_rolls_back_to_the_time_before() -> None:
