@@ -440,6 +440,16 @@ def test_wasserstein_is_that_of_scipy_with_each_cell_s_mass_spread_over_it(one: 
         assert result.statistic == pytest.approx(expected, rel=0.02, abs=1e-9)
 
 
+@given(counts)
+def test_distances_are_in_standard_deviations_of_the_reference_with_each_cell_at_its_middle(one: np.ndarray) -> None:
+    if not one.sum():
+        return
+    upto = np.cumsum(one)[:-1] / one.sum()
+    ends = max(EDGES[upto <= 0.01], default=EDGES[0]), min(EDGES[upto >= 0.99], default=EDGES[-1])
+    middles = np.array([EDGES[0], *((EDGES.clip(*ends)[1:] + EDGES.clip(*ends)[:-1]) / 2), EDGES[-1]]).clip(*ends)
+    assert Scale.of(EDGES, one).spread == pytest.approx(np.repeat(middles, one).std(), rel=1e-9, abs=1e-9)
+
+
 @pytest.mark.parametrize("n_edges", [2, 7, 300])
 def test_without_drift_the_distance_has_the_law_of_a_brownian_bridge(n_edges: int) -> None:
     """Mean and variance of the integral of |B(F(x))|, by drawing bridges; the p-value is that of a gamma law."""

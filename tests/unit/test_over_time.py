@@ -45,6 +45,12 @@ def test_the_clearest_of_nine_trends_is_told_with_its_size_in_spreads_of_trainin
     assert (classic.effect, classic.note) == (told.effect, told.note)
 
 
+def test_of_nine_deciles_that_go_nowhere_the_probability_is_one() -> None:
+    zigzag = np.arange(10.0) + np.where(np.arange(N_PAST + 1) % 2, 0.1, -0.1)[:, None, None] * np.ones((1, 10))
+    (told,) = look_for_trend(past_of(zigzag[:-1], zigzag[-1]), 5)
+    assert told.p_value == 1.0
+
+
 def test_the_largest_value_has_no_part_in_the_calibrated_tests(noise: np.ndarray) -> None:
     noise[:, 0, 2] -= 0.05 * np.arange(N_PAST + 1)
     noise[:, 0, 9] += 3.0 * np.arange(N_PAST + 1)
