@@ -65,7 +65,9 @@ class WarmProcess:
         if self.poll() is None:
             descriptor = os.pidfd_open(self.pid)
             try:
-                is_over, _, _ = select.select([descriptor], [], [], timeout)
+                ended = select.poll()
+                ended.register(descriptor, select.POLLIN)
+                is_over = ended.poll(None if timeout is None else 1000 * timeout)
             finally:
                 os.close(descriptor)
             if not is_over:

@@ -124,6 +124,22 @@ def test_whatever_becomes_of_what_is_tried_is_a_verdict_and_the_next_is_tried(
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
+def test_a_process_with_thousands_of_open_files_can_try_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1_200
+    if hard != resource.RLIM_INFINITY and hard < 2 * wanted:
+        pytest.skip(f"no more than {hard} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * wanted), hard))
+    held = [os.dup(0) for _ in range(wanted)]
+    try:
+        (found,) = ask((b"next", b"x"), monkeypatch=monkeypatch)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found == Verdict("given", "b'next' b'x' False")
+
+
 def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     (found,) = ask((b"sleep", b""), monkeypatch=monkeypatch, timeout_s=0.05)
