@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -120,10 +119,15 @@ class ModelHistory:
                 await self._write_standings()
 
     async def _look_up_waiting(self) -> None:
-        """Look for the manifests of announced versions, of those that were not there again and again."""
-        now = asyncio.get_running_loop().time()
-        due = (waiting for waiting in reversed(self._waiting.values()) if waiting.due_s <= now)
-        found = [await self._look_up(waiting) for waiting in list(islice(due, _MOST_AT_ONCE))]
+        """Look for the manifests of announced versions, of those that were not there again and again.
+
+        The newest first, and last those that workers refuse: of these there may be thousands, and nothing waits for
+        them.
+        """
+        now, refused = asyncio.get_running_loop().time(), self.standings.refused()
+        due = [waiting for waiting in reversed(self._waiting.values()) if waiting.due_s <= now]
+        due.sort(key=lambda waiting: waiting.update.version in refused)
+        found = [await self._look_up(waiting) for waiting in due[:_MOST_AT_ONCE]]
         if any(found):
             await self._write_standings()
 

@@ -22,7 +22,9 @@ SELECT
     ) AS windows_closed
 """
 _MODELS = """
-SELECT version, role, valid_from, trained_from, trained_to, metrics['auc'] AS auc, updated_at, why
+SELECT
+    version, role, valid_from, trained_from, trained_to, updated_at, why,
+    if(mapContains(metrics, 'auc'), metrics['auc'], NULL) AS auc
 FROM streamgauge.model_versions WHERE pipeline = {pipeline} ORDER BY updated_at DESC, version DESC
 """
 _PERFORMANCE = """

@@ -94,9 +94,14 @@ def test_the_newest_versions_are_looked_for_first_and_a_few_at_a_time(monkeypatc
         thread = WarehouseThread(MemoryWarehouse())
         history = ModelHistory(load("flights"), "", thread, lambda _: None, Refusals())
         for number in range(1_000):
-            history._waiting[f"7.0.{number}"] = _Waiting(replace(FIRST, version=f"7.0.{number}"))
+            said = replace(FIRST, version=f"7.0.{number}")
+            history._waiting[said.version] = _Waiting(said)
+            history.standings.observe_update(said)
+            if number != 3:  # and what no worker has refused before all others
+                status = ModelStatus("w", said.model, said.version, "refused", 1, "no", sha256=said.sha256)
+                history.standings.observe_status(status)
         await history._look_up_waiting()
 
     asyncio.run(run())
-    assert looked[0] == "7.0.999"
+    assert looked[:2] == ["7.0.3", "7.0.999"]
     assert len(looked) < 100
