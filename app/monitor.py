@@ -26,7 +26,7 @@ from app.adapters.entity_feed import EntityFeed
 from app.adapters.exclusive_assignor import ExclusiveAssignor
 from app.adapters.faust_batches import BatchApp, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
-from app.adapters.lag import LagReader, Position, router_group
+from app.adapters.lag import LagReader, Position, router_group, worker_group
 from app.adapters.model_history import KnownVersion, ModelHistory
 from app.adapters.monitor_http import Sources
 from app.adapters.refusals import Refusals
@@ -250,7 +250,7 @@ class Monitor:
             return
         pipeline, topics = self.pipeline, self.pipeline.topics
         tps = [TP(topics.events, partition) for partition in range(pipeline.partitions)]
-        group = f"streamgauge-{pipeline.name}"
+        group = worker_group(pipeline.name)
         try:
             committed = await self.lag_reader.positions(group, tps)
             self.workers = await self.lag_reader.members(group)

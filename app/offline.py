@@ -116,8 +116,7 @@ def build_training_set(
     plan = plan or compile_features(pipeline)
     if recording is None:
         # Labels in windows belong to events that waited for the horizon.
-        horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
-        chunks = read_source(pipeline, from_ms - reach_ms(pipeline) - horizon_ms, to_ms)
+        chunks = read_source(pipeline, from_ms - reach_ms(pipeline) - pipeline.horizon_ms, to_ms)
         steps = run(pipeline, plan, cut_with_promises(chunks, pipeline), None)
     else:
         opened = Recording(recording)

@@ -18,6 +18,7 @@ from faust.types import TP
 from app.adapters.entity_feed import EntityFeed
 from app.adapters.faust_batches import BatchApp, Bounds, Fetched
 from app.adapters.kafka_answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
+from app.adapters.lag import worker_group
 from app.adapters.log_bounds import LogBounds
 from app.adapters.model_feed import ModelShelf
 from app.adapters.partition_inputs import SkippedBatchError
@@ -81,7 +82,7 @@ class Worker:
         self.shelf = shelf
         self.progress = Progress(last_commit_ms=now_ms())
         topics = [pipeline.topics.events] + ([pipeline.topics.labels] if pipeline.labels else [])
-        group = f"streamgauge-{pipeline.name}"
+        group = worker_group(pipeline.name)
         self.app = BatchApp(
             group,
             bootstrap,

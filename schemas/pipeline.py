@@ -370,6 +370,11 @@ class Pipeline:
         return [feature.name for feature in self.features if feature.window is not None and feature.window.of == of]
 
     @property
+    def horizon_ms(self) -> int:
+        """How long an event waits for its label, in event time; 0 when there are none."""
+        return self.labels.horizon_ms if self.labels is not None else 0
+
+    @property
     def keeps_by_entity(self) -> bool:
         """Whether anything is kept by entity: windows of its own, events that wait for their labels.
 
@@ -388,8 +393,7 @@ class Pipeline:
         """How long an entity's partition is remembered at least (event time): a week, or as long as anything of it."""
         windows = [f.window for f in self.features if f.window is not None and f.window.delay_ms is None]
         kept_ms = [window.size_ms + window.hop_ms + self.events.max_ahead_ms + _DAY_MS for window in windows]
-        horizon_ms = self.labels.horizon_ms if self.labels is not None else 0
-        return max(7 * _DAY_MS, horizon_ms, *kept_ms)
+        return max(7 * _DAY_MS, self.horizon_ms, *kept_ms)
 
     @cached_property
     def feature_set(self) -> str:

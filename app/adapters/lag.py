@@ -27,9 +27,14 @@ class Position:
         return max(0, self.end - self.next_offset)
 
 
+def worker_group(pipeline: str) -> str:
+    """The consumer group of a pipeline's workers."""
+    return f"streamgauge-{pipeline}"
+
+
 def router_group(pipeline: str) -> str:
     """The consumer group of a pipeline's routers (`app.router`)."""
-    return f"streamgauge-{pipeline}.router"  # no name of a pipeline holds a dot: its group is no other pipeline's
+    return f"{worker_group(pipeline)}.router"  # no name of a pipeline holds a dot: its group is no other pipeline's
 
 
 async def read_commits(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -28,7 +28,7 @@ from faust.types import TP
 from numpy.typing import NDArray
 
 from app.adapters.child_process import spawn, stop_child
-from app.adapters.lag import LagReader
+from app.adapters.lag import LagReader, worker_group
 from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.bench.workload import PARTITIONS, Workload
@@ -67,7 +67,7 @@ class Lane:
     @property
     def group(self) -> str:
         """The consumer group, named as our worker names it."""
-        return f"streamgauge-{self.name}"
+        return worker_group(self.name)
 
     def partitions(self, topic: str) -> list[TP]:
         return [TP(topic, number) for number in range(PARTITIONS)]

@@ -104,8 +104,7 @@ def _since(pipeline: Pipeline, begin: Bound, warm_up_ms: int | None) -> Bound:
     """The record time stamp from which the topics must be read: an event is at most max_ahead older than its record."""
     if begin.time_ms is None:
         return OPEN
-    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
-    before_ms = warm_up_ms if warm_up_ms is not None else reach_ms(pipeline) + 2 * horizon_ms
+    before_ms = warm_up_ms if warm_up_ms is not None else reach_ms(pipeline) + 2 * pipeline.horizon_ms
     return Bound(begin.time_ms - before_ms - pipeline.events.max_ahead_ms - _HOUR_MS)
 
 
@@ -123,8 +122,7 @@ def _narrate(part: RecordingPart, pipeline: Pipeline, warm_up_ms: int | None) ->
             " do not count.",
             err=True,
         )
-    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
-    if warm_up_ms is not None and warm_up_ms < reach_ms(pipeline) + horizon_ms:
+    if warm_up_ms is not None and warm_up_ms < reach_ms(pipeline) + pipeline.horizon_ms:
         click.echo(
             "Windows and labels reach further back than --warm-up: what they hold may differ. Leave it out for equal"
             " scores.",

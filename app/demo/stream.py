@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from app.adapters.event_producer import EventProducer
+from app.adapters.lag import worker_group
 from app.adapters.monitor_client import MonitorClient, MonitorError
 from app.adapters.source import EVENT, EncodedRecord, SourceError, read_source
 from app.adapters.stack_error import StackError
@@ -392,7 +393,7 @@ class Watch:
         self.events_lag = 0
         topics = pipeline.topics
         self._looked = asyncio.Event()
-        self._group = f"streamgauge-{pipeline.name}"
+        self._group = worker_group(pipeline.name)
         self._bootstrap = bootstrap
         self._events = [TopicPartition(topics.sent_events, k) for k in range(topics.partitions)]
         self._labels = [TopicPartition(topics.sent_labels, k) for k in range(topics.partitions)]

@@ -44,9 +44,13 @@ class RecordRules:
     @classmethod
     def of(cls, pipeline: Pipeline) -> RecordRules:
         events = pipeline.events
-        horizon_ms = pipeline.labels.horizon_ms if pipeline.labels is not None else 0
         return cls(
-            pipeline.topics, pipeline.model.name, events.earliest_ms, events.latest_ms, horizon_ms, events.max_ahead_ms
+            pipeline.topics,
+            pipeline.model.name,
+            events.earliest_ms,
+            events.latest_ms,
+            pipeline.horizon_ms,
+            events.max_ahead_ms,
         )
 
     def latest_come_to_ms(self, clock_ms: int | None) -> int:
