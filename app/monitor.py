@@ -351,8 +351,11 @@ def _labels(monitor: Monitor) -> dict[str, Any] | None:
     """Labels since the beginning of the topic, and those that found no event; None: there are no labels."""
     if monitor.watch is None or monitor.pipeline.labels is None:
         return None
-    counts = monitor.watch.core.inputs.totals
+    core = monitor.watch.core
+    counts = core.inputs.totals
+    law = core.delays.recent_law(core.windows.label_watermark_ms or 0)
     return {
+        "delays": {str(label): law.summary(label) for label in (0, 1)},
         "applied": counts.labels,
         "without_event": counts.without_event,
         "share": counts.without_event / counts.labels if counts.labels else None,

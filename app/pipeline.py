@@ -498,13 +498,13 @@ class PartitionPipeline:
         watermark = max(self._event_watermark_ms, self._promised_ms)
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
         label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
-        deltas, labels = self._sketch.drain(), self.labels.drain()
+        deltas, labels, delays = self._sketch.drain(), self.labels.drain(), self.labels.drain_delays()
         unscored, self._unscored = self._unscored, 0
         if not deltas and not labels and not unscored and (watermark, label_watermark) == self._said:
             return None
         self._said = watermark, label_watermark
         errors = self._sketch.drain_errors()
-        return SketchRecord(self.partition, watermark, label_watermark, deltas, errors, unscored, labels)
+        return SketchRecord(self.partition, watermark, label_watermark, deltas, errors, unscored, labels, delays)
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""

@@ -253,6 +253,26 @@ INPUT_CHECKS = Table(
     ),
 )
 
+LABEL_DELAYS = Table(
+    name="label_delays",
+    help="How long labels took, by stretch of event time and label: once its labels are mature, and when none counts.",
+    key=("pipeline", "window_start", "window_end", "label"),
+    row_version="revision",
+    storage="label_delays_raw",
+    columns=(
+        PIPELINE,
+        Column("window_start", TIME, "Start of the stretch of event time, inclusive."),
+        Column("window_end", TIME, "End of the stretch, exclusive."),
+        Column("label", "Int32", "0 or 1."),
+        Column("n", "UInt64", "Labels of those events that have come."),
+        Column("half_s", MAYBE, "Seconds after the event within which half of them came."),
+        Column("share_90_s", MAYBE, "Within which 90 % of them came."),
+        Column("share_99_s", MAYBE, "Within which 99 % of them came."),
+        Column("slowest_s", MAYBE, "Within which all of them came; all are ends of cells, at most 3 % too late."),
+        Column("revision", "UInt64", "Labels 0 and 1 together: higher when the row was amended."),
+    ),
+)
+
 ALERTS = Table(
     name="alerts",
     help="History of alerts: one row per alert and state.",
@@ -475,6 +495,7 @@ TABLES: dict[str, Table] = {
         PERFORMANCE,
         VERDICTS,
         INPUT_CHECKS,
+        LABEL_DELAYS,
         ALERTS,
         MODEL_VERSIONS,
         MODEL_EVENTS,

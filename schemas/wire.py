@@ -289,6 +289,19 @@ class LabelCounts(msgspec.Struct, array_like=True):
     strangers: bytes
 
 
+class DelayCounts(msgspec.Struct, array_like=True):
+    """How long one label (0 or 1) took, of the events of one slice, as one transaction joined them.
+
+    The delay is the label's effective time less the time of its event. ``cells`` holds ascending numbers (uint32) of
+    the cells of `app.core.label_delays`, and ``counts`` their labels (int64), both little-endian. Additive.
+    """
+
+    slice_start_ms: TimeMs
+    label: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    cells: bytes
+    counts: bytes
+
+
 class SketchRecord(msgspec.Struct, array_like=True):
     """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come.
 
@@ -304,6 +317,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     errors: list[ErrorRun] = []
     unscored: Count = 0
     labels: list[LabelCounts] = []
+    delays: list[DelayCounts] = []
 
 
 class EntityChunk(msgspec.Struct, array_like=True):

@@ -144,6 +144,9 @@ def findings_columns(findings: Findings) -> dict[str, Columns]:
     if findings.inputs:
         names = "pipeline events labels too_late unknown other_partition strays examples revision"
         tables["input_checks"] = {**_fields(findings.inputs, names), **_windows(findings.inputs)}
+    if findings.delays:
+        names = "pipeline label n half_s share_90_s share_99_s slowest_s revision"
+        tables["label_delays"] = {**_fields(findings.delays, names), **_windows(findings.delays)}
     if findings.verdicts:
         tables["verdicts"] = _verdict_columns(findings.verdicts)
     if findings.alerts:

@@ -144,6 +144,8 @@ def _input_checks(status: Row) -> list[str]:
             kinds = ", ".join(f"{_number(labels[name])} {what}" for name, what in names if labels[name])
             words += f" ({labels['share']:.1%}): {kinds}"
         lines.append((words, "warn" if labels["without_event"] else "quiet"))
+        delays = "; ".join(each["words"] for each in labels["delays"].values())
+        lines.append((delays[:1].upper() + delays[1:], "quiet"))
     if entities and entities["in_several_partitions"]:
         many = _number(entities["in_several_partitions"])
         examples = "; ".join(map(str, entities["examples"][:3]))

@@ -152,6 +152,11 @@ class WindowStore:
         return self._label_watermark_ms
 
     @property
+    def closed_before_ms(self) -> int | None:
+        """Windows that end by then have closed; None: nothing has been read."""
+        return None if self._watermark_ms is None else self._watermark_ms - self._grace_ms
+
+    @property
     def settled_before_ms(self) -> int | None:
         """No window that starts before this will change any more; None: any may."""
         if self._frozen_before_ms is None:

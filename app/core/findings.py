@@ -74,6 +74,21 @@ class InputRow(NamedTuple):
     revision: int
 
 
+class DelayRow(NamedTuple):
+    """A row of ``label_delays``: how long a label took, of the events of one stretch of event time; NaN: none came."""
+
+    pipeline: str
+    window_start_ms: int
+    window_end_ms: int
+    label: int
+    n: int
+    half_s: float
+    share_90_s: float
+    share_99_s: float
+    slowest_s: float
+    revision: int
+
+
 @dataclass
 class Findings:
     """What is new since the last `MonitorCore.collect`, in a fixed order."""
@@ -84,6 +99,7 @@ class Findings:
     verdicts: list[WindowVerdict] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
     inputs: list[InputRow] = field(default_factory=list)
+    delays: list[DelayRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return self.rows > 0

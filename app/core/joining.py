@@ -111,6 +111,12 @@ class JoinedLabels:
             pending.pass_over(event_id, int(merged.times_ms[row]), int(merged.times_ms[newer - 1]))
         self.own_rows.update(rows[:-1])
 
+    def event_times(self, events: EventBatch) -> Ints:
+        """The event time of each joined event; ``events``: those of the run."""
+        own = events.event_time_ms.tolist()
+        times = [event.event_time_ms if isinstance(event, Scored) else own[event] for event in self.events]
+        return np.array(times, dtype=np.int64)
+
     def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> Outcomes:
         """The joined labels as arrays, for windows over labels; columns are of the types of the events' own."""
         columns: dict[str, Column] = {"label": np.array(self.label, dtype=np.float64)}

@@ -1,4 +1,4 @@
-"""Labels counted as they are applied: how many, and how many of them found no event, by what is known of those."""
+"""Labels counted as they are applied: how many, how long they took, and how many found no event, by what is known."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from app.core.batches import EventBatch, Ints
+from app.core.batches import EventBatch, Floats, Ints
 from app.core.entity_log import EntityLog
 from app.core.hash_runs import hash64
 from app.core.joining import JoinedLabels
+from app.core.label_delays import tally
 from app.core.merge import Merged
-from schemas.wire import LabelCounts
+from schemas.wire import DelayCounts, LabelCounts
 
 
 @dataclass
@@ -40,6 +41,8 @@ class LabelTally:
         self._slice_ms = slice_ms
         self._entities = entities
         self._counts: dict[int, _Counts] = {}
+        #: Of the joined labels: event times, labels and delays.
+        self._delays: list[tuple[Ints, Floats, Ints]] = []
 
     def add(self, merged: Merged[Any], events: EventBatch, joined: JoinedLabels, times_ms: Ints) -> None:
         """Count the labels of a run, before the entities of its events are seen.
@@ -54,6 +57,10 @@ class LabelTally:
         is_label = np.isfinite(labels.label)  # the others are watermark records
         for start, count in zip(*np.unique(starts[is_label], return_counts=True), strict=True):
             self._of(int(start)).n += int(count)
+        if len(joined):
+            event_times_ms = joined.event_times(events)
+            delays_ms = times_ms[joined.places] - event_times_ms
+            self._delays.append((event_times_ms, np.array(joined.label), delays_ms))
         for number in joined.late:
             self._of(int(starts[number])).too_late += 1
         if joined.missing:
@@ -79,6 +86,17 @@ class LabelTally:
         return [
             LabelCounts(start_ms, each.n, each.too_late, each.unknown, np.array(each.strangers, dtype="<i8").tobytes())
             for start_ms, each in sorted(counts.items())
+        ]
+
+    def drain_delays(self) -> list[DelayCounts]:
+        """Give how long labels took since the last drain."""
+        if not self._delays:
+            return []
+        event_times_ms, labels, delays_ms = (np.concatenate(parts) for parts in zip(*self._delays, strict=True))
+        self._delays.clear()
+        return [
+            DelayCounts(start_ms, label, cells.astype("<u4").tobytes(), counts.astype("<i8").tobytes())
+            for start_ms, label, cells, counts in tally(event_times_ms, self._slice_ms, labels, delays_ms)
         ]
 
     def _are_strangers(self, keys: Sequence[bytes | None], places: list[int], events: EventBatch) -> list[bool]:

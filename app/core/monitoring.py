@@ -37,6 +37,7 @@ from app.core.faults.traffic import Traffic
 from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.input_checks import InputChecks
+from app.core.label_delays import LabelDelays
 from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.records.rules import RecordRules
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 4\n"
+_MAGIC = b"streamgauge monitor 5\n"
 
 
 @dataclass(eq=False)
@@ -125,6 +126,10 @@ class MonitorCore:
         self._errors = ErrorStream()
         #: What is wrong with the stream itself.
         self.inputs = InputChecks(pipeline.name, drift.slice_ms, drift.grace_ms)
+        #: How long labels take.
+        self.delays = LabelDelays(
+            pipeline.name, drift.slice_ms, max(pipeline.horizon_ms, 1), pipeline.performance.maturity_ms
+        )
         self._make_detector = make_detector
         #: Whether `collect` has left closed windows for its next call.
         self.is_behind = False
@@ -202,6 +207,7 @@ class MonitorCore:
         self._store.add(checked)
         self._errors.add(checked)
         self.inputs.add(checked)
+        self.delays.add(checked)
         for version in named_versions(checked) - laws.keys():
             self._strangers[version] = self._store.n_metrics(version)
         return len(record.deltas) - len(checked.deltas)
@@ -260,6 +266,9 @@ class MonitorCore:
         self.alerts.see_stream("labels", self.inputs.label_readings(self._store.label_watermark_ms))
         self.alerts.see_stream("entities", self.inputs.entity_readings(self._store.watermark_ms))
         self.inputs.prune()
+        findings.delays = self.delays.rows(self._store.label_watermark_ms)
+        before_ms = self._store.label_watermark_ms, self._store.closed_before_ms
+        self.delays.prune(*before_ms, self._store.closed(), mature)
         findings.alerts += self.alerts.announce(now_ms)
         self._store.release()
         if self._store.settled_before_ms is not None:
@@ -288,6 +297,7 @@ class MonitorCore:
             "alerts": self.alerts.to_state(),
             "errors": self._errors.snapshot(),
             "inputs": self.inputs.to_state(),
+            "delays": self.delays.to_state(),
         }
         return _MAGIC + json.dumps(state, sort_keys=True).encode() + b"\n" + self._store.snapshot()
 
@@ -318,6 +328,7 @@ class MonitorCore:
         if come_to_ms > self._rules.latest_come_to_ms:
             raise ValueError(f"the snapshot has come to {come_to_ms}, where nothing can be")
         self.inputs.from_state(state["inputs"])
+        self.delays.from_state(state["delays"])
 
     def _next_windows(self, most: int | None) -> list[Window]:
         """The closed windows, oldest first, up to the one with which so many judgements are due; None: all."""

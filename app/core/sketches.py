@@ -14,7 +14,7 @@ import numpy as np
 from app.core.merge import BEGINNING_MS
 from models.reference import Counts, Reference
 from models.soundness import MOST_CELLS, SparseCounts
-from schemas.wire import ErrorRun, LabelCounts, SketchDelta, SketchRecord
+from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta, SketchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 #: What a record of the sketches topic may hold; a topic takes 1 MiB by default.
 MOST_RECORD_BYTES = 512 << 10
-#: Of a delta, besides its arrays: names and numbers.
+#: Of a delta, besides its arrays: names and numbers; and of delays, which have no names.
 _DELTA_BYTES = 400
+_NUMBERS_BYTES = 32
 
 #: The segment that every event belongs to.
 ALL = "all"
@@ -67,6 +68,8 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
             part.errors.append(piece)
         elif isinstance(piece, LabelCounts):
             part.labels.append(piece)
+        elif isinstance(piece, DelayCounts):
+            part.delays.append(piece)
         else:
             part.deltas.append(piece)
         size += piece_bytes
@@ -76,15 +79,19 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
 
 
 def _nothing_of(record: SketchRecord) -> SketchRecord:
-    return SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, [], [], 0, [])
+    return SketchRecord(record.partition, BEGINNING_MS, BEGINNING_MS, [], [], 0, [], [])
 
 
-def _pieces(record: SketchRecord, most_bytes: int) -> Iterator[tuple[ErrorRun | LabelCounts | SketchDelta, int]]:
+def _pieces(
+    record: SketchRecord, most_bytes: int
+) -> Iterator[tuple[ErrorRun | LabelCounts | DelayCounts | SketchDelta, int]]:
     """What a record is made of, and how many bytes each takes."""
     for run in _cut_errors(record.errors, most_bytes):
         yield run, len(run.times_ms) + len(run.wrong) + _DELTA_BYTES
     for labels in _cut_strangers(record.labels, most_bytes):
         yield labels, len(labels.strangers) + _DELTA_BYTES
+    for delays in record.delays:
+        yield delays, len(delays.cells) + len(delays.counts) + _NUMBERS_BYTES
     for delta in record.deltas:
         arrays = (delta.cells, delta.counts, delta.sums, delta.minima, delta.maxima, delta.outcome_cells)
         yield delta, sum(map(len, arrays)) + len(delta.outcome_counts) + _DELTA_BYTES

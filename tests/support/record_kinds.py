@@ -54,6 +54,7 @@ from schemas.refusal import RefusedRecordError
 from schemas.wire import (
     AnswersRecord,
     DeadLetter,
+    DelayCounts,
     EntityChunk,
     ErrorRun,
     KeyAnswers,
@@ -658,7 +659,7 @@ KINDS = (
     Kind(
         "sketch",
         "sketches",
-        (SketchRecord, SketchDelta, ErrorRun, LabelCounts),
+        (SketchRecord, SketchDelta, ErrorRun, LabelCounts, DelayCounts),
         "packed",
         lambda: output().sketches,
         _unpack(SketchRecord),

@@ -55,6 +55,7 @@ RANGES = {
         ("event_time_ms", "scored_at_ms", "rejected_at_ms", "at_ms", "announced_at_ms", "valid_from_ms"), TIMES
     ),
     "slice_start_ms": TIMES,
+    "label": (0, 1),
 }
 ANY_KIND = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 REASONS = set(inspect.getdoc(refusal.RefusedRecordError).split("``")[3::2])  # type: ignore[union-attr]  # it has one

@@ -17,6 +17,7 @@ from app.core.batches import EventBatch, LabelBatch, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.hash_runs import hash64
 from app.core.joining import JoinedLabels
+from app.core.label_delays import EDGES_MS, N_CELLS
 from app.core.label_tally import LabelTally
 from app.core.merge import Merged
 from app.core.sketches import split_record
@@ -95,7 +96,11 @@ def by_hand(events: list[Event], labels: list[Label]) -> Counter[tuple[int, Any]
         number, key, _ = labels[place]
         start = max(time, came_to - HORIZON_MS) // HOUR_MS * HOUR_MS
         found[start, "n"] += 1
-        if waiting.pop(number, None) is not None:
+        event_ms = waiting.pop(number, None)
+        if event_ms is not None:
+            took = max(time, came_to - HORIZON_MS) - event_ms
+            cell = next(cell for cell in range(N_CELLS) if took < EDGES_MS[cell + 1])
+            found[event_ms // HOUR_MS * HOUR_MS, ("took", place % 2, cell)] += 1
             continue
         if any(old == number and at >= came_to - 4 * HORIZON_MS for old, at in forgotten):
             found[start, "too_late"] += 1
@@ -124,6 +129,10 @@ def count(found: Counter[tuple[int, Any]], record: SketchRecord | None) -> None:
             named = {"n": counts.n, "too_late": counts.too_late, "unknown": counts.unknown}
             found.update({(counts.slice_start_ms, name): n for name, n in named.items()})
             found.update((counts.slice_start_ms, each) for each in np.frombuffer(counts.strangers, "<i8").tolist())
+        for delays in part.delays:
+            cells, each = np.frombuffer(delays.cells, "<u4").tolist(), np.frombuffer(delays.counts, "<i8").tolist()
+            for cell, n in zip(cells, each, strict=True):
+                found[delays.slice_start_ms, ("took", delays.label, cell)] += n
 
 
 @given(events=EVENTS, labels=LABELS, cuts=CUTS, restarts=st.lists(st.booleans(), max_size=8), most=st.integers(1, 9))
@@ -136,8 +145,8 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
         for (number, card, _), time in zip(events, times_of(events), strict=True)
     ]
     label_rows = [
-        ({"event_id": f"e{number}", "label": 1.0, "label_time_ms": time}, key)
-        for (number, key, _), time in zip(labels, times_of(labels), strict=True)
+        ({"event_id": f"e{number}", "label": float(place % 2), "label_time_ms": time}, key)
+        for place, ((number, key, _), time) in enumerate(zip(labels, times_of(labels), strict=True))
     ]
     flow = PartitionPipeline(pipeline, plan, 0, with_scores=False)
     found: Counter[tuple[int, Any]] = Counter()
@@ -170,7 +179,8 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
     progress += flow.labels.take_progress()
     assert +found == by_hand(events, labels)
     n = sum(each for (_, what), each in found.items() if what == "n")
-    assert progress.tolist() == [n, found.total() - n]
+    joined = sum(each for (_, what), each in found.items() if isinstance(what, tuple))
+    assert progress.tolist() == [n, found.total() - n - joined] == [n, n - joined]
     assert flow.labels.take_progress() == (0, 0)
 
 

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace as change
 
 from app.core.drift_calendar import Window
+from app.core.label_delays import N_CELLS
 from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
 from app.core.records.sketches import MOST_UNKNOWN, SketchRules, read_sketch
@@ -21,7 +22,7 @@ from models.soundness import MOST_EVENTS
 from models.training import TrainedModel
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
-from schemas.wire import ErrorRun, LabelCounts, SketchDelta, SketchRecord, encode_packed
+from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta, SketchRecord, encode_packed
 
 DAY_MS = 86_400_000
 AT_MS = 1_700_000_000_000 // DAY_MS * DAY_MS
@@ -66,6 +67,12 @@ def labels(start_ms: int = AT_MS, strangers: bytes = b"") -> SketchRecord:
     return SketchRecord(0, AT_MS, AT_MS, [], [], 0, [LabelCounts(start_ms, 9, 1, 1, strangers)])
 
 
+def delays(start_ms: int = AT_MS, cells: tuple[int, ...] = (3, 9), counts: bytes | None = None) -> SketchRecord:
+    held = np.array(cells, "<u4").tobytes()
+    told = DelayCounts(start_ms, 1, held, i8(*[2] * len(cells)) if counts is None else counts)
+    return SketchRecord(0, AT_MS, AT_MS, [], delays=[told])
+
+
 def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
     good = delta(reference)
     cells = np.frombuffer(good.cells, "<u4")
@@ -75,6 +82,16 @@ def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
         "labels of a slice before all events": (labels(0), "out_of_range"),
         "labels of no slice": (labels(AT_MS + 1), "out_of_range"),
         "labels of a slice after all labels": (labels(1_893_456_000_000 + 9 * DAY_MS), "out_of_range"),
+        "delays of cells in no order": (delays(cells=(9, 3)), "inconsistent"),
+        "delays of one cell twice": (delays(cells=(9, 9)), "inconsistent"),
+        "delays of no cell": (delays(cells=(3, N_CELLS)), "inconsistent"),
+        "delays without counts": (delays(counts=i8(2)), "inconsistent"),
+        "delays of no labels": (delays(counts=i8(2, 0)), "inconsistent"),
+        "delays of fewer than no labels": (delays(counts=i8(2, -1)), "inconsistent"),
+        "delays of more labels than there can be": (delays(counts=i8(2, MOST_EVENTS + 1)), "inconsistent"),
+        "delays that are no numbers": (delays(counts=b"abc"), "inconsistent"),
+        "delays of a slice before all events": (delays(0), "out_of_range"),
+        "delays of a slice after all events": (delays(1_893_456_000_000 + 9 * DAY_MS), "out_of_range"),
         "another model": (record(good, change(good, model="x")), "foreign"),
         "a partition that there is not": (change(record(good), partition=1), "foreign"),
         "a watermark beyond all": (record(good, come_to_ms=2**62), "out_of_range"),
@@ -145,6 +162,8 @@ def test_the_first_and_last_times_that_can_be_are_counted_and_those_beside_them_
         (labels(first), labels(first - slice_ms)),
         (labels(last), labels(last + slice_ms)),
         (labels(AT_MS), labels(AT_MS + slice_ms // 2)),
+        (delays(earliest_ms - slice_ms + 1, (0, N_CELLS - 1), i8(1, MOST_EVENTS)), delays(earliest_ms - slice_ms)),
+        (delays(latest_ms), delays(latest_ms + 1)),
         (
             record(errors=(run([earliest_ms - horizon_ms, latest_ms], b"\0\1"),)),
             record(errors=(run([earliest_ms - horizon_ms - 1, latest_ms], b"\0\1"),)),

@@ -16,7 +16,7 @@ from models.counting import count, count_outcomes
 from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
 from models.soundness import MOST_CELLS, SparseCounts
-from schemas.wire import ErrorRun, LabelCounts, SketchDelta, SketchRecord, decode_packed, encode_packed
+from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta, SketchRecord, decode_packed, encode_packed
 
 SLICE_MS = 1_000
 
@@ -224,7 +224,9 @@ def make_record(seed: int, n_slices: int, n_errors: int, n_strangers: int) -> Sk
     strangers = [generator.integers(0, 2**62, n).astype("<i8").tobytes() for n in (n_strangers, 3, 0)]
     labels = [LabelCounts(at * SLICE_MS, 9 + len(each), 2, 5, each) for at, each in enumerate(strangers)]
     runs = [ErrorRun(version, times, generator.integers(0, 2, n_errors, "u1").tobytes()) for version in ("1", "2")]
-    return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels)
+    cells = np.arange(n_strangers // 9 + 1, dtype="<u4")
+    delays = [DelayCounts(at * SLICE_MS, at % 2, cells.tobytes(), cells.astype("<i8").tobytes()) for at in range(4)]
+    return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels, delays)
 
 
 @settings(max_examples=40)
@@ -241,6 +243,7 @@ def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_la
     record = make_record(seed, n_slices, n_errors, n_strangers)
     parts = list(split_record(record, most_bytes))
     assert [delta for part in parts for delta in part.deltas] == record.deltas
+    assert [delays for part in parts for delays in part.delays] == record.delays
     for run in record.errors:
         pieces = [each for part in parts for each in part.errors if each.version == run.version]
         assert b"".join(each.times_ms for each in pieces) == run.times_ms
@@ -264,7 +267,7 @@ def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_la
     assert len(list(split_record(record, 10**6))) == 1
 
 
-@pytest.mark.parametrize("what", ["errors", "labels", "deltas"])
+@pytest.mark.parametrize("what", ["errors", "labels", "deltas", "delays"])
 def test_many_small_pieces_make_no_large_record(what: str) -> None:
     """Of pieces without content: their names and numbers take room as well."""
     name, of_none = "a version of a long name", counts_of(1, 0)
@@ -274,10 +277,11 @@ def test_many_small_pieces_make_no_large_record(what: str) -> None:
         [ErrorRun(f"{name} {n}", bytes(8), b"1") for n in range(200)] * (what == "errors"),
         0,
         [LabelCounts(2**40 + n, 2**31, 2**31, 2**31, b"") for n in range(200)] * (what == "labels"),
+        [DelayCounts(2**40 + n, 1, b"", b"") for n in range(200)] * (what == "delays"),
     )
     parts = list(split_record(record, 3_000))
     assert max(len(encode_packed(part)) for part in parts) <= 3_000
-    assert sum(len(part.deltas) + len(part.errors) + len(part.labels) for part in parts) == 200
+    assert sum(len(part.deltas) + len(part.errors) + len(part.labels + part.delays) for part in parts) == 200
 
 
 def test_a_record_of_a_backlog_is_cut_to_what_a_topic_takes() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from app.core.label_delays import N_CELLS
 from app.core.sketches import ALL
 from models.segments import Segments
 from models.soundness import MOST_EVENTS, SparseCounts, find_fault_without_reference
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from app.core.records.rules import RecordRules
     from models.soundness import CellLaws
     from schemas.pipeline import Pipeline
-    from schemas.wire import ErrorRun, LabelCounts, SketchDelta
+    from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta
 
 #: Versions without a reference that counts are held of.
 MOST_UNKNOWN = 100
@@ -97,6 +98,8 @@ class SketchRules:
             self._check_run(run, latest_ms)
         for labels in record.labels:
             self._check_labels(labels, latest_ms)
+        for delays in record.delays:
+            self._check_delays(delays, latest_ms)
         known = [delta for delta in record.deltas if delta.segment in self._segments]
         if len(known) == len(record.deltas):
             return record
@@ -137,6 +140,25 @@ class SketchRules:
         if not earliest_ms < labels.slice_start_ms <= latest_ms or labels.slice_start_ms % self._slice_ms:
             raise RefusedRecordError(
                 "out_of_range", f"It counts labels of a slice that begins at {labels.slice_start_ms}."
+            )
+
+    def _check_delays(self, delays: DelayCounts, latest_ms: int) -> None:
+        try:
+            cells, counts = np.frombuffer(delays.cells, "<u4"), np.frombuffer(delays.counts, "<i8")
+        except ValueError as error:
+            raise RefusedRecordError("inconsistent", f"Delays of labels: {error}.") from None
+        is_sound = (
+            len(cells) == len(counts)
+            and bool((cells < N_CELLS).all())
+            and bool((cells[1:] > cells[:-1]).all())
+            and bool(((counts > 0) & (counts <= MOST_EVENTS)).all())
+        )
+        if not is_sound:
+            raise RefusedRecordError("inconsistent", "Cells of delays ascend, and each has its count of labels.")
+        earliest_ms = self._rules.earliest_ms - self._slice_ms
+        if not earliest_ms < delays.slice_start_ms <= latest_ms:
+            raise RefusedRecordError(
+                "out_of_range", f"It counts delays of a slice that begins at {delays.slice_start_ms}."
             )
 
     def _check_run(self, run: ErrorRun, latest_ms: int) -> None:
