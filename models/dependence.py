@@ -1,33 +1,87 @@
-"""How many events count as one where events resemble those before them: the design effect, from events in time order.
+"""How many events count as one where events resemble each other: the design effect, from events in time order.
 
 A share of n independent events has the variance p (1 - p) / n. Events that resemble their neighbours (weather, bursts,
-sessions) give it a larger one; the ratio is the design effect, and n divided by it the number of independent events
-that say as much. Tests that take n for that number alarm for nothing.
+sessions), or that carry the past (a window of thirty days, a state that changes slowly), give it a larger one; the
+ratio is the design effect, and n divided by it the number of independent events that say as much. Tests that take n for
+that number alarm for nothing.
+
+What is needed is the variance of a *detection window's* share about that of training. Neighbours tell of it where
+dependence is over before the window is. What repeats within each window (the hours of a day, in windows of a day) makes
+neighbours alike and windows no different: it is taken away first. What is slower than a window is seen by comparing
+windows with windows.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.special import chdtri
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
 
 #: Blocks of the longest length that is looked at; fewer say too little about the variance between them.
 FEWEST_BLOCKS = 32
-#: Where a value is cut into "below" and "not below": the deciles.
+#: Windows of training below which they are not compared with each other.
+FEWEST_WINDOWS = 8
+# Where a value is cut into "below" and "not below": the deciles.
 _CUTS = 9
 # A correlation counts as found from so many standard errors on: over nine cuts and some ten lengths of blocks, about
 # one independent metric in two hundred is taken for a dependent one.
 _FOUND = 4.0
+# Windows count as different from each other where chance would make them so in one of so many: over the cuts, as above.
+_CHANCE = 1e-4
+# An estimate counts by its upper 90 % limit.
+_UPPER = 1.28
+# Places in a window at which a value is compared with itself: the hours of a day.
+_PARTS = 24
 
 
-def design_effect(cells: Ints, n_cells: int, *, in_order: bool) -> float:
+class Span(NamedTuple):
+    """Events in windows of time.
+
+    Parameters
+    ----------
+    windows, places
+        The number of the detection window in which each event lies, ascending, and where in it: in [0, 1).
+    memory
+        How many windows a value may carry the past: the longest window of a feature, in detection windows; 0 or less
+        than 1: none.
+    """
+
+    windows: Ints
+    places: Floats
+    memory: float = 0.0
+
+    def of(self, rows: Ints | Bools | slice) -> Span:
+        """Some of the events."""
+        return Span(self.windows[rows], self.places[rows], self.memory)
+
+    def starts(self) -> Ints:
+        """Where each window begins."""
+        found: Ints = np.flatnonzero(np.diff(self.windows, prepend=self.windows[:1] - 1))
+        return found
+
+
+class _Blocks(NamedTuple):
+    """Variances of the sums of blocks, relative to independent events, at each length; and what neighbours show."""
+
+    effects: list[float]
+    is_correlated: list[bool]
+
+    @property
+    def last_correlated(self) -> int:
+        """The longest length (as a power of two) at which neighbouring blocks are correlated; -1: at none."""
+        return max(np.flatnonzero(self.is_correlated).tolist(), default=-1)
+
+
+def design_effect(cells: Ints, n_cells: int, *, in_order: bool, span: Span | None = None) -> float:
     """Estimate the variance of shares relative to independent events; at least 1, and 1 without evidence of more.
 
     Values are cut at their nine deciles and where they are missing, and their ranks are taken as they are
@@ -37,6 +91,12 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool) -> float:
     counts and, as it is an estimate, its upper 90 % limit. (AR(1) of 0.6: the share below the median needs 2.9, the
     mean rank 3.9.)
 
+    Where the windows of the events are known, what repeats in each is taken away before: the mean at each place in it.
+    Where blocks are still correlated when they are as long as a window, or windows surely differ by more, the variance
+    between windows counts. Where windows resemble the ones before them, too, or a value carries the past
+    of several windows, the variance goes on growing with the distance: it is followed to the end of that memory, as it
+    grows for a sliding mean.
+
     Parameters
     ----------
     cells
@@ -45,6 +105,8 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool) -> float:
         Number of cells.
     in_order
         Whether the order of the cells means something (numbers) or not (categories).
+    span
+        In which windows the events lie; None: that is not known, and neighbours are all there is.
 
     Returns
     -------
@@ -60,6 +122,13 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool) -> float:
     >>> design_effect(values, 10, in_order=True)
     1.0
 
+    Each window holds the same ten values one after the other: neighbours are alike, and windows are no different.
+
+    >>> days = np.tile(np.repeat(np.arange(10), 100), 20)
+    >>> of_days = Span(np.repeat(np.arange(20), 1000), np.tile(np.arange(1000) / 1000, 20))
+    >>> design_effect(days, 10, in_order=True) > 50, design_effect(days, 10, in_order=True, span=of_days)
+    (True, 1.0)
+
     References
     ----------
     H. Flyvbjerg, H. Petersen, "Error estimates on averages of correlated data", J. Chem. Phys. 91, 1989; L. Kish,
@@ -68,8 +137,36 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool) -> float:
     marks = _marks(cells, n_cells, in_order=in_order)
     if not len(marks):
         return 1.0
-    sums, length = marks - marks.mean(axis=1, keepdims=True), 1
-    variances = (sums**2).mean(axis=1)
+    marks -= marks.mean(axis=1, keepdims=True)
+    variances = (marks**2).mean(axis=1)
+    starts = np.zeros(0, np.int64) if span is None else span.starts()
+    if span is not None and len(starts) >= FEWEST_WINDOWS:
+        marks = _without_profile(marks, span.places)
+    blocks = _compare_blocks(marks, variances)
+    settled = blocks.last_correlated + 2
+    found = 1.0
+    if blocks.last_correlated >= 0:
+        level = min(settled, len(blocks.effects) - 1)
+        found = blocks.effects[level] * (1 + _UPPER * math.sqrt(2 / (marks.shape[1] >> level)))
+    if span is None or len(starts) < FEWEST_WINDOWS:
+        return max(1.0, found)
+    of_windows = _compare_windows(marks, variances, starts, span.memory)
+    is_settled = settled < len(blocks.effects) and 2**settled * len(starts) <= marks.shape[1]
+    if blocks.last_correlated >= 0 and not is_settled:
+        return max(1.0, of_windows.upper)
+    return max(1.0, found, of_windows.beyond(found))
+
+
+def _without_profile(marks: Floats, places: Floats) -> Floats:
+    """Marks less their mean at the same place in all windows."""
+    parts = max(1, min(_PARTS, marks.shape[1] // (4 * FEWEST_BLOCKS)))
+    part = (places * parts).astype(np.int64)
+    sizes = np.maximum(np.bincount(part, minlength=parts), 1)
+    return np.stack([each - (np.bincount(part, each, minlength=parts) / sizes)[part] for each in marks])
+
+
+def _compare_blocks(marks: Floats, variances: Floats) -> _Blocks:
+    sums, length = marks, 1
     effects, is_correlated = [], []
     while sums.shape[1] >= FEWEST_BLOCKS:
         blocks = sums.shape[1]
@@ -79,12 +176,53 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool) -> float:
         is_correlated.append(bool((neighbours > _FOUND / math.sqrt(blocks) * squares).any()))
         sums = sums[:, : blocks // 2 * 2].reshape(len(sums), -1, 2).sum(axis=2)
         length *= 2
-    if not any(is_correlated):
-        return 1.0
-    level = min(max(np.flatnonzero(is_correlated).tolist()) + 2, len(effects) - 1)
-    blocks = len(cells) >> level
-    upper = 1 + 1.28 * math.sqrt(2 / blocks)
-    return max(1.0, effects[level] * upper)
+    return _Blocks(effects, is_correlated)
+
+
+class _Windows(NamedTuple):
+    """The variance between windows, relative to independent events: per mark, and its upper limit over all of them."""
+
+    effects: Floats
+    n: int
+    upper: float
+    is_slow: bool
+
+    def beyond(self, found: float) -> float:
+        """The upper limit where windows surely differ by more than ``found`` explains, or carry the past; else 0."""
+        limit = found * float(chdtri(self.n - 1, _CHANCE)) / (self.n - 1)
+        return self.upper if self.is_slow or bool((self.effects > limit).any()) else 0.0
+
+
+def _compare_windows(marks: Floats, variances: Floats, starts: Ints, memory: float) -> _Windows:
+    n = len(starts)
+    sizes = np.diff(starts, append=marks.shape[1])
+    means = np.add.reduceat(marks, starts, axis=1) / sizes
+    effects = (means**2 * sizes).sum(axis=1) / ((n - 1) * variances)
+    upper = float(effects.max()) * (1 + _UPPER * math.sqrt(2 / (n - 1)))
+    centred = means - means.mean(axis=1, keepdims=True)
+    alike = (centred[:, 1:] * centred[:, :-1]).sum(axis=1) > _FOUND / math.sqrt(n) * (centred**2).sum(axis=1)
+    is_slow = memory > 1 or bool((alike & (effects > 1)).any())
+    if is_slow:
+        upper = max(upper, _follow(means, variances, float(np.median(sizes)), memory if memory > 1 else float(n)))
+    return _Windows(effects, n, upper, is_slow)
+
+
+def _follow(means: Floats, variances: Floats, size: float, memory: float) -> float:
+    """The design effect of a window far from training, of values that remember so many windows.
+
+    Windows h apart differ by 2 c h beyond the chance of their events, as far as a sliding mean of ``memory`` windows
+    remembers: then no more. c is fitted to lags of up to half of training. The mean of training wanders with it.
+    """
+    n = means.shape[1]
+    lags = np.arange(1, max(n // 2, 1) + 1)
+    apart = np.array([((means[:, lag:] - means[:, :-lag]) ** 2).mean(axis=1) / 2 for lag in lags]).T
+    beyond = apart - variances[:, None] / size
+    growth = np.maximum(beyond @ lags / float(lags @ lags), 0.0)
+    wander = growth * memory
+    reach = n / memory
+    kept = 1 - reach / 3 if reach < 1 else (1 - 1 / (3 * reach)) / reach
+    chance = variances / size * (1 + 1 / n)
+    return float(((chance + wander * (1 + kept)) / chance).max())
 
 
 def _marks(cells: Ints, n_cells: int, *, in_order: bool) -> Floats:

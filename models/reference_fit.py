@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from models.counting import count, count_outcomes
-from models.dependence import design_effect
+from models.dependence import FEWEST_WINDOWS, Span, design_effect
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
 from models.units import FIXED_POINT
@@ -38,6 +38,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     *,
     vocabularies: Mapping[str, Sequence[str]] | None = None,
     segments: Segments | None = None,
+    span: Span | None = None,
+    memories: Sequence[float] = (),
 ) -> Reference:
     """Freeze the cells on the training data and count it in them.
 
@@ -60,6 +62,10 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         The values of each category, which name its codes.
     segments
         What is counted by itself besides all events; None: nothing.
+    span
+        In which detection windows the events lie; None: that is not known.
+    memories
+        Of each feature: how many detection windows its longest window spans; empty: none carries the past.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
@@ -82,20 +88,36 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     empty = Counts.zeros(len(metrics), width, len(edges) + 1)
     profiles = np.full((len(metrics), width), np.nan)
     effects = np.ones(len(metrics))
+    remembers = dict(zip(names, memories, strict=True)) if memories else {}
     for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
         held = _find_cells(metric, values)
         profiles[row, : metric.size + 1] = _mean_scores(held, metric.size + 1, scores)
-        if metric.kind == "outcome":  # a label that never comes is no value of it
-            held = held[held < metric.size]
-        effects[row] = design_effect(held, metric.size, in_order=not metric.is_coded)
+        is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # a label that never comes is none
+        lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
+        effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
     effects[-1] = max(effects[-1], _effect_of_errors(scores, outcomes, threshold))
-    blocks = np.zeros((OUTCOME_BLOCKS, *empty.outcomes.shape), np.int64)
-    cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
-    for block, rows in zip(blocks, np.array_split(labelled, OUTCOME_BLOCKS), strict=True):
+    parts = _cut(labelled, span)
+    blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)
+    cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
+    for block, rows in zip(blocks, parts, strict=True):
         block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
-    parts = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
-    return replace(cells, training=count(cells, matrix, scores, outcomes), segments=parts)
+    by_segment = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
+    return replace(cells, training=count(cells, matrix, scores, outcomes), segments=by_segment)
+
+
+def _cut(rows: Ints, span: Span | None) -> list[Ints]:
+    """Cut labelled events into blocks of consecutive ones.
+
+    Of whole windows where there are enough, so that what repeats within each window is no difference of blocks.
+    """
+    if span is None or not len(rows):
+        return np.array_split(rows, OUTCOME_BLOCKS)
+    starts = span.of(rows).starts()
+    each = -(-len(starts) // OUTCOME_BLOCKS)
+    if len(starts) // each < FEWEST_WINDOWS:
+        return np.array_split(rows, OUTCOME_BLOCKS)
+    return np.split(rows, starts[each::each])
 
 
 def fit_edges(values: Floats, bins: int) -> Floats:

@@ -35,6 +35,7 @@ from models.manifest import (
 from models.reference_fit import fit_reference
 from models.scorer import Scorer, make_scorer
 from models.segments import Segments
+from models.spans import memories_of, span_of
 
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
@@ -141,6 +142,8 @@ def train(
         pipeline.model.threshold,
         vocabularies=vocabularies,
         segments=Segments.of(pipeline),
+        span=span_of(pipeline, event_time_ms),
+        memories=memories_of(pipeline),
     )
     manifest = Manifest(
         model=pipeline.model.name,

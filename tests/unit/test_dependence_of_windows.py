@@ -1,0 +1,182 @@
+"""The design effect is what the share of a detection window varies by, whatever makes it vary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from models.dependence import Span, design_effect
+from models.spans import memories_of, span_of
+from schemas.pipeline_file import load
+
+Floats = np.ndarray
+WINDOW, TRAINING, AFTER, CELLS = 250, 24, 4, 20
+
+
+def in_cells(values: Floats) -> np.ndarray:
+    edges = np.quantile(values, np.linspace(0, 1, CELLS + 1)[1:-1])
+    return np.searchsorted(edges, values)
+
+
+def independent(rng: np.random.Generator, n: int) -> Floats:
+    return rng.standard_normal(n)
+
+
+def daily(rng: np.random.Generator, n: int) -> Floats:
+    return rng.standard_normal(n) + 2 * np.sin(2 * np.pi * np.arange(n) / WINDOW)
+
+
+def neighbours_alike(rng: np.random.Generator, n: int) -> Floats:
+    return lfilter([1.0], [1.0, -0.6], rng.standard_normal(n))
+
+
+def days_of_their_own(rng: np.random.Generator, n: int) -> Floats:
+    return rng.standard_normal(n) + np.repeat(0.2 * rng.standard_normal(n // WINDOW), WINDOW)
+
+
+def sliding_mean(rng: np.random.Generator, n: int) -> Floats:
+    """Of something that changes daily, over 30 days."""
+    days = n // WINDOW
+    slow = np.convolve(rng.standard_normal(days + 29), np.ones(30) / 30**0.5, mode="valid")
+    return rng.standard_normal(n) + np.repeat(0.3 * slow, WINDOW)
+
+
+def both(rng: np.random.Generator, n: int) -> Floats:
+    return daily(rng, n) + days_of_their_own(rng, n)
+
+
+def span(n: int, memory: float = 0.0) -> Span:
+    at = np.arange(n)
+    return Span(at // WINDOW, at % WINDOW / WINDOW, memory)
+
+
+def variance_ratio(draw: Callable[[np.random.Generator, int], Floats], memory: float, seeds: int = 60) -> float:
+    """How much the rank of a window varies about that of training, in the deviations that the design effect says."""
+    squares = []
+    for seed in range(seeds):
+        n, m = TRAINING * WINDOW, WINDOW
+        drawn = draw(np.random.default_rng(seed), n + AFTER * WINDOW)
+        trained, window = drawn[:n], drawn[-m:]
+        effect = design_effect(in_cells(trained), CELLS, in_order=True, span=span(n, memory))
+        rank = np.searchsorted(np.sort(trained), window).mean() / n - 0.5
+        squares.append(rank**2 / (effect / 12 * (1 / n + 1 / m)))
+    return float(np.mean(squares))
+
+
+@pytest.mark.parametrize(
+    ("draw", "memory"),
+    [
+        (independent, 0.0),
+        (daily, 0.0),
+        (neighbours_alike, 0.0),
+        (days_of_their_own, 0.0),
+        (both, 0.0),
+        (sliding_mean, 30.0),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_windows_vary_by_no_more_than_the_design_effect_says(
+    draw: Callable[[np.random.Generator, int], Floats], memory: float
+) -> None:
+    assert variance_ratio(draw, memory) < 1.5
+
+
+def test_what_repeats_in_each_window_costs_no_power() -> None:
+    cells = in_cells(daily(np.random.default_rng(1), 24 * WINDOW))
+    assert design_effect(cells, CELLS, in_order=True) > 20
+    assert design_effect(cells, CELLS, in_order=True, span=span(len(cells))) < 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_independent_events_lose_nothing(seed: int) -> None:
+    cells = in_cells(independent(np.random.default_rng(seed), 24 * WINDOW))
+    assert design_effect(cells, CELLS, in_order=True, span=span(len(cells))) == 1.0
+
+
+def test_a_month_within_windows_of_days_is_hardly_seen_at_all() -> None:
+    effects = [
+        design_effect(
+            in_cells(sliding_mean(np.random.default_rng(seed), 24 * WINDOW)),
+            CELLS,
+            in_order=True,
+            span=span(24 * WINDOW, 30.0),
+        )
+        for seed in range(10)
+    ]
+    assert np.median(effects) > 8  # a variance of 0.09 beside that of one in 250 events: 22 and more
+
+
+def test_too_few_windows_say_no_more_than_neighbours() -> None:
+    cells = in_cells(daily(np.random.default_rng(1), 7 * WINDOW))
+    alone = design_effect(cells, CELLS, in_order=True)
+    assert design_effect(cells, CELLS, in_order=True, span=span(len(cells))) == alone
+
+
+# -- where events lie --------------------------------------------------------------------------------------------------
+
+
+FILE = """
+name = "shop"
+[model]
+name = "shop"
+[events]
+entity = "card"
+id = "id"
+time = "at_ms"
+[events.fields]
+id = "string"
+card = "string"
+at_ms = "int"
+amount = "float"
+[labels]
+horizon = "3d"
+[drift]
+window = "{window}"
+[[features]]
+name = "surprise"
+type = "float"
+expression = "amount / mean_30d + hour"
+[[features]]
+name = "hour"
+type = "float"
+expression = "at_ms / 3600000 % 24"
+[[features]]
+name = "mean_30d"
+type = "float"
+window = {{ of = "events", key = ["card"], size = "30d", hop = "1d", aggregate = "mean", field = "amount" }}
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+[[features]]
+name = "of_amounts"
+type = "float"
+expression = "maximum(surprise, amount)"
+"""
+
+
+@pytest.mark.parametrize(("window", "memory"), [("5d", 6.0), ("60d", 0.5), ("month", 30 / 30.436875)])
+def test_a_feature_remembers_what_the_longest_window_that_it_is_made_of_does(
+    tmp_path: Path, window: str, memory: float
+) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text(FILE.format(window=window), encoding="utf-8")
+    assert memories_of(load(path)) == pytest.approx([memory, 0.0, memory, 0.0, memory])
+
+
+def test_places_and_windows_are_those_of_the_calendar(tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    day = 86_400_000
+    times = np.array(["2026-01-31T12", "2026-02-01T00", "2026-02-15T00", "2026-03-01T00"], "M8[ms]").astype(np.int64)
+    path.write_text(FILE.format(window="month"), encoding="utf-8")
+    found = span_of(load(path), times)
+    assert np.diff(found.windows).tolist() == [1, 0, 1]
+    assert found.places.tolist() == pytest.approx([30.5 / 31, 0, 0.5, 0])
+    path.write_text(FILE.format(window="5d"), encoding="utf-8")
+    found = span_of(load(path), times)
+    assert found.windows.tolist() == (times // (5 * day)).tolist()
+    assert found.places.tolist() == pytest.approx((times % (5 * day) / (5 * day)).tolist())
