@@ -204,7 +204,7 @@ class PartitionPipeline:
         self._said = BEGINNING_MS, BEGINNING_MS
         self._encode = msgspec.json.Encoder().encode
         self._served = _features_record(pipeline.feature_names)
-        self._unscored = 0
+        self._unscored_ms: list[Ints] = []
         self.entities: EntityLog | None = None
         #: What records must satisfy, whoever wrote them.
         self.rules = RecordRules.of(pipeline)
@@ -362,7 +362,7 @@ class PartitionPipeline:
             for run in models.runs(events.offsets, events.event_time_ms):
                 for start, stop in _between(run.start, run.stop, rejected):
                     self._score(step, slice(start, stop), run.model)
-            self._unscored += len(events) - step.n_scored - len(rejected)
+            self._count_unscored(step, rejected)
             if self._with_outgoing:
                 self._encode_scores(step, now_ms)
         segments, versions = self._segments_of(step), _versions(step, rejected)
@@ -374,6 +374,23 @@ class PartitionPipeline:
             step.leave_out(rejected)
         step.dead_letters = self._passed_label_letters(merged.labels)
         return step
+
+    def _count_unscored(self, step: Step, rejected: list[int]) -> None:
+        if len(step.events) == step.n_scored + len(rejected):
+            return
+        is_unscored = np.ones(len(step.events), np.bool_)
+        is_unscored[rejected] = False
+        for start, stop, _ in step.runs:
+            is_unscored[start:stop] = False
+        self._unscored_ms.append(step.events.event_time_ms[is_unscored])
+
+    def _drain_unscored(self) -> tuple[int, int | None]:
+        """How many events were left unscored since the last drain, and before when a twentieth of them happened."""
+        if not self._unscored_ms:
+            return 0, None
+        times_ms, self._unscored_ms = np.concatenate(self._unscored_ms), []
+        place = len(times_ms) // 20
+        return len(times_ms), int(np.partition(times_ms, place)[place])
 
     def _score(self, step: Step, rows: slice, model: ActiveModel) -> None:
         step.scores[rows] = model.scorer.score(step.matrix[rows])
@@ -499,12 +516,13 @@ class PartitionPipeline:
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
         label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
         deltas, labels, delays = self._sketch.drain(), self.labels.drain(), self.labels.drain_delays()
-        unscored, self._unscored = self._unscored, 0
+        unscored, since_ms = self._drain_unscored()
         if not deltas and not labels and not unscored and (watermark, label_watermark) == self._said:
             return None
         self._said = watermark, label_watermark
         errors = self._sketch.drain_errors()
-        return SketchRecord(self.partition, watermark, label_watermark, deltas, errors, unscored, labels, delays)
+        marks = watermark, label_watermark
+        return SketchRecord(self.partition, *marks, deltas, errors, unscored, labels, delays, since_ms)
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""

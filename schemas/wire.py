@@ -306,6 +306,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     """One record of ``<p>.sketches``: the deltas of one transaction and how far this partition has come.
 
     ``unscored``: events that were left unscored, being older than what any version was to score.
+    ``unscored_since_ms``: event time before which a twentieth of them happened; None: not told.
     """
 
     partition: Partition
@@ -318,6 +319,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     unscored: Count = 0
     labels: list[LabelCounts] = []
     delays: list[DelayCounts] = []
+    unscored_since_ms: TimeMs | None = None
 
 
 class EntityChunk(msgspec.Struct, array_like=True):

@@ -17,10 +17,10 @@ from app.core.attribution import attribute
 from app.core.drift.deciles import deciles
 from app.core.estimation import calibrate, compare, estimate
 from app.core.faults.find import find_faults
-from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
 from app.core.label_checks import check_labels
 from app.core.performance import measure
+from app.core.silences import NOTHING_SILENT, Silence
 from app.core.situation import Performance, SegmentChange, Situation
 from app.core.sketches import ALL
 from app.core.verdict import decide
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
+    from app.core.faults.traffic import Traffic
     from app.core.situation import Predecessor
     from app.core.verdict import Verdict
     from models.reference import Counts, MetricCells, Reference
@@ -109,11 +110,12 @@ class Diagnosis:
         counts: Mapping[str, Counts],
         tested: Iterable[Judgement],
         performance: Iterable[PerformanceRow],
-        traffic: Traffic,
+        traffic: Traffic | None,
         predecessor: Predecessor | None,
         *,
         with_labels: bool,
         alpha: float,
+        silence: Silence = NOTHING_SILENT,
     ) -> Verdict:
         """Give the verdict of a window.
 
@@ -126,19 +128,22 @@ class Diagnosis:
         performance
             Rows of the window.
         traffic
-            Numbers of events of the window and of past ones, of all versions.
+            Numbers of events of the window and of past ones, of all versions; None: another version tells them.
         predecessor
             Of `app.core.succession`, where labels are mature.
         with_labels
             Whether its labels are mature.
         alpha
             What the tests of labels may spend.
+        silence
+            What is not compared.
         """
         reference, whole = self.reference, counts[ALL]
         drifting = [each for each in tested if each.verdict.signal == "DRIFT"]
         moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifting)]
         changes = [self._change(reference.names.index(name), whole) for name in moved]
         values = {cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values}
+        silent = {each.metric for each in silence.filling}
         faults = find_faults(
             reference.metrics,
             reference.training,
@@ -147,7 +152,7 @@ class Diagnosis:
             design_effects=reference.design_effects.tolist(),
             values=values,
             traffic=traffic,
-            suspected=self._suspects(whole) if moved else frozenset(),
+            suspected=self._suspects(whole) - silent if moved else frozenset(),
             events=self.events,
         )
         features = len(reference.metrics) - 2
@@ -162,9 +167,10 @@ class Diagnosis:
         )
         rows = {row.measure: row for row in performance if row.segment == ALL}
         score_effect, outcome_effect = reference.design_effects[-2:].tolist()
+        # Scores that are made of features that are filling do not say what they said in training.
         labels = (
             check_labels(reference.training.outcomes, whole.outcomes, outcome_effect, score_effect=score_effect)
-            if with_labels
+            if with_labels and not silence.filling
             else None
         )
         rate = _rate(reference.training)
@@ -188,6 +194,7 @@ class Diagnosis:
                 alpha=alpha,
                 performance=self._performance(rows, predecessor),
                 events=self.events,
+                silence=silence,
             )
         )
 

@@ -33,7 +33,7 @@ signalled in this window (of the classic ones their level). All count n divided 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -82,6 +82,8 @@ class View:
         What of the budget may be spent.
     absence
         Why a segment has nothing to be compared with, should it have nothing.
+    silent
+        Why some of these metrics are not compared; they have no part in the budget.
     """
 
     segments: Sequence[str]
@@ -91,6 +93,7 @@ class View:
     past: Sequence[Past]
     alpha: float
     absence: str = ""
+    silent: Mapping[int, str] = field(default_factory=dict)
 
 
 class Verdict(NamedTuple):
@@ -166,6 +169,9 @@ class Judge:
                     **self._over_time(told[s, row], rejected[s][row], thresholds[s][row]),
                     **classic[row],
                 }
+                if row in view.silent:
+                    silence = Verdict(None, None, None, None, "NONE", view.silent[row])
+                    verdicts = dict.fromkeys(verdicts, silence)
                 judgements += [
                     Judgement(segment, name, test, *numbers, verdicts[test])
                     for test in self._settings
@@ -216,10 +222,11 @@ class Judge:
         weights = np.broadcast_to(_WEIGHTS, p_values.shape)
         unjudged = np.ones(p_values.shape[1], dtype=bool)
         unjudged[list(view.rows)] = False
-        p_values[:, unjudged] = np.nan
+        unjudged[list(view.silent)] = True
         for (s, row), of_metric in told.items():
             for which, each in of_metric.items():
                 p_values[s, row, which] = each.p_value
+        p_values[:, unjudged] = np.nan
         # A hypothesis that such a past cannot reject would take its part of the budget away from the others.
         is_open = ~np.isnan(p_values)
         alone = view.alpha * weights / max(float(weights[is_open].sum()), 1e-9)

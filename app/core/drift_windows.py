@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.core.drift_calendar import Calendar, Window
 from app.core.sketches import ALL, Sketch
+from app.core.stream_start import StreamStart
 from schemas.wire import SketchRecord, decode_packed, encode_packed
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from schemas.pipeline import PastWindow
     from schemas.wire import SketchDelta
 
-_MAGIC = b"streamgauge windows 3\n"
+_MAGIC = b"streamgauge windows 4\n"
 
 #: What is told of a version in a window, each under revisions of its own; the performance has those of the verdict.
 Told = Literal["features", "labels", "verdict"]
@@ -139,6 +140,8 @@ class WindowStore:
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
         self._floors: dict[tuple[str, int, Told], int] = {}
+        #: When the stream began.
+        self.start = StreamStart()
         self.n_too_late = 0
         #: Events that workers left unscored: they are in no window.
         self.n_unscored = 0
@@ -169,6 +172,9 @@ class WindowStore:
         for delta in record.deltas:
             self._merge(delta)
         self.n_unscored += record.unscored
+        if record.unscored:
+            since_ms = record.unscored_since_ms if record.unscored_since_ms is not None else record.watermark_ms
+            self.start.add(since_ms, record.unscored)
         before = self._reported.get(record.partition, (record.watermark_ms, record.label_watermark_ms))
         self._reported[record.partition] = (
             max(before[0], record.watermark_ms),
@@ -254,6 +260,16 @@ class WindowStore:
                 found.setdefault(segment, Sketch()).merge(sketch)
         return found
 
+    def numbers(self, window: Window) -> dict[str, dict[str, int]]:
+        """Number of events of a window by version, whether its reference is known or not, and segment."""
+        found: dict[str, dict[str, int]] = {}
+        for pane in self._calendar.panes_of(window):
+            for version, sketches in self._panes.get(pane, {}).items():
+                of_version = found.setdefault(version, {})
+                for segment, sketch in sketches.items():
+                    of_version[segment] = of_version.get(segment, 0) + sketch.n
+        return found
+
     def versions(self) -> set[str]:
         """The versions that counts are held of."""
         return {version for held in self._panes.values() for version in held}
@@ -273,8 +289,11 @@ class WindowStore:
         for pane in unsound:
             del self._panes[pane][version]
             for window in self._calendar.windows_of(pane):
+                held = self._windows.get(window, {})
                 if not self.counts(window, version):
-                    self._windows.get(window, {}).pop(version, None)
+                    held.pop(version, None)
+                for holding in held.values():
+                    holding.is_changed = holding.labels_changed = True
         return len(unsound)
 
     def release(self) -> None:
@@ -338,6 +357,7 @@ class WindowStore:
             "frozen_before_ms": self._frozen_before_ms,
             "n_too_late": self.n_too_late,
             "n_unscored": self.n_unscored,
+            "start": self.start.to_state(),
             "notes": notes,
         }
         return (
@@ -362,6 +382,7 @@ class WindowStore:
         self._frozen_before_ms = state["frozen_before_ms"]
         self.n_too_late = state["n_too_late"]
         self.n_unscored = state["n_unscored"]
+        self.start.from_state(state["start"])
         self._panes, self._windows = {}, {}
         for delta in decode_packed(body, SketchRecord).deltas:
             self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)
@@ -391,14 +412,18 @@ class WindowStore:
         if not windows:
             self.n_too_late += delta.n if delta.segment == ALL else 0
             return
+        if delta.n and delta.segment == ALL:
+            self.start.add(delta.slice_start_ms, delta.n)
         self._held(pane, delta).add(delta)
         for window in windows:
             held = self._windows.setdefault(window, {})
             if delta.version not in held:
                 held[delta.version] = Holding(is_changed=True)
                 self._raise(window, delta.version, held[delta.version])
-            held[delta.version].is_changed |= delta.n > 0
             held[delta.version].labels_changed = True
+            if delta.n:  # what is said of a version depends on who else scored in the window
+                for holding in held.values():
+                    holding.is_changed = holding.labels_changed = True
 
     def _held(self, pane: Window, delta: SketchDelta) -> Sketch:
         return self._panes.setdefault(pane, {}).setdefault(delta.version, {}).setdefault(delta.segment, Sketch())

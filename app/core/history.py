@@ -16,7 +16,9 @@ from app.core.drift_calendar import Window
 from models.reference import SCORE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from app.core.batches import Floats
     from app.core.window_statistics import Statistics
@@ -42,7 +44,7 @@ class _Entry:
 
 
 class History:
-    """Deciles by window, version, segment and metric.
+    """Deciles by window, version, segment and metric, and numbers of events by window and segment.
 
     Parameters
     ----------
@@ -53,13 +55,33 @@ class History:
     def __init__(self, length: int) -> None:
         self._length = length
         self._entries: dict[Window, dict[str, dict[str, _Entry]]] = {}
+        self._events: dict[Window, dict[str, int]] = {}
 
-    def remember(self, window: Window, version: str, segment: str, n: int, statistics: Statistics) -> None:
-        """Keep, or replace, the deciles among the statistics of ``n`` events."""
+    def note_events(self, window: Window, by_version: Mapping[str, Mapping[str, int]]) -> bool:
+        """Keep the number of events by segment, of all versions together; give whether it is another than before."""
+        events: dict[str, int] = {}
+        for of_version in by_version.values():
+            for segment, n in of_version.items():
+                events[segment] = events.get(segment, 0) + n
+        is_new = events != self._events.get(window)
+        self._events[window] = events
+        return is_new
+
+    def remember(  # noqa: PLR0917  # what was counted of what
+        self,
+        window: Window,
+        version: str,
+        segment: str,
+        n: int,
+        statistics: Statistics,
+        is_silent: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Keep, or replace, the deciles among the statistics of ``n`` events, NaN for metrics that are not compared."""
         of_segment = self._entries.setdefault(window, {}).setdefault(segment, {})
         entry = of_segment.setdefault(version, _Entry(n, {}))
         entry.n = n
-        entry.deciles[statistics.metrics] = statistics.deciles
+        silent = np.zeros(len(statistics.metrics), np.bool_) if is_silent is None else is_silent
+        entry.deciles[statistics.metrics] = np.where(silent[:, None], np.nan, statistics.deciles)
 
     def current(self, window: Window, version: str, segment: str, metrics: tuple[str, ...]) -> Floats:
         """Give the deciles of metrics that were told together: metrics x 10."""
@@ -67,10 +89,7 @@ class History:
 
     def events(self, window: Window) -> dict[str, int]:
         """Number of events of a window by segment, of all versions."""
-        return {
-            segment: sum(entry.n for entry in of_segment.values())
-            for segment, of_segment in self._entries[window].items()
-        }
+        return self._events[window]
 
     def before(self, window: Window) -> list[Window]:
         """List the newest windows before one that overlap neither it nor each other, oldest first."""
@@ -107,6 +126,7 @@ class History:
         """Forget all but the newest windows: those that a test of one of the newest ``keep`` looks at."""
         for window in sorted(self._entries)[:-keep]:
             del self._entries[window]
+            self._events.pop(window, None)
 
     def to_state(self) -> list[Any]:
         """Give what `from_state` needs: JSON values."""
@@ -118,6 +138,7 @@ class History:
                     segment: {version: entry.to_state() for version, entry in of_segment.items()}
                     for segment, of_segment in by_segment.items()
                 },
+                self._events.get(window, {}),
             ]
             for window, by_segment in sorted(self._entries.items())
         ]
@@ -128,8 +149,9 @@ class History:
                 segment: {version: _Entry.from_state(entry) for version, entry in of_segment.items()}
                 for segment, of_segment in by_segment.items()
             }
-            for start, end, by_segment in state
+            for start, end, by_segment, _ in state
         }
+        self._events = {Window(start, end): events for start, end, _, events in state}
 
 
 def _speakers(of_segment: dict[str, _Entry]) -> list[tuple[str, _Entry]]:

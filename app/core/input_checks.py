@@ -22,6 +22,7 @@ from app.core.sketches import ALL
 
 if TYPE_CHECKING:
     from app.core.entity_directory import EntityDirectory
+    from app.core.stream_start import StreamStart
     from schemas.wire import SketchRecord
 
 #: Of fewer labels in a slice, their share without an event says nothing to an alert.
@@ -139,15 +140,28 @@ class InputChecks:
                 found.append(InputRow(self._pipeline, *window, **asdict(counts), revision=counts.revision))
         return found
 
-    def label_readings(self, label_watermark_ms: int | None) -> Iterator[tuple[Window, Reading]]:
-        """What each slice whose labels have come says to rules on labels; NaN where they are too few."""
+    def label_readings(
+        self, label_watermark_ms: int | None, start: StreamStart, horizon_ms: int
+    ) -> Iterator[tuple[Window, Reading]]:
+        """What each slice whose labels have come says to rules on labels; NaN where it can say nothing.
+
+        That is where labels are too few, and at the beginning of the stream: for as long as an event may wait for its
+        label, labels are of events from before. Of those only labels in another partition than their entity are wrong.
+        """
+        first_ms = min(self._slices, default=0)
         for start_ms, counts in self._ended(label_watermark_ms, 0):
-            is_enough = counts.labels >= FEWEST_LABELS
-            share = counts.without_event / counts.labels if is_enough else math.nan
-            words = (
-                f"{counts.other_partition} in another partition, {counts.too_late} too late, {counts.unknown} unknown"
-            )
-            yield self._window(start_ms), Reading(share, words if is_enough else "")
+            began_ms = start.before(start_ms + self._slice_ms)
+            is_beginning = start_ms < (first_ms if began_ms is None else began_ms) + horizon_ms
+            without_event = counts.other_partition if is_beginning else counts.without_event
+            if counts.labels < FEWEST_LABELS or (is_beginning and not without_event):
+                yield self._window(start_ms), Reading(math.nan, "")
+                continue
+            words = f"{counts.other_partition} in another partition"
+            if is_beginning:
+                words += "; the events of others may be from before the stream's beginning"
+            else:
+                words += f", {counts.too_late} too late, {counts.unknown} unknown"
+            yield self._window(start_ms), Reading(without_event / counts.labels, words)
 
     def entity_readings(self, watermark_ms: int | None) -> Iterator[tuple[Window, Reading]]:
         """What each slice says to rules on entities: how many have strayed by then, as far as they are remembered.

@@ -7,6 +7,9 @@ revision of what late data changed, and the processing time, depend on when `col
 
 The interval and the trend look at past windows of the model, whichever version served (`app.core.history`).
 
+A window that versions share, as in a swap, compares none of them, and features that are filling are not compared; what
+labels say, and the traffic of all versions together, is judged all the same (`app.core.silences`).
+
 The outcome, like the performance, is judged when its labels are mature; everything else when the window closes.
 
 A version must be registered before its windows are reported. Until then they are held, merged per window, so that what
@@ -31,9 +34,10 @@ from app.core.diagnosis import MEASURE, Diagnosis, to_record
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
-from app.core.error_stream import ErrorStream
+from app.core.error_stream import Errors, ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.faults.traffic import Traffic
+from app.core.filling import FillTimes
 from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.input_checks import InputChecks
@@ -42,6 +46,7 @@ from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.records.rules import RecordRules
 from app.core.records.sketches import SketchRules, named_versions
+from app.core.silences import Silence, is_shared, server
 from app.core.sketches import ALL, Sketch
 from app.core.succession import Succession
 from app.core.window_statistics import Describer
@@ -112,6 +117,7 @@ class MonitorCore:
             keep=keep,
             against=drift.against,
         )
+        self._fill_times = FillTimes(pipeline)
         self._versions: dict[str, _Version] = {}
         self._rules = SketchRules(pipeline, RecordRules.of(pipeline))
         #: How many metrics the counts have that are held of versions without a reference; 0: none are.
@@ -244,7 +250,7 @@ class MonitorCore:
                     findings.metadata += about.metadata("training", segment, statistics, now_ms)
         for version, known in sorted(self._versions.items()):
             released = self._errors.release(version, self._store.label_watermark_ms)
-            detected = known.errors.observe(released, self._about(version, known.training, 1))
+            detected = known.errors.observe(self._of_full_features(released), self._about(version, known.training, 1))
             findings.reports += detected
             known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
         closed = self._next_windows(most)
@@ -263,7 +269,8 @@ class MonitorCore:
         self._note_absences(mature, of_labels=True)
         self._note_detections(closed)
         findings.inputs = self.inputs.rows(self._store.watermark_ms)
-        self.alerts.see_stream("labels", self.inputs.label_readings(self._store.label_watermark_ms))
+        said = self.inputs.label_readings(self._store.label_watermark_ms, self._store.start, self._pipeline.horizon_ms)
+        self.alerts.see_stream("labels", said)
         self.alerts.see_stream("entities", self.inputs.entity_readings(self._store.watermark_ms))
         self.inputs.prune()
         findings.delays = self.delays.rows(self._store.label_watermark_ms)
@@ -358,6 +365,7 @@ class MonitorCore:
         found: dict[tuple[Window, str], list[Judgement]] = {}
         is_history_changed = False
         for window in windows:
+            is_history_changed |= not of_labels and self._note_events(window)
             for version, holding in self._store.holdings(window):
                 if version not in self._versions or not holding.is_due(of_labels, is_history_changed):
                     continue
@@ -365,8 +373,10 @@ class MonitorCore:
                 counts = self._counts(window, version)
                 metrics = self._metrics(known, of_labels=of_labels)
                 statistics = {segment: known.describer.describe(each, metrics) for segment, each in counts.items()}
+                silence = self._silence(window, version)
+                is_silent = np.isin(metrics, list(silence.notes(known.reference.metrics, metrics)))
                 for segment, each in counts.items():
-                    self._history.remember(window, version, segment, each.n, statistics[segment])
+                    self._history.remember(window, version, segment, each.n, statistics[segment], is_silent)
                 if of_labels:
                     effects = known.diagnosis.calibration.design_effects
                     self._succession.remember(window, version, counts[ALL], effects["auc"])
@@ -383,10 +393,17 @@ class MonitorCore:
                     findings.metadata += about.metadata("scoring", segment, each_statistics, now_ms)
                 if not of_labels:
                     share = {"share": _share_of_drift(tested)}
-                    self.alerts.see_measures(version, window, "drift", share if counts[ALL].n >= FEWEST else {})
+                    is_said = counts[ALL].n >= FEWEST and not silence
+                    self.alerts.see_measures(version, window, "drift", share if is_said else {})
         if is_history_changed:
             self._store.note_history(later, of_labels)
         return found
+
+    def _note_events(self, window: Window) -> bool:
+        """Note how many events a window has, if any have come; whether they are others than before."""
+        if not any(holding.is_changed for _, holding in self._store.holdings(window)):
+            return False
+        return self._history.note_events(window, self._store.numbers(window))
 
     def _conclude(
         self,
@@ -411,10 +428,17 @@ class MonitorCore:
                 performance += known.diagnosis.performance(about, segment, each, with_labels=with_labels)
         alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
         past = self._history.before(window)
-        traffic = self._traffic(window, past, counts)
+        traffic = self._traffic(window, past, version)
         before = self._succession.predecessor(version, window, past) if with_labels else None
         verdict = known.diagnosis.verdict(
-            counts, judgements, performance, traffic, before, with_labels=with_labels, alpha=alpha
+            counts,
+            judgements,
+            performance,
+            traffic,
+            before,
+            with_labels=with_labels,
+            alpha=alpha,
+            silence=self._silence(window, version),
         )
         holding = dict(self._store.holdings(window))[version]
         revision = holding.conclude(_digest(performance, verdict))
@@ -435,11 +459,35 @@ class MonitorCore:
         last = len(known.reference.metrics) - 1
         return range(last, last + 1) if of_labels else range(last)
 
-    def _traffic(self, window: Window, past_windows: list[Window], counts: dict[str, Counts]) -> Traffic:
-        """How many events past windows had, whichever version scored them, and this one."""
+    def _of_full_features(self, errors: Errors) -> Errors:
+        """Those of events whose features were filled: while they are filling, a model does worse than in training."""
+        filling_ms = self._fill_times.longest_ms
+        if not filling_ms:
+            return errors
+        filling_ms += self._pipeline.performance.maturity_ms  # until the last of their labels has come
+        slices, at = np.unique(errors.times_ms // self._pipeline.drift.slice_ms, return_inverse=True)
+        ends_ms = (slices + 1) * self._pipeline.drift.slice_ms
+        began = [self._store.start.before(end_ms) for end_ms in ends_ms.tolist()]
+        full_ms = np.array([-math.inf if each is None else each + filling_ms for each in began])
+        is_full = errors.times_ms >= full_ms[at]
+        return Errors(errors.times_ms[is_full], errors.wrong[is_full])
+
+    def _silence(self, window: Window, version: str) -> Silence:
+        metrics = self._versions[version].reference.names
+        filling = self._fill_times.filling(metrics, window, self._store.start.before(window.end_ms))
+        return Silence(version, is_shared(version, self._n_scored(window)), filling)
+
+    def _n_scored(self, window: Window) -> dict[str, int]:
+        """Events of a window by version."""
+        return {version: of_version.get(ALL, 0) for version, of_version in self._store.numbers(window).items()}
+
+    def _traffic(self, window: Window, past_windows: list[Window], version: str) -> Traffic | None:
+        """How many events past windows and this one had, whichever version scored them; one version tells it."""
+        if version != server(self._n_scored(window)):
+            return None
         past = [self._history.events(each) for each in past_windows]
         now = self._history.events(window)
-        segments = sorted(counts.keys() - {ALL})
+        segments = sorted({segment for numbers in (*past, now) for segment in numbers} - {ALL})
         return Traffic(
             n=now.get(ALL, 0),
             past=[numbers.get(ALL, 0) for numbers in past],
@@ -476,8 +524,9 @@ class MonitorCore:
             against, absence = dict(known.reference.by_segment()), "training had no such events"
         else:
             before = self._calendar.before(window, drift.against)
-            against = self._counts(before, version) if before < window else {}
-            absence = f"version {version} scored none in {before}, which it is compared with"
+            is_own = before < window and not is_shared(version, self._n_scored(before))
+            against = self._counts(before, version) if is_own else {}
+            absence = f"version {version} scored none of {before}, which it is compared with, or only a part"
         nothing = known.reference.zeros()
         past_windows = self._history.before(window)
 
@@ -506,6 +555,7 @@ class MonitorCore:
             ],
             alpha=alpha_of_window(drift.false_alarms, share, self._calendar.step_ms, counts[ALL].n),
             absence=absence,
+            silent=self._silence(window, version).notes(known.reference.metrics, metrics),
         )
 
     def _about(self, version: str, window: Window, revision: int) -> Subject:

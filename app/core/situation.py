@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.core.silences import NOTHING_SILENT, Silence
+
 if TYPE_CHECKING:
     from app.core.attribution import Share
     from app.core.faults.fault import Fault
@@ -90,6 +92,8 @@ class Situation:
         Whether training's counts are known.
     events
         What an event is called, in the plural.
+    silence
+        What is not compared.
     """
 
     n: int
@@ -114,9 +118,15 @@ class Situation:
     fewest: int = 200
     has_reference: bool = True
     events: str = "events"
+    silence: Silence = NOTHING_SILENT
 
     def change(self, metric: str) -> Change | None:
         return next((change for change in self.changes if change.metric == metric), None)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are events enough to judge."""
+        return min(self.n, self.n_reference) >= self.fewest
 
     @property
     def score_moved(self) -> bool:

@@ -74,7 +74,7 @@ def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> I
             part.deltas.append(piece)
         size += piece_bytes
     part.watermark_ms, part.label_watermark_ms = record.watermark_ms, record.label_watermark_ms
-    part.unscored = record.unscored
+    part.unscored, part.unscored_since_ms = record.unscored, record.unscored_since_ms
     yield part
 
 

@@ -17,6 +17,9 @@ concept_drift       labels come out otherwise than scored (p_calibration, ``leas
 score_drift         the score has signalled                                                           watch *
 feature_drift       a feature has signalled                                                           watch *
 label_prior_drift   the outcome has signalled, or its share has moved                                 watch *
+too_little_data     nothing of all that, and something is not compared (`app.core.silences`): the     watch
+                    version scored only part of the window, or features are filling; of such a part
+                    the share of positive labels says nothing, either
 none                nothing of all that                                                               watch *
 =================== ================================================================================= =================
 
@@ -112,6 +115,8 @@ def decide(situation: Situation) -> Verdict:
     '`temp` is higher: half of the flights have 24.1 or more, 3.2 or more in training.'
     """
     kind = _kind(situation)
+    if situation.silence and (kind == "none" or (kind == "label_prior_drift" and situation.silence.is_shared)):
+        kind = "too_little_data"
     is_judged = kind not in {"no_reference", "too_little_data"}
     return Verdict(
         kind=kind,
@@ -128,7 +133,7 @@ def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the
         return "no_reference"
     if any(fault.kind.startswith("traffic") for fault in situation.faults):
         return "pipeline_fault"
-    if min(situation.n, situation.n_reference) < situation.fewest:
+    if not situation.is_enough:
         return "too_little_data"
     if situation.faults:
         return "pipeline_fault"
@@ -145,6 +150,8 @@ def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the
 
 
 def _advise(situation: Situation, kind: VerdictKind) -> Advice:
+    if kind == "too_little_data" and situation.is_enough:
+        return _OF_A_PART if situation.silence.is_shared else _OF_A_BEGINNING
     if kind in _ADVICE:
         return _ADVICE[kind]
     performance, before = situation.performance, situation.better_predecessor
@@ -183,6 +190,8 @@ _ADVICE: dict[VerdictKind, Advice] = {
         "look_upstream", "What reaches the model is not what happened; a new model would learn the fault."
     ),
 }
+_OF_A_PART = Advice("watch", "A part of a window is no fair sample; the next window will tell.")
+_OF_A_BEGINNING = Advice("watch", "Until features are filled, they and the scores are unlike those of training.")
 
 
 def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]:

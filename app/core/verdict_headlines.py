@@ -76,8 +76,20 @@ def _none_headline(situation: Situation) -> str:
 
 
 def _little_headline(situation: Situation) -> str:
+    if situation.is_enough:
+        return _silent_headline(situation)
     numbers = f"{situation.n} {situation.events} in the window, {situation.n_reference} in training"
     return f"Too little data: {numbers}; {situation.fewest} of each are needed."
+
+
+def _silent_headline(situation: Situation) -> str:
+    silence = situation.silence
+    if silence.is_shared:
+        return f"Version {silence.version} scored only part of this window; it is compared in windows of its own."
+    first, *others = sorted(silence.filling, key=lambda each: -each.until_ms)
+    more = "".join(f", `{each.metric}` until {each.until}" for each in others[:2])
+    rest = f", {len(others) - 2} more until then at most" if len(others) > 2 else ""
+    return f"Too early to compare all: {first.words}{more}{rest}; nor are the scores compared, which are made of them."
 
 
 def _unknown_headline(_: Situation) -> str:

@@ -54,7 +54,7 @@ RANGES = {
     **dict.fromkeys(
         ("event_time_ms", "scored_at_ms", "rejected_at_ms", "at_ms", "announced_at_ms", "valid_from_ms"), TIMES
     ),
-    "slice_start_ms": TIMES,
+    **dict.fromkeys(("slice_start_ms", "unscored_since_ms"), TIMES),
     "label": (0, 1),
 }
 ANY_KIND = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])

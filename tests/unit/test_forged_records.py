@@ -298,7 +298,9 @@ def test_an_alert_on_the_stream_itself_is_read_back_from_checkpoint_and_table() 
     core = MonitorCore(pipeline)
     slice_ms = pipeline.drift.slice_ms
     start_ms = START_MS // slice_ms * slice_ms
-    core.observe(SketchRecord(0, NOW_MS, NOW_MS, [], [], 0, [LabelCounts(start_ms, 1_000, 0, 900, b"")]))
+    old_ms = start_ms - 10 * slice_ms  # the stream is no longer at its beginning
+    labels = [LabelCounts(old_ms, 1, 0, 0, b""), LabelCounts(start_ms, 1_000, 0, 900, b"")]
+    core.observe(SketchRecord(0, NOW_MS, NOW_MS, [], [], 0, labels))
     findings = core.collect(NOW_MS)
     assert [(alert.rule, alert.version) for alert in findings.alerts] == [("labels-without-event", "")]
     assert decode_packed(encode_packed(Saved(core.snapshot(), findings)), Saved).findings == findings

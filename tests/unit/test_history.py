@@ -41,7 +41,17 @@ def test_the_version_of_most_events_speaks_and_the_first_by_name_among_equals() 
 
     assert levels(history, [window(0), window(1)], "3", FEATURES) == [[200, 201], [400, 401]]
     assert levels(history, [window(0)], "3", ("b",)) == [[201]]
-    assert history.events(window(0)) == {"all": 40}
+
+
+def test_events_are_counted_over_all_versions_and_what_is_noted_again_is_no_news() -> None:
+    history = History(9)
+    numbers = {"1": {"all": 10, "k=1": 3}, "2": {"all": 30, "k=2": 30}}
+
+    assert history.note_events(window(0), numbers)
+    assert not history.note_events(window(0), numbers)
+    assert history.events(window(0)) == {"all": 40, "k=1": 3, "k=2": 30}
+    assert history.note_events(window(0), {"2": {"all": 31}})
+    assert history.events(window(0)) == {"all": 31}
 
 
 def test_the_score_is_the_versions_own_and_unknown_where_it_had_none() -> None:
@@ -91,7 +101,6 @@ def test_what_is_told_again_replaces_what_was_told() -> None:
 
     assert levels(history, [window(0)], "3", FEATURES) == [[200, 201]]
     assert history.current(window(0), "1", "all", FEATURES)[:, 0].tolist() == [300, 301]
-    assert history.events(window(0)) == {"all": 17}
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
@@ -100,11 +109,13 @@ def test_only_the_newest_windows_are_kept_and_a_restored_history_says_the_same(k
     for number in range(4):
         history.remember(window(number), "1", "all", number, statistics(FEATURES, float(number)))
         history.remember(window(number), "2", "k=1", number, statistics(("a",), float(number)))
+        history.note_events(window(number), {"1": {"all": number}, "2": {"k=1": number}})
     history.prune(keep)
     other.from_state(json.loads(json.dumps(history.to_state())))
 
     kept = [window(number) for number in range(4)][-keep:]
     for each in (history, other):
         assert each.before(window(9)) == kept
+        assert [each.events(at) for at in kept] == [dict.fromkeys(("all", "k=1"), at.start_ms / 10) for at in kept]
         assert levels(each, kept, "1", FEATURES) == [[at.start_ms / 10, at.start_ms / 10 + 1] for at in kept]
     assert other.to_state() == history.to_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from app.core.input_checks import InputChecks
 from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
 from app.core.sketches import ALL, pack
+from app.core.stream_start import StreamStart
 from models.reference import Counts
 from schemas.topics import Topics
 from schemas.wire import LabelCounts, SketchDelta, SketchRecord
@@ -121,12 +123,12 @@ def test_a_slice_is_told_when_it_has_ended_and_again_when_it_is_amended() -> Non
 def test_rules_on_labels_see_the_share_of_enough_labels_when_they_have_come() -> None:
     checks = InputChecks("p", SLICE_MS, 7)
     checks.add(record(0, 100, 99, 9, 0, []))
-    assert list(checks.label_readings(199)) == []
-    ((window, reading),) = checks.label_readings(200)
+    assert list(checks.label_readings(199, StreamStart(), 0)) == []
+    ((window, reading),) = checks.label_readings(200, StreamStart(), 0)
     assert (window.start_ms, window.end_ms) == (100, 200)
     assert math.isnan(reading.value)
     checks.add(record(1, 100, 1, 0, 1, []))
-    ((_, reading),) = checks.label_readings(200)
+    ((_, reading),) = checks.label_readings(200, StreamStart(), 0)
     assert reading.value == 0.1
     assert reading.text == "0 in another partition, 9 too late, 1 unknown"
 
@@ -182,17 +184,42 @@ def test_old_slices_count_in_the_totals_alone() -> None:
     assert checks.rows(10**9) == []
 
 
-def test_the_alert_on_first_labels_of_events_from_before_clears_by_itself_after_two_good_days() -> None:
+def test_labels_of_events_from_before_the_stream_raise_nothing_and_the_same_ones_later_do() -> None:
+    """Two events a day; the horizon is three days, and the day after it begins is the first that can be known."""
     pipeline = setting().pipeline
-    core = MonitorCore(pipeline)
+    assert pipeline.labels is not None
     day_ms = pipeline.drift.slice_ms
+    core = MonitorCore(replace(pipeline, labels=replace(pipeline.labels, horizon_ms=3 * day_ms)))
     first_ms = START_MS // day_ms * day_ms
     said = []
-    for day, unknown in enumerate((900, 300, 40, 90, 50, 10, 0)):
+    for day, unknown in enumerate((900, 300, 90, 40, 90, 50, 10, 0)):
         start_ms, end_ms = first_ms + day * day_ms, first_ms + (day + 1) * day_ms
-        core.observe(SketchRecord(0, end_ms, end_ms, [], [], 0, [LabelCounts(start_ms, 1_000, 0, unknown, b"")]))
+        deltas = [pack(pipeline.model.name, "1", ALL, start_ms, two_events())]
+        core.observe(SketchRecord(0, end_ms, end_ms, deltas, [], 0, [LabelCounts(start_ms, 1_000, 0, unknown, b"")]))
         said += [(day, alert.rule, alert.state) for alert in core.collect(end_ms).alerts]
-    assert said == [(0, "labels-without-event", "raised"), (5, "labels-without-event", "cleared")]
+    assert said == [(4, "labels-without-event", "raised"), (6, "labels-without-event", "cleared")]
+
+
+def test_at_the_beginning_only_labels_in_another_partition_than_their_entity_are_wrong() -> None:
+    directory, checks, start = EntityDirectory(SLICE_MS, RULES), InputChecks("p", SLICE_MS, 0), StreamStart()
+    start.add(300, 9)
+    for slice_start_ms in (100, 400, 500):  # before the stream, in its beginning, after it
+        checks.add(record(0, slice_start_ms, 100, 5, 5, ["a"] * 10 if slice_start_ms != 100 else []))
+    hear(directory, told(1, ["a"], 5))
+    checks.look_up(directory)
+    said = {window.start_ms: reading for window, reading in checks.label_readings(600, start, 200)}
+    assert math.isnan(said[100].value)
+    assert said[400].value == 0.1
+    assert said[400].text == "10 in another partition; the events of others may be from before the stream's beginning"
+    assert said[500].value == 0.2
+    assert said[500].text == "10 in another partition, 5 too late, 5 unknown"
+
+
+def two_events() -> Counts:
+    counts = Counts.zeros(3, 2, 1)
+    counts.n, counts.counts[:2, 0] = 2, 2
+    counts.minima[:2] = counts.maxima[:2] = 0.0
+    return counts
 
 
 # -- against a plain table of what was counted -------------------------------------------------------------------------
@@ -320,7 +347,7 @@ def test_rows_and_readings_are_those_of_a_plain_table(
             assert {name: getattr(row, name) for name in counted} == counted
         said |= due
 
-        labels = {window.start_ms: reading for window, reading in checks.label_readings(watermark_ms)}
+        labels = {window.start_ms: reading for window, reading in checks.label_readings(watermark_ms, StreamStart(), 0)}
         assert list(labels) == [start_ms for start_ms in slices if start_ms + SLICE_MS <= come_to_ms]
         for start_ms, reading in labels.items():
             of = slices[start_ms]

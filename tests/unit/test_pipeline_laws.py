@@ -225,6 +225,7 @@ def test_events_older_than_any_version_are_left_unscored_counted_once_and_known_
     record = flow.drain_sketch()
     assert record is not None
     assert (record.unscored, sum(delta.n for delta in record.deltas)) == (3, 2)
+    assert record.unscored_since_ms == START_MS
     assert flow.drain_sketch() is None
 
     labels = batch(
@@ -239,6 +240,18 @@ def test_events_older_than_any_version_are_left_unscored_counted_once_and_known_
     assert record is not None
     (errors,) = record.errors  # of the one that has a score
     assert (errors.version, len(errors.wrong), record.unscored) == ("1.0.0", 1, 0)
+    assert record.unscored_since_ms is None
+
+
+def test_one_stray_of_many_unscored_events_does_not_say_since_when_they_are(setting: Setting) -> None:
+    """Of forty, a twentieth is two; the time is that of the third."""
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
+    models = ChampionTimeline([setting.version(1, START_MS + HOUR_MS)])
+    receive(flow, [event(number, START_MS + number * MINUTE_MS) for number in range(40)])
+    step(flow, models)
+    record = flow.drain_sketch()
+    assert record is not None
+    assert (record.unscored, record.unscored_since_ms) == (40, START_MS + 2 * MINUTE_MS)
 
 
 def test_a_dead_letter_has_all_of_its_record_and_when_it_was_rejected(setting: Setting) -> None:

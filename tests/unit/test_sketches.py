@@ -226,7 +226,7 @@ def make_record(seed: int, n_slices: int, n_errors: int, n_strangers: int) -> Sk
     runs = [ErrorRun(version, times, generator.integers(0, 2, n_errors, "u1").tobytes()) for version in ("1", "2")]
     cells = np.arange(n_strangers // 9 + 1, dtype="<u4")
     delays = [DelayCounts(at * SLICE_MS, at % 2, cells.tobytes(), cells.astype("<i8").tobytes()) for at in range(4)]
-    return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels, delays)
+    return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels, delays, 50)
 
 
 @settings(max_examples=40)
@@ -258,6 +258,7 @@ def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_la
         ]
     assert {part.partition for part in parts} == {3}
     assert [part.unscored for part in parts] == [0] * (len(parts) - 1) + [4]
+    assert [part.unscored_since_ms for part in parts] == [None] * (len(parts) - 1) + [50]
     assert (parts[-1].watermark_ms, parts[-1].label_watermark_ms) == (70, 60)
     assert all(part.watermark_ms == part.label_watermark_ms < -(2**60) for part in parts[:-1])
     # A piece that is cut leaves little room beside it, and a record that fits is not cut at all.

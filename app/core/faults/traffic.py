@@ -20,6 +20,8 @@ _SPREADS = 5.0
 #: And the number has to be this much beyond the usual, or this part of it.
 _MORE = 1.7
 _FEWER = 0.5
+#: Where so many are usual, none at all is less probable than one in a million; where fewer are, it may be chance.
+_NONE_BY_CHANCE = 14
 _DOUBLE = (1.8, 2.25)
 #: Median absolute deviation to standard deviation, of a normal law.
 _DEVIATIONS = 1.4826
@@ -78,6 +80,8 @@ def _judge(n: int, past: Sequence[int], segment: str, overall: float, events: st
     if len(past) < _FEWEST_WINDOWS:
         return None
     usual = _usual(past)
+    if n == 0 and usual < _NONE_BY_CHANCE:
+        return None
     logs = np.log(np.asarray(past, np.float64) + 0.5)
     middle = float(np.median(logs))
     chance = 1 / max(usual, 1.0) + 1 / (n + 0.5) if n else 1 / max(usual, 1.0)

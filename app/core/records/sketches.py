@@ -88,6 +88,9 @@ class SketchRules:
                 f"It says to have come to {record.watermark_ms} and with labels to {record.label_watermark_ms}; the"
                 f" latest that is believed is {latest_ms}.",
             )
+        since_ms = record.unscored_since_ms
+        if since_ms is not None and not self._rules.earliest_ms <= since_ms <= latest_ms:
+            raise RefusedRecordError("out_of_range", f"It left events of {since_ms} unscored.")
         new = named_versions(record) - laws.keys() - n_metrics.keys()
         if new and len(n_metrics) + len(new) > MOST_UNKNOWN:
             raise RefusedRecordError("foreign", f"{len(n_metrics) + len(new)} versions are unknown.")
