@@ -296,7 +296,10 @@ def test_an_alert_on_wrong_decisions_is_of_the_window_they_were_noticed_in_and_s
     )
     rule = AlertRule("wrong", "error", "error", clears_after=1)
     pipeline = replace(
-        pipeline, drift=replace(drift, tests=(default_test("classic_ks"),), detectors=WANTED), alerts=(rule,)
+        pipeline,
+        drift=replace(drift, tests=(default_test("classic_ks"),), detectors=WANTED),
+        alerts=(rule,),
+        features=(),  # none has to fill first
     )
     monitor = MonitorCore(pipeline, make_detector=lambda *_: Told(found_at(0, 0)))
     monitor.register_version("1", reference(), {}, Window(0, 1))
