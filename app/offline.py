@@ -18,12 +18,15 @@ from app.adapters.source import cut_with_promises, read_source
 from app.bootstrap import compile_features
 from app.core.batches import Floats, Ints, RecordBatch
 from app.core.features import FeaturePlan
+from app.core.label_delays import LabelDelays
+from app.core.maturity import Maturity, is_old_enough, weigh
 from app.core.scoring import ActiveModel, ModelSelector
 from app.drive import PartitionRun, Promise, RecordedSelector, drive, drive_partitions, new_board, new_flow
 from app.pipeline import Step
 from models.registry import Registry, RegistryError, resolve
 from models.timeline import Begins
 from models.verify import verify
+from models.weights import WeighedRows
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import ModelUpdate, decode_json
@@ -77,14 +80,21 @@ def run_recording(
 class TrainingSet:
     """Labelled events in the order of their times: matrix [n x features], labels (0 or 1), times and ids [n].
 
-    ``event_rows``: events of the range, those without a label included.
+    They are those that were old enough for their labels to have come. ``maturity``: what was left out, and why.
+    ``young``: others that may be fitted on beside them, if that was asked for.
     """
 
     matrix: Floats
     labels: Floats
     event_time_ms: Ints
     event_id: list[str]
-    event_rows: int
+    maturity: Maturity
+    young: WeighedRows | None = None
+
+    @property
+    def event_rows(self) -> int:
+        """Events of the range, those without a label included."""
+        return self.maturity.n_events
 
 
 def build_training_set(
@@ -94,9 +104,11 @@ def build_training_set(
     to_ms: int,
     plan: FeaturePlan | None = None,
     *,
+    maturity_ms: int | None = None,
+    weigh_young: bool = False,
     see: Callable[[Step], None] = lambda _: None,
 ) -> TrainingSet:
-    """The events of from_ms <= event time < to_ms whose label was known before ``to_ms``.
+    """The labelled events of from_ms <= event time < to_ms whose labels must have come before ``to_ms``.
 
     Features are those that a stream would have served: each event sees what had arrived before it. Earlier records are
     run as well, as far back as windows reach.
@@ -105,6 +117,10 @@ def build_training_set(
     ----------
     recording
         Where the records come from; None: the pipeline's source.
+    maturity_ms
+        How old an event must be when the last label is known; None: as the pipeline file says; 0: any.
+    weigh_young
+        Younger events with a label are given as well, weighed by how likely it is to be here (`app.core.maturity`).
     see
         Is shown each step.
 
@@ -112,6 +128,8 @@ def build_training_set(
     ------
     PipelineError, SourceError, RecordingError
         When the data cannot be read.
+    MaturityError
+        When young events cannot be weighed.
     """
     plan = plan or compile_features(pipeline)
     if recording is None:
@@ -123,23 +141,49 @@ def build_training_set(
         opened.check_fits(pipeline)
         steps = run_recording(pipeline, plan, opened, lambda _: None)
     collectors: dict[int, _Collector] = {}
+    maturity_ms = pipeline.performance.maturity_ms if maturity_ms is None else maturity_ms
+    delays = LabelDelays(pipeline.name, pipeline.drift.slice_ms, max(pipeline.horizon_ms, 1), maturity_ms)
     for step in steps:
         see(step)
         collector = collectors.get(step.partition)
         if collector is None:
-            collector = collectors[step.partition] = _Collector(from_ms, to_ms)
+            collector = collectors[step.partition] = _Collector(from_ms, to_ms, delays)
         collector.add(step)
-    return _put_together([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
+    rows = _Rows.of([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
+    # After the last label of all partitions, nobody knows whether labels came or were not sent.
+    known_ms = min(to_ms, max((each.newest_label_ms for each in collectors.values()), default=from_ms))
+    law = delays.law(known_ms)
+    maturity = Maturity.of(
+        rows.times,
+        rows.labels,
+        law,
+        from_ms=from_ms,
+        known_ms=known_ms,
+        maturity_ms=maturity_ms,
+        horizon_ms=pipeline.horizon_ms,
+    )
+    is_labelled, is_mature = ~np.isnan(rows.labels), is_old_enough(rows.times, known_ms, maturity_ms)
+    young = None
+    if weigh_young:
+        (others,) = np.nonzero(is_labelled & ~is_mature)
+        weights = weigh(law, rows.labels[others], (known_ms - rows.times[others]).astype(np.float64))
+        used, weights = others[weights > 0], weights[weights > 0]
+        young = WeighedRows(rows.matrix[used], rows.labels[used], rows.times[used], weights)
+    (kept,) = np.nonzero(is_labelled & is_mature)
+    event_ids = [rows.event_ids[row] for row in kept.tolist()]
+    return TrainingSet(rows.matrix[kept], rows.labels[kept], rows.times[kept], event_ids, maturity, young)
 
 
 class _Collector:
-    """Gathers one partition's rows, and the labels that were known in time."""
+    """Gathers one partition's rows, and the labels that were known in time; counts how long they took."""
 
-    def __init__(self, from_ms: int, to_ms: int) -> None:
+    def __init__(self, from_ms: int, to_ms: int, delays: LabelDelays) -> None:
         self._from_ms = from_ms
         self._to_ms = to_ms
+        self._delays = delays
         self._rows: dict[str, int] = {}
         self._is_over = False
+        self.newest_label_ms = from_ms
         self.matrices: list[Floats] = []
         self.times: list[int] = []
         self.event_ids: list[str] = []
@@ -147,6 +191,8 @@ class _Collector:
 
     def add(self, step: Step) -> None:
         """Take a step; from the first event that is not before the range's end on, nothing more was known in time."""
+        if len(step.labels):
+            self._count(step)
         if self._is_over:
             return
         times = step.events.event_time_ms
@@ -158,7 +204,7 @@ class _Collector:
         joined, place = step.labels, 0
         for row in [*kept, stop]:
             while place < len(joined) and joined.before[place] <= row:
-                self._label(joined.event_id[place], joined.label[place], joined.label_time_ms[place])
+                self._label(joined.event_id[place], joined.label[place], joined.effective_ms[place])
                 place += 1
             if row < stop:
                 self._rows[step.events.event_id[row]] = len(self.times)
@@ -166,22 +212,36 @@ class _Collector:
                 self.event_ids.append(step.events.event_id[row])
                 self.labels.append(np.nan)
 
-    def _label(self, event_id: str, label: float, time_ms: int) -> None:
+    def _label(self, event_id: str, label: float, effective_ms: int) -> None:
         row = self._rows.pop(event_id, None)
-        if row is not None and time_ms < self._to_ms:
+        if row is not None and effective_ms < self._to_ms:
             self.labels[row] = label
 
+    def _count(self, step: Step) -> None:
+        effective_ms = np.array(step.labels.effective_ms)
+        self.newest_label_ms = max(self.newest_label_ms, int(effective_ms.max()))
+        times, is_known = step.labels.event_times(step.events), effective_ms < self._to_ms
+        labels = np.array(step.labels.label)
+        self._delays.count_each(times[is_known], labels[is_known], (effective_ms - times)[is_known])
 
-def _put_together(collectors: list[_Collector], width: int) -> TrainingSet:
-    matrix = np.concatenate([np.zeros((0, width)), *(matrix for found in collectors for matrix in found.matrices)])
-    times = np.array([time for found in collectors for time in found.times], dtype=np.int64)
-    labels = np.array([label for found in collectors for label in found.labels], dtype=np.float64)
-    event_ids = [event_id for found in collectors for event_id in found.event_ids]
-    order = np.argsort(times, kind="stable")
-    order = order[~np.isnan(labels[order])]
-    return TrainingSet(
-        matrix[order], labels[order], times[order], [event_ids[row] for row in order.tolist()], event_rows=len(times)
-    )
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The events of all partitions in the order of their times; NaN: no label."""
+
+    matrix: Floats
+    labels: Floats
+    times: Ints
+    event_ids: list[str]
+
+    @classmethod
+    def of(cls, collectors: list[_Collector], width: int) -> _Rows:
+        matrix = np.concatenate([np.zeros((0, width)), *(matrix for found in collectors for matrix in found.matrices)])
+        times = np.array([time for found in collectors for time in found.times], dtype=np.int64)
+        labels = np.array([label for found in collectors for label in found.labels], dtype=np.float64)
+        event_ids = [event_id for found in collectors for event_id in found.event_ids]
+        order = np.argsort(times, kind="stable")
+        return cls(matrix[order], labels[order], times[order], [event_ids[row] for row in order.tolist()])
 
 
 # -- models ----------------------------------------------------------------------------------------------------------

@@ -367,8 +367,7 @@ class PartitionPipeline:
                 self._encode_scores(step, now_ms)
         segments, versions = self._segments_of(step), _versions(step, rejected)
         self._remember(step, merged, segments, versions, came_to_ms)
-        error_times_ms = label_times_ms[np.array(joined.places, dtype=np.int64)]
-        self._count_outcomes(step, segments, versions, error_times_ms)
+        self._count_outcomes(step, segments, versions)
         self._pending.expire(self._event_watermark_ms)
         if self._plan.can_reject_late:
             step.leave_out(rejected)
@@ -474,14 +473,13 @@ class PartitionPipeline:
         step: Step,
         segments: list[tuple[int, ...]],
         versions: list[tuple[int, int, str]],
-        error_times_ms: Ints,
     ) -> None:
         if not self._with_drain:
             return
         groups: dict[str, list[tuple[int, float, float, int, tuple[int, ...]]]] = defaultdict(list)
         joined = step.labels.scored(versions, step.events.event_time_ms, step.scores, segments)
         for label, at_ms, (version, time_ms, score, of_event) in zip(
-            step.labels.label, error_times_ms.tolist(), joined, strict=True
+            step.labels.label, step.labels.effective_ms, joined, strict=True
         ):
             groups[version].append((time_ms, score, label, at_ms, of_event))
         for version, rows in groups.items():

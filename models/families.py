@@ -19,6 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits
 
 #: HistGradientBoosting bins a feature into at most this many values, and refuses a category with more.
@@ -42,17 +43,29 @@ class Family:
     build: Callable[[Sequence[FeatureKind], int], Any]
 
 
-def fit(estimator: Any, matrix: NDArray[np.float64], labels: NDArray[np.float64]) -> Any:
-    """Fit an unfitted estimator and return it: infinities as missing, on one BLAS thread.
+def takes_weights(estimator: Any) -> bool:
+    """Whether rows can count more or less than once in the fit of a pipeline: whether its last step lets them."""
+    return bool(has_fit_parameter(estimator.steps[-1][1], "sample_weight"))
+
+
+def fit(
+    estimator: Any,
+    matrix: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+) -> Any:
+    """Fit an unfitted pipeline and return it: infinities as missing, on one BLAS thread.
 
     A column without any value is fitted as 0 throughout, from which no family can learn: the trees of scikit-learn 1.9
-    fail to bin it.
+    fail to bin it. ``weights``: how often each row counts; None: once.
     """
     rows = np.where(np.isfinite(matrix), matrix, np.nan)
     rows[:, np.isnan(rows).all(axis=0)] = 0.0
     # With more threads BLAS may add in another order, and the coefficients' last bits would change.
     with threadpool_limits(1, user_api="blas"):
-        return estimator.fit(rows, labels)
+        if weights is None:
+            return estimator.fit(rows, labels)
+        return estimator.fit(rows, labels, **{f"{estimator.steps[-1][0]}__sample_weight": weights})
 
 
 def build_hgb(kinds: Sequence[FeatureKind], seed: int) -> Pipeline:

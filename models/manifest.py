@@ -60,11 +60,38 @@ class Signature(msgspec.Struct, frozen=True):
         return Vocabularies([len(feature.values) for feature in self.features])
 
 
+class LabelDelay(msgspec.Struct, frozen=True):
+    """How long a label (0 or 1) took before training: so many of them, half and 99 % of them within these times."""
+
+    label: int
+    n: int
+    half_ms: float
+    share_99_ms: float
+
+
+class LabelFacts(msgspec.Struct, frozen=True):
+    """What was known of the labels of the training's range.
+
+    Labels were known up to ``known_ms``, and events learnt from that were ``maturity_ms`` old then. ``young_rows`` were
+    younger, ``young_labelled_rows`` of them with a label, and ``weighed_rows`` of these fitted on by weight; nothing
+    else was done with them. ``unlabelled_rows`` were old enough and had no label.
+    """
+
+    known_ms: int
+    maturity_ms: int
+    young_rows: int
+    young_labelled_rows: int
+    unlabelled_rows: int
+    weighed_rows: int = 0
+    delays: tuple[LabelDelay, ...] = ()
+
+
 class TrainingData(msgspec.Struct, frozen=True):
     """What the version was fitted on.
 
     ``from_ms`` and ``to_ms`` are the half-open range of event time that was asked for. ``rows`` counts its events,
-    ``labelled_rows`` those with an outcome, which are the rows fitted on. ``sha256`` is the digest of matrix and labels
+    ``labelled_rows`` the labelled ones that were old enough: the rows fitted on. ``label_facts`` says what became of
+    the others (None: a version from before they were told apart). ``sha256`` is the digest of matrix and labels
     (`digest_training_data`). ``refitted_on_all`` says that the metrics come from a model fitted on the rows before the
     hold-out only.
     """
@@ -76,6 +103,7 @@ class TrainingData(msgspec.Struct, frozen=True):
     positive_share: float
     sha256: str
     refitted_on_all: bool = True
+    label_facts: LabelFacts | None = None
 
 
 class Metrics(msgspec.Struct, frozen=True):

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from models import artifact
-from models.families import FAMILIES, FeatureKind, fit
+from models.families import FAMILIES, FeatureKind, fit, takes_weights
 from models.golden import choose_golden_rows
 from models.manifest import (
     Artifact,
     FeatureSpec,
     GoldenRows,
+    LabelFacts,
     Manifest,
     Metrics,
     Signature,
@@ -36,6 +37,7 @@ from models.reference_fit import fit_reference
 from models.scorer import Scorer, make_scorer
 from models.segments import Segments
 from models.spans import memories_of, span_of
+from models.weights import WeighedRows
 
 if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
@@ -48,6 +50,8 @@ Progress = Callable[[str], None]
 HOLD_OUT_SHARE = 0.2
 #: Fewer rows than this cannot say anything about a model, nor fill its reference.
 FEWEST_ROWS = 100
+#: Fewer positives (or negatives) than this do not calibrate a score: their rate is known to within 62 % of itself.
+FEWEST_OF_A_LABEL = 10
 SEED = 20130101
 
 
@@ -77,6 +81,8 @@ def train(
     to_ms: int,
     created_at_ms: int,
     event_rows: int | None = None,
+    young: WeighedRows | None = None,
+    label_facts: LabelFacts | None = None,
     parent: str | None = None,
     progress: Progress | None = None,
 ) -> TrainedModel:
@@ -99,6 +105,11 @@ def train(
         Now, as the caller's clock has it.
     event_rows
         Events in the range, those without a label included; None: as many as rows.
+    young
+        Events whose labels have not all come, fitted on by weight beside the others; they judge nothing, and are in no
+        reference.
+    label_facts
+        What was known of the labels, for the manifest.
     parent
         The version that this one is to follow.
     progress
@@ -107,7 +118,8 @@ def train(
     Raises
     ------
     TrainingError
-        When there are fewer than 100 rows, labels other than 0 and 1, or one class only.
+        When there are fewer than 100 rows, fewer than 10 of either label, labels other than 0 and 1, or a family that
+        takes no weights for rows that have some.
     """
     say = progress or (lambda _: None)
     signature = make_signature(pipeline)
@@ -115,6 +127,8 @@ def train(
     cut = _find_cut(event_time_ms)
     _check_classes(labels, cut)
     build = _builder(family, signature)
+    if young is not None and not takes_weights(build()):
+        raise TrainingError(f"{family} models cannot weigh rows; leave young events out, or take another family.")
 
     say(f"fitting on the first {cut} of {len(matrix)} rows")
     known = signature.vocabularies.unseen_as_missing(matrix)
@@ -125,7 +139,12 @@ def train(
     unseen_scores = np.concatenate([_score_unseen(build, known, labels, cut), tail_scores])
 
     say(f"fitting on all {len(matrix)} rows")
-    estimator = fit(build(), known, labels)
+    fitted_on, fitted_labels, fitted_times, weights = matrix, labels, event_time_ms, None
+    if young is not None:
+        say(f"… and by weight on {len(young.labels)} young ones")
+        fitted_on, fitted_labels, weights = _beside(matrix, labels, young)
+        fitted_times = np.concatenate([event_time_ms, young.event_time_ms])
+    estimator = fit(build(), signature.vocabularies.unseen_as_missing(fitted_on), fitted_labels, weights)
     scorer = make_scorer(estimator, signature.vocabularies)
     kind, data = artifact.save(estimator)
     say("making the reference and the golden rows")
@@ -158,7 +177,8 @@ def train(
             rows=len(matrix) if event_rows is None else event_rows,
             labelled_rows=len(matrix),
             positive_share=float(labels.mean()),
-            sha256=digest_training_data(matrix, labels, event_time_ms),
+            sha256=digest_training_data(fitted_on, fitted_labels, fitted_times),
+            label_facts=label_facts,
         ),
         libraries=read_libraries(),
         metrics=metrics,
@@ -233,6 +253,12 @@ def _score_unseen(build: Callable[[], Any], matrix: Floats, labels: Floats, cut:
     return scores
 
 
+def _beside(matrix: Floats, labels: Floats, young: WeighedRows) -> tuple[Floats, Floats, Floats]:
+    """Matrix, labels and weights of rows that count once, and of those that are weighed."""
+    weights = np.concatenate([np.ones(len(labels)), young.weights])
+    return np.concatenate([matrix, young.matrix]), np.concatenate([labels, young.labels]), weights
+
+
 def _in_time_order(matrix: Floats, labels: Floats, event_time_ms: Ints, width: int) -> tuple[Floats, Floats, Ints]:
     if matrix.ndim != 2 or matrix.shape != (len(labels), width) or len(event_time_ms) != len(labels):
         raise TrainingError(
@@ -243,6 +269,13 @@ def _in_time_order(matrix: Floats, labels: Floats, event_time_ms: Ints, width: i
         raise TrainingError(f"There are {len(labels)} labelled events in the range; train on at least {FEWEST_ROWS}.")
     if not np.isin(labels, (0.0, 1.0)).all():
         raise TrainingError("Some labels are neither 0 nor 1; the models here are binary classifiers.")
+    for label, name in ((1, "positive"), (0, "negative")):
+        n = int((labels == label).sum())
+        if n < FEWEST_OF_A_LABEL:
+            raise TrainingError(
+                f"Of {len(labels)} labelled events {n} are {name}; a model needs both outcomes, and with fewer than"
+                f" {FEWEST_OF_A_LABEL} of one nobody can say what a score means: train on a longer range."
+            )
     order = np.argsort(event_time_ms, kind="stable")
     return matrix[order], labels[order], event_time_ms[order]
 

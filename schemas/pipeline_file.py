@@ -185,7 +185,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         features=features,
         model=_read_model(top, name, events),
         drift=drift,
-        performance=_read_performance(top),
+        performance=_read_performance(top, labels),
         alerts=(),
         limits=_read_limits(top),
         state=_read_state(top),
@@ -303,10 +303,20 @@ def _read_model(top: TomlTable, pipeline: str, events: Events) -> Model:
     return Model(name, table.number("threshold", 0.5, low=0, high=1), table.text("target", ""), score_from_ms)
 
 
-def _read_performance(top: TomlTable) -> Performance:
+def _read_performance(top: TomlTable, labels: Labels | None) -> Performance:
     table = top.table("performance")
     table.allow("maturity")
-    return Performance(table.duration("maturity", "24h"))
+    horizon_ms = labels.horizon_ms if labels is not None else None
+    if "maturity" not in table:
+        return Performance(_DAY_MS if horizon_ms is None else min(_DAY_MS, horizon_ms))
+    maturity_ms = table.duration("maturity")
+    if horizon_ms is not None and maturity_ms > horizon_ms:
+        table.fail(
+            "maturity",
+            f'"{table.text("maturity")}" is longer than labels.horizon, after which no label counts: windows would be'
+            " judged later, and by no more labels; make it at most that, or the horizon longer",
+        )
+    return Performance(maturity_ms)
 
 
 def _read_state(top: TomlTable) -> State:

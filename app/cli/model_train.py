@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.cli.model_release import describe_release, release, release_lines
 from app.cli.utc_time import UtcTime
+from app.core.maturity import MaturityError
 from app.visible import visible
 from models.families import FAMILIES
 from models.manifest import Bump, Manifest, ManifestError, parse_version
@@ -37,6 +38,14 @@ LINE_EVERY_S = 5.0
     type=click.Path(exists=True, path_type=Path),
     help="Recording to train on.  [default: the pipeline's source]",
 )
+@click.option(
+    "--immature",
+    type=click.Choice(["leave-out", "weigh"]),
+    default="leave-out",
+    show_default=True,
+    help="What to do with events that are younger than performance.maturity when the last label is known: nothing, or"
+    " fit on those with a label as well, weighed by how likely it is to be here at that age.",
+)
 @click.option("--version", help="Version to give.  [default: the next one by --bump, or 1.0.0]")
 @click.option(
     "--bump", type=click.Choice(get_args(Bump)), default="minor", show_default=True, help="Which number goes up."
@@ -52,6 +61,7 @@ def train(
     from_ms: int,
     to_ms: int,
     recording: Path | None,
+    immature: str,
     version: str | None,
     bump: Bump,
     register: bool,
@@ -60,7 +70,7 @@ def train(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Train a version on the labelled events of a time range.
+    """Train a version on the labelled events of a time range, those whose labels must have come before its end.
 
     The newest fifth judges a model fitted on the rest; what is registered is then fitted on all.
     """
@@ -84,6 +94,7 @@ def train(
             from_ms=from_ms,
             to_ms=to_ms,
             recording=recording,
+            weigh_young=immature == "weigh",
             version=version,
             bump=bump,
         )
@@ -94,7 +105,7 @@ def train(
         uri = None
         if register:
             manifest, uri = _register(context, trained, version, bump)
-    except (TrainingError, RegistryError, ManifestError) as error:
+    except (TrainingError, MaturityError, RegistryError, ManifestError) as error:
         raise click.ClickException(str(error)) from error
     except RefusedModelError as error:
         raise click.ClickException(f"The new version does not pass ({error.reason}): {error.detail}") from error
@@ -114,6 +125,7 @@ def _train(
     from_ms: int,
     to_ms: int,
     recording: Path | None,
+    weigh_young: bool,
     version: str | None,
     bump: Bump,
 ) -> TrainedModel:
@@ -127,8 +139,13 @@ def _train(
     from app.offline import build_training_set  # noqa: PLC0415
 
     with plain_errors():
-        data = build_training_set(context.pipeline, recording, from_ms, to_ms, see=_Reading().see)
-    _say(f"{data.event_rows:,} events read in that time, {len(data.labels):,} with a label.")
+        data = build_training_set(
+            context.pipeline, recording, from_ms, to_ms, weigh_young=weigh_young, see=_Reading().see
+        )
+    for sentence in data.maturity.describe():
+        _say(sentence)
+    for sentence in data.maturity.warnings():
+        _say(f"Note: {sentence}")
     return train_model(
         data.matrix,
         data.labels,
@@ -140,6 +157,8 @@ def _train(
         to_ms=to_ms,
         created_at_ms=read_clock_ms(),
         event_rows=data.event_rows,
+        young=data.young,
+        label_facts=data.maturity.facts(0 if data.young is None else len(data.young.labels)),
         parent=known[-1] if known else None,
         progress=lambda words: _say(f"{family}: {words} …"),
     )

@@ -20,8 +20,9 @@ class JoinedLabels:
     """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
 
     Labels are in the order in which they are applied: label j, number ``places[j]`` of the run's labels, before event
-    ``before[j]`` of the run. ``own_rows``: events of the run that wait for a label no more. ``late`` and ``missing``:
-    numbers of the labels whose event had been forgotten, and of those for which there is none.
+    ``before[j]`` of the run. ``effective_ms``: the time at which each counts. ``own_rows``: events of the run that wait
+    for a label no more. ``late`` and ``missing``: numbers of the labels whose event had been forgotten, and of those
+    for which there is none.
     """
 
     before: list[int] = field(default_factory=list)
@@ -29,6 +30,7 @@ class JoinedLabels:
     event_id: list[str] = field(default_factory=list)
     label: list[float] = field(default_factory=list)
     label_time_ms: list[int] = field(default_factory=list)
+    effective_ms: list[int] = field(default_factory=list)
     events: list[Scored | int] = field(default_factory=list)
     columns: list[list[Any]] = field(default_factory=list)
     own_rows: set[int] = field(default_factory=set)
@@ -63,12 +65,13 @@ class JoinedLabels:
         for row, event_id in enumerate(events.event_id):
             if event_id in wanted:
                 own.setdefault(event_id, []).append(row)
-        for number, (place, event_id, label, time_ms) in enumerate(
+        for number, (place, event_id, label, time_ms, came_ms) in enumerate(
             zip(
                 merged.before.tolist(),
                 labels.event_id,
                 labels.label.tolist(),
                 labels.label_time_ms.tolist(),
+                merged.label_times_ms.tolist(),
                 strict=True,
             )
         ):
@@ -97,6 +100,7 @@ class JoinedLabels:
             joined.event_id.append(event_id)
             joined.label.append(label)
             joined.label_time_ms.append(time_ms)
+            joined.effective_ms.append(max(came_ms, pending.counted_from_ms(watermark_ms)))
             joined.events.append(found)
             for at, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
                 column.append(events.columns[name][found] if isinstance(found, int) else found.fields[at])
@@ -142,6 +146,7 @@ class JoinedLabels:
             event_id=[self.event_id[at] for at in kept],
             label=[self.label[at] for at in kept],
             label_time_ms=[self.label_time_ms[at] for at in kept],
+            effective_ms=[self.effective_ms[at] for at in kept],
             events=[moved(event) if isinstance(event := self.events[at], int) else event for at in kept],
             columns=[[column[at] for at in kept] for column in self.columns],
             own_rows={moved(row) for row in self.own_rows - gone},

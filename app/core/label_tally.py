@@ -59,7 +59,7 @@ class LabelTally:
             self._of(int(start)).n += int(count)
         if len(joined):
             event_times_ms = joined.event_times(events)
-            delays_ms = times_ms[joined.places] - event_times_ms
+            delays_ms = np.array(joined.effective_ms) - event_times_ms
             self._delays.append((event_times_ms, np.array(joined.label), delays_ms))
         for number in joined.late:
             self._of(int(starts[number])).too_late += 1

@@ -92,6 +92,10 @@ class PendingEvents:
         """Whether an event is forgotten once events have come as far as the watermark."""
         return effective_ms < watermark_ms - self._horizon_ms
 
+    def counted_from_ms(self, watermark_ms: int) -> int:
+        """The time at which a label counts at the earliest: before it, labels have been said to be complete."""
+        return watermark_ms - self._horizon_ms
+
     def has_forgotten(self, event_id: str, watermark_ms: int, effective_ms: int | None) -> bool:
         """Whether it is known of an event of this id that it is forgotten when events have come to the watermark.
 

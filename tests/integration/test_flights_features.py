@@ -82,7 +82,7 @@ def flights(pipeline: Pipeline) -> Flights:
 @pytest.fixture(scope="module")
 def year(pipeline: Pipeline) -> TrainingSet:
     """Every labelled flight with the features that a stream would have served."""
-    return build_training_set(pipeline, None, utc_ms(2013, 1, 1), utc_ms(2014, 1, 31))
+    return build_training_set(pipeline, None, utc_ms(2013, 1, 1), utc_ms(2014, 1, 31), maturity_ms=0)
 
 
 @pytest.fixture(scope="module")

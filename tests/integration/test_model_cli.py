@@ -210,16 +210,27 @@ def test_a_training_says_what_it_does_now_and_keeps_it_out_of_its_answer(
     days = ("--from", "2023-01-01", "--to", "2023-03-01")
     result = run("train", "--family", "logistic", *days, "--no-register", "--json")
     said(result)
-    reading, *so_far, read = result.stderr.partition("logistic: ")[0].splitlines()
+    reading, *so_far, read, learnt, delays, note = result.stderr.partition("logistic: ")[0].splitlines()
     assert reading == "Reading the events of the pipeline's source from 2023-01-01T00:00:00Z to 2023-03-01T00:00:00Z …"
     assert so_far
     assert all(re.fullmatch(r"  [\d,]+ events so far, up to 2023-0[12]-\d\d", line) for line in so_far)
-    # An order every four hours of 59 days; the label of the last one is known within them.
-    assert read == "354 events read in that time, 354 with a label."
+    # An order every four hours of 59 days; the label of the last one, of 20:00, is known within them.
+    assert read == "354 events read in that time; labels are known up to 2023-02-28 21:00."
+    assert learnt == (
+        "348 are learnt from. Left out: 6 younger than 24 hours then (performance.maturity), 6 of them with a label; 0"
+        " old enough that have none."
+    )
+    assert delays == (
+        "Of the delays: nearly all labels 0 come at about 60 minutes; nearly all labels 1 come at about 60 minutes."
+    )
+    assert note == (
+        "Note: 99 % of the labels come within 60 minutes, and performance.maturity is 24 hours: a shorter one would"
+        " judge windows sooner, and let newer events be learnt from."
+    )
     assert result.stderr.splitlines()[-5:] == [
-        "logistic: fitting on the first 283 of 354 rows …",
+        "logistic: fitting on the first 278 of 348 rows …",
         "logistic: scoring the rest as unseen rows, for the reference …",
-        "logistic: fitting on all 354 rows …",
+        "logistic: fitting on all 348 rows …",
         "logistic: making the reference and the golden rows …",
         "Verifying the new version …",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import sys
 from importlib import metadata
 from typing import Any
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline as SklearnPipeline
 
-from models.families import FAMILIES, FeatureKind, fit
+from models.families import FAMILIES, Family, FeatureKind, fit
 from models.golden import choose_golden_rows
-from models.manifest import Artifact, FeatureSpec, digest_training_data
+from models.manifest import Artifact, FeatureSpec, LabelFacts, Manifest, digest_training_data
 from models.reference import GRID
 from models.scorer import make_scorer
 from models.training import SEED, TrainedModel, TrainingError, measure, read_libraries, train
+from models.weights import WeighedRows
 from schemas.pipeline import Pipeline
 
 KINDS = (FeatureKind("float"), FeatureKind("category", 3), FeatureKind("int"))
@@ -37,6 +41,8 @@ def train_small(pipeline: Pipeline, data: Any, **changes: Any) -> TrainedModel:
         to_ms=400_000,
         created_at_ms=1_000_000,
         event_rows=410,
+        young=rows.get("young"),
+        label_facts=rows.get("label_facts"),
     )
 
 
@@ -282,11 +288,68 @@ def test_what_is_surely_wrong_costs_as_much_as_one_of_a_thousand_million_million
     assert found.log_loss == pytest.approx(-2 * np.log(1e-15) / 3, rel=1e-9)
 
 
-def test_one_positive_beside_each_part_is_enough(small_data: Any, small_pipeline: Pipeline) -> None:
+def test_a_few_positives_beside_each_part_are_enough(small_data: Any, small_pipeline: Pipeline) -> None:
     labels = np.zeros(400)
-    labels[[10, 250]] = 1.0
+    labels[[*range(10, 15), *range(250, 255)]] = 1.0
     metrics = train_small(small_pipeline, small_data, labels=labels).manifest.metrics
     assert (metrics.n, metrics.auc) == (80, None)
+
+
+@pytest.mark.parametrize("rare", [0.0, 1.0])
+def test_fewer_than_ten_of_either_label_are_refused(small_data: Any, small_pipeline: Pipeline, rare: float) -> None:
+    labels = np.full(400, 1 - rare)
+    labels[10:319:35] = rare
+    assert (labels == rare).sum() == 9
+    with pytest.raises(TrainingError, match=f"400 labelled events 9 are {'positive' if rare else 'negative'}"):
+        train_small(small_pipeline, small_data, labels=labels)
+    labels[12] = rare
+    assert train_small(small_pipeline, small_data, labels=labels).manifest.training.labelled_rows == 400
+
+
+def test_young_rows_are_fitted_on_by_weight_and_are_in_nothing_else(
+    trained: TrainedModel, small_data: Any, small_pipeline: Pipeline
+) -> None:
+    """Weights of whole numbers are repetitions."""
+    rng = np.random.default_rng(4)
+    young = WeighedRows(
+        small_data.matrix[:30], 1 - small_data.labels[:30], np.arange(400, 430) * 1000, rng.integers(1, 4, 30) * 1.0
+    )
+    facts = LabelFacts(500_000, 1_000, 50, 40, 7, 30)
+    found = train_small(small_pipeline, small_data, young=young, label_facts=facts)
+    repeated = np.repeat(np.arange(30), young.weights.astype(int))
+    rows = np.concatenate([small_data.matrix, young.matrix[repeated]])
+    by_hand = fit(
+        FAMILIES["logistic"].build(KINDS, SEED), rows, np.concatenate([small_data.labels, young.labels[repeated]])
+    )
+    # The scaler counts each row once, whatever its weight: the optimum is the same, but for the penalty's size.
+    assert found.scorer.score(small_data.matrix) == pytest.approx(
+        make_scorer(by_hand).score(small_data.matrix), abs=2e-2
+    )
+    before, now = trained.manifest, found.manifest
+    assert now.training.label_facts == facts
+    assert now.training.sha256 != before.training.sha256
+    assert (now.metrics, now.reference, now.training.labelled_rows) == (before.metrics, before.reference, 400)
+    assert found.scorer.score(small_data.matrix).tobytes() != trained.scorer.score(small_data.matrix).tobytes()
+    assert Manifest.from_bytes(now.to_bytes()) == now
+
+
+def test_a_manifest_from_before_labels_were_told_apart_can_be_read(trained: TrainedModel) -> None:
+    form = json.loads(trained.manifest.to_bytes())
+    del form["training"]["label_facts"]
+    assert Manifest.from_bytes(json.dumps(form).encode()) == trained.manifest
+    assert trained.manifest.training.label_facts is None
+
+
+def test_a_family_that_cannot_weigh_rows_says_so(
+    small_data: Any, small_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: Any) -> SklearnPipeline:
+        return SklearnPipeline([("model", KNeighborsClassifier())])
+
+    monkeypatch.setitem(FAMILIES, "neighbours", Family("neighbours", "the nearest rows", build))
+    young = WeighedRows(small_data.matrix[:1], small_data.labels[:1], np.zeros(1, np.int64), np.ones(1))
+    with pytest.raises(TrainingError, match="neighbours models cannot weigh rows; leave young events out"):
+        train_small(small_pipeline, small_data, young=young, family="neighbours")
 
 
 def test_a_tail_of_one_class_has_no_auc() -> None:

@@ -103,6 +103,17 @@ def test_a_file_with_state_by_entity_has_alerts_of_the_stream_unless_it_says_oth
     assert rules[both[1]].severity == "critical"
 
 
+def test_a_maturity_is_a_day_and_no_longer_than_labels_count(tmp_path: Path) -> None:
+    for text, hours in (
+        ("", 24),
+        ('[labels]\nhorizon = "30d"', 24),
+        ('[labels]\nhorizon = "3h"', 3),
+        ('[labels]\nhorizon = "20d"\n[performance]\nmaturity = "20d"', 480),
+        ('[performance]\nmaturity = "2d"', 48),
+    ):
+        assert read(tmp_path, f"{SMALLEST}\n{text}\n").performance.maturity_ms == hours * 3_600_000, text
+
+
 def test_partitions_tell_their_entities_where_something_is_kept_by_entity(tmp_path: Path) -> None:
     shared = WINDOW.replace('["customer"]', '["country"], delay = "1h"')
     stateless, with_shared, with_own, with_labels, ignoring = (
@@ -347,6 +358,7 @@ MISTAKES = [
     ("LOOKUP", LOOKUP.replace('["rate"]', "[1]"), 'lookups.rates.columns: must hold strings alone, for example ["a", "b"].'),
     ("LOOKUP", LOOKUP + 'max_age = "1d"', "lookups.rates.max_age: has no meaning without time; name the column that says when a row was true."),
     ("WINDOW", '[labels]\nhorizon = "0s"', 'labels.horizon: "0s" is too short; use at least 1 ms.'),
+    ("WINDOW", '[labels]\nhorizon = "20d"\n[performance]\nmaturity = "21d"', 'performance.maturity: "21d" is longer than labels.horizon, after which no label counts: windows would be judged later, and by no more labels; make it at most that, or the horizon longer.'),
     ("WINDOW", '[drift]\nwindow = "week"', 'drift.window: "week" is neither "month" nor a duration; write for example "1d".'),
     ("WINDOW", '[drift]\nsegments = "country"', 'drift.segments: must be a list of strings, not a string; for example ["a", "b"].'),
     ("WINDOW", CATEGORY + '[drift]\nsegments = ["kinds"]', 'drift.segments: there is no feature "kinds"; did you mean "kind"?'),

@@ -1,0 +1,231 @@
+"""A model learns how often something happens, not how fast it is told: training on labels that come late."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from core_setting import DAY_MS, HOUR_MS, START_MS
+from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, Floats, record
+
+from app.core.label_delays import LabelDelays
+from app.core.maturity import MaturityError, maturity_warnings, weigh
+from app.offline import TrainingSet, build_training_set
+from models.training import TrainedModel, TrainingError, train
+from schemas.pipeline import Performance, Pipeline
+from schemas.pipeline_file import load
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    path: Path = tmp_path_factory.mktemp("maturity") / "cards.toml"
+    path.write_text(SPECIFICATION)
+    return load(path)
+
+
+def learn(path: Path, pipeline: Pipeline, days: float = DAYS, **options: Any) -> tuple[TrainingSet, TrainedModel]:
+    to_ms = START_MS + round(days * DAY_MS)
+    found = build_training_set(pipeline, path, START_MS, to_ms, **options)
+    trained = train(
+        found.matrix,
+        found.labels,
+        found.event_time_ms,
+        pipeline,
+        "logistic",
+        version="1.0.0",
+        from_ms=START_MS,
+        to_ms=to_ms,
+        created_at_ms=0,
+        event_rows=found.event_rows,
+        young=found.young,
+    )
+    return found, trained
+
+
+def older(pipeline: Pipeline, days: float) -> Pipeline:
+    return dataclasses.replace(pipeline, performance=Performance(round(days * DAY_MS)))
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_the_rate_of_the_reference_is_that_of_the_events_whatever_the_delays(
+    pipeline: Pipeline, tmp_path: Path, law: str
+) -> None:
+    truth = record(tmp_path / "r.parquet", pipeline, LAWS[law]).mean()
+    found, trained = learn(tmp_path / "r.parquet", pipeline)
+    said = found.maturity.warnings()
+    assert len(said) == {"exponential": 1, "at once": 1}.get(law, 0), said  # 98.5 % after 21 days; needlessly long
+    outcomes = trained.manifest.read_reference().training.outcomes.sum(axis=1)
+    assert outcomes[1] / outcomes.sum() == pytest.approx(truth, rel=0.1)
+    assert trained.scorer.score(found.matrix).mean() == pytest.approx(truth, rel=0.1)
+    # All that is left out is counted.
+    maturity = found.maturity
+    assert maturity.n_events == DAYS * PER_DAY == sum(maturity.mature) + sum(maturity.young)
+    assert maturity.mature[1:] == tuple(outcomes)
+    newest = (found.event_time_ms.max() - START_MS) / DAY_MS
+    assert 47 < newest <= 49
+
+
+def test_learning_from_all_that_is_here_would_be_far_off(pipeline: Pipeline, tmp_path: Path) -> None:
+    """The generator is hard enough: this is what the maturity is for."""
+    truth = record(tmp_path / "r.parquet", pipeline, LAWS["positives 1 to 20, negatives at 20"]).mean()
+    found, trained = learn(tmp_path / "r.parquet", pipeline, maturity_ms=0)
+    assert trained.manifest.training.positive_share > 1.15 * truth
+    with pytest.raises(MaturityError, match="would be positive in place of"):
+        found.maturity.warnings()
+
+
+@pytest.mark.parametrize(
+    ("law", "days", "needed"),
+    [
+        ("positives 1 to 20, negatives at 20", 10, "20 days"),
+        ("positives early, negatives late", 5, "18 days"),
+        ("negatives early, positives late", 5, "18 days"),
+    ],
+)
+def test_a_maturity_that_lets_one_label_in_before_the_other_is_refused_and_the_right_one_named(
+    pipeline: Pipeline, tmp_path: Path, law: str, days: float, needed: str
+) -> None:
+    record(tmp_path / "r.parquet", pipeline, LAWS[law])
+    hasty = older(pipeline, days)
+    found = build_training_set(hasty, tmp_path / "r.parquet", START_MS, START_MS + DAYS * DAY_MS)
+    with pytest.raises(MaturityError, match=f"set performance.maturity to {needed}"):
+        found.maturity.warnings()
+    # A range that begins where no such label has come yet has one label alone.
+    late = START_MS + (DAYS - 16) * DAY_MS
+    found = build_training_set(hasty, tmp_path / "r.parquet", late, START_MS + DAYS * DAY_MS)
+    with pytest.raises(MaturityError, match=rf"All \S+ labels of events that were {days} days old .* take up to"):
+        found.maturity.warnings()
+
+
+def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Twelve days: no negative has come, and of the positives nobody has seen the slow ones."""
+    record(tmp_path / "r.parquet", pipeline, LAWS["positives 1 to 20, negatives at 20"], days=12)
+    to_ms = START_MS + 12 * DAY_MS
+    with pytest.raises(MaturityError, match=r"None of the 1,920 events was 21 days old .* have --to end later than 21"):
+        build_training_set(pipeline, tmp_path / "r.parquet", START_MS, to_ms).maturity.warnings()
+    found = build_training_set(older(pipeline, 5), tmp_path / "r.parquet", START_MS, to_ms)
+    with pytest.raises(MaturityError, match=r"labels 0 are rare, .* or they take longer than these events are old"):
+        found.maturity.warnings()
+    record(tmp_path / "s.parquet", pipeline, LAWS["exponential"], days=9)
+    found = build_training_set(older(pipeline, 4), tmp_path / "s.parquet", START_MS, START_MS + 9 * DAY_MS)
+    (said, *_) = found.maturity.warnings()
+    assert "the greatest age that was seen, so it may be more" in said
+
+
+def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    to_ms = START_MS + 40 * DAY_MS
+    for name, law, words in (
+        ("never", lambda _, y: np.full(len(y), np.inf), "None of the 6,400 events has a label"),
+        (
+            "one",
+            lambda _, y: np.where(y == 1, 1.0, np.inf),
+            "All .* labels .* are 1: labels 0 are rare, .* nobody sends",
+        ),
+        ("zero", lambda _, y: np.where(y == 0, 1.0, np.inf), "All .* labels .* are 0: labels 1 are rare"),
+        ("late", lambda _, y: np.full(len(y), 35.0), "None of the 6,400 events has a label"),  # beyond the horizon
+    ):
+        record(tmp_path / f"{name}.parquet", pipeline, law, days=40)
+        found = build_training_set(pipeline, tmp_path / f"{name}.parquet", START_MS, to_ms)
+        with pytest.raises(MaturityError, match=words):
+            found.maturity.warnings()
+        with pytest.raises(TrainingError):
+            learn(tmp_path / f"{name}.parquet", pipeline, days=40)
+
+
+def test_labels_that_come_for_few_events_are_said_to_be_few(pipeline: Pipeline, tmp_path: Path) -> None:
+    def rarely(rng: np.random.Generator, y: Floats) -> Floats:
+        return np.where(rng.random(len(y)) < 0.1, 1.0, np.inf)
+
+    truth = record(tmp_path / "r.parquet", pipeline, rarely).mean()
+    found, trained = learn(tmp_path / "r.parquet", pipeline)
+    assert trained.manifest.training.positive_share == pytest.approx(truth, rel=0.3)
+    unlabelled, few = found.maturity.warnings()[-2:]
+    assert "90% of the 7," in unlabelled
+    assert "have no label" in unlabelled
+    assert few.startswith("Only ")
+    assert "of the labelled events are positive" in few
+
+
+def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_missing(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.parquet"
+    truth = record(
+        path, pipeline, lambda rng, y: np.where(y == 1, rng.exponential(3, len(y)), rng.uniform(0, 20, len(y)))
+    )
+    found, trained = learn(path, pipeline, weigh_young=True)
+    young = found.young
+    assert young is not None
+    stands_for = [float(young.weights[young.labels == label].sum()) for label in (0, 1)]
+    assert stands_for[1] / sum(stands_for) == pytest.approx(truth[-20 * PER_DAY :].mean(), rel=0.15)
+    # Of the 21 youngest days only those count at which a tenth of the negatives are here.
+    age = (found.maturity.known_ms - young.event_time_ms) / DAY_MS
+    assert 1.8 < age.min() < 2.6
+    assert age.max() < 21
+    assert sum(stands_for) == pytest.approx((21 - age.min()) * PER_DAY, rel=0.08)
+    raw = float(young.labels.mean())
+    assert raw > 1.2 * truth.mean()
+    # The judgement and the reference are those of the mature events alone.
+    alone, trained_alone = learn(path, pipeline)
+    assert (alone.young, found.labels.tobytes()) == (None, alone.labels.tobytes())
+    assert trained.manifest.reference == trained_alone.manifest.reference
+    assert trained.artifact != trained_alone.artifact
+
+
+def test_an_age_at_which_one_label_cannot_be_here_counts_for_nothing() -> None:
+    """Negatives at 20 days: a young positive has no negatives beside it, and would make positives look frequent."""
+    delays = LabelDelays("p", HOUR_MS, 30 * DAY_MS, 21 * DAY_MS)
+    times = np.arange(0, 60 * DAY_MS, HOUR_MS)
+    delays.count_each(times, np.zeros(len(times)), np.full(len(times), 20 * DAY_MS))
+    delays.count_each(times, np.ones(len(times)), times % (20 * DAY_MS))
+    law = delays.law(90 * DAY_MS)
+    ages = np.array([1.0, 10, 19, 21]) * DAY_MS
+    assert weigh(law, np.ones(4), ages).tolist() == [0, 0, 0, 1]
+    assert weigh(law, np.zeros(4), ages).tolist() == [0, 0, 0, 1]
+    with pytest.raises(MaturityError, match="of the labels 0 only 0 came"):
+        weigh(LabelDelays("p", HOUR_MS, 1, 1).law(9), np.ones(1), np.ones(1))
+
+
+def test_a_maturity_is_too_short_right_or_needlessly_long() -> None:
+    delays = LabelDelays("p", HOUR_MS, 30 * DAY_MS, 21 * DAY_MS)
+    rng = np.random.default_rng(1)
+    times = rng.integers(0, 60 * DAY_MS, 20_000)
+    for label in (0, 1):
+        delays.count_each(times, np.full(20_000, float(label)), rng.integers(0, 10 * DAY_MS, 20_000))
+    law = delays.law(90 * DAY_MS)
+
+    def said(days: float) -> list[str]:
+        return maturity_warnings(law, round(days * DAY_MS), 30 * DAY_MS)
+
+    assert [len(said(days)) for days in (5, 9, 10, 11, 30, 45)] == [2, 2, 0, 0, 0, 1]
+    assert said(5)[0].startswith("By performance.maturity (5 days) 49.8% ")
+    assert "of the labels 1 have come; 99 % have within 9.9 days: set" in said(5)[0]
+    assert "99 % of the labels come within 9.9 days, and performance.maturity is 45 days" in said(45)[0]
+    (beyond,) = maturity_warnings(law, 9 * DAY_MS, 10 * DAY_MS)[:1]
+    assert beyond.endswith("set performance.maturity to at least that and labels.horizon to more.")
+
+
+def test_windows_over_labels_hold_in_training_what_they_hold_live(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Each event sees the labels that had come before it, of whatever age their events are; none that came later."""
+    path = tmp_path / "r.parquet"
+    record(path, pipeline, LAWS["positives early, negatives late"], days=40)
+    found = build_training_set(pipeline, path, START_MS, START_MS + 40 * DAY_MS, maturity_ms=0)
+    rng = np.random.default_rng(1)
+    n = 40 * PER_DAY
+    times = START_MS + np.sort(rng.integers(0, 40 * DAY_MS, n))
+    amounts = rng.normal(size=n)
+    labels = (rng.random(n) < 1 / (1 + np.exp(2.9 - amounts))).astype(float)
+    came = np.round(times + LAWS["positives early, negatives late"](rng, labels) * DAY_MS).astype(np.int64)
+    came[came > times[-1]] = 2**62
+    hop_ms = 6 * HOUR_MS
+    for row in rng.choice(len(found.event_id), 150, replace=False).tolist():
+        number = int(found.event_id[row][1:])
+        at = int(times[number])
+        first = (at // hop_ms - 19) * hop_ms
+        of_card = np.arange(n) % 17 == number % 17
+        before = of_card & (came <= at) & (came >= first) & (np.arange(n) != number)
+        own = int(first <= came[number] <= at) if came[number] < at else 0
+        assert found.matrix[row, 1] == before.sum() + own, number
