@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
     from app.core.faults.traffic import Traffic
+    from app.core.origins import Origins
     from app.core.situation import Predecessor
     from app.core.verdict import Verdict
     from models.reference import Counts, MetricCells, Reference
@@ -58,11 +59,14 @@ class Diagnosis:
         What the alert rules of the pipeline ask of `MEASURE`.
     events
         What an event is called, in the plural.
+    origins
+        What its features are made of; None: each is a field of its own.
     """
 
     reference: Reference
     limits: Sequence[Limit]
     events: str
+    origins: Origins | None = None
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -154,6 +158,7 @@ class Diagnosis:
             traffic=traffic,
             suspected=self._suspects(whole) - silent if moved else frozenset(),
             events=self.events,
+            origins=self.origins,
         )
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)

@@ -42,6 +42,7 @@ from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.input_checks import InputChecks
 from app.core.label_delays import LabelDelays
+from app.core.origins import Origins
 from app.core.over_time import Past
 from app.core.performance import measure
 from app.core.records.rules import RecordRules
@@ -117,6 +118,7 @@ class MonitorCore:
             keep=keep,
             against=drift.against,
         )
+        self._origins = Origins(pipeline)
         self._fill_times = FillTimes(pipeline)
         self._versions: dict[str, _Version] = {}
         self._rules = SketchRules(pipeline, RecordRules.of(pipeline))
@@ -186,7 +188,7 @@ class MonitorCore:
         known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         told = [limit for rule in rules for limit in limits(rule, known_auc)]
-        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural)
+        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural, self._origins)
         self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
         self._strangers.pop(version, None)
         return self._store.drop_unsound(version, reference.laws)

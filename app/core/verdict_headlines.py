@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from app.core.attribution import JOINT
-from app.core.faults.fault import percent
-from app.core.verdict_words import listed, say
+from app.core.faults.fault import listed, percent
+from app.core.verdict_words import say
 
 if TYPE_CHECKING:
     from app.core.situation import Situation
@@ -20,8 +20,8 @@ def _fault_headline(situation: Situation) -> str:
     first, *others = sorted(situation.faults, key=lambda fault: not fault.kind.startswith("traffic"))
     if not others:
         return first.sentence
-    names = listed(list(dict.fromkeys(metric for fault in others for metric in fault.metrics or ("traffic",))))
-    return f"{first.sentence[:-1]}; there is more to look at in {names}."
+    names = dict.fromkeys(name for fault in others for name in fault.fields or fault.metrics or ("traffic",))
+    return f"{first.sentence[:-1]}; there is more to look at in {listed(list(names))}."
 
 
 def _concept_headline(situation: Situation) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from app.core.faults.fault import percent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: Deciles are said in the order in which they are easiest to understand.
 _HALF, _TENTH, _NINTH = 4, 8, 0
@@ -97,12 +94,6 @@ def number_pair(before: float, now: float) -> tuple[str, str]:
             break
         digits += 1
     return _number(before, digits), _number(now, digits)
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a`, `b` and `c`."""
-    quoted = [f"`{name}`" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 def _number(value: float, digits: int) -> str:

@@ -540,7 +540,7 @@ def test_an_unknown_large_factor_is_said_as_it_is(reference: Reference) -> None:
 
 
 def re_number(sentence: str) -> float:
-    return float(sentence.split("its values are ")[1].split(maxsplit=1)[0])
+    return float(sentence.split("its values are about ")[1].split(maxsplit=1)[0])
 
 
 def test_a_small_factor_of_widely_spread_values_is_drift_and_no_unit(reference: Reference) -> None:
@@ -617,7 +617,7 @@ def test_each_unit_is_said_with_its_factor_and_offset(words: str, said: str) -> 
     fault = find_unit("x", narrow(), in_unit(narrow(), known.factor, known.offset))
 
     assert fault is not None
-    assert fault.sentence == f"`x` seems to be in another unit: its values are {values} ({words})."
+    assert fault.sentence == f"`x` looks as if in another unit: its values are about {values} ({words})."
     assert (fault.kind, fault.metrics, fault.strength) == ("unit_changed", ("x",), pytest.approx(1.0, abs=0.01))
 
 
@@ -705,7 +705,7 @@ def test_a_factor_without_a_name_is_that_of_the_means(
     found = find_unit("x", training, window)
 
     assert (found.sentence if found is not None else "") == (
-        f"`x` seems to be in another unit: its values are {said}." if said else ""
+        f"`x` looks as if in another unit: its values are about {said}." if said else ""
     )
 
 
@@ -717,7 +717,7 @@ def test_a_factor_that_is_a_tenth_off_is_the_known_one(factor: float, said: str)
     found = find_unit("x", training, in_unit(training, factor))
 
     assert found is not None
-    assert found.sentence.startswith(f"`x` seems to be in another unit: its values are {said}")
+    assert found.sentence.startswith(f"`x` looks as if in another unit: its values are about {said}")
 
 
 @pytest.mark.parametrize(("off", "is_found"), [(0.25, True), (0.35, False)])
@@ -747,9 +747,9 @@ def test_units_that_so_few_events_cannot_tell_apart_are_all_named(n: int, is_tol
 
     assert found is not None
     assert found.sentence == (
-        f"`x` seems to be in another unit: its values are {values}."
+        f"`x` looks as if in another unit: its values are about {values}."
         if is_told
-        else f"`x` seems to be in another unit; which one cannot be told: {values}, or 3.281 times those of training"
+        else f"`x` looks as if in another unit; which one cannot be told: {values}, or 3.281 times those of training"
         " (metres to feet)."
     )
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from app.core.attribution import JOINT, Share
 from app.core.diagnosis import _apart
-from app.core.faults.fault import Fault, percent
+from app.core.faults.fault import Fault, listed, percent
 from app.core.situation import Performance, Predecessor, SegmentChange, Situation
 from app.core.verdict import Advice, Verdict, VerdictKind, decide
 from app.core.verdict_headlines import HEADLINES
-from app.core.verdict_words import Change, listed, number_pair, say
+from app.core.verdict_words import Change, number_pair, say
 from models.reference import MetricCells
 
 COLD = (-10.0, -5.0, -2.0, 0.0, 3.2, 6.0, 9.0, 12.0, 15.0, 22.0)

@@ -3,5 +3,6 @@
 `find.find_faults` looks for all of them. Each module is one family: `displaced` (columns in each other's place),
 `units` (another scale), `values` (constant, missing, clipped, stand-ins, vocabulary), `traffic` (too many events, too
 few). None of them re-tests whether anything moved: they are asked about metrics that have signalled, and say what kind
-of change it is. Each asks for a shape that ordinary drift does not take, so that a season is no fault.
+of change it is. Each asks for a shape that ordinary drift does not take, so that a season is no fault. `naming` makes
+one fault of a field of those in all features that are made of it.
 """

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from app.core.faults.fault import Fault, FaultKind
-from app.core.faults.law import FEWEST, Law, distance
+from app.core.faults.fault import Fault, FaultKind, listed
+from app.core.faults.law import FEWEST, Law, distance, remade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from app.core.batches import Floats
+    from app.core.paths import Path
 
 #: A column counts as moved when it is at least so far from its own past, ...
 _MOVED = 0.2
@@ -56,7 +57,11 @@ class Displacement:
 
 
 def find_displaced(
-    names: Sequence[str], pasts: Sequence[Sequence[Law]], window: Mapping[str, Law], signalled: AbstractSet[str]
+    names: Sequence[str],
+    pasts: Sequence[Sequence[Law]],
+    window: Mapping[str, Law],
+    signalled: AbstractSet[str],
+    paths: Sequence[Path] = (),
 ) -> Displacement:
     """Look for columns in each other's place.
 
@@ -71,6 +76,8 @@ def find_displaced(
         What the window says of those that have values.
     signalled
         Names of metrics that have moved; at least two columns that tell must be among them.
+    paths
+        How each follows from its field: where these differ, what has changed places are the fields.
     """
     size = len(names)
     here = [name in window and min(window[name].n, law.n) >= FEWEST for name, law in zip(names, pasts[0], strict=True)]
@@ -79,7 +86,7 @@ def find_displaced(
     columns = np.flatnonzero(here)
 
     def apart(row: int, column: int) -> float:
-        laws = [past[column] for past in pasts if past[column].n]
+        laws = [_as_if(paths, row, column, past[column]) for past in pasts if past[column].n]
         return min(distance(window[names[row]], law) for law in laws)
 
     # Most windows end here: a matrix of distances is dear.
@@ -111,6 +118,13 @@ def find_displaced(
     unsure = _unsure(inner, chosen, candidates, alike)
     named = [names[column] for column in columns.tolist()]
     return Displacement(_fault(named, chosen, unsure, own, new, tells), distances)
+
+
+def _as_if(paths: Sequence[Path], row: int, column: int, law: Law) -> Law:
+    """The law that a column would have, made as it is of what another is made of."""
+    if not paths or paths[row] == paths[column]:
+        return law
+    return remade(law, paths[column], paths[row])
 
 
 def alike_within(n: int) -> float:
@@ -176,14 +190,14 @@ def _fault(  # noqa: PLR0917  # what was found, in the order it was found
     strength = float((own[moved] - new[moved])[tells[moved]].mean())
     doubt = ""
     if in_doubt and len(in_doubt) < len(moved):
-        doubt = f". By itself, {_listed(in_doubt)} would not show it: another column looks alike"
+        doubt = f". By itself, {listed(in_doubt)} would not show it: another column looks alike"
     elif in_doubt:
         doubt = ", but which belongs where cannot be told: they look alike"
     if chosen.words == "swap":
         first, second = (f"`{names[at]}`" for at in moved)
         sentence = f"{first} and {second} have changed places{doubt}"
     elif chosen.words == "permutation":
-        sentence = f"{example}; {_listed([names[at] for at in moved])} have changed places{doubt}"
+        sentence = f"{example}; {listed([names[at] for at in moved])} have changed places{doubt}"
     else:
         which = (
             "all columns" if len(moved) == len(names) else f"the columns `{names[moved[0]]}` to `{names[moved[-1]]}`"
@@ -200,8 +214,3 @@ def _fault(  # noqa: PLR0917  # what was found, in the order it was found
         min(1.0, strength),
         tuple(names[chosen.sources[at]] for at in moved),
     )
-
-
-def _listed(names: list[str]) -> str:
-    quoted = [f"`{name}`" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

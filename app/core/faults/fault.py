@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FaultKind = Literal[
     "columns_displaced",
@@ -38,10 +41,13 @@ class Fault:
     sentence
         For a person.
     strength
-        In (0, 1]: how far from what training says, as a share of events or of a distance between shares.
+        In (0, 1]: how far from what training says, as a share of events or of a distance between shares. So it is
+        about the share of events that are concerned, and less where some are so in training.
     sources
         For displaced columns: the metric of training whose values each of ``metrics`` holds; "" where the values are
         those of none.
+    fields
+        What ``metrics`` are made of and whoever sends the events knows it by: fields, and columns of lookups.
     """
 
     kind: FaultKind
@@ -49,6 +55,13 @@ class Fault:
     sentence: str
     strength: float
     sources: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `b` and `c`."""
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 def percent(share: float) -> str:

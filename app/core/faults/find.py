@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from app.core.faults.column import Column
 from app.core.faults.displaced import find_displaced
 from app.core.faults.law import Law
+from app.core.faults.naming import name_fields
 from app.core.faults.traffic import find_in_traffic
-from app.core.faults.units import find_unit
+from app.core.faults.units import ITSELF, find_unit
 from app.core.faults.values import find_in_values
+from app.core.origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +38,7 @@ def find_faults(
     recent: Counts | None = None,
     suspected: AbstractSet[str] = frozenset(),
     events: str = "events",
+    origins: Origins | None = None,
 ) -> tuple[Fault, ...]:
     """Find what seems to be wrong upstream of the model, the strongest first.
 
@@ -60,12 +63,16 @@ def find_faults(
         Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with it.
     events
         What events are called, in the plural.
+    origins
+        What the features are made of; None: each is a field of its own.
 
     Returns
     -------
     Nothing on ordinary drift: each rule asks for a shape that shifts, spreads and seasons do not have.
     """
-    faults = find_in_traffic(traffic, events) if traffic is not None else []
+    origins = origins or Origins()
+    traffic_faults = find_in_traffic(traffic, events) if traffic is not None else []
+    faults: list[Fault] = []
     rows = [row for row, each in enumerate(cells) if each.kind in {"numeric", "category"}]
     by_values: dict[str, list[Fault]] = {}
     for row in rows:
@@ -75,10 +82,11 @@ def find_faults(
             column = _column(cells[row], training, window, row, effect, names, events)
             by_values[cells[row].name] = list(find_in_values(column))
     numeric = [row for row in rows if cells[row].kind == "numeric"]
-    faults += _of_scale(cells, (training, recent), window, numeric, (signalled, suspected), by_values)
+    faults += _of_scale(cells, (training, recent), window, numeric, (signalled, suspected), by_values, origins)
     explained = {name for fault in faults for name in fault.metrics}
     faults += [fault for name, found in by_values.items() if name not in explained for fault in found]
-    return tuple(sorted(faults, key=lambda fault: -fault.strength))
+    named = name_fields(faults, origins, signalled, [cells[row].name for row in rows])
+    return tuple(sorted([*traffic_faults, *named], key=lambda fault: -fault.strength))
 
 
 def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
@@ -88,24 +96,41 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
     numeric: Sequence[int],
     moved: tuple[AbstractSet[str], AbstractSet[str]],
     by_values: Mapping[str, Sequence[Fault]],
+    origins: Origins,
 ) -> Iterator[Fault]:
     """Columns displaced, and the units of those that are not."""
     signalled, suspected = moved
     if not any(cells[row].name in signalled for row in numeric):
         return
     certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
-    laws = [[_law(cells[row], past, row) for row in numeric] for past in pasts if past is not None]
+    laws = [{cells[row].name: _law(cells[row], past, row) for row in numeric} for past in pasts if past is not None]
     names = [cells[row].name for row in numeric]
     now = {cells[row].name: _law(cells[row], window, row) for row in numeric if cells[row].name not in certain}
-    displaced = find_displaced(names, laws, now, signalled | suspected).fault
-    elsewhere = displaced.metrics if displaced is not None else ()
-    if displaced is not None:
-        yield displaced
-    for name, law in zip(names, laws[0], strict=True):
-        if name in now and name in signalled and name not in elsewhere:
-            unit = find_unit(name, law, now[name])
+    elsewhere: tuple[str, ...] = ()
+    for columns in _columns(names, origins):
+        paths = [origins[name].path or ITSELF for name in columns]
+        in_columns = [[past[name] for name in columns] for past in laws]
+        displaced = find_displaced(columns, in_columns, now, signalled | suspected, paths).fault
+        if displaced is not None:
+            elsewhere = displaced.metrics
+            yield displaced
+            break
+    for name, law in laws[0].items():
+        origin = origins[name]
+        if name in now and name in signalled and name not in elsewhere and origin.has_unit:
+            path = origin.path or ITSELF
+            unit = find_unit(name, law, now[name], path, takes_offsets=origin.takes_offsets)
             if unit is not None:
                 yield unit
+
+
+def _columns(names: Sequence[str], origins: Origins) -> Iterator[list[str]]:
+    """What may have changed places: fields, each by the feature that is nearest to it; and windows over them."""
+    nearest = sorted(names, key=lambda name: origins[name].distance)
+    first = {origins[name].fields: name for name in reversed(nearest) if origins[name].distance < 2}
+    yield [name for name in names if name in first.values() or origins[name].distance == 3]
+    if any(origins[name].distance == 2 for name in names):
+        yield [name for name in names if origins[name].distance == 2]
 
 
 def _law(cells: MetricCells, counts: Counts, row: int) -> Law:

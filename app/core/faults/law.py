@@ -7,7 +7,7 @@ values. Distances here are those that remain whatever the values do inside of a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,10 @@ import numpy as np
 from models.units import LARGEST_UNITS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.core.batches import Floats, Ints
+    from app.core.paths import Path
     from models.reference import MetricCells
 
 #: Of fewer values nothing is said.
@@ -94,8 +97,9 @@ class Law:
         total = float(self.masses.sum())
         if total <= 0:
             return math.nan, math.nan
-        mean = float(self.masses @ values) / total
-        return mean, math.sqrt(float(self.masses @ (values - mean) ** 2) / total)
+        with np.errstate(invalid="ignore"):  # of infinite values there is no deviation
+            mean = float(self.masses @ values) / total
+            return mean, math.sqrt(float(self.masses @ (values - mean) ** 2) / total)
 
     def scaled(self, factor: float, offset: float) -> Law:
         """The law of ``factor * X + offset``; the factor is not 0."""
@@ -105,12 +109,44 @@ class Law:
             points, below = np.nextafter(self.points[::-1] * factor + offset, np.inf), 1.0 - self.below[::-1]
         return Law(self.n, points, below, self.mean * factor + offset, math.inf, self.missing)
 
+    def mapped(self, function: Callable[[Floats], Floats]) -> Law:
+        """The law of a rising function of X; where that is no number, the value is missing.
+
+        The mean is estimated: that of the middles of the cells, and what these were off before, stretched as the
+        deviation is. For ``scaled`` it is exact.
+        """
+        points = function(self.points)
+        is_number = ~np.isnan(points)
+        lost = float(self.below[is_number][0]) if is_number.any() else 1.0
+        below = (self.below[is_number] - lost) / max(1.0 - lost, 1e-12)
+        rest = Law(round(self.n * (1 - lost)), points[is_number], below, math.nan, math.inf, self.missing + lost)
+        mean, deviation = self.moments(math.inf)
+        mean_then, deviation_then = rest.moments(math.inf)
+        if deviation > 0 and math.isfinite(deviation_then):
+            error = (self.mean - mean) / deviation if math.isfinite(self.mean) else 0.0
+            return replace(rest, mean=mean_then + error * deviation_then)
+        return rest
+
     def bounds(self, points: Floats) -> tuple[Floats, Floats]:
         """The least and the most that P(X < x) can be."""
         padded = np.concatenate([[0.0], self.below, [1.0]])
         low = padded[np.searchsorted(self.points, points, "right")]
         high = padded[np.searchsorted(self.points, points, "left") + 1]
         return low, high
+
+
+def remade(law: Law, undone: Path, done: Path, factor: float = 1.0, offset: float = 0.0) -> Law:
+    """The law of ``done(factor * undone⁻¹(X) + offset)``: what X is made of, converted, and made into something."""
+
+    def function(values: Floats) -> Floats:
+        return done.forward(undone.backward(values) * factor + offset)
+
+    if undone.is_linear and done.is_linear:
+        at_zero, at_one = function(np.array([0.0, 1.0])).tolist()
+        return law.scaled(at_one - at_zero, at_zero)
+    if (undone.is_rising == done.is_rising) == (factor > 0):
+        return law.mapped(function)
+    return law.scaled(-1.0, 0.0).mapped(lambda values: function(-values))
 
 
 def distance(window: Law, training: Law) -> float:

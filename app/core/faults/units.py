@@ -1,12 +1,20 @@
-"""Another unit: the window's values are those of training times a factor, perhaps plus an offset."""
+"""Another unit: the window's values are those of training times a factor, perhaps plus an offset.
+
+What may have another unit is a field of the events. Of a feature that is a known function of one (`app.core.paths`),
+the values of training are undone, converted, and done again: a logarithm is shifted by a change of unit. Where that
+function is no multiple, only factors are looked for.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from app.core.faults.fault import Fault
-from app.core.faults.law import FEWEST, Law, distance, gap
+from app.core.faults.law import FEWEST, Law, distance, gap, remade
+from app.core.paths import Path
 
 #: The window's shares are at least so far from training's, for a small factor and for a large one, ...
 _CHANGED = 0.5
@@ -20,6 +28,10 @@ _FAR_FACTOR = 20.0
 _FAR_OFFSET = 3.0
 _SAME_FACTOR = 0.1
 _REACH = 20.0
+#: A factor without a name is looked for so far, and so closely.
+_FARTHEST_FACTOR = 1e9
+_HALVINGS = 30
+ITSELF = Path()
 
 
 class Conversion(NamedTuple):
@@ -58,13 +70,52 @@ CONVERSIONS = (
 )
 
 
-def find_unit(name: str, training: Law, window: Law) -> Fault | None:
+class _Scale(NamedTuple):
+    """Two laws of a metric, and how the metric follows from what may have another unit."""
+
+    training: Law
+    window: Law
+    path: Path
+    takes_offsets: bool
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the metric itself that may have another unit, or a multiple of that."""
+        return self.path.is_linear
+
+    def convert(self, conversion: Conversion) -> Law:
+        """The law of training if the field had been in the other unit."""
+        return remade(self.training, self.path, self.path, conversion.factor, conversion.offset)
+
+    def is_possible(self, conversion: Conversion) -> bool:
+        """Of what is no multiple of the field, only factors are looked for; a logarithm has no other sign."""
+        is_mere_factor = not conversion.offset
+        return (is_mere_factor or (self.takes_offsets and self.is_own)) and (conversion.factor > 0 or self.is_own)
+
+    def reach(self, law: Law) -> float:
+        """The largest absolute value of the field."""
+        values = np.abs(self.path.backward(law.points))
+        return float(np.fmax.reduce(values, initial=0.0))
+
+    @property
+    def deviation(self) -> float:
+        """Of the field in training."""
+        return remade(self.training, self.path, ITSELF).moments(math.inf)[1]
+
+
+def find_unit(
+    name: str, training: Law, window: Law, path: Path = ITSELF, *, takes_offsets: bool = True
+) -> Fault | None:
     """Name the conversion that makes training's values of the window's; None where none does.
 
     Parameters
     ----------
     training, window
         Of one metric.
+    path
+        How it follows from the field whose unit may have changed.
+    takes_offsets
+        Whether what is added to the field is added to the metric, before the path.
 
     Returns
     -------
@@ -76,17 +127,19 @@ def find_unit(name: str, training: Law, window: Law) -> Fault | None:
     now = gap(window, training)
     if now < _CHANGED_IF_FAR:
         return None
+    scale = _Scale(training, window, path, takes_offsets)
     noise = 1.0 / math.sqrt(window.n)
-    _, deviation = training.moments(math.inf)
-    allowed = {each: _allowed(each, now, deviation) + noise for each in CONVERSIONS}
-    converted = [(training.scaled(each.factor, each.offset), each) for each in CONVERSIONS]
-    fits = [(distance(window, law), each) for law, each in converted if _reach_alike(window, law)]
+    deviation = scale.deviation
+    possible = [each for each in CONVERSIONS if scale.is_possible(each)]
+    allowed = {each: _allowed(each, now, deviation) + noise for each in possible}
+    converted = [(scale.convert(each), each) for each in possible]
+    fits = [(distance(window, law), each) for law, each in converted if law.n and _reach_alike(scale, law)]
     near = sorted(
         ((apart, each) for apart, each in fits if apart <= min(allowed[each], _LEFT * now)), key=lambda fit: fit[0]
     )
-    free = _free_factor(training, window)
+    free = _free_factor(scale)
     if free is not None and not any(_is_factor(each, free) for _, each in near):
-        apart = distance(window, training.scaled(free, 0.0))
+        apart = distance(window, scale.convert(Conversion("", free)))
         allowed_free = _NEAR_IF_FAR if now >= _CHANGED else _NEAR  # a few far values change the mean, too
         if apart <= min([allowed_free, *(fit - noise for fit, _ in near)]) + noise:
             near = [(apart, Conversion("", free))]
@@ -97,9 +150,10 @@ def find_unit(name: str, training: Law, window: Law) -> Fault | None:
     return Fault("unit_changed", (name,), _sentence(name, best, rivals), min(1.0, max(now - apart, 0.01)))
 
 
-def _reach_alike(window: Law, converted: Law) -> bool:
+def _reach_alike(scale: _Scale, converted: Law) -> bool:
     """Whether the largest values are of one order: shares beyond the window's last cell cannot say that."""
-    return converted.reach / _REACH <= window.reach <= converted.reach * _REACH
+    reach = scale.reach(converted)
+    return reach / _REACH <= scale.reach(scale.window) <= reach * _REACH
 
 
 def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
@@ -116,24 +170,49 @@ def _is_factor(conversion: Conversion, factor: float) -> bool:
     return not conversion.offset and abs(factor / conversion.factor - 1) <= _SAME_FACTOR
 
 
-def _free_factor(training: Law, window: Law) -> float | None:
-    """The factor between the means, if it is no matter of drift; None where sums are saturated."""
-    if not training.mean or not math.isfinite(window.mean) or abs(window.mean) >= window.cap / 4:
+def _free_factor(scale: _Scale) -> float | None:
+    """The factor that makes the means alike, if it is no matter of drift; None where sums are saturated."""
+    training, window = scale.training, scale.window
+    if not math.isfinite(window.mean) or abs(window.mean) >= window.cap / 4:
+        return None
+    if scale.path.steps:
+        return _factor_by_halving(scale)
+    if not training.mean:
         return None
     factor = window.mean / training.mean
     return factor if factor and max(abs(factor), 1 / abs(factor)) >= _FAR_FACTOR else None
 
 
+def _factor_by_halving(scale: _Scale) -> float | None:
+    """A factor of at least `_FAR_FACTOR`, or at most its reverse, with which the mean is the window's."""
+    sign = 1 if scale.path.is_rising else -1
+
+    def is_too_large(factor: float) -> bool:
+        return not sign * scale.convert(Conversion("", factor)).mean <= sign * scale.window.mean
+
+    for least, most in ((_FAR_FACTOR, _FARTHEST_FACTOR), (1 / _FARTHEST_FACTOR, 1 / _FAR_FACTOR)):
+        if is_too_large(least) or not is_too_large(most):
+            continue
+        low, high = least, most
+        for _ in range(_HALVINGS):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if is_too_large(middle) else (middle, high)
+        return math.sqrt(low * high)
+    return None
+
+
 def _sentence(name: str, best: Conversion, rivals: list[Conversion]) -> str:
-    start = f"`{name}` seems to be in another unit"
+    start = f"`{name}` looks as if in another unit"
     if rivals:
         words = [f"{_how(each)} ({each.words})" for each in (best, *rivals)]
         return f"{start}; which one cannot be told: {', or '.join(words)}."
-    return f"{start}: its values are {_how(best)}{f' ({best.words})' if best.words else ''}."
+    return f"{start}: its values are about {_how(best)}{f' ({best.words})' if best.words else ''}."
 
 
 def _how(conversion: Conversion) -> str:
     size, sign = abs(conversion.factor), "minus " if conversion.factor < 0 else ""
+    if not conversion.words:  # it is only estimated
+        size = float(f"{size:.2g}") if size > 1 else 1 / float(f"{1 / size:.2g}")
     times = f"{size:.4g} times " if size > 1 else f"1/{1 / size:.4g} of " if size < 0.2 else f"{size:.3g} times "
     if size == 1:
         times = ""

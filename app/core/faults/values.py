@@ -18,7 +18,8 @@ stand_in_value          at least 5 % in one narrow cell that had at most 2 %, an
 clipped                 the last used cell at either end holds at least 5 %, had 2 % at most and a fifth of that; it
                         holds what training had beyond it, and up to there no share has moved by more than d
 vocabulary_changed      at least 5 % of the values are none of the signature's
-category_vanished       none of a value that had 5 % in training, with (1 - its share) to the power n' < 1e-6
+category_vanished       none of a value of the signature that had 5 % in training, with (1 - its share) to the power
+                        n' < 1e-6; that none is unseen any more is good news
 ======================= =============================================================================================
 
 The shapes "stand-in" and "clipped" are only looked for with n' >= 100 and ten cells in use: of few values, a share that
@@ -212,6 +213,7 @@ def _vocabulary(column: Column) -> Fault | None:
 def _vanished(column: Column) -> Fault | None:
     before, now = column.shares
     gone = np.flatnonzero((now == 0) & (before >= _SHARE))
+    gone = gone[gone < len(now) - 1]  # the last are values that are none of the signature's
     gone = gone[[column.chance(1 - float(before[cell])) < CERTAIN for cell in gone.tolist()]] if len(gone) else gone
     if not len(gone) or column.cells.kind != "category":
         return None
