@@ -36,6 +36,7 @@ from app.adapters.watch import DroppedBatchError, Pace, Surroundings, Watch
 from app.adapters.worker_http import Health, Sample, refusal_samples
 from app.core.idleness import Idleness, Sight
 from app.core.input_checks import InputCounts
+from app.core.maturity import say_too_short
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.ports import FencedError, WarehouseError
 from schemas.pipeline import Pipeline
@@ -356,6 +357,9 @@ def _labels(monitor: Monitor) -> dict[str, Any] | None:
     law = core.delays.recent_law(core.windows.label_watermark_ms or 0)
     return {
         "delays": {str(label): law.summary(label) for label in (0, 1)},
+        "maturity_too_short": say_too_short(
+            law, monitor.pipeline.performance.maturity_ms, monitor.pipeline.labels.horizon_ms
+        ),
         "applied": counts.labels,
         "without_event": counts.without_event,
         "share": counts.without_event / counts.labels if counts.labels else None,

@@ -151,7 +151,7 @@ def build_training_set(
         collector.add(step)
     rows = _Rows.of([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
     # After the last label of all partitions, nobody knows whether labels came or were not sent.
-    known_ms = min(to_ms, max((each.newest_label_ms for each in collectors.values()), default=from_ms))
+    known_ms = max((each.newest_label_ms for each in collectors.values()), default=from_ms)
     law = delays.law(known_ms)
     maturity = Maturity.of(
         rows.times,
@@ -218,10 +218,9 @@ class _Collector:
             self.labels[row] = label
 
     def _count(self, step: Step) -> None:
-        effective_ms = np.array(step.labels.effective_ms)
-        self.newest_label_ms = max(self.newest_label_ms, int(effective_ms.max()))
+        effective_ms, labels = np.array(step.labels.effective_ms), np.array(step.labels.label)
         times, is_known = step.labels.event_times(step.events), effective_ms < self._to_ms
-        labels = np.array(step.labels.label)
+        self.newest_label_ms = int(effective_ms[is_known].max(initial=self.newest_label_ms))
         self._delays.count_each(times[is_known], labels[is_known], (effective_ms - times)[is_known])
 
 

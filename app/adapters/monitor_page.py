@@ -146,6 +146,7 @@ def _input_checks(status: Row) -> list[str]:
         lines.append((words, "warn" if labels["without_event"] else "quiet"))
         delays = "; ".join(each["words"] for each in labels["delays"].values())
         lines.append((delays[:1].upper() + delays[1:], "quiet"))
+        lines += [(sentence.removesuffix("."), "warn") for sentence in labels["maturity_too_short"]]
     if entities and entities["in_several_partitions"]:
         many = _number(entities["in_several_partitions"])
         examples = "; ".join(map(str, entities["examples"][:3]))

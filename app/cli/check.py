@@ -117,6 +117,8 @@ def _check(name: str, home: str | None, *, run_python: bool) -> Iterator[Finding
         yield _find("features", lambda: _compile_features(pipeline))
     yield from _check_kafka(context)
     yield _check_clickhouse(context)
+    if pipeline.labels is not None:
+        yield _check_delays(context)
 
 
 def _describe_lookups(pipeline: Pipeline) -> str:
@@ -314,6 +316,23 @@ def _check_clickhouse(context: ModelContext) -> Finding:
     if running is None or running.monitor_http is None:
         return Finding("clickhouse", "skipped", "no server is given, and no monitor runs with the embedded engine")
     return _find("clickhouse", lambda: _ask_monitor(str(running.monitor_http)))
+
+
+def _check_delays(context: ModelContext) -> Finding:
+    """Whether labels come as soon as `performance.maturity` says: a running monitor knows how long they take."""
+    running = read_run(context.home)
+    if running is None or running.monitor_http is None:
+        return Finding("label delays", "skipped", "no monitor runs here, which knows how long labels take")
+    try:
+        status = ask_monitor(running.monitor_http, "/api/v1/status", timeout_s=ANSWER_S)
+    except MonitorError as error:
+        return Finding("label delays", "problem", str(error))
+    labels = status.get("labels")
+    if status.get("pipeline") != context.pipeline.name or not labels or not labels["applied"]:
+        return Finding("label delays", "skipped", "the monitor has not read labels of this pipeline")
+    if labels["maturity_too_short"]:
+        return Finding("label delays", "problem", " ".join(labels["maturity_too_short"]))
+    return Finding("label delays", "ok", "; ".join(each["words"] for each in labels["delays"].values()))
 
 
 def _ask_server(url: Secret) -> str:

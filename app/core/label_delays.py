@@ -48,6 +48,8 @@ EDGES_MS: Ints = np.concatenate(
 
 #: Fewer labels than this have no law: a share of them would say nothing.
 FEWEST_LABELS = 50
+#: A share of the labels of a window that is nearly all of them.
+COMPLETE = 0.9
 #: Cohorts to a horizon, at most.
 _COHORTS = 32
 #: How many horizons back the monitor's law looks.

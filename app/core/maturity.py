@@ -40,6 +40,9 @@ _TOO_LONG = 4.0
 _SOFT_FLOOR = 100
 
 
+_HOUR_MS = 3_600_000
+
+
 class MaturityError(ValueError):
     """Labels that no model may learn from; one sentence that says what to do."""
 
@@ -257,6 +260,19 @@ def weigh(law: DelayLaw, labels: Floats, ages_ms: Floats) -> Floats:
 
 def maturity_warnings(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[str]:
     """Sentences on a maturity that is too short for the law, or longer than it need be."""
+    too_short = say_too_short(law, maturity_ms, horizon_ms)
+    needed_ms = _needed_ms(law)
+    if too_short or not (maturity_ms > _TOO_LONG * needed_ms and maturity_ms - needed_ms > _HOUR_MS):
+        return too_short
+    sentence = (
+        f"99 % of the labels come within {say_ms(needed_ms)}, and performance.maturity is {say_ms(maturity_ms)}: a"
+        " shorter one would judge windows sooner, and let newer events be learnt from."
+    )
+    return [sentence]
+
+
+def say_too_short(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[str]:
+    """A sentence for each label of which fewer than 99 % have come by the maturity, surely."""
     said = []
     for label in (1, 0):
         if not law.is_known(label):
@@ -272,12 +288,6 @@ def maturity_warnings(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[
                 + (", the greatest age that was seen, so it may be more" if still else "")
                 + f": set performance.maturity to at least that{_and_horizon(most_ms, horizon_ms)}."
             )
-    needed_ms = _needed_ms(law)
-    if not said and maturity_ms > _TOO_LONG * needed_ms and maturity_ms - needed_ms > 3_600_000:
-        said.append(
-            f"99 % of the labels come within {say_ms(needed_ms)}, and performance.maturity is {say_ms(maturity_ms)}: a"
-            " shorter one would judge windows sooner, and let newer events be learnt from."
-        )
     return said
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from app.core.alert_course import limits
@@ -41,7 +42,8 @@ from app.core.filling import FillTimes
 from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.input_checks import InputChecks
-from app.core.label_delays import LabelDelays
+from app.core.label_delays import COMPLETE, LabelDelays
+from app.core.label_selection import find_selection
 from app.core.origins import Origins
 from app.core.over_time import Past
 from app.core.performance import measure
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from app.core.detectors import Make
     from app.core.findings import PerformanceRow
+    from app.core.label_selection import Selection
     from models.reference import Counts
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
@@ -416,7 +419,8 @@ class MonitorCore:
     ) -> None:
         """Say what has happened in a window, from what its tests say (None: as before) and what labels there are."""
         known, counts = self._versions[version], self._counts(window, version)
-        with_labels = self._store.is_mature(window)
+        chosen = self._selection(window, known, counts[ALL])
+        with_labels = self._store.is_mature(window) and not (chosen is not None and chosen.is_one_sided)
         judgements: list[Judgement] = []
         for of_labels, said in ((False, tested[0]), (True, tested[1])):
             if with_labels or not of_labels:
@@ -443,18 +447,26 @@ class MonitorCore:
             silence=self._silence(window, version),
         )
         holding = dict(self._store.holdings(window))[version]
-        revision = holding.conclude(_digest(performance, verdict))
+        of_chosen = [f" {chosen.describe()}"] if chosen is not None else []
+        revision = holding.conclude(_digest(performance, verdict, *of_chosen))
         if revision is None:
             return
         about = replace(about, revision=revision)
         findings.performance += [row._replace(revision=revision) for row in performance]
-        findings.verdicts.append(to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels))
+        record = to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels)
+        findings.verdicts.append(msgspec.structs.replace(record, reason="".join([record.reason, *of_chosen])))
         is_said = verdict.kind not in {"too_little_data", "no_reference"}
         self.alerts.see_verdict(version, window, verdict.kind if is_said else "")
         if with_labels:
             values = {row.measure: row.realised for row in performance if row.segment == ALL}
             is_enough = counts[ALL].n_labels >= FEWEST
             self.alerts.see_measures(version, window, "performance", values if is_enough else {})
+
+    def _selection(self, window: Window, known: _Version, counts: Counts) -> Selection | None:
+        """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""
+        if not self._store.is_mature(window) or min(self.delays.arrived(window)) < COMPLETE:
+            return None
+        return find_selection(known.reference, counts)
 
     def _metrics(self, known: _Version, *, of_labels: bool) -> range:
         """The outcome alone, or all but that."""

@@ -208,7 +208,7 @@ def test_two_partitioners_are_noticed_and_counted_exactly_whoever_dies(kafka: st
 
     said = asyncio.run(run())
     without = len(sent) - expected["joined"]
-    assert said.status["labels"] == {
+    assert _without_delays(said.status["labels"]) == {
         "applied": len(sent),
         "without_event": without,
         "share": without / len(sent),
@@ -236,6 +236,13 @@ def test_two_partitioners_are_noticed_and_counted_exactly_whoever_dies(kafka: st
     assert "of the labels found no event" in said.alerts["labels-without-event"]["message"]
 
 
+def _without_delays(labels: dict[str, Any]) -> dict[str, Any]:
+    """The counts of labels; that the delays are those of joined labels is tested without Kafka."""
+    assert labels["maturity_too_short"] == []
+    assert [0 <= each["labels"] <= labels["applied"] for each in labels["delays"].values()] == [True, True]
+    return {name: value for name, value in labels.items() if name not in {"delays", "maturity_too_short"}}
+
+
 def test_a_stream_of_a_partitioner_that_nobody_knows_is_right(kafka: str, tmp_path: Path) -> None:
     async def run() -> Said:
         stream = Stream(kafka, tmp_path)
@@ -255,7 +262,7 @@ def test_a_stream_of_a_partitioner_that_nobody_knows_is_right(kafka: str, tmp_pa
             return await watch(stream, lambda said: sum(row["labels"] for row in said.rows) == len(cards))
 
     said = asyncio.run(run())
-    assert said.status["labels"] | {"share": 0} == {
+    assert _without_delays(said.status["labels"]) | {"share": 0} == {
         "applied": 300,
         "without_event": 0,
         "share": 0,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from app.adapters.monitor_client import MonitorError
+from app.cli import check
 from app.cli.check import command
 
 PIPELINE = """
@@ -70,3 +74,45 @@ def test_a_file_from_somebody_else_is_read_and_its_python_run_when_one_says_so(
     else:
         assert features["state"] == "ok"
         assert "own.py:double, own.py:records is there and was not run" in features["detail"]
+
+
+LABELS = {
+    "applied": 9,
+    "delays": {"0": {"words": "the labels 0 come at once"}, "1": {"words": "half of the labels 1 come within 6 days"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "detail"),
+    [
+        ({"labels": LABELS | {"maturity_too_short": []}}, "ok", "at once; half of the labels 1 come within 6 days"),
+        ({"labels": LABELS | {"maturity_too_short": ["Too short.", "Much."]}}, "problem", "Too short. Much."),
+        ({"labels": None}, "skipped", "has not read labels"),
+        ({"labels": LABELS | {"applied": 0, "maturity_too_short": []}}, "skipped", "has not read labels"),
+        ({"pipeline": "another", "labels": LABELS | {"maturity_too_short": ["No."]}}, "skipped", "of this pipeline"),
+        (None, "problem", "does not answer"),
+    ],
+)
+def test_a_running_monitor_is_asked_whether_labels_come_as_soon_as_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: dict[str, Any] | None, state: str, detail: str
+) -> None:
+    def ask(address: str, path: str, body: bytes | None = None, **_: Any) -> dict[str, Any]:
+        assert address == "http://here"
+        if path != "/api/v1/status":
+            return {}
+        if status is None:
+            raise MonitorError("The monitor does not answer.")
+        return {"pipeline": "payments", **status}
+
+    running = SimpleNamespace(monitor_http="http://here", kafka="")
+    monkeypatch.setattr(check, "ask_monitor", ask)
+    monkeypatch.setattr(check, "read_run", lambda _: running)
+    monkeypatch.setattr(check, "_check_kafka", lambda _: iter(()))
+    (tmp_path / "own.py").write_text(PYTHON.format(ran=str(tmp_path / "ran")))
+    (tmp_path / "payments.toml").write_text(PIPELINE + '\n[labels]\nhorizon = "30d"\n')
+    words = ["--pipeline", str(tmp_path / "payments.toml"), "--home", str(tmp_path), "--json"]
+    result = CliRunner().invoke(command, words, env={"STREAMGAUGE_CLICKHOUSE": ""})
+    (found,) = [each for each in json.loads(result.stdout)["checks"] if each["check"] == "label delays"]
+    assert found["state"] == state
+    assert detail in found["detail"]
+    assert result.exit_code == (state == "problem")

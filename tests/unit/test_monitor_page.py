@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import escape
 from html.parser import HTMLParser
 
 from app.adapters.monitor_http import METRICS
@@ -27,6 +28,18 @@ def test_a_stream_without_a_worker_stands_out() -> None:
     assert card({"workers": 2}) == "<b>2</b>"
     assert card({"workers": 0}) == '<b><span class="bad">none</span></b>'
     assert card({}) == "<b>-</b>"  # not known yet
+
+
+def test_how_long_labels_take_is_said_and_a_maturity_that_is_too_short_stands_out() -> None:
+    labels = {
+        "applied": 9,
+        "without_event": 0,
+        "delays": {"0": {"words": "nearly all labels 0 come at about 20 days"}, "1": {"words": f"half {EVIL}"}},
+        "maturity_too_short": [f"By performance.maturity {EVIL}."],
+    }
+    text = render(replace(full_page("p"), status={"labels": labels}))
+    assert f'<p class="quiet">Nearly all labels 0 come at about 20 days; half {escape(EVIL)}.</p>' in text
+    assert f'<p class="warn">By performance.maturity {escape(EVIL)}.</p>' in text
 
 
 def full_page(text: str) -> Page:

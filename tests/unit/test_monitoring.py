@@ -614,6 +614,20 @@ def test_a_window_of_few_events_is_reported_and_alerts_nobody() -> None:
     assert findings.alerts == []
 
 
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_labels_of_one_side_of_the_threshold_are_no_drift_and_no_fall_and_are_said_to_be_that(side: str) -> None:
+    stream = Stream(1, 6_000)
+    is_above = stream.scores >= 0.5
+    stream.is_labelled &= is_above if side == "above" else ~is_above
+    findings = run(make_monitor(), stream)
+    assert not findings.alerts
+    assert {row.realised for row in findings.performance if not math.isnan(row.realised)} == set()
+    said = {verdict.reason for verdict in findings.verdicts if verdict.window_end_ms < 6 * WINDOW_MS}
+    where = "at or above" if side == "above" else "below"
+    assert all(f"Labels come only of events scored {where} 0.5 (" in reason for reason in said)
+    assert {verdict.kind for verdict in findings.verdicts} <= {"none", "too_little_data"}
+
+
 def test_labels_that_never_come_are_no_drift_of_the_outcome() -> None:
     data = Stream(100, 4_000)
     labels = np.where(np.arange(4_000) % 10 == 0, np.nan, data.labels)

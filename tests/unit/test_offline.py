@@ -288,6 +288,9 @@ def test_source_recording_and_the_whole_run_give_the_same_training_set(
     assert by_source.event_rows == by_recording.event_rows
     for name in ("matrix", "labels", "event_time_ms"):
         assert getattr(by_source, name).tobytes() == getattr(by_recording, name).tobytes()
+    assert (by_source.maturity.known_ms, by_source.maturity.mature, by_source.maturity.young) == (
+        *(by_recording.maturity.known_ms, by_recording.maturity.mature, by_recording.maturity.young),
+    )
 
 
 def test_no_row_of_a_training_set_depends_on_what_came_after_its_range(cards: Pipeline, tmp_path: Path) -> None:
@@ -300,6 +303,8 @@ def test_no_row_of_a_training_set_depends_on_what_came_after_its_range(cards: Pi
     ]
     assert sets[0].event_id == sets[1].event_id
     assert sets[0].matrix.tobytes() == sets[1].matrix.tobytes()
+    assert [each.maturity.describe() for each in sets] == [sets[0].maturity.describe()] * 2
+    assert sets[0].maturity.known_ms == START_MS + 29 * HOUR_MS // 2  # the last label before the end
 
 
 def test_a_repeated_event_id_gives_its_label_to_the_newest_row(cards: Pipeline, tmp_path: Path) -> None:

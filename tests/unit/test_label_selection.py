@@ -1,0 +1,102 @@
+"""Labels of chosen events are told from labels that come at random, and no figure over all events is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.core.label_selection import Selection, find_selection
+from models.counting import count
+from models.reference import Reference
+from models.reference_fit import fit_reference
+
+THRESHOLD = 0.5
+Floats = np.ndarray[Any, Any]
+
+
+def draw(n: int, seed: int) -> tuple[Floats, Floats]:
+    """Calibrated scores, a tenth of them at or above the threshold, and what comes true."""
+    rng = np.random.default_rng(seed)
+    scores = rng.beta(0.6, 2.4, n)
+    return scores, (rng.random(n) < scores).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    scores, labels = draw(20_000, 1)
+    return fit_reference(np.zeros((20_000, 1)), ["x"], ["numeric"], {}, scores, labels, 16, THRESHOLD)
+
+
+def window(reference: Reference, *, below: float, above: float, n: int = 10_000, seed: int = 2) -> Selection | None:
+    scores, labels = draw(n, seed)
+    chance = np.where(scores >= THRESHOLD, above, below)
+    labels[np.random.default_rng(seed + 100).random(n) >= chance] = np.nan
+    return find_selection(reference, count(reference, np.zeros((n, 1)), scores, labels))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.05, 0.01, 0.0])
+def test_labels_at_random_are_no_selection_however_few(reference: Reference, share: float) -> None:
+    assert [window(reference, below=share, above=share, seed=seed) for seed in range(20)] == [None] * 20
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.06])
+def test_labels_of_positive_decisions_alone_are_said_to_be_that(reference: Reference, share: float) -> None:
+    found = window(reference, below=0.0, above=share)
+    assert found is not None
+    assert (found.side, found.is_one_sided, found.labelled[0]) == (1, True, 0)
+    assert sum(found.events) == 10_000
+    words = found.describe()
+    assert words.startswith(f"Labels come only of events scored at or above 0.5 ({found.labelled[1]:,} of ")
+    assert "the AUC, the recall and the rate of positives of all events cannot be known." in words
+    assert found.check.p_calibration > 0.001
+    assert "The calibration at or above it can and the precision can: " in words
+
+
+def test_labels_of_negative_decisions_alone_are_said_to_be_that(reference: Reference) -> None:
+    """Payments that are stopped have no outcome."""
+    found = window(reference, below=0.9, above=0.0)
+    assert found is not None
+    assert (found.side, found.is_one_sided) == (0, True)
+    assert found.describe().startswith("Labels come only of events scored below 0.5 (")
+    assert "The calibration below it can: " in found.describe()
+
+
+def test_labels_that_lean_to_one_side_are_said_to_lean(reference: Reference) -> None:
+    found = window(reference, below=0.05, above=0.8)
+    assert found is not None
+    assert (found.side, found.is_one_sided) == (1, False)
+    words = found.describe()
+    assert words.startswith("Labels come of 81% of the events scored at or above 0.5 and of 5.0% of the others: ")
+    assert "as many positives as the scores say (p = " in words
+    assert "are not those of all" in words
+    assert window(reference, below=0.6, above=0.8) is None
+
+
+def test_where_a_side_has_too_few_events_nothing_is_said(reference: Reference) -> None:
+    assert window(reference, below=1.0, above=0.0, n=150) is None
+    assert window(reference, below=0.0, above=0.02, n=2_000) is None
+    scores, labels = np.full(500, 0.1), np.zeros(500)
+    assert find_selection(reference, count(reference, np.zeros((500, 1)), scores, labels)) is None
+
+
+def test_a_calibration_that_goes_is_seen_in_chosen_labels(reference: Reference) -> None:
+    scores, labels = draw(10_000, 5)
+    is_above = scores >= THRESHOLD
+    labels[~is_above] = np.nan
+    labels[np.flatnonzero(is_above)[::2]] = 0.0
+    found = find_selection(reference, count(reference, np.zeros((10_000, 1)), scores, labels))
+    assert found is not None
+    assert found.check.p_calibration < 1e-6
+    assert "fewer positives than the scores say (p = " in found.describe()
+
+
+def test_labels_that_came_twice_are_no_more_than_the_events(reference: Reference) -> None:
+    scores, labels = draw(10_000, 6)
+    labels[scores < THRESHOLD] = np.nan
+    counts = count(reference, np.zeros((10_000, 1)), scores, labels)
+    counts.outcomes *= 2
+    found = find_selection(reference, counts)
+    assert found is not None
+    assert found.labelled[1] <= found.events[1]
