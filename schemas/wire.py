@@ -293,7 +293,7 @@ class DelayCounts(msgspec.Struct, array_like=True):
     """How long one label (0 or 1) took, of the events of one slice, as one transaction joined them.
 
     The delay is the label's effective time less the time of its event. ``cells`` holds ascending numbers (uint32) of
-    the cells of `app.core.label_delays`, and ``counts`` their labels (int64), both little-endian. Additive.
+    the cells of `app.core.delay_law`, and ``counts`` their labels (int64), both little-endian. Additive.
     """
 
     slice_start_ms: TimeMs

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints
+from app.core.delay_law import tally
 from app.core.entity_log import EntityLog
 from app.core.hash_runs import hash64
 from app.core.joining import JoinedLabels
-from app.core.label_delays import tally
 from app.core.merge import Merged
 from schemas.wire import DelayCounts, LabelCounts
 

@@ -3,7 +3,7 @@
 Of the newest days only those labels are here that come early, and these may be of one kind: a fraud is reported within
 days, that nothing was reported is known after weeks. Who learns from what is here learns how labels come. So an event
 counts when it was `maturity` old at the time up to which labels are known, and the law of the delays
-(`app.core.label_delays`) says whether that is old enough.
+(`app.core.delay_law`) says whether that is old enough.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.label_delays import say_ms
+from app.core.delay_law import say_ms
 from models.manifest import LabelDelay, LabelFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.core.batches import Floats, Ints
-    from app.core.label_delays import DelayLaw
+    from app.core.delay_law import DelayLaw
 
 #: The share of either label that must have come by the maturity.
 ENOUGH = 0.99
@@ -68,7 +68,7 @@ class Maturity:
     young
         Of the others, likewise.
     arrived
-        The shares of the labels 0 and 1 of those old enough that are here, by the law at their ages; NaN without one.
+        The shares of the labels 0 and 1 of those old enough that are here, by the law at their ages; 1 without one.
     """
 
     from_ms: int
@@ -98,7 +98,9 @@ class Maturity:
         kind = np.where(np.isnan(labels), 0, labels + 1).astype(np.int64)
         mature, young = (np.bincount(kind[which], minlength=3).tolist() for which in (is_mature, ~is_mature))
         ages = (known_ms - event_time_ms[is_mature]).astype(np.float64)
-        arrived = [float(law.arrived(label, ages).mean()) if len(ages) else math.nan for label in (0, 1)]
+        arrived = [
+            float(law.arrived(label, ages).mean()) if len(ages) and law.is_known(label) else 1.0 for label in (0, 1)
+        ]
         return cls(
             from_ms=from_ms,
             known_ms=known_ms,
@@ -113,8 +115,8 @@ class Maturity:
 
     @property
     def needed_ms(self) -> float:
-        """By which age 99 % of either label have come; NaN where that is not known of both."""
-        return _needed_ms(self.law)
+        """By which age 99 % of either label have come, as far as it is known."""
+        return float(np.fmax(self.law.within_ms(0, ENOUGH), self.law.within_ms(1, ENOUGH)))
 
     def warnings(self) -> list[str]:
         """Sentences on what is right, and could be better.
@@ -216,7 +218,7 @@ class Maturity:
 
     def _refuse_bias(self) -> None:
         here = self.mature[1:]
-        if math.isnan(sum(self.arrived)) or not min(self.arrived) or not min(here):
+        if not min(self.arrived) or not min(here):
             return
         due = [n / share for n, share in zip(here, self.arrived, strict=True)]
         rate, true_rate = here[1] / sum(here), due[1] / sum(due)

@@ -12,18 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, find_cells, say_ms, tally
 from app.core.drift_calendar import Window
-from app.core.label_delays import (
-    EDGES_MS,
-    FEWEST_LABELS,
-    N_CELLS,
-    DelayLaw,
-    LabelDelays,
-    cohort_of,
-    find_cells,
-    say_ms,
-    tally,
-)
+from app.core.label_delays import LabelDelays, cohort_of
 from schemas.wire import DelayCounts, SketchRecord
 
 HOUR_MS = 3_600_000

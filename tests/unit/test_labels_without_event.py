@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import EventBatch, LabelBatch, RecordBatch
+from app.core.delay_law import EDGES_MS, N_CELLS
 from app.core.features import FeaturePlan
 from app.core.hash_runs import hash64
 from app.core.joining import JoinedLabels
-from app.core.label_delays import EDGES_MS, N_CELLS
 from app.core.label_tally import LabelTally
 from app.core.merge import Merged
 from app.core.sketches import split_record

@@ -11,6 +11,7 @@ import pytest
 from core_setting import DAY_MS, HOUR_MS, START_MS
 from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, Floats, record
 
+from app.core.delay_law import FEWEST_LABELS
 from app.core.label_delays import LabelDelays
 from app.core.maturity import MaturityError, maturity_warnings, weigh
 from app.offline import TrainingSet, build_training_set
@@ -97,6 +98,21 @@ def test_a_maturity_that_lets_one_label_in_before_the_other_is_refused_and_the_r
     late = START_MS + (DAYS - 16) * DAY_MS
     found = build_training_set(hasty, tmp_path / "r.parquet", late, START_MS + DAYS * DAY_MS)
     with pytest.raises(MaturityError, match=rf"All \S+ labels of events that were {days} days old .* take up to"):
+        found.maturity.warnings()
+
+
+def test_a_label_too_rare_to_have_a_law_is_taken_as_here_and_the_other_one_still_refuses(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Some forty positives, in time; of the negatives of three weeks none is here."""
+
+    def rare(rng: np.random.Generator, y: Floats) -> Floats:
+        return np.where(y == 1, np.where(rng.random(len(y)) < 0.05, 1.0, np.inf), 18.0)
+
+    record(tmp_path / "r.parquet", pipeline, rare)
+    found = build_training_set(older(pipeline, 2), tmp_path / "r.parquet", START_MS, START_MS + DAYS * DAY_MS)
+    assert 20 < found.maturity.law.n[1] < FEWEST_LABELS
+    with pytest.raises(MaturityError, match=r"set performance.maturity to 18 days"):
         found.maturity.warnings()
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace as change
 
+from app.core.delay_law import N_CELLS
 from app.core.drift_calendar import Window
-from app.core.label_delays import N_CELLS
 from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
 from app.core.records.sketches import MOST_UNKNOWN, SketchRules, read_sketch

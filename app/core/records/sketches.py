@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from app.core.label_delays import N_CELLS
+from app.core.delay_law import N_CELLS
 from app.core.sketches import ALL
 from models.segments import Segments
 from models.soundness import MOST_EVENTS, SparseCounts, find_fault_without_reference
