@@ -17,6 +17,7 @@ from app.core.attribution import attribute
 from app.core.drift.deciles import deciles
 from app.core.estimation import calibrate, compare, estimate
 from app.core.faults.find import find_faults
+from app.core.faults.since import find_since
 from app.core.findings import PerformanceRow, Subject
 from app.core.label_checks import check_labels
 from app.core.performance import measure
@@ -29,12 +30,15 @@ from schemas.pipeline import UNSEEN
 from schemas.wire import Explained, VerdictExample, VerdictSegment, WindowVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from app.core.alert_course import Limit
     from app.core.batches import Floats
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
+    from app.core.faults.fault import Fault
+    from app.core.faults.since import Course
     from app.core.faults.traffic import Traffic
     from app.core.origins import Origins
     from app.core.situation import Predecessor
@@ -120,6 +124,7 @@ class Diagnosis:
         with_labels: bool,
         alpha: float,
         silence: Silence = NOTHING_SILENT,
+        course: Callable[[], Course | None] = lambda: None,
     ) -> Verdict:
         """Give the verdict of a window.
 
@@ -141,25 +146,20 @@ class Diagnosis:
             What the tests of labels may spend.
         silence
             What is not compared.
+        course
+            Gives the parts of the window and of the one before.
         """
         reference, whole = self.reference, counts[ALL]
         drifting = [each for each in tested if each.verdict.signal == "DRIFT"]
         moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifting)]
         changes = [self._change(reference.names.index(name), whole) for name in moved]
-        values = {cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values}
         silent = {each.metric for each in silence.filling}
-        faults = find_faults(
-            reference.metrics,
-            reference.training,
-            whole,
-            set(moved),
-            design_effects=reference.design_effects.tolist(),
-            values=values,
-            traffic=traffic,
-            suspected=self._suspects(whole) - silent if moved else frozenset(),
-            events=self.events,
-            origins=self.origins,
-        )
+        faults = self._find_faults(whole, moved, silent, traffic)
+        # What a time of day alone decides is different in each part of a window.
+        of_fields = [name for name in moved if self.origins is None or self.origins[name].fields]
+        known = course() if of_fields else None
+        if known is not None:
+            faults = find_since(known, faults, lambda counts: self._find_faults(counts, of_fields, silent))
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
         shares = attribute(
@@ -201,6 +201,23 @@ class Diagnosis:
                 events=self.events,
                 silence=silence,
             )
+        )
+
+    def _find_faults(
+        self, counts: Counts, moved: Sequence[str], silent: AbstractSet[str], traffic: Traffic | None = None
+    ) -> tuple[Fault, ...]:
+        reference = self.reference
+        return find_faults(
+            reference.metrics,
+            reference.training,
+            counts,
+            set(moved),
+            design_effects=reference.design_effects.tolist(),
+            values={cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values},
+            traffic=traffic,
+            suspected=self._suspects(counts) - silent if moved else frozenset(),
+            events=self.events,
+            origins=self.origins,
         )
 
     def _suspects(self, window: Counts) -> set[str]:

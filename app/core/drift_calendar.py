@@ -116,6 +116,18 @@ class Calendar:
         month = np.datetime64(window.start_ms, "ms").astype("M8[M]") - np.timedelta64(past.months or 12, "M")
         return self.window_at(int(month.astype("M8[ms]").astype(np.int64)))
 
+    def preceding(self, window: Window) -> Window:
+        """Find the window of the same length that ends where one begins; of months, the one before.
+
+        Examples
+        --------
+        >>> Calendar(30, 10).preceding(Window(50, 80))
+        Window(start_ms=20, end_ms=50)
+        """
+        if self.size_ms is not None:
+            return Window(window.start_ms - self.size_ms, window.start_ms)
+        return self.window_at(window.start_ms - 1)
+
     def window_at(self, time_ms: int) -> Window:
         """Find the window that holds an event time; of overlapping ones, that which begins in the same pane.
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.core.drift_calendar import Calendar, Window
 from app.core.sketches import ALL, Sketch
 from app.core.stream_start import StreamStart
+from app.core.window_parts import WindowParts
 from schemas.wire import SketchRecord, decode_packed, encode_packed
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class WindowStore:
         Closed windows whose counts are kept, for late events.
     against
         The past windows that windows are compared with, whose counts are kept too.
+    slice_ms
+        Length of a slice, for the parts of windows; None: there are none.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class WindowStore:
         *,
         keep: int = 24,
         against: PastWindow | None = None,
+        slice_ms: int | None = None,
     ) -> None:
         self._calendar = calendar
         self._against = against
@@ -140,6 +144,8 @@ class WindowStore:
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
         self._floors: dict[tuple[str, int, Told], int] = {}
+        #: The counts of parts of the windows that are held, and of those before them.
+        self.parts = WindowParts(calendar, slice_ms)
         #: When the stream began.
         self.start = StreamStart()
         self.n_too_late = 0
@@ -281,6 +287,7 @@ class WindowStore:
 
     def drop_unsound(self, version: str, laws: CellLaws) -> int:
         """Drop what is held of a version and is not in the cells of its reference; how many panes that was."""
+        self.parts.drop_unsound(version, laws)
         unsound = [
             pane
             for pane, held in self._panes.items()
@@ -315,6 +322,8 @@ class WindowStore:
         if self._frozen_before_ms is not None:
             for pane in [pane for pane in self._panes if not self._is_needed(pane)]:
                 del self._panes[pane]
+            oldest = min(self._windows, default=self._calendar.window_at(self._frozen_before_ms))
+            self.parts.prune(self._calendar.preceding(oldest).start_ms)
 
     def _is_needed(self, pane: Window) -> bool:
         """Whether a window that is held, or may still come, is made of a pane or compared with it."""
@@ -343,6 +352,7 @@ class WindowStore:
             for version, sketches in sorted(versions.items())
             for segment, sketch in sorted(sketches.items())
         ]
+        deltas += self.parts.to_deltas()
         notes = [
             [window.start_ms, window.end_ms, version, asdict(holding)]
             for window, held in sorted(self._windows.items())
@@ -384,7 +394,7 @@ class WindowStore:
         self.n_unscored = state["n_unscored"]
         self.start.from_state(state["start"])
         self._panes, self._windows = {}, {}
-        for delta in decode_packed(body, SketchRecord).deltas:
+        for delta in self.parts.take_deltas(decode_packed(body, SketchRecord).deltas):
             self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)
         for start_ms, end_ms, version, holding in state["notes"]:
             self._windows.setdefault(Window(start_ms, end_ms), {})[version] = Holding(**holding)
@@ -415,6 +425,7 @@ class WindowStore:
         if delta.n and delta.segment == ALL:
             self.start.add(delta.slice_start_ms, delta.n)
         self._held(pane, delta).add(delta)
+        self.parts.add(delta)
         for window in windows:
             held = self._windows.setdefault(window, {})
             if delta.version not in held:

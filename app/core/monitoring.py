@@ -37,6 +37,7 @@ from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
 from app.core.error_stream import Errors, ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
+from app.core.faults.since import Course, Part
 from app.core.faults.traffic import Traffic
 from app.core.filling import FillTimes
 from app.core.findings import Findings, Subject
@@ -120,6 +121,7 @@ class MonitorCore:
             pipeline.performance.maturity_ms if pipeline.labels is not None else None,
             keep=keep,
             against=drift.against,
+            slice_ms=drift.slice_ms,
         )
         self._origins = Origins(pipeline)
         self._fill_times = FillTimes(pipeline)
@@ -445,6 +447,7 @@ class MonitorCore:
             with_labels=with_labels,
             alpha=alpha,
             silence=self._silence(window, version),
+            course=lambda: self._course(window, version),
         )
         holding = dict(self._store.holdings(window))[version]
         of_chosen = [f" {chosen.describe()}"] if chosen is not None else []
@@ -490,6 +493,18 @@ class MonitorCore:
         metrics = self._versions[version].reference.names
         filling = self._fill_times.filling(metrics, window, self._store.start.before(window.end_ms))
         return Silence(version, is_shared(version, self._n_scored(window)), filling)
+
+    def _course(self, window: Window, version: str) -> Course | None:
+        """The parts of a window and of the one before; None where that was not the version's own, or is not known."""
+        before = self._calendar.preceding(window)
+        if is_shared(version, self._store.parts.numbers(before)) or not self._store.parts.of(before, version):
+            return None
+        reference = self._versions[version].reference
+        now, then = (
+            [Part(start_ms, sketch.to_counts(reference)) for start_ms, sketch in self._store.parts.of(each, version)]
+            for each in (window, before)
+        )
+        return Course(now, then, window.start_ms - before.start_ms)
 
     def _n_scored(self, window: Window) -> dict[str, int]:
         """Events of a window by version."""

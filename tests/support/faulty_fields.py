@@ -28,6 +28,8 @@ Array = NDArray[Any]
 Fields = dict[str, Array]
 
 DAY_MS = 86_400_000
+START_MS = 20 * DAY_MS
+SLICES = 8
 SHOPS = ["food", "fuel", "toys", "travel"]
 
 _WINDOW = 'window = {{ of = "events", key = ["card"], size = "1h", hop = "5m", aggregate = "{}", field = "{}" }}'
@@ -120,27 +122,44 @@ def reference_of(names: tuple[str, ...], n: int = 20_000) -> Reference:
 
 
 def judge(
-    names: tuple[str, ...], seed: int, change: Change | None, n: int = 10_000, share: float = 1.0
+    names: tuple[str, ...],
+    seed: int,
+    change: Change | None,
+    *,
+    n: int = 10_000,
+    share: float = 1.0,
+    is_usual: bool = False,
+    restarts_at: int | None = None,
 ) -> WindowVerdict:
-    """The verdict on a day; in the last ``share`` of it, fields are changed on their way."""
+    """The verdict on a day; in the last ``share`` of it, and ``is_usual``: of the day before, fields are changed.
+
+    ``restarts_at``: after so many slices of both days the monitor goes on from a snapshot.
+    """
     monitor = MonitorCore(pipeline_of(names))
     reference = reference_of(names)
     monitor.register_version("1", reference, {})
     rng = np.random.default_rng([seed, 7])
-    slices = 8
-    start_ms = 20 * DAY_MS
-    deltas = []
-    for number in range(slices):
-        size = n // slices
-        n_good = round(size * min(max((1 - share) * slices - number, 0.0), 1.0))
-        parts = [compute(names, rng, n_good), compute(names, rng, size - n_good, change)]
-        counts = count(reference, np.concatenate(parts), rng.random(size))
-        deltas.append(pack("m", "1", ALL, start_ms + number * DAY_MS // slices, counts))
     old_ms = 5 * DAY_MS
+    deltas = []
+    for day in (0, 1):
+        is_changed = day == 1 or is_usual
+        for number in range(SLICES):
+            size = n // SLICES
+            n_good = round(size * min(max((1 - share) * SLICES - number, 0.0), 1.0)) if is_changed else size
+            parts = [compute(names, rng, n_good), compute(names, rng, size - n_good, change)]
+            counts = count(reference, np.concatenate(parts), rng.random(size))
+            deltas.append(pack("m", "1", ALL, START_MS + day * DAY_MS + number * DAY_MS // SLICES, counts))
     monitor.observe(SketchRecord(0, old_ms, old_ms, [], [], 100_000, [], [], old_ms))
-    monitor.observe(SketchRecord(0, 40 * DAY_MS, 40 * DAY_MS, deltas))
-    (verdict,) = monitor.collect(1).verdicts
-    return verdict
+    for number, delta in enumerate(deltas):
+        if number == restarts_at:
+            snapshot = monitor.snapshot()
+            monitor = MonitorCore(pipeline_of(names))
+            monitor.restore(snapshot)
+            assert monitor.snapshot() == snapshot
+        monitor.observe(SketchRecord(0, delta.slice_start_ms, old_ms, [delta]))
+        monitor.collect(1)
+    monitor.observe(SketchRecord(0, 40 * DAY_MS, 40 * DAY_MS, []))
+    return monitor.collect(1).verdicts[-1]
 
 
 def times(field: str, factor: float, offset: float = 0.0) -> Change:
