@@ -19,7 +19,7 @@ from app.bootstrap import compile_features
 from app.core.batches import Floats, Ints, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.label_delays import LabelDelays
-from app.core.maturity import Maturity, is_old_enough, weigh
+from app.core.maturity import FEWEST_IN_TRAINING, Maturity, is_old_enough, weigh
 from app.core.scoring import ActiveModel, ModelSelector
 from app.drive import PartitionRun, Promise, RecordedSelector, drive, drive_partitions, new_board, new_flow
 from app.pipeline import Step
@@ -152,7 +152,7 @@ def build_training_set(
     rows = _Rows.of([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
     # After the last label of all partitions, nobody knows whether labels came or were not sent.
     known_ms = max((each.newest_label_ms for each in collectors.values()), default=from_ms)
-    law = delays.law(known_ms)
+    law = delays.law(known_ms, FEWEST_IN_TRAINING)
     maturity = Maturity.of(
         rows.times,
         rows.labels,

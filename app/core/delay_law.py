@@ -82,7 +82,7 @@ class DelayLaw:
         Labels 0 and 1 that it rests on.
     shares
         Label x cell: the share whose delay is in this cell or in one before it, of those that come within the reach.
-        NaN where there are fewer than ``FEWEST_LABELS``.
+        NaN where there are too few.
     reach_ms
         Of each label: the greatest age at which enough labels have been seen; 0 without a law.
     """
@@ -150,7 +150,7 @@ def say_ms(duration_ms: float) -> str:
     return f"{words} {unit}{'' if words == '1' else 's'}"
 
 
-def estimate_law(cohorts: Mapping[int, Ints], cohort_ms: int, known_ms: int) -> DelayLaw:
+def estimate_law(cohorts: Mapping[int, Ints], cohort_ms: int, known_ms: int, fewest: int = FEWEST_LABELS) -> DelayLaw:
     """Estimate the law from what was here at ``known_ms``, of cohorts whose labels are counted at least up to then.
 
     Labels that came later are left out, and so are those of cells that ``known_ms`` cuts: what is found is a function
@@ -160,6 +160,8 @@ def estimate_law(cohorts: Mapping[int, Ints], cohort_ms: int, known_ms: int) -> 
     ----------
     cohorts
         Start of each: label x cell.
+    fewest
+        Labels that make a law, and that must be seen at the greatest age of which it speaks.
 
     Examples
     --------
@@ -184,7 +186,7 @@ def estimate_law(cohorts: Mapping[int, Ints], cohort_ms: int, known_ms: int) -> 
     within = np.einsum("clk,ck->lk", counts.cumsum(axis=2), is_shown)
     shares, reach = np.full((2, N_CELLS), np.nan), [0, 0]
     for label in (0, 1):
-        (enough,) = np.nonzero(within[label] >= FEWEST_LABELS)
+        (enough,) = np.nonzero(within[label] >= fewest)
         if len(enough):
             last = int(enough[-1])
             longest = taking[label, : last + 1] / np.maximum(within[label, : last + 1], 1)

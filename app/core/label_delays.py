@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.core.delay_law import EDGES_MS, N_CELLS, DelayLaw, estimate_law, tally
+from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, estimate_law, tally
 from app.core.drift_calendar import Window
 from app.core.findings import DelayRow
 
@@ -84,9 +84,9 @@ class LabelDelays:
         for start, label, cells, counts in tally(event_time_ms, self.cohort_ms, labels, delays_ms):
             self.count(start, label, cells, counts)
 
-    def law(self, known_ms: int) -> DelayLaw:
+    def law(self, known_ms: int, fewest: int = FEWEST_LABELS) -> DelayLaw:
         """The law of what was here at ``known_ms``, of all cohorts that are held."""
-        return estimate_law(self._cohorts, self.cohort_ms, known_ms)
+        return estimate_law(self._cohorts, self.cohort_ms, known_ms, fewest)
 
     def recent_law(self, known_ms: int) -> DelayLaw:
         """The law of what was here at ``known_ms``, of events of the three horizons before that."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.delay_law import say_ms
+from app.core.delay_law import FEWEST_LABELS, say_ms
 from models.manifest import LabelDelay, LabelFacts
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from app.core.batches import Floats, Ints
     from app.core.delay_law import DelayLaw
 
+#: So many labels have a law in training: a rough one, which refuses. Windows are corrected by better ones alone.
+FEWEST_IN_TRAINING = 10
 #: The share of either label that must have come by the maturity.
 ENOUGH = 0.99
 #: The rate of positives may be wrong by this share of itself, for labels that have not come.
@@ -34,6 +36,8 @@ _CHANCE = 2.0
 _LEAST_SHARE = 0.1
 #: Events without a label, of those old enough, above which labels may be selective.
 _MANY_UNLABELLED = 0.2
+#: Labels that come up to this share of the greatest age seen may come later, too.
+_NEAR = 0.9
 #: A maturity so many times as long as needed is called too long.
 _TOO_LONG = 4.0
 #: With fewer positives (or negatives) their rate is not known to within a fifth.
@@ -118,6 +122,12 @@ class Maturity:
         """By which age 99 % of either label have come, as far as it is known."""
         return float(np.fmax(self.law.within_ms(0, ENOUGH), self.law.within_ms(1, ENOUGH)))
 
+    @property
+    def unlabelled(self) -> float:
+        """The share of the events old enough that have no label."""
+        n_mature = sum(self.mature)
+        return self.mature[0] / n_mature if n_mature else 0.0
+
     def warnings(self) -> list[str]:
         """Sentences on what is right, and could be better.
 
@@ -128,12 +138,16 @@ class Maturity:
         """
         self._refuse()
         said = [*maturity_warnings(self.law, self.maturity_ms, self.horizon_ms)]
-        n_mature, n_labelled = sum(self.mature), self.mature[1] + self.mature[2]
-        if n_mature - n_labelled > _MANY_UNLABELLED * n_mature:
+        if self.unlabelled > _MANY_UNLABELLED:
+            is_short = self.known_ms - self.from_ms < self.horizon_ms
             said.append(
-                f"{1 - n_labelled / n_mature:.0%} of the {n_mature:,} events that are old enough have no label: what is"
+                f"{self.unlabelled:.0%} of the {sum(self.mature):,} events that are old enough have no label: what is"
                 " learnt holds for events that get one, and if those are chosen (by their score, say) for nothing else;"
-                " have a 0 sent for every event of which nothing else is known."
+                " have a 0 sent for every event of which nothing else is known"
+                + (
+                    "; or labels take longer than these events are old, then have --from begin earlier." * is_short
+                    or "."
+                )
             )
         for label, name in ((1, "positive"), (0, "negative")):
             n = self.mature[1 + label]
@@ -198,6 +212,19 @@ class Maturity:
         for label in (0, 1):
             if n_labelled and not self.mature[1 + label]:
                 raise MaturityError(self._say_one_class(label))
+        for label in (1, 0):
+            if self.known_ms - self.from_ms < self.horizon_ms and not self.law.is_known(label):
+                raise MaturityError(
+                    f"{self.law.n[label]} labels {label} are too few to say how long they take, and no event is as old"
+                    f" as labels.horizon ({say_ms(self.horizon_ms)}): have --from begin earlier, or --to end later."
+                )
+            if self.unlabelled > _MANY_UNLABELLED and is_still_coming(self.law, label, self.horizon_ms):
+                raise MaturityError(
+                    f"Labels {label} were still coming at the greatest age that was seen"
+                    f" ({say_ms(self.law.reach_ms[label])}), and {self.unlabelled:.0%} of the events that are"
+                    f" {maturity} old (performance.maturity) have none: delays are longer than these data; have --from"
+                    " begin earlier, or --to end later, and set performance.maturity to what `model train` then says."
+                )
         self._refuse_bias()
 
     def _say_one_class(self, label: int) -> str:
@@ -250,10 +277,10 @@ def weigh(law: DelayLaw, labels: Floats, ages_ms: Floats) -> Floats:
         Where the law of either label is not known.
     """
     for label in (0, 1):
-        if not law.is_known(label):
+        if law.n[label] < FEWEST_LABELS or not law.is_known(label):
             raise MaturityError(
-                f"Events cannot be weighed by how many labels are here at their age: {law.describe(label)}; leave them"
-                " out, or have --from begin earlier."
+                f"Events cannot be weighed by how many labels are here at their age, which {law.n[label]} labels"
+                f" {label} do not say; leave them out, or have --from begin earlier, for {FEWEST_LABELS} of them."
             )
     here = np.stack([law.arrived(label, ages_ms) for label in (0, 1)])
     own = np.where(labels == 1, here[1], here[0])
@@ -283,14 +310,23 @@ def say_too_short(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[str]
         slack = _CHANCE * math.sqrt(ENOUGH * (1 - ENOUGH) / law.n[label])
         if share < ENOUGH - slack:
             most_ms = law.within_ms(label, ENOUGH)
-            still = law.reach_ms[label] < horizon_ms and most_ms > 0.9 * law.reach_ms[label]
             said.append(
                 f"By performance.maturity ({say_ms(maturity_ms)}) {share:.1%} of the labels {label} have come; 99 %"
                 f" have within {say_ms(most_ms)}"
-                + (", the greatest age that was seen, so it may be more" if still else "")
+                + (
+                    ", the greatest age that was seen, so it may be more"
+                    if is_still_coming(law, label, horizon_ms)
+                    else ""
+                )
                 + f": set performance.maturity to at least that{_and_horizon(most_ms, horizon_ms)}."
             )
     return said
+
+
+def is_still_coming(law: DelayLaw, label: int, horizon_ms: int) -> bool:
+    """Whether a label comes up to the greatest age seen, which is below the horizon: nobody knows how long it takes."""
+    reach_ms = law.reach_ms[label]
+    return reach_ms < horizon_ms and law.within_ms(label, ENOUGH) > _NEAR * reach_ms
 
 
 def _needed_ms(law: DelayLaw) -> float:

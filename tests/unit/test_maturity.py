@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, Floats, record
 
 from app.core.delay_law import FEWEST_LABELS
 from app.core.label_delays import LabelDelays
-from app.core.maturity import MaturityError, maturity_warnings, weigh
+from app.core.maturity import FEWEST_IN_TRAINING, Maturity, MaturityError, maturity_warnings, weigh
 from app.offline import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
 from schemas.pipeline import Performance, Pipeline
@@ -127,8 +129,10 @@ def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path
         found.maturity.warnings()
     record(tmp_path / "s.parquet", pipeline, LAWS["exponential"], days=9)
     found = build_training_set(older(pipeline, 4), tmp_path / "s.parquet", START_MS, START_MS + 9 * DAY_MS)
-    (said, *_) = found.maturity.warnings()
-    assert "the greatest age that was seen, so it may be more" in said
+    with pytest.raises(
+        MaturityError, match=r"still coming at the greatest age that was seen .* longer than these data"
+    ):
+        found.maturity.warnings()
 
 
 def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -191,6 +195,57 @@ def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_
     assert trained.artifact != trained_alone.artifact
 
 
+def draw_law(chance: np.random.Generator, longest: float) -> Callable[[int], Floats]:
+    low, high = sorted(chance.uniform(0, longest, 2))
+    mean = chance.uniform(0.2, longest / 4)
+    laws: list[Callable[[int], Floats]] = [
+        lambda n: np.full(n, low),
+        lambda n: chance.uniform(low, high, n),
+        lambda n: np.minimum(chance.exponential(mean, n), longest),
+        lambda n: np.where(chance.random(n) < 0.5, 0.01, chance.uniform(low, high, n)),
+        lambda n: np.minimum(low / 2 + chance.lognormal(0, 1, n), longest),
+    ]
+    return laws[chance.integers(len(laws))]
+
+
+def test_whatever_the_delays_and_the_maturity_the_rate_is_right_or_the_labels_are_refused() -> None:
+    """Delays that the data are long enough to show; of longer ones nobody can know."""
+    horizon_ms, n, taken = 30 * DAY_MS, 20_000, 0
+    for seed in range(150):
+        chance = np.random.default_rng(seed)
+        days, maturity_ms = chance.uniform(20, 80), round(chance.choice([0.5, 1, 3, 7, 14, 21]) * DAY_MS)
+        rate = chance.choice([0.02, 0.1, 0.4])
+        times = np.sort(chance.integers(0, round(days * DAY_MS), n))
+        truth = (chance.random(n) < rate).astype(np.float64)
+        laws = [draw_law(chance, min(25, 0.8 * days)) for _ in range(2)]
+        took = np.where(truth == 1, laws[1](n), laws[0](n)) * DAY_MS
+        came = times + took.astype(np.int64) + 1
+        here = came < days * DAY_MS
+        known_ms = int(came[here].max())
+        delays = LabelDelays("p", HOUR_MS, horizon_ms, maturity_ms)
+        delays.count_each(times[here], truth[here], (came - times)[here])
+        maturity = Maturity.of(
+            times,
+            np.where(here, truth, np.nan),
+            delays.law(known_ms, FEWEST_IN_TRAINING),
+            from_ms=0,
+            known_ms=known_ms,
+            maturity_ms=maturity_ms,
+            horizon_ms=horizon_ms,
+        )
+        try:
+            maturity.warnings()
+        except MaturityError:
+            assert maturity_ms < 1.1 * took.max() or known_ms < horizon_ms, seed  # not without a reason
+            continue
+        _, negative, positive = maturity.mature
+        found = positive / (negative + positive)
+        deviation = math.sqrt(rate * (1 - rate) / (negative + positive))
+        assert abs(found - rate) <= 0.1 * rate + 4 * deviation, seed
+        taken += 1
+    assert taken > 60
+
+
 def test_an_age_at_which_one_label_cannot_be_here_counts_for_nothing() -> None:
     """Negatives at 20 days: a young positive has no negatives beside it, and would make positives look frequent."""
     delays = LabelDelays("p", HOUR_MS, 30 * DAY_MS, 21 * DAY_MS)
@@ -201,7 +256,7 @@ def test_an_age_at_which_one_label_cannot_be_here_counts_for_nothing() -> None:
     ages = np.array([1.0, 10, 19, 21]) * DAY_MS
     assert weigh(law, np.ones(4), ages).tolist() == [0, 0, 0, 1]
     assert weigh(law, np.zeros(4), ages).tolist() == [0, 0, 0, 1]
-    with pytest.raises(MaturityError, match="of the labels 0 only 0 came"):
+    with pytest.raises(MaturityError, match="which 0 labels 0 do not say"):
         weigh(LabelDelays("p", HOUR_MS, 1, 1).law(9), np.ones(1), np.ones(1))
 
 
