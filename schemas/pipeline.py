@@ -286,8 +286,10 @@ class AlertRule:
     "verdict" (the window's verdict is one of ``kinds``) or "error" (a sequential detector on the error stream fired).
     Of no version but the stream: "labels" (share of a slice's labels that found no event) and "entities" (entities that
     are in several partitions by the end of a slice).
-    ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics. ``clears_at``: the
-    milder limit that a window must be within to count as back, in the unit of the limit (None: the limit itself).
+    ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics; ``below_expected``:
+    surely worse than the scores of the labelled events promise. ``clears_at``: the milder limit that a window must be
+    within to count as back, in the unit of the limit (None: the limit itself). ``since_ms``: windows that start before
+    do not count (None: all that are kept do).
     ``for_windows``: windows beyond in a row before it is raised. ``clears_after``: windows back in a row before it is
     cleared. ``cooldown_ms``: event time after a clear in which it is not raised again. ``action``: "" or "retrain".
     """
@@ -309,6 +311,8 @@ class AlertRule:
     silences: tuple[Silence, ...] = ()
     owner: str = ""
     runbook: str = ""
+    below_expected: bool = False
+    since_ms: int | None = None
 
 
 @dataclass(frozen=True)

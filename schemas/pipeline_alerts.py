@@ -5,53 +5,55 @@ from __future__ import annotations
 import re
 from typing import Any, get_args
 
-from schemas.pipeline import AlertRule, Severity, Silence, VerdictKind
+from schemas.pipeline import AlertRule, Drift, Severity, Silence, VerdictKind
 from schemas.toml_table import TomlTable, parse_duration
 
 _MEASURES = {"performance": ("auc", "log_loss", "accuracy"), "drift": ("share",)}
 _LIMITS = ("below", "above", "falls_by")
+_BELOW_EXPECTED = "below_expected"
+#: Verdicts that only labels can bring.
+_OF_LABELS = ("label_prior_drift", "concept_drift")
 _DAY_MS = 86_400_000
 #: In the order of 1970: its first day was a Thursday.
 _WEEK = ("thursday", "friday", "saturday", "sunday", "monday", "tuesday", "wednesday")
 _LINK = re.compile(r"https?://[^\s/]\S*\Z")
 
 #: Where a file says nothing of alerts: what always wants somebody to act, whatever its size.
-_FAULT_ALERTS = (
-    AlertRule("pipeline-fault", "verdict", "verdict", "critical", kinds=("pipeline_fault",)),
-    AlertRule("concept-drift", "verdict", "verdict", "warning", kinds=("concept_drift",)),
+_FAULT = AlertRule("pipeline-fault", "verdict", "verdict", "critical", kinds=("pipeline_fault",))
+#: With labels: that the model has become worse, told once, first in numbers.
+_WORSE = (
+    AlertRule("worse-than-promised", "performance", "auc", "warning", below_expected=True, group="model-worse"),
+    AlertRule("concept-drift", "verdict", "verdict", "warning", kinds=("concept_drift",), group="model-worse"),
 )
+#: With detectors of wrong decisions.
+_ERRORS = AlertRule("errors-changed", "error", "error", "warning")
 #: Of the stream itself: unless the file has rules on the same, or ``alerts = []``.
 _LABELS = AlertRule("labels-without-event", "labels", "without_event", "warning", above=0.05)
 _ENTITIES = AlertRule("entity-in-two-partitions", "entities", "entities", "critical")
 
 
-def read_alerts(top: TomlTable, window: str, *, with_labels: bool, watches_entities: bool) -> tuple[AlertRule, ...]:
-    """The rules of ``[[alerts]]``, or those that there are without any, and those of the stream itself.
-
-    Parameters
-    ----------
-    window
-        ``drift.window``: "month" or a duration.
-    """
+def read_alerts(top: TomlTable, drift: Drift, *, with_labels: bool, watches_entities: bool) -> tuple[AlertRule, ...]:
+    """The rules of ``[[alerts]]``, or those that there are without any, and those of the stream itself."""
     of_stream = [*([_LABELS] if with_labels else []), *([_ENTITIES] if watches_entities else [])]
     if "alerts" not in top:
-        return (*_FAULT_ALERTS, *of_stream)
+        of_model = [*(_WORSE if with_labels else []), *([_ERRORS] if drift.detectors else [])]
+        return (_FAULT, *of_model, *of_stream)
     rules: list[AlertRule] = []
     for table in top.tables("alerts"):
         name = table.text("name", fix='for example name = "auc-fell"')
         if any(rule.name == name for rule in rules):
             table.fail("name", f'"{name}" is used by two alerts; rename one')
-        rules.append(_read_rule(table, name, window, with_labels=with_labels))
+        rules.append(_read_rule(table, name, drift.window, with_labels=with_labels))
     missing = [rule for rule in of_stream if all(rule.name != each.name and rule.on != each.on for each in rules)]
     return tuple(rules + missing) if rules else ()
 
 
 def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -> AlertRule:
     on = table.word("on", ("performance", "drift", "verdict", "error", "labels", "entities"))
-    common = ("name", "on", "severity", "for", "clears_after", "cooldown", "group", "silence", "owner", "runbook")
+    common = ("name", "on", "severity", "for", "clears_after", "cooldown", "since", "group", "silence", "owner")
     of_kind = {"verdict": ("kinds",), "error": (), "entities": (), "labels": ("above", "clears_at")}
-    own = of_kind.get(on, ("measure", *_LIMITS, "clears_at"))
-    table.allow(*common, "action", *own)
+    own = of_kind.get(on, ("measure", *_LIMITS, *([_BELOW_EXPECTED] if on == "performance" else []), "clears_at"))
+    table.allow(*common, "runbook", "action", *own)
     if on in {"performance", "error", "labels"} and not with_labels:
         table.fail("on", f'{on} needs labels; add [labels] or use on = "drift"')
     measure = table.word("measure", _MEASURES[on]) if on in _MEASURES else {"labels": _LABELS.measure}.get(on, on)
@@ -63,10 +65,11 @@ def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -
         severity=table.word("severity", get_args(Severity), "warning"),
         **limits,
         action=table.word("action", ("", "retrain"), ""),
-        kinds=_read_kinds(table) if on == "verdict" else (),
+        kinds=_read_kinds(table, with_labels=with_labels) if on == "verdict" else (),
         for_windows=table.integer("for", 1, low=1, high=1000),
         clears_after=table.integer("clears_after", 2 if limits["clears_at"] is None else 1, low=1, high=1000),
         cooldown_ms=table.duration("cooldown", "0s"),
+        since_ms=table.time_ms("since") if "since" in table else None,
         group=table.text("group", ""),
         silences=tuple(_read_silence(each, window) for each in table.tables("silence", "")),
         owner=table.text("owner", ""),
@@ -77,8 +80,13 @@ def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -
 def _read_limits(table: TomlTable, on: str) -> dict[str, Any]:
     limits = {key: table.number(key) if key in table else None for key in (*_LIMITS, "clears_at")}
     given = [key for key in _LIMITS if limits[key] is not None]
-    if on in _MEASURES and not given:
-        table.fail("", "has no limit; give below, above or falls_by")
+    limits[_BELOW_EXPECTED] = on == "performance" and table.flag(_BELOW_EXPECTED, default=False)
+    others = [*given, *(["clears_at"] if "clears_at" in table else [])]
+    if limits[_BELOW_EXPECTED] and others:
+        table.fail(_BELOW_EXPECTED, f"is a limit by itself, and there is {others[0]}; make a rule of each")
+    if on in _MEASURES and not given and not limits[_BELOW_EXPECTED]:
+        choices = "below, above, falls_by or below_expected = true" if on == "performance" else "below or above"
+        table.fail("", f"has no limit; give {choices}")
     if on == "labels" and not given:
         table.fail("", "has no limit; give above, for example above = 0.05")
     if on == "drift" and "falls_by" in given:
@@ -94,12 +102,14 @@ def _read_limits(table: TomlTable, on: str) -> dict[str, Any]:
     return limits
 
 
-def _read_kinds(table: TomlTable) -> tuple[str, ...]:
+def _read_kinds(table: TomlTable, *, with_labels: bool) -> tuple[str, ...]:
     known = [kind for kind in get_args(VerdictKind) if kind != "none"]
     kinds = table.texts("kinds")
     for kind in kinds:
         if kind not in known:
             table.fail("kinds", f'"{kind}" is no verdict to be alerted by; use some of {", ".join(known)}')
+        if kind in _OF_LABELS and not with_labels:
+            table.fail("kinds", f'"{kind}" is never said without labels; add [labels] or leave it out')
     if not kinds:
         table.fail("kinds", f"names no verdict; use some of {', '.join(known)}")
     return kinds

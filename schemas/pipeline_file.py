@@ -192,7 +192,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         digest="",
     )
     watches = {"with_labels": labels is not None, "watches_entities": pipeline.watches_entities}
-    pipeline = dataclasses.replace(pipeline, alerts=read_alerts(top, drift.window, **watches))
+    pipeline = dataclasses.replace(pipeline, alerts=read_alerts(top, drift, **watches))
     form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in {"path", "digest"}}
     return dataclasses.replace(pipeline, digest=_digest(form))
 

@@ -489,7 +489,8 @@ class WindowVerdict(msgspec.Struct):
 class Alert(msgspec.Struct):
     """``<p>.alerts`` and ClickHouse ``alerts``: an alert has come into a state.
 
-    ``revision`` counts what was said of the alert: the highest is how it stands. The window is the one that brought it
+    ``revision`` counts what was said of the alert: the highest is how it stands. It may come again in the state that it
+    has, when a window is about something else; ``message`` says what is new. The window is the one that brought it
     into this state; ``since_ms``: start of the first window beyond the limit. ``silenced``: noted, nobody is asked to
     act. ``version``: "" when the alert is on the stream itself. ``others``: rules of its group that were raised for the
     same window. ``by`` and ``why``: who acknowledged it, in which words; of a silenced one, why it is silent.

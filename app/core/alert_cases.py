@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from app.core.alert_words import say_cleared, say_raised
+from app.core.alert_words import is_said, say_cleared, say_raised
 from schemas.wire import Alert, AlertState
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ class Case:
         if any(episode.cleared is None for _, episode in self.members):
             return None
         return max(self.members, key=lambda member: (member[1].cleared, member[0].name))
+
+    def has_news(self, message: str) -> bool:
+        """Whether it is about something by now that a message about it does not name."""
+        return not all(is_said(news, message) for _, episode in self.members for news in episode.news)
 
     def covers(self, told: Told) -> bool:
         """Whether an alert that was told is of the same trouble, though late data may have moved its beginning."""

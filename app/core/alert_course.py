@@ -4,8 +4,9 @@ It is a function of what the windows say, in the order of event time, whenever a
 A rule is raised after ``for`` windows beyond its limit in a row, and cleared after ``clears_after`` windows in a row
 that are back within the milder limit; of windows that overlap, those count that do not overlap each other, as the
 others tell of the same events again (`Streak`). So among n windows it is raised at most
-(n + clears_after) // (for + clears_after) times, whatever the values do. A window without a value counts for nothing;
-one in which the version scored nothing while others did is one back, for an alert that is open.
+(n + clears_after) // (for + clears_after) times, whatever the values do. A window that cannot say whether it is beyond
+or back (`app.core.alert_readings`) counts for nothing: it raises and clears nothing, and interrupts no row. One in
+which the version scored nothing while others did is one back, for an alert that is open.
 """
 
 from __future__ import annotations
@@ -13,35 +14,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.core.alert_readings import ABSENT, Answer, Limit, Reading, ask
 from app.core.drift_calendar import Window
+from app.core.performance import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from schemas.pipeline import AlertRule, Silence
 
-#: Measures of performance of which less is better; of all others more is.
-LOWER_IS_BETTER = frozenset({"log_loss"})
 
+class News(NamedTuple):
+    """What a window says that is beyond a rule's limit, too, and is about something else than those before it."""
 
-class Limit(NamedTuple):
-    """A value that must not be passed, on which side, where a value is back within it, and where it comes from."""
-
-    value: float
-    side: Literal["below", "above"]
-    clears: float
-    why: str = ""
-
-
-class Reading(NamedTuple):
-    """What a window says to a rule: a measured value, and in words what there is beside it."""
-
-    value: float
-    text: str = ""
-
-
-#: A window in which other versions scored and this one did not: it cannot be beyond a limit any more.
-ABSENT = Reading(math.nan, "absent")
+    window: Window
+    text: str
+    says: tuple[tuple[str, str], ...]
 
 
 class Episode(NamedTuple):
@@ -55,6 +43,8 @@ class Episode(NamedTuple):
         What the latter said, and which limit that is beyond.
     silence
         Why it was noted and not raised; "" when it was raised.
+    news
+        What verdicts of later windows say that those before did not.
     cleared, last
         The window that cleared it and what that said; None while it is open.
     """
@@ -64,8 +54,15 @@ class Episode(NamedTuple):
     reading: Reading
     limit: Limit
     silence: str = ""
+    news: tuple[News, ...] = ()
     cleared: Window | None = None
     last: Reading | None = None
+
+    def and_then(self, rule: AlertRule, window: Window, reading: Reading) -> Episode:
+        """Take what a later window beyond the limit says."""
+        named = {*self.reading.says, *(each for before in self.news for each in before.says)}
+        new = tuple(each for each in reading.says if each[0] in rule.kinds and each not in named)
+        return self._replace(news=(*self.news, News(window, reading.text, new))) if new else self
 
 
 def limits(rule: AlertRule, training_value: float) -> list[Limit]:
@@ -73,7 +70,8 @@ def limits(rule: AlertRule, training_value: float) -> list[Limit]:
 
     ``falls_by`` is a difference to the training value, in the measure's own unit and towards the worse: an AUC that
     falls by 0.05 goes from 0.80 to 0.75, a log loss "falls" by going up. It gives no limit when the training value is
-    NaN. A verdict or a detection counts as 1, its absence as 0.
+    NaN. A verdict or a detection counts as 1, its absence as 0. What the scores promise is each window's own, and no
+    limit of the rule.
 
     Examples
     --------
@@ -97,20 +95,6 @@ def limits(rule: AlertRule, training_value: float) -> list[Limit]:
         at, clears = (training_value + sign * each for each in (rule.falls_by, back))
         found.append(Limit(at, "above" if is_up else "below", clears, why))
     return found
-
-
-def passed(value: float, rule_limits: Iterable[Limit]) -> Limit | None:
-    """Find the first limit that a value is beyond; a value on the limit is within it."""
-    return next((limit for limit in rule_limits if _is_beyond(value, limit.side, limit.value)), None)
-
-
-def is_back(value: float, rule_limits: Iterable[Limit]) -> bool:
-    """Whether a value is within the milder limits, too."""
-    return not any(_is_beyond(value, limit.side, limit.clears) for limit in rule_limits)
-
-
-def _is_beyond(value: float, side: str, bound: float) -> bool:
-    return value < bound if side == "below" else value > bound
 
 
 def silence_of(window: Window, silences: Iterable[Silence]) -> str:
@@ -171,12 +155,13 @@ class Streak(NamedTuple):
 class Course(NamedTuple):
     """Where a rule is after some windows.
 
-    ``beyond`` and ``back``: windows in a row beyond the limit, within the milder one. ``cleared_ms``: end of the window
-    that cleared it last.
+    ``beyond`` and ``back``: windows in a row beyond the limit, within the milder one. ``loss``: of what the scores
+    promise, in the first window beyond. ``cleared_ms``: end of the window that cleared it last.
     """
 
     beyond: Streak = Streak()
     back: Streak = Streak()
+    loss: float = math.nan
     cleared_ms: int | None = None
     open: Episode | None = None
 
@@ -184,26 +169,32 @@ class Course(NamedTuple):
         self, rule: AlertRule, rule_limits: list[Limit], window: Window, reading: Reading
     ) -> tuple[Course, Episode | None]:
         """Take the next window: where the rule is then, and the episode that has ended with it."""
-        is_absent = reading.text == ABSENT.text
-        value = to_value(rule, reading)
-        if math.isnan(value) and (self.open is None or not is_absent):
-            return self, None
-        limit = passed(value, rule_limits)
-        if limit is None:
-            back = self.back.add(window) if is_back(value, rule_limits) else Streak()
-            if self.open is None or back.n < rule.clears_after:
-                return Course(Streak(), back, self.cleared_ms, self.open), None
+        answer = ask(rule, rule_limits, reading, self.loss)
+        if reading.text == ABSENT.text and self.open is not None:
+            answer = Answer(False, True)
+        after = self._count(window, answer)
+        if answer.back and self.open is not None and after.back.n >= rule.clears_after:
             cleared_ms = self.cleared_ms if self.open.silence else window.end_ms
             return Course(cleared_ms=cleared_ms), self.open._replace(cleared=window, last=reading)
-        beyond = self.beyond.add(window)
-        after = Course(beyond, Streak(), self.cleared_ms, self.open)
-        is_due = beyond.n >= rule.for_windows and not self._is_cooling(rule, window)
-        if not is_due or (self.open is not None and not self.open.silence):
+        if not answer.beyond or answer.limit is None:
             return after, None
+        if self.open is not None and not self.open.silence:
+            return after._replace(open=self.open.and_then(rule, window, reading)), None
         silence = silence_of(window, rule.silences)
-        if silence and self.open is not None:
+        is_due = after.beyond.n >= rule.for_windows and not self._is_cooling(rule, window)
+        if not is_due or (silence and self.open is not None):
             return after, None
-        return after._replace(open=Episode(beyond.first or window, window, reading, limit, silence)), self.open
+        since = after.beyond.first or window
+        return after._replace(open=Episode(since, window, reading, answer.limit, silence)), self.open
+
+    def _count(self, window: Window, answer: Answer) -> Course:
+        """Go on with the rows of windows that an answer belongs to, and end those that it does not belong to."""
+        beyond = self.beyond if answer.beyond is None else self.beyond.add(window) if answer.beyond else Streak()
+        back = self.back if answer.back is None else self.back.add(window) if answer.back else Streak()
+        loss = self.loss
+        if self.open is None and (answer.beyond is False or (answer.beyond and not self.beyond.n)):
+            loss = answer.loss
+        return Course(beyond, back, loss, self.cleared_ms, self.open)
 
     def _is_cooling(self, rule: AlertRule, window: Window) -> bool:
         return self.cleared_ms is not None and window.end_ms < self.cleared_ms + rule.cooldown_ms
@@ -211,30 +202,33 @@ class Course(NamedTuple):
     def to_state(self) -> list[Any]:
         """Give what `from_state` needs: JSON values."""
         episode = None if self.open is None else _pack(self.open)
-        return [self.beyond.to_state(), self.back.to_state(), self.cleared_ms, episode]
+        return [self.beyond.to_state(), self.back.to_state(), self.loss, self.cleared_ms, episode]
 
     @classmethod
     def from_state(cls, state: list[Any]) -> Course:
-        beyond, back, cleared_ms, episode = state
+        beyond, back, loss, cleared_ms, episode = state
         open_ = _unpack(episode) if episode else None
-        return cls(Streak.from_state(beyond), Streak.from_state(back), cleared_ms, open_)
+        return cls(Streak.from_state(beyond), Streak.from_state(back), loss, cleared_ms, open_)
 
 
 def _pack(episode: Episode) -> list[Any]:
-    since, opened, reading, limit, silence, cleared, last = episode
-    return [_span(since), _span(opened), [*reading], [*limit], silence, _span(cleared), [*last] if last else None]
+    since, opened, reading, limit, silence, news, cleared, last = episode
+    said = [[_span(window), text, says] for window, text, says in news]
+    ended = [*last] if last else None
+    return [_span(since), _span(opened), [*reading], [*limit], silence, said, _span(cleared), ended]
 
 
 def _unpack(state: list[Any]) -> Episode:
-    since, opened, reading, limit, silence, cleared, last = state
+    since, opened, reading, limit, silence, said, cleared, last = state
     return Episode(
         Window(*since),
         Window(*opened),
-        Reading(*reading),
+        Reading.from_state(reading),
         Limit(*limit),
         silence,
+        tuple(News(Window(*span), text, tuple(map(tuple, says))) for span, text, says in said),
         _window(cleared),
-        Reading(*last) if last else None,
+        Reading.from_state(last) if last else None,
     )
 
 
@@ -246,19 +240,12 @@ def _window(span: list[int] | None) -> Window | None:
     return None if span is None else Window(*span)
 
 
-def to_value(rule: AlertRule, reading: Reading) -> float:
-    """The number that is held against the limits; NaN: the window says nothing."""
-    if rule.on == "verdict" and reading.text != ABSENT.text:
-        return float(reading.text in rule.kinds) if reading.text else math.nan
-    return reading.value
-
-
 @dataclass(eq=False)
 class Watch:
     """One rule on one version: what its windows said, but for those so old that they cannot change, which are a course.
 
-    ``readings``: NaN and "" where a window was seen that says nothing. ``ended``: episodes that ended before the oldest
-    of them, as long as a group has one for the same window that did not.
+    ``readings``: shared with all rules on the same. ``ended``: episodes that ended before the oldest of them, as long
+    as a group has one for the same window that did not.
     """
 
     rule: AlertRule
@@ -267,6 +254,16 @@ class Watch:
     base: Course = field(default_factory=Course)
     ended: list[Episode] = field(default_factory=list)
 
+    def ask(self, reading: Reading, past_loss: float = math.nan) -> Answer:
+        """What a window says to this rule."""
+        return ask(self.rule, self.limits, reading, past_loss)
+
+    def counting(self) -> list[tuple[Window, Reading]]:
+        """The windows that count for it, in their order."""
+        since_ms = self.rule.since_ms
+        counted = [each for each in self.readings if since_ms is None or each.start_ms >= since_ms]
+        return [(window, self.readings[window]) for window in sorted(counted)]
+
     def episodes(self) -> list[Episode]:
         """Each time that the rule was due, oldest first, without those that ended before the oldest reading."""
         return [*self.ended, *self.living()]
@@ -274,34 +271,34 @@ class Watch:
     def living(self) -> list[Episode]:
         """Those that had not ended before the oldest reading."""
         course, found = self.base, []
-        for window, reading in sorted(self.readings.items()):
+        for window, reading in self.counting():
             course, ended = course.step(self.rule, self.limits, window, reading)
             if ended is not None:
                 found.append(ended)
         return found if course.open is None else [*found, course.open]
 
-    def is_quiet_since(self, time_ms: int) -> bool:
+    def is_quiet_since(self, time_ms: int, past_loss: float) -> bool:
         """Whether all that is known is of windows after a time, and the newest ones are back within the limits."""
         back = Streak()
-        for window, reading in sorted(self.readings.items()):
-            value = to_value(self.rule, reading)
-            if not math.isnan(value):
-                back = back.add(window) if is_back(value, self.limits) else Streak()
+        for window, reading in self.counting():
+            is_back = self.ask(reading, past_loss).back
+            if is_back is not None:
+                back = back.add(window) if is_back else Streak()
         return all(window.start_ms > time_ms for window in self.readings) and back.n >= self.rule.clears_after
 
     def forget(self, before_ms: int) -> None:
-        """Windows that start before this will not be seen again."""
-        for window in sorted(window for window in self.readings if window.start_ms < before_ms):
-            self.base, ended = self.base.step(self.rule, self.limits, window, self.readings.pop(window))
+        """Windows that start before this will not be seen again; whoever holds the readings lets go of them then."""
+        for window, reading in self.counting():
+            if window.start_ms >= before_ms:
+                break
+            self.base, ended = self.base.step(self.rule, self.limits, window, reading)
             if ended is not None and self.rule.group and not ended.silence:
                 self.ended.append(ended)
 
     def to_state(self) -> dict[str, Any]:
-        """Give what `from_state` needs beside the rule: JSON values."""
-        readings = [[window.start_ms, window.end_ms, *reading] for window, reading in sorted(self.readings.items())]
-        return {"readings": readings, "base": self.base.to_state(), "ended": [_pack(each) for each in self.ended]}
+        """Give what `from_state` needs beside the rule and the readings: JSON values."""
+        return {"base": self.base.to_state(), "ended": [_pack(each) for each in self.ended]}
 
     def from_state(self, state: Mapping[str, Any]) -> None:
-        self.readings = {Window(start, end): Reading(*reading) for start, end, *reading in state["readings"]}
         self.base = Course.from_state(state["base"])
         self.ended = [_unpack(each) for each in state["ended"]]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.alert_course import ABSENT, Reading, passed, to_value
+from app.core.alert_readings import ABSENT, Reading, ask
+from app.core.faults.fault import listed
 
 if TYPE_CHECKING:
-    from app.core.alert_course import Episode, Limit
+    from app.core.alert_course import Episode, News
+    from app.core.alert_readings import Limit
     from app.core.drift_calendar import Window
     from schemas.pipeline import AlertRule
 
@@ -35,17 +37,28 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
     """What was found in the window that raised it, and since when."""
     reading, window = episode.reading, episode.opened
     if rule.on == "verdict":
-        words = f"the verdict on {subject} is {_plain(reading.text)} in {window}"
+        words = f"the verdict on {subject} is {_said(rule, reading.says)} in {window}"
+        words += _headline(rule, reading.says, reading.text)
     elif rule.on == "error":
         words = f"the errors of {subject} have changed in {window}: {reading.text}"
     elif rule.on == "entities":
         examples = f" ({reading.text})" if reading.text else ""
         words = f"{_strays(reading)} in {window}{examples}: their windows are wrong"
+    elif rule.below_expected:
+        promised = f"where its scores promise {reading.expected:.4g}"
+        words = f"{_measured(rule, subject, reading)} in {window}, {promised}"
     else:
         value, side, _, why = episode.limit
         origin = f" ({why})" if why else ""
         words = f"{_measured(rule, subject, reading)} in {window}, {side} its limit {value:.4g}{origin}"
-    return words if episode.since == window else f"{words}; so since {str(episode.since).split(' to ')[0]}"
+    if episode.since != window:
+        words += f"; so since {str(episode.since).split(' to ')[0]}"
+    return words + "".join(f"; {_new(rule, each)}" for each in episode.news)
+
+
+def is_said(news: News, message: str) -> bool:
+    """Whether a message names all that is new already, be it with other numbers."""
+    return all((f"`{name}`" if name else _plain(kind)) in message for kind, name in news.says)
 
 
 def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
@@ -54,11 +67,14 @@ def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
     if reading.text == ABSENT.text:
         return f"{subject} scored nothing in {window}, and others did: {rule.name} is over"
     if rule.on == "verdict":
-        return f"the verdict on {subject} is {_plain(reading.text)} in {window}: {rule.name} is over"
+        return f"the verdict on {subject} is {_found(reading)} in {window}: {rule.name} is over"
     if rule.on == "error":
         return f"the errors of {subject} are steady in {window}: {rule.name} is over"
     if rule.on == "entities":
         return f"each entity is in one partition in {window}, as far as is remembered: {rule.name} is over"
+    if rule.below_expected:
+        measured = _measured(rule, subject, reading)
+        return f"{measured} in {window}, where its scores promise {reading.expected:.4g}: {rule.name} is over"
     limit = episode.limit
     origin = f" ({limit.why})" if limit.why else ""
     milder = f", and at or {_other(limit)} {limit.clears:.4g}" if limit.clears != limit.value else ""
@@ -68,10 +84,13 @@ def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
 
 def say_withdrawn(rule: AlertRule, subject: str, window: Window, reading: Reading, limits: list[Limit]) -> str:
     """Why an alert that was raised for a window is not there any more."""
-    if passed(to_value(rule, reading), limits) is not None:
+    answer = ask(rule, limits, reading)
+    if answer.beyond:
         return f"after late data {rule.name} of {subject} is raised by another window than {window}"
+    if answer.beyond is None:
+        return f"after late data {window} cannot say whether {rule.name} of {subject} is so: it is withdrawn"
     if rule.on == "verdict":
-        found = f"the verdict on {subject} is {_plain(reading.text or 'none')}"
+        found = f"the verdict on {subject} is {_found(reading)}"
     elif rule.on == "error":
         found = f"the errors of {subject} are steady"
     elif rule.on == "entities":
@@ -93,12 +112,38 @@ def _measured(rule: AlertRule, subject: str, reading: Reading) -> str:
     if rule.on == "labels":
         return f"{reading.value:.3g} of the labels found no event ({reading.text})"
     what = "share of drifting metrics" if rule.on == "drift" else rule.measure
-    return f"{what} of {subject} is {reading.value:.4g}"
+    low, high = reading.range
+    surely = f" ({low:.4g} to {high:.4g})" if low < high else ""
+    return f"{what} of {subject} is {reading.value:.4g}{surely}"
 
 
 def _other(limit: Limit) -> str:
     return "above" if limit.side == "below" else "below"
 
 
+def _said(rule: AlertRule, says: Iterable[tuple[str, str]]) -> str:
+    """The kinds of a verdict that a rule is on, and what they concern."""
+    by_kind: dict[str, list[str]] = {}
+    for kind, name in says:
+        if kind in rule.kinds:
+            by_kind.setdefault(kind, []).extend([name] if name else [])
+    words = [_plain(kind) + (f" of {listed(names)}" if names else "") for kind, names in by_kind.items()]
+    return " and ".join(words)
+
+
+def _found(reading: Reading) -> str:
+    """The kind of a verdict, whatever a rule is on."""
+    return _plain(reading.says[0][0]) if reading.says else "none"
+
+
 def _plain(kind: str) -> str:
     return kind.replace("_", " ")
+
+
+def _headline(rule: AlertRule, says: Sequence[tuple[str, str]], headline: str) -> str:
+    """The verdict's own words, where they are about what a rule is on."""
+    return f": {headline.rstrip('.')}" if headline and says[0][0] in rule.kinds else ""
+
+
+def _new(rule: AlertRule, news: News) -> str:
+    return f"new in {news.window}: {_said(rule, news.says)}{_headline(rule, news.says, news.text)}"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from app.core.alert_course import Limit
+    from app.core.alert_readings import Limit
     from app.core.batches import Floats
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
@@ -83,7 +83,7 @@ class Diagnosis:
         expected = (
             {each.name: each for each in compare(self.calibration, scored, counts.outcomes)} if with_labels else {}
         )
-        realised = {each.name: each for each in measure(counts)} if with_labels else {}
+        realised = {each.name: each for each in measure(counts, self.calibration)} if with_labels else {}
         rows = []
         for name, guess in estimated.items():
             due, true = expected.get(name), realised.get(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.core.alert_course import Reading
+from app.core.alert_readings import Reading
 from app.core.drift_calendar import Window
 from app.core.findings import InputRow
 from app.core.sketches import ALL

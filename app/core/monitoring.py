@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 
 from app.core.alert_course import limits
+from app.core.alert_readings import NOTHING, read_drift, read_performance, read_verdict
 from app.core.alerting import AlertBook
 from app.core.budget import OF_OUTCOMES, alpha_of_window, of_windows
 from app.core.diagnosis import MEASURE, Diagnosis, to_record
@@ -66,9 +67,9 @@ if TYPE_CHECKING:
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
 
-#: A window of fewer events (for performance: labels) is reported but neither raises nor clears an alert.
+#: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 5\n"
+_MAGIC = b"streamgauge monitor 6\n"
 
 
 @dataclass(eq=False)
@@ -82,6 +83,8 @@ class _Version:
     is_announced: bool = False
     #: Of the detectors of wrong decisions: when, and which.
     detections: list[tuple[int, str]] = field(default_factory=list)
+    #: Of the labels that these have seen: how many, by the slice of their time.
+    n_seen: dict[int, int] = field(default_factory=dict)
 
     @cached_property
     def describer(self) -> Describer:
@@ -255,11 +258,7 @@ class MonitorCore:
                 for segment, counts in known.reference.by_segment():
                     statistics = known.describer.describe(counts, everything)
                     findings.metadata += about.metadata("training", segment, statistics, now_ms)
-        for version, known in sorted(self._versions.items()):
-            released = self._errors.release(version, self._store.label_watermark_ms)
-            detected = known.errors.observe(self._of_full_features(released), self._about(version, known.training, 1))
-            findings.reports += detected
-            known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
+        self._watch_errors(findings)
         closed = self._next_windows(most)
         mature = [window for window in closed if self._store.is_mature(window)]
         later = self._store.closed()[len(closed) :]
@@ -287,6 +286,9 @@ class MonitorCore:
         self._store.release()
         if self._store.settled_before_ms is not None:
             self.alerts.forget(self._store.settled_before_ms)
+            for known in self._versions.values():
+                kept = (each for each in known.n_seen.items() if each[0] >= self._store.settled_before_ms)
+                known.n_seen = dict(kept)
         n_remembered = max(self._keep, len(self._store.closed())) + self._n_past
         self._history.prune(n_remembered)
         self._succession.prune(n_remembered)
@@ -303,6 +305,7 @@ class MonitorCore:
                     "is_announced": known.is_announced,
                     "errors": known.errors.snapshot(),
                     "detections": known.detections,
+                    "n_seen": sorted(known.n_seen.items()),
                 }
                 for version, known in self._versions.items()
             },
@@ -318,7 +321,7 @@ class MonitorCore:
     def restore(self, snapshot: bytes) -> None:
         """Take the state of a snapshot of the same pipeline; ValueError when it was not made by such a monitor.
 
-        An alert rule that is new in the pipeline file, or was changed there, starts without a past.
+        An alert rule that is new in the pipeline file, or was changed there, judges the windows that are kept.
         """
         if not snapshot.startswith(_MAGIC):
             raise ValueError("not a snapshot of a monitor of this release; read the sketches topic from its beginning")
@@ -332,6 +335,7 @@ class MonitorCore:
             self._versions[version].is_announced = saved["is_announced"]
             self._versions[version].errors.restore(saved["errors"])
             self._versions[version].detections = [(time_ms, name) for time_ms, name in saved["detections"]]
+            self._versions[version].n_seen = dict(map(tuple, saved["n_seen"]))
         self.alerts.from_state(state["alerts"])
         self._history.from_state(state["history"])
         self._succession.from_state(state["succession"])
@@ -361,6 +365,18 @@ class MonitorCore:
     def _told(self, window: Window) -> tuple[bool, ...]:
         """Of which a closed window is judged: of features and score (False), of labels (True)."""
         return (False, True) if self._store.is_mature(window) else (False,)
+
+    def _watch_errors(self, findings: Findings) -> None:
+        """Show the detectors of wrong decisions what labels have come."""
+        slice_ms = self._pipeline.drift.slice_ms
+        for version, known in sorted(self._versions.items()):
+            released = self._of_full_features(self._errors.release(version, self._store.label_watermark_ms))
+            slices, numbers = np.unique(released.times_ms // slice_ms * slice_ms, return_counts=True)
+            for start_ms, n in zip(slices.tolist(), numbers.tolist(), strict=True):
+                known.n_seen[start_ms] = known.n_seen.get(start_ms, 0) + n
+            detected = known.errors.observe(released, self._about(version, known.training, 1))
+            findings.reports += detected
+            known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
 
     def _judge(
         self, windows: list[Window], later: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False
@@ -399,9 +415,8 @@ class MonitorCore:
                 for segment, each_statistics in statistics.items():
                     findings.metadata += about.metadata("scoring", segment, each_statistics, now_ms)
                 if not of_labels:
-                    share = {"share": _share_of_drift(tested)}
                     is_said = counts[ALL].n >= FEWEST and not silence
-                    self.alerts.see_measures(version, window, "drift", share if is_said else {})
+                    self.alerts.see_drift(version, window, read_drift(tested) if is_said else NOTHING)
         if is_history_changed:
             self._store.note_history(later, of_labels)
         return found
@@ -458,12 +473,12 @@ class MonitorCore:
         findings.performance += [row._replace(revision=revision) for row in performance]
         record = to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels)
         findings.verdicts.append(msgspec.structs.replace(record, reason="".join([record.reason, *of_chosen])))
-        is_said = verdict.kind not in {"too_little_data", "no_reference"}
-        self.alerts.see_verdict(version, window, verdict.kind if is_said else "")
-        if with_labels:
-            values = {row.measure: row.realised for row in performance if row.segment == ALL}
-            is_enough = counts[ALL].n_labels >= FEWEST
-            self.alerts.see_measures(version, window, "performance", values if is_enough else {})
+        self.alerts.see_verdict(version, window, read_verdict(verdict, counts[ALL], with_labels=with_labels))
+        if self._store.is_mature(window):
+            is_enough = with_labels and counts[ALL].n_labels >= FEWEST
+            calibration = known.diagnosis.calibration
+            measured = read_performance(performance, counts[ALL], calibration, alpha) if is_enough else {}
+            self.alerts.see_performance(version, window, measured)
 
     def _selection(self, window: Window, known: _Version, counts: Counts) -> Selection | None:
         """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""
@@ -538,7 +553,9 @@ class MonitorCore:
             for window in closed:
                 if label_watermark_ms is not None and window.end_ms <= label_watermark_ms:
                     found = [each for each in known.detections if window.start_ms <= each[0] < window.end_ms]
-                    self.alerts.see_detections(version, window, found)
+                    slices = range(window.start_ms, window.end_ms, self._pipeline.drift.slice_ms)
+                    n_seen = sum(known.n_seen.get(start_ms, 0) for start_ms in slices)
+                    self.alerts.see_detections(version, window, found, is_steady=n_seen >= FEWEST)
 
     def _counts(self, window: Window, version: str) -> dict[str, Counts]:
         """The counts of a window by segment, that of all events first."""
@@ -593,9 +610,3 @@ class MonitorCore:
 
 def _digest(*found: object) -> str:
     return hashlib.sha256(encode_packed(found)).hexdigest()
-
-
-def _share_of_drift(tested: list[Judgement]) -> float:
-    metrics = {each.metric for each in tested}
-    drifting = {each.metric for each in tested if each.segment == ALL and each.verdict.signal == "DRIFT"}
-    return len(drifting) / len(metrics) if metrics else math.nan

@@ -33,7 +33,7 @@ the calibration moves as well; what tells the two is that the scores of positive
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app.core.attribution import JOINT
@@ -89,7 +89,10 @@ class Advice(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `decide` says; the lists are ranked, the most important first."""
+    """What `decide` says; the lists are ranked, the most important first.
+
+    ``unlabelled``: the kind that it would be if no labels were known, which is what alerts that need none go by.
+    """
 
     kind: VerdictKind
     headline: str
@@ -97,6 +100,7 @@ class Verdict:
     segments: tuple[Segment, ...]
     example: Example | None
     advice: Advice
+    unlabelled: VerdictKind
 
 
 def decide(situation: Situation) -> Verdict:
@@ -125,6 +129,7 @@ def decide(situation: Situation) -> Verdict:
         segments=_rank_segments(situation.segments) if is_judged else (),
         example=_example(situation, kind) if is_judged else None,
         advice=_advise(situation, kind),
+        unlabelled=_kind(_without_labels(situation)),
     )
 
 
@@ -147,6 +152,16 @@ def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the
     if situation.features:
         return "feature_drift"
     return "label_prior_drift" if situation.rate_moved or situation.change("outcome") is not None else "none"
+
+
+def _without_labels(situation: Situation) -> Situation:
+    return replace(
+        situation,
+        changes=tuple(change for change in situation.changes if change.metric != "outcome"),
+        p_calibration=math.nan,
+        p_prior=math.nan,
+        p_conditional=math.nan,
+    )
 
 
 def _advise(situation: Situation, kind: VerdictKind) -> Advice:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replace_struct
 
 from app.core.alert_cases import AcknowledgeError
-from app.core.alert_course import Limit, Reading, Watch, is_back, limits, passed, silence_of
+from app.core.alert_course import Watch, limits, silence_of
+from app.core.alert_readings import ABSENT, OF_LABELS, RULED_OUT, Answer, Limit, Reading, ask
 from app.core.alerting import AlertBook
 from app.core.drift_calendar import Window
 from schemas.pipeline import AlertRule, Silence
@@ -37,8 +38,22 @@ def window(number: int) -> Window:
     return Window(number * DAY, (number + 1) * DAY)
 
 
+def measured(auc: float | Reading, accuracy: float | Reading = math.nan) -> dict[str, Reading]:
+    values = {"auc": auc, "accuracy": accuracy}
+    return {name: value if isinstance(value, Reading) else Reading(value) for name, value in values.items()}
+
+
+def verdict(kind: str, *names: str, with_labels: bool = True) -> Reading:
+    """Of a window with enough labels, or none; whatever its kind, it would be the same without labels, or nothing."""
+    unlabelled = "none" if kind in OF_LABELS else kind
+    said = kind not in {"", "none", "too_little_data"}
+    ruled_out = RULED_OUT.get((kind, with_labels), frozenset()) | RULED_OUT.get((unlabelled, False), frozenset())
+    says = tuple((kind, name) for name in names or ("",)) if said else ()
+    return Reading(text="", says=says, rules_out=tuple(sorted(ruled_out)), with_labels=with_labels)
+
+
 def see(book: AlertBook, number: int, auc: float, accuracy: float = math.nan) -> None:
-    book.see_measures("1.0.0", window(number), "performance", {"auc": auc, "accuracy": accuracy})
+    book.see_performance("1.0.0", window(number), measured(auc, accuracy))
 
 
 def follow(book: AlertBook, values: Iterable[float]) -> list[tuple[int, str]]:
@@ -86,7 +101,7 @@ def follow_overlapping(book: AlertBook, values: Iterable[float], k: int) -> list
     """As `follow`, with windows of ``k`` days that end each day."""
     said = []
     for number, value in enumerate(values):
-        book.see_measures("1.0.0", Window(number * DAY, (number + k) * DAY), "performance", {"auc": value})
+        book.see_performance("1.0.0", Window(number * DAY, (number + k) * DAY), measured(value))
         said += [(number, alert.state) for alert in book.announce(number)]
     return said
 
@@ -124,7 +139,7 @@ def test_forgetting_and_restarting_do_not_show_where_windows_overlap(
     for number, value in enumerate(values):
         here = Window(number * DAY, (number + k) * DAY)
         for each in (book, forgetful):
-            each.see_measures("1.0.0", here, "performance", {"auc": value})
+            each.see_performance("1.0.0", here, measured(value))
         assert book.announce(number) == forgetful.announce(number)
         forgetful.forget((number + 1 - kept) * DAY)
         forgetful = restored(forgetful)
@@ -147,10 +162,10 @@ def test_after_a_clear_it_rests_for_the_cooldown_of_event_time() -> None:
 
 
 def test_the_alert_of_a_version_that_scores_no_more_is_cleared() -> None:
-    verdict = AlertRule("upstream", "verdict", "verdict", kinds=("pipeline_fault",))
-    book = make_book(replace(RULE, clears_after=2), verdict)
+    upstream = AlertRule("upstream", "verdict", "verdict", kinds=("pipeline_fault",))
+    book = make_book(replace(RULE, clears_after=2), upstream)
     see(book, 0, 0.7)
-    book.see_verdict("1.0.0", window(0), "pipeline_fault")
+    book.see_verdict("1.0.0", window(0), verdict("pipeline_fault"))
     assert len(book.announce(0)) == 2
     for number in (0, 1, 2):  # of window 0 more is known than that
         book.see_absence("1.0.0", window(number), of_labels=False)
@@ -317,7 +332,7 @@ def test_alerts_of_one_window_are_told_apart_by_group_model_version_and_silence(
         book = AlertBook(pipeline, model, rules)
         for version in ("1.0.0", "2.0.0"):
             book.add_version(version, {"auc": 0.8})
-            book.see_measures(version, window(0), "performance", {"auc": 0.7, "accuracy": 0.6})
+            book.see_performance(version, window(0), measured(0.7, 0.6))
         ids += [alert.alert_id for alert in book.announce(1)]
     assert len(ids) == len(set(ids)) == 3 * 2 * 3
 
@@ -415,7 +430,7 @@ def test_a_verdict_raises_the_rules_that_name_it() -> None:
     book = make_book(rule)
     said = []
     for number, kind in enumerate(["none", "pipeline_fault", "", "feature_drift"]):
-        book.see_verdict("1.0.0", window(number), kind)
+        book.see_verdict("1.0.0", window(number), verdict(kind))
         said += [(number, alert.state, alert.value, alert.message) for alert in book.announce(number)]
     assert said == [
         (1, "raised", None, "the verdict on late 1.0.0 is pipeline fault in 1970-01-02 to 1970-01-03 UTC"),
@@ -509,7 +524,7 @@ def test_who_took_an_alert_on_is_known_after_a_restart() -> None:
 def test_what_is_recalled_of_a_rule_that_is_gone_is_cleared_and_of_a_version_that_is_gone_left_alone() -> None:
     book = make_book(versions=("1.0.0", "9.0.0"))
     for version in ("1.0.0", "9.0.0"):
-        book.see_measures(version, window(0), "performance", {"auc": 0.7})
+        book.see_performance(version, window(0), measured(0.7))
     said = book.announce(1)
     other = make_book(ACCURACY)
     assert other.announce(2) == []
@@ -526,7 +541,7 @@ def test_a_person_takes_on_one_alert_of_one_rule_and_version_and_no_other() -> N
     book.acknowledge(raised["auc-fell"].alert_id, "ann", "looking", 5)
     assert [(alert.rule, alert.state) for alert in book.announce(6)] == [("auc-fell", "acknowledged")]
     for number in (1, 2):
-        book.see_measures("2.0.0", window(number), "performance", {"auc": 0.7})
+        book.see_performance("2.0.0", window(number), measured(0.7))
     (other,) = book.announce(7)
     assert (other.version, other.state, other.by) == ("2.0.0", "raised", "")
     see(book, 1, 0.8, 0.6)
@@ -611,31 +626,53 @@ RULES = (
     replace(ACCURACY, name="alone", clears_at=0.75, clears_after=2),
     AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",), clears_after=1),
     AlertRule("errors", "error", "error", "info"),
+    AlertRule("worse", "performance", "auc", below_expected=True, group="h", clears_after=1),
+    AlertRule("concept", "verdict", "verdict", kinds=("concept_drift",), group="h"),
+    AlertRule("moved", "verdict", "verdict", kinds=("feature_drift",), for_windows=2, since_ms=3 * DAY),
+    AlertRule("labels", "verdict", "verdict", kinds=("label_prior_drift", "concept_drift"), for_windows=2),
 )
-VALUES = st.sampled_from([0.6, 0.74, 0.76, 0.8, math.nan])
-Seen = tuple[float, float, str, int, bool]
-#: What is seen of a window: auc, accuracy, verdict, detections, and whether the version scored nothing in it.
+#: What is sure, what is not, and what is not known; and beside it what the scores promise.
+VALUES = st.sampled_from(
+    [
+        *map(Reading, [0.6, 0.74, 0.76, 0.8, math.nan]),
+        Reading(0.74, "", 0.68, 0.8),
+        Reading(0.72, "", 0.71, 0.73, expected=0.8, is_worse=True),
+        Reading(0.79, "", 0.78, 0.8, expected=0.8),
+        Reading(0.79, "", 0.5, 0.9, expected=0.8),
+    ]
+)
+KINDS = ["", "none", "feature_drift", "label_prior_drift", "concept_drift", "pipeline_fault"]
+Seen = tuple[Reading, Reading, str, bool, int, bool]
+#: What is seen of a window: auc, accuracy, verdict with or without labels, detections, and whether the version scored
+#: nothing in it.
 SEEN: st.SearchStrategy[Seen] = st.tuples(
     VALUES,
     VALUES,
-    st.sampled_from(["", "none", "pipeline_fault"]),
-    st.integers(0, 2),
+    st.sampled_from(KINDS),
+    st.booleans(),
+    st.integers(-1, 2),
     st.sampled_from([False, False, False, True]),
 )
 
 
 def show(book: AlertBook, number: int, seen: Seen, parts: Iterable[int] = range(3)) -> None:
-    auc, accuracy, kind, n, is_absent = seen
+    auc, accuracy, kind, with_labels, n, is_absent = seen
     here = window(number)
     for part in parts:
         if is_absent:
             book.see_absence("1.0.0", here, of_labels=part == 0)
         elif part == 0:
-            book.see_measures("1.0.0", here, "performance", {"auc": auc, "accuracy": accuracy})
+            book.see_performance("1.0.0", here, measured(auc, accuracy))
         elif part == 1:
-            book.see_verdict("1.0.0", here, kind)
+            book.see_verdict("1.0.0", here, say(kind, with_labels=with_labels))
         else:
-            book.see_detections("1.0.0", here, [(here.start_ms + each, "cusum") for each in range(n)])
+            found = [(here.start_ms + each, "cusum") for each in range(n)]
+            book.see_detections("1.0.0", here, found, is_steady=n >= 0)
+
+
+def say(kind: str, *, with_labels: bool) -> Reading:
+    """What only labels can show is not said without."""
+    return verdict("none" if kind in OF_LABELS and not with_labels else kind, with_labels=with_labels)
 
 
 def standing(alerts: Iterable[Alert]) -> dict[str, tuple[Any, ...]]:
@@ -664,8 +701,12 @@ def test_any_order_of_arrival_and_amendment_ends_in_the_same_states(
     for number, seen in enumerate(final):
         show(in_order, number, seen)
     expected = standing(in_order.announce(1))
-    # What a version scored once it has scored for good.
-    amended = [(number, seen) for number, seen in amended if number < len(final) and not final[number][-1]]
+    # What a version scored once it has scored for good; and a window whose labels were there has them still.
+    amended = [
+        (number, (*seen[:3], seen[3] and final[number][3], *seen[4:]))
+        for number, seen in amended
+        if number < len(final) and not final[number][-1]
+    ]
     first = [(number, seen, part) for number, seen in amended for part in range(3)]
     last = [(number, seen, part) for number, seen in enumerate(final) for part in range(3)]
     chance.shuffle(first)
@@ -703,6 +744,108 @@ def test_acknowledgements_do_not_depend_on_when_windows_are_amended(
     for number, seen in enumerate(final):
         show(other, number, seen)
         assert other.announce(4) == []
+
+
+def ask_all(rule: AlertRule, seen: Seen) -> Answer:
+    """What a window says to one of the rules."""
+    book = make_book(rule)
+    show(book, 9, seen)
+    (watch,) = book._watches["1.0.0"]
+    reading = watch.readings.get(window(9), Reading())
+    return Answer(None, True) if reading.text == ABSENT.text else watch.ask(reading, 0.1)
+
+
+@pytest.mark.slow
+@given(st.lists(SEEN, max_size=10), st.data())
+def test_windows_that_decide_nothing_change_nothing_wherever_they_are(series: list[Seen], data: st.DataObject) -> None:
+    """Each rule by itself, as a window may decide another one."""
+    for rule in RULES:
+        undecided = SEEN.filter(lambda seen: ask_all(rule, seen)[:2] == (None, None))  # noqa: B023  # it is drawn at once
+        between = data.draw(st.lists(st.tuples(st.integers(0, 10), undecided), max_size=4))
+        plain, filled = make_book(rule), make_book(rule)
+        for number, seen in enumerate(series):
+            for book in (plain, filled):
+                show(book, 2 * number, seen)
+        for number, seen in between:
+            show(filled, 2 * number + 1, seen)
+        assert filled.announce(1) == plain.announce(1)
+
+
+@given(st.lists(SEEN, max_size=12))
+def test_nothing_is_raised_or_cleared_by_a_window_that_decides_nothing(series: list[Seen]) -> None:
+    for rule in RULES:
+        book = make_book(rule)
+        for number, seen in enumerate(series):
+            show(book, number, seen)
+        for alert in book.announce(1):
+            answer = ask_all(rule, series[(alert.window_start_ms or 0) // DAY])
+            assert (answer.back if alert.state == "cleared" else answer.beyond) is True
+
+
+def expect(answers: Sequence[Answer], rule: AlertRule) -> list[tuple[int, str]]:
+    """The rules in other words: what is said of daily windows that answer so."""
+    said, is_open, bad, good, rests_until = [], False, 0, 0, 0
+    for day, (beyond, back, *_) in enumerate(answers):
+        bad = {True: bad + 1, False: 0, None: bad}[beyond]
+        good = {True: good + 1, False: 0, None: good}[back]
+        if is_open and back and good >= rule.clears_after:
+            said.append((day, "cleared"))
+            is_open, bad, good, rests_until = False, 0, 0, day + rule.cooldown_ms // DAY
+        elif not is_open and beyond and bad >= rule.for_windows and day >= rests_until:
+            said.append((day, "raised"))
+            is_open = True
+    return said
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.65, 0.85), st.sampled_from([0.0, 0.02, 0.1])), max_size=30),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 4),
+)
+def test_what_is_said_is_what_the_answers_of_the_windows_make_of_the_rule(
+    values: list[tuple[float, float]], for_windows: int, clears_after: int, cooldown: int
+) -> None:
+    rule = replace(RULE, for_windows=for_windows, clears_after=clears_after, cooldown_ms=cooldown * DAY, clears_at=0.03)
+    book, said, answers = make_book(rule), [], []
+    for number, (value, half) in enumerate(values):
+        low, high = value - half, value + half
+        book.see_performance("1.0.0", window(number), measured(Reading(value, "", low, high)))
+        said += [(number, alert.state) for alert in book.announce(number)]
+        at, milder = 0.8 - 0.05, 0.8 - 0.03
+        beyond = True if high < at else False if low >= at else None
+        back = True if low >= milder else False if high < milder else None
+        answers.append(Answer(beyond, back))
+    assert said == expect(answers, rule)
+
+
+@pytest.mark.slow
+@given(st.lists(SEEN, min_size=1, max_size=8), st.integers(0, 8))
+def test_reading_the_topics_again_tells_nothing_again_though_labels_come_later(final: list[Seen], mature: int) -> None:
+    """Windows are read first without their labels, and then the older ones with them."""
+    book, other, said = make_book(*RULES), make_book(*RULES), []
+    for number, seen in enumerate(final):
+        show(book, number, unlabelled(seen), [1, 2])
+        said += book.announce(1)
+        if number >= mature:
+            show(book, number - mature, labelled(final[number - mature]))
+            said += book.announce(1)
+    assert len({(alert.alert_id, alert.state, alert.message) for alert in said}) == len(said)
+    other.recall(said)
+    for number, seen in enumerate(final):
+        show(other, number, unlabelled(seen), [1, 2])
+        assert other.announce(2) == []
+    for number, seen in enumerate(final[: max(len(final) - mature, 0)]):
+        show(other, number, labelled(seen))
+        assert other.announce(3) == []
+
+
+def labelled(seen: Seen) -> Seen:
+    return (*seen[:3], True, *seen[4:-1], False)
+
+
+def unlabelled(seen: Seen) -> Seen:
+    return (*seen[:3], False, *seen[4:-1], False)
 
 
 @pytest.mark.slow
@@ -798,7 +941,6 @@ def test_times_of_an_alert_do_not_go_back_with_the_clock() -> None:
     ("rules", "words"),
     [
         ((replace(RULE, falls_by=0.2),), "auc-fell was changed in the pipeline file and is judged anew"),
-        ((replace(RULE, group="g"),), "auc-fell was changed in the pipeline file and is judged anew"),
         ((ACCURACY,), "auc-fell is not in the pipeline file any more"),
     ],
 )
@@ -811,18 +953,29 @@ def test_a_rule_that_was_changed_or_removed_lets_go_of_its_alerts(rules: tuple[A
     ]
 
 
-def test_a_rule_that_was_changed_raises_for_the_same_window_again_and_late_data_withdraw_that() -> None:
+def test_a_rule_that_was_changed_goes_on_with_an_alert_that_it_would_raise_as_well_and_late_data_withdraw_that() -> (
+    None
+):
     book = make_book()
     follow(book, [0.7])
     other = restored(book, replace(RULE, falls_by=0.06))
-    assert [alert.message for alert in other.announce(1)] == [
-        "auc-fell was changed in the pipeline file and is judged anew"
-    ]
-    see(other, 0, 0.7)
-    assert [(alert.state, alert.revision) for alert in other.announce(2)] == [("raised", 3)]
+    assert other.announce(1) == []
     see(other, 0, 0.8)
     (withdrawn,) = other.announce(3)
     assert withdrawn.message.endswith("after late data: auc-fell is withdrawn")
+    assert withdrawn.revision == 2
+
+
+def test_a_rule_that_changes_its_group_tells_what_is_kept_under_the_group() -> None:
+    book = make_book()
+    follow(book, [0.7, 0.8, 0.7])
+    other = restored(book, replace(RULE, group="g"))
+    assert [(alert.group, alert.state, alert.window_start_ms) for alert in other.announce(9)] == [
+        ("", "cleared", 2 * DAY),
+        ("g", "raised", 0),
+        ("g", "cleared", DAY),
+        ("g", "raised", 2 * DAY),
+    ]
 
 
 def test_what_was_cleared_by_a_window_that_will_not_be_read_again_is_raised_when_what_was_read_says_so() -> None:
@@ -910,6 +1063,171 @@ def test_owner_severity_and_runbook_may_be_edited_while_an_alert_is_open() -> No
     assert [(alert.state, alert.owner, alert.severity) for alert in other.announce(9)] == [("cleared", "bob", "info")]
 
 
+# -- rules that come later ---------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_is_added_judges_the_windows_that_are_kept() -> None:
+    book = make_book(ACCURACY)
+    for number, value in enumerate([0.7, 0.8, 0.8, 0.7]):
+        see(book, number, value, 0.8)
+    assert book.announce(1) == []
+    book.forget(DAY)
+    other = restored(book, ACCURACY, RULE)
+    assert [(alert.rule, alert.state, alert.window_start_ms) for alert in other.announce(9)] == [
+        ("auc-fell", "raised", 3 * DAY)
+    ]
+
+
+def test_what_is_over_when_a_rule_comes_is_told_as_raised_and_cleared_unless_it_counts_from_later_on() -> None:
+    book = make_book(ACCURACY)
+    for number, value in enumerate([0.8, 0.7, 0.8, 0.7]):
+        see(book, number, value)
+    for since_ms, windows in ((None, [1, 2, 3]), (DAY, [1, 2, 3]), (DAY + 1, [3]), (4 * DAY, [])):
+        other = restored(book, ACCURACY, replace(RULE, since_ms=since_ms))
+        said = other.announce(9)
+        assert [alert.window_start_ms for alert in said] == [number * DAY for number in windows]
+        assert [alert.state for alert in said] == ["raised", "cleared", "raised"][-len(windows) :] * bool(windows)
+        assert restored(other).announce(10) == []
+
+
+def test_a_rule_that_comes_later_hears_of_everything_that_rules_may_be_on() -> None:
+    """Of drift, verdicts, errors and the stream itself, though no rule was on any of them."""
+    rules = (
+        AlertRule("drifting", "drift", "share", above=0.3),
+        AlertRule("upstream", "verdict", "verdict", kinds=("pipeline_fault",)),
+        AlertRule("errors", "error", "error"),
+        AlertRule("strange", "labels", "without_event", above=0.05),
+        AlertRule("astray", "entities", "entities"),
+        AlertRule("log-loss", "performance", "log_loss", above=0.5),
+    )
+    book = make_book()
+    book.see_drift("1.0.0", window(0), Reading(0.5))
+    book.see_verdict("1.0.0", window(0), verdict("pipeline_fault", "amount"))
+    book.see_detections("1.0.0", window(0), [(5, "cusum")])
+    book.see_stream("labels", [(window(0), Reading(0.1, "7 unknown"))])
+    book.see_stream("entities", [(window(0), Reading(1.0))])
+    book.see_performance("1.0.0", window(0), {"log_loss": Reading(0.6, "", 0.55, 0.65)})
+    assert book.announce(1) == []
+    other = restored_with(book, *rules)
+    assert {(alert.rule, alert.state) for alert in other.announce(2)} == {(rule.name, "raised") for rule in rules}
+
+
+@pytest.mark.slow
+@given(st.lists(SEEN, min_size=1, max_size=8), st.sets(st.integers(0, len(RULES) - 1)), st.integers(0, 3))
+def test_a_rule_that_comes_later_or_is_edited_says_what_it_would_have_said_from_the_beginning(
+    series: list[Seen], old: set[int], edit: int
+) -> None:
+    edited = tuple(replace(rule, for_windows=edit or rule.for_windows) for rule in RULES)
+    book, from_start = make_book(*(RULES[number] for number in sorted(old))), make_book(*edited)
+    said = []
+    for number, seen in enumerate(series):
+        show(book, number, seen)
+        show(from_start, number, seen)
+        said += book.announce(1)
+    wanted = standing(from_start.announce(1))
+    other = restored(book, *edited)
+    said += other.announce(2)
+    found = standing(said)
+    assert {key: words for key, words in found.items() if key in wanted} == wanted
+    assert {words[0] for key, words in found.items() if key not in wanted} <= {"cleared", "silenced"}
+    assert restored(other).announce(3) == []
+
+
+# -- what is new about an open alert -----------------------------------------------------------------------------------
+
+FAULTS = AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",), owner="ann")
+
+
+def fault(*names: str, text: str = "") -> Reading:
+    return verdict("pipeline_fault", *names)._replace(text=text)
+
+
+def test_an_open_alert_is_told_again_when_a_verdict_is_about_something_else_and_once_for_each_thing() -> None:
+    book = make_book(FAULTS)
+    said = []
+    for number, reading in enumerate(
+        [
+            fault("amount", text="`amount` is constant."),
+            fault("amount", text="`amount` is constant, more than before."),
+            fault("amount", "kind", text="`kind` is all null; there is more to look at in `amount`."),
+            fault("kind"),
+            verdict("none"),
+            fault("amount", "traffic"),
+        ]
+    ):
+        book.see_verdict("1.0.0", window(number), reading)
+        said += [(number, alert.state, alert.revision, alert.window_start_ms) for alert in book.announce(number)]
+    assert said == [(0, "raised", 1, 0), (2, "raised", 2, 0), (5, "raised", 3, 0)]
+    (told, _) = next(iter(book._told.values()))
+    assert told.message == (
+        "the verdict on late 1.0.0 is pipeline fault of `amount` in 1970-01-01 to 1970-01-02 UTC: `amount` is"
+        " constant; new in 1970-01-03 to 1970-01-04 UTC: pipeline fault of `kind`: `kind` is all null; there is more to"
+        " look at in `amount`; new in 1970-01-06 to 1970-01-07 UTC: pipeline fault of `traffic`"
+    )
+    other = restored(book)
+    assert other.announce(9) == []
+    book.forget(6 * DAY)
+    assert restored(book).announce(9) == []
+
+
+def test_another_kind_of_verdict_is_something_else_where_a_rule_is_on_both() -> None:
+    book = make_book(AlertRule("moved", "verdict", "verdict", kinds=("score_drift", "feature_drift")), FAULTS)
+    kinds = ["feature_drift", "score_drift", "feature_drift"]
+    said = []
+    for number, kind in enumerate(kinds):
+        book.see_verdict("1.0.0", window(number), verdict(kind))
+        said += [(number, alert.message) for alert in book.announce(number)]
+    first = "the verdict on late 1.0.0 is feature drift in 1970-01-01 to 1970-01-02 UTC"
+    assert said == [(0, first), (1, f"{first}; new in 1970-01-02 to 1970-01-03 UTC: score drift")]
+
+
+def test_who_took_an_alert_on_is_told_what_is_new_in_the_state_that_it_has() -> None:
+    book = make_book(FAULTS)
+    book.see_verdict("1.0.0", window(0), fault("amount"))
+    (raised,) = book.announce(1)
+    book.acknowledge(raised.alert_id, "ann", "looking", 2)
+    book.announce(3)
+    book.see_verdict("1.0.0", window(1), fault("kind"))
+    (again,) = book.announce(4)
+    assert (again.state, again.by, again.revision, again.alert_id) == ("acknowledged", "ann", 3, raised.alert_id)
+    assert "pipeline fault of `kind`" in again.message
+
+
+def test_who_recalls_what_was_told_tells_nothing_new_again_and_what_is_noted_in_a_silence_is_noted_once() -> None:
+    silent = replace(FAULTS, silences=(Silence(0, 9 * DAY, "load"),))
+    readings = [fault("amount"), fault("kind"), fault("amount_usd")]
+    for rule, n in ((FAULTS, 3), (silent, 1)):
+        book, other, said = make_book(rule), make_book(rule), []
+        for number, reading in enumerate(readings):
+            book.see_verdict("1.0.0", window(number), reading)
+            said += book.announce(number)
+        assert len(said) == n
+        other.recall(said)
+        for number, reading in enumerate(readings):
+            other.see_verdict("1.0.0", window(number), reading)
+            assert other.announce(9) == []
+
+
+def test_what_is_new_is_not_told_of_an_alert_that_is_over() -> None:
+    book = make_book(FAULTS)
+    for number, reading in enumerate([fault("amount"), fault("kind"), verdict("none"), verdict("none")]):
+        book.see_verdict("1.0.0", window(number), reading)
+    assert [alert.state for alert in book.announce(1)] == ["raised", "cleared"]
+    book.see_verdict("1.0.0", window(4), verdict("none"))
+    assert book.announce(2) == []
+
+
+def test_what_a_rule_of_a_group_finds_anew_is_told_by_its_alert() -> None:
+    book = make_book(replace(FAULTS, group="g"), replace(RULE, group="g"))
+    see(book, 0, 0.7)
+    book.see_verdict("1.0.0", window(0), fault("amount"))
+    assert len(book.announce(1)) == 1
+    book.see_verdict("1.0.0", window(1), fault("amount", "kind"))
+    (again,) = book.announce(2)
+    assert "(with auc-fell)" in again.message
+    assert "pipeline fault of `kind`" in again.message
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
@@ -934,8 +1252,9 @@ def test_falls_by_is_towards_the_worse_and_needs_a_training_value() -> None:
 
 
 def test_a_value_on_the_limit_is_within_it() -> None:
+    rule = AlertRule("a", "performance", "auc", below=0.2, above=0.8)
     both = [Limit(0.2, "below", 0.3), Limit(0.8, "above", 0.7)]
-    assert [passed(value, both) for value in (0.2, 0.5, 0.8)] == [None, None, None]
-    assert passed(0.1, both) == both[0]
-    assert passed(0.9, both) == both[1]
-    assert [is_back(value, both) for value in (0.29, 0.3, 0.7, 0.71)] == [False, True, True, False]
+    answers = [ask(rule, both, Reading(value)) for value in (0.1, 0.2, 0.5, 0.8, 0.9)]
+    assert [answer.beyond for answer in answers] == [True, False, False, False, True]
+    assert [answer.limit for answer in answers] == [both[0], None, None, None, both[1]]
+    assert [ask(rule, both, Reading(value)).back for value in (0.29, 0.3, 0.7, 0.71)] == [False, True, True, False]

@@ -100,7 +100,7 @@ def test_a_row_of_performance_says_what_is_estimated_and_what_came_true(n_labels
     scored = np.bincount(np.searchsorted(reference().metrics[-2].edges, draw(2, 500)[1], "right"), minlength=500)
     guessed = {each.name: each for each in estimate(of.calibration, scored[: reference().score_cells])}
     expected = {each.name: each for each in compare(of.calibration, scored[: reference().score_cells], counts.outcomes)}
-    exact = {each.name: each for each in measure(counts)}
+    exact = {each.name: each for each in measure(counts, of.calibration)}
     assert [row.measure for row in rows] == list(guessed)
     assert {"auc", "accuracy", "precision", "recall", "f1", "log_loss"} == set(guessed)
     for row in rows:
@@ -303,6 +303,7 @@ def test_others_are_told_all_of_a_verdict(with_labels: bool) -> None:
         (Segment("k=1", 0.4, 200, ("x", "y")),),
         Example("the middle value of `x`", "1", "2"),
         Advice("watch", "Because."),
+        "feature_drift",
     )
     told = to_record(verdict, ABOUT, 4_000, 500, with_labels=with_labels)
 

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.alert_readings import read_drift
 from app.core.drift_calendar import Window
 from app.core.drift_reports import Judge, Judgement, Signal, View
 from app.core.drift_reports import Verdict as Said
 from app.core.findings import Findings, MetadataRow
-from app.core.monitoring import MonitorCore, _share_of_drift
+from app.core.monitoring import MonitorCore
 from app.core.performance import measure
 from app.core.sketch_buffer import SketchBuffer
 from app.core.sketches import ALL
@@ -488,7 +489,7 @@ def test_old_windows_leave_the_alerts_and_what_is_said_stays_the_same() -> None:
             monitor.observe(record)
             alerts += monitor.collect(now_ms=7).alerts
         said.append(alerts)
-        readings = monitor.alerts.to_state()["watches"]["2"]["auc-fell"][1]["readings"]
+        readings = monitor.alerts.to_state()["said"]["2"]["auc"]
         assert len(readings) <= keep
     assert said[0] == said[1] != []
 
@@ -594,17 +595,27 @@ def _of_two_tests_and_a_segment(signal: Signal) -> list[tuple[str, str, Signal]]
     return [(ALL, "psi", signal), (ALL, "ks", signal), ("kind=1", "psi", "DRIFT")]
 
 
-@pytest.mark.parametrize(("signals", "share"), [([], math.nan), (["NONE", "WARNING"], 0.0), (["DRIFT", "NONE"], 0.5)])
+@pytest.mark.parametrize(("signals", "share"), [(["NONE", "WARNING"], 0.0), (["DRIFT", "NONE"], 0.5)])
 def test_the_share_of_drift_counts_each_metric_once_and_heeds_all_events_only(
     signals: list[Signal], share: float
 ) -> None:
     """Of two metrics, each judged twice; what a segment says does not count."""
     judged = [
-        Judgement(segment, metric, test, 100, 100, Said(None, None, None, None, said))
+        Judgement(segment, metric, test, 100, 100, Said(None, None, 0.01, None, said))
         for metric, signal in zip("ab", signals, strict=False)
         for segment, test, said in _of_two_tests_and_a_segment(signal)
     ]
-    assert _share_of_drift(judged) == pytest.approx(share, nan_ok=True)
+    assert read_drift(judged)[:4] == (share, "", share, share)
+
+
+def test_metrics_that_could_not_be_judged_leave_the_share_of_drift_open() -> None:
+    def judge(metric: str, signal: Signal, threshold: float | None) -> Judgement:
+        return Judgement(ALL, metric, "psi", 100, 100, Said(None, None, threshold, None, signal))
+
+    judged = [judge("a", "DRIFT", 0.01), judge("b", "NONE", 0.01), judge("c", "NONE", None), judge("d", "NONE", None)]
+    reading = read_drift(judged)
+    assert (reading.value, reading.range) == (0.25, (0.25, 0.75))
+    assert math.isnan(read_drift([]).value)
 
 
 def test_a_window_of_few_events_is_reported_and_alerts_nobody() -> None:

@@ -84,15 +84,18 @@ def test_commits_are_rare_where_nobody_waits_for_them(tmp_path: Path) -> None:
 def test_a_file_with_state_by_entity_has_alerts_of_the_stream_unless_it_says_otherwise(tmp_path: Path) -> None:
     both = ["labels-without-event", "entity-in-two-partitions"]
     own = '[[alerts]]\nname = "a"\non = "labels"\nabove = 0.2\n'
+    of_labels = ["pipeline-fault", "worse-than-promised", "concept-drift"]
+    undetected = '\n[labels]\n[drift]\nwindow = "1d"\ndetectors = []\n'
     texts = {
-        SMALLEST + "\n[labels]\n": ["pipeline-fault", "concept-drift", *both],
-        SMALLEST + WINDOW: ["pipeline-fault", "concept-drift", both[1]],
+        SMALLEST + "\n[labels]\n": [*of_labels, "errors-changed", *both],
+        SMALLEST + undetected: [*of_labels, *both],
+        SMALLEST + WINDOW: ["pipeline-fault", both[1]],
         SMALLEST + "\n[labels]\n" + ALERT: ["a", *both],
         SMALLEST + "\n[labels]\n" + own: ["a", both[1]],
         "alerts = []\n" + SMALLEST + "\n[labels]\n": [],
         SMALLEST.replace("[events]", '[events]\nwrong_partition = "ignore"') + "\n[labels]\n": [
-            "pipeline-fault",
-            "concept-drift",
+            *of_labels,
+            "errors-changed",
             both[0],
         ],
     }
@@ -161,7 +164,6 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path: Path) -> None:
     assert (pipeline.labels, pipeline.source, pipeline.lookups) == (None, None, ())
     assert [(rule.name, rule.kinds, rule.severity) for rule in pipeline.alerts] == [
         ("pipeline-fault", ("pipeline_fault",), "critical"),
-        ("concept-drift", ("concept_drift",), "warning"),
     ]
     assert read(tmp_path, "alerts = []\n" + SMALLEST).alerts == ()
     assert (pipeline.model.name, pipeline.model.threshold) == ("payments", 0.5)
@@ -255,6 +257,7 @@ def test_anything_else_is_no_duration(text: str) -> None:
 
 
 ALERT = '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"\nabove = 0.3\n'
+PROMISED = '[labels]\n[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"\nbelow_expected = true\n'
 VERDICT = '[[alerts]]\nname = "a"\non = "verdict"\nkinds = ["pipeline_fault"]\n'
 CATEGORY = """
 [[features]]
@@ -383,7 +386,15 @@ MISTAKES = [
     ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "labels"', "alerts.a: has no limit; give above, for example above = 0.05."),
     ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "labels"\nbelow = 0.1', "alerts.a.below: unknown key; use one of"),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "entities"\nabove = 1', "alerts.a.above: unknown key; use one of"),
-    ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below, above or falls_by."),
+    ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "share"', "alerts.a: has no limit; give below or above."),
+    ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "performance"\nmeasure = "auc"', "alerts.a: has no limit; give below, above, falls_by or below_expected = true."),
+    ("WINDOW", PROMISED + "below = 0.7", "alerts.a.below_expected: is a limit by itself, and there is below; make a rule of each."),
+    ("WINDOW", PROMISED + "clears_at = 0.7", "alerts.a.below_expected: is a limit by itself, and there is clears_at; make a rule of each."),
+    ("WINDOW", PROMISED.replace("true", '"yes"'), "alerts.a.below_expected: must be true or false, not a string."),
+    ("WINDOW", ALERT + "below_expected = true", "alerts.a.below_expected: unknown key; use one of"),
+    ("WINDOW", ALERT + "since = 2026-11-01", "alerts.a.since: must be a time, not a date or time; for example 2013-01-01T00:00:00Z."),
+    ("WINDOW", ALERT + "since = 2026-11-01T00:00:00", "alerts.a.since: the time has no offset; end it with Z for UTC."),
+    ("WINDOW", VERDICT.replace("pipeline_fault", "concept_drift"), 'alerts.a.kinds: "concept_drift" is never said without labels; add [labels] or leave it out.'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
     ("WINDOW", ALERT + 'clear_at = 0.1', 'alerts.a.clear_at: unknown key; did you mean "clears_at"?'),
     ("WINDOW", ALERT + 'clears_at = 0.4', "alerts.a.clears_at: 0.4 is no milder than above = 0.3; use a number at or below it."),
@@ -414,6 +425,8 @@ MISTAKES = [
 
 def test_an_alert_says_all_that_it_may_say(tmp_path: Path) -> None:
     text = """
+[labels]
+
 [drift]
 window = "1h"
 slice = "1h"
@@ -441,8 +454,15 @@ silence = [
 name = "b"
 on = "verdict"
 kinds = ["concept_drift", "pipeline_fault"]
+
+[[alerts]]
+name = "c"
+on = "performance"
+measure = "log_loss"
+below_expected = true
+since = 2026-01-01T00:00:00Z
 """
-    first, second = read(tmp_path, SMALLEST + text).alerts
+    first, second, third, *_ = read(tmp_path, SMALLEST + text).alerts
     hour, day = 3_600_000, 86_400_000
     assert (first.for_windows, first.clears_at, first.clears_after, first.cooldown_ms) == (3, 0.2, 1, 7 * day)
     assert (first.group, first.owner, first.runbook, first.action) == (
@@ -457,6 +477,8 @@ kinds = ["concept_drift", "pipeline_fault"]
         Silence(22 * hour, 26 * hour + hour // 2, "load", day),
         Silence(4 * day, 4 * day + 6 * hour, "weekend", 7 * day),  # 1970-01-05 was a Monday
     )
+    assert (third.measure, third.below_expected, third.since_ms, third.clears_after) == ("log_loss", True, new_year, 2)
+    assert (first.below_expected, first.since_ms) == (False, None)
     assert (second.kinds, second.clears_after, second.for_windows) == (("concept_drift", "pipeline_fault"), 2, 1)
 
 
