@@ -159,7 +159,8 @@ class Diagnosis:
         of_fields = [name for name in moved if self.origins is None or self.origins[name].fields]
         known = course() if of_fields else None
         if known is not None:
-            faults = find_since(known, faults, lambda counts: self._find_faults(counts, of_fields, silent))
+            places = [reference.names.index(name) for name in of_fields]
+            faults = find_since(known, places, faults, lambda counts: self._find_faults(counts, of_fields, silent))
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
         shares = attribute(

@@ -85,6 +85,7 @@ def part(start_ms: int, n: int, level: int = 0) -> Part:
     """``level``: what is wrong in it, told by the number of labels."""
     counts = Counts.zeros(3, 2, 1)
     counts.n, counts.n_correct = n, level * n
+    counts.counts[0] = n * (100 - level), n * level
     return Part(start_ms, counts)
 
 
@@ -104,7 +105,7 @@ def since(levels: list[int], whole: list[Fault], before: list[int] | None = None
         [part(at * DAY_MS // 8 - DAY_MS, n, level) for at, level in enumerate(before or [0] * 8)],
         DAY_MS,
     )
-    return list(find_since(course, whole, find))
+    return list(find_since(course, [0], whole, find))
 
 
 def test_the_longest_stretch_that_is_as_clear_as_any_says_since_when() -> None:
@@ -115,6 +116,11 @@ def test_the_longest_stretch_that_is_as_clear_as_any_says_since_when() -> None:
     assert found.sentence.startswith("Since about 1970-01-01 21:00")
     assert since([0] * 8, []) == []
     assert since([100], []) == []
+
+
+def test_where_the_end_is_like_the_beginning_nothing_is_looked_for() -> None:
+    assert since([30, 0, 0, 0, 30, 30, 30, 54], []) == []
+    assert len(since([30, 0, 0, 0, 30, 30, 30, 56], [])) == 1
 
 
 def test_a_stretch_of_fewer_than_two_hundred_events_is_not_looked_at() -> None:

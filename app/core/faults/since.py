@@ -36,6 +36,8 @@ _CERTAIN: frozenset[FaultKind] = frozenset(
 #: Strengths that differ by less are alike; and by how much a part has to be clearer than the whole.
 _AS_CLEAR = 0.02
 _CLEARER = 0.1
+#: Shares below some point differ by so much between the first part and the last one, or nothing has begun in between.
+_TURNED = 0.25
 #: A stretch of fewer events is not looked at.
 _FEWEST = 200
 
@@ -55,22 +57,26 @@ class Course(NamedTuple):
     step_ms: int
 
 
-def find_since(course: Course, whole: Sequence[Fault], find: Callable[[Counts], Sequence[Fault]]) -> tuple[Fault, ...]:
+def find_since(
+    course: Course, rows: Sequence[int], whole: Sequence[Fault], find: Callable[[Counts], Sequence[Fault]]
+) -> tuple[Fault, ...]:
     """Find certain faults that began within the window, and since when.
 
     Parameters
     ----------
+    rows
+        Of the metrics that have signalled and are made of fields.
     whole
         What is wrong with the whole window.
     find
-        What is wrong with counts, of metrics that have signalled and are made of fields.
+        What is wrong with counts, of these metrics.
 
     Returns
     -------
     All faults: those of the whole window, but where one that began within it says more. The strength of these is a
     share of the whole window, too.
     """
-    first = _begin(course, find)
+    first = _begin(course, find) if _has_turned(course, rows) else None
     if first is None:
         return tuple(whole)
     stretch = course.parts[first:]
@@ -85,6 +91,27 @@ def find_since(course: Course, whole: Sequence[Fault], find: Callable[[Counts], 
     return tuple(
         sorted([*rest, *(_said(fault, start_ms, share) for fault in clearer)], key=lambda fault: -fault.strength)
     )
+
+
+def _has_turned(course: Course, rows: Sequence[int]) -> bool:
+    """Whether the end of a window is quite unlike its beginning; most are not, and to look for faults is dear."""
+    beginning, end = _of_enough(course.parts), _of_enough(course.parts[::-1])
+    if beginning is None or end is None or not len(rows):
+        return False
+    shares = [
+        counts.counts[list(rows)] / np.maximum(counts.counts[list(rows)].sum(axis=1), 1)[:, None]
+        for counts in (beginning, end)
+    ]
+    return bool(np.abs(np.cumsum(shares[1] - shares[0], axis=1)).max() >= _TURNED)
+
+
+def _of_enough(parts: Sequence[Part]) -> Counts | None:
+    """The first parts that are enough to look at; None where all but one are not."""
+    for stop in range(1, len(parts)):
+        counts = _sum(parts[:stop])
+        if counts.n >= _FEWEST:
+            return counts
+    return None
 
 
 def _begin(course: Course, find: Callable[[Counts], Sequence[Fault]]) -> int | None:

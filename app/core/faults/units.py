@@ -8,13 +8,18 @@ function is no multiple, only factors are looked for.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from app.core.faults.fault import Fault
 from app.core.faults.law import FEWEST, Law, distance, gap, remade
 from app.core.paths import Path
+
+if TYPE_CHECKING:
+    from app.core.batches import Floats
 
 #: The window's shares are at least so far from training's, for a small factor and for a large one, ...
 _CHANGED = 0.5
@@ -70,7 +75,8 @@ CONVERSIONS = (
 )
 
 
-class _Scale(NamedTuple):
+@dataclass(frozen=True)
+class _Scale:
     """Two laws of a metric, and how the metric follows from what may have another unit."""
 
     training: Law
@@ -92,10 +98,10 @@ class _Scale(NamedTuple):
         is_mere_factor = not conversion.offset
         return (is_mere_factor or (self.takes_offsets and self.is_own)) and (conversion.factor > 0 or self.is_own)
 
-    def reach(self, law: Law) -> float:
-        """The largest absolute value of the field."""
-        values = np.abs(self.path.backward(law.points))
-        return float(np.fmax.reduce(values, initial=0.0))
+    @cached_property
+    def fields(self) -> tuple[Floats, Floats]:
+        """Points of the field: of training and of the window."""
+        return self.path.backward(self.training.points), self.path.backward(self.window.points)
 
     @property
     def deviation(self) -> float:
@@ -132,8 +138,8 @@ def find_unit(
     deviation = scale.deviation
     possible = [each for each in CONVERSIONS if scale.is_possible(each)]
     allowed = {each: _allowed(each, now, deviation) + noise for each in possible}
-    converted = [(scale.convert(each), each) for each in possible]
-    fits = [(distance(window, law), each) for law, each in converted if law.n and _reach_alike(scale, law)]
+    converted = [(scale.convert(each), each) for each in possible if _reach_alike(scale, each)]
+    fits = [(distance(window, law), each) for law, each in converted if law.n]
     near = sorted(
         ((apart, each) for apart, each in fits if apart <= min(allowed[each], _LEFT * now)), key=lambda fit: fit[0]
     )
@@ -150,10 +156,15 @@ def find_unit(
     return Fault("unit_changed", (name,), _sentence(name, best, rivals), min(1.0, max(now - apart, 0.01)))
 
 
-def _reach_alike(scale: _Scale, converted: Law) -> bool:
+def _reach_alike(scale: _Scale, conversion: Conversion) -> bool:
     """Whether the largest values are of one order: shares beyond the window's last cell cannot say that."""
-    reach = scale.reach(converted)
-    return reach / _REACH <= scale.reach(scale.window) <= reach * _REACH
+    before, now = scale.fields
+    reach = _largest(before * conversion.factor + conversion.offset)
+    return reach / _REACH <= _largest(now) <= reach * _REACH
+
+
+def _largest(values: Floats) -> float:
+    return float(np.fmax.reduce(np.abs(values), initial=0.0))
 
 
 def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
