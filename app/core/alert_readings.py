@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from scipy.special import ndtri
 
 from app.core.performance import FEWEST_OF_EITHER, LOWER_IS_BETTER, least_loss, loss_of, measure
+from app.core.silences import NOTHING_SILENT, Silence
 from app.core.sketches import ALL
 
 if TYPE_CHECKING:
@@ -186,8 +187,8 @@ def is_awaited(rule: AlertRule, reading: Reading) -> bool:
 # -- readings of windows -----------------------------------------------------------------------------------------------
 
 
-def read_verdict(verdict: Verdict, counts: Counts, *, with_labels: bool) -> Reading:
-    """What a verdict on a window of such counts says."""
+def read_verdict(verdict: Verdict, counts: Counts, *, with_labels: bool, silence: Silence = NOTHING_SILENT) -> Reading:
+    """What a verdict on a window of such counts says; where something was not compared, it rules out nothing."""
     kind, unlabelled = verdict.kind, verdict.unlabelled
     can_tell = with_labels and min(counts.outcomes.sum(axis=1).tolist()) >= FEWEST_OF_EITHER
     rules_out = RULED_OUT.get((unlabelled, False), frozenset()) | RULED_OUT.get((kind, can_tell), frozenset())
@@ -198,15 +199,22 @@ def read_verdict(verdict: Verdict, counts: Counts, *, with_labels: bool) -> Read
     return Reading(
         text=verdict.headline,
         says=tuple((each, name) for each in said for name in (concerned if each == "pipeline_fault" else [""])),
-        rules_out=tuple(sorted(rules_out - said.keys())),
+        rules_out=() if silence else tuple(sorted(rules_out - said.keys())),
         with_labels=with_labels,
     )
 
 
 def read_performance(
-    rows: Iterable[PerformanceRow], counts: Counts, calibration: Calibration, alpha: float
+    rows: Iterable[PerformanceRow],
+    counts: Counts,
+    calibration: Calibration,
+    alpha: float,
+    silence: Silence = NOTHING_SILENT,
 ) -> dict[str, Reading]:
-    """What the measures of a window say, whose labels are mature; ``alpha``: what it may spend on being wrong."""
+    """What the measures of a window say, whose labels are mature; ``alpha``: what it may spend on being wrong.
+
+    Scores that are made of features that are filling promise nothing.
+    """
     due = {row.measure: row for row in rows if row.segment == ALL}
     surely = {each.name: each for each in measure(counts, calibration, float(-ndtri(alpha / 2)))}
     found = {}
@@ -215,6 +223,9 @@ def read_performance(
         # The p-value knows how well the reference is known, the range how few labels of a kind have come.
         best = surely[name].low if name in LOWER_IS_BETTER else surely[name].high
         is_sure = p_value < alpha and loss_of(name, best, expected) > 0
+        if silence.filling:
+            found[name] = Reading(value, "", low, high)
+            continue
         is_worse = is_sure and loss_of(name, value, expected) > least_loss(name, expected)
         found[name] = Reading(value, "", low, high, expected, is_worse)
     return found

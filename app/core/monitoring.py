@@ -453,6 +453,7 @@ class MonitorCore:
         past = self._history.before(window)
         traffic = self._traffic(window, past, version)
         before = self._succession.predecessor(version, window, past) if with_labels else None
+        silence = self._silence(window, version)
         verdict = known.diagnosis.verdict(
             counts,
             judgements,
@@ -461,7 +462,7 @@ class MonitorCore:
             before,
             with_labels=with_labels,
             alpha=alpha,
-            silence=self._silence(window, version),
+            silence=silence,
             course=lambda: self._course(window, version),
         )
         holding = dict(self._store.holdings(window))[version]
@@ -473,11 +474,12 @@ class MonitorCore:
         findings.performance += [row._replace(revision=revision) for row in performance]
         record = to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels)
         findings.verdicts.append(msgspec.structs.replace(record, reason="".join([record.reason, *of_chosen])))
-        self.alerts.see_verdict(version, window, read_verdict(verdict, counts[ALL], with_labels=with_labels))
+        read = read_verdict(verdict, counts[ALL], with_labels=with_labels, silence=silence)
+        self.alerts.see_verdict(version, window, read)
         if self._store.is_mature(window):
             is_enough = with_labels and counts[ALL].n_labels >= FEWEST
             calibration = known.diagnosis.calibration
-            measured = read_performance(performance, counts[ALL], calibration, alpha) if is_enough else {}
+            measured = read_performance(performance, counts[ALL], calibration, alpha, silence) if is_enough else {}
             self.alerts.see_performance(version, window, measured)
 
     def _selection(self, window: Window, known: _Version, counts: Counts) -> Selection | None:

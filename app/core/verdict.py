@@ -118,9 +118,7 @@ def decide(situation: Situation) -> Verdict:
     >>> verdict.headline
     '`temp` is higher: half of the flights have 24.1 or more, 3.2 or more in training.'
     """
-    kind = _kind(situation)
-    if situation.silence and (kind == "none" or (kind == "label_prior_drift" and situation.silence.is_shared)):
-        kind = "too_little_data"
+    kind = _kind_beside(situation)
     is_judged = kind not in {"no_reference", "too_little_data"}
     return Verdict(
         kind=kind,
@@ -129,8 +127,16 @@ def decide(situation: Situation) -> Verdict:
         segments=_rank_segments(situation.segments) if is_judged else (),
         example=_example(situation, kind) if is_judged else None,
         advice=_advise(situation, kind),
-        unlabelled=_kind(_without_labels(situation)),
+        unlabelled=_kind_beside(_without_labels(situation)),
     )
+
+
+def _kind_beside(situation: Situation) -> VerdictKind:
+    """The kind, beside what is not compared: where nothing is found, too little is known to say that there is none."""
+    kind = _kind(situation)
+    if situation.silence and (kind == "none" or (kind == "label_prior_drift" and situation.silence.is_shared)):
+        return "too_little_data"
+    return kind
 
 
 def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the table each

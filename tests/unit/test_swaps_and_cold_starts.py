@@ -32,7 +32,7 @@ from app.core.monitoring import MonitorCore
 from app.core.origins import names_read
 from app.core.silences import is_shared, server
 from app.core.stream_start import StreamStart
-from schemas.pipeline import Feature
+from schemas.pipeline import AlertRule, Feature
 from schemas.pipeline import Window as OverPast
 from schemas.pipeline_detectors import default_detector
 from schemas.wire import ErrorRun, SketchRecord
@@ -123,6 +123,21 @@ def test_a_few_late_events_of_another_version_silence_nobody_and_many_do_afterwa
     assert at_once[4, "1.0.0"] in {"feature_drift", "score_drift"}
 
 
+def test_a_shared_window_ends_no_alert_that_it_cannot_know_to_be_over() -> None:
+    """Amounts are constant from day 5 on; days 9 and 10 are shared, and all is well from day 11 on."""
+    payments = swapped(draw([2, 1], 14))
+    payments.matrix[(payments.times_ms >= START_MS + 5 * DAY_MS) & (payments.times_ms < START_MS + 9 * DAY_MS), 1] = 7.0
+    payments.versions[:] = "1.0.0"
+    late = payments.times_ms >= START_MS + 9 * DAY_MS
+    payments.versions[late & (np.arange(len(late)) % 3 == 0)] = "2.0.0"
+    payments.versions[payments.times_ms >= START_MS + 11 * DAY_MS] = "1.0.0"
+    alerts = [alert for alert in watch(payments).alerts if alert.rule == "pipeline-fault"]
+    assert [(alert.version, alert.state, (alert.window_start_ms - START_MS) // DAY_MS) for alert in alerts] == [
+        ("1.0.0", "raised", 5),
+        ("1.0.0", "cleared", 12),  # the second of two days that are known to be well
+    ]
+
+
 def test_windows_that_overlap_are_shared_as_long_as_they_hold_events_of_both() -> None:
     drift = replace(pipeline().drift, window=str(4 * DAY_MS), every_ms=DAY_MS)
     findings = watch(swapped(draw([5, 1], 16)), drift=drift)
@@ -204,6 +219,22 @@ def test_windows_that_fill_at_the_beginning_of_a_stream_alarm_nobody(seed: int) 
         ("risk", f"`risk` is filling until {until}"),
         ("score", f"made of features: `fraud_30d` is filling until {until}"),
     }
+
+
+def test_scores_of_features_that_are_filling_promise_nothing_and_their_performance_is_known() -> None:
+    """The first days' scores are turned round; a rule on their AUC hears of it, one on what they promise does not."""
+    payments = draw([5, 2], 5, is_cold=True)
+    payments.scores = 1 - payments.scores
+    rules = (
+        AlertRule("low", "performance", "auc", below=0.4),
+        AlertRule("worse", "performance", "auc", below_expected=True),
+    )
+    assert {rule for rule, _ in alarms_of_alerts(watch(payments, is_warm=False, alerts=rules))} == {"low"}
+    assert {rule for rule, _ in alarms_of_alerts(watch(payments, alerts=rules))} == {"low", "worse"}
+
+
+def alarms_of_alerts(findings: Findings) -> list[tuple[str, str]]:
+    return [(each.rule, each.state) for each in findings.alerts]
 
 
 def test_what_does_not_fill_is_compared_from_the_first_window_on() -> None:
