@@ -45,7 +45,6 @@ RULED_OUT: Mapping[tuple[str, bool], frozenset[str]] = {
     ("none", True): _OTHERS | OF_LABELS,
     ("feature_drift", True): frozenset({"pipeline_fault", "score_drift", "concept_drift"}),
     ("score_drift", True): frozenset({"pipeline_fault", "concept_drift"}),
-    ("concept_drift", True): frozenset({"pipeline_fault"}),
     ("label_prior_drift", True): frozenset({"pipeline_fault"}),
 }
 

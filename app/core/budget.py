@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from schemas.pipeline import FalseAlarms
 
-#: Of a model's budget, where there are labels: for features and score, for the outcome, for the stream of errors. The
-#: outcome's is spent twice: by its tests, and by what the verdict asks of the labels; so a tenth is for it.
-OF_WINDOWS, OF_OUTCOMES, OF_ERRORS = 0.4, 0.05, 0.5
+#: Of a model's budget, where there are labels: for features and score, for the tests of the outcome, for what the
+#: verdict asks of the labels, for the stream of errors.
+OF_WINDOWS, OF_OUTCOMES, OF_LABELS, OF_ERRORS = 0.3, 0.05, 0.25, 0.4
 #: A window longer than the budget's time could alarm for nothing each time; it gets no more than this.
 MOST_ALPHA = 0.05
 
@@ -69,7 +69,7 @@ def of_windows(*, has_labels: bool, has_detectors: bool) -> float:
     Examples
     --------
     >>> [of_windows(has_labels=True, has_detectors=has_detectors) for has_detectors in (True, False)]
-    [0.4, 0.9]
+    [0.3, 0.7]
     """
     if not has_labels:
         return 1.0

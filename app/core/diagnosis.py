@@ -15,12 +15,12 @@ import numpy as np
 
 from app.core.attribution import attribute
 from app.core.drift.deciles import deciles
-from app.core.estimation import calibrate, compare, estimate
+from app.core.estimation import compare, estimate
 from app.core.faults.find import find_faults
 from app.core.faults.since import find_since
 from app.core.findings import PerformanceRow, Subject
-from app.core.label_checks import check_labels
-from app.core.performance import measure
+from app.core.misfits import Misfits
+from app.core.performance import least_loss, measure
 from app.core.silences import NOTHING_SILENT, Silence
 from app.core.situation import Performance, SegmentChange, Situation
 from app.core.sketches import ALL
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from app.core.faults.since import Course
     from app.core.faults.traffic import Traffic
     from app.core.origins import Origins
-    from app.core.situation import Predecessor
+    from app.core.situation import Misfit, Predecessor
     from app.core.verdict import Verdict
     from models.reference import Counts, MetricCells, Reference
 
@@ -73,17 +73,21 @@ class Diagnosis:
     origins: Origins | None = None
 
     @cached_property
+    def _misfits(self) -> Misfits:
+        return Misfits(self.reference)
+
+    @property
     def calibration(self) -> Calibration:
-        return calibrate(self.reference)
+        """What scores mean."""
+        return self._misfits.calibration()
 
     def performance(self, about: Subject, segment: str, counts: Counts, *, with_labels: bool) -> list[PerformanceRow]:
         """Estimate the measures of a window's events and, ``with_labels``, set beside them what came true."""
         scored = counts.counts[-2, : self.reference.score_cells]
-        estimated = {each.name: each for each in estimate(self.calibration, scored)}
-        expected = (
-            {each.name: each for each in compare(self.calibration, scored, counts.outcomes)} if with_labels else {}
-        )
-        realised = {each.name: each for each in measure(counts, self.calibration)} if with_labels else {}
+        calibration = self._misfits.calibration(segment)
+        estimated = {each.name: each for each in estimate(calibration, scored)}
+        expected = {each.name: each for each in compare(calibration, scored, counts.outcomes)} if with_labels else {}
+        realised = {each.name: each for each in measure(counts, calibration)} if with_labels else {}
         rows = []
         for name, guess in estimated.items():
             due, true = expected.get(name), realised.get(name)
@@ -117,7 +121,7 @@ class Diagnosis:
         self,
         counts: Mapping[str, Counts],
         tested: Iterable[Judgement],
-        performance: Iterable[PerformanceRow],
+        performance: Sequence[PerformanceRow],
         traffic: Traffic | None,
         predecessor: Predecessor | None,
         *,
@@ -172,14 +176,12 @@ class Diagnosis:
             now,
         )
         rows = {row.measure: row for row in performance if row.segment == ALL}
-        score_effect, outcome_effect = reference.design_effects[-2:].tolist()
         # Scores that are made of features that are filling do not say what they said in training.
-        labels = (
-            check_labels(reference.training.outcomes, whole.outcomes, outcome_effect, score_effect=score_effect)
-            if with_labels and not silence.filling
-            else None
-        )
-        rate = _rate(reference.training)
+        misfits: list[Misfit] = []
+        check = None
+        if with_labels and not silence.filling:
+            check = self._misfits.check(whole)
+            misfits = [self._tell(segment, each, performance) for segment, each in counts.items()]
         return decide(
             Situation(
                 n=whole.n,
@@ -190,13 +192,11 @@ class Diagnosis:
                 score_before=before,
                 score_now=now,
                 attribution=shares,
-                p_calibration=labels.p_calibration if labels is not None else math.nan,
-                calibration_effect=labels.rate_gap if labels is not None else math.nan,
-                calibration_distance=labels.effect if labels is not None else 0.0,
-                p_prior=labels.p_prior if labels is not None else math.nan,
-                rate_before=rate,
-                rate_now=_rate(whole) if labels is not None else math.nan,
-                p_conditional=labels.p_conditional if labels is not None else math.nan,
+                misfit=misfits[0] if misfits else None,
+                misfits=tuple(misfits[1:]),
+                p_prior=check.p_prior if check is not None else math.nan,
+                rate_before=_rate(reference.training),
+                rate_now=_rate(whole) if check is not None else math.nan,
                 alpha=alpha,
                 performance=self._performance(rows, predecessor),
                 events=self.events,
@@ -235,7 +235,19 @@ class Diagnosis:
             return None
         value = row.estimated if math.isnan(row.realised) else row.realised
         limit = max((each.value for each in self.limits if each.side == "below"), default=math.nan)
-        return Performance(MEASURE.upper(), value, limit, predecessor)
+        return Performance(
+            measure=MEASURE.upper(),
+            value=value,
+            limit=limit,
+            predecessor=predecessor,
+            expected=row.expected,
+            least=least_loss(MEASURE, row.expected),
+            is_realised=not math.isnan(row.realised),
+        )
+
+    def _tell(self, segment: str, counts: Counts, performance: Sequence[PerformanceRow]) -> Misfit:
+        rows = [row for row in performance if row.segment == segment]
+        return self._misfits.tell(self._misfits.check(counts, segment), counts, rows, segment)
 
     def _shares(self, row: int, window: Counts) -> tuple[Floats, Floats]:
         """Shares of a metric's cells in training and in a window, "missing" last."""

@@ -1,39 +1,54 @@
-"""Do the labels come out as the scores said? What tells concept drift from a drift of the scores alone.
+"""Do the labels come out as the scores said? What tells concept drift from other drifts, also where positives are rare.
 
-Three questions to the labelled events of a window, each with its own p-value:
+Four questions to the labelled events of a window, each with its own p-value:
 
-* *calibration*: given the score, are labels as frequent as in the reference?
+* *direction*: given the score, are positives as frequent as in the reference, on the whole?
+* *order*: whatever their rate, do the scores tell positives from negatives as well as they did?
+* *shape*: whatever their rate, are positives as frequent at each score, relative to the others?
 * *prior*: has the rate of positives moved?
-* *conditional*: do positives, and negatives, still get the scores that they got in the reference?
 
-==================== =========== ======= ===========
-kind of drift        calibration prior   conditional
-==================== =========== ======= ===========
-none                 holds       holds   holds
-of the inputs only   holds       may go  goes
-of the label's prior goes        goes    holds
-of the concept       goes        may go  goes
-==================== =========== ======= ===========
+==================== ========= ============ =======
+kind of drift        direction order, shape prior
+==================== ========= ============ =======
+none                 holds     hold         holds
+of the inputs only   holds     hold         may go
+of the label's prior goes      hold         goes
+of the concept       may go    go           may go
+==================== ========= ============ =======
 
-Labels that come early for some scores leave the calibration as it is and move the other two; labels that come early
-for one label (positives first) look like a moved prior until the window is mature; ``arrived`` corrects the first test.
+Order and shape compare odds: where only the prior moves, Bayes' rule multiplies the odds of all scores by one number,
+and they see nothing. A concept that makes positives more or less frequent by the same factor at all scores looks like a
+moved prior, and is one as far as anybody can tell who sees scores and labels.
+
+Of rare positives each test must be right in its tail, where a normal law is not: the sums are skewed, and their tails
+are taken from the gamma law of the same three moments. Labels that come early for some scores leave all but the prior
+as it is; labels that come early for one label (positives first) look like a moved prior until the window is mature;
+``arrived`` corrects the direction.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, ndtr
+from scipy.special import chdtrc, expit, gammainc, gammaincc, logit, ndtr
 
 from app.core.batches import Floats, Ints
-from app.core.drift.ks import ks
+from models.counting import SMALLEST_PROBABILITY
 
 #: Cells are pooled until each pool expects so many of either label, in the smaller set ...
 _FEWEST_EXPECTED = 5.0
 #: ... into at most so many pools.
 _MOST_POOLS = 10
+#: The share of positives that have become like any event, by which the order is asked: its best test is for these few.
+_STRAYS = 0.1
+#: Below this skewness a sum is normal.
+_LEAST_SKEW = 1e-3
+#: A factor of all odds is looked for within e to this power, to this share of the positives, in so many steps.
+_MOST_LOG_ODDS, _NEAR, _STEPS = 30.0, 1e-7, 60
+_LONGEST_STEP = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,35 +59,29 @@ class LabelCheck:
     ----------
     n_labels
         Labelled events of the window.
-    p_calibration
-        Do labels come out as the scores say? The smaller one of the tests of direction and of shape, doubled.
     p_direction
-        Of the total of positives alone.
+        Are there as many positives as reference events with the same scores had?
+    p_order
+        Do scores tell labels apart as well as they did? One-sided: small where they do so less well.
     p_shape
-        Chi-square over pools of cells.
+        Chi-square over pools of cells: are the odds as they were, but for one factor?
     rate_gap
         The rate of positives less that of reference events with the same scores, in [-1, 1]; 0 without drift.
     effect
-        Mean over events of how far their pool's rate is from that, to either side, beyond what chance gives; >= 0, and
-        about 0 without drift.
+        Mean over events of how far their pool's rate is from what one factor explains, to either side, beyond what
+        chance gives; >= 0, and about 0 without drift.
     p_prior, rate_change
         Has the share of positives moved against the reference, and by how much, in [-1, 1]?
-    p_conditional
-        Have the scores of positives or of negatives moved? The smaller of two Kolmogorov-Smirnov tests, doubled.
-    distance
-        The larger of their two distances, in [0, 1].
     """
 
     n_labels: int
-    p_calibration: float
     p_direction: float
+    p_order: float
     p_shape: float
     rate_gap: float
     effect: float
     p_prior: float
     rate_change: float
-    p_conditional: float
-    distance: float
 
     @property
     def direction(self) -> str:
@@ -84,17 +93,30 @@ class LabelCheck:
         return f"{'more' if self.rate_gap > 0 else 'fewer'} positives than the scores say"
 
 
+class _Cells(NamedTuple):
+    """Cells of the score that both sets have events in: labelled events and positives of the reference and the window.
+
+    ``n`` and ``k`` of the reference, ``m`` and ``j`` of the window.
+    """
+
+    n: Floats
+    k: Floats
+    m: Floats
+    j: Floats
+
+
 def check_labels(
     reference_outcomes: Ints,
     outcomes: Ints,
+    weights: Floats,
     design_effect: float = 1.0,
     arrived: tuple[float, float] = (1.0, 1.0),
     *,
-    score_effect: float = 1.0,
+    prior_effect: float = 1.0,
 ) -> LabelCheck:
     """Test the labelled events of a window against the reference.
 
-    The calibration is tested within the score cells, so that scores may drift as they like: of the T events of a cell
+    All but the prior is tested within the score cells, so that scores may drift as they like: of the T events of a cell
     in both sets together, K of them positive, m of the window's have K m / T positives, as drawn without replacement.
     The reference is a sample like the window, and its own uncertainty is part of that draw.
 
@@ -102,20 +124,22 @@ def check_labels(
     ----------
     reference_outcomes, outcomes
         Label x score cell, of the reference (rows that the model had not seen) and of the window's labelled events.
+    weights
+        `order_weights` of the reference.
     design_effect
         How many autocorrelated events count as one: "rate" of `app.core.estimation.design_effects`.
     arrived
         The shares of the labels 0 and 1 that are here at the window's age (see `app.core.estimation.compare`): the
-        reference is thinned alike for the test of the calibration.
-    score_effect
-        How many events count as one for the score, which resembles itself where labels do not.
+        reference is thinned alike.
+    prior_effect
+        How many events count as one for the share of positives, which may wander with the scores.
 
     Examples
     --------
     One cell; 2 of 4 positives before, 4 of 4 now: 6 of 8, so 3 are due among four, with variance
     4 * 4 * 6 * 2 / (8 * 8 * 7).
 
-    >>> check = check_labels(np.array([[2], [2]]), np.array([[0], [4]]))
+    >>> check = check_labels(np.array([[2], [2]]), np.array([[0], [4]]), np.zeros(1))
     >>> check.rate_gap, check.direction
     (0.5, 'more positives than the scores say')
     >>> check.p_direction == float(2 * ndtr(-1 / math.sqrt(4 * 4 * 6 * 2 / (8 * 8 * 7))))
@@ -124,50 +148,165 @@ def check_labels(
     References
     ----------
     N. Mantel, W. Haenszel, "Statistical aspects of the analysis of data from retrospective studies of disease", J. Nat.
-    Cancer Inst. 22, 1959.
+    Cancer Inst. 22, 1959; N. Breslow, N. Day, "Statistical Methods in Cancer Research" I, IARC 1980, sections 4.4 and
+    4.5 (homogeneity of odds ratios, and their trend).
     """
+    design_effect = max(design_effect, 1.0)
     kept = np.ones(2) if arrived[0] == arrived[1] else np.array(arrived) / max(arrived)
     thinned = reference_outcomes * kept[:, None]
-    p_direction, p_shape, rate_gap, effect = _calibration(thinned, outcomes, max(design_effect, 1.0))
-    p_prior, rate_change = _prior(reference_outcomes, outcomes, max(design_effect, 1.0))
-    p_conditional, distance = _conditional(reference_outcomes, outcomes, max(design_effect, score_effect, 1.0))
-    return LabelCheck(
-        n_labels=int(outcomes.sum()),
-        p_calibration=_smaller_doubled([p_direction, p_shape]),
-        p_direction=p_direction,
-        p_shape=p_shape,
-        rate_gap=rate_gap,
-        effect=effect,
-        p_prior=p_prior,
-        rate_change=rate_change,
-        p_conditional=p_conditional,
-        distance=distance,
-    )
-
-
-def _calibration(reference: Floats, outcomes: Ints, design_effect: float) -> tuple[float, float, float, float]:
-    """The p-values of direction and of shape, the gap of the rates, and the effect."""
-    n, m = reference.sum(axis=0), outcomes.sum(axis=0)
-    positives = reference[1] + outcomes[1]
-    total = n + m
+    n, m = thinned.sum(axis=0), outcomes.sum(axis=0).astype(np.float64)
     (both,) = np.nonzero((n > 0) & (m > 0))
-    n, m, positives, total = n[both], m[both], positives[both], total[both]
-    rate = positives / total
-    pools = _pool(np.minimum(n, m) * np.array([1 - rate, rate]))
-    residuals = np.bincount(pools, outcomes[1, both] - m * rate)
-    variances = np.bincount(pools, m * n * rate * (1 - rate) / (total - 1)) * design_effect
-    # A difference of the rates of d moves a residual by d n m / T: the weights of Mantel and Haenszel.
-    weights = np.bincount(pools, n * m / total)
+    cells = _Cells(n[both], thinned[1, both], m[both], outcomes[1, both].astype(np.float64))
+    p_direction, gap = _direction(cells, design_effect)
+    p_order, p_shape, effect = _beside_the_rate(cells, weights[both], design_effect)
+    p_prior, change = _prior(reference_outcomes, outcomes, max(design_effect, prior_effect))
+    return LabelCheck(int(outcomes.sum()), p_direction, p_order, p_shape, gap, effect, p_prior, change)
+
+
+def _direction(cells: _Cells, design_effect: float) -> tuple[float, float]:
+    """The total of positives against that of reference events with the same scores: p-value, and gap of the rates."""
+    n, k, m, j = cells
+    total = n + m
+    rate = (k + j) / total
+    residual = float((j - m * rate).sum())
+    variances = m * n * rate * (1 - rate) / np.maximum(total - 1, 1)
     if not variances.sum() > 0:
-        return (math.nan,) * 4
-    gap = float(residuals.sum() / weights.sum())
-    p_direction = float(2 * ndtr(-abs(residuals.sum()) / math.sqrt(variances.sum())))
-    varied = variances > 0
-    p_shape = float(chdtrc(int(varied.sum()), float((residuals[varied] ** 2 / variances[varied]).sum())))
+        return math.nan, math.nan
+    # A difference of the rates of d moves a residual by d n m / T: the weights of Mantel and Haenszel.
+    gap = residual / float((n * m / total).sum())
+    third = float((variances * (1 - 2 * rate) * (n - m) / total).sum())
+    below, above = _tails(residual, float(variances.sum()), third, design_effect)
+    return min(1.0, 2 * min(below, above)), gap
+
+
+def _beside_the_rate(cells: _Cells, weights: Floats, design_effect: float) -> tuple[float, float, float]:
+    """The p-values of order and of shape, and the effect: what is left when the odds may have one factor."""
+    due = _share_out(cells)
+    rate = (cells.k + cells.j) / (cells.n + cells.m)
+    variances = _spread(due, cells.n, cells.m, cells.k + cells.j)
+    information = float(variances.sum())
+    if not information > 0:
+        return math.nan, math.nan, math.nan
+    residuals = cells.j - due
+    skew = (1 - 2 * rate) * (cells.n - cells.m) / (cells.n + cells.m)
+    centred = weights - float(weights @ variances) / information
+    variance, third = float(centred**2 @ variances), float(centred**3 @ (variances * skew))
+    is_told = variance > _NEAR * information
+    p_order = _tails(float(centred @ residuals), variance, third, design_effect)[1] if is_told else math.nan
+    pools = _pool(np.minimum(cells.n, cells.m) * np.array([1 - rate, rate]))
+    of_pools, spread = np.bincount(pools, residuals), np.bincount(pools, variances) * design_effect
+    varied = spread > 0
+    free = int(varied.sum()) - 1
+    p_shape = float(chdtrc(free, float((of_pools[varied] ** 2 / spread[varied]).sum()))) if free else math.nan
     # A centred normal number is sqrt(2 / pi) of its deviation away from 0, in the mean.
-    beyond_chance = np.abs(residuals) - math.sqrt(2 / math.pi) * np.sqrt(variances)
-    effect = max(float((np.bincount(pools, m) * beyond_chance / weights).sum()) / float(m.sum()), 0.0)
-    return p_direction, p_shape, gap, effect
+    beyond_chance = np.abs(of_pools) - math.sqrt(2 / math.pi) * np.sqrt(spread)
+    reach = np.bincount(pools, cells.n * cells.m / (cells.n + cells.m))
+    effect = max(float((np.bincount(pools, cells.m) * beyond_chance / reach).sum()) / float(cells.m.sum()), 0.0)
+    return p_order, p_shape, effect
+
+
+def _share_out(cells: _Cells) -> Floats:
+    """The positives that the window's events of each cell would have if the odds of all had changed by one factor.
+
+    The factor is the one that gives as many as there are in all; the sum rises with it.
+    """
+    n, k, m, j = cells
+    total, positives = float(j.sum()), k + j
+    if total <= 0 or total >= float(np.minimum(m, positives).sum()):
+        return j.copy()  # the factor is 0 or infinity: nothing is left to say
+    low, high = -_MOST_LOG_ODDS, _MOST_LOG_ODDS
+    middle, due = 0.0, j
+    for _ in range(_STEPS):
+        due = _due(math.exp(middle), n, m, positives)
+        short = total - float(due.sum())
+        if abs(short) < _NEAR * total:
+            break
+        low, high = (middle, high) if short > 0 else (low, middle)
+        # Newton's step, by the variance of the sum; half way between the bounds where it leads beyond them.
+        step = middle + short / max(float(_spread(due, n, m, positives).sum()), 1e-300)
+        middle = step if low < step < high else (low + high) / 2
+    return due
+
+
+def _spread(due: Floats, n: Floats, m: Floats, positives: Floats) -> Floats:
+    """The variances of positives of the window, of cells that have either label in either set."""
+    parts = np.stack([due, m - due, positives - due, n - positives + due])
+    found: Floats = np.where((parts > 0).all(axis=0), 1 / (1 / np.maximum(parts, 1e-300)).sum(axis=0), 0.0)
+    return found
+
+
+def _due(factor: float, n: Floats, m: Floats, positives: Floats) -> Floats:
+    """X with x (n - K + x) = factor (m - x) (K - x), from 0 to min(m, K)."""
+    a, b, c = 1 - factor, n - positives + factor * (m + positives), -factor * m * positives
+    root = np.sqrt(np.maximum(b * b - 4 * a * c, 0.0))
+    found: Floats = np.clip(-2 * c / np.maximum(b + root, 1e-300), 0.0, np.minimum(m, positives))
+    return found
+
+
+def order_weights(reference_outcomes: Ints, mean_scores: Floats) -> Floats:
+    """How much a positive at each score speaks for scores that tell less: per score cell.
+
+    Two things together, either in units of its deviation over the positives: the logarithm of how much likelier a
+    positive is there if some positives have become like any event (the best test for the few that are where scores say
+    hardly any are), and its rank among the negatives (what the AUC counts). What a score means is a line in its log
+    odds, fitted to the reference: two numbers, so that the weights know next to nothing of the labels that are tested.
+
+    Parameters
+    ----------
+    mean_scores
+        Per cell; NaN where there are none.
+    """
+    negative, positive = reference_outcomes.astype(np.float64)
+    if not (negative.any() and positive.any()):
+        return np.zeros(len(negative))
+    known = np.flatnonzero(~np.isnan(mean_scores))
+    score = (
+        np.interp(np.arange(len(negative)), known, mean_scores[known]) if len(known) else np.full(len(negative), 0.5)
+    )
+    log_odds = logit(np.clip(score, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
+    overall = math.log(positive.sum() / negative.sum())
+    strays = np.logaddexp(math.log(1 - _STRAYS), math.log(_STRAYS) + overall - _fit_line(log_odds, negative, positive))
+    ranks = -(np.cumsum(negative) - negative / 2)
+    return _in_deviations(strays, positive) + _in_deviations(ranks, positive)
+
+
+def _in_deviations(weights: Floats, positive: Floats) -> Floats:
+    centred = weights - weights @ positive / positive.sum()
+    deviation = math.sqrt(float(centred**2 @ positive / positive.sum()))
+    return centred / deviation if deviation > 0 else np.zeros(len(weights))
+
+
+def _fit_line(log_odds: Floats, negative: Floats, positive: Floats) -> Floats:
+    """Log odds of a positive per cell: a + b x the log odds of its score, by maximum likelihood."""
+    n = negative + positive
+    line = np.array([0.0, 1.0])
+    columns = np.stack([np.ones(len(n)), log_odds])
+    for _ in range(_STEPS):
+        chances = expit(line @ columns)
+        slope = columns @ (positive - n * chances)
+        curve = (columns * (n * chances * (1 - chances))) @ columns.T + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curve, slope)
+        line += np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+        if np.abs(step).max() < _NEAR:
+            break
+    found: Floats = line @ columns
+    return found
+
+
+def _tails(value: float, variance: float, third: float, design_effect: float) -> tuple[float, float]:
+    """How often a sum of these moments about 0 is as low as a value, and as high: of the gamma law that has them.
+
+    Events that count for less than one make the sum wider, and as skewed as that of fewer events.
+    """
+    deviation = math.sqrt(variance * design_effect)
+    z = value / deviation
+    skew = third / variance**1.5 * math.sqrt(design_effect)
+    if abs(skew) < _LEAST_SKEW:
+        return float(ndtr(z)), float(ndtr(-z))
+    shape = 4 / skew**2
+    at = max(shape + math.copysign(z, z * skew) * math.sqrt(shape), 0.0)
+    up = float(gammaincc(shape, at)), float(gammainc(shape, at))
+    return (up[1], up[0]) if skew > 0 else up
 
 
 def _pool(expected: Floats) -> Ints:
@@ -184,27 +323,15 @@ def _pool(expected: Floats) -> Ints:
 
 
 def _prior(reference: Ints, outcomes: Ints, design_effect: float) -> tuple[float, float]:
-    """Two shares of positives: the normal test with the common share, and their difference."""
-    n_reference, n = int(reference.sum()), int(outcomes.sum())
-    if not n_reference or not n:
+    """Two shares of positives, as drawn without replacement from both together: p-value, and their difference."""
+    n, m = int(reference.sum()), int(outcomes.sum())
+    if not n or not m:
         return math.nan, math.nan
-    change = float(outcomes[1].sum()) / n - float(reference[1].sum()) / n_reference
-    common = float(outcomes[1].sum() + reference[1].sum()) / (n + n_reference)
-    variance = common * (1 - common) * (1 / n + 1 / n_reference) * design_effect
-    return (float(2 * ndtr(-abs(change) / math.sqrt(variance))) if variance > 0 else math.nan), change
-
-
-def _conditional(reference: Ints, outcomes: Ints, design_effect: float) -> tuple[float, float]:
-    """Two Kolmogorov-Smirnov tests, of the scores of either label, with n counted in independent events."""
-    p_values, distances = [], []
-    for before, now in zip(reference, outcomes, strict=True):
-        if before.any() and now.any():
-            found = ks(before, now, design_effect)
-            distances.append(float(found.statistic))
-            p_values.append(float(found.p_value))
-    return _smaller_doubled(p_values), max(distances, default=math.nan)
-
-
-def _smaller_doubled(p_values: list[float]) -> float:
-    known = [p for p in p_values if not math.isnan(p)]
-    return min(min(known) * len(known), 1.0) if known else math.nan
+    change = int(outcomes[1].sum()) / m - int(reference[1].sum()) / n
+    rate = int(outcomes[1].sum() + reference[1].sum()) / (n + m)
+    variance = m * n * rate * (1 - rate) / (n + m - 1)
+    if not variance > 0:
+        return math.nan, change
+    third = variance * (1 - 2 * rate) * (n - m) / (n + m)
+    below, above = _tails(int(outcomes[1].sum()) - m * rate, variance, third, design_effect)
+    return min(1.0, 2 * min(below, above)), change

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.label_checks import LabelCheck, check_labels
+from app.core.label_checks import LabelCheck, check_labels, order_weights
 
 if TYPE_CHECKING:
     from app.core.batches import Ints
@@ -58,7 +58,7 @@ class Selection:
         n, n_other = self.labelled[self.side], self.labelled[1 - self.side]
         of, of_other = self.events[self.side], self.events[1 - self.side]
         judged = f"The calibration {where[self.side]} it can{' and the precision can' if self.side else ''}: "
-        p_value = self.check.p_calibration
+        p_value = self.check.p_direction
         holds = self.check.direction if p_value < _LEVEL else "as many positives as the scores say"
         holds = "too few labels to say" if math.isnan(p_value) else f"{holds} (p = {p_value:.2g})"
         if self.is_one_sided:
@@ -98,7 +98,9 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     if not (is_one_sided or (is_unlike and missed >= _MANY)):
         return None
     kept = slice(at, None) if side else slice(0, at)
-    check = check_labels(reference.training.outcomes[:, kept], counts.outcomes[:, kept])
+    outcomes = reference.training.outcomes[:, kept]
+    weights = order_weights(outcomes, reference.profiles[-2, :cells][kept])
+    check = check_labels(outcomes, counts.outcomes[:, kept], weights)
     return Selection(reference.threshold, labelled, events, is_one_sided, check)
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from app.core.alert_course import limits
 from app.core.alert_readings import NOTHING, read_drift, read_performance, read_verdict
 from app.core.alerting import AlertBook
-from app.core.budget import OF_OUTCOMES, alpha_of_window, of_windows
+from app.core.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
 from app.core.diagnosis import MEASURE, Diagnosis, to_record
 from app.core.drift_calendar import Calendar, Window
 from app.core.drift_reports import Judge, Judgement, View
@@ -449,7 +449,7 @@ class MonitorCore:
         if self._pipeline.labels is not None:
             for segment, each in counts.items():
                 performance += known.diagnosis.performance(about, segment, each, with_labels=with_labels)
-        alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_OUTCOMES, self._calendar.step_ms, counts[ALL].n)
+        alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_LABELS, self._calendar.step_ms, counts[ALL].n)
         past = self._history.before(window)
         traffic = self._traffic(window, past, version)
         before = self._succession.predecessor(version, window, past) if with_labels else None

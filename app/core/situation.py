@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from app.core.silences import NOTHING_SILENT, Silence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from app.core.attribution import Share
     from app.core.faults.fault import Fault
     from app.core.verdict_words import Change
@@ -40,19 +42,92 @@ class Predecessor:
 
 @dataclass(frozen=True)
 class Performance:
-    """A measure of performance (higher is better) in the window, realised or estimated, and its limit.
+    """A measure of performance (higher is better) in the window, and what is asked of it.
 
-    ``predecessor``: None where the version is not so new that it can be rolled back, or nothing is known of one before.
+    ``is_realised``: by labels that are here; else it is estimated. ``expected``: what the scores of those labelled
+    events promise; NaN where there are none. ``least``: the loss against that from which it matters. ``limit``: the
+    value below which somebody wants to be told; NaN: nobody does. ``predecessor``: None where the version is not so new
+    that it can be rolled back, or nothing is known of one before.
     """
 
     measure: str
     value: float
     limit: float = math.nan
     predecessor: Predecessor | None = None
+    expected: float = math.nan
+    least: float = 0.0
+    is_realised: bool = True
 
     @property
     def is_below_limit(self) -> bool:
         return self.value < self.limit
+
+    @property
+    def loss(self) -> float:
+        """How far it is below what the scores promise; NaN where that is not known."""
+        return self.expected - self.value if self.is_realised else math.nan
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What labels say against the scores of a window, or of a segment of it: tests, and how much it is worth.
+
+    Parameters
+    ----------
+    p_direction, gap
+        Are there as many positives as the scores say? The gap of the rates, in deviations of one outcome.
+    rate_said, rate_now
+        The share of positives as the scores say, and as it came.
+    p_order, losses
+        Do the scores tell outcomes apart as well as they promise? By measure of performance, what is lost, in units of
+        the least loss that matters.
+    p_shape, effect
+        Are the odds as they were but for one factor? How far the rates are from that, in deviations of one outcome.
+    segment
+        "": of all events.
+    n
+        Labelled events.
+    """
+
+    p_direction: float = math.nan
+    gap: float = 0.0
+    rate_said: float = math.nan
+    rate_now: float = math.nan
+    p_order: float = math.nan
+    losses: Mapping[str, float] = field(default_factory=dict)
+    p_shape: float = math.nan
+    effect: float = 0.0
+    segment: str = ""
+    n: int = 0
+
+    @property
+    def p_least(self) -> float:
+        """The smallest p-value of order and direction; 1 where nothing is known."""
+        return min((p for p in (self.p_order, self.p_direction) if not math.isnan(p)), default=1.0)
+
+    @property
+    def loses(self) -> bool:
+        """Whether a measure has lost what matters."""
+        return any(loss >= 1 for loss in self.losses.values())
+
+
+class Least(NamedTuple):
+    """The smallest effects that matter.
+
+    ``rate``: a change of the rate of positives, relative to that of training. ``calibration``: a gap between the rate
+    of positives and what scores say, in deviations of one outcome, the root of p (1 - p).
+    """
+
+    rate: float = 0.1
+    calibration: float = 0.05
+
+
+_LEAST = Least()
+
+#: What of the alpha each question to the labels may spend: order, shape, direction and rate each, all segments
+#: together; and what of a segment's the order.
+_OF_ORDER, _OF_SHAPE, _OF_RATES, _OF_SEGMENTS = 0.55, 0.05, 0.1, 0.2
+_ORDER_OF_SEGMENT = 0.7
 
 
 @dataclass(frozen=True)
@@ -73,17 +148,16 @@ class Situation:
         Mean scores.
     attribution
         Of `app.core.attribution.attribute`.
-    p_calibration, calibration_effect, calibration_distance
-        Of the test that labels come out as scored; the effect is the share of positives less what the scores say, the
-        distance how far the two are apart on average, wherever scores are too high or too low.
+    misfit
+        What labels say against the scores; None: nothing is known.
+    misfits
+        The same of each segment.
     p_prior, rate_before, rate_now
         Of the test that the share of positive labels is training's, and the shares.
-    p_conditional
-        Of the test that scores given the label are distributed as in training.
     alpha
-        What the window may spend on the three p-values each, and on that of the predecessor.
-    least_calibration, least_rate
-        Smallest effects that matter, of the calibration and of the rate.
+        What the window may spend on what it asks of labels, and, by itself, on the comparison with the predecessor.
+    least
+        The smallest effects that matter, of the rate and of the calibration.
     performance
         Where it is known or estimated.
     fewest
@@ -104,16 +178,13 @@ class Situation:
     score_before: float = math.nan
     score_now: float = math.nan
     attribution: tuple[Share, ...] = ()
-    p_calibration: float = math.nan
-    calibration_effect: float = math.nan
-    calibration_distance: float = 0.0
+    misfit: Misfit | None = None
+    misfits: tuple[Misfit, ...] = ()
     p_prior: float = math.nan
     rate_before: float = math.nan
     rate_now: float = math.nan
-    p_conditional: float = math.nan
     alpha: float = 0.001
-    least_calibration: float = 0.02
-    least_rate: float = 0.02
+    least: Least = _LEAST
     performance: Performance | None = None
     fewest: int = 200
     has_reference: bool = True
@@ -133,13 +204,67 @@ class Situation:
         return self.change("score") is not None
 
     @property
-    def calibration_moved(self) -> bool:
-        size = max(abs(self.calibration_effect), self.calibration_distance)
-        return self.p_calibration < self.alpha and size >= self.least_calibration
+    def rate_moved(self) -> bool:
+        """Whether positives are surely more or less frequent than in training, by what matters."""
+        change = abs(self.rate_now - self.rate_before)
+        return self.p_prior < self.alpha * _OF_RATES and change >= self.least.rate * self.rate_before
 
     @property
-    def rate_moved(self) -> bool:
-        return self.p_prior < self.alpha and abs(self.rate_now - self.rate_before) >= self.least_rate
+    def tells_less(self) -> bool:
+        """Whether the scores surely tell outcomes apart less well than they promise, by what matters."""
+        misfit = self.misfit
+        if misfit is None:
+            return False
+        is_odd = misfit.p_shape < self.alpha * _OF_SHAPE and misfit.effect >= self.least.calibration
+        return is_odd or (misfit.p_order < self.alpha * _OF_ORDER and misfit.loses)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether there are surely more or fewer positives than the scores say, by what matters."""
+        misfit = self.misfit
+        if misfit is None:
+            return False
+        return misfit.p_direction < self.alpha * _OF_RATES and abs(misfit.gap) >= self.least.calibration
+
+    @property
+    def is_explained_by_rate(self) -> bool:
+        """Whether the rate has changed as labels differ from scores: that way, neither by more than twice the other."""
+        misfit = self.misfit
+        if misfit is None:
+            return False
+        change, gap = self.rate_now - self.rate_before, misfit.rate_now - misfit.rate_said
+        return change * gap > 0 and abs(gap) / 2 <= abs(change) <= 2 * abs(gap)
+
+    @property
+    def is_worse_than_faults(self) -> bool:
+        """Whether scores tell less by more than faults explain.
+
+        Of a pair of events that should be in order, a fault in a share f of the events reaches one at least in
+        2 f of all pairs at most; so it takes at most 2 f from the AUC.
+        """
+        performance = self.performance
+        if performance is None or not self.tells_less:
+            return False
+        return performance.loss > 2 * sum(fault.strength for fault in self.faults) * performance.expected
+
+    @property
+    def told_misfit(self) -> Misfit | None:
+        """The misfit that a concept drift is told by: of all events where it is sure there, else of a segment."""
+        if self.tells_less or self.is_off or not self.misfit_segments:
+            return self.misfit
+        return self.misfit_segments[0]
+
+    @property
+    def misfit_segments(self) -> tuple[Misfit, ...]:
+        """The segments in which labels surely speak against the scores, the surest first."""
+        alpha = self.alpha * _OF_SEGMENTS / max(len(self.misfits), 1)
+        found = [
+            misfit
+            for misfit in self.misfits
+            if (misfit.p_order < alpha * _ORDER_OF_SEGMENT and misfit.loses)
+            or (misfit.p_direction < alpha * (1 - _ORDER_OF_SEGMENT) and abs(misfit.gap) >= self.least.calibration)
+        ]
+        return tuple(sorted(found, key=lambda misfit: (misfit.p_least, misfit.segment)))
 
     @property
     def better_predecessor(self) -> Predecessor | None:

@@ -9,11 +9,13 @@ kind                when                                                        
 no_reference        the version's training counts are not known, or hold no event                     watch
 pipeline_fault      a fault of the traffic: no events, too few, too many                              look upstream
 too_little_data     fewer events in the window, or in training, than ``fewest``                       watch
-pipeline_fault      a fault of values or columns                                                      look upstream
-label_prior_drift   the share of positive labels has moved (p_prior, ``least_rate``); scores given    watch *
-                    the label have not (p_conditional); and either the calibration has moved, too,
-                    or the scores have not
-concept_drift       labels come out otherwise than scored (p_calibration, ``least_calibration``)      retrain *
+pipeline_fault      a fault of values or columns, unless labels say more than it explains             look upstream
+concept_drift       scores tell outcomes apart less well than they promise (order, shape), by what    retrain *
+                    matters
+label_prior_drift   positives are more or less frequent than in training, and than the scores say     watch *
+                    (which of the two is sure does not matter)
+concept_drift       positives are more or less frequent than the scores say, and not than in          retrain *
+                    training; or labels speak against the scores in a segment
 score_drift         the score has signalled                                                           watch *
 feature_drift       a feature has signalled                                                           watch *
 label_prior_drift   the outcome has signalled, or its share has moved                                 watch *
@@ -26,8 +28,8 @@ none                nothing of all that                                         
 \* *roll back* instead when the version is new and the version before surely did better (`app.core.succession`);
 *retrain* instead when the performance is below its limit. Not for faults: the version before would suffer as well.
 
-Label prior goes before concept: when only the share of positives changes, Bayes' rule changes what a score means, so
-the calibration moves as well; what tells the two is that the scores of positives, and those of negatives, stay.
+When only the share of positives changes, Bayes' rule multiplies the odds of all scores by one number. Order and shape
+do not notice (`app.core.label_checks`), so what they find is a concept drift whatever the share does.
 """
 
 from __future__ import annotations
@@ -42,8 +44,6 @@ from app.core.verdict_headlines import HEADLINES
 from app.core.verdict_words import Example, number_pair, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from app.core.situation import Performance, Predecessor, SegmentChange, Situation
 
 VerdictKind = Literal[
@@ -124,7 +124,7 @@ def decide(situation: Situation) -> Verdict:
         kind=kind,
         headline=HEADLINES[kind](situation),
         explained_by=_explain(situation, kind) if is_judged else (),
-        segments=_rank_segments(situation.segments) if is_judged else (),
+        segments=_rank_segments(situation, kind) if is_judged else (),
         example=_example(situation, kind) if is_judged else None,
         advice=_advise(situation, kind),
         unlabelled=_kind_beside(_without_labels(situation)),
@@ -146,13 +146,11 @@ def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the
         return "pipeline_fault"
     if not situation.is_enough:
         return "too_little_data"
-    if situation.faults:
+    if situation.faults and not situation.is_worse_than_faults:
         return "pipeline_fault"
-    prior_alone = situation.rate_moved and situation.p_conditional >= situation.alpha
-    if prior_alone and (situation.calibration_moved or not situation.score_moved):
-        return "label_prior_drift"
-    if situation.calibration_moved:
-        return "concept_drift"
+    of_labels = _kind_by_labels(situation)
+    if of_labels is not None:
+        return of_labels
     if situation.score_moved:
         return "score_drift"
     if situation.features:
@@ -160,14 +158,18 @@ def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the
     return "label_prior_drift" if situation.rate_moved or situation.change("outcome") is not None else "none"
 
 
+def _kind_by_labels(situation: Situation) -> VerdictKind | None:
+    """What labels say that neither scores nor features can."""
+    if situation.tells_less:
+        return "concept_drift"
+    if (situation.is_off or situation.rate_moved) and situation.is_explained_by_rate:
+        return "label_prior_drift"
+    return "concept_drift" if situation.is_off or situation.misfit_segments else None
+
+
 def _without_labels(situation: Situation) -> Situation:
-    return replace(
-        situation,
-        changes=tuple(change for change in situation.changes if change.metric != "outcome"),
-        p_calibration=math.nan,
-        p_prior=math.nan,
-        p_conditional=math.nan,
-    )
+    changes = tuple(change for change in situation.changes if change.metric != "outcome")
+    return replace(situation, changes=changes, misfit=None, misfits=(), p_prior=math.nan)
 
 
 def _advise(situation: Situation, kind: VerdictKind) -> Advice:
@@ -182,8 +184,19 @@ def _advise(situation: Situation, kind: VerdictKind) -> Advice:
         now, limit = number_pair(performance.value, performance.limit)
         return Advice("retrain", f"The {performance.measure} is {now}, below its limit of {limit}.")
     if kind == "concept_drift":
-        return Advice("retrain", "The same inputs now lead to other outcomes, which the model cannot know.")
+        return Advice("retrain", _reason_to_retrain(situation))
     return Advice("watch", _reason_to_watch(performance, kind))
+
+
+def _reason_to_retrain(situation: Situation) -> str:
+    performance = situation.performance
+    reason = "The same inputs now lead to other outcomes, which the model cannot know."
+    if performance is None or not performance.loss >= performance.least:
+        return reason
+    now, due = number_pair(performance.value, performance.expected)
+    return (
+        f"The {performance.measure} is {now}, and its scores promise {due}: the same inputs now lead to other outcomes."
+    )
 
 
 def _reason_to_roll_back(performance: Performance, before: Predecessor, events: str) -> str:
@@ -198,10 +211,18 @@ def _reason_to_roll_back(performance: Performance, before: Predecessor, events: 
 
 
 def _reason_to_watch(performance: Performance | None, kind: VerdictKind) -> str:
-    if performance is not None and not math.isnan(performance.value):
-        value, _ = number_pair(performance.value, performance.value)
+    if performance is None or math.isnan(performance.value):
+        return "There is nothing to do." if kind == "none" else "Whether the model has become worse is not known yet."
+    value, due = number_pair(performance.value, performance.expected)
+    if not performance.is_realised:
+        return f"The {performance.measure} is estimated at {value}; labels will tell."
+    if not math.isnan(performance.limit):
         return f"The {performance.measure} is {value}, as good as it has to be."
-    return "There is nothing to do." if kind == "none" else "Whether the model has become worse is not known yet."
+    if math.isnan(performance.expected):
+        return f"The {performance.measure} is {value}."
+    if performance.loss < performance.least:
+        return f"The {performance.measure} is {value}, as its scores promise ({due})."
+    return f"The {performance.measure} is {value}; its scores promise {due}, and chance may be the difference."
 
 
 _ADVICE: dict[VerdictKind, Advice] = {
@@ -221,6 +242,12 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
         shares = {share.metric: share.share for share in situation.attribution}
         return tuple(
             Explanation(metric, shares.get(metric, math.nan), fault.sentence)
+            for fault in situation.faults
+            for metric in fault.metrics or ("",)
+        )
+    if situation.faults:  # labels say more than these explain
+        return tuple(
+            Explanation(metric, math.nan, fault.sentence)
             for fault in situation.faults
             for metric in fault.metrics or ("",)
         )
@@ -246,32 +273,46 @@ def _points(shift: float) -> str:
     return f"{abs(shift):.2g}"
 
 
-def _rank_segments(changes: Sequence[SegmentChange]) -> tuple[Segment, ...]:
-    """By how many events have moved: the largest effect times the segment's events."""
+def _rank_segments(situation: Situation, kind: VerdictKind) -> tuple[Segment, ...]:
+    """Those in which labels speak against the scores, the surest first; then by how many events have moved.
+
+    That is the largest effect times the segment's events.
+    """
+    misfits = situation.misfit_segments if kind == "concept_drift" else ()
+    found = [Segment(each.segment, min(max(abs(each.gap), each.effect), 1.0), each.n, ("outcome",)) for each in misfits]
     by_name: dict[str, list[SegmentChange]] = {}
-    for change in sorted(changes, key=lambda each: -each.effect):
+    for change in sorted(situation.segments, key=lambda each: -each.effect):
         by_name.setdefault(change.segment, []).append(change)
-    segments = [
-        Segment(name, found[0].effect, found[0].n, tuple(change.metric for change in found))
-        for name, found in by_name.items()
+    moved = [
+        Segment(name, changes[0].effect, changes[0].n, tuple(change.metric for change in changes))
+        for name, changes in by_name.items()
+        if all(name != each.segment for each in misfits)
     ]
-    return tuple(sorted(segments, key=lambda segment: (-segment.effect * segment.n, segment.segment)))
+    return (*found, *sorted(moved, key=lambda segment: (-segment.effect * segment.n, segment.segment)))
 
 
 def _example(situation: Situation, kind: VerdictKind) -> Example | None:
     if kind == "pipeline_fault":
         concerned = {metric for fault in situation.faults[:1] for metric in fault.metrics}
         changes = [change for change in situation.features if change.metric in concerned]
-    elif kind in {"concept_drift", "label_prior_drift"} and math.isfinite(situation.rate_now):
-        before, now = situation.rate_before, situation.rate_now
-        if kind == "concept_drift" and abs(situation.calibration_effect) < situation.least_calibration:
-            return Example("average distance of outcomes from scores", "0 %", percent(situation.calibration_distance))
-        if kind == "concept_drift":
-            before = situation.rate_now - situation.calibration_effect
-            return Example("positive outcomes, as scored and as they came", percent(before), percent(now))
-        return Example("positive outcomes", percent(before), percent(now))
+    elif kind == "concept_drift":
+        return _example_of_misfit(situation)
+    elif kind == "label_prior_drift" and math.isfinite(situation.rate_now):
+        return Example("positive outcomes", percent(situation.rate_before), percent(situation.rate_now))
     else:
         ranked = [share.metric for share in situation.attribution] if kind == "score_drift" else []
         changes = [change for name in ranked for change in situation.features if change.metric == name]
         changes += [*situation.features, *situation.changes]
     return say(changes[0], situation.events).example if changes else None
+
+
+def _example_of_misfit(situation: Situation) -> Example | None:
+    misfit, performance = situation.told_misfit, situation.performance
+    if situation.tells_less and performance is not None and math.isfinite(performance.loss):
+        due, value = number_pair(performance.expected, performance.value)
+        return Example(f"{performance.measure}, as scores promise and as it is", due, value)
+    if misfit is None or math.isnan(misfit.rate_said - misfit.rate_now):
+        return None
+    where = f" of {misfit.segment}" if misfit.segment else ""
+    said, came = percent(misfit.rate_said), percent(misfit.rate_now)
+    return Example(f"positive outcomes{where}, as scored and as they came", said, came)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.core.attribution import JOINT
 from app.core.faults.fault import listed, percent
-from app.core.verdict_words import say
+from app.core.verdict_words import number_pair, say
 
 if TYPE_CHECKING:
     from app.core.situation import Situation
@@ -25,18 +25,22 @@ def _fault_headline(situation: Situation) -> str:
 
 
 def _concept_headline(situation: Situation) -> str:
-    if abs(situation.calibration_effect) < situation.least_calibration:
-        apart = percent(situation.calibration_distance)
+    start = "The model no longer fits what happens"
+    misfit = situation.told_misfit
+    assert misfit is not None  # that is what makes it concept drift
+    where = f" of {misfit.segment}" if misfit.segment else ""
+    performance = situation.performance
+    if situation.tells_less and performance is not None and performance.loss >= performance.least:
+        now, due = number_pair(performance.value, performance.expected)
+        return f"{start}: its {performance.measure} is {now}, and its scores promise {due}."
+    if abs(misfit.gap) >= situation.least.calibration and math.isfinite(misfit.rate_said - misfit.rate_now):
+        more = "more" if misfit.rate_now > misfit.rate_said else "less"
+        now, said = percent(misfit.rate_now), percent(misfit.rate_said)
         return (
-            "The model no longer fits what happens: some of its scores are too high and others too low, by"
-            f" {apart} on average."
+            f"{start}: positive outcomes are {more} frequent than its scores say, {now} of the"
+            f" {situation.events}{where} and not {said}."
         )
-    more = "more" if situation.calibration_effect > 0 else "less"
-    size = percent(abs(situation.calibration_effect))
-    start = (
-        f"The model no longer fits what happens: positive outcomes are {more} frequent than its scores say, by {size}"
-    )
-    return f"{start} of the {situation.events}."
+    return f"{start}: of the {situation.events}{where}, some of its scores are too high and others too low."
 
 
 def _prior_headline(situation: Situation) -> str:

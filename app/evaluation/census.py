@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from app.core.batches import Floats, Ints
 from app.core.estimation import calibrate, estimate
-from app.core.label_checks import LabelCheck, check_labels
+from app.core.label_checks import LabelCheck, check_labels, order_weights
 from models.counting import count, count_outcomes
 from models.reference import Reference
 from models.reference_fit import fit_reference
@@ -84,6 +84,7 @@ def census(
         np.empty((len(reference_scores), 0)), [], [], {}, reference_scores, reference_labels, _BINS, threshold
     )
     calibration = calibrate(reference)
+    weights = order_weights(reference.training.outcomes, reference.profiles[-2, : reference.score_cells])
     truth = _realise(reference_scores, reference_labels, threshold)
     realised, bands, checks = [], [], []
     for start in range(0, len(scores), window):
@@ -92,7 +93,7 @@ def census(
         bands.append([seen[name][1:4] for name in MEASURES])
         realised.append(_realise(scores[cut], labels[cut], threshold))
         outcomes = count_outcomes(reference, scores[cut], labels[cut]).outcomes
-        checks.append(check_labels(reference.training.outcomes, outcomes, calibration.design_effects["rate"]))
+        checks.append(check_labels(reference.training.outcomes, outcomes, weights, calibration.design_effects["rate"]))
     true, (estimated, low, high) = np.array(realised), np.array(bands).transpose(2, 0, 1)
     return CensusFigures(
         errors=tuple(

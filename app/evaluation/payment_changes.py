@@ -54,6 +54,10 @@ class PaymentChange:
         """Which events there are."""
         return np.ones(len(labels), np.bool_)
 
+    def believed(self, bank: Bank, chances: Floats) -> Floats:  # noqa: ARG002
+        """P(fraud) of the events that there are."""
+        return chances
+
     def reach(self, matrix: Floats, chance: np.random.Generator) -> Floats:  # noqa: ARG002
         """What the model is given of the events."""
         return matrix
@@ -103,6 +107,9 @@ class MoreFrauds(PaymentChange):
     def candidates(self, bank: Bank) -> float:
         rate = bank.law.base_rate
         return 1 / (rate + (1 - rate) * self._share_of_others(bank))
+
+    def believed(self, bank: Bank, chances: Floats) -> Floats:
+        return chances / (chances + (1 - chances) * self._share_of_others(bank))
 
     def kept(self, bank: Bank, chance: np.random.Generator, labels: Floats) -> NDArray[np.bool_]:
         return np.asarray((labels == 1) | (chance.random(len(labels)) < self._share_of_others(bank)))

@@ -29,6 +29,8 @@ A_DAY = 10_000
 CARDS = 5_000
 SLOWEST_DAYS = 20
 CARRIED_DAYS = 30
+#: The first day that is drawn; what happened before only fills windows.
+FIRST_DAY = 60
 #: Merchants and their shares of the events; the first is the segment that may drift alone.
 MERCHANTS = ("fuel", "grocery", "travel", "online", "games", "other")
 _SHARES = np.array([0.1, 0.3, 0.15, 0.25, 0.05, 0.15])
@@ -132,22 +134,22 @@ class Bank:
     law
         Of its payments.
     chance
-        Draws its cards, and what happened before day 0.
+        Draws its cards, and what happened before its first day.
     """
 
     def __init__(self, law: PaymentLaw, chance: np.random.Generator) -> None:
         self.law = law
-        self.day = 0
+        self.day = FIRST_DAY
         weights = np.ones(CARDS) if law.cards == "uniform" else 1 / np.arange(1, CARDS + 1) ** 1.3
         self._weights = np.cumsum(weights) / weights.sum()
         self._level, self._risk = chance.standard_normal((2, CARDS))
         self._travels = chance.beta(0.5, 8, CARDS)
         self._last_day = np.zeros(0, np.int64), np.zeros(0, np.int64)  # cards and times
-        # Labels by merchant, label and the hour in which they came, from so long before day 0.
-        self._first_hour = -24 * (CARRIED_DAYS + SLOWEST_DAYS)
-        self._came = np.zeros((len(MERCHANTS), 2, 24 * SLOWEST_DAYS - self._first_hour), np.int64)
-        self._events(chance, A_DAY, -2)
-        sample = self._events(chance, A_DAY, -1)
+        # Labels by merchant, label and the hour in which they came, from as long before the first day as it takes.
+        self._first_hour = 24 * (FIRST_DAY - CARRIED_DAYS - SLOWEST_DAYS)
+        self._came = np.zeros((len(MERCHANTS), 2, 24 * (CARRIED_DAYS + 2 * SLOWEST_DAYS)), np.int64)
+        self._events(chance, A_DAY, FIRST_DAY - 2)
+        sample = self._events(chance, A_DAY, FIRST_DAY - 1)
         evidence = self.evidence(sample, self._merchants(sample))
         self.sample = evidence, model_scores(sample, Relation(0.0)), self._merchants(sample)
         self.relation = Relation.fit(evidence, law.base_rate)
@@ -176,7 +178,7 @@ class Bank:
         labels = (chance.random(len(chances)) < chances).astype(np.float64)
         drawn = Payments(matrix, usual, labels, times_ms, times_ms + self._delays(chance, labels), chances, usual)
         if change is not None:
-            drawn = drawn.of(change.kept(self, chance, labels))
+            drawn = replace(drawn, chances=change.believed(self, chances)).of(change.kept(self, chance, labels))
         self._note(drawn)
         matrix = drawn.matrix
         if self.law.carried:
@@ -246,10 +248,10 @@ class Bank:
         return slow.astype(np.int64)
 
     def _live_before(self, chance: np.random.Generator) -> None:
-        """The labels of the days before day 0."""
+        """The labels of the days before the first."""
         evidence, _, merchants = self.sample
         rates = [self.relation.chances(evidence[merchants == at]).mean() for at in range(len(MERCHANTS))]
-        hours = np.arange(self._first_hour - 24 * SLOWEST_DAYS, 0)
+        hours = np.arange(self._first_hour - 24 * SLOWEST_DAYS, 24 * FIRST_DAY)
         for at, rate in enumerate(rates):
             payments = chance.poisson(A_DAY / 24 * _SHARES[at], len(hours))
             frauds = chance.binomial(payments, rate)

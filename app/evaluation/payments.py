@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.budget import OF_OUTCOMES
+from app.core.budget import OF_LABELS
 from app.core.drift_calendar import Window
 from app.core.error_watch import ERROR
 from app.core.findings import Findings
@@ -27,6 +27,7 @@ from app.evaluation.payment_stream import (
     A_DAY,
     DAY_MS,
     FEATURES,
+    FIRST_DAY,
     MERCHANTS,
     SLOWEST_DAYS,
     Bank,
@@ -50,12 +51,13 @@ if TYPE_CHECKING:
 
 #: Days of training, and quiet days after it; runs of each reference.
 TRAINING, QUIET, RUNS = 20, 30, 2
+_TRAINED = FIRST_DAY + TRAINING
 #: One false alarm in a hundred windows.
 PER_EVENTS = 100 * A_DAY
 BASE_RATES = (0.001, 0.005, 0.01, 0.05, 0.2)
 _BUDGET = A_DAY / PER_EVENTS
 #: What labels may be asked: what an oracle is given.
-_ALPHA = 2 * OF_OUTCOMES * _BUDGET
+_ALPHA = OF_LABELS * _BUDGET
 _CATEGORIES = {"merchant": MERCHANTS}
 
 _FILE = """
@@ -188,7 +190,8 @@ def records(pipeline: Pipeline, reference: Reference, payments: Payments, first:
         errors = ErrorRun(
             VERSION, came_ms[start:stop].astype("<i8").tobytes(), wrong[start:stop].astype(np.uint8).tobytes()
         )
-        yield SketchRecord(0, end_ms, end_ms, deltas, [errors])
+        unscored = A_DAY * first if day == first else 0  # the stream is older than what is scored
+        yield SketchRecord(0, end_ms, end_ms, deltas, [errors], unscored, unscored_since_ms=0 if unscored else None)
 
 
 def _of_events(pipeline: Pipeline, reference: Reference, of: Payments, day: int) -> list[SketchDelta]:
@@ -213,9 +216,7 @@ def _deltas(
 def follow(pipeline: Pipeline, reference: Reference, payments: Payments, first: int) -> Findings:
     """What the monitor says of these days, in its order."""
     monitor = MonitorCore(pipeline, keep=SLOWEST_DAYS + 4)
-    monitor.register_version(VERSION, reference, {}, Window(0, first * DAY_MS))
-    # The stream began long before, with events that were left unscored: windows have filled.
-    monitor.observe(SketchRecord(0, 0, 0, unscored=A_DAY, unscored_since_ms=-1000 * DAY_MS, deltas=[]))
+    monitor.register_version(VERSION, reference, {}, Window(FIRST_DAY * DAY_MS, first * DAY_MS))
     findings = Findings()
     for record in records(pipeline, reference, payments, first):
         monitor.observe(record)
@@ -278,7 +279,7 @@ def quiet(task: tuple[int, PaymentLaw, int]) -> list[Counter[str]]:
     pipeline, bank, reference, _ = _start(law, chance)
     found = []
     for _ in range(RUNS):
-        days = alarmed_windows(follow(pipeline, reference, bank.fork().draw(chance, QUIET), TRAINING))
+        days = alarmed_windows(follow(pipeline, reference, bank.fork().draw(chance, QUIET), _TRAINED))
         any_ = set().union(*days.values()) if days else set()
         found.append(Counter({name: len(each) for name, each in days.items()} | {"all": len(any_)}))
     return found
@@ -295,7 +296,7 @@ def changed(task: tuple[int, PaymentLaw, int]) -> dict[str, list[Said]]:
             continue
         for _ in range(RUNS):
             drawn = bank.fork().draw(chance, 1, change)
-            kind, names_it = said_of(follow(pipeline, reference, drawn, TRAINING), change, TRAINING)
+            kind, names_it = said_of(follow(pipeline, reference, drawn, _TRAINED), change, _TRAINED)
             found.setdefault(change.name, []).append(Said(kind, names_it, oracle_finds(drawn, _ALPHA, chance)))
     return found
 

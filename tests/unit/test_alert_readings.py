@@ -31,7 +31,7 @@ from app.core.estimation import compare
 from app.core.faults.fault import Fault
 from app.core.findings import PerformanceRow
 from app.core.performance import FEWEST_OF_EITHER, measure
-from app.core.situation import Situation
+from app.core.situation import Misfit, Performance, Situation
 from app.core.sketches import ALL
 from app.core.verdict import Verdict, decide
 from app.core.verdict_words import Change
@@ -58,25 +58,38 @@ MOVED = {
 
 
 def situation_of(facts: frozenset[str], *, with_labels: bool) -> Situation:
-    """A window of which so much is so; ``conditional``: scores given the label have moved as well."""
-    known = with_labels
-    changes = [change for kind, change in MOVED.items() if kind in facts and (known or kind != "label_prior_drift")]
+    """A window of which so much is so.
+
+    ``in part``: the concept drift is one of a segment, which a moved prior hides; ``foreseen``: the prior has moved as
+    scores say, which what has moved the scores hides.
+    """
+    changes = [change for kind, change in MOVED.items() if kind in facts and (with_labels or kind not in OF_LABELS)]
+    moved = {"p_direction": 0.0, "gap": 0.5, "rate_said": 0.1, "rate_now": 0.5}
+    is_off = "label_prior_drift" in facts and "foreseen" not in facts
+    misfit = Misfit(**(moved if is_off else {}))
+    blind = Misfit(p_order=0.0, losses={"auc": 9.0})
+    segments: tuple[Misfit, ...] = ()
+    if "concept_drift" in facts and "in part" in facts:
+        segments = (replace(blind, segment="k=a"),)
+    elif "concept_drift" in facts:
+        misfit = replace(misfit, p_order=blind.p_order, losses=blind.losses)
+    fault = Fault("constant", ("amount",), "`amount` is constant.", 0.1)
     return Situation(
         n=5_000,
         n_reference=50_000,
         changes=tuple(changes),
-        faults=(Fault("constant", ("amount",), "`amount` is constant.", 1.0),) if "pipeline_fault" in facts else (),
-        p_calibration=(0.0 if "concept_drift" in facts else 0.9) if known else math.nan,
-        calibration_effect=0.2 if known else math.nan,
-        p_prior=(0.0 if "label_prior_drift" in facts else 0.9) if known else math.nan,
+        faults=(fault,) if "pipeline_fault" in facts else (),
+        misfit=misfit if with_labels else None,
+        misfits=segments if with_labels else (),
+        p_prior=(0.0 if is_off else 0.9) if with_labels else math.nan,
         rate_before=0.1,
-        rate_now=0.5 if known else math.nan,
-        p_conditional=(0.0 if "conditional" in facts else 0.9) if known else math.nan,
+        rate_now=(0.5 if is_off else 0.1) if with_labels else math.nan,
+        performance=Performance("AUC", 0.2, expected=0.9, is_realised=with_labels),
     )
 
 
-FACTS = [frozenset(name for name, is_so in zip((*KINDS, "conditional"), so, strict=True) if is_so)
-         for so in product([False, True], repeat=6)]  # fmt: skip
+FACTS = [frozenset(name for name, is_so in zip((*KINDS, "in part", "foreseen"), so, strict=True) if is_so)
+         for so in product([False, True], repeat=7)]  # fmt: skip
 
 
 def counts_of(negative: int, positive: int) -> Counts:

@@ -78,4 +78,4 @@ def test_what_detectors_do_not_spend_is_for_windows() -> None:
         for a, b in ((False, False), (False, True), (True, True), (True, False))
     ]
     assert found == pytest.approx([1.0, 1.0, OF_WINDOWS, OF_WINDOWS + OF_ERRORS])
-    assert found == pytest.approx([1.0, 1.0, 0.4, 0.9])
+    assert found == pytest.approx([1.0, 1.0, 0.3, 0.7])

@@ -119,13 +119,14 @@ def test_a_cell_holds_more_by_the_number_of_independent_events(in_cell: int, els
     assert repeated.is_more(1) == once.is_more(1)
 
 
-def test_labels_whose_scores_resemble_each_other_count_as_fewer_for_the_scores_alone() -> None:
+def test_labels_that_come_k_times_say_what_they_say_once() -> None:
     rng = np.random.default_rng(3)
     before, now = rng.integers(20, 60, (2, 20)), rng.integers(5, 20, (2, 20))
-    plain = check_labels(before, now)
-    alike = check_labels(before, now, score_effect=4.0)
-    # As if every event came four times, and was one.
-    repeated = check_labels(4 * before, 4 * now, 4.0)
-    assert repeated.p_conditional == pytest.approx(plain.p_conditional)
-    assert alike.p_conditional == check_labels(before, now, 4.0).p_conditional > 1.5 * plain.p_conditional
-    assert (alike.p_calibration, alike.p_prior) == (plain.p_calibration, plain.p_prior)
+    weights = np.linspace(1.0, 0.0, 20)
+    once = check_labels(before, now, weights)
+    repeated = check_labels(4 * before, 4 * now, weights, 4.0)
+    for name in ("p_direction", "p_order", "p_shape", "p_prior"):
+        assert getattr(repeated, name) == pytest.approx(getattr(once, name), rel=0.05), name
+    alike = check_labels(before, now, weights, prior_effect=4.0)
+    assert alike.p_prior > 1.5 * once.p_prior
+    assert (alike.p_direction, alike.p_order, alike.p_shape) == (once.p_direction, once.p_order, once.p_shape)

@@ -17,12 +17,12 @@ from app.core.diagnosis import Diagnosis, to_record
 from app.core.drift_calendar import Window
 from app.core.drift_reports import Judgement, Signal
 from app.core.drift_reports import Verdict as Said
-from app.core.estimation import compare, estimate
+from app.core.estimation import calibrate, compare, estimate
 from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
-from app.core.label_checks import check_labels
+from app.core.label_checks import check_labels, order_weights
 from app.core.performance import measure
-from app.core.situation import Predecessor, Situation
+from app.core.situation import Misfit, Predecessor, Situation
 from app.core.sketches import ALL
 from app.core.verdict import Advice, Explanation, Segment, Verdict
 from app.core.verdict_words import Example
@@ -177,21 +177,31 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
         NAMES, known.counts[:3], counts.counts[:3], known.profiles[:3], found.score_before, found.score_now
     )
     assert {share.metric for share in found.attribution} == {*NAMES, "joint"}
-    # The label's design effect goes for the calibration and the prior, the score's for the scores given the label.
+    # The label's design effect goes for the prior, that of what scores leave unexplained for all else.
     effects = replace(known, design_effects=np.array([1.0, 1.0, 1.0, 7.0, 3.0]))
     found = look(monkeypatch, {ALL: counts}, known=effects)
-    labels_say = check_labels(known.training.outcomes, counts.outcomes, 3.0, score_effect=7.0)
-    assert (found.p_calibration, found.calibration_effect, found.calibration_distance) == (
-        labels_say.p_calibration,
-        labels_say.rate_gap,
-        labels_say.effect,
+    weights = order_weights(known.training.outcomes, known.profiles[-2, : known.score_cells])
+    rate_effect = calibrate(known).design_effects["rate"]
+    labels_say = check_labels(known.training.outcomes, counts.outcomes, weights, rate_effect, prior_effect=3.0)
+    deviation = math.sqrt(found.rate_before * (1 - found.rate_before))
+    assert found.misfit == Misfit(
+        p_direction=labels_say.p_direction,
+        gap=labels_say.rate_gap / deviation,
+        rate_said=found.rate_now - labels_say.rate_gap,
+        rate_now=found.rate_now,
+        p_order=labels_say.p_order,
+        losses={},
+        p_shape=labels_say.p_shape,
+        effect=labels_say.effect / deviation,
+        segment="",
+        n=300,
     )
-    assert (found.p_prior, found.p_conditional) == (labels_say.p_prior, labels_say.p_conditional)
+    assert found.p_prior == labels_say.p_prior
     early = look(monkeypatch, {ALL: counts}, with_labels=False)
     assert early.rate_before == found.rate_before
-    assert early.calibration_distance == 0.0
-    for unknown in (early.rate_now, early.p_calibration, early.calibration_effect, early.p_prior, early.p_conditional):
-        assert math.isnan(unknown)
+    assert early.misfit is None
+    assert math.isnan(early.rate_now)
+    assert math.isnan(early.p_prior)
     assert math.isnan(look(monkeypatch, {ALL: counts_of((matrix, scores, labels), 0)}).rate_now)
 
 

@@ -50,7 +50,7 @@ def test_labels_of_positive_decisions_alone_are_said_to_be_that(reference: Refer
     words = found.describe()
     assert words.startswith(f"Labels come only of events scored at or above 0.5 ({found.labelled[1]:,} of ")
     assert "the AUC, the recall and the rate of positives of all events cannot be known." in words
-    assert found.check.p_calibration > 0.001
+    assert found.check.p_direction > 0.001
     assert "The calibration at or above it can and the precision can: " in words
 
 
@@ -88,7 +88,7 @@ def test_a_calibration_that_goes_is_seen_in_chosen_labels(reference: Reference) 
     labels[np.flatnonzero(is_above)[::2]] = 0.0
     found = find_selection(reference, count(reference, np.zeros((10_000, 1)), scores, labels))
     assert found is not None
-    assert found.check.p_calibration < 1e-6
+    assert found.check.p_direction < 1e-6
     assert "fewer positives than the scores say (p = " in found.describe()
 
 

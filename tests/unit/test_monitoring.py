@@ -713,7 +713,7 @@ def test_a_window_is_judged_by_its_counts_beside_training_and_the_windows_before
         if row.stage == "scoring" and row.segment == ALL
     }
     trained = {(row.metric, row.decile): row.value for row in findings.metadata if row.stage == "training"}
-    labels, share = [False, True], 0.4 if has_detectors else 0.9
+    labels, share = [False, True], 0.3 if has_detectors else 0.7
     scored = {*(("1", number) for number in range(4)), *(("2", number) for number in (3, 4, 5))}
     assert views.keys() == {(of_labels, *each) for of_labels in labels for each in scored}
     for (of_labels, version, number), view in views.items():

@@ -9,39 +9,101 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.situation import Performance, Predecessor, Situation
+from app.core.faults.fault import Fault
+from app.core.situation import Least, Misfit, Performance, Predecessor, Situation
 from app.core.verdict_words import Change
 
 #: Numbers that floats hold exactly.
-WINDOW = Situation(n=1000, n_reference=1000, alpha=1 / 64, least_calibration=1 / 4, least_rate=1 / 4)
+WINDOW = Situation(n=1000, n_reference=1000, alpha=1 / 64, least=Least(rate=1 / 4, calibration=1 / 4))
 EIGHTHS = st.integers(-8, 8).map(lambda n: n / 8)
 P_VALUES = st.sampled_from([0.0, 1 / 128, 1 / 64, 1 / 32, math.nan])
 
 
 def test_without_a_word_nothing_is_known_and_nothing_has_moved() -> None:
     window = Situation(n=1, n_reference=1)
-    assert [window.score_moved, window.calibration_moved, window.rate_moved] == [False, False, False]
-    assert not replace(window, p_calibration=0.0, calibration_effect=0.0).calibration_moved
+    assert [window.score_moved, window.tells_less, window.is_off, window.rate_moved] == [False] * 4
+    assert not replace(window, misfit=Misfit(p_direction=0.0, p_order=0.0, p_shape=0.0)).tells_less
     assert (window.better_predecessor, window.features, window.change("score")) == (None, (), None)
-    assert (window.alpha, window.least_calibration, window.least_rate, window.fewest) == (0.001, 0.02, 0.02, 200)
+    assert (window.alpha, window.least, window.fewest) == (0.001, Least(rate=0.1, calibration=0.05), 200)
     assert window.has_reference
-    unknown = (window.score_before, window.score_now, window.p_calibration, window.calibration_effect, window.p_prior)
-    assert all(math.isnan(value) for value in (*unknown, window.rate_before, window.rate_now, window.p_conditional))
+    assert (window.misfit, window.misfits, window.misfit_segments, window.told_misfit) == (None, (), (), None)
+    assert all(
+        math.isnan(value)
+        for value in (window.score_before, window.score_now, window.p_prior, window.rate_before, window.rate_now)
+    )
 
 
-@given(p_value=P_VALUES, effect=EIGHTHS, distance=st.integers(0, 8).map(lambda n: n / 8))
-def test_the_calibration_has_moved_where_it_surely_has_and_far_enough(
-    p_value: float, effect: float, distance: float
-) -> None:
-    window = replace(WINDOW, p_calibration=p_value, calibration_effect=effect, calibration_distance=distance)
-    is_far = abs(effect) >= 1 / 4 or distance >= 1 / 4
-    assert window.calibration_moved == (p_value < 1 / 64 and is_far)
+#: Alpha times these shares is what the questions may spend.
+OF_ORDER, OF_SHAPE, OF_RATES, OF_SEGMENTS, ORDER_OF_SEGMENT = 0.55, 0.05, 0.1, 0.2, 0.7
 
 
-@given(p_value=P_VALUES, rates=st.tuples(EIGHTHS, EIGHTHS | st.just(math.nan)))
+def around(level: float) -> st.SearchStrategy[float]:
+    return st.sampled_from([0.0, 0.999 * level, level, 1.001 * level, 0.5, math.nan])
+
+
+@given(p_value=around(OF_ORDER / 64), loss=st.sampled_from([-3.0, 0.0, 0.999, 1.0, 5.0]))
+def test_scores_tell_less_where_they_surely_do_and_a_measure_has_lost_what_matters(p_value: float, loss: float) -> None:
+    misfit = Misfit(p_order=p_value, losses={"log_loss": -1.0, "auc": loss})
+    assert replace(WINDOW, misfit=misfit).tells_less == (p_value < OF_ORDER / 64 and loss >= 1)
+
+
+@given(p_value=around(OF_SHAPE / 64), effect=st.sampled_from([0.0, 0.249, 0.25, 1.0]))
+def test_odd_odds_are_told_where_they_are_sure_and_far_enough(p_value: float, effect: float) -> None:
+    misfit = Misfit(p_shape=p_value, effect=effect)
+    assert replace(WINDOW, misfit=misfit).tells_less == (p_value < OF_SHAPE / 64 and effect >= 1 / 4)
+
+
+@given(p_value=around(OF_RATES / 64), gap=st.sampled_from([-1.0, -0.25, -0.249, 0.0, 0.249, 0.25]))
+def test_the_scores_are_off_where_they_surely_are_and_far_enough(p_value: float, gap: float) -> None:
+    assert replace(WINDOW, misfit=Misfit(p_direction=p_value, gap=gap)).is_off == (
+        p_value < OF_RATES / 64 and abs(gap) >= 1 / 4
+    )
+
+
+@given(p_value=around(OF_RATES / 64), rates=st.tuples(EIGHTHS.map(abs), EIGHTHS | st.just(math.nan)))
 def test_the_rate_has_moved_where_it_surely_has_and_far_enough(p_value: float, rates: tuple[float, float]) -> None:
     window = replace(WINDOW, p_prior=p_value, rate_before=rates[0], rate_now=rates[1])
-    assert window.rate_moved == (p_value < 1 / 64 and abs(rates[0] - rates[1]) >= 1 / 4)
+    assert window.rate_moved == (p_value < OF_RATES / 64 and abs(rates[0] - rates[1]) >= rates[0] / 4)
+
+
+@given(before=EIGHTHS, said=EIGHTHS, now=EIGHTHS)
+def test_a_change_of_the_rate_explains_a_gap_of_its_size_and_direction(before: float, said: float, now: float) -> None:
+    window = replace(WINDOW, rate_before=before, rate_now=now, misfit=Misfit(rate_said=said, rate_now=now))
+    change, gap = now - before, now - said
+    alike = (change > 0 and gap > 0) or (change < 0 and gap < 0)
+    assert window.is_explained_by_rate == (alike and abs(change) <= 2 * abs(gap) and abs(gap) <= 2 * abs(change))
+
+
+def test_segments_share_what_they_may_spend_and_the_surest_comes_first() -> None:
+    each = OF_SEGMENTS / 64 / 4
+    order, direction = each * ORDER_OF_SEGMENT, each * (1 - ORDER_OF_SEGMENT)
+    lost = {"auc": 1.0}
+    misfits = (
+        Misfit(segment="late", p_order=0.99 * order, losses=lost, p_direction=0.5),
+        Misfit(segment="no loss", p_order=0.0, losses={"auc": 0.9}, p_direction=math.nan),
+        Misfit(segment="not sure", p_order=1.01 * order, losses=lost, p_direction=1.01 * direction, gap=1.0),
+        Misfit(segment="first", p_order=math.nan, p_direction=0.1 * direction, gap=-0.25),
+    )
+    window = replace(WINDOW, misfits=misfits, misfit=Misfit())
+    assert [misfit.segment for misfit in window.misfit_segments] == ["first", "late"]
+    assert window.told_misfit == misfits[3]
+    of_all = Misfit(p_order=0.0, losses=lost)
+    assert replace(window, misfit=of_all).told_misfit == of_all
+
+
+@pytest.mark.parametrize(("loss", "is_worse"), [(0.15, False), (0.17, True)])
+def test_a_fault_takes_twice_its_share_of_the_pairs_at_most(loss: float, *, is_worse: bool) -> None:
+    """Of an AUC of 0.8, a fault in a tenth of the events takes 0.16."""
+    window = replace(
+        WINDOW,
+        faults=(Fault("unseen_values", ("k",), "New.", 0.1),),
+        misfit=Misfit(p_order=0.0, losses={"auc": 5.0}),
+        performance=Performance("AUC", 0.8 - loss, expected=0.8),
+    )
+    assert window.is_worse_than_faults == is_worse
+    assert not replace(window, misfit=Misfit()).is_worse_than_faults
+    estimated = Performance("AUC", 0.1, expected=0.8, is_realised=False)
+    assert not replace(window, performance=estimated).is_worse_than_faults
 
 
 @given(p_value=P_VALUES, values=st.tuples(EIGHTHS, EIGHTHS | st.just(math.nan)), is_known=st.booleans())
