@@ -489,7 +489,10 @@ class PartitionPipeline:
                 times, scores, labels, at = (np.array(column) for column in columns)
                 self._sketch.add_labelled(version, reference, times, scores, labels, of_events)
                 known = np.isfinite(scores)
-                self._sketch.add_errors(version, at[known], ((scores >= reference.threshold) != (labels == 1))[known])
+                wrong = (scores >= reference.threshold) != (labels == 1)
+                # Labels that come early are of one outcome as a rule: an error counts when all of its day can be known.
+                counts_ms = np.maximum(at, times + self._pipeline.performance.maturity_ms)
+                self._sketch.add_errors(version, counts_ms[known], wrong[known], times[known])
 
     def know(self, version: str, reference: Reference) -> None:
         """Give the cells of a version whose events may still be waiting for labels (after a restart)."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FEWEST_BLOCKS = 32
 #: Windows of training below which they are not compared with each other.
 FEWEST_WINDOWS = 8
+# Blocks between which a variance is known to some percent.
+_MANY = 2_048
 # Where a value is cut into "below" and "not below": the deciles.
 _CUTS = 9
 # A correlation counts as found from so many standard errors on: over nine cuts and some ten lengths of blocks, about
@@ -139,15 +141,34 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool, span: Span | Non
         return 1.0
     marks -= marks.mean(axis=1, keepdims=True)
     variances = (marks**2).mean(axis=1)
-    starts = np.zeros(0, np.int64) if span is None else span.starts()
-    if span is not None and len(starts) >= FEWEST_WINDOWS:
+    if span is not None and len(span.starts()) >= FEWEST_WINDOWS:
         marks = _without_profile(marks, span.places)
+    return _effect(marks, variances, span)
+
+
+def effect_of_residuals(residuals: Floats, span: Span | None = None) -> float:
+    """The design effect of values less what is expected of each, in the order of time; see `design_effect`.
+
+    Nothing that repeats in each window is taken away: who expects it has done so. And of what is too little to be
+    found, the variance between `_MANY` blocks counts as it is estimated, with its error of 3 %.
+    """
+    variance = float((residuals**2).mean()) if len(residuals) >= 2 * FEWEST_BLOCKS else 0.0
+    if not variance > 0:
+        return 1.0
+    length = max(len(residuals) // _MANY, 1)
+    sums = residuals[: len(residuals) // length * length].reshape(-1, length).sum(axis=1)
+    estimated = float((sums**2).mean()) / (length * variance) if len(residuals) >= _MANY else 1.0
+    return max(estimated, _effect(residuals[None], np.array([variance]), span))
+
+
+def _effect(marks: Floats, variances: Floats, span: Span | None) -> float:
     blocks = _compare_blocks(marks, variances)
     settled = blocks.last_correlated + 2
     found = 1.0
     if blocks.last_correlated >= 0:
         level = min(settled, len(blocks.effects) - 1)
         found = blocks.effects[level] * (1 + _UPPER * math.sqrt(2 / (marks.shape[1] >> level)))
+    starts = np.zeros(0, np.int64) if span is None else span.starts()
     if span is None or len(starts) < FEWEST_WINDOWS:
         return max(1.0, found)
     of_windows = _compare_windows(marks, variances, starts, span.memory)

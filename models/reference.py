@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.error_hours import ErrorHours
 from models.soundness import CellLaws, find_fault_of_metrics, find_fault_of_reference
 from models.units import FIXED_POINT
 
@@ -166,8 +167,7 @@ class Reference:
     threshold
         A score at or above it is a positive decision.
     design_effects
-        Per metric: how many neighbouring events count as one (`models.dependence`). Of the outcome: by its labels or by
-        where the decisions were wrong, whichever is more; errors may come in bursts where labels do not.
+        Per metric: how many neighbouring events count as one (`models.dependence`).
     profiles
         Metrics x cells: mean score of the events in a cell; NaN where there are none.
     outcome_blocks
@@ -175,6 +175,8 @@ class Reference:
         together for a while.
     segments
         The counts of each segment that had events in training, by name.
+    errors
+        Where decisions were wrong: by the hours of the week, and how errors depend on each other beyond that.
     """
 
     metrics: tuple[MetricCells, ...]
@@ -184,6 +186,7 @@ class Reference:
     profiles: Floats
     outcome_blocks: Ints
     segments: Mapping[str, Counts] = field(default_factory=dict)
+    errors: ErrorHours = field(default_factory=ErrorHours.none)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -263,7 +266,7 @@ class Reference:
         """All of it as JSON, from which `from_json` makes the same bits again."""
         return json.dumps(
             {
-                "format": 3,
+                "format": 4,
                 "threshold": self.threshold,
                 "n": self.training.n,
                 "log_loss_sum": self.training.log_loss_sum,
@@ -288,6 +291,12 @@ class Reference:
                     for row, metric in enumerate(self.metrics)
                 ],
                 "segments": {name: self._to_lists(counts) for name, counts in self.segments.items()},
+                "errors": {
+                    "events": self.errors.events.tolist(),
+                    "wrong": self.errors.wrong.tolist(),
+                    "log_odds": self.errors.log_odds.tolist(),
+                    "effect": self.errors.effect,
+                },
             },
             allow_nan=False,
         )
@@ -323,12 +332,12 @@ class Reference:
         try:
             body = json.loads(text)
             written = body["format"]
-            whole = cls._read(body) if written == 3 else None
+            whole = cls._read(body) if written == 4 else None
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a reference as to_json writes it: {type(error).__name__}: {error!s:.200}") from error
         if whole is None:
             raise ValueError(
-                f"reference format {written!r:.40} is not 3; train again, or use the release that wrote it"
+                f"reference format {written!r:.40} is not 4; train again, or use the release that wrote it"
             )
         if fault := find_fault_of_reference(whole):
             raise ValueError(f"not a sound reference: {fault}")
@@ -369,7 +378,11 @@ class Reference:
             block.reshape(-1)[cells] = counts
         whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles, blocks)
         segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
-        return replace(whole, segments=segments)
+        errors = ErrorHours.none()
+        _fill(errors.events, body["errors"]["events"])
+        _fill(errors.wrong, body["errors"]["wrong"])
+        _fill(errors.log_odds, body["errors"]["log_odds"])
+        return replace(whole, segments=segments, errors=replace(errors, effect=float(body["errors"]["effect"])))
 
 
 def _to_sparse(counts: Ints) -> tuple[list[int], list[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.counting import count, count_outcomes
 from models.dependence import FEWEST_WINDOWS, Span, design_effect
+from models.error_hours import ErrorHours, fit_error_hours
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
 from models.units import FIXED_POINT
@@ -40,6 +41,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     segments: Segments | None = None,
     span: Span | None = None,
     memories: Sequence[float] = (),
+    times_ms: Ints | None = None,
 ) -> Reference:
     """Freeze the cells on the training data and count it in them.
 
@@ -66,6 +68,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         In which detection windows the events lie; None: that is not known.
     memories
         Of each feature: how many detection windows its longest window spans; empty: none carries the past.
+    times_ms
+        Of the events, ascending, to see at which hours decisions are wrong; None: they have none.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
@@ -95,7 +99,6 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # a label that never comes is none
         lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
         effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
-    effects[-1] = max(effects[-1], _effect_of_errors(scores, outcomes, threshold))
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
     parts = _cut(labelled, span)
     blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)
@@ -103,7 +106,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     for block, rows in zip(blocks, parts, strict=True):
         block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
     by_segment = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
-    return replace(cells, training=count(cells, matrix, scores, outcomes), segments=by_segment)
+    errors = _fit_errors(scores, outcomes, threshold, times_ms, span)
+    return replace(cells, training=count(cells, matrix, scores, outcomes), segments=by_segment, errors=errors)
 
 
 def _cut(rows: Ints, span: Span | None) -> list[Ints]:
@@ -159,11 +163,14 @@ def _count_segments(
     return {segments.names[number]: counts for number, counts in GroupedCounts.merge(parts).split().items()}
 
 
-def _effect_of_errors(scores: Floats, outcomes: Floats, threshold: float) -> float:
-    """How many neighbouring decisions count as one, by where they were wrong."""
+def _fit_errors(
+    scores: Floats, outcomes: Floats, threshold: float, times_ms: Ints | None, span: Span | None
+) -> ErrorHours:
+    """Where the decisions whose label is known were wrong."""
     is_known = np.isfinite(scores) & np.isin(outcomes, (0, 1))
     wrong = (scores[is_known] >= threshold) != (outcomes[is_known] == 1)
-    return design_effect(wrong.astype(np.int64), 2, in_order=False)
+    times_ms = None if times_ms is None else times_ms[is_known]
+    return fit_error_hours(wrong, times_ms, None if span is None else span.of(is_known))
 
 
 def _find_cells(metric: MetricCells, values: Floats) -> Ints:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.error_hours import ErrorHours
     from models.reference import Counts, MetricCells, Reference
 
     Ints = NDArray[np.int64]
@@ -31,6 +32,8 @@ MOST_EVENTS = 2**40
 _MOST_CELLS_OF_SEGMENTS = 2**25
 #: Of the log loss of one label: that of a certain and wrong score, which is 34.5, and room for rounding.
 _LARGEST_LOSS = 36 * FIXED_POINT
+#: Chances of 1e-9 and of 1 - 1e-9 are so far apart.
+_LARGEST_LOG_ODDS = 42.0
 
 
 class SparseCounts(NamedTuple):
@@ -180,6 +183,7 @@ def _faults_of_reference(reference: Reference) -> Iterator[str]:
         yield "a design effect is no positive number"
     if np.isinf(reference.profiles).any():
         yield "a mean score is infinite"
+    yield from _faults_of_errors(reference.errors, reference.training)
     blocks = reference.outcome_blocks
     if (blocks < 0).any() or (blocks > reference.training.outcomes).any():
         yield "a block of labels is no part of those of training"
@@ -191,3 +195,19 @@ def _faults_of_reference(reference: Reference) -> Iterator[str]:
             yield f"{fault} ({segment})"
         if counts.n > reference.n:
             yield f"segment {segment} has more events than all"
+
+
+def _faults_of_errors(errors: ErrorHours, training: Counts) -> Iterator[str]:
+    if (errors.wrong < 0).any() or (errors.wrong > errors.events).any():
+        yield "an hour has more wrong decisions than decisions, or less than none"
+    if (errors.events > MOST_EVENTS).any():
+        yield "an hour has more decisions than can be"
+    n, wrong = int(errors.events.sum()), int(errors.wrong.sum())
+    if n and (n, wrong) != (training.n_labels, training.n_labels - training.n_correct):
+        yield f"the hours have {n} decisions, {wrong} of them wrong, and training has others"
+    if not np.isfinite(errors.log_odds).all() or (np.abs(errors.log_odds) > _LARGEST_LOG_ODDS).any():
+        yield "the log odds of an error in an hour are no number, or none that can be"
+    if errors.differ and not 0 < wrong < n:
+        yield "its hours differ, and none of their decisions was wrong, or all were"
+    if not 1 <= errors.effect < math.inf:
+        yield "the design effect of errors is less than 1, or no number"

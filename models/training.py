@@ -163,6 +163,7 @@ def train(
         segments=Segments.of(pipeline),
         span=span_of(pipeline, event_time_ms),
         memories=memories_of(pipeline),
+        times_ms=event_time_ms,
     )
     manifest = Manifest(
         model=pipeline.model.name,

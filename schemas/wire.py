@@ -266,13 +266,16 @@ class SketchDelta(msgspec.Struct, array_like=True):
 class ErrorRun(msgspec.Struct, array_like=True):
     """Decisions of one version whose labels one transaction applied, in the order in which it did.
 
-    ``times_ms``: effective times of the labels, ascending, int64 little-endian bytes; no later run of the partition
-    begins before the ``label_watermark_ms`` that its records have said. ``wrong``: a byte each, 1 or 0.
+    ``times_ms``: from when each counts, int64 little-endian bytes: the effective time of its label, or the time of its
+    event and ``performance.maturity``, whichever is later. None is before the ``label_watermark_ms`` that earlier
+    records of the partition have said. ``wrong``: a byte each, 1 or 0. ``hours``: a byte each, the hour of the week of
+    its event (`models.error_hours.hours_of`); empty in records of former releases.
     """
 
     version: VersionName
     times_ms: bytes
     wrong: bytes
+    hours: bytes = b""
 
 
 class LabelCounts(msgspec.Struct, array_like=True):

@@ -77,7 +77,7 @@ class RiverDetector:
         self._bits = bytearray()
         self._inner = made.kind(**made.settings)
 
-    def observe(self, wrong: Bits) -> list[Detection]:
+    def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:  # noqa: ARG002  # it knows of none
         """Take the next errors; see `app.core.detectors.Detector`."""
         found = []
         for bit in wrong.tolist():

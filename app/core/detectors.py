@@ -1,7 +1,8 @@
 """What a sequential detector of the error stream is, and what it says when it fires.
 
 The error stream of a model version has one bit per decision whose label has come: 1, the decision was wrong. Its events
-are numbered from 0. A detector takes them in batches, and what it says does not depend on where those are cut.
+are numbered from 0. A detector takes them in batches, and what it says does not depend on where those are cut. With
+each comes the hour of the week of its event: at some hours more decisions are wrong than at others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from scipy.special import xlogy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from app.core.batches import Floats, Ints
     from schemas.pipeline import ErrorDetector
 
 Bits = NDArray[np.uint8]
@@ -32,7 +34,7 @@ class Detection(NamedTuple):
     n_since, wrong_since
         Events from ``change`` to ``position``, both included, and how many of their decisions were wrong.
     n_before, rate_before
-        Events that the rate before the change rests on, and that rate.
+        Events that the rate before the change rests on, and that rate: at the hours of the events since.
     statistic, threshold
         What was compared; None where a detector does not tell.
     rose
@@ -57,14 +59,37 @@ class Detection(NamedTuple):
 class Detector(Protocol):
     """Watches one error stream. After a detection it starts again by itself."""
 
-    def observe(self, wrong: Bits) -> list[Detection]:
-        """Take the next events (1: the decision was wrong); what was noticed among them, in their order."""
+    def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:
+        """Take the next events; what was noticed among them, in their order.
+
+        Parameters
+        ----------
+        wrong
+            1: the decision was wrong.
+        hours
+            The hour of the week of each event (`models.error_hours.hours_of`); None: for a detector that needs none.
+        """
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state, as values that JSON keeps."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state that a detector of the same settings gave; it goes on as that one would have."""
+
+
+class HourlyRate(NamedTuple):
+    """How the rate of errors differs by the hour of the week.
+
+    Parameters
+    ----------
+    events
+        Decisions of training in each hour.
+    log_odds
+        By how much the log odds of an error differ from their level.
+    """
+
+    events: Ints
+    log_odds: Floats
 
 
 class Baseline(NamedTuple):
@@ -78,12 +103,15 @@ class Baseline(NamedTuple):
         Events between two false alarms, on average, that the budget allows.
     design_effect
         How many events count as one, because errors come in bursts; 1: each is independent.
+    hourly
+        How the rate differs by hour; None: not that anyone knows.
     """
 
     n: int
     wrong: int
     arl_events: float
     design_effect: float = 1.0
+    hourly: HourlyRate | None = None
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.core.budget import OF_ERRORS
-from app.core.detectors import Baseline
+from app.core.detectors import Baseline, HourlyRate
 from app.core.drift.cusum import Cusum
 from app.core.drift_calendar import Window
 from app.core.drift_reports import Judgement, Verdict
@@ -47,7 +47,8 @@ def baseline_of(reference: Reference, training: Window, drift: Drift) -> Baselin
     """What training says of the error rate, and the events between false alarms that the budget allows.
 
     Half of the budget is for sequential detectors. Where it is per time, labels are taken to come as often as in
-    training; when that has no times, its labels stand for one such period.
+    training; when that has no times, its labels stand for one such period. Errors may come in bursts that labels do not
+    show, and one training set shows less than all of their own: the larger of both design effects counts.
     """
     n = reference.training.n_labels
     budget = drift.false_alarms
@@ -58,7 +59,10 @@ def baseline_of(reference: Reference, training: Window, drift: Drift) -> Baselin
         length_ms = training.end_ms - training.start_ms
         events = n * budget.per_ms / length_ms if length_ms > 0 else float(n)
     arl = max(events / (budget.number * OF_ERRORS), FEWEST_EVENTS)
-    return Baseline(n, n - reference.training.n_correct, arl, float(reference.design_effects[-1]))
+    errors = reference.errors
+    effect = max(float(reference.design_effects[-1]), errors.effect)
+    hourly = HourlyRate(errors.events, errors.log_odds) if errors.differ else None
+    return Baseline(n, n - reference.training.n_correct, arl, effect, hourly)
 
 
 @dataclass(eq=False)
@@ -80,9 +84,12 @@ class ErrorWatch:
         What the pipeline file asks for.
     make
         Makes each.
+    maturity_ms
+        An error counts so long after its event, or when its label comes if that is later.
     """
 
-    def __init__(self, wanted: tuple[ErrorDetector, ...], baseline: Baseline, make: Make) -> None:
+    def __init__(self, wanted: tuple[ErrorDetector, ...], baseline: Baseline, make: Make, maturity_ms: int = 0) -> None:
+        self._maturity_ms = maturity_ms
         self._detectors = [_Watching(each.detector, _key(each), make(each, baseline)) for each in wanted]
         self._seen = 0
         self._times: Ints = np.zeros(0, np.int64)  # of every so manieth event
@@ -98,9 +105,10 @@ class ErrorWatch:
         self._times = np.append(self._times, marked)
         reports = []
         for each in self._detectors:
-            for found in each.detector.observe(errors.wrong):
+            for found in each.detector.observe(errors.wrong, errors.hours):
                 position_ms = int(errors.times_ms[each.started + found.position - start])
-                change_ms = min(self._time_at(each.started + found.change), position_ms)
+                # What has changed are events, and when it is noticed depends on labels.
+                change_ms = min(self._time_at(each.started + found.change), position_ms) - self._maturity_ms
                 reports.append(_report(about, each.name, found, change_ms, position_ms))
         surplus = len(self._times) - _MARKS
         if surplus > 0:

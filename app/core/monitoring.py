@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MAGIC = b"streamgauge monitor 6\n"
+_MAGIC = b"streamgauge monitor 7\n"
 
 
 @dataclass(eq=False)
@@ -139,7 +139,7 @@ class MonitorCore:
         self._n_past = history * len(self._calendar.panes_of(self._calendar.window_at(0)))
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
-        self._errors = ErrorStream()
+        self._errors = ErrorStream(pipeline.performance.maturity_ms)
         #: What is wrong with the stream itself.
         self.inputs = InputChecks(pipeline.name, drift.slice_ms, drift.grace_ms)
         #: How long labels take.
@@ -191,7 +191,9 @@ class MonitorCore:
         own = {name: value for name, value, _, _ in measure(reference.training)}
         self.alerts.add_version(version, {**own, **training_metrics})
         window, drift = training or Window(0, 0), self._pipeline.drift
-        errors = ErrorWatch(drift.detectors, baseline_of(reference, window, drift), self._make_detector)
+        maturity_ms = self._pipeline.performance.maturity_ms
+        baseline = baseline_of(reference, window, drift)
+        errors = ErrorWatch(drift.detectors, baseline, self._make_detector, maturity_ms)
         judge = Judge(reference, drift.tests)
         known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
@@ -504,7 +506,7 @@ class MonitorCore:
         began = [self._store.start.before(end_ms) for end_ms in ends_ms.tolist()]
         full_ms = np.array([-math.inf if each is None else each + filling_ms for each in began])
         is_full = errors.times_ms >= full_ms[at]
-        return Errors(errors.times_ms[is_full], errors.wrong[is_full])
+        return errors.take(np.flatnonzero(is_full))
 
     def _silence(self, window: Window, version: str) -> Silence:
         metrics = self._versions[version].reference.names

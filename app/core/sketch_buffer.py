@@ -10,6 +10,7 @@ import numpy as np
 from app.core.segment_sketches import SegmentBuffer
 from app.core.sketches import ALL, pack
 from models.counting import count, count_outcomes
+from models.error_hours import hours_of
 from schemas.wire import ErrorRun
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class SketchBuffer:
         self._counts: dict[tuple[str, int], Counts] = {}
         self._scored: dict[str, _Waiting] = {}
         self._labelled: dict[str, _Waiting] = {}
-        self._errors: dict[str, list[tuple[Ints, NDArray[np.bool_]]]] = {}
+        self._errors: dict[str, list[tuple[Ints, NDArray[np.bool_], Ints]]] = {}
 
     def add_scored(
         self, version: str, reference: Reference, event_time_ms: Ints, matrix: Floats, scores: Floats
@@ -96,9 +97,9 @@ class SketchBuffer:
             starts = slice_starts(event_time_ms, self._slice_ms)
             self._by_segment.add_labelled(version, reference, starts, scores, labels, segments)
 
-    def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_]) -> None:
-        """Note the decisions whose labels were applied at these effective times, in their order."""
-        self._errors.setdefault(version, []).append((time_ms, wrong))
+    def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_], event_time_ms: Ints) -> None:
+        """Note decisions whose labels were applied, in that order; ``time_ms``: from when each counts."""
+        self._errors.setdefault(version, []).append((time_ms, wrong, event_time_ms))
 
     def drain_errors(self) -> list[ErrorRun]:
         """Give the decisions since the last drain, a run per version."""
@@ -106,10 +107,12 @@ class SketchBuffer:
         return [
             ErrorRun(
                 version,
-                np.concatenate([times for times, _ in runs]).astype("<i8").tobytes(),
-                np.concatenate([wrong for _, wrong in runs]).astype(np.uint8).tobytes(),
+                np.concatenate(times_ms).astype("<i8").tobytes(),
+                np.concatenate(wrong).astype(np.uint8).tobytes(),
+                hours_of(np.concatenate(event_time_ms)).astype(np.uint8).tobytes(),
             )
             for version, runs in sorted(errors.items())
+            for times_ms, wrong, event_time_ms in [zip(*runs, strict=True)]
         ]
 
     def drain(self) -> list[SketchDelta]:

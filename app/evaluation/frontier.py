@@ -43,7 +43,7 @@ class AlwaysFire:
     def __init__(self) -> None:
         self._seen = 0
 
-    def observe(self, wrong: Bits) -> list[Detection]:
+    def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:  # noqa: ARG002  # as all detectors
         start, self._seen = self._seen, self._seen + len(wrong)
         return [
             Detection(start + place, start + place, 1, bit, 0, 0.0, rose=True)

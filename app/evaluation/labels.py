@@ -142,7 +142,8 @@ def records(stream: Labels, reference: Reference, chance: np.random.Generator, w
             deltas.append(
                 pack(name, VERSION, ALL, of * _SIZE_MS, count_outcomes(reference, scores[these], labels[these]))
             )
-        errors = ErrorRun(VERSION, came_ms[come].astype("<i8").tobytes(), (~right[come]).astype(np.uint8).tobytes())
+        counts_ms = np.maximum(came_ms[come], times_ms[come] + stream.pipeline.performance.maturity_ms)
+        errors = ErrorRun(VERSION, counts_ms.astype("<i8").tobytes(), (~right[come]).astype(np.uint8).tobytes())
         yield SketchRecord(0, end_ms, end_ms, deltas, [errors])
 
 

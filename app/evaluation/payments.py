@@ -37,6 +37,7 @@ from app.evaluation.payment_stream import (
 from app.evaluation.product import VERSION
 from app.evaluation.run import generator
 from models.counting import count, count_outcomes
+from models.error_hours import hours_of
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
@@ -169,6 +170,7 @@ def fit(pipeline: Pipeline, payments: Payments) -> Reference:
         segments=Segments.of(pipeline),
         span=span_of(pipeline, payments.times_ms),
         memories=memories_of(pipeline),
+        times_ms=payments.times_ms,
     )
 
 
@@ -178,7 +180,9 @@ def records(pipeline: Pipeline, reference: Reference, payments: Payments, first:
     waiting = pipeline.performance.maturity_ms // DAY_MS
     right = (payments.scores >= reference.threshold) == (payments.labels == 1)
     order = np.argsort(payments.label_times_ms, kind="stable")
-    came_ms, wrong = payments.label_times_ms[order], ~right[order]
+    came_ms, wrong = payments.label_times_ms[order], (~right[order]).astype(np.uint8)
+    counts_ms = np.maximum(came_ms, payments.times_ms[order] + pipeline.performance.maturity_ms).astype("<i8")
+    hours = hours_of(payments.times_ms[order]).astype(np.uint8)
     for day in range(first, last + waiting + 1):
         end_ms = (day + 1) * DAY_MS
         deltas: list[SketchDelta] = []
@@ -187,9 +191,8 @@ def records(pipeline: Pipeline, reference: Reference, payments: Payments, first:
         if first <= day - waiting <= last:
             deltas += _of_labels(pipeline, reference, payments.day(day - waiting), day - waiting)
         start, stop = np.searchsorted(came_ms, [day * DAY_MS, end_ms])
-        errors = ErrorRun(
-            VERSION, came_ms[start:stop].astype("<i8").tobytes(), wrong[start:stop].astype(np.uint8).tobytes()
-        )
+        columns = (each[start:stop].tobytes() for each in (counts_ms, wrong, hours))
+        errors = ErrorRun(VERSION, *columns)
         unscored = A_DAY * first if day == first else 0  # the stream is older than what is scored
         yield SketchRecord(0, end_ms, end_ms, deltas, [errors], unscored, unscored_since_ms=0 if unscored else None)
 

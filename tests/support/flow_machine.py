@@ -366,7 +366,7 @@ class FlowMachine(RuleBasedStateMachine):
         for record in self.committed.sketches:
             for run in record.errors:
                 errors = Errors.of(run)
-                assert errors.times_ms[0] >= said_ms
+                assert errors.times_ms.min() >= said_ms
                 numbers.update({run.version: len(errors.wrong), f"{run.version} wrong": int(errors.wrong.sum())})
             said_ms = max(said_ms, record.label_watermark_ms)
         for version, reference in references.items():

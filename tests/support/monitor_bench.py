@@ -232,7 +232,9 @@ class Bench:
         segments = Segments.of(self.pipeline).find(matrix).T.tolist()
         buffer.add_labelled("1.0.0", self.reference, times, scores, labels, segments)
         if self.pipeline.drift.segments:
-            buffer.add_errors("1.0.0", times + 600_000, (scores >= self.reference.threshold) != (labels == 1))
+            wrong = (scores >= self.reference.threshold) != (labels == 1)
+            counts_ms = times + max(600_000, self.pipeline.performance.maturity_ms)
+            buffer.add_errors("1.0.0", counts_ms, wrong, times)
 
     def _score(self, number: int) -> Score:
         return Score(

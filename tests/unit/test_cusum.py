@@ -57,7 +57,7 @@ def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, 
         assert (found[0].n_before, found[0].rate_before) == (n_before, wrong_before / n_before)
     else:
         assert (n, detector._scores.ravel().tolist()) == (len(wrong), scores)
-        assert [events for events, _ in detector._since] == since
+        assert [each.n for each in detector._since] == since
 
 
 @pytest.mark.slow
@@ -222,7 +222,7 @@ def test_what_was_seen_without_a_change_is_learned_when_it_is_a_seventh_more() -
     learned, kept = (Cusum(Baseline(n, n // 5, 1_000_000)) for n in (2_000, 20_000))
     assert learned.observe(wrong) == kept.observe(wrong) == []
     state = learned.snapshot()
-    since, since_wrong = state["since"][0]
+    since_wrong, since = state["since"][0]
     known = 3_000 - since, 400 + int(wrong.sum()) - since_wrong
     assert state["calibrated_n"] == known[0] >= 2_300
     assert kept.snapshot()["calibrated_n"] == 20_000

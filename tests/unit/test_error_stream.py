@@ -20,11 +20,12 @@ from schemas.pipeline_detectors import DETECTORS, default_detector
 from schemas.wire import ErrorRun, SketchRecord
 
 END_MS = 10**9
-LOGS = st.lists(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1)), max_size=12),  # time since the one before, wrong
-    min_size=1,
-    max_size=4,
-)
+UNIT_MS = 1_200_000  # a third of an hour
+#: Of each label: time since the one before, how much later than it the error counts, wrong, and hour of the week.
+LABELS = st.tuples(st.integers(0, 4), st.sampled_from([0, 0, 1, 5, 30]), st.integers(0, 1), st.integers(0, 167))
+LOGS = st.lists(st.lists(LABELS, max_size=12), min_size=1, max_size=4)
+#: From when an error counts, whether it was wrong, and the hour.
+Counted = tuple[int, int, int]
 
 
 def error_run(version: str, errors: list[tuple[int, int]]) -> ErrorRun:
@@ -32,32 +33,38 @@ def error_run(version: str, errors: list[tuple[int, int]]) -> ErrorRun:
     return ErrorRun(version, times.astype("<i8").tobytes(), wrong.astype(np.uint8).tobytes())
 
 
-def records_of(partition: int, errors: list[tuple[int, int]], cuts: list[int]) -> list[SketchRecord]:
+def records_of(partition: int, labels: list[tuple[int, Counted]], cuts: list[int]) -> list[SketchRecord]:
     """Transactions, each of which says that labels have been applied up to its last one."""
-    edges = [0, *sorted(min(cut, len(errors)) for cut in cuts), len(errors)]
+    edges = [0, *sorted(min(cut, len(labels)) for cut in cuts), len(labels)]
     records, watermark = [], -(2**62)
     for start, end in itertools.pairwise(edges):
-        watermark = errors[end - 1][0] if end > start else watermark
-        records.append(SketchRecord(partition, 0, watermark, [], [error_run("1", errors[start:end])]))
+        watermark = labels[end - 1][0] if end > start else watermark
+        times, wrong, hours = np.array([error for _, error in labels[start:end]], np.int64).reshape(-1, 3).T
+        columns = times.astype("<i8"), wrong.astype(np.uint8), hours.astype(np.uint8)
+        run = ErrorRun("1", *(column.tobytes() for column in columns))
+        records.append(SketchRecord(partition, 0, watermark, [], [run]))
     return [*records, SketchRecord(partition, 0, END_MS, [])]
 
 
-def in_time(log: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    times = np.cumsum([time for time, _ in log]).tolist()
-    return [(time, wrong) for time, (_, wrong) in zip(times, log, strict=True)]
+def in_time(log: list[tuple[int, int, int, int]]) -> list[tuple[int, Counted]]:
+    """Effective times of labels, which ascend, and the errors, which count then or later."""
+    times = (UNIT_MS * np.cumsum([time for time, *_ in log])).tolist()
+    return [
+        (time, (time + UNIT_MS * later, wrong, hour)) for time, (_, later, wrong, hour) in zip(times, log, strict=True)
+    ]
 
 
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(LOGS, st.data())
 def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
-    logs: list[list[tuple[int, int]]], data: st.DataObject
+    logs: list[list[tuple[int, int, int, int]]], data: st.DataObject
 ) -> None:
     partitions = [in_time(log) for log in logs]
     expected = sorted(
-        (time, partition, place, wrong)
+        (time, partition, place, wrong, hour)
         for partition, log in enumerate(partitions)
-        for place, (time, wrong) in enumerate(log)
+        for place, (_, (time, wrong, hour)) in enumerate(log)
     )
     queues = [
         [
@@ -68,7 +75,7 @@ def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
         for number, log in enumerate(partitions)
     ]
     stream, said = ErrorStream(), [-(2**62)] * len(queues)
-    found: list[tuple[int, int]] = []
+    found: list[Counted] = []
     while any(queues):
         number = data.draw(st.sampled_from([n for n, queue in enumerate(queues) if queue]))
         record = queues[number].pop(0)
@@ -82,7 +89,7 @@ def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
             stream.restore(state)
             assert stream.snapshot() == state
     found += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
-    assert found == [(time, wrong) for time, _, _, wrong in expected]
+    assert found == [(time, wrong, hour) for time, _, _, wrong, hour in expected]
     assert stream.snapshot() == {}
 
 
@@ -96,11 +103,16 @@ def test_what_is_at_the_watermark_waits_for_others_of_the_same_time() -> None:
 
 @pytest.mark.parametrize(
     "run",
-    [ErrorRun("1", b"1234567", b"\0"), ErrorRun("1", bytes(8), b"\2"), error_run("1", [(2, 0), (1, 0)])],
-    ids=["cut", "neither", "back"],
+    [
+        ErrorRun("1", b"1234567", b"\0"),
+        ErrorRun("1", bytes(8), b"\2"),
+        ErrorRun("1", bytes(16), b"\1\0", b"\7"),
+        ErrorRun("1", bytes(8), b"\1", b"\xa8"),
+    ],
+    ids=["cut", "neither", "hours cut", "no hour"],
 )
 def test_a_run_that_is_not_whole_is_refused(run: ErrorRun) -> None:
-    with pytest.raises(ValueError, match=r"fit|ascend"):
+    with pytest.raises(ValueError, match=r"fit|each is"):
         Errors.of(run)
 
 
@@ -144,7 +156,7 @@ def test_detections_are_those_of_rivers_own(name: str, seed: int) -> None:
         own.update(bit)
         if own.drift_detected:
             expected.append(number)
-    found = make_detector(default_detector(name), Baseline(0, 0, 1.0)).observe(wrong)
+    found = make_detector(default_detector(name), Baseline(0, 0, 1.0)).observe(wrong, wrong)  # any hours
     assert [each.position for each in found] == expected
     assert all(0 <= each.change <= each.position and each.n_since + each.change - 1 == each.position for each in found)
 
@@ -228,12 +240,35 @@ def test_equal_streams_give_equal_snapshots_whatever_came_first_and_however_it_w
     assert json.dumps(one.snapshot()) == json.dumps(other.snapshot())
 
 
-def test_a_run_is_whole_when_each_error_has_a_time_and_times_do_not_go_back() -> None:
-    whole = error_run("1", [(2, 0), (2, 1), (5, 0)])
-    assert Errors.of(whole).times_ms.tolist() == [2, 2, 5]
+def test_a_run_is_whole_when_each_error_has_a_time_whatever_their_order() -> None:
+    whole = error_run("1", [(2, 0), (5, 1), (2, 0)])
+    assert Errors.of(whole).times_ms.tolist() == [2, 5, 2]
     assert len(Errors.of(error_run("1", [])).wrong) == 0
     ErrorStream.check(SketchRecord(0, 0, 0, [], [whole]))
-    with pytest.raises(ValueError, match="7 bytes of times do not fit 1 decisions"):
+    with pytest.raises(ValueError, match="7 bytes of times and 0 hours do not fit 1 decisions"):
         ErrorStream.check(SketchRecord(0, 0, 0, [], [whole, ErrorRun("1", b"1234567", b"\0")]))
-    with pytest.raises(ValueError, match="ascend"):
+    with pytest.raises(ValueError, match="each is 1 or 0"):
         ErrorStream.check(SketchRecord(0, 0, 0, [], [ErrorRun("1", bytes(16), b"\0\2")]))
+
+
+def test_a_run_of_former_releases_is_of_the_hours_before_maturity() -> None:
+    """Monday at half past midnight, whose labels are mature on Wednesday."""
+    monday_ms, day_ms = 4 * 86_400_000 + 1_800_000, 86_400_000
+    stream = ErrorStream(maturity_ms=2 * day_ms)
+    stream.add(SketchRecord(0, 0, 0, [], [error_run("1", [(monday_ms + 2 * day_ms, 1), (monday_ms + 3 * day_ms, 0)])]))
+    assert stream.release("1", 2**62).hours.tolist() == [0, 24]
+
+
+def test_what_is_for_later_costs_a_release_nothing_and_ten_bytes_each() -> None:
+    stream, n = ErrorStream(), 200_000
+    times = np.arange(n) * 20 + 10 * 3_600_000
+    run = ErrorRun("1", times.astype("<i8").tobytes(), bytes(n), bytes(n))
+    stream.add(SketchRecord(0, 0, 0, [], [run]))
+    assert len(stream.release("1", 10 * 3_600_000).wrong) == 0
+    (by_hour,) = stream.held["1"].values()
+    assert sorted(by_hour) == [10, 11]
+    before = {number: [id(column) for column in held] for number, held in by_hour.items()}
+    assert len(stream.release("1", 10 * 3_600_000 + 40).wrong) == 2
+    # The next hour has not been touched.
+    assert [id(column) for column in by_hour[11]] == before[11]
+    assert sum(len(column) for held in by_hour.values() for column in held) == 10 * (n - 2)

@@ -23,6 +23,7 @@ from app.core.findings import Findings, Subject
 from app.core.monitoring import MonitorCore
 from app.core.sketch_buffer import SketchBuffer
 from app.core.sketches import ALL
+from models.error_hours import ErrorHours
 from models.reference import Reference
 from models.reference_fit import fit_reference
 from schemas.pipeline import AlertRule, Drift, FalseAlarms, Pipeline
@@ -52,6 +53,7 @@ def make_pipeline(partitions: int = 1) -> Pipeline:
         return replace(
             pipeline,
             partitions=partitions,
+            performance=replace(pipeline.performance, maturity_ms=0),
             events=replace(pipeline.events, earliest_ms=0),
             drift=replace(pipeline.drift, false_alarms=FalseAlarms(1, per_events=500_000)),
         )
@@ -142,7 +144,7 @@ def drift(budget: FalseAlarms) -> Drift:
 def test_the_budget_is_in_events_or_in_time_at_the_pace_of_training() -> None:
     # 4 000 labels in 4 000 hours are 720 in 30 days; half of the one false alarm is for these detectors.
     hours, month = Window(0, 4_000 * HOUR_MS), FalseAlarms(1, per_ms=30 * 24 * HOUR_MS)
-    assert baseline_of(reference(), hours, drift(month)) == (4_000, 800, 1_440, reference().design_effects[-1])
+    assert baseline_of(reference(), hours, drift(month)) == (4_000, 800, 1_440, reference().design_effects[-1], None)
     assert baseline_of(reference(), hours, drift(FalseAlarms(1, per_events=50_000))).arl_events == 100_000
     assert baseline_of(reference(), hours, drift(FalseAlarms(4, per_events=50_000))).arl_events == 25_000
     assert baseline_of(reference(), Window(0, 0), drift(month)).arl_events == 8_000
@@ -178,7 +180,9 @@ class Told:
         self.found = found
         self.n = 0
 
-    def observe(self, wrong: Bits) -> list[Detection]:
+    def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:
+        assert hours is not None
+        assert hours.shape == wrong.shape
         start, self.n = self.n, self.n + len(wrong)
         return [each for each in self.found if start <= each.position < self.n]
 
@@ -202,7 +206,7 @@ def found_at(position: int, change: int) -> Detection:
 
 
 def of_times(times: np.ndarray) -> Errors:
-    return Errors(times.astype(np.int64), np.zeros(len(times), np.uint8))
+    return Errors(times.astype(np.int64), np.zeros(len(times), np.uint8), np.zeros(len(times), np.uint8))
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [16, 17], [7, 40, 40, 97], list(range(1, 100))])
@@ -238,6 +242,13 @@ def test_a_change_is_not_dated_after_it_was_noticed_though_labels_come_late() ->
     assert (report.window_start_ms, report.window_end_ms) == (90, 90)
 
 
+def test_a_change_is_dated_by_its_events_and_noticed_when_their_labels_are_mature() -> None:
+    """Errors count from the maturity of their events on, here 100 ms later."""
+    watching = ErrorWatch(WANTED, Baseline(10, 2, 1_000.0), lambda *_: Told(found_at(20, 16)), maturity_ms=100)
+    (report,) = watching.observe(of_times(np.arange(30) * 10 + 100), ABOUT)
+    assert (report.window_start_ms, report.window_end_ms) == (160, 300)
+
+
 def test_a_detector_that_began_later_counts_from_there() -> None:
     watching = watch()
     watching.observe(of_times(np.arange(40)), ABOUT)
@@ -271,8 +282,26 @@ def test_a_thousand_events_between_false_alarms_are_the_fewest() -> None:
     known = baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=400)))
     assert known.arl_events == 1_000
     assert baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=600))).arl_events == 1_200
-    with_effect = replace(reference(), design_effects=np.array([1.0, 2.0, 3.5]))
-    assert baseline_of(with_effect, Window(0, 0), drift(FalseAlarms(1, per_events=600))).design_effect == 3.5
+
+
+@pytest.mark.parametrize(("of_labels", "of_errors"), [(3.5, 2.0), (2.0, 3.5)])
+def test_events_count_by_the_larger_of_the_design_effects_of_labels_and_of_errors(
+    of_labels: float, of_errors: float
+) -> None:
+    known = replace(reference(), design_effects=np.array([7.0, 2.0, of_labels]))
+    known = replace(known, errors=replace(known.errors, effect=of_errors))
+    found = baseline_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600)))
+    assert (found.design_effect, found.hourly) == (3.5, None)
+
+
+def test_a_detector_is_given_the_hours_where_training_shows_that_they_differ() -> None:
+    log_odds = np.zeros(168)
+    log_odds[:24] = 1.0
+    counts = np.arange(168), np.arange(168) // 5
+    known = replace(reference(), errors=ErrorHours(*counts, log_odds))
+    hourly = baseline_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600))).hourly
+    assert hourly is not None
+    assert (hourly.events.tolist(), hourly.log_odds.tolist()) == (counts[0].tolist(), log_odds.tolist())
 
 
 @pytest.mark.parametrize(

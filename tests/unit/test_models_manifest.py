@@ -154,7 +154,7 @@ def test_a_reference_of_other_features_than_the_signature_is_refused(trained: Tr
 
 @pytest.mark.parametrize(
     ("reference", "words"),
-    [(None, "has no reference; train the version again"), ({"format": 3}, "is not valid: not a reference")],
+    [(None, "has no reference; train the version again"), ({"format": 4}, "is not valid: not a reference")],
 )
 def test_a_version_without_a_reference_that_can_be_read_says_so(
     trained: TrainedModel, reference: dict[str, object] | None, words: str

@@ -225,7 +225,7 @@ class Output:
     counts: dict[tuple[str, int, str], Sketch] = field(default_factory=dict)
     joined: list[tuple[str, float, int]] = field(default_factory=list)
     watermarks: list[tuple[int, int]] = field(default_factory=list)
-    errors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    errors: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
     labels: Counter[tuple[int, str | int]] = field(default_factory=Counter)
     entities: dict[bytes, bytes | None] = field(default_factory=dict)
     unscored: int = 0
@@ -257,7 +257,7 @@ class Output:
         for run in sketch.errors if sketch else []:
             found = Errors.of(run)
             # Nothing before what was said: whoever has released that far need not go back.
-            assert not self.watermarks or found.times_ms[0] >= self.watermarks[-1][1]
+            assert not self.watermarks or found.times_ms.min() >= self.watermarks[-1][1]
             self.errors.setdefault(run.version, []).extend(zip(*(c.tolist() for c in found), strict=True))
         self.unscored += sketch.unscored if sketch else 0
         if sketch:
@@ -363,14 +363,13 @@ def test_many_are_as_one_by_one(
     offsets = [letter.source.offset for letter in many.event_letters]
     assert offsets == sorted(offsets)
     for version, errors in many.errors.items():
-        assert errors == sorted(errors, key=lambda error: error[0])
         counts = [
             sketch.to_counts(either.references[version])
             for (of, _, segment), sketch in many.counts.items()
             if (of, segment) == (version, "all")
         ]
         assert len(errors) == sum(each.n_labels for each in counts)
-        assert sum(wrong for _, wrong in errors) == sum(each.n_labels - each.n_correct for each in counts)
+        assert sum(wrong for _, wrong, _ in errors) == sum(each.n_labels - each.n_correct for each in counts)
     assert many.watermarks == sorted(many.watermarks)
     assert some.watermarks == sorted(some.watermarks)
 
@@ -538,10 +537,10 @@ def test_the_error_stream_has_each_event_once_by_its_first_label_and_unknown_and
     ]
     for cuts in ([1], [99]):
         output = run(setting, *(log.cut(cuts) for log in logs_of(events, labels)), [])
-        times = {version: [time for time, _ in errors] for version, errors in output.errors.items()}
+        times = {version: [time for time, *_ in errors] for version, errors in output.errors.items()}
         assert times == {
-            "1.0.0": [START_MS + (start + 20) * MINUTE_MS],
-            "2.0.0": [START_MS + (end + 1) * MINUTE_MS],
+            "1.0.0": [START_MS + (start + 10 + 60) * MINUTE_MS],  # an hour after its event
+            "2.0.0": [START_MS + (end + 60) * MINUTE_MS],
         }
         decisions = {score.event_id: score.decision for score in scores_of(output)}
         assert output.errors["1.0.0"][0][1] == (not decisions["e1"])
@@ -672,9 +671,22 @@ def test_labels_that_never_come_hold_back_what_is_final_by_the_horizon_alone(set
     assert (record.watermark_ms, record.label_watermark_ms) == (at_ms, at_ms - 3 * HOUR_MS)
 
 
+@pytest.mark.parametrize("cuts", [[1], [2], [99]])
+def test_an_error_counts_when_its_event_is_mature_or_its_label_comes_and_has_the_hour_of_its_event(
+    setting: Setting, cuts: list[int]
+) -> None:
+    """Mature is an event after an hour; the first is of 2020-09-13, a Sunday, at noon in UTC."""
+    events = [event(0, 0), event(2, 10), event(4, 40), event(6, 61)]
+    labels = [label("e0", 20), label("e6", 62), label("e2", 65), label("e4", 101)]
+    output = run(setting, *(log.cut(cuts) for log in logs_of(events, labels)), [])
+    sunday = 6 * 24 + 12
+    found = [((time - START_MS) / MINUTE_MS, hour) for time, _, hour in output.errors["1.0.0"]]
+    assert found == [(60, sunday), (121, sunday + 1), (70, sunday), (101, sunday)]
+
+
 def test_an_error_has_the_time_of_its_label_though_events_went_before_it(setting: Setting) -> None:
     """Not that of the newest event: only what is older than the horizon may have been said to be final."""
-    events, labels = logs_of([event(0, 0), event(2, 60)], [label("e0", 20)])
+    events, labels = logs_of([event(0, 0), event(2, 160)], [label("e0", 120)])
     flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
     flow.receive_events(next(events.cut([2])))
     flow.merge.release(2)
@@ -684,7 +696,7 @@ def test_an_error_has_the_time_of_its_label_though_events_went_before_it(setting
     record = flow.drain_sketch()
     assert record is not None
     (errors,) = record.errors
-    assert Errors.of(errors).times_ms.tolist() == [START_MS + 20 * MINUTE_MS]
+    assert Errors.of(errors).times_ms.tolist() == [START_MS + 120 * MINUTE_MS]
 
 
 def test_a_promise_is_kept_over_a_restart(setting: Setting) -> None:
@@ -730,7 +742,7 @@ def test_a_score_at_the_threshold_is_a_positive_decision_and_right_where_the_lab
     logs = logs_of([event(0, 0), event(1, 0)], [label("e0", 1, 1), label("e1", 2, 0)])
     output = run(at_threshold, *(log.cut([9]) for log in logs), [])
     assert [(score.score, score.decision) for score in scores_of(output)] == [(0.5, True), (0.5, True)]
-    assert [wrong for _, wrong in output.errors["1.0.0"]] == [0, 1]
+    assert [wrong for _, wrong, _ in output.errors["1.0.0"]] == [0, 1]
 
 
 @pytest.mark.parametrize("cuts", [[1], [7], [200]])

@@ -536,7 +536,8 @@ def test_a_score_that_is_no_number_is_no_decision_that_could_be_wrong(setting: S
     record = flow.drain_sketch()
     assert record is not None
     (errors,) = record.errors
-    assert Errors.of(errors).times_ms.tolist() == [START_MS + MINUTE_MS + 1, START_MS + MINUTE_MS + 3]
+    maturity_ms = setting.pipeline.performance.maturity_ms
+    assert Errors.of(errors).times_ms.tolist() == [START_MS + maturity_ms + 1, START_MS + maturity_ms + 3]
     assert Errors.of(errors).wrong.tolist() == [1, 0]
 
 

@@ -142,8 +142,8 @@ def test_json_that_is_no_reference_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="not a reference"):
         Reference.from_json("{}")
     body = json.loads(fit().to_json())
-    with pytest.raises(ValueError, match="reference format 1 is not 3"):
-        Reference.from_json(json.dumps({**body, "format": 1}))
+    with pytest.raises(ValueError, match="reference format 3 is not 4; train again"):
+        Reference.from_json(json.dumps({**body, "format": 3}))
 
 
 def test_what_json_has_no_word_for_is_not_written() -> None:
@@ -316,17 +316,20 @@ def test_bursts_of_missing_values_count_and_labels_that_did_not_come_do_not() ->
         assert (effects > 10).tolist() == [expected, False, False]
 
 
-def test_the_outcome_counts_bursts_of_wrong_decisions_that_its_labels_do_not_show() -> None:
+def test_bursts_of_wrong_decisions_that_labels_do_not_show_are_the_errors_alone() -> None:
     generator = np.random.default_rng(2)
     scores, labels = generator.random(8_000), generator.random(8_000) < 0.5
     # Decisions are right for 16 events and left to chance for 16, while labels and scores are independent events.
     told = np.where(np.arange(8_000) // 16 % 2, labels, generator.random(8_000) < 0.5)
-    effects = [
-        fit_reference(scores[:, None], ["x"], ["numeric"], {}, each, labels * 1.0, 16).design_effects
+    found = [
+        fit_reference(scores[:, None], ["x"], ["numeric"], {}, each, labels * 1.0, 16)
         for each in (scores, np.where(told, 0.9, 0.1))
     ]
+    effects, of_errors = zip(*((each.design_effects, each.errors.effect) for each in found), strict=True)
     assert effects[0].tolist() == [1.0, 1.0, 1.0]
-    assert effects[1][-1] > 2
+    assert effects[1][-1] == 1.0
+    assert of_errors[0] < 1.1
+    assert of_errors[1] > 2
 
 
 def test_what_is_missing_throughout_has_one_nan_as_extremes_whatever_the_bits_of_those_in_the_data() -> None:
@@ -369,8 +372,10 @@ def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() 
         design_effect(held[0], found.metrics[0].size, in_order=True),
         design_effect(held[1], 3, in_order=False),
         design_effect(held[2], found.metrics[2].size, in_order=True),
-        max(design_effect(came, 2, in_order=False), design_effect(wrong.astype(np.int64), 2, in_order=False)),
+        design_effect(came, 2, in_order=False),
     ]
+    assert found.errors.effect == pytest.approx(design_effect(wrong.astype(np.int64), 2, in_order=False), rel=1e-9)
+    assert found.errors.events.tolist() == [0] * 168  # training has no times
     assert found.design_effects.tolist() == expected
     assert min(expected) > 1
     for row, cells in enumerate(held):

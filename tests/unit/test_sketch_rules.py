@@ -55,8 +55,8 @@ def record(*deltas: SketchDelta, come_to_ms: int = AT_MS, errors: tuple[ErrorRun
     return SketchRecord(0, come_to_ms, come_to_ms, list(deltas), list(errors))
 
 
-def run(times_ms: list[int], wrong: bytes, version: str = "1.0.0") -> ErrorRun:
-    return ErrorRun(version, np.array(times_ms, "<i8").tobytes(), wrong)
+def run(times_ms: list[int], wrong: bytes, version: str = "1.0.0", hours: bytes = b"") -> ErrorRun:
+    return ErrorRun(version, np.array(times_ms, "<i8").tobytes(), wrong, hours)
 
 
 def i8(*values: int) -> bytes:
@@ -113,10 +113,11 @@ def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
             "inconsistent",
         ),
         "errors that are not whole": (record(good, errors=(run([AT_MS], b"\1\0"),)), "inconsistent"),
-        "errors in no order": (record(good, errors=(run([AT_MS, AT_MS - 1], b"\1\0"),)), "inconsistent"),
-        "errors that go back amid a run": (
-            record(good, errors=(run([AT_MS - 9, AT_MS, AT_MS - 1], b"\1\0\1"),)),
-            "inconsistent",
+        "errors of fewer hours": (record(good, errors=(run([AT_MS] * 2, b"\1\0", hours=b"\1"),)), "inconsistent"),
+        "errors of no hour": (record(good, errors=(run([AT_MS], b"\1", hours=b"\xa8"),)), "inconsistent"),
+        "errors one of which is beyond all": (
+            record(good, errors=(run([AT_MS, 2**62, AT_MS], b"\1\0\1"),)),
+            "out_of_range",
         ),
         "errors that are neither right nor wrong": (record(good, errors=(run([AT_MS], b"\2"),)), "inconsistent"),
         "errors beyond all": (record(good, errors=(run([2**62], b"\1"),)), "out_of_range"),
@@ -165,12 +166,12 @@ def test_the_first_and_last_times_that_can_be_are_counted_and_those_beside_them_
         (delays(earliest_ms - slice_ms + 1, (0, N_CELLS - 1), i8(1, MOST_EVENTS)), delays(earliest_ms - slice_ms)),
         (delays(latest_ms), delays(latest_ms + 1)),
         (
-            record(errors=(run([earliest_ms - horizon_ms, latest_ms], b"\0\1"),)),
-            record(errors=(run([earliest_ms - horizon_ms - 1, latest_ms], b"\0\1"),)),
+            record(errors=(run([latest_ms, earliest_ms - horizon_ms], b"\0\1", hours=b"\xa7\0"),)),
+            record(errors=(run([AT_MS, earliest_ms - horizon_ms - 1], b"\0\1"),)),
         ),
         (
             record(errors=(run([AT_MS, AT_MS], b"\0\1"), run([], b""))),
-            record(errors=(run([AT_MS, latest_ms + 1], b"\0\1"),)),
+            record(errors=(run([latest_ms + 1, AT_MS], b"\0\1"),)),
         ),
         (record(come_to_ms=latest_ms), SketchRecord(0, latest_ms + 1, AT_MS, [])),
     ):

@@ -96,10 +96,11 @@ def test_a_single_event_and_its_label_are_a_slice_of_their_own() -> None:
 def test_decisions_come_out_once_a_run_per_version_in_their_order() -> None:
     buffer = SketchBuffer("m", SLICE_MS)
     for version, times, wrong in (("2", [5, 7], [1, 0]), ("1", [6], [1]), ("2", [9], [1])):
-        buffer.add_errors(version, np.array(times), np.array(wrong, dtype=bool))
+        at_ms = np.array(times)
+        buffer.add_errors(version, at_ms, np.array(wrong, dtype=bool), at_ms * 3_600_000 - 4)  # ends an hour
     assert buffer.drain_errors() == [
-        ErrorRun("1", np.array([6], "<i8").tobytes(), b"\1"),
-        ErrorRun("2", np.array([5, 7, 9], "<i8").tobytes(), b"\1\0\1"),
+        ErrorRun("1", np.array([6], "<i8").tobytes(), b"\1", bytes([72 + 5])),
+        ErrorRun("2", np.array([5, 7, 9], "<i8").tobytes(), b"\1\0\1", bytes([72 + 4, 72 + 6, 72 + 8])),
     ]
     assert buffer.drain_errors() == []
 
@@ -223,7 +224,11 @@ def make_record(seed: int, n_slices: int, n_errors: int, n_strangers: int) -> Sk
     times = np.sort(generator.integers(0, 10**9, n_errors)).astype("<i8").tobytes()
     strangers = [generator.integers(0, 2**62, n).astype("<i8").tobytes() for n in (n_strangers, 3, 0)]
     labels = [LabelCounts(at * SLICE_MS, 9 + len(each), 2, 5, each) for at, each in enumerate(strangers)]
-    runs = [ErrorRun(version, times, generator.integers(0, 2, n_errors, "u1").tobytes()) for version in ("1", "2")]
+    hours = generator.integers(0, 168, n_errors, "u1").tobytes()  # and a run of former releases, which has none
+    runs = [
+        ErrorRun(version, times, generator.integers(0, 2, n_errors, "u1").tobytes(), each)
+        for version, each in (("1", hours), ("2", b""))
+    ]
     cells = np.arange(n_strangers // 9 + 1, dtype="<u4")
     delays = [DelayCounts(at * SLICE_MS, at % 2, cells.tobytes(), cells.astype("<i8").tobytes()) for at in range(4)]
     return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels, delays, 50)
@@ -248,6 +253,8 @@ def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_la
         pieces = [each for part in parts for each in part.errors if each.version == run.version]
         assert b"".join(each.times_ms for each in pieces) == run.times_ms
         assert b"".join(each.wrong for each in pieces) == run.wrong
+        assert b"".join(each.hours for each in pieces) == run.hours
+        assert all(len(each.hours) in {0, len(each.wrong)} for each in pieces)
         assert all(len(each.times_ms) == 8 * len(each.wrong) > 0 for each in pieces)
     for labels in record.labels:
         some = [each for part in parts for each in part.labels if each.slice_start_ms == labels.slice_start_ms]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.counting import count, count_outcomes
+from models.error_hours import ErrorHours
 from models.reference import MetricCells, Reference
 from models.reference_fit import fit_reference
 from models.segments import Segments
@@ -55,6 +56,7 @@ def reference() -> Reference:
         16,
         vocabularies={"kind": ("a", "b")},
         segments=Segments(FEATURES, ["kind"]),
+        times_ms=np.arange(400) * 1_000_000,
     )
 
 
@@ -275,7 +277,7 @@ def test_a_reference_is_as_large_as_a_model_needs_at_most() -> None:
 def test_each_fault_of_a_reference_is_named() -> None:
     good = reference()
     assert find_fault_of_reference(good) == ""
-    (segment, counts), blocks = next(iter(good.segments.items())), good.outcome_blocks
+    (segment, counts), blocks, hours = next(iter(good.segments.items())), good.outcome_blocks, good.errors
     nobody = good.profiles.copy()
     nobody[0, 0] = np.nan
     assert find_fault_of_reference(replace(good, profiles=nobody)) == ""
@@ -285,6 +287,15 @@ def test_each_fault_of_a_reference_is_named() -> None:
         ({"design_effects": changed(good.design_effects, 0, 0.0)}, "a design effect is no positive number"),
         ({"design_effects": changed(good.design_effects, -1, np.inf)}, "a design effect is no positive number"),
         ({"profiles": np.full_like(good.profiles, -np.inf)}, "a mean score is infinite"),
+        ({"errors": replace(hours, wrong=changed(hours.wrong, 0, -1))}, "or less than none"),
+        ({"errors": replace(hours, wrong=hours.events + 1)}, "more wrong decisions than decisions"),
+        ({"errors": replace(hours, events=changed(hours.events, 0, 2**40 + 1))}, "more decisions than can be"),
+        ({"errors": replace(hours, events=changed(hours.events, 72, 99))}, "training has others"),
+        ({"errors": replace(hours, log_odds=changed(hours.log_odds, 0, np.nan))}, "are no number"),
+        ({"errors": replace(hours, log_odds=changed(hours.log_odds, 0, -43.0))}, "none that can be"),
+        ({"errors": replace(ErrorHours.none(), log_odds=changed(hours.log_odds, 0, 1.0))}, "its hours differ"),
+        ({"errors": replace(hours, effect=0.99)}, "the design effect of errors is less than 1"),
+        ({"errors": replace(hours, effect=np.inf)}, "or no number"),
         ({"outcome_blocks": blocks - 1}, "a block of labels is no part"),
         ({"outcome_blocks": blocks + good.training.outcomes}, "is no part"),
         ({"outcome_blocks": np.stack([good.training.outcomes] * 2)}, "do not add up"),

@@ -18,6 +18,14 @@ reported once, a further rise again. Falls are followed, not alarmed: somebody o
 the rate to compare with is then the new one, or a return to the old would go unseen: when ``learn`` events in a row
 are 4.5 deviations below p0, p0 is learned anew from them.
 
+By the hour
+-----------
+Where errors are more frequent at some hours of the week, p0 has log odds of its own at each: those of training
+(`models.error_hours`), and one level, which is what is learned. All counts are by hour, so that 2 000 events of a night
+are compared with nights. An alternative is the same factor of the odds at each hour. So an error adds the logarithm of
+that factor at any hour, and what every event takes away is more at night than by day. Hours of the same log odds are
+one *kind* of events, and without hours all are of one kind.
+
 Measured
 --------
 By `app.evaluation.frontier`, p0 = .2 from a reference of 2 000 events, changing after 10 000: declared 1.2 M events
@@ -32,17 +40,20 @@ for rates .02, .2, .4 and references of 500 to 20 000: 56 000 to 58 000, 51 000 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import expit, logit
 
 from app.core.detectors import Baseline, Detection
-from app.core.drift.run_length import Rate, log_likelihood_steps, thresholds
+from app.core.drift.run_length import ALL_ALIKE, Rate, log_likelihood_steps, thresholds
+from models.error_hours import find_level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.core.batches import Ints
+    from app.core.batches import Floats, Ints
     from app.core.detectors import Bits
 
 #: Units of a nat.
@@ -92,58 +103,85 @@ class Cusum:
         self._learn = learn
         self._pause = max(learn // 2, 1)
         self._seen = 0
-        # What p0 is learned from: events and errors, and how many are still wanted before watching begins.
-        self._learned = baseline.n, baseline.wrong
+        # Hours of the same rate are one kind.
+        self._log_odds, self._kind_of, events, self._shares = _find_kinds(baseline)
+        self._rates: Floats | None = None
+        if self._kind_of is not None:
+            self._rates = expit(find_level(events, baseline.wrong, self._log_odds) + self._log_odds)
+        # What p0 is learned from, and how many are still wanted before watching begins.
+        self._learned = _Tally(baseline.n, baseline.wrong, events)
         self._wanted = max(learn - baseline.n, 0)
         if not self._wanted:
-            self._watch(baseline.n, baseline.wrong)
+            self._watch(self._learned)
 
     # -- watching ----------------------------------------------------------------------------------------------------
 
-    def _watch(self, n: int, wrong: int) -> None:
-        """Start from 0 with a p0 of ``wrong`` errors in ``n`` events."""
-        self._past = n, wrong
+    def _watch(self, known: _Tally) -> None:
+        """Start from 0 with what is ``known`` of p0."""
+        self._past = known
         self._scores = np.zeros((len(self._odds_ratios), 1), np.int64)
-        # Per alternative, events and errors since it was last at 0.
-        self._since = [(0, 0)] * len(self._odds_ratios)
-        self._block = 0, 0
+        # Per alternative, what has come since it was last at 0.
+        self._since = [self._nothing] * len(self._odds_ratios)
+        self._block = self._nothing
         self._calibrate()
 
     def _calibrate(self) -> None:
-        self._calibrated_n = self._known[0]
-        rate = Rate.of(*self._known, self._design_effect)
-        steps = log_likelihood_steps(rate.above(_CAUTION), self._odds_ratios)
-        limits = thresholds(steps, rate, self._false_alarms, self._design_effect)
-        up, down = (np.rint(step * UNITS).astype(np.int64)[:, None] for step in steps)
+        known = self._known
+        self._calibrated_n = known.n
+        rate = Rate.of_kinds(known.events, known.wrong, self._log_odds, self._design_effect)
+        p0 = expit(logit(rate.above(_CAUTION)) + self._log_odds)
+        steps = log_likelihood_steps(p0, self._odds_ratios[:, None])
+        limits = thresholds(
+            steps, rate, self._false_alarms, self._design_effect, log_odds=self._log_odds, shares=self._shares
+        )
         # The statistic falls by the slope at each event and jumps at an error, from where the next one is an alarm.
-        self._slope, self._jump = down, up + down
+        self._slope = np.rint(steps.down * UNITS).astype(np.int64)
+        self._jump = np.rint(np.log(self._odds_ratios) * UNITS).astype(np.int64)[:, None]
+        up = self._jump - self._slope
         self._reach = np.maximum(np.ceil(limits * UNITS).astype(np.int64)[:, None] - up, 0)
 
-    def observe(self, wrong: Bits) -> list[Detection]:
+    def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:
         """Take the next events; see `app.core.detectors.Detector`."""
+        kinds = self._kinds(hours)
         found: list[Detection] = []
         start = 0
         while start < len(wrong):
             if self._wanted:
                 stop = min(start + self._wanted, len(wrong))
-                self._take_in(wrong[start:stop])
+                rows = slice(start, stop)
+                self._take_in(wrong[rows], None if kinds is None else kinds[rows])
             else:
-                stop = min(start + self._pause - self._block[0] % self._pause, len(wrong))
-                stop, detection = self._step(wrong[start:stop], start)
+                stop = min(start + self._pause - self._block.n % self._pause, len(wrong))
+                rows = slice(start, stop)
+                stop, detection = self._step(wrong[rows], None if kinds is None else kinds[rows], start)
                 if detection is not None:
                     found.append(detection)
             start = stop
         return found
 
-    def _take_in(self, wrong: Bits) -> None:
-        n, errors = self._learned
-        self._learned = n + len(wrong), errors + int(np.count_nonzero(wrong))
+    def _kinds(self, hours: Bits | None) -> Ints | None:
+        """The kind of each event; None: there is one."""
+        if self._kind_of is None:
+            return None
+        if hours is None:
+            raise ValueError("the rate of errors differs by the hour: give the hour of each event")
+        return self._kind_of[hours]
+
+    def _count(self, wrong: int, kinds: Ints | None, start: int, stop: int) -> _Tally:
+        """Count a part of a batch."""
+        n = stop - start
+        if kinds is None:
+            return _Tally(n, wrong, np.array([n]))
+        return _Tally(n, wrong, np.bincount(kinds[start:stop], minlength=len(self._log_odds)))
+
+    def _take_in(self, wrong: Bits, kinds: Ints | None) -> None:
+        self._learned += self._count(int(np.count_nonzero(wrong)), kinds, 0, len(wrong))
         self._wanted -= len(wrong)
         self._seen += len(wrong)
         if not self._wanted:
-            self._watch(*self._learned)
+            self._watch(self._learned)
 
-    def _step(self, wrong: Bits, start: int) -> tuple[int, Detection | None]:
+    def _step(self, wrong: Bits, kinds: Ints | None, start: int) -> tuple[int, Detection | None]:
         """Watch the next events, up to the next pause at most; where to go on, and what was noticed."""
         n = len(wrong)
         (found,) = wrong.view(np.bool_).nonzero()
@@ -153,73 +191,100 @@ class Cusum:
         # What the statistics would be if they could go below 0, less what they are now: before each error, and at the
         # end. In between they only fall, so that their lowest and highest values are here and one step further.
         path = self._jump * np.arange(errors + 1)
-        path -= self._slope * places
+        if kinds is None:
+            path -= self._slope * places
+            reach = self._reach
+        else:
+            fallen = np.zeros((len(path), n + 1), np.int64)
+            self._slope.take(kinds, axis=1).cumsum(axis=1, out=fallen[:, 1:])
+            path -= fallen.take(places, axis=1)
+            reach = self._reach.take(kinds.take(found), axis=1)
         lowest = np.minimum.accumulate(path, axis=1)
         np.minimum(lowest, -self._scores, out=lowest)
         height = path - lowest
-        highest = np.maximum.reduce(height[:, :-1], axis=1, initial=-1)
-        if (highest >= self._reach[:, 0]).any():
-            return self._alarm(places, path, height, start)
-        self._note_zeros(places, path, height)
+        highest = np.maximum.reduce(height[:, :-1] - reach, axis=1, initial=-1)
+        if (highest >= 0).any():
+            is_over = height[:, :-1] >= reach
+            at = int(is_over.any(axis=0).argmax())
+            return self._alarm(at, int(is_over[:, at].argmax()), places, path, height, kinds, start)
+        whole = self._count(errors, kinds, 0, n)
+        self._note_zeros(places, path, height, kinds, whole)
         self._scores = height[:, -1:]
         self._seen += n
-        self._past = self._past[0] + n, self._past[1] + errors
-        self._block = self._block[0] + n, self._block[1] + errors
-        return start + n, None if self._block[0] % self._pause else self._reconsider()
+        self._past += whole
+        self._block += whole
+        return start + n, None if self._block.n % self._pause else self._reconsider()
 
-    def _note_zeros(self, places: Ints, path: Ints, height: Ints) -> None:
+    def _note_zeros(self, places: Ints, path: Ints, height: Ints, kinds: Ints | None, whole: _Tally) -> None:
         """Note when each alternative was last at 0, from where it is at each of the ``places``."""
         n, last = int(places[-1]), len(places) - 1
         back = path[:, ::-1].argmin(axis=1).tolist()
         for row, (each, since) in enumerate(zip(back, self._since, strict=True)):
             at = last - each
             is_new = not height[row, at]
-            self._since[row] = (n - int(places[at]), each) if is_new else (since[0] + n, since[1] + last)
+            self._since[row] = self._count(each, kinds, int(places[at]), n) if is_new else since + whole
 
-    def _alarm(self, places: Ints, path: Ints, height: Ints, start: int) -> tuple[int, Detection]:
-        is_over = height >= self._reach
-        at = int(is_over[:, :-1].any(axis=0).argmax())
-        which = int(is_over[:, at].argmax())
-        n = int(places[at]) + 1
-        self._note_zeros(places[: at + 1], path[:, : at + 1], height)
-        n_since, wrong_since = (count + 1 for count in self._since[which])
-        n_before, wrong_before = self._past[0] + n - n_since, self._past[1] + at + 1 - wrong_since
+    def _alarm(  # noqa: PLR0917  # what `_step` has worked out
+        self, at: int, which: int, places: Ints, path: Ints, height: Ints, kinds: Ints | None, start: int
+    ) -> tuple[int, Detection]:
+        before, n = int(places[at]), int(places[at]) + 1
+        until = self._count(at, kinds, 0, before)
+        self._note_zeros(places[: at + 1], path[:, : at + 1], height[:, : at + 1], kinds, until)
+        error = self._count(1, kinds, before, n)
+        since = self._since[which] + error
+        past = self._past + until + error - since
         self._seen += n
-        self._learned, self._wanted = (0, 0), self._learn
+        self._learned, self._wanted = self._nothing, self._learn
+        kind = 0 if kinds is None else int(kinds[before])
+        up = int(self._jump[which, 0] - self._slope[which, kind])
         return start + n, Detection(
             position=self._seen - 1,
-            change=self._seen - n_since,
-            n_since=n_since,
-            wrong_since=wrong_since,
-            n_before=n_before,
-            rate_before=wrong_before / n_before,
-            statistic=int(height[which, at] + self._jump[which, 0] - self._slope[which, 0]) / UNITS,
-            threshold=int(self._reach[which, 0] + self._jump[which, 0] - self._slope[which, 0]) / UNITS,
+            change=self._seen - since.n,
+            n_since=since.n,
+            wrong_since=since.wrong,
+            n_before=past.n,
+            rate_before=self._expect(past, since),
+            statistic=(int(height[which, at]) + up) / UNITS,
+            threshold=(int(self._reach[which, kind]) + up) / UNITS,
         )
+
+    def _expect(self, known: _Tally, of: _Tally) -> float:
+        """The rate that what is ``known`` makes one expect ``of`` the kinds of other events."""
+        if len(self._log_odds) == 1:
+            return known.wrong / known.n
+        level = find_level(known.events, known.wrong, self._log_odds)
+        return float(of.events @ expit(level + self._log_odds)) / of.n
 
     def _reconsider(self) -> Detection | None:
         """Follow a fall, or take over what has been learned of p0."""
-        fall = self._find_fall() if self._block[0] >= self._learn else None
-        if fall is None and self._known[0] >= _GROWTH * self._calibrated_n:
+        fall = self._find_fall() if self._block.n >= self._learn else None
+        if fall is None and self._past.n - self._since[0].n >= _GROWTH * self._calibrated_n:
             self._calibrate()
         return fall
 
     def _find_fall(self) -> Detection | None:
-        n, wrong = self._block
-        n_before, wrong_before = self._past[0] - n, self._past[1] - wrong
-        p = self._past[1] / self._past[0]
-        deviation = math.sqrt(p * (1 - p) * (1 / n + 1 / n_before) * self._design_effect)
-        fall = wrong_before / n_before - wrong / n
-        self._block = 0, 0
+        block, before = self._block, self._past - self._block
+        self._block = self._nothing
+        if self._rates is not None:
+            # Nearly always there is none by far, and the rates of training say so fast: all of them times a factor.
+            factor = before.wrong / float(before.events @ self._rates)
+            expected, variance = (float(block.events @ each) for each in (self._rates, self._rates * (1 - self._rates)))
+            if factor * expected - block.wrong < _FALL / 2 * math.sqrt(min(factor, 1.0) * variance):
+                return None
+        rates = expit(find_level(self._past.events, self._past.wrong, self._log_odds) + self._log_odds)
+        here, there = (float(each.events @ (rates * (1 - rates))) for each in (block, before))
+        deviation = math.sqrt(here * (1 + here / there) * self._design_effect) / block.n if there else 0.0
+        rate_before = self._expect(before, block)
+        fall = rate_before - block.wrong / block.n
         if fall > _FALL * deviation:
-            self._watch(n, wrong)
+            self._watch(block)
             return Detection(
                 position=self._seen - 1,
-                change=self._seen - n,
-                n_since=n,
-                wrong_since=wrong,
-                n_before=n_before,
-                rate_before=wrong_before / n_before,
+                change=self._seen - block.n,
+                n_since=block.n,
+                wrong_since=block.wrong,
+                n_before=before.n,
+                rate_before=rate_before,
                 statistic=fall / deviation,
                 threshold=_FALL,
                 rose=False,
@@ -227,28 +292,65 @@ class Cusum:
         return None
 
     @property
-    def _known(self) -> tuple[int, int]:
-        """Events and errors that p0 rests on."""
-        return self._past[0] - self._since[0][0], self._past[1] - self._since[0][1]
+    def _known(self) -> _Tally:
+        """What p0 rests on."""
+        return self._past - self._since[0]
+
+    @property
+    def _nothing(self) -> _Tally:
+        return _Tally(0, 0, np.zeros(len(self._log_odds), np.int64))
 
     # -- state -------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state, as integers."""
-        state: dict[str, Any] = {"seen": self._seen, "learned": [*self._learned], "wanted": self._wanted}
+        state: dict[str, Any] = {"seen": self._seen, "learned": self._learned.to_state(), "wanted": self._wanted}
         if not self._wanted:
-            state |= {"past": [*self._past], "block": [*self._block], "calibrated_n": self._calibrated_n}
-            state["since"] = [[*since] for since in self._since]
+            state |= {"past": self._past.to_state(), "block": self._block.to_state()}
+            state |= {"calibrated_n": self._calibrated_n, "since": [since.to_state() for since in self._since]}
             state |= {name: getattr(self, f"_{name}").ravel().tolist() for name in _ARRAYS}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state that `snapshot` gave."""
         self._seen, self._wanted = state["seen"], state["wanted"]
-        self._learned = tuple(state["learned"])
+        self._learned = _Tally.from_state(state["learned"])
         if not self._wanted:
-            self._past, self._block = tuple(state["past"]), tuple(state["block"])
+            self._past, self._block = _Tally.from_state(state["past"]), _Tally.from_state(state["block"])
             self._calibrated_n = state["calibrated_n"]
-            self._since = [(n, wrong) for n, wrong in state["since"]]
+            self._since = [_Tally.from_state(since) for since in state["since"]]
             for name in _ARRAYS:
-                setattr(self, f"_{name}", np.array(state[name], np.int64)[:, None])
+                setattr(self, f"_{name}", np.array(state[name], np.int64).reshape(len(self._odds_ratios), -1))
+
+
+@dataclass(eq=False, slots=True)  # frozen, it takes three times as long to make
+class _Tally:
+    """Events, how many were wrong, and how many were of each kind."""
+
+    n: int
+    wrong: int
+    events: Ints
+
+    def __add__(self, other: _Tally) -> _Tally:
+        return _Tally(self.n + other.n, self.wrong + other.wrong, self.events + other.events)
+
+    def __sub__(self, other: _Tally) -> _Tally:
+        return _Tally(self.n - other.n, self.wrong - other.wrong, self.events - other.events)
+
+    def to_state(self) -> list[int]:
+        return [self.wrong, *self.events.tolist()]
+
+    @classmethod
+    def from_state(cls, state: list[int]) -> _Tally:
+        return cls(sum(state[1:]), state[0], np.array(state[1:], np.int64))
+
+
+def _find_kinds(baseline: Baseline) -> tuple[Floats, Ints | None, Ints, Floats]:
+    """Log odds of the kinds of events, the kind of each hour (None: there is one), events of each, and its share."""
+    hourly = baseline.hourly
+    if hourly is None:
+        return np.zeros(1), None, np.array([baseline.n]), ALL_ALIKE
+    log_odds, kind_of = np.unique(hourly.log_odds, return_inverse=True)
+    events = np.zeros(len(log_odds), np.int64)
+    np.add.at(events, kind_of, hourly.events)
+    return log_odds, kind_of.astype(np.int64), events, events / events.sum()

@@ -9,6 +9,7 @@ import numpy as np
 
 from app.core.delay_law import N_CELLS
 from app.core.sketches import ALL
+from models.error_hours import HOURS
 from models.segments import Segments
 from models.soundness import MOST_EVENTS, SparseCounts, find_fault_without_reference
 from schemas.refusal import RefusedRecordError
@@ -169,12 +170,15 @@ class SketchRules:
             raise RefusedRecordError(
                 "inconsistent", f"{len(run.times_ms)} bytes of times do not fit {len(run.wrong)} decisions."
             )
-        times, wrong = np.frombuffer(run.times_ms, "<i8"), np.frombuffer(run.wrong, np.uint8)
-        if (wrong > 1).any() or (times[1:] < times[:-1]).any():
-            raise RefusedRecordError("inconsistent", "Of a run of errors, each is 1 or 0, and their times ascend.")
+        if len(run.hours) not in {0, len(run.wrong)}:
+            raise RefusedRecordError("inconsistent", f"{len(run.hours)} hours do not fit {len(run.wrong)} decisions.")
+        wrong, hours = np.frombuffer(run.wrong, np.uint8), np.frombuffer(run.hours, np.uint8)
+        if (wrong > 1).any() or (hours >= HOURS).any():
+            raise RefusedRecordError("inconsistent", "Of a run of errors, each is 1 or 0, in an hour of the week.")
+        times = np.frombuffer(run.times_ms, "<i8")
         earliest_ms = self._rules.earliest_ms - self._rules.horizon_ms
-        if len(times) and not earliest_ms <= times[0] <= times[-1] <= latest_ms:
-            raise RefusedRecordError("out_of_range", f"A run of errors is from {times[0]} to {times[-1]}.")
+        if len(times) and not earliest_ms <= times.min() <= times.max() <= latest_ms:
+            raise RefusedRecordError("out_of_range", f"A run of errors is from {times.min()} to {times.max()}.")
 
 
 def named_versions(record: SketchRecord) -> set[str]:
