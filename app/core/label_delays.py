@@ -161,7 +161,7 @@ class LabelDelays:
 
     @property
     def _span_ms(self) -> int:
-        return _HORIZONS * self._horizon_ms + self.cohort_ms
+        return _HORIZONS * self._horizon_ms
 
     def to_state(self) -> dict[str, Any]:
         """Give what `from_state` needs: JSON values."""

@@ -27,6 +27,7 @@ LAWS: dict[str, Draw] = {
     "at once": lambda _, n: np.zeros(n),
     "all at 20": lambda _, n: np.full(n, 20.0),
     "uniform 1 to 20": lambda rng, n: rng.uniform(1, 20, n),
+    "uniform 15 to 20": lambda rng, n: rng.uniform(15, 20, n),
     "exponential of mean 5": lambda rng, n: rng.exponential(5, n),
     "half at once, half late": lambda rng, n: np.where(rng.random(n) < 0.5, 0.01, rng.uniform(10, 18, n)),
 }
@@ -36,13 +37,15 @@ def delays(horizon_days: float = 30, maturity_days: float = 21) -> LabelDelays:
     return LabelDelays("p", HOUR_MS, round(horizon_days * DAY_MS), round(maturity_days * DAY_MS))
 
 
-def grow(law: str, known_days: float, *, n: int = 20_000, days: float = 60, seed: int = 1) -> LabelDelays:
+def grow(
+    law: str, known_days: float, *, n: int = 20_000, days: float = 60, seed: int = 1, into: LabelDelays | None = None
+) -> LabelDelays:
     """Events of 60 days, their labels 1 by a law, as far as they have come by then."""
     rng = np.random.default_rng(seed)
     times = np.sort(rng.uniform(0, days, n))
     took = LAWS[law](rng, n)
     here = times + took <= known_days
-    found = delays()
+    found = delays() if into is None else into
     in_ms = [np.round(each[here] * DAY_MS).astype(np.int64) for each in (times, took)]
     found.count_each(in_ms[0], np.ones(here.sum()), in_ms[1])
     return found
@@ -123,6 +126,14 @@ def test_the_law_is_that_of_lagakos_worked_by_hand() -> None:
     assert law.arrived(0, np.array([0.4, 1.5, 4]) * HOUR_MS).tolist() == pytest.approx([0, 2 / 3, 1])
 
 
+def test_a_cell_counts_once_the_youngest_events_of_its_cohort_have_shown_all_of_it() -> None:
+    found, cell = delays(1, 1), 100
+    found.count(0, 1, np.array([cell]), np.array([FEWEST_LABELS]))
+    known_ms = found.cohort_ms + int(EDGES_MS[cell + 1])
+    assert (found.law(known_ms).n, found.law(known_ms).reach_ms) == ((0, 50), (0, EDGES_MS[cell + 1]))
+    assert (found.law(known_ms - 1).n, found.law(known_ms - 1).reach_ms) == ((0, 0), (0, 0))
+
+
 def test_what_came_later_does_not_change_what_was_known_then() -> None:
     """A verdict on a window must not depend on when the monitor came to it."""
     then, now = grow("uniform 1 to 20", 45.0), grow("uniform 1 to 20", 80.0)
@@ -133,15 +144,38 @@ def test_what_came_later_does_not_change_what_was_known_then() -> None:
 
 
 def test_what_is_forgotten_changes_no_window_to_come() -> None:
-    kept, pruned = grow("uniform 1 to 20", 200.0, days=180), grow("uniform 1 to 20", 200.0, days=180)
-    windows = [Window(at * DAY_MS, (at + 5) * DAY_MS) for at in range(0, 175, 5)]
-    pruned.prune(190 * DAY_MS, 190 * DAY_MS, windows[-10:], windows[-10:-4])
-    assert [pruned.arrived(window) for window in windows[-10:]] == [kept.arrived(window) for window in windows[-10:]]
+    def hasty() -> LabelDelays:
+        """So early that a window's shares are no round numbers."""
+        return grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
+
+    windows = [Window(at * DAY_MS, (at + 5) * DAY_MS) for at in range(0, 290, 5)]
+    kept, pruned = hasty(), hasty()
+    truth = [kept.arrived(window) for window in windows]
+    assert len({one for _, one in truth[20:]}) > 20
     n_before = len(kept.to_state()["cohorts"])
+    for label_watermark, closed_before, closed, n_mature in (
+        (190, 190, windows[20:38], 10),  # some wait for their labels
+        (210, 150, windows[20:30], 10),  # labels that are ahead of what closes
+        (290, 290, windows[20:58], 38),
+    ):
+        pruned.prune(label_watermark * DAY_MS, closed_before * DAY_MS, closed, closed[:n_mature])
+        assert [pruned.arrived(window) for window in windows[20:40]] == truth[20:40]
     assert len(pruned.to_state()["cohorts"]) < n_before
-    pruned.prune(200 * DAY_MS, 200 * DAY_MS, [], [])
+    pruned.prune(300 * DAY_MS, 300 * DAY_MS, [], [])
     assert len(pruned.to_state()["cohorts"]) <= 3 * 32 + 2
     assert pruned.to_state()["arrived"] == []
+
+
+def test_a_window_keeps_its_shares_when_the_cohorts_that_say_them_are_gone() -> None:
+    found = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
+    window = Window(100 * DAY_MS, 105 * DAY_MS)
+    truth = found.arrived(window)
+    pruned = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
+    pruned.prune(300 * DAY_MS, 300 * DAY_MS, [window], [window])
+    again = delays(30, 5)
+    again.from_state(json.loads(json.dumps(pruned.to_state())))
+    assert min(start for start, *_ in again.to_state()["cohorts"]) > 200 * DAY_MS
+    assert again.arrived(window) == pruned.arrived(window) == truth
 
 
 def test_a_window_is_judged_by_the_shares_that_are_here_at_its_maturity() -> None:
@@ -176,6 +210,7 @@ def test_without_enough_labels_nothing_is_corrected_and_nothing_claimed() -> Non
     [
         ("at once", "the labels 1 come at once"),
         ("all at 20", "nearly all labels 1 come at about 20 days"),
+        ("uniform 15 to 20", "half of the labels 1 come within 18 days, 99 % within 20 days"),
         ("uniform 1 to 20", "half of the labels 1 come within 10 days, 99 % within 20 days"),
     ],
 )

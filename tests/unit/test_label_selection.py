@@ -51,6 +51,7 @@ def test_labels_of_positive_decisions_alone_are_said_to_be_that(reference: Refer
     assert words.startswith(f"Labels come only of events scored at or above 0.5 ({found.labelled[1]:,} of ")
     assert "the AUC, the recall and the rate of positives of all events cannot be known." in words
     assert found.check.p_direction > 0.001
+    assert found.check.n_labels == found.labelled[1]
     assert "The calibration at or above it can and the precision can: " in words
 
 
@@ -72,6 +73,18 @@ def test_labels_that_lean_to_one_side_are_said_to_lean(reference: Reference) -> 
     assert "as many positives as the scores say (p = " in words
     assert "are not those of all" in words
     assert window(reference, below=0.6, above=0.8) is None
+
+
+def test_a_handful_of_labels_on_the_other_side_makes_them_no_less_one_sided(reference: Reference) -> None:
+    found = window(reference, below=0.004, above=1.0)
+    assert found is not None
+    assert 0 < found.labelled[0] < 0.01 * found.events[0]
+    assert found.is_one_sided
+    assert f"others {found.labelled[0]}): the AUC" in found.describe()
+
+
+def test_shares_that_may_differ_by_chance_are_no_selection(reference: Reference) -> None:
+    assert [window(reference, below=0.03, above=0.08, n=500, seed=seed) for seed in range(20)] == [None] * 20
 
 
 def test_where_a_side_has_too_few_events_nothing_is_said(reference: Reference) -> None:

@@ -15,7 +15,7 @@ from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, Floats, record
 
 from app.core.delay_law import FEWEST_LABELS
 from app.core.label_delays import LabelDelays
-from app.core.maturity import FEWEST_IN_TRAINING, Maturity, MaturityError, maturity_warnings, weigh
+from app.core.maturity import FEWEST_IN_TRAINING, Maturity, MaturityError, is_old_enough, maturity_warnings, weigh
 from app.offline import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
 from schemas.pipeline import Performance, Pipeline
@@ -258,6 +258,65 @@ def test_an_age_at_which_one_label_cannot_be_here_counts_for_nothing() -> None:
     assert weigh(law, np.zeros(4), ages).tolist() == [0, 0, 0, 1]
     with pytest.raises(MaturityError, match="which 0 labels 0 do not say"):
         weigh(LabelDelays("p", HOUR_MS, 1, 1).law(9), np.ones(1), np.ones(1))
+
+
+def draw_counts(longest_days: float, days: float, n: int = 20_000) -> tuple[LabelDelays, Floats, Floats, int]:
+    """Both labels take anything up to the longest; what is here after so many days."""
+    chance = np.random.default_rng(3)
+    times = np.sort(chance.integers(0, round(days * DAY_MS), n))
+    truth = (chance.random(n) < 0.3).astype(float)
+    came = times + chance.integers(1, round(longest_days * DAY_MS), n)
+    known_ms = round(days * DAY_MS)
+    here = came < known_ms
+    delays = LabelDelays("p", HOUR_MS, 30 * DAY_MS, 21 * DAY_MS)
+    delays.count_each(times[here], truth[here], (came - times)[here])
+    return delays, times, np.where(here, truth, np.nan), known_ms
+
+
+def judge(
+    delays: LabelDelays, times: Floats, labels: Floats, known_ms: int, *, days: float, horizon: float
+) -> list[str]:
+    maturity_ms, horizon_ms = round(days * DAY_MS), round(horizon * DAY_MS)
+    law = delays.law(known_ms, FEWEST_IN_TRAINING)
+    return Maturity.of(
+        times, labels, law, from_ms=0, known_ms=known_ms, maturity_ms=maturity_ms, horizon_ms=horizon_ms
+    ).warnings()
+
+
+def test_labels_that_still_come_are_noted_where_few_events_lack_them_and_refused_where_many_do() -> None:
+    drawn = draw_counts(20, 21)
+    (said, *_) = judge(*drawn, days=18, horizon=30)
+    assert "the greatest age that was seen, so it may be more: set performance.maturity" in said
+    with pytest.raises(MaturityError, match="were still coming at the greatest age that was seen"):
+        judge(*drawn, days=5, horizon=30)
+    assert "so it may be more" not in " ".join(judge(*drawn, days=18, horizon=19))  # no later one counts
+
+
+def test_a_label_that_came_a_few_times_is_refused_in_data_that_are_shorter_than_the_horizon() -> None:
+    _, times, labels, known_ms = draw_counts(1, 25, n=2_000)
+    labels[np.flatnonzero(labels == 1)[8:]] = 0.0
+    few = LabelDelays("p", HOUR_MS, 30 * DAY_MS, DAY_MS)
+    is_here = ~np.isnan(labels)
+    few.count_each(times[is_here], labels[is_here], np.full(int(is_here.sum()), HOUR_MS))
+    with pytest.raises(
+        MaturityError, match=r"8 labels 1 are too few to say how long they take, .* as old as labels.hor"
+    ):
+        judge(few, times, labels, known_ms, days=2, horizon=30)
+    assert len(judge(few, times, labels, known_ms, days=2, horizon=20)) == 1  # that there are few
+
+
+def test_an_event_is_old_enough_at_the_very_time() -> None:
+    assert is_old_enough(np.array([0, 1, 2]), 11, 10).tolist() == [True, True, False]
+
+
+def test_weights_need_as_many_labels_as_windows_do() -> None:
+    delays = LabelDelays("p", HOUR_MS, 30 * DAY_MS, 21 * DAY_MS)
+    delays.count_each(np.zeros(80, np.int64), np.zeros(80), np.full(80, HOUR_MS))
+    delays.count_each(np.zeros(49, np.int64), np.ones(49), np.full(49, HOUR_MS))
+    law = delays.law(90 * DAY_MS, FEWEST_IN_TRAINING)
+    assert law.is_known(1)
+    with pytest.raises(MaturityError, match="which 49 labels 1 do not say"):
+        weigh(law, np.ones(1), np.ones(1))
 
 
 def test_a_maturity_is_too_short_right_or_needlessly_long() -> None:
