@@ -10,7 +10,7 @@ from app.core.paths import Path, path_in
 from schemas.expression import EVENT_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from schemas.pipeline import Feature, Pipeline
 
@@ -39,6 +39,8 @@ class Origin:
         Whether another unit of a field could change it by more than a drift would.
     takes_offsets
         Whether what is added to the field is added to the feature, before the path.
+    keys
+        The fields by which windows and lookups find what it is made of.
     """
 
     fields: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Origin:
     is_window: bool = False
     has_unit: bool = True
     takes_offsets: bool = True
+    keys: frozenset[str] = frozenset()
 
     @property
     def distance(self) -> int:
@@ -66,6 +69,7 @@ class Origins:
             fields = {field.name for field in pipeline.events.fields}
             self._features = {feature.name: feature for feature in pipeline.features}
             self._fields = fields | {EVENT_TIME, "label"}
+            self._lookups = {lookup.name: lookup for lookup in pipeline.lookups}
             for feature in pipeline.features:
                 self._add(feature)
 
@@ -81,13 +85,24 @@ class Origins:
     def _of(self, name: str) -> Origin:
         if name in {EVENT_TIME, "label"}:
             return Origin(has_unit=False)
+        lookup = self._lookups.get(name.split(".", maxsplit=1)[0]) if "." in name else None
+        if lookup is not None:
+            return Origin((name,), Path(), keys=self._keys(lookup.keys.values()))
         if name in self._fields or name not in self._features:
             return Origin((name,), Path())
         return self._add(self._features[name])
 
+    def _keys(self, names: Iterable[str]) -> frozenset[str]:
+        return frozenset(field for name in names for field in self._of(name).fields)
+
     def _find(self, feature: Feature) -> Origin:
         if feature.window is not None:
-            return self._of_window(feature.window.field, feature.window.aggregate)
+            found = self._of_window(feature.window.field, feature.window.aggregate)
+            return replace(found, keys=found.keys | self._keys(feature.window.key))
+        found = self._of_function(feature)
+        return replace(found, keys=frozenset().union(*(self._of(name).keys for name in names_read(feature))))
+
+    def _of_function(self, feature: Feature) -> Origin:
         read = [self._of(name) for name in names_read(feature)]
         fields = tuple(dict.fromkeys(field for origin in read for field in origin.fields))
         is_window = any(origin.is_window for origin in read)

@@ -35,6 +35,7 @@ from models.counting import count
 from models.reference import MetricCells
 from models.reference_fit import fit_reference
 from schemas.pipeline import Feature, Window
+from schemas.pipeline_file import load
 
 DIRECT = ("amount", "weight", "temp", "shop")
 FUNCTIONS = ("log_amount", "log_weight", "level", "is_food", "is_large")
@@ -181,7 +182,8 @@ def test_a_feature_comes_from_the_fields_in_it_by_a_function_that_may_be_known(
         Feature("mean_7d", "float", window=over("amount", "mean")),
         Feature("weight", "float", "amount * 7"),  # a field goes before a feature of its name
     )
-    assert Origins(replace(pipeline(), features=others))["f"] == origin
+    found = Origins(replace(pipeline(), features=others))["f"]
+    assert replace(found, keys=frozenset()) == origin
 
 
 def test_what_is_no_feature_is_a_field_of_its_own() -> None:
@@ -341,6 +343,26 @@ def test_of_several_fields_in_a_feature_the_one_that_others_share_is_at_fault() 
     (alone,) = name_fields(faults[:1], both, set(), ["a_by_b", "b_by_t"])
     assert alone.fields == ("amount", "weight")
     assert alone.sentence == "`a_by_b` is odd. It is made of `amount` and `weight`."
+
+
+def test_a_key_that_is_called_otherwise_explains_what_is_not_found_by_it() -> None:
+    """Flights look the weather up by the airport that they leave from, and sum up what left from it before."""
+    flights = Origins(load("flights"))
+    assert flights["temp"].keys == flights["late_3h"].keys == {"origin"}
+    assert flights["wind_gust"].keys == {"origin"}
+    assert flights["carrier_late_24h_all"].keys == {"carrier"}
+    assert flights["seats"].keys == {"tailnum"}
+    faults = [
+        fault("temp", "missing_values", 0.9),
+        fault("late_3h", "missing_values"),
+        fault("origin", "vocabulary_changed"),
+        fault("seats", "missing_values", 0.1),
+    ]
+    found = name_fields(faults, flights, set(), ["origin", "seats", "temp", "late_3h"])
+    assert [(each.fields, each.metrics) for each in found] == [
+        (("origin",), ("origin", "temp", "late_3h")),
+        (("planes.seats",), ("seats",)),
+    ]
 
 
 def test_a_window_of_labels_or_of_numbers_of_events_has_no_field() -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SHAPES: frozenset[FaultKind] = frozenset({"unit_changed", "out_of_range", "stand_in_value", "clipped"})
 _VALUES: frozenset[FaultKind] = frozenset({"vocabulary_changed", "category_vanished", "constant"})
 _MISSING: frozenset[FaultKind] = frozenset({"missing_values", "missing_values_filled", "infinite_values"})
+#: Where these are faults of a key, nothing is found by it.
+_OF_KEYS: frozenset[FaultKind] = frozenset({"vocabulary_changed", "missing_values", "constant"})
 #: What the fault of a field may look like in a feature that is made of it.
 _EXPLAINS: Mapping[FaultKind, AbstractSet[FaultKind]] = {
     # What is beyond all limits is beyond the limit of a comparison, too.
@@ -33,7 +35,7 @@ _EXPLAINS: Mapping[FaultKind, AbstractSet[FaultKind]] = {
     "missing_values": _SHAPES | _VALUES | _MISSING,
     "missing_values_filled": _SHAPES | _MISSING,
     "infinite_values": _SHAPES | _MISSING,
-    "vocabulary_changed": _VALUES | _MISSING,
+    "vocabulary_changed": _VALUES | _MISSING,  # who is called otherwise is in no lookup
     "category_vanished": _VALUES | _MISSING,
     "columns_displaced": _SHAPES | _VALUES,
     "columns_swapped": _SHAPES | _VALUES,
@@ -54,7 +56,10 @@ def name_fields(
     order
         The features, in signature order.
     """
-    waiting = sorted(faults, key=lambda fault: (_distance(fault, origins), -fault.strength))
+    every = list(faults)
+    waiting = sorted(
+        every, key=lambda fault: (not _is_key(fault, every, origins), _distance(fault, origins), -fault.strength)
+    )
     found: list[tuple[Fault, tuple[str, ...], set[str]]] = []
     for lead in waiting[:]:
         if lead not in waiting:
@@ -64,7 +69,8 @@ def name_fields(
         behind = [
             fault
             for fault in waiting
-            if fault.kind in _EXPLAINS[lead.kind] and any(_is_made(name, fields, origins) for name in fault.metrics)
+            if fault.kind in _EXPLAINS[lead.kind]
+            and any(_is_made(name, fields, origins) or _is_found_by(name, lead, origins) for name in fault.metrics)
         ]
         waiting = [fault for fault in waiting if fault not in behind]
         found.append((lead, fields, {name for fault in behind for name in fault.metrics}))
@@ -81,8 +87,20 @@ def _distance(fault: Fault, origins: Origins) -> int:
     return -1 if fault.kind.startswith("columns") else min(origins[name].distance for name in fault.metrics)
 
 
+def _is_key(fault: Fault, others: Sequence[Fault], origins: Origins) -> bool:
+    return any(_is_found_by(name, fault, origins) for other in others for name in other.metrics)
+
+
 def _is_made(name: str, fields: Sequence[str], origins: Origins) -> bool:
     return not set(fields).isdisjoint(origins[name].fields)
+
+
+def _is_found_by(name: str, lead: Fault, origins: Origins) -> bool:
+    """Whether a feature is looked up, or summed up, by the field itself that a fault is of."""
+    own = origins[lead.metrics[0]]
+    if name in lead.metrics:
+        return False
+    return lead.kind in _OF_KEYS and own.distance == 0 and own.fields[0] in origins[name].keys
 
 
 def _fields(lead: Fault, others: Sequence[Fault], origins: Origins) -> tuple[str, ...]:
