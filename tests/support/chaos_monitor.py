@@ -34,14 +34,20 @@ Row = dict[str, Any]
 
 
 class Monitoring:
-    """A monitor without its edges, and the tables that it fills."""
+    """A monitor without its edges, and the tables that it fills.
 
-    def __init__(self, pipeline: Pipeline, models: Iterable[ActiveModel]) -> None:
+    ``began_ms``: when the stream began, with events that were left unscored; None: with the first that is scored:
+    windows fill then for as long as they reach back, and what is made of them is not compared.
+    """
+
+    def __init__(self, pipeline: Pipeline, models: Iterable[ActiveModel], began_ms: int | None = None) -> None:
         self._pipeline = pipeline
         self._core = MonitorCore(pipeline, make_detector=make_detector)
         for model in models:
             self._core.register_version(model.version, model.reference, {})
         self.tables = MemoryWarehouse()
+        if began_ms is not None:
+            self._core.observe(SketchRecord(0, began_ms, began_ms, [], unscored=10_000, unscored_since_ms=began_ms))
 
     def read(self, records: Sequence[SketchRecord]) -> None:
         """Take records, and report."""
