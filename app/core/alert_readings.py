@@ -194,10 +194,9 @@ def read_verdict(verdict: Verdict, counts: Counts, *, with_labels: bool, silence
     # Labels of one kind alone show how many there are of it, and not which scores they have beside the others'.
     sayable = _KINDS if can_tell else _KINDS - {"concept_drift"}
     said = dict.fromkeys(each for each in (kind, unlabelled) if each in sayable)
-    concerned = dict.fromkeys(each.metric or "traffic" for each in verdict.explained_by)
     return Reading(
         text=verdict.headline,
-        says=tuple((each, name) for each in said for name in (concerned if each == "pipeline_fault" else [""])),
+        says=tuple((each, name) for each in said for name in (verdict.concerned if each == "pipeline_fault" else [""])),
         rules_out=() if silence else tuple(sorted(rules_out - said.keys())),
         with_labels=with_labels,
     )

@@ -92,6 +92,7 @@ class Verdict:
     """What `decide` says; the lists are ranked, the most important first.
 
     ``unlabelled``: the kind that it would be if no labels were known, which is what alerts that need none go by.
+    ``concerned``: of a fault, the fields as whoever sends the events knows them, or the metrics; "traffic".
     """
 
     kind: VerdictKind
@@ -101,6 +102,7 @@ class Verdict:
     example: Example | None
     advice: Advice
     unlabelled: VerdictKind
+    concerned: tuple[str, ...]
 
 
 def decide(situation: Situation) -> Verdict:
@@ -128,6 +130,7 @@ def decide(situation: Situation) -> Verdict:
         example=_example(situation, kind) if is_judged else None,
         advice=_advise(situation, kind),
         unlabelled=_kind_beside(_without_labels(situation)),
+        concerned=_concerned(situation) if situation.faults else (),
     )
 
 
@@ -165,6 +168,11 @@ def _kind_by_labels(situation: Situation) -> VerdictKind | None:
     if (situation.is_off or situation.rate_moved) and situation.is_explained_by_rate:
         return "label_prior_drift"
     return "concept_drift" if situation.is_off or situation.misfit_segments else None
+
+
+def _concerned(situation: Situation) -> tuple[str, ...]:
+    faults = situation.faults
+    return tuple(dict.fromkeys(name for fault in faults for name in fault.fields or fault.metrics or ("traffic",)))
 
 
 def _without_labels(situation: Situation) -> Situation:

@@ -149,7 +149,7 @@ def test_rules_that_need_no_labels_hear_the_same_before_and_after_these_have_com
 @pytest.mark.parametrize("kind", ["too_little_data", "no_reference"])
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_a_verdict_on_too_little_says_nothing_to_any_rule(kind: str, with_labels: bool) -> None:
-    verdict = Verdict(kind, "Too little.", (), (), None, decide(Situation(1, 1)).advice, kind)  # type: ignore[arg-type]
+    verdict = Verdict(kind, "Too little.", (), (), None, decide(Situation(1, 1)).advice, kind, ())  # type: ignore[arg-type]
     reading = read_verdict(verdict, counts_of(50, 50), with_labels=with_labels)
     assert (reading.says, reading.rules_out) == ((), ())
 
@@ -183,6 +183,18 @@ def test_a_rule_of_several_kinds_hears_yes_of_any_and_no_of_all() -> None:
     assert hear(["concept_drift"], with_labels=True) is True
     assert hear(["feature_drift"], with_labels=True) is False
     assert hear(["label_prior_drift"], with_labels=True) is None
+
+
+def test_a_fault_is_of_the_fields_that_senders_know_each_named_once() -> None:
+    faults = (
+        Fault("unit_changed", ("log_amount", "amount_mean"), "`amount` is larger.", 0.9, fields=("amount",)),
+        Fault("constant", ("kind",), "`kind` is constant.", 0.8),
+        Fault("traffic_missing", (), "There are no events.", 0.8),
+        Fault("nulls", ("amount_mean",), "`amount` is null.", 0.3, fields=("amount",)),  # type: ignore[arg-type]
+    )
+    verdict = decide(replace(situation_of(frozenset(), with_labels=False), faults=faults))
+    reading = read_verdict(verdict, counts_of(0, 0), with_labels=False)
+    assert reading.says == tuple(("pipeline_fault", name) for name in ("amount", "kind", "traffic"))
 
 
 def test_what_a_window_says_is_the_same_after_json() -> None:

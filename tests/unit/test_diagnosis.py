@@ -314,6 +314,7 @@ def test_others_are_told_all_of_a_verdict(with_labels: bool) -> None:
         Example("the middle value of `x`", "1", "2"),
         Advice("watch", "Because."),
         "feature_drift",
+        (),
     )
     told = to_record(verdict, ABOUT, 4_000, 500, with_labels=with_labels)
 

@@ -177,6 +177,7 @@ def test_windows_whose_scores_mean_the_opposite_are_told_once_with_both_numbers_
     assert monitored.states("worse-than-promised") == [("raised", 4), ("cleared", 10)]
     when, raised = next(each for each in monitored.said if each[1].rule == "worse-than-promised")
     assert when == 4 + DELAY  # as soon as its labels are here
+    assert raised.others == ["concept-drift"]
     assert raised.value is not None
     assert raised.value < 0.3
     assert f"auc of fraud 1.2.0 is {raised.value:.4g} (" in raised.message
