@@ -27,8 +27,6 @@ from schemas.pipeline_file import load as load_pipeline
 from schemas.wire import SketchRecord
 
 PARTITIONS = 8
-#: Windows had filled before the first event that is scored.
-LONG_AGO_MS = START_MS - 30 * 86_400_000
 LOAD = Load(seed=11, n=3_000, partitions=PARTITIONS, with_labels=True, late=0.05)
 
 
@@ -63,7 +61,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         by_partition([LOAD.event(pipeline.topics, number) for number in range(LOAD.n)]),
         by_partition(LOAD.labels(pipeline.topics)),
         [],
-        Monitoring(pipeline, models, LONG_AGO_MS),
+        Monitoring(pipeline, models),
     )
     for number in range(PARTITIONS):
         scene.undisturbed.extend(Partition(scene, number, {}).commit_all())
@@ -158,7 +156,7 @@ def test_the_rows_are_the_same_for_any_workers_and_kills_bit_for_bit(scene: Scen
     records, kills = score(scene, workers, new_random(workers))
     assert kills > 2
     assert wrong_errors(records, scene.undisturbed) == {}
-    live = Monitoring(scene.pipeline, scene.models, LONG_AGO_MS)
+    live = Monitoring(scene.pipeline, scene.models)
     live.read_live(records)
     assert wrong_rows(live, scene.expected) == []
     assert any(row["revision"] > 1 for row in live.tables.read("drift_reports")), "nothing was late"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
+from chaos_pipeline import START_MS
 from monitor_bench import FOUND, rows_of
 
 from app.adapters.effects import findings_columns
@@ -27,6 +28,9 @@ from schemas.wire import SketchRecord
 #: Alerts are told once, and what was told first depends on when.
 TABLES = tuple(table for table in FOUND if table != "alerts")
 
+#: Thirty days before the first event that is scored.
+BEGAN_MS = START_MS - 30 * 86_400_000
+
 #: Of a monitor that reads live.
 _REPORTS = 4
 
@@ -36,18 +40,16 @@ Row = dict[str, Any]
 class Monitoring:
     """A monitor without its edges, and the tables that it fills.
 
-    ``began_ms``: when the stream began, with events that were left unscored; None: with the first that is scored:
-    windows fill then for as long as they reach back, and what is made of them is not compared.
+    The stream began long before, with events that were left unscored: windows have filled, and everything is compared.
     """
 
-    def __init__(self, pipeline: Pipeline, models: Iterable[ActiveModel], began_ms: int | None = None) -> None:
+    def __init__(self, pipeline: Pipeline, models: Iterable[ActiveModel]) -> None:
         self._pipeline = pipeline
         self._core = MonitorCore(pipeline, make_detector=make_detector)
         for model in models:
             self._core.register_version(model.version, model.reference, {})
+        self._core.observe(SketchRecord(0, BEGAN_MS, BEGAN_MS, [], unscored=10_000, unscored_since_ms=BEGAN_MS))
         self.tables = MemoryWarehouse()
-        if began_ms is not None:
-            self._core.observe(SketchRecord(0, began_ms, began_ms, [], unscored=10_000, unscored_since_ms=began_ms))
 
     def read(self, records: Sequence[SketchRecord]) -> None:
         """Take records, and report."""
