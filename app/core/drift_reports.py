@@ -258,9 +258,7 @@ class Judge:
                 note = view.absence if is_absent else "no values to compare"
                 verdicts[test] = Verdict(None, None, None, None, "NONE", note)
             elif math.isnan(limit):
-                least = math.ceil(FEWEST * float(self._reference.design_effects[row]))
-                note = f"too few events to judge: {least} are needed in both windows"
-                verdicts[test] = Verdict(statistic, p_value, None, effect, "NONE", note)
+                verdicts[test] = Verdict(statistic, p_value, None, effect, "NONE", self._say_power(view, s, row))
             else:
                 signal = self._grade(test, effect) if is_rejected and p_value <= limit else "NONE"
                 note = self._say(test, view, s, row) if test in _SAYING else ""
@@ -315,6 +313,22 @@ class Judge:
 
     def _grade(self, test: str, effect: float) -> Signal:
         return "DRIFT" if effect >= self._settings[test].get("minimum_effect", 0.0) else "WARNING"
+
+    def _say_power(self, view: View, s: int, row: int) -> str:
+        """Why so few events say nothing; where they are few because they resemble each other, what would be seen.
+
+        A change of a share is sure from the distance on that Massart's inequality allows so many independent events, at
+        what the window may spend on everything.
+        """
+        design_effect = float(self._reference.design_effects[row])
+        least = math.ceil(FEWEST * design_effect)
+        if design_effect <= 1:
+            return f"too few events to judge: {least} are needed in both windows"
+        n, m = int(view.reference[s, row].sum()), int(view.detection[s, row].sum())
+        apart = math.sqrt(math.log(2 / view.alpha) / 2 * (1 / n + 1 / m) * design_effect)
+        seen = "no change of its shares" if apart >= 1 else f"only a change of its shares by {apart:.2g}"
+        looks = f"{m / design_effect:.2g} independent looks a window"
+        return f"hardly to be judged: {looks} ({least} events are needed in both windows); {seen} would be sure"
 
     def _say(self, test: str, view: View, s: int, row: int) -> str:
         cells = self._reference.metrics[row]

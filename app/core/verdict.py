@@ -270,9 +270,12 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
             continue
         way = "raises" if shift > 0 else "lowers"
         if metric == JOINT:
-            found.append(Explanation(metric, share, "what features do together, or what none of them shows"))
+            words = (
+                f"what the features do together, or what none of them shows, {way} the mean score by {_points(shift)}"
+            )
+            found.append(Explanation(metric, share, words))
         else:
-            moved = f"{said[metric]}; this" if metric in said else "its change, too small to be sure of,"
+            moved = f"{said[metric]}; this" if metric in said else f"`{metric}` may have moved, not for certain; this"
             found.append(Explanation(metric, share, f"{moved} {way} the mean score by {_points(shift)}"))
     return tuple(found[:_MOST_EXPLAINED])
 

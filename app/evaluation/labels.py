@@ -17,7 +17,7 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.special import expit, logit
 
-from app.core.budget import OF_ERRORS, OF_OUTCOMES, OF_WINDOWS
+from app.core.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS
 from app.core.error_watch import ERROR
 from app.core.findings import Findings
 from app.core.sketches import ALL, pack
@@ -44,8 +44,8 @@ _SIZE_MS = 1_000 * WINDOW
 SOURCES = {
     "windows": ("windows of features and score", OF_WINDOWS),
     "outcome": ("windows of the outcome", OF_OUTCOMES),
-    "verdicts": ("verdicts of label prior or concept drift", OF_OUTCOMES),
-    "labels": ("either of these two", 2 * OF_OUTCOMES),
+    "verdicts": ("verdicts of label prior or concept drift", OF_LABELS),
+    "labels": ("either of these two", OF_OUTCOMES + OF_LABELS),
     "errors": ("CUSUM of wrong decisions", OF_ERRORS),
     "all": ("all together", 1.0),
 }

@@ -69,8 +69,14 @@ class PaymentLaw:
 
     @property
     def help(self) -> str:
-        carried = ", windows of 30 days" if self.carried else ""
-        return f"{100 * self.base_rate:g} % frauds, labels {self.delay}, cards {self.cards}{carried}"
+        """In words."""
+        labels = {"now": "at once", "late": "after 20 days", "split": "after 1 to 20 and 20 days"}[self.delay]
+        return f"{100 * self.base_rate:g} % frauds, labels {labels}, cards {self.cards}"
+
+    @property
+    def name(self) -> str:
+        """In the names of figures."""
+        return f"{100 * self.base_rate:g}-{self.delay}-{self.cards}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +167,13 @@ class Bank:
         """A bank that is as this one and goes on by itself."""
         other = object.__new__(Bank)
         other.__dict__ = {**self.__dict__, "_came": self._came.copy()}
+        return other
+
+    def emptied(self) -> Bank:
+        """The same bank whose windows begin empty: what happened before is not known."""
+        other = object.__new__(Bank)
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        other.__dict__ = {**self.__dict__, "_came": np.zeros_like(self._came), "_last_day": nothing}
         return other
 
     def draw(self, chance: np.random.Generator, days: int, change: PaymentChange | None = None) -> Payments:

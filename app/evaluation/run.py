@@ -42,6 +42,11 @@ class Sizes:
         return max(1, self.runs // 100)
 
     @property
+    def payments(self) -> int:
+        """Runs of each law of payments."""
+        return max(1, self.runs // 5)
+
+    @property
     def episodes(self) -> int:
         """Episodes of each cell of the KDD 2026 protocol, which has 50."""
         return max(1, min(50, self.runs // 20))

@@ -17,6 +17,7 @@ from app.evaluation.goals import GOALS
 from app.evaluation.kdd import measure_kdd
 from app.evaluation.labels import measure_labels
 from app.evaluation.null import measure_null
+from app.evaluation.payments import measure_payments
 from app.evaluation.prices import measure_prices
 from app.evaluation.procedures import measure_procedures
 from app.evaluation.run import EvaluationRun
@@ -35,6 +36,7 @@ class Section:
 SECTIONS = (
     Section("null", "false alarms where nothing changes", measure_null),
     Section("labels", "false alarms with labels, where nothing changes", measure_labels),
+    Section("payments", "rare frauds, late labels: false alarms, and verdicts on changes", measure_payments),
     Section("procedures", "ways to spend the budget over time", measure_procedures),
     Section("changes", "changes of one of ten features", measure_changes),
     Section("concepts", "river's generators, detectors on errors", measure_concepts),

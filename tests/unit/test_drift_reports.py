@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import false_discovery_control, ks_2samp
 
-from app.core.budget import OF_ERRORS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
+from app.core.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
 from app.core.comparison import TESTS, Comparison, smallest_p
 from app.core.drift_reports import Judge, Judgement, Verdict, View
 from app.core.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
@@ -168,9 +169,12 @@ def test_thirty_independent_events_are_enough(n: int, design_effect: float, is_j
     matrix, scores = draw(np.random.default_rng(27), n)
     found = judge.judge(view_of(matrix, scores, against=known))
     assert {each.verdict.threshold is not None for each in found} == {is_judged}
-    needed = math.ceil(30 * design_effect)
-    words = "" if is_judged else f"too few events to judge: {needed} are needed in both windows"
-    assert {each.verdict.note for each in found} == {words}
+    few = "too few events to judge: 30 are needed in both windows"
+    alike = (
+        "hardly to be judged: 30 independent looks a window (75 events are needed in both windows); only a change of"
+        " its shares by 0.25 would be sure"
+    )
+    assert {each.verdict.note for each in found} == {"" if is_judged else few if design_effect == 1 else alike}
     assert {(each.n_reference, each.n_detection) for each in found} == {(8_000, n)}
 
 
@@ -481,8 +485,7 @@ def test_a_budget_by_hand() -> None:
 
 
 def test_what_a_pipeline_with_labels_may_spend_is_the_whole_budget() -> None:
-    # The outcome's share is spent by its tests and, again, by the verdict.
-    assert math.isclose(OF_WINDOWS + 2 * OF_OUTCOMES + OF_ERRORS, 1)
+    assert math.isclose(OF_WINDOWS + OF_OUTCOMES + OF_LABELS + OF_ERRORS, 1)
 
 
 # -- tests in batches --------------------------------------------------------------------------------------------------
@@ -537,3 +540,22 @@ def test_intervals_and_trends_by_hand() -> None:
     (rising,) = look_for_trend(Past(times, past + times[:-1, None, None], past[0] + 39.0, reference), 20)
     assert rising.p_value < 1e-6
     assert rising.effect == pytest.approx(39 / 8, rel=0.02)  # the reference is 0 … 9: d9 - d1 is 8
+
+
+@given(st.floats(1.5, 1e5), st.integers(1, 10_000))
+def test_what_is_said_to_be_sure_would_be_rejected_by_its_distance(design_effect: float, n: int) -> None:
+    """Of as many independent events as count, so large a distance of two distributions has the p-value alpha."""
+    known = replace(reference(), design_effects=np.full(6, design_effect))
+    judge = Judge(known, [default_test("ks")])
+    view = view_of(*draw(np.random.default_rng(27), n), against=known)
+    (note,) = {each.verdict.note for each in judge.judge(view) if each.metric == "normal"}
+    if n >= 30 * design_effect:
+        assert not note
+        return
+    looks = float(re.search(r"judged: (\S+) independent looks", note)[1])  # type: ignore[index]
+    assert looks == pytest.approx(n / design_effect, rel=0.05)
+    sure = re.search(r"by (\S+) would be sure", note)
+    apart = float(sure[1]) if sure else 1.0
+    independent = 1 / (1 / 8_000 + 1 / n) / design_effect
+    at_most = 2 * math.exp(-2 * independent * apart**2)
+    assert at_most == pytest.approx(view.alpha, rel=0.4) if sure else at_most > view.alpha * 0.999

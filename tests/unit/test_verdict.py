@@ -585,7 +585,7 @@ def test_features_explain_a_score_drift_by_their_shares() -> None:
 
     assert [(each.metric, each.share) for each in explained] == [("temp", 0.7), (JOINT, 0.2), ("humid", 0.1)]
     assert explained[0].words.endswith("3.2 or more in training; this raises the mean score by 0.07")
-    assert explained[2].words == "its change, too small to be sure of, raises the mean score by 0.01"
+    assert explained[2].words == "`humid` may have moved, not for certain; this raises the mean score by 0.01"
 
 
 def test_without_score_drift_features_are_ranked_by_how_far_they_moved() -> None:
@@ -661,7 +661,9 @@ def test_of_a_score_drift_what_explains_some_of_it_is_said_and_of_others_how_far
     shares = tuple(Share(f"f{at}", -0.0123, share) for at, share in enumerate((0.3, 0.2, 0.15, 0.1, 0.05, 0.05, 0.049)))
     found = decide(replace(SCORES, attribution=shares)).explained_by
     assert [each.metric for each in found] == ["f0", "f1", "f2", "f3", "f4"]
-    assert {each.words for each in found} == {"its change, too small to be sure of, lowers the mean score by 0.012"}
+    assert [each.words for each in found] == [
+        f"`f{at}` may have moved, not for certain; this lowers the mean score by 0.012" for at in range(5)
+    ]
     few = decide(replace(SCORES, attribution=shares[4:])).explained_by
     assert [each.metric for each in few] == ["f4", "f5"]
     many = tuple(replace(TEMP, metric=f"t{at}", effect=0.9 - at / 10) for at in range(8))

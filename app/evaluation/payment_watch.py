@@ -1,0 +1,272 @@
+"""A monitor of payments: the pipeline file, the reference of a version, what workers send, and what is said of it.
+
+The monitor is fed as a stream feeds it: a record a day, with the events of the day, the labels of the day that has
+become mature, and the wrong decisions whose labels came, in their order.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.drift_calendar import Window
+from app.core.error_watch import ERROR
+from app.core.findings import Findings
+from app.core.monitoring import MonitorCore
+from app.core.sketches import ALL, pack
+from app.evaluation.payment_stream import (
+    A_DAY,
+    COLUMN,
+    DAY_MS,
+    FEATURES,
+    FIRST_DAY,
+    MERCHANTS,
+    SLOWEST_DAYS,
+    Ints,
+    Payments,
+)
+from app.evaluation.product import VERSION
+from models.counting import count, count_outcomes
+from models.error_hours import hours_of
+from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
+from models.reference import Counts, Reference
+from models.reference_fit import fit_reference
+from models.segments import Segments
+from models.spans import memories_of, span_of
+from schemas.pipeline_file import load
+from schemas.wire import ErrorRun, SketchRecord
+
+if TYPE_CHECKING:
+    from schemas.pipeline import Pipeline
+    from schemas.wire import SketchDelta
+
+#: One false alarm in a hundred windows.
+PER_EVENTS = 100 * A_DAY
+_CATEGORIES = {"merchant": MERCHANTS}
+#: The version that another one takes the place of is `VERSION`.
+NEXT_VERSION = "2.0.0"
+_NO_ALARM = frozenset({"none", "too_little_data"})
+
+_FILE = """
+name = "payments"
+partitions = 1
+[model]
+name = "fraud"
+[events]
+entity = "card"
+id = "id"
+time = "at_ms"
+earliest = 1960-01-01T00:00:00Z
+plural = "payments"
+[events.fields]
+id = "string"
+card = "string"
+at_ms = "int"
+amount = "float?"
+merchant = "string?"
+is_foreign = "bool?"
+card_risk = "float?"
+distance = "float?"
+email_age = "float?"
+[labels]
+horizon = "{horizon}"
+[performance]
+maturity = "{maturity}"
+[drift]
+window = "1d"
+slice = "1h"
+grace = "0s"
+bins = 128
+segments = ["merchant"]
+false_alarms = 1
+per_events = {per_events}
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+[[features]]
+name = "log_amount"
+type = "float"
+expression = "log1p(amount)"
+[[features]]
+name = "hour"
+type = "float"
+expression = "at_ms / 3600000 % 24"
+[[features]]
+name = "merchant"
+type = "category"
+expression = "merchant"
+values = {merchants}
+[[features]]
+name = "is_foreign"
+type = "bool"
+expression = "is_foreign"
+[[features]]
+name = "card_risk"
+type = "float"
+expression = "card_risk"
+[[features]]
+name = "distance"
+type = "float"
+expression = "distance"
+[[features]]
+name = "email_age"
+type = "float"
+expression = "email_age"
+[[features]]
+name = "payments_1d"
+type = "int"
+window = {{ of = "events", key = ["card"], size = "1d", hop = "1h", aggregate = "count" }}
+[[features]]
+name = "fraud_30d"
+type = "float"
+[features.window]
+of = "labels"
+key = ["merchant"]
+size = "30d"
+hop = "1h"
+aggregate = "mean"
+field = "label"
+delay = "1h"
+"""
+
+
+@cache
+def make_pipeline(delay: str) -> Pipeline:
+    """The pipeline file of payments whose labels come so."""
+    days = 0 if delay == "now" else SLOWEST_DAYS
+    text = _FILE.format(horizon=f"{days + 1}d", maturity=f"{days}d", per_events=PER_EVENTS, merchants=list(MERCHANTS))
+    with tempfile.TemporaryDirectory(prefix="streamgauge-evaluation-") as folder:
+        path = Path(folder) / "payments.toml"
+        path.write_text(text, encoding="utf-8")
+        return load(path)
+
+
+def fit(pipeline: Pipeline, payments: Payments) -> Reference:
+    """The reference of a version that was trained on these payments, all of whose labels have come."""
+    return fit_reference(
+        payments.matrix,
+        FEATURES,
+        ["category" if name in _CATEGORIES else "numeric" for name in FEATURES],
+        {name: len(values) + 1 for name, values in _CATEGORIES.items()},
+        payments.scores,
+        payments.labels,
+        pipeline.drift.bins,
+        vocabularies=_CATEGORIES,
+        segments=Segments.of(pipeline),
+        span=span_of(pipeline, payments.times_ms),
+        memories=memories_of(pipeline),
+        times_ms=payments.times_ms,
+    )
+
+
+def records(
+    pipeline: Pipeline,
+    reference: Reference,
+    payments: Payments,
+    first: int,
+    *,
+    is_new: bool = False,
+    swap: Ints | None = None,
+) -> Iterator[SketchRecord]:
+    """What one partition sends: a record a day, from the ``first`` one until the last day's labels are mature.
+
+    Parameters
+    ----------
+    is_new
+        Whether the stream begins with the first day; else windows had been filled before.
+    swap
+        Of each merchant, the event time from which another version, trained on the same, scores it; None: none does.
+    """
+    last = int(payments.times_ms[-1]) // DAY_MS
+    waiting = pipeline.performance.maturity_ms // DAY_MS
+    right = (payments.scores >= reference.threshold) == (payments.labels == 1)
+    order = np.argsort(payments.label_times_ms, kind="stable")
+    came_ms, wrong = payments.label_times_ms[order], (~right[order]).astype(np.uint8)
+    counts_ms = np.maximum(came_ms, payments.times_ms[order] + pipeline.performance.maturity_ms).astype("<i8")
+    hours = hours_of(payments.times_ms[order]).astype(np.uint8)
+    for day in range(first, last + waiting + 1):
+        end_ms = (day + 1) * DAY_MS
+        deltas: list[SketchDelta] = []
+        for version, part in _by_version(payments, swap):
+            if day <= last:
+                deltas += _of_events(pipeline, reference, part.day(day), day, version)
+            if first <= day - waiting <= last:
+                deltas += _of_labels(pipeline, reference, part.day(day - waiting), day - waiting, version)
+        start, stop = np.searchsorted(came_ms, [day * DAY_MS, end_ms])
+        columns = (each[start:stop].tobytes() for each in (counts_ms, wrong, hours))
+        errors = ErrorRun(VERSION, *columns)
+        unscored = A_DAY * first if day == first and not is_new else 0  # the stream is older than what is scored
+        yield SketchRecord(0, end_ms, end_ms, deltas, [errors], unscored, unscored_since_ms=0 if unscored else None)
+
+
+def _by_version(payments: Payments, swap: Ints | None) -> Iterator[tuple[str, Payments]]:
+    if swap is None:
+        yield VERSION, payments
+        return
+    merchants = payments.matrix[:, COLUMN["merchant"]].astype(np.int64)
+    is_new = payments.times_ms >= swap[merchants]
+    yield VERSION, payments.of(~is_new)
+    yield NEXT_VERSION, payments.of(is_new)
+
+
+def _of_events(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> list[SketchDelta]:
+    if not len(of.scores):
+        return []
+    segments = Segments.of(pipeline)
+    parts = count_groups(reference, of.matrix, of.scores, segments.find(of.matrix))
+    counted = {ALL: count(reference, of.matrix, of.scores)} | _split(parts, segments)
+    return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
+
+
+def _of_labels(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> list[SketchDelta]:
+    if not len(of.scores):
+        return []
+    segments = Segments.of(pipeline)
+    parts = [count_outcome_groups(reference, of.scores, of.labels, keys) for keys in segments.find(of.matrix)]
+    counted = {ALL: count_outcomes(reference, of.scores, of.labels)} | _split(parts, segments)
+    return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
+
+
+def _split(parts: list[GroupedCounts], segments: Segments) -> dict[str, Counts]:
+    return {segments.names[at]: counts for at, counts in GroupedCounts.merge(parts).split().items()}
+
+
+def follow(
+    pipeline: Pipeline,
+    reference: Reference,
+    payments: Payments,
+    first: int,
+    *,
+    is_new: bool = False,
+    swap: Ints | None = None,
+) -> Findings:
+    """What the monitor says of these days, in its order; see `records`."""
+    monitor = MonitorCore(pipeline, keep=SLOWEST_DAYS + 4)
+    for version in (VERSION,) if swap is None else (VERSION, NEXT_VERSION):
+        monitor.register_version(version, reference, {}, Window(FIRST_DAY * DAY_MS, first * DAY_MS))
+    findings = Findings()
+    for record in records(pipeline, reference, payments, first, is_new=is_new, swap=swap):
+        monitor.observe(record)
+        findings.add(monitor.collect(now_ms=0))
+    return findings
+
+
+def alarmed_windows(findings: Findings) -> dict[str, set[int]]:
+    """Days with an alarm, by what alarmed: kinds of verdicts, detectors ("error") and alerts ("alert")."""
+    days: dict[str, set[int]] = {}
+    for verdict in findings.verdicts:
+        if verdict.kind not in _NO_ALARM:
+            days.setdefault(verdict.kind, set()).add(verdict.window_start_ms // DAY_MS)
+    for report in findings.reports:
+        if report.metric == ERROR and report.signal == "DRIFT":
+            days.setdefault("error", set()).add((report.window_end_ms - 1) // DAY_MS)
+    for alert in findings.alerts:
+        if alert.state == "raised":
+            days.setdefault("alert", set()).add((alert.window_start_ms or 0) // DAY_MS)
+    return days
