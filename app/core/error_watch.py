@@ -46,9 +46,9 @@ def make_cusum(wanted: ErrorDetector, baseline: Baseline) -> Detector:
 def baseline_of(reference: Reference, training: Window, drift: Drift) -> Baseline:
     """What training says of the error rate, and the events between false alarms that the budget allows.
 
-    Four tenths of the budget are for sequential detectors. Where it is per time, labels are taken to come as often as in
-    training; when that has no times, its labels stand for one such period. Errors may come in bursts that labels do not
-    show, and one training set shows less than all of their own: the larger of both design effects counts.
+    Four tenths of the budget are for sequential detectors. Where it is per time, labels are taken to come as often as
+    in training; when that has no times, its labels stand for one such period. Errors may come in bursts that labels do
+    not show, and one training set shows less than all of their own: the larger of both design effects counts.
     """
     n = reference.training.n_labels
     budget = drift.false_alarms
