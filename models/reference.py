@@ -175,6 +175,8 @@ class Reference:
         together for a while.
     segments
         The counts of each segment that had events in training, by name.
+    label_effect
+        How many labels count as one, beyond what their scores explain.
     errors
         Where decisions were wrong: by the hours of the week, and how errors depend on each other beyond that.
     """
@@ -187,6 +189,7 @@ class Reference:
     outcome_blocks: Ints
     segments: Mapping[str, Counts] = field(default_factory=dict)
     errors: ErrorHours = field(default_factory=ErrorHours.none)
+    label_effect: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -272,6 +275,7 @@ class Reference:
                 "log_loss_sum": self.training.log_loss_sum,
                 "n_correct": self.training.n_correct,
                 "outcomes": self.training.outcomes.tolist(),
+                "label_effect": self.label_effect,
                 "outcome_blocks": [_to_sparse(block.ravel()) for block in self.outcome_blocks],
                 "metrics": [
                     {
@@ -382,7 +386,8 @@ class Reference:
         _fill(errors.events, body["errors"]["events"])
         _fill(errors.wrong, body["errors"]["wrong"])
         _fill(errors.log_odds, body["errors"]["log_odds"])
-        return replace(whole, segments=segments, errors=replace(errors, effect=float(body["errors"]["effect"])))
+        errors = replace(errors, effect=float(body["errors"]["effect"]))
+        return replace(whole, segments=segments, errors=errors, label_effect=float(body["label_effect"]))
 
 
 def _to_sparse(counts: Ints) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from models.counting import count, count_outcomes
-from models.dependence import FEWEST_WINDOWS, Span, design_effect
+from models.dependence import FEWEST_WINDOWS, Span, design_effect, effect_of_residuals
 from models.error_hours import ErrorHours, fit_error_hours
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Blocks of labelled events in their order: long against what hangs together, and enough to see how blocks differ.
 OUTCOME_BLOCKS = 32
+
+#: Groups of scores within which labels are expected alike: with so many of the rarer kind each, and at most so many.
+_LABELS_A_GROUP, _MOST_GROUPS = 20, 50
 
 # In units, a value of the training range is at most 2**32, so 2**31 of them fit an int64 sum.
 _RANGE_BITS = 32
@@ -107,7 +110,22 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
     by_segment = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
     errors = _fit_errors(scores, outcomes, threshold, times_ms, span)
-    return replace(cells, training=count(cells, matrix, scores, outcomes), segments=by_segment, errors=errors)
+    in_cells = _find_cells(metrics[-2], scores)[labelled]
+    effect = _effect_of_labels(in_cells, outcomes[labelled], None if span is None else span.of(labelled))
+    training = count(cells, matrix, scores, outcomes)
+    return replace(cells, training=training, segments=by_segment, errors=errors, label_effect=effect)
+
+
+def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> float:
+    """How many labels count as one, beyond what the cells of their scores explain.
+
+    Neighbouring cells are joined to as many groups as there are labels of the rarer kind to tell them apart.
+    """
+    groups = int(min(max(min(labels.sum(), (1 - labels).sum()) // _LABELS_A_GROUP, 1), _MOST_GROUPS))
+    ranks = np.argsort(np.argsort(in_cells, kind="stable"), kind="stable")
+    group = ranks * groups // max(len(labels), 1)
+    n = np.maximum(np.bincount(group, minlength=groups), 1)
+    return effect_of_residuals(labels - (np.bincount(group, labels, minlength=groups) / n)[group], span)
 
 
 def _cut(rows: Ints, span: Span | None) -> list[Ints]:

@@ -183,6 +183,8 @@ def _faults_of_reference(reference: Reference) -> Iterator[str]:
         yield "a design effect is no positive number"
     if np.isinf(reference.profiles).any():
         yield "a mean score is infinite"
+    if not 1 <= reference.label_effect < math.inf:
+        yield "the design effect of labels is less than 1, or no number"
     yield from _faults_of_errors(reference.errors, reference.training)
     blocks = reference.outcome_blocks
     if (blocks < 0).any() or (blocks > reference.training.outcomes).any():

@@ -62,7 +62,7 @@ class Misfits:
             outcomes,
             counts.outcomes,
             self._weights[segment],
-            self.calibration().design_effects["rate"],
+            self.reference.label_effect,
             prior_effect=float(self.reference.design_effects[-1]),
         )
 

@@ -10,6 +10,8 @@ import pytest
 from scipy.signal import lfilter
 
 from models.dependence import Span, design_effect
+from models.reference import Reference
+from models.reference_fit import fit_reference
 from models.spans import memories_of, span_of
 from schemas.pipeline_file import load
 
@@ -114,6 +116,28 @@ def test_too_few_windows_say_no_more_than_neighbours() -> None:
     cells = in_cells(daily(np.random.default_rng(1), 7 * WINDOW))
     alone = design_effect(cells, CELLS, in_order=True)
     assert design_effect(cells, CELLS, in_order=True, span=span(len(cells))) == alone
+
+
+def fitted(scores: Floats, labels: Floats) -> Reference:
+    nothing = np.empty((len(scores), 0))
+    return fit_reference(nothing, [], [], {}, scores, labels, 32, span=span(len(scores)))
+
+
+def test_labels_that_scores_explain_are_independent_however_they_come() -> None:
+    rng = np.random.default_rng(3)
+    scores = 1 / (1 + np.exp(3 - 2 * neighbours_alike(rng, 24 * WINDOW)))
+    known = fitted(scores, (rng.random(len(scores)) < scores).astype(float))
+    assert known.design_effects[-1] > 1.3  # positives come in bursts
+    assert known.label_effect < 1.15
+
+
+@pytest.mark.parametrize("together", [4, 20])
+def test_labels_that_come_together_beyond_their_scores_count_as_one(together: int) -> None:
+    rng = np.random.default_rng(4)
+    n = 40 * WINDOW
+    scores = rng.uniform(0.02, 0.3, n)
+    labels = (np.repeat(rng.random(n // together), together) < scores).astype(float)
+    assert together / 2 < fitted(scores, labels).label_effect < 2 * together
 
 
 # -- where events lie --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from app.core.diagnosis import Diagnosis, to_record
 from app.core.drift_calendar import Window
 from app.core.drift_reports import Judgement, Signal
 from app.core.drift_reports import Verdict as Said
-from app.core.estimation import calibrate, compare, estimate
+from app.core.estimation import compare, estimate
 from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
 from app.core.label_checks import check_labels, order_weights
@@ -181,8 +181,9 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
     effects = replace(known, design_effects=np.array([1.0, 1.0, 1.0, 7.0, 3.0]))
     found = look(monkeypatch, {ALL: counts}, known=effects)
     weights = order_weights(known.training.outcomes, known.profiles[-2, : known.score_cells])
-    rate_effect = calibrate(known).design_effects["rate"]
-    labels_say = check_labels(known.training.outcomes, counts.outcomes, weights, rate_effect, prior_effect=3.0)
+    effects = replace(effects, label_effect=2.0)
+    found = look(monkeypatch, {ALL: counts}, known=effects)
+    labels_say = check_labels(known.training.outcomes, counts.outcomes, weights, 2.0, prior_effect=3.0)
     deviation = math.sqrt(found.rate_before * (1 - found.rate_before))
     assert found.misfit == Misfit(
         p_direction=labels_say.p_direction,

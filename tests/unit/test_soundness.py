@@ -296,6 +296,8 @@ def test_each_fault_of_a_reference_is_named() -> None:
         ({"errors": replace(ErrorHours.none(), log_odds=changed(hours.log_odds, 0, 1.0))}, "its hours differ"),
         ({"errors": replace(hours, effect=0.99)}, "the design effect of errors is less than 1"),
         ({"errors": replace(hours, effect=np.inf)}, "or no number"),
+        ({"label_effect": 0.99}, "the design effect of labels is less than 1"),
+        ({"label_effect": np.inf}, "or no number"),
         ({"outcome_blocks": blocks - 1}, "a block of labels is no part"),
         ({"outcome_blocks": blocks + good.training.outcomes}, "is no part"),
         ({"outcome_blocks": np.stack([good.training.outcomes] * 2)}, "do not add up"),
