@@ -276,6 +276,14 @@ class WindowStore:
                     of_version[segment] = of_version.get(segment, 0) + sketch.n
         return found
 
+    def n_scored(self, window: Window) -> dict[str, int]:
+        """Number of events of a window by version."""
+        found: dict[str, int] = {}
+        for pane in self._calendar.panes_of(window):
+            for version, sketches in self._panes.get(pane, {}).items():
+                found[version] = found.get(version, 0) + (sketches[ALL].n if ALL in sketches else 0)
+        return found
+
     def versions(self) -> set[str]:
         """The versions that counts are held of."""
         return {version for held in self._panes.values() for version in held}

@@ -61,6 +61,7 @@ from schemas.wire import encode_packed
 if TYPE_CHECKING:
     from app.core.batches import Floats
     from app.core.detectors import Make
+    from app.core.filling import Filling
     from app.core.findings import PerformanceRow
     from app.core.label_selection import Selection
     from models.reference import Counts
@@ -509,9 +510,11 @@ class MonitorCore:
         return errors.take(np.flatnonzero(is_full))
 
     def _silence(self, window: Window, version: str) -> Silence:
-        metrics = self._versions[version].reference.names
-        filling = self._fill_times.filling(metrics, window, self._store.start.before(window.end_ms))
-        return Silence(version, is_shared(version, self._n_scored(window)), filling)
+        filling: list[Filling] = []
+        if self._fill_times.longest_ms:
+            began_ms = self._store.start.before(window.end_ms)
+            filling = self._fill_times.filling(self._versions[version].reference.names, window, began_ms)
+        return Silence(version, is_shared(version, self._store.n_scored(window)), filling)
 
     def _course(self, window: Window, version: str) -> Course | None:
         """The parts of a window and of the one before; None where that was not the version's own, or is not known."""
@@ -525,13 +528,9 @@ class MonitorCore:
         )
         return Course(now, then, window.start_ms - before.start_ms)
 
-    def _n_scored(self, window: Window) -> dict[str, int]:
-        """Events of a window by version."""
-        return {version: of_version.get(ALL, 0) for version, of_version in self._store.numbers(window).items()}
-
     def _traffic(self, window: Window, past_windows: list[Window], version: str) -> Traffic | None:
         """How many events past windows and this one had, whichever version scored them; one version tells it."""
-        if version != server(self._n_scored(window)):
+        if version != server(self._store.n_scored(window)):
             return None
         past = [self._history.events(each) for each in past_windows]
         now = self._history.events(window)
@@ -574,7 +573,7 @@ class MonitorCore:
             against, absence = dict(known.reference.by_segment()), "training had no such events"
         else:
             before = self._calendar.before(window, drift.against)
-            is_own = before < window and not is_shared(version, self._n_scored(before))
+            is_own = before < window and not is_shared(version, self._store.n_scored(before))
             against = self._counts(before, version) if is_own else {}
             absence = f"version {version} scored none of {before}, which it is compared with, or only a part"
         nothing = known.reference.zeros()

@@ -25,9 +25,12 @@ class StreamStart:
 
     def __init__(self) -> None:
         self._events: dict[int, int] = {}
+        #: What was found; a window is asked about several times.
+        self._found: dict[int, int | None] = {}
 
     def add(self, slice_start_ms: int, n: int) -> None:
         """Count events."""
+        self._found.clear()
         self._events[slice_start_ms] = self._events.get(slice_start_ms, 0) + n
         if len(self._events) > _KEPT:
             del self._events[max(self._events)]
@@ -43,6 +46,11 @@ class StreamStart:
         >>> start.before(800)
         500
         """
+        if end_ms not in self._found:
+            self._found[end_ms] = self._find(end_ms)
+        return self._found[end_ms]
+
+    def _find(self, end_ms: int) -> int | None:
         events = sorted((start_ms, n) for start_ms, n in self._events.items() if start_ms < end_ms)
         left = sum(n for _, n in events) / 2
         for n in sorted(n for _, n in events):
@@ -57,3 +65,4 @@ class StreamStart:
 
     def from_state(self, state: list[Any]) -> None:
         self._events = dict(map(tuple, state))
+        self._found.clear()
