@@ -296,13 +296,15 @@ class DelayCounts(msgspec.Struct, array_like=True):
     """How long one label (0 or 1) took, of the events of one slice, as one transaction joined them.
 
     The delay is the label's effective time less the time of its event. ``cells`` holds ascending numbers (uint32) of
-    the cells of `app.core.delay_law`, and ``counts`` their labels (int64), both little-endian. Additive.
+    the cells of `app.core.delay_law`, and ``counts`` their labels (int64), both little-endian; ``newest_ms``: effective
+    time of the newest label. Additive, and the newest of all.
     """
 
     slice_start_ms: TimeMs
     label: Annotated[int, msgspec.Meta(ge=0, le=1)]
     cells: bytes
     counts: bytes
+    newest_ms: TimeMs
 
 
 class SketchRecord(msgspec.Struct, array_like=True):

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from app.core.batches import Floats, Ints
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from app.core.batches import Floats, Ints
 
 # Cells: one for what is below 2**10 ms (a second), then 32 to each doubling, up to 2**42 ms (139 years).
 _FIRST_BIT, _LAST_BIT, _PER_DOUBLING = 10, 42, 32
@@ -42,6 +42,8 @@ EDGES_MS: Ints = np.concatenate(
     ]
 )
 
+#: Labels that come up to this share of the greatest age seen may come later, too.
+_NEAR = 0.9
 #: Fewer labels than this have no law: a share of them would say nothing.
 FEWEST_LABELS = 50
 
@@ -58,18 +60,32 @@ def find_cells(delays_ms: Ints) -> Ints:
     return np.minimum(cells, N_CELLS - 1)
 
 
-def tally(event_time_ms: Ints, unit_ms: int, labels: Floats, delays_ms: Ints) -> Iterator[tuple[int, int, Ints, Ints]]:
-    """Start, label, cells and counts, of labels one by one; each start is a multiple of the unit."""
+class Tallied(NamedTuple):
+    """Labels of one kind, of the events of one stretch of event time; ``newest_ms``: when the newest of them counts."""
+
+    start_ms: int
+    label: int
+    cells: Ints
+    counts: Ints
+    newest_ms: int
+
+
+def tally(event_time_ms: Ints, unit_ms: int, labels: Floats, delays_ms: Ints) -> Iterator[Tallied]:
+    """Count labels that are given one by one; each start is a multiple of the unit."""
     if not len(event_time_ms):
         return
     units = event_time_ms // unit_ms
     first = int(units.min())
-    places = ((units - first) * 2 + labels.astype(np.int64)) * N_CELLS + find_cells(delays_ms)
-    held, counts = np.unique(places, return_counts=True)
+    group = (units - first) * 2 + labels.astype(np.int64)
+    held, counts = np.unique(group * N_CELLS + find_cells(delays_ms), return_counts=True)
+    newest = np.full(int(group.max()) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(newest, group, event_time_ms + delays_ms)
     groups, starts = np.unique(held // N_CELLS, return_index=True)
     ends = [*starts[1:].tolist(), len(held)]
-    for group, start, end in zip(groups.tolist(), starts.tolist(), ends, strict=True):
-        yield (first + group // 2) * unit_ms, group % 2, held[start:end] % N_CELLS, counts[start:end]
+    for number, start, end in zip(groups.tolist(), starts.tolist(), ends, strict=True):
+        at = slice(start, end)
+        unit, label = first + number // 2, number % 2
+        yield Tallied(unit * unit_ms, label, held[at] % N_CELLS, counts[at], int(newest[number]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +128,11 @@ class DelayLaw:
         if not self.is_known(label):
             return math.nan
         return float(EDGES_MS[int(np.searchsorted(self.shares[label], 0.01, side="right"))])
+
+    def is_still_coming(self, label: int, horizon_ms: int) -> bool:
+        """Whether a label comes up to the greatest age seen, below the horizon: nobody knows how long it takes."""
+        reach_ms = self.reach_ms[label]
+        return reach_ms < horizon_ms and self.within_ms(label, 0.99) > _NEAR * reach_ms
 
     def describe(self, label: int) -> str:
         """Of a label, in words: "half of the labels 1 come within 6 days, 99 % within 19 days"."""

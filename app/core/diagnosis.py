@@ -19,6 +19,7 @@ from app.core.estimation import compare, estimate
 from app.core.faults.find import find_faults
 from app.core.faults.since import find_since
 from app.core.findings import PerformanceRow, Subject
+from app.core.label_checks import ALL_ARRIVED
 from app.core.misfits import Misfits
 from app.core.performance import least_loss, measure
 from app.core.silences import NOTHING_SILENT, Silence
@@ -81,12 +82,24 @@ class Diagnosis:
         """What scores mean."""
         return self._misfits.calibration()
 
-    def performance(self, about: Subject, segment: str, counts: Counts, *, with_labels: bool) -> list[PerformanceRow]:
-        """Estimate the measures of a window's events and, ``with_labels``, set beside them what came true."""
+    def performance(
+        self,
+        about: Subject,
+        segment: str,
+        counts: Counts,
+        *,
+        with_labels: bool,
+        arrived: tuple[float, float] = ALL_ARRIVED,
+    ) -> list[PerformanceRow]:
+        """Estimate the measures of a window's events and, ``with_labels``, set beside them what came true.
+
+        ``arrived``: the shares of the labels 0 and 1 that are here.
+        """
         scored = counts.counts[-2, : self.reference.score_cells]
         calibration = self._misfits.calibration(segment)
         estimated = {each.name: each for each in estimate(calibration, scored)}
-        expected = {each.name: each for each in compare(calibration, scored, counts.outcomes)} if with_labels else {}
+        compared = compare(calibration, scored, counts.outcomes, arrived) if with_labels else ()
+        expected = {each.name: each for each in compared}
         realised = {each.name: each for each in measure(counts, calibration)} if with_labels else {}
         rows = []
         for name, guess in estimated.items():
@@ -127,6 +140,7 @@ class Diagnosis:
         *,
         with_labels: bool,
         alpha: float,
+        arrived: tuple[float, float] = ALL_ARRIVED,
         silence: Silence = NOTHING_SILENT,
         course: Callable[[], Course | None] = lambda: None,
     ) -> Verdict:
@@ -148,6 +162,8 @@ class Diagnosis:
             Whether its labels are mature.
         alpha
             What the tests of labels may spend.
+        arrived
+            The shares of the labels 0 and 1 that are here.
         silence
             What is not compared.
         course
@@ -180,8 +196,8 @@ class Diagnosis:
         misfits: list[Misfit] = []
         check = None
         if with_labels and not silence.filling:
-            check = self._misfits.check(whole)
-            misfits = [self._tell(segment, each, performance) for segment, each in counts.items()]
+            check = self._misfits.check(whole, arrived=arrived)
+            misfits = [self._tell(segment, each, performance, arrived) for segment, each in counts.items()]
         return decide(
             Situation(
                 n=whole.n,
@@ -245,9 +261,11 @@ class Diagnosis:
             is_realised=not math.isnan(row.realised),
         )
 
-    def _tell(self, segment: str, counts: Counts, performance: Sequence[PerformanceRow]) -> Misfit:
+    def _tell(
+        self, segment: str, counts: Counts, performance: Sequence[PerformanceRow], arrived: tuple[float, float]
+    ) -> Misfit:
         rows = [row for row in performance if row.segment == segment]
-        return self._misfits.tell(self._misfits.check(counts, segment), counts, rows, segment)
+        return self._misfits.tell(self._misfits.check(counts, segment, arrived), counts, rows, segment)
 
     def _shares(self, row: int, window: Counts) -> tuple[Floats, Floats]:
         """Shares of a metric's cells in training and in a window, "missing" last."""

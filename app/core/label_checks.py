@@ -38,6 +38,8 @@ from scipy.special import chdtrc, expit, gammainc, gammaincc, logit, ndtr
 from app.core.batches import Floats, Ints
 from models.counting import SMALLEST_PROBABILITY
 
+#: The shares of the labels 0 and 1 that are here, where all are.
+ALL_ARRIVED = (1.0, 1.0)
 #: Cells are pooled until each pool expects so many of either label, in the smaller set ...
 _FEWEST_EXPECTED = 5.0
 #: ... into at most so many pools.
@@ -110,7 +112,7 @@ def check_labels(
     outcomes: Ints,
     weights: Floats,
     design_effect: float = 1.0,
-    arrived: tuple[float, float] = (1.0, 1.0),
+    arrived: tuple[float, float] = ALL_ARRIVED,
     *,
     prior_effect: float = 1.0,
 ) -> LabelCheck:
@@ -152,15 +154,22 @@ def check_labels(
     4.5 (homogeneity of odds ratios, and their trend).
     """
     design_effect = max(design_effect, 1.0)
-    kept = np.ones(2) if arrived[0] == arrived[1] else np.array(arrived) / max(arrived)
-    thinned = reference_outcomes * kept[:, None]
+    thinned = reference_outcomes * thinning(arrived)[:, None]
     n, m = thinned.sum(axis=0), outcomes.sum(axis=0).astype(np.float64)
     (both,) = np.nonzero((n > 0) & (m > 0))
     cells = _Cells(n[both], thinned[1, both], m[both], outcomes[1, both].astype(np.float64))
     p_direction, gap = _direction(cells, design_effect)
     p_order, p_shape, effect = _beside_the_rate(cells, weights[both], design_effect)
-    p_prior, change = _prior(reference_outcomes, outcomes, max(design_effect, prior_effect))
+    p_prior, change = _prior(thinned, outcomes, max(design_effect, prior_effect))
     return LabelCheck(int(outcomes.sum()), p_direction, p_order, p_shape, gap, effect, p_prior, change)
+
+
+def thinning(arrived: tuple[float, float]) -> Floats:
+    """What to multiply a reference's labels 0 and 1 by, so that they are as a window's of which such shares are here.
+
+    Only their ratio matters.
+    """
+    return np.ones(2) if arrived[0] == arrived[1] else np.array(arrived) / max(arrived)
 
 
 def _direction(cells: _Cells, design_effect: float) -> tuple[float, float]:
@@ -322,7 +331,7 @@ def _pool(expected: Floats) -> Ints:
     return np.minimum(np.array(pools, np.int64), max(pool - 1, 0))
 
 
-def _prior(reference: Ints, outcomes: Ints, design_effect: float) -> tuple[float, float]:
+def _prior(reference: Floats, outcomes: Ints, design_effect: float) -> tuple[float, float]:
     """Two shares of positives, as drawn without replacement from both together: p-value, and their difference."""
     n, m = int(reference.sum()), int(outcomes.sum())
     if not n or not m:

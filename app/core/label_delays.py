@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, estimate_law, tally
+from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, Tallied, estimate_law, tally
 from app.core.drift_calendar import Window
 from app.core.findings import DelayRow
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from app.core.batches import Floats, Ints
     from schemas.wire import SketchRecord
 
-#: A share of the labels of a window that is nearly all of them.
+#: A share of the labels of a window that is nearly all of them ...
 COMPLETE = 0.9
+#: ... and one below which they are too few to speak for the others.
+_HALF = 0.5
 #: Cohorts to a horizon, at most.
 _COHORTS = 32
 #: How many horizons back the monitor's law looks.
 _HORIZONS = 3
-#: Ages within a window at which its shares are looked up.
-_AGES = 32
+#: Ages of which a law is kept, and ages within a window at which its shares are looked up.
+_AGES = 64
 
 
 def cohort_of(slice_ms: int, horizon_ms: int) -> int:
@@ -61,28 +63,33 @@ class LabelDelays:
         self._maturity_ms = maturity_ms
         self.cohort_ms = cohort_of(slice_ms, horizon_ms)
         self._cohorts: dict[int, Ints] = {}
+        #: When the newest label of each cohort counts.
+        self._newest: dict[int, int] = {}
         #: What has been told of each cohort: how many labels, when.
         self._said: dict[int, int] = {}
-        self._arrived: dict[Window, tuple[float, float]] = {}
+        #: Of each window the shares of labels 0 and 1 at some ages, by the law of its maturity; None: nobody knows.
+        self._shares: dict[Window, list[list[float]] | None] = {}
 
     def add(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic."""
-        for delays in record.delays:
-            cells = np.frombuffer(delays.cells, "<u4").astype(np.int64)
-            self.count(delays.slice_start_ms, delays.label, cells, np.frombuffer(delays.counts, "<i8"))
+        for each in record.delays:
+            cells = np.frombuffer(each.cells, "<u4").astype(np.int64)
+            counts = np.frombuffer(each.counts, "<i8")
+            self.count(Tallied(each.slice_start_ms, each.label, cells, counts, each.newest_ms))
 
-    def count(self, event_time_ms: int, label: int, cells: Ints, counts: Ints) -> None:
+    def count(self, tallied: Tallied) -> None:
         """Count labels of events of one slice; no cell is given twice."""
-        start = event_time_ms // self.cohort_ms * self.cohort_ms
+        start = tallied.start_ms // self.cohort_ms * self.cohort_ms
         cohort = self._cohorts.get(start)
         if cohort is None:
             cohort = self._cohorts[start] = np.zeros((2, N_CELLS), np.int64)
-        cohort[label, cells] += counts
+        cohort[tallied.label, tallied.cells] += tallied.counts
+        self._newest[start] = max(self._newest.get(start, tallied.newest_ms), tallied.newest_ms)
 
     def count_each(self, event_time_ms: Ints, labels: Floats, delays_ms: Ints) -> None:
         """Count labels one by one."""
-        for start, label, cells, counts in tally(event_time_ms, self.cohort_ms, labels, delays_ms):
-            self.count(start, label, cells, counts)
+        for each in tally(event_time_ms, self.cohort_ms, labels, delays_ms):
+            self.count(each)
 
     def law(self, known_ms: int, fewest: int = FEWEST_LABELS) -> DelayLaw:
         """The law of what was here at ``known_ms``, of all cohorts that are held."""
@@ -90,22 +97,51 @@ class LabelDelays:
 
     def recent_law(self, known_ms: int) -> DelayLaw:
         """The law of what was here at ``known_ms``, of events of the three horizons before that."""
-        recent = {start: each for start, each in self._cohorts.items() if start >= known_ms - self._span_ms}
-        return estimate_law(recent, self.cohort_ms, known_ms)
+        return estimate_law(self._recent(known_ms), self.cohort_ms, known_ms)
 
-    def arrived(self, window: Window) -> tuple[float, float]:
-        """The shares of the labels 0 and 1 that are here when a window is judged, of those that will ever come.
+    def _recent(self, known_ms: int) -> dict[int, Ints]:
+        before_ms = known_ms - self._span_ms
+        return {start: each for start, each in self._cohorts.items() if before_ms <= start < known_ms}
 
-        For `app.core.estimation.compare` and `app.core.label_checks.check_labels`. Ask once the window is mature: what
-        is said of it then is a function of the logs up to its end and ``maturity``, and stays. 1 where there is no law.
+    def arrived(self, window: Window) -> tuple[float, float] | None:
+        """The shares of the labels 0 and 1 of a window that are here, of those that will ever come.
+
+        For `app.core.estimation.compare` and `app.core.label_checks.check_labels`. Ask once the window is mature. The
+        law is that of its maturity, and the age that of its newest label: what is said is a function of the logs up to
+        there, whenever it is asked. 1 where there is no law. None where labels say nothing of the window: fewer than
+        half of either are here, or nobody knew yet how long they take.
         """
-        found = self._arrived.get(window)
-        if found is None:
-            law = self.recent_law(window.end_ms + self._maturity_ms)
-            ages = self._maturity_ms + (window.end_ms - window.start_ms) * (np.arange(_AGES) + 0.5) / _AGES
-            shares = [float(law.arrived(label, ages).mean()) if law.is_known(label) else 1.0 for label in (0, 1)]
-            found = self._arrived[window] = (shares[0], shares[1])
-        return found
+        if window not in self._shares:
+            self._shares[window] = self._at_ages(window)
+        shares = self._shares[window]
+        if shares is None:
+            return None
+        come_to_ms = window.end_ms + self._maturity_ms
+        for start in range(-(-window.start_ms // self.cohort_ms) * self.cohort_ms, window.end_ms, self.cohort_ms):
+            come_to_ms = max(come_to_ms, self._newest.get(start, come_to_ms))
+        ages = come_to_ms - window.end_ms + (window.end_ms - window.start_ms) * (np.arange(_AGES) + 0.5) / _AGES
+        zero, one = (float(np.interp(ages, self._ages(window), each).mean()) for each in shares)
+        return (zero, one) if min(zero, one) >= _HALF else None
+
+    def _at_ages(self, window: Window) -> list[list[float]] | None:
+        known_ms = window.end_ms + self._maturity_ms
+        law = self.recent_law(known_ms)
+        is_young = known_ms - min(self._recent(known_ms), default=known_ms) < self._horizon_ms
+        is_unknown = any(
+            law.is_still_coming(label, self._horizon_ms) if law.is_known(label) else is_young and sum(law.n)
+            for label in (0, 1)
+        )
+        if is_unknown:
+            return None
+        ages = self._ages(window)
+        return [
+            law.arrived(label, ages).round(6).tolist() if law.is_known(label) else [1.0] * _AGES for label in (0, 1)
+        ]
+
+    def _ages(self, window: Window) -> Floats:
+        """Ages of which the law of a window is kept: from its maturity to when no label counts any more."""
+        latest_ms = self._horizon_ms + window.end_ms - window.start_ms
+        return np.linspace(self._maturity_ms, max(latest_ms, self._maturity_ms + 1), _AGES)
 
     def rows(self, label_watermark_ms: int | None) -> list[DelayRow]:
         """Rows of cohorts that are mature, and again of those past the horizon if they changed."""
@@ -150,14 +186,15 @@ class LabelDelays:
             self.arrived(window)
         if label_watermark_ms is None or closed_before_ms is None:
             return
-        asked_ms = [each.end_ms + self._maturity_ms for each in closed if each not in self._arrived]
+        asked_ms = [each.end_ms + self._maturity_ms for each in closed if each not in self._shares]
         before_ms = min([label_watermark_ms, closed_before_ms, *asked_ms]) - self._span_ms
         for start in [start for start in self._cohorts if start < before_ms]:
             del self._cohorts[start]
             self._said.pop(start, None)
+        oldest_ms = min([before_ms, *(window.start_ms for window in closed)])
+        self._newest = {start: each for start, each in self._newest.items() if start >= oldest_ms}
         kept = set(closed)
-        for window in [window for window in self._arrived if window not in kept]:
-            del self._arrived[window]
+        self._shares = {window: each for window, each in self._shares.items() if window in kept}
 
     @property
     def _span_ms(self) -> int:
@@ -170,15 +207,18 @@ class LabelDelays:
                 [start, *([np.flatnonzero(of).tolist(), of[of > 0].tolist()] for of in cohort)]
                 for start, cohort in sorted(self._cohorts.items())
             ],
+            "newest": sorted(self._newest.items()),
             "said": sorted(self._said.items()),
-            "arrived": [[window.start_ms, window.end_ms, *each] for window, each in sorted(self._arrived.items())],
+            "shares": [[window.start_ms, window.end_ms, self._shares[window]] for window in sorted(self._shares)],
         }
 
     def from_state(self, state: dict[str, Any]) -> None:
         """Take a state."""
         self._cohorts = {}
         for start, *of_labels in state["cohorts"]:
+            cohort = self._cohorts[start] = np.zeros((2, N_CELLS), np.int64)
             for label, (cells, counts) in enumerate(of_labels):
-                self.count(start, label, np.array(cells, np.int64), np.array(counts, np.int64))
+                cohort[label, cells] = counts
+        self._newest = dict(map(tuple, state["newest"]))
         self._said = dict(map(tuple, state["said"]))
-        self._arrived = {Window(start, end): (zero, one) for start, end, zero, one in state["arrived"]}
+        self._shares = {Window(start, end): each for start, end, each in state["shares"]}

@@ -95,8 +95,14 @@ class LabelTally:
         event_times_ms, labels, delays_ms = (np.concatenate(parts) for parts in zip(*self._delays, strict=True))
         self._delays.clear()
         return [
-            DelayCounts(start_ms, label, cells.astype("<u4").tobytes(), counts.astype("<i8").tobytes())
-            for start_ms, label, cells, counts in tally(event_times_ms, self._slice_ms, labels, delays_ms)
+            DelayCounts(
+                each.start_ms,
+                each.label,
+                each.cells.astype("<u4").tobytes(),
+                each.counts.astype("<i8").tobytes(),
+                each.newest_ms,
+            )
+            for each in tally(event_times_ms, self._slice_ms, labels, delays_ms)
         ]
 
     def _are_strangers(self, keys: Sequence[bytes | None], places: list[int], events: EventBatch) -> list[bool]:

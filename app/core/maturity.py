@@ -36,8 +36,6 @@ _CHANCE = 2.0
 _LEAST_SHARE = 0.1
 #: Events without a label, of those old enough, above which labels may be selective.
 _MANY_UNLABELLED = 0.2
-#: Labels that come up to this share of the greatest age seen may come later, too.
-_NEAR = 0.9
 #: A maturity so many times as long as needed is called too long.
 _TOO_LONG = 4.0
 #: With fewer positives (or negatives) their rate is not known to within a fifth.
@@ -218,7 +216,7 @@ class Maturity:
                     f"{self.law.n[label]} labels {label} are too few to say how long they take, and no event is as old"
                     f" as labels.horizon ({say_ms(self.horizon_ms)}): have --from begin earlier, or --to end later."
                 )
-            if self.unlabelled > _MANY_UNLABELLED and is_still_coming(self.law, label, self.horizon_ms):
+            if self.unlabelled > _MANY_UNLABELLED and self.law.is_still_coming(label, self.horizon_ms):
                 raise MaturityError(
                     f"Labels {label} were still coming at the greatest age that was seen"
                     f" ({say_ms(self.law.reach_ms[label])}), and {self.unlabelled:.0%} of the events that are"
@@ -315,18 +313,12 @@ def say_too_short(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[str]
                 f" have within {say_ms(most_ms)}"
                 + (
                     ", the greatest age that was seen, so it may be more"
-                    if is_still_coming(law, label, horizon_ms)
+                    if law.is_still_coming(label, horizon_ms)
                     else ""
                 )
                 + f": set performance.maturity to at least that{_and_horizon(most_ms, horizon_ms)}."
             )
     return said
-
-
-def is_still_coming(law: DelayLaw, label: int, horizon_ms: int) -> bool:
-    """Whether a label comes up to the greatest age seen, which is below the horizon: nobody knows how long it takes."""
-    reach_ms = law.reach_ms[label]
-    return reach_ms < horizon_ms and law.within_ms(label, ENOUGH) > _NEAR * reach_ms
 
 
 def _needed_ms(law: DelayLaw) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from app.core.calibration import fit_calibration
 from app.core.estimation import calibrate
-from app.core.label_checks import LabelCheck, check_labels, order_weights
+from app.core.label_checks import ALL_ARRIVED, LabelCheck, check_labels, order_weights
 from app.core.performance import least_loss, loss_of
 from app.core.situation import Misfit
 from app.core.sketches import ALL
@@ -53,8 +53,8 @@ class Misfits:
             self._calibrations[segment] = self._calibrate(segment)
         return self._calibrations[segment]
 
-    def check(self, counts: Counts, segment: str = ALL) -> LabelCheck:
-        """Test the labels of a window's segment."""
+    def check(self, counts: Counts, segment: str = ALL, arrived: tuple[float, float] = ALL_ARRIVED) -> LabelCheck:
+        """Test the labels of a window's segment; ``arrived``: the shares of the labels 0 and 1 that are here."""
         outcomes = self._outcomes(segment)
         if segment not in self._weights:
             self._weights[segment] = order_weights(outcomes, self.reference.profiles[-2, : self.reference.score_cells])
@@ -63,6 +63,7 @@ class Misfits:
             counts.outcomes,
             self._weights[segment],
             self.reference.label_effect,
+            arrived,
             prior_effect=float(self.reference.design_effects[-1]),
         )
 

@@ -44,6 +44,7 @@ from app.core.filling import FillTimes
 from app.core.findings import Findings, Subject
 from app.core.history import History
 from app.core.input_checks import InputChecks
+from app.core.label_checks import ALL_ARRIVED, thinning
 from app.core.label_delays import COMPLETE, LabelDelays
 from app.core.label_selection import find_selection
 from app.core.origins import Origins
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 #: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
+_MISSING = "too few of either label have come by performance.maturity, or nobody knows yet how many will"
 _MAGIC = b"streamgauge monitor 7\n"
 
 
@@ -439,8 +441,9 @@ class MonitorCore:
     ) -> None:
         """Say what has happened in a window, from what its tests say (None: as before) and what labels there are."""
         known, counts = self._versions[version], self._counts(window, version)
+        arrived = self.delays.arrived(window) if self._store.is_mature(window) else None
         chosen = self._selection(window, known, counts[ALL])
-        with_labels = self._store.is_mature(window) and not (chosen is not None and chosen.is_one_sided)
+        with_labels = arrived is not None and not (chosen is not None and chosen.is_one_sided)
         judgements: list[Judgement] = []
         for of_labels, said in ((False, tested[0]), (True, tested[1])):
             if with_labels or not of_labels:
@@ -451,7 +454,9 @@ class MonitorCore:
         performance: list[PerformanceRow] = []
         if self._pipeline.labels is not None:
             for segment, each in counts.items():
-                performance += known.diagnosis.performance(about, segment, each, with_labels=with_labels)
+                performance += known.diagnosis.performance(
+                    about, segment, each, with_labels=with_labels, arrived=arrived or ALL_ARRIVED
+                )
         alpha = alpha_of_window(self._pipeline.drift.false_alarms, OF_LABELS, self._calendar.step_ms, counts[ALL].n)
         past = self._history.before(window)
         traffic = self._traffic(window, past, version)
@@ -465,18 +470,21 @@ class MonitorCore:
             before,
             with_labels=with_labels,
             alpha=alpha,
+            arrived=arrived or ALL_ARRIVED,
             silence=silence,
             course=lambda: self._course(window, version),
         )
         holding = dict(self._store.holdings(window))[version]
-        of_chosen = [f" {chosen.describe()}"] if chosen is not None else []
-        revision = holding.conclude(_digest(performance, verdict, *of_chosen))
+        notes = [chosen.describe()] if chosen is not None else []
+        if self._store.is_mature(window) and arrived is None:
+            notes.append(f"Its labels are not judged: {_MISSING}.")
+        revision = holding.conclude(_digest(performance, verdict, *notes))
         if revision is None:
             return
         about = replace(about, revision=revision)
         findings.performance += [row._replace(revision=revision) for row in performance]
         record = to_record(verdict, about, known.reference.n, counts[ALL].n, with_labels=with_labels)
-        findings.verdicts.append(msgspec.structs.replace(record, reason="".join([record.reason, *of_chosen])))
+        findings.verdicts.append(msgspec.structs.replace(record, reason=" ".join([record.reason, *notes])))
         read = read_verdict(verdict, counts[ALL], with_labels=with_labels, silence=silence)
         self.alerts.see_verdict(version, window, read)
         if self._store.is_mature(window):
@@ -487,7 +495,8 @@ class MonitorCore:
 
     def _selection(self, window: Window, known: _Version, counts: Counts) -> Selection | None:
         """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""
-        if not self._store.is_mature(window) or min(self.delays.arrived(window)) < COMPLETE:
+        arrived = self.delays.arrived(window) if self._store.is_mature(window) else None
+        if arrived is None or min(arrived) < COMPLETE:
             return None
         return find_selection(known.reference, counts)
 
@@ -585,12 +594,22 @@ class MonitorCore:
 
         has_labels = self._pipeline.labels is not None
         share = of_windows(has_labels=has_labels, has_detectors=bool(drift.detectors))
-        if len(known.reference.metrics) - 1 in metrics:
+        reference = np.stack([against.get(segment, nothing).counts for segment in counts])
+        silent = self._silence(window, version).notes(known.reference.metrics, metrics)
+        outcome = len(known.reference.metrics) - 1
+        if outcome in metrics:
             share = OF_OUTCOMES
+            arrived, chosen = self.delays.arrived(window), self._selection(window, known, counts[ALL])
+            if arrived is None:
+                silent[outcome] = _MISSING
+            elif chosen is not None and chosen.is_one_sided:
+                silent[outcome] = "labels come of one side of the threshold alone"
+            elif drift.against is None:  # of past windows, as many are here
+                reference[:, outcome, :2] = np.rint(reference[:, outcome, :2] * thinning(arrived))
         return View(
             segments=list(counts),
             rows=metrics,
-            reference=np.stack([against.get(segment, nothing).counts for segment in counts]),
+            reference=reference,
             detection=np.stack([each.counts for each in counts.values()]),
             past=[
                 Past(
@@ -604,7 +623,7 @@ class MonitorCore:
             ],
             alpha=alpha_of_window(drift.false_alarms, share, self._calendar.step_ms, counts[ALL].n),
             absence=absence,
-            silent=self._silence(window, version).notes(known.reference.metrics, metrics),
+            silent=silent,
         )
 
     def _about(self, version: str, window: Window, revision: int) -> Subject:

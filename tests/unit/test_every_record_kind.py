@@ -56,6 +56,7 @@ RANGES = {
     ),
     **dict.fromkeys(("slice_start_ms", "unscored_since_ms"), TIMES),
     "label": (0, 1),
+    "newest_ms": TIMES,
 }
 ANY_KIND = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 REASONS = set(inspect.getdoc(refusal.RefusedRecordError).split("``")[3::2])  # type: ignore[union-attr]  # it has one

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, find_cells, say_ms, tally
+from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, Tallied, find_cells, say_ms, tally
 from app.core.drift_calendar import Window
 from app.core.label_delays import LabelDelays, cohort_of
 from schemas.wire import DelayCounts, SketchRecord
@@ -35,6 +35,10 @@ LAWS: dict[str, Draw] = {
 
 def delays(horizon_days: float = 30, maturity_days: float = 21) -> LabelDelays:
     return LabelDelays("p", HOUR_MS, round(horizon_days * DAY_MS), round(maturity_days * DAY_MS))
+
+
+def put(found: LabelDelays, start_ms: int, label: int, cells: np.ndarray, counts: np.ndarray) -> None:
+    found.count(Tallied(start_ms, label, cells, counts, 0))
 
 
 def grow(
@@ -73,8 +77,8 @@ def test_counts_of_parts_make_those_of_the_whole_in_any_order(seed: int, cuts: l
     edges = sorted({0, 300, *cuts})
     for start, stop in reversed(list(itertools.pairwise(edges))):
         counts = [
-            DelayCounts(at, label, cells.astype("<u4").tobytes(), n.astype("<i8").tobytes())
-            for at, label, cells, n in tally(times[start:stop], HOUR_MS, labels[start:stop], took[start:stop])
+            DelayCounts(at, label, cells.astype("<u4").tobytes(), n.astype("<i8").tobytes(), newest)
+            for at, label, cells, n, newest in tally(times[start:stop], HOUR_MS, labels[start:stop], took[start:stop])
         ]
         parts.add(SketchRecord(0, 0, 0, [], delays=counts))
     assert parts.to_state() == whole.to_state()
@@ -120,7 +124,7 @@ def test_the_law_is_that_of_lagakos_worked_by_hand() -> None:
     hours = cohort_of(HOUR_MS, DAY_MS) // HOUR_MS
     assert hours == 1
     for start, took, n in ((0, 0.5, 60), (0, 2.5, 30), (3, 0.5, 40)):
-        found.count(start * HOUR_MS, 0, find_cells(np.array([round(took * HOUR_MS)])), np.array([n]))
+        put(found, start * HOUR_MS, 0, find_cells(np.array([round(took * HOUR_MS)])), np.array([n]))
     law = found.law(5 * HOUR_MS)
     assert law.n == (130, 0)
     assert law.arrived(0, np.array([0.4, 1.5, 4]) * HOUR_MS).tolist() == pytest.approx([0, 2 / 3, 1])
@@ -128,7 +132,7 @@ def test_the_law_is_that_of_lagakos_worked_by_hand() -> None:
 
 def test_a_cell_counts_once_the_youngest_events_of_its_cohort_have_shown_all_of_it() -> None:
     found, cell = delays(1, 1), 100
-    found.count(0, 1, np.array([cell]), np.array([FEWEST_LABELS]))
+    put(found, 0, 1, np.array([cell]), np.array([FEWEST_LABELS]))
     known_ms = found.cohort_ms + int(EDGES_MS[cell + 1])
     assert (found.law(known_ms).n, found.law(known_ms).reach_ms) == ((0, 50), (0, EDGES_MS[cell + 1]))
     assert (found.law(known_ms - 1).n, found.law(known_ms - 1).reach_ms) == ((0, 0), (0, 0))
@@ -143,6 +147,12 @@ def test_what_came_later_does_not_change_what_was_known_then() -> None:
     assert then.arrived(window) == now.arrived(window)
 
 
+def law_of(found: LabelDelays, window: Window) -> list[list[float]] | None:
+    """What is kept with a window: shares of labels 0 and 1 by age."""
+    found.arrived(window)
+    return found._shares[window]
+
+
 def test_what_is_forgotten_changes_no_window_to_come() -> None:
     def hasty() -> LabelDelays:
         """So early that a window's shares are no round numbers."""
@@ -150,8 +160,8 @@ def test_what_is_forgotten_changes_no_window_to_come() -> None:
 
     windows = [Window(at * DAY_MS, (at + 5) * DAY_MS) for at in range(0, 290, 5)]
     kept, pruned = hasty(), hasty()
-    truth = [kept.arrived(window) for window in windows]
-    assert len({one for _, one in truth[20:]}) > 20
+    truth = [law_of(kept, window) for window in windows]
+    assert len(set(map(repr, truth[20:]))) > 20
     n_before = len(kept.to_state()["cohorts"])
     for label_watermark, closed_before, closed, n_mature in (
         (190, 190, windows[20:38], 10),  # some wait for their labels
@@ -159,23 +169,23 @@ def test_what_is_forgotten_changes_no_window_to_come() -> None:
         (290, 290, windows[20:58], 38),
     ):
         pruned.prune(label_watermark * DAY_MS, closed_before * DAY_MS, closed, closed[:n_mature])
-        assert [pruned.arrived(window) for window in windows[20:40]] == truth[20:40]
+        assert [law_of(pruned, window) for window in windows[20:40]] == truth[20:40]
     assert len(pruned.to_state()["cohorts"]) < n_before
     pruned.prune(300 * DAY_MS, 300 * DAY_MS, [], [])
     assert len(pruned.to_state()["cohorts"]) <= 3 * 32 + 2
-    assert pruned.to_state()["arrived"] == []
+    assert pruned.to_state()["shares"] == []
 
 
 def test_a_window_keeps_its_shares_when_the_cohorts_that_say_them_are_gone() -> None:
     found = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
     window = Window(100 * DAY_MS, 105 * DAY_MS)
-    truth = found.arrived(window)
+    truth = law_of(found, window)
     pruned = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
     pruned.prune(300 * DAY_MS, 300 * DAY_MS, [window], [window])
     again = delays(30, 5)
     again.from_state(json.loads(json.dumps(pruned.to_state())))
     assert min(start for start, *_ in again.to_state()["cohorts"]) > 200 * DAY_MS
-    assert again.arrived(window) == pruned.arrived(window) == truth
+    assert law_of(again, window) == law_of(pruned, window) == truth
 
 
 def test_a_window_is_judged_by_the_shares_that_are_here_at_its_maturity() -> None:
@@ -183,24 +193,35 @@ def test_a_window_is_judged_by_the_shares_that_are_here_at_its_maturity() -> Non
     rng = np.random.default_rng(5)
     times = rng.uniform(0, 80 * DAY_MS, 60_000).astype(np.int64)
     labels = (rng.random(60_000) < 0.3).astype(float)
-    took = np.where(labels == 1, rng.uniform(1, 20, 60_000), 12.0) * DAY_MS
-    found.count_each(times, labels, took.astype(np.int64))
-    zero, one = found.arrived(Window(60 * DAY_MS, 64 * DAY_MS))
-    # Ages 10 to 14 days: of the negatives those of the two days that are 12 days old.
-    assert zero == pytest.approx(0.5, abs=0.06)
-    assert one == pytest.approx((12 - 1) / 19, abs=0.03)
+    took = np.where(labels == 1, rng.uniform(1, 20, 60_000), 11.0) * DAY_MS
+    window = Window(60 * DAY_MS, 64 * DAY_MS)
+    here = times + took <= window.end_ms + 10 * DAY_MS
+    found.count_each(times[here], labels[here], took[here].astype(np.int64))
+    told = found.arrived(window)
+    assert told is not None
+    # Ages 10 to 14 days: of the negatives those of the three days that are 11 days old.
+    assert told[0] == pytest.approx(0.75, abs=0.06)
+    assert told[1] == pytest.approx((12 - 1) / 19, abs=0.03)
+    # Half a day of labels later, and when all are here.
+    for days, zero, one in ((10.5, 0.875, (12.5 - 1) / 19), (30, 1.0, 1.0)):
+        more = ~here & (times + took <= window.end_ms + days * DAY_MS)
+        here |= more
+        found.count_each(times[more], labels[more], took[more].astype(np.int64))
+        assert found.arrived(window) == (pytest.approx(zero, abs=0.06), pytest.approx(one, abs=0.03))
 
 
 def test_without_enough_labels_nothing_is_corrected_and_nothing_claimed() -> None:
     found = delays()
-    found.count(0, 1, np.array([7]), np.array([FEWEST_LABELS - 1]))
+    put(found, 0, 1, np.array([7]), np.array([FEWEST_LABELS - 1]))
     law = found.law(90 * DAY_MS)
     assert not law.is_known(1)
     assert math.isnan(law.within_ms(1, 0.5))
     assert np.isnan(law.arrived(1, np.array([1.0]))).all()
     assert law.describe(1) == "of the labels 1 only 49 came, too few to say when"
-    assert found.arrived(Window(0, DAY_MS)) == (1.0, 1.0)
-    found.count(0, 1, np.array([8]), np.array([1]))
+    assert found.arrived(Window(0, DAY_MS)) is None  # of a stream that is younger than the horizon
+    assert found.arrived(Window(60 * DAY_MS, 61 * DAY_MS)) == (1.0, 1.0)
+    assert delays().arrived(Window(0, DAY_MS)) == (1.0, 1.0)  # of workers that do not tell
+    put(found, 0, 1, np.array([8]), np.array([1]))
     assert found.law(90 * DAY_MS).is_known(1)
     assert delays().law(0).describe(0) == "of the labels 0 only 0 came, too few to say when"
 
@@ -221,7 +242,7 @@ def test_the_law_is_said_in_words(law: str, words: str) -> None:
 def test_a_cohort_is_reported_when_it_is_mature_and_again_when_no_label_of_it_counts_any_more() -> None:
     found = delays(20, 10)
     cohort_ms = found.cohort_ms
-    found.count(0, 1, find_cells(np.array([DAY_MS, 2 * DAY_MS])), np.array([90, 10]))
+    put(found, 0, 1, find_cells(np.array([DAY_MS, 2 * DAY_MS])), np.array([90, 10]))
     assert found.rows(None) == found.rows(cohort_ms + 10 * DAY_MS - 1) == []
     zero, one = found.rows(cohort_ms + 10 * DAY_MS)
     assert (zero.label, zero.n, one.label, one.n, one.revision) == (0, 0, 1, 100, 100)
@@ -229,7 +250,7 @@ def test_a_cohort_is_reported_when_it_is_mature_and_again_when_no_label_of_it_co
     assert (one.window_start_ms, one.window_end_ms) == (0, cohort_ms)
     assert DAY_MS / 1000 < one.half_s == one.share_90_s <= 1.032 * DAY_MS / 1000
     assert 2 * DAY_MS / 1000 < one.share_99_s == one.slowest_s <= 2.063 * DAY_MS / 1000
-    found.count(0, 1, find_cells(np.array([15 * DAY_MS])), np.array([5]))
+    put(found, 0, 1, find_cells(np.array([15 * DAY_MS])), np.array([5]))
     assert found.rows(cohort_ms + 19 * DAY_MS) == []
     assert [(row.label, row.n, row.revision) for row in found.rows(cohort_ms + 20 * DAY_MS)] == [
         (0, 0, 105),

@@ -67,9 +67,11 @@ def labels(start_ms: int = AT_MS, strangers: bytes = b"") -> SketchRecord:
     return SketchRecord(0, AT_MS, AT_MS, [], [], 0, [LabelCounts(start_ms, 9, 1, 1, strangers)])
 
 
-def delays(start_ms: int = AT_MS, cells: tuple[int, ...] = (3, 9), counts: bytes | None = None) -> SketchRecord:
+def delays(
+    start_ms: int = AT_MS, cells: tuple[int, ...] = (3, 9), counts: bytes | None = None, newest_ms: int = AT_MS
+) -> SketchRecord:
     held = np.array(cells, "<u4").tobytes()
-    told = DelayCounts(start_ms, 1, held, i8(*[2] * len(cells)) if counts is None else counts)
+    told = DelayCounts(start_ms, 1, held, i8(*[2] * len(cells)) if counts is None else counts, newest_ms)
     return SketchRecord(0, AT_MS, AT_MS, [], delays=[told])
 
 
@@ -92,6 +94,7 @@ def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
         "delays that are no numbers": (delays(counts=b"abc"), "inconsistent"),
         "delays of a slice before all events": (delays(0), "out_of_range"),
         "delays of a slice after all events": (delays(1_893_456_000_000 + 9 * DAY_MS), "out_of_range"),
+        "delays of a label after all labels": (delays(newest_ms=1_893_456_000_000 + 3 * DAY_MS + 1), "out_of_range"),
         "another model": (record(good, change(good, model="x")), "foreign"),
         "a partition that there is not": (change(record(good), partition=1), "foreign"),
         "a watermark beyond all": (record(good, come_to_ms=2**62), "out_of_range"),
@@ -165,6 +168,7 @@ def test_the_first_and_last_times_that_can_be_are_counted_and_those_beside_them_
         (labels(AT_MS), labels(AT_MS + slice_ms // 2)),
         (delays(earliest_ms - slice_ms + 1, (0, N_CELLS - 1), i8(1, MOST_EVENTS)), delays(earliest_ms - slice_ms)),
         (delays(latest_ms), delays(latest_ms + 1)),
+        (delays(newest_ms=latest_ms), delays(newest_ms=latest_ms + 1)),
         (
             record(errors=(run([latest_ms, earliest_ms - horizon_ms], b"\0\1", hours=b"\xa7\0"),)),
             record(errors=(run([AT_MS, earliest_ms - horizon_ms - 1], b"\0\1"),)),

@@ -230,7 +230,7 @@ def make_record(seed: int, n_slices: int, n_errors: int, n_strangers: int) -> Sk
         for version, each in (("1", hours), ("2", b""))
     ]
     cells = np.arange(n_strangers // 9 + 1, dtype="<u4")
-    delays = [DelayCounts(at * SLICE_MS, at % 2, cells.tobytes(), cells.astype("<i8").tobytes()) for at in range(4)]
+    delays = [DelayCounts(at * SLICE_MS, at % 2, cells.tobytes(), cells.astype("<i8").tobytes(), at) for at in range(4)]
     return SketchRecord(3, 70, 60, deltas, runs if n_errors else [], 4, labels, delays, 50)
 
 
@@ -285,7 +285,7 @@ def test_many_small_pieces_make_no_large_record(what: str) -> None:
         [ErrorRun(f"{name} {n}", bytes(8), b"1") for n in range(200)] * (what == "errors"),
         0,
         [LabelCounts(2**40 + n, 2**31, 2**31, 2**31, b"") for n in range(200)] * (what == "labels"),
-        [DelayCounts(2**40 + n, 1, b"", b"") for n in range(200)] * (what == "delays"),
+        [DelayCounts(2**40 + n, 1, b"", b"", 2**40) for n in range(200)] * (what == "delays"),
     )
     parts = list(split_record(record, 3_000))
     assert max(len(encode_packed(part)) for part in parts) <= 3_000

@@ -160,9 +160,11 @@ class SketchRules:
         if not is_sound:
             raise RefusedRecordError("inconsistent", "Cells of delays ascend, and each has its count of labels.")
         earliest_ms = self._rules.earliest_ms - self._slice_ms
-        if not earliest_ms < delays.slice_start_ms <= latest_ms:
+        if not earliest_ms < delays.slice_start_ms <= latest_ms or delays.newest_ms > latest_ms:
             raise RefusedRecordError(
-                "out_of_range", f"It counts delays of a slice that begins at {delays.slice_start_ms}."
+                "out_of_range",
+                f"It counts delays of a slice that begins at {delays.slice_start_ms}, and labels up to"
+                f" {delays.newest_ms}.",
             )
 
     def _check_run(self, run: ErrorRun, latest_ms: int) -> None:
