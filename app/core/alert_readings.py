@@ -17,8 +17,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from scipy.special import ndtri
-
+from app.core.loss_tails import find_p_of_losses
 from app.core.performance import FEWEST_OF_EITHER, LOWER_IS_BETTER, least_loss, loss_of, measure
 from app.core.silences import NOTHING_SILENT, Silence
 from app.core.sketches import ALL
@@ -213,19 +212,20 @@ def read_performance(
 
     Scores that are made of features that are filling promise nothing.
     """
-    due = {row.measure: row for row in rows if row.segment == ALL}
-    surely = {each.name: each for each in measure(counts, calibration, float(-ndtri(alpha / 2)))}
-    found = {}
-    for name, value, low, high in measure(counts, calibration):
-        expected, p_value = due[name].expected, due[name].p_value
-        # The p-value knows how well the reference is known, the range how few labels of a kind have come.
-        best = surely[name].low if name in LOWER_IS_BETTER else surely[name].high
-        is_sure = p_value < alpha and loss_of(name, best, expected) > 0
-        if silence.filling:
-            found[name] = Reading(value, "", low, high)
-            continue
-        is_worse = is_sure and loss_of(name, value, expected) > least_loss(name, expected)
-        found[name] = Reading(value, "", low, high, expected, is_worse)
+    promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}
+    found = {
+        name: Reading(value, "", low, high, promised.get(name, math.nan))
+        for name, value, low, high in measure(counts, calibration)
+    }
+    lost = [
+        name
+        for name, each in found.items()
+        if loss_of(name, each.value, each.expected) > least_loss(name, each.expected)
+    ]
+    if lost:
+        p_values = find_p_of_losses(calibration, counts.outcomes)
+        # Of the two tails that a test of labels has, the one of those that do worse.
+        found |= {name: found[name]._replace(is_worse=p_values[name] < alpha / 2) for name in lost}
     return found
 
 

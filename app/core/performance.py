@@ -47,7 +47,7 @@ class Measure(NamedTuple):
     high: float
 
 
-def measure(counts: Counts, calibration: Calibration | None = None, deviations: float = NORMAL_95) -> list[Measure]:
+def measure(counts: Counts, calibration: Calibration | None = None) -> list[Measure]:
     """Compute AUC, log loss and accuracy of the labelled events; NaN where they do not determine one.
 
     The range of the AUC is Newcombe's (`auc_range`), that of the accuracy Wilson's, that of the log loss a normal one,
@@ -57,14 +57,12 @@ def measure(counts: Counts, calibration: Calibration | None = None, deviations: 
     ----------
     calibration
         What a score means, for the range of the log loss and for design effects; without it there is neither.
-    deviations
-        How far the ranges reach, in standard deviations.
     """
     n_labels, effects = counts.n_labels, {} if calibration is None else calibration.design_effects
     accuracy = counts.n_correct / n_labels if n_labels else math.nan
     log_loss = counts.log_loss_sum / FIXED_POINT / n_labels if n_labels else math.nan
     of_accuracy, of_area, of_log_loss = (
-        deviations * math.sqrt(max(effects.get(name, 1.0), 1.0)) for name in ("accuracy", "auc", "log_loss")
+        NORMAL_95 * math.sqrt(max(effects.get(name, 1.0), 1.0)) for name in ("accuracy", "auc", "log_loss")
     )
     half = math.nan if calibration is None else of_log_loss * _log_loss_deviation(counts.outcomes, calibration)
     return [
