@@ -147,7 +147,7 @@ def build_training_set(
         see(step)
         collector = collectors.get(step.partition)
         if collector is None:
-            collector = collectors[step.partition] = _Collector(from_ms, to_ms, delays)
+            collector = collectors[step.partition] = _Collector(from_ms, to_ms, delays, pipeline.horizon_ms)
         collector.add(step)
     rows = _Rows.of([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
     # After the last label of all partitions, nobody knows whether labels came or were not sent.
@@ -177,10 +177,12 @@ def build_training_set(
 class _Collector:
     """Gathers one partition's rows, and the labels that were known in time; counts how long they took."""
 
-    def __init__(self, from_ms: int, to_ms: int, delays: LabelDelays) -> None:
+    def __init__(self, from_ms: int, to_ms: int, delays: LabelDelays, horizon_ms: int) -> None:
         self._from_ms = from_ms
         self._to_ms = to_ms
         self._delays = delays
+        #: From here on a source and a recording have the same events and labels.
+        self._same_from_ms = from_ms - horizon_ms
         self._rows: dict[str, int] = {}
         self._is_over = False
         self.newest_label_ms = from_ms
@@ -221,6 +223,7 @@ class _Collector:
         effective_ms, labels = np.array(step.labels.effective_ms), np.array(step.labels.label)
         times, is_known = step.labels.event_times(step.events), effective_ms < self._to_ms
         self.newest_label_ms = int(effective_ms[is_known].max(initial=self.newest_label_ms))
+        is_known &= times >= self._same_from_ms
         self._delays.count_each(times[is_known], labels[is_known], (effective_ms - times)[is_known])
 
 
