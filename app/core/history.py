@@ -126,7 +126,8 @@ class History:
         """Forget all but the newest windows: those that a test of one of the newest ``keep`` looks at."""
         for window in sorted(self._entries)[:-keep]:
             del self._entries[window]
-            self._events.pop(window, None)
+        for window in sorted(self._events.keys() - self._entries.keys())[:-keep]:
+            del self._events[window]
 
     def to_state(self) -> list[Any]:
         """Give what `from_state` needs: JSON values."""

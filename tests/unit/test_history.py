@@ -119,3 +119,13 @@ def test_only_the_newest_windows_are_kept_and_a_restored_history_says_the_same(k
         assert [each.events(at) for at in kept] == [dict.fromkeys(("all", "k=1"), at.start_ms / 10) for at in kept]
         assert levels(each, kept, "1", FEATURES) == [[at.start_ms / 10, at.start_ms / 10 + 1] for at in kept]
     assert other.to_state() == history.to_state()
+
+
+def test_of_windows_that_nobody_judges_no_more_numbers_are_kept_either() -> None:
+    history = History(9)
+    for number in range(20):
+        history.note_events(window(number), {"9": {"all": number}})
+    history.prune(3)
+    history.remember(window(0), "1", "all", 1, statistics(FEATURES, 0.0))
+    assert history.note_events(window(0), {"9": {"all": 0}})  # it was forgotten
+    assert not history.note_events(window(19), {"9": {"all": 19}})
