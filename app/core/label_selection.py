@@ -104,5 +104,25 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     return Selection(reference.threshold, labelled, events, is_one_sided, check)
 
 
+def say_one_kind(reference: Reference, counts: Counts) -> str:
+    """A sentence on labels that are all 0 or all 1, where many of the other kind are due; "" where they are not.
+
+    The window is judged as its labels are: either that has come true, or nobody must miss that labels are not sent.
+    """
+    n = counts.outcomes.sum(axis=1)
+    if min(n) or not max(n):
+        return ""
+    label = int(n[1] > 0)
+    known, outcomes = reference.training.outcomes.sum(axis=0), reference.training.outcomes[1 - label]
+    shares = np.where(known > 0, outcomes / np.maximum(known, 1), outcomes.sum() / max(int(known.sum()), 1))
+    due = float(counts.outcomes[label] @ shares)
+    if due < _MANY:
+        return ""
+    return (
+        f"All {int(n[label]):,} labels are {label}, where their scores promise {due:,.0f} that are {1 - label}: either"
+        f" none come true any more, or labels {1 - label} are no longer sent."
+    )
+
+
 def _by_side(of_cells: Ints, threshold_cell: int) -> tuple[int, int]:
     return int(of_cells[:threshold_cell].sum()), int(of_cells[threshold_cell:].sum())

@@ -46,7 +46,7 @@ from app.core.history import History
 from app.core.input_checks import InputChecks
 from app.core.label_checks import ALL_ARRIVED, thinning
 from app.core.label_delays import COMPLETE, LabelDelays
-from app.core.label_selection import find_selection
+from app.core.label_selection import find_selection, say_one_kind
 from app.core.origins import Origins
 from app.core.over_time import Past
 from app.core.performance import measure
@@ -476,6 +476,8 @@ class MonitorCore:
         )
         holding = dict(self._store.holdings(window))[version]
         notes = [chosen.describe()] if chosen is not None else []
+        if with_labels and (one_kind := say_one_kind(known.reference, counts[ALL])):
+            notes.append(one_kind)
         if self._store.is_mature(window) and arrived is None:
             notes.append(f"Its labels are not judged: {_MISSING}.")
         revision = holding.conclude(_digest(performance, verdict, *notes))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.core.label_selection import Selection, find_selection
+from app.core.label_selection import Selection, find_selection, say_one_kind
 from models.counting import count
 from models.reference import Reference
 from models.reference_fit import fit_reference
@@ -103,6 +103,25 @@ def test_a_calibration_that_goes_is_seen_in_chosen_labels(reference: Reference) 
     assert found is not None
     assert found.check.p_direction < 1e-6
     assert "fewer positives than the scores say (p = " in found.describe()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_labels_of_one_kind_are_said_to_be_that_where_the_scores_promise_many_of_the_other(
+    reference: Reference, label: int
+) -> None:
+    scores, labels = draw(2_000, 8)
+    labels[labels != label] = np.nan
+    counts = count(reference, np.zeros((2_000, 1)), scores, labels)
+    n, promised = counts.n_labels, float((scores if label == 0 else 1 - scores)[labels == label].sum())
+    words = say_one_kind(reference, counts)
+    assert words.startswith(f"All {n:,} labels are {label}, where their scores promise ")
+    said = int(words.split("promise ")[1].split(" ")[0].replace(",", ""))
+    assert said == pytest.approx(promised, rel=0.05)
+    assert f"that are {1 - label}: " in words
+    few = count(reference, np.zeros((60, 1)), np.full(60, 0.3 if label == 0 else 0.7), np.full(60, float(label)))
+    assert not say_one_kind(reference, few)
+    assert not say_one_kind(reference, count(reference, np.zeros((2_000, 1)), *draw(2_000, 8)))
+    assert not say_one_kind(reference, reference.zeros())
 
 
 def test_labels_that_came_twice_are_no_more_than_the_events(reference: Reference) -> None:

@@ -184,6 +184,15 @@ def test_windows_whose_labels_have_hardly_come_are_judged_without_them() -> None
     assert last[1] == pytest.approx(0.82, abs=0.03)
 
 
+def test_positives_without_negatives_are_said_to_be_that() -> None:
+    """The alarm is right: either nothing else happens any more, or the negatives are no longer sent."""
+    findings, _ = watch((lambda _, n: np.full(n, 25.0), lambda rng, n: rng.uniform(0.5, 5, n)))
+    reasons = [v.reason for v in findings.verdicts if v.kind == "label_prior_drift"]
+    assert reasons
+    assert all("labels are 1, where their scores promise " in reason for reason in reasons)
+    assert all("or labels 0 are no longer sent." in reason for reason in reasons)
+
+
 def test_delays_longer_than_the_stream_are_no_alarm() -> None:
     """The first windows: how many labels will come is not known yet."""
     findings, _ = watch((lambda rng, n: rng.uniform(0, 19, n), lambda rng, n: rng.exponential(1.5, n)), seed=3)
