@@ -33,6 +33,7 @@ from app.core.entity_log import EntityLog
 from app.core.features import FeaturePlan
 from app.core.joining import JoinedLabels
 from app.core.label_tally import LabelTally
+from app.core.last_scored import LastScored
 from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
 from app.core.pending import REJECTED, PendingEvents, Scored
 from app.core.records.rules import RecordRules
@@ -202,6 +203,7 @@ class PartitionPipeline:
         self._references: dict[str, Reference] = {}
         self._promised_ms = BEGINNING_MS
         self._said = BEGINNING_MS, BEGINNING_MS
+        self._last_scored = LastScored(pipeline.performance.maturity_ms)
         self._encode = msgspec.json.Encoder().encode
         self._served = _features_record(pipeline.feature_names)
         self._unscored_ms: list[Ints] = []
@@ -367,7 +369,8 @@ class PartitionPipeline:
                 self._encode_scores(step, now_ms)
         segments, versions = self._segments_of(step), _versions(step, rejected)
         self._remember(step, merged, segments, versions, came_to_ms)
-        self._count_outcomes(step, segments, versions)
+        self._count_outcomes(step, segments, versions, merged.times_ms)
+        self._last_scored.note(versions, merged.times_ms)
         self._pending.expire(self._event_watermark_ms)
         if self._plan.can_reject_late:
             step.leave_out(rejected)
@@ -473,22 +476,24 @@ class PartitionPipeline:
         step: Step,
         segments: list[tuple[int, ...]],
         versions: list[tuple[int, int, str]],
+        times_ms: Ints,
     ) -> None:
         if not self._with_drain:
             return
-        groups: dict[str, list[tuple[int, float, float, int, tuple[int, ...]]]] = defaultdict(list)
+        groups: dict[str, list[tuple[int, float, float, int, bool, tuple[int, ...]]]] = defaultdict(list)
         joined = step.labels.scored(versions, step.events.event_time_ms, step.scores, segments)
-        for label, at_ms, (version, time_ms, score, of_event) in zip(
-            step.labels.label, step.labels.effective_ms, joined, strict=True
+        for label, at_ms, before, (version, time_ms, score, of_event) in zip(
+            step.labels.label, step.labels.effective_ms, step.labels.before, joined, strict=True
         ):
-            groups[version].append((time_ms, score, label, at_ms, of_event))
+            is_told = self._last_scored.counts(at_ms, time_ms, version, before, versions, times_ms)
+            groups[version].append((time_ms, score, label, at_ms, is_told, of_event))
         for version, rows in groups.items():
             reference = self._references.get(version)
             if reference is not None:
                 *columns, of_events = zip(*rows, strict=True)
-                times, scores, labels, at = (np.array(column) for column in columns)
+                times, scores, labels, at, are_told = (np.array(column) for column in columns)
                 self._sketch.add_labelled(version, reference, times, scores, labels, of_events)
-                known = np.isfinite(scores)
+                known = np.isfinite(scores) & are_told
                 wrong = (scores >= reference.threshold) != (labels == 1)
                 # Labels that come early are of one outcome as a rule: an error counts when all of its day can be known.
                 counts_ms = np.maximum(at, times + self._pipeline.performance.maturity_ms)
@@ -537,6 +542,7 @@ class PartitionPipeline:
             "pipeline": self._pipeline.digest,
             "rejected": {what: limit.state() for what, limit in self._limits.items()},
         }
+        meta["scored"] = self._last_scored.to_state(self._event_watermark_ms - self._horizon_ms)
         if self._pipeline.events.repartition:
             meta["by_entity"] = True
         changes = [(TILES + key, value) for key, value in self._state.drain_changes()]
@@ -632,6 +638,7 @@ class PartitionPipeline:
             return restored
         self.has_other_input = meta.get("by_entity", False) != self._pipeline.events.repartition
         self._promised_ms = meta["promised_ms"]
+        self._last_scored.from_state(meta.get("scored", {}))
         self._events_end, self._labels_end = meta["position"]
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
         if self.shared is not None:

@@ -99,7 +99,8 @@ class SketchBuffer:
 
     def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_], event_time_ms: Ints) -> None:
         """Note decisions whose labels were applied, in that order; ``time_ms``: from when each counts."""
-        self._errors.setdefault(version, []).append((time_ms, wrong, event_time_ms))
+        if len(time_ms):
+            self._errors.setdefault(version, []).append((time_ms, wrong, event_time_ms))
 
     def drain_errors(self) -> list[ErrorRun]:
         """Give the decisions since the last drain, a run per version."""

@@ -369,10 +369,13 @@ class FlowMachine(RuleBasedStateMachine):
                 assert errors.times_ms.min() >= said_ms
                 numbers.update({run.version: len(errors.wrong), f"{run.version} wrong": int(errors.wrong.sum())})
             said_ms = max(said_ms, record.label_watermark_ms)
+        counted = {version for version, _ in found}
         for version, reference in references.items():
             counts = [sketch.to_counts(reference) for (of, _), sketch in found.items() if of == version]
-            assert numbers[version] == sum(each.n_labels for each in counts)
-            assert numbers[f"{version} wrong"] == sum(each.n_labels - each.n_correct for each in counts)
+            lost = sum(each.n_labels for each in counts) - numbers[version]
+            wrong_lost = sum(each.n_labels - each.n_correct for each in counts) - numbers[f"{version} wrong"]
+            assert 0 <= wrong_lost <= lost
+            assert not lost or len(counted) > 1  # of a version that was replaced, late labels are left out
 
 
 def _bits(value: Any) -> Any:

@@ -57,10 +57,10 @@ def test_how_far_a_partition_had_come_is_read_as_it_was_written() -> None:
     assert meta_of(shared=(2_000, 1, 2))["shared"] == [2_000, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["event_watermark_ms", "label_watermark_ms", "promised_ms", "shared"])
+@pytest.mark.parametrize("name", ["event_watermark_ms", "label_watermark_ms", "promised_ms", "shared", "scored"])
 def test_no_time_of_it_is_later_than_can_be(name: str) -> None:
     def said(time_ms: int) -> Any:
-        return (time_ms, 0, 0) if name == "shared" else time_ms
+        return {"shared": (time_ms, 0, 0), "scored": {"1.0.0": 5, "": time_ms}}.get(name, time_ms)
 
     assert meta_of(**{name: said(LATEST_MS)})[name]
     with pytest.raises(RefusedRecordError, match="2001, and 2000 can be") as refused:

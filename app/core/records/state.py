@@ -41,6 +41,10 @@ class _RejectedOf(msgspec.Struct):
     labels: _Rejected
 
 
+#: As `schemas.ranges.VersionName`; "" of an event that nobody scored.
+_VersionOrNone = Annotated[str, msgspec.Meta(pattern=r"^([0-9A-Za-z][0-9A-Za-z.+_-]{0,99})?\Z")]
+
+
 class _Meta(msgspec.Struct):
     """What every record has that says how far a partition had come; `app.pipeline` reads it as a dict."""
 
@@ -55,10 +59,7 @@ class _Meta(msgspec.Struct):
     shared: tuple[ComeToMs, Offset, Offset] | None = None
     repartition: tuple[Offset, _Sequence, Offset] | None = None
     by_entity: bool = False
-
-
-#: As `schemas.ranges.VersionName`; "" of an event that nobody scored.
-_VersionOrNone = Annotated[str, msgspec.Meta(pattern=r"^([0-9A-Za-z][0-9A-Za-z.+_-]{0,99})?\Z")]
+    scored: dict[_VersionOrNone, ComeToMs] = {}
 
 
 class _Event(msgspec.Struct, array_like=True):
@@ -89,7 +90,8 @@ def read_meta(value: bytes | None, feature_set: str, needed: Sequence[str], late
     if missing and said.feature_set == feature_set:
         raise RefusedRecordError("inconsistent", f"It does not say how far {' and '.join(missing)} windows were.")
     shared_ms = said.shared[0] if said.shared is not None else latest_ms
-    come_to_ms = max(said.event_watermark_ms, said.label_watermark_ms, said.promised_ms, shared_ms)
+    scored_ms = said.scored.values()
+    come_to_ms = max(said.event_watermark_ms, said.label_watermark_ms, said.promised_ms, shared_ms, *scored_ms)
     if come_to_ms > latest_ms:
         raise RefusedRecordError("out_of_range", f"It says to have come to {come_to_ms}, and {latest_ms} can be.")
     return meta
