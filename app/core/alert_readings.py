@@ -210,6 +210,7 @@ def read_performance(
 ) -> dict[str, Reading]:
     """What the measures of a window say, whose labels are mature; ``alpha``: what it may spend on being wrong.
 
+    ``calibration``: among the labels that are here (`Calibration.among_arrived`).
     Scores that are made of features that are filling promise nothing.
     """
     promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}

@@ -491,7 +491,7 @@ class MonitorCore:
         self.alerts.see_verdict(version, window, read)
         if self._store.is_mature(window):
             is_enough = with_labels and counts[ALL].n_labels >= FEWEST
-            calibration = known.diagnosis.calibration
+            calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
             measured = read_performance(performance, counts[ALL], calibration, alpha, silence) if is_enough else {}
             self.alerts.see_performance(version, window, measured)
 

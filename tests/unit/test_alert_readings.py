@@ -395,6 +395,22 @@ def test_a_loss_that_does_not_matter_is_none_however_sure_it_is() -> None:
     assert follow(PROMISED, [reading]) == [(0, "raised")]
 
 
+def test_where_labels_of_one_kind_come_first_it_is_what_these_promise_that_counts() -> None:
+    """All positives are here, and one in five of the negatives; nothing has changed."""
+    labels, calibration = Labels(0.05, 14), make_calibration(0.05)
+    worse = {"as they come": 0, "as if all were here": 0}
+    for _ in range(20):
+        cells = labels.generator.integers(0, CELLS, 4_000)
+        came = labels.generator.random(4_000) < rates(0.05)[cells]
+        is_here = came | (labels.generator.random(4_000) < 0.2)
+        counts = labels.count(cells[is_here], came[is_here])
+        among = calibration.among_arrived((0.2, 1.0))
+        for name, each in (("as they come", among), ("as if all were here", calibration)):
+            worse[name] += sum(reading.is_worse for reading in read_window(counts, each).values())
+    assert worse["as they come"] == 0
+    assert worse["as if all were here"] >= 20
+
+
 def test_labels_that_err_together_make_it_less_sure() -> None:
     """One window, surely worse if its labels are independent."""
     counts = Labels(0.01, 11).draw(6_000, turned=0.3)
