@@ -92,14 +92,14 @@ def wrong_errors(served: Iterable[SketchRecord], undisturbed: Iterable[SketchRec
     return {version: count for version, count in differ.items() if count}
 
 
-def _sequences(records: Iterable[SketchRecord]) -> dict[str, list[tuple[int, int]]]:
-    """Time and decision of each error, by version."""
+def _sequences(records: Iterable[SketchRecord]) -> dict[str, list[tuple[int, int, int]]]:
+    """Time, decision and hour of each error, by version."""
     stream = ErrorStream()
     for record in records:
         stream.add(record)
     released = {version: stream.release(version, END_MS) for version in list(stream.held)}
     return {
-        version: list(zip(errors.times_ms.tolist(), errors.wrong.tolist(), strict=True))
+        version: list(zip(errors.times_ms.tolist(), errors.wrong.tolist(), errors.hours.tolist(), strict=True))
         for version, errors in released.items()
     }
 
