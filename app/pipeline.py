@@ -369,8 +369,9 @@ class PartitionPipeline:
                 self._encode_scores(step, now_ms)
         segments, versions = self._segments_of(step), _versions(step, rejected)
         self._remember(step, merged, segments, versions, came_to_ms)
-        self._count_outcomes(step, segments, versions, merged.times_ms)
-        self._last_scored.note(versions, merged.times_ms)
+        self._last_scored.begin(versions, merged.times_ms)
+        self._count_outcomes(step, segments, versions)
+        self._last_scored.come_to(len(events))
         self._pending.expire(self._event_watermark_ms)
         if self._plan.can_reject_late:
             step.leave_out(rejected)
@@ -476,16 +477,16 @@ class PartitionPipeline:
         step: Step,
         segments: list[tuple[int, ...]],
         versions: list[tuple[int, int, str]],
-        times_ms: Ints,
     ) -> None:
         if not self._with_drain:
             return
+        maturity_ms = self._pipeline.performance.maturity_ms
         groups: dict[str, list[tuple[int, float, float, int, bool, tuple[int, ...]]]] = defaultdict(list)
         joined = step.labels.scored(versions, step.events.event_time_ms, step.scores, segments)
         for label, at_ms, before, (version, time_ms, score, of_event) in zip(
             step.labels.label, step.labels.effective_ms, step.labels.before, joined, strict=True
         ):
-            is_told = self._last_scored.counts(at_ms, time_ms, version, before, versions, times_ms)
+            is_told = at_ms <= time_ms + maturity_ms or self._last_scored.counts(at_ms, version, before)
             groups[version].append((time_ms, score, label, at_ms, is_told, of_event))
         for version, rows in groups.items():
             reference = self._references.get(version)
@@ -496,7 +497,7 @@ class PartitionPipeline:
                 known = np.isfinite(scores) & are_told
                 wrong = (scores >= reference.threshold) != (labels == 1)
                 # Labels that come early are of one outcome as a rule: an error counts when all of its day can be known.
-                counts_ms = np.maximum(at, times + self._pipeline.performance.maturity_ms)
+                counts_ms = np.maximum(at, times + maturity_ms)
                 self._sketch.add_errors(version, counts_ms[known], wrong[known], times[known])
 
     def know(self, version: str, reference: Reference) -> None:

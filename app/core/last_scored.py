@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from app.core.merge import BEGINNING_MS
 from app.core.pending import REJECTED
 
@@ -28,40 +30,46 @@ class LastScored:
     Parameters
     ----------
     maturity_ms
-        How much later than its event a label is late, and how long after the last event of a version that others have
-        followed late labels count. 0: none is late; nobody has said when labels come.
+        A label is late that comes so much later than its event, and counts so long after the last event of a version
+        that others have followed. 0: all count; nobody has said when labels come.
     """
 
     maturity_ms: int
     times_ms: dict[str, int] = field(default_factory=dict)
+    _versions: Versions = field(default_factory=list)
+    _event_times_ms: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    _stretch: int = 0
 
-    def counts(self, at_ms: int, event_ms: int, version: str, before: int, versions: Versions, times_ms: Ints) -> bool:  # noqa: PLR0917  # a label, and the run in which it lies
-        """Whether a label counts as a decision of a version that was right or wrong.
+    def begin(self, versions: Versions, times_ms: Ints) -> None:
+        """Begin a run of events: its stretches of one version each, and their effective times."""
+        self._versions, self._event_times_ms, self._stretch = versions, times_ms, 0
+
+    def come_to(self, before: int) -> None:
+        """Note the events of the run before this one; in the order of the run."""
+        while self._stretch < len(self._versions):
+            start, stop, version = self._versions[self._stretch]
+            if start >= before:
+                return
+            if version not in _NOBODY:
+                self.times_ms[version] = int(self._event_times_ms[min(stop, before) - 1])
+            if stop > before:
+                return
+            self._stretch += 1
+
+    def counts(self, at_ms: int, version: str, before: int) -> bool:
+        """Whether a late label counts as a decision of a version that was right or wrong.
 
         Parameters
         ----------
-        at_ms, event_ms, version
-            Effective time of the label, the time of its event, and who scored that.
+        at_ms, version
+            Effective time of the label, and who scored its event.
         before
-            The event of the run before which the label is applied.
-        versions, times_ms
-            Of the run's events.
+            The event of the run before which it is applied; not before that of the label before it.
         """
-        if at_ms <= event_ms + self.maturity_ms or not self.maturity_ms:
-            return True
+        self.come_to(before)
         of_version = self.times_ms.get(version, BEGINNING_MS)
         of_all = max(self.times_ms.values(), default=BEGINNING_MS)
-        for start, stop, scorer in versions:
-            if scorer not in _NOBODY and start < before:
-                of_all = int(times_ms[min(stop, before) - 1])
-                of_version = of_all if scorer == version else of_version
-        return of_version == of_all or at_ms <= of_version + self.maturity_ms
-
-    def note(self, versions: Versions, times_ms: Ints) -> None:
-        """Note the events of a run."""
-        for _, stop, version in versions:
-            if version not in _NOBODY:
-                self.times_ms[version] = int(times_ms[stop - 1])
+        return not self.maturity_ms or of_version == of_all or at_ms <= of_version + self.maturity_ms
 
     def to_state(self, since_ms: int) -> dict[str, int]:
         """What matters of it, when no label is from before ``since_ms``."""
