@@ -6,6 +6,7 @@ milliseconds, times are integer milliseconds since 1970 UTC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -258,11 +259,25 @@ class Drift:
     segments: tuple[str, ...] = ()
 
 
+#: By default: the measures of performance whose loss makes a concept drift, the rate and the calibration.
+MINIMUM_EFFECTS = {"auc": 0.02, "accuracy": 0.02, "log_loss": 0.05, "rate": 0.1, "calibration": 0.05}
+#: Measures of performance of which an effect is a share of what was expected.
+RELATIVE_MEASURES = frozenset({"log_loss", "cost"})
+
+
 @dataclass(frozen=True)
 class Performance:
-    """A window's performance is final when its labels are applied up to its end + ``maturity_ms``."""
+    """A window's performance is final when its labels are applied up to its end + ``maturity_ms``.
+
+    ``minimum_effects``: what matters to somebody, by name: a loss of a measure of performance, in its own unit, or for
+    log_loss and cost as a share of what the scores promise; "rate": a change of the rate of positives, as a share of
+    that of training; "calibration": a gap between it and what the scores say, in deviations of one outcome.
+    ``costs``: of a false positive and of a false negative; None: nobody says, and there is no measure "cost".
+    """
 
     maturity_ms: int
+    minimum_effects: Mapping[str, float] = field(default_factory=lambda: dict(MINIMUM_EFFECTS))
+    costs: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -312,6 +327,7 @@ class AlertRule:
     owner: str = ""
     runbook: str = ""
     below_expected: bool = False
+    minimum_effect: float = 0.0
     since_ms: int | None = None
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, get_args
 
-from schemas.pipeline import AlertRule, Drift, Severity, Silence, VerdictKind
+from schemas.pipeline import AlertRule, Drift, Performance, Severity, Silence, VerdictKind
 from schemas.toml_table import TomlTable, parse_duration
 
 _MEASURES = {"performance": ("auc", "log_loss", "accuracy"), "drift": ("share",)}
@@ -32,8 +33,18 @@ _LABELS = AlertRule("labels-without-event", "labels", "without_event", "warning"
 _ENTITIES = AlertRule("entity-in-two-partitions", "entities", "entities", "critical")
 
 
-def read_alerts(top: TomlTable, drift: Drift, *, with_labels: bool, watches_entities: bool) -> tuple[AlertRule, ...]:
+def read_alerts(
+    top: TomlTable, drift: Drift, performance: Performance, *, with_labels: bool, watches_entities: bool
+) -> tuple[AlertRule, ...]:
     """The rules of ``[[alerts]]``, or those that there are without any, and those of the stream itself."""
+    rules = _read_rules(top, drift, with_labels=with_labels, watches_entities=watches_entities)
+    return tuple(
+        replace(rule, minimum_effect=performance.minimum_effects[rule.measure]) if rule.below_expected else rule
+        for rule in rules
+    )
+
+
+def _read_rules(top: TomlTable, drift: Drift, *, with_labels: bool, watches_entities: bool) -> tuple[AlertRule, ...]:
     of_stream = [*([_LABELS] if with_labels else []), *([_ENTITIES] if watches_entities else [])]
     if "alerts" not in top:
         of_model = [*(_WORSE if with_labels else []), *([_ERRORS] if drift.detectors else [])]

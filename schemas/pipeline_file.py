@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 from schemas.expression import suggest
 from schemas.pipeline import (
+    MINIMUM_EFFECTS,
+    RELATIVE_MEASURES,
     Compression,
     Delivery,
     EventField,
@@ -192,7 +194,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
         digest="",
     )
     watches = {"with_labels": labels is not None, "watches_entities": pipeline.watches_entities}
-    pipeline = dataclasses.replace(pipeline, alerts=read_alerts(top, drift, **watches))
+    pipeline = dataclasses.replace(pipeline, alerts=read_alerts(top, drift, pipeline.performance, **watches))
     form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in {"path", "digest"}}
     return dataclasses.replace(pipeline, digest=_digest(form))
 
@@ -305,10 +307,13 @@ def _read_model(top: TomlTable, pipeline: str, events: Events) -> Model:
 
 def _read_performance(top: TomlTable, labels: Labels | None) -> Performance:
     table = top.table("performance")
-    table.allow("maturity")
+    table.allow("maturity", "minimum_effects", "costs")
+    costs = _read_costs(table)
+    effects = _read_minimum_effects(table, has_costs=costs is not None)
     horizon_ms = labels.horizon_ms if labels is not None else None
     if "maturity" not in table:
-        return Performance(_DAY_MS if horizon_ms is None else min(_DAY_MS, horizon_ms))
+        maturity_ms = _DAY_MS if horizon_ms is None else min(_DAY_MS, horizon_ms)
+        return Performance(maturity_ms, effects, costs)
     maturity_ms = table.duration("maturity")
     if horizon_ms is not None and maturity_ms > horizon_ms:
         table.fail(
@@ -316,7 +321,31 @@ def _read_performance(top: TomlTable, labels: Labels | None) -> Performance:
             f'"{table.text("maturity")}" is longer than labels.horizon, after which no label counts: windows would be'
             " judged later, and by no more labels; make it at most that, or the horizon longer",
         )
-    return Performance(maturity_ms)
+    return Performance(maturity_ms, effects, costs)
+
+
+def _read_costs(table: TomlTable) -> tuple[float, float] | None:
+    if "costs" not in table:
+        return None
+    given = table.table("costs")
+    given.allow("false_positive", "false_negative")
+    costs = given.number("false_positive", low=0, high=1e12), given.number("false_negative", low=0, high=1e12)
+    if not any(costs):
+        given.fail("false_negative", "is 0 as false_positive is; one of them must cost something")
+    return costs
+
+
+def _read_minimum_effects(table: TomlTable, *, has_costs: bool) -> dict[str, float]:
+    given = table.table("minimum_effects")
+    measures = ("auc", "accuracy", "precision", "recall", "f1", "log_loss", "cost")
+    given.allow(*measures, "rate", "calibration")
+    if "cost" in given and not has_costs:
+        given.fail("cost", "needs costs; add for example costs = { false_positive = 1, false_negative = 50 }")
+    effects = {**MINIMUM_EFFECTS, **({"cost": 0.05} if has_costs else {})}
+    for name in (*measures, "rate", "calibration"):
+        if name in given:
+            effects[name] = given.number(name, low=1e-6, high=10 if name in {*RELATIVE_MEASURES, "rate"} else 1)
+    return effects
 
 
 def _read_state(top: TomlTable) -> State:

@@ -158,7 +158,7 @@ def ask(rule: AlertRule, rule_limits: list[Limit], reading: Reading, past_loss: 
 def _ask_of_loss(rule: AlertRule, reading: Reading, past_loss: float) -> Answer:
     if math.isnan(reading.expected):
         return UNDECIDED
-    least, (low, high) = least_loss(rule.measure, reading.expected), reading.range
+    least, (low, high) = least_loss(rule.measure, rule.minimum_effect, reading.expected), reading.range
     if reading.is_worse:
         is_up = rule.measure in LOWER_IS_BETTER
         value = reading.expected + least if is_up else reading.expected - least
@@ -206,12 +206,15 @@ def read_performance(
     counts: Counts,
     calibration: Calibration,
     alpha: float,
+    *,
+    minimum_effects: Mapping[str, float],
     silence: Silence = NOTHING_SILENT,
 ) -> dict[str, Reading]:
-    """What the measures of a window say, whose labels are mature; ``alpha``: what it may spend on being wrong.
+    """What the measures of a window say, whose labels are mature.
 
-    ``calibration``: among the labels that are here (`Calibration.among_arrived`).
-    Scores that are made of features that are filling promise nothing.
+    ``calibration``: among the labels that are here (`Calibration.among_arrived`). ``alpha``: what the window may spend
+    on being wrong. ``minimum_effects``: the losses that matter, by measure. Scores that are made of features that are
+    filling promise nothing.
     """
     promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}
     found = {
@@ -221,7 +224,7 @@ def read_performance(
     lost = [
         name
         for name, each in found.items()
-        if loss_of(name, each.value, each.expected) > least_loss(name, each.expected)
+        if loss_of(name, each.value, each.expected) > least_loss(name, minimum_effects[name], each.expected)
     ]
     if lost:
         p_values = find_p_of_losses(calibration, counts.outcomes)

@@ -48,6 +48,8 @@ class Calibration:
         Label x cell: the log loss of an event of that label and cell; None where the mean scores are not known.
     design_effects
         Per measure: how many autocorrelated events count as one; 1 for a measure without.
+    costs
+        Of a false positive and of a false negative; None: nobody says.
     """
 
     probability: Floats
@@ -58,6 +60,7 @@ class Calibration:
     threshold_cell: int
     losses: Floats | None
     design_effects: Mapping[str, float]
+    costs: tuple[float, float] | None = None
 
     def propagated(self, gradients: Floats) -> Floats:
         """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
@@ -87,6 +90,7 @@ def fit_calibration(
     threshold_cell: int,
     mean_scores: Floats | None = None,
     design_effects: Mapping[str, float] = MappingProxyType({}),
+    costs: tuple[float, float] | None = None,
 ) -> Calibration:
     """Learn P(y = 1 | cell): cells are joined to groups of enough labels, and these made monotone by pooling.
 
@@ -148,6 +152,7 @@ def fit_calibration(
         threshold_cell=threshold_cell,
         losses=None if mean_scores is None else _log_losses(mean_scores),
         design_effects=design_effects,
+        costs=costs,
     )
 
 

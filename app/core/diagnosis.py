@@ -23,7 +23,7 @@ from app.core.label_checks import ALL_ARRIVED
 from app.core.misfits import Misfits
 from app.core.performance import least_loss, measure
 from app.core.silences import NOTHING_SILENT, Silence
-from app.core.situation import Performance, SegmentChange, Situation
+from app.core.situation import Least, Performance, SegmentChange, Situation
 from app.core.sketches import ALL
 from app.core.verdict import decide
 from app.core.verdict_words import Change
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from app.core.situation import Misfit, Predecessor
     from app.core.verdict import Verdict
     from models.reference import Counts, MetricCells, Reference
+    from schemas.pipeline import Performance as PerformanceSettings
 
 #: The measure by which a verdict calls a version good enough.
 MEASURE = "auc"
@@ -64,6 +65,8 @@ class Diagnosis:
         What the alert rules of the pipeline ask of `MEASURE`.
     events
         What an event is called, in the plural.
+    settings
+        What matters of its performance, and what errors cost.
     origins
         What its features are made of; None: each is a field of its own.
     """
@@ -71,11 +74,12 @@ class Diagnosis:
     reference: Reference
     limits: Sequence[Limit]
     events: str
+    settings: PerformanceSettings
     origins: Origins | None = None
 
     @cached_property
     def _misfits(self) -> Misfits:
-        return Misfits(self.reference)
+        return Misfits(self.reference, self.settings)
 
     @property
     def calibration(self) -> Calibration:
@@ -214,6 +218,7 @@ class Diagnosis:
                 rate_before=_rate(reference.training),
                 rate_now=_rate(whole) if check is not None else math.nan,
                 alpha=alpha,
+                least=Least(*(self.settings.minimum_effects[name] for name in ("rate", "calibration"))),
                 performance=self._performance(rows, predecessor),
                 events=self.events,
                 silence=silence,
@@ -257,7 +262,7 @@ class Diagnosis:
             limit=limit,
             predecessor=predecessor,
             expected=row.expected,
-            least=least_loss(MEASURE, row.expected),
+            least=least_loss(MEASURE, self.settings.minimum_effects[MEASURE], row.expected),
             is_realised=not math.isnan(row.realised),
         )
 

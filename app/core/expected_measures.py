@@ -24,7 +24,7 @@ class ExpectedMeasure(NamedTuple):
 
 
 def expected_measures(calibration: Calibration, expected: Floats, spread: Floats) -> dict[str, ExpectedMeasure]:
-    """Compute AUC, accuracy, precision, recall, F1 and (where the calibration has losses) log loss.
+    """Compute AUC, accuracy, precision, recall, F1 and, where the calibration has what it takes, log loss and cost.
 
     Parameters
     ----------
@@ -50,6 +50,11 @@ def expected_measures(calibration: Calibration, expected: Floats, spread: Floats
         of_negative, of_positive = calibration.losses
         total = float((expected * np.where(cells > 0, calibration.losses, 0.0)).sum())
         measures["log_loss"] = ExpectedMeasure(*_ratio(total, n, of_positive - of_negative, 0.0), math.inf)
+    if calibration.costs is not None:
+        of_false_positive, of_false_negative = calibration.costs
+        total = of_false_positive * float(negative @ decided) + of_false_negative * float(positive @ (1 - decided))
+        moves = of_false_negative * (1 - decided) - of_false_positive * decided
+        measures["cost"] = ExpectedMeasure(*_ratio(total, n, moves, 0.0), max(calibration.costs))
     return measures
 
 

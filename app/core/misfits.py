@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from app.core.calibration import Calibration
     from app.core.findings import PerformanceRow
     from models.reference import Counts, Reference
+    from schemas.pipeline import Performance
 
-#: The measures of performance that may have lost what matters.
-_MEASURES = ("auc", "log_loss")
 #: A segment has a calibration of its own from so many labels of either kind in training.
 _FEWEST_LABELS = 50
 
@@ -41,9 +40,12 @@ class Misfits:
     ----------
     reference
         Of the version.
+    performance
+        What matters, and what errors cost.
     """
 
     reference: Reference
+    performance: Performance
     _calibrations: dict[str, Calibration] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
 
@@ -90,8 +92,9 @@ class Misfits:
     def _losses(self, rows: Iterable[PerformanceRow]) -> dict[str, float]:
         found = {}
         for row in rows:
-            if row.measure in _MEASURES and not math.isnan(row.realised - row.expected):
-                least = least_loss(row.measure, row.expected)
+            effect = self.performance.minimum_effects.get(row.measure)
+            if effect is not None and not math.isnan(row.realised - row.expected):
+                least = least_loss(row.measure, effect, row.expected)
                 found[row.measure] = loss_of(row.measure, row.realised, row.expected) / least if least > 0 else 0.0
         return found
 
@@ -101,10 +104,10 @@ class Misfits:
 
     def _calibrate(self, segment: str) -> Calibration:
         if segment == ALL:
-            return calibrate(self.reference)
+            return calibrate(self.reference, self.performance.costs)
         outcomes = self._outcomes(segment)
         if outcomes.sum(axis=1).min() < _FEWEST_LABELS:
             return self.calibration()
         mean_scores = self.reference.profiles[-2, : self.reference.score_cells]
         effects = self.calibration().design_effects
-        return fit_calibration(outcomes, self.reference.threshold_cell, mean_scores, effects)
+        return fit_calibration(outcomes, self.reference.threshold_cell, mean_scores, effects, self.performance.costs)

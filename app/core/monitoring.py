@@ -201,7 +201,7 @@ class MonitorCore:
         known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         told = [limit for rule in rules for limit in limits(rule, known_auc)]
-        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural, self._origins)
+        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural, self._pipeline.performance, self._origins)
         self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
         self._strangers.pop(version, None)
         return self._store.drop_unsound(version, reference.laws)
@@ -492,8 +492,11 @@ class MonitorCore:
         if self._store.is_mature(window):
             is_enough = with_labels and counts[ALL].n_labels >= FEWEST
             calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
-            measured = read_performance(performance, counts[ALL], calibration, alpha, silence) if is_enough else {}
-            self.alerts.see_performance(version, window, measured)
+            effects = self._pipeline.performance.minimum_effects
+            read_measures = read_performance(
+                performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
+            )
+            self.alerts.see_performance(version, window, read_measures if is_enough else {})
 
     def _selection(self, window: Window, known: _Version, counts: Counts) -> Selection | None:
         """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from models.units import FIXED_POINT
+from schemas.pipeline import RELATIVE_MEASURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
 #: Two-sided 95 % of the standard normal distribution.
 NORMAL_95 = 1.959963984540054
 #: Measures of which less is better; of all others more is.
-LOWER_IS_BETTER = frozenset({"log_loss"})
+LOWER_IS_BETTER = frozenset({"log_loss", "cost"})
 #: Of fewer labels of a kind, nothing is known of what only such labels can show.
 FEWEST_OF_EITHER = 10
-#: The smallest loss that matters: of the AUC and of the accuracy as it is, of the log loss as a share of the expected.
-_LEAST_LOSS = {"auc": 0.02, "accuracy": 0.02}
-_LEAST_SHARE = {"log_loss": 0.05}
 #: Of the rarer label, so many events more of which the range of an AUC knows nothing.
 _UNKNOWN_EVENTS = 2.0
 #: Halvings of the interval in which a bound of the AUC lies.
@@ -77,15 +75,15 @@ def loss_of(name: str, value: float, expected: float) -> float:
     return value - expected if name in LOWER_IS_BETTER else expected - value
 
 
-def least_loss(name: str, expected: float) -> float:
-    """The smallest loss of a measure that matters to anybody.
+def least_loss(name: str, minimum_effect: float, expected: float) -> float:
+    """The smallest loss of a measure that matters, in its own unit (see `schemas.pipeline.Performance`).
 
     Examples
     --------
-    >>> least_loss("auc", 0.87), least_loss("log_loss", 0.5)
+    >>> least_loss("auc", 0.02, 0.87), least_loss("log_loss", 0.05, 0.5)
     (0.02, 0.025)
     """
-    return _LEAST_LOSS[name] if name in _LEAST_LOSS else _LEAST_SHARE[name] * expected
+    return minimum_effect * expected if name in RELATIVE_MEASURES else minimum_effect
 
 
 def auc(outcomes: Ints) -> float:

@@ -37,7 +37,7 @@ from app.core.verdict import Verdict, decide
 from app.core.verdict_words import Change
 from models.reference import Counts
 from models.units import FIXED_POINT
-from schemas.pipeline import AlertRule
+from schemas.pipeline import MINIMUM_EFFECTS, AlertRule
 
 KINDS = ("pipeline_fault", "label_prior_drift", "concept_drift", "score_drift", "feature_drift")
 DAY = 86_400_000
@@ -297,10 +297,10 @@ def read_window(counts: Counts, calibration: Calibration, alpha: float = 0.001) 
         )
         for each in measure(counts, calibration)
     ]
-    return read_performance(rows, counts, calibration, alpha)
+    return read_performance(rows, counts, calibration, alpha, minimum_effects=MINIMUM_EFFECTS)
 
 
-PROMISED = AlertRule("worse", "performance", "auc", below_expected=True, clears_after=2)
+PROMISED = AlertRule("worse", "performance", "auc", below_expected=True, clears_after=2, minimum_effect=0.02)
 
 
 def follow(rule: AlertRule, readings: Iterable[Reading]) -> list[tuple[int, str]]:

@@ -626,7 +626,7 @@ RULES = (
     replace(ACCURACY, name="alone", clears_at=0.75, clears_after=2),
     AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",), clears_after=1),
     AlertRule("errors", "error", "error", "info"),
-    AlertRule("worse", "performance", "auc", below_expected=True, group="h", clears_after=1),
+    AlertRule("worse", "performance", "auc", below_expected=True, group="h", clears_after=1, minimum_effect=0.02),
     AlertRule("concept", "verdict", "verdict", kinds=("concept_drift",), group="h"),
     AlertRule("moved", "verdict", "verdict", kinds=("feature_drift",), for_windows=2, since_ms=3 * DAY),
     AlertRule("labels", "verdict", "verdict", kinds=("label_prior_drift", "concept_drift"), for_windows=2),

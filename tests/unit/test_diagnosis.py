@@ -29,6 +29,7 @@ from app.core.verdict_words import Example
 from models.counting import count
 from models.reference import Counts, Reference
 from models.reference_fit import fit_reference
+from schemas.pipeline import Performance as Settings
 from schemas.wire import Explained, VerdictExample, VerdictSegment
 
 NAMES = ["x", "y", "carrier"]
@@ -55,7 +56,7 @@ def reference() -> Reference:
 
 
 def diagnose(limits: Sequence[Limit] = ()) -> Diagnosis:
-    return Diagnosis(reference(), limits, "flights")
+    return Diagnosis(reference(), limits, "flights", Settings(0))
 
 
 def judged(segment: str, metric: str, effect: float | None = 0.5, signal: Signal = "DRIFT") -> Judgement:
@@ -84,7 +85,7 @@ def look(  # what a verdict rests on
     """The situation that the verdict is about."""
     found: list[Situation] = []
     monkeypatch.setattr(diagnosis, "decide", found.append)
-    of = Diagnosis(known or reference(), limits, "flights")
+    of = Diagnosis(known or reference(), limits, "flights", Settings(0))
     of.verdict(counts, tested, performance, traffic, predecessor, with_labels=with_labels, alpha=0.002)
     return found[0]
 

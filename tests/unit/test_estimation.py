@@ -715,3 +715,27 @@ def test_the_census_leaves_out_rows_without_score_or_label() -> None:
         window=1_000,
     )
     assert dirty.errors == plain.errors
+
+
+def test_a_cost_is_that_of_the_errors_to_be_expected_and_of_those_that_came() -> None:
+    reference, known = reference_of(70)
+    priced = fit_calibration(reference, THRESHOLD_CELL, costs=(1.0, 20.0))
+    window = count(*draw(np.random.default_rng(71), 4_000))
+    scored, yes = window.sum(axis=0), np.arange(64) >= THRESHOLD_CELL
+    due = (np.where(yes, (1 - known.probability), 20 * known.probability) @ scored) / scored.sum()
+    came = (window[0] @ yes + 20 * (window[1] @ ~yes)) / scored.sum()
+    found = named(compare(priced, scored, window))["cost"]
+    assert named(estimate(priced, scored))["cost"].estimated == pytest.approx(due)
+    assert (found.expected, found.realised) == pytest.approx((due, came))
+    assert found.expected_low < found.expected < found.expected_high
+    assert "cost" not in named(estimate(known, scored))
+
+
+def test_costs_that_come_as_promised_are_rejected_as_seldom_as_promised() -> None:
+    p_values = []
+    for seed in range(300):
+        rng = np.random.default_rng([72, seed])
+        priced = fit_calibration(count(*draw(rng, 20_000)), THRESHOLD_CELL, costs=(1.0, 20.0))
+        window = count(*draw(rng, 2_000))
+        p_values.append(named(compare(priced, window.sum(axis=0), window))["cost"].p_value)
+    assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.09

@@ -218,4 +218,9 @@ def test_without_a_calibration_the_log_loss_has_no_range_and_the_others_have() -
 def test_a_loss_is_towards_the_worse_and_the_least_that_matters_is_relative_for_the_log_loss() -> None:
     assert loss_of("auc", 0.7, 0.8) == pytest.approx(0.1)
     assert loss_of("log_loss", 0.7, 0.8) == pytest.approx(-0.1)
-    assert [least_loss(name, 0.4) for name in ("auc", "accuracy", "log_loss")] == [0.02, 0.02, pytest.approx(0.02)]
+    assert [least_loss(name, 0.05, 0.4) for name in ("auc", "accuracy", "log_loss", "cost")] == [
+        0.05,
+        0.05,
+        pytest.approx(0.02),
+        pytest.approx(0.02),
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.adapters.river_detectors import find_kind
-from schemas.pipeline import FalseAlarms, Pipeline, PipelineError, Silence
+from schemas.pipeline import MINIMUM_EFFECTS, FalseAlarms, Performance, Pipeline, PipelineError, Silence
 from schemas.pipeline_detectors import DETECTORS, default_detector
 from schemas.pipeline_drift import DEFAULT_TESTS
 from schemas.pipeline_file import feature_set_digest, load
@@ -663,3 +663,44 @@ def test_reading_a_file_runs_no_python_that_it_names(tmp_path: Path, monkeypatch
     )
     assert read(tmp_path, SMALLEST + feature).feature_set
     assert not ran.exists()
+
+
+def performance_of(folder: Path, text: str) -> Performance:
+    return read(folder, f'{SMALLEST}\n[labels]\nhorizon = "2d"\n[performance]\n{text}').performance
+
+
+def test_what_matters_has_defaults_and_is_set_by_name(tmp_path: Path) -> None:
+    assert performance_of(tmp_path, "").minimum_effects == MINIMUM_EFFECTS
+    found = performance_of(tmp_path, "minimum_effects = { auc = 0.05, precision = 0.1, rate = 2 }")
+    assert found.minimum_effects == {**MINIMUM_EFFECTS, "auc": 0.05, "precision": 0.1, "rate": 2.0}
+    assert found.costs is None
+
+
+def test_errors_may_have_costs_and_a_rise_of_these_matters_from_a_twentieth_on(tmp_path: Path) -> None:
+    found = performance_of(tmp_path, "costs = { false_positive = 1, false_negative = 50 }")
+    assert found.costs == (1.0, 50.0)
+    assert found.minimum_effects == {**MINIMUM_EFFECTS, "cost": 0.05}
+
+
+def test_rules_on_what_scores_promise_know_what_matters(tmp_path: Path) -> None:
+    text = f'{SMALLEST}\n[labels]\nhorizon = "2d"\n[performance]\nminimum_effects = {{ auc = 0.07 }}'
+    found = {rule.minimum_effect for rule in read(tmp_path, text).alerts if rule.below_expected}
+    assert found == {0.07}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("minimum_effects = { auk = 0.1 }", "auk"),
+        ("minimum_effects = { auc = 0 }", "auc: 0 is out of range"),
+        ("minimum_effects = { recall = 1.5 }", "recall: 1.5 is out of range"),
+        ("minimum_effects = { cost = 0.1 }", "cost: needs costs; add for example costs = "),
+        ("costs = { false_positive = 1 }", "false_negative"),
+        ("costs = { false_positive = 0, false_negative = 0 }", "one of them must cost something"),
+        ("costs = { false_positive = -1, false_negative = 1 }", "-1 is out of range"),
+    ],
+)
+def test_a_mistake_in_what_matters_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(PipelineError, match="performance") as caught:
+        performance_of(tmp_path, text)
+    assert sentence in str(caught.value)

@@ -227,7 +227,7 @@ def test_scores_of_features_that_are_filling_promise_nothing_and_their_performan
     payments.scores = 1 - payments.scores
     rules = (
         AlertRule("low", "performance", "auc", below=0.4),
-        AlertRule("worse", "performance", "auc", below_expected=True),
+        AlertRule("worse", "performance", "auc", below_expected=True, minimum_effect=0.02),
     )
     assert {rule for rule, _ in alarms_of_alerts(watch(payments, is_warm=False, alerts=rules))} == {"low"}
     assert {rule for rule, _ in alarms_of_alerts(watch(payments, alerts=rules))} == {"low", "worse"}
