@@ -130,12 +130,13 @@ def judge(
     share: float = 1.0,
     is_usual: bool = False,
     restarts_at: int | None = None,
+    keep: int = 24,
 ) -> WindowVerdict:
     """The verdict on a day; in the last ``share`` of it, and ``is_usual``: of the day before, fields are changed.
 
     ``restarts_at``: after so many slices of both days the monitor goes on from a snapshot.
     """
-    monitor = MonitorCore(pipeline_of(names))
+    monitor = MonitorCore(pipeline_of(names), keep=keep)
     reference = reference_of(names)
     monitor.register_version("1", reference, {})
     rng = np.random.default_rng([seed, 7])
@@ -153,7 +154,7 @@ def judge(
     for number, delta in enumerate(deltas):
         if number == restarts_at:
             snapshot = monitor.snapshot()
-            monitor = MonitorCore(pipeline_of(names))
+            monitor = MonitorCore(pipeline_of(names), keep=keep)
             monitor.restore(snapshot)
             assert monitor.snapshot() == snapshot
         monitor.observe(SketchRecord(0, delta.slice_start_ms, old_ms, [delta]))

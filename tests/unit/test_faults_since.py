@@ -78,6 +78,11 @@ def test_since_when_is_known_after_a_restart(restarts_at: int) -> None:
     assert judge(DIRECT, 5, change, share=0.5, restarts_at=restarts_at) == straight
 
 
+def test_the_window_before_is_known_though_no_closed_window_is_kept() -> None:
+    change, _ = CHANGES["unit"]
+    assert judge(DIRECT, 5, change, share=0.5, keep=0) == judge(DIRECT, 5, change, share=0.5)
+
+
 # -- by hand -----------------------------------------------------------------------------------------------------------
 
 
