@@ -36,6 +36,7 @@ import numpy as np
 from scipy.special import chdtrc, expit, gammainc, gammaincc, logit, ndtr
 
 from app.core.batches import Floats, Ints
+from app.core.loss_tails import find_lower_tail, law_of_means
 from models.counting import SMALLEST_PROBABILITY
 
 #: The shares of the labels 0 and 1 that are here, where all are.
@@ -46,6 +47,8 @@ _FEWEST_EXPECTED = 5.0
 _MOST_POOLS = 10
 #: The share of positives that have become like any event, by which the order is asked: its best test is for these few.
 _STRAYS = 0.1
+#: From this p-value on, the tail of the order is taken for what it is.
+_LIKELY = 0.1
 #: Below this skewness a sum is normal.
 _LEAST_SKEW = 1e-3
 #: A factor of all odds is looked for within e to this power, to this share of the positives, in so many steps.
@@ -200,8 +203,13 @@ def _beside_the_rate(cells: _Cells, weights: Floats, design_effect: float) -> tu
     skew = (1 - 2 * rate) * (cells.n - cells.m) / (cells.n + cells.m)
     centred = weights - float(weights @ variances) / information
     variance, third = float(centred**2 @ variances), float(centred**3 @ (variances * skew))
-    is_told = variance > _NEAR * information
-    p_order = _tails(float(centred @ residuals), variance, third, design_effect)[1] if is_told else math.nan
+    p_order = math.nan
+    if variance > _NEAR * information:
+        value = float(centred @ residuals)
+        p_order = _tails(value, variance, third, design_effect)[1]
+        if p_order < _LIKELY:
+            z = value / math.sqrt(variance * design_effect)
+            p_order = _tail_of_positives(weights, due, z, information / design_effect)
     pools = _pool(np.minimum(cells.n, cells.m) * np.array([1 - rate, rate]))
     of_pools, spread = np.bincount(pools, residuals), np.bincount(pools, variances) * design_effect
     varied = spread > 0
@@ -212,6 +220,22 @@ def _beside_the_rate(cells: _Cells, weights: Floats, design_effect: float) -> tu
     reach = np.bincount(pools, cells.n * cells.m / (cells.n + cells.m))
     effect = max(float((np.bincount(pools, cells.m) * beyond_chance / reach).sum()) / float(cells.m.sum()), 0.0)
     return p_order, p_shape, effect
+
+
+def _tail_of_positives(weights: Floats, due: Floats, z: float, n: float) -> float:
+    """How often the mean weight of so many positives is as high, in its deviations: by its saddlepoint.
+
+    The positives lie in the cells as they are due. A gamma law of three moments has more in its tail than such a mean,
+    whose summands are bounded: a handful of positives, all of them where hardly any should be, says more than that.
+    """
+    (there,) = np.nonzero(due)
+    shares, weights = due[there] / due.sum(), weights[there]
+    mean = float(shares @ weights)
+    value = mean + z * math.sqrt(float(shares @ (weights - mean) ** 2) / n)
+    most = float(weights.max())
+    if value >= most:  # all of them are where it is highest
+        return math.pow(float(shares[weights == most].sum()), n)
+    return find_lower_tail(-value, law_of_means([(n, shares, -weights)], 0.0, 0.0))
 
 
 def _share_out(cells: _Cells) -> Floats:

@@ -94,7 +94,7 @@ def find_p_of_losses(calibration: Calibration, outcomes: Ints) -> dict[str, floa
         if name == "accuracy":  # it comes in steps of one decision
             value += 0.5 / n
         law = _law_of_labels(labelled / effect, p, step * effect, base, variance * effect)
-        found[name] = _find_lower_tail(value, law)
+        found[name] = find_lower_tail(value, law)
     return found
 
 
@@ -109,10 +109,10 @@ def _p_of_auc(outcomes: Ints, expected: Floats, effect: float, variance: float) 
     of_negative, of_positive = (each / each.sum() for each in outcomes)
     value = float(of_positive @ (np.cumsum(of_negative) - of_negative / 2))
     parts = [(n_positive / effect, positive, over), (n_negative / effect, negative, under)]
-    return _find_lower_tail(value, _law_of_means(parts, -mean, variance))
+    return find_lower_tail(value, law_of_means(parts, -mean, variance))
 
 
-def _law_of_means(parts: list[tuple[float, Floats, Floats]], constant: float, variance: float) -> _Law:
+def law_of_means(parts: list[tuple[float, Floats, Floats]], constant: float, variance: float) -> _Law:
     """Of a constant, a normal number and means of n values each, drawn with such probabilities."""
 
     def law(at: float) -> _Cumulants:
@@ -145,7 +145,7 @@ def _law_of_labels(n: Floats, p: Floats, step: Floats, base: float, variance: fl
     return law
 
 
-def _find_lower_tail(value: float, law: _Law) -> float:
+def find_lower_tail(value: float, law: _Law) -> float:
     """P(no more than a value), by Lugannani and Rice; 1 where the value is no less than the mean."""
     middle = law(0.0)
     if value >= middle.slope or not middle.curve > 0:

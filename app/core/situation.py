@@ -126,8 +126,10 @@ _LEAST = Least()
 
 #: What of the alpha each question to the labels may spend: order, shape, direction and rate each, all segments
 #: together; and what of a segment's the order.
-_OF_ORDER, _OF_SHAPE, _OF_RATES, _OF_SEGMENTS = 0.55, 0.05, 0.1, 0.2
+_OF_ORDER, _OF_SHAPE, _OF_RATES, _OF_SEGMENTS = 0.5, 0.05, 0.1, 0.25
 _ORDER_OF_SEGMENT = 0.7
+#: The probability that a segment is named for what is sure of all events, and is like the others.
+_TO_NAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,14 @@ class Situation:
 
     @property
     def misfit_segments(self) -> tuple[Misfit, ...]:
-        """The segments in which labels surely speak against the scores, the surest first."""
-        alpha = self.alpha * _OF_SEGMENTS / max(len(self.misfits), 1)
+        """The segments in which labels surely speak against the scores, the surest first.
+
+        Where it is sure already that something is so, less is asked of a segment to be named for it.
+        """
+        alpha = self.alpha * _OF_SEGMENTS
+        if self.tells_less or self.is_off:
+            alpha = max(alpha, _TO_NAME)
+        alpha /= max(len(self.misfits), 1)
         found = [
             misfit
             for misfit in self.misfits

@@ -34,7 +34,7 @@ def test_without_a_word_nothing_is_known_and_nothing_has_moved() -> None:
 
 
 #: Alpha times these shares is what the questions may spend.
-OF_ORDER, OF_SHAPE, OF_RATES, OF_SEGMENTS, ORDER_OF_SEGMENT = 0.55, 0.05, 0.1, 0.2, 0.7
+OF_ORDER, OF_SHAPE, OF_RATES, OF_SEGMENTS, ORDER_OF_SEGMENT = 0.5, 0.05, 0.1, 0.25, 0.7
 
 
 def around(level: float) -> st.SearchStrategy[float]:
@@ -89,6 +89,15 @@ def test_segments_share_what_they_may_spend_and_the_surest_comes_first() -> None
     assert window.told_misfit == misfits[3]
     of_all = Misfit(p_order=0.0, losses=lost)
     assert replace(window, misfit=of_all).told_misfit == of_all
+
+
+def test_of_what_is_sure_of_all_events_a_segment_is_named_that_is_likely_to_be_where_it_is() -> None:
+    lost, level = {"auc": 1.0}, 0.01 * ORDER_OF_SEGMENT / 2
+    likely = Misfit(segment="a", p_order=0.99 * level, losses=lost)
+    unlikely = Misfit(segment="b", p_order=1.01 * level, losses=lost)
+    window = Situation(n=1000, n_reference=1000, misfit=Misfit(), misfits=(unlikely, likely))
+    assert window.misfit_segments == ()
+    assert replace(window, misfit=Misfit(p_order=0.0, losses=lost)).misfit_segments == (likely,)
 
 
 @pytest.mark.parametrize(("loss", "is_worse"), [(0.15, False), (0.17, True)])
