@@ -559,3 +559,20 @@ def test_what_is_said_to_be_sure_would_be_rejected_by_its_distance(design_effect
     independent = 1 / (1 / 8_000 + 1 / n) / design_effect
     at_most = 2 * math.exp(-2 * independent * apart**2)
     assert at_most == pytest.approx(view.alpha, rel=0.4) if sure else at_most > view.alpha * 0.999
+
+
+def test_a_metric_that_is_not_compared_says_why_and_has_no_part_in_the_budget() -> None:
+    """What it would have said changes nothing for the others."""
+    matrix, scores = draw(np.random.default_rng(20), 4_000)
+    found = []
+    for shift in (0.0, 0.8):
+        moved = matrix.copy()
+        moved[:, 0] += shift
+        view = replace(view_of(moved, scores), silent={0: "it is filling"})
+        found.append(judge_of(tuple(DEFAULT_TESTS)).judge(view))
+    for judgements in found:
+        own = [each.verdict for each in judgements if each.metric == "normal"]
+        assert own == [Verdict(None, None, None, None, "NONE", "it is filling")] * len(own) != []
+        assert all(each.n_detection == 4_000 for each in judgements if each.metric == "normal")
+    others = [[each for each in judgements if each.metric != "normal"] for judgements in found]
+    assert others[0] == others[1]

@@ -221,6 +221,10 @@ def test_events_left_unscored_are_in_no_window_and_are_counted_over_restarts() -
     other = make_store()
     other.restore(store.snapshot())
     assert other.n_unscored == 7
+    # They began the stream, when they happened if that is told, and else by when their partition had come so far.
+    assert store.start.before(100) == other.start.before(100) == 5
+    store.add(SketchRecord(0, 60, 60, [], unscored=9, unscored_since_ms=2))
+    assert store.start.before(100) == 2
 
 
 @settings(max_examples=60)

@@ -1033,6 +1033,12 @@ def test_a_segment_that_vanished_or_doubled_while_others_did_not_is_named() -> N
     ]
 
 
+@pytest.mark.parametrize(("usual", "is_fault"), [(13, False), (14, True)])
+def test_none_where_a_dozen_are_usual_may_be_chance(usual: int, is_fault: bool) -> None:
+    """e ** -13 is 2 in a million."""
+    assert bool(find_in_traffic(Traffic(1_000, [1_000] * 6, (), {"k=a": [usual] * 6}))) is is_fault
+
+
 @pytest.mark.parametrize(
     ("n", "in_all", "sentence", "strength"),
     [

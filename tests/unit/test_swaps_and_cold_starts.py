@@ -276,6 +276,21 @@ def test_the_beginning_of_a_stream_is_known_after_a_restart() -> None:
     assert said == kinds(watch(payments, is_warm=False))
 
 
+@pytest.mark.parametrize(("day", "is_seen"), [(30.0, False), (33.0, False), (34.5, True)])
+def test_detectors_wait_for_the_last_labels_of_events_whose_features_were_filling(day: float, is_seen: bool) -> None:
+    """The last feature is full after 32 days, and labels take two more."""
+    payments = draw([7, 2], 1, is_cold=True)
+    monitor = make_monitor(
+        payments, is_warm=False, drift=replace(pipeline().drift, detectors=(default_detector("cusum"),))
+    )
+    for record in records_of(payments):
+        monitor.observe(record)
+    times = np.full(4_000, START_MS + int(day * DAY_MS), "<i8").tobytes()
+    run = ErrorRun("1.0.0", times, np.ones(4_000, np.uint8).tobytes())
+    monitor.observe(SketchRecord(0, START_MS + 200 * DAY_MS, START_MS + 200 * DAY_MS, [], [run]))
+    assert any(each.metric == "error" for each in monitor.collect(1).reports) is is_seen
+
+
 def test_detectors_of_wrong_decisions_begin_when_features_are_filled() -> None:
     payments = draw([6, 2], 4, is_cold=True)
     drift = replace(pipeline().drift, detectors=(default_detector("cusum"),))
