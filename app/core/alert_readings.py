@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OF_LABELS = frozenset({"concept_drift", "label_prior_drift"})
 _OTHERS = frozenset({"pipeline_fault", "score_drift", "feature_drift"})
 _KINDS = OF_LABELS | _OTHERS
+#: Of what verdicts may spend on labels, so much again is for "worse than promised", which mostly goes with one of them.
+_OF_LOSS = 0.25
 #: Which kinds a verdict says not to be so, by kind and whether it knew the labels: those that it would have said, had
 #: they been so. The precedence is that of `app.core.verdict`; a prior drift comes in two places there, of which the
 #: second is below everything. "too_little_data", "no_reference" and a fault rule out nothing.
@@ -228,8 +230,7 @@ def read_performance(
     ]
     if lost:
         p_values = find_p_of_losses(calibration, counts.outcomes)
-        # Of the two tails that a test of labels has, the one of those that do worse.
-        found |= {name: found[name]._replace(is_worse=p_values[name] < alpha / 2) for name in lost}
+        found |= {name: found[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
     return found
 
 

@@ -50,9 +50,16 @@ DRIFT = Drift(
 )
 
 
+PERFORMANCE = Performance(maturity_ms=DELAY * WINDOW_MS)
+
+
 def make_pipeline(alerts: str = "") -> Pipeline:
     rules = read_alerts(
-        TomlTable("payments.toml", "", tomllib.loads(alerts)), DRIFT, with_labels=True, watches_entities=True
+        TomlTable("payments.toml", "", tomllib.loads(alerts)),
+        DRIFT,
+        PERFORMANCE,
+        with_labels=True,
+        watches_entities=True,
     )
     return Pipeline(
         name="payments",
@@ -69,7 +76,7 @@ def make_pipeline(alerts: str = "") -> Pipeline:
         features=(),
         model=Model("fraud", threshold=0.1),
         drift=DRIFT,
-        performance=Performance(maturity_ms=DELAY * WINDOW_MS),
+        performance=PERFORMANCE,
         alerts=rules,
         limits=Limits(10, 0.5, 100),
         digest="",
