@@ -193,7 +193,12 @@ PERFORMANCE = Table(
         Column("estimated_low", MAYBE, "Lower bound of the estimate's 95 % band.", optional=True),
         Column("estimated_high", MAYBE, "Upper bound of the estimate's 95 % band.", optional=True),
         Column("expected", MAYBE, "What the scores of the labelled events let expect of them.", optional=True),
-        Column("p_value", MAYBE, "Of so large a difference of realised and expected, by chance.", optional=True),
+        Column(
+            "p_value",
+            MAYBE,
+            "Of so large a difference of realised and expected, by a normal law: with few positives it is too small.",
+            optional=True,
+        ),
     ),
 )
 
