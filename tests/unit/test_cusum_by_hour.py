@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 from scipy.special import expit, logit
 
 from app.core.detectors import Baseline, Detection, HourlyRate
@@ -207,3 +208,31 @@ def test_a_rise_at_night_alone_is_found() -> None:
         rises = [each for each in detector.observe(*map(np.append, quiet, worse)) if each.rose]
         first = next(each for each in rises if each.position >= 10 * PER_DAY)
         assert first.position < 14 * PER_DAY
+
+
+def level_of(events: np.ndarray, wrong: int) -> float:
+    """The level of the log odds, beside the wave, of so many errors."""
+    return float(optimize.brentq(lambda level: float(events @ expit(level + WAVE)) - wrong, -20, 20))
+
+
+@pytest.mark.parametrize("fewer", [-0.25, -0.4, -0.8])
+def test_a_fall_is_followed_where_one_of_two_levels_is_as_clear_as_told(fewer: float) -> None:
+    """The errors of each 2 000 events against what those before make one expect at just these hours."""
+    generator, known = np.random.default_rng(9), baseline(n=100_000)
+    quiet, worse = draw(generator, 4, 0.2, 1.0), draw(generator, 6, 0.2, 1.0, fewer)
+    wrong, hours = map(np.append, quiet, worse)
+    assert known.hourly is not None
+    before, errors, expected = known.hourly.events.copy(), known.wrong, (0, 0.0)
+    for stop in range(2_000, len(wrong) + 1, 2_000):
+        block, here = np.bincount(hours[stop - 2_000 : stop], minlength=168), int(wrong[stop - 2_000 : stop].sum())
+        rates = expit(level_of(before + block, errors + here) + WAVE)
+        ours, theirs = (float(each @ (rates * (1 - rates))) for each in (block, before))
+        usual = float(block @ expit(level_of(before, errors) + WAVE))
+        statistic = (usual - here) / math.sqrt(ours * (1 + ours / theirs))
+        if statistic > 4.5:
+            expected = stop - 1, statistic
+            break
+        before, errors = before + block, errors + here
+    falls = [each for each in Cusum(known).observe(wrong, hours) if not each.rose]
+    assert falls[0].position == expected[0]
+    assert falls[0].statistic == pytest.approx(expected[1], rel=1e-6)

@@ -178,3 +178,17 @@ def test_chance_makes_hours_differ_in_no_more_than_one_training_of_a_thousand() 
     """Of 300 trainings with bursts of half an hour, whose neighbours are alike, none or one."""
     found = sum(fit_error_hours(*draw(seed, 12, 480, 0.2, burst=10)).differ for seed in range(300))
     assert found <= stats.binom.isf(1e-3, 300, 1e-3)
+
+
+def test_dependence_too_weak_to_be_found_counts_as_it_is_estimated() -> None:
+    """Of forty events in a row the chance is an eighth higher or lower: blocks of twenty vary by a twelfth more."""
+    effects: dict[float, list[float]] = {0.0: [], 0.13: []}
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        for height, found in effects.items():
+            rates = 0.2 * (1 + height * np.repeat(generator.choice([-1, 1], 1_024), 40))
+            wrong = generator.random(len(rates)) < rates
+            found.append(effect_of_residuals(wrong.astype(np.float64) - 0.2))
+    independent, weak = (float(np.mean(found)) for found in effects.values())
+    assert 1 <= independent < 1.03
+    assert weak == pytest.approx(1 + 19 * 0.25 * 0.13**2, abs=0.03)
