@@ -125,7 +125,10 @@ def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> floa
     ranks = np.argsort(np.argsort(in_cells, kind="stable"), kind="stable")
     group = ranks * groups // max(len(labels), 1)
     n = np.maximum(np.bincount(group, minlength=groups), 1)
-    return effect_of_residuals(labels - (np.bincount(group, labels, minlength=groups) / n)[group], span)
+    residuals = labels - (np.bincount(group, labels, minlength=groups) / n)[group]
+    # Errors of either kind that come together leave the number of positives as it is, and not which scores they have.
+    of_order = residuals * (ranks / max(len(labels), 1) - 0.5)
+    return max(effect_of_residuals(each, span) for each in (residuals, of_order))
 
 
 def _cut(rows: Ints, span: Span | None) -> list[Ints]:

@@ -140,6 +140,16 @@ def test_labels_that_come_together_beyond_their_scores_count_as_one(together: in
     assert together / 2 < fitted(scores, labels).label_effect < 2 * together
 
 
+def test_errors_of_either_kind_that_come_together_count_as_one() -> None:
+    """For a while all labels are turned round: as many are positive, and the scores say the opposite."""
+    rng = np.random.default_rng(5)
+    n = 40 * WINDOW
+    scores = rng.choice([0.2, 0.8], n)
+    turned = np.repeat(rng.random(n // 20) < 0.3, 20)
+    labels = (rng.random(n) < np.where(turned, 1 - scores, scores)).astype(float)
+    assert 3 < fitted(scores, labels).label_effect < 20
+
+
 # -- where events lie --------------------------------------------------------------------------------------------------
 
 
