@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -161,13 +161,17 @@ def test_a_stack_with_a_server_of_its_own_keeps_the_password(
     ) as up:
         assert up.stdout is not None
         assert up.stderr is not None
-        line = up.stdout.readline()
-        shown = [line, (tmp_path / "run.json").read_text()]
-        assert json.loads(line)["clickhouse"] == f"http://{USER}:***@127.0.0.1:{front.port}"
-        processes = psutil.Process(up.pid).children(recursive=True)
-        assert len(processes) >= 2
-        shown += [" ".join(process.cmdline()) for process in [psutil.Process(up.pid), *processes]]
-        up.send_signal(signal.SIGINT)
+        try:
+            line = up.stdout.readline()
+            shown = [line, (tmp_path / "run.json").read_text()]
+            assert json.loads(line)["clickhouse"] == f"http://{USER}:***@127.0.0.1:{front.port}"
+            processes = psutil.Process(up.pid).children(recursive=True)
+            assert len(processes) >= 2
+            for process in (psutil.Process(up.pid), *processes):
+                with suppress(psutil.NoSuchProcess):  # what has ended meanwhile shows nothing any more
+                    shown.append(" ".join(process.cmdline()))
+        finally:
+            up.send_signal(signal.SIGINT)
         shown += [up.stdout.read(), up.stderr.read()]
     logs = [path.read_text(errors="replace") for path in (tmp_path / "logs").iterdir()]
     assert any(logs)
