@@ -364,6 +364,7 @@ def test_three_positives_do_not_clear_what_goes_on(turned: float) -> None:
         assert follow(rule, [first, *few]) == [(0, "raised")]
 
 
+@pytest.mark.slow
 def test_three_positives_raise_nothing_where_nothing_has_changed_however_low_their_scores() -> None:
     few = read_of_three(0.0, 100)
     assert min(reading.value for reading in few) < 0.7

@@ -97,6 +97,7 @@ def test_statistics_are_those_of_the_likelihood_at_each_hour(seed: int, rate: fl
     st.sampled_from([-1.5, 0.0, 0.8]),
     st.lists(st.integers(0, 2_000), max_size=8),
 )
+@pytest.mark.slow
 def test_batches_may_be_cut_anywhere_and_a_snapshot_taken_between(
     seed: int, n: int, rate: float, more: float, cuts: list[int]
 ) -> None:

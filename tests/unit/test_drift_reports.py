@@ -543,6 +543,7 @@ def test_intervals_and_trends_by_hand() -> None:
 
 
 @given(st.floats(1.5, 1e5), st.integers(1, 10_000))
+@pytest.mark.slow
 def test_what_is_said_to_be_sure_would_be_rejected_by_its_distance(design_effect: float, n: int) -> None:
     """Of as many independent events as count, so large a distance of two distributions has the p-value alpha."""
     known = replace(reference(), design_effects=np.full(6, design_effect))

@@ -387,6 +387,7 @@ COLUMNS = {
 
 @settings(max_examples=150)
 @given(NUMBERS | NUMBERS | NUMBERS | ROUNDED | TEXTS)
+@pytest.mark.slow
 def test_columns_hold_what_the_definition_gives_row_by_row(text: str) -> None:
     expected = [by_definition(parse(text, KINDS).tree, row) for row in ROWS]
     found = [None if cell != cell else cell for cell in evaluate(text, **COLUMNS)]  # noqa: PLR0124  # NaN alone

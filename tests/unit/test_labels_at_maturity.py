@@ -26,6 +26,9 @@ from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 from schemas.wire import DelayCounts, SketchRecord
 
+#: Weeks of a stream through the whole monitor.
+pytestmark = pytest.mark.slow
+
 FILE = f"""
 name = "cards"
 partitions = 1

@@ -135,6 +135,7 @@ def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path
         found.maturity.warnings()
 
 
+@pytest.mark.slow
 def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     to_ms = START_MS + 40 * DAY_MS
     for name, law, words in (

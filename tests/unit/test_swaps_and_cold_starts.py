@@ -37,6 +37,9 @@ from schemas.pipeline import Window as OverPast
 from schemas.pipeline_detectors import default_detector
 from schemas.wire import ErrorRun, SketchRecord
 
+#: Weeks of a stream through the whole monitor.
+pytestmark = pytest.mark.slow
+
 #: Days after the start at which the partitions swap.
 SWAPS = (9.2, 9.5, 9.9, 10.6)
 
