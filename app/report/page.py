@@ -89,7 +89,7 @@ change. Weather and seasons must move; whether the model suffers from it is what
 _HEAT_CAPTION = """
 ● drift signal, ○ warning: a signal needs a change that is large <i>and</i> cannot be chance. Sorted by the largest
 value. Below a column stands the version whose training data it is compared to, so a new version starts a new
-comparison.
+comparison. What is empty was not compared: two versions shared the month, or the feature was still filling.
 """
 _SCORE_WORDS = """
 Left, how many events got which score. Right, the mean score beside the share of events that really came true: the
