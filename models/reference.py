@@ -257,6 +257,11 @@ class Reference:
         """List the training counts by segment, those of all events first."""
         return [("all", self.training), *sorted(self.segments.items())]
 
+    @property
+    def mean_scores(self) -> Floats:
+        """Of the events in each score cell; NaN for an empty one."""
+        return self.profiles[-2, : self.score_cells]
+
     def mean(self, counts: Counts, metric: int) -> float:
         """Mean of the values of one metric that are not missing; NaN without any."""
         row = counts.counts[metric]

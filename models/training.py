@@ -40,6 +40,7 @@ from models.spans import memories_of, span_of
 from models.weights import WeighedRows
 
 if TYPE_CHECKING:
+    from models.reference import Reference
     from schemas.pipeline import Pipeline
 
 Floats = NDArray[np.float64]
@@ -149,22 +150,7 @@ def train(
     kind, data = artifact.save(estimator)
     say("making the reference and the golden rows")
     golden = choose_golden_rows(matrix, signature.features)
-    vocabularies = {feature.name: feature.values for feature in signature.features if feature.type == "category"}
-    reference = fit_reference(
-        matrix,
-        signature.names,
-        ["category" if feature.type == "category" else "numeric" for feature in signature.features],
-        {name: len(values) + 1 for name, values in vocabularies.items()},
-        unseen_scores,
-        labels,
-        pipeline.drift.bins,
-        pipeline.model.threshold,
-        vocabularies=vocabularies,
-        segments=Segments.of(pipeline),
-        span=span_of(pipeline, event_time_ms),
-        memories=memories_of(pipeline),
-        times_ms=event_time_ms,
-    )
+    reference = make_reference(pipeline, matrix, unseen_scores, labels, event_time_ms)
     manifest = Manifest(
         model=pipeline.model.name,
         version=version,
@@ -191,6 +177,35 @@ def train(
     )
     manifest.check()
     return TrainedModel(estimator, scorer, manifest, data)
+
+
+def make_reference(
+    pipeline: Pipeline, matrix: Floats, scores: Floats, labels: Floats, event_time_ms: Ints
+) -> Reference:
+    """Fit the reference of a version of a pipeline on its events; see `fit_reference`.
+
+    Parameters
+    ----------
+    matrix, scores, labels, event_time_ms
+        Of the events, in the order of time.
+    """
+    features = pipeline.features
+    vocabularies = {feature.name: feature.values for feature in features if feature.type == "category"}
+    return fit_reference(
+        matrix,
+        [feature.name for feature in features],
+        ["category" if feature.type == "category" else "numeric" for feature in features],
+        {name: len(values) + 1 for name, values in vocabularies.items()},
+        scores,
+        labels,
+        pipeline.drift.bins,
+        pipeline.model.threshold,
+        vocabularies=vocabularies,
+        segments=Segments.of(pipeline),
+        span=span_of(pipeline, event_time_ms),
+        memories=memories_of(pipeline),
+        times_ms=event_time_ms,
+    )
 
 
 def make_signature(pipeline: Pipeline) -> Signature:

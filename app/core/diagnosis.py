@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from app.core.faults.fault import Fault
     from app.core.faults.since import Course
     from app.core.faults.traffic import Traffic
+    from app.core.label_checks import LabelCheck
     from app.core.origins import Origins
     from app.core.situation import Misfit, Predecessor
     from app.core.verdict import Verdict
@@ -197,11 +198,9 @@ class Diagnosis:
         )
         rows = {row.measure: row for row in performance if row.segment == ALL}
         # Scores that are made of features that are filling do not say what they said in training.
-        misfits: list[Misfit] = []
-        check = None
-        if with_labels and not silence.filling:
-            check = self._misfits.check(whole, arrived=arrived)
-            misfits = [self._tell(segment, each, performance, arrived) for segment, each in counts.items()]
+        is_asked = with_labels and not silence.filling
+        checks = {segment: self._misfits.check(each, segment, arrived) for segment, each in counts.items() if is_asked}
+        misfits = {segment: self._tell(segment, counts[segment], each, performance) for segment, each in checks.items()}
         return decide(
             Situation(
                 n=whole.n,
@@ -212,11 +211,11 @@ class Diagnosis:
                 score_before=before,
                 score_now=now,
                 attribution=shares,
-                misfit=misfits[0] if misfits else None,
-                misfits=tuple(misfits[1:]),
-                p_prior=check.p_prior if check is not None else math.nan,
+                misfit=misfits.get(ALL),
+                misfits=tuple(each for segment, each in misfits.items() if segment != ALL),
+                p_prior=checks[ALL].p_prior if is_asked else math.nan,
                 rate_before=_rate(reference.training),
-                rate_now=_rate(whole) if check is not None else math.nan,
+                rate_now=_rate(whole) if is_asked else math.nan,
                 alpha=alpha,
                 least=Least(*(self.settings.minimum_effects[name] for name in ("rate", "calibration"))),
                 performance=self._performance(rows, predecessor),
@@ -266,11 +265,9 @@ class Diagnosis:
             is_realised=not math.isnan(row.realised),
         )
 
-    def _tell(
-        self, segment: str, counts: Counts, performance: Sequence[PerformanceRow], arrived: tuple[float, float]
-    ) -> Misfit:
+    def _tell(self, segment: str, counts: Counts, check: LabelCheck, performance: Sequence[PerformanceRow]) -> Misfit:
         rows = [row for row in performance if row.segment == segment]
-        return self._misfits.tell(self._misfits.check(counts, segment, arrived), counts, rows, segment)
+        return self._misfits.tell(check, counts, rows, segment)
 
     def _shares(self, row: int, window: Counts) -> tuple[Floats, Floats]:
         """Shares of a metric's cells in training and in a window, "missing" last."""

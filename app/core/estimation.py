@@ -148,7 +148,7 @@ def compare(
 
 def calibrate(reference: Reference, costs: tuple[float, float] | None = None) -> Calibration:
     """How often a score of each cell came true in training, with bands for labels that err together as in training."""
-    outcomes, mean_scores = reference.training.outcomes, reference.profiles[-2, : reference.score_cells]
+    outcomes, mean_scores = reference.training.outcomes, reference.mean_scores
     independent = fit_calibration(outcomes, reference.threshold_cell, mean_scores, costs=costs)
     effects = design_effects(independent, reference.outcome_blocks)
     return fit_calibration(outcomes, reference.threshold_cell, mean_scores, effects, costs)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from app.core.origins import features_read
+from schemas.feature_reads import features_read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

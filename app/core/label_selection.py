@@ -99,7 +99,7 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
         return None
     kept = slice(at, None) if side else slice(0, at)
     outcomes = reference.training.outcomes[:, kept]
-    weights = order_weights(outcomes, reference.profiles[-2, :cells][kept])
+    weights = order_weights(outcomes, reference.mean_scores[kept])
     check = check_labels(outcomes, counts.outcomes[:, kept], weights)
     return Selection(reference.threshold, labelled, events, is_one_sided, check)
 

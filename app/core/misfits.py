@@ -59,7 +59,7 @@ class Misfits:
         """Test the labels of a window's segment; ``arrived``: the shares of the labels 0 and 1 that are here."""
         outcomes = self._outcomes(segment)
         if segment not in self._weights:
-            self._weights[segment] = order_weights(outcomes, self.reference.profiles[-2, : self.reference.score_cells])
+            self._weights[segment] = order_weights(outcomes, self.reference.mean_scores)
         return check_labels(
             outcomes,
             counts.outcomes,
@@ -99,7 +99,7 @@ class Misfits:
         return found
 
     def _outcomes(self, segment: str) -> Ints:
-        counts = dict(self.reference.by_segment()).get(segment)
+        counts = self.reference.training if segment == ALL else self.reference.segments.get(segment)
         return counts.outcomes if counts is not None else np.zeros_like(self.reference.training.outcomes)
 
     def _calibrate(self, segment: str) -> Calibration:
@@ -108,6 +108,7 @@ class Misfits:
         outcomes = self._outcomes(segment)
         if outcomes.sum(axis=1).min() < _FEWEST_LABELS:
             return self.calibration()
-        mean_scores = self.reference.profiles[-2, : self.reference.score_cells]
-        effects = self.calibration().design_effects
-        return fit_calibration(outcomes, self.reference.threshold_cell, mean_scores, effects, self.performance.costs)
+        reference, effects = self.reference, self.calibration().design_effects
+        return fit_calibration(
+            outcomes, reference.threshold_cell, reference.mean_scores, effects, self.performance.costs
+        )

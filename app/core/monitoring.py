@@ -60,6 +60,7 @@ from models.reference import Reference
 from schemas.wire import encode_packed
 
 if TYPE_CHECKING:
+    from app.core.alert_readings import Reading
     from app.core.batches import Floats
     from app.core.detectors import Make
     from app.core.filling import Filling
@@ -442,7 +443,7 @@ class MonitorCore:
         """Say what has happened in a window, from what its tests say (None: as before) and what labels there are."""
         known, counts = self._versions[version], self._counts(window, version)
         arrived = self.delays.arrived(window) if self._store.is_mature(window) else None
-        chosen = self._selection(window, known, counts[ALL])
+        chosen = self._selection(known, counts[ALL], arrived)
         with_labels = arrived is not None and not (chosen is not None and chosen.is_one_sided)
         judgements: list[Judgement] = []
         for of_labels, said in ((False, tested[0]), (True, tested[1])):
@@ -490,17 +491,17 @@ class MonitorCore:
         read = read_verdict(verdict, counts[ALL], with_labels=with_labels, silence=silence)
         self.alerts.see_verdict(version, window, read)
         if self._store.is_mature(window):
-            is_enough = with_labels and counts[ALL].n_labels >= FEWEST
-            calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
-            effects = self._pipeline.performance.minimum_effects
-            read_measures = read_performance(
-                performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
-            )
-            self.alerts.see_performance(version, window, read_measures if is_enough else {})
+            measured: dict[str, Reading] = {}
+            if with_labels and counts[ALL].n_labels >= FEWEST:
+                calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
+                effects = self._pipeline.performance.minimum_effects
+                measured = read_performance(
+                    performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
+                )
+            self.alerts.see_performance(version, window, measured)
 
-    def _selection(self, window: Window, known: _Version, counts: Counts) -> Selection | None:
+    def _selection(self, known: _Version, counts: Counts, arrived: tuple[float, float] | None) -> Selection | None:
         """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""
-        arrived = self.delays.arrived(window) if self._store.is_mature(window) else None
         if arrived is None or min(arrived) < COMPLETE:
             return None
         return find_selection(known.reference, counts)
@@ -604,7 +605,8 @@ class MonitorCore:
         outcome = len(known.reference.metrics) - 1
         if outcome in metrics:
             share = OF_OUTCOMES
-            arrived, chosen = self.delays.arrived(window), self._selection(window, known, counts[ALL])
+            arrived = self.delays.arrived(window)
+            chosen = self._selection(known, counts[ALL], arrived)
             if arrived is None:
                 silent[outcome] = _MISSING
             elif chosen is not None and chosen.is_one_sided:

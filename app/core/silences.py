@@ -78,5 +78,5 @@ def is_shared(version: str, numbers: Mapping[str, int]) -> bool:
 
 
 def server(numbers: Mapping[str, int]) -> str:
-    """The version that scored most of a window's events, the first by name among equals: it speaks for the traffic."""
+    """The version that scored most of a window's events, the first by name among equals; "" where there is none."""
     return min(numbers, key=lambda version: (-numbers[version], version), default="")

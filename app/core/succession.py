@@ -25,6 +25,7 @@ from scipy.special import stdtr
 
 from app.core.drift_calendar import Window
 from app.core.performance import auc, hanley_mcneil_variance
+from app.core.silences import server
 from app.core.situation import Predecessor
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Succession:
         None where the version is not new, or where too little is known to compare.
         """
         records = [self._records.get(each, {}) for each in (*past, window)]
-        servers = [_server(held) for held in records]
+        servers = [server({version: record.n for version, record in held.items()}) for held in records]
         age = 1 + len(list(takewhile(version.__eq__, reversed(servers[:-1]))))
         if age > NEW or age == len(records):
             return None
@@ -172,8 +173,3 @@ def compare(one: Record, other: Record, steps: Sequence[float], windows_apart: i
         return 1.0  # both AUCs are 0 or 1
     degrees = 2 * len(steps) ** 2 / (3 * len(steps) - 1)
     return float(2 * stdtr(degrees, -abs(one.area - other.area) / math.sqrt(variance)))
-
-
-def _server(held: dict[str, Record]) -> str:
-    """Who scored most events, the first by name among equals; "" if nobody did."""
-    return min(held, key=lambda version: (-held[version].n, version), default="")

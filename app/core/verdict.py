@@ -246,16 +246,12 @@ _OF_A_BEGINNING = Advice("watch", "Until features are filled, they and the score
 
 def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]:
     """Faults explain themselves; otherwise features by their share of the score's change, or by how far they moved."""
-    if kind == "pipeline_fault":
-        shares = {share.metric: share.share for share in situation.attribution}
+    if situation.faults:
+        # Where labels say more than faults explain, these are not what is said of the score's change.
+        attribution = situation.attribution if kind == "pipeline_fault" else ()
+        shares = {share.metric: share.share for share in attribution}
         return tuple(
             Explanation(metric, shares.get(metric, math.nan), fault.sentence)
-            for fault in situation.faults
-            for metric in fault.metrics or ("",)
-        )
-    if situation.faults:  # labels say more than these explain
-        return tuple(
-            Explanation(metric, math.nan, fault.sentence)
             for fault in situation.faults
             for metric in fault.metrics or ("",)
         )

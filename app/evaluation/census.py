@@ -84,7 +84,7 @@ def census(
         np.empty((len(reference_scores), 0)), [], [], {}, reference_scores, reference_labels, _BINS, threshold
     )
     calibration = calibrate(reference)
-    weights = order_weights(reference.training.outcomes, reference.profiles[-2, : reference.score_cells])
+    weights = order_weights(reference.training.outcomes, reference.mean_scores)
     truth = _realise(reference_scores, reference_labels, threshold)
     realised, bands, checks = [], [], []
     for start in range(0, len(scores), window):

@@ -6,10 +6,8 @@ become mature, and the wrong decisions whose labels came, in their order.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,28 +15,25 @@ import numpy as np
 from app.core.drift_calendar import Window
 from app.core.error_watch import ERROR
 from app.core.findings import Findings
-from app.core.monitoring import MonitorCore
 from app.core.sketches import ALL, pack
 from app.evaluation.payment_stream import (
     A_DAY,
     COLUMN,
     DAY_MS,
-    FEATURES,
     FIRST_DAY,
     MERCHANTS,
     SLOWEST_DAYS,
     Ints,
     Payments,
 )
-from app.evaluation.product import VERSION
+from app.evaluation.product import VERSION, read_pipeline
+from app.evaluation.product import follow as watch_records
 from models.counting import count, count_outcomes
 from models.error_hours import hours_of
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
 from models.segments import Segments
-from models.spans import memories_of, span_of
-from schemas.pipeline_file import load
+from models.training import make_reference
 from schemas.wire import ErrorRun, SketchRecord
 
 if TYPE_CHECKING:
@@ -47,7 +42,6 @@ if TYPE_CHECKING:
 
 #: One false alarm in a hundred windows.
 PER_EVENTS = 100 * A_DAY
-_CATEGORIES = {"merchant": MERCHANTS}
 #: The version that another one takes the place of is `VERSION`.
 NEXT_VERSION = "2.0.0"
 _NO_ALARM = frozenset({"none", "too_little_data"})
@@ -141,28 +135,12 @@ def make_pipeline(delay: str) -> Pipeline:
     """The pipeline file of payments whose labels come so."""
     days = 0 if delay == "now" else SLOWEST_DAYS
     text = _FILE.format(horizon=f"{days + 1}d", maturity=f"{days}d", per_events=PER_EVENTS, merchants=list(MERCHANTS))
-    with tempfile.TemporaryDirectory(prefix="streamgauge-evaluation-") as folder:
-        path = Path(folder) / "payments.toml"
-        path.write_text(text, encoding="utf-8")
-        return load(path)
+    return read_pipeline(text)
 
 
 def fit(pipeline: Pipeline, payments: Payments) -> Reference:
     """The reference of a version that was trained on these payments, all of whose labels have come."""
-    return fit_reference(
-        payments.matrix,
-        FEATURES,
-        ["category" if name in _CATEGORIES else "numeric" for name in FEATURES],
-        {name: len(values) + 1 for name, values in _CATEGORIES.items()},
-        payments.scores,
-        payments.labels,
-        pipeline.drift.bins,
-        vocabularies=_CATEGORIES,
-        segments=Segments.of(pipeline),
-        span=span_of(pipeline, payments.times_ms),
-        memories=memories_of(pipeline),
-        times_ms=payments.times_ms,
-    )
+    return make_reference(pipeline, payments.matrix, payments.scores, payments.labels, payments.times_ms)
 
 
 def records(
@@ -247,14 +225,14 @@ def follow(
     swap: Ints | None = None,
 ) -> Findings:
     """What the monitor says of these days, in its order; see `records`."""
-    monitor = MonitorCore(pipeline, keep=SLOWEST_DAYS + 4)
-    for version in (VERSION,) if swap is None else (VERSION, NEXT_VERSION):
-        monitor.register_version(version, reference, {}, Window(FIRST_DAY * DAY_MS, first * DAY_MS))
-    findings = Findings()
-    for record in records(pipeline, reference, payments, first, is_new=is_new, swap=swap):
-        monitor.observe(record)
-        findings.add(monitor.collect(now_ms=0))
-    return findings
+    return watch_records(
+        pipeline,
+        reference,
+        records(pipeline, reference, payments, first, is_new=is_new, swap=swap),
+        keep=SLOWEST_DAYS + 4,
+        training=Window(FIRST_DAY * DAY_MS, first * DAY_MS),
+        versions=(VERSION,) if swap is None else (VERSION, NEXT_VERSION),
+    )
 
 
 def alarmed_windows(findings: Findings) -> dict[str, set[int]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +66,14 @@ def make_pipeline(
         f"tests = [{', '.join(_test(name) for name in tests)}]",
         f'[labels]\nhorizon = "{maturity_s + 1}s"\n[performance]\nmaturity = "{maturity_s}s"' if labels else "",
     ]
+    return read_pipeline("\n".join(lines))
+
+
+def read_pipeline(text: str) -> Pipeline:
+    """The pipeline of a file with this text."""
     with tempfile.TemporaryDirectory(prefix="streamgauge-evaluation-") as folder:
         path = Path(folder) / "evaluation.toml"
-        path.write_text("\n".join(lines), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         return load(path)
 
 
@@ -86,16 +90,27 @@ def watch(pipeline: Pipeline, reference: Reference, windows: Iterable[tuple[Wind
     return follow(pipeline, reference, ends, keep=len(windows))
 
 
-def follow(pipeline: Pipeline, reference: Reference, records: Iterable[SketchRecord], *, keep: int) -> Findings:
-    """What a monitor says as records of the sketches topic come; ``keep``: closed windows that stay open to labels."""
+def follow(
+    pipeline: Pipeline,
+    reference: Reference,
+    records: Iterable[SketchRecord],
+    *,
+    keep: int,
+    training: Window | None = None,
+    versions: Iterable[str] = (VERSION,),
+) -> Findings:
+    """What a monitor says as records of the sketches topic come.
+
+    ``keep``: closed windows that stay open to labels; ``training``: event time of the training data; ``versions``:
+    those with this reference.
+    """
     monitor = MonitorCore(pipeline, keep=keep)
-    monitor.register_version(VERSION, reference, {})
+    for version in versions:
+        monitor.register_version(version, reference, {}, training)
     findings = Findings()
     for record in records:
         monitor.observe(record)
-        said = monitor.collect(now_ms=0)
-        for kind in fields(Findings):
-            getattr(findings, kind.name).extend(getattr(said, kind.name))
+        findings.add(monitor.collect(now_ms=0))
     return findings
 
 

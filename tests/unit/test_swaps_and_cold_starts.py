@@ -29,9 +29,9 @@ from app.core.drift_calendar import Window
 from app.core.filling import Filling, FillTimes
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
-from app.core.origins import names_read
 from app.core.silences import is_shared, server
 from app.core.stream_start import StreamStart
+from schemas.feature_reads import names_read
 from schemas.pipeline import AlertRule, Feature
 from schemas.pipeline import Window as OverPast
 from schemas.pipeline_detectors import default_detector
