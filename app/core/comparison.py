@@ -74,7 +74,11 @@ class Comparison:
         flat = np.zeros((self._n_metrics, self._width), np.int64)  # whatever the group, what pads a row holds nothing
         for row, each in enumerate(groups):
             flat[row, : len(each)] = each
-        self._groups = (flat + np.arange(self._n_metrics)[:, None] * self._n_groups).ravel()
+        self._missing_groups = flat[np.arange(self._n_metrics), self._sizes]
+        of_cells = (flat + np.arange(self._n_metrics)[:, None] * self._n_groups).ravel()
+        #: All cells, those of a group side by side; where each group begins among them, and which it is.
+        self._order = np.argsort(of_cells, kind="stable")
+        self._groups, self._starts = np.unique(of_cells[self._order], return_index=True)
         of_metric = [
             Scale.of(cells.edges, counts[: cells.size])
             for cells, counts in zip(reference.metrics, reference.counts, strict=True)
@@ -95,7 +99,7 @@ class Comparison:
         Parameters
         ----------
         reference, detection
-            Counts (…, metrics, cells).
+            Counts (…, metrics, cells). One window may stand beside several of the other side, as arrays broadcast.
 
         Returns
         -------
@@ -116,21 +120,17 @@ class Comparison:
             missing = np.where(self._is_outcome, 0, counts[..., rows, self._sizes])
             present = counts.copy()
             present[..., rows, self._sizes] = 0
-            whole = present.copy()
-            whole[..., rows, self._sizes] = missing
-            flat = whole.reshape(*whole.shape[:-2], -1)
-            joined = self._join(flat)
-            sides.append((present, joined.reshape(*joined.shape[:-1], self._n_metrics, self._n_groups), missing))
+            groups = self._join(present)
+            groups[..., rows, self._missing_groups] = missing
+            sides.append((present, groups, missing))
         (before, before_groups, before_missing), (now, now_groups, now_missing) = sides
         return Sides(before, now, before_groups, now_groups, before_missing, now_missing)
 
-    def _join(self, flat: Ints) -> Ints:
-        n_all = self._n_metrics * self._n_groups
-        if flat.ndim > 1:
-            return np.stack([self._join(each) for each in flat.reshape(-1, flat.shape[-1])]).reshape(
-                *flat.shape[:-1], n_all
-            )
-        return np.bincount(self._groups, weights=flat, minlength=n_all).astype(np.int64)  # exact below 2**53
+    def _join(self, counts: Ints) -> Ints:
+        joined = np.zeros((*counts.shape[:-2], self._n_metrics * self._n_groups), np.int64)
+        in_order = counts.reshape(*counts.shape[:-2], -1)[..., self._order]
+        joined[..., self._groups] = np.add.reduceat(in_order, self._starts, axis=-1)
+        return joined.reshape(*counts.shape[:-1], self._n_groups)
 
 
 def _psi(sides: Sides, of: Comparison) -> Outcome:

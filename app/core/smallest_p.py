@@ -2,11 +2,12 @@
 
 The tests of a metric look at the same counts, so their p-values resemble each other: the smallest of seven is below x
 more often than one of them, and far less often than seven times. How often follows from the shares of the metric's
-cells. It is drawn: both windows from the shares of the reference, with as many events as count (design effects).
+cells. It is drawn: both windows from the shares of the reference, with about as many events as count (design effects).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from models.reference import Reference
 
 DRAWS = 4_000
-_AT_ONCE = 250
+_AT_ONCE = 160
+_MOST_DOUBLINGS = 4
 _STEP = 20
 _TAIL = 0.1
 # The tail's 400 draws pull the exponent away from 1, and so many pull it back. (Of independent events 1.02 windows per
@@ -50,18 +52,20 @@ class SmallestP:
     @classmethod
     @lru_cache(maxsize=64)
     def draw(cls, reference: Reference, tests: tuple[str, ...], n: int, m: int) -> SmallestP:
-        """Draw windows of ``m`` events against references of ``n``, each with the shares of the reference."""
+        """Draw windows of about ``m`` events against references of about ``n``, with the shares of the reference."""
         chance = np.random.default_rng([n, m])
         comparison = Comparison(reference, tests)
         independent = comparison.with_independent_events()
         shares = reference.counts / np.maximum(reference.counts.sum(axis=1, keepdims=True), 1)
         shares[:, 0] += shares.sum(axis=1) == 0
-        sizes = [np.maximum(np.rint(size / comparison.design_effects), 1).astype(np.int64) for size in (n, m)]
+        before, now = (shares * np.maximum(size / comparison.design_effects, 1)[:, None] for size in (n, m))
+        of_before, of_now = _windows_at_once(n, m)
         found = [
-            smallest_p(independent.compare(*(_draw(chance, size, shares) for size in sizes)))
+            smallest_p(independent.compare(_draw(chance, before, of_before), _draw(chance, now, of_now)))
             for _ in range(DRAWS // _AT_ONCE)
         ]
-        drawn = np.sort(np.nan_to_num(np.concatenate(found), nan=1.0), axis=0).clip(_LEAST)
+        drawn = np.concatenate(found).reshape(DRAWS, len(shares))
+        drawn = np.sort(np.nan_to_num(drawn, nan=1.0), axis=0).clip(_LEAST)
         in_tail = int(_TAIL * DRAWS)
         edge = drawn[in_tail]
         depth = np.log(edge) - np.log(drawn[:in_tail])
@@ -93,6 +97,21 @@ class SmallestP:
         return found
 
 
-def _draw(chance: np.random.Generator, sizes: Ints, shares: Floats) -> Ints:
-    """Draws x metrics x cells."""
-    return chance.multinomial(sizes, shares, size=(_AT_ONCE, len(sizes)))
+def _windows_at_once(n: int, m: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many windows of either side make ``_AT_ONCE`` pairs: two axes that broadcast.
+
+    The larger side moves a statistic little. So each draw of it stands against several of the smaller one, at most as
+    many as it is times as large: their pairs hardly depend on each other.
+    """
+    times = 2 ** min(int(math.log2(max(n / m, m / n))), _MOST_DOUBLINGS)
+    larger, smaller = (_AT_ONCE // times, 1), (_AT_ONCE // times, times)
+    return (larger, smaller) if n > m else (smaller, larger)
+
+
+def _draw(chance: np.random.Generator, expected: Floats, windows: tuple[int, int]) -> Ints:
+    """Windows, in two axes, x metrics x cells.
+
+    Poisson counts are a multinomial draw of as many events as they happen to be, in half of its time; what a p-value is
+    worth hardly depends on that number.
+    """
+    return chance.poisson(expected, size=(*windows, *expected.shape))

@@ -431,13 +431,14 @@ def test_the_law_of_the_smallest_p_value_by_hand() -> None:
     assert edges.smallest(np.array([0.05, 0.05])) == pytest.approx([0.05, 0.499 / 4])
 
 
-def test_the_drawn_law_is_that_of_windows_from_the_shares_of_the_reference() -> None:
-    """Of 500 other draws; 5 % are 25, give or take 5."""
+@pytest.mark.parametrize(("n", "m"), [(4_096, 1_024), (1_024, 1_024), (1_024, 65_536)])
+def test_the_drawn_law_is_that_of_windows_from_the_shares_of_the_reference(n: int, m: int) -> None:
+    """Of 500 other draws, of exactly so many events and each with its own reference; 5 % are 25, give or take 5."""
     tests = ("psi", "ks", "null_rate", "range")
-    law = SmallestP.draw(reference(), tests, 4_096, 1_024)
+    law = SmallestP.draw(reference(), tests, n, m)
     comparison, generator = Comparison(reference(), tests).with_independent_events(), np.random.default_rng(2)
     shares = reference().counts / np.maximum(reference().counts.sum(axis=1, keepdims=True), 1)
-    then, now = (generator.multinomial(n, shares, size=(500, 6)) for n in (4_096, 1_024))
+    then, now = (generator.multinomial(size, shares, size=(500, 6)) for size in (n, m))
     found = law.p_value(smallest_p(comparison.compare(then, now)))[:, :5]
     assert law.bulk.shape == (200, 6)
     assert (np.diff(law.bulk, axis=0) >= 0).all()
