@@ -188,7 +188,8 @@ def _direction(cells: _Cells, design_effect: float) -> tuple[float, float]:
     gap = residual / float((n * m / total).sum())
     third = float((variances * (1 - 2 * rate) * (n - m) / total).sum())
     below, above = _tails(residual, float(variances.sum()), third, design_effect)
-    return min(1.0, 2 * min(below, above)), gap
+    none, every = _ends(m, rate, design_effect)
+    return min(1.0, 2 * min(max(below, none), max(above, every))), gap
 
 
 def _beside_the_rate(cells: _Cells, weights: Floats, design_effect: float) -> tuple[float, float, float]:
@@ -342,6 +343,16 @@ def _tails(value: float, variance: float, third: float, design_effect: float) ->
     return (up[1], up[0]) if skew > 0 else up
 
 
+def _ends(m: Floats | Ints, rate: Floats, design_effect: float) -> tuple[float, float]:
+    """How likely it is that none of the events are positive, and that all are: no tail is less.
+
+    The gamma law ends before that where the events that are most likely to be positive are few.
+    """
+    varied = (rate > 0) & (rate < 1)
+    none, every = (float(m[varied] @ np.log(each[varied])) for each in (1 - rate, rate))
+    return math.exp(none / design_effect), math.exp(every / design_effect)
+
+
 def _pool(expected: Floats) -> Ints:
     """Number pools of neighbouring cells that expect enough of either label; what is left over joins the last one."""
     share = float(expected.sum()) / _MOST_POOLS
@@ -367,4 +378,5 @@ def _prior(reference: Floats, outcomes: Ints, design_effect: float) -> tuple[flo
         return math.nan, change
     third = variance * (1 - 2 * rate) * (n - m) / (n + m)
     below, above = _tails(int(outcomes[1].sum()) - m * rate, variance, third, design_effect)
-    return min(1.0, 2 * min(below, above)), change
+    none, every = _ends(np.array([m]), np.array([rate]), design_effect)
+    return min(1.0, 2 * min(max(below, none), max(above, every))), change

@@ -274,6 +274,37 @@ def test_a_design_effect_makes_every_test_more_careful() -> None:
     assert world.check(reference, outcomes, 0.5) == plain
 
 
+@pytest.mark.parametrize("effect", [1.0, 8.4])
+def test_no_positive_at_all_is_as_likely_as_that_is(effect: float) -> None:
+    """1.4 are due, most of them in one event that hardly ever is none."""
+    reference = np.array([[100_000, 100, 10], [500, 100, 190]])
+    outcomes = np.array([[90, 0, 0], [0, 0, 0]]) + np.array([[0, 0, 1], [0, 0, 0]])
+    check = check_labels(reference, outcomes, falling(3), effect)
+    chance = (0.995**90 * 0.05) ** (1 / effect)
+    assert 0.5 * chance < check.p_direction < 4 * chance
+    assert check.p_prior > 0.9 * (1 - 790 / 101_000) ** (91 / effect)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize(("base_rate", "n", "together"), [(0.02, 240, 8), (0.02, 2_000, 4), (0.005, 400, 5)])
+def test_a_handful_of_labels_of_which_several_count_as_one_is_no_certainty(
+    base_rate: float, n: int, together: int, *, alike: bool
+) -> None:
+    """Scores tell nearly all; positives come together, or might and do not (``alike``)."""
+    world = World(base_rate, spread=5.0)
+    rng = np.random.default_rng(n)
+    reference = world.draw(rng, 100_000)
+    weights = order_weights(reference, world.chances)
+    copies = together if alike else 1
+    checks = [
+        check_labels(reference, copies * world.draw(rng, n // copies), weights, float(together)) for _ in range(2_000)
+    ]
+    for level in (0.05, 0.005):
+        for name in ("p_order", "p_direction", "p_prior"):
+            rejected = np.mean([getattr(check, name) < level for check in checks])
+            assert rejected <= 1.5 * level + 0.002, name
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_weights_fall_with_the_score_and_know_nothing_of_a_scale_of_its_odds(seed: int) -> None:

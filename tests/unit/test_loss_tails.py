@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from app.core.calibration import Calibration, fit_calibration
-from app.core.loss_tails import find_p_of_losses
+from app.core.loss_tails import find_lower_tail, find_p_of_losses, law_of_means
 
 
 def make_calibration(
@@ -151,3 +151,17 @@ def test_far_from_what_is_promised_it_is_nought_and_not_wrong() -> None:
     n = np.full(50, 10_000)
     turned = find_p_of_losses(make_calibration(rate), outcomes_of(n, np.round(n * rate[::-1]).astype(int)))
     assert all(0 <= p_value < 1e-100 for p_value in turned.values())
+
+
+@pytest.mark.parametrize("n", [0.4, 1.0, 2.0, 20.0])
+def test_a_tail_holds_what_is_further_away_and_all_that_are_so_low(n: float) -> None:
+    """Of means of very few values that lean to one side: the mean is as low where all are."""
+    chances, values = np.array([0.001, 0.01, 0.989]), np.array([-30.0, -5.0, 0.0])
+    law = law_of_means([(n, chances, values)], 0.0, 0.0)
+    mean = float(chances @ values)
+    away = np.array([0.1, 0.3, 1.0, 3.0, 4.9, 10.0, 25.0])
+    tails = np.array([find_lower_tail(mean - each, law) for each in away])
+    as_low = np.array([float(chances[values <= mean - each].sum()) ** max(n, 1.0) for each in away])
+    assert (tails >= 0.35 * np.maximum.accumulate(tails[::-1])[::-1]).all()
+    assert (tails[1:] >= 0.5 * as_low[1:]).all()
+    assert (tails > 0).all()
