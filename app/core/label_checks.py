@@ -29,6 +29,7 @@ as it is; labels that come early for one label (positives first) look like a mov
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,14 +40,17 @@ from app.core.batches import Floats, Ints
 from app.core.loss_tails import find_lower_tail, law_of_means
 from models.counting import SMALLEST_PROBABILITY
 
+#: Of so many independent positives, how much one at each score cell speaks for scores that tell less.
+Weights = Callable[[float], Floats]
 #: The shares of the labels 0 and 1 that are here, where all are.
 ALL_ARRIVED = (1.0, 1.0)
 #: Cells are pooled until each pool expects so many of either label, in the smaller set ...
 _FEWEST_EXPECTED = 5.0
 #: ... into at most so many pools.
 _MOST_POOLS = 10
-#: The share of positives that have become like any event, by which the order is asked: its best test is for these few.
-_STRAYS = 0.1
+#: The share of positives that have become like any event, by which the order is asked: as many as can just be found
+#: among n, which is some number of deviations of a share of them; within bounds.
+_STRAYS_BY_ROOT, _FEWEST_STRAYS, _MOST_STRAYS = 0.7, 0.05, 0.5
 #: From this p-value on, the tail of the order is taken for what it is.
 _LIKELY = 0.1
 #: Below this skewness a sum is normal.
@@ -113,7 +117,7 @@ class _Cells(NamedTuple):
 def check_labels(
     reference_outcomes: Ints,
     outcomes: Ints,
-    weights: Floats,
+    weights: Weights,
     design_effect: float = 1.0,
     arrived: tuple[float, float] = ALL_ARRIVED,
     *,
@@ -144,7 +148,7 @@ def check_labels(
     One cell; 2 of 4 positives before, 4 of 4 now: 6 of 8, so 3 are due among four, with variance
     4 * 4 * 6 * 2 / (8 * 8 * 7).
 
-    >>> check = check_labels(np.array([[2], [2]]), np.array([[0], [4]]), np.zeros(1))
+    >>> check = check_labels(np.array([[2], [2]]), np.array([[0], [4]]), lambda positives: np.zeros(1))
     >>> check.rate_gap, check.direction
     (0.5, 'more positives than the scores say')
     >>> check.p_direction == float(2 * ndtr(-1 / math.sqrt(4 * 4 * 6 * 2 / (8 * 8 * 7))))
@@ -162,7 +166,9 @@ def check_labels(
     (both,) = np.nonzero((n > 0) & (m > 0))
     cells = _Cells(n[both], thinned[1, both], m[both], outcomes[1, both].astype(np.float64))
     p_direction, gap = _direction(cells, design_effect)
-    p_order, p_shape, effect = _beside_the_rate(cells, weights[both], design_effect)
+    p_order, p_shape, effect = _beside_the_rate(
+        cells, weights(float(cells.j.sum()) / design_effect)[both], design_effect
+    )
     p_prior, change = _prior(thinned, outcomes, max(design_effect, prior_effect))
     return LabelCheck(int(outcomes.sum()), p_direction, p_order, p_shape, gap, effect, p_prior, change)
 
@@ -277,13 +283,15 @@ def _due(factor: float, n: Floats, m: Floats, positives: Floats) -> Floats:
     return found
 
 
-def order_weights(reference_outcomes: Ints, mean_scores: Floats) -> Floats:
-    """How much a positive at each score speaks for scores that tell less: per score cell.
+def order_weights(reference_outcomes: Ints, mean_scores: Floats) -> Weights:
+    """How much a positive at each score speaks for scores that tell less.
 
     Two things together, either in units of its deviation over the positives: the logarithm of how much likelier a
     positive is there if some positives have become like any event (the best test for the few that are where scores say
-    hardly any are), and its rank among the negatives (what the AUC counts). What a score means is a line in its log
-    odds, fitted to the reference: two numbers, so that the weights know next to nothing of the labels that are tested.
+    hardly any are), and its rank among the negatives (what the AUC counts). The fewer positives there are, the more of
+    them must have strayed to be noticed, and the test is the best one for so many. What a score means is a line in its
+    log odds, fitted to the reference: two numbers, so that the weights know next to nothing of the labels that are
+    tested.
 
     Parameters
     ----------
@@ -292,16 +300,22 @@ def order_weights(reference_outcomes: Ints, mean_scores: Floats) -> Floats:
     """
     negative, positive = reference_outcomes.astype(np.float64)
     if not (negative.any() and positive.any()):
-        return np.zeros(len(negative))
+        return lambda positives: np.zeros(len(negative))  # noqa: ARG005
     known = np.flatnonzero(~np.isnan(mean_scores))
     score = (
         np.interp(np.arange(len(negative)), known, mean_scores[known]) if len(known) else np.full(len(negative), 0.5)
     )
     log_odds = logit(np.clip(score, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
     overall = math.log(positive.sum() / negative.sum())
-    strays = np.logaddexp(math.log(1 - _STRAYS), math.log(_STRAYS) + overall - _fit_line(log_odds, negative, positive))
-    ranks = -(np.cumsum(negative) - negative / 2)
-    return _in_deviations(strays, positive) + _in_deviations(ranks, positive)
+    likeness = overall - _fit_line(log_odds, negative, positive)  # of any event, relative to a positive
+    ranks = _in_deviations(-(np.cumsum(negative) - negative / 2), positive)
+
+    def weigh(positives: float) -> Floats:
+        share = min(max(_STRAYS_BY_ROOT / math.sqrt(max(positives, 1)), _FEWEST_STRAYS), _MOST_STRAYS)
+        strays = np.logaddexp(math.log(1 - share), math.log(share) + likeness)
+        return _in_deviations(strays, positive) + ranks
+
+    return weigh
 
 
 def _in_deviations(weights: Floats, positive: Floats) -> Floats:

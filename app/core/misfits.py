@@ -14,7 +14,7 @@ import numpy as np
 
 from app.core.calibration import fit_calibration
 from app.core.estimation import calibrate
-from app.core.label_checks import ALL_ARRIVED, LabelCheck, check_labels, order_weights
+from app.core.label_checks import ALL_ARRIVED, LabelCheck, Weights, check_labels, order_weights
 from app.core.performance import least_loss, loss_of
 from app.core.situation import Misfit
 from app.core.sketches import ALL
@@ -22,7 +22,7 @@ from app.core.sketches import ALL
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.core.batches import Floats, Ints
+    from app.core.batches import Ints
     from app.core.calibration import Calibration
     from app.core.findings import PerformanceRow
     from models.reference import Counts, Reference
@@ -47,7 +47,7 @@ class Misfits:
     reference: Reference
     performance: Performance
     _calibrations: dict[str, Calibration] = field(default_factory=dict)
-    _weights: dict[str, Floats] = field(default_factory=dict)
+    _weights: dict[str, Weights] = field(default_factory=dict)
 
     def calibration(self, segment: str = ALL) -> Calibration:
         """What scores mean in a segment."""

@@ -2,14 +2,15 @@
 
 The oracle knows by which law labels come and by which they would have come: it takes the likelihood ratio of a window's
 labels, which no test of the same level can beat (Neyman and Pearson). The level is exact: under no change the ratio's
-tail is that of draws under the change, weighted by one over the ratio.
+tail is that of draws under the change, weighted by one over the ratio. A second one sees of each event no more than the
+monitor does, its score: what the model misses is hidden from it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from app.evaluation.payment_stream import COLUMN, MERCHANTS, Bank, Floats, Ints, Payments, Relation
 
 _DRAWS = 400
+#: Groups of payments with like scores.
+_ALIKE = 200
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,14 @@ def oracle_finds(payments: Payments, alpha: float, chance: np.random.Generator) 
     above = int(np.searchsorted(tails, math.log(alpha)))
     limit = drawn[min(above, _DRAWS - 1)]
     return bool(np.where(labels == 1, of_fraud, of_other).sum() > limit)
+
+
+def as_scored(payments: Payments) -> Payments:
+    """What is known of payments by their scores: of each, the mean chances of those that are scored like it."""
+    usual, chances = np.empty_like(payments.usual), np.empty_like(payments.chances)
+    for alike in np.array_split(np.argsort(payments.scores, kind="stable"), _ALIKE):
+        usual[alike], chances[alike] = payments.usual[alike].mean(), payments.chances[alike].mean()
+    return replace(payments, usual=usual, chances=chances)
 
 
 def _expected_auc(scores: Floats, chances: Floats) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core.budget import OF_LABELS
 from app.evaluation.measures import rate
-from app.evaluation.payment_changes import CHANGES, PaymentChange, oracle_finds
+from app.evaluation.payment_changes import CHANGES, PaymentChange, as_scored, oracle_finds
 from app.evaluation.payment_stream import A_DAY, DAY_MS, FIRST_DAY, MERCHANTS, Bank, PaymentLaw
 from app.evaluation.payment_watch import PER_EVENTS, alarmed_windows, fit, follow, make_pipeline
 from app.evaluation.run import EvaluationRun, generator
@@ -28,8 +28,8 @@ _TRAINED = FIRST_DAY + TRAINING
 #: Days of a stream that begins, until all windows have filled and some more; and of one in which versions swap.
 _BEGINNING, _SWAPPING = 56, 10
 _BUDGET = A_DAY / PER_EVENTS
-#: What labels may be asked, and so what an oracle is given.
-_ALPHA = OF_LABELS * _BUDGET
+#: What labels may be asked, and so what an oracle is given; and what of it the order may spend.
+_ALPHA, _OF_ORDER = OF_LABELS * _BUDGET, 0.5
 BASE_RATES = (0.001, 0.005, 0.01, 0.05, 0.2)
 LAWS = tuple(
     PaymentLaw(base_rate, delay, cards)
@@ -52,17 +52,21 @@ SOURCES = {
 _QUIET = "Payments: false alarms per declared one, without any change"
 _RIGHT = "Payments: the first mature window after a change has the right verdict, %"
 _OF_ORACLE = "Payments: the same, relative to an oracle at the level of all that labels are asked"
+_OF_SCORED = (
+    "Payments: the same, relative to an oracle that sees scores and labels only, at the level of the order's test"
+)
 _SAID = "Payments: what is said (columns) of what has happened (rows), %, all laws together"
 _PEACE = "Payments: runs without an alarm, %"
 
 
 @dataclass(frozen=True)
 class Said:
-    """Of one changed window: the kind of its last verdict, whether it names what is concerned, the oracle's word."""
+    """Of one changed window: the kind of its last verdict, whether it names what is concerned, the oracles' words."""
 
     kind: str
     names_it: bool
     oracle: bool
+    oracle_of_scores: bool
 
     def is_right(self, change: PaymentChange) -> bool:
         """Whether the kind is right, and what is to be named is."""
@@ -87,8 +91,8 @@ def changed(task: tuple[int, PaymentLaw, int]) -> dict[str, list[Said]]:
         for _ in range(RUNS):
             drawn = bank.fork().draw(chance, 1, change)
             verdict = _last_verdict(follow(pipeline, reference, drawn, _TRAINED))
-            oracle = oracle_finds(drawn, _ALPHA, chance)
-            found.setdefault(change.name, []).append(Said(verdict.kind, _names(verdict, change), oracle))
+            oracles = oracle_finds(drawn, _ALPHA, chance), oracle_finds(as_scored(drawn), _OF_ORDER * _ALPHA, chance)
+            found.setdefault(change.name, []).append(Said(verdict.kind, _names(verdict, change), *oracles))
     return found
 
 
@@ -169,12 +173,12 @@ def _add_quiet(run: EvaluationRun, law: PaymentLaw, results: list[list[Counter[s
 def _add_change(run: EvaluationRun, law: PaymentLaw, change: PaymentChange, said: list[Said]) -> None:
     right = float(np.mean([each.is_right(change) for each in said]))
     run.figures.add_cell(f"payments.{law.name}.{change.name}.right", 100 * right, "%", (_RIGHT, law.help, change.help))
-    if any(each.oracle for each in said):
-        oracle = float(np.mean([each.oracle for each in said]))
-        run.figures.add_cell(
-            f"payments.{law.name}.{change.name}.of_oracle", right / oracle, "×", (_OF_ORACLE, law.help, change.help)
-        )
-        run.figures.add(f"payments.{law.name}.{change.name}.oracle", 100 * oracle, "%")
+    for name, table in (("oracle", _OF_ORACLE), ("oracle_of_scores", _OF_SCORED)):
+        power = float(np.mean([getattr(each, name) for each in said]))
+        if power:
+            figure = f"payments.{law.name}.{change.name}"
+            run.figures.add_cell(f"{figure}.of_{name}", right / power, "×", (table, law.help, change.help))
+            run.figures.add(f"{figure}.{name}", 100 * power, "%")
 
 
 def _add_confusion(run: EvaluationRun, said: dict[str, list[Said]]) -> None:

@@ -122,11 +122,11 @@ def test_a_cell_holds_more_by_the_number_of_independent_events(in_cell: int, els
 def test_labels_that_come_k_times_say_what_they_say_once() -> None:
     rng = np.random.default_rng(3)
     before, now = rng.integers(20, 60, (2, 20)), rng.integers(5, 20, (2, 20))
-    weights = np.linspace(1.0, 0.0, 20)
-    once = check_labels(before, now, weights)
-    repeated = check_labels(4 * before, 4 * now, weights, 4.0)
+    falling = np.linspace(1.0, 0.0, 20)
+    once = check_labels(before, now, lambda _: falling)
+    repeated = check_labels(4 * before, 4 * now, lambda _: falling, 4.0)
     for name in ("p_direction", "p_order", "p_shape", "p_prior"):
         assert getattr(repeated, name) == pytest.approx(getattr(once, name), rel=0.05), name
-    alike = check_labels(before, now, weights, prior_effect=4.0)
+    alike = check_labels(before, now, lambda _: falling, prior_effect=4.0)
     assert alike.p_prior > 1.5 * once.p_prior
     assert (alike.p_direction, alike.p_order, alike.p_shape) == (once.p_direction, once.p_order, once.p_shape)

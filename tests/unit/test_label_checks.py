@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import optimize, special, stats
 
-from app.core.label_checks import LabelCheck, check_labels, order_weights
+from app.core.label_checks import LabelCheck, Weights, check_labels, order_weights
 
 Ints = np.ndarray
 Floats = np.ndarray
@@ -23,6 +23,10 @@ outcomes_of = hnp.arrays(np.int64, st.tuples(st.just(2), st.integers(1, 12)), el
 
 def falling(cells: int) -> Floats:
     return np.linspace(1.0, -1.0, cells)
+
+
+def always(weights: Floats) -> Weights:
+    return lambda _: weights
 
 
 class World:
@@ -55,7 +59,7 @@ class World:
 
 def test_the_direction_in_one_cell_is_that_of_a_draw_without_replacement() -> None:
     reference, outcomes = np.array([[60], [40]]), np.array([[20], [30]])
-    check = check_labels(reference, outcomes, np.zeros(1))
+    check = check_labels(reference, outcomes, always(np.zeros(1)))
     draws = stats.hypergeom(150, 70, 50)
     pearson = stats.pearson3(draws.stats("s"), draws.mean(), draws.std())
     assert check.p_direction == pytest.approx(2 * pearson.sf(30), rel=0.02)
@@ -75,7 +79,7 @@ def test_odds_that_differ_by_one_factor_are_due(reference: Ints, data: st.DataOb
     both = (reference.sum(axis=0) > 0) & (outcomes.sum(axis=0) > 0)
     n, m = reference[:, both].sum(axis=0), outcomes[:, both].sum(axis=0)
     k, j = reference[1, both] + outcomes[1, both], outcomes[1, both]
-    check = check_labels(reference, outcomes, weights, effect)
+    check = check_labels(reference, outcomes, always(weights), effect)
     if not both.any() or not 0 < j.sum() < np.minimum(m, k).sum() or j.sum() == np.maximum(k - n, 0).sum():
         assert math.isnan(check.p_order)
         return
@@ -112,7 +116,7 @@ def test_swapping_the_labels_turns_the_gap_around(reference: Ints, data: st.Data
     outcomes = data.draw(hnp.arrays(np.int64, reference.shape, elements=st.integers(0, 30)))
     weights = falling(reference.shape[1])
     check, swapped = (
-        check_labels(*each, weights) for each in ((reference, outcomes), (reference[::-1], outcomes[::-1]))
+        check_labels(*each, always(weights)) for each in ((reference, outcomes), (reference[::-1], outcomes[::-1]))
     )
     for name in ("p_direction", "p_shape", "p_prior"):
         assert getattr(check, name) == pytest.approx(getattr(swapped, name), rel=1e-4, abs=1e-9, nan_ok=True), name
@@ -180,7 +184,7 @@ def test_the_tail_of_the_order_is_that_of_so_many_positives_in_their_cells(posit
     world, rng = World(0.01), np.random.default_rng(8)
     n = round(positives / world.base_rate)
     reference = np.rint(1e8 * np.stack([1 - world.chances, world.chances])).astype(np.int64)
-    weights = order_weights(reference, world.chances)
+    weights = order_weights(reference, world.chances)(positives)
     shares = world.chances / world.chances.sum()
     drawn = np.sort(weights[rng.choice(100, (500_000 // positives * 4, positives), p=shares)].mean(axis=1))[::-1]
     for level in (0.05, 0.005, 0.0005):
@@ -195,7 +199,7 @@ def test_the_tail_of_the_order_is_that_of_so_many_positives_in_their_cells(posit
         assert placed.any()
         exact = float((drawn >= placed @ weights / positives).mean())
         negatives = np.full(100, n // 100) - placed
-        found = check_labels(reference, np.stack([negatives, placed]), weights).p_order
+        found = check_labels(reference, np.stack([negatives, placed]), always(weights)).p_order
         assert exact / 2.5 < found < 2.5 * exact + 1e-4
 
 
@@ -250,6 +254,19 @@ def test_the_order_is_found_nearly_as_often_as_by_who_knows_the_change() -> None
     ours = np.mean([check_labels(reference, each, weights).p_order < 0.01 for each in drawn])
     assert 0.4 < oracle < 0.99
     assert ours > 0.8 * oracle
+
+
+def test_of_few_positives_a_total_loss_is_found_by_weights_for_few() -> None:
+    """Weights for many are best where a tenth has strayed, which half a dozen positives cannot tell."""
+    world, rng = World(0.01, spread=1.5), np.random.default_rng(9)
+    reference = world.draw(rng, 200_000)
+    weights = order_weights(reference, world.chances)
+    drawn = [world.draw(rng, 600, np.full(100, world.base_rate)) for _ in range(300)]
+    of_few, of_many = (
+        np.mean([check_labels(reference, each, weigh).p_order < 1e-4 for each in drawn])
+        for weigh in (weights, always(weights(50)))
+    )
+    assert of_few > of_many + 0.05
 
 
 def test_labels_that_come_early_for_one_outcome_are_corrected_by_the_shares_that_have_arrived() -> None:
@@ -311,17 +328,18 @@ def test_weights_fall_with_the_score_and_know_nothing_of_a_scale_of_its_odds(see
     """A model that is calibrated otherwise (balanced classes, say) has the same order."""
     world, rng = World(0.03), np.random.default_rng(seed)
     reference = world.draw(rng, 30_000)
-    weights = order_weights(reference, world.chances)
+    positives = float(rng.integers(0, 2_000))
+    weights = order_weights(reference, world.chances)(positives)
     assert (np.diff(weights) <= 1e-9).all()
     odds = 30 * world.chances / (1 - world.chances)
-    np.testing.assert_allclose(order_weights(reference, odds / (1 + odds)), weights, atol=1e-5)
+    np.testing.assert_allclose(order_weights(reference, odds / (1 + odds))(positives), weights, atol=1e-5)
 
 
 def test_cells_that_expect_fewer_than_five_of_either_label_are_judged_as_one() -> None:
     """One pool says nothing of a shape; three times as many events are enough for a pool each."""
     reference, window = np.array([[900, 900], [30, 30]]), np.array([[92, 97], [8, 3]])
-    assert math.isnan(check_labels(reference, window, falling(2)).p_shape)
-    more = check_labels(reference, 3 * window, falling(2))
+    assert math.isnan(check_labels(reference, window, always(falling(2))).p_shape)
+    more = check_labels(reference, 3 * window, always(falling(2)))
     # Of two tables with one odds ratio, the chi-square of homogeneity is twice the square of one's deviation.
     ratio = stats.contingency.odds_ratio
     log_odds = [

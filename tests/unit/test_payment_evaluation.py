@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from app.evaluation.payment_changes import CHANGES, PaymentChange, oracle_finds
+from app.evaluation.payment_changes import CHANGES, PaymentChange, as_scored, oracle_finds
 from app.evaluation.payment_stream import (
     A_DAY,
     COLUMN,
@@ -142,16 +142,30 @@ def test_what_the_events_alone_tell_leaves_labels_as_they_were() -> None:
 
 
 @pytest.mark.slow
-def test_the_oracle_alarms_for_nothing_as_often_as_it_may() -> None:
-    """It is shown labels as they would have come, and told that the law has changed."""
+@pytest.mark.parametrize("name", ["segment", "reversed"])
+def test_the_oracles_alarm_for_nothing_as_often_as_they_may(name: str) -> None:
+    """They are shown labels as they would have come, and told that the law has changed."""
     chance = generator(8)
-    drawn = bank_of(PaymentLaw(0.01, "now")).draw(chance, 1, BY_NAME["segment"])
+    drawn = bank_of(PaymentLaw(0.01, "now")).draw(chance, 1, BY_NAME[name])
+    known = drawn if name == "segment" else as_scored(drawn)
 
     def finds(chances: np.ndarray) -> bool:
-        return oracle_finds(replace(drawn, labels=(chance.random(A_DAY) < chances).astype(float)), 0.05, chance)
+        return oracle_finds(replace(known, labels=(chance.random(A_DAY) < chances).astype(float)), 0.05, chance)
 
     assert np.mean([finds(drawn.usual) for _ in range(200)]) < 0.1
     assert np.mean([finds(drawn.chances) for _ in range(20)]) > 0.9
+
+
+def test_who_sees_scores_only_knows_the_same_rates_of_them() -> None:
+    drawn = bank_of(PaymentLaw(0.05)).draw(generator(7), 1, BY_NAME["reversed"])
+    known = as_scored(drawn)
+    assert known.usual.sum() == pytest.approx(drawn.usual.sum())
+    high = drawn.scores > np.median(drawn.scores)
+    for name in ("usual", "chances"):
+        assert getattr(known, name)[high].sum() == pytest.approx(getattr(drawn, name)[high].sum(), rel=1e-6)
+    order = np.argsort(drawn.scores)
+    assert np.corrcoef(known.usual[order], drawn.scores[order])[0, 1] > 0.95
+    assert known.usual.std() < 0.99 * drawn.usual.std()  # the merchants' risk is hidden
 
 
 def test_where_nothing_is_different_the_oracle_says_nothing() -> None:
@@ -161,9 +175,9 @@ def test_where_nothing_is_different_the_oracle_says_nothing() -> None:
 
 def test_right_is_the_kind_and_the_name() -> None:
     change = PaymentChange("a", "a", frozenset({"feature_drift", "score_drift"}))
-    assert Said("score_drift", names_it=True, oracle=False).is_right(change)
-    assert not Said("score_drift", names_it=False, oracle=True).is_right(change)
-    assert not Said("none", names_it=True, oracle=True).is_right(change)
+    assert Said("score_drift", names_it=True, oracle=False, oracle_of_scores=False).is_right(change)
+    assert not Said("score_drift", names_it=False, oracle=True, oracle_of_scores=True).is_right(change)
+    assert not Said("none", names_it=True, oracle=True, oracle_of_scores=True).is_right(change)
 
 
 def test_laws_are_all_base_rates_delays_and_cards_and_changes_happen_in_the_hardest() -> None:
