@@ -138,7 +138,7 @@ class Diagnosis:
     def verdict(
         self,
         counts: Mapping[str, Counts],
-        tested: Iterable[Judgement],
+        drifts: Sequence[Judgement],
         performance: Sequence[PerformanceRow],
         traffic: Traffic | None,
         predecessor: Predecessor | None,
@@ -155,8 +155,8 @@ class Diagnosis:
         ----------
         counts
             Of the window, by segment.
-        tested
-            What the tests said.
+        drifts
+            What the tests call a drift.
         performance
             Rows of the window.
         traffic
@@ -175,8 +175,7 @@ class Diagnosis:
             Gives the parts of the window and of the one before.
         """
         reference, whole = self.reference, counts[ALL]
-        drifting = [each for each in tested if each.verdict.signal == "DRIFT"]
-        moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifting)]
+        moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifts)]
         changes = [self._change(reference.names.index(name), whole) for name in moved]
         silent = {each.metric for each in silence.filling}
         faults = self._find_faults(whole, moved, silent, traffic)
@@ -206,7 +205,7 @@ class Diagnosis:
                 n=whole.n,
                 n_reference=reference.n,
                 changes=tuple(changes),
-                segments=tuple(_segments(drifting, counts)),
+                segments=tuple(_segments(drifts, counts)),
                 faults=faults,
                 score_before=before,
                 score_now=now,
@@ -342,9 +341,9 @@ def _rate(counts: Counts) -> float:
     return int(counts.outcomes[1].sum()) / n if n else math.nan
 
 
-def _segments(drifting: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
+def _segments(drifts: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
     largest: dict[tuple[str, str], float] = {}
-    for each in drifting:
+    for each in drifts:
         if each.segment != ALL:
             at = each.segment, each.metric
             largest[at] = max(largest.get(at, 0.0), min(abs(each.verdict.effect or 0.0), 1.0))

@@ -126,6 +126,31 @@ class _Sizes(NamedTuple):
     is_enough: NDArray[np.bool_]
 
 
+class _Evidence(NamedTuple):
+    """What the verdicts of a window are made of, all but the first two by segment and metric.
+
+    Parameters
+    ----------
+    sizes
+        Events of both windows.
+    of_tests
+        By test: statistic, p-value and effect, each by segment and metric.
+    told
+        What their past says, by hypothesis.
+    rejected, thresholds
+        By hypothesis: whether the budget accepts it as a change, and the p-value from which on it would.
+    limits
+        What the smallest p-value of a metric's tests must be below, for the metric to be rejected.
+    """
+
+    sizes: _Sizes
+    of_tests: Mapping[str, Sequence[list[list[float]]]]
+    told: Mapping[tuple[int, int], Mapping[int, Told]]
+    rejected: list[list[list[bool]]]
+    thresholds: list[list[list[float]]]
+    limits: list[list[float]]
+
+
 class Judge:
     """Judges the windows of one version.
 
@@ -148,36 +173,16 @@ class Judge:
 
     def judge(self, view: View) -> list[Judgement]:
         """Run all tests on a window and spend its budget; in the order of segments, metrics and tests."""
-        sizes = self._sizes(view)
-        found = self._comparison.compare(view.reference, view.detection)
-        laws = self._laws(view, sizes)
-        told = {(s, row): each for s in range(len(laws)) for row, each in self._look_back(view, s).items()}
-        spent = self._spend(view, found, laws, sizes.is_enough, told)
-        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in found.items()}
-        rejected, thresholds = spent.rejected.tolist(), spent.threshold.tolist()
-        judgements: list[Judgement] = []
-        for s, (segment, law) in enumerate(zip(view.segments, laws, strict=True)):
-            classic = self._classic(view, s)
-            # What the smallest p-value of each metric's tests must be below, for the metric to be rejected.
-            limits = spent.threshold[s, :, _NOW]
-            limits = (limits if law is None else law.smallest(limits)).tolist()
-            for row in view.rows:
-                name = self._reference.metrics[row].name
-                numbers = sizes.reference[s][row], sizes.detection[s][row]
-                verdicts = {
-                    **self._now(of_tests, view, (s, row), rejected[s][row][_NOW], limits[row]),
-                    **self._over_time(told[s, row], rejected[s][row], thresholds[s][row]),
-                    **classic[row],
-                }
-                if row in view.silent:
-                    silence = Verdict(None, None, None, None, "NONE", view.silent[row])
-                    verdicts = dict.fromkeys(verdicts, silence)
-                judgements += [
-                    Judgement(segment, name, test, *numbers, verdicts[test])
-                    for test in self._settings
-                    if test in verdicts
-                ]
-        return judgements
+        past = Past.side_by_side(view.past)
+        evidence, classic = self._weigh(view, past), self._classic(view, past)
+        return [each for at, told in classic.items() for each in self._tell(view, evidence, at, told)]
+
+    def drifts(self, view: View) -> list[Judgement]:
+        """List those of `judge` that are drifts, without the work that the others are."""
+        evidence = self._weigh(view, Past.side_by_side(view.past))
+        (segments, rows) = np.nonzero(np.any(evidence.rejected, axis=-1))
+        told = [self._tell(view, evidence, at, {}) for at in zip(segments.tolist(), rows.tolist(), strict=True)]
+        return [each for of_metric in told for each in of_metric if each.verdict.signal == "DRIFT"]
 
     # -- evidence ------------------------------------------------------------------------------------------------------
 
@@ -195,14 +200,27 @@ class Judge:
             for then, now, is_enough in zip(*sizes, strict=True)
         ]
 
-    def _look_back(self, view: View, s: int) -> dict[int, dict[int, Told]]:
-        """By metric and hypothesis."""
+    def _weigh(self, view: View, past: Past) -> _Evidence:
+        sizes = self._sizes(view)
+        found = self._comparison.compare(view.reference, view.detection)
+        laws = self._laws(view, sizes)
+        told = self._look_back(view, past)
+        spent = self._spend(view, found, laws, sizes.is_enough, told)
+        limits = [
+            (alone if law is None else law.smallest(alone)).tolist()
+            for alone, law in zip(spent.threshold[..., _NOW], laws, strict=True)
+        ]
+        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in found.items()}
+        return _Evidence(sizes, of_tests, told, spent.rejected.tolist(), spent.threshold.tolist(), limits)
+
+    def _look_back(self, view: View, past: Past) -> dict[tuple[int, int], dict[int, Told]]:
+        """By segment and metric, and hypothesis."""
         said: dict[int, list[Told]] = {}
         if "trend" in self._settings:
-            said[_TREND] = look_for_trend(view.past[s], self._settings["trend"]["minimum_history"])
+            said[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
         if "interval" in self._settings:
-            said[_INTERVAL] = look_at_interval(view.past[s])
-        return {row: {which: each[place] for which, each in said.items()} for place, row in enumerate(view.rows)}
+            said[_INTERVAL] = look_at_interval(past)
+        return {at: {which: each[place] for which, each in said.items()} for place, at in enumerate(_places(view))}
 
     def _spend(
         self,
@@ -237,6 +255,27 @@ class Judge:
         return spend(p_values, weights, view.alpha)
 
     # -- verdicts ------------------------------------------------------------------------------------------------------
+
+    def _tell(
+        self, view: View, evidence: _Evidence, at: tuple[int, int], classic: dict[str, Verdict]
+    ) -> list[Judgement]:
+        """What all tests say of a metric in a segment."""
+        s, row = at
+        rejected, sizes = evidence.rejected[s][row], evidence.sizes
+        verdicts = {
+            **self._now(evidence.of_tests, view, at, rejected[_NOW], evidence.limits[s][row]),
+            **self._over_time(evidence.told[at], rejected, evidence.thresholds[s][row]),
+            **classic,
+        }
+        if row in view.silent:
+            verdicts = dict.fromkeys(verdicts, Verdict(None, None, None, None, "NONE", view.silent[row]))
+        name = self._reference.metrics[row].name
+        numbers = sizes.reference[s][row], sizes.detection[s][row]
+        return [
+            Judgement(view.segments[s], name, test, *numbers, verdicts[test])
+            for test in self._settings
+            if test in verdicts
+        ]
 
     def _now(
         self,
@@ -282,33 +321,33 @@ class Judge:
                 verdicts[test] = Verdict(statistic, each.p_value, threshold, effect, signal, each.note)
         return verdicts
 
-    def _classic(self, view: View, s: int) -> dict[int, dict[str, Verdict]]:
-        """What the textbook's tests say, by metric."""
-        verdicts: dict[int, dict[str, Verdict]] = {row: {} for row in view.rows}
+    def _classic(self, view: View, past: Past) -> dict[tuple[int, int], dict[str, Verdict]]:
+        """What the textbook's tests say, by segment and metric."""
+        verdicts: dict[tuple[int, int], dict[str, Verdict]] = {at: {} for at in _places(view)}
         for test, settings in self._settings.items():
             if test == "classic_interval":
-                told = classic_interval(view.past[s], settings)
+                told = classic_interval(past, settings)
             elif test == "classic_trend":
-                told = classic_trend(view.past[s], settings)
+                told = classic_trend(past, settings)
             elif test == "classic_ks":
-                told = self._classic_ks(view, s)
+                told = self._classic_ks(view)
             else:
                 continue
-            for row, each in zip(view.rows, told, strict=True):
-                if test != "classic_ks" or not self._reference.metrics[row].is_coded:
-                    verdicts[row][test] = _at_its_level(each, settings.get("alpha"))
+            for at, each in zip(verdicts, told, strict=True):
+                if test != "classic_ks" or not self._reference.metrics[at[1]].is_coded:
+                    verdicts[at][test] = _at_its_level(each, settings.get("alpha"))
         return verdicts
 
-    def _classic_ks(self, view: View, s: int) -> list[Told]:
+    def _classic_ks(self, view: View) -> list[Told]:
         rows = list(view.rows)
         sizes = np.array([self._reference.metrics[row].size for row in rows])
-        then, now = (counts[s, rows].copy() for counts in (view.reference, view.detection))
+        then, now = (counts[:, rows] for counts in (view.reference, view.detection))
         for counts in (then, now):
-            counts[np.arange(len(rows)), sizes] = 0
+            counts[:, np.arange(len(rows)), sizes] = 0
         found = ks(then, now)
         return [
             Told(statistic, p_value, statistic, "no values to compare" if math.isnan(p_value) else "")
-            for statistic, p_value in zip(found.statistic.tolist(), found.p_value.tolist(), strict=True)
+            for statistic, p_value in zip(found.statistic.ravel().tolist(), found.p_value.ravel().tolist(), strict=True)
         ]
 
     def _grade(self, test: str, effect: float) -> Signal:
@@ -345,6 +384,11 @@ class Judge:
             if below + above:
                 return f"{below} below {cells.edges[0]:.4g}, {above} above {cells.edges[-1]:.4g} of training"
         return ""
+
+
+def _places(view: View) -> list[tuple[int, int]]:
+    """The segments and metrics that are judged, in the order of their past."""
+    return [(s, row) for s in range(len(view.segments)) for row in view.rows]
 
 
 def _at_its_level(told: Told, level: float | None) -> Verdict:

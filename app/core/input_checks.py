@@ -150,10 +150,13 @@ class InputChecks:
         """
         first_ms = min(self._slices, default=0)
         for start_ms, counts in self._ended(label_watermark_ms, 0):
+            if counts.labels < FEWEST_LABELS:
+                yield self._window(start_ms), Reading(math.nan, "")
+                continue
             began_ms = start.before(start_ms + self._slice_ms)
             is_beginning = start_ms < (first_ms if began_ms is None else began_ms) + horizon_ms
             without_event = counts.other_partition if is_beginning else counts.without_event
-            if counts.labels < FEWEST_LABELS or (is_beginning and not without_event):
+            if is_beginning and not without_event:
                 yield self._window(start_ms), Reading(math.nan, "")
                 continue
             words = f"{counts.other_partition} in another partition"

@@ -445,12 +445,9 @@ class MonitorCore:
         arrived = self.delays.arrived(window) if self._store.is_mature(window) else None
         chosen = self._selection(known, counts[ALL], arrived)
         with_labels = arrived is not None and not (chosen is not None and chosen.is_one_sided)
-        judgements: list[Judgement] = []
-        for of_labels, said in ((False, tested[0]), (True, tested[1])):
-            if with_labels or not of_labels:
-                judgements += said or known.judge.judge(
-                    self._view(window, version, counts, self._metrics(known, of_labels=of_labels))
-                )
+        drifts = self._drifts(window, version, counts, tested[0], of_labels=False)
+        if with_labels:
+            drifts += self._drifts(window, version, counts, tested[1], of_labels=True)
         about = self._about(version, window, 0)
         performance: list[PerformanceRow] = []
         if self._pipeline.labels is not None:
@@ -465,7 +462,7 @@ class MonitorCore:
         silence = self._silence(window, version)
         verdict = known.diagnosis.verdict(
             counts,
-            judgements,
+            drifts,
             performance,
             traffic,
             before,
@@ -499,6 +496,21 @@ class MonitorCore:
                     performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
                 )
             self.alerts.see_performance(version, window, measured)
+
+    def _drifts(
+        self,
+        window: Window,
+        version: str,
+        counts: dict[str, Counts],
+        tested: list[Judgement] | None,
+        *,
+        of_labels: bool,
+    ) -> list[Judgement]:
+        """What the tests call a drift; ``tested``: what they have just said, None: the same as before."""
+        if tested is None:
+            known = self._versions[version]
+            return known.judge.drifts(self._view(window, version, counts, self._metrics(known, of_labels=of_labels)))
+        return [each for each in tested if each.verdict.signal == "DRIFT"]
 
     def _selection(self, known: _Version, counts: Counts, arrived: tuple[float, float] | None) -> Selection | None:
         """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""

@@ -69,6 +69,15 @@ class Past:
     current: Floats
     reference: Floats
 
+    @classmethod
+    def side_by_side(cls, segments: Sequence[Past]) -> Past:
+        """The metrics of several segments, segment after segment, over the same windows."""
+        deciles, current, reference = (
+            np.concatenate([getattr(each, name) for each in segments], axis=-2)
+            for name in ("deciles", "current", "reference")
+        )
+        return cls(segments[0].times, deciles, current, reference)
+
     @cached_property
     def parts(self) -> list[_Part]:
         """The metrics that have finite values now, by the past windows that had such, too."""

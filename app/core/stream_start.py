@@ -25,12 +25,13 @@ class StreamStart:
 
     def __init__(self) -> None:
         self._events: dict[int, int] = {}
-        #: What was found; a window is asked about several times.
+        #: What was found; a window is asked about again and again, and mostly the newest slice alone has changed.
         self._found: dict[int, int | None] = {}
+        self._changed_ms: int | None = None
 
     def add(self, slice_start_ms: int, n: int) -> None:
         """Count events."""
-        self._found.clear()
+        self._changed_ms = slice_start_ms if self._changed_ms is None else min(self._changed_ms, slice_start_ms)
         self._events[slice_start_ms] = self._events.get(slice_start_ms, 0) + n
         if len(self._events) > _KEPT:
             del self._events[max(self._events)]
@@ -46,6 +47,9 @@ class StreamStart:
         >>> start.before(800)
         500
         """
+        if self._changed_ms is not None:
+            self._found = {each: when for each, when in self._found.items() if each <= self._changed_ms}
+            self._changed_ms = None
         if end_ms not in self._found:
             self._found[end_ms] = self._find(end_ms)
         return self._found[end_ms]

@@ -15,7 +15,7 @@ from app.core.alert_course import Limit
 from app.core.attribution import attribute
 from app.core.diagnosis import Diagnosis, to_record
 from app.core.drift_calendar import Window
-from app.core.drift_reports import Judgement, Signal
+from app.core.drift_reports import Judgement
 from app.core.drift_reports import Verdict as Said
 from app.core.estimation import compare, estimate
 from app.core.faults.traffic import Traffic
@@ -59,8 +59,8 @@ def diagnose(limits: Sequence[Limit] = ()) -> Diagnosis:
     return Diagnosis(reference(), limits, "flights", Settings(0))
 
 
-def judged(segment: str, metric: str, effect: float | None = 0.5, signal: Signal = "DRIFT") -> Judgement:
-    return Judgement(segment, metric, "psi", 4_000, 500, Said(1.0, 1e-9, 1e-6, effect, signal))
+def judged(segment: str, metric: str, effect: float | None = 0.5) -> Judgement:
+    return Judgement(segment, metric, "psi", 4_000, 500, Said(1.0, 1e-9, 1e-6, effect, "DRIFT"))
 
 
 def counts_of(data: Data, n_labels: int | None = None) -> Counts:
@@ -73,7 +73,7 @@ def counts_of(data: Data, n_labels: int | None = None) -> Counts:
 def look(  # what a verdict rests on
     monkeypatch: pytest.MonkeyPatch,
     counts: dict[str, Counts],
-    tested: Sequence[Judgement] = (),
+    drifts: Sequence[Judgement] = (),
     *,
     performance: Sequence[PerformanceRow] = (),
     traffic: Traffic = NO_TRAFFIC,
@@ -86,7 +86,7 @@ def look(  # what a verdict rests on
     found: list[Situation] = []
     monkeypatch.setattr(diagnosis, "decide", found.append)
     of = Diagnosis(known or reference(), limits, "flights", Settings(0))
-    of.verdict(counts, tested, performance, traffic, predecessor, with_labels=with_labels, alpha=0.002)
+    of.verdict(counts, drifts, performance, traffic, predecessor, with_labels=with_labels, alpha=0.002)
     return found[0]
 
 
@@ -217,7 +217,6 @@ def test_what_signalled_over_all_events_has_changed_and_is_said_with_what_it_was
     tested = [
         *(judged(ALL, name) for name in ("outcome", "x", "carrier", "score")),
         judged(ALL, "x"),
-        judged(ALL, "y", signal="WARNING"),
         judged("k=1", "y"),
     ]
     before, _, labels_before = draw(1, 4_000)
@@ -256,7 +255,6 @@ def test_a_segment_is_said_with_its_largest_effect_and_its_events(monkeypatch: p
         judged("k=1", "x", 0.3),
         judged("k=1", "y", None),
         judged("k=2", "x", 3.0),
-        judged("k=2", "y", 0.9, "WARNING"),
         judged(ALL, "x"),
     ]
     found = look(monkeypatch, counts, tested)

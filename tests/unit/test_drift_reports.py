@@ -229,6 +229,26 @@ def test_a_feature_that_is_constant_in_both_windows_is_no_drift() -> None:
     assert {each.verdict.signal for each in judge.judge(view)} == {"NONE"}
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_drifts_of_a_window_are_the_judgements_that_are_drifts(shift: float) -> None:
+    """Of two segments one has moved, now and over time; one of its metrics is not compared."""
+    generator, known = np.random.default_rng(29), reference()
+    windows = [count(known, *draw(generator, 3_000)) for _ in range(2)]
+    matrix, scores = draw(generator, 3_000)
+    windows[1] = count(known, matrix + shift, scores)
+    past = Past(np.arange(2_001.0), generator.normal(size=(2_000, 5, 10)), np.zeros((5, 10)), np.ones((5, 10)))
+    rising = past.deciles + shift * past.times[:-1, None, None] / 100
+    risen = replace(past, deciles=rising, current=np.full((5, 10), 20 * shift))
+    counts = np.stack([known.counts] * 2), np.stack([each.counts for each in windows])
+    view = View(["all", "k"], range(5), *counts, [past, risen], 0.1, silent={3: "not compared"})
+    judge = judge_of(tuple(DRIFT_TESTS))
+    drifts = judge.drifts(view)
+    assert drifts == [each for each in judge.judge(view) if each.verdict.signal == "DRIFT"]
+    assert {each.segment for each in drifts} == ({"k"} if shift else set())
+    assert {each.test for each in drifts} >= ({"ks", "trend"} if shift else set())
+    assert "nulls" not in {each.metric for each in drifts}
+
+
 # -- over time ---------------------------------------------------------------------------------------------------------
 
 

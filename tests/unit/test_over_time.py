@@ -124,6 +124,21 @@ def test_each_metric_is_judged_by_the_windows_that_know_it(noise: np.ndarray) ->
     assert known.note.endswith("over 30 windows")
 
 
+def test_segments_side_by_side_are_told_the_same_as_one_after_the_other(noise: np.ndarray) -> None:
+    three = noise.repeat(3, axis=1) * np.array([1.0, 2.0, -1.0])[:, None]
+    three[:10, 1], three[-1, 2] = np.nan, 30.0
+    segments = [past_of(three[:-1], three[-1]), past_of(three[:-1, ::-1] + 1, 0.5 + three[-1, ::-1])]
+    together = Past.side_by_side(segments)
+    level = {"minimum_history": 5.0, "low": 5.0, "high": 95.0}
+    for look in (
+        lambda past: look_for_trend(past, 20),
+        look_at_interval,
+        lambda past: classic_trend(past, level),
+        lambda past: classic_interval(past, level),
+    ):
+        assert look(together) == [each for past in segments for each in look(past)]
+
+
 def test_a_metric_that_did_not_vary_in_training_has_changed_as_much_as_can_be(noise: np.ndarray) -> None:
     (up,) = look_for_trend(past_of(noise[:-1], noise[-1], np.ones((1, 10))), 5)
     (down,) = look_for_trend(past_of(-noise[:-1], -noise[-1], np.ones((1, 10))), 5)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from watched_shop import (
     DAY_MS,
     FEATURES,
@@ -332,6 +334,17 @@ def test_a_stream_begins_with_the_first_slice_of_a_substantial_part(slices: dict
     again.from_state(json.loads(json.dumps(start.to_state())))
     assert again.to_state() == start.to_state()
     assert again.before(800) == began
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.sampled_from([1, 30, 900])), max_size=30))
+def test_when_a_stream_began_does_not_depend_on_when_one_asks(slices: list[tuple[int, int]]) -> None:
+    asked = StreamStart()
+    for at, (start_ms, n) in enumerate(slices, 1):
+        asked.add(start_ms, n)
+        fresh = StreamStart()
+        for each in slices[:at]:
+            fresh.add(*each)
+        assert [asked.before(end_ms) for end_ms in range(22)] == [fresh.before(end_ms) for end_ms in range(22)]
 
 
 def test_only_the_oldest_slices_of_a_stream_are_remembered() -> None:
