@@ -39,7 +39,7 @@ from app.core.drift_windows import WindowStore
 from app.core.error_stream import Errors, ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.faults.since import Course, Part
-from app.core.faults.traffic import Traffic
+from app.core.faults.traffic import Traffic, choose_past, events_by_hour, events_due, of_same_season
 from app.core.filling import FillTimes
 from app.core.findings import Findings, Subject
 from app.core.history import History
@@ -559,12 +559,19 @@ class MonitorCore:
         """How many events past windows and this one had, whichever version scored them; one version tells it."""
         if version != server(self._store.n_scored(window)):
             return None
-        past = [self._history.events(each) for each in past_windows]
+        known = self._versions[version]
+        compared = choose_past(window, past_windows)
+        past = [self._history.events(each) for each in compared]
         now = self._history.events(window)
         segments = sorted({segment for numbers in (*past, now) for segment in numbers} - {ALL})
+        by_hour = events_by_hour(known.reference.errors.events, known.training)
+        season = of_same_season(window, compared) if compared is past_windows else []
         return Traffic(
             n=now.get(ALL, 0),
             past=[numbers.get(ALL, 0) for numbers in past],
+            season=[self._history.events(each).get(ALL, 0) for each in season],
+            due=events_due(by_hour, window),
+            due_past=[events_due(by_hour, each) for each in compared],
             segments={segment: [numbers.get(segment, 0) for numbers in past] for segment in segments},
             segments_now={segment: now.get(segment, 0) for segment in segments},
         )

@@ -15,13 +15,22 @@ from hypothesis import strategies as st
 from scipy import constants
 
 from app.core.batches import Floats
+from app.core.drift_calendar import Window
 from app.core.faults.displaced import find_displaced
 from app.core.faults.fault import Fault
 from app.core.faults.find import find_faults
 from app.core.faults.law import Law, distance, gap
-from app.core.faults.traffic import Traffic, find_in_traffic
+from app.core.faults.traffic import (
+    Traffic,
+    choose_past,
+    events_by_hour,
+    events_due,
+    find_in_traffic,
+    of_same_season,
+)
 from app.core.faults.units import CONVERSIONS, find_unit
 from models.counting import count
+from models.error_hours import hours_of
 from models.reference import Counts, MetricCells, Reference
 from models.reference_fit import fit_reference
 from models.units import LARGEST_UNITS
@@ -962,7 +971,9 @@ def test_traffic_far_from_the_past_is_a_fault_as_strong_as_the_share_that_is_ami
         Traffic(0, PAST[:4]),
         Traffic(0),
         Traffic(4, [9, 12, 7, 8, 10]),
-        Traffic(500, [1000, 1000, 1000, 1000, 1000, 300, 350], season=[480, 510, 500, 490, 530]),
+        Traffic(500, [1000, 1000, 1000, 1000, 1000], season=[480]),
+        Traffic(500, [1000, 1000, 1000, 1000, 1000], due=50, due_past=[100] * 5),
+        Traffic(2500, [1000, 1000, 1000, 1000, 1000], due=24, due_past=[10] * 5),
         Traffic(450, [1000, 400, 1000, 420, 1000, 450, 990, 410]),
         Traffic(2000, [100, 200, 400, 800, 1600]),
     ],
@@ -987,10 +998,55 @@ def test_traffic_within_its_past_and_season_is_none(traffic: Traffic) -> None:
 def test_traffic_is_judged_at_half_and_at_so_many_times_the_usual(n: int, kind: str) -> None:
     assert [fault.kind for fault in find_in_traffic(Traffic(n, [100_000] * 5))] == [kind] * bool(kind)
     assert find_in_traffic(Traffic(n, [100_000] * 4)) == []
-    # A season of five windows takes the place of the past; one of four does not.
+    # What is known of the season, and what training promises of the hours, must be as far away.
     other = [1_000] * 9
-    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, [100_000] * 5))] == [kind] * bool(kind)
-    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, [100_000] * 4))] == ["traffic_surged"]
+    far = ["traffic_surged"] if n >= 170_000 else []
+    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, [100_000]))] == far
+    promised = Traffic(n, other, due=100.0, due_past=[1.0] * 9)
+    assert [fault.kind for fault in find_in_traffic(promised)] == far
+    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, due=1.0, due_past=[1.0] * 9))] == [
+        "traffic_surged"
+    ]
+
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+
+
+def test_five_windows_of_the_same_time_of_the_week_take_the_place_of_all_others() -> None:
+    days = [Window(day * DAY_MS, (day + 1) * DAY_MS) for day in range(60)]
+    assert choose_past(days[34], days[:34]) == days[:34]
+    assert choose_past(days[35], days[:35]) == days[0:35:7]
+    assert of_same_season(days[34], days[:34]) == days[6:34:7]
+    assert of_same_season(days[5], days[:5]) == days[:5]
+    assert of_same_season(Window(0, DAY_MS), []) == []
+
+
+@pytest.mark.parametrize("hours", [1, 6, 24])
+def test_a_week_with_nights_and_weekends_is_no_fault_from_its_first_day_on(hours: int) -> None:
+    """Three weeks and some days of training promise each window's number. None at all is found, but among hours."""
+    length_ms = hours * HOUR_MS
+
+    def at(time_h: int) -> int:
+        day, hour = divmod(time_h, 24)
+        return round(1_000 * (0.02 if hour < 6 else 1.0 + 0.5 * (hour > 12)) * (0.3 if day % 7 in {2, 3} else 1.0))
+
+    training = Window(3 * DAY_MS, 27 * DAY_MS)
+    counted = np.zeros(168, np.int64)
+    for time_h in range(3 * 24, 27 * 24):
+        counted[hours_of(np.array([time_h * HOUR_MS]))[0]] += at(time_h)
+    by_hour = events_by_hour(counted, training)
+    windows = [Window(start, start + length_ms) for start in range(27 * DAY_MS, 38 * DAY_MS, length_ms)]
+    numbers = [sum(map(at, range(each.start_ms // HOUR_MS, each.end_ms // HOUR_MS))) for each in windows]
+    for place, window in enumerate(windows):
+        assert events_due(by_hour, window) == pytest.approx(numbers[place])
+        past = windows[max(place - 60, 0) : place]
+        season = of_same_season(window, past)
+        compared = numbers[max(place - 60, 0) : place]
+        of_season = [numbers[windows.index(each)] for each in season]
+        due = [events_due(by_hour, each) for each in past]
+        assert find_in_traffic(Traffic(numbers[place], compared, of_season, numbers[place], due)) == []
+        if hours > 1 and len(past) >= 5:
+            assert find_in_traffic(Traffic(0, compared, of_season, numbers[place], due)), place
 
 
 @pytest.mark.parametrize(("n", "is_fault"), [(430_000, False), (450_000, True), (23_400, False), (22_000, True)])

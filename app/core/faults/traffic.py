@@ -1,4 +1,9 @@
-"""Too many events or too few: a window's number of events against those of past windows."""
+"""Too many events or too few: a window's number of events against those of past windows.
+
+Weekends and nights have fewer events, and that is no fault. A window is compared with those of the same time of the
+week where five of them are known. Until then it must be far from all past windows, from those few (or from those of the
+same time of the day) and from what the hours of training promise.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.faults.fault import Fault
+from models.error_hours import HOUR_MS, HOURS, hours_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from app.core.batches import Floats, Ints
+    from app.core.drift_calendar import Window
 
 _FEWEST_WINDOWS = 5
 #: No spread of the past is believed to be smaller: ten percent.
@@ -38,8 +47,10 @@ class Traffic:
     past
         Of the windows before this one, of all events.
     season
-        Of past windows of the same season (the same hour of the week, say), where these are known; they are taken
-        instead of ``past`` when there are enough.
+        Of those of the same season, where they are fewer than five.
+    due, due_past
+        How many events the hours of training promise for this window and for the past ones, in any unit; none: nobody
+        knows.
     segments, segments_now
         Past windows' and this window's, by name of segment.
     """
@@ -47,8 +58,61 @@ class Traffic:
     n: int
     past: Sequence[int] = ()
     season: Sequence[int] = ()
+    due: float = 0.0
+    due_past: Sequence[float] = ()
     segments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     segments_now: Mapping[str, int] = field(default_factory=dict)
+
+
+def of_same_season(window: Window, past: Sequence[Window]) -> list[Window]:
+    """Past windows of the same time of the week; where none is known, of the same time of the day.
+
+    Examples
+    --------
+    >>> from app.core.drift_calendar import Window
+    >>> def at(hour: int) -> Window:
+    ...     return Window(hour * HOUR_MS, (hour + 6) * HOUR_MS)
+    >>> of_same_season(at(48), [at(24), at(30)]) == [at(24)]
+    True
+    >>> of_same_season(at(168), [at(0), at(144)]) == [at(0)]
+    True
+    """
+    for hours in (HOURS, 24):
+        found = [each for each in past if (window.start_ms - each.start_ms) % (hours * HOUR_MS) == 0]
+        if found:
+            return found
+    return []
+
+
+def choose_past(window: Window, past: list[Window]) -> list[Window]:
+    """The past windows that one is compared with: those of the same time of the week where they are enough."""
+    same = [each for each in past if (window.start_ms - each.start_ms) % (HOURS * HOUR_MS) == 0]
+    return same if len(same) >= _FEWEST_WINDOWS else past
+
+
+def events_by_hour(events: Ints, training: Window) -> Floats:
+    """Events of training per hour of the week, by how often that hour was in it."""
+    times = np.arange(training.start_ms, training.end_ms, HOUR_MS)
+    return events / np.maximum(np.bincount(hours_of(times), minlength=HOURS), 1)
+
+
+def events_due(by_hour: Floats, window: Window) -> float:
+    """How many events such hours have in a window.
+
+    Examples
+    --------
+    An hour and a half, from half an hour past midnight of a Thursday on.
+
+    >>> from app.core.drift_calendar import Window
+    >>> by_hour = np.zeros(HOURS)
+    >>> by_hour[72], by_hour[73] = 10, 4
+    >>> events_due(by_hour, Window(1_800_000, 7_200_000))
+    9.0
+    """
+    first = window.start_ms // HOUR_MS
+    starts = np.arange(first, -(-window.end_ms // HOUR_MS)) * HOUR_MS
+    parts = (np.minimum(starts + HOUR_MS, window.end_ms) - np.maximum(starts, window.start_ms)) / HOUR_MS
+    return float(by_hour[hours_of(starts)] @ parts)
 
 
 def find_in_traffic(traffic: Traffic, events: str = "events") -> list[Fault]:
@@ -58,9 +122,9 @@ def find_in_traffic(traffic: Traffic, events: str = "events") -> list[Fault]:
     fault is five spreads away and at least 1.7 times the usual or at most half of it. Fewer than five past windows say
     nothing. ``events``: what they are called, in the plural.
     """
-    past = traffic.season if len(traffic.season) >= _FEWEST_WINDOWS else traffic.past
+    past = traffic.past
     found = _judge(traffic.n, past, "", 1.0, events)
-    if found is not None:
+    if found is not None and not _is_of_season(traffic, found):
         return [found]
     usual = _usual(past)
     overall = traffic.n / usual if usual else 1.0
@@ -69,6 +133,20 @@ def find_in_traffic(traffic: Traffic, events: str = "events") -> list[Fault]:
         for name, numbers in traffic.segments.items()
     ]
     return [fault for fault in judged if fault is not None]
+
+
+def _is_of_season(traffic: Traffic, found: Fault) -> bool:
+    """Whether the time of the week explains a number that is far from that of past windows."""
+    is_missing = found.kind == "traffic_missing"
+    if traffic.season:
+        times = traffic.n / max(_usual(traffic.season), 1.0)
+        if times > _FEWER if is_missing else times < _MORE:
+            return True
+    known = [traffic.due * n / due for n, due in zip(traffic.past, traffic.due_past, strict=False) if due > 0]
+    if traffic.due <= 0 or len(known) < _FEWEST_WINDOWS:
+        return False
+    again = _judge(traffic.n, np.rint(known).astype(np.int64).tolist(), "", 1.0, "")
+    return again is None or (again.kind == "traffic_missing") != is_missing
 
 
 def _usual(past: Sequence[int]) -> float:
