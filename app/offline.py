@@ -17,7 +17,9 @@ from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, RecordedLog, 
 from app.adapters.source import cut_with_promises, read_source
 from app.bootstrap import compile_features
 from app.core.batches import Floats, Ints, RecordBatch
+from app.core.drift_calendar import Window
 from app.core.features import FeaturePlan
+from app.core.filling import Filling, FillTimes
 from app.core.label_delays import LabelDelays
 from app.core.maturity import FEWEST_IN_TRAINING, Maturity, is_old_enough, weigh
 from app.core.scoring import ActiveModel, ModelSelector
@@ -33,6 +35,8 @@ from schemas.wire import ModelUpdate, decode_json
 
 #: Processing time of an offline run; nothing depends on it.
 OFFLINE_MS = 0
+#: Events of a stream may pause for so long, at night and at weekends; where none is for longer, there was no stream.
+_LONGEST_PAUSE_MS = 3 * 86_400_000
 
 
 def run(
@@ -81,7 +85,8 @@ class TrainingSet:
     """Labelled events in the order of their times: matrix [n x features], labels (0 or 1), times and ids [n].
 
     They are those that were old enough for their labels to have come. ``maturity``: what was left out, and why.
-    ``young``: others that may be fitted on beside them, if that was asked for.
+    ``filling``: features that were not full yet at their beginning. ``young``: others that may be fitted on beside
+    them, if that was asked for.
     """
 
     matrix: Floats
@@ -89,6 +94,7 @@ class TrainingSet:
     event_time_ms: Ints
     event_id: list[str]
     maturity: Maturity
+    filling: list[Filling]
     young: WeighedRows | None = None
 
     @property
@@ -132,9 +138,11 @@ def build_training_set(
         When young events cannot be weighed.
     """
     plan = plan or compile_features(pipeline)
+    read_from_ms = None
     if recording is None:
         # Labels in windows belong to events that waited for the horizon.
-        chunks = read_source(pipeline, from_ms - reach_ms(pipeline) - pipeline.horizon_ms, to_ms)
+        read_from_ms = from_ms - reach_ms(pipeline) - pipeline.horizon_ms
+        chunks = read_source(pipeline, read_from_ms, to_ms)
         steps = run(pipeline, plan, cut_with_promises(chunks, pipeline), None)
     else:
         opened = Recording(recording)
@@ -171,7 +179,11 @@ def build_training_set(
         young = WeighedRows(rows.matrix[used], rows.labels[used], rows.times[used], weights)
     (kept,) = np.nonzero(is_labelled & is_mature)
     event_ids = [rows.event_ids[row] for row in kept.tolist()]
-    return TrainingSet(rows.matrix[kept], rows.labels[kept], rows.times[kept], event_ids, maturity, young)
+    start_ms: int | None = min((each.oldest_ms for each in collectors.values()), default=from_ms)
+    if start_ms is not None and read_from_ms is not None and start_ms < read_from_ms + _LONGEST_PAUSE_MS:
+        start_ms = None  # the source was not read from its start
+    filling = FillTimes(pipeline).filling(pipeline.feature_names, Window(from_ms, to_ms), start_ms)
+    return TrainingSet(rows.matrix[kept], rows.labels[kept], rows.times[kept], event_ids, maturity, filling, young)
 
 
 class _Collector:
@@ -186,6 +198,7 @@ class _Collector:
         self._rows: dict[str, int] = {}
         self._is_over = False
         self.newest_label_ms = from_ms
+        self.oldest_ms = to_ms
         self.matrices: list[Floats] = []
         self.times: list[int] = []
         self.event_ids: list[str] = []
@@ -198,6 +211,7 @@ class _Collector:
         if self._is_over:
             return
         times = step.events.event_time_ms
+        self.oldest_ms = int(times.min(initial=self.oldest_ms))
         beyond = np.flatnonzero(times >= self._to_ms)
         stop = int(beyond[0]) if len(beyond) else len(times)
         self._is_over = stop < len(times)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.cli.model_release import describe_release, release, release_lines
 from app.cli.utc_time import UtcTime
+from app.core.filling import say_of_training
 from app.core.maturity import MaturityError
 from app.visible import visible
 from models.families import FAMILIES
@@ -144,7 +145,7 @@ def _train(
         )
     for sentence in data.maturity.describe():
         _say(sentence)
-    for sentence in data.maturity.warnings():
+    for sentence in [*data.maturity.warnings(), *say_of_training(data.filling)]:
         _say(f"Note: {sentence}")
     return train_model(
         data.matrix,

@@ -321,6 +321,18 @@ def test_a_repeated_event_id_gives_its_label_to_the_newest_row(cards: Pipeline, 
     assert (found.matrix[:, 0].tolist(), found.labels.tolist(), found.event_rows) == ([2.0], [1.0], 3)
 
 
+def test_training_on_the_beginning_of_a_stream_says_which_windows_are_filling(cards: Pipeline, tmp_path: Path) -> None:
+    """A window of three hours over labels, of which people wait for maturity."""
+    path = write(tmp_path / "r.parquet", cards, list(cut_batches(read_source(cards, None, None), cards)))
+    full_ms = START_MS + 3 * HOUR_MS + cards.performance.maturity_ms
+    (filling,) = build_training_set(cards, path, START_MS, START_MS + 40 * HOUR_MS).filling
+    assert filling.metric == "fraud_3h"
+    assert full_ms <= filling.until_ms <= full_ms + HOUR_MS
+    assert not build_training_set(cards, path, filling.until_ms, START_MS + 40 * HOUR_MS).filling
+    # A source is read from where windows reach to, and may have been there before.
+    assert not build_training_set(cards, None, START_MS, START_MS + 40 * HOUR_MS).filling
+
+
 def test_a_range_without_labels_is_an_empty_set(cards: Pipeline) -> None:
     found = build_training_set(cards, None, START_MS - 10 * HOUR_MS, START_MS + HOUR_MS)
     assert found.matrix.shape == (0, 2)
