@@ -101,7 +101,7 @@ class Payments:
     chances: Floats
     usual: Floats
 
-    def of(self, rows: NDArray[np.bool_] | slice) -> Payments:
+    def of(self, rows: NDArray[np.bool_] | Ints | slice) -> Payments:
         """Some of the events."""
         return Payments(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 

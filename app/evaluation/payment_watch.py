@@ -163,24 +163,18 @@ def records(
     """
     last = int(payments.times_ms[-1]) // DAY_MS
     waiting = pipeline.performance.maturity_ms // DAY_MS
-    right = (payments.scores >= reference.threshold) == (payments.labels == 1)
-    order = np.argsort(payments.label_times_ms, kind="stable")
-    came_ms, wrong = payments.label_times_ms[order], (~right[order]).astype(np.uint8)
-    counts_ms = np.maximum(came_ms, payments.times_ms[order] + pipeline.performance.maturity_ms).astype("<i8")
-    hours = hours_of(payments.times_ms[order]).astype(np.uint8)
     for day in range(first, last + waiting + 1):
         end_ms = (day + 1) * DAY_MS
         deltas: list[SketchDelta] = []
+        errors: list[ErrorRun] = []
         for version, part in _by_version(payments, swap):
             if day <= last:
                 deltas += _of_events(pipeline, reference, part.day(day), day, version)
             if first <= day - waiting <= last:
                 deltas += _of_labels(pipeline, reference, part.day(day - waiting), day - waiting, version)
-        start, stop = np.searchsorted(came_ms, [day * DAY_MS, end_ms])
-        columns = (each[start:stop].tobytes() for each in (counts_ms, wrong, hours))
-        errors = ErrorRun(VERSION, *columns)
+            errors.append(_of_errors(pipeline, reference, part, day, version))
         unscored = A_DAY * first if day == first and not is_new else 0  # the stream is older than what is scored
-        yield SketchRecord(0, end_ms, end_ms, deltas, [errors], unscored, unscored_since_ms=0 if unscored else None)
+        yield SketchRecord(0, end_ms, end_ms, deltas, errors, unscored, unscored_since_ms=0 if unscored else None)
 
 
 def _by_version(payments: Payments, swap: Ints | None) -> Iterator[tuple[str, Payments]]:
@@ -209,6 +203,20 @@ def _of_labels(pipeline: Pipeline, reference: Reference, of: Payments, day: int,
     parts = [count_outcome_groups(reference, of.scores, of.labels, keys) for keys in segments.find(of.matrix)]
     counted = {ALL: count_outcomes(reference, of.scores, of.labels)} | _split(parts, segments)
     return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
+
+
+def _of_errors(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> ErrorRun:
+    """Of the labels that come on a day, in the order in which they come."""
+    of = of.of((of.label_times_ms >= day * DAY_MS) & (of.label_times_ms < (day + 1) * DAY_MS))
+    of = of.of(np.argsort(of.label_times_ms, kind="stable"))
+    counts_ms = np.maximum(of.label_times_ms, of.times_ms + pipeline.performance.maturity_ms)
+    wrong = (of.scores >= reference.threshold) != (of.labels == 1)
+    return ErrorRun(
+        version,
+        counts_ms.astype("<i8").tobytes(),
+        wrong.astype(np.uint8).tobytes(),
+        hours_of(of.times_ms).astype(np.uint8).tobytes(),
+    )
 
 
 def _split(parts: list[GroupedCounts], segments: Segments) -> dict[str, Counts]:

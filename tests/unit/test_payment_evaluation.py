@@ -20,6 +20,7 @@ from app.evaluation.payment_stream import (
     PaymentLaw,
     Payments,
 )
+from app.evaluation.payment_watch import NEXT_VERSION, VERSION, fit, make_pipeline, records
 from app.evaluation.payments import CHANGING, LAWS, Said
 from app.evaluation.run import generator
 
@@ -171,6 +172,25 @@ def test_who_sees_scores_only_knows_the_same_rates_of_them() -> None:
 def test_where_nothing_is_different_the_oracle_says_nothing() -> None:
     drawn = bank_of(PaymentLaw(0.01)).draw(generator(9), 1)
     assert not oracle_finds(drawn, 0.05, generator(9))
+
+
+def test_in_a_swap_each_decision_is_told_once_by_the_version_that_made_it() -> None:
+    pipeline, bank, chance = make_pipeline("now"), bank_of(PaymentLaw(0.2, "now")), generator(11)
+    reference = fit(pipeline, bank.draw(chance, 3))
+    drawn = bank.fork().draw(chance, 2)
+    first = int(drawn.times_ms[0]) // DAY_MS
+    swap = np.full(len(MERCHANTS), (first + 1) * DAY_MS)
+    told = {
+        (run.version, first + at): len(run.wrong)
+        for at, record in enumerate(records(pipeline, reference, drawn, first, swap=swap))
+        for run in record.errors
+    }
+    assert told == {
+        (VERSION, first): A_DAY,
+        (NEXT_VERSION, first): 0,
+        (VERSION, first + 1): 0,
+        (NEXT_VERSION, first + 1): A_DAY,
+    }
 
 
 def test_right_is_the_kind_and_the_name() -> None:
