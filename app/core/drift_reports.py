@@ -193,9 +193,11 @@ class Judge:
 
     def _laws(self, view: View, sizes: _Sizes) -> list[SmallestP | None]:
         row = view.rows[0] if view.rows else 0
+        # The past alone may be looked at, or nothing be compared.
+        is_asked = self._comparison.tests and not (view.rows and view.silent.keys() >= set(view.rows))
         return [
             SmallestP.draw(self._reference, self._comparison.tests, _rounded(then[row]), _rounded(now[row]))
-            if is_enough.any() and self._comparison.tests  # the past alone may be looked at
+            if is_enough.any() and is_asked
             else None
             for then, now, is_enough in zip(*sizes, strict=True)
         ]

@@ -375,6 +375,18 @@ def test_the_textbooks_kolmogorov_smirnov_is_that_of_the_values_alone() -> None:
     assert nothing == Verdict(None, None, 0.05, None, "NONE", "no values to compare")
 
 
+def test_what_is_not_compared_needs_no_law() -> None:
+    matrix, scores = draw(np.random.default_rng(35), 2_000)
+    view = view_of(matrix, scores)
+    for silent, is_none in (
+        ({}, False),
+        ({0: "filling", 2: "filling"}, False),
+        (dict.fromkeys(range(5), "shared"), True),
+    ):
+        (law,) = judge_of(DEFAULT_TESTS).calibrate(replace(view, silent=silent))
+        assert (law is None) is is_none
+
+
 def test_windows_of_about_so_many_events_have_one_law_and_those_of_too_few_have_none() -> None:
     judge, known = Judge(one_feature(), [default_test("ks")]), one_feature()
 
