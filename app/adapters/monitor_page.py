@@ -91,6 +91,9 @@ def _sections(tables: Tables) -> Iterator[str]:
     yield _performance(tables.performance)
     yield "<h2>Drift by window</h2>"
     yield _drift(tables.drift)
+    if tables.detections:
+        yield "<h2>Wrong decisions</h2>"
+        yield _detections(tables.detections)
     yield "<h2>Model versions</h2>"
     yield _models(tables.models)
 
@@ -279,21 +282,21 @@ def _performance(found: Sequence[Row]) -> str:
         rows.append(cells)
     titles = ["window", "version"]
     for measure in measures:
-        titles += [f"#{measure}", "95 % interval, 0.5 to 1"] if measure == "auc" else [f"#{measure}"]
+        titles += [f"#{measure}", "95 % interval, 0 to 1"] if measure == "auc" else [f"#{measure}"]
     return _table([*titles, "#labels"], rows)
 
 
 def _interval(row: Row | None) -> str:
-    """A bar from low to high with a mark at the value, on a scale from 0.5 to 1."""
+    """A bar from low to high with a mark at the value, on a scale from 0 to 1, and a fine line in its middle."""
     if row is None or row["realised"] is None:
         return ""
     value, low, high = (
-        min(max((float(row[name] if row[name] is not None else row["realised"]) - 0.5) * 2, 0.0), 1.0)
-        for name in ("realised", "low", "high")
+        float(row[name] if row[name] is not None else row["realised"]) for name in ("realised", "low", "high")
     )
     x, left, width = 2 + 136 * value, 2 + 136 * low, max(136 * (high - low), 1)
     return (
         '<svg width="140" height="12"><rect x="2" y="5" width="136" height="2" fill="currentColor" opacity=".15"/>'
+        '<rect x="69.5" y="2" width="1" height="8" fill="currentColor" opacity=".3"/>'
         f'<rect x="{left:.1f}" y="3" width="{width:.1f}" height="6" fill="currentColor" opacity=".35"/>'
         f'<rect x="{x - 1:.1f}" y="1" width="2" height="10" fill="currentColor"/></svg>'
     )
@@ -324,6 +327,21 @@ def _heat(row: Row | None) -> str:
     title = f"{signal} {row['tests']}".strip()
     psi = "" if row["psi"] is None else f"{float(row['psi']):.2f}"
     return f'<td class="{signal}" title="{escape(title, quote=True)}">{psi}</td>'
+
+
+def _detections(found: Sequence[Row]) -> str:
+    rows = [
+        [
+            _cell(_time(row["window_start"])),
+            _cell(_time(row["window_end"])),
+            _cell(row["version"]),
+            _cell(row["test"]),
+            _cell("more" if row["signal"] == "DRIFT" else "fewer", "bad" if row["signal"] == "DRIFT" else "good"),
+            f'<td class="text">{escape(str(row["note"]))}</td>',
+        ]
+        for row in found
+    ]
+    return _table(["since (UTC)", "noticed with labels of", "version", "detector", "wrong", "what"], rows)
 
 
 def _models(models: Sequence[Row]) -> str:

@@ -45,13 +45,20 @@ SELECT
     maxOrNullIf(statistic, test = 'psi') AS psi,
     arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests
 FROM streamgauge.drift_reports
-WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classic_') AND window_start IN
+WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classic_') AND metric != 'error'
+AND window_start IN
 (
     SELECT DISTINCT window_start FROM streamgauge.drift_reports
-    WHERE pipeline = {pipeline} ORDER BY window_start DESC LIMIT 12
+    WHERE pipeline = {pipeline} AND metric != 'error' ORDER BY window_start DESC LIMIT 12
 )
 GROUP BY metric, window_start
 ORDER BY metric, window_start
+"""
+# Detectors keep to no window: their reports reach from the change to where it was noticed.
+_DETECTIONS = """
+SELECT window_start, window_end, version, test, signal, note
+FROM streamgauge.drift_reports WHERE pipeline = {pipeline} AND metric = 'error'
+ORDER BY window_end DESC, version DESC, test
 """
 _OPEN_ALERTS = """
 SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
@@ -78,6 +85,7 @@ class Tables:
     performance: list[Row] = field(default_factory=list)
     verdicts: list[Row] = field(default_factory=list)
     drift: list[Row] = field(default_factory=list)
+    detections: list[Row] = field(default_factory=list)
     open_alerts: list[Row] = field(default_factory=list)
     other_alerts: list[Row] = field(default_factory=list)
 
@@ -121,6 +129,7 @@ class MonitorTables:
             self._ask(_PERFORMANCE, 120),
             self._ask(_VERDICTS, 12),
             self._ask(_DRIFT, 5_000),
+            self._ask(_DETECTIONS, 10),
             self._ask(_OPEN_ALERTS, 50),
             self._ask(_OTHER_ALERTS, 20),
         )

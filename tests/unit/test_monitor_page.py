@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from html import escape
 from html.parser import HTMLParser
 
+import pytest
+
 from app.adapters.monitor_http import METRICS
 from app.adapters.monitor_page import Page, render
 from app.adapters.monitor_tables import Tables
@@ -99,6 +101,17 @@ def full_page(text: str) -> Page:
                 {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
                 {"metric": "score", "window_start": LATER, "signals": ["NONE"], "psi": None, "tests": ""},
             ],
+            detections=[
+                {
+                    "window_start": TIME,
+                    "window_end": LATER,
+                    "version": text,
+                    "test": text,
+                    "signal": signal,
+                    "note": text,
+                }
+                for signal in ("DRIFT", "NONE")
+            ],
             open_alerts=[make_alert(text, "raised"), make_alert(text, "acknowledged")],
             other_alerts=[make_alert(text, "cleared"), make_alert(text, "silenced")],
         ),
@@ -164,6 +177,27 @@ def test_the_page_shows_numbers_signals_and_what_is_wrong() -> None:
     ):
         assert part in html
     assert html.count('<p class="error">words</p>') == 1
+
+
+def test_an_interval_shows_an_auc_below_a_coin_flip_where_it_is() -> None:
+    page = full_page("words")
+    found = []
+    for auc in (0.2, 0.4, 0.7):
+        page.tables.performance[0] |= {"realised": auc, "low": auc - 0.1, "high": auc + 0.1}
+        marks = re.findall(r'<rect x="([\d.]+)" y="(\d)" width="([\d.]+)"', render(page))
+        found.append({int(y): (float(x), float(width)) for x, y, width in marks})
+    for auc, each in zip((0.2, 0.4, 0.7), found, strict=True):
+        scale_x, scale_width = each[5]
+        assert each[1][0] + 1 == pytest.approx(scale_x + auc * scale_width, abs=0.1)
+        assert each[3] == pytest.approx((scale_x + (auc - 0.1) * scale_width, 0.2 * scale_width), abs=0.1)
+
+
+def test_detections_of_wrong_decisions_say_since_when_and_which_way() -> None:
+    html = render(full_page("words"))
+    section = html[html.index("<h2>Wrong decisions</h2>") : html.index("<h2>Model versions</h2>")]
+    assert '<td class="bad">more</td>' in section
+    assert '<td class="good">fewer</td>' in section
+    assert section.count("<td>words</td>") == 4  # version and detector
 
 
 def test_a_verdict_says_what_has_happened_and_what_to_do() -> None:
