@@ -62,6 +62,8 @@ _SAYING = frozenset({"null_rate", "unseen", "range"})
 #: What a metric's hypotheses weigh in the budget: now, trend, interval. The past is looked at again and again.
 _WEIGHTS = np.array([0.8, 0.1, 0.1])
 _NOW, _TREND, _INTERVAL = range(3)
+#: Of what changes slowly by itself, its past says nothing: it rises or falls for a while.
+_SLOW = "not compared with past windows: it has too few independent events in one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +162,13 @@ class Judge:
         Of the version.
     tests
         Those of the pipeline file.
+    memories
+        Of each feature: how many windows it carries the past; empty: none does.
     """
 
-    def __init__(self, reference: Reference, tests: Sequence[DriftTest]) -> None:
+    def __init__(self, reference: Reference, tests: Sequence[DriftTest], memories: Sequence[float] = ()) -> None:
         self._reference = reference
+        self._memories = [*memories, *(0.0 for _ in reference.metrics[len(memories) :])]
         self._settings: dict[str, Mapping[str, float]] = {test.test: test.settings for test in tests}
         self._comparison = Comparison(reference, self._settings)
 
@@ -206,7 +211,7 @@ class Judge:
         sizes = self._sizes(view)
         found = self._comparison.compare(view.reference, view.detection)
         laws = self._laws(view, sizes)
-        told = self._look_back(view, past)
+        told = self._look_back(view, past, sizes.is_enough)
         spent = self._spend(view, found, laws, sizes.is_enough, told)
         limits = [
             (alone if law is None else law.smallest(alone)).tolist()
@@ -215,14 +220,26 @@ class Judge:
         of_tests = {test: [values.tolist() for values in outcome] for test, outcome in found.items()}
         return _Evidence(sizes, of_tests, told, spent.rejected.tolist(), spent.threshold.tolist(), limits)
 
-    def _look_back(self, view: View, past: Past) -> dict[tuple[int, int], dict[int, Told]]:
-        """By segment and metric, and hypothesis."""
+    def _look_back(
+        self, view: View, past: Past, is_enough: NDArray[np.bool_]
+    ) -> dict[tuple[int, int], dict[int, Told]]:
+        """By segment and metric, and hypothesis; nothing of what resembles past windows by itself."""
         said: dict[int, list[Told]] = {}
         if "trend" in self._settings:
             said[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
         if "interval" in self._settings:
             said[_INTERVAL] = look_at_interval(past)
-        return {at: {which: each[place] for which, each in said.items()} for place, at in enumerate(_places(view))}
+        found = {at: {which: each[place] for which, each in said.items()} for place, at in enumerate(_places(view))}
+        is_slow = ~is_enough & (self._reference.design_effects > 1)
+        for (s, row), of_metric in found.items():
+            if self._memories[row] > 1:
+                note = f"not compared with past windows: it carries the past of {self._memories[row]:.3g} of them"
+            elif is_slow[s, row]:
+                note = _SLOW
+            else:
+                continue
+            found[s, row] = dict.fromkeys(of_metric, Told(math.nan, math.nan, math.nan, note))
+        return found
 
     def _spend(
         self,

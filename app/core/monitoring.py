@@ -57,6 +57,7 @@ from app.core.sketches import ALL, Sketch
 from app.core.succession import Succession
 from app.core.window_statistics import Describer
 from models.reference import Reference
+from models.spans import memories_of
 from schemas.wire import encode_packed
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class MonitorCore:
         maturity_ms = self._pipeline.performance.maturity_ms
         baseline = baseline_of(reference, window, drift)
         errors = ErrorWatch(drift.detectors, baseline, self._make_detector, maturity_ms)
-        judge = Judge(reference, drift.tests)
+        judge = Judge(reference, drift.tests, memories_of(self._pipeline))
         known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         told = [limit for rule in rules for limit in limits(rule, known_auc)]

@@ -266,6 +266,8 @@ def said_over_time(
     alpha: float = 0.2,
     slope: float = 0.0,
     tests: Sequence[str] = ("ks", "trend", "interval"),
+    effect: float = 1.0,
+    memory: float = 0.0,
 ) -> dict[str, Verdict]:
     """Of a window like training, after so many with deciles 0, 1, … 9 and some noise that is up or down by turns."""
     generator = np.random.default_rng(32)
@@ -274,7 +276,8 @@ def said_over_time(
     past = Past(np.arange(n_past + 1.0), deciles[:-1], deciles[-1] + moved, np.arange(10.0)[None])
     window = count(one_feature(), np.random.default_rng(33).normal(size=(500, 1)), np.full(500, 0.5))
     view = View(["all"], range(1), one_feature().counts[None], window.counts[None], [past], 0.2)
-    judge = Judge(one_feature(), [default_test(test) for test in tests])
+    known = replace(one_feature(), design_effects=np.array([effect, 1.0, 1.0]))
+    judge = Judge(known, [default_test(test) for test in tests], [memory])
     return {each.test: each.verdict for each in judge.judge(view)}
 
 
@@ -319,6 +322,21 @@ def test_a_window_beyond_its_past_signals_and_matters_from_the_least_effect_on()
     assert (falling.signal, falling.effect) == ("DRIFT", pytest.approx(-6 / 8, rel=0.05))
     slight = said_over_time(60, slope=-0.01)["trend"]
     assert (slight.signal, slight.effect) == ("WARNING", pytest.approx(-0.6 / 8, rel=0.2))
+
+
+def test_what_changes_slowly_by_itself_is_not_compared_with_past_windows() -> None:
+    """Sums of a week, in windows of a day, rise and fall for days; so does what has 29 independent looks a window."""
+    assert {said_over_time(60, slope=-0.1, memory=1.0)["trend"].signal} == {"DRIFT"}
+    assert {said_over_time(60, slope=-0.1, effect=500 / 31)["trend"].signal} == {"DRIFT"}
+    carried = said_over_time(2_000, 1.0, slope=-0.1, memory=7.0)
+    slow = said_over_time(2_000, 1.0, slope=-0.1, effect=500 / 29)
+    for said, words in ((carried, "it carries the past of 7 of them"), (slow, "too few independent events")):
+        for test in ("trend", "interval"):
+            assert (said[test].signal, said[test].p_value) == ("NONE", None)
+            assert words in said[test].note
+    assert carried["ks"].threshold == pytest.approx(
+        SmallestP.draw(one_feature(), ("ks",), 1_024, 256).smallest(np.full(3, 0.2))[0]
+    )
 
 
 def test_what_is_infinite_is_no_number_of_a_report() -> None:
