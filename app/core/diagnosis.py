@@ -294,6 +294,7 @@ class Diagnosis:
             effect=_apart(cells, before, now),
             deciles_before=() if cells.is_coded else tenths[0],
             deciles_now=() if cells.is_coded else tenths[1],
+            range_before=(float(training.minima[row]), float(training.maxima[row])),
             missing_before=float(before[-1]),
             missing_now=float(now[-1]),
             shares_before=tuple(before[:-1].tolist()) if cells.is_coded else (),

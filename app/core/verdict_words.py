@@ -25,6 +25,8 @@ class Change:
         How far, in [0, 1]: the largest difference of shares, of missing ones included.
     deciles_before, deciles_now
         d1 … d10, of numbers and scores.
+    range_before
+        The smallest and the largest value in training: beyond it a window's deciles are not known, only that they are.
     missing_before, missing_now
         Shares of events without a value.
     shares_before, shares_now
@@ -38,6 +40,7 @@ class Change:
     effect: float
     deciles_before: tuple[float, ...] = ()
     deciles_now: tuple[float, ...] = ()
+    range_before: tuple[float, float] = (-math.inf, math.inf)
     missing_before: float = 0.0
     missing_now: float = 0.0
     shares_before: tuple[float, ...] = ()
@@ -118,8 +121,9 @@ def _say_deciles(change: Change, events: str) -> Said | None:
         return None
     spread = max(before[8] - before[0], 1e-300)
     steps = [(now[at] - before[at]) / spread for at in range(9)]
+    smallest, largest = change.range_before
     tenth = _HALF
-    if abs(steps[_HALF]) < _LEAST_STEP:
+    if abs(steps[_HALF]) < _LEAST_STEP and smallest <= now[_HALF] <= largest:
         tenth = max((_HALF, _TENTH, _NINTH), key=lambda at: abs(steps[at]))
     if now[tenth] == before[tenth]:
         tenth = max(range(9), key=lambda at: abs(steps[at]))
@@ -134,6 +138,11 @@ def _say_deciles(change: Change, events: str) -> Said | None:
     if tenth == _HALF:
         what = f"the middle value of {name}"
     rest = f"{share} of the {events} have {is_} {side}, {was} {side} in training"
+    if not smallest <= now[tenth] <= largest:
+        beyond = number_pair(before[tenth], largest if now[tenth] > largest else smallest)[1]
+        than, extreme = ("more", "largest") if now[tenth] > largest else ("less", "smallest")
+        is_ = f"{than} than {beyond}"
+        rest = f"{share} of the {events} have {is_}, the {extreme} in training, where {share} have {was} {side}"
     return Said(f"{name} {word}", rest, Example(what, was, is_))
 
 

@@ -230,6 +230,7 @@ def test_what_signalled_over_all_events_has_changed_and_is_said_with_what_it_was
             # Beyond the range of training a cell reaches to the largest value.
             assert deciles[:7] == pytest.approx(np.nanquantile(values, np.arange(1, 8) / 10), abs=0.2)
             assert deciles[9] == np.nanmax(values)
+        assert change.range_before == (np.nanmin(then), np.nanmax(then))
         assert (change.shares_before, change.shares_now) == ((), ())
     for change, then, now in ((number, before[:, 0], matrix[:, 0]), (code, before[:, 2], matrix[:, 2])):
         assert change.missing_before == pytest.approx(np.isnan(then).mean())

@@ -359,6 +359,18 @@ def test_a_headline_names_causes_others_and_sizes(kind: VerdictKind, situation: 
             "`temp` is spread more widely: 10 % of the flights have 50 or more, 15 or more in training",
         ),
         (
+            replace(TEMP, range_before=(-20.0, 23.0)),
+            "`temp` is higher: half of the flights have more than 23, the largest in training, where half have 3.2 or",
+        ),
+        (
+            replace(TEMP, deciles_now=(-90.0,) * 8 + (-70.0, -60.0), range_before=(-20.0, 23.0)),
+            "`temp` is lower: half of the flights have less than -20, the smallest in training, where half have 3.2 or",
+        ),
+        (
+            replace(TEMP, deciles_now=(*COLD[:8], 40.0, 60.0), range_before=(-20.0, 23.0)),
+            "`temp` is higher: 10 % of the flights have more than 23, the largest in training, where 10 % have 15 or",
+        ),
+        (
             replace(TEMP, deciles_now=(2.9, 3.0, 3.1, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 5.0)),
             "`temp` is spread less widely: ",
         ),
