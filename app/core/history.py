@@ -108,6 +108,10 @@ class History:
         found = np.full((len(windows), len(metrics), len(DECILES)), np.nan)
         for at, window in enumerate(windows):
             of_segment = self._entries[window].get(segment, {})
+            own = of_segment.get(version)
+            if own is not None and len(of_segment) == 1 and metrics in own.deciles:
+                found[at] = own.deciles[metrics]
+                continue
             speakers = _speakers(of_segment)
             block = next((entry.deciles[metrics] for _, entry in speakers if metrics in entry.deciles), None)
             if block is not None:
@@ -117,7 +121,6 @@ class History:
                     told = (entry.find(metric) for _, entry in speakers)
                     found[at, row] = next((each for each in told if each is not None), np.nan)
             if SCORE in metrics:
-                own = of_segment.get(version)
                 score = own.find(SCORE) if own is not None else None
                 found[at, metrics.index(SCORE)] = np.nan if score is None else score
         return found

@@ -560,22 +560,25 @@ class MonitorCore:
         """How many events past windows and this one had, whichever version scored them; one version tells it."""
         if version != server(self._store.n_scored(window)):
             return None
-        known = self._versions[version]
         compared = choose_past(window, past_windows)
         past = [self._history.events(each) for each in compared]
         now = self._history.events(window)
         segments = sorted({segment for numbers in (*past, now) for segment in numbers} - {ALL})
-        by_hour = events_by_hour(known.reference.errors.events, known.training)
         season = of_same_season(window, compared) if compared is past_windows else []
         return Traffic(
             n=now.get(ALL, 0),
             past=[numbers.get(ALL, 0) for numbers in past],
             season=[self._history.events(each).get(ALL, 0) for each in season],
-            due=events_due(by_hour, window),
-            due_past=[events_due(by_hour, each) for each in compared],
             segments={segment: [numbers.get(segment, 0) for numbers in past] for segment in segments},
             segments_now={segment: now.get(segment, 0) for segment in segments},
+            promised=lambda: self._promised(version, window, compared),
         )
+
+    def _promised(self, version: str, window: Window, past: list[Window]) -> tuple[float, list[float]]:
+        """How many events the hours of a version's training promise for a window and for past ones."""
+        known = self._versions[version]
+        by_hour = events_by_hour(known.reference.errors.events, known.training)
+        return events_due(by_hour, window), [events_due(by_hour, each) for each in past]
 
     def _note_absences(self, windows: list[Window], *, of_labels: bool = False) -> None:
         """Let alerts of versions end that others have taken the place of."""

@@ -972,8 +972,8 @@ def test_traffic_far_from_the_past_is_a_fault_as_strong_as_the_share_that_is_ami
         Traffic(0),
         Traffic(4, [9, 12, 7, 8, 10]),
         Traffic(500, [1000, 1000, 1000, 1000, 1000], season=[480]),
-        Traffic(500, [1000, 1000, 1000, 1000, 1000], due=50, due_past=[100] * 5),
-        Traffic(2500, [1000, 1000, 1000, 1000, 1000], due=24, due_past=[10] * 5),
+        Traffic(500, [1000, 1000, 1000, 1000, 1000], promised=lambda: (50, [100] * 5)),
+        Traffic(2500, [1000, 1000, 1000, 1000, 1000], promised=lambda: (24, [10] * 5)),
         Traffic(450, [1000, 400, 1000, 420, 1000, 450, 990, 410]),
         Traffic(2000, [100, 200, 400, 800, 1600]),
     ],
@@ -1002,9 +1002,9 @@ def test_traffic_is_judged_at_half_and_at_so_many_times_the_usual(n: int, kind: 
     other = [1_000] * 9
     far = ["traffic_surged"] if n >= 170_000 else []
     assert [fault.kind for fault in find_in_traffic(Traffic(n, other, [100_000]))] == far
-    promised = Traffic(n, other, due=100.0, due_past=[1.0] * 9)
+    promised = Traffic(n, other, promised=lambda: (100.0, [1.0] * 9))
     assert [fault.kind for fault in find_in_traffic(promised)] == far
-    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, due=1.0, due_past=[1.0] * 9))] == [
+    assert [fault.kind for fault in find_in_traffic(Traffic(n, other, promised=lambda: (1.0, [1.0] * 9)))] == [
         "traffic_surged"
     ]
 
@@ -1043,10 +1043,11 @@ def test_a_week_with_nights_and_weekends_is_no_fault_from_its_first_day_on(hours
         season = of_same_season(window, past)
         compared = numbers[max(place - 60, 0) : place]
         of_season = [numbers[windows.index(each)] for each in season]
-        due = [events_due(by_hour, each) for each in past]
-        assert find_in_traffic(Traffic(numbers[place], compared, of_season, numbers[place], due)) == []
+        due = float(numbers[place]), [events_due(by_hour, each) for each in past]
+        usual = Traffic(numbers[place], compared, of_season, promised=lambda due=due: due)
+        assert find_in_traffic(usual) == []
         if hours > 1 and len(past) >= 5:
-            assert find_in_traffic(Traffic(0, compared, of_season, numbers[place], due)), place
+            assert find_in_traffic(replace(usual, n=0)), place
 
 
 @pytest.mark.parametrize(("n", "is_fault"), [(430_000, False), (450_000, True), (23_400, False), (22_000, True)])

@@ -17,7 +17,7 @@ from app.core.faults.fault import Fault
 from models.error_hours import HOUR_MS, HOURS, hours_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from app.core.batches import Floats, Ints
     from app.core.drift_calendar import Window
@@ -48,20 +48,19 @@ class Traffic:
         Of the windows before this one, of all events.
     season
         Of those of the same season, where they are fewer than five.
-    due, due_past
-        How many events the hours of training promise for this window and for the past ones, in any unit; none: nobody
-        knows.
     segments, segments_now
         Past windows' and this window's, by name of segment.
+    promised
+        How many events the hours of training promise for this window and for the past ones, in any unit; nought:
+        nobody knows. Only asked where the number of events is far from the usual.
     """
 
     n: int
     past: Sequence[int] = ()
     season: Sequence[int] = ()
-    due: float = 0.0
-    due_past: Sequence[float] = ()
     segments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     segments_now: Mapping[str, int] = field(default_factory=dict)
+    promised: Callable[[], tuple[float, Sequence[float]]] = lambda: (0.0, ())
 
 
 def of_same_season(window: Window, past: Sequence[Window]) -> list[Window]:
@@ -142,8 +141,9 @@ def _is_of_season(traffic: Traffic, found: Fault) -> bool:
         times = traffic.n / max(_usual(traffic.season), 1.0)
         if times > _FEWER if is_missing else times < _MORE:
             return True
-    known = [traffic.due * n / due for n, due in zip(traffic.past, traffic.due_past, strict=False) if due > 0]
-    if traffic.due <= 0 or len(known) < _FEWEST_WINDOWS:
+    promised, of_past = traffic.promised()
+    known = [promised * n / due for n, due in zip(traffic.past, of_past, strict=False) if due > 0]
+    if promised <= 0 or len(known) < _FEWEST_WINDOWS:
         return False
     again = _judge(traffic.n, np.rint(known).astype(np.int64).tolist(), "", 1.0, "")
     return again is None or (again.kind == "traffic_missing") != is_missing
