@@ -145,6 +145,7 @@ class Diagnosis:
         *,
         with_labels: bool,
         alpha: float,
+        is_worse: bool = False,
         arrived: tuple[float, float] = ALL_ARRIVED,
         silence: Silence = NOTHING_SILENT,
         course: Callable[[], Course | None] = lambda: None,
@@ -167,6 +168,8 @@ class Diagnosis:
             Whether its labels are mature.
         alpha
             What the tests of labels may spend.
+        is_worse
+            Whether `MEASURE` is surely below what the scores promise (`app.core.alert_readings.read_performance`).
         arrived
             The shares of the labels 0 and 1 that are here.
         silence
@@ -217,7 +220,7 @@ class Diagnosis:
                 rate_now=_rate(whole) if is_asked else math.nan,
                 alpha=alpha,
                 least=Least(*(self.settings.minimum_effects[name] for name in ("rate", "calibration"))),
-                performance=self._performance(rows, predecessor),
+                performance=self._performance(rows, predecessor, is_worse=is_worse),
                 events=self.events,
                 silence=silence,
             )
@@ -248,7 +251,9 @@ class Diagnosis:
         features = enumerate(self.reference.metrics[:-2])
         return {cells.name for row, cells in features if _apart(cells, *self._shares(row, window)) >= _MUCH}
 
-    def _performance(self, rows: Mapping[str, PerformanceRow], predecessor: Predecessor | None) -> Performance | None:
+    def _performance(
+        self, rows: Mapping[str, PerformanceRow], predecessor: Predecessor | None, *, is_worse: bool
+    ) -> Performance | None:
         row = rows.get(MEASURE)
         if row is None:
             return None
@@ -262,6 +267,7 @@ class Diagnosis:
             expected=row.expected,
             least=least_loss(MEASURE, self.settings.minimum_effects[MEASURE], row.expected),
             is_realised=not math.isnan(row.realised),
+            is_worse=is_worse,
         )
 
     def _tell(self, segment: str, counts: Counts, check: LabelCheck, performance: Sequence[PerformanceRow]) -> Misfit:

@@ -461,6 +461,13 @@ class MonitorCore:
         traffic = self._traffic(window, past, version)
         before = self._succession.predecessor(version, window, past) if with_labels else None
         silence = self._silence(window, version)
+        measured: dict[str, Reading] = {}
+        if with_labels and counts[ALL].n_labels >= FEWEST:
+            calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
+            effects = self._pipeline.performance.minimum_effects
+            measured = read_performance(
+                performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
+            )
         verdict = known.diagnosis.verdict(
             counts,
             drifts,
@@ -469,6 +476,7 @@ class MonitorCore:
             before,
             with_labels=with_labels,
             alpha=alpha,
+            is_worse=MEASURE in measured and measured[MEASURE].is_worse,
             arrived=arrived or ALL_ARRIVED,
             silence=silence,
             course=lambda: self._course(window, version),
@@ -489,13 +497,6 @@ class MonitorCore:
         read = read_verdict(verdict, counts[ALL], with_labels=with_labels, silence=silence)
         self.alerts.see_verdict(version, window, read)
         if self._store.is_mature(window):
-            measured: dict[str, Reading] = {}
-            if with_labels and counts[ALL].n_labels >= FEWEST:
-                calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
-                effects = self._pipeline.performance.minimum_effects
-                measured = read_performance(
-                    performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
-                )
             self.alerts.see_performance(version, window, measured)
 
     def _drifts(

@@ -45,7 +45,8 @@ class Performance:
     """A measure of performance (higher is better) in the window, and what is asked of it.
 
     ``is_realised``: by labels that are here; else it is estimated. ``expected``: what the scores of those labelled
-    events promise; NaN where there are none. ``least``: the loss against that from which it matters. ``limit``: the
+    events promise; NaN where there are none. ``least``: the loss against that from which it matters. ``is_worse``:
+    whether a loss that matters is sure, as alerts on what scores promise ask. ``limit``: the
     value below which somebody wants to be told; NaN: nobody does. ``predecessor``: None where the version is not so new
     that it can be rolled back, or nothing is known of one before.
     """
@@ -57,6 +58,7 @@ class Performance:
     expected: float = math.nan
     least: float = 0.0
     is_realised: bool = True
+    is_worse: bool = False
 
     @property
     def is_below_limit(self) -> bool:
@@ -213,10 +215,15 @@ class Situation:
 
     @property
     def tells_less(self) -> bool:
-        """Whether the scores surely tell outcomes apart less well than they promise, by what matters."""
+        """Whether the scores surely tell outcomes apart less well than they promise, by what matters.
+
+        What an alert calls worse than promised is so in the verdict, too.
+        """
         misfit = self.misfit
         if misfit is None:
             return False
+        if self.performance is not None and self.performance.is_worse:
+            return True
         is_odd = misfit.p_shape < self.alpha * _OF_SHAPE and misfit.effect >= self.least.calibration
         return is_odd or (misfit.p_order < self.alpha * _OF_ORDER and misfit.loses)
 

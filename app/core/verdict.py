@@ -10,8 +10,8 @@ no_reference        the version's training counts are not known, or hold no even
 pipeline_fault      a fault of the traffic: no events, too few, too many                              look upstream
 too_little_data     fewer events in the window, or in training, than ``fewest``                       watch
 pipeline_fault      a fault of values or columns, unless labels say more than it explains             look upstream
-concept_drift       scores tell outcomes apart less well than they promise (order, shape), by what    retrain *
-                    matters
+concept_drift       scores tell outcomes apart less well than they promise (order, shape, or an AUC   retrain *
+                    that is surely below what they promise), by what matters
 label_prior_drift   positives are more or less frequent than in training, and than the scores say     watch *
                     (which of the two is sure does not matter)
 concept_drift       positives are more or less frequent than the scores say, and not than in          retrain *

@@ -296,7 +296,7 @@ def test_no_positive_at_all_is_as_likely_as_that_is(effect: float) -> None:
     """1.4 are due, most of them in one event that hardly ever is none."""
     reference = np.array([[100_000, 100, 10], [500, 100, 190]])
     outcomes = np.array([[90, 0, 0], [0, 0, 0]]) + np.array([[0, 0, 1], [0, 0, 0]])
-    check = check_labels(reference, outcomes, falling(3), effect)
+    check = check_labels(reference, outcomes, always(falling(3)), effect)
     chance = (0.995**90 * 0.05) ** (1 / effect)
     assert 0.5 * chance < check.p_direction < 4 * chance
     assert check.p_prior > 0.9 * (1 - 790 / 101_000) ** (91 / effect)

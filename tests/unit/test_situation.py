@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from app.core.faults.fault import Fault
 from app.core.situation import Least, Misfit, Performance, Predecessor, Situation
+from app.core.verdict import decide
 from app.core.verdict_words import Change
 
 #: Numbers that floats hold exactly.
@@ -45,6 +46,15 @@ def around(level: float) -> st.SearchStrategy[float]:
 def test_scores_tell_less_where_they_surely_do_and_a_measure_has_lost_what_matters(p_value: float, loss: float) -> None:
     misfit = Misfit(p_order=p_value, losses={"log_loss": -1.0, "auc": loss})
     assert replace(WINDOW, misfit=misfit).tells_less == (p_value < OF_ORDER / 64 and loss >= 1)
+
+
+def test_what_an_alert_calls_worse_than_promised_is_so_in_the_verdict() -> None:
+    """Whatever the order says; without labels nothing is."""
+    lost = Performance("AUC", 0.89, expected=0.99, least=0.01, is_worse=True)
+    assert replace(WINDOW, misfit=Misfit(p_order=0.2), performance=lost).tells_less
+    assert not replace(WINDOW, misfit=Misfit(p_order=0.2), performance=replace(lost, is_worse=False)).tells_less
+    assert not replace(WINDOW, performance=lost).tells_less
+    assert decide(replace(WINDOW, misfit=Misfit(p_order=0.2), performance=lost)).kind == "concept_drift"
 
 
 @given(p_value=around(OF_SHAPE / 64), effect=st.sampled_from([0.0, 0.249, 0.25, 1.0]))
