@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from schemas.pipeline import Pipeline
 
-_MONTH_MS = 30.436875 * 86_400_000
+#: Of the Gregorian calendar.
+MEAN_MONTH_MS = 30.436875 * 86_400_000
 
 
 def span_of(pipeline: Pipeline, event_time_ms: NDArray[np.int64]) -> Span:
@@ -33,7 +34,7 @@ def memories_of(pipeline: Pipeline) -> list[float]:
     """Of each feature: how many detection windows the longest window that it is made of spans; 0: of none."""
     windows = {feature.name: feature.window for feature in pipeline.features}
     reads = features_read(pipeline)
-    length_ms = parse_duration(pipeline.drift.window) or _MONTH_MS
+    length_ms = parse_duration(pipeline.drift.window) or MEAN_MONTH_MS
 
     @cache
     def longest_ms(name: str) -> int:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from models.spans import MEAN_MONTH_MS
+
 if TYPE_CHECKING:
     from schemas.pipeline import PastWindow
 
@@ -72,7 +74,7 @@ class Calendar:
     @property
     def step_ms(self) -> float:
         """How far apart windows end; of months, on average."""
-        return self.every_ms or self.size_ms or 30.436875 * _DAY_MS
+        return self.every_ms or self.size_ms or MEAN_MONTH_MS
 
     def pane_at(self, time_ms: int) -> Window:
         """Find the pane that holds an event time: the largest stretch that is never divided by the end of a window.

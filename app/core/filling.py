@@ -63,7 +63,7 @@ class FillTimes:
         self._reads = features_read(pipeline)
         self._times: dict[str, int] = {}
         for name in self._features:
-            self._fill(name, ())
+            self._fill(name)
 
     @property
     def longest_ms(self) -> int:
@@ -79,12 +79,12 @@ class FillTimes:
         until = (Filling(name, stream_start_ms + self._times.get(name, 0)) for name in metrics)
         return [each for each in until if each.until_ms > full_ms]
 
-    def _fill(self, name: str, readers: tuple[str, ...]) -> int:
-        if name in self._times or name in readers or name not in self._features:
-            return self._times.get(name, 0)
-        own = self._own_ms(self._features[name])
-        of_others = (self._fill(other, (*readers, name)) for other in self._reads[name] if other != name)
-        self._times[name] = own + max(of_others, default=0)
+    def _fill(self, name: str) -> int:
+        if name not in self._features:
+            return 0
+        if name not in self._times:
+            of_others = (self._fill(other) for other in self._reads[name] if other != name)
+            self._times[name] = self._own_ms(self._features[name]) + max(of_others, default=0)
         return self._times[name]
 
     def _own_ms(self, feature: Feature) -> int:
