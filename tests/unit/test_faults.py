@@ -19,7 +19,7 @@ from app.core.drift_calendar import Window
 from app.core.faults.displaced import find_displaced
 from app.core.faults.fault import Fault
 from app.core.faults.find import find_faults
-from app.core.faults.law import Law, distance, gap
+from app.core.faults.law import Law, distance, distance_within, gap
 from app.core.faults.traffic import (
     Traffic,
     choose_past,
@@ -1263,6 +1263,19 @@ def test_the_distance_of_laws_in_unlike_cells_is_near_the_kolmogorov_distance_of
     found = distance(law(one, np.linspace(-3, 3, 100).tolist()), law(other, np.linspace(-2, 4, 117).tolist()))
 
     assert found == pytest.approx(exact, abs=0.03)
+
+
+@given(st.floats(-1, 1), st.floats(0.5, 2), st.floats(0, 0.3), st.floats(0, 1))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_a_distance_within_a_limit_is_the_distance_or_none(
+    shift: float, factor: float, missing: float, most: float
+) -> None:
+    values, edges = np.random.default_rng(0).normal(0, 1, 500), np.linspace(-2, 2, 20).tolist()
+    training, window = law(values, edges), replace(law(values * factor + shift, edges), missing=missing)
+    apart = distance(window, training)
+
+    assert distance_within(window, training, most) == (apart if apart <= most else None)
+    assert distance_within(window, training, apart) == apart
 
 
 @given(st.floats(0.1, 10), st.floats(-5, 5))

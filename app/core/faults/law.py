@@ -16,7 +16,7 @@ import numpy as np
 from models.units import LARGEST_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from app.core.batches import Floats, Ints
     from app.core.paths import Path
@@ -174,15 +174,29 @@ def distance(window: Law, training: Law) -> float:
     >>> distance(training, training)
     0.0
     """
-    apart = max(
-        gap(window, training),
-        abs(window.missing - training.missing),
-    )
+    return max(_differences(window, training))
+
+
+def distance_within(window: Law, training: Law, most: float) -> float | None:
+    """The `distance` where it is at most so much; None where it is more, as one of its parts mostly shows at once."""
+    apart = 0.0
+    for each in _differences(window, training):
+        if each > most:
+            return None
+        apart = max(apart, each)
+    return apart
+
+
+def _differences(window: Law, training: Law) -> Iterator[float]:
+    yield abs(window.missing - training.missing)
+    yield _beyond(window, training)
+    yield _beyond(training, window)
+    yield _strange(window, training)
+    yield _strange(training, window)
     mean, deviation = training.moments(window.cap)
     if math.isfinite(window.mean) and deviation > 0:
         error = abs(window.mean - mean) / deviation - _error_of_middles(training, window.cap, mean, deviation)
-        apart = max(apart, min(1.0, _SHARE_PER_DEVIATION * error))
-    return apart
+        yield min(1.0, _SHARE_PER_DEVIATION * error)
 
 
 def gap(one: Law, other: Law) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from app.core.faults.fault import Fault
-from app.core.faults.law import FEWEST, Law, distance, gap, remade
+from app.core.faults.law import FEWEST, Law, distance, distance_within, gap, remade
 from app.core.paths import Path
 
 if TYPE_CHECKING:
@@ -99,9 +99,14 @@ class _Scale:
         return (is_mere_factor or (self.takes_offsets and self.is_own)) and (conversion.factor > 0 or self.is_own)
 
     @cached_property
-    def fields(self) -> tuple[Floats, Floats]:
-        """Points of the field: of training and of the window."""
-        return self.path.backward(self.training.points), self.path.backward(self.window.points)
+    def field(self) -> Floats:
+        """Points of the field in training."""
+        return self.path.backward(self.training.points)
+
+    @cached_property
+    def reach(self) -> float:
+        """The largest absolute value of the field in the window."""
+        return _largest(self.path.backward(self.window.points))
 
     @property
     def deviation(self) -> float:
@@ -136,13 +141,10 @@ def find_unit(
     scale = _Scale(training, window, path, takes_offsets)
     noise = 1.0 / math.sqrt(window.n)
     deviation = scale.deviation
-    possible = [each for each in CONVERSIONS if scale.is_possible(each)]
-    allowed = {each: _allowed(each, now, deviation) + noise for each in possible}
-    converted = [(scale.convert(each), each) for each in possible if _reach_alike(scale, each)]
-    fits = [(distance(window, law), each) for law, each in converted if law.n]
-    near = sorted(
-        ((apart, each) for apart, each in fits if apart <= min(allowed[each], _LEFT * now)), key=lambda fit: fit[0]
-    )
+    allowed = {each: _allowed(each, now, deviation) + noise for each in CONVERSIONS if scale.is_possible(each)}
+    limits = {each: min(most, _LEFT * now) for each, most in allowed.items() if most >= 0 and _reach_alike(scale, each)}
+    fits = [(_fit(scale, each, most), each) for each, most in limits.items()]
+    near = sorted(((apart, each) for apart, each in fits if apart is not None), key=lambda fit: fit[0])
     free = _free_factor(scale)
     if free is not None and not any(_is_factor(each, free) for _, each in near):
         apart = distance(window, scale.convert(Conversion("", free)))
@@ -156,11 +158,16 @@ def find_unit(
     return Fault("unit_changed", (name,), _sentence(name, best, rivals), min(1.0, max(now - apart, 0.01)))
 
 
+def _fit(scale: _Scale, conversion: Conversion, most: float) -> float | None:
+    """How far the window is from the converted training; None where that is more than ``most``."""
+    law = scale.convert(conversion)
+    return distance_within(scale.window, law, most) if law.n else None
+
+
 def _reach_alike(scale: _Scale, conversion: Conversion) -> bool:
     """Whether the largest values are of one order: shares beyond the window's last cell cannot say that."""
-    before, now = scale.fields
-    reach = _largest(before * conversion.factor + conversion.offset)
-    return reach / _REACH <= _largest(now) <= reach * _REACH
+    reach = _largest(scale.field * conversion.factor + conversion.offset)
+    return reach / _REACH <= scale.reach <= reach * _REACH
 
 
 def _largest(values: Floats) -> float:
