@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.core.budget import OF_LABELS
-from app.evaluation.measures import rate
 from app.evaluation.payment_changes import CHANGES, PaymentChange, as_scored, oracle_finds
 from app.evaluation.payment_stream import A_DAY, DAY_MS, FIRST_DAY, MERCHANTS, Bank, PaymentLaw
 from app.evaluation.payment_watch import PER_EVENTS, alarmed_windows, fit, follow, make_pipeline
-from app.evaluation.run import EvaluationRun, generator
+from app.evaluation.run import generator
 
 if TYPE_CHECKING:
     from app.core.findings import Findings
@@ -27,9 +25,10 @@ TRAINING, QUIET, RUNS = 20, 20, 5
 _TRAINED = FIRST_DAY + TRAINING
 #: Days of a stream that begins, until all windows have filled and some more; and of one in which versions swap.
 _BEGINNING, _SWAPPING = 56, 10
-_BUDGET = A_DAY / PER_EVENTS
+#: Windows with an alarm that are declared, per window.
+BUDGET = A_DAY / PER_EVENTS
 #: What labels may be asked, and so what an oracle is given; and what of it the order may spend.
-_ALPHA, _OF_ORDER = OF_LABELS * _BUDGET, 0.5
+_ALPHA, _OF_ORDER = OF_LABELS * BUDGET, 0.5
 BASE_RATES = (0.001, 0.005, 0.01, 0.05, 0.2)
 LAWS = tuple(
     PaymentLaw(base_rate, delay, cards)
@@ -39,24 +38,6 @@ LAWS = tuple(
 )
 #: In which something changes.
 CHANGING = tuple(law for law in LAWS if law.delay == "split")
-SOURCES = {
-    "all": "anything",
-    "pipeline_fault": "pipeline fault",
-    "concept_drift": "concept drift",
-    "label_prior_drift": "label prior drift",
-    "score_drift": "score drift",
-    "feature_drift": "feature drift",
-    "error": "CUSUM",
-    "alert": "alerts",
-}
-_QUIET = "Payments: false alarms per declared one, without any change"
-_RIGHT = "Payments: the first mature window after a change has the right verdict, %"
-_OF_ORACLE = "Payments: the same, relative to an oracle at the level of all that labels are asked"
-_OF_SCORED = (
-    "Payments: the same, relative to an oracle that sees scores and labels only, at the level of the order's test"
-)
-_SAID = "Payments: what is said (columns) of what has happened (rows), %, all laws together"
-_PEACE = "Payments: runs without an alarm, %"
 
 
 @dataclass(frozen=True)
@@ -129,63 +110,3 @@ def _names(verdict: WindowVerdict, change: PaymentChange) -> bool:
         return bool(verdict.segments) and verdict.segments[0].segment == f"merchant={change.segment}"
     words = " ".join([verdict.headline, *(each.words for each in verdict.explained_by)])
     return all(f"`{name}`" in words for name in change.fields)
-
-
-# -- the section -------------------------------------------------------------------------------------------------------
-
-
-def measure_payments(run: EvaluationRun) -> None:
-    """False alarms of each law; right verdicts and the oracle's power of each change; beginnings and swaps."""
-    references = range(-(-run.sizes.payments // RUNS))
-    for law in LAWS:
-        run.say(f"payments: {law.help}, {len(references) * RUNS} runs of {QUIET} days")
-        _add_quiet(run, law, list(run.map(f"payments, {law.help}", quiet, _tasks(run, law, references))))
-    everything: dict[str, list[Said]] = {change.name: [] for change in CHANGES}
-    for law in CHANGING:
-        run.say(f"payments: changes, {law.help}, {len(references) * RUNS} runs each")
-        found = list(run.map(f"payments, changes, {law.help}", changed, _tasks(run, law, references)))
-        for change in CHANGES:
-            said = [each for of_reference in found for each in of_reference[change.name]]
-            everything[change.name] += said
-            _add_change(run, law, change, said)
-    _add_confusion(run, everything)
-    for law in CHANGING:
-        run.say(f"payments: beginnings and swaps, {law.help}, {len(references)} runs each")
-        found_of = list(run.map(f"payments, beginnings, {law.help}", undisturbed, _tasks(run, law, references)))
-        for name in found_of[0]:
-            share = 100 * float(np.mean([not each[name]["all"] for each in found_of]))
-            run.figures.add_cell(f"payments.{law.name}.{name.replace(' ', '-')}", share, "%", (_PEACE, law.help, name))
-
-
-def _tasks(run: EvaluationRun, law: PaymentLaw, references: range) -> list[tuple[int, PaymentLaw, int]]:
-    return [(run.seed, law, number) for number in references]
-
-
-def _add_quiet(run: EvaluationRun, law: PaymentLaw, results: list[list[Counter[str]]]) -> None:
-    counts = [each for of_reference in results for each in of_reference]
-    for source, title in SOURCES.items():
-        achieved = rate([each[source] for each in counts], QUIET) / _BUDGET
-        figure = f"payments.{law.name}.{source}.achieved"
-        run.figures.add_cell(figure, achieved.value, "×", (_QUIET, law.help, title))
-        run.figures.spreads[figure] = achieved.low, achieved.high
-
-
-def _add_change(run: EvaluationRun, law: PaymentLaw, change: PaymentChange, said: list[Said]) -> None:
-    right = float(np.mean([each.is_right(change) for each in said]))
-    run.figures.add_cell(f"payments.{law.name}.{change.name}.right", 100 * right, "%", (_RIGHT, law.help, change.help))
-    for name, table in (("oracle", _OF_ORACLE), ("oracle_of_scores", _OF_SCORED)):
-        power = float(np.mean([getattr(each, name) for each in said]))
-        if power:
-            figure = f"payments.{law.name}.{change.name}"
-            run.figures.add_cell(f"{figure}.of_{name}", right / power, "×", (table, law.help, change.help))
-            run.figures.add(f"{figure}.{name}", 100 * power, "%")
-
-
-def _add_confusion(run: EvaluationRun, said: dict[str, list[Said]]) -> None:
-    kinds: Iterable[str] = [*(kind for kind in SOURCES if kind not in {"all", "error", "alert"}), "none"]
-    for change in CHANGES:
-        counts = Counter(each.kind for each in said[change.name])
-        for kind in kinds:
-            share = 100 * counts[kind] / len(said[change.name])
-            title = SOURCES.get(kind, kind)
-            run.figures.add_cell(f"payments.said.{change.name}.{kind}", share, "%", (_SAID, change.help, title))

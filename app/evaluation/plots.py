@@ -49,6 +49,28 @@ def draw_achieved(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[
     _save(run, picture, (10, 5.2), draw)
 
 
+def draw_powers(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Shares of changes (rows) that are said right, per stream (colours), and what an oracle finds (NaN: nothing)."""
+
+    def draw(figure: Figure, style: Any) -> None:
+        axes = figure.add_subplot()
+        names = list(next(iter(found.values())))
+        for place, (stream, shares) in enumerate(found.items()):
+            colour = style.PALETTE[place % len(style.PALETTE)]
+            for row, name in enumerate(names):
+                y = row + _offset(place, len(found))
+                ours, oracle = (100 * each for each in shares[name])
+                axes.plot([ours, oracle], [y, y], color=colour, linewidth=2, alpha=0.4)
+                axes.plot(oracle, y, "|", color=colour, markersize=9, markeredgewidth=2)
+                axes.plot(ours, y, "o", color=colour, markersize=5, label=stream if not row else None, zorder=3)
+        axes.set_xlim(-2, 102)
+        _name_rows(axes, names, style)
+        axes.set_xlabel("the first mature window has the right verdict, % (|: found by who knows the change)")
+        _legend_above(figure, axes)
+
+    _save(run, picture, (10, 1.2 + 0.5 * len(next(iter(found.values())))), draw)
+
+
 def draw_changes(run: EvaluationRun, at_once: Mapping[str, Mapping[str, float]], before: Mapping[str, Rate]) -> None:
     """Share of changes seen in their first window, and beside it how often each contestant alarms without one."""
 

@@ -17,7 +17,7 @@ from app.evaluation.goals import GOALS
 from app.evaluation.kdd import measure_kdd
 from app.evaluation.labels import measure_labels
 from app.evaluation.null import measure_null
-from app.evaluation.payments import measure_payments
+from app.evaluation.payments_section import measure_payments
 from app.evaluation.prices import measure_prices
 from app.evaluation.procedures import measure_procedures
 from app.evaluation.run import EvaluationRun
