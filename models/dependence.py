@@ -34,6 +34,8 @@ FEWEST_WINDOWS = 8
 _MANY = 2_048
 # Where a value is cut into "below" and "not below": the deciles.
 _CUTS = 9
+# The shares of the values that are large, or small.
+_OUTER = (0.01, 0.001)
 # A correlation counts as found from so many standard errors on: over nine cuts and some ten lengths of blocks, about
 # one independent metric in two hundred is taken for a dependent one.
 _FOUND = 4.0
@@ -137,6 +139,46 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool, span: Span | Non
     "Survey Sampling", Wiley 1965, for the name.
     """
     marks = _marks(cells, n_cells, in_order=in_order)
+    if not len(marks):
+        return 1.0
+    marks -= marks.mean(axis=1, keepdims=True)
+    variances = (marks**2).mean(axis=1)
+    if span is not None and len(span.starts()) >= FEWEST_WINDOWS:
+        marks = _without_profile(marks, span.places)
+    return _effect(marks, variances, span)
+
+
+def tail_effect(values: Floats, span: Span | None = None) -> float:
+    """The design effect of the largest and of the smallest values: of being in the outer hundredth, or thousandth.
+
+    Values resemble each other most where few entities have them: the sum of a month is largest for one card, in all of
+    its events, for days. What is beyond all of training is one of these, and not many.
+
+    Parameters
+    ----------
+    values
+        Of the events, in the order of time; NaN is missing.
+
+    Examples
+    --------
+    One event in fifty has more than all others, on every tenth day.
+
+    >>> rng = np.random.default_rng(1)
+    >>> days = Span(np.repeat(np.arange(30), 2000), np.tile(np.arange(2000) / 2000, 30))
+    >>> values = rng.random(60_000)
+    >>> round(tail_effect(values, days), 1)
+    1.0
+    >>> tail_effect(values + (rng.random(60_000) < 0.02) * (days.windows % 10 == 0), days) > 10
+    True
+    """
+    present = np.sort(values[~np.isnan(values)])
+    if len(present) < 2 * FEWEST_BLOCKS:
+        return 1.0
+    ranks = [int(share * len(present)) for share in _OUTER]
+    with np.errstate(invalid="ignore"):
+        beyond = [values > present[-1 - rank] for rank in ranks] + [values < present[rank] for rank in ranks]
+    marks = np.stack(beyond).astype(np.float64)
+    marks = marks[marks.any(axis=1)]
     if not len(marks):
         return 1.0
     marks -= marks.mean(axis=1, keepdims=True)

@@ -179,6 +179,8 @@ class Reference:
         How many labels count as one, beyond what their scores explain.
     errors
         Where decisions were wrong: by the hours of the week, and how errors depend on each other beyond that.
+    tail_effects
+        As ``design_effects``, of the largest and smallest values; None, in references of former releases: the same.
     """
 
     metrics: tuple[MetricCells, ...]
@@ -190,6 +192,7 @@ class Reference:
     segments: Mapping[str, Counts] = field(default_factory=dict)
     errors: ErrorHours = field(default_factory=ErrorHours.none)
     label_effect: float = 1.0
+    tail_effects: Floats | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -295,6 +298,7 @@ class Reference:
                         "minimum": _float_to_json(float(self.minima[row])),
                         "maximum": _float_to_json(float(self.maxima[row])),
                         "design_effect": float(self.design_effects[row]),
+                        **({} if self.tail_effects is None else {"tail_effect": float(self.tail_effects[row])}),
                         "profile": list(map(_float_to_json, self.profiles[row, : metric.size + 1].tolist())),
                     }
                     for row, metric in enumerate(self.metrics)
@@ -392,7 +396,14 @@ class Reference:
         _fill(errors.wrong, body["errors"]["wrong"])
         _fill(errors.log_odds, body["errors"]["log_odds"])
         errors = replace(errors, effect=float(body["errors"]["effect"]))
-        return replace(whole, segments=segments, errors=errors, label_effect=float(body["label_effect"]))
+        tails = [float(row["tail_effect"]) for row in rows if "tail_effect" in row]
+        return replace(
+            whole,
+            segments=segments,
+            errors=errors,
+            label_effect=float(body["label_effect"]),
+            tail_effects=np.array(tails) if len(tails) == len(rows) else None,
+        )
 
 
 def _to_sparse(counts: Ints) -> tuple[list[int], list[int]]:

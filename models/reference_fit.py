@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from models.counting import count, count_outcomes
-from models.dependence import FEWEST_WINDOWS, Span, design_effect, effect_of_residuals
+from models.dependence import FEWEST_WINDOWS, Span, design_effect, effect_of_residuals, tail_effect
 from models.error_hours import ErrorHours, fit_error_hours
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
@@ -94,7 +94,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     width = max(metric.size for metric in metrics) + 1
     empty = Counts.zeros(len(metrics), width, len(edges) + 1)
     profiles = np.full((len(metrics), width), np.nan)
-    effects = np.ones(len(metrics))
+    effects, tails = np.ones(len(metrics)), np.ones(len(metrics))
     remembers = dict(zip(names, memories, strict=True)) if memories else {}
     for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
         held = _find_cells(metric, values)
@@ -102,6 +102,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # a label that never comes is none
         lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
         effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
+        tails[row] = effects[row] if metric.is_coded else tail_effect(values, lying)
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
     parts = _cut(labelled, span)
     blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)
@@ -113,7 +114,9 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     in_cells = _find_cells(metrics[-2], scores)[labelled]
     effect = _effect_of_labels(in_cells, outcomes[labelled], None if span is None else span.of(labelled))
     training = count(cells, matrix, scores, outcomes)
-    return replace(cells, training=training, segments=by_segment, errors=errors, label_effect=effect)
+    return replace(
+        cells, training=training, segments=by_segment, errors=errors, label_effect=effect, tail_effects=tails
+    )
 
 
 def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> float:

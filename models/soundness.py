@@ -179,7 +179,8 @@ def _faults_of_metric(metric: MetricCells) -> Iterator[str]:
 def _faults_of_reference(reference: Reference) -> Iterator[str]:
     if not math.isfinite(reference.threshold):
         yield "the threshold is no number"
-    if not (np.isfinite(reference.design_effects) & (reference.design_effects > 0)).all():
+    effects = [reference.design_effects, *([] if reference.tail_effects is None else [reference.tail_effects])]
+    if not all((np.isfinite(each) & (each > 0)).all() for each in effects):
         yield "a design effect is no positive number"
     if np.isinf(reference.profiles).any():
         yield "a mean score is infinite"

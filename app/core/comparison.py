@@ -60,6 +60,9 @@ class Comparison:
     def __init__(self, reference: Reference, tests: Iterable[str]) -> None:
         self.tests = tuple(test for test in tests if test in TESTS)
         self.design_effects = reference.design_effects
+        tails = reference.tail_effects
+        #: The design effects of the largest and smallest values, where they are more than those of all.
+        self.least_tails = np.ones(len(reference.metrics)) if tails is None else tails
         self._sizes = np.array([cells.size for cells in reference.metrics])
         self._n_metrics, self._width = reference.counts.shape
         kinds = [cells.kind for cells in reference.metrics]
@@ -90,8 +93,13 @@ class Comparison:
     def with_independent_events(self) -> Comparison:
         """The same comparison where each event counts as one."""
         other = copy(self)
-        other.design_effects = np.ones(self._n_metrics)
+        other.design_effects = other.least_tails = np.ones(self._n_metrics)
         return other
+
+    @property
+    def tail_effects(self) -> Floats:
+        """The design effects of the largest and smallest values."""
+        return np.maximum(self.design_effects, self.least_tails)
 
     def compare(self, reference: Ints, detection: Ints) -> dict[str, Outcome]:
         """Run the tests.
@@ -179,7 +187,7 @@ def _range(sides: Sides, of: Comparison) -> Outcome:
     n, m = sides.reference.sum(axis=-1), sides.detection.sum(axis=-1)
     rows = np.arange(len(of.last_cells))
     below, above = sides.detection[..., 0], sides.detection[..., rows, of.last_cells]
-    p_value = np.minimum(*(beyond_range(n, beyond, m, of.design_effects).p_value for beyond in (below, above)))
+    p_value = np.minimum(*(beyond_range(n, beyond, m, of.tail_effects).p_value for beyond in (below, above)))
     with np.errstate(invalid="ignore"):
         share = np.where(n > 0, (below + above) / m, np.nan)
     return Outcome(share, np.minimum(2 * p_value, 1.0), share)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from app.core.comparison import Comparison
+from models.counting import count
 from models.dependence import Span, design_effect
 from models.reference import Reference
 from models.reference_fit import fit_reference
@@ -214,3 +216,31 @@ def test_places_and_windows_are_those_of_the_calendar(tmp_path: Path) -> None:
     found = span_of(load(path), times)
     assert found.windows.tolist() == (times // (5 * day)).tolist()
     assert found.places.tolist() == pytest.approx((times % (5 * day) / (5 * day)).tolist())
+
+
+@pytest.mark.parametrize("busiest", [0.0, 0.015])
+def test_the_sums_of_one_busy_card_are_no_range_of_their_own(busiest: float) -> None:
+    """Quiet days, on some of which the busiest card has its largest sum: the range is left as seldom as by chance."""
+    n_days, a_day = 61, 2_000
+    days = Span(np.repeat(np.arange(21), a_day), np.tile(np.arange(a_day) / a_day, 21))
+    nothing = np.zeros(21 * a_day)
+    said = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        levels = lfilter([1.0], [1.0, -0.9], rng.normal(size=n_days))
+        values, is_busy = rng.random((2, n_days, a_day))
+        values += (is_busy < busiest) * (9 + levels[:, None])
+        column = values[:21].reshape(-1, 1)
+        reference = fit_reference(column, ["sum"], ["numeric"], {}, nothing, nothing, 64, span=days)
+        comparison = Comparison(reference, ["range"])
+        for day in values[21:]:
+            counts = count(reference, day[:, None], np.zeros(a_day)).counts
+            said.append(comparison.compare(reference.counts, counts)["range"].p_value[0])
+    assert np.mean(np.array(said) < 0.001) < 0.005
+    assert reference.tail_effects is not None
+    assert (reference.tail_effects[0] > 5) == bool(busiest)
+    again = Reference.from_json(reference.to_json())
+    assert again.tail_effects is not None
+    assert again.tail_effects.tolist() == reference.tail_effects.tolist()
+    former = Reference.from_json(reference.to_json().replace("tail_effect", "no_effect"))
+    assert Comparison(former, ["range"]).tail_effects.tolist() == reference.design_effects.tolist()
