@@ -239,6 +239,7 @@ class Diagnosis:
             values={cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values},
             traffic=traffic,
             suspected=self._suspects(counts) - silent if moved else frozenset(),
+            silent=silent,
             events=self.events,
             origins=self.origins,
         )

@@ -20,8 +20,17 @@ def _fault_headline(situation: Situation) -> str:
     first, *others = sorted(situation.faults, key=lambda fault: not fault.kind.startswith("traffic"))
     if not others:
         return first.sentence
-    names = dict.fromkeys(name for fault in others for name in fault.fields or fault.metrics or ("traffic",))
-    return f"{first.sentence[:-1]}; there is more to look at in {listed(list(names))}."
+    said = {*first.fields, *first.metrics}
+    more: list[str] = []
+    for fault in others:
+        # Of a field that has been named, the features that are wrong besides.
+        fields = [name for name in fault.fields if name not in said]
+        more += fields or [name for name in fault.metrics or ("traffic",) if name not in said]
+    return (
+        f"{first.sentence[:-1]}; there is more to look at in {listed(list(dict.fromkeys(more)))}."
+        if more
+        else first.sentence
+    )
 
 
 def _concept_headline(situation: Situation) -> str:

@@ -860,6 +860,22 @@ def test_values_that_depend_on_each_other_count_as_fewer() -> None:
     assert find_faults(cells, training, window, {"x"}, design_effects=[10.0]) == ()
 
 
+@pytest.mark.parametrize(("share", "n", "is_fault"), [(0.04, 2_000, True), (0.04, 300, False), (0.01, 50_000, False)])
+def test_a_flag_that_is_no_longer_set_is_constant_though_it_has_hardly_moved(
+    share: float, n: int, *, is_fault: bool
+) -> None:
+    """No test calls four in a hundred a drift; 0.96 to the power 300 is no less than a millionth."""
+    cells = (MetricCells("x", "numeric", np.array([0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)])),)
+    training, window = Counts.zeros(1, 6, 8), Counts.zeros(1, 6, 8)
+    training.counts[0, [1, 3]] = [round((1 - share) * 100_000), round(share * 100_000)]
+    training.n, training.minima[0], training.maxima[0] = 100_000, 0.0, 1.0
+    window.counts[0, 1], window.n, window.minima[0], window.maxima[0] = n, n, 0.0, 0.0
+
+    found = find_faults(cells, training, window, set())
+    assert [fault.sentence for fault in found] == ["`x` is 0 in all events; in training it varied."] * is_fault
+    assert find_faults(cells, training, window, set(), silent={"x"}) == ()
+
+
 def test_a_value_is_not_far_from_what_never_varied() -> None:
     reference = fit(np.ones((2_000, 1)), ["x"])
     window = np.where(np.arange(N)[:, None] % 10, 1.0, 999.0)
@@ -1145,9 +1161,12 @@ def test_the_strongest_fault_comes_first_and_a_metric_that_one_explains_has_no_o
     assert [fault.strength for fault in found] == sorted((fault.strength for fault in found), reverse=True)
     assert "flights" in found[1].sentence
     assert found[2].sentence == "Only 500 flights where 1000 are usual: some do not arrive."
-    # What has not signalled is looked at for nothing, whatever it is.
+    # What has not signalled is looked at for one value alone.
     some = find_faults(reference.metrics, reference.training, window, {"temp"})
-    assert [(fault.kind, fault.metrics) for fault in some] == [("missing_values", ("temp",))]
+    assert [(fault.kind, fault.metrics) for fault in some] == [
+        ("constant", ("count",)),
+        ("missing_values", ("temp",)),
+    ]
 
 
 # -- what is no fault ------------------------------------------------------------------------------------------------

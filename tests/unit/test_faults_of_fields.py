@@ -316,6 +316,11 @@ def test_faults_of_one_kind_that_share_a_field_are_one_fault_of_it() -> None:
     assert one.sentence == "`amount` looks wrong: `log_amount` is odd; `amount_mean` moved with it."
 
 
+def test_a_constant_that_is_no_longer_missing_moved_with_nothing_but_itself() -> None:
+    (one,) = name_fields([fault("temp", "constant"), fault("temp", "missing_values_filled")], origins(), set(), MIXED)
+    assert (one.kind, one.metrics, one.sentence) == ("constant", ("temp",), "`temp` is odd.")
+
+
 def test_what_a_fault_does_not_explain_stays_a_fault_of_its_own() -> None:
     found = name_fields(
         [fault("log_amount", "unit_changed"), fault("amount_mean", "missing_values"), fault("temp", "constant")],

@@ -102,9 +102,9 @@ def test_infinite_values_are_one_percent_of_the_values(n: int, expected: str) ->
 
 @pytest.mark.parametrize(
     ("share", "n", "is_fault"),
-    [(0.5, 20, True), (0.5, 19, False), (0.9, 130, False), (0.9, 140, True), (0.905, 10_000, False)],
+    [(0.5, 20, True), (0.5, 19, False), (0.9, 130, False), (0.9, 140, True), (0.98, 700, True), (0.985, 10_000, False)],
 )
-def test_a_constant_has_a_value_of_at_most_nine_tenths_and_is_no_chance(share: float, n: int, is_fault: bool) -> None:
+def test_a_constant_has_a_value_of_at_most_98_percent_and_is_no_chance(share: float, n: int, is_fault: bool) -> None:
     """0.5 to the power 20 and 0.9 to the power 132 are below a millionth."""
     rest = round(100_000 * (1 - share) / 10)
     training = [0, *[rest] * 10, *[0] * 9, 100_000 - 10 * rest, 0]

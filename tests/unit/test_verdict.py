@@ -277,6 +277,11 @@ def some_faults(*metrics: tuple[str, ...]) -> tuple[Fault, ...]:
     return tuple(Fault("constant", each, f"Fault {number}.", 0.5) for number, each in enumerate(metrics))
 
 
+def of_field(*metrics: tuple[str, ...]) -> tuple[Fault, ...]:
+    """Faults of features that are made of one field."""
+    return tuple(replace(each, fields=("a",)) for each in some_faults(*metrics))
+
+
 @pytest.mark.parametrize(
     ("kind", "situation", "headline"),
     [
@@ -335,6 +340,12 @@ def some_faults(*metrics: tuple[str, ...]) -> tuple[Fault, ...]:
             replace(QUIET, faults=some_faults(("a",), ("b", "c"), ("b",), ())),
             "Fault 0; there is more to look at in `b`, `c` and `traffic`.",
         ),
+        (
+            "pipeline_fault",
+            replace(QUIET, faults=of_field(("log_a", "root_a"), ("log_a",), ("mean_a",))),
+            "Fault 0; there is more to look at in `mean_a`.",
+        ),
+        ("pipeline_fault", replace(QUIET, faults=of_field(("log_a", "root_a"), ("root_a",))), "Fault 0."),
         (
             "pipeline_fault",
             replace(QUIET, faults=(*some_faults(("a",), ("b",)), NO_TRAFFIC)),

@@ -37,6 +37,7 @@ def find_faults(
     traffic: Traffic | None = None,
     recent: Counts | None = None,
     suspected: AbstractSet[str] = frozenset(),
+    silent: AbstractSet[str] = frozenset(),
     events: str = "events",
     origins: Origins | None = None,
 ) -> tuple[Fault, ...]:
@@ -49,7 +50,8 @@ def find_faults(
     training, window
         Counts of both in these cells.
     signalled
-        Names of the metrics that have moved. Only features among them are looked at; the traffic always is.
+        Names of the metrics that have moved. Only features among them are looked at; the traffic always is, and whether
+        a feature holds one value alone: a flag that was rarely set moves by little when it no longer is.
     design_effects
         Per metric; 1 where it is not given.
     values
@@ -61,6 +63,8 @@ def find_faults(
         training and only then been displaced.
     suspected
         Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with it.
+    silent
+        Metrics that nothing is said of.
     events
         What events are called, in the plural.
     origins
@@ -76,11 +80,13 @@ def find_faults(
     rows = [row for row, each in enumerate(cells) if each.kind in {"numeric", "category"}]
     by_values: dict[str, list[Fault]] = {}
     for row in rows:
-        if cells[row].name in signalled:
+        is_signalled = cells[row].name in signalled
+        if is_signalled or (cells[row].name not in silent and window.minima[row] == window.maxima[row]):
             effect = design_effects[row] if len(design_effects) else 1.0
             names = (values or {}).get(cells[row].name, ())
             column = _column(cells[row], training, window, row, effect, names, events)
-            by_values[cells[row].name] = list(find_in_values(column))
+            found = [each for each in find_in_values(column) if is_signalled or each.kind == "constant"]
+            by_values |= {cells[row].name: found} if found else {}
     numeric = [row for row in rows if cells[row].kind == "numeric"]
     faults += _of_scale(cells, (training, recent), window, numeric, (signalled, suspected), by_values, origins)
     explained = {name for fault in faults for name in fault.metrics}

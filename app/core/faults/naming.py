@@ -73,7 +73,7 @@ def name_fields(
             and any(_is_made(name, fields, origins) or _is_found_by(name, lead, origins) for name in fault.metrics)
         ]
         waiting = [fault for fault in waiting if fault not in behind]
-        found.append((lead, fields, {name for fault in behind for name in fault.metrics}))
+        found.append((lead, fields, {name for fault in behind for name in fault.metrics} - set(lead.metrics)))
     at_fault = {name for lead, _, behind in found for name in (*lead.metrics, *behind)}
     named = []
     for lead, fields, explained in found:

@@ -9,7 +9,7 @@ kind                    rule
 missing_values          missing in at least 5 % more of all events than in training, at three times the odds, beyond
                         chance (p < 1e-6 for n'); or in all, and in less than 5 % in training
 missing_values_filled   at most a twentieth of training's share is missing, where that was at least 5 %
-constant                one value alone, at most 90 % of training; its share to the power n' is < 1e-6
+constant                one value alone, at most 98 % of training; its share to the power n' is < 1e-6
 infinite_values         infinite, never so in training, and at least 1 % of the values are in that outer cell
 out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
@@ -47,6 +47,7 @@ _ODDS = 3.0
 _FILLED = 1 / 20
 _INFINITE = 0.01
 _MOST = 0.9
+_USUAL = 0.98
 _HALF = 0.5
 _RARE = 0.02
 _TIMES = 5.0
@@ -90,7 +91,7 @@ def _constant(column: Column) -> Fault | None:
         return None
     cell = int(np.argmax(column.window[: column.cells.size]))
     before = float(column.shares[0][cell])
-    if before > _MOST or column.chance(before) >= CERTAIN:
+    if before > _USUAL or column.chance(before) >= CERTAIN:
         return None
     value = _category(column, cell) if column.cells.is_coded else f"{column.extremes[0]:.6g}"
     sentence = f"`{column.name}` is {value} in all {column.events}; in training it varied."
