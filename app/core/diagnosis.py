@@ -294,6 +294,13 @@ class Diagnosis:
             tuple(deciles(cells, side.counts[row], float(side.minima[row]), float(side.maxima[row])).tolist())
             for side in (training, window)
         ]
+        at_least = (math.nan, math.nan, math.nan)
+        if len(cells.edges):
+            below, below_now = np.cumsum(before[:-2]), np.cumsum(now[:-2])
+            # Of places that are as far apart the last: of a flag 1, and not what is next to 0.
+            at = len(below) - 1 - int(np.argmax(np.abs(below_now - below).round(12)[::-1]))
+            there, there_now = (1 - each[-1] - held[at] for each, held in ((before, below), (now, below_now)))
+            at_least = float(cells.edges[at]), float(there), float(there_now)
         names = (*cells.values, UNSEEN) if cells.values else ("0", "1") if cells.kind == "outcome" else ()
         return Change(
             metric=cells.name,
@@ -307,6 +314,7 @@ class Diagnosis:
             shares_before=tuple(before[:-1].tolist()) if cells.is_coded else (),
             shares_now=tuple(now[:-1].tolist()) if cells.is_coded else (),
             values=names,
+            at_least=at_least,
         )
 
 

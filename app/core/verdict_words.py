@@ -33,6 +33,9 @@ class Change:
         Per code of a category (the unseen ones last), or of label 0 and 1.
     values
         Names of the codes.
+    at_least
+        Of a number: the value from which on most events are gained or lost, and the shares of events that have it or
+        more, in training and now.
     """
 
     metric: str
@@ -46,6 +49,7 @@ class Change:
     shares_before: tuple[float, ...] = ()
     shares_now: tuple[float, ...] = ()
     values: tuple[str, ...] = ()
+    at_least: tuple[float, float, float] = (math.nan, math.nan, math.nan)
 
 
 class Example(NamedTuple):
@@ -79,7 +83,7 @@ def say(change: Change, events: str) -> Said:
     spoken = _say_shares(change, events) if change.shares_now else _say_deciles(change, events)
     if missing and (spoken is None or abs(missing) >= max(change.effect / 2, 0.02)):
         return _say_missing(change, events)
-    return spoken or Said(f"`{change.metric}` has changed", "in none of the tenths", Example(change.metric, "", ""))
+    return spoken or _say_at_least(change, events)
 
 
 def number_pair(before: float, now: float) -> tuple[str, str]:
@@ -154,6 +158,27 @@ def _direction(steps: list[float], *, plural: bool) -> str:
     if steps[0] > _LEAST_STEP / 2 and steps[8] < -_LEAST_STEP / 2 and min(up, down) > max(up, down) / 3:
         return f"{verb} spread less widely"
     return f"{verb} {'higher' if sum(steps) > 0 else 'lower'}"
+
+
+def _say_at_least(change: Change, events: str) -> Said:
+    """Of what moves none of the tenths, a rare flag above all: how many have so much or more.
+
+    >>> flag = Change("is_new", "numeric", 0.08, at_least=(1.0, 0.05, 0.13))
+    >>> say(flag, "orders").sentence
+    '`is_new` is more often 1 or more: in 13 % of the orders, 5 % in training'
+    """
+    value, before, now = change.at_least
+    if not math.isfinite(value) or before == now:
+        return Said(f"`{change.metric}` has changed", "in none of the tenths", Example(change.metric, "", ""))
+    was, is_ = percent(before), percent(now)
+    more = "more" if now > before else "less"
+    name = "the scores are" if change.kind == "score" else f"`{change.metric}` is"
+    what = f"{_number(value, 3)} or more"
+    return Said(
+        f"{name} {more} often {what}",
+        f"in {is_} of the {events}, {was} in training",
+        Example(f"`{change.metric}` {what}", was, is_),
+    )
 
 
 def _say_shares(change: Change, events: str) -> Said | None:
