@@ -45,6 +45,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     span: Span | None = None,
     memories: Sequence[float] = (),
     times_ms: Ints | None = None,
+    share: float = 1.0,
 ) -> Reference:
     """Freeze the cells on the training data and count it in them.
 
@@ -73,6 +74,9 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         Of each feature: how many detection windows its longest window spans; empty: none carries the past.
     times_ms
         Of the events, ascending, to see at which hours decisions are wrong; None: they have none.
+    share
+        Which share of all events these are: windows hold all. Of three in ten, as many resemble each other as in a
+        window of three tenths of the events, and that is what is measured.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
@@ -103,6 +107,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
         effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
         tails[row] = effects[row] if metric.is_coded else tail_effect(values, lying)
+        if metric.kind != "outcome":  # of a window, too, only labels are counted
+            effects[row], tails[row] = (1 + (each - 1) / share for each in (effects[row], tails[row]))
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
     parts = _cut(labelled, span)
     blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)

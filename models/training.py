@@ -150,7 +150,9 @@ def train(
     kind, data = artifact.save(estimator)
     say("making the reference and the golden rows")
     golden = choose_golden_rows(matrix, signature.features)
-    reference = make_reference(pipeline, matrix, unseen_scores, labels, event_time_ms)
+    n_unlabelled = label_facts.unlabelled_rows if label_facts is not None else 0
+    share = len(matrix) / (len(matrix) + n_unlabelled)
+    reference = make_reference(pipeline, matrix, unseen_scores, labels, event_time_ms, labelled_share=share)
     manifest = Manifest(
         model=pipeline.model.name,
         version=version,
@@ -180,7 +182,13 @@ def train(
 
 
 def make_reference(
-    pipeline: Pipeline, matrix: Floats, scores: Floats, labels: Floats, event_time_ms: Ints
+    pipeline: Pipeline,
+    matrix: Floats,
+    scores: Floats,
+    labels: Floats,
+    event_time_ms: Ints,
+    *,
+    labelled_share: float = 1.0,
 ) -> Reference:
     """Fit the reference of a version of a pipeline on its events; see `fit_reference`.
 
@@ -188,6 +196,8 @@ def make_reference(
     ----------
     matrix, scores, labels, event_time_ms
         Of the events, in the order of time.
+    labelled_share
+        Which share of the events that were old enough these are; the others have no label.
     """
     features = pipeline.features
     vocabularies = {feature.name: feature.values for feature in features if feature.type == "category"}
@@ -205,6 +215,7 @@ def make_reference(
         span=span_of(pipeline, event_time_ms),
         memories=memories_of(pipeline),
         times_ms=event_time_ms,
+        share=labelled_share,
     )
 
 

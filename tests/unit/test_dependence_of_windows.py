@@ -244,3 +244,27 @@ def test_the_sums_of_one_busy_card_are_no_range_of_their_own(busiest: float) -> 
     assert again.tail_effects.tolist() == reference.tail_effects.tolist()
     former = Reference.from_json(reference.to_json().replace("tail_effect", "no_effect"))
     assert Comparison(former, ["range"]).tail_effects.tolist() == reference.design_effects.tolist()
+
+
+def test_labels_of_some_events_say_how_all_of_them_depend_on_each_other() -> None:
+    """A window holds all events: of one in ten, which training has, fewer resemble each other."""
+    rng = np.random.default_rng(4)
+    n_days, a_day = 40, 3_000
+    days = np.repeat(np.arange(n_days), a_day)
+    places = np.tile(np.arange(a_day) / a_day, n_days)
+    bursts = np.repeat(rng.normal(size=n_days * a_day // 50), 50)
+    column = (0.7 * rng.normal(size=n_days)[days] + bursts + rng.normal(size=n_days * a_day))[:, None]
+
+    def effects(rows: np.ndarray, share: float) -> np.ndarray:
+        nothing = np.zeros(len(rows))
+        span = Span(days[rows], places[rows])
+        found = fit_reference(column[rows], ["x"], ["numeric"], {}, nothing, nothing, 64, span=span, share=share)
+        assert found.tail_effects is not None
+        return np.array([found.design_effects[0], found.tail_effects[0]])
+
+    everything = effects(np.arange(len(days)), 1.0)
+    some = np.flatnonzero(rng.random(len(days)) < 0.1)
+    assert (everything > 10).all()
+    assert (effects(some, 1.0) < 0.3 * everything).all()
+    ratios = effects(some, 0.1) / everything
+    assert ((ratios > 0.5) & (ratios < 2)).all()

@@ -363,3 +363,18 @@ def test_only_the_time_of_making_differs_between_two_trainings(trained: TrainedM
     later = replace(trained.manifest, created_at_ms=2)
     assert later.digest != trained.manifest.digest
     assert replace(later, created_at_ms=1_000_000).digest == trained.manifest.digest
+
+
+def test_a_reference_knows_of_which_share_of_the_events_it_is(small_data: Any, small_pipeline: Pipeline) -> None:
+    """Of four events one has a label: what resembles each other in a window is four times as many."""
+    alike = np.repeat(small_data.matrix[::8], 8, axis=0)
+    labels = np.resize(small_data.labels, len(alike))
+    facts = LabelFacts(500_000, 1_000, 0, 0, 3 * len(alike))
+
+    def effects(**more: Any) -> np.ndarray:
+        found = train_small(small_pipeline, small_data, matrix=alike, labels=labels, **more).manifest.reference
+        return np.array([each["design_effect"] for each in found["metrics"][:-1]])
+
+    alone = effects()
+    assert alone.max() > 2
+    assert effects(label_facts=facts) - 1 == pytest.approx(4 * (alone - 1))
