@@ -7,7 +7,8 @@ become mature, and the wrong decisions whose labels came, in their order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +29,9 @@ from app.evaluation.payment_stream import (
 )
 from app.evaluation.product import VERSION, read_pipeline
 from app.evaluation.product import follow as watch_records
-from models.counting import count, count_outcomes
 from models.error_hours import hours_of
 from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
-from models.reference import Counts, Reference
+from models.reference import Reference
 from models.segments import Segments
 from models.training import make_reference
 from schemas.wire import ErrorRun, SketchRecord
@@ -192,8 +192,7 @@ def _of_events(pipeline: Pipeline, reference: Reference, of: Payments, day: int,
         return []
     segments = Segments.of(pipeline)
     parts = count_groups(reference, of.matrix, of.scores, segments.find(of.matrix))
-    counted = {ALL: count(reference, of.matrix, of.scores)} | _split(parts, segments)
-    return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
+    return _pack(pipeline, parts, segments, day, version)
 
 
 def _of_labels(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> list[SketchDelta]:
@@ -201,8 +200,7 @@ def _of_labels(pipeline: Pipeline, reference: Reference, of: Payments, day: int,
         return []
     segments = Segments.of(pipeline)
     parts = [count_outcome_groups(reference, of.scores, of.labels, keys) for keys in segments.find(of.matrix)]
-    counted = {ALL: count_outcomes(reference, of.scores, of.labels)} | _split(parts, segments)
-    return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
+    return _pack(pipeline, parts, segments, day, version)
 
 
 def _of_errors(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> ErrorRun:
@@ -219,8 +217,13 @@ def _of_errors(pipeline: Pipeline, reference: Reference, of: Payments, day: int,
     )
 
 
-def _split(parts: list[GroupedCounts], segments: Segments) -> dict[str, Counts]:
-    return {segments.names[at]: counts for at, counts in GroupedCounts.merge(parts).split().items()}
+def _pack(
+    pipeline: Pipeline, parts: list[GroupedCounts], segments: Segments, day: int, version: str
+) -> list[SketchDelta]:
+    """Of each segment, and of all events: the segments of one column add up to them."""
+    of_segments = {segments.names[at]: counts for at, counts in GroupedCounts.merge(parts).split().items()}
+    counted = {ALL: reduce(add, of_segments.values()), **of_segments}
+    return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
 
 
 def follow(
