@@ -237,7 +237,8 @@ def _compare_blocks(marks: Floats, variances: Floats) -> _Blocks:
         effects.append(float((squares / (blocks * length * variances)).max()))
         neighbours = (sums[:, 1:] * sums[:, :-1]).sum(axis=1)
         is_correlated.append(bool((neighbours > _FOUND / math.sqrt(blocks) * squares).any()))
-        sums = sums[:, : blocks // 2 * 2].reshape(len(sums), -1, 2).sum(axis=2)
+        in_pairs = blocks // 2 * 2
+        sums = sums[:, 0:in_pairs:2] + sums[:, 1:in_pairs:2]
         length *= 2
     return _Blocks(effects, is_correlated)
 

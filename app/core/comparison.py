@@ -7,6 +7,7 @@ independent windows (segments, or draws of a calibration). A test says NaN of a 
 from __future__ import annotations
 
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ class Comparison:
     """
 
     def __init__(self, reference: Reference, tests: Iterable[str]) -> None:
+        self._reference = reference
         self.tests = tuple(test for test in tests if test in TESTS)
         self.design_effects = reference.design_effects
         tails = reference.tail_effects
@@ -82,13 +84,17 @@ class Comparison:
         #: All cells, those of a group side by side; where each group begins among them, and which it is.
         self._order = np.argsort(of_cells, kind="stable")
         self._groups, self._starts = np.unique(of_cells[self._order], return_index=True)
-        of_metric = [
-            Scale.of(cells.edges, counts[: cells.size])
-            for cells, counts in zip(reference.metrics, reference.counts, strict=True)
-        ]
-        self.scale = Scale.stack(of_metric, self._width)
         #: Position of each metric's last cell with a value.
         self.last_cells = self._sizes - 1
+
+    @cached_property
+    def scale(self) -> Scale:
+        """Of all metrics; only one test asks for it, and it is dear."""
+        of_metric = [
+            Scale.of(cells.edges, counts[: cells.size])
+            for cells, counts in zip(self._reference.metrics, self._reference.counts, strict=True)
+        ]
+        return Scale.stack(of_metric, self._width)
 
     def with_independent_events(self) -> Comparison:
         """The same comparison where each event counts as one."""
