@@ -144,6 +144,7 @@ class Diagnosis:
         predecessor: Predecessor | None,
         *,
         with_labels: bool,
+        awaits_labels: bool = False,
         alpha: float,
         is_worse: bool = False,
         arrived: tuple[float, float] = ALL_ARRIVED,
@@ -165,7 +166,9 @@ class Diagnosis:
         predecessor
             Of `app.core.succession`, where labels are mature.
         with_labels
-            Whether its labels are mature.
+            Whether its labels are mature, and can be judged.
+        awaits_labels
+            Whether they are not mature yet.
         alpha
             What the tests of labels may spend.
         is_worse
@@ -223,6 +226,7 @@ class Diagnosis:
                 performance=self._performance(rows, predecessor, is_worse=is_worse),
                 events=self.events,
                 silence=silence,
+                awaits_labels=awaits_labels,
             )
         )
 

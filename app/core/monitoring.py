@@ -475,6 +475,7 @@ class MonitorCore:
             traffic,
             before,
             with_labels=with_labels,
+            awaits_labels=self._pipeline.labels is not None and not self._store.is_mature(window),
             alpha=alpha,
             is_worse=MEASURE in measured and measured[MEASURE].is_worse,
             arrived=arrived or ALL_ARRIVED,

@@ -172,6 +172,8 @@ class Situation:
         What an event is called, in the plural.
     silence
         What is not compared.
+    awaits_labels
+        Whether labels will come that nothing is known of yet.
     """
 
     n: int
@@ -194,6 +196,7 @@ class Situation:
     has_reference: bool = True
     events: str = "events"
     silence: Silence = NOTHING_SILENT
+    awaits_labels: bool = False
 
     def change(self, metric: str) -> Change | None:
         return next((change for change in self.changes if change.metric == metric), None)

@@ -193,7 +193,7 @@ def _advise(situation: Situation, kind: VerdictKind) -> Advice:
         return Advice("retrain", f"The {performance.measure} is {now}, below its limit of {limit}.")
     if kind == "concept_drift":
         return Advice("retrain", _reason_to_retrain(situation))
-    return Advice("watch", _reason_to_watch(performance, kind))
+    return Advice("watch", _reason_to_watch(performance, kind, awaits_labels=situation.awaits_labels))
 
 
 def _reason_to_retrain(situation: Situation) -> str:
@@ -218,12 +218,13 @@ def _reason_to_roll_back(performance: Performance, before: Predecessor, events: 
     )
 
 
-def _reason_to_watch(performance: Performance | None, kind: VerdictKind) -> str:
+def _reason_to_watch(performance: Performance | None, kind: VerdictKind, *, awaits_labels: bool) -> str:
     if performance is None or math.isnan(performance.value):
         return "There is nothing to do." if kind == "none" else "Whether the model has become worse is not known yet."
     value, due = number_pair(performance.value, performance.expected)
     if not performance.is_realised:
-        return f"The {performance.measure} is estimated at {value}; labels will tell."
+        rest = "; whether the same inputs lead to other outcomes, labels will tell" if awaits_labels else ""
+        return f"As far as the scores tell, the {performance.measure} is {value}{rest}."
     if not math.isnan(performance.limit):
         return f"The {performance.measure} is {value}, as good as it has to be."
     if math.isnan(performance.expected):

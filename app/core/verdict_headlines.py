@@ -85,7 +85,10 @@ def _feature_headline(situation: Situation) -> str:
 
 
 def _none_headline(situation: Situation) -> str:
-    return f"Nothing has moved: the {situation.events} are like those of training."
+    scope = ""
+    if situation.performance is not None and situation.misfit is None:  # it has labels, and none of them is asked
+        scope = " that shows before labels come" if situation.awaits_labels else " that shows without labels"
+    return f"Nothing has moved{scope}: the {situation.events} are like those of training."
 
 
 def _little_headline(situation: Situation) -> str:

@@ -336,6 +336,21 @@ def test_a_window_is_reported_when_it_closes_and_its_outcome_when_labels_are_mat
     assert performance["accuracy"].realised == pytest.approx(accuracy)
 
 
+def test_a_quiet_window_says_before_its_labels_come_that_more_may_show_with_them() -> None:
+    monitor = make_monitor()
+    stream = Stream(5, 6_000)
+    (records,) = stream.records(np.zeros(6_000, int), 1, [])
+    monitor.observe(replace_marks(records[0], WINDOW_MS + 49, WINDOW_MS + 49))
+    monitor.observe(replace_marks(records[-1], WINDOW_MS + 50, WINDOW_MS + 199))
+    (before,) = monitor.collect(now_ms=1).verdicts
+    monitor.observe(replace_marks(records[1], WINDOW_MS + 50, WINDOW_MS + 200))
+    (after,) = monitor.collect(now_ms=2).verdicts
+    assert (before.kind, before.with_labels, after.kind, after.with_labels) == ("none", False, "none", True)
+    assert before.headline.startswith("Nothing has moved that shows before labels come: ")
+    assert before.reason.endswith("; whether the same inputs lead to other outcomes, labels will tell.")
+    assert after.headline == "Nothing has moved: the events are like those of training."
+
+
 def replace_marks(record: SketchRecord, watermark_ms: int, label_watermark_ms: int) -> SketchRecord:
     return SketchRecord(record.partition, watermark_ms, label_watermark_ms, record.deltas)
 

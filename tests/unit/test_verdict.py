@@ -267,6 +267,17 @@ def test_the_headline_says_what_moved_where_to_and_from(situation: Situation, he
     assert decide(situation).headline == headline
 
 
+def test_of_a_window_without_labels_it_is_said_what_they_may_change() -> None:
+    """A model may be wrong for a month before the first label of it comes."""
+    guess = Performance("AUC", 0.79, is_realised=False)
+    late, lost = (replace(QUIET, performance=guess, awaits_labels=each) for each in (True, False))
+    labelled = replace(QUIET, performance=replace(guess, is_realised=True), misfit=Misfit())
+    words = "the flights are like those of training."
+    assert decide(late).headline == f"Nothing has moved that shows before labels come: {words}"
+    assert decide(lost).headline == f"Nothing has moved that shows without labels: {words}"
+    assert decide(labelled).headline == decide(QUIET).headline == f"Nothing has moved: {words}"
+
+
 OUTCOME = Change("outcome", "outcome", 0.2, shares_before=(0.8, 0.2), shares_now=(0.6, 0.4))
 HIGHER = "The scores are higher: half of the flights have 0.28 or more, 0.14 or more in training"
 UNFIT = "The model no longer fits what happens"
@@ -736,7 +747,11 @@ def test_what_is_said_of_the_performance_is_what_is_known_of_it() -> None:
         "The AUC is 0.8; its scores promise 0.87, and chance may be the difference."
     )
     assert reason(replace(known, limit=0.7)) == "The AUC is 0.86, as good as it has to be."
-    assert reason(replace(known, is_realised=False)) == "The AUC is estimated at 0.86; labels will tell."
+    guess = replace(known, is_realised=False)
+    assert reason(guess) == "As far as the scores tell, the AUC is 0.86."
+    assert decide(replace(QUIET, performance=guess, awaits_labels=True)).advice.reason == (
+        "As far as the scores tell, the AUC is 0.86; whether the same inputs lead to other outcomes, labels will tell."
+    )
     assert reason(Performance("AUC", 0.86)) == "The AUC is 0.86."
 
 
