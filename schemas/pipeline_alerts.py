@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from schemas.pipeline import AlertRule, Drift, Performance, Severity, Silence, VerdictKind
+from schemas.pipeline import LEAST_OF_DECISIONS, AlertRule, Drift, Performance, Severity, Silence, VerdictKind
 from schemas.toml_table import TomlTable, parse_duration
 
-_MEASURES = {"performance": ("auc", "log_loss", "accuracy"), "drift": ("share",)}
+_MEASURES = {"performance": ("auc", "log_loss", "accuracy", "precision", "recall", "cost"), "drift": ("share",)}
 _LIMITS = ("below", "above", "falls_by")
 _BELOW_EXPECTED = "below_expected"
 #: Verdicts that only labels can bring.
@@ -37,14 +38,15 @@ def read_alerts(
     top: TomlTable, drift: Drift, performance: Performance, *, with_labels: bool, watches_entities: bool
 ) -> tuple[AlertRule, ...]:
     """The rules of ``[[alerts]]``, or those that there are without any, and those of the stream itself."""
-    rules = _read_rules(top, drift, with_labels=with_labels, watches_entities=watches_entities)
-    return tuple(
-        replace(rule, minimum_effect=performance.minimum_effects[rule.measure]) if rule.below_expected else rule
-        for rule in rules
-    )
+    measures = [name for name in _MEASURES["performance"] if name != "cost" or performance.costs is not None]
+    rules = _read_rules(top, drift, measures, with_labels=with_labels, watches_entities=watches_entities)
+    least = {**LEAST_OF_DECISIONS, **performance.minimum_effects}
+    return tuple(replace(rule, minimum_effect=least[rule.measure]) if rule.below_expected else rule for rule in rules)
 
 
-def _read_rules(top: TomlTable, drift: Drift, *, with_labels: bool, watches_entities: bool) -> tuple[AlertRule, ...]:
+def _read_rules(
+    top: TomlTable, drift: Drift, measures: Sequence[str], *, with_labels: bool, watches_entities: bool
+) -> tuple[AlertRule, ...]:
     of_stream = [*([_LABELS] if with_labels else []), *([_ENTITIES] if watches_entities else [])]
     if "alerts" not in top:
         of_model = [*(_WORSE if with_labels else []), *([_ERRORS] if drift.detectors else [])]
@@ -54,12 +56,12 @@ def _read_rules(top: TomlTable, drift: Drift, *, with_labels: bool, watches_enti
         name = table.text("name", fix='for example name = "auc-fell"')
         if any(rule.name == name for rule in rules):
             table.fail("name", f'"{name}" is used by two alerts; rename one')
-        rules.append(_read_rule(table, name, drift.window, with_labels=with_labels))
+        rules.append(_read_rule(table, name, drift.window, measures, with_labels=with_labels))
     missing = [rule for rule in of_stream if all(rule.name != each.name and rule.on != each.on for each in rules)]
     return tuple(rules + missing) if rules else ()
 
 
-def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -> AlertRule:
+def _read_rule(table: TomlTable, name: str, window: str, measures: Sequence[str], *, with_labels: bool) -> AlertRule:
     on = table.word("on", ("performance", "drift", "verdict", "error", "labels", "entities"))
     common = ("name", "on", "severity", "for", "clears_after", "cooldown", "since", "group", "silence", "owner")
     of_kind = {"verdict": ("kinds",), "error": (), "entities": (), "labels": ("above", "clears_at")}
@@ -68,6 +70,8 @@ def _read_rule(table: TomlTable, name: str, window: str, *, with_labels: bool) -
     if on in {"performance", "error", "labels"} and not with_labels:
         table.fail("on", f'{on} needs labels; add [labels] or use on = "drift"')
     measure = table.word("measure", _MEASURES[on]) if on in _MEASURES else {"labels": _LABELS.measure}.get(on, on)
+    if on == "performance" and measure not in measures:
+        table.fail("measure", f'"{measure}" needs what errors cost; add [performance.costs], or use {measures[0]}')
     limits = _read_limits(table, on)
     return AlertRule(
         name=name,

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from schemas.expression import suggest
 from schemas.pipeline import (
+    LEAST_OF_DECISIONS,
     MINIMUM_EFFECTS,
     RELATIVE_MEASURES,
     Compression,
@@ -341,7 +342,7 @@ def _read_minimum_effects(table: TomlTable, *, has_costs: bool) -> dict[str, flo
     given.allow(*measures, "rate", "calibration")
     if "cost" in given and not has_costs:
         given.fail("cost", "needs costs; add for example costs = { false_positive = 1, false_negative = 50 }")
-    effects = {**MINIMUM_EFFECTS, **({"cost": 0.05} if has_costs else {})}
+    effects = {**MINIMUM_EFFECTS, **({"cost": LEAST_OF_DECISIONS["cost"]} if has_costs else {})}
     for name in (*measures, "rate", "calibration"):
         if name in given:
             effects[name] = given.number(name, low=1e-6, high=10 if name in {*RELATIVE_MEASURES, "rate"} else 1)

@@ -21,6 +21,7 @@ from app.core.loss_tails import find_p_of_losses
 from app.core.performance import FEWEST_OF_EITHER, LOWER_IS_BETTER, least_loss, loss_of, measure
 from app.core.silences import NOTHING_SILENT, Silence
 from app.core.sketches import ALL
+from schemas.pipeline import LEAST_OF_DECISIONS
 
 if TYPE_CHECKING:
     from app.core.calibration import Calibration
@@ -218,6 +219,7 @@ def read_performance(
     on being wrong. ``minimum_effects``: the losses that matter, by measure. Scores that are made of features that are
     filling promise nothing.
     """
+    least = {**LEAST_OF_DECISIONS, **minimum_effects}
     promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}
     found = {
         name: Reading(value, "", low, high, promised.get(name, math.nan))
@@ -226,10 +228,10 @@ def read_performance(
     lost = [
         name
         for name, each in found.items()
-        if loss_of(name, each.value, each.expected) > least_loss(name, minimum_effects[name], each.expected)
+        if loss_of(name, each.value, each.expected) > least_loss(name, least[name], each.expected)
     ]
     if lost:
-        p_values = find_p_of_losses(calibration, counts.outcomes)
+        p_values = find_p_of_losses(calibration, counts.outcomes, lost)
         found |= {name: found[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
     return found
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 OF_STREAM = frozenset({"labels", "entities"})
 NO_VERSION = ""
 #: What rules on windows are on, by whether labels have to be there first: the measure, of performance.
-_THINGS = {True: ("auc", "log_loss", "accuracy"), False: ("drift", "verdict", "error")}
+_THINGS = {True: ("auc", "log_loss", "accuracy", "precision", "recall", "cost"), False: ("drift", "verdict", "error")}
 
 #: What may be edited in the pipeline file without the rule being another one.
 _PRESENTATION = ("severity", "action", "owner", "runbook")

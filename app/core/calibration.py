@@ -62,6 +62,19 @@ class Calibration:
     design_effects: Mapping[str, float]
     costs: tuple[float, float] | None = None
 
+    @property
+    def decided(self) -> Floats:
+        """Per cell: 1 where the decision is positive, else 0."""
+        return (np.arange(len(self.probability)) >= self.threshold_cell).astype(np.float64)
+
+    @property
+    def cost_of_cells(self) -> Floats | None:
+        """Label x cell: what the decision on such an event costs; None where nobody says."""
+        if self.costs is None:
+            return None
+        of_false_positive, of_false_negative = self.costs
+        return np.stack([of_false_positive * self.decided, of_false_negative * (1 - self.decided)])
+
     def propagated(self, gradients: Floats) -> Floats:
         """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
         moved = np.where(gradients == 0, 0.0, gradients * self.slope)

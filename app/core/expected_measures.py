@@ -36,7 +36,7 @@ def expected_measures(calibration: Calibration, expected: Floats, spread: Floats
     negative, positive = expected
     cells = expected.sum(axis=0)
     n, n_positive = float(cells.sum()), float(positive.sum())
-    decided = (np.arange(len(cells)) >= calibration.threshold_cell).astype(np.float64)
+    decided = calibration.decided
     true_yes, yes = float(positive @ decided), float(cells @ decided)
     right = true_yes + float(negative @ (1 - decided))
     measures = {
@@ -50,11 +50,11 @@ def expected_measures(calibration: Calibration, expected: Floats, spread: Floats
         of_negative, of_positive = calibration.losses
         total = float((expected * np.where(cells > 0, calibration.losses, 0.0)).sum())
         measures["log_loss"] = ExpectedMeasure(*_ratio(total, n, of_positive - of_negative, 0.0), math.inf)
-    if calibration.costs is not None:
-        of_false_positive, of_false_negative = calibration.costs
-        total = of_false_positive * float(negative @ decided) + of_false_negative * float(positive @ (1 - decided))
-        moves = of_false_negative * (1 - decided) - of_false_positive * decided
-        measures["cost"] = ExpectedMeasure(*_ratio(total, n, moves, 0.0), max(calibration.costs))
+    if calibration.costs is not None and calibration.cost_of_cells is not None:
+        of_negative, of_positive = calibration.cost_of_cells
+        total = float(negative @ of_negative + positive @ of_positive)
+        largest = max(calibration.costs)
+        measures["cost"] = ExpectedMeasure(*_ratio(total, n, of_positive - of_negative, 0.0), largest)
     return measures
 
 

@@ -7,7 +7,8 @@ cumulants, which know all moments:
 
 * *AUC*: a positive's share of the negatives that it is above, and a negative's of the positives below which it is, each
   as likely as their score; the number of either label is taken as it came;
-* *log loss and accuracy*: each label by itself.
+* *recall*: the place of each positive, above the threshold or below, likewise;
+* *log loss, accuracy, precision, cost*: each label by itself.
 
 What is uncertain about the calibration itself is added as a normal number. A map of fifty positives promises too much
 more often than one: its variance counts half as much again. Labels that err together for a while are
@@ -17,7 +18,7 @@ taken as fewer: that widens the law and leaves it as skewed as that of so many f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from app.core.batches import Floats, Ints
     from app.core.calibration import Calibration
 
+#: What p-values there are of.
+MEASURES = ("auc", "accuracy", "log_loss", "precision", "recall", "cost")
 #: Steps towards the saddlepoint, and how far from the mean (in deviations) there is nothing to ask.
 _STEPS, _NEAR = 60, 1e-3
 #: How often a saddlepoint is doubled to leave the place where its formula goes wrong.
@@ -36,6 +39,8 @@ _DOUBLINGS = 12
 #: What the variance of the calibration is worth, whose errors are no normal numbers: with this, references of 50 and of
 #: 200 positives call a version worse no more than about as often as they should, to one in a thousand.
 _OF_CALIBRATION = 1.5
+#: Of what hangs by the positives that scores say are hardly there: by a handful of those in the reference, too.
+_OF_MISSES = {"recall": 4.0, "cost": 4.0}
 
 
 class _Cumulants(NamedTuple):
@@ -49,18 +54,20 @@ class _Cumulants(NamedTuple):
 _Law = Callable[[float], _Cumulants]
 
 
-def find_p_of_losses(calibration: Calibration, outcomes: Ints) -> dict[str, float]:
+def find_p_of_losses(calibration: Calibration, outcomes: Ints, names: Collection[str] = MEASURES) -> dict[str, float]:
     """How often the measures of labels are as bad as they are, if scores mean what they did; by name.
 
     Parameters
     ----------
     outcomes
         Label x score cell, of the labelled events.
+    names
+        Some of `MEASURES`.
 
     Returns
     -------
-    Of "auc", "accuracy" and, where mean scores are known, "log_loss". One-sided: about uniform without drift, small
-    where a version does worse; 1 where it does better. NaN where a measure is not determined.
+    Of each that there is (a log loss where mean scores are known, a cost where errors cost something). One-sided: about
+    uniform without drift, small where a version does worse; 1 where it does better. NaN where one is not determined.
 
     References
     ----------
@@ -68,39 +75,74 @@ def find_p_of_losses(calibration: Calibration, outcomes: Ints) -> dict[str, floa
     Adv. Appl. Probab. 12, 1980.
     """
     labelled = outcomes.sum(axis=0).astype(np.float64)
-    n, p = float(labelled.sum()), calibration.probability
-    if not n or np.isnan(p).any():
-        return {"auc": math.nan, "accuracy": math.nan, "log_loss": math.nan}
-    spread = labelled * p * (1 - p)
+    p = calibration.probability
+    if not labelled.any() or np.isnan(p).any():
+        return dict.fromkeys(names, math.nan)
     expected = labelled * np.array([1 - p, p])
-    measures = expected_measures(calibration, expected, spread)
-    names = [name for name in ("auc", "accuracy", "log_loss") if name in measures]
+    measures = expected_measures(calibration, expected, labelled * p * (1 - p))
+    names = [name for name in MEASURES if name in names and name in measures]
     gradients = np.array([measures[name].gradient for name in names])
-    unknown = _OF_CALIBRATION * calibration.propagated(gradients * labelled)
+    unknown = calibration.propagated(gradients * labelled)
     found: dict[str, float] = {}
-    for name, variance in zip(names, unknown.tolist(), strict=True):
+    for name, by_calibration in zip(names, unknown.tolist(), strict=True):
         effect = max(calibration.design_effects.get(name, 1.0), 1.0)
-        if name == "auc":
-            found[name] = _p_of_auc(outcomes, expected, effect, variance * effect)
-            continue
-        decided = np.where(np.arange(len(p)) >= calibration.threshold_cell, 1.0, -1.0)
-        # What a label 1 in place of a 0 adds to the goodness of all events.
-        of_negative, of_positive = (
-            ((1 - decided) / 2, (1 + decided) / 2)
-            if calibration.losses is None or name == "accuracy"
-            else -calibration.losses
-        )
-        step = (of_positive - of_negative) / n
-        base = float(of_negative @ labelled) / n
-        value = base + float(step @ outcomes[1])
-        if name == "accuracy":  # it comes in steps of one decision
-            value += 0.5 / n
-        law = _law_of_labels(labelled / effect, p, step * effect, base, variance * effect)
-        found[name] = find_lower_tail(value, law)
+        variance = _OF_MISSES.get(name, _OF_CALIBRATION) * by_calibration * effect
+        find = {"auc": _p_of_auc, "recall": _p_of_recall}.get(name)
+        if find is not None:
+            found[name] = find(calibration, outcomes, expected, effect, variance)
+        else:
+            goodness = _goodness(calibration, name)
+            found[name] = _p_of_mean(calibration, outcomes, goodness, effect, variance)
     return found
 
 
-def _p_of_auc(outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:
+class _Goodness(NamedTuple):
+    """What the labels 0 and 1 of a cell add to a measure that is a mean of labels.
+
+    ``of``: per cell, 1 where its labels are among those that the mean is of. ``step``: what the mean's sum, of whole
+    decisions, comes in; 0: in steps of any size.
+    """
+
+    of_negative: Floats
+    of_positive: Floats
+    of: Floats
+    step: float
+
+
+def _goodness(calibration: Calibration, name: str) -> _Goodness:
+    decided = calibration.decided
+    everywhere = np.ones(len(decided))
+    if name == "accuracy":
+        return _Goodness(1 - decided, decided, everywhere, 1.0)
+    if name == "precision":
+        return _Goodness(np.zeros(len(decided)), decided, decided, 1.0)
+    losses = calibration.losses if name == "log_loss" else calibration.cost_of_cells
+    assert losses is not None  # or there is no such measure
+    return _Goodness(-losses[0], -losses[1], everywhere, 0.0)
+
+
+def _p_of_mean(calibration: Calibration, outcomes: Ints, goodness: _Goodness, effect: float, variance: float) -> float:
+    labelled = outcomes.sum(axis=0) * goodness.of
+    n = float(labelled.sum())
+    if not n:
+        return math.nan
+    step = (goodness.of_positive - goodness.of_negative) / n
+    base = float(goodness.of_negative @ labelled) / n
+    value = base + float(step @ outcomes[1]) + 0.5 * goodness.step / n
+    law = _law_of_labels(labelled / effect, calibration.probability, step * effect, base, variance)
+    return find_lower_tail(value, law)
+
+
+def _p_of_recall(calibration: Calibration, outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:
+    n_positive = float(outcomes[1].sum())
+    if not n_positive:
+        return math.nan
+    value = (float(outcomes[1] @ calibration.decided) + 0.5) / n_positive
+    places = [(n_positive / effect, expected[1] / expected[1].sum(), calibration.decided)]
+    return find_lower_tail(value, law_of_means(places, 0.0, variance))
+
+
+def _p_of_auc(calibration: Calibration, outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:  # noqa: ARG001
     n_negative, n_positive = (float(n) for n in outcomes.sum(axis=1))
     if not n_negative or not n_positive:
         return math.nan

@@ -38,6 +38,7 @@ from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
 from app.core.error_stream import Errors, ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
+from app.core.estimation import calibrate
 from app.core.faults.since import Course, Part
 from app.core.faults.traffic import Traffic, choose_past, events_by_hour, events_due, of_same_season
 from app.core.filling import FillTimes
@@ -193,7 +194,8 @@ class MonitorCore:
                     f"version {version} is registered with another reference; give the new one a new version"
                 )
             return 0
-        own = {name: value for name, value, _, _ in measure(reference.training)}
+        meaning = calibrate(reference, self._pipeline.performance.costs)
+        own = {name: value for name, value, _, _ in measure(reference.training, meaning)}
         self.alerts.add_version(version, {**own, **training_metrics})
         window, drift = training or Window(0, 0), self._pipeline.drift
         maturity_ms = self._pipeline.performance.maturity_ms

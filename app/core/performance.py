@@ -20,7 +20,7 @@ from schemas.pipeline import RELATIVE_MEASURES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.core.batches import Ints
+    from app.core.batches import Floats, Ints
     from app.core.calibration import Calibration
     from models.reference import Counts
 
@@ -46,28 +46,59 @@ class Measure(NamedTuple):
 
 
 def measure(counts: Counts, calibration: Calibration | None = None) -> list[Measure]:
-    """Compute AUC, log loss and accuracy of the labelled events; NaN where they do not determine one.
+    """Compute the measures of the labelled events; NaN where they do not determine one.
 
-    The range of the AUC is Newcombe's (`auc_range`), that of the accuracy Wilson's, that of the log loss a normal one,
-    where there are ten labels of either kind.
+    AUC, log loss and accuracy; with a calibration also precision, recall and, where errors cost something, their cost.
+    The range of the AUC is Newcombe's (`auc_range`), those of shares of events (accuracy, precision, recall) Wilson's,
+    those of means of losses (log loss, cost) normal ones, where there are ten labels of either kind.
 
     Parameters
     ----------
     calibration
-        What a score means, for the range of the log loss and for design effects; without it there is neither.
+        What a score means, for the ranges of losses and for design effects, and which cells are decided how; without it
+        there is neither.
     """
-    n_labels, effects = counts.n_labels, {} if calibration is None else calibration.design_effects
-    accuracy = counts.n_correct / n_labels if n_labels else math.nan
+    n_labels = counts.n_labels
     log_loss = counts.log_loss_sum / FIXED_POINT / n_labels if n_labels else math.nan
-    of_accuracy, of_area, of_log_loss = (
-        NORMAL_95 * math.sqrt(max(effects.get(name, 1.0), 1.0)) for name in ("accuracy", "auc", "log_loss")
-    )
-    half = math.nan if calibration is None else of_log_loss * _log_loss_deviation(counts.outcomes, calibration)
-    return [
-        Measure("auc", auc(counts.outcomes), *auc_range(counts.outcomes, of_area)),
-        Measure("log_loss", log_loss, max(log_loss - half, 0.0) if half >= 0 else math.nan, log_loss + half),
-        Measure("accuracy", accuracy, *wilson(accuracy, n_labels, of_accuracy)),
+    losses = None if calibration is None else calibration.losses
+    found = [
+        Measure("auc", auc(counts.outcomes), *auc_range(counts.outcomes, _reach(calibration, "auc"))),
+        _mean_loss("log_loss", log_loss, counts.outcomes, calibration, losses),
+        _share("accuracy", counts.n_correct, n_labels, calibration),
     ]
+    if calibration is None:
+        return found
+    (_, false_negative), (false_positive, true_positive) = (
+        side.sum(axis=1).tolist() for side in np.split(counts.outcomes, [calibration.threshold_cell], axis=1)
+    )
+    found.append(_share("precision", true_positive, false_positive + true_positive, calibration))
+    found.append(_share("recall", true_positive, false_negative + true_positive, calibration))
+    if calibration.costs is not None:
+        of_positive, of_negative = calibration.costs
+        cost = (of_positive * false_positive + of_negative * false_negative) / n_labels if n_labels else math.nan
+        found.append(_mean_loss("cost", cost, counts.outcomes, calibration, calibration.cost_of_cells))
+    return found
+
+
+def _reach(calibration: Calibration | None, name: str) -> float:
+    """How far a range reaches, in deviations of independent labels."""
+    effects = {} if calibration is None else calibration.design_effects
+    return NORMAL_95 * math.sqrt(max(effects.get(name, 1.0), 1.0))
+
+
+def _share(name: str, k: int, n: int, calibration: Calibration | None) -> Measure:
+    share = k / n if n else math.nan
+    return Measure(name, share, *wilson(share, n, _reach(calibration, name)))
+
+
+def _mean_loss(
+    name: str, mean: float, outcomes: Ints, calibration: Calibration | None, losses: Floats | None
+) -> Measure:
+    """``losses``: label x cell; None: not known, and no range is."""
+    if calibration is None or losses is None:
+        return Measure(name, mean, math.nan, math.nan)
+    half = _reach(calibration, name) * _deviation_of_mean(outcomes, calibration, losses)
+    return Measure(name, mean, max(mean - half, 0.0) if half >= 0 else math.nan, mean + half)
 
 
 def loss_of(name: str, value: float, expected: float) -> float:
@@ -228,8 +259,8 @@ def wilson(share: float, n: int, deviations: float = NORMAL_95) -> tuple[float, 
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _log_loss_deviation(outcomes: Ints, calibration: Calibration) -> float:
-    """The standard deviation of a mean log loss, from each cell's mean score; NaN where it is not determined.
+def _deviation_of_mean(outcomes: Ints, calibration: Calibration, losses: Floats) -> float:
+    """The standard deviation of a mean loss, from each cell's losses; NaN where it is not determined.
 
     Few labels of a kind say too little of it: without any positives the losses are all small and alike, and one that
     comes may cost more than all of them. So there have to be some of either, and it is that of the labels that came, or
@@ -237,13 +268,11 @@ def _log_loss_deviation(outcomes: Ints, calibration: Calibration) -> float:
     """
     labelled = outcomes.sum(axis=0)
     n = int(labelled.sum())
-    if calibration.losses is None or np.isnan(calibration.probability).any():
-        return math.nan
-    if min(outcomes.sum(axis=1).tolist()) < FEWEST_OF_EITHER:
+    if np.isnan(calibration.probability).any() or min(outcomes.sum(axis=1).tolist()) < FEWEST_OF_EITHER:
         return math.nan
     expected = labelled * np.array([1 - calibration.probability, calibration.probability])
     variances = []
     for events in (outcomes, expected):
-        mean = float((events * calibration.losses).sum()) / n
-        variances.append(float((events * (calibration.losses - mean) ** 2).sum()) / n / (n - 1))
+        mean = float((events * losses).sum()) / n
+        variances.append(float((events * (losses - mean) ** 2).sum()) / n / (n - 1))
     return math.sqrt(max(variances))

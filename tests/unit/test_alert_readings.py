@@ -313,7 +313,7 @@ def follow(rule: AlertRule, readings: Iterable[Reading]) -> list[tuple[int, str]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["auc", "log_loss"])
+@pytest.mark.parametrize("name", ["auc", "log_loss", "precision", "recall"])
 @pytest.mark.parametrize(("base", "n"), [(0.01, 300), (0.01, 10_000), (0.001, 3_000), (0.2, 2_000)])
 def test_where_nothing_has_changed_hardly_a_window_is_surely_worse_than_promised(
     base: float, n: int, name: str

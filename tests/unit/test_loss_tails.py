@@ -10,7 +10,10 @@ import pytest
 from scipy import stats
 
 from app.core.calibration import Calibration, fit_calibration
-from app.core.loss_tails import find_lower_tail, find_p_of_losses, law_of_means
+from app.core.loss_tails import MEASURES, find_lower_tail, find_p_of_losses, law_of_means
+
+#: A false negative costs as much as twenty false positives.
+COSTS = (1.0, 20.0)
 
 
 def make_calibration(
@@ -19,7 +22,7 @@ def make_calibration(
     """Scores that mean what they say, by so large a reference that nothing about them is uncertain."""
     positive = np.round(events * rate).astype(np.int64)
     cell = len(rate) // 2 if threshold is None else threshold
-    return fit_calibration(np.array([events - positive, positive]), cell, rate, effects or {})
+    return fit_calibration(np.array([events - positive, positive]), cell, rate, effects or {}, COSTS)
 
 
 def outcomes_of(n: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -32,6 +35,29 @@ def test_accuracy_in_one_cell_is_binomial() -> None:
     for right in (150, 170, 185, 195, 200, 205):
         found = find_p_of_losses(calibration, outcomes_of(np.array([300]), np.array([right])))["accuracy"]
         assert found == pytest.approx(stats.binom.cdf(right, 300, 0.7), rel=0.08)
+
+
+def test_precision_and_recall_are_binomial_where_all_scores_above_mean_the_same() -> None:
+    """Of 300 positive decisions, 2 in 5 right; and of the positives, 3 in 4 due above the threshold."""
+    rate, n = np.array([0.04, 0.4]), np.array([1_000, 300])
+    calibration = make_calibration(rate)
+    for right in (80, 90, 100, 110):
+        found = find_p_of_losses(calibration, outcomes_of(n, np.array([40, right])))
+        assert found["precision"] == pytest.approx(stats.binom.cdf(right, 300, 0.4), rel=0.08)
+        assert found["recall"] == pytest.approx(stats.binom.cdf(right, 40 + right, 0.75), rel=0.08)
+
+
+def test_a_cost_has_the_exact_law_of_its_labels() -> None:
+    """A missed positive costs 20, a wrong alarm 1: the cost is 20 x + (30 - y) of two binomial numbers."""
+    rate, n = np.array([0.05, 0.5]), np.array([200, 30])
+    calibration = make_calibration(rate)
+    missed, right = np.meshgrid(np.arange(201), np.arange(31), indexing="ij")
+    chances = stats.binom.pmf(missed, 200, 0.05) * stats.binom.pmf(right, 30, 0.5)
+    costs = 20 * missed + 30 - right
+    for x, y in ((14, 15), (17, 13), (20, 15), (23, 12)):
+        found = find_p_of_losses(calibration, outcomes_of(n, np.array([x, y])))["cost"]
+        worse, as_bad = (float(chances[costs > 20 * x + 30 - y - way].sum()) for way in (0, 1))
+        assert 0.75 * worse <= found <= 1.3 * as_bad
 
 
 def test_log_loss_has_the_exact_law_of_its_labels() -> None:
@@ -88,7 +114,7 @@ def test_where_nothing_has_changed_a_p_value_is_as_seldom_small_as_it_says(base:
     shift = next(each for each in np.linspace(-12, 12, 4_001) if (1 / (1 + np.exp(-log_odds - each))).mean() >= base)
     rate = 1 / (1 + np.exp(-log_odds - shift))
     calibration, runs = make_calibration(rate), 2_000
-    found: dict[str, list[float]] = {"auc": [], "accuracy": [], "log_loss": []}
+    found: dict[str, list[float]] = {name: [] for name in MEASURES}
     for _ in range(runs):
         events = generator.multinomial(n, np.full(60, 1 / 60))
         for name, p_value in find_p_of_losses(
@@ -108,10 +134,10 @@ def test_a_reference_of_few_positives_is_taken_to_know_little(n_reference: int, 
     generator = np.random.default_rng(6)
     odds = np.exp(np.linspace(-4, 4, 60)) * 0.0023
     rate = odds / (1 + odds)
-    runs, false = 600, {"auc": 0, "accuracy": 0, "log_loss": 0}
+    runs, false = 600, dict.fromkeys(MEASURES, 0)
     for _ in range(runs):
         known = generator.multinomial(n_reference, np.full(60, 1 / 60))
-        calibration = fit_calibration(outcomes_of(known, generator.binomial(known, rate)), 30, rate)
+        calibration = fit_calibration(outcomes_of(known, generator.binomial(known, rate)), 30, rate, {}, COSTS)
         events = generator.multinomial(n, np.full(60, 1 / 60))
         for name, p_value in find_p_of_losses(
             calibration, outcomes_of(events, generator.binomial(events, rate))
@@ -137,7 +163,7 @@ def test_what_is_better_than_promised_is_no_loss_and_what_is_not_determined_has_
     rate = np.array([0.1, 0.9])
     calibration = make_calibration(rate)
     better = find_p_of_losses(calibration, outcomes_of(np.array([100, 100]), np.array([2, 98])))
-    assert better == {"auc": 1.0, "accuracy": 1.0, "log_loss": 1.0}
+    assert better == dict.fromkeys(MEASURES, 1.0)
     for counts in ([0, 0], [100, 0], [0, 100]):
         of_one = find_p_of_losses(calibration, np.array([[counts[0], 0], [counts[1], 0]]))
         assert math.isnan(of_one["auc"])

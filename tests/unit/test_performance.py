@@ -63,6 +63,46 @@ def test_log_loss_and_accuracy_are_sklearns() -> None:
     assert found["auc"].low < found["auc"].realised < found["auc"].high
 
 
+def test_precision_recall_and_cost_are_sklearns() -> None:
+    generator = np.random.default_rng(13)
+    rate = np.array([0.05, 0.2, 0.5, 0.8])
+    cells = generator.integers(0, 4, 4_000)
+    labels, decided = generator.random(4_000) < rate[cells], cells >= 2
+    counts = Counts.zeros(3, 4, 4)
+    counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=4) for label in (0, 1)]
+    found = {each.name: each for each in measure(counts, make_calibration(rate))}
+    assert found["precision"].realised == pytest.approx(metrics.precision_score(labels, decided))
+    assert found["recall"].realised == pytest.approx(metrics.recall_score(labels, decided))
+    cost = (1.0 * (decided & ~labels) + 20.0 * (~decided & labels)).mean()
+    assert found["cost"].realised == pytest.approx(cost)
+    for each in (found["precision"], found["recall"], found["cost"]):
+        assert each.low < each.realised < each.high
+    assert (found["precision"].low, found["precision"].high) == pytest.approx(
+        wilson(found["precision"].realised, int(decided.sum()))
+    )
+    nobody = {each.name: each for each in measure(Counts.zeros(3, 4, 4), make_calibration(rate))}
+    assert all(math.isnan(each.realised) and math.isnan(each.low) for each in nobody.values())
+
+
+@pytest.mark.parametrize(("base", "n"), [(0.01, 10_000), (0.2, 1_000)])
+def test_the_ranges_of_precision_recall_and_cost_hold_the_true_ones(base: float, n: int) -> None:
+    generator = np.random.default_rng(21)
+    rate = base * np.array([0.2, 0.5, 1.0, 1.5, 1.8])
+    calibration, positives = make_calibration(rate), rate / rate.sum()
+    true = {"precision": rate[2:].mean(), "recall": positives[2:].sum()}
+    true["cost"] = float((np.where(np.arange(5) >= 2, 1 - rate, 20 * rate)).mean())
+    missed = dict.fromkeys(true, 0)
+    for _ in range(500):
+        events = generator.multinomial(n, np.full(5, 0.2))
+        positive = generator.binomial(events, rate)
+        counts = Counts.zeros(3, 4, 5)
+        counts.outcomes[:] = [events - positive, positive]
+        for each in measure(counts, calibration):
+            if each.name in true:
+                missed[each.name] += not each.low <= true[each.name] <= each.high
+    assert all(missed <= 25 + 3 * 5 for missed in missed.values())
+
+
 def test_without_both_labels_there_is_no_auc_and_without_any_nothing() -> None:
     assert math.isnan(auc(count_labelled(np.array([0.2]), np.array([1.0])).outcomes))
     assert all(math.isnan(each.realised) for each in measure(Counts.zeros(3, 4, 5)))
@@ -156,7 +196,7 @@ def make_calibration(rate: np.ndarray, effects: dict[str, float] | None = None) 
     """What scores mean that come true as often as they say, by a reference of a million events."""
     events = np.full(len(rate), 1_000_000 // len(rate))
     positive = np.round(events * rate).astype(np.int64)
-    return fit_calibration(np.array([events - positive, positive]), len(rate) // 2, rate, effects or {})
+    return fit_calibration(np.array([events - positive, positive]), len(rate) // 2, rate, effects or {}, (1.0, 20.0))
 
 
 @pytest.mark.parametrize(("base", "n"), [(0.01, 1_500), (0.01, 10_000), (0.3, 300)])
@@ -197,7 +237,7 @@ def test_labels_that_err_together_widen_each_range_as_fewer_labels_would() -> No
     labels = generator.random(5_000) < rate[cells]
     counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=5) for label in (0, 1)]
     counts.n_correct, counts.log_loss_sum = 3_500, 3_000 * FIXED_POINT
-    effects = {"auc": 4.0, "log_loss": 9.0, "accuracy": 2.25}
+    effects = {"auc": 4.0, "log_loss": 9.0, "accuracy": 2.25, "precision": 4.0, "recall": 6.25, "cost": 9.0}
     alone, together = (measure(counts, make_calibration(rate, each)) for each in ({}, effects))
     for before, now in zip(alone, together, strict=True):
         times = (now.high - now.low) / (before.high - before.low)

@@ -395,6 +395,7 @@ MISTAKES = [
     ("WINDOW", ALERT + "since = 2026-11-01", "alerts.a.since: must be a time, not a date or time; for example 2013-01-01T00:00:00Z."),
     ("WINDOW", ALERT + "since = 2026-11-01T00:00:00", "alerts.a.since: the time has no offset; end it with Z for UTC."),
     ("WINDOW", VERDICT.replace("pipeline_fault", "concept_drift"), 'alerts.a.kinds: "concept_drift" is never said without labels; add [labels] or leave it out.'),
+    ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "performance"\nmeasure = "cost"\nbelow_expected = true', 'alerts.a.measure: "cost" needs what errors cost; add [performance.costs], or use auc.'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
     ("WINDOW", ALERT + 'clear_at = 0.1', 'alerts.a.clear_at: unknown key; did you mean "clears_at"?'),
     ("WINDOW", ALERT + 'clears_at = 0.4', "alerts.a.clears_at: 0.4 is no milder than above = 0.3; use a number at or below it."),
