@@ -147,6 +147,7 @@ class Diagnosis:
         awaits_labels: bool = False,
         alpha: float,
         is_worse: bool = False,
+        is_chosen: bool = False,
         arrived: tuple[float, float] = ALL_ARRIVED,
         silence: Silence = NOTHING_SILENT,
         course: Callable[[], Course | None] = lambda: None,
@@ -173,6 +174,8 @@ class Diagnosis:
             What the tests of labels may spend.
         is_worse
             Whether `MEASURE` is surely below what the scores promise (`app.core.alert_readings.read_performance`).
+        is_chosen
+            Whether labels are those of chosen events: how many of them are positive says nothing of all.
         arrived
             The shares of the labels 0 and 1 that are here.
         silence
@@ -218,7 +221,7 @@ class Diagnosis:
                 attribution=shares,
                 misfit=misfits.get(ALL),
                 misfits=tuple(each for segment, each in misfits.items() if segment != ALL),
-                p_prior=checks[ALL].p_prior if is_asked else math.nan,
+                p_prior=checks[ALL].p_prior if is_asked and not is_chosen else math.nan,
                 rate_before=_rate(reference.training),
                 rate_now=_rate(whole) if is_asked else math.nan,
                 alpha=alpha,

@@ -120,7 +120,7 @@ def say_one_kind(reference: Reference, counts: Counts) -> str:
         return ""
     return (
         f"All {int(n[label]):,} labels are {label}, where their scores promise {due:,.0f} that are {1 - label}: either"
-        f" none come true any more, or labels {1 - label} are no longer sent."
+        f" there are none any more, or labels {1 - label} are no longer sent."
     )
 
 

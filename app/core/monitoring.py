@@ -480,6 +480,7 @@ class MonitorCore:
             awaits_labels=self._pipeline.labels is not None and not self._store.is_mature(window),
             alpha=alpha,
             is_worse=MEASURE in measured and measured[MEASURE].is_worse,
+            is_chosen=chosen is not None,
             arrived=arrived or ALL_ARRIVED,
             silence=silence,
             course=lambda: self._course(window, version),
@@ -488,6 +489,8 @@ class MonitorCore:
         notes = [chosen.describe()] if chosen is not None else []
         if with_labels and (one_kind := say_one_kind(known.reference, counts[ALL])):
             notes.append(one_kind)
+        if with_labels and not counts[ALL].n_labels:
+            notes.append("None of them has a label, though all are old enough.")
         if self._store.is_mature(window) and arrived is None:
             notes.append(f"Its labels are not judged: {_MISSING}.")
         revision = holding.conclude(_digest(performance, verdict, *notes))
@@ -636,8 +639,9 @@ class MonitorCore:
             chosen = self._selection(known, counts[ALL], arrived)
             if arrived is None:
                 silent[outcome] = _MISSING
-            elif chosen is not None and chosen.is_one_sided:
-                silent[outcome] = "labels come of one side of the threshold alone"
+            elif chosen is not None:
+                alone = " alone" if chosen.is_one_sided else " more than of the other"
+                silent[outcome] = f"labels come of one side of the threshold{alone}"
             elif drift.against is None:  # of past windows, as many are here
                 reference[:, outcome, :2] = np.rint(reference[:, outcome, :2] * thinning(arrived))
         return View(

@@ -82,12 +82,18 @@ def reference() -> Reference:
     return fit_reference(matrix, ["amount"], ["numeric"], {}, scores, labels, 16, 0.5)
 
 
-def watch(laws: tuple[Draw, Draw], *, seed: int = 2, every: int = 1) -> tuple[Findings, MonitorCore]:
-    """A stream without drift, asked every so many days; ``laws``: delays of labels 0 and 1 in days."""
+def watch(
+    laws: tuple[Draw, Draw], *, seed: int = 2, every: int = 1, sent: Callable[[Floats], Floats] | None = None
+) -> tuple[Findings, MonitorCore]:
+    """A stream without drift, asked every so many days.
+
+    ``laws``: delays of labels 0 and 1 in days; ``sent``: how likely it is that a label is sent at all, by the score.
+    """
     rng = np.random.default_rng(seed)
     n = PER_DAY * DAYS
     times = START_MS + np.sort(rng.integers(0, DAYS * DAY_MS, n))
     matrix, scores, labels = draw(n, rng)
+    is_sent = rng.random(n) < (np.ones(n) if sent is None else sent(scores))
     took = np.where(labels == 1, laws[1](rng, n), laws[0](rng, n)) * DAY_MS
     came = times + np.maximum(took.astype(np.int64), 1)
     monitor = MonitorCore(pipeline())
@@ -98,7 +104,7 @@ def watch(laws: tuple[Draw, Draw], *, seed: int = 2, every: int = 1) -> tuple[Fi
         buffer = SketchBuffer("fraud", pipeline().drift.slice_ms)
         here = (times >= start) & (times < end)
         buffer.add_scored("1.0.0", reference(), times[here], matrix[here], scores[here])
-        now = (came >= start) & (came < end) & (took < 20 * DAY_MS)
+        now = (came >= start) & (came < end) & (took < 20 * DAY_MS) & is_sent
         buffer.add_labelled("1.0.0", reference(), times[now], scores[now], labels[now])
         delays = [
             DelayCounts(at, label, cells.astype("<u4").tobytes(), counts.astype("<i8").tobytes(), newest)
@@ -211,3 +217,25 @@ def test_labels_that_come_in_time_are_judged_from_the_first_window_on() -> None:
         for verdict in findings.verdicts
         if verdict.window_end_ms + 6 * DAY_MS <= START_MS + DAYS * DAY_MS
     }
+
+
+AT_ONCE: tuple[Draw, Draw] = (lambda _, n: np.full(n, 0.5),) * 2
+
+
+def test_labels_of_all_that_is_flagged_and_a_tenth_of_the_rest_are_no_other_share_of_positives() -> None:
+    findings, _ = watch(AT_ONCE, sent=lambda scores: np.where(scores >= 0.5, 1.0, 0.1))
+    assert kinds(findings) == {"none"}
+    assert outcome_signals(findings) == {"NONE"}
+    mature = [verdict for verdict in findings.verdicts if verdict.with_labels]
+    assert len(mature) > 5
+    assert all("are not those of all" in verdict.reason for verdict in mature)
+    notes = {each.note for each in findings.reports if (each.metric, each.test) == ("outcome", "chi_square")}
+    assert "labels come of one side of the threshold more than of the other" in notes
+
+
+def test_labels_that_are_due_and_have_not_come_are_said_to_be_missing() -> None:
+    findings, _ = watch(AT_ONCE, sent=np.zeros_like)
+    mature = [verdict for verdict in findings.verdicts if verdict.with_labels]
+    assert len(mature) > 5
+    assert all(verdict.reason.endswith("None of them has a label, though all are old enough.") for verdict in mature)
+    assert kinds(findings) == {"none"}
