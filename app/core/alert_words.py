@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,19 +18,34 @@ if TYPE_CHECKING:
 
 #: Detections that are named in a sentence; of more, their number.
 _MOST_NAMED = 3
+#: What to do about wrong decisions.
+_OF_ERRORS = "look for what changed then, and train again on labels from after it if it stays so"
 
 
-def say_detections(detections: Sequence[tuple[int, str]]) -> str:
-    """Name detectors and the times at which they fired.
+class Detected(NamedTuple):
+    """When a detector of wrong decisions fired (by its labels), its name, and what it found in words."""
+
+    time_ms: int
+    detector: str
+    words: str
+
+
+def say_detections(detections: Sequence[Detected]) -> str:
+    """Say what the first one found, and name the detectors and the times at which they fired; without any, nothing.
+
+    Those after the first compare with what has changed already.
 
     Examples
     --------
-    >>> say_detections([(86_400_000, "cusum"), (86_460_000, "adwin")])
-    'cusum at 1970-01-02T00:00:00, adwin at 1970-01-02T00:01:00'
+    >>> say_detections([Detected(86_400_000, "cusum", "half are wrong"), Detected(86_460_000, "adwin", "")])
+    'half are wrong (noticed by cusum at 1970-01-02T00:00:00, adwin at 1970-01-02T00:01:00)'
     """
-    named = [f"{name} at {np.datetime64(time_ms, 'ms').astype('M8[s]')}" for time_ms, name in detections[:_MOST_NAMED]]
+    named = [
+        f"{name} at {np.datetime64(time_ms, 'ms').astype('M8[s]')}" for time_ms, name, _ in detections[:_MOST_NAMED]
+    ]
     more = len(detections) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    rest = f" and {more} more" if more else ""
+    return f"{detections[0].words} (noticed by {', '.join(named)}{rest})" if detections else ""
 
 
 def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
@@ -40,7 +55,7 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
         words = f"the verdict on {subject} is {_said(rule, reading.says)} in {window}"
         words += _headline(rule, reading.says, reading.text)
     elif rule.on == "error":
-        words = f"the errors of {subject} have changed in {window}: {reading.text}"
+        words = f"{subject} errs more often: {reading.text}; {_OF_ERRORS}"
     elif rule.on == "entities":
         examples = f" ({reading.text})" if reading.text else ""
         words = f"{_strays(reading)} in {window}{examples}: their windows are wrong"

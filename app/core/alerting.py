@@ -26,7 +26,7 @@ import numpy as np
 from app.core.alert_cases import About, AcknowledgeError, Acknowledgement, Case, Told, find_cases
 from app.core.alert_course import Watch, limits
 from app.core.alert_readings import ABSENT, NOTHING, Reading, is_awaited
-from app.core.alert_words import say_detections, say_withdrawn
+from app.core.alert_words import Detected, say_detections, say_withdrawn
 from app.core.drift_calendar import Window
 from schemas.wire import Alert, AlertState
 
@@ -106,9 +106,9 @@ class AlertBook:
         self._read(version, "verdict", window, verdict)
 
     def see_detections(
-        self, version: str, window: Window, detections: Sequence[tuple[int, str]], *, is_steady: bool = True
+        self, version: str, window: Window, detections: Sequence[Detected], *, is_steady: bool = True
     ) -> None:
-        """Take all detections so far in a window, closed or not: event time and name of the detector.
+        """Take all detections so far in a window, closed or not.
 
         ``is_steady``: without any, the errors were steady; otherwise there were too few labels to say so, or the window
         is under way.

@@ -15,6 +15,7 @@ from app.core.drift.cusum import Cusum
 from app.core.drift_calendar import Window
 from app.core.drift_reports import Judgement, Verdict
 from app.core.sketches import ALL
+from app.core.verdict_words import number_pair
 
 if TYPE_CHECKING:
     from app.core.batches import Ints
@@ -145,7 +146,8 @@ def _key(wanted: ErrorDetector) -> str:
 def _report(about: Subject, test: str, found: Detection, change_ms: int, position_ms: int) -> DriftReport:
     now, before = found.rate_since, found.rate_before
     since = str(np.datetime64(change_ms, "ms").astype("M8[D]"))
-    words = f"the decisions are wrong in {now:.1%} of {found.n_since} cases since {since}, {before:.1%} before"
+    was, is_ = number_pair(100 * before, 100 * now)
+    words = f"the decisions are wrong in {is_} % of {found.n_since} cases since {since}, {was} % before"
     verdict = Verdict(
         statistic=found.statistic,
         p_value=None,

@@ -30,6 +30,7 @@ import numpy as np
 
 from app.core.alert_course import limits
 from app.core.alert_readings import NOTHING, read_drift, read_performance, read_verdict
+from app.core.alert_words import Detected
 from app.core.alerting import AlertBook
 from app.core.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
 from app.core.diagnosis import MEASURE, Diagnosis, to_record
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
 #: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
 _MISSING = "too few of either label have come by performance.maturity, or nobody knows yet how many will"
-_MAGIC = b"streamgauge monitor 7\n"
+_MAGIC = b"streamgauge monitor 8\n"
 
 
 @dataclass(eq=False)
@@ -87,8 +88,8 @@ class _Version:
     diagnosis: Diagnosis
     errors: ErrorWatch
     is_announced: bool = False
-    #: Of the detectors of wrong decisions: when, and which.
-    detections: list[tuple[int, str]] = field(default_factory=list)
+    #: What the detectors of wrong decisions found.
+    detections: list[Detected] = field(default_factory=list)
     #: Of the labels that these have seen: how many, by the slice of their time.
     n_seen: dict[int, int] = field(default_factory=dict)
 
@@ -343,7 +344,7 @@ class MonitorCore:
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
             self._versions[version].is_announced = saved["is_announced"]
             self._versions[version].errors.restore(saved["errors"])
-            self._versions[version].detections = [(time_ms, name) for time_ms, name in saved["detections"]]
+            self._versions[version].detections = [Detected(*each) for each in saved["detections"]]
             self._versions[version].n_seen = dict(map(tuple, saved["n_seen"]))
         self.alerts.from_state(state["alerts"])
         self._history.from_state(state["history"])
@@ -385,7 +386,9 @@ class MonitorCore:
                 known.n_seen[start_ms] = known.n_seen.get(start_ms, 0) + n
             detected = known.errors.observe(released, self._about(version, known.training, 1))
             findings.reports += detected
-            known.detections += [(each.window_end_ms, each.test) for each in detected if each.signal == "DRIFT"]
+            known.detections += [
+                Detected(each.window_end_ms, each.test, each.note) for each in detected if each.signal == "DRIFT"
+            ]
 
     def _judge(
         self, windows: list[Window], later: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False
@@ -600,7 +603,7 @@ class MonitorCore:
         for version, known in self._versions.items():
             for window in closed:
                 if label_watermark_ms is not None and window.end_ms <= label_watermark_ms:
-                    found = [each for each in known.detections if window.start_ms <= each[0] < window.end_ms]
+                    found = [each for each in known.detections if window.start_ms <= each.time_ms < window.end_ms]
                     slices = range(window.start_ms, window.end_ms, self._pipeline.drift.slice_ms)
                     n_seen = sum(known.n_seen.get(start_ms, 0) for start_ms in slices)
                     self.alerts.see_detections(version, window, found, is_steady=n_seen >= FEWEST)

@@ -17,6 +17,7 @@ from msgspec.structs import replace as replace_struct
 from app.core.alert_cases import AcknowledgeError
 from app.core.alert_course import Watch, limits, silence_of
 from app.core.alert_readings import ABSENT, OF_LABELS, RULED_OUT, Answer, Limit, Reading, ask
+from app.core.alert_words import Detected
 from app.core.alerting import AlertBook
 from app.core.drift_calendar import Window
 from schemas.pipeline import AlertRule, Silence
@@ -443,22 +444,40 @@ def test_a_verdict_raises_the_rules_that_name_it() -> None:
     ]
 
 
+def detection(time_ms: int, name: str = "cusum", share: str = "61 %") -> Detected:
+    return Detected(time_ms, name, f"the decisions are wrong in {share} of 173 cases since 1969-12-04, 6.5 % before")
+
+
 def test_a_detection_raises_at_once_and_a_window_without_one_clears() -> None:
     book = make_book(AlertRule("errors", "error", "error", clears_after=1))
-    book.see_detections("1.0.0", window(0), [(5_000, "cusum")])
+    book.see_detections("1.0.0", window(0), [detection(5_000)])
     (raised,) = book.announce(1)
-    book.see_detections("1.0.0", window(0), [(7_000, "adwin"), (5_000, "cusum")])
+    book.see_detections("1.0.0", window(0), [detection(7_000, "adwin"), detection(5_000)])
     assert book.announce(2) == []
     book.see_detections("1.0.0", window(1), [])
     (cleared,) = book.announce(3)
-    book.see_detections("1.0.0", window(2), [(DAY * 2 + 1_000 * n, "cusum") for n in (4, 2, 3, 1)])
-    (again,) = book.announce(4)
-    assert again.message.endswith(
-        "cusum at 1970-01-03T00:00:01, cusum at 1970-01-03T00:00:02, cusum at 1970-01-03T00:00:03 and 1 more"
-    )
     assert (raised.state, raised.value) == ("raised", 1.0)
-    assert raised.message.endswith("UTC: cusum at 1970-01-01T00:00:05")
     assert (cleared.state, cleared.alert_id) == ("cleared", raised.alert_id)
+
+
+def test_an_alert_of_a_detector_says_how_many_are_wrong_since_when_and_what_to_do() -> None:
+    """Of several detections, what the first one says: those after it compare with what has changed already."""
+    book = make_book(AlertRule("errors", "error", "error"))
+    book.see_detections("1.0.0", window(0), [detection(5_000)])
+    for number in range(1, 5):
+        book.see_detections("1.0.0", window(number), [])
+    book.see_detections("1.0.0", window(5), [detection(DAY * 5 + 1_000 * n, share=f"{n} %") for n in (4, 2, 3, 1)])
+    first, again = [alert.message for alert in book.announce(1) if alert.state == "raised"]
+    assert first == (
+        "late 1.0.0 errs more often: the decisions are wrong in 61 % of 173 cases since 1969-12-04, 6.5 % before"
+        " (noticed by cusum at 1970-01-01T00:00:05); look for what changed then, and train again on labels from after"
+        " it if it stays so"
+    )
+    assert "wrong in 1 % of 173" in again
+    assert (
+        "(noticed by cusum at 1970-01-06T00:00:01, cusum at 1970-01-06T00:00:02, cusum at 1970-01-06T00:00:03 and 1"
+        " more)"
+    ) in again
 
 
 # -- acknowledgements --------------------------------------------------------------------------------------------------
@@ -666,7 +685,7 @@ def show(book: AlertBook, number: int, seen: Seen, parts: Iterable[int] = range(
         elif part == 1:
             book.see_verdict("1.0.0", here, say(kind, with_labels=with_labels))
         else:
-            found = [(here.start_ms + each, "cusum") for each in range(n)]
+            found = [detection(here.start_ms + each) for each in range(n)]
             book.see_detections("1.0.0", here, found, is_steady=n >= 0)
 
 
@@ -1103,7 +1122,7 @@ def test_a_rule_that_comes_later_hears_of_everything_that_rules_may_be_on() -> N
     book = make_book()
     book.see_drift("1.0.0", window(0), Reading(0.5))
     book.see_verdict("1.0.0", window(0), verdict("pipeline_fault", "amount"))
-    book.see_detections("1.0.0", window(0), [(5, "cusum")])
+    book.see_detections("1.0.0", window(0), [detection(5)])
     book.see_stream("labels", [(window(0), Reading(0.1, "7 unknown"))])
     book.see_stream("entities", [(window(0), Reading(1.0))])
     book.see_performance("1.0.0", window(0), {"log_loss": Reading(0.6, "", 0.55, 0.65)})

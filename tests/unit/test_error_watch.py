@@ -113,9 +113,9 @@ def test_a_report_says_since_when_how_many_and_how_it_was_before() -> None:
     assert report.statistic >= report.threshold
     assert report.effect == pytest.approx(0.2, abs=0.08)
     assert report.n_reference == pytest.approx(4_000 + report.window_start_ms / 1000, abs=20)
-    wrong, n = report.note.removeprefix("the decisions are wrong in ").split("% of ")
+    wrong, n = report.note.removeprefix("the decisions are wrong in ").split(" % of ")
     assert n.startswith(f"{report.n_detection} cases since 1970-01-01, ")
-    before = float(n.removesuffix("% before").split(", ")[1])
+    before = float(n.removesuffix(" % before").split(", ")[1])
     assert float(wrong) - before == pytest.approx(100 * (report.effect or 0), abs=0.1)
 
 
@@ -273,9 +273,16 @@ def test_a_report_has_the_numbers_of_the_detection(rose: bool) -> None:
     assert (report.statistic, report.threshold, report.p_value) == (6.5, 5.5, None)
     assert report.effect == pytest.approx(0.2)
     assert report.signal == ("DRIFT" if rose else "NONE")
-    words = "the decisions are wrong in 50.0% of 20 cases since 1970-01-17, 30.0% before"
+    words = "the decisions are wrong in 50 % of 20 cases since 1970-01-17, 30 % before"
     fewer = ": fewer than before, from here on compared with the new rate"
     assert report.note == (words if rose else words + fewer)
+
+
+def test_a_report_tells_rates_apart_that_are_small() -> None:
+    """Of rare positives hardly a decision is wrong: a third more is half a percent."""
+    found = Detection(10_000, 5_000, 2_500, 38, 4_000, 0.0114, 6.5, 5.5)
+    (report,) = watch(found).observe(of_times(np.arange(10_001) * 1_000), ABOUT)
+    assert report.note == "the decisions are wrong in 1.52 % of 2500 cases since 1970-01-01, 1.14 % before"
 
 
 def test_a_thousand_events_between_false_alarms_are_the_fewest() -> None:
@@ -337,18 +344,25 @@ def test_an_alert_on_wrong_decisions_is_of_the_window_they_were_noticed_in_and_s
     buffer.add_scored("1", reference(), np.arange(0, 7_000, 10), np.ones((700, 1)), np.full(700, 0.5))
     run = ErrorRun("1", np.array([at_ms], "<i8").tobytes(), b"\1")
     monitor.observe(SketchRecord(0, 7_000, label_watermark_ms, buffer.drain(), [run]))
-    alerts = monitor.collect(now_ms=7).alerts
+    findings = monitor.collect(now_ms=7)
+    alerts, snapshot = findings.alerts, monitor.snapshot()
+    monitor = MonitorCore(pipeline, make_detector=lambda *_: Told(found_at(0, 0)))
+    monitor.restore(snapshot)
+    assert monitor.snapshot() == snapshot
     assert [each.window_start_ms for each in alerts if each.state == "raised"] == raised
     assert [each.state for each in alerts if each.state != "raised"] == []
     started = at_ms // 1_000 * 1_000
     times = np.full(n_next, started + 1_000)
     times[times < label_watermark_ms] = label_watermark_ms
     monitor.observe(SketchRecord(0, 8_000, 8_000, [], [ErrorRun("1", times.astype("<i8").tobytes(), bytes(n_next))]))
-    over = monitor.collect(now_ms=8).alerts
+    later = monitor.collect(now_ms=8)
+    over = later.alerts
     assert [(each.state, each.window_start_ms) for each in over] == [
         *([] if raised else [("raised", started)]),
         *([("cleared", started + 1_000)] if n_next >= 200 else []),
     ]
+    (note,) = [each.note for each in (*findings.reports, *later.reports) if each.metric == "error"]
+    assert f" errs more often: {note} (noticed by " in (*alerts, *over)[0].message
     other = MonitorCore(pipeline, make_detector=lambda *_: Told(found_at(0, 0)))
     other.restore(monitor.snapshot())
     assert other.snapshot() == monitor.snapshot()
