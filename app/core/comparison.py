@@ -69,7 +69,7 @@ class Comparison:
         self._n_metrics, self._width = reference.counts.shape
         kinds = [cells.kind for cells in reference.metrics]
         #: By test: the metrics that it has anything to say of.
-        self.concerned = {test: [kind in TESTS[test].kinds for kind in kinds] for test in self.tests}
+        self.concerned = {test: np.array([kind in TESTS[test].kinds for kind in kinds]) for test in self.tests}
         self._is_outcome = np.array([kind == "outcome" for kind in kinds])
         groups = [
             group_cells(counts[: cells.size + 1], N_GROUPS, by_size=cells.is_coded)

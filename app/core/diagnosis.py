@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.attribution import attribute
-from app.core.drift.deciles import deciles
+from app.core.drift.deciles import DecileCells
 from app.core.estimation import compare, estimate
 from app.core.faults.find import find_faults
 from app.core.faults.since import find_since
@@ -81,6 +81,10 @@ class Diagnosis:
     @cached_property
     def _misfits(self) -> Misfits:
         return Misfits(self.reference, self.settings)
+
+    @cached_property
+    def _cells(self) -> DecileCells:
+        return DecileCells.stack(self.reference.metrics)
 
     @property
     def calibration(self) -> Calibration:
@@ -185,7 +189,7 @@ class Diagnosis:
         """
         reference, whole = self.reference, counts[ALL]
         moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifts)]
-        changes = [self._change(reference.names.index(name), whole) for name in moved]
+        changes = self._changes(moved, whole) if moved else []
         silent = {each.metric for each in silence.filling}
         faults = self._find_faults(whole, moved, silent, traffic)
         # What a time of day alone decides is different in each part of a window.
@@ -294,13 +298,16 @@ class Diagnosis:
         before, now = sides
         return before, now
 
-    def _change(self, row: int, window: Counts) -> Change:
+    def _changes(self, metrics: Sequence[str], window: Counts) -> list[Change]:
+        sides = self.reference.training, window
+        tenths = [self._cells.deciles(side.counts, side.minima, side.maxima).tolist() for side in sides]
+        return [self._change(row, window, tenths) for row in map(self.reference.names.index, metrics)]
+
+    def _change(self, row: int, window: Counts, tenths: list[list[list[float]]]) -> Change:
+        """``tenths``: deciles of all metrics, in training and in the window."""
         cells, training = self.reference.metrics[row], self.reference.training
         before, now = self._shares(row, window)
-        tenths = [
-            tuple(deciles(cells, side.counts[row], float(side.minima[row]), float(side.maxima[row])).tolist())
-            for side in (training, window)
-        ]
+        deciles_before, deciles_now = (tuple(side[row]) for side in tenths)
         at_least = (math.nan, math.nan, math.nan)
         if len(cells.edges):
             below, below_now = np.cumsum(before[:-2]), np.cumsum(now[:-2])
@@ -313,8 +320,8 @@ class Diagnosis:
             metric=cells.name,
             kind=cells.kind,
             effect=_apart(cells, before, now),
-            deciles_before=() if cells.is_coded else tenths[0],
-            deciles_now=() if cells.is_coded else tenths[1],
+            deciles_before=() if cells.is_coded else deciles_before,
+            deciles_now=() if cells.is_coded else deciles_now,
             range_before=(float(training.minima[row]), float(training.maxima[row])),
             missing_before=float(before[-1]),
             missing_now=float(now[-1]),

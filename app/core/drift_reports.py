@@ -319,7 +319,7 @@ class Judge:
                 verdicts[test] = Verdict(statistic, p_value, None, effect, "NONE", self._say_power(view, s, row))
             else:
                 signal = self._grade(test, effect) if is_rejected and p_value <= limit else "NONE"
-                note = self._say(test, view, s, row) if test in _SAYING else ""
+                note = self._say(test, view, at) if test in _SAYING else ""
                 verdicts[test] = Verdict(statistic, p_value, limit, effect, signal, note)
         return verdicts
 
@@ -388,9 +388,9 @@ class Judge:
         looks = f"{m / design_effect:.2g} independent looks a window"
         return f"hardly to be judged: {looks} ({least} events are needed in both windows); {seen} would be sure"
 
-    def _say(self, test: str, view: View, s: int, row: int) -> str:
-        cells = self._reference.metrics[row]
-        then, now = view.reference[s, row], view.detection[s, row]
+    def _say(self, test: str, view: View, at: tuple[int, int]) -> str:
+        cells = self._reference.metrics[at[1]]
+        then, now = view.reference[at], view.detection[at]
         if test == "null_rate":
             shares = (f"{int(each[cells.size]) / max(int(each.sum()), 1):.2%}" for each in (now, then))
             return f"{' against '.join(shares)} missing"

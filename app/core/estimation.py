@@ -129,7 +129,7 @@ def compare(
     realised = _estimate(calibration, nothing, outcomes)
     expected = _estimate(calibration.among_arrived(arrived), labelled, no_outcomes)
     missing = np.maximum(np.asarray(score_counts) - labelled, 0)
-    combined = _estimate(calibration.among_missing(arrived), missing, outcomes)
+    combined = _estimate(calibration.among_missing(arrived), missing, outcomes) if missing.any() else realised
     return [
         Comparison(
             name=true.name,

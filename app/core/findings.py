@@ -127,23 +127,9 @@ class Subject:
     def metadata(
         self, stage: Literal["training", "scoring"], segment: str, statistics: Statistics, now_ms: int
     ) -> list[MetadataRow]:
-        return [
-            MetadataRow(
-                pipeline=self.pipeline,
-                model=self.model,
-                version=self.version,
-                stage=stage,
-                segment=segment,
-                metric=metric,
-                decile=decile,
-                value=value,
-                timestamp_ms=now_ms,
-                window_start_ms=self.window.start_ms,
-                window_end_ms=self.window.end_ms,
-                revision=self.revision,
-            )
-            for metric, decile, value in statistics.rows()
-        ]
+        about = self.pipeline, self.model, self.version, stage, segment
+        when = now_ms, self.window.start_ms, self.window.end_ms, self.revision
+        return [MetadataRow(*about, metric, decile, value, *when) for metric, decile, value in statistics.rows()]
 
     def reports(self, tested: Iterable[Judgement]) -> list[DriftReport]:
         return [

@@ -108,6 +108,8 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
     signalled, suspected = moved
     if not any(cells[row].name in signalled for row in numeric):
         return
+    if sum(cells[row].name in signalled | suspected for row in numeric) < 2:  # nothing has taken its place
+        numeric = [row for row in numeric if cells[row].name in signalled]
     certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
     laws = [{cells[row].name: _law(cells[row], past, row) for row in numeric} for past in pasts if past is not None]
     names = [cells[row].name for row in numeric]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,7 +151,7 @@ def _is_of_season(traffic: Traffic, found: Fault) -> bool:
 
 
 def _usual(past: Sequence[int]) -> float:
-    return float(np.median(np.asarray(past, np.float64))) if len(past) else 0.0
+    return float(median(past)) if past else 0.0
 
 
 def _judge(n: int, past: Sequence[int], segment: str, overall: float, events: str) -> Fault | None:
@@ -161,9 +162,9 @@ def _judge(n: int, past: Sequence[int], segment: str, overall: float, events: st
     if n == 0 and usual < _NONE_BY_CHANCE:
         return None
     logs = np.log(np.asarray(past, np.float64) + 0.5)
-    middle = float(np.median(logs))
+    middle = median(logs.tolist())
     chance = 1 / max(usual, 1.0) + 1 / (n + 0.5) if n else 1 / max(usual, 1.0)
-    spread = math.hypot(max(_DEVIATIONS * float(np.median(np.abs(logs - middle))), _LEAST_SPREAD), math.sqrt(chance))
+    spread = math.hypot(max(_DEVIATIONS * median(np.abs(logs - middle).tolist()), _LEAST_SPREAD), math.sqrt(chance))
     away = (math.log(n + 0.5) - middle - math.log(max(overall, 1e-9))) / spread
     times = n / usual / max(overall, 1e-9) if usual else math.inf
     where = f" of {segment}" if segment else ""
