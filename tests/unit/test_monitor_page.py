@@ -156,6 +156,45 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
+class Cells(HTMLParser):
+    """Collects, table by table, the titles of the columns and of each row the titles that its cells bear."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: list[tuple[list[str], list[list[str | None]]]] = []
+        self._in_title = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_title = tag == "th"
+        if tag == "table":
+            self.tables.append(([], []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+        elif tag == "td":
+            self.tables[-1][1][-1].append(dict(attrs).get("data-title"))
+
+    def handle_data(self, data: str) -> None:
+        if self._in_title:
+            self.tables[-1][0].append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_title &= tag != "th"
+
+
+def test_on_a_phone_each_cell_says_what_it_is_as_columns_have_no_room_there() -> None:
+    html = render(full_page("words"))
+    tables = [table for table in Cells(html).tables if not table[0][0].startswith("metric")]
+    assert len(tables) == len(re.findall("<h2>", html)) - 1  # the heat map has columns
+    for titles, (head, *rows) in tables:
+        assert head == []
+        assert rows
+        assert [row for row in rows if row != titles] == []
+    narrow = re.search(r"@media \(max-width: 40rem\) \{(.*?)\n\}", html, re.DOTALL)
+    assert narrow is not None
+    assert "content: attr(data-title)" in narrow[1]
+
+
 def test_nothing_that_others_wrote_becomes_markup() -> None:
     tags = Tags()
     tags.feed(render(full_page(EVIL)))
@@ -195,9 +234,9 @@ def test_an_interval_shows_an_auc_below_a_coin_flip_where_it_is() -> None:
 def test_detections_of_wrong_decisions_say_since_when_and_which_way() -> None:
     html = render(full_page("words"))
     section = html[html.index("<h2>Wrong decisions</h2>") : html.index("<h2>Model versions</h2>")]
-    assert '<td class="bad">more</td>' in section
-    assert '<td class="good">fewer</td>' in section
-    assert section.count("<td>words</td>") == 4  # version and detector
+    assert '<td data-title="wrong" class="bad">more</td>' in section
+    assert '<td data-title="wrong" class="good">fewer</td>' in section
+    assert section.count(">words</td>") == 6  # version, detector and what
 
 
 def test_a_verdict_says_what_has_happened_and_what_to_do() -> None:

@@ -1,0 +1,122 @@
+"""The tables of the monitor's page on windows: verdicts, performance, drift, wrong decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from app.adapters.monitor_tables import Row
+from app.adapters.page_html import cell, date_of, decimal, number, say, span_of, table, time_of
+
+
+def verdicts(found: Sequence[Row]) -> str:
+    if not found:
+        return '<p class="quiet">No window has closed yet.</p>'
+    rows = [
+        [
+            cell(span_of(str(row["window_start"]), str(row["window_end"]))),
+            cell(str(row["version"])),
+            cell(str(row["kind"]).replace("_", " ")),
+            f'<td class="text">{say(row["headline"])}{_explanation(row)}</td>',
+            f'<td class="text"><b>{escape(str(row["advice"]).replace("_", " "))}</b>: {say(row["reason"])}</td>',
+        ]
+        for row in found
+    ]
+    return table(["window", "version", "verdict", "what", "what to do"], rows)
+
+
+def _explanation(row: Row) -> str:
+    words = [str(each) for each in row["words"] if str(each) not in str(row["headline"])]
+    lines = [f"<li>{say(each)}</li>" for each in dict.fromkeys(words)]
+    if row["segments"]:
+        lines.append(f"<li>Most of it in {escape(', '.join(map(str, row['segments'][:5])))}</li>")
+    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _realised(row: Row | None) -> str:
+    """What came true, or what the scores let expect as long as labels are missing."""
+    if row is None or row["realised"] is not None or row["estimated"] is None:
+        return decimal(row["realised"] if row else None)
+    return f"≈ {decimal(row['estimated'])}"
+
+
+def performance(found: Sequence[Row]) -> str:
+    if not found:
+        return '<p class="quiet">No window has closed yet.</p>'
+    measures = sorted({str(row["measure"]) for row in found}, key=lambda name: (name != "auc", name))
+    windows: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in found:
+        key = (str(row["window_start"]), str(row["window_end"]), str(row["version"]))
+        windows.setdefault(key, {})[str(row["measure"])] = row
+    rows = []
+    for (start, end, version), values in windows.items():
+        cells = [cell(span_of(start, end)), cell(version)]
+        for measure in measures:
+            value = values.get(measure)
+            cells.append(cell(_realised(value), "number"))
+            if measure == "auc":
+                cells.append(f"<td>{_interval(value)}</td>")
+        cells.append(cell(number(next(iter(values.values()))["n_labels"]), "number"))
+        rows.append(cells)
+    titles = ["window", "version"]
+    for measure in measures:
+        titles += [f"#{measure}", "95 % interval, 0 to 1"] if measure == "auc" else [f"#{measure}"]
+    return table([*titles, "#labels"], rows)
+
+
+def _interval(row: Row | None) -> str:
+    """A bar from low to high with a mark at the value, on a scale from 0 to 1, and a fine line in its middle."""
+    if row is None or row["realised"] is None:
+        return ""
+    value, low, high = (
+        float(row[name] if row[name] is not None else row["realised"]) for name in ("realised", "low", "high")
+    )
+    x, left, width = 2 + 136 * value, 2 + 136 * low, max(136 * (high - low), 1)
+    return (
+        '<svg width="140" height="12"><rect x="2" y="5" width="136" height="2" fill="currentColor" opacity=".15"/>'
+        '<rect x="69.5" y="2" width="1" height="8" fill="currentColor" opacity=".3"/>'
+        f'<rect x="{left:.1f}" y="3" width="{width:.1f}" height="6" fill="currentColor" opacity=".35"/>'
+        f'<rect x="{x - 1:.1f}" y="1" width="2" height="10" fill="currentColor"/></svg>'
+    )
+
+
+def drift(found: Sequence[Row]) -> str:
+    if not found:
+        return '<p class="quiet">No window has closed yet.</p>'
+    starts = sorted({str(row["window_start"]) for row in found})
+    by_metric: dict[str, dict[str, Row]] = {}
+    for row in found:
+        by_metric.setdefault(str(row["metric"]), {})[str(row["window_start"])] = row
+    are_months = all(start[7:16] == "-01T00:00" for start in starts)
+    head = "".join(f"<th>{escape(start[:7] if are_months else date_of(start))}</th>" for start in starts)
+    lines = [f"<tr><th>metric (PSI)</th>{head}</tr>"]
+    for metric, cells in sorted(by_metric.items(), key=lambda item: (item[0] in {"score", "outcome"}, item[0])):
+        line = "".join(_heat(cells.get(start)) for start in starts)
+        lines.append(f"<tr><th>{escape(metric)}</th>{line}</tr>")
+    note = '<p class="quiet">Colour: the strongest signal of all tests. Point at a cell to see which ones drift.</p>'
+    return f'<div class="wide"><table class="heat">{"".join(lines)}</table></div>{note}'
+
+
+def _heat(row: Row | None) -> str:
+    if row is None:
+        return "<td></td>"
+    signals = set(row["signals"])
+    signal = next((each for each in ("DRIFT", "WARNING") if each in signals), "NONE")
+    title = f"{signal} {row['tests']}".strip()
+    psi = "" if row["psi"] is None else f"{float(row['psi']):.2f}"
+    return f'<td class="{signal}" title="{escape(title, quote=True)}">{psi}</td>'
+
+
+def detections(found: Sequence[Row]) -> str:
+    rows = [
+        [
+            cell(time_of(row["window_start"])),
+            cell(time_of(row["window_end"])),
+            cell(row["version"]),
+            cell(row["test"]),
+            cell("more" if row["signal"] == "DRIFT" else "fewer", "bad" if row["signal"] == "DRIFT" else "good"),
+            f'<td class="text">{escape(str(row["note"]))}</td>',
+        ]
+        for row in found
+    ]
+    return table(["since (UTC)", "noticed with labels of", "version", "detector", "wrong", "what"], rows)
