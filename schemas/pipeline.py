@@ -259,6 +259,8 @@ class Drift:
     segments: tuple[str, ...] = ()
 
 
+#: The measures of performance that have ranges, for alerts.
+PERFORMANCE_MEASURES = ("auc", "log_loss", "accuracy", "precision", "recall", "cost")
 #: By default: the measures of performance whose loss makes a concept drift, the rate and the calibration.
 MINIMUM_EFFECTS = {"auc": 0.02, "accuracy": 0.02, "log_loss": 0.05, "rate": 0.1, "calibration": 0.05}
 #: The same of measures that are no reason for a verdict unless the file names them, for alerts.
@@ -299,10 +301,10 @@ class Silence:
 class AlertRule:
     """Raise when closed windows are beyond a limit for long enough; clear when they are well within it again.
 
-    ``on``: "performance" (measure: auc, log_loss, accuracy, precision, recall, cost), "drift" (measure: share of
-    metrics with signal DRIFT), "verdict" (the window's verdict is one of ``kinds``) or "error" (a sequential detector
-    on the error stream fired). Of no version but the stream: "labels" (share of a slice's labels that found no event)
-    and "entities" (entities that are in several partitions by the end of a slice).
+    ``on``: "performance" (measure: one of `PERFORMANCE_MEASURES`, or labels_missing: 1 or 0), "drift" (measure: share
+    of metrics with signal DRIFT), "verdict" (the window's verdict is one of ``kinds``) or "error" (a sequential
+    detector on the error stream fired). Of no version but the stream: "labels" (share of a slice's labels that found no
+    event) and "entities" (entities that are in several partitions by the end of a slice).
     ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics; ``below_expected``:
     surely worse than the scores of the labelled events promise. ``clears_at``: the milder limit that a window must be
     within to count as back, in the unit of the limit (None: the limit itself). ``since_ms``: windows that start before

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from schemas.pipeline import LEAST_OF_DECISIONS, AlertRule, Drift, Performance, Severity, Silence, VerdictKind
+from schemas.pipeline import (
+    LEAST_OF_DECISIONS,
+    PERFORMANCE_MEASURES,
+    AlertRule,
+    Drift,
+    Performance,
+    Severity,
+    Silence,
+    VerdictKind,
+)
 from schemas.toml_table import TomlTable, parse_duration
 
-_MEASURES = {"performance": ("auc", "log_loss", "accuracy", "precision", "recall", "cost"), "drift": ("share",)}
+_MEASURES = {"performance": (*PERFORMANCE_MEASURES, "labels_missing"), "drift": ("share",)}
 _LIMITS = ("below", "above", "falls_by")
 _BELOW_EXPECTED = "below_expected"
 #: Verdicts that only labels can bring.
@@ -27,6 +36,8 @@ _WORSE = (
     AlertRule("worse-than-promised", "performance", "auc", "warning", below_expected=True, group="model-worse"),
     AlertRule("concept-drift", "verdict", "verdict", "warning", kinds=("concept_drift",), group="model-worse"),
 )
+#: That labels of one kind, or all, do not come any more: the value is 1 where that is so, and else 0.
+_MISSING = AlertRule("labels-missing", "performance", "labels_missing", "warning", above=0.5)
 #: With detectors of wrong decisions.
 _ERRORS = AlertRule("errors-changed", "error", "error", "warning")
 #: Of the stream itself: unless the file has rules on the same, or ``alerts = []``.
@@ -49,7 +60,7 @@ def _read_rules(
 ) -> tuple[AlertRule, ...]:
     of_stream = [*([_LABELS] if with_labels else []), *([_ENTITIES] if watches_entities else [])]
     if "alerts" not in top:
-        of_model = [*(_WORSE if with_labels else []), *([_ERRORS] if drift.detectors else [])]
+        of_model = [*((*_WORSE, _MISSING) if with_labels else ()), *([_ERRORS] if drift.detectors else [])]
         return (_FAULT, *of_model, *of_stream)
     rules: list[AlertRule] = []
     for table in top.tables("alerts"):
@@ -73,6 +84,8 @@ def _read_rule(table: TomlTable, name: str, window: str, measures: Sequence[str]
     if on == "performance" and measure not in measures:
         table.fail("measure", f'"{measure}" needs what errors cost; add [performance.costs], or use {measures[0]}')
     limits = _read_limits(table, on)
+    if measure == _MISSING.measure and limits["above"] is None:
+        table.fail(_BELOW_EXPECTED if limits[_BELOW_EXPECTED] else "", f'"{measure}" is 1 or 0; give above = 0.5')
     return AlertRule(
         name=name,
         on=on,

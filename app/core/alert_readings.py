@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
     from app.core.findings import PerformanceRow
+    from app.core.label_selection import OneKind
     from app.core.verdict import Verdict
     from models.reference import Counts
     from schemas.pipeline import AlertRule
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 OF_LABELS = frozenset({"concept_drift", "label_prior_drift"})
 _OTHERS = frozenset({"pipeline_fault", "score_drift", "feature_drift"})
 _KINDS = OF_LABELS | _OTHERS
+#: What rules on missing labels are on.
+LABELS_MISSING = "labels_missing"
 #: Of what verdicts may spend on labels, so much again is for "worse than promised", which mostly goes with one of them.
 _OF_LOSS = 0.25
 #: Which kinds a verdict says not to be so, by kind and whether it knew the labels: those that it would have said, had
@@ -189,7 +192,12 @@ def is_awaited(rule: AlertRule, reading: Reading) -> bool:
 
 
 def read_verdict(verdict: Verdict, counts: Counts, *, with_labels: bool, silence: Silence = NOTHING_SILENT) -> Reading:
-    """What a verdict on a window of such counts says; where something was not compared, it rules out nothing."""
+    """What a verdict on a window of such counts says; where something was not compared, it rules out nothing.
+
+    That labels do not come is for rules of their own: no window says it before its labels are due.
+    """
+    if verdict.concerned == ("labels",):
+        return NOTHING
     kind, unlabelled = verdict.kind, verdict.unlabelled
     can_tell = with_labels and min(counts.outcomes.sum(axis=1).tolist()) >= FEWEST_OF_EITHER
     rules_out = RULED_OUT.get((unlabelled, False), frozenset()) | RULED_OUT.get((kind, can_tell), frozenset())
@@ -234,6 +242,15 @@ def read_performance(
         p_values = find_p_of_losses(calibration, counts.outcomes, lost)
         found |= {name: found[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
     return found
+
+
+def read_labels(one_kind: OneKind | None, n_labels: int) -> Reading:
+    """Whether labels of one kind, or all, do not come any more, of a mature window whose labels should be here."""
+    if not n_labels:
+        return Reading(1.0, "none of its events has one, though all are old enough")
+    if one_kind is not None and one_kind.is_unsent:
+        return Reading(1.0, one_kind.sentence.removesuffix("."))
+    return Reading(0.0)
 
 
 def read_drift(tested: Iterable[Judgement]) -> Reading:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from app.core.alert_readings import ABSENT, Reading, ask
+from app.core.alert_readings import ABSENT, LABELS_MISSING, Reading, ask
 from app.core.faults.fault import listed
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
     elif rule.on == "entities":
         examples = f" ({reading.text})" if reading.text else ""
         words = f"{_strays(reading)} in {window}{examples}: their windows are wrong"
+    elif rule.measure == LABELS_MISSING:
+        words = f"{_measured(rule, subject, reading)} in {window}: {reading.text}"
     elif rule.below_expected:
         promised = f"where its scores promise {reading.expected:.4g}"
         words = f"{_measured(rule, subject, reading)} in {window}, {promised}"
@@ -87,9 +89,9 @@ def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
         return f"the errors of {subject} are steady in {window}: {rule.name} is over"
     if rule.on == "entities":
         return f"each entity is in one partition in {window}, as far as is remembered: {rule.name} is over"
-    if rule.below_expected:
-        measured = _measured(rule, subject, reading)
-        return f"{measured} in {window}, where its scores promise {reading.expected:.4g}: {rule.name} is over"
+    if rule.below_expected or rule.measure == LABELS_MISSING:
+        promised = f", where its scores promise {reading.expected:.4g}" if rule.below_expected else ""
+        return f"{_measured(rule, subject, reading)} in {window}{promised}: {rule.name} is over"
     limit = episode.limit
     origin = f" ({limit.why})" if limit.why else ""
     milder = f", and at or {_other(limit)} {limit.clears:.4g}" if limit.clears != limit.value else ""
@@ -126,6 +128,8 @@ def _strays(reading: Reading) -> str:
 def _measured(rule: AlertRule, subject: str, reading: Reading) -> str:
     if rule.on == "labels":
         return f"{reading.value:.3g} of the labels found no event ({reading.text})"
+    if rule.measure == LABELS_MISSING:
+        return f"labels of {subject} {'do not come' if reading.value else 'come'}"
     what = "share of drifting metrics" if rule.on == "drift" else rule.measure
     low, high = reading.range
     surely = f" ({low:.4g} to {high:.4g})" if low < high else ""

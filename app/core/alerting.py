@@ -25,9 +25,10 @@ import numpy as np
 
 from app.core.alert_cases import About, AcknowledgeError, Acknowledgement, Case, Told, find_cases
 from app.core.alert_course import Watch, limits
-from app.core.alert_readings import ABSENT, NOTHING, Reading, is_awaited
+from app.core.alert_readings import ABSENT, LABELS_MISSING, NOTHING, Reading, is_awaited
 from app.core.alert_words import Detected, say_detections, say_withdrawn
 from app.core.drift_calendar import Window
+from schemas.pipeline import PERFORMANCE_MEASURES
 from schemas.wire import Alert, AlertState
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 OF_STREAM = frozenset({"labels", "entities"})
 NO_VERSION = ""
 #: What rules on windows are on, by whether labels have to be there first: the measure, of performance.
-_THINGS = {True: ("auc", "log_loss", "accuracy", "precision", "recall", "cost"), False: ("drift", "verdict", "error")}
+_THINGS = {True: (*PERFORMANCE_MEASURES, LABELS_MISSING), False: ("drift", "verdict", "error")}
 
 #: What may be edited in the pipeline file without the rule being another one.
 _PRESENTATION = ("severity", "action", "owner", "runbook")

@@ -154,6 +154,7 @@ class Diagnosis:
         is_chosen: bool = False,
         arrived: tuple[float, float] = ALL_ARRIVED,
         silence: Silence = NOTHING_SILENT,
+        unsent: Fault | None = None,
         course: Callable[[], Course | None] = lambda: None,
     ) -> Verdict:
         """Give the verdict of a window.
@@ -184,6 +185,8 @@ class Diagnosis:
             The shares of the labels 0 and 1 that are here.
         silence
             What is not compared.
+        unsent
+            Labels of one kind that do not come any more.
         course
             Gives the parts of the window and of the one before.
         """
@@ -198,6 +201,8 @@ class Diagnosis:
         if known is not None:
             places = [reference.names.index(name) for name in of_fields]
             faults = find_since(known, places, faults, lambda counts: self._find_faults(counts, of_fields, silent))
+        if unsent is not None:
+            faults = (*faults, unsent)
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
         shares = attribute(

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from app.core.faults.fault import Fault
 from app.core.label_checks import LabelCheck, check_labels, order_weights
 
 if TYPE_CHECKING:
     from app.core.batches import Ints
     from models.reference import Counts, Reference
 
+_MISSING = "too few of either label have come by performance.maturity, or nobody knows yet how many will"
 #: So many labels are missed on a side, at the other side's share, before their absence is no chance.
 _MANY = 30.0
+#: Of those that are due, so few are none.
+_NONE = 0.01
 #: One side has so many times the other's share of labels, before it is said ...
 _UNLIKE = 2.0
 #: ... and so many standard errors more.
@@ -75,6 +79,82 @@ class Selection:
         )
 
 
+@dataclass(frozen=True)
+class OneKind:
+    """Labels that are all 0, or all 1, in practice, where many of the other kind are due.
+
+    ``n``: labels; ``due``: how many of them their scores promise to be of the other kind; ``unlabelled``: events of the
+    window without a label.
+    """
+
+    label: int
+    n: int
+    due: float
+    unlabelled: int
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether so many events have no label that the other kind is not sent, rather than came true of none."""
+        return self.unlabelled >= self.due / 2
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        start = f"All {self.n:,} labels are {self.label}; their scores promise that {self.due:,.0f} of them are"
+        if not self.is_unsent:
+            return f"{start} {1 - self.label}, and of none that came true, though all have a label."
+        return (
+            f"{start} {1 - self.label}, and {self.unlabelled:,} events have no label: labels {1 - self.label} are not"
+            " sent any more."
+        )
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong upstream, if labels are not sent."""
+        return Fault("labels_missing", (), self.sentence, 1.0, fields=("labels",)) if self.is_unsent else None
+
+
+class WindowLabels(NamedTuple):
+    """What is known of a window's labels: the shares that are here, whether of one kind, whether of chosen events."""
+
+    is_mature: bool
+    arrived: tuple[float, float] | None = None
+    one_kind: OneKind | None = None
+    chosen: Selection | None = None
+
+    @property
+    def unsent(self) -> Fault | None:
+        return self.one_kind.fault if self.one_kind is not None else None
+
+    @property
+    def silence(self) -> str:
+        """Why the share of positives is not compared with that of training; "": it is."""
+        if self.arrived is None:
+            return _MISSING
+        if self.one_kind is not None and self.one_kind.is_unsent:
+            return f"labels {1 - self.one_kind.label} are not sent any more"
+        if self.chosen is not None:
+            alone = " alone" if self.chosen.is_one_sided else " more than of the other"
+            return f"labels come of one side of the threshold{alone}"
+        return ""
+
+    @property
+    def can_be_judged(self) -> bool:
+        is_one_sided = self.chosen is not None and self.chosen.is_one_sided
+        return self.arrived is not None and not is_one_sided and self.unsent is None
+
+    def notes(self, n_labels: int) -> list[str]:
+        """Sentences beside the verdict's reason."""
+        found = [self.chosen.describe()] if self.chosen is not None else []
+        if self.one_kind is not None and self.unsent is None:
+            found.append(self.one_kind.sentence)
+        if self.can_be_judged and not n_labels:
+            found.append("None of them has a label, though all are old enough.")
+        if self.is_mature and self.arrived is None:
+            found.append(f"Its labels are not judged: {_MISSING}.")
+        return found
+
+
 def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     """Compare the shares of events with a label on both sides of the threshold; None: nothing sure is amiss.
 
@@ -91,7 +171,7 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     shares = [n / of for n, of in zip(labelled, events, strict=True)]
     side = int(shares[1] > shares[0])
     missed = events[1 - side] * shares[side]
-    is_one_sided = missed >= _MANY and labelled[1 - side] <= 0.01 * missed
+    is_one_sided = missed >= _MANY and labelled[1 - side] <= _NONE * missed
     common = sum(labelled) / sum(events)
     error = math.sqrt(common * (1 - common) * (1 / events[0] + 1 / events[1]))
     is_unlike = shares[side] >= _UNLIKE * shares[1 - side] and shares[side] - shares[1 - side] > _SURE * error
@@ -104,24 +184,16 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     return Selection(reference.threshold, labelled, events, is_one_sided, check)
 
 
-def say_one_kind(reference: Reference, counts: Counts) -> str:
-    """A sentence on labels that are all 0 or all 1, where many of the other kind are due; "" where they are not.
-
-    The window is judged as its labels are: either that has come true, or nobody must miss that labels are not sent.
-    """
+def find_one_kind(reference: Reference, counts: Counts) -> OneKind | None:
+    """Look for labels of one kind alone; None: there are some of either, or hardly any are due."""
     n = counts.outcomes.sum(axis=1)
-    if min(n) or not max(n):
-        return ""
-    label = int(n[1] > 0)
+    label = int(n[1] > n[0])
     known, outcomes = reference.training.outcomes.sum(axis=0), reference.training.outcomes[1 - label]
     shares = np.where(known > 0, outcomes / np.maximum(known, 1), outcomes.sum() / max(int(known.sum()), 1))
     due = float(counts.outcomes[label] @ shares)
-    if due < _MANY:
-        return ""
-    return (
-        f"All {int(n[label]):,} labels are {label}, where their scores promise {due:,.0f} that are {1 - label}: either"
-        f" there are none any more, or labels {1 - label} are no longer sent."
-    )
+    if due < _MANY or n[1 - label] > _NONE * due:
+        return None
+    return OneKind(label, int(n.sum()), due, max(counts.n - int(n.sum()), 0))
 
 
 def _by_side(of_cells: Ints, threshold_cell: int) -> tuple[int, int]:

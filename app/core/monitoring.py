@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 
 from app.core.alert_course import limits
-from app.core.alert_readings import NOTHING, read_drift, read_performance, read_verdict
+from app.core.alert_readings import LABELS_MISSING, NOTHING, read_drift, read_labels, read_performance, read_verdict
 from app.core.alert_words import Detected
 from app.core.alerting import AlertBook
 from app.core.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
@@ -48,7 +48,7 @@ from app.core.history import History
 from app.core.input_checks import InputChecks
 from app.core.label_checks import ALL_ARRIVED, thinning
 from app.core.label_delays import COMPLETE, LabelDelays
-from app.core.label_selection import find_selection, say_one_kind
+from app.core.label_selection import WindowLabels, find_one_kind, find_selection
 from app.core.origins import Origins
 from app.core.over_time import Past
 from app.core.performance import measure
@@ -68,14 +68,12 @@ if TYPE_CHECKING:
     from app.core.detectors import Make
     from app.core.filling import Filling
     from app.core.findings import PerformanceRow
-    from app.core.label_selection import Selection
     from models.reference import Counts
     from schemas.pipeline import Pipeline
     from schemas.wire import SketchRecord
 
 #: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.
 FEWEST = 200
-_MISSING = "too few of either label have come by performance.maturity, or nobody knows yet how many will"
 _MAGIC = b"streamgauge monitor 8\n"
 
 
@@ -448,9 +446,8 @@ class MonitorCore:
     ) -> None:
         """Say what has happened in a window, from what its tests say (None: as before) and what labels there are."""
         known, counts = self._versions[version], self._counts(window, version)
-        arrived = self.delays.arrived(window) if self._store.is_mature(window) else None
-        chosen = self._selection(known, counts[ALL], arrived)
-        with_labels = arrived is not None and not (chosen is not None and chosen.is_one_sided)
+        labels = self._look_at_labels(known, window, counts[ALL])
+        arrived, with_labels = labels.arrived, labels.can_be_judged
         drifts = self._drifts(window, version, counts, tested[0], of_labels=False)
         if with_labels:
             drifts += self._drifts(window, version, counts, tested[1], of_labels=True)
@@ -483,19 +480,14 @@ class MonitorCore:
             awaits_labels=self._pipeline.labels is not None and not self._store.is_mature(window),
             alpha=alpha,
             is_worse=MEASURE in measured and measured[MEASURE].is_worse,
-            is_chosen=chosen is not None,
+            is_chosen=labels.chosen is not None,
             arrived=arrived or ALL_ARRIVED,
             silence=silence,
+            unsent=labels.unsent,
             course=lambda: self._course(window, version),
         )
         holding = dict(self._store.holdings(window))[version]
-        notes = [chosen.describe()] if chosen is not None else []
-        if with_labels and (one_kind := say_one_kind(known.reference, counts[ALL])):
-            notes.append(one_kind)
-        if with_labels and not counts[ALL].n_labels:
-            notes.append("None of them has a label, though all are old enough.")
-        if self._store.is_mature(window) and arrived is None:
-            notes.append(f"Its labels are not judged: {_MISSING}.")
+        notes = labels.notes(counts[ALL].n_labels)
         revision = holding.conclude(_digest(performance, verdict, *notes))
         if revision is None:
             return
@@ -506,6 +498,8 @@ class MonitorCore:
         read = read_verdict(verdict, counts[ALL], with_labels=with_labels, silence=silence)
         self.alerts.see_verdict(version, window, read)
         if self._store.is_mature(window):
+            if arrived is not None and counts[ALL].n >= FEWEST:
+                measured[LABELS_MISSING] = read_labels(labels.one_kind, counts[ALL].n_labels)
             self.alerts.see_performance(version, window, measured)
 
     def _drifts(
@@ -523,11 +517,17 @@ class MonitorCore:
             return known.judge.drifts(self._view(window, version, counts, self._metrics(known, of_labels=of_labels)))
         return [each for each in tested if each.verdict.signal == "DRIFT"]
 
-    def _selection(self, known: _Version, counts: Counts, arrived: tuple[float, float] | None) -> Selection | None:
-        """Whether the labels of a mature window are those of chosen events; young labels may only seem to be."""
-        if arrived is None or min(arrived) < COMPLETE:
-            return None
-        return find_selection(known.reference, counts)
+    def _look_at_labels(self, known: _Version, window: Window, counts: Counts) -> WindowLabels:
+        if not self._store.is_mature(window):
+            return WindowLabels(is_mature=False)
+        arrived = self.delays.arrived(window)
+        one_kind = find_one_kind(known.reference, counts) if arrived is not None else None
+        labels = WindowLabels(True, arrived, one_kind)
+        # Labels of one kind are not those of chosen events: where the scores are high, more come true. And young labels
+        # may only seem to be chosen.
+        if arrived is None or min(arrived) < COMPLETE or labels.unsent is not None:
+            return labels
+        return labels._replace(chosen=find_selection(known.reference, counts))
 
     def _metrics(self, known: _Version, *, of_labels: bool) -> range:
         """The outcome alone, or all but that."""
@@ -638,15 +638,11 @@ class MonitorCore:
         outcome = len(known.reference.metrics) - 1
         if outcome in metrics:
             share = OF_OUTCOMES
-            arrived = self.delays.arrived(window)
-            chosen = self._selection(known, counts[ALL], arrived)
-            if arrived is None:
-                silent[outcome] = _MISSING
-            elif chosen is not None:
-                alone = " alone" if chosen.is_one_sided else " more than of the other"
-                silent[outcome] = f"labels come of one side of the threshold{alone}"
-            elif drift.against is None:  # of past windows, as many are here
-                reference[:, outcome, :2] = np.rint(reference[:, outcome, :2] * thinning(arrived))
+            labels = self._look_at_labels(known, window, counts[ALL])
+            if labels.silence:
+                silent[outcome] = labels.silence
+            elif labels.arrived is not None and drift.against is None:  # of past windows, as many are here
+                reference[:, outcome, :2] = np.rint(reference[:, outcome, :2] * thinning(labels.arrived))
         return View(
             segments=list(counts),
             rows=metrics,

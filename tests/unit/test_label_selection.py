@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.core.label_selection import Selection, find_selection, say_one_kind
+from app.core.label_selection import Selection, find_one_kind, find_selection
 from models.counting import count
 from models.reference import Reference
 from models.reference_fit import fit_reference
@@ -106,22 +106,39 @@ def test_a_calibration_that_goes_is_seen_in_chosen_labels(reference: Reference) 
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_labels_of_one_kind_are_said_to_be_that_where_the_scores_promise_many_of_the_other(
+def test_labels_of_one_kind_are_found_where_the_scores_promise_many_of_the_other(
     reference: Reference, label: int
 ) -> None:
     scores, labels = draw(2_000, 8)
     labels[labels != label] = np.nan
     counts = count(reference, np.zeros((2_000, 1)), scores, labels)
-    n, promised = counts.n_labels, float((scores if label == 0 else 1 - scores)[labels == label].sum())
-    words = say_one_kind(reference, counts)
-    assert words.startswith(f"All {n:,} labels are {label}, where their scores promise ")
-    said = int(words.split("promise ")[1].split(" ")[0].replace(",", ""))
-    assert said == pytest.approx(promised, rel=0.05)
-    assert f"that are {1 - label}: " in words
-    few = count(reference, np.zeros((60, 1)), np.full(60, 0.3 if label == 0 else 0.7), np.full(60, float(label)))
-    assert not say_one_kind(reference, few)
-    assert not say_one_kind(reference, count(reference, np.zeros((2_000, 1)), *draw(2_000, 8)))
-    assert not say_one_kind(reference, reference.zeros())
+    found = find_one_kind(reference, counts)
+    assert found is not None
+    assert (found.label, found.n, found.unlabelled) == (label, counts.n_labels, 2_000 - counts.n_labels)
+    assert found.due == pytest.approx(float((scores if label == 0 else 1 - scores)[labels == label].sum()), rel=0.05)
+    assert found.is_unsent
+    assert found.fault is not None
+    assert found.sentence.endswith(f"labels {1 - label} are not sent any more.")
+    # A label or two of the other kind change nothing.
+    labels[np.flatnonzero(np.isnan(labels))[:2]] = 1.0 - label
+    assert find_one_kind(reference, count(reference, np.zeros((2_000, 1)), scores, labels)) is not None
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_where_every_event_has_a_label_the_other_kind_came_true_of_none(reference: Reference, label: int) -> None:
+    scores = draw(2_000, 8)[0]
+    found = find_one_kind(reference, count(reference, np.zeros((2_000, 1)), scores, np.full(2_000, float(label))))
+    assert found is not None
+    assert found.fault is None
+    assert found.sentence.endswith(f"{1 - label}, and of none that came true, though all have a label.")
+
+
+def test_labels_of_either_kind_and_few_labels_are_nothing(reference: Reference) -> None:
+    for label in (0, 1):
+        few = count(reference, np.zeros((60, 1)), np.full(60, 0.3 if label == 0 else 0.7), np.full(60, float(label)))
+        assert find_one_kind(reference, few) is None
+    assert find_one_kind(reference, count(reference, np.zeros((2_000, 1)), *draw(2_000, 8))) is None
+    assert find_one_kind(reference, reference.zeros()) is None
 
 
 def test_labels_that_came_twice_are_no_more_than_the_events(reference: Reference) -> None:

@@ -193,13 +193,20 @@ def test_windows_whose_labels_have_hardly_come_are_judged_without_them() -> None
     assert last[1] == pytest.approx(0.82, abs=0.03)
 
 
-def test_positives_without_negatives_are_said_to_be_that() -> None:
-    """The alarm is right: either nothing else happens any more, or the negatives are no longer sent."""
+def test_positives_without_negatives_are_a_fault_of_the_labels() -> None:
+    """The first windows wait for the law of the delays; then it is said that labels 0 are not sent, and no drift."""
     findings, _ = watch((lambda _, n: np.full(n, 25.0), lambda rng, n: rng.uniform(0.5, 5, n)))
-    reasons = [v.reason for v in findings.verdicts if v.kind == "label_prior_drift"]
-    assert reasons
-    assert all("labels are 1, where their scores promise " in reason for reason in reasons)
-    assert all("or labels 0 are no longer sent." in reason for reason in reasons)
+    faults = [verdict for verdict in findings.verdicts if verdict.kind == "pipeline_fault"]
+    assert len(faults) > 5
+    assert kinds(findings) == {"none", "pipeline_fault"}
+    assert all("labels are 1; their scores promise " in verdict.headline for verdict in faults)
+    assert all(verdict.headline.endswith("labels 0 are not sent any more.") for verdict in faults)
+    assert {verdict.advice for verdict in faults} == {"look_upstream"}
+    assert outcome_signals(findings) == {"NONE"}
+    (alert,) = findings.alerts
+    assert (alert.rule, alert.state) == ("labels-missing", "raised")
+    assert alert.message.startswith("labels of fraud 1.0.0 do not come in ")
+    assert alert.message.endswith("labels 0 are not sent any more")
 
 
 def test_delays_longer_than_the_stream_are_no_alarm() -> None:

@@ -84,7 +84,7 @@ def test_commits_are_rare_where_nobody_waits_for_them(tmp_path: Path) -> None:
 def test_a_file_with_state_by_entity_has_alerts_of_the_stream_unless_it_says_otherwise(tmp_path: Path) -> None:
     both = ["labels-without-event", "entity-in-two-partitions"]
     own = '[[alerts]]\nname = "a"\non = "labels"\nabove = 0.2\n'
-    of_labels = ["pipeline-fault", "worse-than-promised", "concept-drift"]
+    of_labels = ["pipeline-fault", "worse-than-promised", "concept-drift", "labels-missing"]
     undetected = '\n[labels]\n[drift]\nwindow = "1d"\ndetectors = []\n'
     texts = {
         SMALLEST + "\n[labels]\n": [*of_labels, "errors-changed", *both],
@@ -396,6 +396,7 @@ MISTAKES = [
     ("WINDOW", ALERT + "since = 2026-11-01T00:00:00", "alerts.a.since: the time has no offset; end it with Z for UTC."),
     ("WINDOW", VERDICT.replace("pipeline_fault", "concept_drift"), 'alerts.a.kinds: "concept_drift" is never said without labels; add [labels] or leave it out.'),
     ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "performance"\nmeasure = "cost"\nbelow_expected = true', 'alerts.a.measure: "cost" needs what errors cost; add [performance.costs], or use auc.'),
+    ("WINDOW", '[labels]\n[[alerts]]\nname = "a"\non = "performance"\nmeasure = "labels_missing"\nbelow_expected = true', 'alerts.a.below_expected: "labels_missing" is 1 or 0; give above = 0.5.'),
     ("WINDOW", '[[alerts]]\nname = "a"\non = "drift"\nmeasure = "auc"', 'alerts.a.measure: "auc" is not known; use "share".'),
     ("WINDOW", ALERT + 'clear_at = 0.1', 'alerts.a.clear_at: unknown key; did you mean "clears_at"?'),
     ("WINDOW", ALERT + 'clears_at = 0.4', "alerts.a.clears_at: 0.4 is no milder than above = 0.3; use a number at or below it."),

@@ -25,6 +25,7 @@ FaultKind = Literal[
     "traffic_missing",
     "traffic_doubled",
     "traffic_surged",
+    "labels_missing",
 ]
 
 
