@@ -20,6 +20,7 @@ from app.core.batches import Floats, Ints, RecordBatch
 from app.core.drift_calendar import Window
 from app.core.features import FeaturePlan
 from app.core.filling import Filling, FillTimes
+from app.core.held import Held, Refused
 from app.core.label_delays import LabelDelays
 from app.core.maturity import FEWEST_IN_TRAINING, Maturity, is_old_enough, weigh
 from app.core.scoring import ActiveModel, ModelSelector
@@ -160,15 +161,18 @@ def build_training_set(
     rows = _Rows.of([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
     # After the last label of all partitions, nobody knows whether labels came or were not sent.
     known_ms = max((each.newest_label_ms for each in collectors.values()), default=from_ms)
+    held = _held(list(collectors.values()))
     law = delays.law(known_ms, FEWEST_IN_TRAINING)
     maturity = Maturity.of(
         rows.times,
         rows.labels,
         law,
         from_ms=from_ms,
+        to_ms=to_ms,
         known_ms=known_ms,
         maturity_ms=maturity_ms,
         horizon_ms=pipeline.horizon_ms,
+        held=held,
     )
     is_labelled, is_mature = ~np.isnan(rows.labels), is_old_enough(rows.times, known_ms, maturity_ms)
     young = None
@@ -179,7 +183,7 @@ def build_training_set(
         young = WeighedRows(rows.matrix[used], rows.labels[used], rows.times[used], weights)
     (kept,) = np.nonzero(is_labelled & is_mature)
     event_ids = [rows.event_ids[row] for row in kept.tolist()]
-    start_ms: int | None = min((each.oldest_ms for each in collectors.values()), default=from_ms)
+    start_ms = held.first_ms
     if start_ms is not None and read_from_ms is not None and start_ms < read_from_ms + _LONGEST_PAUSE_MS:
         start_ms = None  # the source was not read from its start
     filling = FillTimes(pipeline).filling(pipeline.feature_names, Window(from_ms, to_ms), start_ms)
@@ -198,7 +202,10 @@ class _Collector:
         self._rows: dict[str, int] = {}
         self._is_over = False
         self.newest_label_ms = from_ms
-        self.oldest_ms = to_ms
+        self.n_labels = self.n_strays = 0
+        self.refused_events = self.refused_labels = Refused()
+        self.first_label_ms: int | None = None
+        self.event_times_ms: tuple[int, int] | None = None
         self.matrices: list[Floats] = []
         self.times: list[int] = []
         self.event_ids: list[str] = []
@@ -206,12 +213,21 @@ class _Collector:
 
     def add(self, step: Step) -> None:
         """Take a step; from the first event that is not before the range's end on, nothing more was known in time."""
+        self.n_strays += len(step.labels.missing) + len(step.labels.late)
+        for letter in step.dead_letters:
+            refused = Refused(1, letter.detail if letter.detail.endswith(".") else f"{letter.detail}.")
+            if letter.stage == "label":
+                self.refused_labels += refused
+            else:
+                self.refused_events += refused
         if len(step.labels):
             self._count(step)
+        times = step.events.event_time_ms
+        if len(times):
+            first, last = self.event_times_ms or (int(times[0]), int(times[0]))
+            self.event_times_ms = min(first, int(times.min())), max(last, int(times.max()))
         if self._is_over:
             return
-        times = step.events.event_time_ms
-        self.oldest_ms = int(times.min(initial=self.oldest_ms))
         beyond = np.flatnonzero(times >= self._to_ms)
         stop = int(beyond[0]) if len(beyond) else len(times)
         self._is_over = stop < len(times)
@@ -237,8 +253,24 @@ class _Collector:
         effective_ms, labels = np.array(step.labels.effective_ms), np.array(step.labels.label)
         times, is_known = step.labels.event_times(step.events), effective_ms < self._to_ms
         self.newest_label_ms = int(effective_ms[is_known].max(initial=self.newest_label_ms))
+        self.n_labels += int(is_known.sum())
+        first_ms = int(effective_ms.min())
+        self.first_label_ms = min(first_ms, first_ms if self.first_label_ms is None else self.first_label_ms)
         is_known &= times >= self._same_from_ms
         self._delays.count_each(times[is_known], labels[is_known], (effective_ms - times)[is_known])
+
+
+def _held(collectors: list[_Collector]) -> Held:
+    events = [each.event_times_ms for each in collectors if each.event_times_ms is not None]
+    return Held(
+        min((first for first, _ in events), default=None),
+        max((last for _, last in events), default=None),
+        sum(each.n_labels for each in collectors),
+        min((each.first_label_ms for each in collectors if each.first_label_ms is not None), default=None),
+        sum(each.n_strays for each in collectors),
+        sum((each.refused_events for each in collectors), Refused()),
+        sum((each.refused_labels for each in collectors), Refused()),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,15 @@ from schemas.wire import Label
 # msgspec gives a Python int of any size, which neither an int64 nor, at worst, a float64 column can hold.
 INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: dict[str, Any] = {"string": str, "float": float, "int": INT64, "bool": bool}
+#: What to write where a value has a wrong type.
+_ADVICE = {
+    "string": "Write a text, in quotes.",
+    "float": "Write a number, without quotes.",
+    "int": "Write a whole number, without quotes.",
+    "bool": "Write true or false.",
+}
+_TIME_ADVICE = "Write milliseconds since 1970 (UTC), a whole number."
+_LABEL_ADVICE = {"event_id": _ADVICE["string"], "label": "Write 0 or 1.", "label_time_ms": _TIME_ADVICE}
 #: Digits of a watermark header that are read; more are no time.
 _MOST_DIGITS = 18
 #: Text fields of one event, as JSON. A score holds entity and id, a state record the keys of its windows: with this
@@ -58,11 +67,23 @@ def _reason_of(error: Exception) -> str:
     return "wrong_type"
 
 
+def _explain(error: Exception, value: bytes, advice: dict[str, str]) -> str:
+    """What is wrong with a value, and for a field of a wrong type what to write in its place."""
+    said = str(error)[:300]
+    # Serializers of a schema registry write 0 and four bytes of an id before the value.
+    if value[0] == 0:
+        return f"{said} A schema registry's serializer may have written it: write plain JSON."
+    _, found, path = said.rpartition(" - at `$.")
+    name = path.removesuffix("`")
+    return f"{said}. {advice[name]}" if found and name in advice and name != path else said
+
+
 def _decode_all(
     decode: Callable[[bytes], Any],
     values: list[bytes | None],
     stage: str,
     unreadable: dict[int, tuple[str, int]],
+    advice: dict[str, str],
 ) -> tuple[list[Any], list[int] | None, list[Rejection]]:
     """Decode every value; positions is None when all were good, which is the fast path."""
     try:
@@ -84,9 +105,7 @@ def _decode_all(
             good.append(decode(value))
             positions.append(position)
         except _BAD_JSON as error:
-            # Serializers of a schema registry write 0 and four bytes of an id before the value.
-            registry = " A schema registry's serializer may have written it: write plain JSON." if value[0] == 0 else ""
-            rejections.append(Rejection(position, stage, _reason_of(error), str(error)[:300] + registry))
+            rejections.append(Rejection(position, stage, _reason_of(error), _explain(error, value, advice)))
     return good, positions, rejections
 
 
@@ -97,6 +116,7 @@ class EventDecoder:
         self._events = events
         self._decode = msgspec.json.Decoder(_struct(events)).decode
         self._getters = {field.name: attrgetter(field.name) for field in events.fields}
+        self._advice = {field.name: _ADVICE[field.type] for field in events.fields} | {events.time: _TIME_ADVICE}
         self._text_fields = [field.name for field in events.fields if field.type == "string"]
         self._bounds = TimeBounds(events.time, events.earliest_ms, events.latest_ms, events.max_ahead_ms)
 
@@ -112,7 +132,9 @@ class EventDecoder:
         -------
         The good events in offset order, and one rejection (with its position in ``records``) for each other record.
         """
-        good, positions, rejections = _decode_all(self._decode, records.values, "decode", records.unreadable)
+        good, positions, rejections = _decode_all(
+            self._decode, records.values, "decode", records.unreadable, self._advice
+        )
         index = np.arange(len(records), dtype=np.int64) if positions is None else np.array(positions, dtype=np.int64)
         events = self._events
         texts = {name: list(map(self._getters[name], good)) for name in self._text_fields}
@@ -212,7 +234,7 @@ class LabelDecoder:
         values = (
             [b"" if row in marks else value for row, value in enumerate(records.values)] if marks else records.values
         )
-        good, positions, rejections = _decode_all(self._decode, values, "label", records.unreadable)
+        good, positions, rejections = _decode_all(self._decode, values, "label", records.unreadable, _LABEL_ADVICE)
         rows = list(range(len(records))) if positions is None else positions
         found: dict[int, tuple[int, str, float]] = {}
         keys = self._find_keys(records, rows, good)

@@ -137,7 +137,10 @@ class DelayLaw:
     def describe(self, label: int) -> str:
         """Of a label, in words: "half of the labels 1 come within 6 days, 99 % within 19 days"."""
         if not self.is_known(label):
-            return f"of the labels {label} only {self.n[label]} came, too few to say when"
+            n = self.n[label]
+            if not n:
+                return f"no label {label} has come yet"
+            return f"only {n} label{'s' * (n > 1)} {label} so far, too few to say how long they take"
         half, most, first = self.within_ms(label, 0.5), self.within_ms(label, 0.99), self.after_ms(label)
         if most <= EDGES_MS[1]:
             return f"the labels {label} come at once"

@@ -8,7 +8,6 @@ counts when it was `maturity` old at the time up to which labels are known, and 
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.delay_law import FEWEST_LABELS, say_ms
+from app.core.held import say_share, say_time
+from app.core.performance import wilson
 from models.manifest import LabelDelay, LabelFacts
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from app.core.batches import Floats, Ints
     from app.core.delay_law import DelayLaw
+    from app.core.held import Held
 
 #: So many labels have a law in training: a rough one, which refuses. Windows are corrected by better ones alone.
 FEWEST_IN_TRAINING = 10
@@ -55,10 +57,10 @@ class Maturity:
 
     Parameters
     ----------
-    from_ms
-        Where the range begins.
+    from_ms, to_ms
+        Where the range begins and ends.
     known_ms
-        Up to which time labels are known.
+        Up to which time labels are known; where the range begins if none is.
     maturity_ms, horizon_ms
         As the pipeline file has them.
     law
@@ -71,9 +73,12 @@ class Maturity:
         Of the others, likewise.
     arrived
         The shares of the labels 0 and 1 of those old enough that are here, by the law at their ages; 1 without one.
+    held
+        What was read.
     """
 
     from_ms: int
+    to_ms: int
     known_ms: int
     maturity_ms: int
     horizon_ms: int
@@ -82,6 +87,7 @@ class Maturity:
     mature: tuple[int, int, int]
     young: tuple[int, int, int]
     arrived: tuple[float, float]
+    held: Held
 
     @classmethod
     def of(
@@ -91,9 +97,11 @@ class Maturity:
         law: DelayLaw,
         *,
         from_ms: int,
+        to_ms: int,
         known_ms: int,
         maturity_ms: int,
         horizon_ms: int,
+        held: Held,
     ) -> Maturity:
         """Count events by age and label (NaN: none)."""
         is_mature = is_old_enough(event_time_ms, known_ms, maturity_ms)
@@ -105,6 +113,7 @@ class Maturity:
         ]
         return cls(
             from_ms=from_ms,
+            to_ms=to_ms,
             known_ms=known_ms,
             maturity_ms=maturity_ms,
             horizon_ms=horizon_ms,
@@ -113,6 +122,7 @@ class Maturity:
             mature=(mature[0], mature[1], mature[2]),
             young=(young[0], young[1], young[2]),
             arrived=(arrived[0], arrived[1]),
+            held=held,
         )
 
     @property
@@ -135,7 +145,7 @@ class Maturity:
             When a model of these labels cannot be right.
         """
         self._refuse()
-        said = [*maturity_warnings(self.law, self.maturity_ms, self.horizon_ms)]
+        said = [*self.held.say_refused(), *maturity_warnings(self.law, self.maturity_ms, self.horizon_ms)]
         if self.unlabelled > _MANY_UNLABELLED:
             is_short = self.known_ms - self.from_ms < self.horizon_ms
             said.append(
@@ -148,26 +158,30 @@ class Maturity:
                 )
             )
         for label, name in ((1, "positive"), (0, "negative")):
-            n = self.mature[1 + label]
+            n, n_labelled = self.mature[1 + label], self.mature[1] + self.mature[2]
             if n < _SOFT_FLOOR:
+                low, high = map(say_share, wilson(n / n_labelled, n_labelled))
                 said.append(
-                    f"Only {n} of the labelled events are {name}: their rate is known to within ± {1.96 / n**0.5:.0%},"
-                    f" and little can be said of later windows; train on {_SOFT_FLOOR} or more, by an earlier --from."
+                    f"Only {n} of the {n_labelled:,} labelled events are {name} ({say_share(n / n_labelled)}): with so"
+                    f" few, the true rate may be anything from {low} to {high}, and little can be said of later"
+                    f" windows; train on {_SOFT_FLOOR} or more, by an earlier --from."
                 )
         return said
 
     def describe(self) -> list[str]:
-        """What is learnt from and what is left out, by reason."""
+        """What is learnt from and what is left out, by reason; of events without any, nothing."""
+        if not self.n_events:
+            return []
+        read = f"{self.n_events:,} events read in that time"
+        if not self.held.n_labels:
+            return [f"{read}; no label of any event is known."]
         young, mature = sum(self.young), sum(self.mature)
         left_out = (
             f"{mature - self.mature[0]:,} are learnt from. Left out: {young:,} younger than {say_ms(self.maturity_ms)}"
             f" then (performance.maturity), {young - self.young[0]:,} of them with a label; {self.mature[0]:,} old"
             " enough that have none."
         )
-        words = [
-            f"{self.n_events:,} events read in that time; labels are known up to {say_time(self.known_ms)}.",
-            left_out,
-        ]
+        words = [f"{read}; labels are known up to {say_time(self.known_ms)}.", left_out]
         laws = [self.law.describe(label) for label in (0, 1)]
         if self.law.is_known(0) or self.law.is_known(1):
             words.append(f"Of the delays: {'; '.join(laws)}.")
@@ -194,21 +208,24 @@ class Maturity:
     def _refuse(self) -> None:
         n_labelled = self.mature[1] + self.mature[2]
         if not self.n_events:
-            return  # training says so
+            raise MaturityError(self.held.say_no_events(self.from_ms, self.to_ms))
         maturity = say_ms(self.maturity_ms)
         if not n_labelled + self.young[1] + self.young[2]:
-            raise MaturityError(
-                f"None of the {self.n_events:,} events has a label that was known by then: record the labels topic too,"
-                " or have --to end later."
-            )
+            raise MaturityError(self.held.say_no_labels(self.n_events, self.to_ms))
         if not sum(self.mature):
             raise MaturityError(
                 f"None of the {self.n_events:,} events was {maturity} old (performance.maturity) when the last label"
                 f" was known, at {say_time(self.known_ms)}: have --to end later than {maturity} after --from, or --from"
                 f" begin well before {say_time(self.known_ms - self.maturity_ms)}."
             )
+        if not n_labelled:
+            raise MaturityError(
+                f"None of the {sum(self.mature):,} events that were {maturity} old (performance.maturity) at the newest"
+                f" label, {say_time(self.known_ms)}, has one, and {self.young[1] + self.young[2]:,} younger events do:"
+                " have --to end later, when these are old enough, or begin with --from where labels were sent."
+            )
         for label in (0, 1):
-            if n_labelled and not self.mature[1 + label]:
+            if not self.mature[1 + label]:
                 raise MaturityError(self._say_one_class(label))
         for label in (1, 0):
             if self.known_ms - self.from_ms < self.horizon_ms and not self.law.is_known(label):
@@ -327,14 +344,3 @@ def _needed_ms(law: DelayLaw) -> float:
 
 def _and_horizon(most_ms: float, horizon_ms: int) -> str:
     return " and labels.horizon to more" if most_ms > 0.95 * horizon_ms else ""
-
-
-def say_time(time_ms: int) -> str:
-    """A time in UTC, to the minute.
-
-    Examples
-    --------
-    >>> say_time(1_357_000_000_000)
-    '2013-01-01 00:26'
-    """
-    return dt.datetime.fromtimestamp(time_ms / 1000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M")

@@ -228,6 +228,41 @@ def test_a_bad_label_is_rejected_with_its_reason_and_its_neighbours_are_kept(wha
     assert [(r.position, r.stage, r.reason) for r in rejections] == [(1, "label", reason)]
 
 
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"label": True}, "Write 0 or 1."),
+        ({"label": "1"}, "Write 0 or 1."),
+        ({"label": None}, "Write 0 or 1."),
+        ({"label_time_ms": "2013-01-05T10:00:00Z"}, "Write milliseconds since 1970 (UTC), a whole number."),
+        ({"label_time_ms": 1.5}, "Write milliseconds since 1970 (UTC), a whole number."),
+        ({"event_id": 7}, "Write a text, in quotes."),
+    ],
+)
+def test_a_label_of_a_wrong_type_is_told_what_to_write(changes: dict[str, Any], advice: str, flights: Pipeline) -> None:
+    _, (rejection,) = LabelDecoder(flights).decode(records([label(**changes)]))
+    assert rejection.reason == "wrong_type"
+    assert rejection.detail.startswith("Expected `")
+    assert rejection.detail.endswith(f"at `$.{next(iter(changes))}`. {advice}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"amount": "2.5"}, "Write a number, without quotes."),
+        ({"amount": True}, "Write a number, without quotes."),
+        ({"tries": 1.5}, "Write a whole number, without quotes."),
+        ({"is_new": 1}, "Write true or false."),
+        ({"card": 7}, "Write a text, in quotes."),
+        ({"at": "2013-01-05T10:00:00Z"}, "Write milliseconds since 1970 (UTC), a whole number."),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_told_what_to_write(changes: dict[str, Any], advice: str) -> None:
+    _, (rejection,) = EventDecoder(EVENTS).decode(records([event(**changes)]))
+    assert rejection.reason == "wrong_type"
+    assert rejection.detail.endswith(f"at `$.{next(iter(changes))}`. {advice}")
+
+
 def test_a_label_ahead_of_its_record_is_rejected(flights: Pipeline) -> None:
     batch = records([label(label_time_ms=LABEL_MS + DAY_MS), label(label_time_ms=LABEL_MS + DAY_MS + 1)])
     batch.timestamps_ms = np.full(2, LABEL_MS)

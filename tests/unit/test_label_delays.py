@@ -217,13 +217,13 @@ def test_without_enough_labels_nothing_is_corrected_and_nothing_claimed() -> Non
     assert not law.is_known(1)
     assert math.isnan(law.within_ms(1, 0.5))
     assert np.isnan(law.arrived(1, np.array([1.0]))).all()
-    assert law.describe(1) == "of the labels 1 only 49 came, too few to say when"
+    assert law.describe(1) == "only 49 labels 1 so far, too few to say how long they take"
     assert found.arrived(Window(0, DAY_MS)) is None  # of a stream that is younger than the horizon
     assert found.arrived(Window(60 * DAY_MS, 61 * DAY_MS)) == (1.0, 1.0)
     assert delays().arrived(Window(0, DAY_MS)) == (1.0, 1.0)  # of workers that do not tell
     put(found, 0, 1, np.array([8]), np.array([1]))
     assert found.law(90 * DAY_MS).is_known(1)
-    assert delays().law(0).describe(0) == "of the labels 0 only 0 came, too few to say when"
+    assert delays().law(0).describe(0) == "no label 0 has come yet"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 from core_setting import DAY_MS, HOUR_MS, START_MS
+from hypothesis import given
+from hypothesis import strategies as st
 from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, Floats, record
 
+from app.adapters.recordings import EVENTS, LABELS, Recording, RecordingWriter, describe
 from app.core.delay_law import FEWEST_LABELS
+from app.core.held import Held, say_share, say_time
 from app.core.label_delays import LabelDelays
-from app.core.maturity import FEWEST_IN_TRAINING, Maturity, MaturityError, is_old_enough, maturity_warnings, weigh
+from app.core.maturity import (
+    FEWEST_IN_TRAINING,
+    Maturity,
+    MaturityError,
+    is_old_enough,
+    maturity_warnings,
+    weigh,
+)
 from app.offline import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
 from schemas.pipeline import Performance, Pipeline
@@ -139,14 +151,15 @@ def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path
 def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     to_ms = START_MS + 40 * DAY_MS
     for name, law, words in (
-        ("never", lambda _, y: np.full(len(y), np.inf), "None of the 6,400 events has a label"),
+        ("never", lambda _, y: np.full(len(y), np.inf), "The data hold no label at all, for 6,400 events"),
         (
             "one",
             lambda _, y: np.where(y == 1, 1.0, np.inf),
             "All .* labels .* are 1: labels 0 are rare, .* nobody sends",
         ),
         ("zero", lambda _, y: np.where(y == 0, 1.0, np.inf), "All .* labels .* are 0: labels 1 are rare"),
-        ("late", lambda _, y: np.full(len(y), 35.0), "None of the 6,400 events has a label"),  # beyond the horizon
+        # Beyond the horizon.
+        ("late", lambda _, y: np.full(len(y), 35.0), "None of the .* labels is of an event that was read"),
     ):
         record(tmp_path / f"{name}.parquet", pipeline, law, days=40)
         found = build_training_set(pipeline, tmp_path / f"{name}.parquet", START_MS, to_ms)
@@ -167,7 +180,7 @@ def test_labels_that_come_for_few_events_are_said_to_be_few(pipeline: Pipeline, 
     assert "90% of the 7," in unlabelled
     assert "have no label" in unlabelled
     assert few.startswith("Only ")
-    assert "of the labelled events are positive" in few
+    assert "labelled events are positive" in few
 
 
 def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_missing(
@@ -230,9 +243,11 @@ def test_whatever_the_delays_and_the_maturity_the_rate_is_right_or_the_labels_ar
             np.where(here, truth, np.nan),
             delays.law(known_ms, FEWEST_IN_TRAINING),
             from_ms=0,
+            to_ms=known_ms,
             known_ms=known_ms,
             maturity_ms=maturity_ms,
             horizon_ms=horizon_ms,
+            held=Held(0, known_ms, n),
         )
         try:
             maturity.warnings()
@@ -280,7 +295,15 @@ def judge(
     maturity_ms, horizon_ms = round(days * DAY_MS), round(horizon * DAY_MS)
     law = delays.law(known_ms, FEWEST_IN_TRAINING)
     return Maturity.of(
-        times, labels, law, from_ms=0, known_ms=known_ms, maturity_ms=maturity_ms, horizon_ms=horizon_ms
+        times,
+        labels,
+        law,
+        from_ms=0,
+        to_ms=known_ms,
+        known_ms=known_ms,
+        maturity_ms=maturity_ms,
+        horizon_ms=horizon_ms,
+        held=Held(0, known_ms, len(times)),
     ).warnings()
 
 
@@ -360,3 +383,184 @@ def test_windows_over_labels_hold_in_training_what_they_hold_live(pipeline: Pipe
         before = of_card & (came <= at) & (came >= first) & (np.arange(n) != number)
         own = int(first <= came[number] <= at) if came[number] < at else 0
         assert found.matrix[row, 1] == before.sum() + own, number
+
+
+def without(path: Path, kinds: tuple[str, ...], pipeline: Pipeline) -> Path:
+    """A recording of the same, without some kinds of records."""
+    whole, part = Recording(path), path.with_name(f"{'-'.join(kinds)}-gone.parquet")
+    with RecordingWriter(part, describe(pipeline, 0)) as writer:
+        for kind in {EVENTS, LABELS} - set(kinds):
+            for partition in whole.partitions:
+                for batch in whole.read(kind, partition):
+                    writer.add(kind, batch)
+    return part
+
+
+def rewrite(path: Path, pipeline: Pipeline, kind: str, change: Callable[[bytes, int], bytes]) -> None:
+    """Change the records of a kind, each by its value and its place in the file."""
+    whole, other = Recording(path), path.with_name("rewritten.parquet")
+    n = 0
+    with RecordingWriter(other, describe(pipeline, 0)) as writer:
+        for each in (EVENTS, LABELS):
+            for partition in whole.partitions:
+                for batch in whole.read(each, partition):
+                    if each == kind:
+                        batch.values = [change(value or b"", n + at) for at, value in enumerate(batch.values)]
+                        n += len(batch)
+                    writer.add(each, batch)
+    other.rename(path)
+
+
+def refusal(path: Path, pipeline: Pipeline, from_day: float = 0, to_day: float = 40) -> tuple[list[str], str]:
+    """What is said of a range of days that no model can be made of: first what was read, then why not."""
+    times = (START_MS + round(day * DAY_MS) for day in (from_day, to_day))
+    maturity = build_training_set(pipeline, path, *times).maturity
+    with pytest.raises(MaturityError) as caught:
+        maturity.warnings()
+    return maturity.describe(), str(caught.value)
+
+
+def test_a_range_without_events_is_refused_by_what_the_data_hold(pipeline: Pipeline, tmp_path: Path) -> None:
+    record(tmp_path / "r.parquet", pipeline, LAWS["at once"], days=40)
+    first, last = say_time(START_MS), say_time(START_MS + 40 * DAY_MS)
+    for days in ((100, 131), (-50, -20)):
+        described, why = refusal(tmp_path / "r.parquet", pipeline, *days)
+        assert described == []
+        times = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d", why)
+        assert times[:2] == [say_time(START_MS + day * DAY_MS) for day in days]
+        assert first <= times[2] <= times[3] <= last
+        assert (times[2][:10], times[3][:10]) == (first[:10], say_time(START_MS + 40 * DAY_MS - HOUR_MS)[:10])
+        assert why.endswith("choose --from and --to within that.")
+    for kinds in ((EVENTS, LABELS), (EVENTS,)):
+        described, why = refusal(without(tmp_path / "r.parquet", kinds, pipeline), pipeline)
+        assert described == []
+        assert why.startswith("No event was read at all: ")
+
+
+def test_data_without_any_label_are_refused_without_a_time_up_to_which_labels_are_known(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    record(tmp_path / "r.parquet", pipeline, LAWS["at once"], days=40)
+    described, why = refusal(without(tmp_path / "r.parquet", (LABELS,), pipeline), pipeline)
+    assert described == ["6,400 events read in that time; no label of any event is known."]
+    assert why.startswith("The data hold no label at all")
+    assert "labels topic" in why
+
+
+def test_labels_that_come_after_the_range_or_belong_to_no_event_are_not_said_to_be_missing(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    record(tmp_path / "r.parquet", pipeline, LAWS["all at 20 days"], days=40)
+    (described,), why = refusal(tmp_path / "r.parquet", pipeline, 0, 15)
+    assert re.fullmatch(r"[\d,]+ events read in that time; no label of any event is known\.", described)
+    assert "first label came at" in why
+    assert "have --to end later" in why
+    # The same labels, of other ids.
+    rewrite(tmp_path / "r.parquet", pipeline, LABELS, lambda value, _: re.sub(rb'"e(\d)', rb'"x\1', value))
+    _, why = refusal(tmp_path / "r.parquet", pipeline)
+    assert re.match(r"None of the [\d,]+ labels is of an event that was read: ", why)
+    assert "`event_id`" in why
+    assert "[events] id" in why
+
+
+def as_bool(value: bytes) -> bytes:
+    return value.replace(b'"label":0.0', b'"label":false').replace(b'"label":1.0', b'"label":true')
+
+
+def test_records_that_cannot_be_read_are_counted_and_the_first_one_is_explained(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path, to_ms = tmp_path / "r.parquet", START_MS + 40 * DAY_MS
+    n = len(record(path, pipeline, LAWS["at once"], days=40))
+    rewrite(path, pipeline, LABELS, lambda value, at: as_bool(value) if at % 9 == 0 else value)
+    rewrite(path, pipeline, EVENTS, lambda value, at: value.replace(b'"amount":', b'"sum":') if at % 50 == 0 else value)
+    maturity = build_training_set(pipeline, path, START_MS, to_ms).maturity
+    labels, events = maturity.warnings()[:2]
+    n_labels = sum(each.count(LABELS) for each in (Recording(path),))
+    assert labels.startswith(f"{-(-n_labels // 9):,} labels could not be read and are left out, the first because: ")
+    assert labels.endswith("at `$.label`. Write 0 or 1.")
+    assert events.startswith(f"{-(-n // 50):,} events could not be read and are left out, the first because: ")
+    assert "missing required field `amount`" in events
+    rewrite(path, pipeline, LABELS, lambda value, _: as_bool(value))
+    _, why = refusal(path, pipeline)
+    assert re.match(r"None of the [\d,]+ labels could be read, the first because: Expected `float`, got `bool`", why)
+    assert why.endswith("Write 0 or 1.")
+    rewrite(path, pipeline, EVENTS, lambda value, _: value.replace(b'"amount":', b'"sum":'))
+    _, why = refusal(path, pipeline)
+    assert why.startswith(f"None of the {n:,} events could be read, the first because: ")
+
+
+@given(
+    mature=st.tuples(*[st.integers(0, 3) | st.integers(0, 10_000)] * 3),
+    young=st.tuples(*[st.integers(0, 3) | st.integers(0, 10_000)] * 3),
+    n_law=st.tuples(*[st.integers(0, 200)] * 2),
+    days=st.integers(1, 60),
+    maturity_days=st.integers(0, 60),
+)
+def test_of_whatever_numbers_something_is_said_or_they_are_refused_in_one_sentence(
+    mature: tuple[int, int, int],
+    young: tuple[int, int, int],
+    n_law: tuple[int, int],
+    days: int,
+    maturity_days: int,
+) -> None:
+    delays = LabelDelays("p", HOUR_MS, 30 * DAY_MS, maturity_days * DAY_MS)
+    for label, n in enumerate(n_law):
+        delays.count_each(np.zeros(n, np.int64), np.full(n, float(label)), np.arange(n) * HOUR_MS)
+    counts = [*mature, *young]
+    ages = np.repeat([maturity_days * DAY_MS + 1] * 3 + [maturity_days * DAY_MS - 1] * 3, counts)
+    labels = np.repeat([np.nan, 0.0, 1.0] * 2, counts)
+    known_ms = days * DAY_MS
+    found = Maturity.of(
+        known_ms - ages,
+        labels,
+        delays.law(known_ms, FEWEST_IN_TRAINING),
+        from_ms=0,
+        to_ms=known_ms,
+        known_ms=known_ms,
+        maturity_ms=maturity_days * DAY_MS,
+        horizon_ms=30 * DAY_MS,
+        held=Held(0, known_ms, sum(n_law)),
+    )
+    assert (found.mature, found.young) == (mature, young)
+    try:
+        said = found.warnings()
+    except MaturityError as error:
+        said = [str(error)]
+    else:
+        assert min(mature[1:]) > 0  # nothing is learnt from one label
+    assert all(sentence.endswith(".") for sentence in said)
+    said += found.describe()
+    found.facts(0)
+    assert not re.search(r"\b(nan|inf|-\d+%|0 only)\b", " ".join(said)), said
+
+
+@given(n=st.integers(0, 10_000_000), more=st.integers(0, 10_000_000))
+def test_a_share_that_is_not_nothing_is_not_said_to_be(n: int, more: int) -> None:
+    total = n + more
+    if not total:
+        return
+    said = say_share(n / total)
+    assert said.endswith("%")
+    assert float(said[:-1]) / 100 == pytest.approx(n / total, rel=0.051)
+    assert (said == "0%") == (n == 0)
+    assert (said == "100%") == (more == 0)
+
+
+def test_a_rate_of_few_positives_is_said_with_what_it_may_be() -> None:
+    maturity = Maturity.of(
+        np.arange(197_946, dtype=np.int64),
+        (np.arange(197_946) < 76).astype(float),
+        LabelDelays("p", HOUR_MS, 30 * DAY_MS, 1).law(90 * DAY_MS),
+        from_ms=0,
+        to_ms=90 * DAY_MS,
+        known_ms=90 * DAY_MS,
+        maturity_ms=DAY_MS,
+        horizon_ms=DAY_MS,
+        held=Held(0, 90 * DAY_MS, 197_946),
+    )
+    (said,) = maturity.warnings()
+    assert said == (
+        "Only 76 of the 197,946 labelled events are positive (0.038%): with so few, the true rate may be anything from"
+        " 0.031% to 0.048%, and little can be said of later windows; train on 100 or more, by an earlier --from."
+    )
