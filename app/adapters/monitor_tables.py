@@ -37,14 +37,21 @@ _VERDICTS = """
 SELECT window_start, window_end, version, kind, headline, words, segments, advice, reason, with_labels
 FROM streamgauge.verdicts WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC
 """
+# What compares a window with its reference may not be able to judge it though its past can be: it is not judged then.
 _DRIFT = """
 SELECT
     metric,
     window_start,
     groupUniqArray(signal) AS signals,
     maxOrNullIf(statistic, test = 'psi') AS psi,
-    arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests
-FROM streamgauge.drift_reports
+    arrayStringConcat(arraySort(groupUniqArrayIf(test, signal = 'DRIFT')), ', ') AS tests,
+    if(
+        countIf(NOT is_of_past) > 0,
+        countIf(threshold IS NOT NULL AND NOT is_of_past),
+        countIf(threshold IS NOT NULL)
+    ) > 0 AS is_judged,
+    if(is_judged, '', argMinIf(note, (is_of_past, test), threshold IS NULL AND note != '')) AS note
+FROM (SELECT *, test IN ('trend', 'interval') AS is_of_past FROM streamgauge.drift_reports)
 WHERE pipeline = {pipeline} AND segment = 'all' AND NOT startsWith(test, 'classic_') AND metric != 'error'
 AND window_start IN
 (

@@ -29,8 +29,11 @@ table.heat { width: auto; }
 table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }
 table.heat th:first-child { text-align: left; }
 td.NONE { background: #2b8a3e22; } td.WARNING { background: #e6770055; } td.DRIFT { background: #c92a2a66; }
+td.UNJUDGED { background: #8883; color: color-mix(in srgb, currentColor 65%, transparent); }
+table.heat tr > th:first-child { position: sticky; left: 0; background: Canvas; opacity: 1; }
 .error { border: 1px solid var(--bad); border-radius: .5rem; padding: .6rem .8rem; margin-top: 1rem; }
 svg { display: block; }
+@media (prefers-color-scheme: dark) { :root { --good: #69db7c; --warn: #ffa94d; --bad: #ff8787; } }
 @media (max-width: 40rem) {
   body { padding: 1rem; }
   table.rows, table.rows tbody { display: block; }
@@ -39,7 +42,8 @@ svg { display: block; }
   table.rows tr:first-child, table.rows td:empty { display: none; }
   table.rows td { border: 0; padding: 0; text-align: left; white-space: normal; overflow-wrap: anywhere; }
   table.rows td.text { flex: 1 0 100%; min-width: 0; }
-  table.rows td::before { content: attr(data-title); display: block; font-size: .75rem; opacity: .65; }
+  table.rows td::before { content: attr(data-title); display: block; font-size: .75rem; color: CanvasText; }
+  table.rows td::before { opacity: .65; }
 }
 footer { margin-top: 2rem; font-size: .85rem; }
 """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from app.adapters.monitor_tables import Row
 from app.adapters.page_html import cell, date_of, decimal, number, say, span_of, table, time_of
+
+#: Beside signals, how a cell is that no test could judge.
+_UNJUDGED = "UNJUDGED"
 
 
 def verdicts(found: Sequence[Row]) -> str:
@@ -88,22 +91,51 @@ def drift(found: Sequence[Row]) -> str:
     for row in found:
         by_metric.setdefault(str(row["metric"]), {})[str(row["window_start"])] = row
     are_months = all(start[7:16] == "-01T00:00" for start in starts)
-    head = "".join(f"<th>{escape(start[:7] if are_months else date_of(start))}</th>" for start in starts)
+    names = {start: start[:7] if are_months else date_of(start) for start in starts}
+    head = "".join(f"<th>{escape(name)}</th>" for name in names.values())
     lines = [f"<tr><th>metric (PSI)</th>{head}</tr>"]
     for metric, cells in sorted(by_metric.items(), key=lambda item: (item[0] in {"score", "outcome"}, item[0])):
         line = "".join(_heat(cells.get(start)) for start in starts)
         lines.append(f"<tr><th>{escape(metric)}</th>{line}</tr>")
-    note = '<p class="quiet">Colour: the strongest signal of all tests. Point at a cell to see which ones drift.</p>'
-    return f'<div class="wide"><table class="heat">{"".join(lines)}</table></div>{note}'
+    note = (
+        '<p class="quiet">Colour: the strongest signal of all tests. Grey with a question mark: not judged, which says'
+        " neither that it has moved nor that it has not.</p>"
+    )
+    remarks = "".join(f"<li>{each}</li>" for each in _remarks(by_metric, names))
+    return f'<div class="wide"><table class="heat">{"".join(lines)}</table></div>{note}' + (
+        f'<ul class="quiet">{remarks}</ul>' if remarks else ""
+    )
+
+
+def _remarks(by_metric: Mapping[str, Mapping[str, Row]], names: Mapping[str, str]) -> list[str]:
+    """What the newest windows' cells say when they are pointed at, which nobody can on a phone."""
+    drifting, unjudged = [], dict[tuple[str, str], list[str]]()
+    for metric, cells in sorted(by_metric.items()):
+        newest = max(cells)
+        row, code = cells[newest], f"<code>{escape(metric)}</code>"
+        if "DRIFT" in row["signals"]:
+            drifting.append(f"{code} drifts in {names[newest]} by {escape(str(row['tests']))}")
+        elif _signal(row) == _UNJUDGED:
+            unjudged.setdefault((newest, str(row["note"])), []).append(code)
+    return drifting + [
+        f"{', '.join(codes)}, not judged in {names[newest]}: {escape(why)}" for (newest, why), codes in unjudged.items()
+    ]
+
+
+def _signal(row: Row) -> str:
+    """The strongest one; of what no test could judge, that."""
+    found = next((each for each in ("DRIFT", "WARNING") if each in row["signals"]), "NONE")
+    return found if found != "NONE" or row["is_judged"] else _UNJUDGED
 
 
 def _heat(row: Row | None) -> str:
     if row is None:
         return "<td></td>"
-    signals = set(row["signals"])
-    signal = next((each for each in ("DRIFT", "WARNING") if each in signals), "NONE")
-    title = f"{signal} {row['tests']}".strip()
+    signal = _signal(row)
     psi = "" if row["psi"] is None else f"{float(row['psi']):.2f}"
+    title = f"{signal} {row['tests']}".strip()
+    if signal == _UNJUDGED:
+        title, psi = f"not judged: {row['note']}", f"{psi} ?".strip()
     return f'<td class="{signal}" title="{escape(title, quote=True)}">{psi}</td>'
 
 

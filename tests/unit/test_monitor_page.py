@@ -98,8 +98,9 @@ def full_page(text: str) -> Page:
                 }
             ],
             drift=[
-                {"metric": text, "window_start": TIME, "signals": ["NONE", "DRIFT"], "psi": 0.25, "tests": text},
-                {"metric": "score", "window_start": LATER, "signals": ["NONE"], "psi": None, "tests": ""},
+                make_drift(text, TIME, psi=0.25, tests=text, signals=["NONE", "DRIFT"]),
+                make_drift("hard", TIME, psi=3.8, note=text, is_judged=False),
+                make_drift("score", LATER),
             ],
             detections=[
                 {
@@ -118,6 +119,11 @@ def full_page(text: str) -> Page:
         looked_at=datetime(2013, 1, 1, 12, 34, 56, tzinfo=UTC),
         error=text,
     )
+
+
+def make_drift(metric: str, start: str, **values: object) -> dict[str, object]:
+    quiet = {"signals": ["NONE"], "psi": None, "tests": "", "is_judged": True, "note": ""}
+    return {"metric": metric, "window_start": start, **quiet, **values}
 
 
 def make_alert(text: str, state: str) -> dict[str, object]:
@@ -216,6 +222,41 @@ def test_the_page_shows_numbers_signals_and_what_is_wrong() -> None:
     ):
         assert part in html
     assert html.count('<p class="error">words</p>') == 1
+
+
+def drift_of(*rows: dict[str, object]) -> str:
+    page = full_page("words")
+    html = render(replace(page, tables=replace(page.tables, drift=list(rows))))
+    return html[html.index("<h2>Drift by window</h2>") : html.index("<h2>Wrong decisions</h2>")]
+
+
+def test_what_could_not_be_judged_is_not_shown_as_quiet_and_says_why_where_there_are_no_tooltips() -> None:
+    why = "hardly to be judged: 0.75 independent looks"
+    hard = {"is_judged": False, "note": why}
+    html = drift_of(
+        *(make_drift("fraud_30d", each, psi=3.8, **hard) for each in (TIME, LATER)),
+        make_drift("sum_30d", LATER, **hard),
+        make_drift("quiet", LATER, psi=0.0),
+    )
+    assert html.count(f'<td class="UNJUDGED" title="not judged: {why}">3.80 ?</td>') == 2
+    assert html.count(f'<td class="UNJUDGED" title="not judged: {why}">?</td>') == 1
+    assert html.count('class="NONE"') == 1
+    assert html.count(f"<li><code>fraud_30d</code>, <code>sum_30d</code>, not judged in 2013-02: {why}</li>") == 1
+    assert "Grey with a question mark: not judged" in html
+
+
+def test_a_metric_whose_newest_window_is_judged_needs_no_word_on_an_older_one() -> None:
+    html = drift_of(make_drift("a", TIME, is_judged=False, note="too few"), make_drift("a", LATER, psi=0.1))
+    assert 'title="not judged: too few"' in html
+    assert "<li>" not in html
+
+
+def test_what_drifts_in_the_newest_window_is_said_with_its_tests() -> None:
+    signals = {"signals": ["DRIFT", "NONE"], "tests": "ks, psi"}
+    html = drift_of(make_drift("a", LATER, **signals), make_drift("b", TIME, **signals), make_drift("b", LATER))
+    assert re.findall("<li>(.*?)</li>", html) == ["<code>a</code> drifts in 2013-02 by ks, psi"]
+    of_past = make_drift("a", LATER, **signals, is_judged=False, note="too few")
+    assert 'class="DRIFT"' in drift_of(of_past)  # its past is judged
 
 
 def test_an_interval_shows_an_auc_below_a_coin_flip_where_it_is() -> None:
