@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from app.core.loss_tails import find_p_of_losses
@@ -219,13 +220,15 @@ def read_performance(
     alpha: float,
     *,
     minimum_effects: Mapping[str, float],
+    label_effect: float = 1.0,
     silence: Silence = NOTHING_SILENT,
 ) -> dict[str, Reading]:
     """What the measures of a window say, whose labels are mature.
 
     ``calibration``: among the labels that are here (`Calibration.among_arrived`). ``alpha``: what the window may spend
-    on being wrong. ``minimum_effects``: the losses that matter, by measure. Scores that are made of features that are
-    filling promise nothing.
+    on being wrong. ``minimum_effects``: the losses that matter, by measure. ``label_effect``: how many labels come
+    together; a measure's own design effect is a mean over training, where a burst that the scores miss is rare. Scores
+    that are made of features that are filling promise nothing.
     """
     least = {**LEAST_OF_DECISIONS, **minimum_effects}
     promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}
@@ -239,7 +242,8 @@ def read_performance(
         if loss_of(name, each.value, each.expected) > least_loss(name, least[name], each.expected)
     ]
     if lost:
-        p_values = find_p_of_losses(calibration, counts.outcomes, lost)
+        effects = {name: max(calibration.design_effects.get(name, 1.0), label_effect) for name in lost}
+        p_values = find_p_of_losses(replace(calibration, design_effects=effects), counts.outcomes, lost)
         found |= {name: found[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
     return found
 

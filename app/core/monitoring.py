@@ -468,7 +468,13 @@ class MonitorCore:
             calibration = known.diagnosis.calibration.among_arrived(arrived or ALL_ARRIVED)
             effects = self._pipeline.performance.minimum_effects
             measured = read_performance(
-                performance, counts[ALL], calibration, alpha, minimum_effects=effects, silence=silence
+                performance,
+                counts[ALL],
+                calibration,
+                alpha,
+                minimum_effects=effects,
+                label_effect=known.reference.label_effect,
+                silence=silence,
             )
         verdict = known.diagnosis.verdict(
             counts,

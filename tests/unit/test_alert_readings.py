@@ -285,7 +285,9 @@ class Labels:
         return counts
 
 
-def read_window(counts: Counts, calibration: Calibration, alpha: float = 0.001) -> dict[str, Reading]:
+def read_window(
+    counts: Counts, calibration: Calibration, alpha: float = 0.001, *, label_effect: float = 1.0
+) -> dict[str, Reading]:
     labelled = counts.outcomes.sum(axis=0)
     due = {each.name: each for each in compare(calibration, labelled, counts.outcomes)}
     rows = [
@@ -297,7 +299,9 @@ def read_window(counts: Counts, calibration: Calibration, alpha: float = 0.001) 
         )
         for each in measure(counts, calibration)
     ]
-    return read_performance(rows, counts, calibration, alpha, minimum_effects=MINIMUM_EFFECTS)
+    return read_performance(
+        rows, counts, calibration, alpha, minimum_effects=MINIMUM_EFFECTS, label_effect=label_effect
+    )
 
 
 PROMISED = AlertRule("worse", "performance", "auc", below_expected=True, clears_after=2, minimum_effect=0.02)
@@ -417,6 +421,25 @@ def test_labels_that_err_together_make_it_less_sure() -> None:
     counts = Labels(0.01, 11).draw(6_000, turned=0.3)
     assert read_window(counts, make_calibration(0.01))["auc"].is_worse
     assert not read_window(counts, make_calibration(0.01, effects={"auc": 16.0}))["auc"].is_worse
+
+
+@pytest.mark.slow
+def test_a_burst_that_scores_miss_now_and_then_is_no_loss() -> None:
+    """Frauds in bursts of ten on one card, each with the score of the card: one low card a day is half of the window.
+
+    In the mean over training the AUC hardly notices: most bursts have high scores.
+    """
+    rng, calibration, labels = np.random.default_rng(7), make_calibration(0.01, effects={"auc": 1.5}), Labels(0.01, 3)
+    positives = rates(0.01) / rates(0.01).sum()
+    false = {1.0: 0, 10.0: 0}
+    for _ in range(300):
+        counts = labels.draw(6_000)
+        bursts = rng.multinomial(rng.poisson(6), positives) * 10
+        counts.outcomes[1] = bursts
+        for effect in false:
+            false[effect] += read_window(counts, calibration, label_effect=effect)["auc"].is_worse
+    assert false[10.0] <= 2
+    assert false[1.0] > 10  # taken one by one
 
 
 @pytest.mark.slow
