@@ -11,7 +11,6 @@ import numpy as np
 from models.counting import count, count_outcomes
 from models.dependence import FEWEST_WINDOWS, Span, design_effect, effect_of_residuals, tail_effect
 from models.error_hours import ErrorHours, fit_error_hours
-from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
 from models.units import FIXED_POINT
 
@@ -115,7 +114,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
     for block, rows in zip(blocks, parts, strict=True):
         block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
-    by_segment = _count_segments(cells, matrix, scores, outcomes, segments) if segments else {}
+    parts_of = segments.split(matrix) if segments else ()
+    by_segment = {name: count(cells, matrix[at], scores[at], outcomes[at]) for name, at in parts_of}
     errors = _fit_errors(scores, outcomes, threshold, times_ms, span)
     in_cells = _find_cells(metrics[-2], scores)[labelled]
     effect = _effect_of_labels(in_cells, outcomes[labelled], None if span is None else span.of(labelled))
@@ -182,15 +182,6 @@ def fit_edges(values: Floats, bins: int) -> Floats:
         edges.append(spread[ranks])
     joined: Floats = np.unique(np.concatenate(edges))
     return joined
-
-
-def _count_segments(
-    cells: Reference, matrix: Floats, scores: Floats, outcomes: Floats, segments: Segments
-) -> dict[str, Counts]:
-    numbers = segments.find(matrix)
-    parts = count_groups(cells, matrix, scores, numbers)
-    parts += [count_outcome_groups(cells, scores, outcomes, each) for each in numbers]
-    return {segments.names[number]: counts for number, counts in GroupedCounts.merge(parts).split().items()}
 
 
 def _fit_errors(

@@ -14,7 +14,7 @@ import numpy as np
 from schemas.pipeline import MISSING, UNSEEN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -85,6 +85,23 @@ class Segments:
         is_missing = np.isnan(codes)
         codes[self._is_flag & (codes != 0)] = 1.0
         return np.where(is_missing, self._missing, codes + self._first).T.astype(np.int64)
+
+    def split(self, matrix: Floats) -> Iterator[tuple[str, Ints]]:
+        """Each segment that has events, with the places of these, column by column.
+
+        Examples
+        --------
+        >>> from schemas.pipeline import Feature
+        >>> segments = Segments([Feature("is_new", "bool")], ["is_new"])
+        >>> [(name, places.tolist()) for name, places in segments.split(np.array([[1.0], [0.0], [1.0]]))]
+        [('is_new=false', [1]), ('is_new=true', [0, 2])]
+        """
+        for numbers in self.find(matrix):
+            order = np.argsort(numbers, kind="stable")
+            there, starts = np.unique(numbers[order], return_index=True)
+            parts = np.split(order, starts[1:]) if len(order) else []
+            for number, places in zip(there.tolist(), parts, strict=True):
+                yield self.names[number], places
 
 
 def _values(feature: Feature) -> tuple[str, ...]:

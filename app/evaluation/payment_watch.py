@@ -29,9 +29,9 @@ from app.evaluation.payment_stream import (
 )
 from app.evaluation.product import VERSION, read_pipeline
 from app.evaluation.product import follow as watch_records
+from models.counting import count, count_outcomes
 from models.error_hours import hours_of
-from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
-from models.reference import Reference
+from models.reference import Counts, Reference
 from models.segments import Segments
 from models.training import make_reference
 from schemas.wire import ErrorRun, SketchRecord
@@ -188,19 +188,15 @@ def _by_version(payments: Payments, swap: Ints | None) -> Iterator[tuple[str, Pa
 
 
 def _of_events(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> list[SketchDelta]:
-    if not len(of.scores):
-        return []
-    segments = Segments.of(pipeline)
-    parts = count_groups(reference, of.matrix, of.scores, segments.find(of.matrix))
-    return _pack(pipeline, parts, segments, day, version)
+    segments = Segments.of(pipeline).split(of.matrix)
+    counted = {name: count(reference, of.matrix[at], of.scores[at]) for name, at in segments}
+    return _pack(pipeline, counted, day, version)
 
 
 def _of_labels(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> list[SketchDelta]:
-    if not len(of.scores):
-        return []
-    segments = Segments.of(pipeline)
-    parts = [count_outcome_groups(reference, of.scores, of.labels, keys) for keys in segments.find(of.matrix)]
-    return _pack(pipeline, parts, segments, day, version)
+    segments = Segments.of(pipeline).split(of.matrix)
+    counted = {name: count_outcomes(reference, of.scores[at], of.labels[at]) for name, at in segments}
+    return _pack(pipeline, counted, day, version)
 
 
 def _of_errors(pipeline: Pipeline, reference: Reference, of: Payments, day: int, version: str) -> ErrorRun:
@@ -217,11 +213,10 @@ def _of_errors(pipeline: Pipeline, reference: Reference, of: Payments, day: int,
     )
 
 
-def _pack(
-    pipeline: Pipeline, parts: list[GroupedCounts], segments: Segments, day: int, version: str
-) -> list[SketchDelta]:
-    """Of each segment, and of all events: the segments of one column add up to them."""
-    of_segments = {segments.names[at]: counts for at, counts in GroupedCounts.merge(parts).split().items()}
+def _pack(pipeline: Pipeline, of_segments: dict[str, Counts], day: int, version: str) -> list[SketchDelta]:
+    """Of each segment and, if there are any, of all events: the segments of one column add up to them."""
+    if not of_segments:
+        return []
     counted = {ALL: reduce(add, of_segments.values()), **of_segments}
     return [pack(pipeline.model.name, version, name, day * DAY_MS, counts) for name, counts in counted.items()]
 

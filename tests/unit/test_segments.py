@@ -67,6 +67,26 @@ def count_rows(rows: np.ndarray, matrix: np.ndarray, scores: np.ndarray, labels:
     return count(reference(), matrix[rows], scores[rows]) + count_outcomes(reference(), scores[rows], labels[rows])
 
 
+@given(st.integers(0, 2**32), st.integers(0, 120))
+def test_the_segments_of_each_column_take_every_event_once(seed: int, n: int) -> None:
+    _, matrix, _, _ = make_events(seed, n)
+    parts = list(BOTH.split(matrix))
+    assert len({name for name, _ in parts}) == len(parts)
+    for name, places in parts:
+        number = BOTH.names.index(name)
+        (of_events,) = (keys for keys in BOTH.find(matrix) if number in keys)
+        assert places.tolist() == np.flatnonzero(of_events == number).tolist()
+    assert sum(len(places) for _, places in parts) == n * len(COLUMNS)
+
+
+def test_a_reference_has_the_counts_of_each_segments_events() -> None:
+    _, matrix, scores, labels = make_events(1, 400)
+    scores = np.nan_to_num(scores)
+    assert list(reference().segments) == [name for name, _ in BOTH.split(matrix)]
+    for name, places in BOTH.split(matrix):
+        assert bits(reference().segments[name]) == bits(count_rows(places, matrix, scores, labels))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 120), st.sampled_from([1, 3, 40, 100_000]))
 def test_the_counts_of_each_group_are_those_of_its_events_bit_for_bit(seed: int, n: int, n_groups: int) -> None:
