@@ -107,7 +107,11 @@ class TrainingData(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """Measured on the newest rows, unseen by the measured model. ``auc`` is None when they hold one class only."""
+    """Measured on the newest rows, unseen by the measured model. ``auc`` is None when they hold one class only.
+
+    ``positives`` of the ``n`` rows are positive. ``constant_log_loss`` is that of giving each the rate of positives
+    that was fitted on: a model that knows nothing has it. Versions from before have neither.
+    """
 
     auc: float | None
     log_loss: float
@@ -115,6 +119,8 @@ class Metrics(msgspec.Struct, frozen=True):
     n: int
     from_ms: int
     to_ms: int
+    positives: int | None = None
+    constant_log_loss: float | None = None
 
 
 class GoldenRows(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from models import artifact
 from models.families import FAMILIES, FeatureKind, fit, takes_weights
 from models.golden import choose_golden_rows
+from models.hold_out import HoldOut
 from models.manifest import (
     Artifact,
     FeatureSpec,
@@ -62,12 +63,13 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A fitted version, ready to register: estimator, its scorer, its manifest and its artifact's bytes."""
+    """A fitted version, ready to register: estimator, scorer, manifest, the artifact's bytes, and what judged it."""
 
     estimator: Any
     scorer: Scorer
     manifest: Manifest
     artifact: bytes
+    hold_out: HoldOut
 
 
 def train(
@@ -134,10 +136,10 @@ def train(
     say(f"fitting on the first {cut} of {len(matrix)} rows")
     known = signature.vocabularies.unseen_as_missing(matrix)
     judged = fit(build(), known[:cut], labels[:cut])
-    tail_scores = make_scorer(judged).score(known[cut:])
-    metrics = measure(tail_scores, labels[cut:], event_time_ms[cut:], pipeline.model.threshold)
+    tail = HoldOut(make_scorer(judged).score(known[cut:]), labels[cut:], float(labels[:cut].mean()))
+    metrics = measure(tail, event_time_ms[cut:], pipeline.model.threshold)
     say("scoring the rest as unseen rows, for the reference")
-    unseen_scores = np.concatenate([_score_unseen(build, known, labels, cut), tail_scores])
+    unseen_scores = np.concatenate([_score_unseen(build, known, labels, cut), tail.scores])
 
     say(f"fitting on all {len(matrix)} rows")
     fitted_on, fitted_labels, fitted_times, weights = matrix, labels, event_time_ms, None
@@ -178,7 +180,7 @@ def train(
         parent=parent,
     )
     manifest.check()
-    return TrainedModel(estimator, scorer, manifest, data)
+    return TrainedModel(estimator, scorer, manifest, data, tail)
 
 
 def make_reference(
@@ -224,26 +226,29 @@ def make_signature(pipeline: Pipeline) -> Signature:
     return Signature(tuple(FeatureSpec(feature.name, feature.type, feature.values) for feature in pipeline.features))
 
 
-def measure(scores: Floats, labels: Floats, event_time_ms: Ints, threshold: float) -> Metrics:
-    """Measure scores against labels (0 or 1).
+def measure(judged: HoldOut, event_time_ms: Ints, threshold: float) -> Metrics:
+    """Measure the scores of a hold-out against its labels (0 or 1).
 
     Examples
     --------
     Three of four decisions are right, and 3 of the 4 pairs of a positive and a negative are in order:
 
-    >>> found = measure(np.array([0.2, 0.6, 0.5, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]), np.arange(4), 0.5)
+    >>> judged = HoldOut(np.array([0.2, 0.6, 0.5, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]), 0.5)
+    >>> found = measure(judged, np.arange(4), 0.5)
     >>> found.accuracy, found.auc, found.n
     (0.75, 0.75, 4)
     """
+    scores, labels = judged.scores, judged.labels
     has_both = 0 < labels.sum() < len(labels)
-    likelihood = np.clip(np.where(labels == 1, scores, 1.0 - scores), 1e-15, 1.0)
     return Metrics(
         auc=float(roc_auc_score(labels, scores)) if has_both else None,
-        log_loss=float(-np.log(likelihood).mean()),
+        log_loss=judged.log_loss,
         accuracy=float(((scores >= threshold) == (labels == 1)).mean()),
         n=len(labels),
         from_ms=int(event_time_ms[0]),
         to_ms=int(event_time_ms[-1]),
+        positives=int(labels.sum()),
+        constant_log_loss=judged.constant_log_loss,
     )
 
 

@@ -13,6 +13,8 @@ from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms
 from app.cli.model_release import describe_release, release, release_lines
 from app.cli.utc_time import UtcTime
 from app.core.filling import say_of_training
+from app.core.held import say_share
+from app.core.hold_out import describe_hold_out, say_of_hold_out
 from app.core.maturity import MaturityError
 from app.visible import visible
 from models.families import FAMILIES
@@ -24,6 +26,7 @@ from models.verify import RefusedModelError, verify
 
 if TYPE_CHECKING:
     from app.pipeline import Step
+    from models.hold_out import HoldOut
 
 #: How often a version number that another training has just taken is replaced by the next.
 RENUMBERINGS = 20
@@ -100,6 +103,8 @@ def train(
             bump=bump,
         )
         manifest = trained.manifest
+        if said := say_of_hold_out(trained.hold_out, [name for name in FAMILIES if name != family]):
+            _say(f"Note: {said}")
         _say("Verifying the new version …")
         # Our own bytes need no child process; whoever loads them later takes them for a stranger's.
         verify(manifest, trained.artifact, context.pipeline.feature_set, in_child=False)
@@ -111,7 +116,7 @@ def train(
     except RefusedModelError as error:
         raise click.ClickException(f"The new version does not pass ({error.reason}): {error.detail}") from error
     result = _summarise(manifest, uri, time.monotonic() - started)
-    lines = _describe(manifest, uri)
+    lines = _describe(manifest, trained.hold_out, uri)
     if promote:
         released = release(context, manifest.version, "trained")
         result["announced"] = describe_release(released)
@@ -210,13 +215,12 @@ def _summarise(manifest: Manifest, uri: str | None, seconds: float) -> dict[str,
     }
 
 
-def _describe(manifest: Manifest, uri: str | None) -> list[str]:
-    training, metrics = manifest.training, manifest.metrics
-    auc = "unknown (one class)" if metrics.auc is None else f"{metrics.auc:.4f}"
+def _describe(manifest: Manifest, judged: HoldOut, uri: str | None) -> list[str]:
+    training = manifest.training
     name = f"{manifest.model} {manifest.version} ({manifest.family})"
-    measured = f"AUC {auc}, log loss {metrics.log_loss:.4f}, accuracy {metrics.accuracy:.4f}"
+    positive = f"{round(training.positive_share * training.labelled_rows):,} positive"
     return [
-        f"{name} on {training.labelled_rows} labelled events, {training.positive_share:.1%} positive.",
-        f"On the newest {metrics.n} (unseen): {measured}.",
+        f"{name} on {training.labelled_rows:,} labelled events, {positive} ({say_share(training.positive_share)}).",
+        describe_hold_out(judged, manifest.metrics),
         f"Registered at {uri}." if uri else "Not registered.",
     ]

@@ -164,7 +164,7 @@ class Maturity:
                 said.append(
                     f"Only {n} of the {n_labelled:,} labelled events are {name} ({say_share(n / n_labelled)}): with so"
                     f" few, the true rate may be anything from {low} to {high}, and little can be said of later"
-                    f" windows; train on {_SOFT_FLOOR} or more, by an earlier --from."
+                    f" windows; train on {_SOFT_FLOOR} or more, of a longer time."
                 )
         return said
 

@@ -562,5 +562,5 @@ def test_a_rate_of_few_positives_is_said_with_what_it_may_be() -> None:
     (said,) = maturity.warnings()
     assert said == (
         "Only 76 of the 197,946 labelled events are positive (0.038%): with so few, the true rate may be anything from"
-        " 0.031% to 0.048%, and little can be said of later windows; train on 100 or more, by an earlier --from."
+        " 0.031% to 0.048%, and little can be said of later windows; train on 100 or more, of a longer time."
     )

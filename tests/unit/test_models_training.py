@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline as SklearnPipeline
 
 from models.families import FAMILIES, Family, FeatureKind, fit
 from models.golden import choose_golden_rows
+from models.hold_out import HoldOut
 from models.manifest import Artifact, FeatureSpec, LabelFacts, Manifest, digest_training_data
 from models.reference import GRID
 from models.scorer import make_scorer
@@ -65,7 +66,13 @@ def test_metrics_are_those_of_a_model_that_has_not_seen_the_newest_fifth(
 ) -> None:
     judged = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), small_data.matrix[:320], small_data.labels[:320]))
     scores = judged.score(small_data.matrix[320:])
-    assert trained.manifest.metrics == measure(scores, small_data.labels[320:], small_data.event_time_ms[320:], 0.5)
+    rate = float(small_data.labels[:320].mean())
+    newest = small_data.labels[320:]
+    by_hand = measure(HoldOut(scores, newest, rate), small_data.event_time_ms[320:], 0.5)
+    assert trained.manifest.metrics == by_hand
+    assert by_hand.constant_log_loss == pytest.approx(log_loss(newest, np.full(80, rate)))
+    assert trained.hold_out.scores.tobytes() == scores.tobytes()
+    assert (trained.hold_out.labels.tolist(), trained.hold_out.rate) == (newest.tolist(), rate)
     assert (trained.manifest.metrics.n, trained.manifest.metrics.from_ms) == (80, 320_000)
 
 
@@ -276,7 +283,7 @@ def test_measures_of_a_hold_out_are_scikit_learns() -> None:
     rng = np.random.default_rng(8)
     scores = np.append(rng.random(200), [0.0, 1.0, 0.4])
     labels = np.append((rng.random(200) < scores[:200]).astype(float), [1.0, 0.0, 1.0])  # two that are surely wrong
-    found = measure(scores, labels, np.arange(5, 208), 0.4)
+    found = measure(HoldOut(scores, labels, 0.5), np.arange(5, 208), 0.4)
     assert found.log_loss == pytest.approx(log_loss(labels, np.clip(scores, 1e-15, 1 - 1e-15)), rel=1e-2)
     assert found.accuracy == accuracy_score(labels, scores >= 0.4)
     assert found.auc == pytest.approx(roc_auc_score(labels, scores))
@@ -284,7 +291,7 @@ def test_measures_of_a_hold_out_are_scikit_learns() -> None:
 
 
 def test_what_is_surely_wrong_costs_as_much_as_one_of_a_thousand_million_million() -> None:
-    found = measure(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 1.0]), np.arange(3), 0.5)
+    found = measure(HoldOut(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 1.0]), 0.5), np.arange(3), 0.5)
     assert found.log_loss == pytest.approx(-2 * np.log(1e-15) / 3, rel=1e-9)
 
 
@@ -340,6 +347,14 @@ def test_a_manifest_from_before_labels_were_told_apart_can_be_read(trained: Trai
     assert trained.manifest.training.label_facts is None
 
 
+def test_a_manifest_from_before_the_measures_had_something_beside_them_can_be_read(trained: TrainedModel) -> None:
+    form = json.loads(trained.manifest.to_bytes())
+    del form["metrics"]["positives"], form["metrics"]["constant_log_loss"]
+    read = Manifest.from_bytes(json.dumps(form).encode())
+    assert (read.metrics.positives, read.metrics.constant_log_loss) == (None, None)
+    assert read.metrics.log_loss == trained.manifest.metrics.log_loss
+
+
 def test_a_family_that_cannot_weigh_rows_says_so(
     small_data: Any, small_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +368,7 @@ def test_a_family_that_cannot_weigh_rows_says_so(
 
 
 def test_a_tail_of_one_class_has_no_auc() -> None:
-    found = measure(np.array([0.25, 0.5]), np.zeros(2), np.arange(2), 0.5)
+    found = measure(HoldOut(np.array([0.25, 0.5]), np.zeros(2), 0.5), np.arange(2), 0.5)
     assert found.auc is None
     assert found.accuracy == 0.5
     assert found.log_loss == pytest.approx((np.log(4 / 3) + np.log(2)) / 2)
