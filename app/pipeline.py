@@ -498,7 +498,7 @@ class PartitionPipeline:
                 wrong = (scores >= reference.threshold) != (labels == 1)
                 # Labels that come early are of one outcome as a rule: an error counts when all of its day can be known.
                 counts_ms = np.maximum(at, times + maturity_ms)
-                self._sketch.add_errors(version, counts_ms[known], wrong[known], times[known])
+                self._sketch.add_errors(version, counts_ms[known], wrong[known], labels[known] == 1, times[known])
 
     def know(self, version: str, reference: Reference) -> None:
         """Give the cells of a version whose events may still be waiting for labels (after a restart)."""

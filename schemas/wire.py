@@ -268,13 +268,14 @@ class ErrorRun(msgspec.Struct, array_like=True):
 
     ``times_ms``: from when each counts, int64 little-endian bytes: the effective time of its label, or the time of its
     event and ``performance.maturity``, whichever is later. None is before the ``label_watermark_ms`` that earlier
-    records of the partition have said. ``wrong``: a byte each, 1 or 0. ``hours``: a byte each, the hour of the week of
-    its event (`models.error_hours.hours_of`); empty in records of former releases.
+    records of the partition have said. ``decisions``: a byte each, 1 if it was wrong, and 2 more if the label is 1 (not
+    in records of former releases). ``hours``: a byte each, the hour of the week of its event
+    (`models.error_hours.hours_of`); empty in records of former releases.
     """
 
     version: VersionName
     times_ms: bytes
-    wrong: bytes
+    decisions: bytes
     hours: bytes = b""
 
 

@@ -35,17 +35,33 @@ from models.error_hours import HOUR_MS, HOURS, hours_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from app.core.batches import Ints
     from app.core.detectors import Bits
     from schemas.wire import ErrorRun, SketchRecord
 
 
+#: What is added to a decision whose label is 1.
+_POSITIVE = 2
+
+
 class Errors(NamedTuple):
-    """From when each decision counts, whether it was wrong, and the hour of the week of its event."""
+    """From when each decision counts, what became of it (see `schemas.wire.ErrorRun`), and the hour of its event."""
 
     times_ms: Ints
-    wrong: Bits
+    decisions: Bits
     hours: Bits
+
+    @property
+    def wrong(self) -> Bits:
+        """1: it was wrong."""
+        return self.decisions & np.uint8(1)
+
+    @property
+    def is_positive(self) -> NDArray[np.bool_]:
+        """Whether its label is 1; of runs of former releases nobody knows, and all are taken for 0."""
+        return self.decisions >= _POSITIVE
 
     @classmethod
     def of(cls, run: ErrorRun, maturity_ms: int = 0) -> Errors:
@@ -53,38 +69,37 @@ class Errors(NamedTuple):
 
         A run without hours is taken for one of labels that came before ``maturity_ms``.
         """
-        if len(run.times_ms) != 8 * len(run.wrong) or len(run.hours) not in {0, len(run.wrong)}:
-            raise ValueError(
-                f"{len(run.times_ms)} bytes of times and {len(run.hours)} hours do not fit {len(run.wrong)} decisions"
-            )
+        n = len(run.decisions)
+        if len(run.times_ms) != 8 * n or len(run.hours) not in {0, n}:
+            raise ValueError(f"{len(run.times_ms)} bytes of times and {len(run.hours)} hours do not fit {n} decisions")
         times_ms = np.frombuffer(run.times_ms, "<i8").astype(np.int64)
         hours = np.frombuffer(run.hours, np.uint8)
         if not len(hours):
             hours = hours_of(times_ms - maturity_ms).astype(np.uint8)
-        errors = cls(times_ms, np.frombuffer(run.wrong, np.uint8), hours)
-        if (errors.wrong > 1).any() or (errors.hours >= HOURS).any():
-            raise ValueError("of a run of errors, each is 1 or 0, in an hour of the week")
+        errors = cls(times_ms, np.frombuffer(run.decisions, np.uint8), hours)
+        if (errors.decisions > 1 + _POSITIVE).any() or (errors.hours >= HOURS).any():
+            raise ValueError("of a run of errors, each is 0 to 3, in an hour of the week")
         return errors
 
     @classmethod
     def join(cls, parts: Iterable[Errors]) -> Errors:
         nothing = np.zeros(0, np.uint8)
-        times_ms, wrong, hours = zip(cls(np.zeros(0, np.int64), nothing, nothing), *parts, strict=True)
-        return cls(np.concatenate(times_ms), np.concatenate(wrong), np.concatenate(hours))
+        times_ms, decisions, hours = zip(cls(np.zeros(0, np.int64), nothing, nothing), *parts, strict=True)
+        return cls(np.concatenate(times_ms), np.concatenate(decisions), np.concatenate(hours))
 
     def take(self, rows: Ints) -> Errors:
         """Some of them."""
-        return Errors(self.times_ms[rows], self.wrong[rows], self.hours[rows])
+        return Errors(self.times_ms[rows], self.decisions[rows], self.hours[rows])
 
     def to_bytes(self) -> tuple[bytes, bytes, bytes]:
-        return self.times_ms.astype("<i8").tobytes(), self.wrong.tobytes(), self.hours.tobytes()
+        return self.times_ms.astype("<i8").tobytes(), self.decisions.tobytes(), self.hours.tobytes()
 
 
 class _Held(NamedTuple):
     """Errors as bytes, which cost no more than that and are added to at no cost."""
 
     times_ms: bytearray
-    wrong: bytearray
+    decisions: bytearray
     hours: bytearray
 
     def add(self, errors: Errors) -> None:
@@ -122,7 +137,7 @@ class ErrorStream:
     def add(self, record: SketchRecord) -> None:
         """Take the errors of a record of the sketches topic, in offset order per partition."""
         for run in record.errors:
-            if run.wrong:
+            if run.decisions:
                 self._hold(run.version, record.partition, Errors.of(run, self.maturity_ms))
 
     def _hold(self, version: str, partition: int, errors: Errors) -> None:

@@ -40,6 +40,7 @@ from app.core.drift_windows import WindowStore
 from app.core.error_stream import Errors, ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
 from app.core.estimation import calibrate
+from app.core.fair_errors import FairErrors
 from app.core.faults.since import Course, Part
 from app.core.faults.traffic import Traffic, choose_past, events_by_hour, events_due, of_same_season
 from app.core.filling import FillTimes
@@ -85,6 +86,7 @@ class _Version:
     judge: Judge
     diagnosis: Diagnosis
     errors: ErrorWatch
+    fair: FairErrors
     is_announced: bool = False
     #: What the detectors of wrong decisions found.
     detections: list[Detected] = field(default_factory=list)
@@ -205,7 +207,8 @@ class MonitorCore:
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         told = [limit for rule in rules for limit in limits(rule, known_auc)]
         diagnosis = Diagnosis(reference, told, self._pipeline.events.plural, self._pipeline.performance, self._origins)
-        self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors)
+        fair = FairErrors(reference)
+        self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors, fair)
         self._strangers.pop(version, None)
         return self._store.drop_unsound(version, reference.laws)
 
@@ -312,6 +315,7 @@ class MonitorCore:
                     "training": [known.training.start_ms, known.training.end_ms],
                     "is_announced": known.is_announced,
                     "errors": known.errors.snapshot(),
+                    "fair": known.fair.snapshot(),
                     "detections": known.detections,
                     "n_seen": sorted(known.n_seen.items()),
                 }
@@ -342,6 +346,7 @@ class MonitorCore:
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
             self._versions[version].is_announced = saved["is_announced"]
             self._versions[version].errors.restore(saved["errors"])
+            self._versions[version].fair.restore(saved["fair"])
             self._versions[version].detections = [Detected(*each) for each in saved["detections"]]
             self._versions[version].n_seen = dict(map(tuple, saved["n_seen"]))
         self.alerts.from_state(state["alerts"])
@@ -379,6 +384,7 @@ class MonitorCore:
         slice_ms = self._pipeline.drift.slice_ms
         for version, known in sorted(self._versions.items()):
             released = self._of_full_features(self._errors.release(version, self._store.label_watermark_ms))
+            released = known.fair.take(released)
             slices, numbers = np.unique(released.times_ms // slice_ms * slice_ms, return_counts=True)
             for start_ms, n in zip(slices.tolist(), numbers.tolist(), strict=True):
                 known.n_seen[start_ms] = known.n_seen.get(start_ms, 0) + n

@@ -70,7 +70,7 @@ class SketchBuffer:
         self._counts: dict[tuple[str, int], Counts] = {}
         self._scored: dict[str, _Waiting] = {}
         self._labelled: dict[str, _Waiting] = {}
-        self._errors: dict[str, list[tuple[Ints, NDArray[np.bool_], Ints]]] = {}
+        self._errors: dict[str, list[tuple[Ints, NDArray[np.uint8], Ints]]] = {}
 
     def add_scored(
         self, version: str, reference: Reference, event_time_ms: Ints, matrix: Floats, scores: Floats
@@ -97,10 +97,13 @@ class SketchBuffer:
             starts = slice_starts(event_time_ms, self._slice_ms)
             self._by_segment.add_labelled(version, reference, starts, scores, labels, segments)
 
-    def add_errors(self, version: str, time_ms: Ints, wrong: NDArray[np.bool_], event_time_ms: Ints) -> None:
+    def add_errors(
+        self, version: str, time_ms: Ints, wrong: NDArray[np.bool_], is_positive: NDArray[np.bool_], event_time_ms: Ints
+    ) -> None:
         """Note decisions whose labels were applied, in that order; ``time_ms``: from when each counts."""
         if len(time_ms):
-            self._errors.setdefault(version, []).append((time_ms, wrong, event_time_ms))
+            decisions = wrong.astype(np.uint8) + 2 * is_positive.astype(np.uint8)
+            self._errors.setdefault(version, []).append((time_ms, decisions, event_time_ms))
 
     def drain_errors(self) -> list[ErrorRun]:
         """Give the decisions since the last drain, a run per version."""
@@ -109,11 +112,11 @@ class SketchBuffer:
             ErrorRun(
                 version,
                 np.concatenate(times_ms).astype("<i8").tobytes(),
-                np.concatenate(wrong).astype(np.uint8).tobytes(),
+                np.concatenate(decisions).tobytes(),
                 hours_of(np.concatenate(event_time_ms)).astype(np.uint8).tobytes(),
             )
             for version, runs in sorted(errors.items())
-            for times_ms, wrong, event_time_ms in [zip(*runs, strict=True)]
+            for times_ms, decisions, event_time_ms in [zip(*runs, strict=True)]
         ]
 
     def drain(self) -> list[SketchDelta]:

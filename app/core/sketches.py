@@ -87,7 +87,7 @@ def _pieces(
 ) -> Iterator[tuple[ErrorRun | LabelCounts | DelayCounts | SketchDelta, int]]:
     """What a record is made of, and how many bytes each takes."""
     for run in _cut_errors(record.errors, most_bytes):
-        yield run, len(run.times_ms) + len(run.wrong) + len(run.hours) + _DELTA_BYTES
+        yield run, len(run.times_ms) + len(run.decisions) + len(run.hours) + _DELTA_BYTES
     for labels in _cut_strangers(record.labels, most_bytes):
         yield labels, len(labels.strangers) + _DELTA_BYTES
     for delays in record.delays:
@@ -108,9 +108,9 @@ def _cut_strangers(counts: list[LabelCounts], most_bytes: int) -> Iterator[Label
 def _cut_errors(runs: list[ErrorRun], most_bytes: int) -> Iterator[ErrorRun]:
     most = max(most_bytes // 10, 1)
     for run in runs:
-        for at in range(0, len(run.wrong), most):
+        for at in range(0, len(run.decisions), most):
             rows = slice(at, at + most)
-            yield ErrorRun(run.version, run.times_ms[8 * at : 8 * (at + most)], run.wrong[rows], run.hours[rows])
+            yield ErrorRun(run.version, run.times_ms[8 * at : 8 * (at + most)], run.decisions[rows], run.hours[rows])
 
 
 @dataclass(eq=False)

@@ -208,7 +208,7 @@ def _of_errors(pipeline: Pipeline, reference: Reference, of: Payments, day: int,
     return ErrorRun(
         version,
         counts_ms.astype("<i8").tobytes(),
-        wrong.astype(np.uint8).tobytes(),
+        (wrong + 2 * (of.labels == 1)).astype(np.uint8).tobytes(),
         hours_of(of.times_ms).astype(np.uint8).tobytes(),
     )
 

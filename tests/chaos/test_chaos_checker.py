@@ -323,10 +323,10 @@ def test_errors_in_another_order_are_caught(right: Logs, models: dict[str, Activ
         (run, at)
         for record in logs.sketches[len(logs.sketches) // 2 :]
         for run in record.errors
-        for at in range(len(run.wrong) - 1)
-        if run.wrong[at] != run.wrong[at + 1]
+        for at in range(len(run.decisions) - 1)
+        if run.decisions[at] != run.decisions[at + 1]
     )
-    run.wrong = run.wrong[:at] + run.wrong[at : at + 2][::-1] + run.wrong[at + 2 :]
+    run.decisions = run.decisions[:at] + run.decisions[at : at + 2][::-1] + run.decisions[at + 2 :]
     found = wrong(check(logs, models))
     assert found["wrong_errors"] == 2
     assert set(found) <= {"wrong_errors", "wrong_rows"}

@@ -99,7 +99,7 @@ def _sequences(records: Iterable[SketchRecord]) -> dict[str, list[tuple[int, int
         stream.add(record)
     released = {version: stream.release(version, END_MS) for version in list(stream.held)}
     return {
-        version: list(zip(errors.times_ms.tolist(), errors.wrong.tolist(), errors.hours.tolist(), strict=True))
+        version: list(zip(errors.times_ms.tolist(), errors.decisions.tolist(), errors.hours.tolist(), strict=True))
         for version, errors in released.items()
     }
 

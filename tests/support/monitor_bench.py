@@ -234,7 +234,7 @@ class Bench:
         if self.pipeline.drift.segments:
             wrong = (scores >= self.reference.threshold) != (labels == 1)
             counts_ms = times + max(600_000, self.pipeline.performance.maturity_ms)
-            buffer.add_errors("1.0.0", counts_ms, wrong, times)
+            buffer.add_errors("1.0.0", counts_ms, wrong, labels == 1, times)
 
     def _score(self, number: int) -> Score:
         return Score(

@@ -20,8 +20,9 @@ from app.evaluation.payment_stream import (
     PaymentLaw,
     Payments,
 )
-from app.evaluation.payment_watch import NEXT_VERSION, VERSION, fit, make_pipeline, records
+from app.evaluation.payment_watch import NEXT_VERSION, alarmed_windows, fit, follow, make_pipeline, records
 from app.evaluation.payments import CHANGING, LAWS, Said
+from app.evaluation.product import VERSION
 from app.evaluation.run import generator
 
 BY_NAME = {change.name: change for change in CHANGES}
@@ -181,7 +182,7 @@ def test_in_a_swap_each_decision_is_told_once_by_the_version_that_made_it() -> N
     first = int(drawn.times_ms[0]) // DAY_MS
     swap = np.full(len(MERCHANTS), (first + 1) * DAY_MS)
     told = {
-        (run.version, first + at): len(run.wrong)
+        (run.version, first + at): len(run.decisions)
         for at, record in enumerate(records(pipeline, reference, drawn, first, swap=swap))
         for run in record.errors
     }
@@ -191,6 +192,20 @@ def test_in_a_swap_each_decision_is_told_once_by_the_version_that_made_it() -> N
         (VERSION, first + 1): 0,
         (NEXT_VERSION, first + 1): A_DAY,
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("days", [5, 30])
+def test_frauds_whose_others_do_not_come_are_no_change_of_errors(days: int) -> None:
+    """Labels of payments that were none are lost for some days, or for ever."""
+    pipeline, bank, chance = make_pipeline("split"), bank_of(PaymentLaw(0.01, "split")), generator(12)
+    reference = fit(pipeline, bank.draw(chance, 20))
+    drawn = bank.fork().draw(chance, 15)
+    first = int(drawn.times_ms[0]) // DAY_MS
+    day = drawn.times_ms // DAY_MS - first
+    is_lost = (drawn.labels == 0) & (day >= 5) & (day < 5 + days)
+    lost = replace(drawn, label_times_ms=np.where(is_lost, 2 * drawn.label_times_ms, drawn.label_times_ms))
+    assert "error" not in alarmed_windows(follow(pipeline, reference, lost, first))
 
 
 def test_right_is_the_kind_and_the_name() -> None:

@@ -122,7 +122,7 @@ def bad_records(reference: Reference) -> dict[str, tuple[SketchRecord, str]]:
             record(good, errors=(run([AT_MS, 2**62, AT_MS], b"\1\0\1"),)),
             "out_of_range",
         ),
-        "errors that are neither right nor wrong": (record(good, errors=(run([AT_MS], b"\2"),)), "inconsistent"),
+        "errors that are neither right nor wrong": (record(good, errors=(run([AT_MS], b"\4"),)), "inconsistent"),
         "errors beyond all": (record(good, errors=(run([2**62], b"\1"),)), "out_of_range"),
         "errors before all": (record(good, errors=(run([-(2**62)], b"\1"),)), "out_of_range"),
         "many versions that nobody knows": (

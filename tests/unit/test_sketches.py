@@ -95,12 +95,12 @@ def test_a_single_event_and_its_label_are_a_slice_of_their_own() -> None:
 
 def test_decisions_come_out_once_a_run_per_version_in_their_order() -> None:
     buffer = SketchBuffer("m", SLICE_MS)
-    for version, times, wrong in (("2", [5, 7], [1, 0]), ("1", [6], [1]), ("2", [9], [1])):
-        at_ms = np.array(times)
-        buffer.add_errors(version, at_ms, np.array(wrong, dtype=bool), at_ms * 3_600_000 - 4)  # ends an hour
+    for version, times, wrong, labels in (("2", [5, 7], [1, 0], [0, 1]), ("1", [6], [1], [1]), ("2", [9], [1], [0])):
+        at_ms, *bits = (np.array(each, dtype) for each, dtype in ((times, int), (wrong, bool), (labels, bool)))
+        buffer.add_errors(version, at_ms, *bits, at_ms * 3_600_000 - 4)  # ends an hour
     assert buffer.drain_errors() == [
-        ErrorRun("1", np.array([6], "<i8").tobytes(), b"\1", bytes([72 + 5])),
-        ErrorRun("2", np.array([5, 7, 9], "<i8").tobytes(), b"\1\0\1", bytes([72 + 4, 72 + 6, 72 + 8])),
+        ErrorRun("1", np.array([6], "<i8").tobytes(), b"\3", bytes([72 + 5])),
+        ErrorRun("2", np.array([5, 7, 9], "<i8").tobytes(), b"\1\2\1", bytes([72 + 4, 72 + 6, 72 + 8])),
     ]
     assert buffer.drain_errors() == []
 
@@ -252,10 +252,10 @@ def test_the_parts_of_a_record_hold_all_of_it_once_in_few_records_that_are_no_la
     for run in record.errors:
         pieces = [each for part in parts for each in part.errors if each.version == run.version]
         assert b"".join(each.times_ms for each in pieces) == run.times_ms
-        assert b"".join(each.wrong for each in pieces) == run.wrong
+        assert b"".join(each.decisions for each in pieces) == run.decisions
         assert b"".join(each.hours for each in pieces) == run.hours
-        assert all(len(each.hours) in {0, len(each.wrong)} for each in pieces)
-        assert all(len(each.times_ms) == 8 * len(each.wrong) > 0 for each in pieces)
+        assert all(len(each.hours) in {0, len(each.decisions)} for each in pieces)
+        assert all(len(each.times_ms) == 8 * len(each.decisions) > 0 for each in pieces)
     for labels in record.labels:
         some = [each for part in parts for each in part.labels if each.slice_start_ms == labels.slice_start_ms]
         assert b"".join(each.strangers for each in some) == labels.strangers

@@ -168,15 +168,14 @@ class SketchRules:
             )
 
     def _check_run(self, run: ErrorRun, latest_ms: int) -> None:
-        if len(run.times_ms) != 8 * len(run.wrong):
-            raise RefusedRecordError(
-                "inconsistent", f"{len(run.times_ms)} bytes of times do not fit {len(run.wrong)} decisions."
-            )
-        if len(run.hours) not in {0, len(run.wrong)}:
-            raise RefusedRecordError("inconsistent", f"{len(run.hours)} hours do not fit {len(run.wrong)} decisions.")
-        wrong, hours = np.frombuffer(run.wrong, np.uint8), np.frombuffer(run.hours, np.uint8)
-        if (wrong > 1).any() or (hours >= HOURS).any():
-            raise RefusedRecordError("inconsistent", "Of a run of errors, each is 1 or 0, in an hour of the week.")
+        n = len(run.decisions)
+        if len(run.times_ms) != 8 * n:
+            raise RefusedRecordError("inconsistent", f"{len(run.times_ms)} bytes of times do not fit {n} decisions.")
+        if len(run.hours) not in {0, n}:
+            raise RefusedRecordError("inconsistent", f"{len(run.hours)} hours do not fit {n} decisions.")
+        decisions, hours = np.frombuffer(run.decisions, np.uint8), np.frombuffer(run.hours, np.uint8)
+        if (decisions > 3).any() or (hours >= HOURS).any():
+            raise RefusedRecordError("inconsistent", "Of a run of errors, each is 0 to 3, in an hour of the week.")
         times = np.frombuffer(run.times_ms, "<i8")
         earliest_ms = self._rules.earliest_ms - self._rules.horizon_ms
         if len(times) and not earliest_ms <= times.min() <= times.max() <= latest_ms:
