@@ -34,6 +34,8 @@ FEWEST_WINDOWS = 8
 _MANY = 2_048
 # Where a value is cut into "below" and "not below": the deciles.
 _CUTS = 9
+# So many values of a window beyond so many windows before it are of one entity.
+_MANY_BEYOND, _BACK = 5, (6, 28)
 # The shares of the values that are large, or small.
 _OUTER = (0.01, 0.001)
 # A correlation counts as found from so many standard errors on: over nine cuts and some ten lengths of blocks, about
@@ -152,7 +154,9 @@ def tail_effect(values: Floats, span: Span | None = None) -> float:
     """The design effect of the largest and of the smallest values: of being in the outer hundredth, or thousandth.
 
     Values resemble each other most where few entities have them: the sum of a month is largest for one card, in all of
-    its events, for days. What is beyond all of training is one of these, and not many.
+    its events, for days. What is beyond all of training is one of these, and not many. Where a window of training has
+    five values or more beyond the windows before it (a third of training, six to 28), they come like that, and all of a
+    window count as one: of independent values so many are beyond by a chance of one in 7 to the power five.
 
     Parameters
     ----------
@@ -183,9 +187,24 @@ def tail_effect(values: Floats, span: Span | None = None) -> float:
         return 1.0
     marks -= marks.mean(axis=1, keepdims=True)
     variances = (marks**2).mean(axis=1)
-    if span is not None and len(span.starts()) >= FEWEST_WINDOWS:
-        marks = _without_profile(marks, span.places)
-    return _effect(marks, variances, span)
+    starts = np.zeros(0, np.int64) if span is None else span.starts()
+    if span is None or len(starts) < FEWEST_WINDOWS:
+        return _effect(marks, variances, span)
+    found = _effect(_without_profile(marks, span.places), variances, span)
+    is_in_runs = max(_most_beyond(values, starts), _most_beyond(-values, starts)) >= _MANY_BEYOND
+    return max(found, float(np.median(np.diff(starts, append=len(values))))) if is_in_runs else found
+
+
+def _most_beyond(values: Floats, starts: Ints) -> int:
+    """The most values that a window has above all of the windows before it."""
+    back = min(max(len(starts) // 3, _BACK[0]), _BACK[1])
+    known = np.where(np.isnan(values), -np.inf, values)
+    largest = np.maximum.reduceat(known, starts)
+    before = np.array([largest[at - back : at].max() for at in range(back, len(starts))])
+    before[np.isneginf(before)] = np.inf  # nothing is known of them
+    sizes = np.diff(starts, append=len(values))
+    is_beyond = known[starts[back] :] > np.repeat(before, sizes[back:])
+    return int(np.add.reduceat(is_beyond.astype(np.int64), starts[back:] - starts[back]).max())
 
 
 def effect_of_residuals(residuals: Floats, span: Span | None = None) -> float:

@@ -11,7 +11,7 @@ from scipy.signal import lfilter
 
 from app.core.comparison import Comparison
 from models.counting import count
-from models.dependence import Span, design_effect
+from models.dependence import Span, design_effect, tail_effect
 from models.reference import Reference
 from models.reference_fit import fit_reference
 from models.spans import memories_of, span_of
@@ -216,6 +216,21 @@ def test_places_and_windows_are_those_of_the_calendar(tmp_path: Path) -> None:
     found = span_of(load(path), times)
     assert found.windows.tolist() == (times // (5 * day)).tolist()
     assert found.places.tolist() == pytest.approx((times % (5 * day) / (5 * day)).tolist())
+
+
+@pytest.mark.parametrize("alike", [1, 4, 12])
+def test_a_new_entity_that_is_beyond_all_others_is_one_surprise(alike: int) -> None:
+    """Each day its own largest value, in so many events: five and more are no independent values."""
+    rng = np.random.default_rng(3)
+    days = Span(np.repeat(np.arange(30), 500), np.tile(np.arange(500) / 500, 30))
+    values = rng.random((30, 500))
+    values[:, :alike] = 1 + rng.random(30)[:, None]
+    for sign in (1, -1):
+        found = tail_effect(sign * rng.permuted(values, axis=1).ravel(), days)
+        assert (found >= 500) == (alike >= 5)
+    # Windows without any value are nothing to be beyond.
+    missing = np.where(np.arange(15_000) < 9_000, np.nan, rng.random(15_000))
+    assert tail_effect(missing, days) < 500
 
 
 @pytest.mark.parametrize("busiest", [0.0, 0.015])
