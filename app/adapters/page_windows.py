@@ -32,7 +32,7 @@ def _explanation(row: Row) -> str:
     words = [str(each) for each in row["words"] if str(each) not in str(row["headline"])]
     lines = [f"<li>{say(each)}</li>" for each in dict.fromkeys(words)]
     if row["segments"]:
-        lines.append(f"<li>Most of it in {escape(', '.join(map(str, row['segments'][:5])))}</li>")
+        lines.append(f"<li>Above all in {escape(', '.join(map(str, row['segments'][:5])))}</li>")
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 

@@ -377,9 +377,13 @@ def _rate(counts: Counts) -> float:
 
 
 def _segments(drifts: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
-    largest: dict[tuple[str, str], float] = {}
+    """What has signalled in segments; beside all events by the test by which it is least out of the ordinary."""
+    effects: dict[tuple[str, str], dict[str, float]] = {}
     for each in drifts:
-        if each.segment != ALL:
-            at = each.segment, each.metric
-            largest[at] = max(largest.get(at, 0.0), min(abs(each.verdict.effect or 0.0), 1.0))
-    return [SegmentChange(segment, metric, effect, counts[segment].n) for (segment, metric), effect in largest.items()]
+        effects.setdefault((each.segment, each.metric), {})[each.test] = abs(each.verdict.effect or 0.0)
+    for (segment, metric), of_tests in effects.items():
+        if segment != ALL:
+            whole = effects.get((ALL, metric), {})
+            times = [effect / whole[test] for test, effect in of_tests.items() if whole.get(test)]
+            effect = max(min(effect, 1.0) for effect in of_tests.values())
+            yield SegmentChange(segment, metric, effect, counts[segment].n, min(times, default=math.inf))

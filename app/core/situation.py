@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SegmentChange:
-    """A metric that has signalled in a segment ("origin=EWR"): how far it moved there, on how many events."""
+    """A metric that has signalled in a segment ("origin=EWR"): how far it moved there, on how many events.
+
+    ``times``: how many times as far as over all events; infinite where these have not signalled.
+    """
 
     segment: str
     metric: str
     effect: float
     n: int
+    times: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from app.core.attribution import JOINT
 from app.core.faults.fault import percent
 from app.core.verdict_headlines import HEADLINES
+from app.core.verdict_segments import rank_segments
 from app.core.verdict_words import Example, number_pair, say
 
 if TYPE_CHECKING:
-    from app.core.situation import Performance, Predecessor, SegmentChange, Situation
+    from app.core.situation import Performance, Predecessor, Situation
+    from app.core.verdict_segments import Segment
 
 VerdictKind = Literal[
     "none",
@@ -71,15 +73,6 @@ class Explanation(NamedTuple):
     words: str
 
 
-class Segment(NamedTuple):
-    """A segment where it sits: its events, its largest effect, the metrics that moved there."""
-
-    segment: str
-    effect: float
-    n: int
-    metrics: tuple[str, ...]
-
-
 class Advice(NamedTuple):
     """What to do next, and why in one sentence."""
 
@@ -91,6 +84,7 @@ class Advice(NamedTuple):
 class Verdict:
     """What `decide` says; the lists are ranked, the most important first.
 
+    ``segments``: where it sits, if anywhere more than elsewhere.
     ``unlabelled``: the kind that it would be if no labels were known, which is what alerts that need none go by.
     ``concerned``: of a fault, the fields as whoever sends the events knows them, or the metrics; "traffic".
     """
@@ -126,7 +120,7 @@ def decide(situation: Situation) -> Verdict:
         kind=kind,
         headline=HEADLINES[kind](situation),
         explained_by=_explain(situation, kind) if is_judged else (),
-        segments=_rank_segments(situation, kind) if is_judged else (),
+        segments=rank_segments(situation, by_labels=kind == "concept_drift") if is_judged else (),
         example=_example(situation, kind) if is_judged else None,
         advice=_advise(situation, kind),
         unlabelled=_kind_beside(_without_labels(situation)),
@@ -279,24 +273,6 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
 
 def _points(shift: float) -> str:
     return f"{abs(shift):.2g}"
-
-
-def _rank_segments(situation: Situation, kind: VerdictKind) -> tuple[Segment, ...]:
-    """Those in which labels speak against the scores, the surest first; then by how many events have moved.
-
-    That is the largest effect times the segment's events.
-    """
-    misfits = situation.misfit_segments if kind == "concept_drift" else ()
-    found = [Segment(each.segment, min(max(abs(each.gap), each.effect), 1.0), each.n, ("outcome",)) for each in misfits]
-    by_name: dict[str, list[SegmentChange]] = {}
-    for change in sorted(situation.segments, key=lambda each: -each.effect):
-        by_name.setdefault(change.segment, []).append(change)
-    moved = [
-        Segment(name, changes[0].effect, changes[0].n, tuple(change.metric for change in changes))
-        for name, changes in by_name.items()
-        if all(name != each.segment for each in misfits)
-    ]
-    return (*found, *sorted(moved, key=lambda segment: (-segment.effect * segment.n, segment.segment)))
 
 
 def _example(situation: Situation, kind: VerdictKind) -> Example | None:

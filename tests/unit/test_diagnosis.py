@@ -24,7 +24,8 @@ from app.core.label_checks import check_labels, order_weights
 from app.core.performance import measure
 from app.core.situation import Misfit, Predecessor, Situation
 from app.core.sketches import ALL
-from app.core.verdict import Advice, Explanation, Segment, Verdict
+from app.core.verdict import Advice, Explanation, Verdict
+from app.core.verdict_segments import Segment
 from app.core.verdict_words import Example, say
 from models.counting import count
 from models.reference import Counts, Reference
@@ -59,8 +60,8 @@ def diagnose(limits: Sequence[Limit] = ()) -> Diagnosis:
     return Diagnosis(reference(), limits, "flights", Settings(0))
 
 
-def judged(segment: str, metric: str, effect: float | None = 0.5) -> Judgement:
-    return Judgement(segment, metric, "psi", 4_000, 500, Said(1.0, 1e-9, 1e-6, effect, "DRIFT"))
+def judged(segment: str, metric: str, effect: float | None = 0.5, test: str = "psi") -> Judgement:
+    return Judgement(segment, metric, test, 4_000, 500, Said(1.0, 1e-9, 1e-6, effect, "DRIFT"))
 
 
 def counts_of(data: Data, n_labels: int | None = None) -> Counts:
@@ -252,18 +253,21 @@ def test_a_segment_is_said_with_its_largest_effect_and_its_events(monkeypatch: p
     counts = {ALL: counts_of(draw(2, 500)), "k=1": counts_of(draw(3, 200)), "k=2": counts_of(draw(4, 300))}
     tested = [
         judged("k=1", "x", 0.2),
-        judged("k=1", "x", -0.4),
-        judged("k=1", "x", 0.3),
+        judged("k=1", "x", -0.4, "ks"),
+        judged("k=1", "x", 0.3, "null_rate"),
         judged("k=1", "y", None),
-        judged("k=2", "x", 3.0),
-        judged(ALL, "x"),
+        judged("k=2", "x", 6.0, "wasserstein"),
+        judged("k=2", "x", 0.3, "ks"),
+        judged(ALL, "x", 4.0, "wasserstein"),
+        judged(ALL, "x", 0.1, "ks"),
     ]
     found = look(monkeypatch, counts, tested)
 
-    assert [(each.segment, each.metric, each.effect, each.n) for each in found.segments] == [
-        ("k=1", "x", 0.4, 200),
-        ("k=1", "y", 0.0, 200),
-        ("k=2", "x", 1.0, 300),
+    # By the test by which it is the least beyond all events; of "y" these say nothing.
+    assert [(each.segment, each.metric, each.effect, each.n, each.times) for each in found.segments] == [
+        ("k=1", "x", 0.4, 200, 4.0),
+        ("k=1", "y", 0.0, 200, math.inf),
+        ("k=2", "x", 1.0, 300, 1.5),
     ]
 
 

@@ -283,7 +283,7 @@ def test_detections_of_wrong_decisions_say_since_when_and_which_way() -> None:
 def test_a_verdict_says_what_has_happened_and_what_to_do() -> None:
     html = render(full_page("words"))
 
-    assert "Scores are higher.<ul><li>words</li><li>Most of it in words</li></ul>" in html
+    assert "Scores are higher.<ul><li>words</li><li>Above all in words</li></ul>" in html
     assert "<b>look upstream</b>: words" in html
     assert "≈ 0.6600" in html  # estimated, as it is not known yet
 

@@ -64,7 +64,7 @@ PRIOR = replace(
 FUEL = Misfit(
     p_order=1e-9, losses={"auc": 9.0}, p_direction=0.3, gap=0.1, rate_said=0.1, rate_now=0.14, segment="k=fuel", n=400
 )
-IN_FUEL = replace(QUIET, misfit=Misfit(), misfits=(replace(OFF, segment="k=food", p_direction=0.5), FUEL))
+IN_FUEL = replace(QUIET, misfit=Misfit(n=4_000), misfits=(replace(OFF, segment="k=food", p_direction=0.5), FUEL))
 
 
 # -- which kind ------------------------------------------------------------------------------------------------------
@@ -727,13 +727,13 @@ def test_segments_are_ranked_by_how_many_events_have_moved() -> None:
 
 
 def test_where_labels_speak_against_the_scores_comes_first() -> None:
-    changes = (SegmentChange("k=food", "temp", 0.9, 5_000), SegmentChange("k=fuel", "temp", 0.1, 5_000))
+    changes = (SegmentChange("k=food", "temp", 0.9, 2_000), SegmentChange("k=fuel", "temp", 0.1, 500))
 
     segments = decide(replace(IN_FUEL, segments=changes)).segments
 
     assert [(each.segment, each.n, each.metrics) for each in segments] == [
         ("k=fuel", 400, ("outcome",)),
-        ("k=food", 5_000, ("temp",)),
+        ("k=food", 2_000, ("temp",)),
     ]
 
 
