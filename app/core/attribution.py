@@ -76,12 +76,12 @@ def attribute(  # noqa: PLR0917  # before and now, side by side
     R. Oaxaca, "Male-female wage differentials in urban labor markets", Int. Econ. Rev. 14, 1973: the "explained"
     part of a difference of means, feature by feature.
     """
-    shifts = [
-        float((now / now.sum() - then / then.sum()) @ _around(profile, mean_before))
-        if now.sum() and then.sum()
-        else 0.0
-        for then, now, profile in zip(training, window, profiles, strict=True)
-    ]
+    n_then, n_now = training.sum(axis=1), window.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        apart = window / n_now[:, None] - training / n_then[:, None]
+    around = np.where(np.isnan(profiles), 0.0, profiles - mean_before)
+    is_known = (n_then > 0) & (n_now > 0)
+    shifts = [float(apart[row] @ around[row]) if known else 0.0 for row, known in enumerate(is_known.tolist())]
     change = mean_now - mean_before
     if not math.isfinite(change):
         return ()
@@ -91,7 +91,3 @@ def attribute(  # noqa: PLR0917  # before and now, side by side
     moved = [*zip(names, shifts, strict=True), (JOINT, joint)]
     shares = [Share(name, shift, abs(shift) / total if total else 0.0) for name, shift in moved]
     return tuple(sorted(shares, key=lambda share: -share.share))
-
-
-def _around(profile: Floats, mean: float) -> Floats:
-    return np.where(np.isnan(profile), 0.0, profile - mean)
