@@ -150,7 +150,8 @@ def _train(
         )
     for sentence in data.maturity.describe():
         _say(sentence)
-    for sentence in [*data.maturity.warnings(), *say_of_training(data.filling)]:
+    newest_ms = int(data.event_time_ms[-1]) if len(data.labels) else from_ms
+    for sentence in [*data.maturity.warnings(), *say_of_training(data.filling, newest_ms)]:
         _say(f"Note: {sentence}")
     return train_model(
         data.matrix,

@@ -94,18 +94,33 @@ class FillTimes:
         return window.size_ms + (window.delay_ms or 0) + (self._label_ms if window.of == "labels" else 0)
 
 
-def say_of_training(filling: Sequence[Filling]) -> list[str]:
+def say_of_training(filling: Sequence[Filling], newest_ms: int) -> list[str]:
     """Say of the features that were filling at the beginning of a model's events what to do; nothing where none was.
 
-    >>> say_of_training([Filling("paid_7d", 1_770_508_800_000), Filling("fraud_30d", 1_772_496_000_000)])[0][:88]
+    Parameters
+    ----------
+    newest_ms
+        The time of the newest event that is learnt from.
+
+    Examples
+    --------
+    >>> some = [Filling("paid_7d", 1_770_508_800_000), Filling("fraud_30d", 1_772_496_000_000)]
+    >>> say_of_training(some, 1_775_000_000_000)[0][:88]
     'Windows are empty where the events begin: `fraud_30d` is filling until 2026-03-03, 1 oth'
     """
     if not filling:
         return []
     last, *others = sorted(filling, key=lambda each: -each.until_ms)
     more = f", {len(others)} other feature{'s' * (len(others) > 1)} no longer than that" if others else ""
+    if last.until_ms <= newest_ms:
+        advice = f"have --from be {last.until.replace(' ', 'T')}, or give events from earlier on"
+    else:
+        advice = (
+            "none of the events that are learnt from is later: give events from earlier on, or have --to end later and"
+            f" --from be {last.until.replace(' ', 'T')}"
+        )
     sentence = (
         f"Windows are empty where the events begin: {last.words}{more}. What is learnt from such events does not hold"
-        f" for later ones: have --from be {last.until}, or give events from earlier on."
+        f" for later ones: {advice}."
     )
     return [sentence]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,7 +22,9 @@ from app.adapters.recordings import (
     describe,
 )
 from app.adapters.source import EVENT, LABEL, EncodedRecord, cut_batches, encode, read_source
+from app.cli.utc_time import UtcTime
 from app.core.batches import Floats, RecordBatch
+from app.core.filling import say_of_training
 from app.core.routing import Routing
 from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
 from app.drive import NoModelError, RecordedSelector
@@ -331,6 +334,41 @@ def test_training_on_the_beginning_of_a_stream_says_which_windows_are_filling(ca
     assert not build_training_set(cards, path, filling.until_ms, START_MS + 40 * HOUR_MS).filling
     # A source is read from where windows reach to, and may have been there before.
     assert not build_training_set(cards, None, START_MS, START_MS + 40 * HOUR_MS).filling
+
+
+def test_a_stray_event_of_long_ago_has_filled_no_window(cards: Pipeline, tmp_path: Path) -> None:
+    def event(number: int, at: int) -> SourceRecord:
+        return SourceRecord("event", "c0", at, {"id": f"e{number}", "card": "c0", "at": at, "amount": 1.0})
+
+    stray = event(-1, START_MS - 90 * 24 * HOUR_MS)
+    stream = [event(number, START_MS + number * HOUR_MS // 60) for number in range(600)]
+    sets = [
+        build_training_set(
+            cards, write(tmp_path / name, cards, list(cut_batches([encode(of)], cards))), START_MS, START_MS + HOUR_MS
+        )
+        for name, of in (("s.parquet", [stray, *stream]), ("r.parquet", stream))
+    ]
+    assert sets[0].filling == sets[1].filling
+    assert sets[0].filling
+
+
+def test_who_is_told_when_windows_are_full_can_type_that_and_is_not_sent_beyond_the_data(
+    cards: Pipeline, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "r.parquet", cards, list(cut_batches(read_source(cards, None, None), cards)))
+    found = build_training_set(cards, path, START_MS, START_MS + 40 * HOUR_MS)
+    (said,) = say_of_training(found.filling, int(found.event_time_ms[-1]))
+    advised = re.search(r"have --from be (\S+),", said)
+    assert advised is not None
+    from_ms = UtcTime().convert(advised[1], None, None)
+    assert from_ms == found.filling[0].until_ms
+    assert not build_training_set(cards, path, from_ms, START_MS + 40 * HOUR_MS).filling
+    # Five hours of events, of which none is as new.
+    early = build_training_set(cards, path, START_MS, START_MS + 5 * HOUR_MS)
+    (said,) = say_of_training(early.filling, int(early.event_time_ms[-1]))
+    assert (
+        "none of the events that are learnt from is later: give events from earlier on, or have --to end later" in said
+    )
 
 
 def test_a_range_without_labels_is_an_empty_set(cards: Pipeline) -> None:
