@@ -92,7 +92,7 @@ def test_the_features_behind_a_field_are_listed_and_explained_each() -> None:
     behind = ["log_amount", "amount_mean", "is_large", "root_amount"]
     assert {each.metric for each in verdict.explained_by} == set(behind)
     assert verdict.headline.endswith("; `log_amount`, `amount_mean`, `is_large` and `root_amount` moved with it.")
-    assert judge(DIRECT, 1, times("amount", 100)).headline.endswith("(shares to percentages).")
+    assert judge(DIRECT, 1, times("amount", 100)).headline.endswith("(a whole unit to cents).")
 
 
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS, WINDOWS, MIXED])

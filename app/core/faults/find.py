@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from app.core.faults.column import Column
 from app.core.faults.displaced import find_displaced
 from app.core.faults.law import Law
+from app.core.faults.mixed_units import find_mixed_unit
 from app.core.faults.naming import name_fields
+from app.core.faults.scale import ITSELF, Scale
 from app.core.faults.traffic import find_in_traffic
-from app.core.faults.units import ITSELF, find_unit
+from app.core.faults.units import find_unit
 from app.core.faults.values import find_in_values
 from app.core.origins import Origins
 
@@ -88,7 +90,9 @@ def find_faults(
             found = [each for each in find_in_values(column) if is_signalled or each.kind == "constant"]
             by_values |= {cells[row].name: found} if found else {}
     numeric = [row for row in rows if cells[row].kind == "numeric"]
-    faults += _of_scale(cells, (training, recent), window, numeric, (signalled, suspected), by_values, origins)
+    effects = {cells[row].name: design_effects[row] if len(design_effects) else 1.0 for row in numeric}
+    moved = (signalled, suspected)
+    faults += _of_scale(cells, (training, recent), window, numeric, moved, by_values, origins, effects, events)
     explained = {name for fault in faults for name in fault.metrics}
     faults += [fault for name, found in by_values.items() if name not in explained for fault in found]
     named = name_fields(faults, origins, signalled, [cells[row].name for row in rows])
@@ -103,6 +107,8 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
     moved: tuple[AbstractSet[str], AbstractSet[str]],
     by_values: Mapping[str, Sequence[Fault]],
     origins: Origins,
+    effects: Mapping[str, float],
+    events: str,
 ) -> Iterator[Fault]:
     """Columns displaced, and the units of those that are not."""
     signalled, suspected = moved
@@ -110,6 +116,7 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
         return
     if sum(cells[row].name in signalled | suspected for row in numeric) < 2:  # nothing has taken its place
         numeric = [row for row in numeric if cells[row].name in signalled]
+    stood_in = {name for name, found in by_values.items() if any(fault.kind == "stand_in_value" for fault in found)}
     certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
     laws = [{cells[row].name: _law(cells[row], past, row) for row in numeric} for past in pasts if past is not None]
     names = [cells[row].name for row in numeric]
@@ -128,6 +135,9 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
         if name in now and name in signalled and name not in elsewhere and origin.has_unit:
             path = origin.path or ITSELF
             unit = find_unit(name, law, now[name], path, takes_offsets=origin.takes_offsets)
+            if name not in stood_in:  # a value that stands for a missing one is a mixture, too
+                scale = Scale(law, now[name], path, origin.takes_offsets)
+                unit = find_mixed_unit(name, scale, effects[name], events) or unit
             if unit is not None:
                 yield unit
 

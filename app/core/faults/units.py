@@ -8,18 +8,16 @@ function is no multiple, only factors are looked for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from app.core.faults.conversions import CONVERSIONS, Conversion, how, in_brackets
 from app.core.faults.fault import Fault
-from app.core.faults.law import FEWEST, Law, distance, distance_within, gap, remade
-from app.core.paths import Path
+from app.core.faults.law import FEWEST, distance, distance_within, gap
+from app.core.faults.scale import ITSELF, Scale, largest
 
 if TYPE_CHECKING:
-    from app.core.batches import Floats
+    from app.core.faults.law import Law
+    from app.core.paths import Path
 
 #: The window's shares are at least so far from training's, for a small factor and for a large one, ...
 _CHANGED = 0.5
@@ -36,82 +34,6 @@ _REACH = 20.0
 #: A factor without a name is looked for so far, and so closely.
 _FARTHEST_FACTOR = 1e9
 _HALVINGS = 30
-ITSELF = Path()
-
-
-class Conversion(NamedTuple):
-    """New value = ``factor`` * old value + ``offset``."""
-
-    words: str
-    factor: float
-    offset: float = 0.0
-
-
-def _pair(old: str, new: str, factor: float) -> tuple[Conversion, Conversion]:
-    return Conversion(f"{old} to {new}", factor), Conversion(f"{new} to {old}", 1 / factor)
-
-
-#: A factor has several names; one of the commonest is said.
-CONVERSIONS = (
-    *_pair("seconds", "milliseconds", 1000.0),
-    *_pair("seconds", "microseconds", 1e6),
-    *_pair("shares", "percentages", 100.0),
-    *_pair("centimetres", "millimetres", 10.0),
-    *_pair("minutes", "seconds", 60.0),
-    *_pair("hours", "seconds", 3600.0),
-    *_pair("days", "hours", 24.0),
-    *_pair("days", "seconds", 86_400.0),
-    *_pair("metres per second", "kilometres per hour", 3.6),
-    *_pair("miles", "kilometres", 1.609344),
-    *_pair("feet", "inches", 12.0),
-    *_pair("metres", "feet", 3.28084),
-    *_pair("inches", "centimetres", 2.54),
-    *_pair("pounds", "kilograms", 0.45359237),
-    Conversion("Celsius to Fahrenheit", 1.8, 32.0),
-    Conversion("Fahrenheit to Celsius", 1 / 1.8, -32 / 1.8),
-    Conversion("Celsius to Kelvin", 1.0, 273.15),
-    Conversion("Kelvin to Celsius", 1.0, -273.15),
-    Conversion("the other sign", -1.0),
-)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Two laws of a metric, and how the metric follows from what may have another unit."""
-
-    training: Law
-    window: Law
-    path: Path
-    takes_offsets: bool
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is the metric itself that may have another unit, or a multiple of that."""
-        return self.path.is_linear
-
-    def convert(self, conversion: Conversion) -> Law:
-        """The law of training if the field had been in the other unit."""
-        return remade(self.training, self.path, self.path, conversion.factor, conversion.offset)
-
-    def is_possible(self, conversion: Conversion) -> bool:
-        """Of what is no multiple of the field, only factors are looked for; a logarithm has no other sign."""
-        is_mere_factor = not conversion.offset
-        return (is_mere_factor or (self.takes_offsets and self.is_own)) and (conversion.factor > 0 or self.is_own)
-
-    @cached_property
-    def field(self) -> Floats:
-        """Points of the field in training."""
-        return self.path.backward(self.training.points)
-
-    @cached_property
-    def reach(self) -> float:
-        """The largest absolute value of the field in the window."""
-        return _largest(self.path.backward(self.window.points))
-
-    @property
-    def deviation(self) -> float:
-        """Of the field in training."""
-        return remade(self.training, self.path, ITSELF).moments(math.inf)[1]
 
 
 def find_unit(
@@ -138,7 +60,7 @@ def find_unit(
     now = gap(window, training)
     if now < _CHANGED_IF_FAR:
         return None
-    scale = _Scale(training, window, path, takes_offsets)
+    scale = Scale(training, window, path, takes_offsets)
     noise = 1.0 / math.sqrt(window.n)
     deviation = scale.deviation
     allowed = {each: _allowed(each, now, deviation) + noise for each in CONVERSIONS if scale.is_possible(each)}
@@ -155,23 +77,19 @@ def find_unit(
         return None
     apart, best = near[0]
     rivals = [each for fit, each in near[1:] if fit <= apart + noise / 2]
-    return Fault("unit_changed", (name,), _sentence(name, best, rivals), min(1.0, max(now - apart, 0.01)))
+    return Fault("unit_changed", (name,), _sentence(name, scale, best, rivals), min(1.0, max(now - apart, 0.01)))
 
 
-def _fit(scale: _Scale, conversion: Conversion, most: float) -> float | None:
+def _fit(scale: Scale, conversion: Conversion, most: float) -> float | None:
     """How far the window is from the converted training; None where that is more than ``most``."""
     law = scale.convert(conversion)
     return distance_within(scale.window, law, most) if law.n else None
 
 
-def _reach_alike(scale: _Scale, conversion: Conversion) -> bool:
+def _reach_alike(scale: Scale, conversion: Conversion) -> bool:
     """Whether the largest values are of one order: shares beyond the window's last cell cannot say that."""
-    reach = _largest(scale.field * conversion.factor + conversion.offset)
+    reach = largest(scale.field * conversion.factor + conversion.offset)
     return reach / _REACH <= scale.reach <= reach * _REACH
-
-
-def _largest(values: Floats) -> float:
-    return float(np.fmax.reduce(np.abs(values), initial=0.0))
 
 
 def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
@@ -188,7 +106,7 @@ def _is_factor(conversion: Conversion, factor: float) -> bool:
     return not conversion.offset and abs(factor / conversion.factor - 1) <= _SAME_FACTOR
 
 
-def _free_factor(scale: _Scale) -> float | None:
+def _free_factor(scale: Scale) -> float | None:
     """The factor that makes the means alike, if it is no matter of drift; None where sums are saturated."""
     training, window = scale.training, scale.window
     if not math.isfinite(window.mean) or abs(window.mean) >= window.cap / 4:
@@ -201,7 +119,7 @@ def _free_factor(scale: _Scale) -> float | None:
     return factor if factor and max(abs(factor), 1 / abs(factor)) >= _FAR_FACTOR else None
 
 
-def _factor_by_halving(scale: _Scale) -> float | None:
+def _factor_by_halving(scale: Scale) -> float | None:
     """A factor of at least `_FAR_FACTOR`, or at most its reverse, with which the mean is the window's."""
     sign = 1 if scale.path.is_rising else -1
 
@@ -219,22 +137,9 @@ def _factor_by_halving(scale: _Scale) -> float | None:
     return None
 
 
-def _sentence(name: str, best: Conversion, rivals: list[Conversion]) -> str:
+def _sentence(name: str, scale: Scale, best: Conversion, rivals: list[Conversion]) -> str:
+    words = [f"{how(each, 'those of training')}{in_brackets(each, *scale.extremes)}" for each in (best, *rivals)]
     start = f"`{name}` looks as if in another unit"
     if rivals:
-        words = [f"{_how(each)} ({each.words})" for each in (best, *rivals)]
         return f"{start}; which one cannot be told: {', or '.join(words)}."
-    return f"{start}: its values are about {_how(best)}{f' ({best.words})' if best.words else ''}."
-
-
-def _how(conversion: Conversion) -> str:
-    size, sign = abs(conversion.factor), "minus " if conversion.factor < 0 else ""
-    if not conversion.words:  # it is only estimated
-        size = float(f"{size:.2g}") if size > 1 else 1 / float(f"{1 / size:.2g}")
-    times = f"{size:.4g} times " if size > 1 else f"1/{1 / size:.4g} of " if size < 0.2 else f"{size:.3g} times "
-    if size == 1:
-        times = ""
-    offset = (
-        f" {'plus' if conversion.offset > 0 else 'minus'} {abs(conversion.offset):.4g}" if conversion.offset else ""
-    )
-    return f"{sign}{times}those of training{offset}"
+    return f"{start}: its values are about {words[0]}."

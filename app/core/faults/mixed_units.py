@@ -1,0 +1,284 @@
+"""Another unit in a share of the events: one producer of several, or a part of the window's days.
+
+A window is then a mixture, (1 - f) x training + f x training in another unit. Of each conversion f is fitted on the
+cells. A conversion is believed where
+
+* the two parts are apart: training and converted training have hardly a value in common (`_APART`);
+* no share below any point differs from the mixture's by more than chance, plus what either part may have drifted;
+* the window's mean, and its extreme where the converted values end, are the mixture's as well: they are all that is
+  known of values beyond the outer cells;
+* f is surely more than `_LEAST_SHARE`, and the mixture explains by far most of what has moved;
+* a plain shift and another spread do not explain the window as well.
+
+Each of these is far tighter than for a change of all values: a new group of customers is a mixture, too, and only
+what is surely training's own shape in a known unit is no such group.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.faults.conversions import CONVERSIONS, Conversion, how, in_brackets
+from app.core.faults.fault import Fault, percent
+from app.core.faults.law import FEWEST, gap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from app.core.batches import Floats
+    from app.core.faults.law import Law
+    from app.core.faults.scale import Scale
+
+#: Training and the other unit differ by so much in the share below some point, of what is not nought.
+_APART = 0.95
+_LEAST_SHARE = 0.05
+#: Beyond so many standard errors it is no chance, at any of a hundred cells.
+_SURE = 4.0
+#: Either part may have drifted by so many of its values beside a large factor, and beside one that a group may have,
+#: too; and its mean by as many deviations.
+_FAR_FACTOR = 20.0
+_DRIFT_IF_FAR = 0.05
+_DRIFT = 0.02
+#: What is left is at most this part of what has moved, besides noise.
+_LEFT = 0.25
+#: So many converted values are expected beyond the window's extreme; one, were their tail known.
+_FEWEST_BEYOND, _MOST_BEYOND = 0.01, 30.0
+_TAIL = 0.01
+#: What is less may have been rounded to nought.
+_ROUNDED = 0.5
+_SHOWS_SOME = 0.2
+#: A conversion is told by its shape where so many of its values are among training's, or else by a mean that is known
+#: within a fifth of what it would be by itself.
+_INSIDE = 0.5
+_NEAR_MEAN = 0.2
+#: A mixture's log likelihood is higher by so much than that of a shift and another spread.
+_CLEARER = 6.0
+#: Conversions whose log likelihoods are nearer cannot be told apart. Hundredths and thousandths are commoner.
+_LIKE = 3.0
+_COMMON = math.log(10)
+_TENS = frozenset({100.0, 1 / 100, 1000.0, 1 / 1000})
+_ALMOST_ALL = 0.97
+#: A shift and a spread are estimated from so many of the values, at least.
+_KNOWN = 0.6
+
+
+def find_mixed_unit(name: str, scale: Scale, design_effect: float = 1.0, events: str = "events") -> Fault | None:
+    """Name the unit that a share of the window's values is in; None where it is none, or all.
+
+    Parameters
+    ----------
+    scale
+        The metric's laws in training and in the window.
+    design_effect
+        How many events of the window count as one.
+    events
+        What events are called, in the plural.
+
+    Returns
+    -------
+    A fault as strong as that share.
+    """
+    n = scale.window.n / max(design_effect, 1.0)
+    if min(scale.training.n, n * _LEAST_SHARE) < FEWEST or len(scale.window.points) < 4:
+        return None
+    if gap(scale.window, scale.training) < _LEAST_SHARE:
+        return None
+    conversions = [each for each in CONVERSIONS if scale.is_possible(each)]
+    mixtures = _Mixtures(scale, conversions, n)
+    found = [at for at in np.flatnonzero(mixtures.are_near).tolist() if mixtures.is_believed(at)]
+    if not found or max(map(mixtures.of_cells, found)) < _plain_likelihood(scale, n) + _CLEARER:
+        return None
+    likelihoods = {at: mixtures.likelihood(at) for at in found}
+    best = max(found, key=likelihoods.__getitem__)
+    alike = [conversions[at] for at in found if likelihoods[at] >= likelihoods[best] - _LIKE and at != best]
+    share = float(mixtures.shares[best])
+    words = [f"{how(each, 'what it was')}{in_brackets(each, *scale.extremes)}" for each in (conversions[best], *alike)]
+    start = f"`{name}` looks as if in another unit in {percent(round(share, 2))} of the {events}"
+    doubt = "; which one cannot be told" if len(words) > 1 else ""
+    return Fault("unit_changed", (name,), f"{start}{doubt}: {', or '.join(words)}.", share)
+
+
+class _Mixtures:
+    """The mixtures of training and of each conversion of it that are nearest to the window.
+
+    Arrays are conversions x points of the window.
+    """
+
+    def __init__(self, scale: Scale, conversions: Sequence[Conversion], n: float) -> None:
+        self._scale, self._conversions, self._n = scale, conversions, n
+        self._laws: dict[int, Law] = {}
+        training, window = scale.training, scale.window
+        factors = np.array([each.factor for each in conversions])[:, None]
+        offsets = np.array([each.offset for each in conversions])[:, None]
+        points = window.points[1:-1]  # the edges of cells between its extremes
+        field = scale.path.backward(points)
+        with np.errstate(all="ignore"):
+            undone = scale.path.forward((field - offsets) / factors)
+        low, high = _bounds(training, np.where(np.isnan(undone), -np.inf, undone))
+        falls = factors < 0
+        low, high = np.where(falls, 1 - high, low), np.where(falls, 1 - low, high)
+        self._now = window.below[1:-1]
+        self._old = np.add(*training.bounds(points)) / 2
+        self._new = (low + high) / 2
+        step = self._new - self._old
+        moved = self._now - self._old
+        # Where the two are most apart, each value is known to be of the one or of the other.
+        within = self._old * (1 - self._old) + self._new * (1 - self._new) + 1 / training.n + 1 / n
+        weights = step / within
+        with np.errstate(all="ignore"):
+            shares = (weights @ moved[:, None])[:, 0] / (weights * step).sum(axis=1)
+            split = (step**2 / within).max(axis=1)
+        self.shares = np.clip(np.nan_to_num(shares), 0.0, 1.0)
+        #: Of the share of the window's own values.
+        self._error = 1 / np.sqrt(np.maximum(split * n, 1e-9))
+        share = self.shares[:, None]
+        self._mixed = (1 - share) * self._old + share * self._new
+        # Where a cell of training, converted, lies across a point, the mixture is only known within bounds.
+        self._excess = np.maximum(np.abs(self._now - self._mixed) - share * (high - low) / 2, 0.0)
+        apart = np.abs(step).max(axis=1) / max(1 - _at_zero(scale), 1e-9)
+        chance = np.sqrt(self.shares * (1 - self.shares) / n) / np.maximum(apart, 0.1)
+        is_sure = (self.shares - _SURE * chance >= _LEAST_SHARE) & (self.shares <= _ALMOST_ALL)
+        left = self._excess.max(axis=1) <= _LEFT * np.abs(moved).max() + 1 / math.sqrt(n)
+        self._drift = np.where(np.maximum(np.abs(factors), 1 / np.abs(factors)) >= _FAR_FACTOR, _DRIFT_IF_FAR, _DRIFT)
+        drift = self._drift * ((1 - share) * _spread(self._old) + share * _spread(self._new))
+        fits = (self._excess <= _noise(self._mixed, n, training.n) + drift).all(axis=1)
+        #: Which of them may be believed, by the shares below each point.
+        self.are_near = (apart >= _APART) & is_sure & left & fits
+
+    def is_believed(self, at: int) -> bool:
+        """Whether what the shares below points cannot say is as the conversion says, too, and is enough."""
+        off, error, drift = self._mean(at)
+        return self._is_told(at) and self._ends_fit(at) and not off > _SURE * error + drift
+
+    def _ends_fit(self, at: int) -> bool:
+        """Whether the window ends where the converted values do, where these are beyond training's."""
+        return self._keeps_sign(at) and all(_FEWEST_BEYOND <= each <= _MOST_BEYOND for each in self._beyond(at))
+
+    def _keeps_sign(self, at: int) -> bool:
+        """Whether the window has no nought where training has none, unless by rounding: no unit makes that."""
+        factor, offset = self._conversions[at][1:]
+        low, high = (each * factor + offset for each in self._scale.extremes)
+        ends = self._scale.path.backward(self._scale.window.points[[0, -1]])
+        is_rounded = min(abs(low), abs(high)) < _ROUNDED and self._shows(at) >= _SHOWS_SOME
+        if low * self._scale.extremes[0] <= 0 or low * high <= 0 or is_rounded:
+            return True
+        return bool((ends * low > 0).all())
+
+    def _beyond(self, at: int) -> Iterator[float]:
+        """How many converted values are to be expected beyond an end of the window that these have made: about one."""
+        training, window = self._scale.training, self._scale.window
+        law = self._convert(at)
+        n = float(self.shares[at]) * window.n
+        if law.points[0] < training.points[0]:
+            yield n * _tail(law.points, law.below, float(window.points[0]), law.n)
+        if law.points[-1] > training.points[-1]:
+            yield n * _tail(-law.points[::-1], 1 - law.below[::-1], -float(window.points[-1]), law.n)
+
+    def _is_told(self, at: int) -> bool:
+        """Whether more is known than that the values are somewhere beyond training's, or the conversion is common."""
+        conversion, share = self._conversions[at], float(self.shares[at])
+        if self._shows(at) >= _INSIDE or (abs(conversion.factor) in _TENS and any(True for _ in self._beyond(at))):
+            return True
+        _, error, drift = self._mean(at)
+        moved = share * abs(self._convert(at).mean)
+        return _SURE * error + drift <= _NEAR_MEAN * moved
+
+    def _convert(self, at: int) -> Law:
+        if at not in self._laws:
+            self._laws[at] = self._scale.convert(self._conversions[at])
+        return self._laws[at]
+
+    def _shows(self, at: int) -> float:
+        """The share of the converted values that is not in one cell: of the others the window shows the shape."""
+        return 1 - float(np.diff(self._new[at], prepend=0.0, append=1.0).max())
+
+    def _mean(self, at: int) -> tuple[float, float, float]:
+        """How far the window's mean is from the mixture's, its standard error, and what drift may make of it."""
+        training, window, share = self._scale.training, self._scale.window, float(self.shares[at])
+        law = self._convert(at)
+        if not math.isfinite(window.mean) or window.reach >= window.cap / 4:
+            return math.nan, math.nan, math.nan
+        (_, one), (_, other) = training.moments(math.inf), law.moments(math.inf)
+        mean = (1 - share) * training.mean + share * law.mean
+        # Without what lies between the two: the share is that of these very events, but for its error.
+        within = ((1 - share) * one**2 + share * other**2) / self._n
+        variance = within + (self._error[at] * (training.mean - law.mean)) ** 2
+        drift = float(self._drift[at, 0]) * ((1 - share) * one + share * other)
+        return abs(window.mean - mean), math.sqrt(variance), drift
+
+    def of_cells(self, at: int) -> float:
+        return _likelihood(self._n, self._now, self._mixed[at])
+
+    def likelihood(self, at: int) -> float:
+        """Its logarithm, of the cells, the mean and the ends, and of how common the conversion is."""
+        off, error, drift = self._mean(at)
+        mean = 0.0 if math.isnan(off) or not off else -(off**2) / (2 * (error**2 + drift**2))
+        ends = sum(math.log(each) - each for each in self._beyond(at))
+        return self.of_cells(at) + mean + ends + (_COMMON if abs(self._conversions[at].factor) in _TENS else 0.0)
+
+
+def _tail(points: Floats, below: Floats, point: float, n: int) -> float:
+    """The share below a point in the last hundredth of the values or beyond, taken for an exponential tail."""
+    inner = min(int(np.searchsorted(below, _TAIL)), len(points) - 1)
+    if point >= points[inner]:
+        return float(np.interp(point, points, below))
+    start, end = float(points[0]), float(points[inner])
+    if end < 0:  # the tail of what is spread over several powers of ten is nearer to one of the logarithms
+        start, end, point = (-math.log(-each) if each < 0 else math.nan for each in (start, end, point))
+    least, most = math.log(1 / (n + 1)), math.log(below[inner])
+    return math.exp(max(least + (most - least) * (point - start) / (end - start), -700.0))
+
+
+def _bounds(law: Law, points: Floats) -> tuple[Floats, Floats]:
+    """The least and the most that P(X < x) can be, for points that may be off by the last digits."""
+    nudge = 1e-9 * np.abs(points)
+    return law.bounds(points - nudge)[0], law.bounds(points + nudge)[1]
+
+
+def _at_zero(scale: Scale) -> float:
+    """The share of values that are nought in any unit."""
+    nought = scale.path.forward(np.zeros(1))
+    low, high = (scale.training.bounds(each)[at] for at, each in enumerate((nought, np.nextafter(nought, np.inf))))
+    return float(high[0] - low[0]) if math.isfinite(nought[0]) else 0.0
+
+
+def _noise(below: Floats, n: float, n_training: int) -> Floats:
+    """What chance makes of shares, at most."""
+    variance = below * (1 - below) + 1 / n_training  # where training had none, it may have missed some
+    return _SURE * np.sqrt(variance * (1 / n + 1 / n_training)) + 1 / n
+
+
+def _spread(below: Floats) -> Floats:
+    """1 in the middle, and 0 at the ends, where what drifts moves no share."""
+    return 4 * below * (1 - below)
+
+
+def _plain_likelihood(scale: Scale, n: float) -> float:
+    """The logarithm, of the cells, where the window is training or its logarithm, shifted and spread otherwise."""
+    training, window = scale.training, scale.window
+    least, most = float(window.below[1]), float(window.below[-2])  # what is in the outer cells is hardly known
+    likelihoods = [-math.inf]
+    if most - least < _KNOWN:
+        return -math.inf
+    levels = np.linspace(max(least, 0.02), min(most, 0.98), 19)
+    old, now = (np.interp(levels, law.below, law.points) for law in (training, window))
+    for forward, backward in ((np.asarray, np.asarray), (np.log, np.exp)):
+        with np.errstate(all="ignore"):
+            one, other, points = forward(old), forward(now), forward(window.points[1:-1])
+        if not (np.isfinite(one) & np.isfinite(other)).all() or np.ptp(one) <= 0:
+            continue
+        slope, shift = np.polyfit(one, other, 1)
+        if slope <= 0:
+            continue
+        below = np.add(*_bounds(training, backward((points - shift) / slope))) / 2
+        likelihoods.append(_likelihood(n, window.below[1:-1], below))
+    return max(likelihoods)
+
+
+def _likelihood(n: float, now: Floats, below: Floats) -> float:
+    """Of shares below points of ``n`` values, where they are expected to be ``below``."""
+    expected = np.maximum(np.diff(below, prepend=0.0, append=1.0), 1e-9)
+    return n * float(np.diff(now, prepend=0.0, append=1.0) @ np.log(expected))
