@@ -182,7 +182,7 @@ PERFORMANCE = Table(
         SEGMENT,
         WINDOW_START,
         WINDOW_END,
-        Column("measure", WORD, "auc, log_loss, accuracy, ..."),
+        Column("measure", WORD, "auc, log_loss, accuracy, ...; positives: the share of positive labels."),
         Column("estimated", MAYBE, "Estimate of all events of the window from their scores, before labels are known."),
         Column("realised", MAYBE, "Value on the labels that arrived."),
         Column("low", MAYBE, "Lower bound of the realised value's 95 % range; null where it is not determined."),

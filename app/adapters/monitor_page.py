@@ -9,7 +9,7 @@ from html import escape
 
 from app.adapters.monitor_tables import Row, Tables
 from app.adapters.page_html import NOTHING, STYLE, cell, date_of, decimal, number, span_of, table, time_of
-from app.adapters.page_windows import detections, drift, performance, verdicts
+from app.adapters.page_windows import detections, drift, performance, verdicts, worse_segments
 from app.adapters.worker_http import Health
 
 REFRESH_S = 10
@@ -63,7 +63,10 @@ def _sections(tables: Tables) -> Iterator[str]:
     yield "<h2>What has happened</h2>"
     yield verdicts(tables.verdicts)
     yield "<h2>Performance by window</h2>"
-    yield performance(tables.performance)
+    yield performance(tables.performance, tables.labels)
+    if tables.worse_segments:
+        yield "<h2>Segments that do worse than promised</h2>"
+        yield worse_segments(tables.worse_segments)
     yield "<h2>Drift by window</h2>"
     yield drift(tables.drift)
     if tables.detections:

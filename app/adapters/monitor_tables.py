@@ -28,10 +28,35 @@ SELECT
 FROM streamgauge.model_versions WHERE pipeline = {pipeline} ORDER BY updated_at DESC, version DESC
 """
 _PERFORMANCE = """
-SELECT window_start, window_end, version, measure, estimated, realised, low, high, n_labels
+SELECT
+    window_start, window_end, version, measure,
+    estimated, estimated_low, estimated_high, realised, low, high, expected, n_labels
 FROM streamgauge.performance
-WHERE pipeline = {pipeline} AND segment = 'all' AND measure IN ('auc', 'log_loss', 'accuracy')
+WHERE pipeline = {pipeline} AND segment = 'all'
+AND window_start IN
+(
+    SELECT DISTINCT window_start FROM streamgauge.performance
+    WHERE pipeline = {pipeline} AND segment = 'all' ORDER BY window_start DESC LIMIT 20
+)
 ORDER BY window_end DESC, version DESC, measure
+"""
+# In the newest window with labels. Of many segments a few are below their 95 % range by chance: half as far again.
+_WORSE_SEGMENTS = """
+SELECT window_start, window_end, version, segment, realised, low, high, expected, n_labels
+FROM streamgauge.performance
+WHERE pipeline = {pipeline} AND segment != 'all' AND measure = 'auc'
+AND expected - realised >= 0.02 AND expected - realised > 1.5 * (high - realised)
+AND window_end =
+(
+    SELECT max(window_end) FROM streamgauge.performance
+    WHERE pipeline = {pipeline} AND segment = 'all' AND measure = 'auc' AND realised IS NOT NULL
+)
+ORDER BY expected - realised DESC, segment, version
+"""
+_LABELS = """
+SELECT maxOrNullIf(window_end, labels > 0) AS newest
+FROM streamgauge.input_checks WHERE pipeline = {pipeline}
+HAVING count() > 0
 """
 _VERDICTS = """
 SELECT window_start, window_end, version, kind, headline, words, segments, advice, reason, with_labels
@@ -90,6 +115,10 @@ class Tables:
     counts: Row = field(default_factory=dict)
     models: list[Row] = field(default_factory=list)
     performance: list[Row] = field(default_factory=list)
+    #: Segments that do worse than promised.
+    worse_segments: list[Row] = field(default_factory=list)
+    #: Of a pipeline with labels, one row: until when they have come.
+    labels: list[Row] = field(default_factory=list)
     verdicts: list[Row] = field(default_factory=list)
     drift: list[Row] = field(default_factory=list)
     detections: list[Row] = field(default_factory=list)
@@ -133,7 +162,9 @@ class MonitorTables:
         (counts,), *others = await asyncio.gather(
             self._ask(_COUNTS, 1),
             self._ask(_MODELS, 20),
-            self._ask(_PERFORMANCE, 120),
+            self._ask(_PERFORMANCE, 1_000),
+            self._ask(_WORSE_SEGMENTS, 10),
+            self._ask(_LABELS, 1),
             self._ask(_VERDICTS, 12),
             self._ask(_DRIFT, 5_000),
             self._ask(_DETECTIONS, 10),

@@ -24,6 +24,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
 td.text { white-space: normal; min-width: 16rem; }
+td small { display: block; opacity: .65; }
 td ul { margin: .2rem 0 .3rem; padding-left: 1.2rem; font-size: .9rem; opacity: .8; }
 table.heat { width: auto; }
 table.heat td, table.heat th { padding: .15rem .45rem; border: 1px solid var(--line); text-align: center; }

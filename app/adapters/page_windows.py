@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from app.adapters.monitor_tables import Row
-from app.adapters.page_html import cell, date_of, decimal, number, say, span_of, table, time_of
+from app.adapters.page_html import NOTHING, cell, date_of, decimal, number, say, span_of, table, time_of
+from app.core.faults.fault import percent
 
+#: The measures of performance that the page shows, in this order; those that are said in percent.
+_MEASURES = ("auc", "positives", "precision", "recall", "cost", "log_loss", "accuracy")
+_SHARES = frozenset({"positives", "precision", "recall", "accuracy"})
+_SCALE = "95 % range, 0 to 1"
+#: Of a share of positives below this, or of negatives, an accuracy says nothing.
+_RARE = 0.1
 #: Beside signals, how a cell is that no test could judge.
 _UNJUDGED = "UNJUDGED"
 
@@ -36,35 +43,82 @@ def _explanation(row: Row) -> str:
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 
-def _realised(row: Row | None) -> str:
-    """What came true, or what the scores let expect as long as labels are missing."""
-    if row is None or row["realised"] is not None or row["estimated"] is None:
-        return decimal(row["realised"] if row else None)
-    return f"≈ {decimal(row['estimated'])}"
-
-
-def performance(found: Sequence[Row]) -> str:
+def performance(found: Sequence[Row], labels: Sequence[Row]) -> str:
     if not found:
         return '<p class="quiet">No window has closed yet.</p>'
-    measures = sorted({str(row["measure"]) for row in found}, key=lambda name: (name != "auc", name))
     windows: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in found:
         key = (str(row["window_start"]), str(row["window_end"]), str(row["version"]))
         windows.setdefault(key, {})[str(row["measure"])] = row
+    measures = _shown(windows.values())
     rows = []
     for (start, end, version), values in windows.items():
         cells = [cell(span_of(start, end)), cell(version)]
         for measure in measures:
             value = values.get(measure)
-            cells.append(cell(_realised(value), "number"))
+            cells.append(f'<td class="number">{_figure(value, measure)}</td>')
             if measure == "auc":
                 cells.append(f"<td>{_interval(value)}</td>")
         cells.append(cell(number(next(iter(values.values()))["n_labels"]), "number"))
         rows.append(cells)
     titles = ["window", "version"]
     for measure in measures:
-        titles += [f"#{measure}", "95 % interval, 0 to 1"] if measure == "auc" else [f"#{measure}"]
-    return table([*titles, "#labels"], rows)
+        titles += [f"#{measure.replace('_', ' ')}", *([_SCALE] if measure == "auc" else [])]
+    newest = [date_of(str(row["newest"])) if row["newest"] else "" for row in labels]
+    until = [f" Labels have come until {each}." if each else " No label has come yet." for each in newest]
+    note = (
+        "Below each value: its 95 % range, and what the scores of the labelled events promise. ≈: estimated from the"
+        " scores, as labels are not mature; with the range that it will be in if scores mean what they did."
+        + "".join(until)
+    )
+    return f'{table([*titles, "#labels"], rows)}<p class="quiet">{note}</p>'
+
+
+def worse_segments(found: Sequence[Row]) -> str:
+    rows = [
+        [
+            cell(row["segment"]),
+            cell(span_of(row["window_start"], row["window_end"])),
+            cell(row["version"]),
+            cell(decimal(row["realised"]), "number"),
+            f"<td>{_interval(row)}</td>",
+            cell(decimal(row["expected"]), "number"),
+            cell(number(row["n_labels"]), "number"),
+        ]
+        for row in found
+    ]
+    return table(["segment", "window", "version", "#auc", _SCALE, "#promised", "#labels"], rows)
+
+
+def _shown(windows: Collection[Mapping[str, Row]]) -> list[str]:
+    """The measures that there are, as far as they say something.
+
+    Where nearly all events are of one kind, the accuracy is that of whoever always says so.
+    """
+    known = {measure for values in windows for measure, row in values.items() if _value(row) is not None}
+    rates = [value for values in windows if (value := _value(values.get("positives"))) is not None]
+    is_rare = all(min(each, 1 - each) < _RARE for each in rates) and bool(rates)
+    return [each for each in _MEASURES if each in known and not (each == "accuracy" and is_rare)]
+
+
+def _value(row: Row | None) -> float | None:
+    """What came true, or what the scores let expect as long as labels are missing."""
+    if row is None:
+        return None
+    found = row["realised"] if row["realised"] is not None else row["estimated"]
+    return None if found is None else float(found)
+
+
+def _figure(row: Row | None, measure: str) -> str:
+    value = _value(row)
+    if row is None or value is None:
+        return NOTHING
+    say_it = percent if measure in _SHARES else decimal
+    is_known = row["realised"] is not None
+    low, high = (row["low"], row["high"]) if is_known else (row["estimated_low"], row["estimated_high"])
+    beside = [] if low is None or high is None else [f"{say_it(float(low))} to {say_it(float(high))}"]
+    beside += [f"promised {say_it(float(row['expected']))}"] if is_known and row["expected"] is not None else []
+    return f"{'' if is_known else '≈ '}{say_it(value)}" + "".join(f"<small>{each}</small>" for each in beside)
 
 
 def _interval(row: Row | None) -> str:

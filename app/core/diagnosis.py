@@ -21,7 +21,7 @@ from app.core.faults.since import find_since
 from app.core.findings import PerformanceRow, Subject
 from app.core.label_checks import ALL_ARRIVED
 from app.core.misfits import Misfits
-from app.core.performance import least_loss, measure
+from app.core.performance import NORMAL_95, Measure, least_loss, measure, wilson
 from app.core.silences import NOTHING_SILENT, Silence
 from app.core.situation import Least, Performance, SegmentChange, Situation
 from app.core.sketches import ALL
@@ -110,6 +110,10 @@ class Diagnosis:
         compared = compare(calibration, scored, counts.outcomes, arrived) if with_labels else ()
         expected = {each.name: each for each in compared}
         realised = {each.name: each for each in measure(counts, calibration)} if with_labels else {}
+        if with_labels:
+            reach = NORMAL_95 * math.sqrt(calibration.design_effects.get("positives", 1.0))
+            share = _rate(counts)
+            realised["positives"] = Measure("positives", share, *wilson(share, int(counts.outcomes.sum()), reach))
         rows = []
         for name, guess in estimated.items():
             due, true = expected.get(name), realised.get(name)

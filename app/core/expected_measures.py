@@ -26,6 +26,8 @@ class ExpectedMeasure(NamedTuple):
 def expected_measures(calibration: Calibration, expected: Floats, spread: Floats) -> dict[str, ExpectedMeasure]:
     """Compute AUC, accuracy, precision, recall, F1 and, where the calibration has what it takes, log loss and cost.
 
+    And "positives", the share of positive labels, which is none and is what all of them are read beside.
+
     Parameters
     ----------
     expected
@@ -55,6 +57,7 @@ def expected_measures(calibration: Calibration, expected: Floats, spread: Floats
         total = float(negative @ of_negative + positive @ of_positive)
         largest = max(calibration.costs)
         measures["cost"] = ExpectedMeasure(*_ratio(total, n, of_positive - of_negative, 0.0), largest)
+    measures["positives"] = ExpectedMeasure(*_ratio(n_positive, n, np.ones_like(decided), 0.0), 1.0)
     return measures
 
 

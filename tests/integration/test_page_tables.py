@@ -84,3 +84,61 @@ def test_what_no_test_could_judge_is_told_apart_from_what_is_quiet(engine: Click
         "silent": (False, None, "it is filling"),
         "of_past": (True, None, ""),
     }
+
+
+# -- performance -----------------------------------------------------------------------------------------------------
+
+
+def measured(day: int, segment: str = "all", measure: str = "auc", **values: Any) -> dict[str, Any]:
+    """As promised, unless it is said otherwise."""
+    about = {"pipeline": "p", "model": "m", "version": "1", "segment": segment, "measure": measure}
+    window = {"window_start": day * DAY_MS, "window_end": (day + 1) * DAY_MS}
+    numbers = {"estimated": 0.8, "estimated_low": 0.7, "estimated_high": 0.9, "expected": 0.8, "p_value": 0.5}
+    came = {"realised": 0.8, "low": 0.75, "high": 0.85, "n_labels": 900, "label_maturity": 1.0, "revision": 1}
+    return {**about, **window, **numbers, **came, **values}
+
+
+def test_the_newest_windows_have_all_their_measures(engine: ClickHouseWarehouse) -> None:
+    names = ("accuracy", "auc", "cost", "f1", "log_loss", "positives", "precision", "recall")
+    insert(engine, "performance", [measured(day, measure=name) for day in range(30) for name in names])
+    rows = look(engine).performance
+    assert len({row["window_start"] for row in rows}) * len(names) == len(rows) == 160
+    assert rows[0]["window_start"].startswith("1970-01-30")
+
+
+def test_segments_are_worse_than_promised_where_chance_does_not_explain_it_and_it_matters(
+    engine: ClickHouseWarehouse,
+) -> None:
+    """Of the newest window with labels; the one after it has only estimates."""
+    unknown = {"realised": None, "low": None, "high": None, "expected": None}
+    rows = [
+        *(measured(day) for day in range(3)),
+        measured(3, **unknown),
+        measured(2, "land=DE", realised=0.6, low=0.5, high=0.7),
+        measured(2, "land=FR", realised=0.3, low=0.1, high=0.5),
+        measured(2, "land=NG", realised=0.7, low=0.62, high=0.78),  # just outside of its range, as by chance
+        measured(2, "land=PL", realised=0.79, low=0.789, high=0.791),  # surely, and by nothing that matters
+        measured(2, "land=US", realised=0.95, low=0.94, high=0.96),
+        measured(2, "land=XX", realised=0.1, low=None, high=None),
+        measured(1, "land=US", realised=0.1, low=0.05, high=0.15),
+        measured(3, "land=DE", **unknown),
+        measured(2, "land=US", "recall", realised=0.1, low=0.05, high=0.15),
+    ]
+    insert(engine, "performance", rows)
+    assert [row["segment"] for row in look(engine).worse_segments] == ["land=FR", "land=DE"]
+
+
+def test_until_when_labels_have_come_is_known_where_any_have(engine: ClickHouseWarehouse) -> None:
+    assert look(engine).labels == []
+    counts = {"too_late": 0, "unknown": 0, "other_partition": 0, "strays": 0, "examples": [], "revision": 1}
+
+    def of_day(day: int, labels: int) -> dict[str, Any]:
+        window = {"window_start": day * DAY_MS, "window_end": (day + 1) * DAY_MS}
+        return {"pipeline": "p", **window, "events": 9, "labels": labels, **counts}
+
+    insert(engine, "input_checks", [of_day(0, 0)])
+    assert look(engine).labels == [{"newest": None}]
+    insert(engine, "input_checks", [of_day(1, 5), of_day(2, 0)])
+    (row,) = look(engine).labels
+    assert row["newest"].startswith("1970-01-03T00:00")
+    assert "tables as of" in page_of(look(engine))

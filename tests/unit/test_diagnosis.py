@@ -104,7 +104,7 @@ def test_a_row_of_performance_says_what_is_estimated_and_what_came_true(n_labels
     expected = {each.name: each for each in compare(of.calibration, scored[: reference().score_cells], counts.outcomes)}
     exact = {each.name: each for each in measure(counts, of.calibration)}
     assert [row.measure for row in rows] == list(guessed)
-    assert {"auc", "accuracy", "precision", "recall", "f1", "log_loss"} == set(guessed)
+    assert {"auc", "accuracy", "precision", "recall", "f1", "log_loss", "positives"} == set(guessed)
     for row in rows:
         guess, due, true = guessed[row.measure], expected[row.measure], exact.get(row.measure)
         assert (row.pipeline, row.model, row.version, row.segment, row.revision) == ("p", "m", "7", "k=1", 3)
@@ -112,9 +112,29 @@ def test_a_row_of_performance_says_what_is_estimated_and_what_came_true(n_labels
         assert (row.estimated, row.estimated_low, row.estimated_high) == (guess.estimated, guess.low, guess.high)
         # AUC, accuracy and log loss are counted exactly; of the others the score cells tell.
         realised = (true.realised, true.low, true.high) if true is not None else (due.realised, math.nan, math.nan)
+        if row.measure == "positives":  # its range has a test of its own
+            realised = due.realised, row.low, row.high
         assert (row.realised, row.low, row.high) == pytest.approx(realised, nan_ok=True)
         assert (row.expected, row.p_value) == pytest.approx((due.expected, due.p_value), nan_ok=True)
         assert (row.n_labels, row.label_maturity) == (n_labels, n_labels / 500)
+
+
+def test_the_share_of_positives_stands_beside_what_the_scores_promise_of_the_labelled_events() -> None:
+    """Where half of the labels 0 have come and all of the labels 1, more of those that are here are positive."""
+    counts, of = counts_of(draw(2, 500), 300), diagnose()
+    row, *_ = (each for each in of.performance(ABOUT, ALL, counts, with_labels=True) if each.measure == "positives")
+    _, scores, labels = draw(2, 500)
+    p = of.calibration.probability[np.searchsorted(reference().metrics[-2].edges, scores, "right")]
+    assert row.estimated == pytest.approx(p.mean())
+    assert row.expected == pytest.approx(p[:300].mean())
+    assert row.realised == pytest.approx(labels[:300].mean())
+    assert row.low < row.realised < row.high
+    width = row.high - row.low
+    effect = of.calibration.design_effects["positives"]
+    assert width == pytest.approx(2 * 1.96 * math.sqrt(row.realised * (1 - row.realised) / 300 * effect), rel=0.02)
+    rows = of.performance(ABOUT, ALL, counts, with_labels=True, arrived=(0.5, 1.0))
+    (early,) = (each for each in rows if each.measure == "positives")
+    assert early.expected == pytest.approx((p[:300] / (p[:300] + 0.5 * (1 - p[:300]))).mean())
 
 
 def test_before_labels_are_mature_nothing_is_said_of_them_and_without_events_no_share_has_come() -> None:

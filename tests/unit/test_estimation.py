@@ -228,7 +228,7 @@ def test_rare_positives_have_groups_of_their_own_at_the_top() -> None:
 def test_a_reference_that_lacks_a_label_estimates_nothing() -> None:
     for outcomes in (np.zeros((2, 4), int), np.array([[5, 5, 5, 5], [0, 0, 0, 0]])):
         found = estimate(fit_calibration(outcomes, 2, np.linspace(0, 1, 4)), np.array([1, 2, 3, 4]))
-        assert len(found) == 6
+        assert len(found) == 7
         assert all(math.isnan(each.estimated) and math.isnan(each.low) and math.isnan(each.high) for each in found)
 
 
@@ -371,7 +371,7 @@ def test_design_effects_are_one_for_independent_events_and_k_for_events_that_com
     _, calibration = reference_of(5)
     once = np.array([count(*draw(rng, 100)) for _ in range(2_000)])
     effects, repeated = design_effects(calibration, once), design_effects(calibration, 5 * once)
-    assert effects.keys() == {"rate", "auc", "accuracy", "precision", "recall", "f1", "log_loss"}
+    assert effects.keys() == {"rate", "auc", "accuracy", "precision", "recall", "f1", "log_loss", "positives"}
     for name, effect in effects.items():
         assert effect < 1.15, name
         assert repeated[name] == pytest.approx(5, rel=0.15), name

@@ -76,13 +76,30 @@ def full_page(text: str) -> Page:
                     "version": text,
                     "measure": measure,
                     "estimated": 0.66,
+                    "estimated_low": 0.6,
+                    "estimated_high": 0.7,
                     "realised": value,
                     "low": None,
                     "high": None,
+                    "expected": 0.68,
                     "n_labels": 900,
                 }
-                for measure, value in (("auc", 0.7), ("log_loss", None), (text, 0.5))
+                for measure, value in (("auc", 0.7), ("log_loss", None), ("accuracy", 0.5))
             ],
+            worse_segments=[
+                {
+                    "window_start": TIME,
+                    "window_end": LATER,
+                    "version": text,
+                    "segment": text,
+                    "realised": 0.4,
+                    "low": 0.3,
+                    "high": 0.5,
+                    "expected": 0.8,
+                    "n_labels": 90,
+                }
+            ],
+            labels=[{"newest": LATER}],
             verdicts=[
                 {
                     "window_start": TIME,
@@ -261,6 +278,7 @@ def test_what_drifts_in_the_newest_window_is_said_with_its_tests() -> None:
 
 def test_an_interval_shows_an_auc_below_a_coin_flip_where_it_is() -> None:
     page = full_page("words")
+    page.tables.worse_segments.clear()
     found = []
     for auc in (0.2, 0.4, 0.7):
         page.tables.performance[0] |= {"realised": auc, "low": auc - 0.1, "high": auc + 0.1}
@@ -270,6 +288,86 @@ def test_an_interval_shows_an_auc_below_a_coin_flip_where_it_is() -> None:
         scale_x, scale_width = each[5]
         assert each[1][0] + 1 == pytest.approx(scale_x + auc * scale_width, abs=0.1)
         assert each[3] == pytest.approx((scale_x + (auc - 0.1) * scale_width, 0.2 * scale_width), abs=0.1)
+
+
+def performance_of(values: dict[str, tuple[float | None, float]], **more: object) -> str:
+    """By measure: what came true, with a range, and what was estimated; what was promised is 1 more."""
+    rows = [
+        {
+            "window_start": TIME,
+            "window_end": LATER,
+            "version": "1",
+            "measure": measure,
+            "estimated": estimated,
+            "estimated_low": estimated - 0.001,
+            "estimated_high": estimated + 0.001,
+            "realised": realised,
+            "low": None if realised is None else realised - 0.002,
+            "high": None if realised is None else realised + 0.002,
+            "expected": None if realised is None else realised + 0.004,
+            "n_labels": 900,
+        }
+        for measure, (realised, estimated) in values.items()
+    ]
+    page = full_page("words")
+    html = render(replace(page, tables=replace(page.tables, performance=rows, **more)))  # type: ignore[arg-type]  # lists of rows
+    section = html[html.index("<h2>Performance by window</h2>") : html.index("<h2>Drift by window</h2>")]
+    return section.replace("</small><small>", ", ")
+
+
+def titles_of(html: str) -> list[str]:
+    return Cells(html).tables[0][0]
+
+
+RARE = {
+    "accuracy": (0.992, 0.99),
+    "auc": (0.8, 0.81),
+    "f1": (0.1, 0.2),
+    "log_loss": (0.05, 0.06),
+    "positives": (0.0093, 0.0085),
+    "precision": (0.21, 0.3),
+    "recall": (0.03, 0.1),
+}
+
+
+def test_of_rare_positives_the_page_shows_how_many_there_are_and_what_decisions_on_them_are_worth() -> None:
+    """Whoever never decides on one is right in 99 % of the cases: the accuracy says nothing."""
+    html = performance_of(RARE)
+    assert titles_of(html) == [
+        *("window", "version", "auc", "95 % range, 0 to 1", "positives", "precision", "recall", "log loss", "labels"),
+    ]
+    assert "0.93 %" in html
+    assert "0.73 % to 1.1 %, promised 1.3 %" in html
+    assert "21 %" in html
+    assert "0.7980 to 0.8020, promised 0.8040" in html
+    often = performance_of(RARE | {"positives": (0.3, 0.3)})
+    assert titles_of(often)[-3:] == ["log loss", "accuracy", "labels"]
+    costly = performance_of(RARE | {"cost": (1.5, 1.2)})
+    assert titles_of(costly)[4:-1] == ["positives", "precision", "recall", "cost", "log loss"]
+
+
+def test_what_labels_have_not_shown_yet_is_estimated_with_its_band() -> None:
+    html = performance_of({"auc": (None, 0.81), "positives": (None, 0.0085)})
+    assert "≈ 0.8100" in html
+    assert "0.8090 to 0.8110" in html
+    assert "≈ 0.85 %" in html
+    assert "promised" not in html[: html.index("</table>")]
+
+
+def test_it_is_said_until_when_labels_have_come() -> None:
+    assert "Labels have come until 2013-02-01." in performance_of(RARE)
+    assert "No label has come yet." in performance_of(RARE, labels=[{"newest": None}])
+    assert "abels have come" not in performance_of(RARE, labels=[])  # none are expected
+
+
+def test_segments_that_do_worse_than_promised_are_shown_where_there_are_any() -> None:
+    html = render(full_page("words"))
+    section = html[html.index("<h2>Segments that do worse than promised</h2>") : html.index("<h2>Drift by window</h2>")]
+    assert "0.4000" in section
+    assert "0.8000" in section
+    page = full_page("words")
+    page.tables.worse_segments.clear()
+    assert "worse than promised" not in render(page)
 
 
 def test_detections_of_wrong_decisions_say_since_when_and_which_way() -> None:

@@ -328,7 +328,7 @@ def test_a_window_is_reported_when_it_closes_and_its_outcome_when_labels_are_mat
     assert [(each.with_labels, each.revision) for each in mature.verdicts] == [(True, 2)]
     assert {row.revision for row in mature.performance} == {2}
     performance = {row.measure: row for row in mature.performance}
-    assert set(performance) == {"auc", "accuracy", "precision", "recall", "f1", "log_loss"}
+    assert set(performance) == {"auc", "accuracy", "precision", "recall", "f1", "log_loss", "positives"}
     here = (stream.times < WINDOW_MS) & stream.is_labelled
     assert mature.performance[0].n_labels == here.sum()
     assert mature.performance[0].label_maturity == here.sum() / (stream.times < WINDOW_MS).sum()
@@ -636,7 +636,7 @@ def test_metrics_that_could_not_be_judged_leave_the_share_of_drift_open() -> Non
 def test_a_window_of_few_events_is_reported_and_alerts_nobody() -> None:
     stream = Stream(16, 600, windows=6, moves_at=4)  # 100 a window
     findings = run(make_monitor(), stream)
-    assert len(findings.performance) == 6 * 7  # measures; six windows, one of them of both versions
+    assert len(findings.performance) == 7 * 7  # measures; six windows, one of them of both versions
     assert findings.alerts == []
 
 
