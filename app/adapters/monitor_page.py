@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 from app.adapters.monitor_tables import Row, Tables
-from app.adapters.page_html import NOTHING, STYLE, cell, date_of, decimal, number, span_of, table, time_of
+from app.adapters.page_html import NOTHING, STYLE, cell, date_of, decimal, number, say, span_of, table, time_of
 from app.adapters.page_windows import detections, drift, performance, verdicts, worse_segments
 from app.adapters.worker_http import Health
 
@@ -56,7 +57,7 @@ def render(page: Page) -> str:
 
 def _sections(tables: Tables) -> Iterator[str]:
     yield "<h2>Alerts that are open</h2>"
-    yield _open_alerts(tables.open_alerts)
+    yield _open_alerts(tables.open_alerts, {(row["version"], row["measure"]): row for row in tables.newest})
     if tables.other_alerts:
         yield "<h2>Alerts before</h2>"
         yield _other_alerts(tables.other_alerts)
@@ -142,7 +143,7 @@ def _refused(topics: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [f'<p class="warn">{escape(words)}.</p>' for words in lines]
 
 
-def _open_alerts(alerts: Sequence[Row]) -> str:
+def _open_alerts(alerts: Sequence[Row], newest: Mapping[tuple[Any, Any], Row]) -> str:
     if not alerts:
         return '<p class="quiet">None.</p>'
     kinds = {"critical": "bad", "warning": "warn"}
@@ -152,7 +153,7 @@ def _open_alerts(alerts: Sequence[Row]) -> str:
             cell(row["state"], "good" if row["state"] == "acknowledged" else ""),
             f"<td>{'<br>'.join(escape(str(name)) for name in [row['rule'], *row['others']])}</td>",
             cell(date_of(str(row["since"] or row["window_start"]))),
-            f'<td class="text">{escape(str(row["message"]))}{_asks(row)}{_answer(row)}</td>',
+            f'<td class="text">{_standing(row, newest.get((row["version"], row["measure"])))}</td>',
             cell(row["owner"] or NOTHING),
             f"<td>{_runbook(str(row['runbook']))}</td>",
             f"<td><code>{escape(str(row['alert_id']))}</code></td>",
@@ -161,6 +162,27 @@ def _open_alerts(alerts: Sequence[Row]) -> str:
     ]
     note = '<p class="quiet">Take one on: <code>streamgauge alerts ack ID --by NAME --why TEXT</code>.</p>'
     return table(["severity", "state", "rule", "since", "what", "for", "runbook", "id"], rows) + note
+
+
+def _standing(row: Row, newest: Row | None) -> str:
+    """What was found first, what is so by now, and who has taken it on."""
+    return f"{escape(str(row['message']))}{_asks(row)}{_now(row, newest)}{_answer(row)}"
+
+
+def _now(alert: Row, row: Row | None) -> str:
+    """What is so by now, which may be far worse than what raised it."""
+    if row is None or str(row["window_start"]) <= str(alert["window_start"]):
+        return ""
+    window = span_of(row["window_start"], row["window_end"])
+    if row["realised"] is None:
+        words = f"Newest window, {window}: {say(row['headline'])}"
+    else:
+        ends = [f" ({decimal(row['low'])} to {decimal(row['high'])})"] if row["low"] is not None else []
+        due = [f", promised {decimal(row['expected'])}"] if row["expected"] is not None else []
+        value = "".join([decimal(row["realised"]), *ends, *due])
+        words = f"Newest window with labels, {window}: {escape(str(row['measure']).replace('_', ' '))} {value}."
+    advice = f" <b>{say(str(row['advice']).replace('_', ' '))}</b>: {say(row['reason'])}" if row["advice"] else ""
+    return f"<br><span>{words}{advice}</span>"
 
 
 def _answer(row: Row) -> str:
@@ -187,13 +209,21 @@ def _other_alerts(alerts: Sequence[Row]) -> str:
             cell(row["state"], "good" if row["state"] == "cleared" else "quiet"),
             cell(row["rule"]),
             cell(span_of(row["window_start"], row["window_end"])),
-            f'<td class="text">{escape(str(row["message"]))}{_reason(row)}</td>',
+            f'<td class="text">{_course(row)}{_reason(row)}</td>',
             cell(row["who"] or NOTHING),
             cell(time_of(row["at"])),
         ]
         for row in alerts
     ]
     return table(["state", "rule", "window", "what", "taken on by", "at (UTC)"], rows)
+
+
+def _course(row: Row) -> str:
+    """What it was, and why it is over."""
+    message, opening = str(row["message"]), str(row["opening"] or "")
+    if opening in {"", message}:
+        return escape(message)
+    return f'{escape(opening)}<br><span class="quiet">{escape(message)}</span>'
 
 
 def _reason(row: Row) -> str:

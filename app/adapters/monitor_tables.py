@@ -97,8 +97,41 @@ SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
 WHERE pipeline = {pipeline} AND state IN ('raised', 'acknowledged')
 ORDER BY indexOf(['critical', 'warning', 'info'], severity), since, alert_id
 """
+# What the newest windows say to the versions and measures of alerts that are open, and what to do: of performance the
+# newest one with labels, of verdicts the newest.
+_NEWEST = """
+WITH
+    open AS
+    (
+        SELECT version, measure FROM streamgauge.alerts_now
+        WHERE pipeline = {pipeline} AND state IN ('raised', 'acknowledged')
+    ),
+    said AS
+    (
+        SELECT version, window_start, window_end, headline, advice, reason FROM streamgauge.verdicts
+        WHERE pipeline = {pipeline} AND version IN (SELECT version FROM open)
+    )
+SELECT version, measure, window_start, window_end, realised, low, high, expected, headline, advice, reason
+FROM
+(
+    SELECT version, measure, window_start, window_end, realised, low, high, expected FROM streamgauge.performance
+    WHERE pipeline = {pipeline} AND segment = 'all' AND realised IS NOT NULL
+    AND (version, measure) IN (SELECT version, measure FROM open)
+    ORDER BY window_end DESC, window_start DESC LIMIT 1 BY version, measure
+) AS come
+LEFT JOIN said USING (version, window_start, window_end)
+UNION ALL
+SELECT version, 'verdict', window_start, window_end, NULL, NULL, NULL, NULL, headline, advice, reason
+FROM said ORDER BY window_end DESC, window_start DESC LIMIT 1 BY version
+"""
+# What an alert said first tells what it was; when it is over, it says only that.
 _OTHER_ALERTS = """
 SELECT * EXCEPT (pipeline) FROM streamgauge.alerts_now
+LEFT JOIN
+(
+    SELECT alert_id, argMin(message, revision) AS opening FROM streamgauge.alerts
+    WHERE pipeline = {pipeline} AND state != 'cleared' GROUP BY alert_id
+) AS first USING (alert_id)
 WHERE pipeline = {pipeline} AND state NOT IN ('raised', 'acknowledged')
 ORDER BY at DESC, window_start DESC, rule, alert_id
 """
@@ -122,6 +155,8 @@ class Tables:
     verdicts: list[Row] = field(default_factory=list)
     drift: list[Row] = field(default_factory=list)
     detections: list[Row] = field(default_factory=list)
+    #: What the newest windows say to alerts that are open.
+    newest: list[Row] = field(default_factory=list)
     open_alerts: list[Row] = field(default_factory=list)
     other_alerts: list[Row] = field(default_factory=list)
 
@@ -168,6 +203,7 @@ class MonitorTables:
             self._ask(_VERDICTS, 12),
             self._ask(_DRIFT, 5_000),
             self._ask(_DETECTIONS, 10),
+            self._ask(_NEWEST, 200),
             self._ask(_OPEN_ALERTS, 50),
             self._ask(_OTHER_ALERTS, 20),
         )

@@ -23,7 +23,7 @@ h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5r
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: .85rem; opacity: .75; } td.number, th.number { text-align: right; }
-td.text { white-space: normal; min-width: 16rem; }
+table.rows td { vertical-align: top; } td.text { white-space: normal; min-width: 16rem; }
 td small { display: block; opacity: .65; }
 td ul { margin: .2rem 0 .3rem; padding-left: 1.2rem; font-size: .9rem; opacity: .8; }
 table.heat { width: auto; }

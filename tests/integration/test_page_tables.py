@@ -142,3 +142,67 @@ def test_until_when_labels_have_come_is_known_where_any_have(engine: ClickHouseW
     (row,) = look(engine).labels
     assert row["newest"].startswith("1970-01-03T00:00")
     assert "tables as of" in page_of(look(engine))
+
+
+# -- alerts ----------------------------------------------------------------------------------------------------------
+
+
+def told(alert_id: str, revision: int, state: str, message: str, **values: Any) -> dict[str, Any]:
+    about = {"alert_id": alert_id, "pipeline": "p", "rule": "r", "severity": "warning", "state": state, "model": "m"}
+    window = {"version": "1", "at": revision, "window_start": 0, "window_end": DAY_MS, "since": 0}
+    said = {"measure": "auc", "value": 0.5, "threshold": 0.7, "message": message, "action": "", "revision": revision}
+    rest = {"who": "", "alert_group": "", "others": [], "owner": "", "runbook": "", "why": ""}
+    return {**about, **window, **said, **rest, **values}
+
+
+def verdict(day: int, headline: str, advice: str, version: str = "1") -> dict[str, Any]:
+    about = {"pipeline": "p", "model": "m", "version": version, "kind": "concept_drift", "headline": headline}
+    window = {"window_start": day * DAY_MS, "window_end": (day + 1) * DAY_MS}
+    lists = {"metrics": [], "shares": [], "words": [], "segments": [], "example": ""}
+    numbers = {"n_reference": 9, "n_detection": 9, "with_labels": True, "revision": 1}
+    return {**about, **window, **lists, **numbers, "advice": advice, "reason": f"Because of day {day}."}
+
+
+def test_an_open_alert_stands_beside_what_the_newest_windows_say(engine: ClickHouseWarehouse) -> None:
+    """Of performance the newest with labels and the verdict of that window; of verdicts the newest."""
+    insert(
+        engine,
+        "alerts",
+        [
+            told("a", 1, "raised", "auc of m 1 is 0.5"),
+            told("b", 1, "raised", "the verdict", measure="verdict"),
+            told("c", 1, "cleared", "over", version="2"),
+        ],
+    )
+    rows = [measured(day, realised=0.5 - day / 10) for day in range(3)]
+    insert(engine, "performance", [*rows, measured(3, realised=None), measured(9, version="2")])
+    insert(engine, "verdicts", [*(verdict(day, f"Day {day}.", "retrain") for day in range(4)), verdict(9, "", "", "2")])
+    tables = look(engine)
+    found = {(row["version"], row["measure"]): row for row in tables.newest}
+    assert set(found) == {("1", "auc"), ("1", "verdict")}
+    now = found["1", "auc"]
+    assert (now["window_start"][:10], now["realised"], now["headline"]) == ("1970-01-03", 0.3, "Day 2.")
+    assert found["1", "verdict"]["headline"] == "Day 3."
+    page = page_of(tables)
+    assert "auc of m 1 is 0.5" in page
+    assert (
+        "Newest window with labels, 1970-01-03 to 1970-01-04: auc 0.3000 (0.7500 to 0.8500), promised 0.8000." in page
+    )
+    assert "<b>retrain</b>: Because of day 2." in page
+    assert "Newest window, 1970-01-04 to 1970-01-05: Day 3." in page
+
+
+def test_an_alert_that_is_over_says_what_it_was(engine: ClickHouseWarehouse) -> None:
+    """Its first words, whoever took it on in between; one that was silenced has no others."""
+    insert(
+        engine,
+        "alerts",
+        [
+            told("a", 1, "raised", "auc of m 1 is 0.5"),
+            told("a", 2, "acknowledged", "auc of m 1 is 0.5; new since", who="ana"),
+            told("a", 3, "cleared", "auc of m 1 is 0.8: r is over"),
+            told("b", 1, "silenced", "it is night"),
+        ],
+    )
+    found = {row["alert_id"]: row["opening"] for row in look(engine).other_alerts}
+    assert found == {"a": "auc of m 1 is 0.5", "b": "it is night"}

@@ -130,6 +130,7 @@ def full_page(text: str) -> Page:
                 }
                 for signal in ("DRIFT", "NONE")
             ],
+            newest=[make_newest(text)],
             open_alerts=[make_alert(text, "raised"), make_alert(text, "acknowledged")],
             other_alerts=[make_alert(text, "cleared"), make_alert(text, "silenced")],
         ),
@@ -143,6 +144,12 @@ def make_drift(metric: str, start: str, **values: object) -> dict[str, object]:
     return {"metric": metric, "window_start": start, **quiet, **values}
 
 
+def make_newest(text: str, **values: object) -> dict[str, object]:
+    window = {"window_start": LATER, "window_end": "2013-03-01T00:00:00.000Z"}
+    numbers = {"measure": "auc", "realised": 0.21, "low": 0.2, "high": 0.22, "expected": 0.78}
+    return {"version": text, **window, **numbers, "headline": text, "advice": "roll_back", "reason": text, **values}
+
+
 def make_alert(text: str, state: str) -> dict[str, object]:
     return {
         "alert_id": text,
@@ -152,10 +159,12 @@ def make_alert(text: str, state: str) -> dict[str, object]:
         "severity": "critical",
         "state": state,
         "version": text,
+        "measure": "auc",
         "window_start": TIME,
         "window_end": LATER,
         "since": TIME,
         "message": text,
+        "opening": text,
         "action": text,
         "owner": text,
         "runbook": f"https://example.com/{text}",
@@ -392,6 +401,45 @@ def test_open_alerts_are_shown_with_who_has_them_and_what_to_do() -> None:
     assert '<a href="https://example.com/words" rel="noopener noreferrer">open</a>' in html
     assert "words, 2013-01-01 00:00: words" in html
     assert html.index("Alerts that are open") < html.index("Alerts before") < html.index("Performance by window")
+
+
+def alerts_of(alert: dict[str, object], *newest: dict[str, object], state: str = "open") -> str:
+    page = full_page("words")
+    tables = replace(page.tables, **{f"{state}_alerts": [alert]}, newest=list(newest))  # type: ignore[arg-type]  # lists of rows
+    html = render(replace(page, tables=tables))
+    name = {"open": "Alerts that are open", "other": "Alerts before"}[state]
+    return html[html.index(f"<h2>{name}</h2>") :].split("<h2>")[1]
+
+
+def test_an_open_alert_says_what_is_so_by_now_and_what_to_do() -> None:
+    alert = make_alert("words", "raised") | {"message": "auc of m 1 is 0.524"}
+    html = alerts_of(alert, make_newest("words", reason="It is worse."))
+    assert html.index("auc of m 1 is 0.524") < html.index("Newest window with labels, 2013-02-01 to 2013-03-01")
+    assert "auc 0.2100 (0.2000 to 0.2200), promised 0.7800. <b>roll back</b>: It is worse." in html
+    of_verdict = make_newest("words", measure="verdict", realised=None, headline="`temp` is higher.")
+    html = alerts_of(alert | {"measure": "verdict"}, of_verdict)
+    assert "Newest window, 2013-02-01 to 2013-03-01: <code>temp</code> is higher. <b>roll back</b>" in html
+    no_verdict = make_newest("words", headline=None, advice=None, reason=None, expected=None, low=None, high=None)
+    assert "2013-03-01: auc 0.2100.</span>" in alerts_of(alert, no_verdict)
+
+
+def test_an_open_alert_of_the_newest_window_or_of_another_thing_has_nothing_beside_it() -> None:
+    alert = make_alert("words", "raised")
+    for newest in (
+        make_newest("words", window_start=TIME, window_end=LATER),
+        make_newest("words", measure="log_loss"),
+        make_newest("another"),
+    ):
+        assert "Newest window" not in alerts_of(alert, newest)
+
+
+def test_an_alert_that_is_over_says_what_it_was_and_why_it_is_over() -> None:
+    cleared = make_alert("words", "cleared") | {"opening": "auc is 0.5", "message": "auc is 0.8: over"}
+    html = alerts_of(cleared, state="other")
+    assert html.index("auc is 0.5") < html.index("auc is 0.8: over")
+    silenced = make_alert("words", "silenced") | {"opening": "auc is 0.5", "message": "auc is 0.5"}
+    assert alerts_of(silenced, state="other").count("auc is 0.5") == 1
+    assert "auc is 0.5" in alerts_of(silenced | {"opening": ""}, state="other")
 
 
 def test_a_runbook_that_is_no_link_of_the_web_is_no_link() -> None:
