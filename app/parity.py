@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +162,14 @@ class _Compared:
 
 
 def run_parity(
-    pipeline: Pipeline, part: RecordingPart, table: ServedFromTable | None, *, with_sql: bool, url: Secret
+    pipeline: Pipeline,
+    part: RecordingPart,
+    table: ServedFromTable | None,
+    *,
+    with_sql: bool,
+    url: Secret,
+    see: Callable[[Step], None] = lambda _: None,
+    see_sql: Callable[[int, int], None] = lambda _, __: None,
 ) -> Parity:
     """Compare.
 
@@ -170,6 +177,8 @@ def run_parity(
     ----------
     table
         Where the served values are; None: in the recording.
+    see, see_sql
+        Are shown each step of the transformation; and of SQL how many of how many events are done.
     url
         Of the ClickHouse server whose scratch database computes; empty: the engine in process.
 
@@ -181,7 +190,7 @@ def run_parity(
     parity = Parity([FeatureParity(name) for name in pipeline.feature_names])
     served, plan = _Served(pipeline, part, table), compile_features(pipeline)
     if not (with_sql and window_queries(pipeline)):
-        for step in _steps(pipeline, plan, part):
+        for step in _steps(pipeline, plan, part, see):
             _compare(parity, step, part, served, pipeline)
         _check_compared(parity, pipeline)
         return parity
@@ -191,7 +200,7 @@ def run_parity(
         for statement in create_tables(pipeline):
             engine.run(statement)
         counted = dict.fromkeys(part.partitions, 0)
-        for step in _steps(pipeline, plan, part):
+        for step in _steps(pipeline, plan, part, see):
             first = counted[step.partition]
             counted[step.partition] += len(step.applied)
             _load_events(engine, pipeline, part, step, first)
@@ -199,15 +208,18 @@ def run_parity(
             if found is not None:
                 kept.setdefault(step.partition, _Kept()).add(step, *found, first, plan)
         _check_compared(parity, pipeline)
+        see_sql(0, parity.compared)
         _load_labels(engine, pipeline, part)
         for statement in derive_tables(pipeline):
             engine.run(statement)
-        _compare_sql(parity, engine, pipeline, plan, {at: of.joined() for at, of in sorted(kept.items())})
+        joined = {at: of.joined() for at, of in sorted(kept.items())}
+        _compare_sql(parity, engine, pipeline, plan, joined, see=lambda done: see_sql(done, parity.compared))
     return parity
 
 
-def _steps(pipeline: Pipeline, plan: FeaturePlan, part: RecordingPart) -> Iterator[Step]:
+def _steps(pipeline: Pipeline, plan: FeaturePlan, part: RecordingPart, see: Callable[[Step], None]) -> Iterator[Step]:
     for step in run_recording(pipeline, plan, part, lambda _: None):
+        see(step)
         if len(step.applied):
             yield step
 
@@ -301,7 +313,13 @@ def _load_labels(engine: ScratchEngine, pipeline: Pipeline, part: RecordingPart)
 
 
 def _compare_sql(
-    parity: Parity, engine: ScratchEngine, pipeline: Pipeline, plan: FeaturePlan, kept: dict[int, _Compared]
+    parity: Parity,
+    engine: ScratchEngine,
+    pipeline: Pipeline,
+    plan: FeaturePlan,
+    kept: dict[int, _Compared],
+    *,
+    see: Callable[[int], None],
 ) -> None:
     """Compare windows with SQL's, and what is made of windows with the same made of SQL's.
 
@@ -335,4 +353,5 @@ def _compare_sql(
             for column, feature in derived:
                 served, computed = of.served[mine, column], anew[partition][:, column]
                 feature.add(partition, of.offsets[mine], *map(np.ascontiguousarray, (served, computed)))
+        see(sum(rows[partition].stop for partition in kept))
     parity.sql += [feature for _, feature in derived]

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 
 from app.ports import WarehouseError
 
+#: What to do where a user's question is too large.
+ASK_FOR_LESS = (
+    "ask for fewer rows or columns, or for sums, or take all of it in parts (a day at a time by event_time, say);"
+    " `streamgauge record` writes all scores into a Parquet file."
+)
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -110,14 +116,14 @@ CAUSES = (
     Cause(
         "a query's limit of memory",
         frozenset({241}),
-        "The query needs more memory than it may take: ask for fewer rows or columns, or for sums. ({said})",
+        f"The query needs more memory than it may take: {ASK_FOR_LESS} ({{said}})",
         is_retried=False,
         of_reads=True,
     ),
     Cause(
         "a query's limit of size",
         frozenset({396}),
-        "The answer is too large: ask for fewer rows or columns, or for sums.",
+        f"The answer is too large: {ASK_FOR_LESS}",
         is_retried=False,
         of_reads=True,
     ),

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from app.adapters.clickhouse_errors import ASK_FOR_LESS
 from app.adapters.sql_gate import check_one_statement, check_tree, quote
 from app.ports import JsonRows, WarehouseError
 from schemas.tables import DATABASE
@@ -195,9 +196,7 @@ def _collect(pieces: Iterator[bytes], limit: int, as_objects: bool) -> JsonRows:
             names, types, body = piece.split(b"\n", 2)
         size += len(body)
         if size > MOST_ANSWER_BYTES:
-            raise WarehouseError(
-                f"The answer is larger than {MOST_ANSWER_BYTES >> 20} MiB: ask for fewer rows or columns, or for sums."
-            )
+            raise WarehouseError(f"The answer is larger than {MOST_ANSWER_BYTES >> 20} MiB: {ASK_FOR_LESS}")
         body = body.removesuffix(b"\n")
         if not body:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -19,11 +21,15 @@ from app.core.bounds import Bound, parse_offsets
 from app.drive import NoModelError
 from app.pipeline import TooManyDeadLettersError
 from app.ports import WarehouseError
+from app.visible import visible
 from models.manifest import ManifestError
 from models.registry import RegistryError
 from models.verify import RefusedModelError
 from schemas.pipeline import PipelineError
 from schemas.toml_table import parse_duration
+
+#: How often a line says how far a command is that writes to no terminal.
+LINE_EVERY_S = 5.0
 
 _EXPECTED = (
     ManifestError,
@@ -92,7 +98,11 @@ def check_order(begin: Bound, end: Bound) -> None:
 
 
 class Counter:
-    """A progress bar on standard error, on a terminal only: records, records a second, and a few words."""
+    """How far a command is, on standard error: a bar on a terminal, elsewhere a line every few seconds.
+
+    It says records, records a second, and a few words. The lines come from a thread of their own, so that one step that
+    takes minutes is no silence.
+    """
 
     def __init__(self, what: str, total: int | None = None) -> None:
         console = Console(stderr=True, highlight=False)
@@ -107,20 +117,37 @@ class Counter:
             console=console,
             disable=not console.is_terminal,
         )
+        self._what = what
         self._task = self._bar.add_task(what, total=total, rate="", words="")
+        self._ended = threading.Event()
+        self._lines = None if console.is_terminal else threading.Thread(target=self._write_lines, daemon=True)
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._lines is not None:
+            self._ended.set()
+            self._lines.join()
 
     def add(self, records: int, words: str = "") -> None:
         """Count records; ``words`` says where they are, e.g. the day."""
         task = self._bar.tasks[0]
         speed = task.speed
         self._bar.update(self._task, advance=records, rate=f"{speed:,.0f}/s" if speed else "", words=words)
+
+    def _write_lines(self) -> None:
+        started = time.monotonic()
+        while not self._ended.wait(LINE_EVERY_S):
+            task = self._bar.tasks[0]
+            of = f" of {task.total:,.0f}" if task.total is not None else ""
+            where = f", {task.fields['words']}" if task.fields["words"] else ""
+            seconds = time.monotonic() - started
+            click.echo(visible(f"  {self._what}: {task.completed:,.0f}{of}{where} ({seconds:.0f} s)"), err=True)
 
 
 def count(n: int, what: str) -> str:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from app.cli.data_commands import count, plain_errors
+from app.cli.data_commands import Counter, count, plain_errors
 from app.cli.model_context import ModelContext, emit, with_context
-from app.cli.replay_source import open_part, with_source
+from app.cli.replay_source import open_part, show, with_source
 from app.core.bounds import Bound
 from app.core.parity import FeatureParity
 from app.parity import Parity, ServedFromTable, run_parity
+
+#: Of more events SQL may take minutes, which is said.
+_MANY_EVENTS = 50_000
 
 
 @click.command("parity", context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,8 +68,17 @@ def command(
         threadpool_limits(1),
         open_part(context, path, begin, end, warm_up_ms) as part,
         ServedFromTable.open(url, context.home, served == "clickhouse") as table,
+        _Progress(part.events + part.warm_events) as progress,
     ):
-        parity = run_parity(context.pipeline, part, table, with_sql=with_sql, url=url)
+        parity = run_parity(
+            context.pipeline,
+            part,
+            table,
+            with_sql=with_sql,
+            url=url,
+            see=lambda step: show(progress.counter, step),
+            see_sql=progress.see_sql,
+        )
     result: dict[str, Any] = {
         "source": str(path) if path is not None else "topics",
         "served": served,
@@ -82,6 +95,36 @@ def command(
     emit(result, as_json, *_describe(parity))
     if not parity.is_equal:
         raise SystemExit(1)
+
+
+class _Progress:
+    """How far the comparison is: first the transformation, then SQL."""
+
+    def __init__(self, n_events: int) -> None:
+        self._stack = ExitStack()
+        self.counter = Counter("Computing features anew", n_events)
+        self._done = 0
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.counter)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def see_sql(self, done: int, total: int) -> None:
+        """Take how many events SQL has done; 0 when it begins."""
+        if not done:
+            self._stack.close()
+            if total > _MANY_EVENTS:
+                click.echo(
+                    "Computing windows by SQL takes minutes where keys have many events: --from compares a part,"
+                    " --no-sql leaves it out.",
+                    err=True,
+                )
+            self.counter = self._stack.enter_context(Counter("Computing windows by SQL", total))
+        self.counter.add(done - self._done)
+        self._done = done
 
 
 def _to_json(feature: FeatureParity) -> dict[str, Any]:

@@ -262,6 +262,8 @@ def test_an_answer_that_is_too_large_is_an_error_however_few_its_rows(
     ):
         with pytest.raises(WarehouseError, match="larger than") as caught:
             reads.query_readonly(statement, 100_000)
+        assert "in parts" in str(caught.value)
+        assert "`streamgauge record`" in str(caught.value)
         assert not caught.value.retryable
         # Who holds the error, as a log or a test does, holds none of the engine.
         assert reads.query("SELECT count() FROM system.processes").rows == [(1,)], statement
