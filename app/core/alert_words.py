@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from app.core.alert_readings import ABSENT, LABELS_MISSING, Reading, ask
-from app.core.faults.fault import listed
+from app.core.faults.fault import listed, percent
 
 if TYPE_CHECKING:
     from app.core.alert_course import Episode, News
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 #: Detections that are named in a sentence; of more, their number.
 _MOST_NAMED = 3
+#: Why labels find no event.
+_WITHOUT_EVENT = (
+    "labels that come later than the horizon find none, nor do those of another entity or id than their event"
+)
 #: What to do about wrong decisions.
 _OF_ERRORS = "look for what changed then, and train again on labels from after it if it stays so"
 
@@ -67,7 +71,8 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
     else:
         value, side, _, why = episode.limit
         origin = f" ({why})" if why else ""
-        words = f"{_measured(rule, subject, reading)} in {window}, {side} its limit {value:.4g}{origin}"
+        words = f"{_measured(rule, subject, reading)} in {window}, {side} {_limit(rule, value)}{origin}"
+        words += f"; {_WITHOUT_EVENT}" if rule.on == "labels" else ""
     if episode.since != window:
         words += f"; so since {str(episode.since).split(' to ')[0]}"
     return words + "".join(f"; {_new(rule, each)}" for each in episode.news)
@@ -94,9 +99,9 @@ def say_cleared(rule: AlertRule, subject: str, episode: Episode) -> str:
         return f"{_measured(rule, subject, reading)} in {window}{promised}: {rule.name} is over"
     limit = episode.limit
     origin = f" ({limit.why})" if limit.why else ""
-    milder = f", and at or {_other(limit)} {limit.clears:.4g}" if limit.clears != limit.value else ""
+    milder = f", and at or {_other(limit)} {_value(rule, limit.clears)}" if limit.clears != limit.value else ""
     measured = _measured(rule, subject, reading)
-    return f"{measured} in {window}, back within its limit {limit.value:.4g}{origin}{milder}"
+    return f"{measured} in {window}, back within {_limit(rule, limit.value)}{origin}{milder}"
 
 
 def say_withdrawn(rule: AlertRule, subject: str, window: Window, reading: Reading, limits: list[Limit]) -> str:
@@ -127,13 +132,21 @@ def _strays(reading: Reading) -> str:
 
 def _measured(rule: AlertRule, subject: str, reading: Reading) -> str:
     if rule.on == "labels":
-        return f"{reading.value:.3g} of the labels found no event ({reading.text})"
+        return f"{percent(reading.value)} of the labels found no event ({reading.text})"
     if rule.measure == LABELS_MISSING:
         return f"labels of {subject} {'do not come' if reading.value else 'come'}"
     what = "share of drifting metrics" if rule.on == "drift" else rule.measure
     low, high = reading.range
     surely = f" ({low:.4g} to {high:.4g})" if low < high else ""
     return f"{what} of {subject} is {reading.value:.4g}{surely}"
+
+
+def _limit(rule: AlertRule, value: float) -> str:
+    return f"{'the limit of' if rule.on == 'labels' else 'its limit'} {_value(rule, value)}"
+
+
+def _value(rule: AlertRule, value: float) -> str:
+    return percent(value) if rule.on == "labels" else f"{value:.4g}"
 
 
 def _other(limit: Limit) -> str:

@@ -261,8 +261,11 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
             continue
         way = "raises" if shift > 0 else "lowers"
         if metric == JOINT:
+            before, now = number_pair(situation.score_before, situation.score_now)
+            change = "rise" if shift > 0 else "fall"
             words = (
-                f"what the features do together, or what none of them shows, {way} the mean score by {_points(shift)}"
+                f"no feature by itself explains {_points(shift)} of the {change} of the mean score from {before} to"
+                f" {now}: features go together in another way than in training, or what has moved shows in none of them"
             )
             found.append(Explanation(metric, share, words))
         else:

@@ -480,6 +480,24 @@ def test_an_alert_of_a_detector_says_how_many_are_wrong_since_when_and_what_to_d
     ) in again
 
 
+def test_an_alert_on_labels_speaks_of_percents_and_of_what_finds_no_event() -> None:
+    rule = AlertRule("labels-without-event", "labels", "without_event", above=0.05, clears_at=0.02, clears_after=1)
+    book = make_book(rule)
+    book.see_stream("labels", [(window(0), Reading(0.279, "0 in another partition, 51 too late, 2 unknown"))])
+    (raised,) = book.announce(1)
+    book.see_stream("labels", [(window(1), Reading(0.004, "0 in another partition, 1 too late, 0 unknown"))])
+    (cleared,) = book.announce(2)
+    assert raised.message == (
+        "28 % of the labels found no event (0 in another partition, 51 too late, 2 unknown) in 1970-01-01 to 1970-01-02"
+        " UTC, above the limit of 5 %; labels that come later than the horizon find none, nor do those of another"
+        " entity or id than their event"
+    )
+    assert cleared.message == (
+        "0.4 % of the labels found no event (0 in another partition, 1 too late, 0 unknown) in 1970-01-02 to 1970-01-03"
+        " UTC, back within the limit of 5 %, and at or below 2 %"
+    )
+
+
 # -- acknowledgements --------------------------------------------------------------------------------------------------
 
 

@@ -619,6 +619,13 @@ def test_features_explain_a_score_drift_by_their_shares() -> None:
 
     assert [(each.metric, each.share) for each in explained] == [("temp", 0.7), (JOINT, 0.2), ("humid", 0.1)]
     assert explained[0].words.endswith("3.2 or more in training; this raises the mean score by 0.07")
+    assert explained[1].words == (
+        "no feature by itself explains 0.02 of the rise of the mean score from 0.2 to 0.3: features go together in"
+        " another way than in training, or what has moved shows in none of them"
+    )
+    falling = replace(SCORES, score_before=0.0101, score_now=0.0065, attribution=(Share(JOINT, -0.0023, 0.6),))
+    (joint,) = decide(falling).explained_by
+    assert joint.words.startswith("no feature by itself explains 0.0023 of the fall of the mean score from 0.0101 to ")
     assert explained[2].words == "`humid` may have moved, not for certain; this raises the mean score by 0.01"
 
 
