@@ -139,7 +139,7 @@ def build_training_set(
     PipelineError, SourceError, RecordingError
         When the data cannot be read.
     MaturityError
-        When young events cannot be weighed.
+        When young events are asked for and cannot be weighed, or no model of these labels can be right.
     """
     plan = plan or compile_features(pipeline)
     read_from_ms = None
@@ -184,6 +184,7 @@ def build_training_set(
     is_labelled, is_mature = ~np.isnan(rows.labels), is_old_enough(rows.times, known_ms, maturity_ms)
     young = None
     if weigh_young:
+        maturity.check()
         (others,) = np.nonzero(is_labelled & ~is_mature)
         weights = weigh(law, rows.labels[others], (known_ms - rows.times[others]).astype(np.float64))
         used, weights = others[weights > 0], weights[weights > 0]

@@ -82,12 +82,7 @@ def train(
         raise click.UsageError("--to must be later than --from.")
     if promote and not register:
         raise click.UsageError("--promote needs --register: workers load what is registered.")
-    context = ModelContext.read(pipeline, home)
-    if recording is None and context.pipeline.source is None:
-        raise click.UsageError(
-            f"{context.pipeline.path} names no source to train on: record the topics by `streamgauge record FILE`, and"
-            " name that FILE by --recording."
-        )
+    context = _read_context(pipeline, home, recording)
     started = time.monotonic()
     try:
         if version is not None:
@@ -122,6 +117,22 @@ def train(
         result["announced"] = describe_release(released)
         lines += release_lines(released)
     emit(result, as_json, *lines)
+
+
+def _read_context(pipeline: str, home: Path | None, recording: Path | None) -> ModelContext:
+    """Read the pipeline file; UsageError when there is nothing to train on by it."""
+    context = ModelContext.read(pipeline, home)
+    if context.pipeline.labels is None:
+        raise click.UsageError(
+            f"{context.pipeline.path} has no [labels], and a model learns from what became of events: add [labels] with"
+            " a horizon, and have the labels sent."
+        )
+    if recording is None and context.pipeline.source is None:
+        raise click.UsageError(
+            f"{context.pipeline.path} names no source to train on: record the topics by `streamgauge record FILE`, and"
+            " name that FILE by --recording."
+        )
+    return context
 
 
 def _train(

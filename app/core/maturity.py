@@ -137,14 +137,8 @@ class Maturity:
         return self.mature[0] / n_mature if n_mature else 0.0
 
     def warnings(self) -> list[str]:
-        """Sentences on what is right, and could be better.
-
-        Raises
-        ------
-        MaturityError
-            When a model of these labels cannot be right.
-        """
-        self._refuse()
+        """Sentences on what is right, and could be better; first of all, `check`."""
+        self.check()
         said = [*self.held.say_refused(), *maturity_warnings(self.law, self.maturity_ms, self.horizon_ms)]
         if self.unlabelled > _MANY_UNLABELLED:
             is_short = self.known_ms - self.from_ms < self.horizon_ms
@@ -205,7 +199,8 @@ class Maturity:
             delays=tuple(delays),
         )
 
-    def _refuse(self) -> None:
+    def check(self) -> None:
+        """Raise MaturityError when a model of these labels cannot be right."""
         n_labelled = self.mature[1] + self.mature[2]
         if not self.n_events:
             raise MaturityError(self.held.say_no_events(self.from_ms, self.to_ms))

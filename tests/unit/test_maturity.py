@@ -437,6 +437,20 @@ def test_a_range_without_events_is_refused_by_what_the_data_hold(pipeline: Pipel
         assert why.startswith("No event was read at all: ")
 
 
+def test_who_asks_for_young_events_by_weight_is_told_first_that_there_is_nothing(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    record(tmp_path / "r.parquet", pipeline, LAWS["at once"], days=40)
+    bare = without(tmp_path / "r.parquet", (LABELS,), pipeline)
+    for path, day, words in (
+        (tmp_path / "r.parquet", 100, "No event lies between"),
+        (bare, 0, "The data hold no label at all"),
+    ):
+        times = START_MS + day * DAY_MS, START_MS + (day + 40) * DAY_MS
+        with pytest.raises(MaturityError, match=words):
+            build_training_set(pipeline, path, *times, weigh_young=True)
+
+
 def test_data_without_any_label_are_refused_without_a_time_up_to_which_labels_are_known(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
