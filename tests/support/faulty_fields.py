@@ -128,12 +128,14 @@ def judge(
     *,
     n: int = 10_000,
     share: float = 1.0,
+    mended: float = 0.0,
     is_usual: bool = False,
     restarts_at: int | None = None,
     keep: int = 24,
 ) -> WindowVerdict:
     """The verdict on a day; in the last ``share`` of it, and ``is_usual``: of the day before, fields are changed.
 
+    ``mended``: but not in so much of its end.
     ``restarts_at``: after so many slices of both days the monitor goes on from a snapshot.
     """
     monitor = MonitorCore(pipeline_of(names), keep=keep)
@@ -146,7 +148,8 @@ def judge(
         is_changed = day == 1 or is_usual
         for number in range(SLICES):
             size = n // SLICES
-            n_good = round(size * min(max((1 - share) * SLICES - number, 0.0), 1.0)) if is_changed else size
+            first, last = (min(max((1 - each) * SLICES - number, 0.0), 1.0) for each in (share, mended))
+            n_good = size - round(size * (last - first)) if is_changed else size
             parts = [compute(names, rng, n_good), compute(names, rng, size - n_good, change)]
             counts = count(reference, np.concatenate(parts), rng.random(size))
             deltas.append(pack("m", "1", ALL, START_MS + day * DAY_MS + number * DAY_MS // SLICES, counts))

@@ -42,6 +42,58 @@ def test_a_fault_that_begins_within_a_window_is_named_with_the_first_part_that_i
     assert verdict.headline.startswith(f"Since about {since} UTC: {words}")
 
 
+@pytest.mark.parametrize("names", [DIRECT, FUNCTIONS])
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize(
+    ("share", "mended", "when"),
+    [
+        (1.0, 0.5, f"Until about {NOON} UTC"),
+        (1.0, 0.25, f"Until about {SIX} UTC"),
+        (1.0, 0.125, f"Until about {NINE} UTC"),
+    ],
+)
+def test_a_fault_that_ends_within_a_window_is_named_with_the_last_part_that_is_all_of_it(
+    names: tuple[str, ...], kind: str, share: float, mended: float, when: str
+) -> None:
+    change, words = CHANGES[kind]
+    verdict = judge(names, 1, change, share=share, mended=mended)
+    assert verdict.kind == "pipeline_fault"
+    assert verdict.headline.startswith(f"{when}: {words}")
+
+
+@pytest.mark.parametrize("names", [DIRECT, FUNCTIONS])
+def test_a_unit_that_changes_and_is_mended_within_a_window_is_named_with_both_times(names: tuple[str, ...]) -> None:
+    verdict = judge(names, 1, times("amount", 100), share=0.5, mended=0.125)
+    said = "`amount` looks as if in another unit: its values are about 100 times those of training"
+    assert verdict.kind == "pipeline_fault"
+    assert verdict.headline.startswith(f"From about {NOON} to {NINE} UTC: {said}")
+
+
+def in_some(field: str, share: float, factor: float) -> Change:
+    def change(fields: Fields, rng: np.random.Generator) -> Fields:
+        values = fields[field]
+        return {**fields, field: np.where(rng.random(values.shape) < share, values * factor, values)}
+
+    return change
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_unit_in_a_share_of_the_events_is_said_with_the_share_of_the_time_when_it_was(seed: int) -> None:
+    change = in_some("amount", 0.6, 1 / 100)
+    for share, mended, when in (
+        (0.5, 0.0, f"Since about {NOON} UTC: "),
+        (1.0, 0.5, f"Until about {NOON} UTC: "),
+        (1.0, 0.0, ""),
+    ):
+        verdict = judge(("log_amount", "shop"), seed, change, share=share, mended=mended)
+        assert verdict.kind == "pipeline_fault"
+        start, _, rest = verdict.headline.partition("`amount` looks as if in another unit in ")
+        assert start == when
+        percent, _, rest = rest.partition(" % of the payments: ")
+        assert float(percent) == pytest.approx(60, abs=3)
+        assert rest.startswith("1/100 of what it was")
+
+
 def test_new_values_since_noon_are_said_to_be_in_all_events_since_then() -> None:
     said = judge(DIRECT, 1, unlisted("shop", 1.0), share=0.5).headline
     assert said.startswith(f"Since about {NOON} UTC: `shop` has values in all payments that are none of the model's")
@@ -121,6 +173,39 @@ def test_the_longest_stretch_that_is_as_clear_as_any_says_since_when() -> None:
     assert found.sentence.startswith("Since about 1970-01-01 21:00")
     assert since([0] * 8, []) == []
     assert since([100], []) == []
+
+
+def test_the_longest_beginning_or_middle_that_is_as_clear_as_any_says_until_when() -> None:
+    (found,) = since([100, 100, 100, 50, 0, 0, 0, 0], [fault("missing_values", 3.5 / 8)])
+    assert found.sentence == "Until about 1970-01-01 09:00 UTC: `x` is odd."
+    assert found.strength == pytest.approx(3.5 / 8)  # that of all events
+    (found,) = since([0, 0, 100, 100, 100, 0, 0, 0], [fault("missing_values", 3 / 8)])
+    assert found.sentence == "From about 1970-01-01 06:00 to 1970-01-01 15:00 UTC: `x` is odd."
+    assert found.strength == pytest.approx(3 / 8)
+
+
+def test_of_what_only_shows_unmixed_the_beginning_and_the_end_of_a_window_are_looked_at() -> None:
+    def find_pure(counts: Counts) -> list[Fault]:
+        return [each for each in find(counts) if each.strength > 0.9]
+
+    for levels, said in (
+        ([100, 100, 100, 50, 0, 0, 0, 0], ["Until about 1970-01-01 09:00 UTC: `x` is odd."]),
+        ([0, 0, 0, 50, 100, 100, 100, 100], ["Since about 1970-01-01 12:00 UTC: `x` is odd."]),
+        ([0, 0, 100, 100, 100, 0, 0, 0], []),
+    ):
+        course = Course([part(at * DAY_MS // 8, 1_000, level) for at, level in enumerate(levels)], [], DAY_MS)
+        assert [each.sentence for each in find_since(course, [0], [], find_pure)] == said
+
+
+def test_a_fault_that_has_lasted_since_the_window_before_ends_all_the_same() -> None:
+    before = [0, 0, 100, 100, 100, 100, 100, 100]
+    (found,) = since([100, 100, 100, 0, 0, 0, 0, 0], [fault("missing_values", 3 / 8)], before=before)
+    assert found.sentence.startswith("Until about 1970-01-01 09:00 UTC")
+
+
+def test_a_share_of_the_events_that_varies_by_chance_begins_nothing() -> None:
+    levels = [60, 62, 58, 61, 30, 57, 63, 60]
+    assert [each.sentence for each in since(levels, [fault("missing_values", 0.56)], n=250)] == ["`x` is odd."]
 
 
 def test_where_the_end_is_like_the_beginning_nothing_is_looked_for() -> None:

@@ -60,7 +60,7 @@ _CLEARER = 6.0
 _LIKE = 3.0
 _COMMON = math.log(10)
 _TENS = frozenset({100.0, 1 / 100, 1000.0, 1 / 1000})
-_ALMOST_ALL = 0.97
+_ALMOST_ALL = 0.99
 #: A shift and a spread are estimated from so many of the values, at least.
 _KNOWN = 0.6
 
@@ -140,7 +140,8 @@ class _Mixtures:
         self._excess = np.maximum(np.abs(self._now - self._mixed) - share * (high - low) / 2, 0.0)
         apart = np.abs(step).max(axis=1) / max(1 - _at_zero(scale), 1e-9)
         chance = np.sqrt(self.shares * (1 - self.shares) / n) / np.maximum(apart, 0.1)
-        is_sure = (self.shares - _SURE * chance >= _LEAST_SHARE) & (self.shares <= _ALMOST_ALL)
+        is_all = (self.shares > _ALMOST_ALL) | (self.shares + _SURE * self._error > 1)
+        is_sure = (self.shares - _SURE * chance >= _LEAST_SHARE) & ~is_all
         left = self._excess.max(axis=1) <= _LEFT * np.abs(moved).max() + 1 / math.sqrt(n)
         self._drift = np.where(np.maximum(np.abs(factors), 1 / np.abs(factors)) >= _FAR_FACTOR, _DRIFT_IF_FAR, _DRIFT)
         drift = self._drift * ((1 - share) * _spread(self._old) + share * _spread(self._new))

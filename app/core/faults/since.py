@@ -1,13 +1,15 @@
-"""Since when: a fault that begins in the middle of a window, which as a whole is a mixture and looks like a drift.
+"""From when to when: a fault that begins or ends in the middle of a window, which as a whole looks like a drift.
 
 What has signalled in the whole window is looked at in its last parts: in all but the first, in all but the first two,
-and so on to the last one. The longest of these stretches that shows a certain fault as clearly as any says since when.
-What comes every day is none: the same stretch of the window before must not show the fault as well, and what is made of
-the time of day alone is not looked at.
+and so on to the last one. The longest of these stretches that shows a certain fault as clearly as any says since when,
+and what is clearer still without its last parts says until when. Where no end of the window shows one, its beginnings
+are looked at. What comes every day is none: the same stretch of the window before must not show the fault as clearly,
+and what is made of the time of day alone is not looked at.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -35,7 +37,7 @@ _CERTAIN: frozenset[FaultKind] = frozenset(
 )
 #: Strengths that differ by less are alike; and by how much a part has to be clearer than the whole.
 _AS_CLEAR = 0.02
-_CLEARER = 0.1
+_CLEARER = 0.07
 #: Shares below some point differ by so much between the first part and the last one, or nothing has begun in between.
 _TURNED = 0.25
 #: A stretch of fewer events is not looked at.
@@ -60,7 +62,7 @@ class Course(NamedTuple):
 def find_since(
     course: Course, rows: Sequence[int], whole: Sequence[Fault], find: Callable[[Counts], Sequence[Fault]]
 ) -> tuple[Fault, ...]:
-    """Find certain faults that began within the window, and since when.
+    """Find certain faults that began or ended within the window, and when.
 
     Parameters
     ----------
@@ -73,36 +75,56 @@ def find_since(
 
     Returns
     -------
-    All faults: those of the whole window, but where one that began within it says more. The strength of these is a
-    share of the whole window, too.
+    All faults: those of the whole window, but where one of a part of it says more. The strength of these is a share of
+    the whole window, too.
     """
-    first = _begin(course, find) if _has_turned(course, rows) else None
-    if first is None:
+    known = any(fault.kind in _CERTAIN for fault in whole)
+    is_asked = len(rows) and (_has_turned(course, rows) or (known and _varies(course, rows)))
+    first, stop = _span(course, whole, find) if is_asked else (0, len(course.parts))
+    if stop - first == len(course.parts):
         return tuple(whole)
-    stretch = course.parts[first:]
-    counts = _sum(stretch)
-    start_ms = stretch[0].start_ms
-    earlier = [part for part in course.before if part.start_ms + course.step_ms >= start_ms]
+    counts = _sum(course.parts[first:stop])
+    start_ms = course.parts[first].start_ms if first else None
+    end_ms = course.parts[stop].start_ms if stop < len(course.parts) else None
+    earlier = [
+        part
+        for part in course.before
+        if (start_ms is None or part.start_ms + course.step_ms >= start_ms)
+        and (end_ms is None or part.start_ms + course.step_ms < end_ms)
+    ]
     usual = find(_sum(earlier)) if earlier else []
     found = [fault for fault in find(counts) if fault.kind in _CERTAIN and not _is_among(fault, usual)]
     clearer = [fault for fault in found if not any(_says_as_much(other, fault) for other in whole)]
     rest = [fault for fault in whole if not any(_is_of(fault, other) for other in clearer)]
     share = counts.n / max(sum(part.counts.n for part in course.parts), 1)
-    return tuple(
-        sorted([*rest, *(_said(fault, start_ms, share) for fault in clearer)], key=lambda fault: -fault.strength)
-    )
+    when = _when(start_ms, end_ms)
+    said = []
+    for each in clearer:
+        # The whole window knows as well of what is before and after, in parts of parts.
+        in_all = max(
+            (other.strength for other in whole if other.kind == each.kind and _is_of(other, each)), default=0.0
+        )
+        strength = max(each.strength * share, in_all)
+        said.append(replace(each, sentence=f"{when}: {each.sentence}", strength=strength))
+    return tuple(sorted([*rest, *said], key=lambda fault: -fault.strength))
 
 
 def _has_turned(course: Course, rows: Sequence[int]) -> bool:
     """Whether the end of a window is quite unlike its beginning; most are not, and to look for faults is dear."""
     beginning, end = _of_enough(course.parts), _of_enough(course.parts[::-1])
-    if beginning is None or end is None or not len(rows):
-        return False
-    shares = [
-        counts.counts[list(rows)] / np.maximum(counts.counts[list(rows)].sum(axis=1), 1)[:, None]
-        for counts in (beginning, end)
-    ]
-    return bool(np.abs(np.cumsum(shares[1] - shares[0], axis=1)).max() >= _TURNED)
+    return beginning is not None and end is not None and _apart([beginning, end], rows) >= _TURNED
+
+
+def _varies(course: Course, rows: Sequence[int]) -> bool:
+    """Whether any two parts are quite unlike."""
+    parts = [part.counts for part in course.parts if part.counts.n >= _FEWEST]
+    return len(parts) > 1 and _apart(parts, rows) >= _TURNED
+
+
+def _apart(parts: Sequence[Counts], rows: Sequence[int]) -> float:
+    """How far the shares below some point are apart in two of the parts."""
+    shares = [each.counts[list(rows)] / np.maximum(each.counts[list(rows)].sum(axis=1), 1)[:, None] for each in parts]
+    return float(np.ptp(np.cumsum(shares, axis=2), axis=0).max())
 
 
 def _of_enough(parts: Sequence[Part]) -> Counts | None:
@@ -114,18 +136,37 @@ def _of_enough(parts: Sequence[Part]) -> Counts | None:
     return None
 
 
-def _begin(course: Course, find: Callable[[Counts], Sequence[Fault]]) -> int | None:
-    """The part that the longest stretch begins with in which certain faults are as clear as in any."""
-    clearest: dict[int, float] = {}
-    for first in range(1, len(course.parts)):
-        counts = _sum(course.parts[first:])
-        if counts.n < _FEWEST:
-            break
-        strengths = [fault.strength for fault in find(counts) if fault.kind in _CERTAIN]
-        if strengths:
-            clearest[first] = max(strengths)
-    most = max(clearest.values(), default=0.0)
-    return next((first for first, strength in clearest.items() if strength >= most - _AS_CLEAR), None)
+def _span(course: Course, whole: Sequence[Fault], find: Callable[[Counts], Sequence[Fault]]) -> tuple[int, int]:
+    """The longest stretch of parts in which certain faults are as clear as in any; all parts where there is none."""
+    size = len(course.parts)
+    n = sum(part.counts.n for part in course.parts)
+    known = {(0, size): (_clearest(whole), n)}
+
+    def longest(stretches: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+        """Of stretches from the longest to the shortest."""
+        clear: dict[tuple[int, int], tuple[float, int]] = {}
+        for first, stop in stretches:
+            if (first, stop) not in known:
+                counts = _sum(course.parts[first:stop])
+                if counts.n < _FEWEST:
+                    break
+                known[first, stop] = _clearest(find(counts)), counts.n
+            if known[first, stop][0]:
+                clear[first, stop] = known[first, stop]
+        if not clear:
+            return None
+        most, n_most = max(clear.values())
+        chance = 2 * math.sqrt(most * max(1 - most, 0.0) / n_most)  # the shorter, the more by chance
+        return next(span for span, (strength, _) in clear.items() if strength >= most - max(_AS_CLEAR, chance))
+
+    begun = longest([(first, size) for first in range(size)])
+    if begun is None:
+        return longest([(0, stop) for stop in range(size, 0, -1)]) or (0, size)
+    return longest([(begun[0], stop) for stop in range(size, begun[0], -1)]) or begun
+
+
+def _clearest(faults: Sequence[Fault]) -> float:
+    return max((fault.strength for fault in faults if fault.kind in _CERTAIN), default=0.0)
 
 
 def _says_as_much(whole: Fault, later: Fault) -> bool:
@@ -144,9 +185,27 @@ def _sum(parts: Sequence[Part]) -> Counts:
 
 
 def _is_among(fault: Fault, others: Sequence[Fault]) -> bool:
-    return any(fault.kind == other.kind and not set(fault.metrics).isdisjoint(other.metrics) for other in others)
+    """Whether the others show it as clearly."""
+    return any(
+        fault.kind == other.kind
+        and not set(fault.metrics).isdisjoint(other.metrics)
+        and other.strength >= fault.strength - _CLEARER
+        for other in others
+    )
 
 
-def _said(fault: Fault, start_ms: int, share: float) -> Fault:
-    time = str(np.datetime64(start_ms, "ms").astype("M8[m]")).replace("T", " ")
-    return replace(fault, sentence=f"Since about {time} UTC: {fault.sentence}", strength=fault.strength * share)
+def _when(start_ms: int | None, end_ms: int | None) -> str:
+    """The times that are known, of a beginning, an end, or both.
+
+    >>> _when(0, None), _when(None, 3_600_000)
+    ('Since about 1970-01-01 00:00 UTC', 'Until about 1970-01-01 01:00 UTC')
+    >>> _when(0, 3_600_000)
+    'From about 1970-01-01 00:00 to 1970-01-01 01:00 UTC'
+    """
+    start, end = (
+        "" if each is None else str(np.datetime64(each, "ms").astype("M8[m]")).replace("T", " ")
+        for each in (start_ms, end_ms)
+    )
+    if start and end:
+        return f"From about {start} to {end} UTC"
+    return f"Since about {start} UTC" if start else f"Until about {end} UTC"

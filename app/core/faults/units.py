@@ -87,9 +87,12 @@ def _fit(scale: Scale, conversion: Conversion, most: float) -> float | None:
 
 
 def _reach_alike(scale: Scale, conversion: Conversion) -> bool:
-    """Whether the largest values are of one order: shares beyond the window's last cell cannot say that."""
+    """Whether the largest values are of one order: shares beyond the window's last cell cannot say that.
+
+    A few that are as large as in training are in its cells, and may be what has not changed.
+    """
     reach = largest(scale.field * conversion.factor + conversion.offset)
-    return reach / _REACH <= scale.reach <= reach * _REACH
+    return reach / _REACH <= scale.reach <= max(reach * _REACH, largest(scale.field))
 
 
 def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
