@@ -239,7 +239,7 @@ def test_events_older_than_any_version_are_left_unscored_counted_once_and_known_
     record = flow.drain_sketch()
     assert record is not None
     (errors,) = record.errors  # of the one that has a score
-    assert (errors.version, len(errors.wrong), record.unscored) == ("1.0.0", 1, 0)
+    assert (errors.version, len(errors.decisions), record.unscored) == ("1.0.0", 1, 0)
     assert record.unscored_since_ms is None
 
 
