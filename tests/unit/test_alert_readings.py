@@ -358,6 +358,7 @@ def read_of_three(turned: float, windows: int = 60) -> list[Reading]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [0.5, 1.0])
 def test_three_positives_do_not_clear_what_goes_on(turned: float) -> None:
     """Of scores that say nothing any more, or the opposite; whatever they happen to be."""

@@ -731,6 +731,7 @@ def test_a_cost_is_that_of_the_errors_to_be_expected_and_of_those_that_came() ->
     assert "cost" not in named(estimate(known, scored))
 
 
+@pytest.mark.slow
 def test_costs_that_come_as_promised_are_rejected_as_seldom_as_promised() -> None:
     p_values = []
     for seed in range(300):

@@ -106,6 +106,7 @@ def test_a_change_changes_its_feature_alone(change: object) -> None:
     np.testing.assert_array_equal(matrix, kept)
 
 
+@pytest.mark.slow
 def test_the_same_task_draws_the_same_whoever_draws_it() -> None:
     first, second, other = (null.draw(NULLS[0], 1, number)[0].reference.to_json() for number in (4, 4, 5))
     assert first == second != other
@@ -138,6 +139,7 @@ def test_the_concept_changes_where_it_is_said() -> None:
     assert gradual[CHANGE + 1_000 :] == "B" * (END - CHANGE - 1_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", GENERATORS, ids=lambda of: of.name)
 def test_a_change_of_concept_is_a_rise_of_the_errors(of: Generator) -> None:
     events = itertools.chain(of.before(1).take(1_500), of.after(1).take(300))

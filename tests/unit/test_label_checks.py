@@ -302,6 +302,7 @@ def test_no_positive_at_all_is_as_likely_as_that_is(effect: float) -> None:
     assert check.p_prior > 0.9 * (1 - 790 / 101_000) ** (91 / effect)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize(("base_rate", "n", "together"), [(0.02, 240, 8), (0.02, 2_000, 4), (0.005, 400, 5)])
 def test_a_handful_of_labels_of_which_several_count_as_one_is_no_certainty(

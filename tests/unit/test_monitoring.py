@@ -1015,6 +1015,7 @@ def test_a_new_version_that_is_worse_is_to_be_rolled_back_from_the_window_of_the
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blind", [0.0, -0.3])
 def test_a_new_version_that_is_as_good_or_better_is_never_rolled_back(blind: float) -> None:
     for seed in range(6):
@@ -1127,6 +1128,7 @@ def test_collecting_a_bit_at_a_time_ends_in_the_same_words(
     assert not monitor.collect(now_ms=8)
 
 
+@pytest.mark.slow
 def test_windows_of_which_thousands_close_at_once_are_judged_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever calls can do something else in between; and none twice."""
     monitor = MonitorCore(make_pipeline())
