@@ -324,6 +324,10 @@ class Diagnosis:
             at = len(below) - 1 - int(np.argmax(np.abs(below_now - below).round(12)[::-1]))
             there, there_now = (1 - each[-1] - held[at] for each, held in ((before, below), (now, below_now)))
             at_least = float(cells.edges[at]), float(there), float(there_now)
+        low, high = float(training.minima[row]), float(training.maxima[row])
+        beyond = (0.0, 0.0)
+        if cells.kind == "numeric" and len(cells.edges):  # the outer cells hold what is outside of training's range
+            beyond = (float(now[0]) if math.isfinite(low) else 0.0, float(now[-2]) if math.isfinite(high) else 0.0)
         names = (*cells.values, UNSEEN) if cells.values else ("0", "1") if cells.kind == "outcome" else ()
         return Change(
             metric=cells.name,
@@ -331,13 +335,14 @@ class Diagnosis:
             effect=_apart(cells, before, now),
             deciles_before=() if cells.is_coded else deciles_before,
             deciles_now=() if cells.is_coded else deciles_now,
-            range_before=(float(training.minima[row]), float(training.maxima[row])),
+            range_before=(low, high),
             missing_before=float(before[-1]),
             missing_now=float(now[-1]),
             shares_before=tuple(before[:-1].tolist()) if cells.is_coded else (),
             shares_now=tuple(now[:-1].tolist()) if cells.is_coded else (),
             values=names,
             at_least=at_least,
+            beyond=beyond,
         )
 
 

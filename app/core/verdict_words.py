@@ -11,6 +11,9 @@ from app.core.faults.fault import percent
 #: Deciles are said in the order in which they are easiest to understand.
 _HALF, _TENTH, _NINTH = 4, 8, 0
 _LEAST_STEP = 0.1
+#: So many events with values that training never had are said beside the tenth that has moved.
+_MANY = 0.05
+_BEYOND = (("less", "smallest"), ("more", "largest"))
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Change:
     at_least
         Of a number: the value from which on most events are gained or lost, and the shares of events that have it or
         more, in training and now.
+    beyond
+        Of numbers: the shares of events that have less than training ever had, and more.
     """
 
     metric: str
@@ -50,6 +55,7 @@ class Change:
     shares_now: tuple[float, ...] = ()
     values: tuple[str, ...] = ()
     at_least: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    beyond: tuple[float, float] = (0.0, 0.0)
 
 
 class Example(NamedTuple):
@@ -143,10 +149,16 @@ def _say_deciles(change: Change, events: str) -> Said | None:
         what = f"the middle value of {name}"
     rest = f"{share} of the {events} have {is_} {side}, {was} {side} in training"
     if not smallest <= now[tenth] <= largest:
-        beyond = number_pair(before[tenth], largest if now[tenth] > largest else smallest)[1]
-        than, extreme = ("more", "largest") if now[tenth] > largest else ("less", "smallest")
-        is_ = f"{than} than {beyond}"
-        rest = f"{share} of the {events} have {is_}, the {extreme} in training, where {share} have {was} {side}"
+        side_of = int(now[tenth] > largest)
+        beyond = number_pair(before[tenth], (smallest, largest)[side_of])[1]
+        is_ = f"{_BEYOND[side_of][0]} than {beyond}"
+        out = percent(change.beyond[side_of]) if change.beyond[side_of] else share
+        extreme = _BEYOND[side_of][1]
+        rest = f"{out} of the {events} have {is_}, the {extreme} in training, where {share} have {was} {side}"
+    elif max(change.beyond) >= _MANY:
+        side_of = int(change.beyond[1] > change.beyond[0])
+        limit, (than, extreme) = _number((smallest, largest)[side_of], 3), _BEYOND[side_of]
+        rest += f"; {percent(change.beyond[side_of])} have {than} than {limit}, the {extreme} in training"
     return Said(f"{name} {word}", rest, Example(what, was, is_))
 
 

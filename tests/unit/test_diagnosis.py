@@ -368,3 +368,21 @@ def test_a_flag_that_is_set_more_often_is_said_by_its_shares(monkeypatch: pytest
     shares = tuple(float(np.nansum(each) / len(each)) for each in (flag, now))
     assert change.at_least == pytest.approx((1.0, *shares))
     assert say(change, "orders").short == "`is_new` is more often 1 or more"
+
+
+def test_values_that_training_never_had_are_said_with_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 500 values 43 % are below the least of training: the tenth, and in other windows only some of the others."""
+    values, now = np.linspace(10.0, 20.0, 4_000), np.linspace(10.0, 20.0, 500)
+    now[:215], now[-15:] = np.linspace(1.0, 9.9, 215), 21.0
+    known = fit_reference(values[:, None], ["x"], ["numeric"], {}, np.full(4_000, 0.5), np.zeros(4_000), 16)
+    counts = {ALL: count(known, now[:, None], np.full(500, 0.5))}
+    (change,) = look(monkeypatch, counts, [judged(ALL, "x")], known=known).changes
+    assert change.beyond == pytest.approx((0.43, 0.03))
+    assert say(change, "orders").rest.startswith("43 % of the orders have less than 10, the smallest in training, ")
+    within = replace(change, deciles_now=tuple(np.linspace(10.5, 14.0, 10).tolist()))
+    for beyond, words in (
+        ((0.43, 0.03), "; 43 % have less than 10, the smallest in training"),
+        ((0.05, 0.06), "; 6 % have more than 20, the largest in training"),
+    ):
+        assert say(replace(within, beyond=beyond), "orders").rest.endswith(words)
+    assert ";" not in say(replace(within, beyond=(0.04, 0.03)), "orders").rest
