@@ -133,7 +133,7 @@ def train(
     if young is not None and not takes_weights(build()):
         raise TrainingError(f"{family} models cannot weigh rows; leave young events out, or take another family.")
 
-    say(f"fitting on the first {cut} of {len(matrix)} rows")
+    say(f"fitting on the first {cut:,} of {len(matrix):,} rows")
     known = signature.vocabularies.unseen_as_missing(matrix)
     judged = fit(build(), known[:cut], labels[:cut])
     tail = HoldOut(make_scorer(judged).score(known[cut:]), labels[cut:], float(labels[:cut].mean()))
@@ -141,10 +141,10 @@ def train(
     say("scoring the rest as unseen rows, for the reference")
     unseen_scores = np.concatenate([_score_unseen(build, known, labels, cut), tail.scores])
 
-    say(f"fitting on all {len(matrix)} rows")
+    say(f"fitting on all {len(matrix):,} rows")
     fitted_on, fitted_labels, fitted_times, weights = matrix, labels, event_time_ms, None
     if young is not None:
-        say(f"… and by weight on {len(young.labels)} young ones")
+        say(f"… and by weight on {len(young.labels):,} young ones")
         fitted_on, fitted_labels, weights = _beside(matrix, labels, young)
         fitted_times = np.concatenate([event_time_ms, young.event_time_ms])
     estimator = fit(build(), signature.vocabularies.unseen_as_missing(fitted_on), fitted_labels, weights)
@@ -305,7 +305,7 @@ def _in_time_order(matrix: Floats, labels: Floats, event_time_ms: Ints, width: i
         n = int((labels == label).sum())
         if n < FEWEST_OF_A_LABEL:
             raise TrainingError(
-                f"Of {len(labels)} labelled events {n} are {name}; a model needs both outcomes, and with fewer than"
+                f"Of {len(labels):,} labelled events {n} are {name}; a model needs both outcomes, and with fewer than"
                 f" {FEWEST_OF_A_LABEL} of one nobody can say what a score means: train on a longer range."
             )
     order = np.argsort(event_time_ms, kind="stable")
@@ -325,5 +325,6 @@ def _check_classes(labels: Floats, cut: int) -> None:
     positives = int(labels[:cut].sum())
     if not 0 < positives < cut:
         raise TrainingError(
-            f"Of the first {cut} events {positives} are positive; a model needs both outcomes: train on a longer range."
+            f"Of the first {cut:,} events {positives:,} are positive; a model needs both outcomes: train on a longer"
+            " range."
         )

@@ -247,10 +247,16 @@ class Maturity:
                 f"{said}, and labels {label} take up to {say_ms(least)}: set performance.maturity to that, and have"
                 f" --to end later than {say_ms(least)} after --from."
             )
+        if self.unlabelled > _MANY_UNLABELLED:
+            send = "send them" if label else "send one for each event as soon as no 1 can come any more"
+            return (
+                f"{said}, and {self.mature[0]:,} such events have none: either nobody sends labels {label}, then"
+                f" {send}; or they take longer than these events are old, then have --to end later, and set"
+                " performance.maturity and labels.horizon to more than that."
+            )
         return (
-            f"{said}: labels {label} are rare, then have --from begin earlier; or they take longer than these events"
-            " are old, then have --to end later and set performance.maturity and labels.horizon to more than that; or"
-            " nobody sends them, and a model needs both."
+            f"{said}: labels {label} are rare, then have --from begin earlier, or --to end later; or nobody sends them"
+            f" ({self.mature[0]:,} such events have none), and a model needs both."
         )
 
     def _refuse_bias(self) -> None:
@@ -263,9 +269,9 @@ class Maturity:
             return
         raise MaturityError(
             f"Of events that were {say_ms(self.maturity_ms)} old (performance.maturity), {self.arrived[1]:.0%} of the"
-            f" labels 1 and {self.arrived[0]:.0%} of the labels 0 have come, so {rate:.2%} would be positive in place"
-            f" of {true_rate:.2%}: set performance.maturity to {say_ms(self.needed_ms)}, by which 99 % of either have"
-            " come, and have --to end at least so long after --from."
+            f" labels 1 and {self.arrived[0]:.0%} of the labels 0 have come, so {say_share(rate)} would be positive in"
+            f" place of {say_share(true_rate)}: set performance.maturity to {say_ms(self.needed_ms)}, by which 99 % of"
+            " either have come, and have --to end at least so long after --from."
         )
 
 

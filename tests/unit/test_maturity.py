@@ -137,7 +137,9 @@ def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path
     with pytest.raises(MaturityError, match=r"None of the 1,920 events was 21 days old .* have --to end later than 21"):
         build_training_set(pipeline, tmp_path / "r.parquet", START_MS, to_ms).maturity.warnings()
     found = build_training_set(older(pipeline, 5), tmp_path / "r.parquet", START_MS, to_ms)
-    with pytest.raises(MaturityError, match=r"labels 0 are rare, .* or they take longer than these events are old"):
+    with pytest.raises(
+        MaturityError, match=r"either nobody sends labels 0, .* or they take longer than these events are old"
+    ):
         found.maturity.warnings()
     record(tmp_path / "s.parquet", pipeline, LAWS["exponential"], days=9)
     found = build_training_set(older(pipeline, 4), tmp_path / "s.parquet", START_MS, START_MS + 9 * DAY_MS)
@@ -155,9 +157,13 @@ def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline,
         (
             "one",
             lambda _, y: np.where(y == 1, 1.0, np.inf),
-            "All .* labels .* are 1: labels 0 are rare, .* nobody sends",
+            "All .* labels .* are 1, and .* have none: either nobody sends labels 0, then send one for each event",
         ),
-        ("zero", lambda _, y: np.where(y == 0, 1.0, np.inf), "All .* labels .* are 0: labels 1 are rare"),
+        (
+            "zero",
+            lambda _, y: np.where(y == 0, 1.0, np.inf),
+            "All .* labels .* are 0: labels 1 are rare, .* or nobody sends them .* such events have none",
+        ),
         # Beyond the horizon.
         ("late", lambda _, y: np.full(len(y), 35.0), "None of the .* labels is of an event that was read"),
     ):
