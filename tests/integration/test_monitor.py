@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
-from monitor_bench import N_HOURS, N_PARTITIONS, N_PERFORMANCE, N_WINDOWS, START_MS, Bench, Client
+from monitor_bench import N_HOURS, N_MEASURES, N_PARTITIONS, N_PERFORMANCE, N_WINDOWS, START_MS, Bench, Client
 
 from app.adapters import block_writer, watch
 from app.adapters.memory_warehouse import MemoryWarehouse
@@ -98,10 +98,10 @@ def test_a_monitor_killed_and_stopped_midway_gives_the_rows_of_one_that_ran_thro
         await bench.prepare()
         with bench.monitor() as (_, client):  # killed at the end of the block
             await bench.produce(0, 0.4)
-            await bench.wait_for_rows(client, 400, 6, 8)
+            await bench.wait_for_rows(client, 400, N_MEASURES, 8)
         with bench.monitor() as (process, client):
             await bench.produce(0.4, 0.7)
-            await bench.wait_for_rows(client, 700, 18, 14)
+            await bench.wait_for_rows(client, 700, 3 * N_MEASURES, 14)
             process.send_signal(signal.SIGINT)
             assert await asyncio.to_thread(process.wait, 30) == 0, bench.log()
         await bench.produce(0.7, 1)

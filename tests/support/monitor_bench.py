@@ -447,4 +447,6 @@ def _plain(value: Any) -> Any:
 
 
 N_WINDOWS = N_HOURS
-N_PERFORMANCE = 6 * N_HOURS  # six measures
+#: Measures of a window.
+N_MEASURES = 7
+N_PERFORMANCE = N_MEASURES * N_HOURS
