@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
 
 from app.adapters.monitor_tables import Row, Tables
 from app.adapters.page_html import NOTHING, STYLE, cell, date_of, decimal, number, say, span_of, table, time_of
@@ -57,7 +56,7 @@ def render(page: Page) -> str:
 
 def _sections(tables: Tables) -> Iterator[str]:
     yield "<h2>Alerts that are open</h2>"
-    yield _open_alerts(tables.open_alerts, {(row["version"], row["measure"]): row for row in tables.newest})
+    yield _open_alerts(tables.open_alerts, tables.newest)
     if tables.other_alerts:
         yield "<h2>Alerts before</h2>"
         yield _other_alerts(tables.other_alerts)
@@ -143,7 +142,7 @@ def _refused(topics: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [f'<p class="warn">{escape(words)}.</p>' for words in lines]
 
 
-def _open_alerts(alerts: Sequence[Row], newest: Mapping[tuple[Any, Any], Row]) -> str:
+def _open_alerts(alerts: Sequence[Row], newest: Sequence[Row]) -> str:
     if not alerts:
         return '<p class="quiet">None.</p>'
     kinds = {"critical": "bad", "warning": "warn"}
@@ -153,7 +152,7 @@ def _open_alerts(alerts: Sequence[Row], newest: Mapping[tuple[Any, Any], Row]) -
             cell(row["state"], "good" if row["state"] == "acknowledged" else ""),
             f"<td>{'<br>'.join(escape(str(name)) for name in [row['rule'], *row['others']])}</td>",
             cell(date_of(str(row["since"] or row["window_start"]))),
-            f'<td class="text">{_standing(row, newest.get((row["version"], row["measure"])))}</td>',
+            f'<td class="text">{_standing(row, newest)}</td>',
             cell(row["owner"] or NOTHING),
             f"<td>{_runbook(str(row['runbook']))}</td>",
             f"<td><code>{escape(str(row['alert_id']))}</code></td>",
@@ -164,23 +163,26 @@ def _open_alerts(alerts: Sequence[Row], newest: Mapping[tuple[Any, Any], Row]) -
     return table(["severity", "state", "rule", "since", "what", "for", "runbook", "id"], rows) + note
 
 
-def _standing(row: Row, newest: Row | None) -> str:
+def _standing(alert: Row, newest: Sequence[Row]) -> str:
     """What was found first, what is so by now, and who has taken it on."""
-    return f"{escape(str(row['message']))}{_asks(row)}{_now(row, newest)}{_answer(row)}"
+    about = [row for row in newest if (row["version"], row["measure"]) == (alert["version"], alert["measure"])]
+    about.sort(key=lambda row: str(row["window_start"]), reverse=True)
+    told = [row for place, row in enumerate(about) if row["with_labels"] or place == 0]
+    now = "".join(_now(row) for row in told if str(row["window_start"]) > str(alert["window_start"]))
+    return f"{escape(str(alert['message']))}{_asks(alert)}{now}{_answer(alert)}"
 
 
-def _now(alert: Row, row: Row | None) -> str:
-    """What is so by now, which may be far worse than what raised it."""
-    if row is None or str(row["window_start"]) <= str(alert["window_start"]):
-        return ""
-    window = span_of(row["window_start"], row["window_end"])
+def _now(row: Row) -> str:
+    """What is so by now, which may be far worse than what raised an alert."""
+    name = "Newest window with labels" if row["with_labels"] else "Newest window"
+    start = f"{name}, {span_of(row['window_start'], row['window_end'])}"
     if row["realised"] is None:
-        words = f"Newest window, {window}: {say(row['headline'])}"
+        words = f"{start}: {say(row['headline'])}"
     else:
         ends = [f" ({decimal(row['low'])} to {decimal(row['high'])})"] if row["low"] is not None else []
         due = [f", promised {decimal(row['expected'])}"] if row["expected"] is not None else []
         value = "".join([decimal(row["realised"]), *ends, *due])
-        words = f"Newest window with labels, {window}: {escape(str(row['measure']).replace('_', ' '))} {value}."
+        words = f"{start}: {escape(str(row['measure']).replace('_', ' '))} {value}."
     advice = f" <b>{say(str(row['advice']).replace('_', ' '))}</b>: {say(row['reason'])}" if row["advice"] else ""
     return f"<br><span>{words}{advice}</span>"
 

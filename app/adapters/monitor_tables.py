@@ -98,7 +98,7 @@ WHERE pipeline = {pipeline} AND state IN ('raised', 'acknowledged')
 ORDER BY indexOf(['critical', 'warning', 'info'], severity), since, alert_id
 """
 # What the newest windows say to the versions and measures of alerts that are open, and what to do: of performance the
-# newest one with labels, of verdicts the newest.
+# newest one with labels, of verdicts the newest with labels and the newest without.
 _NEWEST = """
 WITH
     open AS
@@ -108,10 +108,12 @@ WITH
     ),
     said AS
     (
-        SELECT version, window_start, window_end, headline, advice, reason FROM streamgauge.verdicts
+        SELECT version, window_start, window_end, headline, advice, reason, with_labels FROM streamgauge.verdicts
         WHERE pipeline = {pipeline} AND version IN (SELECT version FROM open)
     )
-SELECT version, measure, window_start, window_end, realised, low, high, expected, headline, advice, reason
+SELECT
+    version, measure, window_start, window_end, realised, low, high, expected, headline, advice, reason,
+    true AS with_labels
 FROM
 (
     SELECT version, measure, window_start, window_end, realised, low, high, expected FROM streamgauge.performance
@@ -119,10 +121,10 @@ FROM
     AND (version, measure) IN (SELECT version, measure FROM open)
     ORDER BY window_end DESC, window_start DESC LIMIT 1 BY version, measure
 ) AS come
-LEFT JOIN said USING (version, window_start, window_end)
+LEFT JOIN (SELECT * EXCEPT (with_labels) FROM said) AS verdict USING (version, window_start, window_end)
 UNION ALL
-SELECT version, 'verdict', window_start, window_end, NULL, NULL, NULL, NULL, headline, advice, reason
-FROM said ORDER BY window_end DESC, window_start DESC LIMIT 1 BY version
+SELECT version, 'verdict', window_start, window_end, NULL, NULL, NULL, NULL, headline, advice, reason, with_labels
+FROM said ORDER BY window_end DESC, window_start DESC LIMIT 1 BY version, with_labels
 """
 # What an alert said first tells what it was; when it is over, it says only that.
 _OTHER_ALERTS = """

@@ -65,7 +65,9 @@ def performance(found: Sequence[Row], labels: Sequence[Row]) -> str:
     for measure in measures:
         titles += [f"#{measure.replace('_', ' ')}", *([_SCALE] if measure == "auc" else [])]
     newest = [date_of(str(row["newest"])) if row["newest"] else "" for row in labels]
-    until = [f" Labels have come until {each}." if each else " No label has come yet." for each in newest]
+    until = [f" Labels have come until {each}." for each in newest if each]
+    if labels and not any(row["n_labels"] for row in found):
+        until = until or [" No label has come yet."]
     note = (
         "Below each value: its 95 % range, and what the scores of the labelled events promise. ≈: estimated from the"
         " scores, as labels are not mature; with the range that it will be in if scores mean what they did."

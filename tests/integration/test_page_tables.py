@@ -164,7 +164,7 @@ def verdict(day: int, headline: str, advice: str, version: str = "1") -> dict[st
 
 
 def test_an_open_alert_stands_beside_what_the_newest_windows_say(engine: ClickHouseWarehouse) -> None:
-    """Of performance the newest with labels and the verdict of that window; of verdicts the newest."""
+    """Of performance the newest with labels and the verdict of that window; of verdicts the newest with and without."""
     insert(
         engine,
         "alerts",
@@ -176,13 +176,15 @@ def test_an_open_alert_stands_beside_what_the_newest_windows_say(engine: ClickHo
     )
     rows = [measured(day, realised=0.5 - day / 10) for day in range(3)]
     insert(engine, "performance", [*rows, measured(3, realised=None), measured(9, version="2")])
-    insert(engine, "verdicts", [*(verdict(day, f"Day {day}.", "retrain") for day in range(4)), verdict(9, "", "", "2")])
+    verdicts = [verdict(day, f"Day {day}.", "retrain") | {"with_labels": day < 3} for day in range(4)]
+    insert(engine, "verdicts", [*verdicts, verdict(9, "", "", "2")])
     tables = look(engine)
-    found = {(row["version"], row["measure"]): row for row in tables.newest}
-    assert set(found) == {("1", "auc"), ("1", "verdict")}
-    now = found["1", "auc"]
+    found = {(row["version"], row["measure"], row["with_labels"]): row for row in tables.newest}
+    assert set(found) == {("1", "auc", True), ("1", "verdict", True), ("1", "verdict", False)}
+    now = found["1", "auc", True]
     assert (now["window_start"][:10], now["realised"], now["headline"]) == ("1970-01-03", 0.3, "Day 2.")
-    assert found["1", "verdict"]["headline"] == "Day 3."
+    assert found["1", "verdict", True]["headline"] == "Day 2."
+    assert found["1", "verdict", False]["headline"] == "Day 3."
     page = page_of(tables)
     assert "auc of m 1 is 0.5" in page
     assert (

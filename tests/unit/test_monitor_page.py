@@ -147,7 +147,8 @@ def make_drift(metric: str, start: str, **values: object) -> dict[str, object]:
 def make_newest(text: str, **values: object) -> dict[str, object]:
     window = {"window_start": LATER, "window_end": "2013-03-01T00:00:00.000Z"}
     numbers = {"measure": "auc", "realised": 0.21, "low": 0.2, "high": 0.22, "expected": 0.78}
-    return {"version": text, **window, **numbers, "headline": text, "advice": "roll_back", "reason": text, **values}
+    said = {"headline": text, "advice": "roll_back", "reason": text, "with_labels": True}
+    return {"version": text, **window, **numbers, **said, **values}
 
 
 def make_alert(text: str, state: str) -> dict[str, object]:
@@ -314,7 +315,7 @@ def performance_of(values: dict[str, tuple[float | None, float]], **more: object
             "low": None if realised is None else realised - 0.002,
             "high": None if realised is None else realised + 0.002,
             "expected": None if realised is None else realised + 0.004,
-            "n_labels": 900,
+            "n_labels": 0 if realised is None else 900,
         }
         for measure, (realised, estimated) in values.items()
     ]
@@ -365,7 +366,9 @@ def test_what_labels_have_not_shown_yet_is_estimated_with_its_band() -> None:
 
 def test_it_is_said_until_when_labels_have_come() -> None:
     assert "Labels have come until 2013-02-01." in performance_of(RARE)
-    assert "No label has come yet." in performance_of(RARE, labels=[{"newest": None}])
+    waiting = {"auc": (None, 0.81)}
+    assert "No label has come yet." in performance_of(waiting, labels=[{"newest": None}])
+    assert "No label has come yet." not in performance_of(RARE, labels=[{"newest": None}])  # by what it shows
     assert "abels have come" not in performance_of(RARE, labels=[])  # none are expected
 
 
@@ -418,9 +421,22 @@ def test_an_open_alert_says_what_is_so_by_now_and_what_to_do() -> None:
     assert "auc 0.2100 (0.2000 to 0.2200), promised 0.7800. <b>roll back</b>: It is worse." in html
     of_verdict = make_newest("words", measure="verdict", realised=None, headline="`temp` is higher.")
     html = alerts_of(alert | {"measure": "verdict"}, of_verdict)
-    assert "Newest window, 2013-02-01 to 2013-03-01: <code>temp</code> is higher. <b>roll back</b>" in html
+    assert "Newest window with labels, 2013-02-01 to 2013-03-01: <code>temp</code> is higher. <b>roll back</b>" in html
     no_verdict = make_newest("words", headline=None, advice=None, reason=None, expected=None, low=None, high=None)
     assert "2013-03-01: auc 0.2100.</span>" in alerts_of(alert, no_verdict)
+
+
+def test_an_alert_that_labels_raised_is_not_answered_by_a_window_without_them_alone() -> None:
+    """A window whose labels have not come says nothing of a concept drift; of a fault it says all."""
+    alert = make_alert("words", "raised") | {"measure": "verdict"}
+    of_verdict = {"measure": "verdict", "realised": None}
+    later = {"window_start": "2013-03-01T00:00:00.000Z", "window_end": "2013-04-01T00:00:00.000Z"}
+    old, new = make_newest("words", **of_verdict), make_newest("words", **of_verdict, **later, with_labels=False)
+    html = alerts_of(alert, old, new)
+    assert html.index("Newest window, 2013-03-01") < html.index("Newest window with labels, 2013-02-01")
+    caught_up = alerts_of(alert, {**old, "with_labels": False}, {**new, "with_labels": True})
+    assert "Newest window with labels, 2013-03-01" in caught_up
+    assert "2013-02-01 to 2013-03-01" not in caught_up.replace("2013-01-01 to 2013-02-01", "")
 
 
 def test_an_open_alert_of_the_newest_window_or_of_another_thing_has_nothing_beside_it() -> None:
