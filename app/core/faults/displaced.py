@@ -86,7 +86,7 @@ def find_displaced(
     columns = np.flatnonzero(here)
 
     def apart(row: int, column: int) -> float:
-        laws = [_as_if(paths, row, column, past[column]) for past in pasts if past[column].n]
+        laws = [as_if(paths, row, column, past[column]) for past in pasts if past[column].n]
         return min(distance(window[names[row]], law) for law in laws)
 
     # Most windows end here: a matrix of distances is dear.
@@ -120,7 +120,7 @@ def find_displaced(
     return Displacement(_fault(named, chosen, unsure, own, new, tells), distances)
 
 
-def _as_if(paths: Sequence[Path], row: int, column: int, law: Law) -> Law:
+def as_if(paths: Sequence[Path], row: int, column: int, law: Law) -> Law:
     """The law that a column would have, made as it is of what another is made of."""
     if not paths or paths[row] == paths[column]:
         return law

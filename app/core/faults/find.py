@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from app.core.faults.column import Column
 from app.core.faults.displaced import find_displaced
 from app.core.faults.law import Law
+from app.core.faults.mixed_columns import find_mixed_swap
 from app.core.faults.mixed_units import find_mixed_unit
 from app.core.faults.naming import name_fields
 from app.core.faults.scale import ITSELF, Scale
@@ -125,10 +126,14 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
     for columns in _columns(names, origins):
         paths = [origins[name].path or ITSELF for name in columns]
         in_columns = [[past[name] for name in columns] for past in laws]
-        displaced = find_displaced(columns, in_columns, now, signalled | suspected, paths).fault
-        if displaced is not None:
-            elsewhere = displaced.metrics
-            yield displaced
+        fault = find_displaced(columns, in_columns, now, signalled | suspected, paths).fault
+        if fault is None or fault.kind == "columns_swapped":  # where nearly all have, a share is said as well
+            at_moved = [at for at, name in enumerate(columns) if name in (fault.metrics if fault else signalled)]
+            moved_columns = [(columns[at], in_columns[0][at], paths[at]) for at in at_moved]
+            fault = find_mixed_swap(moved_columns, now, effects, events) or fault
+        if fault is not None:
+            elsewhere = fault.metrics
+            yield fault
             break
     for name, law in laws[0].items():
         origin = origins[name]

@@ -7,7 +7,7 @@ cells. A conversion is believed where
 * no share below any point differs from the mixture's by more than chance, plus what either part may have drifted;
 * the window's mean, and its extreme where the converted values end, are the mixture's as well: they are all that is
   known of values beyond the outer cells;
-* f is surely more than `_LEAST_SHARE`, and the mixture explains by far most of what has moved;
+* f is surely more than `mixture.LEAST_SHARE`, and the mixture explains by far most of what has moved;
 * a plain shift and another spread do not explain the window as well.
 
 Each of these is far tighter than for a change of all values: a new group of customers is a mixture, too, and only
@@ -24,6 +24,7 @@ import numpy as np
 from app.core.faults.conversions import CONVERSIONS, Conversion, how, in_brackets
 from app.core.faults.fault import Fault, percent
 from app.core.faults.law import FEWEST, gap
+from app.core.faults.mixture import LEAST_SHARE, SURE, Mixtures, bounds, inner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,16 +35,11 @@ if TYPE_CHECKING:
 
 #: Training and the other unit differ by so much in the share below some point, of what is not nought.
 _APART = 0.95
-_LEAST_SHARE = 0.05
-#: Beyond so many standard errors it is no chance, at any of a hundred cells.
-_SURE = 4.0
 #: Either part may have drifted by so many of its values beside a large factor, and beside one that a group may have,
 #: too; and its mean by as many deviations.
 _FAR_FACTOR = 20.0
 _DRIFT_IF_FAR = 0.05
 _DRIFT = 0.02
-#: What is left is at most this part of what has moved, besides noise.
-_LEFT = 0.25
 #: So many converted values are expected beyond the window's extreme; one, were their tail known.
 _FEWEST_BEYOND, _MOST_BEYOND = 0.01, 30.0
 _TAIL = 0.01
@@ -60,7 +56,6 @@ _CLEARER = 6.0
 _LIKE = 3.0
 _COMMON = math.log(10)
 _TENS = frozenset({100.0, 1 / 100, 1000.0, 1 / 1000})
-_ALMOST_ALL = 0.99
 #: A shift and a spread are estimated from so many of the values, at least.
 _KNOWN = 0.6
 
@@ -82,9 +77,9 @@ def find_mixed_unit(name: str, scale: Scale, design_effect: float = 1.0, events:
     A fault as strong as that share.
     """
     n = scale.window.n / max(design_effect, 1.0)
-    if min(scale.training.n, n * _LEAST_SHARE) < FEWEST or len(scale.window.points) < 4:
+    if min(scale.training.n, n * LEAST_SHARE) < FEWEST or len(scale.window.points) < 4:
         return None
-    if gap(scale.window, scale.training) < _LEAST_SHARE:
+    if gap(scale.window, scale.training) < LEAST_SHARE:
         return None
     conversions = [each for each in CONVERSIONS if scale.is_possible(each)]
     mixtures = _Mixtures(scale, conversions, n)
@@ -102,57 +97,29 @@ def find_mixed_unit(name: str, scale: Scale, design_effect: float = 1.0, events:
 
 
 class _Mixtures:
-    """The mixtures of training and of each conversion of it that are nearest to the window.
-
-    Arrays are conversions x points of the window.
-    """
+    """The mixtures of training and of each conversion of it that are nearest to the window."""
 
     def __init__(self, scale: Scale, conversions: Sequence[Conversion], n: float) -> None:
-        self._scale, self._conversions, self._n = scale, conversions, n
+        self._scale, self._conversions = scale, conversions
         self._laws: dict[int, Law] = {}
-        training, window = scale.training, scale.window
         factors = np.array([each.factor for each in conversions])[:, None]
         offsets = np.array([each.offset for each in conversions])[:, None]
-        points = window.points[1:-1]  # the edges of cells between its extremes
-        field = scale.path.backward(points)
+        field = scale.path.backward(inner(scale.window))
         with np.errstate(all="ignore"):
             undone = scale.path.forward((field - offsets) / factors)
-        low, high = _bounds(training, np.where(np.isnan(undone), -np.inf, undone))
+        low, high = bounds(scale.training, np.where(np.isnan(undone), -np.inf, undone))
         falls = factors < 0
         low, high = np.where(falls, 1 - high, low), np.where(falls, 1 - low, high)
-        self._now = window.below[1:-1]
-        self._old = np.add(*training.bounds(points)) / 2
-        self._new = (low + high) / 2
-        step = self._new - self._old
-        moved = self._now - self._old
-        # Where the two are most apart, each value is known to be of the one or of the other.
-        within = self._old * (1 - self._old) + self._new * (1 - self._new) + 1 / training.n + 1 / n
-        weights = step / within
-        with np.errstate(all="ignore"):
-            shares = (weights @ moved[:, None])[:, 0] / (weights * step).sum(axis=1)
-            split = (step**2 / within).max(axis=1)
-        self.shares = np.clip(np.nan_to_num(shares), 0.0, 1.0)
-        #: Of the share of the window's own values.
-        self._error = 1 / np.sqrt(np.maximum(split * n, 1e-9))
-        share = self.shares[:, None]
-        self._mixed = (1 - share) * self._old + share * self._new
-        # Where a cell of training, converted, lies across a point, the mixture is only known within bounds.
-        self._excess = np.maximum(np.abs(self._now - self._mixed) - share * (high - low) / 2, 0.0)
-        apart = np.abs(step).max(axis=1) / max(1 - _at_zero(scale), 1e-9)
-        chance = np.sqrt(self.shares * (1 - self.shares) / n) / np.maximum(apart, 0.1)
-        is_all = (self.shares > _ALMOST_ALL) | (self.shares + _SURE * self._error > 1)
-        is_sure = (self.shares - _SURE * chance >= _LEAST_SHARE) & ~is_all
-        left = self._excess.max(axis=1) <= _LEFT * np.abs(moved).max() + 1 / math.sqrt(n)
         self._drift = np.where(np.maximum(np.abs(factors), 1 / np.abs(factors)) >= _FAR_FACTOR, _DRIFT_IF_FAR, _DRIFT)
-        drift = self._drift * ((1 - share) * _spread(self._old) + share * _spread(self._new))
-        fits = (self._excess <= _noise(self._mixed, n, training.n) + drift).all(axis=1)
+        self._fits = Mixtures(scale.window, scale.training, low, high, n, self._drift)
+        self.shares = self._fits.shares
         #: Which of them may be believed, by the shares below each point.
-        self.are_near = (apart >= _APART) & is_sure & left & fits
+        self.are_near = self._fits.are_near & (self._fits.apart >= _APART * max(1 - _at_zero(scale), 1e-9))
 
     def is_believed(self, at: int) -> bool:
         """Whether what the shares below points cannot say is as the conversion says, too, and is enough."""
         off, error, drift = self._mean(at)
-        return self._is_told(at) and self._ends_fit(at) and not off > _SURE * error + drift
+        return self._is_told(at) and self._ends_fit(at) and not off > SURE * error + drift
 
     def _ends_fit(self, at: int) -> bool:
         """Whether the window ends where the converted values do, where these are beyond training's."""
@@ -185,7 +152,7 @@ class _Mixtures:
             return True
         _, error, drift = self._mean(at)
         moved = share * abs(self._convert(at).mean)
-        return _SURE * error + drift <= _NEAR_MEAN * moved
+        return SURE * error + drift <= _NEAR_MEAN * moved
 
     def _convert(self, at: int) -> Law:
         if at not in self._laws:
@@ -194,7 +161,7 @@ class _Mixtures:
 
     def _shows(self, at: int) -> float:
         """The share of the converted values that is not in one cell: of the others the window shows the shape."""
-        return 1 - float(np.diff(self._new[at], prepend=0.0, append=1.0).max())
+        return 1 - float(np.diff(self._fits.new[at], prepend=0.0, append=1.0).max())
 
     def _mean(self, at: int) -> tuple[float, float, float]:
         """How far the window's mean is from the mixture's, its standard error, and what drift may make of it."""
@@ -205,13 +172,13 @@ class _Mixtures:
         (_, one), (_, other) = training.moments(math.inf), law.moments(math.inf)
         mean = (1 - share) * training.mean + share * law.mean
         # Without what lies between the two: the share is that of these very events, but for its error.
-        within = ((1 - share) * one**2 + share * other**2) / self._n
-        variance = within + (self._error[at] * (training.mean - law.mean)) ** 2
+        within = ((1 - share) * one**2 + share * other**2) / self._fits.n
+        variance = within + (self._fits.errors[at] * (training.mean - law.mean)) ** 2
         drift = float(self._drift[at, 0]) * ((1 - share) * one + share * other)
         return abs(window.mean - mean), math.sqrt(variance), drift
 
     def of_cells(self, at: int) -> float:
-        return _likelihood(self._n, self._now, self._mixed[at])
+        return _likelihood(self._fits.n, self._fits.detection, self._fits.mixed[at])
 
     def likelihood(self, at: int) -> float:
         """Its logarithm, of the cells, the mean and the ends, and of how common the conversion is."""
@@ -233,28 +200,11 @@ def _tail(points: Floats, below: Floats, point: float, n: int) -> float:
     return math.exp(max(least + (most - least) * (point - start) / (end - start), -700.0))
 
 
-def _bounds(law: Law, points: Floats) -> tuple[Floats, Floats]:
-    """The least and the most that P(X < x) can be, for points that may be off by the last digits."""
-    nudge = 1e-9 * np.abs(points)
-    return law.bounds(points - nudge)[0], law.bounds(points + nudge)[1]
-
-
 def _at_zero(scale: Scale) -> float:
     """The share of values that are nought in any unit."""
     nought = scale.path.forward(np.zeros(1))
     low, high = (scale.training.bounds(each)[at] for at, each in enumerate((nought, np.nextafter(nought, np.inf))))
     return float(high[0] - low[0]) if math.isfinite(nought[0]) else 0.0
-
-
-def _noise(below: Floats, n: float, n_training: int) -> Floats:
-    """What chance makes of shares, at most."""
-    variance = below * (1 - below) + 1 / n_training  # where training had none, it may have missed some
-    return _SURE * np.sqrt(variance * (1 / n + 1 / n_training)) + 1 / n
-
-
-def _spread(below: Floats) -> Floats:
-    """1 in the middle, and 0 at the ends, where what drifts moves no share."""
-    return 4 * below * (1 - below)
 
 
 def _plain_likelihood(scale: Scale, n: float) -> float:
@@ -274,7 +224,7 @@ def _plain_likelihood(scale: Scale, n: float) -> float:
         slope, shift = np.polyfit(one, other, 1)
         if slope <= 0:
             continue
-        below = np.add(*_bounds(training, backward((points - shift) / slope))) / 2
+        below = np.add(*bounds(training, backward((points - shift) / slope))) / 2
         likelihoods.append(_likelihood(n, window.below[1:-1], below))
     return max(likelihoods)
 
