@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from app.core.error_stream import Errors
 from app.core.fair_errors import STRETCH, FairErrors
@@ -55,6 +56,14 @@ def test_of_a_rare_label_that_comes_alone_hardly_any_goes_on(share: float, rare:
     numbers = found.times_ms[(found.times_ms >= 3_000) & (found.times_ms < 8_000)]
     assert len(numbers) <= STRETCH
     assert len(found.decisions) >= 2 * 3_000 - 4 * STRETCH
+
+
+def test_as_many_of_a_rare_label_go_on_as_a_stretch_holds_when_it_is_five_times_as_frequent() -> None:
+    """Of sixteen at 5 x 0.8 %, more than four are seen in one stretch of three thousand."""
+    assert stats.binom.sf(4, STRETCH, 0.04) < 1e-3 < stats.binom.sf(3, STRETCH, 0.04)
+    for number in range(STRETCH + 1):
+        found = FairErrors(REFERENCES[0.008]).take(errors_of(np.arange(STRETCH) < number))
+        assert len(found.decisions) == (STRETCH if number <= 4 else 0), number
 
 
 @given(st.lists(st.integers(0, 60), max_size=8), st.integers(0, 2**32))

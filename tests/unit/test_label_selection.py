@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.core.label_selection import Selection, find_one_kind, find_selection
+from app.core.label_checks import LabelCheck
+from app.core.label_selection import OneKind, Selection, WindowLabels, find_one_kind, find_selection
 from models.counting import count
 from models.reference import Reference
 from models.reference_fit import fit_reference
@@ -149,3 +151,41 @@ def test_labels_that_came_twice_are_no_more_than_the_events(reference: Reference
     found = find_selection(reference, counts)
     assert found is not None
     assert found.labelled[1] <= found.events[1]
+
+
+# -- what is known of a window's labels --------------------------------------------------------------------------------
+
+
+SOME = Selection(0.5, (10, 90), (1_000, 100), False, LabelCheck(100, 0.5, 0.5, 0.5, 0.0, 0.0, 0.5, 0.0))
+UNSENT, TRUE_OF_NONE = OneKind(1, 178, 173.0, 20_911), OneKind(1, 178, 173.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_judged", "silence", "notes"),
+    [
+        (WindowLabels(is_mature=False), False, "too few of either", []),
+        (WindowLabels(True), False, "too few of either", ["Its labels are not judged: too few"]),
+        (WindowLabels(True, (1.0, 1.0)), True, "", []),
+        (WindowLabels(True, (1.0, 1.0), chosen=SOME), True, "labels come of one side of the thresh", ["Labels"]),
+        (
+            WindowLabels(True, (1.0, 1.0), chosen=replace(SOME, is_one_sided=True)),
+            False,
+            "labels come of one side of the threshold alone",
+            ["Labels come only of events"],
+        ),
+        (WindowLabels(True, (1.0, 1.0), UNSENT), False, "labels 0 are not sent any more", []),
+        (WindowLabels(True, (1.0, 1.0), TRUE_OF_NONE), True, "", ["All 178 labels are 1; "]),
+    ],
+)
+def test_labels_are_judged_and_compared_where_they_may_be_and_else_it_is_said(
+    labels: WindowLabels, is_judged: bool, silence: str, notes: list[str]
+) -> None:
+    assert labels.can_be_judged == is_judged
+    assert labels.silence.startswith(silence)
+    assert bool(labels.silence) == bool(silence)
+    found = labels.notes(178)
+    assert len(found) == len(notes)
+    assert all(sentence.startswith(note) for sentence, note in zip(found, notes, strict=True))
+    nobody = ["None of them has a label, though all are old enough."] if is_judged else []
+    assert labels.notes(0) == found + nobody
+    assert (labels.unsent is not None) == (labels.one_kind == UNSENT)
