@@ -227,7 +227,7 @@ class Diagnosis:
                 n=whole.n,
                 n_reference=reference.n,
                 changes=tuple(changes),
-                segments=tuple(_segments(drifts, counts)),
+                segments=tuple(self._segments(drifts, counts)),
                 faults=faults,
                 score_before=before,
                 score_now=now,
@@ -295,11 +295,28 @@ class Diagnosis:
         rows = [row for row in performance if row.segment == segment]
         return self._misfits.tell(check, counts, rows, segment)
 
-    def _shares(self, row: int, window: Counts) -> tuple[Floats, Floats]:
-        """Shares of a metric's cells in training and in a window, "missing" last."""
+    def _segments(self, drifts: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
+        """What has signalled in segments, each beside all events, signalled or not."""
+        largest: dict[tuple[str, str], float] = {}
+        for each in drifts:
+            if each.segment != ALL:
+                at = each.segment, each.metric
+                largest[at] = max(largest.get(at, 0.0), min(abs(each.verdict.effect or 0.0), 1.0))
+        for (segment, metric), effect in largest.items():
+            there, whole = (self._moved(metric, name, counts[name]) for name in (segment, ALL))
+            yield SegmentChange(segment, metric, effect, counts[segment].n, there / whole if whole else math.inf)
+
+    def _moved(self, metric: str, segment: str, window: Counts) -> float:
+        """How far a metric is from where it was in the training of a segment."""
+        row = self.reference.names.index(metric)
+        training = self.reference.segments.get(segment, self.reference.training)
+        return _apart(self.reference.metrics[row], *self._shares(row, window, training))
+
+    def _shares(self, row: int, window: Counts, training: Counts | None = None) -> tuple[Floats, Floats]:
+        """Shares of a metric's cells in training (None: that of all events) and in a window, "missing" last."""
         cells = self.reference.metrics[row]
         sides = []
-        for counts in (self.reference.training, window):
+        for counts in (training or self.reference.training, window):
             held = counts.counts[row, : cells.size + 1]
             if cells.kind == "outcome":  # what has no label yet is not missing
                 held = np.append(held[:-1], 0)
@@ -383,16 +400,3 @@ def _apart(cells: MetricCells, before: Floats, now: Floats) -> float:
 def _rate(counts: Counts) -> float:
     n = int(counts.outcomes.sum())
     return int(counts.outcomes[1].sum()) / n if n else math.nan
-
-
-def _segments(drifts: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
-    """What has signalled in segments; beside all events by the test by which it is least out of the ordinary."""
-    effects: dict[tuple[str, str], dict[str, float]] = {}
-    for each in drifts:
-        effects.setdefault((each.segment, each.metric), {})[each.test] = abs(each.verdict.effect or 0.0)
-    for (segment, metric), of_tests in effects.items():
-        if segment != ALL:
-            whole = effects.get((ALL, metric), {})
-            times = [effect / whole[test] for test, effect in of_tests.items() if whole.get(test)]
-            effect = max(min(effect, 1.0) for effect in of_tests.values())
-            yield SegmentChange(segment, metric, effect, counts[segment].n, min(times, default=math.inf))

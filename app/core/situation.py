@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SegmentChange:
     """A metric that has signalled in a segment ("origin=EWR"): how far it moved there, on how many events.
 
-    ``times``: how many times as far as over all events; infinite where these have not signalled.
+    ``times``: how many times as far as over all events, whether these have signalled or not.
     """
 
     segment: str

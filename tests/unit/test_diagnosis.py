@@ -273,22 +273,40 @@ def test_a_segment_is_said_with_its_largest_effect_and_its_events(monkeypatch: p
     counts = {ALL: counts_of(draw(2, 500)), "k=1": counts_of(draw(3, 200)), "k=2": counts_of(draw(4, 300))}
     tested = [
         judged("k=1", "x", 0.2),
-        judged("k=1", "x", -0.4, "ks"),
-        judged("k=1", "x", 0.3, "null_rate"),
+        judged("k=1", "x", -0.4),
+        judged("k=1", "x", 0.3),
         judged("k=1", "y", None),
-        judged("k=2", "x", 6.0, "wasserstein"),
-        judged("k=2", "x", 0.3, "ks"),
-        judged(ALL, "x", 4.0, "wasserstein"),
-        judged(ALL, "x", 0.1, "ks"),
+        judged("k=2", "x", 3.0),
+        judged(ALL, "x"),
     ]
     found = look(monkeypatch, counts, tested)
 
-    # By the test by which it is the least beyond all events; of "y" these say nothing.
-    assert [(each.segment, each.metric, each.effect, each.n, each.times) for each in found.segments] == [
-        ("k=1", "x", 0.4, 200, 4.0),
-        ("k=1", "y", 0.0, 200, math.inf),
-        ("k=2", "x", 1.0, 300, 1.5),
+    assert [(each.segment, each.metric, each.effect, each.n) for each in found.segments] == [
+        ("k=1", "x", 0.4, 200),
+        ("k=1", "y", 0.0, 200),
+        ("k=2", "x", 1.0, 300),
     ]
+
+
+def test_a_segment_is_held_against_its_own_training_and_that_against_all_events_whatever_has_signalled_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shares(data: Data) -> np.ndarray:
+        return np.bincount(data[0][:, 2].astype(int), minlength=3) / len(data[1])
+
+    def with_more_of(code: float, data: Data, share: float) -> Data:
+        data[0][: int(share * len(data[1])), 2] = code
+        return data
+
+    own, here = with_more_of(1.0, draw(9, 800), 0.5), with_more_of(1.0, draw(3, 200), 0.9)
+    everywhere = with_more_of(1.0, draw(2, 500), 0.3)
+    known = replace(reference(), segments={"k=1": counts_of(own)})
+    counts = {ALL: counts_of(everywhere), "k=1": counts_of(here)}
+    whole = np.abs(shares(everywhere) - shares(draw(1, 4_000))).max()
+    there = np.abs(shares(here) - shares(own)).max()
+    for tested in ([judged("k=1", "carrier")], [judged("k=1", "carrier"), judged(ALL, "carrier")]):
+        (found,) = look(monkeypatch, counts, tested, known=known).segments
+        assert found.times == pytest.approx(there / whole)
 
 
 def test_faults_are_looked_for_among_what_moved_with_what_else_differs_much(monkeypatch: pytest.MonkeyPatch) -> None:
