@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Detections that are named in a sentence; of more, their number.
 _MOST_NAMED = 3
+#: What rules on shares of something are on: these are said in percent.
+_SHARES = frozenset({"labels", "drift"})
 #: Why labels find no event.
 _WITHOUT_EVENT = (
     "labels that come later than the horizon find none, nor do those of another entity or id than their event"
@@ -135,18 +137,20 @@ def _measured(rule: AlertRule, subject: str, reading: Reading) -> str:
         return f"{percent(reading.value)} of the labels found no event ({reading.text})"
     if rule.measure == LABELS_MISSING:
         return f"labels of {subject} {'do not come' if reading.value else 'come'}"
-    what = "share of drifting metrics" if rule.on == "drift" else rule.measure
     low, high = reading.range
+    if rule.on == "drift":
+        at_most = f" (up to {percent(high)}, as not all could be judged)" if low < high else ""
+        return f"{percent(reading.value)} of the metrics of {subject} drift{at_most}"
     surely = f" ({low:.4g} to {high:.4g})" if low < high else ""
-    return f"{what} of {subject} is {reading.value:.4g}{surely}"
+    return f"{rule.measure} of {subject} is {reading.value:.4g}{surely}"
 
 
 def _limit(rule: AlertRule, value: float) -> str:
-    return f"{'the limit of' if rule.on == 'labels' else 'its limit'} {_value(rule, value)}"
+    return f"{'the limit of' if rule.on in _SHARES else 'its limit'} {_value(rule, value)}"
 
 
 def _value(rule: AlertRule, value: float) -> str:
-    return percent(value) if rule.on == "labels" else f"{value:.4g}"
+    return percent(value) if rule.on in _SHARES else f"{value:.4g}"
 
 
 def _other(limit: Limit) -> str:

@@ -498,6 +498,21 @@ def test_an_alert_on_labels_speaks_of_percents_and_of_what_finds_no_event() -> N
     )
 
 
+def test_an_alert_on_drift_says_what_share_of_the_metrics_drifts() -> None:
+    book = make_book(AlertRule("drifting", "drift", "share", above=0.3, clears_after=1))
+    book.see_drift("1.0.0", window(0), Reading(0.4, "", 0.4, 0.5))
+    (raised,) = book.announce(1)
+    book.see_drift("1.0.0", window(1), Reading(0.0))
+    (cleared,) = book.announce(2)
+    assert raised.message == (
+        "40 % of the metrics of late 1.0.0 drift (up to 50 %, as not all could be judged) in 1970-01-01 to 1970-01-02"
+        " UTC, above the limit of 30 %"
+    )
+    assert cleared.message == (
+        "0 % of the metrics of late 1.0.0 drift in 1970-01-02 to 1970-01-03 UTC, back within the limit of 30 %"
+    )
+
+
 # -- acknowledgements --------------------------------------------------------------------------------------------------
 
 
