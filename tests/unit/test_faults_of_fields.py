@@ -12,6 +12,7 @@ from faulty_fields import (
     ORDINARY,
     SHOPS,
     Change,
+    Fields,
     constant,
     judge,
     missing,
@@ -85,6 +86,22 @@ def test_columns_that_have_changed_places_or_hold_one_value_or_none_are_named(
     assert all(f"`{field}`" in verdict.headline.split(";")[0] for field in fields)
     assert "there is more to look at" not in verdict.headline
     assert verdict.advice == "look_upstream"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("names", [DIRECT, ("log_amount", "level", "shop")])
+def test_a_nought_that_stands_for_a_missing_value_is_no_unit(names: tuple[str, ...], share: float) -> None:
+    """No amount of training is nought, though some are near it."""
+
+    def some_nought(fields: Fields, rng: np.random.Generator) -> Fields:
+        amounts = fields["amount"]
+        return {**fields, "amount": np.where(rng.random(amounts.shape) < share, 0.0, amounts)}
+
+    verdict = judge(names, 2, some_nought)
+    assert verdict.kind == "pipeline_fault"
+    assert " % of payments, 0 % in training; the others are as they were" in verdict.headline
+    assert "it may stand for a missing value" in verdict.headline
+    assert "unit" not in verdict.headline
 
 
 def test_the_features_behind_a_field_are_listed_and_explained_each() -> None:

@@ -43,6 +43,8 @@ class Column:
         Names of a category's codes, as far as known.
     events
         What events are called, in the plural.
+    training_mean
+        Of the values of training; NaN where the sum may be saturated.
     """
 
     cells: MetricCells
@@ -54,6 +56,7 @@ class Column:
     design_effect: float = 1.0
     values: Sequence[str] = ()
     events: str = "events"
+    training_mean: float = math.nan
 
     @property
     def name(self) -> str:

@@ -137,12 +137,14 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
             break
     for name, law in laws[0].items():
         origin = origins[name]
-        if name in now and name in signalled and name not in elsewhere and origin.has_unit:
+        # A value that stands for a missing one is a mixture, too.
+        is_asked = name in now and name in signalled and name not in elsewhere and name not in stood_in
+        if is_asked and origin.has_unit:
             path = origin.path or ITSELF
-            unit = find_unit(name, law, now[name], path, takes_offsets=origin.takes_offsets)
-            if name not in stood_in:  # a value that stands for a missing one is a mixture, too
-                scale = Scale(law, now[name], path, origin.takes_offsets)
-                unit = find_mixed_unit(name, scale, effects[name], events) or unit
+            scale = Scale(law, now[name], path, origin.takes_offsets)
+            unit = find_mixed_unit(name, scale, effects[name], events) or find_unit(
+                name, law, now[name], path, takes_offsets=origin.takes_offsets
+            )
             if unit is not None:
                 yield unit
 
@@ -174,6 +176,7 @@ def _column(  # noqa: PLR0917  # one row of everything
         effect,
         values,
         events,
+        _mean(cells, training, row),
     )
 
 

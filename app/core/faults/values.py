@@ -14,7 +14,9 @@ infinite_values         infinite, never so in training, and at least 1 % of the 
 out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
                         share of the other values below any point has moved by more than d; or at least 5 % of one value
-                        that is farther from training's range than a quarter of its width
+                        that is farther from training's range than a quarter of its width; or so many of one
+                        value just outside of that range, as their mean says, or between nought and a range that begins
+                        near it
 clipped                 the last used cell at either end holds at least 5 %, had 2 % at most and a fifth of that; it
                         holds what training had beyond it, and up to there no share has moved by more than d
 vocabulary_changed      at least 5 % of the values are none of the signature's
@@ -48,12 +50,16 @@ _FILLED = 1 / 20
 _INFINITE = 0.01
 _MOST = 0.9
 _USUAL = 0.98
+_ALMOST_ALL = 0.98
 _HALF = 0.5
 _RARE = 0.02
 _TIMES = 5.0
 #: A cell is narrow that is no wider than this part of where the middle eight tenths of training are.
 _NARROW = 0.015
 _FAR = 0.25
+#: The mean of what is in an outer cell is so near to its extreme, in the same measure, if that is all there is in it.
+_BESIDE = 0.05
+_STANDS = ": it may stand for a missing value."
 
 
 def find_in_values(column: Column) -> Iterator[Fault]:
@@ -123,7 +129,13 @@ def _stand_in(column: Column) -> Fault | None:
     if far is not None:
         value, q = far
         sentence = f"`{column.name}` is {value:.6g} in {percent(q)} of {column.events}, far from all that training had"
-        return Fault("stand_in_value", (column.name,), f"{sentence}: it may stand for a missing value.", q)
+        return Fault("stand_in_value", (column.name,), f"{sentence}{_STANDS}", q)
+    edge = _edge_value(column)
+    if edge is not None:
+        value, p, q = edge
+        start = f"`{column.name}` is {value:.6g} in {percent(q)} of {column.events}, {percent(p)} in training"
+        start += f"; the others are as they were{_STANDS}"
+        return Fault("stand_in_value", (column.name,), start, q - p)
     cell = int(np.argmax(now - before))
     p, q = float(before[cell]), float(now[cell])
     others = np.arange(len(now)) != cell
@@ -132,7 +144,7 @@ def _stand_in(column: Column) -> Fault | None:
     if not _is_narrow(column, cell) or not column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
         return None
     words = f"`{column.name}` is {_place(column, cell)} in {percent(q)} of {column.events}, {percent(p)} in training"
-    sentence = f"{words}; the others are as they were: it may stand for a missing value."
+    sentence = f"{words}; the others are as they were{_STANDS}"
     return Fault("stand_in_value", (column.name,), sentence, q - p)
 
 
@@ -160,6 +172,33 @@ def _far_value(column: Column) -> tuple[float, float] | None:
         outer = (column.mean - float(now[others] @ middles[others])) / q
         if abs(outer - value) <= abs(value - end) / 5:
             return value, q
+    return None
+
+
+def _edge_value(column: Column) -> tuple[float, float, float] | None:
+    """A value beyond the range of training, near or far, that is all there is in an outer cell; its shares."""
+    before, now = column.shares
+    (least, most), edges = column.training_extremes, column.cells.edges
+    if not column.is_shaped or not math.isfinite(most - least) or math.isnan(column.mean + column.training_mean):
+        return None
+    middles = np.concatenate([[least], (edges[:-1] + edges[1:]) / 2, [most]])
+    below = np.cumsum(before)[:-1]
+    middle = edges[(below >= 0.1) & (below <= 0.9)]
+    off = column.training_mean - float(before @ middles)  # of the middles of the cells
+    deviation = math.sqrt(float(before @ (middles - column.training_mean) ** 2))
+    for cell, value in ((0, column.extremes[0]), (len(now) - 1, column.extremes[1])):
+        p, q = float(before[cell]), float(now[cell])
+        others = np.arange(len(now)) != cell
+        if not _stands_out(p, q) or q > _ALMOST_ALL or not column.is_more(cell) or not len(middle):
+            continue
+        spread = float(middle[-1] - middle[0])
+        # Of other values than nought a narrow stretch may be another unit.
+        is_narrow = value == 0 and abs((least, most)[cell > 0]) <= _NARROW * spread
+        outer = (column.mean - float(now[others] @ middles[others]) - (1 - q) * off) / q
+        error = deviation * math.sqrt((1 - q) / column.n_effective) / q
+        is_one = abs(outer - value) <= _BESIDE * spread and error <= _BESIDE * spread / 2
+        if (is_narrow or is_one) and column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
+            return value, p, q
     return None
 
 
