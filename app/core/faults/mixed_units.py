@@ -27,7 +27,7 @@ from app.core.faults.law import FEWEST, gap
 from app.core.faults.mixture import LEAST_SHARE, SURE, Mixtures, bounds, inner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from app.core.batches import Floats
     from app.core.faults.law import Law
@@ -47,9 +47,9 @@ _TAIL = 0.01
 _ROUNDED = 0.5
 _SHOWS_SOME = 0.2
 #: A conversion is told by its shape where so many of its values are among training's, or else by a mean that is known
-#: within a fifth of what it would be by itself.
+#: within a quarter of what it would be by itself.
 _INSIDE = 0.5
-_NEAR_MEAN = 0.2
+_NEAR_MEAN = 0.25
 #: A mixture's log likelihood is higher by so much than that of a shift and another spread.
 _CLEARER = 6.0
 #: Conversions whose log likelihoods are nearer cannot be told apart. Hundredths and thousandths are commoner.
@@ -141,9 +141,9 @@ class _Mixtures:
         law = self._convert(at)
         n = float(self.shares[at]) * window.n
         if law.points[0] < training.points[0]:
-            yield n * _tail(law.points, law.below, float(window.points[0]), law.n)
+            yield _nearest(n, _tails(law.points, law.below, float(window.points[0]), law.n))
         if law.points[-1] > training.points[-1]:
-            yield n * _tail(-law.points[::-1], 1 - law.below[::-1], -float(window.points[-1]), law.n)
+            yield _nearest(n, _tails(-law.points[::-1], 1 - law.below[::-1], -float(window.points[-1]), law.n))
 
     def _is_told(self, at: int) -> bool:
         """Whether more is known than that the values are somewhere beyond training's, or the conversion is common."""
@@ -188,16 +188,28 @@ class _Mixtures:
         return self.of_cells(at) + mean + ends + (_COMMON if abs(self._conversions[at].factor) in _TENS else 0.0)
 
 
-def _tail(points: Floats, below: Floats, point: float, n: int) -> float:
-    """The share below a point in the last hundredth of the values or beyond, taken for an exponential tail."""
-    inner = min(int(np.searchsorted(below, _TAIL)), len(points) - 1)
-    if point >= points[inner]:
-        return float(np.interp(point, points, below))
-    start, end = float(points[0]), float(points[inner])
-    if end < 0:  # the tail of what is spread over several powers of ten is nearer to one of the logarithms
-        start, end, point = (-math.log(-each) if each < 0 else math.nan for each in (start, end, point))
-    least, most = math.log(1 / (n + 1)), math.log(below[inner])
-    return math.exp(max(least + (most - least) * (point - start) / (end - start), -700.0))
+def _nearest(n: float, shares: Iterable[float]) -> float:
+    """Of n values in a tail that is not known, the number beyond a point that is nearest to one."""
+    return min((n * share for share in shares), key=lambda number: abs(math.log(number)))
+
+
+def _tails(points: Floats, below: Floats, point: float, n: int) -> list[float]:
+    """The share below a point in the last hundredth of the values or beyond, for several tails.
+
+    Exponential ones, and powers of the distance from the middle, or from nought.
+    """
+    inner_at = min(int(np.searchsorted(below, _TAIL)), len(points) - 1)
+    if point >= points[inner_at]:
+        return [max(float(np.interp(point, points, below)), 1e-300)]
+    places = [(float(points[0]), float(points[inner_at]), point)]
+    middle = float(np.interp(0.5, below, points))
+    for origin in (middle, 0.0):
+        if origin > places[0][1]:
+            start, end, at = (-math.log(origin - each) for each in places[0])
+            places.append((start, end, at))
+    least, most = math.log(1 / (n + 1)), math.log(below[inner_at])
+    logs = [least + (most - least) * (at - start) / (end - start) for start, end, at in places]
+    return [math.exp(min(max(each, -600.0), 0.0)) for each in logs]
 
 
 def _at_zero(scale: Scale) -> float:
