@@ -270,6 +270,8 @@ def some(field: str, share: float, factor: float) -> Change:
         ("amount", "weight", "shop"),
         ("log_amount", "level", "shop"),
         ("root_amount", "log_amount", "amount", "is_large"),
+        ("amount_mean", "amount_sum", "shop", "temp"),
+        ("log_amount", "amount_mean", "is_large", "amount_to_mean"),
     ],
 )
 def test_the_verdict_names_the_field_and_the_share_once(names: tuple[str, ...], share: float) -> None:
@@ -279,6 +281,18 @@ def test_the_verdict_names_the_field_and_the_share_once(names: tuple[str, ...], 
     assert verdict.headline.startswith("`amount` looks as if in another unit in ")
     assert "% of the payments: 1/100 of what it was" in verdict.headline
     assert "there is more to look at" not in verdict.headline
+
+
+@pytest.mark.parametrize(("law", "factor"), [("lengths", 1 / 100), ("prices", 1 / 100), ("visits", 1 / 1000)])
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_a_unit_beyond_the_range_of_training_is_no_value_that_stands_for_a_missing_one(
+    law: str, factor: float, share: float
+) -> None:
+    reference = reference_of(law)
+    window = count(reference, mixed(law, 4, 5_000, share, factor)[:, None], np.full(5_000, 0.5))
+    (fault,) = find_faults(reference.metrics, reference.training, window, {"x"})
+    assert fault.kind == "unit_changed"
+    assert fault.strength == pytest.approx(share, abs=0.03)
 
 
 def test_a_value_that_stands_for_a_missing_one_is_no_unit() -> None:

@@ -137,14 +137,12 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
             break
     for name, law in laws[0].items():
         origin = origins[name]
-        # A value that stands for a missing one is a mixture, too.
-        is_asked = name in now and name in signalled and name not in elsewhere and name not in stood_in
-        if is_asked and origin.has_unit:
+        if name in now and name in signalled and name not in elsewhere and origin.has_unit:
             path = origin.path or ITSELF
             scale = Scale(law, now[name], path, origin.takes_offsets)
-            unit = find_mixed_unit(name, scale, effects[name], events) or find_unit(
-                name, law, now[name], path, takes_offsets=origin.takes_offsets
-            )
+            unit = find_mixed_unit(name, scale, effects[name], events)
+            if unit is None and name not in stood_in:  # nearly all noughts are nearly all values in a small unit
+                unit = find_unit(name, law, now[name], path, takes_offsets=origin.takes_offsets)
             if unit is not None:
                 yield unit
 

@@ -14,9 +14,9 @@ infinite_values         infinite, never so in training, and at least 1 % of the 
 out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
                         share of the other values below any point has moved by more than d; or at least 5 % of one value
-                        that is farther from training's range than a quarter of its width; or so many of one
-                        value just outside of that range, as their mean says, or between nought and a range that begins
-                        near it
+                        that is farther from training's range than a quarter of its width; or so much
+                        of nought, or of one value on the other side of it, where training had none: as the mean says,
+                        or because training begins near nought
 clipped                 the last used cell at either end holds at least 5 %, had 2 % at most and a fifth of that; it
                         holds what training had beyond it, and up to there no share has moved by more than d
 vocabulary_changed      at least 5 % of the values are none of the signature's
@@ -176,7 +176,7 @@ def _far_value(column: Column) -> tuple[float, float] | None:
 
 
 def _edge_value(column: Column) -> tuple[float, float, float] | None:
-    """A value beyond the range of training, near or far, that is all there is in an outer cell; its shares."""
+    """Nought, or a value on the other side of it, that is all there is in an outer cell beyond training; its shares."""
     before, now = column.shares
     (least, most), edges = column.training_extremes, column.cells.edges
     if not column.is_shaped or not math.isfinite(most - least) or math.isnan(column.mean + column.training_mean):
@@ -192,8 +192,10 @@ def _edge_value(column: Column) -> tuple[float, float, float] | None:
         if not _stands_out(p, q) or q > _ALMOST_ALL or not column.is_more(cell) or not len(middle):
             continue
         spread = float(middle[-1] - middle[0])
-        # Of other values than nought a narrow stretch may be another unit.
-        is_narrow = value == 0 and abs((least, most)[cell > 0]) <= _NARROW * spread
+        end = (least, most)[cell > 0]
+        if value * end > 0:  # on the same side of nought it may be another unit
+            continue
+        is_narrow = value == 0 and abs(end) <= _NARROW * spread
         outer = (column.mean - float(now[others] @ middles[others]) - (1 - q) * off) / q
         error = deviation * math.sqrt((1 - q) / column.n_effective) / q
         is_one = abs(outer - value) <= _BESIDE * spread and error <= _BESIDE * spread / 2
