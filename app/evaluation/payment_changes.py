@@ -167,7 +167,7 @@ _PRIOR = frozenset({"label_prior_drift"})
 _INPUTS = frozenset({"feature_drift", "score_drift"})
 
 #: What labels tell.
-OF_LABELS = (
+BY_LABELS = (
     Reversed("reversed", "the relation reversed", _CONCEPT),
     Blurred("auc-0.05", "AUC 0.05 lower", _CONCEPT, loss=0.05),
     Blurred("auc-0.10", "AUC 0.10 lower", _CONCEPT, loss=0.10),
@@ -176,7 +176,7 @@ OF_LABELS = (
     MoreFrauds("frauds-2", "twice as many frauds", _PRIOR, times=2.0),
 )
 #: What the events alone tell.
-OF_EVENTS = (
+BY_EVENTS = (
     PaymentChange("inputs", "larger amounts, by 0.4 deviations", _INPUTS, larger=0.4),
     Reached("unit", "amounts in cents", _FAULT, frozenset({"amount"}), apply=_in_cents),
     Reached("swapped", "amount and distance swapped", _FAULT, frozenset({"amount", "distance"}), apply=_swapped),
@@ -184,7 +184,7 @@ OF_EVENTS = (
     Reached("nulls", "3 of 10 amounts missing", _FAULT, frozenset({"amount"}), apply=_nulls),
     Reached("vocabulary", "2 of 10 merchants of a new kind", _FAULT, frozenset({"merchant"}), apply=_vocabulary),
 )
-CHANGES = (*OF_LABELS, *OF_EVENTS)
+CHANGES = (*BY_LABELS, *BY_EVENTS)
 
 
 def oracle_finds(payments: Payments, alpha: float, chance: np.random.Generator) -> bool:

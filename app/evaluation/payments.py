@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.budget import OF_LABELS
-from app.evaluation.payment_changes import CHANGES, PaymentChange, as_scored, oracle_finds
+from app.evaluation.payment_changes import BY_LABELS, CHANGES, PaymentChange, as_scored, oracle_finds
 from app.evaluation.payment_stream import A_DAY, DAY_MS, FIRST_DAY, MERCHANTS, Bank, PaymentLaw
 from app.evaluation.payment_watch import PER_EVENTS, alarmed_windows, fit, follow, make_pipeline
 from app.evaluation.run import generator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Days of training, and quiet days after it; runs of each reference.
 TRAINING, QUIET, RUNS = 20, 20, 5
 _TRAINED = FIRST_DAY + TRAINING
+#: Days of a change in which it is to be noticed.
+PATIENCE = 10
 #: Days of a stream that begins, until all windows have filled and some more; and of one in which versions swap.
 _BEGINNING, _SWAPPING = 56, 10
 #: Windows with an alarm that are declared, per window.
@@ -71,9 +74,24 @@ def changed(task: tuple[int, PaymentLaw, int]) -> dict[str, list[Said]]:
     for change in CHANGES:
         for _ in range(RUNS):
             drawn = bank.fork().draw(chance, 1, change)
-            verdict = _last_verdict(follow(pipeline, reference, drawn, _TRAINED))
+            verdict = _last_verdicts(follow(pipeline, reference, drawn, _TRAINED))[_TRAINED]
             oracles = oracle_finds(drawn, _ALPHA, chance), oracle_finds(as_scored(drawn), _OF_ORDER * _ALPHA, chance)
             found.setdefault(change.name, []).append(Said(verdict.kind, _names(verdict, change), *oracles))
+    return found
+
+
+def delayed(task: tuple[int, PaymentLaw, int]) -> dict[str, float]:
+    """Windows from a change that labels tell until it is said right, the first one counted; infinite: not in time."""
+    seed, law, number = task
+    chance = generator(seed, 703, LAWS.index(law), number)
+    pipeline, bank, reference = _start(law, chance)
+    found = {}
+    for change in BY_LABELS:
+        findings = follow(pipeline, reference, bank.fork().draw(chance, PATIENCE, change), _TRAINED)
+        right = [
+            day for day, each in _last_verdicts(findings).items() if each.kind in change.kind and _names(each, change)
+        ]
+        found[change.name] = min(right) - _TRAINED + 1 if right else math.inf
     return found
 
 
@@ -100,9 +118,10 @@ def _count(findings: Findings) -> Counter[str]:
     return Counter({name: len(each) for name, each in days.items()} | {"all": len(everything)})
 
 
-def _last_verdict(findings: Findings) -> WindowVerdict:
-    of_day = [each for each in findings.verdicts if each.window_start_ms == _TRAINED * DAY_MS]
-    return max(of_day, key=lambda each: each.revision)
+def _last_verdicts(findings: Findings) -> dict[int, WindowVerdict]:
+    """Of each day, the last one."""
+    ordered = sorted(findings.verdicts, key=lambda each: each.revision)
+    return {each.window_start_ms // DAY_MS: each for each in ordered}
 
 
 def _names(verdict: WindowVerdict, change: PaymentChange) -> bool:

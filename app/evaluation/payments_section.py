@@ -10,9 +10,21 @@ import numpy as np
 
 from app.core.performance import wilson
 from app.evaluation.measures import Rate, rate
-from app.evaluation.payment_changes import CHANGES, OF_EVENTS, PaymentChange
+from app.evaluation.payment_changes import BY_EVENTS, BY_LABELS, CHANGES, PaymentChange
 from app.evaluation.payment_stream import PaymentLaw
-from app.evaluation.payments import BUDGET, CHANGING, LAWS, QUIET, RUNS, Said, changed, quiet, undisturbed
+from app.evaluation.payments import (
+    BUDGET,
+    CHANGING,
+    LAWS,
+    PATIENCE,
+    QUIET,
+    RUNS,
+    Said,
+    changed,
+    delayed,
+    quiet,
+    undisturbed,
+)
 from app.evaluation.plots import draw_achieved, draw_powers
 from app.evaluation.run import EvaluationRun
 
@@ -31,11 +43,15 @@ _TOO_MANY = 1.15
 #: Of fewer frauds than this nothing is promised of what labels tell; nor where the oracle finds less than that share.
 _FEWEST_FRAUDS, _FOUND = 0.005, 0.95
 
+#: Of so many references one is followed for longer.
+_LONGER = 4
+
 _QUIET = "Payments: false alarms per declared one, without any change"
 _RIGHT = "Payments: the first mature window after a change has the right verdict, %"
 _OF_ORACLE = "Payments: the same, relative to an oracle at the level of all that labels are asked"
 _OF_SCORED = "Payments: the same, relative to an oracle that sees scores and labels only, at half of that level"
 _SAID = "Payments: what is said (columns) of what has happened (rows), %, all laws together"
+_DELAY = "Payments: windows until it is said right, the first one counted; 10 where it is not in 10"
 _PEACE = "Payments: runs without an alarm, %"
 
 _SaidOf = Mapping[PaymentLaw, Mapping[str, Sequence[Said]]]
@@ -57,6 +73,9 @@ def measure_payments(run: EvaluationRun) -> None:
         said[law] = {each.name: [one for of_reference in found for one in of_reference[each.name]] for each in CHANGES}
         for change in CHANGES:
             _add_change(run, law, change, said[law][change.name])
+        some = references[: -(-len(references) // _LONGER)]
+        of_delays = run.map(f"payments, delays, {law.help}", delayed, _tasks(run, law, some))
+        _add_delays(run, law, list(of_delays))
     _add_worst(run, said)
     _add_confusion(run, said)
     peace = []
@@ -113,6 +132,14 @@ def _add_change(run: EvaluationRun, law: PaymentLaw, change: PaymentChange, said
             run.figures.add(f"{figure}.{name}", power, "%")
 
 
+def _add_delays(run: EvaluationRun, law: PaymentLaw, delays: Sequence[Mapping[str, float]]) -> None:
+    for change in BY_LABELS:
+        windows = float(np.mean([min(each[change.name], PATIENCE) for each in delays]))
+        run.figures.add_cell(
+            f"payments.{law.name}.{change.name}.delay", windows, "windows", (_DELAY, law.help, change.help)
+        )
+
+
 def _add_worst(run: EvaluationRun, said: _SaidOf) -> None:
     """Of each change, the law in which it is said right least often; of what labels tell, where that is promised."""
     for change in CHANGES:
@@ -123,7 +150,7 @@ def _add_worst(run: EvaluationRun, said: _SaidOf) -> None:
                 float(np.mean(each))
                 for each in ([one.is_right(change) for one in found], [one.oracle for one in found])
             )
-            if change in OF_EVENTS or (law.base_rate >= _FEWEST_FRAUDS and power >= _FOUND):
+            if change in BY_EVENTS or (law.base_rate >= _FEWEST_FRAUDS and power >= _FOUND):
                 right.append(100 * share)
             if law.base_rate >= _FEWEST_FRAUDS and power:
                 of_oracle.append(share / power)
@@ -158,4 +185,4 @@ def _draw(run: EvaluationRun, achieved: Mapping[str, Mapping[str, Rate]], said: 
 
 def _powers(change: PaymentChange, said: Sequence[Said]) -> tuple[float, float]:
     right, oracle = ([each.is_right(change) for each in said], [each.oracle for each in said])
-    return float(np.mean(right)), float(np.mean(oracle)) if change not in OF_EVENTS else math.nan
+    return float(np.mean(right)), float(np.mean(oracle)) if change not in BY_EVENTS else math.nan

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 
 from app.evaluation import payments_section
 from app.evaluation.goals import GOALS
-from app.evaluation.payment_changes import CHANGES
+from app.evaluation.payment_changes import BY_LABELS, CHANGES
 from app.evaluation.payment_stream import PaymentLaw
 from app.evaluation.payments import RUNS, Said
 from app.evaluation.payments_section import measure_payments
@@ -33,6 +34,11 @@ def changed(task: tuple[int, PaymentLaw, int]) -> dict[str, list[Said]]:
     return found
 
 
+def delayed(task: tuple[int, PaymentLaw, int]) -> dict[str, float]:
+    """Rare frauds: never; else in the third window."""
+    return {change.name: math.inf if task[1] == RARE else 3.0 for change in BY_LABELS}
+
+
 def undisturbed(task: tuple[int, PaymentLaw, int]) -> dict[str, Counter[str]]:
     return {"a stream begins": Counter(), "versions swap during a backlog": Counter(all=int(task[1] == OFTEN))}
 
@@ -44,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> EvaluationRun:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("LAWS", "CHANGING"):
             patch.setattr(payments_section, name, (RARE, USUAL, OFTEN))
-        for work in (quiet, changed, undisturbed):
+        for work in (quiet, changed, delayed, undisturbed):
             patch.setattr(payments_section, work.__name__, work)
         measure_payments(run)
     run.figures.judge(GOALS)
@@ -71,6 +77,12 @@ def test_the_worst_law_counts_where_something_is_promised(run: EvaluationRun) ->
     assert value(f"payments.{RARE.name}.reversed.oracle") is None
     low, high = run.figures.spreads[f"payments.{USUAL.name}.auc-0.05.right"]
     assert 58 < low < 80 < high < 92
+
+
+def test_a_delay_counts_the_first_window_and_at_most_as_many_as_are_waited_for(run: EvaluationRun) -> None:
+    value = run.figures.value
+    assert value(f"payments.{USUAL.name}.segment.delay") == 3  # of one reference in four
+    assert value(f"payments.{RARE.name}.segment.delay") == 10
 
 
 def test_what_is_said_adds_up_over_kinds_and_all_laws(run: EvaluationRun) -> None:
