@@ -145,13 +145,13 @@ def check_labels(
 
     Examples
     --------
-    One cell; 2 of 4 positives before, 4 of 4 now: 6 of 8, so 3 are due among four, with variance
-    4 * 4 * 6 * 2 / (8 * 8 * 7).
+    One cell; 20 of 40 positives before, 30 of 40 now: 50 of 80, so 25 are due among forty, with variance
+    40 * 40 * 50 * 30 / (80 * 80 * 79).
 
-    >>> check = check_labels(np.array([[2], [2]]), np.array([[0], [4]]), lambda positives: np.zeros(1))
+    >>> check = check_labels(np.array([[20], [20]]), np.array([[10], [30]]), lambda positives: np.zeros(1))
     >>> check.rate_gap, check.direction
-    (0.5, 'more positives than the scores say')
-    >>> check.p_direction == float(2 * ndtr(-1 / math.sqrt(4 * 4 * 6 * 2 / (8 * 8 * 7))))
+    (0.25, 'more positives than the scores say')
+    >>> check.p_direction == float(2 * ndtr(-5 / math.sqrt(40 * 40 * 50 * 30 / (80 * 80 * 79))))
     True
 
     References

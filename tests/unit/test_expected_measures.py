@@ -34,6 +34,7 @@ def test_known_labels_have_the_measures_of_scikit_learn(outcomes: Ints, threshol
         "precision": metrics.precision_score(truth, decided) if decided.any() else math.nan,
         "recall": metrics.recall_score(truth, decided) if truth.any() else math.nan,
         "f1": metrics.f1_score(truth, decided) if truth.any() or decided.any() else math.nan,
+        "positives": truth.mean() if len(truth) else math.nan,
         "log_loss": metrics.log_loss(truth, LOSSES[cells], labels=[0, 1]) if len(truth) else math.nan,
     }
     assert {name: each.value for name, each in found.items()} == pytest.approx(expected, nan_ok=True)
