@@ -39,6 +39,8 @@ _OTHERS = frozenset({"pipeline_fault", "score_drift", "feature_drift"})
 _KINDS = OF_LABELS | _OTHERS
 #: What rules on missing labels are on.
 LABELS_MISSING = "labels_missing"
+#: What is made of where positives are: where these come in bursts, one that scores miss is one surprise.
+_OF_POSITIVES = frozenset({"auc", "precision", "recall"})
 #: Of what verdicts may spend on labels, so much again is for "worse than promised", which mostly goes with one of them.
 _OF_LOSS = 0.25
 #: Which kinds a verdict says not to be so, by kind and whether it knew the labels: those that it would have said, had
@@ -227,8 +229,8 @@ def read_performance(
 
     ``calibration``: among the labels that are here (`Calibration.among_arrived`). ``alpha``: what the window may spend
     on being wrong. ``minimum_effects``: the losses that matter, by measure. ``label_effect``: how many labels come
-    together; a measure's own design effect is a mean over training, where a burst that the scores miss is rare. Scores
-    that are made of features that are filling promise nothing.
+    together, for what hangs by where positives are: its own design effect is a mean over training, where a burst that
+    the scores miss is rare. Scores that are made of features that are filling promise nothing.
     """
     least = {**LEAST_OF_DECISIONS, **minimum_effects}
     promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}
@@ -242,7 +244,10 @@ def read_performance(
         if loss_of(name, each.value, each.expected) > least_loss(name, least[name], each.expected)
     ]
     if lost:
-        effects = {name: max(calibration.design_effects.get(name, 1.0), label_effect) for name in lost}
+        effects = {
+            name: max(calibration.design_effects.get(name, 1.0), label_effect if name in _OF_POSITIVES else 1.0)
+            for name in lost
+        }
         p_values = find_p_of_losses(replace(calibration, design_effects=effects), counts.outcomes, lost)
         found |= {name: found[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
     return found

@@ -63,4 +63,8 @@ def measure_flights(run: EvaluationRun) -> None:
         run.figures.add_cell(f"flights.{month}.outcome", side, "", (_TABLE, month, "outcome alarms: up 1, down -1"))
         run.figures.add_cell(f"flights.{month}.metrics", len(metrics), "", (_TABLE, month, "metrics alarmed"))
     run.figures.add("flights.trained.late", 100 * usual, "%", "Flights: late in January and February")
+    faults = {each.window_start_ms for each in findings.verdicts if each.kind == "pipeline_fault"}
+    run.figures.add("flights.faults", len(faults), "", "Flights: months that are called a fault, of ten without one")
+    worse = sum(alert.state == "raised" and alert.rule == "worse-than-promised" for alert in findings.alerts)
+    run.figures.add("flights.worse", worse, "", "Flights: alerts that the model is worse than promised")
     run.figures.add("flights.found", found, "", "Flights: June, July, December up and September down, found of 4")

@@ -881,6 +881,16 @@ def test_a_flag_that_is_no_longer_set_is_constant_though_it_has_hardly_moved(
     assert find_faults(cells, training, window, set(), silent={"x"}) == ()
 
 
+def test_a_month_without_a_holiday_is_no_fault() -> None:
+    """Half of training's days are near a holiday, and none of the thirty of the window, which no test calls a drift."""
+    cells = (MetricCells("x", "numeric", np.array([0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)])),)
+    training, window = Counts.zeros(1, 6, 8), Counts.zeros(1, 6, 8)
+    training.counts[0, [1, 3]], training.n, training.minima[0], training.maxima[0] = 25_000, 50_000, 0.0, 1.0
+    window.counts[0, 1], window.n, window.minima[0], window.maxima[0] = 27_000, 27_000, 0.0, 0.0
+    assert find_faults(cells, training, window, set(), design_effects=[1_200.0]) == ()
+    assert only(find_faults(cells, training, window, {"x"}, design_effects=[1_200.0])).kind == "constant"
+
+
 def test_a_value_is_not_far_from_what_never_varied() -> None:
     reference = fit(np.ones((2_000, 1)), ["x"])
     window = np.where(np.arange(N)[:, None] % 10, 1.0, 999.0)

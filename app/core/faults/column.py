@@ -85,7 +85,12 @@ class Column:
     def is_shaped(self) -> bool:
         """Whether there are enough values, and values enough, to speak of a shape."""
         n_cells = int(np.count_nonzero(self.training[: self.cells.size]))
-        return self.n_effective >= _ENOUGH and n_cells >= _MANY_CELLS
+        return self.is_often_seen and n_cells >= _MANY_CELLS
+
+    @property
+    def is_often_seen(self) -> bool:
+        """Whether the window holds so many independent values that chance can be reckoned with."""
+        return self.n_effective >= _ENOUGH
 
     def is_more(self, cell: int) -> bool:
         """Whether that a cell holds more than in training is beyond chance."""

@@ -88,7 +88,12 @@ def find_faults(
             effect = design_effects[row] if len(design_effects) else 1.0
             names = (values or {}).get(cells[row].name, ())
             column = _column(cells[row], training, window, row, effect, names, events)
-            found = [each for each in find_in_values(column) if is_signalled or each.kind == "constant"]
+            # What no test has signalled: a flag that is no longer set. But a month without a holiday is no fault.
+            found = [
+                each
+                for each in find_in_values(column)
+                if is_signalled or (each.kind == "constant" and column.is_often_seen)
+            ]
             by_values |= {cells[row].name: found} if found else {}
     numeric = [row for row in rows if cells[row].kind == "numeric"]
     effects = {cells[row].name: design_effects[row] if len(design_effects) else 1.0 for row in numeric}

@@ -9,7 +9,8 @@ kind                    rule
 missing_values          missing in at least 5 % more of all events than in training, at three times the odds, beyond
                         chance (p < 1e-6 for n'); or in all, and in less than 5 % in training
 missing_values_filled   at most a twentieth of training's share is missing, where that was at least 5 %
-constant                one value alone, at most 98 % of training; its share to the power n' is < 1e-6
+constant                one value alone, at most 98 % of training; its share to the power n' is < 1e-6, and n' >= 100
+                        where no test has signalled
 infinite_values         infinite, never so in training, and at least 1 % of the values are in that outer cell
 out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
