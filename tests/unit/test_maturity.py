@@ -64,6 +64,7 @@ def older(pipeline: Pipeline, days: float) -> Pipeline:
     return dataclasses.replace(pipeline, performance=Performance(round(days * DAY_MS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", sorted(LAWS))
 def test_the_rate_of_the_reference_is_that_of_the_events_whatever_the_delays(
     pipeline: Pipeline, tmp_path: Path, law: str
@@ -92,6 +93,7 @@ def test_learning_from_all_that_is_here_would_be_far_off(pipeline: Pipeline, tmp
         found.maturity.warnings()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "days", "needed"),
     [
@@ -189,6 +191,7 @@ def test_labels_that_come_for_few_events_are_said_to_be_few(pipeline: Pipeline, 
     assert "labelled events are positive" in few
 
 
+@pytest.mark.slow
 def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_missing(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -228,6 +231,7 @@ def draw_law(chance: np.random.Generator, longest: float) -> Callable[[int], Flo
     return laws[chance.integers(len(laws))]
 
 
+@pytest.mark.slow
 def test_whatever_the_delays_and_the_maturity_the_rate_is_right_or_the_labels_are_refused() -> None:
     """Delays that the data are long enough to show; of longer ones nobody can know."""
     horizon_ms, n, taken = 30 * DAY_MS, 20_000, 0

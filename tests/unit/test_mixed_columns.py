@@ -96,6 +96,7 @@ def of_each(change: Callable[[Floats, np.random.Generator], Floats]) -> Callable
     return lambda matrix, rng: np.column_stack([change(column, rng) for column in matrix.T])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [of_each(shifted), of_each(joined), joined_all])
 def test_of_two_hundred_drifts_of_all_columns_hardly_any_is_a_swap(
     reference: Reference, change: Callable[[Floats, np.random.Generator], Floats]

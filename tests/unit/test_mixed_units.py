@@ -211,6 +211,7 @@ def of_some(values: Floats, rng: np.random.Generator) -> Floats:
 NATURAL = [shifted, spread, inflated, joined, with_noughts, rounded, seasonal, with_heavy_tails, of_some]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", NATURAL)
 def test_what_customers_do_by_themselves_is_another_unit_in_less_than_one_window_in_a_hundred(
     change: Callable[[Floats, np.random.Generator], Floats],

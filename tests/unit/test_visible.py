@@ -104,6 +104,7 @@ def test_a_message_of_the_log_is_one_line() -> None:
     assert OneLine("%(levelname)s %(message)s").format(record) == "ERROR bad a\\n2026-01-01 ERROR forged\\u001b[2J"
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_past_the_guard() -> None:
     """Bytes would be: `click.echo` writes them to the buffer below."""
     found = []
