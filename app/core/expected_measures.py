@@ -52,8 +52,9 @@ def expected_measures(calibration: Calibration, expected: Floats, spread: Floats
         of_negative, of_positive = calibration.losses
         total = float((expected * np.where(cells > 0, calibration.losses, 0.0)).sum())
         measures["log_loss"] = ExpectedMeasure(*_ratio(total, n, of_positive - of_negative, 0.0), math.inf)
-    if calibration.costs is not None and calibration.cost_of_cells is not None:
-        of_negative, of_positive = calibration.cost_of_cells
+    of_cells = calibration.cost_of_cells
+    if calibration.costs is not None and of_cells is not None:
+        of_negative, of_positive = of_cells
         total = float(negative @ of_negative + positive @ of_positive)
         largest = max(calibration.costs)
         measures["cost"] = ExpectedMeasure(*_ratio(total, n, of_positive - of_negative, 0.0), largest)

@@ -87,9 +87,10 @@ def find_p_of_losses(calibration: Calibration, outcomes: Ints, names: Collection
     for name, by_calibration in zip(names, unknown.tolist(), strict=True):
         effect = max(calibration.design_effects.get(name, 1.0), 1.0)
         variance = _OF_MISSES.get(name, _OF_CALIBRATION) * by_calibration * effect
-        find = {"auc": _p_of_auc, "recall": _p_of_recall}.get(name)
-        if find is not None:
-            found[name] = find(calibration, outcomes, expected, effect, variance)
+        if name == "auc":
+            found[name] = _p_of_auc(outcomes, expected, effect, variance)
+        elif name == "recall":
+            found[name] = _p_of_recall(calibration.decided, outcomes, expected, effect, variance)
         else:
             goodness = _goodness(calibration, name)
             found[name] = _p_of_mean(calibration, outcomes, goodness, effect, variance)
@@ -133,16 +134,16 @@ def _p_of_mean(calibration: Calibration, outcomes: Ints, goodness: _Goodness, ef
     return find_lower_tail(value, law)
 
 
-def _p_of_recall(calibration: Calibration, outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:
+def _p_of_recall(decided: Floats, outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:
     n_positive = float(outcomes[1].sum())
     if not n_positive:
         return math.nan
-    value = (float(outcomes[1] @ calibration.decided) + 0.5) / n_positive
-    places = [(n_positive / effect, expected[1] / expected[1].sum(), calibration.decided)]
+    value = (float(outcomes[1] @ decided) + 0.5) / n_positive
+    places = [(n_positive / effect, expected[1] / expected[1].sum(), decided)]
     return find_lower_tail(value, law_of_means(places, 0.0, variance))
 
 
-def _p_of_auc(calibration: Calibration, outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:  # noqa: ARG001
+def _p_of_auc(outcomes: Ints, expected: Floats, effect: float, variance: float) -> float:
     n_negative, n_positive = (float(n) for n in outcomes.sum(axis=1))
     if not n_negative or not n_positive:
         return math.nan

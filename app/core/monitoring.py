@@ -39,7 +39,6 @@ from app.core.drift_reports import Judge, Judgement, View
 from app.core.drift_windows import WindowStore
 from app.core.error_stream import Errors, ErrorStream
 from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
-from app.core.estimation import calibrate
 from app.core.fair_errors import FairErrors
 from app.core.faults.since import Course, Part
 from app.core.faults.traffic import Traffic, choose_past, events_by_hour, events_due, of_same_season
@@ -52,7 +51,7 @@ from app.core.label_delays import COMPLETE, LabelDelays
 from app.core.label_selection import WindowLabels, find_one_kind, find_selection
 from app.core.origins import Origins
 from app.core.over_time import Past
-from app.core.performance import measure
+from app.core.performance import auc, measure
 from app.core.records.rules import RecordRules
 from app.core.records.sketches import SketchRules, named_versions
 from app.core.silences import Silence, is_shared, server
@@ -195,18 +194,17 @@ class MonitorCore:
                     f"version {version} is registered with another reference; give the new one a new version"
                 )
             return 0
-        meaning = calibrate(reference, self._pipeline.performance.costs)
-        own = {name: value for name, value, _, _ in measure(reference.training, meaning)}
-        self.alerts.add_version(version, {**own, **training_metrics})
         window, drift = training or Window(0, 0), self._pipeline.drift
         maturity_ms = self._pipeline.performance.maturity_ms
         baseline = baseline_of(reference, window, drift)
         errors = ErrorWatch(drift.detectors, baseline, self._make_detector, maturity_ms)
         judge = Judge(reference, drift.tests, memories_of(self._pipeline))
-        known_auc = {**own, **training_metrics}.get(MEASURE, math.nan)
+        known_auc = training_metrics.get(MEASURE, auc(reference.training.outcomes))
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         told = [limit for rule in rules for limit in limits(rule, known_auc)]
         diagnosis = Diagnosis(reference, told, self._pipeline.events.plural, self._pipeline.performance, self._origins)
+        own = {name: value for name, value, _, _ in measure(reference.training, diagnosis.calibration)}
+        self.alerts.add_version(version, {**own, **training_metrics})
         fair = FairErrors(reference)
         self._versions[version] = _Version(reference, dict(training_metrics), window, judge, diagnosis, errors, fair)
         self._strangers.pop(version, None)
