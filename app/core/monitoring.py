@@ -382,7 +382,7 @@ class MonitorCore:
         slice_ms = self._pipeline.drift.slice_ms
         for version, known in sorted(self._versions.items()):
             released = self._of_full_features(self._errors.release(version, self._store.label_watermark_ms))
-            released = known.fair.take(released)
+            released = known.fair.take(self._of_own_windows(version, released))
             slices, numbers = np.unique(released.times_ms // slice_ms * slice_ms, return_counts=True)
             for start_ms, n in zip(slices.tolist(), numbers.tolist(), strict=True):
                 known.n_seen[start_ms] = known.n_seen.get(start_ms, 0) + n
@@ -556,6 +556,19 @@ class MonitorCore:
         full_ms = np.array([-math.inf if each is None else each + filling_ms for each in began])
         is_full = errors.times_ms >= full_ms[at]
         return errors.take(np.flatnonzero(is_full))
+
+    def _of_own_windows(self, version: str, errors: Errors) -> Errors:
+        """Those of events in windows that no other version shares: in a swap, the events that one keeps are no sample.
+
+        A decision counts a maturity after its event, or when its label comes if that is later: those few are left in.
+        """
+        slice_ms = self._pipeline.drift.slice_ms
+        slices, at = np.unique(
+            (errors.times_ms - self._pipeline.performance.maturity_ms) // slice_ms, return_inverse=True
+        )
+        windows = [self._calendar.windows_of(self._calendar.pane_at(each * slice_ms)) for each in slices.tolist()]
+        is_own = [not any(is_shared(version, self._store.n_scored(each)) for each in held) for held in windows]
+        return errors.take(np.flatnonzero(np.array(is_own, np.bool_)[at]))
 
     def _silence(self, window: Window, version: str) -> Silence:
         filling: list[Filling] = []

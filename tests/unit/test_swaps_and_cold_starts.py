@@ -177,6 +177,24 @@ def test_an_origin_that_sends_nothing_is_missing_once_whatever_scored_the_others
     assert "No events of origin=e where" in fault.headline
 
 
+@pytest.mark.parametrize(
+    ("version", "day", "is_seen"),
+    [("1.0.0", 8.0, True), ("1.0.0", 9.5, False), ("2.0.0", 10.9, False), ("2.0.0", 11.1, True)],
+)
+def test_detectors_do_not_see_the_decisions_of_windows_that_versions_share(
+    version: str, day: float, is_seen: bool
+) -> None:
+    """Which events a version keeps in a swap is no matter of chance; a decision counts two days after its event."""
+    payments = swapped(draw([7, 1], 14))
+    monitor = make_monitor(payments, drift=replace(pipeline().drift, detectors=(default_detector("cusum"),)))
+    for record in records_of(payments):
+        monitor.observe(record)
+    times = np.full(4_000, START_MS + int((day + 2) * DAY_MS), "<i8").tobytes()
+    run = ErrorRun(version, times, np.ones(4_000, np.uint8).tobytes())
+    monitor.observe(SketchRecord(0, START_MS + 200 * DAY_MS, START_MS + 200 * DAY_MS, [], [run]))
+    assert any(each.metric == "error" for each in monitor.collect(1).reports) is is_seen
+
+
 def test_a_version_without_a_reference_shares_a_window_like_any_other() -> None:
     payments = swapped(draw([9, 1], 12))
     monitor = make_monitor(payments.only(payments.versions == "1.0.0"))
