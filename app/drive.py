@@ -12,16 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from app.core.batches import Ints, RecordBatch
+from app.core.batches import Ints, Promise, RecordBatch
 from app.core.features import FeaturePlan
 from app.core.merge import BEGINNING_MS, END_MS
 from app.core.scoring import UNSCORED, ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.core.shared_board import SharedBoard
-from app.pipeline import PartitionPipeline, Step
+from app.pipeline import STEP_EVENTS, PartitionPipeline, Step, new_board
 from schemas.pipeline import Limits, Pipeline
-
-#: Most events of one step: bounds how long a worker's event loop is busy.
-STEP_EVENTS = 5_000
 
 #: Who scores the events of a partition; None: only features are wanted.
 ModelsOf = Callable[[int], ModelSelector | None]
@@ -29,13 +26,6 @@ ModelsOf = Callable[[int], ModelSelector | None]
 
 class NoModelError(RuntimeError):
     """Events are to be scored and no model is ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """Among batches: nothing older than ``until_ms`` follows, in any partition."""
-
-    until_ms: int
 
 
 @dataclass(slots=True)
@@ -47,11 +37,6 @@ class PartitionRun:
     events: Iterable[RecordBatch] = ()
     labels: Iterator[RecordBatch] = field(default_factory=lambda: iter(()))
     events_are_over: bool = False
-
-
-def new_board(plan: FeaturePlan, partitions: Iterable[int]) -> SharedBoard | None:
-    """What flows of these partitions share; None when they share nothing."""
-    return SharedBoard(plan.shared, partitions) if plan.shared else None
 
 
 def new_flow(

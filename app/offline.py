@@ -18,7 +18,7 @@ from app.adapters.recording_parts import reach_ms
 from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, RecordedLog, Recording, RecordingError, read_versions
 from app.adapters.source import cut_with_promises, read_source
 from app.bootstrap import compile_features
-from app.core.batches import Floats, Ints, RecordBatch
+from app.core.batches import Floats, Ints, Promise, RecordBatch
 from app.core.drift_calendar import Window
 from app.core.features import FeaturePlan
 from app.core.filling import Filling, FillTimes
@@ -27,8 +27,8 @@ from app.core.label_delays import LabelDelays
 from app.core.maturity import FEWEST_IN_TRAINING, Maturity, is_old_enough, weigh
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.stream_start import StreamStart
-from app.drive import PartitionRun, Promise, RecordedSelector, drive, drive_partitions, new_board, new_flow
-from app.pipeline import Step
+from app.drive import PartitionRun, RecordedSelector, drive, drive_partitions, new_flow
+from app.pipeline import Step, new_board
 from models.registry import Registry, RegistryError, resolve
 from models.timeline import Begins
 from models.verify import verify

@@ -36,10 +36,9 @@ from app.adapters.topic_reader import read_to_end
 from app.core.features import FeaturePlan
 from app.core.row_cache import RowCache
 from app.core.sketches import split_record
-from app.drive import STEP_EVENTS
 from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError
-from app.pipeline import WRONG_PARTITION, Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
+from app.pipeline import STEP_EVENTS, WRONG_PARTITION, Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline
 from schemas.wire import encode_packed
 

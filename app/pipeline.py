@@ -52,6 +52,9 @@ from models.segments import Segments
 from schemas.pipeline import Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
+#: Most events of one step: bounds how long a worker's event loop is busy.
+STEP_EVENTS = 5_000
+
 #: Events of a partition that may wait for other partitions before no more are read.
 _MOST_HELD = 20_000
 
@@ -765,3 +768,8 @@ def _events_of(queued: _Queued, merged: Merged[_Queued]) -> EventBatch:
     if merged.start == 0 and merged.stop == len(queued.events):
         return queued.events
     return queued.events.take(np.arange(merged.start, merged.stop, dtype=np.int64))
+
+
+def new_board(plan: FeaturePlan, partitions: Iterable[int]) -> SharedBoard | None:
+    """What flows of these partitions share; None when they share nothing."""
+    return SharedBoard(plan.shared, partitions) if plan.shared else None

@@ -13,7 +13,6 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.adapters.lean_consumer import LeanConsumer
-from app.adapters.recordings import cut_offsets
 from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import drain, new_consumer, partitions_of
 from app.core.batches import RecordBatch
@@ -36,7 +35,7 @@ async def read_between(bootstrap: str, bounds: Mapping[str, tuple[Bound, Bound]]
             stretches |= await _find_stretches(consumer, topic, begin, end)
         async for fetched in drain(consumer, stretches):
             _, stop = stretches[TopicPartition(fetched.topic, fetched.partition)]
-            batch = cut_offsets(fetched, 0, stop)
+            batch = fetched.between(0, stop)
             if len(batch):
                 yield batch
     finally:

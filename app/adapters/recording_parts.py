@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.adapters.recordings import EVENTS, LABELS, About, Recording, RecordingError, cut_offsets
+from app.adapters.recordings import EVENTS, LABELS, About, Recording, RecordingError
 from app.core.batches import Ints, RecordBatch
 from app.core.bounds import OPEN, Bound, names
 from app.core.decode import EventDecoder, LabelDecoder
@@ -154,7 +154,7 @@ class RecordingPart:
             yield from self.recording.read(kind, partition, pipeline)
             return
         for batch in self.recording.read(kind, partition, pipeline, stretch.start, stretch.stop):
-            for piece in (cut_offsets(batch, 0, stretch.first), cut_offsets(batch, stretch.first, _NO_END)):
+            for piece in (batch.between(0, stretch.first), batch.between(stretch.first, _NO_END)):
                 if len(piece):
                     yield piece
 

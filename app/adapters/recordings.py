@@ -268,7 +268,7 @@ class Recording:
         with pq.ParquetFile(self.path) as file:
             for place in places:
                 table = file.read_row_group(place, columns=["offset", "timestamp_ms", "key", "value", "headers"])
-                batch = cut_offsets(_to_batch(table, topic, partition), start, last)
+                batch = _to_batch(table, topic, partition).between(start, last)
                 if len(batch):
                     yield batch
 
@@ -279,11 +279,6 @@ class Recording:
                 f"{self.path} is a recording of {self.about.pipeline}, not of {pipeline.name}; give --pipeline"
                 f" {self.about.pipeline}."
             )
-
-
-def cut_offsets(batch: RecordBatch, start: int, stop: int) -> RecordBatch:
-    """The records of a batch whose offset is in start…stop - 1."""
-    return batch.cut(*np.searchsorted(batch.offsets, (start, stop)).tolist())
 
 
 def _to_batch(table: Any, topic: str, partition: int) -> RecordBatch:

@@ -11,8 +11,7 @@ import numpy as np
 from aiokafka.partitioner import murmur2
 
 from app.adapters.python_features import load_function
-from app.core.batches import Header, RecordBatch
-from app.drive import Promise
+from app.core.batches import Header, Promise, RecordBatch
 from schemas.pipeline import Pipeline, PipelineError
 from schemas.source import Records, SourceRecord
 from schemas.topics import WATERMARK_HEADER

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from app.adapters.bounded_reader import read_between, reading
-from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, RecordingWriter, cut_offsets, describe
+from app.adapters.recordings import EVENTS, LABELS, MODEL_UPDATES, SCORES, RecordingWriter, describe
 from app.core.batches import RecordBatch
 from app.core.bounds import OPEN, Bound
 from schemas.pipeline import Pipeline
@@ -105,8 +105,8 @@ def _of(batch: RecordBatch, stretch: tuple[int, int]) -> RecordBatch:
     found = np.array([_source_offset(value) for value in batch.values], dtype=np.int64)
     inside = np.flatnonzero((found >= stretch[0]) & (found < stretch[1]))
     if not len(inside):
-        return cut_offsets(batch, 0, 0)
-    return cut_offsets(batch, int(batch.offsets[inside[0]]), int(batch.offsets[inside[-1]]) + 1)
+        return batch.cut(0, 0)
+    return batch.between(int(batch.offsets[inside[0]]), int(batch.offsets[inside[-1]]) + 1)
 
 
 def _source_offset(value: bytes | None) -> int:

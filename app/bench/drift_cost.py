@@ -17,8 +17,7 @@ from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
 from app.core.features import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.drive import STEP_EVENTS
-from app.pipeline import PartitionPipeline
+from app.pipeline import STEP_EVENTS, PartitionPipeline
 
 _ROUNDS = 7
 _BATCHES = 20

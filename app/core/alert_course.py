@@ -97,6 +97,19 @@ def limits(rule: AlertRule, training_value: float) -> list[Limit]:
     return found
 
 
+def strictest(asked: Iterable[Limit]) -> float:
+    """The highest of the values that a measure must not fall below; NaN where no limit has such a value.
+
+    Examples
+    --------
+    >>> strictest([Limit(0.6, "below", 0.6), Limit(0.65, "below", 0.7), Limit(0.9, "above", 0.9)])
+    0.65
+    >>> strictest([Limit(0.9, "above", 0.9)])
+    nan
+    """
+    return max((limit.value for limit in asked if limit.side == "below"), default=math.nan)
+
+
 def silence_of(window: Window, silences: Iterable[Silence]) -> str:
     """Why alerts of a window are not raised: the words of the first silence that it overlaps; "" when there is none.
 

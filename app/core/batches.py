@@ -54,6 +54,17 @@ class RecordBatch:
             {place - first: why for place, why in self.unreadable.items() if first <= place < last},
         )
 
+    def between(self, start: int, stop: int) -> RecordBatch:
+        """The records whose offset is in start…stop - 1."""
+        return self.cut(*np.searchsorted(self.offsets, (start, stop)).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Among batches of all partitions: nothing older than ``until_ms`` follows."""
+
+    until_ms: int
+
 
 @dataclass(slots=True)
 class EventBatch:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from app.core.alert_readings import Limit
     from app.core.batches import Floats
     from app.core.calibration import Calibration
     from app.core.drift_reports import Judgement
@@ -62,8 +61,8 @@ class Diagnosis:
     ----------
     reference
         Its reference.
-    limits
-        What the alert rules of the pipeline ask of `MEASURE`.
+    least
+        What the alert rules of the pipeline ask of `MEASURE`; NaN: nothing.
     events
         What an event is called, in the plural.
     settings
@@ -73,7 +72,7 @@ class Diagnosis:
     """
 
     reference: Reference
-    limits: Sequence[Limit]
+    least: float
     events: str
     settings: PerformanceSettings
     origins: Origins | None = None
@@ -279,11 +278,10 @@ class Diagnosis:
         if row is None:
             return None
         value = row.estimated if math.isnan(row.realised) else row.realised
-        limit = max((each.value for each in self.limits if each.side == "below"), default=math.nan)
         return Performance(
             measure=MEASURE.upper(),
             value=value,
-            limit=limit,
+            limit=self.least,
             predecessor=predecessor,
             expected=row.expected,
             least=least_loss(MEASURE, self.settings.minimum_effects[MEASURE], row.expected),

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from app.core.alert_course import limits
+from app.core.alert_course import limits, strictest
 from app.core.alert_readings import LABELS_MISSING, NOTHING, read_drift, read_labels, read_performance, read_verdict
 from app.core.alert_words import Detected
 from app.core.alerting import AlertBook
@@ -201,8 +201,8 @@ class MonitorCore:
         judge = Judge(reference, drift.tests, memories_of(self._pipeline))
         known_auc = training_metrics.get(MEASURE, auc(reference.training.outcomes))
         rules = [rule for rule in self._pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
-        told = [limit for rule in rules for limit in limits(rule, known_auc)]
-        diagnosis = Diagnosis(reference, told, self._pipeline.events.plural, self._pipeline.performance, self._origins)
+        least = strictest(limit for rule in rules for limit in limits(rule, known_auc))
+        diagnosis = Diagnosis(reference, least, self._pipeline.events.plural, self._pipeline.performance, self._origins)
         own = {name: value for name, value, _, _ in measure(reference.training, diagnosis.calibration)}
         self.alerts.add_version(version, {**own, **training_metrics})
         fair = FairErrors(reference)

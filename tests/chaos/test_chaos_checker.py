@@ -19,9 +19,9 @@ from chaos_shared import shared_windows
 from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.drive import RecordedSelector, new_board
+from app.drive import RecordedSelector
 from app.offline import load_model
-from app.pipeline import PartitionPipeline, Step
+from app.pipeline import PartitionPipeline, Step, new_board
 from models.registry import Registry
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load as load_pipeline

@@ -29,8 +29,8 @@ from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
 from app.core.scoring import ActiveModel
 from app.core.sketches import Sketch
-from app.drive import STEP_EVENTS, RecordedSelector, new_board
-from app.pipeline import PartitionPipeline, Step
+from app.drive import RecordedSelector
+from app.pipeline import STEP_EVENTS, PartitionPipeline, Step, new_board
 from schemas.pipeline import Limits, Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from app.core import diagnosis
-from app.core.alert_course import Limit
 from app.core.attribution import attribute
 from app.core.diagnosis import Diagnosis, to_record
 from app.core.drift_calendar import Window
@@ -56,8 +55,8 @@ def reference() -> Reference:
     return fit_reference(matrix, NAMES, kinds, {"carrier": 3}, scores, labels, 16, vocabularies=names)
 
 
-def diagnose(limits: Sequence[Limit] = ()) -> Diagnosis:
-    return Diagnosis(reference(), limits, "flights", Settings(0))
+def diagnose() -> Diagnosis:
+    return Diagnosis(reference(), math.nan, "flights", Settings(0))
 
 
 def judged(segment: str, metric: str, effect: float | None = 0.5, test: str = "psi") -> Judgement:
@@ -78,7 +77,7 @@ def look(  # what a verdict rests on
     *,
     performance: Sequence[PerformanceRow] = (),
     traffic: Traffic = NO_TRAFFIC,
-    limits: Sequence[Limit] = (),
+    least: float = math.nan,
     predecessor: Predecessor | None = None,
     with_labels: bool = True,
     known: Reference | None = None,
@@ -86,7 +85,7 @@ def look(  # what a verdict rests on
     """The situation that the verdict is about."""
     found: list[Situation] = []
     monkeypatch.setattr(diagnosis, "decide", found.append)
-    of = Diagnosis(known or reference(), limits, "flights", Settings(0))
+    of = Diagnosis(known or reference(), least, "flights", Settings(0))
     of.verdict(counts, drifts, performance, traffic, predecessor, with_labels=with_labels, alpha=0.002)
     return found[0]
 
@@ -160,22 +159,21 @@ def auc_row(realised: float, segment: str = ALL, measure: str = "auc") -> Perfor
     return row._replace(realised=realised, estimated=0.7)
 
 
-def test_the_performance_is_the_realised_auc_of_all_events_or_the_estimated_one_beside_the_strictest_limit(
+def test_the_performance_is_the_realised_auc_of_all_events_or_the_estimated_one_beside_the_least_that_alert_rules_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = {ALL: counts_of(draw(2, 500))}
-    limits = [Limit(0.6, "below", 0.6), Limit(0.65, "below", 0.7), Limit(0.9, "above", 0.9)]
     before = Predecessor("6", 0.8, 0.5, 1)
     rows = [auc_row(0.5, "k=1"), auc_row(0.9, measure="accuracy")]
 
-    def performance(*more: PerformanceRow, limits: Sequence[Limit] = limits) -> tuple[object, ...] | None:
-        found = look(monkeypatch, counts, performance=[*rows, *more], limits=limits, predecessor=before).performance
+    def performance(*more: PerformanceRow, least: float = 0.65) -> tuple[object, ...] | None:
+        found = look(monkeypatch, counts, performance=[*rows, *more], least=least, predecessor=before).performance
         return None if found is None else (found.measure, found.value, found.limit, found.predecessor)
 
     assert performance() is None
     assert performance(auc_row(0.62)) == ("AUC", 0.62, 0.65, before)
     assert performance(auc_row(math.nan)) == ("AUC", 0.7, 0.65, before)
-    without = performance(auc_row(0.62), limits=limits[2:])
+    without = performance(auc_row(0.62), least=math.nan)
     assert without is not None
     assert math.isnan(without[2])  # type: ignore[arg-type]  # a float, third
 

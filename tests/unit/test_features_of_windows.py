@@ -17,9 +17,9 @@ from app.adapters.recordings import EVENTS, LABELS, Recording, RecordingWriter, 
 from app.adapters.source import Partitioner, cut_batches, cut_with_promises, read_source
 from app.bootstrap import compile_features
 from app.core.batches import Floats
-from app.drive import PartitionRun, drive_partitions, new_board, new_flow
+from app.drive import PartitionRun, drive_partitions, new_flow
 from app.offline import build_training_set, run, run_recording
-from app.pipeline import Step
+from app.pipeline import Step, new_board
 from schemas.pipeline import Pipeline
 from schemas.pipeline_file import load
 

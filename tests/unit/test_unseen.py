@@ -204,7 +204,7 @@ def test_a_change_has_the_shares_of_each_value_and_of_missing_ones_on_either_sid
     then, window = Counts.zeros(4, 6, 1), Counts.zeros(4, 6, 1)  # wider than the category is
     then.counts[1, :4], window.counts[1, :4] = [6, 2, 0, 2], [1, 2, 3, 4]
     reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 6)), np.zeros((0, 2, 1), int))
-    (change,) = Diagnosis(reference, [], "events", Performance(0))._changes([KINDS[1].name], window)
+    (change,) = Diagnosis(reference, math.nan, "events", Performance(0))._changes([KINDS[1].name], window)
     assert (change.shares_before, change.missing_before) == ((0.6, 0.2, 0.0), 0.2)
     assert (change.shares_now, change.missing_now) == ((0.1, 0.2, 0.3), 0.4)
     assert change.effect == pytest.approx(0.5)  # of the first value

@@ -11,8 +11,9 @@ from shared_cluster import PARTITIONS, Cluster, Setting, collect, cut
 from shared_logs import MINUTE_MS, NOW_MS, START_MS, Logs, label
 
 from app.core.features import FeaturePlan
-from app.drive import PartitionRun, drive_partitions, new_board, new_flow
+from app.drive import PartitionRun, drive_partitions, new_flow
 from app.parity import fields_used
+from app.pipeline import new_board
 from schemas.pipeline import Aggregate, FieldType
 from schemas.pipeline_features import FIELDLESS_AGGREGATES, SHARED_AGGREGATES
 from schemas.pipeline_file import load
