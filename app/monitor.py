@@ -37,7 +37,7 @@ from app.adapters.worker_http import Health, Sample, refusal_samples
 from app.core.idleness import Idleness, Sight
 from app.core.input_checks import InputCounts
 from app.core.maturity import say_too_short
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.ports import FencedError, WarehouseError
 from schemas.pipeline import Pipeline
 

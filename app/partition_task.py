@@ -36,7 +36,7 @@ from app.adapters.topic_reader import read_to_end
 from app.core.features import FeaturePlan
 from app.core.row_cache import RowCache
 from app.core.sketches import split_record
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError
 from app.pipeline import STEP_EVENTS, WRONG_PARTITION, Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
 from schemas.pipeline import Pipeline

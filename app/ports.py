@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,7 +25,7 @@ from app.adapters.publisher import OutputTooLargeError, PartitionPublisher, Publ
 from app.adapters.topic_reader import new_member, to_batch
 from app.core.copies import Copy
 from app.core.routing import Place, Routed, Routing, least_promise
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, choose_starts
 from schemas.pipeline import Pipeline
 from schemas.topics import WATERMARK_HEADER

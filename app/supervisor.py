@@ -19,9 +19,9 @@ from app.adapters.embedded_kafka import EmbeddedKafka, refuse_taken_port
 from app.adapters.home_lock import HomeLock
 from app.adapters.private_folder import private_home
 from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
-from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import FORMER_PORT, Child, RestartPolicy, SupervisedChild
 from app.adapters.topics_admin import ensure_topics
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

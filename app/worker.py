@@ -30,7 +30,7 @@ from app.adapters.topic_reader import answers
 from app.adapters.worker_http import Health, Sample, refusal_samples
 from app.core.features import FeaturePlan
 from app.core.records.rules import RecordRules
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
 from app.partition_task import PartitionTask, Progress, Surroundings
 from app.pipeline import new_board

@@ -13,10 +13,10 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.adapters.lean_consumer import LeanConsumer
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import drain, new_consumer, partitions_of
 from app.core.batches import RecordBatch
 from app.core.bounds import Bound, names
+from app.exits import StackError
 
 
 async def read_between(bootstrap: str, bounds: Mapping[str, tuple[Bound, Bound]]) -> AsyncGenerator[RecordBatch, None]:

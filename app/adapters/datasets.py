@@ -26,7 +26,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 Floats = NDArray[np.float64]
 Say = Callable[[str], None]

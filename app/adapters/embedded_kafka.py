@@ -23,7 +23,7 @@ from app.adapters.home_lock import HomeLock
 from app.adapters.kafka_jars import Download, ensure_jars
 from app.adapters.kafka_settings import render_logging, render_properties
 from app.adapters.private_folder import private_folder
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from app.adapters.source import (
     watermark_header,
     watermark_partitions,
 )
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 from schemas.pipeline import Pipeline
 from schemas.source import SourceRecord
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Self
 
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from pathlib import Path

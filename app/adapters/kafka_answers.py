@@ -13,9 +13,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import answers
-from app.exit_codes import EXIT_RETRY
+from app.exits import EXIT_RETRY, StackError
 
 T = TypeVar("T")
 

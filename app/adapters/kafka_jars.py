@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.adapters.home_lock import HomeLock
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

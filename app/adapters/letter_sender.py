@@ -18,7 +18,6 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from app.adapters.bounded_reader import read_between, reading
 from app.adapters.record_batches import UnreadableRecord
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer
 from app.adapters.topics_admin import ensure_topics
 from app.core.bounds import OPEN
@@ -26,6 +25,7 @@ from app.core.copies import read_stand_in
 from app.core.letter_selection import Place, address
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules
+from app.exits import StackError
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import DeadLetter, SentBack, decode_json

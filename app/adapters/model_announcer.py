@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import new_consumer, read_to_end
 from app.adapters.topics_admin import ensure_topics
+from app.exits import StackError
 from models.timeline import Timeline
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics

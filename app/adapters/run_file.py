@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from app.adapters.child_process import birth_mark
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from pathlib import Path

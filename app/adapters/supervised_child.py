@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from app.adapters.child_process import spawn, stop_child
 from app.adapters.private_folder import private_folder
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

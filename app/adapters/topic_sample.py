@@ -5,11 +5,11 @@ from __future__ import annotations
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import drain, new_consumer, partitions_of
 from app.core.batches import RecordBatch
 from app.core.decode import EventDecoder, LabelDecoder
 from app.core.key_sample import Sample, Seen
+from app.exits import StackError
 from schemas.pipeline import Pipeline
 
 #: Records of all partitions of a topic together, and the least of each.

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from app.adapters.stack_error import StackError, TopicMismatchError
+from app.exits import StackError, TopicMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

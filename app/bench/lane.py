@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from app.adapters.child_process import spawn, stop_child
 from app.adapters.lag import LagReader, worker_group
-from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.bench.workload import PARTITIONS, Workload
+from app.exits import StackError
 from app.settings import Settings
 from schemas.pipeline import Delivery
 from schemas.topics import Topic, Topics

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from app.adapters.home_lock import HomeLock
 from app.adapters.kafka_jars import ensure_jars, read_lock
-from app.adapters.stack_error import StackError
 from app.bench.lane import BenchError
+from app.exits import StackError
 
 PROGRAMS = Path(__file__).parents[2] / "scripts" / "bench"
 REQUIREMENTS = PROGRAMS / "peers-requirements.txt"

@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from app.adapters.embedded_kafka import EmbeddedKafka
-from app.adapters.stack_error import StackError
 from app.bench.run import BenchRun, Sizes
 from app.bench.sections import SECTIONS, measure
 from app.cli.narration import Narrator
+from app.exits import StackError
 from app.settings import Settings
 
 DEFAULT = Sizes()

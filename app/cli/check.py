@@ -18,12 +18,12 @@ from app.adapters.monitor_client import MonitorError, ask_monitor
 from app.adapters.python_features import load_functions
 from app.adapters.run_file import find_kafka, read_run
 from app.adapters.source import SourceError, cut_batches, read_source
-from app.adapters.stack_error import StackError
 from app.adapters.topic_sample import read_sample
 from app.adapters.topics_admin import describe_topics
 from app.cli.model_context import ModelContext, emit, with_context
 from app.core.features import FeaturePlan
 from app.core.key_sample import Sample, describe_keys, describe_strays
+from app.exits import StackError
 from app.offline import run
 from app.ports import WarehouseError
 from app.secret import Secret

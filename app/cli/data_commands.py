@@ -15,10 +15,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from app.adapters.event_tables import TableError
 from app.adapters.recordings import RecordingError
 from app.adapters.source import SourceError
-from app.adapters.stack_error import StackError
 from app.cli.utc_time import UtcTime
 from app.core.bounds import Bound, parse_offsets
 from app.drive import NoModelError
+from app.exits import StackError
 from app.pipeline import TooManyDeadLettersError
 from app.ports import WarehouseError
 from app.visible import visible

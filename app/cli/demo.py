@@ -19,9 +19,9 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from app.adapters.stack_error import StackError
 from app.cli.narration import Narrator
 from app.cli.up import interrupts_to, load_pipeline, signals_as_interrupts
+from app.exits import StackError
 from app.secret import Secret
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children

@@ -8,7 +8,7 @@ import click
 
 from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
 from app.adapters.run_file import find_kafka
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 from app.ports import WarehouseError
 from app.secret import Secret
 from app.settings import Settings

@@ -10,10 +10,10 @@ import msgspec
 
 from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.model_announcer import read_timeline
-from app.adapters.stack_error import StackError
 from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.cli.model_release import promote, rollback
 from app.cli.model_train import train
+from app.exits import StackError
 from models.manifest import Manifest, ManifestError
 from models.registry import RegistryError, read_bundle
 from models.timeline import Timeline

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.model_announcer import announce, read_timeline
-from app.adapters.stack_error import StackError
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, who, with_context
 from app.cli.utc_time import UtcTime
+from app.exits import StackError
 from models.manifest import Manifest
 from models.registry import Entry, RegistryError
 from models.timeline import Span, Timeline

@@ -15,11 +15,10 @@ from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.log_limit import start_logging
 from app.adapters.monitor_http import MonitorHttp
 from app.adapters.run_file import find_kafka
-from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.warehouse_thread import WarehouseThread
 from app.cli.http_options import HttpPlace, http_options
-from app.exit_codes import EXIT_CONFIG
+from app.exits import EXIT_CONFIG, StackError
 from app.monitor import Monitor, sources
 from app.ports import WarehouseError
 from app.settings import Settings

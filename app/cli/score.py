@@ -12,12 +12,12 @@ from app.adapters.event_tables import EventTable, check_suffix
 from app.adapters.kafka_answers import run_with_kafka
 from app.adapters.model_announcer import read_timeline
 from app.adapters.score_tables import RejectionWriter, ScoreWriter
-from app.adapters.stack_error import StackError
 from app.bootstrap import compile_features
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.core.scoring import ChampionTimeline
 from app.drive import PartitionRun, drive_partitions, new_flow
+from app.exits import StackError
 from app.offline import load_model
 from app.replaying import TrainingRows
 from schemas.pipeline import Pipeline

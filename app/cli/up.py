@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from app.adapters.clickhouse_url import ClickHouseUrl
-from app.adapters.stack_error import StackError
 from app.cli.narration import Narrator
 from app.cli.utc_time import StartType
+from app.exits import StackError
 from app.ports import WarehouseError
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children

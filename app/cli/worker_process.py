@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from threadpoolctl import threadpool_limits
 from app.adapters.log_limit import start_logging
 from app.adapters.model_feed import ModelShelf
 from app.adapters.run_file import find_kafka
-from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.worker_http import WorkerHttp
-from app.bootstrap import compile_features, process_name
+from app.bootstrap import compile_features
 from app.cli.http_options import HttpPlace
-from app.exit_codes import EXIT_CONFIG
+from app.exits import EXIT_CONFIG, StackError
 from app.settings import Settings
 from app.worker import Membership, Worker, wall_clock_ms
 from models.trial import Trial
@@ -91,7 +91,7 @@ async def _work(
     except StackError as error:
         return error.exit_code, str(error)
     plan = compile_features(pipeline)
-    shelf = ModelShelf(pipeline, bootstrap, process_name("worker"), wall_clock_ms, trial)
+    shelf = ModelShelf(pipeline, bootstrap, f"worker@{socket.gethostname()}-{os.getpid()}", wall_clock_ms, trial)
     worker = Worker(
         pipeline,
         plan,

@@ -25,10 +25,10 @@ from app.adapters.event_producer import EventProducer
 from app.adapters.lag import worker_group
 from app.adapters.monitor_client import MonitorClient, MonitorError
 from app.adapters.source import EVENT, EncodedRecord, SourceError, read_source
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import follow
 from app.core.drift_calendar import Calendar
 from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
+from app.exits import StackError
 from app.settings import Settings
 from schemas.pipeline import Pipeline
 from schemas.refusal import RefusedRecordError

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.adapters.stack_error import StackError
 from app.evaluation.changes import measure_changes
 from app.evaluation.concepts import measure_concepts
 from app.evaluation.cost import measure_cost
@@ -22,6 +21,7 @@ from app.evaluation.prices import measure_prices
 from app.evaluation.procedures import measure_procedures
 from app.evaluation.run import EvaluationRun
 from app.evaluation.weather import measure_weather
+from app.exits import StackError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from chaos_report import Figure, record
 from chaos_run import ChaosRun
 from full_disk import Disk, limited, small_disk
 
-from app.exit_codes import EXIT_CONFIG
+from app.exits import EXIT_CONFIG
 
 #: For so long the disk is full, and on a slow machine until a worker has come to write what no longer fits.
 FULL_S, LONGEST_S = 20.0, 180.0

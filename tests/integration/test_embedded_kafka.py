@@ -18,8 +18,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from app.adapters.child_process import birth_mark
 from app.adapters.embedded_kafka import EmbeddedKafka, answers_as_kafka
-from app.adapters.stack_error import StackError
 from app.adapters.topics_admin import ensure_topics
+from app.exits import StackError
 from app.settings import Settings
 from schemas.topics import Topic, Topics
 

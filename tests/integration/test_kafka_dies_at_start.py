@@ -21,13 +21,12 @@ from app.adapters import kafka_answers
 from app.adapters.kafka_answers import while_kafka_answers
 from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.model_announcer import read_timeline
-from app.adapters.stack_error import StackError
 from app.adapters.topic_recorder import record_topics
 from app.adapters.topics_admin import ensure_topics
 from app.adapters.warehouse_thread import WarehouseThread
 from app.cli.http_options import HttpPlace
 from app.cli.worker_process import _work
-from app.exit_codes import EXIT_RETRY
+from app.exits import EXIT_RETRY, StackError
 from app.monitor import Monitor
 from app.worker import Membership
 from models.registry import Registry

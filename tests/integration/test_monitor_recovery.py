@@ -16,7 +16,7 @@ from monitor_bench import N_PERFORMANCE, START_MS, Bench, rows_of
 from app.adapters.clickhouse import ClickHouseWarehouse
 from app.adapters.warehouse_thread import WarehouseThread
 from app.adapters.watch import Pace
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.monitor import Monitor
 
 if TYPE_CHECKING:

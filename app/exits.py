@@ -1,8 +1,11 @@
-"""The error of everything that starts servers and processes."""
+"""How a worker or a monitor ends: codes of ``sysexits.h`` for whoever may start it again, and errors that carry one."""
 
 from __future__ import annotations
 
-from app.exit_codes import EXIT_CONFIG, EXIT_RETRY
+#: EX_TEMPFAIL: starting it again may help.
+EXIT_RETRY = 75
+#: EX_CONFIG: a person must mend something first.
+EXIT_CONFIG = 78
 
 
 class StackError(RuntimeError):
