@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.adapters.topic_reader import read_to_end
+from app.adapters.kafka.topic_reader import read_to_end
 from app.core.batches import Floats, Ints
+from app.kafka_access import KafkaAccess
 from schemas.topics import Topics
 
 #: Answers SQL with rows, each a mapping by column.
@@ -262,13 +263,13 @@ class _ScoreHead(msgspec.Struct):
     source: _Source
 
 
-async def read_topics(bootstrap: str, topics: Topics) -> tuple[Positions, Outcomes]:
+async def read_topics(kafka: KafkaAccess, topics: Topics) -> tuple[Positions, Outcomes]:
     """Read events and outcomes from the topics: committed records only, up to their present ends."""
     events: list[Positions] = []
     rejected: list[Positions] = []
     decoder = msgspec.json.Decoder(_ScoreHead)
     heads: list[_ScoreHead] = []
-    async for batch in read_to_end(bootstrap, [topics.events, topics.scores, topics.dead_letters]):
+    async for batch in read_to_end(kafka, [topics.events, topics.scores, topics.dead_letters]):
         if batch.topic == topics.events:
             events.append(Positions.of(batch.partition, batch.offsets))
         elif batch.topic == topics.scores:

@@ -25,31 +25,31 @@ import msgspec
 import numpy as np
 
 from app.core.batches import EventBatch, Floats, Ints, LabelBatch, RecordBatch, Rejection
-from app.core.copies import read_origin
-from app.core.decode import EventDecoder, LabelDecoder
-from app.core.entity_directory import EntityDirectory
-from app.core.entity_guard import EntityGuard
-from app.core.entity_log import EntityLog
-from app.core.features import FeaturePlan
-from app.core.joining import JoinedLabels
-from app.core.label_tally import LabelTally
-from app.core.last_scored import LastScored
-from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
-from app.core.pending import REJECTED, PendingEvents, Scored
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.label_tally import LabelTally
+from app.core.entities.copies import read_origin
+from app.core.entities.directory import EntityDirectory
+from app.core.entities.guard import EntityGuard
+from app.core.entities.log import EntityLog
+from app.core.features.plan import FeaturePlan
+from app.core.features.state_log import META, TILES, Generation, Restored, StateReader
+from app.core.intake.decode import EventDecoder, LabelDecoder
+from app.core.intake.joining import JoinedLabels
+from app.core.intake.last_scored import LastScored
+from app.core.intake.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
+from app.core.intake.pending import REJECTED, PendingEvents, Scored
+from app.core.intake.rejection_limit import RejectionLimit
+from app.core.intake.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
 from app.core.records.rules import RecordRules
-from app.core.rejection_limit import RejectionLimit
-from app.core.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
-from app.core.repartition import Repartition
-from app.core.row_cache import RowCache, Snapshot
 from app.core.scoring import ActiveModel, ModelSelector
-from app.core.shared_board import SharedBoard
-from app.core.shared_held import Ready
-from app.core.shared_part import SharedPart
-from app.core.sketch_buffer import SketchBuffer
-from app.core.state_log import META, TILES, Generation, Restored, StateReader
-from models.reference import Reference
-from models.segments import Segments
-from schemas.pipeline import Pipeline
+from app.core.shared.board import SharedBoard
+from app.core.shared.held import Ready
+from app.core.shared.part import SharedPart
+from app.core.shared.repartition import Repartition
+from app.core.tiles.row_cache import RowCache, Snapshot
+from models.reference.reference import Reference
+from models.reference.segments import Segments
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, Source
 
 #: Most events of one step: bounds how long a worker's event loop is busy.
@@ -226,7 +226,7 @@ class PartitionPipeline:
         Parameters
         ----------
         clock_ms
-            Time of the reader's clock, as a bound on event times; None in a replay (`app.core.event_time`).
+            Time of the reader's clock, as a bound on event times; None in a replay (`app.core.records.event_time`).
         """
         events, rejections = self._decode_events(records, clock_ms)
         misplaced = self._find_misplaced(events)

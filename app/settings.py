@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.kafka_access import KafkaAccess
 from app.secret import Secret
 
 
@@ -38,7 +39,7 @@ class Settings:
     """The environment, read once at the edge and passed on."""
 
     kafka: str
-    #: Its password makes all of it a secret; `app.adapters.clickhouse_url` takes it apart.
+    #: Its password makes all of it a secret; `app.adapters.clickhouse.url` takes it apart.
     clickhouse: Secret
     home: Path
     registry: Path
@@ -60,6 +61,11 @@ class Settings:
             cache=Path(value["STREAMGAUGE_CACHE"] or cache_root / "streamgauge").expanduser().absolute(),
             log_level=value["STREAMGAUGE_LOG_LEVEL"].upper(),
         )
+
+    @property
+    def kafka_access(self) -> KafkaAccess:
+        """How the Kafka that is named is reached."""
+        return KafkaAccess(self.kafka)
 
     def to_environment(self) -> dict[str, str]:
         """The variables that make a child process read these same settings."""

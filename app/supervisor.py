@@ -13,20 +13,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from app.adapters.child_process import birth_mark
-from app.adapters.clickhouse_url import ClickHouseUrl
-from app.adapters.embedded_kafka import EmbeddedKafka, refuse_taken_port
-from app.adapters.home_lock import HomeLock
-from app.adapters.private_folder import private_home
-from app.adapters.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
-from app.adapters.supervised_child import FORMER_PORT, Child, RestartPolicy, SupervisedChild
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.clickhouse.url import ClickHouseUrl
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.stack.child_process import birth_mark
+from app.adapters.stack.embedded_kafka import EmbeddedKafka, refuse_taken_port
+from app.adapters.stack.home_lock import HomeLock
+from app.adapters.stack.private_folder import private_home
+from app.adapters.stack.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
+from app.adapters.stack.supervised_child import FORMER_PORT, Child, RestartPolicy, SupervisedChild
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from app.adapters.kafka_jars import Download
+    from app.adapters.stack.kafka_jars import Download
     from app.settings import Settings
     from schemas.topics import Topic
 
@@ -123,9 +124,9 @@ class Stack:
             self._kafka = EmbeddedKafka(settings.home, settings.cache, kafka_port, say=say, progress=progress)
 
     @property
-    def bootstrap(self) -> str:
+    def kafka(self) -> KafkaAccess:
         """Where Kafka's clients connect."""
-        return self.settings.kafka
+        return self.settings.kafka_access
 
     def start(self) -> Self:
         """Start everything; children may still be getting ready when this returns.
@@ -147,10 +148,10 @@ class Stack:
                 refuse_taken_port(self._http_port, "--http-port")
             if self._kafka is not None:
                 self._kafka.start()
-                self.settings = replace(self.settings, kafka=self._kafka.bootstrap)
+                self.settings = replace(self.settings, kafka=self._kafka.access.servers)
             # One copy on the embedded server; on given ones as many as they can hold, up to three.
             replication = 1 if self._kafka is not None else None
-            asyncio.run(ensure_topics(self.bootstrap, self._topics, replication))
+            asyncio.run(ensure_topics(self.kafka, self._topics, replication))
             self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
             self._children = [
                 SupervisedChild(
@@ -232,7 +233,7 @@ class Stack:
 
     def addresses(self) -> dict[str, str]:
         """Name to where it listens: kafka as host:port, children as URLs once they are ready."""
-        return {"kafka": self.bootstrap, **{one.child.name: one.http for one in self._children if one.http}}
+        return {"kafka": self.kafka.servers, **{one.child.name: one.http for one in self._children if one.http}}
 
     def describe(self) -> Run:
         """Return what the run file says."""
@@ -242,7 +243,7 @@ class Stack:
             birth_mark=birth_mark(pid) or "",
             pipeline=self._pipeline,
             started_at=self._started_at,
-            kafka=RunningKafka(self.bootstrap, self._kafka is not None, self._kafka.pid if self._kafka else None),
+            kafka=RunningKafka(self.kafka.servers, self._kafka is not None, self._kafka.pid if self._kafka else None),
             clickhouse=self._clickhouse,
             children={one.child.name: RunningChild(one.pid, one.http or None, one.restarts) for one in self._children},
         )

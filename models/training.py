@@ -19,11 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from models import artifact
-from models.families import FAMILIES, FeatureKind, fit, takes_weights
-from models.golden import choose_golden_rows
 from models.hold_out import HoldOut
-from models.manifest import (
+from models.reference.fit import fit_reference
+from models.reference.segments import Segments
+from models.reference.spans import memories_of, span_of
+from models.scoring.families import FAMILIES, FeatureKind, fit, takes_weights
+from models.scoring.scorer import Scorer, make_scorer
+from models.versions import artifact
+from models.versions.golden import choose_golden_rows
+from models.versions.manifest import (
     Artifact,
     FeatureSpec,
     GoldenRows,
@@ -34,15 +38,11 @@ from models.manifest import (
     TrainingData,
     digest_training_data,
 )
-from models.reference_fit import fit_reference
-from models.scorer import Scorer, make_scorer
-from models.segments import Segments
-from models.spans import memories_of, span_of
 from models.weights import WeighedRows
 
 if TYPE_CHECKING:
-    from models.reference import Reference
-    from schemas.pipeline import Pipeline
+    from models.reference.reference import Reference
+    from schemas.pipeline.spec import Pipeline
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -101,7 +101,7 @@ def train(
     event_time_ms
         Of each row; rows may come in any order, and equal times keep theirs.
     family
-        A key of `models.families.FAMILIES`.
+        A key of `models.scoring.families.FAMILIES`.
     from_ms, to_ms
         The half-open range of event time that was asked for.
     created_at_ms

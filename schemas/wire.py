@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from schemas.pipeline import Severity
+from schemas.pipeline.spec import Severity
 from schemas.ranges import (
     ComeToMs,
     Count,
@@ -192,7 +192,7 @@ class SentBack(msgspec.Struct):
 
 
 class ModelUpdate(msgspec.Struct):
-    """``<p>.model-updates``: one step of the timeline (`models.timeline`). No two have the same key.
+    """``<p>.model-updates``: one step of the timeline (`models.versions.timeline`). No two have the same key.
 
     ``valid_from_ms``: a champion scores the events from this event time on (None: all). ``is_rollback``: this version
     is champion again as it was, and what was promoted since counts no more.
@@ -240,10 +240,9 @@ class SketchDelta(msgspec.Struct, array_like=True):
 
     ``counts`` is a flattened int64 matrix (metrics x cells) sent sparse: ``cells`` holds uint32 flat positions of
     the non-zero counts and ``counts`` their int64 values, both little-endian bytes. ``sums`` are int64 fixed-point sums
-    per metric (units of its ``models.reference.MetricCells.scale``), ``minima``/``maxima`` float64 per metric (NaN: no
-    value).
-    ``outcomes`` (version's events whose label arrived) is the same sparse coding of label (0, 1) x cell of the score;
-    ``log_loss_sum`` (units of ``FIXED_POINT``) and ``n_correct`` decisions are over the same events.
+    per metric (units of its ``models.reference.reference.MetricCells.scale``), ``minima``/``maxima`` float64 per metric
+    (NaN: no value). ``outcomes`` (version's events whose label arrived) is the same sparse coding of label (0, 1) x
+    cell of the score; ``log_loss_sum`` (units of ``FIXED_POINT``) and ``n_correct`` decisions are over the same events.
     All additive: merging deltas in any order gives the same windows.
     """
 
@@ -270,7 +269,7 @@ class ErrorRun(msgspec.Struct, array_like=True):
     event and ``performance.maturity``, whichever is later. None is before the ``label_watermark_ms`` that earlier
     records of the partition have said. ``decisions``: a byte each, 1 if it was wrong, and 2 more if the label is 1 (not
     in records of former releases). ``hours``: a byte each, the hour of the week of its event
-    (`models.error_hours.hours_of`); empty in records of former releases.
+    (`models.reference.error_hours.hours_of`); empty in records of former releases.
     """
 
     version: VersionName
@@ -297,8 +296,8 @@ class DelayCounts(msgspec.Struct, array_like=True):
     """How long one label (0 or 1) took, of the events of one slice, as one transaction joined them.
 
     The delay is the label's effective time less the time of its event. ``cells`` holds ascending numbers (uint32) of
-    the cells of `app.core.delay_law`, and ``counts`` their labels (int64), both little-endian; ``newest_ms``: effective
-    time of the newest label. Additive, and the newest of all.
+    the cells of `app.core.counts.delay_law`, and ``counts`` their labels (int64), both little-endian; ``newest_ms``:
+    effective time of the newest label. Additive, and the newest of all.
     """
 
     slice_start_ms: TimeMs
@@ -331,8 +330,9 @@ class SketchRecord(msgspec.Struct, array_like=True):
 class EntityChunk(msgspec.Struct, array_like=True):
     """``<p>.entities``: entities that one partition has seen, and when each was seen first in its generation.
 
-    ``hashes``: `app.core.hash_runs.hash64` of the whole name. ``hashes`` and ``first_seen_ms``: int64, little-endian.
-    ``names``: how they begin. The key is `app.core.entity_log`'s; a later record of the same key replaces it.
+    ``hashes``: `app.core.tiles.hash_runs.hash64` of the whole name. ``hashes`` and ``first_seen_ms``: int64,
+    little-endian. ``names``: how they begin. The key is `app.core.entities.log`'s; a later record of the same key
+    replaces it.
     """
 
     hashes: bytes

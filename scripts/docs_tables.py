@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from app.adapters import monitor_http, worker_http
+from app.adapters.http import monitor as monitor_http
+from app.adapters.http import worker as worker_http
 from app.cli import COMMANDS
 from app.settings import SETTINGS
 from schemas.tables import DATABASE, TABLES, VIEWS, Column

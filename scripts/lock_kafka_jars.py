@@ -1,6 +1,6 @@
-"""Write app/adapters/kafka_jars.lock: every jar of one version of Kafka and of its logging, with size and SHA-256.
+"""Write app/adapters/stack/kafka_jars.lock: each jar of one version of Kafka and of its logging, with size and SHA-256.
 
-    python scripts/lock_kafka_jars.py 4.1.2 2.25.4 > app/adapters/kafka_jars.lock
+    python scripts/lock_kafka_jars.py 4.1.2 2.25.4 > app/adapters/stack/kafka_jars.lock
 
 Kafka and log4j are resolved apart: taken together, log4j's own dependency management pulls kafka-clients back to 3.x.
 """

@@ -18,7 +18,7 @@ from chaos_report import Gatherer
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.settings import Settings
 
 # OpenMP's threads wait for each other by spinning: on a busy machine fits of a few rows took twenty times as long.

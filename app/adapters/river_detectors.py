@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from app.core.detectors import Baseline, Detection, locate_change
-from app.core.error_watch import make_cusum
+from app.core.errors.detectors import Baseline, Detection, locate_change
+from app.core.errors.watch import make_cusum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.core.detectors import Bits, Detector
-    from schemas.pipeline import ErrorDetector
+    from app.core.errors.detectors import Bits, Detector
+    from schemas.pipeline.spec import ErrorDetector
 
 #: A restart sees so many errors again: 0.4 s of the slowest, but for KSWIN.
 MOST = 2**17
@@ -66,7 +66,7 @@ def find_kind(name: str) -> Callable[..., Any]:
 
 
 class RiverDetector:
-    """One of river's, as a `app.core.detectors.Detector`.
+    """One of river's, as a `app.core.errors.detectors.Detector`.
 
     The time of the change is where the errors since it began anew divide best (`locate_change`), for all of them alike.
     """
@@ -78,7 +78,7 @@ class RiverDetector:
         self._inner = made.kind(**made.settings)
 
     def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:  # noqa: ARG002  # it knows of none
-        """Take the next errors; see `app.core.detectors.Detector`."""
+        """Take the next errors; see `app.core.errors.detectors.Detector`."""
         found = []
         for bit in wrong.tolist():
             self._inner.update(bit)

@@ -16,7 +16,7 @@ from rocksdict import (
     WriteBatch,
 )
 
-from app.adapters.private_folder import private_folder
+from app.adapters.stack.private_folder import private_folder
 
 _WRITE_BUFFER_BYTES = 16 << 20
 _BLOCK_CACHE_BYTES = 16 << 20
@@ -28,7 +28,7 @@ class StateDiskError(RuntimeError):
 
 
 class RocksRows:
-    """`app.core.row_cache.RowsOnDisk` in a folder of its own."""
+    """`app.core.tiles.row_cache.RowsOnDisk` in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.bench.lane import BenchError, Child, Lane
 from app.bench.peer_tools import Say, ensure_python, ensure_streams, program
-from schemas.pipeline import Delivery
+from schemas.pipeline.spec import Delivery
 
 #: Starts the processes of a contestant on a lane; gets the lane, its pipeline file, and whom to tell of downloads.
 Starter = Callable[[Lane, Path, Say], list[Child]]

@@ -11,11 +11,11 @@ from statistics import median
 
 import numpy as np
 
+from app.adapters.sources.features import compile_features
 from app.bench.run import BenchRun
 from app.bench.workload import STATELESS, TREES, WIDE, Workload
-from app.bootstrap import compile_features
 from app.core.batches import RecordBatch
-from app.core.features import FeaturePlan
+from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.pipeline import STEP_EVENTS, PartitionPipeline
 

@@ -19,9 +19,10 @@ import time
 from typing import Any
 
 import numpy as np
-from aiokafka import AIOKafkaProducer
 
+from app.adapters.kafka.clients import new_producer
 from app.bench.workload import PARTITIONS, STATELESS, WINDOWS, Workload
+from app.kafka_access import KafkaAccess
 
 _TICK_NS = 1_000_000
 _WORKLOADS = {workload.name: workload for workload in (STATELESS, WINDOWS)}
@@ -60,7 +61,7 @@ def _say(what: dict[str, float]) -> None:
 
 
 async def _main() -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=os.environ["KAFKA"], linger_ms=0, max_batch_size=500_000)
+    producer = new_producer(KafkaAccess(os.environ["KAFKA"]), enable_idempotence=False, acks=1, max_batch_size=500_000)
     await producer.start()
     workload = _WORKLOADS[os.environ["WORKLOAD"]]
     rate, seconds, first = int(os.environ["RATE"]), float(os.environ["SECONDS"]), int(os.environ["FIRST"])

@@ -21,19 +21,19 @@ from typing import Any, Self
 
 import numpy as np
 import psutil
-from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faust.types import TP
 from numpy.typing import NDArray
 
-from app.adapters.child_process import spawn, stop_child
-from app.adapters.lag import LagReader, worker_group
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.clients import new_admin, new_producer
+from app.adapters.kafka.lag import LagReader, worker_group
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.stack.child_process import spawn, stop_child
 from app.bench.workload import PARTITIONS, Workload
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
-from schemas.pipeline import Delivery
+from schemas.pipeline.spec import Delivery
 from schemas.topics import Topic, Topics
 
 DEADLINE_S = 300.0
@@ -76,12 +76,12 @@ class Lane:
         """Make the topics and the pipeline file."""
         topics = [topic for topic in self.topics.all() if topic.name != self.topics.scores]
         stamped = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
-        await ensure_topics(self.settings.kafka, [*topics, Topic(self.topics.scores, PARTITIONS, stamped)])
+        await ensure_topics(self.settings.kafka_access, [*topics, Topic(self.topics.scores, PARTITIONS, stamped)])
         return self.workload.write_pipeline(self.folder, self.name, delivery).path
 
     async def close(self) -> None:
         """Delete the topics and what else a contestant made under this name."""
-        admin: Any = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        admin: Any = new_admin(self.settings.kafka_access)
         await admin.start()
         try:
             await admin.delete_topics([name for name in await admin.list_topics() if self.name in name])
@@ -185,7 +185,7 @@ class Load:
     @classmethod
     async def build(cls, workload: Workload, count: int, first: int = 0) -> Load:
         """Encode events ``first`` to ``first + count``; event n goes to partition n mod 4."""
-        maker = AIOKafkaProducer(max_batch_size=_BATCH_BYTES)
+        maker = new_producer(KafkaAccess("none"), max_batch_size=_BATCH_BYTES)
         batches: list[list[Any]] = []
         for partition in range(PARTITIONS):
             built = [maker.create_batch()]
@@ -200,10 +200,10 @@ class Load:
         await maker.stop()
         return cls(count, batches)
 
-    async def send(self, bootstrap: str, topic: str) -> None:
+    async def send(self, kafka: KafkaAccess, topic: str) -> None:
         """Append everything to a topic."""
         # Not idempotent: an idempotent producer would write its sequence numbers into batches that others send too.
-        producer = AIOKafkaProducer(bootstrap_servers=bootstrap, max_batch_size=_BATCH_BYTES, linger_ms=0)
+        producer = new_producer(kafka, enable_idempotence=False, acks=1, max_batch_size=_BATCH_BYTES)
         await producer.start()
 
         async def fill(partition: int) -> None:
@@ -222,7 +222,7 @@ async def wait_until_scored(lane: Lane, children: Sequence[Child], count: int, *
 
     Ends of a topic with transactions count their markers too, so there the offsets decide.
     """
-    reader = LagReader(lane.settings.kafka)
+    reader = LagReader(lane.settings.kafka_access)
     await reader.start()
     scores, events = lane.partitions(lane.topics.scores), lane.partitions(lane.topics.events)
     until = time.monotonic() + DEADLINE_S

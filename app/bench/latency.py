@@ -14,7 +14,7 @@ import numpy as np
 from aiokafka import TopicPartition
 from numpy.typing import NDArray
 
-from app.adapters.topic_reader import new_consumer
+from app.adapters.kafka.clients import new_consumer
 from app.bench.contestants import OURS, OURS_AT_LEAST_ONCE, RAW, Contestant, kafka_streams
 from app.bench.lane import MISHAPS, BenchError, Child, Lane, wait_until_scored
 from app.bench.outputs import Said
@@ -71,7 +71,7 @@ async def measure_at(
 
 async def _measure(lane: Lane, children: list[Child], rate: int, seconds: float) -> Latencies:
     total = int(rate * (WARM_UP_S + seconds))
-    consumer = new_consumer(lane.settings.kafka)
+    consumer = new_consumer(lane.settings.kafka_access)
     await consumer.start()
     try:
         tps = [TopicPartition(*tp) for tp in lane.partitions(lane.topics.scores)]

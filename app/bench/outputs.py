@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.adapters.topic_reader import read_to_end
+from app.adapters.kafka.topic_reader import read_to_end
 from app.bench.lane import BenchError, Lane
-from app.core.sketches import ALL
+from app.core.counts.sketches import ALL
 from schemas.wire import SketchRecord, decode_packed
 
 #: Largest difference from numpy: others sum in another order, or in single precision decimals.
@@ -39,7 +39,7 @@ class Outputs:
         decode = msgspec.json.Decoder(Said).decode
         said: list[Said] = []
         times: list[NDArray[np.int64]] = []
-        async for batch in read_to_end(lane.settings.kafka, [lane.topics.scores]):
+        async for batch in read_to_end(lane.settings.kafka_access, [lane.topics.scores]):
             said.extend(decode(value) for value in batch.values if value is not None)
             times.append(batch.timestamps_ms)
         if not said:
@@ -77,7 +77,7 @@ def n_events(record: SketchRecord) -> int:
 async def check_drift_counts(lane: Lane, events: int) -> None:
     """BenchError unless the drift statistics of our worker have counted each event once."""
     counted = 0
-    async for batch in read_to_end(lane.settings.kafka, [lane.topics.sketches]):
+    async for batch in read_to_end(lane.settings.kafka_access, [lane.topics.sketches]):
         for value in batch.values:
             if value is not None:
                 counted += n_events(decode_packed(value, SketchRecord))

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from app.adapters.home_lock import HomeLock
-from app.adapters.kafka_jars import ensure_jars, read_lock
+from app.adapters.stack.home_lock import HomeLock
+from app.adapters.stack.kafka_jars import ensure_jars, read_lock
 from app.bench.lane import BenchError
 from app.exits import StackError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from app.adapters.topic_reader import read_to_end
+from app.adapters.kafka.topic_reader import read_to_end
 from app.bench.contestants import OURS
 from app.bench.lane import DEADLINE_S, BenchError, Child, Lane, wait_until_scored
 from app.bench.probe import PARTITIONS_METRIC, find_address, read_metric
@@ -83,7 +83,7 @@ async def _start(run: BenchRun, lane: Lane, path: Path) -> tuple[float, int]:
 
 async def _count_keys(lane: Lane) -> int:
     keys: set[tuple[int, bytes]] = set()
-    async for batch in read_to_end(lane.settings.kafka, [lane.topics.state]):
+    async for batch in read_to_end(lane.settings.kafka_access, [lane.topics.state]):
         keys.update((batch.partition, key) for key in batch.keys if key is not None)
     return len(keys)
 

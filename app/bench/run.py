@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.adapters.model_announcer import announce
+from app.adapters.kafka.model_announcer import announce
 from app.bench.contestants import Contestant
 from app.bench.lane import Child, Lane, Load, Meter, Race, wait_until_scored
 from app.bench.outputs import Outputs, check_drift_counts
@@ -16,8 +16,8 @@ from app.bench.probe import wait_until_all_work
 from app.bench.workload import START_MS, Workload
 from app.figures import Figures
 from app.settings import Settings
-from models.registry import Registry
-from schemas.pipeline import Delivery
+from models.versions.registry import Registry
+from schemas.pipeline.spec import Delivery
 from schemas.wire import ModelUpdate
 
 
@@ -68,7 +68,7 @@ class BenchRun:
         lane = Lane(name, workload, self.settings, self.settings.home / name)
         path = await lane.open(delivery)
         try:
-            await announce(self.settings.kafka, lane.topics, self._release(workload))
+            await announce(self.settings.kafka_access, lane.topics, self._release(workload))
             yield lane, path
         finally:
             await lane.close()
@@ -80,7 +80,7 @@ class BenchRun:
             self.say(f"Building {count:,} events …")
             self._loads.clear()  # those of one size at a time: they are what takes the memory
             self._loads[key] = await Load.build(lane.workload, count, first)
-        await self._loads[key].send(self.settings.kafka, lane.topics.events)
+        await self._loads[key].send(self.settings.kafka_access, lane.topics.events)
 
     def _release(self, workload: Workload) -> ModelUpdate:
         if workload.name not in self._registered:

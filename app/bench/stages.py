@@ -30,34 +30,40 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "commit",
         (
-            "app/adapters/publisher.py", "aiokafka/producer/", "app/core/tile_log.py", "app/core/state_log.py",
-            "app/pipeline.py:drain_state", "app/pipeline.py:drain_sketch", "app/partition_task.py:_commit",
+            "app/adapters/kafka/publisher.py",
+            "aiokafka/producer/",
+            "app/core/tiles/codec.py",
+            "app/core/features/state_log.py",
+            "app/pipeline.py:drain_state",
+            "app/pipeline.py:drain_sketch",
+            "app/worker/partition_task.py:_commit",
         ),
     ),
     ("encode", ("app/pipeline.py:_encode_scores",)),
-    ("drift statistics", ("app/core/sketches.py", "models/reference.py", "app/pipeline.py:_count_outcomes")),
-    ("score", ("models/scorer.py", "models/folding.py", "app/core/scoring.py")),
     (
-        "features",
-        (
-            "app/core/features.py", "app/core/expressions.py", "app/core/lookups.py", "app/core/windows.py",
-            "app/core/tiles.py", "app/core/tile_batch.py", "app/core/tile_cells.py", "app/core/stored_tiles.py",
-            "app/core/range_sums.py", "app/core/keys.py", "app/core/measures.py", "app/core/sightings.py",
-            "app/core/shared_windows.py", "app/core/shared_board.py", "app/core/shared_held.py",
-        ),
+        "drift statistics",
+        ("app/core/counts/sketches.py", "models/reference/reference.py", "app/pipeline.py:_count_outcomes"),
     ),
-    ("decode", ("app/core/decode.py", "app/pipeline.py:receive_events")),
-    ("fetch", ("aiokafka/consumer/", "app/adapters/faust_batches.py", "app/adapters/topic_reader.py", "faust/")),
-    ("merge and flow", ("app/pipeline.py", "app/core/", "app/worker.py", "app/partition_task.py", "app/drive.py")),
-)  # fmt: skip
+    ("score", ("models/scoring/", "app/core/scoring.py")),
+    ("features", ("app/core/features/", "app/core/tiles/", "app/core/shared/")),
+    ("decode", ("app/core/intake/decode.py", "app/pipeline.py:receive_events")),
+    (
+        "fetch",
+        ("aiokafka/consumer/", "app/adapters/kafka/batch_app.py", "app/adapters/kafka/topic_reader.py", "faust/"),
+    ),
+    (
+        "merge and flow",
+        ("app/pipeline.py", "app/core/", "app/worker/worker.py", "app/worker/partition_task.py", "app/replay/drive.py"),
+    ),
+)
 #: What fits no rule is fetching in Faust's consumer thread, committing in a connection of another, and else this.
 EVENT_LOOP = "event loop"
 #: Not work on events, wherever in a stack it is: imports, the model on its way, an agent's inspection of its module.
 _LEFT_OUT = (
     "<frozen importlib",
     "importlib/",
-    "app/adapters/model_feed.py",
-    "app/bootstrap.py",
+    "app/worker/model_shelf.py",
+    "app/adapters/sources/features.py",
     "inspect.py",
     "app/cli/__init__.py",
 )
@@ -89,7 +95,7 @@ def stage_of(stack: str) -> str | None:
 
     Examples
     --------
-    >>> stage_of("MainThread;_run (asyncio/events.py:1);Flow.step (app/pipeline.py:9);Logit.score (models/scorer.py:7)")
+    >>> stage_of("MainThread;Flow.step (app/pipeline.py:9);Logit.score (models/scoring/scorer.py:7)")
     'score'
     """
     found = [match for match in map(_FRAME.match, stack.split(";")) if match]

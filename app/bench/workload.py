@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from models.folding import fold
+from models.scoring.folding import fold
 from models.training import TrainedModel, train
-from schemas.pipeline import Delivery, Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Delivery, Pipeline
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

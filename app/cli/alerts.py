@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from app.adapters.monitor_client import MonitorClient, MonitorError
-from app.adapters.run_file import read_run
+from app.adapters.http.client import MonitorClient, MonitorError
+from app.adapters.stack.run_file import read_run
 from app.cli.model_context import emit, who
 from app.settings import Settings
-from schemas.pipeline import PipelineError
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import PipelineError
 
 _PATIENCE_S = 30.0
 

@@ -9,17 +9,17 @@ from typing import Any
 import click
 from threadpoolctl import threadpool_limits
 
-from app.adapters.backfill_blocks import BackfillWriter, first_missing, read_held
-from app.adapters.recording_parts import RecordingPart
-from app.adapters.row_writers import RowWriter
-from app.bootstrap import compile_features
+from app.adapters.http.row_writers import RowWriter
+from app.adapters.recordings.part import RecordingPart
+from app.adapters.sources.features import compile_features
 from app.cli.data_commands import Counter, count, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.replay_source import open_part, show, with_source
-from app.core.bounds import Bound
+from app.core.replay.bounds import Bound
 from app.core.scoring import ChampionTimeline
-from app.offline import load_model, run_recording
-from app.replaying import PartSelector, TrainingRows, count_rejected, is_counted
+from app.replay.backfill_blocks import BackfillWriter, first_missing, read_held
+from app.replay.offline import load_model, run_recording
+from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
 
 
 @click.command("backfill", context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.bench.run import BenchRun, Sizes
 from app.bench.sections import SECTIONS, measure
 from app.cli.narration import Narrator
@@ -88,7 +88,7 @@ def _measure(names: tuple[str, ...], sizes: Sizes, report: Path, asked: str) -> 
         settings = replace(Settings.read({}), home=home, registry=home / "registry", cache=Settings.read().cache)
         try:
             with EmbeddedKafka(home=home, cache=settings.cache, say=narrator.say, progress=narrator.progress) as kafka:
-                bench = BenchRun(replace(settings, kafka=kafka.bootstrap), narrator.say, sizes, report)
+                bench = BenchRun(replace(settings, kafka=kafka.access.servers), narrator.say, sizes, report)
                 asyncio.run(measure(bench, names, asked))
         except StackError as error:
             raise click.ClickException(str(error)) from error

@@ -11,26 +11,27 @@ from typing import Any, Literal, NoReturn
 import click
 import numpy as np
 
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.lookup_files import load_lookups
-from app.adapters.model_announcer import read_timeline
-from app.adapters.monitor_client import MonitorError, ask_monitor
-from app.adapters.python_features import load_functions
-from app.adapters.run_file import find_kafka, read_run
-from app.adapters.source import SourceError, cut_batches, read_source
-from app.adapters.topic_sample import read_sample
-from app.adapters.topics_admin import describe_topics
+from app.adapters.http.client import MonitorError, ask_monitor
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.kafka.model_announcer import read_timeline
+from app.adapters.kafka.topic_sample import read_sample
+from app.adapters.kafka.topics_admin import describe_topics
+from app.adapters.sources.lookup_files import load_lookups
+from app.adapters.sources.python_features import load_functions
+from app.adapters.sources.source import SourceError, cut_batches, read_source
+from app.adapters.stack.run_file import find_kafka, read_run
 from app.cli.model_context import ModelContext, emit, with_context
-from app.core.features import FeaturePlan
-from app.core.key_sample import Sample, describe_keys, describe_strays
+from app.core.entities.key_sample import Sample, describe_keys, describe_strays
+from app.core.features.plan import FeaturePlan
 from app.exits import StackError
-from app.offline import run
+from app.kafka_access import KafkaAccess
 from app.ports import WarehouseError
+from app.replay.offline import run
 from app.secret import Secret
-from models.manifest import ManifestError
-from models.registry import RegistryError, resolve
-from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import SHIPPED
+from models.versions.manifest import ManifestError
+from models.versions.registry import RegistryError, resolve
+from schemas.pipeline.file import SHIPPED
+from schemas.pipeline.spec import Pipeline, PipelineError
 
 #: Events of the source that the features are tried on.
 SAMPLE_EVENTS = 2_000
@@ -168,17 +169,17 @@ def _try_features(pipeline: Pipeline) -> str:
 def _check_kafka(context: ModelContext) -> Iterator[Finding]:
     pipeline, settings = context.pipeline, context.settings
     try:
-        bootstrap = find_kafka(settings.kafka, context.home)
+        kafka = find_kafka(settings.kafka, context.home)
     except StackError as error:
         yield Finding("kafka", "skipped", str(error))
         return
     names = [topic.name for topic in pipeline.topics.all()]
     try:
-        existing = asyncio.run(asyncio.wait_for(describe_topics(bootstrap, names), 3 * ANSWER_S))
+        existing = asyncio.run(asyncio.wait_for(describe_topics(kafka, names), 3 * ANSWER_S))
     except (StackError, TimeoutError) as error:
-        yield Finding("kafka", "problem", str(error) or f"Kafka at {bootstrap} does not answer: check that it runs.")
+        yield Finding("kafka", "problem", str(error) or f"Kafka at {kafka} does not answer: check that it runs.")
         return
-    yield Finding("kafka", "ok", f"{bootstrap} answers")
+    yield Finding("kafka", "ok", f"{kafka} answers")
     wanted = {topic.name: topic for topic in pipeline.topics.all()}
     missing = [name for name in names if name not in existing]
     wrong = [
@@ -207,17 +208,17 @@ def _check_kafka(context: ModelContext) -> Iterator[Finding]:
             + ("" if alike else ": a label would miss its event; give both topics as many."),
         )
         if alike and pipeline.keeps_by_entity:
-            yield from _check_keys(pipeline, bootstrap)
+            yield from _check_keys(pipeline, kafka)
     elif pipeline.labels is None and events is not None and pipeline.keeps_by_entity:
-        yield from _check_keys(pipeline, bootstrap)
+        yield from _check_keys(pipeline, kafka)
     if pipeline.topics.model_updates in existing:
-        yield _find("champion", lambda: _check_champion(context, bootstrap))
+        yield _find("champion", lambda: _check_champion(context, kafka))
 
 
-def _check_keys(pipeline: Pipeline, bootstrap: str) -> Iterator[Finding]:
+def _check_keys(pipeline: Pipeline, kafka: KafkaAccess) -> Iterator[Finding]:
     """Whether the newest records keep each entity, and the labels of its events, in its partition."""
     try:
-        sample = asyncio.run(asyncio.wait_for(read_sample(bootstrap, pipeline), SAMPLE_S))
+        sample = asyncio.run(asyncio.wait_for(read_sample(kafka, pipeline), SAMPLE_S))
     except (StackError, TimeoutError) as error:
         yield Finding(
             "keys", "problem", str(error) or f"{pipeline.topics.sent_events} could not be read: check its brokers."
@@ -291,9 +292,9 @@ def _judge_labels(pipeline: Pipeline, sample: Sample) -> Finding:
     )
 
 
-def _check_champion(context: ModelContext, bootstrap: str) -> str:
+def _check_champion(context: ModelContext, kafka: KafkaAccess) -> str:
     pipeline = context.pipeline
-    newest = run_with_kafka(bootstrap, read_timeline(bootstrap, pipeline.topics)).timeline.newest()
+    newest = run_with_kafka(kafka, read_timeline(kafka, pipeline.topics)).timeline.newest()
     if newest is None:
         raise RegistryError(
             f"No version of {pipeline.model.name} is champion, so nothing is scored: train one and promote it with"
@@ -336,7 +337,7 @@ def _check_delays(context: ModelContext) -> Finding:
 
 
 def _ask_server(url: Secret) -> str:
-    from app.adapters.clickhouse import ClickHouseWarehouse  # noqa: PLC0415  # only for those who have a server
+    from app.adapters.clickhouse.warehouse import ClickHouseWarehouse  # noqa: PLC0415  # only for those who have a server
 
     warehouse = ClickHouseWarehouse(url)
     try:

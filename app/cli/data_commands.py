@@ -12,21 +12,21 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from app.adapters.event_tables import TableError
-from app.adapters.recordings import RecordingError
-from app.adapters.source import SourceError
+from app.adapters.recordings.file import RecordingError
+from app.adapters.sources.event_tables import TableError
+from app.adapters.sources.source import SourceError
 from app.cli.utc_time import UtcTime
-from app.core.bounds import Bound, parse_offsets
-from app.drive import NoModelError
+from app.core.replay.bounds import Bound, parse_offsets
 from app.exits import StackError
 from app.pipeline import TooManyDeadLettersError
 from app.ports import WarehouseError
+from app.replay.drive import NoModelError
 from app.visible import visible
-from models.manifest import ManifestError
-from models.registry import RegistryError
-from models.verify import RefusedModelError
-from schemas.pipeline import PipelineError
-from schemas.toml_table import parse_duration
+from models.versions.manifest import ManifestError
+from models.versions.registry import RegistryError
+from models.versions.verify import RefusedModelError
+from schemas.pipeline.spec import PipelineError
+from schemas.pipeline.toml_table import parse_duration
 
 #: How often a line says how far a command is that writes to no terminal.
 LINE_EVERY_S = 5.0

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from app.adapters.supervised_child import FORMER_PORT
+from app.adapters.stack.supervised_child import FORMER_PORT
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
-from app.adapters.run_file import find_kafka
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse, lock_holder
+from app.adapters.stack.run_file import find_kafka
 from app.exits import StackError
 from app.ports import WarehouseError
 from app.secret import Secret
 from app.settings import Settings
-from schemas.pipeline import PipelineError
+from schemas.pipeline.spec import PipelineError
 
 
 @click.command("migrate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,13 +47,13 @@ def _migrate_tables(url: Secret, home: Path) -> None:
     click.echo(f"ClickHouse at {warehouse.where}: {said}.")
 
 
-def _create_topics(name: str, kafka: str, home: Path) -> None:
-    from app.adapters.kafka_answers import run_with_kafka  # noqa: PLC0415  # aiokafka, only with --pipeline
-    from app.adapters.topics_admin import ensure_topics  # noqa: PLC0415  # aiokafka, only with --pipeline
-    from schemas.pipeline_file import load  # noqa: PLC0415  # only with --pipeline
+def _create_topics(name: str, servers: str, home: Path) -> None:
+    from app.adapters.kafka.answers import run_with_kafka  # noqa: PLC0415  # aiokafka, only with --pipeline
+    from app.adapters.kafka.topics_admin import ensure_topics  # noqa: PLC0415  # aiokafka, only with --pipeline
+    from schemas.pipeline.file import load  # noqa: PLC0415  # only with --pipeline
 
     topics = load(name).topics.all()
-    bootstrap = find_kafka(kafka, home)
-    created = run_with_kafka(bootstrap, ensure_topics(bootstrap, topics))
+    kafka = find_kafka(servers, home)
+    created = run_with_kafka(kafka, ensure_topics(kafka, topics))
     said = f"created {', '.join(created)}" if created else "topics up to date"
-    click.echo(f"Kafka at {bootstrap}: {said}.")
+    click.echo(f"Kafka at {kafka}: {said}.")

@@ -8,16 +8,16 @@ from typing import Any
 import click
 import msgspec
 
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.model_announcer import read_timeline
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.kafka.model_announcer import read_timeline
 from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.cli.model_release import promote, rollback
 from app.cli.model_train import train
 from app.exits import StackError
-from models.manifest import Manifest, ManifestError
-from models.registry import RegistryError, read_bundle
-from models.timeline import Timeline
-from models.verify import RefusedModelError, verify
+from models.versions.manifest import Manifest, ManifestError
+from models.versions.registry import RegistryError, read_bundle
+from models.versions.timeline import Timeline
+from models.versions.verify import RefusedModelError, verify
 
 
 @click.group("model", context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from app.adapters.run_file import find_kafka
+from app.adapters.stack.run_file import find_kafka
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
-from models.registry import Registry
-from schemas.pipeline import Pipeline, PipelineError
+from models.versions.registry import Registry
+from schemas.pipeline.spec import Pipeline, PipelineError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,7 +34,7 @@ class ModelContext:
     @classmethod
     def read(cls, pipeline: str, home: Path | None) -> ModelContext:
         """Load the pipeline by name or path; a mistake in it ends the command with its sentence."""
-        from schemas.pipeline_file import load  # noqa: PLC0415  # `--help` needs no validation of pipelines
+        from schemas.pipeline.file import load  # noqa: PLC0415  # `--help` needs no validation of pipelines
 
         settings = Settings.read()
         root = (home or settings.home).expanduser().absolute()
@@ -49,8 +50,8 @@ class ModelContext:
     def model(self) -> str:
         return self.pipeline.model.name
 
-    def find_kafka(self) -> str:
-        """Return the bootstrap servers; StackError when none are given and no stack runs."""
+    def find_kafka(self) -> KafkaAccess:
+        """Return the Kafka to use; StackError when none is given and no stack runs."""
         return find_kafka(self.settings.kafka, self.home)
 
 

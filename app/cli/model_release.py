@@ -9,15 +9,15 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.model_announcer import announce, read_timeline
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.kafka.model_announcer import announce, read_timeline
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, who, with_context
 from app.cli.utc_time import UtcTime
 from app.exits import StackError
-from models.manifest import Manifest
-from models.registry import Entry, RegistryError
-from models.timeline import Span, Timeline
-from models.verify import RefusedModelError, verify
+from models.versions.manifest import Manifest
+from models.versions.registry import Entry, RegistryError
+from models.versions.timeline import Span, Timeline
+from models.versions.verify import RefusedModelError, verify
 from schemas.wire import ModelUpdate, to_builtins
 
 
@@ -198,8 +198,8 @@ def _find_below(timeline: Timeline, version: str) -> ModelUpdate | None:
 
 def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) -> Release:
     try:
-        bootstrap = context.find_kafka()
-        offset = run_with_kafka(bootstrap, announce(bootstrap, context.pipeline.topics, update))
+        kafka = context.find_kafka()
+        offset = run_with_kafka(kafka, announce(kafka, context.pipeline.topics, update))
     except StackError as error:
         raise click.ClickException(str(error)) from error
     timeline.observe(update)
@@ -208,7 +208,7 @@ def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) ->
 
 def _read(context: ModelContext) -> Timeline:
     try:
-        bootstrap = context.find_kafka()
-        return run_with_kafka(bootstrap, read_timeline(bootstrap, context.pipeline.topics)).timeline
+        kafka = context.find_kafka()
+        return run_with_kafka(kafka, read_timeline(kafka, context.pipeline.topics)).timeline
     except StackError as error:
         raise click.ClickException(str(error)) from error

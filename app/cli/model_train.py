@@ -12,17 +12,17 @@ from msgspec.structs import replace
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.cli.model_release import describe_release, release, release_lines
 from app.cli.utc_time import UtcTime
-from app.core.filling import say_of_training
-from app.core.held import say_share
-from app.core.hold_out import describe_hold_out, say_of_hold_out
-from app.core.maturity import MaturityError
+from app.core.drift.filling import say_of_training
+from app.core.labels.held import say_share
+from app.core.labels.hold_out import describe_hold_out, say_of_hold_out
+from app.core.labels.maturity import MaturityError
 from app.visible import visible
-from models.families import FAMILIES
-from models.manifest import Bump, Manifest, ManifestError, parse_version
-from models.registry import RegistryError, VersionTakenError
+from models.scoring.families import FAMILIES
 from models.training import TrainedModel, TrainingError
 from models.training import train as train_model
-from models.verify import RefusedModelError, verify
+from models.versions.manifest import Bump, Manifest, ManifestError, parse_version
+from models.versions.registry import RegistryError, VersionTakenError
+from models.versions.verify import RefusedModelError, verify
 
 if TYPE_CHECKING:
     from app.pipeline import Step
@@ -153,7 +153,7 @@ def _train(
     _say(f"Reading the events of {source} from {format_time(from_ms)} to {format_time(to_ms)} …")
     # The offline run of the core, and with it every reader of recordings, is for this command alone.
     from app.cli.data_commands import plain_errors  # noqa: PLC0415
-    from app.offline import build_training_set  # noqa: PLC0415
+    from app.replay.offline import build_training_set  # noqa: PLC0415
 
     with plain_errors():
         data = build_training_set(

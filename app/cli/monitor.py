@@ -11,20 +11,21 @@ import sys
 import click
 from threadpoolctl import threadpool_limits
 
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.log_limit import start_logging
-from app.adapters.monitor_http import MonitorHttp
-from app.adapters.run_file import find_kafka
-from app.adapters.topics_admin import ensure_topics
-from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from app.adapters.http.monitor import MonitorHttp
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.stack.log_limit import start_logging
+from app.adapters.stack.run_file import find_kafka
 from app.cli.http_options import HttpPlace, http_options
 from app.exits import EXIT_CONFIG, StackError
-from app.monitor import Monitor, sources
+from app.kafka_access import KafkaAccess
+from app.monitor.monitor import Monitor, sources
 from app.ports import WarehouseError
 from app.settings import Settings
-from app.worker import wall_clock_ms
-from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import load
+from app.worker.worker import wall_clock_ms
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline, PipelineError
 from schemas.struct_types import build_struct_types
 
 #: A monitor that was killed lets go of the embedded engine only when its process is gone.
@@ -51,14 +52,14 @@ def command(
     start_logging(settings.log_level)
     try:
         pipeline = load(name)
-        bootstrap = find_kafka(settings.kafka, settings.home)
+        kafka = find_kafka(settings.kafka, settings.home)
     except (PipelineError, StackError) as error:
         raise click.ClickException(str(error)) from error
     url = settings.clickhouse
     warehouse = ClickHouseWarehouse(url) if url else ClickHouseWarehouse(path=settings.home / "clickhouse")
     with threadpool_limits(1):
         place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
-        code, why = asyncio.run(_watch(pipeline, bootstrap, warehouse, place))
+        code, why = asyncio.run(_watch(pipeline, kafka, warehouse, place))
     if why:
         click.echo(f"Error: {why}", err=True)
     sys.stdout.flush()
@@ -66,14 +67,16 @@ def command(
     os._exit(code)  # threads of Faust and of the driver may outlive a failed connection; all of ours is closed by now
 
 
-async def _watch(pipeline: Pipeline, bootstrap: str, engine: ClickHouseWarehouse, place: HttpPlace) -> tuple[int, str]:
+async def _watch(
+    pipeline: Pipeline, kafka: KafkaAccess, engine: ClickHouseWarehouse, place: HttpPlace
+) -> tuple[int, str]:
     warehouse = WarehouseThread(engine)
     try:
-        await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
+        await ensure_topics(kafka, pipeline.topics.all(), replication=None)
         await warehouse.open(WAREHOUSE_DEADLINE_S)
     except (WarehouseError, StackError) as error:
         return error.exit_code, str(error)
-    monitor = Monitor(pipeline, bootstrap, warehouse, wall_clock_ms)
+    monitor = Monitor(pipeline, kafka, warehouse, wall_clock_ms)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, monitor.stop)

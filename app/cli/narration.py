@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from app.visible import behind_guard, visible
 
 if TYPE_CHECKING:
-    from app.adapters.kafka_jars import Download
+    from app.adapters.stack.kafka_jars import Download
 
 
 class Narrator:

@@ -16,9 +16,9 @@ from threadpoolctl import threadpool_limits
 from app.cli.data_commands import Counter, count, plain_errors
 from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.replay_source import open_part, show, with_source
-from app.core.bounds import Bound
-from app.core.parity import FeatureParity
-from app.parity import Parity, ServedFromTable, run_parity
+from app.core.replay.bounds import Bound
+from app.core.replay.parity import FeatureParity
+from app.replay.parity import Parity, ServedFromTable, run_parity
 
 #: Of more events SQL may take minutes, which is said.
 _MANY_EVENTS = 50_000

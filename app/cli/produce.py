@@ -12,17 +12,18 @@ from typing import Any, BinaryIO
 
 import click
 
-from app.adapters.event_producer import EventProducer
-from app.adapters.json_lines import read_lines
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.recorded_source import read_in_time
-from app.adapters.recordings import Recording
-from app.adapters.source import EVENT, WATERMARK, EncodedRecord, read_source
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.kafka.event_producer import EventProducer
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.recordings.file import Recording
+from app.adapters.recordings.source import read_in_time
+from app.adapters.sources.json_lines import read_lines
+from app.adapters.sources.source import EVENT, WATERMARK, EncodedRecord, read_source
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.cli.utc_time import UtcTime
-from schemas.pipeline import Pipeline
+from app.kafka_access import KafkaAccess
+from schemas.pipeline.spec import Pipeline
 
 #: How far ahead of its due time a record may go: bounds how often a paced producer wakes up.
 _AHEAD_S = 0.02
@@ -135,11 +136,11 @@ def command(
         return to_ms if to_ms is not None else producer.newest_ms
 
     with plain_errors():
-        bootstrap = context.find_kafka()
+        kafka = context.find_kafka()
         result = run_with_kafka(
-            bootstrap,
+            kafka,
             _produce(
-                bootstrap,
+                kafka,
                 loaded,
                 chunks,
                 Pace(speed, rate),
@@ -155,7 +156,7 @@ def command(
 
 
 async def _produce(
-    bootstrap: str,
+    kafka: KafkaAccess,
     pipeline: Pipeline,
     chunks: Iterator[list[EncodedRecord]],
     pace: Pace,
@@ -165,11 +166,11 @@ async def _produce(
 ) -> dict[str, Any]:
     topics = pipeline.topics
     await ensure_topics(
-        bootstrap, [topic for topic in topics.all() if topic.name in {topics.sent_events, topics.sent_labels}]
+        kafka, [topic for topic in topics.all() if topic.name in {topics.sent_events, topics.sent_labels}]
     )
     started = time.monotonic()
     first_ms: int | None = None
-    async with EventProducer(bootstrap, pipeline, read_clock_ms) as producer:
+    async with EventProducer(kafka, pipeline, read_clock_ms) as producer:
         with Counter("Sending") as counter:
             async for chunk in _in_background(chunks):
                 kept = chunk if with_watermarks else [record for record in chunk if record.kind != WATERMARK]

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from app.adapters.clickhouse import ClickHouseWarehouse, lock_holder
-from app.adapters.csv_cells import plain_cell
-from app.adapters.monitor_client import AwayError, MonitorError, ask_monitor
-from app.adapters.run_file import read_run
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse, lock_holder
+from app.adapters.http.client import AwayError, MonitorError, ask_monitor
+from app.adapters.sources.csv_cells import plain_cell
+from app.adapters.stack.run_file import read_run
 from app.ports import WarehouseError
 from app.secret import Secret
 from app.settings import Settings

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.topic_recorder import record_topics
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.recordings.recorder import record_topics
 from app.cli.data_commands import BoundType, Counter, check_order, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
-from app.core.bounds import OPEN, Bound
+from app.core.replay.bounds import OPEN, Bound
 
 
 @click.command("record", context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,11 +39,11 @@ def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, be
     context = ModelContext.read(pipeline, home)
     started = time.monotonic()
     with plain_errors(), Counter("Recording") as counter:
-        bootstrap = context.find_kafka()
+        kafka = context.find_kafka()
         counts = run_with_kafka(
-            bootstrap,
+            kafka,
             record_topics(
-                bootstrap,
+                kafka,
                 context.pipeline,
                 output,
                 read_clock_ms(),

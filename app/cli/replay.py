@@ -12,21 +12,21 @@ from typing import Any
 import click
 from threadpoolctl import threadpool_limits
 
-from app.adapters.recorded_scores import RecordedScores
-from app.adapters.recording_parts import RecordingPart
-from app.adapters.score_tables import ScoreWriter
-from app.bootstrap import compile_features
+from app.adapters.recordings.part import RecordingPart
+from app.adapters.recordings.scores import RecordedScores
+from app.adapters.sources.features import compile_features
+from app.adapters.sources.score_tables import ScoreWriter
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.replay_diff import RECORDED, Comparison, check_plot, describe_diff, draw_diff, write_diff
 from app.cli.replay_source import open_part, show, with_source
-from app.core.bounds import Bound
-from app.core.score_check import ScoreCheck
+from app.core.replay.bounds import Bound
+from app.core.replay.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
-from app.offline import load_model, load_recorded_models, run_recording
 from app.pipeline import Step
-from app.replaying import PartSelector, TrainingRows, count_rejected, is_counted
-from schemas.pipeline import Pipeline
+from app.replay.offline import load_model, load_recorded_models, run_recording
+from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
+from schemas.pipeline.spec import Pipeline
 
 
 @dataclass(frozen=True)

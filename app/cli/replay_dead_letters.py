@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.letter_sender import LetterSender, read_done, read_letters
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.kafka.letter_sender import LetterSender, read_done, read_letters
 from app.cli.data_commands import Counter, count, plain_errors
 from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
 from app.cli.utc_time import UtcTime
-from app.core.letter_selection import Selection, Wanted, select
+from app.core.replay.letter_selection import Selection, Wanted, select
 
 STAGES = ("decode", "validate", "features", "score", "label")
 
@@ -82,14 +82,14 @@ def command(
 
 
 async def _run(context: ModelContext, wanted: Wanted, size: int, *, dry_run: bool) -> tuple[Selection, int, int]:
-    bootstrap, pipeline = context.find_kafka(), context.pipeline
+    kafka, pipeline = context.find_kafka(), context.pipeline
     async with AsyncExitStack() as stack:
         # Fence first: what another sender had committed is read after it can commit no more.
         sender = None
         if not dry_run:
-            sender = await stack.enter_async_context(LetterSender(bootstrap, pipeline, read_clock_ms))
-        done = await read_done(bootstrap, pipeline)
-        letters, foreign = await read_letters(bootstrap, pipeline)
+            sender = await stack.enter_async_context(LetterSender(kafka, pipeline, read_clock_ms))
+        done = await read_done(kafka, pipeline)
+        letters, foreign = await read_letters(kafka, pipeline)
         selection = select(letters, wanted, done)
         sent = 0
         if sender is not None:

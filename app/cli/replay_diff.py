@@ -10,16 +10,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from app.adapters.recorded_scores import RecordedScores, score_columns
-from app.adapters.recording_parts import RecordingPart
-from app.adapters.row_writers import RowWriter
+from app.adapters.http.row_writers import RowWriter
+from app.adapters.recordings.part import RecordingPart
+from app.adapters.recordings.scores import RecordedScores, score_columns
 from app.cli.model_context import ModelContext
-from app.core.score_diff import ALL, DiffRow, ScoreDiff
+from app.core.replay.score_diff import ALL, DiffRow, ScoreDiff
 from app.core.scoring import ActiveModel
-from app.offline import load_model
 from app.pipeline import Step
 from app.ports import ColumnValues
-from app.replaying import is_counted
+from app.replay.offline import load_model
+from app.replay.part_selector import is_counted
 from schemas.tables import SCORE_DIFFS
 
 RECORDED = "recorded"

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 import click
 
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.recording_parts import RecordingPart, check_bounds, reach_ms
-from app.adapters.recordings import Recording
-from app.adapters.topic_recorder import record_topics
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.recordings.file import Recording
+from app.adapters.recordings.part import RecordingPart, check_bounds, reach_ms
+from app.adapters.recordings.recorder import record_topics
 from app.cli.data_commands import BoundType, Counter, DurationType, check_order
 from app.cli.model_context import ModelContext, format_time, read_clock_ms
-from app.core.bounds import OPEN, Bound
+from app.core.replay.bounds import OPEN, Bound
 from app.pipeline import Step
-from schemas.pipeline import Pipeline
+from schemas.pipeline.spec import Pipeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,21 +76,21 @@ def open_part(
         _narrate(part, pipeline, warm_up_ms)
         yield part
         return
-    bootstrap = context.find_kafka()
+    kafka = context.find_kafka()
     with tempfile.TemporaryDirectory(prefix="streamgauge-replay-") as folder:
 
         def copy(since: Bound) -> RecordingPart:
             file = Path(folder) / f"{'whole' if since.is_open else 'part'}.parquet"
             with Counter("Reading the topics") as counter:
                 work = record_topics(
-                    bootstrap,
+                    kafka,
                     pipeline,
                     file,
                     read_clock_ms(),
                     begin=since,
                     progress=counter.add,
                 )
-                run_with_kafka(bootstrap, work)
+                run_with_kafka(kafka, work)
             return RecordingPart(Recording(file, as_streamed=as_streamed), pipeline, begin, end, warm_up_ms)
 
         part = copy(_since(pipeline, begin, warm_up_ms))

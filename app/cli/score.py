@@ -8,19 +8,19 @@ from pathlib import Path
 import click
 from threadpoolctl import threadpool_limits
 
-from app.adapters.event_tables import EventTable, check_suffix
-from app.adapters.kafka_answers import run_with_kafka
-from app.adapters.model_announcer import read_timeline
-from app.adapters.score_tables import RejectionWriter, ScoreWriter
-from app.bootstrap import compile_features
+from app.adapters.kafka.answers import run_with_kafka
+from app.adapters.kafka.model_announcer import read_timeline
+from app.adapters.sources.event_tables import EventTable, check_suffix
+from app.adapters.sources.features import compile_features
+from app.adapters.sources.score_tables import RejectionWriter, ScoreWriter
 from app.cli.data_commands import Counter, describe_rate, plain_errors
 from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
 from app.core.scoring import ChampionTimeline
-from app.drive import PartitionRun, drive_partitions, new_flow
 from app.exits import StackError
-from app.offline import load_model
-from app.replaying import TrainingRows
-from schemas.pipeline import Pipeline
+from app.replay.drive import PartitionRun, drive_partitions, new_flow
+from app.replay.offline import load_model
+from app.replay.part_selector import TrainingRows
+from schemas.pipeline.spec import Pipeline
 
 
 @click.command("score", context_settings={"help_option_names": ["-h", "--help"]})
@@ -112,12 +112,12 @@ def command(
 
 def _find_champion(context: ModelContext) -> str:
     try:
-        bootstrap = context.find_kafka()
+        kafka = context.find_kafka()
     except StackError as error:
         raise StackError(
             f"Which version is champion is known to Kafka alone. {error} Or name one by --version."
         ) from error
-    newest = run_with_kafka(bootstrap, read_timeline(bootstrap, context.pipeline.topics)).timeline.newest()
+    newest = run_with_kafka(kafka, read_timeline(kafka, context.pipeline.topics)).timeline.newest()
     if newest is None:
         raise click.ClickException(
             f"No version of {context.model} is champion: promote one by `streamgauge model promote`, or name a"

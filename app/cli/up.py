@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from app.adapters.clickhouse_url import ClickHouseUrl
+from app.adapters.clickhouse.url import ClickHouseUrl
 from app.cli.narration import Narrator
 from app.cli.utc_time import StartType
 from app.exits import StackError
 from app.ports import WarehouseError
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children
-from schemas.pipeline import Pipeline, PipelineError
+from schemas.pipeline.spec import Pipeline, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ def with_home(settings: Settings, home: Path) -> Settings:
 
 def load_pipeline(name: str) -> Pipeline:
     """Load a pipeline by name or path; wrong usage (exit code 2) when it is not a valid one."""
-    from schemas.pipeline_file import load  # noqa: PLC0415  # brings the parser; not needed for --help
+    from schemas.pipeline.file import load  # noqa: PLC0415  # brings the parser; not needed for --help
 
     try:
         return load(name)

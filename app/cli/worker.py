@@ -10,7 +10,7 @@ import click
 
 from app.cli.http_options import HttpPlace, http_options
 from app.cli.utc_time import StartType
-from models.trial import Trial
+from models.versions.trial import Trial
 
 
 @click.command()
@@ -67,7 +67,7 @@ def command(
     gc.disable()  # importing makes no garbage, and looking for it took a tenth of the time until the first score
     with Trial() as trial:  # its seconds of importing scikit-learn pass while ours do
         from app.cli.worker_process import run  # noqa: PLC0415  # `--help` needs none of it
-        from app.worker import Membership  # noqa: PLC0415
+        from app.worker.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
         place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)

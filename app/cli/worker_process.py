@@ -14,19 +14,20 @@ from pathlib import Path
 import click
 from threadpoolctl import threadpool_limits
 
-from app.adapters.log_limit import start_logging
-from app.adapters.model_feed import ModelShelf
-from app.adapters.run_file import find_kafka
-from app.adapters.topics_admin import ensure_topics
-from app.adapters.worker_http import WorkerHttp
-from app.bootstrap import compile_features
+from app.adapters.http.worker import WorkerHttp
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.sources.features import compile_features
+from app.adapters.stack.log_limit import start_logging
+from app.adapters.stack.run_file import find_kafka
 from app.cli.http_options import HttpPlace
 from app.exits import EXIT_CONFIG, StackError
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
-from app.worker import Membership, Worker, wall_clock_ms
-from models.trial import Trial
-from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import load
+from app.worker.model_shelf import ModelShelf
+from app.worker.worker import Membership, Worker, wall_clock_ms
+from models.versions.trial import Trial
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline, PipelineError
 from schemas.struct_types import build_struct_types
 
 #: How long a thread keeps Python's lock while another wants it. A batch passes between Faust's consumer thread and the
@@ -53,13 +54,13 @@ def run(
     start_logging(settings.log_level)
     try:
         pipeline = load(name)
-        bootstrap = find_kafka(settings.kafka, settings.home)
+        kafka = find_kafka(settings.kafka, settings.home)
     except (PipelineError, StackError) as error:
         raise click.ClickException(str(error)) from error
     with threadpool_limits(1):
         work = _work(
             pipeline,
-            bootstrap,
+            kafka,
             place,
             membership,
             trial,
@@ -77,7 +78,7 @@ def run(
 
 async def _work(
     pipeline: Pipeline,
-    bootstrap: str,
+    kafka: KafkaAccess,
     place: HttpPlace,
     membership: Membership,
     trial: Trial,
@@ -87,15 +88,15 @@ async def _work(
     rows_folder: Path | None,
 ) -> tuple[int, str]:
     try:
-        await ensure_topics(bootstrap, pipeline.topics.all(), replication=None)
+        await ensure_topics(kafka, pipeline.topics.all(), replication=None)
     except StackError as error:
         return error.exit_code, str(error)
     plan = compile_features(pipeline)
-    shelf = ModelShelf(pipeline, bootstrap, f"worker@{socket.gethostname()}-{os.getpid()}", wall_clock_ms, trial)
+    shelf = ModelShelf(pipeline, kafka, f"worker@{socket.gethostname()}-{os.getpid()}", wall_clock_ms, trial)
     worker = Worker(
         pipeline,
         plan,
-        bootstrap,
+        kafka,
         shelf,
         membership=membership,
         skip_removed=skip_removed,

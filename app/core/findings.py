@@ -13,9 +13,9 @@ from schemas.wire import Alert, DriftReport, WindowVerdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.core.drift_calendar import Window
-    from app.core.drift_reports import Judgement
-    from app.core.window_statistics import Statistics
+    from app.core.counts.calendar import Window
+    from app.core.drift.describer import Statistics
+    from app.core.drift.judge import Judgement
 
 
 class MetadataRow(NamedTuple):

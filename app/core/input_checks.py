@@ -1,8 +1,8 @@
 """What is wrong with the stream itself, by slice of time: labels that find no event, entities in several partitions.
 
-Labels are counted by the workers (`app.core.label_tally`), exactly once. A label whose key is no entity of its
-partition belongs to another partition as soon as the entity is known there (`app.core.entity_directory`); until then it
-counts as unknown. So the counts are a function of the logs, once both have been read.
+Labels are counted by the workers (`app.core.counts.label_tally`), exactly once. A label whose key is no entity of its
+partition belongs to another partition as soon as the entity is known there (`app.core.entities.directory`); until then
+it counts as unknown. So the counts are a function of the logs, once both have been read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.core.alert_readings import Reading
-from app.core.drift_calendar import Window
+from app.core.alerts.readings import Reading
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL
 from app.core.findings import InputRow
-from app.core.sketches import ALL
 
 if TYPE_CHECKING:
-    from app.core.entity_directory import EntityDirectory
-    from app.core.stream_start import StreamStart
+    from app.core.counts.stream_start import StreamStart
+    from app.core.entities.directory import EntityDirectory
     from schemas.wire import SketchRecord
 
 #: Of fewer labels in a slice, their share without an event says nothing to an alert.

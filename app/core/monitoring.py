@@ -5,10 +5,10 @@ never of the order or the batches in which they came. When a window changes afte
 (whose history it is) are judged again, and what then says something else is reported under the next revision. Only the
 revision of what late data changed, and the processing time, depend on when `collect` was called.
 
-The interval and the trend look at past windows of the model, whichever version served (`app.core.history`).
+The interval and the trend look at past windows of the model, whichever version served (`app.core.drift.history`).
 
 A window that versions share, as in a swap, compares none of them, and features that are filling are not compared; what
-labels say, and the traffic of all versions together, is judged all the same (`app.core.silences`).
+labels say, and the traffic of all versions together, is judged all the same (`app.core.drift.silences`).
 
 The outcome, like the performance, is judged when its labels are mature; everything else when the window closes.
 
@@ -28,48 +28,48 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from app.core.alert_course import limits, strictest
-from app.core.alert_readings import LABELS_MISSING, NOTHING, read_drift, read_labels, read_performance, read_verdict
-from app.core.alert_words import Detected
-from app.core.alerting import AlertBook
-from app.core.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
-from app.core.diagnosis import MEASURE, Diagnosis, to_record
-from app.core.drift_calendar import Calendar, Window
-from app.core.drift_reports import Judge, Judgement, View
-from app.core.drift_windows import WindowStore
-from app.core.error_stream import Errors, ErrorStream
-from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
-from app.core.fair_errors import FairErrors
+from app.core.alerts.book import AlertBook
+from app.core.alerts.course import limits, strictest
+from app.core.alerts.readings import LABELS_MISSING, NOTHING, read_drift, read_labels, read_performance, read_verdict
+from app.core.alerts.words import Detected
+from app.core.counts.calendar import Calendar, Window
+from app.core.counts.sketch_rules import SketchRules, named_versions
+from app.core.counts.sketches import ALL, Sketch
+from app.core.counts.windows import WindowStore
+from app.core.drift.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
+from app.core.drift.describer import Describer
+from app.core.drift.filling import FillTimes
+from app.core.drift.history import History
+from app.core.drift.judge import Judge, Judgement, View
+from app.core.drift.over_time import Past
+from app.core.drift.silences import Silence, is_shared, server
+from app.core.errors.fair import FairErrors
+from app.core.errors.stream import Errors, ErrorStream
+from app.core.errors.watch import ErrorWatch, baseline_of, make_cusum
 from app.core.faults.since import Course, Part
 from app.core.faults.traffic import Traffic, choose_past, events_by_hour, events_due, of_same_season
-from app.core.filling import FillTimes
+from app.core.features.origins import Origins
 from app.core.findings import Findings, Subject
-from app.core.history import History
 from app.core.input_checks import InputChecks
-from app.core.label_checks import ALL_ARRIVED, thinning
-from app.core.label_delays import COMPLETE, LabelDelays
-from app.core.label_selection import WindowLabels, find_one_kind, find_selection
-from app.core.origins import Origins
-from app.core.over_time import Past
-from app.core.performance import auc, measure
+from app.core.labels.delays import COMPLETE, LabelDelays
+from app.core.labels.selection import WindowLabels, find_one_kind, find_selection
+from app.core.performance.label_checks import ALL_ARRIVED, thinning
+from app.core.performance.measures import auc, measure
 from app.core.records.rules import RecordRules
-from app.core.records.sketches import SketchRules, named_versions
-from app.core.silences import Silence, is_shared, server
-from app.core.sketches import ALL, Sketch
-from app.core.succession import Succession
-from app.core.window_statistics import Describer
-from models.reference import Reference
-from models.spans import memories_of
+from app.core.verdict.diagnosis import MEASURE, Diagnosis, to_record
+from app.core.verdict.succession import Succession
+from models.reference.reference import Reference
+from models.reference.spans import memories_of
 from schemas.wire import encode_packed
 
 if TYPE_CHECKING:
-    from app.core.alert_readings import Reading
+    from app.core.alerts.readings import Reading
     from app.core.batches import Floats
-    from app.core.detectors import Make
-    from app.core.filling import Filling
+    from app.core.drift.filling import Filling
+    from app.core.errors.detectors import Make
     from app.core.findings import PerformanceRow
-    from models.reference import Counts
-    from schemas.pipeline import Pipeline
+    from models.reference.reference import Counts
+    from schemas.pipeline.spec import Pipeline
     from schemas.wire import SketchRecord
 
 #: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.

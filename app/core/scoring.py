@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from app.core.batches import Floats, Ints
-from models.reference import Reference
+from models.reference.reference import Reference
 
 #: In place of a model: the event is left unscored.
 UNSCORED = -1

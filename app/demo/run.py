@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.adapters.monitor_client import MonitorClient, MonitorError
+from app.adapters.http.client import MonitorClient, MonitorError
 from app.demo.memory import PeakMemory
 from app.demo.stream import Course, DemoError, Progress, Sent, Streamer, Watch
 from app.demo.summary import count_rows, summarise
@@ -19,7 +19,7 @@ from app.demo.training import ModelCommand, TrainingFailedError, format_day
 from app.ledger import draw_up, read_topics, read_warehouse
 from app.report import read_facts, write_report
 from app.supervisor import Stack
-from schemas.pipeline import Pipeline
+from schemas.pipeline.spec import Pipeline
 
 #: 2013, UTC: the first version learns from January and February, the rest is streamed.
 TRAIN_FROM_MS = 1_356_998_400_000
@@ -98,7 +98,7 @@ class Demo:
                 with self._phase("drain"):
                     asyncio.run(self._drain(monitor, sent))
                 with self._phase("ledger"):
-                    events, on_topics = asyncio.run(read_topics(self._stack.bootstrap, self._pipeline.topics))
+                    events, on_topics = asyncio.run(read_topics(self._stack.kafka, self._pipeline.topics))
                     in_warehouse = read_warehouse(monitor.query, self._pipeline.topics)
                     promoted = ["1.0.0", *(retrain.version for retrain in sent.retrains)]
                     ledger = draw_up(events, on_topics, in_warehouse, promoted)
@@ -181,7 +181,7 @@ class Demo:
         """Wait until the worker has read everything and the monitor has reported and stored it."""
         began = last_change = time.monotonic()
         before: tuple[int, ...] = ()
-        async with Watch(self._pipeline, self._stack.bootstrap) as watch:
+        async with Watch(self._pipeline, self._stack.kafka) as watch:
             while True:
                 await watch.look()
                 now = await asyncio.to_thread(self._measure, monitor, sent, watch)

@@ -16,21 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import aiokafka
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from app.adapters.event_producer import EventProducer
-from app.adapters.lag import worker_group
-from app.adapters.monitor_client import MonitorClient, MonitorError
-from app.adapters.source import EVENT, EncodedRecord, SourceError, read_source
-from app.adapters.topic_reader import follow
-from app.core.drift_calendar import Calendar
+from app.adapters.http.client import MonitorClient, MonitorError
+from app.adapters.kafka.clients import new_admin, new_consumer
+from app.adapters.kafka.event_producer import EventProducer
+from app.adapters.kafka.lag import worker_group
+from app.adapters.kafka.topic_reader import follow
+from app.adapters.sources.source import EVENT, EncodedRecord, SourceError, read_source
+from app.core.counts.calendar import Calendar
 from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
-from schemas.pipeline import Pipeline
+from schemas.pipeline.spec import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import ModelStatus, decode_json
 
@@ -155,7 +155,7 @@ class Streamer:
         self._log_folder = log_folder
         self._say = say
         self._show = show
-        self._watch = Watch(pipeline, settings.kafka)
+        self._watch = Watch(pipeline, settings.kafka_access)
         self._training = ""
         self._held_to: int | None = None
         self._asked = asyncio.Event()
@@ -199,7 +199,7 @@ class Streamer:
 
     async def _send_all(self) -> None:
         course, sent = self._course, self.sent
-        async with EventProducer(self._settings.kafka, self._pipeline, _read_clock_ms) as producer:
+        async with EventProducer(self._settings.kafka_access, self._pipeline, _read_clock_ms) as producer:
             chunks = read_source(self._pipeline, course.from_ms, course.to_ms, course.limit)
             while chunk := await asyncio.to_thread(next, chunks, None):
                 start = 0
@@ -325,7 +325,7 @@ class Streamer:
         )
 
     async def _follow_statuses(self) -> None:
-        async for batch in follow(self._settings.kafka, self._pipeline.topics.model_status):
+        async for batch in follow(self._settings.kafka_access, self._pipeline.topics.model_status):
             for value in batch.values if batch is not None else ():
                 with suppress(RefusedRecordError):
                     status = decode_json(value, ModelStatus)
@@ -387,21 +387,21 @@ class Streamer:
 class Watch:
     """How far the worker's group has come, by its committed offsets."""
 
-    def __init__(self, pipeline: Pipeline, bootstrap: str) -> None:
+    def __init__(self, pipeline: Pipeline, kafka: KafkaAccess) -> None:
         self.processed = 0
         self.labels_lag = 0
         self.events_lag = 0
         topics = pipeline.topics
         self._looked = asyncio.Event()
         self._group = worker_group(pipeline.name)
-        self._bootstrap = bootstrap
+        self._kafka = kafka
         self._events = [TopicPartition(topics.sent_events, k) for k in range(topics.partitions)]
         self._labels = [TopicPartition(topics.sent_labels, k) for k in range(topics.partitions)]
 
     async def __aenter__(self) -> Self:
         # Made here, as they belong to the running event loop.
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
-        self._consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=None)
+        self._admin = new_admin(self._kafka)
+        self._consumer = new_consumer(self._kafka)
         await self._admin.start()
         await self._consumer.start()
         return self

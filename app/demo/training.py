@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.adapters.child_process import spawn, stop_child
+from app.adapters.stack.child_process import spawn, stop_child
 from app.settings import Settings
 
 STOP_DEADLINE_S = 5.0

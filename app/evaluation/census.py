@@ -14,11 +14,11 @@ import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
 from app.core.batches import Floats, Ints
-from app.core.estimation import calibrate, estimate
-from app.core.label_checks import LabelCheck, check_labels, order_weights
-from models.counting import count, count_outcomes
-from models.reference import Reference
-from models.reference_fit import fit_reference
+from app.core.performance.estimation import calibrate, estimate
+from app.core.performance.label_checks import LabelCheck, check_labels, order_weights
+from models.reference.counting import count, count_outcomes
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
 
 MEASURES = ("auc", "accuracy", "log_loss")
 #: The score's row among the metrics of a reference.

@@ -8,16 +8,16 @@ from statistics import median
 import numpy as np
 from scipy.special import expit
 
-from app.core.drift_calendar import Window
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL, pack
 from app.core.monitoring import MonitorCore
-from app.core.sketch_buffer import SketchBuffer
-from app.core.sketches import ALL, pack
 from app.evaluation.product import VERSION, make_pipeline
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import draw_labels
-from models.counting import count
-from models.reference import Floats, Reference
-from models.reference_fit import fit_reference
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Floats, Reference
 from schemas.wire import SketchRecord
 
 FEATURES = tuple(f"f{number}" for number in range(10))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.adapters.datasets import Labelled, read_census
-from app.core.performance import measure
+from app.core.performance.measures import measure
 from app.evaluation.census import census
+from app.evaluation.datasets import Labelled, read_census
 from app.evaluation.product import alarms
 from app.evaluation.run import EvaluationRun
 from app.evaluation.window_contestants import TITLES, WINDOW_CONTESTANTS, Subject, Watched
-from models.reference import Counts, Floats
+from models.reference.reference import Counts, Floats
 
 WINDOW = 5_000
 PER_EVENTS = 1_000_000

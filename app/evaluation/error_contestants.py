@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from river import drift
 from river.drift import binary
 
-from app.core.detectors import Baseline
-from app.core.drift.cusum import Cusum
+from app.core.errors.cusum import Cusum
+from app.core.errors.detectors import Baseline
 
 Floats = NDArray[np.float64]
 #: An always-fire detector does so once in so many events.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.core.drift_calendar import Calendar
+from app.core.counts.calendar import Calendar
 from app.evaluation.product import VERSION, alarms, watch
 from app.evaluation.run import EvaluationRun
-from app.offline import build_training_set
-from models.counting import count
-from models.reference import OUTCOME
+from app.replay.offline import build_training_set
+from models.reference.counting import count
+from models.reference.reference import OUTCOME
 from models.training import train
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 
 #: 2013, in UTC; training ends with February.
 FROM_MS, TRAINED_TO_MS, TO_MS = 1_356_998_400_000, 1_362_096_000_000, 1_388_534_400_000

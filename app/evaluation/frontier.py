@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from app.adapters.river_detectors import make_detector
-from app.core.detectors import Baseline, Detection
-from schemas.pipeline import ErrorDetector
-from schemas.pipeline_detectors import default_detector
+from app.core.errors.detectors import Baseline, Detection
+from schemas.pipeline.detectors import default_detector
+from schemas.pipeline.spec import ErrorDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.core.detectors import Bits, Detector
+    from app.core.errors.detectors import Bits, Detector
 
 #: Of each contestant: kind, settings other than the defaults, and for the CUSUM its budget in events.
 CONTESTANTS: tuple[tuple[str, dict[str, Any], float], ...] = (

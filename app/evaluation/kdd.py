@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.adapters.datasets import Labelled, put_back, read_weather
 from app.evaluation.concepts import PER_EVENTS, add_detection, prequential_errors
+from app.evaluation.datasets import Labelled, put_back, read_weather
 from app.evaluation.error_contestants import ERROR_CONTESTANTS
 from app.evaluation.measures import Episode, judge_episodes, onsets
 from app.evaluation.plots import draw_protocol

@@ -1,7 +1,7 @@
 """False alarms with labels where nothing changes: which of its parts spends how much of the declared budget.
 
-The budget of a model with labels is divided (`app.core.budget`): some for the windows of features and score, some for
-those of the outcome and for what their labels say to the verdict, some for the detectors of wrong decisions. The
+The budget of a model with labels is divided (`app.core.drift.budget`): some for the windows of features and score, some
+for those of the outcome and for what their labels say to the verdict, some for the detectors of wrong decisions. The
 monitor is fed as a stream feeds it: per window of event time one record with the events of the window, and with the
 labels that have come by its end, one by one in the order in which they came.
 """
@@ -17,21 +17,21 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.special import expit, logit
 
-from app.core.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS
-from app.core.error_watch import ERROR
+from app.core.counts.sketches import ALL, pack
+from app.core.drift.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS
+from app.core.errors.watch import ERROR
 from app.core.findings import Findings
-from app.core.sketches import ALL, pack
 from app.evaluation.measures import Rate, rate
 from app.evaluation.null import PER_EVENTS, PROMISED, SUBJECT, TRAINING, WINDOW, WINDOWS
 from app.evaluation.plots import draw_achieved
 from app.evaluation.product import BESIDE, VERSION, alarms, follow, make_pipeline
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import CATEGORIES, FEATURES, NULLS, Floats, Null, score
-from models.counting import count as count_cells
-from models.counting import count_outcomes, judge_labels
-from models.reference import OUTCOME, Reference
-from schemas.pipeline import Pipeline
-from schemas.pipeline_drift import DRIFT_TESTS
+from models.reference.counting import count as count_cells
+from models.reference.counting import count_outcomes, judge_labels
+from models.reference.reference import OUTCOME, Reference
+from schemas.pipeline.drift import DRIFT_TESTS
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import ErrorRun, SketchRecord
 
 #: Runs of each reference, of `WINDOWS` windows each.

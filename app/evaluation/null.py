@@ -10,7 +10,7 @@ from app.evaluation.product import BESIDE, alarms
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import CATEGORIES, FEATURES, NULLS, Null, draw_labels, score
 from app.evaluation.window_contestants import OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
-from schemas.pipeline_drift import DRIFT_TESTS
+from schemas.pipeline.drift import DRIFT_TESTS
 
 WINDOW = 1_000
 #: Windows of a run, and runs of each reference: to work out what its smallest p-values are worth takes a second.

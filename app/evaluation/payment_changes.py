@@ -29,7 +29,7 @@ class PaymentChange:
     Parameters
     ----------
     kind
-        The verdicts that are right about it, as `app.core.verdict` names them.
+        The verdicts that are right about it, as `app.core.verdict.decide` names them.
     fields
         The fields that a fault is in.
     segment

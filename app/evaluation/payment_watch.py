@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.drift_calendar import Window
-from app.core.error_watch import ERROR
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL, pack
+from app.core.errors.watch import ERROR
 from app.core.findings import Findings
-from app.core.sketches import ALL, pack
 from app.evaluation.payment_stream import (
     A_DAY,
     COLUMN,
@@ -29,15 +29,15 @@ from app.evaluation.payment_stream import (
 )
 from app.evaluation.product import VERSION, read_pipeline
 from app.evaluation.product import follow as watch_records
-from models.counting import count, count_outcomes
-from models.error_hours import hours_of
-from models.reference import Counts, Reference
-from models.segments import Segments
+from models.reference.counting import count, count_outcomes
+from models.reference.error_hours import hours_of
+from models.reference.reference import Counts, Reference
+from models.reference.segments import Segments
 from models.training import make_reference
 from schemas.wire import ErrorRun, SketchRecord
 
 if TYPE_CHECKING:
-    from schemas.pipeline import Pipeline
+    from schemas.pipeline.spec import Pipeline
     from schemas.wire import SketchDelta
 
 #: One false alarm in a hundred windows.

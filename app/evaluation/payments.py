@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.budget import OF_LABELS
+from app.core.drift.budget import OF_LABELS
 from app.evaluation.payment_changes import BY_LABELS, CHANGES, PaymentChange, as_scored, oracle_finds
 from app.evaluation.payment_stream import A_DAY, DAY_MS, FIRST_DAY, MERCHANTS, Bank, PaymentLaw
 from app.evaluation.payment_watch import PER_EVENTS, alarmed_windows, fit, follow, make_pipeline
@@ -17,8 +17,8 @@ from app.evaluation.run import generator
 
 if TYPE_CHECKING:
     from app.core.findings import Findings
-    from models.reference import Reference
-    from schemas.pipeline import Pipeline
+    from models.reference.reference import Reference
+    from schemas.pipeline.spec import Pipeline
     from schemas.wire import WindowVerdict
 
 #: Days of training, and quiet days after it; runs of each reference.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from app.core.performance import wilson
+from app.core.performance.measures import wilson
 from app.evaluation.measures import Rate, rate
 from app.evaluation.payment_changes import BY_EVENTS, BY_LABELS, CHANGES, PaymentChange
 from app.evaluation.payment_stream import PaymentLaw

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.adapters.datasets import Predicted, read_car_prices
-from app.core.direct_loss import estimate_loss
+from app.evaluation.datasets import Predicted, read_car_prices
+from app.evaluation.direct_loss import estimate_loss
+from app.evaluation.loss_cells import LossCells
 from app.evaluation.run import EvaluationRun
-from models.loss_cells import LossCells
-from models.reference import Floats
+from models.reference.reference import Floats
 
 WINDOW = 5_000
 _TABLE = f"Used cars: loss of windows of {WINDOW}, estimated without labels: off by, % of the reference's loss"

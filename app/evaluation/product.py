@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.drift_calendar import Window
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL, pack
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
-from app.core.sketches import ALL, pack
-from models.reference import Counts, Reference
-from schemas.pipeline import Pipeline
-from schemas.pipeline_drift import DRIFT_TESTS
-from schemas.pipeline_file import load
+from models.reference.reference import Counts, Reference
+from schemas.pipeline.drift import DRIFT_TESTS
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import DriftReport, SketchRecord
 
 Bools = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.adapters.datasets import WEATHER_DISPLACED_FROM, Labelled, read_weather
+from app.evaluation.datasets import WEATHER_DISPLACED_FROM, Labelled, read_weather
 from app.evaluation.plots import draw_weather
 from app.evaluation.product import VERSION, Bools
 from app.evaluation.run import EvaluationRun

@@ -12,17 +12,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.drift.deciles import DECILES, deciles
-from app.core.drift.interval import interval
-from app.core.drift.ks import ks
-from app.core.drift.psi import group_cells, psi
-from app.core.drift.trend import trend
+from app.core.drift.statistics.deciles import DECILES, deciles
+from app.core.drift.statistics.interval import interval
+from app.core.drift.statistics.ks import ks
+from app.core.drift.statistics.psi import group_cells, psi
+from app.core.drift.statistics.trend import trend
 from app.core.findings import Findings
 from app.evaluation.product import Bools, alarmed, consecutive, make_pipeline, watch
-from models.counting import count as count_cells
-from models.reference import Counts, MetricCells, Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import Pipeline
+from models.reference.counting import count as count_cells
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, MetricCells, Reference
+from schemas.pipeline.spec import Pipeline
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from app.core.batches import Floats
-from app.core.score_diff import ALL
+from app.core.replay.score_diff import ALL
 from app.report.plots import BAD, INK, PALETTE, SOFT, STYLE
 
 Segments = Mapping[str, Mapping[str, float]]
@@ -30,7 +30,7 @@ def draw(
     scores
         Both scores of each event, in [0, 1].
     segments
-        Measures of `app.core.score_diff` by segment.
+        Measures of `app.core.replay.score_diff` by segment.
     """
     months = [segment for segment in segments if segment != ALL][-_MOST_MONTHS:]
     whole = segments[ALL]

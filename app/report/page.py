@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.report.facts import Facts, Version, name_day, name_window
 
 if TYPE_CHECKING:
-    from schemas.pipeline import Pipeline
+    from schemas.pipeline.spec import Pipeline
 
 _BAD, _WARN, _SOFT = "#b3261e", "#c77700", "#66727f"
 _SEVERITIES = {"critical": _BAD, "warning": _WARN, "info": _SOFT}

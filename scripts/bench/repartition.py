@@ -22,13 +22,13 @@ import numpy as np
 import psutil
 
 from app.core.batches import EventBatch, Ints
-from app.core.merge import Merged, no_labels
-from app.core.repartition import Repartition
-from app.core.repartition_answerer import Answerer
-from app.core.shared_board import SharedBoard
-from app.core.shared_plan import SharedPlan
-from app.core.shared_windows import Contributor
-from schemas.pipeline_file import load
+from app.core.intake.merge import Merged, no_labels
+from app.core.shared.answerer import Answerer
+from app.core.shared.board import SharedBoard
+from app.core.shared.contributor import Contributor
+from app.core.shared.plan import SharedPlan
+from app.core.shared.repartition import Repartition
+from schemas.pipeline.file import load
 
 PARTITIONS = 8
 BATCH = 5_000

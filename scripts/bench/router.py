@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-
-from app.adapters.embedded_kafka import EmbeddedKafka
-from app.adapters.topics_admin import ensure_topics
-from app.router import Router
+from app.adapters.kafka.clients import new_bulk_producer
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.worker.router import Router
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 PARTITIONS = 4
 ENTITIES = 100_000
@@ -75,9 +75,9 @@ def records(number: int) -> Iterator[tuple[str, bytes]]:
         yield "labels", json.dumps(label).encode()
 
 
-async def send(bootstrap: str, pipeline: Pipeline, n: int) -> int:
+async def send(kafka: KafkaAccess, pipeline: Pipeline, n: int) -> int:
     """Send events and labels in the order of their times; how many records that are."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="zstd", acks=1, max_batch_size=900_000)
+    producer = new_bulk_producer(kafka, enable_idempotence=False, acks=1, compression_type="zstd")
     await producer.start()
     sent = 0
     try:
@@ -99,14 +99,14 @@ async def send(bootstrap: str, pipeline: Pipeline, n: int) -> int:
     return sent
 
 
-async def measure(bootstrap: str, pipeline: Pipeline, n: int) -> dict[str, float]:
+async def measure(kafka: KafkaAccess, pipeline: Pipeline, n: int) -> dict[str, float]:
     """Copy all, and see how long that takes."""
-    await ensure_topics(bootstrap, pipeline.topics.all())
-    sent = await send(bootstrap, pipeline, n)
+    await ensure_topics(kafka, pipeline.topics.all())
+    sent = await send(kafka, pipeline, n)
     failed: list[str] = []
     router = Router(
         pipeline,
-        bootstrap,
+        kafka,
         lambda: START_MS,
         lambda why, _: failed.append(why),
         session_s=10,
@@ -137,7 +137,7 @@ def main() -> None:
         path = Path(folder) / "bench-router.toml"
         path.write_text(PIPELINE)
         with EmbeddedKafka(home=Path(folder), cache=Settings.read().cache) as broker:
-            found = asyncio.run(measure(broker.bootstrap, load(path), arguments.records))
+            found = asyncio.run(measure(broker.access, load(path), arguments.records))
     print(json.dumps(found))
 
 

@@ -25,9 +25,9 @@ import psutil
 
 from app.adapters.rocks_rows import RocksRows
 from app.core.batches import EventBatch, Outcomes
-from app.core.row_cache import RowCache, Snapshot
-from app.core.windows import FeatureState, WindowPlan
-from schemas.pipeline import Window
+from app.core.features.windows import FeatureState, WindowPlan
+from app.core.tiles.row_cache import RowCache, Snapshot
+from schemas.pipeline.spec import Window
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000

@@ -1,8 +1,8 @@
 """Makes small mistakes in the code on purpose, one at a time, and says which of them no unit test notices.
 
-``make mutants ARGS="--seed 1 --minutes 20 --only app/core/merge.py"``. All happens in copies of the tree. Each mistake
-is tried in a process of its own, forked from this one with the libraries imported. It runs the tests that enter the
-changed function, the nearest first, up to the first that fails. Exits with 1 when less than 90 % are noticed.
+``make mutants ARGS="--seed 1 --minutes 20 --only app/core/intake/merge.py"``. All happens in copies of the tree. Each
+mistake is tried in a process of its own, forked from this one with the libraries imported. It runs the tests that enter
+the changed function, the nearest first, up to the first that fails. Exits with 1 when less than 90 % are noticed.
 """
 
 from __future__ import annotations

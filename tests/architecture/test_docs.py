@@ -39,9 +39,9 @@ def test_every_setting_is_in_the_readme(setting: str) -> None:
     assert setting in CODE_IN_TEXT
 
 
-@pytest.mark.parametrize("module", ["monitor_http", "worker_http"])
+@pytest.mark.parametrize("module", ["monitor", "worker"])
 def test_every_endpoint_is_in_the_readme(module: str) -> None:
-    source = (ROOT / "app" / "adapters" / f"{module}.py").read_text(encoding="utf-8")
+    source = (ROOT / "app" / "adapters" / "http" / f"{module}.py").read_text(encoding="utf-8")
     paths = re.findall(r'web\.(?:get|post)\("([^"]+)"', source)
     assert len(paths) >= 3
     assert set(paths) <= CODE_IN_TEXT

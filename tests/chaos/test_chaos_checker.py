@@ -16,15 +16,15 @@ from chaos_monitor import TABLES, Monitoring
 from chaos_pipeline import Setup, render_toml, train_version
 from chaos_shared import shared_windows
 
-from app.bootstrap import compile_features
+from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.drive import RecordedSelector
-from app.offline import load_model
 from app.pipeline import PartitionPipeline, Step, new_board
-from models.registry import Registry
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load as load_pipeline
+from app.replay.drive import RecordedSelector
+from app.replay.offline import load_model
+from models.versions.registry import Registry
+from schemas.pipeline.file import load as load_pipeline
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import Score, SketchRecord, decode_json
 
 PARTITIONS = 3

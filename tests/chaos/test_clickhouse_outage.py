@@ -23,7 +23,7 @@ from clickhouse_front import ClickHouseFront
 from monitor_chaos import Monitors
 from worker_bench import Bench, event
 
-from app.adapters.topic_reader import read_to_end
+from app.adapters.kafka.topic_reader import read_to_end
 from app.secret import Secret
 from schemas.wire import Score, decode_json
 

@@ -11,7 +11,7 @@ from core_setting import MINUTE_MS, START_MS, Setting, batch, build, event, labe
 
 from app.core.scoring import ChampionTimeline
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
-from schemas.pipeline import Limits
+from schemas.pipeline.spec import Limits
 from schemas.wire import DeadLetter
 
 CONSECUTIVE, SHARE, OF_LAST = 200, 0.5, 1_000

@@ -15,7 +15,7 @@ from core_setting import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, Setting, batch, b
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.event_time import CLOCK_SKEW_MS
+from app.core.records.event_time import CLOCK_SKEW_MS
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.pipeline import PartitionPipeline
 from schemas.wire import Score

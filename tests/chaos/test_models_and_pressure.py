@@ -13,9 +13,9 @@ from chaos_pipeline import Setup, release, render_toml
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
-from app.adapters.topic_reader import read_to_end
-from models.registry import Registry
-from schemas.pipeline_file import load as load_pipeline
+from app.adapters.kafka.topic_reader import read_to_end
+from models.versions.registry import Registry
+from schemas.pipeline.file import load as load_pipeline
 from schemas.wire import ModelStatus, decode_json
 
 #: Promises on a quiet machine.

@@ -16,9 +16,9 @@ from chaos_load import Load, LoadProducer, new_random
 from chaos_report import Row, record
 from chaos_run import ScoreReader
 
-from app.adapters.topics_admin import ensure_topics
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load as load_pipeline
+from app.adapters.kafka.topics_admin import ensure_topics
+from schemas.pipeline.file import load as load_pipeline
+from schemas.pipeline.spec import Pipeline
 
 PARTITIONS = 4
 TOML = """

@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.types import TP
 
-from app.adapters.faust_batches import _ConsumerThread
+from app.adapters.kafka.batch_app import _ConsumerThread
 
 
 def test_a_fetch_during_a_rebalance_gives_nothing_instead_of_waiting_for_its_end() -> None:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from memory_warehouse import MemoryWarehouse
 from monitor_bench import N_PERFORMANCE, START_MS, Bench, Client
 
-from app.adapters.alert_answers import NotAtWorkError
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.topic_reader import read_to_end
-from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.watch import Pace
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.http.alert_answers import NotAtWorkError
+from app.adapters.kafka.topic_reader import read_to_end
 from app.cli.alerts import command
-from app.core.alert_cases import AcknowledgeError
-from app.monitor import Monitor
+from app.core.alerts.cases import AcknowledgeError
+from app.monitor.monitor import Monitor
+from app.monitor.watch import Pace
 from schemas.wire import Alert, decode_json
 
 QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)

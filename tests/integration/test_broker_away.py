@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from aiokafka import TopicPartition
 
-from app.adapters.embedded_kafka import EmbeddedKafka
-from app.adapters.topic_reader import new_consumer
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.clients import new_consumer
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from schemas.topics import Topic
 
 SECONDS = 2.0

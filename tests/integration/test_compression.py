@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from worker_bench import START_MS, Bench
 
-from app.adapters.record_batches import MOST_UNPACKED_BYTES
+from app.adapters.kafka.record_batches import MOST_UNPACKED_BYTES
 
 CODECS = ["gzip", "snappy", "lz4", "zstd"]
 

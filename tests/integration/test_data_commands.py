@@ -24,13 +24,13 @@ from aiokafka import TopicPartition
 from core_setting import CARD_EVENTS, HOUR_MS, MONITORED, START_MS
 from warm_start import run_warm, start_warm
 
-from app.adapters.event_producer import EventProducer
-from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording, RecordingWriter
-from app.adapters.source import Partitioner, load_source
-from app.adapters.topic_reader import follow, read_to_end
-from app.adapters.topics_admin import ensure_topics
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.adapters.kafka.event_producer import EventProducer
+from app.adapters.kafka.topic_reader import follow, read_to_end
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.recordings.file import EVENTS, LABELS, SCORES, Recording, RecordingWriter
+from app.adapters.sources.source import Partitioner, load_source
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.source import SourceRecord
 from schemas.wire import Label, ModelStatus, Score, decode_json
 

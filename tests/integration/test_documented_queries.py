@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 
 ROOT = Path(__file__).parents[2]
 PRINTED = sorted(

@@ -16,9 +16,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.adapters.child_process import birth_mark
-from app.adapters.embedded_kafka import EmbeddedKafka, answers_as_kafka
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.stack.child_process import birth_mark
+from app.adapters.stack.embedded_kafka import EmbeddedKafka, answers_as_kafka
 from app.exits import StackError
 from app.settings import Settings
 from schemas.topics import Topic, Topics
@@ -33,7 +33,7 @@ CACHE = Settings.read().cache
 RUN = """
 import sys, signal
 from pathlib import Path
-from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
 kafka = EmbeddedKafka(Path(sys.argv[1]), Path(sys.argv[2])).start()
 print(kafka.pid, flush=True)
 signal.pause()

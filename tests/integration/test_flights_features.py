@@ -16,12 +16,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from app.adapters.lookup_files import locate
-from app.adapters.python_features import load_function
+from app.adapters.sources.lookup_files import locate
+from app.adapters.sources.python_features import load_function
 from app.core.batches import Floats
-from app.offline import TrainingSet, build_training_set
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.replay.offline import TrainingSet, build_training_set
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from http_fuzz import Fuzzer, Outcome
 
-from app.adapters import http_server
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.monitor_http import MonitorHttp, Sources
-from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.worker_http import METRICS, Health, Sample, WorkerHttp
-from app.core.alert_cases import AcknowledgeError
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from app.adapters.http import server as http_server
+from app.adapters.http.monitor import MonitorHttp, Sources
+from app.adapters.http.worker import METRICS, Health, Sample, WorkerHttp
+from app.core.alerts.cases import AcknowledgeError
 
 FULL = os.environ.get("STREAMGAUGE_CHAOS") == "full"
 REQUESTS = 5_000 if FULL else 300

@@ -16,22 +16,22 @@ from aiokafka import AIOKafkaConsumer
 from chaos_kafka import BreakableKafka, free_port
 from chaos_pipeline import Setup, release, render_toml
 from chaos_proxy import Proxy, Weather
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters import kafka_answers
-from app.adapters.kafka_answers import while_kafka_answers
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.model_announcer import read_timeline
-from app.adapters.topic_recorder import record_topics
-from app.adapters.topics_admin import ensure_topics
-from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.kafka import answers as kafka_answers
+from app.adapters.kafka.answers import while_kafka_answers
+from app.adapters.kafka.model_announcer import read_timeline
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.recordings.recorder import record_topics
 from app.cli.http_options import HttpPlace
 from app.cli.worker_process import _work
 from app.exits import EXIT_RETRY, StackError
-from app.monitor import Monitor
-from app.worker import Membership
-from models.registry import Registry
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.monitor.monitor import Monitor
+from app.worker.worker import Membership
+from models.versions.registry import Registry
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 #: What is cut short without Kafka is left as it is, since its process ends; pytest's does not.
 pytestmark = [

@@ -19,15 +19,15 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 from chaos_pipeline import START_MS, Setup, render_toml
+from memory_warehouse import MemoryWarehouse
 from warm_start import run_warm
 from worker_bench import Bench
 
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.monitor_page import Page, Tables, render
-from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.watch import Pace
-from app.monitor import Monitor, sources
-from schemas.pipeline_file import load
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.http.page import Page, Tables, render
+from app.monitor.monitor import Monitor, sources
+from app.monitor.watch import Pace
+from schemas.pipeline.file import load
 
 PARTITIONS = 4
 STEP_MS = 25

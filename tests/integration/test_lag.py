@@ -7,8 +7,8 @@ import asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
-from app.adapters.lag import LagReader, Position
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.lag import LagReader, Position
+from app.adapters.kafka.topics_admin import ensure_topics
 from schemas.topics import Topic
 
 TOPIC, GROUP = "lag-events", "lag-group"

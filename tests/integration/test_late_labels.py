@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, record
 
 from app.cli import main
-from models.registry import Registry
-from schemas.pipeline_file import load
+from models.versions.registry import Registry
+from schemas.pipeline.file import load
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from aiokafka import AIOKafkaProducer
 from chaos_pipeline import START_MS, train_version
 from worker_bench import Bench
 
-from app.adapters import model_feed
-from app.adapters.model_attempts import place_of
-from app.adapters.model_feed import ModelShelf
-from app.adapters.topic_reader import read_to_end
-from models.registry import Entry, Registry
+from app.adapters.kafka.topic_reader import read_to_end
+from app.worker import model_shelf as model_feed
+from app.worker.model_shelf import ModelShelf
+from models.versions.attempts import place_of
+from models.versions.registry import Entry, Registry
 from schemas.wire import ModelStatus, decode_json
 
 DEEP = b"[" * 200_000 + b"]" * 200_000

@@ -15,14 +15,14 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 
-from app.adapters.embedded_kafka import EmbeddedKafka
-from app.adapters.model_announcer import ReadTimeline, announce, announcement_key, read_timeline
-from app.adapters.topic_reader import read_to_end
+from app.adapters.kafka.model_announcer import ReadTimeline, announce, announcement_key, read_timeline
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.cli import main, model_train
 from app.settings import Settings
-from models.registry import Registry
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from models.versions.registry import Registry
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.topics import Topics
 from schemas.wire import ModelUpdate
 

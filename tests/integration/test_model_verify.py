@@ -14,14 +14,14 @@ from sklearn.impute import SimpleImputer
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
-from models import artifact
-from models.families import FAMILIES, FeatureKind, fit
-from models.golden import choose_golden_rows
-from models.manifest import Artifact, FeatureSpec, GoldenRows, Manifest, Metrics, Signature, TrainingData
-from models.scorer import make_scorer
+from models.scoring.families import FAMILIES, FeatureKind, fit
+from models.scoring.scorer import make_scorer
 from models.training import read_libraries
-from models.trial import Trial
-from models.verify import RefusedModelError, verify
+from models.versions import artifact
+from models.versions.golden import choose_golden_rows
+from models.versions.manifest import Artifact, FeatureSpec, GoldenRows, Manifest, Metrics, Signature, TrainingData
+from models.versions.trial import Trial
+from models.versions.verify import RefusedModelError, verify
 
 FEATURES = tuple(FeatureSpec(name, "float") for name in ("a", "b", "c"))
 RNG = np.random.default_rng(11)

@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
+from memory_warehouse import MemoryWarehouse
 from monitor_bench import N_HOURS, N_MEASURES, N_PARTITIONS, N_PERFORMANCE, N_WINDOWS, START_MS, Bench, Client
 
-from app.adapters import block_writer, watch
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.watch import Pace
-from app.adapters.worker_http import Sample
-from app.monitor import Monitor, sources
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.http.worker import Sample
+from app.monitor import block_writer, watch
+from app.monitor.monitor import Monitor, sources
+from app.monitor.watch import Pace
 from app.ports import Warehouse, WarehouseError
 from schemas.wire import (
     ModelStatus,

@@ -13,11 +13,11 @@ import pytest
 from clickhouse_front import READER, ClickHouseFront, Faults
 from monitor_bench import N_PERFORMANCE, START_MS, Bench, rows_of
 
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.watch import Pace
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.exits import EXIT_CONFIG, EXIT_RETRY
-from app.monitor import Monitor
+from app.monitor.monitor import Monitor
+from app.monitor.watch import Pace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

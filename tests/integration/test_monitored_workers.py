@@ -16,14 +16,14 @@ from chaos_load import Load, Sent, new_random, to_batch
 from chaos_monitor import TABLES, Monitoring, wrong_errors, wrong_rows
 from chaos_pipeline import START_MS, Setup, render_toml, train_version
 
-from app.bootstrap import compile_features
-from app.core.features import FeaturePlan
+from app.adapters.sources.features import compile_features
+from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.offline import load_model
 from app.pipeline import PartitionPipeline
-from models.registry import Registry
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load as load_pipeline
+from app.replay.offline import load_model
+from models.versions.registry import Registry
+from schemas.pipeline.file import load as load_pipeline
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchRecord
 
 PARTITIONS = 8

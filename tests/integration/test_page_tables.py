@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.monitor_page import Page, render
-from app.adapters.monitor_tables import MonitorTables, Tables
-from app.adapters.read_pool import ReadPool
-from app.adapters.worker_http import Health
+from app.adapters.clickhouse.read_pool import ReadPool
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from app.adapters.http.page import Page, render
+from app.adapters.http.tables import MonitorTables, Tables
+from app.adapters.http.worker import Health
 
 DAY_MS = 86_400_000
 HARDLY = "hardly to be judged: 0.75 independent looks a window"

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from core_setting import CARD_EVENTS, HOUR_MS, START_MS
 
-from app.adapters.recording_parts import RecordingPart
-from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording, RecordingError, RecordingWriter, describe
-from app.bootstrap import compile_features
+from app.adapters.recordings.file import EVENTS, LABELS, SCORES, Recording, RecordingError, RecordingWriter, describe
+from app.adapters.recordings.part import RecordingPart
+from app.adapters.sources.features import compile_features
 from app.core.batches import Floats, RecordBatch
-from app.core.bounds import Bound
+from app.core.replay.bounds import Bound
+from app.core.replay.window_sql import unsupported
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.window_sql import unsupported
-from app.offline import run_recording
-from app.parity import Parity, run_parity
-from models.reference_fit import fit_reference
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.replay.offline import run_recording
+from app.replay.parity import Parity, run_parity
+from models.reference.fit import fit_reference
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import Score
 
 N_PARTITIONS = 3

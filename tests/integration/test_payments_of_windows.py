@@ -16,8 +16,8 @@ from payments import FEATURES, Payments, Row, make_payments, recompute
 from warm_start import run_warm
 from worker_bench import Bench
 
-from app.adapters.topics_admin import ensure_topics
-from schemas.pipeline_file import load
+from app.adapters.kafka.topics_admin import ensure_topics
+from schemas.pipeline.file import load
 
 DEADLINE_S = 240.0
 

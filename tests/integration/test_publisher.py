@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from aiokafka import TopicPartition
 
-from app.adapters.publisher import PartitionPublisher, PublishError
-from app.adapters.topic_reader import read_to_end
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.publisher import PartitionPublisher, PublishError
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.kafka.topics_admin import ensure_topics
 from schemas.topics import Topic
 
 SCORES, EVENTS = "fenced-scores", TopicPartition("fenced-events", 0)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from clickhouse_front import ClickHouseFront
 
-from app.adapters import clickhouse_reads
-from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.clickhouse import reads as clickhouse_reads
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.ports import WarehouseError
 
 CANARY = "CANARY42"

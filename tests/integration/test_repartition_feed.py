@@ -11,13 +11,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from shared_cluster import PARTITIONS, Cluster, Setting
 from shared_logs import NOW_MS, Logs, event
 
-from app.adapters.refusals import Refusals
-from app.adapters.repartition_feed import RepartitionFeed
-from app.adapters.topic_reader import read_to_end
-from app.adapters.topics_admin import ensure_topics
-from app.core.repartition import Repartition
-from app.core.repartition_answerer import Answerer
-from schemas.pipeline import Pipeline
+from app.adapters.kafka.refusals import Refusals
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.core.shared.answerer import Answerer
+from app.core.shared.repartition import Repartition
+from app.worker.repartition_feed import RepartitionFeed
+from schemas.pipeline.spec import Pipeline
 
 
 def questions_of(setting: Setting) -> list[bytes]:

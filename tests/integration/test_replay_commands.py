@@ -19,10 +19,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from warm_start import run_warm
 from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
-from app.adapters.letter_sender import LetterSender, read_done, read_letters
-from app.adapters.recordings import EVENTS, LABELS, SCORES, Recording
-from app.adapters.topic_reader import read_to_end
-from app.core.letter_selection import REPLAYED_HEADER
+from app.adapters.kafka.letter_sender import LetterSender, read_done, read_letters
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.recordings.file import EVENTS, LABELS, SCORES, Recording
+from app.core.replay.letter_selection import REPLAYED_HEADER
 from app.exits import StackError
 
 N_EVENTS = 1_500

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.demo.summary import count_rows
 from app.report import read_facts
 from app.report.facts import AlertStep, Performance, Report, Version

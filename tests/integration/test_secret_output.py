@@ -23,10 +23,10 @@ import pytest
 from clickhouse_front import USER, ClickHouseFront
 from warm_start import run_warm
 
-from app.adapters import row_writers
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.row_writers import RowWriter
-from app.adapters.scratch_engine import ScratchEngine
+from app.adapters.clickhouse.scratch_engine import ScratchEngine
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from app.adapters.http import row_writers
+from app.adapters.http.row_writers import RowWriter
 from app.secret import Secret
 from app.settings import Settings
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from monitor_bench import Bench
 
-from app.adapters.row_pieces import CONTENT_TYPE
+from app.adapters.http.row_pieces import CONTENT_TYPE
 from app.exits import EXIT_CONFIG
 from app.settings import Settings
 

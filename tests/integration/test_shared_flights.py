@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from worker_bench import Bench
 
-from app.adapters.event_producer import EventProducer
-from app.adapters.source import cut_with_promises, read_source
-from app.bootstrap import compile_features
-from app.offline import run
-from schemas.pipeline_file import SHIPPED, load
+from app.adapters.kafka.event_producer import EventProducer
+from app.adapters.sources.features import compile_features
+from app.adapters.sources.source import cut_with_promises, read_source
+from app.replay.offline import run
+from schemas.pipeline.file import SHIPPED, load
 
 
 def utc_ms(*parts: int) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from app.adapters.scratch_engine import ScratchEngine
+from app.adapters.clickhouse.scratch_engine import ScratchEngine
 from app.core.batches import RecordBatch
-from app.core.features import FeaturePlan
-from app.drive import drive
+from app.core.features.plan import FeaturePlan
+from app.replay.drive import drive
 from app.secret import Secret
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "pipeline-file.md"
 PARTITIONS = 3

@@ -19,7 +19,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from worker_bench import N_PARTITIONS, START_MS, Bench
 
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 from schemas.wire import Score
 
 N = 4_000

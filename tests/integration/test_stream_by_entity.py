@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import murmur2
 from chaos_pipeline import START_MS
+from memory_warehouse import MemoryWarehouse
 from scattered import (
     LABEL_AFTER_MS,
     PARTITIONS,
@@ -32,12 +33,11 @@ from scattered import (
     stream,
 )
 
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.record_batches import MOST_UNPACKED_BYTES
-from app.adapters.topics_admin import ensure_topics
-from app.adapters.warehouse_thread import WarehouseThread
-from app.adapters.watch import Pace
-from app.monitor import Monitor, sources
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.kafka.record_batches import MOST_UNPACKED_BYTES
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.monitor.monitor import Monitor, sources
+from app.monitor.watch import Pace
 
 QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
 

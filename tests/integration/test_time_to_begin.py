@@ -15,9 +15,9 @@ from chaos_pipeline import release
 from warm_start import run_warm
 from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
-from app.adapters.topic_reader import read_to_end
-from app.adapters.topics_admin import ensure_topics
-from models.registry import Registry
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.kafka.topics_admin import ensure_topics
+from models.versions.registry import Registry
 from schemas.wire import ModelStatus, Score, SketchRecord, decode_json, decode_packed
 
 DEADLINE_S = 240.0

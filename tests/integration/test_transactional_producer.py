@@ -10,8 +10,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from app.adapters.topics_admin import ensure_topics
-from app.adapters.transactional_producer import TransactionalProducer
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.adapters.kafka.transactional_producer import TransactionalProducer
 from schemas.topics import Topic
 
 SCORES, STATE, LETTERS, EVENTS = topics = [f"turns-{name}" for name in ("scores", "state", "letters", "events")]

@@ -21,14 +21,14 @@ from urllib.request import urlopen
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.adapters.child_process import birth_mark
-from app.adapters.embedded_kafka import EmbeddedKafka
-from app.adapters.run_file import read_run
-from app.adapters.supervised_child import Child
+from app.adapters.stack.child_process import birth_mark
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
+from app.adapters.stack.run_file import read_run
+from app.adapters.stack.supervised_child import Child
 from app.exits import StackError
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 from schemas.topics import Topic
 
 if TYPE_CHECKING:

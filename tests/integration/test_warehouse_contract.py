@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from clickhouse_front import ClickHouseFront
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters.child_process import birth_mark
-from app.adapters.clickhouse import MIGRATIONS_PATH, ClickHouseWarehouse, lock_holder
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.reign import Plan, Reign
-from app.adapters.run_file import Run, RunningChild, RunningKafka, write_run
-from app.adapters.takeover import inherit
+from app.adapters.clickhouse.warehouse import MIGRATIONS_PATH, ClickHouseWarehouse, lock_holder
+from app.adapters.stack.child_process import birth_mark
+from app.adapters.stack.run_file import Run, RunningChild, RunningKafka, write_run
 from app.cli.migrate import command as migrate_command
 from app.cli.query import command as query_command
+from app.monitor.reign import Plan, Reign
+from app.monitor.takeover import inherit
 from app.ports import FencedError, FloatMaps, Warehouse, WarehouseError
 from schemas.tables import TABLES, VIEWS
 from schemas.wire import Source

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from worker_bench import START_MS, Bench, produce
 
-from app.adapters.topic_reader import read_to_end
-from app.core.sketches import ALL
+from app.adapters.kafka.topic_reader import read_to_end
+from app.core.counts.sketches import ALL
 from schemas.wire import Score, SketchRecord, decode_packed
 
 

@@ -9,9 +9,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from worker_bench import N_PARTITIONS, START_MS, Bench, check_ledger, produce
 
-from app.adapters.model_announcer import announce
-from app.adapters.topic_reader import read_to_end
-from models.registry import Registry
+from app.adapters.kafka.model_announcer import announce
+from app.adapters.kafka.topic_reader import read_to_end
+from models.versions.registry import Registry
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import ModelStatus, ModelUpdate, Score, SketchRecord, decode_json, decode_packed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker_bench import START_MS, Bench, check_ledger, produce
 
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 from schemas.wire import Score
 
 

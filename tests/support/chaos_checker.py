@@ -24,14 +24,14 @@ from chaos_monitor import Monitoring, wrong_errors, wrong_rows
 from chaos_shared import expected_shared, shared_windows
 from chaos_windows import PlainRecord, expected_windows
 
-from app.adapters.topic_reader import read_to_end
-from app.bootstrap import compile_features
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
+from app.core.counts.sketches import Sketch
 from app.core.scoring import ActiveModel
-from app.core.sketches import Sketch
-from app.drive import RecordedSelector
 from app.pipeline import STEP_EVENTS, PartitionPipeline, Step, new_board
-from schemas.pipeline import Limits, Pipeline
+from app.replay.drive import RecordedSelector
+from schemas.pipeline.spec import Limits, Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed
 
 #: Header of an input record that must become a dead letter.

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from chaos_proxy import Proxy
 
-from app.adapters.embedded_kafka import HOST, EmbeddedKafka
+from app.adapters.stack.embedded_kafka import HOST, EmbeddedKafka
 from app.exits import StackError
 
 

@@ -13,16 +13,16 @@ from itertools import pairwise, zip_longest
 from typing import Any
 
 from chaos_pipeline import START_MS
+from memory_warehouse import MemoryWarehouse
 from monitor_bench import FOUND, rows_of
 
-from app.adapters.effects import findings_columns
-from app.adapters.memory_warehouse import MemoryWarehouse
 from app.adapters.river_detectors import make_detector
-from app.core.error_stream import ErrorStream
-from app.core.merge import END_MS
+from app.core.errors.stream import ErrorStream
+from app.core.intake.merge import END_MS
 from app.core.monitoring import MonitorCore
 from app.core.scoring import ActiveModel
-from schemas.pipeline import Pipeline
+from app.monitor.rows import findings_columns
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchRecord
 
 #: Alerts are told once, and what was told first depends on when.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from app.adapters.model_announcer import announce
-from models.registry import Registry
+from app.adapters.kafka.model_announcer import announce
 from models.training import TrainedModel, train
-from schemas.pipeline import Pipeline
+from models.versions.registry import Registry
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import ModelUpdate
 
 START_MS = 1_700_000_000_000

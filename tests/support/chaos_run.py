@@ -23,11 +23,11 @@ from chaos_load import Load, LoadProducer
 from chaos_pipeline import Setup, announce_entry, release, render_toml
 from chaos_report import Figure, Row
 
-from app.adapters.topics_admin import ensure_topics
-from app.offline import load_model
+from app.adapters.kafka.topics_admin import ensure_topics
+from app.replay.offline import load_model
 from app.settings import Settings
-from models.registry import Registry
-from schemas.pipeline_file import load as load_pipeline
+from models.versions.registry import Registry
+from schemas.pipeline.file import load as load_pipeline
 from schemas.topics import Topic
 from schemas.wire import Score, decode_json
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from chaos_windows import PlainRecord, aggregate
 
-from schemas.pipeline import Pipeline, Window
+from schemas.pipeline.spec import Pipeline, Window
 
 _UNITS = 2**20  # fixed point of sums
 _EVENT, _LABEL = 1, 0  # of the same time, labels come first

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.pipeline import Pipeline, Window
+from schemas.pipeline.spec import Pipeline, Window
 
 _UNITS = 2**20  # fixed point of sums
 

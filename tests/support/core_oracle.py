@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from app.core.scoring import ActiveModel
-from schemas.pipeline import Pipeline, Window
+from schemas.pipeline.spec import Pipeline, Window
 
 _UNITS = 2**20
 _DAY_MS = 86_400_000

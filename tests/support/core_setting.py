@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from app.core.batches import Floats, RecordBatch
-from app.core.features import FeaturePlan
+from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel
-from models.reference_fit import fit_reference
-from schemas.pipeline import Limits, Pipeline
-from schemas.pipeline_file import load
+from models.reference.fit import fit_reference
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Limits, Pipeline
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.counts.sketches import ALL, pack
 from app.core.monitoring import MonitorCore
-from app.core.sketches import ALL, pack
-from models.counting import count
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchRecord, WindowVerdict
 
 Array = NDArray[Any]

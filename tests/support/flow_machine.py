@@ -22,13 +22,13 @@ from core_setting import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, Setting, batch, b
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from app.core.error_stream import Errors
-from app.core.merge import BEGINNING_MS
+from app.core.counts.sketches import Sketch, split_record
+from app.core.errors.stream import Errors
+from app.core.intake.merge import BEGINNING_MS
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.sketches import Sketch, split_record
 from app.pipeline import PartitionPipeline, Step
-from models.counting import count, count_outcomes
-from models.reference import Reference
+from models.reference.counting import count, count_outcomes
+from models.reference.reference import Reference
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed, encode_packed
 

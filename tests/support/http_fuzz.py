@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from app.adapters.row_pieces import CONTENT_TYPE
+from app.adapters.http.row_pieces import CONTENT_TYPE
 
 PATHS = [
     *("/", "/healthz", "/readyz", "/metrics", "/api/v1/query", "/api/v1/status", "/api/v1/lag", "/api/v1/models"),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from core_setting import CARD_EVENTS, DAY_MS, START_MS
 
-from app.adapters.recordings import EVENTS, LABELS, RecordingWriter, describe
-from app.adapters.source import cut_batches, encode
-from schemas.pipeline import Pipeline
+from app.adapters.recordings.file import EVENTS, LABELS, RecordingWriter, describe
+from app.adapters.sources.source import cut_batches, encode
+from schemas.pipeline.spec import Pipeline
 from schemas.source import SourceRecord
 
 DAYS, PER_DAY = 70, 160

@@ -20,27 +20,27 @@ import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
 from chaos_pipeline import DETECTORS
+from memory_warehouse import MemoryWarehouse
 from warm_start import Process, start_warm
 
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.effects import findings_columns, training_metrics
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.model_announcer import announce
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
+from app.adapters.kafka.model_announcer import announce
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.river_detectors import make_detector
-from app.adapters.topic_reader import read_to_end
-from app.adapters.topics_admin import ensure_topics
 from app.core.batches import Floats, Ints
-from app.core.drift_calendar import Window
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.calendar import Window
 from app.core.monitoring import MonitorCore
-from app.core.sketch_buffer import SketchBuffer
+from app.monitor.rows import findings_columns, training_metrics
 from app.ports import Warehouse
 from app.secret import Secret
 from app.settings import Settings
-from models.registry import Registry
-from models.segments import Segments
+from models.reference.segments import Segments
 from models.training import TrainedModel, train
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from models.versions.registry import Registry
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import (
     DeadLetter,
     DriftReport,

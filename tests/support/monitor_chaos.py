@@ -14,7 +14,7 @@ from chaos_fleet import Fleet
 from monitor_bench import Bench
 from worker_bench import Bench as WorkerBench
 
-from app.adapters.clickhouse import ClickHouseWarehouse
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ class Writer:
 BROKER = """
 import sys, time
 from pathlib import Path
-from app.adapters.embedded_kafka import EmbeddedKafka
+from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.settings import Settings
 with EmbeddedKafka(Path(sys.argv[1]), Settings.read().cache) as kafka:
     print(kafka.bootstrap, flush=True)

@@ -20,9 +20,23 @@ import msgspec
 import numpy as np
 import shared_cluster
 from core_setting import DAY_MS, HOUR_MS, START_MS, Setting, batch, build, event, label
+from memory_warehouse import MemoryWarehouse
 from record_attacks import Codec, Raw
 
-from app.adapters.effects import (
+from app.core.batches import RecordBatch
+from app.core.counts.calendar import Window
+from app.core.counts.sketch_rules import read_sketch
+from app.core.entities.directory import EntityDirectory
+from app.core.entities.log import EntityLog
+from app.core.monitoring import MonitorCore
+from app.core.records.entities import read_entities
+from app.core.records.outputs import OutputReader
+from app.core.records.rules import RecordRules
+from app.core.replay.letter_selection import Wanted, address, select
+from app.core.scoring import ChampionTimeline
+from app.core.shared.answerer import Answerer
+from app.core.shared.board import SharedBoard
+from app.monitor.rows import (
     dead_letter_block,
     findings_columns,
     findings_records,
@@ -31,25 +45,11 @@ from app.adapters.effects import (
     update_columns,
     version_columns,
 )
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.takeover import Saved
-from app.core.batches import RecordBatch
-from app.core.drift_calendar import Window
-from app.core.entity_directory import EntityDirectory
-from app.core.entity_log import EntityLog
-from app.core.letter_selection import Wanted, address, select
-from app.core.monitoring import MonitorCore
-from app.core.records.entities import read_entities
-from app.core.records.outputs import OutputReader
-from app.core.records.rules import RecordRules
-from app.core.records.sketches import read_sketch
-from app.core.repartition_answerer import Answerer
-from app.core.scoring import ChampionTimeline
-from app.core.shared_board import SharedBoard
+from app.monitor.takeover import Saved
 from app.pipeline import PartitionPipeline
-from models.registry import RegistryError, resolve
-from models.standing import Standings
-from models.timeline import Begins, Timeline
+from models.versions.registry import RegistryError, resolve
+from models.versions.standing import Standings
+from models.versions.timeline import Begins, Timeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import (
     AnswersRecord,

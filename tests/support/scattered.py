@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from chaos_pipeline import START_MS, Setup, render_toml
 from worker_bench import Bench
 
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 
 PARTITIONS = 4
 STEP_MS = 25

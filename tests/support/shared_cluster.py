@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from shared_logs import MINUTE_MS, NOW_MS, Logs, effective, event, label
 
-from app.adapters.python_features import load_functions
+from app.adapters.sources.python_features import load_functions
 from app.core.batches import RecordBatch
-from app.core.features import FeaturePlan
-from app.core.repartition_answerer import Answerer
-from app.core.shared_board import SharedBoard
-from app.core.tiles import FIXED_POINT
+from app.core.features.plan import FeaturePlan
+from app.core.shared.answerer import Answerer
+from app.core.shared.board import SharedBoard
+from app.core.tiles.store import FIXED_POINT
 from app.pipeline import PartitionPipeline, Step
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 PARTITIONS = 3
 HORIZON_MS = 180 * MINUTE_MS

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from app.core.batches import RecordBatch
-from app.core.features import FeaturePlan
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.core.features.plan import FeaturePlan
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 START_MS = 1_600_000_000_000 // 3_600_000 * 3_600_000
 MINUTE_MS = 60_000

@@ -22,12 +22,12 @@ import numpy as np
 from shared_logs import Logs, Place, Setting, naive
 from shared_world import Row, Topics, Worker
 
-from app.core.features import FeaturePlan
-from app.core.rejection_limit import RejectionLimit
-from app.core.shared_plan import SharedPlan
-from app.core.sketch_buffer import SketchBuffer
-from app.core.windows import FeatureState
-from schemas.pipeline import Pipeline
+from app.core.counts.buffer import SketchBuffer
+from app.core.features.plan import FeaturePlan
+from app.core.features.windows import FeatureState
+from app.core.intake.rejection_limit import RejectionLimit
+from app.core.shared.plan import SharedPlan
+from schemas.pipeline.spec import Pipeline
 
 # -- workers as values -----------------------------------------------------------------------------------------------
 

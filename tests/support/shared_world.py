@@ -1,7 +1,7 @@
 """Workers that share windows, without Kafka: what is committed, and what each of them knows.
 
-`Topics` is all that outlives a worker. `Worker` does what `app.worker`, `app.adapters.shared_feed` and
-`app.adapters.repartition_feed` do with it, one step at a time, so that a test can put any step before any other.
+`Topics` is all that outlives a worker. `Worker` does what `app.worker.worker`, `app.worker.shared_feed` and
+`app.worker.repartition_feed` do with it, one step at a time, so that a test can put any step before any other.
 
 Over 300 lines: what is committed, who reads it and what happens to both are one model.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 from shared_logs import NOW_MS, Logs, Place, Setting
 
-from app.core.repartition_answerer import Answerer
-from app.core.shared_board import SharedBoard
+from app.core.shared.answerer import Answerer
+from app.core.shared.board import SharedBoard
 from app.pipeline import PartitionPipeline, Step
 
 ALL = 10**6

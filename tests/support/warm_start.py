@@ -26,7 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, NoReturn, Self
 
-from app.adapters.child_process import spawn
+from app.adapters.stack.child_process import spawn
 
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
 _MESSAGE_BYTES = 1 << 20
@@ -108,7 +108,7 @@ def start_warm(
     stdin: IO[bytes] | None = None,
     cwd: Path | None = None,
 ) -> Process:
-    """Start a command in a process group of its own, as `app.adapters.child_process.spawn` does; ours are forked.
+    """Start a command in a process group of its own, as `app.adapters.stack.child_process.spawn` does; ours are forked.
 
     ``stdout`` may be `subprocess.PIPE`; of ``stdin``, only commands of ours take any.
     """
@@ -193,8 +193,8 @@ def _serve(orders: socket.socket, parent: int) -> None:
     import app.__main__  # noqa: PLC0415
     import app.cli.monitor  # noqa: PLC0415
     import app.cli.worker_process  # noqa: F401, PLC0415
-    import models.families  # noqa: F401, PLC0415
-    from models.trial import Trial  # noqa: PLC0415
+    import models.scoring.families  # noqa: F401, PLC0415
+    from models.versions.trial import Trial  # noqa: PLC0415
 
     gc.freeze()
     Trial.__init__ = _fork_trial  # type: ignore[method-assign]
@@ -237,8 +237,8 @@ def _live(order: dict[str, object], streams: Sequence[int], parent: int) -> NoRe
 
 def _fork_trial(trial: object) -> None:
     """`Trial.__init__` in a process that was forked from a warm one."""
-    from models import trial as module  # noqa: PLC0415
-    from models.verify import _judge  # noqa: PLC0415
+    from models.versions import trial as module  # noqa: PLC0415
+    from models.versions.verify import _judge  # noqa: PLC0415
 
     (their_input, questions), (answers, output), (words, errors) = os.pipe(), os.pipe(), os.pipe()
     pid = os.fork()
@@ -254,7 +254,7 @@ def _fork_trial(trial: object) -> None:
     for theirs in (their_input, output, errors):
         os.close(theirs)
     streams = (os.fdopen(questions, "wb"), os.fdopen(answers, "rb"), os.fdopen(words, "rb"))
-    trial._process = WarmProcess(("models.verify",), pid, *streams)  # type: ignore[attr-defined]
+    trial._process = WarmProcess(("models.versions.verify",), pid, *streams)  # type: ignore[attr-defined]
 
 
 def _take_streams(*descriptors: int) -> None:

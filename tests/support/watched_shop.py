@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.counts.buffer import SketchBuffer
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
-from app.core.sketch_buffer import SketchBuffer
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from models.segments import Segments
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from models.reference.segments import Segments
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchDelta, SketchRecord
 
 Array = NDArray[Any]

@@ -20,12 +20,12 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from chaos_pipeline import START_MS, Setup, release, render_toml
 from warm_start import Process, start_warm
 
-from app.adapters.topic_reader import read_to_end
-from app.adapters.topics_admin import ensure_topics
+from app.adapters.kafka.topic_reader import read_to_end
+from app.adapters.kafka.topics_admin import ensure_topics
 from app.settings import Settings
-from models.registry import Registry
-from schemas.pipeline import Delivery, Pipeline
-from schemas.pipeline_file import load
+from models.versions.registry import Registry
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Delivery, Pipeline
 from schemas.wire import DeadLetter, Score, decode_json
 
 N_PARTITIONS = 3

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.training import TrainedModel, train
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 SMALL_PIPELINE = """
 name = "shop"

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.alert_readings import (
+from app.core.alerts.book import AlertBook
+from app.core.alerts.readings import (
     ABSENT,
     OF_LABELS,
     RULED_OUT,
@@ -24,20 +25,19 @@ from app.core.alert_readings import (
     read_performance,
     read_verdict,
 )
-from app.core.alerting import AlertBook
-from app.core.calibration import Calibration, fit_calibration
-from app.core.drift_calendar import Window
-from app.core.estimation import compare
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL
 from app.core.faults.fault import Fault
 from app.core.findings import PerformanceRow
-from app.core.performance import FEWEST_OF_EITHER, measure
-from app.core.situation import Misfit, Performance, Situation
-from app.core.sketches import ALL
-from app.core.verdict import Verdict, decide
-from app.core.verdict_words import Change
-from models.reference import Counts
-from models.units import FIXED_POINT
-from schemas.pipeline import MINIMUM_EFFECTS, AlertRule
+from app.core.performance.calibration import Calibration, fit_calibration
+from app.core.performance.estimation import compare
+from app.core.performance.measures import FEWEST_OF_EITHER, measure
+from app.core.verdict.decide import Verdict, decide
+from app.core.verdict.situation import Misfit, Performance, Situation
+from app.core.verdict.words import Change
+from models.reference.reference import Counts
+from models.reference.units import FIXED_POINT
+from schemas.pipeline.spec import MINIMUM_EFFECTS, AlertRule
 
 KINDS = ("pipeline_fault", "label_prior_drift", "concept_drift", "score_drift", "feature_drift")
 DAY = 86_400_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.core.alert_course import Episode, Limit, Reading
-from app.core.alert_words import say_cleared
-from app.core.drift_calendar import Window
-from schemas.pipeline import AlertRule
+from app.core.alerts.course import Episode, Limit, Reading
+from app.core.alerts.words import say_cleared
+from app.core.counts.calendar import Window
+from schemas.pipeline.spec import AlertRule
 
 AT = Window(0, 3_600_000)
 

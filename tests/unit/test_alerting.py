@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replace_struct
 
-from app.core.alert_cases import AcknowledgeError
-from app.core.alert_course import Watch, limits, silence_of
-from app.core.alert_readings import ABSENT, OF_LABELS, RULED_OUT, Answer, Limit, Reading, ask
-from app.core.alert_words import Detected
-from app.core.alerting import AlertBook
-from app.core.drift_calendar import Window
-from schemas.pipeline import AlertRule, Silence
+from app.core.alerts.book import AlertBook
+from app.core.alerts.cases import AcknowledgeError
+from app.core.alerts.course import Watch, limits, silence_of
+from app.core.alerts.readings import ABSENT, OF_LABELS, RULED_OUT, Answer, Limit, Reading, ask
+from app.core.alerts.words import Detected
+from app.core.counts.calendar import Window
+from schemas.pipeline.spec import AlertRule, Silence
 from schemas.wire import Alert
 
 DAY = 86_400_000

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.core.attribution import JOINT, Share, attribute
 from app.core.batches import Floats
-from models.counting import count
-from models.reference_fit import fit_reference
+from app.core.verdict.attribution import JOINT, Share, attribute
+from models.reference.counting import count
+from models.reference.fit import fit_reference
 
 N = 50_000
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters import backfill_blocks
-from app.adapters.backfill_blocks import BackfillWriter, Block, Held, fingerprint
 from app.core.batches import EventBatch, Floats, Ints
-from app.core.joining import JoinedLabels
+from app.core.intake.joining import JoinedLabels
 from app.core.scoring import ActiveModel
 from app.pipeline import Step
-from schemas.pipeline import Pipeline
+from app.replay import backfill_blocks
+from app.replay.backfill_blocks import BackfillWriter, Block, Held, fingerprint
+from schemas.pipeline.spec import Pipeline
 
 
 class Rows:

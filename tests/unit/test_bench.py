@@ -38,7 +38,7 @@ from app.bench.workload import (
     WINDOWS,
     Workload,
 )
-from app.core.sketches import Sketch
+from app.core.counts.sketches import Sketch
 from app.figures import Figure, Figures, Goal
 from schemas.wire import SketchRecord
 
@@ -249,17 +249,17 @@ STACK = "thread (1): MainThread;Handle._run (asyncio/events.py:80)"
 @pytest.mark.parametrize(
     ("frames", "stage"),
     [
-        ("PartitionPipeline.step (app/pipeline.py:9);FoldedLogistic.score (models/scorer.py:7)", "score"),
+        ("PartitionPipeline.step (app/pipeline.py:9);FoldedLogistic.score (models/scoring/scorer.py:7)", "score"),
         (
             "PartitionPipeline._process (app/pipeline.py:9);PartitionPipeline._encode_scores (app/pipeline.py:4)",
             "encode",
         ),
         ("PartitionPipeline._process (app/pipeline.py:9);zeros (numpy/_core/numeric.py:3)", "merge and flow"),
-        ("PartitionPublisher.send (app/adapters/publisher.py:9);append (aiokafka/producer/x.py:4)", "commit"),
+        ("PartitionPublisher.send (app/adapters/kafka/publisher.py:9);append (aiokafka/producer/x.py:4)", "commit"),
         ("AIOKafkaConnection._read (aiokafka/conn.py:9);readexactly (asyncio/streams.py:4)", "commit"),
         ("write (asyncio/selector_events.py:4)", "event loop"),
         ("EpollSelector.select (selectors.py:468)", None),
-        ("ModelShelf._follow (app/adapters/model_feed.py:1);getmany (aiokafka/consumer/consumer.py:9)", None),
+        ("ModelShelf._follow (app/worker/model_shelf.py:1);getmany (aiokafka/consumer/consumer.py:9)", None),
     ],
 )
 def test_a_sample_belongs_to_its_innermost_known_frame(frames: str, stage: str | None) -> None:
@@ -271,7 +271,11 @@ def test_the_consumer_s_thread_fetches() -> None:
 
 
 def test_samples_are_summed_by_stage() -> None:
-    lines = [f"{STACK};score (models/scorer.py:7) 3", f"{STACK};score (models/scorer.py:9) 2", f"{STACK};x (y.py:1) 4"]
+    lines = [
+        f"{STACK};score (models/scoring/scorer.py:7) 3",
+        f"{STACK};score (models/scoring/scorer.py:9) 2",
+        f"{STACK};x (y.py:1) 4",
+    ]
     assert sum_stages(lines) == {"score": 5, "event loop": 4}
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.budget import MOST_ALPHA, OF_ERRORS, OF_WINDOWS, alpha_of_window, of_windows, spend
-from schemas.pipeline import FalseAlarms
+from app.core.drift.budget import MOST_ALPHA, OF_ERRORS, OF_WINDOWS, alpha_of_window, of_windows, spend
+from schemas.pipeline.spec import FalseAlarms
 
 DAY_MS = 86_400_000
 #: p-values in steps, so that some are just at a threshold; NaN: not testable.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from app.adapters.monitor_client import MonitorError
+from app.adapters.http.client import MonitorError
 from app.cli import check
 from app.cli.check import command
 

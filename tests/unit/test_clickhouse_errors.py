@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.adapters.clickhouse_errors import CAUSES, explain, find_cause
+from app.adapters.clickhouse.errors import CAUSES, explain, find_cause
 from app.ports import WarehouseError
 
 

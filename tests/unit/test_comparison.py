@@ -11,15 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.core.comparison import TESTS, Comparison, Outcome, smallest_p
-from app.core.drift.divergence import jensen_shannon
-from app.core.drift.ks import ks
-from app.core.drift.psi import group_cells, join_cells, psi
-from app.core.drift.shares import beyond_range, change_of_share, chi_square
-from app.core.drift.wasserstein import Scale, wasserstein
-from models.counting import count
-from models.reference import Counts, MetricCells, Reference
-from models.reference_fit import fit_reference
+from app.core.drift.comparison import TESTS, Comparison, Outcome, smallest_p
+from app.core.drift.statistics.divergence import jensen_shannon
+from app.core.drift.statistics.ks import ks
+from app.core.drift.statistics.psi import group_cells, join_cells, psi
+from app.core.drift.statistics.shares import beyond_range, change_of_share, chi_square
+from app.core.drift.statistics.wasserstein import Scale, wasserstein
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, MetricCells, Reference
 
 KINDS = ["numeric", "category", "numeric", "category"]
 ABOUT = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.adapters.kafka_jars import kafka_version
-from app.adapters.kafka_settings import BROKER_SETTINGS
+from app.adapters.stack.kafka_jars import kafka_version
+from app.adapters.stack.kafka_settings import BROKER_SETTINGS
 from app.settings import SETTINGS, Settings
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from app.core.detectors import Baseline, Detection, locate_change
-from app.core.drift import run_length as run_length_module
-from app.core.drift.cusum import UNITS, Cusum
-from app.core.drift.run_length import Rate, Steps, conjugate_roots, false_alarm_rate, log_likelihood_steps, thresholds
+from app.core.errors import run_length as run_length_module
+from app.core.errors.cusum import UNITS, Cusum
+from app.core.errors.detectors import Baseline, Detection, locate_change
+from app.core.errors.run_length import Rate, Steps, conjugate_roots, false_alarm_rate, log_likelihood_steps, thresholds
 
 LEARN = 50
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import optimize
 from scipy.special import expit, logit
 
-from app.core.detectors import Baseline, Detection, HourlyRate
-from app.core.drift.cusum import ODDS_RATIOS, UNITS, Cusum
-from models.error_hours import fit_error_hours, hours_of
+from app.core.errors.cusum import ODDS_RATIOS, UNITS, Cusum
+from app.core.errors.detectors import Baseline, Detection, HourlyRate
+from models.reference.error_hours import fit_error_hours, hours_of
 
 DAY_MS = 86_400_000
 PER_DAY = 2_000

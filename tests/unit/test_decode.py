@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import RecordBatch
-from app.core.decode import MOST_TEXT_BYTES, EventDecoder, LabelDecoder
-from schemas.pipeline import EventField, Events, Pipeline
-from schemas.pipeline_file import load
+from app.core.intake.decode import MOST_TEXT_BYTES, EventDecoder, LabelDecoder
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import EventField, Events, Pipeline
 from schemas.topics import WATERMARK_HEADER
 
 EARLIEST_MS, LATEST_MS, DAY_MS = 1_000_000_000_000, 2_000_000_000_000, 86_400_000

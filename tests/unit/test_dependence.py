@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import rankdata
 
-from models.dependence import _marks, design_effect
+from models.reference.dependence import _marks, design_effect
 
 
 def ar1(seed: int, n: int, rho: float) -> np.ndarray:

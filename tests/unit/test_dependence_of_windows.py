@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from app.core.comparison import Comparison
-from models.counting import count
-from models.dependence import Span, design_effect, tail_effect
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from models.spans import memories_of, span_of
-from schemas.pipeline_file import load
+from app.core.drift.comparison import Comparison
+from models.reference.counting import count
+from models.reference.dependence import Span, design_effect, tail_effect
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from models.reference.spans import memories_of, span_of
+from schemas.pipeline.file import load
 
 Floats = np.ndarray
 WINDOW, TRAINING, AFTER, CELLS = 250, 24, 4, 20

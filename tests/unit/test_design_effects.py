@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import Ints
-from app.core.comparison import TESTS, Comparison
+from app.core.drift.comparison import TESTS, Comparison
 from app.core.faults.column import Column
-from app.core.label_checks import check_labels
-from models.counting import count
-from models.reference import Counts, MetricCells, Reference
-from models.reference_fit import fit_reference
+from app.core.performance.label_checks import check_labels
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, MetricCells, Reference
 
 
 def draw(seed: int, n: int, shift: float = 0.0) -> np.ndarray:

@@ -10,26 +10,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.core import diagnosis
-from app.core.attribution import attribute
-from app.core.diagnosis import Diagnosis, to_record
-from app.core.drift_calendar import Window
-from app.core.drift_reports import Judgement
-from app.core.drift_reports import Verdict as Said
-from app.core.estimation import compare, estimate
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL
+from app.core.drift.judge import Judgement
+from app.core.drift.judge import Verdict as Said
 from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
-from app.core.label_checks import check_labels, order_weights
-from app.core.performance import measure
-from app.core.situation import Misfit, Predecessor, Situation
-from app.core.sketches import ALL
-from app.core.verdict import Advice, Explanation, Verdict
-from app.core.verdict_segments import Segment
-from app.core.verdict_words import Example, say
-from models.counting import count
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import Performance as Settings
+from app.core.performance.estimation import compare, estimate
+from app.core.performance.label_checks import check_labels, order_weights
+from app.core.performance.measures import measure
+from app.core.verdict import diagnosis
+from app.core.verdict.attribution import attribute
+from app.core.verdict.decide import Advice, Explanation, Verdict
+from app.core.verdict.diagnosis import Diagnosis, to_record
+from app.core.verdict.segments import Segment
+from app.core.verdict.situation import Misfit, Predecessor, Situation
+from app.core.verdict.words import Example, say
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, Reference
+from schemas.pipeline.spec import Performance as Settings
 from schemas.wire import Explained, VerdictExample, VerdictSegment
 
 NAMES = ["x", "y", "carrier"]

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import false_discovery_control, ks_2samp
 
-from app.core.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
-from app.core.comparison import TESTS, Comparison, smallest_p
-from app.core.drift_reports import Judge, Judgement, Verdict, View
-from app.core.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
-from app.core.smallest_p import SmallestP
-from models.counting import count
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import FalseAlarms
-from schemas.pipeline_drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
+from app.core.drift.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
+from app.core.drift.comparison import TESTS, Comparison, smallest_p
+from app.core.drift.judge import Judge, Judgement, Verdict, View
+from app.core.drift.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
+from app.core.drift.smallest_p import SmallestP
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from schemas.pipeline.drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
+from schemas.pipeline.spec import FalseAlarms
 
 NAMES = ["normal", "count", "kind", "nulls"]
 KINDS = ["numeric", "numeric", "category", "numeric"]

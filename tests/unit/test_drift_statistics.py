@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from app.core.drift.deciles import DecileCells, deciles
-from app.core.drift.divergence import jensen_shannon
-from app.core.drift.interval import interval, rank_p_value
-from app.core.drift.ks import ks
-from app.core.drift.psi import group_cells, join_cells, psi
-from app.core.drift.shares import beyond_range, change_of_share, chi_square
-from app.core.drift.trend import trend
-from app.core.drift.wasserstein import Scale, wasserstein
-from models.counting import count
-from models.reference import MetricCells
-from models.reference_fit import fit_reference
+from app.core.drift.statistics.deciles import DecileCells, deciles
+from app.core.drift.statistics.divergence import jensen_shannon
+from app.core.drift.statistics.interval import interval, rank_p_value
+from app.core.drift.statistics.ks import ks
+from app.core.drift.statistics.psi import group_cells, join_cells, psi
+from app.core.drift.statistics.shares import beyond_range, change_of_share, chi_square
+from app.core.drift.statistics.trend import trend
+from app.core.drift.statistics.wasserstein import Scale, wasserstein
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import MetricCells
 
 counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
 #: So few that they differ by chance.

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.drift_windows import Calendar, Holding, Window, WindowStore
-from app.core.sketches import ALL, pack
-from models.reference import Counts
-from models.soundness import SparseCounts
-from schemas.pipeline import PastWindow
+from app.core.counts.sketches import ALL, pack
+from app.core.counts.windows import Calendar, Holding, Window, WindowStore
+from models.reference.reference import Counts
+from models.reference.soundness import SparseCounts
+from schemas.pipeline.spec import PastWindow
 from schemas.wire import SketchRecord
 
 DAY_MS = 86_400_000

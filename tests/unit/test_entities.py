@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import app.core.entity_log
-from app.core.entity_directory import NOWHERE, EntityDirectory, Stray
-from app.core.entity_log import EntityLog
-from app.core.hash_runs import HashRuns, hash64
+import app.core.entities.log
+from app.core.entities.directory import NOWHERE, EntityDirectory, Stray
+from app.core.entities.log import EntityLog
 from app.core.records.entities import CHUNK, Place, read_entities
 from app.core.records.rules import RecordRules
+from app.core.tiles.hash_runs import HashRuns, hash64
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
 from schemas.wire import EntityChunk, decode_packed, encode_packed
@@ -332,7 +332,7 @@ def test_the_topic_says_of_two_generations_when_each_entity_came_first(seed: int
 
 
 def test_texts_that_need_no_hash_are_bounded_and_show_in_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.core.entity_log, "_MOST_KNOWN", 10)
+    monkeypatch.setattr(app.core.entities.log, "_MOST_KNOWN", 10)
     log, topic = EntityLog(SPAN_MS, RULES), Topic()
     seen: list[Event] = []
     for turn in range(30):

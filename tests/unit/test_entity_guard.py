@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core import entity_guard
-from app.core.entity_directory import NOWHERE, EntityDirectory
-from app.core.entity_guard import EntityGuard
-from app.core.entity_log import EntityLog
-from app.core.hash_runs import hash64
+from app.core.entities import guard as entity_guard
+from app.core.entities.directory import NOWHERE, EntityDirectory
+from app.core.entities.guard import EntityGuard
+from app.core.entities.log import EntityLog
 from app.core.records.rules import RecordRules
+from app.core.tiles.hash_runs import hash64
 from schemas.topics import Topics
 
 RULES = RecordRules(Topics("p", 4), "m", 0, 10**6, 0, 0)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
 
-from models.dependence import Span, effect_of_residuals
-from models.error_hours import HOURS, ErrorHours, find_level, fit_error_hours, hours_of
-from models.reference import Reference
-from models.reference_fit import fit_reference
+from models.reference.dependence import Span, effect_of_residuals
+from models.reference.error_hours import HOURS, ErrorHours, find_level, fit_error_hours, hours_of
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
 
 DAY_MS = 86_400_000
 MONDAY_MS = 4 * DAY_MS

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from river import drift
 
 from app.adapters.river_detectors import Made, RiverDetector, make_detector
-from app.core.detectors import Baseline, Detection
-from app.core.error_stream import Errors, ErrorStream
-from app.core.sketches import split_record
-from schemas.pipeline import ErrorDetector
-from schemas.pipeline_detectors import DETECTORS, default_detector
+from app.core.counts.sketches import split_record
+from app.core.errors.detectors import Baseline, Detection
+from app.core.errors.stream import Errors, ErrorStream
+from schemas.pipeline.detectors import DETECTORS, default_detector
+from schemas.pipeline.spec import ErrorDetector
 from schemas.wire import ErrorRun, SketchRecord
 
 END_MS = 10**9

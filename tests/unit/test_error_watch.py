@@ -15,21 +15,21 @@ from core_setting import SPECIFICATION
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.detectors import Baseline, Bits, Detection
-from app.core.drift_calendar import Window
-from app.core.error_stream import Errors
-from app.core.error_watch import ErrorWatch, baseline_of, make_cusum
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL
+from app.core.errors.detectors import Baseline, Bits, Detection
+from app.core.errors.stream import Errors
+from app.core.errors.watch import ErrorWatch, baseline_of, make_cusum
 from app.core.findings import Findings, Subject
 from app.core.monitoring import MonitorCore
-from app.core.sketch_buffer import SketchBuffer
-from app.core.sketches import ALL
-from models.error_hours import ErrorHours
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import AlertRule, Drift, FalseAlarms, Pipeline
-from schemas.pipeline_detectors import default_detector
-from schemas.pipeline_drift import default_test
-from schemas.pipeline_file import load
+from models.reference.error_hours import ErrorHours
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from schemas.pipeline.detectors import default_detector
+from schemas.pipeline.drift import default_test
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import AlertRule, Drift, FalseAlarms, Pipeline
 from schemas.wire import DriftReport, ErrorRun, SketchRecord
 
 HOUR_MS = 3_600_000

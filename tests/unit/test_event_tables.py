@@ -10,10 +10,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from app.adapters.event_tables import EventTable, TableError
-from app.core.decode import EventDecoder
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.adapters.sources.event_tables import EventTable, TableError
+from app.core.intake.decode import EventDecoder
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 NOW_MS = 1_700_000_000_000
 TIME_MS = 1_370_000_000_000

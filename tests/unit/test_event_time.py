@@ -6,9 +6,9 @@ from core_setting import DAY_MS, HOUR_MS, START_MS, batch, build, event, label
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.decode import EventDecoder, LabelDecoder
-from app.core.event_time import CLOCK_SKEW_MS, TimeBounds
-from schemas.pipeline import Pipeline
+from app.core.intake.decode import EventDecoder, LabelDecoder
+from app.core.records.event_time import CLOCK_SKEW_MS, TimeBounds
+from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
 
 BOUNDS = TimeBounds("at", START_MS, START_MS + 1000 * DAY_MS, DAY_MS)

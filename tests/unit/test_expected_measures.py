@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics
 
 from app.core.batches import Floats, Ints
-from app.core.calibration import Calibration, fit_calibration
-from app.core.expected_measures import expected_measures
+from app.core.performance.calibration import Calibration, fit_calibration
+from app.core.performance.expected import expected_measures
 
 LOSSES = np.linspace(0.1, 0.9, 6)
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.calendar_time import to_local_ms, to_part
-from app.core.expressions import compile_expression
-from schemas.expression import FUNCTIONS, ExpressionError, parse
+from app.core.features.calendar_time import to_local_ms, to_part
+from app.core.features.expressions import compile_expression
+from schemas.pipeline.expression import FUNCTIONS, ExpressionError, parse
 
 NAN = float("nan")
 KINDS: dict[str, Any] = {

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from app.core.error_stream import Errors
-from app.core.fair_errors import STRETCH, FairErrors
-from models.reference import Reference
-from models.reference_fit import fit_reference
+from app.core.errors.fair import STRETCH, FairErrors
+from app.core.errors.stream import Errors
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
 
 
 def reference_of(share: float) -> Reference:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import constants
 
 from app.core.batches import Floats
-from app.core.drift_calendar import Window
+from app.core.counts.calendar import Window
 from app.core.faults.conversions import CONVERSIONS
 from app.core.faults.displaced import find_displaced
 from app.core.faults.fault import Fault
@@ -30,11 +30,11 @@ from app.core.faults.traffic import (
     of_same_season,
 )
 from app.core.faults.units import find_unit
-from models.counting import count
-from models.error_hours import hours_of
-from models.reference import Counts, MetricCells, Reference
-from models.reference_fit import fit_reference
-from models.units import LARGEST_UNITS
+from models.reference.counting import count
+from models.reference.error_hours import hours_of
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.units import LARGEST_UNITS
 
 N = 2_000
 NAMES = ["temp", "dist", "amount", "share", "count", "rain"]

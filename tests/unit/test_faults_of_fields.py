@@ -30,13 +30,13 @@ from app.core.faults.find import find_faults
 from app.core.faults.law import Law, distance, remade
 from app.core.faults.naming import name_fields
 from app.core.faults.units import find_unit
-from app.core.origins import Origin, Origins
-from app.core.paths import Path, path_in
-from models.counting import count
-from models.reference import MetricCells
-from models.reference_fit import fit_reference
-from schemas.pipeline import Feature, Window
-from schemas.pipeline_file import load
+from app.core.features.origins import Origin, Origins
+from app.core.features.paths import Path, path_in
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import MetricCells
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Feature, Window
 
 DIRECT = ("amount", "weight", "temp", "shop")
 FUNCTIONS = ("log_amount", "log_weight", "level", "is_food", "is_large")

@@ -10,7 +10,7 @@ import pytest
 
 from app.core.faults.column import Column
 from app.core.faults.values import find_in_values
-from models.reference import MetricCells
+from models.reference.reference import MetricCells
 
 #: Twenty cells between 0 and 10, and one below and above.
 EDGES = np.linspace(0.0, 10.0, 21)

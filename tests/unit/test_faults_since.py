@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from faulty_fields import DAY_MS, ORDINARY, START_MS, Change, Fields, constant, judge, missing, swap, times, unlisted
 
-from app.core.drift_calendar import Calendar, Window
+from app.core.counts.calendar import Calendar, Window
+from app.core.counts.parts import WindowParts
+from app.core.counts.sketches import ALL, pack
 from app.core.faults.fault import Fault, FaultKind
 from app.core.faults.since import Course, Part, find_since
-from app.core.sketches import ALL, pack
-from app.core.window_parts import WindowParts
-from models.reference import Counts
+from models.reference.reference import Counts
 
 DIRECT = ("amount", "weight", "temp", "shop")
 FUNCTIONS = ("log_amount", "log_weight", "level", "is_food", "is_large")

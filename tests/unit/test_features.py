@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adapters.python_features import load_functions
+from app.adapters.sources.python_features import load_functions
 from app.core.batches import EventBatch, Floats, Outcomes
-from app.core.features import FeaturePlan
-from app.core.lookups import LookupTable
-from app.core.windows import FeatureState
-from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import load
+from app.core.features.lookups import LookupTable
+from app.core.features.plan import FeaturePlan
+from app.core.features.windows import FeatureState
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline, PipelineError
 
 NAN = float("nan")
 MINUTE_MS = 60_000

@@ -13,15 +13,15 @@ from payments import FEATURES, HOUR_MS, PARTITIONS, START_MS, Payments, Row, mak
 from shared_cluster import Cluster, Setting, act, busy_logs, collect, cut, specification
 from shared_logs import NOW_MS, Logs
 
-from app.adapters.recordings import EVENTS, LABELS, Recording, RecordingWriter, describe
-from app.adapters.source import Partitioner, cut_batches, cut_with_promises, read_source
-from app.bootstrap import compile_features
+from app.adapters.recordings.file import EVENTS, LABELS, Recording, RecordingWriter, describe
+from app.adapters.sources.features import compile_features
+from app.adapters.sources.source import Partitioner, cut_batches, cut_with_promises, read_source
 from app.core.batches import Floats
-from app.drive import PartitionRun, drive_partitions, new_flow
-from app.offline import build_training_set, run, run_recording
 from app.pipeline import Step, new_board
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.replay.drive import PartitionRun, drive_partitions, new_flow
+from app.replay.offline import build_training_set, run, run_recording
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 END_MS = 2**42
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "pipeline-file.md"

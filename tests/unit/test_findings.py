@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.core.drift_calendar import Window
-from app.core.drift_reports import Judgement, Verdict
+from app.core.counts.calendar import Window
+from app.core.drift.describer import Statistics
+from app.core.drift.judge import Judgement, Verdict
 from app.core.findings import Findings, InputRow, Subject
-from app.core.window_statistics import Statistics
 from schemas.wire import DriftReport
 
 ABOUT = Subject("p", "m", "7", Window(10, 20), 3)

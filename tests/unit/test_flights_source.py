@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.adapters.python_features import load_function
-from schemas.pipeline_file import load
+from app.adapters.sources.python_features import load_function
+from schemas.pipeline.file import load
 from schemas.source import SourceRecord
 
 PIPELINE = load("flights")

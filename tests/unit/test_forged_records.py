@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from core_setting import DAY_MS, START_MS
+from memory_warehouse import MemoryWarehouse
 from record_attacks import Raw
 from record_kinds import (
     NOW_MS,
@@ -23,16 +24,15 @@ from record_kinds import (
     states,
 )
 
-from app.adapters.effects import findings_columns, read_alert
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.takeover import Saved
-from app.core.copies import origin_header, read_origin, read_stand_in, stand_in_header
-from app.core.entity_log import EntityLog
+from app.core.entities.copies import origin_header, read_origin, read_stand_in, stand_in_header
+from app.core.entities.log import EntityLog
 from app.core.monitoring import MonitorCore
 from app.core.records.entities import CHUNK, Place
 from app.core.records.rules import RecordRules
-from app.core.repartition_answers import ComingAnswers
-from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
+from app.core.shared.answers import ComingAnswers
+from app.core.shared.board import PLACE, TILE, TIMES, SharedBoard
+from app.monitor.rows import findings_columns, read_alert
+from app.monitor.takeover import Saved
 from schemas.ranges import MOST_PARTITIONS
 from schemas.refusal import RefusedRecordError
 from schemas.topics import ORIGIN_HEADER, UNREADABLE_HEADER

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.core.forgotten_ids
-from app.core.forgotten_ids import ForgottenIds
-from app.core.hash_runs import HashRuns, hash64
+import app.core.intake.forgotten_ids
+from app.core.intake.forgotten_ids import ForgottenIds
 from app.core.records.state import FORGOTTEN_IDS
-from app.core.stored_tiles import Change
+from app.core.tiles.hash_runs import HashRuns, hash64
+from app.core.tiles.stored import Change
 
 HORIZON_MS = 10
 KEPT_MS = 4 * HORIZON_MS
@@ -35,7 +35,7 @@ def test_an_id_is_remembered_for_three_more_horizons_also_after_a_restart(
     turns: list[tuple[list[tuple[str, int]], int | None, bool]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.core.forgotten_ids, "FORGOTTEN_IDS", 3)
+        patch.setattr(app.core.intake.forgotten_ids, "FORGOTTEN_IDS", 3)
         ids, history, plain = ForgottenIds(HORIZON_MS), list[Change](), list[tuple[int, str]]()
         now_ms = watermark_ms = 0
         for added, expiry, is_drained in turns:
@@ -103,7 +103,7 @@ def test_memory_is_bounded_by_what_is_remembered_and_seldom_written_anew(per_ms:
 
 
 def test_what_can_just_be_known_is_kept_in_memory_and_in_the_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.core.forgotten_ids, "FORGOTTEN_IDS", 3)
+    monkeypatch.setattr(app.core.intake.forgotten_ids, "FORGOTTEN_IDS", 3)
     ids, history = ForgottenIds(HORIZON_MS), dict[bytes, bytes | None]()
     for at_ms in range(90):
         ids.add([(at_ms, f"id{at_ms}")])

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from app.core.drift_calendar import Window
-from app.core.history import History
-from app.core.window_statistics import Statistics
-from models.reference import SCORE
+from app.core.counts.calendar import Window
+from app.core.drift.describer import Statistics
+from app.core.drift.history import History
+from models.reference.reference import SCORE
 
 FEATURES = ("a", "b")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from app.core.hold_out import describe_hold_out, say_of_hold_out
+from app.core.labels.hold_out import describe_hold_out, say_of_hold_out
 from models.hold_out import HoldOut
 from models.training import measure
 

@@ -16,8 +16,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from app.adapters import http_server
-from app.adapters.http_server import HttpServer, busy, read_json, respond
+from app.adapters.http import server as http_server
+from app.adapters.http.server import HttpServer, busy, read_json, respond
 
 
 class Words(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,13 +7,13 @@ from core_setting import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, batch, build, eve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.drift_calendar import Calendar, Window
-from app.core.drift_windows import WindowStore
-from app.core.idleness import Idleness, Sight
+from app.core.counts.calendar import Calendar, Window
+from app.core.counts.idleness import Idleness, Sight
+from app.core.counts.sketches import ALL, pack, split_record
+from app.core.counts.windows import WindowStore
 from app.core.scoring import ChampionTimeline
-from app.core.sketches import ALL, pack, split_record
 from app.pipeline import PartitionPipeline
-from models.reference import Counts
+from models.reference.reference import Counts
 from schemas.wire import SketchDelta, SketchRecord
 
 

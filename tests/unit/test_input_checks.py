@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_kinds import setting
 
-from app.core.entity_directory import EntityDirectory
-from app.core.entity_log import EntityLog
-from app.core.hash_runs import hash64
+from app.core.counts.sketches import ALL, pack
+from app.core.counts.stream_start import StreamStart
+from app.core.entities.directory import EntityDirectory
+from app.core.entities.log import EntityLog
 from app.core.input_checks import InputChecks
 from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
-from app.core.sketches import ALL, pack
-from app.core.stream_start import StreamStart
-from models.reference import Counts
+from app.core.tiles.hash_runs import hash64
+from models.reference.reference import Counts
 from schemas.topics import Topics
 from schemas.wire import LabelCounts, SketchDelta, SketchRecord
 

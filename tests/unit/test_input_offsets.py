@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from faust.types import TP
 
-from app.adapters.faust_batches import Bounds
-from app.input_offsets import UnusableInputError, choose_starts, has_begun
+from app.adapters.kafka.batch_app import Bounds
+from app.worker.input_offsets import UnusableInputError, choose_starts, has_begun
 
 EVENTS, LABELS = TP("cards.events", 1), TP("cards.labels", 1)
 

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.core.merge import BEGINNING_MS
+from app.core.intake.merge import BEGINNING_MS
 from app.core.records.repartition import read_answers, read_repartition
 from app.core.records.shared import read_place, read_tile, read_times
-from app.core.repartition_answerer import Answerer
-from app.core.repartition_answers import ComingAnswers
-from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
-from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
+from app.core.shared.answerer import Answerer
+from app.core.shared.answers import ComingAnswers
+from app.core.shared.board import PLACE, TILE, TIMES, SharedBoard
+from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
 from schemas.refusal import RefusedRecordError
 from schemas.wire import (
     AnswersRecord,

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.batches import EventBatch, LabelBatch
-from app.core.joining import JoinedLabels
-from app.core.merge import Merged
-from app.core.pending import REJECTED, PendingEvents, Scored
+from app.core.intake.joining import JoinedLabels
+from app.core.intake.merge import Merged
+from app.core.intake.pending import REJECTED, PendingEvents, Scored
 
 HORIZON_MS = 10
 CAME_TO_MS = 100

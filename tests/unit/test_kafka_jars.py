@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from jgo.maven import _core
 
-from app.adapters import kafka_jars
-from app.adapters.kafka_jars import Download, Jar, ensure_jars, locked_jars
+from app.adapters.stack import kafka_jars
+from app.adapters.stack.kafka_jars import Download, Jar, ensure_jars, locked_jars
 from app.exits import StackError
 
 if TYPE_CHECKING:

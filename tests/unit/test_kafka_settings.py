@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from app.adapters.embedded_kafka import EmbeddedKafka, new_cluster_id
-from app.adapters.kafka_settings import BROKER_SETTINGS, render_logging, render_properties
+from app.adapters.stack.embedded_kafka import EmbeddedKafka, new_cluster_id
+from app.adapters.stack.kafka_settings import BROKER_SETTINGS, render_logging, render_properties
 from app.exits import StackError
 
 if TYPE_CHECKING:

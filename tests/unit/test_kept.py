@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from app.adapters.kept import Kept
+from app.adapters.http.kept import Kept
 from app.ports import WarehouseError
 
 
@@ -54,8 +54,8 @@ def test_all_who_ask_at_once_share_one_search() -> None:
 
 
 def test_what_takes_too_long_is_answered_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.adapters.kept.PATIENCE_S", 0.02)
-    monkeypatch.setattr("app.adapters.kept.FIRST_PATIENCE_S", 0.04)
+    monkeypatch.setattr("app.adapters.http.kept.PATIENCE_S", 0.02)
+    monkeypatch.setattr("app.adapters.http.kept.FIRST_PATIENCE_S", 0.04)
 
     async def law() -> None:
         source = Source()
@@ -129,7 +129,7 @@ def test_who_asks_after_a_long_time_is_told_at_once_of_the_present(
     monkeypatch: pytest.MonkeyPatch, error: WarehouseError | None
 ) -> None:
     """It is looked for by itself, now and then, and again after it failed."""
-    monkeypatch.setattr("app.adapters.kept.REFRESH_S", 0.001)
+    monkeypatch.setattr("app.adapters.http.kept.REFRESH_S", 0.001)
 
     async def law() -> None:
         source = Source()
@@ -151,7 +151,7 @@ def test_who_asks_after_a_long_time_is_told_at_once_of_the_present(
 
 def test_what_takes_long_is_seldom_looked_for_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large table shall not be counted all the time because nobody asks."""
-    monkeypatch.setattr("app.adapters.kept.REFRESH_S", 0.001)
+    monkeypatch.setattr("app.adapters.http.kept.REFRESH_S", 0.001)
 
     async def law() -> None:
         source, now = Source(), [0.0]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rows_in_memory import RowsInMemory
 
-import app.core.key_group
-from app.core.key_group import KeyGroup
-from app.core.measures import Layout
-from app.core.row_cache import RowCache, Snapshot
-from app.core.stored_tiles import Change
-from app.core.tile_batch import Updates
-from app.core.tiles import TileStore, WindowRead
+import app.core.tiles.key_group
+from app.core.tiles.batch import Updates
+from app.core.tiles.key_group import KeyGroup
+from app.core.tiles.measures import Layout
+from app.core.tiles.row_cache import RowCache, Snapshot
+from app.core.tiles.store import TileStore, WindowRead
+from app.core.tiles.stored import Change
 
 STORE = b"tile"
 RING, RETAIN = 4, 64
@@ -160,7 +160,7 @@ def test_keys_on_disk_are_quiet_as_soon_as_those_in_memory(tile: int, cleared: i
 
 
 def test_quiet_keys_on_disk_are_cleared_a_few_per_drain_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.core.key_group, "_SCANNED_PER_DRAIN", 3)
+    monkeypatch.setattr(app.core.tiles.key_group, "_SCANNED_PER_DRAIN", 3)
     world = World(most_keys=8)
     world.update(names(0, 7), 0)
     world.drain()

@@ -10,7 +10,7 @@ from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.key_sample import (
+from app.core.entities.key_sample import (
     Sample,
     Seen,
     describe_keys,

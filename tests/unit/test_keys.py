@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.core.keys import NULL, UNKNOWN, KeyIndex
 from app.core.records.columns import most_tile, read_column, read_keys
+from app.core.tiles.keys import NULL, UNKNOWN, KeyIndex
 from schemas.refusal import RefusedRecordError
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import optimize, special, stats
 
-from app.core.label_checks import LabelCheck, Weights, check_labels, order_weights
+from app.core.performance.label_checks import LabelCheck, Weights, check_labels, order_weights
 
 Ints = np.ndarray
 Floats = np.ndarray

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, Tallied, find_cells, say_ms, tally
-from app.core.drift_calendar import Window
-from app.core.label_delays import LabelDelays, cohort_of
+from app.core.counts.calendar import Window
+from app.core.counts.delay_law import EDGES_MS, FEWEST_LABELS, N_CELLS, DelayLaw, Tallied, find_cells, say_ms, tally
+from app.core.labels.delays import LabelDelays, cohort_of
 from schemas.wire import DelayCounts, SketchRecord
 
 HOUR_MS = 3_600_000

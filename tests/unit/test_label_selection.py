@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.core.label_checks import LabelCheck
-from app.core.label_selection import OneKind, Selection, WindowLabels, find_one_kind, find_selection
-from models.counting import count
-from models.reference import Reference
-from models.reference_fit import fit_reference
+from app.core.labels.selection import OneKind, Selection, WindowLabels, find_one_kind, find_selection
+from app.core.performance.label_checks import LabelCheck
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
 
 THRESHOLD = 0.5
 Floats = np.ndarray[Any, Any]

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from core_setting import CARD_EVENTS, DAY_MS, HOUR_MS, START_MS
 
-from app.core.delay_law import tally
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.delay_law import tally
 from app.core.findings import Findings
-from app.core.label_delays import LabelDelays
+from app.core.labels.delays import LabelDelays
 from app.core.monitoring import MonitorCore
-from app.core.sketch_buffer import SketchBuffer
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import DelayCounts, SketchRecord
 
 #: Weeks of a stream through the whole monitor.

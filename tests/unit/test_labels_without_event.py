@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import EventBatch, LabelBatch, RecordBatch
-from app.core.delay_law import EDGES_MS, N_CELLS
-from app.core.features import FeaturePlan
-from app.core.hash_runs import hash64
-from app.core.joining import JoinedLabels
-from app.core.label_tally import LabelTally
-from app.core.merge import Merged
-from app.core.sketches import split_record
+from app.core.counts.delay_law import EDGES_MS, N_CELLS
+from app.core.counts.label_tally import LabelTally
+from app.core.counts.sketches import split_record
+from app.core.features.plan import FeaturePlan
+from app.core.intake.joining import JoinedLabels
+from app.core.intake.merge import Merged
+from app.core.tiles.hash_runs import hash64
 from app.pipeline import PartitionPipeline
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import LabelCounts, SketchRecord
 
 NOW_MS = START_MS + 1000 * HOUR_MS

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.last_scored import LastScored, Versions
-from app.core.pending import REJECTED
+from app.core.intake.last_scored import LastScored, Versions
+from app.core.intake.pending import REJECTED
 
 #: Per event: time since the one before, and who scored it.
 EVENTS = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["1", "2", "", REJECTED])), max_size=12)

@@ -7,7 +7,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import FetchError
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from app.adapters.lean_consumer import _Fetched
+from app.adapters.kafka.lean_consumer import _Fetched
 
 PLACE = TopicPartition("t", 0)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.core.letter_selection import REPLAYED_HEADER, Wanted, address, mark, select
+from app.core.replay.letter_selection import REPLAYED_HEADER, Wanted, address, mark, select
 from schemas.topics import Topics
 from schemas.wire import DeadLetter, Source
 

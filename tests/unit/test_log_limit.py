@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 
-from app.adapters.log_limit import MOST, PERIOD_S, RepeatLimit
+from app.adapters.stack.log_limit import MOST, PERIOD_S, RepeatLimit
 
 
 def record(

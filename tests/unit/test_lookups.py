@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters.lookup_files import load_lookups
-from app.core.lookups import LookupTable
-from schemas.pipeline import Lookup, PipelineError
-from schemas.pipeline_file import load
+from app.adapters.sources.lookup_files import load_lookups
+from app.core.features.lookups import LookupTable
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Lookup, PipelineError
 
 NAN = float("nan")
 HOUR_MS = 3_600_000

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.core.calibration import Calibration, fit_calibration
-from app.core.loss_tails import MEASURES, find_lower_tail, find_p_of_losses, law_of_means
+from app.core.performance.calibration import Calibration, fit_calibration
+from app.core.performance.loss_tails import MEASURES, find_lower_tail, find_p_of_losses, law_of_means
 
 #: A false negative costs as much as twenty false positives.
 COSTS = (1.0, 20.0)

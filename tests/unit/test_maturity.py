@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from late_labels import DAYS, LAWS, PER_DAY, SPECIFICATION, Floats, record
 
-from app.adapters.recordings import EVENTS, LABELS, Recording, RecordingWriter, describe
-from app.core.delay_law import FEWEST_LABELS
-from app.core.held import Held, say_share, say_time
-from app.core.label_delays import LabelDelays
-from app.core.maturity import (
+from app.adapters.recordings.file import EVENTS, LABELS, Recording, RecordingWriter, describe
+from app.core.counts.delay_law import FEWEST_LABELS
+from app.core.labels.delays import LabelDelays
+from app.core.labels.held import Held, say_share, say_time
+from app.core.labels.maturity import (
     FEWEST_IN_TRAINING,
     Maturity,
     MaturityError,
@@ -28,10 +28,10 @@ from app.core.maturity import (
     maturity_warnings,
     weigh,
 )
-from app.offline import TrainingSet, build_training_set
+from app.replay.offline import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
-from schemas.pipeline import Performance, Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Performance, Pipeline
 
 
 @pytest.fixture(scope="module")

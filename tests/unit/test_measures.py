@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import Floats
-from app.core.measures import LARGEST_VALUE, MOST_SQUARES, Layout, Read, evaluate, from_ordered, measure, to_ordered
-from app.core.sightings import Hasher
-from app.core.tile_cells import EMPTY
-from schemas.pipeline import Aggregate, Window
+from app.core.tiles.cells import EMPTY
+from app.core.tiles.measures import (
+    LARGEST_VALUE,
+    MOST_SQUARES,
+    Layout,
+    Read,
+    evaluate,
+    from_ordered,
+    measure,
+    to_ordered,
+)
+from app.core.tiles.sightings import Hasher
+from schemas.pipeline.spec import Aggregate, Window
 
 UNIT = Fraction(1, 2**20)
 AGGREGATES: tuple[Aggregate, ...] = (

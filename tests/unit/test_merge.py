@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import LabelBatch
-from app.core.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, effective_times, no_labels
+from app.core.intake.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, effective_times, no_labels
 
 TIMES = st.lists(st.integers(0, 12), max_size=12)
 CUTS = st.lists(st.integers(1, 4), min_size=1, max_size=6)

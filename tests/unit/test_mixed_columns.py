@@ -11,9 +11,9 @@ from faulty_fields import Change, Fields, judge, swap
 from app.core.batches import Floats
 from app.core.faults.fault import Fault
 from app.core.faults.find import find_faults
-from models.counting import count
-from models.reference import Reference
-from models.reference_fit import fit_reference
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
 
 NAMES = ["amount", "weight", "degrees", "pieces"]
 

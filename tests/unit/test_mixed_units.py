@@ -17,10 +17,10 @@ from app.core.faults.find import find_faults
 from app.core.faults.law import Law
 from app.core.faults.mixed_units import find_mixed_unit
 from app.core.faults.scale import Scale
-from app.core.paths import path_in
-from models.counting import count
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
+from app.core.features.paths import path_in
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, Reference
 
 Draw = Callable[[np.random.Generator, int], Floats]
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from app.adapters.model_attempts import LONGEST_PAUSE_S, MOST_AGAIN, Attempt, Attempts, content_of
 from app.adapters.own_thread import run_apart
+from models.versions.attempts import LONGEST_PAUSE_S, MOST_AGAIN, Attempt, Attempts, content_of
 from schemas.wire import ModelUpdate
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_warehouse import MemoryWarehouse
 from msgspec.structs import replace
 
-from app.adapters import model_history
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.model_history import ModelHistory, _Waiting
-from app.adapters.refusals import Refusals
-from app.adapters.warehouse_thread import WarehouseThread
-from models.registry import Registry
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.kafka.refusals import Refusals
+from app.monitor import model_history
+from app.monitor.model_history import ModelHistory, _Waiting
 from models.training import TrainedModel
-from schemas.pipeline_file import load
+from models.versions.registry import Registry
+from schemas.pipeline.file import load
 from schemas.wire import ModelStatus, ModelUpdate
 
 FIRST = ModelUpdate("m", "1.0.0", "champion", "file:///1", "a" * 64, "f", 10)

@@ -10,8 +10,8 @@ from core_setting import DAY_MS, START_MS
 from late_labels import LAWS, SPECIFICATION, record
 
 from app.cli import main
-from app.core.held import say_time
-from schemas.pipeline_file import load
+from app.core.labels.held import say_time
+from schemas.pipeline.file import load
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
 
-from models import artifact
-from models.artifact import ArtifactError, check_bytes, load, save
 from models.training import TrainedModel
+from models.versions import artifact
+from models.versions.artifact import ArtifactError, check_bytes, load, save
 
 
 class Stranger:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from models import artifact
-from models.families import FAMILIES, FeatureKind, fit
-from models.scorer import Scorer, make_scorer
+from models.scoring.families import FAMILIES, FeatureKind, fit
+from models.scoring.scorer import Scorer, make_scorer
+from models.versions import artifact
 
 KINDS = (
     FeatureKind("float"),

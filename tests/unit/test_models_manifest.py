@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.manifest import (
+from models.training import TrainedModel
+from models.versions.manifest import (
     GoldenRows,
     Manifest,
     ManifestError,
@@ -21,7 +22,6 @@ from models.manifest import (
     digest_training_data,
     parse_version,
 )
-from models.training import TrainedModel
 from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS
 
 TRAINING = {"rows": 1, "labelled_rows": 1, "positive_share": 0.5, "sha256": "0" * 64, "from_ms": 0, "to_ms": 1}

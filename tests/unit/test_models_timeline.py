@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.core.scoring import ActiveModel, ChampionTimeline
-from models.timeline import ALWAYS_MS, Begins, Timeline
+from models.versions.timeline import ALWAYS_MS, Begins, Timeline
 from schemas.ranges import EARLIEST_TABLE_MS
 from schemas.wire import ModelUpdate
 

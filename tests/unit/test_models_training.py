@@ -16,15 +16,15 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline as SklearnPipeline
 
-from models.families import FAMILIES, Family, FeatureKind, fit
-from models.golden import choose_golden_rows
 from models.hold_out import HoldOut
-from models.manifest import Artifact, FeatureSpec, LabelFacts, Manifest, digest_training_data
-from models.reference import GRID
-from models.scorer import make_scorer
+from models.reference.reference import GRID
+from models.scoring.families import FAMILIES, Family, FeatureKind, fit
+from models.scoring.scorer import make_scorer
 from models.training import SEED, TrainedModel, TrainingError, measure, read_libraries, train
+from models.versions.golden import choose_golden_rows
+from models.versions.manifest import Artifact, FeatureSpec, LabelFacts, Manifest, digest_training_data
 from models.weights import WeighedRows
-from schemas.pipeline import Pipeline
+from schemas.pipeline.spec import Pipeline
 
 KINDS = (FeatureKind("float"), FeatureKind("category", 3), FeatureKind("int"))
 

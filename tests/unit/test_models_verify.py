@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from models import artifact
-from models import verify as verify_module
-from models.families import FAMILIES, FeatureKind, fit
-from models.manifest import Artifact, GoldenRows, Manifest
-from models.scorer import Scorer
+from models.scoring.families import FAMILIES, FeatureKind, fit
+from models.scoring.scorer import Scorer
 from models.training import TrainedModel
-from models.trial import Trial, Verdict
-from models.verify import RefusedModelError, VerifiedModel, check_identity, verify
+from models.versions import artifact
+from models.versions import verify as verify_module
+from models.versions.manifest import Artifact, GoldenRows, Manifest
+from models.versions.trial import Trial, Verdict
+from models.versions.verify import RefusedModelError, VerifiedModel, check_identity, verify
 
 
 def check(manifest: Manifest | bytes, data: bytes, **options: Any) -> VerifiedModel:

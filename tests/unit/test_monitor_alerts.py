@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.drift_calendar import Window
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.calendar import Window
 from app.core.monitoring import MonitorCore
-from app.core.sketch_buffer import SketchBuffer
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import (
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from schemas.pipeline.alerts import read_alerts
+from schemas.pipeline.detectors import default_detector
+from schemas.pipeline.drift import DEFAULT_TESTS, default_test
+from schemas.pipeline.spec import (
     Drift,
     Events,
     FalseAlarms,
@@ -29,10 +32,7 @@ from schemas.pipeline import (
     Pipeline,
     Shared,
 )
-from schemas.pipeline_alerts import read_alerts
-from schemas.pipeline_detectors import default_detector
-from schemas.pipeline_drift import DEFAULT_TESTS, default_test
-from schemas.toml_table import TomlTable
+from schemas.pipeline.toml_table import TomlTable
 from schemas.wire import Alert, ErrorRun, SketchRecord
 
 WINDOW_MS, SLICE_MS, DELAY, END_MS = 1_000, 100, 3, 10**9

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from app.adapters.monitor_client import AwayError, ask_monitor
+from app.adapters.http.client import AwayError, ask_monitor
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -6,14 +6,14 @@ import math
 
 import msgspec
 import numpy as np
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters.arrow_columns import find_table, to_arrow
-from app.adapters.effects import Block, dead_letter_block, findings_columns, findings_records, read_alert, score_block
-from app.adapters.memory_warehouse import MemoryWarehouse
+from app.adapters.clickhouse.arrow_columns import find_table, to_arrow
 from app.core.batches import Header, RecordBatch
 from app.core.findings import Findings, MetadataRow, PerformanceRow
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules
+from app.monitor.rows import Block, dead_letter_block, findings_columns, findings_records, read_alert, score_block
 from schemas.topics import Topics
 from schemas.wire import (
     Alert,

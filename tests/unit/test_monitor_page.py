@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.adapters.monitor_http import METRICS
-from app.adapters.monitor_page import Page, render
-from app.adapters.monitor_tables import Tables
-from app.adapters.worker_http import METRICS as WORKER_METRICS
-from app.adapters.worker_http import Health, Sample, expose, refusal_samples
+from app.adapters.http.monitor import METRICS
+from app.adapters.http.page import Page, render
+from app.adapters.http.tables import Tables
+from app.adapters.http.worker import METRICS as WORKER_METRICS
+from app.adapters.http.worker import Health, Sample, expose, refusal_samples
 
 EVIL = "<script>alert('1')</script>\"&"
 TIME = "2013-01-01T00:00:00.000Z"

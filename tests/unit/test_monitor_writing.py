@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from faust.types import TP
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters import block_writer
-from app.adapters.block_writer import BlockWriter, Flow, Start
-from app.adapters.effects import Block
-from app.adapters.exclusive_assignor import ExclusiveAssignor
-from app.adapters.faust_batches import Fetched
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.refusals import Refusals, Refused
-from app.adapters.reign import Plan
-from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.kafka.batch_app import Fetched
+from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor
+from app.adapters.kafka.refusals import Refusals, Refused
 from app.core.batches import RecordBatch
+from app.monitor import block_writer
+from app.monitor.block_writer import BlockWriter, Flow, Start
+from app.monitor.reign import Plan
+from app.monitor.rows import Block
 from app.ports import Warehouse, WarehouseError
 
 TP0, TP1 = TP("p.scores", 0), TP("p.scores", 1)

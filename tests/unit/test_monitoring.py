@@ -14,20 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.alert_readings import read_drift
-from app.core.drift_calendar import Window
-from app.core.drift_reports import Judge, Judgement, Signal, View
-from app.core.drift_reports import Verdict as Said
+from app.core.alerts.readings import read_drift
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.calendar import Window
+from app.core.counts.sketches import ALL
+from app.core.drift.judge import Judge, Judgement, Signal, View
+from app.core.drift.judge import Verdict as Said
+from app.core.drift.smallest_p import SmallestP
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring import MonitorCore
-from app.core.performance import measure
-from app.core.sketch_buffer import SketchBuffer
-from app.core.sketches import ALL
-from app.core.smallest_p import SmallestP
-from models.counting import count
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import (
+from app.core.performance.measures import measure
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, Reference
+from schemas.pipeline.detectors import default_detector
+from schemas.pipeline.drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
+from schemas.pipeline.spec import (
     AlertRule,
     Drift,
     Events,
@@ -40,8 +42,6 @@ from schemas.pipeline import (
     Pipeline,
     Shared,
 )
-from schemas.pipeline_detectors import default_detector
-from schemas.pipeline_drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
 from schemas.wire import SketchRecord
 
 SLICE_MS, WINDOW_MS = 100, 1_000

@@ -13,7 +13,7 @@ from core_setting import CARD_EVENTS, HOUR_MS, MONITORED, START_MS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.adapters.recordings import (
+from app.adapters.recordings.file import (
     EVENTS,
     LABELS,
     Recording,
@@ -21,21 +21,21 @@ from app.adapters.recordings import (
     RecordingWriter,
     describe,
 )
-from app.adapters.source import EVENT, LABEL, EncodedRecord, cut_batches, encode, read_source
+from app.adapters.sources.source import EVENT, LABEL, EncodedRecord, cut_batches, encode, read_source
 from app.cli.utc_time import UtcTime
 from app.core.batches import Floats, RecordBatch
-from app.core.filling import say_of_training
-from app.core.routing import Routing
+from app.core.drift.filling import say_of_training
+from app.core.entities.routing import Routing
 from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
-from app.drive import NoModelError, RecordedSelector
-from app.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
 from app.pipeline import Step
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from models.registry import Registry
-from models.timeline import Begins, Timeline
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.replay.drive import NoModelError, RecordedSelector
+from app.replay.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from models.versions.registry import Registry
+from models.versions.timeline import Begins, Timeline
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.source import SourceRecord
 from schemas.wire import ModelUpdate
 

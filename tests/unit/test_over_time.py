@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.core.drift.trend import trend
-from app.core.over_time import Past, classic_interval, classic_trend, look_at_interval, look_for_trend
+from app.core.drift.over_time import Past, classic_interval, classic_trend, look_at_interval, look_for_trend
+from app.core.drift.statistics.trend import trend
 
 N_PAST = 39
 NINE = 9

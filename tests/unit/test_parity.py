@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.parity import KEEP, TOLERANCE, DifferentRow, FeatureParity
+from app.core.replay.parity import KEEP, TOLERANCE, DifferentRow, FeatureParity
 
 NAN = float("nan")
 VALUES = st.sampled_from([NAN, 0.0, -0.0, 1.0, 1.0 + 1e-12, 1.001, -1.0, 1e9, 1e9 + 1, 1e9 + 1e7, 3e-12])

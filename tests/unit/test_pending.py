@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.pending import PendingEvents, Scored
+from app.core.intake.pending import PendingEvents, Scored
 from schemas.refusal import RefusedRecordError
 
 HORIZON_MS = 10

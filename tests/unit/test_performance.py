@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from app.core.calibration import Calibration, fit_calibration
-from app.core.performance import auc, auc_range, hanley_mcneil_variance, least_loss, loss_of, measure, wilson
-from models.counting import count_outcomes
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
-from models.units import FIXED_POINT
+from app.core.performance.calibration import Calibration, fit_calibration
+from app.core.performance.measures import auc, auc_range, hanley_mcneil_variance, least_loss, loss_of, measure, wilson
+from models.reference.counting import count_outcomes
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, Reference
+from models.reference.units import FIXED_POINT
 
 
 def make_reference(training_scores: np.ndarray, threshold: float = 0.5, bins: int = 128) -> Reference:

@@ -6,16 +6,17 @@ import datetime as dt
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.adapters.river_detectors import find_kind
-from schemas.pipeline import MINIMUM_EFFECTS, FalseAlarms, Performance, Pipeline, PipelineError, Silence
-from schemas.pipeline_detectors import DETECTORS, default_detector
-from schemas.pipeline_drift import DEFAULT_TESTS
-from schemas.pipeline_file import feature_set_digest, load
-from schemas.toml_table import parse_duration
+from schemas.pipeline.detectors import DETECTORS, default_detector
+from schemas.pipeline.drift import DEFAULT_TESTS
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import MINIMUM_EFFECTS, FalseAlarms, Performance, Pipeline, PipelineError, Silence
+from schemas.pipeline.toml_table import parse_duration
 
 SMALLEST = """
 name = "payments"
@@ -527,7 +528,7 @@ def test_the_feature_set_digest_changes_with_what_defines_the_features_alone(tmp
     assert read(tmp_path, text.replace("log1p", "log") + python).feature_set != digest
     assert read(tmp_path, text.replace('country = "string"', 'country = "string?"') + python).feature_set != digest
     (tmp_path / "own.py").write_text("def double(x):\n    return x + x\n", encoding="utf-8")
-    assert feature_set_digest(pipeline) != digest
+    assert replace(pipeline).feature_set != digest
 
 
 @pytest.mark.parametrize(
@@ -583,7 +584,7 @@ def test_what_is_made_of_windows_is_part_of_the_digest(tmp_path: Path) -> None:
         digests.add(read(tmp_path, changed).feature_set)
     pipeline = read(tmp_path, text)
     (tmp_path / "own.py").write_text("def double(x):\n    return x + x\n", encoding="utf-8")
-    digests.add(feature_set_digest(pipeline))
+    digests.add(replace(pipeline).feature_set)
 
     assert len(digests) == 5
 

@@ -17,17 +17,17 @@ from core_setting import SPECIFICATION as CARDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.adapters.python_features import load_functions
+from app.adapters.sources.python_features import load_functions
 from app.core.batches import Floats, RecordBatch
-from app.core.error_stream import Errors
-from app.core.features import FeaturePlan
+from app.core.counts.sketches import Sketch, unpack
+from app.core.errors.stream import Errors
+from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.sketches import Sketch, unpack
 from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, Reference
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import DeadLetter, Score
 

@@ -24,17 +24,17 @@ from shared_logs import event as shared_event
 from shared_logs import label as shared_label
 
 from app.core.batches import EventBatch, Floats, RecordBatch
-from app.core.copies import origin_header
-from app.core.entity_directory import EntityDirectory
-from app.core.error_stream import Errors
-from app.core.features import FeaturePlan
-from app.core.joining import JoinedLabels
-from app.core.pending import PREFIX, REJECTED, Scored
+from app.core.entities.copies import origin_header
+from app.core.entities.directory import EntityDirectory
+from app.core.errors.stream import Errors
+from app.core.features.plan import FeaturePlan
+from app.core.intake.joining import JoinedLabels
+from app.core.intake.pending import PREFIX, REJECTED, Scored
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.shared_board import SharedBoard
+from app.core.shared.board import SharedBoard
 from app.pipeline import PartitionPipeline, Position, Step, TooManyDeadLettersError
-from schemas.pipeline import Limits, Pipeline
+from schemas.pipeline.spec import Limits, Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import DeadLetter, Score, Source
 

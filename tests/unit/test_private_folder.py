@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.private_folder import private_folder, private_home
+from app.adapters.stack.private_folder import private_folder, private_home
 
 
 @pytest.fixture(autouse=True)

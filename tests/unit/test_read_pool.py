@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.read_pool import BusyError, ReadPool
+from app.adapters.clickhouse.read_pool import BusyError, ReadPool
 from app.ports import JsonRows, WarehouseError
 
 

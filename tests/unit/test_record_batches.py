@@ -17,10 +17,10 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
-from app.adapters import record_batches
-from app.adapters.lean_consumer import _as_parsed
-from app.adapters.record_batches import KeptRecords, UnreadableRecord, hook_into_aiokafka, read_on, unpack
-from app.adapters.topic_reader import to_batch
+from app.adapters.kafka import record_batches
+from app.adapters.kafka.lean_consumer import _as_parsed
+from app.adapters.kafka.record_batches import KeptRecords, UnreadableRecord, hook_into_aiokafka, read_on, unpack
+from app.adapters.kafka.topic_reader import to_batch
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 CODECS = [0, GZIP, SNAPPY, LZ4, ZSTD]

@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from app.core.batches import RecordBatch
-from app.core.event_time import CLOCK_SKEW_MS
+from app.core.records.event_time import CLOCK_SKEW_MS
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules, check_readable
-from schemas.pipeline import Pipeline
+from schemas.pipeline.spec import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.topics import Topics
 from schemas.wire import DeadLetter, Score, Source, encode_json

@@ -13,16 +13,16 @@ from core_setting import CARD_EVENTS, MINUTE_MS, START_MS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.adapters import recordings
-from app.adapters.recording_parts import RecordingPart, check_bounds, reach_ms
-from app.adapters.recordings import EVENTS, LABELS, Recording, RecordingError, RecordingWriter, describe
-from app.bootstrap import compile_features
+from app.adapters.recordings import file as recordings
+from app.adapters.recordings.file import EVENTS, LABELS, Recording, RecordingError, RecordingWriter, describe
+from app.adapters.recordings.part import RecordingPart, check_bounds, reach_ms
+from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
-from app.core.bounds import Bound
-from app.offline import run_recording
-from app.replaying import is_counted
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.core.replay.bounds import Bound
+from app.replay.offline import run_recording
+from app.replay.part_selector import is_counted
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 SPECIFICATION = """
 name = "parts"

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.adapters import recordings
-from app.adapters.recorded_source import read_in_time
-from app.adapters.recordings import (
+from app.adapters.recordings import file as recordings
+from app.adapters.recordings.file import (
     EVENTS,
     LABELS,
     SCORES,
@@ -22,9 +21,10 @@ from app.adapters.recordings import (
     describe,
     read_versions,
 )
+from app.adapters.recordings.source import read_in_time
 from app.core.batches import Header, RecordBatch
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
 
 ABOUT = About("flights", "d" * 64, "f" * 12, 4, 1_700_000_000_000)

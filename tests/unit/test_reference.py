@@ -13,11 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.counting import count, count_outcomes
-from models.dependence import design_effect
-from models.reference import Counts, MetricCells, Reference
-from models.reference_fit import fit_edges, fit_reference
-from models.units import FIXED_POINT
+from models.reference.counting import count, count_outcomes
+from models.reference.dependence import design_effect
+from models.reference.fit import fit_edges, fit_reference
+from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.units import FIXED_POINT
 
 NAMES = ["amount", "step", "kind"]
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from app.adapters.refusals import Refusals, Refused
+from app.adapters.kafka.refusals import Refusals, Refused
 from schemas.refusal import RefusedRecordError
 
 

@@ -15,9 +15,18 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from models.manifest import Artifact, Manifest, ManifestError
-from models.registry import Registry, RegistryError, VersionTakenError, find, folder_of, read_bundle, resolve, stamp_of
 from models.training import TrainedModel
+from models.versions.manifest import Artifact, Manifest, ManifestError
+from models.versions.registry import (
+    Registry,
+    RegistryError,
+    VersionTakenError,
+    find,
+    folder_of,
+    read_bundle,
+    resolve,
+    stamp_of,
+)
 
 
 def other(manifest: Manifest, artifact: bytes, **changes: object) -> tuple[Manifest, bytes]:

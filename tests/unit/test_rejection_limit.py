@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from app.core.rejection_limit import RejectionLimit, TooManyDeadLettersError
-from schemas.pipeline import Limits
+from app.core.intake.rejection_limit import RejectionLimit, TooManyDeadLettersError
+from schemas.pipeline.spec import Limits
 from schemas.wire import DeadLetter, Source
 
 LETTER = DeadLetter(Source("events", 0, 7), "decode", "invalid", "no JSON", None, b"{", 0, 0)

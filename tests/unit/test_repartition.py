@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from shared_cluster import PARTITIONS, Cluster, Setting, act, bits, busy_logs, naive
 from shared_logs import Logs, event
 
-from app.core import repartition_sums
 from app.core.batches import Ints
-from app.core.repartition_asker import Asker
-from app.core.repartition_sums import TileSums, TooManyKeysError
+from app.core.shared import tile_sums as repartition_sums
+from app.core.shared.asker import Asker
+from app.core.shared.tile_sums import TileSums, TooManyKeysError
 from schemas.wire import RepartitionRecord
 
 

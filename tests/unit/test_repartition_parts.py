@@ -12,16 +12,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.core import repartition_answerer, repartition_asker
 from app.core.batches import EventBatch
-from app.core.merge import BEGINNING_MS
-from app.core.repartition import Repartition
-from app.core.repartition_answerer import Answerer
-from app.core.repartition_answers import ComingAnswers
-from app.core.repartition_asker import Asker
-from app.core.repartition_sums import TileSums, TooManyKeysError
-from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
-from app.core.tiles import FIXED_POINT
+from app.core.intake.merge import BEGINNING_MS
+from app.core.shared import answerer as repartition_answerer
+from app.core.shared import asker as repartition_asker
+from app.core.shared.answerer import Answerer
+from app.core.shared.answers import ComingAnswers
+from app.core.shared.asker import Asker
+from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
+from app.core.shared.repartition import Repartition
+from app.core.shared.tile_sums import TileSums, TooManyKeysError
+from app.core.tiles.store import FIXED_POINT
 from schemas.refusal import RefusedRecordError
 from schemas.wire import AnswersRecord, KeyAnswers, KeyQuestions, RepartitionRecord, StoreParts
 

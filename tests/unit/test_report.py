@@ -14,7 +14,7 @@ import pytest
 from app.report import write_report
 from app.report.facts import SCORE_BINS, AlertStep, Facts, Month, Performance, Report, Version, name_window
 from app.report.page import render
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
 
 HOUR = 3_600_000
 FEATURES = ("temp", "humid", "late_24h", "days_to_holiday", "hour", "distance", "visib")

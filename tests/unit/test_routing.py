@@ -13,11 +13,11 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-import app.core.routing
+import app.core.entities.routing
 from app.core.batches import RecordBatch
-from app.core.copies import Copy, read_origin
-from app.core.routing import Place, Routed, Routing, least_promise
-from schemas.pipeline import Pipeline
+from app.core.entities.copies import Copy, read_origin
+from app.core.entities.routing import Place, Routed, Routing, least_promise
+from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
 
 START_MS = 1_700_000_000_000
@@ -335,7 +335,7 @@ def test_a_promise_goes_as_soon_as_all_have_come_as_far(shop: Pipeline) -> None:
 def test_an_entity_goes_to_the_same_partition_when_more_came_than_are_remembered(
     shop: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.core.routing, "_MOST_KNOWN", 4)
+    monkeypatch.setattr(app.core.entities.routing, "_MOST_KNOWN", 4)
     routing = Routing(shop)
     names = [f"c{number % 9}" for number in range(30)]
     at = np.arange(len(names), dtype=np.int64)

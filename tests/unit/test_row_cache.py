@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows_in_memory import RowsInMemory
 
-import app.core.row_cache
-from app.core.row_cache import RowCache, Snapshot
+import app.core.tiles.row_cache
+from app.core.tiles.row_cache import RowCache, Snapshot
 
 NOW_MS = 1_800_000_000_000
 Step = tuple[str, str, str, bytes | None]  # what, store, key, row
@@ -143,7 +143,7 @@ def test_what_was_sealed_before_a_clear_is_gone() -> None:
 
 
 def test_rows_are_written_from_a_few_thousand_committed_ones_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.core.row_cache, "_MOST_WAITING", 3)
+    monkeypatch.setattr(app.core.tiles.row_cache, "_MOST_WAITING", 3)
     rows = RowCache(RowsInMemory(), 1)
     for expected, key in ((False, b"x"), (False, b"y"), (True, b"z")):
         rows.put_rows(b"a", {key: b"1"})

@@ -15,14 +15,14 @@ import pytest
 from aiohttp import ClientSession, web
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters.arrow_columns import find_table, to_arrow
-from app.adapters.http_server import HttpServer
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.row_intake import RowIntake
-from app.adapters.row_pieces import CONTENT_TYPE, MOST_ROWS, cut, pack_rows, unpack_rows
-from app.adapters.row_writers import ROWS_PATH, RowWriter
-from app.adapters.warehouse_thread import WarehouseThread
+from app.adapters.clickhouse.arrow_columns import find_table, to_arrow
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.http.row_intake import RowIntake
+from app.adapters.http.row_pieces import CONTENT_TYPE, MOST_ROWS, cut, pack_rows, unpack_rows
+from app.adapters.http.row_writers import ROWS_PATH, RowWriter
+from app.adapters.http.server import HttpServer
 from app.ports import ColumnValues, FloatMaps, Warehouse, WarehouseError
 from app.secret import Secret
 from schemas.tables import TABLES

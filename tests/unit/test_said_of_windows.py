@@ -9,9 +9,9 @@ import pytest
 
 from app.cli.replay import describe_check
 from app.cli.score import describe_windows
-from app.core.score_check import ScoreCheck
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from app.core.replay.score_check import ScoreCheck
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import Score, Source
 
 HEAD = """

@@ -11,8 +11,8 @@ import pytest
 from core_setting import SPECIFICATION, START_MS, batch
 
 from app.core.batches import EventBatch, Rejection
-from app.core.decode import EventDecoder
-from schemas.pipeline_file import load
+from app.core.intake.decode import EventDecoder
+from schemas.pipeline.file import load
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
 

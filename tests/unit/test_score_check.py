@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from app.core.score_check import ScoreCheck
+from app.core.replay.score_check import ScoreCheck
 from schemas.wire import Score, Source
 
 

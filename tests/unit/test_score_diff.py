@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from app.core.batches import EventBatch
-from app.core.drift.psi import psi
-from app.core.joining import JoinedLabels
-from app.core.pending import Scored
-from app.core.score_diff import ALL, MEASURES, DiffRow, ScoreDiff
+from app.core.drift.statistics.psi import psi
+from app.core.intake.joining import JoinedLabels
+from app.core.intake.pending import Scored
+from app.core.replay.score_diff import ALL, MEASURES, DiffRow, ScoreDiff
 
 JANUARY_MS = int(datetime(2013, 1, 31, tzinfo=UTC).timestamp() * 1000)
 FEBRUARY_MS = JANUARY_MS + 86_400_000

@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
 
-from models import scorer as scorer_module
-from models.categories import Vocabularies
-from models.families import FAMILIES, FeatureKind
-from models.folding import CannotFoldError, fold
-from models.scorer import DirectTrees, FoldedLogistic, make_scorer
+from models.scoring import scorer as scorer_module
+from models.scoring.categories import Vocabularies
+from models.scoring.families import FAMILIES, FeatureKind
+from models.scoring.folding import CannotFoldError, fold
+from models.scoring.scorer import DirectTrees, FoldedLogistic, make_scorer
 
 RNG = np.random.default_rng(5)
 ROWS = RNG.normal(0.0, 1.0, (200, 3))

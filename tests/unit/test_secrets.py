@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters.clickhouse import ClickHouseWarehouse
-from app.adapters.clickhouse_url import ClickHouseUrl
+from app.adapters.clickhouse.url import ClickHouseUrl
+from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.ports import WarehouseError
 from app.secret import Secret
 from app.settings import Settings

@@ -11,15 +11,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.sketch_buffer import SketchBuffer
-from app.core.sketches import ALL, Sketch
-from models.counting import count, count_outcomes
-from models.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
-from models.segments import Segments
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.sketches import ALL, Sketch
+from models.reference.counting import count, count_outcomes
+from models.reference.fit import fit_reference
+from models.reference.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
+from models.reference.reference import Counts, Reference
+from models.reference.segments import Segments
 from models.training import train
-from schemas.pipeline import Feature, Pipeline
+from schemas.pipeline.spec import Feature, Pipeline
 from schemas.wire import SketchDelta, decode_packed, encode_packed
 
 SLICE_MS = 1_000

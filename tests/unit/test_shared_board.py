@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.keys import KeyIndex
-from app.core.merge import BEGINNING_MS
-from app.core.shared_board import PLACE, TILE, TIMES, Amounts, SharedBoard
-from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
+from app.core.intake.merge import BEGINNING_MS
+from app.core.shared.board import PLACE, TILE, TIMES, Amounts, SharedBoard
+from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
+from app.core.tiles.keys import KeyIndex
 from schemas.refusal import RefusedRecordError
 from schemas.wire import SharedTile, SharedTimes
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.batches import LabelBatch
-from app.core.merge import BEGINNING_MS, Merged
-from app.core.shared_held import HeldRuns
+from app.core.intake.merge import BEGINNING_MS, Merged
+from app.core.shared.held import HeldRuns
 
 SMALL = st.integers(0, 5)
 #: A run: what each event needs, where labels are among them, whether it is stale, and a promise.

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.core.shared_windows
+import app.core.shared.contributor
 from app.core.batches import EventBatch, LabelBatch
-from app.core.keys import KeyIndex
-from app.core.merge import BEGINNING_MS, Merged
-from app.core.pending import PendingEvents, Scored
-from app.core.repartition import Repartition
-from app.core.shared_board import PLACE, TILE, TIMES, SharedBoard
-from app.core.shared_labels import SharedLabels
-from app.core.shared_part import SharedPart
-from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
-from app.core.shared_windows import Contributor, Records, SharedReader, window_values
+from app.core.intake.merge import BEGINNING_MS, Merged
+from app.core.intake.pending import PendingEvents, Scored
+from app.core.shared.board import PLACE, TILE, TIMES, SharedBoard
+from app.core.shared.contributor import Contributor, Records, SharedReader, window_values
+from app.core.shared.labels import SharedLabels
+from app.core.shared.part import SharedPart
+from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
+from app.core.shared.repartition import Repartition
+from app.core.tiles.keys import KeyIndex
 from schemas.wire import AnswersRecord, KeyAnswers, RepartitionRecord, SharedTile, SharedTimes
 
 STORES = (
@@ -348,7 +348,7 @@ def test_what_is_told_and_logged_is_what_the_logs_say_whoever_reads_them_again(
     piece_bytes: int, found: list[tuple[Any, ...]], words: list[tuple[str, int]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.core.shared_windows, "_PIECE_BYTES", piece_bytes)
+        patch.setattr(app.core.shared.contributor, "_PIECE_BYTES", piece_bytes)
         follow(Partition(in_time(found)), [*words, *LAST_WORDS])
 
 
@@ -469,7 +469,7 @@ def test_a_new_owner_without_a_state_is_heard_as_one_that_has_come_nowhere() -> 
 def test_the_pieces_of_a_tile_are_no_larger_than_they_may_be_and_no_more_than_it_takes(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(app.core.shared_windows, "_PIECE_BYTES", limit)
+    monkeypatch.setattr(app.core.shared.contributor, "_PIECE_BYTES", limit)
     things = [event_at(3, shop=f"shop {number:02}") for number in range(40)]
     partition = Partition([*things, event_at(10)])
     partition.run(41)

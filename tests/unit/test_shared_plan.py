@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_logs import Setting, Window
 
-import app.core.shared_plan
-from app.core.shared_plan import SharedColumn, SharedPlan, SharedStore
-from schemas.pipeline import PipelineError
-from schemas.pipeline_file import load
+import app.core.shared.plan
+from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import PipelineError
 
 COLUMNS = st.lists(
     st.builds(
@@ -128,7 +128,7 @@ def test_features_that_are_no_shared_windows_have_no_part_in_the_plan(tmp_path: 
 
 
 def test_stores_that_cannot_be_told_apart_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.core.shared_plan, "NAME_BYTES", 0)
+    monkeypatch.setattr(app.core.shared.plan, "NAME_BYTES", 0)
     plan_of(tmp_path, WINDOWS[:2])
     with pytest.raises(PipelineError, match="two shared windows have the same digest"):
         plan_of(tmp_path, WINDOWS[:3])

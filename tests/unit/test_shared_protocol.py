@@ -13,10 +13,10 @@ from shared_machine import SharedMachine
 from shared_search import Search
 from shared_world import World
 
-from app.core.merge import BEGINNING_MS
-from app.core.repartition_answerer import Answerer
-from app.core.repartition_answers import ComingAnswers
-from app.core.shared_board import Amounts, SharedBoard, sum_amounts
+from app.core.intake.merge import BEGINNING_MS
+from app.core.shared.answerer import Answerer
+from app.core.shared.answers import ComingAnswers
+from app.core.shared.board import Amounts, SharedBoard, sum_amounts
 from schemas.wire import AnswersRecord, KeyAnswers, RepartitionRecord
 
 SUM = Window("events", ("shop",), 2, 1, 0, "sum", "amount")

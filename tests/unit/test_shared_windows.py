@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from shared_cluster import PARTITIONS, Cluster, Setting, act, bits, busy_logs, collect, cut, naive
 from shared_logs import NOW_MS, Logs, event, label
 
-from app.drive import PartitionRun, drive, drive_partitions, new_flow
 from app.pipeline import new_board
+from app.replay.drive import PartitionRun, drive, drive_partitions, new_flow
 
 
 @pytest.fixture(

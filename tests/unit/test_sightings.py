@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core import sightings
-from app.core.sightings import NO_VALUE, Hasher, Sightings
-from app.core.tile_cells import NEVER
+from app.core.tiles import sightings
+from app.core.tiles.cells import NEVER
+from app.core.tiles.sightings import NO_VALUE, Hasher, Sightings
 
 HASHES = st.sampled_from([-(2**63), -7, -1, 1, 2, 3, 2**62, 2**63 - 1])
 #: A row, a value and the tile in which it was seen.

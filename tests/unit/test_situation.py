@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.faults.fault import Fault
-from app.core.situation import Least, Misfit, Performance, Predecessor, Situation
-from app.core.verdict import decide
-from app.core.verdict_words import Change
+from app.core.verdict.decide import decide
+from app.core.verdict.situation import Least, Misfit, Performance, Predecessor, Situation
+from app.core.verdict.words import Change
 
 #: Numbers that floats hold exactly.
 WINDOW = Situation(n=1000, n_reference=1000, alpha=1 / 64, least=Least(rate=1 / 4, calibration=1 / 4))

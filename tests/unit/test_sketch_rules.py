@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from msgspec.structs import replace as change
 
-from app.core.delay_law import N_CELLS
-from app.core.drift_calendar import Window
+from app.core.counts.calendar import Window
+from app.core.counts.delay_law import N_CELLS
+from app.core.counts.sketch_rules import MOST_UNKNOWN, SketchRules, read_sketch
+from app.core.counts.sketches import ALL, pack
 from app.core.monitoring import MonitorCore
 from app.core.records.rules import RecordRules
-from app.core.records.sketches import MOST_UNKNOWN, SketchRules, read_sketch
-from app.core.sketches import ALL, pack
-from models.counting import count, count_outcomes
-from models.reference import Reference
-from models.reference_fit import fit_reference
-from models.soundness import MOST_EVENTS
+from models.reference.counting import count, count_outcomes
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
+from models.reference.soundness import MOST_EVENTS
 from models.training import TrainedModel
-from schemas.pipeline import Pipeline
+from schemas.pipeline.spec import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta, SketchRecord, encode_packed
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.core.sketch_buffer
-from app.core.sketch_buffer import SketchBuffer
-from app.core.sketches import MOST_RECORD_BYTES, Sketch, pack, split_record, unpack
-from models.counting import count, count_outcomes
-from models.reference import Counts, Reference
-from models.reference_fit import fit_reference
-from models.soundness import MOST_CELLS, SparseCounts
+import app.core.counts.buffer
+from app.core.counts.buffer import SketchBuffer
+from app.core.counts.sketches import MOST_RECORD_BYTES, Sketch, pack, split_record, unpack
+from models.reference.counting import count, count_outcomes
+from models.reference.fit import fit_reference
+from models.reference.reference import Counts, Reference
+from models.reference.soundness import MOST_CELLS, SparseCounts
 from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta, SketchRecord, decode_packed, encode_packed
 
 SLICE_MS = 1_000
@@ -68,7 +68,7 @@ def test_any_split_and_order_of_deltas_gives_the_same_slices(seed: int, part_of:
 
 
 def test_no_more_waits_to_be_counted_than_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.core.sketch_buffer, "_AT_ONCE", 100)
+    monkeypatch.setattr(app.core.counts.buffer, "_AT_ONCE", 100)
     times, matrix, scores, labels = make_events(2, 240)
     buffer, whole = SketchBuffer("m", SLICE_MS), SketchBuffer("m", SLICE_MS)
     waiting = []

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.counting import count, count_outcomes
-from models.error_hours import ErrorHours
-from models.reference import MetricCells, Reference
-from models.reference_fit import fit_reference
-from models.segments import Segments
-from models.soundness import (
+from models.reference.counting import count, count_outcomes
+from models.reference.error_hours import ErrorHours
+from models.reference.fit import fit_reference
+from models.reference.reference import MetricCells, Reference
+from models.reference.segments import Segments
+from models.reference.soundness import (
     MOST_CELLS,
     MOST_EVENTS,
     SparseCounts,
@@ -27,8 +27,8 @@ from models.soundness import (
     find_fault_of_reference,
     find_fault_without_reference,
 )
-from models.units import FIXED_POINT, LARGEST_UNITS
-from schemas.pipeline import Feature
+from models.reference.units import FIXED_POINT, LARGEST_UNITS
+from schemas.pipeline.spec import Feature
 
 FEATURES = [Feature("amount", "float"), Feature("kind", "category", values=("a", "b"))]
 

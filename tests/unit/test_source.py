@@ -9,11 +9,11 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters.json_lines import read_lines
-from app.adapters.source import EncodedRecord, Partitioner, SourceError, cut_batches, encode, read_source
+from app.adapters.sources.json_lines import read_lines
+from app.adapters.sources.source import EncodedRecord, Partitioner, SourceError, cut_batches, encode, read_source
 from app.cli.produce import Pace
-from schemas.pipeline import Pipeline, PipelineError
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline, PipelineError
 from schemas.source import SourceRecord
 
 

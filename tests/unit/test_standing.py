@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 from msgspec.structs import replace
 
-from models.standing import Standings
+from models.versions.standing import Standings
 from schemas.wire import ModelStatus, ModelUpdate
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from rows_in_memory import RowsInMemory
 
-import app.core.state_log
+import app.core.features.state_log
 from app.core.batches import RecordBatch
-from app.core.forgotten_ids import PREFIX as FORGOTTEN
-from app.core.pending import PREFIX as WAITING
-from app.core.pending import PendingEvents
-from app.core.row_cache import RowCache, Snapshot
-from app.core.shared_windows import OPEN, OPEN_VALUE
-from app.core.state_log import META, TILES, StateReader
-from app.core.windows import FeatureState, WindowPlan
-from schemas.pipeline import Window
+from app.core.features.state_log import META, TILES, StateReader
+from app.core.features.windows import FeatureState, WindowPlan
+from app.core.intake.forgotten_ids import PREFIX as FORGOTTEN
+from app.core.intake.pending import PREFIX as WAITING
+from app.core.intake.pending import PendingEvents
+from app.core.shared.contributor import OPEN, OPEN_VALUE
+from app.core.tiles.row_cache import RowCache, Snapshot
+from schemas.pipeline.spec import Window
 
 NOW_MS, HORIZON_MS, LATEST_MS = 1_800_000_000_000, 1_000, 10**6
 COUNT = Window("events", ("card",), 4, 1, "count")
@@ -237,7 +237,7 @@ def test_a_state_of_another_feature_set_is_cleared_as_far_as_keys_are_remembered
 ) -> None:
     log = [waiting(1, f"w{n}", 5) for n in range(4)] + [open_tile(1, "o", 1), meta(1, 6, feature_set="before")]
     for most in (100, 3):
-        monkeypatch.setattr(app.core.state_log, "_MOST_REMEMBERED", most)
+        monkeypatch.setattr(app.core.features.state_log, "_MOST_REMEMBERED", most)
         rows = RowCache(RowsInMemory(), 1)
         reader = reader_of(rows)
         reader.take(batch([waiting(0, "old", 1), *log]), NOW_MS)

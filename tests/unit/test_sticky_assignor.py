@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters.sticky_assignor import share
+from app.adapters.kafka.sticky_assignor import share
 
 PARTITIONS = st.integers(1, 40).map(range)
 MEMBERS = st.dictionaries(

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from app.core.drift_calendar import Window
-from app.core.performance import auc
-from app.core.situation import Predecessor
-from app.core.succession import NEW, Record, Succession, compare
-from models.reference import Counts
+from app.core.counts.calendar import Window
+from app.core.performance.measures import auc
+from app.core.verdict.situation import Predecessor
+from app.core.verdict.succession import NEW, Record, Succession, compare
+from models.reference.reference import Counts
 
 FEWEST = 200
 WINDOWS = [Window(start, start + 10) for start in range(0, 200, 10)]

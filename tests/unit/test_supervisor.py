@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.adapters.child_process import birth_mark, end_process, spawn, stop_child
-from app.adapters.home_lock import HomeLock
-from app.adapters.run_file import Run, RunningChild, RunningKafka, find_kafka, read_run, remove_run, write_run
-from app.adapters.supervised_child import Child, RestartPolicy, SupervisedChild, read_ready_line
+from app.adapters.stack.child_process import birth_mark, end_process, spawn, stop_child
+from app.adapters.stack.home_lock import HomeLock
+from app.adapters.stack.run_file import Run, RunningChild, RunningKafka, find_kafka, read_run, remove_run, write_run
+from app.adapters.stack.supervised_child import Child, RestartPolicy, SupervisedChild, read_ready_line
 from app.exits import StackError
 from app.settings import Settings
 from app.supervisor import pipeline_children
@@ -228,7 +228,7 @@ def test_a_ready_line_without_an_address_is_one() -> None:
 
 def test_children_die_with_their_parent() -> None:
     program = (
-        "import subprocess, signal, sys; from app.adapters.child_process import spawn; "
+        "import subprocess, signal, sys; from app.adapters.stack.child_process import spawn; "
         f"child = spawn([sys.executable, '-c', {STAY!r}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); "
         "print(child.pid, flush=True); signal.pause()"
     )
@@ -261,7 +261,7 @@ def test_a_child_outlives_the_thread_that_started_it() -> None:
 def test_ctrl_c_while_the_first_child_is_being_started_hangs_nothing() -> None:
     program = f"""
 import subprocess, sys, threading
-from app.adapters.child_process import spawn
+from app.adapters.stack.child_process import spawn
 start = threading.Thread.start
 def interrupted(thread):
     start(thread)
@@ -279,7 +279,7 @@ except KeyboardInterrupt:
 def test_a_child_of_which_ctrl_c_left_no_trace_is_ended() -> None:
     program = f"""
 import os, signal, subprocess, sys, time
-from app.adapters.child_process import spawn
+from app.adapters.stack.child_process import spawn
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
 started = []
 class Slow(subprocess.Popen):

@@ -27,16 +27,16 @@ from watched_shop import (
     watch,
 )
 
-from app.core.drift_calendar import Window
-from app.core.filling import Filling, FillTimes
+from app.core.counts.calendar import Window
+from app.core.counts.stream_start import StreamStart
+from app.core.drift.filling import Filling, FillTimes
+from app.core.drift.silences import is_shared, server
 from app.core.findings import Findings
 from app.core.monitoring import MonitorCore
-from app.core.silences import is_shared, server
-from app.core.stream_start import StreamStart
-from schemas.feature_reads import names_read
-from schemas.pipeline import AlertRule, Feature
-from schemas.pipeline import Window as OverPast
-from schemas.pipeline_detectors import default_detector
+from schemas.pipeline.detectors import default_detector
+from schemas.pipeline.feature_reads import names_read
+from schemas.pipeline.spec import AlertRule, Feature
+from schemas.pipeline.spec import Window as OverPast
 from schemas.wire import ErrorRun, SketchRecord
 
 #: Weeks of a stream through the whole monitor.

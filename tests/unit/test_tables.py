@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters.arrow_columns import to_arrow
-from app.adapters.clickhouse import MIGRATIONS_PATH, statements
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.sql_gate import check_one_statement, check_tree
+from app.adapters.clickhouse.arrow_columns import to_arrow
+from app.adapters.clickhouse.sql_gate import check_one_statement, check_tree
+from app.adapters.clickhouse.warehouse import MIGRATIONS_PATH, statements
 from app.ports import WarehouseError
 from schemas.tables import MODEL_METADATA, TABLES, VIEWS
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 from faust.types import TP
+from memory_warehouse import MemoryWarehouse
 
-from app.adapters.block_writer import Start
-from app.adapters.effects import findings_columns
-from app.adapters.memory_warehouse import MemoryWarehouse
-from app.adapters.reign import Plan, Reign
-from app.adapters.takeover import Bounds, Legacy, Saved, are_new, inherit, start_of
 from app.core.findings import Findings, MetadataRow, PerformanceRow
+from app.monitor.block_writer import Start
+from app.monitor.reign import Plan, Reign
+from app.monitor.rows import findings_columns
+from app.monitor.takeover import Bounds, Legacy, Saved, are_new, inherit, start_of
 from app.ports import Checkpoint, FencedError
 from schemas.wire import DriftReport, Source, WindowVerdict
 

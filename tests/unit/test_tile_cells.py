@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.tile_cells import EMPTY, NEVER, Cells, TileCells
+from app.core.tiles.cells import EMPTY, NEVER, Cells, TileCells
 
 ROWS = 4
 SUMS, MAXIMA, CARRIED = 2, 2, 1

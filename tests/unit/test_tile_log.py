@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.measures import Layout
 from app.core.records.columns import MOST_TILE
-from app.core.tile_batch import Updates
-from app.core.tile_cells import EMPTY
-from app.core.tile_log import TileCodec, UnreadableError
-from app.core.tiles import TileStore, WindowRead
+from app.core.tiles.batch import Updates
+from app.core.tiles.cells import EMPTY
+from app.core.tiles.codec import TileCodec, UnreadableError
+from app.core.tiles.measures import Layout
+from app.core.tiles.store import TileStore, WindowRead
 
 PLAIN = Layout((("count", None), ("sum", "amount")), ())
 FULL = Layout(
@@ -68,7 +68,7 @@ def store_of(layout: Layout, found: list[Update]) -> TileStore:
 
 
 def parse(row: bytes, layout: Layout) -> list[list[int]]:
-    """Cells by the words of `app.core.tile_log`: fixed numbers, and as many hashes as the distinct counts say."""
+    """Cells by the words of `app.core.tiles.codec`: fixed numbers, and as many hashes as the distinct counts say."""
     words, cells = list(struct.unpack(f"<{len(row) // 8}q", row)), []
     while words:
         width = 1 + len(layout.sums) + len(layout.maxima) + layout.carried

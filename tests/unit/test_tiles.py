@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.keys import NULL, UNKNOWN, KeyIndex
-from app.core.measures import FIXED_POINT, Layout, from_ordered, to_fixed_point, to_ordered
-from app.core.range_sums import RangeMax, max_between, sum_below
 from app.core.records.columns import MOST_TILE
-from app.core.stored_tiles import StoredTiles
-from app.core.tile_batch import KeyRuns, Reads, Updates
-from app.core.tile_cells import EMPTY, NEVER
-from app.core.tile_log import UnreadableError
-from app.core.tiles import TileStore, WindowRead
+from app.core.tiles.batch import KeyRuns, Reads, Updates
+from app.core.tiles.cells import EMPTY, NEVER
+from app.core.tiles.codec import UnreadableError
+from app.core.tiles.keys import NULL, UNKNOWN, KeyIndex
+from app.core.tiles.measures import FIXED_POINT, Layout, from_ordered, to_fixed_point, to_ordered
+from app.core.tiles.range_sums import RangeMax, max_between, sum_below
+from app.core.tiles.store import TileStore, WindowRead
+from app.core.tiles.stored import StoredTiles
 
 RING, RETAIN, SIZES = 4, 7, (1, 3, 4)
 LAYOUT = Layout((("count", None), ("sum", "value")), ())

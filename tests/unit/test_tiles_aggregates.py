@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.core.windows
+import app.core.features.windows
 from app.core.batches import EventBatch, Floats, Outcomes
-from app.core.windows import FeatureState, WindowPlan
-from schemas.pipeline import Aggregate, PipelineError, Window
-from schemas.pipeline_file import load
+from app.core.features.windows import FeatureState, WindowPlan
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Aggregate, PipelineError, Window
 
 NAN = float("nan")
 HOP_MS = 1_000
@@ -390,7 +390,7 @@ def test_windows_of_a_pipeline_outlive_an_event_that_is_ahead_and_a_day(
     pipeline = load(path)
     plan = WindowPlan.compile(pipeline)
     assert [(spec.ring, spec.retain) for spec, _ in plan.stores] == [(2, 2 + 26), (2, 2 + 13)]
-    monkeypatch.setattr(app.core.windows, "NAME_BYTES", 0)
+    monkeypatch.setattr(app.core.features.windows, "NAME_BYTES", 0)
     with pytest.raises(PipelineError, match="two windows have the same 4-byte digest"):
         WindowPlan.compile(pipeline)
 

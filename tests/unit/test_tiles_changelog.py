@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.core.state_log
+import app.core.features.state_log
 from app.core.batches import RecordBatch
-from app.core.features import FeaturePlan
-from app.core.state_log import META, Generation
+from app.core.features.plan import FeaturePlan
+from app.core.features.state_log import META, Generation
 from app.pipeline import PartitionPipeline, Position
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 FILE = """
 name = "cards"
@@ -239,7 +239,7 @@ def test_partitions_of_one_pipeline_write_the_same_names(pipeline: Pipeline) -> 
 def test_records_of_former_generations_are_cleared_a_part_at_a_time_and_each_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app.core.state_log, "_MOST_CLEARED", 2)
+    monkeypatch.setattr(app.core.features.state_log, "_MOST_CLEARED", 2)
     keys = [b"t\0\0\0\1%d" % number for number in range(5)]
     generation = Generation(2, list(keys))
 

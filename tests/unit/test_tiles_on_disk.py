@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows_in_memory import RowsInMemory
 
-import app.core.row_cache
+import app.core.tiles.row_cache
 from app.adapters.rocks_rows import RocksRows, StateDiskError
 from app.core.batches import RecordBatch
-from app.core.features import FeaturePlan
-from app.core.row_cache import RowCache, RowsOnDisk
-from app.core.state_log import META, SNAPSHOT_KEPT_MS, TILES
+from app.core.features.plan import FeaturePlan
+from app.core.features.state_log import META, SNAPSHOT_KEPT_MS, TILES
+from app.core.tiles.row_cache import RowCache, RowsOnDisk
 from app.pipeline import PartitionPipeline
-from schemas.pipeline import Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Pipeline
 
 NOW_MS = 1_800_000_000_000
 HEAD = """
@@ -148,9 +148,12 @@ def test_rows_on_disk_give_the_same_bits_whatever_dies_and_when(
             memory.drain_state()
             committed += pending
             pending = []
-            before, app.core.row_cache._MOST_WAITING = app.core.row_cache._MOST_WAITING, 0 if then == "write" else 10**9
+            before, app.core.tiles.row_cache._MOST_WAITING = (
+                app.core.tiles.row_cache._MOST_WAITING,
+                0 if then == "write" else 10**9,
+            )
             flow.state_committed(len(log), NOW_MS)
-            app.core.row_cache._MOST_WAITING = before
+            app.core.tiles.row_cache._MOST_WAITING = before
     again, _ = take_over(pipeline, disk, log)
     assert run(again, last, at) == run(memory, last, at)
 
@@ -161,9 +164,9 @@ def filled(pipeline: Pipeline, disk: RowsOnDisk, *, cards: int = 40) -> tuple[Pa
     run(flow, [(second, card, 1, 1) for second in range(3) for card in range(cards)], 0)
     log = flow.drain_state()
     assert flow._rows is not None
-    before, app.core.row_cache._MOST_WAITING = app.core.row_cache._MOST_WAITING, 0
+    before, app.core.tiles.row_cache._MOST_WAITING = app.core.tiles.row_cache._MOST_WAITING, 0
     flow.state_committed(len(log), NOW_MS)
-    app.core.row_cache._MOST_WAITING = before
+    app.core.tiles.row_cache._MOST_WAITING = before
     return flow, log
 
 
@@ -255,7 +258,7 @@ def test_quiet_keys_on_disk_are_forgotten_and_cleared_from_the_changelog(pipelin
     flow = flow_of(pipeline, disk, most=4)
     log: dict[bytes, bytes | None] = {}
     at = 0
-    app.core.row_cache._MOST_WAITING, before = 0, app.core.row_cache._MOST_WAITING
+    app.core.tiles.row_cache._MOST_WAITING, before = 0, app.core.tiles.row_cache._MOST_WAITING
     for day in range(12):
         for _ in range(4):
             events = [(day * 86_400, 100 * day + card, 1, 1) for card in range(20)]
@@ -263,7 +266,7 @@ def test_quiet_keys_on_disk_are_forgotten_and_cleared_from_the_changelog(pipelin
             at += len(events)
             log.update(flow.drain_state())
             flow.state_committed(at, NOW_MS)
-    app.core.row_cache._MOST_WAITING = before
+    app.core.tiles.row_cache._MOST_WAITING = before
 
     rows = [key for key in disk.entries if key.startswith(b"r")]
     kept_days = 3  # window, max_ahead and a day, and until the next sweep

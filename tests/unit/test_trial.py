@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from models import trial as trial_module
-from models.trial import Trial, Verdict, serve
+from models.versions import trial as trial_module
+from models.versions.trial import Trial, Verdict, serve
 
 pytestmark = pytest.mark.timeout(20)  # who waits for ever has made a mistake
 
@@ -165,7 +165,7 @@ def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
         f"#!{sys.executable}",
         "import importlib.util, resource",
         "resource.setrlimit(resource.RLIMIT_CPU, (5, 5))",
-        "from models.trial import serve",
+        "from models.versions.trial import serve",
         f"spec = importlib.util.spec_from_file_location('judging', {__file__!r})",
         "judging = importlib.util.module_from_spec(spec)",
         "spec.loader.exec_module(judging)",
@@ -190,7 +190,7 @@ def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) 
     assert json.loads(judging.run(b"limits", b"", memory_bytes=2**30).detail) == [[2**30] * 2, [5, 5], [0, 0]]
     assert json.loads(judging.run(b"limits", b"").detail)[0] == [2 * 2**30] * 2
     seen = json.loads(judging.run(b"surroundings", b"").detail)
-    assert seen["arguments"] == ["-P", "-m", "models.verify"]
+    assert seen["arguments"] == ["-P", "-m", "models.versions.verify"]
     seen["environment"].pop("LC_CTYPE", None)  # Python's own, where the language is that of C
     seen["environment"].pop("LANG", None)
     assert seen["environment"] == {
@@ -198,7 +198,7 @@ def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) 
         "TMPDIR": str(tmp_path),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(trial_module.__file__).parents[1]),
+        "PYTHONPATH": str(Path(trial_module.__file__).parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     assert judging.is_alive

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from core_setting import batch
 
-from app.core.comparison import Comparison
-from app.core.diagnosis import Diagnosis
-from app.core.drift_reports import Judge, Verdict, View
-from app.core.features import FeaturePlan
+from app.core.drift.comparison import Comparison
+from app.core.drift.describer import Describer
+from app.core.drift.judge import Judge, Verdict, View
+from app.core.drift.over_time import Past
+from app.core.features.plan import FeaturePlan
 from app.core.monitoring import MonitorCore
-from app.core.over_time import Past
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.window_statistics import Describer
+from app.core.verdict.diagnosis import Diagnosis
 from app.pipeline import PartitionPipeline
-from models.counting import count
-from models.reference import Counts, MetricCells, Reference
+from models.reference.counting import count
+from models.reference.reference import Counts, MetricCells, Reference
 from models.training import TrainedModel, train
-from schemas.pipeline import Performance, Pipeline
-from schemas.pipeline_drift import default_test
+from schemas.pipeline.drift import default_test
+from schemas.pipeline.spec import Performance, Pipeline
 from schemas.wire import Score, SketchRecord
 
 AT_MS = 1_600_000_000_000

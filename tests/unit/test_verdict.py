@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.attribution import JOINT, Share
-from app.core.diagnosis import _apart
 from app.core.faults.fault import Fault, listed, percent
-from app.core.situation import Misfit, Performance, Predecessor, SegmentChange, Situation
-from app.core.verdict import Advice, Verdict, VerdictKind, decide
-from app.core.verdict_headlines import HEADLINES
-from app.core.verdict_words import Change, number_pair, say
-from models.reference import MetricCells
+from app.core.verdict.attribution import JOINT, Share
+from app.core.verdict.decide import Advice, Verdict, VerdictKind, decide
+from app.core.verdict.diagnosis import _apart
+from app.core.verdict.headlines import HEADLINES
+from app.core.verdict.situation import Misfit, Performance, Predecessor, SegmentChange, Situation
+from app.core.verdict.words import Change, number_pair, say
+from models.reference.reference import MetricCells
 
 COLD = (-10.0, -5.0, -2.0, 0.0, 3.2, 6.0, 9.0, 12.0, 15.0, 22.0)
 WARM = (12.0, 15.0, 18.0, 21.0, 24.1, 26.0, 28.0, 30.0, 33.0, 39.0)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.core.situation import Misfit, SegmentChange, Situation
-from app.core.verdict import Verdict, decide
-from app.core.verdict_words import Change
+from app.core.verdict.decide import Verdict, decide
+from app.core.verdict.situation import Misfit, SegmentChange, Situation
+from app.core.verdict.words import Change
 
 SHARES = {"land=DE": 0.5, "land=FR": 0.2, "land=PL": 0.15, "land=US": 0.1, "land=NG": 0.05}
 N = 20_000

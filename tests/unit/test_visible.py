@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters.csv_cells import plain_cell, plain_cells
-from app.adapters.log_limit import OneLine
+from app.adapters.sources.csv_cells import plain_cell, plain_cells
+from app.adapters.stack.log_limit import OneLine
 from app.visible import GuardedText, behind_guard, visible
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ guard_output()
 from app.cli.narration import Narrator
 from app.cli.query import _print_table
 from app.cli.model_context import emit
-from app.adapters.log_limit import start_logging
+from app.adapters.stack.log_limit import start_logging
 import click
 evil = sys.argv[1].encode().decode("unicode_escape")
 start_logging("INFO")

@@ -21,16 +21,16 @@ from faust.types import TP
 from shared_cluster import PARTITIONS, Setting
 from shared_logs import Logs, event
 
-from app.adapters.faust_batches import Bounds
-from app.adapters.label_waits import LabelWaits
+from app.adapters.kafka.batch_app import Bounds
 from app.adapters.patience import Patience
-from app.adapters.shared_waits import SharedWaits
 from app.core.batches import LabelBatch
-from app.core.merge import TimeMerge
-from app.core.shared_board import SharedBoard
-from app.partition_task import Progress, Tally
+from app.core.intake.merge import TimeMerge
+from app.core.shared.board import SharedBoard
 from app.pipeline import PartitionPipeline
-from schemas.pipeline import Labels, Shared
+from app.worker.label_waits import LabelWaits
+from app.worker.partition_task import Progress, Tally
+from app.worker.shared_waits import SharedWaits
+from schemas.pipeline.spec import Labels, Shared
 
 LIMIT_MS = 40
 EVENTS, LABELS = TP("p.events", 0), TP("p.labels", 0)

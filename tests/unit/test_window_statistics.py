@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.core.window_statistics import Describer
-from models.counting import count
-from models.reference import Reference
-from models.reference_fit import fit_reference
+from app.core.drift.describer import Describer
+from models.reference.counting import count
+from models.reference.fit import fit_reference
+from models.reference.reference import Reference
 
 N = 500
 

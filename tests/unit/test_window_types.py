@@ -10,13 +10,13 @@ import pytest
 from shared_cluster import PARTITIONS, Cluster, Setting, collect, cut
 from shared_logs import MINUTE_MS, NOW_MS, START_MS, Logs, label
 
-from app.core.features import FeaturePlan
-from app.drive import PartitionRun, drive_partitions, new_flow
-from app.parity import fields_used
+from app.core.features.plan import FeaturePlan
 from app.pipeline import new_board
-from schemas.pipeline import Aggregate, FieldType
-from schemas.pipeline_features import FIELDLESS_AGGREGATES, SHARED_AGGREGATES
-from schemas.pipeline_file import load
+from app.replay.drive import PartitionRun, drive_partitions, new_flow
+from app.replay.parity import fields_used
+from schemas.pipeline.features import FIELDLESS_AGGREGATES, SHARED_AGGREGATES
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Aggregate, FieldType
 
 #: A field of each type, and one that may be null.
 FIELDS = {

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.batches import RecordBatch
-from app.core.entity_directory import EntityDirectory
-from app.core.features import FeaturePlan
+from app.core.entities.directory import EntityDirectory
+from app.core.features.plan import FeaturePlan
 from app.core.records.rules import RecordRules
 from app.pipeline import PartitionPipeline
-from schemas.pipeline import Limits, Pipeline
-from schemas.pipeline_file import load
+from schemas.pipeline.file import load
+from schemas.pipeline.spec import Limits, Pipeline
 
 NOW_MS = START_MS + 1000 * HOUR_MS
 SPECIFICATION = f"""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.drift.shares import change_of_share
+from app.core.drift.statistics.shares import change_of_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.core.batches import Floats, Ints
-    from models.reference import MetricCells
+    from models.reference.reference import MetricCells
 
 #: What is less probable than this is no chance.
 CERTAIN = 1e-6

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from app.core.batches import Floats
-    from app.core.paths import Path
+    from app.core.features.paths import Path
 
 #: A column counts as moved when it is at least so far from its own past, ...
 _MOVED = 0.2

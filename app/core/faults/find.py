@@ -15,7 +15,7 @@ from app.core.faults.scale import ITSELF, Scale
 from app.core.faults.traffic import find_in_traffic
 from app.core.faults.units import find_unit
 from app.core.faults.values import find_in_values
-from app.core.origins import Origins
+from app.core.features.origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from app.core.faults.fault import Fault, FaultKind
     from app.core.faults.traffic import Traffic
-    from models.reference import Counts, MetricCells
+    from models.reference.reference import Counts, MetricCells
 
 #: Faults that say all there is to say of a metric; the others may only be what a displaced column looks like.
 _CERTAIN: frozenset[FaultKind] = frozenset({"constant", "infinite_values"})

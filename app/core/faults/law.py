@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.units import LARGEST_UNITS
+from models.reference.units import LARGEST_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from app.core.batches import Floats, Ints
-    from app.core.paths import Path
-    from models.reference import MetricCells
+    from app.core.features.paths import Path
+    from models.reference.reference import MetricCells
 
 #: Of fewer values nothing is said.
 FEWEST = 20
@@ -165,7 +165,7 @@ def distance(window: Law, training: Law) -> float:
     --------
     Halves in [0, 1) and [1, 2) against everything in [1, 2):
 
-    >>> from models.reference import MetricCells
+    >>> from models.reference.reference import MetricCells
     >>> cells = MetricCells("x", "numeric", np.array([0.0, 1.0, 2.0]), scale=1.0)
     >>> training = Law.of(cells, np.array([0, 5, 5, 0, 0]), 10, 0.0, 1.9)
     >>> window = Law.of(cells, np.array([0, 0, 4, 0, 0]), 6, 1.0, 1.9)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from app.core.faults.law import Law
-    from app.core.paths import Path
+    from app.core.features.paths import Path
 
 #: The two differ by so much in the share below some point, or other customers could be either.
 _APART = 0.5

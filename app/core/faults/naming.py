@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from app.core.faults.fault import Fault, FaultKind
-    from app.core.origins import Origins
+    from app.core.features.origins import Origins
 
 _SHAPES: frozenset[FaultKind] = frozenset({"unit_changed", "out_of_range", "stand_in_value", "clipped"})
 _VALUES: frozenset[FaultKind] = frozenset({"vocabulary_changed", "category_vanished", "constant"})

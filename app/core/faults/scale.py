@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.faults.law import Law, remade
-from app.core.paths import Path
+from app.core.features.paths import Path
 
 if TYPE_CHECKING:
     from app.core.batches import Floats

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.core.faults.fault import Fault, FaultKind
-    from models.reference import Counts
+    from models.reference.reference import Counts
 
 #: Faults that no ordinary course of a day looks like.
 _CERTAIN: frozenset[FaultKind] = frozenset(

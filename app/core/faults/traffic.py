@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.faults.fault import Fault
-from models.error_hours import HOUR_MS, HOURS, hours_of
+from models.reference.error_hours import HOUR_MS, HOURS, hours_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from app.core.batches import Floats, Ints
-    from app.core.drift_calendar import Window
+    from app.core.counts.calendar import Window
 
 _FEWEST_WINDOWS = 5
 #: No spread of the past is believed to be smaller: ten percent.
@@ -69,7 +69,7 @@ def of_same_season(window: Window, past: Sequence[Window]) -> list[Window]:
 
     Examples
     --------
-    >>> from app.core.drift_calendar import Window
+    >>> from app.core.counts.calendar import Window
     >>> def at(hour: int) -> Window:
     ...     return Window(hour * HOUR_MS, (hour + 6) * HOUR_MS)
     >>> of_same_season(at(48), [at(24), at(30)]) == [at(24)]
@@ -103,7 +103,7 @@ def events_due(by_hour: Floats, window: Window) -> float:
     --------
     An hour and a half, from half an hour past midnight of a Thursday on.
 
-    >>> from app.core.drift_calendar import Window
+    >>> from app.core.counts.calendar import Window
     >>> by_hour = np.zeros(HOURS)
     >>> by_hour[72], by_hour[73] = 10, 4
     >>> events_due(by_hour, Window(1_800_000, 7_200_000))

@@ -1,8 +1,8 @@
 """Another unit: the window's values are those of training times a factor, perhaps plus an offset.
 
-What may have another unit is a field of the events. Of a feature that is a known function of one (`app.core.paths`),
-the values of training are undone, converted, and done again: a logarithm is shifted by a change of unit. Where that
-function is no multiple, only factors are looked for.
+What may have another unit is a field of the events. Of a feature that is a known function of one
+(`app.core.features.paths`), the values of training are undone, converted, and done again: a logarithm is shifted by a
+change of unit. Where that function is no multiple, only factors are looked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.core.faults.scale import ITSELF, Scale, largest
 
 if TYPE_CHECKING:
     from app.core.faults.law import Law
-    from app.core.paths import Path
+    from app.core.features.paths import Path
 
 #: The window's shares are at least so far from training's, for a small factor and for a large one, ...
 _CHANGED = 0.5

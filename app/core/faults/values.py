@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.core.drift.shares import change_of_share
+from app.core.drift.statistics.shares import change_of_share
 from app.core.faults.column import CERTAIN, Column
 from app.core.faults.fault import Fault, percent
 from app.core.faults.law import FEWEST

@@ -37,7 +37,7 @@ def read_column(data: bytes, n: int, what: str, low: int = -_MOST, high: int = _
 
 
 def read_keys(keys: Sequence[bytes], size: int) -> list[Any]:
-    """Keys of a window over so many fields, as `app.core.keys.KeyIndex` has them; a refusal when any is none."""
+    """Keys of a window over so many fields, as `app.core.tiles.keys.KeyIndex` has them; a refusal when any is none."""
     try:
         found = list(map(_KEY, keys))
     except UNREADABLE as error:

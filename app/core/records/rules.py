@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.core.event_time import CLOCK_SKEW_MS
+from app.core.records.event_time import CLOCK_SKEW_MS
 from schemas.refusal import RefusedRecordError
 
 if TYPE_CHECKING:
     from app.core.batches import RecordBatch
-    from schemas.pipeline import Pipeline
+    from schemas.pipeline.spec import Pipeline
     from schemas.topics import Topics
 
 

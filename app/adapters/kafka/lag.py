@@ -1,0 +1,121 @@
+"""How far consumers are behind: offsets committed by the workers, and the ends of topics, asked of the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from faust.types import TP
+
+from app.adapters.kafka.clients import new_admin, new_consumer
+from app.adapters.kafka.topic_reader import drain
+from app.kafka_access import KafkaAccess
+
+
+@dataclass(frozen=True)
+class Position:
+    """Next offset to handle of a partition, and the offset after its last committed record."""
+
+    next_offset: int
+    end: int
+
+    @property
+    def lag(self) -> int:
+        return max(0, self.end - self.next_offset)
+
+
+def worker_group(pipeline: str) -> str:
+    """The consumer group of a pipeline's workers."""
+    return f"streamgauge-{pipeline}"
+
+
+def router_group(pipeline: str) -> str:
+    """The consumer group of a pipeline's routers (`app.worker.router`)."""
+    return f"{worker_group(pipeline)}.router"  # no name of a pipeline holds a dot: its group is no other pipeline's
+
+
+async def read_commits(kafka: KafkaAccess, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group has committed, with what it said of it."""
+    admin: Any = new_admin(kafka)
+    try:
+        await admin.start()
+        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+        return {tp: at for tp, at in found.items() if at.offset >= 0}
+    finally:
+        await admin.close()
+
+
+class LagReader:
+    """Asks a broker; it is no member of any group."""
+
+    def __init__(self, kafka: KafkaAccess) -> None:
+        self._admin: Any = new_admin(kafka)
+        self._consumer: Any = new_consumer(kafka)
+        #: As of the last call of `past_markers`: where each partition stood, and whether a record was left to handle.
+        self._standing: dict[TP, tuple[Position, bool | None]] = {}
+
+    async def start(self) -> None:
+        await self._admin.start()
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        await self._consumer.stop()
+        await self._admin.close()
+
+    async def ends(self, tps: Sequence[TP]) -> dict[TP, int]:
+        """Offsets after the last committed records."""
+        found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): end for tp, end in found.items()}
+
+    async def firsts(self, tps: Sequence[TP]) -> dict[TP, int]:
+        """Offsets of the first records that are still there."""
+        found = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): first for tp, first in found.items()}
+
+    async def members(self, group: str) -> int | None:
+        """How many read as this consumer group now; None when the broker does not say."""
+        (answer,) = await self._admin.describe_consumer_groups([group])
+        error, _, _, _, _, members, *_ = answer.groups[0]
+        return None if error else len(members)
+
+    async def positions(self, group: str, tps: Sequence[TP]) -> dict[TP, Position]:
+        """Where a consumer group is; what it never committed counts from the first record that is still there."""
+        partitions = [TopicPartition(*tp) for tp in tps]
+        committed = await self._admin.list_consumer_group_offsets(group)
+        first = await self._consumer.beginning_offsets(partitions)
+        ends = await self._consumer.end_offsets(partitions)
+        return {
+            TP(tp.topic, tp.partition): Position(committed[tp].offset if tp in committed else first[tp], ends[tp])
+            for tp in partitions
+        }
+
+    async def past_markers(self, positions: Mapping[TP, Position]) -> dict[TP, Position]:
+        """The same positions, but at the end where only markers and aborted records of transactions are left before it.
+
+        What moves says by itself how far it is: only a partition that stands where it stood at the last call is read.
+        """
+        known, self._standing = self._standing, {}
+        for tp, position in positions.items():
+            place, holds_record = known.get(tp, (None, None))
+            if place == position and position.lag and holds_record is None:
+                holds_record = await self._holds_record(tp, position)
+            self._standing[tp] = position, holds_record if place == position else None
+        return {
+            tp: Position(position.end, position.end) if self._standing[tp][1] is False else position
+            for tp, position in positions.items()
+        }
+
+    async def _holds_record(self, tp: TP, position: Position) -> bool:
+        try:
+            async with aclosing(
+                drain(self._consumer, {TopicPartition(*tp): (position.next_offset, position.end)})
+            ) as rest:
+                async for batch in rest:
+                    return int(batch.offsets[0]) < position.end
+            return False
+        finally:
+            self._consumer.unsubscribe()

@@ -1,0 +1,103 @@
+"""aiokafka's consumer without what it does for each record in Python and nobody here reads.
+
+For each record, aiokafka 0.14 (pinned) builds a `ConsumerRecord` of eleven fields from the record that its Cython
+parser made, at twice the cost of the parsing. What `LeanConsumer.getmany` gives are those parsed records themselves:
+they have offset, timestamp, key, value and headers, but neither topic nor partition, which the caller knows. What its
+parser does not take is read on by `app.adapters.kafka.record_batches`.
+
+While a partition has no leader, aiokafka's fetcher has the metadata updated as fast as that goes, over and over: during
+an outage two consumers took 70 % of a core, on a machine whose broker may be starting. `space_metadata_updates` has
+them ask ten times a second.
+
+With ``auto_offset_reset="none"``, a partition without an offset is read from its first record until it is sought, as
+with "earliest". Only a position whose record is gone is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import aiokafka
+from aiokafka.consumer.fetcher import FetchError, FetchResult, OffsetResetStrategy
+from aiokafka.errors import NoOffsetForPartitionError
+
+from app.adapters.kafka.record_batches import hook_into_aiokafka, read_on
+
+_PAUSE_S = 0.1
+
+
+def space_metadata_updates(client: Any) -> None:
+    """Have a client of aiokafka pause between the end of an update of its metadata and the beginning of the next."""
+    update, earliest = client._metadata_update, 0.0  # noqa: SLF001  # what all ways to ask for one end in
+
+    async def update_later(*arguments: Any) -> bool:
+        nonlocal earliest
+        now = asyncio.get_running_loop().time
+        await asyncio.sleep(max(0.0, earliest - now()))
+        try:
+            is_updated: bool = await update(*arguments)
+        finally:
+            earliest = now() + _PAUSE_S
+        return is_updated
+
+    client._metadata_update = update_later  # noqa: SLF001
+
+
+def _as_parsed(_: Any, record: Any) -> Any:
+    return record
+
+
+class _Fetched(OrderedDict[Any, Any]):
+    """What the fetcher has and has not yet handed out, by partition. ``unsought``: told of one without an offset."""
+
+    def __init__(self, found: Any, unsought: Callable[[Any], None]) -> None:
+        super().__init__(found)
+        self._unsought = unsought
+
+    def __setitem__(self, tp: Any, result: Any) -> None:
+        if isinstance(result, FetchResult):
+            found = result._partition_records  # noqa: SLF001
+            found._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
+            found._records_iterator = read_on(found)  # noqa: SLF001
+        elif isinstance(result, FetchError) and isinstance(result._error, NoOffsetForPartitionError):  # noqa: SLF001
+            self._unsought(tp)
+            return
+        super().__setitem__(tp, result)
+
+
+class LeanConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has no types
+    """A consumer of batches, to be read by `getmany` alone; keys and values are bytes."""
+
+    def __init__(self, *topics: str, **options: Any) -> None:
+        hook_into_aiokafka()
+        super().__init__(*topics, **options)
+        space_metadata_updates(self._client)
+
+    async def start(self) -> None:
+        await super().start()
+        self._fetcher._records = _Fetched(self._fetcher._records, self._begin_at_first)  # noqa: SLF001  # no other place
+
+    def _begin_at_first(self, tp: Any) -> None:
+        """Read a partition that is not sought yet from its first record; one whose next record is gone is an error."""
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is not None and tp in assignment.tps:
+            state = assignment.state_value(tp)
+            if not state.has_valid_position and not state.awaiting_reset:
+                state.await_reset(OffsetResetStrategy.EARLIEST)
+
+    async def stop(self) -> None:
+        """Close it; also while no broker answers.
+
+        aiokafka awaits each fetch that it cancels, and one that waits to be tried again would cancel whoever stops it.
+        """
+        if self._fetcher is not None:
+            fetches = self._fetcher._pending_tasks  # noqa: SLF001  # no other way to end them
+            for task in (self._fetcher._fetch_task, *fetches):  # noqa: SLF001
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            fetches.clear()
+        await super().stop()

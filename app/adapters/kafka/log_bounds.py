@@ -1,0 +1,67 @@
+"""What logs hold now, and how far a group has come in them, asked on a connection where no fetch is in the way.
+
+A broker answers one request of a connection at a time, and a fetch waits for records. And Faust's consumer works off
+two calls at a time: two that wait for a partition without a leader would hold up every fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from faust.types import TP
+
+from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.clients import new_consumer
+from app.kafka_access import KafkaAccess
+
+
+class LogBounds:
+    """Asks for a group, which it does not join. It reads nothing: what goes wrong for the group ends no reader."""
+
+    def __init__(self, kafka: KafkaAccess, group: str) -> None:
+        self._consumer = new_consumer(kafka, group)
+
+    async def start(self) -> None:
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        await self._consumer.stop()
+
+    async def end(self, tp: TP) -> int:
+        """Offset after the last committed record of a partition."""
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets([TopicPartition(*tp)])
+        return ends[TopicPartition(*tp)]
+
+    async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """`end` of several partitions."""
+        ends = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(*tp): end for tp, end in ends.items()}
+
+    async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
+        """What partitions hold, and what the group has committed."""
+        wanted = [TopicPartition(*tp) for tp in tps]
+        firsts = await self._consumer.beginning_offsets(wanted)
+        ends = await self._consumer.end_offsets(wanted)
+        return {TP(*tp): Bounds(await self._committed(tp), firsts[tp], ends[tp]) for tp in wanted}
+
+    async def commit(self, tp: TP, offset: int) -> None:
+        """Say for the group how far it has come in a partition, always the same one."""
+        place = TopicPartition(*tp)
+        if place not in self._consumer.assignment():
+            self._consumer.assign([place])
+            self._consumer.pause(place)
+        await self._consumer.commit({place: offset})
+
+    async def _committed(self, tp: TopicPartition) -> int | None:
+        try:
+            committed: int | None = await self._consumer.committed(tp)
+        except AssertionError as error:  # aiokafka's, when its metadata knows no broker for the moment
+            raise KafkaConnectionError from error
+        return committed
+
+    async def offsets_at(self, tps: Iterable[TP], time_ms: int) -> dict[TP, int]:
+        """The first record of each partition whose time stamp is not before a time; none where there is none yet."""
+        found = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
+        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}

@@ -1,0 +1,456 @@
+"""The counts that each window of event time holds, and when it closes.
+
+Time
+----
+A partition's watermark is the event time before which it expects no on-time event; the store's is the lowest over its
+partitions, and never goes back. A window closes when the watermark reaches its end + grace.
+
+A partition that has never reported holds the watermark back: nothing is known of it. One without any events must still
+report watermarks (workers do). Only whoever has a clock can tell a silent partition from a slow one, so idleness is
+declared from outside (`WindowStore.declare_idle`); an idle partition holds nothing back until it reports again, and
+what it then brings for closed windows is late.
+
+Counts
+------
+They are kept by pane: a window, or where windows overlap a part that none of them divides; a window's counts are the
+sum of its panes'. Counts for a closed window are merged like any others and mark it as changed: it is reported again
+under a higher revision. So, whatever the order in which partitions are read, the last revision says the same. The
+counts of the newest ``keep`` closed windows are kept, and of those that they are compared with; what comes for older
+ones is only counted (`WindowStore.n_too_late`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from app.core.counts.calendar import Calendar, Window
+from app.core.counts.parts import WindowParts
+from app.core.counts.sketches import ALL, Sketch
+from app.core.counts.stream_start import StreamStart
+from schemas.wire import SketchRecord, decode_packed, encode_packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from models.reference.soundness import CellLaws
+    from schemas.pipeline.spec import PastWindow
+    from schemas.wire import SketchDelta
+
+_MAGIC = b"streamgauge windows 4\n"
+
+#: What is told of a version in a window, each under revisions of its own; the performance has those of the verdict.
+Told = Literal["features", "labels", "verdict"]
+#: Of one version in one pane or window, by segment.
+Sketches = dict[str, Sketch]
+
+
+@dataclass(eq=False)
+class Holding:
+    """What has been said about the counts of one version in one window.
+
+    A ``revision`` is 0 until something is reported; ``digest`` is of what was. ``is_changed``/``labels_changed``:
+    counts of events / of labels or events have come since, or its past has changed.
+    """
+
+    is_changed: bool = False
+    revision: int = 0
+    digest: str = ""
+    labels_changed: bool = False
+    labels_revision: int = 0
+    labels_digest: str = ""
+    concluded_revision: int = 0
+    concluded_digest: str = ""
+
+    def is_due(self, of_labels: bool, is_history_changed: bool) -> bool:
+        """Say whether the features (or labels) must be judged: they have changed, or their past has."""
+        if of_labels:
+            return self.labels_changed or (is_history_changed and self.labels_revision > 0)
+        return self.is_changed or (is_history_changed and self.revision > 0)
+
+    def note_history(self, of_labels: bool) -> None:
+        """What was reported must be judged again: its past has changed."""
+        if of_labels:
+            self.labels_changed = self.labels_changed or self.labels_revision > 0
+        else:
+            self.is_changed = self.is_changed or self.revision > 0
+
+    def report(self, digest: str, of_labels: bool) -> int | None:
+        """Note what the features (or labels) say; give the revision to report it under, None when that is known."""
+        if of_labels:
+            self.labels_changed = False
+            if digest == self.labels_digest:
+                return None
+            self.labels_digest, self.labels_revision = digest, self.labels_revision + 1
+            return self.labels_revision
+        self.is_changed = False
+        if digest == self.digest:
+            return None
+        self.digest, self.revision = digest, self.revision + 1
+        return self.revision
+
+    def conclude(self, digest: str) -> int | None:
+        """Note the verdict and the performance; give the revision to report them under, None when that is known."""
+        if digest == self.concluded_digest:
+            return None
+        self.concluded_digest, self.concluded_revision = digest, self.concluded_revision + 1
+        return self.concluded_revision
+
+
+class WindowStore:
+    """The windows of one model and pipeline, per version.
+
+    Parameters
+    ----------
+    calendar
+        How time is cut.
+    partitions
+        Number of partitions of the sketches topic; all of them, from the start.
+    grace_ms
+        How far the watermark must be past the end of a window before it closes.
+    maturity_ms
+        How far labels must have been applied past the end of a window before its performance is final; None: no labels.
+    keep
+        Closed windows whose counts are kept, for late events.
+    against
+        The past windows that windows are compared with, whose counts are kept too.
+    slice_ms
+        Length of a slice, for the parts of windows; None: there are none.
+    """
+
+    def __init__(
+        self,
+        calendar: Calendar,
+        partitions: int,
+        grace_ms: int,
+        maturity_ms: int | None,
+        *,
+        keep: int = 24,
+        against: PastWindow | None = None,
+        slice_ms: int | None = None,
+    ) -> None:
+        self._calendar = calendar
+        self._against = against
+        self._partitions = partitions
+        self._grace_ms = grace_ms
+        self._maturity_ms = maturity_ms
+        self._keep = keep
+        self._reported: dict[int, tuple[int, int]] = {}
+        self._idle: set[int] = set()
+        self._watermark_ms: int | None = None
+        self._label_watermark_ms: int | None = None
+        self._panes: dict[Window, dict[str, Sketches]] = {}
+        self._windows: dict[Window, dict[str, Holding]] = {}
+        self._frozen_before_ms: int | None = None
+        self._floors: dict[tuple[str, int, Told], int] = {}
+        #: The counts of parts of the windows that are held, and of those before them.
+        self.parts = WindowParts(calendar, slice_ms)
+        #: When the stream began.
+        self.start = StreamStart()
+        self.n_too_late = 0
+        #: Events that workers left unscored: they are in no window.
+        self.n_unscored = 0
+
+    @property
+    def watermark_ms(self) -> int | None:
+        return self._watermark_ms
+
+    @property
+    def label_watermark_ms(self) -> int | None:
+        return self._label_watermark_ms
+
+    @property
+    def closed_before_ms(self) -> int | None:
+        """Windows that end by then have closed; None: nothing has been read."""
+        return None if self._watermark_ms is None else self._watermark_ms - self._grace_ms
+
+    @property
+    def settled_before_ms(self) -> int | None:
+        """No window that starts before this will change any more; None: any may."""
+        if self._frozen_before_ms is None:
+            return None
+        return min([self._frozen_before_ms, *(window.start_ms for window in self._windows)])
+
+    def add(self, record: SketchRecord) -> None:
+        """Merge a record of the sketches topic and move its partition's watermarks; those never go back."""
+        self._check(record.partition)
+        for delta in record.deltas:
+            self._merge(delta)
+        self.n_unscored += record.unscored
+        if record.unscored:
+            since_ms = record.unscored_since_ms if record.unscored_since_ms is not None else record.watermark_ms
+            self.start.add(since_ms, record.unscored)
+        before = self._reported.get(record.partition, (record.watermark_ms, record.label_watermark_ms))
+        self._reported[record.partition] = (
+            max(before[0], record.watermark_ms),
+            max(before[1], record.label_watermark_ms),
+        )
+        self._idle.discard(record.partition)
+        self._move_watermarks()
+
+    def has_reported(self, partition: int) -> bool:
+        """Whether a partition has ever said how far it is."""
+        return partition in self._reported
+
+    def declare_idle(self, partition: int) -> None:
+        """Let a partition hold nothing back until it reports again."""
+        self._check(partition)
+        self._idle.add(partition)
+        self._move_watermarks()
+
+    def closed(self) -> list[Window]:
+        """List the closed windows whose counts are held, oldest first."""
+        if self._watermark_ms is None:
+            return []
+        return sorted(window for window in self._windows if window.end_ms + self._grace_ms <= self._watermark_ms)
+
+    @property
+    def n_open(self) -> int:
+        """Number of windows that hold counts and have not closed."""
+        return len(self._windows) - len(self.closed())
+
+    def is_mature(self, window: Window) -> bool:
+        """Say whether labels have been applied far enough for the window's performance to be final."""
+        if self._maturity_ms is None or self._label_watermark_ms is None:
+            return False
+        return window.end_ms + self._maturity_ms <= self._label_watermark_ms
+
+    def raise_revisions(self, reported: Mapping[tuple[str, int, Told], int]) -> None:
+        """Report no window under a revision that is not above what was reported before, as others know it.
+
+        Parameters
+        ----------
+        reported
+            Highest revision by version, start of the window, and what was told.
+        """
+        self._floors = dict(reported)
+        for window, held in self._windows.items():
+            for version, holding in held.items():
+                self._raise(window, version, holding)
+
+    def keep_reported(self, reported: Mapping[tuple[str, int, Told], int]) -> None:
+        """Leave windows alone that were reported before and are not held: their counts cannot be made again."""
+        held = {window.start_ms for window in self._windows}
+        lost = [start_ms for _, start_ms, _ in reported if start_ms not in held]
+        if lost:
+            self._freeze(max(lost))
+
+    def _raise(self, window: Window, version: str, holding: Holding) -> None:
+        def floor(told: Told) -> int:
+            return self._floors.get((version, window.start_ms, told), 0)
+
+        holding.revision = max(holding.revision, floor("features"))
+        holding.labels_revision = max(holding.labels_revision, floor("labels"))
+        holding.concluded_revision = max(holding.concluded_revision, floor("verdict"))
+
+    def holdings(self, window: Window) -> list[tuple[str, Holding]]:
+        """List what has been said of a window, by version."""
+        return sorted(self._windows[window].items())
+
+    def note_history(self, windows: Iterable[Window], of_labels: bool) -> None:
+        """What was reported of windows must be judged again: their past has changed."""
+        for window in windows:
+            for holding in self._windows[window].values():
+                holding.note_history(of_labels)
+
+    def counts(self, window: Window, version: str) -> Sketches:
+        """Give the counts of a window by segment; they are not to be changed. Empty: nothing is known."""
+        panes = [self._panes[pane] for pane in self._calendar.panes_of(window) if pane in self._panes]
+        parts = [held[version] for held in panes if version in held]
+        if len(parts) == 1:
+            return parts[0]
+        found: Sketches = {}
+        for part in parts:
+            for segment, sketch in part.items():
+                found.setdefault(segment, Sketch()).merge(sketch)
+        return found
+
+    def numbers(self, window: Window) -> dict[str, dict[str, int]]:
+        """Number of events of a window by version, whether its reference is known or not, and segment."""
+        found: dict[str, dict[str, int]] = {}
+        for pane in self._calendar.panes_of(window):
+            for version, sketches in self._panes.get(pane, {}).items():
+                of_version = found.setdefault(version, {})
+                for segment, sketch in sketches.items():
+                    of_version[segment] = of_version.get(segment, 0) + sketch.n
+        return found
+
+    def n_scored(self, window: Window) -> dict[str, int]:
+        """Number of events of a window by version."""
+        found: dict[str, int] = {}
+        for pane in self._calendar.panes_of(window):
+            for version, sketches in self._panes.get(pane, {}).items():
+                found[version] = found.get(version, 0) + (sketches[ALL].n if ALL in sketches else 0)
+        return found
+
+    def versions(self) -> set[str]:
+        """The versions that counts are held of."""
+        return {version for held in self._panes.values() for version in held}
+
+    def n_metrics(self, version: str) -> int:
+        """How many metrics the counts have that are held of a version; 0: none are held."""
+        sketches = (held[version] for held in self._panes.values() if version in held)
+        return next((len(sketch.sums) for of in sketches for sketch in of.values() if len(sketch.sums)), 0)
+
+    def drop_unsound(self, version: str, laws: CellLaws) -> int:
+        """Drop what is held of a version and is not in the cells of its reference; how many panes that was."""
+        self.parts.drop_unsound(version, laws)
+        unsound = [
+            pane
+            for pane, held in self._panes.items()
+            if any(laws.find_fault(sketch.to_sparse()) for sketch in held.get(version, {}).values())
+        ]
+        for pane in unsound:
+            del self._panes[pane][version]
+            for window in self._calendar.windows_of(pane):
+                held = self._windows.get(window, {})
+                if not self.counts(window, version):
+                    held.pop(version, None)
+                for holding in held.values():
+                    holding.is_changed = holding.labels_changed = True
+        return len(unsound)
+
+    def release(self) -> None:
+        """Forget the counts of old closed windows once everything about them has been reported."""
+        closed = self.closed()
+        for window in closed[: max(len(closed) - self._keep, 0)]:
+            held = self._windows[window]
+            is_final = self._maturity_ms is None or self.is_mature(window)
+            for version, holding in list(held.items()):
+                if (
+                    is_final
+                    and not holding.is_changed
+                    and not (holding.labels_changed and self._maturity_ms is not None)
+                ):
+                    del held[version]
+            if not held:
+                del self._windows[window]
+            self._freeze(window.start_ms)
+        if self._frozen_before_ms is not None:
+            for pane in [pane for pane in self._panes if not self._is_needed(pane)]:
+                del self._panes[pane]
+            oldest = min(self._windows, default=self._calendar.window_at(self._frozen_before_ms))
+            self.parts.prune(self._calendar.preceding(oldest).start_ms)
+
+    def _is_needed(self, pane: Window) -> bool:
+        """Whether a window that is held, or may still come, is made of a pane or compared with it."""
+        windows = self._calendar.windows_of(pane)
+        if any(window in self._windows or not self._is_frozen(window) for window in windows):
+            return True
+        if self._against is None:
+            return False
+        if self._against.start_ms is not None:
+            return self._calendar.window_at(self._against.start_ms) in windows
+        oldest = min(self._windows, default=None)
+        return oldest is None or self._calendar.before(oldest, self._against).start_ms < pane.end_ms
+
+    def _freeze(self, start_ms: int) -> None:
+        before = self._frozen_before_ms
+        self._frozen_before_ms = start_ms + 1 if before is None else max(before, start_ms + 1)
+
+    def _is_frozen(self, window: Window) -> bool:
+        return self._frozen_before_ms is not None and window.start_ms < self._frozen_before_ms
+
+    def snapshot(self) -> bytes:
+        """Give the whole state as bytes: equal states give equal bytes."""
+        deltas = [
+            sketch.to_delta("", version, segment, pane.start_ms)
+            for pane, versions in sorted(self._panes.items())
+            for version, sketches in sorted(versions.items())
+            for segment, sketch in sorted(sketches.items())
+        ]
+        deltas += self.parts.to_deltas()
+        notes = [
+            [window.start_ms, window.end_ms, version, asdict(holding)]
+            for window, held in sorted(self._windows.items())
+            for version, holding in sorted(held.items())
+        ]
+        state = {
+            "made_for": self._made_for(),
+            "reported": sorted([partition, *marks] for partition, marks in self._reported.items()),
+            "idle": sorted(self._idle),
+            "watermark_ms": self._watermark_ms,
+            "label_watermark_ms": self._label_watermark_ms,
+            "frozen_before_ms": self._frozen_before_ms,
+            "n_too_late": self.n_too_late,
+            "n_unscored": self.n_unscored,
+            "start": self.start.to_state(),
+            "notes": notes,
+        }
+        return (
+            _MAGIC + json.dumps(state, sort_keys=True).encode() + b"\n" + encode_packed(SketchRecord(0, 0, 0, deltas))
+        )
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take the state of a snapshot; ValueError when it was not made by such a store."""
+        if not snapshot.startswith(_MAGIC):
+            raise ValueError("not a snapshot of windows of this release; read the sketches topic from its beginning")
+        head, _, body = snapshot[len(_MAGIC) :].partition(b"\n")
+        state: dict[str, Any] = json.loads(head)
+        if state["made_for"] != self._made_for():
+            raise ValueError(
+                f"the snapshot is of windows with {state['made_for']}, the pipeline says {self._made_for()}; "
+                "read the sketches topic from its beginning"
+            )
+        self._reported = {partition: (events, labels) for partition, events, labels in state["reported"]}
+        self._idle = set(state["idle"])
+        self._watermark_ms = state["watermark_ms"]
+        self._label_watermark_ms = state["label_watermark_ms"]
+        self._frozen_before_ms = state["frozen_before_ms"]
+        self.n_too_late = state["n_too_late"]
+        self.n_unscored = state["n_unscored"]
+        self.start.from_state(state["start"])
+        self._panes, self._windows = {}, {}
+        for delta in self.parts.take_deltas(decode_packed(body, SketchRecord).deltas):
+            self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)
+        for start_ms, end_ms, version, holding in state["notes"]:
+            self._windows.setdefault(Window(start_ms, end_ms), {})[version] = Holding(**holding)
+
+    def _made_for(self) -> dict[str, Any]:
+        return {
+            **asdict(self._calendar),
+            "partitions": self._partitions,
+            "grace_ms": self._grace_ms,
+            "maturity_ms": self._maturity_ms,
+            "against": asdict(self._against) if self._against is not None else None,
+        }
+
+    def _check(self, partition: int) -> None:
+        if not 0 <= partition < self._partitions:
+            raise ValueError(f"partition {partition} is none of the {self._partitions} that the pipeline file says")
+
+    def _merge(self, delta: SketchDelta) -> None:
+        pane = self._calendar.pane_at(delta.slice_start_ms)
+        windows = [
+            window
+            for window in self._calendar.windows_of(pane)
+            if not self._is_frozen(window) or delta.version in self._windows.get(window, {})
+        ]
+        if not windows:
+            self.n_too_late += delta.n if delta.segment == ALL else 0
+            return
+        if delta.n and delta.segment == ALL:
+            self.start.add(delta.slice_start_ms, delta.n)
+        self._held(pane, delta).add(delta)
+        self.parts.add(delta)
+        for window in windows:
+            held = self._windows.setdefault(window, {})
+            if delta.version not in held:
+                held[delta.version] = Holding(is_changed=True)
+                self._raise(window, delta.version, held[delta.version])
+            held[delta.version].labels_changed = True
+            if delta.n:  # what is said of a version depends on who else scored in the window
+                for holding in held.values():
+                    holding.is_changed = holding.labels_changed = True
+
+    def _held(self, pane: Window, delta: SketchDelta) -> Sketch:
+        return self._panes.setdefault(pane, {}).setdefault(delta.version, {}).setdefault(delta.segment, Sketch())
+
+    def _move_watermarks(self) -> None:
+        active = set(range(self._partitions)) - self._idle
+        if not active or not active <= self._reported.keys():
+            return
+        events, labels = (min(self._reported[partition][kind] for partition in active) for kind in (0, 1))
+        self._watermark_ms = events if self._watermark_ms is None else max(self._watermark_ms, events)
+        self._label_watermark_ms = labels if self._label_watermark_ms is None else max(self._label_watermark_ms, labels)

@@ -1,0 +1,347 @@
+"""Which events a model may learn from: those whose labels must have come by the end of what was known.
+
+Of the newest days only those labels are here that come early, and these may be of one kind: a fraud is reported within
+days, that nothing was reported is known after weeks. Who learns from what is here learns how labels come. So an event
+counts when it was `maturity` old at the time up to which labels are known, and the law of the delays
+(`app.core.counts.delay_law`) says whether that is old enough.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.core.counts.delay_law import FEWEST_LABELS, say_ms
+from app.core.labels.held import say_share, say_time
+from app.core.performance.measures import wilson
+from models.versions.manifest import LabelDelay, LabelFacts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from app.core.batches import Floats, Ints
+    from app.core.counts.delay_law import DelayLaw
+    from app.core.labels.held import Held
+
+#: So many labels have a law in training: a rough one, which refuses. Windows are corrected by better ones alone.
+FEWEST_IN_TRAINING = 10
+#: The share of either label that must have come by the maturity.
+ENOUGH = 0.99
+#: The rate of positives may be wrong by this share of itself, for labels that have not come.
+_MOST_BIAS = 0.1
+#: Standard errors that a share may fall short by chance.
+_CHANCE = 2.0
+#: A label whose share at an age is below this is not weighed by its inverse: one event would stand for more than ten.
+_LEAST_SHARE = 0.1
+#: Events without a label, of those old enough, above which labels may be selective.
+_MANY_UNLABELLED = 0.2
+#: A maturity so many times as long as needed is called too long.
+_TOO_LONG = 4.0
+#: With fewer positives (or negatives) their rate is not known to within a fifth.
+_SOFT_FLOOR = 100
+
+
+_HOUR_MS = 3_600_000
+
+
+class MaturityError(ValueError):
+    """Labels that no model may learn from; one sentence that says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Maturity:
+    """What is known of the labels of a range of events.
+
+    Parameters
+    ----------
+    from_ms, to_ms
+        Where the range begins and ends.
+    known_ms
+        Up to which time labels are known; where the range begins if none is.
+    maturity_ms, horizon_ms
+        As the pipeline file has them.
+    law
+        Of the delays that were seen by then.
+    n_events
+        Events of the range.
+    mature
+        Of those old enough: without a label, with label 0, with label 1.
+    young
+        Of the others, likewise.
+    arrived
+        The shares of the labels 0 and 1 of those old enough that are here, by the law at their ages; 1 without one.
+    held
+        What was read.
+    """
+
+    from_ms: int
+    to_ms: int
+    known_ms: int
+    maturity_ms: int
+    horizon_ms: int
+    law: DelayLaw
+    n_events: int
+    mature: tuple[int, int, int]
+    young: tuple[int, int, int]
+    arrived: tuple[float, float]
+    held: Held
+
+    @classmethod
+    def of(
+        cls,
+        event_time_ms: Ints,
+        labels: Floats,
+        law: DelayLaw,
+        *,
+        from_ms: int,
+        to_ms: int,
+        known_ms: int,
+        maturity_ms: int,
+        horizon_ms: int,
+        held: Held,
+    ) -> Maturity:
+        """Count events by age and label (NaN: none)."""
+        is_mature = is_old_enough(event_time_ms, known_ms, maturity_ms)
+        kind = np.where(np.isnan(labels), 0, labels + 1).astype(np.int64)
+        mature, young = (np.bincount(kind[which], minlength=3).tolist() for which in (is_mature, ~is_mature))
+        ages = (known_ms - event_time_ms[is_mature]).astype(np.float64)
+        arrived = [
+            float(law.arrived(label, ages).mean()) if len(ages) and law.is_known(label) else 1.0 for label in (0, 1)
+        ]
+        return cls(
+            from_ms=from_ms,
+            to_ms=to_ms,
+            known_ms=known_ms,
+            maturity_ms=maturity_ms,
+            horizon_ms=horizon_ms,
+            law=law,
+            n_events=len(event_time_ms),
+            mature=(mature[0], mature[1], mature[2]),
+            young=(young[0], young[1], young[2]),
+            arrived=(arrived[0], arrived[1]),
+            held=held,
+        )
+
+    @property
+    def needed_ms(self) -> float:
+        """By which age 99 % of either label have come, as far as it is known."""
+        return float(np.fmax(self.law.within_ms(0, ENOUGH), self.law.within_ms(1, ENOUGH)))
+
+    @property
+    def unlabelled(self) -> float:
+        """The share of the events old enough that have no label."""
+        n_mature = sum(self.mature)
+        return self.mature[0] / n_mature if n_mature else 0.0
+
+    def warnings(self) -> list[str]:
+        """Sentences on what is right, and could be better; first of all, `check`."""
+        self.check()
+        said = [*self.held.say_refused(), *maturity_warnings(self.law, self.maturity_ms, self.horizon_ms)]
+        if self.unlabelled > _MANY_UNLABELLED:
+            is_short = self.known_ms - self.from_ms < self.horizon_ms
+            said.append(
+                f"{self.unlabelled:.0%} of the {sum(self.mature):,} events that are old enough have no label: what is"
+                " learnt holds for events that get one, and if those are chosen (by their score, say) for nothing else;"
+                " have a 0 sent for every event of which nothing else is known"
+                + (
+                    "; or labels take longer than these events are old, then have --from begin earlier." * is_short
+                    or "."
+                )
+            )
+        for label, name in ((1, "positive"), (0, "negative")):
+            n, n_labelled = self.mature[1 + label], self.mature[1] + self.mature[2]
+            if n < _SOFT_FLOOR:
+                low, high = map(say_share, wilson(n / n_labelled, n_labelled))
+                said.append(
+                    f"Only {n} of the {n_labelled:,} labelled events are {name} ({say_share(n / n_labelled)}): with so"
+                    f" few, the true rate may be anything from {low} to {high}, and little can be said of later"
+                    f" windows; train on {_SOFT_FLOOR} or more, of a longer time."
+                )
+        return said
+
+    def describe(self) -> list[str]:
+        """What is learnt from and what is left out, by reason; of events without any, nothing."""
+        if not self.n_events:
+            return []
+        read = f"{self.n_events:,} events read in that time"
+        if not self.held.n_labels:
+            return [f"{read}; no label of any event is known."]
+        young, mature = sum(self.young), sum(self.mature)
+        left_out = (
+            f"{mature - self.mature[0]:,} are learnt from. Left out: {young:,} younger than {say_ms(self.maturity_ms)}"
+            f" then (performance.maturity), {young - self.young[0]:,} of them with a label; {self.mature[0]:,} old"
+            " enough that have none."
+        )
+        words = [f"{read}; labels are known up to {say_time(self.known_ms)}.", left_out]
+        laws = [self.law.describe(label) for label in (0, 1)]
+        if self.law.is_known(0) or self.law.is_known(1):
+            words.append(f"Of the delays: {'; '.join(laws)}.")
+        return words
+
+    def facts(self, n_weighed: int) -> LabelFacts:
+        """For the manifest; ``n_weighed``: the young events that are fitted on by weight."""
+        delays = [
+            LabelDelay(label, self.law.n[label], self.law.within_ms(label, 0.5), self.law.within_ms(label, ENOUGH))
+            for label in (0, 1)
+            if self.law.is_known(label)
+        ]
+        young = sum(self.young)
+        return LabelFacts(
+            known_ms=self.known_ms,
+            maturity_ms=self.maturity_ms,
+            young_rows=young,
+            young_labelled_rows=young - self.young[0],
+            unlabelled_rows=self.mature[0],
+            weighed_rows=n_weighed,
+            delays=tuple(delays),
+        )
+
+    def check(self) -> None:
+        """Raise MaturityError when a model of these labels cannot be right."""
+        n_labelled = self.mature[1] + self.mature[2]
+        if not self.n_events:
+            raise MaturityError(self.held.say_no_events(self.from_ms, self.to_ms))
+        maturity = say_ms(self.maturity_ms)
+        if not n_labelled + self.young[1] + self.young[2]:
+            raise MaturityError(self.held.say_no_labels(self.n_events, self.to_ms))
+        if not sum(self.mature):
+            raise MaturityError(
+                f"None of the {self.n_events:,} events was {maturity} old (performance.maturity) when the last label"
+                f" was known, at {say_time(self.known_ms)}: have --to end later than {maturity} after --from, or --from"
+                f" begin well before {say_time(self.known_ms - self.maturity_ms)}."
+            )
+        if not n_labelled:
+            raise MaturityError(
+                f"None of the {sum(self.mature):,} events that were {maturity} old (performance.maturity) at the newest"
+                f" label, {say_time(self.known_ms)}, has one, and {self.young[1] + self.young[2]:,} younger events do:"
+                " have --to end later, when these are old enough, or begin with --from where labels were sent."
+            )
+        for label in (0, 1):
+            if not self.mature[1 + label]:
+                raise MaturityError(self._say_one_class(label))
+        for label in (1, 0):
+            if self.known_ms - self.from_ms < self.horizon_ms and not self.law.is_known(label):
+                raise MaturityError(
+                    f"{self.law.n[label]} labels {label} are too few to say how long they take, and no event is as old"
+                    f" as labels.horizon ({say_ms(self.horizon_ms)}): have --from begin earlier, or --to end later."
+                )
+            if self.unlabelled > _MANY_UNLABELLED and self.law.is_still_coming(label, self.horizon_ms):
+                raise MaturityError(
+                    f"Labels {label} were still coming at the greatest age that was seen"
+                    f" ({say_ms(self.law.reach_ms[label])}), and {self.unlabelled:.0%} of the events that are"
+                    f" {maturity} old (performance.maturity) have none: delays are longer than these data; have --from"
+                    " begin earlier, or --to end later, and set performance.maturity to what `model train` then says."
+                )
+        self._refuse_bias()
+
+    def _say_one_class(self, label: int) -> str:
+        """Of labels of which none has come to events that are old enough."""
+        maturity, n = say_ms(self.maturity_ms), self.mature[2 - label]
+        said = f"All {n:,} labels of events that were {maturity} old (performance.maturity) are {1 - label}"
+        least = self.law.within_ms(label, ENOUGH)
+        if least > self.maturity_ms:
+            return (
+                f"{said}, and labels {label} take up to {say_ms(least)}: set performance.maturity to that, and have"
+                f" --to end later than {say_ms(least)} after --from."
+            )
+        if self.unlabelled > _MANY_UNLABELLED:
+            send = "send them" if label else "send one for each event as soon as no 1 can come any more"
+            return (
+                f"{said}, and {self.mature[0]:,} such events have none: either nobody sends labels {label}, then"
+                f" {send}; or they take longer than these events are old, then have --to end later, and set"
+                " performance.maturity and labels.horizon to more than that."
+            )
+        return (
+            f"{said}: labels {label} are rare, then have --from begin earlier, or --to end later; or nobody sends them"
+            f" ({self.mature[0]:,} such events have none), and a model needs both."
+        )
+
+    def _refuse_bias(self) -> None:
+        here = self.mature[1:]
+        if not min(self.arrived) or not min(here):
+            return
+        due = [n / share for n, share in zip(here, self.arrived, strict=True)]
+        rate, true_rate = here[1] / sum(here), due[1] / sum(due)
+        if abs(rate - true_rate) <= _MOST_BIAS * true_rate:
+            return
+        raise MaturityError(
+            f"Of events that were {say_ms(self.maturity_ms)} old (performance.maturity), {self.arrived[1]:.0%} of the"
+            f" labels 1 and {self.arrived[0]:.0%} of the labels 0 have come, so {say_share(rate)} would be positive in"
+            f" place of {say_share(true_rate)}: set performance.maturity to {say_ms(self.needed_ms)}, by which 99 % of"
+            " either have come, and have --to end at least so long after --from."
+        )
+
+
+def is_old_enough(event_time_ms: Ints, known_ms: int, maturity_ms: int) -> NDArray[np.bool_]:
+    """Whether the labels of each event must have come by the time up to which labels are known."""
+    found: NDArray[np.bool_] = event_time_ms + maturity_ms <= known_ms
+    return found
+
+
+def weigh(law: DelayLaw, labels: Floats, ages_ms: Floats) -> Floats:
+    """How many events each labelled event stands for: the inverse probability that such a label is here at its age.
+
+    0 for events of ages at which fewer than 10 % of either label are here: there those with the other label cannot be
+    made up for, and whoever counted the one alone would learn that it is frequent.
+
+    Raises
+    ------
+    MaturityError
+        Where the law of either label is not known.
+    """
+    for label in (0, 1):
+        if law.n[label] < FEWEST_LABELS or not law.is_known(label):
+            raise MaturityError(
+                f"Events cannot be weighed by how many labels are here at their age, which {law.n[label]} labels"
+                f" {label} do not say; leave them out, or have --from begin earlier, for {FEWEST_LABELS} of them."
+            )
+    here = np.stack([law.arrived(label, ages_ms) for label in (0, 1)])
+    own = np.where(labels == 1, here[1], here[0])
+    return np.where(here.min(axis=0) >= _LEAST_SHARE, 1 / np.maximum(own, _LEAST_SHARE), 0.0)
+
+
+def maturity_warnings(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[str]:
+    """Sentences on a maturity that is too short for the law, or longer than it need be."""
+    too_short = say_too_short(law, maturity_ms, horizon_ms)
+    needed_ms = _needed_ms(law)
+    if too_short or not (maturity_ms > _TOO_LONG * needed_ms and maturity_ms - needed_ms > _HOUR_MS):
+        return too_short
+    sentence = (
+        f"99 % of the labels come within {say_ms(needed_ms)}, and performance.maturity is {say_ms(maturity_ms)}: a"
+        " shorter one would judge windows sooner, and let newer events be learnt from."
+    )
+    return [sentence]
+
+
+def say_too_short(law: DelayLaw, maturity_ms: int, horizon_ms: int) -> list[str]:
+    """A sentence for each label of which fewer than 99 % have come by the maturity, surely."""
+    said = []
+    for label in (1, 0):
+        if not law.is_known(label):
+            continue
+        share = float(law.arrived(label, np.array([float(maturity_ms)]))[0])
+        slack = _CHANCE * math.sqrt(ENOUGH * (1 - ENOUGH) / law.n[label])
+        if share < ENOUGH - slack:
+            most_ms = law.within_ms(label, ENOUGH)
+            said.append(
+                f"By performance.maturity ({say_ms(maturity_ms)}) {share:.1%} of the labels {label} have come; 99 %"
+                f" have within {say_ms(most_ms)}"
+                + (
+                    ", the greatest age that was seen, so it may be more"
+                    if law.is_still_coming(label, horizon_ms)
+                    else ""
+                )
+                + f": set performance.maturity to at least that{_and_horizon(most_ms, horizon_ms)}."
+            )
+    return said
+
+
+def _needed_ms(law: DelayLaw) -> float:
+    return float(np.maximum(law.within_ms(0, ENOUGH), law.within_ms(1, ENOUGH)))
+
+
+def _and_horizon(most_ms: float, horizon_ms: int) -> str:
+    return " and labels.horizon to more" if most_ms > 0.95 * horizon_ms else ""

@@ -1,0 +1,403 @@
+"""What a monitor does with the partitions it was given: scores and dead letters to rows, sketches to findings.
+
+Where it is and what it holds is a checkpoint in the warehouse, so that a restart goes on from what the warehouse has.
+Findings are saved with the checkpoint before anyone sees them, and shown again after a crash: they never differ. A
+checkpoint that is older than the tables is read on from, and what changes is reported above the revisions they have;
+one that is newer, because tables have lost rows, is not trusted, and the topics are read from their beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+
+from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.http.alert_answers import AlertAnswers
+from app.adapters.kafka.batch_app import BatchApp, Fetched
+from app.adapters.kafka.entity_feed import EntityFeed
+from app.adapters.kafka.refusals import Refusals
+from app.adapters.river_detectors import make_detector
+from app.core.batches import RecordBatch
+from app.core.counts.sketch_rules import read_sketch
+from app.core.findings import Findings
+from app.core.monitoring import MonitorCore
+from app.core.records.outputs import OutputReader
+from app.core.records.rules import RecordRules, check_readable
+from app.monitor.block_writer import HELD_BYTES, BlockWriter, Flow
+from app.monitor.model_history import KnownVersion
+from app.monitor.reign import Reign
+from app.monitor.rows import Block, Columns, dead_letter_block, findings_columns, findings_records, score_block
+from app.monitor.takeover import Bounds, Legacy, Saved, are_new, start_of, tables_of
+from app.ports import Warehouse
+from schemas.pipeline.spec import Pipeline
+from schemas.refusal import RefusedRecordError
+from schemas.wire import Source, decode_packed
+
+log = logging.getLogger("streamgauge.monitor")
+
+_STOP_DEADLINE_S = 15.0
+#: Judgements of a window after which the event loop has its turn: when time jumps, thousands may be due.
+JUDGED = 1
+#: Rows of findings that are shown, and saved, together.
+_SHOWN_ROWS = 20_000
+_BLOCKS: dict[str, Callable[..., Block]] = {"scores": score_block, "dead_letters": dead_letter_block}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things are done, in seconds.
+
+    ``idle_after``: a partition whose events are all scored and that brings none for so long, while others do, holds
+    back no window.
+    """
+
+    flush: float = 1.0
+    collect: float = 1.0
+    checkpoint: float = 10.0
+    housekeeping: float = 5.0
+    idle_after: float = 30.0
+
+
+class DroppedBatchError(RuntimeError):
+    """Faust dropped a batch on its way; its records must be read again."""
+
+
+@dataclass
+class Surroundings:
+    """What a watch works with.
+
+    ``rows``: inserted per table, and ``refusals``: records of all topics that are none of ours, since the process
+    started. ``ended``: see `Watch.start`. ``entities``: where their partitions matter.
+    """
+
+    pipeline: Pipeline
+    app: BatchApp
+    warehouse: WarehouseThread
+    producer: AIOKafkaProducer
+    now_ms: Callable[[], int]
+    pace: Pace
+    ended: Callable[[asyncio.Task[None]], None]
+    refusals: Refusals
+    entities: EntityFeed | None
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def count(self, table: str, rows: int) -> None:
+        self.rows[table] = self.rows.get(table, 0) + rows
+
+
+class Watch:
+    """The partitions in the hands of this monitor, from their assignment to their revocation."""
+
+    def __init__(
+        self, around: Surroundings, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
+    ) -> None:
+        self.epoch = epoch
+        self._around = around
+        self._reign = reign
+        pipeline = around.pipeline
+        self.core = MonitorCore(pipeline, make_detector=make_detector)
+        #: Records that Kafka deleted before they were written.
+        self.n_lost = 0
+        self._findings = Findings()
+        self._token = ""
+        self._shown = Findings()
+        self._inbox: deque[Fetched] = deque()
+        self._held_bytes = 0
+        self._paused: set[TP] = set()
+        self._wake = asyncio.Event()
+        self._is_stopping = False
+        self._is_changed = False
+        self._received: dict[TP, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._answers = AlertAnswers()
+        is_new = are_new(legacy, bounds)
+        sketches = pipeline.topics.sketches
+        writing = {
+            tp: start_of(tp, legacy, at, is_new, reign.term) for tp, at in bounds.items() if tp.topic != sketches
+        }
+        restored = {} if is_new else self._restore(legacy, bounds)
+        self.core.windows.raise_revisions(legacy.revisions)
+        self.core.alerts.recall(legacy.alerts)
+        #: Where to read from.
+        self.starts = {tp: writing[tp].offset if tp in writing else restored.get(tp, 0) for tp in sorted(bounds)}
+        self._sketch_positions = {tp: at for tp, at in self.starts.items() if tp not in writing}
+        if not is_new:
+            self._mind_the_gap(bounds, legacy, restored.keys() | writing.keys())
+        self._saved_offsets: dict[str, dict[int, int]] = {}
+        #: Whether the newest checkpoint has findings, which a restart would show (again).
+        self._has_saved_findings = bool(self._findings)
+        reader = OutputReader(RecordRules.of(pipeline))
+        flow = Flow(lambda tp: around.app.pause([tp]), lambda tp: around.app.resume([tp]), around.app.commit_offsets)
+        self.writers = {
+            topic: BlockWriter(
+                table,
+                partial(_BLOCKS[table], pipeline.name, reader),
+                around.warehouse,
+                flow,
+                {tp: start for tp, start in writing.items() if tp.topic == topic},
+                plan=reign.plan,
+                count=partial(around.count, table),
+                refuse=around.refusals.take,
+                flush_s=around.pace.flush,
+            )
+            for topic, table in tables_of(pipeline).items()
+        }
+
+    def _restore(self, legacy: Legacy, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+        """Take over the windows; where to read the sketches from (without an entry: their beginning)."""
+        if legacy.checkpoint is None:
+            return {}
+        if legacy.lost_findings:
+            tables = ", ".join(sorted(legacy.lost_findings))
+            log.warning("ClickHouse has lost rows of %s: the sketches are read again from their beginning.", tables)
+            return {}
+        try:
+            state = decode_packed(legacy.checkpoint.state, Saved)
+            self.core.restore(state.core)
+        except ValueError as error:  # refusals are ValueErrors
+            log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
+            self.core = MonitorCore(self._around.pipeline, make_detector=make_detector)
+            return {}
+        self._findings, self._token, self._shown = state.findings, state.token, state.shown
+        sketches = self._around.pipeline.topics.sketches
+        offsets = legacy.checkpoint.offsets.get(sketches, {})
+        return {tp: offsets.get(tp.partition, 0) for tp in bounds if tp.topic == sketches}
+
+    def _mind_the_gap(self, bounds: Mapping[TP, Bounds], legacy: Legacy, going_on: Collection[TP]) -> None:
+        """Say what Kafka has deleted before it was written; keep reports whose counts cannot be made again."""
+        for tp, at in self.starts.items():
+            gap = bounds[tp].first - at
+            if gap > 0 and tp in going_on and legacy.checkpoint is not None:
+                self.n_lost += gap
+                words = (
+                    "Kafka has deleted up to %d records of %s/%d that ClickHouse lacks: raise retention.ms; backfill."
+                )
+                log.error(words, gap, *tp)
+            if gap > 0 and tp in self._sketch_positions:
+                self.core.windows.keep_reported(legacy.revisions)
+
+    # -- in and out ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start working; each of its tasks is handed over when it has ended, by an error perhaps."""
+        work = {
+            "sketches": self._run(),
+            **{writer.table: writer.run() for writer in self.writers.values()},
+        }
+        for name, routine in work.items():
+            task = asyncio.create_task(routine, name=name)
+            task.add_done_callback(self._around.ended)
+            self._tasks.append(task)
+
+    async def let_go(self, *, finish: bool) -> None:
+        """Stop. ``finish``: write and save what has been received; otherwise it is read again by the next one."""
+        if finish:
+            sketches, *writers = self._tasks
+            for writer in self.writers.values():
+                writer.stop()
+            # The writers first: the last checkpoint says how far they came.
+            _, late = await asyncio.wait(writers, timeout=_STOP_DEADLINE_S)
+            if not late:
+                self._is_stopping = True
+                self._wake.set()
+                await asyncio.wait([sketches], timeout=_STOP_DEADLINE_S)
+        unfinished = [task for task in self._tasks if not task.done()]
+        if finish and unfinished:
+            log.warning("Not all could be written before the end; it is read again at the next start.")
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._answers.close()
+
+    async def acknowledge(self, alert_id: str, by: str, why: str) -> None:
+        """Note that a person has taken an alert on; returns when that is saved and told.
+
+        `AcknowledgeError` when it cannot be; `asyncio.CancelledError` when the watch ends before.
+        """
+        self._wake.set()
+        await self._answers.give(alert_id, by, why)
+
+    def receive(self, fetched: Fetched) -> None:
+        """Take a batch from the agent; never blocks."""
+        tp = TP(fetched.records.topic, fetched.records.partition)
+        if fetched.sequence != self._received.get(tp, 0) + 1:
+            raise DroppedBatchError(f"{tp} went from fetch {self._received.get(tp, 0)} to {fetched.sequence}.")
+        self._received[tp] = fetched.sequence
+        writer = self.writers.get(tp.topic)
+        if writer is not None:
+            writer.receive(fetched)
+            return
+        self._inbox.append(fetched)
+        self._held_bytes += fetched.size_bytes
+        if self._held_bytes > HELD_BYTES and tp not in self._paused:
+            self._paused.add(tp)
+            self._around.app.pause([tp])
+        self._wake.set()
+
+    def register(self, known: KnownVersion) -> None:
+        """Tell the core of a version."""
+        try:
+            dropped = self.core.register_version(known.version, known.reference, known.training_metrics, known.training)
+        except ValueError as error:
+            log.warning("Version %s is left as it was: %s", known.version, error)
+        else:
+            if dropped:
+                words = "What %d windows held of version %s is not counted in its cells and is dropped."
+                log.warning(words, dropped, known.version)
+        self._is_changed = True
+        self._wake.set()
+
+    @property
+    def held_bytes(self) -> int:
+        """What was received and waits for the warehouse."""
+        return self._held_bytes + sum(writer.held_bytes for writer in self.writers.values())
+
+    def declare_idle(self, partition: int) -> None:
+        """Let a partition hold back no window until it reports again."""
+        self.core.windows.declare_idle(partition)
+        self._is_changed = True
+        self._wake.set()
+
+    def notice(self) -> None:
+        """Look again: the directory of entities has heard something."""
+        self._is_changed = True
+        self._wake.set()
+
+    def next_offset(self, tp: TP) -> int:
+        """The first offset whose effects are not in the warehouse yet."""
+        writer = self.writers.get(tp.topic)
+        return writer.positions[tp] if writer is not None else self._sketch_positions[tp]
+
+    def is_holding(self, tp: TP) -> bool:
+        """Whether something received is not handled yet, or on its way to us."""
+        writer = self.writers.get(tp.topic)
+        waits = writer.is_holding(tp) if writer is not None else bool(self._inbox)
+        return waits or self._around.app.fetches(tp) != self._received.get(tp, 0)
+
+    # -- sketches ------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        loop, pace = asyncio.get_running_loop(), self._around.pace
+        await self._show()
+        collect_at = loop.time()
+        checkpoint_at = loop.time() + pace.checkpoint
+        while not self._is_stopping:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(pace.collect, pace.checkpoint))
+            self._wake.clear()
+            await self._observe()
+            if self._answers.take(self.core.alerts, self._around.now_ms()):
+                await self._collect()
+                await self._save()  # that it was told: who kills us now has it told no second time
+                self._answers.confirm()
+            if self._is_changed and loop.time() >= collect_at:
+                await self._collect()
+                collect_at = loop.time() + (0 if self.core.is_behind else pace.collect)
+            if loop.time() >= checkpoint_at:
+                await self._save()
+                checkpoint_at = loop.time() + pace.checkpoint
+        await self._observe()
+        await self._collect()  # what it leaves, the next monitor judges
+        await self._save()
+
+    async def _observe(self) -> None:
+        while self._inbox:
+            fetched = self._inbox.popleft()
+            records = fetched.records
+            for position, value in enumerate(records.values):
+                self._take(records, position, value)
+            tp = TP(records.topic, records.partition)
+            self._sketch_positions[tp] = int(records.offsets[-1]) + 1
+            self._is_changed = True
+            self._held_bytes -= fetched.size_bytes
+            if self._paused and self._held_bytes <= HELD_BYTES // 2:
+                self._around.app.resume(list(self._paused))
+                self._paused.clear()
+            await asyncio.sleep(0)
+
+    def _take(self, records: RecordBatch, position: int, value: bytes | None) -> None:
+        place = records.topic, records.partition, int(records.offsets[position])
+        refusals = self._around.refusals
+        try:
+            check_readable(records, position)
+            left_out = self.core.observe(read_sketch(records.partition, value), self._around.now_ms())
+        except RefusedRecordError as error:
+            refusals.note(*place, error)
+        else:
+            if left_out:
+                words = "It counts in segments that the pipeline file does not have (any more); these are left out."
+                refusals.note(*place, RefusedRecordError("foreign", words), left_out)
+
+    async def _collect(self) -> None:
+        self._is_changed = False
+        entities = self._around.entities
+        if entities is not None and entities.is_read.is_set():
+            self.core.inputs.look_up(entities.directory)
+        findings = Findings()
+        while True:
+            await asyncio.to_thread(self.core.calibrate, JUDGED)
+            findings.add(self.core.collect(self._around.now_ms(), JUDGED))
+            if not self.core.is_behind or findings.rows >= _SHOWN_ROWS:
+                break
+            await asyncio.sleep(0)
+        if self.core.is_behind:
+            self._is_changed = True
+            self._wake.set()
+        self._findings = findings
+        if self._findings:
+            self._token = self._reign.new_token()
+            await self._save()
+            await self._show()
+
+    async def _save(self) -> None:
+        """Save what was read and concluded, and the findings that may still have to be shown."""
+        offsets: dict[str, dict[int, int]] = {}
+        for tp in self.starts:
+            offsets.setdefault(tp.topic, {})[tp.partition] = self.next_offset(tp)
+        if offsets == self._saved_offsets and not self._findings and not self._has_saved_findings:
+            return
+        witnesses: dict[str, dict[int, tuple[Source, ...]]] = {}
+        for writer in self.writers.values():
+            for tp, rows in writer.witnesses().items():
+                witnesses.setdefault(tp.topic, {})[tp.partition] = rows
+        saved = Saved(self.core.snapshot(), self._findings, self._shown, self._token, witnesses)
+        state = msgspec.msgpack.encode(saved)
+        await self._around.warehouse.call(lambda warehouse: self._reign.save(warehouse, offsets, state))
+        self._saved_offsets = offsets
+        self._has_saved_findings = bool(self._findings)
+        await self._around.app.commit_offsets(dict(self._sketch_positions))
+
+    async def _show(self) -> None:
+        """Write the findings and tell others; done again after a crash, with the same values."""
+        findings, around = self._findings, self._around
+        if findings:
+            for table, columns in findings_columns(findings).items():
+                token = f"{self._token}/{table}" if self._token else None
+                insert = partial(_insert, table=table, columns=columns, token=token)
+                around.count(table, await around.warehouse.call(insert))
+            sent = [
+                await around.producer.send(topic, value, key=key, partition=0)
+                for topic, key, value in findings_records(around.pipeline.topics, findings)
+            ]
+            await asyncio.gather(*sent)
+            for alert in findings.alerts:  # here alerts leave: into the tables, on the topic, into the log
+                log.warning("Alert %s %s: %s", alert.rule, alert.state, alert.message)
+            self._shown = Findings(
+                findings.metadata[-1:] or self._shown.metadata,
+                findings.reports[-1:] or self._shown.reports,
+                findings.performance[-1:] or self._shown.performance,
+            )
+        self._findings = Findings()
+
+
+def _insert(warehouse: Warehouse, *, table: str, columns: Columns, token: str | None) -> int:
+    return warehouse.insert(table, columns, token)

@@ -1,0 +1,1 @@
+"""What a worker runs: its partitions, each with a task and a transaction, and what all of them share."""

@@ -1,0 +1,106 @@
+"""Where a worker goes on reading, and when it must not: the topics against what was committed and what the state says.
+
+State and committed offsets come from the same transactions, so they agree; where they do not, somebody has changed
+topics or offsets, and going on would count events twice or never. A person must decide.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from faust.types import TP
+
+from app.adapters.kafka.batch_app import Bounds
+from schemas.pipeline.spec import Pipeline
+
+log = logging.getLogger("streamgauge.worker")
+
+
+class UnusableInputError(RuntimeError):
+    """The topics are not what the committed offsets and the state belong to."""
+
+
+def check_assignment(pipeline: Pipeline, assigned: set[TP]) -> set[int]:
+    """Give the numbers of the partitions assigned.
+
+    Raises
+    ------
+    UnusableInputError
+        When the topics have other numbers of partitions than the pipeline, or than each other.
+    """
+    topics = pipeline.topics
+    mine = {tp.partition for tp in assigned if tp.topic == topics.events}
+    if beyond := sorted(partition for partition in mine if partition >= pipeline.partitions):
+        raise UnusableInputError(
+            f"{topics.events} has got partitions {beyond} beyond the {pipeline.partitions} of {pipeline.path}. Keys "
+            "have moved between partitions, and their state has not: give the pipeline a new name and topics of the "
+            "new size, and replay the events into it."
+        )
+    if pipeline.labels is not None:
+        labels = {tp.partition for tp in assigned if tp.topic == topics.labels}
+        if labels != mine:
+            raise UnusableInputError(
+                f"Events partitions {sorted(mine)} came without their labels partitions {sorted(labels)}; give "
+                f"{topics.labels} as many partitions as {topics.events}."
+            )
+    return mine
+
+
+def has_begun(state: Mapping[TP, int], bounds: Mapping[TP, Bounds]) -> bool:
+    """Whether anything of an input partition (its events and labels) was processed before."""
+    return bool(state) or any(found.committed is not None for found in bounds.values())
+
+
+def choose_starts(
+    state: Mapping[TP, int], bounds: Mapping[TP, Bounds], begin: Mapping[TP, int], *, skip_removed: bool
+) -> dict[TP, int]:
+    """Give the offset to read each partition from.
+
+    Parameters
+    ----------
+    state
+        Up to where the restored state was computed, where there is one. Kafka forgets the offsets of a group that was
+        away for long (a week by default); the state does not.
+    begin
+        Where what has no offset yet begins; what is not in it, at its first record.
+    skip_removed
+        Whether to go on over records that retention removed before they were processed.
+
+    Raises
+    ------
+    UnusableInputError
+        When offsets were moved, a topic was made anew, or records are gone.
+    """
+    return {
+        tp: _choose_start(tp, state.get(tp), found, begin.get(tp, found.first), skip_removed=skip_removed)
+        for tp, found in bounds.items()
+    }
+
+
+def _choose_start(tp: TP, state: int | None, bounds: Bounds, begin: int, *, skip_removed: bool) -> int:
+    place = f"{tp.topic}[{tp.partition}]"
+    if state is not None and bounds.committed not in {None, state}:
+        raise UnusableInputError(
+            f"{place}: the group's offset was moved to {bounds.committed}, but its state is of offset {state}; events "
+            "would be counted twice or not at all. Move it back; to score events again, use `streamgauge replay` or "
+            "`streamgauge backfill`."
+        )
+    start = bounds.committed if state is None else state
+    if start is None:
+        return begin
+    if start > bounds.end:
+        raise UnusableInputError(
+            f"{place} ends at offset {bounds.end}, before {start}, up to which it was processed: the topic was made "
+            "anew. Give the pipeline a new name, or restore the topic."
+        )
+    if start >= bounds.first:
+        return start
+    gone = f"{place}: offsets {start} to {bounds.first - 1} were removed by retention before they were processed"
+    if not skip_removed:
+        raise UnusableInputError(
+            f"{gone}. Start the worker with --skip-removed to go on at {bounds.first} without them; raise retention.ms "
+            "of the topic to keep records for longer than workers may be down."
+        )
+    log.error("%s; going on at %s, as --skip-removed says", gone, bounds.first)
+    return bounds.first

@@ -1,0 +1,347 @@
+"""The worker: a Faust app that gives each input partition a `PartitionTask`.
+
+What the agent receives goes to the partition's task and never blocks Faust. Any error ends the worker's hold on
+everything (crash only): the process exits with a code that tells its supervisor whether to start it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from faust.types import TP
+
+from app.adapters.http.worker import Health, Sample, refusal_samples
+from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
+from app.adapters.kafka.batch_app import BatchApp, Bounds, Fetched
+from app.adapters.kafka.clients import new_bulk_producer, output_options
+from app.adapters.kafka.entity_feed import EntityFeed
+from app.adapters.kafka.lag import worker_group
+from app.adapters.kafka.log_bounds import LogBounds
+from app.adapters.kafka.sticky_assignor import StickyAssignor
+from app.adapters.kafka.topic_reader import answers
+from app.adapters.rocks_rows import StateDiskError
+from app.core.features.plan import FeaturePlan
+from app.core.records.rules import RecordRules
+from app.exits import EXIT_CONFIG, EXIT_RETRY
+from app.kafka_access import KafkaAccess
+from app.pipeline import new_board
+from app.worker.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
+from app.worker.model_shelf import ModelShelf
+from app.worker.partition_inputs import SkippedBatchError
+from app.worker.partition_task import PartitionTask, Progress, Surroundings
+from app.worker.router import Router
+from app.worker.shared_feed import SharedFeed
+from schemas.pipeline.spec import Pipeline
+
+log = logging.getLogger("streamgauge.worker")
+
+#: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
+UNASSIGNED_S = 90.0
+
+Clock = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How a worker is known to its group.
+
+    ``instance``: a name that it keeps over restarts (None: none). ``session_s``: how long it may be silent before its
+    partitions are given to others.
+    """
+
+    instance: str | None = None
+    session_s: float = 6.0
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Worker:
+    """A scoring process: Faust app, partition tasks and the shelf of verified models."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        plan: FeaturePlan,
+        kafka: KafkaAccess,
+        shelf: ModelShelf,
+        now_ms: Clock = wall_clock_ms,
+        *,
+        membership: Membership = Membership(),  # frozen
+        skip_removed: bool = False,
+        begin_ms: int = 0,
+        rows_folder: Path | None = None,
+    ) -> None:
+        """See `app.cli.worker` for ``skip_removed`` and ``begin_ms`` (--from)."""
+        self.pipeline = pipeline
+        self.shelf = shelf
+        self.progress = Progress(last_commit_ms=now_ms())
+        topics = [pipeline.topics.events] + ([pipeline.topics.labels] if pipeline.labels else [])
+        group = worker_group(pipeline.name)
+        self.app = BatchApp(
+            group,
+            kafka,
+            topics,
+            self,
+            sharing=StickyAssignor(),
+            consumer_group_instance_id=membership.instance,
+            broker_session_timeout=membership.session_s,
+            broker_heartbeat_interval=membership.session_s / 4,
+        )
+        self._logs = LogBounds(kafka, group)
+        self._shared: SharedFeed | None = None
+        board = new_board(plan, range(pipeline.partitions))
+        if board is not None:
+            rules = RecordRules.of(pipeline)
+            self._shared = SharedFeed(
+                kafka,
+                pipeline.topics.shared,
+                board,
+                lambda why: self.fail(why, EXIT_RETRY),
+                refusals=shelf.refusals,
+                latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
+            )
+        refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
+        self._following: asyncio.Task[None] | None = None
+        self._entities = EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None
+        self._early = (
+            new_bulk_producer(kafka, **output_options(group, pipeline.compression))
+            if pipeline.delivery == "at_least_once"
+            else None
+        )
+        self._around = Surroundings(
+            pipeline,
+            plan,
+            kafka,
+            group,
+            self.app,
+            self._logs,
+            shelf,
+            self.progress,
+            now_ms,
+            self.fail,
+            self._shared,
+            self._early,
+            self._entities,
+            rows_folder=rows_folder,
+        )
+        self._skip_removed = skip_removed
+        self._begin_ms = begin_ms
+        self._router: Router | None = None
+        if pipeline.events.repartition:
+            self._router = Router(
+                pipeline,
+                kafka,
+                now_ms,
+                self.fail,
+                session_s=membership.session_s,
+                begin_ms=begin_ms,
+                skip_removed=skip_removed,
+            )
+            self._begin_ms = 0  # all that the router copies is scored
+        self.tasks: dict[int, PartitionTask] = {}
+        #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
+        self._parked: dict[int, PartitionTask] = {}
+        self._has_been_assigned = False
+        self.exit_code = 0
+        self.failure = ""
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Work until `stop` or a failure; the exit code."""
+        try:
+            await get_to_work(self, self._around.kafka, self._start(), self._is_at_work)
+            while not self.stopping.is_set():
+                try:
+                    await asyncio.wait_for(self.stopping.wait(), 0.5)
+                except TimeoutError:
+                    if fail_if_crashed(self, self._around.kafka):
+                        continue
+                    if self.app.unassigned_s() > UNASSIGNED_S and await answers(self._around.kafka):
+                        self.fail(f"No partitions for {UNASSIGNED_S:.0f} s although Kafka is there.", EXIT_RETRY)
+        finally:
+            await self._shut_down()
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.gather(self._following, return_exceptions=True)
+        return self.exit_code
+
+    async def _start(self) -> None:
+        await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
+        await self._logs.start()
+        if self._early is not None:
+            await self._early.start()
+        if self._entities is not None:
+            self._following = asyncio.create_task(self._follow(self._entities), name="entities")
+        if self._router is not None:
+            await self._router.start()
+        await self.app.start()
+
+    def _is_at_work(self) -> bool:
+        return self._has_been_assigned and all(task.is_started for task in self.tasks.values())
+
+    async def _follow(self, entities: EntityFeed) -> None:
+        try:
+            await entities.run()
+        except Exception as error:  # crash only: who does not hear of entities refuses none
+            log.exception("Following %s failed", self.pipeline.topics.entities)
+            self.fail(f"{self.pipeline.topics.entities} could not be followed: {error!r}", EXIT_RETRY)
+
+    def health(self) -> Health:
+        """Live while commits keep up with what is received; ready with partitions and a model."""
+        missing = [] if self.tasks else ["no partitions yet"]
+        if restoring := sorted(task.partition for task in self.tasks.values() if not task.is_started):
+            missing.append(f"partitions {restoring} are being restored")
+        if not self.shelf.champions.is_ready():
+            missing.append("no model: train and promote one with `streamgauge model`")
+        return Health(
+            live=not self.failure, ready=not missing and not self.failure, why=self.failure or "; ".join(missing)
+        )
+
+    def samples(self) -> Iterator[Sample]:
+        """Samples of `app.adapters.http.worker.METRICS`."""
+        progress = self.progress
+        values = {
+            "streamgauge_events_total": progress.events,
+            "streamgauge_scored_total": progress.scored,
+            "streamgauge_unscored_total": progress.unscored,
+            "streamgauge_dead_letters_total": progress.dead_letters,
+            "streamgauge_stale_total": progress.stale,
+            "streamgauge_shared_late_total": progress.shared_late,
+            "streamgauge_wrong_partition_total": progress.wrong_partition,
+            "streamgauge_labels_total": progress.labels,
+            "streamgauge_labels_without_event_total": progress.labels_without_event,
+            "streamgauge_routed_total": self._router.routed if self._router is not None else 0,
+            "streamgauge_router_lag": self._router.lag if self._router is not None else 0,
+            "streamgauge_commits_total": progress.commits,
+            "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),
+            "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
+        }
+        yield from (Sample(name, value, {}) for name, value in values.items())
+        yield from refusal_samples("streamgauge_refused_total", self.shelf.refusals.by_topic())
+
+    def stop(self) -> None:
+        """Finish what is under way and return from `run`."""
+        self.stopping.set()
+
+    def fail(self, why: str, exit_code: int) -> None:
+        """End the worker because of an error."""
+        if not self.failure:
+            self.failure, self.exit_code = why, exit_code
+            log.error("%s", why)
+        self.stopping.set()
+
+    async def _shut_down(self) -> None:
+        if self.exit_code == 0:
+            await self._park(set(self.tasks))
+        tasks = [*self.tasks.values(), *self._parked.values()]
+        await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
+        self.tasks.clear()
+        self._parked.clear()
+        closing = [self.app.stop(), self._logs.stop(), self.shelf.stop()]
+        if self._early is not None:
+            closing.insert(0, self._early.stop())
+        if self._shared is not None:
+            closing.insert(0, self._shared.stop())
+        if self._router is not None:
+            closing.insert(0, self._router.stop())
+        await end_soon(*closing)
+
+    def _models_changed(self) -> None:
+        for task in self.tasks.values():
+            task.models_changed()
+
+    # -- BatchHandler --------------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
+        """Go on with what comes back at once; take over what is new meanwhile, with its partitions paused."""
+        await self._park(set(self.tasks))
+        parked, self._parked = self._parked, {}
+        offsets: dict[TP, int] = {}
+        try:
+            mine = check_assignment(self.pipeline, partitions)
+            for partition in mine & parked.keys():
+                self.tasks[partition] = task = parked.pop(partition)
+                offsets |= task.resume(epoch)
+            await asyncio.gather(*(task.close() for task in parked.values()))
+            if self._shared is not None:
+                await self._shared.own(mine)
+        except UnusableInputError as error:
+            self.fail(str(error), EXIT_CONFIG)
+            return None
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(self._around.kafka, error)), EXIT_RETRY)
+            return None
+        new = mine - self.tasks.keys()
+        self.app.pause(tp for tp in partitions if tp.partition in new)
+        try:
+            tasks = {partition: PartitionTask(self._around, partition, epoch) for partition in new}
+        except StateDiskError as error:
+            self.fail(str(error), EXIT_CONFIG)
+            return None
+        self.tasks |= tasks
+        self._has_been_assigned = True
+        for task in tasks.values():
+            task.taking_over = asyncio.create_task(self._take_over(task))
+        log.info("Partitions %s are ours; %s of them are new here", sorted(mine), len(new))
+        return offsets
+
+    async def _take_over(self, task: PartitionTask) -> None:
+        """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
+        try:
+            await task.take_over()
+            bounds = await self._logs.bounds(task.inputs.all)
+            begin = await self._find_begin(task, bounds)
+            starts = choose_starts(task.offsets(), bounds, begin, skip_removed=self._skip_removed)
+            if begin:
+                task.begin_at(starts)
+            await self.app.seek(starts)
+            task.start()
+            self.app.resume(starts)
+        except (UnusableInputError, StateDiskError) as error:
+            self.fail(str(error), EXIT_CONFIG)
+        except KAFKA_TROUBLE as error:
+            self.fail(str(describe_trouble(self._around.kafka, error)), EXIT_RETRY)
+        except Exception as error:  # crash only
+            log.exception("Partition %s could not be taken over", task.partition)
+            self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)
+
+    async def _find_begin(self, task: PartitionTask, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+        """Where to begin by --from; nothing where it does not apply."""
+        if not self._begin_ms:
+            return {}
+        place = f"Partition {task.partition}"
+        if has_begun(task.offsets(), bounds):
+            log.info("%s goes on where its group is: --from is for a group without offsets", place)
+            return {}
+        found = await self._logs.offsets_at(task.inputs.all, self._begin_ms)
+        begin = {tp: found.get(tp, of.end) for tp, of in bounds.items()}
+        log.info("%s begins at %s, as --from says", place, {tp.topic: at for tp, at in sorted(begin.items())})
+        return begin
+
+    async def revoked(self, partitions: set[TP]) -> None:
+        await self._park({tp.partition for tp in partitions})
+
+    def received(self, fetched: Fetched) -> None:
+        task = self.tasks.get(fetched.records.partition)
+        if task is None or task.epoch != fetched.epoch:
+            return  # of an assignment that is over: it will be read again
+        try:
+            task.receive(fetched)
+        except SkippedBatchError as error:
+            self.fail(str(error), EXIT_RETRY)
+
+    async def _park(self, partitions: set[int]) -> None:
+        """Commit and stop the work on partitions; what cannot be resumed is closed."""
+        tasks = [self.tasks.pop(partition) for partition in partitions if partition in self.tasks]
+        for task, can_resume in zip(tasks, await asyncio.gather(*(task.park() for task in tasks)), strict=True):
+            if can_resume:
+                self._parked[task.partition] = task
+            else:
+                await task.close()

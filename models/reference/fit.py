@@ -1,0 +1,216 @@
+"""Fit the reference of a version on its training data: freeze the cells, count in them, see how events depend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from models.reference.counting import count, count_outcomes
+from models.reference.dependence import FEWEST_WINDOWS, Span, design_effect, effect_of_residuals, tail_effect
+from models.reference.error_hours import ErrorHours, fit_error_hours
+from models.reference.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
+from models.reference.units import FIXED_POINT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from models.reference.segments import Segments
+
+#: Blocks of labelled events in their order: long against what hangs together, and enough to see how blocks differ.
+OUTCOME_BLOCKS = 32
+
+#: Groups of scores within which labels are expected alike: with so many of the rarer kind each, and at most so many.
+_LABELS_A_GROUP, _MOST_GROUPS = 20, 50
+
+# In units, a value of the training range is at most 2**32, so 2**31 of them fit an int64 sum.
+_RANGE_BITS = 32
+
+
+def fit_reference(  # noqa: PLR0917  # the order in which training has them
+    matrix: Floats,
+    names: Sequence[str],
+    kinds: Sequence[Literal["numeric", "category"]],
+    category_sizes: Mapping[str, int],
+    scores: Floats,
+    outcomes: Floats,
+    bins: int,
+    threshold: float = 0.5,
+    *,
+    vocabularies: Mapping[str, Sequence[str]] | None = None,
+    segments: Segments | None = None,
+    span: Span | None = None,
+    memories: Sequence[float] = (),
+    times_ms: Ints | None = None,
+    share: float = 1.0,
+) -> Reference:
+    """Freeze the cells on the training data and count it in them.
+
+    Parameters
+    ----------
+    matrix
+        Feature matrix, events x features, in the order of event time; NaN is missing, a category is its code.
+    names, kinds
+        Of the features, in the order of the columns.
+    category_sizes
+        Number of codes of each category: of its values, and one for all others.
+    scores, outcomes
+        Of the same events: what the model says of them, and their labels (0, 1, NaN = never known). Scores of events
+        that the model was not fitted on make the better reference: on its own training rows a model is too sure.
+    bins
+        Most cells of a numeric feature besides "missing"; at least 8. The score has those of its grid in addition.
+    threshold
+        A score at or above it is a positive decision.
+    vocabularies
+        The values of each category, which name its codes.
+    segments
+        What is counted by itself besides all events; None: nothing.
+    span
+        In which detection windows the events lie; None: that is not known.
+    memories
+        Of each feature: how many detection windows its longest window spans; empty: none carries the past.
+    times_ms
+        Of the events, ascending, to see at which hours decisions are wrong; None: they have none.
+    share
+        Which share of all events these are: windows hold all. Of three in ten, as many resemble each other as in a
+        window of three tenths of the events, and that is what is measured.
+    """
+    if bins < 8:
+        raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
+    if matrix.shape != (len(scores), len(names)) or len(names) != len(kinds) or len(outcomes) != len(scores):
+        raise ValueError(
+            f"matrix {matrix.shape}, {len(names)} names, {len(kinds)} kinds, {len(scores)} scores and {len(outcomes)} "
+            "outcomes do not fit together; give one row per event and one column, name and kind per feature"
+        )
+    nothing = np.empty(0)
+    metrics = [
+        MetricCells(name, "category", nothing, category_sizes[name], values=tuple((vocabularies or {}).get(name, ())))
+        if kind == "category"
+        else MetricCells(name, "numeric", fit_edges(column, bins), scale=_fit_scale(column))
+        for name, kind, column in zip(names, kinds, matrix.T, strict=True)
+    ]
+    edges = np.unique(np.concatenate([fit_edges(scores, bins), np.linspace(0, 1, GRID + 1), [threshold]]))
+    metrics.append(MetricCells(SCORE, "score", edges, scale=_fit_scale(scores)))
+    metrics.append(MetricCells(OUTCOME, "outcome", nothing, codes=2))
+    width = max(metric.size for metric in metrics) + 1
+    empty = Counts.zeros(len(metrics), width, len(edges) + 1)
+    profiles = np.full((len(metrics), width), np.nan)
+    effects, tails = np.ones(len(metrics)), np.ones(len(metrics))
+    remembers = dict(zip(names, memories, strict=True)) if memories else {}
+    for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
+        held = _find_cells(metric, values)
+        profiles[row, : metric.size + 1] = _mean_scores(held, metric.size + 1, scores)
+        is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # a label that never comes is none
+        lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
+        effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
+        tails[row] = effects[row] if metric.is_coded else tail_effect(values, lying)
+        if metric.kind != "outcome":  # of a window, too, only labels are counted
+            effects[row], tails[row] = (1 + (each - 1) / share for each in (effects[row], tails[row]))
+    labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
+    parts = _cut(labelled, span)
+    blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)
+    cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
+    for block, rows in zip(blocks, parts, strict=True):
+        block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
+    parts_of = segments.split(matrix) if segments else ()
+    by_segment = {name: count(cells, matrix[at], scores[at], outcomes[at]) for name, at in parts_of}
+    errors = _fit_errors(scores, outcomes, threshold, times_ms, span)
+    in_cells = _find_cells(metrics[-2], scores)[labelled]
+    effect = _effect_of_labels(in_cells, outcomes[labelled], None if span is None else span.of(labelled))
+    training = count(cells, matrix, scores, outcomes)
+    return replace(
+        cells, training=training, segments=by_segment, errors=errors, label_effect=effect, tail_effects=tails
+    )
+
+
+def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> float:
+    """How many labels count as one, beyond what the cells of their scores explain.
+
+    Neighbouring cells are joined to as many groups as there are labels of the rarer kind to tell them apart.
+    """
+    groups = int(min(max(min(labels.sum(), (1 - labels).sum()) // _LABELS_A_GROUP, 1), _MOST_GROUPS))
+    ranks = np.argsort(np.argsort(in_cells, kind="stable"), kind="stable")
+    group = ranks * groups // max(len(labels), 1)
+    n = np.maximum(np.bincount(group, minlength=groups), 1)
+    residuals = labels - (np.bincount(group, labels, minlength=groups) / n)[group]
+    # Errors of either kind that come together leave the number of positives as it is, and not which scores they have.
+    of_order = residuals * (ranks / max(len(labels), 1) - 0.5)
+    return max(effect_of_residuals(each, span) for each in (residuals, of_order))
+
+
+def _cut(rows: Ints, span: Span | None) -> list[Ints]:
+    """Cut labelled events into blocks of consecutive ones.
+
+    Of whole windows where there are enough, so that what repeats within each window is no difference of blocks.
+    """
+    if span is None or not len(rows):
+        return np.array_split(rows, OUTCOME_BLOCKS)
+    starts = span.of(rows).starts()
+    each = -(-len(starts) // OUTCOME_BLOCKS)
+    if len(starts) // each < FEWEST_WINDOWS:
+        return np.array_split(rows, OUTCOME_BLOCKS)
+    return np.split(rows, starts[each::each])
+
+
+def fit_edges(values: Floats, bins: int) -> Floats:
+    """At most ``bins - 1`` interior edges from the finite values.
+
+    Examples
+    --------
+    Two distinct values make five cells: below, 0, between, 1, above.
+
+    >>> fit_edges(np.array([0.0, 1.0, 1.0]), 8).tolist() == [0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)]
+    True
+    """
+    # Below the largest float, so that each has a successor; + 0.0 makes 0.0 of -0.0.
+    distinct, frequency = np.unique(values[np.abs(values) < np.finfo(np.float64).max] + 0.0, return_counts=True)
+    if not len(distinct):
+        return np.empty(0)
+    if 2 * len(distinct) < bins:
+        own_cell = np.ones(len(distinct), dtype=bool)
+    else:
+        own_cell = frequency * (bins // 4) > frequency.sum()  # fewer than bins/4 of them: less than half of the edges
+    atoms = distinct[own_cell]
+    spread = np.repeat(distinct[~own_cell], frequency[~own_cell])
+    n_free = bins - 1 - 2 * len(atoms) - 2  # two are for the ends of the range
+    edges = [atoms, np.nextafter(atoms, np.inf), distinct[:1], np.nextafter(distinct[-1:], np.inf)]
+    if len(spread):
+        # Exact values of the data, not interpolated ones: an edge is then a value that occurs.
+        ranks = np.arange(1, n_free + 1) * len(spread) // (n_free + 1)
+        edges.append(spread[ranks])
+    joined: Floats = np.unique(np.concatenate(edges))
+    return joined
+
+
+def _fit_errors(
+    scores: Floats, outcomes: Floats, threshold: float, times_ms: Ints | None, span: Span | None
+) -> ErrorHours:
+    """Where the decisions whose label is known were wrong."""
+    is_known = np.isfinite(scores) & np.isin(outcomes, (0, 1))
+    wrong = (scores[is_known] >= threshold) != (outcomes[is_known] == 1)
+    times_ms = None if times_ms is None else times_ms[is_known]
+    return fit_error_hours(wrong, times_ms, None if span is None else span.of(is_known))
+
+
+def _find_cells(metric: MetricCells, values: Floats) -> Ints:
+    if not metric.is_coded:
+        held = metric.edges.searchsorted(values, side="right")
+        return np.where(np.isnan(values), metric.size, held)
+    codes = metric.without_strangers(values)
+    return np.where(np.isnan(codes), metric.size, codes).astype(np.int64)
+
+
+def _mean_scores(held: Ints, n_cells: int, scores: Floats) -> Floats:
+    known = np.isfinite(scores)
+    n = np.bincount(held[known], minlength=n_cells)
+    totals = np.bincount(held[known], weights=scores[known], minlength=n_cells)
+    return np.where(n > 0, totals / np.maximum(n, 1), np.nan)
+
+
+def _fit_scale(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    largest = float(np.abs(finite).max()) if len(finite) else 0.0
+    _, exponent = math.frexp(largest)  # largest < 2**exponent
+    return float(min(FIXED_POINT, 2.0 ** (_RANGE_BITS - exponent)))

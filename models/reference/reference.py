@@ -1,0 +1,434 @@
+"""The reference of a model version: the cells its metrics are counted in, and their counts in training.
+
+Training fits it (`models.reference.fit`) and the manifest keeps it; scoring counts events in its cells, and labels as
+they arrive (`models.reference.counting`). Counts are integers and add exactly, so what a window holds does not depend
+on how its events were cut into batches, nor on the number of partitions and workers.
+
+The metrics of a reference are its features in signature order, then ``"score"``, then ``"outcome"``.
+
+Cells
+-----
+* numeric features and the score: cell i holds ``edges[i-1] <= x < edges[i]``. Edges are frozen with the version. A
+  value that is frequent in training has a cell to itself, ``[v, nextafter(v))``; with few distinct values each has.
+  The first and the last cell hold what lies outside of the training range.
+* category: the cell is the code; the last code is any value that is not in the vocabulary.
+* outcome: label 0 and label 1.
+* the last used cell of each metric is "missing": NaN; for a category or a label, whatever is not one of its codes.
+
+Infinite values of a numeric metric are values: they count in the outer cells and show as minimum or maximum.
+
+The score's cells serve drift and performance. They are as fine as the training scores are dense, at least as fine as a
+grid of ``GRID`` over [0, 1] (scores may move where there were none), and one begins at the threshold: a rank curve
+(AUC) over them is within 1e-3 of the raw scores', and decisions are exact.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.reference.error_hours import ErrorHours
+from models.reference.soundness import CellLaws, find_fault_of_metrics, find_fault_of_reference
+from models.reference.units import FIXED_POINT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Cells of the score over [0, 1], at least.
+GRID = 64
+
+SCORE = "score"
+OUTCOME = "outcome"
+
+MetricKind = Literal["numeric", "category", "score", "outcome"]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class MetricCells:
+    """The cells of one metric.
+
+    Parameters
+    ----------
+    edges
+        Interior edges, ascending (numeric and score; else empty).
+    codes
+        Number of codes (category and outcome; else 0).
+    scale
+        Fixed-point units of 1.0: a power of two, at most ``FIXED_POINT``.
+    values
+        The vocabulary of a category: what its codes but the last one stand for. Empty where it is not known.
+    """
+
+    name: str
+    kind: MetricKind
+    edges: Floats
+    codes: int = 0
+    scale: float = float(FIXED_POINT)
+    values: tuple[str, ...] = ()
+
+    @property
+    def is_coded(self) -> bool:
+        return self.kind in {"category", "outcome"}
+
+    @property
+    def size(self) -> int:
+        """Number of cells besides "missing"; also the position of "missing"."""
+        return self.codes if self.is_coded else len(self.edges) + 1
+
+    @cached_property
+    def ladder(self) -> Floats:
+        """What the cells but the first begin with; "missing" begins with NaN, which sorts after everything else."""
+        return np.append(np.arange(1.0, self.codes) if self.is_coded else self.edges, np.nan)
+
+    def without_strangers(self, codes: Floats) -> Floats:
+        """Replace what is no code by NaN."""
+        return np.where((codes >= 0) & (codes < self.codes) & (codes == np.floor(codes)), codes, np.nan)
+
+
+@dataclass(eq=False)
+class Counts:
+    """What is known of a set of events: integers, extremes, and nothing that depends on their order.
+
+    Parameters
+    ----------
+    n
+        Events.
+    counts
+        Metrics x cells. The row of the outcome counts labels as they arrive, so it need not add up to ``n``.
+    sums
+        Per metric, in units of its ``scale``.
+    minima, maxima
+        Per metric; NaN when it has no value.
+    outcomes
+        Label (0 or 1) x cell of the score, of the events whose label has arrived.
+    log_loss_sum
+        Over those, in units of ``FIXED_POINT``.
+    n_correct
+        Those whose decision (score >= threshold) was right.
+    """
+
+    n: int
+    counts: Ints
+    sums: Ints
+    minima: Floats
+    maxima: Floats
+    outcomes: Ints
+    log_loss_sum: int = 0
+    n_correct: int = 0
+
+    @classmethod
+    def zeros(cls, n_metrics: int, width: int, score_cells: int) -> Counts:
+        """Count no events: the neutral element of ``+``."""
+        return cls(
+            n=0,
+            counts=np.zeros((n_metrics, width), np.int64),
+            sums=np.zeros(n_metrics, np.int64),
+            minima=np.full(n_metrics, np.nan),
+            maxima=np.full(n_metrics, np.nan),
+            outcomes=np.zeros((2, score_cells), np.int64),
+        )
+
+    def __add__(self, other: Counts) -> Counts:
+        """Count both sets of events together; exact, associative and commutative."""
+        return Counts(
+            n=self.n + other.n,
+            counts=self.counts + other.counts,
+            sums=self.sums + other.sums,
+            minima=np.fmin(self.minima, other.minima),
+            maxima=np.fmax(self.maxima, other.maxima),
+            outcomes=self.outcomes + other.outcomes,
+            log_loss_sum=self.log_loss_sum + other.log_loss_sum,
+            n_correct=self.n_correct + other.n_correct,
+        )
+
+    @property
+    def n_labels(self) -> int:
+        return int(self.outcomes.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The metrics of a version and what is known of its training data.
+
+    Parameters
+    ----------
+    metrics
+        The features, the score, the outcome.
+    training
+        Their counts. The scores are of rows that the model had not seen, so ``training.outcomes`` calibrate them.
+    threshold
+        A score at or above it is a positive decision.
+    design_effects
+        Per metric: how many neighbouring events count as one (`models.reference.dependence`).
+    profiles
+        Metrics x cells: mean score of the events in a cell; NaN where there are none.
+    outcome_blocks
+        Block x label x score cell: ``training.outcomes`` in consecutive blocks of events, which show how labels err
+        together for a while.
+    segments
+        The counts of each segment that had events in training, by name.
+    label_effect
+        How many labels count as one, beyond what their scores explain.
+    errors
+        Where decisions were wrong: by the hours of the week, and how errors depend on each other beyond that.
+    tail_effects
+        As ``design_effects``, of the largest and smallest values; None, in references of former releases: the same.
+    """
+
+    metrics: tuple[MetricCells, ...]
+    training: Counts
+    threshold: float
+    design_effects: Floats
+    profiles: Floats
+    outcome_blocks: Ints
+    segments: Mapping[str, Counts] = field(default_factory=dict)
+    errors: ErrorHours = field(default_factory=ErrorHours.none)
+    label_effect: float = 1.0
+    tail_effects: Floats | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(metric.name for metric in self.metrics)
+
+    @property
+    def n(self) -> int:
+        return self.training.n
+
+    @property
+    def counts(self) -> Ints:
+        return self.training.counts
+
+    @property
+    def sums(self) -> Ints:
+        return self.training.sums
+
+    @property
+    def minima(self) -> Floats:
+        return self.training.minima
+
+    @property
+    def maxima(self) -> Floats:
+        return self.training.maxima
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of a counts matrix: the cells of the widest metric, its "missing" included."""
+        return max(metric.size for metric in self.metrics) + 1
+
+    @cached_property
+    def scales(self) -> Floats:
+        return np.array([metric.scale for metric in self.metrics[:-1]])
+
+    @cached_property
+    def sizes(self) -> Ints:
+        return np.array([metric.size for metric in self.metrics[:-1]])
+
+    @cached_property
+    def ladders(self) -> list[tuple[int, Floats]]:
+        return [(metric.size, metric.ladder) for metric in self.metrics[:-1]]
+
+    @cached_property
+    def coded_rows(self) -> list[int]:
+        return [row for row, metric in enumerate(self.metrics[:-1]) if metric.is_coded]
+
+    @cached_property
+    def laws(self) -> CellLaws:
+        return CellLaws(self)
+
+    @property
+    def score_cells(self) -> int:
+        """Cells of the score, "missing" aside."""
+        return self.metrics[-2].size
+
+    @property
+    def threshold_cell(self) -> int:
+        """The first cell of the score whose decision is positive."""
+        return int(np.searchsorted(self.metrics[-2].edges, self.threshold)) + 1
+
+    def zeros(self) -> Counts:
+        return Counts.zeros(len(self.metrics), self.width, self.score_cells)
+
+    def by_segment(self) -> list[tuple[str, Counts]]:
+        """List the training counts by segment, those of all events first."""
+        return [("all", self.training), *sorted(self.segments.items())]
+
+    @property
+    def mean_scores(self) -> Floats:
+        """Of the events in each score cell; NaN for an empty one."""
+        return self.profiles[-2, : self.score_cells]
+
+    def mean(self, counts: Counts, metric: int) -> float:
+        """Mean of the values of one metric that are not missing; NaN without any."""
+        row = counts.counts[metric]
+        present = int(row.sum()) - int(row[self.metrics[metric].size])
+        if present == 0:
+            return math.nan
+        return float(counts.sums[metric]) / self.metrics[metric].scale / present
+
+    def to_json(self) -> str:
+        """All of it as JSON, from which `from_json` makes the same bits again."""
+        return json.dumps(
+            {
+                "format": 4,
+                "threshold": self.threshold,
+                "n": self.training.n,
+                "log_loss_sum": self.training.log_loss_sum,
+                "n_correct": self.training.n_correct,
+                "outcomes": self.training.outcomes.tolist(),
+                "label_effect": self.label_effect,
+                "outcome_blocks": [_to_sparse(block.ravel()) for block in self.outcome_blocks],
+                "metrics": [
+                    {
+                        "name": metric.name,
+                        "kind": metric.kind,
+                        "edges": metric.edges.tolist(),
+                        "codes": metric.codes,
+                        "scale": metric.scale,
+                        "values": metric.values,
+                        "counts": self.counts[row, : metric.size + 1].tolist(),
+                        "sum": int(self.sums[row]),
+                        "minimum": _float_to_json(float(self.minima[row])),
+                        "maximum": _float_to_json(float(self.maxima[row])),
+                        "design_effect": float(self.design_effects[row]),
+                        **({} if self.tail_effects is None else {"tail_effect": float(self.tail_effects[row])}),
+                        "profile": list(map(_float_to_json, self.profiles[row, : metric.size + 1].tolist())),
+                    }
+                    for row, metric in enumerate(self.metrics)
+                ],
+                "segments": {name: self._to_lists(counts) for name, counts in self.segments.items()},
+                "errors": {
+                    "events": self.errors.events.tolist(),
+                    "wrong": self.errors.wrong.tolist(),
+                    "log_odds": self.errors.log_odds.tolist(),
+                    "effect": self.errors.effect,
+                },
+            },
+            allow_nan=False,
+        )
+
+    def _to_lists(self, counts: Counts) -> dict[str, Any]:
+        return {
+            "n": counts.n,
+            "log_loss_sum": counts.log_loss_sum,
+            "n_correct": counts.n_correct,
+            "outcomes": counts.outcomes.tolist(),
+            "counts": [counts.counts[row, : metric.size + 1].tolist() for row, metric in enumerate(self.metrics)],
+            "sums": counts.sums.tolist(),
+            "minima": list(map(_float_to_json, counts.minima.tolist())),
+            "maxima": list(map(_float_to_json, counts.maxima.tolist())),
+        }
+
+    def _from_lists(self, body: dict[str, Any]) -> Counts:
+        counts = self.zeros()
+        for row, (metric, cells) in enumerate(zip(self.metrics, body["counts"], strict=True)):
+            _fill(counts.counts[row, : metric.size + 1], cells)
+        _fill(counts.outcomes, body["outcomes"])
+        _fill(counts.sums, body["sums"])
+        _fill(counts.minima, list(map(_float_from_json, body["minima"])))
+        _fill(counts.maxima, list(map(_float_from_json, body["maxima"])))
+        counts.n, counts.log_loss_sum, counts.n_correct = (
+            _whole(body[name]) for name in ("n", "log_loss_sum", "n_correct")
+        )
+        return counts
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Reference:
+        """Read what `to_json` wrote; ValueError when it is something else or unsound (`models.reference.soundness`)."""
+        try:
+            body = json.loads(text)
+            written = body["format"]
+            whole = cls._read(body) if written == 4 else None
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a reference as to_json writes it: {type(error).__name__}: {error!s:.200}") from error
+        if whole is None:
+            raise ValueError(
+                f"reference format {written!r:.40} is not 4; train again, or use the release that wrote it"
+            )
+        if fault := find_fault_of_reference(whole):
+            raise ValueError(f"not a sound reference: {fault}")
+        return whole
+
+    @classmethod
+    def _read(cls, body: dict[str, Any]) -> Reference:
+        rows: list[dict[str, Any]] = body["metrics"]
+        metrics = tuple(
+            MetricCells(
+                name=row["name"],
+                kind=row["kind"],
+                edges=np.array(row["edges"], np.float64),
+                codes=row["codes"],
+                scale=float(row["scale"]),
+                values=tuple(row["values"]),
+            )
+            for row in rows
+        )
+        if fault := find_fault_of_metrics(metrics, len(body["segments"]), len(body["outcome_blocks"])):
+            raise ValueError(fault)
+        width = max(metric.size for metric in metrics) + 1
+        training = Counts.zeros(len(metrics), width, metrics[-2].size)
+        profiles = np.full((len(metrics), width), np.nan)
+        for number, row in enumerate(rows):
+            _fill(training.counts[number, : metrics[number].size + 1], row["counts"])
+            training.sums[number] = row["sum"]
+            training.minima[number] = _float_from_json(row["minimum"])
+            training.maxima[number] = _float_from_json(row["maximum"])
+            _fill(profiles[number, : metrics[number].size + 1], list(map(_float_from_json, row["profile"])))
+        _fill(training.outcomes, body["outcomes"])
+        training.n = _whole(body["n"])
+        training.log_loss_sum = _whole(body["log_loss_sum"])
+        training.n_correct = _whole(body["n_correct"])
+        design_effects = np.array([row["design_effect"] for row in rows], np.float64)
+        blocks = np.zeros((len(body["outcome_blocks"]), *training.outcomes.shape), np.int64)
+        for block, (cells, counts) in zip(blocks, body["outcome_blocks"], strict=True):
+            block.reshape(-1)[cells] = counts
+        whole = cls(metrics, training, float(body["threshold"]), design_effects, profiles, blocks)
+        segments = {name: whole._from_lists(lists) for name, lists in body["segments"].items()}
+        errors = ErrorHours.none()
+        _fill(errors.events, body["errors"]["events"])
+        _fill(errors.wrong, body["errors"]["wrong"])
+        _fill(errors.log_odds, body["errors"]["log_odds"])
+        errors = replace(errors, effect=float(body["errors"]["effect"]))
+        tails = [float(row["tail_effect"]) for row in rows if "tail_effect" in row]
+        return replace(
+            whole,
+            segments=segments,
+            errors=errors,
+            label_effect=float(body["label_effect"]),
+            tail_effects=np.array(tails) if len(tails) == len(rows) else None,
+        )
+
+
+def _to_sparse(counts: Ints) -> tuple[list[int], list[int]]:
+    cells = np.flatnonzero(counts)
+    return cells.tolist(), counts[cells].tolist()
+
+
+def _float_to_json(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
+
+
+def _float_from_json(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _fill(target: NDArray[Any], values: Any) -> None:
+    """Put values into all of an array; they are as many, so that a short text makes no large array."""
+    if np.shape(values) != target.shape:
+        raise ValueError(f"{np.shape(values)} values are given for {target.shape}")
+    target[...] = values
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value

@@ -1,0 +1,121 @@
+"""Which announced versions are to be tried, and when again: what is refused today may be there tomorrow.
+
+An attempt is of a version, the digest of its artifact and the place where it is said to be, so that an announcement
+with a wrong place spoils nothing for the right one. What is wrong with the place (nothing is there, a file cannot be
+read or is not whole) may pass: it is tried again, with growing pauses. What is wrong with the version itself stays
+wrong until its files are others, or somebody announces it again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from models.versions.registry import Stamp
+from schemas.wire import ModelUpdate
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+#: How many are tried again at a time: of thousands that are nowhere, each has its turn.
+MOST_AGAIN = 20
+
+#: Model, version and digest: what is loaded. And where it is: what is tried.
+Content = tuple[str, str, str]
+Place = tuple[str, str, str, str]
+
+
+def content_of(update: ModelUpdate) -> Content:
+    return update.model, update.version, update.sha256
+
+
+def place_of(update: ModelUpdate) -> Place:
+    return *content_of(update), update.uri
+
+
+@dataclass(eq=False)
+class Attempt:
+    """What became of an announced version.
+
+    ``refused``: files of the version, at any place, that were refused, and why. ``why``: of its refusal, "" when it was
+    never tried. ``stamp``: of the files that were refused; None when it is to be tried whatever they are. ``due_s``:
+    when it is to be tried again.
+    """
+
+    update: ModelUpdate
+    refused: dict[Stamp, str] = field(default_factory=dict)
+    why: str = ""
+    stamp: Stamp | None = None
+    pause_s: float = FIRST_PAUSE_S
+    due_s: float = 0.0
+    is_running: bool = False
+    #: Set when the thread has ended that was not waited for any longer; None: there is none.
+    given_up: threading.Event | None = None
+
+    def is_due(self, now_s: float) -> bool:
+        if self.is_running or self.due_s > now_s:
+            return False
+        return self.given_up is None or self.given_up.is_set()
+
+    def refuse(self, why: str, stamp: Stamp | None, now_s: float) -> bool:
+        """Note a refusal; whether it says something new."""
+        is_news = why != self.why
+        self.why, self.stamp = why, stamp
+        if stamp is not None:
+            self.refused[stamp] = why
+        self.wait(now_s)
+        return is_news
+
+    def wait(self, now_s: float) -> None:
+        """Look again later, and later each time."""
+        self.due_s = now_s + self.pause_s
+        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+
+    def ask_again(self) -> None:
+        """Somebody has announced it again: it is tried at once, whatever is known of it."""
+        if self.stamp is not None:
+            self.refused.pop(self.stamp, None)
+        self.stamp, self.pause_s, self.due_s = None, FIRST_PAUSE_S, 0.0
+
+
+class Attempts:
+    """Of one worker. Times are seconds of a clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[Place, Attempt] = {}
+        self._wanted: dict[Place, Attempt] = {}
+        self._refused: dict[Content, dict[Stamp, str]] = {}
+
+    def announce(self, update: ModelUpdate) -> None:
+        """An update has come, of a version that shall score."""
+        found = self._attempts.get(place_of(update))
+        if found is not None:
+            found.ask_again()
+
+    def want(self, updates: Iterable[ModelUpdate]) -> None:
+        """From now on the versions of these are wanted, and no others; each once, where it stands last."""
+        self._wanted = {}
+        for update in updates:
+            place = place_of(update)
+            attempt = self._attempts.get(place)
+            if attempt is None:
+                refused = self._refused.setdefault(content_of(update), {})
+                attempt = self._attempts[place] = Attempt(update, refused)
+            self._wanted.pop(place, None)
+            self._wanted[place] = attempt
+
+    def due(self, loaded: Container[Content], now_s: float) -> list[Attempt]:
+        """What is to be tried now: all that never was, in the order of what is wanted, and some of it again."""
+        found = [each for each in self._wanted.values() if each.is_due(now_s) and content_of(each.update) not in loaded]
+        again = heapq.nsmallest(MOST_AGAIN, (each for each in found if each.why), key=lambda each: each.due_s)
+        return [*(each for each in found if not each.why), *again]
+
+    @property
+    def is_running(self) -> bool:
+        return any(attempt.is_running for attempt in self._attempts.values())
+
+    @property
+    def has_untried(self) -> bool:
+        """Whether there is no verdict yet of something that is being tried."""
+        return any(attempt.is_running and not attempt.why for attempt in self._attempts.values())
