@@ -47,7 +47,7 @@ def cache() -> Path:
 def kafka(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str]:
     """Bootstrap address of a broker that no test kills; it lives as long as the process that takes tests."""
     with EmbeddedKafka(home=tmp_path_factory.mktemp("kafka"), cache=cache) as broker:
-        yield broker.bootstrap
+        yield broker.access
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -69,7 +69,7 @@ def test_a_killed_broker_costs_time_and_nothing_else(
     async def scenario() -> None:
         async with (
             breakable(tmp_path, cache, seed) as (broker, _),
-            ChaosRun(broker.bootstrap, tmp_path, Load(seed, n=10**6), setup) as run,
+            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
         ):
             await run.produce()
             recovery_s = await crash_broker(run, broker, times, seed)
@@ -92,7 +92,7 @@ def test_a_broker_that_hangs_costs_time_and_nothing_else(cache: Path, tmp_path: 
     async def scenario() -> None:
         async with (
             breakable(tmp_path, cache, seed) as (broker, _),
-            ChaosRun(broker.bootstrap, tmp_path, Load(seed, n=10**6), setup) as run,
+            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
         ):
             await run.produce()
             longest_s = 0.0
@@ -120,7 +120,7 @@ def test_a_full_disk_of_the_broker_loses_nothing(cache: Path, tmp_path: Path, se
     async def scenario() -> None:
         async with (
             breakable(tmp_path, cache, seed) as (broker, _),
-            ChaosRun(broker.bootstrap, tmp_path, Load(seed, n=10**6), setup) as run,
+            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
         ):
             await run.produce()
             broker.fill_disk()
@@ -149,7 +149,7 @@ def test_a_bad_network_costs_time_and_nothing_else(
     async def scenario() -> None:
         async with (
             breakable(tmp_path, cache, seed) as (broker, proxy),
-            ChaosRun(broker.bootstrap, tmp_path, Load(seed, n=10**6), setup, broker.proxied) as run,
+            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup, broker.proxied) as run,
         ):
             await run.produce()
             order = list(names)

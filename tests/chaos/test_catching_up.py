@@ -18,6 +18,8 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
+from app.kafka_access import KafkaAccess
+
 Fault = Callable[[ChaosRun, random.Random, int], Awaitable[None]]
 
 #: Share of a backlog behind which next to nothing is left to score: a fiftieth is poison.
@@ -100,7 +102,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_faults_during_catch_up_change_no_window(kafka: str, tmp_path: Path, seed: int, name: str) -> None:
+def test_faults_during_catch_up_change_no_window(kafka: KafkaAccess, tmp_path: Path, seed: int, name: str) -> None:
     case = RUNS[name]
 
     async def scenario() -> None:
@@ -120,7 +122,7 @@ def test_faults_during_catch_up_change_no_window(kafka: str, tmp_path: Path, see
 
 @pytest.mark.chaos_full
 def test_labels_that_are_read_far_behind_the_events_come_before_them_all_the_same(
-    kafka: str, tmp_path: Path, seed: int
+    kafka: KafkaAccess, tmp_path: Path, seed: int
 ) -> None:
     """Labels of ten times the size; what waits in vain would not wait long, but being behind is not in vain."""
     setup = Setup("exactly_once", with_labels=True, shared=True, impatient=True)

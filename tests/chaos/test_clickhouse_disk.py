@@ -12,11 +12,13 @@ from full_disk import Disk, limited, small_disk
 from monitor_bench import Bench, Client
 from monitor_chaos import Monitors, open_ledger
 
+from app.kafka_access import KafkaAccess
+
 
 @pytest.mark.parametrize(
     "disk", [limited, pytest.param(small_disk, marks=pytest.mark.chaos_full)], ids=lambda disk: disk.__name__
 )
-def test_a_full_disk_is_said_and_waited_for(kafka: str, tmp_path: Path, disk: Disk) -> None:
+def test_a_full_disk_is_said_and_waited_for(kafka: KafkaAccess, tmp_path: Path, disk: Disk) -> None:
     seed = seed_of("clickhouse-disk")
 
     async def scenario() -> None:

@@ -14,6 +14,8 @@ from clickhouse_front import ClickHouseFront, Faults
 from monitor_bench import Bench, Client
 from monitor_chaos import Monitors, open_ledger
 
+from app.kafka_access import KafkaAccess
+
 #: Longer than the session of a monitor (10 s): the other one has taken over when it wakes up.
 SLEEP_S = 14.0
 FAULTS = Faults(error=0.10, drop_before=0.04, drop_after=0.12, half_before=0.03, half_after=0.03, slow=0.5, slow_s=0.3)
@@ -40,7 +42,9 @@ EMBEDDED = [
 
 
 @pytest.mark.parametrize("plan", SERVER)
-def test_killed_monitors_and_a_failing_server_leave_exact_tables(kafka: str, tmp_path: Path, plan: Plan) -> None:
+def test_killed_monitors_and_a_failing_server_leave_exact_tables(
+    kafka: KafkaAccess, tmp_path: Path, plan: Plan
+) -> None:
     seed = seed_of("clickhouse-kills")
 
     async def scenario() -> None:
@@ -77,7 +81,9 @@ def test_killed_monitors_and_a_failing_server_leave_exact_tables(kafka: str, tmp
 
 
 @pytest.mark.parametrize("plan", EMBEDDED)
-def test_an_embedded_engine_that_is_killed_opens_again_and_is_exact(kafka: str, tmp_path: Path, plan: Plan) -> None:
+def test_an_embedded_engine_that_is_killed_opens_again_and_is_exact(
+    kafka: KafkaAccess, tmp_path: Path, plan: Plan
+) -> None:
     seed = seed_of("clickhouse-embedded-kills")
 
     async def scenario() -> None:
@@ -163,7 +169,7 @@ async def _is_written(bench: Bench, monitors: Monitors) -> bool:
 
 
 @pytest.mark.chaos_full
-def test_a_frozen_monitor_that_wakes_up_beside_another_changes_nothing(kafka: str, tmp_path: Path) -> None:
+def test_a_frozen_monitor_that_wakes_up_beside_another_changes_nothing(kafka: KafkaAccess, tmp_path: Path) -> None:
     seed = seed_of("clickhouse-zombie")
 
     async def scenario() -> None:

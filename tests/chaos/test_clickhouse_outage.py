@@ -24,6 +24,7 @@ from monitor_chaos import Monitors
 from worker_bench import Bench, event
 
 from app.adapters.kafka.topic_reader import read_to_end
+from app.kafka_access import KafkaAccess
 from app.secret import Secret
 from schemas.wire import Score, decode_json
 
@@ -50,7 +51,9 @@ OUTAGES = [
 
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_outage_of_clickhouse_loses_nothing_and_slows_no_score(kafka: str, tmp_path: Path, outage: Outage) -> None:
+def test_an_outage_of_clickhouse_loses_nothing_and_slows_no_score(
+    kafka: KafkaAccess, tmp_path: Path, outage: Outage
+) -> None:
     seed = seed_of("clickhouse-outage")
 
     async def scenario() -> None:
@@ -129,7 +132,7 @@ def harm(front: ClickHouseFront, outage: Outage, *, is_down: bool) -> None:
 async def load(bench: Bench, rate: int) -> AsyncIterator[list[int]]:
     """Events at a rate, until the end of the block; their numbers as they are acknowledged."""
     sent: list[int] = []
-    producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.servers)
     await producer.start()
     is_over = asyncio.Event()
 
@@ -200,13 +203,13 @@ class Phase:
 async def phases(bench: Bench, times: list[float]) -> list[Phase]:
     topics = bench.pipeline.topics
     came: dict[tuple[int, int], int] = {}
-    async for batch in read_to_end(bench.bootstrap, [topics.events]):
+    async for batch in read_to_end(bench.kafka, [topics.events]):
         came |= {
             (batch.partition, offset): at
             for offset, at in zip(batch.offsets.tolist(), batch.timestamps_ms.tolist(), strict=True)
         }
     at, latency = [], []
-    async for batch in read_to_end(bench.bootstrap, [topics.scores]):
+    async for batch in read_to_end(bench.kafka, [topics.scores]):
         for value, scored_at in zip(batch.values, batch.timestamps_ms.tolist(), strict=True):
             source = decode_json(value or b"", Score).source
             at.append(came[source.partition, source.offset] / 1000)

@@ -17,6 +17,8 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
+from app.kafka_access import KafkaAccess
+
 #: Promises on a quiet machine.
 HAND_OVER_S = 10.0
 PAUSE_OF_OTHERS_S = 3.0
@@ -72,7 +74,7 @@ MEMBERS = [
 
 @pytest.mark.parametrize(("setup", "dies"), MEMBERS)
 def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
-    kafka: str, tmp_path: Path, seed: int, setup: Setup, dies: bool
+    kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, dies: bool
 ) -> None:
     async def scenario() -> None:
         figures: list[Figure] = []
@@ -115,7 +117,7 @@ STORMS = [
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "changes"), STORMS)
 def test_scaling_up_and_down_again_and_again_loses_nothing(
-    kafka: str, tmp_path: Path, seed: int, setup: Setup, changes: int
+    kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, changes: int
 ) -> None:
     """From one worker to three and back, a change every few seconds, whether the last one is over or not."""
 
@@ -144,7 +146,7 @@ def test_scaling_up_and_down_again_and_again_loses_nothing(
 
 
 @pytest.mark.chaos_full
-def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: str, tmp_path: Path, seed: int) -> None:
+def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: KafkaAccess, tmp_path: Path, seed: int) -> None:
     """From one worker to eight, each with a partition; two die, five leave, and the last one has them all."""
     setup = replace(MONITORED, partitions=8)
     others = range(1, 8)
@@ -179,7 +181,7 @@ STOPS = [
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "times"), STOPS)
 def test_a_worker_told_to_stop_under_load_ends_cleanly(
-    kafka: str, tmp_path: Path, seed: int, setup: Setup, times: int
+    kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, times: int
 ) -> None:
     async def scenario() -> None:
         chance, ends = new_random(seed), []

@@ -14,6 +14,7 @@ from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
 from app.adapters.kafka.topic_reader import read_to_end
+from app.kafka_access import KafkaAccess
 from models.versions.registry import Registry
 from schemas.pipeline.file import load as load_pipeline
 from schemas.wire import ModelStatus, decode_json
@@ -27,7 +28,7 @@ MOST_RSS_MB = 700.0
 
 async def refused_versions(run: ChaosRun) -> set[str]:
     refused = set()
-    async for batch in read_to_end(run.bootstrap, [run.pipeline.topics.model_status]):
+    async for batch in read_to_end(run.kafka, [run.pipeline.topics.model_status]):
         statuses = [decode_json(value, ModelStatus) for value in batch.values if value is not None]
         refused |= {status.version for status in statuses if status.status == "refused"}
     return refused
@@ -43,7 +44,7 @@ RACES = [
 
 
 @pytest.mark.parametrize(("setup", "kills"), RACES)
-def test_model_updates_race_with_kills(kafka: str, tmp_path: Path, seed: int, setup: Setup, kills: int) -> None:
+def test_model_updates_race_with_kills(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, kills: int) -> None:
     """Good, tampered and foreign versions while workers die: each score is that of a good version, to the bit."""
 
     async def scenario() -> None:
@@ -93,7 +94,7 @@ def test_model_updates_race_with_kills(kafka: str, tmp_path: Path, seed: int, se
 @pytest.mark.chaos_full
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_three_times_the_load_is_caught_up_in_bounded_memory(
-    kafka: str, tmp_path: Path, seed: int, delivery: str
+    kafka: KafkaAccess, tmp_path: Path, seed: int, delivery: str
 ) -> None:
     """A flood of events of 1 KB that waits for the worker, and three times the rate for a minute."""
     setup = Setup(delivery, workers=1)
@@ -144,7 +145,7 @@ def slow(amount):
 
 
 @pytest.mark.chaos_full
-def test_a_slow_model_leaves_its_backlog_in_kafka(kafka: str, tmp_path: Path, seed: int) -> None:
+def test_a_slow_model_leaves_its_backlog_in_kafka(kafka: KafkaAccess, tmp_path: Path, seed: int) -> None:
     """120 MB of events wait for a worker that takes 2 ms for each: it must not take them all into its memory."""
     n, pad = 30_000, 4_000
     setup = Setup("exactly_once", workers=1, features=SLOW_FEATURE)
@@ -169,7 +170,7 @@ def test_a_slow_model_leaves_its_backlog_in_kafka(kafka: str, tmp_path: Path, se
 
 
 @pytest.mark.chaos_full
-def test_a_cold_start_with_100_000_keys_takes_the_stated_time(kafka: str, tmp_path: Path, seed: int) -> None:
+def test_a_cold_start_with_100_000_keys_takes_the_stated_time(kafka: KafkaAccess, tmp_path: Path, seed: int) -> None:
     setup = Setup("exactly_once", workers=1)
     keys = 100_000
 

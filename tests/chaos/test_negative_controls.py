@@ -17,6 +17,7 @@ from chaos_report import Row, record
 from chaos_run import ScoreReader
 
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from schemas.pipeline.file import load as load_pipeline
 from schemas.pipeline.spec import Pipeline
 
@@ -48,12 +49,12 @@ def new_pipeline(folder: Path) -> Pipeline:
     return load_pipeline(path)
 
 
-def command(pipeline: Pipeline, kafka: str, guarantee: str) -> tuple[list[str], dict[str, str]]:
+def command(pipeline: Pipeline, kafka: KafkaAccess, guarantee: str) -> tuple[list[str], dict[str, str]]:
     ours = str(Path(chaos_faust.__file__).parents[2])
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "KAFKA": kafka,
+        "KAFKA": kafka.servers,
         "GROUP": f"faust-{pipeline.name}",
         "EVENTS": pipeline.topics.events,
         "SCORES": pipeline.topics.scores,
@@ -72,7 +73,7 @@ GUARANTEES = [
 
 
 @pytest.mark.parametrize(("guarantee", "kills"), GUARANTEES)
-def test_faust_alone_is_caught(kafka: str, tmp_path: Path, seed: int, guarantee: str, kills: int) -> None:
+def test_faust_alone_is_caught(kafka: KafkaAccess, tmp_path: Path, seed: int, guarantee: str, kills: int) -> None:
     async def scenario() -> None:
         chance, pipeline = new_random(seed), new_pipeline(tmp_path)
         await ensure_topics(kafka, pipeline.topics.all())

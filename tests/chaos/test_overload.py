@@ -15,6 +15,8 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
+from app.kafka_access import KafkaAccess
+
 #: Of a backlog, by which it is measured what the workers can do.
 MEASURED = 20_000
 RATE, LOADED_S = 400, 20.0
@@ -55,7 +57,7 @@ async def slow_workers(run: ChaosRun, share: float) -> AsyncIterator[None]:
 
 @pytest.mark.chaos_full
 @pytest.mark.parametrize("times", [1, 2, 4])
-def test_no_load_makes_a_score_stale(kafka: str, tmp_path: Path, seed: int, times: int) -> None:
+def test_no_load_makes_a_score_stale(kafka: KafkaAccess, tmp_path: Path, seed: int, times: int) -> None:
     """A steady load, and workers that have as much time as they need for it, half of that, and a quarter."""
     setup = Setup("exactly_once", with_labels=True, shared=True, impatient=True)
 

@@ -15,6 +15,8 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
+from app.kafka_access import KafkaAccess
+
 
 @pytest.mark.parametrize(
     "setup",
@@ -23,7 +25,7 @@ from chaos_run import ChaosRun
         pytest.param(Setup("at_least_once", workers=1), id="at-least-once", marks=pytest.mark.chaos_full),
     ],
 )
-def test_poison_stops_nothing(kafka: str, tmp_path: Path, seed: int, setup: Setup) -> None:
+def test_poison_stops_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup) -> None:
     """One bad record in twenty: all of them dead letters, no restart, and the good ones hardly later than before."""
     rate = 1_000
 
@@ -85,7 +87,7 @@ LARGE: dict[str, list[tuple[bytes, bool]]] = {
         pytest.param(Setup("at_least_once", workers=1), id="at-least-once", marks=pytest.mark.chaos_full),
     ],
 )
-def test_large_records_stop_nothing(kafka: str, tmp_path: Path, seed: int, setup: Setup) -> None:
+def test_large_records_stop_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup) -> None:
     """Whatever a broker takes as an event has one outcome, a score or a dead letter, and what follows it is scored."""
 
     async def scenario() -> None:

@@ -48,7 +48,7 @@ def test_each_record_is_copied_and_scored_once_whatever_breaks(cache: Path, tmp_
 
     async def scenario() -> tuple[list[Any], list[Any], list[Any], list[int]]:
         async with breakable(tmp_path, cache, seed) as (broker, _):
-            bench = Stranger(broker.bootstrap, tmp_path)
+            bench = Stranger(broker.access, tmp_path)
             await bench.prepare()
             records = stream(0, N)
             edge = next(at for at, each in enumerate(records) if (each.kind, each.number) == ("event", BACKLOG))

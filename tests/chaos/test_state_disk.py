@@ -14,6 +14,7 @@ from chaos_run import ChaosRun
 from full_disk import Disk, limited, small_disk
 
 from app.exits import EXIT_CONFIG
+from app.kafka_access import KafkaAccess
 
 #: For so long the disk is full, and on a slow machine until a worker has come to write what no longer fits.
 FULL_S, LONGEST_S = 20.0, 180.0
@@ -22,7 +23,7 @@ FULL_S, LONGEST_S = 20.0, 180.0
 @pytest.mark.chaos_full
 @pytest.mark.parametrize("disk", [limited, small_disk], ids=lambda disk: disk.__name__)
 def test_a_full_disk_of_the_state_is_said_and_costs_time_alone(
-    kafka: str, tmp_path: Path, seed: int, disk: Disk
+    kafka: KafkaAccess, tmp_path: Path, seed: int, disk: Disk
 ) -> None:
     setup = Setup("exactly_once", with_labels=True, on_disk=True, shared=True)
 

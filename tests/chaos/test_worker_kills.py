@@ -11,6 +11,8 @@ from chaos_pipeline import Setup
 from chaos_report import record
 from chaos_run import ChaosRun
 
+from app.kafka_access import KafkaAccess
+
 
 async def kill_at_random(run: ChaosRun, kills: int, seed: int, every_s: tuple[float, float]) -> None:
     """Kill workers at random points."""
@@ -38,7 +40,7 @@ KILLS = [  # in the short selection: test_models_and_pressure.py and test_member
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "kills"), KILLS)
 def test_kills_lose_double_and_miscount_nothing(
-    kafka: str, tmp_path: Path, seed: int, setup: Setup, kills: int
+    kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, kills: int
 ) -> None:
     async def scenario() -> None:
         async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:

@@ -11,6 +11,8 @@ from chaos_pipeline import Setup
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
+from app.kafka_access import KafkaAccess
+
 #: Longer than a worker's session (6 s), so that its partitions have moved on when it wakes up.
 SLEEP_S = 14.0
 
@@ -22,7 +24,7 @@ RUNS = [  # one of the short selection: test_membership_faults.py
 
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "times"), RUNS)
-def test_a_zombie_writes_nothing(kafka: str, tmp_path: Path, seed: int, setup: Setup, times: int) -> None:
+def test_a_zombie_writes_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, times: int) -> None:
     async def scenario() -> None:
         chance = new_random(seed)
         woken = 0

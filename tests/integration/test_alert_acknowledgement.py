@@ -19,6 +19,7 @@ from app.adapters.http.alert_answers import NotAtWorkError
 from app.adapters.kafka.topic_reader import read_to_end
 from app.cli.alerts import command
 from app.core.alerts.cases import AcknowledgeError
+from app.kafka_access import KafkaAccess
 from app.monitor.monitor import Monitor
 from app.monitor.watch import Pace
 from schemas.wire import Alert, decode_json
@@ -28,7 +29,7 @@ QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
 
 async def read_alerts(bench: Bench) -> list[Alert]:
     found = []
-    async for batch in read_to_end(bench.bootstrap, [bench.pipeline.topics.alerts]):
+    async for batch in read_to_end(bench.kafka, [bench.pipeline.topics.alerts]):
         found.extend(decode_json(value, Alert) for value in batch.values if value is not None)
     return found
 
@@ -48,7 +49,7 @@ def post(client: Client, path: str, body: bytes, kind: str = "application/json")
             return error.code, json.load(error)
 
 
-def test_an_acknowledgement_is_told_once_and_survives_a_kill(kafka: str, tmp_path: Path) -> None:
+def test_an_acknowledgement_is_told_once_and_survives_a_kill(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()
@@ -122,7 +123,7 @@ def check_commands(client: Client) -> str:
     return alert_id
 
 
-def test_a_monitor_whose_checkpoint_is_of_no_use_tells_no_alert_again(kafka: str, tmp_path: Path) -> None:
+def test_a_monitor_whose_checkpoint_is_of_no_use_tells_no_alert_again(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()

@@ -10,6 +10,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from worker_bench import START_MS, Bench
 
+from app.kafka_access import KafkaAccess
+
 YEAR_2100_MS = 4_102_444_800_000
 
 
@@ -56,12 +58,12 @@ CORPUS: list[tuple[bytes | None, str]] = [
 
 
 def test_each_bad_record_is_a_dead_letter_with_its_bytes_and_its_neighbours_are_scored(
-    kafka: str, tmp_path: Path
+    kafka: KafkaAccess, tmp_path: Path
 ) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=True)
         await bench.prepare()
-        producer = AIOKafkaProducer(bootstrap_servers=kafka, max_request_size=2 << 20)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, max_request_size=2 << 20)
         await producer.start()
         for number, (value, _) in enumerate(CORPUS):
             await producer.send_and_wait(

@@ -15,14 +15,17 @@ from app.bench.peer_tools import Say
 from app.bench.run import BenchRun, Sizes
 from app.bench.throughput import compare
 from app.bench.workload import STATELESS
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
 
 EVENTS = 20_000
 
 
 @pytest.fixture
-def run(kafka: str, cache: Path, tmp_path: Path) -> BenchRun:
-    settings = replace(Settings.read({}), kafka=kafka, home=tmp_path, registry=tmp_path / "registry", cache=cache)
+def run(kafka: KafkaAccess, cache: Path, tmp_path: Path) -> BenchRun:
+    settings = replace(
+        Settings.read({}), kafka=kafka.servers, home=tmp_path, registry=tmp_path / "registry", cache=cache
+    )
     return BenchRun(settings, lambda _: None, Sizes(events=EVENTS, rounds=1), tmp_path / "report")
 
 

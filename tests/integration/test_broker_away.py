@@ -12,12 +12,15 @@ from aiokafka import TopicPartition
 from app.adapters.kafka.clients import new_consumer
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.stack.embedded_kafka import EmbeddedKafka
+from app.kafka_access import KafkaAccess
 from schemas.topics import Topic
 
 SECONDS = 2.0
 
 
-def test_a_leader_is_asked_for_ten_times_a_second_and_no_more(kafka: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_leader_is_asked_for_ten_times_a_second_and_no_more(
+    kafka: KafkaAccess, caplog: pytest.LogCaptureFixture
+) -> None:
     def updates() -> int:
         return sum("Sending metadata request" in record.message for record in caplog.records)
 
@@ -48,8 +51,8 @@ def test_a_consumer_stops_while_no_broker_answers(
         broker = EmbeddedKafka(home=tmp_path, cache=cache)
         await asyncio.to_thread(broker.start)
         try:
-            await ensure_topics(broker.bootstrap, [Topic("away", 1)])
-            consumer = new_consumer(broker.bootstrap)
+            await ensure_topics(broker.access, [Topic("away", 1)])
+            consumer = new_consumer(broker.access)
             await consumer.start()
             consumer.assign([TopicPartition("away", 0)])
             assert not await consumer.getmany(timeout_ms=200)

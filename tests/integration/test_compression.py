@@ -11,12 +11,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from worker_bench import START_MS, Bench
 
 from app.adapters.kafka.record_batches import MOST_UNPACKED_BYTES
+from app.kafka_access import KafkaAccess
 
 CODECS = ["gzip", "snappy", "lz4", "zstd"]
 
 
-async def send(bootstrap: str, topic: str, codec: str | None, values: list[bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, max_request_size=1 << 30)
+async def send(kafka: KafkaAccess, topic: str, codec: str | None, values: list[bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, compression_type=codec, max_request_size=1 << 30)
     await producer.start()
     try:
         batch = producer.create_batch()
@@ -31,10 +32,10 @@ def good(number: int) -> bytes:
     return json.dumps({"id": f"e{number}", "card": "c1", "at_ms": START_MS + number, "amount": 1.5}).encode()
 
 
-async def codecs_of(bootstrap: str, topic: str) -> set[int]:
+async def codecs_of(kafka: KafkaAccess, topic: str) -> set[int]:
     """The codecs of the batches that a topic holds, as they are on the wire."""
     seen: set[int] = set()
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.servers, auto_offset_reset="earliest")
     await consumer.start()
     try:
         consumer.assign([TopicPartition(topic, 0)])
@@ -60,7 +61,9 @@ async def codecs_of(bootstrap: str, topic: str) -> set[int]:
     return seen
 
 
-def test_every_codec_is_scored_and_what_unpacks_to_too_much_is_one_dead_letter(kafka: str, tmp_path: Path) -> None:
+def test_every_codec_is_scored_and_what_unpacks_to_too_much_is_one_dead_letter(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()

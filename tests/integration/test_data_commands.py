@@ -29,6 +29,7 @@ from app.adapters.kafka.topic_reader import follow, read_to_end
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.recordings.file import EVENTS, LABELS, SCORES, Recording, RecordingWriter
 from app.adapters.sources.source import Partitioner, load_source
+from app.kafka_access import KafkaAccess
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 from schemas.source import SourceRecord
@@ -110,8 +111,8 @@ def records(from_ms=None, to_ms=None, limit=None):
 class Cards:
     """A pipeline of its own in a folder of its own, and the commands on it."""
 
-    def __init__(self, bootstrap: str, folder: Path, name: str) -> None:
-        self.bootstrap = bootstrap
+    def __init__(self, kafka: KafkaAccess, folder: Path, name: str) -> None:
+        self.kafka = kafka
         self.folder = folder
         self.path = folder / f"{name}.toml"
         self.path.write_text(SPECIFICATION.replace("NAME", name) + CARD_EVENTS + MONITORED)
@@ -119,7 +120,7 @@ class Cards:
         self.pipeline: Pipeline = load(self.path)
         self.environment = {
             **os.environ,
-            "STREAMGAUGE_KAFKA": bootstrap,
+            "STREAMGAUGE_KAFKA": kafka.servers,
             "STREAMGAUGE_HOME": str(folder / "home"),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
@@ -151,7 +152,9 @@ class Cards:
 
     async def _wait_committed(self, events: int) -> None:
         group = f"streamgauge-{self.pipeline.name}"
-        consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=self.bootstrap, group_id=group, enable_auto_commit=False)
+        consumer = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=self.kafka.servers, group_id=group, enable_auto_commit=False
+        )
         await consumer.start()
         try:
             tps = [TopicPartition(self.pipeline.topics.events, number) for number in range(self.pipeline.partitions)]
@@ -165,7 +168,7 @@ class Cards:
         """Wait until the worker says that it has a version ready."""
 
         async def look() -> None:
-            async with aclosing(follow(self.bootstrap, self.pipeline.topics.model_status)) as batches:
+            async with aclosing(follow(self.kafka, self.pipeline.topics.model_status)) as batches:
                 async for batch in batches:
                     for value in batch.values if batch is not None else []:
                         status = decode_json(value or b"", ModelStatus)
@@ -176,7 +179,7 @@ class Cards:
 
     def read(self, topic: str) -> list[Any]:
         async def batches() -> list[Any]:
-            return [batch async for batch in read_to_end(self.bootstrap, [topic])]
+            return [batch async for batch in read_to_end(self.kafka, [topic])]
 
         return asyncio.run(batches())
 
@@ -189,7 +192,7 @@ BAD_LINES = b'rubbish\n{"id":"x","card":"c1"}\n{"id":"y","card":"c2","at":0,"amo
 
 
 @pytest.fixture(scope="module")
-def scored(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Cards:
+def scored(kafka: KafkaAccess, tmp_path_factory: pytest.TempPathFactory) -> Cards:
     """A stream of two versions and bad input, scored by a worker, and recorded."""
     cards = Cards(kafka, tmp_path_factory.mktemp("cards"), "cards-scored")
     train = ("model", "train", "--family", "logistic", "--from", cards.day(0))
@@ -323,7 +326,7 @@ def test_check_is_content_with_a_stack_in_order(scored: Cards) -> None:
     }
 
 
-def test_check_names_each_problem_and_what_to_do(kafka: str, tmp_path: Path) -> None:
+def test_check_names_each_problem_and_what_to_do(kafka: KafkaAccess, tmp_path: Path) -> None:
     cards = Cards(kafka, tmp_path, "cards-broken")
     asyncio.run(ensure_topics(kafka, [topic for topic in cards.pipeline.topics.all() if "drift" not in topic.name]))
     cards.path.write_text(cards.path.read_text().replace("partitions = 3", "partitions = 4"))
@@ -340,7 +343,7 @@ def test_check_names_each_problem_and_what_to_do(kafka: str, tmp_path: Path) -> 
     assert only["check"] == "pipeline file"
 
 
-def test_whoever_sees_an_event_can_see_every_label_before_it(kafka: str, tmp_path: Path) -> None:
+def test_whoever_sees_an_event_can_see_every_label_before_it(kafka: KafkaAccess, tmp_path: Path) -> None:
     """Each log of a send gets the next number as its time stamp: the order in which they were handed to Kafka."""
     cards = Cards(kafka, tmp_path, "cards-order")
     counter = itertools.count()

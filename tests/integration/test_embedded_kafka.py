@@ -20,6 +20,7 @@ from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.stack.child_process import birth_mark
 from app.adapters.stack.embedded_kafka import EmbeddedKafka, answers_as_kafka
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
 from schemas.topics import Topic, Topics
 
@@ -46,8 +47,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
         yield running
 
 
-async def produce(bootstrap: str, topic: str, values: list[bytes], transactional_id: str | None = None) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=transactional_id)
+async def produce(kafka: KafkaAccess, topic: str, values: list[bytes], transactional_id: str | None = None) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, transactional_id=transactional_id)
     await producer.start()
     try:
         if transactional_id:
@@ -60,8 +61,8 @@ async def produce(bootstrap: str, topic: str, values: list[bytes], transactional
         await producer.stop()
 
 
-async def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
+async def consume(kafka: KafkaAccess, topic: str, count: int) -> list[bytes]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.servers, isolation_level="read_committed")
     await consumer.start()
     try:
         partition = TopicPartition(topic, 0)
@@ -88,44 +89,44 @@ def has_ended(pid: int) -> bool:
 
 def test_topics_are_created_once_and_have_leaders(kafka: EmbeddedKafka) -> None:
     topics = Topics("created-once", 3).all()
-    assert asyncio.run(ensure_topics(kafka.bootstrap, topics)) == [topic.name for topic in topics]
-    assert asyncio.run(ensure_topics(kafka.bootstrap, topics)) == []
-    asyncio.run(produce(kafka.bootstrap, "created-once.events", [b"at once"]))
+    assert asyncio.run(ensure_topics(kafka.access, topics)) == [topic.name for topic in topics]
+    assert asyncio.run(ensure_topics(kafka.access, topics)) == []
+    asyncio.run(produce(kafka.access, "created-once.events", [b"at once"]))
 
 
 def test_only_missing_topics_are_created(kafka: EmbeddedKafka) -> None:
     first, second = Topic("missing.a", 1), Topic("missing.b", 2)
-    asyncio.run(ensure_topics(kafka.bootstrap, [first]))
-    assert asyncio.run(ensure_topics(kafka.bootstrap, [first, second])) == ["missing.b"]
+    asyncio.run(ensure_topics(kafka.access, [first]))
+    assert asyncio.run(ensure_topics(kafka.access, [first, second])) == ["missing.b"]
 
 
 def test_two_who_create_at_once_agree(kafka: EmbeddedKafka) -> None:
     async def both() -> list[list[str]]:
         topics = [Topic(f"race.{n}", 1) for n in range(5)]
-        return await asyncio.gather(*(ensure_topics(kafka.bootstrap, topics) for _ in range(2)))
+        return await asyncio.gather(*(ensure_topics(kafka.access, topics) for _ in range(2)))
 
     one, other = asyncio.run(both())
     assert sorted(one + other) == [f"race.{n}" for n in range(5)]
 
 
 def test_another_number_of_partitions_is_refused_and_nothing_is_created(kafka: EmbeddedKafka) -> None:
-    asyncio.run(ensure_topics(kafka.bootstrap, [Topic("count.events", 3)]))
+    asyncio.run(ensure_topics(kafka.access, [Topic("count.events", 3)]))
     wanted = [Topic("count.new", 4), Topic("count.events", 4)]
     with pytest.raises(StackError, match=r"count\.events at .* has 3 partitions but the pipeline says 4"):
-        asyncio.run(ensure_topics(kafka.bootstrap, wanted))
-    assert asyncio.run(ensure_topics(kafka.bootstrap, [Topic("count.new", 4)])) == ["count.new"]
+        asyncio.run(ensure_topics(kafka.access, wanted))
+    assert asyncio.run(ensure_topics(kafka.access, [Topic("count.new", 4)])) == ["count.new"]
 
 
 def test_another_cleanup_policy_is_refused(kafka: EmbeddedKafka) -> None:
-    asyncio.run(ensure_topics(kafka.bootstrap, [Topic("policy.state", 1)]))
+    asyncio.run(ensure_topics(kafka.access, [Topic("policy.state", 1)]))
     compacted = Topic("policy.state", 1, {"cleanup.policy": "compact"})
     with pytest.raises(StackError, match=r"policy\.state .* has cleanup\.policy=delete but needs compact"):
-        asyncio.run(ensure_topics(kafka.bootstrap, [compacted]))
+        asyncio.run(ensure_topics(kafka.access, [compacted]))
 
 
 def test_a_topic_is_never_made_by_naming_it(kafka: EmbeddedKafka) -> None:
     async def ask_twice() -> list[int]:
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.access.servers)
         await admin.start()
         try:
             asked = [await admin.describe_topics(["nobody-made-this"]) for _ in range(2)]
@@ -139,20 +140,20 @@ def test_a_topic_is_never_made_by_naming_it(kafka: EmbeddedKafka) -> None:
 
 def test_no_server_is_one_sentence() -> None:
     with pytest.raises(StackError, match=r"Kafka at 127\.0\.0\.1:1 does not answer .* STREAMGAUGE_KAFKA"):
-        asyncio.run(ensure_topics("127.0.0.1:1", [Topic("any", 1)]))
+        asyncio.run(ensure_topics(KafkaAccess("127.0.0.1:1"), [Topic("any", 1)]))
 
 
 def test_transactions_work_on_the_one_broker(kafka: EmbeddedKafka) -> None:
-    asyncio.run(ensure_topics(kafka.bootstrap, [Topic("transactions", 1)]))
-    asyncio.run(produce(kafka.bootstrap, "transactions", [b"a", b"b"], "transactions-0"))
-    assert asyncio.run(consume(kafka.bootstrap, "transactions", 2)) == [b"a", b"b"]
+    asyncio.run(ensure_topics(kafka.access, [Topic("transactions", 1)]))
+    asyncio.run(produce(kafka.access, "transactions", [b"a", b"b"], "transactions-0"))
+    assert asyncio.run(consume(kafka.access, "transactions", 2)) == [b"a", b"b"]
 
 
 def test_another_run_in_the_same_home_is_refused_and_named(kafka: EmbeddedKafka) -> None:
     with pytest.raises(StackError, match=rf"Another run \(process {os.getpid()}\) uses the home .*--home"):
         EmbeddedKafka(kafka.home, CACHE).start()
     assert kafka.is_alive()
-    assert answers_as_kafka("127.0.0.1", int(kafka.bootstrap.split(":")[1]))
+    assert answers_as_kafka("127.0.0.1", int(kafka.access.servers.split(":")[1]))
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -182,9 +183,9 @@ def test_a_kafka_that_dies_at_start_is_quoted(tmp_path: Path) -> None:
 def test_a_second_start_goes_on_with_the_data(tmp_path: Path) -> None:
     said: list[str] = []
     with EmbeddedKafka(tmp_path, CACHE, say=said.append) as first:
-        asyncio.run(ensure_topics(first.bootstrap, [Topic("kept", 1)]))
-        asyncio.run(produce(first.bootstrap, "kept", [b"1", b"2"]))
-        pid, port = first.pid, int(first.bootstrap.split(":")[1])
+        asyncio.run(ensure_topics(first.access, [Topic("kept", 1)]))
+        asyncio.run(produce(first.access, "kept", [b"1", b"2"]))
+        pid, port = first.pid, int(first.access.servers.split(":")[1])
     assert pid is not None
     assert birth_mark(pid) is None
     # Hold the first port, so that the second start must advertise another.
@@ -193,9 +194,9 @@ def test_a_second_start_goes_on_with_the_data(tmp_path: Path) -> None:
         holder.bind(("127.0.0.1", port))
         holder.listen()
         with EmbeddedKafka(tmp_path, CACHE, say=said.append) as second:
-            assert not second.bootstrap.endswith(f":{port}")
-            asyncio.run(produce(second.bootstrap, "kept", [b"3"]))
-            assert asyncio.run(consume(second.bootstrap, "kept", 3)) == [b"1", b"2", b"3"]
+            assert not second.access.servers.endswith(f":{port}")
+            asyncio.run(produce(second.access, "kept", [b"3"]))
+            assert asyncio.run(consume(second.access, "kept", 3)) == [b"1", b"2", b"3"]
     assert [sentence for sentence in said if "Download" not in sentence] == []
 
 
@@ -230,12 +231,12 @@ def test_kafka_ends_by_itself_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 def test_a_dead_server_is_revived_on_its_port(tmp_path: Path) -> None:
     with EmbeddedKafka(tmp_path, CACHE) as kafka:
-        asyncio.run(ensure_topics(kafka.bootstrap, [Topic("revived", 1)]))
-        asyncio.run(produce(kafka.bootstrap, "revived", [b"before"]))
-        before, pid = kafka.bootstrap, kafka.pid
+        asyncio.run(ensure_topics(kafka.access, [Topic("revived", 1)]))
+        asyncio.run(produce(kafka.access, "revived", [b"before"]))
+        before, pid = kafka.access, kafka.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         assert has_ended(pid)
         kafka.revive()
-        assert kafka.bootstrap == before
-        assert asyncio.run(consume(kafka.bootstrap, "revived", 1)) == [b"before"]
+        assert kafka.access == before
+        assert asyncio.run(consume(kafka.access, "revived", 1)) == [b"before"]

@@ -76,8 +76,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Pla
     path.write_text(render_toml("cards", Setup(with_labels=True, partitions=2)))
     pipeline = load(path)
     with BreakableKafka(folder / "kafka", cache, free_port()) as kafka:
-        asyncio.run(ensure_topics(kafka.bootstrap, pipeline.topics.all()))
-        asyncio.run(release(kafka.bootstrap, pipeline, Registry(folder / "registry"), "1.0.0", 1))
+        asyncio.run(ensure_topics(kafka.access, pipeline.topics.all()))
+        asyncio.run(release(kafka.access, pipeline, Registry(folder / "registry"), "1.0.0", 1))
         yield Place(kafka, pipeline)
 
 
@@ -146,11 +146,11 @@ def test_a_kafka_that_swallows_everything_is_no_better(place: Place, caplog: pyt
 
 @pytest.mark.parametrize("cut_after", [0, 4, 8, 12])
 def test_commands_end_with_one_sentence(place: Place, tmp_path: Path, cut_after: int) -> None:
-    bootstrap, pipeline = place.kafka.proxied, place.pipeline
+    kafka, pipeline = place.kafka.proxied, place.pipeline
     for work in (
-        read_timeline(bootstrap, pipeline.topics),
-        record_topics(bootstrap, pipeline, tmp_path / "all.parquet", 0),
-        ensure_topics(bootstrap, pipeline.topics.all()),
+        read_timeline(kafka, pipeline.topics),
+        record_topics(kafka, pipeline, tmp_path / "all.parquet", 0),
+        ensure_topics(kafka, pipeline.topics.all()),
     ):
         with pytest.raises((StackError, click.ClickException)):
-            run_cut(place, while_kafka_answers(bootstrap, work), cut_after)
+            run_cut(place, while_kafka_answers(kafka, work), cut_after)

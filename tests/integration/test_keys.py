@@ -25,6 +25,7 @@ from worker_bench import Bench
 
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.page import Page, Tables, render
+from app.kafka_access import KafkaAccess
 from app.monitor.monitor import Monitor, sources
 from app.monitor.watch import Pace
 from schemas.pipeline.file import load
@@ -50,15 +51,15 @@ Record = tuple[str, int, str | None, dict[str, Any]]
 class Stream(Bench):
     """A pipeline with windows of its own and labels, on which anyone may write."""
 
-    def __init__(self, bootstrap: str, folder: Path, events: str = "") -> None:
-        super().__init__(bootstrap, folder, with_labels=True)
+    def __init__(self, kafka: KafkaAccess, folder: Path, events: str = "") -> None:
+        super().__init__(kafka, folder, with_labels=True)
         path = self.pipeline.path
         text = render_toml(self.pipeline.name, Setup("exactly_once", True, PARTITIONS, 50, monitored=True))
         path.write_text(text.replace("[events]", f"[events]\n{events}"))
         self.pipeline = load(path)
 
     async def send(self, records: list[Record]) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=20)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers, linger_ms=20)
         await producer.start()
         for topic, partition, key, value in records:
             time_ms = value.get("at_ms") or value["label_time_ms"]
@@ -87,7 +88,7 @@ class Stream(Bench):
 
     async def promise(self, until_ms: int) -> None:
         """Say in all partitions that nothing older follows: labels after the last event are applied then."""
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers)
         await producer.start()
         topic, headers = self.pipeline.topics.labels, [("streamgauge-watermark-ms", str(until_ms).encode())]
         for partition in range(PARTITIONS):
@@ -141,7 +142,7 @@ class Said:
 async def watch(stream: Stream, is_all: Callable[[Said], bool]) -> Said:
     """Run a monitor, from nothing, until it has said all."""
     warehouse = MemoryWarehouse()
-    monitor = Monitor(stream.pipeline, stream.bootstrap, WarehouseThread(warehouse), lambda: START_MS, QUICK)
+    monitor = Monitor(stream.pipeline, stream.kafka, WarehouseThread(warehouse), lambda: START_MS, QUICK)
     told = sources(monitor)
 
     def look() -> Said:
@@ -164,7 +165,7 @@ async def watch(stream: Stream, is_all: Callable[[Said], bool]) -> Said:
     return said
 
 
-def test_two_partitioners_are_noticed_and_counted_exactly_whoever_dies(kafka: str, tmp_path: Path) -> None:
+def test_two_partitioners_are_noticed_and_counted_exactly_whoever_dies(kafka: KafkaAccess, tmp_path: Path) -> None:
     sent = two_producers(1_200)
     expected = expected_labels(sent)
     where: dict[str, set[int]] = defaultdict(set)
@@ -243,7 +244,7 @@ def _without_delays(labels: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in labels.items() if name not in {"delays", "maturity_too_short"}}
 
 
-def test_a_stream_of_a_partitioner_that_nobody_knows_is_right(kafka: str, tmp_path: Path) -> None:
+def test_a_stream_of_a_partitioner_that_nobody_knows_is_right(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> Said:
         stream = Stream(kafka, tmp_path)
         await stream.prepare()
@@ -275,7 +276,7 @@ def test_a_stream_of_a_partitioner_that_nobody_knows_is_right(kafka: str, tmp_pa
     assert "several partitions" not in said.page
 
 
-def test_an_entity_is_refused_in_any_partition_but_its_own(kafka: str, tmp_path: Path) -> None:
+def test_an_entity_is_refused_in_any_partition_but_its_own(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         stream = Stream(kafka, tmp_path, 'wrong_partition = "refuse"')
         await stream.prepare()
@@ -318,7 +319,7 @@ def test_an_entity_is_refused_in_any_partition_but_its_own(kafka: str, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["right", "unkeyed", "two producers", "labels"])
-def test_check_looks_at_a_sample_of_the_topics(kafka: str, tmp_path: Path, kind: str) -> None:
+def test_check_looks_at_a_sample_of_the_topics(kafka: KafkaAccess, tmp_path: Path, kind: str) -> None:
     async def fill() -> Stream:
         stream = Stream(kafka, tmp_path)
         await stream.prepare()

@@ -9,16 +9,17 @@ from faust.types import TP
 
 from app.adapters.kafka.lag import LagReader, Position
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from schemas.topics import Topic
 
 TOPIC, GROUP = "lag-events", "lag-group"
 SCORED, ABORTED, BEHIND = (TP(TOPIC, partition) for partition in range(3))
 
 
-async def fill(kafka: str) -> None:
+async def fill(kafka: KafkaAccess) -> None:
     """Per partition: two records committed, as many that an abort took back, and two that nobody has scored."""
     await ensure_topics(kafka, [Topic(TOPIC, 3)])
-    producer = AIOKafkaProducer(bootstrap_servers=kafka, transactional_id="lag-producer")
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, transactional_id="lag-producer")
     await producer.start()
     try:
         async with producer.transaction():
@@ -31,7 +32,7 @@ async def fill(kafka: str) -> None:
         await producer.abort_transaction()
     finally:
         await producer.stop()
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=GROUP, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.servers, group_id=GROUP, enable_auto_commit=False)
     await consumer.start()
     try:
         consumer.assign([TopicPartition(*tp) for tp in (SCORED, ABORTED, BEHIND)])
@@ -41,12 +42,14 @@ async def fill(kafka: str) -> None:
         await consumer.stop()
 
 
-def test_who_reads_as_a_group_is_counted_until_they_leave(kafka: str) -> None:
+def test_who_reads_as_a_group_is_counted_until_they_leave(kafka: KafkaAccess) -> None:
     async def run() -> None:
         await ensure_topics(kafka, [Topic("lag-read", 2)])
         reader = LagReader(kafka)
         await reader.start()
-        consumers = [AIOKafkaConsumer("lag-read", bootstrap_servers=kafka, group_id="lag-readers") for _ in range(2)]
+        consumers = [
+            AIOKafkaConsumer("lag-read", bootstrap_servers=kafka.servers, group_id="lag-readers") for _ in range(2)
+        ]
         try:
             for n, consumer in enumerate(consumers, 1):
                 await consumer.start()
@@ -62,7 +65,7 @@ def test_who_reads_as_a_group_is_counted_until_they_leave(kafka: str) -> None:
     asyncio.run(run())
 
 
-def test_markers_and_aborted_records_are_nothing_to_score(kafka: str) -> None:
+def test_markers_and_aborted_records_are_nothing_to_score(kafka: KafkaAccess) -> None:
     async def run() -> None:
         await fill(kafka)
         reader = LagReader(kafka)

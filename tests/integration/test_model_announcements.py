@@ -18,6 +18,7 @@ from chaos_pipeline import START_MS, train_version
 from worker_bench import Bench
 
 from app.adapters.kafka.topic_reader import read_to_end
+from app.kafka_access import KafkaAccess
 from app.worker import model_shelf as model_feed
 from app.worker.model_shelf import ModelShelf
 from models.versions.attempts import place_of
@@ -33,10 +34,10 @@ class Desk:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.failed: list[str] = []
-        self.shelf = ModelShelf(bench.pipeline, bench.bootstrap, "w", lambda: START_MS)
+        self.shelf = ModelShelf(bench.pipeline, bench.kafka, "w", lambda: START_MS)
 
     async def send(self, *values: bytes, key: bytes = b"m|2.0.0") -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self.bench.bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.bench.kafka.servers)
         await producer.start()
         for value in values:
             await producer.send_and_wait(self.bench.pipeline.topics.model_updates, value, key=key)
@@ -68,7 +69,7 @@ class Desk:
 
     async def statuses(self) -> list[tuple[str, str, str]]:
         found = []
-        async for batch in read_to_end(self.bench.bootstrap, [self.bench.pipeline.topics.model_status]):
+        async for batch in read_to_end(self.bench.kafka, [self.bench.pipeline.topics.model_status]):
             found += [decode_json(value, ModelStatus) for value in batch.values]
         return [(status.version, status.status, status.uri) for status in found]
 
@@ -81,7 +82,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(kafka: str, folder: Path) -> AsyncIterator[Desk]:
+async def desk(kafka: KafkaAccess, folder: Path) -> AsyncIterator[Desk]:
     bench = Bench(kafka, folder, with_labels=False)
     await bench.prepare()
     found = Desk(bench)
@@ -95,7 +96,9 @@ async def start(desk: Desk) -> None:
     await desk.shelf.start(lambda: None, desk.failed.append)
 
 
-def test_records_that_are_no_updates_are_counted_and_the_next_version_is_taken(kafka: str, tmp_path: Path) -> None:
+def test_records_that_are_no_updates_are_counted_and_the_next_version_is_taken(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> None:
         async with desk(kafka, tmp_path) as at:
             entry = at.register("2.0.0")
@@ -125,7 +128,7 @@ def test_records_that_are_no_updates_are_counted_and_the_next_version_is_taken(k
 
 
 @pytest.mark.parametrize("uri", ["file://[x", "file:///nonexistent/x", "x:y", "file:///a%00b", "file:///dev"])
-def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: str, tmp_path: Path, uri: str) -> None:
+def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: KafkaAccess, tmp_path: Path, uri: str) -> None:
     async def run() -> None:
         async with desk(kafka, tmp_path) as at:
             entry = at.register("2.0.0")
@@ -151,7 +154,7 @@ async def _contains(found: Awaitable[list[Any]], what: Any) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_what_comes_late_is_tried_again_by_itself(kafka: str, tmp_path: Path) -> None:
+def test_what_comes_late_is_tried_again_by_itself(kafka: KafkaAccess, tmp_path: Path) -> None:
     """A mount that was late, then a file that was copied half, then one that was a pipe."""
 
     async def run() -> None:
@@ -177,7 +180,7 @@ def test_what_comes_late_is_tried_again_by_itself(kafka: str, tmp_path: Path) ->
 
 @pytest.mark.timeout(120)
 def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
-    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = asyncio.Event()
     find = model_feed.find
@@ -210,7 +213,7 @@ def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
 
 
 def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
-    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by being tried before it, nor by being told of before the topic is read on."""
     looked: list[str] = []
@@ -245,7 +248,7 @@ def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
 
 @pytest.mark.parametrize("other", [{"version": "7.0.{}"}, {"sha256": "{:064x}"}, {"uri": "file:///nowhere/{}"}])
 def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads_what_is_right_alone(
-    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+    kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
 ) -> None:
     looked: list[tuple[str, ...]] = []
     read: list[str] = []

@@ -135,7 +135,7 @@ def pipeline(tmp_path: Path, request: pytest.FixtureRequest) -> Pipeline:
 
 @pytest.fixture
 def run(kafka: EmbeddedKafka, pipeline: Pipeline, tmp_path: Path) -> Run:
-    def call(*words: str, kafka_at: str = kafka.bootstrap) -> Result:
+    def call(*words: str, kafka_at: str = kafka.access.servers) -> Result:
         environment = {
             "STREAMGAUGE_KAFKA": kafka_at,
             "STREAMGAUGE_HOME": str(tmp_path / "home"),
@@ -157,7 +157,7 @@ def train(run: Run, *words: str) -> dict[str, Any]:
 
 
 def timeline_of(kafka: EmbeddedKafka, topics: Topics) -> ReadTimeline:
-    return asyncio.run(read_timeline(kafka.bootstrap, topics))
+    return asyncio.run(read_timeline(kafka.access, topics))
 
 
 def test_a_version_is_trained_registered_and_announced(
@@ -178,9 +178,7 @@ def test_a_version_is_trained_registered_and_announced(
     assert champion.feature_set == pipeline.feature_set
 
     async def keys() -> list[bytes | None]:
-        return [
-            key async for batch in read_to_end(kafka.bootstrap, [pipeline.topics.model_updates]) for key in batch.keys
-        ]
+        return [key async for batch in read_to_end(kafka.access, [pipeline.topics.model_updates]) for key in batch.keys]
 
     said(run("promote", "1.0.0", "--json"))
     first, second = asyncio.run(keys())
@@ -331,7 +329,7 @@ def test_a_rubbish_record_on_the_timeline_stops_nothing(run: Run, kafka: Embedde
     train(run, "--promote")
 
     async def spoil() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.access.servers)
         await producer.start()
         for value in (b"\xff rubbish", b'{"model": 3}', None):
             await producer.send_and_wait(pipeline.topics.model_updates, value, key=b"x", partition=0)
@@ -407,7 +405,7 @@ def test_updates_are_read_back_in_the_order_in_which_they_were_announced(kafka: 
         for number in range(5)
     ]
     assert timeline_of(kafka, topics).timeline.updates == ()
-    offsets = [asyncio.run(announce(kafka.bootstrap, topics, update)) for update in updates]
+    offsets = [asyncio.run(announce(kafka.access, topics, update)) for update in updates]
     assert offsets == [0, 1, 2, 3, 4]
     assert timeline_of(kafka, topics).timeline.updates == tuple(updates)
     assert len({announcement_key(update) for update in updates}) == 5

@@ -24,6 +24,7 @@ from monitor_bench import N_HOURS, N_MEASURES, N_PARTITIONS, N_PERFORMANCE, N_WI
 
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.worker import Sample
+from app.kafka_access import KafkaAccess
 from app.monitor import block_writer, watch
 from app.monitor.monitor import Monitor, sources
 from app.monitor.watch import Pace
@@ -36,7 +37,7 @@ from schemas.wire import (
 )
 
 
-def test_what_workers_say_becomes_exact_rows_and_the_api_shows_them(kafka: str, tmp_path: Path) -> None:
+def test_what_workers_say_becomes_exact_rows_and_the_api_shows_them(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()
@@ -92,7 +93,9 @@ def check_api(client: Client) -> None:
             assert sentence in json.load(answer)["detail"]
 
 
-def test_a_monitor_killed_and_stopped_midway_gives_the_rows_of_one_that_ran_through(kafka: str, tmp_path: Path) -> None:
+def test_a_monitor_killed_and_stopped_midway_gives_the_rows_of_one_that_ran_through(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()
@@ -149,7 +152,7 @@ def has_all(bench: Bench, warehouse: Warehouse, share: float = 1.0) -> Callable[
     return answer
 
 
-def test_a_warehouse_that_fails_for_a_while_loses_nothing(kafka: str, tmp_path: Path) -> None:
+def test_a_warehouse_that_fails_for_a_while_loses_nothing(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()
@@ -181,7 +184,7 @@ def test_a_warehouse_that_fails_for_a_while_loses_nothing(kafka: str, tmp_path: 
 
 
 def test_a_monitor_that_waits_for_long_with_all_paused_stays_in_its_group(
-    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outage takes three times as long as a member of the group may go without fetching."""
     monkeypatch.setattr(block_writer, "HELD_BYTES", 1)
@@ -221,7 +224,9 @@ def test_a_monitor_that_waits_for_long_with_all_paused_stays_in_its_group(
     asyncio.run(run())
 
 
-def test_a_monitor_goes_on_from_its_checkpoint_though_kafka_has_newer_offsets(kafka: str, tmp_path: Path) -> None:
+def test_a_monitor_goes_on_from_its_checkpoint_though_kafka_has_newer_offsets(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     """As with a warehouse that was restored from a backup: what it holds counts, not what was once committed."""
 
     async def run() -> None:
@@ -249,7 +254,7 @@ async def has_committed(monitor: Monitor, offset: int) -> bool:
     return all(position.next_offset == offset for position in positions.values())
 
 
-def test_a_second_monitor_stands_by_and_takes_over(kafka: str, tmp_path: Path) -> None:
+def test_a_second_monitor_stands_by_and_takes_over(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()
@@ -289,7 +294,7 @@ def test_a_second_monitor_stands_by_and_takes_over(kafka: str, tmp_path: Path) -
     asyncio.run(run())
 
 
-def test_a_partition_without_events_holds_no_window_back_while_others_go_on(kafka: str, tmp_path: Path) -> None:
+def test_a_partition_without_events_holds_no_window_back_while_others_go_on(kafka: KafkaAccess, tmp_path: Path) -> None:
     """Partition 1 never has an event, so its worker never says how far it is."""
 
     async def run() -> None:
@@ -301,11 +306,11 @@ def test_a_partition_without_events_holds_no_window_back_while_others_go_on(kafk
         monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, pace)
         running = asyncio.create_task(monitor.run())
         topics = bench.pipeline.topics
-        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.servers)
         await producer.start()
         worker = AIOKafkaConsumer(
             topics.events,
-            bootstrap_servers=kafka,
+            bootstrap_servers=kafka.servers,
             group_id=f"streamgauge-{bench.pipeline.name}",
             enable_auto_commit=False,
         )
@@ -331,12 +336,12 @@ def test_a_partition_without_events_holds_no_window_back_while_others_go_on(kafk
     asyncio.run(run())
 
 
-def test_what_workers_say_of_a_version_is_an_event_of_it(kafka: str, tmp_path: Path) -> None:
+def test_what_workers_say_of_a_version_is_an_event_of_it(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
         await bench.prepare()
         topics = bench.pipeline.topics
-        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.servers)
         await producer.start()
         for status in (
             ModelStatus("w1", "m", "1.0.0", "loaded", START_MS, seconds=0.5),
@@ -382,7 +387,7 @@ def test_what_workers_say_of_a_version_is_an_event_of_it(kafka: str, tmp_path: P
     asyncio.run(run())
 
 
-def test_a_start_that_cannot_be_is_one_sentence(kafka: str, tmp_path: Path) -> None:
+def test_a_start_that_cannot_be_is_one_sentence(kafka: KafkaAccess, tmp_path: Path) -> None:
     bench = Bench(kafka, tmp_path)
     environment = {**os.environ, **bench.settings.to_environment(), "STREAMGAUGE_KAFKA": "127.0.0.1:9"}
     for arguments, code, sentence in (

@@ -16,6 +16,7 @@ from monitor_bench import N_PERFORMANCE, START_MS, Bench, rows_of
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.exits import EXIT_CONFIG, EXIT_RETRY
+from app.kafka_access import KafkaAccess
 from app.monitor.monitor import Monitor
 from app.monitor.watch import Pace
 
@@ -43,7 +44,7 @@ async def watching(bench: Bench, url: str, pace: Pace = QUICK) -> AsyncIterator[
     """A monitor at work in this process."""
     thread = WarehouseThread(ClickHouseWarehouse(url), first_wait_s=0.02, longest_wait_s=0.1)
     await thread.open(20)
-    monitor = Monitor(bench.pipeline, bench.bootstrap, thread, lambda: START_MS, pace)
+    monitor = Monitor(bench.pipeline, bench.kafka, thread, lambda: START_MS, pace)
     running = asyncio.create_task(monitor.run())
     try:
         yield monitor, running
@@ -108,7 +109,7 @@ def spoil_the_checkpoint(front: ClickHouseFront) -> None:
     ids=lambda harm: harm.__name__,
 )
 def test_tables_become_exact_again_whatever_part_of_the_warehouse_was_lost(
-    kafka: str, tmp_path: Path, front: ClickHouseFront, harm: Callable[[ClickHouseFront], None]
+    kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront, harm: Callable[[ClickHouseFront], None]
 ) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, front.url)
@@ -137,7 +138,7 @@ async def has_no_lag(bench: Bench, front: ClickHouseFront) -> bool:
 
 
 def test_a_checkpoint_from_before_the_reports_amends_them_above_their_revisions(
-    kafka: str, tmp_path: Path, front: ClickHouseFront
+    kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront
 ) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, front.url)
@@ -193,7 +194,7 @@ def highest_revisions(front: ClickHouseFront) -> dict[str, int]:
     ids=["column", "table", "grant"],
 )
 def test_what_nobody_but_a_person_can_mend_ends_the_monitor_with_advice_and_nothing_is_lost(
-    kafka: str, tmp_path: Path, front: ClickHouseFront, case: tuple[str, str, str]
+    kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront, case: tuple[str, str, str]
 ) -> None:
     spoil, mend, sentence = case
 
@@ -221,7 +222,7 @@ def test_what_nobody_but_a_person_can_mend_ends_the_monitor_with_advice_and_noth
     asyncio.run(run())
 
 
-def test_a_user_who_may_only_read_is_told_so(kafka: str, tmp_path: Path, front: ClickHouseFront) -> None:
+def test_a_user_who_may_only_read_is_told_so(kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, front.url)
         await bench.prepare()
@@ -236,7 +237,7 @@ def test_a_user_who_may_only_read_is_told_so(kafka: str, tmp_path: Path, front: 
 
 
 def test_who_is_fenced_ends_worth_starting_again_and_changes_nothing_more(
-    kafka: str, tmp_path: Path, front: ClickHouseFront
+    kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront
 ) -> None:
     """As after a long pause of the process: the other has claimed the next term meanwhile."""
 
@@ -263,7 +264,7 @@ def test_who_is_fenced_ends_worth_starting_again_and_changes_nothing_more(
 
 
 def test_a_block_that_is_in_but_in_no_checkpoint_is_stored_once(
-    kafka: str, tmp_path: Path, front: ClickHouseFront
+    kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront
 ) -> None:
     """The one that wrote it died; its successor finds more records than there were, and cuts the block as it was."""
 

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from worker_bench import START_MS, Bench
 
+from app.kafka_access import KafkaAccess
 from schemas.topics import MAX_DEAD_LETTER_BYTES
 
 EXIT_CONFIG = 78
@@ -23,7 +24,7 @@ def good(number: int, **changes: str) -> bytes:
 
 
 async def allow(bench: Bench, topic: str, most_bytes: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bench.bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka.servers)
     await admin.start()
     try:
         sizes = {"max.message.bytes": str(most_bytes)}
@@ -33,7 +34,7 @@ async def allow(bench: Bench, topic: str, most_bytes: int) -> None:
 
 
 async def send(bench: Bench, values: list[bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap, max_request_size=32 << 20)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.servers, max_request_size=32 << 20)
     await producer.start()
     for value in values:
         await producer.send_and_wait(bench.pipeline.topics.events, value, key=b"c1", partition=0, timestamp_ms=START_MS)
@@ -41,7 +42,7 @@ async def send(bench: Bench, values: list[bytes]) -> None:
 
 
 def test_a_topic_that_takes_less_than_is_sent_stops_the_worker_with_a_sentence_and_nothing_is_lost(
-    kafka: str, tmp_path: Path
+    kafka: KafkaAccess, tmp_path: Path
 ) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)

@@ -17,6 +17,7 @@ from warm_start import run_warm
 from worker_bench import Bench
 
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from schemas.pipeline.file import load
 
 DEADLINE_S = 240.0
@@ -25,8 +26,8 @@ DEADLINE_S = 240.0
 class PaymentsBench(Bench):
     """The payments under a name of their own, trained by the command on their own source."""
 
-    def __init__(self, bootstrap: str, folder: Path, payments: Payments) -> None:
-        super().__init__(bootstrap, folder, with_labels=True)
+    def __init__(self, kafka: KafkaAccess, folder: Path, payments: Payments) -> None:
+        super().__init__(kafka, folder, with_labels=True)
         self.payments = payments
         self.pipeline = load(payments.write(self.pipeline.path))
 
@@ -38,7 +39,7 @@ class PaymentsBench(Bench):
 
     async def stream(self) -> None:
         """All records, with a producer as anyone has, and then a worker."""
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers)
         await producer.start()
         topics = {"event": self.pipeline.topics.events, "label": self.pipeline.topics.labels}
         for kind, key, at, value in self.payments.records():
@@ -60,7 +61,7 @@ def expected() -> tuple[Payments, dict[str, Row], set[str]]:
 
 @pytest.fixture(scope="module")
 def bench(
-    kafka: str, tmp_path_factory: pytest.TempPathFactory, expected: tuple[Payments, dict[str, Row], set[str]]
+    kafka: KafkaAccess, tmp_path_factory: pytest.TempPathFactory, expected: tuple[Payments, dict[str, Row], set[str]]
 ) -> PaymentsBench:
     bench = PaymentsBench(kafka, tmp_path_factory.mktemp("payments"), expected[0])
     asyncio.run(ensure_topics(kafka, bench.pipeline.topics.all()))

@@ -10,12 +10,13 @@ from aiokafka import TopicPartition
 from app.adapters.kafka.publisher import PartitionPublisher, PublishError
 from app.adapters.kafka.topic_reader import read_to_end
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from schemas.topics import Topic
 
 SCORES, EVENTS = "fenced-scores", TopicPartition("fenced-events", 0)
 
 
-def new_publisher(kafka: str) -> PartitionPublisher:
+def new_publisher(kafka: KafkaAccess) -> PartitionPublisher:
     return PartitionPublisher(kafka, "fenced-group", "fenced-0", 0, interval_ms=75, compression="zstd", early=None)
 
 
@@ -24,7 +25,7 @@ async def write(publisher: PartitionPublisher, offset: int) -> None:
     await publisher.commit({EVENTS: offset + 1})
 
 
-def test_who_was_fenced_can_neither_commit_nor_go_on_sending(kafka: str) -> None:
+def test_who_was_fenced_can_neither_commit_nor_go_on_sending(kafka: KafkaAccess) -> None:
     async def scenario() -> list[bytes | None]:
         await ensure_topics(kafka, [Topic(SCORES, 1), Topic(EVENTS.topic, 1)])
         old, new = new_publisher(kafka), new_publisher(kafka)

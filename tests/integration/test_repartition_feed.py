@@ -16,6 +16,7 @@ from app.adapters.kafka.topic_reader import read_to_end
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.core.shared.answerer import Answerer
 from app.core.shared.repartition import Repartition
+from app.kafka_access import KafkaAccess
 from app.worker.repartition_feed import RepartitionFeed
 from schemas.pipeline.spec import Pipeline
 
@@ -40,24 +41,24 @@ def questions_of(setting: Setting) -> list[bytes]:
     return cluster.asked[0][1]
 
 
-async def produce(kafka: str, topic: str, values: list[bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=kafka)
+async def produce(kafka: KafkaAccess, topic: str, values: list[bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.servers)
     await producer.start()
     for value in values:
         await producer.send(topic, value, partition=0)
     await producer.stop()
 
 
-async def answers(kafka: str, pipeline: Pipeline) -> list[list[bytes]]:
+async def answers(kafka: KafkaAccess, pipeline: Pipeline) -> list[list[bytes]]:
     found: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
     async for batch in read_to_end(kafka, [pipeline.topics.answers]):
         found[batch.partition] += [value for value in batch.values if value is not None]
     return found
 
 
-async def beginning(kafka: str, tp: TopicPartition) -> int:
+async def beginning(kafka: KafkaAccess, tp: TopicPartition) -> int:
     """Offset of the first record that is left."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.servers)
     await consumer.start()
     try:
         found: dict[TopicPartition, int] = await consumer.beginning_offsets([tp])
@@ -66,7 +67,7 @@ async def beginning(kafka: str, tp: TopicPartition) -> int:
         await consumer.stop()
 
 
-def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: str, tmp_path: Path) -> None:
+def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: KafkaAccess, tmp_path: Path) -> None:
     setting = Setting.read(tmp_path, "yyyyy")
     pipeline = replace(setting.pipeline, name=f"t{uuid.uuid4().hex[:10]}")
     plan, feature_set = setting.plan.shared.repartitioned(), pipeline.feature_set

@@ -24,6 +24,7 @@ from app.adapters.kafka.topic_reader import read_to_end
 from app.adapters.recordings.file import EVENTS, LABELS, SCORES, Recording
 from app.core.replay.letter_selection import REPLAYED_HEADER
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 
 N_EVENTS = 1_500
 N_DEAD = N_EVENTS // 50
@@ -51,7 +52,7 @@ def query(bench: Bench, sql: str) -> list[list[Any]]:
 
 async def look(bench: Bench) -> dict[str, Any]:
     """All that a reader could disturb: the groups with their members and offsets, and the ends of all topics."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bench.bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka.servers)
     await admin.start()
     try:
         ours = [group for group, _ in await admin.list_consumer_groups() if bench.pipeline.name in group]
@@ -60,7 +61,7 @@ async def look(bench: Bench) -> dict[str, Any]:
         names = sorted(topic for topic in await admin.list_topics() if topic.startswith(bench.pipeline.name))
     finally:
         await admin.close()
-    consumer = AIOKafkaConsumer(bootstrap_servers=bench.bootstrap, group_id=None)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bench.kafka.servers, group_id=None)
     await consumer.start()
     try:
         ends = {}
@@ -74,7 +75,7 @@ async def look(bench: Bench) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def scored(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def scored(kafka: KafkaAccess, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A stream with labels and bad events, scored by a worker; then comes a second version."""
     bench = Bench(kafka, tmp_path_factory.mktemp("replays"), with_labels=True)
 
@@ -216,13 +217,13 @@ def test_parity_of_the_stream_is_exact(scored: Bench) -> None:
 async def returned(bench: Bench) -> Counter[bytes]:
     """How often each record came back to the events topic, by where it was read first."""
     found: Counter[bytes] = Counter()
-    async for batch in read_to_end(bench.bootstrap, [bench.pipeline.topics.events]):
+    async for batch in read_to_end(bench.kafka, [bench.pipeline.topics.events]):
         for headers in batch.headers or ():
             found.update(value for name, value in headers if name == REPLAYED_HEADER)
     return found
 
 
-def test_dead_letters_come_back_once_whatever_is_killed(kafka: str, tmp_path: Path) -> None:
+def test_dead_letters_come_back_once_whatever_is_killed(kafka: KafkaAccess, tmp_path: Path) -> None:
     """One record a transaction, a kill between two of them, two senders at once, and a run too many."""
     bench = Bench(kafka, tmp_path, with_labels=False)
 
@@ -279,7 +280,7 @@ def test_dead_letters_come_back_once_whatever_is_killed(kafka: str, tmp_path: Pa
     assert {place.decode() for place in found} == sources
 
 
-def test_what_is_rejected_again_does_not_go_round_by_itself(kafka: str, tmp_path: Path) -> None:
+def test_what_is_rejected_again_does_not_go_round_by_itself(kafka: KafkaAccess, tmp_path: Path) -> None:
     bench = Bench(kafka, tmp_path, with_labels=False)
 
     async def fill(start: int, events: int) -> None:

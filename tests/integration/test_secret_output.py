@@ -27,6 +27,7 @@ from app.adapters.clickhouse.scratch_engine import ScratchEngine
 from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.adapters.http import row_writers
 from app.adapters.http.row_writers import RowWriter
+from app.kafka_access import KafkaAccess
 from app.secret import Secret
 from app.settings import Settings
 
@@ -140,13 +141,13 @@ def test_no_command_prints_the_password(front: ClickHouseFront, tmp_path: Path, 
 
 
 def test_a_stack_with_a_server_of_its_own_keeps_the_password(
-    kafka: str, front: ClickHouseFront, tmp_path: Path
+    kafka: KafkaAccess, front: ClickHouseFront, tmp_path: Path
 ) -> None:
     """On the screen, in logs, in the run file, in the list of processes, and in what the server's failure says."""
     settings = Settings.read(
         {
             "STREAMGAUGE_HOME": str(tmp_path),
-            "STREAMGAUGE_KAFKA": kafka,
+            "STREAMGAUGE_KAFKA": kafka.servers,
             "STREAMGAUGE_CLICKHOUSE": f"http://{USER}:{PASSWORD.replace('%', '%25')}@127.0.0.1:{front.port}",
             "STREAMGAUGE_LOG_LEVEL": "DEBUG",
         }

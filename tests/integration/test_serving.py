@@ -22,6 +22,7 @@ from monitor_bench import Bench
 
 from app.adapters.http.row_pieces import CONTENT_TYPE
 from app.exits import EXIT_CONFIG
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
 
 SLOW = b'{"sql": "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"}'
@@ -30,7 +31,7 @@ MANY = 2 * max(2, os.cpu_count() or 1) + 30
 
 
 @pytest.fixture(scope="module")
-def address(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(kafka: KafkaAccess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a monitor that is at work."""
     bench = Bench(kafka, tmp_path_factory.mktemp("serving"))
     asyncio.run(bench.prepare())
@@ -98,9 +99,9 @@ def test_large_answers_come_whole_to_many_at_a_time(address: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["monitor", "worker"])
-def test_a_taken_port_is_a_persons_to_mend(kafka: str, tmp_path: Path, command: str) -> None:
+def test_a_taken_port_is_a_persons_to_mend(kafka: KafkaAccess, tmp_path: Path, command: str) -> None:
     """Started again and again, it would say so again and again."""
-    settings = Settings.read({"STREAMGAUGE_HOME": str(tmp_path), "STREAMGAUGE_KAFKA": kafka})
+    settings = Settings.read({"STREAMGAUGE_HOME": str(tmp_path), "STREAMGAUGE_KAFKA": kafka.servers})
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         run = subprocess.run(

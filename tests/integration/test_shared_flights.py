@@ -13,6 +13,7 @@ from worker_bench import Bench
 from app.adapters.kafka.event_producer import EventProducer
 from app.adapters.sources.features import compile_features
 from app.adapters.sources.source import cut_with_promises, read_source
+from app.kafka_access import KafkaAccess
 from app.replay.offline import run
 from schemas.pipeline.file import SHIPPED, load
 
@@ -27,8 +28,8 @@ FROM_MS, TO_MS = utc_ms(2013, 3, 1), utc_ms(2013, 3, 12)
 class FlightsBench(Bench):
     """The flights under a name of their own."""
 
-    def __init__(self, bootstrap: str, folder: Path) -> None:
-        super().__init__(bootstrap, folder, with_labels=True)
+    def __init__(self, kafka: KafkaAccess, folder: Path) -> None:
+        super().__init__(kafka, folder, with_labels=True)
         for path in SHIPPED.glob("flights_*.py"):
             shutil.copy(path, folder)
         path = self.pipeline.path
@@ -37,7 +38,7 @@ class FlightsBench(Bench):
         self.pipeline = load(path)
 
 
-def test_a_worker_serves_the_features_of_training_at_full_speed(kafka: str, tmp_path: Path) -> None:
+def test_a_worker_serves_the_features_of_training_at_full_speed(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def stream() -> FlightsBench:
         bench = FlightsBench(kafka, tmp_path)
         await bench.prepare()

@@ -19,6 +19,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from worker_bench import N_PARTITIONS, START_MS, Bench
 
+from app.kafka_access import KafkaAccess
 from schemas.pipeline.file import load
 from schemas.wire import Score
 
@@ -67,8 +68,8 @@ max_wait = "{max_wait}"
 class SharedBench(Bench):
     """The bench's pipeline with windows over the notes of all cards."""
 
-    def __init__(self, bootstrap: str, folder: Path, *, repartition: bool, max_wait: str = "60s") -> None:
-        super().__init__(bootstrap, folder, with_labels=True)
+    def __init__(self, kafka: KafkaAccess, folder: Path, *, repartition: bool, max_wait: str = "60s") -> None:
+        super().__init__(kafka, folder, with_labels=True)
         path = self.pipeline.path
         flag = "true" if repartition else "false"
         features = FEATURES.replace("{repartition}", flag).replace("{max_wait}", max_wait)
@@ -97,7 +98,7 @@ async def produce(bench: Bench, start: int, stop: int, without: Collection[int] 
 
     ``without``: partitions that get nothing.
     """
-    producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.servers)
     await producer.start()
     topics = bench.pipeline.topics
     for number in numbers(start, stop):
@@ -163,7 +164,7 @@ def check(scores: list[Score]) -> None:
 
 @pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
 def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_killed(
-    kafka: str, tmp_path: Path, *, repartition: bool
+    kafka: KafkaAccess, tmp_path: Path, *, repartition: bool
 ) -> None:
     async def run() -> None:
         bench = SharedBench(kafka, tmp_path, repartition=repartition)
@@ -196,7 +197,7 @@ IMPATIENT = "1s"
 
 @pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
 def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
-    kafka: str, tmp_path: Path, *, repartition: bool
+    kafka: KafkaAccess, tmp_path: Path, *, repartition: bool
 ) -> None:
     """It is away for a session, many times `max_wait`: behind, not gone. Then others have its partitions."""
 
@@ -224,7 +225,7 @@ def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
 
 
 def test_a_silent_partition_whose_worker_hangs_is_waited_for_no_longer_than_max_wait(
-    kafka: str, tmp_path: Path
+    kafka: KafkaAccess, tmp_path: Path
 ) -> None:
     """It has read all there is, and nobody says that it is idle: others go on, stale, each counted once."""
 

@@ -36,6 +36,7 @@ from scattered import (
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.kafka.record_batches import MOST_UNPACKED_BYTES
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from app.monitor.monitor import Monitor, sources
 from app.monitor.watch import Pace
 
@@ -44,7 +45,7 @@ QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
 
 async def watch(bench: Stranger, n_labels: int) -> dict[str, Any]:
     """What a monitor says when it has heard of all labels."""
-    monitor = Monitor(bench.pipeline, bench.bootstrap, WarehouseThread(MemoryWarehouse()), lambda: START_MS, QUICK)
+    monitor = Monitor(bench.pipeline, bench.kafka, WarehouseThread(MemoryWarehouse()), lambda: START_MS, QUICK)
     told = sources(monitor)
 
     async def is_done() -> bool:
@@ -65,7 +66,7 @@ async def watch(bench: Stranger, n_labels: int) -> dict[str, Any]:
 N, BACKLOG = 1_600, 900
 
 
-def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str, tmp_path: Path) -> None:
+def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: KafkaAccess, tmp_path: Path) -> None:
     numbers = [number for number in range(N) if not is_broken(number)]
     cards = set(map(card_of, numbers))
 
@@ -108,7 +109,7 @@ def test_unkeyed_events_and_strange_labels_are_put_right_whoever_dies(kafka: str
     assert {each["topic"].rpartition(".")[2] for each in said["lag"]["router"]} == {"events", "labels"}
 
 
-def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp_path: Path) -> None:
+def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> tuple[list[Any], dict[str, Any]]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()
@@ -144,12 +145,14 @@ def test_labels_that_name_no_entity_are_dead_letters_that_say_so(kafka: str, tmp
     assert sorted(re.findall(r"\.labels (\d/\d)\.", details)) == ["0/0", "1/0"]
 
 
-def test_what_cannot_be_unpacked_is_one_dead_letter_with_the_place_of_the_original(kafka: str, tmp_path: Path) -> None:
+def test_what_cannot_be_unpacked_is_one_dead_letter_with_the_place_of_the_original(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> list[Any]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()
         await bench.send([record for record in stream(0, 10) if record.kind == "event"], is_live=True)
-        producer = AIOKafkaProducer(bootstrap_servers=kafka, compression_type="zstd", max_request_size=1 << 30)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, compression_type="zstd", max_request_size=1 << 30)
         await producer.start()
         huge = b'{"id": "' + b"x" * MOST_UNPACKED_BYTES + b'"}'
         batch = producer.create_batch()
@@ -169,7 +172,9 @@ def test_what_cannot_be_unpacked_is_one_dead_letter_with_the_place_of_the_origin
     assert int(headers["streamgauge-cut-bytes"]) > 0
 
 
-def test_copies_replay_to_the_bit_and_dead_letters_go_back_to_where_they_were_sent(kafka: str, tmp_path: Path) -> None:
+def test_copies_replay_to_the_bit_and_dead_letters_go_back_to_where_they_were_sent(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     n, n_broken = 300, 3
 
     async def run() -> tuple[int, dict[str, Any], int, list[Any], list[Any]]:
@@ -199,7 +204,7 @@ def test_copies_replay_to_the_bit_and_dead_letters_go_back_to_where_they_were_se
     assert places <= found
 
 
-def test_a_worker_copies_and_scores_from_where_it_was_told_to_begin(kafka: str, tmp_path: Path) -> None:
+def test_a_worker_copies_and_scores_from_where_it_was_told_to_begin(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> list[Any]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()
@@ -213,7 +218,7 @@ def test_a_worker_copies_and_scores_from_where_it_was_told_to_begin(kafka: str, 
     assert Counter(value["event_id"] for value in values) == Counter(f"e{number}" for number in range(20, 40))
 
 
-def test_what_partitions_have_promised_outlives_the_router(kafka: str, tmp_path: Path) -> None:
+def test_what_partitions_have_promised_outlives_the_router(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> list[Any]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()
@@ -223,7 +228,7 @@ def test_what_partitions_have_promised_outlives_the_router(kafka: str, tmp_path:
         for number in range(3):
             await bench.promise(at_ms(1_000) + number, [number])
         group, topic = f"streamgauge-{bench.pipeline.name}.router", f"{bench.pipeline.name}.labels"
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.servers)
         await admin.start()
 
         async def is_committed() -> bool:
@@ -252,7 +257,7 @@ def test_what_partitions_have_promised_outlives_the_router(kafka: str, tmp_path:
     assert sorted(marks) == [(partition, str(at_ms(1_000)).encode()) for partition in range(PARTITIONS)]
 
 
-def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: str, tmp_path: Path) -> None:
+def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> tuple[int, str]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()
@@ -276,11 +281,11 @@ def test_a_pipeline_that_has_scored_refuses_to_be_switched(kafka: str, tmp_path:
     assert "repartition was switched off in [events]" in logs
 
 
-def test_copies_are_kept_as_long_as_what_was_sent(kafka: str, tmp_path: Path) -> None:
+def test_copies_are_kept_as_long_as_what_was_sent(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> dict[str, str]:
         bench = Stranger(kafka, tmp_path)
         topics = bench.pipeline.topics
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.servers)
         await admin.start()
         try:
             config = {"retention.ms": "86400000", "max.message.bytes": "5000000"}
@@ -303,7 +308,9 @@ def test_copies_are_kept_as_long_as_what_was_sent(kafka: str, tmp_path: Path) ->
     assert found["events-by-entity cleanup.policy"] == "delete"
 
 
-def test_what_retention_removes_before_a_running_router_reads_it_is_not_passed_over(kafka: str, tmp_path: Path) -> None:
+def test_what_retention_removes_before_a_running_router_reads_it_is_not_passed_over(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> tuple[int, int, str]:
         bench = Stranger(kafka, tmp_path)
         await bench.prepare()

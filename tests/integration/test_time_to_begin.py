@@ -17,6 +17,7 @@ from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
 from app.adapters.kafka.topic_reader import read_to_end
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from models.versions.registry import Registry
 from schemas.wire import ModelStatus, Score, SketchRecord, decode_json, decode_packed
 
@@ -33,7 +34,7 @@ def run(bench: Bench, *words: str, code: int = 0) -> Any:
 async def committed(bench: Bench) -> list[int | None]:
     """The group's offset in each partition of the events; None: there is none."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bench.bootstrap, group_id=f"streamgauge-{bench.pipeline.name}", enable_auto_commit=False
+        bootstrap_servers=bench.kafka.servers, group_id=f"streamgauge-{bench.pipeline.name}", enable_auto_commit=False
     )
     await consumer.start()
     try:
@@ -78,7 +79,7 @@ def check_counts(scores: Sequence[Score], since: int) -> None:
         assert score.features["count_1m"] == len(earlier), number
 
 
-def test_a_stream_that_begins_at_the_end_is_replayed_from_there(kafka: str, tmp_path: Path) -> None:
+def test_a_stream_that_begins_at_the_end_is_replayed_from_there(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def stream() -> Bench:
         bench = Bench(kafka, tmp_path, with_labels=True)
         await bench.prepare()
@@ -118,7 +119,7 @@ def test_a_stream_that_begins_at_the_end_is_replayed_from_there(kafka: str, tmp_
     assert run(bench, "backfill", str(tmp_path / "all.parquet"), "--version", "1.0.0")["written"] == 686
 
 
-def test_a_partition_that_is_empty_when_the_stream_begins_loses_nothing(kafka: str, tmp_path: Path) -> None:
+def test_a_partition_that_is_empty_when_the_stream_begins_loses_nothing(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def stream() -> None:
         bench = Bench(kafka, tmp_path, with_labels=True)
         await bench.prepare()
@@ -132,7 +133,7 @@ def test_a_partition_that_is_empty_when_the_stream_begins_loses_nothing(kafka: s
     asyncio.run(stream())
 
 
-def test_a_stream_begins_at_the_first_record_of_a_time(kafka: str, tmp_path: Path) -> None:
+def test_a_stream_begins_at_the_first_record_of_a_time(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def stream() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
@@ -150,7 +151,7 @@ def test_a_stream_begins_at_the_first_record_of_a_time(kafka: str, tmp_path: Pat
 
 async def send(bench: Bench, numbers: Sequence[int], prefix: str) -> None:
     """Events once more under other ids, at their old times."""
-    producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.servers)
     await producer.start()
     for number in numbers:
         card = number * 7 % 40
@@ -159,7 +160,7 @@ async def send(bench: Bench, numbers: Sequence[int], prefix: str) -> None:
     await producer.stop()
 
 
-def test_what_is_older_than_any_version_is_left_unscored_and_fills_windows(kafka: str, tmp_path: Path) -> None:
+def test_what_is_older_than_any_version_is_left_unscored_and_fills_windows(kafka: KafkaAccess, tmp_path: Path) -> None:
     """``score_from`` at event 100; version 1 is valid from 200 on, version 2 from 300, then 1 again from 150."""
 
     async def announce(bench: Bench, version: str, number: int) -> None:

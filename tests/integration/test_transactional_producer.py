@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.kafka.transactional_producer import TransactionalProducer
+from app.kafka_access import KafkaAccess
 from schemas.topics import Topic
 
 SCORES, STATE, LETTERS, EVENTS = topics = [f"turns-{name}" for name in ("scores", "state", "letters", "events")]
@@ -67,10 +68,10 @@ def names_of(asked: list[Asked]) -> list[str]:
     return names
 
 
-async def transactions(kafka: str, written: list[list[str]]) -> list[list[Asked]]:
+async def transactions(kafka: KafkaAccess, written: list[list[str]]) -> list[list[Asked]]:
     """What each of several transactions asked for."""
     await ensure_topics(kafka, [Topic(topic, 1) for topic in topics])
-    producer = TransactionalProducer(GROUP, bootstrap_servers=kafka, transactional_id="turns", acks="all")
+    producer = TransactionalProducer(GROUP, bootstrap_servers=kafka.servers, transactional_id="turns", acks="all")
     found = []
     async with producer:
         asked = listen(producer)
@@ -81,15 +82,19 @@ async def transactions(kafka: str, written: list[list[str]]) -> list[list[Asked]
     return found
 
 
-async def committed(kafka: str, topic: str) -> list[bytes]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed", auto_offset_reset="earliest")
+async def committed(kafka: KafkaAccess, topic: str) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka.servers, isolation_level="read_committed", auto_offset_reset="earliest"
+    )
     async with consumer:
         consumer.assign([TopicPartition(topic, 0)])
         found = await consumer.getmany(timeout_ms=5_000)
     return [record.value for records in found.values() for record in records]
 
 
-def test_a_transaction_is_opened_before_its_commit_and_the_broker_is_asked_one_thing_at_a_time(kafka: str) -> None:
+def test_a_transaction_is_opened_before_its_commit_and_the_broker_is_asked_one_thing_at_a_time(
+    kafka: KafkaAccess,
+) -> None:
     usual, more = [SCORES, STATE], [SCORES, STATE, LETTERS]
     kinds = [usual] * 10 + [more] + [usual] * 2
     found = asyncio.run(transactions(kafka, kinds))
@@ -106,6 +111,6 @@ def test_a_transaction_is_opened_before_its_commit_and_the_broker_is_asked_one_t
         assert asyncio.run(committed(kafka, topic)) == expected
 
 
-def test_offsets_alone_make_a_transaction(kafka: str) -> None:
+def test_offsets_alone_make_a_transaction(kafka: KafkaAccess) -> None:
     [asked] = asyncio.run(transactions(kafka, [[]]))
     assert names_of(asked) == [*OPEN[:1], *COMMIT[1:]]

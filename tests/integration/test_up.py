@@ -26,6 +26,7 @@ from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.adapters.stack.run_file import read_run
 from app.adapters.stack.supervised_child import Child
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
 from app.supervisor import Stack, pipeline_children
 from schemas.pipeline.file import load
@@ -116,8 +117,8 @@ def pids(run: dict[str, Any]) -> list[int]:
     return [run["kafka"]["pid"], *(child["pid"] for child in run["children"].values())]
 
 
-async def list_topics(bootstrap: str) -> set[str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def list_topics(kafka: KafkaAccess) -> set[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.servers)
     await admin.start()
     try:
         return set(await admin.list_topics())
@@ -129,19 +130,19 @@ def test_a_stack_says_where_everything_listens_and_stops_in_order(tmp_path: Path
     stack = Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=stand_ins)
     with stack:
         stack.wait_ready(60)
-        bootstrap = stack.bootstrap
+        kafka = stack.kafka
         assert stack.addresses() == {
-            "kafka": bootstrap,
-            "monitor": f"http://{bootstrap}/monitor",
-            "worker-1": f"http://{bootstrap}/worker-1",
-            "worker-2": f"http://{bootstrap}/worker-2",
+            "kafka": kafka.servers,
+            "monitor": f"http://{kafka}/monitor",
+            "worker-1": f"http://{kafka}/worker-1",
+            "worker-2": f"http://{kafka}/worker-2",
         }
         processes = stack.processes()
         assert set(processes) == {"kafka", "monitor", "worker-1", "worker-2"}
-        assert asyncio.run(list_topics(bootstrap)) >= {topic.name for topic in TOPICS}
+        assert asyncio.run(list_topics(kafka)) >= {topic.name for topic in TOPICS}
         run = read_run(tmp_path)
         assert run is not None
-        assert (run.pid, run.pipeline, run.kafka.bootstrap) == (os.getpid(), "small", bootstrap)
+        assert (run.pid, run.pipeline, run.kafka.bootstrap) == (os.getpid(), "small", kafka.servers)
         assert {name: child.pid for name, child in run.children.items()} | {"kafka": run.kafka.pid} == processes
         with pytest.raises(StackError, match=rf"Another run \(process {os.getpid()}\)"):
             Stack(settings_for(tmp_path), pipeline="small", topics=TOPICS, children=stand_ins).start()
@@ -166,10 +167,10 @@ def test_a_given_kafka_is_used_and_left_alone(tmp_path: Path) -> None:
         home = tmp_path / "home"
         (home / "logs").mkdir(parents=True)
         home.chmod(0o755)  # as an earlier release left it
-        settings = settings_for(home, STREAMGAUGE_KAFKA=server.bootstrap)
+        settings = settings_for(home, STREAMGAUGE_KAFKA=server.access.servers)
         with Stack(settings, pipeline="small", topics=TOPICS, children=stand_ins) as stack:
             stack.wait_ready(60)
-            assert stack.bootstrap == server.bootstrap
+            assert stack.kafka == server.access
             assert "kafka" not in stack.processes()
             run = read_run(tmp_path / "home")
             assert run is not None
@@ -229,16 +230,16 @@ def test_a_dead_kafka_comes_back_where_it_was(tmp_path: Path) -> None:
         os.kill(before["kafka"], signal.SIGKILL)
         assert has_ended(before["kafka"])
         # The clients' own patience is the wait: they try until the server answers again.
-        assert asyncio.run(_list_topics_patiently(stack.bootstrap)) >= {topic.name for topic in TOPICS}
+        assert asyncio.run(_list_topics_patiently(stack.kafka)) >= {topic.name for topic in TOPICS}
         after = stack.processes()
         assert after.pop("kafka") != before.pop("kafka")
         assert after == before
     assert said[-1].startswith("Kafka died; starting it again in 0.5 s, see ")
 
 
-def test_what_died_answers_at_its_former_address_or_says_the_new_one(kafka: str, tmp_path: Path) -> None:
+def test_what_died_answers_at_its_former_address_or_says_the_new_one(kafka: KafkaAccess, tmp_path: Path) -> None:
     """The real worker and monitor, asked by a client that knows nothing of the stack."""
-    settings = settings_for(tmp_path, STREAMGAUGE_KAFKA=kafka)
+    settings = settings_for(tmp_path, STREAMGAUGE_KAFKA=kafka.servers)
     pipeline = tmp_path / "restarted.toml"
     pipeline.write_text(
         'name = "restarted"\npartitions = 1\n[model]\ntarget = "late"\n'
@@ -302,11 +303,11 @@ def listen_on(port: int) -> socket.socket:
             time.sleep(0.005)
 
 
-async def _list_topics_patiently(bootstrap: str) -> set[str]:
+async def _list_topics_patiently(kafka: KafkaAccess) -> set[str]:
     async with asyncio.timeout(90):
         while True:
             try:
-                return await list_topics(bootstrap)
+                return await list_topics(kafka)
             except Exception:  # noqa: BLE001  # whatever a client says while there is no server
                 await asyncio.sleep(0.1)
 

@@ -10,10 +10,11 @@ from worker_bench import START_MS, Bench, produce
 
 from app.adapters.kafka.topic_reader import read_to_end
 from app.core.counts.sketches import ALL
+from app.kafka_access import KafkaAccess
 from schemas.wire import Score, SketchRecord, decode_packed
 
 
-def test_a_crash_repeats_scores_bit_for_bit_and_counts_nothing_twice(kafka: str, tmp_path: Path) -> None:
+def test_a_crash_repeats_scores_bit_for_bit_and_counts_nothing_twice(kafka: KafkaAccess, tmp_path: Path) -> None:
     n = 4_000
 
     async def run() -> None:
@@ -65,7 +66,7 @@ def in_the_last_minute(number: int) -> int:
 async def counted(bench: Bench) -> int:
     """Events in the counts that windows are made of."""
     total = 0
-    async for batch in read_to_end(bench.bootstrap, [bench.pipeline.topics.sketches]):
+    async for batch in read_to_end(bench.kafka, [bench.pipeline.topics.sketches]):
         for value in batch.values:
             assert value is not None
             deltas = decode_packed(value, SketchRecord).deltas

@@ -11,6 +11,7 @@ from worker_bench import N_PARTITIONS, START_MS, Bench, check_ledger, produce
 
 from app.adapters.kafka.model_announcer import announce
 from app.adapters.kafka.topic_reader import read_to_end
+from app.kafka_access import KafkaAccess
 from models.versions.registry import Registry
 from schemas.topics import WATERMARK_HEADER
 from schemas.wire import ModelStatus, ModelUpdate, Score, SketchRecord, decode_json, decode_packed
@@ -18,7 +19,7 @@ from schemas.wire import ModelStatus, ModelUpdate, Score, SketchRecord, decode_j
 
 @pytest.mark.parametrize("with_labels", [False, True], ids=["events", "events+labels"])
 def test_every_event_has_one_score_or_dead_letter_though_workers_are_killed(
-    kafka: str, tmp_path: Path, with_labels: bool
+    kafka: KafkaAccess, tmp_path: Path, with_labels: bool
 ) -> None:
     n = 6_000
 
@@ -47,7 +48,7 @@ def test_every_event_has_one_score_or_dead_letter_though_workers_are_killed(
     asyncio.run(run())
 
 
-def test_workers_that_join_and_leave_share_the_partitions_and_lose_nothing(kafka: str, tmp_path: Path) -> None:
+def test_workers_that_join_and_leave_share_the_partitions_and_lose_nothing(kafka: KafkaAccess, tmp_path: Path) -> None:
     n = 6_000
 
     async def run() -> None:
@@ -96,7 +97,7 @@ def check_windows(scores: list[Score], with_labels: bool) -> None:
             assert score.features["bad_5m"] == expected
 
 
-def test_a_hot_swap_leaves_no_gap_and_mixes_no_batch(kafka: str, tmp_path: Path) -> None:
+def test_a_hot_swap_leaves_no_gap_and_mixes_no_batch(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
@@ -137,12 +138,12 @@ def test_a_hot_swap_leaves_no_gap_and_mixes_no_batch(kafka: str, tmp_path: Path)
 
 async def statuses(bench: Bench) -> list[ModelStatus]:
     found = []
-    async for batch in read_to_end(bench.bootstrap, [bench.pipeline.topics.model_status]):
+    async for batch in read_to_end(bench.kafka, [bench.pipeline.topics.model_status]):
         found.extend(decode_json(value, ModelStatus) for value in batch.values if value is not None)
     return found
 
 
-def test_a_tampered_model_is_refused_and_the_old_one_goes_on(kafka: str, tmp_path: Path) -> None:
+def test_a_tampered_model_is_refused_and_the_old_one_goes_on(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
@@ -156,7 +157,7 @@ def test_a_tampered_model_is_refused_and_the_old_one_goes_on(kafka: str, tmp_pat
                 feature_set=bench.pipeline.feature_set,
                 announced_at_ms=START_MS,
             )
-            await announce(bench.bootstrap, bench.pipeline.topics, update)
+            await announce(bench.kafka, bench.pipeline.topics, update)
 
             async def is_refused() -> bool:
                 return any(s.version == "2.0.0" and s.status == "refused" for s in await statuses(bench))
@@ -173,11 +174,11 @@ def test_a_tampered_model_is_refused_and_the_old_one_goes_on(kafka: str, tmp_pat
     asyncio.run(run())
 
 
-def test_a_deploy_that_would_reject_everything_stops_before_it_commits(kafka: str, tmp_path: Path) -> None:
+def test_a_deploy_that_would_reject_everything_stops_before_it_commits(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
-        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.servers)
         await producer.start()
         for number in range(6_000):
             await producer.send(bench.pipeline.topics.events, b'{"v2": true}', partition=number % 3, key=b"k")
@@ -191,13 +192,13 @@ def test_a_deploy_that_would_reject_everything_stops_before_it_commits(kafka: st
     asyncio.run(run())
 
 
-def test_a_watermark_record_moves_time_on_without_an_event(kafka: str, tmp_path: Path) -> None:
+def test_a_watermark_record_moves_time_on_without_an_event(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=True)
         await bench.prepare()
         with bench.worker():
             await produce(bench, 0, 100, with_labels=True)
-            producer = AIOKafkaProducer(bootstrap_servers=kafka)
+            producer = AIOKafkaProducer(bootstrap_servers=kafka.servers)
             await producer.start()
             end_ms = START_MS + 86_400_000
             for partition in range(N_PARTITIONS):
@@ -217,7 +218,7 @@ def test_a_watermark_record_moves_time_on_without_an_event(kafka: str, tmp_path:
 
 async def newest_watermarks(bench: Bench) -> list[int]:
     newest = [0] * N_PARTITIONS
-    async for batch in read_to_end(bench.bootstrap, [bench.pipeline.topics.sketches]):
+    async for batch in read_to_end(bench.kafka, [bench.pipeline.topics.sketches]):
         for value in batch.values:
             assert value is not None
             record = decode_packed(value, SketchRecord)

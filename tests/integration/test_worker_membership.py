@@ -13,10 +13,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from worker_bench import N_PARTITIONS, Bench, check_ledger, produce
 
+from app.kafka_access import KafkaAccess
+
 EXIT_RETRY, EXIT_CONFIG = 75, 78
 
 
-def test_a_partition_that_comes_back_goes_on_without_a_restore(kafka: str, tmp_path: Path) -> None:
+def test_a_partition_that_comes_back_goes_on_without_a_restore(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=True)
         await bench.prepare()
@@ -41,7 +43,9 @@ def test_a_partition_that_comes_back_goes_on_without_a_restore(kafka: str, tmp_p
     asyncio.run(run())
 
 
-def test_a_named_worker_started_again_has_its_partitions_back_and_no_other_pauses(kafka: str, tmp_path: Path) -> None:
+def test_a_named_worker_started_again_has_its_partitions_back_and_no_other_pauses(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
@@ -63,7 +67,7 @@ def test_a_named_worker_started_again_has_its_partitions_back_and_no_other_pause
 
 @pytest.mark.parametrize("skip", [False, True], ids=["refuses", "is-told-to-skip"])
 def test_events_that_retention_removed_before_they_were_scored_are_never_passed_over_in_silence(
-    kafka: str, tmp_path: Path, skip: bool
+    kafka: KafkaAccess, tmp_path: Path, skip: bool
 ) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
@@ -87,7 +91,7 @@ def test_events_that_retention_removed_before_they_were_scored_are_never_passed_
 
 
 def test_events_that_retention_removes_before_a_running_worker_reads_them_are_not_passed_over_either(
-    kafka: str, tmp_path: Path
+    kafka: KafkaAccess, tmp_path: Path
 ) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
@@ -110,13 +114,13 @@ def test_events_that_retention_removes_before_a_running_worker_reads_them_are_no
     asyncio.run(run())
 
 
-def test_a_topic_that_was_made_anew_stops_the_worker(kafka: str, tmp_path: Path) -> None:
+def test_a_topic_that_was_made_anew_stops_the_worker(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
         with bench.worker():
             await processed(bench, 0, 300)
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.servers)
         await admin.start()
         await admin.delete_topics([bench.pipeline.topics.events])
         await admin.close()
@@ -127,7 +131,9 @@ def test_a_topic_that_was_made_anew_stops_the_worker(kafka: str, tmp_path: Path)
     asyncio.run(run())
 
 
-def test_a_group_whose_offsets_kafka_has_forgotten_goes_on_where_its_state_is(kafka: str, tmp_path: Path) -> None:
+def test_a_group_whose_offsets_kafka_has_forgotten_goes_on_where_its_state_is(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=True)
         await bench.prepare()
@@ -144,7 +150,7 @@ def test_a_group_whose_offsets_kafka_has_forgotten_goes_on_where_its_state_is(ka
     asyncio.run(run())
 
 
-def test_a_group_whose_offsets_were_moved_stops_the_worker(kafka: str, tmp_path: Path) -> None:
+def test_a_group_whose_offsets_were_moved_stops_the_worker(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
@@ -153,7 +159,7 @@ def test_a_group_whose_offsets_were_moved_stops_the_worker(kafka: str, tmp_path:
             process.terminate()
             assert process.wait(20) == 0
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=kafka, group_id=f"streamgauge-{bench.pipeline.name}", enable_auto_commit=False
+            bootstrap_servers=kafka.servers, group_id=f"streamgauge-{bench.pipeline.name}", enable_auto_commit=False
         )
         await consumer.start()
         consumer.assign([TopicPartition(bench.pipeline.topics.events, 0)])
@@ -166,13 +172,13 @@ def test_a_group_whose_offsets_were_moved_stops_the_worker(kafka: str, tmp_path:
     asyncio.run(run())
 
 
-def test_partitions_added_to_a_topic_stop_the_worker(kafka: str, tmp_path: Path) -> None:
+def test_partitions_added_to_a_topic_stop_the_worker(kafka: KafkaAccess, tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(kafka, tmp_path, with_labels=False)
         await bench.prepare()
         with bench.worker():
             await processed(bench, 0, 100)
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.servers)
         await admin.start()
         await admin.create_partitions({bench.pipeline.topics.events: NewPartitions(N_PARTITIONS + 1)})
         await admin.close()
@@ -183,8 +189,8 @@ def test_partitions_added_to_a_topic_stop_the_worker(kafka: str, tmp_path: Path)
     asyncio.run(run())
 
 
-async def forget_group(bootstrap: str, group: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def forget_group(kafka: KafkaAccess, group: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.servers)
     await admin.start()
     node = await admin.find_coordinator(group)
     response = await admin._send_request_to_node(node, DeleteGroupsRequest([group]))

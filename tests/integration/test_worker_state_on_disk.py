@@ -7,11 +7,12 @@ from pathlib import Path
 
 from worker_bench import START_MS, Bench, check_ledger, produce
 
+from app.kafka_access import KafkaAccess
 from schemas.pipeline.file import load
 from schemas.wire import Score
 
 
-def test_windows_on_disk_follow_the_log_though_workers_are_killed(kafka: str, tmp_path: Path) -> None:
+def test_windows_on_disk_follow_the_log_though_workers_are_killed(kafka: KafkaAccess, tmp_path: Path) -> None:
     n = 4_000
 
     async def run() -> None:

@@ -29,6 +29,7 @@ from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
 from app.core.counts.sketches import Sketch
 from app.core.scoring import ActiveModel
+from app.kafka_access import KafkaAccess
 from app.pipeline import STEP_EVENTS, PartitionPipeline, Step, new_board
 from app.replay.drive import RecordedSelector
 from schemas.pipeline.spec import Limits, Pipeline
@@ -103,12 +104,12 @@ class Findings:
             self.examples.append(text)
 
 
-async def read_logs(bootstrap: str, pipeline: Pipeline) -> Logs:
+async def read_logs(kafka: KafkaAccess, pipeline: Pipeline) -> Logs:
     """Everything that the topics hold now, committed records only."""
     topics, logs = pipeline.topics, Logs(pipeline)
     names = [topics.events, topics.scores, topics.dead_letters, topics.sketches, topics.state]
     decode = msgspec.json.Decoder(Score).decode
-    async for batch in read_to_end(bootstrap, [*names, topics.labels]):
+    async for batch in read_to_end(kafka, [*names, topics.labels]):
         if batch.topic == topics.events:
             logs.events[batch.partition].append(batch)
         elif batch.topic == topics.labels:

@@ -15,6 +15,7 @@ from chaos_proxy import Proxy
 
 from app.adapters.stack.embedded_kafka import HOST, EmbeddedKafka
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 
 
 def free_port() -> int:
@@ -47,9 +48,9 @@ class BreakableKafka(EmbeddedKafka):
         return HOST, self.inner_port
 
     @property
-    def proxied(self) -> str:
-        """Where clients connect that go through the proxy."""
-        return f"{HOST}:{self.proxy_port}"
+    def proxied(self) -> KafkaAccess:
+        """How clients reach it that go through the proxy."""
+        return KafkaAccess(f"{HOST}:{self.proxy_port}")
 
     def crash(self) -> None:
         """Kill -9."""

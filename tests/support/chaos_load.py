@@ -23,6 +23,7 @@ from chaos_checker import POISON_HEADER
 from chaos_pipeline import START_MS
 
 from app.core.batches import RecordBatch
+from app.kafka_access import KafkaAccess
 from schemas.topics import Topics
 
 STEP_MS = 40
@@ -180,14 +181,14 @@ class LoadProducer:
         Multiplies the rate; asked at each tick.
     """
 
-    def __init__(self, bootstrap: str, topics: Topics, load: Load, pace: Callable[[], float] = lambda: 1.0) -> None:
+    def __init__(self, kafka: KafkaAccess, topics: Topics, load: Load, pace: Callable[[], float] = lambda: 1.0) -> None:
         self.load = load
         self.sent = 0
         self.retries = 0
         self.written_at: list[float] = []
         self._is_over = False
         self._due: list[tuple[int, int, Sent]] = []
-        self._bootstrap = bootstrap
+        self._kafka = kafka
         self._topics = topics
         self._pace = pace
         self._producer: AIOKafkaProducer | None = None
@@ -275,7 +276,7 @@ class LoadProducer:
     async def _open(self) -> AIOKafkaProducer:
         if self._producer is None:
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
+                bootstrap_servers=self._kafka.servers,
                 enable_idempotence=True,
                 request_timeout_ms=10_000,
                 linger_ms=2,

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from app.adapters.kafka.model_announcer import announce
+from app.kafka_access import KafkaAccess
 from models.training import TrainedModel, train
 from models.versions.registry import Registry
 from schemas.pipeline.spec import Pipeline
@@ -232,14 +233,16 @@ def train_version(pipeline: Pipeline, version: str, seed: int) -> TrainedModel:
     )
 
 
-async def release(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str) -> None:
+async def release(
+    kafka: KafkaAccess, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str
+) -> None:
     """Train, register and announce a version; ``lies``: what the announcement says instead of the truth."""
     trained = train_version(pipeline, version, seed)
     registry.register(trained.manifest, trained.artifact)
-    await announce_entry(bootstrap, pipeline, registry, version, **lies)
+    await announce_entry(kafka, pipeline, registry, version, **lies)
 
 
-async def announce_entry(bootstrap: str, pipeline: Pipeline, registry: Registry, version: str, **lies: str) -> None:
+async def announce_entry(kafka: KafkaAccess, pipeline: Pipeline, registry: Registry, version: str, **lies: str) -> None:
     """Announce a registered version, for the first time or again."""
     entry = registry.entry("m", version)
     update = ModelUpdate(
@@ -251,4 +254,4 @@ async def announce_entry(bootstrap: str, pipeline: Pipeline, registry: Registry,
         feature_set=pipeline.feature_set,
         announced_at_ms=START_MS,
     )
-    await announce(bootstrap, pipeline.topics, msgspec.structs.replace(update, **lies))
+    await announce(kafka, pipeline.topics, msgspec.structs.replace(update, **lies))

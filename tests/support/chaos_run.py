@@ -24,6 +24,7 @@ from chaos_pipeline import Setup, announce_entry, release, render_toml
 from chaos_report import Figure, Row
 
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from app.replay.offline import load_model
 from app.settings import Settings
 from models.versions.registry import Registry
@@ -57,11 +58,11 @@ class ScoreReader:
     With ``seen_at`` set to a dict, it also remembers when the score of each event came.
     """
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+    def __init__(self, kafka: KafkaAccess, topic: str, partitions: int) -> None:
         self.arrivals: dict[int, list[float]] = defaultdict(list)
         self.count = 0
         self.seen_at: dict[str, float] | None = None
-        self._bootstrap = bootstrap
+        self._kafka = kafka
         self._tps = [TopicPartition(topic, number) for number in range(partitions)]
         self._offsets: dict[TopicPartition, int] = dict.fromkeys(self._tps, 0)
 
@@ -69,7 +70,7 @@ class ScoreReader:
         """Read on and on, whatever happens to the broker."""
         while True:
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap,
+                bootstrap_servers=self._kafka.servers,
                 enable_auto_commit=False,
                 isolation_level="read_committed",
                 auto_offset_reset="earliest",
@@ -121,9 +122,9 @@ class ChaosRun:
 
     Parameters
     ----------
-    bootstrap
+    kafka
         For load, reader and checks: never through a proxy.
-    worker_bootstrap
+    worker_kafka
         For the workers; None: the same.
     slots
         Most workers at a time.
@@ -133,30 +134,30 @@ class ChaosRun:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: KafkaAccess,
         folder: Path,
         load: Load,
         setup: Setup,
-        worker_bootstrap: str | None = None,
+        worker_kafka: KafkaAccess | None = None,
         *,
         slots: int = 3,
         backlog: int = 0,
     ) -> None:
-        self.bootstrap = bootstrap
+        self.kafka = kafka
         self.setup = setup
         path = folder / f"t{uuid.uuid4().hex[:10]}.toml"
         path.write_text(render_toml(path.stem, setup))
         self.pipeline = load_pipeline(path)
         self.settings = replace(
-            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, log_level="INFO"
+            Settings.read({}), home=folder, registry=folder / "registry", kafka=kafka.servers, log_level="INFO"
         )
         self.load = replace(load, partitions=setup.partitions, with_labels=setup.with_labels)
         self.backlog = backlog
         self.pace = 1.0
         self.started_at = 0.0
-        self.producer = LoadProducer(bootstrap, self.pipeline.topics, self.load, lambda: self.pace)
-        self.reader = ScoreReader(bootstrap, self.pipeline.topics.scores, setup.partitions)
-        environment = replace(self.settings, kafka=worker_bootstrap or bootstrap).to_environment()
+        self.producer = LoadProducer(kafka, self.pipeline.topics, self.load, lambda: self.pace)
+        self.reader = ScoreReader(kafka, self.pipeline.topics.scores, setup.partitions)
+        environment = replace(self.settings, kafka=(worker_kafka or kafka).servers).to_environment()
         self.fleet = Fleet(
             folder,
             max(setup.workers, slots),
@@ -167,7 +168,7 @@ class ChaosRun:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await ensure_topics(self.bootstrap, self.pipeline.topics.all())
+        await ensure_topics(self.kafka, self.pipeline.topics.all())
         await self.release("1.0.0", seed=1)
         await self._stack.enter_async_context(self.fleet)
         await self.producer.write_ahead(self.backlog)
@@ -231,11 +232,11 @@ class ChaosRun:
     async def release(self, version: str, seed: int) -> None:
         """Announce another good version."""
         self.versions.append(version)
-        await release(self.bootstrap, self.pipeline, Registry(self.settings.registry), version, seed)
+        await release(self.kafka, self.pipeline, Registry(self.settings.registry), version, seed)
 
     async def announce(self, version: str) -> None:
         """Announce a version again: a roll back."""
-        await announce_entry(self.bootstrap, self.pipeline, Registry(self.settings.registry), version)
+        await announce_entry(self.kafka, self.pipeline, Registry(self.settings.registry), version)
 
     # -- the account -------------------------------------------------------------------------------------------------
 
@@ -267,7 +268,7 @@ class ChaosRun:
 
     async def account(self) -> Findings:
         """Read the topics and hold everything against the input."""
-        logs = await read_logs(self.bootstrap, self.pipeline)
+        logs = await read_logs(self.kafka, self.pipeline)
         registry = Registry(self.settings.registry)
         models = {version: load_model(self.pipeline, registry, version) for version in self.versions}
         found = await asyncio.to_thread(check, logs, models)
@@ -285,7 +286,7 @@ class ChaosRun:
         """Committed offsets and end offsets of the events topic."""
         tps = [TopicPartition(self.pipeline.topics.events, number) for number in range(self.setup.partitions)]
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap, group_id=f"streamgauge-{self.pipeline.name}", enable_auto_commit=False
+            bootstrap_servers=self.kafka.servers, group_id=f"streamgauge-{self.pipeline.name}", enable_auto_commit=False
         )
         await consumer.start()
         try:
@@ -312,7 +313,7 @@ class ChaosRun:
             await asyncio.sleep(0.5)
 
     async def _ends(self, tps: list[TopicPartition], isolation: str) -> Any:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, isolation_level=isolation)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka.servers, isolation_level=isolation)
         await consumer.start()
         try:
             return await consumer.end_offsets(tps)

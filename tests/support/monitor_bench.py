@@ -32,6 +32,7 @@ from app.core.batches import Floats, Ints
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
 from app.core.monitoring import MonitorCore
+from app.kafka_access import KafkaAccess
 from app.monitor.rows import findings_columns, training_metrics
 from app.ports import Warehouse
 from app.secret import Secret
@@ -163,9 +164,9 @@ class Bench:
     """A pipeline of its own on the shared broker, its one version, and everything its workers would say."""
 
     def __init__(
-        self, bootstrap: str, folder: Path, clickhouse: str = "", n_scores: int = 1_000, *, segmented: bool = False
+        self, kafka: KafkaAccess, folder: Path, clickhouse: str = "", n_scores: int = 1_000, *, segmented: bool = False
     ) -> None:
-        self.bootstrap = bootstrap
+        self.kafka = kafka
         self.folder = folder
         name = f"m{uuid.uuid4().hex[:10]}"
         path = folder / f"{name}.toml"
@@ -173,7 +174,11 @@ class Bench:
         path.write_text(text.replace("[performance]", SEGMENTED.strip()) if segmented else text)
         self.pipeline: Pipeline = load(path)
         self.settings = replace(
-            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, clickhouse=Secret(clickhouse)
+            Settings.read({}),
+            home=folder,
+            registry=folder / "registry",
+            kafka=kafka.servers,
+            clickhouse=Secret(clickhouse),
         )
         self.trained = self._train()
         self.reference = self.trained.manifest.read_reference()
@@ -279,7 +284,7 @@ class Bench:
             self.sketches[partition].append(SketchRecord(partition, end, end, buffer.drain()))
 
     async def prepare(self) -> None:
-        await ensure_topics(self.bootstrap, self.pipeline.topics.all())
+        await ensure_topics(self.kafka, self.pipeline.topics.all())
         entry = Registry(self.settings.registry).register(self.trained.manifest, self.trained.artifact)
         update = ModelUpdate(
             model="m",
@@ -292,12 +297,12 @@ class Bench:
             by="ann",
             why="first",
         )
-        await announce(self.bootstrap, self.pipeline.topics, update)
+        await announce(self.kafka, self.pipeline.topics, update)
 
     async def produce(self, start: float, stop: float) -> None:
         """Everything from one share to another: sketches of both partitions, scores, dead letters."""
         topics = self.pipeline.topics
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers)
         await producer.start()
         for partition, records in enumerate(self.sketches):
             for record in _part(records, start, stop):
@@ -424,7 +429,7 @@ class Bench:
 
     async def reports(self) -> list[DriftReport]:
         found = []
-        async for batch in read_to_end(self.bootstrap, [self.pipeline.topics.drift]):
+        async for batch in read_to_end(self.kafka, [self.pipeline.topics.drift]):
             found.extend(decode_json(value, DriftReport) for value in batch.values if value is not None)
         return found
 

@@ -24,6 +24,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from chaos_pipeline import START_MS, Setup, render_toml
 from worker_bench import Bench
 
+from app.kafka_access import KafkaAccess
 from schemas.pipeline.file import load
 
 PARTITIONS = 4
@@ -151,8 +152,8 @@ def check_once(scores: list[Any], letters: list[Any], copies: list[Any], n: int)
 class Stranger(Bench):
     """A pipeline whose records are put right, with a producer and a reader of its own."""
 
-    def __init__(self, bootstrap: str, folder: Path, *, features: str = "") -> None:
-        super().__init__(bootstrap, folder, with_labels=True)
+    def __init__(self, kafka: KafkaAccess, folder: Path, *, features: str = "") -> None:
+        super().__init__(kafka, folder, with_labels=True)
         path = self.pipeline.path
         text = render_toml(self.pipeline.name, Setup("exactly_once", True, PARTITIONS, 50, features=features))
         path.write_text(text.replace("[events]", "[events]\nrepartition = true"))
@@ -160,7 +161,7 @@ class Stranger(Bench):
 
     async def send(self, records: list[Sent], *, is_live: bool) -> None:
         """``is_live``: each is there before the next is sent, as in the order of time; otherwise each partition is."""
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, enable_idempotence=True)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers, enable_idempotence=True)
         await producer.start()
         name = self.pipeline.name
         for record in records:
@@ -174,7 +175,7 @@ class Stranger(Bench):
         await producer.stop()
 
     async def promise(self, until_ms: int, partitions: Iterable[int] = range(PARTITIONS)) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers)
         await producer.start()
         headers = [("streamgauge-watermark-ms", str(until_ms).encode())]
         for partition in partitions:
@@ -186,7 +187,7 @@ class Stranger(Bench):
         """All records of a topic that are committed."""
         consumer = AIOKafkaConsumer(
             f"{self.pipeline.name}.{topic}",
-            bootstrap_servers=self.bootstrap,
+            bootstrap_servers=self.kafka.servers,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )

@@ -22,6 +22,7 @@ from warm_start import Process, start_warm
 
 from app.adapters.kafka.topic_reader import read_to_end
 from app.adapters.kafka.topics_admin import ensure_topics
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
 from models.versions.registry import Registry
 from schemas.pipeline.file import load
@@ -36,13 +37,13 @@ class Bench:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: KafkaAccess,
         folder: Path,
         with_labels: bool,
         delivery: Delivery = "exactly_once",
         commit_interval_ms: int = 50,
     ) -> None:
-        self.bootstrap = bootstrap
+        self.kafka = kafka
         self.folder = folder
         name = f"t{uuid.uuid4().hex[:10]}"
         path = folder / f"{name}.toml"
@@ -50,16 +51,16 @@ class Bench:
         path.write_text(render_toml(name, setup))
         self.pipeline: Pipeline = load(path)
         self.settings = replace(
-            Settings.read({}), home=folder, registry=folder / "registry", kafka=bootstrap, log_level="INFO"
+            Settings.read({}), home=folder, registry=folder / "registry", kafka=kafka.servers, log_level="INFO"
         )
         self.workers = 0
 
     async def prepare(self) -> None:
-        await ensure_topics(self.bootstrap, self.pipeline.topics.all())
+        await ensure_topics(self.kafka, self.pipeline.topics.all())
         await self.release("1.0.0", seed=1)
 
     async def release(self, version: str, seed: int) -> None:
-        await release(self.bootstrap, self.pipeline, Registry(self.settings.registry), version, seed)
+        await release(self.kafka, self.pipeline, Registry(self.settings.registry), version, seed)
 
     def start_worker(self, *options: str) -> Process:
         self.workers += 1
@@ -101,7 +102,7 @@ class Bench:
     async def committed(self) -> int:
         topic = self.pipeline.topics.events
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap, group_id=f"streamgauge-{self.pipeline.name}", enable_auto_commit=False
+            bootstrap_servers=self.kafka.servers, group_id=f"streamgauge-{self.pipeline.name}", enable_auto_commit=False
         )
         await consumer.start()
         try:
@@ -113,7 +114,7 @@ class Bench:
 
     async def ends(self) -> dict[int, int]:
         """Offset after the last event, by partition."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka.servers)
         await consumer.start()
         try:
             tps = [TopicPartition(self.pipeline.topics.events, partition) for partition in range(N_PARTITIONS)]
@@ -124,7 +125,7 @@ class Bench:
     async def remove_records(self, upto: int) -> None:
         """Have Kafka delete the events before this offset of each partition, as retention does."""
         topics = self.pipeline.topics
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.servers)
         await admin.start()
         places = {TopicPartition(topics.sent_events, k): RecordsToDelete(upto) for k in range(topics.partitions)}
         await admin.delete_records(places)
@@ -139,13 +140,13 @@ class Bench:
 
     async def scores(self) -> list[Score]:
         found = []
-        async for batch in read_to_end(self.bootstrap, [self.pipeline.topics.scores]):
+        async for batch in read_to_end(self.kafka, [self.pipeline.topics.scores]):
             found.extend(decode_json(value, Score) for value in batch.values if value is not None)
         return found
 
     async def dead_letters(self) -> list[DeadLetter]:
         found = []
-        async for batch in read_to_end(self.bootstrap, [self.pipeline.topics.dead_letters]):
+        async for batch in read_to_end(self.kafka, [self.pipeline.topics.dead_letters]):
             assert batch.headers is not None
             found.extend(map(DeadLetter.from_record, batch.keys, batch.values, batch.headers))
         return found
@@ -171,7 +172,7 @@ def label(number: int) -> tuple[int, bytes]:
 
 async def produce(bench: Bench, start: int, stop: int, with_labels: bool) -> None:
     """Events start…stop, each label written before the first event that is not older."""
-    producer = AIOKafkaProducer(bootstrap_servers=bench.bootstrap)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.servers)
     await producer.start()
     topics = bench.pipeline.topics
     for number in range(start, stop):

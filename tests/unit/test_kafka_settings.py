@@ -54,4 +54,4 @@ def test_a_server_that_was_not_started_has_no_address(tmp_path: Path) -> None:
     assert kafka.pid is None
     kafka.stop()
     with pytest.raises(StackError, match="has not been started"):
-        _ = kafka.bootstrap
+        _ = kafka.access

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.kafka.refusals import Refusals
+from app.kafka_access import KafkaAccess
 from app.monitor import model_history
 from app.monitor.model_history import ModelHistory, _Waiting
 from models.training import TrainedModel
@@ -31,7 +32,7 @@ async def hear(warehouse: MemoryWarehouse, records: list[ModelUpdate | ModelStat
     """A monitor that writes after each record."""
     thread = WarehouseThread(warehouse)
     await thread.open(30)
-    history = ModelHistory(load("flights"), "", thread, lambda _: None, Refusals())
+    history = ModelHistory(load("flights"), KafkaAccess(""), thread, lambda _: None, Refusals())
     for record in records:
         if isinstance(record, ModelUpdate):
             history.standings.observe_update(record)
@@ -67,7 +68,7 @@ def test_a_version_that_names_the_files_of_another_has_not_its_manifest(trained:
         warehouse = MemoryWarehouse()
         thread = WarehouseThread(warehouse)
         await thread.open(30)
-        history = ModelHistory(load("flights"), "", thread, lambda _: None, Refusals())
+        history = ModelHistory(load("flights"), KafkaAccess(""), thread, lambda _: None, Refusals())
         for said in (update, replace(update, version="7.0.0")):
             history.standings.observe_update(said)
             history._waiting[said.version] = _Waiting(said)
@@ -92,7 +93,7 @@ def test_the_newest_versions_are_looked_for_first_and_a_few_at_a_time(monkeypatc
 
     async def run() -> None:
         thread = WarehouseThread(MemoryWarehouse())
-        history = ModelHistory(load("flights"), "", thread, lambda _: None, Refusals())
+        history = ModelHistory(load("flights"), KafkaAccess(""), thread, lambda _: None, Refusals())
         for number in range(1_000):
             said = replace(FIRST, version=f"7.0.{number}")
             history._waiting[said.version] = _Waiting(said)

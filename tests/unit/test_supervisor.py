@@ -17,6 +17,7 @@ from app.adapters.stack.home_lock import HomeLock
 from app.adapters.stack.run_file import Run, RunningChild, RunningKafka, find_kafka, read_run, remove_run, write_run
 from app.adapters.stack.supervised_child import Child, RestartPolicy, SupervisedChild, read_ready_line
 from app.exits import StackError
+from app.kafka_access import KafkaAccess
 from app.settings import Settings
 from app.supervisor import pipeline_children
 
@@ -338,8 +339,8 @@ def test_the_run_file_says_what_was_written_until_it_is_removed(tmp_path: Path) 
     run = a_run(tmp_path, birth_mark(os.getpid()) or "")
     assert read_run(tmp_path) == run
     assert run.monitor_http == "http://127.0.0.1:8080"
-    assert find_kafka("", tmp_path) == "127.0.0.1:9092"
-    assert find_kafka("given:1", tmp_path) == "given:1"
+    assert find_kafka("", tmp_path) == KafkaAccess("127.0.0.1:9092")
+    assert find_kafka("given:1", tmp_path) == KafkaAccess("given:1")
     remove_run(tmp_path)
     assert read_run(tmp_path) is None
 
