@@ -10,7 +10,6 @@ import threading
 import time
 import zlib
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from app.adapters.clickhouse.url import ClickHouseUrl
@@ -21,6 +20,7 @@ from app.adapters.stack.home_lock import HomeLock
 from app.adapters.stack.private_folder import private_home
 from app.adapters.stack.run_file import Run, RunningChild, RunningKafka, remove_run, write_run
 from app.adapters.stack.supervised_child import FORMER_PORT, Child, RestartPolicy, SupervisedChild
+from app.clock import utc_now
 from app.exits import StackError
 from app.kafka_access import KafkaAccess
 
@@ -152,7 +152,7 @@ class Stack:
             # One copy on the embedded server; on given ones as many as they can hold, up to three.
             replication = 1 if self._kafka is not None else None
             asyncio.run(ensure_topics(self.kafka, self._topics, replication))
-            self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            self._started_at = utc_now().isoformat(timespec="seconds")
             self._children = [
                 SupervisedChild(
                     child, home / "logs" / f"{child.name}.log", self._policy, changed=self._on_change, say=self._say

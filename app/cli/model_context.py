@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,11 +86,6 @@ def format_time(time_ms: int | None) -> str:
     if time_ms is None:
         return "always"
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def read_clock_ms() -> int:
-    """Return the processing time: the one place where these commands ask for it."""
-    return time.time_ns() // 1_000_000
 
 
 def who() -> str:

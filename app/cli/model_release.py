@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from app.adapters.kafka.answers import run_with_kafka
 from app.adapters.kafka.model_announcer import announce, read_timeline
-from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, who, with_context
+from app.cli.model_context import ModelContext, emit, format_time, who, with_context
 from app.cli.utc_time import UtcTime
+from app.clock import wall_clock_ms
 from app.exits import StackError
 from models.versions.manifest import Manifest
 from models.versions.registry import Entry, RegistryError
@@ -109,7 +110,7 @@ def release(
         uri=entry.uri,
         sha256=entry.manifest.artifact.sha256,
         feature_set=entry.manifest.feature_set,
-        announced_at_ms=read_clock_ms(),
+        announced_at_ms=wall_clock_ms(),
         valid_from_ms=valid_from_ms,
         by=who(),
         why=why,
@@ -157,7 +158,7 @@ def release_lines(released: Release) -> list[str]:
     since = "for all events" if since_ms is None else f"for events from {format_time(since_ms)} on"
     place = f"(offset {released.offset} of the timeline)"
     lines = [f"{update.model} {update.version} is champion{again} {since} {place}."]
-    if since_ms is not None and since_ms > read_clock_ms():
+    if since_ms is not None and since_ms > wall_clock_ms():
         lines.append("By this machine's clock, no event is that new yet.")
     for span in _before(released):
         fate = f"go on with {span.champion.version}" if span.champion is not None else "are left unscored"
@@ -187,7 +188,7 @@ def _begin_after_training(manifest: Manifest, valid_from_ms: int | None) -> int:
 
 def _go_back(context: ModelContext, timeline: Timeline, back_to: ModelUpdate, why: str) -> Release:
     entry = verify_entry(context, back_to.version)
-    update = replace(back_to, uri=entry.uri, announced_at_ms=read_clock_ms(), by=who(), why=why, is_rollback=True)
+    update = replace(back_to, uri=entry.uri, announced_at_ms=wall_clock_ms(), by=who(), why=why, is_rollback=True)
     return _announce(context, timeline, update)
 
 

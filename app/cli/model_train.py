@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from msgspec.structs import replace
 
-from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.cli.model_release import describe_release, release, release_lines
 from app.cli.utc_time import UtcTime
+from app.clock import wall_clock_ms
 from app.core.drift.filling import say_of_training
 from app.core.labels.held import say_share
 from app.core.labels.hold_out import describe_hold_out, say_of_hold_out
@@ -173,7 +174,7 @@ def _train(
         version=version or context.registry.next_version(context.model, bump),
         from_ms=from_ms,
         to_ms=to_ms,
-        created_at_ms=read_clock_ms(),
+        created_at_ms=wall_clock_ms(),
         event_rows=data.event_rows,
         young=data.young,
         label_facts=data.maturity.facts(0 if data.young is None else len(data.young.labels)),

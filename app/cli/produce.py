@@ -20,8 +20,9 @@ from app.adapters.recordings.source import read_in_time
 from app.adapters.sources.json_lines import read_lines
 from app.adapters.sources.source import EVENT, WATERMARK, EncodedRecord, read_source
 from app.cli.data_commands import Counter, describe_rate, plain_errors
-from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.cli.utc_time import UtcTime
+from app.clock import wall_clock_ms
 from app.kafka_access import KafkaAccess
 from schemas.pipeline.spec import Pipeline
 
@@ -170,7 +171,7 @@ async def _produce(
     )
     started = time.monotonic()
     first_ms: int | None = None
-    async with EventProducer(kafka, pipeline, read_clock_ms) as producer:
+    async with EventProducer(kafka, pipeline, wall_clock_ms) as producer:
         with Counter("Sending") as counter:
             async for chunk in _in_background(chunks):
                 kept = chunk if with_watermarks else [record for record in chunk if record.kind != WATERMARK]

@@ -10,7 +10,8 @@ import click
 from app.adapters.kafka.answers import run_with_kafka
 from app.adapters.recordings.recorder import record_topics
 from app.cli.data_commands import BoundType, Counter, check_order, describe_rate, plain_errors
-from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, with_context
+from app.clock import wall_clock_ms
 from app.core.replay.bounds import OPEN, Bound
 
 
@@ -46,7 +47,7 @@ def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, be
                 kafka,
                 context.pipeline,
                 output,
-                read_clock_ms(),
+                wall_clock_ms(),
                 begin=begin,
                 end=end,
                 progress=counter.add,

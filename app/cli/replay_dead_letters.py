@@ -11,8 +11,9 @@ import click
 from app.adapters.kafka.answers import run_with_kafka
 from app.adapters.kafka.letter_sender import LetterSender, read_done, read_letters
 from app.cli.data_commands import Counter, count, plain_errors
-from app.cli.model_context import ModelContext, emit, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.utc_time import UtcTime
+from app.clock import wall_clock_ms
 from app.core.replay.letter_selection import Selection, Wanted, select
 
 STAGES = ("decode", "validate", "features", "score", "label")
@@ -87,7 +88,7 @@ async def _run(context: ModelContext, wanted: Wanted, size: int, *, dry_run: boo
         # Fence first: what another sender had committed is read after it can commit no more.
         sender = None
         if not dry_run:
-            sender = await stack.enter_async_context(LetterSender(kafka, pipeline, read_clock_ms))
+            sender = await stack.enter_async_context(LetterSender(kafka, pipeline, wall_clock_ms))
         done = await read_done(kafka, pipeline)
         letters, foreign = await read_letters(kafka, pipeline)
         selection = select(letters, wanted, done)

@@ -15,7 +15,8 @@ from app.adapters.recordings.file import Recording
 from app.adapters.recordings.part import RecordingPart, check_bounds, reach_ms
 from app.adapters.recordings.recorder import record_topics
 from app.cli.data_commands import BoundType, Counter, DurationType, check_order
-from app.cli.model_context import ModelContext, format_time, read_clock_ms
+from app.cli.model_context import ModelContext, format_time
+from app.clock import wall_clock_ms
 from app.core.replay.bounds import OPEN, Bound
 from app.pipeline import Step
 from schemas.pipeline.spec import Pipeline
@@ -86,7 +87,7 @@ def open_part(
                     kafka,
                     pipeline,
                     file,
-                    read_clock_ms(),
+                    wall_clock_ms(),
                     begin=since,
                     progress=counter.add,
                 )

@@ -14,7 +14,8 @@ from app.adapters.sources.event_tables import EventTable, check_suffix
 from app.adapters.sources.features import compile_features
 from app.adapters.sources.score_tables import RejectionWriter, ScoreWriter
 from app.cli.data_commands import Counter, describe_rate, plain_errors
-from app.cli.model_context import ModelContext, emit, format_time, read_clock_ms, with_context
+from app.cli.model_context import ModelContext, emit, format_time, with_context
+from app.clock import wall_clock_ms
 from app.core.scoring import ChampionTimeline
 from app.exits import StackError
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
@@ -52,7 +53,7 @@ def command(
     time.
     """
     context = ModelContext.read(pipeline, home)
-    loaded, now_ms = context.pipeline, read_clock_ms()
+    loaded, now_ms = context.pipeline, wall_clock_ms()
     started = time.monotonic()
     with plain_errors(), threadpool_limits(1):
         check_suffix(output)

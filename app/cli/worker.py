@@ -8,7 +8,8 @@ import signal
 
 import click
 
-from app.cli.http_options import HttpPlace, http_options
+from app.adapters.http.place import HttpPlace
+from app.cli.http_options import http_options
 from app.cli.utc_time import StartType
 from models.versions.trial import Trial
 
@@ -66,7 +67,7 @@ def command(
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     gc.disable()  # importing makes no garbage, and looking for it took a tenth of the time until the first score
     with Trial() as trial:  # its seconds of importing scikit-learn pass while ours do
-        from app.cli.worker_process import run  # noqa: PLC0415  # `--help` needs none of it
+        from app.worker.start import run  # noqa: PLC0415  # `--help` needs none of it
         from app.worker.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)

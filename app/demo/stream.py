@@ -25,6 +25,7 @@ from app.adapters.kafka.event_producer import EventProducer
 from app.adapters.kafka.lag import worker_group
 from app.adapters.kafka.topic_reader import follow
 from app.adapters.sources.source import EVENT, EncodedRecord, SourceError, read_source
+from app.clock import wall_clock_ms
 from app.core.counts.calendar import Calendar
 from app.demo.training import ModelCommand, TrainingFailedError, format_day, two_months_before
 from app.exits import StackError
@@ -199,7 +200,7 @@ class Streamer:
 
     async def _send_all(self) -> None:
         course, sent = self._course, self.sent
-        async with EventProducer(self._settings.kafka_access, self._pipeline, _read_clock_ms) as producer:
+        async with EventProducer(self._settings.kafka_access, self._pipeline, wall_clock_ms) as producer:
             chunks = read_source(self._pipeline, course.from_ms, course.to_ms, course.limit)
             while chunk := await asyncio.to_thread(next, chunks, None):
                 start = 0
@@ -424,7 +425,3 @@ class Watch:
     async def next_look(self) -> None:
         """Wait until what this object says is fresh."""
         await self._looked.wait()
-
-
-def _read_clock_ms() -> int:
-    return time.time_ns() // 1_000_000

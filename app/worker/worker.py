@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from app.adapters.kafka.log_bounds import LogBounds
 from app.adapters.kafka.sticky_assignor import StickyAssignor
 from app.adapters.kafka.topic_reader import answers
 from app.adapters.rocks_rows import StateDiskError
+from app.clock import wall_clock_ms
 from app.core.features.plan import FeaturePlan
 from app.core.records.rules import RecordRules
 from app.exits import EXIT_CONFIG, EXIT_RETRY
@@ -56,10 +56,6 @@ class Membership:
 
     instance: str | None = None
     session_s: float = 6.0
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Worker:

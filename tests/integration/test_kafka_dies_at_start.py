@@ -19,15 +19,15 @@ from chaos_proxy import Proxy, Weather
 from memory_warehouse import MemoryWarehouse
 
 from app.adapters.clickhouse.thread import WarehouseThread
+from app.adapters.http.place import HttpPlace
 from app.adapters.kafka import answers as kafka_answers
 from app.adapters.kafka.answers import while_kafka_answers
 from app.adapters.kafka.model_announcer import read_timeline
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.recordings.recorder import record_topics
-from app.cli.http_options import HttpPlace
-from app.cli.worker_process import _work
 from app.exits import EXIT_RETRY, StackError
 from app.monitor.monitor import Monitor
+from app.worker import start as worker_start
 from app.worker.worker import Membership
 from models.versions.registry import Registry
 from schemas.pipeline.file import load
@@ -100,7 +100,7 @@ def leave_nothing_to_others() -> Iterator[None]:
 async def start_worker(place: Place) -> tuple[int, str]:
     at = HttpPlace("127.0.0.1", 0, ())
     options: dict[str, Any] = {"skip_removed": False, "begin_ms": 0, "rows_folder": None}
-    return await _work(place.pipeline, place.kafka.proxied, at, Membership(), None, **options)  # type: ignore[arg-type]  # the trial is made when needed
+    return await worker_start.work(place.pipeline, place.kafka.proxied, at, Membership(), None, **options)  # type: ignore[arg-type]  # the trial is made when needed
 
 
 async def start_monitor(place: Place) -> tuple[int, str]:

@@ -191,8 +191,8 @@ def _serve(orders: socket.socket, parent: int) -> None:
     import skops.io  # noqa: F401, PLC0415  # here alone: who imports this module starts processes, and is none
 
     import app.__main__  # noqa: PLC0415
-    import app.cli.monitor  # noqa: PLC0415
-    import app.cli.worker_process  # noqa: F401, PLC0415
+    import app.monitor.start  # noqa: PLC0415
+    import app.worker.start  # noqa: F401, PLC0415
     import models.scoring.families  # noqa: F401, PLC0415
     from models.versions.trial import Trial  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ import pytest
 #: Which types msgspec still looks at when they are decoded, of all that a worker and a monitor have.
 LOOKED_AT = """
 import sys, msgspec
-import app.cli.monitor, app.cli.worker_process
+import app.monitor.start, app.worker.start
 from schemas.struct_types import _subclasses, build_struct_types
 
 if sys.argv[1] == "built":

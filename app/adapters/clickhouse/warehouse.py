@@ -23,6 +23,7 @@ from app.adapters.clickhouse.arrow_columns import find_column, find_table, to_ar
 from app.adapters.clickhouse.reads import ClickHouseReads, EmbeddedReads, ServerReads
 from app.adapters.clickhouse.url import ClickHouseUrl, explain_of
 from app.adapters.stack.private_folder import private_folder
+from app.clock import wall_clock_ms
 from app.ports import Checkpoint, ColumnValues, JsonRows, QueryResult, WarehouseError
 from app.secret import Secret
 from schemas.tables import DATABASE, SCORES
@@ -200,7 +201,7 @@ class ClickHouseWarehouse:
                 "revision": [revision],
                 "offsets": [text],
                 "state": [state],
-                "saved_at": [time.time_ns() // 1_000_000],
+                "saved_at": [wall_clock_ms()],
             },
         )
         self._revisions[pipeline, term] = revision
@@ -287,7 +288,7 @@ class ClickHouseWarehouse:
             row: dict[str, ColumnValues] = {
                 "name": [file.name],
                 "checksum": [checksum],
-                "applied_at": [time.time_ns() // 1_000_000],
+                "applied_at": [wall_clock_ms()],
             }
             self.insert("schema_migrations", row)
             applied.append(file.name)

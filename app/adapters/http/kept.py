@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Generic, TypeVar
 
+from app.clock import utc_now
 from app.ports import WarehouseError
 
 T = TypeVar("T")
@@ -81,5 +82,5 @@ class Kept(Generic[T]):
         except WarehouseError as error:
             self._finding = Finding(self._finding.value, self._finding.found_at, str(error))
         else:
-            self._finding = Finding(value, datetime.now(UTC))
+            self._finding = Finding(value, utc_now())
             self._found_at_s = self._clock()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
 
 from app.adapters.http.page_html import NOTHING, STYLE, cell, date_of, decimal, number, say, span_of, table, time_of
 from app.adapters.http.page_windows import detections, drift, performance, verdicts, worse_segments
 from app.adapters.http.tables import Row, Tables
 from app.adapters.http.worker import Health
+from app.clock import utc_now
 
 REFRESH_S = 10
 _UNREAD = '<p class="quiet">The tables of alerts, windows and versions have not been read yet.</p>'
@@ -77,7 +78,7 @@ def _sections(tables: Tables) -> Iterator[str]:
 
 
 def _footer(looked_at: datetime | None) -> str:
-    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    now = f"{utc_now():%Y-%m-%d %H:%M:%S} UTC"
     seen = f"tables as of {looked_at:%H:%M:%S}" if looked_at is not None else "the tables have not been read yet"
     links = " · ".join(f'<a href="{path}">{path}</a>' for path in ("/api/v1/status", "/api/v1/lag", "/metrics"))
     return f'<footer class="quiet">{now} · {seen} · loads itself again every {REFRESH_S} s · {links}</footer>'
