@@ -35,7 +35,7 @@ from app.core.alerts.words import Detected
 from app.core.counts.calendar import Calendar, Window
 from app.core.counts.sketch_rules import SketchRules, named_versions
 from app.core.counts.sketches import ALL, Sketch
-from app.core.counts.windows import WindowStore
+from app.core.counts.windows import Stage, WindowStore
 from app.core.drift.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
 from app.core.drift.describer import Describer
 from app.core.drift.filling import FillTimes
@@ -240,9 +240,9 @@ class MonitorCore:
     def calibrate(self, most: int | None = None) -> None:
         """Work out beforehand what `collect` needs and takes seconds for; changes nothing that anyone can see."""
         for window in self._next_windows(most):
-            told = self._told(window)
+            stages = self._stages(window)
             for version, holding in self._store.holdings(window):
-                is_due = any(holding.is_due(of_labels, is_history_changed=False) for of_labels in told)
+                is_due = any(holding[stage].is_due(is_history_changed=False) for stage in stages)
                 if is_due and version in self._versions:
                     known = self._versions[version]
                     known.judge.calibrate(self._view(window, version, self._counts(window, version), range(0)))
@@ -272,8 +272,8 @@ class MonitorCore:
         mature = [window for window in closed if self._store.is_mature(window)]
         later = self._store.closed()[len(closed) :]
         self.is_behind = bool(later)
-        judged = self._judge(closed, later, now_ms, findings)
-        of_labels = self._judge(mature, later, now_ms, findings, of_labels=True)
+        judged = self._judge(closed, later, now_ms, findings, "features")
+        of_labels = self._judge(mature, later, now_ms, findings, "labels")
         for window in sorted({window for window, _ in (*judged, *of_labels)}):
             # What is said of a version depends on the others in its window: on their events and their labels.
             for version, _ in self._store.holdings(window):
@@ -366,16 +366,16 @@ class MonitorCore:
             return closed
         due = 0
         for place, window in enumerate(closed, start=1):
-            told = self._told(window)
+            stages = self._stages(window)
             holdings = [holding for version, holding in self._store.holdings(window) if version in self._versions]
-            due += sum(holding.is_due(of_labels, due > 0) for holding in holdings for of_labels in told)
+            due += sum(holding[stage].is_due(is_history_changed=due > 0) for holding in holdings for stage in stages)
             if due >= most:
                 return closed[:place]
         return closed
 
-    def _told(self, window: Window) -> tuple[bool, ...]:
-        """Of which a closed window is judged: of features and score (False), of labels (True)."""
-        return (False, True) if self._store.is_mature(window) else (False,)
+    def _stages(self, window: Window) -> tuple[Stage, ...]:
+        """What of a closed window can be judged."""
+        return ("features", "labels") if self._store.is_mature(window) else ("features",)
 
     def _watch_errors(self, findings: Findings) -> None:
         """Show the detectors of wrong decisions what labels have come."""
@@ -393,7 +393,7 @@ class MonitorCore:
             ]
 
     def _judge(
-        self, windows: list[Window], later: list[Window], now_ms: int, findings: Findings, *, of_labels: bool = False
+        self, windows: list[Window], later: list[Window], now_ms: int, findings: Findings, stage: Stage
     ) -> dict[tuple[Window, str], list[Judgement]]:
         """Judge what is new or changed in the windows: features and score, or the outcome; give what the tests say.
 
@@ -402,25 +402,25 @@ class MonitorCore:
         found: dict[tuple[Window, str], list[Judgement]] = {}
         is_history_changed = False
         for window in windows:
-            is_history_changed |= not of_labels and self._note_events(window)
+            is_history_changed |= stage == "features" and self._note_events(window)
             for version, holding in self._store.holdings(window):
-                if version not in self._versions or not holding.is_due(of_labels, is_history_changed):
+                if version not in self._versions or not holding[stage].is_due(is_history_changed=is_history_changed):
                     continue
                 known = self._versions[version]
                 counts = self._counts(window, version)
-                metrics = self._metrics(known, of_labels=of_labels)
+                metrics = self._metrics(known, stage)
                 statistics = {segment: known.describer.describe(each, metrics) for segment, each in counts.items()}
                 silence = self._silence(window, version)
                 is_silent = np.isin(metrics, list(silence.notes(known.reference.metrics, metrics)))
                 for segment, each in counts.items():
                     self._history.remember(window, version, segment, each.n, statistics[segment], is_silent)
-                if of_labels:
+                if stage == "labels":
                     effects = known.diagnosis.calibration.design_effects
                     self._succession.remember(window, version, counts[ALL], effects["auc"])
                 tested = known.judge.judge(self._view(window, version, counts, metrics))
                 found[window, version] = tested
                 said = {segment: each.values.tobytes() for segment, each in statistics.items()}
-                revision = holding.report(_digest(said, tested), of_labels)
+                revision = holding[stage].report(_digest(said, tested))
                 if revision is None:
                     continue
                 is_history_changed = True
@@ -428,16 +428,16 @@ class MonitorCore:
                 findings.reports += about.reports(tested)
                 for segment, each_statistics in statistics.items():
                     findings.metadata += about.metadata("scoring", segment, each_statistics, now_ms)
-                if not of_labels:
+                if stage == "features":
                     is_said = counts[ALL].n >= FEWEST and not silence
                     self.alerts.see_drift(version, window, read_drift(tested) if is_said else NOTHING)
         if is_history_changed:
-            self._store.note_history(later, of_labels)
+            self._store.note_history(later, stage)
         return found
 
     def _note_events(self, window: Window) -> bool:
         """Note how many events a window has, if any have come; whether they are others than before."""
-        if not any(holding.is_changed for _, holding in self._store.holdings(window)):
+        if not any(holding["features"].is_changed for _, holding in self._store.holdings(window)):
             return False
         return self._history.note_events(window, self._store.numbers(window))
 
@@ -452,9 +452,9 @@ class MonitorCore:
         known, counts = self._versions[version], self._counts(window, version)
         labels = self._look_at_labels(known, window, counts[ALL])
         arrived, with_labels = labels.arrived, labels.can_be_judged
-        drifts = self._drifts(window, version, counts, tested[0], of_labels=False)
+        drifts = self._drifts(window, version, counts, tested[0], "features")
         if with_labels:
-            drifts += self._drifts(window, version, counts, tested[1], of_labels=True)
+            drifts += self._drifts(window, version, counts, tested[1], "labels")
         about = self._about(version, window, 0)
         performance: list[PerformanceRow] = []
         if self._pipeline.labels is not None:
@@ -498,7 +498,7 @@ class MonitorCore:
         )
         holding = dict(self._store.holdings(window))[version]
         notes = labels.notes(counts[ALL].n_labels)
-        revision = holding.conclude(_digest(performance, verdict, *notes))
+        revision = holding["verdict"].report(_digest(performance, verdict, *notes))
         if revision is None:
             return
         about = replace(about, revision=revision)
@@ -518,13 +518,12 @@ class MonitorCore:
         version: str,
         counts: dict[str, Counts],
         tested: list[Judgement] | None,
-        *,
-        of_labels: bool,
+        stage: Stage,
     ) -> list[Judgement]:
         """What the tests call a drift; ``tested``: what they have just said, None: the same as before."""
         if tested is None:
             known = self._versions[version]
-            return known.judge.drifts(self._view(window, version, counts, self._metrics(known, of_labels=of_labels)))
+            return known.judge.drifts(self._view(window, version, counts, self._metrics(known, stage)))
         return [each for each in tested if each.verdict.signal == "DRIFT"]
 
     def _look_at_labels(self, known: _Version, window: Window, counts: Counts) -> WindowLabels:
@@ -539,10 +538,10 @@ class MonitorCore:
             return labels
         return labels._replace(chosen=find_selection(known.reference, counts))
 
-    def _metrics(self, known: _Version, *, of_labels: bool) -> range:
+    def _metrics(self, known: _Version, stage: Stage) -> range:
         """The outcome alone, or all but that."""
         last = len(known.reference.metrics) - 1
-        return range(last, last + 1) if of_labels else range(last)
+        return range(last, last + 1) if stage == "labels" else range(last)
 
     def _of_full_features(self, errors: Errors) -> Errors:
         """Those of events whose features were filled: while they are filling, a model does worse than in training."""

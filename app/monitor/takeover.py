@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from faust.types import TP
 
-from app.core.counts.windows import Told
+from app.core.counts.windows import Stage
 from app.core.findings import Findings
 from app.monitor.block_writer import Start
 from app.monitor.reign import Plan, Reign
@@ -74,7 +74,7 @@ class Legacy:
     plans: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
     witnesses: Mapping[tuple[str, int], tuple[Source, ...]] = field(default_factory=dict)
     missing: frozenset[tuple[str, int]] = frozenset()
-    revisions: Mapping[tuple[str, int, Told], int] = field(default_factory=dict)
+    revisions: Mapping[tuple[str, int, Stage], int] = field(default_factory=dict)
     lost_findings: frozenset[str] = frozenset()
     alerts: tuple[Alert, ...] = ()
 
@@ -136,11 +136,11 @@ def _holds_any(warehouse: Warehouse, table: str, rows: Sequence[Source]) -> bool
     )
 
 
-def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Told], int]:
+def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Stage], int]:
     """Each metric of a window is reported under one revision, and has a row that says n; the verdict is one row."""
-    found: dict[tuple[str, int, Told], int] = {}
+    found: dict[tuple[str, int, Stage], int] = {}
     of_metric = {"pipeline": pipeline, "stage": "scoring", "decile": "n"}
-    places: tuple[tuple[Told, str, dict[str, Any]], ...] = (
+    places: tuple[tuple[Stage, str, dict[str, Any]], ...] = (
         ("features", "model_metadata", of_metric | {"metric": "score"}),
         ("labels", "model_metadata", of_metric | {"metric": "outcome"}),
         ("verdict", "verdicts", {"pipeline": pipeline}),

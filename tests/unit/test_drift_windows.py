@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.counts.sketches import ALL, pack
-from app.core.counts.windows import Calendar, Holding, Window, WindowStore
+from app.core.counts.windows import Calendar, Note, Stage, Window, WindowStore
 from models.reference.reference import Counts
 from models.reference.soundness import SparseCounts
 from schemas.pipeline.spec import PastWindow
@@ -100,10 +99,10 @@ def test_a_silent_partition_holds_back_until_it_is_declared_idle_and_its_return_
     assert store.closed() == []
     store.declare_idle(1)
     assert store.closed() == [Window(0, 10)]
-    store.holdings(Window(0, 10))[0][1].report("said", of_labels=False)
+    store.holdings(Window(0, 10))[0][1]["features"].report("said")
     store.add(record(1, 5, 0))
     assert store.watermark_ms == 100
-    assert store.holdings(Window(0, 10))[0][1].is_due(of_labels=False, is_history_changed=False)
+    assert store.holdings(Window(0, 10))[0][1]["features"].is_due(is_history_changed=False)
 
 
 def test_a_window_closes_when_the_watermark_reaches_its_end_and_grace() -> None:
@@ -124,8 +123,8 @@ def test_old_windows_are_forgotten_once_reported_and_what_comes_for_them_is_coun
     assert len(store.closed()) == 3  # nothing has been reported
     for window in store.closed():
         for _, holding in store.holdings(window):
-            holding.report("said", of_labels=False)
-            holding.report("said", of_labels=True)
+            holding["features"].report("said")
+            holding["labels"].report("said")
     store.release()
     assert store.closed() == [Window(20, 30)]
     store.add(record(0, 100, 0, 20, n=3))
@@ -147,29 +146,34 @@ records = st.lists(
 )
 
 
-@pytest.mark.parametrize("of_labels", [False, True])
-def test_what_was_said_is_judged_again_when_it_or_its_past_has_changed(of_labels: bool) -> None:
-    holding = Holding(is_changed=True, labels_changed=True)
-    assert holding.is_due(of_labels, is_history_changed=False)
-    assert holding.report("a", of_labels) == 1
-    assert not holding.is_due(of_labels, is_history_changed=False)
-    assert holding.is_due(of_labels, is_history_changed=True)
-    # The other is as it was: nothing has been said of it, so that no past of it can have changed.
-    assert holding.is_due(not of_labels, is_history_changed=False)
-    assert not Holding().is_due(of_labels, is_history_changed=True)
-    holding.note_history(of_labels)
-    assert holding.is_due(of_labels, is_history_changed=False)
-    assert holding.report("a", of_labels) is None
-    assert not holding.is_due(of_labels, is_history_changed=False)
-    assert holding.report("b", of_labels) == 2
-    silent = Holding()
-    silent.note_history(of_labels)
-    assert asdict(silent) == asdict(Holding())
-    assert [holding.conclude(words) for words in ("x", "x", "y")] == [1, None, 2]
-    assert holding.report("b", of_labels) is None
-    changed = Holding(is_changed=True, labels_changed=True)
-    changed.note_history(of_labels)
-    assert changed.is_due(of_labels, is_history_changed=False)
+def test_what_was_said_is_judged_again_when_it_or_its_past_has_changed() -> None:
+    note = Note(is_changed=True)
+    assert note.is_due(is_history_changed=False)
+    assert note.report("a") == 1
+    assert not note.is_due(is_history_changed=False)
+    assert note.is_due(is_history_changed=True)
+    # Nothing has been said of a new one, so that no past of it can have changed.
+    assert not Note().is_due(is_history_changed=True)
+    note.note_history()
+    assert note.is_due(is_history_changed=False)
+    assert note.report("a") is None
+    assert not note.is_due(is_history_changed=False)
+    assert note.report("b") == 2
+    silent = Note()
+    silent.note_history()
+    assert silent == Note()
+    changed = Note(is_changed=True)
+    changed.note_history()
+    assert changed.is_due(is_history_changed=False)
+
+
+def test_each_stage_has_revisions_of_its_own() -> None:
+    store = make_store()
+    store.add(record(0, 100, 0))
+    ((_, holding),) = store.holdings(Window(0, 10))
+    assert [holding["features"].report(words) for words in ("x", "x", "y")] == [1, None, 2]
+    assert holding["labels"].is_due(is_history_changed=False)
+    assert [note.revision for note in holding.values()] == [2, 0, 0]
 
 
 def test_labels_are_mature_when_they_have_come_so_far_past_the_end() -> None:
@@ -201,8 +205,8 @@ def test_what_comes_too_late_is_counted_once_whatever_segments_it_is_of() -> Non
     store.add(record(0, 40, 5))
     for window in store.closed():
         for _, holding in store.holdings(window):
-            holding.report("a", of_labels=False)
-            holding.report("a", of_labels=True)
+            holding["features"].report("a")
+            holding["labels"].report("a")
     assert store.settled_before_ms is None
     store.release()
     assert store.settled_before_ms == 1
@@ -234,7 +238,7 @@ def test_a_restored_store_continues_identically(before: list[SketchRecord], afte
     for each in before:
         store.add(each)
     if store.closed():
-        store.holdings(store.closed()[0])[0][1].report("said", of_labels=False)
+        store.holdings(store.closed()[0])[0][1]["features"].report("said")
     store.declare_idle(1)
     other.restore(store.snapshot())
     assert other.snapshot() == store.snapshot()
@@ -312,8 +316,8 @@ def test_a_window_is_reported_above_every_revision_that_others_know() -> None:
 
     (_, first), (_, second) = store.holdings(Window(0, 10))[0], store.holdings(Window(10, 20))[0]
 
-    assert (first.report("a", of_labels=False), first.report("a", of_labels=True), first.conclude("a")) == (5, 3, 10)
-    assert (second.report("a", of_labels=False), second.report("a", of_labels=True), second.conclude("a")) == (8, 1, 1)
+    assert [note.report("a") for note in first.values()] == [5, 3, 10]
+    assert [note.report("a") for note in second.values()] == [8, 1, 1]
 
 
 def test_what_was_reported_and_cannot_be_counted_again_is_left_alone() -> None:
@@ -358,11 +362,9 @@ def test_overlapping_windows_are_sums_of_panes_and_a_late_event_amends_all_of_th
     assert [window.start_ms for window in store.closed()] == [-20, -10, 0, 10, 20, 30]
     assert [store.counts(window, "1")[ALL].n for window in store.closed()] == [1, 2, 3, 3, 2, 1]
     for window in store.closed():
-        store.holdings(window)[0][1].report("said", of_labels=False)
+        store.holdings(window)[0][1]["features"].report("said")
     store.add(record(0, 60, 15, n=5))
-    due = [
-        w.start_ms for w in store.closed() if store.holdings(w)[0][1].is_due(of_labels=False, is_history_changed=False)
-    ]
+    due = [w.start_ms for w in store.closed() if store.holdings(w)[0][1]["features"].is_due(is_history_changed=False)]
     assert due == [-10, 0, 10]
     assert store.counts(Window(0, 30), "1")[ALL].n == 8
 
@@ -371,7 +373,7 @@ def test_panes_are_kept_as_long_as_a_window_needs_them() -> None:
     store = WindowStore(Calendar(30, 10), 1, grace_ms=0, maturity_ms=None, keep=1)
     store.add(record(0, 100, *range(0, 100, 10)))
     for window in store.closed():
-        store.holdings(window)[0][1].report("said", of_labels=False)
+        store.holdings(window)[0][1]["features"].report("said")
     store.release()
     (last,) = store.closed()
     assert last == Window(70, 100)
@@ -390,7 +392,7 @@ def test_what_windows_are_compared_with_is_kept(against: PastWindow, expected: W
     store = WindowStore(calendar, 1, grace_ms=0, maturity_ms=None, keep=1, against=against)
     store.add(record(0, 100, *range(0, 100, 10)))
     for window in store.closed():
-        store.holdings(window)[0][1].report("said", of_labels=False)
+        store.holdings(window)[0][1]["features"].report("said")
     store.release()
     (last,) = store.closed()
     assert calendar.before(last, against) == expected
@@ -484,11 +486,15 @@ def test_windows_are_written_with_the_time_of_day_where_one_end_has_any() -> Non
 # -- what is kept, and what is left alone ------------------------------------------------------------------------------
 
 
-def report_all(store: WindowStore, of_labels: tuple[bool, ...] = (False, True)) -> None:
+#: What is judged before there is a verdict.
+BOTH: tuple[Stage, ...] = ("features", "labels")
+
+
+def report_all(store: WindowStore, stages: tuple[Stage, ...] = BOTH) -> None:
     for window in store.closed():
         for _, holding in store.holdings(window):
-            for each in of_labels:
-                holding.report("said", each)
+            for stage in stages:
+                holding[stage].report("said")
 
 
 def test_a_closed_window_is_kept_until_its_labels_are_mature_and_have_been_reported() -> None:
@@ -500,7 +506,7 @@ def test_a_closed_window_is_kept_until_its_labels_are_mature_and_have_been_repor
     store.add(record(0, 15, 3, n=0))
     store.release()
     assert store.closed() == [Window(0, 10)]  # some have come
-    report_all(store, (True,))
+    report_all(store, ("labels",))
     store.release()
     assert store.closed() == []
     assert not store.counts(Window(0, 10), "1")
@@ -508,7 +514,7 @@ def test_a_closed_window_is_kept_until_its_labels_are_mature_and_have_been_repor
     unlabelled.add(record(0, 14, 3))
     unlabelled.release()
     assert unlabelled.closed() == [Window(0, 10)]
-    report_all(unlabelled, (False,))
+    report_all(unlabelled, ("features",))
     unlabelled.release()
     assert unlabelled.closed() == []
 
@@ -519,8 +525,8 @@ def test_the_newest_closed_windows_are_kept_and_of_an_older_one_each_version_unt
     store.add(record(0, 100, 0, version="2"))
     for version, holding in store.holdings(Window(0, 10)):
         if version == "2":
-            holding.report("said", of_labels=False)
-            holding.report("said", of_labels=True)
+            holding["features"].report("said")
+            holding["labels"].report("said")
     store.release()
     assert [version for version, _ in store.holdings(Window(0, 10))] == ["1"]
     assert store.settled_before_ms == 0  # it is held, though nothing new may come for it
@@ -548,16 +554,16 @@ def test_labels_alone_change_nothing_that_is_said_of_features() -> None:
     store = make_store()
     store.add(record(0, 100, 3, n=0))
     (((_, holding),), window) = store.holdings(Window(0, 10)), Window(0, 10)
-    assert holding.is_due(of_labels=False, is_history_changed=False)  # nothing has been said of it
+    assert holding["features"].is_due(is_history_changed=False)  # nothing has been said of it
     report_all(store)
     store.add(record(0, 100, 4, n=0))
-    assert not holding.is_due(of_labels=False, is_history_changed=False)
-    assert holding.is_due(of_labels=True, is_history_changed=False)
+    assert not holding["features"].is_due(is_history_changed=False)
+    assert holding["labels"].is_due(is_history_changed=False)
     store.add(record(0, 100, 4))
-    assert holding.is_due(of_labels=False, is_history_changed=False)
+    assert holding["features"].is_due(is_history_changed=False)
     report_all(store)
-    store.note_history([window], of_labels=True)
-    assert [holding.is_due(of_labels, is_history_changed=False) for of_labels in (False, True)] == [False, True]
+    store.note_history([window], "labels")
+    assert [holding[stage].is_due(is_history_changed=False) for stage in BOTH] == [False, True]
 
 
 class Refusing:
@@ -585,13 +591,13 @@ def test_unsound_counts_are_dropped_with_the_windows_that_hold_nothing_else_of_t
 def test_what_is_compared_with_a_season_ago_keeps_no_more_than_that() -> None:
     store = WindowStore(Calendar(10), 1, 0, None, keep=1, against=PastWindow(season_ms=30))
     store.add(record(0, 100, *range(0, 100, 10)))
-    report_all(store, (False,))
+    report_all(store, ("features",))
     store.release()
     assert [bool(store.counts(Window(at, at + 10), "1")) for at in range(0, 100, 10)] == [False] * 6 + [True] * 4
     # Where no window is held any one may be asked for.
     store = WindowStore(Calendar(10), 1, 0, None, keep=0, against=PastWindow(season_ms=30))
     store.add(record(0, 100, 0, 10))
-    report_all(store, (False,))
+    report_all(store, ("features",))
     store.release()
     assert store.closed() == []
     assert [bool(store.counts(Window(at, at + 10), "1")) for at in (0, 10)] == [True, True]

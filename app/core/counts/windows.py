@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from app.core.counts.calendar import Calendar, Window
 from app.core.counts.parts import WindowParts
@@ -38,64 +38,50 @@ if TYPE_CHECKING:
     from schemas.pipeline.spec import PastWindow
     from schemas.wire import SketchDelta
 
-_MAGIC = b"streamgauge windows 4\n"
+_MAGIC = b"streamgauge windows 5\n"
 
 #: What is told of a version in a window, each under revisions of its own; the performance has those of the verdict.
-Told = Literal["features", "labels", "verdict"]
+Stage = Literal["features", "labels", "verdict"]
 #: Of one version in one pane or window, by segment.
 Sketches = dict[str, Sketch]
 
 
-@dataclass(eq=False)
-class Holding:
-    """What has been said about the counts of one version in one window.
+@dataclass
+class Note:
+    """What has been said of one version in one window, at one stage.
 
-    A ``revision`` is 0 until something is reported; ``digest`` is of what was. ``is_changed``/``labels_changed``:
-    counts of events / of labels or events have come since, or its past has changed.
+    ``revision`` is 0 until something is reported; ``digest`` is of what was. ``is_changed``: what it rests on has
+    changed since, or its past has.
     """
 
     is_changed: bool = False
     revision: int = 0
     digest: str = ""
-    labels_changed: bool = False
-    labels_revision: int = 0
-    labels_digest: str = ""
-    concluded_revision: int = 0
-    concluded_digest: str = ""
 
-    def is_due(self, of_labels: bool, is_history_changed: bool) -> bool:
-        """Say whether the features (or labels) must be judged: they have changed, or their past has."""
-        if of_labels:
-            return self.labels_changed or (is_history_changed and self.labels_revision > 0)
+    def is_due(self, *, is_history_changed: bool) -> bool:
+        """Say whether it must be judged: what it rests on has changed, or its past has."""
         return self.is_changed or (is_history_changed and self.revision > 0)
 
-    def note_history(self, of_labels: bool) -> None:
+    def note_history(self) -> None:
         """What was reported must be judged again: its past has changed."""
-        if of_labels:
-            self.labels_changed = self.labels_changed or self.labels_revision > 0
-        else:
-            self.is_changed = self.is_changed or self.revision > 0
+        self.is_changed = self.is_changed or self.revision > 0
 
-    def report(self, digest: str, of_labels: bool) -> int | None:
-        """Note what the features (or labels) say; give the revision to report it under, None when that is known."""
-        if of_labels:
-            self.labels_changed = False
-            if digest == self.labels_digest:
-                return None
-            self.labels_digest, self.labels_revision = digest, self.labels_revision + 1
-            return self.labels_revision
+    def report(self, digest: str) -> int | None:
+        """Note what is said now; give the revision to report it under, None when that is known."""
         self.is_changed = False
         if digest == self.digest:
             return None
         self.digest, self.revision = digest, self.revision + 1
         return self.revision
 
-    def conclude(self, digest: str) -> int | None:
-        """Note the verdict and the performance; give the revision to report them under, None when that is known."""
-        if digest == self.concluded_digest:
-            return None
-        self.concluded_digest, self.concluded_revision = digest, self.concluded_revision + 1
-        return self.concluded_revision
+
+#: What has been said of one version in one window.
+Holding = dict[Stage, Note]
+
+
+def nothing_said() -> Holding:
+    """What is held of a version that nothing has been said of."""
+    return {stage: Note() for stage in get_args(Stage)}
 
 
 class WindowStore:
@@ -143,7 +129,7 @@ class WindowStore:
         self._panes: dict[Window, dict[str, Sketches]] = {}
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
-        self._floors: dict[tuple[str, int, Told], int] = {}
+        self._floors: dict[tuple[str, int, Stage], int] = {}
         #: The counts of parts of the windows that are held, and of those before them.
         self.parts = WindowParts(calendar, slice_ms)
         #: When the stream began.
@@ -216,7 +202,7 @@ class WindowStore:
             return False
         return window.end_ms + self._maturity_ms <= self._label_watermark_ms
 
-    def raise_revisions(self, reported: Mapping[tuple[str, int, Told], int]) -> None:
+    def raise_revisions(self, reported: Mapping[tuple[str, int, Stage], int]) -> None:
         """Report no window under a revision that is not above what was reported before, as others know it.
 
         Parameters
@@ -229,7 +215,7 @@ class WindowStore:
             for version, holding in held.items():
                 self._raise(window, version, holding)
 
-    def keep_reported(self, reported: Mapping[tuple[str, int, Told], int]) -> None:
+    def keep_reported(self, reported: Mapping[tuple[str, int, Stage], int]) -> None:
         """Leave windows alone that were reported before and are not held: their counts cannot be made again."""
         held = {window.start_ms for window in self._windows}
         lost = [start_ms for _, start_ms, _ in reported if start_ms not in held]
@@ -237,22 +223,18 @@ class WindowStore:
             self._freeze(max(lost))
 
     def _raise(self, window: Window, version: str, holding: Holding) -> None:
-        def floor(told: Told) -> int:
-            return self._floors.get((version, window.start_ms, told), 0)
-
-        holding.revision = max(holding.revision, floor("features"))
-        holding.labels_revision = max(holding.labels_revision, floor("labels"))
-        holding.concluded_revision = max(holding.concluded_revision, floor("verdict"))
+        for stage, note in holding.items():
+            note.revision = max(note.revision, self._floors.get((version, window.start_ms, stage), 0))
 
     def holdings(self, window: Window) -> list[tuple[str, Holding]]:
         """List what has been said of a window, by version."""
         return sorted(self._windows[window].items())
 
-    def note_history(self, windows: Iterable[Window], of_labels: bool) -> None:
+    def note_history(self, windows: Iterable[Window], stage: Stage) -> None:
         """What was reported of windows must be judged again: their past has changed."""
         for window in windows:
             for holding in self._windows[window].values():
-                holding.note_history(of_labels)
+                holding[stage].note_history()
 
     def counts(self, window: Window, version: str) -> Sketches:
         """Give the counts of a window by segment; they are not to be changed. Empty: nothing is known."""
@@ -308,7 +290,7 @@ class WindowStore:
                 if not self.counts(window, version):
                     held.pop(version, None)
                 for holding in held.values():
-                    holding.is_changed = holding.labels_changed = True
+                    holding["features"].is_changed = holding["labels"].is_changed = True
         return len(unsound)
 
     def release(self) -> None:
@@ -318,11 +300,10 @@ class WindowStore:
             held = self._windows[window]
             is_final = self._maturity_ms is None or self.is_mature(window)
             for version, holding in list(held.items()):
-                if (
-                    is_final
-                    and not holding.is_changed
-                    and not (holding.labels_changed and self._maturity_ms is not None)
-                ):
+                awaited = holding["features"].is_changed or (
+                    holding["labels"].is_changed and self._maturity_ms is not None
+                )
+                if is_final and not awaited:
                     del held[version]
             if not held:
                 del self._windows[window]
@@ -362,7 +343,7 @@ class WindowStore:
         ]
         deltas += self.parts.to_deltas()
         notes = [
-            [window.start_ms, window.end_ms, version, asdict(holding)]
+            [*window, version, {stage: asdict(note) for stage, note in holding.items()}]
             for window, held in sorted(self._windows.items())
             for version, holding in sorted(held.items())
         ]
@@ -405,7 +386,9 @@ class WindowStore:
         for delta in self.parts.take_deltas(decode_packed(body, SketchRecord).deltas):
             self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)
         for start_ms, end_ms, version, holding in state["notes"]:
-            self._windows.setdefault(Window(start_ms, end_ms), {})[version] = Holding(**holding)
+            self._windows.setdefault(Window(start_ms, end_ms), {})[version] = {
+                stage: Note(**note) for stage, note in holding.items()
+            }
 
     def _made_for(self) -> dict[str, Any]:
         return {
@@ -437,12 +420,13 @@ class WindowStore:
         for window in windows:
             held = self._windows.setdefault(window, {})
             if delta.version not in held:
-                held[delta.version] = Holding(is_changed=True)
+                held[delta.version] = nothing_said()
+                held[delta.version]["features"].is_changed = True
                 self._raise(window, delta.version, held[delta.version])
-            held[delta.version].labels_changed = True
+            held[delta.version]["labels"].is_changed = True
             if delta.n:  # what is said of a version depends on who else scored in the window
                 for holding in held.values():
-                    holding.is_changed = holding.labels_changed = True
+                    holding["features"].is_changed = holding["labels"].is_changed = True
 
     def _held(self, pane: Window, delta: SketchDelta) -> Sketch:
         return self._panes.setdefault(pane, {}).setdefault(delta.version, {}).setdefault(delta.segment, Sketch())
