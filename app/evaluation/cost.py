@@ -11,7 +11,7 @@ from scipy.special import expit
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL, pack
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.evaluation.product import VERSION, make_pipeline
 from app.evaluation.run import EvaluationRun, generator
 from app.evaluation.streams import draw_labels

@@ -1,7 +1,7 @@
 """The product on windows of counts: a monitor of one version, fed and closed as that of a stream is.
 
 Counts take the way that they take in a stream: counted in the cells of a reference, packed as a delta of the sketches
-topic, merged and judged by `app.core.monitoring.MonitorCore`.
+topic, merged and judged by `app.core.monitoring.core.MonitorCore`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL, pack
 from app.core.findings import Findings
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from models.reference.reference import Counts, Reference
 from schemas.pipeline.drift import DRIFT_TESTS
 from schemas.pipeline.file import load

@@ -29,7 +29,7 @@ from app.adapters.river_detectors import make_detector
 from app.core.batches import RecordBatch
 from app.core.counts.sketch_rules import read_sketch
 from app.core.findings import Findings
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules, check_readable
 from app.monitor.block_writer import HELD_BYTES, BlockWriter, Flow

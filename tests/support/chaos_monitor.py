@@ -19,7 +19,7 @@ from monitor_bench import FOUND, rows_of
 from app.adapters.river_detectors import make_detector
 from app.core.errors.stream import ErrorStream
 from app.core.intake.merge import END_MS
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.scoring import ActiveModel
 from app.monitor.rows import findings_columns
 from schemas.pipeline.spec import Pipeline

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.counts.sketches import ALL, pack
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference

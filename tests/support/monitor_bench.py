@@ -31,7 +31,7 @@ from app.adapters.river_detectors import make_detector
 from app.core.batches import Floats, Ints
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.kafka_access import KafkaAccess
 from app.monitor.rows import findings_columns, training_metrics
 from app.ports import Warehouse

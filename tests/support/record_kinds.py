@@ -28,7 +28,7 @@ from app.core.counts.calendar import Window
 from app.core.counts.sketch_rules import read_sketch
 from app.core.entities.directory import EntityDirectory
 from app.core.entities.log import EntityLog
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.records.entities import read_entities
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules

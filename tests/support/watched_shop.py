@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.core.counts.buffer import SketchBuffer
 from app.core.findings import Findings
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from models.reference.segments import Segments

@@ -16,13 +16,15 @@ from app.core.drift.judge import Judgement
 from app.core.drift.judge import Verdict as Said
 from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
+from app.core.labels.selection import WindowLabels
 from app.core.performance.estimation import compare, estimate
-from app.core.performance.label_checks import check_labels, order_weights
+from app.core.performance.label_checks import ALL_ARRIVED, check_labels, order_weights
 from app.core.performance.measures import measure
 from app.core.verdict import diagnosis
 from app.core.verdict.attribution import attribute
 from app.core.verdict.decide import Advice, Explanation, Verdict
 from app.core.verdict.diagnosis import Diagnosis, to_record
+from app.core.verdict.evidence import Evidence
 from app.core.verdict.segments import Segment
 from app.core.verdict.situation import Misfit, Predecessor, Situation
 from app.core.verdict.words import Example, say
@@ -86,7 +88,8 @@ def look(  # what a verdict rests on
     found: list[Situation] = []
     monkeypatch.setattr(diagnosis, "decide", found.append)
     of = Diagnosis(known or reference(), least, "flights", Settings(0))
-    of.verdict(counts, drifts, performance, traffic, predecessor, with_labels=with_labels, alpha=0.002)
+    labels = WindowLabels(is_mature=with_labels, arrived=ALL_ARRIVED if with_labels else None)
+    of.verdict(Evidence(counts, drifts, performance, traffic, predecessor, 0.002, labels))
     return found[0]
 
 

@@ -22,7 +22,7 @@ from app.core.errors.detectors import Baseline, Bits, Detection
 from app.core.errors.stream import Errors
 from app.core.errors.watch import ErrorWatch, baseline_of, make_cusum
 from app.core.findings import Findings, Subject
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from models.reference.error_hours import ErrorHours
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference

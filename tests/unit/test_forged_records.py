@@ -26,7 +26,7 @@ from record_kinds import (
 
 from app.core.entities.copies import origin_header, read_origin, read_stand_in, stand_in_header
 from app.core.entities.log import EntityLog
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.records.entities import CHUNK, Place
 from app.core.records.rules import RecordRules
 from app.core.shared.answers import ComingAnswers

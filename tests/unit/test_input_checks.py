@@ -20,7 +20,7 @@ from app.core.counts.stream_start import StreamStart
 from app.core.entities.directory import EntityDirectory
 from app.core.entities.log import EntityLog
 from app.core.input_checks import InputChecks
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.records.rules import RecordRules
 from app.core.tiles.hash_runs import hash64
 from models.reference.reference import Counts

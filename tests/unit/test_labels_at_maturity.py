@@ -19,7 +19,7 @@ from app.core.counts.buffer import SketchBuffer
 from app.core.counts.delay_law import tally
 from app.core.findings import Findings
 from app.core.labels.delays import LabelDelays
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from schemas.pipeline.file import load

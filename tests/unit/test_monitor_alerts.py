@@ -15,7 +15,7 @@ import pytest
 
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from schemas.pipeline.alerts import read_alerts

@@ -22,7 +22,7 @@ from app.core.drift.judge import Judge, Judgement, Signal, View
 from app.core.drift.judge import Verdict as Said
 from app.core.drift.smallest_p import SmallestP
 from app.core.findings import Findings, MetadataRow
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.performance.measures import measure
 from models.reference.counting import count
 from models.reference.fit import fit_reference

@@ -13,7 +13,7 @@ from app.core.counts.calendar import Window
 from app.core.counts.delay_law import N_CELLS
 from app.core.counts.sketch_rules import MOST_UNKNOWN, SketchRules, read_sketch
 from app.core.counts.sketches import ALL, pack
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.records.rules import RecordRules
 from models.reference.counting import count, count_outcomes
 from models.reference.fit import fit_reference

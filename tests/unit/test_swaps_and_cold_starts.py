@@ -32,7 +32,7 @@ from app.core.counts.stream_start import StreamStart
 from app.core.drift.filling import Filling, FillTimes
 from app.core.drift.silences import is_shared, server
 from app.core.findings import Findings
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from schemas.pipeline.detectors import default_detector
 from schemas.pipeline.feature_reads import names_read
 from schemas.pipeline.spec import AlertRule, Feature

@@ -17,7 +17,7 @@ from app.core.drift.describer import Describer
 from app.core.drift.judge import Judge, Verdict, View
 from app.core.drift.over_time import Past
 from app.core.features.plan import FeaturePlan
-from app.core.monitoring import MonitorCore
+from app.core.monitoring.core import MonitorCore
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.verdict.diagnosis import Diagnosis
 from app.pipeline import PartitionPipeline

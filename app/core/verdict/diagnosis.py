@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.core.counts.sketches import ALL
-from app.core.drift.silences import NOTHING_SILENT, Silence
 from app.core.drift.statistics.deciles import DecileCells
 from app.core.faults.find import find_faults
 from app.core.faults.since import find_since
@@ -31,18 +30,18 @@ from schemas.pipeline.spec import UNSEEN
 from schemas.wire import Explained, VerdictExample, VerdictSegment, WindowVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from app.core.batches import Floats
     from app.core.drift.judge import Judgement
     from app.core.faults.fault import Fault
-    from app.core.faults.since import Course
     from app.core.faults.traffic import Traffic
     from app.core.features.origins import Origins
     from app.core.performance.calibration import Calibration
     from app.core.performance.label_checks import LabelCheck
     from app.core.verdict.decide import Verdict
+    from app.core.verdict.evidence import Evidence
     from app.core.verdict.situation import Misfit, Predecessor
     from models.reference.reference import Counts, MetricCells, Reference
     from schemas.pipeline.spec import Performance as PerformanceSettings
@@ -142,70 +141,11 @@ class Diagnosis:
             )
         return rows
 
-    def verdict(
-        self,
-        counts: Mapping[str, Counts],
-        drifts: Sequence[Judgement],
-        performance: Sequence[PerformanceRow],
-        traffic: Traffic | None,
-        predecessor: Predecessor | None,
-        *,
-        with_labels: bool,
-        awaits_labels: bool = False,
-        alpha: float,
-        is_worse: bool = False,
-        is_chosen: bool = False,
-        arrived: tuple[float, float] = ALL_ARRIVED,
-        silence: Silence = NOTHING_SILENT,
-        unsent: Fault | None = None,
-        course: Callable[[], Course | None] = lambda: None,
-    ) -> Verdict:
-        """Give the verdict of a window.
-
-        Parameters
-        ----------
-        counts
-            Of the window, by segment.
-        drifts
-            What the tests call a drift.
-        performance
-            Rows of the window.
-        traffic
-            Numbers of events of the window and of past ones, of all versions; None: another version tells them.
-        predecessor
-            Of `app.core.verdict.succession`, where labels are mature.
-        with_labels
-            Whether its labels are mature, and can be judged.
-        awaits_labels
-            Whether they are not mature yet.
-        alpha
-            What the tests of labels may spend.
-        is_worse
-            Whether `MEASURE` is surely below what the scores promise (`app.core.alerts.readings.read_performance`).
-        is_chosen
-            Whether labels are those of chosen events: how many of them are positive says nothing of all.
-        arrived
-            The shares of the labels 0 and 1 that are here.
-        silence
-            What is not compared.
-        unsent
-            Labels of one kind that do not come any more.
-        course
-            Gives the parts of the window and of the one before.
-        """
-        reference, whole = self.reference, counts[ALL]
-        moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in drifts)]
+    def verdict(self, known: Evidence) -> Verdict:
+        """Give the verdict of a window."""
+        reference, whole = self.reference, known.counts[ALL]
+        moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in known.drifts)]
         changes = self._changes(moved, whole) if moved else []
-        silent = {each.metric for each in silence.filling}
-        faults = self._find_faults(whole, moved, silent, traffic)
-        # What a time of day alone decides is different in each part of a window.
-        of_fields = [name for name in moved if self.origins is None or self.origins[name].fields]
-        known = course() if of_fields else None
-        if known is not None:
-            places = [reference.names.index(name) for name in of_fields]
-            faults = find_since(known, places, faults, lambda counts: self._find_faults(counts, of_fields, silent))
-        if unsent is not None:
-            faults = (*faults, unsent)
         features = len(reference.metrics) - 2
         before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
         shares = attribute(
@@ -216,34 +156,53 @@ class Diagnosis:
             before,
             now,
         )
-        rows = {row.measure: row for row in performance if row.segment == ALL}
+        rows = {row.measure: row for row in known.performance if row.segment == ALL}
         # Scores that are made of features that are filling do not say what they said in training.
-        is_asked = with_labels and not silence.filling
-        checks = {segment: self._misfits.check(each, segment, arrived) for segment, each in counts.items() if is_asked}
-        misfits = {segment: self._tell(segment, counts[segment], each, performance) for segment, each in checks.items()}
+        is_asked = known.labels.can_be_judged and not known.silence.filling
+        asked = known.counts.items() if is_asked else ()
+        checks = {segment: self._misfits.check(each, segment, known.arrived) for segment, each in asked}
+        misfits = {
+            segment: self._tell(segment, known.counts[segment], each, known.performance)
+            for segment, each in checks.items()
+        }
+        # Labels of chosen events say nothing of how many of all events are positive.
+        is_rate_known = is_asked and known.labels.chosen is None
         return decide(
             Situation(
                 n=whole.n,
                 n_reference=reference.n,
                 changes=tuple(changes),
-                segments=tuple(self._segments(drifts, counts)),
-                faults=faults,
+                segments=tuple(self._segments(known.drifts, known.counts)),
+                faults=self._faults(known, moved),
                 score_before=before,
                 score_now=now,
                 attribution=shares,
                 misfit=misfits.get(ALL),
                 misfits=tuple(each for segment, each in misfits.items() if segment != ALL),
-                p_prior=checks[ALL].p_prior if is_asked and not is_chosen else math.nan,
+                p_prior=checks[ALL].p_prior if is_rate_known else math.nan,
                 rate_before=_rate(reference.training),
                 rate_now=_rate(whole) if is_asked else math.nan,
-                alpha=alpha,
+                alpha=known.alpha,
                 least=Least(*(self.settings.minimum_effects[name] for name in ("rate", "calibration"))),
-                performance=self._performance(rows, predecessor, is_worse=is_worse),
+                performance=self._performance(rows, known.predecessor, is_worse=known.is_worse),
                 events=self.events,
-                silence=silence,
-                awaits_labels=awaits_labels,
+                silence=known.silence,
+                awaits_labels=known.awaits_labels,
             )
         )
+
+    def _faults(self, known: Evidence, moved: Sequence[str]) -> tuple[Fault, ...]:
+        """What is wrong upstream, and since when."""
+        silent = {each.metric for each in known.silence.filling}
+        faults = self._find_faults(known.counts[ALL], moved, silent, known.traffic)
+        # What a time of day alone decides is different in each part of a window.
+        of_fields = [name for name in moved if self.origins is None or self.origins[name].fields]
+        course = known.course() if of_fields else None
+        if course is not None:
+            places = [self.reference.names.index(name) for name in of_fields]
+            faults = find_since(course, places, faults, lambda counts: self._find_faults(counts, of_fields, silent))
+        unsent = known.labels.unsent
+        return faults if unsent is None else (*faults, unsent)
 
     def _find_faults(
         self, counts: Counts, moved: Sequence[str], silent: AbstractSet[str], traffic: Traffic | None = None
