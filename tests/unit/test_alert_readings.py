@@ -288,8 +288,7 @@ class Labels:
 def read_window(
     counts: Counts, calibration: Calibration, alpha: float = 0.001, *, label_effect: float = 1.0
 ) -> dict[str, Reading]:
-    labelled = counts.outcomes.sum(axis=0)
-    due = {each.name: each for each in compare(calibration, labelled, counts.outcomes)}
+    due = {each.name: each for each in compare(calibration, counts.outcomes)}
     rows = [
         PerformanceRow(
             *("p", "m", "1", ALL, 0, 1, each.name),

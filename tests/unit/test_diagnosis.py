@@ -103,7 +103,7 @@ def test_a_row_of_performance_says_what_is_estimated_and_what_came_true(n_labels
 
     scored = np.bincount(np.searchsorted(reference().metrics[-2].edges, draw(2, 500)[1], "right"), minlength=500)
     guessed = {each.name: each for each in estimate(of.calibration, scored[: reference().score_cells])}
-    expected = {each.name: each for each in compare(of.calibration, scored[: reference().score_cells], counts.outcomes)}
+    expected = {each.name: each for each in compare(of.calibration, counts.outcomes)}
     exact = {each.name: each for each in measure(counts, of.calibration)}
     assert [row.measure for row in rows] == list(guessed)
     assert {"auc", "accuracy", "precision", "recall", "f1", "log_loss", "positives"} == set(guessed)

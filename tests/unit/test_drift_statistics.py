@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
+from app.core.batches import Ints
 from app.core.drift.statistics.deciles import DecileCells, deciles
 from app.core.drift.statistics.divergence import jensen_shannon
 from app.core.drift.statistics.interval import interval, rank_p_value
 from app.core.drift.statistics.ks import ks
-from app.core.drift.statistics.psi import group_cells, join_cells, psi
+from app.core.drift.statistics.psi import group_cells, psi
 from app.core.drift.statistics.shares import beyond_range, change_of_share, chi_square
 from app.core.drift.statistics.trend import trend
 from app.core.drift.statistics.wasserstein import Scale, wasserstein
@@ -26,6 +27,11 @@ from models.reference.reference import MetricCells
 counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
 #: So few that they differ by chance.
 few_counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 12))
+
+
+def join_cells(counts: Ints, groups: Ints) -> Ints:
+    """Counts per group from counts per cell, along the last axis."""
+    return np.stack([counts[..., groups == group].sum(axis=-1) for group in range(int(groups.max()) + 1)], axis=-1)
 
 
 @given(counts, counts)

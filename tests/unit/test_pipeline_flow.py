@@ -16,10 +16,11 @@ from core_setting import HOUR_MS, MINUTE_MS, START_MS
 from core_setting import SPECIFICATION as CARDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unpacked import unpack
 
 from app.adapters.sources.python_features import load_functions
 from app.core.batches import Floats, RecordBatch
-from app.core.counts.sketches import Sketch, unpack
+from app.core.counts.sketches import Sketch
 from app.core.errors.stream import Errors
 from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unpacked import unpack
 
 import app.core.counts.buffer
 from app.core.counts.buffer import SketchBuffer
-from app.core.counts.sketches import MOST_RECORD_BYTES, Sketch, pack, split_record, unpack
+from app.core.counts.sketches import MOST_RECORD_BYTES, Sketch, pack, split_record
 from models.reference.counting import count, count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference

@@ -47,13 +47,6 @@ def pack(model: str, version: str, segment: str, slice_start_ms: int, counts: Co
     ).to_delta(model, version, segment, slice_start_ms)
 
 
-def unpack(delta: SketchDelta, reference: Reference) -> Counts:
-    """Give the counts of a delta in the cells of its version's reference."""
-    sketch = Sketch()
-    sketch.add(delta)
-    return sketch.to_counts(reference)
-
-
 def split_record(record: SketchRecord, most_bytes: int = MOST_RECORD_BYTES) -> Iterator[SketchRecord]:
     """The record in parts of about ``most_bytes``: a transaction over a backlog may count in thousands of slices.
 

@@ -84,14 +84,7 @@ class Calibration:
 
     def among_arrived(self, arrived: tuple[float, float]) -> Calibration:
         """P(y = 1 | cell, the label is here), when a share ``arrived[y]`` of the labels y is here by now."""
-        return self._given(*arrived)
-
-    def among_missing(self, arrived: tuple[float, float]) -> Calibration:
-        """P(y = 1 | cell, the label is not here yet)."""
-        return self._given(1 - arrived[0], 1 - arrived[1])
-
-    def _given(self, weight_0: float, weight_1: float) -> Calibration:
-        """Bayes' rule, with how likely an event is to be looked at for each of its labels."""
+        weight_0, weight_1 = arrived
         if weight_0 == weight_1:
             return self
         negative, positive = (1 - self.probability) * weight_0, self.probability * weight_1

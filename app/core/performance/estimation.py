@@ -43,24 +43,19 @@ class Estimate(NamedTuple):
     deviation: float
 
 
-class Comparison(NamedTuple):
-    """A measure of a window whose labels are coming in.
+class MeasureCheck(NamedTuple):
+    """A measure of a window whose labels are here, or some of them.
 
-    ``realised``: on the labelled events. ``expected`` with its 95 % band ``expected_low``, ``expected_high``: what was
-    to be expected *on the labelled events' own scores*, so that labels that come first for certain scores move both
-    alike. ``p_value``: of so large a difference of the two, if scores mean what they did. ``combined`` with ``low``
-    and ``high``: of the whole window, realised where labels are here and estimated where they are not.
+    ``realised``: on the labelled events. ``expected``, with its standard ``deviation``: what was to be expected *on the
+    labelled events' own scores*, so that labels that come first for certain scores move both alike. ``p_value``: of so
+    large a difference of the two, if scores mean what they did.
     """
 
     name: str
     realised: float
     expected: float
-    expected_low: float
-    expected_high: float
+    deviation: float
     p_value: float
-    combined: float
-    low: float
-    high: float
 
 
 def estimate(calibration: Calibration, score_counts: Ints) -> list[Estimate]:
@@ -99,21 +94,13 @@ def estimate(calibration: Calibration, score_counts: Ints) -> list[Estimate]:
     return _estimate(calibration, np.asarray(score_counts), np.zeros((2, len(score_counts)), np.int64))
 
 
-def compare(
-    calibration: Calibration,
-    score_counts: Ints,
-    outcomes: Ints,
-    arrived: tuple[float, float] = (1.0, 1.0),
-) -> list[Comparison]:
+def compare(calibration: Calibration, outcomes: Ints, arrived: tuple[float, float] = (1.0, 1.0)) -> list[MeasureCheck]:
     """Compare what has come true so far with what was to be expected of those very events.
 
     Parameters
     ----------
-    score_counts
-        The window's events per score cell.
     outcomes
-        Label x score cell of those whose label is here. Where there are more of them than events (labels that came
-        twice), the rest of that cell is taken as empty.
+        Label x score cell of the window's events whose label is here.
     arrived
         The shares of the labels 0 and 1 that are here at the window's age, as older windows show them. When they
         differ (a fraud is reported later than its absence is assumed), P(y = 1) among the events with label is not
@@ -125,24 +112,17 @@ def compare(
     The log loss counts each event by its cell's mean score, on both sides.
     """
     labelled = outcomes.sum(axis=0)
-    nothing, no_outcomes = np.zeros_like(labelled), np.zeros_like(outcomes)
-    realised = _estimate(calibration, nothing, outcomes)
-    expected = _estimate(calibration.among_arrived(arrived), labelled, no_outcomes)
-    missing = np.maximum(np.asarray(score_counts) - labelled, 0)
-    combined = _estimate(calibration.among_missing(arrived), missing, outcomes) if missing.any() else realised
+    realised = _estimate(calibration, np.zeros_like(labelled), outcomes)
+    expected = _estimate(calibration.among_arrived(arrived), labelled, np.zeros_like(outcomes))
     return [
-        Comparison(
-            name=true.name,
-            realised=true.estimated,
-            expected=due.estimated,
-            expected_low=due.low,
-            expected_high=due.high,
-            p_value=_two_sided(true.estimated - due.estimated, due.deviation),
-            combined=whole.estimated,
-            low=whole.low,
-            high=whole.high,
+        MeasureCheck(
+            true.name,
+            true.estimated,
+            due.estimated,
+            due.deviation,
+            _two_sided(true.estimated - due.estimated, due.deviation),
         )
-        for true, due, whole in zip(realised, expected, combined, strict=True)
+        for true, due in zip(realised, expected, strict=True)
     ]
 
 

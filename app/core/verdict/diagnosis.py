@@ -105,7 +105,7 @@ class Diagnosis:
         scored = counts.counts[-2, : self.reference.score_cells]
         calibration = self._misfits.calibration(segment)
         estimated = {each.name: each for each in estimate(calibration, scored)}
-        compared = compare(calibration, scored, counts.outcomes, arrived) if with_labels else ()
+        compared = compare(calibration, counts.outcomes, arrived) if with_labels else ()
         expected = {each.name: each for each in compared}
         realised = {each.name: each for each in measure(counts, calibration)} if with_labels else {}
         if with_labels:

@@ -97,17 +97,3 @@ def group_cells(reference: Ints, n_groups: int, by_size: bool = False) -> Ints:
             group, mass = group + 1, 0
     groups[-1] = group + 1
     return groups
-
-
-def join_cells(counts: Ints, groups: Ints) -> Ints:
-    """Counts per group from counts per cell, along the last axis.
-
-    Examples
-    --------
-    >>> join_cells(np.array([[1, 4, 3, 2, 9]]), np.array([0, 0, 1, 1, 2])).tolist()
-    [[5, 5, 9]]
-    """
-    order = np.argsort(groups, kind="stable")
-    starts = np.searchsorted(groups[order], np.arange(int(groups.max()) + 1))
-    joined: Ints = np.add.reduceat(counts[..., order], starts, axis=-1)
-    return joined
