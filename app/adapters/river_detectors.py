@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from app.core.errors.detectors import Baseline, Detection, locate_change
+from app.core.errors.detectors import Detection, TrainingErrors, locate_change
 from app.core.errors.watch import make_cusum
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Made(NamedTuple):
     keep: int = MOST // 2
 
 
-def make_detector(wanted: ErrorDetector, baseline: Baseline) -> Detector:
+def make_detector(wanted: ErrorDetector, baseline: TrainingErrors) -> Detector:
     """Make the detector that a pipeline file asks for."""
     if wanted.detector == "cusum":
         return make_cusum(wanted, baseline)

@@ -22,7 +22,7 @@ _SAMPLE_S = 1.0
 _WARM_SHARE = 0.1
 
 
-class Watch:
+class SoakWatch:
     """Samples a worker once a second: seconds since the start, resident memory, open files."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ def rss_change(rss: Sequence[float]) -> float:
 
 async def measure_soak(run: BenchRun) -> None:
     """Windows over 5 000 cards a partition, exactly once, for as long as asked."""
-    watch = Watch()
+    watch = SoakWatch()
     try:
         found = await measure_at(run, OURS, WINDOWS, rate=RATE, seconds=run.sizes.minutes * 60, watch=watch.begin)
     finally:

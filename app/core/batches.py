@@ -110,7 +110,7 @@ class LabelBatch:
 
 
 @dataclass(slots=True)
-class Outcomes:
+class LabelRows:
     """Labels joined to the events they belong to, in the order in which they are applied.
 
     ``before[j]`` = i: label j is applied before event i of the batch that it travels with (n: after the last one).

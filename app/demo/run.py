@@ -13,7 +13,7 @@ from typing import Any
 
 from app.adapters.http.client import MonitorClient, MonitorError
 from app.demo.memory import PeakMemory
-from app.demo.stream import Course, DemoError, Progress, Sent, Streamer, Watch
+from app.demo.stream import Course, DemoError, LagWatch, Progress, Sent, Streamer
 from app.demo.summary import count_rows, summarise
 from app.demo.training import ModelCommand, TrainingFailedError, format_day
 from app.ledger import draw_up, read_topics, read_warehouse
@@ -181,7 +181,7 @@ class Demo:
         """Wait until the worker has read everything and the monitor has reported and stored it."""
         began = last_change = time.monotonic()
         before: tuple[int, ...] = ()
-        async with Watch(self._pipeline, self._stack.kafka) as watch:
+        async with LagWatch(self._pipeline, self._stack.kafka) as watch:
             while True:
                 await watch.look()
                 now = await asyncio.to_thread(self._measure, monitor, sent, watch)
@@ -197,7 +197,7 @@ class Demo:
                 self._show(Progress(1.0, sent.events, 0.0, watch.events_lag, sent.at_ms, ""))
                 await asyncio.sleep(POLL_S)
 
-    def _measure(self, monitor: MonitorClient, sent: Sent, watch: Watch) -> tuple[int, int, int, int]:
+    def _measure(self, monitor: MonitorClient, sent: Sent, watch: LagWatch) -> tuple[int, int, int, int]:
         """Count what is still to come: events unread, labels unread, outcomes not stored, windows not reported."""
         topics = self._pipeline.topics
         stored = monitor.query(

@@ -156,7 +156,7 @@ class Streamer:
         self._log_folder = log_folder
         self._say = say
         self._show = show
-        self._watch = Watch(pipeline, settings.kafka_access)
+        self._watch = LagWatch(pipeline, settings.kafka_access)
         self._training = ""
         self._held_to: int | None = None
         self._asked = asyncio.Event()
@@ -385,7 +385,7 @@ class Streamer:
         self._say(f"Version {version} took over after {seconds:.1f} s, in mid-stream; full speed again.")
 
 
-class Watch:
+class LagWatch:
     """How far the worker's group has come, by its committed offsets."""
 
     def __init__(self, pipeline: Pipeline, kafka: KafkaAccess) -> None:

@@ -15,7 +15,7 @@ from river import drift
 from river.drift import binary
 
 from app.core.errors.cusum import Cusum
-from app.core.errors.detectors import Baseline
+from app.core.errors.detectors import TrainingErrors
 
 Floats = NDArray[np.float64]
 #: An always-fire detector does so once in so many events.
@@ -68,7 +68,7 @@ class _Cusum:
     """Ours: a rise is an alarm."""
 
     def __init__(self, calibration: Floats, per_events: int) -> None:
-        self._detector = Cusum(Baseline(len(calibration), int(calibration.sum()), float(per_events)))
+        self._detector = Cusum(TrainingErrors(len(calibration), int(calibration.sum()), float(per_events)))
         self._seen = 0
 
     def observe(self, errors: Floats) -> list[int]:

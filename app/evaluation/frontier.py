@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from app.adapters.river_detectors import make_detector
-from app.core.errors.detectors import Baseline, Detection
+from app.core.errors.detectors import Detection, TrainingErrors
 from schemas.pipeline.detectors import default_detector
 from schemas.pipeline.spec import ErrorDetector
 
@@ -126,7 +126,7 @@ class Contestant:
         wanted = ErrorDetector(wanted.detector, {**wanted.settings, **settings})
 
         def make(n: int, wrong: int) -> Detector:
-            return make_detector(wanted, Baseline(n, wrong, arl))
+            return make_detector(wanted, TrainingErrors(n, wrong, arl))
 
         words = ", ".join(f"{key} = {value}" for key, value in settings.items())
         return cls(kind, make, arl, words, _EFFORT.get(kind, 1.0))

@@ -25,7 +25,7 @@ from app.adapters.http.alert_answers import NotAtWorkError
 from app.adapters.http.monitor import Sources
 from app.adapters.http.worker import Health, Sample, refusal_samples
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
-from app.adapters.kafka.batch_app import BatchApp, Fetched
+from app.adapters.kafka.batch_app import BatchApp, Fetched, SkippedBatchError
 from app.adapters.kafka.clients import new_producer
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor
@@ -38,7 +38,7 @@ from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.monitor.model_history import KnownVersion, ModelHistory
 from app.monitor.takeover import Bounds, take_over
-from app.monitor.watch import DroppedBatchError, Pace, Surroundings, Watch
+from app.monitor.watch import MonitorContext, MonitorTerm, Pace
 from app.ports import FencedError, WarehouseError
 from schemas.pipeline.spec import Pipeline
 
@@ -82,13 +82,13 @@ class Monitor:
         self.entities: EntityFeed | None = None
         if pipeline.watches_entities:
             self.entities = EntityFeed(kafka, pipeline, self.refusals, self._on_entities)
-        self.around = Surroundings(
+        self.around = MonitorContext(
             pipeline, self.app, warehouse, self.producer, now_ms, pace, self._on_end, self.refusals, self.entities
         )
         self.history = ModelHistory(pipeline, kafka, warehouse, self._on_version, self.refusals)
         self.lag_reader = LagReader(kafka)
         #: The one at work; None while standing by or starting.
-        self.watch: Watch | None = None
+        self.watch: MonitorTerm | None = None
         self.versions: dict[str, KnownVersion] = {}
         #: How many workers there are; None: not known.
         self.workers: int | None = None
@@ -212,7 +212,7 @@ class Monitor:
         except KAFKA_TROUBLE as error:
             self.fail(str(describe_trouble(self._kafka, error)), EXIT_RETRY)
             return None
-        watch = Watch(self.around, epoch, reign, legacy, bounds)
+        watch = MonitorTerm(self.around, epoch, reign, legacy, bounds)
         for version in self.versions.values():
             watch.register(version)
         self.watch = watch
@@ -228,7 +228,7 @@ class Monitor:
             return  # of an assignment that is over: it will be read again
         try:
             self.watch.receive(fetched)
-        except DroppedBatchError as error:
+        except SkippedBatchError as error:
             self.fail(str(error), EXIT_RETRY)
 
     async def _drop(self) -> None:
@@ -275,13 +275,13 @@ class Monitor:
         else:
             self._find_idle(watch, committed)
 
-    async def _own_position(self, watch: Watch, tp: TP, end: int) -> Position:
+    async def _own_position(self, watch: MonitorTerm, tp: TP, end: int) -> Position:
         """Offsets that transactions use up count as handled when all before them is."""
         handled = watch.next_offset(tp)
         is_done = not watch.is_holding(tp) and await self.app.read_to(tp, end)
         return Position(max(handled, end) if is_done else handled, end)
 
-    def _find_idle(self, watch: Watch, committed: dict[TP, Position]) -> None:
+    def _find_idle(self, watch: MonitorTerm, committed: dict[TP, Position]) -> None:
         sights: dict[int, Sight] = {}
         for tp, position in self.worker_positions.items():
             sketches = self.own_positions.get(TP(self.pipeline.topics.sketches, tp.partition))

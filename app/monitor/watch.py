@@ -22,7 +22,7 @@ from faust.types import TP
 
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.alert_answers import AlertAnswers
-from app.adapters.kafka.batch_app import BatchApp, Fetched
+from app.adapters.kafka.batch_app import BatchApp, Fetched, SkippedBatchError
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.refusals import Refusals
 from app.adapters.river_detectors import make_detector
@@ -67,16 +67,12 @@ class Pace:
     idle_after: float = 30.0
 
 
-class DroppedBatchError(RuntimeError):
-    """Faust dropped a batch on its way; its records must be read again."""
-
-
 @dataclass
-class Surroundings:
+class MonitorContext:
     """What a watch works with.
 
     ``rows``: inserted per table, and ``refusals``: records of all topics that are none of ours, since the process
-    started. ``ended``: see `Watch.start`. ``entities``: where their partitions matter.
+    started. ``ended``: see `MonitorTerm.start`. ``entities``: where their partitions matter.
     """
 
     pipeline: Pipeline
@@ -94,11 +90,11 @@ class Surroundings:
         self.rows[table] = self.rows.get(table, 0) + rows
 
 
-class Watch:
+class MonitorTerm:
     """The partitions in the hands of this monitor, from their assignment to their revocation."""
 
     def __init__(
-        self, around: Surroundings, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
+        self, around: MonitorContext, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
     ) -> None:
         self.epoch = epoch
         self._around = around
@@ -230,7 +226,7 @@ class Watch:
         """Take a batch from the agent; never blocks."""
         tp = TP(fetched.records.topic, fetched.records.partition)
         if fetched.sequence != self._received.get(tp, 0) + 1:
-            raise DroppedBatchError(f"{tp} went from fetch {self._received.get(tp, 0)} to {fetched.sequence}.")
+            raise SkippedBatchError(f"{tp} went from fetch {self._received.get(tp, 0)} to {fetched.sequence}.")
         self._received[tp] = fetched.sequence
         writer = self.writers.get(tp.topic)
         if writer is not None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import BatchApp, Fetched
+from app.adapters.kafka.batch_app import BatchApp, Fetched, SkippedBatchError
 from app.adapters.kafka.log_bounds import LogBounds
 from schemas.pipeline.spec import Pipeline
-
-
-class SkippedBatchError(RuntimeError):
-    """Faust dropped a batch on its way to the agent; its events must be read again."""
 
 
 class PartitionInputs:

@@ -111,7 +111,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class WorkerContext:
     """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code.
 
     ``shared``: where windows are shared between partitions. ``early``: see `PartitionPublisher`.
@@ -158,7 +158,7 @@ class Cut:
 class PartitionTask:
     """From the fence of the former owner to the revocation of the partition."""
 
-    def __init__(self, around: Surroundings, partition: int, epoch: int) -> None:
+    def __init__(self, around: WorkerContext, partition: int, epoch: int) -> None:
         self.partition = partition
         self.epoch = epoch
         self._around = around

@@ -16,7 +16,7 @@ from faust.types import TP
 
 from app.adapters.http.worker import Health, Sample, refusal_samples
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
-from app.adapters.kafka.batch_app import BatchApp, Bounds, Fetched
+from app.adapters.kafka.batch_app import BatchApp, Bounds, Fetched, SkippedBatchError
 from app.adapters.kafka.clients import new_bulk_producer, output_options
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.lag import worker_group
@@ -32,8 +32,7 @@ from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
 from app.worker.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
 from app.worker.model_shelf import ModelShelf
-from app.worker.partition_inputs import SkippedBatchError
-from app.worker.partition_task import PartitionTask, Progress, Surroundings
+from app.worker.partition_task import PartitionTask, Progress, WorkerContext
 from app.worker.router import Router
 from app.worker.shared_feed import SharedFeed
 from schemas.pipeline.spec import Pipeline
@@ -111,7 +110,7 @@ class Worker:
             if pipeline.delivery == "at_least_once"
             else None
         )
-        self._around = Surroundings(
+        self._around = WorkerContext(
             pipeline,
             plan,
             kafka,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from models.reference.reference import Counts
-from models.reference.units import FIXED_POINT, LARGEST_UNITS
+from models.reference.units import COUNT_UNITS, LARGEST_UNITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def arrange(reference_cells: Reference, matrix: Floats, scores: Floats) -> Float
     columns[-1] = scores
     columns += 0.0  # -0.0 becomes 0.0: otherwise a minimum would show which of them came first
     for row in reference_cells.coded_rows:
-        columns[row] = reference_cells.metrics[row].without_strangers(columns[row])
+        columns[row] = reference_cells.metrics[row].codes_or_nan(columns[row])
     return columns
 
 
@@ -121,14 +121,14 @@ class JudgedLabels(NamedTuple):
 
 def judge_labels(reference_cells: Reference, scores: Floats, labels: Floats) -> JudgedLabels:
     metric = reference_cells.metrics[-1]
-    codes = metric.without_strangers(labels)
+    codes = metric.codes_or_nan(labels)
     is_label = ~np.isnan(codes)
     positions = np.where(is_label, codes, metric.size).astype(np.int64)
     is_known = is_label & ~np.isnan(scores)
     label, score = np.where(is_known, positions, 0), np.where(is_known, scores, 0.0)
     held = reference_cells.metrics[-2].edges.searchsorted(score, side="right")
     likelihood = np.maximum(np.where(label == 1, score, 1.0 - score), SMALLEST_PROBABILITY)
-    log_loss = np.rint(-np.log(likelihood) * FIXED_POINT).astype(np.int64)
+    log_loss = np.rint(-np.log(likelihood) * COUNT_UNITS).astype(np.int64)
     is_correct = (score >= reference_cells.threshold) == (label == 1)
     return JudgedLabels(
         positions=positions,

@@ -12,7 +12,7 @@ from models.reference.counting import count, count_outcomes
 from models.reference.dependence import FEWEST_WINDOWS, Span, design_effect, effect_of_residuals, tail_effect
 from models.reference.error_hours import ErrorHours, fit_error_hours
 from models.reference.reference import GRID, OUTCOME, SCORE, Counts, Floats, Ints, MetricCells, Reference
-from models.reference.units import FIXED_POINT
+from models.reference.units import COUNT_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,7 +108,7 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
         tails[row] = effects[row] if metric.is_coded else tail_effect(values, lying)
         if metric.kind != "outcome":  # of a window, too, only labels are counted
             effects[row], tails[row] = (1 + (each - 1) / share for each in (effects[row], tails[row]))
-    labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].without_strangers(outcomes)))
+    labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].codes_or_nan(outcomes)))
     parts = _cut(labelled, span)
     blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)
     cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
@@ -198,7 +198,7 @@ def _find_cells(metric: MetricCells, values: Floats) -> Ints:
     if not metric.is_coded:
         held = metric.edges.searchsorted(values, side="right")
         return np.where(np.isnan(values), metric.size, held)
-    codes = metric.without_strangers(values)
+    codes = metric.codes_or_nan(values)
     return np.where(np.isnan(codes), metric.size, codes).astype(np.int64)
 
 
@@ -213,4 +213,4 @@ def _fit_scale(values: Floats) -> float:
     finite = values[np.isfinite(values)]
     largest = float(np.abs(finite).max()) if len(finite) else 0.0
     _, exponent = math.frexp(largest)  # largest < 2**exponent
-    return float(min(FIXED_POINT, 2.0 ** (_RANGE_BITS - exponent)))
+    return float(min(COUNT_UNITS, 2.0 ** (_RANGE_BITS - exponent)))

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from models.reference.error_hours import ErrorHours
 from models.reference.soundness import CellLaws, find_fault_of_metrics, find_fault_of_reference
-from models.reference.units import FIXED_POINT
+from models.reference.units import COUNT_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ class MetricCells:
     codes
         Number of codes (category and outcome; else 0).
     scale
-        Fixed-point units of 1.0: a power of two, at most ``FIXED_POINT``.
+        Fixed-point units of 1.0: a power of two, at most ``COUNT_UNITS``.
     values
         The vocabulary of a category: what its codes but the last one stand for. Empty where it is not known.
     """
@@ -71,7 +71,7 @@ class MetricCells:
     kind: MetricKind
     edges: Floats
     codes: int = 0
-    scale: float = float(FIXED_POINT)
+    scale: float = float(COUNT_UNITS)
     values: tuple[str, ...] = ()
 
     @property
@@ -88,8 +88,8 @@ class MetricCells:
         """What the cells but the first begin with; "missing" begins with NaN, which sorts after everything else."""
         return np.append(np.arange(1.0, self.codes) if self.is_coded else self.edges, np.nan)
 
-    def without_strangers(self, codes: Floats) -> Floats:
-        """Replace what is no code by NaN."""
+    def codes_or_nan(self, codes: Floats) -> Floats:
+        """The codes that there are cells for; NaN in the place of any other number."""
         return np.where((codes >= 0) & (codes < self.codes) & (codes == np.floor(codes)), codes, np.nan)
 
 
@@ -110,7 +110,7 @@ class Counts:
     outcomes
         Label (0 or 1) x cell of the score, of the events whose label has arrived.
     log_loss_sum
-        Over those, in units of ``FIXED_POINT``.
+        Over those, in units of ``COUNT_UNITS``.
     n_correct
         Those whose decision (score >= threshold) was right.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from models.reference.units import FIXED_POINT, LARGEST_UNITS
+from models.reference.units import COUNT_UNITS, LARGEST_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ MOST_EVENTS = 2**40
 #: Of all segments together: a quarter of a gigabyte.
 _MOST_CELLS_OF_SEGMENTS = 2**25
 #: Of the log loss of one label: that of a certain and wrong score, which is 34.5, and room for rounding.
-_LARGEST_LOSS = 36 * FIXED_POINT
+_LARGEST_LOSS = 36 * COUNT_UNITS
 #: Chances of 1e-9 and of 1 - 1e-9 are so far apart.
 _LARGEST_LOG_ODDS = 42.0
 
@@ -172,8 +172,8 @@ def _faults_of_metric(metric: MetricCells) -> Iterator[str]:
         yield f"the edges of {metric.name} do not ascend"
     if metric.is_coded == (metric.codes == 0) or (metric.is_coded and len(metric.edges)):
         yield f"{metric.name} has the cells of another kind of metric"
-    if not (0 < metric.scale <= FIXED_POINT and math.frexp(metric.scale)[0] == 0.5):
-        yield f"the scale of {metric.name} is no power of two up to {FIXED_POINT}"
+    if not (0 < metric.scale <= COUNT_UNITS and math.frexp(metric.scale)[0] == 0.5):
+        yield f"the scale of {metric.name} is no power of two up to {COUNT_UNITS}"
 
 
 def _faults_of_reference(reference: Reference) -> Iterator[str]:

@@ -5,7 +5,7 @@ password and no setting, and neither the questions nor the answers of others in 
 seconds, and is done once for all that are tried.
 
 ``python -m models.versions.verify`` is that process. For each artifact it reads a line of JSON (`_Question`), the
-manifest and the artifact from standard input, and writes a line of JSON (`Verdict`).
+manifest and the artifact from standard input, and writes a line of JSON (`TrialResult`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMEOUT_S = 60.0
 _WHAT_IS_TRIED = "Loading it, scoring its golden rows and batches of up to 5 000 rows"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class TrialResult(msgspec.Struct, frozen=True):
     """What is said of an artifact; ``reason`` (one word) is empty when nothing is wrong with it."""
 
     reason: str = ""
@@ -86,7 +86,7 @@ class Trial:
         allow_joblib: bool = False,
         timeout_s: float = TIMEOUT_S,
         memory_bytes: int = MEMORY_BYTES,
-    ) -> Verdict:
+    ) -> TrialResult:
         """Load an artifact, score its golden rows and a large batch. Not for two threads at a time.
 
         A process that is gone is a verdict, too: ``no_trial``.
@@ -102,11 +102,11 @@ class Trial:
             process.stdin.flush()
             answer = process.stdout.readline()
         if not answer:
-            return Verdict("no_trial", _describe_end(process.wait(), process.stderr.read()))
-        return msgspec.json.decode(answer, type=Verdict)
+            return TrialResult("no_trial", _describe_end(process.wait(), process.stderr.read()))
+        return msgspec.json.decode(answer, type=TrialResult)
 
 
-def serve(judge: Callable[[bytes, bytes, bool], Verdict]) -> None:
+def serve(judge: Callable[[bytes, bytes, bool], TrialResult]) -> None:
     """Be the process of a `Trial` until its input ends. ``judge`` is given manifest, artifact and `allow_joblib`."""
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     for line in iter(questions.readline, b""):
@@ -117,7 +117,7 @@ def serve(judge: Callable[[bytes, bytes, bool], Verdict]) -> None:
         answers.flush()
 
 
-def _try_in_fork(judge: Callable[[], Verdict], question: _Question) -> Verdict:
+def _try_in_fork(judge: Callable[[], TrialResult], question: _Question) -> TrialResult:
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as words, os.fdopen(reader, "rb") as answer:
         pid = os.fork()
@@ -132,14 +132,18 @@ def _try_in_fork(judge: Callable[[], Verdict], question: _Question) -> Verdict:
         said = answer.read()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if not is_done:
-            return Verdict("timeout", f"{_WHAT_IS_TRIED} took more than {question.timeout_s:g} s.")
+            return TrialResult("timeout", f"{_WHAT_IS_TRIED} took more than {question.timeout_s:g} s.")
         if code == -signal.SIGXCPU:
-            return Verdict("timeout", f"{_WHAT_IS_TRIED} took more than {CPU_SECONDS} s of processor time.")
+            return TrialResult("timeout", f"{_WHAT_IS_TRIED} took more than {CPU_SECONDS} s of processor time.")
         words.seek(0)
-        return msgspec.json.decode(said, type=Verdict) if said else Verdict("crash", _describe_end(code, words.read()))
+        return (
+            msgspec.json.decode(said, type=TrialResult)
+            if said
+            else TrialResult("crash", _describe_end(code, words.read()))
+        )
 
 
-def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, words: IO[bytes]) -> NoReturn:
+def _be_tried(judge: Callable[[], TrialResult], question: _Question, writer: int, words: IO[bytes]) -> NoReturn:
     """The life of the fork."""
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -152,7 +156,7 @@ def _be_tried(judge: Callable[[], Verdict], question: _Question, writer: int, wo
             verdict = judge()
         except MemoryError:
             megabytes = question.memory_bytes >> 20
-            verdict = Verdict("memory", f"{_WHAT_IS_TRIED} needs more than {megabytes} MB.")
+            verdict = TrialResult("memory", f"{_WHAT_IS_TRIED} needs more than {megabytes} MB.")
         os.write(writer, msgspec.json.encode(verdict))
         os._exit(0)
     except BaseException:  # noqa: BLE001  # nothing may go on as the process that was forked

@@ -27,7 +27,7 @@ import numpy as np
 from models.scoring.scorer import Scorer, make_scorer
 from models.versions.artifact import ArtifactError, check_bytes, load
 from models.versions.manifest import Manifest, ManifestError
-from models.versions.trial import MEMORY_BYTES, TIMEOUT_S, Trial, Verdict, serve
+from models.versions.trial import MEMORY_BYTES, TIMEOUT_S, Trial, TrialResult, serve
 
 GOLDEN_TOLERANCE = 1e-12
 WARM_UP_BATCHES = (1, 100, 5000)
@@ -221,17 +221,17 @@ def _warm_up(manifest: Manifest, scorer: Scorer, tries: int) -> dict[int, float]
     return latency_us
 
 
-def _judge(manifest: bytes, artifact_bytes: bytes, allow_joblib: bool) -> Verdict:
+def _judge(manifest: bytes, artifact_bytes: bytes, allow_joblib: bool) -> TrialResult:
     """What the process of a `Trial` says of an artifact."""
     try:
         checked = Manifest.from_bytes(manifest)
         _, scorer, _ = _load_and_compare(checked, artifact_bytes, allow_joblib)
         _warm_up(checked, scorer, tries=1)
     except ManifestError as error:
-        return Verdict("manifest", str(error))
+        return TrialResult("manifest", str(error))
     except RefusedModelError as refusal:
-        return Verdict(refusal.reason, refusal.detail)
-    return Verdict()
+        return TrialResult(refusal.reason, refusal.detail)
+    return TrialResult()
 
 
 if __name__ == "__main__":

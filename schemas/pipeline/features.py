@@ -11,7 +11,17 @@ from typing import get_args
 from schemas.pipeline.expression import EVENT_TIME, IDENTIFIER, Expression, ExpressionError, Kind, parse, suggest
 from schemas.pipeline.feature_order import CircleError, order_features
 from schemas.pipeline.python_file import find_python_file
-from schemas.pipeline.spec import UNSEEN, Aggregate, EventField, Events, Feature, FeatureType, FieldType, Lookup, Window
+from schemas.pipeline.spec import (
+    UNSEEN,
+    Aggregate,
+    EventField,
+    Events,
+    Feature,
+    FeatureType,
+    FieldType,
+    Lookup,
+    WindowSpec,
+)
 from schemas.pipeline.toml_table import TomlTable
 
 #: Metrics that are not features; a feature of that name would be mixed up with them.
@@ -209,7 +219,7 @@ def _values(table: TomlTable, kind: FeatureType) -> tuple[str, ...]:
 
 def _window(
     table: TomlTable, kind: FeatureType, types: dict[str, FieldType | FeatureType], entity: str, *, with_labels: bool
-) -> Window:
+) -> WindowSpec:
     table.allow("of", "key", "size", "hop", "aggregate", "field", "delay", "repartition")
     if kind not in {"int", "float"}:
         table.fail("", f"a window gives a number, but the type is {kind}; make it int or float")
@@ -235,7 +245,7 @@ def _window(
             f'is for keys without the entity field "{entity}"; remove it, the keys of this window are divided already',
         )
     of_field = _window_field(table, of, aggregate, types)
-    return Window(of, key, size_ms, hop_ms, aggregate, of_field, delay_ms, repartition)
+    return WindowSpec(of, key, size_ms, hop_ms, aggregate, of_field, delay_ms, repartition)
 
 
 def _delay(table: TomlTable, key: tuple[str, ...], entity: str, aggregate: Aggregate) -> int | None:

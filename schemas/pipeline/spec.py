@@ -109,7 +109,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowSpec:
     """A per-entity aggregate over the last ``size_ms`` of event time, on tiles of ``hop_ms``.
 
     ``of``: "events" (the events themselves, each seen from the next one on) or "labels" (labels that had arrived, at
@@ -165,7 +165,7 @@ class Feature:
     name: str
     type: FeatureType
     expression: str | None = None
-    window: Window | None = None
+    window: WindowSpec | None = None
     python: str | None = None
     arguments: tuple[str, ...] = ()
     values: tuple[str, ...] = ()

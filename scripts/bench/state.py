@@ -24,10 +24,10 @@ import numpy as np
 import psutil
 
 from app.adapters.rocks_rows import RocksRows
-from app.core.batches import EventBatch, Outcomes
+from app.core.batches import EventBatch, LabelRows
 from app.core.features.windows import FeatureState, WindowPlan
 from app.core.tiles.row_cache import RowCache, Snapshot
-from schemas.pipeline.spec import Window
+from schemas.pipeline.spec import WindowSpec
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -48,7 +48,7 @@ class Load:
     def windows(self) -> WindowPlan:
         """Count, sum and mean over the three sizes."""
         of = zip(self.sizes, ("count", "sum", "mean"), (None, "amount", "amount"), strict=True)
-        windows = [Window("events", ("card",), size * self.hop_ms, self.hop_ms, a, f) for size, a, f in of]  # type: ignore[arg-type]  # the names are aggregates
+        windows = [WindowSpec("events", ("card",), size * self.hop_ms, self.hop_ms, a, f) for size, a, f in of]  # type: ignore[arg-type]  # the names are aggregates
         return WindowPlan.of(windows, retain_ms=2 * DAY_MS)
 
 
@@ -76,7 +76,7 @@ def batch_of(cards: Any, times: Any, rng: np.random.Generator) -> EventBatch:
 
 def apply(state: FeatureState, events: EventBatch) -> None:
     none = np.zeros(0, dtype=np.int64)
-    outcomes = Outcomes(none, none, {"card": np.zeros(0, dtype=object), "amount": np.zeros(0)})
+    outcomes = LabelRows(none, none, {"card": np.zeros(0, dtype=object), "amount": np.zeros(0)})
     state.apply(np.full((len(events.offsets), 3), np.nan), sized(events), outcomes)
 
 

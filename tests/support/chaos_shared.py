@@ -12,7 +12,7 @@ from typing import Any
 
 from chaos_windows import PlainRecord, aggregate
 
-from schemas.pipeline.spec import Pipeline, Window
+from schemas.pipeline.spec import Pipeline, WindowSpec
 
 _UNITS = 2**20  # fixed point of sums
 _EVENT, _LABEL = 1, 0  # of the same time, labels come first
@@ -23,7 +23,7 @@ Values = dict[str, float | None]
 _Fact = tuple[int, dict[str, Any]]
 
 
-def shared_windows(pipeline: Pipeline) -> dict[str, Window]:
+def shared_windows(pipeline: Pipeline) -> dict[str, WindowSpec]:
     """The features that are windows over events of all partitions."""
     windows = ((feature.name, feature.window) for feature in pipeline.features)
     return {name: window for name, window in windows if window is not None and window.delay_ms is not None}
@@ -75,12 +75,12 @@ def _timed(records: Sequence[PlainRecord], name: str) -> Iterator[tuple[int, dic
         yield newest_ms, body
 
 
-def _key(window: Window, body: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def _key(window: WindowSpec, body: Mapping[str, Any]) -> tuple[Any, ...] | None:
     key = tuple(body.get(name) for name in window.key)
     return None if None in key else key
 
 
-def _tiles(window: Window, facts: Sequence[_Fact]) -> dict[tuple[Any, int], list[int]]:
+def _tiles(window: WindowSpec, facts: Sequence[_Fact]) -> dict[tuple[Any, int], list[int]]:
     found: dict[tuple[Any, int], list[int]] = {}
     for time_ms, body in facts:
         key, value = _key(window, body), body.get(window.field) if window.field is not None else 0.0
@@ -92,7 +92,7 @@ def _tiles(window: Window, facts: Sequence[_Fact]) -> dict[tuple[Any, int], list
 
 
 def _read(
-    window: Window, tiles: Mapping[tuple[Any, int], list[int]], body: Mapping[str, Any], now_ms: int
+    window: WindowSpec, tiles: Mapping[tuple[Any, int], list[int]], body: Mapping[str, Any], now_ms: int
 ) -> float | None:
     key, delay_ms = _key(window, body), window.delay_ms
     assert delay_ms is not None  # it is shared

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.pipeline.spec import Pipeline, Window
+from schemas.pipeline.spec import Pipeline, WindowSpec
 
 _UNITS = 2**20  # fixed point of sums
 
@@ -118,11 +118,11 @@ def _with_effective_times(records: Sequence[PlainRecord], name: str) -> Iterator
         yield newest, record, body
 
 
-def _store(window: Window) -> tuple[str, tuple[str, ...], int, str | None]:
+def _store(window: WindowSpec) -> tuple[str, tuple[str, ...], int, str | None]:
     return window.of, window.key, window.hop_ms, window.field
 
 
-def aggregate(window: Window, count: int, total: int) -> float | None:
+def aggregate(window: WindowSpec, count: int, total: int) -> float | None:
     """What a window says of a count and a fixed-point sum."""
     if window.aggregate == "count":
         return float(count)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from app.core.scoring import ActiveModel
-from schemas.pipeline.spec import Pipeline, Window
+from schemas.pipeline.spec import Pipeline, WindowSpec
 
 _UNITS = 2**20
 _DAY_MS = 86_400_000
@@ -84,7 +84,7 @@ class _Windows:
             self._tiles[kind] = _Tiles(ring, retain)
 
     @staticmethod
-    def _kind(window: Window) -> Any:
+    def _kind(window: WindowSpec) -> Any:
         return window.of, window.key, window.hop_ms, window.field
 
     def read(self, fields: dict[str, Any], row: list[float]) -> None:

@@ -19,7 +19,7 @@ from app.core.batches import RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.shared.answerer import Answerer
 from app.core.shared.board import SharedBoard
-from app.core.tiles.store import FIXED_POINT
+from app.core.tiles.measures import FEATURE_UNITS
 from app.pipeline import PartitionPipeline, Step
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -168,7 +168,7 @@ def naive(logs: Logs) -> dict[tuple[int, int], list[float]]:
                     if [whose[f] for f in key] == [value[f] for f in key] and end - size * MINUTE_MS <= time < end
                     if name is None or found[name] is not None
                 ]
-                fixed = [round(found[name] * FIXED_POINT) for found in inside] if name else []
+                fixed = [round(found[name] * FEATURE_UNITS) for found in inside] if name else []
                 row.append(
                     float("nan")
                     if None in [value[f] for f in key]
@@ -176,9 +176,9 @@ def naive(logs: Logs) -> dict[tuple[int, int], list[float]]:
                     if aggregate == "count"
                     else len(inside) / (size * 60)
                     if aggregate == "rate"
-                    else sum(fixed) / FIXED_POINT
+                    else sum(fixed) / FEATURE_UNITS
                     if aggregate == "sum"
-                    else sum(fixed) / FIXED_POINT / len(inside)
+                    else sum(fixed) / FEATURE_UNITS / len(inside)
                     if inside
                     else float("nan")
                 )

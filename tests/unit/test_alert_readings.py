@@ -36,7 +36,7 @@ from app.core.verdict.decide import Verdict, decide
 from app.core.verdict.situation import Misfit, Performance, Situation
 from app.core.verdict.words import Change
 from models.reference.reference import Counts
-from models.reference.units import FIXED_POINT
+from models.reference.units import COUNT_UNITS
 from schemas.pipeline.spec import MINIMUM_EFFECTS, AlertRule
 
 KINDS = ("pipeline_fault", "label_prior_drift", "concept_drift", "score_drift", "feature_drift")
@@ -280,7 +280,7 @@ class Labels:
         counts.n = len(cells)
         counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=CELLS) for label in (0, 1)]
         scores = rates(self.base)[cells]
-        counts.log_loss_sum = int(-np.log(np.where(labels, scores, 1 - scores)).sum() * FIXED_POINT)
+        counts.log_loss_sum = int(-np.log(np.where(labels, scores, 1 - scores)).sum() * COUNT_UNITS)
         counts.n_correct = int(((cells >= CELLS // 2) == labels).sum())
         return counts
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace as replace_struct
 
 from app.core.alerts.book import AlertBook
 from app.core.alerts.cases import AcknowledgeError
-from app.core.alerts.course import Watch, limits, silence_of
+from app.core.alerts.course import RuleHistory, limits, silence_of
 from app.core.alerts.readings import ABSENT, OF_LABELS, RULED_OUT, Answer, Limit, Reading, ask
 from app.core.alerts.words import Detected
 from app.core.counts.calendar import Window
@@ -1299,7 +1299,7 @@ def test_falls_by_is_towards_the_worse_and_needs_a_training_value() -> None:
     assert limits(share, 0.5) == [Limit(0.75, "above", 0.75, "0.5 in training + 0.25")]
     for on in ("verdict", "error", "entities"):
         assert limits(AlertRule("a", on, on, below=3.0), 0.5) == [Limit(0.0, "above", 0.0)]
-    watch = Watch(RULE, [], {window(0): Reading(0.0)})
+    watch = RuleHistory(RULE, [], {window(0): Reading(0.0)})
     assert watch.episodes() == []
 
 

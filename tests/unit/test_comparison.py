@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from joined_cells import join_cells
 
-from app.core.drift.comparison import TESTS, Comparison, Outcome, smallest_p
+from app.core.drift.comparison import TESTS, Comparison, Statistic, smallest_p
 from app.core.drift.statistics.divergence import jensen_shannon
 from app.core.drift.statistics.ks import ks
-from app.core.drift.statistics.psi import group_cells, join_cells, psi
+from app.core.drift.statistics.psi import group_cells, psi
 from app.core.drift.statistics.shares import beyond_range, change_of_share, chi_square
 from app.core.drift.statistics.wasserstein import Scale, wasserstein
 from models.reference.counting import count
@@ -128,7 +129,7 @@ def test_windows_side_by_side_are_compared_as_one_by_one_and_nothing_is_written_
 def test_the_smallest_p_is_that_of_any_test_that_says_something() -> None:
     nan = math.nan
     p_values = {"a": [0.5, nan, nan], "b": [0.2, 0.9, nan], "c": [nan, 0.95, nan]}
-    found = smallest_p({name: Outcome(*[np.array(p)] * 3) for name, p in p_values.items()})
+    found = smallest_p({name: Statistic(*[np.array(p)] * 3) for name, p in p_values.items()})
     assert np.array_equal(found, [0.2, 0.9, nan], equal_nan=True)
 
 

@@ -13,7 +13,7 @@ from scipy import integrate, optimize, stats
 
 from app.core.errors import run_length as run_length_module
 from app.core.errors.cusum import UNITS, Cusum
-from app.core.errors.detectors import Baseline, Detection, locate_change
+from app.core.errors.detectors import Detection, TrainingErrors, locate_change
 from app.core.errors.run_length import Rate, Steps, conjugate_roots, false_alarm_rate, log_likelihood_steps, thresholds
 
 LEARN = 50
@@ -40,7 +40,7 @@ def recursion(wrong: np.ndarray, up: list[int], down: list[int], limits: list[in
 @given(st.integers(0, 2**32), st.floats(0.01, 0.9), st.floats(0.2, 3), st.sampled_from([30.0, 1e3, 1e6]))
 def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, factor: float, arl: float) -> None:
     wrong = errors(seed, (300, rate), (400, min(1.0, rate * factor)))
-    detector = Cusum(Baseline(2_000, int(2_000 * rate), arl))
+    detector = Cusum(TrainingErrors(2_000, int(2_000 * rate), arl))
     down = detector._slope.ravel().tolist()
     up = (detector._jump - detector._slope).ravel().tolist()
     limits = (detector._reach.ravel() + up).tolist()
@@ -73,7 +73,7 @@ def test_batches_may_be_cut_anywhere_and_a_snapshot_taken_between(
     seed: int, n: int, rate: float, factor: float, cuts: list[int]
 ) -> None:
     wrong = errors(seed, (400, rate), (600, min(1.0, rate * factor)))
-    baseline = Baseline(n, int(n * rate), arl_events=500)
+    baseline = TrainingErrors(n, int(n * rate), arl_events=500)
     whole, cut = Cusum(baseline, learn=LEARN), Cusum(baseline, learn=LEARN)
     expected = whole.observe(wrong)
     found: list[Detection] = []
@@ -200,7 +200,7 @@ def test_steps_are_those_of_half_a_deviation_above_and_thresholds_share_the_budg
     n: int, wrong: int, effect: float
 ) -> None:
     """The log odds are normal about the estimate; two alternatives may have 1.2 times half of the budget each."""
-    state = Cusum(Baseline(n, wrong, 100_000, effect)).snapshot()
+    state = Cusum(TrainingErrors(n, wrong, 100_000, effect)).snapshot()
     down, up = np.array(state["slope"]) / UNITS, (np.array(state["jump"]) - state["slope"]) / UNITS
     p = (wrong + 0.5) / (n + 1)
     log_odds, deviation = math.log(p / (1 - p)), math.sqrt(effect / ((n + 1) * p * (1 - p)))
@@ -219,14 +219,14 @@ def test_steps_are_those_of_half_a_deviation_above_and_thresholds_share_the_budg
 
 def test_what_was_seen_without_a_change_is_learned_when_it_is_a_seventh_more() -> None:
     wrong = errors(9, (1_000, 0.2))
-    learned, kept = (Cusum(Baseline(n, n // 5, 1_000_000)) for n in (2_000, 20_000))
+    learned, kept = (Cusum(TrainingErrors(n, n // 5, 1_000_000)) for n in (2_000, 20_000))
     assert learned.observe(wrong) == kept.observe(wrong) == []
     state = learned.snapshot()
     since_wrong, since = state["since"][0]
     known = 3_000 - since, 400 + int(wrong.sum()) - since_wrong
     assert state["calibrated_n"] == known[0] >= 2_300
     assert kept.snapshot()["calibrated_n"] == 20_000
-    afresh = Cusum(Baseline(*known, 1_000_000)).snapshot()
+    afresh = Cusum(TrainingErrors(*known, 1_000_000)).snapshot()
     assert all(state[name] == afresh[name] for name in ("slope", "jump", "reach"))
 
 
@@ -235,7 +235,7 @@ def run_length(runs: int, n: int, rate: float, n_reference: int, arl: float) -> 
     generator = np.random.default_rng(7)
     alarms = 0
     for _ in range(runs):
-        detector = Cusum(Baseline(n_reference, int(generator.binomial(n_reference, rate)), arl))
+        detector = Cusum(TrainingErrors(n_reference, int(generator.binomial(n_reference, rate)), arl))
         alarms += sum(each.rose for each in detector.observe((generator.random(n) < rate).astype(np.uint8)))
     return runs * n / alarms
 
@@ -249,7 +249,7 @@ def test_false_alarms_are_as_rare_as_declared_over_draws_of_the_reference(rate: 
 
 def test_a_rise_is_reported_once_and_a_further_rise_again() -> None:
     wrong = errors(1, (20_000, 0.2), (20_000, 0.3), (20_000, 0.45))
-    found = Cusum(Baseline(2_000, 400, 1_000_000)).observe(wrong)
+    found = Cusum(TrainingErrors(2_000, 400, 1_000_000)).observe(wrong)
     assert [each.rose for each in found] == [True, True]
     assert abs(found[0].change - 20_000) < 200
     assert abs(found[1].change - 40_000) < 200
@@ -260,18 +260,20 @@ def test_a_rise_is_reported_once_and_a_further_rise_again() -> None:
 def test_a_slow_rise_is_not_learned_away() -> None:
     generator = np.random.default_rng(2)
     rates = np.linspace(0.2, 0.35, 60_000)
-    assert Cusum(Baseline(2_000, 400, 1_000_000)).observe((generator.random(60_000) < rates).astype(np.uint8))
+    assert Cusum(TrainingErrors(2_000, 400, 1_000_000)).observe((generator.random(60_000) < rates).astype(np.uint8))
 
 
 def test_a_fall_is_no_alarm_and_the_return_to_the_old_rate_is_one() -> None:
-    found = Cusum(Baseline(20_000, 6_000, 1_000_000)).observe(errors(3, (10_000, 0.3), (10_000, 0.2), (5_000, 0.3)))
+    found = Cusum(TrainingErrors(20_000, 6_000, 1_000_000)).observe(
+        errors(3, (10_000, 0.3), (10_000, 0.2), (5_000, 0.3))
+    )
     assert [each.rose for each in found] == [False, True]
     assert found[1].change == pytest.approx(20_000, abs=200)
 
 
 @pytest.mark.parametrize("design_effect", [1.0, 3.0])
 def test_a_fall_is_as_clear_as_a_chi_square_of_two_rates_says(design_effect: float) -> None:
-    detector = Cusum(Baseline(20_000, 6_000, 1_000_000, design_effect))
+    detector = Cusum(TrainingErrors(20_000, 6_000, 1_000_000, design_effect))
     (fall,) = detector.observe(errors(3, (10_000, 0.3), (4_000, 0.2)))
     wrong_before = round(fall.rate_before * fall.n_before)
     table = [
@@ -288,7 +290,7 @@ def test_a_fall_is_as_clear_as_a_chi_square_of_two_rates_says(design_effect: flo
 
 
 def test_without_a_reference_the_stream_gives_one_first() -> None:
-    detector = Cusum(Baseline(0, 0, 100_000))
+    detector = Cusum(TrainingErrors(0, 0, 100_000))
     assert detector.observe(np.ones(2_000, np.uint8)) == []
     assert detector.snapshot()["past"] == [2_000, 2_000]
 
@@ -301,7 +303,7 @@ def test_a_design_effect_keeps_bursts_of_errors_within_the_budget() -> None:
     for _ in range(20):
         stream = np.repeat((generator.random(25_000) < 0.2).astype(np.uint8), 4)
         for effect in alarms:
-            alarms[effect] += len(Cusum(Baseline(20_000, 4_000, 50_000, effect)).observe(stream))
+            alarms[effect] += len(Cusum(TrainingErrors(20_000, 4_000, 50_000, effect)).observe(stream))
     assert alarms[4.0] <= 40 < alarms[1.0]
 
 

@@ -13,7 +13,7 @@ from scipy import optimize
 from scipy.special import expit, logit
 
 from app.core.errors.cusum import ODDS_RATIOS, UNITS, Cusum
-from app.core.errors.detectors import Baseline, Detection, HourlyRate
+from app.core.errors.detectors import Detection, HourlyRate, TrainingErrors
 from models.reference.error_hours import fit_error_hours, hours_of
 
 DAY_MS = 86_400_000
@@ -40,11 +40,11 @@ def draw(
     return wrong.astype(np.uint8), hours_of(times).astype(np.uint8)
 
 
-def baseline(rate: float = 0.2, wave: float = 1.0, *, n: int = 40_000, arl: float = 1e6) -> Baseline:
+def baseline(rate: float = 0.2, wave: float = 1.0, *, n: int = 40_000, arl: float = 1e6) -> TrainingErrors:
     """What endless training would know of hours, from ``n`` events."""
     events = np.full(168, n // 168)
     expected = events * expit(logit(rate) + wave * WAVE)
-    return Baseline(int(events.sum()), round(float(expected.sum())), arl, 1.0, HourlyRate(events, wave * WAVE))
+    return TrainingErrors(int(events.sum()), round(float(expected.sum())), arl, 1.0, HourlyRate(events, wave * WAVE))
 
 
 def recursion(wrong: np.ndarray, p0: np.ndarray, ratio: float, limit: float) -> tuple[int, float, int]:
@@ -118,8 +118,8 @@ def test_batches_may_be_cut_anywhere_and_a_snapshot_taken_between(
 def test_hours_that_do_not_differ_change_nothing() -> None:
     wrong, hours = draw(np.random.default_rng(1), 10, 0.2, 0.0, 0.3, hours=slice(0, 12))
     events = np.full(168, 100)
-    flat = Cusum(Baseline(16_800, 3_360, 20_000))
-    alike = Cusum(Baseline(16_800, 3_360, 20_000, 1.0, HourlyRate(events, np.zeros(168))))
+    flat = Cusum(TrainingErrors(16_800, 3_360, 20_000))
+    alike = Cusum(TrainingErrors(16_800, 3_360, 20_000, 1.0, HourlyRate(events, np.zeros(168))))
     expected, found = flat.observe(wrong, hours), alike.observe(wrong, hours)
     assert len(expected) > 1
     assert [each.position for each in found] == [each.position for each in expected]
@@ -128,7 +128,7 @@ def test_hours_that_do_not_differ_change_nothing() -> None:
 
 def test_hours_are_wanted_where_rates_differ_and_nowhere_else() -> None:
     wrong = np.zeros(10, np.uint8)
-    assert Cusum(Baseline(16_800, 3_360, 20_000)).observe(wrong) == []
+    assert Cusum(TrainingErrors(16_800, 3_360, 20_000)).observe(wrong) == []
     with pytest.raises(ValueError, match="give the hour of each event"):
         Cusum(baseline()).observe(wrong)
 
@@ -164,7 +164,7 @@ def fitted(generator: np.random.Generator, rate: float, wave: float, arl: float,
     wrong = generator.random(len(times)) < expit(log_odds)
     errors = fit_error_hours(wrong, times)
     hourly = HourlyRate(errors.events, errors.log_odds) if errors.differ and by_hour else None
-    return Cusum(Baseline(len(wrong), int(wrong.sum()), arl, errors.effect, hourly))
+    return Cusum(TrainingErrors(len(wrong), int(wrong.sum()), arl, errors.effect, hourly))
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from scipy.stats import false_discovery_control, ks_2samp
 
 from app.core.drift.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
 from app.core.drift.comparison import TESTS, Comparison, smallest_p
-from app.core.drift.judge import Judge, Judgement, Verdict, View
-from app.core.drift.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
+from app.core.drift.judge import DriftResult, Judge, Judgement, View
+from app.core.drift.over_time import Past, PastResult, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.drift.smallest_p import SmallestP
 from models.reference.counting import count
 from models.reference.fit import fit_reference
@@ -268,7 +268,7 @@ def said_over_time(
     tests: Sequence[str] = ("ks", "trend", "interval"),
     effect: float = 1.0,
     memory: float = 0.0,
-) -> dict[str, Verdict]:
+) -> dict[str, DriftResult]:
     """Of a window like training, after so many with deciles 0, 1, … 9 and some noise that is up or down by turns."""
     generator = np.random.default_rng(32)
     noise = generator.normal(0, 0.05, size=(n_past + 1, 1, 10)) + slope * np.arange(n_past + 1.0)[:, None, None]
@@ -302,7 +302,7 @@ def test_what_its_past_cannot_reject_takes_nothing_of_the_budget_and_says_so() -
     assert interval.statistic is not None
     assert said["trend"].threshold == pytest.approx(0.2 * 0.1 / 0.9)
     young = said_over_time(19)
-    assert young["trend"] == Verdict(None, None, None, None, "NONE", "too little history (19 of 20 windows)")
+    assert young["trend"] == DriftResult(None, None, None, None, "NONE", "too little history (19 of 20 windows)")
     assert said_over_time(20)["trend"].threshold is not None
     law = SmallestP.draw(one_feature(), ("ks",), 1_024, 256)
     assert young["ks"].threshold == pytest.approx(law.smallest(np.full(3, 0.2))[0])
@@ -368,7 +368,7 @@ def test_a_textbooks_test_warns_at_its_own_level_and_never_calls_it_drift() -> N
     assert moved["classic_interval"].note.startswith("d1, d2, d3, d4, d5, d6, d7, d8, d9, d10 above")
     assert said_over_time(60, slope=0.1, tests=tests)["classic_trend"].signal == "WARNING"
     young = said_over_time(4, tests=tests)
-    assert young["classic_trend"] == Verdict(None, None, 0.05, None, "NONE", "too little history (4 of 5 windows)")
+    assert young["classic_trend"] == DriftResult(None, None, 0.05, None, "NONE", "too little history (4 of 5 windows)")
     assert young["classic_interval"].note == "too little history (4 of 5 windows)"
 
 
@@ -390,7 +390,7 @@ def test_the_textbooks_kolmogorov_smirnov_is_that_of_the_values_alone() -> None:
     assert found["normal"].signal == "WARNING"
     matrix[:, 0] = np.nan
     nothing = judge_of(("classic_ks",)).judge(view_of(matrix, scores))[0].verdict
-    assert nothing == Verdict(None, None, 0.05, None, "NONE", "no values to compare")
+    assert nothing == DriftResult(None, None, 0.05, None, "NONE", "no values to compare")
 
 
 def test_what_is_not_compared_needs_no_law() -> None:
@@ -563,7 +563,7 @@ def test_the_past_of_many_metrics_is_that_of_each(seed: int, n_windows: int) -> 
     current = np.sort(generator.normal(size=(4, 10)), axis=1)
     current[generator.random(4) < 0.1] = np.nan
     together = Past(np.arange(n_windows + 1.0), deciles, current, np.tile(np.arange(10.0), (4, 1)))
-    looks: list[Callable[[Past], list[Told]]] = [
+    looks: list[Callable[[Past], list[PastResult]]] = [
         lambda past: look_for_trend(past, 5),
         look_at_interval,
         lambda past: classic_interval(past, {"low": 2.5, "high": 97.5, "minimum_history": 3}),
@@ -624,7 +624,7 @@ def test_a_metric_that_is_not_compared_says_why_and_has_no_part_in_the_budget() 
         found.append(judge_of(tuple(DEFAULT_TESTS)).judge(view))
     for judgements in found:
         own = [each.verdict for each in judgements if each.metric == "normal"]
-        assert own == [Verdict(None, None, None, None, "NONE", "it is filling")] * len(own) != []
+        assert own == [DriftResult(None, None, None, None, "NONE", "it is filling")] * len(own) != []
         assert all(each.n_detection == 4_000 for each in judgements if each.metric == "normal")
     others = [[each for each in judgements if each.metric not in NAMES[:2]] for judgements in found]
     assert others[0] == others[1]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from joined_cells import join_cells
 from scipy import stats
 
-from app.core.batches import Ints
 from app.core.drift.statistics.deciles import DecileCells, deciles
 from app.core.drift.statistics.divergence import jensen_shannon
 from app.core.drift.statistics.interval import interval, rank_p_value
@@ -27,11 +27,6 @@ from models.reference.reference import MetricCells
 counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
 #: So few that they differ by chance.
 few_counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 12))
-
-
-def join_cells(counts: Ints, groups: Ints) -> Ints:
-    """Counts per group from counts per cell, along the last axis."""
-    return np.stack([counts[..., groups == group].sum(axis=-1) for group in range(int(groups.max()) + 1)], axis=-1)
 
 
 @given(counts, counts)

@@ -13,7 +13,7 @@ from river import drift
 
 from app.adapters.river_detectors import Made, RiverDetector, make_detector
 from app.core.counts.sketches import split_record
-from app.core.errors.detectors import Baseline, Detection
+from app.core.errors.detectors import Detection, TrainingErrors
 from app.core.errors.stream import Errors, ErrorStream
 from schemas.pipeline.detectors import DETECTORS, default_detector
 from schemas.pipeline.spec import ErrorDetector
@@ -129,7 +129,7 @@ def errors(seed: int) -> np.ndarray:
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(0, 1_500), max_size=4))
 def test_a_detector_goes_on_from_its_snapshot_whatever_the_cuts(name: str, seed: int, cuts: list[int]) -> None:
-    wanted, baseline = default_detector(name), Baseline(2_000, 200, 10_000)
+    wanted, baseline = default_detector(name), TrainingErrors(2_000, 200, 10_000)
     wrong = errors(seed)[: 300 if name == "kswin" else None]
     whole, cut = make_detector(wanted, baseline), make_detector(wanted, baseline)
     expected = whole.observe(wrong)
@@ -156,7 +156,7 @@ def test_detections_are_those_of_rivers_own(name: str, seed: int) -> None:
         own.update(bit)
         if own.drift_detected:
             expected.append(number)
-    found = make_detector(default_detector(name), Baseline(0, 0, 1.0)).observe(wrong, wrong)  # any hours
+    found = make_detector(default_detector(name), TrainingErrors(0, 0, 1.0)).observe(wrong, wrong)  # any hours
     assert [each.position for each in found] == expected
     assert all(0 <= each.change <= each.position and each.n_since + each.change - 1 == each.position for each in found)
 
@@ -179,7 +179,7 @@ def test_the_errors_that_are_kept_are_bounded_and_a_restart_does_not_show(seed: 
 
 def test_a_detection_says_what_the_errors_were_before_and_since() -> None:
     wrong = np.array([0, 0, 0, 0, 1] * 100 + [1, 0] * 200, np.uint8)
-    (found,) = make_detector(ErrorDetector("adwin", {"delta": 0.002}), Baseline(0, 0, 1.0)).observe(wrong)
+    (found,) = make_detector(ErrorDetector("adwin", {"delta": 0.002}), TrainingErrors(0, 0, 1.0)).observe(wrong)
     assert found.rose
     assert (found.change, found.n_before) == (pytest.approx(500, abs=15), found.change)
     assert found.rate_before == pytest.approx(0.2, abs=0.01)

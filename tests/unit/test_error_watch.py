@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL
-from app.core.errors.detectors import Baseline, Bits, Detection
+from app.core.errors.detectors import Bits, Detection, TrainingErrors
 from app.core.errors.stream import Errors
-from app.core.errors.watch import ErrorWatch, baseline_of, make_cusum
+from app.core.errors.watch import ErrorWatch, make_cusum, training_errors_of
 from app.core.findings import Findings, Subject
 from app.core.monitoring.core import MonitorCore
 from models.reference.error_hours import ErrorHours
@@ -144,10 +144,16 @@ def drift(budget: FalseAlarms) -> Drift:
 def test_the_budget_is_in_events_or_in_time_at_the_pace_of_training() -> None:
     # 4 000 labels in 4 000 hours are 720 in 30 days; four tenths of the one false alarm is for these detectors.
     hours, month = Window(0, 4_000 * HOUR_MS), FalseAlarms(1, per_ms=30 * 24 * HOUR_MS)
-    assert baseline_of(reference(), hours, drift(month)) == (4_000, 800, 1_800, reference().design_effects[-1], None)
-    assert baseline_of(reference(), hours, drift(FalseAlarms(1, per_events=50_000))).arl_events == 125_000
-    assert baseline_of(reference(), hours, drift(FalseAlarms(4, per_events=50_000))).arl_events == 31_250
-    assert baseline_of(reference(), Window(0, 0), drift(month)).arl_events == 10_000
+    assert training_errors_of(reference(), hours, drift(month)) == (
+        4_000,
+        800,
+        1_800,
+        reference().design_effects[-1],
+        None,
+    )
+    assert training_errors_of(reference(), hours, drift(FalseAlarms(1, per_events=50_000))).arl_events == 125_000
+    assert training_errors_of(reference(), hours, drift(FalseAlarms(4, per_events=50_000))).arl_events == 31_250
+    assert training_errors_of(reference(), Window(0, 0), drift(month)).arl_events == 10_000
 
 
 def test_a_detector_that_is_new_in_the_file_starts_without_a_past() -> None:
@@ -170,7 +176,7 @@ def test_a_detector_that_is_new_in_the_file_starts_without_a_past() -> None:
 def test_the_core_alone_has_the_cusum_and_says_so() -> None:
     wanted = default_detector("adwin")
     with pytest.raises(ValueError, match="adwin"):
-        ErrorWatch((wanted,), baseline_of(reference(), Window(0, 0), make_pipeline().drift), make_cusum)
+        ErrorWatch((wanted,), training_errors_of(reference(), Window(0, 0), make_pipeline().drift), make_cusum)
 
 
 class Told:
@@ -198,7 +204,7 @@ WANTED = (default_detector("adwin"),)
 
 
 def watch(*found: Detection) -> ErrorWatch:
-    return ErrorWatch(WANTED, Baseline(10, 2, 1_000.0), lambda *_: Told(*found))
+    return ErrorWatch(WANTED, TrainingErrors(10, 2, 1_000.0), lambda *_: Told(*found))
 
 
 def found_at(position: int, change: int) -> Detection:
@@ -244,7 +250,7 @@ def test_a_change_is_not_dated_after_it_was_noticed_though_labels_come_late() ->
 
 def test_a_change_is_dated_by_its_events_and_noticed_when_their_labels_are_mature() -> None:
     """Errors count from the maturity of their events on, here 100 ms later."""
-    watching = ErrorWatch(WANTED, Baseline(10, 2, 1_000.0), lambda *_: Told(found_at(20, 16)), maturity_ms=100)
+    watching = ErrorWatch(WANTED, TrainingErrors(10, 2, 1_000.0), lambda *_: Told(found_at(20, 16)), maturity_ms=100)
     (report,) = watching.observe(of_times(np.arange(30) * 10 + 100), ABOUT)
     assert (report.window_start_ms, report.window_end_ms) == (160, 300)
 
@@ -253,11 +259,11 @@ def test_a_detector_that_began_later_counts_from_there() -> None:
     watching = watch()
     watching.observe(of_times(np.arange(40)), ABOUT)
     state = watching.snapshot()
-    later = ErrorWatch((default_detector("kswin"),), Baseline(10, 2, 1_000.0), lambda *_: Told(found_at(10, 9)))
+    later = ErrorWatch((default_detector("kswin"),), TrainingErrors(10, 2, 1_000.0), lambda *_: Told(found_at(10, 9)))
     later.restore(state)
     (report,) = later.observe(of_times(np.arange(40, 60)), ABOUT)
     assert (report.window_start_ms, report.window_end_ms) == (48, 50)
-    again = ErrorWatch((default_detector("kswin"),), Baseline(10, 2, 1_000.0), lambda *_: Told(found_at(25, 25)))
+    again = ErrorWatch((default_detector("kswin"),), TrainingErrors(10, 2, 1_000.0), lambda *_: Told(found_at(25, 25)))
     again.restore(later.snapshot())
     (report,) = again.observe(of_times(np.arange(60, 70)), ABOUT)
     assert (report.window_start_ms, report.window_end_ms) == (64, 65)
@@ -286,9 +292,9 @@ def test_a_report_tells_rates_apart_that_are_small() -> None:
 
 
 def test_a_thousand_events_between_false_alarms_are_the_fewest() -> None:
-    known = baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=400)))
+    known = training_errors_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=400)))
     assert known.arl_events == 1_000
-    assert baseline_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=600))).arl_events == 1_500
+    assert training_errors_of(reference(), Window(0, 0), drift(FalseAlarms(1, per_events=600))).arl_events == 1_500
 
 
 @pytest.mark.parametrize(("of_labels", "of_errors"), [(3.5, 2.0), (2.0, 3.5)])
@@ -297,7 +303,7 @@ def test_events_count_by_the_larger_of_the_design_effects_of_labels_and_of_error
 ) -> None:
     known = replace(reference(), design_effects=np.array([7.0, 2.0, of_labels]))
     known = replace(known, errors=replace(known.errors, effect=of_errors))
-    found = baseline_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600)))
+    found = training_errors_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600)))
     assert (found.design_effect, found.hourly) == (3.5, None)
 
 
@@ -306,7 +312,7 @@ def test_a_detector_is_given_the_hours_where_training_shows_that_they_differ() -
     log_odds[:24] = 1.0
     counts = np.arange(168), np.arange(168) // 5
     known = replace(reference(), errors=ErrorHours(*counts, log_odds))
-    hourly = baseline_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600))).hourly
+    hourly = training_errors_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600))).hourly
     assert hourly is not None
     assert (hourly.events.tolist(), hourly.log_odds.tolist()) == (counts[0].tolist(), log_odds.tolist())
 
@@ -391,7 +397,7 @@ def test_a_stream_whose_first_labels_are_all_of_frauds_does_not_begin_with_an_al
     for counts_ms in (np.maximum(came, times + maturity_ms), came):
         order = np.argsort(counts_ms, kind="stable")
         errors = Errors(counts_ms[order], wrong[order], np.zeros(len(order), np.uint8))
-        watching = ErrorWatch((default_detector("cusum"),), Baseline(60_000, 600, 2e7), make_cusum, maturity_ms)
+        watching = ErrorWatch((default_detector("cusum"),), TrainingErrors(60_000, 600, 2e7), make_cusum, maturity_ms)
         alarms.append([each for each in watching.observe(errors, ABOUT) if each.signal == "DRIFT"])
     assert alarms[0] == []
     assert alarms[1][0].window_end_ms < maturity_ms

@@ -36,7 +36,7 @@ from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import MetricCells
 from schemas.pipeline.file import load
-from schemas.pipeline.spec import Feature, Window
+from schemas.pipeline.spec import Feature, WindowSpec
 
 DIRECT = ("amount", "weight", "temp", "shop")
 FUNCTIONS = ("log_amount", "log_weight", "level", "is_food", "is_large")
@@ -145,8 +145,8 @@ def test_shops_that_are_no_longer_unlisted_are_good_news_and_a_rare_one_may_be_a
 # -- where features come from ------------------------------------------------------------------------------------------
 
 
-def over(field: str | None, aggregate: str, of: str = "events") -> Window:
-    return Window(of, ("card",), 7, 1, aggregate, field)  # type: ignore[arg-type]  # literals
+def over(field: str | None, aggregate: str, of: str = "events") -> WindowSpec:
+    return WindowSpec(of, ("card",), 7, 1, aggregate, field)  # type: ignore[arg-type]  # literals
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.adapters.sources.python_features import load_functions
-from app.core.batches import EventBatch, Floats, Outcomes
+from app.core.batches import EventBatch, Floats, LabelRows
 from app.core.features.lookups import LookupTable
 from app.core.features.plan import FeaturePlan
 from app.core.features.windows import FeatureState
@@ -138,9 +138,9 @@ def events(
     return EventBatch(np.arange(n), np.array(times_ms, dtype=np.int64), names, ids, columns)
 
 
-def outcomes(*found: tuple[int, int, str, str | None, float]) -> Outcomes:
+def outcomes(*found: tuple[int, int, str, str | None, float]) -> LabelRows:
     """Each: before which event, label time, customer, shop, label."""
-    return Outcomes(
+    return LabelRows(
         np.array([o[0] for o in found], dtype=np.int64),
         np.array([o[1] for o in found], dtype=np.int64),
         {
@@ -151,7 +151,7 @@ def outcomes(*found: tuple[int, int, str, str | None, float]) -> Outcomes:
     )
 
 
-def served(plan: FeaturePlan, batch: EventBatch, labels: Outcomes, state: FeatureState) -> Floats:
+def served(plan: FeaturePlan, batch: EventBatch, labels: LabelRows, state: FeatureState) -> Floats:
     matrix, rejections = plan.compute(batch)
     assert rejections == []
     plan.apply(matrix, batch, labels, state)

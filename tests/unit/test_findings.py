@@ -6,7 +6,7 @@ import numpy as np
 
 from app.core.counts.calendar import Window
 from app.core.drift.describer import Statistics
-from app.core.drift.judge import Judgement, Verdict
+from app.core.drift.judge import DriftResult, Judgement
 from app.core.findings import Findings, InputRow, Subject
 from schemas.wire import DriftReport
 
@@ -29,8 +29,8 @@ def test_a_row_of_metadata_is_of_one_statistic() -> None:
 
 def test_a_report_has_the_numbers_of_its_verdict() -> None:
     judged = [
-        Judgement("k=1", "x", "psi", 400, 50, Verdict(0.3, 0.01, 0.05, 0.2, "DRIFT", "words")),
-        Judgement("all", "y", "ks", 300, 40, Verdict(None, None, None, None, "NONE")),
+        Judgement("k=1", "x", "psi", 400, 50, DriftResult(0.3, 0.01, 0.05, 0.2, "DRIFT", "words")),
+        Judgement("all", "y", "ks", 300, 40, DriftResult(None, None, None, None, "NONE")),
     ]
     assert ABOUT.reports(judged) == [
         DriftReport("p", "m", "7", "k=1", "x", "psi", 10, 20, 0.3, 0.01, 0.05, 0.2, 400, 50, "DRIFT", 3, "words"),
@@ -44,7 +44,7 @@ def test_findings_are_nothing_until_there_is_a_row_and_later_ones_come_after() -
     row = InputRow("p", 0, 1, 1, 1, 0, 0, 0, 0, [], 1)
     first.inputs.append(row)
     later.inputs.append(row._replace(revision=2))
-    later.reports += ABOUT.reports([Judgement("all", "x", "ks", 1, 1, Verdict(None, None, None, None, "NONE"))])
+    later.reports += ABOUT.reports([Judgement("all", "x", "ks", 1, 1, DriftResult(None, None, None, None, "NONE"))])
     first.add(later)
     assert (bool(first), first.rows, later.rows) == (True, 3, 2)
     assert [each.revision for each in first.inputs] == [1, 2]

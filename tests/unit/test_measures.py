@@ -23,7 +23,7 @@ from app.core.tiles.measures import (
     to_ordered,
 )
 from app.core.tiles.sightings import Hasher
-from schemas.pipeline.spec import Aggregate, Window
+from schemas.pipeline.spec import Aggregate, WindowSpec
 
 UNIT = Fraction(1, 2**20)
 AGGREGATES: tuple[Aggregate, ...] = (
@@ -35,9 +35,9 @@ numbers = st.one_of(
 )
 
 
-def window_of(aggregate: Aggregate) -> Window:
+def window_of(aggregate: Aggregate) -> WindowSpec:
     field = None if aggregate in {"count", "rate", "time_since_last"} else "x"
-    return Window("events", ("card",), 60_000, 1_000, aggregate, field)
+    return WindowSpec("events", ("card",), 60_000, 1_000, aggregate, field)
 
 
 def evaluate_all(values: list[float], times_ms: list[int], now_ms: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ from models.training import TrainedModel
 from models.versions import artifact
 from models.versions import verify as verify_module
 from models.versions.manifest import Artifact, GoldenRows, Manifest
-from models.versions.trial import Trial, Verdict
+from models.versions.trial import Trial, TrialResult
 from models.versions.verify import RefusedModelError, VerifiedModel, check_identity, verify
 
 
@@ -124,11 +124,11 @@ def test_joblib_is_refused_unless_it_is_allowed(trained: TrainedModel) -> None:
 class SameProcess(Trial):
     """A trial without a process of its own: the judge of that process is asked here, unless it is told what to say."""
 
-    def __init__(self, says: Verdict | None = None) -> None:
+    def __init__(self, says: TrialResult | None = None) -> None:
         self.says = says
         self.asked: list[Any] = []
 
-    def run(self, manifest: bytes, artifact: bytes, **options: Any) -> Verdict:
+    def run(self, manifest: bytes, artifact: bytes, **options: Any) -> TrialResult:
         self.asked.append((manifest, artifact, options))
         return self.says or verify_module._judge(manifest, artifact, options["allow_joblib"])
 
@@ -139,7 +139,7 @@ def test_the_trial_is_asked_with_all_that_it_needs_and_its_verdict_counts(traine
     assert verify(manifest, data, manifest.feature_set, trial=trial).is_bit_equal
     limits = {"timeout_s": 60.0, "memory_bytes": 2 * 2**30}
     assert trial.asked == [(manifest.to_bytes(), data, {"allow_joblib": False, **limits})]
-    trial = SameProcess(Verdict("crash", "It ended."))
+    trial = SameProcess(TrialResult("crash", "It ended."))
     with pytest.raises(RefusedModelError, match=r"^crash: It ended\.$") as refused:
         verify(manifest, data, manifest.feature_set, allow_joblib=True, trial=trial, timeout_s=3.0, memory_bytes=5)
     assert (refused.value.reason, refused.value.detail) == ("crash", "It ended.")
@@ -171,7 +171,7 @@ def test_nothing_is_tried_that_is_not_what_the_manifest_names(trained: TrainedMo
 def test_the_process_of_a_trial_judges_as_this_one_does(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     good, data = trained.manifest.to_bytes(), trained.artifact
     judge = verify_module._judge
-    assert judge(good, data, allow_joblib=False) == Verdict()
+    assert judge(good, data, allow_joblib=False) == TrialResult()
     assert judge(b"{", data, allow_joblib=False).reason == "manifest"
     found = judge(good, data + b" ", allow_joblib=False)
     assert found.reason == "digest"
@@ -180,7 +180,7 @@ def test_the_process_of_a_trial_judges_as_this_one_does(trained: TrainedModel, m
     kind, joblib = artifact.save(trained.estimator, allow_joblib=True)
     manifest = replace(trained.manifest, artifact=Artifact(kind, hashlib.sha256(joblib).hexdigest(), len(joblib)))
     assert judge(manifest.to_bytes(), joblib, allow_joblib=False).reason == "format"
-    assert judge(manifest.to_bytes(), joblib, allow_joblib=True) == Verdict()
+    assert judge(manifest.to_bytes(), joblib, allow_joblib=True) == TrialResult()
     sizes, _ = watch_scores(monkeypatch, trained.scorer, lambda _: 0.001)
     judge(good, data, allow_joblib=False)
     assert sizes == [len(trained.manifest.golden.rows), 1, 100, 5000]

@@ -16,7 +16,7 @@ from app.core.performance.measures import auc, auc_range, hanley_mcneil_variance
 from models.reference.counting import count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
-from models.reference.units import FIXED_POINT
+from models.reference.units import COUNT_UNITS
 
 
 def make_reference(training_scores: np.ndarray, threshold: float = 0.5, bins: int = 128) -> Reference:
@@ -223,7 +223,7 @@ def log_loss_range(
     losses = -np.where(labels, np.log(rate[cells]), np.log(1 - rate[cells]))
     counts = Counts.zeros(3, 4, len(rate))
     counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=len(rate)) for label in (0, 1)]
-    counts.log_loss_sum = int(losses.sum() * FIXED_POINT)
+    counts.log_loss_sum = int(losses.sum() * COUNT_UNITS)
     found = measure(counts, calibration)[1]
     assert found.realised == pytest.approx(losses.mean(), abs=1e-5)
     return found.low, found.high
@@ -236,7 +236,7 @@ def test_labels_that_err_together_widen_each_range_as_fewer_labels_would() -> No
     cells = generator.integers(0, 5, 5_000)
     labels = generator.random(5_000) < rate[cells]
     counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=5) for label in (0, 1)]
-    counts.n_correct, counts.log_loss_sum = 3_500, 3_000 * FIXED_POINT
+    counts.n_correct, counts.log_loss_sum = 3_500, 3_000 * COUNT_UNITS
     effects = {"auc": 4.0, "log_loss": 9.0, "accuracy": 2.25, "precision": 4.0, "recall": 6.25, "cost": 9.0}
     alone, together = (measure(counts, make_calibration(rate, each)) for each in ({}, effects))
     for before, now in zip(alone, together, strict=True):

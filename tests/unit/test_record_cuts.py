@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.batches import EventBatch, LabelBatch, Outcomes, RecordBatch
+from app.core.batches import EventBatch, LabelBatch, LabelRows, RecordBatch
 
 N = 5
 
@@ -50,4 +50,4 @@ def test_events_are_taken_whole(rows: list[int]) -> None:
 def test_as_many_labels_as_there_are_ids_and_as_many_outcomes_as_are_placed() -> None:
     two = np.zeros(2, dtype=np.int64)
     assert len(LabelBatch(two, two, ["a", "b"], np.ones(2), [None, b"k"])) == 2
-    assert len(Outcomes(two, two, {})) == 2
+    assert len(LabelRows(two, two, {})) == 2

@@ -17,7 +17,7 @@ from models.reference.counting import count, count_outcomes
 from models.reference.dependence import design_effect
 from models.reference.fit import fit_edges, fit_reference
 from models.reference.reference import Counts, MetricCells, Reference
-from models.reference.units import FIXED_POINT
+from models.reference.units import COUNT_UNITS
 
 NAMES = ["amount", "step", "kind"]
 
@@ -245,7 +245,7 @@ def test_sums_are_exact_in_fixed_point() -> None:
         reference, np.array([[0.5, 1.0, 0.0], [0.25, 3.0, 2.0], [np.nan, -1.0, 2.0]]), np.array([0.0, 0.5, 1.0])
     )
     assert counts.sums[0] == 0.75 * reference.metrics[0].scale
-    assert counts.sums[1] == 3 * FIXED_POINT
+    assert counts.sums[1] == 3 * COUNT_UNITS
     assert reference.mean(counts, 0) == 0.375
     assert reference.mean(counts, 2) == 4 / 3
     assert reference.mean(counts, 3) == 0.5
@@ -255,7 +255,7 @@ def test_the_mean_of_large_values_is_kept_in_64_bits() -> None:
     times = np.arange(1_356_998_400_000.0, 1_356_998_400_000.0 + 100_000)
     reference = fit_reference(times[:, None], ["t"], ["numeric"], {}, np.full(100_000, 0.5), np.zeros(100_000), 16)
     assert reference.mean(reference.training, 0) == pytest.approx(times.mean(), rel=2**-31)
-    assert count_outcomes(reference, np.array([0.5, 0.5]), np.array([1.0, 0.0])).sums[-1] == FIXED_POINT
+    assert count_outcomes(reference, np.array([0.5, 0.5]), np.array([1.0, 0.0])).sums[-1] == COUNT_UNITS
 
 
 def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
@@ -272,7 +272,7 @@ def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
     assert sorted(zip(*np.nonzero(counts.outcomes), strict=True)) == sorted(held)
     assert counts.outcomes[:, reference.threshold_cell :].sum() == 2
     assert counts.counts[-1, :3].tolist() == [2, 1, 2]
-    assert (counts.sums[-1], counts.minima[-1], counts.maxima[-1]) == (FIXED_POINT, 0.0, 1.0)
+    assert (counts.sums[-1], counts.minima[-1], counts.maxima[-1]) == (COUNT_UNITS, 0.0, 1.0)
     assert reference.mean(counts, 4) == 1 / 3
     nothing = count_outcomes(reference, scores[3:], labels[3:])
     assert (nothing.sums[-1], nothing.n_labels, nothing.log_loss_sum, nothing.n_correct) == (0, 0, 0, 0)
@@ -280,7 +280,7 @@ def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
     assert math.isnan(nothing.maxima[-1])
     assert counts.n_correct == 2
     expected = math.log(2) - math.log(0.75) - math.log(1e-15)
-    assert counts.log_loss_sum / FIXED_POINT == pytest.approx(expected, abs=3e-6)
+    assert counts.log_loss_sum / COUNT_UNITS == pytest.approx(expected, abs=3e-6)
 
 
 def test_data_that_does_not_fit_together_is_refused() -> None:
@@ -344,9 +344,9 @@ def test_the_largest_value_of_training_takes_just_32_bits_or_the_finest_units_th
     scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
     scale = fit_reference(column[:, None], ["x"], ["numeric"], {}, scores, np.zeros(5), 8).metrics[0].scale
     assert math.frexp(scale)[0] == 0.5
-    assert 2**31 <= largest * scale < 2**32 or (scale == FIXED_POINT and largest * scale < 2**32)
+    assert 2**31 <= largest * scale < 2**32 or (scale == COUNT_UNITS and largest * scale < 2**32)
     nothing = fit_reference(column[2:4, None], ["x"], ["numeric"], {}, scores[:2], np.zeros(2), 8).metrics[0]
-    assert (nothing.scale, len(nothing.edges)) == (FIXED_POINT, 0)
+    assert (nothing.scale, len(nothing.edges)) == (COUNT_UNITS, 0)
 
 
 def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() -> None:

@@ -22,7 +22,7 @@ from app.core.shared.asker import Asker
 from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
 from app.core.shared.repartition import Repartition
 from app.core.shared.tile_sums import TileSums, TooManyKeysError
-from app.core.tiles.store import FIXED_POINT
+from app.core.tiles.measures import FEATURE_UNITS
 from schemas.refusal import RefusedRecordError
 from schemas.wire import AnswersRecord, KeyAnswers, KeyQuestions, RepartitionRecord, StoreParts
 
@@ -582,8 +582,8 @@ def values_of(amounts: list[list[int] | None]) -> list[float]:
     for column, found in zip([1, 0, 4, 3], amounts, strict=True):
         kind = next(each.aggregate for each in PLAN.columns if each.column == column)
         count, total = found or [0, 0]
-        mean = total / FIXED_POINT / count if count else np.nan
-        values[column] = {"sum": total / FIXED_POINT, "count": float(count), "mean": mean}[kind]
+        mean = total / FEATURE_UNITS / count if count else np.nan
+        values[column] = {"sum": total / FEATURE_UNITS, "count": float(count), "mean": mean}[kind]
         values[column] = np.nan if found is None else values[column]
     return values
 

@@ -27,7 +27,7 @@ from models.reference.soundness import (
     find_fault_of_reference,
     find_fault_without_reference,
 )
-from models.reference.units import FIXED_POINT, LARGEST_UNITS
+from models.reference.units import COUNT_UNITS, LARGEST_UNITS
 from schemas.pipeline.spec import Feature
 
 FEATURES = [Feature("amount", "float"), Feature("kind", "category", values=("a", "b"))]
@@ -188,7 +188,7 @@ def test_what_can_just_be_is_sound() -> None:
     """The most events, in the last cell, all right or all as wrong as can be; and a step beyond each."""
     most, last = MOST_EVENTS, MOST_CELLS - 1
     range_of = np.array([-1.0, 2.0])
-    certain_and_wrong = 36 * FIXED_POINT
+    certain_and_wrong = 36 * COUNT_UNITS
     good = SparseCounts(
         *(most, *cells({0: 1, last: most}), np.zeros(2, np.int64), range_of, range_of),
         *cells({0: 1, last: most}),
@@ -257,7 +257,7 @@ def test_sound_metrics_have_no_fault_and_each_other_thing_is_named() -> None:
     ):
         assert fault in find_fault_of_metrics(metrics, 0, 0), fault
     for scale, is_sound in (
-        *((FIXED_POINT, True), (2.0**-30, True), (0.5, True), (FIXED_POINT * 2, False), (3.0, False)),
+        *((COUNT_UNITS, True), (2.0**-30, True), (0.5, True), (COUNT_UNITS * 2, False), (3.0, False)),
         *((0.0, False), (-0.5, False)),
     ):
         fault = find_fault_of_metrics((replace(NUMBER, scale=scale), SCORE, OUTCOME), 0, 0)

@@ -19,10 +19,10 @@ from app.core.intake.pending import PREFIX as WAITING
 from app.core.intake.pending import PendingEvents
 from app.core.shared.contributor import OPEN, OPEN_VALUE
 from app.core.tiles.row_cache import RowCache, Snapshot
-from schemas.pipeline.spec import Window
+from schemas.pipeline.spec import WindowSpec
 
 NOW_MS, HORIZON_MS, LATEST_MS = 1_800_000_000_000, 1_000, 10**6
-COUNT = Window("events", ("card",), 4, 1, "count")
+COUNT = WindowSpec("events", ("card",), 4, 1, "count")
 PLAN = WindowPlan.of([COUNT], retain_ms=10)
 Change = tuple[bytes, bytes | None]
 

@@ -36,7 +36,7 @@ from app.core.monitoring.core import MonitorCore
 from schemas.pipeline.detectors import default_detector
 from schemas.pipeline.feature_reads import names_read
 from schemas.pipeline.spec import AlertRule, Feature
-from schemas.pipeline.spec import Window as OverPast
+from schemas.pipeline.spec import WindowSpec as OverPast
 from schemas.wire import ErrorRun, SketchRecord
 
 #: Weeks of a stream through the whole monitor.

@@ -15,7 +15,7 @@ from app.core.tiles.batch import KeyRuns, Reads, Updates
 from app.core.tiles.cells import EMPTY, NEVER
 from app.core.tiles.codec import UnreadableError
 from app.core.tiles.keys import NULL, UNKNOWN, KeyIndex
-from app.core.tiles.measures import FIXED_POINT, Layout, from_ordered, to_fixed_point, to_ordered
+from app.core.tiles.measures import FEATURE_UNITS, Layout, from_ordered, to_fixed_point, to_ordered
 from app.core.tiles.range_sums import RangeMax, max_between, sum_below
 from app.core.tiles.store import TileStore, WindowRead
 from app.core.tiles.stored import StoredTiles
@@ -249,7 +249,7 @@ def test_values_are_kept_to_a_millionth_and_cannot_overflow() -> None:
 
     assert fixed[:3].tolist() == [2**19, 1, -13 * 2**18]
     assert (np.abs(fixed[3:]) == 2**62).all()
-    assert FIXED_POINT == 2**20
+    assert FEATURE_UNITS == 2**20
 
 
 def test_a_key_with_a_null_is_no_key() -> None:

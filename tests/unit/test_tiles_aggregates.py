@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import app.core.features.windows
-from app.core.batches import EventBatch, Floats, Outcomes
+from app.core.batches import EventBatch, Floats, LabelRows
 from app.core.features.windows import FeatureState, WindowPlan
 from schemas.pipeline.file import load
-from schemas.pipeline.spec import Aggregate, PipelineError, Window
+from schemas.pipeline.spec import Aggregate, PipelineError, WindowSpec
 
 NAN = float("nan")
 HOP_MS = 1_000
@@ -49,7 +49,7 @@ class Log:
     clock: float = float("-inf")
     updates: list[Happening] = field(default_factory=list)
 
-    def values(self, event: Happening, windows: list[Window]) -> list[float]:
+    def values(self, event: Happening, windows: list[WindowSpec]) -> list[float]:
         tile = event.time_ms // HOP_MS
         mine = [u for u in self.updates if u.customer == event.customer]
         newest = max((u.time_ms // HOP_MS for u in mine), default=float("-inf"))
@@ -68,7 +68,7 @@ class Log:
             self.updates.append(happening)
         self.clock = max(self.clock, tile)
 
-    def process(self, found: list[Happening], windows: list[Window]) -> list[list[float]]:
+    def process(self, found: list[Happening], windows: list[WindowSpec]) -> list[list[float]]:
         rows = []
         for happening in found:
             if happening.is_event:
@@ -104,7 +104,7 @@ def variance_of(seen: list[Happening]) -> float:
     return (n * squares - sum_ * sum_) / (n * (n - 1) * 2**40)
 
 
-NAIVE: dict[Aggregate, Callable[[Happening, Window, list[Happening]], float]] = {
+NAIVE: dict[Aggregate, Callable[[Happening, WindowSpec, list[Happening]], float]] = {
     "count": lambda _, __, seen: len(seen),
     "rate": lambda _, window, seen: len(seen) / (window.size_ms / 1000),
     "time_since_last": lambda event, _, seen: (
@@ -126,13 +126,13 @@ class Setting:
     """Windows of one `of` over three sizes, and the plan of their stores."""
 
     of: str
-    windows: list[Window]
+    windows: list[WindowSpec]
 
     @property
     def plan(self) -> WindowPlan:
         return WindowPlan.of(self.windows, retain_ms=(RETAIN - RING) * HOP_MS)
 
-    def batch(self, found: list[Happening]) -> tuple[Floats, EventBatch, Outcomes]:
+    def batch(self, found: list[Happening]) -> tuple[Floats, EventBatch, LabelRows]:
         events = [h for h in found if h.is_event]
         before = list(itertools.accumulate(h.is_event for h in found))
         labels = [(at, h) for at, h in zip(before, found, strict=True) if not h.is_event]
@@ -140,7 +140,7 @@ class Setting:
             np.arange(len(events)), times(events), [h.customer for h in events], ["id"] * len(events), columns(events)
         )
         joined = [h for _, h in labels]
-        outcomes = Outcomes(np.array([at for at, _ in labels], dtype=np.int64), times(joined), columns(joined))
+        outcomes = LabelRows(np.array([at for at, _ in labels], dtype=np.int64), times(joined), columns(joined))
         return np.full((len(events), len(self.windows)), np.nan), batch, outcomes
 
 
@@ -158,7 +158,7 @@ def columns(found: list[Happening]) -> dict[str, Any]:
 
 def setting_of(of: Any, aggregates: tuple[Aggregate, ...]) -> Setting:
     return Setting(
-        of, [Window(of, ("customer",), size * HOP_MS, HOP_MS, a, FIELDS[a]) for a in aggregates for size in SIZES]
+        of, [WindowSpec(of, ("customer",), size * HOP_MS, HOP_MS, a, FIELDS[a]) for a in aggregates for size in SIZES]
     )
 
 
@@ -258,12 +258,12 @@ def test_a_compacted_log_restores_the_same_and_holds_no_more_than_what_is_kept(
 def test_windows_of_one_kind_key_and_hop_share_a_store_as_long_as_the_largest() -> None:
     windows = [
         None,
-        Window("events", ("card",), 3_000, 1_000, "count", None),
-        Window("labels", ("shop", "town"), 4_000, 2_000, "mean", "label"),
+        WindowSpec("events", ("card",), 3_000, 1_000, "count", None),
+        WindowSpec("labels", ("shop", "town"), 4_000, 2_000, "mean", "label"),
         None,
-        Window("events", ("card",), 8_000, 1_000, "last", "amount"),
-        Window("events", ("card",), 8_000, 4_000, "rate", None),
-        Window("labels", ("shop", "town"), 4_000, 1_000, "sum", "amount"),
+        WindowSpec("events", ("card",), 8_000, 1_000, "last", "amount"),
+        WindowSpec("events", ("card",), 8_000, 4_000, "rate", None),
+        WindowSpec("labels", ("shop", "town"), 4_000, 1_000, "sum", "amount"),
     ]
     plan = WindowPlan.of(windows, retain_ms=4_001)
     assert [(spec.of, spec.key, spec.hop_ms, spec.ring, spec.retain) for spec, _ in plan.stores] == [
@@ -282,26 +282,26 @@ def test_windows_of_one_kind_key_and_hop_share_a_store_as_long_as_the_largest() 
 
 
 def test_a_store_is_another_when_its_cells_are() -> None:
-    def name_of(window: Window) -> bytes:
+    def name_of(window: WindowSpec) -> bytes:
         ((spec, _),) = WindowPlan.of([window], retain_ms=0).stores
         return spec.name
 
     names = [
         name_of(window)
         for window in (
-            Window("events", ("card",), 4_000, 1_000, "sum", "amount"),
-            Window("labels", ("card",), 4_000, 1_000, "sum", "amount"),
-            Window("events", ("shop",), 4_000, 1_000, "sum", "amount"),
-            Window("events", ("card",), 8_000, 1_000, "sum", "amount"),
-            Window("events", ("card",), 8_000, 2_000, "sum", "amount"),  # of as many tiles as the first
-            Window("events", ("card",), 4_000, 1_000, "sum", "price"),
-            Window("events", ("card",), 4_000, 1_000, "mean", "amount"),
-            Window("events", ("card",), 4_000, 1_000, "max", "amount"),
-            Window("events", ("card",), 4_000, 1_000, "min", "amount"),
+            WindowSpec("events", ("card",), 4_000, 1_000, "sum", "amount"),
+            WindowSpec("labels", ("card",), 4_000, 1_000, "sum", "amount"),
+            WindowSpec("events", ("shop",), 4_000, 1_000, "sum", "amount"),
+            WindowSpec("events", ("card",), 8_000, 1_000, "sum", "amount"),
+            WindowSpec("events", ("card",), 8_000, 2_000, "sum", "amount"),  # of as many tiles as the first
+            WindowSpec("events", ("card",), 4_000, 1_000, "sum", "price"),
+            WindowSpec("events", ("card",), 4_000, 1_000, "mean", "amount"),
+            WindowSpec("events", ("card",), 4_000, 1_000, "max", "amount"),
+            WindowSpec("events", ("card",), 4_000, 1_000, "min", "amount"),
         )
     ]
     assert len(set(names)) == len(names)
-    count, rate = (Window("events", ("card",), 4_000, 1_000, aggregate, None) for aggregate in ("count", "rate"))
+    count, rate = (WindowSpec("events", ("card",), 4_000, 1_000, aggregate, None) for aggregate in ("count", "rate"))
     assert name_of(count) == name_of(rate)
 
 
@@ -347,7 +347,7 @@ def test_where_nothing_is_drained_quiet_keys_are_forgotten_as_time_goes_by() -> 
 
 
 def test_keys_of_different_fields_are_counted_by_themselves() -> None:
-    windows = [Window("events", (key,), 8_000, HOP_MS, "count", None) for key in ("customer", "shop")]
+    windows = [WindowSpec("events", (key,), 8_000, HOP_MS, "count", None) for key in ("customer", "shop")]
     setting = Setting("events", windows)
     state = FeatureState(setting.plan)
     found = [

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from models.versions import trial as trial_module
-from models.versions.trial import Trial, Verdict, serve
+from models.versions.trial import Trial, TrialResult, serve
 
 pytestmark = pytest.mark.timeout(20)  # who waits for ever has made a mistake
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(20)  # who waits for ever has made a mistake
 ROOM_BYTES = 3 * 2**30
 
 
-def judge(manifest: bytes, artifact: bytes, allow_joblib: bool) -> Verdict:
+def judge(manifest: bytes, artifact: bytes, allow_joblib: bool) -> TrialResult:
     """Do what the manifest says; of other words, tell what was given."""
     match manifest.decode():
         case "memory":
@@ -43,18 +43,18 @@ def judge(manifest: bytes, artifact: bytes, allow_joblib: bool) -> Verdict:
             os.kill(os.getppid() if what == "end all" else os.getpid(), signals[what])
         case "write":
             os.write(1, b"words that are no answer\n")
-            return Verdict("read", repr(os.read(0, 9)))
+            return TrialResult("read", repr(os.read(0, 9)))
         case "limits":
             limits = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_CORE)
-            return Verdict("", json.dumps([resource.getrlimit(limit) for limit in limits]))
+            return TrialResult("", json.dumps([resource.getrlimit(limit) for limit in limits]))
         case "surroundings":
-            return Verdict(
+            return TrialResult(
                 "", json.dumps({"pid": os.getppid(), "arguments": sys.argv[1:], "environment": dict(os.environ)})
             )
-    return Verdict("given", f"{manifest!r} {artifact!r} {allow_joblib}")
+    return TrialResult("given", f"{manifest!r} {artifact!r} {allow_joblib}")
 
 
-def ask(*questions: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Verdict]:
+def ask(*questions: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[TrialResult]:
     """What `serve` answers, in this process, to questions as a `Trial` writes them."""
     asked = b""
     for manifest, artifact in questions:
@@ -74,13 +74,13 @@ def ask(*questions: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch, **opti
         patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(asked)))
         patch.setattr(sys, "stdout", SimpleNamespace(buffer=answers))
         serve(judge)
-    return [msgspec.json.decode(line, type=Verdict) for line in answers.getvalue().splitlines()]
+    return [msgspec.json.decode(line, type=TrialResult) for line in answers.getvalue().splitlines()]
 
 
 def test_each_question_is_judged_by_what_belongs_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     questions = (b"one", b"1\n2"), (b"", b""), (b"two\n", b"{}")
     assert ask(*questions, monkeypatch=monkeypatch) == [
-        Verdict("given", f"{manifest!r} {artifact!r} False") for manifest, artifact in questions
+        TrialResult("given", f"{manifest!r} {artifact!r} False") for manifest, artifact in questions
     ]
     (found,) = ask((b"one", b"1"), monkeypatch=monkeypatch, allow_joblib=True)
     assert found.detail.endswith("True")
@@ -89,14 +89,14 @@ def test_each_question_is_judged_by_what_belongs_to_it(monkeypatch: pytest.Monke
 TRIED = "Loading it, scoring its golden rows and batches of up to 5 000 rows"
 LEFT = "The process that tried it ended with code"
 ENDS = {
-    (b"memory", b""): Verdict("memory", f"{TRIED} needs more than 3072 MB."),
-    (b"raise", b""): Verdict("crash", f"{LEFT} 1 (ValueError: it is broken)."),
-    (b"leave", b""): Verdict("crash", f"{LEFT} 3."),
-    (b"leave", b"!"): Verdict("crash", f"{LEFT} 3 (!)."),
-    (b"leave", b"first\nlast " + b"x" * 300 + b"\n"): Verdict("crash", f"{LEFT} 3 (last {'x' * 195})."),
-    (b"crash", b""): Verdict("crash", f"{LEFT} -9."),
-    (b"too much processor time", b""): Verdict("timeout", f"{TRIED} took more than 30 s of processor time."),
-    (b"write", b""): Verdict("read", "b''"),
+    (b"memory", b""): TrialResult("memory", f"{TRIED} needs more than 3072 MB."),
+    (b"raise", b""): TrialResult("crash", f"{LEFT} 1 (ValueError: it is broken)."),
+    (b"leave", b""): TrialResult("crash", f"{LEFT} 3."),
+    (b"leave", b"!"): TrialResult("crash", f"{LEFT} 3 (!)."),
+    (b"leave", b"first\nlast " + b"x" * 300 + b"\n"): TrialResult("crash", f"{LEFT} 3 (last {'x' * 195})."),
+    (b"crash", b""): TrialResult("crash", f"{LEFT} -9."),
+    (b"too much processor time", b""): TrialResult("timeout", f"{TRIED} took more than 30 s of processor time."),
+    (b"write", b""): TrialResult("read", "b''"),
 }
 
 
@@ -119,7 +119,7 @@ def test_whatever_becomes_of_what_is_tried_is_a_verdict_and_the_next_is_tried(
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     found = ask(*ENDS, (b"next", b"x"), monkeypatch=monkeypatch)
     assert dict(zip(ENDS, found, strict=False)) == ENDS
-    assert found[-1] == Verdict("given", "b'next' b'x' False")
+    assert found[-1] == TrialResult("given", "b'next' b'x' False")
     assert capfd.readouterr() == ("", "")
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
@@ -137,13 +137,13 @@ def test_a_process_with_thousands_of_open_files_can_try_one_more(monkeypatch: py
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert found == Verdict("given", "b'next' b'x' False")
+    assert found == TrialResult("given", "b'next' b'x' False")
 
 
 def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     (found,) = ask((b"sleep", b""), monkeypatch=monkeypatch, timeout_s=0.05)
-    assert found == Verdict("timeout", f"{TRIED} took more than 0.05 s.")
+    assert found == TrialResult("timeout", f"{TRIED} took more than 0.05 s.")
     assert time.monotonic() - started < 30
 
 
@@ -183,7 +183,7 @@ def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
 
 
 def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) -> None:
-    assert judging.run(b"one", b"1", memory_bytes=ROOM_BYTES) == Verdict("given", "b'one' b'1' False")
+    assert judging.run(b"one", b"1", memory_bytes=ROOM_BYTES) == TrialResult("given", "b'one' b'1' False")
     assert judging.run(b"", b"1" * 200_000, allow_joblib=True).detail.endswith("1' True")
     assert judging.run(b"sleep", b"", timeout_s=0.01).reason == "timeout"
     # Its interpreter was started with less processor time, which nobody may raise again.
@@ -208,7 +208,7 @@ def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) 
 
 
 def test_a_process_that_is_gone_is_a_verdict(judging: Trial) -> None:
-    gone = Verdict("no_trial", "The process that tried it ended with code -9.")
+    gone = TrialResult("no_trial", "The process that tried it ended with code -9.")
     assert judging.run(b"end all", b"") == gone
     assert not judging.is_alive
     assert judging.run(b"one", b"x" * 200_000) == gone

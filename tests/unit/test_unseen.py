@@ -14,7 +14,7 @@ from core_setting import batch
 
 from app.core.drift.comparison import Comparison
 from app.core.drift.describer import Describer
-from app.core.drift.judge import Judge, Verdict, View
+from app.core.drift.judge import DriftResult, Judge, View
 from app.core.drift.over_time import Past
 from app.core.features.plan import FeaturePlan
 from app.core.monitoring.core import MonitorCore
@@ -169,7 +169,7 @@ KINDS = (
 )
 
 
-def verdict(before: list[int], now: list[int]) -> Verdict:
+def verdict(before: list[int], now: list[int]) -> DriftResult:
     """Of the category; all else is empty."""
     then, window = Counts.zeros(4, 5, 1), Counts.zeros(4, 5, 1)
     then.counts[1, :4], window.counts[1, :4] = before, now

@@ -47,6 +47,10 @@ class Fetched:
     size_bytes: int
 
 
+class SkippedBatchError(RuntimeError):
+    """Faust dropped a batch on its way; its records must be read again."""
+
+
 class Bounds(NamedTuple):
     """Offsets of a partition: committed by the group (None: never), of its first record left, after its last."""
 

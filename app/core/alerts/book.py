@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from app.core.alerts.cases import About, AcknowledgeError, Acknowledgement, Case, Told, find_cases
-from app.core.alerts.course import Watch, limits
+from app.core.alerts.cases import About, AcknowledgeError, Acknowledgement, Case, LastAnnounced, find_cases
+from app.core.alerts.course import RuleHistory, limits
 from app.core.alerts.readings import ABSENT, LABELS_MISSING, NOTHING, Reading, is_awaited
 from app.core.alerts.words import Detected, say_detections, say_withdrawn
 from app.core.counts.calendar import Window
@@ -60,9 +60,9 @@ class AlertBook:
         self._rules = tuple(rule for rule in rules if rule.on not in OF_STREAM)
         #: By version, what rules are on, and window; those of the stream itself are of no version.
         self._said: dict[str, dict[str, dict[Window, Reading]]] = {}
-        self._watches: dict[str, list[Watch]] = {}
+        self._watches: dict[str, list[RuleHistory]] = {}
         self._watch(NO_VERSION, [rule for rule in rules if rule.on in OF_STREAM], {})
-        self._told: dict[str, Told] = {}
+        self._told: dict[str, LastAnnounced] = {}
         #: Of those the ones that are not cleared, by version.
         self._open: dict[str, set[str]] = {}
         self._acknowledged: dict[str, Acknowledgement] = {}
@@ -83,7 +83,7 @@ class AlertBook:
     def _watch(self, version: str, rules: Iterable[AlertRule], training: Mapping[str, float]) -> None:
         said = self._said.setdefault(version, {})
         self._watches[version] = [
-            Watch(rule, limits(rule, training.get(rule.measure, math.nan)), said.setdefault(_thing(rule), {}))
+            RuleHistory(rule, limits(rule, training.get(rule.measure, math.nan)), said.setdefault(_thing(rule), {}))
             for rule in rules
         ]
 
@@ -230,7 +230,7 @@ class AlertBook:
             alerts.append(self._note(alert, case.episode.opened.start_ms, now_ms))
         return alerts
 
-    def _has_other_members(self, case: Case, told: Told) -> bool:
+    def _has_other_members(self, case: Case, told: LastAnnounced) -> bool:
         """Whether rules have joined an alert or left it; one whose window is forgotten has not left."""
         named = {told.alert.rule, *told.alert.others}
         left = named - case.names
@@ -238,7 +238,7 @@ class AlertBook:
             case.episode.opened in watch.readings for watch in self._watches[case.version] if watch.rule.name in left
         )
 
-    def _is_ahead(self, case: Case, told: Told) -> bool:
+    def _is_ahead(self, case: Case, told: LastAnnounced) -> bool:
         """Whether an alert was cleared by a window that is to be read again, or before its labels are here."""
         at_ms = told.alert.window_start_ms or 0
         if told.alert.state != "cleared" or at_ms < self._settled_ms:
@@ -307,7 +307,7 @@ class AlertBook:
         return told
 
     def _remember(self, alert: Alert, opened_ms: int) -> None:
-        self._told[alert.alert_id] = Told(alert, opened_ms)
+        self._told[alert.alert_id] = LastAnnounced(alert, opened_ms)
         of_version = self._open.setdefault(alert.version, set())
         (of_version.discard if alert.state == "cleared" else of_version.add)(alert.alert_id)
 

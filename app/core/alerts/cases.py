@@ -17,7 +17,7 @@ from app.core.alerts.words import is_said, say_cleared, say_raised
 from schemas.wire import Alert, AlertState
 
 if TYPE_CHECKING:
-    from app.core.alerts.course import Episode, Watch
+    from app.core.alerts.course import Episode, RuleHistory
     from schemas.pipeline.spec import AlertRule
 
 _SEVERITIES = ("critical", "warning", "info")
@@ -46,7 +46,7 @@ class AcknowledgeError(ValueError):
         self.is_unknown = is_unknown
 
 
-class Told(NamedTuple):
+class LastAnnounced(NamedTuple):
     """The last that was told of an alert, and the start of the window that it is of."""
 
     alert: Alert
@@ -89,7 +89,7 @@ class Case:
         """Whether it is about something by now that a message about it does not name."""
         return not all(is_said(news, message) for _, episode in self.members for news in episode.news)
 
-    def covers(self, told: Told) -> bool:
+    def covers(self, told: LastAnnounced) -> bool:
         """Whether an alert that was told is of the same trouble, though late data may have moved its beginning."""
         alert = told.alert
         is_same = alert.group == self.group and (bool(self.group) or alert.rule == self.rule.name)
@@ -141,7 +141,7 @@ class Case:
         )
 
 
-def find_cases(about: About, version: str, watches: Iterable[Watch]) -> list[Case]:
+def find_cases(about: About, version: str, watches: Iterable[RuleHistory]) -> list[Case]:
     """List the alerts of a version, in the order of the windows that raised them."""
     found: dict[str, list[tuple[AlertRule, Episode]]] = {}
     for watch in watches:

@@ -254,7 +254,7 @@ def _window(span: list[int] | None) -> Window | None:
 
 
 @dataclass(eq=False)
-class Watch:
+class RuleHistory:
     """One rule on one version: what its windows said, but for those so old that they cannot change, which are a course.
 
     ``readings``: shared with all rules on the same. ``ended``: episodes that ended before the oldest of them, as long

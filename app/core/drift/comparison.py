@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 N_GROUPS = 20
 
 
-class Outcome(NamedTuple):
+class Statistic(NamedTuple):
     """What a test finds, per metric: its statistic, the p-value of no drift, and how large the difference is."""
 
     statistic: Floats
@@ -107,7 +107,7 @@ class Comparison:
         """The design effects of the largest and smallest values."""
         return np.maximum(self.design_effects, self.least_tails)
 
-    def compare(self, reference: Ints, detection: Ints) -> dict[str, Outcome]:
+    def compare(self, reference: Ints, detection: Ints) -> dict[str, Statistic]:
         """Run the tests.
 
         Parameters
@@ -123,7 +123,7 @@ class Comparison:
         found = {}
         for test in self.tests:
             outcome = TESTS[test].run(sides, self)
-            found[test] = Outcome(*(np.where(self.concerned[test], values, np.nan) for values in outcome))
+            found[test] = Statistic(*(np.where(self.concerned[test], values, np.nan) for values in outcome))
         return found
 
     def _prepare(self, reference: Ints, detection: Ints) -> Sides:
@@ -147,60 +147,60 @@ class Comparison:
         return joined.reshape(*counts.shape[:-1], self._n_groups)
 
 
-def _psi(sides: Sides, of: Comparison) -> Outcome:
+def _psi(sides: Sides, of: Comparison) -> Statistic:
     found = psi(sides.reference_groups, sides.detection_groups, of.design_effects)
     n, m = sides.reference_groups.sum(axis=-1), sides.detection_groups.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         by_chance = (found.groups - 1) * (1 / n + 1 / m) * of.design_effects
-    return Outcome(found.statistic, found.p_value, np.maximum(found.statistic - by_chance, 0.0))
+    return Statistic(found.statistic, found.p_value, np.maximum(found.statistic - by_chance, 0.0))
 
 
-def _ks(sides: Sides, of: Comparison) -> Outcome:
+def _ks(sides: Sides, of: Comparison) -> Statistic:
     found = ks(sides.reference, sides.detection, of.design_effects)
-    return Outcome(*found, found.statistic)
+    return Statistic(*found, found.statistic)
 
 
-def _wasserstein(sides: Sides, of: Comparison) -> Outcome:
+def _wasserstein(sides: Sides, of: Comparison) -> Statistic:
     found = wasserstein(sides.reference, sides.detection, of.scale, of.design_effects)
-    return Outcome(*found, found.statistic)
+    return Statistic(*found, found.statistic)
 
 
-def _jensen_shannon(sides: Sides, of: Comparison) -> Outcome:
-    return Outcome(*jensen_shannon(sides.reference_groups, sides.detection_groups, of.design_effects))
+def _jensen_shannon(sides: Sides, of: Comparison) -> Statistic:
+    return Statistic(*jensen_shannon(sides.reference_groups, sides.detection_groups, of.design_effects))
 
 
-def _chi_square(sides: Sides, of: Comparison) -> Outcome:
-    return Outcome(*chi_square(sides.reference_groups, sides.detection_groups, of.design_effects))
+def _chi_square(sides: Sides, of: Comparison) -> Statistic:
+    return Statistic(*chi_square(sides.reference_groups, sides.detection_groups, of.design_effects))
 
 
-def _null_rate(sides: Sides, of: Comparison) -> Outcome:
+def _null_rate(sides: Sides, of: Comparison) -> Statistic:
     missing, missing_now = sides.reference_missing, sides.detection_missing
     n, m = sides.reference.sum(axis=-1) + missing, sides.detection.sum(axis=-1) + missing_now
     found = change_of_share(missing, n, missing_now, m, of.design_effects)
-    return Outcome(*found, np.abs(found.statistic))
+    return Statistic(*found, np.abs(found.statistic))
 
 
-def _unseen(sides: Sides, of: Comparison) -> Outcome:
+def _unseen(sides: Sides, of: Comparison) -> Statistic:
     """Of the values that are there, those that training's vocabulary did not have: the last cell of a category."""
     rows = np.arange(len(of.last_cells))
     unseen, unseen_now = sides.reference[..., rows, of.last_cells], sides.detection[..., rows, of.last_cells]
     n, m = sides.reference.sum(axis=-1), sides.detection.sum(axis=-1)
     found = change_of_share(unseen, n, unseen_now, m, of.design_effects)
-    return Outcome(*found, np.abs(found.statistic))
+    return Statistic(*found, np.abs(found.statistic))
 
 
-def _range(sides: Sides, of: Comparison) -> Outcome:
+def _range(sides: Sides, of: Comparison) -> Statistic:
     n, m = sides.reference.sum(axis=-1), sides.detection.sum(axis=-1)
     rows = np.arange(len(of.last_cells))
     below, above = sides.detection[..., 0], sides.detection[..., rows, of.last_cells]
     p_value = np.minimum(*(beyond_range(n, beyond, m, of.tail_effects).p_value for beyond in (below, above)))
     with np.errstate(invalid="ignore"):
         share = np.where(n > 0, (below + above) / m, np.nan)
-    return Outcome(share, np.minimum(2 * p_value, 1.0), share)
+    return Statistic(share, np.minimum(2 * p_value, 1.0), share)
 
 
 class _Test(NamedTuple):
-    run: Callable[[Sides, Comparison], Outcome]
+    run: Callable[[Sides, Comparison], Statistic]
     kinds: frozenset[MetricKind]
 
 
@@ -221,7 +221,7 @@ TESTS: dict[str, _Test] = {
 }
 
 
-def smallest_p(found: dict[str, Outcome]) -> Floats:
+def smallest_p(found: dict[str, Statistic]) -> Floats:
     """The smallest p-value of the tests of each metric; NaN where none says anything."""
     smallest: Floats = np.fmin.reduce([outcome.p_value for outcome in found.values()], axis=0)
     return smallest

@@ -39,8 +39,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from app.core.drift.budget import Spent, spend
-from app.core.drift.comparison import Comparison, Outcome, smallest_p
-from app.core.drift.over_time import Past, Told, classic_interval, classic_trend, look_at_interval, look_for_trend
+from app.core.drift.comparison import Comparison, Statistic, smallest_p
+from app.core.drift.over_time import Past, PastResult, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.drift.smallest_p import SmallestP
 from app.core.drift.statistics.ks import ks
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 Signal = Literal["NONE", "WARNING", "DRIFT"]
 
 #: Fewer independent events than this, on either side, are not tested.
-FEWEST = 30
+FEWEST_INDEPENDENT = 30
 #: The tests whose reports say more than their numbers.
 _SAYING = frozenset({"null_rate", "unseen", "range"})
 #: What a metric's hypotheses weigh in the budget: now, trend, interval. The past is looked at again and again.
@@ -98,7 +98,7 @@ class View:
     silent: Mapping[int, str] = field(default_factory=dict)
 
 
-class Verdict(NamedTuple):
+class DriftResult(NamedTuple):
     """What one test says; None where it says nothing, and ``note`` why."""
 
     statistic: float | None
@@ -117,7 +117,7 @@ class Judgement(NamedTuple):
     test: str
     n_reference: int
     n_detection: int
-    verdict: Verdict
+    verdict: DriftResult
 
 
 class _Sizes(NamedTuple):
@@ -147,7 +147,7 @@ class _Evidence(NamedTuple):
 
     sizes: _Sizes
     of_tests: Mapping[str, Sequence[list[list[float]]]]
-    told: Mapping[tuple[int, int], Mapping[int, Told]]
+    told: Mapping[tuple[int, int], Mapping[int, PastResult]]
     rejected: list[list[list[bool]]]
     thresholds: list[list[list[float]]]
     limits: list[list[float]]
@@ -193,7 +193,7 @@ class Judge:
 
     def _sizes(self, view: View) -> _Sizes:
         then, now = view.reference.sum(axis=-1), view.detection.sum(axis=-1)
-        is_enough = np.minimum(then, now) >= FEWEST * self._reference.design_effects
+        is_enough = np.minimum(then, now) >= FEWEST_INDEPENDENT * self._reference.design_effects
         return _Sizes(then.tolist(), now.tolist(), is_enough)
 
     def _laws(self, view: View, sizes: _Sizes) -> list[SmallestP | None]:
@@ -222,9 +222,9 @@ class Judge:
 
     def _look_back(
         self, view: View, past: Past, is_enough: NDArray[np.bool_]
-    ) -> dict[tuple[int, int], dict[int, Told]]:
+    ) -> dict[tuple[int, int], dict[int, PastResult]]:
         """By segment and metric, and hypothesis; nothing of what resembles past windows by itself."""
-        said: dict[int, list[Told]] = {}
+        said: dict[int, list[PastResult]] = {}
         if "trend" in self._settings:
             said[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
         if "interval" in self._settings:
@@ -238,16 +238,16 @@ class Judge:
                 note = _SLOW
             else:
                 continue
-            found[s, row] = dict.fromkeys(of_metric, Told(math.nan, math.nan, math.nan, note))
+            found[s, row] = dict.fromkeys(of_metric, PastResult(math.nan, math.nan, math.nan, note))
         return found
 
     def _spend(
         self,
         view: View,
-        found: dict[str, Outcome],
+        found: dict[str, Statistic],
         laws: list[SmallestP | None],
         is_enough: NDArray[np.bool_],
-        told: dict[tuple[int, int], dict[int, Told]],
+        told: dict[tuple[int, int], dict[int, PastResult]],
     ) -> Spent:
         """Spend the budget on hypotheses, segments x metrics x (now, trend, interval)."""
         p_values = np.full((*view.detection.shape[:2], len(_WEIGHTS)), np.nan)
@@ -276,7 +276,7 @@ class Judge:
     # -- verdicts ------------------------------------------------------------------------------------------------------
 
     def _tell(
-        self, view: View, evidence: _Evidence, at: tuple[int, int], classic: dict[str, Verdict]
+        self, view: View, evidence: _Evidence, at: tuple[int, int], classic: dict[str, DriftResult]
     ) -> list[Judgement]:
         """What all tests say of a metric in a segment."""
         s, row = at
@@ -287,7 +287,7 @@ class Judge:
             **classic,
         }
         if row in view.silent:
-            verdicts = dict.fromkeys(verdicts, Verdict(None, None, None, None, "NONE", view.silent[row]))
+            verdicts = dict.fromkeys(verdicts, DriftResult(None, None, None, None, "NONE", view.silent[row]))
         name = self._reference.metrics[row].name
         numbers = sizes.reference[s][row], sizes.detection[s][row]
         return [
@@ -303,7 +303,7 @@ class Judge:
         at: tuple[int, int],
         is_rejected: bool,
         limit: float,
-    ) -> dict[str, Verdict]:
+    ) -> dict[str, DriftResult]:
         """What the tests say of a metric; ``found``: statistic, p-value and effect, by segment and metric."""
         verdicts = {}
         s, row = at
@@ -314,35 +314,37 @@ class Judge:
             if math.isnan(p_value):
                 is_absent = not view.reference[s, row].any()
                 note = view.absence if is_absent else "no values to compare"
-                verdicts[test] = Verdict(None, None, None, None, "NONE", note)
+                verdicts[test] = DriftResult(None, None, None, None, "NONE", note)
             elif math.isnan(limit):
-                verdicts[test] = Verdict(statistic, p_value, None, effect, "NONE", self._say_power(view, s, row))
+                verdicts[test] = DriftResult(statistic, p_value, None, effect, "NONE", self._say_power(view, s, row))
             else:
                 signal = self._grade(test, effect) if is_rejected and p_value <= limit else "NONE"
                 note = self._say(test, view, at) if test in _SAYING else ""
-                verdicts[test] = Verdict(statistic, p_value, limit, effect, signal, note)
+                verdicts[test] = DriftResult(statistic, p_value, limit, effect, signal, note)
         return verdicts
 
-    def _over_time(self, told: Mapping[int, Told], rejected: list[bool], thresholds: list[float]) -> dict[str, Verdict]:
+    def _over_time(
+        self, told: Mapping[int, PastResult], rejected: list[bool], thresholds: list[float]
+    ) -> dict[str, DriftResult]:
         """What a metric's past says; by hypothesis."""
         verdicts = {}
         for which, each in told.items():
             test = "trend" if which == _TREND else "interval"
             threshold = thresholds[which]
             if math.isnan(each.p_value):
-                verdicts[test] = Verdict(None, None, None, None, "NONE", each.note)
+                verdicts[test] = DriftResult(None, None, None, None, "NONE", each.note)
             elif math.isnan(threshold):
                 note = f"too little history for this budget: its p-value cannot be below {each.least:.2g}"
-                verdicts[test] = Verdict(each.statistic, each.p_value, None, each.effect, "NONE", note)
+                verdicts[test] = DriftResult(each.statistic, each.p_value, None, each.effect, "NONE", note)
             else:
                 signal = self._grade(test, abs(each.effect)) if rejected[which] else "NONE"
                 statistic, effect = _finite(each.statistic), _finite(each.effect)
-                verdicts[test] = Verdict(statistic, each.p_value, threshold, effect, signal, each.note)
+                verdicts[test] = DriftResult(statistic, each.p_value, threshold, effect, signal, each.note)
         return verdicts
 
-    def _classic(self, view: View, past: Past) -> dict[tuple[int, int], dict[str, Verdict]]:
+    def _classic(self, view: View, past: Past) -> dict[tuple[int, int], dict[str, DriftResult]]:
         """What the textbook's tests say, by segment and metric."""
-        verdicts: dict[tuple[int, int], dict[str, Verdict]] = {at: {} for at in _places(view)}
+        verdicts: dict[tuple[int, int], dict[str, DriftResult]] = {at: {} for at in _places(view)}
         for test, settings in self._settings.items():
             if test == "classic_interval":
                 told = classic_interval(past, settings)
@@ -357,7 +359,7 @@ class Judge:
                     verdicts[at][test] = _at_its_level(each, settings.get("alpha"))
         return verdicts
 
-    def _classic_ks(self, view: View) -> list[Told]:
+    def _classic_ks(self, view: View) -> list[PastResult]:
         rows = list(view.rows)
         sizes = np.array([self._reference.metrics[row].size for row in rows])
         then, now = (counts[:, rows] for counts in (view.reference, view.detection))
@@ -365,7 +367,7 @@ class Judge:
             counts[:, np.arange(len(rows)), sizes] = 0
         found = ks(then, now)
         return [
-            Told(statistic, p_value, statistic, "no values to compare" if math.isnan(p_value) else "")
+            PastResult(statistic, p_value, statistic, "no values to compare" if math.isnan(p_value) else "")
             for statistic, p_value in zip(found.statistic.ravel().tolist(), found.p_value.ravel().tolist(), strict=True)
         ]
 
@@ -379,7 +381,7 @@ class Judge:
         what the window may spend on everything.
         """
         design_effect = float(self._reference.design_effects[row])
-        least = math.ceil(FEWEST * design_effect)
+        least = math.ceil(FEWEST_INDEPENDENT * design_effect)
         if design_effect <= 1:
             return f"too few events to judge: {least} are needed in both windows"
         n, m = int(view.reference[s, row].sum()), int(view.detection[s, row].sum())
@@ -410,13 +412,13 @@ def _places(view: View) -> list[tuple[int, int]]:
     return [(s, row) for s in range(len(view.segments)) for row in view.rows]
 
 
-def _at_its_level(told: Told, level: float | None) -> Verdict:
+def _at_its_level(told: PastResult, level: float | None) -> DriftResult:
     """A textbook's test; without a level it rejects or not, and has no p-value."""
     if math.isnan(told.p_value):
-        return Verdict(None, None, level, None, "NONE", told.note)
+        return DriftResult(None, None, level, None, "NONE", told.note)
     signal: Signal = "WARNING" if told.p_value < (0.5 if level is None else level) else "NONE"
     p_value = None if level is None else told.p_value
-    return Verdict(_finite(told.statistic), p_value, level, _finite(told.effect), signal, told.note)
+    return DriftResult(_finite(told.statistic), p_value, level, _finite(told.effect), signal, told.note)
 
 
 def _finite(value: float) -> float | None:

@@ -93,7 +93,7 @@ class Past:
         return parts
 
 
-class Told(NamedTuple):
+class PastResult(NamedTuple):
     """What a test says; NaN where it says nothing. ``least``: the smallest p-value that such a past could give."""
 
     statistic: float
@@ -103,10 +103,10 @@ class Told(NamedTuple):
     least: float = 0.0
 
 
-def look_for_trend(past: Past, minimum_history: float) -> list[Told]:
+def look_for_trend(past: Past, minimum_history: float) -> list[PastResult]:
     """Fit each decile over the windows, as many of them as are independent; one answer per metric."""
 
-    def tell(part: _Part) -> list[Told]:
+    def tell(part: _Part) -> list[PastResult]:
         p_values = part.fitted.dependent_p_value[:, :TESTED]
         clearest = np.argmin(p_values, axis=1)
         smallest = np.minimum(1.0, TESTED * p_values[np.arange(len(clearest)), clearest])
@@ -115,10 +115,10 @@ def look_for_trend(past: Past, minimum_history: float) -> list[Told]:
     return _each(past, max(minimum_history, 3), tell)
 
 
-def look_at_interval(past: Past) -> list[Told]:
+def look_at_interval(past: Past) -> list[PastResult]:
     """Rank each decile among those of its past; one answer per metric."""
 
-    def tell(part: _Part) -> list[Told]:
+    def tell(part: _Part) -> list[PastResult]:
         ranked = rank_p_value(part.deciles.reshape(part.n_past, -1), part.current.ravel())
         smallest = np.minimum(1.0, TESTED * ranked.reshape(-1, len(DECILES))[:, :TESTED].min(axis=1))
         least = min(1.0, TESTED * 2 / (part.n_past + 1))
@@ -127,33 +127,33 @@ def look_at_interval(past: Past) -> list[Told]:
     return _each(past, 1, tell)
 
 
-def classic_interval(past: Past, settings: Mapping[str, float]) -> list[Told]:
+def classic_interval(past: Past, settings: Mapping[str, float]) -> list[PastResult]:
     """Count the deciles outside the central range of their past; the p-value is 0 where there is one, else 1."""
 
-    def tell(part: _Part) -> list[Told]:
+    def tell(part: _Part) -> list[PastResult]:
         outside = part.beyond(settings["low"], settings["high"])
         return _tell_intervals(part, outside, np.where(outside.side.any(axis=1), 0.0, 1.0))
 
     return _each(past, settings["minimum_history"], tell)
 
 
-def classic_trend(past: Past, settings: Mapping[str, float]) -> list[Told]:
+def classic_trend(past: Past, settings: Mapping[str, float]) -> list[PastResult]:
     """Fit each decile over the windows; the p-value is the smallest of the ten."""
 
-    def tell(part: _Part) -> list[Told]:
+    def tell(part: _Part) -> list[PastResult]:
         clearest = np.argmin(part.fitted.p_value, axis=1)
         return _tell_trends(part, clearest, part.fitted.p_value[np.arange(len(clearest)), clearest])
 
     return _each(past, max(settings["minimum_history"], 2), tell)
 
 
-def _each(past: Past, needed: float, tell: Callable[[_Part], list[Told]]) -> list[Told]:
+def _each(past: Past, needed: float, tell: Callable[[_Part], list[PastResult]]) -> list[PastResult]:
     """What a test says of each metric, or why it says nothing."""
-    told = [Told(math.nan, math.nan, math.nan, "no finite values in the window")] * len(past.current)
+    told = [PastResult(math.nan, math.nan, math.nan, "no finite values in the window")] * len(past.current)
     for part in past.parts:
         if part.n_past < needed:
             words = f"too little history ({part.n_past} of {math.ceil(needed)} windows)"
-            said = [Told(math.nan, math.nan, math.nan, words)] * len(part.rows)
+            said = [PastResult(math.nan, math.nan, math.nan, words)] * len(part.rows)
         else:
             said = tell(part)
         for row, each in zip(part.rows, said, strict=True):
@@ -161,7 +161,7 @@ def _each(past: Past, needed: float, tell: Callable[[_Part], list[Told]]) -> lis
     return told
 
 
-def _tell_trends(part: _Part, clearest: Ints, p_values: Floats) -> list[Told]:
+def _tell_trends(part: _Part, clearest: Ints, p_values: Floats) -> list[PastResult]:
     at = np.arange(len(clearest)), clearest
     spread = part.reference[:, 8] - part.reference[:, 0]
     slopes, statistics = part.fitted.beta[at], part.fitted.t_statistic[at]
@@ -171,17 +171,17 @@ def _tell_trends(part: _Part, clearest: Ints, p_values: Floats) -> list[Told]:
         effects = np.where(spread > 0, changes / spread, np.sign(changes))
     names = [DECILES[each] for each in clearest.tolist()]
     return [
-        Told(statistic, p_value, effect, f"{name} changes by {slope:.4g} a window over {len(part.times)} windows")
+        PastResult(statistic, p_value, effect, f"{name} changes by {slope:.4g} a window over {len(part.times)} windows")
         for name, slope, statistic, p_value, effect in zip(
             names, slopes.tolist(), statistics.tolist(), p_values.tolist(), effects.tolist(), strict=True
         )
     ]
 
 
-def _tell_intervals(part: _Part, outside: Interval, p_values: Floats, least: float = 0.0) -> list[Told]:
+def _tell_intervals(part: _Part, outside: Interval, p_values: Floats, least: float = 0.0) -> list[PastResult]:
     numbers = np.count_nonzero(outside.side, axis=1).tolist()
     return [
-        Told(float(number), p_value, effect, _say_sides(side, part.n_past) if number else "", least)
+        PastResult(float(number), p_value, effect, _say_sides(side, part.n_past) if number else "", least)
         for number, side, p_value, effect in zip(
             numbers, outside.side.tolist(), p_values.tolist(), outside.effect.max(axis=1).tolist(), strict=True
         )

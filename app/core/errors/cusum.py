@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit, logit
 
-from app.core.errors.detectors import Baseline, Detection
+from app.core.errors.detectors import Detection, TrainingErrors
 from app.core.errors.run_length import ALL_ALIKE, Rate, log_likelihood_steps, thresholds
 from models.reference.error_hours import find_level
 
@@ -94,7 +94,7 @@ class Cusum:
     One decision in five was wrong; then two of five are.
 
     >>> stream = np.tile(np.array([1, 0, 1, 0, 0], np.uint8), 100)
-    >>> (found,) = Cusum(Baseline(10_000, 2_000, arl_events=100_000)).observe(stream)
+    >>> (found,) = Cusum(TrainingErrors(10_000, 2_000, arl_events=100_000)).observe(stream)
     >>> found.change, found.rate_before, round(found.rate_since, 1)
     (0, 0.2, 0.4)
 
@@ -104,7 +104,9 @@ class Cusum:
     D. Hawkins, "Self-starting CUSUM charts for location and scale", The Statistician 36, 1987.
     """
 
-    def __init__(self, baseline: Baseline, *, odds_ratios: Sequence[float] = ODDS_RATIOS, learn: int = LEARN) -> None:
+    def __init__(
+        self, baseline: TrainingErrors, *, odds_ratios: Sequence[float] = ODDS_RATIOS, learn: int = LEARN
+    ) -> None:
         self._odds_ratios = np.array(odds_ratios)
         self._design_effect = baseline.design_effect
         self._false_alarms = np.full(len(odds_ratios), _SHARED / len(odds_ratios) / baseline.arl_events)
@@ -353,7 +355,7 @@ class _Tally:
         return cls(sum(state[1:]), state[0], np.array(state[1:], np.int64))
 
 
-def _find_kinds(baseline: Baseline) -> tuple[Floats, Ints | None, Ints, Floats]:
+def _find_kinds(baseline: TrainingErrors) -> tuple[Floats, Ints | None, Ints, Floats]:
     """Log odds of the kinds of events, the kind of each hour (None: there is one), events of each, and its share."""
     hourly = baseline.hourly
     if hourly is None:

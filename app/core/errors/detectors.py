@@ -93,7 +93,7 @@ class HourlyRate(NamedTuple):
     log_odds: Floats
 
 
-class Baseline(NamedTuple):
+class TrainingErrors(NamedTuple):
     """What training knows of the error rate, and what the budget allows.
 
     Parameters
@@ -117,7 +117,7 @@ class Baseline(NamedTuple):
 
 if TYPE_CHECKING:
     #: Makes the detector that a pipeline file asks for.
-    Make = Callable[[ErrorDetector, Baseline], Detector]
+    Make = Callable[[ErrorDetector, TrainingErrors], Detector]
 
 
 def locate_change(wrong: Bits) -> int:

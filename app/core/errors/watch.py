@@ -12,9 +12,9 @@ import numpy as np
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL
 from app.core.drift.budget import OF_ERRORS
-from app.core.drift.judge import Judgement, Verdict
+from app.core.drift.judge import DriftResult, Judgement
 from app.core.errors.cusum import Cusum
-from app.core.errors.detectors import Baseline, HourlyRate
+from app.core.errors.detectors import HourlyRate, TrainingErrors
 from app.core.verdict.words import number_pair
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ FEWEST_EVENTS = 1_000.0
 ERROR = "error"
 
 
-def make_cusum(wanted: ErrorDetector, baseline: Baseline) -> Detector:
+def make_cusum(wanted: ErrorDetector, baseline: TrainingErrors) -> Detector:
     """Make the one detector that needs nothing but the core."""
     if wanted.detector != "cusum":
         raise ValueError(f"the core has no detector {wanted.detector!r}; whoever makes the monitor hands it in")
     return Cusum(baseline, learn=int(wanted.settings["learn"]))
 
 
-def baseline_of(reference: Reference, training: Window, drift: Drift) -> Baseline:
+def training_errors_of(reference: Reference, training: Window, drift: Drift) -> TrainingErrors:
     """What training says of the error rate, and the events between false alarms that the budget allows.
 
     Four tenths of the budget are for sequential detectors. Where it is per time, labels are taken to come as often as
@@ -63,7 +63,7 @@ def baseline_of(reference: Reference, training: Window, drift: Drift) -> Baselin
     errors = reference.errors
     effect = max(float(reference.design_effects[-1]), errors.effect)
     hourly = HourlyRate(errors.events, errors.log_odds) if errors.differ else None
-    return Baseline(n, n - reference.training.n_correct, arl, effect, hourly)
+    return TrainingErrors(n, n - reference.training.n_correct, arl, effect, hourly)
 
 
 @dataclass(eq=False)
@@ -89,7 +89,9 @@ class ErrorWatch:
         An error counts so long after its event, or when its label comes if that is later.
     """
 
-    def __init__(self, wanted: tuple[ErrorDetector, ...], baseline: Baseline, make: Make, maturity_ms: int = 0) -> None:
+    def __init__(
+        self, wanted: tuple[ErrorDetector, ...], baseline: TrainingErrors, make: Make, maturity_ms: int = 0
+    ) -> None:
         self._maturity_ms = maturity_ms
         self._detectors = [_Watching(each.detector, _key(each), make(each, baseline)) for each in wanted]
         self._seen = 0
@@ -148,7 +150,7 @@ def _report(about: Subject, test: str, found: Detection, change_ms: int, positio
     since = str(np.datetime64(change_ms, "ms").astype("M8[D]"))
     was, is_ = number_pair(100 * before, 100 * now)
     words = f"the decisions are wrong in {is_} % of {found.n_since} cases since {since}, {was} % before"
-    verdict = Verdict(
+    verdict = DriftResult(
         statistic=found.statistic,
         p_value=None,
         threshold=found.threshold,

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from app.core.faults.fault import Fault, FaultKind, listed
-from app.core.faults.law import FEWEST, Law, distance, remade
+from app.core.faults.law import FEWEST_FOR_A_SHAPE, Law, distance, remade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,10 @@ def find_displaced(
         How each follows from its field: where these differ, what has changed places are the fields.
     """
     size = len(names)
-    here = [name in window and min(window[name].n, law.n) >= FEWEST for name, law in zip(names, pasts[0], strict=True)]
+    here = [
+        name in window and min(window[name].n, law.n) >= FEWEST_FOR_A_SHAPE
+        for name, law in zip(names, pasts[0], strict=True)
+    ]
     if sum(here) < 2 or sum(name in signalled for name, there in zip(names, here, strict=True) if there) < 2:
         return Displacement(None, np.zeros((0, 0)))
     columns = np.flatnonzero(here)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.reference.reference import MetricCells
 
 #: Of fewer values nothing is said.
-FEWEST = 20
+FEWEST_FOR_A_SHAPE = 20
 #: A mean that is off by a standard deviation weighs as much as shares that are off by so much: for a normal law moved
 #: a little, the largest difference of shares is phi(0) = 0.4 of the move.
 _SHARE_PER_DEVIATION = 0.4

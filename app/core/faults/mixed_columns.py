@@ -13,7 +13,7 @@ import numpy as np
 
 from app.core.faults.displaced import as_if
 from app.core.faults.fault import Fault, percent
-from app.core.faults.law import FEWEST
+from app.core.faults.law import FEWEST_FOR_A_SHAPE
 from app.core.faults.mixture import LEAST_SHARE, SURE, Mixtures, bounds, inner
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def find_mixed_swap(
     rows = [
         row
         for row, name in enumerate(names)
-        if name in window and len(window[name].points) >= 4 and min(window[name].n, training[row].n) >= FEWEST
+        if name in window
+        and len(window[name].points) >= 4
+        and min(window[name].n, training[row].n) >= FEWEST_FOR_A_SHAPE
     ]
     mixtures = {}
     for row in rows if len(rows) > 1 else []:
@@ -62,7 +64,7 @@ def find_mixed_swap(
         others = [bounds(as_if(paths, row, other, training[other]), points) for other in rows]
         low, high = (np.array(sides) for sides in zip(*others, strict=True))
         n = window[names[row]].n / max(effects[names[row]], 1.0)
-        if n * LEAST_SHARE >= FEWEST:
+        if n * LEAST_SHARE >= FEWEST_FOR_A_SHAPE:
             drift = np.full((len(rows), 1), _DRIFT)
             mixtures[row] = Mixtures(window[names[row]], training[row], low, high, n, drift)
     found: list[tuple[float, float, int, int]] = []

@@ -23,7 +23,7 @@ import numpy as np
 
 from app.core.faults.conversions import CONVERSIONS, Conversion, how, in_brackets
 from app.core.faults.fault import Fault, percent
-from app.core.faults.law import FEWEST, gap
+from app.core.faults.law import FEWEST_FOR_A_SHAPE, gap
 from app.core.faults.mixture import LEAST_SHARE, SURE, Mixtures, bounds, inner
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def find_mixed_unit(name: str, scale: Scale, design_effect: float = 1.0, events:
     A fault as strong as that share.
     """
     n = scale.window.n / max(design_effect, 1.0)
-    if min(scale.training.n, n * LEAST_SHARE) < FEWEST or len(scale.window.points) < 4:
+    if min(scale.training.n, n * LEAST_SHARE) < FEWEST_FOR_A_SHAPE or len(scale.window.points) < 4:
         return None
     if gap(scale.window, scale.training) < LEAST_SHARE:
         return None

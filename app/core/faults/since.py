@@ -41,7 +41,7 @@ _CLEARER = 0.07
 #: Shares below some point differ by so much between the first part and the last one, or nothing has begun in between.
 _TURNED = 0.25
 #: A stretch of fewer events is not looked at.
-_FEWEST = 200
+_FEWEST_IN_A_PART = 200
 
 
 class Part(NamedTuple):
@@ -117,7 +117,7 @@ def _has_turned(course: Course, rows: Sequence[int]) -> bool:
 
 def _varies(course: Course, rows: Sequence[int]) -> bool:
     """Whether any two parts are quite unlike."""
-    parts = [part.counts for part in course.parts if part.counts.n >= _FEWEST]
+    parts = [part.counts for part in course.parts if part.counts.n >= _FEWEST_IN_A_PART]
     return len(parts) > 1 and _apart(parts, rows) >= _TURNED
 
 
@@ -131,7 +131,7 @@ def _of_enough(parts: Sequence[Part]) -> Counts | None:
     """The first parts that are enough to look at; None where all but one are not."""
     for stop in range(1, len(parts)):
         counts = _sum(parts[:stop])
-        if counts.n >= _FEWEST:
+        if counts.n >= _FEWEST_IN_A_PART:
             return counts
     return None
 
@@ -148,7 +148,7 @@ def _span(course: Course, whole: Sequence[Fault], find: Callable[[Counts], Seque
         for first, stop in stretches:
             if (first, stop) not in known:
                 counts = _sum(course.parts[first:stop])
-                if counts.n < _FEWEST:
+                if counts.n < _FEWEST_IN_A_PART:
                     break
                 known[first, stop] = _clearest(find(counts)), counts.n
             if known[first, stop][0]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from app.core.faults.conversions import CONVERSIONS, Conversion, how, in_brackets
 from app.core.faults.fault import Fault
-from app.core.faults.law import FEWEST, distance, distance_within, gap
+from app.core.faults.law import FEWEST_FOR_A_SHAPE, distance, distance_within, gap
 from app.core.faults.scale import ITSELF, Scale, largest
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def find_unit(
     None, too, where the two are near anyway, or where the factor is small (miles to kilometres) and the values are
     spread so widely that a change of demand looks the same: that is drift until somebody says otherwise.
     """
-    if min(training.n, window.n) < FEWEST:
+    if min(training.n, window.n) < FEWEST_FOR_A_SHAPE:
         return None
     now = gap(window, training)
     if now < _CHANGED_IF_FAR:

@@ -39,7 +39,7 @@ import numpy as np
 from app.core.drift.statistics.shares import change_of_share
 from app.core.faults.column import CERTAIN, Column
 from app.core.faults.fault import Fault, percent
-from app.core.faults.law import FEWEST
+from app.core.faults.law import FEWEST_FOR_A_SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ _STANDS = ": it may stand for a missing value."
 def find_in_values(column: Column) -> Iterator[Fault]:
     """Find what is wrong with a metric's values: missing values, and the first of the other kinds that applies."""
     yield from _missing(column)
-    if column.n_training == 0 or column.n < FEWEST:
+    if column.n_training == 0 or column.n < FEWEST_FOR_A_SHAPE:
         return
     checks = (_vocabulary, _constant, _vanished) if column.cells.is_coded else _NUMERIC_CHECKS
     yield from (fault for fault in [next(filter(None, (check(column) for check in checks)), None)] if fault)
@@ -76,7 +76,7 @@ def _missing(column: Column) -> Iterator[Fault]:
     size = column.cells.size
     some, n = int(column.training[size]), int(column.training.sum())
     some_now, m = int(column.window[size]), int(column.window.sum())
-    if n == 0 or m < FEWEST:
+    if n == 0 or m < FEWEST_FOR_A_SHAPE:
         return
     before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
     is_gone = some_now == m and before < _SHARE  # a source that fails, fails for all that depends on it

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes, Rejection
+from app.core.batches import Column, EventBatch, Floats, Ints, LabelRows, Rejection
 from app.core.features.expressions import Columns, compile_expression
 from app.core.features.lookups import LookupTable
 from app.core.features.windows import FeatureState, WindowPlan
@@ -84,7 +84,7 @@ class FeaturePlan:
         Category feature -> how many codes it has: one per value, and the last for whatever is none of them. NaN is
         null alone.
     outcome_fields
-        Columns that must be kept until the event's label comes (those of `Outcomes` besides "label").
+        Columns that must be kept until the event's label comes (those of `LabelRows` besides "label").
     shared
         The windows that are shared between partitions; `apply` leaves their columns alone.
     derived
@@ -208,7 +208,7 @@ class FeaturePlan:
         """An empty state for one partition; without a changelog nothing is to be drained from it."""
         return FeatureState(self._windows, with_changelog=with_changelog, cache=rows)
 
-    def apply(self, matrix: Floats, events: EventBatch, outcomes: Outcomes, state: FeatureState) -> None:
+    def apply(self, matrix: Floats, events: EventBatch, outcomes: LabelRows, state: FeatureState) -> None:
         """Fill the window columns of ``matrix`` (rows as ``events``), and advance ``state``.
 
         Each event reads its windows, then counts itself; outcome j counts before event ``outcomes.before[j]`` reads.

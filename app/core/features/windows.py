@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, Ints, Outcomes
+from app.core.batches import EventBatch, Floats, Ints, LabelRows
 from app.core.tiles.batch import Updates
 from app.core.tiles.key_group import KeyGroup
 from app.core.tiles.keys import NULL
@@ -17,7 +17,7 @@ from app.core.tiles.row_cache import RowCache
 from app.core.tiles.sightings import Hasher
 from app.core.tiles.store import TileStore, WindowRead
 from app.core.tiles.stored import NAME_BYTES, Change
-from schemas.pipeline.spec import Pipeline, PipelineError, Window
+from schemas.pipeline.spec import Pipeline, PipelineError, WindowSpec
 
 _DAY_MS = 86_400_000
 
@@ -46,7 +46,7 @@ class WindowColumn:
 
     column: int
     tiles: int
-    window: Window
+    window: WindowSpec
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class WindowPlan:
         return plan
 
     @classmethod
-    def of(cls, windows: Iterable[Window | None], *, retain_ms: int) -> WindowPlan:
+    def of(cls, windows: Iterable[WindowSpec | None], *, retain_ms: int) -> WindowPlan:
         """The stores of windows, by the columns of their matrix; what they see is kept ``retain_ms`` longer."""
         groups: dict[tuple[str, tuple[str, ...], int], list[WindowColumn]] = {}
         for column, window in enumerate(windows):
@@ -127,7 +127,7 @@ class FeatureState:
         """Memory of the tiles; that of the keys comes on top."""
         return sum(tiles.state_bytes for tiles in self._tiles.values())
 
-    def apply(self, matrix: Floats, events: EventBatch, outcomes: Outcomes) -> None:
+    def apply(self, matrix: Floats, events: EventBatch, outcomes: LabelRows) -> None:
         """Fill the window columns of ``matrix``, one row per event, and advance the state."""
         before = np.arange(1, len(events) + 1)
         codes = {key: self._find_codes(key, events, outcomes) for key in self._groups}
@@ -197,7 +197,7 @@ class FeatureState:
             for store in group.stores.values():
                 yield from store.keys(group.index.in_use())
 
-    def _find_codes(self, key: tuple[str, ...], events: EventBatch, outcomes: Outcomes) -> tuple[Ints, Ints]:
+    def _find_codes(self, key: tuple[str, ...], events: EventBatch, outcomes: LabelRows) -> tuple[Ints, Ints]:
         """The codes of events and outcomes; only a key that is updated is added."""
         group = self._groups[key]
         kinds = {spec.of for spec, _ in self._plan.stores if spec.key == key}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.core.batches import Column, EventBatch, Floats, Ints, Outcomes
+from app.core.batches import Column, EventBatch, Floats, Ints, LabelRows
 from app.core.intake.merge import Merged
 from app.core.intake.pending import REJECTED, PendingEvents, Scored
 
@@ -121,12 +121,12 @@ class JoinedLabels:
         times = [event.event_time_ms if isinstance(event, Scored) else own[event] for event in self.events]
         return np.array(times, dtype=np.int64)
 
-    def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> Outcomes:
+    def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> LabelRows:
         """The joined labels as arrays, for windows over labels; columns are of the types of the events' own."""
         columns: dict[str, Column] = {"label": np.array(self.label, dtype=np.float64)}
         for name, values in zip(fields, self.columns, strict=True):
             columns[name] = np.array(values, dtype=events.columns[name].dtype)
-        return Outcomes(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
+        return LabelRows(np.array(self.before, dtype=np.int64), np.array(self.label_time_ms, dtype=np.int64), columns)
 
     def without(self, rejected: Sequence[int]) -> JoinedLabels:
         """The labels of events that have a score, as of a run without the rows ``rejected`` (ascending)."""

@@ -31,7 +31,7 @@ _UNLIKE = 2.0
 #: ... and so many standard errors more.
 _SURE = 5.0
 #: Fewer labels are not looked at.
-_FEWEST = 10
+_FEWEST_ON_A_SIDE = 10
 #: A calibration with a smaller p-value is said to be off.
 _LEVEL = 0.01
 
@@ -166,7 +166,7 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     scored, labels = counts.counts[-2, :cells], counts.outcomes.sum(axis=0)
     # Labels that came twice count once.
     events, labelled = (_by_side(each, at) for each in (np.maximum(scored, labels), labels))
-    if not min(events) or sum(labelled) < _FEWEST:
+    if not min(events) or sum(labelled) < _FEWEST_ON_A_SIDE:
         return None
     shares = [n / of for n, of in zip(labelled, events, strict=True)]
     side = int(shares[1] > shares[0])

@@ -37,7 +37,7 @@ from app.core.findings import Findings, Subject
 from app.core.input_checks import InputChecks
 from app.core.labels.delays import LabelDelays
 from app.core.monitoring.facts import Sources, VersionWindow
-from app.core.monitoring.judging import FEWEST, Judging
+from app.core.monitoring.judging import FEWEST_TO_ALERT, Judging
 from app.core.monitoring.versions import KnownVersion
 from app.core.records.rules import RecordRules
 from app.core.verdict.succession import Succession
@@ -88,7 +88,7 @@ class MonitorCore:
         #: How many metrics the counts have that are held of versions without a reference; 0: none are.
         self._strangers: dict[str, int] = {}
         self._history = History(history)
-        self._succession = Succession(FEWEST)
+        self._succession = Succession(FEWEST_TO_ALERT)
         self._keep = keep
         #: Windows before one that its tests look at: overlapping ones are passed over where they look back.
         self._n_past = history * len(self._calendar.panes_of(self._calendar.window_at(0)))
@@ -340,4 +340,4 @@ class MonitorCore:
                     found = [each for each in known.detections if window.start_ms <= each.time_ms < window.end_ms]
                     slices = range(window.start_ms, window.end_ms, self._pipeline.drift.slice_ms)
                     n_seen = sum(known.n_seen.get(start_ms, 0) for start_ms in slices)
-                    self.alerts.see_detections(version, window, found, is_steady=n_seen >= FEWEST)
+                    self.alerts.see_detections(version, window, found, is_steady=n_seen >= FEWEST_TO_ALERT)

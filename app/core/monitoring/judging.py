@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from app.core.verdict.succession import Succession
 
 #: A window of fewer events (for performance and errors: labels) is reported but neither raises nor clears an alert.
-FEWEST = 200
+FEWEST_TO_ALERT = 200
 
 
 class Judging:
@@ -112,7 +112,7 @@ class Judging:
         for segment, each_statistics in statistics.items():
             self._findings.metadata += about.metadata("scoring", segment, each_statistics, self._now_ms)
         if stage == "features":
-            is_said = look.whole.n >= FEWEST and not look.silence
+            is_said = look.whole.n >= FEWEST_TO_ALERT and not look.silence
             self._alerts.see_drift(version, window, read_drift(tested) if is_said else NOTHING)
         return True
 
@@ -147,7 +147,7 @@ class Judging:
         read = read_verdict(verdict, whole, with_labels=with_labels, silence=look.silence)
         self._alerts.see_verdict(look.version, look.window, read)
         if look.is_mature:
-            if labels.arrived is not None and whole.n >= FEWEST:
+            if labels.arrived is not None and whole.n >= FEWEST_TO_ALERT:
                 measured[LABELS_MISSING] = read_labels(labels.one_kind, whole.n_labels)
             self._alerts.see_performance(look.version, look.window, measured)
 
@@ -162,7 +162,7 @@ class Judging:
 
     def _measure(self, look: VersionWindow, performance: list[PerformanceRow]) -> dict[str, Reading]:
         """What alert rules are told of the measures; nothing of too few labels."""
-        if not look.labels.can_be_judged or look.whole.n_labels < FEWEST:
+        if not look.labels.can_be_judged or look.whole.n_labels < FEWEST_TO_ALERT:
             return {}
         reference = look.known.reference
         return read_performance(

@@ -12,7 +12,7 @@ from app.core.counts.calendar import Window
 from app.core.drift.describer import Describer
 from app.core.drift.judge import Judge
 from app.core.errors.fair import FairErrors
-from app.core.errors.watch import ErrorWatch, baseline_of
+from app.core.errors.watch import ErrorWatch, training_errors_of
 from app.core.performance.measures import auc, measure
 from app.core.verdict.diagnosis import MEASURE, Diagnosis
 from models.reference.spans import memories_of
@@ -71,7 +71,7 @@ class KnownVersion:
         known_auc = training_metrics.get(MEASURE, auc(reference.training.outcomes))
         rules = [rule for rule in pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         least = strictest(limit for rule in rules for limit in limits(rule, known_auc))
-        baseline = baseline_of(reference, training, drift)
+        baseline = training_errors_of(reference, training, drift)
         return cls(
             reference,
             dict(training_metrics),

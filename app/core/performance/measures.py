@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from models.reference.units import FIXED_POINT
+from models.reference.units import COUNT_UNITS
 from schemas.pipeline.spec import RELATIVE_MEASURES
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def measure(counts: Counts, calibration: Calibration | None = None) -> list[Meas
         there is neither.
     """
     n_labels = counts.n_labels
-    log_loss = counts.log_loss_sum / FIXED_POINT / n_labels if n_labels else math.nan
+    log_loss = counts.log_loss_sum / COUNT_UNITS / n_labels if n_labels else math.nan
     losses = None if calibration is None else calibration.losses
     found = [
         Measure("auc", auc(counts.outcomes), *auc_range(counts.outcomes, _reach(calibration, "auc"))),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from schemas.pipeline.spec import EventField, Pipeline, Window
+from schemas.pipeline.spec import EventField, Pipeline, WindowSpec
 
 _DAY_MS = 86_400_000
 #: Where a label comes that no event follows.
@@ -22,7 +22,7 @@ _AFTER_ALL = 2**60
 _FIXED = "if(isNull({x}), NULL, toInt64(roundBankers(greatest(least({x}, 4398046511104.), -4398046511104.) * 1048576)))"
 
 #: Aggregate -> its SQL over updates ``u`` (``x``: the field) and one read ``r``.
-_AGGREGATES: dict[str, Callable[[Window], str]] = {
+_AGGREGATES: dict[str, Callable[[WindowSpec], str]] = {
     "count": lambda _: "toFloat64(count())",
     "rate": lambda window: f"count() / {window.size_ms / 1000!r}",
     "sum": lambda _: f"ifNull(sum({_FIXED.format(x='u.x')}), 0) / 1048576",
@@ -50,7 +50,7 @@ class WindowQuery:
 
     feature: str
     column: int
-    window: Window
+    window: WindowSpec
     sql: str
 
     def for_reads(self, start: int, stop: int) -> str:
@@ -137,7 +137,7 @@ def window_queries(pipeline: Pipeline) -> list[WindowQuery]:
     return queries
 
 
-def _own(pipeline: Pipeline, window: Window) -> str:
+def _own(pipeline: Pipeline, window: WindowSpec) -> str:
     """A window over a key that holds the entity: what came before in the partition's own order."""
     hop, tiles = window.hop_ms, window.size_ms // window.hop_ms
     ring = max(other.size_ms // hop for other in _sharing(pipeline, window))
@@ -174,7 +174,7 @@ def _own(pipeline: Pipeline, window: Window) -> str:
     return _join(window, bounded, updates, keys, f"AND u.at {before} r.seq")
 
 
-def _shared(window: Window) -> str:
+def _shared(window: WindowSpec) -> str:
     """A window over any other key: the tiles of all partitions that ended the delay ago, by effective time."""
     hop, tiles = window.hop_ms, window.size_ms // window.hop_ms
     newest = f"({_tile(f'effective_ms - {window.delay_ms}', hop)} - 1)"
@@ -185,7 +185,7 @@ def _shared(window: Window) -> str:
     return _join(window, bounded, _updates(window, hop, "effective_ms"), _columns(window.key), "")
 
 
-def _join(window: Window, reads: str, updates: str, keys: Sequence[str], order: str) -> str:
+def _join(window: WindowSpec, reads: str, updates: str, keys: Sequence[str], order: str) -> str:
     """Reads with the updates of their keys in the tiles lowest < tile <= highest, joined a window's tiles at a time."""
     tiles = window.size_ms // window.hop_ms
     buckets = f"SELECT *, arrayJoin(range({_tile('lowest + 1', tiles)}, {_tile('highest', tiles)} + 1)) AS bucket"
@@ -199,7 +199,7 @@ def _join(window: Window, reads: str, updates: str, keys: Sequence[str], order: 
     )
 
 
-def _updates(window: Window, hop: int, time: str) -> str:
+def _updates(window: WindowSpec, hop: int, time: str) -> str:
     table, at, nth = ("reads", "seq", "0") if window.of == "events" else ("outcomes", "place", "seq")
     value = {None: "1", "label": "toNullable(label)"}.get(window.field) or _column(str(window.field))
     return (
@@ -208,7 +208,7 @@ def _updates(window: Window, hop: int, time: str) -> str:
     )
 
 
-def _sharing(pipeline: Pipeline, window: Window) -> list[Window]:
+def _sharing(pipeline: Pipeline, window: WindowSpec) -> list[WindowSpec]:
     """The windows that share the store of a window."""
     place = window.of, window.key, window.hop_ms
     return [

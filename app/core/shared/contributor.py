@@ -21,7 +21,8 @@ from app.core.shared.board import PLACE, TILE, TIMES, Amounts, SharedBoard
 from app.core.shared.labels import SharedLabels
 from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
 from app.core.tiles.keys import NULL
-from app.core.tiles.store import FIXED_POINT, to_fixed_point
+from app.core.tiles.measures import FEATURE_UNITS
+from app.core.tiles.store import to_fixed_point
 from schemas.wire import SharedTile, SharedTimes
 
 #: Front of the changelog keys of the tile that is still open.
@@ -283,7 +284,7 @@ def window_values(column: SharedColumn, counts: Ints, sums: Ints) -> Floats:
         if column.aggregate == "rate":  # per second of the window's size
             values /= column.tiles * column.hop_ms / 1000
     else:
-        values = sums / FIXED_POINT
+        values = sums / FEATURE_UNITS
         if column.aggregate == "mean":
             values[counts == 0] = np.nan
             values /= np.maximum(counts, 1)

@@ -20,9 +20,9 @@ import numpy as np
 from app.core.batches import Column, Floats, Ints
 from app.core.tiles.cells import EMPTY
 from app.core.tiles.sightings import Hasher
-from schemas.pipeline.spec import Aggregate, Window
+from schemas.pipeline.spec import Aggregate, WindowSpec
 
-FIXED_POINT = 2.0**20
+FEATURE_UNITS = 2.0**20
 LARGEST_VALUE = 2.0**42
 MOST_SQUARES = 2**21
 
@@ -54,7 +54,7 @@ class Layout:
     maxima: tuple[Measure, ...]
 
     @classmethod
-    def of(cls, windows: Iterable[Window]) -> Layout:
+    def of(cls, windows: Iterable[WindowSpec]) -> Layout:
         """What the windows of one store need together."""
         sums: dict[Measure, None] = {("count", None): None}
         maxima: dict[Measure, None] = {}
@@ -80,12 +80,12 @@ class Layout:
         """The fields that are read."""
         return tuple(dict.fromkeys(field for _, field in (*self.sums, *self.maxima) if field is not None))
 
-    def sums_of(self, window: Window) -> tuple[int, ...]:
+    def sums_of(self, window: WindowSpec) -> tuple[int, ...]:
         """The columns that a window's value is made of."""
         kinds = _SUMS.get(window.aggregate, ())
         return tuple(self.sums.index((kind, window.field if kind != "count" else None)) for kind in kinds)
 
-    def maximum_of(self, window: Window) -> int | None:
+    def maximum_of(self, window: WindowSpec) -> int | None:
         """The column that a window reads among the maxima, if any."""
         kind = _MAXIMA.get(window.aggregate)
         return None if kind is None else self.maxima.index((kind, window.field))
@@ -138,7 +138,7 @@ def _summand(kind: str, values: Column, known: Column) -> Ints:
 
 def to_fixed_point(values: Floats) -> Ints:
     """Values in units of 2**-20, rounded to even; what is beyond ±2**42 counts as that."""
-    return np.rint(np.clip(values, -LARGEST_VALUE, LARGEST_VALUE) * FIXED_POINT).astype(np.int64)
+    return np.rint(np.clip(values, -LARGEST_VALUE, LARGEST_VALUE) * FEATURE_UNITS).astype(np.int64)
 
 
 def _limb_of_square(fixed: Ints, limb: int) -> Ints:
@@ -176,30 +176,30 @@ class Read:
     carried: Ints
 
 
-def evaluate(layout: Layout, window: Window, read: Read) -> Floats:
+def evaluate(layout: Layout, window: WindowSpec, read: Read) -> Floats:
     """The values of a window feature."""
     return _EVALUATE[window.aggregate](window, read, [read.sums[:, column] for column in layout.sums_of(window)])
 
 
-def _count(_: Window, __: Read, sums: list[Ints]) -> Floats:
+def _count(_: WindowSpec, __: Read, sums: list[Ints]) -> Floats:
     return sums[0].astype(np.float64)
 
 
-def _rate(window: Window, _: Read, sums: list[Ints]) -> Floats:
+def _rate(window: WindowSpec, _: Read, sums: list[Ints]) -> Floats:
     """Per second of the window's size."""
     return sums[0] / (window.size_ms / 1000)
 
 
-def _sum(_: Window, __: Read, sums: list[Ints]) -> Floats:
-    return sums[0] / FIXED_POINT
+def _sum(_: WindowSpec, __: Read, sums: list[Ints]) -> Floats:
+    return sums[0] / FEATURE_UNITS
 
 
-def _mean(_: Window, __: Read, sums: list[Ints]) -> Floats:
+def _mean(_: WindowSpec, __: Read, sums: list[Ints]) -> Floats:
     known, total = sums
-    return _divide(total / FIXED_POINT, known)
+    return _divide(total / FEATURE_UNITS, known)
 
 
-def _share(_: Window, __: Read, sums: list[Ints]) -> Floats:
+def _share(_: WindowSpec, __: Read, sums: list[Ints]) -> Floats:
     known, nonzero = sums
     return _divide(nonzero.astype(np.float64), known)
 
@@ -210,13 +210,13 @@ def _divide(totals: Floats, known: Ints) -> Floats:
     return totals
 
 
-def _variance(_: Window, __: Read, sums: list[Ints]) -> Floats:
+def _variance(_: WindowSpec, __: Read, sums: list[Ints]) -> Floats:
     """The sample variance, rounded once: numerator and denominator are exact."""
     known, total, low, middle, high = sums
     values = np.full(len(known), np.nan)
     at = np.flatnonzero((known > 1) & (known <= MOST_SQUARES))
     n, s, q0, q1, q2 = (column[at].tolist() for column in (known, total, low, middle, high))
-    scale = int(FIXED_POINT) ** 2
+    scale = int(FEATURE_UNITS) ** 2
     for place, count, sum_, l0, l1, l2 in zip(at.tolist(), n, s, q0, q1, q2, strict=True):
         squares = l0 + (l1 << _LIMB_BITS) + (l2 << 2 * _LIMB_BITS)
         if count * squares < 1 << 126:  # then |sum| < 2**63, by the inequality of Cauchy and Schwarz
@@ -224,25 +224,25 @@ def _variance(_: Window, __: Read, sums: list[Ints]) -> Floats:
     return values
 
 
-def _max(_: Window, read: Read, __: list[Ints]) -> Floats:
+def _max(_: WindowSpec, read: Read, __: list[Ints]) -> Floats:
     return np.where(read.maximum == EMPTY, np.nan, from_ordered(read.maximum))
 
 
-def _min(_: Window, read: Read, __: list[Ints]) -> Floats:
+def _min(_: WindowSpec, read: Read, __: list[Ints]) -> Floats:
     return np.where(read.maximum == EMPTY, np.nan, from_ordered(~read.maximum))
 
 
-def _last(_: Window, read: Read, __: list[Ints]) -> Floats:
+def _last(_: WindowSpec, read: Read, __: list[Ints]) -> Floats:
     return np.where(read.maximum == EMPTY, np.nan, from_ordered(read.carried))
 
 
-def _time_since_last(_: Window, read: Read, __: list[Ints]) -> Floats:
+def _time_since_last(_: WindowSpec, read: Read, __: list[Ints]) -> Floats:
     """Seconds; 0 for an event older than the last one."""
     since = np.maximum(read.times_ms - np.maximum(read.maximum, -(2**61)), 0) / 1000
     return np.where(read.maximum == EMPTY, np.nan, since)
 
 
-_EVALUATE: dict[Aggregate, Callable[[Window, Read, list[Ints]], Floats]] = {
+_EVALUATE: dict[Aggregate, Callable[[WindowSpec, Read, list[Ints]], Floats]] = {
     "count": _count,
     "rate": _rate,
     "sum": _sum,

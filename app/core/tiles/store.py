@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from app.core.batches import Ints
 from app.core.tiles.batch import KeyRuns, Reads, Span, Updates
 from app.core.tiles.cells import EMPTY, NEVER, Cells, TileCells
-from app.core.tiles.measures import FIXED_POINT as FIXED_POINT
 from app.core.tiles.measures import Layout
 from app.core.tiles.measures import to_fixed_point as to_fixed_point
 from app.core.tiles.sightings import NO_VALUE, Sightings
