@@ -11,23 +11,22 @@
 Pure: no IO and no clock (processing time is an argument), so a worker, a replay and a training set run the same code
 and give the same bits, wherever the batches are cut.
 
-Over 300 lines: the flow and what changes with it in one transaction (counts, state, positions) stay together.
+Over 350 lines: the flow and what changes with it in one transaction (state, positions) stay together; what it is made
+of stands in `app.flow`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 
 import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, Ints, LabelBatch, RecordBatch, Rejection
-from app.core.counts.buffer import SketchBuffer
+from app.core.batches import EventBatch, Floats, Ints, RecordBatch, Rejection
 from app.core.counts.label_tally import LabelTally
-from app.core.entities.copies import read_origin
 from app.core.entities.directory import EntityDirectory
 from app.core.entities.guard import EntityGuard
 from app.core.entities.log import EntityLog
@@ -35,11 +34,8 @@ from app.core.features.plan import FeaturePlan
 from app.core.features.state_log import META, TILES, Generation, Restored, StateReader
 from app.core.intake.decode import EventDecoder, LabelDecoder
 from app.core.intake.joining import JoinedLabels
-from app.core.intake.last_scored import LastScored
 from app.core.intake.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
-from app.core.intake.pending import REJECTED, PendingEvents, Scored
-from app.core.intake.rejection_limit import RejectionLimit
-from app.core.intake.rejection_limit import TooManyDeadLettersError as TooManyDeadLettersError
+from app.core.intake.pending import PendingEvents, Scored
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.shared.board import SharedBoard
@@ -47,10 +43,13 @@ from app.core.shared.held import Ready
 from app.core.shared.part import SharedPart
 from app.core.shared.repartition import Repartition
 from app.core.tiles.row_cache import RowCache, Snapshot
+from app.flow.counts import FlowCounts
+from app.flow.encoder import ScoreEncoder
+from app.flow.letters import Letters, in_order
+from app.flow.step import Step, versions_of
 from models.reference.reference import Reference
-from models.reference.segments import Segments
 from schemas.pipeline.spec import Pipeline
-from schemas.wire import DeadLetter, Score, SketchRecord, Source
+from schemas.wire import SketchRecord
 
 #: Most events of one step: bounds how long a worker's event loop is busy.
 STEP_EVENTS = 5_000
@@ -60,9 +59,6 @@ _MOST_HELD = 20_000
 
 #: Why an event is refused whose entity belongs to another partition.
 WRONG_PARTITION = "wrong_partition"
-
-#: A record to publish: key, value (None: tombstone), time stamp in milliseconds.
-Outgoing = tuple[bytes | None, bytes | None, int]
 
 
 @dataclass(slots=True)
@@ -74,57 +70,6 @@ class _Queued:
     matrix: Floats
     rejections: deque[Rejection]
     end_offset: int
-
-
-@dataclass(slots=True)
-class Step:
-    """What one run of events gave. Events, feature matrix, scores and versions stay aligned, in offset order.
-
-    ``applied``: the events that were counted in windows. They are ``events``, and those that were rejected afterwards.
-    Events that are in none of ``runs`` were left unscored: their score is NaN, and nothing of them goes out.
-    """
-
-    partition: int
-    events: EventBatch
-    matrix: Floats
-    scores: Floats
-    runs: list[tuple[int, int, ActiveModel]]
-    labels: JoinedLabels
-    applied: EventBatch
-    outgoing_scores: list[Outgoing] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    is_stale: bool = False  # scored without labels, or without others, that should have been waited for
-
-    @property
-    def n_scored(self) -> int:
-        """How many of the events were scored."""
-        return sum(stop - start for start, stop, _ in self.runs)
-
-    def scored(self) -> Step:
-        """The events that were scored, by themselves and without labels."""
-        if self.n_scored == len(self.events):
-            return self
-        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(start, stop) for start, stop, _ in self.runs)])
-        runs, reached = [], 0
-        for start, stop, model in self.runs:
-            runs.append((reached, reached + stop - start, model))
-            reached = runs[-1][1]
-        events, scores = self.events.take(rows), self.scores[rows]
-        return replace(self, events=events, matrix=self.matrix[rows], scores=scores, runs=runs, labels=JoinedLabels())
-
-    def leave_out(self, rejected: list[int]) -> None:
-        """Keep what has a score: not the rows ``rejected`` (ascending), and no labels of such events."""
-        self.labels = self.labels.without(rejected)
-        if not rejected:
-            return
-        kept = np.setdiff1d(np.arange(len(self.events)), rejected)
-        edges = np.searchsorted(kept, np.array([run[:2] for run in self.runs]).reshape(-1, 2)).tolist()
-        whole: list[tuple[int, int, ActiveModel]] = []
-        for (start, stop), (*_, model) in zip(edges, self.runs, strict=True):
-            first = whole.pop()[0] if whole and whole[-1][1:] == (start, model) else start
-            whole.append((first, stop, model))
-        self.runs = whole
-        self.events, self.matrix, self.scores = self.applied.take(kept), self.matrix[kept], self.scores[kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +120,7 @@ class PartitionPipeline:
         self._plan = plan
         self._with_scores = with_scores
         self._with_drain = with_drain
-        self._with_outgoing = with_outgoing
+        self._encoder = ScoreEncoder(pipeline, partition) if with_outgoing else None
         self._decode_events = EventDecoder(pipeline.events).decode
         self._decode_labels = LabelDecoder(pipeline).decode
         self._rows = rows
@@ -195,28 +140,24 @@ class PartitionPipeline:
         self._to_repartition: list[tuple[int, bytes]] = []
         self._event_watermark_ms = self._label_watermark_ms = BEGINNING_MS
         self.merge: TimeMerge[_Queued] = TimeMerge(with_labels=pipeline.labels is not None)
-        self._label_dead_letters: deque[DeadLetter] = deque()
+        self._letters = Letters(pipeline)
         self._labels_end: int | None = None
         self._events_end: int | None = None
         #: Whether the restored state is of other topics: `repartition` was switched on or off.
         self.has_other_input = False
-        self._limits = {what: RejectionLimit(pipeline.limits, what) for what in ("events", "labels")}
-        self._segments = Segments.of(pipeline)
-        self._sketch = SketchBuffer(pipeline.model.name, pipeline.drift.slice_ms, self._segments)
-        self._references: dict[str, Reference] = {}
         self._promised_ms = BEGINNING_MS
-        self._said = BEGINNING_MS, BEGINNING_MS
-        self._last_scored = LastScored(pipeline.performance.maturity_ms)
-        self._encode = msgspec.json.Encoder().encode
-        self._served = _features_record(pipeline.feature_names)
-        self._unscored_ms: list[Ints] = []
         self.entities: EntityLog | None = None
         #: What records must satisfy, whoever wrote them.
         self.rules = RecordRules.of(pipeline)
         if with_drain and pipeline.watches_entities:
             self.entities = EntityLog(pipeline.remember_ms, self.rules)
         self._guard = EntityGuard(directory, partition) if directory is not None else None
-        self.labels = LabelTally(pipeline.drift.slice_ms, self.entities)
+        self._counts = FlowCounts(pipeline, partition, self.entities, is_kept=with_drain)
+
+    @property
+    def labels(self) -> LabelTally:
+        """The labels as they are applied."""
+        return self._counts.labels
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -231,12 +172,12 @@ class PartitionPipeline:
         events, rejections = self._decode_events(records, clock_ms)
         misplaced = self._find_misplaced(events)
         if misplaced:
-            rejections = _in_order(rejections, misplaced, events, records)
+            rejections = in_order(rejections, misplaced, events, records)
             events = events.take(np.setdiff1d(np.arange(len(events)), [each.position for each in misplaced]))
         matrix, failed = self._plan.compute(events)
         if failed:
             good = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in failed])
-            rejections = _in_order(rejections, failed, events, records)
+            rejections = in_order(rejections, failed, events, records)
             events, matrix = events.take(good), matrix[good]
         queued = _Queued(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
         self.merge.add_events(queued, events.event_time_ms)
@@ -261,7 +202,7 @@ class PartitionPipeline:
     def receive_labels(self, records: RecordBatch, now_ms: int, clock_ms: int | None = None) -> None:
         """Decode a batch of the labels topic and queue it; its rejections go out with the labels before them."""
         labels, rejections = self._decode_labels(records, clock_ms)
-        self._label_dead_letters.extend(self._dead_letter(records, rejection, now_ms) for rejection in rejections)
+        self._letters.add_labels(records, rejections, now_ms)
         self._labels_end = int(records.offsets[-1]) + 1
         self.merge.add_labels(labels)
 
@@ -361,81 +302,45 @@ class PartitionPipeline:
         failed = self._plan.derive(matrix, events.event_time_ms, events.columns)
         rejected = [rejection.position for rejection in failed]
         if queued is not None and failed:
-            queued.rejections = deque(_in_order(queued.rejections, failed, events, queued.records))
+            queued.rejections = deque(in_order(queued.rejections, failed, events, queued.records))
         step = Step(self.partition, events, matrix, np.full(len(events), np.nan), [], joined, events, is_stale=stale)
         if models is not None:
             for run in models.runs(events.offsets, events.event_time_ms):
                 for start, stop in _between(run.start, run.stop, rejected):
                     self._score(step, slice(start, stop), run.model)
-            self._count_unscored(step, rejected)
-            if self._with_outgoing:
-                self._encode_scores(step, now_ms)
-        segments, versions = self._segments_of(step), _versions(step, rejected)
+            self._counts.add_unscored(step, rejected)
+            if self._encoder is not None:
+                self._encoder.encode(step, now_ms)
+        segments, versions = self._counts.segments_of(step), versions_of(step, rejected)
         self._remember(step, merged, segments, versions, came_to_ms)
-        self._last_scored.begin(versions, merged.times_ms)
-        self._count_outcomes(step, segments, versions)
-        self._last_scored.come_to(len(events))
+        self._counts.last_scored.begin(versions, merged.times_ms)
+        self._counts.add_outcomes(step, segments, versions)
+        self._counts.last_scored.come_to(len(events))
         self._pending.expire(self._event_watermark_ms)
         if self._plan.can_reject_late:
             step.leave_out(rejected)
-        step.dead_letters = self._passed_label_letters(merged.labels)
+        step.dead_letters = self._letters.take_labels(self._first_label_offset(), merged.labels)
         return step
-
-    def _count_unscored(self, step: Step, rejected: list[int]) -> None:
-        if len(step.events) == step.n_scored + len(rejected):
-            return
-        is_unscored = np.ones(len(step.events), np.bool_)
-        is_unscored[rejected] = False
-        for start, stop, _ in step.runs:
-            is_unscored[start:stop] = False
-        self._unscored_ms.append(step.events.event_time_ms[is_unscored])
-
-    def _drain_unscored(self) -> tuple[int, int | None]:
-        """How many events were left unscored since the last drain, and before when a twentieth of them happened."""
-        if not self._unscored_ms:
-            return 0, None
-        times_ms, self._unscored_ms = np.concatenate(self._unscored_ms), []
-        place = len(times_ms) // 20
-        return len(times_ms), int(np.partition(times_ms, place)[place])
 
     def _score(self, step: Step, rows: slice, model: ActiveModel) -> None:
         step.scores[rows] = model.scorer.score(step.matrix[rows])
         step.runs.append((rows.start, rows.stop, model))
-        if self._with_drain:
-            self.know(model.version, model.reference)
-            times_ms = step.events.event_time_ms[rows]
-            self._sketch.add_scored(model.version, model.reference, times_ms, step.matrix[rows], step.scores[rows])
+        self._counts.add_scored(step, rows, model)
 
     def _nothing(self) -> tuple[EventBatch, Floats]:
         return self._plan.no_events(), np.zeros((0, len(self._pipeline.features)))
 
     def _labels_only(self) -> Step | None:
-        letters = self._passed_label_letters()
+        letters = self._letters.take_labels(self._first_label_offset())
         if not letters:
             return None
         events, matrix = self._nothing()
         return Step(self.partition, events, matrix, np.zeros(0), [], JoinedLabels(), events, dead_letters=letters)
 
-    def _passed_label_letters(self, applied: LabelBatch | None = None) -> list[DeadLetter]:
-        """Rejected labels before the first queued one: after a restart, later ones would be read and rejected again."""
-        queued = self._first_label_offset()
-        letters: list[DeadLetter] = []
-        while self._label_dead_letters and (queued is None or self._label_dead_letters[0].source.offset < queued):
-            letters.append(self._label_dead_letters.popleft())
-        good = applied.offsets[np.isfinite(applied.label)] if applied is not None else np.zeros(0, dtype=np.int64)
-        self._limits["labels"].observe(good, [letter.source.offset for letter in letters], letters)
-        return letters
-
     def _first_label_offset(self) -> int | None:
         """Offset of the first label that is queued or held, not applied."""
         held = self.shared.held.first_label_offset() if self.shared is not None else None
         return self.merge.first_label_offset() if held is None else held
-
-    def _segments_of(self, step: Step) -> list[tuple[int, ...]]:
-        """The segments of each event of the run, for when its label comes."""
-        if not (self._segments and self._with_drain) or self._pipeline.labels is None:
-            return [()] * len(step.events)
-        return list(map(tuple, self._segments.find(step.matrix).T.tolist()))
 
     def _remember(
         self,
@@ -458,14 +363,12 @@ class PartitionPipeline:
                     scored = Scored(effective[row], times[row], version, scores[row], rows[row], segments[row])
                     self._pending.add(step.events.event_id[row], scored, effective[row - 1] if row else came_to_ms)
 
-    # -- counts ------------------------------------------------------------------------------------------------------
-
     def _check_inputs(
         self, merged: Merged[_Queued], events: EventBatch, joined: JoinedLabels, label_times_ms: Ints
     ) -> None:
         """Count the labels of a run, then see its entities: what a label finds came before it."""
         if self._with_drain and len(merged.labels):
-            self.labels.add(merged, events, joined, label_times_ms)
+            self._counts.labels.add(merged, events, joined, label_times_ms)
         if self.entities is not None:
             self.entities.see(events.entity, merged.times_ms)
 
@@ -475,37 +378,9 @@ class PartitionPipeline:
         times: Ints = np.maximum(merged.label_times_ms, watermarks)
         return times
 
-    def _count_outcomes(
-        self,
-        step: Step,
-        segments: list[tuple[int, ...]],
-        versions: list[tuple[int, int, str]],
-    ) -> None:
-        if not self._with_drain:
-            return
-        maturity_ms = self._pipeline.performance.maturity_ms
-        groups: dict[str, list[tuple[int, float, float, int, bool, tuple[int, ...]]]] = defaultdict(list)
-        joined = step.labels.scored(versions, step.events.event_time_ms, step.scores, segments)
-        for label, at_ms, before, (version, time_ms, score, of_event) in zip(
-            step.labels.label, step.labels.effective_ms, step.labels.before, joined, strict=True
-        ):
-            is_told = at_ms <= time_ms + maturity_ms or self._last_scored.counts(at_ms, version, before)
-            groups[version].append((time_ms, score, label, at_ms, is_told, of_event))
-        for version, rows in groups.items():
-            reference = self._references.get(version)
-            if reference is not None:
-                *columns, of_events = zip(*rows, strict=True)
-                times, scores, labels, at, are_told = (np.array(column) for column in columns)
-                self._sketch.add_labelled(version, reference, times, scores, labels, of_events)
-                known = np.isfinite(scores) & are_told
-                wrong = (scores >= reference.threshold) != (labels == 1)
-                # Labels that come early are of one outcome as a rule: an error counts when all of its day can be known.
-                counts_ms = np.maximum(at, times + maturity_ms)
-                self._sketch.add_errors(version, counts_ms[known], wrong[known], labels[known] == 1, times[known])
-
     def know(self, version: str, reference: Reference) -> None:
         """Give the cells of a version whose events may still be waiting for labels (after a restart)."""
-        self._references.setdefault(version, reference)
+        self._counts.know(version, reference)
 
     def begin_at(self, events: int, labels: int | None) -> None:
         """Begin a partition of which nothing was processed at these offsets, not at the first there are."""
@@ -515,9 +390,7 @@ class PartitionPipeline:
 
     def position(self) -> Position:
         """Where to go on reading after a commit of all that was stepped through."""
-        waiting = [self._first_label_offset()]
-        if self._label_dead_letters:
-            waiting.append(self._label_dead_letters[0].source.offset)
+        waiting = self._first_label_offset(), self._letters.first_label_offset
         return Position(self._events_end, min((at for at in waiting if at is not None), default=self._labels_end))
 
     def drain_sketch(self) -> SketchRecord | None:
@@ -525,14 +398,7 @@ class PartitionPipeline:
         watermark = max(self._event_watermark_ms, self._promised_ms)
         # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
         label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
-        deltas, labels, delays = self._sketch.drain(), self.labels.drain(), self.labels.drain_delays()
-        unscored, since_ms = self._drain_unscored()
-        if not deltas and not labels and not unscored and (watermark, label_watermark) == self._said:
-            return None
-        self._said = watermark, label_watermark
-        errors = self._sketch.drain_errors()
-        marks = watermark, label_watermark
-        return SketchRecord(self.partition, *marks, deltas, errors, unscored, labels, delays, since_ms)
+        return self._counts.drain(watermark, label_watermark)
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""
@@ -544,9 +410,9 @@ class PartitionPipeline:
             "feature_set": self._pipeline.feature_set,
             "generation": self._generation.number,
             "pipeline": self._pipeline.digest,
-            "rejected": {what: limit.state() for what, limit in self._limits.items()},
+            "rejected": self._letters.to_state(),
         }
-        meta["scored"] = self._last_scored.to_state(self._event_watermark_ms - self._horizon_ms)
+        meta["scored"] = self._counts.last_scored.to_state(self._event_watermark_ms - self._horizon_ms)
         if self._pipeline.events.repartition:
             meta["by_entity"] = True
         changes = [(TILES + key, value) for key, value in self._state.drain_changes()]
@@ -621,7 +487,7 @@ class PartitionPipeline:
                 horizon_ms,
                 with_changelog=self._with_drain,
                 texts=texts,
-                n_segments=len(self._segments.names),
+                n_segments=len(self._counts.segments.names),
                 latest_ms=latest_ms,
                 times_ms=(self.rules.earliest_ms, self.rules.latest_ms),
             ),
@@ -642,7 +508,7 @@ class PartitionPipeline:
             return restored
         self.has_other_input = meta.get("by_entity", False) != self._pipeline.events.repartition
         self._promised_ms = meta["promised_ms"]
-        self._last_scored.from_state(meta.get("scored", {}))
+        self._counts.last_scored.from_state(meta.get("scored", {}))
         self._events_end, self._labels_end = meta["position"]
         self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
         if self.shared is not None:
@@ -650,40 +516,13 @@ class PartitionPipeline:
             if self.shared.repartition is not None:
                 self.shared.repartition.restore(meta["repartition"])
         if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
-            for what, limit in self._limits.items():
-                limit.restore(meta["rejected"][what])
+            self._letters.restore(meta["rejected"])
         self.merge = TimeMerge(
             with_labels=self._pipeline.labels is not None,
             event_watermark_ms=meta["event_watermark_ms"],
             label_watermark_ms=meta["label_watermark_ms"],
         )
         return restored
-
-    def _encode_scores(self, step: Step, now_ms: int) -> None:
-        events, encode = step.events, self._encode
-        served, topic = self._served, self._pipeline.topics.events
-        offsets, times = events.offsets.tolist(), events.event_time_ms.tolist()
-        scores = step.scores.tolist()
-        rows = step.matrix.tolist() if self._pipeline.publish_features else None
-        add = step.outgoing_scores.append
-        for start, stop, model in step.runs:
-            fixed = (model.model, model.version, model.role, model.feature_set)
-            threshold = model.threshold
-            for row in range(start, stop):
-                value = Score(
-                    events.event_id[row],
-                    events.entity[row],
-                    times[row],
-                    scores[row],
-                    scores[row] >= threshold,
-                    *fixed,
-                    Source(topic, self.partition, offsets[row]),
-                    now_ms,
-                    served(*rows[row]) if rows is not None else {},  # type: ignore[arg-type]  # the same JSON, sooner
-                    [],
-                    step.is_stale,
-                )
-                add((events.entity[row].encode(), encode(value), now_ms))
 
     def _reject(self, queued: _Queued, merged: Merged[_Queued], step: Step, now_ms: int) -> None:
         until = queued.end_offset if merged.last else int(queued.events.offsets[merged.stop])
@@ -692,71 +531,14 @@ class PartitionPipeline:
         rejected = []
         while rejections and int(offsets[rejections[0].position]) < until:
             rejected.append(rejections.popleft())
-        letters = [self._dead_letter(queued.records, rejection, now_ms) for rejection in rejected]
-        self._limits["events"].observe(step.events.offsets, [letter.source.offset for letter in letters], letters)
-        step.dead_letters += letters
+        self._letters.add_events(queued.records, rejected, step, now_ms)
         self._events_end = until
-
-    def _tell_origin(self, records: RecordBatch, row: int) -> str:
-        """Where the record was sent that a copy was made of (``[events] repartition``)."""
-        topics = self._pipeline.topics
-        if not topics.by_entity or records.headers is None:
-            return ""
-        origin = read_origin(records.headers[row])
-        topic = topics.sent_labels if records.topic == topics.labels else topics.sent_events
-        return f" It was sent to {topic} {origin[0]}/{origin[1]}." if origin is not None else ""
-
-    def _dead_letter(self, records: RecordBatch, rejection: Rejection, now_ms: int) -> DeadLetter:
-        row = rejection.position
-        _, unread_bytes = records.unreadable.get(row, ("", 0))
-        return DeadLetter(
-            source=Source(records.topic, records.partition, int(records.offsets[row])),
-            stage=rejection.stage,  # type: ignore[arg-type]  # the stages of the core are those of the contract
-            reason=rejection.reason,
-            detail=rejection.detail + self._tell_origin(records, row),
-            key=records.keys[row],
-            value=records.values[row],
-            record_time_ms=int(records.timestamps_ms[row]),
-            rejected_at_ms=now_ms,
-            cut_bytes=unread_bytes,
-            headers=records.headers[row] if records.headers is not None else (),
-        ).fit()
-
-
-def _features_record(names: tuple[str, ...]) -> type[msgspec.Struct]:
-    """A record of one float per name: built and encoded in two thirds of the time that a dict takes."""
-    places = [f"f{place}" for place in range(len(names))]
-    rename = dict(zip(places, names, strict=True))
-    return msgspec.defstruct("Features", [(place, float) for place in places], rename=rename, gc=False)
-
-
-def _in_order(
-    rejections: Iterable[Rejection], failed: list[Rejection], events: EventBatch, records: RecordBatch
-) -> list[Rejection]:
-    """Rejections of records, and of events by their rows, all by their positions in ``records``."""
-    rows = np.searchsorted(records.offsets, events.offsets)
-    moved = [Rejection(int(rows[r.position]), r.stage, r.reason, r.detail) for r in failed]
-    return sorted([*rejections, *moved], key=lambda rejection: rejection.position)
 
 
 def _between(start: int, stop: int, rejected: list[int]) -> list[tuple[int, int]]:
     """The stretches of start … stop - 1 without the rows ``rejected``."""
     edges = [start - 1, *(row for row in rejected if start <= row < stop), stop]
     return [(before + 1, after) for before, after in pairwise(edges) if before + 1 < after]
-
-
-def _versions(step: Step, rejected: list[int]) -> list[tuple[int, int, str]]:
-    """The stretches of one version each, in order; "" is the version of events that were left unscored."""
-    known = [(start, stop, model.version) for start, stop, model in step.runs]
-    found, reached = [], 0
-    for start, stop, version in sorted([*known, *((row, row + 1, REJECTED) for row in rejected)]):
-        if start > reached:
-            found.append((reached, start, ""))
-        found.append((start, stop, version))
-        reached = stop
-    if reached < len(step.events):
-        found.append((reached, len(step.events), ""))
-    return found
 
 
 def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floats]:

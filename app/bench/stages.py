@@ -39,11 +39,8 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
             "app/worker/partition_task.py:_commit",
         ),
     ),
-    ("encode", ("app/pipeline.py:_encode_scores",)),
-    (
-        "drift statistics",
-        ("app/core/counts/sketches.py", "models/reference/reference.py", "app/pipeline.py:_count_outcomes"),
-    ),
+    ("encode", ("app/flow/encoder.py",)),
+    ("drift statistics", ("app/core/counts/", "models/reference/", "app/flow/counts.py")),
     ("score", ("models/scoring/", "app/core/scoring.py")),
     ("features", ("app/core/features/", "app/core/tiles/", "app/core/shared/")),
     ("decode", ("app/core/intake/decode.py", "app/pipeline.py:receive_events")),
@@ -53,7 +50,14 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "merge and flow",
-        ("app/pipeline.py", "app/core/", "app/worker/worker.py", "app/worker/partition_task.py", "app/replay/drive.py"),
+        (
+            "app/pipeline.py",
+            "app/flow/",
+            "app/core/",
+            "app/worker/worker.py",
+            "app/worker/partition_task.py",
+            "app/replay/drive.py",
+        ),
     ),
 )
 #: What fits no rule is fetching in Faust's consumer thread, committing in a connection of another, and else this.

@@ -16,9 +16,9 @@ from app.adapters.recordings.file import RecordingError
 from app.adapters.sources.event_tables import TableError
 from app.adapters.sources.source import SourceError
 from app.cli.utc_time import UtcTime
+from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.replay.bounds import Bound, parse_offsets
 from app.exits import StackError
-from app.pipeline import TooManyDeadLettersError
 from app.ports import WarehouseError
 from app.replay.drive import NoModelError
 from app.visible import visible

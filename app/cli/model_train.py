@@ -26,7 +26,7 @@ from models.versions.registry import RegistryError, VersionTakenError
 from models.versions.verify import RefusedModelError, verify
 
 if TYPE_CHECKING:
-    from app.pipeline import Step
+    from app.flow.step import Step
     from models.hold_out import HoldOut
 
 #: How often a version number that another training has just taken is replaced by the next.

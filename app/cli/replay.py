@@ -23,7 +23,7 @@ from app.cli.replay_source import open_part, show, with_source
 from app.core.replay.bounds import Bound
 from app.core.replay.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
-from app.pipeline import Step
+from app.flow.step import Step
 from app.replay.offline import load_model, load_recorded_models, run_recording
 from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
 from schemas.pipeline.spec import Pipeline

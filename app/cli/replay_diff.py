@@ -16,7 +16,7 @@ from app.adapters.recordings.scores import RecordedScores, score_columns
 from app.cli.model_context import ModelContext
 from app.core.replay.score_diff import ALL, DiffRow, ScoreDiff
 from app.core.scoring import ActiveModel
-from app.pipeline import Step
+from app.flow.step import Step
 from app.ports import ColumnValues
 from app.replay.offline import load_model
 from app.replay.part_selector import is_counted

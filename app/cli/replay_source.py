@@ -18,7 +18,7 @@ from app.cli.data_commands import BoundType, Counter, DurationType, check_order
 from app.cli.model_context import ModelContext, format_time
 from app.clock import wall_clock_ms
 from app.core.replay.bounds import OPEN, Bound
-from app.pipeline import Step
+from app.flow.step import Step
 from schemas.pipeline.spec import Pipeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])

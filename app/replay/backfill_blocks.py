@@ -14,7 +14,7 @@ from app.adapters.clickhouse.sql_gate import quote
 from app.adapters.http.row_writers import RowWriter
 from app.adapters.recordings.part import RecordingPart
 from app.core.batches import Floats, Ints
-from app.pipeline import Step
+from app.flow.step import Step
 from app.ports import ColumnValues, FloatMaps
 from schemas.pipeline.spec import Pipeline
 from schemas.tables import BACKFILLED_SCORES

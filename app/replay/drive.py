@@ -17,7 +17,8 @@ from app.core.features.plan import FeaturePlan
 from app.core.intake.merge import BEGINNING_MS, END_MS
 from app.core.scoring import UNSCORED, ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.core.shared.board import SharedBoard
-from app.pipeline import STEP_EVENTS, PartitionPipeline, Step, new_board
+from app.flow.step import Step
+from app.pipeline import STEP_EVENTS, PartitionPipeline, new_board
 from schemas.pipeline.spec import Limits, Pipeline
 
 #: Who scores the events of a partition; None: only features are wanted.

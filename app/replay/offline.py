@@ -35,7 +35,8 @@ from app.core.labels.delays import LabelDelays
 from app.core.labels.held import Held, Refused
 from app.core.labels.maturity import FEWEST_IN_TRAINING, Maturity, is_old_enough, weigh
 from app.core.scoring import ActiveModel, ModelSelector
-from app.pipeline import Step, new_board
+from app.flow.step import Step
+from app.pipeline import new_board
 from app.replay.drive import PartitionRun, RecordedSelector, drive, drive_partitions, new_flow
 from models.versions.registry import Registry, RegistryError, resolve
 from models.versions.timeline import Begins

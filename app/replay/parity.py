@@ -28,7 +28,7 @@ from app.core.replay.window_sql import (
     unsupported,
     window_queries,
 )
-from app.pipeline import Step
+from app.flow.step import Step
 from app.replay.offline import run_recording
 from app.replay.part_selector import is_counted
 from app.secret import Secret

@@ -7,7 +7,7 @@ import numpy as np
 from app.adapters.recordings.part import RecordingPart
 from app.core.batches import Ints
 from app.core.scoring import ModelRun, ModelSelector
-from app.pipeline import Step
+from app.flow.step import Step
 from models.versions.manifest import TrainingData
 
 

@@ -29,10 +29,12 @@ from app.adapters.kafka.topic_reader import read_to_end
 from app.adapters.rocks_rows import RocksRows, StateDiskError
 from app.core.counts.sketches import split_record
 from app.core.features.plan import FeaturePlan
+from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.tiles.row_cache import RowCache
 from app.exits import EXIT_CONFIG, EXIT_RETRY
+from app.flow.step import Outgoing, Step
 from app.kafka_access import KafkaAccess
-from app.pipeline import STEP_EVENTS, WRONG_PARTITION, Outgoing, PartitionPipeline, Step, TooManyDeadLettersError
+from app.pipeline import STEP_EVENTS, WRONG_PARTITION, PartitionPipeline
 from app.worker.input_offsets import UnusableInputError
 from app.worker.label_waits import LabelWaits
 from app.worker.model_shelf import ModelShelf

@@ -19,7 +19,8 @@ from chaos_shared import shared_windows
 from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.pipeline import PartitionPipeline, Step, new_board
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline, new_board
 from app.replay.drive import RecordedSelector
 from app.replay.offline import load_model
 from models.versions.registry import Registry

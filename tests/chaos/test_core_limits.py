@@ -9,8 +9,10 @@ import pytest
 from chaos_report import Row, record
 from core_setting import MINUTE_MS, START_MS, Setting, batch, build, event, label
 
+from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.scoring import ChampionTimeline
-from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline
 from schemas.pipeline.spec import Limits
 from schemas.wire import DeadLetter
 

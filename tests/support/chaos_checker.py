@@ -29,8 +29,9 @@ from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
 from app.core.counts.sketches import Sketch
 from app.core.scoring import ActiveModel
+from app.flow.step import Step
 from app.kafka_access import KafkaAccess
-from app.pipeline import STEP_EVENTS, PartitionPipeline, Step, new_board
+from app.pipeline import STEP_EVENTS, PartitionPipeline, new_board
 from app.replay.drive import RecordedSelector
 from schemas.pipeline.spec import Limits, Pipeline
 from schemas.wire import DeadLetter, Score, SketchRecord, decode_packed

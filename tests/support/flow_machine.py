@@ -26,7 +26,8 @@ from app.core.counts.sketches import Sketch, split_record
 from app.core.errors.stream import Errors
 from app.core.intake.merge import BEGINNING_MS
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.pipeline import PartitionPipeline, Step
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline
 from models.reference.counting import count, count_outcomes
 from models.reference.reference import Reference
 from schemas.topics import WATERMARK_HEADER

@@ -20,7 +20,8 @@ from app.core.features.plan import FeaturePlan
 from app.core.shared.answerer import Answerer
 from app.core.shared.board import SharedBoard
 from app.core.tiles.measures import FEATURE_UNITS
-from app.pipeline import PartitionPipeline, Step
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 

@@ -17,7 +17,8 @@ from shared_logs import NOW_MS, Logs, Place, Setting
 
 from app.core.shared.answerer import Answerer
 from app.core.shared.board import SharedBoard
-from app.pipeline import PartitionPipeline, Step
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline
 
 ALL = 10**6
 _MOST_ROUNDS = 300

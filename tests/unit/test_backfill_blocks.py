@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.core.batches import EventBatch, Floats, Ints
 from app.core.intake.joining import JoinedLabels
 from app.core.scoring import ActiveModel
-from app.pipeline import Step
+from app.flow.step import Step
 from app.replay import backfill_blocks
 from app.replay.backfill_blocks import BackfillWriter, Block, Held, fingerprint
 from schemas.pipeline.spec import Pipeline

@@ -251,7 +251,7 @@ STACK = "thread (1): MainThread;Handle._run (asyncio/events.py:80)"
     [
         ("PartitionPipeline.step (app/pipeline.py:9);FoldedLogistic.score (models/scoring/scorer.py:7)", "score"),
         (
-            "PartitionPipeline._process (app/pipeline.py:9);PartitionPipeline._encode_scores (app/pipeline.py:4)",
+            "PartitionPipeline._process (app/pipeline.py:9);ScoreEncoder.encode (app/flow/encoder.py:4)",
             "encode",
         ),
         ("PartitionPipeline._process (app/pipeline.py:9);zeros (numpy/_core/numeric.py:3)", "merge and flow"),

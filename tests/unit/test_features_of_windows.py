@@ -17,7 +17,8 @@ from app.adapters.recordings.file import EVENTS, LABELS, Recording, RecordingWri
 from app.adapters.sources.features import compile_features
 from app.adapters.sources.source import Partitioner, cut_batches, cut_with_promises, read_source
 from app.core.batches import Floats
-from app.pipeline import Step, new_board
+from app.flow.step import Step
+from app.pipeline import new_board
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
 from app.replay.offline import build_training_set, run, run_recording
 from schemas.pipeline.file import load

@@ -27,7 +27,7 @@ from app.core.batches import Floats, RecordBatch
 from app.core.drift.filling import say_of_training
 from app.core.entities.routing import Routing
 from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
-from app.pipeline import Step
+from app.flow.step import Step
 from app.replay.drive import NoModelError, RecordedSelector
 from app.replay.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
 from models.reference.fit import fit_reference

@@ -23,8 +23,10 @@ from app.core.batches import Floats, RecordBatch
 from app.core.counts.sketches import Sketch
 from app.core.errors.stream import Errors
 from app.core.features.plan import FeaturePlan
+from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.pipeline import PartitionPipeline, Step, TooManyDeadLettersError
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
 from schemas.pipeline.file import load

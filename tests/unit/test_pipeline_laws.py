@@ -30,10 +30,12 @@ from app.core.errors.stream import Errors
 from app.core.features.plan import FeaturePlan
 from app.core.intake.joining import JoinedLabels
 from app.core.intake.pending import PREFIX, REJECTED, Scored
+from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.shared.board import SharedBoard
-from app.pipeline import PartitionPipeline, Position, Step, TooManyDeadLettersError
+from app.flow.step import Step
+from app.pipeline import PartitionPipeline, Position
 from schemas.pipeline.spec import Limits, Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import DeadLetter, Score, Source

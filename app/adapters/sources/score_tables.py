@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from app.adapters.sources.csv_cells import plain_cells
 from app.adapters.sources.event_tables import TableError
-from app.pipeline import Step
+from app.flow.step import Step
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import DeadLetter
 
