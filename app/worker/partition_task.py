@@ -1,8 +1,8 @@
 """One input partition in the hands of a worker: two loops, so that neither waits for the other.
 
-`_work` takes what was fetched and runs steps of the pure flow; `_publish` sends what they gave, and commits. Between
-them is a bounded queue. When a commit is due, `_work` puts a `Cut` into it: state, counts and offsets as they are after
-the steps before it. While that is being committed, the next steps run; the transaction after it is the larger.
+`_work` takes what was fetched and runs steps of the pure flow; an `Outbox` sends what they gave, and commits. It is
+bounded. When a commit is due, `_work` puts a `Cut` into it: state, counts and offsets as they are after the steps
+before it. While that is being committed, the next steps run; the transaction after it is the larger.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from faust.types import TP
@@ -34,10 +32,11 @@ from app.core.tiles.row_cache import RowCache
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.flow.step import Outgoing, Step
 from app.kafka_access import KafkaAccess
-from app.pipeline import STEP_EVENTS, WRONG_PARTITION, PartitionPipeline
+from app.pipeline import STEP_EVENTS, PartitionPipeline
 from app.worker.input_offsets import UnusableInputError
 from app.worker.label_waits import LabelWaits
 from app.worker.model_shelf import ModelShelf
+from app.worker.outbox import Cut, Outbox, Progress, Tally
 from app.worker.partition_inputs import PartitionInputs
 from app.worker.repartition_feed import RepartitionFeed
 from app.worker.shared_feed import SharedFeed
@@ -51,68 +50,13 @@ log = logging.getLogger("streamgauge.worker")
 INBOX_BYTES = 8 << 20
 #: Labels that may wait for their events before their partition is paused.
 INBOX_LABELS = 100_000
-#: No step is taken while more scored events than this wait to be published: bounds memory when the broker stalls.
-OUTBOX_EVENTS = 2 * STEP_EVENTS
-#: In a transaction, fewer scores than this wait for the commit before they are sent: nobody sees them sooner.
-SEND_EVENTS = 2_000
 #: How long a step should take at the most; slow models get smaller steps, so that other partitions have their turn.
 STEP_S = 0.03
 #: How long a partition that is being taken away may try to commit what it has.
 PARK_DEADLINE_S = 5.0
 
 
-@dataclass(slots=True)
-class Tally:
-    """What was sent for one transaction, and counts once that is committed."""
-
-    scored: int = 0
-    unscored: int = 0
-    dead_letters: int = 0
-    wrong_partition: int = 0
-    stale: int = 0
-
-    def add(self, steps: Sequence[Step]) -> None:
-        """Count what these steps gave."""
-        for step in steps:
-            self.scored += step.n_scored
-            self.unscored += len(step.events) - step.n_scored
-            self.dead_letters += sum(letter.stage != "label" for letter in step.dead_letters)
-            self.wrong_partition += sum(letter.reason == WRONG_PARTITION for letter in step.dead_letters)
-            self.stale += step.n_scored * step.is_stale
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a worker has committed since it started; the source of its metrics."""
-
-    events: int = 0
-    scored: int = 0
-    unscored: int = 0
-    dead_letters: int = 0
-    stale: int = 0
-    shared_late: int = 0
-    wrong_partition: int = 0
-    labels: int = 0
-    labels_without_event: int = 0
-    commits: int = 0
-    last_commit_ms: int = 0
-
-    def count(self, tally: Tally, cut: Cut, now_ms: int) -> None:
-        """A transaction was committed."""
-        self.events += tally.scored + tally.unscored + tally.dead_letters
-        self.scored += tally.scored
-        self.unscored += tally.unscored
-        self.dead_letters += tally.dead_letters
-        self.stale += tally.stale
-        self.wrong_partition += tally.wrong_partition
-        self.shared_late += cut.shared_late
-        self.labels += cut.labels[0]
-        self.labels_without_event += cut.labels[1]
-        self.commits += 1
-        self.last_commit_ms = now_ms
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerContext:
     """What a partition's task works with. ``fail`` ends the whole worker: why, and with which exit code.
 
@@ -135,26 +79,6 @@ class WorkerContext:
     early: AIOKafkaProducer | None
     entities: EntityFeed | None
     rows_folder: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What a commit holds besides the outputs before it.
-
-    ``first_offsets``: version -> first event that it scored. ``shared_late``: what came too late for shared windows.
-    ``labels``: how many were applied, and how many of them found no event.
-    """
-
-    sketches: list[Outgoing]
-    changes: list[Outgoing]
-    shared: list[Outgoing]
-    entities: list[Outgoing]
-    repartition: list[tuple[int, bytes]]
-    statuses: list[tuple[int, bytes]]
-    offsets: dict[TopicPartition, int]
-    first_offsets: dict[str, int]
-    shared_late: int
-    labels: tuple[int, int]
 
 
 class PartitionTask:
@@ -201,14 +125,14 @@ class PartitionTask:
         self._waits = SharedWaits(
             self._flow, around.pipeline.shared, self._silent_until, self._bounds_of, self._wake.set
         )
-        #: What is to leave; None ends it.
-        self._outbox: deque[Step | Cut | None] = deque()
-        self._has_output = asyncio.Event()
-        self._outbox_events = 0
-        self._tally = Tally()
+        self._outbox = Outbox(
+            self._publisher,
+            around.pipeline.topics,
+            committed=self._on_committed,
+            sent=self._wake.set,
+            guard=self._guard,
+        )
         self._cut_at: float | None = None
-        self._is_cutting = False
-        self._committing: asyncio.Task[None] | None = None
         self._most = STEP_EVENTS
         #: Set by whoever runs `take_over` beside other work; `close` ends it.
         self.taking_over: asyncio.Task[None] | None = None
@@ -295,7 +219,7 @@ class PartitionTask:
         """End for good. An open transaction is aborted by whoever takes over, or by time."""
         if self._around.shared is not None:
             self._around.shared.listen_no_more(self._wake.set)
-        running = [*self._loops, *(task for task in (self.taking_over, self._committing) if task is not None)]
+        running = [*self._loops, *self._outbox.tasks(), *([self.taking_over] if self.taking_over is not None else [])]
         for loop in running:
             loop.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -341,7 +265,7 @@ class PartitionTask:
             self._around.shared.listen(self._wake.set)
         self._loops = [
             asyncio.create_task(self._guard(self._work()), name=f"work-{self.partition}"),
-            asyncio.create_task(self._guard(self._publish()), name=f"publish-{self.partition}"),
+            asyncio.create_task(self._guard(self._outbox.publish()), name=f"publish-{self.partition}"),
         ]
         if self._statuses:
             self._cut_soon()
@@ -400,7 +324,7 @@ class PartitionTask:
             if step is not None:
                 self._hand_over(step)
             self._tell_others()
-            if self._cut_at is not None and not self._is_cutting and _now() >= self._cut_at:
+            if self._cut_at is not None and not self._outbox.is_cutting and _now() >= self._cut_at:
                 self._cut()
             if step is None:
                 self._look_at_waits()
@@ -410,8 +334,7 @@ class PartitionTask:
         self._tell_others()  # what this worker's partitions have seen of this one is to be committed
         if self._cut_at is not None:
             self._cut()
-        self._outbox.append(None)
-        self._has_output.set()
+        self._outbox.end()
 
     def _tell_others(self) -> None:
         """Let other partitions know how far this one has come: those of this worker now, all with the next commit."""
@@ -423,7 +346,7 @@ class PartitionTask:
     def _next_step(self) -> Step | None:
         around = self._around
         stale = self._label_waits.stale if self._label_waits is not None else range(0)
-        while self._outbox_events <= OUTBOX_EVENTS:
+        while not self._outbox.is_full:
             self._flow.share(stale)
             started = _now()
             step = self._flow.step(around.shelf.champions, self._most, around.now_ms(), stale)
@@ -450,10 +373,7 @@ class PartitionTask:
             if model.version not in self._served:
                 self._served.add(model.version)
                 self._first_offsets[model.version] = int(step.events.offsets[start])
-        self._outbox_events += len(step.events)
-        self._outbox.append(step)
-        if self._publisher.sends_scores_early or self._outbox_events >= SEND_EVENTS:
-            self._has_output.set()
+        self._outbox.put(step)
 
     def _cut_soon(self) -> None:
         """Have what there is to commit wait for an interval at the most. Partitions take turns at the broker."""
@@ -477,15 +397,25 @@ class PartitionTask:
         repartition = self._flow.drain_repartition()
         late, labels = self._waits.count_late(), self._flow.labels.take_progress()
         statuses, self._statuses = self._statuses, []
-        self._outbox.append(
+        self._outbox.cut(
             Cut(parts, changes, shared, entities, repartition, statuses, offsets, self._first_offsets, late, labels)
         )
-        self._has_output.set()
-        self._first_offsets, self._cut_at, self._is_cutting = {}, None, True
+        self._first_offsets, self._cut_at = {}, None
+
+    async def _on_committed(self, cut: Cut, tally: Tally, position: int | None) -> None:
+        around = self._around
+        if position is not None:  # each cut says how far it has come
+            self._flow.state_committed(position, around.now_ms())
+        if self._cut_at is not None:
+            self._publisher.open()
+        self._wake.set()
+        around.progress.count(tally, cut, around.now_ms())
+        for version, offset in cut.first_offsets.items():
+            await around.shelf.tell_serving(version, self.partition, offset)
 
     async def _wait(self) -> None:
         left = None
-        if self._cut_at is not None and not self._is_cutting:
+        if self._cut_at is not None and not self._outbox.is_cutting:
             left = max(0.0, self._cut_at - _now())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), left)
@@ -496,68 +426,6 @@ class PartitionTask:
         self.inputs.regulate(self.inputs.events, self._inbox_bytes, INBOX_BYTES)
         # While events wait for labels, labels must come, however many are queued.
         self.inputs.regulate(self.inputs.labels, 0 if merge.holds_back else merge.queued_labels, INBOX_LABELS)
-
-    # -- out -----------------------------------------------------------------------------------------------------------
-
-    async def _publish(self) -> None:
-        """Send and commit in order; scores that need no transaction go past a commit under way."""
-        while True:
-            await self._has_output.wait()
-            self._has_output.clear()
-            while self._outbox:
-                steps = self._take_steps()
-                if steps:
-                    if not self._publisher.sends_scores_early or any(step.dead_letters for step in steps):
-                        await self._commit_ends()
-                    await self._send(steps)
-                    self._wake.set()
-                    continue
-                await self._commit_ends()
-                cut = self._outbox.popleft()
-                if not isinstance(cut, Cut):
-                    return
-                commit = self._commit(cut, self._publisher.take_early(), self._tally)
-                self._tally = Tally()
-                self._committing = asyncio.create_task(self._guard(commit), name=f"commit-{self.partition}")
-
-    def _take_steps(self) -> list[Step]:
-        """The steps up to the next cut: however small they are, they leave together."""
-        steps: list[Step] = []
-        while self._outbox and isinstance(self._outbox[0], Step):
-            steps.append(self._outbox.popleft())  # type: ignore[arg-type]  # as the line before has seen
-        return steps
-
-    async def _commit_ends(self) -> None:
-        if self._committing is not None:
-            await self._committing
-
-    async def _send(self, steps: list[Step]) -> None:
-        topics = self._around.pipeline.topics
-        letters = [letter for step in steps for letter in step.dead_letters]
-        await self._publisher.send_scores(topics.scores, chain.from_iterable(step.outgoing_scores for step in steps))
-        await self._publisher.send_letters(topics.dead_letters, letters)
-        self._outbox_events -= sum(len(step.events) for step in steps)
-        self._tally.add(steps)
-
-    async def _commit(self, cut: Cut, early: Sequence[asyncio.Future[Any]], tally: Tally) -> None:
-        topics = self._around.pipeline.topics
-        await self._publisher.send(topics.sketches, cut.sketches)
-        await self._publisher.send(topics.state, cut.changes)
-        await self._publisher.send(topics.shared, cut.shared)
-        await self._publisher.send(topics.entities, cut.entities)
-        await self._publisher.send_addressed(topics.repartition, cut.repartition)
-        await self._publisher.send_addressed(topics.model_status, cut.statuses)
-        await self._publisher.commit(cut.offsets, early)
-        position = self._publisher.committed_offset(topics.state)
-        if position is not None:  # each cut says how far it has come
-            self._flow.state_committed(position, self._around.now_ms())
-        self._is_cutting = False
-        if self._cut_at is not None:
-            self._publisher.open()
-        self._wake.set()
-        self._around.progress.count(tally, cut, self._around.now_ms())
-        for version, offset in cut.first_offsets.items():
-            await self._around.shelf.tell_serving(version, self.partition, offset)
 
     # -- what cannot be known from the records alone -------------------------------------------------------------------
 

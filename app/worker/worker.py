@@ -32,7 +32,8 @@ from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
 from app.worker.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
 from app.worker.model_shelf import ModelShelf
-from app.worker.partition_task import PartitionTask, Progress, WorkerContext
+from app.worker.outbox import Progress
+from app.worker.partition_task import PartitionTask, WorkerContext
 from app.worker.router import Router
 from app.worker.shared_feed import SharedFeed
 from schemas.pipeline.spec import Pipeline
@@ -111,19 +112,19 @@ class Worker:
             else None
         )
         self._around = WorkerContext(
-            pipeline,
-            plan,
-            kafka,
-            group,
-            self.app,
-            self._logs,
-            shelf,
-            self.progress,
-            now_ms,
-            self.fail,
-            self._shared,
-            self._early,
-            self._entities,
+            pipeline=pipeline,
+            plan=plan,
+            kafka=kafka,
+            group=group,
+            app=self.app,
+            logs=self._logs,
+            shelf=shelf,
+            progress=self.progress,
+            now_ms=now_ms,
+            fail=self.fail,
+            shared=self._shared,
+            early=self._early,
+            entities=self._entities,
             rows_folder=rows_folder,
         )
         self._skip_removed = skip_removed

@@ -28,7 +28,7 @@ from app.core.intake.merge import TimeMerge
 from app.core.shared.board import SharedBoard
 from app.pipeline import PartitionPipeline
 from app.worker.label_waits import LabelWaits
-from app.worker.partition_task import Progress, Tally
+from app.worker.outbox import Progress, Tally
 from app.worker.shared_waits import SharedWaits
 from schemas.pipeline.spec import Labels, Shared
 

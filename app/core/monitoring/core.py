@@ -38,7 +38,7 @@ from app.core.input_checks import InputChecks
 from app.core.labels.delays import LabelDelays
 from app.core.monitoring.facts import Sources, VersionWindow
 from app.core.monitoring.judging import FEWEST_TO_ALERT, Judging
-from app.core.monitoring.versions import KnownVersion
+from app.core.monitoring.versions import WatchedVersion
 from app.core.records.rules import RecordRules
 from app.core.verdict.succession import Succession
 from models.reference.reference import Reference
@@ -83,7 +83,7 @@ class MonitorCore:
             slice_ms=drift.slice_ms,
         )
         self._origins = Origins(pipeline)
-        self._versions: dict[str, KnownVersion] = {}
+        self._versions: dict[str, WatchedVersion] = {}
         self._rules = SketchRules(pipeline, RecordRules.of(pipeline))
         #: How many metrics the counts have that are held of versions without a reference; 0: none are.
         self._strangers: dict[str, int] = {}
@@ -147,7 +147,7 @@ class MonitorCore:
                 )
             return 0
         window = training or Window(0, 0)
-        made = KnownVersion.of(
+        made = WatchedVersion.of(
             self._pipeline,
             reference,
             training_metrics,

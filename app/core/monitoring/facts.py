@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.core.drift.history import History
     from app.core.errors.stream import Errors
     from app.core.labels.delays import LabelDelays
-    from app.core.monitoring.versions import KnownVersion
+    from app.core.monitoring.versions import WatchedVersion
     from models.reference.reference import Counts
     from schemas.pipeline.spec import Pipeline
 
@@ -56,7 +56,7 @@ class Sources:
 
     pipeline: Pipeline
     calendar: Calendar
-    versions: dict[str, KnownVersion]
+    versions: dict[str, WatchedVersion]
     store: WindowStore
     history: History
     delays: LabelDelays
@@ -99,7 +99,7 @@ class VersionWindow:
         self._sources = sources
 
     @property
-    def known(self) -> KnownVersion:
+    def known(self) -> WatchedVersion:
         return self._sources.versions[self.version]
 
     def about(self, revision: int) -> Subject:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class KnownVersion:
+class WatchedVersion:
     """A registered version, and what follows its windows and errors.
 
     Parameters
@@ -65,7 +65,7 @@ class KnownVersion:
         *,
         origins: Origins,
         make_detector: Make,
-    ) -> KnownVersion:
+    ) -> WatchedVersion:
         """A version that nothing is known of but its training."""
         drift, settings = pipeline.drift, pipeline.performance
         known_auc = training_metrics.get(MEASURE, auc(reference.training.outcomes))
