@@ -28,12 +28,12 @@ class HoldOut:
 
     @cached_property
     def constant_log_loss(self) -> float:
-        """The log loss of giving each row the rate: what a model has that knows nothing."""
+        """The log loss of giving each row the rate, as a model that knows nothing would."""
         return log_loss(np.full(len(self.labels), self.rate), self.labels)
 
 
 def log_loss(scores: Floats, labels: Floats) -> float:
-    """Compute the mean log loss of scores against labels (0 or 1); one that is surely wrong costs as 1e-15 would.
+    """Compute the mean log loss of scores against labels (0 or 1); no label counts as less likely than 1e-15.
 
     Examples
     --------

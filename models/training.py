@@ -94,12 +94,12 @@ def train(
     Parameters
     ----------
     matrix
-        Labelled events x features, columns in the pipeline's order; NaN is missing, a category is its code, and one
-        past its vocabulary a value that is not in it.
+        Labelled events x features, columns in the pipeline's order; NaN is missing, a category is its code, and a code
+        past its vocabulary is a value that is not in it.
     labels
         0 or 1 for each row.
     event_time_ms
-        Of each row; rows may come in any order, and equal times keep theirs.
+        Of each row; rows may come in any order, and those of equal times keep theirs.
     family
         A key of `models.scoring.families.FAMILIES`.
     from_ms, to_ms
@@ -199,7 +199,7 @@ def make_reference(
     matrix, scores, labels, event_time_ms
         Of the events, in the order of time.
     labelled_share
-        Which share of the events that were old enough these are; the others have no label.
+        What share these are of the events that were old enough; the others have no label.
     """
     features = pipeline.features
     vocabularies = {feature.name: feature.values for feature in features if feature.type == "category"}
@@ -272,7 +272,7 @@ def _builder(family: str, signature: Signature) -> Callable[[], Any]:
 def _score_unseen(build: Callable[[], Any], matrix: Floats, labels: Floats, cut: int) -> Floats:
     """Score the rows before the hold-out by models that have not seen them: each half by one fitted on all the others.
 
-    On the rows it was fitted on a model is too sure, and a reference of such scores would call every stream drifted.
+    A model is too sure of the rows it was fitted on, and a reference of such scores would call every stream drifted.
     """
     half = cut // 2
     scores = np.empty(cut)

@@ -14,11 +14,11 @@ class RefusedRecordError(ValueError):
     ``reason`` is one of:
 
     - ``tombstone``, ``empty``: no value where there must be one; one of no bytes.
-    - ``malformed``: not what the bytes should be, JSON or MessagePack, or too deep.
+    - ``malformed``: not the JSON or MessagePack that the bytes should be, or nested too deep.
     - ``wrong_type``: another type, a missing or an unknown field.
     - ``out_of_range``: a number, time, name or length that cannot be.
     - ``inconsistent``: parts that do not fit each other, or do not add up.
-    - ``foreign``: well formed, and of another partition, topic, model or feature set.
+    - ``foreign``: well formed, but of another partition, topic, model or feature set.
     - ``bad_key``, ``bad_header``: key or headers are not those of such a record.
     - ``unreadable_batch``: Kafka's own batch cannot be unpacked.
     """

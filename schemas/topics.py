@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Header of a record that carries no event or label, only a promise: every event and every label of this
-#: partition that follows is not older than this event time (milliseconds, decimal ASCII).
+#: Header of a record that carries no event or label, only a promise: no event and no label of this
+#: partition that follows is older than this event time (milliseconds, decimal ASCII).
 #: It may appear on the labels topic; its key and value are ignored.
 WATERMARK_HEADER = "streamgauge-watermark-ms"
 #: Header of a record on a topic by entity: partition/offset of the record that it is a copy of.
@@ -25,7 +25,7 @@ MAX_DEAD_LETTER_BYTES = 2 << 20
 class Topic:
     """One topic: its name, how many partitions it has, and its Kafka settings.
 
-    ``kept_as``: the topic whose records it is to keep as long, and whose sizes it is to take.
+    ``kept_as``: a topic; records are to be kept as long as that keeps its own, and may be as large.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Topics:
     partitions
         Partitions of the events topic. Labels, scores, dead letters, state, shared tiles, entities and sketches have as
         many, and what partition k of the events produces goes to partition k of those. ``repartition`` and ``answers``
-        have as many, too: partition k of the events writes to all partitions of the one, and reads partition k of the
-        other.
+        have as many, too: partition k of the events writes to all partitions of the former, and reads partition k of
+        the latter.
     by_entity
         Whether what is sent is copied to topics in which each entity has one partition (``[events] repartition``).
         ``events`` and ``labels`` are then these: what is scored.

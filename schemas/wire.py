@@ -150,7 +150,7 @@ class DeadLetter(msgspec.Struct):
 
     @classmethod
     def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> DeadLetter:
-        """Read back what ``to_headers`` wrote; RefusedRecordError when the headers are none of those."""
+        """Read back what ``to_headers`` wrote; RefusedRecordError when the headers are different ones."""
         pairs = list(headers)
         # A header's value may be null, whatever the type says: anyone may write to the topic.
         ours = {name: data or b"" for name, data in pairs if name.startswith(_OURS) and not name.startswith(_ORIGINAL)}
@@ -195,7 +195,7 @@ class ModelUpdate(msgspec.Struct):
     """``<p>.model-updates``: one step of the timeline (`models.versions.timeline`). No two have the same key.
 
     ``valid_from_ms``: a champion scores the events from this event time on (None: all). ``is_rollback``: this version
-    is champion again as it was, and what was promoted since counts no more.
+    is champion again as it was, and what was promoted since no longer counts.
     """
 
     model: ModelName
@@ -216,7 +216,7 @@ class ModelStatus(msgspec.Struct):
     """``<p>.model-status``: what one worker did with an update. Key: worker.
 
     ``status``: loaded (verified and warm), refused (with why), serving (first batch scored; ``partition`` and
-    ``offset`` say where). ``uri`` and ``sha256``: of the update that was refused or loaded. began, of no version: a
+    ``offset`` say where). ``uri`` and ``sha256``: of the update that was refused or loaded. began (of no version): a
     worker that was told where to begin reads a partition from here on, events from ``offset`` and labels from
     ``label_offset``.
     """
@@ -241,7 +241,7 @@ class SketchDelta(msgspec.Struct, array_like=True):
     ``counts`` is a flattened int64 matrix (metrics x cells) sent sparse: ``cells`` holds uint32 flat positions of
     the non-zero counts and ``counts`` their int64 values, both little-endian bytes. ``sums`` are int64 fixed-point sums
     per metric (units of its ``models.reference.reference.MetricCells.scale``), ``minima``/``maxima`` float64 per metric
-    (NaN: no value). ``outcomes`` (version's events whose label arrived) is the same sparse coding of label (0, 1) x
+    (NaN: no value). ``outcomes`` (of events whose label has arrived) is the same sparse coding of label (0, 1) x
     cell of the score; ``log_loss_sum`` (units of ``FIXED_POINT``) and ``n_correct`` decisions are over the same events.
     All additive: merging deltas in any order gives the same windows.
     """
@@ -282,7 +282,7 @@ class LabelCounts(msgspec.Struct, array_like=True):
     """Labels that one transaction applied in one slice of (effective) time: how many, and those without an event.
 
     ``too_late``: the event had been forgotten. ``unknown``: its entity is here, and no such event waits.
-    ``strangers``: of each other one the hash of its key, which is no entity of this partition; int64, little-endian.
+    ``strangers``: the hash of each other one's key, which is not an entity of this partition; int64, little-endian.
     """
 
     slice_start_ms: TimeMs
@@ -297,7 +297,7 @@ class DelayCounts(msgspec.Struct, array_like=True):
 
     The delay is the label's effective time less the time of its event. ``cells`` holds ascending numbers (uint32) of
     the cells of `app.core.counts.delay_law`, and ``counts`` their labels (int64), both little-endian; ``newest_ms``:
-    effective time of the newest label. Additive, and the newest of all.
+    effective time of the newest label. Counts add up, and the newest time of all stands.
     """
 
     slice_start_ms: TimeMs
@@ -355,8 +355,8 @@ class SharedTile(msgspec.Struct, array_like=True):
 class SharedTimes(msgspec.Struct, array_like=True):
     """``<p>.shared``: how far one partition has come; the last record of each transaction.
 
-    ``added_ms``: every tile that ends at or before has all that the partition will add to it. ``scored_ms``: no event
-    before it will be scored any more, but with ``stale`` in its score.
+    ``added_ms``: every tile that ends at or before it has all that the partition will add. ``scored_ms``: no event
+    before it will be scored any more, except with ``stale`` in its score.
     """
 
     added_ms: ComeToMs
@@ -444,7 +444,7 @@ class DriftReport(msgspec.Struct):
 
 
 class Explained(msgspec.Struct):
-    """A metric, the share of the score's change that it explains (None: the scores have not moved), in words."""
+    """A metric, the share of the score's change that it explains (None: the scores have not moved), and in words."""
 
     metric: str
     share: float | None
@@ -452,7 +452,7 @@ class Explained(msgspec.Struct):
 
 
 class VerdictSegment(msgspec.Struct):
-    """A segment in which it sits: how far its metrics moved at most, in [0, 1], and its events."""
+    """A segment in which the change sits: how far its metrics moved at most, in [0, 1], and its events."""
 
     segment: str
     effect: float
@@ -499,7 +499,7 @@ class Alert(msgspec.Struct):
     has, when a window is about something else; ``message`` says what is new. The window is the one that brought it
     into this state; ``since_ms``: start of the first window beyond the limit. ``silenced``: noted, nobody is asked to
     act. ``version``: "" when the alert is on the stream itself. ``others``: rules of its group that were raised for the
-    same window. ``by`` and ``why``: who acknowledged it, in which words; of a silenced one, why it is silent.
+    same window. ``by`` and ``why``: who acknowledged it, and how; of a silenced one, why it is silent.
 
     Raised with ``action`` "retrain" it asks for a new version, once per ``alert_id``: to replace ``version``, with data
     up to ``window_end_ms``, of which those from ``since_ms`` on are different. Cleared, it no longer asks.
@@ -542,7 +542,7 @@ def encode_json(record: msgspec.Struct) -> bytes:
 
 
 def decode_json(data: bytes | None, kind: type[T]) -> T:
-    """The record of JSON bytes; RefusedRecordError when they are none of this kind."""
+    """The record of JSON bytes; RefusedRecordError when they are not of this kind."""
     try:
         return msgspec.json.decode(need_value(data), type=kind)
     except UNREADABLE as error:
@@ -555,7 +555,7 @@ def encode_packed(record: object) -> bytes:
 
 
 def decode_packed(data: bytes | None, kind: type[T]) -> T:
-    """The record of MessagePack bytes; RefusedRecordError when they are none of this kind."""
+    """The record of MessagePack bytes; RefusedRecordError when they are not of this kind."""
     try:
         return msgspec.msgpack.decode(need_value(data), type=kind)
     except UNREADABLE as error:

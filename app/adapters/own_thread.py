@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def run_apart(work: Callable[[], T], limit_s: float, name: str) -> T:
-    """What the work gives.
+    """Return what the work gives.
 
     Raises
     ------
@@ -38,7 +38,7 @@ async def run_apart(work: Callable[[], T], limit_s: float, name: str) -> T:
         result, error = None, None
         try:
             result = work()
-        except BaseException as raised:  # noqa: BLE001  # whatever it is, it belongs to who waits
+        except BaseException as raised:  # noqa: BLE001  # whatever it is, it belongs to whoever waits
             error = raised
         with suppress(RuntimeError):  # the loop is closed by now
             loop.call_soon_threadsafe(settle, result, error)

@@ -1,4 +1,4 @@
-"""How long something has been waited for in vain: only time in which that could be seen counts."""
+"""How long something has been waited for in vain: only time in which that could be observed counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiokafka.errors import KafkaError
 
-#: Looks in the limit of a wait, and the longest time between two of them.
+#: How many looks there are within the limit of a wait, and the longest time between two of them.
 _LOOKS = 20
 _LOOK_S = 1.0
 #: An answer may have to wait for a fetch that waits for records.
@@ -15,7 +15,7 @@ _ANSWER_S = 1.0
 
 
 class Patience:
-    """Counts the time for which something has not moved although there is nothing that it has still to do.
+    """Counts the time for which something has not moved and has nothing left to do.
 
     Whether waiting is in vain is asked at each look. Time from look to look counts when both say so. When it is long,
     this worker had no turn, or the broker has not answered: no more of it counts than looks and answers should take.
@@ -36,7 +36,7 @@ class Patience:
         self._spent_s = 0.0
 
     async def is_over(self, seen: object, is_in_vain: Callable[[], Awaitable[bool]]) -> bool:
-        """Look: ``seen`` is how far the awaited has come; while it moves, waiting has a point."""
+        """Look: ``seen`` is how far what is awaited has come; while it moves, waiting has a point."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.core.errors.detectors import Bits, Detector
     from schemas.pipeline.spec import ErrorDetector
 
-#: A restart sees so many errors again: 0.4 s of the slowest, but for KSWIN.
+#: A restart sees at most this many errors again: 0.4 s with the slowest detector, KSWIN aside.
 MOST = 2**17
 
 #: Of each name in a pipeline file, where it is in `river.drift`.

@@ -66,7 +66,7 @@ class SharedWaits:
         """Contributions since the last call to tiles that others may have read before."""
         if self._flow.shared is None:
             return 0
-        before, self._late = self._late, self._flow.shared.contributor.late
+        before, self._late = self._late, self._flow.shared.late
         if self._late > before:
             log.warning(
                 "Partition %s: %s events or labels came later than the delay of the shared windows allows; scores "
@@ -117,9 +117,8 @@ class SharedWaits:
                     if awaited[0] is None
                     else f"partition {awaited[0]} has read all there is and not moved",
                     self._times.max_wait_ms,
-                    shared.held.events,
+                    shared.give_up(),
                 )
-                shared.held.release(shared.held.received)
                 break
             await asyncio.sleep(patience.look_s)
 

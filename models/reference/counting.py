@@ -58,7 +58,7 @@ def count_ordered(reference_cells: Reference, columns: Floats) -> Ints:
 
 
 def arrange(reference_cells: Reference, matrix: Floats, scores: Floats) -> Floats:
-    """The metrics that events have, the score last, as rows: metrics x events, NaN for what is no value."""
+    """The metrics that events have, the score last, as rows: metrics x events, NaN for what is not a value."""
     columns = np.empty((len(reference_cells.metrics) - 1, len(scores)))
     columns[:-1] = matrix.T
     columns[-1] = scores
@@ -107,8 +107,8 @@ def count_outcomes(reference_cells: Reference, scores: Floats, labels: Floats) -
 class JudgedLabels(NamedTuple):
     """Labels one by one: what each adds to the counts.
 
-    ``positions``: the label, or the position of "missing". ``outcome_cells``: label x score cell, flattened. It and the
-    performance, ``log_loss`` and ``is_correct``, are of those that ``is_known``: a label, and a score; elsewhere 0.
+    ``positions``: the label, or the position of "missing". ``is_known``: there are both a label and a score. Only there
+    do ``outcome_cells`` (label x score cell, flattened) mean anything; ``log_loss`` and ``is_correct`` are 0 elsewhere.
     """
 
     positions: Ints

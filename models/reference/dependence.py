@@ -3,11 +3,11 @@
 A share of n independent events has the variance p (1 - p) / n. Events that resemble their neighbours (weather, bursts,
 sessions), or that carry the past (a window of thirty days, a state that changes slowly), give it a larger one; the
 ratio is the design effect, and n divided by it the number of independent events that say as much. Tests that take n for
-that number alarm for nothing.
+that number raise false alarms.
 
-What is needed is the variance of a *detection window's* share about that of training. Neighbours tell of it where
-dependence is over before the window is. What repeats within each window (the hours of a day, in windows of a day) makes
-neighbours alike and windows no different: it is taken away first. What is slower than a window is seen by comparing
+What is needed is the variance of a *detection window's* share about that of training. Neighbours tell it where
+dependence ends before the window does. What repeats within each window (the hours of a day, in windows of a day) makes
+neighbours alike, but windows no different: it is taken away first. What is slower than a window is seen by comparing
 windows with windows.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
-#: Blocks of the longest length that is looked at; fewer say too little about the variance between them.
+#: How many blocks there are of the longest length considered; fewer say too little about the variance between them.
 FEWEST_BLOCKS = 32
 #: Windows of training below which they are not compared with each other.
 FEWEST_WINDOWS = 8
@@ -34,14 +34,16 @@ FEWEST_WINDOWS = 8
 _MANY = 2_048
 # Where a value is cut into "below" and "not below": the deciles.
 _CUTS = 9
-# So many values of a window beyond so many windows before it are of one entity.
+# How many values of a window beyond all of the windows before it are taken to be of one entity, and how many windows
+# before it are considered: at least, and at most.
 _MANY_BEYOND, _BACK = 5, (6, 28)
 # The shares of the values that are large, or small.
 _OUTER = (0.01, 0.001)
-# A correlation counts as found from so many standard errors on: over nine cuts and some ten lengths of blocks, about
+# A correlation counts as found from this many standard errors on: over nine cuts and some ten lengths of blocks, about
 # one independent metric in two hundred is taken for a dependent one.
 _FOUND = 4.0
-# Windows count as different from each other where chance would make them so in one of so many: over the cuts, as above.
+# Windows count as different from each other where chance would make them so no more often than this: over the cuts, as
+# above.
 _CHANCE = 1e-4
 # An estimate counts by its upper 90 % limit.
 _UPPER = 1.28
@@ -57,8 +59,8 @@ class Span(NamedTuple):
     windows, places
         The number of the detection window in which each event lies, ascending, and where in it: in [0, 1).
     memory
-        How many windows a value may carry the past: the longest window of a feature, in detection windows; 0 or less
-        than 1: none.
+        Over how many windows a value may carry the past: the longest window of a feature, in detection windows; 0 or
+        less than 1: none.
     """
 
     windows: Ints
@@ -92,12 +94,12 @@ def design_effect(cells: Ints, n_cells: int, *, in_order: bool, span: Span | Non
 
     Values are cut at their nine deciles and where they are missing, and their ranks are taken as they are
     (categories: each of the nine most frequent against the rest). The events are divided into blocks of 1, 2, 4, …
-    neighbours. While neighbouring blocks are correlated, blocks are too short; twice the first length at which none
-    are any more, the variance between blocks is taken for that between independent ones. The largest ratio of them
-    counts and, as it is an estimate, its upper 90 % limit. (AR(1) of 0.6: the share below the median needs 2.9, the
-    mean rank 3.9.)
+    neighbours. While neighbouring blocks are correlated, blocks are too short; at twice the first length at which none
+    are correlated any more, the variance between blocks is taken for that between independent ones. The largest of
+    these ratios counts and, as it is an estimate, by its upper 90 % limit. (AR(1) of 0.6: the share below the median
+    needs 2.9, the mean rank 3.9.)
 
-    Where the windows of the events are known, what repeats in each is taken away before: the mean at each place in it.
+    Where the windows of the events are known, what repeats in each is taken away first: the mean at each place in it.
     Where blocks are still correlated when they are as long as a window, or windows surely differ by more, the variance
     between windows counts. Where windows resemble the ones before them, too, or a value carries the past
     of several windows, the variance goes on growing with the distance: it is followed to the end of that memory, as it
@@ -156,7 +158,7 @@ def tail_effect(values: Floats, span: Span | None = None) -> float:
     Values resemble each other most where few entities have them: the sum of a month is largest for one card, in all of
     its events, for days. What is beyond all of training is one of these, and not many. Where a window of training has
     five values or more beyond the windows before it (a third of training, six to 28), they come like that, and all of a
-    window count as one: of independent values so many are beyond by a chance of one in 7 to the power five.
+    window count as one: five independent values would be beyond with a chance of one in 7 to the power of five.
 
     Parameters
     ----------
@@ -210,8 +212,8 @@ def _most_beyond(values: Floats, starts: Ints) -> int:
 def effect_of_residuals(residuals: Floats, span: Span | None = None) -> float:
     """The design effect of values less what is expected of each, in the order of time; see `design_effect`.
 
-    Nothing that repeats in each window is taken away: who expects it has done so. And of what is too little to be
-    found, the variance between `_MANY` blocks counts as it is estimated, with its error of 3 %.
+    Nothing that repeats in each window is taken away: that is already part of what is expected. And where dependence is
+    too weak to be found, the variance between `_MANY` blocks counts as it is estimated, with its error of 3 %.
     """
     variance = float((residuals**2).mean()) if len(residuals) >= 2 * FEWEST_BLOCKS else 0.0
     if not variance > 0:
@@ -291,10 +293,10 @@ def _compare_windows(marks: Floats, variances: Floats, starts: Ints, memory: flo
 
 
 def _follow(means: Floats, variances: Floats, size: float, memory: float) -> float:
-    """The design effect of a window far from training, of values that remember so many windows.
+    """The design effect of a window far from training, of values that remember ``memory`` windows.
 
     Windows h apart differ by 2 c h beyond the chance of their events, as far as a sliding mean of ``memory`` windows
-    remembers: then no more. c is fitted to lags of up to half of training. The mean of training wanders with it.
+    remembers, and no further. c is fitted to lags of up to half of training. The mean of training wanders with it.
     """
     n = means.shape[1]
     lags = np.arange(1, max(n // 2, 1) + 1)

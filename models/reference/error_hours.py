@@ -1,12 +1,12 @@
-"""The wrong decisions of training by the hour of the week of their events, and what about the hours is certain.
+"""The wrong decisions of training by the hour of the week of their events, and what is certain about the hours.
 
 Decisions are wrong more often at some hours than at others: at night most payments of a shop are frauds, or none. A
 detector of changes that does not know this takes every night for a change. One that takes the chance of each hour of
 training for a law of nature does so too: at ten errors an hour a third of them is chance.
 
-So hours differ only where that is sure, and as far as it is. The 24 hours of the day are compared over the days of
-training, and the 7 days of the week over its weeks: what repeats, against what changes from one to the next. Bursts of
-errors make the latter as large as they make the former.
+So hours count as different only where that is sure, and as far as it is. The 24 hours of the day are compared over the
+days of training, and the 7 days of the week over its weeks: what repeats, against what changes from one to the next.
+Bursts of errors make the latter as large as they make the former.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HOUR_MS = 3_600_000
 #: Hours of a week, from Monday 00:00 UTC on.
 HOURS = 7 * 24
-#: Days of training below which nothing is said of hours, and weeks below which nothing is said of days.
+#: The fewest days of training from which hours are compared, and the fewest weeks from which days are.
 FEWEST_DAYS = 3
 FEWEST_WEEKS = 4
 
@@ -43,7 +43,7 @@ _CHANCE = 1e-3
 # Waves of the curve that hours of a day lie about, and steps until it is found.
 _WAVES = 2
 _STEPS = 12
-# A level, and the errors that it makes one expect, are right to so much.
+# How exactly a level, and the errors expected at it, are found.
 _NEAR = 1e-12
 
 
@@ -90,7 +90,7 @@ def hours_of(times_ms: Ints) -> Ints:
 
 
 def find_level(events: Floats | Ints, wrong: float, log_odds: Floats) -> float:
-    """The level of the log odds at which so many errors are expected in all; infinite where none or all were wrong.
+    """The level of log odds at which ``wrong`` errors are expected in all; infinite where none or all were wrong.
 
     Examples
     --------
@@ -146,8 +146,8 @@ def fit_error_hours(wrong: Bools, times_ms: Ints | None = None, span: Span | Non
     expected = _expect(events, int(wrong.sum()), log_odds)
     effect = effect_of_residuals(errors - expected[hours], span)
     if log_odds.any():
-        # What the hours are taken for has an error of its own, the same on each day: an hour's errors of training, of
-        # so many days, have a variance of one so manieth of those of an hour to come.
+        # What the hours are taken for has an error of its own, the same on each day: the mean of an hour's errors over
+        # n days of training has 1/n of the variance of the errors of an hour to come.
         effect *= 1 + 1 / len(np.unique(times_ms // (24 * HOUR_MS)))
     return ErrorHours(events, errors_of, log_odds, effect)
 
@@ -172,10 +172,10 @@ class _Cells(NamedTuple):
 
     @classmethod
     def of(cls, wrong: Floats, expected: Floats, numbers: Ints, places: int) -> _Cells:
-        """Of events; ``numbers``: of the cells in which they lie, ascending, ``places`` of them a round."""
+        """Of events; ``numbers``: of the cells in which they lie, ascending, ``places`` of them to a round."""
         first = int(numbers[0]) // places * places
         rounds = int(numbers[-1] - first) // places + 1
-        # Rounds without events are none.
+        # Rounds without events do not count.
         is_there = np.bincount((numbers - first) // places, minlength=rounds) > 0
 
         def add(each: Floats) -> Floats:
@@ -188,13 +188,13 @@ class _Cells(NamedTuple):
 def _find_odds(cells: _Cells, fewest: int, waves: int) -> Floats:
     """Per place: how much the log odds of an error differ from what is expected; 0 for all unless they surely do.
 
-    ``waves``: of the curve that places lie about.
+    ``waves``: how many waves make up the curve about which places lie.
     """
     rounds, places = cells.n.shape
     found = np.zeros(places)
     if rounds < fewest:
         return found
-    # A round's own level is no difference of places.
+    # A round's own level is not a difference between places.
     totals = np.maximum(cells.expected.sum(axis=1), np.finfo(float).tiny)
     beyond = cells.wrong - cells.expected * (cells.wrong.sum(axis=1) / totals)[:, None]
     variances = cells.variance.sum(axis=0)
@@ -215,7 +215,7 @@ def _find_odds(cells: _Cells, fewest: int, waves: int) -> Floats:
     usual = logit(expected / n)
     wrong = expected + beyond.sum(axis=0)
     curve = _fit_curve(n, wrong, usual, basis, bursts)
-    # Beside the curve, a place differs from it as far as such differences are more than chance.
+    # A place differs from the curve as far as such differences are more than chance.
     expected, noise = n * curve, bursts * n * curve * (1 - curve)
     beside = wrong - expected
     spread = max(float((beside**2 - noise).sum() / (expected**2).sum()), 0.0)
@@ -236,7 +236,7 @@ def _compare_rounds(standard: Floats, freedom: int) -> tuple[float, float]:
 
     Returns
     -------
-    By how much bursts raise the variance (at least 1), and the probability of so much repetition by chance: by the
+    By how much bursts raise the variance (at least 1), and the probability of as much repetition by chance: by the
     degrees of freedom that correlated places leave (Greenhouse and Geisser, without the bias of few rounds).
     """
     rounds = len(standard)
@@ -261,7 +261,7 @@ def _make_waves(at: Floats, waves: int) -> Floats:
 def _fit_curve(n: Floats, wrong: Floats, usual: Floats, basis: Floats, bursts: float) -> Floats:
     """Rates as a curve: waves of log odds beside the ``usual`` ones."""
     found = np.zeros(basis.shape[1])
-    # As if waves were known to be within some two of the log odds: rates of 0 have no end.
+    # As if waves were known to be within about two in log odds: for rates of 0 they would grow without end.
     ridge = np.eye(len(found)) / 4
     for _ in range(_STEPS):
         rates = expit(usual + basis @ found)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from models.reference.segments import Segments
 
-#: Blocks of labelled events in their order: long against what hangs together, and enough to see how blocks differ.
+#: Blocks of labelled events in their order: longer than what hangs together, and enough to see how blocks differ.
 OUTCOME_BLOCKS = 32
 
-#: Groups of scores within which labels are expected alike: with so many of the rarer kind each, and at most so many.
+#: Groups of scores within which labels are expected alike: how many labels of the rarer kind a group needs, and how
+#: many groups there are at most.
 _LABELS_A_GROUP, _MOST_GROUPS = 20, 50
 
 # In units, a value of the training range is at most 2**32, so 2**31 of them fit an int64 sum.
@@ -74,8 +75,8 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     times_ms
         Of the events, ascending, to see at which hours decisions are wrong; None: they have none.
     share
-        Which share of all events these are: windows hold all. Of three in ten, as many resemble each other as in a
-        window of three tenths of the events, and that is what is measured.
+        What share of all events these are, whereas windows hold all. Among three in ten, as many resemble each other as
+        in a window of three tenths of the events, and that is what is measured.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
@@ -102,11 +103,11 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
     for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
         held = _find_cells(metric, values)
         profiles[row, : metric.size + 1] = _mean_scores(held, metric.size + 1, scores)
-        is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # a label that never comes is none
+        is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # what never comes is no label
         lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
         effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
         tails[row] = effects[row] if metric.is_coded else tail_effect(values, lying)
-        if metric.kind != "outcome":  # of a window, too, only labels are counted
+        if metric.kind != "outcome":  # in a window, too, only labels are counted
             effects[row], tails[row] = (1 + (each - 1) / share for each in (effects[row], tails[row]))
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].codes_or_nan(outcomes)))
     parts = _cut(labelled, span)
@@ -128,14 +129,14 @@ def fit_reference(  # noqa: PLR0917  # the order in which training has them
 def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> float:
     """How many labels count as one, beyond what the cells of their scores explain.
 
-    Neighbouring cells are joined to as many groups as there are labels of the rarer kind to tell them apart.
+    Neighbouring cells are joined into as many groups as there are labels of the rarer kind to tell them apart.
     """
     groups = int(min(max(min(labels.sum(), (1 - labels).sum()) // _LABELS_A_GROUP, 1), _MOST_GROUPS))
     ranks = np.argsort(np.argsort(in_cells, kind="stable"), kind="stable")
     group = ranks * groups // max(len(labels), 1)
     n = np.maximum(np.bincount(group, minlength=groups), 1)
     residuals = labels - (np.bincount(group, labels, minlength=groups) / n)[group]
-    # Errors of either kind that come together leave the number of positives as it is, and not which scores they have.
+    # Errors of both kinds that come together leave the number of positives as it is, but not which scores they have.
     of_order = residuals * (ranks / max(len(labels), 1) - 0.5)
     return max(effect_of_residuals(each, span) for each in (residuals, of_order))
 
@@ -143,7 +144,7 @@ def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> floa
 def _cut(rows: Ints, span: Span | None) -> list[Ints]:
     """Cut labelled events into blocks of consecutive ones.
 
-    Of whole windows where there are enough, so that what repeats within each window is no difference of blocks.
+    Each holds whole windows where there are enough, so that what repeats in each window does not make blocks differ.
     """
     if span is None or not len(rows):
         return np.array_split(rows, OUTCOME_BLOCKS)

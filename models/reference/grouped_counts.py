@@ -1,4 +1,4 @@
-"""Counts of many groups of events at once, such as segments: what `models.reference.counting` gives of each group.
+"""Counts of many groups of events at once, such as segments: what `models.reference.counting` gives for each group.
 
 Groups may be many and small, so nothing here is done group by group: an event's cell is found once for each metric, and
 one tally over group, metric and cell serves all groups. Only what is not 0 is kept, so a batch of events costs no more
@@ -215,7 +215,7 @@ class _Groups:
 
 
 class _Located(NamedTuple):
-    """Events [metrics x events]: values, and what they add to sums; their order by value, and their cells in that."""
+    """Events [metrics x events]: values, and what they add to sums; their order by value, and their cells in it."""
 
     values: Floats
     units: Ints

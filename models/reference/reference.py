@@ -9,7 +9,7 @@ The metrics of a reference are its features in signature order, then ``"score"``
 Cells
 -----
 * numeric features and the score: cell i holds ``edges[i-1] <= x < edges[i]``. Edges are frozen with the version. A
-  value that is frequent in training has a cell to itself, ``[v, nextafter(v))``; with few distinct values each has.
+  value that is frequent in training has a cell to itself, ``[v, nextafter(v))``; with few distinct values, each does.
   The first and the last cell hold what lies outside of the training range.
 * category: the cell is the code; the last code is any value that is not in the vocabulary.
 * outcome: label 0 and label 1.
@@ -85,7 +85,7 @@ class MetricCells:
 
     @cached_property
     def ladder(self) -> Floats:
-        """What the cells but the first begin with; "missing" begins with NaN, which sorts after everything else."""
+        """What each cell but the first begins with; "missing" begins with NaN, which sorts after everything else."""
         return np.append(np.arange(1.0, self.codes) if self.is_coded else self.edges, np.nan)
 
     def codes_or_nan(self, codes: Floats) -> Floats:
@@ -422,7 +422,7 @@ def _float_from_json(value: float | str | None) -> float:
 
 
 def _fill(target: NDArray[Any], values: Any) -> None:
-    """Put values into all of an array; they are as many, so that a short text makes no large array."""
+    """Fill an array with values, which must have its shape, so that a short text cannot make a large array."""
     if np.shape(values) != target.shape:
         raise ValueError(f"{np.shape(values)} values are given for {target.shape}")
     target[...] = values

@@ -1,4 +1,4 @@
-"""What any counts in the cells of a reference, and a reference itself, must satisfy, whoever wrote them.
+"""What counts in the cells of a reference, and a reference itself, must satisfy, whoever wrote them.
 
 Counts come from topics and references from files that others can write to. What is not sound would raise, or lie, much
 later: in a test of drift, in the middle of a window's report.
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 #: Cells of all metrics: 4 000 metrics of 1 000. A number in a file must not ask for gigabytes.
 MOST_CELLS = 2**22
-#: Events of one count: adding up as many as there can be records of such counts overflows nothing.
+#: Events of one count: as many records of such counts as there can be add up without an overflow.
 MOST_EVENTS = 2**40
 #: Of all segments together: a quarter of a gigabyte.
 _MOST_CELLS_OF_SEGMENTS = 2**25
 #: Of the log loss of one label: that of a certain and wrong score, which is 34.5, and room for rounding.
 _LARGEST_LOSS = 36 * COUNT_UNITS
-#: Chances of 1e-9 and of 1 - 1e-9 are so far apart.
+#: How far chances of 1e-9 and of 1 - 1e-9 are apart.
 _LARGEST_LOG_ODDS = 42.0
 
 

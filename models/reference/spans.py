@@ -1,4 +1,4 @@
-"""Where in the detection windows of a pipeline events lie, and how many windows its features carry the past."""
+"""Where in the detection windows of a pipeline events lie, and over how many windows its features carry the past."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEAN_MONTH_MS = 30.436875 * 86_400_000
 
 
 def span_of(pipeline: Pipeline, event_time_ms: NDArray[np.int64]) -> Span:
-    """The detection window of each event (times ascend), overlapping ones taken end to end, and its place in that."""
+    """The detection window of each event (times ascend), overlapping ones taken end to end, and its place in it."""
     size_ms = parse_duration(pipeline.drift.window)
     if size_ms is None:
         months = event_time_ms.astype("M8[ms]").astype("M8[M]")
@@ -31,7 +31,7 @@ def span_of(pipeline: Pipeline, event_time_ms: NDArray[np.int64]) -> Span:
 
 
 def memories_of(pipeline: Pipeline) -> list[float]:
-    """Of each feature: how many detection windows the longest window that it is made of spans; 0: of none."""
+    """How many detection windows are spanned by the longest window that each feature is made of; 0: it is of none."""
     windows = {feature.name: feature.window for feature in pipeline.features}
     reads = features_read(pipeline)
     length_ms = parse_duration(pipeline.drift.window) or MEAN_MONTH_MS

@@ -23,7 +23,7 @@ class Vocabularies:
     Parameters
     ----------
     sizes
-        Per column of the matrix; 0 for what is no category.
+        Per column of the matrix; 0 for a column that is not a category.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:

@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 #: Bounds the memory of estimators that build an intermediate matrix.
 CHUNK_ROWS = 4096
-#: What a folded or direct form may differ from ``predict_proba`` by, on probe rows, before it is set aside.
+#: By how much a folded or direct form may differ from ``predict_proba``, on probe rows, before it is set aside.
 FOLD_TOLERANCE = 1e-12
 #: A contribution is clipped here when a row's sum overflows, so that the score stays a number.
 LARGEST_CONTRIBUTION = 1e300

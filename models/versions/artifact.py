@@ -45,7 +45,7 @@ class ArtifactError(ValueError):
 def save(estimator: Any, *, allow_joblib: bool = False) -> tuple[Literal["skops", "joblib"], bytes]:
     """Serialise a fitted estimator; returns the format and the bytes.
 
-    skops, proven by loading the result again under the pinned list; the same estimator always gives the same bytes.
+    As skops, proven by loading the result again under the pinned list; the same estimator always gives the same bytes.
     What skops cannot hold (river's models) needs ``allow_joblib``.
     """
     if not allow_joblib:

@@ -3,7 +3,7 @@
 An attempt is of a version, the digest of its artifact and the place where it is said to be, so that an announcement
 with a wrong place spoils nothing for the right one. What is wrong with the place (nothing is there, a file cannot be
 read or is not whole) may pass: it is tried again, with growing pauses. What is wrong with the version itself stays
-wrong until its files are others, or somebody announces it again.
+wrong until its files are different ones, or somebody announces it again.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def place_of(update: ModelUpdate) -> Place:
 class Attempt:
     """What became of an announced version.
 
-    ``refused``: files of the version, at any place, that were refused, and why. ``why``: of its refusal, "" when it was
-    never tried. ``stamp``: of the files that were refused; None when it is to be tried whatever they are. ``due_s``:
-    when it is to be tried again.
+    ``refused``: files of the version, at any place, that were refused, and why. ``why``: why it was refused last, ""
+    when it was never tried. ``stamp``: of the files that were refused; None when it is to be tried whatever they are.
+    ``due_s``: when it is to be tried again.
     """
 
     update: ModelUpdate
@@ -50,7 +50,7 @@ class Attempt:
     pause_s: float = FIRST_PAUSE_S
     due_s: float = 0.0
     is_running: bool = False
-    #: Set when the thread has ended that was not waited for any longer; None: there is none.
+    #: Set when the thread that was no longer waited for has ended; None: there is no such thread.
     given_up: threading.Event | None = None
 
     def is_due(self, now_s: float) -> bool:
@@ -80,7 +80,7 @@ class Attempt:
 
 
 class Attempts:
-    """Of one worker. Times are seconds of a clock that never goes back."""
+    """The attempts of one worker. Times are seconds of a clock that never goes back."""
 
     def __init__(self) -> None:
         self._attempts: dict[Place, Attempt] = {}
@@ -88,13 +88,13 @@ class Attempts:
         self._refused: dict[Content, dict[Stamp, str]] = {}
 
     def announce(self, update: ModelUpdate) -> None:
-        """An update has come, of a version that shall score."""
+        """An update has come for a version that shall score."""
         found = self._attempts.get(place_of(update))
         if found is not None:
             found.ask_again()
 
     def want(self, updates: Iterable[ModelUpdate]) -> None:
-        """From now on the versions of these are wanted, and no others; each once, where it stands last."""
+        """From now on the versions of these are wanted, and no others; each counts once, where it comes last."""
         self._wanted = {}
         for update in updates:
             place = place_of(update)
@@ -106,7 +106,7 @@ class Attempts:
             self._wanted[place] = attempt
 
     def due(self, loaded: Container[Content], now_s: float) -> list[Attempt]:
-        """What is to be tried now: all that never was, in the order of what is wanted, and some of it again."""
+        """What is to be tried now: all that was never tried, in the order wanted, and some of the rest again."""
         found = [each for each in self._wanted.values() if each.is_due(now_s) and content_of(each.update) not in loaded]
         again = heapq.nsmallest(MOST_AGAIN, (each for each in found if each.why), key=lambda each: each.due_s)
         return [*(each for each in found if not each.why), *again]
@@ -117,5 +117,5 @@ class Attempts:
 
     @property
     def has_untried(self) -> bool:
-        """Whether there is no verdict yet of something that is being tried."""
+        """Whether something is being tried for the first time: there is no verdict on it yet."""
         return any(attempt.is_running and not attempt.why for attempt in self._attempts.values())

@@ -61,7 +61,7 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class LabelDelay(msgspec.Struct, frozen=True):
-    """How long a label (0 or 1) took before training: so many of them, half and 99 % of them within these times."""
+    """How long labels of one value (0 or 1) took before training: ``n`` of them, half and 99 % within these times."""
 
     label: int
     n: int
@@ -72,9 +72,9 @@ class LabelDelay(msgspec.Struct, frozen=True):
 class LabelFacts(msgspec.Struct, frozen=True):
     """What was known of the labels of the training's range.
 
-    Labels were known up to ``known_ms``, and events learnt from that were ``maturity_ms`` old then. ``young_rows`` were
-    younger, ``young_labelled_rows`` of them with a label, and ``weighed_rows`` of these fitted on by weight; nothing
-    else was done with them. ``unlabelled_rows`` were old enough and had no label.
+    Labels were known up to ``known_ms``, and the events learnt from were those that were ``maturity_ms`` old by then.
+    ``young_rows`` were younger: ``young_labelled_rows`` of them had a label, and ``weighed_rows`` of these were fitted
+    on by weight; nothing else was done with them. ``unlabelled_rows`` were old enough and had no label.
     """
 
     known_ms: int
@@ -109,8 +109,8 @@ class TrainingData(msgspec.Struct, frozen=True):
 class Metrics(msgspec.Struct, frozen=True):
     """Measured on the newest rows, unseen by the measured model. ``auc`` is None when they hold one class only.
 
-    ``positives`` of the ``n`` rows are positive. ``constant_log_loss`` is that of giving each the rate of positives
-    that was fitted on: a model that knows nothing has it. Versions from before have neither.
+    ``positives`` of the ``n`` rows are positive. ``constant_log_loss`` is that of giving each row the rate of positives
+    among the rows fitted on, as a model that knows nothing would. Versions of former releases have neither.
     """
 
     auc: float | None

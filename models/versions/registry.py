@@ -114,7 +114,7 @@ class Registry:
         return [self.entry(name, version) for name in models for version in self.versions(name)]
 
     def unfinished(self) -> list[Path]:
-        """Return the folders that are no version: left by a killed writer, or lacking a file."""
+        """Return the folders that are not a version: left by a killed writer, or lacking a file."""
         if not self.root.is_dir():
             return []
         folders = [
@@ -231,7 +231,7 @@ def _read_bounded(folder: Path, name: str, largest_bytes: int) -> bytes:
         with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             size = os.fstat(file.fileno()).st_size
             data = file.read(largest_bytes + 1) if size <= largest_bytes else b""
-    except (OSError, ValueError, RuntimeError) as error:  # the last of a link that leads to itself
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         words = getattr(error, "strerror", None) or str(error)
         raise RegistryError(f"{str(path)[:200]} cannot be read: {words}.") from error
     if size > largest_bytes or len(data) > largest_bytes:
@@ -240,7 +240,7 @@ def _read_bounded(folder: Path, name: str, largest_bytes: int) -> bytes:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a folder has what a version has; of which kind that is, reading it will say."""
+    """Whether a folder has the files of a version; what kind of files they are, reading them will tell."""
     try:
         return (folder / MANIFEST_FILE).exists() and any(
             (folder / f"model.{kind}").exists() for kind in ("skops", "joblib")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from models.versions.timeline import Timeline
 from schemas.wire import ModelStatus, ModelUpdate
 
-#: Beside the roles that can be announced: champion by announcement, and refused by every worker that has looked at it.
+#: Besides the roles that can be announced: champion by announcement, and refused by every worker that has looked at it.
 REFUSED = "refused"
 
 
@@ -33,7 +33,7 @@ class _Said:
 
 
 class Standings:
-    """Of one pipeline: fed with both topics' records, each topic's in their order."""
+    """How the versions of one pipeline stand: fed with both topics' records, each topic's in their order."""
 
     def __init__(self) -> None:
         self.timeline = Timeline()
@@ -49,7 +49,7 @@ class Standings:
         self._now = None
 
     def observe_status(self, status: ModelStatus) -> None:
-        """Take a record of the model-status topic. Of a digest that it does not say, it speaks of all."""
+        """Take a record of the model-status topic. One that names no digest speaks of all of them."""
         if status.version is None:
             return
         self._now = None
@@ -102,7 +102,7 @@ class Standings:
                 yield Standing(update, "retired", "rolled back", "", update.announced_at_ms)
 
     def _since(self, champion: ModelUpdate) -> int:
-        """When a champion came to be it: when it was announced, loaded after all, or those after it were refused."""
+        """When a champion became champion: when it was announced or loaded after all, or later ones were refused."""
         later = [each for each in self.timeline.champions if self._refusal(each)]
         announced_ms = self._last[champion.version].announced_at_ms
         return max([announced_ms, self._loaded_at(champion), *map(self._said_at, later)])
@@ -113,7 +113,7 @@ class Standings:
         return said.at_ms if said is not None and said.is_loaded and said.refused else 0
 
     def _said_at(self, update: ModelUpdate) -> int:
-        """When workers spoke last of a version of which they have spoken."""
+        """When workers last spoke of a version, about which they have said something."""
         return max(said.at_ms for said in self._about(update))
 
     def _about(self, update: ModelUpdate) -> list[_Said]:

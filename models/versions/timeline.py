@@ -25,10 +25,10 @@ class Span(NamedTuple):
 class Timeline:
     """Which version was, is and will be champion. Pure: the same records give the same answers.
 
-    Promotions that stand are a stack. A promotion is put on top (that of the champion once more, with nothing new,
-    in its place); a roll back takes off what was promoted since, as if it had never been; who is retired or called
-    unusable is taken out. The champion at event time t is the topmost promotion whose ``valid_from_ms`` is None or
-    <= t. Where there is none, events are left unscored.
+    Promotions that stand are a stack. A promotion is put on top (one that promotes the champion again, with nothing
+    new, takes its place); a roll back takes off what was promoted since, as if it had never been; a version that is
+    retired or called unusable is taken out. The champion at event time t is the topmost promotion whose
+    ``valid_from_ms`` is None or <= t. Where there is none, events are left unscored.
     """
 
     def __init__(self, updates: Iterable[ModelUpdate] = ()) -> None:
@@ -80,7 +80,7 @@ class Timeline:
         return None
 
     def spans(self) -> Iterator[Span]:
-        """Who scores which event times, from the beginning to the end of time; neighbours are of other versions."""
+        """Which version scores which event times, from the beginning to the end of time; neighbours are never alike."""
         first = Span(None, None, next((each for each in reversed(self._champions) if each.valid_from_ms is None), None))
         for from_ms in sorted({each.valid_from_ms for each in self._champions if each.valid_from_ms is not None}):
             champion = self.champion_at(from_ms)
@@ -108,16 +108,16 @@ class Timeline:
 class Begins:
     """From which event time on a stream has scored, as its timeline grew.
 
-    An event below may have been left unscored when it was read. Later a roll back, or a version that is valid sooner,
-    may have changed that; which events were read before, only the versions of scores tell. So this says the latest time
-    that is possible.
+    An event before that may have been left unscored when it was read. Later a roll back, or a version that is valid
+    sooner, may have changed that; only the versions of scores tell which events were read before. So this gives the
+    latest time that is possible.
 
     Parameters
     ----------
     score_from_ms
         Event time before which the pipeline file leaves events unscored.
     refused
-        Versions that may have been refused by those who score; they began nothing then.
+        Versions that the workers may have refused; then they began nothing.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Begins:
         return max(self._least_ms, self._from[0])
 
     def of(self, starts: Sequence[tuple[int, str]]) -> list[int]:
-        """Before the first of the starts of versions in a partition, and from each on."""
+        """This time before the first start of a version in a partition, and from each start on."""
         step, found = 0, [self.highest_ms]
         for _, version in starts:
             step = max(step, self._first.get(version, 0))
@@ -154,7 +154,7 @@ def _is_same(one: ModelUpdate, other: ModelUpdate) -> bool:
 
 
 def _is_again(champion: ModelUpdate, update: ModelUpdate) -> bool:
-    """Whether nothing is new: a place or a digest that is wrong takes nothing from the one that was right."""
+    """Whether nothing is new: an update with a wrong place or digest does not replace the one that was right."""
     content, other = ((each.uri, each.sha256, each.valid_from_ms) for each in (champion, update))
     return _is_same(champion, update) and content == other
 

@@ -51,7 +51,7 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 class Trial:
-    """Tries artifacts one after the other; a process of its own from the beginning until `close`."""
+    """Tries artifacts one after the other, in a process of its own that runs until `close`."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(  # our own interpreter and module
@@ -89,7 +89,7 @@ class Trial:
     ) -> TrialResult:
         """Load an artifact, score its golden rows and a large batch. Not for two threads at a time.
 
-        A process that is gone is a verdict, too: ``no_trial``.
+        For a process that is gone there is a verdict, too: ``no_trial``.
         """
         process = self._process
         assert process.stdin is not None

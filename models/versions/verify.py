@@ -3,12 +3,12 @@
 In this order, so that nothing is parsed before it is known to be what the manifest names: manifest, feature set,
 signature, libraries, size and digest; then, in a child process with limited memory and time (`models.versions.trial`),
 loading, the golden rows and a batch of the largest size; then the same in this process. A file that is crafted to crash
-at predict ends the child, and is a refusal; so is a model that takes too long, which nobody could end here. This
-process goes on.
+at predict ends the child, and is refused; so is a model that takes too long, which nobody could end here. This process
+goes on.
 
 Golden rows agree when no score differs by more than 1e-12. On the machine and libraries of training they are equal bit
-for bit (`VerifiedModel.is_bit_equal` says whether); another processor's exp may differ in its last bit, which is no
-other model.
+for bit (`VerifiedModel.is_bit_equal` says whether); another processor's exp may differ in its last bit, which does not
+make it another model.
 
 ``python -m models.versions.verify`` is that child.
 """
@@ -31,7 +31,7 @@ from models.versions.trial import MEMORY_BYTES, TIMEOUT_S, Trial, TrialResult, s
 
 GOLDEN_TOLERANCE = 1e-12
 WARM_UP_BATCHES = (1, 100, 5000)
-#: Each size is tried a few times while the warm-up has not taken longer.
+#: Each size is tried a few times as long as the warm-up has not taken longer than this.
 _WARM_UP_S = 2.0
 
 
@@ -51,7 +51,7 @@ class RefusedModelError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class VerifiedModel:
-    """A loaded version that gave its golden scores, warm.
+    """A loaded and warm version that gave its golden scores.
 
     ``latency_us`` maps batch sizes to microseconds a batch (the best of a few). ``is_bit_equal``: the golden scores
     came out to the bit.

@@ -29,14 +29,14 @@ _DAY_MS = 86_400_000
 _WEEK = ("thursday", "friday", "saturday", "sunday", "monday", "tuesday", "wednesday")
 _LINK = re.compile(r"https?://[^\s/]\S*\Z")
 
-#: Where a file says nothing of alerts: what always wants somebody to act, whatever its size.
+#: Where a file has no alerts of its own: what always needs somebody to act, whatever its size.
 _FAULT = AlertRule("pipeline-fault", "verdict", "verdict", "critical", kinds=("pipeline_fault",))
 #: With labels: that the model has become worse, told once, first in numbers.
 _WORSE = (
     AlertRule("worse-than-promised", "performance", "auc", "warning", below_expected=True, group="model-worse"),
     AlertRule("concept-drift", "verdict", "verdict", "warning", kinds=("concept_drift",), group="model-worse"),
 )
-#: That labels of one kind, or all, do not come any more: the value is 1 where that is so, and else 0.
+#: That labels of one kind, or all, do not come any more: the value is 1 where that is so, otherwise 0.
 _MISSING = AlertRule("labels-missing", "performance", "labels_missing", "warning", above=0.5)
 #: With detectors of wrong decisions.
 _ERRORS = AlertRule("errors-changed", "error", "error", "warning")
@@ -48,7 +48,7 @@ _ENTITIES = AlertRule("entity-in-two-partitions", "entities", "entities", "criti
 def read_alerts(
     top: TomlTable, drift: Drift, performance: Performance, *, with_labels: bool, watches_entities: bool
 ) -> tuple[AlertRule, ...]:
-    """The rules of ``[[alerts]]``, or those that there are without any, and those of the stream itself."""
+    """The rules of ``[[alerts]]``, or the default ones of a file without it, and those of the stream itself."""
     measures = [name for name in _MEASURES["performance"] if name != "cost" or performance.costs is not None]
     rules = _read_rules(top, drift, measures, with_labels=with_labels, watches_entities=watches_entities)
     least = {**LEAST_OF_DECISIONS, **performance.minimum_effects}

@@ -15,7 +15,7 @@ class CircleError(ValueError):
 
 @dataclass(frozen=True)
 class FeatureOrder:
-    """The features that are no windows, by name, each after those that it reads.
+    """The features that are not windows, by name, each after those that it reads.
 
     ``stateless``: known from the event alone. ``derived``: made of windows, or of what is made of windows.
     """
@@ -30,7 +30,7 @@ def order_features(reads: Mapping[str, Iterable[str]], windows: Collection[str])
     Parameters
     ----------
     reads
-        Each feature that is no window, in the order of the file, and the features that it reads.
+        Each feature that is not a window, in the order of the file, and the features that it reads.
     windows
         The features that are windows.
 
@@ -68,7 +68,7 @@ def order_features(reads: Mapping[str, Iterable[str]], windows: Collection[str])
 
 
 def _describe(circle: list[str]) -> str:
-    """A sentence on features of which each is made of the next, the last being the first again."""
+    """A sentence on features that are each made of the next; the last is the first again."""
     if len(circle) == 2:
         return f'"{circle[0]}" is made of itself; make it of something else'
     (first, second), *others = pairwise(circle)

@@ -53,7 +53,7 @@ def check_python(table: TomlTable, key: str, reference: str, folder: Path) -> st
         return reference
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two come from deep nesting
         table.fail(key, f"{path.name} is not Python ({error}); correct it")
     except OSError as error:
         table.fail(key, f"{path.name} cannot be read ({error.strerror}); check its permissions")
@@ -67,7 +67,7 @@ def check_python(table: TomlTable, key: str, reference: str, folder: Path) -> st
 
 
 def read_lookups(top: TomlTable, fields: tuple[EventField, ...]) -> tuple[Lookup, ...]:
-    """The ``[lookups.NAME]`` tables. Their data are not looked at."""
+    """The ``[lookups.NAME]`` tables. Their data are not read."""
     types = {field.name: field.type for field in fields}
     tables = top.table("lookups")
     lookups = []

@@ -43,7 +43,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}\Z")
 _DAY_MS = 86_400_000
 _LONGEST_PLURAL = 40
 _MOST_BYTES = 4 << 20
-#: A key of so many parts as no table is deep.
+#: A key of more parts than any table is deep.
 _LONG_KEY = re.compile(r"""(?:(?:[\w-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')[ \t]*\.[ \t]*){100}""")
 
 _KEYS = (
@@ -84,11 +84,11 @@ def load(name_or_path: str | Path) -> Pipeline:
         if len(data) > _MOST_BYTES:
             raise PipelineError(f"{path}: more than {_MOST_BYTES >> 20} MiB, which is no pipeline file; give another.")
         text = data.decode()
-        # Of a key of very many parts, tomllib's time grows with the square of their number.
+        # For a key of very many parts, tomllib's time grows with the square of their number.
         values = tomllib.loads(text) if not _LONG_KEY.search(text) else None
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8.") from None
-    except ValueError as error:  # numbers of thousands of digits are no TOMLDecodeError
+    except ValueError as error:  # numbers of thousands of digits raise no TOMLDecodeError
         quote = ", where a quote may be missing" if "Illegal character '\\n'" in str(error) else ""
         raise PipelineError(f"{path}: not valid TOML: {error!s:.300}{quote}; correct that place.") from None
     except RecursionError:
@@ -131,7 +131,7 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
     lookups = read_lookups(top, events.fields)
     features = read_features(top, events, lookups, path.parent, with_labels=labels is not None)
     delivery = top.word("delivery", get_args(Delivery), "exactly_once")
-    # Who waits for commits has them soon: readers of scores, or other partitions that share windows.
+    # Commits come soon where somebody waits for them: readers of scores, or other partitions that share windows.
     is_awaited = delivery == "exactly_once" or any(f.window and f.window.delay_ms is not None for f in features)
     drift = read_drift(top, features, with_labels=labels is not None)
     source = check_python(top, "source", top.text("source"), path.parent) if "source" in top else None

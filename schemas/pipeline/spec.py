@@ -34,7 +34,7 @@ VerdictKind = Literal["none", "feature_drift", "score_drift", "label_prior_drift
 
 
 _DAY_MS = 86_400_000
-#: What all values of a category are called that are not in its vocabulary.
+#: What all those values of a category are called that are not in its vocabulary.
 UNSEEN = "unseen"
 #: What the segment of events without a value is called.
 MISSING = "missing"
@@ -114,9 +114,9 @@ class WindowSpec:
 
     ``of``: "events" (the events themselves, each seen from the next one on) or "labels" (labels that had arrived, at
     their label time, with the fields of the event they belong to). ``key``: event fields; they include the entity
-    field. ``field``: what the aggregate is of ("label", or an event field: a numeric one, but for "distinct"); not for
-    "count", "rate" and "time_since_last". A feature that is not made of windows may stand for a field. The window holds
-    the size/hop newest tiles, the one under way included: between size - hop and size of event time.
+    field. ``field``: what the aggregate is of ("label", or an event field: a numeric one, except for "distinct"); none
+    for "count", "rate" and "time_since_last". A feature that is not made of windows may stand for a field. The window
+    holds the size/hop newest tiles, the one under way included: between size - hop and size of event time.
     docs/pipeline-file.md defines the aggregates.
 
     ``delay_ms``: None for a key that holds the entity field. Any other key is *shared* between partitions: an event of
@@ -175,8 +175,8 @@ class Feature:
 class Model:
     """``target``: what the model predicts, in words. A score >= ``threshold`` is a positive decision.
 
-    ``score_from_ms``: events of an earlier event time update windows and are left unscored (None: those alone that no
-    version is valid for).
+    ``score_from_ms``: events of an earlier event time update windows and are left unscored (None: only those for
+    which no version is valid).
     """
 
     name: str
@@ -244,10 +244,10 @@ class Drift:
     """Event-time windows and what is tested on them.
 
     ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
-    slices. ``every_ms``: windows overlap, and one ends every so often; None: each begins where the last one ends. A
+    slices. ``every_ms``: windows overlap, and one ends this often; None: each begins where the last one ends. A
     window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
-    ``against``: None: the training data. ``detectors`` watch the wrong decisions as labels come.
-    ``segments``: categories and bools; each cuts the events by its values, which are counted by themselves, too.
+    ``against``: what they are compared with; None: the training data. ``detectors`` watch the wrong decisions as labels
+    come. ``segments``: categories and bools; each cuts the events by its values, which are counted by themselves, too.
     """
 
     window: str
@@ -266,9 +266,9 @@ class Drift:
 PERFORMANCE_MEASURES = ("auc", "log_loss", "accuracy", "precision", "recall", "cost")
 #: By default: the measures of performance whose loss makes a concept drift, the rate and the calibration.
 MINIMUM_EFFECTS = {"auc": 0.02, "accuracy": 0.02, "log_loss": 0.05, "rate": 0.1, "calibration": 0.05}
-#: The same of measures that are no reason for a verdict unless the file names them, for alerts.
+#: The same for measures that are a reason for a verdict only where the file names them: for alerts.
 LEAST_OF_DECISIONS = {"precision": 0.05, "recall": 0.05, "cost": 0.05}
-#: Measures of performance of which an effect is a share of what was expected.
+#: Measures of performance whose effects are shares of what was expected.
 RELATIVE_MEASURES = frozenset({"log_loss", "cost"})
 
 
@@ -276,7 +276,7 @@ RELATIVE_MEASURES = frozenset({"log_loss", "cost"})
 class Performance:
     """A window's performance is final when its labels are applied up to its end + ``maturity_ms``.
 
-    ``minimum_effects``: what matters to somebody, by name: a loss of a measure of performance, in its own unit, or for
+    ``minimum_effects``: the least that matters, by name: a loss of a measure of performance, in its own unit, or for
     log_loss and cost as a share of what the scores promise; "rate": a change of the rate of positives, as a share of
     that of training; "calibration": a gap between it and what the scores say, in deviations of one outcome.
     ``costs``: of a false positive and of a false negative; None: nobody says, and there is no measure "cost".
@@ -306,8 +306,8 @@ class AlertRule:
 
     ``on``: "performance" (measure: one of `PERFORMANCE_MEASURES`, or labels_missing: 1 or 0), "drift" (measure: share
     of metrics with signal DRIFT), "verdict" (the window's verdict is one of ``kinds``) or "error" (a sequential
-    detector on the error stream fired). Of no version but the stream: "labels" (share of a slice's labels that found no
-    event) and "entities" (entities that are in several partitions by the end of a slice).
+    detector on the error stream fired). Of the stream, not of a version: "labels" (share of a slice's labels that found
+    no event) and "entities" (entities that are in several partitions by the end of a slice).
     ``below``/``above`` are absolute; ``falls_by`` is relative to the version's training metrics; ``below_expected``:
     surely worse than the scores of the labelled events promise. ``clears_at``: the milder limit that a window must be
     within to count as back, in the unit of the limit (None: the limit itself). ``since_ms``: windows that start before
@@ -417,7 +417,7 @@ class Pipeline:
 
     @property
     def remember_ms(self) -> int:
-        """How long an entity's partition is remembered at least (event time): a week, or as long as anything of it."""
+        """How long an entity's partition is remembered at least (event time): a week, or as long as its data are."""
         windows = [f.window for f in self.features if f.window is not None and f.window.delay_ms is None]
         kept_ms = [window.size_ms + window.hop_ms + self.events.max_ahead_ms + _DAY_MS for window in windows]
         return max(7 * _DAY_MS, self.horizon_ms, *kept_ms)

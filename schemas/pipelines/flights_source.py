@@ -44,7 +44,7 @@ def records(
     from_ms, to_ms
         Yield records of times from_ms <= t < to_ms.
     limit
-        At most so many events; the labels of those left out are left out too.
+        At most this many events; the labels of those left out are left out too.
     """
     flights = _read_flights()
     departure_ms = pc.cast(flights["time_hour"], pa.int64()).to_numpy() * 1000

@@ -173,7 +173,7 @@ CAUSES = (
 
 #: Words of errors of any code (75, 1001, none) that mean the disk: errno 28, 27 and 122.
 _DISK_SIGNS = ("No space left", "File too large", "Disk quota exceeded", "errno: 28", "errno: 27", "errno: 122")
-#: Of memory that one query may take, not all together: that passes.
+#: Words about the memory of one query. (That which all may take together is free again by itself.)
 _QUERY_MEMORY_SIGNS = ("Query memory limit", "(for query)")
 _READ_ONLY_SIGN = re.compile(r"Setting \w+ is readonly")
 _UNREACHABLE_SIGNS = (
@@ -211,7 +211,7 @@ def explain(error: Exception, where: str, table: str = "", *, reading: bool = Fa
     where
         The server (without its password) or the embedded path.
     table
-        What rows were inserted into; empty for anything else.
+        The table that rows were inserted into; empty for anything else.
     reading
         Whether it was a user's query.
     """
@@ -235,7 +235,7 @@ def explain(error: Exception, where: str, table: str = "", *, reading: bool = Fa
 
 
 def find_cause(code: int | None, text: str, *, of_insert: bool, of_read: bool = False) -> Cause | None:
-    """Find what an error of a code and words is; None: nothing that is known."""
+    """Find the cause of an error by its code and words; None: it is not known."""
     if any(sign in text for sign in _DISK_SIGNS):
         return DISK
     if code is None and _READ_ONLY_SIGN.search(text):

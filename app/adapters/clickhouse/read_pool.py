@@ -1,4 +1,4 @@
-"""Users' questions from an event loop: so many at a time, so many that wait, and none for those who have gone."""
+"""Users' questions from an event loop: only so many run or wait at a time, and none run for those who have gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.ports import JsonRows, Warehouse, WarehouseError
 
 log = logging.getLogger("streamgauge.reads")
 
-#: A question that was stopped is stopped again until it is: it may not have begun when it was told.
+#: How often a question is told to stop until it has: the first time, it may not have begun yet.
 _STOP_AGAIN_S = 0.25
 _STOP_DEADLINE_S = 10.0
 
@@ -58,7 +58,7 @@ class ReadPool:
     async def answer(self, sql: str, limit: int, *, as_objects: bool = False) -> AsyncIterator[JsonRows]:
         """Give the answer of a question that only reads; `WarehouseError`, or `BusyError` before it has begun.
 
-        Whoever is cancelled has the question stopped.
+        When the caller is cancelled, the question is stopped.
         """
         await self._take_place()
         mark = uuid.uuid4().hex
@@ -107,7 +107,7 @@ class ReadPool:
         self._places.release()
 
     async def _stop(self, work: asyncio.Future[JsonRows], mark: str) -> None:
-        """See a question whose asker has gone to its end; until then it holds its place."""
+        """Stop a question whose asker has gone; it holds its place until it has ended."""
         try:
             while not work.done():
                 await self._stop_once(mark)

@@ -24,7 +24,7 @@ from schemas.tables import DATABASE
 
 #: What an answer may be, as text.
 MOST_ANSWER_BYTES = 32 << 20
-#: Of one question. The embedded engine is in the monitor, and what it may take is the monitor's.
+#: Memory for one question. The embedded engine is in the monitor, and takes it from the monitor's.
 EMBEDDED_MEMORY = 256 << 20
 SERVER_MEMORY = 2_000_000_000
 #: What does not fit into memory goes to the disk, up to this.
@@ -52,7 +52,7 @@ class ClickHouseReads(ABC):
             "timeout_before_checking_execution_speed": 0,
             "max_memory_usage": memory,
             "max_temporary_data_on_disk_size_for_query": _SPILL_BYTES,
-            # Of columns, which their text is about as large as; a net under the limit of the text.
+            # Of columns, whose text is about as large as they are; a net under the limit of the text.
             "max_result_bytes": 2 * MOST_ANSWER_BYTES,
             "result_overflow_mode": "throw",
             "allow_introspection_functions": 0,
@@ -81,7 +81,7 @@ class ClickHouseReads(ABC):
         check_tree([row["explain"] for row in _lines(tree)], self._table_functions)
         # One row more than wanted tells whether there are more; what is not a SELECT is short.
         settings = {"limit": limit + 1} if _STREAMED.match(statement) else {}
-        # What is left of the answer is dropped here, and not when the last who holds an error lets go of its traceback.
+        # What is left of the answer is dropped here, not when the traceback of an error is no longer held anywhere.
         with closing(self._run(statement, _OBJECTS if as_objects else _ARRAYS, settings, mark)) as pieces:
             answer = _collect(pieces, limit, as_objects)
         if answer.columns or as_objects:
@@ -104,7 +104,7 @@ class ClickHouseReads(ABC):
 
 
 class EmbeddedReads(ClickHouseReads):
-    """Of the engine in process, whose directory it shares with those who write."""
+    """Questions to the engine in process, whose directory is shared with those who write."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         super().__init__(seconds, EMBEDDED_MEMORY)
@@ -145,7 +145,7 @@ class EmbeddedReads(ClickHouseReads):
 
 
 class ServerReads(ClickHouseReads):
-    """Of a server by HTTP; ``connect`` opens a client that compresses nothing."""
+    """Questions to a server by HTTP; ``connect`` opens a client that compresses nothing."""
 
     def __init__(self, connect: Callable[[], Any], seconds: float) -> None:
         super().__init__(seconds, SERVER_MEMORY)

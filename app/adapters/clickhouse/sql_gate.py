@@ -188,7 +188,7 @@ def check_tree(lines: Sequence[str], table_functions: Collection[str]) -> None:
     Raises
     ------
     WarehouseError
-        When it is no statement that only reads our tables.
+        When it is not a statement that only reads our tables.
     """
     root = _read_tree(lines)
     if root.kind not in _STATEMENTS and not (root.kind == "Explain" and _EXPLAIN.fullmatch(root.name)):

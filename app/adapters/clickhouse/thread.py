@@ -30,7 +30,7 @@ class WarehouseThread:
     Parameters
     ----------
     warehouse
-        Used by nobody else but those who only ask.
+        Used by nobody else, except by those who only ask.
     first_wait_s, longest_wait_s
         Pauses between two tries.
     clock
@@ -65,7 +65,7 @@ class WarehouseThread:
         return 0.0 if self._down_since is None else self._clock() - self._down_since
 
     async def open(self, deadline_s: float) -> list[str]:
-        """Wait until the warehouse answers and bring its tables up to date; the migrations applied."""
+        """Wait until the warehouse answers and bring its tables up to date; return the migrations applied."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writing, self._warehouse.wait_ready, deadline_s)
         return await loop.run_in_executor(self._writing, self._warehouse.migrate)
@@ -90,7 +90,7 @@ class WarehouseThread:
                 return result
 
     async def try_once(self, run: Callable[[Warehouse], T]) -> T:
-        """Run in the writing thread for somebody else, who repeats what fails; it says nothing of our own writing."""
+        """Run in the writing thread for somebody else, who repeats what fails; our own writing is not affected."""
         return await asyncio.get_running_loop().run_in_executor(self._writing, run, self._warehouse)
 
     def give_up(self) -> None:

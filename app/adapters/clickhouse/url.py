@@ -1,4 +1,4 @@
-"""Where a ClickHouse server is and who asks it, from a URL whose password may hold any sign."""
+"""Where a ClickHouse server is and who asks it, from a URL whose password may hold any character."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ClickHouseUrl:
 
     @classmethod
     def parse(cls, url: Secret) -> ClickHouseUrl:
-        """Take a URL apart; `WarehouseError` says what it lacks, and nothing of what it holds."""
+        """Take a URL apart; `WarehouseError` says what it lacks, but not what it holds."""
         scheme, is_there, all_else = url.reveal().partition("://")
         if scheme.lower() not in {"http", "https"} or not is_there:
             raise _wrong("it begins with neither http:// nor https://")
@@ -67,7 +67,7 @@ class ClickHouseUrl:
         """Text of others without the password: a proxy in between may have repeated what it was sent."""
         word = self.password.reveal()
         forms = [base64.b64encode(f"{self.user}:{word}".encode()).decode()]
-        if word not in {self.user, DATABASE}:  # those are in every other sentence, and no secret
+        if word not in {self.user, DATABASE}:  # those are in every other sentence, and not secret
             forms += [word, quote(word, safe="")]
         for form in forms if word else ():
             text = text.replace(form, SHOWN)
@@ -77,7 +77,7 @@ class ClickHouseUrl:
 def explain_of(
     error: Exception, url: ClickHouseUrl | None, where: str, table: str = "", *, reading: bool = False
 ) -> tuple[WarehouseError, Exception | None]:
-    """Explain an error of the driver, and what may be said to be its cause: none that holds the password."""
+    """Explain an error of the driver, and give what may be shown as its cause: nothing that holds the password."""
     said = explain(error, where, table, reading=reading)
     if url is None or url.hide(str(error)) == str(error):
         return said, error

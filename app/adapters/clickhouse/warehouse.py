@@ -37,7 +37,7 @@ MIGRATIONS_PATH = Path(schemas.__file__).parent / "clickhouse"
 #: DESIGN's types and settings are all known from here on.
 OLDEST_SERVER = (24, 8)
 
-#: A server that has not answered for so long hangs; what it was asked is asked again.
+#: A server that has not answered for this long hangs; what it was asked is asked again.
 _ANSWER_S = 60
 
 # The embedded engine's own default is async_insert=1, which would answer before the rows are in.

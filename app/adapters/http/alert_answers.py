@@ -37,7 +37,7 @@ class AlertAnswers:
     async def give(self, alert_id: str, by: str, why: str) -> None:
         """Wait until it is saved and told.
 
-        `AcknowledgeError` when it cannot be; cancelled when `close` comes before.
+        `AcknowledgeError` when it cannot be; cancelled when `close` comes first.
         """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(((alert_id, by, why), done))

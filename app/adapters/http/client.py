@@ -15,7 +15,7 @@ from typing import Any
 MOST_ROWS = 200_000
 JSON_TYPE = "application/json"
 _PAUSE_S = 0.2
-#: Without the proxies that the environment may name: they know the way out, and a monitor is in here.
+#: Without the proxies that the environment may name: they lead out of this network, and a monitor is inside.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -14,9 +14,9 @@ from app.ports import WarehouseError
 
 T = TypeVar("T")
 
-#: How long somebody waits for what is newer than what is kept; and while there is nothing yet.
+#: How long somebody waits for something newer than what is kept, and how long when nothing is kept yet.
 PATIENCE_S, FIRST_PATIENCE_S = 0.1, 1.5
-#: Between two looks that nobody asked for; or so many times what the last one took, if that is longer.
+#: The pause between two looks that nobody asked for; or this many times what the last one took, if that is longer.
 REFRESH_S, _RESTS = 10.0, 20
 
 
@@ -37,7 +37,7 @@ class Kept(Generic[T]):
     find
         Looks for it; a `WarehouseError` leaves what is kept as it is.
     pause_s
-        What was found is as good as new for so long.
+        How long what was found is as good as new.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Kept(Generic[T]):
         return self._finding
 
     async def keep_fresh(self) -> None:
-        """Look now and then, for ever: who asks rarely is not told of the time when somebody asked before."""
+        """Look now and then, for ever: then those who ask rarely do not get what was found for the one before them."""
         while True:
             before_s = self._clock()
             await asyncio.wait([self._begin()])

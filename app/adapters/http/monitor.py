@@ -186,7 +186,7 @@ class MonitorHttp:
         return await self._list(request, "verdicts", "* EXCEPT (pipeline)", "verdicts", order)
 
     async def _alerts(self, request: web.Request) -> web.StreamResponse:
-        """The history, newest first; with ``?now=open`` what wants somebody now, with ``?now=all`` how each stands."""
+        """The history, newest first; with ``?now=open`` what needs somebody now, with ``?now=all`` how each stands."""
         now = request.query.get("now", "")
         if not now:
             return await self._list(request, "alerts", "* EXCEPT (pipeline)", "alerts", "at DESC, alert_id, state")
@@ -223,7 +223,7 @@ class MonitorHttp:
 
 
 def _around(head: bytes, pieces: Sequence[bytes], tail: bytes) -> list[bytes]:
-    """Pieces with commas between them, in between."""
+    """Put pieces, with commas between them, between a head and a tail."""
     between = [part for piece in pieces for part in (b",", piece)][1:]
     return [head, *between, tail]
 

@@ -165,7 +165,7 @@ def _open_alerts(alerts: Sequence[Row], newest: Sequence[Row]) -> str:
 
 
 def _standing(alert: Row, newest: Sequence[Row]) -> str:
-    """What was found first, what is so by now, and who has taken it on."""
+    """What was found first, how it is by now, and who has taken it on."""
     about = [row for row in newest if (row["version"], row["measure"]) == (alert["version"], alert["measure"])]
     about.sort(key=lambda row: str(row["window_start"]), reverse=True)
     told = [row for place, row in enumerate(about) if row["with_labels"] or place == 0]
@@ -174,7 +174,7 @@ def _standing(alert: Row, newest: Sequence[Row]) -> str:
 
 
 def _now(row: Row) -> str:
-    """What is so by now, which may be far worse than what raised an alert."""
+    """How it is by now, which may be far worse than what raised an alert."""
     name = "Newest window with labels" if row["with_labels"] else "Newest window"
     start = f"{name}, {span_of(row['window_start'], row['window_end'])}"
     if row["realised"] is None:

@@ -13,9 +13,9 @@ from app.core.faults.fault import percent
 _MEASURES = ("auc", "positives", "precision", "recall", "cost", "log_loss", "accuracy")
 _SHARES = frozenset({"positives", "precision", "recall", "accuracy"})
 _SCALE = "95 % range, 0 to 1"
-#: Of a share of positives below this, or of negatives, an accuracy says nothing.
+#: When the share of positives, or of negatives, is below this, an accuracy says nothing.
 _RARE = 0.1
-#: Beside signals, how a cell is that no test could judge.
+#: Besides the signals: a cell that no test could judge.
 _UNJUDGED = "UNJUDGED"
 
 
@@ -95,7 +95,7 @@ def worse_segments(found: Sequence[Row]) -> str:
 def _shown(windows: Collection[Mapping[str, Row]]) -> list[str]:
     """The measures that there are, as far as they say something.
 
-    Where nearly all events are of one kind, the accuracy is that of whoever always says so.
+    Where nearly all events are of one kind, always saying so has that accuracy, too.
     """
     known = {measure for values in windows for measure, row in values.items() if _value(row) is not None}
     rates = [value for values in windows if (value := _value(values.get("positives"))) is not None]
@@ -104,7 +104,7 @@ def _shown(windows: Collection[Mapping[str, Row]]) -> list[str]:
 
 
 def _value(row: Row | None) -> float | None:
-    """What came true, or what the scores let expect as long as labels are missing."""
+    """What came true, or what the scores lead one to expect as long as labels are missing."""
     if row is None:
         return None
     found = row["realised"] if row["realised"] is not None else row["estimated"]
@@ -164,7 +164,7 @@ def drift(found: Sequence[Row]) -> str:
 
 
 def _remarks(by_metric: Mapping[str, Mapping[str, Row]], names: Mapping[str, str]) -> list[str]:
-    """What the newest windows' cells say when they are pointed at, which nobody can on a phone."""
+    """What the newest windows' cells say when they are pointed at, which is impossible on a phone."""
     drifting, unjudged = [], dict[tuple[str, str], list[str]]()
     for metric, cells in sorted(by_metric.items()):
         newest = max(cells)
@@ -179,7 +179,7 @@ def _remarks(by_metric: Mapping[str, Mapping[str, Row]], names: Mapping[str, str
 
 
 def _signal(row: Row) -> str:
-    """The strongest one; of what no test could judge, that."""
+    """The strongest signal; for what no test could judge, `_UNJUDGED`."""
     found = next((each for each in ("DRIFT", "WARNING") if each in row["signals"]), "NONE")
     return found if found != "NONE" or row["is_judged"] else _UNJUDGED
 

@@ -21,11 +21,11 @@ class HttpPlace:
 
     @classmethod
     def choose(cls, host: str, port: int, former_port: int, allowed_hosts: tuple[str, ...]) -> HttpPlace:
-        """The place that the options say: of one that is started again, its former port as long as that is free."""
+        """The place that the options name; for one that is started again, its former port as long as that is free."""
         return cls(host, former_port or port, allowed_hosts, or_free=former_port > 0)
 
     def explain(self, error: OSError) -> str:
-        """What to do when it cannot be listened there."""
+        """What to do when listening there fails."""
         # asyncio has a longer story; an address that cannot be looked up has a number below zero.
         why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
         return f"HTTP cannot listen on {self.host}:{self.port} ({why}): choose another --http-port or --http-host."

@@ -1,7 +1,7 @@
 """Takes rows that commands send to the monitor, which owns ClickHouse: of the tables that commands fill, no others.
 
-Decoding holds Python's lock from its first byte to its last, on whatever thread it runs. So a body says no more than a
-piece of one of these tables can: columns that are known, of values that are known, of at most `MOST_ROWS` rows.
+Decoding holds Python's lock from its first byte to its last, on whatever thread it runs. So a body may hold no more
+than a piece of one of these tables can: known columns, of known types of values, of at most `MOST_ROWS` rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.adapters.http.row_pieces import CONTENT_TYPE, MOST_BYTES, OPEN_TABLES, 
 from app.adapters.http.server import ProblemError, busy, read_body, respond
 from app.ports import Warehouse, WarehouseError
 
-#: So many bodies are in memory at a time.
+#: At most this many bodies are in memory at a time.
 _MOST_AT_ONCE = 2
 #: How long one waits for its turn.
 _PATIENCE_S = 10.0

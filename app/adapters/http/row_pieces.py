@@ -50,7 +50,7 @@ def pack_rows(columns: Mapping[str, ColumnValues]) -> bytes:
 
 
 def unpack_rows(table: str, body: bytes) -> dict[str, ColumnValues]:
-    """Columns of a request that inserts into one of `OPEN_TABLES`; ValueError says what else it is."""
+    """Columns of a request that inserts into one of `OPEN_TABLES`; ValueError says why it is none."""
     try:
         given = msgspec.msgpack.decode(body, type=_shape_of(table))
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -89,7 +89,7 @@ def _unpack(packed: PackedMaps) -> FloatMaps:
 
 @cache
 def _shape_of(table: str) -> type[msgspec.Struct]:
-    """The table's columns, each of which may be absent: inserting checks that what must be there is."""
+    """The table's columns, each of which may be absent: inserting checks that the required ones are there."""
     return msgspec.defstruct(
         f"Columns_{table}",
         [(column.name, _SHAPES[column.type] | msgspec.UnsetType, msgspec.UNSET) for column in TABLES[table].columns],

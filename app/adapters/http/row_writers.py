@@ -1,4 +1,4 @@
-"""Rows for ClickHouse from a command: by whoever owns it.
+"""Rows for ClickHouse from a command, written by whoever owns it.
 
 The embedded engine has one owner: the monitor while it runs, and then rows go to it by HTTP. Otherwise, and with a
 server, the command writes by itself.
@@ -26,7 +26,7 @@ _READY_SECONDS = 30.0
 
 
 class RowWriter:
-    """Inserts rows and asks questions; it holds the embedded engine, if it is its owner, until it is left.
+    """Inserts rows and asks questions; where it owns the embedded engine, it holds that until its context ends.
 
     Parameters
     ----------

@@ -31,9 +31,9 @@ BODY_S = 15.0
 #: How long a peer may leave what is sent to it untaken.
 TAKE_S = 30
 MOST_CONNECTIONS = 128
-#: What is left of a body that was refused is read for so long, so that the peer gets to read the answer.
+#: How long the rest of a refused body is read, so that the peer gets to read the answer.
 _LINGER_S = 1.0
-#: A handler that is at work when the server stops has so long to end.
+#: How long a handler that is at work when the server stops has to end.
 _STOP_S = 2.0
 #: Each request in the log would be somebody else's way to fill the disk.
 _NO_LOG = logging.getLogger("streamgauge.http.access")
@@ -128,8 +128,8 @@ class HttpServer:
         Names by which requests may call this server, besides ``localhost`` and the name that it listens on. An address
         is always let in: a foreign page can have its own name point at us, but not be an address of ours.
     most_connections
-        With so many, the one that has been silent for longest is closed for a new one; with all at work, the new one
-        is refused.
+        When there are this many, the one that has been silent for longest is closed for a new one; when all are at
+        work, the new one is refused.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class HttpServer:
         self._listening: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
-        """Listen (port 0: a free one); the address. `OSError` when that is not possible.
+        """Listen (port 0: a free one) and return the address; `OSError` when that is not possible.
 
         ``or_free``: when somebody else has the port, a free one will do.
         """
@@ -238,7 +238,7 @@ class HttpServer:
 
 
 class _Connection(web.RequestHandler):
-    """A connection that can be told to be idle, and that says in our words what is no HTTP."""
+    """A connection that tells whether it is idle, and that refuses in our words what is not HTTP."""
 
     __slots__ = ()
 
@@ -248,7 +248,7 @@ class _Connection(web.RequestHandler):
 
     @property
     def is_silent(self) -> bool:
-        """Whether no request of it is being answered."""
+        """Whether none of its requests is being answered."""
         return self._current_request is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

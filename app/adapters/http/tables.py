@@ -40,7 +40,8 @@ AND window_start IN
 )
 ORDER BY window_end DESC, version DESC, measure
 """
-# In the newest window with labels. Of many segments a few are below their 95 % range by chance: half as far again.
+# In the newest window with labels. Of many segments a few are below their 95 % range by chance, so that these must be
+# half as far below again.
 _WORSE_SEGMENTS = """
 SELECT window_start, window_end, version, segment, realised, low, high, expected, n_labels
 FROM streamgauge.performance
@@ -62,7 +63,8 @@ _VERDICTS = """
 SELECT window_start, window_end, version, kind, headline, words, segments, advice, reason, with_labels
 FROM streamgauge.verdicts WHERE pipeline = {pipeline} ORDER BY window_end DESC, version DESC
 """
-# What compares a window with its reference may not be able to judge it though its past can be: it is not judged then.
+# The tests that compare a window with its reference may be unable to judge it where those of its past can: then it
+# counts as not judged.
 _DRIFT = """
 SELECT
     metric,
@@ -164,7 +166,7 @@ class Tables:
 
 
 class MonitorTables:
-    """Asks; users' questions have a pool of their own, so that these wait for none of them."""
+    """Asks our own questions; those of users have another pool, so that ours wait for none of them."""
 
     def __init__(self, pipeline: str, reads: ReadPool) -> None:
         self._pipeline = quote(pipeline)

@@ -90,7 +90,7 @@ class Process(Protocol):
 
 
 def fail_if_crashed(who: Process, kafka: KafkaAccess) -> bool:
-    """Have it fail, in one sentence, when its Faust app has stopped by itself; whether that is so."""
+    """Have it fail, in one sentence, when its Faust app has stopped by itself; return whether that is so."""
     if not (who.app.crashed or who.app.should_stop):
         return False
     reason = who.app.crash_reason
@@ -102,7 +102,7 @@ def fail_if_crashed(who: Process, kafka: KafkaAccess) -> bool:
 async def get_to_work(
     who: Process, kafka: KafkaAccess, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
 ) -> None:
-    """Start, until it is at work or told to stop; or have it fail, when Kafka fails or is silent meanwhile."""
+    """Start it and wait until it is at work or told to stop; have it fail when Kafka fails or is silent meanwhile."""
     starting = asyncio.create_task(start, name="start")
     try:
         async with KafkaWatch(kafka) as watch:

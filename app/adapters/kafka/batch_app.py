@@ -2,8 +2,8 @@
 
 Faust's path per record costs more than everything we do with it, so for the topics of a `BatchApp` the consumer wraps
 what one fetch gave of a partition into one message whose value is a `Fetched`; conductor, stream and agent carry it
-like any other. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets: who
-handles the batches does (see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said at
+like any other. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets:
+whoever handles the batches does (see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said at
 each place.
 """
 
@@ -52,7 +52,7 @@ class SkippedBatchError(RuntimeError):
 
 
 class Bounds(NamedTuple):
-    """Offsets of a partition: committed by the group (None: never), of its first record left, after its last."""
+    """Offsets of a partition: committed by the group (None: never), of the first record left, and after its last."""
 
     committed: int | None
     first: int
@@ -60,7 +60,7 @@ class Bounds(NamedTuple):
 
 
 class BatchHandler(Protocol):
-    """Who handles the batches of a worker or monitor; called in the app's event loop."""
+    """Handles the batches of a worker or monitor; called in the app's event loop."""
 
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
         """Take over partitions: fence former owners and restore state, before committed offsets are read.
@@ -97,7 +97,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         self.drained = Counter()
 
     def set_shutdown(self) -> None:
-        """Tell who waits for the end of the thread; nobody does whose loop is closed, as Kafka was away for long."""
+        """Tell whoever waits for the end of the thread; nobody does when Kafka was away so long that the loop closed."""
         with contextlib.suppress(RuntimeError):
             super().set_shutdown()
 
@@ -128,7 +128,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         """As in Faust, but never longer than the timeout.
 
         While a rebalance is under way, aiokafka's fetcher waits for the new assignment. It comes when the revocation is
-        over, and that (`_BatchConsumer.on_partitions_revoked`) waits for this fetch. To cancel it loses nothing:
+        over, and that (`_BatchConsumer.on_partitions_revoked`) waits for this fetch. Cancelling it loses nothing:
         aiokafka takes records out of its buffer only after it has waited.
         """
         limit = (timeout or 0.0) + _FETCH_TIMEOUT_S
@@ -339,7 +339,7 @@ class BatchApp(faust.App):
         return _BatchTransport(self.conf.broker_consumer, self)
 
     def _create_directories(self) -> None:
-        """None: there are no tables of Faust's, and nothing of ours is in its folders."""
+        """Make none: there are no tables of Faust's, and nothing of ours is in its folders."""
 
     def _consume(self, name: str) -> None:
         topic = self.topic(name, schema=_BatchSchema(), acks=False)

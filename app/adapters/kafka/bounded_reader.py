@@ -1,7 +1,7 @@
 """Reads stretches of topics without a consumer group: it joins, commits to and disturbs nobody. Committed records only.
 
 Where a stretch begins and ends is asked once, at the start: by offset, or by the first record whose Kafka time stamp is
-not before a time. Then it is read once, and that ends.
+not before a time. Then it is read once, and reading ends.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def read_between(
 
 @contextmanager
 def reading(kafka: KafkaAccess) -> Iterator[None]:
-    """What goes wrong while Kafka is read within is a StackError."""
+    """Turn what goes wrong while Kafka is read within this context into a StackError."""
     try:
         yield
     except LookupError as error:

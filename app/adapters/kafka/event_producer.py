@@ -26,8 +26,6 @@ from app.kafka_access import KafkaAccess
 from schemas.pipeline.spec import Pipeline
 from schemas.source import SourceRecord
 
-#: Largest record batch; a broker refuses more than 1 MiB unless told otherwise.
-
 
 class EventProducer:
     """Sends chunks of records in the order of their times.

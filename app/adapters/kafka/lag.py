@@ -50,7 +50,7 @@ async def read_commits(kafka: KafkaAccess, group: str) -> dict[TopicPartition, O
 
 
 class LagReader:
-    """Asks a broker; it is no member of any group."""
+    """Asks a broker, without being a member of any group."""
 
     def __init__(self, kafka: KafkaAccess) -> None:
         self._admin: Any = new_admin(kafka)
@@ -77,7 +77,7 @@ class LagReader:
         return {TP(tp.topic, tp.partition): first for tp, first in found.items()}
 
     async def members(self, group: str) -> int | None:
-        """How many read as this consumer group now; None when the broker does not say."""
+        """How many members this consumer group has now; None when the broker does not say."""
         (answer,) = await self._admin.describe_consumer_groups([group])
         error, _, _, _, _, members, *_ = answer.groups[0]
         return None if error else len(members)
@@ -96,7 +96,7 @@ class LagReader:
     async def past_markers(self, positions: Mapping[TP, Position]) -> dict[TP, Position]:
         """The same positions, but at the end where only markers and aborted records of transactions are left before it.
 
-        What moves says by itself how far it is: only a partition that stands where it stood at the last call is read.
+        One that moves shows by itself how far it is: only a partition that stands where it did at the last call is read.
         """
         known, self._standing = self._standing, {}
         for tp, position in positions.items():

@@ -1,4 +1,4 @@
-"""aiokafka's consumer without what it does for each record in Python and nobody here reads.
+"""aiokafka's consumer without what it makes of each record in Python, which nobody here reads.
 
 For each record, aiokafka 0.14 (pinned) builds a `ConsumerRecord` of eleven fields from the record that its Cython
 parser made, at twice the cost of the parsing. What `LeanConsumer.getmany` gives are those parsed records themselves:
@@ -51,7 +51,7 @@ def _as_parsed(_: Any, record: Any) -> Any:
 
 
 class _Fetched(OrderedDict[Any, Any]):
-    """What the fetcher has and has not yet handed out, by partition. ``unsought``: told of one without an offset."""
+    """What the fetcher holds until it is handed out, by partition. ``unsought``: told of one without an offset."""
 
     def __init__(self, found: Any, unsought: Callable[[Any], None]) -> None:
         super().__init__(found)

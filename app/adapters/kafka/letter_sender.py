@@ -1,7 +1,8 @@
 """Sends dead letters back to the partitions they came from, each once.
 
 One transaction holds some records and, on the topic of what was sent back, the places of their letters: both or
-neither. One transactional id a pipeline: who starts later fences the other, and reads what it had committed after that.
+neither. Each pipeline has one transactional id: a sender that starts later fences the other, and only then reads what
+that one has committed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FETCH_SECONDS = 30.0
 
 
 async def read_letters(kafka: KafkaAccess, pipeline: Pipeline) -> tuple[list[tuple[Place, DeadLetter]], int]:
-    """All dead letters in the order of their partitions, and how many records there are none of ours."""
+    """All dead letters in the order of their partitions, and how many records of their topic are none of ours."""
     letters: list[tuple[Place, DeadLetter]] = []
     reader = OutputReader(RecordRules.of(pipeline))
     foreign = 0
@@ -62,14 +63,14 @@ async def read_done(kafka: KafkaAccess, pipeline: Pipeline) -> set[Place]:
         async with aclosing(read_between(kafka, {pipeline.topics.replayed: (OPEN, OPEN)})) as batches:
             async for batch in batches:
                 for value in batch.values:
-                    with suppress(RefusedRecordError):  # it says of no letter that it was sent
+                    with suppress(RefusedRecordError):  # it does not say that a letter was sent
                         sent = decode_json(value, SentBack)
                         done.add((sent.partition, sent.offset))
     return done
 
 
 class LetterSender:
-    """From the moment on that it is entered, no other one of the pipeline can send.
+    """Sends dead letters back; from the moment when it is entered, no other sender of the pipeline can send.
 
     Raises
     ------
@@ -157,7 +158,7 @@ class LetterSender:
 
 
 def _why_unreadable(record: Any) -> str:
-    """Why a record is none, but stands for some that cannot be read; "" of a record, or of none."""
+    """Why this is not a record, but stands for some that cannot be read; "" for a record, and for None."""
     if isinstance(record, UnreadableRecord):
         return record.why
     stand_in = read_stand_in(record.headers) if record is not None and record.value is None else None

@@ -19,14 +19,14 @@ from schemas.wire import ModelUpdate, decode_json, encode_json
 
 @dataclass(frozen=True)
 class ReadTimeline:
-    """The timeline as the topic has it now; ``unreadable`` are the offsets of records that are no model updates."""
+    """The timeline as the topic has it now; ``unreadable``: the offsets of records that are not model updates."""
 
     timeline: Timeline
     unreadable: tuple[int, ...]
 
 
 def announcement_key(update: ModelUpdate) -> bytes:
-    """Return a key that no other step has: who scored what, and what a roll back leads to, all of them say together."""
+    """Return a key that no other step has: only all steps tell which version scored what, and where a roll back leads."""
     return f"{update.model}|{update.version}|{update.role}|{update.announced_at_ms}".encode()
 
 
@@ -58,7 +58,7 @@ async def announce(kafka: KafkaAccess, topics: Topics, update: ModelUpdate) -> i
 async def read_timeline(kafka: KafkaAccess, topics: Topics) -> ReadTimeline:
     """Read the committed records of the topic from the beginning to its present end.
 
-    A record that is no model update is passed over: it must not stop a roll back. A missing topic is an empty
+    A record that is not a model update is passed over: it must not stop a roll back. A missing topic is an empty
     timeline.
     """
     timeline = Timeline()

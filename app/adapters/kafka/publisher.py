@@ -25,11 +25,11 @@ from app.kafka_access import KafkaAccess
 from schemas.pipeline.spec import Compression
 from schemas.wire import DeadLetter
 
-#: Beyond the interval in which a transaction is open.
+#: How long a transaction may be open beyond its commit interval.
 _TRANSACTION_TIMEOUT_MS = 30_000
 #: A commit that takes longer than any broker keeps a transaction open will not come about.
 _COMMIT_DEADLINE_S = 60.0
-#: The second one: of a producer that knows already that it was fenced.
+#: The second one comes from a producer that knows already that it was fenced.
 _REFUSALS = KafkaError, IllegalOperation
 
 
@@ -160,7 +160,7 @@ class PartitionPublisher:
             raise PublishError(f"Kafka refused the commit: {error!r}") from error
 
     def committed_offset(self, topic: str) -> int | None:
-        """Where the last batch of a topic begins that the last commit held; None: it held none."""
+        """Where the last batch of a topic in the last commit begins; None: the commit held none."""
         return self._offsets.get(topic)
 
     async def _send(self, topic: str, batches: Iterable[Any], partition: int | None = None) -> None:

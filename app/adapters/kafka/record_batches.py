@@ -28,7 +28,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from schemas.topics import UNREADABLE_HEADER
 
-#: What the records of one batch may come to. Brokers take batches of 1 MiB by default, as they are sent.
+#: The most that the records of one batch may come to. Brokers take batches of 1 MiB by default, as they are sent.
 MOST_UNPACKED_BYTES = 64 << 20
 #: What a batch is first given to unpack into; when it is not enough, more by the same ratio.
 _LEAST_ROOM_BYTES, _USUAL_RATIO = 1 << 16, 8
@@ -64,7 +64,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
-    """A record that aiokafka's parser did not take; the fields are those of its own."""
+    """A record that aiokafka's parser did not take; the fields are those of aiokafka's records."""
 
     offset: int
     timestamp: int
@@ -77,8 +77,8 @@ class ReadRecord:
 class UnreadableRecord:
     """Stands for the rest of a batch that cannot be read; ``offset`` is the last one of it.
 
-    ``why``: in words, with the offsets. ``size_bytes``: of the batch as it was sent. ``headers`` is never false: who
-    looks for headers finds it.
+    ``why``: in words, with the offsets. ``size_bytes``: of the batch as it was sent. ``headers`` is never empty:
+    whoever looks for headers finds it.
     """
 
     offset: int

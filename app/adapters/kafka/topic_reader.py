@@ -105,7 +105,7 @@ async def follow(kafka: KafkaAccess, topic: str) -> AsyncIterator[RecordBatch | 
                 yield to_batch(tp, records)
             if found:
                 continue
-            # Nothing for a while is no end: a broker may take longer to answer.
+            # Nothing for a while does not mean the end: a broker may take longer to answer.
             ends = {tp: end for tp, end in ends.items() if await consumer.position(tp) < end}
             if not ends:
                 yield None

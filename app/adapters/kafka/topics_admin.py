@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from schemas.topics import Topic
 
 LEADER_DEADLINE_S = 30.0
-#: What the headers that a copy has besides may add to the size of its batch.
+#: How much the additional headers of a copy may add to the size of its batch.
 _COPY_MARGIN_BYTES = 64 << 10
 REQUEST_TIMEOUT_MS = 15_000
 

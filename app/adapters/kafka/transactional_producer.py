@@ -21,7 +21,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.producer.transaction_manager import TransactionState
 
-#: For so long after a commit, the broker is likely to be writing its markers, and begins no other transaction.
+#: For this long after a commit, the broker is likely to be writing its markers, and begins no other transaction.
 _MARKERS_S = 0.01
 
 

@@ -54,8 +54,8 @@ class About(msgspec.Struct, frozen=True):
     """What a recording says of itself.
 
     ``from_ms``/``to_ms``: record time stamps at which it begins and ends; ``from_offsets``/``to_offsets``: offsets of
-    the events topic, by partition. None: open. ``began``: where workers began that were told to begin later than at
-    the first record: offsets of events and labels, by partition.
+    the events topic, by partition. None: open. ``began``: where workers began, if they were told to begin later
+    than at the first record: offsets of events and labels, by partition.
     """
 
     pipeline: str
@@ -205,7 +205,7 @@ class Recording:
     Parameters
     ----------
     as_streamed
-        Events and labels begin where workers began to read them; what is before was no part of their stream.
+        Events and labels begin where workers began to read them; what is before was not part of their stream.
     """
 
     def __init__(self, path: Path, *, as_streamed: bool = False) -> None:
@@ -314,7 +314,7 @@ def describe(pipeline: Pipeline, now_ms: int, begin: Bound = OPEN, end: Bound = 
 
 @dataclass(frozen=True, eq=False)
 class RecordedVersions:
-    """Who scored the events of a partition.
+    """Which versions scored the events of a partition.
 
     ``starts``: where, by source offset, another version begins. ``early``: source offsets of the scored events that are
     older than a time that was asked for.
@@ -325,7 +325,7 @@ class RecordedVersions:
 
 
 def read_versions(recording: Recording, partition: int, early_before_ms: int = 0) -> RecordedVersions:
-    """Who scored a partition's events."""
+    """Which versions scored a partition's events."""
     decoder = msgspec.json.Decoder(_ScoreHead)
     starts: list[tuple[int, str]] = []
     early: list[int] = []

@@ -121,7 +121,7 @@ class RecordingPart:
 
     @property
     def partitions(self) -> list[int]:
-        """The partitions that have events to run; without shared windows, none for the warm-up of others alone."""
+        """The partitions that have events to run; those with events for a warm-up only, if windows are shared."""
         shares = any(feature.window is not None and feature.window.delay_ms for feature in self._pipeline.features)
         return [
             partition
@@ -136,7 +136,7 @@ class RecordingPart:
 
     @property
     def warm_events(self) -> int:
-        """Events that are run before them."""
+        """Events that are run before those that count."""
         return sum(self.stretches[partition].warm_events for partition in self.partitions)
 
     def counts(self, partition: int, offset: int) -> bool:

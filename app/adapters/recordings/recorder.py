@@ -44,14 +44,14 @@ async def record_topics(
     end: Bound = OPEN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, int]:
-    """Record the committed records that the topics hold now; how many of each kind.
+    """Record the committed records that the topics hold now; return how many of each kind.
 
     Parameters
     ----------
     begin, end
         Which stretch: from the first event whose Kafka time stamp (or offset) is not before ``begin``, up to the first
-        that is not before ``end``. Labels by time as well, or all of them; the scores of these events; all model
-        updates.
+        that is not before ``end``. Labels likewise, but by time alone, or all of them; the scores of these events; all
+        model updates.
     progress
         Is given the number of records of each batch.
     """

@@ -144,7 +144,7 @@ class EventTable:
 
 
 def _to_values(column: Any, field: EventField, *, is_time: bool) -> list[Any]:
-    """A column as JSON values of the field's type, as far as they can be; what cannot stays and is rejected later."""
+    """A column as JSON values of the field's type, as far as they can be; others stay and are rejected later."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type

@@ -16,7 +16,7 @@ _READ_BYTES = 1 << 20
 def read_lines(stream: BinaryIO, pipeline: Pipeline, kind: str) -> Iterator[list[EncodedRecord]]:
     """Read lines as they become available.
 
-    The key is the entity field of the line, which a label must have as well. An event line without one is sent without
+    The key is the entity field of the line, which a label must have, too. An event line without one is sent without
     a key: it will be a dead letter.
 
     Raises

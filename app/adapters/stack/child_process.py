@@ -34,8 +34,8 @@ os.execv(sys.argv[3], sys.argv[3:])
 def _spawner() -> SimpleQueue[Callable[[], None]]:
     """Return the queue of the one thread that starts children.
 
-    Linux sends the death signal when the *thread* that forked ends, so it never ends before the process. A daemon: a
-    pool's thread whose start Ctrl-C interrupts is waited for at the end, and nobody tells it to end.
+    Linux sends the death signal when the *thread* that forked ends, so it never ends before the process. It is a
+    daemon: a pool's thread is waited for at the end, and nobody would tell it to end if Ctrl-C had interrupted its start.
     """
     wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
@@ -96,7 +96,7 @@ def _end_unknown(started: Future[subprocess.Popen[bytes]]) -> None:
 
 
 def stop_child(child: subprocess.Popen[bytes], deadline_s: float) -> bool:
-    """SIGTERM, and after the deadline SIGKILL; whether it ended by itself."""
+    """SIGTERM, and after the deadline SIGKILL; return whether it ended by itself."""
     if child.poll() is None:
         child.terminate()
     try:
@@ -109,7 +109,7 @@ def stop_child(child: subprocess.Popen[bytes], deadline_s: float) -> bool:
 
 
 def birth_mark(pid: int) -> str | None:
-    """Return what tells a process from a later one with its id, the start time; None when it is gone or a zombie."""
+    """Return what tells a process from a later one of its id: its start time; None when it is gone or a zombie."""
     if sys.platform == "linux":
         try:
             # The command in parentheses may hold anything; what follows is the state and then numbers.

@@ -129,7 +129,7 @@ class EmbeddedKafka:
         return self
 
     def revive(self) -> None:
-        """Start a server that died again, on the port that its clients know."""
+        """Start a server again that has died, on the port that its clients know."""
         if not self.is_alive():
             jars = ensure_jars(self.cache, say=self._say, progress=self._progress)
             self._launch([str(_find_java()), *JVM_OPTIONS, "-cp", f"{jars}/*"], self._port)

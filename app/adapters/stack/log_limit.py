@@ -44,7 +44,7 @@ class RepeatLimit(logging.Filter):
 
 
 class OneLine(logging.Formatter):
-    """A message is one line: nothing in the data of one begins a line that looks like another."""
+    """Makes each message one line: nothing in its data can begin a line that looks like another message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # of logging
         record.message = visible(record.message).replace("\n", "\\n")

@@ -2,8 +2,8 @@
 
 A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``. What
 else it prints goes to its log. Exit code 0: its work is done. 2 (wrong usage) and 78 (a person must mend something
-first): starting it again would not help. Any other end is a crash, and crashes are never too many: who gives up for
-good needs a person at night, and what one crash in a row has caused may be over a minute later.
+first): starting it again would not help. Any other end is a crash, and crashes are never too many: giving up for good
+would need a person at night, and what has caused crashes in a row may be over a minute later.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class SupervisedChild:
                 self._become("ready")
 
     def _former_port(self) -> tuple[str, ...]:
-        """The words that name the port which it had; none when there was none."""
+        """The words that name the port that it had; none when there was none."""
         port = _read_port(self._last_http)
         return (self.child.port_option, str(port)) if port and self.child.port_option else ()
 

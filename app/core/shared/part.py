@@ -77,6 +77,17 @@ class SharedPart(Generic[Payload]):
         return self.contributor.has_news or (self.repartition is not None and self.repartition.asker.has_questions)
 
     @property
+    def late(self) -> int:
+        """Contributions to tiles that others may have read before."""
+        return self.contributor.late
+
+    def give_up(self) -> int:
+        """Let all events go that wait for other partitions; how many those are."""
+        waiting = self.held.events
+        self.held.release(self.held.received)
+        return waiting
+
+    @property
     def _answered(self) -> int | None:
         return self.repartition.answers.ready if self.repartition is not None else None
 
