@@ -1,6 +1,6 @@
 """Train a model version: fit, judge on the newest rows, refit on all, and say in a manifest what was done.
 
-The same rows, family and seed give the same artifact bytes and the same manifest but for its time: rows are put in
+The same rows, family and seed give the same artifact bytes and the same manifest except its time: rows are put in
 order of event time, seeds are fixed, and fitting runs on one BLAS thread (the trees' OpenMP threads do not change their
 result).
 """

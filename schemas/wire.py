@@ -241,9 +241,9 @@ class SketchDelta(msgspec.Struct, array_like=True):
     ``counts`` is a flattened int64 matrix (metrics x cells) sent sparse: ``cells`` holds uint32 flat positions of
     the non-zero counts and ``counts`` their int64 values, both little-endian bytes. ``sums`` are int64 fixed-point sums
     per metric (units of its ``models.reference.reference.MetricCells.scale``), ``minima``/``maxima`` float64 per metric
-    (NaN: no value). ``outcomes`` (of events whose label has arrived) is the same sparse coding of label (0, 1) x
-    cell of the score; ``log_loss_sum`` (units of ``FIXED_POINT``) and ``n_correct`` decisions are over the same events.
-    All additive: merging deltas in any order gives the same windows.
+    (NaN: no value). ``outcomes`` (the version's events whose label came) is the same sparse coding of label (0, 1) x
+    cell of the score; ``log_loss_sum`` (units of `models.reference.units.COUNT_UNITS`) and ``n_correct`` decisions are
+    over the same events. All additive: merging deltas in any order gives the same windows.
     """
 
     model: str
@@ -317,7 +317,7 @@ class SketchRecord(msgspec.Struct, array_like=True):
     partition: Partition
     #: Event time before which no on-time event of this partition is expected.
     watermark_ms: ComeToMs
-    #: Event time up to which labels of this partition have been applied, or can count no more (``labels.horizon``).
+    #: Event time up to which labels of this partition have been applied, or can no longer count (``labels.horizon``).
     label_watermark_ms: ComeToMs
     deltas: list[SketchDelta]
     errors: list[ErrorRun] = []
@@ -499,7 +499,7 @@ class Alert(msgspec.Struct):
     has, when a window is about something else; ``message`` says what is new. The window is the one that brought it
     into this state; ``since_ms``: start of the first window beyond the limit. ``silenced``: noted, nobody is asked to
     act. ``version``: "" when the alert is on the stream itself. ``others``: rules of its group that were raised for the
-    same window. ``by`` and ``why``: who acknowledged it, and how; of a silenced one, why it is silent.
+    same window. ``by`` and ``why``: who acknowledged it, and in which words; of a silenced one, why it is silent.
 
     Raised with ``action`` "retrain" it asks for a new version, once per ``alert_id``: to replace ``version``, with data
     up to ``window_end_ms``, of which those from ``since_ms`` on are different. Cleared, it no longer asks.

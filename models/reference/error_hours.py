@@ -172,7 +172,7 @@ class _Cells(NamedTuple):
 
     @classmethod
     def of(cls, wrong: Floats, expected: Floats, numbers: Ints, places: int) -> _Cells:
-        """Of events; ``numbers``: of the cells in which they lie, ascending, ``places`` of them to a round."""
+        """The cells of events; ``numbers``: those of the cells in which they lie, ascending, ``places`` to a round."""
         first = int(numbers[0]) // places * places
         rounds = int(numbers[-1] - first) // places + 1
         # Rounds without events do not count.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from models.reference.segments import Segments
 
-#: Blocks of labelled events in their order: longer than what hangs together, and enough to see how blocks differ.
+#: Blocks of labelled events in their order: long compared with what hangs together, and enough to see how they differ.
 OUTCOME_BLOCKS = 32
 
 #: Groups of scores within which labels are expected alike: how many labels of the rarer kind a group needs, and how

@@ -64,7 +64,7 @@ class MetricCells:
     scale
         Fixed-point units of 1.0: a power of two, at most ``COUNT_UNITS``.
     values
-        The vocabulary of a category: what its codes but the last one stand for. Empty where it is not known.
+        The vocabulary of a category: what its codes, except the last, stand for. Empty where it is not known.
     """
 
     name: str
@@ -89,7 +89,7 @@ class MetricCells:
         return np.append(np.arange(1.0, self.codes) if self.is_coded else self.edges, np.nan)
 
     def codes_or_nan(self, codes: Floats) -> Floats:
-        """The codes that there are cells for; NaN in the place of any other number."""
+        """The codes that have cells; NaN in the place of any other number."""
         return np.where((codes >= 0) & (codes < self.codes) & (codes == np.floor(codes)), codes, np.nan)
 
 
@@ -262,7 +262,7 @@ class Reference:
 
     @property
     def mean_scores(self) -> Floats:
-        """Of the events in each score cell; NaN for an empty one."""
+        """The mean score of the events in each score cell; NaN for an empty one."""
         return self.profiles[-2, : self.score_cells]
 
     def mean(self, counts: Counts, metric: int) -> float:

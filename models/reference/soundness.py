@@ -32,7 +32,7 @@ MOST_EVENTS = 2**40
 _MOST_CELLS_OF_SEGMENTS = 2**25
 #: Of the log loss of one label: that of a certain and wrong score, which is 34.5, and room for rounding.
 _LARGEST_LOSS = 36 * COUNT_UNITS
-#: How far chances of 1e-9 and of 1 - 1e-9 are apart.
+#: How far apart the log odds of chances of 1e-9 and of 1 - 1e-9 are.
 _LARGEST_LOG_ODDS = 42.0
 
 

@@ -31,7 +31,7 @@ def span_of(pipeline: Pipeline, event_time_ms: NDArray[np.int64]) -> Span:
 
 
 def memories_of(pipeline: Pipeline) -> list[float]:
-    """How many detection windows are spanned by the longest window that each feature is made of; 0: it is of none."""
+    """How many detection windows the longest window that each feature is made of spans; 0: it is made of none."""
     windows = {feature.name: feature.window for feature in pipeline.features}
     reads = features_read(pipeline)
     length_ms = parse_duration(pipeline.drift.window) or MEAN_MONTH_MS

@@ -113,7 +113,7 @@ class Standings:
         return said.at_ms if said is not None and said.is_loaded and said.refused else 0
 
     def _said_at(self, update: ModelUpdate) -> int:
-        """When workers last spoke of a version, about which they have said something."""
+        """When workers last spoke of a version; they must have spoken of it."""
         return max(said.at_ms for said in self._about(update))
 
     def _about(self, update: ModelUpdate) -> list[_Said]:

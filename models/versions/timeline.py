@@ -141,7 +141,7 @@ class Begins:
         return max(self._least_ms, self._from[0])
 
     def of(self, starts: Sequence[tuple[int, str]]) -> list[int]:
-        """This time before the first start of a version in a partition, and from each start on."""
+        """The time before the first start of a version in a partition, and the one from each start on."""
         step, found = 0, [self.highest_ms]
         for _, version in starts:
             step = max(step, self._first.get(version, 0))

@@ -183,6 +183,6 @@ def _environment() -> dict[str, str]:
     """Return only what Python needs: passwords of servers are no business of a file under suspicion."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
     root = str(Path(__file__).resolve().parents[2])
-    # More threads would each map a stack and a buffer of their own against the memory limit; and a fork has but one.
+    # More threads would each map a stack and a buffer of their own against the memory limit; and a fork has only one.
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {**kept, **one_thread, "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -11,7 +11,7 @@ from schemas.pipeline.toml_table import TomlTable, parse_duration
 
 _DAY_MS = 86_400_000
 
-#: The most values that a column may have that cuts events into segments: each segment is counted as all events are.
+#: The most values that a column may have if it cuts events into segments: each is counted as all events are.
 MOST_SEGMENTS = 64
 
 _EFFECT = {"minimum_effect": (0.1, 0.0, 1.0)}

@@ -246,8 +246,9 @@ class Drift:
     ``window``: "month" (calendar month, UTC) or a duration. Counts are kept per slice (1 day) and a window is a sum of
     slices. ``every_ms``: windows overlap, and one ends this often; None: each begins where the last one ends. A
     window closes when the watermark passes its end + ``grace_ms``. ``bins``: most bins per numeric metric.
-    ``against``: what they are compared with; None: the training data. ``detectors`` watch the wrong decisions as labels
-    come. ``segments``: categories and bools; each cuts the events by its values, which are counted by themselves, too.
+    ``against``: what windows are compared with; None: the training data. ``detectors`` watch the wrong decisions as
+    labels come. ``segments``: categories and bools; each cuts the events by its values, which are counted by
+    themselves, too.
     """
 
     window: str

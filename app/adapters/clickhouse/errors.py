@@ -173,7 +173,7 @@ CAUSES = (
 
 #: Words of errors of any code (75, 1001, none) that mean the disk: errno 28, 27 and 122.
 _DISK_SIGNS = ("No space left", "File too large", "Disk quota exceeded", "errno: 28", "errno: 27", "errno: 122")
-#: Words about the memory of one query. (That which all may take together is free again by itself.)
+#: Words about the memory that one query may take; that of all together is another matter: it passes.
 _QUERY_MEMORY_SIGNS = ("Query memory limit", "(for query)")
 _READ_ONLY_SIGN = re.compile(r"Setting \w+ is readonly")
 _UNREACHABLE_SIGNS = (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MIGRATIONS_PATH = Path(schemas.__file__).parent / "clickhouse"
-#: DESIGN's types and settings are all known from here on.
+#: The types and settings that the tables need are all known from here on.
 OLDEST_SERVER = (24, 8)
 
 #: A server that has not answered for this long hangs; what it was asked is asked again.

@@ -58,7 +58,7 @@ class Kept(Generic[T]):
         return self._finding
 
     async def keep_fresh(self) -> None:
-        """Look now and then, for ever: then those who ask rarely do not get what was found for the one before them."""
+        """Look now and then, for ever, so that those who ask rarely are not told how things were long ago."""
         while True:
             before_s = self._clock()
             await asyncio.wait([self._begin()])

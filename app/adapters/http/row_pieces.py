@@ -50,7 +50,7 @@ def pack_rows(columns: Mapping[str, ColumnValues]) -> bytes:
 
 
 def unpack_rows(table: str, body: bytes) -> dict[str, ColumnValues]:
-    """Columns of a request that inserts into one of `OPEN_TABLES`; ValueError says why it is none."""
+    """Columns of a request that inserts into one of `OPEN_TABLES`; ValueError says what is wrong with it."""
     try:
         given = msgspec.msgpack.decode(body, type=_shape_of(table))
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -266,7 +266,7 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already") from exc
-        if isinstance(exc, UnicodeEncodeError):  # of a header that is no text, which aiohttp repeats in its answer
+        if isinstance(exc, UnicodeEncodeError):  # of a header that is not text, which aiohttp repeats in its answer
             status = HTTPStatus.BAD_REQUEST
         if status == HTTPStatus.BAD_REQUEST:
             said = "This is no HTTP/1.1 request that can be understood."

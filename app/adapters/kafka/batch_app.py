@@ -3,8 +3,8 @@
 Faust's path per record costs more than everything we do with it, so for the topics of a `BatchApp` the consumer wraps
 what one fetch gave of a partition into one message whose value is a `Fetched`; conductor, stream and agent carry it
 like any other. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets:
-whoever handles the batches does (see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said at
-each place.
+whoever handles the batches does (see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said
+at each place.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         self.drained = Counter()
 
     def set_shutdown(self) -> None:
-        """Tell whoever waits for the end of the thread; nobody does when Kafka was away so long that the loop closed."""
+        """Tell whoever waits for the end of the thread: nobody, when Kafka was away so long that the loop is closed."""
         with contextlib.suppress(RuntimeError):
             super().set_shutdown()
 

@@ -117,7 +117,7 @@ class EventProducer:
             if not is_event:
                 await self._send_log(self._topics.sent_labels, partition, parts[is_event, partition])
                 self.labels += len(parts[is_event, partition])
-        # The events of the chunk before are on their way meanwhile; here they are waited for as well.
+        # The events of the chunk before are on their way meanwhile; here they are waited for, too.
         await self.flush()
         for is_event, partition in is_event_parts:
             if is_event:

@@ -35,7 +35,7 @@ def worker_group(pipeline: str) -> str:
 
 def router_group(pipeline: str) -> str:
     """The consumer group of a pipeline's routers (`app.worker.router`)."""
-    return f"{worker_group(pipeline)}.router"  # no name of a pipeline holds a dot: its group is no other pipeline's
+    return f"{worker_group(pipeline)}.router"  # the name of a pipeline never holds a dot: no other has this group
 
 
 async def read_commits(kafka: KafkaAccess, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
@@ -96,7 +96,7 @@ class LagReader:
     async def past_markers(self, positions: Mapping[TP, Position]) -> dict[TP, Position]:
         """The same positions, but at the end where only markers and aborted records of transactions are left before it.
 
-        One that moves shows by itself how far it is: only a partition that stands where it did at the last call is read.
+        One that moves shows by itself how far it is: only one that stands where it did at the last call is read.
         """
         known, self._standing = self._standing, {}
         for tp, position in positions.items():

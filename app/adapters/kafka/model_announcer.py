@@ -26,7 +26,7 @@ class ReadTimeline:
 
 
 def announcement_key(update: ModelUpdate) -> bytes:
-    """Return a key that no other step has: only all steps tell which version scored what, and where a roll back leads."""
+    """Return a key of this step alone: only all steps tell which version scored what, and where a roll back leads."""
     return f"{update.model}|{update.version}|{update.role}|{update.announced_at_ms}".encode()
 
 

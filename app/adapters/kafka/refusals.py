@@ -1,4 +1,4 @@
-"""Records that are none of ours: counted by topic and reason, and logged, but not often. Anybody may write to a topic."""
+"""Records that are none of ours: counted by topic and reason, and logged, but seldom. Anybody may write to a topic."""
 
 from __future__ import annotations
 

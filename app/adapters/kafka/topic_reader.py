@@ -141,7 +141,7 @@ async def drain(
         for tp, found in (await consumer.getmany(*left, timeout_ms=_POLL_MS)).items():
             yield to_batch(tp, found)
         for tp in list(left):
-            # The end may be a transaction's marker, which is no record.
+            # The end may be a transaction's marker, which is not a record.
             if await consumer.position(tp) >= left[tp]:
                 del left[tp]
                 consumer.pause(tp)

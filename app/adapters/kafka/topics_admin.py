@@ -45,7 +45,7 @@ async def ensure_topics(kafka: KafkaAccess, topics: Sequence[Topic], replication
     Parameters
     ----------
     kafka
-        Servers as host:port,….
+        Where they are to be.
     topics
         Names must differ.
     replication

@@ -121,7 +121,7 @@ class RecordingPart:
 
     @property
     def partitions(self) -> list[int]:
-        """The partitions that have events to run; those with events for a warm-up only, if windows are shared."""
+        """The partitions with events to run; those with warm-up events alone only where windows are shared."""
         shares = any(feature.window is not None and feature.window.delay_ms for feature in self._pipeline.features)
         return [
             partition

@@ -35,7 +35,8 @@ def _spawner() -> SimpleQueue[Callable[[], None]]:
     """Return the queue of the one thread that starts children.
 
     Linux sends the death signal when the *thread* that forked ends, so it never ends before the process. It is a
-    daemon: a pool's thread is waited for at the end, and nobody would tell it to end if Ctrl-C had interrupted its start.
+    daemon: a pool's thread is waited for at the end, and nobody would tell it to end if Ctrl-C had interrupted its
+    start.
     """
     wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
 

@@ -34,7 +34,7 @@ def private_home(home: Path) -> None:
 
 
 def close_to_others(path: Path) -> None:
-    """Take away what others may do with it; where it belongs to somebody else, that cannot be done, and nothing is."""
+    """Take away what others may do with it; nothing happens where it belongs to somebody else."""
     with suppress(OSError):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if mode & _OTHERS and not path.is_symlink():

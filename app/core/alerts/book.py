@@ -126,7 +126,7 @@ class AlertBook:
     def acknowledge(self, alert_id: str, by: str, why: str, now_ms: int) -> None:
         """Note that a person has taken an open alert on; the next `announce` tells.
 
-        The same words again by the same person change nothing, so that who got no answer may ask again.
+        The same words again by the same person change nothing, so that anyone who got no answer may ask again.
 
         Raises
         ------

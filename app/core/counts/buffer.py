@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.reference.segments import Segments
     from schemas.wire import SketchDelta
 
-#: Events, and labels, are counted so many at a time: a few cost nearly as much as a thousand.
+#: Events, and labels, are counted this many at a time: a few cost nearly as much as a thousand.
 _AT_ONCE = 8_000
 
 

@@ -6,9 +6,9 @@ whole, in any order.
 
 Of young events the slow labels are still missing, so the delays that are here look shorter than they are (right
 truncation). The law is therefore estimated backwards, from the longest delay down: of the labels that came within d,
-which share took longest, counted in those cohorts alone that are old enough to have shown all of d. It needs no count
-of events without a label, of which nobody can say to which of the two labels they belong. What it cannot know is how
-many labels take longer than the oldest cohorts are old: all shares are of the labels that come within that reach.
+which share took longest, counted only in those cohorts that are old enough to have shown all of d. It needs no count
+of events without a label: nobody can say which of the two labels they belong to. What it cannot know is how many labels
+take longer than the oldest cohorts are old: all shares are of the labels that come within that reach.
 
 References
 ----------
@@ -118,13 +118,13 @@ class DelayLaw:
         return found
 
     def within_ms(self, label: int, share: float) -> float:
-        """By which age this share of a label has come: the end of a cell, so rather too late; NaN without a law."""
+        """The age by which this share of a label has come: the end of a cell, so rather too late; NaN without a law."""
         if not self.is_known(label):
             return math.nan
         return float(EDGES_MS[1 + int(np.searchsorted(self.shares[label], share - 1e-12))])
 
     def after_ms(self, label: int) -> float:
-        """Before which age hardly any (1 %) of a label comes: the start of a cell; NaN without a law."""
+        """The age before which hardly any (1 %) of a label comes: the start of a cell; NaN without a law."""
         if not self.is_known(label):
             return math.nan
         return float(EDGES_MS[int(np.searchsorted(self.shares[label], 0.01, side="right"))])
@@ -135,7 +135,7 @@ class DelayLaw:
         return reach_ms < horizon_ms and self.within_ms(label, 0.99) > _NEAR * reach_ms
 
     def describe(self, label: int) -> str:
-        """Of a label, in words: "half of the labels 1 come within 6 days, 99 % within 19 days"."""
+        """A label's law in words: "half of the labels 1 come within 6 days, 99 % within 19 days"."""
         if not self.is_known(label):
             n = self.n[label]
             if not n:
@@ -149,7 +149,7 @@ class DelayLaw:
         return f"half of the labels {label} come within {say_ms(half)}, 99 % within {say_ms(most)}"
 
     def summary(self, label: int) -> dict[str, Any]:
-        """Of a label, as JSON values."""
+        """A label's law as JSON values."""
         known = self.is_known(label)
         return {
             "labels": self.n[label],
@@ -185,11 +185,11 @@ def estimate_law(cohorts: Mapping[int, Ints], cohort_ms: int, known_ms: int, few
     cohorts
         Start of each: label x cell.
     fewest
-        Labels that make a law, and that must be seen at the greatest age of which it speaks.
+        How many labels make a law, and must have been seen at the greatest age of which it speaks.
 
     Examples
     --------
-    Labels take one second or five, as often; the younger cohort has shown only the former.
+    Labels take one second or five, equally often; the younger cohort has shown only the former.
 
     >>> old, young = np.zeros((2, N_CELLS), np.int64), np.zeros((2, N_CELLS), np.int64)
     >>> cell_1, cell_5 = find_cells(np.array([1_500, 5_500]))
@@ -202,7 +202,7 @@ def estimate_law(cohorts: Mapping[int, Ints], cohort_ms: int, known_ms: int, few
     starts = sorted(start for start in cohorts if start + cohort_ms <= known_ms)
     if not starts:
         return DelayLaw((0, 0), np.full((2, N_CELLS), np.nan), (0, 0))
-    # Of its youngest events, too, a cohort has shown these cells.
+    # A cohort has shown these cells of its youngest events, too.
     shown = np.searchsorted(EDGES_MS[1:], known_ms - cohort_ms - np.array(starts), side="right")
     is_shown = np.arange(shown.max()) < shown[:, None]
     counts = np.stack([cohorts[start][:, : shown.max()] for start in starts]) * is_shown[:, None, :]

@@ -1,7 +1,7 @@
 """Which partitions hold no window back: those that bring nothing, while others show that time goes on.
 
-Only who has a clock can tell a silent partition from a slow one, and only who knows the ends of the logs can tell it
-from one whose worker is gone: both are given as arguments.
+Only a caller that has a clock can tell a silent partition from a slow one, and only one that knows the ends of the logs
+can tell it from one whose worker is gone: both are given as arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Sight:
     """What is seen of a partition.
 
     ``position``: anything that changes when events come or are scored. ``is_done``: all its events are scored, and what
-    was counted of them is here. ``has_reported``: it has ever said how far it is.
+    was counted of them is here. ``has_reported``: it has said at least once how far it is.
     """
 
     position: Hashable
@@ -28,7 +28,7 @@ class Idleness:
 
     A partition is idle when it is done and has not moved for ``idle_after_s``, while another one has: if nothing moves
     anywhere, no time passes, and windows stay as they are. One that never had an event is idle as soon as another has
-    reported, though all that moved was over when the watch began.
+    reported, even if nothing has moved since the watch began.
     """
 
     def __init__(self, idle_after_s: float) -> None:
@@ -37,7 +37,7 @@ class Idleness:
         self._moved_at = float("-inf")
 
     def observe(self, sights: dict[int, Sight], now_s: float) -> list[int]:
-        """Take what is seen now; the partitions that are idle."""
+        """Take what is seen now; return the partitions that are idle."""
         for partition, sight in sights.items():
             before = self._since.get(partition)
             if before is None or before[0] != sight.position:

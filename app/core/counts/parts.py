@@ -1,4 +1,4 @@
-"""The counts of parts of windows: what shows since when something is wrong that a whole window only has a mixture of.
+"""The counts of parts of windows: they show since when something is wrong, where a whole window is only a mixture.
 
 A part is an eighth of a window, of whole slices; where windows overlap, the stretch between two of their ends. Counted
 are all events, by version; segments are not, so that there is little to keep.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.reference.soundness import CellLaws
     from schemas.wire import SketchDelta
 
-#: Parts of a window that is no sum of panes.
+#: Parts of a window that is not a sum of panes.
 PARTS = 8
 #: In place of a model, in the deltas of a snapshot.
 _MARK = "part"
@@ -46,7 +46,7 @@ class WindowParts:
             self._parts.setdefault(delta.version, {}).setdefault(start_ms, Sketch()).add(delta)
 
     def of(self, window: Window, version: str) -> list[tuple[int, Sketch]]:
-        """When the parts of a window begin that a version scored any of, and their counts; they are not to change."""
+        """The parts of a window in which a version scored: when each begins, and its counts; they are not to change."""
         parts = self._parts.get(version, {})
         return sorted((start_ms, sketch) for start_ms, sketch in parts.items() if _holds(window, start_ms))
 
@@ -74,7 +74,7 @@ class WindowParts:
                 yield sketch.to_delta(_MARK, version, ALL, start_ms)
 
     def take_deltas(self, deltas: Iterable[SketchDelta]) -> list[SketchDelta]:
-        """Take a state; give the deltas that are none of it."""
+        """Take a state; give the deltas that are not part of it."""
         self._parts = {}
         others = []
         for delta in deltas:

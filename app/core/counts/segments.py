@@ -53,7 +53,7 @@ class SegmentBuffer:
         """Count labels that have arrived; ``segments``: numbers of those that each event belongs to."""
         events = np.repeat(np.arange(len(segments)), list(map(len, segments)))
         numbers = np.array([number for event in segments for number in event], dtype=np.int64)
-        chosen = self._segments.is_chosen[numbers]  # an event that waits since the file named other columns has others
+        chosen = self._segments.is_chosen[numbers]  # events that wait since the file named other columns have others
         events, numbers = events[chosen], numbers[chosen]
         if len(events):
             counted = count_outcome_groups(

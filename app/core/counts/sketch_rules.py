@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from schemas.pipeline.spec import Pipeline
     from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta
 
-#: Versions without a reference that counts are held of.
+#: The most versions without a reference of which counts are held.
 MOST_UNKNOWN = 100
 
 
@@ -71,9 +71,9 @@ class SketchRules:
         laws
             Of the versions whose reference is known.
         n_metrics
-            How many metrics counts have that are held of other versions; 0: none are.
+            How many metrics the counts have that are held of each other version; 0: none are held.
         clock_ms
-            Time of the reader's clock; None: of nobody.
+            Time of the reader's clock; None: there is none.
 
         Raises
         ------

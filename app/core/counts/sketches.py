@@ -194,7 +194,7 @@ class Sketch:
         return counts
 
     def to_delta(self, model: str, version: str, segment: str, start_ms: int) -> SketchDelta:
-        """Code the whole sketch as one delta: what `add` makes the same sketch of."""
+        """Code the whole sketch as one delta, of which `add` makes the same sketch."""
         cells, values = _sparse(self.cells)
         outcome_cells, outcome_values = _sparse(self.outcomes)
         return SketchDelta(

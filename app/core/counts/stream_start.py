@@ -1,6 +1,6 @@
 """When a stream began, by counts alone: what tells windows that are still filling from those that have emptied.
 
-The start is the first slice with a substantial number of events: at least a twentieth of what the slice had in which
+The start is the first slice with a substantial number of events: at least a twentieth of those in the slice in which
 the middle event happened. So a stray event of long ago starts no stream. It is found among the slices before the end of
 a window, so that what is said of that window does not depend on what comes after it.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-#: A slice with this part of the events of the typical one is no stray.
+#: A slice with this part of the events of the typical one is not a stray.
 _SUBSTANTIAL = 1 / 20
 #: Slices that are remembered: the oldest ones.
 _KEPT = 400
@@ -37,7 +37,7 @@ class StreamStart:
             del self._events[max(self._events)]
 
     def before(self, end_ms: int) -> int | None:
-        """When the stream began, as far as what happened before a time says; None: nothing had happened.
+        """When the stream began, by what happened before a time; None: nothing had happened.
 
         Examples
         --------

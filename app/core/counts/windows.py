@@ -50,7 +50,7 @@ Sketches = dict[str, Sketch]
 class Note:
     """What has been said of one version in one window, at one stage.
 
-    ``revision`` is 0 until something is reported; ``digest`` is of what was. ``is_changed``: what it rests on has
+    ``revision`` is 0 until something is reported; ``digest`` is that of what was. ``is_changed``: what it rests on has
     changed since, or its past has.
     """
 
@@ -67,7 +67,7 @@ class Note:
         self.is_changed = self.is_changed or self.revision > 0
 
     def report(self, digest: str) -> int | None:
-        """Note what is said now; give the revision to report it under, None when that is known."""
+        """Note what is said now; give the revision to report it under, None when it has been reported already."""
         self.is_changed = False
         if digest == self.digest:
             return None
@@ -80,7 +80,7 @@ Holding = dict[Stage, Note]
 
 
 def nothing_said() -> Holding:
-    """What is held of a version that nothing has been said of."""
+    """What is held of a version as long as nothing has been said of it."""
     return {stage: Note() for stage in get_args(Stage)}
 
 
@@ -203,7 +203,7 @@ class WindowStore:
         return window.end_ms + self._maturity_ms <= self._label_watermark_ms
 
     def raise_revisions(self, reported: Mapping[tuple[str, int, Stage], int]) -> None:
-        """Report no window under a revision that is not above what was reported before, as others know it.
+        """Report each window only under revisions above those reported before, as others know them.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class WindowStore:
                 self._raise(window, version, holding)
 
     def keep_reported(self, reported: Mapping[tuple[str, int, Stage], int]) -> None:
-        """Leave windows alone that were reported before and are not held: their counts cannot be made again."""
+        """Leave alone the windows that were reported before and are not held: their counts cannot be made again."""
         held = {window.start_ms for window in self._windows}
         lost = [start_ms for _, start_ms, _ in reported if start_ms not in held]
         if lost:
@@ -249,7 +249,7 @@ class WindowStore:
         return found
 
     def numbers(self, window: Window) -> dict[str, dict[str, int]]:
-        """Number of events of a window by version, whether its reference is known or not, and segment."""
+        """Number of events of a window by version (whether its reference is known or not) and segment."""
         found: dict[str, dict[str, int]] = {}
         for pane in self._calendar.panes_of(window):
             for version, sketches in self._panes.get(pane, {}).items():
@@ -271,12 +271,12 @@ class WindowStore:
         return {version for held in self._panes.values() for version in held}
 
     def n_metrics(self, version: str) -> int:
-        """How many metrics the counts have that are held of a version; 0: none are held."""
+        """How many metrics the counts that are held of a version have; 0: none are held."""
         sketches = (held[version] for held in self._panes.values() if version in held)
         return next((len(sketch.sums) for of in sketches for sketch in of.values() if len(sketch.sums)), 0)
 
     def drop_unsound(self, version: str, laws: CellLaws) -> int:
-        """Drop what is held of a version and is not in the cells of its reference; how many panes that was."""
+        """Drop what is held of a version outside of the cells of its reference; return of how many panes that was."""
         self.parts.drop_unsound(version, laws)
         unsound = [
             pane

@@ -1,4 +1,4 @@
-"""What a record on a topic by entity says of itself: where the record was sent that it is a copy of."""
+"""What a record on a topic by entity says of itself: where the record that it is a copy of was sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def origin_header(partition: int, offset: int) -> Header:
 
 
 def read_origin(headers: Iterable[tuple[str, bytes | None]]) -> tuple[int, int] | None:
-    """Partition and offset of the original; None: it is no copy.
+    """Partition and offset of the original; None: it is not a copy.
 
     Examples
     --------
@@ -36,12 +36,12 @@ def read_origin(headers: Iterable[tuple[str, bytes | None]]) -> tuple[int, int] 
 
 
 def stand_in_header(why: str, size_bytes: int) -> Header:
-    """Of a copy of what stands for records that cannot be read; ``size_bytes``: of their batch as it was sent."""
+    """The header of a copy of what stands for unreadable records; ``size_bytes``: of their batch as it was sent."""
     return UNREADABLE_HEADER, f"{size_bytes} {why}".encode()
 
 
 def read_stand_in(headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, int] | None:
-    """Why records cannot be read that a copy stands for, and the size of their batch; None: it stands for none.
+    """Why the records that a copy stands for cannot be read, and the size of their batch; None: it stands for none.
 
     Examples
     --------

@@ -71,7 +71,7 @@ class EntityDirectory:
         self.strays: Counter[int] = Counter()
 
     def hear(self, partition: int, key: bytes | None, value: bytes | None) -> None:
-        """Take a record of a partition's log; RefusedRecordError when it is none. `settle` makes it count."""
+        """Take a record of a partition's log; RefusedRecordError when it is not one. `settle` makes it count."""
         place, chunk = read_entities(key, value, self._rules)
         origin = place.generation * MOST_PARTITIONS + partition
         if chunk is None:
@@ -178,5 +178,5 @@ def _note(seen: list[dict[int, int]], group: Ints, columns: Ints) -> None:
 
 
 def _second_of(seen: dict[int, int]) -> int:
-    """When an entity was seen in a second partition, of its first time in each."""
+    """When an entity was seen in a second partition, given its first time in each."""
     return sorted(seen.values())[1]

@@ -1,7 +1,7 @@
 """What a sample of the events and labels topics says of their keys: whether each entity stays in its partition.
 
-Any partitioner and any key will do, as long as it does. Which partitioner a producer has is told by the partitions in
-which its keys are: that of Java, of librdkafka, or that of Sarama.
+Any partitioner and any key will do, as long as each does stay there. Which partitioner a producer has is told by the
+partitions in which its keys are: that of Java, of librdkafka, or that of Sarama.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from zlib import crc32
 
 _MOST_NAMED = 3
-#: Of a name, as it is told.
+#: How much of a name is told.
 _NAME_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A record of the sample; ``entity``: "" of a label."""
+    """A record of the sample; ``entity``: "" for a label."""
 
     partition: int
     key: bytes | None
@@ -83,7 +83,7 @@ PARTITIONERS: Mapping[str, Callable[[bytes, int], int]] = {
 def find_partitioners(records: Iterable[Seen], partitions: int) -> dict[str, float] | None:
     """Who may have chosen the partitions: name -> share of the keys that are where it puts them, the largest first.
 
-    One name with 1.0 if it explains all; several, each with what it explains beside those before it, if there are
+    One name with 1.0 if it explains all; several, each with what it explains besides those before it, if there are
     several producers. Empty: none of these. None: there are too few keys to tell.
     """
     places = {(record.key, record.partition) for record in records if record.key is not None}
@@ -106,7 +106,7 @@ def find_partitioners(records: Iterable[Seen], partitions: int) -> dict[str, flo
 
 
 def _by_chance(keys: int, partitions: int) -> float:
-    """How many of so many keys may be where any partitioner would put them: five standard deviations above the mean."""
+    """How many keys may be where a partitioner would put them by chance: five standard deviations above the mean."""
     return keys / partitions + 5 * math.sqrt(keys * (partitions - 1)) / partitions
 
 
@@ -130,16 +130,16 @@ class Sample:
         return {name: sorted(of) for name, of in sorted(found.items()) if len(of) > 1}
 
     def misname_labels(self) -> tuple[int, int, Seen | None]:
-        """Labels that name another entity than their event has, all of which that is known, and the first of those."""
+        """How many labels name another entity than their event's, of how many that is known, and the first of them."""
         entities = {event.event_id: event.entity.encode() for event in self.events}
         known = [label for label in self.labels if label.event_id in entities]
         misnamed = [label for label in known if label.key != entities[label.event_id]]
         return len(misnamed), len(known), misnamed[0] if misnamed else None
 
     def place_labels(self) -> tuple[int, int, Seen | None]:
-        """Labels in a partition in which their event is not, all of which it is known where that is, and the first.
+        """How many labels are in a partition without their event, of how many that is known, and the first of them.
 
-        Of a label whose event is not in the sample, the entity that its key names tells it.
+        Of a label whose event is not in the sample, the entity that its key names tells where that is.
         """
         of_ids = self._partitions_of(lambda event: event.event_id)
         of_entities = self._partitions_of(lambda event: event.entity)

@@ -37,7 +37,7 @@ class EntityLog:
     remember_ms
         How long an entity is remembered at least, in event time.
     rules
-        What records must satisfy that `restore` takes.
+        What the records that `restore` takes must satisfy.
     """
 
     def __init__(self, remember_ms: int, rules: RecordRules) -> None:
@@ -139,7 +139,7 @@ class EntityLog:
         return self._generation
 
     def _begin(self, generation: int) -> None:
-        """Begin a generation: that before the last one is forgotten."""
+        """Begin a generation: the one before the last is forgotten."""
         self._write_open()
         follows = self._generation == generation - 1
         self._before, self._now = (self._now if follows else HashRuns()), HashRuns()

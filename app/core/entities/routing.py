@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What is to be written next, by partition and in order, and up to where the originals are used up by it.
+    """What is to be written next, by partition and in order, and up to where that uses up the originals.
 
     Labels come first, and are to be there before the events are. ``promises``: what watermark records of the source
     partitions promise (ms), and the newest time stamp of these (``promised_at_ms``); then there is nothing else.
@@ -102,7 +102,7 @@ class _Queue:
         return None
 
     def take(self, piece: _Piece, stop: int) -> int:
-        """Use up a piece that is at the head up to a row; the offset after that."""
+        """Use up a piece that is at the head up to a row; return the offset after that."""
         self.rows -= stop - piece.taken
         piece.taken = stop
         end = int(piece.records.offsets[stop - 1]) + 1
@@ -161,8 +161,7 @@ class Routing:
         most
             Records; more only if they are of one time.
         behind
-            Partitions of which more is there than has been queued: nothing goes that is later than what is known of
-            them.
+            Partitions that hold more than has been queued: nothing goes that is later than what is known of them.
         """
         if any(not self._queues[place].pieces for place in behind):
             return None
@@ -213,7 +212,7 @@ class Routing:
         return routed
 
     def _promise(self, time_ms: int) -> Routed:
-        """The promises at the heads of queues that are of one time."""
+        """The promises of one time that are at the heads of queues."""
         promises, ends, at_ms = {}, {}, 0
         for place, queue in self._queues.items():
             if queue.first_mark_ms() == time_ms:
@@ -227,7 +226,7 @@ class Routing:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read_events(self, records: RecordBatch) -> _Piece:
-        """What says of no entity stays in its partition, and goes when what was before it has gone."""
+        """What names no entity stays in its partition, and goes when what was before it has gone."""
         decode, entity, time, known = self._decode, self._entity, self._time, self._known
         to, times = [records.partition] * len(records), [BEGINNING_MS] * len(records)
         for row, value in enumerate(records.values):

@@ -35,7 +35,7 @@ between false alarms, the mean delay to .3 is 333 and to .25 it is 1 152 (2 500 
 
 By the hour, with a wave of the log odds over the day and what 7 or 20 days of 2 000 or 10 000 events show of it:
 declared 50 000 to 1.2 M events, there were 0.5 to 0.96 times as many false alarms as declared (rates .001 to .3, the
-highest of the day up to ten times the lowest; without a wave 0.7 to 0.95). With shapes that are no waves (opening
+highest of the day up to ten times the lowest; without a wave 0.7 to 0.95). With shapes that are not waves (opening
 hours, two hours of the night, few events at night, weekends seen for six weeks) 0.55 to 0.95; where the wave's height
 differs from day to day, or errors come in bursts beside it, 1.3. A factor of 1.5 of the odds, from midnight on, is
 noticed after 418 events instead of 524 (rate .2, ten times) and 940 instead of 1 386 (rate .05): at night errors say
@@ -85,9 +85,9 @@ class Cusum:
         p0 in training, and the average number of events between false alarms. With fewer than ``learn`` events of
         training, the first of the stream are added to them.
     odds_ratios
-        The alternatives, ascending: p1 / (1 - p1) is so many times p0 / (1 - p0).
+        The alternatives, ascending: p1 / (1 - p1) is this many times p0 / (1 - p0).
     learn
-        Events that p0 rests on at least.
+        The fewest events that p0 rests on.
 
     Examples
     --------
@@ -144,7 +144,7 @@ class Cusum:
         limits = thresholds(
             steps, rate, self._false_alarms, self._design_effect, log_odds=self._log_odds, shares=self._shares
         )
-        # The statistic falls by the slope at each event and jumps at an error, from where the next one is an alarm.
+        # The statistic falls by the slope at each event and jumps at an error; from its reach on, that is an alarm.
         self._slope = np.rint(steps.down * UNITS).astype(np.int64)
         self._jump = np.rint(np.log(self._odds_ratios) * UNITS).astype(np.int64)[:, None]
         up = self._jump - self._slope
@@ -170,7 +170,7 @@ class Cusum:
         return found
 
     def _kinds(self, hours: Bits | None) -> Ints | None:
-        """The kind of each event; None: there is one."""
+        """The kind of each event; None: there is only one."""
         if self._kind_of is None:
             return None
         if hours is None:
@@ -192,7 +192,7 @@ class Cusum:
             self._watch(self._learned)
 
     def _step(self, wrong: Bits, kinds: Ints | None, start: int) -> tuple[int, Detection | None]:
-        """Watch the next events, up to the next pause at most; where to go on, and what was noticed."""
+        """Watch the next events, up to the next pause at most; return where to go on, and what was noticed."""
         n = len(wrong)
         (found,) = wrong.view(np.bool_).nonzero()
         errors = len(found)
@@ -259,7 +259,7 @@ class Cusum:
         )
 
     def _expect(self, known: _Tally, of: _Tally) -> float:
-        """The rate that what is ``known`` makes one expect ``of`` the kinds of other events."""
+        """The rate to be expected ``of`` other events, for their kinds, from what is ``known``."""
         if len(self._log_odds) == 1:
             return known.wrong / known.n
         level = find_level(known.events, known.wrong, self._log_odds)
@@ -276,7 +276,7 @@ class Cusum:
         block, before = self._block, self._past - self._block
         self._block = self._nothing
         if self._rates is not None:
-            # Nearly always there is none by far, and the rates of training say so fast: all of them times a factor.
+            # Nearly always there is no fall by far, and the rates of training, all times one factor, show that fast.
             factor = before.wrong / float(before.events @ self._rates)
             expected, variance = (float(block.events @ each) for each in (self._rates, self._rates * (1 - self._rates)))
             if factor * expected - block.wrong < _FALL / 2 * math.sqrt(min(factor, 1.0) * variance):
@@ -356,7 +356,7 @@ class _Tally:
 
 
 def _find_kinds(baseline: TrainingErrors) -> tuple[Floats, Ints | None, Ints, Floats]:
-    """Log odds of the kinds of events, the kind of each hour (None: there is one), events of each, and its share."""
+    """Log odds of the kinds of events, the kind of each hour (None: only one), events of each kind, and its share."""
     hourly = baseline.hourly
     if hourly is None:
         return np.zeros(1), None, np.array([baseline.n]), ALL_ALIKE

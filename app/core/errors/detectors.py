@@ -60,7 +60,7 @@ class Detector(Protocol):
     """Watches one error stream. After a detection it starts again by itself."""
 
     def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:
-        """Take the next events; what was noticed among them, in their order.
+        """Take the next events; return what was noticed among them, in their order.
 
         Parameters
         ----------
@@ -101,11 +101,11 @@ class TrainingErrors(NamedTuple):
     n, wrong
         Decisions of training whose label is known, and how many were wrong.
     arl_events
-        Events between two false alarms, on average, that the budget allows.
+        The average number of events between two false alarms that the budget allows.
     design_effect
         How many events count as one, because errors come in bursts; 1: each is independent.
     hourly
-        How the rate differs by hour; None: not that anyone knows.
+        How the rate differs by hour; None: it is not known to differ.
     """
 
     n: int

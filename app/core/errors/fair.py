@@ -2,10 +2,10 @@
 
 A detector takes decisions as they come true. Where one label is rare and the other one does not come (its sender fails,
 or sends late), what is left is nearly all of the rare kind: of frauds alone nearly every decision is wrong, and nothing
-has changed but what is sent. Such stretches are no sample of the decisions, and are left out.
+has changed but what is sent. Such stretches are not a sample of the decisions, and are left out.
 
-They are looked for in so many decisions in a row, by their number: what is left out does not depend on where batches
-are cut. So up to so many decisions wait for those after them.
+They are looked for in `STRETCH` decisions in a row, by their number: what is left out does not depend on where batches
+are cut. So up to that many decisions wait for those after them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 #: Decisions that are looked at together.
 STRETCH = 16
-#: A label is rare up to this share in training; it may become so many times as frequent ...
+#: A label is rare up to this share in training; it may become this many times as frequent ...
 _RARE, _TIMES = 0.1, 5.0
-#: ... and as many of it in a stretch as are seen more seldom than this are too many.
+#: ... and then there are too many of it in a stretch if chance makes them so many less often than this.
 _SELDOM = 1e-3
 
 

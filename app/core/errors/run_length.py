@@ -44,13 +44,13 @@ class Rate(NamedTuple):
 
     @classmethod
     def of(cls, n: int, wrong: int, design_effect: float = 1.0) -> Rate:
-        """Estimate the rate from ``wrong`` errors in ``n`` events (with half a pseudo-count, so that 0 is no zero)."""
+        """Estimate the rate from ``wrong`` errors in ``n`` events (with half a pseudo-count: the rate is never 0)."""
         p = (wrong + 0.5) / (n + 1)
         return cls(math.log(p / (1 - p)), math.sqrt(design_effect / ((n + 1) * p * (1 - p))))
 
     @classmethod
     def of_kinds(cls, events: Ints, wrong: int, log_odds: Floats, design_effect: float = 1.0) -> Rate:
-        """Estimate the level of rates that differ by ``log_odds`` from it, from so many ``events`` of each kind."""
+        """Estimate the level of rates that differ by ``log_odds`` from it, from the ``events`` of each kind."""
         n = int(events.sum())
         if len(events) == 1 or not n:
             return cls.of(n, wrong, design_effect)
@@ -128,7 +128,7 @@ def false_alarm_rate(steps: Steps, threshold: Floats, rates: Floats, design_effe
 
 
 class _Walk(NamedTuple):
-    """What of a CUSUM's path does not depend on its threshold."""
+    """Those properties of a CUSUM's path that do not depend on its threshold."""
 
     root: Floats
     drift: Floats
@@ -159,7 +159,7 @@ def thresholds(
 ) -> Floats:
     """Find the threshold of each CUSUM at which its false alarm rate, averaged over the estimate, is as given.
 
-    The average is of the rate, not of the run length: few lucky estimates would make the latter as long as one likes.
+    The average is of the rate, not of the run length: a few lucky estimates would make the latter as long as you like.
 
     Parameters
     ----------

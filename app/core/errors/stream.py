@@ -61,7 +61,7 @@ class Errors(NamedTuple):
 
     @property
     def is_positive(self) -> NDArray[np.bool_]:
-        """Whether its label is 1; of runs of former releases nobody knows, and all are taken for 0."""
+        """Whether its label is 1; in runs of former releases that is not known, and all are taken for 0."""
         return self.decisions >= _POSITIVE
 
     @classmethod
@@ -97,7 +97,7 @@ class Errors(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """Errors as bytes, which cost no more than that and are added to at no cost."""
+    """Errors as bytes: they take no more memory than that, and adding to them costs nothing."""
 
     times_ms: bytearray
     decisions: bytearray
@@ -150,7 +150,7 @@ class ErrorStream:
             held.add(errors.take(rows))
 
     def release(self, version: str, watermark_ms: int | None) -> Errors:
-        """Give the next errors of a version: all before the watermark (None: no partition may go yet)."""
+        """Give the next errors of a version: all before the watermark (None: nothing may go yet)."""
         if watermark_ms is None or version not in self.held:
             return Errors.join([])
         released = []

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from schemas.pipeline.spec import Drift, ErrorDetector
     from schemas.wire import DriftReport
 
-#: A detector that names another time of change is right to this number of events …
+#: When a change happened is known to within this number of events …
 _STRIDE = 16
-#: … and not further back than so many times them.
+#: … but no further back than this many times that number.
 _MARKS = 4_096
 
 #: Between false alarms, however much the budget allows: a CUSUM needs room to tell a change from chance.
@@ -86,7 +86,7 @@ class ErrorWatch:
     make
         Makes each.
     maturity_ms
-        An error counts so long after its event, or when its label comes if that is later.
+        An error counts this long after its event, or when its label comes, if that is later.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ErrorWatch:
         self._maturity_ms = maturity_ms
         self._detectors = [_Watching(each.detector, _key(each), make(each, baseline)) for each in wanted]
         self._seen = 0
-        self._times: Ints = np.zeros(0, np.int64)  # of every so manieth event
+        self._times: Ints = np.zeros(0, np.int64)  # of every `_STRIDE`-th event
         self._first = 0
 
     def observe(self, errors: Errors, about: Subject) -> list[DriftReport]:

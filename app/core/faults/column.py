@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from app.core.batches import Floats, Ints
     from models.reference.reference import MetricCells
 
-#: What is less probable than this is no chance.
+#: What is less probable than this is not chance.
 CERTAIN = 1e-6
 #: Shares below any point that have moved by no more, besides noise, are as they were.
 UNCHANGED = 0.05
@@ -83,23 +83,23 @@ class Column:
 
     @property
     def is_shaped(self) -> bool:
-        """Whether there are enough values, and values enough, to speak of a shape."""
+        """Whether there are enough values, and enough different ones, to speak of a shape."""
         n_cells = int(np.count_nonzero(self.training[: self.cells.size]))
         return self.is_often_seen and n_cells >= _MANY_CELLS
 
     @property
     def is_often_seen(self) -> bool:
-        """Whether the window holds so many independent values that chance can be reckoned with."""
+        """Whether the window holds enough independent values for chance to be reckoned with."""
         return self.n_effective >= _ENOUGH
 
     def is_more(self, cell: int) -> bool:
-        """Whether that a cell holds more than in training is beyond chance."""
+        """Whether it is beyond chance that a cell holds more than in training."""
         effect = max(self.design_effect, 1.0)
         now, n = round(int(self.window[cell]) / effect), round(self.n_effective)
         return float(change_of_share(int(self.training[cell]), self.n_training, now, n).p_value) < CERTAIN
 
     def chance(self, share: float) -> float:
-        """That all effective values are among those of this share; n values of training may miss 1 / (n + 1)."""
+        """The chance that all effective values are of this share of all; n values of training may miss 1 / (n + 1)."""
         return float((share + (1 - share) / (self.n_training + 1)) ** self.n_effective)
 
     def is_unchanged(self, training: Floats, window: Floats) -> bool:

@@ -60,7 +60,7 @@ def how(conversion: Conversion, of: str) -> str:
 
 
 def in_brackets(conversion: Conversion, low: float, high: float) -> str:
-    """An example of such a conversion, in brackets, that values from ``low`` to ``high`` may be one of; "" without.
+    """An example of such a conversion that fits values from ``low`` to ``high``, in brackets; "" if there is none.
 
     Examples
     --------

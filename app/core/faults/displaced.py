@@ -3,7 +3,7 @@
 Column j of a window holds what column pi(j) held in training. Which pi: the one of least cost, the sum over all columns
 of how far the window of j is from the training of pi(j), plus a price for what it takes to say it (a rotation of all
 columns is said shorter than that of a part, and that shorter than an arbitrary permutation, which fits whatever the
-noise is). "No column moved" costs nothing to say and is where the rest has to be better, by far: ordinary drift moves
+noise is). "No column moved" costs nothing to say, and any other has to be better than that by far: ordinary drift moves
 columns too, but hardly ever each of several to where another was.
 
 What the marginals cannot see: columns that look alike (all standardised and of one shape) may change places unnoticed.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from app.core.features.paths import Path
 
-#: A column counts as moved when it is at least so far from its own past, ...
+#: A column counts as moved when it is at least this far from its own past, ...
 _MOVED = 0.2
 #: ... and nearer to the other's by a factor of two. Only a quarter of the columns may be farther from their sources
 #: than this, or than from their own past: these have drifted, too.
@@ -77,7 +77,7 @@ def find_displaced(
     signalled
         Names of metrics that have moved; at least two columns that tell must be among them.
     paths
-        How each follows from its field: where these differ, what has changed places are the fields.
+        How each follows from its field: where these differ, it is the fields that have changed places.
     """
     size = len(names)
     here = [
@@ -92,7 +92,7 @@ def find_displaced(
         laws = [as_if(paths, row, column, past[column]) for past in pasts if past[column].n]
         return min(distance(window[names[row]], law) for law in laws)
 
-    # Most windows end here: a matrix of distances is dear.
+    # Most windows end here: a matrix of distances is costly.
     if sum(names[row] in signalled and apart(row, row) >= _MOVED for row in columns.tolist()) < 2:
         return Displacement(None, np.zeros((0, 0)))
     distances = np.full((size, size), math.nan)
@@ -124,7 +124,7 @@ def find_displaced(
 
 
 def as_if(paths: Sequence[Path], row: int, column: int, law: Law) -> Law:
-    """The law that a column would have, made as it is of what another is made of."""
+    """The law that column ``row`` would have if it were made, in its own way, of what ``column`` is made of."""
     if not paths or paths[row] == paths[column]:
         return law
     return remade(law, paths[column], paths[row])
@@ -166,7 +166,7 @@ def _candidates(distances: Floats, alike: float) -> Iterator[_Candidate]:
 
 
 def _unsure(distances: Floats, chosen: _Candidate, candidates: list[_Candidate], alike: float) -> set[int]:
-    """Columns that may be in their place (of a rotation), or that may as well hold what another column holds."""
+    """Columns that may be in their place (in a rotation), or that may just as well hold what another column holds."""
     size = len(distances)
     sources = np.array(chosen.sources)
     fits = distances[np.arange(size), sources]

@@ -48,7 +48,7 @@ class Fault:
         For displaced columns: the metric of training whose values each of ``metrics`` holds; "" where the values are
         those of none.
     fields
-        What ``metrics`` are made of and whoever sends the events knows it by: fields, and columns of lookups.
+        What ``metrics`` are made of, as whoever sends the events knows it: fields, and columns of lookups.
     """
 
     kind: FaultKind
@@ -66,7 +66,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; what is not all of it is never said to be.
+    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; what is not all is never said to be all.
 
     >>> [percent(share) for share in (0, 0.0003, 0.042, 0.3149, 0.9997, 1)]
     ['0 %', '0.03 %', '4.2 %', '31 %', '99.97 %', '100 %']

@@ -53,8 +53,8 @@ def find_faults(
     training, window
         Counts of both in these cells.
     signalled
-        Names of the metrics that have moved. Only features among them are looked at; the traffic always is, and whether
-        a feature holds one value alone: a flag that was rarely set moves by little when it no longer is.
+        Names of the metrics that have moved. Only features among them are looked at. Always looked at are the traffic,
+        and whether a feature holds only one value: a flag that was rarely set moves by little when it no longer is.
     design_effects
         Per metric; 1 where it is not given.
     values
@@ -67,7 +67,7 @@ def find_faults(
     suspected
         Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with it.
     silent
-        Metrics that nothing is said of.
+        Metrics about which nothing is to be said.
     events
         What events are called, in the plural.
     origins
@@ -132,7 +132,7 @@ def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
         paths = [origins[name].path or ITSELF for name in columns]
         in_columns = [[past[name] for name in columns] for past in laws]
         fault = find_displaced(columns, in_columns, now, signalled | suspected, paths).fault
-        if fault is None or fault.kind == "columns_swapped":  # where nearly all have, a share is said as well
+        if fault is None or fault.kind == "columns_swapped":  # where nearly all have, their share is said, too
             at_moved = [at for at, name in enumerate(columns) if name in (fault.metrics if fault else signalled)]
             moved_columns = [(columns[at], in_columns[0][at], paths[at]) for at in at_moved]
             fault = find_mixed_swap(moved_columns, now, effects, events) or fault

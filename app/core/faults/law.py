@@ -1,4 +1,4 @@
-"""What the counts of a numeric metric say of its distribution, and how far two of them are apart at least.
+"""What the counts of a numeric metric say of its distribution, and how far apart two of them are at least.
 
 Two metrics have different cells, so neither distribution is known at the other's edges: only between two of its own
 values. Distances here are those that remain whatever the values do inside of a cell; atoms need no special care.
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from app.core.features.paths import Path
     from models.reference.reference import MetricCells
 
-#: Of fewer values nothing is said.
+#: With fewer values nothing is said of a shape.
 FEWEST_FOR_A_SHAPE = 20
-#: A mean that is off by a standard deviation weighs as much as shares that are off by so much: for a normal law moved
+#: A mean that is off by a standard deviation weighs as much as shares that are off by this: for a normal law moved
 #: a little, the largest difference of shares is phi(0) = 0.4 of the move.
 _SHARE_PER_DEVIATION = 0.4
 _FEWEST_EXPECTED = 3.0
@@ -84,7 +84,7 @@ class Law:
 
     @cached_property
     def masses(self) -> Floats:
-        """Of the stretches between neighbouring points."""
+        """The masses of the stretches between neighbouring points."""
         return np.diff(self.below)
 
     @cached_property
@@ -110,7 +110,7 @@ class Law:
         return Law(self.n, points, below, self.mean * factor + offset, math.inf, self.missing)
 
     def mapped(self, function: Callable[[Floats], Floats]) -> Law:
-        """The law of a rising function of X; where that is no number, the value is missing.
+        """The law of a rising function of X; where that is not a number, the value is missing.
 
         The mean is estimated: that of the middles of the cells, and what these were off before, stretched as the
         deviation is. For ``scaled`` it is exact.
@@ -150,7 +150,7 @@ def remade(law: Law, undone: Path, done: Path, factor: float = 1.0, offset: floa
 
 
 def distance(window: Law, training: Law) -> float:
-    """How unlike what training says a window is: in [0, 1], near 0 without drift.
+    """How far a window is from what training says: in [0, 1], near 0 without drift.
 
     The largest of
 
@@ -178,7 +178,7 @@ def distance(window: Law, training: Law) -> float:
 
 
 def distance_within(window: Law, training: Law, most: float) -> float | None:
-    """The `distance` where it is at most so much; None where it is more, as one of its parts mostly shows at once."""
+    """The `distance`, if it is at most ``most``; otherwise None: one of its parts mostly shows that at once."""
     apart = 0.0
     for each in _differences(window, training):
         if each > most:
@@ -200,7 +200,7 @@ def _differences(window: Law, training: Law) -> Iterator[float]:
 
 
 def gap(one: Law, other: Law) -> float:
-    """What of `distance` is about shares of values: the first two."""
+    """The parts of `distance` that are about shares of values: the first two."""
     return max(_beyond(one, other), _beyond(other, one), _strange(one, other), _strange(other, one))
 
 

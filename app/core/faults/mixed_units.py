@@ -1,14 +1,14 @@
 """Another unit in a share of the events: one producer of several, or a part of the window's days.
 
-A window is then a mixture, (1 - f) x training + f x training in another unit. Of each conversion f is fitted on the
+A window is then a mixture, (1 - f) x training + f x training in another unit. For each conversion f is fitted to the
 cells. A conversion is believed where
 
 * the two parts are apart: training and converted training have hardly a value in common (`_APART`);
 * no share below any point differs from the mixture's by more than chance, plus what either part may have drifted;
-* the window's mean, and its extreme where the converted values end, are the mixture's as well: they are all that is
+* the window's mean, and its extreme where the converted values end, are the mixture's, too: they are all that is
   known of values beyond the outer cells;
 * f is surely more than `mixture.LEAST_SHARE`, and the mixture explains by far most of what has moved;
-* a plain shift and another spread do not explain the window as well.
+* a plain shift and another spread do not explain the window just as well.
 
 Each of these is far tighter than for a change of all values: a new group of customers is a mixture, too, and only
 what is surely training's own shape in a known unit is no such group.
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
     from app.core.faults.law import Law
     from app.core.faults.scale import Scale
 
-#: Training and the other unit differ by so much in the share below some point, of what is not nought.
+#: Training and the other unit differ by at least this in the share below some point, of what is not nought.
 _APART = 0.95
-#: Either part may have drifted by so many of its values beside a large factor, and beside one that a group may have,
-#: too; and its mean by as many deviations.
+#: By what share of its values either part may have drifted: beside a large factor, and beside one that a group may
+#: have, too. Its mean may have drifted by as many deviations.
 _FAR_FACTOR = 20.0
 _DRIFT_IF_FAR = 0.05
 _DRIFT = 0.02
-#: So many converted values are expected beyond the window's extreme; one, were their tail known.
+#: How many converted values may be expected beyond the window's extreme; it would be one, were their tail known.
 _FEWEST_BEYOND, _MOST_BEYOND = 0.01, 30.0
 _TAIL = 0.01
 #: What is less may have been rounded to nought.
 _ROUNDED = 0.5
 _SHOWS_SOME = 0.2
-#: A conversion is told by its shape where so many of its values are among training's, or else by a mean that is known
-#: within a quarter of what it would be by itself.
+#: A conversion is told by its shape where this share of its values is among training's, or else by a mean that is known
+#: to within a quarter of what it would be by itself.
 _INSIDE = 0.5
 _NEAR_MEAN = 0.25
-#: A mixture's log likelihood is higher by so much than that of a shift and another spread.
+#: A mixture's log likelihood is higher by at least this than that of a shift and another spread.
 _CLEARER = 6.0
 #: Conversions whose log likelihoods are nearer cannot be told apart. Hundredths and thousandths are commoner.
 _LIKE = 3.0
 _COMMON = math.log(10)
 _TENS = frozenset({100.0, 1 / 100, 1000.0, 1 / 1000})
-#: A shift and a spread are estimated from so many of the values, at least.
+#: A shift and a spread are estimated from at least this share of the values.
 _KNOWN = 0.6
 
 
@@ -117,7 +117,7 @@ class _Mixtures:
         self.are_near = self._fits.are_near & (self._fits.apart >= _APART * max(1 - _at_zero(scale), 1e-9))
 
     def is_believed(self, at: int) -> bool:
-        """Whether what the shares below points cannot say is as the conversion says, too, and is enough."""
+        """Whether the mean and the ends, which shares below points cannot show, fit the conversion and tell it."""
         off, error, drift = self._mean(at)
         return self._is_told(at) and self._ends_fit(at) and not off > SURE * error + drift
 
@@ -126,7 +126,7 @@ class _Mixtures:
         return self._keeps_sign(at) and all(_FEWEST_BEYOND <= each <= _MOST_BEYOND for each in self._beyond(at))
 
     def _keeps_sign(self, at: int) -> bool:
-        """Whether the window has no nought where training has none, unless by rounding: no unit makes that."""
+        """Whether the window keeps away from nought where training does, but for rounding: no unit changes that."""
         factor, offset = self._conversions[at][1:]
         low, high = (each * factor + offset for each in self._scale.extremes)
         ends = self._scale.path.backward(self._scale.window.points[[0, -1]])
@@ -160,7 +160,7 @@ class _Mixtures:
         return self._laws[at]
 
     def _shows(self, at: int) -> float:
-        """The share of the converted values that is not in one cell: of the others the window shows the shape."""
+        """The share of the converted values that is not in the fullest cell: of these the window shows the shape."""
         return 1 - float(np.diff(self._fits.new[at], prepend=0.0, append=1.0).max())
 
     def _mean(self, at: int) -> tuple[float, float, float]:
@@ -181,7 +181,7 @@ class _Mixtures:
         return _likelihood(self._fits.n, self._fits.detection, self._fits.mixed[at])
 
     def likelihood(self, at: int) -> float:
-        """Its logarithm, of the cells, the mean and the ends, and of how common the conversion is."""
+        """The logarithm of the likelihood of the cells, the mean and the ends, and of how common the conversion is."""
         off, error, drift = self._mean(at)
         mean = 0.0 if math.isnan(off) or not off else -(off**2) / (2 * (error**2 + drift**2))
         ends = sum(math.log(each) - each for each in self._beyond(at))
@@ -189,7 +189,7 @@ class _Mixtures:
 
 
 def _nearest(n: float, shares: Iterable[float]) -> float:
-    """Of n values in a tail that is not known, the number beyond a point that is nearest to one."""
+    """The number nearest to one, of n values in a tail that is not known, that may be beyond a point."""
     return min((n * share for share in shares), key=lambda number: abs(math.log(number)))
 
 
@@ -220,7 +220,7 @@ def _at_zero(scale: Scale) -> float:
 
 
 def _plain_likelihood(scale: Scale, n: float) -> float:
-    """The logarithm, of the cells, where the window is training or its logarithm, shifted and spread otherwise."""
+    """The log likelihood of the cells if the window is training, or its logarithm, shifted and spread otherwise."""
     training, window = scale.training, scale.window
     least, most = float(window.below[1]), float(window.below[-2])  # what is in the outer cells is hardly known
     likelihoods = [-math.inf]
@@ -242,6 +242,6 @@ def _plain_likelihood(scale: Scale, n: float) -> float:
 
 
 def _likelihood(n: float, now: Floats, below: Floats) -> float:
-    """Of shares below points of ``n`` values, where they are expected to be ``below``."""
+    """The log likelihood of shares below points of ``n`` values, where they are expected to be ``below``."""
     expected = np.maximum(np.diff(below, prepend=0.0, append=1.0), 1e-9)
     return n * float(np.diff(now, prepend=0.0, append=1.0) @ np.log(expected))

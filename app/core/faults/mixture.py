@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from app.core.batches import Floats
     from app.core.faults.law import Law
 
-#: Beyond so many standard errors it is no chance, at any of a hundred cells.
+#: What is beyond this many standard errors is not chance, at any of a hundred cells.
 SURE = 4.0
 LEAST_SHARE = 0.05
 _ALMOST_ALL = 0.99
@@ -77,7 +77,7 @@ def bounds(law: Law, points: Floats) -> tuple[Floats, Floats]:
 
 
 def _noise(below: Floats, n: float, n_training: int) -> Floats:
-    """What chance makes of shares, at most."""
+    """How far chance moves shares, at most."""
     variance = below * (1 - below) + 1 / n_training  # where training had none, it may have missed some
     return SURE * np.sqrt(variance * (1 / n + 1 / n_training)) + 1 / n
 

@@ -1,8 +1,9 @@
 """One fault of a field for all the features that are made of it, named as whoever sends the events knows it.
 
-Of each field the fault that is nearest to it leads: that of the field itself, then of a known function of it, then of a
-window over it, then of what several fields are in. It explains what the features behind it show: a constant amount has
-a constant logarithm, a missing one may leave a comparison constant. What it does not explain stays a fault of its own.
+For each field, the fault that is nearest to it leads: that of the field itself, then of a known function of it, then of
+a window over it, then of what is made of several fields. It explains what the features behind it show: a constant
+amount has a constant logarithm, a missing one may leave a comparison constant. What it does not explain stays a fault
+of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _EXPLAINS: Mapping[FaultKind, AbstractSet[FaultKind]] = {
     "missing_values": _SHAPES | _VALUES | _MISSING,
     "missing_values_filled": _SHAPES | _MISSING,
     "infinite_values": _SHAPES | _MISSING,
-    "vocabulary_changed": _VALUES | _MISSING,  # who is called otherwise is in no lookup
+    "vocabulary_changed": _VALUES | _MISSING,  # what is called otherwise is in no lookup
     "category_vanished": _VALUES | _MISSING,
     "columns_displaced": _SHAPES | _VALUES,
     "columns_swapped": _SHAPES | _VALUES,
@@ -96,7 +97,7 @@ def _is_made(name: str, fields: Sequence[str], origins: Origins) -> bool:
 
 
 def _is_found_by(name: str, lead: Fault, origins: Origins) -> bool:
-    """Whether a feature is looked up, or summed up, by the field itself that a fault is of."""
+    """Whether a feature is looked up, or summed up, by the very field that a fault is of."""
     own = origins[lead.metrics[0]]
     if name in lead.metrics:
         return False

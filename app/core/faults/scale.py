@@ -38,7 +38,7 @@ class Scale:
         return remade(self.training, self.path, self.path, conversion.factor, conversion.offset)
 
     def is_possible(self, conversion: Conversion) -> bool:
-        """Of what is no multiple of the field, only factors are looked for; a logarithm has no other sign."""
+        """For what is not a multiple of the field, only factors are looked for; a logarithm has no other sign."""
         is_mere_factor = not conversion.offset
         return (is_mere_factor or (self.takes_offsets and self.is_own)) and (conversion.factor > 0 or self.is_own)
 
@@ -62,7 +62,7 @@ class Scale:
 
     @property
     def deviation(self) -> float:
-        """Of the field in training."""
+        """The standard deviation of the field in training."""
         return remade(self.training, self.path, ITSELF).moments(math.inf)[1]
 
 

@@ -3,8 +3,8 @@
 What has signalled in the whole window is looked at in its last parts: in all but the first, in all but the first two,
 and so on to the last one. The longest of these stretches that shows a certain fault as clearly as any says since when,
 and what is clearer still without its last parts says until when. Where no end of the window shows one, its beginnings
-are looked at. What comes every day is none: the same stretch of the window before must not show the fault as clearly,
-and what is made of the time of day alone is not looked at.
+are looked at. What comes every day is no fault: the same stretch of the window before must not show the fault as
+clearly, and what is made of the time of day alone is not looked at.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CERTAIN: frozenset[FaultKind] = frozenset(
 #: Strengths that differ by less are alike; and by how much a part has to be clearer than the whole.
 _AS_CLEAR = 0.02
 _CLEARER = 0.07
-#: Shares below some point differ by so much between the first part and the last one, or nothing has begun in between.
+#: If shares below every point differ by less than this between the first part and the last, nothing has begun between.
 _TURNED = 0.25
 #: A stretch of fewer events is not looked at.
 _FEWEST_IN_A_PART = 200
@@ -75,8 +75,8 @@ def find_since(
 
     Returns
     -------
-    All faults: those of the whole window, but where one of a part of it says more. The strength of these is a share of
-    the whole window, too.
+    All faults: those of the whole window, except where one of a part of it says more. The strength of the latter is a
+    share of the whole window, too.
     """
     known = any(fault.kind in _CERTAIN for fault in whole)
     is_asked = len(rows) and (_has_turned(course, rows) or (known and _varies(course, rows)))
@@ -100,7 +100,7 @@ def find_since(
     when = _when(start_ms, end_ms)
     said = []
     for each in clearer:
-        # The whole window knows as well of what is before and after, in parts of parts.
+        # The whole window also knows of what is before and after, in parts of parts.
         in_all = max(
             (other.strength for other in whole if other.kind == each.kind and _is_of(other, each)), default=0.0
         )
@@ -110,7 +110,7 @@ def find_since(
 
 
 def _has_turned(course: Course, rows: Sequence[int]) -> bool:
-    """Whether the end of a window is quite unlike its beginning; most are not, and to look for faults is dear."""
+    """Whether the end of a window is quite unlike its beginning; mostly it is not, and looking for faults is costly."""
     beginning, end = _of_enough(course.parts), _of_enough(course.parts[::-1])
     return beginning is not None and end is not None and _apart([beginning, end], rows) >= _TURNED
 
@@ -122,13 +122,13 @@ def _varies(course: Course, rows: Sequence[int]) -> bool:
 
 
 def _apart(parts: Sequence[Counts], rows: Sequence[int]) -> float:
-    """How far the shares below some point are apart in two of the parts."""
+    """How far apart the shares below some point are in two of the parts."""
     shares = [each.counts[list(rows)] / np.maximum(each.counts[list(rows)].sum(axis=1), 1)[:, None] for each in parts]
     return float(np.ptp(np.cumsum(shares, axis=2), axis=0).max())
 
 
 def _of_enough(parts: Sequence[Part]) -> Counts | None:
-    """The first parts that are enough to look at; None where all but one are not."""
+    """The first parts that together are enough to look at; None where all but the last are not."""
     for stop in range(1, len(parts)):
         counts = _sum(parts[:stop])
         if counts.n >= _FEWEST_IN_A_PART:
@@ -143,7 +143,7 @@ def _span(course: Course, whole: Sequence[Fault], find: Callable[[Counts], Seque
     known = {(0, size): (_clearest(whole), n)}
 
     def longest(stretches: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-        """Of stretches from the longest to the shortest."""
+        """The longest of these that is as clear as any; they come from the longest to the shortest."""
         clear: dict[tuple[int, int], tuple[float, int]] = {}
         for first, stop in stretches:
             if (first, stop) not in known:
@@ -175,7 +175,7 @@ def _says_as_much(whole: Fault, later: Fault) -> bool:
 
 
 def _is_of(fault: Fault, other: Fault) -> bool:
-    """Whether two faults may be one; what is certain of a kind is no other kind."""
+    """Whether two faults may be one; one of a certain kind is none of any other kind."""
     is_one = not set(fault.metrics).isdisjoint(other.metrics) or not set(fault.fields).isdisjoint(other.fields)
     return is_one and (fault.kind == other.kind or fault.kind not in _CERTAIN) and not fault.kind.startswith("traffic")
 

@@ -27,10 +27,10 @@ _FEWEST_WINDOWS = 5
 #: No spread of the past is believed to be smaller: ten percent.
 _LEAST_SPREAD = 0.1
 _SPREADS = 5.0
-#: And the number has to be this much beyond the usual, or this part of it.
+#: And the number has to be at least this many times the usual, or at most this part of it.
 _MORE = 1.7
 _FEWER = 0.5
-#: Where so many are usual, none at all is less probable than one in a million; where fewer are, it may be chance.
+#: Where this many are usual, none at all is less probable than one in a million; where fewer are, it may be chance.
 _NONE_BY_CHANCE = 14
 _DOUBLE = (1.8, 2.25)
 #: Median absolute deviation to standard deviation, of a normal law.
@@ -85,7 +85,7 @@ def of_same_season(window: Window, past: Sequence[Window]) -> list[Window]:
 
 
 def choose_past(window: Window, past: list[Window]) -> list[Window]:
-    """The past windows that one is compared with: those of the same time of the week where they are enough."""
+    """The past windows that one is compared with: those of the same time of the week where there are enough."""
     same = [each for each in past if (window.start_ms - each.start_ms) % (HOURS * HOUR_MS) == 0]
     return same if len(same) >= _FEWEST_WINDOWS else past
 
@@ -97,7 +97,7 @@ def events_by_hour(events: Ints, training: Window) -> Floats:
 
 
 def events_due(by_hour: Floats, window: Window) -> float:
-    """How many events such hours have in a window.
+    """How many events hours like these have in a window.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Another unit: the window's values are those of training times a factor, perhaps plus an offset.
 
-What may have another unit is a field of the events. Of a feature that is a known function of one
+What may have another unit is a field of the events. For a feature that is a known function of one
 (`app.core.features.paths`), the values of training are undone, converted, and done again: a logarithm is shifted by a
-change of unit. Where that function is no multiple, only factors are looked for.
+change of unit. Where that function is not a multiple, only factors are looked for.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from app.core.faults.law import Law
     from app.core.features.paths import Path
 
-#: The window's shares are at least so far from training's, for a small factor and for a large one, ...
+#: The window's shares are at least this far from training's, for a small factor and for a large one, ...
 _CHANGED = 0.5
 _CHANGED_IF_FAR = 0.1
-#: ... and so near to them in the other unit. Beside a factor or an offset that no drift is, some drift is allowed.
+#: ... and this near to them in the other unit. Beside a factor or an offset that cannot be drift, some is allowed.
 _NEAR = 0.02
 _NEAR_IF_FAR = 0.2
 #: But what is left is at most this part of what was.
@@ -31,7 +31,7 @@ _FAR_FACTOR = 20.0
 _FAR_OFFSET = 3.0
 _SAME_FACTOR = 0.1
 _REACH = 20.0
-#: A factor without a name is looked for so far, and so closely.
+#: How far, and how closely, a factor without a name is looked for.
 _FARTHEST_FACTOR = 1e9
 _HALVINGS = 30
 
@@ -39,7 +39,7 @@ _HALVINGS = 30
 def find_unit(
     name: str, training: Law, window: Law, path: Path = ITSELF, *, takes_offsets: bool = True
 ) -> Fault | None:
-    """Name the conversion that makes training's values of the window's; None where none does.
+    """Name the conversion that turns training's values into the window's; None where none does.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def find_unit(
 
     Returns
     -------
-    None, too, where the two are near anyway, or where the factor is small (miles to kilometres) and the values are
+    Also None where the two are near anyway, or where the factor is small (miles to kilometres) and the values are
     spread so widely that a change of demand looks the same: that is drift until somebody says otherwise.
     """
     if min(training.n, window.n) < FEWEST_FOR_A_SHAPE:
@@ -96,7 +96,7 @@ def _reach_alike(scale: Scale, conversion: Conversion) -> bool:
 
 
 def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
-    """How far from the converted training a window may be, besides noise, that is ``now`` so far from training."""
+    """How far a window that is at distance ``now`` from training may be from converted training, besides noise."""
     size, offset = abs(conversion.factor), abs(conversion.offset)
     if max(size, 1 / size) >= _FAR_FACTOR or offset >= _FAR_OFFSET * deviation > 0:
         return _NEAR_IF_FAR
@@ -110,7 +110,7 @@ def _is_factor(conversion: Conversion, factor: float) -> bool:
 
 
 def _free_factor(scale: Scale) -> float | None:
-    """The factor that makes the means alike, if it is no matter of drift; None where sums are saturated."""
+    """The factor that makes the means alike, if it cannot be drift; None where sums are saturated."""
     training, window = scale.training, scale.window
     if not math.isfinite(window.mean) or abs(window.mean) >= window.cap / 4:
         return None
@@ -123,7 +123,7 @@ def _free_factor(scale: Scale) -> float | None:
 
 
 def _factor_by_halving(scale: Scale) -> float | None:
-    """A factor of at least `_FAR_FACTOR`, or at most its reverse, with which the mean is the window's."""
+    """A factor of at least `_FAR_FACTOR`, or at most its reciprocal, with which the mean is the window's."""
     sign = 1 if scale.path.is_rising else -1
 
     def is_too_large(factor: float) -> bool:

@@ -15,7 +15,7 @@ infinite_values         infinite, never so in training, and at least 1 % of the 
 out_of_range            all values are beyond the range of training, by more than its width
 stand_in_value          at least 5 % in one narrow cell that had at most 2 %, and a fifth of that, in training, while no
                         share of the other values below any point has moved by more than d; or at least 5 % of one value
-                        that is farther from training's range than a quarter of its width; or so much
+                        that is farther from training's range than a quarter of its width; or as much
                         of nought, or of one value on the other side of it, where training had none: as the mean says,
                         or because training begins near nought
 clipped                 the last used cell at either end holds at least 5 %, had 2 % at most and a fifth of that; it
@@ -55,10 +55,10 @@ _ALMOST_ALL = 0.98
 _HALF = 0.5
 _RARE = 0.02
 _TIMES = 5.0
-#: A cell is narrow that is no wider than this part of where the middle eight tenths of training are.
+#: A cell is narrow if it is no wider than this part of the range that the middle eight tenths of training are in.
 _NARROW = 0.015
 _FAR = 0.25
-#: The mean of what is in an outer cell is so near to its extreme, in the same measure, if that is all there is in it.
+#: The mean of what is in an outer cell is this near to the extreme, in the same measure, if it holds nothing else.
 _BESIDE = 0.05
 _STANDS = ": it may stand for a missing value."
 

@@ -8,7 +8,7 @@ The rules, in the order in which they are applied (each is a ``reason`` of a dea
 ``not_an_object``, ``missing_field``, ``wrong_type``: against the fields of the pipeline file. Null is allowed where the
 file says ``?``; fields it does not name are ignored; a number too large for its type is a ``wrong_type``.
 ``empty_key``: an empty entity or event id.
-``no_entity``: a label that says of no entity, where that decides about its partition (``[events] repartition``).
+``no_entity``: a label that names no entity, where the entity decides its partition (``[events] repartition``).
 ``too_large``: text fields of more than `MOST_TEXT_BYTES` together; scores and state carry them on.
 ``time_too_early``, ``time_too_late``, ``time_ahead``, ``clock_ahead``: see `app.core.records.event_time`.
 
@@ -42,7 +42,7 @@ _ADVICE = {
 }
 _TIME_ADVICE = "Write milliseconds since 1970 (UTC), a whole number."
 _LABEL_ADVICE = {"event_id": _ADVICE["string"], "label": "Write 0 or 1.", "label_time_ms": _TIME_ADVICE}
-#: Digits of a watermark header that are read; more are no time.
+#: Digits of a watermark header that are read; more are not a time.
 _MOST_DIGITS = 18
 #: Text fields of one event, as JSON. A score holds entity and id, a state record the keys of its windows: with this
 #: bound they stay below the 1 MiB that a Kafka topic takes by default.
@@ -195,9 +195,9 @@ class EventDecoder:
 
 
 def _entity_of(said: object, key: bytes | None, event_id: str | None) -> bytes:
-    """The entity of a label: what its value says, or else its record's key; b"" if it says of none.
+    """The entity of a label: what its value says, or else its record's key; b"" if neither names one.
 
-    ``event_id``: a key that is only that is no entity. None: it may be.
+    ``event_id``: a key that is only that does not name an entity. None: it may.
     """
     if isinstance(said, str) and said:
         return said.encode()

@@ -1,7 +1,7 @@
 """Events whose labels did not come within the horizon, by id: so that a label that comes after all is known as late.
 
-An id is remembered for three more horizons, as a hash and a time: 16 bytes. In the changelog they are records of up to
-`FORGOTTEN_IDS` of them, which are cleared as a whole.
+An id is remembered for three more horizons, as a hash and a time: 16 bytes. In the changelog they are in records of up
+to `FORGOTTEN_IDS` ids, which are cleared as a whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ForgottenIds:
     def __init__(self, horizon_ms: int) -> None:
         self._kept_ms = (1 + _HORIZONS) * horizon_ms
         self._runs = HashRuns(1)
-        #: Number and newest time of each record but the one that is being filled.
+        #: Number and newest time of each record except the one that is being filled.
         self._chunks: deque[tuple[int, int]] = deque()
         self._open: list[tuple[int, int]] = []
         self._number = 0
@@ -65,7 +65,7 @@ class ForgottenIds:
         self._is_open_changed = bool(self._open)
 
     def holds(self, event_id: str, watermark_ms: int) -> bool:
-        """Whether an event of this id was forgotten, as is known when events have come as far as the watermark."""
+        """Whether an event of this id was forgotten, as far as is known when events have come to the watermark."""
         _, columns = self._runs.find(np.array([hash64(event_id.encode())], dtype=np.int64))
         times = [*columns[0].tolist(), *(effective_ms for effective_ms, noted in self._noted if noted == event_id)]
         return any(self.is_known(effective_ms, watermark_ms) for effective_ms in times)
@@ -75,7 +75,7 @@ class ForgottenIds:
         return effective_ms >= watermark_ms - self._kept_ms
 
     def expire(self, watermark_ms: int) -> None:
-        """Forget for good what `holds` of this watermark, or of a later one, does not know."""
+        """Forget for good what `holds` does not know at this watermark, or at a later one."""
         before_ms = watermark_ms - self._kept_ms
         while self._chunks and self._chunks[0][1] < before_ms:
             number, _ = self._chunks.popleft()
@@ -113,7 +113,7 @@ class ForgottenIds:
         Raises
         ------
         RefusedRecordError
-            When a record is none of these; nothing has been changed then.
+            When a record is not one of these; nothing has been changed then.
         """
         newest = {key: value for key, value in records if key.startswith(PREFIX)}
         held = [read_forgotten(key, value, latest_ms) for key, value in newest.items()]

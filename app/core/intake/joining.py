@@ -20,9 +20,9 @@ class JoinedLabels:
     """The labels of a run that found their events: earlier ones, or events of the run itself (given by row).
 
     Labels are in the order in which they are applied: label j, number ``places[j]`` of the run's labels, before event
-    ``before[j]`` of the run. ``effective_ms``: the time at which each counts. ``own_rows``: events of the run that wait
-    for a label no more. ``late`` and ``missing``: numbers of the labels whose event had been forgotten, and of those
-    for which there is none.
+    ``before[j]`` of the run. ``effective_ms``: the time at which each counts. ``own_rows``: events of the run that no
+    longer wait for a label. ``late`` and ``missing``: numbers of the labels whose event had been forgotten, and of
+    those for which there is none.
     """
 
     before: list[int] = field(default_factory=list)
@@ -122,7 +122,7 @@ class JoinedLabels:
         return np.array(times, dtype=np.int64)
 
     def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> LabelRows:
-        """The joined labels as arrays, for windows over labels; columns are of the types of the events' own."""
+        """The joined labels as arrays, for windows over labels; columns have the types of the events' columns."""
         columns: dict[str, Column] = {"label": np.array(self.label, dtype=np.float64)}
         for name, values in zip(fields, self.columns, strict=True):
             columns[name] = np.array(values, dtype=events.columns[name].dtype)

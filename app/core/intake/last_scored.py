@@ -1,6 +1,6 @@
-"""When each version last scored an event of a partition: after that, late labels say nothing of it.
+"""When each version last scored an event of a partition: after that, late labels say nothing about it.
 
-Labels that come later than mature are of one outcome as a rule (a charge-back). While a version scores they are few
+Labels that come after maturity are mostly of one outcome (a charge-back). While a version scores they are few
 among the others. When it has been replaced they are all that still comes, and would look like a change.
 """
 
@@ -17,7 +17,7 @@ from app.core.intake.pending import REJECTED
 if TYPE_CHECKING:
     from app.core.batches import Ints
 
-#: Of events without a score.
+#: What stands for a version where events have no score.
 _NOBODY = {"", REJECTED}
 #: Start and stop of each stretch of events of one version.
 Versions = list[tuple[int, int, str]]
@@ -30,8 +30,8 @@ class LastScored:
     Parameters
     ----------
     maturity_ms
-        A label is late that comes so much later than its event, and counts so long after the last event of a version
-        that others have followed. 0: all count; nobody has said when labels come.
+        A label that comes this much later than its event is late. For a version that others have followed, late labels
+        count for this long after its last event. 0: all count; nobody has said when labels come.
     """
 
     maturity_ms: int
@@ -62,9 +62,9 @@ class LastScored:
         Parameters
         ----------
         at_ms, version
-            Effective time of the label, and who scored its event.
+            Effective time of the label, and the version that scored its event.
         before
-            The event of the run before which it is applied; not before that of the label before it.
+            The event of the run before which it is applied; never an earlier one than for the label before it.
         """
         self.come_to(before)
         of_version = self.times_ms.get(version, BEGINNING_MS)
@@ -72,7 +72,7 @@ class LastScored:
         return not self.maturity_ms or of_version == of_all or at_ms <= of_version + self.maturity_ms
 
     def to_state(self, since_ms: int) -> dict[str, int]:
-        """What matters of it, when no label is from before ``since_ms``."""
+        """What still matters of it when no label is from before ``since_ms``."""
         least_ms = since_ms - self.maturity_ms
         self.times_ms = {name: at_ms for name, at_ms in sorted(self.times_ms.items()) if at_ms >= least_ms}
         return self.times_ms

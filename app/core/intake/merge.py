@@ -135,7 +135,7 @@ class TimeMerge(Generic[Payload]):
         self.queued_labels += len(labels)
 
     def release(self, events_received: int) -> None:
-        """Let the first ``events_received`` events go: what labels precede them is queued, or was waited for enough."""
+        """Let the first ``events_received`` events go: labels before them are queued, or were awaited long enough."""
         self._released = max(self._released, events_received)
 
     @property

@@ -18,7 +18,7 @@ from schemas.ranges import EARLIEST_TABLE_MS, END_MS, LATEST_TABLE_MS
 #: Front of the changelog keys.
 PREFIX = b"e"
 
-#: In place of a version: of an event that was rejected when it had been counted in windows. Its label counts there too.
+#: In place of a version: the event was rejected after it had been counted in windows. Its label counts there, too.
 REJECTED = "rejected"
 
 
@@ -84,7 +84,7 @@ class PendingEvents:
             self.pass_over(event_id, replaced.effective_ms, came_to_ms)
 
     def pass_over(self, event_id: str, effective_ms: int, came_to_ms: int) -> None:
-        """As `replace`, of an event that was never added."""
+        """As `replace`, for an event that was never added."""
         if self._forgotten is not None and self.is_too_old(effective_ms, came_to_ms):
             self._forgotten.note(effective_ms, event_id)
 
@@ -97,7 +97,7 @@ class PendingEvents:
         return watermark_ms - self._horizon_ms
 
     def has_forgotten(self, event_id: str, watermark_ms: int, effective_ms: int | None) -> bool:
-        """Whether it is known of an event of this id that it is forgotten when events have come to the watermark.
+        """Whether an event of this id is known to be forgotten when events have come to the watermark.
 
         ``effective_ms``: of the one that waits although it is too old; None: none does.
         """
@@ -111,14 +111,14 @@ class PendingEvents:
         return self._waiting.get(event_id)
 
     def pop(self, event_id: str) -> Scored | None:
-        """As `get`, once: it waits no more."""
+        """As `get`, but only once: the event no longer waits."""
         scored = self._waiting.pop(event_id, None)
         if scored is not None:
             self._touch(event_id)
         return scored
 
     def expire(self, watermark_ms: int) -> int:
-        """Forget the events that are older than the watermark by more than the horizon; how many those were."""
+        """Forget the events that are older than the watermark by more than the horizon; return how many."""
         expired = []
         for event_id, scored in self._waiting.items():
             if not self.is_too_old(scored.effective_ms, watermark_ms):

@@ -74,7 +74,7 @@ class RejectionLimit:
         return int(rows.max())
 
     def _most_in_window(self, numbers: list[int]) -> int:
-        """Most rejections among any ``of_last`` records that end in this stretch: it only grows at a rejection."""
+        """Most rejections among any ``of_last`` records that end in this stretch: they only grow at a rejection."""
         rejected, most = self._rejected, 0
         for number in numbers:
             rejected.append(number)

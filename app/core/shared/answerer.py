@@ -23,7 +23,7 @@ _RECORD_BYTES = 250_000
 
 @dataclass(slots=True)
 class _Group:
-    """Records of one source that follow each other: what is to pass before nobody needs them."""
+    """Records of one source that follow each other, and what must have passed before nobody needs them any more."""
 
     first_place: int
     records: int = 0
@@ -53,9 +53,9 @@ class Answerer:
     sources
         The input partitions: nothing is answered before all of them have come far enough.
     terms
-        Of sources whose former terms are to be passed over.
+        The newest term of each source whose former terms are to be passed over.
     group
-        Records of a source of which is noted as of one whether they are still needed.
+        How many records of a source are taken together when it is noted whether they are still needed.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Answerer:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def answer(self) -> list[tuple[int, bytes]]:
-        """Input partitions and answers for them: all that can be answered now, and was not."""
+        """Input partitions and answers for them: all that can be answered now and has not been."""
         if self._answered_ms == self._low_ms:
             return []
         self._answered_ms = self._low_ms
@@ -213,7 +213,7 @@ class Answerer:
     # -- what nobody needs any more ----------------------------------------------------------------------------------
 
     def next_offset(self, source: int) -> int:
-        """Of the first event that an input partition has not scored, as far as it has said."""
+        """The offset of the first event that an input partition has not scored, as far as it has said."""
         return self._sources[source].next_offset
 
     def needed_place(self) -> int | None:

@@ -29,7 +29,7 @@ class ComingAnswers:
         self._feature_set = feature_set
         self._columns = [[c for c in plan.columns if plan.stores[c.store].key == key] for key in plan.keys]
         self._offsets: Ints = np.zeros(0, dtype=np.int64)
-        #: [keys x events]: an answer is still to come; it has come.
+        #: [keys x events]: whether an answer is still to come, and whether it has come.
         self._missing = np.zeros((len(plan.keys), 0), dtype=bool)
         self._known = np.zeros((len(plan.keys), 0), dtype=bool)
         #: Per key [windows x 2 x events].
@@ -66,7 +66,7 @@ class ComingAnswers:
         Parameters
         ----------
         newest_term
-            No term is later.
+            The latest term that there can be.
 
         Raises
         ------

@@ -52,9 +52,9 @@ class Asker:
     source
         The input partition.
     partitions
-        Into how many the keys are divided.
+        How many parts the keys are divided into.
     term_ms
-        Names the state of the input partition since it began empty; `restore` says otherwise.
+        Names the state of the input partition since it began empty; `restore` takes another.
     """
 
     def __init__(self, plan: SharedPlan, feature_set: str, source: int, partitions: int, term_ms: int) -> None:
@@ -165,7 +165,7 @@ class _Piece:
 
 
 def _cut(rows: list[_Rows]) -> list[_Piece]:
-    """All of it in as many pieces as it takes; one at the least."""
+    """All of it in as many pieces as it takes, but at least one."""
     pieces = [_Piece([], [])]
     filled = 0
     for mine in rows:

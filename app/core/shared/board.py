@@ -128,7 +128,7 @@ class SharedBoard:
         self.scored_ms[partition] = scored_ms
 
     def _set_times(self, partition: int, times: SharedTimes) -> None:
-        """Take the place of what a partition has told before; one whose state was lost goes back."""
+        """Replace what a partition has told before; one whose state was lost goes back."""
         self.added_ms[partition], self.scored_ms[partition] = times.added_ms, times.scored_ms
         self.low_ms, self.high_ms = min(self.added_ms.values()), max(self.added_ms.values())
 
@@ -189,7 +189,7 @@ class SharedBoard:
             self._set_times(partition, times)
 
     def hear(self, partition: int, key: bytes | None, value: bytes | None, latest_ms: int = END_MS) -> None:
-        """Take a record of the topic's partition: what a transaction holds counts with its last one, the times.
+        """Take a record of the topic's partition: those of a transaction count when its last one, the times, is heard.
 
         Records of other features are passed over.
 
@@ -229,7 +229,7 @@ class SharedBoard:
 
     @property
     def floor_ms(self) -> int:
-        """What ended at or before has no reader left."""
+        """What ended at or before this time has no reader left."""
         return min(self.scored_ms.values()) - self.plan.reach_ms
 
     def sweep(self) -> None:
@@ -356,7 +356,7 @@ class WindowCursor:
                 self._sums[:, amounts.codes] += sign * amounts.values
 
     def _move_through(self, codes: Ints, newest: Ints) -> Ints:
-        """Move from the first event's window to the last one's; what each event's has more than the first one's.
+        """Move from the first event's window to the last one's; return what each one has more than the first.
 
         At once for all events: a tile comes with the first that sees it, and goes with the first that no longer does.
         """

@@ -47,7 +47,7 @@ class Contributor:
     outcome_fields
         The event fields that the partition keeps until the label comes.
     asker
-        Takes what is added to windows that are repartitioned; None: it goes on the board too.
+        Takes what is added to windows that are repartitioned; None: that goes on the board, too.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Contributor:
 
     @property
     def scored_ms(self) -> int:
-        """Before which the others have been told, or soon are, that nothing is scored any more."""
+        """The time before which nothing is scored any more, as the others have been told, or soon are."""
         return self._told.scored_ms
 
     @property
@@ -240,7 +240,7 @@ class Contributor:
         return records
 
     def _forget(self) -> Records:
-        """Clear what nobody will read again from the topic."""
+        """Clear from the topic what nobody will read again."""
         floor_ms = END_MS if self._is_anew else self._board.floor_ms
         self._is_anew = False
         records: Records = []

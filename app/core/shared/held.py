@@ -29,7 +29,7 @@ class _Held(Generic[Payload]):
 class Ready(Generic[Payload]):
     """A run that may be read. ``is_stale``: without labels, or without others, that it should have waited for.
 
-    ``promised_ms``: a promise that its labels were taken for.
+    ``promised_ms``: a promise because of which its labels were taken.
     """
 
     merged: Merged[Payload]
@@ -78,7 +78,7 @@ class HeldRuns(Generic[Payload]):
         low_ms
             How far all have come.
         answered
-            How many of those held have all the answers that they wait for; None: they wait for none.
+            How many of the held events have all the answers that they wait for; None: they wait for none.
         """
         if not self._runs:
             return None

@@ -50,7 +50,7 @@ class SharedPart(Generic[Payload]):
         self.contributor = Contributor(board, partition, horizon_ms, outcome_fields, asker, with_drain=with_drain)
         self._reader = SharedReader(board, with_repartitioned=repartition is None)
         self._most_held = most_held
-        #: Per drain that is not committed yet: before which time nothing is scored any more, and the next offset.
+        #: Per drain that is not committed yet: the time before which nothing is scored any more, and the next offset.
         self._uncommitted: deque[tuple[int, int]] = deque()
 
     @property
@@ -82,7 +82,7 @@ class SharedPart(Generic[Payload]):
         return self.contributor.late
 
     def give_up(self) -> int:
-        """Let all events go that wait for other partitions; how many those are."""
+        """Let all events that wait for other partitions go; return how many those are."""
         waiting = self.held.events
         self.held.release(self.held.received)
         return waiting
@@ -162,14 +162,14 @@ class SharedPart(Generic[Payload]):
         return topic, changes, self.repartition.drain(self.contributor.added_ms, scored_ms, next_offset)
 
     def committed(self) -> None:
-        """The oldest drain that was not committed has been: what it said of scoring will stand."""
+        """The oldest drain that was not committed yet has been by now: what it said of scoring will stand."""
         scored_ms, next_offset = self._uncommitted.popleft()
         self.board.score_to(self.contributor.partition, scored_ms)
         if self.repartition is not None:
             self.repartition.answers.forget(next_offset)
 
     def _scored_ms(self, event_watermark_ms: int, next_offset: int) -> int:
-        """Before which time nothing of this partition is scored any more, if what is scored now is committed.
+        """The time before which nothing of this partition is scored any more, if what is scored now is committed.
 
         What was added and is not held has been scored, unless a former owner added it and it is still to be read again.
         """

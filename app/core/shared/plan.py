@@ -21,7 +21,7 @@ NAME_BYTES = 4
 
 @dataclass(frozen=True)
 class SharedStore:
-    """What is added up: windows that differ in size, delay or aggregate alone read the same tiles.
+    """What is added up: windows that differ only in size, delay or aggregate read the same tiles.
 
     ``name``: identity on the topics. The feature set is part of it: windows of changed features begin anew.
     ``repartition``: a worker adds it up for some keys of all partitions, not for all keys (docs/adr/0019).
@@ -131,7 +131,7 @@ class SharedPlan:
 
     @property
     def reach_ms(self) -> int:
-        """How far behind an event the oldest tile begins that it may read."""
+        """How far before an event the oldest tile that it may read begins."""
         return max(column.delay_ms + (column.tiles + 1) * column.hop_ms for column in self.columns)
 
     def needed_ms(self, times_ms: Ints) -> Ints:

@@ -18,7 +18,7 @@ from app.core.shared.board import Amounts
 _TILE_BITS = 39
 _MOST_TILES = 1 << _TILE_BITS
 _MOST_KEYS = 1 << 24
-#: A run is merged into the next older one that is not this many times as long.
+#: A run is merged into the next older one unless that is at least this many times as long.
 _GROWTH = 4
 
 
@@ -56,7 +56,7 @@ class TileSums:
         self._origin: int | None = None
 
     def __len__(self) -> int:
-        """Entries: one per key and tile, and some twice that are not merged yet."""
+        """Entries: one per key and tile, and more for some that are not merged yet."""
         self._settle()
         return sum(len(run.places) for run in self._runs)
 

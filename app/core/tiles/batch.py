@@ -133,7 +133,7 @@ class KeyRuns:
         return found
 
     def _ends_upto(self, span: Span, bounds: Ints) -> Ints:
-        """Of keys whose tiles ascend: where the updates up to a bound end, among those before the read."""
+        """Where the updates up to a bound end, among those before the read; for keys whose tiles ascend."""
         # Most bounds are beyond what a batch has of a key, on one side or the other: only the rest is searched for.
         ends = np.where(bounds >= self._newest[span.group], span.ends, span.starts)
         inner = np.nonzero((bounds < self._newest[span.group]) & (bounds >= self._oldest[span.group]))

@@ -81,7 +81,7 @@ class TileCells:
         return self._tiles, self._before, self._maxima, self._carried, self._nodes
 
     def reserve_rows(self, rows: int) -> None:
-        """Have at least so many rows; new ones are empty."""
+        """Have at least this many rows; new ones are empty."""
         missing = rows - len(self._starts)
         if missing > 0:
             size = len(self._starts) + max(missing, len(self._starts) // 8, 16)
@@ -311,7 +311,7 @@ class TileCells:
             node >>= 1
 
     def _make_room(self, rows: Ints, lengths: Ints) -> None:
-        """Give chunks to rows that lack room for so many cells; their old ones are taken back."""
+        """Give new chunks to rows that lack room for their ``lengths`` in cells; their old ones are taken back."""
         small = np.flatnonzero(lengths > self._rooms[rows])
         if not len(small):
             return
@@ -319,7 +319,7 @@ class TileCells:
         for start, room in zip(self._starts[rows].tolist(), self._rooms[rows].tolist(), strict=True):
             if room:
                 self._free.setdefault(room, []).append(start)
-        # A quarter more than needed: what moves a row is paid by the cells that come before it moves again.
+        # A quarter more than needed: the cost of moving a row is spread over the cells that come until it moves again.
         rooms = _ROOMS[np.searchsorted(_ROOMS, wanted + wanted // 4)]
         starts = np.empty(len(rows), dtype=np.int64)
         for room in np.unique(rooms).tolist():

@@ -20,7 +20,7 @@ from app.core.tiles.store import TileStore
 
 
 class UnreadableError(ValueError):
-    """Bytes that are no cells of the store."""
+    """Bytes that are not cells of the store."""
 
 
 class TileCodec:
@@ -65,7 +65,7 @@ class TileCodec:
         return flat.tobytes(), 8 * ends
 
     def _hashes(self, place: int, rows: Ints, tiles: Ints) -> tuple[Ints, Ints]:
-        """Of cells: how many values were seen last in each, and their hashes."""
+        """How many values were seen last in each cell, and their hashes."""
         distinct, group = np.unique(rows, return_inverse=True)
         owner, last, hashes = self._store.sightings[place].read(distinct)
         low = int(min(last.min(initial=0), tiles.min(initial=0)))
@@ -98,7 +98,7 @@ class TileCodec:
         Raises
         ------
         UnreadableError
-            When the bytes are no cells of this store; nothing is changed then.
+            When the bytes are not cells of this store; nothing is changed then.
         """
         matrix, of_value, lists = self._decode(values)
         if len(matrix) and max(abs(int(matrix[:, 0].min())), abs(int(matrix[:, 0].max()))) > MOST_TILE:
@@ -167,6 +167,6 @@ class TileCodec:
 
 
 def _steps(counts: Ints) -> Ints:
-    """0, 1, … of each run of so many."""
+    """0, 1, … in each run; ``counts``: how long the runs are."""
     steps: Ints = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     return steps

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.core.batches import Ints
 
-#: A run is merged into the next older one that is not this many times as long.
+#: A run is merged into the next older one unless that is at least this many times as long.
 _GROWTH = 4
 
 

@@ -1,7 +1,7 @@
 """The stores over one key: which keys are in memory, which are forgotten, which wait on disk.
 
-Without a cache all keys are in memory. With one, a key that is not is read before its operations, and after each
-drain those unused for longest make room.
+Without a cache all keys are in memory. With one, a key that is not in memory is read before its operations, and after
+each drain those unused for longest make room.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class KeyGroup:
         return records
 
     def _sweep_disk(self, cache: RowCache) -> list[Change]:
-        """As `sweep`, of some of the keys on disk that are not in memory."""
+        """As `sweep`, for some of the keys on disk that are not in memory."""
         records: list[Change] = []
         for name, after in list(self._scans.items()):
             store = self.stores[name]
@@ -150,7 +150,7 @@ class KeyGroup:
         return records
 
     def _make_room(self) -> None:
-        """Drop the rows that were not used for longest from memory, where nothing has touched them since a drain."""
+        """Drop from memory the rows that were unused for longest, after a drain: nothing has touched them since."""
         if self._cache is None or len(self.index) <= self._cache.most_keys:
             return
         codes = self.index.in_use()

@@ -125,7 +125,7 @@ class RangeMax:
         self._levels = np.stack(levels)
 
     def between(self, starts: Ints, ends: Ints) -> Ints:
-        """The maximum at start…end - 1; nothing's value where that is empty."""
+        """The maximum at start…end - 1; ``nothing`` where that is empty."""
         found = np.full(len(starts), self._nothing, dtype=np.int64)
         at = np.flatnonzero(starts < ends)
         starts, ends = starts[at], ends[at]

@@ -1,8 +1,8 @@
 """Rows of tile stores that are not in memory: on disk, or on their way to it.
 
 What is on disk is never ahead of the committed changelog. What a transaction changes waits until it is committed, and
-is then written with the position in the changelog up to which all of it is in there: a snapshot, of which a take-over
-reads only what follows. Being behind does no harm: what the changelog says are values, not differences.
+is then written with the position up to which all of the changelog is in there: a snapshot, after which a take-over
+reads only what follows. Being behind does no harm: the changelog holds values, not differences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOG = b"l"
 _POSITION = b"p"
 _ALL = 2**62
 
-#: Rows that wait for being written after their transaction was committed, at most about so many.
+#: About the most rows that wait to be written after their transaction was committed.
 _MOST_WAITING = 5_000
 
 
@@ -63,7 +63,7 @@ class RowCache:
     disk
         Where they go.
     most_keys
-        Keys of each kind that whoever reads may keep in memory.
+        How many keys of each kind whoever reads may keep in memory.
     """
 
     def __init__(self, disk: RowsOnDisk, most_keys: int) -> None:
@@ -93,7 +93,7 @@ class RowCache:
         self._open.update((_LOG + key, value) for key, value in changes)
 
     def scan_rows(self, name: bytes, after: bytes, most: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        """Rows on disk that nothing is on its way for, and the key to go on after (None: that was all)."""
+        """Rows on disk for which nothing newer is on its way, and the key to go on after (None: that was all)."""
         prefix = _ROW + name
         found = self._disk.scan(prefix, prefix + after, most)
         layers = (self._committed, *self._sealed, self._open)

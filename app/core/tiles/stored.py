@@ -1,8 +1,8 @@
 """One tile store and its part of the changelog: what is written of it, and how it comes back.
 
 A record's key is the store's name, a slot (tile modulo ring, 4 bytes) and the encoded key; its value is the cell.
-What the changelog holds of a key are the cells that are kept of it: one that is dropped is followed by a tombstone,
-unless a newer tile has taken its slot.
+The changelog holds of a key the cells that are kept of it: one that is dropped is followed by a tombstone, unless a
+newer tile has taken its slot.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class StoredTiles:
         return records, distinct
 
     def forget(self, rows: Ints) -> list[Change]:
-        """Clear rows (after a drain); the records that clear the changelog."""
+        """Clear rows (after a drain); return the records that clear the changelog."""
         found = self.tiles.cells.read(rows)
         slots = np.unique(found.group * self.tiles.ring + found.tiles % self.tiles.ring)
         encoded, head = self._index.encoded_all(rows), self._slot_bytes
@@ -92,12 +92,12 @@ class StoredTiles:
         return [(self._slot_bytes[slot] + encoded, None) for slot in sorted(slots)]
 
     def restore(self, records: Mapping[bytes, bytes | None]) -> Ints:
-        """Take records of this store, as they follow those restored before; the rows that they are of.
+        """Take records of this store, as they follow those restored before; return the rows that they are of.
 
         Raises
         ------
         UnreadableError
-            When a record is none of this store; nothing is changed then.
+            When a record is not of this store; nothing is changed then.
         """
         clock = records.get(self.name + _CLOCK_SLOT)
         if clock is not None:
@@ -137,7 +137,7 @@ class StoredTiles:
         return record[_HEAD_BYTES:]
 
     def _remove(self, keys: list[bytes]) -> Ints:
-        """Drop the cells of slots that were cleared; the rows that they are of."""
+        """Drop the cells of slots that were cleared; return the rows that they are of."""
         codes = self._codes([key[_HEAD_BYTES:] for key in keys])
         self.tiles.reserve_rows(self._index.capacity)
         slots = np.array([int.from_bytes(key[NAME_BYTES:_HEAD_BYTES], "big") for key in keys], dtype=np.int64)
