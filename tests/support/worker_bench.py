@@ -138,14 +138,38 @@ class Bench:
                 pytest.fail(f"not within {deadline_s} s\n{self.logs()}")
             await asyncio.sleep(0.05)
 
+    async def _settle(self, topic: str) -> None:
+        """Wait until no transaction is open on a topic, ten seconds at most.
+
+        A broker ends a transaction partition by partition: the offsets of a group may be committed a moment before the
+        records that belong to them can be read.
+        """
+        consumers = [
+            AIOKafkaConsumer(bootstrap_servers=self.kafka.servers, isolation_level=level)
+            for level in ("read_committed", "read_uncommitted")
+        ]
+        limit = time.monotonic() + 10
+        try:
+            await asyncio.gather(*(consumer.start() for consumer in consumers))
+            tps = [TopicPartition(topic, partition) for partition in range(N_PARTITIONS)]
+            while time.monotonic() < limit:
+                committed, written = [await consumer.end_offsets(tps) for consumer in consumers]
+                if committed == written:
+                    return
+                await asyncio.sleep(0.05)
+        finally:
+            await asyncio.gather(*(consumer.stop() for consumer in consumers))
+
     async def scores(self) -> list[Score]:
         found = []
+        await self._settle(self.pipeline.topics.scores)
         async for batch in read_to_end(self.kafka, [self.pipeline.topics.scores]):
             found.extend(decode_json(value, Score) for value in batch.values if value is not None)
         return found
 
     async def dead_letters(self) -> list[DeadLetter]:
         found = []
+        await self._settle(self.pipeline.topics.dead_letters)
         async for batch in read_to_end(self.kafka, [self.pipeline.topics.dead_letters]):
             assert batch.headers is not None
             found.extend(map(DeadLetter.from_record, batch.keys, batch.values, batch.headers))

@@ -75,7 +75,6 @@ class Sources:
         is_full = errors.times_ms >= full_ms[at]
         return errors.take(np.flatnonzero(is_full))
 
-
     def of_own_windows(self, version: str, errors: Errors) -> Errors:
         """Those of events in windows that no other version shares: in a swap, the events that one keeps are no sample.
 
