@@ -22,7 +22,7 @@ from app.adapters.http.page import Page, render
 from app.adapters.http.row_intake import RowIntake
 from app.adapters.http.server import HttpServer, ProblemError, busy, read_json, respond, send
 from app.adapters.http.tables import MonitorTables, Tables
-from app.adapters.http.worker import Health, Metric, Sample, expose
+from app.adapters.http.worker import Health, Metric, Sample, Vitals
 from app.ports import Warehouse, WarehouseError
 
 METRICS = (
@@ -104,9 +104,7 @@ class MonitorHttp:
         self._server = HttpServer(
             [
                 web.get("/", self._page),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
+                *Vitals(METRICS, sources.health, sources.samples).routes(),
                 web.post("/api/v1/query", self._query),
                 web.post("/api/v1/rows/{table}", RowIntake(warehouse).take),
                 web.get("/api/v1/status", self._status),
@@ -134,17 +132,6 @@ class MonitorHttp:
         await self._own.close()
 
     # -- health and numbers --------------------------------------------------------------------------------------------
-
-    async def _healthz(self, _: web.Request) -> web.Response:
-        health = self._sources.health()
-        return respond({"ok": health.live, "why": health.why}, 200 if health.live else 503)
-
-    async def _readyz(self, _: web.Request) -> web.Response:
-        health = self._sources.health()
-        return respond({"ok": health.ready, "why": health.why}, 200 if health.ready else 503)
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=expose(METRICS, self._sources.samples()), content_type="text/plain")
 
     async def _lag(self, _: web.Request) -> web.Response:
         return respond(self._sources.lag())

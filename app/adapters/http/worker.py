@@ -81,28 +81,23 @@ class Health:
     why: str
 
 
-class WorkerHttp:
-    """Serves ``/healthz``, ``/readyz`` and ``/metrics``; ``allowed_hosts`` as in `HttpServer`."""
+class Vitals:
+    """Is the process alive, is it ready, and its numbers: what a worker and a monitor serve alike."""
 
     def __init__(
-        self,
-        health: Callable[[], Health],
-        samples: Callable[[], Iterable[Sample]],
-        allowed_hosts: Iterable[str] = (),
+        self, metrics: Iterable[Metric], health: Callable[[], Health], samples: Callable[[], Iterable[Sample]]
     ) -> None:
+        self._metrics = metrics
         self._health = health
         self._samples = samples
-        self._server = HttpServer(
-            [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)],
-            allowed_hosts,
-        )
 
-    async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
-        """See `HttpServer.start`."""
-        return await self._server.start(host, port, or_free=or_free)
-
-    async def stop(self) -> None:
-        await self._server.stop()
+    def routes(self) -> list[web.RouteDef]:
+        """``/healthz``, ``/readyz`` and ``/metrics``."""
+        return [
+            web.get("/healthz", self._healthz),
+            web.get("/readyz", self._readyz),
+            web.get("/metrics", self._numbers),
+        ]
 
     async def _healthz(self, _: web.Request) -> web.Response:
         health = self._health()
@@ -112,8 +107,27 @@ class WorkerHttp:
         health = self._health()
         return respond({"ok": health.ready, "why": health.why}, 200 if health.ready else 503)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=expose(METRICS, self._samples()), content_type="text/plain")
+    async def _numbers(self, _: web.Request) -> web.Response:
+        return web.Response(text=expose(self._metrics, self._samples()), content_type="text/plain")
+
+
+class WorkerHttp:
+    """Serves `Vitals`; ``allowed_hosts`` as in `HttpServer`."""
+
+    def __init__(
+        self,
+        health: Callable[[], Health],
+        samples: Callable[[], Iterable[Sample]],
+        allowed_hosts: Iterable[str] = (),
+    ) -> None:
+        self._server = HttpServer(Vitals(METRICS, health, samples).routes(), allowed_hosts)
+
+    async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
+        """See `HttpServer.start`."""
+        return await self._server.start(host, port, or_free=or_free)
+
+    async def stop(self) -> None:
+        await self._server.stop()
 
 
 def refusal_samples(name: str, refused: Mapping[str, Mapping[str, int]]) -> Iterator[Sample]:

@@ -20,6 +20,8 @@ from schemas.pipeline.spec import Compression
 
 #: Largest record batch sent; brokers refuse more than 1 MiB by default.
 BATCH_BYTES = 900_000
+#: A producer waits for all replicas, and neither doubles nor reorders.
+_EXACT: Mapping[str, Any] = {"enable_idempotence": True, "acks": "all"}
 #: Of producers of many records.
 _LARGE: Mapping[str, int] = {"max_batch_size": BATCH_BYTES, "max_request_size": 4 * BATCH_BYTES}
 
@@ -57,7 +59,7 @@ def new_member(kafka: KafkaAccess, group: str, sharing: Any, **options: Any) -> 
 def new_producer(kafka: KafkaAccess, **options: Any) -> AIOKafkaProducer:
     """A producer that waits for all replicas, and neither doubles nor reorders."""
     hook_into_aiokafka()
-    return AIOKafkaProducer(**kafka.options(), **{"enable_idempotence": True, "acks": "all", **options})
+    return AIOKafkaProducer(**kafka.options(), **{**_EXACT, **options})
 
 
 def new_bulk_producer(kafka: KafkaAccess, **options: Any) -> AIOKafkaProducer:
@@ -87,8 +89,7 @@ def new_transactional_producer(
         group,
         transactional_id=transactional_id,
         transaction_timeout_ms=timeout_ms,
-        enable_idempotence=True,
-        acks="all",
+        **_EXACT,
         **kafka.options(),
         **_LARGE,
         **options,

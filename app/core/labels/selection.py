@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from app.core.faults.fault import Fault
-from app.core.performance.label_checks import LabelCheck, check_labels, order_weights
+from app.core.performance.label_checks import ALL_ARRIVED, LabelCheck, check_labels, order_weights
 
 if TYPE_CHECKING:
     from app.core.batches import Ints
@@ -121,6 +121,11 @@ class WindowLabels(NamedTuple):
     arrived: tuple[float, float] | None = None
     one_kind: OneKind | None = None
     chosen: Selection | None = None
+
+    @property
+    def here(self) -> tuple[float, float]:
+        """The shares of the labels 0 and 1 that are here; all, where it is not known."""
+        return self.arrived or ALL_ARRIVED
 
     @property
     def unsent(self) -> Fault | None:

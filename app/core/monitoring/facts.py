@@ -145,7 +145,7 @@ class VersionWindow:
             filling = fill_times.filling(self.known.reference.names, self.window, began_ms)
         return Silence(self.version, is_shared(self.version, store.n_scored(self.window)), filling)
 
-    @property
+    @cached_property
     def past(self) -> list[Window]:
         """The windows before it that it is compared with."""
         return self._sources.history.before(self.window)

@@ -12,7 +12,6 @@ import numpy as np
 
 from app.core.alerts.readings import LABELS_MISSING, NOTHING, read_drift, read_labels, read_performance, read_verdict
 from app.core.monitoring.facts import VersionWindow
-from app.core.performance.label_checks import ALL_ARRIVED
 from app.core.verdict.diagnosis import MEASURE, to_record
 from app.core.verdict.evidence import Evidence
 from schemas.wire import encode_packed
@@ -70,7 +69,7 @@ class Judging:
                 is_known = version in self._sources.versions
                 if not is_known or not holding[stage].is_due(is_history_changed=is_history_changed):
                     continue
-                is_history_changed |= self._test(VersionWindow(self._sources, window, version), stage)
+                is_history_changed |= self._test(VersionWindow(self._sources, window, version), stage, holding[stage])
         if is_history_changed:
             self._sources.store.note_history(later, stage)
 
@@ -80,9 +79,9 @@ class Judging:
         What is said of a version depends on the others in its window: on their events and their labels.
         """
         for window in sorted({window for tested in self._tested.values() for window, _ in tested}):
-            for version, _ in self._sources.store.holdings(window):
+            for version, holding in self._sources.store.holdings(window):
                 if version in self._sources.versions:
-                    self._conclude(VersionWindow(self._sources, window, version))
+                    self._conclude(VersionWindow(self._sources, window, version), holding["verdict"])
 
     def _note_events(self, window: Window) -> bool:
         """Note how many events a window has, if any have come; whether they are others than before."""
@@ -91,7 +90,7 @@ class Judging:
             return False
         return self._sources.history.note_events(window, store.numbers(window))
 
-    def _test(self, look: VersionWindow, stage: Stage) -> bool:
+    def _test(self, look: VersionWindow, stage: Stage, note: Note) -> bool:
         """Run the tests of a stage and report what they say; whether that is new."""
         window, version, known = look.window, look.version, look.known
         metrics = known.metrics(stage)
@@ -104,7 +103,7 @@ class Judging:
             self._succession.remember(window, version, look.whole, effects["auc"])
         tested = self._tested[stage][window, version] = known.judge.judge(look.view(stage))
         said = {segment: each.values.tobytes() for segment, each in statistics.items()}
-        revision = self._note(look, stage).report(_digest(said, tested))
+        revision = note.report(_digest(said, tested))
         if revision is None:
             return False
         about = look.about(revision)
@@ -116,7 +115,7 @@ class Judging:
             self._alerts.see_drift(version, window, read_drift(tested) if is_said else NOTHING)
         return True
 
-    def _conclude(self, look: VersionWindow) -> None:
+    def _conclude(self, look: VersionWindow, note: Note) -> None:
         """Say what has happened in a window, from what its tests say and what labels there are."""
         known, labels, whole = look.known, look.labels, look.whole
         about, with_labels = look.about(0), labels.can_be_judged
@@ -137,7 +136,7 @@ class Judging:
         )
         verdict = known.diagnosis.verdict(evidence)
         notes = labels.notes(whole.n_labels)
-        revision = self._note(look, "verdict").report(_digest(performance, verdict, *notes))
+        revision = note.report(_digest(performance, verdict, *notes))
         if revision is None:
             return
         about = replace(about, revision=revision)
@@ -156,8 +155,7 @@ class Judging:
         if self._sources.pipeline.labels is None:
             return []
         about, labels = look.about(0), look.labels
-        arrived = labels.arrived or ALL_ARRIVED
-        tell = partial(look.known.diagnosis.performance, with_labels=labels.can_be_judged, arrived=arrived)
+        tell = partial(look.known.diagnosis.performance, with_labels=labels.can_be_judged, arrived=labels.here)
         return [row for segment, counts in look.counts.items() for row in tell(about, segment, counts)]
 
     def _measure(self, look: VersionWindow, performance: list[PerformanceRow]) -> dict[str, Reading]:
@@ -168,7 +166,7 @@ class Judging:
         return read_performance(
             performance,
             look.whole,
-            look.known.diagnosis.calibration.among_arrived(look.labels.arrived or ALL_ARRIVED),
+            look.known.diagnosis.calibration.among_arrived(look.labels.here),
             look.alpha_of_labels,
             minimum_effects=self._sources.pipeline.performance.minimum_effects,
             label_effect=reference.label_effect,
@@ -181,9 +179,6 @@ class Judging:
         if tested is None:
             return look.known.judge.drifts(look.view(stage))
         return [each for each in tested if each.verdict.signal == "DRIFT"]
-
-    def _note(self, look: VersionWindow, stage: Stage) -> Note:
-        return dict(self._sources.store.holdings(look.window))[look.version][stage]
 
 
 def _digest(*said: object) -> str:

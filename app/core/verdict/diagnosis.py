@@ -160,7 +160,7 @@ class Diagnosis:
         # Scores that are made of features that are filling do not say what they said in training.
         is_asked = known.labels.can_be_judged and not known.silence.filling
         asked = known.counts.items() if is_asked else ()
-        checks = {segment: self._misfits.check(each, segment, known.arrived) for segment, each in asked}
+        checks = {segment: self._misfits.check(each, segment, known.labels.here) for segment, each in asked}
         misfits = {
             segment: self._tell(segment, known.counts[segment], each, known.performance)
             for segment, each in checks.items()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from app.core.drift.silences import NOTHING_SILENT, Silence
 from app.core.labels.selection import WindowLabels
-from app.core.performance.label_checks import ALL_ARRIVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,8 +61,3 @@ class Evidence:
     is_worse: bool = False
     silence: Silence = NOTHING_SILENT
     course: Callable[[], Course | None] = lambda: None
-
-    @property
-    def arrived(self) -> tuple[float, float]:
-        """The shares of the labels 0 and 1 that are here."""
-        return self.labels.arrived or ALL_ARRIVED
