@@ -23,6 +23,7 @@ from models.hold_out import HoldOut
 from models.reference.fit import fit_reference
 from models.reference.segments import Segments
 from models.reference.spans import memories_of, span_of
+from models.reference.training_events import FeatureColumn, TrainingEvents
 from models.scoring.families import FAMILIES, FeatureKind, fit, takes_weights
 from models.scoring.scorer import Scorer, make_scorer
 from models.versions import artifact
@@ -31,18 +32,15 @@ from models.versions.manifest import (
     Artifact,
     FeatureSpec,
     GoldenRows,
-    LabelFacts,
     Manifest,
     Metrics,
     Signature,
-    TrainingData,
-    digest_training_data,
 )
-from models.weights import WeighedRows
 
 if TYPE_CHECKING:
     from models.reference.reference import Reference
-    from schemas.pipeline.spec import Pipeline
+    from models.training_rows import LabelledRows, TrainingRange
+    from schemas.pipeline.spec import Feature, Pipeline
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -73,19 +71,12 @@ class TrainedModel:
 
 
 def train(
-    matrix: Floats,
-    labels: Floats,
-    event_time_ms: Ints,
+    training: TrainingRange,
     pipeline: Pipeline,
     family: str,
     *,
     version: str,
-    from_ms: int,
-    to_ms: int,
     created_at_ms: int,
-    event_rows: int | None = None,
-    young: WeighedRows | None = None,
-    label_facts: LabelFacts | None = None,
     parent: str | None = None,
     progress: Progress | None = None,
 ) -> TrainedModel:
@@ -93,26 +84,12 @@ def train(
 
     Parameters
     ----------
-    matrix
-        Labelled events x features, columns in the pipeline's order; NaN is missing, a category is its code, and a code
-        past its vocabulary is a value that is not in it.
-    labels
-        0 or 1 for each row.
-    event_time_ms
-        Of each row; rows may come in any order, and those of equal times keep theirs.
+    training
+        What it learns from.
     family
         A key of `models.scoring.families.FAMILIES`.
-    from_ms, to_ms
-        The half-open range of event time that was asked for.
     created_at_ms
-        Now, as the caller's clock has it.
-    event_rows
-        Events in the range, those without a label included; None: as many as rows.
-    young
-        Events whose labels have not all come, fitted on by weight beside the others; they judge nothing, and are in no
-        reference.
-    label_facts
-        What was known of the labels, for the manifest.
+        The time now, by the caller's clock.
     parent
         The version that this one is to follow.
     progress
@@ -126,35 +103,34 @@ def train(
     """
     say = progress or (lambda _: None)
     signature = make_signature(pipeline)
-    matrix, labels, event_time_ms = _in_time_order(matrix, labels, event_time_ms, len(signature.features))
-    cut = _find_cut(event_time_ms)
-    _check_classes(labels, cut)
+    _check_rows(training.rows, len(signature.features))
+    training = training.in_time_order()
+    rows, young = training.rows, training.young
+    cut = _find_cut(rows.event_time_ms)
+    earlier, newest = rows.take(slice(cut)), rows.take(slice(cut, None))
+    _check_classes(earlier.labels)
     build = _builder(family, signature)
     if young is not None and not takes_weights(build()):
         raise TrainingError(f"{family} models cannot weigh rows; leave young events out, or take another family.")
 
-    say(f"fitting on the first {cut:,} of {len(matrix):,} rows")
-    known = signature.vocabularies.unseen_as_missing(matrix)
-    judged = fit(build(), known[:cut], labels[:cut])
-    tail = HoldOut(make_scorer(judged).score(known[cut:]), labels[cut:], float(labels[:cut].mean()))
-    metrics = measure(tail, event_time_ms[cut:], pipeline.model.threshold)
+    say(f"fitting on the first {cut:,} of {len(rows):,} rows")
+    known = signature.vocabularies.unseen_as_missing(rows.matrix)
+    judged = fit(build(), known[:cut], earlier.labels)
+    hold_out = HoldOut(make_scorer(judged).score(known[cut:]), newest.labels, float(earlier.labels.mean()))
+    metrics = measure(hold_out, newest.event_time_ms, pipeline.model.threshold)
     say("scoring the rest as unseen rows, for the reference")
-    unseen_scores = np.concatenate([_score_unseen(build, known, labels, cut), tail.scores])
+    unseen_scores = np.concatenate([_score_unseen(build, known, rows.labels, cut), hold_out.scores])
 
-    say(f"fitting on all {len(matrix):,} rows")
-    fitted_on, fitted_labels, fitted_times, weights = matrix, labels, event_time_ms, None
+    say(f"fitting on all {len(rows):,} rows")
     if young is not None:
-        say(f"… and by weight on {len(young.labels):,} young ones")
-        fitted_on, fitted_labels, weights = _beside(matrix, labels, young)
-        fitted_times = np.concatenate([event_time_ms, young.event_time_ms])
-    estimator = fit(build(), signature.vocabularies.unseen_as_missing(fitted_on), fitted_labels, weights)
+        say(f"… and by weight on {len(young):,} young ones")
+    fitted_on, weights = training.to_fit()
+    estimator = fit(build(), signature.vocabularies.unseen_as_missing(fitted_on.matrix), fitted_on.labels, weights)
     scorer = make_scorer(estimator, signature.vocabularies)
     kind, data = artifact.save(estimator)
     say("making the reference and the golden rows")
-    golden = choose_golden_rows(matrix, signature.features)
-    n_unlabelled = label_facts.unlabelled_rows if label_facts is not None else 0
-    share = len(matrix) / (len(matrix) + n_unlabelled)
-    reference = make_reference(pipeline, matrix, unseen_scores, labels, event_time_ms, labelled_share=share)
+    golden = choose_golden_rows(rows.matrix, signature.features)
+    reference = make_reference(pipeline, rows, unseen_scores, labelled_share=training.labelled_share)
     manifest = Manifest(
         model=pipeline.model.name,
         version=version,
@@ -162,15 +138,7 @@ def train(
         target=pipeline.model.target,
         signature=signature,
         feature_set=pipeline.feature_set,
-        training=TrainingData(
-            from_ms=from_ms,
-            to_ms=to_ms,
-            rows=len(matrix) if event_rows is None else event_rows,
-            labelled_rows=len(matrix),
-            positive_share=float(labels.mean()),
-            sha256=digest_training_data(fitted_on, fitted_labels, fitted_times),
-            label_facts=label_facts,
-        ),
+        training=training.describe(),
         libraries=read_libraries(),
         metrics=metrics,
         golden=GoldenRows.of(golden, scorer.score(golden)),
@@ -180,45 +148,26 @@ def train(
         parent=parent,
     )
     manifest.check()
-    return TrainedModel(estimator, scorer, manifest, data, tail)
+    return TrainedModel(estimator, scorer, manifest, data, hold_out)
 
 
-def make_reference(
-    pipeline: Pipeline,
-    matrix: Floats,
-    scores: Floats,
-    labels: Floats,
-    event_time_ms: Ints,
-    *,
-    labelled_share: float = 1.0,
-) -> Reference:
+def make_reference(pipeline: Pipeline, rows: LabelledRows, scores: Floats, *, labelled_share: float = 1.0) -> Reference:
     """Fit the reference of a version of a pipeline on its events; see `fit_reference`.
 
     Parameters
     ----------
-    matrix, scores, labels, event_time_ms
-        Of the events, in the order of time.
+    rows
+        The events, in the order of time.
+    scores
+        What the model says of each of them.
     labelled_share
         What share these are of the events that were old enough; the others have no label.
     """
-    features = pipeline.features
-    vocabularies = {feature.name: feature.values for feature in features if feature.type == "category"}
-    return fit_reference(
-        matrix,
-        [feature.name for feature in features],
-        ["category" if feature.type == "category" else "numeric" for feature in features],
-        {name: len(values) + 1 for name, values in vocabularies.items()},
-        scores,
-        labels,
-        pipeline.drift.bins,
-        pipeline.model.threshold,
-        vocabularies=vocabularies,
-        segments=Segments.of(pipeline),
-        span=span_of(pipeline, event_time_ms),
-        memories=memories_of(pipeline),
-        times_ms=event_time_ms,
-        share=labelled_share,
-    )
+    memories = memories_of(pipeline)
+    columns = [_column(feature, memory) for feature, memory in zip(pipeline.features, memories, strict=True)]
+    span = span_of(pipeline, rows.event_time_ms)
+    events = TrainingEvents(rows.matrix, scores, rows.labels, rows.event_time_ms, span, labelled_share)
+    return fit_reference(events, columns, pipeline.drift.bins, pipeline.model.threshold, Segments.of(pipeline))
 
 
 def make_signature(pipeline: Pipeline) -> Signature:
@@ -234,8 +183,8 @@ def measure(judged: HoldOut, event_time_ms: Ints, threshold: float) -> Metrics:
     Three of four decisions are right, and 3 of the 4 pairs of a positive and a negative are in order:
 
     >>> judged = HoldOut(np.array([0.2, 0.6, 0.5, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]), 0.5)
-    >>> found = measure(judged, np.arange(4), 0.5)
-    >>> found.accuracy, found.auc, found.n
+    >>> metrics = measure(judged, np.arange(4), 0.5)
+    >>> metrics.accuracy, metrics.auc, metrics.n
     (0.75, 0.75, 4)
     """
     scores, labels = judged.scores, judged.labels
@@ -262,6 +211,12 @@ def read_libraries() -> dict[str, str]:
     return {"python": platform.python_version(), **libraries}
 
 
+def _column(feature: Feature, memory: float) -> FeatureColumn:
+    if feature.type == "category":
+        return FeatureColumn(feature.name, "category", len(feature.values) + 1, feature.values, memory)
+    return FeatureColumn(feature.name, "numeric", memory=memory)
+
+
 def _builder(family: str, signature: Signature) -> Callable[[], Any]:
     if family not in FAMILIES:
         raise TrainingError(f"{family!r} is not a model family; known are {', '.join(FAMILIES)}.")
@@ -285,13 +240,8 @@ def _score_unseen(build: Callable[[], Any], matrix: Floats, labels: Floats, cut:
     return scores
 
 
-def _beside(matrix: Floats, labels: Floats, young: WeighedRows) -> tuple[Floats, Floats, Floats]:
-    """Matrix, labels and weights of rows that count once, and of those that are weighed."""
-    weights = np.concatenate([np.ones(len(labels)), young.weights])
-    return np.concatenate([matrix, young.matrix]), np.concatenate([labels, young.labels]), weights
-
-
-def _in_time_order(matrix: Floats, labels: Floats, event_time_ms: Ints, width: int) -> tuple[Floats, Floats, Ints]:
+def _check_rows(rows: LabelledRows, width: int) -> None:
+    matrix, labels, event_time_ms = rows.matrix, rows.labels, rows.event_time_ms
     if matrix.ndim != 2 or matrix.shape != (len(labels), width) or len(event_time_ms) != len(labels):
         raise TrainingError(
             f"A matrix of shape {matrix.shape}, {len(labels)} labels, {len(event_time_ms)} times do not fit together "
@@ -308,8 +258,6 @@ def _in_time_order(matrix: Floats, labels: Floats, event_time_ms: Ints, width: i
                 f"Of {len(labels):,} labelled events {n} are {name}; a model needs both outcomes, and with fewer than"
                 f" {FEWEST_OF_A_LABEL} of one nobody can say what a score means: train on a longer range."
             )
-    order = np.argsort(event_time_ms, kind="stable")
-    return matrix[order], labels[order], event_time_ms[order]
 
 
 def _find_cut(event_time_ms: Ints) -> int:
@@ -321,10 +269,10 @@ def _find_cut(event_time_ms: Ints) -> int:
     return cut
 
 
-def _check_classes(labels: Floats, cut: int) -> None:
-    positives = int(labels[:cut].sum())
-    if not 0 < positives < cut:
+def _check_classes(labels: Floats) -> None:
+    positives = int(labels.sum())
+    if not 0 < positives < len(labels):
         raise TrainingError(
-            f"Of the first {cut:,} events {positives:,} are positive; a model needs both outcomes: train on a longer"
-            " range."
+            f"Of the first {len(labels):,} events {positives:,} are positive; a model needs both outcomes: train on a"
+            " longer range."
         )

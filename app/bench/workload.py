@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from models.scoring.folding import fold
 from models.training import TrainedModel, train
+from models.training_rows import LabelledRows, TrainingRange
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Delivery, Pipeline
 
@@ -114,15 +115,12 @@ class Workload:
         generator = np.random.default_rng(8)
         odds = matrix[:, : self.columns] @ np.linspace(-1, 1, self.columns)
         labels = (generator.random(ROWS) < 1 / (1 + np.exp(-odds))).astype(np.float64)
+        rows = LabelledRows(matrix, labels, np.arange(ROWS, dtype=np.int64) + START_MS)
         return train(
-            matrix,
-            labels,
-            np.arange(ROWS, dtype=np.int64) + START_MS,
+            TrainingRange(rows, START_MS, START_MS + ROWS),
             self.pipeline,
             self.family,
             version="1.0.0",
-            from_ms=START_MS,
-            to_ms=START_MS + ROWS,
             created_at_ms=START_MS,
         )
 

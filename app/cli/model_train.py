@@ -166,18 +166,11 @@ def _train(
     for sentence in [*data.maturity.warnings(), *say_of_training(data.filling, newest_ms)]:
         _say(f"Note: {sentence}")
     return train_model(
-        data.matrix,
-        data.labels,
-        data.event_time_ms,
+        data.to_training_range(),
         context.pipeline,
         family,
         version=version or context.registry.next_version(context.model, bump),
-        from_ms=from_ms,
-        to_ms=to_ms,
         created_at_ms=wall_clock_ms(),
-        event_rows=data.event_rows,
-        young=data.young,
-        label_facts=data.maturity.facts(0 if data.young is None else len(data.young.labels)),
         parent=known[-1] if known else None,
         progress=lambda words: _say(f"{family}: {words} …"),
     )

@@ -19,6 +19,7 @@ from app.core.performance.label_checks import LabelCheck, check_labels, order_we
 from models.reference.counting import count, count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents
 
 MEASURES = ("auc", "accuracy", "log_loss")
 #: The score's row among the metrics of a reference.
@@ -81,7 +82,7 @@ def census(
     reference_scores, reference_labels = _known(reference_scores, reference_labels)
     scores, labels = _known(scores, labels)
     reference = fit_reference(
-        np.empty((len(reference_scores), 0)), [], [], {}, reference_scores, reference_labels, _BINS, threshold
+        TrainingEvents(np.empty((len(reference_scores), 0)), reference_scores, reference_labels), [], _BINS, threshold
     )
     calibration = calibrate(reference)
     weights = order_weights(reference.training.outcomes, reference.mean_scores)

@@ -18,6 +18,7 @@ from app.evaluation.streams import draw_labels
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Floats, Reference
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.wire import SketchRecord
 
 FEATURES = tuple(f"f{number}" for number in range(10))
@@ -53,7 +54,7 @@ def measure_cost(run: EvaluationRun) -> None:
 
 
 def _reference(matrix: Floats, scores: Floats, labels: Floats, bins: int) -> Reference:
-    return fit_reference(matrix, FEATURES, ["numeric"] * len(FEATURES), {}, scores, labels, bins)
+    return fit_reference(TrainingEvents(matrix, scores, labels), [numeric(name) for name in FEATURES], bins)
 
 
 def _state_us(reference: Reference, matrix: Floats, scores: Floats, labels: Floats) -> float:

@@ -11,6 +11,7 @@ from app.replay.offline import build_training_set
 from models.reference.counting import count
 from models.reference.reference import OUTCOME
 from models.training import train
+from models.training_rows import TrainingRange
 from schemas.pipeline.file import load
 
 #: 2013, in UTC; training ends with February.
@@ -29,14 +30,10 @@ def measure_flights(run: EvaluationRun) -> None:
     trained_on = data.event_time_ms < TRAINED_TO_MS
     run.say(f"flights: training on {int(trained_on.sum())} flights of January and February")
     trained = train(
-        data.matrix[trained_on],
-        data.labels[trained_on],
-        data.event_time_ms[trained_on],
+        TrainingRange(data.take(trained_on), FROM_MS, TRAINED_TO_MS),
         pipeline,
         "hgb",
         version=VERSION,
-        from_ms=FROM_MS,
-        to_ms=TRAINED_TO_MS,
         created_at_ms=0,
     )
     reference = trained.manifest.read_reference()

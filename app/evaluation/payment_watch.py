@@ -34,6 +34,7 @@ from models.reference.error_hours import hours_of
 from models.reference.reference import Counts, Reference
 from models.reference.segments import Segments
 from models.training import make_reference
+from models.training_rows import LabelledRows
 from schemas.wire import ErrorRun, SketchRecord
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def make_pipeline(delay: str) -> Pipeline:
 
 def fit(pipeline: Pipeline, payments: Payments) -> Reference:
     """The reference of a version that was trained on these payments, all of whose labels have come."""
-    return make_reference(pipeline, payments.matrix, payments.scores, payments.labels, payments.times_ms)
+    rows = LabelledRows(payments.matrix, payments.labels, payments.times_ms)
+    return make_reference(pipeline, rows, payments.scores)
 
 
 def records(

@@ -14,6 +14,7 @@ from app.evaluation.product import VERSION, Bools
 from app.evaluation.run import EvaluationRun
 from app.evaluation.window_contestants import TITLES, WINDOW_CONTESTANTS, Subject, Watched
 from models.training import TrainedModel, train
+from models.training_rows import LabelledRows, TrainingRange
 from schemas.wire import WindowVerdict
 
 TRAINING = 8_000
@@ -27,15 +28,12 @@ _TABLE = "NOAA weather: windows of 500 days, columns displaced from row 12 000 o
 
 def train_on(subject: Subject, data: Labelled, rows: int, family: str = "logistic") -> TrainedModel:
     """The product's own training on the first rows of a data set, one event a second."""
+    events = LabelledRows(data.matrix[:rows], data.labels[:rows], np.arange(rows, dtype=np.int64) * SECOND_MS)
     return train(
-        data.matrix[:rows],
-        data.labels[:rows],
-        np.arange(rows, dtype=np.int64) * SECOND_MS,
+        TrainingRange(events, 0, rows * SECOND_MS),
         subject.pipeline,
         family,
         version=VERSION,
-        from_ms=0,
-        to_ms=rows * SECOND_MS,
         created_at_ms=0,
     )
 

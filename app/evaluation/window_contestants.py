@@ -22,6 +22,7 @@ from app.evaluation.product import Bools, alarmed, consecutive, make_pipeline, w
 from models.reference.counting import count as count_cells
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.spec import Pipeline
 
 Floats = NDArray[np.float64]
@@ -61,9 +62,9 @@ class Subject:
 
     def fit(self, matrix: Floats, scores: Floats, labels: Floats) -> Reference:
         """The reference of a version that was trained on these events, in their order."""
-        kinds = ["category" if name in self.categories else "numeric" for name in self.features]
         sizes = {name: len(values) for name, values in self.categories.items()}
-        return fit_reference(matrix, self.features, kinds, sizes, scores, labels, self.pipeline.drift.bins)  # type: ignore[arg-type]  # literals
+        columns = [category(name, sizes[name]) if name in sizes else numeric(name) for name in self.features]
+        return fit_reference(TrainingEvents(matrix, scores, labels), columns, self.pipeline.drift.bins)
 
     def cut(self, reference: Reference, matrix: Floats, scores: Floats, labels: Floats | None = None) -> list[Counts]:
         """Count consecutive windows; a last one that is not full is left out."""

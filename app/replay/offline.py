@@ -38,10 +38,10 @@ from app.core.scoring import ActiveModel, ModelSelector
 from app.flow.step import Step
 from app.pipeline import new_board
 from app.replay.drive import PartitionRun, RecordedSelector, drive, drive_partitions, new_flow
+from models.training_rows import LabelledRows, TrainingRange, WeighedRows
 from models.versions.registry import Registry, RegistryError, resolve
 from models.versions.timeline import Begins
 from models.versions.verify import verify
-from models.weights import WeighedRows
 from schemas.pipeline.spec import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import ModelUpdate, decode_json
@@ -94,26 +94,24 @@ def run_recording(
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """Labelled events in the order of their times: matrix [n x features], labels (0 or 1), times and ids [n].
+class TrainingSet(LabelledRows):
+    """Labelled events in the order of their times, with their ids.
 
     They are those that were old enough for their labels to have come. ``maturity``: what was left out, and why.
     ``filling``: features that were not full yet at their beginning. ``young``: others that may be fitted on beside
     them, if that was asked for.
     """
 
-    matrix: Floats
-    labels: Floats
-    event_time_ms: Ints
     event_id: list[str]
     maturity: Maturity
     filling: list[Filling]
     young: WeighedRows | None = None
 
-    @property
-    def event_rows(self) -> int:
-        """Events of the range, those without a label included."""
-        return self.maturity.n_events
+    def to_training_range(self) -> TrainingRange:
+        """What `models.training.train` learns from."""
+        maturity, n_weighed = self.maturity, 0 if self.young is None else len(self.young)
+        facts = maturity.facts(n_weighed)
+        return TrainingRange(self, maturity.from_ms, maturity.to_ms, maturity.n_events, self.young, facts)
 
 
 def build_training_set(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from models.reference.reference import GRID, OUTCOME, SCORE, Counts, Floats, Int
 from models.reference.units import COUNT_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from models.reference.segments import Segments
+    from models.reference.training_events import FeatureColumn, TrainingEvents
 
 #: Blocks of labelled events in their order: long compared with what hangs together, and enough to see how they differ.
 OUTCOME_BLOCKS = 32
@@ -30,100 +31,73 @@ _LABELS_A_GROUP, _MOST_GROUPS = 20, 50
 _RANGE_BITS = 32
 
 
-def fit_reference(  # noqa: PLR0917  # the order in which training has them
-    matrix: Floats,
-    names: Sequence[str],
-    kinds: Sequence[Literal["numeric", "category"]],
-    category_sizes: Mapping[str, int],
-    scores: Floats,
-    outcomes: Floats,
+def fit_reference(
+    events: TrainingEvents,
+    columns: Sequence[FeatureColumn],
     bins: int,
     threshold: float = 0.5,
-    *,
-    vocabularies: Mapping[str, Sequence[str]] | None = None,
     segments: Segments | None = None,
-    span: Span | None = None,
-    memories: Sequence[float] = (),
-    times_ms: Ints | None = None,
-    share: float = 1.0,
 ) -> Reference:
     """Freeze the cells on the training data and count it in them.
 
     Parameters
     ----------
-    matrix
-        Feature matrix, events x features, in the order of event time; NaN is missing, a category is its code.
-    names, kinds
-        Of the features, in the order of the columns.
-    category_sizes
-        Number of codes of each category: of its values, and one for all others.
-    scores, outcomes
-        Of the same events: what the model says of them, and their labels (0, 1, NaN = never known). Scores of events
-        that the model was not fitted on make the better reference: on its own training rows a model is too sure.
+    columns
+        What each column of the matrix holds.
     bins
         Most cells of a numeric feature besides "missing"; at least 8. The score has those of its grid in addition.
     threshold
         A score at or above it is a positive decision.
-    vocabularies
-        The values of each category, which name its codes.
     segments
         What is counted by itself besides all events; None: nothing.
-    span
-        In which detection windows the events lie; None: that is not known.
-    memories
-        Of each feature: how many detection windows its longest window spans; empty: none carries the past.
-    times_ms
-        Of the events, ascending, to see at which hours decisions are wrong; None: they have none.
-    share
-        What share of all events these are, whereas windows hold all. Among three in ten, as many resemble each other as
-        in a window of three tenths of the events, and that is what is measured.
     """
     if bins < 8:
         raise ValueError(f"bins is {bins}; a metric needs at least 8 cells")
-    if matrix.shape != (len(scores), len(names)) or len(names) != len(kinds) or len(outcomes) != len(scores):
-        raise ValueError(
-            f"matrix {matrix.shape}, {len(names)} names, {len(kinds)} kinds, {len(scores)} scores and {len(outcomes)} "
-            "outcomes do not fit together; give one row per event and one column, name and kind per feature"
-        )
-    nothing = np.empty(0)
-    metrics = [
-        MetricCells(name, "category", nothing, category_sizes[name], values=tuple((vocabularies or {}).get(name, ())))
-        if kind == "category"
-        else MetricCells(name, "numeric", fit_edges(column, bins), scale=_fit_scale(column))
-        for name, kind, column in zip(names, kinds, matrix.T, strict=True)
-    ]
+    events.check(columns)
+    matrix, scores, outcomes = events.matrix, events.scores, events.outcomes
     edges = np.unique(np.concatenate([fit_edges(scores, bins), np.linspace(0, 1, GRID + 1), [threshold]]))
-    metrics.append(MetricCells(SCORE, "score", edges, scale=_fit_scale(scores)))
-    metrics.append(MetricCells(OUTCOME, "outcome", nothing, codes=2))
+    metrics = (
+        *(_fit_cells(column, values, bins) for column, values in zip(columns, matrix.T, strict=True)),
+        MetricCells(SCORE, "score", edges, scale=_fit_scale(scores)),
+        MetricCells(OUTCOME, "outcome", np.empty(0), codes=2),
+    )
     width = max(metric.size for metric in metrics) + 1
     empty = Counts.zeros(len(metrics), width, len(edges) + 1)
     profiles = np.full((len(metrics), width), np.nan)
     effects, tails = np.ones(len(metrics)), np.ones(len(metrics))
-    remembers = dict(zip(names, memories, strict=True)) if memories else {}
+    memories = [*(column.memory for column in columns), 0.0, 0.0]
     for row, (metric, values) in enumerate(zip(metrics, [*matrix.T, scores, outcomes], strict=True)):
-        held = _find_cells(metric, values)
-        profiles[row, : metric.size + 1] = _mean_scores(held, metric.size + 1, scores)
-        is_there = held < metric.size if metric.kind == "outcome" else slice(None)  # what never comes is no label
-        lying = None if span is None else span.of(is_there)._replace(memory=remembers.get(metric.name, 0.0))
-        effects[row] = design_effect(held[is_there], metric.size, in_order=not metric.is_coded, span=lying)
-        tails[row] = effects[row] if metric.is_coded else tail_effect(values, lying)
+        cells = _find_cells(metric, values)
+        profiles[row, : metric.size + 1] = _mean_scores(cells, metric.size + 1, scores)
+        is_there = cells < metric.size if metric.kind == "outcome" else slice(None)  # what never comes is no label
+        span = events.span_of(is_there)
+        span = None if span is None else span._replace(memory=memories[row])
+        effects[row] = design_effect(cells[is_there], metric.size, in_order=not metric.is_coded, span=span)
+        tails[row] = effects[row] if metric.is_coded else tail_effect(values, span)
         if metric.kind != "outcome":  # in a window, too, only labels are counted
-            effects[row], tails[row] = (1 + (each - 1) / share for each in (effects[row], tails[row]))
+            effects[row], tails[row] = (1 + (effect - 1) / events.share for effect in (effects[row], tails[row]))
     labelled = np.flatnonzero(np.isfinite(scores) & ~np.isnan(metrics[-1].codes_or_nan(outcomes)))
-    parts = _cut(labelled, span)
-    blocks = np.zeros((len(parts), *empty.outcomes.shape), np.int64)
-    cells = Reference(tuple(metrics), empty, threshold, effects, profiles, blocks)
-    for block, rows in zip(blocks, parts, strict=True):
-        block[:] = count_outcomes(cells, scores[rows], outcomes[rows]).outcomes
-    parts_of = segments.split(matrix) if segments else ()
-    by_segment = {name: count(cells, matrix[at], scores[at], outcomes[at]) for name, at in parts_of}
-    errors = _fit_errors(scores, outcomes, threshold, times_ms, span)
-    in_cells = _find_cells(metrics[-2], scores)[labelled]
-    effect = _effect_of_labels(in_cells, outcomes[labelled], None if span is None else span.of(labelled))
-    training = count(cells, matrix, scores, outcomes)
+    blocks_of_rows = _cut(labelled, events.span)
+    blocks = np.zeros((len(blocks_of_rows), *empty.outcomes.shape), np.int64)
+    frozen = Reference(metrics, empty, threshold, effects, profiles, blocks)
+    for block, rows in zip(blocks, blocks_of_rows, strict=True):
+        block[:] = count_outcomes(frozen, scores[rows], outcomes[rows]).outcomes
+    rows_by_segment = segments.split(matrix) if segments else ()
+    score_cells = _find_cells(metrics[-2], scores)[labelled]
     return replace(
-        cells, training=training, segments=by_segment, errors=errors, label_effect=effect, tail_effects=tails
+        frozen,
+        training=count(frozen, matrix, scores, outcomes),
+        segments={name: count(frozen, matrix[rows], scores[rows], outcomes[rows]) for name, rows in rows_by_segment},
+        errors=_fit_errors(events, threshold),
+        label_effect=_effect_of_labels(score_cells, outcomes[labelled], events.span_of(labelled)),
+        tail_effects=tails,
     )
+
+
+def _fit_cells(column: FeatureColumn, values: Floats, bins: int) -> MetricCells:
+    if column.kind == "category":
+        return MetricCells(column.name, "category", np.empty(0), column.codes, values=tuple(column.values))
+    return MetricCells(column.name, "numeric", fit_edges(values, bins), scale=_fit_scale(values))
 
 
 def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> float:
@@ -185,14 +159,13 @@ def fit_edges(values: Floats, bins: int) -> Floats:
     return joined
 
 
-def _fit_errors(
-    scores: Floats, outcomes: Floats, threshold: float, times_ms: Ints | None, span: Span | None
-) -> ErrorHours:
+def _fit_errors(events: TrainingEvents, threshold: float) -> ErrorHours:
     """Where the decisions whose label is known were wrong."""
+    scores, outcomes = events.scores, events.outcomes
     is_known = np.isfinite(scores) & np.isin(outcomes, (0, 1))
     wrong = (scores[is_known] >= threshold) != (outcomes[is_known] == 1)
-    times_ms = None if times_ms is None else times_ms[is_known]
-    return fit_error_hours(wrong, times_ms, None if span is None else span.of(is_known))
+    times_ms = None if events.times_ms is None else events.times_ms[is_known]
+    return fit_error_hours(wrong, times_ms, events.span_of(is_known))
 
 
 def _find_cells(metric: MetricCells, values: Floats) -> Ints:

@@ -112,7 +112,7 @@ def test_utc_times_agree_with_new_york_clocks(flights: Flights) -> None:
 
 def test_every_labelled_flight_is_in_the_training_set(year: TrainingSet) -> None:
     assert len(year.event_id) == 327_346
-    assert year.event_rows == 336_776
+    assert year.maturity.n_events == 336_776
 
 
 @pytest.mark.parametrize(

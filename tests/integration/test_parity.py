@@ -22,6 +22,7 @@ from app.core.scoring import ActiveModel, ChampionTimeline
 from app.replay.offline import run_recording
 from app.replay.parity import Parity, run_parity
 from models.reference.fit import fit_reference
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import Score
@@ -187,8 +188,8 @@ def make_model(pipeline: Pipeline) -> ActiveModel:
     width = len(pipeline.features)
     matrix = rng.normal(size=(50, width))
     labels = (matrix[:, 0] > 0).astype(np.float64)
-    kinds: list[Any] = ["numeric"] * width
-    reference = fit_reference(matrix, pipeline.feature_names, kinds, {}, RowScorer().score(matrix), labels, 8, 0.5)
+    columns = [numeric(name) for name in pipeline.feature_names]
+    reference = fit_reference(TrainingEvents(matrix, RowScorer().score(matrix), labels), columns, 8, 0.5)
     return ActiveModel("m", "1.0.0", "champion", pipeline.feature_set, 0.5, RowScorer(), reference)
 
 

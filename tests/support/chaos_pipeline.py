@@ -10,6 +10,7 @@ import numpy as np
 from app.adapters.kafka.model_announcer import announce
 from app.kafka_access import KafkaAccess
 from models.training import TrainedModel, train
+from models.training_rows import LabelledRows, TrainingRange
 from models.versions.registry import Registry
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import ModelUpdate
@@ -221,14 +222,10 @@ def train_version(pipeline: Pipeline, version: str, seed: int) -> TrainedModel:
     labels = ((deciding > 0) ^ (generator.random(600) < 0.1)).astype(np.float64)
     times = np.arange(600, dtype=np.int64) + START_MS
     return train(
-        matrix,
-        labels,
-        times,
+        TrainingRange(LabelledRows(matrix, labels, times), START_MS, START_MS + 600),
         pipeline,
         "logistic",
         version=version,
-        from_ms=START_MS,
-        to_ms=START_MS + 600,
         created_at_ms=START_MS,
     )
 

@@ -13,6 +13,7 @@ from app.core.batches import Floats, RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel
 from models.reference.fit import fit_reference
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Limits, Pipeline
 
@@ -121,7 +122,9 @@ class Setting:
         matrix = generator.normal(size=(200, len(names))).round(1)
         labels = (generator.random(200) < 0.5).astype(np.float64)
         scorer = RowScorer(1 / (4 + number))
-        reference = fit_reference(matrix, names, ["numeric"] * len(names), {}, scorer.score(matrix), labels, BINS, 0.5)
+        reference = fit_reference(
+            TrainingEvents(matrix, scorer.score(matrix), labels), [numeric(name) for name in names], BINS, 0.5
+        )
         version = f"{number}.0.0"
         return ActiveModel(
             "fraud", version, "champion", self.pipeline.feature_set, 0.5, scorer, reference, valid_from_ms

@@ -20,6 +20,7 @@ from app.core.monitoring.core import MonitorCore
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchRecord, WindowVerdict
@@ -113,12 +114,10 @@ def pipeline_of(names: tuple[str, ...]) -> Pipeline:
 def reference_of(names: tuple[str, ...], n: int = 20_000) -> Reference:
     rng = np.random.default_rng(0)
     matrix = compute(names, rng, n)
-    kinds: list[Any] = ["category" if FEATURES[name][0] == "category" else "numeric" for name in names]
+    shop = category("shop", len(SHOPS) + 1, SHOPS)
+    columns = [shop if FEATURES[name][0] == "category" else numeric(name) for name in names]
     scores = rng.random(n)
-    return fit_reference(
-        matrix, names, kinds, {"shop": len(SHOPS) + 1}, scores, (rng.random(n) < scores) * 1.0, 64,
-        vocabularies={"shop": SHOPS},
-    )  # fmt: skip
+    return fit_reference(TrainingEvents(matrix, scores, (rng.random(n) < scores) * 1.0), columns, 64)
 
 
 def judge(

@@ -39,6 +39,7 @@ from app.secret import Secret
 from app.settings import Settings
 from models.reference.segments import Segments
 from models.training import TrainedModel, train
+from models.training_rows import LabelledRows, TrainingRange
 from models.versions.registry import Registry
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -192,14 +193,10 @@ class Bench:
         labels = (generator.random(800) < 1 / (1 + np.exp(2 - matrix[:, 0]))).astype(np.float64)
         times = START_MS - HOUR_MS + np.arange(800, dtype=np.int64)
         return train(
-            matrix,
-            labels,
-            times,
+            TrainingRange(LabelledRows(matrix, labels, times), START_MS - HOUR_MS, START_MS),
             self.pipeline,
             "logistic",
             version="1.0.0",
-            from_ms=START_MS - HOUR_MS,
-            to_ms=START_MS,
             created_at_ms=START_MS,
         )
 

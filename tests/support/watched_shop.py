@@ -22,6 +22,7 @@ from app.core.monitoring.core import MonitorCore
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from models.reference.segments import Segments
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchDelta, SketchRecord
@@ -155,18 +156,9 @@ def draw(seed: int | Sequence[int], days: float, per_day: int = 2_000, *, is_col
 @cache
 def reference() -> Reference:
     trained = draw(0, 10)
-    kinds = ["category", *["numeric"] * 4]
-    return fit_reference(  # type: ignore[arg-type]  # the kinds are literals
-        trained.matrix,
-        FEATURES,
-        kinds,
-        {"origin": 5},
-        trained.scores,
-        trained.labels,
-        32,
-        vocabularies={"origin": ORIGINS},
-        segments=Segments.of(pipeline()),
-    )
+    events = TrainingEvents(trained.matrix, trained.scores, trained.labels)
+    columns = [category("origin", 5, ORIGINS), *(numeric(name) for name in FEATURES[1:])]
+    return fit_reference(events, columns, 32, segments=Segments.of(pipeline()))
 
 
 def records_of(payments: Payments) -> list[SketchRecord]:

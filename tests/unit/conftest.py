@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from models.training import TrainedModel, train
+from models.training_rows import LabelledRows, TrainingRange
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 
@@ -74,16 +73,8 @@ of_last = 100
 """
 
 
-@dataclass(frozen=True)
-class Data:
+def make_data(n: int, seed: int = 7) -> LabelledRows:
     """Labelled events: the chance of a positive grows with the amount, and is higher for colour 2."""
-
-    matrix: NDArray[np.float64]
-    labels: NDArray[np.float64]
-    event_time_ms: NDArray[np.int64]
-
-
-def make_data(n: int, seed: int = 7) -> Data:
     rng = np.random.default_rng(seed)
     matrix = np.column_stack(
         [rng.normal(50.0, 20.0, n), rng.integers(0, 3, n).astype(np.float64), rng.integers(1, 9, n).astype(np.float64)]
@@ -91,7 +82,7 @@ def make_data(n: int, seed: int = 7) -> Data:
     logits = (matrix[:, 0] - 50.0) / 10.0 + 2.0 * (matrix[:, 1] == 2)
     labels = (rng.random(n) < 1.0 / (1.0 + np.exp(-logits))).astype(np.float64)
     matrix[rng.random(matrix.shape) < 0.1] = np.nan
-    return Data(matrix, labels, np.arange(n, dtype=np.int64) * 1000)
+    return LabelledRows(matrix, labels, np.arange(n, dtype=np.int64) * 1000)
 
 
 @pytest.fixture(scope="session")
@@ -102,21 +93,16 @@ def small_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @pytest.fixture(scope="session")
-def small_data() -> Data:
+def small_data() -> LabelledRows:
     return make_data(400)
 
 
 @pytest.fixture(scope="session")
-def trained(small_pipeline: Pipeline, small_data: Data) -> TrainedModel:
+def trained(small_pipeline: Pipeline, small_data: LabelledRows) -> TrainedModel:
     return train(
-        small_data.matrix,
-        small_data.labels,
-        small_data.event_time_ms,
+        TrainingRange(small_data, 0, 400_000, event_rows=410),
         small_pipeline,
         "logistic",
         version="1.0.0",
-        from_ms=0,
-        to_ms=400_000,
         created_at_ms=1_000_000,
-        event_rows=410,
     )

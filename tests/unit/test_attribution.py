@@ -12,6 +12,7 @@ from app.core.batches import Floats
 from app.core.verdict.attribution import JOINT, Share, attribute
 from models.reference.counting import count
 from models.reference.fit import fit_reference
+from models.reference.training_events import TrainingEvents, numeric
 
 N = 50_000
 
@@ -19,7 +20,9 @@ N = 50_000
 def explain(before: Floats, now: Floats, scores: Floats, scores_now: Floats) -> dict[str, Share]:
     """Through counts and profiles, as the monitor does."""
     names = [f"x{at}" for at in range(before.shape[1])]
-    reference = fit_reference(before, names, ["numeric"] * len(names), {}, scores, np.zeros(len(scores)), 128)
+    reference = fit_reference(
+        TrainingEvents(before, scores, np.zeros(len(scores))), [numeric(name) for name in names], 128
+    )
     profiles = np.full((len(names), reference.width), np.nan)
     for row, cells in enumerate(reference.metrics[: len(names)]):
         cell = np.where(np.isnan(before[:, row]), cells.size, np.searchsorted(cells.edges, before[:, row], "right"))

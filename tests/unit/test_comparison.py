@@ -21,8 +21,8 @@ from app.core.drift.statistics.wasserstein import Scale, wasserstein
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 
-KINDS = ["numeric", "category", "numeric", "category"]
 ABOUT = {
     "psi": {"numeric", "score", "category", "outcome"},
     "ks": {"numeric", "score"},
@@ -46,8 +46,8 @@ def make_counts(cells: Reference | None, seed: int, n: int) -> Any:
     labels = np.where(rng.random(n) < 0.3, np.nan, rng.random(n) < scores)
     if cells is not None:
         return count(cells, matrix, scores, labels)
-    sizes = {"kind": 4, "place": 30}
-    return fit_reference(matrix, ["x", "kind", "n", "place"], KINDS, sizes, scores, labels, 16)  # type: ignore[arg-type]  # names of kinds
+    columns = [numeric("x"), category("kind", 4), numeric("n"), category("place", 30)]
+    return fit_reference(TrainingEvents(matrix, scores, labels), columns, 16)
 
 
 @functools.cache

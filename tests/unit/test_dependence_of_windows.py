@@ -15,6 +15,7 @@ from models.reference.dependence import Span, design_effect, tail_effect
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from models.reference.spans import memories_of, span_of
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.pipeline.file import load
 
 Floats = np.ndarray
@@ -122,7 +123,7 @@ def test_too_few_windows_say_no_more_than_neighbours() -> None:
 
 def fitted(scores: Floats, labels: Floats) -> Reference:
     nothing = np.empty((len(scores), 0))
-    return fit_reference(nothing, [], [], {}, scores, labels, 32, span=span(len(scores)))
+    return fit_reference(TrainingEvents(nothing, scores, labels, span=span(len(scores))), [], 32)
 
 
 def test_labels_that_scores_explain_are_independent_however_they_come() -> None:
@@ -246,7 +247,7 @@ def test_the_sums_of_one_busy_card_are_no_range_of_their_own(busiest: float) -> 
         values, is_busy = rng.random((2, n_days, a_day))
         values += (is_busy < busiest) * (9 + levels[:, None])
         column = values[:21].reshape(-1, 1)
-        reference = fit_reference(column, ["sum"], ["numeric"], {}, nothing, nothing, 64, span=days)
+        reference = fit_reference(TrainingEvents(column, nothing, nothing, span=days), [numeric("sum")], 64)
         comparison = Comparison(reference, ["range"])
         for day in values[21:]:
             counts = count(reference, day[:, None], np.zeros(a_day)).counts
@@ -273,7 +274,9 @@ def test_labels_of_some_events_say_how_all_of_them_depend_on_each_other() -> Non
     def effects(rows: np.ndarray, share: float) -> np.ndarray:
         nothing = np.zeros(len(rows))
         span = Span(days[rows], places[rows])
-        found = fit_reference(column[rows], ["x"], ["numeric"], {}, nothing, nothing, 64, span=span, share=share)
+        found = fit_reference(
+            TrainingEvents(column[rows], nothing, nothing, span=span, share=share), [numeric("x")], 64
+        )
         assert found.tail_effects is not None
         return np.array([found.design_effects[0], found.tail_effects[0]])
 

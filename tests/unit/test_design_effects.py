@@ -16,6 +16,7 @@ from app.core.performance.label_checks import check_labels
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 
 
 def draw(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
@@ -29,8 +30,8 @@ def draw(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    kinds = ["numeric", "category"]
-    return fit_reference(draw(0, 3_000), ["x", "k"], kinds, {"k": 3}, np.full(3_000, 0.5), np.zeros(3_000), 64)
+    events = TrainingEvents(draw(0, 3_000), np.full(3_000, 0.5), np.zeros(3_000))
+    return fit_reference(events, [numeric("x"), category("k", 3)], 64)
 
 
 def counts_of(reference: Reference, seed: int, n: int, shift: float) -> Ints:
@@ -75,7 +76,7 @@ def test_the_effect_of_windows_without_drift_is_near_nought_whatever_the_design_
 
 def test_a_value_beyond_the_range_on_either_side_is_judged_two_sided() -> None:
     """The one value of the window is the largest of ten: one in ten, and the smallest as often."""
-    training = fit_reference(np.arange(9.0)[:, None], ["x"], ["numeric"], {}, np.full(9, 0.5), np.zeros(9), 64)
+    training = fit_reference(TrainingEvents(np.arange(9.0)[:, None], np.full(9, 0.5), np.zeros(9)), [numeric("x")], 64)
     comparison = Comparison(training, ["range"])
     comparison.design_effects = np.ones(len(training.metrics))
     for value in (100.0, -100.0):

@@ -31,6 +31,7 @@ from app.core.verdict.words import Example, say
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.spec import Performance as Settings
 from schemas.wire import Explained, VerdictExample, VerdictSegment
 
@@ -52,9 +53,8 @@ def draw(seed: int, n: int) -> Data:
 @functools.cache
 def reference() -> Reference:
     matrix, scores, labels = draw(1, 4_000)
-    kinds = ["numeric", "numeric", "category"]
-    names = {"carrier": ["AA", "UA"]}
-    return fit_reference(matrix, NAMES, kinds, {"carrier": 3}, scores, labels, 16, vocabularies=names)
+    columns = [numeric("x"), numeric("y"), category("carrier", 3, ["AA", "UA"])]
+    return fit_reference(TrainingEvents(matrix, scores, labels), columns, 16)
 
 
 def diagnose() -> Diagnosis:
@@ -381,7 +381,7 @@ def test_a_flag_that_is_set_more_often_is_said_by_its_shares(monkeypatch: pytest
     """None of its tenths moves: 4 % of 4 000 events, 8 % of 500 (of which 100 are missing, as they were)."""
     flag, now = (np.where(np.arange(n) % 25 < some, 1.0, 0.0)[:, None] for n, some in ((4_000, 1), (500, 2)))
     flag[3::5], now[3::5] = np.nan, np.nan
-    known = fit_reference(flag, ["is_new"], ["numeric"], {}, np.full(4_000, 0.5), np.zeros(4_000), 16)
+    known = fit_reference(TrainingEvents(flag, np.full(4_000, 0.5), np.zeros(4_000)), [numeric("is_new")], 16)
     counts = {ALL: count(known, now, np.full(500, 0.5))}
     (change,) = look(monkeypatch, counts, [judged(ALL, "is_new")], known=known).changes
     shares = tuple(float(np.nansum(each) / len(each)) for each in (flag, now))
@@ -393,7 +393,7 @@ def test_values_that_training_never_had_are_said_with_their_share(monkeypatch: p
     """Of 500 values 43 % are below the least of training: the tenth, and in other windows only some of the others."""
     values, now = np.linspace(10.0, 20.0, 4_000), np.linspace(10.0, 20.0, 500)
     now[:215], now[-15:] = np.linspace(1.0, 9.9, 215), 21.0
-    known = fit_reference(values[:, None], ["x"], ["numeric"], {}, np.full(4_000, 0.5), np.zeros(4_000), 16)
+    known = fit_reference(TrainingEvents(values[:, None], np.full(4_000, 0.5), np.zeros(4_000)), [numeric("x")], 16)
     counts = {ALL: count(known, now[:, None], np.full(500, 0.5))}
     (change,) = look(monkeypatch, counts, [judged(ALL, "x")], known=known).changes
     assert change.beyond == pytest.approx((0.43, 0.03))

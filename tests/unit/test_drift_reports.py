@@ -23,11 +23,12 @@ from app.core.drift.smallest_p import SmallestP
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
 from schemas.pipeline.spec import FalseAlarms
 
-NAMES = ["normal", "count", "kind", "nulls"]
-KINDS = ["numeric", "numeric", "category", "numeric"]
+COLUMNS = [numeric("normal"), numeric("count"), category("kind", 4), numeric("nulls")]
+NAMES = [column.name for column in COLUMNS]
 
 
 def draw(generator: np.random.Generator, n: int, rho: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +45,7 @@ def draw(generator: np.random.Generator, n: int, rho: float = 0.0) -> tuple[np.n
 def reference(rho: float = 0.0, n: int = 8_000) -> Reference:
     generator = np.random.default_rng(1)
     matrix, scores = draw(generator, n, rho)
-    return fit_reference(matrix, NAMES, KINDS, {"kind": 4}, scores, np.full(n, np.nan), 128)
+    return fit_reference(TrainingEvents(matrix, scores, np.full(n, np.nan)), COLUMNS, 128)
 
 
 @functools.cache
@@ -222,7 +223,7 @@ def test_a_feature_of_one_value_all_null_or_infinite_is_found(value: float) -> N
 def test_a_feature_that_is_constant_in_both_windows_is_no_drift() -> None:
     generator = np.random.default_rng(25)
     one = np.ones((1_000, 1))
-    known = fit_reference(one, ["x"], ["numeric"], {}, generator.random(1_000), np.full(1_000, np.nan), 16)
+    known = fit_reference(TrainingEvents(one, generator.random(1_000), np.full(1_000, np.nan)), [numeric("x")], 16)
     judge = Judge(known, [default_test(test) for test in DRIFT_TESTS])
     window = count(known, one[:500], generator.random(500))
     view = View(["all"], range(1), known.counts[None], window.counts[None], no_past(1), 0.05)
@@ -256,7 +257,7 @@ def test_the_drifts_of_a_window_are_the_judgements_that_are_drifts(shift: float)
 def one_feature() -> Reference:
     generator = np.random.default_rng(31)
     values = generator.normal(size=(2_000, 1))
-    return fit_reference(values, ["x"], ["numeric"], {}, generator.random(2_000), np.full(2_000, np.nan), 32)
+    return fit_reference(TrainingEvents(values, generator.random(2_000), np.full(2_000, np.nan)), [numeric("x")], 32)
 
 
 def said_over_time(

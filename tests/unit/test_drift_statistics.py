@@ -23,6 +23,7 @@ from app.core.drift.statistics.wasserstein import Scale, wasserstein
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import MetricCells
+from models.reference.training_events import TrainingEvents, numeric
 
 counts = hnp.arrays(np.int64, 8, elements=st.integers(0, 1_000))
 #: So few that they differ by chance.
@@ -185,7 +186,9 @@ def test_ks_by_hand() -> None:
 def test_ks_on_reference_cells_holds_its_level_at_volume() -> None:
     generator = np.random.default_rng(7)
     reference = fit_reference(
-        generator.normal(size=(20_000, 1)), ["x"], ["numeric"], {}, generator.random(20_000), np.zeros(20_000), 128
+        TrainingEvents(generator.normal(size=(20_000, 1)), generator.random(20_000), np.zeros(20_000)),
+        [numeric("x")],
+        128,
     )
     size = reference.metrics[0].size
     false = 0
@@ -197,7 +200,7 @@ def test_ks_on_reference_cells_holds_its_level_at_volume() -> None:
 
 def fit_deciles(values: np.ndarray, bins: int = 128) -> tuple[np.ndarray, MetricCells]:
     n = len(values)
-    reference = fit_reference(values[:, None], ["x"], ["numeric"], {}, np.zeros(n), np.zeros(n), bins)
+    reference = fit_reference(TrainingEvents(values[:, None], np.zeros(n), np.zeros(n)), [numeric("x")], bins)
     training = reference.training
     cells = reference.metrics[0]
     return deciles(cells, training.counts[0], float(training.minima[0]), float(training.maxima[0])), cells
@@ -536,7 +539,7 @@ def test_distances_signal_as_often_as_they_say_without_drift(law: str, n: int, m
     generator = np.random.default_rng(11)
     draw, n_windows = LAWS[law], 1_500
     reference = fit_reference(
-        draw(generator, 5_000)[:, None], ["x"], ["numeric"], {}, np.full(5_000, 0.5), np.zeros(5_000), 128
+        TrainingEvents(draw(generator, 5_000)[:, None], np.full(5_000, 0.5), np.zeros(5_000)), [numeric("x")], 128
     )
     cells = reference.metrics[0]
     found: dict[str, list[float]] = {"wasserstein": [], "jensen_shannon": [], "chi_square": []}

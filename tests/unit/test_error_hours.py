@@ -15,6 +15,7 @@ from models.reference.dependence import Span, effect_of_residuals
 from models.reference.error_hours import HOURS, ErrorHours, find_level, fit_error_hours, hours_of
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 
 DAY_MS = 86_400_000
 MONDAY_MS = 4 * DAY_MS
@@ -162,7 +163,7 @@ def test_a_reference_keeps_the_hours_of_its_errors() -> None:
     labels = is_positive.astype(np.float64)
     labels[::10], scores[::7] = np.nan, np.nan
     known = ~np.isnan(labels) & ~np.isnan(scores)
-    fitted = fit_reference(scores[:, None], ["x"], ["numeric"], {}, scores, labels, 16, times_ms=times)
+    fitted = fit_reference(TrainingEvents(scores[:, None], scores, labels, times_ms=times), [numeric("x")], 16)
     again = Reference.from_json(fitted.to_json())
     expected = fit_error_hours(wrong[known], times[known])
     for found in (fitted, again):

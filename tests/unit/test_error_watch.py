@@ -26,6 +26,7 @@ from app.core.monitoring.core import MonitorCore
 from models.reference.error_hours import ErrorHours
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.pipeline.detectors import default_detector
 from schemas.pipeline.drift import default_test
 from schemas.pipeline.file import load
@@ -41,7 +42,7 @@ def reference() -> Reference:
     """A model whose decisions are wrong in one case of five."""
     scores = np.tile([0.9, 0.1], 2_000)
     labels = np.where(np.arange(4_000) % 5 == 0, 1 - (scores > 0.5), scores > 0.5) * 1.0
-    return fit_reference(scores[:, None], ["x"], ["numeric"], {}, scores, labels, 16)
+    return fit_reference(TrainingEvents(scores[:, None], scores, labels), [numeric("x")], 16)
 
 
 @functools.cache

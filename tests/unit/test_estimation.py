@@ -26,6 +26,7 @@ from app.evaluation.direct_loss import estimate_loss
 from app.evaluation.loss_cells import LossCells
 from models.reference.counting import count_outcomes
 from models.reference.fit import fit_reference
+from models.reference.training_events import TrainingEvents
 
 Found = TypeVar("Found", Estimate, MeasureCheck)
 
@@ -359,7 +360,7 @@ def test_the_band_of_a_reference_covers_labels_that_err_together() -> None:
     within, rates = [], []
     for _ in range(150):
         scores, labels = together(rng, 20_000)
-        reference = fit_reference(np.empty((20_000, 0)), [], [], {}, scores, labels.astype(float), 64)
+        reference = fit_reference(TrainingEvents(np.empty((20_000, 0)), scores, labels.astype(float)), [], 64)
         calibration = calibrate(reference)
         rates.append(calibration.design_effects["rate"])
         scores, labels = together(rng, 2_000)

@@ -15,13 +15,14 @@ from app.core.errors.fair import STRETCH, FairErrors
 from app.core.errors.stream import Errors
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 
 
 def reference_of(share: float) -> Reference:
     n = 20_000
     labels = (np.arange(n) < share * n).astype(float)
     scores = 0.1 + 0.8 * np.random.default_rng(1).random(n)
-    return fit_reference(np.zeros((n, 1)), ["x"], ["numeric"], {}, scores, labels, 8, 0.5)
+    return fit_reference(TrainingEvents(np.zeros((n, 1)), scores, labels), [numeric("x")], 8, 0.5)
 
 
 REFERENCES = {share: reference_of(share) for share in (0.0, 0.008, 0.05, 0.3, 0.7, 0.99)}

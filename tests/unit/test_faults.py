@@ -34,6 +34,7 @@ from models.reference.counting import count
 from models.reference.error_hours import hours_of
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.training_events import TrainingEvents, numeric
 from models.reference.units import LARGEST_UNITS
 
 N = 2_000
@@ -63,7 +64,7 @@ def reference() -> Reference:
 
 def fit(matrix: Floats, names: Sequence[str]) -> Reference:
     n = len(matrix)
-    return fit_reference(matrix, names, ["numeric"] * len(names), {}, np.full(n, 0.5), np.zeros(n), 128)
+    return fit_reference(TrainingEvents(matrix, np.full(n, 0.5), np.zeros(n)), [numeric(name) for name in names], 128)
 
 
 def find(reference: Reference, matrix: Floats, signalled: Sequence[str] | None = None) -> tuple[Fault, ...]:

@@ -35,6 +35,7 @@ from app.core.features.paths import Path, path_in
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import MetricCells
+from models.reference.training_events import TrainingEvents, category
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Feature, WindowSpec
 
@@ -122,9 +123,7 @@ def test_shops_that_are_no_longer_unlisted_are_good_news_and_a_rare_one_may_be_a
     rng = np.random.default_rng(1)
     codes = rng.choice(5, 10_000, p=[0.5, 0.2, 0.1, 0.1, 0.1]).astype(np.float64)  # the last are unlisted
     scores = np.full(10_000, 0.5)
-    trained = fit_reference(
-        codes[:, None], ["shop"], ["category"], {"shop": 5}, scores, scores * 0, 64, vocabularies={"shop": SHOPS}
-    )
+    trained = fit_reference(TrainingEvents(codes[:, None], scores, scores * 0), [category("shop", 5, SHOPS)], 64)
 
     def found(values: list[float], design_effect: float = 1.0) -> list[str]:
         window = count(trained, np.array(values)[:, None], np.full(len(values), 0.5))

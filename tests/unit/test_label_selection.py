@@ -13,6 +13,7 @@ from app.core.performance.label_checks import LabelCheck
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 
 THRESHOLD = 0.5
 Floats = np.ndarray[Any, Any]
@@ -28,7 +29,7 @@ def draw(n: int, seed: int) -> tuple[Floats, Floats]:
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     scores, labels = draw(20_000, 1)
-    return fit_reference(np.zeros((20_000, 1)), ["x"], ["numeric"], {}, scores, labels, 16, THRESHOLD)
+    return fit_reference(TrainingEvents(np.zeros((20_000, 1)), scores, labels), [numeric("x")], 16, THRESHOLD)
 
 
 def window(reference: Reference, *, below: float, above: float, n: int = 10_000, seed: int = 2) -> Selection | None:

@@ -22,6 +22,7 @@ from app.core.labels.delays import LabelDelays
 from app.core.monitoring.core import MonitorCore
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import DelayCounts, SketchRecord
@@ -79,7 +80,7 @@ def draw(n: int, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
 @cache
 def reference() -> Reference:
     matrix, scores, labels = draw(40_000, np.random.default_rng(1))
-    return fit_reference(matrix, ["amount"], ["numeric"], {}, scores, labels, 16, 0.5)
+    return fit_reference(TrainingEvents(matrix, scores, labels), [numeric("amount")], 16, 0.5)
 
 
 def watch(

@@ -44,19 +44,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def learn(path: Path, pipeline: Pipeline, days: float = DAYS, **options: Any) -> tuple[TrainingSet, TrainedModel]:
     to_ms = START_MS + round(days * DAY_MS)
     found = build_training_set(pipeline, path, START_MS, to_ms, **options)
-    trained = train(
-        found.matrix,
-        found.labels,
-        found.event_time_ms,
-        pipeline,
-        "logistic",
-        version="1.0.0",
-        from_ms=START_MS,
-        to_ms=to_ms,
-        created_at_ms=0,
-        event_rows=found.event_rows,
-        young=found.young,
-    )
+    trained = train(found.to_training_range(), pipeline, "logistic", version="1.0.0", created_at_ms=0)
     return found, trained
 
 

@@ -14,6 +14,7 @@ from app.core.faults.find import find_faults
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 
 NAMES = ["amount", "weight", "degrees", "pieces"]
 
@@ -27,7 +28,7 @@ def draw(rng: np.random.Generator, n: int) -> Floats:
 def reference() -> Reference:
     n = 20_000
     matrix = draw(np.random.default_rng(0), n)
-    return fit_reference(matrix, NAMES, ["numeric"] * len(NAMES), {}, np.full(n, 0.5), np.zeros(n), 64)
+    return fit_reference(TrainingEvents(matrix, np.full(n, 0.5), np.zeros(n)), [numeric(name) for name in NAMES], 64)
 
 
 def find(reference: Reference, matrix: Floats) -> tuple[Fault, ...]:

@@ -21,6 +21,7 @@ from app.core.features.paths import path_in
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
+from models.reference.training_events import TrainingEvents, numeric
 
 Draw = Callable[[np.random.Generator, int], Floats]
 
@@ -49,7 +50,7 @@ def reference_of(law: str) -> Reference:
 
 def fit(values: Floats) -> Reference:
     n = len(values)
-    return fit_reference(values[:, None], ["x"], ["numeric"], {}, np.full(n, 0.5), np.zeros(n), 64)
+    return fit_reference(TrainingEvents(values[:, None], np.full(n, 0.5), np.zeros(n)), [numeric("x")], 64)
 
 
 def law_of(reference: Reference, counts: Counts) -> Law:

@@ -21,30 +21,20 @@ from models.reference.reference import GRID
 from models.scoring.families import FAMILIES, Family, FeatureKind, fit
 from models.scoring.scorer import make_scorer
 from models.training import SEED, TrainedModel, TrainingError, measure, read_libraries, train
+from models.training_rows import LabelledRows, TrainingRange, WeighedRows
 from models.versions.golden import choose_golden_rows
 from models.versions.manifest import Artifact, FeatureSpec, LabelFacts, Manifest, digest_training_data
-from models.weights import WeighedRows
 from schemas.pipeline.spec import Pipeline
 
 KINDS = (FeatureKind("float"), FeatureKind("category", 3), FeatureKind("int"))
 
 
 def train_small(pipeline: Pipeline, data: Any, **changes: Any) -> TrainedModel:
-    rows = {"matrix": data.matrix, "labels": data.labels, "event_time_ms": data.event_time_ms, **changes}
-    return train(
-        rows["matrix"],
-        rows["labels"],
-        rows["event_time_ms"],
-        pipeline,
-        rows.get("family", "logistic"),
-        version="1.0.0",
-        from_ms=0,
-        to_ms=400_000,
-        created_at_ms=1_000_000,
-        event_rows=410,
-        young=rows.get("young"),
-        label_facts=rows.get("label_facts"),
-    )
+    values = {"matrix": data.matrix, "labels": data.labels, "event_time_ms": data.event_time_ms, **changes}
+    rows = LabelledRows(values["matrix"], values["labels"], values["event_time_ms"])
+    training = TrainingRange(rows, 0, 400_000, 410, values.get("young"), values.get("label_facts"))
+    family = values.get("family", "logistic")
+    return train(training, pipeline, family, version="1.0.0", created_at_ms=1_000_000)
 
 
 def test_the_manifest_says_what_was_done(trained: TrainedModel, small_data: Any, small_pipeline: Pipeline) -> None:
@@ -190,9 +180,8 @@ def test_a_hundred_rows_are_enough_and_everything_asked_for_is_in_the_manifest(
     )
 
     def train_first(n: int, **options: Any) -> TrainedModel:
-        rows = small_data.matrix[:n], small_data.labels[:n], small_data.event_time_ms[:n]
-        times = {"from_ms": 3, "to_ms": 400_001, "created_at_ms": 7}
-        return train(*rows, pipeline, "logistic", version="2.3.4", **times, **options)
+        training = TrainingRange(small_data.take(slice(n)), 3, 400_001)
+        return train(training, pipeline, "logistic", version="2.3.4", created_at_ms=7, **options)
 
     with pytest.raises(TrainingError, match="99 labelled events"):
         train_first(99)

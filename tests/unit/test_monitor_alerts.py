@@ -18,6 +18,7 @@ from app.core.counts.calendar import Window
 from app.core.monitoring.core import MonitorCore
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 from schemas.pipeline.alerts import read_alerts
 from schemas.pipeline.detectors import default_detector
 from schemas.pipeline.drift import DEFAULT_TESTS, default_test
@@ -98,7 +99,7 @@ class Payments:
 @functools.cache
 def reference() -> Reference:
     scores, labels = Payments(1).draw(100_000)
-    return fit_reference(scores[:, None] * 100, ["amount"], ["numeric"], {}, scores, labels, 16, 0.1)
+    return fit_reference(TrainingEvents(scores[:, None] * 100, scores, labels), [numeric("amount")], 16, 0.1)
 
 
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -250,7 +251,7 @@ def draw_common(payments: Payments, n: int, *, is_turned: bool = False) -> tuple
 
 def common_reference() -> Reference:
     scores, labels = draw_common(Payments(1), 20_000)
-    return fit_reference(scores[:, None] * 100, ["amount"], ["numeric"], {}, scores, labels, 16, 0.1)
+    return fit_reference(TrainingEvents(scores[:, None] * 100, scores, labels), [numeric("amount")], 16, 0.1)
 
 
 @pytest.mark.slow

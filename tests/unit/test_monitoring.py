@@ -27,6 +27,7 @@ from app.core.performance.measures import measure
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.detectors import default_detector
 from schemas.pipeline.drift import DEFAULT_TESTS, DRIFT_TESTS, default_test
 from schemas.pipeline.spec import (
@@ -46,6 +47,7 @@ from schemas.wire import SketchRecord
 
 SLICE_MS, WINDOW_MS = 100, 1_000
 FEATURES = ["amount", "kind"]
+COLUMNS = [numeric("amount"), category("kind", 3)]
 END_MS = 10**9
 
 
@@ -154,9 +156,7 @@ class Swap(Stream):
 @functools.cache
 def reference() -> Reference:
     stream = Stream(100, 4_000)
-    return fit_reference(
-        stream.matrix, FEATURES, ["numeric", "category"], {"kind": 3}, stream.scores, stream.labels, 16
-    )
+    return fit_reference(TrainingEvents(stream.matrix, stream.scores, stream.labels), COLUMNS, 16)
 
 
 def make_monitor(
@@ -539,7 +539,7 @@ def test_without_labels_there_is_no_performance_and_windows_are_released() -> No
 
 def test_what_cannot_be_right_is_refused_in_a_sentence() -> None:
     monitor = make_monitor()
-    other = fit_reference(np.ones((9, 1)), ["x"], ["numeric"], {}, np.ones(9), np.ones(9), 8)
+    other = fit_reference(TrainingEvents(np.ones((9, 1)), np.ones(9), np.ones(9)), [numeric("x")], 8)
     with pytest.raises(ValueError, match="give the new one a new version"):
         monitor.register_version("1", other, {})
     buffer = SketchBuffer("other-model", SLICE_MS)
@@ -659,7 +659,7 @@ def test_labels_that_never_come_are_no_drift_of_the_outcome() -> None:
     data = Stream(100, 4_000)
     labels = np.where(np.arange(4_000) % 10 == 0, np.nan, data.labels)
     monitor = MonitorCore(make_pipeline())
-    trained = fit_reference(data.matrix, FEATURES, ["numeric", "category"], {"kind": 3}, data.scores, labels, 16)
+    trained = fit_reference(TrainingEvents(data.matrix, data.scores, labels), COLUMNS, 16)
     for version in ("1", "2"):
         monitor.register_version(version, trained, {})
     findings = run(monitor, Stream(17, 3_000))
@@ -805,7 +805,9 @@ def test_what_was_held_of_a_version_without_a_reference_is_known_after_a_restart
     (records,) = stream.records(np.zeros(300, int), 1, [])
     for record in records:
         monitor.observe(record)
-    wide = fit_reference(np.ones((9, 5)), list("abcde"), ["numeric"] * 5, {}, np.ones(9), np.ones(9), 8)
+    wide = fit_reference(
+        TrainingEvents(np.ones((9, 5)), np.ones(9), np.ones(9)), [numeric(name) for name in "abcde"], 8
+    )
     buffer = SketchBuffer("fraud", SLICE_MS)
     buffer.add_scored("1", wide, np.array([50]), np.ones((1, 5)), np.ones(1))
     other = SketchRecord(0, END_MS, END_MS, buffer.drain())

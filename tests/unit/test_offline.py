@@ -32,6 +32,7 @@ from app.replay.drive import NoModelError, RecordedSelector
 from app.replay.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, numeric
 from models.versions.registry import Registry
 from models.versions.timeline import Begins, Timeline
 from schemas.pipeline.file import load
@@ -115,9 +116,9 @@ def model(cards: Pipeline, version: str = "1.0.0") -> ActiveModel:
 
 def _reference(cards: Pipeline) -> Reference:
     matrix = np.random.default_rng(3).normal(size=(50, 2))
-    names = cards.feature_names
     labels = (matrix[:, 0] > 0).astype(np.float64)
-    return fit_reference(matrix, names, ["numeric", "numeric"], {}, RowScorer().score(matrix), labels, 8, 0.5)
+    columns = [numeric(name) for name in cards.feature_names]
+    return fit_reference(TrainingEvents(matrix, RowScorer().score(matrix), labels), columns, 8, 0.5)
 
 
 def write(
@@ -268,7 +269,7 @@ def test_a_recording_without_scores_asks_for_a_version(cards: Pipeline, tmp_path
 def test_a_training_set_holds_the_events_of_the_range_whose_label_was_known_in_time(cards: Pipeline) -> None:
     """From 10:00 to 15:00: labels come after 2:30, so those of 13:00 and 14:00 are not known before 15:00."""
     found = build_training_set(cards, None, START_MS + 10 * HOUR_MS, START_MS + 15 * HOUR_MS)
-    assert found.event_rows == 20
+    assert found.maturity.n_events == 20
     assert sorted(found.event_id) == sorted(f"c{card}h{hour}" for hour in (10, 11, 12) for card in range(4))
     assert found.event_time_ms.tolist() == sorted(found.event_time_ms.tolist())
     assert found.labels.tolist() == [float(event_id.endswith("h12")) for event_id in found.event_id]
@@ -288,7 +289,7 @@ def test_source_recording_and_the_whole_run_give_the_same_training_set(
     by_source = build_training_set(cards, None, from_ms, to_ms)
     by_recording = build_training_set(cards, path, from_ms, to_ms)
     assert by_source.event_id == by_recording.event_id
-    assert by_source.event_rows == by_recording.event_rows
+    assert by_source.maturity.n_events == by_recording.maturity.n_events
     for name in ("matrix", "labels", "event_time_ms"):
         assert getattr(by_source, name).tobytes() == getattr(by_recording, name).tobytes()
     assert by_source.maturity.facts(0) == by_recording.maturity.facts(0)
@@ -321,7 +322,7 @@ def test_a_repeated_event_id_gives_its_label_to_the_newest_row(cards: Pipeline, 
     records = encode([event(0, 1.0), event(1, 2.0), label, event(3, 3.0)])
     path = write(tmp_path / "r.parquet", cards, list(cut_batches([records], cards)))
     found = build_training_set(cards, path, START_MS, START_MS + 9 * HOUR_MS)
-    assert (found.matrix[:, 0].tolist(), found.labels.tolist(), found.event_rows) == ([2.0], [1.0], 3)
+    assert (found.matrix[:, 0].tolist(), found.labels.tolist(), found.maturity.n_events) == ([2.0], [1.0], 3)
 
 
 def test_training_on_the_beginning_of_a_stream_says_which_windows_are_filling(cards: Pipeline, tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_who_is_told_when_windows_are_full_can_type_that_and_is_not_sent_beyond_
 def test_a_range_without_labels_is_an_empty_set(cards: Pipeline) -> None:
     found = build_training_set(cards, None, START_MS - 10 * HOUR_MS, START_MS + HOUR_MS)
     assert found.matrix.shape == (0, 2)
-    assert (len(found.labels), found.event_rows) == (0, 4)
+    assert (len(found.labels), found.maturity.n_events) == (0, 4)
 
 
 def test_what_a_router_copies_has_the_values_of_the_rows_by_time(cards: Pipeline) -> None:

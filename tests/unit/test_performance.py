@@ -16,12 +16,15 @@ from app.core.performance.measures import auc, auc_range, hanley_mcneil_variance
 from models.reference.counting import count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
+from models.reference.training_events import TrainingEvents, numeric
 from models.reference.units import COUNT_UNITS
 
 
 def make_reference(training_scores: np.ndarray, threshold: float = 0.5, bins: int = 128) -> Reference:
     n = len(training_scores)
-    return fit_reference(np.zeros((n, 1)), ["x"], ["numeric"], {}, training_scores, np.zeros(n), bins, threshold)
+    return fit_reference(
+        TrainingEvents(np.zeros((n, 1)), training_scores, np.zeros(n)), [numeric("x")], bins, threshold
+    )
 
 
 def count_labelled(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Counts:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -29,6 +29,7 @@ from app.flow.step import Step
 from app.pipeline import PartitionPipeline
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
@@ -150,11 +151,9 @@ def build(path: Path) -> Setting:
     generator = np.random.default_rng(1)
     matrix = generator.normal(size=(200, len(pipeline.features))).round(1)
     labels = (generator.random(200) < 0.5).astype(np.float64)
-    names, scores = pipeline.feature_names, RowScorer().score(matrix)
-    kinds: list[Literal["numeric", "category"]] = [
-        "category" if name in plan.category_sizes else "numeric" for name in names
-    ]
-    reference = fit_reference(matrix, names, kinds, plan.category_sizes, scores, labels, 16, 0.5)
+    sizes = plan.category_sizes
+    columns = [category(name, sizes[name]) if name in sizes else numeric(name) for name in pipeline.feature_names]
+    reference = fit_reference(TrainingEvents(matrix, RowScorer().score(matrix), labels), columns, 16, 0.5)
     champions = [
         ActiveModel("fraud", version, "champion", pipeline.feature_set, 0.5, RowScorer(), reference, valid_from_ms)
         for version, valid_from_ms in (("1.0.0", None), ("2.0.0", START_MS + 2 * HOUR_MS))

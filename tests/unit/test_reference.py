@@ -17,6 +17,7 @@ from models.reference.counting import count, count_outcomes
 from models.reference.dependence import design_effect
 from models.reference.fit import fit_edges, fit_reference
 from models.reference.reference import Counts, MetricCells, Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 from models.reference.units import COUNT_UNITS
 
 NAMES = ["amount", "step", "kind"]
@@ -36,7 +37,8 @@ def make_data(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @functools.cache
 def fit() -> Reference:
     matrix, scores, outcomes = make_data(1, 500)
-    return fit_reference(matrix, NAMES, ["numeric", "numeric", "category"], {"kind": 3}, scores, outcomes, 32)
+    columns = [numeric("amount"), numeric("step"), category("kind", 3)]
+    return fit_reference(TrainingEvents(matrix, scores, outcomes), columns, 32)
 
 
 def assert_equal(one: Counts, other: Counts) -> None:
@@ -109,7 +111,10 @@ def test_a_reference_survives_json_bit_for_bit() -> None:
 
 def test_the_score_has_a_cell_that_begins_at_the_threshold_and_is_nowhere_coarser_than_its_grid() -> None:
     reference = fit_reference(
-        np.zeros((4, 1)), ["x"], ["numeric"], {}, np.array([0.31, 0.32, 0.33, 0.9]), np.zeros(4), 8, threshold=0.29
+        TrainingEvents(np.zeros((4, 1)), np.array([0.31, 0.32, 0.33, 0.9]), np.zeros(4)),
+        [numeric("x")],
+        8,
+        threshold=0.29,
     )
     edges = reference.metrics[-2].edges
     assert edges[reference.threshold_cell - 1] == 0.29
@@ -185,10 +190,10 @@ def test_edges_are_those_of_their_definition(data: list[float], bins: int) -> No
 
 
 def test_a_category_knows_what_its_codes_stand_for_where_that_is_said() -> None:
-    kinds, scores = ["category", "category", "numeric"], np.array([0.2, 0.7])
-    sizes, said = {"kind": 3, "place": 2}, {"kind": ["a", "b"]}
-    found = fit_reference(np.zeros((2, 3)), ["kind", "place", "x"], kinds, sizes, scores, scores, 8, vocabularies=said)
-    assert [(metric.values, metric.codes) for metric in found.metrics] == [
+    scores = np.array([0.2, 0.7])
+    columns = [category("kind", 3, ["a", "b"]), category("place", 2), numeric("x")]
+    reference = fit_reference(TrainingEvents(np.zeros((2, 3)), scores, scores), columns, 8)
+    assert [(metric.values, metric.codes) for metric in reference.metrics] == [
         *((("a", "b"), 3), ((), 2), ((), 0), ((), 0), ((), 2))
     ]
 
@@ -222,12 +227,8 @@ def test_a_frequent_value_has_its_own_cell_among_continuous_ones() -> None:
 
 def test_missing_infinite_and_unknown_values_go_where_the_rules_say() -> None:
     reference = fit_reference(
-        np.array([[1.0, 0.0], [2.0, 1.0]]),
-        ["x", "kind"],
-        ["numeric", "category"],
-        {"kind": 2},
-        np.array([0.2, 0.8]),
-        np.array([0.0, 1.0]),
+        TrainingEvents(np.array([[1.0, 0.0], [2.0, 1.0]]), np.array([0.2, 0.8]), np.array([0.0, 1.0])),
+        [numeric("x"), category("kind", 2)],
         8,
     )
     matrix = np.array([[np.inf, 2.0], [-np.inf, 0.5], [np.nan, -1.0], [1.0, np.nan], [-0.0, np.inf]])
@@ -253,7 +254,9 @@ def test_sums_are_exact_in_fixed_point() -> None:
 
 def test_the_mean_of_large_values_is_kept_in_64_bits() -> None:
     times = np.arange(1_356_998_400_000.0, 1_356_998_400_000.0 + 100_000)
-    reference = fit_reference(times[:, None], ["t"], ["numeric"], {}, np.full(100_000, 0.5), np.zeros(100_000), 16)
+    reference = fit_reference(
+        TrainingEvents(times[:, None], np.full(100_000, 0.5), np.zeros(100_000)), [numeric("t")], 16
+    )
     assert reference.mean(reference.training, 0) == pytest.approx(times.mean(), rel=2**-31)
     assert count_outcomes(reference, np.array([0.5, 0.5]), np.array([1.0, 0.0])).sums[-1] == COUNT_UNITS
 
@@ -285,16 +288,13 @@ def test_outcomes_count_bins_decisions_and_log_loss_by_hand() -> None:
 
 def test_data_that_does_not_fit_together_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit together"):
-        fit_reference(np.zeros((3, 2)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 16)
-    for shape, names, kinds, n_scores, n_labels in (
-        *(((3, 1), 2, 1, 3, 3), ((3, 2), 2, 2, 4, 3), ((3, 2), 2, 2, 3, 4), ((3, 2), 2, 3, 3, 3)),
-    ):
+        fit_reference(TrainingEvents(np.zeros((3, 2)), np.zeros(3), np.zeros(3)), [numeric("a")], 16)
+    for shape, n_scores, n_labels in (((3, 1), 3, 3), ((3, 2), 4, 3), ((3, 2), 3, 4)):
+        events = TrainingEvents(np.zeros(shape), np.zeros(n_scores), np.zeros(n_labels))
         with pytest.raises(ValueError, match="do not fit together"):
-            fit_reference(
-                np.zeros(shape), ["a"] * names, ["numeric"] * kinds, {}, np.zeros(n_scores), np.zeros(n_labels), 8
-            )
+            fit_reference(events, [numeric("a"), numeric("a")], 8)
     with pytest.raises(ValueError, match="at least 8"):
-        fit_reference(np.zeros((3, 1)), ["a"], ["numeric"], {}, np.zeros(3), np.zeros(3), 4)
+        fit_reference(TrainingEvents(np.zeros((3, 1)), np.zeros(3), np.zeros(3)), [numeric("a")], 4)
 
 
 def test_a_zero_has_no_sign() -> None:
@@ -312,7 +312,7 @@ def test_bursts_of_missing_values_count_and_labels_that_did_not_come_do_not() ->
     is_gone = np.repeat(generator.random(200) < 0.05, 40)
     then = np.where(is_gone, np.nan, values), np.where(is_gone, np.nan, labels)
     for x, y, expected in ((values, labels * 1.0, False), (then[0], labels * 1.0, True), (values, then[1], False)):
-        effects = fit_reference(x[:, None], ["x"], ["numeric"], {}, scores, y, 16).design_effects
+        effects = fit_reference(TrainingEvents(x[:, None], scores, y), [numeric("x")], 16).design_effects
         assert (effects > 10).tolist() == [expected, False, False]
 
 
@@ -322,7 +322,7 @@ def test_bursts_of_wrong_decisions_that_labels_do_not_show_are_the_errors_alone(
     # Decisions are right for 16 events and left to chance for 16, while labels and scores are independent events.
     told = np.where(np.arange(8_000) // 16 % 2, labels, generator.random(8_000) < 0.5)
     found = [
-        fit_reference(scores[:, None], ["x"], ["numeric"], {}, each, labels * 1.0, 16)
+        fit_reference(TrainingEvents(scores[:, None], each, labels * 1.0), [numeric("x")], 16)
         for each in (scores, np.where(told, 0.9, 0.1))
     ]
     effects, of_errors = zip(*((each.design_effects, each.errors.effect) for each in found), strict=True)
@@ -342,10 +342,10 @@ def test_what_is_missing_throughout_has_one_nan_as_extremes_whatever_the_bits_of
 def test_the_largest_value_of_training_takes_just_32_bits_or_the_finest_units_there_are(largest: float) -> None:
     column = np.array([largest / 3, -largest, np.nan, np.inf, 0.0])
     scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
-    scale = fit_reference(column[:, None], ["x"], ["numeric"], {}, scores, np.zeros(5), 8).metrics[0].scale
+    scale = fit_reference(TrainingEvents(column[:, None], scores, np.zeros(5)), [numeric("x")], 8).metrics[0].scale
     assert math.frexp(scale)[0] == 0.5
     assert 2**31 <= largest * scale < 2**32 or (scale == COUNT_UNITS and largest * scale < 2**32)
-    nothing = fit_reference(column[2:4, None], ["x"], ["numeric"], {}, scores[:2], np.zeros(2), 8).metrics[0]
+    nothing = fit_reference(TrainingEvents(column[2:4, None], scores[:2], np.zeros(2)), [numeric("x")], 8).metrics[0]
     assert (nothing.scale, len(nothing.edges)) == (COUNT_UNITS, 0)
 
 
@@ -359,7 +359,7 @@ def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() 
     labels[::60] = 7.0  # no label: as good as none
     matrix = np.column_stack([level, kind])
     found = fit_reference(
-        matrix, ["level", "kind"], ["numeric", "category"], {"kind": 3}, scores, labels, 16, threshold=0.4
+        TrainingEvents(matrix, scores, labels), [numeric("level"), category("kind", 3)], 16, threshold=0.4
     )
     held = [
         np.array([cell_by_definition(metric, value) for value in values])

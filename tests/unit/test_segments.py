@@ -18,7 +18,9 @@ from models.reference.fit import fit_reference
 from models.reference.grouped_counts import GroupedCounts, count_groups, count_outcome_groups
 from models.reference.reference import Counts, Reference
 from models.reference.segments import Segments
+from models.reference.training_events import TrainingEvents, category, numeric
 from models.training import train
+from models.training_rows import TrainingRange
 from schemas.pipeline.spec import Feature, Pipeline
 from schemas.wire import SketchDelta, decode_packed, encode_packed
 
@@ -50,10 +52,10 @@ def make_events(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 @functools.cache
 def reference() -> Reference:
     _, matrix, scores, labels = make_events(1, 400)
-    kinds: tuple[Any, ...] = ("numeric", "category", "numeric", "category")
-    names = [feature.name for feature in FEATURES]
     sizes = {"kind": 3, "place": 41}
-    return fit_reference(matrix, names, kinds, sizes, np.nan_to_num(scores), labels, 16, segments=BOTH)
+    names = [feature.name for feature in FEATURES]
+    columns = [category(name, sizes[name]) if name in sizes else numeric(name) for name in names]
+    return fit_reference(TrainingEvents(matrix, np.nan_to_num(scores), labels), columns, 16, segments=BOTH)
 
 
 def bits(counts: Counts) -> dict[str, Any]:
@@ -237,17 +239,7 @@ def test_a_reference_knows_the_training_counts_of_each_segment_and_keeps_them_in
 
 def test_training_counts_by_the_segments_of_the_pipeline_file(small_pipeline: Pipeline, small_data: Any) -> None:
     pipeline = replace(small_pipeline, drift=replace(small_pipeline.drift, segments=("colour",)))
-    trained = train(
-        small_data.matrix,
-        small_data.labels,
-        small_data.event_time_ms,
-        pipeline,
-        "logistic",
-        version="1.0.0",
-        from_ms=0,
-        to_ms=400_000,
-        created_at_ms=0,
-    )
+    trained = train(TrainingRange(small_data, 0, 400_000), pipeline, "logistic", version="1.0.0", created_at_ms=0)
     segments = trained.manifest.read_reference().segments
     colours = small_data.matrix[:, 1]
     assert {name: counts.n for name, counts in segments.items()} == {

@@ -19,6 +19,7 @@ from models.reference.counting import count, count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from models.reference.soundness import MOST_EVENTS
+from models.reference.training_events import TrainingEvents, numeric
 from models.training import TrainedModel
 from schemas.pipeline.spec import Pipeline
 from schemas.refusal import RefusedRecordError
@@ -285,7 +286,9 @@ def other_reference() -> Reference:
     generator = np.random.default_rng(5)
     scores = generator.random(400)
     return fit_reference(
-        generator.normal(size=(400, 1)), ["x"], ["numeric"], {}, scores, (generator.random(400) < scores) * 1.0, 16
+        TrainingEvents(generator.normal(size=(400, 1)), scores, (generator.random(400) < scores) * 1.0),
+        [numeric("x")],
+        16,
     )
 
 

@@ -17,6 +17,7 @@ from models.reference.counting import count, count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
 from models.reference.soundness import MOST_CELLS, SparseCounts
+from models.reference.training_events import TrainingEvents, category, numeric
 from schemas.wire import DelayCounts, ErrorRun, LabelCounts, SketchDelta, SketchRecord, decode_packed, encode_packed
 
 SLICE_MS = 1_000
@@ -33,7 +34,7 @@ def make_events(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 @functools.cache
 def reference() -> Reference:
     _, matrix, scores, labels = make_events(1, 300)
-    return fit_reference(matrix, ["x", "kind"], ["numeric", "category"], {"kind": 3}, scores, labels, 16)
+    return fit_reference(TrainingEvents(matrix, scores, labels), [numeric("x"), category("kind", 3)], 16)
 
 
 def by_slice(deltas: list[SketchDelta]) -> dict[tuple[str, int], bytes]:
@@ -146,7 +147,7 @@ def test_counts_of_another_reference_are_refused() -> None:
     times, matrix, scores, _ = make_events(3, 50)
     buffer = SketchBuffer("m", SLICE_MS)
     buffer.add_scored("1", reference(), times, matrix, scores)
-    narrow = fit_reference(matrix[:, :1], ["x"], ["numeric"], {}, scores, scores * 0, 8)
+    narrow = fit_reference(TrainingEvents(matrix[:, :1], scores, scores * 0), [numeric("x")], 8)
     with pytest.raises(ValueError, match="register the reference they were made with"):
         unpack(buffer.drain()[0], narrow)
 

@@ -27,6 +27,7 @@ from models.reference.soundness import (
     find_fault_of_reference,
     find_fault_without_reference,
 )
+from models.reference.training_events import TrainingEvents, category, numeric
 from models.reference.units import COUNT_UNITS, LARGEST_UNITS
 from schemas.pipeline.spec import Feature
 
@@ -47,16 +48,10 @@ def make_events(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def reference() -> Reference:
     matrix, scores, labels = make_events(1, 400)
     return fit_reference(
-        matrix,
-        ["amount", "kind"],
-        ["numeric", "category"],
-        {"kind": 3},
-        scores,
-        labels,
+        TrainingEvents(matrix, scores, labels, times_ms=np.arange(400) * 1_000_000),
+        [numeric("amount"), category("kind", 3, ("a", "b"))],
         16,
-        vocabularies={"kind": ("a", "b")},
         segments=Segments(FEATURES, ["kind"]),
-        times_ms=np.arange(400) * 1_000_000,
     )
 
 

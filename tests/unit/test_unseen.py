@@ -24,6 +24,7 @@ from app.pipeline import PartitionPipeline
 from models.reference.counting import count
 from models.reference.reference import Counts, MetricCells, Reference
 from models.training import TrainedModel, train
+from models.training_rows import LabelledRows, TrainingRange
 from schemas.pipeline.drift import default_test
 from schemas.pipeline.spec import Performance, Pipeline
 from schemas.wire import Score, SketchRecord
@@ -111,14 +112,10 @@ def test_a_model_learns_of_new_values_what_it_learns_of_nulls(
     with_new[np.isnan(with_nulls[:, COLOUR]), COLOUR] = n_values
     models = [
         train(
-            matrix,
-            small_data.labels,
-            small_data.event_time_ms,
+            TrainingRange(LabelledRows(matrix, small_data.labels, small_data.event_time_ms), 0, 400_000),
             pipeline,
             family,
             version="1.0.0",
-            from_ms=0,
-            to_ms=400_000,
             created_at_ms=0,
         )
         for matrix in (with_nulls, with_new)

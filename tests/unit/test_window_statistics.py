@@ -9,6 +9,7 @@ from app.core.drift.describer import Describer
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
+from models.reference.training_events import TrainingEvents, category, numeric
 
 N = 500
 
@@ -22,10 +23,8 @@ def described() -> tuple[Reference, np.ndarray, np.ndarray, np.ndarray]:
     kind = rng.choice([0.0, 1.0, 2.0, np.nan], N, p=[0.5, 0.3, 0.1, 0.1])
     matrix = np.column_stack([number, kind, np.full(N, np.nan)])
     scores, labels = rng.choice([0.125, 0.25, 0.75], N), rng.choice([0.0, 1.0, np.nan], N)
-    vocabularies = {"kind": 3}
-    reference = fit_reference(
-        matrix, ["number", "kind", "nothing"], ["numeric", "category", "numeric"], vocabularies, scores, labels, 64
-    )
+    columns = [numeric("number"), category("kind", 3), numeric("nothing")]
+    reference = fit_reference(TrainingEvents(matrix, scores, labels), columns, 64)
     return reference, matrix, scores, labels
 
 
@@ -55,17 +54,8 @@ def test_a_category_has_the_share_of_each_value_and_of_the_unseen_among_events_w
     codes = np.array([0.0, 0.0, 1.0, 3.0, 3.0, 3.0, np.nan, 1.0, 0.0])  # none is "c"; 3 is in no vocabulary
     scores = np.full(len(codes), 0.5)
     matrix = np.column_stack([codes, codes])
-    names, kinds, sizes = ["kind", "bare"], ["category"] * 2, {"kind": 4, "bare": 4}
-    reference = fit_reference(
-        matrix,
-        names,
-        kinds,
-        sizes,
-        scores,
-        scores,
-        8,
-        vocabularies={"kind": ("a", "b", "c")},  # type: ignore[arg-type]  # kinds
-    )
+    columns = [category("kind", 4, ("a", "b", "c")), category("bare", 4)]
+    reference = fit_reference(TrainingEvents(matrix, scores, scores), columns, 8)
     for events, expected in (
         (matrix, {"a": 3 / 8, "b": 2 / 8, "c": 0.0, "unseen": 3 / 8}),
         (matrix[6:7], dict.fromkeys(("a", "b", "c", "unseen"), np.nan)),
