@@ -11,7 +11,7 @@ import msgspec
 from app.adapters.kafka.answers import run_with_kafka
 from app.adapters.kafka.model_announcer import read_timeline
 from app.cli.model_context import ModelContext, emit, format_time, with_context
-from app.cli.model_release import promote, rollback
+from app.cli.model_release import expected_of, promote, rollback
 from app.cli.model_train import train
 from app.exits import StackError
 from models.versions.manifest import Manifest, ManifestError
@@ -37,13 +37,7 @@ def register(path: Path, pipeline: str, home: Path | None, as_json: bool) -> Non
     context = ModelContext.read(pipeline, home)
     try:
         manifest, artifact = read_bundle(path)
-        verified = verify(
-            manifest,
-            artifact,
-            context.pipeline.feature_set,
-            expected_names=context.pipeline.feature_names,
-            expected_model=(context.model, manifest.version),
-        )
+        verified = verify(manifest, artifact, expected_of(context, manifest.version))
         entry = context.registry.register(manifest, artifact)
     except (RegistryError, ManifestError) as error:
         raise click.ClickException(str(error)) from error

@@ -18,7 +18,7 @@ from app.exits import StackError
 from models.versions.manifest import Manifest
 from models.versions.registry import Entry, RegistryError
 from models.versions.timeline import Span, Timeline
-from models.versions.verify import RefusedModelError, verify
+from models.versions.verify import Expected, RefusedModelError, verify
 from schemas.wire import ModelUpdate, to_builtins
 
 
@@ -118,17 +118,16 @@ def release(
     return _announce(context, _read(context), update)
 
 
+def expected_of(context: ModelContext, version: str) -> Expected:
+    """What a version has to be to serve the pipeline."""
+    return Expected(context.pipeline.feature_set, context.pipeline.feature_names, (context.model, version))
+
+
 def verify_entry(context: ModelContext, version: str) -> Entry:
     """Put a registered version through the gates of a worker, so that what is announced will be loaded."""
     try:
         entry = context.registry.entry(context.model, version)
-        verify(
-            entry.manifest,
-            entry.read_artifact(),
-            context.pipeline.feature_set,
-            expected_names=context.pipeline.feature_names,
-            expected_model=(context.model, version),
-        )
+        verify(entry.manifest, entry.read_artifact(), expected_of(context, version))
     except (RegistryError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     except RefusedModelError as error:

@@ -23,7 +23,7 @@ from models.training import TrainedModel, TrainingError
 from models.training import train as train_model
 from models.versions.manifest import Bump, Manifest, ManifestError, parse_version
 from models.versions.registry import RegistryError, VersionTakenError
-from models.versions.verify import RefusedModelError, verify
+from models.versions.verify import Expected, RefusedModelError, verify
 
 if TYPE_CHECKING:
     from app.flow.step import Step
@@ -103,7 +103,7 @@ def train(
             _say(f"Note: {said}")
         _say("Verifying the new version …")
         # Our own bytes need no child process; whoever loads them later takes them for a stranger's.
-        verify(manifest, trained.artifact, context.pipeline.feature_set, in_child=False)
+        verify(manifest, trained.artifact, Expected(context.pipeline.feature_set), in_child=False)
         uri = None
         if register:
             manifest, uri = _register(context, trained, version, bump)

@@ -41,7 +41,7 @@ from app.replay.drive import PartitionRun, RecordedSelector, drive, drive_partit
 from models.training_rows import LabelledRows, TrainingRange, WeighedRows
 from models.versions.registry import Registry, RegistryError, resolve
 from models.versions.timeline import Begins
-from models.versions.verify import verify
+from models.versions.verify import Expected, verify
 from schemas.pipeline.spec import Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import ModelUpdate, decode_json
@@ -331,7 +331,7 @@ def load_model(pipeline: Pipeline, registry: Registry, version: str, uri: str | 
         if uri is None:
             raise
         manifest, artifact = resolve(uri)
-    verified = verify(manifest, artifact, pipeline.feature_set, expected_model=(name, version))
+    verified = verify(manifest, artifact, Expected(pipeline.feature_set, model=(name, version)))
     return ActiveModel(
         model=name,
         version=version,

@@ -29,7 +29,7 @@ from models.versions.manifest import ManifestError
 from models.versions.registry import RegistryError, Stamp, find, stamp_of
 from models.versions.timeline import Timeline
 from models.versions.trial import Trial
-from models.versions.verify import RefusedModelError, check_identity, verify
+from models.versions.verify import Expected, RefusedModelError, verify
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import ModelStatus, ModelUpdate, encode_json
 
@@ -254,18 +254,15 @@ class ModelShelf:
     def _verify(self, update: ModelUpdate, lane: _Lane) -> _Verdict:
         started = time.monotonic()
         stamp = stamp_of(update.uri)
+        expected = Expected(
+            self._pipeline.feature_set, self._pipeline.feature_names, (update.model, update.version), update.sha256
+        )
         try:
             entry = find(update.uri)
-            manifest, feature_set = entry.manifest, self._pipeline.feature_set
+            manifest = entry.manifest
             # First, as an announcement may name the files of any version: their artifact is not even read.
-            check_identity(
-                manifest,
-                feature_set,
-                sha256=update.sha256,
-                names=self._pipeline.feature_names,
-                model=(update.model, update.version),
-            )
-            verified = verify(manifest, entry.read_artifact(), feature_set, trial=lane.open())
+            expected.check(manifest)
+            verified = verify(manifest, entry.read_artifact(), expected, trial=lane.open())
             reference = manifest.read_reference()
         except RegistryError as error:
             return _Verdict(None, str(error), time.monotonic() - started)

@@ -22,15 +22,25 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, NoReturn, Self
+from typing import IO, NamedTuple, NoReturn, Self
 
 import msgspec
 
-#: Python with scikit-learn maps 0.5 GB of address space; a model of 64 MB needs a few times its size.
-MEMORY_BYTES = 2 * 2**30
 CPU_SECONDS = 30
-TIMEOUT_S = 60.0
 _WHAT_IS_TRIED = "Loading it, scoring its golden rows and batches of up to 5 000 rows"
+
+
+class TrialLimits(NamedTuple):
+    """How long a trial may take, and how much address space it may have.
+
+    Python with scikit-learn maps 0.5 GB; a model of 64 MB needs a few times its size.
+    """
+
+    timeout_s: float = 60.0
+    memory_bytes: int = 2 * 2**30
+
+
+LIMITS = TrialLimits()
 
 
 class TrialResult(msgspec.Struct, frozen=True):
@@ -84,8 +94,7 @@ class Trial:
         artifact: bytes,
         *,
         allow_joblib: bool = False,
-        timeout_s: float = TIMEOUT_S,
-        memory_bytes: int = MEMORY_BYTES,
+        limits: TrialLimits = LIMITS,
     ) -> TrialResult:
         """Load an artifact, score its golden rows and a large batch. Not for two threads at a time.
 
@@ -95,7 +104,7 @@ class Trial:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        question = _Question(len(manifest), len(artifact), allow_joblib, timeout_s, memory_bytes)
+        question = _Question(len(manifest), len(artifact), allow_joblib, *limits)
         answer = b""
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(msgspec.json.encode(question) + b"\n" + manifest + artifact)

@@ -16,7 +16,7 @@ make it another model.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,7 +27,7 @@ import numpy as np
 from models.scoring.scorer import Scorer, make_scorer
 from models.versions.artifact import ArtifactError, check_bytes, load
 from models.versions.manifest import Manifest, ManifestError
-from models.versions.trial import MEMORY_BYTES, TIMEOUT_S, Trial, TrialResult, serve
+from models.versions.trial import LIMITS, Trial, TrialLimits, TrialResult, serve
 
 GOLDEN_TOLERANCE = 1e-12
 WARM_UP_BATCHES = (1, 100, 5000)
@@ -65,18 +65,61 @@ class VerifiedModel:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a version has to be to serve here. None: not compared.
+
+    Parameters
+    ----------
+    feature_set
+        The digest of the features that this process computes.
+    names
+        The names of these features, in order.
+    model
+        Model and version.
+    sha256
+        The digest of the artifact.
+    """
+
+    feature_set: str
+    names: tuple[str, ...] | None = None
+    model: tuple[str, str] | None = None
+    sha256: str | None = None
+
+    def check(self, manifest: Manifest) -> None:
+        """RefusedModelError for another version, by its manifest alone."""
+        if self.model is not None and (manifest.model, manifest.version) != self.model:
+            raise RefusedModelError(
+                "model",
+                f"Expected is {self.model[0]} {self.model[1]}, and this is {manifest.model} {manifest.version}.",
+            )
+        if self.sha256 is not None and manifest.artifact.sha256 != self.sha256:
+            raise RefusedModelError(
+                "digest",
+                f"The update announces artifact {self.sha256[:12]}… and the manifest names"
+                f" {manifest.artifact.sha256[:12]}….",
+            )
+        if manifest.feature_set != self.feature_set:
+            raise RefusedModelError(
+                "feature_set",
+                f"It was trained on feature set {manifest.feature_set}, and this pipeline has {self.feature_set}: train"
+                " again.",
+            )
+        if self.names is not None and self.names != manifest.signature.names:
+            raise RefusedModelError(
+                "signature", "Its features are not this pipeline's, or not in this order: train a version for it."
+            )
+
+
 def verify(
     manifest: Manifest | bytes,
     artifact_bytes: bytes,
-    expected_feature_set: str,
+    expected: Expected,
     *,
-    expected_names: Iterable[str] | None = None,
-    expected_model: tuple[str, str] | None = None,
     allow_joblib: bool = False,
     in_child: bool = True,
     trial: Trial | None = None,
-    timeout_s: float = TIMEOUT_S,
-    memory_bytes: int = MEMORY_BYTES,
+    limits: TrialLimits = LIMITS,
 ) -> VerifiedModel:
     """Load a version and prove that it is what its manifest says. Takes seconds: call it off the event loop.
 
@@ -84,16 +127,12 @@ def verify(
     ----------
     manifest, artifact_bytes
         As `models.versions.registry.resolve` gives them.
-    expected_feature_set
-        The digest of the features that this process computes.
-    expected_model
-        (model, version); None: not compared.
-    expected_names
-        The feature names of this process, in order; None: not compared.
     in_child
         False skips the child process, for bytes that this process has made itself.
     trial
         The child process; None: one for this call, which takes about two seconds to start.
+    limits
+        Of the child process.
 
     Raises
     ------
@@ -106,7 +145,7 @@ def verify(
         checked.check()
     except ManifestError as error:
         raise RefusedModelError("manifest", str(error)) from error
-    check_identity(checked, expected_feature_set, names=expected_names, model=expected_model)
+    expected.check(checked)
     check_libraries(checked.libraries)
     try:
         check_bytes(artifact_bytes, checked.artifact.sha256)
@@ -117,17 +156,11 @@ def verify(
     if in_child:
         try:
             with nullcontext(trial) if trial is not None else Trial() as child:
-                verdict = child.run(
-                    checked.to_bytes(),
-                    artifact_bytes,
-                    allow_joblib=allow_joblib,
-                    timeout_s=timeout_s,
-                    memory_bytes=memory_bytes,
-                )
+                result = child.run(checked.to_bytes(), artifact_bytes, allow_joblib=allow_joblib, limits=limits)
         except OSError as error:
             raise RefusedModelError("no_trial", f"The process that tries it could not start: {error}.") from error
-        if verdict.reason:
-            raise RefusedModelError(verdict.reason, verdict.detail)
+        if result.reason:
+            raise RefusedModelError(result.reason, result.detail)
     estimator, scorer, is_bit_equal = _load_and_compare(checked, artifact_bytes, allow_joblib)
     latency_us = _warm_up(checked, scorer, tries=3)
     return VerifiedModel(checked, estimator, scorer, is_bit_equal, latency_us, time.perf_counter() - started)
@@ -140,36 +173,6 @@ def check_libraries(libraries: Mapping[str, str]) -> None:
         raise RefusedModelError(
             "incompatible",
             f"It was fitted with scikit-learn {made_with} and here is {here}: train it again, or install the other.",
-        )
-
-
-def check_identity(
-    manifest: Manifest,
-    feature_set: str,
-    *,
-    sha256: str | None = None,
-    names: Iterable[str] | None = None,
-    model: tuple[str, str] | None = None,
-) -> None:
-    """Refuse a version that is not the expected one, by its manifest alone (``sha256``: of its artifact)."""
-    if model is not None and (manifest.model, manifest.version) != model:
-        raise RefusedModelError(
-            "model",
-            f"Expected is {model[0]} {model[1]}, and this is {manifest.model} {manifest.version}.",
-        )
-    if sha256 is not None and manifest.artifact.sha256 != sha256:
-        raise RefusedModelError(
-            "digest",
-            f"The update announces artifact {sha256[:12]}… and the manifest names {manifest.artifact.sha256[:12]}….",
-        )
-    if manifest.feature_set != feature_set:
-        raise RefusedModelError(
-            "feature_set",
-            f"It was trained on feature set {manifest.feature_set}, and this pipeline has {feature_set}: train again.",
-        )
-    if names is not None and tuple(names) != manifest.signature.names:
-        raise RefusedModelError(
-            "signature", "Its features are not this pipeline's, or not in this order: train a version for it."
         )
 
 

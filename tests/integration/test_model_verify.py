@@ -20,8 +20,8 @@ from models.training import read_libraries
 from models.versions import artifact
 from models.versions.golden import choose_golden_rows
 from models.versions.manifest import Artifact, FeatureSpec, GoldenRows, Manifest, Metrics, Signature, TrainingData
-from models.versions.trial import Trial
-from models.versions.verify import RefusedModelError, verify
+from models.versions.trial import Trial, TrialLimits
+from models.versions.verify import Expected, RefusedModelError, verify
 
 FEATURES = tuple(FeatureSpec(name, "float") for name in ("a", "b", "c"))
 RNG = np.random.default_rng(11)
@@ -61,12 +61,12 @@ def version() -> tuple[Manifest, bytes]:
 
 def refuse(manifest: Manifest, data: bytes, **options: Any) -> RefusedModelError:
     with pytest.raises(RefusedModelError) as refused:
-        verify(manifest, data, "f", **options)
+        verify(manifest, data, Expected("f"), **options)
     return refused.value
 
 
 def test_a_sound_version_passes_its_child_and_this_process(version: tuple[Manifest, bytes]) -> None:
-    verified = verify(*version, "f")
+    verified = verify(*version, Expected("f"))
     assert verified.is_bit_equal
     assert verified.scorer.name == "trees"
 
@@ -85,7 +85,7 @@ def test_a_tree_that_points_outside_of_itself_kills_the_child_and_not_this_proce
 
 
 def test_a_child_that_takes_too_long_is_ended(version: tuple[Manifest, bytes]) -> None:
-    refused = refuse(*version, timeout_s=0.0)
+    refused = refuse(*version, limits=TrialLimits(timeout_s=0.0))
     assert refused.reason == "timeout"
 
 
@@ -94,9 +94,9 @@ def test_a_model_that_passes_its_golden_rows_and_is_too_slow_for_a_batch_is_refu
     slow = make_pipeline(SimpleImputer(), KNeighborsClassifier(5, algorithm="brute", metric="minkowski", p=3.5))
     rows = np.tile(ROWS, (40, 1)) + RNG.normal(size=(12_000, 3))
     made = make_version(slow.fit(rows, np.tile(LABELS, 40)))
-    assert verify(*made, "f", in_child=False).latency_us[1] < 1e6
+    assert verify(*made, Expected("f"), in_child=False).latency_us[1] < 1e6
     started = time.monotonic()
-    refused = refuse(*made, timeout_s=1.0)
+    refused = refuse(*made, limits=TrialLimits(timeout_s=1.0))
     assert (refused.reason, "batches of up to 5 000 rows took more than 1 s" in refused.detail) == ("timeout", True)
     assert time.monotonic() - started < 30
 
@@ -109,7 +109,7 @@ def make_large() -> tuple[Manifest, bytes]:
 
 def test_a_model_that_needs_too_much_memory_is_refused() -> None:
     # Less than the libraries map: no allocation of any size succeeds.
-    refused = refuse(*make_large(), memory_bytes=200 * 2**20)
+    refused = refuse(*make_large(), limits=TrialLimits(memory_bytes=200 * 2**20))
     assert refused.reason in ("memory", "crash", "load")
 
 
@@ -127,10 +127,11 @@ def test_one_child_tries_many_and_survives_the_worst_of_them(version: tuple[Mani
         tree.nodes["is_leaf"] = 0
     crashes = make_version(trees, scores)
     with Trial() as trial:
-        assert refuse(*version, timeout_s=0.0, trial=trial).reason == "timeout"
+        assert refuse(*version, limits=TrialLimits(timeout_s=0.0), trial=trial).reason == "timeout"
         assert refuse(*crashes, trial=trial).reason == "crash"
-        assert refuse(*make_large(), memory_bytes=200 * 2**20, trial=trial).reason in ("memory", "crash", "load")
-        assert verify(*version, "f", trial=trial).is_bit_equal
+        limits = TrialLimits(memory_bytes=200 * 2**20)
+        assert refuse(*make_large(), limits=limits, trial=trial).reason in ("memory", "crash", "load")
+        assert verify(*version, Expected("f"), trial=trial).is_bit_equal
 
 
 def test_a_child_that_is_gone_is_a_refusal(version: tuple[Manifest, bytes]) -> None:

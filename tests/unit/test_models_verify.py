@@ -17,13 +17,14 @@ from models.training import TrainedModel
 from models.versions import artifact
 from models.versions import verify as verify_module
 from models.versions.manifest import Artifact, GoldenRows, Manifest
-from models.versions.trial import Trial, TrialResult
-from models.versions.verify import RefusedModelError, VerifiedModel, check_identity, verify
+from models.versions.trial import Trial, TrialLimits, TrialResult
+from models.versions.verify import Expected, RefusedModelError, VerifiedModel, verify
 
 
 def check(manifest: Manifest | bytes, data: bytes, **options: Any) -> VerifiedModel:
     feature_set = options.pop("feature_set", None) or (manifest.feature_set if isinstance(manifest, Manifest) else "")
-    return verify(manifest, data, feature_set, in_child=False, **options)
+    expected = Expected(feature_set, options.pop("names", None), options.pop("model", None))
+    return verify(manifest, data, expected, in_child=False, **options)
 
 
 def refuse(manifest: Manifest | bytes, data: bytes, **options: Any) -> str:
@@ -49,18 +50,13 @@ def test_what_was_trained_passes_to_the_bit_and_is_warm(trained: TrainedModel) -
 
 def test_each_identity_is_compared(trained: TrainedModel) -> None:
     manifest, data = trained.manifest, trained.artifact
-    check(
-        manifest,
-        data,
-        expected_names=["amount", "colour", "items"],
-        expected_model=("shop-returns", "1.0.0"),
-    )
+    check(manifest, data, names=("amount", "colour", "items"), model=("shop-returns", "1.0.0"))
     assert refuse(manifest, data, feature_set="another") == "feature_set"
-    check_identity(manifest, manifest.feature_set, sha256=manifest.artifact.sha256)
+    Expected(manifest.feature_set, sha256=manifest.artifact.sha256).check(manifest)
     with pytest.raises(RefusedModelError, match="digest: The update announces"):
-        check_identity(manifest, manifest.feature_set, sha256="0" * 64)
-    assert refuse(manifest, data, expected_names=["colour", "amount", "items"]) == "signature"
-    assert refuse(manifest, data, expected_model=("shop-returns", "2.0.0")) == "model"
+        Expected(manifest.feature_set, sha256="0" * 64).check(manifest)
+    assert refuse(manifest, data, names=("colour", "amount", "items")) == "signature"
+    assert refuse(manifest, data, model=("shop-returns", "2.0.0")) == "model"
 
 
 def test_a_damaged_file_is_refused(trained: TrainedModel) -> None:
@@ -136,14 +132,15 @@ class SameProcess(Trial):
 def test_the_trial_is_asked_with_all_that_it_needs_and_its_verdict_counts(trained: TrainedModel) -> None:
     manifest, data = trained.manifest, trained.artifact
     trial = SameProcess()
-    assert verify(manifest, data, manifest.feature_set, trial=trial).is_bit_equal
-    limits = {"timeout_s": 60.0, "memory_bytes": 2 * 2**30}
-    assert trial.asked == [(manifest.to_bytes(), data, {"allow_joblib": False, **limits})]
+    assert verify(manifest, data, Expected(manifest.feature_set), trial=trial).is_bit_equal
+    limits = TrialLimits(60.0, 2 * 2**30)
+    assert trial.asked == [(manifest.to_bytes(), data, {"allow_joblib": False, "limits": limits})]
     trial = SameProcess(TrialResult("crash", "It ended."))
+    expected, limits = Expected(manifest.feature_set), TrialLimits(3.0, 5)
     with pytest.raises(RefusedModelError, match=r"^crash: It ended\.$") as refused:
-        verify(manifest, data, manifest.feature_set, allow_joblib=True, trial=trial, timeout_s=3.0, memory_bytes=5)
+        verify(manifest, data, expected, allow_joblib=True, trial=trial, limits=limits)
     assert (refused.value.reason, refused.value.detail) == ("crash", "It ended.")
-    assert trial.asked[0][2] == {"allow_joblib": True, "timeout_s": 3.0, "memory_bytes": 5}
+    assert trial.asked[0][2] == {"allow_joblib": True, "limits": limits}
 
 
 def test_nothing_is_tried_that_is_not_what_the_manifest_names(trained: TrainedModel, small_data: Any) -> None:
@@ -158,13 +155,13 @@ def test_nothing_is_tried_that_is_not_what_the_manifest_names(trained: TrainedMo
         (replace(trained.manifest, artifact=named), joblib, "format"),
     ):
         with pytest.raises(RefusedModelError) as refused:
-            verify(manifest, data, trained.manifest.feature_set, trial=trial)
+            verify(manifest, data, Expected(trained.manifest.feature_set), trial=trial)
         assert refused.value.reason == reason
     assert not trial.asked
     # What is what the manifest names is first tried there.
     other = fit(FAMILIES["logistic"].build([FeatureKind("float")] * 3, 0), small_data.matrix, small_data.labels)
     with pytest.raises(RefusedModelError, match="golden: Golden row"):
-        verify(*with_artifact(trained.manifest, other), trained.manifest.feature_set, trial=trial)
+        verify(*with_artifact(trained.manifest, other), Expected(trained.manifest.feature_set), trial=trial)
     assert len(trial.asked) == 1
 
 
@@ -191,7 +188,7 @@ def test_without_a_process_to_try_it_in_a_version_is_not_believed(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(RefusedModelError, match="No such file") as refused:
-        verify(trained.manifest, trained.artifact, trained.manifest.feature_set)
+        verify(trained.manifest, trained.artifact, Expected(trained.manifest.feature_set))
     assert refused.value.reason == "no_trial"
 
 
@@ -255,12 +252,12 @@ def test_a_refusal_says_what_is_and_what_should_be(trained: TrainedModel, small_
         ),
         (
             manifest,
-            {"expected_model": ("shop-returns", "2.0.0")},
+            {"model": ("shop-returns", "2.0.0")},
             "model: Expected is shop-returns 2.0.0, and this is shop-returns 1.0.0.",
         ),
         (
             manifest,
-            {"expected_model": ("shop", "1.0.0")},
+            {"model": ("shop", "1.0.0")},
             "model: Expected is shop 1.0.0, and this is shop-returns 1.0.0.",
         ),
         (
@@ -276,7 +273,7 @@ def test_a_refusal_says_what_is_and_what_should_be(trained: TrainedModel, small_
         check(*with_artifact(manifest, narrow))
     digest = manifest.artifact.sha256
     with pytest.raises(RefusedModelError, match=f"artifact 000000000000… and the manifest names {digest[:12]}…"):
-        check_identity(manifest, manifest.feature_set, sha256="0" * 64)
+        Expected(manifest.feature_set, sha256="0" * 64).check(manifest)
 
 
 def test_a_model_without_memory_is_no_refusal_of_it(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

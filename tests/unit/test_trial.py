@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from models.versions import trial as trial_module
-from models.versions.trial import Trial, TrialResult, serve
+from models.versions.trial import Trial, TrialLimits, TrialResult, serve
 
 pytestmark = pytest.mark.timeout(20)  # who waits for ever has made a mistake
 
@@ -183,11 +183,13 @@ def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
 
 
 def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) -> None:
-    assert judging.run(b"one", b"1", memory_bytes=ROOM_BYTES) == TrialResult("given", "b'one' b'1' False")
+    limits = TrialLimits(memory_bytes=ROOM_BYTES)
+    assert judging.run(b"one", b"1", limits=limits) == TrialResult("given", "b'one' b'1' False")
     assert judging.run(b"", b"1" * 200_000, allow_joblib=True).detail.endswith("1' True")
-    assert judging.run(b"sleep", b"", timeout_s=0.01).reason == "timeout"
+    assert judging.run(b"sleep", b"", limits=TrialLimits(timeout_s=0.01)).reason == "timeout"
     # Its interpreter was started with less processor time, which nobody may raise again.
-    assert json.loads(judging.run(b"limits", b"", memory_bytes=2**30).detail) == [[2**30] * 2, [5, 5], [0, 0]]
+    limits = TrialLimits(memory_bytes=2**30)
+    assert json.loads(judging.run(b"limits", b"", limits=limits).detail) == [[2**30] * 2, [5, 5], [0, 0]]
     assert json.loads(judging.run(b"limits", b"").detail)[0] == [2 * 2**30] * 2
     seen = json.loads(judging.run(b"surroundings", b"").detail)
     assert seen["arguments"] == ["-P", "-m", "models.versions.verify"]
