@@ -33,7 +33,7 @@ from app.core.drift.filling import Filling, FillTimes
 from app.core.features.plan import FeaturePlan
 from app.core.labels.delays import LabelDelays
 from app.core.labels.held import Held, Refused
-from app.core.labels.maturity import FEWEST_IN_TRAINING, Maturity, is_old_enough, weigh
+from app.core.labels.maturity import FEWEST_IN_TRAINING, LabelTimes, Maturity, weigh
 from app.core.scoring import ActiveModel, ModelSelector
 from app.flow.step import Step
 from app.pipeline import new_board
@@ -111,7 +111,7 @@ class TrainingSet(LabelledRows):
         """What `models.training.train` learns from."""
         maturity, n_weighed = self.maturity, 0 if self.young is None else len(self.young)
         facts = maturity.facts(n_weighed)
-        return TrainingRange(self, maturity.from_ms, maturity.to_ms, maturity.n_events, self.young, facts)
+        return TrainingRange(self, maturity.times.from_ms, maturity.times.to_ms, maturity.n_events, self.young, facts)
 
 
 def build_training_set(
@@ -176,25 +176,15 @@ def build_training_set(
     rows = _Rows.of([collectors[partition] for partition in sorted(collectors)], len(pipeline.features))
     # After the last label of all partitions, nobody knows whether labels came or were not sent.
     known_ms = max((each.newest_label_ms for each in collectors.values()), default=from_ms)
-    held = _held(list(collectors.values()))
+    times = LabelTimes(from_ms, to_ms, known_ms, maturity_ms, pipeline.horizon_ms)
     law = delays.law(known_ms, FEWEST_IN_TRAINING)
-    maturity = Maturity.of(
-        rows.times,
-        rows.labels,
-        law,
-        from_ms=from_ms,
-        to_ms=to_ms,
-        known_ms=known_ms,
-        maturity_ms=maturity_ms,
-        horizon_ms=pipeline.horizon_ms,
-        held=held,
-    )
-    is_labelled, is_mature = ~np.isnan(rows.labels), is_old_enough(rows.times, known_ms, maturity_ms)
+    maturity = Maturity.of(rows.times, rows.labels, law, times, _held(list(collectors.values())))
+    is_labelled, is_mature = ~np.isnan(rows.labels), times.is_old_enough(rows.times)
     young = None
     if weigh_young:
         maturity.check()
         (others,) = np.nonzero(is_labelled & ~is_mature)
-        weights = weigh(law, rows.labels[others], (known_ms - rows.times[others]).astype(np.float64))
+        weights = weigh(law, rows.labels[others], times.ages_ms(rows.times[others]))
         used, weights = others[weights > 0], weights[weights > 0]
         young = WeighedRows(rows.matrix[used], rows.labels[used], rows.times[used], weights)
     (kept,) = np.nonzero(is_labelled & is_mature)

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from watched_shop import pipeline
 
 from app.core.faults.fault import Fault, FaultKind
-from app.core.faults.find import find_faults
+from app.core.faults.find import FaultFinder
 from app.core.faults.law import Law, distance, remade
 from app.core.faults.naming import name_fields
 from app.core.faults.units import find_unit
@@ -127,12 +127,8 @@ def test_shops_that_are_no_longer_unlisted_are_good_news_and_a_rare_one_may_be_a
 
     def found(values: list[float], design_effect: float = 1.0) -> list[str]:
         window = count(trained, np.array(values)[:, None], np.full(len(values), 0.5))
-        return [
-            fault.kind
-            for fault in find_faults(
-                trained.metrics, trained.training, window, {"shop"}, design_effects=[design_effect, 1, 1]
-            )
-        ]
+        finder = FaultFinder(trained.metrics, trained.training, design_effects=[design_effect, 1, 1])
+        return [fault.kind for fault in finder.find(window, {"shop"})]
 
     assert found([*[0.0] * 500, *[1.0] * 200, *[2.0] * 100, *[3.0] * 100]) == []
     without_one = [*[0.0] * 500, *[1.0] * 200, *[2.0] * 200]

@@ -22,9 +22,9 @@ from app.core.labels.delays import LabelDelays
 from app.core.labels.held import Held, say_share, say_time
 from app.core.labels.maturity import (
     FEWEST_IN_TRAINING,
+    LabelTimes,
     Maturity,
     MaturityError,
-    is_old_enough,
     maturity_warnings,
     weigh,
 )
@@ -193,7 +193,7 @@ def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_
     stands_for = [float(young.weights[young.labels == label].sum()) for label in (0, 1)]
     assert stands_for[1] / sum(stands_for) == pytest.approx(truth[-20 * PER_DAY :].mean(), rel=0.15)
     # Of the 21 youngest days only those count at which a tenth of the negatives are here.
-    age = (found.maturity.known_ms - young.event_time_ms) / DAY_MS
+    age = (found.maturity.times.known_ms - young.event_time_ms) / DAY_MS
     assert 1.8 < age.min() < 2.6
     assert age.max() < 21
     assert sum(stands_for) == pytest.approx((21 - age.min()) * PER_DAY, rel=0.08)
@@ -236,17 +236,9 @@ def test_whatever_the_delays_and_the_maturity_the_rate_is_right_or_the_labels_ar
         known_ms = int(came[here].max())
         delays = LabelDelays("p", HOUR_MS, horizon_ms, maturity_ms)
         delays.count_each(times[here], truth[here], (came - times)[here])
-        maturity = Maturity.of(
-            times,
-            np.where(here, truth, np.nan),
-            delays.law(known_ms, FEWEST_IN_TRAINING),
-            from_ms=0,
-            to_ms=known_ms,
-            known_ms=known_ms,
-            maturity_ms=maturity_ms,
-            horizon_ms=horizon_ms,
-            held=Held(0, known_ms, n),
-        )
+        law = delays.law(known_ms, FEWEST_IN_TRAINING)
+        label_times = LabelTimes(0, known_ms, known_ms, maturity_ms, horizon_ms)
+        maturity = Maturity.of(times, np.where(here, truth, np.nan), law, label_times, Held(0, known_ms, n))
         try:
             maturity.warnings()
         except MaturityError:
@@ -292,17 +284,8 @@ def judge(
 ) -> list[str]:
     maturity_ms, horizon_ms = round(days * DAY_MS), round(horizon * DAY_MS)
     law = delays.law(known_ms, FEWEST_IN_TRAINING)
-    return Maturity.of(
-        times,
-        labels,
-        law,
-        from_ms=0,
-        to_ms=known_ms,
-        known_ms=known_ms,
-        maturity_ms=maturity_ms,
-        horizon_ms=horizon_ms,
-        held=Held(0, known_ms, len(times)),
-    ).warnings()
+    label_times = LabelTimes(0, known_ms, known_ms, maturity_ms, horizon_ms)
+    return Maturity.of(times, labels, law, label_times, Held(0, known_ms, len(times))).warnings()
 
 
 def test_labels_that_still_come_are_noted_where_few_events_lack_them_and_refused_where_many_do() -> None:
@@ -328,7 +311,8 @@ def test_a_label_that_came_a_few_times_is_refused_in_data_that_are_shorter_than_
 
 
 def test_an_event_is_old_enough_at_the_very_time() -> None:
-    assert is_old_enough(np.array([0, 1, 2]), 11, 10).tolist() == [True, True, False]
+    times = LabelTimes(0, 20, known_ms=11, maturity_ms=10, horizon_ms=10)
+    assert times.is_old_enough(np.array([0, 1, 2])).tolist() == [True, True, False]
 
 
 def test_weights_need_as_many_labels_as_windows_do() -> None:
@@ -523,17 +507,9 @@ def test_of_whatever_numbers_something_is_said_or_they_are_refused_in_one_senten
     ages = np.repeat([maturity_days * DAY_MS + 1] * 3 + [maturity_days * DAY_MS - 1] * 3, counts)
     labels = np.repeat([np.nan, 0.0, 1.0] * 2, counts)
     known_ms = days * DAY_MS
-    found = Maturity.of(
-        known_ms - ages,
-        labels,
-        delays.law(known_ms, FEWEST_IN_TRAINING),
-        from_ms=0,
-        to_ms=known_ms,
-        known_ms=known_ms,
-        maturity_ms=maturity_days * DAY_MS,
-        horizon_ms=30 * DAY_MS,
-        held=Held(0, known_ms, sum(n_law)),
-    )
+    law = delays.law(known_ms, FEWEST_IN_TRAINING)
+    times = LabelTimes(0, known_ms, known_ms, maturity_days * DAY_MS, 30 * DAY_MS)
+    found = Maturity.of(known_ms - ages, labels, law, times, Held(0, known_ms, sum(n_law)))
     assert (found.mature, found.young) == (mature, young)
     try:
         said = found.warnings()
@@ -560,16 +536,13 @@ def test_a_share_that_is_not_nothing_is_not_said_to_be(n: int, more: int) -> Non
 
 
 def test_a_rate_of_few_positives_is_said_with_what_it_may_be() -> None:
+    end_ms = 90 * DAY_MS
     maturity = Maturity.of(
         np.arange(197_946, dtype=np.int64),
         (np.arange(197_946) < 76).astype(float),
-        LabelDelays("p", HOUR_MS, 30 * DAY_MS, 1).law(90 * DAY_MS),
-        from_ms=0,
-        to_ms=90 * DAY_MS,
-        known_ms=90 * DAY_MS,
-        maturity_ms=DAY_MS,
-        horizon_ms=DAY_MS,
-        held=Held(0, 90 * DAY_MS, 197_946),
+        LabelDelays("p", HOUR_MS, 30 * DAY_MS, 1).law(end_ms),
+        LabelTimes(0, end_ms, end_ms, DAY_MS, DAY_MS),
+        Held(0, end_ms, 197_946),
     )
     (said,) = maturity.warnings()
     assert said == (

@@ -10,7 +10,7 @@ from faulty_fields import Change, Fields, judge, swap
 
 from app.core.batches import Floats
 from app.core.faults.fault import Fault
-from app.core.faults.find import find_faults
+from app.core.faults.find import FaultFinder
 from models.reference.counting import count
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
@@ -33,7 +33,7 @@ def reference() -> Reference:
 
 def find(reference: Reference, matrix: Floats) -> tuple[Fault, ...]:
     window = count(reference, matrix, np.full(len(matrix), 0.5))
-    return find_faults(reference.metrics, reference.training, window, set(NAMES), events="payments")
+    return FaultFinder(reference.metrics, reference.training, events="payments").find(window, set(NAMES))
 
 
 def some(matrix: Floats, share: float, pair: tuple[int, int], rng: np.random.Generator) -> Floats:

@@ -13,7 +13,7 @@ from faulty_fields import Change, Fields, judge
 from app.core.batches import Floats
 from app.core.faults.conversions import CONVERSIONS, in_brackets
 from app.core.faults.fault import Fault
-from app.core.faults.find import find_faults
+from app.core.faults.find import FaultFinder
 from app.core.faults.law import Law
 from app.core.faults.mixed_units import find_mixed_unit
 from app.core.faults.scale import Scale
@@ -292,7 +292,7 @@ def test_a_unit_beyond_the_range_of_training_is_no_value_that_stands_for_a_missi
 ) -> None:
     reference = reference_of(law)
     window = count(reference, mixed(law, 4, 5_000, share, factor)[:, None], np.full(5_000, 0.5))
-    (fault,) = find_faults(reference.metrics, reference.training, window, {"x"})
+    (fault,) = FaultFinder(reference.metrics, reference.training).find(window, {"x"})
     assert fault.kind == "unit_changed"
     assert fault.strength == pytest.approx(share, abs=0.03)
 
@@ -302,5 +302,5 @@ def test_a_value_that_stands_for_a_missing_one_is_no_unit() -> None:
     rng = np.random.default_rng(5)
     values = np.where(rng.random(5_000) < 0.3, 10.0, LAWS["lengths"](rng, 5_000))
     window = count(reference, values[:, None], np.full(5_000, 0.5))
-    (fault,) = find_faults(reference.metrics, reference.training, window, {"x"})
+    (fault,) = FaultFinder(reference.metrics, reference.training).find(window, {"x"})
     assert fault.kind == "stand_in_value"

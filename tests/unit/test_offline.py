@@ -306,9 +306,9 @@ def test_no_row_of_a_training_set_depends_on_what_came_after_its_range(cards: Pi
     assert sets[0].event_id == sets[1].event_id
     assert sets[0].matrix.tobytes() == sets[1].matrix.tobytes()
     assert [each.maturity.describe() for each in sets] == [sets[0].maturity.describe()] * 2
-    assert sets[0].maturity.known_ms == START_MS + 29 * HOUR_MS // 2  # the last label before the end
+    assert sets[0].maturity.times.known_ms == START_MS + 29 * HOUR_MS // 2  # the last label before the end
     at_a_label = build_training_set(cards, tmp_path / "whole.parquet", START_MS, START_MS + 29 * HOUR_MS // 2)
-    assert at_a_label.maturity.known_ms == START_MS + 27 * HOUR_MS // 2
+    assert at_a_label.maturity.times.known_ms == START_MS + 27 * HOUR_MS // 2
     assert at_a_label.event_time_ms.max() == START_MS + 11 * HOUR_MS
 
 

@@ -1,6 +1,6 @@
 """Pipeline faults: what a window's counts say when it is not the world that has changed but how it reaches the model.
 
-`find.find_faults` looks for all of them. Each module is one family: `displaced` (columns in each other's place),
+`find.FaultFinder` looks for all of them. Each module is one family: `displaced` (columns in each other's place),
 `units` (another scale), `mixed_columns` and `mixed_units` (either, in a share of the events), `values` (constant,
 missing, clipped, stand-ins, vocabulary), `traffic` (too many events, too few), and `since` looks at parts of a window.
 None of them re-tests whether anything moved: they are asked about metrics that have signalled, and say what kind

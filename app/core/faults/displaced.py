@@ -58,7 +58,7 @@ class Displacement:
 
 def find_displaced(
     names: Sequence[str],
-    pasts: Sequence[Sequence[Law]],
+    trained: Sequence[Law],
     window: Mapping[str, Law],
     signalled: AbstractSet[str],
     paths: Sequence[Path] = (),
@@ -69,9 +69,8 @@ def find_displaced(
     ----------
     names
         Of the numeric features, in signature order.
-    pasts
-        What training says of each; perhaps also what a recent window says, in which nothing was wrong. A column that
-        has drifted slowly is known by the nearest of them.
+    trained
+        What training says of each.
     window
         What the window says of those that have values.
     signalled
@@ -82,15 +81,14 @@ def find_displaced(
     size = len(names)
     here = [
         name in window and min(window[name].n, law.n) >= FEWEST_FOR_A_SHAPE
-        for name, law in zip(names, pasts[0], strict=True)
+        for name, law in zip(names, trained, strict=True)
     ]
     if sum(here) < 2 or sum(name in signalled for name, there in zip(names, here, strict=True) if there) < 2:
         return Displacement(None, np.zeros((0, 0)))
     columns = np.flatnonzero(here)
 
     def apart(row: int, column: int) -> float:
-        laws = [as_if(paths, row, column, past[column]) for past in pasts if past[column].n]
-        return min(distance(window[names[row]], law) for law in laws)
+        return distance(window[names[row]], as_if(paths, row, column, trained[column]))
 
     # Most windows end here: a matrix of distances is costly.
     if sum(names[row] in signalled and apart(row, row) >= _MOVED for row in columns.tolist()) < 2:

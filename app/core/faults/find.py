@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from app.core.faults.column import Column
@@ -29,127 +31,176 @@ if TYPE_CHECKING:
 _CERTAIN: frozenset[FaultKind] = frozenset({"constant", "infinite_values"})
 
 
-def find_faults(
-    cells: Sequence[MetricCells],
-    training: Counts,
-    window: Counts,
-    signalled: AbstractSet[str],
-    *,
-    design_effects: Sequence[float] = (),
-    values: Mapping[str, Sequence[str]] | None = None,
-    traffic: Traffic | None = None,
-    recent: Counts | None = None,
-    suspected: AbstractSet[str] = frozenset(),
-    silent: AbstractSet[str] = frozenset(),
-    events: str = "events",
-    origins: Origins | None = None,
-) -> tuple[Fault, ...]:
-    """Find what seems to be wrong upstream of the model, the strongest first.
+@dataclass(frozen=True, eq=False)
+class FaultFinder:
+    """Finds what seems to be wrong upstream of the model, in windows of one version.
 
     Parameters
     ----------
     cells
         Of all metrics, in the order of the counts.
-    training, window
-        Counts of both in these cells.
-    signalled
-        Names of the metrics that have moved. Only features among them are looked at. Always looked at are the traffic,
-        and whether a feature holds only one value: a flag that was rarely set moves by little when it no longer is.
+    training
+        Counts of training in these cells.
     design_effects
         Per metric; 1 where it is not given.
     values
         Names of the codes of each category, for the sentences.
-    traffic
-        Numbers of events, of this window and of past ones.
-    recent
-        The last window of this version in which no fault was found, for columns that have drifted slowly since
-        training and only then been displaced.
-    suspected
-        Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with it.
-    silent
-        Metrics about which nothing is to be said.
     events
         What events are called, in the plural.
     origins
-        What the features are made of; None: each is a field of its own.
-
-    Returns
-    -------
-    Nothing on ordinary drift: each rule asks for a shape that shifts, spreads and seasons do not have.
+        What the features are made of; by default each is a field of its own.
     """
-    origins = origins or Origins()
-    traffic_faults = find_in_traffic(traffic, events) if traffic is not None else []
-    faults: list[Fault] = []
-    rows = [row for row, each in enumerate(cells) if each.kind in {"numeric", "category"}]
-    by_values: dict[str, list[Fault]] = {}
-    for row in rows:
-        is_signalled = cells[row].name in signalled
-        if is_signalled or (cells[row].name not in silent and window.minima[row] == window.maxima[row]):
-            effect = design_effects[row] if len(design_effects) else 1.0
-            names = (values or {}).get(cells[row].name, ())
-            column = _column(cells[row], training, window, row, effect, names, events)
-            # What no test has signalled: a flag that is no longer set. But a month without a holiday is no fault.
-            found = [
-                each
-                for each in find_in_values(column)
-                if is_signalled or (each.kind == "constant" and column.is_often_seen)
-            ]
-            by_values |= {cells[row].name: found} if found else {}
-    numeric = [row for row in rows if cells[row].kind == "numeric"]
-    effects = {cells[row].name: design_effects[row] if len(design_effects) else 1.0 for row in numeric}
-    moved = (signalled, suspected)
-    faults += _of_scale(cells, (training, recent), window, numeric, moved, by_values, origins, effects, events)
-    explained = {name for fault in faults for name in fault.metrics}
-    faults += [fault for name, found in by_values.items() if name not in explained for fault in found]
-    named = name_fields(faults, origins, signalled, [cells[row].name for row in rows])
-    return tuple(sorted([*traffic_faults, *named], key=lambda fault: -fault.strength))
 
+    cells: Sequence[MetricCells]
+    training: Counts
+    design_effects: Sequence[float] = ()
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    events: str = "events"
+    origins: Origins = field(default_factory=Origins)
 
-def _of_scale(  # noqa: PLR0917  # what `find_faults` has worked out
-    cells: Sequence[MetricCells],
-    pasts: tuple[Counts, Counts | None],
-    window: Counts,
-    numeric: Sequence[int],
-    moved: tuple[AbstractSet[str], AbstractSet[str]],
-    by_values: Mapping[str, Sequence[Fault]],
-    origins: Origins,
-    effects: Mapping[str, float],
-    events: str,
-) -> Iterator[Fault]:
-    """Columns displaced, and the units of those that are not."""
-    signalled, suspected = moved
-    if not any(cells[row].name in signalled for row in numeric):
-        return
-    if sum(cells[row].name in signalled | suspected for row in numeric) < 2:  # nothing has taken its place
-        numeric = [row for row in numeric if cells[row].name in signalled]
-    stood_in = {name for name, found in by_values.items() if any(fault.kind == "stand_in_value" for fault in found)}
-    certain = {name for name, found in by_values.items() if any(fault.kind in _CERTAIN for fault in found)}
-    laws = [{cells[row].name: _law(cells[row], past, row) for row in numeric} for past in pasts if past is not None]
-    names = [cells[row].name for row in numeric]
-    now = {cells[row].name: _law(cells[row], window, row) for row in numeric if cells[row].name not in certain}
-    elsewhere: tuple[str, ...] = ()
-    for columns in _columns(names, origins):
-        paths = [origins[name].path or ITSELF for name in columns]
-        in_columns = [[past[name] for name in columns] for past in laws]
-        fault = find_displaced(columns, in_columns, now, signalled | suspected, paths).fault
-        if fault is None or fault.kind == "columns_swapped":  # where nearly all have, their share is said, too
-            at_moved = [at for at, name in enumerate(columns) if name in (fault.metrics if fault else signalled)]
-            moved_columns = [(columns[at], in_columns[0][at], paths[at]) for at in at_moved]
-            fault = find_mixed_swap(moved_columns, now, effects, events) or fault
-        if fault is not None:
-            elsewhere = fault.metrics
-            yield fault
-            break
-    for name, law in laws[0].items():
-        origin = origins[name]
-        if name in now and name in signalled and name not in elsewhere and origin.has_unit:
-            path = origin.path or ITSELF
-            scale = Scale(law, now[name], path, origin.takes_offsets)
-            unit = find_mixed_unit(name, scale, effects[name], events)
-            if unit is None and name not in stood_in:  # nearly all noughts are nearly all values in a small unit
-                unit = find_unit(name, law, now[name], path, takes_offsets=origin.takes_offsets)
-            if unit is not None:
-                yield unit
+    def find(
+        self,
+        window: Counts,
+        signalled: AbstractSet[str],
+        *,
+        suspected: AbstractSet[str] = frozenset(),
+        silent: AbstractSet[str] = frozenset(),
+        traffic: Traffic | None = None,
+    ) -> tuple[Fault, ...]:
+        """Find the faults of a window, the strongest first.
+
+        Parameters
+        ----------
+        window
+            Its counts.
+        signalled
+            Names of the metrics that have moved. Only features among them are looked at. Always looked at are the
+            traffic, and whether a feature holds only one value: a flag that was rarely set moves by little when it no
+            longer is.
+        suspected
+            Metrics that differ much, though not for certain: where one has signalled, they may have been displaced with
+            it.
+        silent
+            Metrics about which nothing is to be said.
+        traffic
+            Numbers of events, of this window and of past ones.
+
+        Returns
+        -------
+        Nothing on ordinary drift: each rule asks for a shape that shifts, spreads and seasons do not have.
+        """
+        of_traffic = find_in_traffic(traffic, self.events) if traffic is not None else []
+        of_values = self._find_in_values(window, signalled, silent)
+        faults = list(self._find_in_numbers(window, signalled, suspected, of_values))
+        explained = {name for fault in faults for name in fault.metrics}
+        faults += [fault for name, those in of_values.items() if name not in explained for fault in those]
+        features = [cells.name for cells in self.cells if cells.kind in {"numeric", "category"}]
+        named = name_fields(faults, self.origins, signalled, features)
+        return tuple(sorted([*of_traffic, *named], key=lambda fault: -fault.strength))
+
+    def _find_in_values(
+        self, window: Counts, signalled: AbstractSet[str], silent: AbstractSet[str]
+    ) -> dict[str, list[Fault]]:
+        """What each feature shows by itself, of those that show something."""
+        faults: dict[str, list[Fault]] = {}
+        for row, cells in enumerate(self.cells):
+            if cells.kind not in {"numeric", "category"}:
+                continue
+            is_signalled = cells.name in signalled
+            if is_signalled or (cells.name not in silent and window.minima[row] == window.maxima[row]):
+                column = self._column(row, window)
+                # What no test has signalled: a flag that is no longer set. But a month without a holiday is no fault.
+                of_column = [
+                    fault
+                    for fault in find_in_values(column)
+                    if is_signalled or (fault.kind == "constant" and column.is_often_seen)
+                ]
+                if of_column:
+                    faults[cells.name] = of_column
+        return faults
+
+    def _find_in_numbers(
+        self,
+        window: Counts,
+        signalled: AbstractSet[str],
+        suspected: AbstractSet[str],
+        of_values: Mapping[str, Sequence[Fault]],
+    ) -> Iterator[Fault]:
+        """Columns displaced, and the units of those that are not."""
+        numeric = [row for row, cells in enumerate(self.cells) if cells.kind == "numeric"]
+        moved = signalled | suspected
+        if not any(self.cells[row].name in signalled for row in numeric):
+            return
+        if sum(self.cells[row].name in moved for row in numeric) < 2:  # nothing has taken its place
+            numeric = [row for row in numeric if self.cells[row].name in signalled]
+        certain = {name for name, faults in of_values.items() if any(fault.kind in _CERTAIN for fault in faults)}
+        trained = {self.cells[row].name: _law(self.cells[row], self.training, row) for row in numeric}
+        detected = {
+            self.cells[row].name: _law(self.cells[row], window, row)
+            for row in numeric
+            if self.cells[row].name not in certain
+        }
+        displaced = self._find_displaced(trained, detected, signalled, moved)
+        if displaced is not None:
+            yield displaced
+        for name, law in trained.items():
+            if name in detected and name in signalled and (displaced is None or name not in displaced.metrics):
+                stands_in = any(fault.kind == "stand_in_value" for fault in of_values.get(name, ()))
+                unit = self._find_unit(name, law, detected[name], stands_in=stands_in)
+                if unit is not None:
+                    yield unit
+
+    def _find_displaced(
+        self,
+        trained: Mapping[str, Law],
+        detected: Mapping[str, Law],
+        signalled: AbstractSet[str],
+        moved: AbstractSet[str],
+    ) -> Fault | None:
+        """Columns that have changed places, in all events or in a share of them."""
+        for columns in _columns(list(trained), self.origins):
+            paths = [self.origins[name].path or ITSELF for name in columns]
+            laws = [trained[name] for name in columns]
+            fault = find_displaced(columns, laws, detected, moved, paths).fault
+            if fault is None or fault.kind == "columns_swapped":  # where nearly all have, their share is said, too
+                mixed = fault.metrics if fault else signalled
+                candidates = [each for each in zip(columns, laws, paths, strict=True) if each[0] in mixed]
+                fault = find_mixed_swap(candidates, detected, self._effects, self.events) or fault
+            if fault is not None:
+                return fault
+        return None
+
+    def _find_unit(self, name: str, trained: Law, detected: Law, *, stands_in: bool) -> Fault | None:
+        """Another unit of a metric, in a share of the events or in all; ``stands_in``: it has a stand-in value."""
+        origin = self.origins[name]
+        if not origin.has_unit:
+            return None
+        path = origin.path or ITSELF
+        scale = Scale(trained, detected, path, origin.takes_offsets)
+        mixed = find_mixed_unit(name, scale, self._effects[name], self.events)
+        if mixed is not None or stands_in:  # nearly all noughts are nearly all values in a small unit
+            return mixed
+        return find_unit(name, trained, detected, path, takes_offsets=origin.takes_offsets)
+
+    @cached_property
+    def _effects(self) -> dict[str, float]:
+        effects = self.design_effects or [1.0] * len(self.cells)
+        return {cells.name: effect for cells, effect in zip(self.cells, effects, strict=True)}
+
+    def _column(self, row: int, window: Counts) -> Column:
+        cells, training = self.cells[row], self.training
+        return Column(
+            cells,
+            training.counts[row],
+            window.counts[row],
+            (float(training.minima[row]), float(training.maxima[row])),
+            (float(window.minima[row]), float(window.maxima[row])),
+            _mean(cells, window, row),
+            self._effects[cells.name],
+            self.values.get(cells.name, ()),
+            self.events,
+            _mean(cells, training, row),
+        )
 
 
 def _columns(names: Sequence[str], origins: Origins) -> Iterator[list[str]]:
@@ -164,23 +215,6 @@ def _columns(names: Sequence[str], origins: Origins) -> Iterator[list[str]]:
 def _law(cells: MetricCells, counts: Counts, row: int) -> Law:
     low, high = float(counts.minima[row]), float(counts.maxima[row])
     return Law.of(cells, counts.counts[row], int(counts.sums[row]), low, high)
-
-
-def _column(  # noqa: PLR0917  # one row of everything
-    cells: MetricCells, training: Counts, window: Counts, row: int, effect: float, values: Sequence[str], events: str
-) -> Column:
-    return Column(
-        cells,
-        training.counts[row],
-        window.counts[row],
-        (float(training.minima[row]), float(training.maxima[row])),
-        (float(window.minima[row]), float(window.maxima[row])),
-        _mean(cells, window, row),
-        effect,
-        values,
-        events,
-        _mean(cells, training, row),
-    )
 
 
 def _mean(cells: MetricCells, window: Counts, row: int) -> float:

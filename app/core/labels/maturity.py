@@ -51,9 +51,9 @@ class MaturityError(ValueError):
     """Labels that no model may learn from; one sentence that says what to do."""
 
 
-@dataclass(frozen=True, eq=False)
-class Maturity:
-    """What is known of the labels of a range of events.
+@dataclass(frozen=True)
+class LabelTimes:
+    """The times by which it is judged whether the labels of a range of events have come.
 
     Parameters
     ----------
@@ -63,8 +63,36 @@ class Maturity:
         Up to which time labels are known; where the range begins if none is.
     maturity_ms, horizon_ms
         As the pipeline file has them.
+    """
+
+    from_ms: int
+    to_ms: int
+    known_ms: int
+    maturity_ms: int
+    horizon_ms: int
+
+    def is_old_enough(self, event_time_ms: Ints) -> NDArray[np.bool_]:
+        """Whether the labels of each event must have come by the time up to which labels are known."""
+        return np.asarray(event_time_ms + self.maturity_ms <= self.known_ms, np.bool_)
+
+    def ages_ms(self, event_time_ms: Ints) -> Floats:
+        """How old each event was at the time up to which labels are known."""
+        return (self.known_ms - event_time_ms).astype(np.float64)
+
+    @property
+    def are_within_horizon(self) -> bool:
+        """Whether labels may still come to all events of the range."""
+        return self.known_ms - self.from_ms < self.horizon_ms
+
+
+@dataclass(frozen=True, eq=False)
+class Maturity:
+    """What is known of the labels of a range of events.
+
+    Parameters
+    ----------
     law
-        Of the delays that were seen by then.
+        Of the delays that were seen up to the time up to which labels are known.
     n_events
         Events of the range.
     mature
@@ -77,11 +105,7 @@ class Maturity:
         What was read.
     """
 
-    from_ms: int
-    to_ms: int
-    known_ms: int
-    maturity_ms: int
-    horizon_ms: int
+    times: LabelTimes
     law: DelayLaw
     n_events: int
     mature: tuple[int, int, int]
@@ -90,33 +114,17 @@ class Maturity:
     held: Held
 
     @classmethod
-    def of(
-        cls,
-        event_time_ms: Ints,
-        labels: Floats,
-        law: DelayLaw,
-        *,
-        from_ms: int,
-        to_ms: int,
-        known_ms: int,
-        maturity_ms: int,
-        horizon_ms: int,
-        held: Held,
-    ) -> Maturity:
+    def of(cls, event_time_ms: Ints, labels: Floats, law: DelayLaw, times: LabelTimes, held: Held) -> Maturity:
         """Count events by age and label (NaN: none)."""
-        is_mature = is_old_enough(event_time_ms, known_ms, maturity_ms)
+        is_mature = times.is_old_enough(event_time_ms)
         kind = np.where(np.isnan(labels), 0, labels + 1).astype(np.int64)
-        mature, young = (np.bincount(kind[which], minlength=3).tolist() for which in (is_mature, ~is_mature))
-        ages = (known_ms - event_time_ms[is_mature]).astype(np.float64)
+        mature, young = (np.bincount(kind[rows], minlength=3).tolist() for rows in (is_mature, ~is_mature))
+        ages = times.ages_ms(event_time_ms[is_mature])
         arrived = [
             float(law.arrived(label, ages).mean()) if len(ages) and law.is_known(label) else 1.0 for label in (0, 1)
         ]
         return cls(
-            from_ms=from_ms,
-            to_ms=to_ms,
-            known_ms=known_ms,
-            maturity_ms=maturity_ms,
-            horizon_ms=horizon_ms,
+            times=times,
             law=law,
             n_events=len(event_time_ms),
             mature=(mature[0], mature[1], mature[2]),
@@ -138,16 +146,17 @@ class Maturity:
 
     def warnings(self) -> list[str]:
         """Sentences on what is right, and could be better; first of all, `check`."""
+        times = self.times
         self.check()
-        said = [*self.held.say_refused(), *maturity_warnings(self.law, self.maturity_ms, self.horizon_ms)]
+        said = [*self.held.say_refused(), *maturity_warnings(self.law, times.maturity_ms, times.horizon_ms)]
         if self.unlabelled > _MANY_UNLABELLED:
-            is_short = self.known_ms - self.from_ms < self.horizon_ms
             said.append(
                 f"{self.unlabelled:.0%} of the {sum(self.mature):,} events that are old enough have no label: what is"
                 " learnt holds for events that get one, and if those are chosen (by their score, say) for nothing else;"
                 " have a 0 sent for every event of which nothing else is known"
                 + (
-                    "; or labels take longer than these events are old, then have --from begin earlier." * is_short
+                    "; or labels take longer than these events are old, then have --from begin earlier."
+                    * times.are_within_horizon
                     or "."
                 )
             )
@@ -164,6 +173,7 @@ class Maturity:
 
     def describe(self) -> list[str]:
         """What is learnt from and what is left out, by reason; of events without any, nothing."""
+        times = self.times
         if not self.n_events:
             return []
         read = f"{self.n_events:,} events read in that time"
@@ -171,11 +181,11 @@ class Maturity:
             return [f"{read}; no label of any event is known."]
         young, mature = sum(self.young), sum(self.mature)
         left_out = (
-            f"{mature - self.mature[0]:,} are learnt from. Left out: {young:,} younger than {say_ms(self.maturity_ms)}"
+            f"{mature - self.mature[0]:,} are learnt from. Left out: {young:,} younger than {say_ms(times.maturity_ms)}"
             f" then (performance.maturity), {young - self.young[0]:,} of them with a label; {self.mature[0]:,} old"
             " enough that have none."
         )
-        words = [f"{read}; labels are known up to {say_time(self.known_ms)}.", left_out]
+        words = [f"{read}; labels are known up to {say_time(times.known_ms)}.", left_out]
         laws = [self.law.describe(label) for label in (0, 1)]
         if self.law.is_known(0) or self.law.is_known(1):
             words.append(f"Of the delays: {'; '.join(laws)}.")
@@ -183,6 +193,7 @@ class Maturity:
 
     def facts(self, n_weighed: int) -> LabelFacts:
         """For the manifest; ``n_weighed``: the young events that are fitted on by weight."""
+        times = self.times
         delays = [
             LabelDelay(label, self.law.n[label], self.law.within_ms(label, 0.5), self.law.within_ms(label, ENOUGH))
             for label in (0, 1)
@@ -190,8 +201,8 @@ class Maturity:
         ]
         young = sum(self.young)
         return LabelFacts(
-            known_ms=self.known_ms,
-            maturity_ms=self.maturity_ms,
+            known_ms=times.known_ms,
+            maturity_ms=times.maturity_ms,
             young_rows=young,
             young_labelled_rows=young - self.young[0],
             unlabelled_rows=self.mature[0],
@@ -201,34 +212,35 @@ class Maturity:
 
     def check(self) -> None:
         """Raise MaturityError when a model of these labels cannot be right."""
+        times = self.times
         n_labelled = self.mature[1] + self.mature[2]
         if not self.n_events:
-            raise MaturityError(self.held.say_no_events(self.from_ms, self.to_ms))
-        maturity = say_ms(self.maturity_ms)
+            raise MaturityError(self.held.say_no_events(times.from_ms, times.to_ms))
+        maturity = say_ms(times.maturity_ms)
         if not n_labelled + self.young[1] + self.young[2]:
-            raise MaturityError(self.held.say_no_labels(self.n_events, self.to_ms))
+            raise MaturityError(self.held.say_no_labels(self.n_events, times.to_ms))
         if not sum(self.mature):
             raise MaturityError(
                 f"None of the {self.n_events:,} events was {maturity} old (performance.maturity) when the last label"
-                f" was known, at {say_time(self.known_ms)}: have --to end later than {maturity} after --from, or --from"
-                f" begin well before {say_time(self.known_ms - self.maturity_ms)}."
+                f" was known, at {say_time(times.known_ms)}: have --to end later than {maturity} after --from, or"
+                f" --from begin well before {say_time(times.known_ms - times.maturity_ms)}."
             )
         if not n_labelled:
             raise MaturityError(
                 f"None of the {sum(self.mature):,} events that were {maturity} old (performance.maturity) at the newest"
-                f" label, {say_time(self.known_ms)}, has one, and {self.young[1] + self.young[2]:,} younger events do:"
+                f" label, {say_time(times.known_ms)}, has one, and {self.young[1] + self.young[2]:,} younger events do:"
                 " have --to end later, when these are old enough, or begin with --from where labels were sent."
             )
         for label in (0, 1):
             if not self.mature[1 + label]:
                 raise MaturityError(self._say_one_class(label))
         for label in (1, 0):
-            if self.known_ms - self.from_ms < self.horizon_ms and not self.law.is_known(label):
+            if times.are_within_horizon and not self.law.is_known(label):
                 raise MaturityError(
                     f"{self.law.n[label]} labels {label} are too few to say how long they take, and no event is as old"
-                    f" as labels.horizon ({say_ms(self.horizon_ms)}): have --from begin earlier, or --to end later."
+                    f" as labels.horizon ({say_ms(times.horizon_ms)}): have --from begin earlier, or --to end later."
                 )
-            if self.unlabelled > _MANY_UNLABELLED and self.law.is_still_coming(label, self.horizon_ms):
+            if self.unlabelled > _MANY_UNLABELLED and self.law.is_still_coming(label, times.horizon_ms):
                 raise MaturityError(
                     f"Labels {label} were still coming at the greatest age that was seen"
                     f" ({say_ms(self.law.reach_ms[label])}), and {self.unlabelled:.0%} of the events that are"
@@ -239,10 +251,11 @@ class Maturity:
 
     def _say_one_class(self, label: int) -> str:
         """Of labels of which none has come to events that are old enough."""
-        maturity, n = say_ms(self.maturity_ms), self.mature[2 - label]
+        times = self.times
+        maturity, n = say_ms(times.maturity_ms), self.mature[2 - label]
         said = f"All {n:,} labels of events that were {maturity} old (performance.maturity) are {1 - label}"
         least = self.law.within_ms(label, ENOUGH)
-        if least > self.maturity_ms:
+        if least > times.maturity_ms:
             return (
                 f"{said}, and labels {label} take up to {say_ms(least)}: set performance.maturity to that, and have"
                 f" --to end later than {say_ms(least)} after --from."
@@ -260,6 +273,7 @@ class Maturity:
         )
 
     def _refuse_bias(self) -> None:
+        times = self.times
         here = self.mature[1:]
         if not min(self.arrived) or not min(here):
             return
@@ -268,17 +282,11 @@ class Maturity:
         if abs(rate - true_rate) <= _MOST_BIAS * true_rate:
             return
         raise MaturityError(
-            f"Of events that were {say_ms(self.maturity_ms)} old (performance.maturity), {self.arrived[1]:.0%} of the"
+            f"Of events that were {say_ms(times.maturity_ms)} old (performance.maturity), {self.arrived[1]:.0%} of the"
             f" labels 1 and {self.arrived[0]:.0%} of the labels 0 have come, so {say_share(rate)} would be positive in"
             f" place of {say_share(true_rate)}: set performance.maturity to {say_ms(self.needed_ms)}, by which 99 % of"
             " either have come, and have --to end at least so long after --from."
         )
-
-
-def is_old_enough(event_time_ms: Ints, known_ms: int, maturity_ms: int) -> NDArray[np.bool_]:
-    """Whether the labels of each event must have come by the time up to which labels are known."""
-    found: NDArray[np.bool_] = event_time_ms + maturity_ms <= known_ms
-    return found
 
 
 def weigh(law: DelayLaw, labels: Floats, ages_ms: Floats) -> Floats:

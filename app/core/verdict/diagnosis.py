@@ -15,8 +15,9 @@ import numpy as np
 
 from app.core.counts.sketches import ALL
 from app.core.drift.statistics.deciles import DecileCells
-from app.core.faults.find import find_faults
+from app.core.faults.find import FaultFinder
 from app.core.faults.since import find_since
+from app.core.features.origins import Origins
 from app.core.findings import PerformanceRow, Subject
 from app.core.performance.estimation import compare, estimate
 from app.core.performance.label_checks import ALL_ARRIVED
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from app.core.drift.judge import Judgement
     from app.core.faults.fault import Fault
     from app.core.faults.traffic import Traffic
-    from app.core.features.origins import Origins
     from app.core.performance.calibration import Calibration
     from app.core.performance.label_checks import LabelCheck
     from app.core.verdict.decide import Verdict
@@ -83,6 +83,18 @@ class Diagnosis:
     @cached_property
     def _cells(self) -> DecileCells:
         return DecileCells.stack(self.reference.metrics)
+
+    @cached_property
+    def _fault_finder(self) -> FaultFinder:
+        reference = self.reference
+        return FaultFinder(
+            reference.metrics,
+            reference.training,
+            reference.design_effects.tolist(),
+            values={cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values},
+            events=self.events,
+            origins=self.origins or Origins(),
+        )
 
     @property
     def calibration(self) -> Calibration:
@@ -207,20 +219,8 @@ class Diagnosis:
     def _find_faults(
         self, counts: Counts, moved: Sequence[str], silent: AbstractSet[str], traffic: Traffic | None = None
     ) -> tuple[Fault, ...]:
-        reference = self.reference
-        return find_faults(
-            reference.metrics,
-            reference.training,
-            counts,
-            set(moved),
-            design_effects=reference.design_effects.tolist(),
-            values={cells.name: (*cells.values, UNSEEN) for cells in reference.metrics if cells.values},
-            traffic=traffic,
-            suspected=self._suspects(counts) - silent if moved else frozenset(),
-            silent=silent,
-            events=self.events,
-            origins=self.origins,
-        )
+        suspected = self._suspects(counts) - silent if moved else frozenset()
+        return self._fault_finder.find(counts, set(moved), suspected=suspected, silent=silent, traffic=traffic)
 
     def _suspects(self, window: Counts) -> set[str]:
         """The features that differ much, certain or not.

@@ -151,7 +151,7 @@ class Situation:
     segments
         What has signalled in segments.
     faults
-        Of `app.core.faults.find.find_faults`, the strongest first.
+        Of `app.core.faults.find.FaultFinder`, the strongest first.
     score_before, score_now
         Mean scores.
     attribution
