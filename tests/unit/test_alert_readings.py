@@ -33,7 +33,7 @@ from app.core.performance.calibration import Calibration, fit_calibration
 from app.core.performance.estimation import compare
 from app.core.performance.measures import FEWEST_OF_EITHER, measure
 from app.core.verdict.decide import Verdict, decide
-from app.core.verdict.situation import Misfit, Performance, Situation
+from app.core.verdict.situation import Misfit, Performance, RateChange, Situation
 from app.core.verdict.words import Change
 from models.reference.reference import Counts
 from models.reference.units import COUNT_UNITS
@@ -64,7 +64,7 @@ def situation_of(facts: frozenset[str], *, with_labels: bool) -> Situation:
     scores say, which what has moved the scores hides.
     """
     changes = [change for kind, change in MOVED.items() if kind in facts and (with_labels or kind not in OF_LABELS)]
-    moved = {"p_direction": 0.0, "gap": 0.5, "rate_said": 0.1, "rate_now": 0.5}
+    moved = {"p_direction": 0.0, "gap": 0.5, "rate_expected": 0.1, "rate_realised": 0.5}
     is_off = "label_prior_drift" in facts and "foreseen" not in facts
     misfit = Misfit(**(moved if is_off else {}))
     blind = Misfit(p_order=0.0, losses={"auc": 9.0})
@@ -81,9 +81,11 @@ def situation_of(facts: frozenset[str], *, with_labels: bool) -> Situation:
         faults=(fault,) if "pipeline_fault" in facts else (),
         misfit=misfit if with_labels else None,
         misfits=segments if with_labels else (),
-        p_prior=(0.0 if is_off else 0.9) if with_labels else math.nan,
-        rate_before=0.1,
-        rate_now=(0.5 if is_off else 0.1) if with_labels else math.nan,
+        rate=RateChange(
+            reference=0.1,
+            detection=(0.5 if is_off else 0.1) if with_labels else math.nan,
+            p_value=(0.0 if is_off else 0.9) if with_labels else math.nan,
+        ),
         performance=Performance("AUC", 0.2, expected=0.9, is_realised=with_labels),
     )
 

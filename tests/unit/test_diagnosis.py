@@ -191,15 +191,15 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
     counts = counts_of((matrix, scores, labels), 300)
     found = look(monkeypatch, {ALL: counts})
 
-    assert (found.n, found.n_reference, found.alpha, found.events) == (500, 4_000, 0.002, "flights")
-    assert (found.score_before, found.score_now) == pytest.approx((before.mean(), scores.mean()), abs=1e-6)
-    assert (found.rate_before, found.rate_now) == pytest.approx((labels_before.mean(), labels[:300].mean()))
+    assert (found.n, found.n_reference, found.thresholds.alpha, found.events) == (500, 4_000, 0.002, "flights")
+    assert (found.score.reference, found.score.detection) == pytest.approx((before.mean(), scores.mean()), abs=1e-6)
+    assert (found.rate.reference, found.rate.detection) == pytest.approx((labels_before.mean(), labels[:300].mean()))
     assert (found.changes, found.segments, found.faults) == ((), (), ())
     known = reference()
-    assert found.attribution == attribute(
-        NAMES, known.counts[:3], counts.counts[:3], known.profiles[:3], found.score_before, found.score_now
+    assert found.score.attribution == attribute(
+        NAMES, known.counts[:3], counts.counts[:3], known.profiles[:3], found.score.reference, found.score.detection
     )
-    assert {share.metric for share in found.attribution} == {*NAMES, "joint"}
+    assert {share.metric for share in found.score.attribution} == {*NAMES, "joint"}
     # The label's design effect goes for the prior, that of what scores leave unexplained for all else.
     effects = replace(known, design_effects=np.array([1.0, 1.0, 1.0, 7.0, 3.0]))
     found = look(monkeypatch, {ALL: counts}, known=effects)
@@ -207,12 +207,12 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
     effects = replace(effects, label_effect=2.0)
     found = look(monkeypatch, {ALL: counts}, known=effects)
     labels_say = check_labels(known.training.outcomes, counts.outcomes, weights, 2.0, prior_effect=3.0)
-    deviation = math.sqrt(found.rate_before * (1 - found.rate_before))
+    deviation = math.sqrt(found.rate.reference * (1 - found.rate.reference))
     assert found.misfit == Misfit(
         p_direction=labels_say.p_direction,
         gap=labels_say.rate_gap / deviation,
-        rate_said=found.rate_now - labels_say.rate_gap,
-        rate_now=found.rate_now,
+        rate_expected=found.rate.detection - labels_say.rate_gap,
+        rate_realised=found.rate.detection,
         p_order=labels_say.p_order,
         losses={},
         p_shape=labels_say.p_shape,
@@ -220,13 +220,13 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
         segment="",
         n=300,
     )
-    assert found.p_prior == labels_say.p_prior
+    assert found.rate.p_value == labels_say.p_prior
     early = look(monkeypatch, {ALL: counts}, with_labels=False)
-    assert early.rate_before == found.rate_before
+    assert early.rate.reference == found.rate.reference
     assert early.misfit is None
-    assert math.isnan(early.rate_now)
-    assert math.isnan(early.p_prior)
-    assert math.isnan(look(monkeypatch, {ALL: counts_of((matrix, scores, labels), 0)}).rate_now)
+    assert math.isnan(early.rate.detection)
+    assert math.isnan(early.rate.p_value)
+    assert math.isnan(look(monkeypatch, {ALL: counts_of((matrix, scores, labels), 0)}).rate.detection)
 
 
 def test_what_signalled_over_all_events_has_changed_and_is_said_with_what_it_was(
@@ -342,7 +342,7 @@ def test_a_feature_is_suspected_when_a_tenth_of_its_events_are_elsewhere(moved: 
     assert n_moved == 0
     # The score and the outcome are no features, however far they have moved.
     counts.counts[-2:] = counts.counts[-2:, ::-1]
-    assert diagnose()._suspects(counts) == ({"y"} if is_suspected else set())
+    assert diagnose()._movements.suspects(counts) == ({"y"} if is_suspected else set())
 
 
 # -- what others are told ----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from hypothesis import given
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from app.core.faults.fault import Fault
 from app.core.verdict.decide import decide
-from app.core.verdict.situation import Least, Misfit, Performance, Predecessor, Situation
+from app.core.verdict.situation import Misfit, Performance, Predecessor, RateChange, Situation, Thresholds
 from app.core.verdict.words import Change
 
 #: Numbers that floats hold exactly.
-WINDOW = Situation(n=1000, n_reference=1000, alpha=1 / 64, least=Least(rate=1 / 4, calibration=1 / 4))
+WINDOW = Situation(n=1000, n_reference=1000, thresholds=Thresholds(1 / 64, rate=1 / 4, calibration=1 / 4))
 EIGHTHS = st.integers(-8, 8).map(lambda n: n / 8)
 P_VALUES = st.sampled_from([0.0, 1 / 128, 1 / 64, 1 / 32, math.nan])
 
@@ -25,13 +25,9 @@ def test_without_a_word_nothing_is_known_and_nothing_has_moved() -> None:
     assert [window.score_moved, window.tells_less, window.is_off, window.rate_moved] == [False] * 4
     assert not replace(window, misfit=Misfit(p_direction=0.0, p_order=0.0, p_shape=0.0)).tells_less
     assert (window.better_predecessor, window.features, window.change("score")) == (None, (), None)
-    assert (window.alpha, window.least, window.fewest) == (0.001, Least(rate=0.1, calibration=0.05), 200)
-    assert window.has_reference
+    assert window.thresholds == Thresholds(alpha=0.001, rate=0.1, calibration=0.05, fewest=200)
     assert (window.misfit, window.misfits, window.misfit_segments, window.told_misfit) == (None, (), (), None)
-    assert all(
-        math.isnan(value)
-        for value in (window.score_before, window.score_now, window.p_prior, window.rate_before, window.rate_now)
-    )
+    assert all(math.isnan(value) for value in (window.score.reference, window.score.detection, *astuple(window.rate)))
 
 
 #: Alpha times these shares is what the questions may spend.
@@ -72,13 +68,15 @@ def test_the_scores_are_off_where_they_surely_are_and_far_enough(p_value: float,
 
 @given(p_value=around(OF_RATES / 64), rates=st.tuples(EIGHTHS.map(abs), EIGHTHS | st.just(math.nan)))
 def test_the_rate_has_moved_where_it_surely_has_and_far_enough(p_value: float, rates: tuple[float, float]) -> None:
-    window = replace(WINDOW, p_prior=p_value, rate_before=rates[0], rate_now=rates[1])
+    window = replace(WINDOW, rate=RateChange(reference=rates[0], detection=rates[1], p_value=p_value))
     assert window.rate_moved == (p_value < OF_RATES / 64 and abs(rates[0] - rates[1]) >= rates[0] / 4)
 
 
 @given(before=EIGHTHS, said=EIGHTHS, now=EIGHTHS)
 def test_a_change_of_the_rate_explains_a_gap_of_its_size_and_direction(before: float, said: float, now: float) -> None:
-    window = replace(WINDOW, rate_before=before, rate_now=now, misfit=Misfit(rate_said=said, rate_now=now))
+    window = replace(
+        WINDOW, rate=RateChange(reference=before, detection=now), misfit=Misfit(rate_expected=said, rate_realised=now)
+    )
     change, gap = now - before, now - said
     alike = (change > 0 and gap > 0) or (change < 0 and gap < 0)
     assert window.is_explained_by_rate == (alike and abs(change) <= 2 * abs(gap) and abs(gap) <= 2 * abs(change))

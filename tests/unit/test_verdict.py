@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from app.core.faults.fault import Fault, listed, percent
 from app.core.verdict.attribution import JOINT, Share
 from app.core.verdict.decide import Advice, Verdict, VerdictKind, decide
-from app.core.verdict.diagnosis import _apart
 from app.core.verdict.headlines import HEADLINES
-from app.core.verdict.situation import Misfit, Performance, Predecessor, SegmentChange, Situation
+from app.core.verdict.movements import _largest_difference
+from app.core.verdict.situation import (
+    Misfit,
+    Performance,
+    Predecessor,
+    RateChange,
+    ScoreChange,
+    SegmentChange,
+    Situation,
+    Thresholds,
+)
 from app.core.verdict.words import Change, number_pair, say
 from models.reference.reference import MetricCells
 
@@ -32,37 +41,49 @@ CARRIER = Change(
 NULLS = Fault("missing_values", ("humid",), "`humid` is missing in all events, 0 % in training.", 1.0)
 NO_TRAFFIC = Fault("traffic_missing", (), "No events where 1000 are usual: some do not arrive.", 1.0)
 
-QUIET = Situation(n=5_000, n_reference=100_000, events="flights", alpha=0.001)
+QUIET = Situation(n=5_000, n_reference=100_000, events="flights", thresholds=Thresholds(0.001))
 FEATURES = replace(QUIET, changes=(TEMP, CARRIER))
 SCORES = replace(
     FEATURES,
     changes=(TEMP, CARRIER, SCORE),
-    score_before=0.2,
-    score_now=0.3,
-    attribution=(Share("temp", 0.07, 0.7), Share(JOINT, 0.02, 0.2), Share("humid", 0.01, 0.1), Share("wind", 0.0, 0.0)),
+    score=replace(
+        FEATURES.score,
+        reference=0.2,
+        detection=0.3,
+        attribution=(
+            Share("temp", 0.07, 0.7),
+            Share(JOINT, 0.02, 0.2),
+            Share("humid", 0.01, 0.1),
+            Share("wind", 0.0, 0.0),
+        ),
+    ),
 )
-OFF = Misfit(p_direction=1e-9, gap=0.2, rate_said=0.2, rate_now=0.28, n=4_000)
+OFF = Misfit(p_direction=1e-9, gap=0.2, rate_expected=0.2, rate_realised=0.28, n=4_000)
 #: Positives are more frequent than the scores say, and as frequent as in training.
-CONCEPT = replace(QUIET, misfit=OFF, rate_before=0.28, rate_now=0.28)
-BLIND = Misfit(p_order=1e-9, losses={"auc": 32.0}, rate_said=0.28, rate_now=0.28, n=4_000)
+CONCEPT = replace(QUIET, misfit=OFF, rate=RateChange(reference=0.28, detection=0.28))
+BLIND = Misfit(p_order=1e-9, losses={"auc": 32.0}, rate_expected=0.28, rate_realised=0.28, n=4_000)
 #: The scores tell less than they promise.
 LOST = replace(
     QUIET,
     misfit=BLIND,
-    rate_before=0.28,
-    rate_now=0.28,
+    rate=RateChange(reference=0.28, detection=0.28),
     performance=Performance("AUC", 0.23, expected=0.87, least=0.02),
 )
 PRIOR = replace(
     QUIET,
-    p_prior=1e-9,
-    misfit=replace(OFF, gap=-0.2, rate_said=0.22, rate_now=0.13),
-    rate_before=0.24,
-    rate_now=0.13,
+    rate=RateChange(reference=0.24, detection=0.13, p_value=1e-9),
+    misfit=replace(OFF, gap=-0.2, rate_expected=0.22, rate_realised=0.13),
 )
 #: Of one segment alone.
 FUEL = Misfit(
-    p_order=1e-9, losses={"auc": 9.0}, p_direction=0.3, gap=0.1, rate_said=0.1, rate_now=0.14, segment="k=fuel", n=400
+    p_order=1e-9,
+    losses={"auc": 9.0},
+    p_direction=0.3,
+    gap=0.1,
+    rate_expected=0.1,
+    rate_realised=0.14,
+    segment="k=fuel",
+    n=400,
 )
 IN_FUEL = replace(QUIET, misfit=Misfit(n=4_000), misfits=(replace(OFF, segment="k=food", p_direction=0.5), FUEL))
 
@@ -86,7 +107,7 @@ IN_FUEL = replace(QUIET, misfit=Misfit(n=4_000), misfits=(replace(OFF, segment="
         (replace(QUIET, n=1, changes=(TEMP,), faults=(NULLS,)), "too_little_data", "watch"),
         (replace(QUIET, n_reference=20, changes=(TEMP,)), "too_little_data", "watch"),
         (replace(QUIET, n_reference=0), "no_reference", "watch"),
-        (replace(SCORES, has_reference=False), "no_reference", "watch"),
+        (replace(SCORES, n_reference=0), "no_reference", "watch"),
         (replace(QUIET, changes=(Change("outcome", "outcome", 0.1),)), "label_prior_drift", "watch"),
     ],
 )
@@ -97,7 +118,7 @@ def test_each_row_of_the_table_gives_its_kind_and_advice(situation: Situation, k
 
 
 def test_the_rows_come_in_their_order() -> None:
-    everything = replace(SCORES, faults=(NULLS,), misfit=OFF, rate_before=0.28, rate_now=0.28)
+    everything = replace(SCORES, faults=(NULLS,), misfit=OFF, rate=replace(SCORES.rate, reference=0.28, detection=0.28))
 
     assert decide(everything).kind == "pipeline_fault"
     assert decide(replace(everything, faults=())).kind == "concept_drift"
@@ -117,16 +138,16 @@ def test_a_total_loss_is_told_though_a_fault_in_some_events_is_there() -> None:
 
 def test_positives_that_become_more_frequent_by_what_the_scores_do_not_say_are_a_prior() -> None:
     assert decide(PRIOR).kind == "label_prior_drift"
-    assert decide(replace(PRIOR, p_prior=0.5)).kind == "label_prior_drift"
-    unsure = replace(OFF, gap=-0.2, rate_said=0.22, rate_now=0.13, p_direction=0.5)
+    assert decide(replace(PRIOR, rate=replace(PRIOR.rate, p_value=0.5))).kind == "label_prior_drift"
+    unsure = replace(OFF, gap=-0.2, rate_expected=0.22, rate_realised=0.13, p_direction=0.5)
     assert decide(replace(PRIOR, misfit=unsure)).kind == "label_prior_drift"
-    assert decide(replace(PRIOR, rate_before=0.13, p_prior=0.5)).kind == "concept_drift"
-    assert decide(replace(PRIOR, misfit=replace(BLIND, rate_said=0.22, rate_now=0.13))).kind == "concept_drift"
+    assert decide(replace(PRIOR, rate=replace(PRIOR.rate, reference=0.13, p_value=0.5))).kind == "concept_drift"
+    assert decide(replace(PRIOR, misfit=replace(BLIND, rate_expected=0.22, rate_realised=0.13))).kind == "concept_drift"
 
 
 def test_a_rate_that_moved_as_the_scores_foresaw_is_drift_of_what_moved() -> None:
-    fits = Misfit(p_direction=0.5, rate_said=0.3, rate_now=0.3)
-    foreseen = replace(SCORES, p_prior=1e-9, rate_before=0.2, rate_now=0.3, misfit=fits)
+    fits = Misfit(p_direction=0.5, rate_expected=0.3, rate_realised=0.3)
+    foreseen = replace(SCORES, rate=replace(SCORES.rate, reference=0.2, detection=0.3, p_value=1e-9), misfit=fits)
 
     assert decide(foreseen).kind == "score_drift"
     assert decide(replace(foreseen, changes=(TEMP,))).kind == "feature_drift"
@@ -240,7 +261,7 @@ def test_feature_drift_without_a_change_of_performance_is_watched() -> None:
             ),
         ),
         (
-            replace(CONCEPT, misfit=replace(OFF, gap=-0.2, rate_said=0.36)),
+            replace(CONCEPT, misfit=replace(OFF, gap=-0.2, rate_expected=0.36)),
             (
                 "The model no longer fits what happens: positive outcomes are less frequent than its scores say, 28 % "
                 "of the flights and not 36 %."
@@ -299,15 +320,24 @@ def of_field(*metrics: tuple[str, ...]) -> tuple[Fault, ...]:
         # What explains a fifth of a change of the scores is a cause of it; three of them are named.
         (
             "score_drift",
-            replace(SCORES, attribution=(Share(JOINT, 0.1, 0.5), Share("a", 0.1, 0.2), Share("b", 0.1, 0.19))),
+            replace(
+                SCORES,
+                score=replace(
+                    SCORES.score, attribution=(Share(JOINT, 0.1, 0.5), Share("a", 0.1, 0.2), Share("b", 0.1, 0.19))
+                ),
+            ),
             f"{HIGHER}, mostly because of `a`.",
         ),
         (
             "score_drift",
-            replace(SCORES, attribution=tuple(Share(name, 0.1, 0.25) for name in "abcd")),
+            replace(SCORES, score=replace(SCORES.score, attribution=tuple(Share(name, 0.1, 0.25) for name in "abcd"))),
             f"{HIGHER}, mostly because of `a`, `b` and `c`.",
         ),
-        ("score_drift", replace(SCORES, attribution=(Share("a", 0.1, 0.19),)), f"{HIGHER}."),
+        (
+            "score_drift",
+            replace(SCORES, score=replace(SCORES.score, attribution=(Share("a", 0.1, 0.19),))),
+            f"{HIGHER}.",
+        ),
         ("feature_drift", replace(QUIET, changes=(TEMP,)), f"{WARMER}."),
         (
             "feature_drift",
@@ -326,13 +356,13 @@ def of_field(*metrics: tuple[str, ...]) -> tuple[Fault, ...]:
         ),
         (
             "label_prior_drift",
-            replace(QUIET, changes=(OUTCOME,), rate_before=0.2),
+            replace(QUIET, changes=(OUTCOME,), rate=RateChange(reference=0.2)),
             "The outcome is more frequent: 40 % of the flights, 20 % in training.",
         ),
         ("label_prior_drift", QUIET, "The share of positive outcomes has moved."),
         (
             "label_prior_drift",
-            replace(QUIET, rate_before=0.1, rate_now=0.15),
+            replace(QUIET, rate=RateChange(reference=0.1, detection=0.15)),
             "Positive outcomes are more frequent: 15 % of the flights, 10 % in training.",
         ),
         (
@@ -606,9 +636,9 @@ def test_a_metric_has_moved_as_far_as_the_shares_below_any_point_or_of_any_code(
     cells: MetricCells, now: list[float], expected: float
 ) -> None:
     before = np.array([0.2, 0.3, 0.4, 0.1])
-    assert _apart(cells, before, np.array(now)) == pytest.approx(expected)
-    assert _apart(cells, np.array(now), before) == pytest.approx(expected)
-    assert _apart(cells, before, before) == 0.0
+    assert _largest_difference(cells, before, np.array(now)) == pytest.approx(expected)
+    assert _largest_difference(cells, np.array(now), before) == pytest.approx(expected)
+    assert _largest_difference(cells, before, before) == 0.0
 
 
 # -- explanations, segments, examples --------------------------------------------------------------------------------
@@ -623,7 +653,10 @@ def test_features_explain_a_score_drift_by_their_shares() -> None:
         "no feature by itself explains 0.02 of the rise of the mean score from 0.2 to 0.3: features go together in"
         " another way than in training, or what has moved shows in none of them"
     )
-    falling = replace(SCORES, score_before=0.0101, score_now=0.0065, attribution=(Share(JOINT, -0.0023, 0.6),))
+    falling = replace(
+        SCORES,
+        score=replace(SCORES.score, reference=0.0101, detection=0.0065, attribution=(Share(JOINT, -0.0023, 0.6),)),
+    )
     (joint,) = decide(falling).explained_by
     assert joint.words.startswith("no feature by itself explains 0.0023 of the fall of the mean score from 0.0101 to ")
     assert explained[2].words == "`humid` may have moved, not for certain; this raises the mean score by 0.01"
@@ -665,13 +698,19 @@ def test_the_example_is_of_the_first_explanation() -> None:
         (replace(FEATURES, faults=(NULLS, replace(NULLS, metrics=("temp",)))), None),
         (replace(FEATURES, faults=(NO_TRAFFIC,)), None),
         (
-            replace(SCORES, attribution=(Share("humid", 0.1, 0.6), Share("carrier", 0.1, 0.4))),
+            replace(
+                SCORES, score=replace(SCORES.score, attribution=(Share("humid", 0.1, 0.6), Share("carrier", 0.1, 0.4)))
+            ),
             ("`carrier` new to the model", "3 %", "12 %"),
         ),
-        (replace(SCORES, attribution=()), ("the middle value of `temp`", "3.2", "24.1")),
+        (replace(SCORES, score=replace(SCORES.score, attribution=())), ("the middle value of `temp`", "3.2", "24.1")),
         (replace(SCORES, changes=(SCORE,)), ("the middle value of the scores", "0.14", "0.28")),
         (
-            replace(FEATURES, changes=(CARRIER, TEMP), attribution=(Share("carrier", 0.1, 0.4),)),
+            replace(
+                FEATURES,
+                changes=(CARRIER, TEMP),
+                score=replace(FEATURES.score, attribution=(Share("carrier", 0.1, 0.4),)),
+            ),
             ("the middle value of `temp`", "3.2", "24.1"),
         ),
         (QUIET, None),
@@ -700,16 +739,16 @@ def test_faults_explain_themselves_with_what_their_metrics_do_to_the_score() -> 
 
 def test_of_a_score_drift_what_explains_some_of_it_is_said_and_of_others_how_far_features_moved() -> None:
     shares = tuple(Share(f"f{at}", -0.0123, share) for at, share in enumerate((0.3, 0.2, 0.15, 0.1, 0.05, 0.05, 0.049)))
-    found = decide(replace(SCORES, attribution=shares)).explained_by
+    found = decide(replace(SCORES, score=replace(SCORES.score, attribution=shares))).explained_by
     assert [each.metric for each in found] == ["f0", "f1", "f2", "f3", "f4"]
     assert [each.words for each in found] == [
         f"`f{at}` may have moved, not for certain; this lowers the mean score by 0.012" for at in range(5)
     ]
-    few = decide(replace(SCORES, attribution=shares[4:])).explained_by
+    few = decide(replace(SCORES, score=replace(SCORES.score, attribution=shares[4:]))).explained_by
     assert [each.metric for each in few] == ["f4", "f5"]
     many = tuple(replace(TEMP, metric=f"t{at}", effect=0.9 - at / 10) for at in range(8))
     for situation in (
-        replace(QUIET, changes=many, attribution=shares),
+        replace(QUIET, changes=many, score=ScoreChange(attribution=shares)),
         replace(QUIET, changes=(*many, SCORE)),
     ):
         moved = decide(situation).explained_by
@@ -786,10 +825,8 @@ def test_every_situation_has_a_verdict_in_whole_sentences_without_jargon(
             changes=tuple(sorted(changes, key=lambda change: change.metric)),
             faults=tuple(sorted(faults, key=lambda fault: fault.kind)),
             misfit=Misfit(known[0] / 1e4, known[1], known[2], known[4], known[5] / 1e4, {"auc": known[1]}),
-            misfits=(replace(FUEL, p_order=known[5] / 1e4, rate_said=known[2]),),
-            p_prior=known[2] / 1e4,
-            rate_before=known[3],
-            rate_now=known[4],
+            misfits=(replace(FUEL, p_order=known[5] / 1e4, rate_expected=known[2]),),
+            rate=RateChange(reference=known[3], detection=known[4], p_value=known[2] / 1e4),
             performance=Performance("AUC", known[0], expected=known[3]) if has_performance else None,
         )
     )

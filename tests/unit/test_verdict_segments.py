@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from app.core.verdict.decide import Verdict, decide
-from app.core.verdict.situation import Misfit, SegmentChange, Situation
+from app.core.verdict.situation import Misfit, RateChange, SegmentChange, Situation, Thresholds
 from app.core.verdict.words import Change
 
 SHARES = {"land=DE": 0.5, "land=FR": 0.2, "land=PL": 0.15, "land=US": 0.1, "land=NG": 0.05}
 N = 20_000
-QUIET = Situation(n=N, n_reference=100_000, events="payments", alpha=0.001)
+QUIET = Situation(n=N, n_reference=100_000, events="payments", thresholds=Thresholds(0.001))
 MOVED = Change("betrag", "numeric", 0.4, at_least=(3.0, 0.1, 0.5))
 
 
@@ -24,7 +24,12 @@ def named(verdict: Verdict) -> set[str]:
 def misfit(loss: float, segment: str = "", share: float = 1.0) -> Misfit:
     """An AUC that is lost, surely, by so much."""
     return Misfit(
-        p_order=1e-9, losses={"auc": loss / 0.02}, segment=segment, n=int(N * share), rate_said=0.1, rate_now=0.1
+        p_order=1e-9,
+        losses={"auc": loss / 0.02},
+        segment=segment,
+        n=int(N * share),
+        rate_expected=0.1,
+        rate_realised=0.1,
     )
 
 
@@ -114,10 +119,12 @@ def test_a_segment_that_only_one_measure_makes_look_worse_is_like_the_others() -
 
 
 def test_a_rate_that_is_off_in_one_segment_is_named_by_it() -> None:
-    off = Misfit(p_direction=1e-9, gap=0.05, rate_said=0.1, rate_now=0.115, n=N)
-    there = replace(off, gap=0.5, rate_now=0.25, segment="land=US", n=N // 10)
+    off = Misfit(p_direction=1e-9, gap=0.05, rate_expected=0.1, rate_realised=0.115, n=N)
+    there = replace(off, gap=0.5, rate_realised=0.25, segment="land=US", n=N // 10)
     elsewhere = replace(off, gap=0.06, segment="land=DE", n=N // 2)
-    situation = replace(QUIET, misfit=off, misfits=(there, elsewhere), rate_before=0.115, rate_now=0.115)
+    situation = replace(
+        QUIET, misfit=off, misfits=(there, elsewhere), rate=RateChange(reference=0.115, detection=0.115)
+    )
     assert named(decide(situation)) == {"land=US"}
 
 

@@ -6,7 +6,7 @@ again. The first row that applies:
 =================== ================================================================================= =================
 kind                when                                                                              advice
 =================== ================================================================================= =================
-no_reference        the version's training counts are not known, or hold no event                     watch
+no_reference        the version's training counts hold no event                                       watch
 pipeline_fault      a fault of the traffic: no events, too few, too many                              look upstream
 too_little_data     fewer events in the window, or in training, than ``fewest``                       watch
 pipeline_fault      a fault of values or columns, unless labels say more than it explains             look upstream
@@ -137,7 +137,7 @@ def _kind_beside(situation: Situation) -> VerdictKind:
 
 
 def _kind(situation: Situation) -> VerdictKind:  # noqa: PLR0911  # a row of the table each
-    if not situation.has_reference or situation.n_reference == 0:
+    if situation.n_reference == 0:
         return "no_reference"
     if any(fault.kind.startswith("traffic") for fault in situation.faults):
         return "pipeline_fault"
@@ -171,7 +171,7 @@ def _concerned(situation: Situation) -> tuple[str, ...]:
 
 def _without_labels(situation: Situation) -> Situation:
     changes = tuple(change for change in situation.changes if change.metric != "outcome")
-    return replace(situation, changes=changes, misfit=None, misfits=(), p_prior=math.nan)
+    return replace(situation, changes=changes, misfit=None, misfits=(), rate=replace(situation.rate, p_value=math.nan))
 
 
 def _advise(situation: Situation, kind: VerdictKind) -> Advice:
@@ -243,7 +243,7 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
     """Faults explain themselves; otherwise features by their share of the score's change, or by how far they moved."""
     if situation.faults:
         # Where labels say more than faults explain, these are not what is said of the score's change.
-        attribution = situation.attribution if kind == "pipeline_fault" else ()
+        attribution = situation.score.attribution if kind == "pipeline_fault" else ()
         shares = {share.metric: share.share for share in attribution}
         return tuple(
             Explanation(metric, shares.get(metric, math.nan), fault.sentence)
@@ -251,17 +251,17 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
             for metric in fault.metrics or ("",)
         )
     said = {change.metric: say(change, situation.events).sentence for change in situation.changes}
-    if situation.change("score") is None or not situation.attribution:
+    if situation.change("score") is None or not situation.score.attribution:
         return tuple(
             Explanation(change.metric, math.nan, said[change.metric]) for change in situation.features[:_MOST_EXPLAINED]
         )
     found = []
-    for metric, shift, share in situation.attribution:
+    for metric, shift, share in situation.score.attribution:
         if share < _LEAST_SHARE:
             continue
         way = "raises" if shift > 0 else "lowers"
         if metric == JOINT:
-            before, now = number_pair(situation.score_before, situation.score_now)
+            before, now = number_pair(situation.score.reference, situation.score.detection)
             change = "rise" if shift > 0 else "fall"
             words = (
                 f"no feature by itself explains {_points(shift)} of the {change} of the mean score from {before} to"
@@ -284,10 +284,11 @@ def _example(situation: Situation, kind: VerdictKind) -> Example | None:
         changes = [change for change in situation.features if change.metric in concerned]
     elif kind == "concept_drift":
         return _example_of_misfit(situation)
-    elif kind == "label_prior_drift" and math.isfinite(situation.rate_now):
-        return Example("positive outcomes", percent(situation.rate_before), percent(situation.rate_now))
+    elif kind == "label_prior_drift" and math.isfinite(situation.rate.detection):
+        rate = situation.rate
+        return Example("positive outcomes", percent(rate.reference), percent(rate.detection))
     else:
-        ranked = [share.metric for share in situation.attribution] if kind == "score_drift" else []
+        ranked = [share.metric for share in situation.score.attribution] if kind == "score_drift" else []
         changes = [change for name in ranked for change in situation.features if change.metric == name]
         changes += [*situation.features, *situation.changes]
     return say(changes[0], situation.events).example if changes else None
@@ -298,8 +299,8 @@ def _example_of_misfit(situation: Situation) -> Example | None:
     if situation.tells_less and performance is not None and math.isfinite(performance.loss):
         due, value = number_pair(performance.expected, performance.value)
         return Example(f"{performance.measure}, as scores promise and as it is", due, value)
-    if misfit is None or math.isnan(misfit.rate_said - misfit.rate_now):
+    if misfit is None or math.isnan(misfit.rate_expected - misfit.rate_realised):
         return None
     where = f" of {misfit.segment}" if misfit.segment else ""
-    said, came = percent(misfit.rate_said), percent(misfit.rate_now)
+    said, came = percent(misfit.rate_expected), percent(misfit.rate_realised)
     return Example(f"positive outcomes{where}, as scored and as they came", said, came)

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from app.core.counts.sketches import ALL
-from app.core.drift.statistics.deciles import DecileCells
 from app.core.faults.find import FaultFinder
 from app.core.faults.since import find_since
 from app.core.features.origins import Origins
@@ -25,17 +22,15 @@ from app.core.performance.measures import NORMAL_95, Measure, least_loss, measur
 from app.core.verdict.attribution import attribute
 from app.core.verdict.decide import decide
 from app.core.verdict.misfits import Misfits
-from app.core.verdict.situation import Least, Performance, SegmentChange, Situation
-from app.core.verdict.words import Change
+from app.core.verdict.movements import Movements
+from app.core.verdict.situation import Performance, RateChange, ScoreChange, Situation, Thresholds
 from schemas.pipeline.spec import UNSEEN
 from schemas.wire import Explained, VerdictExample, VerdictSegment, WindowVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from app.core.batches import Floats
-    from app.core.drift.judge import Judgement
     from app.core.faults.fault import Fault
     from app.core.faults.traffic import Traffic
     from app.core.performance.calibration import Calibration
@@ -43,13 +38,11 @@ if TYPE_CHECKING:
     from app.core.verdict.decide import Verdict
     from app.core.verdict.evidence import Evidence
     from app.core.verdict.situation import Misfit, Predecessor
-    from models.reference.reference import Counts, MetricCells, Reference
+    from models.reference.reference import Counts, Reference
     from schemas.pipeline.spec import Performance as PerformanceSettings
 
 #: The measure by which a verdict calls a version good enough.
 MEASURE = "auc"
-#: A difference of shares that may be part of a fault.
-_MUCH = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +74,8 @@ class Diagnosis:
         return Misfits(self.reference, self.settings)
 
     @cached_property
-    def _cells(self) -> DecileCells:
-        return DecileCells.stack(self.reference.metrics)
+    def _movements(self) -> Movements:
+        return Movements(self.reference)
 
     @cached_property
     def _fault_finder(self) -> FaultFinder:
@@ -157,16 +150,15 @@ class Diagnosis:
         """Give the verdict of a window."""
         reference, whole = self.reference, known.counts[ALL]
         moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in known.drifts)]
-        changes = self._changes(moved, whole) if moved else []
+        changes = self._movements.changes(moved, whole) if moved else []
         features = len(reference.metrics) - 2
-        before, now = reference.mean(reference.training, -2), reference.mean(whole, -2)
+        mean_scores = reference.mean(reference.training, -2), reference.mean(whole, -2)
         shares = attribute(
             reference.names[:features],
             reference.counts[:features],
             whole.counts[:features],
             reference.profiles[:features],
-            before,
-            now,
+            *mean_scores,
         )
         rows = {row.measure: row for row in known.performance if row.segment == ALL}
         # Scores that are made of features that are filling do not say what they said in training.
@@ -178,24 +170,24 @@ class Diagnosis:
             for segment, each in checks.items()
         }
         # Labels of chosen events say nothing of how many of all events are positive.
+        least = self.settings.minimum_effects
         is_rate_known = is_asked and known.labels.chosen is None
         return decide(
             Situation(
                 n=whole.n,
                 n_reference=reference.n,
                 changes=tuple(changes),
-                segments=tuple(self._segments(known.drifts, known.counts)),
+                segments=tuple(self._movements.segments(known.drifts, known.counts)),
                 faults=self._faults(known, moved),
-                score_before=before,
-                score_now=now,
-                attribution=shares,
+                score=ScoreChange(*mean_scores, shares),
                 misfit=misfits.get(ALL),
                 misfits=tuple(each for segment, each in misfits.items() if segment != ALL),
-                p_prior=checks[ALL].p_prior if is_rate_known else math.nan,
-                rate_before=_rate(reference.training),
-                rate_now=_rate(whole) if is_asked else math.nan,
-                alpha=known.alpha,
-                least=Least(*(self.settings.minimum_effects[name] for name in ("rate", "calibration"))),
+                rate=RateChange(
+                    reference=_rate(reference.training),
+                    detection=_rate(whole) if is_asked else math.nan,
+                    p_value=checks[ALL].p_prior if is_rate_known else math.nan,
+                ),
+                thresholds=Thresholds(known.alpha, least["rate"], least["calibration"]),
                 performance=self._performance(rows, known.predecessor, is_worse=known.is_worse),
                 events=self.events,
                 silence=known.silence,
@@ -219,16 +211,8 @@ class Diagnosis:
     def _find_faults(
         self, counts: Counts, moved: Sequence[str], silent: AbstractSet[str], traffic: Traffic | None = None
     ) -> tuple[Fault, ...]:
-        suspected = self._suspects(counts) - silent if moved else frozenset()
+        suspected = self._movements.suspects(counts) - silent if moved else frozenset()
         return self._fault_finder.find(counts, set(moved), suspected=suspected, silent=silent, traffic=traffic)
-
-    def _suspects(self, window: Counts) -> set[str]:
-        """The features that differ much, certain or not.
-
-        One that changes slowly by itself cannot signal in a short window, though it may be displaced in it.
-        """
-        features = enumerate(self.reference.metrics[:-2])
-        return {cells.name for row, cells in features if _apart(cells, *self._shares(row, window)) >= _MUCH}
 
     def _performance(
         self, rows: Mapping[str, PerformanceRow], predecessor: Predecessor | None, *, is_worse: bool
@@ -251,73 +235,6 @@ class Diagnosis:
     def _tell(self, segment: str, counts: Counts, check: LabelCheck, performance: Sequence[PerformanceRow]) -> Misfit:
         rows = [row for row in performance if row.segment == segment]
         return self._misfits.tell(check, counts, rows, segment)
-
-    def _segments(self, drifts: Iterable[Judgement], counts: Mapping[str, Counts]) -> Iterable[SegmentChange]:
-        """What has signalled in segments, each beside all events, signalled or not."""
-        largest: dict[tuple[str, str], float] = {}
-        for each in drifts:
-            if each.segment != ALL:
-                at = each.segment, each.metric
-                largest[at] = max(largest.get(at, 0.0), min(abs(each.verdict.effect or 0.0), 1.0))
-        for (segment, metric), effect in largest.items():
-            there, whole = (self._moved(metric, name, counts[name]) for name in (segment, ALL))
-            yield SegmentChange(segment, metric, effect, counts[segment].n, there / whole if whole else math.inf)
-
-    def _moved(self, metric: str, segment: str, window: Counts) -> float:
-        """How far a metric is from where it was in the training of a segment."""
-        row = self.reference.names.index(metric)
-        training = self.reference.segments.get(segment, self.reference.training)
-        return _apart(self.reference.metrics[row], *self._shares(row, window, training))
-
-    def _shares(self, row: int, window: Counts, training: Counts | None = None) -> tuple[Floats, Floats]:
-        """Shares of a metric's cells in training (None: that of all events) and in a window, "missing" last."""
-        cells = self.reference.metrics[row]
-        sides = []
-        for counts in (training or self.reference.training, window):
-            held = counts.counts[row, : cells.size + 1]
-            if cells.kind == "outcome":  # what has no label yet is not missing
-                held = np.append(held[:-1], 0)
-            sides.append(held / max(int(held.sum()), 1))
-        before, now = sides
-        return before, now
-
-    def _changes(self, metrics: Sequence[str], window: Counts) -> list[Change]:
-        sides = self.reference.training, window
-        tenths = [self._cells.deciles(side.counts, side.minima, side.maxima).tolist() for side in sides]
-        return [self._change(row, window, tenths) for row in map(self.reference.names.index, metrics)]
-
-    def _change(self, row: int, window: Counts, tenths: list[list[list[float]]]) -> Change:
-        """``tenths``: deciles of all metrics, in training and in the window."""
-        cells, training = self.reference.metrics[row], self.reference.training
-        before, now = self._shares(row, window)
-        deciles_before, deciles_now = (tuple(side[row]) for side in tenths)
-        at_least = (math.nan, math.nan, math.nan)
-        if len(cells.edges):
-            below, below_now = np.cumsum(before[:-2]), np.cumsum(now[:-2])
-            # Of places that are as far apart the last: of a flag 1, and not what is next to 0.
-            at = len(below) - 1 - int(np.argmax(np.abs(below_now - below).round(12)[::-1]))
-            there, there_now = (1 - each[-1] - held[at] for each, held in ((before, below), (now, below_now)))
-            at_least = float(cells.edges[at]), float(there), float(there_now)
-        low, high = float(training.minima[row]), float(training.maxima[row])
-        beyond = (0.0, 0.0)
-        if cells.kind == "numeric" and len(cells.edges):  # the outer cells hold what is outside of training's range
-            beyond = (float(now[0]) if math.isfinite(low) else 0.0, float(now[-2]) if math.isfinite(high) else 0.0)
-        names = (*cells.values, UNSEEN) if cells.values else ("0", "1") if cells.kind == "outcome" else ()
-        return Change(
-            metric=cells.name,
-            kind=cells.kind,
-            effect=_apart(cells, before, now),
-            deciles_before=() if cells.is_coded else deciles_before,
-            deciles_now=() if cells.is_coded else deciles_now,
-            range_before=(low, high),
-            missing_before=float(before[-1]),
-            missing_now=float(now[-1]),
-            shares_before=tuple(before[:-1].tolist()) if cells.is_coded else (),
-            shares_now=tuple(now[:-1].tolist()) if cells.is_coded else (),
-            values=names,
-            at_least=at_least,
-            beyond=beyond,
-        )
 
 
 def to_record(
@@ -346,12 +263,6 @@ def to_record(
         with_labels=with_labels,
         revision=about.revision,
     )
-
-
-def _apart(cells: MetricCells, before: Floats, now: Floats) -> float:
-    """The largest difference of shares: of a code, or of all values up to one; or of "missing"."""
-    apart = now - before if cells.is_coded else np.append(np.cumsum(now[:-1] - before[:-1]), now[-1] - before[-1])
-    return float(np.abs(apart).max())
 
 
 def _rate(counts: Counts) -> float:

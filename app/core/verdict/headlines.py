@@ -42,9 +42,11 @@ def _concept_headline(situation: Situation) -> str:
     if situation.tells_less and performance is not None and performance.loss >= performance.least:
         now, due = number_pair(performance.value, performance.expected)
         return f"{start}: its {performance.measure} is {now}, and its scores promise {due}."
-    if abs(misfit.gap) >= situation.least.calibration and math.isfinite(misfit.rate_said - misfit.rate_now):
-        more = "more" if misfit.rate_now > misfit.rate_said else "less"
-        now, said = percent(misfit.rate_now), percent(misfit.rate_said)
+    if abs(misfit.gap) >= situation.thresholds.calibration and math.isfinite(
+        misfit.rate_expected - misfit.rate_realised
+    ):
+        more = "more" if misfit.rate_realised > misfit.rate_expected else "less"
+        now, said = percent(misfit.rate_realised), percent(misfit.rate_expected)
         return (
             f"{start}: positive outcomes are {more} frequent than its scores say, {now} of the"
             f" {situation.events}{where} and not {said}."
@@ -54,23 +56,26 @@ def _concept_headline(situation: Situation) -> str:
 
 def _prior_headline(situation: Situation) -> str:
     outcome = situation.change("outcome")
-    if not math.isfinite(situation.rate_now) or not math.isfinite(situation.rate_before):
+    rate = situation.rate
+    if not math.isfinite(rate.change):
         words = (
             say(outcome, situation.events).sentence
             if outcome is not None
             else "the share of positive outcomes has moved"
         )
         return f"{words[0].upper()}{words[1:]}."
-    more = "more" if situation.rate_now > situation.rate_before else "less"
-    now, before = percent(situation.rate_now), percent(situation.rate_before)
-    return f"Positive outcomes are {more} frequent: {now} of the {situation.events}, {before} in training."
+    more = "more" if rate.change > 0 else "less"
+    detection, reference = percent(rate.detection), percent(rate.reference)
+    return f"Positive outcomes are {more} frequent: {detection} of the {situation.events}, {reference} in training."
 
 
 def _score_headline(situation: Situation) -> str:
     score = situation.change("score")
     assert score is not None  # that is what makes it score drift
     words = say(score, situation.events).sentence
-    causes = [share.metric for share in situation.attribution if share.metric != JOINT and share.share >= _CAUSE][:3]
+    causes = [share.metric for share in situation.score.attribution if share.metric != JOINT and share.share >= _CAUSE][
+        :3
+    ]
     because = f", mostly because of {listed(causes)}" if causes else ""
     return f"{words[0].upper()}{words[1:]}{because}."
 
@@ -95,7 +100,7 @@ def _little_headline(situation: Situation) -> str:
     if situation.is_enough:
         return _silent_headline(situation)
     numbers = f"{situation.n} {situation.events} in the window, {situation.n_reference} in training"
-    return f"Too little data: {numbers}; {situation.fewest} of each are needed."
+    return f"Too little data: {numbers}; {situation.thresholds.fewest} of each are needed."
 
 
 def _silent_headline(situation: Situation) -> str:

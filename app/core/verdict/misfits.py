@@ -79,8 +79,8 @@ class Misfits:
         return Misfit(
             p_direction=check.p_direction,
             gap=check.rate_gap / deviation,
-            rate_said=now - check.rate_gap,
-            rate_now=now,
+            rate_expected=now - check.rate_gap,
+            rate_realised=now,
             p_order=check.p_order,
             losses=self._losses(rows),
             p_shape=check.p_shape,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from app.core.drift.silences import NOTHING_SILENT, Silence
 
@@ -82,7 +82,7 @@ class Misfit:
     ----------
     p_direction, gap
         Are there as many positives as the scores say? The gap of the rates, in deviations of one outcome.
-    rate_said, rate_now
+    rate_expected, rate_realised
         The share of positives as the scores say, and as it came.
     p_order, losses
         Do the scores tell outcomes apart as well as they promise? By measure of performance, what is lost, in units of
@@ -97,8 +97,8 @@ class Misfit:
 
     p_direction: float = math.nan
     gap: float = 0.0
-    rate_said: float = math.nan
-    rate_now: float = math.nan
+    rate_expected: float = math.nan
+    rate_realised: float = math.nan
     p_order: float = math.nan
     losses: Mapping[str, float] = field(default_factory=dict)
     p_shape: float = math.nan
@@ -117,18 +117,60 @@ class Misfit:
         return any(loss >= 1 for loss in self.losses.values())
 
 
-class Least(NamedTuple):
-    """The smallest effects that matter.
+@dataclass(frozen=True)
+class ScoreChange:
+    """The mean score in training and in the window, and what explains the change; NaN and empty: unknown.
 
-    ``rate``: a change of the rate of positives, relative to that of training. ``calibration``: a gap between the rate
-    of positives and what scores say, in deviations of one outcome, the root of p (1 - p).
+    ``attribution``: of `app.core.verdict.attribution.attribute`.
     """
 
+    reference: float = math.nan
+    detection: float = math.nan
+    attribution: tuple[Share, ...] = ()
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """The share of positive labels in training and in the window; NaN: unknown.
+
+    ``p_value``: of the test that the share is training's.
+    """
+
+    reference: float = math.nan
+    detection: float = math.nan
+    p_value: float = math.nan
+
+    @property
+    def change(self) -> float:
+        return self.detection - self.reference
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What is asked of a window before something is said of it.
+
+    Parameters
+    ----------
+    alpha
+        What the window may spend on what it asks of labels, and, by itself, on the comparison with the predecessor.
+    rate
+        The smallest change of the rate of positives that matters, relative to that of training.
+    calibration
+        The smallest gap between the rate of positives and what scores say that matters, in deviations of one outcome,
+        the root of p (1 - p).
+    fewest
+        Events below which nothing is judged.
+    """
+
+    alpha: float = 0.001
     rate: float = 0.1
     calibration: float = 0.05
+    fewest: int = 200
 
 
-_LEAST = Least()
+_THRESHOLDS = Thresholds()
+_NO_SCORES = ScoreChange()
+_NO_RATE = RateChange()
 
 #: What of the alpha each question to the labels may spend: order, shape, direction and rate each, all segments
 #: together; and what of a segment's the order.
@@ -152,26 +194,18 @@ class Situation:
         What has signalled in segments.
     faults
         Of `app.core.faults.find.FaultFinder`, the strongest first.
-    score_before, score_now
-        Mean scores.
-    attribution
-        Of `app.core.verdict.attribution.attribute`.
+    score
+        The mean score, and what has moved it.
     misfit
         What labels say against the scores; None: nothing is known.
     misfits
         The same of each segment.
-    p_prior, rate_before, rate_now
-        Of the test that the share of positive labels is training's, and the shares.
-    alpha
-        What the window may spend on what it asks of labels, and, by itself, on the comparison with the predecessor.
-    least
-        The smallest effects that matter, of the rate and of the calibration.
+    rate
+        The share of positive labels.
+    thresholds
+        What is asked before something is said.
     performance
         Where it is known or estimated.
-    fewest
-        Events below which nothing is judged.
-    has_reference
-        Whether training's counts are known.
     events
         What an event is called, in the plural.
     silence
@@ -185,19 +219,12 @@ class Situation:
     changes: tuple[Change, ...] = ()
     segments: tuple[SegmentChange, ...] = ()
     faults: tuple[Fault, ...] = ()
-    score_before: float = math.nan
-    score_now: float = math.nan
-    attribution: tuple[Share, ...] = ()
+    score: ScoreChange = _NO_SCORES
     misfit: Misfit | None = None
     misfits: tuple[Misfit, ...] = ()
-    p_prior: float = math.nan
-    rate_before: float = math.nan
-    rate_now: float = math.nan
-    alpha: float = 0.001
-    least: Least = _LEAST
+    rate: RateChange = _NO_RATE
+    thresholds: Thresholds = _THRESHOLDS
     performance: Performance | None = None
-    fewest: int = 200
-    has_reference: bool = True
     events: str = "events"
     silence: Silence = NOTHING_SILENT
     awaits_labels: bool = False
@@ -208,7 +235,7 @@ class Situation:
     @property
     def is_enough(self) -> bool:
         """Whether there are events enough to judge."""
-        return min(self.n, self.n_reference) >= self.fewest
+        return min(self.n, self.n_reference) >= self.thresholds.fewest
 
     @property
     def score_moved(self) -> bool:
@@ -217,8 +244,8 @@ class Situation:
     @property
     def rate_moved(self) -> bool:
         """Whether positives are surely more or less frequent than in training, by what matters."""
-        change = abs(self.rate_now - self.rate_before)
-        return self.p_prior < self.alpha * _OF_RATES and change >= self.least.rate * self.rate_before
+        is_sure = self.rate.p_value < self.thresholds.alpha * _OF_RATES
+        return is_sure and abs(self.rate.change) >= self.thresholds.rate * self.rate.reference
 
     @property
     def tells_less(self) -> bool:
@@ -231,8 +258,8 @@ class Situation:
             return False
         if self.performance is not None and self.performance.is_worse:
             return True
-        is_odd = misfit.p_shape < self.alpha * _OF_SHAPE and misfit.effect >= self.least.calibration
-        return is_odd or (misfit.p_order < self.alpha * _OF_ORDER and misfit.loses)
+        is_odd = misfit.p_shape < self.thresholds.alpha * _OF_SHAPE and misfit.effect >= self.thresholds.calibration
+        return is_odd or (misfit.p_order < self.thresholds.alpha * _OF_ORDER and misfit.loses)
 
     @property
     def is_off(self) -> bool:
@@ -240,7 +267,7 @@ class Situation:
         misfit = self.misfit
         if misfit is None:
             return False
-        return misfit.p_direction < self.alpha * _OF_RATES and abs(misfit.gap) >= self.least.calibration
+        return misfit.p_direction < self.thresholds.alpha * _OF_RATES and abs(misfit.gap) >= self.thresholds.calibration
 
     @property
     def is_explained_by_rate(self) -> bool:
@@ -248,7 +275,7 @@ class Situation:
         misfit = self.misfit
         if misfit is None:
             return False
-        change, gap = self.rate_now - self.rate_before, misfit.rate_now - misfit.rate_said
+        change, gap = self.rate.change, misfit.rate_realised - misfit.rate_expected
         return change * gap > 0 and abs(gap) / 2 <= abs(change) <= 2 * abs(gap)
 
     @property
@@ -276,17 +303,17 @@ class Situation:
 
         Where it is sure already that something is so, less is asked of a segment to be named for it.
         """
-        alpha = self.alpha * _OF_SEGMENTS
+        alpha = self.thresholds.alpha * _OF_SEGMENTS
         if self.tells_less or self.is_off:
             alpha = max(alpha, _TO_NAME)
         alpha /= max(len(self.misfits), 1)
-        found = [
+        surely = [
             misfit
             for misfit in self.misfits
             if (misfit.p_order < alpha * _ORDER_OF_SEGMENT and misfit.loses)
-            or (misfit.p_direction < alpha * (1 - _ORDER_OF_SEGMENT) and abs(misfit.gap) >= self.least.calibration)
+            or (misfit.p_direction < alpha * (1 - _ORDER_OF_SEGMENT) and abs(misfit.gap) >= self.thresholds.calibration)
         ]
-        return tuple(sorted(found, key=lambda misfit: (misfit.p_least, misfit.segment)))
+        return tuple(sorted(surely, key=lambda misfit: (misfit.p_least, misfit.segment)))
 
     @property
     def better_predecessor(self) -> Predecessor | None:
@@ -294,7 +321,7 @@ class Situation:
         before = self.performance.predecessor if self.performance is not None else None
         if before is None or self.performance is None or not before.value > self.performance.value:
             return None
-        return before if before.p_value < self.alpha else None
+        return before if before.p_value < self.thresholds.alpha else None
 
     @property
     def features(self) -> tuple[Change, ...]:
