@@ -41,9 +41,9 @@ def recursion(wrong: np.ndarray, up: list[int], down: list[int], limits: list[in
 def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, factor: float, arl: float) -> None:
     wrong = errors(seed, (300, rate), (400, min(1.0, rate * factor)))
     detector = Cusum(TrainingErrors(2_000, int(2_000 * rate), arl))
-    down = detector._slope.ravel().tolist()
-    up = (detector._jump - detector._slope).ravel().tolist()
-    limits = (detector._reach.ravel() + up).tolist()
+    down = detector._walk.slope.ravel().tolist()
+    up = (detector._walk.jump - detector._walk.slope).ravel().tolist()
+    limits = (detector._walk.reach.ravel() + up).tolist()
     n, scores, since = recursion(wrong, up, down, limits)
     found = detector.observe(wrong)
     if found:

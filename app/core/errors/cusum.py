@@ -48,20 +48,19 @@ for rates .02, .2, .4 and references of 500 to 20 000: 56 000 to 58 000, 51 000 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 
 from app.core.errors.detectors import Detection, TrainingErrors
-from app.core.errors.run_length import ALL_ALIKE, Rate, log_likelihood_steps, thresholds
-from models.reference.error_hours import find_level
+from app.core.errors.kinds import Kinds, Tally
+from app.core.errors.run_length import Rate, log_likelihood_steps, thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.core.batches import Floats, Ints
+    from app.core.batches import Ints
     from app.core.errors.detectors import Bits
 
 #: Units of a nat.
@@ -73,7 +72,7 @@ _SHARED = 1.2
 _CAUTION = 0.5  # deviations
 _FALL = 4.5  # deviations: 3e-6 by chance
 _GROWTH = 1.15
-_ARRAYS = ("scores", "slope", "jump", "reach")
+_STEPS = ("slope", "jump", "reach")
 
 
 class Cusum:
@@ -81,7 +80,7 @@ class Cusum:
 
     Parameters
     ----------
-    baseline
+    training
         p0 in training, and the average number of events between false alarms. With fewer than ``learn`` events of
         training, the first of the stream are added to them.
     odds_ratios
@@ -94,8 +93,8 @@ class Cusum:
     One decision in five was wrong; then two of five are.
 
     >>> stream = np.tile(np.array([1, 0, 1, 0, 0], np.uint8), 100)
-    >>> (found,) = Cusum(TrainingErrors(10_000, 2_000, arl_events=100_000)).observe(stream)
-    >>> found.change, found.rate_before, round(found.rate_since, 1)
+    >>> (detection,) = Cusum(TrainingErrors(10_000, 2_000, arl_events=100_000)).observe(stream)
+    >>> detection.change, detection.rate_before, round(detection.rate_since, 1)
     (0, 0.2, 0.4)
 
     References
@@ -105,55 +104,52 @@ class Cusum:
     """
 
     def __init__(
-        self, baseline: TrainingErrors, *, odds_ratios: Sequence[float] = ODDS_RATIOS, learn: int = LEARN
+        self, training: TrainingErrors, *, odds_ratios: Sequence[float] = ODDS_RATIOS, learn: int = LEARN
     ) -> None:
         self._odds_ratios = np.array(odds_ratios)
-        self._design_effect = baseline.design_effect
-        self._false_alarms = np.full(len(odds_ratios), _SHARED / len(odds_ratios) / baseline.arl_events)
+        self._design_effect = training.design_effect
+        self._false_alarms = np.full(len(odds_ratios), _SHARED / len(odds_ratios) / training.arl_events)
         self._learn = learn
         self._pause = max(learn // 2, 1)
         self._seen = 0
-        # Hours of the same rate are one kind.
-        self._log_odds, self._kind_of, events, self._shares = _find_kinds(baseline)
-        self._rates: Floats | None = None
-        if self._kind_of is not None:
-            self._rates = expit(find_level(events, baseline.wrong, self._log_odds) + self._log_odds)
+        self._kinds = Kinds(training)
+        #: The rates of training, where they differ by the hour.
+        self._rates = self._kinds.rates(self._kinds.training) if self._kinds.are_by_hour else None
         # What p0 is learned from, and how many are still wanted before watching begins.
-        self._learned = _Tally(baseline.n, baseline.wrong, events)
-        self._wanted = max(learn - baseline.n, 0)
+        self._learned = self._kinds.training
+        self._wanted = max(learn - training.n, 0)
         if not self._wanted:
             self._watch(self._learned)
 
     # -- watching ----------------------------------------------------------------------------------------------------
 
-    def _watch(self, known: _Tally) -> None:
+    def _watch(self, known: Tally) -> None:
         """Start from 0 with what is ``known`` of p0."""
         self._past = known
         self._scores = np.zeros((len(self._odds_ratios), 1), np.int64)
         # Per alternative, what has come since it was last at 0.
-        self._since = [self._nothing] * len(self._odds_ratios)
-        self._block = self._nothing
+        self._since = [self._kinds.nothing()] * len(self._odds_ratios)
+        self._block = self._kinds.nothing()
         self._calibrate()
 
     def _calibrate(self) -> None:
-        known = self._known
-        self._calibrated_n = known.n
-        rate = Rate.of_kinds(known.events, known.wrong, self._log_odds, self._design_effect)
-        p0 = expit(logit(rate.above(_CAUTION)) + self._log_odds)
+        """Make steps and thresholds of what p0 rests on."""
+        kinds, known = self._kinds, self._past - self._since[0]
+        rate = Rate.of_kinds(known.events, known.wrong, kinds.log_odds, self._design_effect)
+        p0 = expit(logit(rate.above(_CAUTION)) + kinds.log_odds)
         steps = log_likelihood_steps(p0, self._odds_ratios[:, None])
         limits = thresholds(
-            steps, rate, self._false_alarms, self._design_effect, log_odds=self._log_odds, shares=self._shares
+            steps, rate, self._false_alarms, self._design_effect, log_odds=kinds.log_odds, shares=kinds.shares
         )
-        # The statistic falls by the slope at each event and jumps at an error; from its reach on, that is an alarm.
-        self._slope = np.rint(steps.down * UNITS).astype(np.int64)
-        self._jump = np.rint(np.log(self._odds_ratios) * UNITS).astype(np.int64)[:, None]
-        up = self._jump - self._slope
-        self._reach = np.maximum(np.ceil(limits * UNITS).astype(np.int64)[:, None] - up, 0)
+        slope = np.rint(steps.down * UNITS).astype(np.int64)
+        jump = np.rint(np.log(self._odds_ratios) * UNITS).astype(np.int64)[:, None]
+        reach = np.maximum(np.ceil(limits * UNITS).astype(np.int64)[:, None] - (jump - slope), 0)
+        self._walk = _Walk(known.n, slope, jump, reach)
 
     def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:
         """Take the next events; see `app.core.errors.detectors.Detector`."""
-        kinds = self._kinds(hours)
-        found: list[Detection] = []
+        kinds = self._kinds.of(hours)
+        detections: list[Detection] = []
         start = 0
         while start < len(wrong):
             if self._wanted:
@@ -165,27 +161,13 @@ class Cusum:
                 rows = slice(start, stop)
                 stop, detection = self._step(wrong[rows], None if kinds is None else kinds[rows], start)
                 if detection is not None:
-                    found.append(detection)
+                    detections.append(detection)
             start = stop
-        return found
-
-    def _kinds(self, hours: Bits | None) -> Ints | None:
-        """The kind of each event; None: there is only one."""
-        if self._kind_of is None:
-            return None
-        if hours is None:
-            raise ValueError("the rate of errors differs by the hour: give the hour of each event")
-        return self._kind_of[hours]
-
-    def _count(self, wrong: int, kinds: Ints | None, start: int, stop: int) -> _Tally:
-        """Count a part of a batch."""
-        n = stop - start
-        if kinds is None:
-            return _Tally(n, wrong, np.array([n]))
-        return _Tally(n, wrong, np.bincount(kinds[start:stop], minlength=len(self._log_odds)))
+        return detections
 
     def _take_in(self, wrong: Bits, kinds: Ints | None) -> None:
-        self._learned += self._count(int(np.count_nonzero(wrong)), kinds, 0, len(wrong))
+        """Learn p0 from the next events."""
+        self._learned += self._kinds.count(int(np.count_nonzero(wrong)), kinds, 0, len(wrong))
         self._wanted -= len(wrong)
         self._seen += len(wrong)
         if not self._wanted:
@@ -193,98 +175,105 @@ class Cusum:
 
     def _step(self, wrong: Bits, kinds: Ints | None, start: int) -> tuple[int, Detection | None]:
         """Watch the next events, up to the next pause at most; return where to go on, and what was noticed."""
+        _, slope, jump, reach = self._walk
         n = len(wrong)
-        (found,) = wrong.view(np.bool_).nonzero()
-        errors = len(found)
-        places = np.empty(errors + 1, np.int64)
-        places[:errors], places[errors] = found, n
+        (errors,) = wrong.view(np.bool_).nonzero()
+        n_errors = len(errors)
+        places = np.empty(n_errors + 1, np.int64)
+        places[:n_errors], places[n_errors] = errors, n
         # What the statistics would be if they could go below 0, less what they are now: before each error, and at the
         # end. In between they only fall, so that their lowest and highest values are here and one step further.
-        path = self._jump * np.arange(errors + 1)
+        path = jump * np.arange(n_errors + 1)
         if kinds is None:
-            path -= self._slope * places
-            reach = self._reach
+            path -= slope * places
         else:
             fallen = np.zeros((len(path), n + 1), np.int64)
-            self._slope.take(kinds, axis=1).cumsum(axis=1, out=fallen[:, 1:])
+            slope.take(kinds, axis=1).cumsum(axis=1, out=fallen[:, 1:])
             path -= fallen.take(places, axis=1)
-            reach = self._reach.take(kinds.take(found), axis=1)
+            reach = reach.take(kinds.take(errors), axis=1)
         lowest = np.minimum.accumulate(path, axis=1)
         np.minimum(lowest, -self._scores, out=lowest)
         height = path - lowest
         highest = np.maximum.reduce(height[:, :-1] - reach, axis=1, initial=-1)
         if (highest >= 0).any():
             is_over = height[:, :-1] >= reach
-            at = int(is_over.any(axis=0).argmax())
-            return self._alarm(at, int(is_over[:, at].argmax()), places, path, height, kinds, start)
-        whole = self._count(errors, kinds, 0, n)
-        self._note_zeros(places, path, height, kinds, whole)
+            error = int(is_over.any(axis=0).argmax())
+            which = int(is_over[:, error].argmax())
+            before = self._note_zeros(places[: error + 1], path[:, : error + 1], height[:, : error + 1], kinds)
+            return start + before.n + 1, self._alarm(which, before, kinds, int(height[which, error]))
+        whole = self._note_zeros(places, path, height, kinds)
         self._scores = height[:, -1:]
         self._seen += n
         self._past += whole
         self._block += whole
         return start + n, None if self._block.n % self._pause else self._reconsider()
 
-    def _note_zeros(self, places: Ints, path: Ints, height: Ints, kinds: Ints | None, whole: _Tally) -> None:
-        """Note when each alternative was last at 0, from where it is at each of the ``places``."""
+    def _note_zeros(self, places: Ints, path: Ints, height: Ints, kinds: Ints | None) -> Tally:
+        """Note when each alternative was last at 0, from where it is at each of the ``places``; count to the last."""
         n, last = int(places[-1]), len(places) - 1
-        back = path[:, ::-1].argmin(axis=1).tolist()
-        for row, (each, since) in enumerate(zip(back, self._since, strict=True)):
-            at = last - each
-            is_new = not height[row, at]
-            self._since[row] = self._count(each, kinds, int(places[at]), n) if is_new else since + whole
+        whole = self._kinds.count(last, kinds, 0, n)
+        errors_since = path[:, ::-1].argmin(axis=1).tolist()
+        for row, (n_errors, since) in enumerate(zip(errors_since, self._since, strict=True)):
+            place = last - n_errors
+            is_new = not height[row, place]
+            self._since[row] = self._kinds.count(n_errors, kinds, int(places[place]), n) if is_new else since + whole
+        return whole
 
-    def _alarm(  # noqa: PLR0917  # what `_step` has worked out
-        self, at: int, which: int, places: Ints, path: Ints, height: Ints, kinds: Ints | None, start: int
-    ) -> tuple[int, Detection]:
-        before, n = int(places[at]), int(places[at]) + 1
-        until = self._count(at, kinds, 0, before)
-        self._note_zeros(places[: at + 1], path[:, : at + 1], height[:, : at + 1], kinds, until)
-        error = self._count(1, kinds, before, n)
+    def _alarm(self, which: int, before: Tally, kinds: Ints | None, height: int) -> Detection:
+        """Report the rise that an error shows, and learn p0 anew.
+
+        Parameters
+        ----------
+        which
+            The alternative that alarms.
+        before
+            The events before the error.
+        kinds
+            Of the events.
+        height
+            Of the statistic before the error.
+        """
+        error = self._kinds.count(1, kinds, before.n, before.n + 1)
         since = self._since[which] + error
-        past = self._past + until + error - since
-        self._seen += n
-        self._learned, self._wanted = self._nothing, self._learn
-        kind = 0 if kinds is None else int(kinds[before])
-        up = int(self._jump[which, 0] - self._slope[which, kind])
-        return start + n, Detection(
+        past = self._past + before + error - since
+        self._seen += before.n + 1
+        self._learned, self._wanted = self._kinds.nothing(), self._learn
+        kind = 0 if kinds is None else int(kinds[before.n])
+        _, slope, jump, reach = self._walk
+        up = int(jump[which, 0] - slope[which, kind])
+        return Detection(
             position=self._seen - 1,
             change=self._seen - since.n,
             n_since=since.n,
             wrong_since=since.wrong,
             n_before=past.n,
-            rate_before=self._expect(past, since),
-            statistic=(int(height[which, at]) + up) / UNITS,
-            threshold=(int(self._reach[which, kind]) + up) / UNITS,
+            rate_before=self._kinds.expect(past, since),
+            statistic=(height + up) / UNITS,
+            threshold=(int(reach[which, kind]) + up) / UNITS,
         )
-
-    def _expect(self, known: _Tally, of: _Tally) -> float:
-        """The rate to be expected ``of`` other events, for their kinds, from what is ``known``."""
-        if len(self._log_odds) == 1:
-            return known.wrong / known.n
-        level = find_level(known.events, known.wrong, self._log_odds)
-        return float(of.events @ expit(level + self._log_odds)) / of.n
 
     def _reconsider(self) -> Detection | None:
         """Follow a fall, or take over what has been learned of p0."""
         fall = self._find_fall() if self._block.n >= self._learn else None
-        if fall is None and self._past.n - self._since[0].n >= _GROWTH * self._calibrated_n:
+        if fall is None and self._past.n - self._since[0].n >= _GROWTH * self._walk.calibrated_n:
             self._calibrate()
         return fall
 
     def _find_fall(self) -> Detection | None:
         block, before = self._block, self._past - self._block
-        self._block = self._nothing
+        self._block = self._kinds.nothing()
         if self._rates is not None:
             # Nearly always there is no fall by far, and the rates of training, all times one factor, show that fast.
             factor = before.wrong / float(before.events @ self._rates)
-            expected, variance = (float(block.events @ each) for each in (self._rates, self._rates * (1 - self._rates)))
+            expected, variance = (
+                float(block.events @ of_kinds) for of_kinds in (self._rates, self._rates * (1 - self._rates))
+            )
             if factor * expected - block.wrong < _FALL / 2 * math.sqrt(min(factor, 1.0) * variance):
                 return None
-        rates = expit(find_level(self._past.events, self._past.wrong, self._log_odds) + self._log_odds)
-        here, there = (float(each.events @ (rates * (1 - rates))) for each in (block, before))
+        rates = self._kinds.rates(self._past)
+        here, there = (float(tally.events @ (rates * (1 - rates))) for tally in (block, before))
         deviation = math.sqrt(here * (1 + here / there) * self._design_effect) / block.n if there else 0.0
-        rate_before = self._expect(before, block)
+        rate_before = self._kinds.expect(before, block)
         fall = rate_before - block.wrong / block.n
         if fall > _FALL * deviation:
             self._watch(block)
@@ -301,15 +290,6 @@ class Cusum:
             )
         return None
 
-    @property
-    def _known(self) -> _Tally:
-        """What p0 rests on."""
-        return self._past - self._since[0]
-
-    @property
-    def _nothing(self) -> _Tally:
-        return _Tally(0, 0, np.zeros(len(self._log_odds), np.int64))
-
     # -- state -------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
@@ -317,50 +297,32 @@ class Cusum:
         state: dict[str, Any] = {"seen": self._seen, "learned": self._learned.to_state(), "wanted": self._wanted}
         if not self._wanted:
             state |= {"past": self._past.to_state(), "block": self._block.to_state()}
-            state |= {"calibrated_n": self._calibrated_n, "since": [since.to_state() for since in self._since]}
-            state |= {name: getattr(self, f"_{name}").ravel().tolist() for name in _ARRAYS}
+            state |= {"calibrated_n": self._walk.calibrated_n, "since": [since.to_state() for since in self._since]}
+            arrays = {"scores": self._scores} | {name: getattr(self._walk, name) for name in _STEPS}
+            state |= {name: array.ravel().tolist() for name, array in arrays.items()}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state that `snapshot` gave."""
         self._seen, self._wanted = state["seen"], state["wanted"]
-        self._learned = _Tally.from_state(state["learned"])
+        self._learned = Tally.from_state(state["learned"])
         if not self._wanted:
-            self._past, self._block = _Tally.from_state(state["past"]), _Tally.from_state(state["block"])
-            self._calibrated_n = state["calibrated_n"]
-            self._since = [_Tally.from_state(since) for since in state["since"]]
-            for name in _ARRAYS:
-                setattr(self, f"_{name}", np.array(state[name], np.int64).reshape(len(self._odds_ratios), -1))
+            self._past, self._block = Tally.from_state(state["past"]), Tally.from_state(state["block"])
+            self._since = [Tally.from_state(since) for since in state["since"]]
+            self._scores, *steps = (
+                np.array(state[name], np.int64).reshape(len(self._odds_ratios), -1) for name in ("scores", *_STEPS)
+            )
+            self._walk = _Walk(state["calibrated_n"], *steps)
 
 
-@dataclass(eq=False, slots=True)  # frozen, it takes three times as long to make
-class _Tally:
-    """Events, how many were wrong, and how many were of each kind."""
+class _Walk(NamedTuple):
+    """How the statistics move, in units: alternatives x kinds.
 
-    n: int
-    wrong: int
-    events: Ints
+    A statistic falls by the slope at each event, and jumps at an error; from its reach on, that is an alarm.
+    ``calibrated_n``: of how many events all of it was made.
+    """
 
-    def __add__(self, other: _Tally) -> _Tally:
-        return _Tally(self.n + other.n, self.wrong + other.wrong, self.events + other.events)
-
-    def __sub__(self, other: _Tally) -> _Tally:
-        return _Tally(self.n - other.n, self.wrong - other.wrong, self.events - other.events)
-
-    def to_state(self) -> list[int]:
-        return [self.wrong, *self.events.tolist()]
-
-    @classmethod
-    def from_state(cls, state: list[int]) -> _Tally:
-        return cls(sum(state[1:]), state[0], np.array(state[1:], np.int64))
-
-
-def _find_kinds(baseline: TrainingErrors) -> tuple[Floats, Ints | None, Ints, Floats]:
-    """Log odds of the kinds of events, the kind of each hour (None: only one), events of each kind, and its share."""
-    hourly = baseline.hourly
-    if hourly is None:
-        return np.zeros(1), None, np.array([baseline.n]), ALL_ALIKE
-    log_odds, kind_of = np.unique(hourly.log_odds, return_inverse=True)
-    events = np.zeros(len(log_odds), np.int64)
-    np.add.at(events, kind_of, hourly.events)
-    return log_odds, kind_of.astype(np.int64), events, events / events.sum()
+    calibrated_n: int
+    slope: Ints
+    jump: Ints
+    reach: Ints
