@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from models.hold_out import HoldOut
+from models.reference.as_json import to_json
 from models.reference.fit import fit_reference
 from models.reference.segments import Segments
 from models.reference.spans import memories_of, span_of
@@ -144,7 +145,7 @@ def train(
         golden=GoldenRows.of(golden, scorer.score(golden)),
         artifact=Artifact(kind, hashlib.sha256(data).hexdigest(), len(data)),
         created_at_ms=created_at_ms,
-        reference=json.loads(reference.to_json()),
+        reference=json.loads(to_json(reference)),
         parent=parent,
     )
     manifest.check()

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.reference.as_json import from_json
 from models.reference.reference import Reference
 from models.scoring.categories import Vocabularies
 from schemas.ranges import EARLIEST_TABLE_MS, LATEST_TABLE_MS, MODEL_NAME, VERSION
@@ -187,7 +188,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"The manifest of {self.model} {self.version} has no reference; train the version again."
             )
         try:
-            reference = Reference.from_json(json.dumps(self.reference))
+            reference = from_json(json.dumps(self.reference))
         except ValueError as error:
             raise ManifestError(f"The manifest of {self.model} {self.version} is not valid: {error}.") from error
         codes = [len(feature.values) + 1 if feature.type == "category" else 0 for feature in self.signature.features]

@@ -10,6 +10,7 @@ import pytest
 from scipy.signal import lfilter
 
 from app.core.drift.comparison import Comparison
+from models.reference.as_json import from_json, to_json
 from models.reference.counting import count
 from models.reference.dependence import Span, design_effect, tail_effect
 from models.reference.fit import fit_reference
@@ -255,10 +256,10 @@ def test_the_sums_of_one_busy_card_are_no_range_of_their_own(busiest: float) -> 
     assert np.mean(np.array(said) < 0.001) < 0.005
     assert reference.tail_effects is not None
     assert (reference.tail_effects[0] > 5) == bool(busiest)
-    again = Reference.from_json(reference.to_json())
+    again = from_json(to_json(reference))
     assert again.tail_effects is not None
     assert again.tail_effects.tolist() == reference.tail_effects.tolist()
-    former = Reference.from_json(reference.to_json().replace("tail_effect", "no_effect"))
+    former = from_json(to_json(reference).replace("tail_effect", "no_effect"))
     assert Comparison(former, ["range"]).tail_effects.tolist() == reference.design_effects.tolist()
 
 

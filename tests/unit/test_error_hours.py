@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, logit
 
+from models.reference.as_json import from_json, to_json
 from models.reference.dependence import Span, effect_of_residuals
 from models.reference.error_hours import HOURS, ErrorHours, find_level, fit_error_hours, hours_of
 from models.reference.fit import fit_reference
-from models.reference.reference import Reference
 from models.reference.training_events import TrainingEvents, numeric
 
 DAY_MS = 86_400_000
@@ -164,14 +164,14 @@ def test_a_reference_keeps_the_hours_of_its_errors() -> None:
     labels[::10], scores[::7] = np.nan, np.nan
     known = ~np.isnan(labels) & ~np.isnan(scores)
     fitted = fit_reference(TrainingEvents(scores[:, None], scores, labels, times_ms=times), [numeric("x")], 16)
-    again = Reference.from_json(fitted.to_json())
+    again = from_json(to_json(fitted))
     expected = fit_error_hours(wrong[known], times[known])
     for found in (fitted, again):
         assert vars(found.errors).keys() == vars(expected).keys()
         for name, value in vars(expected).items():
             assert np.array_equal(getattr(found.errors, name), value), name
     assert again.errors.wrong.sum() == again.training.n_labels - again.training.n_correct
-    assert again.to_json() == fitted.to_json()
+    assert to_json(again) == to_json(fitted)
     assert not ErrorHours.none().differ
 
 

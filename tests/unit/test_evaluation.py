@@ -40,6 +40,7 @@ from app.evaluation.streams import CATEGORIES, CHANGES, FEATURES, NULLS, POISSON
 from app.evaluation.window_contestants import ALWAYS, OURS, TITLES, WINDOW_CONTESTANTS, Subject, Watched
 from app.exits import StackError
 from app.figures import Figures
+from models.reference.as_json import to_json
 from models.reference.reference import Reference
 from schemas.wire import SketchRecord
 
@@ -107,7 +108,7 @@ def test_a_change_changes_its_feature_alone(change: object) -> None:
 
 @pytest.mark.slow
 def test_the_same_task_draws_the_same_whoever_draws_it() -> None:
-    first, second, other = (null.draw(NULLS[0], 1, number)[0].reference.to_json() for number in (4, 4, 5))
+    first, second, other = (to_json(null.draw(NULLS[0], 1, number)[0].reference) for number in (4, 4, 5))
     assert first == second != other
 
 

@@ -41,6 +41,7 @@ from app.core.monitoring.judging import FEWEST_TO_ALERT, Judging
 from app.core.monitoring.versions import WatchedVersion
 from app.core.records.rules import RecordRules
 from app.core.verdict.succession import Succession
+from models.reference.as_json import from_json, to_json
 from models.reference.reference import Reference
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class MonitorCore:
         """
         known = self._versions.get(version)
         if known is not None:
-            if known.reference.to_json() != reference.to_json():
+            if to_json(known.reference) != to_json(reference):
                 raise ValueError(
                     f"version {version} is registered with another reference; give the new one a new version"
                 )
@@ -275,7 +276,7 @@ class MonitorCore:
         self._versions.clear()
         self._strangers.clear()
         for version, saved in state["versions"].items():
-            reference = Reference.from_json(saved["reference"])
+            reference = from_json(saved["reference"])
             self.register_version(version, reference, saved["training_metrics"], Window(*saved["training"]))
             self._versions[version].restore(saved)
         self.alerts.from_state(state["alerts"])

@@ -15,6 +15,7 @@ from app.core.errors.fair import FairErrors
 from app.core.errors.watch import ErrorWatch, training_errors_of
 from app.core.performance.measures import auc, measure
 from app.core.verdict.diagnosis import MEASURE, Diagnosis
+from models.reference.as_json import to_json
 from models.reference.spans import memories_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class WatchedVersion:
     def to_state(self) -> dict[str, Any]:
         """All of it as JSON."""
         return {
-            "reference": self.reference.to_json(),
+            "reference": to_json(self.reference),
             "training_metrics": self.training_metrics,
             "training": [self.training.start_ms, self.training.end_ms],
             "is_announced": self.is_announced,
