@@ -15,7 +15,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from app.core.batches import Floats, Ints
 from app.core.performance.estimation import calibrate, estimate
-from app.core.performance.label_checks import LabelCheck, check_labels, order_weights
+from app.core.performance.label_checks import LabelCheck, check_labels
+from app.core.performance.order_weights import order_weights
 from models.reference.counting import count, count_outcomes
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference

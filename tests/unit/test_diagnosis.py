@@ -18,8 +18,9 @@ from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
 from app.core.labels.selection import WindowLabels
 from app.core.performance.estimation import compare, estimate
-from app.core.performance.label_checks import ALL_ARRIVED, check_labels, order_weights
+from app.core.performance.label_checks import ALL_ARRIVED, check_labels
 from app.core.performance.measures import measure
+from app.core.performance.order_weights import order_weights
 from app.core.verdict import diagnosis
 from app.core.verdict.attribution import attribute
 from app.core.verdict.decide import Advice, Explanation, Verdict

@@ -19,8 +19,9 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from app.core.batches import Floats, Ints
 from app.core.performance.calibration import Calibration, fit_calibration
 from app.core.performance.estimation import Estimate, MeasureCheck, calibrate, compare, design_effects, estimate
-from app.core.performance.label_checks import LabelCheck, check_labels, order_weights
+from app.core.performance.label_checks import LabelCheck, check_labels
 from app.core.performance.measures import NORMAL_95, auc
+from app.core.performance.order_weights import order_weights
 from app.evaluation.census import MEASURES, census
 from app.evaluation.direct_loss import estimate_loss
 from app.evaluation.loss_cells import LossCells

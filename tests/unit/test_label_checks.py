@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import optimize, special, stats
 
-from app.core.performance.label_checks import LabelCheck, Weights, check_labels, order_weights
+from app.core.performance.label_checks import LabelCheck, check_labels
+from app.core.performance.order_weights import Weights, order_weights
 
 Ints = np.ndarray
 Floats = np.ndarray

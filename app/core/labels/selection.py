@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from app.core.faults.fault import Fault
-from app.core.performance.label_checks import ALL_ARRIVED, LabelCheck, check_labels, order_weights
+from app.core.performance.label_checks import ALL_ARRIVED, LabelCheck, check_labels
+from app.core.performance.order_weights import order_weights
 
 if TYPE_CHECKING:
     from app.core.batches import Ints

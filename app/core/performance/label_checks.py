@@ -29,35 +29,28 @@ as it is; labels that come early for one label (positives first) look like a mov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, expit, gammainc, gammaincc, logit, ndtr
+from scipy.special import chdtrc, gammainc, gammaincc, ndtr
 
 from app.core.batches import Floats, Ints
 from app.core.performance.loss_tails import find_lower_tail, law_of_means
-from models.reference.counting import SMALLEST_PROBABILITY
+from app.core.performance.order_weights import Weights
 
-#: Of so many independent positives, how much one at each score cell speaks for scores that tell less.
-Weights = Callable[[float], Floats]
 #: The shares of the labels 0 and 1 that are here, where all are.
 ALL_ARRIVED = (1.0, 1.0)
 #: Cells are pooled until each pool expects so many of either label, in the smaller set ...
 _FEWEST_EXPECTED = 5.0
 #: ... into at most so many pools.
 _MOST_POOLS = 10
-#: The share of positives that have become like any event, by which the order is asked: as many as can just be found
-#: among n, which is some number of deviations of a share of them; within bounds.
-_STRAYS_BY_ROOT, _FEWEST_STRAYS, _MOST_STRAYS = 0.7, 0.05, 0.5
 #: From this p-value on, the tail of the order is taken for what it is.
 _LIKELY = 0.1
 #: Below this skewness a sum is normal.
 _LEAST_SKEW = 1e-3
 #: A factor of all odds is looked for within e to this power, to this share of the positives, in so many steps.
 _MOST_LOG_ODDS, _NEAR, _STEPS = 30.0, 1e-7, 60
-_LONGEST_STEP = 2.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ def check_labels(
     reference_outcomes, outcomes
         Label x score cell, of the reference (rows that the model had not seen) and of the window's labelled events.
     weights
-        `order_weights` of the reference.
+        Of the reference, by `app.core.performance.order_weights`.
     design_effect
         How many autocorrelated events count as one: "rate" of `app.core.performance.estimation.design_effects`.
     arrived
@@ -271,74 +264,15 @@ def _share_out(cells: _Cells) -> Floats:
 def _spread(due: Floats, n: Floats, m: Floats, positives: Floats) -> Floats:
     """The variances of positives of the window, of cells that have either label in either set."""
     parts = np.stack([due, m - due, positives - due, n - positives + due])
-    found: Floats = np.where((parts > 0).all(axis=0), 1 / (1 / np.maximum(parts, 1e-300)).sum(axis=0), 0.0)
-    return found
+    harmonic = 1 / (1 / np.maximum(parts, 1e-300)).sum(axis=0)
+    return np.where((parts > 0).all(axis=0), harmonic, 0.0)
 
 
 def _due(factor: float, n: Floats, m: Floats, positives: Floats) -> Floats:
     """X with x (n - K + x) = factor (m - x) (K - x), from 0 to min(m, K)."""
     a, b, c = 1 - factor, n - positives + factor * (m + positives), -factor * m * positives
     root = np.sqrt(np.maximum(b * b - 4 * a * c, 0.0))
-    found: Floats = np.clip(-2 * c / np.maximum(b + root, 1e-300), 0.0, np.minimum(m, positives))
-    return found
-
-
-def order_weights(reference_outcomes: Ints, mean_scores: Floats) -> Weights:
-    """How much a positive at each score speaks for scores that tell less.
-
-    Two things together, either in units of its deviation over the positives: the logarithm of how much likelier a
-    positive is there if some positives have become like any event (the best test for the few that are where scores say
-    hardly any are), and its rank among the negatives (what the AUC counts). The fewer positives there are, the more of
-    them must have strayed to be noticed, and the test is the best one for so many. What a score means is a line in its
-    log odds, fitted to the reference: two numbers, so that the weights know next to nothing of the labels that are
-    tested.
-
-    Parameters
-    ----------
-    mean_scores
-        Per cell; NaN where there are none.
-    """
-    negative, positive = reference_outcomes.astype(np.float64)
-    if not (negative.any() and positive.any()):
-        return lambda positives: np.zeros(len(negative))  # noqa: ARG005
-    known = np.flatnonzero(~np.isnan(mean_scores))
-    score = (
-        np.interp(np.arange(len(negative)), known, mean_scores[known]) if len(known) else np.full(len(negative), 0.5)
-    )
-    log_odds = logit(np.clip(score, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
-    overall = math.log(positive.sum() / negative.sum())
-    likeness = overall - _fit_line(log_odds, negative, positive)  # of any event, relative to a positive
-    ranks = _in_deviations(-(np.cumsum(negative) - negative / 2), positive)
-
-    def weigh(positives: float) -> Floats:
-        share = min(max(_STRAYS_BY_ROOT / math.sqrt(max(positives, 1)), _FEWEST_STRAYS), _MOST_STRAYS)
-        strays = np.logaddexp(math.log(1 - share), math.log(share) + likeness)
-        return _in_deviations(strays, positive) + ranks
-
-    return weigh
-
-
-def _in_deviations(weights: Floats, positive: Floats) -> Floats:
-    centred = weights - weights @ positive / positive.sum()
-    deviation = math.sqrt(float(centred**2 @ positive / positive.sum()))
-    return centred / deviation if deviation > 0 else np.zeros(len(weights))
-
-
-def _fit_line(log_odds: Floats, negative: Floats, positive: Floats) -> Floats:
-    """Log odds of a positive per cell: a + b x the log odds of its score, by maximum likelihood."""
-    n = negative + positive
-    line = np.array([0.0, 1.0])
-    columns = np.stack([np.ones(len(n)), log_odds])
-    for _ in range(_STEPS):
-        chances = expit(line @ columns)
-        slope = columns @ (positive - n * chances)
-        curve = (columns * (n * chances * (1 - chances))) @ columns.T + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curve, slope)
-        line += np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
-        if np.abs(step).max() < _NEAR:
-            break
-    found: Floats = line @ columns
-    return found
+    return np.clip(-2 * c / np.maximum(b + root, 1e-300), 0.0, np.minimum(m, positives))
 
 
 def _tails(value: float, variance: float, third: float, design_effect: float) -> tuple[float, float]:
@@ -363,7 +297,7 @@ def _ends(m: Floats | Ints, rate: Floats, design_effect: float) -> tuple[float, 
     The gamma law ends before that where the events that are most likely to be positive are few.
     """
     varied = (rate > 0) & (rate < 1)
-    none, every = (float(m[varied] @ np.log(each[varied])) for each in (1 - rate, rate))
+    none, every = (float(m[varied] @ np.log(chances[varied])) for chances in (1 - rate, rate))
     return math.exp(none / design_effect), math.exp(every / design_effect)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from app.core.counts.sketches import ALL
 from app.core.performance.calibration import fit_calibration
 from app.core.performance.estimation import calibrate
-from app.core.performance.label_checks import ALL_ARRIVED, LabelCheck, Weights, check_labels, order_weights
+from app.core.performance.label_checks import ALL_ARRIVED, LabelCheck, check_labels
 from app.core.performance.measures import least_loss, loss_of
+from app.core.performance.order_weights import Weights, order_weights
 from app.core.verdict.situation import Misfit
 
 if TYPE_CHECKING:
