@@ -33,7 +33,7 @@ from app.adapters.kafka.lag import LagReader, Position, router_group, worker_gro
 from app.adapters.kafka.refusals import Refusals
 from app.core.counts.idleness import Idleness, Sight
 from app.core.input_checks import InputCounts
-from app.core.labels.maturity import say_too_short
+from app.core.labels.maturity_setting import say_too_short
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.monitor.model_history import KnownVersion, ModelHistory

@@ -25,9 +25,9 @@ from app.core.labels.maturity import (
     LabelTimes,
     Maturity,
     MaturityError,
-    maturity_warnings,
     weigh,
 )
+from app.core.labels.maturity_setting import maturity_warnings
 from app.replay.offline import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
 from schemas.pipeline.file import load
