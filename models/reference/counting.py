@@ -97,8 +97,8 @@ def count_outcomes(reference_cells: Reference, scores: Floats, labels: Floats) -
         counts.sums[-1] = int(present.sum()) * int(metric.scale)
         counts.minima[-1], counts.maxima[-1] = float(present.min()), float(present.max())
     n_cells = reference_cells.score_cells
-    held = judged.outcome_cells[judged.is_known]
-    counts.outcomes = np.bincount(held, minlength=2 * n_cells).reshape(2, n_cells)
+    cells = judged.outcome_cells[judged.is_known]
+    counts.outcomes = np.bincount(cells, minlength=2 * n_cells).reshape(2, n_cells)
     counts.log_loss_sum = int(judged.log_loss.sum())
     counts.n_correct = int(judged.is_correct.sum())
     return counts
@@ -126,7 +126,7 @@ def judge_labels(reference_cells: Reference, scores: Floats, labels: Floats) -> 
     positions = np.where(is_label, codes, metric.size).astype(np.int64)
     is_known = is_label & ~np.isnan(scores)
     label, score = np.where(is_known, positions, 0), np.where(is_known, scores, 0.0)
-    held = reference_cells.metrics[-2].edges.searchsorted(score, side="right")
+    score_cells = reference_cells.metrics[-2].edges.searchsorted(score, side="right")
     likelihood = np.maximum(np.where(label == 1, score, 1.0 - score), SMALLEST_PROBABILITY)
     log_loss = np.rint(-np.log(likelihood) * COUNT_UNITS).astype(np.int64)
     is_correct = (score >= reference_cells.threshold) == (label == 1)
@@ -134,7 +134,7 @@ def judge_labels(reference_cells: Reference, scores: Floats, labels: Floats) -> 
         positions=positions,
         is_label=is_label,
         is_known=is_known,
-        outcome_cells=label * reference_cells.score_cells + held,
+        outcome_cells=label * reference_cells.score_cells + score_cells,
         log_loss=np.where(is_known, log_loss, 0),
         is_correct=is_correct & is_known,
     )

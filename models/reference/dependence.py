@@ -73,8 +73,8 @@ class Span(NamedTuple):
 
     def starts(self) -> Ints:
         """Where each window begins."""
-        found: Ints = np.flatnonzero(np.diff(self.windows, prepend=self.windows[:1] - 1))
-        return found
+        starts: Ints = np.flatnonzero(np.diff(self.windows, prepend=self.windows[:1] - 1))
+        return starts
 
 
 class _Blocks(NamedTuple):
@@ -192,9 +192,9 @@ def tail_effect(values: Floats, span: Span | None = None) -> float:
     starts = np.zeros(0, np.int64) if span is None else span.starts()
     if span is None or len(starts) < FEWEST_WINDOWS:
         return _effect(marks, variances, span)
-    found = _effect(_without_profile(marks, span.places), variances, span)
+    effect = _effect(_without_profile(marks, span.places), variances, span)
     is_in_runs = max(_most_beyond(values, starts), _most_beyond(-values, starts)) >= _MANY_BEYOND
-    return max(found, float(np.median(np.diff(starts, append=len(values))))) if is_in_runs else found
+    return max(effect, float(np.median(np.diff(starts, append=len(values))))) if is_in_runs else effect
 
 
 def _most_beyond(values: Floats, starts: Ints) -> int:
@@ -202,10 +202,10 @@ def _most_beyond(values: Floats, starts: Ints) -> int:
     back = min(max(len(starts) // 3, _BACK[0]), _BACK[1])
     known = np.where(np.isnan(values), -np.inf, values)
     largest = np.maximum.reduceat(known, starts)
-    before = np.array([largest[at - back : at].max() for at in range(back, len(starts))])
-    before[np.isneginf(before)] = np.inf  # nothing is known of them
+    most_before = np.array([largest[at - back : at].max() for at in range(back, len(starts))])
+    most_before[np.isneginf(most_before)] = np.inf  # nothing is known of them
     sizes = np.diff(starts, append=len(values))
-    is_beyond = known[starts[back] :] > np.repeat(before, sizes[back:])
+    is_beyond = known[starts[back] :] > np.repeat(most_before, sizes[back:])
     return int(np.add.reduceat(is_beyond.astype(np.int64), starts[back:] - starts[back]).max())
 
 
@@ -227,18 +227,18 @@ def effect_of_residuals(residuals: Floats, span: Span | None = None) -> float:
 def _effect(marks: Floats, variances: Floats, span: Span | None) -> float:
     blocks = _compare_blocks(marks, variances)
     settled = blocks.last_correlated + 2
-    found = 1.0
+    effect = 1.0
     if blocks.last_correlated >= 0:
         level = min(settled, len(blocks.effects) - 1)
-        found = blocks.effects[level] * (1 + _UPPER * math.sqrt(2 / (marks.shape[1] >> level)))
+        effect = blocks.effects[level] * (1 + _UPPER * math.sqrt(2 / (marks.shape[1] >> level)))
     starts = np.zeros(0, np.int64) if span is None else span.starts()
     if span is None or len(starts) < FEWEST_WINDOWS:
-        return max(1.0, found)
+        return max(1.0, effect)
     of_windows = _compare_windows(marks, variances, starts, span.memory)
     is_settled = settled < len(blocks.effects) and 2**settled * len(starts) <= marks.shape[1]
     if blocks.last_correlated >= 0 and not is_settled:
         return max(1.0, of_windows.upper)
-    return max(1.0, found, of_windows.beyond(found))
+    return max(1.0, effect, of_windows.beyond(effect))
 
 
 def _without_profile(marks: Floats, places: Floats) -> Floats:
@@ -246,7 +246,7 @@ def _without_profile(marks: Floats, places: Floats) -> Floats:
     parts = max(1, min(_PARTS, marks.shape[1] // (4 * FEWEST_BLOCKS)))
     part = (places * parts).astype(np.int64)
     sizes = np.maximum(np.bincount(part, minlength=parts), 1)
-    return np.stack([each - (np.bincount(part, each, minlength=parts) / sizes)[part] for each in marks])
+    return np.stack([mark - (np.bincount(part, mark, minlength=parts) / sizes)[part] for mark in marks])
 
 
 def _compare_blocks(marks: Floats, variances: Floats) -> _Blocks:
@@ -272,9 +272,9 @@ class _Windows(NamedTuple):
     upper: float
     is_slow: bool
 
-    def beyond(self, found: float) -> float:
-        """The upper limit where windows surely differ by more than ``found`` explains, or carry the past; else 0."""
-        limit = found * float(chdtri(self.n - 1, _CHANCE)) / (self.n - 1)
+    def beyond(self, effect: float) -> float:
+        """The upper limit where windows surely differ by more than ``effect`` explains, or carry the past; else 0."""
+        limit = effect * float(chdtri(self.n - 1, _CHANCE)) / (self.n - 1)
         return self.upper if self.is_slow or bool((self.effects > limit).any()) else 0.0
 
 

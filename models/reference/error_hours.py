@@ -178,8 +178,8 @@ class _Cells(NamedTuple):
         # Rounds without events do not count.
         is_there = np.bincount((numbers - first) // places, minlength=rounds) > 0
 
-        def add(each: Floats) -> Floats:
-            sums = np.bincount(numbers - first, each, minlength=rounds * places).reshape(rounds, places)
+        def add(values: Floats) -> Floats:
+            sums = np.bincount(numbers - first, values, minlength=rounds * places).reshape(rounds, places)
             return np.asarray(sums[is_there], np.float64)
 
         return cls(add(np.ones(len(wrong))), add(wrong), add(expected), add(expected * (1 - expected)))
@@ -191,16 +191,16 @@ def _find_odds(cells: _Cells, fewest: int, waves: int) -> Floats:
     ``waves``: how many waves make up the curve about which places lie.
     """
     rounds, places = cells.n.shape
-    found = np.zeros(places)
+    differences = np.zeros(places)
     if rounds < fewest:
-        return found
+        return differences
     # A round's own level is not a difference between places.
     totals = np.maximum(cells.expected.sum(axis=1), np.finfo(float).tiny)
     beyond = cells.wrong - cells.expected * (cells.wrong.sum(axis=1) / totals)[:, None]
     variances = cells.variance.sum(axis=0)
     is_there = variances > 0
     if np.count_nonzero(is_there) <= 2 * waves + 1:
-        return found
+        return differences
     beyond, variances = beyond[:, is_there], variances[is_there]
     expected, n = cells.expected.sum(axis=0)[is_there], cells.n.sum(axis=0)[is_there]
     basis = _make_waves(np.flatnonzero(is_there) / places, waves)
@@ -211,7 +211,7 @@ def _find_odds(cells: _Cells, fewest: int, waves: int) -> Floats:
     if waves:
         chance = 2 * min(chance, _compare_rounds(likely, 2 * waves)[1])
     if chance > _CHANCE:
-        return found
+        return differences
     usual = logit(expected / n)
     wrong = expected + beyond.sum(axis=0)
     curve = _fit_curve(n, wrong, usual, basis, bursts)
@@ -220,8 +220,8 @@ def _find_odds(cells: _Cells, fewest: int, waves: int) -> Floats:
     beside = wrong - expected
     spread = max(float((beside**2 - noise).sum() / (expected**2).sum()), 0.0)
     rates = curve * (1 + spread / (spread + noise / expected**2) * beside / expected)
-    found[is_there] = logit(np.clip(rates, 1e-9, 1 - 1e-9)) - usual
-    return found
+    differences[is_there] = logit(np.clip(rates, 1e-9, 1 - 1e-9)) - usual
+    return differences
 
 
 def _compare_rounds(standard: Floats, freedom: int) -> tuple[float, float]:
@@ -260,12 +260,12 @@ def _make_waves(at: Floats, waves: int) -> Floats:
 
 def _fit_curve(n: Floats, wrong: Floats, usual: Floats, basis: Floats, bursts: float) -> Floats:
     """Rates as a curve: waves of log odds beside the ``usual`` ones."""
-    found = np.zeros(basis.shape[1])
+    heights = np.zeros(basis.shape[1])
     # As if waves were known to be within about two in log odds: for rates of 0 they would grow without end.
-    ridge = np.eye(len(found)) / 4
+    ridge = np.eye(len(heights)) / 4
     for _ in range(_STEPS):
-        rates = expit(usual + basis @ found)
+        rates = expit(usual + basis @ heights)
         weights = n * rates * (1 - rates) / bursts
-        gradient = basis.T @ ((wrong - n * rates) / bursts) - ridge @ found
-        found = found + np.linalg.solve(basis.T @ (weights[:, None] * basis) + ridge, gradient)
-    return np.asarray(expit(usual + basis @ found))
+        gradient = basis.T @ ((wrong - n * rates) / bursts) - ridge @ heights
+        heights = heights + np.linalg.solve(basis.T @ (weights[:, None] * basis) + ridge, gradient)
+    return np.asarray(expit(usual + basis @ heights))

@@ -112,7 +112,7 @@ def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> floa
     residuals = labels - (np.bincount(group, labels, minlength=groups) / n)[group]
     # Errors of both kinds that come together leave the number of positives as it is, but not which scores they have.
     of_order = residuals * (ranks / max(len(labels), 1) - 0.5)
-    return max(effect_of_residuals(each, span) for each in (residuals, of_order))
+    return max(effect_of_residuals(values, span) for values in (residuals, of_order))
 
 
 def _cut(rows: Ints, span: Span | None) -> list[Ints]:
@@ -123,10 +123,10 @@ def _cut(rows: Ints, span: Span | None) -> list[Ints]:
     if span is None or not len(rows):
         return np.array_split(rows, OUTCOME_BLOCKS)
     starts = span.of(rows).starts()
-    each = -(-len(starts) // OUTCOME_BLOCKS)
-    if len(starts) // each < FEWEST_WINDOWS:
+    windows_a_block = -(-len(starts) // OUTCOME_BLOCKS)
+    if len(starts) // windows_a_block < FEWEST_WINDOWS:
         return np.array_split(rows, OUTCOME_BLOCKS)
-    return np.split(rows, starts[each::each])
+    return np.split(rows, starts[windows_a_block::windows_a_block])
 
 
 def fit_edges(values: Floats, bins: int) -> Floats:
@@ -176,10 +176,10 @@ def _find_cells(metric: MetricCells, values: Floats) -> Ints:
     return np.where(np.isnan(codes), metric.size, codes).astype(np.int64)
 
 
-def _mean_scores(held: Ints, n_cells: int, scores: Floats) -> Floats:
-    known = np.isfinite(scores)
-    n = np.bincount(held[known], minlength=n_cells)
-    totals = np.bincount(held[known], weights=scores[known], minlength=n_cells)
+def _mean_scores(cells: Ints, n_cells: int, scores: Floats) -> Floats:
+    is_known = np.isfinite(scores)
+    n = np.bincount(cells[is_known], minlength=n_cells)
+    totals = np.bincount(cells[is_known], weights=scores[is_known], minlength=n_cells)
     return np.where(n > 0, totals / np.maximum(n, 1), np.nan)
 
 

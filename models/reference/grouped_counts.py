@@ -123,7 +123,7 @@ class GroupedCounts:
 
     def split(self) -> dict[int, Counts]:
         """The counts of each group by its key."""
-        found = {}
+        counts_by_key = {}
         size, outcome_size = self.sizes
         starts, outcome_starts = self.bounds()
         for place, key in enumerate(self.keys.tolist()):
@@ -135,8 +135,8 @@ class GroupedCounts:
             counts.sums, counts.minima, counts.maxima = self.sums[place], self.minima[place], self.maxima[place]
             counts.n, counts.log_loss_sum = int(self.n[place]), int(self.log_loss_sum[place])
             counts.n_correct = int(self.n_correct[place])
-            found[key] = counts
-        return found
+            counts_by_key[key] = counts
+        return counts_by_key
 
 
 def count_groups(reference_cells: Reference, matrix: Floats, scores: Floats, keys: Ints) -> list[GroupedCounts]:
@@ -156,7 +156,7 @@ def count_groups(reference_cells: Reference, matrix: Floats, scores: Floats, key
     if not len(scores):
         return []
     located = _Located.of(reference_cells, matrix, scores)
-    return [_count_one_way(reference_cells, _Groups(each), located) for each in keys]
+    return [_count_one_way(reference_cells, _Groups(groups), located) for groups in keys]
 
 
 def count_outcome_groups(reference_cells: Reference, scores: Floats, labels: Floats, keys: Ints) -> GroupedCounts:
@@ -168,22 +168,22 @@ def count_outcome_groups(reference_cells: Reference, scores: Floats, labels: Flo
         Score, label and group of each labelled event.
     """
     groups = _Groups(keys)
-    found = groups.zeros(reference_cells)
+    counts = groups.zeros(reference_cells)
     if not len(keys):
-        return found
+        return counts
     metric, width = reference_cells.metrics[-1], reference_cells.width
     judged = judge_labels(reference_cells, scores, labels)
     row = (len(reference_cells.metrics) - 1) * width
-    found.cells, found.values = _tally(groups.place * found.sizes[0] + row + judged.positions)
-    found.sums[:, -1] = groups.add(np.where(judged.is_label, judged.positions, 0) * int(metric.scale))
+    counts.cells, counts.values = _tally(groups.place * counts.sizes[0] + row + judged.positions)
+    counts.sums[:, -1] = groups.add(np.where(judged.is_label, judged.positions, 0) * int(metric.scale))
     values = np.where(judged.is_label, judged.positions, np.nan)
-    found.minima[:, -1], found.maxima[:, -1] = groups.least(values), groups.most(values)
+    counts.minima[:, -1], counts.maxima[:, -1] = groups.least(values), groups.most(values)
     known = judged.is_known
-    places = groups.place[known] * found.sizes[1]
-    found.outcome_cells, found.outcome_values = _tally(places + judged.outcome_cells[known])
-    found.log_loss_sum[:] = groups.add(judged.log_loss)
-    found.n_correct[:] = groups.add(judged.is_correct.astype(np.int64))
-    return found
+    places = groups.place[known] * counts.sizes[1]
+    counts.outcome_cells, counts.outcome_values = _tally(places + judged.outcome_cells[known])
+    counts.log_loss_sum[:] = groups.add(judged.log_loss)
+    counts.n_correct[:] = groups.add(judged.is_correct.astype(np.int64))
+    return counts
 
 
 class _Groups:
@@ -233,13 +233,13 @@ class _Located(NamedTuple):
 
 
 def _count_one_way(reference_cells: Reference, groups: _Groups, located: _Located) -> GroupedCounts:
-    found = groups.zeros(reference_cells)
-    found.n = groups.n
-    positions = groups.place.take(located.ranks) * found.sizes[0] + located.cells
-    found.cells, found.values = _tally(positions.ravel())
-    found.sums[:, :-1] = groups.add(located.units).T
-    found.minima[:, :-1], found.maxima[:, :-1] = groups.least(located.values).T, groups.most(located.values).T
-    return found
+    counts = groups.zeros(reference_cells)
+    counts.n = groups.n
+    positions = groups.place.take(located.ranks) * counts.sizes[0] + located.cells
+    counts.cells, counts.values = _tally(positions.ravel())
+    counts.sums[:, :-1] = groups.add(located.units).T
+    counts.minima[:, :-1], counts.maxima[:, :-1] = groups.least(located.values).T, groups.most(located.values).T
+    return counts
 
 
 def _tally(positions: Ints) -> tuple[Ints, Ints]:

@@ -180,7 +180,7 @@ def _faults_of_reference(reference: Reference) -> Iterator[str]:
     if not math.isfinite(reference.threshold):
         yield "the threshold is no number"
     effects = [reference.design_effects, *([] if reference.tail_effects is None else [reference.tail_effects])]
-    if not all((np.isfinite(each) & (each > 0)).all() for each in effects):
+    if not all((np.isfinite(effect) & (effect > 0)).all() for effect in effects):
         yield "a design effect is no positive number"
     if np.isinf(reference.profiles).any():
         yield "a mean score is infinite"

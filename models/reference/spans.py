@@ -25,7 +25,8 @@ def span_of(pipeline: Pipeline, event_time_ms: NDArray[np.int64]) -> Span:
     size_ms = parse_duration(pipeline.drift.window)
     if size_ms is None:
         months = event_time_ms.astype("M8[ms]").astype("M8[M]")
-        starts, ends = (each.astype("M8[ms]").astype(np.int64) for each in (months, months + np.timedelta64(1, "M")))
+        edges = months, months + np.timedelta64(1, "M")
+        starts, ends = (edge.astype("M8[ms]").astype(np.int64) for edge in edges)
         return Span(months.astype(np.int64), (event_time_ms - starts) / (ends - starts))
     return Span(event_time_ms // size_ms, event_time_ms % size_ms / size_ms)
 

@@ -89,9 +89,9 @@ class Attempts:
 
     def announce(self, update: ModelUpdate) -> None:
         """An update has come for a version that shall score."""
-        found = self._attempts.get(place_of(update))
-        if found is not None:
-            found.ask_again()
+        attempt = self._attempts.get(place_of(update))
+        if attempt is not None:
+            attempt.ask_again()
 
     def want(self, updates: Iterable[ModelUpdate]) -> None:
         """From now on the versions of these are wanted, and no others; each counts once, where it comes last."""
@@ -107,9 +107,15 @@ class Attempts:
 
     def due(self, loaded: Container[Content], now_s: float) -> list[Attempt]:
         """What is to be tried now: all that was never tried, in the order wanted, and some of the rest again."""
-        found = [each for each in self._wanted.values() if each.is_due(now_s) and content_of(each.update) not in loaded]
-        again = heapq.nsmallest(MOST_AGAIN, (each for each in found if each.why), key=lambda each: each.due_s)
-        return [*(each for each in found if not each.why), *again]
+        due = [
+            attempt
+            for attempt in self._wanted.values()
+            if attempt.is_due(now_s) and content_of(attempt.update) not in loaded
+        ]
+        again = heapq.nsmallest(
+            MOST_AGAIN, (attempt for attempt in due if attempt.why), key=lambda attempt: attempt.due_s
+        )
+        return [*(attempt for attempt in due if not attempt.why), *again]
 
     @property
     def is_running(self) -> bool:

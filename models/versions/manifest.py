@@ -241,7 +241,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects are nested deeper; without recursion, which is what is to be avoided."""
     level = [value]
     for _ in range(depth):
-        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        inside = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
         level = [child for children in inside for child in children if isinstance(child, (dict, list))]
         if not level:
             return False

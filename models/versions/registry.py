@@ -99,8 +99,8 @@ class Registry:
         parent = self.root / check_name(model)
         if not parent.is_dir():
             return []
-        found = [path.name for path in parent.iterdir() if _is_version(path.name) and _is_complete(path)]
-        return sorted(found, key=parse_version)
+        names = [path.name for path in parent.iterdir() if _is_version(path.name) and _is_complete(path)]
+        return sorted(names, key=parse_version)
 
     def models(self) -> list[str]:
         """Return the names of the models that have a version."""
@@ -177,14 +177,14 @@ def resolve(uri: str) -> tuple[Manifest, bytes]:
 
 def stamp_of(uri: str) -> Stamp:
     """What the files of a version look like from outside; () when there are none."""
-    found = []
+    files = []
     for name in (MANIFEST_FILE, "model.skops", "model.joblib"):
         try:
-            seen = (folder_of(uri) / name).stat()
+            stat = (folder_of(uri) / name).stat()
         except (RegistryError, OSError, ValueError):
             continue
-        found.append((name, seen.st_mtime_ns, seen.st_size, seen.st_ino))
-    return tuple(found)
+        files.append((name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(files)
 
 
 def folder_of(uri: str) -> Path:

@@ -72,7 +72,9 @@ class Standings:
     def _look(self) -> tuple[ModelUpdate | None, dict[str, str]]:
         """Both, found once after a record: there may be thousands, and they are asked for all the time."""
         if self._now is None:
-            champion = next((each for each in reversed(self.timeline.champions) if not self._refusal(each)), None)
+            champion = next(
+                (promotion for promotion in reversed(self.timeline.champions) if not self._refusal(promotion)), None
+            )
             refused = {
                 update.version: why
                 for update in self._last.values()
@@ -103,7 +105,7 @@ class Standings:
 
     def _since(self, champion: ModelUpdate) -> int:
         """When a champion became champion: when it was announced or loaded after all, or later ones were refused."""
-        later = [each for each in self.timeline.champions if self._refusal(each)]
+        later = [promotion for promotion in self.timeline.champions if self._refusal(promotion)]
         announced_ms = self._last[champion.version].announced_at_ms
         return max([announced_ms, self._loaded_at(champion), *map(self._said_at, later)])
 

@@ -64,13 +64,13 @@ class Timeline:
     @property
     def announced(self) -> tuple[ModelUpdate, ...]:
         """The newest promotion of each version that may have scored something and was not taken off since."""
-        found: dict[tuple[str, str], ModelUpdate] = {}
+        promotions: dict[tuple[str, str], ModelUpdate] = {}
         for update in self._updates:
             if update.role in REMOVING_ROLES:
-                found.pop((update.model, update.version), None)
+                promotions.pop((update.model, update.version), None)
             elif update.role == "champion":
-                found[update.model, update.version] = update
-        return tuple(found.values())
+                promotions[update.model, update.version] = update
+        return tuple(promotions.values())
 
     def champion_at(self, event_time_ms: int) -> ModelUpdate | None:
         """Return the promotion whose version scores an event of this time; None when there is none."""
@@ -81,8 +81,14 @@ class Timeline:
 
     def spans(self) -> Iterator[Span]:
         """Which version scores which event times, from the beginning to the end of time; neighbours are never alike."""
-        first = Span(None, None, next((each for each in reversed(self._champions) if each.valid_from_ms is None), None))
-        for from_ms in sorted({each.valid_from_ms for each in self._champions if each.valid_from_ms is not None}):
+        first = Span(
+            None,
+            None,
+            next((promotion for promotion in reversed(self._champions) if promotion.valid_from_ms is None), None),
+        )
+        for from_ms in sorted(
+            {promotion.valid_from_ms for promotion in self._champions if promotion.valid_from_ms is not None}
+        ):
             champion = self.champion_at(from_ms)
             if champion is None or first.champion is None or not _is_same(champion, first.champion):
                 yield first._replace(to_ms=from_ms)
@@ -128,8 +134,10 @@ class Begins:
         timeline, begins = Timeline(), []
         for place, update in enumerate(updates):
             timeline.observe(update)
-            standing = [each for each in timeline.champions if each.version not in refused] or timeline.champions
-            begins.append(min((_begin_of(each) for each in standing), default=ALWAYS_MS))
+            standing = [
+                champion for champion in timeline.champions if champion.version not in refused
+            ] or timeline.champions
+            begins.append(min((_begin_of(champion) for champion in standing), default=ALWAYS_MS))
             if update.role == "champion":
                 self._first.setdefault(update.version, place)
         #: From each step of the timeline on: the latest time from which it has scored.
@@ -142,11 +150,11 @@ class Begins:
 
     def of(self, starts: Sequence[tuple[int, str]]) -> list[int]:
         """The time before the first start of a version in a partition, and the one from each start on."""
-        step, found = 0, [self.highest_ms]
+        step, times_ms = 0, [self.highest_ms]
         for _, version in starts:
             step = max(step, self._first.get(version, 0))
-            found.append(max(self._least_ms, self._from[step]))
-        return found if starts else found * 2
+            times_ms.append(max(self._least_ms, self._from[step]))
+        return times_ms if starts else times_ms * 2
 
 
 def _is_same(one: ModelUpdate, other: ModelUpdate) -> bool:
@@ -155,7 +163,7 @@ def _is_same(one: ModelUpdate, other: ModelUpdate) -> bool:
 
 def _is_again(champion: ModelUpdate, update: ModelUpdate) -> bool:
     """Whether nothing is new: an update with a wrong place or digest does not replace the one that was right."""
-    content, other = ((each.uri, each.sha256, each.valid_from_ms) for each in (champion, update))
+    content, other = ((promotion.uri, promotion.sha256, promotion.valid_from_ms) for promotion in (champion, update))
     return _is_same(champion, update) and content == other
 
 

@@ -66,5 +66,5 @@ class FairErrors:
         """Take what `snapshot` gave."""
         times_ms, *bits = (b64decode(column) for column in state)
         self._waiting = Errors(
-            np.frombuffer(times_ms, "<i8").astype(np.int64), *(np.frombuffer(each, np.uint8) for each in bits)
+            np.frombuffer(times_ms, "<i8").astype(np.int64), *(np.frombuffer(column, np.uint8) for column in bits)
         )

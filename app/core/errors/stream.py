@@ -164,9 +164,9 @@ class ErrorStream:
         left = {partition: by_hour for partition, by_hour in self.held.pop(version).items() if by_hour}
         if left:
             self.held[version] = left
-        found = Errors.join(released)
+        due = Errors.join(released)
         # Stable: at the same time by partition, and within a partition as they came.
-        return found.take(np.argsort(found.times_ms, kind="stable"))
+        return due.take(np.argsort(due.times_ms, kind="stable"))
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state, as values that JSON keeps: equal states give equal values."""

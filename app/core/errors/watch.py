@@ -37,11 +37,11 @@ FEWEST_EVENTS = 1_000.0
 ERROR = "error"
 
 
-def make_cusum(wanted: ErrorDetector, baseline: TrainingErrors) -> Detector:
+def make_cusum(wanted: ErrorDetector, training: TrainingErrors) -> Detector:
     """Make the one detector that needs nothing but the core."""
     if wanted.detector != "cusum":
         raise ValueError(f"the core has no detector {wanted.detector!r}; whoever makes the monitor hands it in")
-    return Cusum(baseline, learn=int(wanted.settings["learn"]))
+    return Cusum(training, learn=int(wanted.settings["learn"]))
 
 
 def training_errors_of(reference: Reference, training: Window, drift: Drift) -> TrainingErrors:
@@ -90,10 +90,12 @@ class ErrorWatch:
     """
 
     def __init__(
-        self, wanted: tuple[ErrorDetector, ...], baseline: TrainingErrors, make: Make, maturity_ms: int = 0
+        self, wanted: tuple[ErrorDetector, ...], training: TrainingErrors, make: Make, maturity_ms: int = 0
     ) -> None:
         self._maturity_ms = maturity_ms
-        self._detectors = [_Watching(each.detector, _key(each), make(each, baseline)) for each in wanted]
+        self._detectors = [
+            _Watching(detector.detector, _key(detector), make(detector, training)) for detector in wanted
+        ]
         self._seen = 0
         self._times: Ints = np.zeros(0, np.int64)  # of every `_STRIDE`-th event
         self._first = 0
@@ -107,12 +109,12 @@ class ErrorWatch:
         marked = errors.times_ms[-start % _STRIDE :: _STRIDE]
         self._times = np.append(self._times, marked)
         reports = []
-        for each in self._detectors:
-            for found in each.detector.observe(errors.wrong, errors.hours):
-                position_ms = int(errors.times_ms[each.started + found.position - start])
+        for watching in self._detectors:
+            for detection in watching.detector.observe(errors.wrong, errors.hours):
+                position_ms = int(errors.times_ms[watching.started + detection.position - start])
                 # What has changed are events, and when it is noticed depends on labels.
-                change_ms = min(self._time_at(each.started + found.change), position_ms) - self._maturity_ms
-                reports.append(_report(about, each.name, found, change_ms, position_ms))
+                change_ms = min(self._time_at(watching.started + detection.change), position_ms) - self._maturity_ms
+                reports.append(_report(about, watching.name, detection, change_ms, position_ms))
         surplus = len(self._times) - _MARKS
         if surplus > 0:
             self._times, self._first = self._times[surplus:], self._first + surplus
@@ -127,38 +129,40 @@ class ErrorWatch:
             "seen": self._seen,
             "first": self._first,
             "times": b64encode(self._times.astype("<i8").tobytes()).decode(),
-            "detectors": {each.key: [each.started, each.detector.snapshot()] for each in self._detectors},
+            "detectors": {
+                watching.key: [watching.started, watching.detector.snapshot()] for watching in self._detectors
+            },
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state that `snapshot` gave; a detector that is new, or set otherwise, starts without a past."""
         self._seen, self._first = state["seen"], state["first"]
         self._times = np.frombuffer(b64decode(state["times"]), "<i8").astype(np.int64)
-        for each in self._detectors:
-            each.started = self._seen
-            if each.key in state["detectors"]:
-                each.started, saved = state["detectors"][each.key]
-                each.detector.restore(saved)
+        for watching in self._detectors:
+            watching.started = self._seen
+            if watching.key in state["detectors"]:
+                watching.started, saved = state["detectors"][watching.key]
+                watching.detector.restore(saved)
 
 
 def _key(wanted: ErrorDetector) -> str:
     return json.dumps([wanted.detector, wanted.settings], sort_keys=True)
 
 
-def _report(about: Subject, test: str, found: Detection, change_ms: int, position_ms: int) -> DriftReport:
-    now, before = found.rate_since, found.rate_before
+def _report(about: Subject, test: str, detection: Detection, change_ms: int, position_ms: int) -> DriftReport:
+    since_change, before_change = detection.rate_since, detection.rate_before
     since = str(np.datetime64(change_ms, "ms").astype("M8[D]"))
-    was, is_ = number_pair(100 * before, 100 * now)
-    words = f"the decisions are wrong in {is_} % of {found.n_since} cases since {since}, {was} % before"
+    was, is_ = number_pair(100 * before_change, 100 * since_change)
+    words = f"the decisions are wrong in {is_} % of {detection.n_since} cases since {since}, {was} % before"
     verdict = DriftResult(
-        statistic=found.statistic,
+        statistic=detection.statistic,
         p_value=None,
-        threshold=found.threshold,
-        effect=now - before,
-        signal="DRIFT" if found.rose else "NONE",
-        note=words if found.rose else f"{words}: fewer than before, from here on compared with the new rate",
+        threshold=detection.threshold,
+        effect=since_change - before_change,
+        signal="DRIFT" if detection.rose else "NONE",
+        note=words if detection.rose else f"{words}: fewer than before, from here on compared with the new rate",
     )
     (report,) = replace(about, window=Window(change_ms, position_ms)).reports(
-        [Judgement(ALL, ERROR, test, found.n_before, found.n_since, verdict)]
+        [Judgement(ALL, ERROR, test, detection.n_before, detection.n_since, verdict)]
     )
     return report

@@ -95,8 +95,8 @@ class Column:
     def is_more(self, cell: int) -> bool:
         """Whether it is beyond chance that a cell holds more than in training."""
         effect = max(self.design_effect, 1.0)
-        now, n = round(int(self.window[cell]) / effect), round(self.n_effective)
-        return float(change_of_share(int(self.training[cell]), self.n_training, now, n).p_value) < CERTAIN
+        count, n = round(int(self.window[cell]) / effect), round(self.n_effective)
+        return float(change_of_share(int(self.training[cell]), self.n_training, count, n).p_value) < CERTAIN
 
     def chance(self, share: float) -> float:
         """The chance that all effective values are of this share of all; n values of training may miss 1 / (n + 1)."""

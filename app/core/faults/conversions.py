@@ -42,7 +42,7 @@ CONVERSIONS = (
 )
 _PERCENTAGES = 100.0
 #: Lengths, times and weights are not negative; these may be.
-_OF_ANY_SIGN = frozenset(each.words for each in CONVERSIONS if each.offset or each.factor < 0)
+_OF_ANY_SIGN = frozenset(conversion.words for conversion in CONVERSIONS if conversion.offset or conversion.factor < 0)
 
 
 def how(conversion: Conversion, of: str) -> str:

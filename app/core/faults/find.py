@@ -164,7 +164,7 @@ class FaultFinder:
             fault = find_displaced(columns, laws, detected, moved, paths).fault
             if fault is None or fault.kind == "columns_swapped":  # where nearly all have, their share is said, too
                 mixed = fault.metrics if fault else signalled
-                candidates = [each for each in zip(columns, laws, paths, strict=True) if each[0] in mixed]
+                candidates = [column for column in zip(columns, laws, paths, strict=True) if column[0] in mixed]
                 fault = find_mixed_swap(candidates, detected, self._effects, self.events) or fault
             if fault is not None:
                 return fault

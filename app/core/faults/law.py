@@ -180,10 +180,10 @@ def distance(window: Law, training: Law) -> float:
 def distance_within(window: Law, training: Law, most: float) -> float | None:
     """The `distance`, if it is at most ``most``; otherwise None: one of its parts mostly shows that at once."""
     apart = 0.0
-    for each in _differences(window, training):
-        if each > most:
+    for difference in _differences(window, training):
+        if difference > most:
             return None
-        apart = max(apart, each)
+        apart = max(apart, difference)
     return apart
 
 

@@ -67,23 +67,23 @@ def find_mixed_swap(
         if n * LEAST_SHARE >= FEWEST_FOR_A_SHAPE:
             drift = np.full((len(rows), 1), _DRIFT)
             mixtures[row] = Mixtures(window[names[row]], training[row], low, high, n, drift)
-    found: list[tuple[float, float, int, int]] = []
+    swaps: list[tuple[float, float, int, int]] = []
     for at, row in enumerate(rows):
         for at_other, other in enumerate(rows[:at]):
             if row not in mixtures or other not in mixtures:
                 continue
             sides = ((mixtures[row], at_other), (mixtures[other], at))
             shares, errors, apart = (
-                [float(getattr(mixture, each)[place]) for mixture, place in sides]
-                for each in ("shares", "errors", "apart")
+                [float(getattr(mixture, name)[place]) for mixture, place in sides]
+                for name in ("shares", "errors", "apart")
             )
             is_one = abs(shares[0] - shares[1]) <= SURE * math.hypot(*errors) + _DRIFT
             if is_one and min(apart) >= _APART and all(bool(mixture.are_near[place]) for mixture, place in sides):
                 share = float(np.average(shares, weights=1 / np.square(errors)))
-                found.append((min(apart), share, other, row))
-    if not found:
+                swaps.append((min(apart), share, other, row))
+    if not swaps:
         return None
-    _, share, *places = max(found)
+    _, share, *places = max(swaps)
     first, second = (names[place] for place in places)
     words = f"have changed places in {percent(round(share, 2))} of the {events}"
     return Fault("columns_swapped", (first, second), f"`{first}` and `{second}` {words}.", share, (second, first))

@@ -81,16 +81,19 @@ def find_mixed_unit(name: str, scale: Scale, design_effect: float = 1.0, events:
         return None
     if gap(scale.window, scale.training) < LEAST_SHARE:
         return None
-    conversions = [each for each in CONVERSIONS if scale.is_possible(each)]
+    conversions = [conversion for conversion in CONVERSIONS if scale.is_possible(conversion)]
     mixtures = _Mixtures(scale, conversions, n)
-    found = [at for at in np.flatnonzero(mixtures.are_near).tolist() if mixtures.is_believed(at)]
-    if not found or max(map(mixtures.of_cells, found)) < _plain_likelihood(scale, n) + _CLEARER:
+    believed = [at for at in np.flatnonzero(mixtures.are_near).tolist() if mixtures.is_believed(at)]
+    if not believed or max(map(mixtures.of_cells, believed)) < _plain_likelihood(scale, n) + _CLEARER:
         return None
-    likelihoods = {at: mixtures.likelihood(at) for at in found}
-    best = max(found, key=likelihoods.__getitem__)
-    alike = [conversions[at] for at in found if likelihoods[at] >= likelihoods[best] - _LIKE and at != best]
+    likelihoods = {at: mixtures.likelihood(at) for at in believed}
+    best = max(believed, key=likelihoods.__getitem__)
+    alike = [conversions[at] for at in believed if likelihoods[at] >= likelihoods[best] - _LIKE and at != best]
     share = float(mixtures.shares[best])
-    words = [f"{how(each, 'what it was')}{in_brackets(each, *scale.extremes)}" for each in (conversions[best], *alike)]
+    words = [
+        f"{how(conversion, 'what it was')}{in_brackets(conversion, *scale.extremes)}"
+        for conversion in (conversions[best], *alike)
+    ]
     start = f"`{name}` looks as if in another unit in {percent(round(share, 2))} of the {events}"
     doubt = "; which one cannot be told" if len(words) > 1 else ""
     return Fault("unit_changed", (name,), f"{start}{doubt}: {', or '.join(words)}.", share)
@@ -102,8 +105,8 @@ class _Mixtures:
     def __init__(self, scale: Scale, conversions: Sequence[Conversion], n: float) -> None:
         self._scale, self._conversions = scale, conversions
         self._laws: dict[int, Law] = {}
-        factors = np.array([each.factor for each in conversions])[:, None]
-        offsets = np.array([each.offset for each in conversions])[:, None]
+        factors = np.array([conversion.factor for conversion in conversions])[:, None]
+        offsets = np.array([conversion.offset for conversion in conversions])[:, None]
         field = scale.path.backward(inner(scale.window))
         with np.errstate(all="ignore"):
             undone = scale.path.forward((field - offsets) / factors)
@@ -123,12 +126,12 @@ class _Mixtures:
 
     def _ends_fit(self, at: int) -> bool:
         """Whether the window ends where the converted values do, where these are beyond training's."""
-        return self._keeps_sign(at) and all(_FEWEST_BEYOND <= each <= _MOST_BEYOND for each in self._beyond(at))
+        return self._keeps_sign(at) and all(_FEWEST_BEYOND <= expected <= _MOST_BEYOND for expected in self._beyond(at))
 
     def _keeps_sign(self, at: int) -> bool:
         """Whether the window keeps away from nought where training does, but for rounding: no unit changes that."""
         factor, offset = self._conversions[at][1:]
-        low, high = (each * factor + offset for each in self._scale.extremes)
+        low, high = (extreme * factor + offset for extreme in self._scale.extremes)
         ends = self._scale.path.backward(self._scale.window.points[[0, -1]])
         is_rounded = min(abs(low), abs(high)) < _ROUNDED and self._shows(at) >= _SHOWS_SOME
         if low * self._scale.extremes[0] <= 0 or low * high <= 0 or is_rounded:
@@ -184,7 +187,7 @@ class _Mixtures:
         """The logarithm of the likelihood of the cells, the mean and the ends, and of how common the conversion is."""
         off, error, drift = self._mean(at)
         mean = 0.0 if math.isnan(off) or not off else -(off**2) / (2 * (error**2 + drift**2))
-        ends = sum(math.log(each) - each for each in self._beyond(at))
+        ends = sum(math.log(expected) - expected for expected in self._beyond(at))
         return self.of_cells(at) + mean + ends + (_COMMON if abs(self._conversions[at].factor) in _TENS else 0.0)
 
 
@@ -205,11 +208,11 @@ def _tails(points: Floats, below: Floats, point: float, n: int) -> list[float]:
     middle = float(np.interp(0.5, below, points))
     for origin in (middle, 0.0):
         if origin > places[0][1]:
-            start, end, at = (-math.log(origin - each) for each in places[0])
+            start, end, at = (-math.log(origin - place) for place in places[0])
             places.append((start, end, at))
     least, most = math.log(1 / (n + 1)), math.log(below[inner_at])
     logs = [least + (most - least) * (at - start) / (end - start) for start, end, at in places]
-    return [math.exp(min(max(each, -600.0), 0.0)) for each in logs]
+    return [math.exp(min(max(log, -600.0), 0.0)) for log in logs]
 
 
 def _at_zero(scale: Scale) -> float:
@@ -227,13 +230,13 @@ def _plain_likelihood(scale: Scale, n: float) -> float:
     if most - least < _KNOWN:
         return -math.inf
     levels = np.linspace(max(least, 0.02), min(most, 0.98), 19)
-    old, now = (np.interp(levels, law.below, law.points) for law in (training, window))
+    trained, detected = (np.interp(levels, law.below, law.points) for law in (training, window))
     for forward, backward in ((np.asarray, np.asarray), (np.log, np.exp)):
         with np.errstate(all="ignore"):
-            one, other, points = forward(old), forward(now), forward(window.points[1:-1])
-        if not (np.isfinite(one) & np.isfinite(other)).all() or np.ptp(one) <= 0:
+            old, new, points = forward(trained), forward(detected), forward(window.points[1:-1])
+        if not (np.isfinite(old) & np.isfinite(new)).all() or np.ptp(old) <= 0:
             continue
-        slope, shift = np.polyfit(one, other, 1)
+        slope, shift = np.polyfit(old, new, 1)
         if slope <= 0:
             continue
         below = np.add(*bounds(training, backward((points - shift) / slope))) / 2
@@ -241,7 +244,7 @@ def _plain_likelihood(scale: Scale, n: float) -> float:
     return max(likelihoods)
 
 
-def _likelihood(n: float, now: Floats, below: Floats) -> float:
+def _likelihood(n: float, shares: Floats, below: Floats) -> float:
     """The log likelihood of shares below points of ``n`` values, where they are expected to be ``below``."""
     expected = np.maximum(np.diff(below, prepend=0.0, append=1.0), 1e-9)
-    return n * float(np.diff(now, prepend=0.0, append=1.0) @ np.log(expected))
+    return n * float(np.diff(shares, prepend=0.0, append=1.0) @ np.log(expected))

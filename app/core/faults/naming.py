@@ -61,7 +61,7 @@ def name_fields(
     waiting = sorted(
         every, key=lambda fault: (not _is_key(fault, every, origins), _distance(fault, origins), -fault.strength)
     )
-    found: list[tuple[Fault, tuple[str, ...], set[str]]] = []
+    groups: list[tuple[Fault, tuple[str, ...], set[str]]] = []
     for lead in waiting[:]:
         if lead not in waiting:
             continue
@@ -74,10 +74,10 @@ def name_fields(
             and any(_is_made(name, fields, origins) or _is_found_by(name, lead, origins) for name in fault.metrics)
         ]
         waiting = [fault for fault in waiting if fault not in behind]
-        found.append((lead, fields, {name for fault in behind for name in fault.metrics} - set(lead.metrics)))
-    at_fault = {name for lead, _, behind in found for name in (*lead.metrics, *behind)}
+        groups.append((lead, fields, {name for fault in behind for name in fault.metrics} - set(lead.metrics)))
+    at_fault = {name for lead, _, behind in groups for name in (*lead.metrics, *behind)}
     named = []
-    for lead, fields, explained in found:
+    for lead, fields, explained in groups:
         followers = {name for name in signalled - at_fault if _is_made(name, fields, origins)}
         at_fault |= followers
         named.append(_said(lead, fields, [name for name in order if name in explained | followers], origins))
@@ -107,8 +107,8 @@ def _is_found_by(name: str, lead: Fault, origins: Origins) -> bool:
 def _fields(lead: Fault, others: Sequence[Fault], origins: Origins) -> tuple[str, ...]:
     """The field that a fault is of; of several in one feature, the one that most others of its kind are made of."""
     if lead.kind.startswith("columns"):
-        each = [origins[name].fields for name in lead.metrics]
-        return tuple(dict.fromkeys(field for fields in each for field in fields))
+        fields_of = [origins[name].fields for name in lead.metrics]
+        return tuple(dict.fromkeys(field for fields in fields_of for field in fields))
     fields = origins[lead.metrics[0]].fields
     if len(fields) < 2:
         return fields

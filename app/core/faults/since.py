@@ -93,19 +93,19 @@ def find_since(
         and (end_ms is None or part.start_ms + course.step_ms < end_ms)
     ]
     usual = find(_sum(earlier)) if earlier else []
-    found = [fault for fault in find(counts) if fault.kind in _CERTAIN and not _is_among(fault, usual)]
-    clearer = [fault for fault in found if not any(_says_as_much(other, fault) for other in whole)]
+    certain = [fault for fault in find(counts) if fault.kind in _CERTAIN and not _is_among(fault, usual)]
+    clearer = [fault for fault in certain if not any(_says_as_much(other, fault) for other in whole)]
     rest = [fault for fault in whole if not any(_is_of(fault, other) for other in clearer)]
     share = counts.n / max(sum(part.counts.n for part in course.parts), 1)
     when = _when(start_ms, end_ms)
     said = []
-    for each in clearer:
+    for fault in clearer:
         # The whole window also knows of what is before and after, in parts of parts.
         in_all = max(
-            (other.strength for other in whole if other.kind == each.kind and _is_of(other, each)), default=0.0
+            (other.strength for other in whole if other.kind == fault.kind and _is_of(other, fault)), default=0.0
         )
-        strength = max(each.strength * share, in_all)
-        said.append(replace(each, sentence=f"{when}: {each.sentence}", strength=strength))
+        strength = max(fault.strength * share, in_all)
+        said.append(replace(fault, sentence=f"{when}: {fault.sentence}", strength=strength))
     return tuple(sorted([*rest, *said], key=lambda fault: -fault.strength))
 
 
@@ -123,7 +123,7 @@ def _varies(course: Course, rows: Sequence[int]) -> bool:
 
 def _apart(parts: Sequence[Counts], rows: Sequence[int]) -> float:
     """How far apart the shares below some point are in two of the parts."""
-    shares = [each.counts[list(rows)] / np.maximum(each.counts[list(rows)].sum(axis=1), 1)[:, None] for each in parts]
+    shares = [part.counts[list(rows)] / np.maximum(part.counts[list(rows)].sum(axis=1), 1)[:, None] for part in parts]
     return float(np.ptp(np.cumsum(shares, axis=2), axis=0).max())
 
 
@@ -203,8 +203,8 @@ def _when(start_ms: int | None, end_ms: int | None) -> str:
     'From about 1970-01-01 00:00 to 1970-01-01 01:00 UTC'
     """
     start, end = (
-        "" if each is None else str(np.datetime64(each, "ms").astype("M8[m]")).replace("T", " ")
-        for each in (start_ms, end_ms)
+        "" if time_ms is None else str(np.datetime64(time_ms, "ms").astype("M8[m]")).replace("T", " ")
+        for time_ms in (start_ms, end_ms)
     )
     if start and end:
         return f"From about {start} to {end} UTC"

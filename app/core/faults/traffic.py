@@ -78,15 +78,15 @@ def of_same_season(window: Window, past: Sequence[Window]) -> list[Window]:
     True
     """
     for hours in (HOURS, 24):
-        found = [each for each in past if (window.start_ms - each.start_ms) % (hours * HOUR_MS) == 0]
-        if found:
-            return found
+        same = [earlier for earlier in past if (window.start_ms - earlier.start_ms) % (hours * HOUR_MS) == 0]
+        if same:
+            return same
     return []
 
 
 def choose_past(window: Window, past: list[Window]) -> list[Window]:
     """The past windows that one is compared with: those of the same time of the week where there are enough."""
-    same = [each for each in past if (window.start_ms - each.start_ms) % (HOURS * HOUR_MS) == 0]
+    same = [earlier for earlier in past if (window.start_ms - earlier.start_ms) % (HOURS * HOUR_MS) == 0]
     return same if len(same) >= _FEWEST_WINDOWS else past
 
 
@@ -123,9 +123,9 @@ def find_in_traffic(traffic: Traffic, events: str = "events") -> list[Fault]:
     nothing. ``events``: what they are called, in the plural.
     """
     past = traffic.past
-    found = _judge(traffic.n, past, "", 1.0, events)
-    if found is not None and not _is_of_season(traffic, found):
-        return [found]
+    fault = _judge(traffic.n, past, "", 1.0, events)
+    if fault is not None and not _is_of_season(traffic, fault):
+        return [fault]
     usual = _usual(past)
     overall = traffic.n / usual if usual else 1.0
     judged = [
@@ -135,9 +135,9 @@ def find_in_traffic(traffic: Traffic, events: str = "events") -> list[Fault]:
     return [fault for fault in judged if fault is not None]
 
 
-def _is_of_season(traffic: Traffic, found: Fault) -> bool:
+def _is_of_season(traffic: Traffic, fault: Fault) -> bool:
     """Whether the time of the week explains a number that is far from that of past windows."""
-    is_missing = found.kind == "traffic_missing"
+    is_missing = fault.kind == "traffic_missing"
     if traffic.season:
         times = traffic.n / max(_usual(traffic.season), 1.0)
         if times > _FEWER if is_missing else times < _MORE:

@@ -57,27 +57,35 @@ def find_unit(
     """
     if min(training.n, window.n) < FEWEST_FOR_A_SHAPE:
         return None
-    now = gap(window, training)
-    if now < _CHANGED_IF_FAR:
+    moved = gap(window, training)
+    if moved < _CHANGED_IF_FAR:
         return None
     scale = Scale(training, window, path, takes_offsets)
     noise = 1.0 / math.sqrt(window.n)
     deviation = scale.deviation
-    allowed = {each: _allowed(each, now, deviation) + noise for each in CONVERSIONS if scale.is_possible(each)}
-    limits = {each: min(most, _LEFT * now) for each, most in allowed.items() if most >= 0 and _reach_alike(scale, each)}
-    fits = [(_fit(scale, each, most), each) for each, most in limits.items()]
-    near = sorted(((apart, each) for apart, each in fits if apart is not None), key=lambda fit: fit[0])
+    allowed = {
+        conversion: _allowed(conversion, moved, deviation) + noise
+        for conversion in CONVERSIONS
+        if scale.is_possible(conversion)
+    }
+    limits = {
+        conversion: min(most, _LEFT * moved)
+        for conversion, most in allowed.items()
+        if most >= 0 and _reach_alike(scale, conversion)
+    }
+    fits = [(_fit(scale, conversion, most), conversion) for conversion, most in limits.items()]
+    near = sorted(((apart, conversion) for apart, conversion in fits if apart is not None), key=lambda fit: fit[0])
     free = _free_factor(scale)
-    if free is not None and not any(_is_factor(each, free) for _, each in near):
+    if free is not None and not any(_is_factor(conversion, free) for _, conversion in near):
         apart = distance(window, scale.convert(Conversion("", free)))
-        allowed_free = _NEAR_IF_FAR if now >= _CHANGED else _NEAR  # a few far values change the mean, too
+        allowed_free = _NEAR_IF_FAR if moved >= _CHANGED else _NEAR  # a few far values change the mean, too
         if apart <= min([allowed_free, *(fit - noise for fit, _ in near)]) + noise:
             near = [(apart, Conversion("", free))]
     if not near:
         return None
     apart, best = near[0]
-    rivals = [each for fit, each in near[1:] if fit <= apart + noise / 2]
-    return Fault("unit_changed", (name,), _sentence(name, scale, best, rivals), min(1.0, max(now - apart, 0.01)))
+    rivals = [conversion for fit, conversion in near[1:] if fit <= apart + noise / 2]
+    return Fault("unit_changed", (name,), _sentence(name, scale, best, rivals), min(1.0, max(moved - apart, 0.01)))
 
 
 def _fit(scale: Scale, conversion: Conversion, most: float) -> float | None:
@@ -95,13 +103,13 @@ def _reach_alike(scale: Scale, conversion: Conversion) -> bool:
     return reach / _REACH <= scale.reach <= max(reach * _REACH, largest(scale.field))
 
 
-def _allowed(conversion: Conversion, now: float, deviation: float) -> float:
-    """How far a window that is at distance ``now`` from training may be from converted training, besides noise."""
+def _allowed(conversion: Conversion, moved: float, deviation: float) -> float:
+    """How far a window that is at distance ``moved`` from training may be from converted training, besides noise."""
     size, offset = abs(conversion.factor), abs(conversion.offset)
     if max(size, 1 / size) >= _FAR_FACTOR or offset >= _FAR_OFFSET * deviation > 0:
         return _NEAR_IF_FAR
     is_mere_factor = 0 < offset < deviation / 2  # 1.8 times without the 32 is no Fahrenheit
-    return _NEAR if now >= _CHANGED and not is_mere_factor else -1.0
+    return _NEAR if moved >= _CHANGED and not is_mere_factor else -1.0
 
 
 def _is_factor(conversion: Conversion, factor: float) -> bool:
@@ -141,7 +149,10 @@ def _factor_by_halving(scale: Scale) -> float | None:
 
 
 def _sentence(name: str, scale: Scale, best: Conversion, rivals: list[Conversion]) -> str:
-    words = [f"{how(each, 'those of training')}{in_brackets(each, *scale.extremes)}" for each in (best, *rivals)]
+    words = [
+        f"{how(conversion, 'those of training')}{in_brackets(conversion, *scale.extremes)}"
+        for conversion in (best, *rivals)
+    ]
     start = f"`{name}` looks as if in another unit"
     if rivals:
         return f"{start}; which one cannot be told: {', or '.join(words)}."

@@ -78,37 +78,39 @@ def _missing(column: Column) -> Iterator[Fault]:
     some_now, m = int(column.window[size]), int(column.window.sum())
     if n == 0 or m < FEWEST_FOR_A_SHAPE:
         return
-    before, now, effect = some / n, some_now / m, max(column.design_effect, 1.0)
-    is_gone = some_now == m and before < _SHARE  # a source that fails, fails for all that depends on it
+    reference, detection, effect = some / n, some_now / m, max(column.design_effect, 1.0)
+    is_gone = some_now == m and reference < _SHARE  # a source that fails, fails for all that depends on it
     change = change_of_share(some, n, round(some_now / effect), max(round(m / effect), 1))
     if not is_gone and float(change.p_value) >= CERTAIN:
         return
     odds, odds_now = (some + 0.5) / (n - some + 0.5), (some_now + 0.5) / (m - some_now + 0.5)
-    if now - before >= _SHARE and odds_now >= _ODDS * odds:
-        words = f"in all {column.events}" if some_now == m else f"in {percent(now)} of {column.events}"
-        sentence = f"`{column.name}` is missing {words}, {percent(before)} in training."
-        yield Fault("missing_values", (column.name,), sentence, now - before)
-    elif before >= _SHARE and now <= before * _FILLED:
-        words = f"in {percent(now)} of {column.events}, {percent(before)} in training: something fills it in"
-        yield Fault("missing_values_filled", (column.name,), f"`{column.name}` is missing {words}.", before - now)
+    if detection - reference >= _SHARE and odds_now >= _ODDS * odds:
+        words = f"in all {column.events}" if some_now == m else f"in {percent(detection)} of {column.events}"
+        sentence = f"`{column.name}` is missing {words}, {percent(reference)} in training."
+        yield Fault("missing_values", (column.name,), sentence, detection - reference)
+    elif reference >= _SHARE and detection <= reference * _FILLED:
+        words = f"in {percent(detection)} of {column.events}, {percent(reference)} in training: something fills it in"
+        yield Fault(
+            "missing_values_filled", (column.name,), f"`{column.name}` is missing {words}.", reference - detection
+        )
 
 
 def _constant(column: Column) -> Fault | None:
     if column.extremes[0] != column.extremes[1] or column.training_extremes[0] == column.training_extremes[1]:
         return None
     cell = int(np.argmax(column.window[: column.cells.size]))
-    before = float(column.shares[0][cell])
-    if before > _USUAL or column.chance(before) >= CERTAIN:
+    share = float(column.shares[0][cell])
+    if share > _USUAL or column.chance(share) >= CERTAIN:
         return None
     value = _category(column, cell) if column.cells.is_coded else f"{column.extremes[0]:.6g}"
     sentence = f"`{column.name}` is {value} in all {column.events}; in training it varied."
-    return Fault("constant", (column.name,), sentence, 1.0 - before)
+    return Fault("constant", (column.name,), sentence, 1.0 - share)
 
 
 def _infinite(column: Column) -> Fault | None:
     window = column.shares[1]
-    for was, now, share in zip(column.training_extremes, column.extremes, (window[0], window[-1]), strict=True):
-        if math.isinf(now) and not math.isinf(was) and share >= _INFINITE:
+    for trained, extreme, share in zip(column.training_extremes, column.extremes, (window[0], window[-1]), strict=True):
+        if math.isinf(extreme) and not math.isinf(trained) and share >= _INFINITE:
             words = f"infinite values, in up to {percent(float(share))} of {column.events}; none in training."
             return Fault("infinite_values", (column.name,), f"`{column.name}` has {words}", float(share))
     return None
@@ -125,7 +127,7 @@ def _range(column: Column) -> Fault | None:
 
 
 def _stand_in(column: Column) -> Fault | None:
-    before, now = column.shares
+    reference, detection = column.shares
     far = _far_value(column)
     if far is not None:
         value, q = far
@@ -137,12 +139,14 @@ def _stand_in(column: Column) -> Fault | None:
         start = f"`{column.name}` is {value:.6g} in {percent(q)} of {column.events}, {percent(p)} in training"
         start += f"; the others are as they were{_STANDS}"
         return Fault("stand_in_value", (column.name,), start, q - p)
-    cell = int(np.argmax(now - before))
-    p, q = float(before[cell]), float(now[cell])
-    others = np.arange(len(now)) != cell
+    cell = int(np.argmax(detection - reference))
+    p, q = float(reference[cell]), float(detection[cell])
+    others = np.arange(len(detection)) != cell
     if not column.is_shaped or not _stands_out(p, q) or q > _MOST or not column.is_more(cell):
         return None
-    if not _is_narrow(column, cell) or not column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
+    if not _is_narrow(column, cell) or not column.is_unchanged(
+        reference[others] / (1 - p), detection[others] / (1 - q)
+    ):
         return None
     words = f"`{column.name}` is {_place(column, cell)} in {percent(q)} of {column.events}, {percent(p)} in training"
     sentence = f"{words}; the others are as they were{_STANDS}"
@@ -154,7 +158,7 @@ def _far_value(column: Column) -> tuple[float, float] | None:
     width = column.training_extremes[1] - column.training_extremes[0]
     if width <= 0:
         return None  # nothing is far from what never varied; of an infinite width or an unknown mean, no value is
-    now = column.shares[1]
+    shares = column.shares[1]
     middles = np.concatenate(
         [
             [column.training_extremes[0]],
@@ -164,13 +168,13 @@ def _far_value(column: Column) -> tuple[float, float] | None:
     )
     for cell, value, end in (
         (0, column.extremes[0], column.training_extremes[0]),
-        (len(now) - 1, column.extremes[1], column.training_extremes[1]),
+        (len(shares) - 1, column.extremes[1], column.training_extremes[1]),
     ):
-        q = float(now[cell])
-        others = np.arange(len(now)) != cell
+        q = float(shares[cell])
+        others = np.arange(len(shares)) != cell
         if not _SHARE <= q <= _MOST or not width * _FAR < abs(value - end) < math.inf:
             continue
-        outer = (column.mean - float(now[others] @ middles[others])) / q
+        outer = (column.mean - float(shares[others] @ middles[others])) / q
         if abs(outer - value) <= abs(value - end) / 5:
             return value, q
     return None
@@ -178,18 +182,18 @@ def _far_value(column: Column) -> tuple[float, float] | None:
 
 def _edge_value(column: Column) -> tuple[float, float, float] | None:
     """Nought, or a value on the other side of it, that is all there is in an outer cell beyond training; its shares."""
-    before, now = column.shares
+    reference, detection = column.shares
     (least, most), edges = column.training_extremes, column.cells.edges
     if not column.is_shaped or not math.isfinite(most - least) or math.isnan(column.mean + column.training_mean):
         return None
     middles = np.concatenate([[least], (edges[:-1] + edges[1:]) / 2, [most]])
-    below = np.cumsum(before)[:-1]
+    below = np.cumsum(reference)[:-1]
     middle = edges[(below >= 0.1) & (below <= 0.9)]
-    off = column.training_mean - float(before @ middles)  # of the middles of the cells
-    deviation = math.sqrt(float(before @ (middles - column.training_mean) ** 2))
-    for cell, value in ((0, column.extremes[0]), (len(now) - 1, column.extremes[1])):
-        p, q = float(before[cell]), float(now[cell])
-        others = np.arange(len(now)) != cell
+    off = column.training_mean - float(reference @ middles)  # of the middles of the cells
+    deviation = math.sqrt(float(reference @ (middles - column.training_mean) ** 2))
+    for cell, value in ((0, column.extremes[0]), (len(detection) - 1, column.extremes[1])):
+        p, q = float(reference[cell]), float(detection[cell])
+        others = np.arange(len(detection)) != cell
         if not _stands_out(p, q) or q > _ALMOST_ALL or not column.is_more(cell) or not len(middle):
             continue
         spread = float(middle[-1] - middle[0])
@@ -197,16 +201,16 @@ def _edge_value(column: Column) -> tuple[float, float, float] | None:
         if value * end > 0:  # on the same side of nought it may be another unit
             continue
         is_narrow = value == 0 and abs(end) <= _NARROW * spread
-        outer = (column.mean - float(now[others] @ middles[others]) - (1 - q) * off) / q
+        outer = (column.mean - float(detection[others] @ middles[others]) - (1 - q) * off) / q
         error = deviation * math.sqrt((1 - q) / column.n_effective) / q
         is_one = abs(outer - value) <= _BESIDE * spread and error <= _BESIDE * spread / 2
-        if (is_narrow or is_one) and column.is_unchanged(before[others] / (1 - p), now[others] / (1 - q)):
+        if (is_narrow or is_one) and column.is_unchanged(reference[others] / (1 - p), detection[others] / (1 - q)):
             return value, p, q
     return None
 
 
-def _stands_out(before: float, now: float) -> bool:
-    return before <= _RARE and now >= max(_SHARE, _TIMES * before)
+def _stands_out(reference: float, detection: float) -> bool:
+    return reference <= _RARE and detection >= max(_SHARE, _TIMES * reference)
 
 
 def _is_narrow(column: Column, cell: int) -> bool:
@@ -219,19 +223,19 @@ def _is_narrow(column: Column, cell: int) -> bool:
 
 
 def _clipped(column: Column) -> Fault | None:
-    before, now = column.shares
-    used = np.flatnonzero(now)
-    for end, ordered_before, ordered_now, cell, extreme in (
-        ("above", before, now, int(used[-1]), column.extremes[1]),
-        ("below", before[::-1], now[::-1], len(now) - 1 - int(used[0]), column.extremes[0]),
+    reference, detection = column.shares
+    used = np.flatnonzero(detection)
+    for end, ordered_reference, ordered_detection, cell, extreme in (
+        ("above", reference, detection, int(used[-1]), column.extremes[1]),
+        ("below", reference[::-1], detection[::-1], len(detection) - 1 - int(used[0]), column.extremes[0]),
     ):
-        beyond = float(ordered_before[cell + 1 :].sum())
-        p, q = float(ordered_before[cell]), float(ordered_now[cell])
+        beyond = float(ordered_reference[cell + 1 :].sum())
+        p, q = float(ordered_reference[cell]), float(ordered_detection[cell])
         if not column.is_shaped or not _stands_out(p, q) or not _SHARE <= beyond <= _HALF:
             continue
-        expected = ordered_before[: cell + 1].copy()
+        expected = ordered_reference[: cell + 1].copy()
         expected[cell] += beyond
-        if column.is_unchanged(expected, ordered_now[: cell + 1]):
+        if column.is_unchanged(expected, ordered_detection[: cell + 1]):
             start = f"`{column.name}` ends at {extreme:.4g}, in {percent(q)} of {column.events}; "
             start += f"in training {percent(beyond)} were"
             return Fault("clipped", (column.name,), f"{start} {end} that. Something cuts it off.", q - p)
@@ -241,34 +245,34 @@ def _clipped(column: Column) -> Fault | None:
 def _vocabulary(column: Column) -> Fault | None:
     if column.cells.kind != "category":
         return None
-    before, now = (float(shares[-1]) for shares in column.shares)
-    if now < _SHARE or now < _TIMES * before:
+    reference, detection = (float(shares[-1]) for shares in column.shares)
+    if detection < _SHARE or detection < _TIMES * reference:
         return None
     gone = _vanished(column)
-    words = f"in all {column.events}" if now == 1 else f"in {percent(now)} of {column.events}"
-    sentence = f"`{column.name}` has values {words} that are none of the model's; {percent(before)} in training"
-    reason = ": they may be written in another way" if now == 1 else ""
-    if gone is not None and now < 1:
+    words = f"in all {column.events}" if detection == 1 else f"in {percent(detection)} of {column.events}"
+    sentence = f"`{column.name}` has values {words} that are none of the model's; {percent(reference)} in training"
+    reason = ": they may be written in another way" if detection == 1 else ""
+    if gone is not None and detection < 1:
         reason = f", and {gone.sentence[0].lower()}{gone.sentence[1:-1]}: perhaps renamed"
-    return Fault("vocabulary_changed", (column.name,), f"{sentence}{reason}.", now - before)
+    return Fault("vocabulary_changed", (column.name,), f"{sentence}{reason}.", detection - reference)
 
 
 def _vanished(column: Column) -> Fault | None:
-    before, now = column.shares
-    gone = np.flatnonzero((now == 0) & (before >= _SHARE))
-    gone = gone[gone < len(now) - 1]  # the last are values that are none of the signature's
-    gone = gone[[column.chance(1 - float(before[cell])) < CERTAIN for cell in gone.tolist()]] if len(gone) else gone
+    reference, detection = column.shares
+    gone = np.flatnonzero((detection == 0) & (reference >= _SHARE))
+    gone = gone[gone < len(detection) - 1]  # the last are values that are none of the signature's
+    gone = gone[[column.chance(1 - float(reference[cell])) < CERTAIN for cell in gone.tolist()]] if len(gone) else gone
     if not len(gone) or column.cells.kind != "category":
         return None
-    largest = gone[np.argsort(-before[gone], kind="stable")].tolist()
+    largest = gone[np.argsort(-reference[gone], kind="stable")].tolist()
     named = " and ".join(
-        f"{_category(column, cell)} ({percent(float(before[cell]))} in training)" for cell in largest[:3]
+        f"{_category(column, cell)} ({percent(float(reference[cell]))} in training)" for cell in largest[:3]
     )
     return Fault(
         "category_vanished",
         (column.name,),
         f"None of the {column.events} has `{column.name}` {named}.",
-        float(before[gone].sum()),
+        float(reference[gone].sum()),
     )
 
 

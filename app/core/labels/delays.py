@@ -72,10 +72,10 @@ class LabelDelays:
 
     def add(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic."""
-        for each in record.delays:
-            cells = np.frombuffer(each.cells, "<u4").astype(np.int64)
-            counts = np.frombuffer(each.counts, "<i8")
-            self.count(Tallied(each.slice_start_ms, each.label, cells, counts, each.newest_ms))
+        for delay in record.delays:
+            cells = np.frombuffer(delay.cells, "<u4").astype(np.int64)
+            counts = np.frombuffer(delay.counts, "<i8")
+            self.count(Tallied(delay.slice_start_ms, delay.label, cells, counts, delay.newest_ms))
 
     def count(self, tallied: Tallied) -> None:
         """Count labels of events of one slice; no cell is given twice."""
@@ -145,7 +145,7 @@ class LabelDelays:
 
     def rows(self, label_watermark_ms: int | None) -> list[DelayRow]:
         """Rows of cohorts that are mature, and again of those past the horizon if they changed."""
-        found = []
+        rows = []
         for start, cohort in sorted(self._cohorts.items()):
             end_ms = start + self.cohort_ms
             if label_watermark_ms is None or end_ms + self._maturity_ms > label_watermark_ms:
@@ -163,8 +163,8 @@ class LabelDelays:
                     for share in (0.5, 0.9, 0.99, 1.0)
                 )
                 delays = half, most, nearly_all, all_
-                found.append(DelayRow(self._pipeline, start, end_ms, label, n_label, *delays, n))
-        return found
+                rows.append(DelayRow(self._pipeline, start, end_ms, label, n_label, *delays, n))
+        return rows
 
     def prune(
         self,

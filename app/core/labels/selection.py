@@ -171,7 +171,7 @@ def find_selection(reference: Reference, counts: Counts) -> Selection | None:
     cells, at = reference.score_cells, reference.threshold_cell
     scored, labels = counts.counts[-2, :cells], counts.outcomes.sum(axis=0)
     # Labels that came twice count once.
-    events, labelled = (_by_side(each, at) for each in (np.maximum(scored, labels), labels))
+    events, labelled = (_by_side(in_cells, at) for in_cells in (np.maximum(scored, labels), labels))
     if not min(events) or sum(labelled) < _FEWEST_ON_A_SIDE:
         return None
     shares = [n / of for n, of in zip(labelled, events, strict=True)]

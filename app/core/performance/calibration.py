@@ -79,8 +79,8 @@ class Calibration:
     def propagated(self, gradients: Floats) -> Floats:
         """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
         moved = np.where(gradients == 0, 0.0, gradients * self.slope)
-        found: Floats = (moved @ self.by_block) ** 2 @ self.variance + ((moved @ self.by_gap) ** 2).sum(axis=1) / 12
-        return found
+        variances: Floats = (moved @ self.by_block) ** 2 @ self.variance + ((moved @ self.by_gap) ** 2).sum(axis=1) / 12
+        return variances
 
     def among_arrived(self, arrived: tuple[float, float]) -> Calibration:
         """P(y = 1 | cell, the label is here), when a share ``arrived[y]`` of the labels y is here by now."""

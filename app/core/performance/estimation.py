@@ -186,12 +186,12 @@ def _estimate(calibration: Calibration, unlabelled: Ints, outcomes: Ints) -> lis
     measures = expected_measures(calibration, outcomes + unlabelled * np.array([1 - p, p]), spread)
     gradients = np.array([measure.gradient for measure in measures.values()])
     variances = gradients**2 @ spread + calibration.propagated(gradients * unlabelled)
-    found = []
+    estimates = []
     for (name, measure), variance in zip(measures.items(), variances.tolist(), strict=True):
         effect = max(calibration.design_effects.get(name, 1.0), 1.0)
         deviation = math.nan if math.isnan(measure.value) else math.sqrt(effect * variance)
-        found.append(with_band(name, measure.value, deviation, 0.0, measure.largest))
-    return found
+        estimates.append(with_band(name, measure.value, deviation, 0.0, measure.largest))
+    return estimates
 
 
 def with_band(name: str, value: float, deviation: float, smallest: float, largest: float) -> Estimate:

@@ -83,18 +83,18 @@ def find_p_of_losses(calibration: Calibration, outcomes: Ints, names: Collection
     names = [name for name in MEASURES if name in names and name in measures]
     gradients = np.array([measures[name].gradient for name in names])
     unknown = calibration.propagated(gradients * labelled)
-    found: dict[str, float] = {}
+    p_values: dict[str, float] = {}
     for name, by_calibration in zip(names, unknown.tolist(), strict=True):
         effect = max(calibration.design_effects.get(name, 1.0), 1.0)
         variance = _OF_MISSES.get(name, _OF_CALIBRATION) * by_calibration * effect
         if name == "auc":
-            found[name] = _p_of_auc(outcomes, expected, effect, variance)
+            p_values[name] = _p_of_auc(outcomes, expected, effect, variance)
         elif name == "recall":
-            found[name] = _p_of_recall(calibration.decided, outcomes, expected, effect, variance)
+            p_values[name] = _p_of_recall(calibration.decided, outcomes, expected, effect, variance)
         else:
             goodness = _goodness(calibration, name)
-            found[name] = _p_of_mean(calibration, outcomes, goodness, effect, variance)
-    return found
+            p_values[name] = _p_of_mean(calibration, outcomes, goodness, effect, variance)
+    return p_values
 
 
 class _Goodness(NamedTuple):
@@ -147,11 +147,11 @@ def _p_of_auc(outcomes: Ints, expected: Floats, effect: float, variance: float) 
     n_negative, n_positive = (float(n) for n in outcomes.sum(axis=1))
     if not n_negative or not n_positive:
         return math.nan
-    negative, positive = (each / each.sum() for each in expected)
+    negative, positive = (counts / counts.sum() for counts in expected)
     over = np.cumsum(negative) - negative / 2
     under = 1 - np.cumsum(positive) + positive / 2
     mean = float(positive @ over)
-    of_negative, of_positive = (each / each.sum() for each in outcomes)
+    of_negative, of_positive = (counts / counts.sum() for counts in outcomes)
     value = float(of_positive @ (np.cumsum(of_negative) - of_negative / 2))
     parts = [(n_positive / effect, positive, over), (n_negative / effect, negative, under)]
     return find_lower_tail(value, law_of_means(parts, -mean, variance))
@@ -207,7 +207,7 @@ def find_lower_tail(value: float, law: _Law) -> float:
         low, high = (at, high) if here.slope < value else (low, at)
         following = at - (here.slope - value) / here.curve if here.curve > 0 else 2 * at
         at = following if low < following < high else 2 * at if low == -math.inf else (low + high) / 2
-    found, is_near = _tail_at(at, law(at))
+    tail, is_near = _tail_at(at, law(at))
     # Of a law that leans so far to this side, the formula goes wrong near the mean. What is further away is rarer.
     for _ in range(_DOUBLINGS if is_near else 0):
         at *= 2
@@ -215,8 +215,8 @@ def find_lower_tail(value: float, law: _Law) -> float:
         if not is_near or not here.curve > 0:
             break
         further, is_near = _tail_at(at, here)
-        found = max(found, further)
-    return found
+        tail = max(tail, further)
+    return tail
 
 
 def _tail_at(at: float, here: _Cumulants) -> tuple[float, bool]:

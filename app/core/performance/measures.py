@@ -61,23 +61,23 @@ def measure(counts: Counts, calibration: Calibration | None = None) -> list[Meas
     n_labels = counts.n_labels
     log_loss = counts.log_loss_sum / COUNT_UNITS / n_labels if n_labels else math.nan
     losses = None if calibration is None else calibration.losses
-    found = [
+    measures = [
         Measure("auc", auc(counts.outcomes), *auc_range(counts.outcomes, _reach(calibration, "auc"))),
         _mean_loss("log_loss", log_loss, counts.outcomes, calibration, losses),
         _share("accuracy", counts.n_correct, n_labels, calibration),
     ]
     if calibration is None:
-        return found
+        return measures
     (_, false_negative), (false_positive, true_positive) = (
         side.sum(axis=1).tolist() for side in np.split(counts.outcomes, [calibration.threshold_cell], axis=1)
     )
-    found.append(_share("precision", true_positive, false_positive + true_positive, calibration))
-    found.append(_share("recall", true_positive, false_negative + true_positive, calibration))
+    measures.append(_share("precision", true_positive, false_positive + true_positive, calibration))
+    measures.append(_share("recall", true_positive, false_negative + true_positive, calibration))
     if calibration.costs is not None:
         of_positive, of_negative = calibration.costs
         cost = (of_positive * false_positive + of_negative * false_negative) / n_labels if n_labels else math.nan
-        found.append(_mean_loss("cost", cost, counts.outcomes, calibration, calibration.cost_of_cells))
-    return found
+        measures.append(_mean_loss("cost", cost, counts.outcomes, calibration, calibration.cost_of_cells))
+    return measures
 
 
 def _reach(calibration: Calibration | None, name: str) -> float:

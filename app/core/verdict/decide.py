@@ -179,12 +179,12 @@ def _advise(situation: Situation, kind: VerdictKind) -> Advice:
         return _OF_A_PART if situation.silence.is_shared else _OF_A_BEGINNING
     if kind in _ADVICE:
         return _ADVICE[kind]
-    performance, before = situation.performance, situation.better_predecessor
-    if performance is not None and before is not None:
-        return Advice("roll_back", _reason_to_roll_back(performance, before, situation.events))
+    performance, predecessor = situation.performance, situation.better_predecessor
+    if performance is not None and predecessor is not None:
+        return Advice("roll_back", _reason_to_roll_back(performance, predecessor, situation.events))
     if performance is not None and performance.is_below_limit:
-        now, limit = number_pair(performance.value, performance.limit)
-        return Advice("retrain", f"The {performance.measure} is {now}, below its limit of {limit}.")
+        value, limit = number_pair(performance.value, performance.limit)
+        return Advice("retrain", f"The {performance.measure} is {value}, below its limit of {limit}.")
     if kind == "concept_drift":
         return Advice("retrain", _reason_to_retrain(situation))
     return Advice("watch", _reason_to_watch(performance, kind, awaits_labels=situation.awaits_labels))
@@ -195,20 +195,22 @@ def _reason_to_retrain(situation: Situation) -> str:
     reason = "The same inputs now lead to other outcomes, which the model cannot know."
     if performance is None or not performance.loss >= performance.least:
         return reason
-    now, due = number_pair(performance.value, performance.expected)
+    value, due = number_pair(performance.value, performance.expected)
     return (
-        f"The {performance.measure} is {now}, and its scores promise {due}: the same inputs now lead to other outcomes."
+        f"The {performance.measure} is {value}, and its scores promise {due}: the same inputs now lead to other"
+        " outcomes."
     )
 
 
-def _reason_to_roll_back(performance: Performance, before: Predecessor, events: str) -> str:
-    now, then = number_pair(performance.value, before.value)
+def _reason_to_roll_back(performance: Performance, predecessor: Predecessor, events: str) -> str:
+    own, earlier = number_pair(performance.value, predecessor.value)
     where = {0: "of this window", 1: "of the window before"}.get(
-        before.windows_ago, f"{before.windows_ago} windows ago"
+        predecessor.windows_ago, f"{predecessor.windows_ago} windows ago"
     )
     return (
-        f"Version {before.version}, which scored before, did better on its {events} {where}: its {performance.measure}"
-        f" was {then}, not {now}, which is more than chance and the usual change between windows explain."
+        f"Version {predecessor.version}, which scored before, did better on its {events} {where}: its"
+        f" {performance.measure} was {earlier}, not {own}, which is more than chance and the usual change between"
+        " windows explain."
     )
 
 
@@ -255,7 +257,7 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
         return tuple(
             Explanation(change.metric, math.nan, said[change.metric]) for change in situation.features[:_MOST_EXPLAINED]
         )
-    found = []
+    explanations = []
     for metric, shift, share in situation.score.attribution:
         if share < _LEAST_SHARE:
             continue
@@ -267,11 +269,11 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
                 f"no feature by itself explains {_points(shift)} of the {change} of the mean score from {before} to"
                 f" {now}: features go together in another way than in training, or what has moved shows in none of them"
             )
-            found.append(Explanation(metric, share, words))
+            explanations.append(Explanation(metric, share, words))
         else:
             moved = f"{said[metric]}; this" if metric in said else f"`{metric}` may have moved, not for certain; this"
-            found.append(Explanation(metric, share, f"{moved} {way} the mean score by {_points(shift)}"))
-    return tuple(found[:_MOST_EXPLAINED])
+            explanations.append(Explanation(metric, share, f"{moved} {way} the mean score by {_points(shift)}"))
+    return tuple(explanations[:_MOST_EXPLAINED])
 
 
 def _points(shift: float) -> str:

@@ -109,10 +109,10 @@ class Diagnosis:
         """
         scored = counts.counts[-2, : self.reference.score_cells]
         calibration = self._misfits.calibration(segment)
-        estimated = {each.name: each for each in estimate(calibration, scored)}
+        estimated = {figure.name: figure for figure in estimate(calibration, scored)}
         compared = compare(calibration, counts.outcomes, arrived) if with_labels else ()
-        expected = {each.name: each for each in compared}
-        realised = {each.name: each for each in measure(counts, calibration)} if with_labels else {}
+        expected = {figure.name: figure for figure in compared}
+        realised = {figure.name: figure for figure in measure(counts, calibration)} if with_labels else {}
         if with_labels:
             reach = NORMAL_95 * math.sqrt(calibration.design_effects.get("positives", 1.0))
             share = _rate(counts)
@@ -149,7 +149,7 @@ class Diagnosis:
     def verdict(self, known: Evidence) -> Verdict:
         """Give the verdict of a window."""
         reference, whole = self.reference, known.counts[ALL]
-        moved = [name for name in reference.names if any(each[:2] == (ALL, name) for each in known.drifts)]
+        moved = [name for name in reference.names if any(drift[:2] == (ALL, name) for drift in known.drifts)]
         changes = self._movements.changes(moved, whole) if moved else []
         features = len(reference.metrics) - 2
         mean_scores = reference.mean(reference.training, -2), reference.mean(whole, -2)
@@ -164,10 +164,10 @@ class Diagnosis:
         # Scores that are made of features that are filling do not say what they said in training.
         is_asked = known.labels.can_be_judged and not known.silence.filling
         asked = known.counts.items() if is_asked else ()
-        checks = {segment: self._misfits.check(each, segment, known.labels.here) for segment, each in asked}
+        checks = {segment: self._misfits.check(counts, segment, known.labels.here) for segment, counts in asked}
         misfits = {
-            segment: self._tell(segment, known.counts[segment], each, known.performance)
-            for segment, each in checks.items()
+            segment: self._tell(segment, known.counts[segment], check, known.performance)
+            for segment, check in checks.items()
         }
         # Labels of chosen events say nothing of how many of all events are positive.
         least = self.settings.minimum_effects
@@ -181,7 +181,7 @@ class Diagnosis:
                 faults=self._faults(known, moved),
                 score=ScoreChange(*mean_scores, shares),
                 misfit=misfits.get(ALL),
-                misfits=tuple(each for segment, each in misfits.items() if segment != ALL),
+                misfits=tuple(misfit for segment, misfit in misfits.items() if segment != ALL),
                 rate=RateChange(
                     reference=_rate(reference.training),
                     detection=_rate(whole) if is_asked else math.nan,
@@ -197,7 +197,7 @@ class Diagnosis:
 
     def _faults(self, known: Evidence, moved: Sequence[str]) -> tuple[Fault, ...]:
         """What is wrong upstream, and since when."""
-        silent = {each.metric for each in known.silence.filling}
+        silent = {feature.metric for feature in known.silence.filling}
         faults = self._find_faults(known.counts[ALL], moved, silent, known.traffic)
         # What a time of day alone decides is different in each part of a window.
         of_fields = [name for name in moved if self.origins is None or self.origins[name].fields]
@@ -251,10 +251,15 @@ def to_record(
         kind=verdict.kind,
         headline=verdict.headline,
         explained_by=[
-            Explained(each.metric, None if math.isnan(each.share) else each.share, each.words)
-            for each in verdict.explained_by
+            Explained(
+                explanation.metric, None if math.isnan(explanation.share) else explanation.share, explanation.words
+            )
+            for explanation in verdict.explained_by
         ],
-        segments=[VerdictSegment(each.segment, each.effect, each.n, list(each.metrics)) for each in verdict.segments],
+        segments=[
+            VerdictSegment(segment.segment, segment.effect, segment.n, list(segment.metrics))
+            for segment in verdict.segments
+        ],
         example=None if example is None else VerdictExample(example.what, example.before, example.after),
         advice=verdict.advice.action,
         reason=verdict.advice.reason,

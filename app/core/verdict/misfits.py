@@ -76,12 +76,12 @@ class Misfits:
         rate = float(outcomes[1].sum() / max(outcomes.sum(), 1))
         deviation = math.sqrt(rate * (1 - rate)) or 1.0
         n = counts.n_labels
-        now = float(counts.outcomes[1].sum()) / n if n else math.nan
+        realised = float(counts.outcomes[1].sum()) / n if n else math.nan
         return Misfit(
             p_direction=check.p_direction,
             gap=check.rate_gap / deviation,
-            rate_expected=now - check.rate_gap,
-            rate_realised=now,
+            rate_expected=realised - check.rate_gap,
+            rate_realised=realised,
             p_order=check.p_order,
             losses=self._losses(rows),
             p_shape=check.p_shape,
@@ -91,13 +91,13 @@ class Misfits:
         )
 
     def _losses(self, rows: Iterable[PerformanceRow]) -> dict[str, float]:
-        found = {}
+        losses = {}
         for row in rows:
             effect = self.performance.minimum_effects.get(row.measure)
             if effect is not None and not math.isnan(row.realised - row.expected):
                 least = least_loss(row.measure, effect, row.expected)
-                found[row.measure] = loss_of(row.measure, row.realised, row.expected) / least if least > 0 else 0.0
-        return found
+                losses[row.measure] = loss_of(row.measure, row.realised, row.expected) / least if least > 0 else 0.0
+        return losses
 
     def _outcomes(self, segment: str) -> Ints:
         counts = self.reference.training if segment == ALL else self.reference.segments.get(segment)

@@ -49,9 +49,9 @@ def rank_segments(situation: Situation, *, by_labels: bool) -> tuple[Segment, ..
         Whether it is labels that say what has happened.
     """
     misfits = _of_labels(situation) if by_labels else []
-    said = {each.segment.segment for each in misfits}
+    said = {part.segment.segment for part in misfits}
     by_name: dict[str, list[SegmentChange]] = {}
-    for change in sorted(situation.segments, key=lambda each: -each.effect):
+    for change in sorted(situation.segments, key=lambda change: -change.effect):
         by_name.setdefault(change.segment, []).append(change)
     moved = [
         _Held(
@@ -61,8 +61,8 @@ def rank_segments(situation: Situation, *, by_labels: bool) -> tuple[Segment, ..
         )
         for name, changes in by_name.items()
     ]
-    ranked = sorted(_concentrated(moved), key=lambda each: (-each.effect * each.n, each.segment))
-    return (*_concentrated(misfits), *(each for each in ranked if each.segment not in said))
+    ranked = sorted(_concentrated(moved), key=lambda segment: (-segment.effect * segment.n, segment.segment))
+    return (*_concentrated(misfits), *(segment for segment in ranked if segment.segment not in said))
 
 
 def _of_labels(situation: Situation) -> list[_Held]:
@@ -70,11 +70,11 @@ def _of_labels(situation: Situation) -> list[_Held]:
     n = max(situation.misfit.n if situation.misfit is not None else 0, 1)
     return [
         _Held(
-            Segment(each.segment, min(max(abs(each.gap), each.effect), 1.0), each.n, ("outcome",)),
-            math.inf if whole is None else _times(each, whole, of_losses=situation.tells_less),
-            each.n / n,
+            Segment(misfit.segment, min(max(abs(misfit.gap), misfit.effect), 1.0), misfit.n, ("outcome",)),
+            math.inf if whole is None else _times(misfit, whole, of_losses=situation.tells_less),
+            misfit.n / n,
         )
-        for each in situation.misfit_segments
+        for misfit in situation.misfit_segments
     ]
 
 
@@ -91,21 +91,21 @@ def _times(there: Misfit, whole: Misfit, *, of_losses: bool) -> float:
     return min((loss / of_all if of_all > 0 else math.inf for loss, of_all in lost), default=0.0)
 
 
-def _concentrated(held: list[_Held]) -> list[Segment]:
+def _concentrated(parts: list[_Held]) -> list[Segment]:
     """Those that hold clearly more of the change than of the events, in their order."""
     divisions: dict[str, list[_Held]] = {}
-    for each in sorted(held, key=lambda each: -each.times):
-        divisions.setdefault(each.segment.segment.partition("=")[0], []).append(each)
+    for part in sorted(parts, key=lambda part: -part.times):
+        divisions.setdefault(part.segment.segment.partition("=")[0], []).append(part)
     named: set[str] = set()
     for division in divisions.values():
         share = weight = 0.0
         taken = []
-        for each in division:
-            if each.times < _MORE or (share >= 1 and math.isfinite(each.times)):
+        for part in division:
+            if part.times < _MORE or (share >= 1 and math.isfinite(part.times)):
                 break  # the others hold what chance gives them
-            share += each.times * each.weight if math.isfinite(each.times) else 1.0
-            weight += each.weight
-            taken.append(each.segment.segment)
+            share += part.times * part.weight if math.isfinite(part.times) else 1.0
+            weight += part.weight
+            taken.append(part.segment.segment)
         if min(share, 1.0) >= weight + _CLEARLY:
             named.update(taken)
-    return [each.segment for each in held if each.segment.segment in named]
+    return [part.segment for part in parts if part.segment.segment in named]

@@ -80,24 +80,24 @@ class Succession:
         -------
         None where the version is not new, or where too little is known to compare.
         """
-        records = [self._records.get(each, {}) for each in (*past, window)]
-        servers = [server({version: record.n for version, record in held.items()}) for held in records]
+        records = [self._records.get(earlier, {}) for earlier in (*past, window)]
+        servers = [server({version: record.n for version, record in of_window.items()}) for of_window in records]
         age = 1 + len(list(takewhile(version.__eq__, reversed(servers[:-1]))))
         if age > NEW or age == len(records):
             return None
-        before = servers[-1 - age]
+        former = servers[-1 - age]
         ago = next(
             (
                 ago
-                for ago, (held, server) in enumerate(zip(reversed(records), reversed(servers), strict=True))
-                if self._is_enough(held.get(before)) and (ago == 0 or server == before)
+                for ago, (of_window, server) in enumerate(zip(reversed(records), reversed(servers), strict=True))
+                if self._is_enough(of_window.get(former)) and (ago == 0 or server == former)
             ),
             None,
         )
         if ago is None or not self._is_enough(records[-1].get(version)):
             return None
-        p_value = compare(records[-1][version], records[-1 - ago][before], self._steps(records, servers), max(ago, 1))
-        return Predecessor(before, records[-1 - ago][before].area, p_value, ago)
+        p_value = compare(records[-1][version], records[-1 - ago][former], self._steps(records, servers), max(ago, 1))
+        return Predecessor(former, records[-1 - ago][former].area, p_value, ago)
 
     def _steps(self, records: list[dict[str, Record]], servers: list[str]) -> list[float]:
         return [
@@ -164,11 +164,11 @@ def compare(one: Record, other: Record, steps: Sequence[float], windows_apart: i
     """
     if not steps:
         return math.nan
-    labels = [each.n_positive + each.n_negative for each in (one, other)]
+    labels = [record.n_positive + record.n_negative for record in (one, other)]
     common = (one.area * labels[0] + other.area * labels[1]) / sum(labels)
     variance = windows_apart**2 * math.fsum(step**2 for step in steps) / len(steps)
-    for each in (one, other):
-        variance += each.design_effect * hanley_mcneil_variance(common, each.n_positive, each.n_negative)
+    for record in (one, other):
+        variance += record.design_effect * hanley_mcneil_variance(common, record.n_positive, record.n_negative)
     if variance == 0:
         return 1.0  # both AUCs are 0 or 1
     degrees = 2 * len(steps) ** 2 / (3 * len(steps) - 1)

@@ -92,21 +92,21 @@ def say(change: Change, events: str) -> Said:
     return spoken or _say_at_least(change, events)
 
 
-def number_pair(before: float, now: float) -> tuple[str, str]:
+def number_pair(one: float, other: float) -> tuple[str, str]:
     """Two numbers with as many digits as it takes to tell them apart, three at least.
 
     >>> number_pair(3.2, 24.13), number_pair(1013.2, 1016.9), number_pair(0.00012, 0.5), number_pair(1200000.0, 5.0)
     (('3.2', '24.1'), ('1013.2', '1016.9'), ('0.00012', '0.5'), ('1 200 000', '5'))
     """
-    if not (math.isfinite(before) and math.isfinite(now)):
-        return _number(before, 3), _number(now, 3)
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return _number(one, 3), _number(other, 3)
     digits = 3
-    while digits < 9 and abs(now - before) > 0:
-        step = 10.0 ** (math.floor(math.log10(max(abs(before), abs(now)))) - digits + 1)
-        if step <= abs(now - before) / 10:
+    while digits < 9 and abs(other - one) > 0:
+        step = 10.0 ** (math.floor(math.log10(max(abs(one), abs(other)))) - digits + 1)
+        if step <= abs(other - one) / 10:
             break
         digits += 1
-    return _number(before, digits), _number(now, digits)
+    return _number(one, digits), _number(other, digits)
 
 
 def _number(value: float, digits: int) -> str:
@@ -126,20 +126,20 @@ def _number(value: float, digits: int) -> str:
 
 
 def _say_deciles(change: Change, events: str) -> Said | None:
-    before, now = change.deciles_before, change.deciles_now
-    if len(before) != 10 or len(now) != 10 or not all(map(math.isfinite, (*before[:9], *now[:9]))):
+    reference, detection = change.deciles_before, change.deciles_now
+    if len(reference) != 10 or len(detection) != 10 or not all(map(math.isfinite, (*reference[:9], *detection[:9]))):
         return None
-    spread = max(before[8] - before[0], 1e-300)
-    steps = [(now[at] - before[at]) / spread for at in range(9)]
+    spread = max(reference[8] - reference[0], 1e-300)
+    steps = [(detection[at] - reference[at]) / spread for at in range(9)]
     smallest, largest = change.range_before
     tenth = _HALF
-    if abs(steps[_HALF]) < _LEAST_STEP and smallest <= now[_HALF] <= largest:
+    if abs(steps[_HALF]) < _LEAST_STEP and smallest <= detection[_HALF] <= largest:
         tenth = max((_HALF, _TENTH, _NINTH), key=lambda at: abs(steps[at]))
-    if now[tenth] == before[tenth]:
+    if detection[tenth] == reference[tenth]:
         tenth = max(range(9), key=lambda at: abs(steps[at]))
-    if now[tenth] == before[tenth]:
+    if detection[tenth] == reference[tenth]:
         return None
-    was, is_ = number_pair(before[tenth], now[tenth])
+    was, is_ = number_pair(reference[tenth], detection[tenth])
     share = "half" if tenth == _HALF else f"{10 * (9 - tenth)} %" if tenth > _HALF else f"{10 * (tenth + 1)} %"
     side = "or less" if tenth < _HALF else "or more"
     name = "the scores" if change.kind == "score" else f"`{change.metric}`"
@@ -148,9 +148,9 @@ def _say_deciles(change: Change, events: str) -> Said | None:
     if tenth == _HALF:
         what = f"the middle value of {name}"
     rest = f"{share} of the {events} have {is_} {side}, {was} {side} in training"
-    if not smallest <= now[tenth] <= largest:
-        side_of = int(now[tenth] > largest)
-        beyond = number_pair(before[tenth], (smallest, largest)[side_of])[1]
+    if not smallest <= detection[tenth] <= largest:
+        side_of = int(detection[tenth] > largest)
+        beyond = number_pair(reference[tenth], (smallest, largest)[side_of])[1]
         is_ = f"{_BEYOND[side_of][0]} than {beyond}"
         out = percent(change.beyond[side_of]) if change.beyond[side_of] else share
         extreme = _BEYOND[side_of][1]
@@ -179,11 +179,11 @@ def _say_at_least(change: Change, events: str) -> Said:
     >>> say(flag, "orders").sentence
     '`is_new` is more often 1 or more: in 13 % of the orders, 5 % in training'
     """
-    value, before, now = change.at_least
-    if not math.isfinite(value) or before == now:
+    value, reference, detection = change.at_least
+    if not math.isfinite(value) or reference == detection:
         return Said(f"`{change.metric}` has changed", "in none of the tenths", Example(change.metric, "", ""))
-    was, is_ = percent(before), percent(now)
-    more = "more" if now > before else "less"
+    was, is_ = percent(reference), percent(detection)
+    more = "more" if detection > reference else "less"
     name = "the scores are" if change.kind == "score" else f"`{change.metric}` is"
     what = f"{_number(value, 3)} or more"
     return Said(
@@ -194,12 +194,14 @@ def _say_at_least(change: Change, events: str) -> Said:
 
 
 def _say_shares(change: Change, events: str) -> Said | None:
-    before, now = change.shares_before, change.shares_now
-    if len(before) != len(now) or not all(map(math.isfinite, (*before, *now))):
+    reference, detection = change.shares_before, change.shares_now
+    if len(reference) != len(detection) or not all(map(math.isfinite, (*reference, *detection))):
         return None
-    code = 1 if change.kind == "outcome" else max(range(len(now)), key=lambda at: abs(now[at] - before[at]))
-    was, is_ = percent(before[code]), percent(now[code])
-    more = "more" if now[code] > before[code] else "less"
+    code = (
+        1 if change.kind == "outcome" else max(range(len(detection)), key=lambda at: abs(detection[at] - reference[at]))
+    )
+    was, is_ = percent(reference[code]), percent(detection[code])
+    more = "more" if detection[code] > reference[code] else "less"
     if change.kind == "outcome":
         return Said(
             f"the outcome is {more} frequent",
@@ -207,7 +209,7 @@ def _say_shares(change: Change, events: str) -> Said | None:
             Example("the outcome", was, is_),
         )
     name = f"'{change.values[code]}'" if code < len(change.values) else "new to the model"
-    if code < len(now) - 1 and code >= len(change.values):
+    if code < len(detection) - 1 and code >= len(change.values):
         name = f"of code {code}"
     what = f"`{change.metric}` {name}"
     return Said(
