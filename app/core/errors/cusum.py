@@ -263,7 +263,7 @@ class Cusum:
         block, before = self._block, self._past - self._block
         self._block = self._kinds.nothing()
         if self._rates is not None:
-            # Nearly always there is no fall by far, and the rates of training, all times one factor, show that fast.
+            # Nearly always the errors are far from a fall. The rates of training, times one factor, show that fast.
             factor = before.wrong / float(before.events @ self._rates)
             expected, variance = (
                 float(block.events @ of_kinds) for of_kinds in (self._rates, self._rates * (1 - self._rates))

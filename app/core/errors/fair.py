@@ -1,8 +1,8 @@
-"""The stream of errors without the stretches in which only one kind of label has come.
+"""Leaves out of the stream of errors the stretches in which only one kind of label has come.
 
-A detector takes decisions as they come true. Where one label is rare and the other one does not come (its sender fails,
-or sends late), what is left is nearly all of the rare kind: of frauds alone nearly every decision is wrong, and nothing
-has changed but what is sent. Such stretches are not a sample of the decisions, and are left out.
+A detector takes decisions as their labels come. One label may be rare, and the other may not come, because its sender
+fails or sends late. Then nearly all labels are of the rare kind. Of frauds alone, for example, nearly every decision is
+wrong, though nothing has changed but what is sent. Such stretches are no sample of the decisions, and are left out.
 
 They are looked for in `STRETCH` decisions in a row, by their number: what is left out does not depend on where batches
 are cut. So up to that many decisions wait for those after them.

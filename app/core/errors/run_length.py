@@ -1,11 +1,11 @@
-"""How often a Bernoulli CUSUM alarms although nothing has changed, when the rate before the change is an estimate.
+"""How often a Bernoulli CUSUM raises a false alarm, when the rate before the change is an estimate.
 
 The statistic rises by ``up`` at an error, falls by ``down`` at a right decision, and never below 0.
 
-The rate may differ by the time of day: then each event is of a *kind*, with a rate and steps of its own, and the walk
-is that of the mean event. Kinds take turns slowly, but their likelihood ratios all have a root of 1 where p0 is right,
-and nearly the same one where its odds are wrong by a factor: what differs is how often there are alarms, and of that
-the mean is wanted.
+The rate may differ by the time of day. Then each event is of a *kind*, which has a rate and steps of its own, and the
+walk is that of the mean event. Kinds take turns slowly. But the likelihood ratios of all kinds have a root of 1 where
+p0 is right, and nearly the same root where its odds are wrong by a factor. Only the frequency of alarms differs between
+kinds, and of that the mean is wanted.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def thresholds(
 ) -> Floats:
     """Find the threshold of each CUSUM at which its false alarm rate, averaged over the estimate, is as given.
 
-    The average is of the rate, not of the run length: a few lucky estimates would make the latter as long as you like.
+    The rate is averaged, not the run length: a few lucky estimates would make the mean run length arbitrarily long.
 
     Parameters
     ----------

@@ -1,17 +1,17 @@
 """The wrong decisions of each version as one stream, in an order that no worker, batch or restart can change.
 
-An error counts from the effective time of its label on, or from when its event is mature (its time and
-``performance.maturity``), whichever is later (`PartitionPipeline`). Labels that come early are of one outcome as a
-rule, and the first ones of a stream all of them: as they come they would look like a change.
+An error counts from the effective time of its label, or from when its event is mature (its time plus
+``performance.maturity``), whichever is later (`PartitionPipeline`). Labels that come early are mostly of one outcome,
+and the first ones of a stream all are. Taken as they come, they would look like a change.
 
 What partitions bring is released in the order (time, partition, place within the partition), up to the label watermark
 of all partitions and strictly below it: at the watermark itself, more may come. The sequence is a function of the logs
 alone:
 
-* the time of an error is, being that of its label (`app.core.intake.merge.effective_times`, `PartitionPipeline`) and
-  event;
-* no error is older than the label watermark that its partition has said before, as its label is not. So when a
-  watermark of all partitions is known, all errors before it are;
+* the time of an error is, because those of its label (`app.core.intake.merge.effective_times`, `PartitionPipeline`) and
+  of its event are;
+* no error is older than the label watermark that its partition has published before, because its label is not. So when
+  a watermark of all partitions is known, all errors before it are known;
 * hence a release gives exactly the errors from the last watermark to this one, in their order, and releases one after
   the other give all of them in that order, wherever the watermarks were.
 

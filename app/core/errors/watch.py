@@ -1,4 +1,4 @@
-"""The detectors of one version on its stream of errors, and what they find as drift reports."""
+"""Runs the detectors of one version on its stream of errors, and reports what they find."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STRIDE = 16
 #: … but no further back than this many times that number.
 _MARKS = 4_096
 
-#: Between false alarms, however much the budget allows: a CUSUM needs room to tell a change from chance.
+#: The fewest events between false alarms, whatever the budget allows: a CUSUM needs room to tell a change from chance.
 FEWEST_EVENTS = 1_000.0
 #: The metric of the reports.
 ERROR = "error"
@@ -112,7 +112,7 @@ class ErrorWatch:
         for watching in self._detectors:
             for detection in watching.detector.observe(errors.wrong, errors.hours):
                 position_ms = int(errors.times_ms[watching.started + detection.position - start])
-                # What has changed are events, and when it is noticed depends on labels.
+                # The change is one of events; labels only decide when it is noticed.
                 change_ms = min(self._time_at(watching.started + detection.change), position_ms) - self._maturity_ms
                 reports.append(_report(about, watching.name, detection, change_ms, position_ms))
         surplus = len(self._times) - _MARKS

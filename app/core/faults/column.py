@@ -89,11 +89,11 @@ class Column:
 
     @property
     def is_often_seen(self) -> bool:
-        """Whether the window holds enough independent values for chance to be reckoned with."""
+        """Whether the window holds enough independent values for the laws of chance to apply."""
         return self.n_effective >= _ENOUGH
 
     def is_more(self, cell: int) -> bool:
-        """Whether it is beyond chance that a cell holds more than in training."""
+        """Whether a cell surely holds more than in training."""
         effect = max(self.design_effect, 1.0)
         count, n = round(int(self.window[cell]) / effect), round(self.n_effective)
         return float(change_of_share(int(self.training[cell]), self.n_training, count, n).p_value) < CERTAIN

@@ -18,7 +18,7 @@ def _pair(old: str, new: str, factor: float) -> tuple[Conversion, Conversion]:
     return Conversion(f"{old} to {new}", factor), Conversion(f"{new} to {old}", 1 / factor)
 
 
-#: A factor has several names; one of the commonest is said.
+#: Several conversions have the same factor; one of the commonest is named.
 CONVERSIONS = (
     *_pair("seconds", "milliseconds", 1000.0),
     *_pair("seconds", "microseconds", 1e6),

@@ -1,13 +1,13 @@
 """Columns in each other's place: a rotation by one, a swap, any permutation.
 
-Column j of a window holds what column pi(j) held in training. Which pi: the one of least cost, the sum over all columns
-of how far the window of j is from the training of pi(j), plus a price for what it takes to say it (a rotation of all
-columns is said shorter than that of a part, and that shorter than an arbitrary permutation, which fits whatever the
-noise is). "No column moved" costs nothing to say, and any other has to be better than that by far: ordinary drift moves
-columns too, but hardly ever each of several to where another was.
+Column j of a window holds what column pi(j) held in training. The permutation pi of least cost is taken. Its cost is
+the sum over all columns of how far the window of j is from the training of pi(j), plus a price for its description: a
+rotation of all columns is shorter to describe than one of a part, and that is shorter than an arbitrary permutation,
+which would fit any noise. "No column moved" costs nothing to describe. Any other permutation has to be better than that
+by far: ordinary drift moves columns too, but hardly ever moves each of several to where another was.
 
-What the marginals cannot see: columns that look alike (all standardised and of one shape) may change places unnoticed.
-Where they are part of something larger, the fault says that it cannot tell.
+Marginal distributions cannot show everything: columns that look alike (all standardised and of one shape) may change
+places unnoticed. Where they are part of a larger displacement, the fault says that it cannot tell.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Displacement:
-    """A fault and the distances it was found from (window column x training column), for whoever wants to look."""
+    """A fault, and the distances that it was found from: window column x training column."""
 
     fault: Fault | None
     distances: Floats
@@ -122,7 +122,7 @@ def find_displaced(
 
 
 def as_if(paths: Sequence[Path], row: int, column: int, law: Law) -> Law:
-    """The law that column ``row`` would have if it were made, in its own way, of what ``column`` is made of."""
+    """The law that column ``row`` would have if it were computed, in its own way, from the field of ``column``."""
     if not paths or paths[row] == paths[column]:
         return law
     return remade(law, paths[column], paths[row])

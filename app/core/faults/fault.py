@@ -66,7 +66,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; what is not all is never said to be all.
+    """A share in words: 0 %, 0.03 %, 4.2 %, 31 %, 100 %; a share below 1 is never said to be 100 %.
 
     >>> [percent(share) for share in (0, 0.0003, 0.042, 0.3149, 0.9997, 1)]
     ['0 %', '0.03 %', '4.2 %', '31 %', '99.97 %', '100 %']

@@ -101,7 +101,7 @@ class FaultFinder:
     def _find_in_values(
         self, window: Counts, signalled: AbstractSet[str], silent: AbstractSet[str]
     ) -> dict[str, list[Fault]]:
-        """What each feature shows by itself, of those that show something."""
+        """The faults that features show by themselves, by name; features without any are left out."""
         faults: dict[str, list[Fault]] = {}
         for row, cells in enumerate(self.cells):
             if cells.kind not in {"numeric", "category"}:
@@ -126,7 +126,7 @@ class FaultFinder:
         suspected: AbstractSet[str],
         of_values: Mapping[str, Sequence[Fault]],
     ) -> Iterator[Fault]:
-        """Columns displaced, and the units of those that are not."""
+        """Look for displaced columns, and for other units in the columns that are not displaced."""
         numeric = [row for row, cells in enumerate(self.cells) if cells.kind == "numeric"]
         moved = signalled | suspected
         if not any(self.cells[row].name in signalled for row in numeric):
@@ -157,7 +157,7 @@ class FaultFinder:
         signalled: AbstractSet[str],
         moved: AbstractSet[str],
     ) -> Fault | None:
-        """Columns that have changed places, in all events or in a share of them."""
+        """Look for columns that have changed places, in all events or in a share of them."""
         for columns in _columns(list(trained), self.origins):
             paths = [self.origins[name].path or ITSELF for name in columns]
             laws = [trained[name] for name in columns]
@@ -171,7 +171,7 @@ class FaultFinder:
         return None
 
     def _find_unit(self, name: str, trained: Law, detected: Law, *, stands_in: bool) -> Fault | None:
-        """Another unit of a metric, in a share of the events or in all; ``stands_in``: it has a stand-in value."""
+        """Look for another unit, in a share of the events or in all; ``stands_in``: there is a stand-in value."""
         origin = self.origins[name]
         if not origin.has_unit:
             return None
@@ -204,7 +204,7 @@ class FaultFinder:
 
 
 def _columns(names: Sequence[str], origins: Origins) -> Iterator[list[str]]:
-    """What may have changed places: fields, each by the feature that is nearest to it; and windows over them."""
+    """Groups of features that may have changed places: one feature for each field, the nearest to it; then windows."""
     nearest = sorted(names, key=lambda name: origins[name].distance)
     first = {origins[name].fields: name for name in reversed(nearest) if origins[name].distance < 2}
     yield [name for name in names if name in first.values() or origins[name].distance == 3]

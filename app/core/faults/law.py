@@ -57,7 +57,7 @@ class Law:
 
     @classmethod
     def of(cls, cells: MetricCells, counts: Ints, total: int, minimum: float, maximum: float) -> Law:
-        """Read it from a numeric metric's counts ("missing" included), its sum in fixed point, and exact extremes."""
+        """Read it from the counts of a numeric metric ("missing" included), the sum in fixed point, the extremes."""
         present = counts[: cells.size]
         n = int(present.sum())
         n_missing = int(counts[cells.size])
@@ -136,7 +136,7 @@ class Law:
 
 
 def remade(law: Law, undone: Path, done: Path, factor: float = 1.0, offset: float = 0.0) -> Law:
-    """The law of ``done(factor * undone⁻¹(X) + offset)``: what X is made of, converted, and made into something."""
+    """The law of ``done(factor * undone⁻¹(X) + offset)``: the field of X, converted, and computed into a metric."""
 
     def function(values: Floats) -> Floats:
         return done.forward(undone.backward(values) * factor + offset)
@@ -219,7 +219,7 @@ def _beyond(one: Law, other: Law) -> float:
 
 
 def _strange(one: Law, other: Law) -> float:
-    """Share of ``one`` in stretches where ``other`` has less than a fifth of it, whatever it does inside of its own.
+    """The share of ``one`` in stretches where ``other`` has less than a fifth of that, wherever in its cells it lies.
 
     Stretches where ``other`` would be expected to have fewer than three values are left out: none is no surprise there
     (e**-3 = 5 %).

@@ -1,7 +1,7 @@
-"""Two columns in each other's place in a share of the events: one producer of several has mixed them up.
+"""Two columns have changed places in a share of the events: one of several producers mixes them up.
 
-Each of the two is then a mixture of its own training and the other's, in one and the same share. That the second column
-shows the share of the first once more is what no drift does.
+Each of the two is then a mixture of its own training and the other's, in one and the same share. No drift gives two
+columns the same share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from app.core.faults.law import Law
     from app.core.features.paths import Path
 
-#: The two differ by at least this in the share below some point; otherwise other customers could be either.
+#: The two columns differ by at least this in the share below some point. If they were more alike, a new group of
+#: customers could explain both.
 _APART = 0.5
 _DRIFT = 0.02
 

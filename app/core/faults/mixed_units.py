@@ -139,7 +139,7 @@ class _Mixtures:
         return bool((ends * low > 0).all())
 
     def _beyond(self, at: int) -> Iterator[float]:
-        """How many converted values are to be expected beyond an end of the window that these have made: about one."""
+        """How many converted values are expected beyond each end of the window that they have made: about one."""
         training, window = self._scale.training, self._scale.window
         law = self._convert(at)
         n = float(self.shares[at]) * window.n
@@ -149,7 +149,7 @@ class _Mixtures:
             yield _nearest(n, _tails(-law.points[::-1], 1 - law.below[::-1], -float(window.points[-1]), law.n))
 
     def _is_told(self, at: int) -> bool:
-        """Whether more is known than that the values are somewhere beyond training's, or the conversion is common."""
+        """Whether something tells this conversion from others: its shape, its mean, or that it is a common one."""
         conversion, share = self._conversions[at], float(self.shares[at])
         if self._shows(at) >= _INSIDE or (abs(conversion.factor) in _TENS and any(True for _ in self._beyond(at))):
             return True
@@ -192,7 +192,7 @@ class _Mixtures:
 
 
 def _nearest(n: float, shares: Iterable[float]) -> float:
-    """The number nearest to one, of n values in a tail that is not known, that may be beyond a point."""
+    """How many of n values may lie beyond a point, for the tail (it is not known) that makes this nearest to one."""
     return min((n * share for share in shares), key=lambda number: abs(math.log(number)))
 
 

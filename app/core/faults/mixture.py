@@ -61,7 +61,7 @@ class Mixtures:
         is_left = excess.max(axis=1) > _LEFT * np.abs(moved).max() + 1 / math.sqrt(n)
         drifted = drift * ((1 - share) * _spread(self.old) + share * _spread(self.new))
         fits = (excess <= _noise(self.mixed, n, training.n) + drifted).all(axis=1)
-        #: Which of them the shares below each point allow, in a share that is surely neither nothing nor all.
+        #: Which of the laws may be mixed in, by the shares below each point, in a share that is surely neither 0 nor 1.
         self.are_near = is_sure & ~is_left & fits
 
 

@@ -1,4 +1,4 @@
-"""One fault of a field for all the features that are made of it, named as whoever sends the events knows it.
+"""Joins the faults of all features that are made of a field into one fault of that field, named as in the events.
 
 For each field, the fault that is nearest to it leads: that of the field itself, then of a known function of it, then of
 a window over it, then of what is made of several fields. It explains what the features behind it show: a constant
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHAPES: frozenset[FaultKind] = frozenset({"unit_changed", "out_of_range", "stand_in_value", "clipped"})
 _VALUES: frozenset[FaultKind] = frozenset({"vocabulary_changed", "category_vanished", "constant"})
 _MISSING: frozenset[FaultKind] = frozenset({"missing_values", "missing_values_filled", "infinite_values"})
-#: Where these are faults of a key, nothing is found by it.
+#: With one of these faults in a key, lookups and sums by that key find nothing.
 _OF_KEYS: frozenset[FaultKind] = frozenset({"vocabulary_changed", "missing_values", "constant"})
 #: What the fault of a field may look like in a feature that is made of it.
 _EXPLAINS: Mapping[FaultKind, AbstractSet[FaultKind]] = {
@@ -36,7 +36,7 @@ _EXPLAINS: Mapping[FaultKind, AbstractSet[FaultKind]] = {
     "missing_values": _SHAPES | _VALUES | _MISSING,
     "missing_values_filled": _SHAPES | _MISSING,
     "infinite_values": _SHAPES | _MISSING,
-    "vocabulary_changed": _VALUES | _MISSING,  # what is called otherwise is in no lookup
+    "vocabulary_changed": _VALUES | _MISSING,  # a lookup does not find a value under another name
     "category_vanished": _VALUES | _MISSING,
     "columns_displaced": _SHAPES | _VALUES,
     "columns_swapped": _SHAPES | _VALUES,

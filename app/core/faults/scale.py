@@ -21,7 +21,7 @@ ITSELF = Path()
 
 @dataclass(frozen=True)
 class Scale:
-    """Two laws of a metric, and how the metric follows from what may have another unit."""
+    """Two laws of a metric, and how the metric is computed from the field that may have another unit."""
 
     training: Law
     window: Law
@@ -30,7 +30,7 @@ class Scale:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the metric itself that may have another unit, or a multiple of that."""
+        """Whether the metric is the field that may have another unit, or a multiple of it."""
         return self.path.is_linear
 
     def convert(self, conversion: Conversion) -> Law:
@@ -38,7 +38,7 @@ class Scale:
         return remade(self.training, self.path, self.path, conversion.factor, conversion.offset)
 
     def is_possible(self, conversion: Conversion) -> bool:
-        """For what is not a multiple of the field, only factors are looked for; a logarithm has no other sign."""
+        """Whether to look for it; where the metric is no multiple of the field, only positive factors are."""
         is_mere_factor = not conversion.offset
         return (is_mere_factor or (self.takes_offsets and self.is_own)) and (conversion.factor > 0 or self.is_own)
 

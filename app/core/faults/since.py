@@ -1,10 +1,11 @@
-"""From when to when: a fault that begins or ends in the middle of a window, which as a whole looks like a drift.
+"""When a fault began or ended, if that was within a window: the window as a whole then looks like a drift.
 
 What has signalled in the whole window is looked at in its last parts: in all but the first, in all but the first two,
-and so on to the last one. The longest of these stretches that shows a certain fault as clearly as any says since when,
-and what is clearer still without its last parts says until when. Where no end of the window shows one, its beginnings
-are looked at. What comes every day is no fault: the same stretch of the window before must not show the fault as
-clearly, and what is made of the time of day alone is not looked at.
+and so on to the last one. The longest of these stretches that shows a certain fault as clearly as any other tells when
+it began. If the fault is clearer still without the last parts of that stretch, it ended there. Where no last part of
+the window shows a fault, its first parts are looked at in the same way. What comes every day is no fault: the same
+stretch of the window before must not show it as clearly, and features that are made of the time of day alone are not
+looked at.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def find_since(
 
     Returns
     -------
-    All faults: those of the whole window, except where one of a part of it says more. The strength of the latter is a
+    All faults: those of the whole window, except where a fault of a part says more. The strength of such a fault is a
     share of the whole window, too.
     """
     known = any(fault.kind in _CERTAIN for fault in whole)
@@ -175,7 +176,7 @@ def _says_as_much(whole: Fault, later: Fault) -> bool:
 
 
 def _is_of(fault: Fault, other: Fault) -> bool:
-    """Whether two faults may be one; one of a certain kind is none of any other kind."""
+    """Whether two faults may be one. A fault of a kind in `_CERTAIN` is none of another kind."""
     is_one = not set(fault.metrics).isdisjoint(other.metrics) or not set(fault.fields).isdisjoint(other.fields)
     return is_one and (fault.kind == other.kind or fault.kind not in _CERTAIN) and not fault.kind.startswith("traffic")
 

@@ -65,7 +65,7 @@ class Traffic:
 
 
 def of_same_season(window: Window, past: Sequence[Window]) -> list[Window]:
-    """Past windows of the same time of the week; where none is known, of the same time of the day.
+    """The past windows of the same time of the week; where there are none, those of the same time of the day.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def _usual(past: Sequence[int]) -> float:
 
 
 def _judge(n: int, past: Sequence[int], segment: str, overall: float, events: str) -> Fault | None:
-    """``overall``: how many times the usual all events are; a segment is judged beside that."""
+    """Judge a number of events, beside how many times the usual number all events are (``overall``)."""
     if len(past) < _FEWEST_WINDOWS:
         return None
     usual = _usual(past)

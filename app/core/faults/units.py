@@ -1,8 +1,9 @@
 """Another unit: the window's values are those of training times a factor, perhaps plus an offset.
 
-What may have another unit is a field of the events. For a feature that is a known function of one
-(`app.core.features.paths`), the values of training are undone, converted, and done again: a logarithm is shifted by a
-change of unit. Where that function is not a multiple, only factors are looked for.
+It is a field of the events that may have another unit. A feature may be a known function of a field
+(`app.core.features.paths`). Then that function is undone for the values of training, they are converted, and it is
+applied again: a change of unit shifts a logarithm, for example. Where the function is no multiple, only factors are
+looked for.
 """
 
 from __future__ import annotations
@@ -95,9 +96,10 @@ def _fit(scale: Scale, conversion: Conversion, most: float) -> float | None:
 
 
 def _reach_alike(scale: Scale, conversion: Conversion) -> bool:
-    """Whether the largest values are of one order: shares beyond the window's last cell cannot say that.
+    """Whether the largest values are of one order of magnitude.
 
-    A few that are as large as in training are in its cells, and may be what has not changed.
+    The shares in the window's outer cells cannot show that. A few values that are as large as in training may be those
+    that have not changed.
     """
     reach = largest(scale.field * conversion.factor + conversion.offset)
     return reach / _REACH <= scale.reach <= max(reach * _REACH, largest(scale.field))

@@ -154,7 +154,7 @@ def _stand_in(column: Column) -> Fault | None:
 
 
 def _far_value(column: Column) -> tuple[float, float] | None:
-    """A value far beyond the range of training that is all there is in an outer cell, and its share."""
+    """A value far beyond the range of training, if an outer cell holds nothing else; and its share."""
     width = column.training_extremes[1] - column.training_extremes[0]
     if width <= 0:
         return None  # nothing is far from what never varied; of an infinite width or an unknown mean, no value is
@@ -181,7 +181,7 @@ def _far_value(column: Column) -> tuple[float, float] | None:
 
 
 def _edge_value(column: Column) -> tuple[float, float, float] | None:
-    """Nought, or a value on the other side of it, that is all there is in an outer cell beyond training; its shares."""
+    """Nought, or a value on its other side, if an outer cell beyond training holds nothing else; and its shares."""
     reference, detection = column.shares
     (least, most), edges = column.training_extremes, column.cells.edges
     if not column.is_shaped or not math.isfinite(most - least) or math.isnan(column.mean + column.training_mean):

@@ -1,7 +1,7 @@
-"""How long the labels of a stream take: counted by cohort, and what that says of each window.
+"""How long the labels of a stream take, counted by cohort, and what that says of each window.
 
-The law is `app.core.counts.delay_law`'s. What is said of a window is a function of the logs up to the moment at which
-it is judged; it is kept with the window, so that counts of old cohorts may go.
+The law is that of `app.core.counts.delay_law`. What is said of a window is a function of the logs up to the moment at
+which it is judged. It is kept with the window, so counts of old cohorts can be dropped.
 """
 
 from __future__ import annotations
@@ -106,10 +106,11 @@ class LabelDelays:
     def arrived(self, window: Window) -> tuple[float, float] | None:
         """The shares of the labels 0 and 1 of a window that are here, of those that will ever come.
 
-        For `app.core.performance.estimation.compare` and `app.core.performance.label_checks.check_labels`. Ask once the
-        window is mature. The law is that of its maturity, and the age that of its newest label: what is said is a
-        function of the logs up to there, whenever it is asked. 1 where there is no law. None where labels say nothing
-        of the window: fewer than half of either are here, or nobody knew yet how long they take.
+        For `app.core.performance.estimation.compare` and `app.core.performance.label_checks.check_labels`. Call it once
+        the window is mature. The law is that of the window's maturity, and the age is that of its newest label. So the
+        answer is a function of the logs up to there, whenever it is asked for. It is 1 where there is no law, and None
+        where labels say nothing of the window: fewer than half of either are here, or it was not known yet how long
+        they take.
         """
         if window not in self._shares:
             self._shares[window] = self._at_ages(window)
@@ -173,7 +174,7 @@ class LabelDelays:
         closed: Sequence[Window],
         mature: Sequence[Window],
     ) -> None:
-        """Forget cohorts that no law of a window to come looks at.
+        """Forget the cohorts that no future window's law will look at.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What was read to train on, in the range and beyond it, and what to say of it where that is too little."""
+"""What was read to train on, in the range and beyond it, and what to say where that is too little."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the newest rows say of a version that has not seen them: how good it is, beside a model that knows nothing.
+"""How good a version is on the newest rows, which it has not seen, compared with a model that knows nothing.
 
-Such a model gives every event the rate of positives of the rows that were fitted on. Of rare positives its log loss and
-its accuracy are good already; and scores may order events well and be no probabilities.
+Such a model gives every event the rate of positives of the rows that were fitted on. Where positives are rare, its log
+loss and accuracy are good already. And scores may order events well without being probabilities.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which events a model may learn from: those whose labels must have come by the end of what was known.
 
-Of the newest days only those labels are here that come early, and these may be of one kind: a fraud is reported within
-days, that nothing was reported is known after weeks. Who learns from what is here learns how labels come. So an event
-counts when it was `maturity` old at the time up to which labels are known, and the law of the delays
+Of the newest days only the labels that come early are here, and these may be of one kind: a fraud is reported within
+days, but that nothing was reported is known only after weeks. A model that learns from these labels learns how labels
+come. So an event counts when it was `maturity` old at the time up to which labels are known. The law of the delays
 (`app.core.counts.delay_law`) says whether that is old enough.
 """
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from app.core.counts.delay_law import DelayLaw
     from app.core.labels.held import Held
 
-#: So many labels have a law in training: a rough one, which refuses. Windows are corrected by better ones alone.
+#: From this many labels on, training has a law of delays. It is rough, and only refuses; windows are corrected by
+#: better ones.
 FEWEST_IN_TRAINING = 10
 #: The rate of positives may be wrong by this share of itself, for labels that have not come.
 _MOST_BIAS = 0.1
@@ -283,8 +284,8 @@ class Maturity:
 def weigh(law: DelayLaw, labels: Floats, ages_ms: Floats) -> Floats:
     """How many events each labelled event stands for: the inverse probability that such a label is here at its age.
 
-    0 for events of ages at which fewer than 10 % of either label are here: there those with the other label cannot be
-    made up for, and whoever counted the one alone would learn that it is frequent.
+    The weight is 0 at ages at which fewer than 10 % of either label are here. The missing label cannot be made up for
+    there, and a model that counted the other one alone would learn that it is frequent.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Are labels those of chosen events? What can then be said, and what nobody can know.
+"""Whether labels are those of chosen events; what can then be said, and what nobody can know.
 
-Where only events with a positive decision are looked into, or where those are stopped so that nothing comes true of
-them, labels come for one side of the threshold alone. Given the score they say what they always say: whether the
-calibration holds. Of all events they say nothing: neither how many positives there are, nor how well scores tell them
+Labels may come for one side of the threshold alone: where only events with a positive decision are investigated, or
+where such events are stopped, so that their label never comes true. Given the score, these labels still say whether the
+calibration holds. They say nothing of all events: neither how many positives there are, nor how well scores tell them
 from the others.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from models.reference.reference import Counts, Reference
 
 _MISSING = "too few of either label have come by performance.maturity, or nobody knows yet how many will"
-#: So many labels are missed on a side, at the other side's share, before their absence is no chance.
+#: A side must lack this many labels, at the other side's share, before their absence is no chance.
 _MANY = 30.0
-#: Of those that are due, so few are none.
+#: Labels on a side count as none up to this share of those that are due.
 _NONE = 0.01
 #: One side has so many times the other's share of labels, before it is said ...
 _UNLIKE = 2.0
@@ -95,7 +95,7 @@ class OneKind:
 
     @property
     def is_unsent(self) -> bool:
-        """Whether so many events have no label that the other kind is not sent, rather than came true of none."""
+        """Whether so many events have no label that the other kind is probably not sent, and not just rare."""
         return self.unlabelled >= self.due / 2
 
     @property

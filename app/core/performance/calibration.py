@@ -29,7 +29,7 @@ _PRIOR_EVENTS = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """P(y = 1 | cell) over S score cells, with what is uncertain about it.
+    """P(y = 1 | cell) over S score cells, and how uncertain it is.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Calibration:
         return np.stack([of_false_positive * self.decided, of_false_negative * (1 - self.decided)])
 
     def propagated(self, gradients: Floats) -> Floats:
-        """The variances that this map's errors give to figures, from their gradients (figure x cell) in its cells."""
+        """The variances of measures due to the errors of this map, from their gradients: measure x cell."""
         moved = np.where(gradients == 0, 0.0, gradients * self.slope)
         variances: Floats = (moved @ self.by_block) ** 2 @ self.variance + ((moved @ self.by_gap) ** 2).sum(axis=1) / 12
         return variances
@@ -164,7 +164,7 @@ def fit_calibration(
 
 
 def _pool(outcomes: Ints, n_below: int) -> tuple[Ints, Floats, Floats]:
-    """The block of each (non-empty) cell, from 1; the rates of blocks 0 to B + 1, and their variances."""
+    """The block of each non-empty cell, from 1 on; the rates of blocks 0 to B + 1; and the variances of these rates."""
     groups = _group(outcomes, n_below)
     positives = np.bincount(groups, outcomes[1])
     totals = np.bincount(groups, outcomes.sum(axis=0)).astype(np.float64)

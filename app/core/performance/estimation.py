@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Estimate(NamedTuple):
-    """A measure as it is to be expected, its 95 % band and standard deviation. NaN where it is not determined."""
+    """The expected value of a measure, its 95 % band and its standard deviation; NaN where it is not determined."""
 
     name: str
     estimated: float

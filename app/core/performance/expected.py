@@ -26,7 +26,7 @@ class ExpectedMeasure(NamedTuple):
 def expected_measures(calibration: Calibration, expected: Floats, spread: Floats) -> dict[str, ExpectedMeasure]:
     """Compute AUC, accuracy, precision, recall, F1 and, where the calibration has what it takes, log loss and cost.
 
-    And "positives", the share of positive labels, which is none and is what all of them are read beside.
+    And "positives", the share of positive labels: no measure, but what all of them are read beside.
 
     Parameters
     ----------

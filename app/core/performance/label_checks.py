@@ -1,4 +1,4 @@
-"""Do the labels come out as the scores said? What tells concept drift from other drifts, also where positives are rare.
+"""Tests of labels against scores, which tell concept drift from other drifts, also where positives are rare.
 
 Four questions to the labelled events of a window, each with its own p-value:
 
@@ -17,13 +17,13 @@ of the concept       may go    go           may go
 ==================== ========= ============ =======
 
 Order and shape compare odds: where only the prior moves, Bayes' rule multiplies the odds of all scores by one number,
-and they see nothing. A concept that makes positives more or less frequent by the same factor at all scores looks like a
-moved prior, and is one as far as anybody can tell who sees scores and labels.
+and they see nothing. A change of concept that makes positives more or less frequent by the same factor at all scores
+looks like a moved prior. Scores and labels cannot tell the two apart.
 
-Of rare positives each test must be right in its tail, where a normal law is not: the sums are skewed, and their tails
-are taken from the gamma law of the same three moments. Labels that come early for some scores leave all but the prior
-as it is; labels that come early for one label (positives first) look like a moved prior until the window is mature;
-``arrived`` corrects the direction.
+Where positives are rare, each test must be right in its tail, and a normal law is not: the sums are skewed. Their tails
+are taken from the gamma law with the same three moments. Labels may come early for some scores: that changes the prior
+alone. Or one of the labels may come early (positives first): that looks like a moved prior until the window is mature,
+and ``arrived`` corrects the direction.
 """
 
 from __future__ import annotations

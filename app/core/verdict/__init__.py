@@ -1,5 +1,5 @@
 """One verdict for each window and version: what has happened, what explains it, what to do.
 
-In come what tests, labels, faults and past windows say (`diagnosis` gathers it, as a `situation`); out comes a kind and
+In come what tests, labels, faults and past windows say; `diagnosis` gathers it into a `situation`. Out come a kind and
 sentences. May not know of alerts.
 """

@@ -82,11 +82,11 @@ class Advice(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `decide` says; the lists are ranked, the most important first.
+    """What `decide` says. The lists are ranked, the most important first.
 
-    ``segments``: where it sits, if anywhere more than elsewhere.
-    ``unlabelled``: the kind that it would be if no labels were known, which is what alerts that need none go by.
-    ``concerned``: of a fault, the fields as whoever sends the events knows them, or the metrics; "traffic".
+    ``segments``: where the change sits, if it sits anywhere more than elsewhere.
+    ``unlabelled``: the kind that it would be if no labels were known. Alerts that need no labels go by this.
+    ``concerned``: of a fault, the fields as they are named in the events, or else the metrics; "traffic".
     """
 
     kind: VerdictKind
@@ -129,7 +129,7 @@ def decide(situation: Situation) -> Verdict:
 
 
 def _kind_beside(situation: Situation) -> VerdictKind:
-    """The kind, beside what is not compared: where nothing is found, too little is known to say that there is none."""
+    """The kind. Where nothing is found but something is not compared, too little is known to say that nothing moved."""
     kind = _kind(situation)
     if situation.silence and (kind == "none" or (kind == "label_prior_drift" and situation.silence.is_shared)):
         return "too_little_data"

@@ -1,4 +1,4 @@
-"""From what was counted and tested of a window to one verdict, and to what its labels are expected to say.
+"""Turns what was counted and tested of a window into one verdict, and into what its labels are expected to say.
 
 Everything here is a function of the counts of the window, of its version's reference and of the windows before it: the
 same counts give the same words.

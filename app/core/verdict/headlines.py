@@ -1,4 +1,4 @@
-"""The first sentence of a verdict, which has to do for most readers."""
+"""The first sentence of a verdict. Most readers read no further."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from app.core.verdict.situation import Misfit, SegmentChange, Situation
 
-#: A segment has changed more than all events have when its change is so many times as large: less may be chance.
+#: A segment has changed more than all events when its change is this many times as large; less may be chance.
 _MORE = 1.2
 #: The share of the change that segments must hold beyond their share of the events.
 _CLEARLY = 0.2
@@ -39,9 +39,9 @@ class _Held(NamedTuple):
 
 
 def rank_segments(situation: Situation, *, by_labels: bool) -> tuple[Segment, ...]:
-    """Those in which labels speak against the scores, the surest first; then by how many events have moved.
+    """Rank the segments: first those in which labels speak against the scores, the surest first; then by moved events.
 
-    That is the largest effect times the segment's events.
+    The number of moved events is the largest effect times the segment's events.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _of_labels(situation: Situation) -> list[_Held]:
 
 
 def _times(there: Misfit, whole: Misfit, *, of_losses: bool) -> float:
-    """How many times as large a misfit is, by what is said of all events: what is lost, or the gap of the rates.
+    """How many times as large a segment's misfit is as that of all events: what is lost, or the gap of the rates.
 
     Of measures, that by which it is least beyond all events: where the model was off already, the same loss of order
     costs more.
@@ -92,7 +92,7 @@ def _times(there: Misfit, whole: Misfit, *, of_losses: bool) -> float:
 
 
 def _concentrated(parts: list[_Held]) -> list[Segment]:
-    """Those that hold clearly more of the change than of the events, in their order."""
+    """The segments that hold clearly more of the change than of the events, in their order."""
     divisions: dict[str, list[_Held]] = {}
     for part in sorted(parts, key=lambda part: -part.times):
         divisions.setdefault(part.segment.segment.partition("=")[0], []).append(part)

@@ -176,7 +176,7 @@ _NO_RATE = RateChange()
 #: together; and what of a segment's the order.
 _OF_ORDER, _OF_SHAPE, _OF_RATES, _OF_SEGMENTS = 0.5, 0.05, 0.1, 0.25
 _ORDER_OF_SEGMENT = 0.7
-#: The probability that a segment is named for what is sure of all events, and is like the others.
+#: The probability that a segment that is like the others is named for what is sure of all events.
 _TO_NAME = 0.01
 
 
@@ -271,7 +271,7 @@ class Situation:
 
     @property
     def is_explained_by_rate(self) -> bool:
-        """Whether the rate has changed as labels differ from scores: that way, neither by more than twice the other."""
+        """Whether the rate has changed as labels differ from scores: in direction, and in size to a factor of two."""
         misfit = self.misfit
         if misfit is None:
             return False
@@ -292,7 +292,7 @@ class Situation:
 
     @property
     def told_misfit(self) -> Misfit | None:
-        """The misfit that a concept drift is told by: of all events where it is sure there, else of a segment."""
+        """The misfit that shows a concept drift: that of all events where it is sure there, else that of a segment."""
         if self.tells_less or self.is_off or not self.misfit_segments:
             return self.misfit
         return self.misfit_segments[0]
@@ -301,7 +301,7 @@ class Situation:
     def misfit_segments(self) -> tuple[Misfit, ...]:
         """The segments in which labels surely speak against the scores, the surest first.
 
-        Where it is sure already that something is so, less is asked of a segment to be named for it.
+        Where a misfit is already sure of all events, less is asked of a segment to be named for it.
         """
         alpha = self.thresholds.alpha * _OF_SEGMENTS
         if self.tells_less or self.is_off:

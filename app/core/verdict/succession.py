@@ -1,18 +1,18 @@
-"""Which version scored before a new one, and whether it did better: what a verdict needs to advise a roll back.
+"""Which version scored before a new one, and whether it did better. A verdict needs this to advise a roll back.
 
 Versions score one after another, so two of them never score the same events: a swap divides the window in which it
-happens, and other windows have one version each. What is compared is therefore the AUC of a version on its events with
-that of another version on other events, and the AUC changes from window to window without any swap (seasons, weather).
-How much, the past windows say: the steps of the AUC from one window to the next one that the same version scored. A
-version before does better only if the difference is more than what chance *and* such steps explain.
+happens, and other windows have one version each. So the AUC of a version on its events is compared with that of another
+version on other events. But the AUC changes from window to window without any swap (seasons, weather). Past windows say
+by how much: by the steps of the AUC from one window to the next one that the same version scored. The former version
+did better only if the difference is more than chance *and* such steps explain.
 
-A window is its *server's*: of the version that scored most of its events. The version before is the server of the last
-window that was not the new version's. It speaks through its part of the same window, else through the last window that
-was its own.
+The *server* of a window is the version that scored most of its events. The former version is the server of the last
+window that the new version did not serve. It is judged by its part of the same window, or else by the last window that
+it served.
 
-Where it says too little: with few past windows, or an AUC that goes up and down, only a large difference counts. Where
-it says too much: parts of one window may differ by more than whole windows do (a swap at noon, where evenings are
-harder to predict), and that no count of a window shows.
+Limits. With few past windows, or an AUC that goes up and down, only a large difference counts: better versions are
+missed. And parts of one window may differ by more than whole windows do (a swap at noon, where evenings are harder to
+predict). No count of a window shows that, so a difference may be overrated.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from models.reference.reference import Counts
 
-#: A version is new in so many windows, its first one included.
+#: A version is new for this many windows, its first one included.
 NEW = 5
-#: Fewer labels of either kind make no AUC whose chance is known.
+#: With fewer labels of either kind, the chance in an AUC is not known.
 _FEWEST_OF_EITHER = 10
 
 

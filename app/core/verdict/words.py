@@ -1,4 +1,4 @@
-"""Words for people who know no statistics: what has moved, which way, and by how much in the metric's own unit."""
+"""Say, for people who know no statistics, what has moved, which way, and by how much in the metric's own unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.core.faults.fault import percent
 #: Deciles are said in the order in which they are easiest to understand.
 _HALF, _TENTH, _NINTH = 4, 8, 0
 _LEAST_STEP = 0.1
-#: So many events with values that training never had are said beside the tenth that has moved.
+#: From this share of events with values that training never had on, these are mentioned beside the moved decile.
 _MANY = 0.05
 _BEYOND = (("less", "smallest"), ("more", "largest"))
 
@@ -173,7 +173,7 @@ def _direction(steps: list[float], *, plural: bool) -> str:
 
 
 def _say_at_least(change: Change, events: str) -> Said:
-    """Of what moves none of the tenths, a rare flag above all: how many have so much or more.
+    """Say how many events have a value or more, where no decile has moved: of a rare flag above all.
 
     >>> flag = Change("is_new", "numeric", 0.08, at_least=(1.0, 0.05, 0.13))
     >>> say(flag, "orders").sentence
