@@ -1,14 +1,14 @@
-"""How many events count as one where events resemble each other: the design effect, from events in time order.
+"""The design effect: how many events count as one where events resemble each other, from events in time order.
 
-A share of n independent events has the variance p (1 - p) / n. Events that resemble their neighbours (weather, bursts,
-sessions), or that carry the past (a window of thirty days, a state that changes slowly), give it a larger one; the
-ratio is the design effect, and n divided by it the number of independent events that say as much. Tests that take n for
-that number raise false alarms.
+A share of n independent events has the variance p (1 - p) / n. The variance is larger for events that resemble their
+neighbours (weather, bursts, sessions) or that carry the past (a window of thirty days, a state that changes slowly).
+The ratio of the two variances is the design effect. n divided by it is the number of independent events that say as
+much. Tests that take n itself for that number raise false alarms.
 
-What is needed is the variance of a *detection window's* share about that of training. Neighbours tell it where
+Wanted is the variance of a *detection window's* share about that of training. Neighbouring events show it where
 dependence ends before the window does. What repeats within each window (the hours of a day, in windows of a day) makes
-neighbours alike, but windows no different: it is taken away first. What is slower than a window is seen by comparing
-windows with windows.
+neighbours alike, but does not make windows differ: it is taken away first. What is slower than a window is seen by
+comparing windows with windows.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FEWEST_WINDOWS = 8
 _MANY = 2_048
 # Where a value is cut into "below" and "not below": the deciles.
 _CUTS = 9
-# How many values of a window beyond all of the windows before it are taken to be of one entity, and how many windows
-# before it are considered: at least, and at most.
+# From how many values on, those of a window that lie beyond all windows before it are taken to be of one entity. And
+# how many windows before it are considered: at least, and at most.
 _MANY_BEYOND, _BACK = 5, (6, 28)
 # The shares of the values that are large, or small.
 _OUTER = (0.01, 0.001)
@@ -92,18 +92,18 @@ class _Blocks(NamedTuple):
 def design_effect(cells: Ints, n_cells: int, *, in_order: bool, span: Span | None = None) -> float:
     """Estimate the variance of shares relative to independent events; at least 1, and 1 without evidence of more.
 
-    Values are cut at their nine deciles and where they are missing, and their ranks are taken as they are
-    (categories: each of the nine most frequent against the rest). The events are divided into blocks of 1, 2, 4, …
-    neighbours. While neighbouring blocks are correlated, blocks are too short; at twice the first length at which none
-    are correlated any more, the variance between blocks is taken for that between independent ones. The largest of
-    these ratios counts and, as it is an estimate, by its upper 90 % limit. (AR(1) of 0.6: the share below the median
+    Values are cut at their nine deciles and where they are missing, and their ranks are taken as well (categories: each
+    of the nine most frequent against the rest). The events are divided into blocks of 1, 2, 4, … neighbours. Blocks are
+    too short while neighbouring ones are correlated. At twice the first length at which none are correlated any more,
+    blocks are taken for independent, and their variance is compared with that of independent events. The largest of
+    these ratios counts. As it is an estimate, its upper 90 % limit is taken. (AR(1) of 0.6: the share below the median
     needs 2.9, the mean rank 3.9.)
 
-    Where the windows of the events are known, what repeats in each is taken away first: the mean at each place in it.
-    Where blocks are still correlated when they are as long as a window, or windows surely differ by more, the variance
-    between windows counts. Where windows resemble the ones before them, too, or a value carries the past
-    of several windows, the variance goes on growing with the distance: it is followed to the end of that memory, as it
-    grows for a sliding mean.
+    Where the windows of the events are known, what repeats in each of them is taken away first: the mean at each place
+    in it. The variance between windows counts where blocks as long as a window are still correlated, or where windows
+    surely differ by more. Windows may also resemble the ones before them, or a value may carry the past of several
+    windows. Then the variance goes on growing with the distance, and is followed to the end of that memory, as it grows
+    for a sliding mean.
 
     Parameters
     ----------
@@ -156,9 +156,9 @@ def tail_effect(values: Floats, span: Span | None = None) -> float:
     """The design effect of the largest and of the smallest values: of being in the outer hundredth, or thousandth.
 
     Values resemble each other most where few entities have them: the sum of a month is largest for one card, in all of
-    its events, for days. What is beyond all of training is one of these, and not many. Where a window of training has
-    five values or more beyond the windows before it (a third of training, six to 28), they come like that, and all of a
-    window count as one: five independent values would be beyond with a chance of one in 7 to the power of five.
+    its events, for days. So values beyond all of training are mostly of one entity. Training shows this where a window
+    has five values or more beyond the windows before it (a third of training, six to 28). Then all events of a window
+    count as one: five independent values would lie beyond with a chance of one in 7 to the power of five.
 
     Parameters
     ----------
@@ -212,8 +212,8 @@ def _most_beyond(values: Floats, starts: Ints) -> int:
 def effect_of_residuals(residuals: Floats, span: Span | None = None) -> float:
     """The design effect of values less what is expected of each, in the order of time; see `design_effect`.
 
-    Nothing that repeats in each window is taken away: that is already part of what is expected. And where dependence is
-    too weak to be found, the variance between `_MANY` blocks counts as it is estimated, with its error of 3 %.
+    What repeats in each window is not taken away: it is already part of what is expected. Where dependence is too weak
+    to be detected, the variance between `_MANY` blocks counts as estimated, with its error of 3 %.
     """
     variance = float((residuals**2).mean()) if len(residuals) >= 2 * FEWEST_BLOCKS else 0.0
     if not variance > 0:

@@ -1,12 +1,12 @@
 """The wrong decisions of training by the hour of the week of their events, and what is certain about the hours.
 
 Decisions are wrong more often at some hours than at others: at night most payments of a shop are frauds, or none. A
-detector of changes that does not know this takes every night for a change. One that takes the chance of each hour of
-training for a law of nature does so too: at ten errors an hour a third of them is chance.
+detector of changes that does not know this takes every night for a change. So does a detector that takes the rate of
+each hour of training for exact: at ten errors an hour, a third of them is chance.
 
-So hours count as different only where that is sure, and as far as it is. The 24 hours of the day are compared over the
-days of training, and the 7 days of the week over its weeks: what repeats, against what changes from one to the next.
-Bursts of errors make the latter as large as they make the former.
+So hours count as different only where that is sure, and as far as it is sure. The 24 hours of the day are compared over
+the days of training, and the 7 days of the week over its weeks. What repeats is held against what changes from one day
+or week to the next. Bursts of errors enlarge both alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FEWEST_WEEKS = 4
 
 # Thursday, on which 1970 began, has three days of its week before it.
 _SHIFT = 3 * 24
-# Hours, or days, are taken to differ where chance would make them so in one training of a thousand.
+# Hours, or days, are taken to differ where chance would make them differ as much in one training of a thousand.
 _CHANCE = 1e-3
 # Waves of the curve that hours of a day lie about, and steps until it is found.
 _WAVES = 2
@@ -146,8 +146,8 @@ def fit_error_hours(wrong: Bools, times_ms: Ints | None = None, span: Span | Non
     expected = _expect(events, int(wrong.sum()), log_odds)
     effect = effect_of_residuals(errors - expected[hours], span)
     if log_odds.any():
-        # What the hours are taken for has an error of its own, the same on each day: the mean of an hour's errors over
-        # n days of training has 1/n of the variance of the errors of an hour to come.
+        # The rates of the hours have an error of their own, the same on each day: the mean of an hour's errors over n
+        # days of training has 1/n of the variance of the errors of a future hour.
         effect *= 1 + 1 / len(np.unique(times_ms // (24 * HOUR_MS)))
     return ErrorHours(events, errors_of, log_odds, effect)
 
@@ -261,7 +261,7 @@ def _make_waves(at: Floats, waves: int) -> Floats:
 def _fit_curve(n: Floats, wrong: Floats, usual: Floats, basis: Floats, bursts: float) -> Floats:
     """Rates as a curve: waves of log odds beside the ``usual`` ones."""
     heights = np.zeros(basis.shape[1])
-    # As if waves were known to be within about two in log odds: for rates of 0 they would grow without end.
+    # A prior: waves are within about two in log odds. Without it, they would grow without end where rates are 0.
     ridge = np.eye(len(heights)) / 4
     for _ in range(_STEPS):
         rates = expit(usual + basis @ heights)

@@ -1,4 +1,4 @@
-"""Fit the reference of a version on its training data: freeze the cells, count in them, see how events depend."""
+"""Fit the reference of a version on its training data: freeze the cells, count in them, measure how events depend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.reference.segments import Segments
     from models.reference.training_events import FeatureColumn, TrainingEvents
 
-#: Blocks of labelled events in their order: long compared with what hangs together, and enough to see how they differ.
+#: Blocks of labelled events in their order. They are longer than most dependence, and enough to see how they differ.
 OUTCOME_BLOCKS = 32
 
 #: Groups of scores within which labels are expected alike: how many labels of the rarer kind a group needs, and how
@@ -110,7 +110,7 @@ def _effect_of_labels(in_cells: Ints, labels: Floats, span: Span | None) -> floa
     group = ranks * groups // max(len(labels), 1)
     n = np.maximum(np.bincount(group, minlength=groups), 1)
     residuals = labels - (np.bincount(group, labels, minlength=groups) / n)[group]
-    # Errors of both kinds that come together leave the number of positives as it is, but not which scores they have.
+    # False positives and false negatives that come together leave the number of positives, but change their scores.
     of_order = residuals * (ranks / max(len(labels), 1) - 0.5)
     return max(effect_of_residuals(values, span) for values in (residuals, of_order))
 

@@ -1,4 +1,4 @@
-"""Counts of many groups of events at once, such as segments: what `models.reference.counting` gives for each group.
+"""Counts of many groups of events at once, such as segments: for each group what `models.reference.counting` gives.
 
 Groups may be many and small, so nothing here is done group by group: an event's cell is found once for each metric, and
 one tally over group, metric and cell serves all groups. Only what is not 0 is kept, so a batch of events costs no more
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from models.reference.reference import Floats, Ints, Reference
 
-#: A tally over this many cells for each thing counted is faster than sorting the things.
+#: Up to this many cells per value, counting in all cells is faster than sorting the values.
 _CELLS_PER_THING = 8
 
 

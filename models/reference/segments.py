@@ -1,4 +1,4 @@
-"""Segments: the parts into which the values of a column cut the events, such as "origin=EWR".
+"""Segments: parts of the events by the values of a column, such as "origin=EWR".
 
 Each column that the pipeline file names under ``[drift] segments`` cuts all events: by the values of a category, by
 "unseen" for a value that is none of them and by "missing"; a bool by "true", "false" and "missing". So the segments of

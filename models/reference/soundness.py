@@ -1,7 +1,7 @@
-"""What counts in the cells of a reference, and a reference itself, must satisfy, whoever wrote them.
+"""Checks of counts in the cells of a reference, and of references themselves, whoever wrote them.
 
-Counts come from topics and references from files that others can write to. What is not sound would raise, or lie, much
-later: in a test of drift, in the middle of a window's report.
+Counts come from topics and references from files that others can write to. Unsound ones would raise an error, or give
+wrong results, much later: in a test of drift, in the middle of a window's report.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class TrainingEvents:
     span
         In which detection windows the events lie; None: that is not known.
     share
-        What share of all events these are, whereas windows hold all. Among three in ten, as many resemble each other as
-        in a window of three tenths of the events, and that is what is measured.
+        The share of all events that these are; windows hold all of them. Three in ten of the events resemble each other
+        as those of a window with three tenths of the events do. That is what is measured, and then scaled up.
     """
 
     matrix: Floats

@@ -1,7 +1,7 @@
-"""Categories as models take them: a value that is not in the vocabulary is as good as none.
+"""Categories as models take them: a value that is not in the vocabulary counts as missing.
 
-The feature matrix keeps the two apart (code ``len(values)`` and NaN), because drift must; a model has learnt nothing of
-a value that was in no vocabulary. So whoever fits or scores looks at the matrix through `Vocabularies`.
+The feature matrix keeps the two apart (code ``len(values)`` and NaN), because drift tests must. But a model has learnt
+nothing of a value that was in no vocabulary. So fitting and scoring look at the matrix through `Vocabularies`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Vocabularies:
         return len(self._columns) > 0
 
     def unseen_as_missing(self, matrix: Floats) -> Floats:
-        """The matrix with NaN for what is past a vocabulary; itself, not a copy, where there is nothing of the kind.
+        """The matrix with NaN for codes past a vocabulary; the matrix itself, not a copy, where there are none.
 
         Examples
         --------

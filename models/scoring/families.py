@@ -28,7 +28,7 @@ MOST_CATEGORIES = 255
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """What a family must know of one feature: its type, and for a category how many values its vocabulary has."""
+    """What a family must know of one feature: its type, and for a category the number of values in its vocabulary."""
 
     type: str
     n_values: int = 0
@@ -44,7 +44,7 @@ class Family:
 
 
 def takes_weights(estimator: Any) -> bool:
-    """Whether rows can count more or less than once in the fit of a pipeline: whether its last step lets them."""
+    """Whether the last step of a pipeline takes weights, so that rows can count more or less than once in its fit."""
     return bool(has_fit_parameter(estimator.steps[-1][1], "sample_weight"))
 
 

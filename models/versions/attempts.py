@@ -1,4 +1,4 @@
-"""Which announced versions are to be tried, and when again: what is refused today may be there tomorrow.
+"""Which announced versions are to be tried, and when again: what is missing today may be there tomorrow.
 
 An attempt is of a version, the digest of its artifact and the place where it is said to be, so that an announcement
 with a wrong place spoils nothing for the right one. What is wrong with the place (nothing is there, a file cannot be
@@ -18,7 +18,7 @@ from schemas.wire import ModelUpdate
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-#: How many are tried again at a time: of thousands that are nowhere, each has its turn.
+#: How many are tried again at a time: if thousands cannot be found, each has its turn.
 MOST_AGAIN = 20
 
 #: Model, version and digest: what is loaded. And where it is: what is tried.
@@ -94,7 +94,7 @@ class Attempts:
             attempt.ask_again()
 
     def want(self, updates: Iterable[ModelUpdate]) -> None:
-        """From now on the versions of these are wanted, and no others; each counts once, where it comes last."""
+        """Want the versions of these updates from now on, and no others; each counts once, where it comes last."""
         self._wanted = {}
         for update in updates:
             place = place_of(update)
@@ -106,7 +106,7 @@ class Attempts:
             self._wanted[place] = attempt
 
     def due(self, loaded: Container[Content], now_s: float) -> list[Attempt]:
-        """What is to be tried now: all that was never tried, in the order wanted, and some of the rest again."""
+        """The attempts to make now: all that were never tried, in the order wanted, and some of the others again."""
         due = [
             attempt
             for attempt in self._wanted.values()
@@ -123,5 +123,5 @@ class Attempts:
 
     @property
     def has_untried(self) -> bool:
-        """Whether something is being tried for the first time: there is no verdict on it yet."""
+        """Whether something is being tried for the first time, so that nothing is known of it yet."""
         return any(attempt.is_running and not attempt.why for attempt in self._attempts.values())

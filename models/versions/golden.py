@@ -1,4 +1,4 @@
-"""Choose the golden rows of a version: real rows, and the edges where implementations come apart."""
+"""Choose the golden rows of a version: real rows, and the edge cases where implementations differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest of a model version: everything that can be said of it without loading it, as canonical JSON.
+"""The manifest of a model version: all that is known of it without loading it, as canonical JSON.
 
 The bytes are a function of the values (keys sorted, floats in their shortest exact form, no spaces), so a manifest has
 one digest.
@@ -238,7 +238,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects are nested deeper; without recursion, which is what is to be avoided."""
+    """Whether lists and objects are nested deeper. Without recursion: deep nesting must not exhaust the stack here."""
     level = [value]
     for _ in range(depth):
         inside = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))

@@ -1,4 +1,4 @@
-"""How each version stands, from what was announced and from what the workers made of it."""
+"""How each version stands, from what was announced and from what workers reported of it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Standings:
         return self._look()[1]
 
     def _look(self) -> tuple[ModelUpdate | None, dict[str, str]]:
-        """Both, found once after a record: there may be thousands, and they are asked for all the time."""
+        """Both, computed once after a record: there may be thousands of versions, and this is called all the time."""
         if self._now is None:
             champion = next(
                 (promotion for promotion in reversed(self.timeline.champions) if not self._refusal(promotion)), None

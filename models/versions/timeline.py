@@ -23,7 +23,7 @@ class Span(NamedTuple):
 
 
 class Timeline:
-    """Which version was, is and will be champion. Pure: the same records give the same answers.
+    """Which version was, is and will be champion. The same records give the same answers.
 
     Promotions that stand are a stack. A promotion is put on top (one that promotes the champion again, with nothing
     new, takes its place); a roll back takes off what was promoted since, as if it had never been; a version that is
@@ -114,9 +114,9 @@ class Timeline:
 class Begins:
     """From which event time on a stream has scored, as its timeline grew.
 
-    An event before that may have been left unscored when it was read. Later a roll back, or a version that is valid
-    sooner, may have changed that; only the versions of scores tell which events were read before. So this gives the
-    latest time that is possible.
+    An event before that time may have been left unscored when it was read. Later, a roll back or a version that is
+    valid sooner may have moved the time; only the versions in scores tell which events were read before that. So this
+    gives the latest time that is possible.
 
     Parameters
     ----------

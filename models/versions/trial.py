@@ -44,7 +44,7 @@ LIMITS = TrialLimits()
 
 
 class TrialResult(msgspec.Struct, frozen=True):
-    """What is said of an artifact; ``reason`` (one word) is empty when nothing is wrong with it."""
+    """What came of a trial; ``reason`` (one word) is empty when nothing is wrong with the artifact."""
 
     reason: str = ""
     detail: str = ""
@@ -98,7 +98,7 @@ class Trial:
     ) -> TrialResult:
         """Load an artifact, score its golden rows and a large batch. Not for two threads at a time.
 
-        For a process that is gone there is a verdict, too: ``no_trial``.
+        For a process that is gone the result is ``no_trial``.
         """
         process = self._process
         assert process.stdin is not None
@@ -121,8 +121,8 @@ def serve(judge: Callable[[bytes, bytes, bool], TrialResult]) -> None:
     for line in iter(questions.readline, b""):
         question = msgspec.json.decode(line, type=_Question)
         manifest, artifact = questions.read(question.manifest), questions.read(question.artifact)
-        verdict = _try_in_fork(partial(judge, manifest, artifact, question.allow_joblib), question)
-        answers.write(msgspec.json.encode(verdict) + b"\n")
+        result = _try_in_fork(partial(judge, manifest, artifact, question.allow_joblib), question)
+        answers.write(msgspec.json.encode(result) + b"\n")
         answers.flush()
 
 
@@ -162,11 +162,11 @@ def _be_tried(judge: Callable[[], TrialResult], question: _Question, writer: int
         _limit(resource.RLIMIT_CPU, CPU_SECONDS)
         _limit(resource.RLIMIT_CORE, 0)
         try:
-            verdict = judge()
+            result = judge()
         except MemoryError:
             megabytes = question.memory_bytes >> 20
-            verdict = TrialResult("memory", f"{_WHAT_IS_TRIED} needs more than {megabytes} MB.")
-        os.write(writer, msgspec.json.encode(verdict))
+            result = TrialResult("memory", f"{_WHAT_IS_TRIED} needs more than {megabytes} MB.")
+        os.write(writer, msgspec.json.encode(result))
         os._exit(0)
     except BaseException:  # noqa: BLE001  # nothing may go on as the process that was forked
         traceback.print_exc()
@@ -189,7 +189,7 @@ def _describe_end(code: int, stderr: bytes) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Return only what Python needs: passwords of servers are no business of a file under suspicion."""
+    """Return only what Python needs: a file under suspicion must not see the passwords of servers."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
     root = str(Path(__file__).resolve().parents[2])
     # More threads would each map a stack and a buffer of their own against the memory limit; and a fork has only one.

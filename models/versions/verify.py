@@ -137,7 +137,7 @@ def verify(
     Raises
     ------
     RefusedModelError
-        With a one-word reason and a sentence, for whatever is wrong.
+        For anything that is wrong, with a one-word reason and a sentence.
     """
     started = time.perf_counter()
     try:

@@ -96,7 +96,7 @@ class Errors(NamedTuple):
         return self.times_ms.astype("<i8").tobytes(), self.decisions.tobytes(), self.hours.tobytes()
 
 
-class _Held(NamedTuple):
+class _ErrorBytes(NamedTuple):
     """Errors as bytes: they take no more memory than that, and adding to them costs nothing."""
 
     times_ms: bytearray
@@ -113,7 +113,7 @@ class _Held(NamedTuple):
 
 
 #: Errors by the hour (of all time) in which they count.
-_ByHour = dict[int, _Held]
+_ByHour = dict[int, _ErrorBytes]
 
 
 @dataclass(eq=False)
@@ -146,7 +146,7 @@ class ErrorStream:
         numbers = errors.times_ms // HOUR_MS
         order = np.argsort(numbers, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-            held = by_hour.setdefault(int(numbers[rows[0]]), _Held(bytearray(), bytearray(), bytearray()))
+            held = by_hour.setdefault(int(numbers[rows[0]]), _ErrorBytes(bytearray(), bytearray(), bytearray()))
             held.add(errors.take(rows))
 
     def release(self, version: str, watermark_ms: int | None) -> Errors:
@@ -180,7 +180,7 @@ class ErrorStream:
         self.held = {}
         for version, of_version in state.items():
             for partition, columns in of_version.items():
-                held = _Held(*(bytearray(b64decode(column)) for column in columns))
+                held = _ErrorBytes(*(bytearray(b64decode(column)) for column in columns))
                 self._hold(version, int(partition), held.read())
 
 

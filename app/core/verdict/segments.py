@@ -30,7 +30,7 @@ class Segment(NamedTuple):
     metrics: tuple[str, ...]
 
 
-class _Held(NamedTuple):
+class _Part(NamedTuple):
     """A segment, how many times as large its change is as that of all events, and its share of these."""
 
     segment: Segment
@@ -54,7 +54,7 @@ def rank_segments(situation: Situation, *, by_labels: bool) -> tuple[Segment, ..
     for change in sorted(situation.segments, key=lambda change: -change.effect):
         by_name.setdefault(change.segment, []).append(change)
     moved = [
-        _Held(
+        _Part(
             Segment(name, changes[0].effect, changes[0].n, tuple(change.metric for change in changes)),
             changes[0].times,
             changes[0].n / max(situation.n, 1),
@@ -65,11 +65,11 @@ def rank_segments(situation: Situation, *, by_labels: bool) -> tuple[Segment, ..
     return (*_concentrated(misfits), *(segment for segment in ranked if segment.segment not in said))
 
 
-def _of_labels(situation: Situation) -> list[_Held]:
+def _of_labels(situation: Situation) -> list[_Part]:
     whole = situation.misfit if situation.tells_less or situation.is_off else None
     n = max(situation.misfit.n if situation.misfit is not None else 0, 1)
     return [
-        _Held(
+        _Part(
             Segment(misfit.segment, min(max(abs(misfit.gap), misfit.effect), 1.0), misfit.n, ("outcome",)),
             math.inf if whole is None else _times(misfit, whole, of_losses=situation.tells_less),
             misfit.n / n,
@@ -91,9 +91,9 @@ def _times(there: Misfit, whole: Misfit, *, of_losses: bool) -> float:
     return min((loss / of_all if of_all > 0 else math.inf for loss, of_all in lost), default=0.0)
 
 
-def _concentrated(parts: list[_Held]) -> list[Segment]:
+def _concentrated(parts: list[_Part]) -> list[Segment]:
     """The segments that hold clearly more of the change than of the events, in their order."""
-    divisions: dict[str, list[_Held]] = {}
+    divisions: dict[str, list[_Part]] = {}
     for part in sorted(parts, key=lambda part: -part.times):
         divisions.setdefault(part.segment.segment.partition("=")[0], []).append(part)
     named: set[str] = set()
