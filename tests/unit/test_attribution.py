@@ -47,14 +47,14 @@ def test_of_an_additive_score_the_shares_are_the_known_ones() -> None:
     rng = np.random.default_rng(0)
     before, now = rng.normal(size=(N, 3)), rng.normal([1.0, -0.5, 1.0], 1.0, size=(N, 3))
 
-    found = explain(before, now, additive(before), additive(now))
+    shares = explain(before, now, additive(before), additive(now))
 
-    assert found["x0"].shift == pytest.approx(0.05, abs=0.002)
-    assert found["x1"].shift == pytest.approx(-0.01, abs=0.001)
-    assert found["x0"].share == pytest.approx(5 / 6, abs=0.03)
-    assert found["x1"].share == pytest.approx(1 / 6, abs=0.03)
-    assert found["x2"].share < 0.02
-    assert found[JOINT].share < 0.03
+    assert shares["x0"].shift == pytest.approx(0.05, abs=0.002)
+    assert shares["x1"].shift == pytest.approx(-0.01, abs=0.001)
+    assert shares["x0"].share == pytest.approx(5 / 6, abs=0.03)
+    assert shares["x1"].share == pytest.approx(1 / 6, abs=0.03)
+    assert shares["x2"].share < 0.02
+    assert shares[JOINT].share < 0.03
 
 
 @pytest.mark.parametrize(
@@ -72,19 +72,19 @@ def test_what_single_features_leave_is_theirs_together_where_it_goes_the_way_of_
     """Half of all move from 0.2 to 0.6 by the first feature, and a tenth from 0.5 to 0.1 by the second."""
     training, window = np.array([[8, 2, 0], [5, 5, 0]]), np.array([[3, 7, 0], [12, 8, 0]])
     profiles = np.array([[0.2, 0.6, np.nan], [0.1, 0.5, np.nan]])
-    found = attribute(["a", "b"], training, window, profiles, 0.28, 0.28 + change)
+    shares = attribute(["a", "b"], training, window, profiles, 0.28, 0.28 + change)
     total = 0.24 + abs(joint)
     expected = {"a": (0.2, 0.2 / total), "b": (-0.04, 0.04 / total), JOINT: (joint, abs(joint) / total)}
-    for name, shift, share in found:
+    for name, shift, share in shares:
         assert (shift, share) == pytest.approx(expected[name], abs=1e-12)
-    assert [share.share for share in found] == sorted((share.share for share in found), reverse=True)
+    assert [share.share for share in shares] == sorted((share.share for share in shares), reverse=True)
 
 
 def test_without_values_or_without_a_mean_score_nothing_is_explained() -> None:
     training, window = np.array([[8, 2, 0], [0, 0, 0]]), np.array([[0, 0, 0], [12, 8, 0]])
     profiles = np.array([[0.2, 0.6, 0.4], [0.1, 0.5, 0.4]])
-    found = attribute(["a", "b"], training, window, profiles, 0.25, 0.5)
-    assert found == (Share(JOINT, 0.25, 1.0), Share("a", 0.0, 0.0), Share("b", 0.0, 0.0))
+    shares = attribute(["a", "b"], training, window, profiles, 0.25, 0.5)
+    assert shares == (Share(JOINT, 0.25, 1.0), Share("a", 0.0, 0.0), Share("b", 0.0, 0.0))
     assert attribute(["a"], training[:1], training[:1] * 2, profiles[:1], 0.28, 0.28) == (
         Share("a", 0.0, 0.0),
         Share(JOINT, 0.0, 0.0),
@@ -106,10 +106,10 @@ def test_a_missing_value_explains_what_a_default_score_does() -> None:
     def score(matrix: Floats) -> Floats:
         return np.where(np.isnan(matrix[:, 0]), 0.9, 0.2)
 
-    found = explain(before, now, score(before), score(now))
+    shares = explain(before, now, score(before), score(now))
 
-    assert found["x0"].shift == pytest.approx(0.4 * 0.7, abs=0.01)
-    assert found["x0"].share > 0.98
+    assert shares["x0"].shift == pytest.approx(0.4 * 0.7, abs=0.01)
+    assert shares["x0"].share > 0.98
 
 
 def test_what_features_only_do_together_is_joint() -> None:
@@ -123,20 +123,20 @@ def test_what_features_only_do_together_is_joint() -> None:
     def score(matrix: Floats) -> Floats:
         return 0.5 + 0.4 * np.sign(matrix[:, 0] * matrix[:, 1])
 
-    found = explain(before, now, score(before), score(now))
+    shares = explain(before, now, score(before), score(now))
 
-    assert found[JOINT].shift == pytest.approx(0.24, abs=0.02)
-    assert found[JOINT].share > 0.9
+    assert shares[JOINT].shift == pytest.approx(0.24, abs=0.02)
+    assert shares[JOINT].share > 0.9
 
 
 def test_two_features_that_move_together_share_alike_and_nothing_is_joint() -> None:
     rng = np.random.default_rng(0)
     before, now = rng.normal(size=(N, 1)), rng.normal(1.0, 1.0, size=(N, 1))
 
-    found = explain(np.hstack([before] * 2), np.hstack([now] * 2), 0.05 * before[:, 0], 0.05 * now[:, 0])
+    shares = explain(np.hstack([before] * 2), np.hstack([now] * 2), 0.05 * before[:, 0], 0.05 * now[:, 0])
 
-    assert found["x0"].share == pytest.approx(0.5)
-    assert found[JOINT].share == 0
+    assert shares["x0"].share == pytest.approx(0.5)
+    assert shares[JOINT].share == 0
 
 
 CELLS = arrays(np.int64, (3, 5), elements=st.integers(0, 50))

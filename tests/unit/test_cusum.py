@@ -45,16 +45,16 @@ def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, 
     up = (detector._walk.jump - detector._walk.slope).ravel().tolist()
     limits = (detector._walk.reach.ravel() + up).tolist()
     n, scores, since = recursion(wrong, up, down, limits)
-    found = detector.observe(wrong)
-    if found:
+    detections = detector.observe(wrong)
+    if detections:
         which = int(np.argmax([score >= limit for score, limit in zip(scores, limits, strict=True)]))
-        assert (found[0].position, found[0].n_since) == (n - 1, since[which])
-        assert found[0].statistic == scores[which] / UNITS
-        assert found[0].threshold == limits[which] / UNITS
-        assert found[0].wrong_since == wrong[n - since[which] : n].sum()
+        assert (detections[0].position, detections[0].n_since) == (n - 1, since[which])
+        assert detections[0].statistic == scores[which] / UNITS
+        assert detections[0].threshold == limits[which] / UNITS
+        assert detections[0].wrong_since == wrong[n - since[which] : n].sum()
         # Before the change: all of the reference, and the stream up to there.
         n_before, wrong_before = 2_000 + n - since[which], int(2_000 * rate) + int(wrong[: n - since[which]].sum())
-        assert (found[0].n_before, found[0].rate_before) == (n_before, wrong_before / n_before)
+        assert (detections[0].n_before, detections[0].rate_before) == (n_before, wrong_before / n_before)
     else:
         assert (n, detector._scores.ravel().tolist()) == (len(wrong), scores)
         assert [each.n for each in detector._since] == since
@@ -76,13 +76,13 @@ def test_batches_may_be_cut_anywhere_and_a_snapshot_taken_between(
     baseline = TrainingErrors(n, int(n * rate), arl_events=500)
     whole, cut = Cusum(baseline, learn=LEARN), Cusum(baseline, learn=LEARN)
     expected = whole.observe(wrong)
-    found: list[Detection] = []
+    detections: list[Detection] = []
     for part in np.split(wrong, sorted(cuts)):
-        found += cut.observe(part)
+        detections += cut.observe(part)
         state = json.loads(json.dumps(cut.snapshot()))
         cut = Cusum(baseline, learn=LEARN)
         cut.restore(state)
-    assert found == expected
+    assert detections == expected
     assert cut.snapshot() == whole.snapshot()
 
 
@@ -122,15 +122,15 @@ def test_false_alarms_are_those_of_siegmunds_formula(rate: float, effect: float)
     up, down, threshold = 1.6, 0.4, 5.0
     height = threshold + (up + down) / 3
     drift, variance = rate * up - (1 - rate) * down, rate * up**2 + (1 - rate) * down**2
-    found = false_alarm_rate(Steps(np.array([up]), np.array([down])), np.array([threshold]), np.array([rate]), effect)
+    share = false_alarm_rate(Steps(np.array([up]), np.array([down])), np.array([threshold]), np.array([rate]), effect)
     if abs(drift) < 1e-12:
-        assert found[0] == pytest.approx(variance * effect / height**2)
+        assert share[0] == pytest.approx(variance * effect / height**2)
         return
     root = optimize.brentq(
         lambda t: math.log(rate * math.exp(t * up) + (1 - rate) * math.exp(-t * down)) / t,
         *((1e-6, 60.0) if drift < 0 else (-60.0, -1e-6)),
     )
-    assert found[0] == pytest.approx(
+    assert share[0] == pytest.approx(
         root / effect * -drift / (math.exp(root / effect * height) - 1 - root / effect * height)
     )
 
@@ -164,9 +164,9 @@ def test_a_threshold_is_out_of_reach_where_no_budget_is_met_and_near_nought_wher
     assert thresholds(steps, rate, np.full(2, 1e-300)) == pytest.approx([10_000.0] * 2, rel=1e-6)
     assert thresholds(steps, rate, np.full(2, 10.0)) == pytest.approx([0.05] * 2, rel=1e-6)
     # Each has its own budget.
-    found = thresholds(steps, rate, np.array([1e-4, 1e-3]))
-    assert found[0] == thresholds(steps, rate, np.full(2, 1e-4))[0]
-    assert found[1] == thresholds(steps, rate, np.full(2, 1e-3))[1]
+    limits = thresholds(steps, rate, np.array([1e-4, 1e-3]))
+    assert limits[0] == thresholds(steps, rate, np.full(2, 1e-4))[0]
+    assert limits[1] == thresholds(steps, rate, np.full(2, 1e-3))[1]
     alike = thresholds(steps, rate, np.full(2, 1e-3), 4.0)
     for row in range(2):
         one = Steps(steps.up[row : row + 1], steps.down[row : row + 1])
@@ -186,13 +186,13 @@ def test_the_root_makes_the_moment_one(p0: float, ratio: float, shift: float) ->
 
 def test_thresholds_fall_as_the_rate_is_known_better_and_reach_those_of_a_known_rate() -> None:
     ratios, budget = np.array([1.3, 2.0]), np.full(2, 1e-5)
-    found = []
+    limits = []
     for n in (1_000, 10_000, 100_000, 100_000_000):
         rate = Rate.of(n, n // 5)
-        found.append(thresholds(log_likelihood_steps(rate.above(0), ratios), rate, budget))
-    assert np.all(np.diff(np.array(found), axis=0) < 0)
+        limits.append(thresholds(log_likelihood_steps(rate.above(0), ratios), rate, budget))
+    assert np.all(np.diff(np.array(limits), axis=0) < 0)
     steps = log_likelihood_steps(0.2, ratios)
-    assert false_alarm_rate(steps, found[-1], np.array([0.2, 0.2])) == pytest.approx(budget, rel=0.02)
+    assert false_alarm_rate(steps, limits[-1], np.array([0.2, 0.2])) == pytest.approx(budget, rel=0.02)
 
 
 @pytest.mark.parametrize(("n", "wrong", "effect"), [(2_000, 400, 1.0), (5_000, 100, 3.0)])
@@ -249,12 +249,12 @@ def test_false_alarms_are_as_rare_as_declared_over_draws_of_the_reference(rate: 
 
 def test_a_rise_is_reported_once_and_a_further_rise_again() -> None:
     wrong = errors(1, (20_000, 0.2), (20_000, 0.3), (20_000, 0.45))
-    found = Cusum(TrainingErrors(2_000, 400, 1_000_000)).observe(wrong)
-    assert [each.rose for each in found] == [True, True]
-    assert abs(found[0].change - 20_000) < 200
-    assert abs(found[1].change - 40_000) < 200
-    assert found[0].rate_before == pytest.approx(0.2, abs=0.01)
-    assert found[1].rate_before == pytest.approx(0.3, abs=0.01)
+    detections = Cusum(TrainingErrors(2_000, 400, 1_000_000)).observe(wrong)
+    assert [each.rose for each in detections] == [True, True]
+    assert abs(detections[0].change - 20_000) < 200
+    assert abs(detections[1].change - 40_000) < 200
+    assert detections[0].rate_before == pytest.approx(0.2, abs=0.01)
+    assert detections[1].rate_before == pytest.approx(0.3, abs=0.01)
 
 
 def test_a_slow_rise_is_not_learned_away() -> None:
@@ -264,11 +264,11 @@ def test_a_slow_rise_is_not_learned_away() -> None:
 
 
 def test_a_fall_is_no_alarm_and_the_return_to_the_old_rate_is_one() -> None:
-    found = Cusum(TrainingErrors(20_000, 6_000, 1_000_000)).observe(
+    detections = Cusum(TrainingErrors(20_000, 6_000, 1_000_000)).observe(
         errors(3, (10_000, 0.3), (10_000, 0.2), (5_000, 0.3))
     )
-    assert [each.rose for each in found] == [False, True]
-    assert found[1].change == pytest.approx(20_000, abs=200)
+    assert [each.rose for each in detections] == [False, True]
+    assert detections[1].change == pytest.approx(20_000, abs=200)
 
 
 @pytest.mark.parametrize("design_effect", [1.0, 3.0])

@@ -66,7 +66,7 @@ def test_statistics_are_those_of_the_likelihood_at_each_hour(seed: int, rate: fl
     wrong, hours = wrong[:990], hours[:990]  # before p0 is looked at again
     known = baseline(rate, arl=1_000)
     detector = Cusum(known)
-    (found, *_) = [*detector.observe(wrong, hours), None]
+    (detection, *_) = [*detector.observe(wrong, hours), None]
     # Training had just the errors that the level of `rate` makes one expect; half a deviation of that level is caution.
     rates = expit(logit(rate) + WAVE)
     assert known.hourly is not None
@@ -78,15 +78,15 @@ def test_statistics_are_those_of_the_likelihood_at_each_hour(seed: int, rate: fl
     limits = first_limits.reshape(2, -1)
     assert np.ptp(limits, axis=1).max() < 3 / UNITS  # the same at all hours
     ends = [recursion(wrong, p0[hours], ratio, limits[row, 0]) for row, ratio in enumerate(ODDS_RATIOS)]
-    if found is None:
+    if detection is None:
         assert [each.n for each in detector._since] == [since for _, _, since in ends]
         scores = (detector._scores.ravel() / UNITS).tolist()
         assert scores == pytest.approx([score for _, score, _ in ends], abs=0.02)  # half a pseudo-count of the level
         return
     n, score, since = min(ends, key=lambda end: end[0])
-    assert found.position == pytest.approx(n - 1, abs=25)
-    assert found.n_since == pytest.approx(since, abs=25)
-    assert found.statistic == pytest.approx(score, abs=0.6)
+    assert detection.position == pytest.approx(n - 1, abs=25)
+    assert detection.n_since == pytest.approx(since, abs=25)
+    assert detection.statistic == pytest.approx(score, abs=0.6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,13 +105,13 @@ def test_batches_may_be_cut_anywhere_and_a_snapshot_taken_between(
     known = baseline(rate, n=max(n, 168), arl=500)
     whole, cut = Cusum(known, learn=200), Cusum(known, learn=200)
     expected = whole.observe(wrong, hours)
-    found: list[Detection] = []
+    detections: list[Detection] = []
     for bits, at in zip(np.split(wrong, sorted(cuts)), np.split(hours, sorted(cuts)), strict=True):
-        found += cut.observe(bits, at)
+        detections += cut.observe(bits, at)
         state = json.loads(json.dumps(cut.snapshot()))
         cut = Cusum(known, learn=200)
         cut.restore(state)
-    assert found == expected
+    assert detections == expected
     assert cut.snapshot() == whole.snapshot()
 
 
@@ -120,10 +120,10 @@ def test_hours_that_do_not_differ_change_nothing() -> None:
     events = np.full(168, 100)
     flat = Cusum(TrainingErrors(16_800, 3_360, 20_000))
     alike = Cusum(TrainingErrors(16_800, 3_360, 20_000, 1.0, HourlyRate(events, np.zeros(168))))
-    expected, found = flat.observe(wrong, hours), alike.observe(wrong, hours)
+    expected, detections = flat.observe(wrong, hours), alike.observe(wrong, hours)
     assert len(expected) > 1
-    assert [each.position for each in found] == [each.position for each in expected]
-    assert [each.rate_before for each in found] == pytest.approx([each.rate_before for each in expected])
+    assert [each.position for each in detections] == [each.position for each in expected]
+    assert [each.rate_before for each in detections] == pytest.approx([each.rate_before for each in expected])
 
 
 def test_hours_are_wanted_where_rates_differ_and_nowhere_else() -> None:
@@ -138,11 +138,11 @@ def test_the_rate_before_is_that_of_the_hours_since() -> None:
     generator = np.random.default_rng(2)
     quiet, at = draw(generator, 20, 0.2, 1.0)
     worse, then = draw(generator, 1, 0.2, 1.0, 1.0)
-    (found,) = Cusum(baseline(n=100_000)).observe(np.append(quiet, worse), np.append(at, then))
-    assert found.change == pytest.approx(20 * PER_DAY, abs=150)
-    usual = expit(logit(0.2) + WAVE)[np.append(at, then)[found.change : found.position + 1]].mean()
+    (detection,) = Cusum(baseline(n=100_000)).observe(np.append(quiet, worse), np.append(at, then))
+    assert detection.change == pytest.approx(20 * PER_DAY, abs=150)
+    usual = expit(logit(0.2) + WAVE)[np.append(at, then)[detection.change : detection.position + 1]].mean()
     assert usual > 0.3
-    assert found.rate_before == pytest.approx(usual, abs=0.01)
+    assert detection.rate_before == pytest.approx(usual, abs=0.01)
 
 
 def test_a_fall_at_all_hours_is_followed_and_nights_after_days_are_none() -> None:
@@ -151,10 +151,10 @@ def test_a_fall_at_all_hours_is_followed_and_nights_after_days_are_none() -> Non
     fewer = draw(generator, 5, 0.2, 1.2, -0.7)
     more = draw(generator, 5, 0.2, 1.2)
     stream = [np.concatenate(parts) for parts in zip(quiet, fewer, more, strict=True)]
-    found = Cusum(baseline(wave=1.2)).observe(*stream)
-    assert [each.rose for each in found] == [False, True]
-    assert found[0].change == pytest.approx(30 * PER_DAY, abs=2_000)
-    assert 35 * PER_DAY < found[1].position < 36 * PER_DAY
+    detections = Cusum(baseline(wave=1.2)).observe(*stream)
+    assert [each.rose for each in detections] == [False, True]
+    assert detections[0].change == pytest.approx(30 * PER_DAY, abs=2_000)
+    assert 35 * PER_DAY < detections[1].position < 36 * PER_DAY
 
 
 def fitted(generator: np.random.Generator, rate: float, wave: float, arl: float, *, by_hour: bool = True) -> Cusum:
@@ -176,8 +176,8 @@ def test_quiet_streams_alarm_no_more_often_than_declared_whatever_their_day(rate
         for by_hour in (True, False) if wave else (True,):
             seeded = np.random.default_rng(seed)
             detector = fitted(seeded, rate, wave, 20_000, by_hour=by_hour)
-            found = detector.observe(*draw(seeded, 30, rate, wave))
-            alarms[by_hour] += sum(each.rose for each in found)
+            detections = detector.observe(*draw(seeded, 30, rate, wave))
+            alarms[by_hour] += sum(each.rose for each in detections)
     declared = 20 * 30 * PER_DAY / 20_000
     assert 0.3 * declared < alarms[True] < 1.4 * declared
     if wave:
@@ -189,14 +189,14 @@ def test_a_rise_at_all_hours_is_found_about_as_fast_as_without_a_cycle() -> None
     """Odds of 1.5 times, from the beginning of a day on, after twenty quiet days."""
     delays: dict[float, list[int]] = {0.0: [], 1.15: []}
     for seed in range(60):
-        for wave, found in delays.items():
+        for wave, of_wave in delays.items():
             generator = np.random.default_rng(seed)
             detector = fitted(generator, 0.2, wave, 500_000)
             quiet, worse = draw(generator, 20, 0.2, wave), draw(generator, 8, 0.2, wave, math.log(1.5))
             rises = [each for each in detector.observe(*map(np.append, quiet, worse)) if each.rose]
             late = [each.position - 20 * PER_DAY for each in rises if each.position >= 20 * PER_DAY]
-            found.append(late[0] if late else 8 * PER_DAY)
-    flat, waving = (float(np.mean(found)) for found in delays.values())
+            of_wave.append(late[0] if late else 8 * PER_DAY)
+    flat, waving = (float(np.mean(of_wave)) for of_wave in delays.values())
     assert waving < 1.3 * flat
 
 

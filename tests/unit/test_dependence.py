@@ -72,7 +72,7 @@ def test_too_few_events_say_nothing() -> None:
 
 def by_definition(cells: np.ndarray, n_cells: int, *, in_order: bool) -> float:
     """The blocking of the docstring, cut by cut and length by length."""
-    n, found, correlated = len(cells), {}, []
+    n, effects, correlated = len(cells), {}, []
     if in_order:
         ordered = np.sort(cells)
         cuts = sorted({int(ordered[-(-tenth * n // 10) - 1]) for tenth in range(1, 10)} | {n_cells - 1})
@@ -96,12 +96,12 @@ def by_definition(cells: np.ndarray, n_cells: int, *, in_order: bool) -> float:
             ratios.append((sums**2).mean() / (length * mark.var()))
             if (sums[1:] * sums[:-1]).sum() / (sums**2).sum() > 4 / math.sqrt(blocks):
                 correlated.append(level)
-        found[level] = max(ratios)
+        effects[level] = max(ratios)
         level += 1
     if not correlated:
         return 1.0
     level = min(correlated[-1] + 2, level - 1)
-    return max(1.0, found[level] * (1 + 1.28 * math.sqrt(2 / (n // 2**level))))
+    return max(1.0, effects[level] * (1 + 1.28 * math.sqrt(2 / (n // 2**level))))
 
 
 @given(

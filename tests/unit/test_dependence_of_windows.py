@@ -211,13 +211,13 @@ def test_places_and_windows_are_those_of_the_calendar(tmp_path: Path) -> None:
     day = 86_400_000
     times = np.array(["2026-01-31T12", "2026-02-01T00", "2026-02-15T00", "2026-03-01T00"], "M8[ms]").astype(np.int64)
     path.write_text(FILE.format(window="month"), encoding="utf-8")
-    found = span_of(load(path), times)
-    assert np.diff(found.windows).tolist() == [1, 0, 1]
-    assert found.places.tolist() == pytest.approx([30.5 / 31, 0, 0.5, 0])
+    lying = span_of(load(path), times)
+    assert np.diff(lying.windows).tolist() == [1, 0, 1]
+    assert lying.places.tolist() == pytest.approx([30.5 / 31, 0, 0.5, 0])
     path.write_text(FILE.format(window="5d"), encoding="utf-8")
-    found = span_of(load(path), times)
-    assert found.windows.tolist() == (times // (5 * day)).tolist()
-    assert found.places.tolist() == pytest.approx((times % (5 * day) / (5 * day)).tolist())
+    lying = span_of(load(path), times)
+    assert lying.windows.tolist() == (times // (5 * day)).tolist()
+    assert lying.places.tolist() == pytest.approx((times % (5 * day) / (5 * day)).tolist())
 
 
 @pytest.mark.parametrize("alike", [1, 4, 12])
@@ -228,8 +228,8 @@ def test_a_new_entity_that_is_beyond_all_others_is_one_surprise(alike: int) -> N
     values = rng.random((30, 500))
     values[:, :alike] = 1 + rng.random(30)[:, None]
     for sign in (1, -1):
-        found = tail_effect(sign * rng.permuted(values, axis=1).ravel(), days)
-        assert (found >= 500) == (alike >= 5)
+        effect = tail_effect(sign * rng.permuted(values, axis=1).ravel(), days)
+        assert (effect >= 500) == (alike >= 5)
     # Windows without any value are nothing to be beyond.
     missing = np.where(np.arange(15_000) < 9_000, np.nan, rng.random(15_000))
     assert tail_effect(missing, days) < 500
@@ -275,11 +275,11 @@ def test_labels_of_some_events_say_how_all_of_them_depend_on_each_other() -> Non
     def effects(rows: np.ndarray, share: float) -> np.ndarray:
         nothing = np.zeros(len(rows))
         span = Span(days[rows], places[rows])
-        found = fit_reference(
+        fitted = fit_reference(
             TrainingEvents(column[rows], nothing, nothing, span=span, share=share), [numeric("x")], 64
         )
-        assert found.tail_effects is not None
-        return np.array([found.design_effects[0], found.tail_effects[0]])
+        assert fitted.tail_effects is not None
+        return np.array([fitted.design_effects[0], fitted.tail_effects[0]])
 
     everything = effects(np.arange(len(days)), 1.0)
     some = np.flatnonzero(rng.random(len(days)) < 0.1)

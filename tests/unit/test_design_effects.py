@@ -52,10 +52,10 @@ def test_what_comes_k_times_says_what_it_says_once(reference: Reference, test: s
         repeated = comparison.compare(k * reference.counts, k * window)[test]
         tolerance = 0.2 if test == "psi" else 1e-9
         for name in ("statistic", "p_value", "effect"):
-            found, expected = getattr(repeated, name), getattr(once, name)
+            value, expected = getattr(repeated, name), getattr(once, name)
             if (test, name) == ("chi_square", "statistic"):
                 expected = k * expected  # as it is known from books, of all that was counted
-            assert found == pytest.approx(expected, rel=tolerance, abs=tolerance / 4, nan_ok=True), name
+            assert value == pytest.approx(expected, rel=tolerance, abs=tolerance / 4, nan_ok=True), name
     said = once.p_value[np.array(comparison.concerned[test])]
     assert ((said >= 0) & (said <= 1) | np.isnan(said)).all()
 
@@ -81,8 +81,8 @@ def test_a_value_beyond_the_range_on_either_side_is_judged_two_sided() -> None:
     comparison.design_effects = np.ones(len(training.metrics))
     for value in (100.0, -100.0):
         window = count(training, np.array([[value]]), np.array([0.5])).counts
-        found = comparison.compare(training.counts, window)["range"]
-        assert (found.p_value[0], found.effect[0]) == pytest.approx((0.2, 1.0))
+        compared = comparison.compare(training.counts, window)["range"]
+        assert (compared.p_value[0], compared.effect[0]) == pytest.approx((0.2, 1.0))
 
 
 def test_the_effect_of_psi_is_what_chance_does_not_explain() -> None:
@@ -93,11 +93,11 @@ def test_the_effect_of_psi_is_what_chance_does_not_explain() -> None:
     comparison = Comparison(Reference(cells, training, 0.5, np.ones(1), np.zeros((1, 3)), nothing), ["psi"])
     for events_as_one in (1.0, 2.0):
         comparison.design_effects = np.array([events_as_one])
-        found = comparison.compare(training.counts, np.array([[7, 2, 0]]))["psi"]
-        assert found.effect[0] == pytest.approx(max(found.statistic[0] - events_as_one * 2 / 9, 0))
+        compared = comparison.compare(training.counts, np.array([[7, 2, 0]]))["psi"]
+        assert compared.effect[0] == pytest.approx(max(compared.statistic[0] - events_as_one * 2 / 9, 0))
     comparison.design_effects = np.ones(1)
-    found = comparison.compare(training.counts, np.array([[7, 2, 0]]))["psi"]
-    assert found.statistic[0] == pytest.approx(np.log(3))
+    compared = comparison.compare(training.counts, np.array([[7, 2, 0]]))["psi"]
+    assert compared.statistic[0] == pytest.approx(np.log(3))
 
 
 def test_a_training_of_one_event_has_a_range() -> None:
@@ -105,8 +105,8 @@ def test_a_training_of_one_event_has_a_range() -> None:
     nothing = np.zeros((0, 2, 1), np.int64)
     training = replace(Counts.zeros(1, 4, 1), n=1, counts=np.array([[0, 1, 0, 0]]))
     comparison = Comparison(Reference(cells, training, 0.5, np.ones(1), np.zeros((1, 4)), nothing), ["range"])
-    found = comparison.compare(training.counts, np.array([[1, 2, 1, 0]]))["range"]
-    assert found.effect[0] == 0.5  # one below and one above, of four
+    compared = comparison.compare(training.counts, np.array([[1, 2, 1, 0]]))["range"]
+    assert compared.effect[0] == 0.5  # one below and one above, of four
     of_nothing = comparison.compare(np.zeros((1, 4), np.int64), np.array([[1, 2, 1, 0]]))["range"]
     assert np.isnan(of_nothing.effect[0])
 

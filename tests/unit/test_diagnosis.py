@@ -86,12 +86,12 @@ def look(  # what a verdict rests on
     known: Reference | None = None,
 ) -> Situation:
     """The situation that the verdict is about."""
-    found: list[Situation] = []
-    monkeypatch.setattr(diagnosis, "decide", found.append)
+    situations: list[Situation] = []
+    monkeypatch.setattr(diagnosis, "decide", situations.append)
     of = Diagnosis(known or reference(), least, "flights", Settings(0))
     labels = WindowLabels(is_mature=with_labels, arrived=ALL_ARRIVED if with_labels else None)
     of.verdict(Evidence(counts, drifts, performance, traffic, predecessor, 0.002, labels))
-    return found[0]
+    return situations[0]
 
 
 # -- performance -------------------------------------------------------------------------------------------------------
@@ -171,8 +171,8 @@ def test_the_performance_is_the_realised_auc_of_all_events_or_the_estimated_one_
     rows = [auc_row(0.5, "k=1"), auc_row(0.9, measure="accuracy")]
 
     def performance(*more: PerformanceRow, least: float = 0.65) -> tuple[object, ...] | None:
-        found = look(monkeypatch, counts, performance=[*rows, *more], least=least, predecessor=before).performance
-        return None if found is None else (found.measure, found.value, found.limit, found.predecessor)
+        known = look(monkeypatch, counts, performance=[*rows, *more], least=least, predecessor=before).performance
+        return None if known is None else (known.measure, known.value, known.limit, known.predecessor)
 
     assert performance() is None
     assert performance(auc_row(0.62)) == ("AUC", 0.62, 0.65, before)
@@ -190,30 +190,44 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
 ) -> None:
     (matrix, scores, labels), (_, before, labels_before) = draw(2, 500), draw(1, 4_000)
     counts = counts_of((matrix, scores, labels), 300)
-    found = look(monkeypatch, {ALL: counts})
+    situation = look(monkeypatch, {ALL: counts})
 
-    assert (found.n, found.n_reference, found.thresholds.alpha, found.events) == (500, 4_000, 0.002, "flights")
-    assert (found.score.reference, found.score.detection) == pytest.approx((before.mean(), scores.mean()), abs=1e-6)
-    assert (found.rate.reference, found.rate.detection) == pytest.approx((labels_before.mean(), labels[:300].mean()))
-    assert (found.changes, found.segments, found.faults) == ((), (), ())
-    known = reference()
-    assert found.score.attribution == attribute(
-        NAMES, known.counts[:3], counts.counts[:3], known.profiles[:3], found.score.reference, found.score.detection
+    assert (situation.n, situation.n_reference, situation.thresholds.alpha, situation.events) == (
+        500,
+        4_000,
+        0.002,
+        "flights",
     )
-    assert {share.metric for share in found.score.attribution} == {*NAMES, "joint"}
+    assert (situation.score.reference, situation.score.detection) == pytest.approx(
+        (before.mean(), scores.mean()), abs=1e-6
+    )
+    assert (situation.rate.reference, situation.rate.detection) == pytest.approx(
+        (labels_before.mean(), labels[:300].mean())
+    )
+    assert (situation.changes, situation.segments, situation.faults) == ((), (), ())
+    known = reference()
+    assert situation.score.attribution == attribute(
+        NAMES,
+        known.counts[:3],
+        counts.counts[:3],
+        known.profiles[:3],
+        situation.score.reference,
+        situation.score.detection,
+    )
+    assert {share.metric for share in situation.score.attribution} == {*NAMES, "joint"}
     # The label's design effect goes for the prior, that of what scores leave unexplained for all else.
     effects = replace(known, design_effects=np.array([1.0, 1.0, 1.0, 7.0, 3.0]))
-    found = look(monkeypatch, {ALL: counts}, known=effects)
+    situation = look(monkeypatch, {ALL: counts}, known=effects)
     weights = order_weights(known.training.outcomes, known.profiles[-2, : known.score_cells])
     effects = replace(effects, label_effect=2.0)
-    found = look(monkeypatch, {ALL: counts}, known=effects)
+    situation = look(monkeypatch, {ALL: counts}, known=effects)
     labels_say = check_labels(known.training.outcomes, counts.outcomes, weights, 2.0, prior_effect=3.0)
-    deviation = math.sqrt(found.rate.reference * (1 - found.rate.reference))
-    assert found.misfit == Misfit(
+    deviation = math.sqrt(situation.rate.reference * (1 - situation.rate.reference))
+    assert situation.misfit == Misfit(
         p_direction=labels_say.p_direction,
         gap=labels_say.rate_gap / deviation,
-        rate_expected=found.rate.detection - labels_say.rate_gap,
-        rate_realised=found.rate.detection,
+        rate_expected=situation.rate.detection - labels_say.rate_gap,
+        rate_realised=situation.rate.detection,
         p_order=labels_say.p_order,
         losses={},
         p_shape=labels_say.p_shape,
@@ -221,9 +235,9 @@ def test_scores_rates_and_numbers_of_events_are_those_of_the_window_and_of_train
         segment="",
         n=300,
     )
-    assert found.rate.p_value == labels_say.p_prior
+    assert situation.rate.p_value == labels_say.p_prior
     early = look(monkeypatch, {ALL: counts}, with_labels=False)
-    assert early.rate.reference == found.rate.reference
+    assert early.rate.reference == situation.rate.reference
     assert early.misfit is None
     assert math.isnan(early.rate.detection)
     assert math.isnan(early.rate.p_value)
@@ -243,11 +257,13 @@ def test_what_signalled_over_all_events_has_changed_and_is_said_with_what_it_was
         judged("k=1", "y"),
     ]
     before, _, labels_before = draw(1, 4_000)
-    found = look(monkeypatch, {ALL: counts_of((matrix, scores, labels), 900), "k=1": counts_of(draw(3, 200))}, tested)
+    situation = look(
+        monkeypatch, {ALL: counts_of((matrix, scores, labels), 900), "k=1": counts_of(draw(3, 200))}, tested
+    )
 
-    assert [change.metric for change in found.changes] == ["x", "carrier", "score", "outcome"]
-    number, code, score, outcome = found.changes
-    assert [each.kind for each in found.changes] == ["numeric", "category", "score", "outcome"]
+    assert [change.metric for change in situation.changes] == ["x", "carrier", "score", "outcome"]
+    number, code, score, outcome = situation.changes
+    assert [each.kind for each in situation.changes] == ["numeric", "category", "score", "outcome"]
     for change, then, now in ((number, before[:, 0], matrix[:, 0]), (score, draw(1, 4_000)[1], scores)):
         for deciles, values in ((change.deciles_before, then), (change.deciles_now, now)):
             # Beyond the range of training a cell reaches to the largest value.
@@ -281,9 +297,9 @@ def test_a_segment_is_said_with_its_largest_effect_and_its_events(monkeypatch: p
         judged("k=2", "x", 3.0),
         judged(ALL, "x"),
     ]
-    found = look(monkeypatch, counts, tested)
+    situation = look(monkeypatch, counts, tested)
 
-    assert [(each.segment, each.metric, each.effect, each.n) for each in found.segments] == [
+    assert [(each.segment, each.metric, each.effect, each.n) for each in situation.segments] == [
         ("k=1", "x", 0.4, 200),
         ("k=1", "y", 0.0, 200),
         ("k=2", "x", 1.0, 300),
@@ -307,8 +323,8 @@ def test_a_segment_is_held_against_its_own_training_and_that_against_all_events_
     whole = np.abs(shares(everywhere) - shares(draw(1, 4_000))).max()
     there = np.abs(shares(here) - shares(own)).max()
     for tested in ([judged("k=1", "carrier")], [judged("k=1", "carrier"), judged(ALL, "carrier")]):
-        (found,) = look(monkeypatch, counts, tested, known=known).segments
-        assert found.times == pytest.approx(there / whole)
+        (change,) = look(monkeypatch, counts, tested, known=known).segments
+        assert change.times == pytest.approx(there / whole)
 
 
 def test_faults_are_looked_for_among_what_moved_with_what_else_differs_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,8 @@ def test_at_the_level_as_many_errors_are_expected_as_there_were(cells: list[tupl
 
 @pytest.mark.parametrize(("rate", "burst"), [(0.2, 1), (0.01, 1), (0.2, 50)])
 def test_hours_of_a_stream_without_a_cycle_do_not_differ(rate: float, burst: int) -> None:
-    found = [fit_error_hours(*draw(seed, 20, 2_000, rate, burst=burst)) for seed in range(40)]
-    assert not any(each.differ for each in found)
+    fits = [fit_error_hours(*draw(seed, 20, 2_000, rate, burst=burst)) for seed in range(40)]
+    assert not any(each.differ for each in fits)
 
 
 @pytest.mark.parametrize(("rate", "wave"), [(0.2, 0.3), (0.02, 0.7)])
@@ -68,10 +68,12 @@ def test_hours_of_a_daily_cycle_differ_as_it_does(rate: float, wave: float) -> N
     missed = []
     for seed in range(10):
         wrong, times = draw(seed, 20, 5_000, rate, wave=wave)
-        found = fit_error_hours(wrong, times)
-        assert found.differ
-        assert (found.log_odds.reshape(7, 24) == found.log_odds[:24]).all()  # three weeks say nothing of days
-        odds = found.log_odds[:24]
+        error_hours = fit_error_hours(wrong, times)
+        assert error_hours.differ
+        assert (
+            error_hours.log_odds.reshape(7, 24) == error_hours.log_odds[:24]
+        ).all()  # three weeks say nothing of days
+        odds = error_hours.log_odds[:24]
         missed.append(odds - odds.mean() - true + true.mean())
         # Nearer to the truth than the counts of the hours are.
         counts = [np.bincount(times[rows] // 3_600_000 % 24, minlength=24) for rows in (wrong, slice(None))]
@@ -87,19 +89,19 @@ def test_two_days_say_nothing_of_hours_and_three_weeks_nothing_of_days() -> None
 
 
 def test_days_of_the_week_differ_where_training_shows_it_for_certain() -> None:
-    found = fit_error_hours(*draw(2, 42, 2_000, 0.2, wave=0.5, sunday=0.6))
-    by_day = found.log_odds.reshape(7, 24).mean(axis=1)
+    error_hours = fit_error_hours(*draw(2, 42, 2_000, 0.2, wave=0.5, sunday=0.6))
+    by_day = error_hours.log_odds.reshape(7, 24).mean(axis=1)
     assert by_day.argmax() == 6
     assert by_day[6] - by_day[:6].mean() == pytest.approx(0.6, abs=0.1)
-    assert np.ptp(found.log_odds[:24]) == pytest.approx(1.0, abs=0.2)
+    assert np.ptp(error_hours.log_odds[:24]) == pytest.approx(1.0, abs=0.2)
 
 
 def test_counts_are_those_of_the_hours() -> None:
     wrong, times = draw(3, 10, 500, 0.3)
-    found = fit_error_hours(wrong, times)
+    error_hours = fit_error_hours(wrong, times)
     for hour in range(HOURS):
         here = [at for at, time_ms in enumerate(times.tolist()) if (time_ms - MONDAY_MS) // 3_600_000 % HOURS == hour]
-        assert (found.events[hour], found.wrong[hour]) == (len(here), wrong[here].sum())
+        assert (error_hours.events[hour], error_hours.wrong[hour]) == (len(here), wrong[here].sum())
 
 
 def test_a_cycle_is_no_dependence_and_bursts_are_one_beside_it() -> None:
@@ -127,20 +129,20 @@ def test_what_differs_between_windows_counts_where_they_are_known() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_decisions_that_are_all_right_or_all_wrong_have_no_hours(share: float) -> None:
     times = np.arange(5_000) * 600_000
-    found = fit_error_hours(np.full(5_000, share == 1.0), times)
-    assert (found.differ, found.effect) == (False, 1.0)
-    assert found.events.sum() == 5_000
+    error_hours = fit_error_hours(np.full(5_000, share == 1.0), times)
+    assert (error_hours.differ, error_hours.effect) == (False, 1.0)
+    assert error_hours.events.sum() == 5_000
     assert not fit_error_hours(np.zeros(0, bool), times[:0]).events.any()
 
 
 def test_errors_at_one_hour_alone_give_numbers_that_a_reference_may_have() -> None:
     times = np.arange(30 * 24 * 20) * 180_000
     wrong = times // 3_600_000 % 24 == 4
-    found = fit_error_hours(wrong, times)
-    assert found.differ
-    assert np.isfinite(found.log_odds).all()
-    assert np.abs(found.log_odds).max() <= 42
-    assert found.log_odds[:24].argmax() == 4
+    error_hours = fit_error_hours(wrong, times)
+    assert error_hours.differ
+    assert np.isfinite(error_hours.log_odds).all()
+    assert np.abs(error_hours.log_odds).max() <= 42
+    assert error_hours.log_odds[:24].argmax() == 4
 
 
 def test_events_at_some_hours_alone_are_compared_among_themselves() -> None:
@@ -166,10 +168,10 @@ def test_a_reference_keeps_the_hours_of_its_errors() -> None:
     fitted = fit_reference(TrainingEvents(scores[:, None], scores, labels, times_ms=times), [numeric("x")], 16)
     again = from_json(to_json(fitted))
     expected = fit_error_hours(wrong[known], times[known])
-    for found in (fitted, again):
-        assert vars(found.errors).keys() == vars(expected).keys()
+    for reference in (fitted, again):
+        assert vars(reference.errors).keys() == vars(expected).keys()
         for name, value in vars(expected).items():
-            assert np.array_equal(getattr(found.errors, name), value), name
+            assert np.array_equal(getattr(reference.errors, name), value), name
     assert again.errors.wrong.sum() == again.training.n_labels - again.training.n_correct
     assert to_json(again) == to_json(fitted)
     assert not ErrorHours.none().differ
@@ -177,8 +179,8 @@ def test_a_reference_keeps_the_hours_of_its_errors() -> None:
 
 def test_chance_makes_hours_differ_in_no_more_than_one_training_of_a_thousand() -> None:
     """Of 300 trainings with bursts of half an hour, whose neighbours are alike, none or one."""
-    found = sum(fit_error_hours(*draw(seed, 12, 480, 0.2, burst=10)).differ for seed in range(300))
-    assert found <= stats.binom.isf(1e-3, 300, 1e-3)
+    n_differing = sum(fit_error_hours(*draw(seed, 12, 480, 0.2, burst=10)).differ for seed in range(300))
+    assert n_differing <= stats.binom.isf(1e-3, 300, 1e-3)
 
 
 def test_dependence_too_weak_to_be_found_counts_as_it_is_estimated() -> None:
@@ -186,10 +188,10 @@ def test_dependence_too_weak_to_be_found_counts_as_it_is_estimated() -> None:
     effects: dict[float, list[float]] = {0.0: [], 0.13: []}
     for seed in range(30):
         generator = np.random.default_rng(seed)
-        for height, found in effects.items():
+        for height, of_height in effects.items():
             rates = 0.2 * (1 + height * np.repeat(generator.choice([-1, 1], 1_024), 40))
             wrong = generator.random(len(rates)) < rates
-            found.append(effect_of_residuals(wrong.astype(np.float64) - 0.2))
-    independent, weak = (float(np.mean(found)) for found in effects.values())
+            of_height.append(effect_of_residuals(wrong.astype(np.float64) - 0.2))
+    independent, weak = (float(np.mean(of_height)) for of_height in effects.values())
     assert 1 <= independent < 1.03
     assert weak == pytest.approx(1 + 19 * 0.25 * 0.13**2, abs=0.03)

@@ -75,21 +75,21 @@ def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
         for number, log in enumerate(partitions)
     ]
     stream, said = ErrorStream(), [-(2**62)] * len(queues)
-    found: list[Counted] = []
+    windows: list[Counted] = []
     while any(queues):
         number = data.draw(st.sampled_from([n for n, queue in enumerate(queues) if queue]))
         record = queues[number].pop(0)
         stream.add(record)
         said[number] = max(said[number], record.label_watermark_ms)
         if data.draw(st.booleans()):
-            found += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
+            windows += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
         if data.draw(st.booleans()):
             state = json.loads(json.dumps(stream.snapshot()))
             stream = ErrorStream()
             stream.restore(state)
             assert stream.snapshot() == state
-    found += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
-    assert found == [(time, wrong, hour) for time, _, _, wrong, hour in expected]
+    windows += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
+    assert windows == [(time, wrong, hour) for time, _, _, wrong, hour in expected]
     assert stream.snapshot() == {}
 
 
@@ -133,13 +133,13 @@ def test_a_detector_goes_on_from_its_snapshot_whatever_the_cuts(name: str, seed:
     wrong = errors(seed)[: 300 if name == "kswin" else None]
     whole, cut = make_detector(wanted, baseline), make_detector(wanted, baseline)
     expected = whole.observe(wrong)
-    found: list[Detection] = []
+    detections: list[Detection] = []
     for part in np.split(wrong, sorted(cuts)):
-        found += cut.observe(part)
+        detections += cut.observe(part)
         state = json.loads(json.dumps(cut.snapshot()))
         cut = make_detector(wanted, baseline)
         cut.restore(state)
-    assert found == expected
+    assert detections == expected
     assert cut.snapshot() == whole.snapshot()
 
 
@@ -156,9 +156,11 @@ def test_detections_are_those_of_rivers_own(name: str, seed: int) -> None:
         own.update(bit)
         if own.drift_detected:
             expected.append(number)
-    found = make_detector(default_detector(name), TrainingErrors(0, 0, 1.0)).observe(wrong, wrong)  # any hours
-    assert [each.position for each in found] == expected
-    assert all(0 <= each.change <= each.position and each.n_since + each.change - 1 == each.position for each in found)
+    detections = make_detector(default_detector(name), TrainingErrors(0, 0, 1.0)).observe(wrong, wrong)  # any hours
+    assert [each.position for each in detections] == expected
+    assert all(
+        0 <= each.change <= each.position and each.n_since + each.change - 1 == each.position for each in detections
+    )
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 1_500), max_size=3))
@@ -167,24 +169,24 @@ def test_the_errors_that_are_kept_are_bounded_and_a_restart_does_not_show(seed: 
     made = Made(drift.ADWIN, {"delta": 1e-9}, most=100, keep=40)
     wrong, whole, cut = errors(seed), RiverDetector(made), RiverDetector(made)
     expected = whole.observe(wrong)
-    found: list[Detection] = []
+    detections: list[Detection] = []
     for part in np.split(wrong, sorted(cuts)):
-        found += cut.observe(part)
+        detections += cut.observe(part)
         state = cut.snapshot()
         assert state["n"] < made.most
         cut = RiverDetector(made)
         cut.restore(state)
-    assert (found, cut.snapshot()) == (expected, whole.snapshot())
+    assert (detections, cut.snapshot()) == (expected, whole.snapshot())
 
 
 def test_a_detection_says_what_the_errors_were_before_and_since() -> None:
     wrong = np.array([0, 0, 0, 0, 1] * 100 + [1, 0] * 200, np.uint8)
-    (found,) = make_detector(ErrorDetector("adwin", {"delta": 0.002}), TrainingErrors(0, 0, 1.0)).observe(wrong)
-    assert found.rose
-    assert (found.change, found.n_before) == (pytest.approx(500, abs=15), found.change)
-    assert found.rate_before == pytest.approx(0.2, abs=0.01)
-    assert found.rate_since == pytest.approx(0.5, abs=0.05)
-    assert found.wrong_since == wrong[found.change : found.position + 1].sum()
+    (detection,) = make_detector(ErrorDetector("adwin", {"delta": 0.002}), TrainingErrors(0, 0, 1.0)).observe(wrong)
+    assert detection.rose
+    assert (detection.change, detection.n_before) == (pytest.approx(500, abs=15), detection.change)
+    assert detection.rate_before == pytest.approx(0.2, abs=0.01)
+    assert detection.rate_since == pytest.approx(0.5, abs=0.05)
+    assert detection.wrong_since == wrong[detection.change : detection.position + 1].sum()
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------
@@ -203,8 +205,8 @@ def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_a
     assert len(stream.release("1", None).wrong) == 0
 
     def release(version: str, watermark_ms: int) -> list[tuple[int, int]]:
-        found = stream.release(version, watermark_ms)
-        return list(zip(found.times_ms.tolist(), found.wrong.tolist(), strict=True))
+        errors = stream.release(version, watermark_ms)
+        return list(zip(errors.times_ms.tolist(), errors.wrong.tolist(), strict=True))
 
     assert release("1", 3) == []
     assert release("1", 7) == [(3, 0), (3, 1), (3, 0), (4, 1)]
@@ -215,9 +217,9 @@ def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_a
     again = ErrorStream()
     again.restore(state)
     for each in (stream, again):
-        found = each.release("1", 100)
-        assert (found.times_ms.tolist(), found.wrong.tolist()) == ([7, 7, 8, 9], [1, 0, 1, 1])
-        assert (found.times_ms.dtype, found.wrong.dtype) == (np.int64, np.uint8)
+        errors = each.release("1", 100)
+        assert (errors.times_ms.tolist(), errors.wrong.tolist()) == ([7, 7, 8, 9], [1, 0, 1, 1])
+        assert (errors.times_ms.dtype, errors.wrong.dtype) == (np.int64, np.uint8)
         assert each.held.keys() == {"2"}
         assert len(each.release("9", 100).wrong) == 0
         assert len(each.release("1", 100).times_ms) == 0

@@ -74,24 +74,24 @@ def stream() -> tuple[np.ndarray, np.ndarray]:
 
 def records(partition_of: np.ndarray, partitions: int, cuts: list[int]) -> list[SketchRecord]:
     times, wrong = stream()
-    found = []
+    sketches = []
     for rows in np.split(np.arange(6_000), sorted(cuts)):
         for partition in range(partitions):
             mine = rows[partition_of[rows] == partition]
             run = ErrorRun("1", times[mine].astype("<i8").tobytes(), wrong[mine].tobytes())
             said = int(times[rows[-1]]) if len(rows) else 0
-            found.append(SketchRecord(partition, 0, said, [], [run]))
-    return [*found, *(SketchRecord(partition, 0, END_MS, []) for partition in range(partitions))]
+            sketches.append(SketchRecord(partition, 0, said, [], [run]))
+    return [*sketches, *(SketchRecord(partition, 0, END_MS, []) for partition in range(partitions))]
 
 
-def reports_of(monitor: MonitorCore, found: list[SketchRecord], restart_at: int = -1) -> list[DriftReport]:
+def reports_of(monitor: MonitorCore, sketches: list[SketchRecord], restart_at: int = -1) -> list[DriftReport]:
     reports = []
-    for number, record in enumerate(found):
+    for number, record in enumerate(sketches):
         monitor.observe(record)
         reports += monitor.collect(now_ms=7).reports
         if number == restart_at:
             snapshot = monitor.snapshot()
-            monitor = make_monitor(len({each.partition for each in found}))
+            monitor = make_monitor(len({each.partition for each in sketches}))
             monitor.restore(snapshot)
             assert monitor.snapshot() == snapshot
     return reports
@@ -121,13 +121,13 @@ def test_a_report_says_since_when_how_many_and_how_it_was_before() -> None:
 
 
 def test_errors_of_an_unknown_version_wait_for_it() -> None:
-    found = records(np.zeros(6_000, int), 1, [])
+    sketches = records(np.zeros(6_000, int), 1, [])
     monitor = MonitorCore(make_monitor()._pipeline)
-    for record in found:
+    for record in sketches:
         monitor.observe(record)
     assert not monitor.collect(now_ms=7).reports
     monitor.register_version("1", reference(), {}, Window(0, 4_000 * HOUR_MS))
-    assert monitor.collect(now_ms=7).reports == reports_of(make_monitor(), found)
+    assert monitor.collect(now_ms=7).reports == reports_of(make_monitor(), sketches)
 
 
 def test_a_record_whose_errors_are_not_whole_changes_nothing() -> None:
@@ -169,9 +169,9 @@ def test_a_detector_that_is_new_in_the_file_starts_without_a_past() -> None:
     wrong = np.tile(np.array([1, 1, 0], np.uint8), 700)
     times = 10_000_000 + np.arange(2_100)
     changed.observe(SketchRecord(0, 0, END_MS + 9, [], [ErrorRun("1", times.astype("<i8").tobytes(), wrong.tobytes())]))
-    found: Findings = changed.collect(now_ms=8)
-    assert [report.n_reference for report in found.reports] == [pytest.approx(4_000, abs=20)]
-    assert found.reports[0].window_start_ms == pytest.approx(10_000_000, abs=40)
+    findings: Findings = changed.collect(now_ms=8)
+    assert [report.n_reference for report in findings.reports] == [pytest.approx(4_000, abs=20)]
+    assert findings.reports[0].window_start_ms == pytest.approx(10_000_000, abs=40)
 
 
 def test_the_core_alone_has_the_cusum_and_says_so() -> None:
@@ -183,15 +183,15 @@ def test_the_core_alone_has_the_cusum_and_says_so() -> None:
 class Told:
     """A detector that says what it was told to say, when it comes to that event."""
 
-    def __init__(self, *found: Detection) -> None:
-        self.found = found
+    def __init__(self, *detections: Detection) -> None:
+        self.detections = detections
         self.n = 0
 
     def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:
         assert hours is not None
         assert hours.shape == wrong.shape
         start, self.n = self.n, self.n + len(wrong)
-        return [each for each in self.found if start <= each.position < self.n]
+        return [each for each in self.detections if start <= each.position < self.n]
 
     def snapshot(self) -> dict[str, Any]:
         return {"n": self.n}
@@ -204,8 +204,8 @@ ABOUT = Subject("p", "m", "7", Window(1, 2), 3)
 WANTED = (default_detector("adwin"),)
 
 
-def watch(*found: Detection) -> ErrorWatch:
-    return ErrorWatch(WANTED, TrainingErrors(10, 2, 1_000.0), lambda *_: Told(*found))
+def watch(*detections: Detection) -> ErrorWatch:
+    return ErrorWatch(WANTED, TrainingErrors(10, 2, 1_000.0), lambda *_: Told(*detections))
 
 
 def found_at(position: int, change: int) -> Detection:
@@ -222,13 +222,13 @@ def test_a_change_is_dated_by_every_sixteenth_event_wherever_batches_are_cut(
     cuts: list[int], is_restarted: bool
 ) -> None:
     times = np.arange(100) * 1_000 + 5
-    found = [found_at(99, change) for change in (0, 15, 16, 33, 95, 96, 99)]
-    watching, reports = watch(*found), []
+    detections = [found_at(99, change) for change in (0, 15, 16, 33, 95, 96, 99)]
+    watching, reports = watch(*detections), []
     for part in np.split(times, cuts):
         reports += watching.observe(of_times(part), ABOUT)
         if is_restarted:
             state = json.loads(json.dumps(watching.snapshot()))
-            watching = watch(*found)
+            watching = watch(*detections)
             watching.restore(state)
     assert [report.window_start_ms for report in reports] == [1_000 * event + 5 for event in (0, 0, 16, 32, 80, 96, 96)]
     assert {report.window_end_ms for report in reports} == {99_005}
@@ -272,8 +272,8 @@ def test_a_detector_that_began_later_counts_from_there() -> None:
 
 @pytest.mark.parametrize("rose", [True, False])
 def test_a_report_has_the_numbers_of_the_detection(rose: bool) -> None:
-    found = Detection(30, 16, 20, 10, 400, 0.3, 6.5, 5.5, rose)
-    (report,) = watch(found).observe(of_times(np.arange(31) * 86_400_000), ABOUT)
+    detection = Detection(30, 16, 20, 10, 400, 0.3, 6.5, 5.5, rose)
+    (report,) = watch(detection).observe(of_times(np.arange(31) * 86_400_000), ABOUT)
     assert (report.pipeline, report.model, report.version, report.revision) == ("p", "m", "7", 3)
     assert (report.segment, report.metric, report.test) == (ALL, "error", "adwin")
     assert (report.n_reference, report.n_detection) == (400, 20)
@@ -287,8 +287,8 @@ def test_a_report_has_the_numbers_of_the_detection(rose: bool) -> None:
 
 def test_a_report_tells_rates_apart_that_are_small() -> None:
     """Of rare positives hardly a decision is wrong: a third more is half a percent."""
-    found = Detection(10_000, 5_000, 2_500, 38, 4_000, 0.0114, 6.5, 5.5)
-    (report,) = watch(found).observe(of_times(np.arange(10_001) * 1_000), ABOUT)
+    detection = Detection(10_000, 5_000, 2_500, 38, 4_000, 0.0114, 6.5, 5.5)
+    (report,) = watch(detection).observe(of_times(np.arange(10_001) * 1_000), ABOUT)
     assert report.note == "the decisions are wrong in 1.52 % of 2500 cases since 1970-01-01, 1.14 % before"
 
 
@@ -304,8 +304,8 @@ def test_events_count_by_the_larger_of_the_design_effects_of_labels_and_of_error
 ) -> None:
     known = replace(reference(), design_effects=np.array([7.0, 2.0, of_labels]))
     known = replace(known, errors=replace(known.errors, effect=of_errors))
-    found = training_errors_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600)))
-    assert (found.design_effect, found.hourly) == (3.5, None)
+    errors = training_errors_of(known, Window(0, 0), drift(FalseAlarms(1, per_events=600)))
+    assert (errors.design_effect, errors.hourly) == (3.5, None)
 
 
 def test_a_detector_is_given_the_hours_where_training_shows_that_they_differ() -> None:

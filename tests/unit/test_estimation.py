@@ -74,13 +74,13 @@ def certain(probability: Floats, threshold_cell: int, mean_scores: Floats | None
     return replace(fitted, probability=probability, variance=np.zeros_like(fitted.variance))
 
 
-def is_within(found: MeasureCheck) -> bool:
+def is_within(check: MeasureCheck) -> bool:
     """Whether what came true lies in the 95 % band of what was expected."""
-    return abs(found.realised - found.expected) <= NORMAL_95 * found.deviation
+    return abs(check.realised - check.expected) <= NORMAL_95 * check.deviation
 
 
-def named(found: list[Found]) -> dict[str, Found]:
-    return {each.name: each for each in found}
+def named(figures: list[Found]) -> dict[str, Found]:
+    return {figure.name: figure for figure in figures}
 
 
 # Calibration
@@ -157,8 +157,8 @@ def test_the_map_pools_groups_of_enough_labels_as_scikit_learn_does(shape: Ints,
         weights = (np.eye(len(variance))[lows[below]] + np.eye(len(variance))[highs[above]]) / 2
         gap = np.append(np.append(0.0, rates[steps]), 1.0)[[lows[below], highs[above]]]
         assert calibration.probability[cell] == pytest.approx(gap.mean())
-        found = calibration.propagated(np.eye(outcomes.shape[1])[[cell]])
-        assert found == pytest.approx([weights**2 @ variance + np.ptp(gap) ** 2 / 12], abs=1e-15)
+        variances = calibration.propagated(np.eye(outcomes.shape[1])[[cell]])
+        assert variances == pytest.approx([weights**2 @ variance + np.ptp(gap) ** 2 / 12], abs=1e-15)
 
 
 def test_the_log_loss_of_a_cell_is_that_of_its_mean_score_or_of_one_between_its_neighbours() -> None:
@@ -200,9 +200,9 @@ def test_where_a_probability_is_in_its_gap_is_as_uncertain_as_a_uniform_number()
     calibration = replace(fit_calibration(outcomes, 3), variance=np.zeros(4))
     widths = calibration.by_gap.sum(axis=1)
     # One figure for each cell alone; the two cells in the middle share a gap, so their difference is certain.
-    found = calibration.propagated(np.vstack([np.eye(6), [0, 0, 1, -1, 0, 0], [0, 0, 1, 1, 0, 0]]))
-    assert found[:6] == pytest.approx(widths**2 * stats.uniform.var())
-    assert found[6:] == pytest.approx([0.0, stats.uniform.var(scale=2 * widths[2])])
+    variances = calibration.propagated(np.vstack([np.eye(6), [0, 0, 1, -1, 0, 0], [0, 0, 1, 1, 0, 0]]))
+    assert variances[:6] == pytest.approx(widths**2 * stats.uniform.var())
+    assert variances[6:] == pytest.approx([0.0, stats.uniform.var(scale=2 * widths[2])])
 
 
 def test_few_labels_make_groups_of_a_fifth_of_them() -> None:
@@ -233,17 +233,17 @@ def test_rare_positives_have_groups_of_their_own_at_the_top() -> None:
 
 def test_a_reference_that_lacks_a_label_estimates_nothing() -> None:
     for outcomes in (np.zeros((2, 4), int), np.array([[5, 5, 5, 5], [0, 0, 0, 0]])):
-        found = estimate(fit_calibration(outcomes, 2, np.linspace(0, 1, 4)), np.array([1, 2, 3, 4]))
-        assert len(found) == 7
-        assert all(math.isnan(each.estimated) and math.isnan(each.low) and math.isnan(each.high) for each in found)
+        estimates = estimate(fit_calibration(outcomes, 2, np.linspace(0, 1, 4)), np.array([1, 2, 3, 4]))
+        assert len(estimates) == 7
+        assert all(math.isnan(each.estimated) and math.isnan(each.low) and math.isnan(each.high) for each in estimates)
 
 
 def test_what_came_true_is_known_though_a_reference_that_lacks_a_label_expects_nothing() -> None:
     calibration = fit_calibration(np.array([[5, 5, 5, 5], [0, 0, 0, 0]]), 2)
-    found = named(compare(calibration, np.array([[3, 0, 0, 1], [1, 0, 0, 3]])))
-    assert (found["accuracy"].realised, found["auc"].realised) == (0.75, 0.75)
-    assert math.isnan(found["accuracy"].expected)
-    assert math.isnan(found["accuracy"].p_value)
+    cost_check = named(compare(calibration, np.array([[3, 0, 0, 1], [1, 0, 0, 3]])))
+    assert (cost_check["accuracy"].realised, cost_check["auc"].realised) == (0.75, 0.75)
+    assert math.isnan(cost_check["accuracy"].expected)
+    assert math.isnan(cost_check["accuracy"].p_value)
 
 
 def test_a_reference_of_another_shape_is_refused_with_what_to_give() -> None:
@@ -277,12 +277,12 @@ def test_tiny_windows_are_those_of_all_their_possible_labels() -> None:
         pairs.append(n_pairs)
         in_order.append(roc_auc_score(y, cells) * n_pairs if n_pairs else 0.0)
     chances = np.array(chances)
-    found = named(estimate(certain(probability, 2, losses), window))
+    estimates = named(estimate(certain(probability, 2, losses), window))
     for name, values in (("accuracy", right), ("log_loss", loss)):
         mean = chances @ values
-        assert found[name].estimated == pytest.approx(mean)
-        assert found[name].deviation == pytest.approx(math.sqrt(chances @ (np.array(values) - mean) ** 2))
-    assert found["auc"].estimated == pytest.approx((chances @ in_order) / (chances @ pairs))
+        assert estimates[name].estimated == pytest.approx(mean)
+        assert estimates[name].deviation == pytest.approx(math.sqrt(chances @ (np.array(values) - mean) ** 2))
+    assert estimates["auc"].estimated == pytest.approx((chances @ in_order) / (chances @ pairs))
 
 
 def test_large_windows_have_the_measures_of_scikit_learn_with_expected_labels_as_weights() -> None:
@@ -290,20 +290,20 @@ def test_large_windows_have_the_measures_of_scikit_learn_with_expected_labels_as
     probability, window = np.sort(rng.random(20)), rng.integers(1, 9, 20) * 10**9
     truth, cells = np.repeat([0, 1], 20), np.tile(np.arange(20), 2)
     weights = np.concatenate([(1 - probability) * window, probability * window])
-    found = named(estimate(certain(probability, 8), window))
-    assert found["auc"].estimated == pytest.approx(roc_auc_score(truth, cells, sample_weight=weights))
+    estimates = named(estimate(certain(probability, 8), window))
+    assert estimates["auc"].estimated == pytest.approx(roc_auc_score(truth, cells, sample_weight=weights))
     for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-        assert found[name].estimated == pytest.approx(score(truth, cells >= 8, sample_weight=weights))
+        assert estimates[name].estimated == pytest.approx(score(truth, cells >= 8, sample_weight=weights))
 
 
 def test_the_reference_estimates_its_own_performance() -> None:
     labels = np.full(16, 40_000)
     positives = (labels * np.linspace(0.02, 0.97, 16)).astype(int)
     outcomes = np.array([labels - positives, positives])
-    found = named(estimate(fit_calibration(outcomes, 7), labels))
+    estimates = named(estimate(fit_calibration(outcomes, 7), labels))
     right = outcomes[0, :7].sum() + outcomes[1, 7:].sum()
-    assert found["auc"].estimated == pytest.approx(auc(outcomes), abs=2e-5)
-    assert found["accuracy"].estimated == pytest.approx(right / labels.sum(), abs=2e-5)
+    assert estimates["auc"].estimated == pytest.approx(auc(outcomes), abs=2e-5)
+    assert estimates["accuracy"].estimated == pytest.approx(right / labels.sum(), abs=2e-5)
 
 
 @given(counts_2xs, st.data())
@@ -311,13 +311,13 @@ def test_measures_and_bands_stay_in_their_range(outcomes: Ints, data: st.DataObj
     cells = outcomes.shape[1]
     window = data.draw(hnp.arrays(np.int64, cells, elements=st.integers(0, 100)))
     threshold_cell = data.draw(st.integers(0, cells))
-    for found in estimate(fit_calibration(outcomes, threshold_cell, np.linspace(0, 1, cells)), window):
-        if math.isnan(found.estimated):
-            assert math.isnan(found.low)
-            assert math.isnan(found.high)
+    for figure in estimate(fit_calibration(outcomes, threshold_cell, np.linspace(0, 1, cells)), window):
+        if math.isnan(figure.estimated):
+            assert math.isnan(figure.low)
+            assert math.isnan(figure.high)
         else:
-            assert 0 <= found.low <= found.estimated <= found.high
-            assert found.name == "log_loss" or found.high <= 1
+            assert 0 <= figure.low <= figure.estimated <= figure.high
+            assert figure.name == "log_loss" or figure.high <= 1
 
 
 @given(st.lists(hnp.arrays(np.int64, 64, elements=st.integers(0, 50)), min_size=2, max_size=4))
@@ -342,9 +342,9 @@ def test_the_band_covers_what_comes_true_without_drift_and_when_only_the_inputs_
     for _ in range(300):
         calibration = fit_calibration(count(*draw(rng, n_reference)), THRESHOLD_CELL, MEAN_SCORES)
         outcomes = count(*draw(rng, 2_000, shift))
-        for found in compare(calibration, outcomes):
-            if found.name in within:
-                within[found.name].append(is_within(found))
+        for check in compare(calibration, outcomes):
+            if check.name in within:
+                within[check.name].append(is_within(check))
     for name, hits in within.items():
         assert 0.91 <= np.mean(hits) <= 0.985, name
 
@@ -442,10 +442,10 @@ def test_labels_that_come_first_for_hard_events_do_not_fake_a_fall() -> None:
     scores, labels = draw(np.random.default_rng(14), 8_000)
     is_hard = np.abs(scores - 0.5) < 0.3
     whole, early = count(scores, labels), count(scores[is_hard], labels[is_hard])
-    found, truth = (named(compare(calibration, outcomes)) for outcomes in (early, whole))
+    checks, truth = (named(compare(calibration, outcomes)) for outcomes in (early, whole))
     for name in ("auc", "accuracy", "log_loss"):
-        assert abs(found[name].realised - truth[name].realised) > 0.08, name  # as if the model had become worse
-        assert found[name].p_value > 0.01, name
+        assert abs(checks[name].realised - truth[name].realised) > 0.08, name  # as if the model had become worse
+        assert checks[name].p_value > 0.01, name
 
 
 def test_labels_that_come_first_for_positives_are_corrected_by_the_shares_that_have_arrived() -> None:
@@ -456,11 +456,11 @@ def test_labels_that_come_first_for_positives_are_corrected_by_the_shares_that_h
     is_here = rng.random(20_000) < np.array(arrived)[labels]
     early = count(scores[is_here], labels[is_here])
     naive = named(compare(calibration, early))
-    found = named(compare(calibration, early, arrived))
+    checks = named(compare(calibration, early, arrived))
     for name in ("precision", "recall"):
         assert naive[name].p_value < 1e-6, name
     for name in ("accuracy", "precision", "recall", "log_loss"):
-        assert found[name].p_value > 0.01, name
+        assert checks[name].p_value > 0.01, name
     assert check(reference, early).p_direction < 1e-6
     assert check(reference, early, 1.0, arrived).p_direction > 0.01
 
@@ -477,10 +477,10 @@ def test_the_maps_uncertainty_goes_through_the_arrival_shares_by_their_derivativ
 def test_what_is_realised_on_the_labels_is_exact_but_for_the_cells() -> None:
     _, calibration = reference_of(19)
     outcomes = count(*draw(np.random.default_rng(20), 3_000))
-    found = named(compare(calibration, outcomes))
-    assert found["auc"].realised == pytest.approx(auc(outcomes), rel=1e-12)
+    checks = named(compare(calibration, outcomes))
+    assert checks["auc"].realised == pytest.approx(auc(outcomes), rel=1e-12)
     right = outcomes[0, :THRESHOLD_CELL].sum() + outcomes[1, THRESHOLD_CELL:].sum()
-    assert found["accuracy"].realised == pytest.approx(right / 3_000)
+    assert checks["accuracy"].realised == pytest.approx(right / 3_000)
 
 
 # Direct loss estimation
@@ -506,8 +506,8 @@ def test_the_band_of_the_loss_covers_what_comes_true_when_only_the_predictions_s
         cells, later = rng.integers(0, 10, 500), rng.binomial(9, 0.8, 300)
         losses, true = rng.exponential(1.0 + cells), rng.exponential(1.0 + later).mean()
         sums, squares = np.bincount(cells, losses, 10), np.bincount(cells, losses**2, 10)
-        found = estimate_loss(sums, squares, np.bincount(cells, minlength=10), np.bincount(later, minlength=10))
-        within.append(found.low <= true <= found.high)
+        loss = estimate_loss(sums, squares, np.bincount(cells, minlength=10), np.bincount(later, minlength=10))
+        within.append(loss.low <= true <= loss.high)
     assert 0.92 <= np.mean(within) <= 0.98
 
 
@@ -517,16 +517,16 @@ def test_the_band_of_a_loss_by_hand() -> None:
     Of a window with shares 1/4 and 3/4 the variance is (1/16 + 9/16) 2 / 2 for the reference, and 2 / 4 for the window.
     """
     sums, squares, counts = np.array([4.0, 12.0, 0.0]), np.array([10.0, 74.0, 0.0]), np.array([2, 2, 0])
-    found = estimate_loss(sums, squares, counts, np.array([1, 3, 50]))
-    assert found.estimated == 5.0
-    assert found.deviation == pytest.approx(math.sqrt(10 / 16 + 0.5))
-    assert found.high - 5.0 == pytest.approx(5.0 - found.low) == pytest.approx(1.96 * found.deviation, rel=1e-3)
+    loss = estimate_loss(sums, squares, counts, np.array([1, 3, 50]))
+    assert loss.estimated == 5.0
+    assert loss.deviation == pytest.approx(math.sqrt(10 / 16 + 0.5))
+    assert loss.high - 5.0 == pytest.approx(5.0 - loss.low) == pytest.approx(1.96 * loss.deviation, rel=1e-3)
     assert estimate_loss(sums, squares, counts, np.array([1, 3, 50]), 4.0).deviation == pytest.approx(
-        2 * found.deviation
+        2 * loss.deviation
     )
     # Small losses are as certain as they are small.
     small = estimate_loss(sums / 1000, squares / 1e6, counts, np.array([1, 3, 50]))
-    assert small.deviation == pytest.approx(found.deviation / 1000)
+    assert small.deviation == pytest.approx(loss.deviation / 1000)
     # A cell of one event each: the spread is that between them.
     single = estimate_loss(np.array([1.0, 3.0]), np.array([1.0, 9.0]), np.array([1, 1]), np.array([2, 2]))
     assert single.deviation == pytest.approx(math.sqrt(0.5 * 2 + 2 / 4))
@@ -546,9 +546,9 @@ def test_the_direct_log_loss_is_that_of_the_calibration() -> None:
     window = count(*draw(rng, 5_000, 0.5)).sum(axis=0)
     sums, squares = (outcomes * by_cell).sum(axis=0), (outcomes * by_cell**2).sum(axis=0)
     direct = estimate_loss(sums, squares, outcomes.sum(axis=0), window)
-    found = named(estimate(fit_calibration(outcomes, THRESHOLD_CELL, MEAN_SCORES), window))["log_loss"]
-    assert direct.estimated == pytest.approx(found.estimated, rel=0.01)
-    assert direct.high - direct.low == pytest.approx(found.high - found.low, rel=0.1)
+    estimated_loss = named(estimate(fit_calibration(outcomes, THRESHOLD_CELL, MEAN_SCORES), window))["log_loss"]
+    assert direct.estimated == pytest.approx(estimated_loss.estimated, rel=0.01)
+    assert direct.high - direct.low == pytest.approx(estimated_loss.high - estimated_loss.low, rel=0.1)
 
 
 def test_cells_of_a_loss_are_the_leaves_of_what_it_depends_on_and_their_counts_add_up() -> None:
@@ -611,29 +611,29 @@ def test_a_loss_without_events_or_reference_is_not_known() -> None:
 def test_an_empty_window_has_no_estimate() -> None:
     _, calibration = reference_of(60)
     nothing = np.zeros(64, int)
-    assert all(math.isnan(found.estimated) and math.isnan(found.low) for found in estimate(calibration, nothing))
+    assert all(math.isnan(figure.estimated) and math.isnan(figure.low) for figure in estimate(calibration, nothing))
     compared = compare(calibration, np.zeros((2, 64), int))
-    assert all(math.isnan(found.realised) and math.isnan(found.expected) for found in compared)
+    assert all(math.isnan(check.realised) and math.isnan(check.expected) for check in compared)
 
 
 def test_a_single_event_has_an_accuracy_and_no_pairs() -> None:
     _, calibration = reference_of(61)
     window = np.zeros(64, int)
     window[50] = 1
-    found = named(estimate(calibration, window))
-    assert math.isnan(found["auc"].estimated)
-    assert found["accuracy"].estimated == pytest.approx(calibration.probability[50])
-    assert (found["accuracy"].low, found["accuracy"].high) != (0.0, 0.0)
+    estimates = named(estimate(calibration, window))
+    assert math.isnan(estimates["auc"].estimated)
+    assert estimates["accuracy"].estimated == pytest.approx(calibration.probability[50])
+    assert (estimates["accuracy"].low, estimates["accuracy"].high) != (0.0, 0.0)
 
 
 def test_labels_of_one_kind_have_an_accuracy_and_no_auc() -> None:
     reference, calibration = reference_of(62)
     outcomes = np.zeros((2, 64), int)
     outcomes[1, 40:60] = 5
-    found = named(compare(calibration, outcomes))
-    assert math.isnan(found["auc"].realised)
-    assert math.isnan(found["auc"].p_value)
-    assert found["accuracy"].realised == 1
+    checks = named(compare(calibration, outcomes))
+    assert math.isnan(checks["auc"].realised)
+    assert math.isnan(checks["auc"].p_value)
+    assert checks["accuracy"].realised == 1
     assert check(reference, outcomes).rate_gap > 0
     assert math.isnan(check(np.zeros((2, 64), int), outcomes).p_direction)
 
@@ -707,10 +707,10 @@ def test_a_cost_is_that_of_the_errors_to_be_expected_and_of_those_that_came() ->
     scored, yes = window.sum(axis=0), np.arange(64) >= THRESHOLD_CELL
     due = (np.where(yes, (1 - known.probability), 20 * known.probability) @ scored) / scored.sum()
     came = (window[0] @ yes + 20 * (window[1] @ ~yes)) / scored.sum()
-    found = named(compare(priced, window))["cost"]
+    cost_check = named(compare(priced, window))["cost"]
     assert named(estimate(priced, scored))["cost"].estimated == pytest.approx(due)
-    assert (found.expected, found.realised) == pytest.approx((due, came))
-    assert found.deviation > 0
+    assert (cost_check.expected, cost_check.realised) == pytest.approx((due, came))
+    assert cost_check.deviation > 0
     assert "cost" not in named(estimate(known, scored))
 
 

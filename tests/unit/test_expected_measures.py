@@ -25,7 +25,7 @@ def calibration(threshold_cell: int) -> Calibration:
 @settings(max_examples=25)
 @given(hnp.arrays(np.int64, (2, 6), elements=st.integers(0, 9)), st.integers(0, 6))
 def test_known_labels_have_the_measures_of_scikit_learn(outcomes: Ints, threshold_cell: int) -> None:
-    found = expected_measures(calibration(threshold_cell), outcomes.astype(float), np.zeros(6))
+    measures = expected_measures(calibration(threshold_cell), outcomes.astype(float), np.zeros(6))
     cells, truth = np.tile(np.arange(6), 2).repeat(outcomes.ravel()), np.repeat([0, 1], outcomes.sum(axis=1))
     decided = (cells >= threshold_cell).astype(int)
     expected = {
@@ -37,8 +37,8 @@ def test_known_labels_have_the_measures_of_scikit_learn(outcomes: Ints, threshol
         "positives": truth.mean() if len(truth) else math.nan,
         "log_loss": metrics.log_loss(truth, LOSSES[cells], labels=[0, 1]) if len(truth) else math.nan,
     }
-    assert {name: each.value for name, each in found.items()} == pytest.approx(expected, nan_ok=True)
-    assert {name: each.largest for name, each in found.items()} == {
+    assert {name: each.value for name, each in measures.items()} == pytest.approx(expected, nan_ok=True)
+    assert {name: each.largest for name, each in measures.items()} == {
         name: math.inf if name == "log_loss" else 1.0 for name in expected
     }
 

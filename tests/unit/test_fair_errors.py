@@ -37,34 +37,34 @@ def errors_of(is_positive: np.ndarray[Any, Any]) -> Errors:
 @pytest.mark.parametrize("share", [0.008, 0.05, 0.3, 0.7])
 def test_a_fair_stream_goes_on_whole(share: float) -> None:
     is_positive = np.random.default_rng(2).random(160_000) < share
-    found = FairErrors(REFERENCES[share]).take(errors_of(is_positive))
-    assert len(found.decisions) > 0.999 * len(is_positive)
+    kept = FairErrors(REFERENCES[share]).take(errors_of(is_positive))
+    assert len(kept.decisions) > 0.999 * len(is_positive)
 
 
 @pytest.mark.parametrize("share", [0.008, 0.05])
 def test_three_times_as_many_of_a_rare_label_go_on_too(share: float) -> None:
     is_positive = np.random.default_rng(3).random(160_000) < 3 * share
-    found = FairErrors(REFERENCES[share]).take(errors_of(is_positive))
-    assert len(found.decisions) > 0.998 * len(is_positive)
-    assert found.is_positive.mean() > 2.9 * share
+    kept = FairErrors(REFERENCES[share]).take(errors_of(is_positive))
+    assert len(kept.decisions) > 0.998 * len(is_positive)
+    assert kept.is_positive.mean() > 2.9 * share
 
 
 @pytest.mark.parametrize(("share", "rare"), [(0.008, True), (0.05, True), (0.99, False)])
 def test_of_a_rare_label_that_comes_alone_hardly_any_goes_on(share: float, rare: bool) -> None:
     fair, rng = FairErrors(REFERENCES[share]), np.random.default_rng(4)
     before = rng.random(3_000) < share
-    found = fair.take(errors_of(np.concatenate([before, np.full(5_000, rare), before])))
-    numbers = found.times_ms[(found.times_ms >= 3_000) & (found.times_ms < 8_000)]
+    kept = fair.take(errors_of(np.concatenate([before, np.full(5_000, rare), before])))
+    numbers = kept.times_ms[(kept.times_ms >= 3_000) & (kept.times_ms < 8_000)]
     assert len(numbers) <= STRETCH
-    assert len(found.decisions) >= 2 * 3_000 - 4 * STRETCH
+    assert len(kept.decisions) >= 2 * 3_000 - 4 * STRETCH
 
 
 def test_as_many_of_a_rare_label_go_on_as_a_stretch_holds_when_it_is_five_times_as_frequent() -> None:
     """Of sixteen at 5 x 0.8 %, more than four are seen in one stretch of three thousand."""
     assert stats.binom.sf(4, STRETCH, 0.04) < 1e-3 < stats.binom.sf(3, STRETCH, 0.04)
     for number in range(STRETCH + 1):
-        found = FairErrors(REFERENCES[0.008]).take(errors_of(np.arange(STRETCH) < number))
-        assert len(found.decisions) == (STRETCH if number <= 4 else 0), number
+        kept = FairErrors(REFERENCES[0.008]).take(errors_of(np.arange(STRETCH) < number))
+        assert len(kept.decisions) == (STRETCH if number <= 4 else 0), number
 
 
 @given(st.lists(st.integers(0, 60), max_size=8), st.integers(0, 2**32))
@@ -72,15 +72,15 @@ def test_what_goes_on_does_not_depend_on_where_batches_are_cut_or_on_a_restart(c
     rng = np.random.default_rng(seed)
     errors = errors_of(rng.random(300) < np.repeat(rng.choice([0.01, 1.0], 10), 30))
     whole = FairErrors(REFERENCES[0.008]).take(errors)
-    fair, found, start = FairErrors(REFERENCES[0.008]), [], 0
+    fair, parts, start = FairErrors(REFERENCES[0.008]), [], 0
     for cut in [*cuts, 300]:
         stop = min(start + cut, 300)
-        found.append(fair.take(errors.take(np.arange(start, stop))))
+        parts.append(fair.take(errors.take(np.arange(start, stop))))
         start, state = stop, json.loads(json.dumps(fair.snapshot()))
         fair = FairErrors(REFERENCES[0.008])
         fair.restore(state)
         assert fair.snapshot() == state
-    joined = Errors.join(found)
+    joined = Errors.join(parts)
     assert all(np.array_equal(*columns) for columns in zip(joined, whole, strict=True))
 
 

@@ -160,10 +160,10 @@ def test_columns_are_no_nearer_to_each_other_than_so_many_events_can_tell(n: int
 
     past = [law_of(10_000, 0.19), law_of(10_000, 0.61)]
     window = {"a": law_of(n, 0.61 - off), "b": law_of(n, 0.19 + off)}
-    found = find_displaced(["a", "b"], past, window, {"a", "b"}).fault
+    fault = find_displaced(["a", "b"], past, window, {"a", "b"}).fault
 
-    assert (found is not None) == is_told
-    assert found is None or found.kind == "columns_swapped"
+    assert (fault is not None) == is_told
+    assert fault is None or fault.kind == "columns_swapped"
 
 
 def share_below_one(share: float, n: int = 10_000) -> Law:
@@ -261,22 +261,22 @@ def test_of_all_permutations_the_cheapest_is_found_where_it_is_clear() -> None:
         sources, strength = expected
         trained = [share_below_one(*each) for each in then]
         laws = {name: share_below_one(*each) for name, each in window.items()}
-        found = find_displaced(names, trained, laws, signalled)
+        displacement = find_displaced(names, trained, laws, signalled)
 
-        assert (found.fault is not None) == bool(sources)
+        assert (displacement.fault is not None) == bool(sources)
         n_moved = sum(names[at] in signalled and distances[row, row] >= 0.2 for row, at in enumerate(here))
-        assert (found.distances.shape == (0, 0)) == (n_moved < 2)
+        assert (displacement.distances.shape == (0, 0)) == (n_moved < 2)
         if n_moved >= 2:
-            np.testing.assert_array_equal(found.distances[np.ix_(here, here)], distances)
-            assert np.isfinite(found.distances).sum() == len(here) ** 2
-        if found.fault is None:
+            np.testing.assert_array_equal(displacement.distances[np.ix_(here, here)], distances)
+            assert np.isfinite(displacement.distances).sum() == len(here) ** 2
+        if displacement.fault is None:
             continue
         kind = price(sources)[1]
         kinds[kind] += 1
         pairs = {names[here[at]]: names[here[source]] for at, source in enumerate(sources) if at != source}
-        assert dict(zip(found.fault.metrics, found.fault.sources, strict=True)) == pairs
-        assert found.fault.kind == ("columns_swapped" if kind == "swap" else "columns_displaced")
-        assert found.fault.strength == pytest.approx(min(1.0, strength))
+        assert dict(zip(displacement.fault.metrics, displacement.fault.sources, strict=True)) == pairs
+        assert displacement.fault.kind == ("columns_swapped" if kind == "swap" else "columns_displaced")
+        assert displacement.fault.strength == pytest.approx(min(1.0, strength))
     assert min(kinds[kind] for kind in ("left", "right", "swap", "permutation")) >= 4
 
 
@@ -403,10 +403,10 @@ def test_displaced_columns_are_said_by_the_clearest_of_them(
 ) -> None:
     names = list("abcdef"[: len(then)])
     window = {name: share_below_one(share, n) for name, share in zip(names, now, strict=True)}
-    found = find_displaced(names, [share_below_one(share) for share in then], window, set(names)).fault
+    fault = find_displaced(names, [share_below_one(share) for share in then], window, set(names)).fault
 
-    assert found is not None
-    assert found.sentence == sentence
+    assert fault is not None
+    assert fault.sentence == sentence
 
 
 @pytest.mark.parametrize(("signalled", "size"), [("ac", 0), ("ab", 3), ("abc", 3), ("", 0)])
@@ -454,9 +454,9 @@ def test_how_near_displaced_columns_are_to_their_sources(
 ) -> None:
     names = list("abcde"[: len(then)])
     window = {name: share_below_one(share, n) for name, share in zip(names, now, strict=True)}
-    found = find_displaced(names, [share_below_one(share) for share in then], window, set(signalled))
+    displacement = find_displaced(names, [share_below_one(share) for share in then], window, set(signalled))
 
-    assert (found.fault is not None) == is_found
+    assert (displacement.fault is not None) == is_found
 
 
 # -- units -----------------------------------------------------------------------------------------------------------
@@ -641,9 +641,9 @@ def test_how_much_may_have_drifted_besides_a_change_of_unit(
 ) -> None:
     training = narrow(low=500.0, high=500.0 + width)
     # The highest stretch is as wide as the others: what moves there moves the mean by no more than the shares.
-    found = find_unit("x", training, replace(in_unit(training, factor, offset, off), mean=math.nan))
+    fault = find_unit("x", training, replace(in_unit(training, factor, offset, off), mean=math.nan))
 
-    assert (found is not None) == is_found
+    assert (fault is not None) == is_found
 
 
 @pytest.mark.parametrize(
@@ -657,10 +657,10 @@ def test_how_many_values_must_be_elsewhere(factor: float, moved: float, is_found
     training = Law(1_000_000, points, below, math.nan, 1e15, 0.0)
     scaled = training.scaled(factor, 0.0)
     window = replace(scaled, points=np.array([0.0, 5e-324, *scaled.points[2:]]), cap=1e15)
-    found = find_unit("x", training, window)
+    fault = find_unit("x", training, window)
 
-    assert (found is not None) == is_found
-    assert found is None or found.strength == pytest.approx(moved)
+    assert (fault is not None) == is_found
+    assert fault is None or fault.strength == pytest.approx(moved)
 
 
 @pytest.mark.parametrize(("off", "is_found"), [(0.12, True), (0.17, False)])
@@ -698,9 +698,9 @@ def test_a_factor_without_a_name_is_that_of_the_means(
 ) -> None:
     training = replace(narrow(), mean=mean)
     window = replace(in_unit(training, factor), mean=now, cap=cap)
-    found = find_unit("x", training, window)
+    fault = find_unit("x", training, window)
 
-    assert (found.sentence if found is not None else "") == (
+    assert (fault.sentence if fault is not None else "") == (
         f"`x` looks as if in another unit: its values are about {said}." if said else ""
     )
 
@@ -710,10 +710,10 @@ def test_a_factor_without_a_name_is_that_of_the_means(
 )
 def test_a_factor_that_is_a_tenth_off_is_the_known_one(factor: float, said: str) -> None:
     training = narrow(low=0.0, high=200.0)
-    found = find_unit("x", training, in_unit(training, factor))
+    fault = find_unit("x", training, in_unit(training, factor))
 
-    assert found is not None
-    assert found.sentence.startswith(f"`x` looks as if in another unit: its values are about {said}")
+    assert fault is not None
+    assert fault.sentence.startswith(f"`x` looks as if in another unit: its values are about {said}")
 
 
 @pytest.mark.parametrize(("off", "is_found"), [(0.25, True), (0.35, False)])
@@ -728,21 +728,21 @@ def test_as_much_may_have_drifted_besides_a_factor_without_a_name_and_what_is_ch
 def test_a_known_unit_that_fits_as_well_goes_before_the_factor_of_the_means() -> None:
     """The shares are those of 24 times the values; the means are off by a quarter, or 0.4 deviations."""
     training = narrow(low=0.0, high=200.0)
-    found = find_unit("x", training, replace(in_unit(training, 24.0), mean=24 * 100.0 * 1.25))
+    fault = find_unit("x", training, replace(in_unit(training, 24.0), mean=24 * 100.0 * 1.25))
 
-    assert found is not None
-    assert "(days to hours)" in found.sentence
+    assert fault is not None
+    assert "(days to hours)" in fault.sentence
 
 
 @pytest.mark.parametrize(("n", "is_told"), [(25, False), (100, True)])
 def test_units_that_so_few_events_cannot_tell_apart_are_all_named(n: int, is_told: bool) -> None:
     """Of values spread evenly from nought on, 3.6 times them and 3.281 times them are 0.09 apart."""
     training = Law(n, np.linspace(0.0, 1e6, 501), np.linspace(0.0, 1.0, 501), math.nan, 1e15, 0.0)
-    found = find_unit("x", training, in_unit(training, 3.6, n=n))
+    fault = find_unit("x", training, in_unit(training, 3.6, n=n))
     values = "3.6 times those of training (metres per second to kilometres per hour)"
 
-    assert found is not None
-    assert found.sentence == (
+    assert fault is not None
+    assert fault.sentence == (
         f"`x` looks as if in another unit: its values are about {values}."
         if is_told
         else f"`x` looks as if in another unit; which one cannot be told: {values}, or 3.281 times those of training"
@@ -752,10 +752,10 @@ def test_units_that_so_few_events_cannot_tell_apart_are_all_named(n: int, is_tol
 
 def test_of_units_that_cannot_be_told_apart_the_nearest_comes_first() -> None:
     training = Law(25, np.linspace(0.0, 1e6, 501), np.linspace(0.0, 1.0, 501), math.nan, 1e15, 0.0)
-    found = find_unit("x", training, in_unit(training, 3.28084, n=25))
+    fault = find_unit("x", training, in_unit(training, 3.28084, n=25))
 
-    assert found is not None
-    assert found.sentence.split(": ")[1].startswith("3.281 times those of training (metres to feet), or 3.6 times")
+    assert fault is not None
+    assert fault.sentence.split(": ")[1].startswith("3.281 times those of training (metres to feet), or 3.6 times")
 
 
 @pytest.mark.parametrize(("times", "is_found"), [(15.0, True), (30.0, False)])
@@ -763,14 +763,14 @@ def test_the_largest_values_in_another_unit_are_of_the_same_order(times: float, 
     """What is beyond the last edge, in the window or in training, is known by how far it reaches alone."""
     training = narrow()
     beyond = Law(1_000_000, np.array([111.0, 1e6 * 110.0 * times]), np.array([0.0, 1.0]), math.nan, 1e15, 0.0)
-    found = find_unit("x", training, beyond)
-    assert ("microseconds" in (found.sentence if found is not None else "")) == is_found
+    fault = find_unit("x", training, beyond)
+    assert ("microseconds" in (fault.sentence if fault is not None else "")) == is_found
 
     points, below = np.append(training.points, 110.0 * times), np.append(training.below * 0.9999, 1.0)
-    found = find_unit(
+    fault = find_unit(
         "x", replace(training, points=points, below=below), replace(in_unit(training, 60.0), mean=math.nan)
     )
-    assert (found is not None) == is_found
+    assert (fault is not None) == is_found
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
@@ -858,8 +858,8 @@ def test_a_flag_that_is_no_longer_set_is_constant_though_it_has_hardly_moved(
     training.n, training.minima[0], training.maxima[0] = 100_000, 0.0, 1.0
     window.counts[0, 1], window.n, window.minima[0], window.maxima[0] = n, n, 0.0, 0.0
 
-    found = FaultFinder(cells, training).find(window, set())
-    assert [fault.sentence for fault in found] == ["`x` is 0 in all events; in training it varied."] * is_fault
+    faults = FaultFinder(cells, training).find(window, set())
+    assert [fault.sentence for fault in faults] == ["`x` is 0 in all events; in training it varied."] * is_fault
     assert FaultFinder(cells, training).find(window, set(), silent={"x"}) == ()
 
 
@@ -1148,17 +1148,17 @@ def test_the_strongest_fault_comes_first_and_a_metric_that_one_explains_has_no_o
     window = count(reference, matrix, np.full(N, 0.5))
     traffic = Traffic(500, [1_000] * 6)
     finder = FaultFinder(reference.metrics, reference.training, events="flights")
-    found = finder.find(window, set(NAMES), traffic=traffic)
+    faults = finder.find(window, set(NAMES), traffic=traffic)
 
-    assert [(fault.kind, fault.metrics) for fault in found] == [
+    assert [(fault.kind, fault.metrics) for fault in faults] == [
         ("unit_changed", ("dist",)),
         ("constant", ("count",)),
         ("traffic_missing", ()),
         ("missing_values", ("temp",)),
     ]
-    assert [fault.strength for fault in found] == sorted((fault.strength for fault in found), reverse=True)
-    assert "flights" in found[1].sentence
-    assert found[2].sentence == "Only 500 flights where 1000 are usual: some do not arrive."
+    assert [fault.strength for fault in faults] == sorted((fault.strength for fault in faults), reverse=True)
+    assert "flights" in faults[1].sentence
+    assert faults[2].sentence == "Only 500 flights where 1000 are usual: some do not arrive."
     # What has not signalled is looked at for one value alone.
     some = FaultFinder(reference.metrics, reference.training).find(window, {"temp"})
     assert [(fault.kind, fault.metrics) for fault in some] == [
@@ -1277,9 +1277,9 @@ def test_the_distance_of_laws_in_unlike_cells_is_near_the_kolmogorov_distance_of
     one, other = rng.normal(0, 1, 20_000), rng.normal(1, 1, 20_000)
     exact = 2 * 0.6914624612740131 - 1  # 2 Phi(1/2) - 1
 
-    found = distance(law(one, np.linspace(-3, 3, 100).tolist()), law(other, np.linspace(-2, 4, 117).tolist()))
+    apart = distance(law(one, np.linspace(-3, 3, 100).tolist()), law(other, np.linspace(-2, 4, 117).tolist()))
 
-    assert found == pytest.approx(exact, abs=0.03)
+    assert apart == pytest.approx(exact, abs=0.03)
 
 
 @given(st.floats(-1, 1), st.floats(0.5, 2), st.floats(0, 0.3), st.floats(0, 1))
@@ -1309,9 +1309,9 @@ def test_the_points_of_a_law_are_numbers_however_large_its_values_are() -> None:
     largest = float(np.finfo(np.float64).max)
     cells = MetricCells("x", "numeric", np.array([0.0, 1.0]))
     for least, most in ((-1.0, largest), (-largest, 2.0), (-np.inf, np.inf)):
-        found = Law.of(cells, np.array([1, 1, 1, 0]), 0, least, most)
-        assert np.isfinite(found.points).all()
-        assert (np.diff(found.points) > 0).all()
+        law = Law.of(cells, np.array([1, 1, 1, 0]), 0, least, most)
+        assert np.isfinite(law.points).all()
+        assert (np.diff(law.points) > 0).all()
 
 
 def test_stretches_where_fewer_than_three_values_are_expected_are_no_surprise_when_empty() -> None:
@@ -1383,15 +1383,15 @@ def test_a_law_is_known_at_its_extremes_and_at_the_edges_between(
     least: float, most: float, points: list[float], below: list[float]
 ) -> None:
     cells = MetricCells("x", "numeric", np.array([0.0, 1.0, 2.0]), scale=4.0)
-    found = Law.of(cells, np.array([2, 3, 5, 0, 10]), 48, least, most)
+    law = Law.of(cells, np.array([2, 3, 5, 0, 10]), 48, least, most)
 
-    assert (found.points.tolist(), found.below.tolist()) == (points, below)
-    assert (found.n, found.missing, found.mean, found.cap) == (10, 0.5, 1.2, LARGEST_UNITS / 4)
+    assert (law.points.tolist(), law.below.tolist()) == (points, below)
+    assert (law.n, law.missing, law.mean, law.cap) == (10, 0.5, 1.2, LARGEST_UNITS / 4)
     nothing = Law.of(cells, np.zeros(5, np.int64), 0, math.nan, math.nan)
     assert (nothing.n, nothing.missing, nothing.reach, len(nothing.points)) == (0, 0.0, 0.0, 0)
     assert math.isnan(nothing.mean)
     assert all(map(math.isnan, nothing.moments(math.inf)))
-    assert gap(nothing, found) == gap(found, nothing) == 0.0
+    assert gap(nothing, law) == gap(law, nothing) == 0.0
 
 
 def test_means_are_compared_under_the_same_cap_and_less_what_the_middles_of_cells_are_off() -> None:

@@ -194,8 +194,8 @@ def test_a_feature_comes_from_the_fields_in_it_by_a_function_that_may_be_known(
         Feature("mean_7d", "float", window=over("amount", "mean")),
         Feature("weight", "float", "amount * 7"),  # a field goes before a feature of its name
     )
-    found = Origins(replace(pipeline(), features=others))["f"]
-    assert replace(found, keys=frozenset()) == origin
+    made = Origins(replace(pipeline(), features=others))["f"]
+    assert replace(made, keys=frozenset()) == origin
 
 
 def test_what_is_no_feature_is_a_field_of_its_own() -> None:
@@ -214,13 +214,13 @@ def test_what_is_no_feature_is_a_field_of_its_own() -> None:
     ],
 )
 def test_a_path_does_what_its_expression_says_and_undoes_it(text: str, name: str, values: list[float]) -> None:
-    found = path_in(ast.parse(text, mode="eval").body)
-    assert found is not None
-    assert found[0] == name
+    parsed = path_in(ast.parse(text, mode="eval").body)
+    assert parsed is not None
+    assert parsed[0] == name
     functions = {"log1p": math.log1p, "log": math.log, "sqrt": math.sqrt, "exp": math.exp}
     code = compile(text.replace("a.b", "x"), "", "eval")
     expected = [eval(code, functions, {"x": value}) for value in values]  # noqa: S307  # of this file
-    path = found[1]
+    path = parsed[1]
     assert path.forward(np.array(values)).tolist() == pytest.approx(expected)
     assert path.backward(path.forward(np.array(values))).tolist() == pytest.approx(values)
     assert path.is_rising == (expected[0] < expected[-1])
@@ -259,9 +259,9 @@ def test_a_unit_is_found_through_a_known_function_and_not_without_it(how: str, f
     path = PATHS[how]
     before, now = path.forward(rng.lognormal(2, 0.8, 20_000)), path.forward(factor * rng.lognormal(2, 0.8, 5_000))
     edges = np.quantile(before, np.arange(1, 64) / 64)
-    found = find_unit("x", law_of(before, edges), law_of(now, edges), path)
-    assert found is not None
-    said = found.sentence.split("its values are ")[1]
+    fault = find_unit("x", law_of(before, edges), law_of(now, edges), path)
+    assert fault is not None
+    said = fault.sentence.split("its values are ")[1]
     # What has no name is estimated from the means.
     assert said.startswith(f"{words} those of training" if words else ("about 35", "about 36", "about 37", "about 38"))
     if how not in {"sqrt", "shifted"}:  # the root of a factor is a factor
@@ -322,8 +322,8 @@ def origins() -> Origins:
 
 
 def test_faults_of_one_kind_that_share_a_field_are_one_fault_of_it() -> None:
-    found = name_fields([fault("amount_mean", "constant"), fault("log_amount", "constant")], origins(), set(), MIXED)
-    (one,) = found
+    named = name_fields([fault("amount_mean", "constant"), fault("log_amount", "constant")], origins(), set(), MIXED)
+    (one,) = named
     assert (one.fields, one.metrics) == (("amount",), ("log_amount", "amount_mean"))
     assert one.sentence == "`amount` looks wrong: `log_amount` is odd; `amount_mean` moved with it."
 
@@ -334,18 +334,18 @@ def test_a_constant_that_is_no_longer_missing_moved_with_nothing_but_itself() ->
 
 
 def test_what_a_fault_does_not_explain_stays_a_fault_of_its_own() -> None:
-    found = name_fields(
+    named = name_fields(
         [fault("log_amount", "unit_changed"), fault("amount_mean", "missing_values"), fault("temp", "constant")],
         origins(),
         {"root_amount", "amount_mean", "shop", "score"},
         MIXED,
     )
-    assert [(each.kind, each.fields, each.metrics) for each in found] == [
+    assert [(each.kind, each.fields, each.metrics) for each in named] == [
         ("constant", ("temp",), ("temp",)),
         ("unit_changed", ("amount",), ("log_amount", "root_amount")),
         ("missing_values", ("amount",), ("amount_mean",)),
     ]
-    assert found[0].sentence == "`temp` is odd."
+    assert named[0].sentence == "`temp` is odd."
 
 
 def test_of_several_fields_in_a_feature_the_one_that_others_share_is_at_fault() -> None:
@@ -375,8 +375,8 @@ def test_a_key_that_is_called_otherwise_explains_what_is_not_found_by_it() -> No
         fault("origin", "vocabulary_changed"),
         fault("seats", "missing_values", 0.1),
     ]
-    found = name_fields(faults, flights, set(), ["origin", "seats", "temp", "late_3h"])
-    assert [(each.fields, each.metrics) for each in found] == [
+    named = name_fields(faults, flights, set(), ["origin", "seats", "temp", "late_3h"])
+    assert [(each.fields, each.metrics) for each in named] == [
         (("origin",), ("origin", "temp", "late_3h")),
         (("planes.seats",), ("seats",)),
     ]

@@ -66,8 +66,8 @@ def test_missing_values(of_training: int, of_window: int, expected: str) -> None
     training[20] = 100_000 - of_training - sum(training)
     window = [0, *[(10_000 - of_window) // 20] * 19, 0, 0]
     window[20] = 10_000 - of_window - sum(window)
-    found = kinds(numeric(window, training=training, missing=(of_training, of_window)))
-    assert found == [expected] * bool(expected)
+    fault_kinds = kinds(numeric(window, training=training, missing=(of_training, of_window)))
+    assert fault_kinds == [expected] * bool(expected)
 
 
 @pytest.mark.parametrize(("of_training", "of_window", "moved"), [(20_000, 100, 0.19), (20_000, 5_000, 0.3)])
@@ -109,8 +109,8 @@ def test_a_constant_has_a_value_of_at_most_98_percent_and_is_no_chance(share: fl
     rest = round(100_000 * (1 - share) / 10)
     training = [0, *[rest] * 10, *[0] * 9, 100_000 - 10 * rest, 0]
     window = [0] * 20 + [n, 0]
-    found = kinds(numeric(window, (9.7, 9.7), training=training, mean=9.7))
-    assert ("constant" in found) == is_fault
+    fault_kinds = kinds(numeric(window, (9.7, 9.7), training=training, mean=9.7))
+    assert ("constant" in fault_kinds) == is_fault
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_a_stand_in_is_five_percent_of_one_value_beyond_a_quarter_of_the_range(
     window[10] += 10_000 - sum(window)
     inner = float(np.array(window[1:21]) @ (EDGES[:-1] + EDGES[1:]) / 2)
     extremes = (0.0, value) if value > 0 else (value, 10.0)
-    found = kinds(numeric(window, extremes, mean=(inner + n * value) / 10_000))
-    assert ("stand_in_value" in found) == is_fault
+    fault_kinds = kinds(numeric(window, extremes, mean=(inner + n * value) / 10_000))
+    assert ("stand_in_value" in fault_kinds) == is_fault
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_a_clip_holds_what_was_beyond_it_and_that_is_five_percent_to_a_half(
     window[clipped_at + 1 :] = 0
     top = float(EDGES[clipped_at])
     extremes = (0.0, top) if side > 0 else (10.0 - top, 10.0)
-    found = kinds(numeric(window[::side].tolist(), extremes, training=training[::side].tolist()))
-    assert found == [expected] * bool(expected)
+    fault_kinds = kinds(numeric(window[::side].tolist(), extremes, training=training[::side].tolist()))
+    assert fault_kinds == [expected] * bool(expected)
 
 
 def stand_in(p: float, q: float, n: int, width: float = 0.111, moved: float = 0.0) -> list[str]:
@@ -243,8 +243,8 @@ def test_a_far_value_of_more_than_nine_tenths_stands_for_nothing(n: int, is_faul
     window = [0, *[(10_000 - n) // 20] * 20, n]
     window[10] += 10_000 - sum(window)
     inner = float(np.array(window[1:21]) @ (EDGES[:-1] + EDGES[1:]) / 2)
-    found = kinds(numeric(window, (0.0, 15.0), mean=(inner + n * 15.0) / 10_000))
-    assert ("stand_in_value" in found) == is_fault
+    fault_kinds = kinds(numeric(window, (0.0, 15.0), mean=(inner + n * 15.0) / 10_000))
+    assert ("stand_in_value" in fault_kinds) == is_fault
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ def test_a_clip_is_a_sharp_end_below_which_shares_are_as_they_were(  # noqa: PLR
     window = np.rint(now / now.sum() * n).astype(np.int64)
     window[5] += n - window.sum()
     extremes = (0.0, 9.0) if side > 0 else (1.0, 10.0)
-    found = kinds(numeric(window[::side].tolist(), extremes, training=training[::side].tolist()))
-    assert found == ["clipped"] * is_fault
+    fault_kinds = kinds(numeric(window[::side].tolist(), extremes, training=training[::side].tolist()))
+    assert fault_kinds == ["clipped"] * is_fault
 
 
 def test_a_fault_is_as_strong_as_the_share_of_values_that_it_is_about() -> None:

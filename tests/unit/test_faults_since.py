@@ -166,22 +166,22 @@ def since(levels: list[int], whole: list[Fault], before: list[int] | None = None
 
 
 def test_the_longest_stretch_that_is_as_clear_as_any_says_since_when() -> None:
-    (found,) = since([0, 0, 0, 50, 99, 100, 100, 100], [])
-    assert found.sentence == "Since about 1970-01-01 12:00 UTC: `x` is odd."
-    assert found.strength == pytest.approx(0.9975 / 2)
-    (found,) = since([0, 0, 0, 0, 0, 0, 0, 100], [])
-    assert found.sentence.startswith("Since about 1970-01-01 21:00")
+    (dated,) = since([0, 0, 0, 50, 99, 100, 100, 100], [])
+    assert dated.sentence == "Since about 1970-01-01 12:00 UTC: `x` is odd."
+    assert dated.strength == pytest.approx(0.9975 / 2)
+    (dated,) = since([0, 0, 0, 0, 0, 0, 0, 100], [])
+    assert dated.sentence.startswith("Since about 1970-01-01 21:00")
     assert since([0] * 8, []) == []
     assert since([100], []) == []
 
 
 def test_the_longest_beginning_or_middle_that_is_as_clear_as_any_says_until_when() -> None:
-    (found,) = since([100, 100, 100, 50, 0, 0, 0, 0], [fault("missing_values", 3.5 / 8)])
-    assert found.sentence == "Until about 1970-01-01 09:00 UTC: `x` is odd."
-    assert found.strength == pytest.approx(3.5 / 8)  # that of all events
-    (found,) = since([0, 0, 100, 100, 100, 0, 0, 0], [fault("missing_values", 3 / 8)])
-    assert found.sentence == "From about 1970-01-01 06:00 to 1970-01-01 15:00 UTC: `x` is odd."
-    assert found.strength == pytest.approx(3 / 8)
+    (dated,) = since([100, 100, 100, 50, 0, 0, 0, 0], [fault("missing_values", 3.5 / 8)])
+    assert dated.sentence == "Until about 1970-01-01 09:00 UTC: `x` is odd."
+    assert dated.strength == pytest.approx(3.5 / 8)  # that of all events
+    (dated,) = since([0, 0, 100, 100, 100, 0, 0, 0], [fault("missing_values", 3 / 8)])
+    assert dated.sentence == "From about 1970-01-01 06:00 to 1970-01-01 15:00 UTC: `x` is odd."
+    assert dated.strength == pytest.approx(3 / 8)
 
 
 def test_of_what_only_shows_unmixed_the_beginning_and_the_end_of_a_window_are_looked_at() -> None:
@@ -199,8 +199,8 @@ def test_of_what_only_shows_unmixed_the_beginning_and_the_end_of_a_window_are_lo
 
 def test_a_fault_that_has_lasted_since_the_window_before_ends_all_the_same() -> None:
     before = [0, 0, 100, 100, 100, 100, 100, 100]
-    (found,) = since([100, 100, 100, 0, 0, 0, 0, 0], [fault("missing_values", 3 / 8)], before=before)
-    assert found.sentence.startswith("Until about 1970-01-01 09:00 UTC")
+    (dated,) = since([100, 100, 100, 0, 0, 0, 0, 0], [fault("missing_values", 3 / 8)], before=before)
+    assert dated.sentence.startswith("Until about 1970-01-01 09:00 UTC")
 
 
 def test_a_share_of_the_events_that_varies_by_chance_begins_nothing() -> None:
@@ -215,8 +215,8 @@ def test_where_the_end_is_like_the_beginning_nothing_is_looked_for() -> None:
 
 def test_a_stretch_of_fewer_than_two_hundred_events_is_not_looked_at() -> None:
     for n, time in ((199, "18:00"), (200, "21:00")):
-        (found,) = since([0] * 7 + [100], [], n=n)
-        assert found.sentence.startswith(f"Since about 1970-01-01 {time} UTC")
+        (dated,) = since([0] * 7 + [100], [], n=n)
+        assert dated.sentence.startswith(f"Since about 1970-01-01 {time} UTC")
 
 
 def test_what_the_whole_window_says_stays_unless_a_part_says_it_more_clearly_or_surely() -> None:
@@ -252,9 +252,9 @@ def test_parts_are_eighths_of_whole_slices_and_add_up_to_their_window() -> None:
             parts.add(pack("m", "1", "shop=a", number * 10, counts))
             parts.add(pack("m", "2", ALL, number * 10, part(0, 1).counts))
         window = Window(0, slices * 10)
-        found = parts.of(window, "1")
-        assert [start_ms for start_ms, _ in found] == list(starts)
-        assert sum(sketch.n for _, sketch in found) == 7 * slices
+        in_parts = parts.of(window, "1")
+        assert [start_ms for start_ms, _ in in_parts] == list(starts)
+        assert sum(sketch.n for _, sketch in in_parts) == 7 * slices
         assert parts.numbers(window) == {"1": 7 * slices, "2": slices}
         parts.prune(slices * 10)
         assert parts.of(window, "1") == []

@@ -16,8 +16,8 @@ Floats = np.ndarray[Any, Any]
 
 
 def probabilities(z: Floats, shift: float) -> Floats:
-    found: Floats = 1 / (1 + np.exp(-(z + shift)))
-    return found
+    chances: Floats = 1 / (1 + np.exp(-(z + shift)))
+    return chances
 
 
 def draw(n: int, shift: float, spread: float, seed: int = 1) -> tuple[Floats, Floats]:

@@ -86,15 +86,15 @@ def test_odds_that_differ_by_one_factor_are_due(reference: Ints, data: st.DataOb
         return
 
     def due(log_factor: float) -> Floats:
-        found = []
+        due = []
         for of_n, of_m, of_k in zip(n.tolist(), m.tolist(), k.tolist(), strict=True):
             low, high = max(of_k - of_n, 0), min(of_m, of_k)
 
             def off(x: float, n: int = of_n, m: int = of_m, k: int = of_k) -> float:
                 return x * (n - k + x) - math.exp(log_factor) * (m - x) * (k - x)
 
-            found.append(low if low == high else optimize.brentq(off, low, high))
-        return np.array(found)
+            due.append(low if low == high else optimize.brentq(off, low, high))
+        return np.array(due)
 
     at = due(optimize.brentq(lambda each: due(each).sum() - j.sum(), -28, 28, xtol=1e-12))
     with np.errstate(divide="ignore"):
@@ -145,14 +145,14 @@ def test_where_nothing_can_be_said_nothing_is() -> None:
 def test_quiet_labels_are_rejected_as_seldom_as_promised(base_rate: float, n: int) -> None:
     rng = np.random.default_rng([n, int(1e4 * base_rate)])
     world = World(base_rate)
-    found = []
+    all_p_values = []
     for _ in range(12):
         reference = world.draw(rng, 20 * n)
         weights = order_weights(reference, world.chances)
         for _ in range(50):
             check = check_labels(reference, world.draw(rng, n), weights)
-            found.append((check.p_direction, check.p_order, check.p_shape, check.p_prior))
-    p_values = np.nan_to_num(np.array(found), nan=1.0)
+            all_p_values.append((check.p_direction, check.p_order, check.p_shape, check.p_prior))
+    p_values = np.nan_to_num(np.array(all_p_values), nan=1.0)
     assert ((p_values < 0.05).mean(axis=0) < 0.08).all()
     assert ((p_values < 0.01).mean(axis=0) < 0.025).all()
 
@@ -161,10 +161,10 @@ def test_inputs_that_shift_move_the_rate_and_not_what_scores_mean() -> None:
     world, rng = World(0.05), np.random.default_rng(1)
     reference = world.draw(rng, 100_000)
     higher = np.linspace(0.2, 1.8, 100) / 100
-    found = [world.check(reference, world.draw(rng, 10_000, shares=higher)) for _ in range(40)]
-    assert max(check.p_prior for check in found) < 1e-6
+    checks = [world.check(reference, world.draw(rng, 10_000, shares=higher)) for _ in range(40)]
+    assert max(check.p_prior for check in checks) < 1e-6
     for name in ("p_direction", "p_order", "p_shape"):
-        assert np.mean([getattr(check, name) < 0.05 for check in found]) < 0.2, name
+        assert np.mean([getattr(check, name) < 0.05 for check in checks]) < 0.2, name
 
 
 @pytest.mark.parametrize("base_rate", [0.01, 0.2])
@@ -172,11 +172,11 @@ def test_more_positives_like_those_before_are_told_by_direction_and_prior_alone(
     world, rng = World(base_rate), np.random.default_rng(2)
     reference = world.draw(rng, 200_000)
     odds = 2 * world.chances / (1 - world.chances)
-    found = [world.check(reference, world.draw(rng, 10_000, odds / (1 + odds))) for _ in range(40)]
-    assert np.median([max(check.p_prior, check.p_direction) for check in found]) < 1e-6
-    assert np.median([check.rate_gap for check in found]) > base_rate / 3
+    checks = [world.check(reference, world.draw(rng, 10_000, odds / (1 + odds))) for _ in range(40)]
+    assert np.median([max(check.p_prior, check.p_direction) for check in checks]) < 1e-6
+    assert np.median([check.rate_gap for check in checks]) > base_rate / 3
     for name in ("p_order", "p_shape"):
-        assert np.mean([getattr(check, name) < 0.05 for check in found]) < 0.2, name
+        assert np.mean([getattr(check, name) < 0.05 for check in checks]) < 0.2, name
 
 
 @pytest.mark.parametrize("positives", [4, 12, 60])
@@ -200,8 +200,8 @@ def test_the_tail_of_the_order_is_that_of_so_many_positives_in_their_cells(posit
         assert placed.any()
         exact = float((drawn >= placed @ weights / positives).mean())
         negatives = np.full(100, n // 100) - placed
-        found = check_labels(reference, np.stack([negatives, placed]), always(weights)).p_order
-        assert exact / 2.5 < found < 2.5 * exact + 1e-4
+        p_order = check_labels(reference, np.stack([negatives, placed]), always(weights)).p_order
+        assert exact / 2.5 < p_order < 2.5 * exact + 1e-4
 
 
 # -- what is found -----------------------------------------------------------------------------------------------------
@@ -224,18 +224,18 @@ def test_scores_that_tell_less_are_found_where_positives_are_rare(
 ) -> None:
     world, rng = World(base_rate), np.random.default_rng(3)
     reference = world.draw(rng, 200_000)
-    found = [world.check(reference, world.draw(rng, 10_000, change(world))) for _ in range(20)]
-    assert np.median([check.p_order for check in found]) < 1e-4
-    assert np.median([check.p_direction for check in found]) > 0.01
+    checks = [world.check(reference, world.draw(rng, 10_000, change(world))) for _ in range(20)]
+    assert np.median([check.p_order for check in checks]) < 1e-4
+    assert np.median([check.p_direction for check in checks]) > 0.01
 
 
 def test_scores_that_tell_more_are_no_loss() -> None:
     world, rng = World(0.2, spread=1.0), np.random.default_rng(4)
     reference = world.draw(rng, 100_000)
     sharper = World(0.2, spread=2.0).chances
-    found = [world.check(reference, world.draw(rng, 10_000, sharper)) for _ in range(20)]
-    assert min(check.p_order for check in found) > 0.5
-    assert max(check.p_shape for check in found) < 1e-6  # other odds they are all the same
+    checks = [world.check(reference, world.draw(rng, 10_000, sharper)) for _ in range(20)]
+    assert min(check.p_order for check in checks) > 0.5
+    assert max(check.p_shape for check in checks) < 1e-6  # other odds they are all the same
 
 
 def test_the_order_is_found_nearly_as_often_as_by_who_knows_the_change() -> None:

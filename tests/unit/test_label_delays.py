@@ -37,8 +37,8 @@ def delays(horizon_days: float = 30, maturity_days: float = 21) -> LabelDelays:
     return LabelDelays("p", HOUR_MS, round(horizon_days * DAY_MS), round(maturity_days * DAY_MS))
 
 
-def put(found: LabelDelays, start_ms: int, label: int, cells: np.ndarray, counts: np.ndarray) -> None:
-    found.count(Tallied(start_ms, label, cells, counts, 0))
+def put(label_delays: LabelDelays, start_ms: int, label: int, cells: np.ndarray, counts: np.ndarray) -> None:
+    label_delays.count(Tallied(start_ms, label, cells, counts, 0))
 
 
 def grow(
@@ -49,10 +49,10 @@ def grow(
     times = np.sort(rng.uniform(0, days, n))
     took = LAWS[law](rng, n)
     here = times + took <= known_days
-    found = delays() if into is None else into
+    label_delays = delays() if into is None else into
     in_ms = [np.round(each[here] * DAY_MS).astype(np.int64) for each in (times, took)]
-    found.count_each(in_ms[0], np.ones(here.sum()), in_ms[1])
-    return found
+    label_delays.count_each(in_ms[0], np.ones(here.sum()), in_ms[1])
+    return label_delays
 
 
 @given(st.lists(st.integers(-(2**45), 2**45), min_size=1, max_size=50))
@@ -91,14 +91,14 @@ def test_counts_of_parts_make_those_of_the_whole_in_any_order(seed: int, cuts: l
 def test_the_law_of_half_the_labels_is_the_law_of_all(law: str) -> None:
     """At day 62 half of the slow labels of 40 days are missing: what is here alone would look much too fast."""
     known = 62.0
-    found = grow(law, known).law(round(known * DAY_MS))
+    estimated = grow(law, known).law(round(known * DAY_MS))
     rng = np.random.default_rng(2)
     truth = LAWS[law](rng, 400_000)
     for age in (0.5, 3, 7, 12, 16, 20.7):
-        share = float(found.arrived(1, np.array([age * DAY_MS]))[0])
+        share = float(estimated.arrived(1, np.array([age * DAY_MS]))[0])
         assert share == pytest.approx(float((truth <= age).mean()), abs=0.03), age
     if law != "half at once, half late":  # whose median is anything between the two
-        assert found.within_ms(1, 0.5) / DAY_MS == pytest.approx(float(np.median(truth)), rel=0.07, abs=0.05)
+        assert estimated.within_ms(1, 0.5) / DAY_MS == pytest.approx(float(np.median(truth)), rel=0.07, abs=0.05)
 
 
 def test_taken_as_they_are_here_delays_would_look_too_short() -> None:
@@ -108,11 +108,11 @@ def test_taken_as_they_are_here_delays_would_look_too_short() -> None:
     times, took = rng.uniform(0, known, 40_000), rng.uniform(1, 20, 40_000)
     here = times + took <= known
     raw = float((took[here] <= 7).mean())
-    found = delays()
-    found.count_each(
+    label_delays = delays()
+    label_delays.count_each(
         (times[here] * DAY_MS).astype(np.int64), np.ones(here.sum()), (took[here] * DAY_MS).astype(np.int64)
     )
-    law = found.law(round(known * DAY_MS))
+    law = label_delays.law(round(known * DAY_MS))
     reach = law.reach_ms[1] / DAY_MS
     assert law.arrived(1, np.array([7.0 * DAY_MS]))[0] == pytest.approx(6 / (reach - 1), abs=0.03)
     assert raw > 0.5
@@ -120,22 +120,22 @@ def test_taken_as_they_are_here_delays_would_look_too_short() -> None:
 
 def test_the_law_is_that_of_lagakos_worked_by_hand() -> None:
     """Ages 3 and 1 hours; of those within an hour and within three: 1 - 30/90 took less than the longest."""
-    found = delays(1, 1)
+    label_delays = delays(1, 1)
     hours = cohort_of(HOUR_MS, DAY_MS) // HOUR_MS
     assert hours == 1
     for start, took, n in ((0, 0.5, 60), (0, 2.5, 30), (3, 0.5, 40)):
-        put(found, start * HOUR_MS, 0, find_cells(np.array([round(took * HOUR_MS)])), np.array([n]))
-    law = found.law(5 * HOUR_MS)
+        put(label_delays, start * HOUR_MS, 0, find_cells(np.array([round(took * HOUR_MS)])), np.array([n]))
+    law = label_delays.law(5 * HOUR_MS)
     assert law.n == (130, 0)
     assert law.arrived(0, np.array([0.4, 1.5, 4]) * HOUR_MS).tolist() == pytest.approx([0, 2 / 3, 1])
 
 
 def test_a_cell_counts_once_the_youngest_events_of_its_cohort_have_shown_all_of_it() -> None:
-    found, cell = delays(1, 1), 100
-    put(found, 0, 1, np.array([cell]), np.array([FEWEST_LABELS]))
-    known_ms = found.cohort_ms + int(EDGES_MS[cell + 1])
-    assert (found.law(known_ms).n, found.law(known_ms).reach_ms) == ((0, 50), (0, EDGES_MS[cell + 1]))
-    assert (found.law(known_ms - 1).n, found.law(known_ms - 1).reach_ms) == ((0, 0), (0, 0))
+    label_delays, cell = delays(1, 1), 100
+    put(label_delays, 0, 1, np.array([cell]), np.array([FEWEST_LABELS]))
+    known_ms = label_delays.cohort_ms + int(EDGES_MS[cell + 1])
+    assert (label_delays.law(known_ms).n, label_delays.law(known_ms).reach_ms) == ((0, 50), (0, EDGES_MS[cell + 1]))
+    assert (label_delays.law(known_ms - 1).n, label_delays.law(known_ms - 1).reach_ms) == ((0, 0), (0, 0))
 
 
 def test_what_came_later_does_not_change_what_was_known_then() -> None:
@@ -147,10 +147,10 @@ def test_what_came_later_does_not_change_what_was_known_then() -> None:
     assert then.arrived(window) == now.arrived(window)
 
 
-def law_of(found: LabelDelays, window: Window) -> list[list[float]] | None:
+def law_of(label_delays: LabelDelays, window: Window) -> list[list[float]] | None:
     """What is kept with a window: shares of labels 0 and 1 by age."""
-    found.arrived(window)
-    return found._shares[window]
+    label_delays.arrived(window)
+    return label_delays._shares[window]
 
 
 def test_what_is_forgotten_changes_no_window_to_come() -> None:
@@ -177,9 +177,9 @@ def test_what_is_forgotten_changes_no_window_to_come() -> None:
 
 
 def test_a_window_keeps_its_shares_when_the_cohorts_that_say_them_are_gone() -> None:
-    found = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
+    label_delays = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
     window = Window(100 * DAY_MS, 105 * DAY_MS)
-    truth = law_of(found, window)
+    truth = law_of(label_delays, window)
     pruned = grow("uniform 1 to 20", 300.0, days=280, into=delays(30, 5))
     pruned.prune(300 * DAY_MS, 300 * DAY_MS, [window], [window])
     again = delays(30, 5)
@@ -189,15 +189,15 @@ def test_a_window_keeps_its_shares_when_the_cohorts_that_say_them_are_gone() -> 
 
 
 def test_a_window_is_judged_by_the_shares_that_are_here_at_its_maturity() -> None:
-    found = delays(30, 10)
+    label_delays = delays(30, 10)
     rng = np.random.default_rng(5)
     times = rng.uniform(0, 80 * DAY_MS, 60_000).astype(np.int64)
     labels = (rng.random(60_000) < 0.3).astype(float)
     took = np.where(labels == 1, rng.uniform(1, 20, 60_000), 11.0) * DAY_MS
     window = Window(60 * DAY_MS, 64 * DAY_MS)
     here = times + took <= window.end_ms + 10 * DAY_MS
-    found.count_each(times[here], labels[here], took[here].astype(np.int64))
-    told = found.arrived(window)
+    label_delays.count_each(times[here], labels[here], took[here].astype(np.int64))
+    told = label_delays.arrived(window)
     assert told is not None
     # Ages 10 to 14 days: of the negatives those of the three days that are 11 days old.
     assert told[0] == pytest.approx(0.75, abs=0.06)
@@ -206,23 +206,23 @@ def test_a_window_is_judged_by_the_shares_that_are_here_at_its_maturity() -> Non
     for days, zero, one in ((10.5, 0.875, (12.5 - 1) / 19), (30, 1.0, 1.0)):
         more = ~here & (times + took <= window.end_ms + days * DAY_MS)
         here |= more
-        found.count_each(times[more], labels[more], took[more].astype(np.int64))
-        assert found.arrived(window) == (pytest.approx(zero, abs=0.06), pytest.approx(one, abs=0.03))
+        label_delays.count_each(times[more], labels[more], took[more].astype(np.int64))
+        assert label_delays.arrived(window) == (pytest.approx(zero, abs=0.06), pytest.approx(one, abs=0.03))
 
 
 def test_without_enough_labels_nothing_is_corrected_and_nothing_claimed() -> None:
-    found = delays()
-    put(found, 0, 1, np.array([7]), np.array([FEWEST_LABELS - 1]))
-    law = found.law(90 * DAY_MS)
+    label_delays = delays()
+    put(label_delays, 0, 1, np.array([7]), np.array([FEWEST_LABELS - 1]))
+    law = label_delays.law(90 * DAY_MS)
     assert not law.is_known(1)
     assert math.isnan(law.within_ms(1, 0.5))
     assert np.isnan(law.arrived(1, np.array([1.0]))).all()
     assert law.describe(1) == "only 49 labels 1 so far, too few to say how long they take"
-    assert found.arrived(Window(0, DAY_MS)) is None  # of a stream that is younger than the horizon
-    assert found.arrived(Window(60 * DAY_MS, 61 * DAY_MS)) == (1.0, 1.0)
+    assert label_delays.arrived(Window(0, DAY_MS)) is None  # of a stream that is younger than the horizon
+    assert label_delays.arrived(Window(60 * DAY_MS, 61 * DAY_MS)) == (1.0, 1.0)
     assert delays().arrived(Window(0, DAY_MS)) == (1.0, 1.0)  # of workers that do not tell
-    put(found, 0, 1, np.array([8]), np.array([1]))
-    assert found.law(90 * DAY_MS).is_known(1)
+    put(label_delays, 0, 1, np.array([8]), np.array([1]))
+    assert label_delays.law(90 * DAY_MS).is_known(1)
     assert delays().law(0).describe(0) == "no label 0 has come yet"
 
 
@@ -240,23 +240,23 @@ def test_the_law_is_said_in_words(law: str, words: str) -> None:
 
 
 def test_a_cohort_is_reported_when_it_is_mature_and_again_when_no_label_of_it_counts_any_more() -> None:
-    found = delays(20, 10)
-    cohort_ms = found.cohort_ms
-    put(found, 0, 1, find_cells(np.array([DAY_MS, 2 * DAY_MS])), np.array([90, 10]))
-    assert found.rows(None) == found.rows(cohort_ms + 10 * DAY_MS - 1) == []
-    zero, one = found.rows(cohort_ms + 10 * DAY_MS)
+    label_delays = delays(20, 10)
+    cohort_ms = label_delays.cohort_ms
+    put(label_delays, 0, 1, find_cells(np.array([DAY_MS, 2 * DAY_MS])), np.array([90, 10]))
+    assert label_delays.rows(None) == label_delays.rows(cohort_ms + 10 * DAY_MS - 1) == []
+    zero, one = label_delays.rows(cohort_ms + 10 * DAY_MS)
     assert (zero.label, zero.n, one.label, one.n, one.revision) == (0, 0, 1, 100, 100)
     assert math.isnan(zero.half_s)
     assert (one.window_start_ms, one.window_end_ms) == (0, cohort_ms)
     assert DAY_MS / 1000 < one.half_s == one.share_90_s <= 1.032 * DAY_MS / 1000
     assert 2 * DAY_MS / 1000 < one.share_99_s == one.slowest_s <= 2.063 * DAY_MS / 1000
-    put(found, 0, 1, find_cells(np.array([15 * DAY_MS])), np.array([5]))
-    assert found.rows(cohort_ms + 19 * DAY_MS) == []
-    assert [(row.label, row.n, row.revision) for row in found.rows(cohort_ms + 20 * DAY_MS)] == [
+    put(label_delays, 0, 1, find_cells(np.array([15 * DAY_MS])), np.array([5]))
+    assert label_delays.rows(cohort_ms + 19 * DAY_MS) == []
+    assert [(row.label, row.n, row.revision) for row in label_delays.rows(cohort_ms + 20 * DAY_MS)] == [
         (0, 0, 105),
         (1, 105, 105),
     ]
-    assert found.rows(cohort_ms + 40 * DAY_MS) == []
+    assert label_delays.rows(cohort_ms + 40 * DAY_MS) == []
 
 
 def test_a_law_never_falls_and_stays_between_0_and_1() -> None:
@@ -270,12 +270,12 @@ def test_a_law_never_falls_and_stays_between_0_and_1() -> None:
 def laws() -> Iterator[DelayLaw]:
     rng = np.random.default_rng(8)
     for _ in range(30):
-        found, n = delays(), int(rng.integers(1, 3_000))
+        label_delays, n = delays(), int(rng.integers(1, 3_000))
         times = rng.integers(0, 40 * DAY_MS, n)
         took = (rng.exponential(rng.uniform(0.1, 9), n) * DAY_MS).astype(np.int64)
         here = times + took <= 40 * DAY_MS
-        found.count_each(times[here], (rng.random(n) < 0.1).astype(float)[here], took[here])
-        yield found.law(40 * DAY_MS)
+        label_delays.count_each(times[here], (rng.random(n) < 0.1).astype(float)[here], took[here])
+        yield label_delays.law(40 * DAY_MS)
 
 
 def test_durations_are_said_in_the_unit_that_a_person_would_take() -> None:

@@ -46,32 +46,32 @@ def test_labels_at_random_are_no_selection_however_few(reference: Reference, sha
 
 @pytest.mark.parametrize("share", [1.0, 0.3, 0.06])
 def test_labels_of_positive_decisions_alone_are_said_to_be_that(reference: Reference, share: float) -> None:
-    found = window(reference, below=0.0, above=share)
-    assert found is not None
-    assert (found.side, found.is_one_sided, found.labelled[0]) == (1, True, 0)
-    assert sum(found.events) == 10_000
-    words = found.describe()
-    assert words.startswith(f"Labels come only of events scored at or above 0.5 ({found.labelled[1]:,} of ")
+    selection = window(reference, below=0.0, above=share)
+    assert selection is not None
+    assert (selection.side, selection.is_one_sided, selection.labelled[0]) == (1, True, 0)
+    assert sum(selection.events) == 10_000
+    words = selection.describe()
+    assert words.startswith(f"Labels come only of events scored at or above 0.5 ({selection.labelled[1]:,} of ")
     assert "the AUC, the recall and the rate of positives of all events cannot be known." in words
-    assert found.check.p_direction > 0.001
-    assert found.check.n_labels == found.labelled[1]
+    assert selection.check.p_direction > 0.001
+    assert selection.check.n_labels == selection.labelled[1]
     assert "The calibration at or above it can and the precision can: " in words
 
 
 def test_labels_of_negative_decisions_alone_are_said_to_be_that(reference: Reference) -> None:
     """Payments that are stopped have no outcome."""
-    found = window(reference, below=0.9, above=0.0)
-    assert found is not None
-    assert (found.side, found.is_one_sided) == (0, True)
-    assert found.describe().startswith("Labels come only of events scored below 0.5 (")
-    assert "The calibration below it can: " in found.describe()
+    selection = window(reference, below=0.9, above=0.0)
+    assert selection is not None
+    assert (selection.side, selection.is_one_sided) == (0, True)
+    assert selection.describe().startswith("Labels come only of events scored below 0.5 (")
+    assert "The calibration below it can: " in selection.describe()
 
 
 def test_labels_that_lean_to_one_side_are_said_to_lean(reference: Reference) -> None:
-    found = window(reference, below=0.05, above=0.8)
-    assert found is not None
-    assert (found.side, found.is_one_sided) == (1, False)
-    words = found.describe()
+    selection = window(reference, below=0.05, above=0.8)
+    assert selection is not None
+    assert (selection.side, selection.is_one_sided) == (1, False)
+    words = selection.describe()
     assert words.startswith("Labels come of 81% of the events scored at or above 0.5 and of 5.0% of the others: ")
     assert "as many positives as the scores say (p = " in words
     assert "are not those of all" in words
@@ -79,11 +79,11 @@ def test_labels_that_lean_to_one_side_are_said_to_lean(reference: Reference) -> 
 
 
 def test_a_handful_of_labels_on_the_other_side_makes_them_no_less_one_sided(reference: Reference) -> None:
-    found = window(reference, below=0.004, above=1.0)
-    assert found is not None
-    assert 0 < found.labelled[0] < 0.01 * found.events[0]
-    assert found.is_one_sided
-    assert f"others {found.labelled[0]}): the AUC" in found.describe()
+    selection = window(reference, below=0.004, above=1.0)
+    assert selection is not None
+    assert 0 < selection.labelled[0] < 0.01 * selection.events[0]
+    assert selection.is_one_sided
+    assert f"others {selection.labelled[0]}): the AUC" in selection.describe()
 
 
 def test_shares_that_may_differ_by_chance_are_no_selection(reference: Reference) -> None:
@@ -102,10 +102,10 @@ def test_a_calibration_that_goes_is_seen_in_chosen_labels(reference: Reference) 
     is_above = scores >= THRESHOLD
     labels[~is_above] = np.nan
     labels[np.flatnonzero(is_above)[::2]] = 0.0
-    found = find_selection(reference, count(reference, np.zeros((10_000, 1)), scores, labels))
-    assert found is not None
-    assert found.check.p_direction < 1e-6
-    assert "fewer positives than the scores say (p = " in found.describe()
+    selection = find_selection(reference, count(reference, np.zeros((10_000, 1)), scores, labels))
+    assert selection is not None
+    assert selection.check.p_direction < 1e-6
+    assert "fewer positives than the scores say (p = " in selection.describe()
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -115,13 +115,13 @@ def test_labels_of_one_kind_are_found_where_the_scores_promise_many_of_the_other
     scores, labels = draw(2_000, 8)
     labels[labels != label] = np.nan
     counts = count(reference, np.zeros((2_000, 1)), scores, labels)
-    found = find_one_kind(reference, counts)
-    assert found is not None
-    assert (found.label, found.n, found.unlabelled) == (label, counts.n_labels, 2_000 - counts.n_labels)
-    assert found.due == pytest.approx(float((scores if label == 0 else 1 - scores)[labels == label].sum()), rel=0.05)
-    assert found.is_unsent
-    assert found.fault is not None
-    assert found.sentence.endswith(f"labels {1 - label} are not sent any more.")
+    one_kind = find_one_kind(reference, counts)
+    assert one_kind is not None
+    assert (one_kind.label, one_kind.n, one_kind.unlabelled) == (label, counts.n_labels, 2_000 - counts.n_labels)
+    assert one_kind.due == pytest.approx(float((scores if label == 0 else 1 - scores)[labels == label].sum()), rel=0.05)
+    assert one_kind.is_unsent
+    assert one_kind.fault is not None
+    assert one_kind.sentence.endswith(f"labels {1 - label} are not sent any more.")
     # A label or two of the other kind change nothing.
     labels[np.flatnonzero(np.isnan(labels))[:2]] = 1.0 - label
     assert find_one_kind(reference, count(reference, np.zeros((2_000, 1)), scores, labels)) is not None
@@ -130,10 +130,10 @@ def test_labels_of_one_kind_are_found_where_the_scores_promise_many_of_the_other
 @pytest.mark.parametrize("label", [0, 1])
 def test_where_every_event_has_a_label_the_other_kind_came_true_of_none(reference: Reference, label: int) -> None:
     scores = draw(2_000, 8)[0]
-    found = find_one_kind(reference, count(reference, np.zeros((2_000, 1)), scores, np.full(2_000, float(label))))
-    assert found is not None
-    assert found.fault is None
-    assert found.sentence.endswith(f"{1 - label}, and of none that came true, though all have a label.")
+    one_kind = find_one_kind(reference, count(reference, np.zeros((2_000, 1)), scores, np.full(2_000, float(label))))
+    assert one_kind is not None
+    assert one_kind.fault is None
+    assert one_kind.sentence.endswith(f"{1 - label}, and of none that came true, though all have a label.")
 
 
 def test_labels_of_either_kind_and_few_labels_are_nothing(reference: Reference) -> None:
@@ -149,9 +149,9 @@ def test_labels_that_came_twice_are_no_more_than_the_events(reference: Reference
     labels[scores < THRESHOLD] = np.nan
     counts = count(reference, np.zeros((10_000, 1)), scores, labels)
     counts.outcomes *= 2
-    found = find_selection(reference, counts)
-    assert found is not None
-    assert found.labelled[1] <= found.events[1]
+    selection = find_selection(reference, counts)
+    assert selection is not None
+    assert selection.labelled[1] <= selection.events[1]
 
 
 # -- what is known of a window's labels --------------------------------------------------------------------------------
@@ -184,9 +184,9 @@ def test_labels_are_judged_and_compared_where_they_may_be_and_else_it_is_said(
     assert labels.can_be_judged == is_judged
     assert labels.silence.startswith(silence)
     assert bool(labels.silence) == bool(silence)
-    found = labels.notes(178)
-    assert len(found) == len(notes)
-    assert all(sentence.startswith(note) for sentence, note in zip(found, notes, strict=True))
+    sentences = labels.notes(178)
+    assert len(sentences) == len(notes)
+    assert all(sentence.startswith(note) for sentence, note in zip(sentences, notes, strict=True))
     nobody = ["None of them has a label, though all are old enough."] if is_judged else []
-    assert labels.notes(0) == found + nobody
+    assert labels.notes(0) == sentences + nobody
     assert (labels.unsent is not None) == (labels.one_kind == UNSENT)

@@ -33,8 +33,8 @@ def test_accuracy_in_one_cell_is_binomial() -> None:
     """All 300 decisions are yes, and right in 7 of 10 cases."""
     calibration = make_calibration(np.array([0.7]), threshold=0)
     for right in (150, 170, 185, 195, 200, 205):
-        found = find_p_of_losses(calibration, outcomes_of(np.array([300]), np.array([right])))["accuracy"]
-        assert found == pytest.approx(stats.binom.cdf(right, 300, 0.7), rel=0.08)
+        p_value = find_p_of_losses(calibration, outcomes_of(np.array([300]), np.array([right])))["accuracy"]
+        assert p_value == pytest.approx(stats.binom.cdf(right, 300, 0.7), rel=0.08)
 
 
 def test_precision_and_recall_are_binomial_where_all_scores_above_mean_the_same() -> None:
@@ -42,9 +42,9 @@ def test_precision_and_recall_are_binomial_where_all_scores_above_mean_the_same(
     rate, n = np.array([0.04, 0.4]), np.array([1_000, 300])
     calibration = make_calibration(rate)
     for right in (80, 90, 100, 110):
-        found = find_p_of_losses(calibration, outcomes_of(n, np.array([40, right])))
-        assert found["precision"] == pytest.approx(stats.binom.cdf(right, 300, 0.4), rel=0.08)
-        assert found["recall"] == pytest.approx(stats.binom.cdf(right, 40 + right, 0.75), rel=0.08)
+        p_values = find_p_of_losses(calibration, outcomes_of(n, np.array([40, right])))
+        assert p_values["precision"] == pytest.approx(stats.binom.cdf(right, 300, 0.4), rel=0.08)
+        assert p_values["recall"] == pytest.approx(stats.binom.cdf(right, 40 + right, 0.75), rel=0.08)
 
 
 def test_a_cost_has_the_exact_law_of_its_labels() -> None:
@@ -55,9 +55,9 @@ def test_a_cost_has_the_exact_law_of_its_labels() -> None:
     chances = stats.binom.pmf(missed, 200, 0.05) * stats.binom.pmf(right, 30, 0.5)
     costs = 20 * missed + 30 - right
     for x, y in ((14, 15), (17, 13), (20, 15), (23, 12)):
-        found = find_p_of_losses(calibration, outcomes_of(n, np.array([x, y])))["cost"]
+        p_value = find_p_of_losses(calibration, outcomes_of(n, np.array([x, y])))["cost"]
         worse, as_bad = (float(chances[costs > 20 * x + 30 - y - way].sum()) for way in (0, 1))
-        assert 0.75 * worse <= found <= 1.3 * as_bad
+        assert 0.75 * worse <= p_value <= 1.3 * as_bad
 
 
 def test_log_loss_has_the_exact_law_of_its_labels() -> None:
@@ -74,9 +74,9 @@ def test_log_loss_has_the_exact_law_of_its_labels() -> None:
     exact = np.cumsum(np.array(chances)[order])
     for tail in (0.1, 0.01, 0.001, 0.0001):
         at = order[int(np.searchsorted(exact, tail))]
-        found = find_p_of_losses(calibration, outcomes_of(n, np.array(numbers[at])))["log_loss"]
+        p_value = find_p_of_losses(calibration, outcomes_of(n, np.array(numbers[at])))["log_loss"]
         worse, as_bad = (float(np.array(chances)[of_all > of_all[at] + way * 1e-9].sum()) for way in (1, -1))
-        assert 0.8 * worse <= found <= 1.25 * as_bad
+        assert 0.8 * worse <= p_value <= 1.25 * as_bad
 
 
 @pytest.mark.parametrize("n_positive", [1, 2, 3])
@@ -102,8 +102,8 @@ def test_the_auc_of_few_positives_has_the_exact_law_of_their_places(n_positive: 
     for tail in (0.05, 0.01, 0.002):
         at = int(np.searchsorted(exact, tail))
         positive = np.bincount(combinations[order[at]], minlength=cells)
-        found = find_p_of_losses(calibration, outcomes_of(n + positive, positive))["auc"]
-        assert found == pytest.approx(exact[at], rel=0.35)
+        p_value = find_p_of_losses(calibration, outcomes_of(n + positive, positive))["auc"]
+        assert p_value == pytest.approx(exact[at], rel=0.35)
 
 
 @pytest.mark.slow
@@ -114,14 +114,14 @@ def test_where_nothing_has_changed_a_p_value_is_as_seldom_small_as_it_says(base:
     shift = next(each for each in np.linspace(-12, 12, 4_001) if (1 / (1 + np.exp(-log_odds - each))).mean() >= base)
     rate = 1 / (1 + np.exp(-log_odds - shift))
     calibration, runs = make_calibration(rate), 2_000
-    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    p_values_by_measure: dict[str, list[float]] = {name: [] for name in MEASURES}
     for _ in range(runs):
         events = generator.multinomial(n, np.full(60, 1 / 60))
         for name, p_value in find_p_of_losses(
             calibration, outcomes_of(events, generator.binomial(events, rate))
         ).items():
-            found[name].append(p_value)
-    for p_values in found.values():
+            p_values_by_measure[name].append(p_value)
+    for p_values in p_values_by_measure.values():
         for level in (0.05, 0.01):
             false = int((np.array(p_values) < level).sum())
             assert false <= runs * level + 4 * math.sqrt(runs * level)

@@ -60,9 +60,9 @@ def law_of(reference: Reference, counts: Counts) -> Law:
 
 def find(reference: Reference, values: Floats, path: str = "x", design_effect: float = 1.0) -> Fault | None:
     window = count(reference, values[:, None], np.full(len(values), 0.5))
-    found = path_in(ast.parse(path, mode="eval").body)
-    assert found is not None
-    scale = Scale(law_of(reference, reference.training), law_of(reference, window), found[1], takes_offsets=True)
+    parsed = path_in(ast.parse(path, mode="eval").body)
+    assert parsed is not None
+    scale = Scale(law_of(reference, reference.training), law_of(reference, window), parsed[1], takes_offsets=True)
     return find_mixed_unit("x", scale, design_effect, "payments")
 
 
@@ -117,11 +117,11 @@ def test_another_unit_in_a_share_of_the_events_is_found_with_its_factor_and_its_
 @pytest.mark.parametrize("path", ["log(x)", "log1p(x)", "sqrt(x)", "2 * x - 7"])
 @pytest.mark.parametrize("factor", [100.0, 1 / 100])
 def test_it_is_found_through_a_known_function(path: str, factor: float) -> None:
-    found = path_in(ast.parse(path, mode="eval").body)
-    assert found is not None
-    reference = fit(found[1].forward(LAWS["amounts"](np.random.default_rng(0), N_TRAINING)))
+    parsed = path_in(ast.parse(path, mode="eval").body)
+    assert parsed is not None
+    reference = fit(parsed[1].forward(LAWS["amounts"](np.random.default_rng(0), N_TRAINING)))
     for seed in range(3):
-        fault = find(reference, found[1].forward(mixed("amounts", seed, 5_000, 0.6, factor)), path)
+        fault = find(reference, parsed[1].forward(mixed("amounts", seed, 5_000, 0.6, factor)), path)
         assert fault is not None
         said = float(fault.sentence.split("unit in ")[1].split(" % of the payments")[0])
         assert said == pytest.approx(60, abs=3)

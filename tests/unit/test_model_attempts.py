@@ -27,10 +27,10 @@ def due(
 def test_each_place_and_each_digest_is_an_attempt_of_its_own() -> None:
     attempts = Attempts()
     updates = [update(uri="file:///forged"), update(), update(sha256="b" * 64), update("3.0.0"), update()]
-    found = due(attempts, updates, 0)
-    assert [attempt.update for attempt in found] == [updates[0], *updates[2:]]  # the last one is the second again
-    assert len({id(attempt) for attempt in found}) == 4
-    found[0].refuse("nothing is there", None, 0)
+    attempted = due(attempts, updates, 0)
+    assert [attempt.update for attempt in attempted] == [updates[0], *updates[2:]]  # the last one is the second again
+    assert len({id(attempt) for attempt in attempted}) == 4
+    attempted[0].refuse("nothing is there", None, 0)
     assert updates[0] not in [attempt.update for attempt in due(attempts, updates, 0)]
     assert updates[1] in [attempt.update for attempt in due(attempts, updates, 0)]
 
@@ -110,9 +110,9 @@ def test_of_many_that_are_nowhere_each_has_its_turn_and_none_keeps_another_from_
         attempt.refuse("nothing is there", None, 0)
     tried: set[str] = set()
     for second in range(1, 6):
-        found = due(attempts, [*nowhere, update(f"{second}.0.0")], second)
-        assert [attempt.update.version for attempt in found] == [f"{second}.0.0"] + ["2.0.0"] * MOST_AGAIN
-        for attempt in found:
+        attempted = due(attempts, [*nowhere, update(f"{second}.0.0")], second)
+        assert [attempt.update.version for attempt in attempted] == [f"{second}.0.0"] + ["2.0.0"] * MOST_AGAIN
+        for attempt in attempted:
             tried.add(attempt.update.uri)
             attempt.refuse("nothing is there", None, second)
     assert tried == {each.uri for each in nowhere} | {update().uri}

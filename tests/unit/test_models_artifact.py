@@ -138,10 +138,10 @@ def test_an_archive_may_have_so_many_files_and_so_many_bytes_and_no_more(
 def mentioned(node: Any, name: str) -> list[Any]:
     """What stands under a name in a schema, in the order in which it is written."""
     if isinstance(node, list):
-        return [found for inner in node for found in mentioned(inner, name)]
+        return [mention for inner in node for mention in mentioned(inner, name)]
     if not isinstance(node, dict):
         return []
-    return [found for key, inner in node.items() for found in ([inner] if key == name else mentioned(inner, name))]
+    return [mention for key, inner in node.items() for mention in ([inner] if key == name else mentioned(inner, name))]
 
 
 def test_objects_and_files_are_numbered_in_the_order_in_which_the_schema_mentions_them(trained: TrainedModel) -> None:
@@ -169,10 +169,10 @@ def test_two_names_of_one_array_stay_one_and_words_that_look_like_files_stay_wor
     one = np.arange(3.0)
     kept = {"file": "1.npy", "a": one, "b": one, "__id__": "7", "other": np.arange(2)}
     _, data = save(kept)
-    found = load(data, sha256(data), "skops")
-    assert (found["file"], found["__id__"]) == ("1.npy", "7")
-    assert found["a"].tolist() == found["b"].tolist() == [0.0, 1.0, 2.0]
-    assert found["other"].tolist() == [0, 1]
+    loaded = load(data, sha256(data), "skops")
+    assert (loaded["file"], loaded["__id__"]) == ("1.npy", "7")
+    assert loaded["a"].tolist() == loaded["b"].tolist() == [0.0, 1.0, 2.0]
+    assert loaded["other"].tolist() == [0, 1]
 
 
 def test_what_cannot_be_saved_or_read_is_one_sentence_and_a_lack_of_memory_is_no_fault_of_the_file(

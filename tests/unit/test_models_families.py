@@ -171,8 +171,8 @@ def test_the_logistic_family_is_a_regression_on_what_is_standardised_and_one_hot
         [(column - column.mean()) / column.std() for column in numbers] + [rows[:, 0] == code for code in range(3)]
     )
     expected = LogisticRegression(max_iter=1000).fit(inputs, labels).predict_proba(inputs)[:, 1]
-    found = fit(FAMILIES["logistic"].build(kinds, 0), rows, labels)
-    assert make_scorer(found).score(rows) == pytest.approx(expected, abs=1e-9)
+    fitted = fit(FAMILIES["logistic"].build(kinds, 0), rows, labels)
+    assert make_scorer(fitted).score(rows) == pytest.approx(expected, abs=1e-9)
     # Columns of one sort alone are enough.
     for kept in ([0], [1, 2]):
         build = FAMILIES["logistic"].build([kinds[at] for at in kept], 0)

@@ -90,14 +90,14 @@ def test_before_the_first_valid_time_nobody_scores() -> None:
 def test_the_champion_is_the_one_that_the_rule_in_words_picks(updates: list[ModelUpdate]) -> None:
     """Walked backwards, as the rule is not written: what is undone or taken off later does not count."""
     standing: list[ModelUpdate] = []
-    for place, found in enumerate(updates):
-        if found.role == "champion":
-            below = [n for n, each in enumerate(standing[:-1]) if each.version == found.version]
-            said = [(each.version, each.valid_from_ms) for each in [*standing[-1:], found]]
+    for place, update in enumerate(updates):
+        if update.role == "champion":
+            below = [n for n, each in enumerate(standing[:-1]) if each.version == update.version]
+            said = [(each.version, each.valid_from_ms) for each in [*standing[-1:], update]]
             kept = standing[:-1] if said == said[-1:] * 2 else standing
-            standing = standing[: below[-1] + 1] if found.is_rollback and below else [*kept, found]
-        elif found.role in {"retired", "unusable"}:
-            standing = [each for each in standing if each.version != found.version]
+            standing = standing[: below[-1] + 1] if update.is_rollback and below else [*kept, update]
+        elif update.role in {"retired", "unusable"}:
+            standing = [each for each in standing if each.version != update.version]
         timeline = Timeline(updates[: place + 1])
         assert timeline.champions == tuple(standing)
         for time_ms in TIMES:
@@ -131,19 +131,19 @@ def test_workers_pick_whom_the_timeline_picks(updates: list[ModelUpdate], score_
         for each in timeline.champions
     ]
     times = np.array(TIMES, np.int64)
-    found: list[str | None] = [None] * len(times)
+    champions: list[str | None] = [None] * len(times)
     for run in ChampionTimeline(loaded, score_from_ms).runs(times, times):
         assert run.start < run.stop
-        found[run.start : run.stop] = [run.model.version] * (run.stop - run.start)
+        champions[run.start : run.stop] = [run.model.version] * (run.stop - run.start)
     begins = score_from_ms if score_from_ms is not None else -1
-    assert found == [version_at(timeline, time_ms) if time_ms >= begins else None for time_ms in TIMES]
+    assert champions == [version_at(timeline, time_ms) if time_ms >= begins else None for time_ms in TIMES]
 
 
 @given(UPDATES, UPDATES)
 def test_one_by_one_is_the_same_as_all_at_once(first: list[ModelUpdate], then: list[ModelUpdate]) -> None:
     grown = Timeline(first)
-    for found in then:
-        grown.observe(found)
+    for update in then:
+        grown.observe(update)
     whole = Timeline(first + then)
     assert (grown.champions, grown.updates, grown.previous()) == (whole.champions, whole.updates, whole.previous())
     assert grown.announced == whole.announced
@@ -193,7 +193,7 @@ def test_what_is_rolled_back_scores_nothing_any_more_but_is_still_known() -> Non
     assert {each.version for each in timeline.announced} == {"1.0.0", "2.0.0"}
 
 
-@given(UPDATES, st.lists(UPDATES.filter(bool).map(lambda found: replace(found[0], role="champion", is_rollback=False))))
+@given(UPDATES, st.lists(UPDATES.filter(bool).map(lambda some: replace(some[0], role="champion", is_rollback=False))))
 def test_a_roll_back_undoes_exactly_the_last_promotion(before: list[ModelUpdate], promoted: list[ModelUpdate]) -> None:
     timeline = Timeline(before)
     states = []
@@ -228,16 +228,16 @@ def test_a_stream_has_scored_from_the_latest_time_that_the_rest_of_its_timeline_
         )
         if updates[place].role == "champion":
             first[updates[place].version] = min(place, first.get(updates[place].version, place))
-    found = Begins(updates, score_from_ms, frozenset(refused))
+    computed = Begins(updates, score_from_ms, frozenset(refused))
     least = ALWAYS_MS if score_from_ms is None else score_from_ms
     latest = [max([least, *begins[place:]]) for place in range(len(updates) + 1)]
-    assert found.highest_ms == latest[0]
+    assert computed.highest_ms == latest[0]
     # A partition that has seen a version has come at least to where it was announced, whatever it scores with later.
     for starts in (["1.0.0"], ["2.0.0", "1.0.0", "9.0.0"], ["3.0.0", "3.0.0"]):
         places = [first.get(version, 0) for version in starts]
         expected = [latest[0], *(latest[max(places[: n + 1])] for n in range(len(starts)))]
-        assert found.of([(10 * n, version) for n, version in enumerate(starts)]) == expected
-    assert found.of([]) == [latest[0]] * 2
+        assert computed.of([(10 * n, version) for n, version in enumerate(starts)]) == expected
+    assert computed.of([]) == [latest[0]] * 2
 
 
 def test_a_refused_version_began_nothing_unless_nobody_else_stood() -> None:

@@ -89,8 +89,8 @@ def test_the_order_of_the_rows_does_not_matter(
 def test_events_of_one_time_are_on_one_side_of_the_hold_out(small_data: Any, small_pipeline: Pipeline) -> None:
     times = small_data.event_time_ms.copy()
     times[300:350] = times[300]
-    found = train_small(small_pipeline, small_data, event_time_ms=times).manifest.metrics
-    assert (found.n, found.from_ms) == (100, times[300])
+    metrics = train_small(small_pipeline, small_data, event_time_ms=times).manifest.metrics
+    assert (metrics.n, metrics.from_ms) == (100, times[300])
 
 
 def test_the_reference_has_scores_of_rows_that_the_scoring_model_had_not_seen(
@@ -135,10 +135,10 @@ def test_a_feature_that_was_never_there_in_training_does_not_stop_it(small_data:
     matrix = small_data.matrix.copy()
     matrix[:, 2] = np.nan
     for family in FAMILIES:
-        found = train_small(small_pipeline, small_data, matrix=matrix, family=family)
+        retrained = train_small(small_pipeline, small_data, matrix=matrix, family=family)
         rows = matrix.copy()
         rows[:, 2] = 5.0
-        assert found.scorer.score(rows).tobytes() == found.scorer.score(matrix).tobytes()
+        assert retrained.scorer.score(rows).tobytes() == retrained.scorer.score(matrix).tobytes()
 
 
 def test_golden_rows_are_real_ones_of_all_times_and_the_edges_of_each_feature() -> None:
@@ -186,15 +186,17 @@ def test_a_hundred_rows_are_enough_and_everything_asked_for_is_in_the_manifest(
     with pytest.raises(TrainingError, match="99 labelled events"):
         train_first(99)
     told: list[str] = []
-    found = train_first(103, parent="1.0.0", progress=told.append)
-    manifest, reference = found.manifest, found.manifest.read_reference()
+    retrained = train_first(103, parent="1.0.0", progress=told.append)
+    manifest, reference = retrained.manifest, retrained.manifest.read_reference()
     assert len(told) == 4
     assert "82 of 103" in told[0]
     assert (manifest.version, manifest.parent, manifest.created_at_ms) == ("2.3.4", "1.0.0", 7)
     training, metrics = manifest.training, manifest.metrics
     assert (training.from_ms, training.to_ms, training.rows, training.labelled_rows) == (3, 400_001, 103, 103)
     assert (metrics.n, metrics.from_ms, metrics.to_ms) == (21, 82_000, 102_000)
-    assert manifest.artifact == Artifact("skops", hashlib.sha256(found.artifact).hexdigest(), len(found.artifact))
+    assert manifest.artifact == Artifact(
+        "skops", hashlib.sha256(retrained.artifact).hexdigest(), len(retrained.artifact)
+    )
     assert reference.threshold == 0.3
     judged = make_scorer(fit(FAMILIES["logistic"].build(KINDS, SEED), small_data.matrix[:82], small_data.labels[:82]))
     right = (judged.score(small_data.matrix[82:103]) >= 0.3) == small_data.labels[82:103]
@@ -215,19 +217,19 @@ def test_a_value_that_is_in_no_vocabulary_is_fitted_as_missing_and_counted_as_it
     matrix = small_data.matrix.copy()
     gone = np.flatnonzero(np.isnan(matrix[:, 1]))
     matrix[gone[::2], 1] = 3.0
-    found = train_small(small_pipeline, small_data, matrix=matrix)
-    assert found.artifact == trained.artifact
-    counts = found.manifest.read_reference().counts[1, :5].tolist()
+    retrained = train_small(small_pipeline, small_data, matrix=matrix)
+    assert retrained.artifact == trained.artifact
+    counts = retrained.manifest.read_reference().counts[1, :5].tolist()
     assert counts[3:] == [len(gone[::2]), len(gone[1::2])]
     rows = np.array([[50.0, 3.0, 1.0], [50.0, np.nan, 1.0]])
-    assert len(set(found.scorer.score(rows).tolist())) == 1
+    assert len(set(retrained.scorer.score(rows).tolist())) == 1
 
 
 def test_the_libraries_are_those_installed_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = read_libraries()
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    libraries = read_libraries()
+    assert libraries["python"] == ".".join(map(str, sys.version_info[:3]))
     for name in ("numpy", "scikit-learn", "skops"):
-        assert found[name] == metadata.version(name)
+        assert libraries[name] == metadata.version(name)
     version = metadata.version
 
     def version_without_ours(name: str) -> str:
@@ -236,7 +238,7 @@ def test_the_libraries_are_those_installed_here(monkeypatch: pytest.MonkeyPatch)
         return version(name)
 
     monkeypatch.setattr(metadata, "version", version_without_ours)
-    assert read_libraries() == {**found, "streamgauge": "source"}
+    assert read_libraries() == {**libraries, "streamgauge": "source"}
 
 
 @pytest.mark.parametrize(
@@ -272,16 +274,16 @@ def test_measures_of_a_hold_out_are_scikit_learns() -> None:
     rng = np.random.default_rng(8)
     scores = np.append(rng.random(200), [0.0, 1.0, 0.4])
     labels = np.append((rng.random(200) < scores[:200]).astype(float), [1.0, 0.0, 1.0])  # two that are surely wrong
-    found = measure(HoldOut(scores, labels, 0.5), np.arange(5, 208), 0.4)
-    assert found.log_loss == pytest.approx(log_loss(labels, np.clip(scores, 1e-15, 1 - 1e-15)), rel=1e-2)
-    assert found.accuracy == accuracy_score(labels, scores >= 0.4)
-    assert found.auc == pytest.approx(roc_auc_score(labels, scores))
-    assert (found.n, found.from_ms, found.to_ms) == (203, 5, 207)
+    metrics = measure(HoldOut(scores, labels, 0.5), np.arange(5, 208), 0.4)
+    assert metrics.log_loss == pytest.approx(log_loss(labels, np.clip(scores, 1e-15, 1 - 1e-15)), rel=1e-2)
+    assert metrics.accuracy == accuracy_score(labels, scores >= 0.4)
+    assert metrics.auc == pytest.approx(roc_auc_score(labels, scores))
+    assert (metrics.n, metrics.from_ms, metrics.to_ms) == (203, 5, 207)
 
 
 def test_what_is_surely_wrong_costs_as_much_as_one_of_a_thousand_million_million() -> None:
-    found = measure(HoldOut(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 1.0]), 0.5), np.arange(3), 0.5)
-    assert found.log_loss == pytest.approx(-2 * np.log(1e-15) / 3, rel=1e-9)
+    metrics = measure(HoldOut(np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 1.0]), 0.5), np.arange(3), 0.5)
+    assert metrics.log_loss == pytest.approx(-2 * np.log(1e-15) / 3, rel=1e-9)
 
 
 def test_a_few_positives_beside_each_part_are_enough(small_data: Any, small_pipeline: Pipeline) -> None:
@@ -311,21 +313,21 @@ def test_young_rows_are_fitted_on_by_weight_and_are_in_nothing_else(
         small_data.matrix[:30], 1 - small_data.labels[:30], np.arange(400, 430) * 1000, rng.integers(1, 4, 30) * 1.0
     )
     facts = LabelFacts(500_000, 1_000, 50, 40, 7, 30)
-    found = train_small(small_pipeline, small_data, young=young, label_facts=facts)
+    retrained = train_small(small_pipeline, small_data, young=young, label_facts=facts)
     repeated = np.repeat(np.arange(30), young.weights.astype(int))
     rows = np.concatenate([small_data.matrix, young.matrix[repeated]])
     by_hand = fit(
         FAMILIES["logistic"].build(KINDS, SEED), rows, np.concatenate([small_data.labels, young.labels[repeated]])
     )
     # The scaler counts each row once, whatever its weight: the optimum is the same, but for the penalty's size.
-    assert found.scorer.score(small_data.matrix) == pytest.approx(
+    assert retrained.scorer.score(small_data.matrix) == pytest.approx(
         make_scorer(by_hand).score(small_data.matrix), abs=2e-2
     )
-    before, now = trained.manifest, found.manifest
+    before, now = trained.manifest, retrained.manifest
     assert now.training.label_facts == facts
     assert now.training.sha256 != before.training.sha256
     assert (now.metrics, now.reference, now.training.labelled_rows) == (before.metrics, before.reference, 400)
-    assert found.scorer.score(small_data.matrix).tobytes() != trained.scorer.score(small_data.matrix).tobytes()
+    assert retrained.scorer.score(small_data.matrix).tobytes() != trained.scorer.score(small_data.matrix).tobytes()
     assert Manifest.from_bytes(now.to_bytes()) == now
 
 
@@ -357,10 +359,10 @@ def test_a_family_that_cannot_weigh_rows_says_so(
 
 
 def test_a_tail_of_one_class_has_no_auc() -> None:
-    found = measure(HoldOut(np.array([0.25, 0.5]), np.zeros(2), 0.5), np.arange(2), 0.5)
-    assert found.auc is None
-    assert found.accuracy == 0.5
-    assert found.log_loss == pytest.approx((np.log(4 / 3) + np.log(2)) / 2)
+    metrics = measure(HoldOut(np.array([0.25, 0.5]), np.zeros(2), 0.5), np.arange(2), 0.5)
+    assert metrics.auc is None
+    assert metrics.accuracy == 0.5
+    assert metrics.log_loss == pytest.approx((np.log(4 / 3) + np.log(2)) / 2)
 
 
 def test_only_the_time_of_making_differs_between_two_trainings(trained: TrainedModel) -> None:
@@ -376,8 +378,8 @@ def test_a_reference_knows_of_which_share_of_the_events_it_is(small_data: Any, s
     facts = LabelFacts(500_000, 1_000, 0, 0, 3 * len(alike))
 
     def effects(**more: Any) -> np.ndarray:
-        found = train_small(small_pipeline, small_data, matrix=alike, labels=labels, **more).manifest.reference
-        return np.array([each["design_effect"] for each in found["metrics"][:-1]])
+        written = train_small(small_pipeline, small_data, matrix=alike, labels=labels, **more).manifest.reference
+        return np.array([each["design_effect"] for each in written["metrics"][:-1]])
 
     alone = effects()
     assert alone.max() > 2

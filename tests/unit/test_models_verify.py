@@ -170,10 +170,10 @@ def test_the_process_of_a_trial_judges_as_this_one_does(trained: TrainedModel, m
     judge = verify_module._judge
     assert judge(good, data, allow_joblib=False) == TrialResult()
     assert judge(b"{", data, allow_joblib=False).reason == "manifest"
-    found = judge(good, data + b" ", allow_joblib=False)
-    assert found.reason == "digest"
-    assert found.detail.startswith("The artifact's SHA-256 is ")
-    assert found.detail.endswith("another file.")
+    result = judge(good, data + b" ", allow_joblib=False)
+    assert result.reason == "digest"
+    assert result.detail.startswith("The artifact's SHA-256 is ")
+    assert result.detail.endswith("another file.")
     kind, joblib = artifact.save(trained.estimator, allow_joblib=True)
     manifest = replace(trained.manifest, artifact=Artifact(kind, hashlib.sha256(joblib).hexdigest(), len(joblib)))
     assert judge(manifest.to_bytes(), joblib, allow_joblib=False).reason == "format"

@@ -59,11 +59,11 @@ def test_log_loss_and_accuracy_are_sklearns() -> None:
     generator = np.random.default_rng(12)
     scores = generator.uniform(0.01, 0.99, 3_000)
     labels = (generator.random(3_000) < scores).astype(float)
-    found = {each.name: each for each in measure(count_labelled(scores, labels, 0.3))}
-    assert found["log_loss"].realised == pytest.approx(metrics.log_loss(labels, scores), abs=1e-6)
-    assert found["accuracy"].realised == pytest.approx(metrics.accuracy_score(labels, scores >= 0.3))
-    assert found["accuracy"].low < found["accuracy"].realised < found["accuracy"].high
-    assert found["auc"].low < found["auc"].realised < found["auc"].high
+    measures = {each.name: each for each in measure(count_labelled(scores, labels, 0.3))}
+    assert measures["log_loss"].realised == pytest.approx(metrics.log_loss(labels, scores), abs=1e-6)
+    assert measures["accuracy"].realised == pytest.approx(metrics.accuracy_score(labels, scores >= 0.3))
+    assert measures["accuracy"].low < measures["accuracy"].realised < measures["accuracy"].high
+    assert measures["auc"].low < measures["auc"].realised < measures["auc"].high
 
 
 def test_precision_recall_and_cost_are_sklearns() -> None:
@@ -73,15 +73,15 @@ def test_precision_recall_and_cost_are_sklearns() -> None:
     labels, decided = generator.random(4_000) < rate[cells], cells >= 2
     counts = Counts.zeros(3, 4, 4)
     counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=4) for label in (0, 1)]
-    found = {each.name: each for each in measure(counts, make_calibration(rate))}
-    assert found["precision"].realised == pytest.approx(metrics.precision_score(labels, decided))
-    assert found["recall"].realised == pytest.approx(metrics.recall_score(labels, decided))
+    measures = {each.name: each for each in measure(counts, make_calibration(rate))}
+    assert measures["precision"].realised == pytest.approx(metrics.precision_score(labels, decided))
+    assert measures["recall"].realised == pytest.approx(metrics.recall_score(labels, decided))
     cost = (1.0 * (decided & ~labels) + 20.0 * (~decided & labels)).mean()
-    assert found["cost"].realised == pytest.approx(cost)
-    for each in (found["precision"], found["recall"], found["cost"]):
+    assert measures["cost"].realised == pytest.approx(cost)
+    for each in (measures["precision"], measures["recall"], measures["cost"]):
         assert each.low < each.realised < each.high
-    assert (found["precision"].low, found["precision"].high) == pytest.approx(
-        wilson(found["precision"].realised, int(decided.sum()))
+    assert (measures["precision"].low, measures["precision"].high) == pytest.approx(
+        wilson(measures["precision"].realised, int(decided.sum()))
     )
     nobody = {each.name: each for each in measure(Counts.zeros(3, 4, 4), make_calibration(rate))}
     assert all(math.isnan(each.realised) and math.isnan(each.low) for each in nobody.values())
@@ -227,9 +227,9 @@ def log_loss_range(
     counts = Counts.zeros(3, 4, len(rate))
     counts.outcomes[:] = [np.bincount(cells[labels == label], minlength=len(rate)) for label in (0, 1)]
     counts.log_loss_sum = int(losses.sum() * COUNT_UNITS)
-    found = measure(counts, calibration)[1]
-    assert found.realised == pytest.approx(losses.mean(), abs=1e-5)
-    return found.low, found.high
+    measured = measure(counts, calibration)[1]
+    assert measured.realised == pytest.approx(losses.mean(), abs=1e-5)
+    return measured.low, measured.high
 
 
 def test_labels_that_err_together_widen_each_range_as_fewer_labels_would() -> None:

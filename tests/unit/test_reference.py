@@ -73,9 +73,9 @@ def test_counting_agrees_with_the_definition_of_a_cell(rows: list[tuple[float, .
                 seen[number].append(value)
     assert counts.n == len(rows)
     assert counts.sums.tolist() == sums
-    for found, extreme in ((counts.minima, np.nanmin), (counts.maxima, np.nanmax)):
+    for extremes, extreme in ((counts.minima, np.nanmin), (counts.maxima, np.nanmax)):
         expected_extremes = [extreme(values) if len(values) > 1 else math.nan for values in seen]
-        assert np.array_equal(found, expected_extremes, equal_nan=True)
+        assert np.array_equal(extremes, expected_extremes, equal_nan=True)
     assert counts.counts.tolist() == expected.tolist()
 
 
@@ -322,11 +322,11 @@ def test_bursts_of_wrong_decisions_that_labels_do_not_show_are_the_errors_alone(
     scores, labels = generator.random(8_000), generator.random(8_000) < 0.5
     # Decisions are right for 16 events and left to chance for 16, while labels and scores are independent events.
     told = np.where(np.arange(8_000) // 16 % 2, labels, generator.random(8_000) < 0.5)
-    found = [
+    references = [
         fit_reference(TrainingEvents(scores[:, None], each, labels * 1.0), [numeric("x")], 16)
         for each in (scores, np.where(told, 0.9, 0.1))
     ]
-    effects, of_errors = zip(*((each.design_effects, each.errors.effect) for each in found), strict=True)
+    effects, of_errors = zip(*((each.design_effects, each.errors.effect) for each in references), strict=True)
     assert effects[0].tolist() == [1.0, 1.0, 1.0]
     assert effects[1][-1] == 1.0
     assert of_errors[0] < 1.1
@@ -359,29 +359,29 @@ def test_the_design_effects_and_profiles_are_those_of_the_cells_and_decisions() 
     labels = np.where(generator.random(1_600) < 0.1, np.nan, generator.random(1_600) < level)
     labels[::60] = 7.0  # no label: as good as none
     matrix = np.column_stack([level, kind])
-    found = fit_reference(
+    fitted = fit_reference(
         TrainingEvents(matrix, scores, labels), [numeric("level"), category("kind", 3)], 16, threshold=0.4
     )
     held = [
         np.array([cell_by_definition(metric, value) for value in values])
-        for metric, values in zip(found.metrics, [*matrix.T, scores, labels], strict=True)
+        for metric, values in zip(fitted.metrics, [*matrix.T, scores, labels], strict=True)
     ]
     known = np.isfinite(scores) & np.isin(labels, (0, 1))
     wrong = ((scores >= 0.4) != (labels == 1))[known]
     came = held[3][held[3] < 2]
     expected = [
-        design_effect(held[0], found.metrics[0].size, in_order=True),
+        design_effect(held[0], fitted.metrics[0].size, in_order=True),
         design_effect(held[1], 3, in_order=False),
-        design_effect(held[2], found.metrics[2].size, in_order=True),
+        design_effect(held[2], fitted.metrics[2].size, in_order=True),
         design_effect(came, 2, in_order=False),
     ]
-    assert found.errors.effect == pytest.approx(design_effect(wrong.astype(np.int64), 2, in_order=False), rel=1e-9)
-    assert found.errors.events.tolist() == [0] * 168  # training has no times
-    assert found.design_effects.tolist() == expected
+    assert fitted.errors.effect == pytest.approx(design_effect(wrong.astype(np.int64), 2, in_order=False), rel=1e-9)
+    assert fitted.errors.events.tolist() == [0] * 168  # training has no times
+    assert fitted.design_effects.tolist() == expected
     assert min(expected) > 1
     for row, cells in enumerate(held):
-        for cell in range(found.width):
+        for cell in range(fitted.width):
             here = scores[(cells == cell) & np.isfinite(scores)]
-            assert found.profiles[row, cell] == pytest.approx(here.mean() if len(here) else np.nan, nan_ok=True)
-    assert found.mean(found.training, 2) == pytest.approx(np.nanmean(scores), abs=1e-6)
-    assert math.isnan(found.mean(found.zeros(), 0))
+            assert fitted.profiles[row, cell] == pytest.approx(here.mean() if len(here) else np.nan, nan_ok=True)
+    assert fitted.mean(fitted.training, 2) == pytest.approx(np.nanmean(scores), abs=1e-6)
+    assert math.isnan(fitted.mean(fitted.zeros(), 0))

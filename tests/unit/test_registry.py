@@ -42,7 +42,7 @@ def test_what_is_registered_comes_out_as_it_went_in(trained: TrainedModel, tmp_p
     assert read_bundle(entry.path) == (trained.manifest, trained.artifact)
     assert registry.uri("shop-returns", "1.0.0") == entry.uri
     assert entry.uri.startswith("file:///")
-    assert [found.manifest.version for found in registry.entries()] == ["1.0.0"]
+    assert [entry.manifest.version for entry in registry.entries()] == ["1.0.0"]
     assert registry.unfinished() == []
 
 

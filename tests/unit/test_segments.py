@@ -99,9 +99,9 @@ def test_the_counts_of_each_group_are_those_of_its_events_bit_for_bit(seed: int,
     assert len(ways) == (2 if n else 0)
     for way, of_event in zip(ways, keys, strict=n > 0):
         labelled = count_outcome_groups(reference(), scores, labels, of_event)
-        found = GroupedCounts.merge([way, labelled]).split()
-        assert list(found) == np.unique(of_event).tolist()
-        for key, counts in found.items():
+        by_group = GroupedCounts.merge([way, labelled]).split()
+        assert list(by_group) == np.unique(of_event).tolist()
+        for key, counts in by_group.items():
             assert bits(counts) == bits(count_rows(of_event == key, matrix, scores, labels))
 
 
@@ -180,12 +180,12 @@ def test_a_delta_holds_the_events_of_its_slice_and_segment() -> None:
 
 
 def test_the_segments_of_a_column_add_up_to_all_events() -> None:
-    found = by_segment(buffer_with(np.arange(120), 3).drain())
+    by_key = by_segment(buffer_with(np.arange(120), 3).drain())
     for column in COLUMNS:
-        n = {key[:2]: 0 for key in found}
-        for (version, start_ms, segment), counts in found.items():
+        n = {key[:2]: 0 for key in by_key}
+        for (version, start_ms, segment), counts in by_key.items():
             n[version, start_ms] += counts["n"] * segment.startswith(f"{column}=")
-        assert n == {key[:2]: counts["n"] for key, counts in found.items() if key[2] == ALL}
+        assert n == {key[:2]: counts["n"] for key, counts in by_key.items() if key[2] == ALL}
 
 
 def test_without_segments_nothing_but_all_events_is_counted() -> None:

@@ -129,8 +129,8 @@ def test_the_one_before_is_better_where_it_surely_did_better(
 ) -> None:
     before = Predecessor("1.0.0", values[1], p_value, 1)
     performance = Performance("auc", values[0], predecessor=before if is_known else None)
-    found = replace(WINDOW, performance=performance).better_predecessor
-    assert found == (before if is_known and values[1] > values[0] and p_value < 1 / 64 else None)
+    predecessor = replace(WINDOW, performance=performance).better_predecessor
+    assert predecessor == (before if is_known and values[1] > values[0] and p_value < 1 / 64 else None)
 
 
 @pytest.mark.parametrize(("p_value", "is_better"), [(1 / 128, True), (1 / 64, False)])

@@ -73,9 +73,9 @@ def test_what_is_counted_is_sound_and_so_is_the_sum_of_it(seed: int, n: int, n_l
 
 
 def changed(values: np.ndarray, at: int, to: float) -> np.ndarray:
-    found = values.copy()
-    found[at] = to
-    return found
+    copied = values.copy()
+    copied[at] = to
+    return copied
 
 
 def damaged() -> dict[str, SparseCounts]:
@@ -338,12 +338,12 @@ def test_a_reference_with_something_else_in_one_place_is_refused_or_sound(data: 
     else:
         del holder[path[-1]]
     try:
-        found = from_json(json.dumps(body))
+        read = from_json(json.dumps(body))
     except ValueError:
         return
-    assert not found.laws.find_fault(SparseCounts.of(found.training))
-    again = from_json(to_json(found))
-    assert to_json(again) == to_json(found)
+    assert not read.laws.find_fault(SparseCounts.of(read.training))
+    again = from_json(to_json(read))
+    assert to_json(again) == to_json(read)
 
 
 @pytest.mark.parametrize("codes", [10**9, 2**62, 10**400, -1, 1.0, "3", None])

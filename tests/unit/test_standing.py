@@ -32,11 +32,11 @@ def roles(standings: Standings) -> dict[str, str]:
 
 
 def test_without_a_word_of_workers_the_newest_promotion_is_champion() -> None:
-    found = stand([update("1.0.0", 1), update("2.0.0", 2), update("3.0.0", 3, "shadow")], [])
-    assert roles(found) == {"1.0.0": "retired", "2.0.0": "champion", "3.0.0": "shadow"}
-    retired = next(iter(found.all()))
+    standings = stand([update("1.0.0", 1), update("2.0.0", 2), update("3.0.0", 3, "shadow")], [])
+    assert roles(standings) == {"1.0.0": "retired", "2.0.0": "champion", "3.0.0": "shadow"}
+    retired = next(iter(standings.all()))
     assert (retired.why, retired.at_ms) == ("superseded by 2.0.0", 2)
-    assert found.refused() == {}
+    assert standings.refused() == {}
 
 
 def test_what_every_worker_refused_is_no_champion_and_the_one_before_it_is_again() -> None:
@@ -44,18 +44,18 @@ def test_what_every_worker_refused_is_no_champion_and_the_one_before_it_is_again
     said = [status("1.0.0", "loaded", 1), status("2.0.0", "refused", 5), status("2.0.0", "refused", 6, "w2")]
     for order in permutations(said):
         for first in (False, True):
-            found = stand(updates, list(order), statuses_first=first)
-            assert roles(found) == {"1.0.0": "champion", "2.0.0": "refused"}
-            assert found.refused() == {"2.0.0": "refused by w2"}
-            assert {each.update.version: each.at_ms for each in found.all()} == {"1.0.0": 6, "2.0.0": 6}
+            standings = stand(updates, list(order), statuses_first=first)
+            assert roles(standings) == {"1.0.0": "champion", "2.0.0": "refused"}
+            assert standings.refused() == {"2.0.0": "refused by w2"}
+            assert {each.update.version: each.at_ms for each in standings.all()} == {"1.0.0": 6, "2.0.0": 6}
 
 
 def test_one_worker_that_took_it_is_enough_and_so_is_one_that_takes_it_later() -> None:
     updates = [update("1.0.0", 1), update("2.0.0", 2)]
     refused = status("2.0.0", "refused", 5)
     assert roles(stand(updates, [refused, status("2.0.0", "loaded", 4, "w2")]))["2.0.0"] == "champion"
-    found = stand(updates, [refused, status("2.0.0", "loaded", 9)])
-    assert roles(found) == {"1.0.0": "retired", "2.0.0": "champion"}
+    standings = stand(updates, [refused, status("2.0.0", "loaded", 9)])
+    assert roles(standings) == {"1.0.0": "retired", "2.0.0": "champion"}
 
 
 def test_what_was_asked_before_does_not_change_what_is_said_after() -> None:
@@ -75,34 +75,34 @@ def test_what_was_asked_before_does_not_change_what_is_said_after() -> None:
 def test_a_refusal_is_of_one_artifact() -> None:
     """A forged announcement of other bytes spoils nothing for the right one."""
     updates = [update("1.0.0", 1), update("2.0.0", 2, sha256="f" * 64), update("2.0.0", 3)]
-    found = stand(updates, [status("2.0.0", "refused", 4, sha256="f" * 64)])
-    assert roles(found)["2.0.0"] == "champion"
-    assert found.champion() is updates[2]
+    standings = stand(updates, [status("2.0.0", "refused", 4, sha256="f" * 64)])
+    assert roles(standings)["2.0.0"] == "champion"
+    assert standings.champion() is updates[2]
 
 
 def test_with_nothing_but_refused_versions_there_is_no_champion() -> None:
-    found = stand([update("1.0.0", 1)], [status("1.0.0", "refused", 2)])
-    assert found.champion() is None
-    assert roles(found) == {"1.0.0": "refused"}
+    standings = stand([update("1.0.0", 1)], [status("1.0.0", "refused", 2)])
+    assert standings.champion() is None
+    assert roles(standings) == {"1.0.0": "refused"}
 
 
 def test_a_retired_version_stays_retired_whatever_workers_say() -> None:
-    found = stand([update("1.0.0", 1), update("1.0.0", 2, "retired")], [status("1.0.0", "refused", 3)])
-    assert roles(found) == {"1.0.0": "retired"}
-    assert found.refused() == {}
+    standings = stand([update("1.0.0", 1), update("1.0.0", 2, "retired")], [status("1.0.0", "refused", 3)])
+    assert roles(standings) == {"1.0.0": "retired"}
+    assert standings.refused() == {}
 
 
 def test_what_was_rolled_back_is_no_champion_though_nobody_else_is() -> None:
     updates = [announce("1.0.0", 1), announce("2.0.0", 2), announce("1.0.0", 3, is_rollback=True)]
-    found = stand(updates, [status("1.0.0", "refused", 7)])
-    assert found.champion() is None
-    assert told(found) == {
+    standings = stand(updates, [status("1.0.0", "refused", 7)])
+    assert standings.champion() is None
+    assert told(standings) == {
         "2.0.0": ("retired", "rolled back to 1.0.0", "by 1.0.0", 3),
         "1.0.0": ("refused", "refused by w1", "by 1.0.0", 7),
     }
-    found = stand([*updates, announce("1.0.0", 4, "retired")], [])
-    assert found.champion() is None
-    assert told(found)["2.0.0"] == ("retired", "rolled back", "", 2)
+    standings = stand([*updates, announce("1.0.0", 4, "retired")], [])
+    assert standings.champion() is None
+    assert told(standings)["2.0.0"] == ("retired", "rolled back", "", 2)
 
 
 def told(standings: Standings) -> dict[str, tuple[str, str, str, int]]:
@@ -125,11 +125,11 @@ def test_each_version_stands_as_it_does_since_the_last_thing_that_made_it_so() -
         ([status("1.0.0", "refused", 7), status("3.0.0", "refused", 8)], 7),
         ([status("2.0.0", "refused", 7, sha256="b" * 64), status("2.0.0", "loaded", 9, sha256="b" * 64)], 5),
     ):
-        found = told(stand(updates, said))
-        assert found["2.0.0"] == ("champion", "why 2.0.0", "by 2.0.0", since_ms)
-        assert {version: found[version] for version in shadow} == shadow
+        standings = told(stand(updates, said))
+        assert standings["2.0.0"] == ("champion", "why 2.0.0", "by 2.0.0", since_ms)
+        assert {version: standings[version] for version in shadow} == shadow
         if not any(each.version == "1.0.0" for each in said):
-            assert found["1.0.0"] == ("retired", "superseded by 2.0.0", "by 2.0.0", since_ms)
+            assert standings["1.0.0"] == ("retired", "superseded by 2.0.0", "by 2.0.0", since_ms)
 
 
 def test_a_roll_back_says_who_rolled_back_to_what() -> None:
@@ -152,18 +152,18 @@ def test_a_roll_back_says_who_rolled_back_to_what() -> None:
 
 def test_a_refusal_without_a_digest_is_of_whatever_is_announced_and_one_without_a_version_of_nothing() -> None:
     updates = [announce("1.0.0", 1), announce("2.0.0", 10)]
-    found = stand(
+    standings = stand(
         updates, [status("2.0.0", "refused", 4, sha256=""), replace(status("1.0.0", "refused", 9), version=None)]
     )
-    assert told(found) == {
+    assert told(standings) == {
         "1.0.0": ("champion", "why 1.0.0", "by 1.0.0", 4),
         "2.0.0": ("refused", "refused by w1", "by 2.0.0", 10),
     }
-    assert found.refused() == {"2.0.0": "refused by w1"}
+    assert standings.refused() == {"2.0.0": "refused by w1"}
     both = [status("2.0.0", "refused", 14, "w2", sha256=""), status("2.0.0", "refused", 13, "w3")]
-    found = stand(updates, both)
-    assert told(found)["2.0.0"] == ("refused", "refused by w2", "by 2.0.0", 14)
-    assert found.champion() == updates[0]
+    standings = stand(updates, both)
+    assert told(standings)["2.0.0"] == ("refused", "refused by w2", "by 2.0.0", 14)
+    assert standings.champion() == updates[0]
     assert stand(updates, [*both, status("2.0.0", "loaded", 3, "w4", sha256="")]).champion() == updates[1]
 
 
@@ -177,12 +177,12 @@ def test_how_long_it_takes_to_say_how_all_stand_grows_with_their_number_alone(mo
         return look(self, of)
 
     monkeypatch.setattr(Standings, "_refusal", count)
-    found = stand([update(f"1.{number}.0", number) for number in range(500)], [])
-    assert len(roles(found)) == 500
+    standings = stand([update(f"1.{number}.0", number) for number in range(500)], [])
+    assert len(roles(standings)) == 500
     assert len(looks) < 5 * 500
-    found.refused()
+    standings.refused()
     looks.clear()
     for _ in range(100):  # whoever opens a page asks for these
-        found.refused()
-        found.champion()
+        standings.refused()
+        standings.champion()
     assert not looks

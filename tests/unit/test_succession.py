@@ -73,26 +73,26 @@ def test_a_version_that_takes_over_within_a_window_is_held_against_the_other_par
 
 
 def test_a_version_that_takes_over_between_windows_is_held_against_the_window_before() -> None:
-    found = ask_of([*OLD, [("2", 1_000, 0.3)]], "2")
+    predecessor = ask_of([*OLD, [("2", 1_000, 0.3)]], "2")
 
-    assert found is not None
-    assert (found.version, found.windows_ago) == ("1", 1)
+    assert predecessor is not None
+    assert (predecessor.version, predecessor.windows_ago) == ("1", 1)
 
 
 def test_a_version_that_scored_little_of_the_window_speaks_through_the_last_one_that_was_its_own() -> None:
-    found = ask_of([*OLD, [("1", 300, 1.5), ("2", 700, 0.3)], [("2", 1_000, 0.3)]], "2")
+    predecessor = ask_of([*OLD, [("1", 300, 1.5), ("2", 700, 0.3)], [("2", 1_000, 0.3)]], "2")
 
-    assert found is not None
-    assert found.windows_ago == 2
+    assert predecessor is not None
+    assert predecessor.windows_ago == 2
 
 
 def test_after_a_roll_back_the_version_before_is_the_one_that_was_rolled_back() -> None:
     windows: list[list[Part]] = [*OLD, [("2", 1_000, 0.3)], [("2", 1_000, 0.3)], [("1", 1_000, 1.5)]]
 
-    found = ask_of(windows, "1")
+    predecessor = ask_of(windows, "1")
 
-    assert found is not None
-    assert (found.version, found.windows_ago) == ("2", 1)
+    assert predecessor is not None
+    assert (predecessor.version, predecessor.windows_ago) == ("2", 1)
     again = ask_of([*windows, [("2", 1_000, 0.3)]], "2")
     assert again is not None
     assert again.version == "1"
@@ -136,10 +136,10 @@ def test_too_few_labels_of_one_kind_say_nothing() -> None:
 
 
 def test_without_two_windows_of_one_version_nobody_knows_how_much_windows_differ() -> None:
-    found = ask_of([[("1", 1_000, 1.5)], [("2", 1_000, 0.0)]], "2")
+    predecessor = ask_of([[("1", 1_000, 1.5)], [("2", 1_000, 0.0)]], "2")
 
-    assert found is not None
-    assert math.isnan(found.p_value)
+    assert predecessor is not None
+    assert math.isnan(predecessor.p_value)
 
 
 # -- whether it did better ---------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_without_two_windows_of_one_version_nobody_knows_how_much_windows_differ
 
 @pytest.mark.parametrize("sway", ["none", "chance", "season", "trend"])
 def test_versions_that_are_as_good_are_never_told_apart_by_chance_or_season(sway: str) -> None:
-    found = []
+    predecessors = []
     for seed in range(100):
         rng = np.random.default_rng(seed)
         times, phase = np.arange(14), rng.random() * 2 * np.pi
@@ -160,24 +160,24 @@ def test_versions_that_are_as_good_are_never_told_apart_by_chance_or_season(sway
         windows: list[list[Part]] = [[("1" if at < 12 else "2", 1_000, 1.5 + by)] for at, by in enumerate(shift)]
         windows[12].append(("1", 700, 1.5 + shift[12]))
         succession = succession_of(windows, seed)
-        found += [ask(succession, "2", at) for at in (12, 13)]
-    p_values = np.array([each.p_value for each in found if each is not None])
+        predecessors += [ask(succession, "2", at) for at in (12, 13)]
+    p_values = np.array([each.p_value for each in predecessors if each is not None])
     assert len(p_values) == 200
     assert (p_values < 0.005).sum() == 0
     assert (p_values < 0.05).mean() <= 0.05
 
 
 def test_a_version_that_is_worse_is_found_by_its_first_whole_window() -> None:
-    found = [ask_of([*OLD, [("2", 1_000, 0.3)]], "2", seed) for seed in range(100)]
+    predecessors = [ask_of([*OLD, [("2", 1_000, 0.3)]], "2", seed) for seed in range(100)]
 
-    assert sum(each is not None and each.p_value < 0.005 for each in found) >= 95
+    assert sum(each is not None and each.p_value < 0.005 for each in predecessors) >= 95
 
 
 def test_a_fall_that_comes_later_is_the_worlds_and_not_the_versions() -> None:
     for seed in range(50):
-        found = ask_of([*OLD, [("2", 1_000, 1.5)], [("2", 1_000, 0.3)]], "2", seed)
-        assert found is not None
-        assert found.p_value > 0.005
+        predecessor = ask_of([*OLD, [("2", 1_000, 1.5)], [("2", 1_000, 0.3)]], "2", seed)
+        assert predecessor is not None
+        assert predecessor.p_value > 0.005
 
 
 def test_steps_count_for_each_window_between_and_design_effects_for_chance() -> None:
@@ -235,23 +235,23 @@ def test_what_is_said_follows_from_the_windows_and_not_from_their_order_or_a_res
     servers: list[str], seed: int, chance: object
 ) -> None:
     rng = np.random.default_rng(seed)
-    found = [
+    records = [
         (window, version, count(rng, int(rng.integers(100, 600)), 1.0))
         for window, server, following in zip(WINDOWS, servers, [*servers[1:], "3"], strict=False)
         for version in {server, following}
     ]
     straight, mixed = Succession(FEWEST), Succession(FEWEST)
-    for window, version, counts in found:
+    for window, version, counts in records:
         straight.remember(window, version, counts, 1.0)
-    chance.shuffle(found)  # type: ignore[attr-defined]  # Hypothesis's Random
-    for window, version, _ in found[: len(found) // 2]:
+    chance.shuffle(records)  # type: ignore[attr-defined]  # Hypothesis's Random
+    for window, version, _ in records[: len(records) // 2]:
         mixed.remember(window, version, count(rng, 50, 0.0), 1.0)
-    for window, version, counts in found:
+    for window, version, counts in records:
         mixed.remember(window, version, counts, 1.0)
     restored = Succession(FEWEST)
     restored.from_state(mixed.to_state())
     assert straight.to_state() == mixed.to_state() == restored.to_state()
-    for window, version, _ in found:
+    for window, version, _ in records:
         at = WINDOWS.index(window)
         assert repr(ask(straight, version, at)) == repr(ask(restored, version, at))
 
@@ -269,6 +269,6 @@ def test_a_record_is_the_auc_of_the_labels_in_the_window() -> None:
     succession.remember(WINDOWS[7], "1", counts, 1.0)
     succession.remember(WINDOWS[8], "2", count(np.random.default_rng(6), 500, 1.0), 1.0)
 
-    found = ask(succession, "2", 8)
-    assert found is not None
-    assert found.value == auc(counts.outcomes)
+    predecessor = ask(succession, "2", 8)
+    assert predecessor is not None
+    assert predecessor.value == auc(counts.outcomes)

@@ -82,8 +82,8 @@ def test_each_question_is_judged_by_what_belongs_to_it(monkeypatch: pytest.Monke
     assert ask(*questions, monkeypatch=monkeypatch) == [
         TrialResult("given", f"{manifest!r} {artifact!r} False") for manifest, artifact in questions
     ]
-    (found,) = ask((b"one", b"1"), monkeypatch=monkeypatch, allow_joblib=True)
-    assert found.detail.endswith("True")
+    (result,) = ask((b"one", b"1"), monkeypatch=monkeypatch, allow_joblib=True)
+    assert result.detail.endswith("True")
 
 
 TRIED = "Loading it, scoring its golden rows and batches of up to 5 000 rows"
@@ -117,9 +117,9 @@ def test_whatever_becomes_of_what_is_tried_is_a_verdict_and_the_next_is_tried(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    found = ask(*ENDS, (b"next", b"x"), monkeypatch=monkeypatch)
-    assert dict(zip(ENDS, found, strict=False)) == ENDS
-    assert found[-1] == TrialResult("given", "b'next' b'x' False")
+    results = ask(*ENDS, (b"next", b"x"), monkeypatch=monkeypatch)
+    assert dict(zip(ENDS, results, strict=False)) == ENDS
+    assert results[-1] == TrialResult("given", "b'next' b'x' False")
     assert capfd.readouterr() == ("", "")
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
@@ -132,29 +132,29 @@ def test_a_process_with_thousands_of_open_files_can_try_one_more(monkeypatch: py
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * wanted), hard))
     held = [os.dup(0) for _ in range(wanted)]
     try:
-        (found,) = ask((b"next", b"x"), monkeypatch=monkeypatch)
+        (result,) = ask((b"next", b"x"), monkeypatch=monkeypatch)
     finally:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert found == TrialResult("given", "b'next' b'x' False")
+    assert result == TrialResult("given", "b'next' b'x' False")
 
 
 def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
-    (found,) = ask((b"sleep", b""), monkeypatch=monkeypatch, timeout_s=0.05)
-    assert found == TrialResult("timeout", f"{TRIED} took more than 0.05 s.")
+    (result,) = ask((b"sleep", b""), monkeypatch=monkeypatch, timeout_s=0.05)
+    assert result == TrialResult("timeout", f"{TRIED} took more than 0.05 s.")
     assert time.monotonic() - started < 30
 
 
 def test_what_is_tried_has_limits_of_memory_and_processor_time_and_leaves_no_core(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (found,) = ask((b"limits", b""), monkeypatch=monkeypatch)
+    (result,) = ask((b"limits", b""), monkeypatch=monkeypatch)
     wanted = {resource.RLIMIT_AS: ROOM_BYTES, resource.RLIMIT_CPU: 30, resource.RLIMIT_CORE: 0}
     given = {what: resource.getrlimit(what)[1] for what in wanted}
     least = [most if given[what] < 0 else min(given[what], most) for what, most in wanted.items()]  # -1: no limit
-    assert json.loads(found.detail) == [[each, each] for each in least]
+    assert json.loads(result.detail) == [[each, each] for each in least]
 
 
 @pytest.fixture

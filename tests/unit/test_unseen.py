@@ -19,14 +19,14 @@ from app.core.drift.over_time import Past
 from app.core.features.plan import FeaturePlan
 from app.core.monitoring.core import MonitorCore
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.core.verdict.diagnosis import Diagnosis
+from app.core.verdict.movements import Movements
 from app.pipeline import PartitionPipeline
 from models.reference.counting import count
 from models.reference.reference import Counts, MetricCells, Reference
 from models.training import TrainedModel, train
 from models.training_rows import LabelledRows, TrainingRange
 from schemas.pipeline.drift import default_test
-from schemas.pipeline.spec import Performance, Pipeline
+from schemas.pipeline.spec import Pipeline
 from schemas.wire import Score, SketchRecord
 
 AT_MS = 1_600_000_000_000
@@ -80,10 +80,10 @@ def test_all_new_categories_are_reported_as_unseen_and_all_nulls_as_missing(
     monitor.register_version("1.0.0", trained.manifest.read_reference(), {})
     _, record = score_orders(pipeline, trained, [colour] * 300)
     monitor.observe(SketchRecord(0, AT_MS + 2 * DAY_MS, AT_MS + 2 * DAY_MS, record.deltas))
-    found = monitor.collect(0)
+    findings = monitor.collect(0)
 
-    scoring = {row.decile: row.value for row in found.metadata if (row.stage, row.metric) == ("scoring", "colour")}
-    training = {row.decile: row.value for row in found.metadata if (row.stage, row.metric) == ("training", "colour")}
+    scoring = {row.decile: row.value for row in findings.metadata if (row.stage, row.metric) == ("scoring", "colour")}
+    training = {row.decile: row.value for row in findings.metadata if (row.stage, row.metric) == ("training", "colour")}
     shares = {"share:red", "share:green", "share:blue", "share:unseen"}
     assert shares < training.keys()
     assert sum(training[share] for share in shares) == pytest.approx(1)
@@ -92,7 +92,7 @@ def test_all_new_categories_are_reported_as_unseen_and_all_nulls_as_missing(
     assert [scoring[share] for share in sorted(shares)] == pytest.approx(
         [0, 0, 0, 1] if colour else [math.nan] * 4, nan_ok=True
     )
-    signals = {report.test: (report.signal, report.effect) for report in found.reports if report.metric == "colour"}
+    signals = {report.test: (report.signal, report.effect) for report in findings.reports if report.metric == "colour"}
     nulls = training["null_rate"]  # that these are gone is drift, too
     assert signals["null_rate"] == ("DRIFT", pytest.approx(nulls if colour else 1 - nulls))
     assert signals["unseen"] == (("DRIFT", 1.0) if colour else ("NONE", None))
@@ -148,9 +148,9 @@ def test_shares_are_of_the_events_with_a_value() -> None:
     )
     reference = Reference(cells, Counts.zeros(3, 4, 1), 0.5, np.ones(3), np.zeros((3, 4)), np.zeros((0, 2, 1), int))
     counts = count(reference, np.array([[0.0, 0.0, 1.0, 2.0, np.nan]]).T, np.full(5, 0.5))
-    found = {decile: value for metric, decile, value in Describer(reference).describe(counts, range(1)).rows()}
-    assert [found[f"share:{value}"] for value in ("a", "b", "unseen")] == [0.5, 0.25, 0.25]
-    assert (found["null_rate"], found["n"]) == (0.2, 5)
+    described = {decile: value for metric, decile, value in Describer(reference).describe(counts, range(1)).rows()}
+    assert [described[f"share:{value}"] for value in ("a", "b", "unseen")] == [0.5, 0.25, 0.25]
+    assert (described["null_rate"], described["n"]) == (0.2, 5)
     assert not [
         decile
         for _, decile, _ in Describer(reference).describe(counts, range(1, 3)).rows()
@@ -173,8 +173,8 @@ def verdict(before: list[int], now: list[int]) -> DriftResult:
     reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 5)), np.zeros((0, 2, 1), int))
     past = Past(np.zeros(1), np.empty((0, 1, 10)), np.zeros((1, 10)), np.zeros((1, 10)))
     view = View(["all"], [1], then.counts[None], window.counts[None], [past], 0.01)
-    (found,) = Judge(reference, [default_test("unseen")]).judge(view)
-    return found.verdict
+    (judgement,) = Judge(reference, [default_test("unseen")]).judge(view)
+    return judgement.verdict
 
 
 def test_the_unseen_test_needs_evidence_and_one_in_a_hundred() -> None:
@@ -201,7 +201,7 @@ def test_a_change_has_the_shares_of_each_value_and_of_missing_ones_on_either_sid
     then, window = Counts.zeros(4, 6, 1), Counts.zeros(4, 6, 1)  # wider than the category is
     then.counts[1, :4], window.counts[1, :4] = [6, 2, 0, 2], [1, 2, 3, 4]
     reference = Reference(KINDS, then, 0.5, np.ones(4), np.zeros((4, 6)), np.zeros((0, 2, 1), int))
-    (change,) = Diagnosis(reference, math.nan, "events", Performance(0))._changes([KINDS[1].name], window)
+    (change,) = Movements(reference).changes([KINDS[1].name], window)
     assert (change.shares_before, change.missing_before) == ((0.6, 0.2, 0.0), 0.2)
     assert (change.shares_now, change.missing_now) == ((0.1, 0.2, 0.3), 0.4)
     assert change.effect == pytest.approx(0.5)  # of the first value

@@ -571,9 +571,9 @@ def test_missing_values_are_said_when_they_are_half_of_the_change(
     change = Change("x", "numeric", effect, TENS, moved(d5=9), missing_before=before, missing_now=now)
     assert say(change, "events").sentence.startswith(words)
     unmoved = replace(change, deciles_now=TENS, missing_now=before + 0.001)
-    found = say(unmoved, "events")
-    assert found.short == "`x` is more often missing"
-    assert found.example == ("`x` missing", percent(before), percent(before + 0.001))
+    said = say(unmoved, "events")
+    assert said.short == "`x` is more often missing"
+    assert said.example == ("`x` missing", percent(before), percent(before + 0.001))
 
 
 @given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
@@ -719,19 +719,19 @@ def test_the_example_is_of_the_first_explanation() -> None:
 def test_the_example_is_of_what_the_verdict_is_about(
     situation: Situation, example: tuple[str, str, str] | None
 ) -> None:
-    found = decide(situation).example
-    assert (found if found is None else tuple(found)) == example
+    spoken = decide(situation).example
+    assert (spoken if spoken is None else tuple(spoken)) == example
 
 
 def test_faults_explain_themselves_with_what_their_metrics_do_to_the_score() -> None:
     swap = Fault("columns_swapped", ("temp", "humid"), "They have changed places.", 0.9)
-    found = decide(replace(SCORES, faults=(swap, NULLS), n=5_000)).explained_by
-    assert [(each.metric, each.words) for each in found] == [
+    explanations = decide(replace(SCORES, faults=(swap, NULLS), n=5_000)).explained_by
+    assert [(each.metric, each.words) for each in explanations] == [
         ("temp", swap.sentence),
         ("humid", swap.sentence),
         ("humid", NULLS.sentence),
     ]
-    assert [each.share for each in found] == [0.7, 0.1, 0.1]
+    assert [each.share for each in explanations] == [0.7, 0.1, 0.1]
     (traffic,) = decide(replace(QUIET, faults=(NO_TRAFFIC,))).explained_by
     assert (traffic.metric, traffic.words) == ("", NO_TRAFFIC.sentence)
     assert math.isnan(traffic.share)
@@ -739,9 +739,9 @@ def test_faults_explain_themselves_with_what_their_metrics_do_to_the_score() -> 
 
 def test_of_a_score_drift_what_explains_some_of_it_is_said_and_of_others_how_far_features_moved() -> None:
     shares = tuple(Share(f"f{at}", -0.0123, share) for at, share in enumerate((0.3, 0.2, 0.15, 0.1, 0.05, 0.05, 0.049)))
-    found = decide(replace(SCORES, score=replace(SCORES.score, attribution=shares))).explained_by
-    assert [each.metric for each in found] == ["f0", "f1", "f2", "f3", "f4"]
-    assert [each.words for each in found] == [
+    explanations = decide(replace(SCORES, score=replace(SCORES.score, attribution=shares))).explained_by
+    assert [each.metric for each in explanations] == ["f0", "f1", "f2", "f3", "f4"]
+    assert [each.words for each in explanations] == [
         f"`f{at}` may have moved, not for certain; this lowers the mean score by 0.012" for at in range(5)
     ]
     few = decide(replace(SCORES, score=replace(SCORES.score, attribution=shares[4:]))).explained_by

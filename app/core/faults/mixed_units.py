@@ -218,7 +218,7 @@ def _tails(points: Floats, below: Floats, point: float, n: int) -> list[float]:
 def _at_zero(scale: Scale) -> float:
     """The share of values that are nought in any unit."""
     nought = scale.path.forward(np.zeros(1))
-    low, high = (scale.training.bounds(each)[at] for at, each in enumerate((nought, np.nextafter(nought, np.inf))))
+    low, high = (scale.training.bounds(point)[at] for at, point in enumerate((nought, np.nextafter(nought, np.inf))))
     return float(high[0] - low[0]) if math.isfinite(nought[0]) else 0.0
 
 

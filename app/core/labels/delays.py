@@ -88,8 +88,8 @@ class LabelDelays:
 
     def count_each(self, event_time_ms: Ints, labels: Floats, delays_ms: Ints) -> None:
         """Count labels one by one."""
-        for each in tally(event_time_ms, self.cohort_ms, labels, delays_ms):
-            self.count(each)
+        for cohort in tally(event_time_ms, self.cohort_ms, labels, delays_ms):
+            self.count(cohort)
 
     def law(self, known_ms: int, fewest: int = FEWEST_LABELS) -> DelayLaw:
         """The law of what was here at ``known_ms``, of all cohorts that are held."""
@@ -101,7 +101,7 @@ class LabelDelays:
 
     def _recent(self, known_ms: int) -> dict[int, Ints]:
         before_ms = known_ms - self._span_ms
-        return {start: each for start, each in self._cohorts.items() if before_ms <= start < known_ms}
+        return {start: counts for start, counts in self._cohorts.items() if before_ms <= start < known_ms}
 
     def arrived(self, window: Window) -> tuple[float, float] | None:
         """The shares of the labels 0 and 1 of a window that are here, of those that will ever come.
@@ -121,7 +121,7 @@ class LabelDelays:
         for start in range(-(-window.start_ms // self.cohort_ms) * self.cohort_ms, window.end_ms, self.cohort_ms):
             come_to_ms = max(come_to_ms, self._newest.get(start, come_to_ms))
         ages = come_to_ms - window.end_ms + (window.end_ms - window.start_ms) * (np.arange(_AGES) + 0.5) / _AGES
-        zero, one = (float(np.interp(ages, self._ages(window), each).mean()) for each in shares)
+        zero, one = (float(np.interp(ages, self._ages(window), arrived).mean()) for arrived in shares)
         return (zero, one) if min(zero, one) >= _HALF else None
 
     def _at_ages(self, window: Window) -> list[list[float]] | None:
@@ -187,15 +187,15 @@ class LabelDelays:
             self.arrived(window)
         if label_watermark_ms is None or closed_before_ms is None:
             return
-        asked_ms = [each.end_ms + self._maturity_ms for each in closed if each not in self._shares]
+        asked_ms = [window.end_ms + self._maturity_ms for window in closed if window not in self._shares]
         before_ms = min([label_watermark_ms, closed_before_ms, *asked_ms]) - self._span_ms
         for start in [start for start in self._cohorts if start < before_ms]:
             del self._cohorts[start]
             self._said.pop(start, None)
         oldest_ms = min([before_ms, *(window.start_ms for window in closed)])
-        self._newest = {start: each for start, each in self._newest.items() if start >= oldest_ms}
+        self._newest = {start: newest_ms for start, newest_ms in self._newest.items() if start >= oldest_ms}
         kept = set(closed)
-        self._shares = {window: each for window, each in self._shares.items() if window in kept}
+        self._shares = {window: shares for window, shares in self._shares.items() if window in kept}
 
     @property
     def _span_ms(self) -> int:
@@ -222,4 +222,4 @@ class LabelDelays:
                 cohort[label, cells] = counts
         self._newest = dict(map(tuple, state["newest"]))
         self._said = dict(map(tuple, state["said"]))
-        self._shares = {Window(start, end): each for start, end, each in state["shares"]}
+        self._shares = {Window(start, end): shares for start, end, shares in state["shares"]}

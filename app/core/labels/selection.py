@@ -151,14 +151,14 @@ class WindowLabels(NamedTuple):
 
     def notes(self, n_labels: int) -> list[str]:
         """Sentences beside the verdict's reason."""
-        found = [self.chosen.describe()] if self.chosen is not None else []
+        sentences = [self.chosen.describe()] if self.chosen is not None else []
         if self.one_kind is not None and self.unsent is None:
-            found.append(self.one_kind.sentence)
+            sentences.append(self.one_kind.sentence)
         if self.can_be_judged and not n_labels:
-            found.append("None of them has a label, though all are old enough.")
+            sentences.append("None of them has a label, though all are old enough.")
         if self.is_mature and self.arrived is None:
-            found.append(f"Its labels are not judged: {_MISSING}.")
-        return found
+            sentences.append(f"Its labels are not judged: {_MISSING}.")
+        return sentences
 
 
 def find_selection(reference: Reference, counts: Counts) -> Selection | None:

@@ -263,11 +263,12 @@ def _explain(situation: Situation, kind: VerdictKind) -> tuple[Explanation, ...]
             continue
         way = "raises" if shift > 0 else "lowers"
         if metric == JOINT:
-            before, now = number_pair(situation.score.reference, situation.score.detection)
+            reference, detection = number_pair(situation.score.reference, situation.score.detection)
             change = "rise" if shift > 0 else "fall"
             words = (
-                f"no feature by itself explains {_points(shift)} of the {change} of the mean score from {before} to"
-                f" {now}: features go together in another way than in training, or what has moved shows in none of them"
+                f"no feature by itself explains {_points(shift)} of the {change} of the mean score from {reference} to"
+                f" {detection}: features go together in another way than in training, or what has moved shows in none"
+                " of them"
             )
             explanations.append(Explanation(metric, share, words))
         else:

@@ -40,15 +40,15 @@ def _concept_headline(situation: Situation) -> str:
     where = f" of {misfit.segment}" if misfit.segment else ""
     performance = situation.performance
     if situation.tells_less and performance is not None and performance.loss >= performance.least:
-        now, due = number_pair(performance.value, performance.expected)
-        return f"{start}: its {performance.measure} is {now}, and its scores promise {due}."
+        realised, due = number_pair(performance.value, performance.expected)
+        return f"{start}: its {performance.measure} is {realised}, and its scores promise {due}."
     if abs(misfit.gap) >= situation.thresholds.calibration and math.isfinite(
         misfit.rate_expected - misfit.rate_realised
     ):
         more = "more" if misfit.rate_realised > misfit.rate_expected else "less"
-        now, said = percent(misfit.rate_realised), percent(misfit.rate_expected)
+        realised, said = percent(misfit.rate_realised), percent(misfit.rate_expected)
         return (
-            f"{start}: positive outcomes are {more} frequent than its scores say, {now} of the"
+            f"{start}: positive outcomes are {more} frequent than its scores say, {realised} of the"
             f" {situation.events}{where} and not {said}."
         )
     return f"{start}: of the {situation.events}{where}, some of its scores are too high and others too low."
@@ -107,8 +107,8 @@ def _silent_headline(situation: Situation) -> str:
     silence = situation.silence
     if silence.is_shared:
         return f"Version {silence.version} scored only part of this window; it is compared in windows of its own."
-    first, *others = sorted(silence.filling, key=lambda each: -each.until_ms)
-    more = "".join(f", `{each.metric}` until {each.until}" for each in others[:2])
+    first, *others = sorted(silence.filling, key=lambda metric: -metric.until_ms)
+    more = "".join(f", `{metric.metric}` until {metric.until}" for metric in others[:2])
     rest = f", {len(others) - 2} more until then at most" if len(others) > 2 else ""
     return f"Too early to compare all: {first.words}{more}{rest}; nor are the scores compared, which are made of them."
 
