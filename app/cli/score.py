@@ -18,6 +18,7 @@ from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.clock import wall_clock_ms
 from app.core.scoring import ChampionTimeline
 from app.exits import StackError
+from app.flow.step import FlowOutput
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
 from app.replay.offline import load_model
 from app.replay.part_selector import TrainingRows
@@ -64,7 +65,7 @@ def command(
         events = EventTable(source, loaded, "events", now_ms, _say)
         label_table = EventTable(labels, loaded, "labels", now_ms, _say) if labels is not None else None
         models = ChampionTimeline([load_model(loaded, context.registry, chosen)])
-        flow = new_flow(loaded, compile_features(loaded), 0, models, with_outgoing=False)
+        flow = new_flow(loaded, compile_features(loaded), 0, models, outputs=FlowOutput.SCORES)
         label_batches = label_table.read() if label_table is not None else iter(())
         with (
             ScoreWriter(output, loaded, with_features=with_features) as scores,

@@ -17,11 +17,11 @@ from app.core.features.plan import FeaturePlan
 from app.core.intake.merge import BEGINNING_MS, END_MS
 from app.core.scoring import UNSCORED, ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.core.shared.board import SharedBoard
-from app.flow.step import Step
+from app.flow.step import FlowOutput, Step
 from app.pipeline import STEP_EVENTS, PartitionPipeline, new_board
 from schemas.pipeline.spec import Limits, Pipeline
 
-#: Who scores the events of a partition; None: only features are wanted.
+#: Who scores the events of a partition; None: only features are outputs.
 ModelsOf = Callable[[int], ModelSelector | None]
 
 
@@ -46,7 +46,7 @@ def new_flow(
     partition: int,
     models: ModelSelector | None,
     *,
-    with_outgoing: bool = True,
+    outputs: FlowOutput = FlowOutput.REPLAYED,
     board: SharedBoard | None = None,
 ) -> PartitionPipeline:
     """A flow of which nothing will be drained; without models it stops before scoring.
@@ -60,9 +60,7 @@ def new_flow(
         unlimited,
         plan,
         partition,
-        with_scores=models is not None,
-        with_drain=False,
-        with_outgoing=with_outgoing,
+        outputs=outputs if models is not None else FlowOutput.NONE,
         board=board,
     )
 

@@ -16,8 +16,9 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from app.adapters.kafka.publisher import PartitionPublisher
+from app.flow.inputs import WRONG_PARTITION
 from app.flow.step import Outgoing, Step
-from app.pipeline import STEP_EVENTS, WRONG_PARTITION
+from app.pipeline import STEP_EVENTS
 from schemas.topics import Topics
 
 #: No step is taken while more scored events than this wait to be published: bounds memory when the broker stalls.
