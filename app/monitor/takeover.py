@@ -28,6 +28,10 @@ from schemas.wire import Alert, Source, decode_packed
 log = logging.getLogger("streamgauge.monitor")
 
 
+#: Rows that were written, by their sources: by topic and partition.
+Witnesses = dict[str, dict[int, tuple[Source, ...]]]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The first offset of a partition that is still there, and the one after its last committed record."""
@@ -47,7 +51,7 @@ class Saved(msgspec.Struct, array_like=True):
     findings: Findings
     shown: Findings = msgspec.field(default_factory=Findings)
     token: str = ""
-    witnesses: dict[str, dict[int, tuple[Source, ...]]] = msgspec.field(default_factory=dict)
+    witnesses: Witnesses = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from worker_bench import Bench
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.page import Page, Tables, render
 from app.kafka_access import KafkaAccess
-from app.monitor.monitor import Monitor, sources
-from app.monitor.watch import Pace
+from app.monitor.context import Pace
+from app.monitor.monitor import Monitor
+from app.monitor.status import sources
 from schemas.pipeline.file import load
 
 PARTITIONS = 4
