@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
-from app.worker.partition_inputs import PartitionInputs
+from app.worker.inbox import Inbox
 from schemas.pipeline.spec import Labels
 
 log = logging.getLogger("streamgauge.worker")
@@ -36,7 +36,7 @@ class LabelWaits:
         self,
         flow: PartitionPipeline,
         labels: Labels,
-        inputs: PartitionInputs,
+        inbox: Inbox,
         keep_promise: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
@@ -44,7 +44,7 @@ class LabelWaits:
         self.stale = range(0)
         self._flow = flow
         self._labels = labels
-        self._inputs = inputs
+        self._inbox = inbox
         self._keep = keep_promise
         self._wake = wake
         self._waiting: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class LabelWaits:
         reading = asyncio.create_task(self._read_labels())
         try:
             while not (await asyncio.wait({reading}, timeout=patience.look_s))[0]:
-                if await patience.is_over(self._inputs.next_offsets.get(self._inputs.labels), self._labels_are_away):
+                if await patience.is_over(self._inbox.next_offsets.get(self._inbox.labels), self._labels_are_away):
                     words = "Partition %s: the labels topic cannot be read, %s events go without"
                     log.warning(words, self._flow.partition, received - taken)
                     self.stale = range(taken, received)
@@ -95,18 +95,18 @@ class LabelWaits:
         end: int | None = None
         while True:
             try:
-                end = await self._inputs.end_offset(self._inputs.labels) if end is None else end
-                if await self._inputs.has_received(self._inputs.labels, end):
+                end = await self._inbox.end_offset(self._inbox.labels) if end is None else end
+                if await self._inbox.has_received(self._inbox.labels, end):
                     return
             except KafkaError as error:
                 log.debug("Partition %s: the end of the labels is not known: %r", self._flow.partition, error)
             await asyncio.sleep(_LOOK_S)
 
     async def _labels_are_away(self) -> bool:
-        await self._inputs.end_offset(self._inputs.events)
+        await self._inbox.end_offset(self._inbox.events)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await self._inputs.end_offset(self._inputs.labels)
+                await self._inbox.end_offset(self._inbox.labels)
         except (KafkaError, TimeoutError):
             return True
         return False
@@ -114,7 +114,7 @@ class LabelWaits:
     async def _keep_promise(self, until_ms: int) -> None:
         """When all events are processed, apply the labels up to a watermark record and say how far we are."""
         try:
-            if await self._inputs.is_at_its_end(self._inputs.events) and not self._flow.merge.has_events:
+            if await self._inbox.is_at_its_end(self._inbox.events) and not self._flow.merge.has_events:
                 self._keep(until_ms)
             else:
                 await asyncio.sleep(_LOOK_AGAIN_S)

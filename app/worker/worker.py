@@ -30,10 +30,11 @@ from app.core.records.rules import RecordRules
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
+from app.worker.context import WorkerContext
 from app.worker.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
 from app.worker.model_shelf import ModelShelf
 from app.worker.outbox import Progress
-from app.worker.partition_task import PartitionTask, WorkerContext
+from app.worker.partition_task import PartitionTask
 from app.worker.router import Router
 from app.worker.shared_feed import SharedFeed
 from schemas.pipeline.spec import Pipeline
@@ -292,7 +293,7 @@ class Worker:
         """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
         try:
             await task.take_over()
-            bounds = await self._logs.bounds(task.inputs.all)
+            bounds = await self._logs.bounds(task.inbox.all)
             begin = await self._find_begin(task, bounds)
             starts = choose_starts(task.offsets(), bounds, begin, skip_removed=self._skip_removed)
             if begin:
@@ -316,7 +317,7 @@ class Worker:
         if has_begun(task.offsets(), bounds):
             log.info("%s goes on where its group is: --from is for a group without offsets", place)
             return {}
-        found = await self._logs.offsets_at(task.inputs.all, self._begin_ms)
+        found = await self._logs.offsets_at(task.inbox.all, self._begin_ms)
         begin = {tp: found.get(tp, of.end) for tp, of in bounds.items()}
         log.info("%s begins at %s, as --from says", place, {tp.topic: at for tp, at in sorted(begin.items())})
         return begin
