@@ -67,9 +67,10 @@ def command(
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     gc.disable()  # importing makes no garbage, and looking for it took a tenth of the time until the first score
     with Trial() as trial:  # its seconds of importing scikit-learn pass while ours do
-        from app.worker.start import run  # noqa: PLC0415  # `--help` needs none of it
+        from app.worker.input_offsets import Beginning  # noqa: PLC0415  # `--help` needs none of it
+        from app.worker.start import run  # noqa: PLC0415
         from app.worker.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
         place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
-        run(name, place, membership, trial, skip_removed=skip_removed, begin_ms=begin_ms)
+        run(name, place, membership, trial, Beginning(begin_ms, skip_removed))

@@ -28,7 +28,7 @@ from app.core.entities.copies import Copy
 from app.core.entities.routing import Place, Routed, Routing, least_promise
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
-from app.worker.input_offsets import UnusableInputError, choose_starts
+from app.worker.input_offsets import Beginning, UnusableInputError
 from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
 
@@ -57,8 +57,8 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         Ends the whole worker: why, and with which exit code.
     session_s
         How long it may be silent before another one takes over.
-    begin_ms, skip_removed
-        See `app.cli.worker`.
+    beginning
+        Where it begins to read what was sent.
     """
 
     def __init__(
@@ -69,14 +69,12 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         fail: Callable[[str, int], None],
         *,
         session_s: float,
-        begin_ms: int,
-        skip_removed: bool,
+        beginning: Beginning,
     ) -> None:
         self._pipeline = pipeline
         self._kafka = kafka
         self._fail = fail
-        self._begin_ms = begin_ms
-        self._skip_removed = skip_removed
+        self._beginning = beginning
         self._group = router_group(pipeline.name)
         self._routing = Routing(pipeline)
         self._tps = [TP(*place) for place in self._routing.places]
@@ -195,10 +193,9 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             for tp, found in (await logs.bounds(self._tps)).items()
         }
         begin: dict[TP, int] = {}
-        if self._begin_ms and not commits:
-            found_at = await logs.offsets_at(self._tps, self._begin_ms)
-            begin = {tp: found_at.get(tp, of.end) for tp, of in bounds.items()}
-        self._offsets = choose_starts({}, bounds, begin, skip_removed=self._skip_removed)
+        if self._beginning.at_ms and not commits:
+            begin = await self._beginning.find(logs, bounds)
+        self._offsets = self._beginning.choose_starts({}, bounds, begin)
         self._ends = {tp: of.end for tp, of in bounds.items()}
         if begin:
             await publisher.commit(self._marked(self._offsets))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from app.adapters.http.worker import Health, Sample, refusal_samples
@@ -31,7 +32,7 @@ from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
 from app.worker.context import WorkerContext
-from app.worker.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
+from app.worker.input_offsets import Beginning, UnusableInputError, check_assignment, has_begun
 from app.worker.model_shelf import ModelShelf
 from app.worker.outbox import Progress
 from app.worker.partition_task import PartitionTask
@@ -43,8 +44,6 @@ log = logging.getLogger("streamgauge.worker")
 
 #: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
 UNASSIGNED_S = 90.0
-
-Clock = Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,12 @@ class Worker:
         plan: FeaturePlan,
         kafka: KafkaAccess,
         shelf: ModelShelf,
-        now_ms: Clock = wall_clock_ms,
         *,
-        membership: Membership = Membership(),  # frozen
-        skip_removed: bool = False,
-        begin_ms: int = 0,
+        membership: Membership,
+        beginning: Beginning,
+        now_ms: Callable[[], int] = wall_clock_ms,
         rows_folder: Path | None = None,
     ) -> None:
-        """See `app.cli.worker` for ``skip_removed`` and ``begin_ms`` (--from)."""
         self.pipeline = pipeline
         self.shelf = shelf
         self.progress = Progress(last_commit_ms=now_ms())
@@ -91,12 +88,11 @@ class Worker:
             broker_session_timeout=membership.session_s,
             broker_heartbeat_interval=membership.session_s / 4,
         )
-        self._logs = LogBounds(kafka, group)
-        self._shared: SharedFeed | None = None
+        shared: SharedFeed | None = None
         board = new_board(plan, range(pipeline.partitions))
         if board is not None:
             rules = RecordRules.of(pipeline)
-            self._shared = SharedFeed(
+            shared = SharedFeed(
                 kafka,
                 pipeline.topics.shared,
                 board,
@@ -104,44 +100,34 @@ class Worker:
                 refusals=shelf.refusals,
                 latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
             )
+        early: AIOKafkaProducer | None = None
+        if pipeline.delivery == "at_least_once":
+            early = new_bulk_producer(kafka, **output_options(group, pipeline.compression))
         refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
         self._following: asyncio.Task[None] | None = None
-        self._entities = EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None
-        self._early = (
-            new_bulk_producer(kafka, **output_options(group, pipeline.compression))
-            if pipeline.delivery == "at_least_once"
-            else None
-        )
         self._around = WorkerContext(
             pipeline=pipeline,
             plan=plan,
             kafka=kafka,
             group=group,
             app=self.app,
-            logs=self._logs,
+            logs=LogBounds(kafka, group),
             shelf=shelf,
             progress=self.progress,
             now_ms=now_ms,
             fail=self.fail,
-            shared=self._shared,
-            early=self._early,
-            entities=self._entities,
+            shared=shared,
+            early=early,
+            entities=EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None,
             rows_folder=rows_folder,
         )
-        self._skip_removed = skip_removed
-        self._begin_ms = begin_ms
+        self._beginning = beginning
         self._router: Router | None = None
         if pipeline.events.repartition:
             self._router = Router(
-                pipeline,
-                kafka,
-                now_ms,
-                self.fail,
-                session_s=membership.session_s,
-                begin_ms=begin_ms,
-                skip_removed=skip_removed,
+                pipeline, kafka, now_ms, self.fail, session_s=membership.session_s, beginning=beginning
             )
-            self._begin_ms = 0  # all that the router copies is scored
+            self._beginning = replace(beginning, at_ms=0)  # all that the router copies is scored
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
         self._parked: dict[int, PartitionTask] = {}
@@ -171,11 +157,11 @@ class Worker:
 
     async def _start(self) -> None:
         await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
-        await self._logs.start()
-        if self._early is not None:
-            await self._early.start()
-        if self._entities is not None:
-            self._following = asyncio.create_task(self._follow(self._entities), name="entities")
+        await self._around.logs.start()
+        if self._around.early is not None:
+            await self._around.early.start()
+        if self._around.entities is not None:
+            self._following = asyncio.create_task(self._follow(self._around.entities), name="entities")
         if self._router is not None:
             await self._router.start()
         await self.app.start()
@@ -241,11 +227,11 @@ class Worker:
         await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
         self.tasks.clear()
         self._parked.clear()
-        closing = [self.app.stop(), self._logs.stop(), self.shelf.stop()]
-        if self._early is not None:
-            closing.insert(0, self._early.stop())
-        if self._shared is not None:
-            closing.insert(0, self._shared.stop())
+        closing = [self.app.stop(), self._around.logs.stop(), self.shelf.stop()]
+        if self._around.early is not None:
+            closing.insert(0, self._around.early.stop())
+        if self._around.shared is not None:
+            closing.insert(0, self._around.shared.stop())
         if self._router is not None:
             closing.insert(0, self._router.stop())
         await end_soon(*closing)
@@ -267,8 +253,8 @@ class Worker:
                 self.tasks[partition] = task = parked.pop(partition)
                 offsets |= task.resume(epoch)
             await asyncio.gather(*(task.close() for task in parked.values()))
-            if self._shared is not None:
-                await self._shared.own(mine)
+            if self._around.shared is not None:
+                await self._around.shared.own(mine)
         except UnusableInputError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
@@ -293,9 +279,9 @@ class Worker:
         """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
         try:
             await task.take_over()
-            bounds = await self._logs.bounds(task.inbox.all)
+            bounds = await self._around.logs.bounds(task.inbox.all)
             begin = await self._find_begin(task, bounds)
-            starts = choose_starts(task.offsets(), bounds, begin, skip_removed=self._skip_removed)
+            starts = self._beginning.choose_starts(task.offsets(), bounds, begin)
             if begin:
                 task.begin_at(starts)
             await self.app.seek(starts)
@@ -311,14 +297,13 @@ class Worker:
 
     async def _find_begin(self, task: PartitionTask, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
         """Where to begin by --from; nothing where it does not apply."""
-        if not self._begin_ms:
+        if not self._beginning.at_ms:
             return {}
         place = f"Partition {task.partition}"
         if has_begun(task.offsets(), bounds):
             log.info("%s goes on where its group is: --from is for a group without offsets", place)
             return {}
-        found = await self._logs.offsets_at(task.inbox.all, self._begin_ms)
-        begin = {tp: found.get(tp, of.end) for tp, of in bounds.items()}
+        begin = await self._beginning.find(self._around.logs, bounds)
         log.info("%s begins at %s, as --from says", place, {tp.topic: at for tp, at in sorted(begin.items())})
         return begin
 
