@@ -66,6 +66,8 @@ _LEFT_OUT = (
     "<frozen importlib",
     "importlib/",
     "app/worker/model_shelf.py",
+    "app/worker/model_loader.py",
+    "app/worker/model_statuses.py",
     "app/adapters/sources/features.py",
     "inspect.py",
     "app/cli/__init__.py",

@@ -18,7 +18,8 @@ from app.cli.replay_source import open_part, show, with_source
 from app.core.replay.bounds import Bound
 from app.core.scoring import ChampionTimeline
 from app.replay.backfill_blocks import BackfillWriter, first_missing, read_held
-from app.replay.offline import load_model, run_recording
+from app.replay.models import load_model
+from app.replay.offline import run_recording
 from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
 
 

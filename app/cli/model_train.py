@@ -154,7 +154,7 @@ def _train(
     _say(f"Reading the events of {source} from {format_time(from_ms)} to {format_time(to_ms)} …")
     # The offline run of the core, and with it every reader of recordings, is for this command alone.
     from app.cli.data_commands import plain_errors  # noqa: PLC0415
-    from app.replay.offline import build_training_set  # noqa: PLC0415
+    from app.replay.training_set import build_training_set  # noqa: PLC0415
 
     with plain_errors():
         data = build_training_set(

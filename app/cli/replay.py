@@ -24,7 +24,8 @@ from app.core.replay.bounds import Bound
 from app.core.replay.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
 from app.flow.step import Step
-from app.replay.offline import load_model, load_recorded_models, run_recording
+from app.replay.models import load_model, load_recorded_models
+from app.replay.offline import run_recording
 from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
 from schemas.pipeline.spec import Pipeline
 

@@ -18,7 +18,7 @@ from app.core.replay.score_diff import ALL, DiffRow, ScoreDiff
 from app.core.scoring import ActiveModel
 from app.flow.step import Step
 from app.ports import ColumnValues
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from app.replay.part_selector import is_counted
 from schemas.tables import SCORE_DIFFS
 

@@ -20,7 +20,7 @@ from app.core.scoring import ChampionTimeline
 from app.exits import StackError
 from app.flow.step import FlowOutput
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from app.replay.part_selector import TrainingRows
 from schemas.pipeline.spec import Pipeline
 

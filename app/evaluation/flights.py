@@ -7,7 +7,7 @@ import numpy as np
 from app.core.counts.calendar import Calendar
 from app.evaluation.product import VERSION, alarms, watch
 from app.evaluation.run import EvaluationRun
-from app.replay.offline import build_training_set
+from app.replay.training_set import build_training_set
 from models.reference.counting import count
 from models.reference.reference import OUTCOME
 from models.training import train

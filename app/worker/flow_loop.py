@@ -47,7 +47,7 @@ class FlowLoop:
         wake: asyncio.Event,
     ) -> None:
         self.is_stopping = False
-        self.news = PartitionNews(around.shelf, flow.partition)
+        self.news = PartitionNews(around.shelf.statuses, flow.partition)
         self._around = around
         self._flow = flow
         self._inbox = inbox

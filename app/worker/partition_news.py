@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from app.flow.step import Step
-from app.worker.model_shelf import ModelShelf
+from app.worker.model_statuses import ModelStatuses
 
 
 class PartitionNews:
     """Where a partition began, and which event each model version scored first in it; told with the next commit."""
 
-    def __init__(self, shelf: ModelShelf, partition: int) -> None:
-        self._shelf = shelf
+    def __init__(self, topic: ModelStatuses, partition: int) -> None:
+        self._topic = topic
         self._partition = partition
         self._beginnings: list[tuple[int, bytes]] = []
         #: Versions that have scored here.
@@ -24,7 +24,7 @@ class PartitionNews:
 
     def begin_at(self, events: int, labels: int | None) -> None:
         """The partition, which nobody has had before, begins at these offsets."""
-        self._beginnings.append((0, self._shelf.describe_beginning(self._partition, events, labels)))
+        self._beginnings.append((0, self._topic.describe_beginning(self._partition, events, labels)))
 
     def note(self, step: Step) -> None:
         """Take note of the versions that scored a step."""
@@ -42,4 +42,4 @@ class PartitionNews:
     async def tell_serving(self, first_offsets: dict[str, int]) -> None:
         """Say where versions scored first, now that it is committed."""
         for version, offset in first_offsets.items():
-            await self._shelf.tell_serving(version, self._partition, offset)
+            await self._topic.tell_serving(version, self._partition, offset)

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from app.adapters.sources.lookup_files import locate
 from app.adapters.sources.python_features import load_function
 from app.core.batches import Floats
-from app.replay.offline import TrainingSet, build_training_set
+from app.replay.training_set import TrainingSet, build_training_set
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 

@@ -20,7 +20,8 @@ from app.core.batches import Floats
 from app.flow.step import Step
 from app.pipeline import new_board
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
-from app.replay.offline import build_training_set, run, run_recording
+from app.replay.offline import run, run_recording
+from app.replay.training_set import build_training_set
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 

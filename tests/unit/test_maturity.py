@@ -28,7 +28,7 @@ from app.core.labels.maturity import (
     maturity_warnings,
     weigh,
 )
-from app.replay.offline import TrainingSet, build_training_set
+from app.replay.training_set import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Performance, Pipeline

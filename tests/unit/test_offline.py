@@ -21,6 +21,7 @@ from app.adapters.recordings.file import (
     RecordingWriter,
     describe,
 )
+from app.adapters.sources.features import compile_features
 from app.adapters.sources.source import EVENT, LABEL, EncodedRecord, cut_batches, encode, read_source
 from app.cli.utc_time import UtcTime
 from app.core.batches import Floats, RecordBatch
@@ -29,7 +30,9 @@ from app.core.entities.routing import Routing
 from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
 from app.flow.step import Step
 from app.replay.drive import NoModelError, RecordedSelector
-from app.replay.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
+from app.replay.models import load_recorded_models
+from app.replay.offline import run, run_recording
+from app.replay.training_set import build_training_set
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from models.versions.registry import Registry
