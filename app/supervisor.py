@@ -86,8 +86,6 @@ class Stack:
         Of the embedded Kafka; 0 takes a free one.
     http_port
         What a child is told to listen on; when it is taken, nothing is started. 0: nothing of the kind.
-    policy
-        How long a crashed child (or Kafka) waits until it is started again.
     say, progress
         Are told what a person should know, as in `EmbeddedKafka`; they are called from several threads.
     """
@@ -101,7 +99,6 @@ class Stack:
         children: Callable[[Settings], Sequence[Child]],
         kafka_port: int = 0,
         http_port: int = 0,
-        policy: RestartPolicy | None = None,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[Download], None] = lambda _: None,
     ) -> None:
@@ -111,7 +108,8 @@ class Stack:
         self._build_children = children
         self._http_port = http_port
         self._clickhouse = str(ClickHouseUrl.parse(settings.clickhouse)) if settings.clickhouse else "embedded"
-        self._policy = policy or RestartPolicy()
+        #: How long a crashed child (or Kafka) waits until it is started again.
+        self._policy = RestartPolicy()
         self._say = say
         self._children: list[SupervisedChild] = []
         self._lock = HomeLock(settings.home / "stack.lock")

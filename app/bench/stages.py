@@ -46,7 +46,13 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("decode", ("app/core/intake/decode.py", "app/pipeline.py:receive_events")),
     (
         "fetch",
-        ("aiokafka/consumer/", "app/adapters/kafka/batch_app.py", "app/adapters/kafka/topic_reader.py", "faust/"),
+        (
+            "aiokafka/consumer/",
+            "app/adapters/kafka/batch_app.py",
+            "app/adapters/kafka/batch_consumer.py",
+            "app/adapters/kafka/topic_reader.py",
+            "faust/",
+        ),
     ),
     (
         "merge and flow",

@@ -18,7 +18,8 @@ from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.replay_source import open_part, show, with_source
 from app.core.replay.bounds import Bound
 from app.core.replay.parity import FeatureParity
-from app.replay.parity import Parity, ServedFromTable, run_parity
+from app.replay.parity import Parity, run_parity
+from app.replay.served import ServedFromTable
 
 #: Of more events SQL may take minutes, which is said.
 _MANY_EVENTS = 50_000

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from faust.types import TP
 
 from app.adapters.clickhouse.thread import WarehouseThread
-from app.adapters.kafka.batch_app import Fetched
+from app.adapters.kafka.batch_handler import Fetched
 from app.adapters.kafka.refusals import Refused
 from app.core.batches import RecordBatch
 from app.monitor.reign import Plan

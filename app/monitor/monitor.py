@@ -20,7 +20,8 @@ from faust.types import TP
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.alert_answers import NotAtWorkError
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
-from app.adapters.kafka.batch_app import BatchApp, Fetched, SkippedBatchError
+from app.adapters.kafka.batch_app import BatchApp
+from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.kafka.clients import new_producer
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor

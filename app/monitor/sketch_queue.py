@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import BatchApp, Fetched
+from app.adapters.kafka.batch_app import BatchApp
+from app.adapters.kafka.batch_handler import Fetched
 from app.monitor.block_writer import HELD_BYTES
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from faust.types import TP
 
 from app.adapters.http.alert_answers import AlertAnswers
-from app.adapters.kafka.batch_app import Fetched, SkippedBatchError
+from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.river_detectors import make_detector
 from app.core.batches import RecordBatch
 from app.core.counts.sketch_rules import read_sketch

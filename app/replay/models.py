@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.adapters.recordings.file import MODEL_UPDATES, Recording, RecordingError, read_versions
+from app.adapters.recordings.file import MODEL_UPDATES, Recording, RecordingError
+from app.adapters.recordings.versions import read_versions
 from app.core.scoring import ActiveModel
 from app.replay.drive import RecordedSelector
 from models.versions.registry import Registry, RegistryError, resolve

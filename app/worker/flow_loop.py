@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds
 from app.core.counts.sketches import split_record
 from app.flow.step import Outgoing, Step
 from app.pipeline import PartitionPipeline

@@ -7,7 +7,8 @@ from typing import Any
 
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import BatchApp, Fetched, SkippedBatchError
+from app.adapters.kafka.batch_app import BatchApp
+from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.kafka.log_bounds import LogBounds
 from app.core.batches import RecordBatch
 from app.core.intake.merge import TimeMerge

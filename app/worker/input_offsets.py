@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
-from app.adapters.kafka.log_bounds import LogBounds
+from app.adapters.kafka.log_bounds import Bounds, LogBounds
 from schemas.pipeline.spec import Pipeline
 
 log = logging.getLogger("streamgauge.worker")

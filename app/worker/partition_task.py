@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Mapping
 from faust.types import TP
 
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble
-from app.adapters.kafka.batch_app import Fetched
+from app.adapters.kafka.batch_handler import Fetched
 from app.adapters.kafka.publisher import OutputTooLargeError, PartitionPublisher, PublishError
 from app.adapters.rocks_rows import RocksRows, StateDiskError
 from app.core.intake.rejection_limit import TooManyDeadLettersError

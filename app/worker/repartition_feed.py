@@ -15,8 +15,8 @@ from typing import Any
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
 from app.adapters.kafka.clients import new_bulk_producer, new_consumer, output_options
+from app.adapters.kafka.log_bounds import Bounds
 from app.adapters.kafka.refusals import Refusals
 from app.core.records.event_time import CLOCK_SKEW_MS
 from app.core.records.rules import RecordRules

@@ -11,9 +11,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
 from app.adapters.kafka.clients import new_admin
-from app.adapters.kafka.log_bounds import LogBounds
+from app.adapters.kafka.log_bounds import Bounds, LogBounds
 from app.kafka_access import KafkaAccess
 from app.worker.pace import clock_s
 

@@ -17,11 +17,10 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon
-from app.adapters.kafka.batch_app import Bounds
 from app.adapters.kafka.clients import new_member
 from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor
 from app.adapters.kafka.lag import read_commits, router_group
-from app.adapters.kafka.log_bounds import LogBounds
+from app.adapters.kafka.log_bounds import Bounds, LogBounds
 from app.adapters.kafka.publisher import OutputTooLargeError, PartitionPublisher, PublishError
 from app.adapters.kafka.topic_reader import to_batch
 from app.core.entities.copies import Copy

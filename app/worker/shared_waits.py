@@ -14,7 +14,7 @@ from functools import partial
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds
 from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.spec import Shared

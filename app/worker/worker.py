@@ -17,11 +17,12 @@ from faust.types import TP
 
 from app.adapters.http.worker import Health, Sample, refusal_samples
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
-from app.adapters.kafka.batch_app import BatchApp, Bounds, Fetched, SkippedBatchError
+from app.adapters.kafka.batch_app import BatchApp
+from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.kafka.clients import new_bulk_producer, output_options
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.lag import worker_group
-from app.adapters.kafka.log_bounds import LogBounds
+from app.adapters.kafka.log_bounds import Bounds, LogBounds
 from app.adapters.kafka.sticky_assignor import StickyAssignor
 from app.adapters.kafka.topic_reader import answers
 from app.adapters.rocks_rows import StateDiskError

@@ -107,7 +107,7 @@ def test_a_running_monitor_is_asked_whether_labels_come_as_soon_as_the_file_says
     running = SimpleNamespace(monitor_http="http://here", kafka="")
     monkeypatch.setattr(check, "ask_monitor", ask)
     monkeypatch.setattr(check, "read_run", lambda _: running)
-    monkeypatch.setattr(check, "_check_kafka", lambda _: iter(()))
+    monkeypatch.setattr(check, "check_kafka", lambda _: iter(()))
     (tmp_path / "own.py").write_text(PYTHON.format(ran=str(tmp_path / "ran")))
     (tmp_path / "payments.toml").write_text(PIPELINE + '\n[labels]\nhorizon = "30d"\n')
     words = ["--pipeline", str(tmp_path / "payments.toml"), "--home", str(tmp_path), "--json"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds
 from app.worker.input_offsets import Beginning, UnusableInputError, has_begun
 
 EVENTS, LABELS = TP("cards.events", 1), TP("cards.labels", 1)

@@ -13,7 +13,7 @@ from faust.types import TP
 from memory_warehouse import MemoryWarehouse
 
 from app.adapters.clickhouse.thread import WarehouseThread
-from app.adapters.kafka.batch_app import Fetched
+from app.adapters.kafka.batch_handler import Fetched
 from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor
 from app.adapters.kafka.refusals import Refusals, Refused
 from app.core.batches import RecordBatch

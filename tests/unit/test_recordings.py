@@ -19,9 +19,9 @@ from app.adapters.recordings.file import (
     RecordingError,
     RecordingWriter,
     describe,
-    read_versions,
 )
 from app.adapters.recordings.source import read_in_time
+from app.adapters.recordings.versions import read_versions
 from app.core.batches import Header, RecordBatch
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline

@@ -21,7 +21,7 @@ from faust.types import TP
 from shared_cluster import PARTITIONS, Setting
 from shared_logs import Logs, event
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds
 from app.adapters.patience import Patience
 from app.core.batches import LabelBatch
 from app.core.intake.merge import TimeMerge

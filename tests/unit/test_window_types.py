@@ -11,9 +11,9 @@ from shared_cluster import PARTITIONS, Cluster, Setting, collect, cut
 from shared_logs import MINUTE_MS, NOW_MS, START_MS, Logs, label
 
 from app.core.features.plan import FeaturePlan
+from app.core.replay.window_sql import fields_used
 from app.pipeline import new_board
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
-from app.replay.parity import fields_used
 from schemas.pipeline.features import FIELDLESS_AGGREGATES, SHARED_AGGREGATES
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Aggregate, FieldType

@@ -7,14 +7,22 @@ two calls at a time: two that wait for a partition without a leader would hold u
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
 from app.adapters.kafka.clients import new_consumer
 from app.kafka_access import KafkaAccess
+
+
+class Bounds(NamedTuple):
+    """Offsets of a partition: committed by the group (None: never), of the first record left, and after its last."""
+
+    committed: int | None
+    first: int
+    end: int
 
 
 class LogBounds:
