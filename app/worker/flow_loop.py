@@ -84,7 +84,7 @@ class FlowLoop:
         self._outbox.end()
 
     async def stop(self) -> None:
-        """Have `run` end soon, and wait for nobody any longer."""
+        """Have `run` end soon, without waiting for labels or other partitions."""
         self.is_stopping = True
         self._wake.set()
         await self._shared_waits.stop()
@@ -160,13 +160,13 @@ class FlowLoop:
             self._label_waits.look(is_ready=is_ready, is_empty=self._inbox.is_empty)
 
     def _keep_promise(self, until_ms: int) -> None:
-        """When all events are processed, apply the labels up to a watermark record and say how far we are."""
+        """When all events are processed, apply the labels up to a watermark record."""
         step = self._flow.keep_promise(until_ms, self._around.now_ms()) if self._inbox.is_empty else None
         if step is not None:
             self._hand_over(step)
 
     async def _silent_until(self, until_ms: int) -> int | None:
-        """Up to when (``until_ms`` at the most) all of the topics has been received and merged; None: not known."""
+        """The time (at most ``until_ms``) up to which all that the topics hold is merged; None: not known."""
         inbox = self._inbox
         has_all_labels = inbox.labels not in inbox.all or await inbox.is_at_its_end(inbox.labels)
         has_all_events = await inbox.is_at_its_end(inbox.events)
@@ -175,7 +175,7 @@ class FlowLoop:
         return until_ms if has_all_labels else min(until_ms, self._flow.merge.newest_label_ms)
 
     async def _bounds_of(self, partition: int | None) -> Mapping[TP, Bounds]:
-        """A partition's events, and how far they are scored; None: the questions, and how far they are answered."""
+        """A partition's events and how far they are scored; for None, all questions and how far they are answered."""
         if partition is not None:
             return await self._around.logs.bounds({TP(self._around.pipeline.topics.events, partition)})
         assert self._repartition is not None  # somebody waits for answers

@@ -1,7 +1,7 @@
-"""Where a worker goes on reading, and when it must not: the topics against what was committed and what the state says.
+"""Where a worker goes on reading, and when it must not go on: topics, committed offsets and state are compared.
 
-State and committed offsets come from the same transactions, so they agree; where they do not, somebody has changed
-topics or offsets, and going on would count events twice or never. A person must decide.
+State and committed offsets come from the same transactions, so they agree. Where they do not, somebody has changed
+topics or offsets. Going on would count events twice or never, so a person must decide.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class Beginning:
         Parameters
         ----------
         state
-            Up to where the restored state was computed, where there is one. Kafka forgets the offsets of a group that
-            was away for long (a week by default); the state does not.
+            The offsets up to which the restored state was computed, if there is one. Kafka forgets the offsets of a
+            group that was away for long (a week by default); the state does not.
         begin
-            Where what has no offset yet begins; what is not in it, at its first record.
+            Where partitions without an offset begin; those that are not in it begin at their first record.
 
         Raises
         ------

@@ -22,7 +22,7 @@ log = logging.getLogger("streamgauge.models")
 
 #: Reading, trying and warming up a version take no longer: the trial alone may take a minute (`models.versions.trial`).
 VERIFY_S = 180.0
-#: Refusals that say nothing of the version: it may be tried again as it is.
+#: Reasons that say nothing about the version: it may be tried again as it is.
 _PASSING = frozenset({"no_trial"})
 
 
@@ -40,7 +40,7 @@ class LoadResult:
 
 
 class _Lane:
-    """One verification: the process that it tries in, so that who gives it up can end that."""
+    """One verification and the process that it runs in, which ends with it when it takes too long."""
 
     def __init__(self, trial: Trial | None) -> None:
         self.trial = trial
@@ -125,7 +125,7 @@ class ModelLoader:
         try:
             entry = find(update.uri)
             manifest, feature_set = entry.manifest, self._pipeline.feature_set
-            # First, as an announcement may name the files of any version: their artifact is not even read.
+            # Before the artifact is read: an announcement may name the files of another version.
             check_identity(
                 manifest,
                 feature_set,

@@ -53,7 +53,7 @@ class ModelShelf:
     ) -> None:
         self.champions = ChampionTimeline()
         self.references: dict[str, Reference] = {}
-        #: Records that are none of ours, of all topics that this worker reads.
+        #: Records of strangers, on all topics that this worker reads.
         self.refusals = Refusals()
         self.statuses = ModelStatuses(pipeline, kafka, worker, now_ms)
         self._pipeline = pipeline
@@ -62,7 +62,7 @@ class ModelShelf:
         self._timeline = Timeline()
         self._attempts = Attempts()
         self._loaded: dict[Content, ActiveModel] = {}
-        #: What is to be tried: first what never was, from the last on: a thousand that are nowhere hold up none.
+        #: What is to be tried: first what never was, the newest first, so that a thousand that are nowhere delay none.
         self._to_try: asyncio.PriorityQueue[tuple[bool, int, Attempt]] = asyncio.PriorityQueue()
         self._numbers = count()
         self._lanes: list[asyncio.Task[None]] = []
@@ -77,7 +77,7 @@ class ModelShelf:
         changed
             Called after each swap.
         failed
-            Called with the reason when it can be followed no longer.
+            Called with the reason when it can no longer be followed.
         """
         self._changed = changed
         await self.statuses.start()
@@ -101,7 +101,7 @@ class ModelShelf:
 
     @staticmethod
     def _on_end(task: asyncio.Task[None], failed: Callable[[str], None]) -> None:
-        """A worker that hears of no models any more looks as if all were well."""
+        """Say so when a task has failed: a worker that hears of no more models looks healthy."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("Following the model updates failed", exc_info=error)
             failed(f"The model updates can be followed no longer: {error!r:.300}")
@@ -113,20 +113,20 @@ class ModelShelf:
                 pending.extend(update for _, update in self.refusals.decode(batch, ModelUpdate))
                 if not caught_up.is_set():
                     continue
-            # Up to the first end they belong together: who reads them anew does not score with the first of them.
+            # The updates before the first end belong together: a worker that starts does not score with the oldest.
             fresh, pending = pending, []
             for update in fresh:
                 self._timeline.observe(update)
                 self._attempts.announce(update)
             if fresh:
-                # Who was rolled back is tried, too, after the champions: labels of what it scored are to come.
+                # Versions that were rolled back are tried, too, after the champions: labels of their events will come.
                 self._attempts.want([*self._timeline.announced, *self._timeline.champions])
                 self._publish()
             self._try_what_is_due()
             await self.statuses.tell_the_rest()
             if not self._attempts.is_running:
                 self._loader.end_trials()
-            if not self._attempts.has_untried:  # what is tried again may be tried for ever
+            if not self._attempts.has_untried:  # a version that was refused may be tried again for ever
                 caught_up.set()
 
     def _try_what_is_due(self) -> None:

@@ -61,7 +61,7 @@ class ModelStatuses:
         self._untold.append(record)
 
     async def tell_the_rest(self) -> None:
-        """Tell all at once, in their order: each would wait for the answer to the one before it."""
+        """Tell all at once, in their order; one by one, each would wait for Kafka's answer to the one before."""
         telling, self._untold = self._untold, []
         answers = await asyncio.gather(*map(self._tell, telling), return_exceptions=True)
         failed = {place: answer for place, answer in enumerate(answers) if isinstance(answer, BaseException)}

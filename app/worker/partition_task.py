@@ -122,7 +122,7 @@ class PartitionTask:
         return self.inbox.place(self._flow.position())
 
     def begin_at(self, starts: Mapping[TP, int]) -> None:
-        """Begin at these offsets a partition that nobody has had; the next commit holds them, and says so."""
+        """Begin a partition that nobody has had at these offsets; the next commit holds them, and says so."""
         events, labels = starts[self.inbox.events], starts.get(self.inbox.labels)
         self._flow.begin_at(events, labels)
         self._flow_loop.news.begin_at(events, labels)
@@ -139,7 +139,7 @@ class PartitionTask:
         ]
 
     async def park(self) -> bool:
-        """Commit what was processed and stand still; whether `resume` is possible."""
+        """Commit what was processed and stop; return whether `resume` is possible."""
         if not self.is_started:
             return False
         await self._flow_loop.stop()
@@ -150,9 +150,9 @@ class PartitionTask:
         return not self._is_broken
 
     def resume(self, epoch: int) -> dict[TP, int]:
-        """Go on after `park`, with the state as it is; the offsets to read from.
+        """Go on after `park`, with the state as it is; return the offsets to read from.
 
-        If another worker had the partition meanwhile, it has fenced us, and the next commit fails.
+        If another worker had the partition meanwhile, it has fenced this one, and the next commit fails.
         """
         self.epoch = epoch
         self.inbox.begin_anew()
@@ -203,7 +203,7 @@ class PartitionTask:
     # -- failures ------------------------------------------------------------------------------------------------------
 
     async def _guard(self, loop: Coroutine[None, None, None]) -> None:
-        """Crash only: whatever it was, this worker's hold on the partition is over."""
+        """Crash only: any error ends this worker's hold on the partition."""
         try:
             await loop
         except (TooManyDeadLettersError, OutputTooLargeError, StateDiskError) as error:
@@ -220,7 +220,7 @@ class PartitionTask:
     def _break(self, why: str, exit_code: int) -> None:
         self._is_broken = True
         if self._flow_loop.is_stopping and exit_code == EXIT_RETRY:
-            # The partition is being taken away: that its new owner has fenced us is in order.
+            # The partition is being taken away: its new owner may have fenced this one.
             log.warning("%s", why)
         else:
             self._around.fail(why, exit_code)

@@ -1,6 +1,6 @@
-"""What the owner of a partition does for repartitioned windows: it answers for its keys, and hears its own answers.
+"""What the owner of a partition does for repartitioned windows: it answers for its keys, and reads answers to its own.
 
-Both follow from committed records, so nothing here is part of a transaction, and two owners at once do no harm
+Both follow from committed records. So nothing here is part of a transaction, and two owners at once do no harm
 (docs/adr/0019).
 """
 
@@ -33,18 +33,18 @@ _POLL_MS = 500
 
 
 class RepartitionFeed:
-    """Reads one partition of the two topics.
+    """Reads one partition of the topic of questions and of the topic of answers.
 
     Parameters
     ----------
     repartition
-        The input partition's side: takes the answers.
+        What the input partition has asked; takes the answers.
     wake
         Called when answers have come.
     fail
         Called with the reason when it cannot go on.
     refusals
-        Told of the records that are none of ours.
+        Counts the records that no worker of the pipeline wrote.
     now_ms
         Processing time.
     delete_s
@@ -77,7 +77,7 @@ class RepartitionFeed:
         group, partitions = f"streamgauge-{pipeline.name}-answers", range(pipeline.partitions)
         self._answered = AnsweredMark(kafka, group, self._asked.topic, self._asked.partition, partitions)
         self._sweeper = LogSweeper(kafka, delete_s)
-        #: Where the questions ended when it began to read them: nothing is answered before. None: it has passed it.
+        #: Where the questions ended when this began to read them: it answers nothing before that. None: it is past it.
         self._end: int | None = 0
         self._running: asyncio.Task[None] | None = None
 
@@ -139,13 +139,13 @@ class RepartitionFeed:
         consumer.seek(self._asked, first[self._asked])
         self._end = end[self._asked]
 
-    def _hear(self, found: dict[TopicPartition, list[Any]]) -> None:
+    def _hear(self, records: dict[TopicPartition, list[Any]]) -> None:
         now_ms = self._now_ms()
         latest_ms, newest_term = self._rules.latest_come_to_ms(now_ms), now_ms + CLOCK_SKEW_MS
-        for record in found.get(self._asked, []):
+        for record in records.get(self._asked, []):
             with self._refusing(self._asked, record):
                 self._answerer.hear(record.offset, record.value, latest_ms, newest_term)
-        answers = found.get(self._answers, [])
+        answers = records.get(self._answers, [])
         for record in answers:
             with self._refusing(self._answers, record):
                 self._repartition.hear(record.offset, record.value, newest_term)

@@ -78,8 +78,8 @@ async def work(
 def _relieve_collector() -> None:
     """Have Python's cycle collector look seldom, and never at what start-up made.
 
-    A fetch makes tens of thousands of objects that live until their commit and are in no cycle; with the default
-    thresholds, looking through them and through all imported libraries again and again took a third of the CPU.
+    A fetch makes tens of thousands of objects that live until their commit and are in no cycle. With the default
+    thresholds, looking through them and through all imported libraries took a third of the CPU.
     """
     gc.collect()
     gc.freeze()

@@ -43,7 +43,7 @@ from schemas.pipeline.spec import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
 
-#: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
+#: A rebalance takes seconds. A worker that waits longer for its end, while the broker answers, is stuck.
 UNASSIGNED_S = 90.0
 
 
@@ -173,7 +173,7 @@ class Worker:
     async def _follow(self, entities: EntityFeed) -> None:
         try:
             await entities.run()
-        except Exception as error:  # crash only: who does not hear of entities refuses none
+        except Exception as error:  # crash only: without the topic, no event would be refused
             log.exception("Following %s failed", self.pipeline.topics.entities)
             self.fail(f"{self.pipeline.topics.entities} could not be followed: {error!r}", EXIT_RETRY)
 
@@ -244,7 +244,7 @@ class Worker:
     # -- BatchHandler --------------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
-        """Go on with what comes back at once; take over what is new meanwhile, with its partitions paused."""
+        """Go on at once with partitions that come back; pause the new ones, and take them over meanwhile."""
         await self._park(set(self.tasks))
         parked, self._parked = self._parked, {}
         offsets: dict[TP, int] = {}
@@ -277,7 +277,7 @@ class Worker:
         return offsets
 
     async def _take_over(self, task: PartitionTask) -> None:
-        """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
+        """Fence, restore, and then ask where to read from: until it is fenced, the former owner may commit."""
         try:
             await task.take_over()
             bounds = await self._around.logs.bounds(task.inbox.all)
@@ -321,7 +321,7 @@ class Worker:
             self.fail(str(error), EXIT_RETRY)
 
     async def _park(self, partitions: set[int]) -> None:
-        """Commit and stop the work on partitions; what cannot be resumed is closed."""
+        """Commit and stop the work on partitions; close those that cannot be resumed."""
         tasks = [self.tasks.pop(partition) for partition in partitions if partition in self.tasks]
         for task, can_resume in zip(tasks, await asyncio.gather(*(task.park() for task in tasks)), strict=True):
             if can_resume:
