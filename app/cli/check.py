@@ -84,7 +84,7 @@ def _describe_lookups(pipeline: Pipeline) -> str:
 
 
 def _compile_features(pipeline: Pipeline) -> str:
-    """Compile the features, and run nothing that the file names: it may be somebody else's."""
+    """Compile the features without running what the file names: the file may be a stranger's."""
     named = dict.fromkeys(feature.python for feature in pipeline.features if feature.python is not None)
     plan = FeaturePlan.compile(pipeline, load_lookups(pipeline), dict.fromkeys(named, _stand_in))
     said = f"{len(plan.names)} features compile"
@@ -115,8 +115,8 @@ def _try_features(pipeline: Pipeline) -> str:
     if not len(matrix):
         raise SourceError(f"The source {pipeline.source} yields no events; correct it.")
     unseen = np.array([plan.category_sizes.get(name, np.inf) for name in plan.names]) - 1
-    empty = [name for name, each in zip(plan.names, np.isnan(matrix).all(axis=0), strict=True) if each]
-    strange = [name for name, each in zip(plan.names, (matrix == unseen).all(axis=0), strict=True) if each]
+    empty = [name for name, is_empty in zip(plan.names, np.isnan(matrix).all(axis=0), strict=True) if is_empty]
+    strange = [name for name, is_unseen in zip(plan.names, (matrix == unseen).all(axis=0), strict=True) if is_unseen]
     said = f"{len(plan.names)} features of {len(matrix)} events of the source"
     said += f"; always missing: {', '.join(empty)}" if empty else "; none is always missing"
     return f"{said}; never one of its values: {', '.join(strange)}" if strange else said
@@ -146,7 +146,7 @@ def _check_delays(context: ModelContext) -> Finding:
         return Finding("label delays", "skipped", "the monitor has not read labels of this pipeline")
     if labels["maturity_too_short"]:
         return Finding("label delays", "problem", " ".join(labels["maturity_too_short"]))
-    return Finding("label delays", "ok", "; ".join(each["words"] for each in labels["delays"].values()))
+    return Finding("label delays", "ok", "; ".join(delay["words"] for delay in labels["delays"].values()))
 
 
 def _ask_server(url: Secret) -> str:

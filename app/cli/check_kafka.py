@@ -40,9 +40,9 @@ def check_kafka(context: ModelContext) -> Iterator[Finding]:
     wanted = {topic.name: topic for topic in pipeline.topics.all()}
     missing = [name for name in names if name not in existing]
     wrong = [
-        f"{name} has {found.partitions} partitions, not {wanted[name].partitions}"
-        for name, found in existing.items()
-        if found.partitions != wanted[name].partitions
+        f"{name} has {topic.partitions} partitions, not {wanted[name].partitions}"
+        for name, topic in existing.items()
+        if topic.partitions != wanted[name].partitions
     ]
     if missing or wrong:
         fix = (
@@ -112,7 +112,7 @@ def _judge_events(pipeline: Pipeline, sample: Sample) -> Finding:
 
 
 def _judge_names(pipeline: Pipeline, sample: Sample) -> Finding:
-    """Whether labels name the entities of their events: that decides where they are copied to."""
+    """Whether labels name the entities of their events: the entity decides which partition they are copied to."""
     entity = pipeline.events.entity
     misnamed, known, first = sample.misname_labels()
     said = f"{len(sample.labels) + sample.nameless_labels} of the newest labels"

@@ -1,4 +1,4 @@
-"""``streamgauge drift``: how far what the monitor says can be trusted."""
+"""``streamgauge drift``: how far the findings of the monitor can be trusted."""
 
 from __future__ import annotations
 

@@ -129,15 +129,15 @@ def _find_champion(context: ModelContext) -> str:
 
 
 def describe_windows(pipeline: Pipeline, *, with_labels: bool) -> list[str]:
-    """Say which windows are empty for want of labels, and which know of the past only what the files hold."""
+    """Say which windows are empty because no labels were given, and which see only what the files hold."""
     kinds = ("events", "labels") if with_labels else ("events",)
-    seeing = {kind: found for kind in kinds if (found := pipeline.windows_over(kind))}
+    seeing = {kind: windows for kind in kinds if (windows := pipeline.windows_over(kind))}
     empty = [] if with_labels else pipeline.windows_over("labels")
     lines = []
     if empty:
         lines.append(f"No --labels were given, so these windows over labels are empty: {', '.join(empty)}.")
     if seeing:
-        names = ", ".join(name for each in seeing.values() for name in each)
+        names = ", ".join(name for windows in seeing.values() for name in windows)
         files = "files" if with_labels and "labels" in seeing else "file"
         lines.append(
             f"These windows see only the {' and '.join(seeing)} of the {files}, and nothing that came before: {names}."

@@ -49,9 +49,9 @@ def new_flow(
     outputs: FlowOutput = FlowOutput.REPLAYED,
     board: SharedBoard | None = None,
 ) -> PartitionPipeline:
-    """A flow of which nothing will be drained; without models it stops before scoring.
+    """A flow that nothing will be drained from; without models it stops before scoring.
 
-    Rejections have no limit here: nothing is published, and whoever runs it is told their number.
+    Rejections have no limit here: nothing is published, and the caller learns their number.
     """
     if models is not None and not models.is_ready():
         raise NoModelError(f"No model version can score partition {partition}; name one.")
@@ -66,10 +66,10 @@ def new_flow(
 
 
 def drive_partitions(runs: Sequence[PartitionRun], board: SharedBoard | None, now_ms: int) -> Iterator[Step]:
-    """Run partitions over their logs to their ends: one after the other, or where they share windows side by side.
+    """Run partitions over their logs to the end: one after the other, or side by side where they share windows.
 
-    Labels are taken from their log only when events wait for them, and of partitions side by side the one that is
-    behind reads next, so that memory holds a batch or so of each.
+    Labels are read only when events wait for them, and of partitions side by side the one that is behind reads next.
+    So memory holds about one batch of each.
     """
     group = _Group(board, now_ms)
     group.runs.extend(runs)
@@ -94,20 +94,20 @@ def drive(
 ) -> Iterator[Step]:
     """Run all partitions over batches as they come, each topic partition in its order.
 
-    Memory holds what waits: the fewer records lie between an event and the labels before it, and between a partition
-    and the others (or a promise) where windows are shared, the less.
+    Memory holds the records that wait: for labels that belong before them and, where windows are shared, for the
+    other partitions or a promise.
     """
     board = new_board(plan, range(pipeline.partitions))
     group = _Group(board, now_ms)
-    found: dict[int, PartitionRun] = {}
+    runs: dict[int, PartitionRun] = {}
     for batch in batches:
         if isinstance(batch, Promise):
             yield from group.come_to(batch.until_ms)
             continue
-        run = found.get(batch.partition)
+        run = runs.get(batch.partition)
         if run is None:
             models = models_of(batch.partition)
-            run = found[batch.partition] = PartitionRun(
+            run = runs[batch.partition] = PartitionRun(
                 new_flow(pipeline, plan, batch.partition, models, board=board), models
             )
             group.runs.append(run)
@@ -123,7 +123,7 @@ def drive(
 
 
 def _feed(run: PartitionRun, now_ms: int) -> Iterator[bool]:
-    """Give a flow its logs bit by bit; it is to be stepped at each bit."""
+    """Give a flow its logs bit by bit; the caller steps it after each."""
     flow = run.flow
     for batch in run.events:
         flow.receive_events(batch)
@@ -205,8 +205,8 @@ class _Group:
 class RecordedSelector:
     """Scores each event with the version that scored it when it was recorded.
 
-    An event without a recorded score gets the version of the one before it, or of the first; or it is left unscored
-    again, if the stream may have done so.
+    An event without a recorded score gets the version of the event before it (the first event: that of the first
+    score). It is left unscored if the stream may have left it so.
 
     Parameters
     ----------

@@ -53,22 +53,22 @@ def load_recorded_models(pipeline: Pipeline, registry: Registry, recording: Reco
     """A selector for each partition that scores its events with the versions of the recorded scores."""
     updates = list(_read_updates(recording))
     begins = Begins(updates, pipeline.model.score_from_ms)
-    found = {partition: read_versions(recording, partition, begins.highest_ms) for partition in recording.partitions}
-    versions = sorted({version for of in found.values() for _, version in of.starts})
+    scored = {partition: read_versions(recording, partition, begins.highest_ms) for partition in recording.partitions}
+    versions = sorted({version for recorded in scored.values() for _, version in recorded.starts})
     if not versions:
         raise RecordingError(f"{recording.path} holds no scores; choose a version by --models.")
     before_ms = begins.highest_ms
     may_be_refused = frozenset(update.version for update in updates).difference(versions)
     begins = Begins(updates, pipeline.model.score_from_ms, may_be_refused)
     if begins.highest_ms > before_ms:
-        found = {partition: read_versions(recording, partition, begins.highest_ms) for partition in found}
+        scored = {partition: read_versions(recording, partition, begins.highest_ms) for partition in scored}
     uris = {update.version: update.uri for update in updates}
     models = {version: load_model(pipeline, registry, version, uris.get(version)) for version in versions}
-    # A partition without scores may have events that were never scored: the first version of any partition does those.
+    # A partition without scores may have events that were never scored: the first version of all scores those.
     first = [(0, versions[0])]
     return {
-        partition: RecordedSelector(of.starts or first, models, begins.of(of.starts), of.early)
-        for partition, of in found.items()
+        partition: RecordedSelector(recorded.starts or first, models, begins.of(recorded.starts), recorded.early)
+        for partition, recorded in scored.items()
     }
 
 

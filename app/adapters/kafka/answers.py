@@ -143,9 +143,9 @@ def run_with_kafka(kafka: KafkaAccess, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def end_soon(*work: Coroutine[Any, Any, Any], within_s: float = 10.0) -> None:
-    """Run what closes things, one after the other; what fails or hangs, as it may without Kafka, is left."""
-    for each in work:
-        task = asyncio.create_task(each)
+    """Run what closes things, one after the other; leave what fails or hangs, as it may without Kafka."""
+    for closing in work:
+        task = asyncio.create_task(closing)
         _, late = await asyncio.wait([task], timeout=within_s)
         if late:
             task.cancel()

@@ -81,14 +81,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return {}
 
     async def _drain(self, consumer: Any, *arguments: Any) -> Mapping[TP, list[Any]]:
-        found: Mapping[TP, list[Any]] = await super()._fetch_records(consumer, *arguments)
-        self.drained.update(tp for tp, records in found.items() if records)  # in one go with the positions: no await
-        return found
+        fetched: Mapping[TP, list[Any]] = await super()._fetch_records(consumer, *arguments)
+        self.drained.update(tp for tp, records in fetched.items() if records)  # in one go with the positions: no await
+        return fetched
 
     async def progress(self, tp: TP) -> tuple[int | None, int]:
         """Position of a partition, and how many fetches of it were taken out, as of one moment."""
-        found: tuple[int | None, int] = await self.call_thread(self._progress, tp)
-        return found
+        position_and_fetches: tuple[int | None, int] = await self.call_thread(self._progress, tp)
+        return position_and_fetches
 
     async def _progress(self, tp: TP) -> tuple[int | None, int]:
         subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001  # positions as they are now
@@ -131,12 +131,12 @@ class BatchConsumer(driver.Consumer):
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Any]]:  # noqa: ASYNC109
-        records = await super()._getmany(active_partitions, min(timeout, _FETCH_TIMEOUT_S))
-        return {tp: [self._wrap(tp, found)] for tp, found in records.items() if found}
+        fetched = await super()._getmany(active_partitions, min(timeout, _FETCH_TIMEOUT_S))
+        return {tp: [self._wrap(tp, records)] for tp, records in fetched.items() if records}
 
-    def _wrap(self, tp: TP, found: list[Any]) -> Fetched:
+    def _wrap(self, tp: TP, records: list[Any]) -> Fetched:
         sequence = self._sequences[tp] = self._sequences.get(tp, 0) + 1
-        batch = to_batch(tp, found)
+        batch = to_batch(tp, records)
         size = sum(map(len, filter(None, batch.values))) + 100 * len(batch)
         return Fetched(batch, self._epoch, sequence, size)
 

@@ -78,5 +78,5 @@ async def _place(
 ) -> dict[TopicPartition, int]:
     if bound.time_ms is None:
         return {tp: bound.offsets.get(tp.partition, otherwise[tp]) for tp in tps}
-    found = await consumer.offsets_for_times(dict.fromkeys(tps, max(0, bound.time_ms)))
-    return {tp: found[tp].offset if found.get(tp) is not None else newest[tp] for tp in tps}
+    records = await consumer.offsets_for_times(dict.fromkeys(tps, max(0, bound.time_ms)))
+    return {tp: records[tp].offset if records.get(tp) is not None else newest[tp] for tp in tps}

@@ -56,10 +56,10 @@ class EntityFeed:
             ends = await consumer.end_offsets(tps)
             consumer.assign(tps)
             while True:
-                found = await consumer.getmany(timeout_ms=_POLL_MS)
-                for tp, records in found.items():
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                for tp, records in fetched.items():
                     self._hear(to_batch(tp, records))
-                if found:
+                if fetched:
                     self._settle()
                     await asyncio.sleep(0)
                 if not self.is_read.is_set() and all([await consumer.position(tp) >= ends[tp] for tp in tps]):

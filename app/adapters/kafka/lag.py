@@ -43,8 +43,8 @@ async def read_commits(kafka: KafkaAccess, group: str) -> dict[TopicPartition, O
     admin: Any = new_admin(kafka)
     try:
         await admin.start()
-        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
-        return {tp: at for tp, at in found.items() if at.offset >= 0}
+        commits: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+        return {tp: commit for tp, commit in commits.items() if commit.offset >= 0}
     finally:
         await admin.close()
 
@@ -68,13 +68,13 @@ class LagReader:
 
     async def ends(self, tps: Sequence[TP]) -> dict[TP, int]:
         """Offsets after the last committed records."""
-        found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
-        return {TP(tp.topic, tp.partition): end for tp, end in found.items()}
+        ends = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     async def firsts(self, tps: Sequence[TP]) -> dict[TP, int]:
         """Offsets of the first records that are still there."""
-        found = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
-        return {TP(tp.topic, tp.partition): first for tp, first in found.items()}
+        firsts = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): first for tp, first in firsts.items()}
 
     async def members(self, group: str) -> int | None:
         """How many members this consumer group has now; None when the broker does not say."""

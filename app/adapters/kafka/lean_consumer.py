@@ -53,15 +53,15 @@ def _as_parsed(_: Any, record: Any) -> Any:
 class _Fetched(OrderedDict[Any, Any]):
     """What the fetcher holds until it is handed out, by partition. ``unsought``: told of one without an offset."""
 
-    def __init__(self, found: Any, unsought: Callable[[Any], None]) -> None:
-        super().__init__(found)
+    def __init__(self, fetched: Any, unsought: Callable[[Any], None]) -> None:
+        super().__init__(fetched)
         self._unsought = unsought
 
     def __setitem__(self, tp: Any, result: Any) -> None:
         if isinstance(result, FetchResult):
-            found = result._partition_records  # noqa: SLF001
-            found._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
-            found._records_iterator = read_on(found)  # noqa: SLF001
+            records = result._partition_records  # noqa: SLF001
+            records._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
+            records._records_iterator = read_on(records)  # noqa: SLF001
         elif isinstance(result, FetchError) and isinstance(result._error, NoOffsetForPartitionError):  # noqa: SLF001
             self._unsought(tp)
             return

@@ -53,7 +53,7 @@ async def read_letters(kafka: KafkaAccess, pipeline: Pipeline) -> tuple[list[tup
                         letters.append(((batch.partition, offset), reader.letter(batch.partition, key, value, pairs)))
                     except RefusedRecordError:
                         foreign += 1
-    return sorted(letters, key=lambda found: found[0]), foreign
+    return sorted(letters, key=lambda placed: placed[0]), foreign
 
 
 async def read_done(kafka: KafkaAccess, pipeline: Pipeline) -> set[Place]:
@@ -90,7 +90,7 @@ class LetterSender:
         )
 
     async def __aenter__(self) -> Self:
-        ledger = [each for each in self._pipeline.topics.all() if each.name == self._pipeline.topics.replayed]
+        ledger = [topic for topic in self._pipeline.topics.all() if topic.name == self._pipeline.topics.replayed]
         await ensure_topics(self._kafka, ledger, replication=None)
         try:
             await self._producer.start()

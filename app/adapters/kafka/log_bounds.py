@@ -71,5 +71,5 @@ class LogBounds:
 
     async def offsets_at(self, tps: Iterable[TP], time_ms: int) -> dict[TP, int]:
         """The first record of each partition whose time stamp is not before a time; none where there is none yet."""
-        found = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
-        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
+        records = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
+        return {TP(*tp): record.offset for tp, record in records.items() if record is not None}

@@ -110,7 +110,7 @@ def hook_into_aiokafka() -> None:
                 setattr(module, name, function)
 
 
-def read_on(found: Any) -> Iterator[Any]:
+def read_on(records: Any) -> Iterator[Any]:
     """The records of aiokafka's ``PartitionRecords``, past what its parser does not take.
 
     Raises
@@ -120,15 +120,15 @@ def read_on(found: Any) -> Iterator[Any]:
     """
     while True:
         try:
-            yield from found._unpack_records()  # noqa: SLF001  # begins where the last one stopped
+            yield from records._unpack_records()  # noqa: SLF001  # begins where the last one stopped
         except Exception as error:
-            batch = _batch_at(found._records.data, found.next_fetch_offset)  # noqa: SLF001
+            batch = _batch_at(records._records.data, records.next_fetch_offset)  # noqa: SLF001
             if batch is None or _is_damaged(batch):
                 raise
-            for record in _read_batch(batch, found.next_fetch_offset, error):
-                found.next_fetch_offset = record.offset + 1
+            for record in _read_batch(batch, records.next_fetch_offset, error):
+                records.next_fetch_offset = record.offset + 1
                 yield record
-            found.next_fetch_offset = _last_offset(batch) + 1
+            records.next_fetch_offset = _last_offset(batch) + 1
         else:
             return
 

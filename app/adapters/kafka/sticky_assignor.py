@@ -38,7 +38,7 @@ def share(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict
     for partition in sorted(free):
         poorest = min(members, key=lambda name: (len(kept[name]), name))
         kept[poorest].append(partition)
-    return {member: sorted(found) for member, found in kept.items()}
+    return {member: sorted(numbers) for member, numbers in kept.items()}
 
 
 class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types

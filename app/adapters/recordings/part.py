@@ -181,15 +181,15 @@ class RecordingPart:
     def _find_start(self, partition: int, look: _Look, from_ms: int) -> tuple[int, int]:
         """Offset of the first event of an effective time from ``from_ms`` on, and how many are before it."""
         skipped, newest_ms = 0, BEGINNING_MS
-        for found in look.batches:
-            if found.last_ms >= from_ms:
-                batch = next(self.recording.read(EVENTS, partition, self._pipeline, found.first_offset))
+        for read in look.batches:
+            if read.last_ms >= from_ms:
+                batch = next(self.recording.read(EVENTS, partition, self._pipeline, read.first_offset))
                 events, _ = EventDecoder(self._pipeline.events).decode(batch)
                 place = int(np.searchsorted(effective_times(events.event_time_ms, newest_ms), from_ms))
-                if place >= found.events:  # the part itself begins before: nothing is to be run before it
+                if place >= read.events:  # the part itself begins earlier, so nothing runs before it
                     break
                 return int(events.offsets[place]), skipped + place
-            skipped, newest_ms = skipped + found.events, found.last_ms
+            skipped, newest_ms = skipped + read.events, read.last_ms
         return look.first, look.before
 
 

@@ -90,21 +90,21 @@ async def record_topics(
 
 async def _read_beginnings(kafka: KafkaAccess, topic: str) -> dict[int, tuple[int, int]]:
     """Where workers that were told where to begin did so: offsets of events and labels, by partition."""
-    found: dict[int, tuple[int, int]] = {}
+    beginnings: dict[int, tuple[int, int]] = {}
     async with aclosing(read_between(kafka, {topic: (OPEN, OPEN)})) as batches:
         async for batch in batches:
             for value in batch.values:
                 with suppress(RefusedRecordError):
                     status = decode_json(value, ModelStatus)
                     if status.status == "began" and status.partition is not None and status.offset is not None:
-                        found[status.partition] = status.offset, status.label_offset or 0
-    return found
+                        beginnings[status.partition] = status.offset, status.label_offset or 0
+    return beginnings
 
 
 def _of(batch: RecordBatch, stretch: tuple[int, int]) -> RecordBatch:
     """The scores of the events at offsets ``stretch``; a partition's scores are in the order of its events."""
-    found = np.array([_source_offset(value) for value in batch.values], dtype=np.int64)
-    inside = np.flatnonzero((found >= stretch[0]) & (found < stretch[1]))
+    sources = np.array([_source_offset(value) for value in batch.values], dtype=np.int64)
+    inside = np.flatnonzero((sources >= stretch[0]) & (sources < stretch[1]))
     if not len(inside):
         return batch.cut(0, 0)
     return batch.between(int(batch.offsets[inside[0]]), int(batch.offsets[inside[-1]]) + 1)

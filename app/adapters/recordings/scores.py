@@ -46,15 +46,15 @@ class RecordedScores:
 
     def at(self, offsets: Ints) -> list[Score | None]:
         """The score of each event, None where there is none; offsets ascend from call to call."""
-        found: list[Score | None] = []
+        scores: list[Score | None] = []
         for offset in offsets.tolist():
             while self._next is None or self._next[0].source.offset < offset:
                 self._next = next(self._scores, None)
                 if self._next is None:
                     break
             score = self._next[0] if self._next is not None else None
-            found.append(score if score is not None and score.source.offset == offset else None)
-        return found
+            scores.append(score if score is not None and score.source.offset == offset else None)
+        return scores
 
 
 def score_columns(scores: list[Score | None]) -> tuple[Floats, Bools]:

@@ -134,13 +134,13 @@ class EventTable:
     def _read_times(self) -> np.ndarray[Any, Any]:
         """Times as far as they can be read; a bad one stays where it is, after the time before it."""
         field = next(field for field in self._columns if field.name == self._time)
-        found: list[int] = []
+        times: list[int] = []
         last = -(2**62)
         for table in self._batches([self._time]):
             for value in _to_values(table[self._time], field, is_time=True):
                 last = value if isinstance(value, int) and abs(value) < 2**62 else last
-                found.append(last)
-        return np.array(found, dtype=np.int64)
+                times.append(last)
+        return np.array(times, dtype=np.int64)
 
 
 def _to_values(column: Any, field: EventField, *, is_time: bool) -> list[Any]:

@@ -72,12 +72,12 @@ class Partitioner:
         self._known: dict[bytes | None, int] = {None: 0}  # without a key there is no order to keep
 
     def __call__(self, key: bytes | None) -> int:
-        found = self._known.get(key)
-        if found is None:
-            found = (murmur2(key) & 0x7FFFFFFF) % self._partitions
+        partition = self._known.get(key)
+        if partition is None:
+            partition = (murmur2(key) & 0x7FFFFFFF) % self._partitions
             if len(self._known) < 100_000:  # bounds memory; hashing again is only slower
-                self._known[key] = found
-        return found
+                self._known[key] = partition
+        return partition
 
 
 def watermark_header(time_ms: int) -> tuple[Header, ...]:

@@ -118,10 +118,10 @@ def birth_mark(pid: int) -> str | None:
         except OSError:
             return None
         return None if status[0] == "Z" else status[19]
-    found = subprocess.run(  # noqa: S603  # a constant program and a number
+    shown = subprocess.run(  # noqa: S603  # a constant program and a number
         ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    return found.stdout.strip() or None
+    return shown.stdout.strip() or None
 
 
 def end_process(pid: int, mark: str, deadline_s: float = 15.0) -> bool:

@@ -69,19 +69,19 @@ def select(letters: Iterable[tuple[Place, DeadLetter]], wanted: Wanted, done: Co
     done
         Places of those that were sent back before.
     """
-    found = Selection()
+    selection = Selection()
     for place, letter in letters:
         kind = letter.stage, letter.reason
         if not wanted.matches(letter):
-            found.unmatched[kind] += 1
+            selection.unmatched[kind] += 1
         elif place in done:
-            found.done += 1
+            selection.done += 1
         elif not wanted.again and any(name == REPLAYED_HEADER for name, _ in letter.headers):
-            found.repeated += 1
+            selection.repeated += 1
         else:
-            found.letters.append((place, letter))
-            found.counts[kind] += 1
-    return found
+            selection.letters.append((place, letter))
+            selection.counts[kind] += 1
+    return selection
 
 
 def mark(letter: DeadLetter) -> list[tuple[str, bytes]]:
@@ -98,4 +98,4 @@ def address(letter: DeadLetter, topics: Topics) -> tuple[str, int, list[tuple[st
     if origin is None or origin[0] >= topics.partitions:  # no router wrote that
         return source.topic, source.partition, mark(letter)
     topic = topics.sent_labels if source.topic == topics.labels else topics.sent_events
-    return topic, origin[0], [each for each in mark(letter) if each[0] != ORIGIN_HEADER]
+    return topic, origin[0], [header for header in mark(letter) if header[0] != ORIGIN_HEADER]

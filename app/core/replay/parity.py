@@ -70,8 +70,8 @@ class FeatureParity:
             same = np.abs(served - computed) <= self.tolerance * size
         else:
             same = served.view(np.int64) == computed.view(np.int64)
-        found: NDArray[np.bool_] = same | (np.isnan(served) & np.isnan(computed))
-        return found
+        is_same: NDArray[np.bool_] = same | (np.isnan(served) & np.isnan(computed))
+        return is_same
 
     @property
     def is_equal(self) -> bool:

@@ -121,7 +121,7 @@ class ScoreCheck:
         if recorded.stale:
             self.stale += 1
             return
-        found = [
+        differing = [
             (what, getattr(recorded, what), getattr(replayed, what))
             for what in COMPARED
             if _bits(getattr(recorded, what)) != _bits(getattr(replayed, what))
@@ -129,15 +129,15 @@ class ScoreCheck:
         if recorded.features and replayed.features:
             names = dict.fromkeys([*recorded.features, *replayed.features])
             pairs = [(name, recorded.features.get(name), replayed.features.get(name)) for name in names]
-            found += [(name, was, now) for name, was, now in pairs if _bits(was) != _bits(now)]
-        if not found:
+            differing += [(name, served, again) for name, served, again in pairs if _bits(served) != _bits(again)]
+        if not differing:
             self.equal += 1
             return
         self.different += 1
-        self.by_kind.update(what for what, _, _ in found)
+        self.by_kind.update(what for what, _, _ in differing)
         place = recorded.source.partition, recorded.source.offset
         room = self.keep - len(self.first)
-        self.first += [Difference(*place, recorded.event_id, *values) for values in found[:room]]
+        self.first += [Difference(*place, recorded.event_id, *values) for values in differing[:room]]
 
 
 def _bits(value: Any) -> Any:
