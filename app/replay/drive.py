@@ -1,7 +1,7 @@
-"""Drives the flow of partitions over logs that end: no Kafka, no clock.
+"""Drives the flow of partitions over logs that end, without Kafka or a clock.
 
-The steps are those of a worker that reads the same logs: where the batches are cut and how partitions interleave
-changes no bit of them.
+The steps are those of a worker that reads the same logs. They do not depend on where batches are cut or how partitions
+interleave, not by a bit.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _feed(run: PartitionRun, now_ms: int) -> Iterator[bool]:
 
 
 class _Group:
-    """Flows that run side by side; when one has come further, those that waited for it are stepped too."""
+    """Flows that run side by side; when one has come further, those that waited for it are stepped, too."""
 
     def __init__(self, board: SharedBoard | None, now_ms: int) -> None:
         self.runs: list[PartitionRun] = []
@@ -215,9 +215,10 @@ class RecordedSelector:
     models
         The versions named, ready to score.
     unscored_before_ms
-        Event times below which events may have been left unscored: before the first start, and from each on.
+        Event times below which events may have been left unscored: one before the first start, and one from each start
+        on.
     early
-        Offsets of the events below those that were scored all the same.
+        Offsets of the events below these times that were scored nevertheless.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The core without Kafka, over the batches of a source or a recording.
+"""Runs the core without Kafka over a source or a recording.
 
-What a stream would give is what these give: the same flow of each partition, in the same order.
+The results are those of a stream: the same flow runs for each partition, over its records in the same order.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def run(
     models: ModelSelector | Callable[[int], ModelSelector | None] | None,
     now_ms: int = OFFLINE_MS,
 ) -> Iterator[Step]:
-    """Run batches of the events and labels topics, as they come, through the core; at their end everything goes.
+    """Run batches of the events and labels topics through the core; at their end nothing waits any longer.
 
     Parameters
     ----------
     log
-        Each topic partition in its order; partitions and topics may interleave in any way.
+        Batches of each topic partition in their order; partitions and topics may interleave in any way.
     models
         Who scores; a function gives each partition its own. None: features alone.
     """

@@ -60,14 +60,14 @@ def run_parity(
     see: Callable[[Step], None] = lambda _: None,
     see_sql: Callable[[int, int], None] = lambda _, __: None,
 ) -> Parity:
-    """Compare.
+    """Compare the served features of a part with features computed anew.
 
     Parameters
     ----------
     table
         Where the served values are; None: in the recording.
     see, see_sql
-        Are shown each step of the transformation; and of SQL how many of how many events are done.
+        ``see`` is shown each step of the transformation; ``see_sql`` is told how many of how many events SQL has done.
     url
         Of the ClickHouse server whose scratch database computes; empty: the engine in process.
 
@@ -116,7 +116,7 @@ def _check_compared(parity: Parity, pipeline: Pipeline) -> None:
 def _compare(
     parity: Parity, step: Step, part: RecordingPart, served: Served, pipeline: Pipeline
 ) -> tuple[Ints, Floats] | None:
-    """Compare a step by the transformation; the rows compared and what was served of them."""
+    """Compare a step with the transformation; return the rows compared and what was served of them."""
     if not is_counted(step, part):
         return None
     rows: list[int] = []

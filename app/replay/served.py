@@ -14,7 +14,7 @@ from app.core.batches import Ints
 from app.secret import Secret
 from schemas.pipeline.spec import Pipeline
 
-#: Of a table with thousands of features, so many fit into an answer.
+#: Rows asked for at a time: so many fit into an answer even with thousands of features.
 ROWS_AT_ONCE = 1_000
 
 
@@ -36,7 +36,7 @@ class ServedFromTable:
     @classmethod
     @contextmanager
     def open(cls, url: Secret, home: Path, wanted: bool) -> Iterator[ServedFromTable | None]:
-        """Ask whoever owns ClickHouse; None when it is not wanted."""
+        """Connect to whoever owns ClickHouse; None when the table is not wanted."""
         if not wanted:
             yield None
             return

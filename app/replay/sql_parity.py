@@ -25,9 +25,9 @@ _READS = 20_000
 
 @dataclass
 class _Kept:
-    """Of one partition, for SQL: the compared events, what was served of them, and what features made of windows read.
+    """The compared events of one partition, what was served, and the columns that features made of windows read.
 
-    ``seq``: their numbers in the log. Lists grow by steps; `joined` makes one of each.
+    ``seq``: their numbers in the log. The lists grow with each step; `joined` concatenates them.
     """
 
     seq: list[Ints] = field(default_factory=list)
@@ -58,7 +58,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Compared:
-    """What `_Kept` has, whole."""
+    """`_Kept`, with its lists concatenated."""
 
     seq: Ints
     offsets: Ints
@@ -90,10 +90,10 @@ class SqlParity:
             self._kept.setdefault(step.partition, _Kept()).add(step, *compared, first, self._plan)
 
     def compare(self, see: Callable[[int], None]) -> list[FeatureParity]:
-        """Compare windows with SQL's, and what is made of windows with the same made of SQL's; some row was taken.
+        """Compare windows with SQL's, and features made of windows with the same made of SQL's; needs a row to compare.
 
-        SQL's windows differ in the last bits, and an expression may make much of that. So a window that was served
-        within the tolerance of SQL's stands for it, and what is made of it must be equal to the last bit.
+        SQL's windows differ in the last bits, and an expression may magnify that. So where a served window is within
+        the tolerance of SQL's, features are made of the served one, and must be equal to the last bit.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class SqlParity:
         return [*windows, *(feature for _, feature in derived)]
 
     def _load_events(self, step: Step, first: int) -> None:
-        """Load the events that windows see, those included that were rejected afterwards."""
+        """Load the events that windows see, including those that were rejected afterwards."""
         events, n = step.applied, len(step.applied)
         counts = self._part.counts(step.partition, int(events.offsets[0]))
         fields = {used.name: events.columns[used.name] for used in fields_used(self._pipeline)}

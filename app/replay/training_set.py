@@ -33,9 +33,9 @@ _LONGEST_PAUSE_MS = 3 * 86_400_000
 class TrainingSet:
     """Labelled events in the order of their times: matrix [n x features], labels (0 or 1), times and ids [n].
 
-    They are those that were old enough for their labels to have come. ``maturity``: what was left out, and why.
-    ``filling``: features that were not full yet at their beginning. ``young``: others that may be fitted on beside
-    them, if that was asked for.
+    They are the events that were old enough for their labels to have come. ``maturity``: what was left out, and why.
+    ``filling``: features whose windows were not full at the beginning. ``young``: younger events to fit on as well, if
+    they were asked for.
     """
 
     matrix: Floats
@@ -65,8 +65,8 @@ def build_training_set(
 ) -> TrainingSet:
     """The labelled events of from_ms <= event time < to_ms whose labels must have come before ``to_ms``.
 
-    Features are those that a stream would have served: each event sees what had arrived before it. Earlier records are
-    run as well, as far back as windows reach.
+    Features are those that a stream would have served: an event sees what had arrived before it. Earlier records run as
+    well, as far back as windows reach.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def build_training_set(
     maturity_ms
         How old an event must be when the last label is known; None: as the pipeline file says; 0: any.
     weigh_young
-        Younger events with a label are given as well, weighed by how likely it is to be here
+        Whether younger events with a label are given as well, weighed by how likely it is that the label has come
         (`app.core.labels.maturity`).
     see
         Is shown each step.
@@ -90,7 +90,7 @@ def build_training_set(
     plan = plan or compile_features(pipeline)
     read_from_ms = None
     if recording is None:
-        # Labels in windows belong to events that waited for the horizon.
+        # Labels in windows may belong to events that are older by the horizon.
         read_from_ms = from_ms - reach_ms(pipeline) - pipeline.horizon_ms
         chunks = read_source(pipeline, read_from_ms, to_ms)
         steps = run(pipeline, plan, cut_with_promises(chunks, pipeline), None)
@@ -116,7 +116,7 @@ def build_training_set(
             stream_start.add(number * pipeline.drift.slice_ms, n)
     rows = _Rows.of([partitions[number].rows for number in sorted(partitions)], len(pipeline.features))
     tallies = [partition.tally for partition in partitions.values()]
-    # After the last label of all partitions, nobody knows whether labels came or were not sent.
+    # Beyond the last label of all partitions, it is not known whether labels came or were not sent.
     known_ms = max((tally.newest_label_ms for tally in tallies), default=from_ms)
     law = delays.law(known_ms, FEWEST_IN_TRAINING)
     maturity = Maturity.of(
@@ -162,7 +162,7 @@ class _RangeRows:
         self.labels: list[float] = []
 
     def add(self, step: Step) -> None:
-        """Take a step; from the first event that is not before the range's end on, nothing more was known in time."""
+        """Take a step; after the first event that is not before the range's end, nothing more was known in time."""
         if self._is_over:
             return
         times = step.events.event_time_ms

@@ -1,9 +1,9 @@
 """Record batches through Faust: one record batch per partition fetch, and offsets that are ours.
 
-Faust's path per record costs more than everything we do with it, so for the topics of a `BatchApp` the consumer wraps
-what one fetch gave of a partition into one message whose value is a `Fetched`; conductor, stream and agent carry it
-like any other. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets:
-whoever handles the batches does (see `BatchHandler`).
+Faust's path per record costs more than all our work on the record. So for the topics of a `BatchApp`, the consumer
+wraps what one fetch gave of a partition into one message whose value is a `Fetched`. Conductor, stream and agent carry
+it like any other message. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their
+offsets: the `BatchHandler` does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BatchApp(faust.App):
     group
         Consumer group and Faust app id.
     topics
-        Topics to consume; they must exist and have the same number of partitions where they belong together.
+        Topics to consume; they must exist. Those that belong together must have the same number of partitions.
     sharing
         How members of the group share the partitions: an assignor of aiokafka's kind.
     """
@@ -66,7 +66,7 @@ class BatchApp(faust.App):
             "broker_session_timeout": 6.0,
             "broker_heartbeat_interval": 1.5,
             "broker_rebalance_timeout": 20.0,
-            "broker_commit_livelock_soft_timeout": 1e9,  # a person's alerts look at the lag
+            "broker_commit_livelock_soft_timeout": 1e9,  # alerts on the lag tell a person
             "stream_processing_timeout": 1e9,
             "topic_allow_declare": False,
             "topic_disable_leader": True,
@@ -89,7 +89,7 @@ class BatchApp(faust.App):
         return BatchTransport(self.conf.broker_consumer, self)
 
     def _create_directories(self) -> None:
-        """Make none: there are no tables of Faust's, and nothing of ours is in its folders."""
+        """Make none: there are no Faust tables, and we keep nothing in Faust's folders."""
 
     def _consume(self, name: str) -> None:
         topic = self.topic(name, schema=_BatchSchema(), acks=False)
@@ -116,7 +116,7 @@ class BatchApp(faust.App):
         return await self._batch_consumer.end_offset(tp)
 
     async def seek(self, offsets: dict[TP, int]) -> None:
-        """Read on from other offsets, when the consumer has taken up the assignment; drops what was fetched ahead."""
+        """Read on from other offsets, once the consumer has its assignment; what was fetched ahead is dropped."""
         await self._batch_consumer.has_sought.wait()
         await self._batch_consumer.seek_to(offsets)
 

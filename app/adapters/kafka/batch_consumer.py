@@ -40,7 +40,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self.drained = Counter()
 
     def set_shutdown(self) -> None:
-        """Tell whoever waits for the end of the thread: nobody, when Kafka was away so long that the loop is closed."""
+        """Tell who waits for the thread to end; nobody does if Kafka was away so long that the loop is closed."""
         with contextlib.suppress(RuntimeError):
             super().set_shutdown()
 
@@ -82,11 +82,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _drain(self, consumer: Any, *arguments: Any) -> Mapping[TP, list[Any]]:
         fetched: Mapping[TP, list[Any]] = await super()._fetch_records(consumer, *arguments)
-        self.drained.update(tp for tp, records in fetched.items() if records)  # in one go with the positions: no await
+        self.drained.update(tp for tp, records in fetched.items() if records)  # no await between this and the positions
         return fetched
 
     async def progress(self, tp: TP) -> tuple[int | None, int]:
-        """Position of a partition, and how many fetches of it were taken out, as of one moment."""
+        """Position of a partition, and how many fetches of it were taken out, both at the same moment."""
         position_and_fetches: tuple[int | None, int] = await self.call_thread(self._progress, tp)
         return position_and_fetches
 
@@ -100,7 +100,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return position, self.drained[tp]
 
     def stay_in_group(self) -> None:
-        """Say that we read, though all is paused: aiokafka leaves the group after max_poll_interval without a fetch."""
+        """Count as reading while all is paused: after max_poll_interval without a fetch, aiokafka leaves the group."""
         if self._consumer is not None:
             self._consumer._subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001  # the only place
 
@@ -156,7 +156,7 @@ class BatchConsumer(driver.Consumer):
         )
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:  # noqa: ASYNC109
-        """As in Faust, but with all partitions paused it looks again after milliseconds, not after a second."""
+        """As in Faust, but while all partitions are paused it looks again after milliseconds, not after a second."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # mode takes any waitable
         self.not_waiting_next_records.clear()
@@ -171,8 +171,8 @@ class BatchConsumer(driver.Consumer):
             self.not_waiting_next_records.set()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        # Faust stops the flow only when something is revoked. A member that had nothing would fetch what it is given
-        # before the handler has taken over. Resumed by Faust when the assignment is complete.
+        # Faust stops the flow only when something is revoked. A member that had nothing would fetch its new partitions
+        # before the handler has taken over. Faust resumes the flow when the assignment is complete.
         self.unassigned_since = self.unassigned_since or asyncio.get_running_loop().time()
         self.stop_flow()
         await self.wait_for_stopped_flow()
@@ -188,7 +188,7 @@ class BatchConsumer(driver.Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Called when Faust is ready to fetch: the handler takes over first, then the committed offsets are read."""
+        """Called when Faust is ready to fetch: first the handler takes over, then the committed offsets are read."""
         async with self._seeking:
             if not self._is_new_assignment:
                 return
@@ -211,7 +211,7 @@ class BatchConsumer(driver.Consumer):
         await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items()})
 
     async def read_to(self, tp: TP, offset: int) -> bool:
-        """Whether everything before ``offset`` of a partition has been fetched, and has come to this thread."""
+        """Whether everything of a partition before ``offset`` has been fetched and has come to this thread."""
         position, drained = await self._thread.progress(tp)
         return position is not None and position >= offset and drained == self.fetches(tp)
 

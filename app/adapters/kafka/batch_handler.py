@@ -14,8 +14,8 @@ from app.core.batches import RecordBatch
 class Fetched:
     """One fetch of one partition.
 
-    ``sequence`` counts the fetches of this partition in this ``epoch`` (assignment) from 1. A consumer of batches that
-    sees a number skipped knows that Faust dropped a batch on its way.
+    ``sequence`` counts the fetches of this partition in this ``epoch`` (assignment) from 1. When a number is missing,
+    Faust has dropped a batch on its way.
     """
 
     records: RecordBatch

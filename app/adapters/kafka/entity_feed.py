@@ -1,4 +1,4 @@
-"""Follows ``<p>.entities``: in which partitions which entities were seen, for whoever must know."""
+"""Follows ``<p>.entities``, which says in which partitions which entities were seen."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _POLL_MS = 200
 
 
 class EntityFeed:
-    """The directory of one process, kept by `run`.
+    """Keeps the entity directory of one process.
 
     Parameters
     ----------
     refusals
-        Told of records that no partition wrote.
+        Counts the records that no partition wrote.
     on_change
         Called when the directory has heard something.
     """

@@ -1,4 +1,4 @@
-"""Records that are none of ours: counted by topic and reason, and logged, but seldom. Anybody may write to a topic."""
+"""Counts records that the pipeline did not write, and logs them seldom: anybody may write to a topic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 log = logging.getLogger("streamgauge.refused")
 
-#: Between two sentences about the records of a topic; a reason that is new there is said at once.
+#: Seconds between two log lines about a topic; a reason that is new for the topic is logged at once.
 _SAY_AGAIN_S = 60.0
 
 
@@ -71,7 +71,7 @@ class Refusals:
         self.take(topic, refused)
 
     def decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[int, T]]:
-        """The JSON records of this kind, each with its offset. Tombstones are left out; what is neither is noted."""
+        """The JSON records of this kind, each with its offset. Tombstones are left out; all other records are noted."""
         records = []
         for position, (offset, value) in enumerate(zip(batch.offsets.tolist(), batch.values, strict=True)):
             if value is None and position not in batch.unreadable:

@@ -1,4 +1,4 @@
-"""Reads topics without a consumer group: to an end, or on and on. Committed records only."""
+"""Reads topics without a consumer group, committed records only: to their end, or without end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def to_batch(tp: TopicPartition, records: list[Any]) -> RecordBatch:
 
 
 def _unreadable(records: list[Any]) -> dict[int, tuple[str, int]]:
-    """What stands for records that cannot be read; on a topic by entity it is a copy of such a thing."""
+    """Which records only stand for unreadable ones, by position; on a topic by entity they are copies of such."""
     stand_ins = {}
     for position, record in enumerate(records):
         if record.value is None:
@@ -73,7 +73,7 @@ async def read_to_end(
     partition
         Only this one; None: all.
     begin
-        Where to begin, given the offsets of a partition's first record and after its last; None: at the first.
+        Says where to begin, given a partition's first offset and the offset after its last; None: at the first.
     """
     consumer = new_consumer(kafka)
     await consumer.start()
@@ -92,7 +92,7 @@ async def read_to_end(
 
 
 async def follow(kafka: KafkaAccess, topic: str) -> AsyncIterator[RecordBatch | None]:
-    """Every record of a topic from the beginning and on; None whenever the end has been reached."""
+    """Every record of a topic from its beginning, without end; None whenever the end has been reached."""
     consumer = new_consumer(kafka)
     await consumer.start()
     try:
@@ -105,7 +105,7 @@ async def follow(kafka: KafkaAccess, topic: str) -> AsyncIterator[RecordBatch | 
                 yield to_batch(tp, records)
             if fetched:
                 continue
-            # Nothing for a while does not mean the end: a broker may take longer to answer.
+            # No records for a while does not mean the end: a broker may take longer to answer.
             ends = {tp: end for tp, end in ends.items() if await consumer.position(tp) < end}
             if not ends:
                 yield None

@@ -14,7 +14,7 @@ from app.exits import StackError
 from app.kafka_access import KafkaAccess
 from schemas.pipeline.spec import Pipeline
 
-#: Records of all partitions of a topic together, and the least of each.
+#: Records read of all partitions of a topic together, and the least of each partition.
 _RECORDS = 20_000
 _LEAST = 50
 

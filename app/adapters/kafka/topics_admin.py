@@ -1,4 +1,4 @@
-"""Makes a pipeline's topics, and refuses ones that exist with other settings.
+"""Creates a pipeline's topics, and refuses topics that exist with other settings.
 
 A topic must be there before an app starts: Faust consumes nothing from a topic that comes later.
 """
@@ -96,8 +96,8 @@ async def describe_topics(kafka: KafkaAccess, names: Sequence[str]) -> dict[str,
 
 
 async def _keep_alike(admin: Any, topic: Topic, existing: dict[str, ExistingTopic]) -> Topic:
-    """A topic of copies as it is to be created: it keeps them as long as the topic of the originals keeps those."""
-    if topic.kept_as not in existing:  # then both are made by us, alike
+    """How to create a topic of copies: it keeps its records as long as the topic of the originals does."""
+    if topic.kept_as not in existing:  # then we create both, with the same settings
         return topic
     names = {"retention.ms": "", "retention.bytes": "", "max.message.bytes": ""}
     asked = [ConfigResource(ConfigResourceType.TOPIC, topic.kept_as, names)]
@@ -105,7 +105,7 @@ async def _keep_alike(admin: Any, topic: Topic, existing: dict[str, ExistingTopi
         name: value
         for response in await admin.describe_configs(asked)
         for code, _message, _type, _name, entries in response.resources
-        if not code  # otherwise the server does not let us read them
+        if not code  # the server may not let us read the settings
         for name, value, *_ in entries
         if value is not None
     }
@@ -122,7 +122,7 @@ async def _create(admin: Any, missing: Sequence[Topic], replication: int) -> lis
     for name, code, *message in response.topic_errors:
         if not code:
             created.append(name)
-        elif for_code(code) is not TopicAlreadyExistsError:  # that one: another process was faster
+        elif for_code(code) is not TopicAlreadyExistsError:  # then another process was faster
             reason = next((text for text in message if text), for_code(code).__name__)
             raise StackError(f"Kafka refused to create the topic {name}: {reason}")
     return [topic.name for topic in missing if topic.name in created]

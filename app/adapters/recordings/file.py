@@ -1,8 +1,8 @@
-"""Recordings: what a pipeline's topics held, in one Parquet file that replays, trains and is produced again.
+"""Recordings: what a pipeline's topics held, in one Parquet file for replays, training and sending it again.
 
-One row per record, in row groups of one kind ("events", "labels", "scores", "model-updates") and partition each, in
-offset order. The footer lists the row groups, so that each log is read by itself, and memory holds one row group of
-each at a time. A file appears under its name when it is whole.
+A row is a record. A row group holds records of one kind ("events", "labels", "scores", "model-updates") and one
+partition, in offset order. The footer lists the row groups: so each log is read by itself, and memory holds one row
+group of each. A file appears under its name when it is whole.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _SCHEMA = pa.schema(
     ]
 )
 _FOOTER = b"streamgauge"
-#: A row group is written when a log's buffer reaches either.
+#: A row group is written when a log's buffer reaches either limit.
 GROUP_ROWS = 20_000
 GROUP_BYTES = 4 << 20
-#: All buffers together; beyond it the largest is written early.
+#: The limit of all buffers together; beyond it the largest buffer is written early.
 BUFFER_BYTES = 128 << 20
 _NO_END = 2**62
 
@@ -53,8 +53,8 @@ class About(msgspec.Struct, frozen=True):
     """What a recording says of itself.
 
     ``from_ms``/``to_ms``: record time stamps at which it begins and ends; ``from_offsets``/``to_offsets``: offsets of
-    the events topic, by partition. None: open. ``began``: where workers began, if they were told to begin later
-    than at the first record: offsets of events and labels, by partition.
+    the events topic, by partition. None: open. ``began``: offsets of events and labels, by partition, at which workers
+    were told to begin, if not at the first record.
     """
 
     pipeline: str
@@ -98,7 +98,7 @@ class _Waiting:
 
 
 class RecordingWriter:
-    """Writes a recording; leaving its context with an error leaves no file.
+    """Writes a recording; when its context ends in an error, there is no file.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class Recording:
     Parameters
     ----------
     as_streamed
-        Events and labels begin where workers began to read them; what is before was not part of their stream.
+        Events and labels begin where workers began to read them; earlier records were not part of their stream.
     """
 
     def __init__(self, path: Path, *, as_streamed: bool = False) -> None:
@@ -297,7 +297,7 @@ def _to_batch(table: Any, topic: str, partition: int) -> RecordBatch:
 
 
 def describe(pipeline: Pipeline, now_ms: int, begin: Bound = OPEN, end: Bound = OPEN) -> About:
-    """What a recording of this pipeline made now, between two bounds, says of itself."""
+    """What a recording of this pipeline, made now between two bounds, says of itself."""
     return About(
         pipeline.name,
         pipeline.digest,

@@ -25,7 +25,7 @@ def load_lookups(pipeline: Pipeline) -> dict[str, LookupTable]:
     Raises
     ------
     PipelineError
-        One sentence naming file, lookup and the fix.
+        One sentence that names the file, the lookup and the fix.
     """
     return {lookup.name: _load(lookup, pipeline) for lookup in pipeline.lookups}
 

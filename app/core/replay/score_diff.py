@@ -1,4 +1,4 @@
-"""How far the scores of two versions on the same events are apart: of all, and by month (UTC) of event time."""
+"""How far apart the scores of two versions are on the same events: of all, and by month (UTC) of event time."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class DiffRow:
 
 @dataclass
 class ScoreDiff:
-    """Collects two scores an event and its label.
+    """Collects two scores and the label of each event.
 
-    It keeps 26 bytes an event, and the event's id until its label comes: measures are exact, and do not depend on the
-    order in which partitions were run.
+    It keeps 26 bytes per event, and the event's id until its label comes. Measures are exact, and do not depend on the
+    order in which partitions ran.
 
     Attributes
     ----------
     only_before, only_after
-        Events that one side alone has scored; they are in no measure.
+        Events that only one side has scored; they are in no measure.
     """
 
     only_before: int = 0
@@ -87,7 +87,7 @@ class ScoreDiff:
         self._rows += len(events)
 
     def add_labels(self, partition: int, joined: JoinedLabels) -> None:
-        """Take labels alone: of earlier events, or of those that are about to be added."""
+        """Take labels without events: of earlier events, or of those that will be added next."""
         for event_id, label, event in zip(joined.event_id, joined.label, joined.events, strict=True):
             row = self._rows + event if isinstance(event, int) else self._waiting.pop((partition, event_id), None)
             if row is not None:
