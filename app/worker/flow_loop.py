@@ -37,7 +37,7 @@ class FlowLoop:
 
     def __init__(
         self,
-        around: WorkerContext,
+        context: WorkerContext,
         flow: PartitionPipeline,
         inbox: Inbox,
         outbox: Outbox,
@@ -47,8 +47,8 @@ class FlowLoop:
         wake: asyncio.Event,
     ) -> None:
         self.is_stopping = False
-        self.news = PartitionNews(around.shelf.statuses, flow.partition)
-        self._around = around
+        self.news = PartitionNews(context.shelf.statuses, flow.partition)
+        self._context = context
         self._flow = flow
         self._inbox = inbox
         self._outbox = outbox
@@ -57,9 +57,9 @@ class FlowLoop:
         self._wake = wake
         self._step_size = StepSize()
         self._label_waits: LabelWaits | None = None
-        if around.pipeline.labels is not None:
-            self._label_waits = LabelWaits(flow, around.pipeline.labels, inbox, self._keep_promise, wake.set)
-        self._shared_waits = SharedWaits(flow, around.pipeline.shared, self._silent_until, self._bounds_of, wake.set)
+        if context.pipeline.labels is not None:
+            self._label_waits = LabelWaits(flow, context.pipeline.labels, inbox, self._keep_promise, wake.set)
+        self._shared_waits = SharedWaits(flow, context.pipeline.shared, self._silent_until, self._bounds_of, wake.set)
 
     async def run(self) -> None:
         """Process what is received until `stop`; then have the outbox end with a last commit."""
@@ -99,18 +99,18 @@ class FlowLoop:
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _next_step(self) -> Step | None:
-        around = self._around
+        context = self._context
         stale = self._label_waits.stale if self._label_waits is not None else range(0)
         while not self._outbox.is_full:
             self._flow.share(stale)
             started = clock_s()
-            step = self._flow.step(around.shelf.champions, self._step_size.events, around.now_ms(), stale)
+            step = self._flow.step(context.shelf.champions, self._step_size.events, context.now_ms(), stale)
             if step is not None:
                 self._step_size.adapt(len(step.events), clock_s() - started)
                 return step
             if self._inbox.is_empty or self._flow.takes_no_more:
                 return None
-            self._flow.receive_events(self._inbox.take(), clock_ms=around.now_ms())
+            self._flow.receive_events(self._inbox.take(), clock_ms=context.now_ms())
             self._inbox.regulate(self._flow.merge)
         return None
 
@@ -121,14 +121,14 @@ class FlowLoop:
 
     def _tell_others(self) -> None:
         """Let other partitions know how far this one has come: those of this worker now, all with the next commit."""
-        if self._around.shared is not None and self._flow.shared is not None:
-            self._around.shared.tell()
+        if self._context.shared is not None and self._flow.shared is not None:
+            self._context.shared.tell()
             if self._flow.shared.has_news:
                 self._commits.request()
 
     def _cut(self) -> None:
         """Have the outbox commit what was handed over, with the state, the counts and the offsets after it."""
-        now_ms, flow = self._around.now_ms(), self._flow
+        now_ms, flow = self._context.now_ms(), self._flow
         sketch = flow.drain_sketch()
         parts: list[Outgoing] = []
         if sketch is not None:
@@ -156,12 +156,12 @@ class FlowLoop:
         self._inbox.regulate(self._flow.merge)  # labels may have been applied since records came
         self._shared_waits.look()
         if self._label_waits is not None:
-            is_ready = self._around.shelf.champions.is_ready()
+            is_ready = self._context.shelf.champions.is_ready()
             self._label_waits.look(is_ready=is_ready, is_empty=self._inbox.is_empty)
 
     def _keep_promise(self, until_ms: int) -> None:
         """When all events are processed, apply the labels up to a watermark record."""
-        step = self._flow.keep_promise(until_ms, self._around.now_ms()) if self._inbox.is_empty else None
+        step = self._flow.keep_promise(until_ms, self._context.now_ms()) if self._inbox.is_empty else None
         if step is not None:
             self._hand_over(step)
 
@@ -177,6 +177,6 @@ class FlowLoop:
     async def _bounds_of(self, partition: int | None) -> Mapping[TP, Bounds]:
         """A partition's events and how far they are scored; for None, all questions and how far they are answered."""
         if partition is not None:
-            return await self._around.logs.bounds({TP(self._around.pipeline.topics.events, partition)})
+            return await self._context.logs.bounds({TP(self._context.pipeline.topics.events, partition)})
         assert self._repartition is not None  # somebody waits for answers
         return await self._repartition.bounds()

@@ -82,7 +82,7 @@ class Inbox:
         self._paused.clear()
 
     def regulate(self, merge: TimeMerge[Any]) -> None:
-        """Pause a topic of which enough waits, and resume one of which too little waits."""
+        """Pause a topic when enough of it waits, and resume it when little is left."""
         self._regulate(self.events, self._waiting_bytes, INBOX_BYTES)
         # While events wait for labels, labels must come, however many are queued.
         self._regulate(self.labels, 0 if merge.holds_back else merge.queued_labels, INBOX_LABELS)

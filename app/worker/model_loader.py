@@ -60,7 +60,7 @@ class _Lane:
 
 
 class ModelLoader:
-    """Loads versions for one pipeline; several may be loaded at a time.
+    """Loads versions for one pipeline, several at a time if asked.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class ModelLoader:
             self._idle_trials.pop().close()
 
     async def load(self, attempt: Attempt) -> LoadResult | None:
-        """Load an announced version; whatever happens, it says something about this version alone.
+        """Load an announced version; whatever happens concerns this version alone.
 
         None: the files are those that were refused.
         """

@@ -1,7 +1,7 @@
 """The shelf of a worker: follows the model-update topic, loads what it names, keeps the champions ready to score.
 
-What is refused leaves the champions as they are, and the status topic says why. When it is tried again:
-`models.versions.attempts`.
+A version that is refused leaves the champions as they are, and the status topic says why. `models.versions.attempts`
+decides when it is tried again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from schemas.wire import ModelUpdate
 
 log = logging.getLogger("streamgauge.models")
 
-#: Versions that are tried at a time: one that takes long holds up none behind it.
+#: Versions that are tried at a time, so that one that takes long does not hold up the others.
 _LANES = 2
 
 
@@ -40,7 +40,8 @@ class ModelShelf:
     worker
         Name that this process signs its status records with.
     trial
-        Tries the versions that are there at the start, and is closed after them; later ones have their own.
+        Tries the versions that are there at the start, and is closed after them; later versions have processes of their
+        own.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ModelShelf:
     ) -> None:
         self.champions = ChampionTimeline()
         self.references: dict[str, Reference] = {}
-        #: Records of strangers, on all topics that this worker reads.
+        #: The refused records of all topics that this worker reads.
         self.refusals = Refusals()
         self.statuses = ModelStatuses(pipeline, kafka, worker, now_ms)
         self._pipeline = pipeline

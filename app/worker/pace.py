@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 from app.pipeline import STEP_EVENTS
 
-#: How long a step should take at the most; slow models get smaller steps, so that other partitions have their turn.
+#: How long a step should take at most: slow models get smaller steps, so that other partitions have their turn.
 STEP_S = 0.03
 
 
 class StepSize:
-    """How many events the next step takes at the most."""
+    """How many events the next step may have."""
 
     def __init__(self) -> None:
         self.events = STEP_EVENTS
 
     def adapt(self, events: int, seconds: float) -> None:
-        """Learn from a step of so many events."""
+        """Learn from a step: how many events it had, and how long it took."""
         if seconds > STEP_S:
             self.events = max(1, int(events * STEP_S / seconds))
         elif events == self.events:
@@ -26,7 +26,7 @@ class StepSize:
 
 
 class CommitTimer:
-    """When a partition commits: at the most an interval after there is something to commit.
+    """When a partition commits: no later than an interval after there is something to commit.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class CommitTimer:
         self._due_at = None
 
     def committed(self) -> None:
-        """A commit is over: the next one has its transaction from now on, if it was requested meanwhile."""
+        """A commit is over: if the next one was requested meanwhile, its transaction begins now."""
         if self._due_at is not None:
             self._begin()
 

@@ -23,7 +23,7 @@ class PartitionNews:
         return bool(self._beginnings)
 
     def begin_at(self, events: int, labels: int | None) -> None:
-        """The partition, which nobody has had before, begins at these offsets."""
+        """Take note that the partition, which nobody has had before, begins at these offsets."""
         self._beginnings.append((0, self._topic.describe_beginning(self._partition, events, labels)))
 
     def note(self, step: Step) -> None:

@@ -1,8 +1,9 @@
 """One input partition in the hands of a worker: two loops, so that neither waits for the other.
 
-A `FlowLoop` takes what was fetched and runs steps of the pure flow; an `Outbox` sends what they gave, and commits. It
-is bounded. When a commit is due, the flow loop puts a `Cut` into it: state, counts and offsets as they are after the
-steps before it. While that is being committed, the next steps run; the transaction after it is the larger.
+A `FlowLoop` takes what was fetched and runs steps of the pure flow; an `Outbox` sends what they gave, and commits. The
+outbox is bounded. When a commit is due, the flow loop puts a `Cut` into it: state, counts and offsets as they are after
+the steps before it. While the cut is being committed, the next steps run. The longer a commit takes, the larger is the
+next transaction.
 """
 
 from __future__ import annotations
@@ -36,36 +37,36 @@ PARK_DEADLINE_S = 5.0
 
 
 class PartitionTask:
-    """From the fence of the former owner to the revocation of the partition."""
+    """The life of a partition in this worker, from fencing its former owner until it is revoked."""
 
-    def __init__(self, around: WorkerContext, partition: int, epoch: int) -> None:
+    def __init__(self, context: WorkerContext, partition: int, epoch: int) -> None:
         self.partition = partition
         self.epoch = epoch
-        self._around = around
-        pipeline = around.pipeline
-        self.inbox = Inbox(around.app, around.logs, pipeline, partition)
+        self._context = context
+        pipeline = context.pipeline
+        self.inbox = Inbox(context.app, context.logs, pipeline, partition)
         rows: RowCache | None = None
         self._disk: RocksRows | None = None
-        if around.rows_folder is not None:
-            self._disk = RocksRows.open_free(around.rows_folder, str(partition))
+        if context.rows_folder is not None:
+            self._disk = RocksRows.open_free(context.rows_folder, str(partition))
             rows = RowCache(self._disk, pipeline.state.cached_keys)
         self._flow = PartitionPipeline(
             pipeline,
-            around.plan,
+            context.plan,
             partition,
-            board=around.shared.board if around.shared is not None else None,
+            board=context.shared.board if context.shared is not None else None,
             rows=rows,
-            directory=around.entities.directory if around.entities is not None else None,
-            term_ms=around.now_ms(),
+            directory=context.entities.directory if context.entities is not None else None,
+            term_ms=context.now_ms(),
         )
         self._publisher = PartitionPublisher(
-            around.kafka,
-            around.group,
-            f"{around.group}-{partition}",
+            context.kafka,
+            context.group,
+            f"{context.group}-{partition}",
             partition,
             interval_ms=pipeline.commit_interval_ms,
             compression=pipeline.compression,
-            early=around.early,
+            early=context.early,
         )
         self._wake = asyncio.Event()
         self._repartition = self._new_repartition_feed()
@@ -78,7 +79,7 @@ class PartitionTask:
         )
         turn = partition / pipeline.partitions
         self._flow_loop = FlowLoop(
-            around,
+            context,
             self._flow,
             self.inbox,
             self._outbox,
@@ -93,27 +94,27 @@ class PartitionTask:
         self._is_broken = False
 
     def _new_repartition_feed(self) -> RepartitionFeed | None:
-        around, shared = self._around, self._flow.shared
+        context, shared = self._context, self._flow.shared
         if shared is None or shared.repartition is None:
             return None
         return RepartitionFeed(
-            around.kafka,
-            around.pipeline,
+            context.kafka,
+            context.pipeline,
             shared.repartition,
             self._wake.set,
-            lambda why: around.fail(why, EXIT_RETRY),
-            refusals=around.shelf.refusals,
-            now_ms=around.now_ms,
+            lambda why: context.fail(why, EXIT_RETRY),
+            refusals=context.shelf.refusals,
+            now_ms=context.now_ms,
         )
 
     async def take_over(self) -> None:
-        """Fence the former owner and restore the state; UnusableInputError when that is of other topics."""
+        """Fence the former owner and restore the state; UnusableInputError when the state is of other topics."""
         await self._publisher.start()
-        if self._around.shared is not None:
-            await self._around.shared.read_own(self.partition)
-        await restore_state(self._flow, self._around)
+        if self._context.shared is not None:
+            await self._context.shared.read_own(self.partition)
+        await restore_state(self._flow, self._context)
         self._know_references()
-        await restore_entities(self._flow, self._around)
+        await restore_entities(self._flow, self._context)
         if self._repartition is not None:
             self._repartition.start()
 
@@ -131,8 +132,8 @@ class PartitionTask:
         """Work on what is received."""
         self.is_started = True
         self._flow_loop.is_stopping = False
-        if self._around.shared is not None:
-            self._around.shared.listen(self._wake.set)
+        if self._context.shared is not None:
+            self._context.shared.listen(self._wake.set)
         self._loops = [
             asyncio.create_task(self._guard(self._flow_loop.run()), name=f"work-{self.partition}"),
             asyncio.create_task(self._guard(self._outbox.publish()), name=f"publish-{self.partition}"),
@@ -160,9 +161,9 @@ class PartitionTask:
         return dict(self.inbox.next_offsets)
 
     async def close(self) -> None:
-        """End for good. An open transaction is aborted by whoever takes over, or by time."""
-        if self._around.shared is not None:
-            self._around.shared.listen_no_more(self._wake.set)
+        """End for good. An open transaction is aborted by the next owner, or when it times out."""
+        if self._context.shared is not None:
+            self._context.shared.listen_no_more(self._wake.set)
         running = [*self._loops, *self._outbox.tasks(), *([self.taking_over] if self.taking_over is not None else [])]
         for loop in running:
             loop.cancel()
@@ -178,7 +179,7 @@ class PartitionTask:
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent."""
         if self.inbox.put(fetched) == self.inbox.labels:
-            now_ms = self._around.now_ms()
+            now_ms = self._context.now_ms()
             self._flow.receive_labels(fetched.records, now_ms, clock_ms=now_ms)
         self.inbox.regulate(self._flow.merge)
         self._wake.set()
@@ -189,15 +190,15 @@ class PartitionTask:
         self._wake.set()
 
     def _know_references(self) -> None:
-        for version, reference in self._around.shelf.references.items():
+        for version, reference in self._context.shelf.references.items():
             self._flow.know(version, reference)
 
     async def _on_committed(self, cut: Cut, tally: Tally, position: int | None) -> None:
-        around = self._around
+        context = self._context
         if position is not None:  # each cut says how far it has come
-            self._flow.state_committed(position, around.now_ms())
+            self._flow.state_committed(position, context.now_ms())
         self._flow_loop.committed()
-        around.progress.count(tally, cut, around.now_ms())
+        context.progress.count(tally, cut, context.now_ms())
         await self._flow_loop.news.tell_serving(cut.first_offsets)
 
     # -- failures ------------------------------------------------------------------------------------------------------
@@ -211,8 +212,10 @@ class PartitionTask:
         except PublishError as error:
             self._break(f"Partition {self.partition}: {error} It will be read again from the last commit.", EXIT_RETRY)
         except KAFKA_TROUBLE as error:
-            said = describe_trouble(self._around.kafka, error)
-            self._break(f"Partition {self.partition}: {said} It will be read again from the last commit.", EXIT_RETRY)
+            why = describe_trouble(self._context.kafka, error)
+            self._break(
+                f"Partition {self.partition}: {why} It will be read again from the last commit.", EXIT_RETRY
+            )
         except Exception as error:
             log.exception("Partition %s failed", self.partition)
             self._break(f"Partition {self.partition}: {error!r}", EXIT_RETRY)
@@ -223,7 +226,7 @@ class PartitionTask:
             # The partition is being taken away: its new owner may have fenced this one.
             log.warning("%s", why)
         else:
-            self._around.fail(why, exit_code)
+            self._context.fail(why, exit_code)
         for loop in self._loops:
             if loop is not asyncio.current_task():
                 loop.cancel()

@@ -36,7 +36,7 @@ class _Occasional:
             self._task = asyncio.create_task(work())
 
     async def stop(self, within_s: float = 0.0) -> None:
-        """End what is under way; it may take so long to end by itself."""
+        """End what is under way, after waiting ``within_s`` for it to end by itself."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=within_s)
             self._task.cancel()
@@ -44,7 +44,7 @@ class _Occasional:
 
 
 class AnsweredMark:
-    """Up to where the questions of all partitions are answered: the offsets of a group that nobody reads on from.
+    """Says up to where questions are answered, by the offsets of a group that serves nothing else.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class AnsweredMark:
         self._is_connected.set()
 
     async def stop(self) -> None:
-        """Disconnect, when the last that was said has arrived."""
+        """Disconnect, after the last commit has arrived."""
         await self._saying.stop(within_s=_SAY_S)
         await self._logs.stop()
 
@@ -79,7 +79,7 @@ class AnsweredMark:
         return await self._logs.bounds(self._all)
 
     def move(self, offset: int) -> None:
-        """All questions before an offset are answered, but for those that wait for an input partition."""
+        """All questions before an offset are answered, except those that wait for an input partition."""
         if offset > self._said:
             self._saying.start_if_due(lambda: self._say(offset))
 
@@ -92,7 +92,7 @@ class AnsweredMark:
 
 
 class LogSweeper:
-    """Deletes the records of logs that nobody needs any more; failing that, the logs are larger than they need be.
+    """Deletes the records of logs that nobody needs any more; when that fails, the logs are only larger.
 
     Parameters
     ----------

@@ -12,24 +12,24 @@ from app.worker.input_offsets import UnusableInputError
 log = logging.getLogger("streamgauge.worker")
 
 
-async def restore_state(flow: PartitionPipeline, around: WorkerContext) -> None:
+async def restore_state(flow: PartitionPipeline, context: WorkerContext) -> None:
     """Read the changelog of a partition to its end, and have its flow go on from there.
 
     Raises
     ------
     UnusableInputError
-        The state was computed from other topics.
+        When the state was computed from other topics.
     """
-    pipeline, now_ms = around.pipeline, around.now_ms()
+    pipeline, now_ms = context.pipeline, context.now_ms()
     reader = flow.state_reader(now_ms)
 
     def begin(first: int, end: int) -> int:
         return reader.open_snapshot(first, end, now_ms)
 
-    async for batch in read_to_end(around.kafka, [pipeline.topics.state], flow.partition, begin):
+    async for batch in read_to_end(context.kafka, [pipeline.topics.state], flow.partition, begin):
         reader.take(batch, now_ms)
         for offset, error in reader.refused:
-            around.shelf.refusals.note(batch.topic, batch.partition, offset, error)
+            context.shelf.refusals.note(batch.topic, batch.partition, offset, error)
         reader.refused.clear()
     restored = flow.go_on_from(reader)
     if restored.left_aside:
@@ -43,12 +43,12 @@ async def restore_state(flow: PartitionPipeline, around: WorkerContext) -> None:
         )
 
 
-async def restore_entities(flow: PartitionPipeline, around: WorkerContext) -> None:
+async def restore_entities(flow: PartitionPipeline, context: WorkerContext) -> None:
     """Read which entities the partition has seen, once it is known where those of all partitions belong."""
-    if around.entities is not None:
-        await around.entities.is_read.wait()
+    if context.entities is not None:
+        await context.entities.is_read.wait()
     if flow.entities is not None:
-        batches = read_to_end(around.kafka, [around.pipeline.topics.entities], flow.partition)
+        batches = read_to_end(context.kafka, [context.pipeline.topics.entities], flow.partition)
         records = [pair async for batch in batches for pair in zip(batch.keys, batch.values, strict=True)]
-        latest_ms = flow.rules.latest_come_to_ms(around.now_ms())
+        latest_ms = flow.rules.latest_come_to_ms(context.now_ms())
         flow.entities.restore(((key, value) for key, value in records if key is not None), latest_ms)

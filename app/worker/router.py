@@ -128,7 +128,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _end_work(self) -> None:
         work, self._work = self._work, None
         if work is not None:
-            # A transaction that is left open hides what is behind it until it times out, or another router has come.
+            # A transaction that is left open hides what follows it until it times out or another router starts.
             try:
                 async with asyncio.timeout(_END_S), self._writing:
                     work.cancel()
@@ -236,7 +236,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._regulate()
 
     def _regulate(self) -> None:
-        """Pause what there is enough of, resume what there is too little of."""
+        """Pause a partition when enough of it is queued, and resume it when little is left."""
         most = min(_QUEUE_BYTES, _ALL_BYTES // len(self._routing.places))
         for place in self._routing.places:
             size = self._routing.queued_bytes(place)

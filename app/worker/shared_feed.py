@@ -26,7 +26,7 @@ _POLL_MS = 500
 
 
 class SharedFeed:
-    """The board of a worker, and the task that follows the partitions of others.
+    """Keeps the board of a worker, and follows the partitions of other workers.
 
     Parameters
     ----------

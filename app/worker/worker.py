@@ -106,7 +106,7 @@ class Worker:
             early = new_bulk_producer(kafka, **output_options(group, pipeline.compression))
         refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
         self._following: asyncio.Task[None] | None = None
-        self._around = WorkerContext(
+        self._context = WorkerContext(
             pipeline=pipeline,
             plan=plan,
             kafka=kafka,
@@ -140,14 +140,14 @@ class Worker:
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
         try:
-            await get_to_work(self, self._around.kafka, self._start(), self._is_at_work)
+            await get_to_work(self, self._context.kafka, self._start(), self._is_at_work)
             while not self.stopping.is_set():
                 try:
                     await asyncio.wait_for(self.stopping.wait(), 0.5)
                 except TimeoutError:
-                    if fail_if_crashed(self, self._around.kafka):
+                    if fail_if_crashed(self, self._context.kafka):
                         continue
-                    if self.app.unassigned_s() > UNASSIGNED_S and await answers(self._around.kafka):
+                    if self.app.unassigned_s() > UNASSIGNED_S and await answers(self._context.kafka):
                         self.fail(f"No partitions for {UNASSIGNED_S:.0f} s although Kafka is there.", EXIT_RETRY)
         finally:
             await self._shut_down()
@@ -158,11 +158,11 @@ class Worker:
 
     async def _start(self) -> None:
         await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
-        await self._around.logs.start()
-        if self._around.early is not None:
-            await self._around.early.start()
-        if self._around.entities is not None:
-            self._following = asyncio.create_task(self._follow(self._around.entities), name="entities")
+        await self._context.logs.start()
+        if self._context.early is not None:
+            await self._context.early.start()
+        if self._context.entities is not None:
+            self._following = asyncio.create_task(self._follow(self._context.entities), name="entities")
         if self._router is not None:
             await self._router.start()
         await self.app.start()
@@ -228,11 +228,11 @@ class Worker:
         await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
         self.tasks.clear()
         self._parked.clear()
-        closing = [self.app.stop(), self._around.logs.stop(), self.shelf.stop()]
-        if self._around.early is not None:
-            closing.insert(0, self._around.early.stop())
-        if self._around.shared is not None:
-            closing.insert(0, self._around.shared.stop())
+        closing = [self.app.stop(), self._context.logs.stop(), self.shelf.stop()]
+        if self._context.early is not None:
+            closing.insert(0, self._context.early.stop())
+        if self._context.shared is not None:
+            closing.insert(0, self._context.shared.stop())
         if self._router is not None:
             closing.insert(0, self._router.stop())
         await end_soon(*closing)
@@ -254,18 +254,18 @@ class Worker:
                 self.tasks[partition] = task = parked.pop(partition)
                 offsets |= task.resume(epoch)
             await asyncio.gather(*(task.close() for task in parked.values()))
-            if self._around.shared is not None:
-                await self._around.shared.own(mine)
+            if self._context.shared is not None:
+                await self._context.shared.own(mine)
         except UnusableInputError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
         except KAFKA_TROUBLE as error:
-            self.fail(str(describe_trouble(self._around.kafka, error)), EXIT_RETRY)
+            self.fail(str(describe_trouble(self._context.kafka, error)), EXIT_RETRY)
             return None
         new = mine - self.tasks.keys()
         self.app.pause(tp for tp in partitions if tp.partition in new)
         try:
-            tasks = {partition: PartitionTask(self._around, partition, epoch) for partition in new}
+            tasks = {partition: PartitionTask(self._context, partition, epoch) for partition in new}
         except StateDiskError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
@@ -280,7 +280,7 @@ class Worker:
         """Fence, restore, and then ask where to read from: until it is fenced, the former owner may commit."""
         try:
             await task.take_over()
-            bounds = await self._around.logs.bounds(task.inbox.all)
+            bounds = await self._context.logs.bounds(task.inbox.all)
             begin = await self._find_begin(task, bounds)
             starts = self._beginning.choose_starts(task.offsets(), bounds, begin)
             if begin:
@@ -291,7 +291,7 @@ class Worker:
         except (UnusableInputError, StateDiskError) as error:
             self.fail(str(error), EXIT_CONFIG)
         except KAFKA_TROUBLE as error:
-            self.fail(str(describe_trouble(self._around.kafka, error)), EXIT_RETRY)
+            self.fail(str(describe_trouble(self._context.kafka, error)), EXIT_RETRY)
         except Exception as error:  # crash only
             log.exception("Partition %s could not be taken over", task.partition)
             self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)
@@ -304,7 +304,7 @@ class Worker:
         if has_begun(task.offsets(), bounds):
             log.info("%s goes on where its group is: --from is for a group without offsets", place)
             return {}
-        begin = await self._beginning.find(self._around.logs, bounds)
+        begin = await self._beginning.find(self._context.logs, bounds)
         log.info("%s begins at %s, as --from says", place, {tp.topic: at for tp, at in sorted(begin.items())})
         return begin
 
