@@ -43,21 +43,21 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def learn(path: Path, pipeline: Pipeline, days: float = DAYS, **options: Any) -> tuple[TrainingSet, TrainedModel]:
     to_ms = START_MS + round(days * DAY_MS)
-    found = build_training_set(pipeline, path, START_MS, to_ms, **options)
+    training_set = build_training_set(pipeline, path, START_MS, to_ms, **options)
     trained = train(
-        found.matrix,
-        found.labels,
-        found.event_time_ms,
+        training_set.matrix,
+        training_set.labels,
+        training_set.event_time_ms,
         pipeline,
         "logistic",
         version="1.0.0",
         from_ms=START_MS,
         to_ms=to_ms,
         created_at_ms=0,
-        event_rows=found.event_rows,
-        young=found.young,
+        event_rows=training_set.event_rows,
+        young=training_set.young,
     )
-    return found, trained
+    return training_set, trained
 
 
 def older(pipeline: Pipeline, days: float) -> Pipeline:
@@ -70,27 +70,27 @@ def test_the_rate_of_the_reference_is_that_of_the_events_whatever_the_delays(
     pipeline: Pipeline, tmp_path: Path, law: str
 ) -> None:
     truth = record(tmp_path / "r.parquet", pipeline, LAWS[law]).mean()
-    found, trained = learn(tmp_path / "r.parquet", pipeline)
-    said = found.maturity.warnings()
+    training_set, trained = learn(tmp_path / "r.parquet", pipeline)
+    said = training_set.maturity.warnings()
     assert len(said) == {"exponential": 1, "at once": 1}.get(law, 0), said  # 98.5 % after 21 days; needlessly long
     outcomes = trained.manifest.read_reference().training.outcomes.sum(axis=1)
     assert outcomes[1] / outcomes.sum() == pytest.approx(truth, rel=0.1)
-    assert trained.scorer.score(found.matrix).mean() == pytest.approx(truth, rel=0.1)
+    assert trained.scorer.score(training_set.matrix).mean() == pytest.approx(truth, rel=0.1)
     # All that is left out is counted.
-    maturity = found.maturity
+    maturity = training_set.maturity
     assert maturity.n_events == DAYS * PER_DAY == sum(maturity.mature) + sum(maturity.young)
     assert maturity.mature[1:] == tuple(outcomes)
-    newest = (found.event_time_ms.max() - START_MS) / DAY_MS
+    newest = (training_set.event_time_ms.max() - START_MS) / DAY_MS
     assert 47 < newest <= 49
 
 
 def test_learning_from_all_that_is_here_would_be_far_off(pipeline: Pipeline, tmp_path: Path) -> None:
     """The generator is hard enough: this is what the maturity is for."""
     truth = record(tmp_path / "r.parquet", pipeline, LAWS["positives 1 to 20, negatives at 20"]).mean()
-    found, trained = learn(tmp_path / "r.parquet", pipeline, maturity_ms=0)
+    training_set, trained = learn(tmp_path / "r.parquet", pipeline, maturity_ms=0)
     assert trained.manifest.training.positive_share > 1.15 * truth
     with pytest.raises(MaturityError, match="would be positive in place of"):
-        found.maturity.warnings()
+        training_set.maturity.warnings()
 
 
 @pytest.mark.slow
@@ -107,14 +107,14 @@ def test_a_maturity_that_lets_one_label_in_before_the_other_is_refused_and_the_r
 ) -> None:
     record(tmp_path / "r.parquet", pipeline, LAWS[law])
     hasty = older(pipeline, days)
-    found = build_training_set(hasty, tmp_path / "r.parquet", START_MS, START_MS + DAYS * DAY_MS)
+    training_set = build_training_set(hasty, tmp_path / "r.parquet", START_MS, START_MS + DAYS * DAY_MS)
     with pytest.raises(MaturityError, match=f"set performance.maturity to {needed}"):
-        found.maturity.warnings()
+        training_set.maturity.warnings()
     # A range that begins where no such label has come yet has one label alone.
     late = START_MS + (DAYS - 16) * DAY_MS
-    found = build_training_set(hasty, tmp_path / "r.parquet", late, START_MS + DAYS * DAY_MS)
+    training_set = build_training_set(hasty, tmp_path / "r.parquet", late, START_MS + DAYS * DAY_MS)
     with pytest.raises(MaturityError, match=rf"All \S+ labels of events that were {days} days old .* take up to"):
-        found.maturity.warnings()
+        training_set.maturity.warnings()
 
 
 def test_a_label_too_rare_to_have_a_law_is_taken_as_here_and_the_other_one_still_refuses(
@@ -126,10 +126,10 @@ def test_a_label_too_rare_to_have_a_law_is_taken_as_here_and_the_other_one_still
         return np.where(y == 1, np.where(rng.random(len(y)) < 0.05, 1.0, np.inf), 18.0)
 
     record(tmp_path / "r.parquet", pipeline, rare)
-    found = build_training_set(older(pipeline, 2), tmp_path / "r.parquet", START_MS, START_MS + DAYS * DAY_MS)
-    assert 20 < found.maturity.law.n[1] < FEWEST_LABELS
+    training_set = build_training_set(older(pipeline, 2), tmp_path / "r.parquet", START_MS, START_MS + DAYS * DAY_MS)
+    assert 20 < training_set.maturity.law.n[1] < FEWEST_LABELS
     with pytest.raises(MaturityError, match=r"set performance.maturity to 18 days"):
-        found.maturity.warnings()
+        training_set.maturity.warnings()
 
 
 def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -138,17 +138,17 @@ def test_delays_longer_than_the_data_are_said_to_be(pipeline: Pipeline, tmp_path
     to_ms = START_MS + 12 * DAY_MS
     with pytest.raises(MaturityError, match=r"None of the 1,920 events was 21 days old .* have --to end later than 21"):
         build_training_set(pipeline, tmp_path / "r.parquet", START_MS, to_ms).maturity.warnings()
-    found = build_training_set(older(pipeline, 5), tmp_path / "r.parquet", START_MS, to_ms)
+    training_set = build_training_set(older(pipeline, 5), tmp_path / "r.parquet", START_MS, to_ms)
     with pytest.raises(
         MaturityError, match=r"either nobody sends labels 0, .* or they take longer than these events are old"
     ):
-        found.maturity.warnings()
+        training_set.maturity.warnings()
     record(tmp_path / "s.parquet", pipeline, LAWS["exponential"], days=9)
-    found = build_training_set(older(pipeline, 4), tmp_path / "s.parquet", START_MS, START_MS + 9 * DAY_MS)
+    training_set = build_training_set(older(pipeline, 4), tmp_path / "s.parquet", START_MS, START_MS + 9 * DAY_MS)
     with pytest.raises(
         MaturityError, match=r"still coming at the greatest age that was seen .* longer than these data"
     ):
-        found.maturity.warnings()
+        training_set.maturity.warnings()
 
 
 @pytest.mark.slow
@@ -170,9 +170,9 @@ def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline,
         ("late", lambda _, y: np.full(len(y), 35.0), "None of the .* labels is of an event that was read"),
     ):
         record(tmp_path / f"{name}.parquet", pipeline, law, days=40)
-        found = build_training_set(pipeline, tmp_path / f"{name}.parquet", START_MS, to_ms)
+        training_set = build_training_set(pipeline, tmp_path / f"{name}.parquet", START_MS, to_ms)
         with pytest.raises(MaturityError, match=words):
-            found.maturity.warnings()
+            training_set.maturity.warnings()
         with pytest.raises(TrainingError):
             learn(tmp_path / f"{name}.parquet", pipeline, days=40)
 
@@ -182,9 +182,9 @@ def test_labels_that_come_for_few_events_are_said_to_be_few(pipeline: Pipeline, 
         return np.where(rng.random(len(y)) < 0.1, 1.0, np.inf)
 
     truth = record(tmp_path / "r.parquet", pipeline, rarely).mean()
-    found, trained = learn(tmp_path / "r.parquet", pipeline)
+    training_set, trained = learn(tmp_path / "r.parquet", pipeline)
     assert trained.manifest.training.positive_share == pytest.approx(truth, rel=0.3)
-    unlabelled, few = found.maturity.warnings()[-2:]
+    unlabelled, few = training_set.maturity.warnings()[-2:]
     assert "90% of the 7," in unlabelled
     assert "have no label" in unlabelled
     assert few.startswith("Only ")
@@ -199,13 +199,13 @@ def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_
     truth = record(
         path, pipeline, lambda rng, y: np.where(y == 1, rng.exponential(3, len(y)), rng.uniform(0, 20, len(y)))
     )
-    found, trained = learn(path, pipeline, weigh_young=True)
-    young = found.young
+    training_set, trained = learn(path, pipeline, weigh_young=True)
+    young = training_set.young
     assert young is not None
     stands_for = [float(young.weights[young.labels == label].sum()) for label in (0, 1)]
     assert stands_for[1] / sum(stands_for) == pytest.approx(truth[-20 * PER_DAY :].mean(), rel=0.15)
     # Of the 21 youngest days only those count at which a tenth of the negatives are here.
-    age = (found.maturity.known_ms - young.event_time_ms) / DAY_MS
+    age = (training_set.maturity.known_ms - young.event_time_ms) / DAY_MS
     assert 1.8 < age.min() < 2.6
     assert age.max() < 21
     assert sum(stands_for) == pytest.approx((21 - age.min()) * PER_DAY, rel=0.08)
@@ -213,7 +213,7 @@ def test_young_events_are_weighed_so_that_they_stand_for_those_whose_labels_are_
     assert raw > 1.2 * truth.mean()
     # The judgement and the reference are those of the mature events alone.
     alone, trained_alone = learn(path, pipeline)
-    assert (alone.young, found.labels.tobytes()) == (None, alone.labels.tobytes())
+    assert (alone.young, training_set.labels.tobytes()) == (None, alone.labels.tobytes())
     assert trained.manifest.reference == trained_alone.manifest.reference
     assert trained.artifact != trained_alone.artifact
 
@@ -265,9 +265,9 @@ def test_whatever_the_delays_and_the_maturity_the_rate_is_right_or_the_labels_ar
             assert maturity_ms < 1.1 * took.max() or known_ms < horizon_ms, seed  # not without a reason
             continue
         _, negative, positive = maturity.mature
-        found = positive / (negative + positive)
+        share = positive / (negative + positive)
         deviation = math.sqrt(rate * (1 - rate) / (negative + positive))
-        assert abs(found - rate) <= 0.1 * rate + 4 * deviation, seed
+        assert abs(share - rate) <= 0.1 * rate + 4 * deviation, seed
         taken += 1
     assert taken > 60
 
@@ -376,7 +376,7 @@ def test_windows_over_labels_hold_in_training_what_they_hold_live(pipeline: Pipe
     """Each event sees the labels that had come before it, of whatever age their events are; none that came later."""
     path = tmp_path / "r.parquet"
     record(path, pipeline, LAWS["positives early, negatives late"], days=40)
-    found = build_training_set(pipeline, path, START_MS, START_MS + 40 * DAY_MS, maturity_ms=0)
+    training_set = build_training_set(pipeline, path, START_MS, START_MS + 40 * DAY_MS, maturity_ms=0)
     rng = np.random.default_rng(1)
     n = 40 * PER_DAY
     times = START_MS + np.sort(rng.integers(0, 40 * DAY_MS, n))
@@ -385,14 +385,14 @@ def test_windows_over_labels_hold_in_training_what_they_hold_live(pipeline: Pipe
     came = np.round(times + LAWS["positives early, negatives late"](rng, labels) * DAY_MS).astype(np.int64)
     came[came > times[-1]] = 2**62
     hop_ms = 6 * HOUR_MS
-    for row in rng.choice(len(found.event_id), 150, replace=False).tolist():
-        number = int(found.event_id[row][1:])
+    for row in rng.choice(len(training_set.event_id), 150, replace=False).tolist():
+        number = int(training_set.event_id[row][1:])
         at = int(times[number])
         first = (at // hop_ms - 19) * hop_ms
         of_card = np.arange(n) % 17 == number % 17
         before = of_card & (came <= at) & (came >= first) & (np.arange(n) != number)
         own = int(first <= came[number] <= at) if came[number] < at else 0
-        assert found.matrix[row, 1] == before.sum() + own, number
+        assert training_set.matrix[row, 1] == before.sum() + own, number
 
 
 def without(path: Path, kinds: tuple[str, ...], pipeline: Pipeline) -> Path:
@@ -411,13 +411,13 @@ def rewrite(path: Path, pipeline: Pipeline, kind: str, change: Callable[[bytes, 
     whole, other = Recording(path), path.with_name("rewritten.parquet")
     n = 0
     with RecordingWriter(other, describe(pipeline, 0)) as writer:
-        for each in (EVENTS, LABELS):
+        for log in (EVENTS, LABELS):
             for partition in whole.partitions:
-                for batch in whole.read(each, partition):
-                    if each == kind:
+                for batch in whole.read(log, partition):
+                    if log == kind:
                         batch.values = [change(value or b"", n + at) for at, value in enumerate(batch.values)]
                         n += len(batch)
-                    writer.add(each, batch)
+                    writer.add(log, batch)
     other.rename(path)
 
 
@@ -500,7 +500,7 @@ def test_records_that_cannot_be_read_are_counted_and_the_first_one_is_explained(
     rewrite(path, pipeline, EVENTS, lambda value, at: value.replace(b'"amount":', b'"sum":') if at % 50 == 0 else value)
     maturity = build_training_set(pipeline, path, START_MS, to_ms).maturity
     labels, events = maturity.warnings()[:2]
-    n_labels = sum(each.count(LABELS) for each in (Recording(path),))
+    n_labels = Recording(path).count(LABELS)
     assert labels.startswith(f"{-(-n_labels // 9):,} labels could not be read and are left out, the first because: ")
     assert labels.endswith("at `$.label`. Write 0 or 1.")
     assert events.startswith(f"{-(-n // 50):,} events could not be read and are left out, the first because: ")
@@ -535,7 +535,7 @@ def test_of_whatever_numbers_something_is_said_or_they_are_refused_in_one_senten
     ages = np.repeat([maturity_days * DAY_MS + 1] * 3 + [maturity_days * DAY_MS - 1] * 3, counts)
     labels = np.repeat([np.nan, 0.0, 1.0] * 2, counts)
     known_ms = days * DAY_MS
-    found = Maturity.of(
+    maturity = Maturity.of(
         known_ms - ages,
         labels,
         delays.law(known_ms, FEWEST_IN_TRAINING),
@@ -546,16 +546,16 @@ def test_of_whatever_numbers_something_is_said_or_they_are_refused_in_one_senten
         horizon_ms=30 * DAY_MS,
         held=Held(0, known_ms, sum(n_law)),
     )
-    assert (found.mature, found.young) == (mature, young)
+    assert (maturity.mature, maturity.young) == (mature, young)
     try:
-        said = found.warnings()
+        said = maturity.warnings()
     except MaturityError as error:
         said = [str(error)]
     else:
         assert min(mature[1:]) > 0  # nothing is learnt from one label
     assert all(sentence.endswith(".") for sentence in said)
-    said += found.describe()
-    found.facts(0)
+    said += maturity.describe()
+    maturity.facts(0)
     assert not re.search(r"\b(nan|inf|-\d+%|0 only)\b", " ".join(said)), said
 
 
