@@ -98,27 +98,13 @@ def build_training_set(
         opened = Recording(recording)
         opened.check_fits(pipeline)
         steps = run_recording(pipeline, plan, opened, lambda _: None)
-    partitions: dict[int, _Partition] = {}
     maturity_ms = pipeline.performance.maturity_ms if maturity_ms is None else maturity_ms
-    stream_start = StreamStart()
-    delays = LabelDelays(pipeline.name, pipeline.drift.slice_ms, max(pipeline.horizon_ms, 1), maturity_ms)
+    gathered = _Gathered(pipeline, from_ms, to_ms, maturity_ms)
     for step in steps:
         see(step)
-        partition = partitions.get(step.partition)
-        if partition is None:
-            partition = partitions[step.partition] = _Partition(
-                _RangeRows(from_ms, to_ms), _ReadTally(from_ms, to_ms, delays, pipeline.horizon_ms)
-            )
-        partition.rows.add(step)
-        partition.tally.add(step)
-        slices, counts = np.unique(step.events.event_time_ms // pipeline.drift.slice_ms, return_counts=True)
-        for number, n in zip(slices.tolist(), counts.tolist(), strict=True):
-            stream_start.add(number * pipeline.drift.slice_ms, n)
-    rows = _Rows.of([partitions[number].rows for number in sorted(partitions)], len(pipeline.features))
-    tallies = [partition.tally for partition in partitions.values()]
-    # Beyond the last label of all partitions, it is not known whether labels came or were not sent.
-    known_ms = max((tally.newest_label_ms for tally in tallies), default=from_ms)
-    law = delays.law(known_ms, FEWEST_IN_TRAINING)
+        gathered.add(step)
+    rows, known_ms = gathered.rows(), gathered.known_ms
+    law = gathered.delays.law(known_ms, FEWEST_IN_TRAINING)
     maturity = Maturity.of(
         rows.times,
         rows.labels,
@@ -128,7 +114,7 @@ def build_training_set(
         known_ms=known_ms,
         maturity_ms=maturity_ms,
         horizon_ms=pipeline.horizon_ms,
-        held=_held(tallies),
+        held=gathered.held(),
     )
     is_labelled, is_mature = ~np.isnan(rows.labels), is_old_enough(rows.times, known_ms, maturity_ms)
     young = None
@@ -140,11 +126,58 @@ def build_training_set(
         young = WeighedRows(rows.matrix[used], rows.labels[used], rows.times[used], weights)
     (kept,) = np.nonzero(is_labelled & is_mature)
     event_ids = [rows.event_ids[row] for row in kept.tolist()]
-    start_ms = stream_start.before(to_ms)
+    start_ms = gathered.stream_start.before(to_ms)
     if start_ms is not None and read_from_ms is not None and start_ms < read_from_ms + _LONGEST_PAUSE_MS:
         start_ms = None  # the source was not read from its start
     filling = FillTimes(pipeline).filling(pipeline.feature_names, Window(from_ms, to_ms), start_ms)
     return TrainingSet(rows.matrix[kept], rows.labels[kept], rows.times[kept], event_ids, maturity, filling, young)
+
+
+class _Gathered:
+    """What the steps of all partitions give: events of the range, and counts of all that was read."""
+
+    def __init__(self, pipeline: Pipeline, from_ms: int, to_ms: int, maturity_ms: int) -> None:
+        self.stream_start = StreamStart()
+        self.delays = LabelDelays(pipeline.name, pipeline.drift.slice_ms, max(pipeline.horizon_ms, 1), maturity_ms)
+        self._pipeline = pipeline
+        self._from_ms = from_ms
+        self._to_ms = to_ms
+        self._rows: dict[int, _RangeRows] = {}
+        self._tallies: dict[int, _ReadTally] = {}
+
+    def add(self, step: Step) -> None:
+        partition, slice_ms = step.partition, self._pipeline.drift.slice_ms
+        if partition not in self._rows:
+            self._rows[partition] = _RangeRows(self._from_ms, self._to_ms)
+            self._tallies[partition] = _ReadTally(self._from_ms, self._to_ms, self.delays, self._pipeline.horizon_ms)
+        self._rows[partition].add(step)
+        self._tallies[partition].add(step)
+        slices, counts = np.unique(step.events.event_time_ms // slice_ms, return_counts=True)
+        for number, n in zip(slices.tolist(), counts.tolist(), strict=True):
+            self.stream_start.add(number * slice_ms, n)
+
+    def rows(self) -> _Rows:
+        """The events of the range, of all partitions."""
+        return _Rows.of([self._rows[partition] for partition in sorted(self._rows)], len(self._pipeline.features))
+
+    @property
+    def known_ms(self) -> int:
+        """The last label of all partitions: beyond it, it is not known whether labels came or were not sent."""
+        return max((tally.newest_label_ms for tally in self._tallies.values()), default=self._from_ms)
+
+    def held(self) -> Held:
+        """What was read of all partitions."""
+        tallies = list(self._tallies.values())
+        event_times_ms = [tally.event_times_ms for tally in tallies if tally.event_times_ms is not None]
+        return Held(
+            min((first for first, _ in event_times_ms), default=None),
+            max((last for _, last in event_times_ms), default=None),
+            sum(tally.n_labels for tally in tallies),
+            min((tally.first_label_ms for tally in tallies if tally.first_label_ms is not None), default=None),
+            sum(tally.n_strays for tally in tallies),
+            sum((tally.refused_events for tally in tallies), Refused()),
+            sum((tally.refused_labels for tally in tallies), Refused()),
+        )
 
 
 class _RangeRows:
@@ -226,27 +259,6 @@ class _ReadTally:
         self.first_label_ms = min(first_ms, first_ms if self.first_label_ms is None else self.first_label_ms)
         is_known &= times >= self._same_from_ms
         self._delays.count_each(times[is_known], labels[is_known], (effective_ms - times)[is_known])
-
-
-@dataclass(frozen=True)
-class _Partition:
-    """What was gathered of one partition."""
-
-    rows: _RangeRows
-    tally: _ReadTally
-
-
-def _held(tallies: list[_ReadTally]) -> Held:
-    event_times_ms = [tally.event_times_ms for tally in tallies if tally.event_times_ms is not None]
-    return Held(
-        min((first for first, _ in event_times_ms), default=None),
-        max((last for _, last in event_times_ms), default=None),
-        sum(tally.n_labels for tally in tallies),
-        min((tally.first_label_ms for tally in tallies if tally.first_label_ms is not None), default=None),
-        sum(tally.n_strays for tally in tallies),
-        sum((tally.refused_events for tally in tallies), Refused()),
-        sum((tally.refused_labels for tally in tallies), Refused()),
-    )
 
 
 @dataclass(frozen=True, eq=False)

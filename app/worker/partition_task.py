@@ -213,9 +213,7 @@ class PartitionTask:
             self._break(f"Partition {self.partition}: {error} It will be read again from the last commit.", EXIT_RETRY)
         except KAFKA_TROUBLE as error:
             why = describe_trouble(self._context.kafka, error)
-            self._break(
-                f"Partition {self.partition}: {why} It will be read again from the last commit.", EXIT_RETRY
-            )
+            self._break(f"Partition {self.partition}: {why} It will be read again from the last commit.", EXIT_RETRY)
         except Exception as error:
             log.exception("Partition %s failed", self.partition)
             self._break(f"Partition {self.partition}: {error!r}", EXIT_RETRY)
