@@ -134,7 +134,9 @@ class FlowLoop:
         if sketch is not None:
             parts = [(None, encode_packed(part), now_ms) for part in split_record(sketch)]
         changes: list[Outgoing] = [(key, value, now_ms) for key, value in flow.drain_state()]
-        offsets = {TopicPartition(*tp): end for tp, end in self._inbox.place(flow.position()).items()}
+        position = flow.position()
+        places = self._inbox.place(position.events, position.labels)
+        offsets = {TopicPartition(*tp): offset for tp, offset in places.items()}
         shared: list[Outgoing] = [(key, value, now_ms) for key, value in flow.drain_shared()]
         entities: list[Outgoing] = [(key, value, now_ms) for key, value in flow.drain_entities()]
         repartition = flow.drain_repartition()

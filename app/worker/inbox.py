@@ -12,7 +12,6 @@ from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.kafka.log_bounds import LogBounds
 from app.core.batches import RecordBatch
 from app.core.intake.merge import TimeMerge
-from app.pipeline import Position
 from schemas.pipeline.spec import Pipeline
 
 #: The events topic is paused when more than this waits to be processed, and resumed at half of it.
@@ -71,10 +70,10 @@ class Inbox:
         self._waiting_bytes -= fetched.size_bytes
         return fetched.records
 
-    def place(self, position: Position) -> dict[TP, int]:
-        """A position of the flow, by topic partition; without those of which nothing was read yet."""
-        ends = (self.events, position.events), (self.labels, position.labels)
-        return {tp: end for tp, end in ends if end is not None}
+    def place(self, events: int | None, labels: int | None) -> dict[TP, int]:
+        """Offsets of events and labels by topic partition, without those of which nothing was read yet."""
+        offsets = (self.events, events), (self.labels, labels)
+        return {tp: offset for tp, offset in offsets if offset is not None}
 
     def begin_anew(self) -> None:
         """A new assignment: fetches are numbered from 1, and nothing is paused."""

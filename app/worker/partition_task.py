@@ -120,7 +120,8 @@ class PartitionTask:
 
     def offsets(self) -> dict[TP, int]:
         """Where the state says to go on reading."""
-        return self.inbox.place(self._flow.position())
+        position = self._flow.position()
+        return self.inbox.place(position.events, position.labels)
 
     def begin_at(self, starts: Mapping[TP, int]) -> None:
         """Begin a partition that nobody has had at these offsets; the next commit holds them, and says so."""
