@@ -87,11 +87,11 @@ def _compile_features(pipeline: Pipeline) -> str:
     """Compile the features without running what the file names: the file may be a stranger's."""
     named = dict.fromkeys(feature.python for feature in pipeline.features if feature.python is not None)
     plan = FeaturePlan.compile(pipeline, load_lookups(pipeline), dict.fromkeys(named, _stand_in))
-    said = f"{len(plan.names)} features compile"
+    summary = f"{len(plan.names)} features compile"
     python = [*named, *([pipeline.source] if pipeline.source is not None else [])]
     if not python:
-        return f"{said}; without a source they are not tried on events"
-    return f"{said}; {', '.join(dict.fromkeys(python))} is there and was not run: read it, then say --run-python"
+        return f"{summary}; without a source they are not tried on events"
+    return f"{summary}; {', '.join(dict.fromkeys(python))} is there and was not run: read it, then say --run-python"
 
 
 def _stand_in(*_: Any) -> NoReturn:
@@ -117,9 +117,9 @@ def _try_features(pipeline: Pipeline) -> str:
     unseen = np.array([plan.category_sizes.get(name, np.inf) for name in plan.names]) - 1
     empty = [name for name, is_empty in zip(plan.names, np.isnan(matrix).all(axis=0), strict=True) if is_empty]
     strange = [name for name, is_unseen in zip(plan.names, (matrix == unseen).all(axis=0), strict=True) if is_unseen]
-    said = f"{len(plan.names)} features of {len(matrix)} events of the source"
-    said += f"; always missing: {', '.join(empty)}" if empty else "; none is always missing"
-    return f"{said}; never one of its values: {', '.join(strange)}" if strange else said
+    summary = f"{len(plan.names)} features of {len(matrix)} events of the source"
+    summary += f"; always missing: {', '.join(empty)}" if empty else "; none is always missing"
+    return f"{summary}; never one of its values: {', '.join(strange)}" if strange else summary
 
 
 def _check_clickhouse(context: ModelContext) -> Finding:

@@ -92,20 +92,20 @@ def _check_keys(pipeline: Pipeline, kafka: KafkaAccess) -> Iterator[Finding]:
 def _judge_events(pipeline: Pipeline, sample: Sample) -> Finding:
     strays = sample.strays()
     keys = describe_keys(sample.events, sample.partitions)
-    said = f"{len(sample.events)} of the newest events, {sample.n_entities} entities"
+    seen = f"{len(sample.events)} of the newest events, {sample.n_entities} entities"
     if not strays:
-        return Finding("keys", "ok", f"{said}, each in one partition; {keys}")
+        return Finding("keys", "ok", f"{seen}, each in one partition; {keys}")
     if pipeline.events.repartition:
         return Finding(
             "keys",
             "ok",
-            f"{said}, in several partitions: {len(strays)} ({describe_strays(strays)}), which repartition = true in"
+            f"{seen}, in several partitions: {len(strays)} ({describe_strays(strays)}), which repartition = true in"
             f" [events] puts right; {keys}",
         )
     return Finding(
         "keys",
         "problem",
-        f"{said}, in several partitions, where windows and labels miss each other: {len(strays)}"
+        f"{seen}, in several partitions, where windows and labels miss each other: {len(strays)}"
         f" ({describe_strays(strays)}); {keys}. Key events by {pipeline.events.entity}, with one partitioner in all"
         " producers; or, before anything is scored, say repartition = true in [events].",
     )
@@ -115,35 +115,35 @@ def _judge_names(pipeline: Pipeline, sample: Sample) -> Finding:
     """Whether labels name the entities of their events: the entity decides which partition they are copied to."""
     entity = pipeline.events.entity
     misnamed, known, first = sample.misname_labels()
-    said = f"{len(sample.labels) + sample.nameless_labels} of the newest labels"
+    seen = f"{len(sample.labels) + sample.nameless_labels} of the newest labels"
     fix = f"Have the value of a label hold {entity}, or its key be that of its event."
     if sample.nameless_labels:
         return Finding(
             "label keys",
             "problem",
-            f"{said}: {sample.nameless_labels} name no {entity}, without which repartition = true does not know where"
+            f"{seen}: {sample.nameless_labels} name no {entity}, without which repartition = true does not know where"
             f" their events are: they become dead letters (no_entity). {fix}",
         )
     if first is not None:
         return Finding(
             "label keys",
             "problem",
-            f"{said}, of {known} the events are known: {misnamed} name another {entity} than their event has (the first"
+            f"{seen}, of {known} the events are known: {misnamed} name another {entity} than their event has (the first"
             f" is of {first.event_id}), and will not find it. {fix}",
         )
-    return Finding("label keys", "ok", f"{said}, of {known} the events are known, and they name its {entity}")
+    return Finding("label keys", "ok", f"{seen}, of {known} the events are known, and they name its {entity}")
 
 
 def _judge_labels(pipeline: Pipeline, sample: Sample) -> Finding:
     misplaced, placed, first = sample.place_labels()
     keys = describe_keys(sample.labels, sample.partitions)
-    said = f"{len(sample.labels)} of the newest labels, of {placed} it is known where their events are"
+    seen = f"{len(sample.labels)} of the newest labels, of {placed} it is known where their events are"
     if first is None:
-        return Finding("label keys", "ok", f"{said}, and they are there; {keys}")
+        return Finding("label keys", "ok", f"{seen}, and they are there; {keys}")
     return Finding(
         "label keys",
         "problem",
-        f"{said}: {misplaced} lie in another partition and will not find them (the first, of {first.event_id}, in"
+        f"{seen}: {misplaced} lie in another partition and will not find them (the first, of {first.event_id}, in"
         f" partition {first.partition}); {keys}, of the events {describe_keys(sample.events, sample.partitions)}. Key"
         f" labels as their events, by {pipeline.events.entity}, with the same partitioner.",
     )

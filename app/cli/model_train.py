@@ -99,8 +99,8 @@ def train(
             bump=bump,
         )
         manifest = trained.manifest
-        if said := say_of_hold_out(trained.hold_out, [name for name in FAMILIES if name != family]):
-            _say(f"Note: {said}")
+        if note := say_of_hold_out(trained.hold_out, [name for name in FAMILIES if name != family]):
+            _say(f"Note: {note}")
         _say("Verifying the new version …")
         # These bytes are our own and need no child process; whoever loads them later uses one.
         verify(manifest, trained.artifact, context.pipeline.feature_set, in_child=False)

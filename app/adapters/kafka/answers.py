@@ -89,34 +89,34 @@ class Process(Protocol):
         """End it because of an error."""
 
 
-def fail_if_crashed(who: Process, kafka: KafkaAccess) -> bool:
+def fail_if_crashed(process: Process, kafka: KafkaAccess) -> bool:
     """Have a process fail, in one sentence, if its Faust app has stopped by itself; return whether it has."""
-    if not (who.app.crashed or who.app.should_stop):
+    if not (process.app.crashed or process.app.should_stop):
         return False
-    reason = who.app.crash_reason
+    reason = process.app.crash_reason
     is_kafka = isinstance(reason, KAFKA_TROUBLE)
-    who.fail(str(describe_trouble(kafka, reason)) if is_kafka else f"Faust stopped: {reason!r}", EXIT_RETRY)
+    process.fail(str(describe_trouble(kafka, reason)) if is_kafka else f"Faust stopped: {reason!r}", EXIT_RETRY)
     return True
 
 
 async def get_to_work(
-    who: Process, kafka: KafkaAccess, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
+    process: Process, kafka: KafkaAccess, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
 ) -> None:
     """Start a process and wait until it works or is told to stop; have it fail when Kafka fails or is silent."""
     starting = asyncio.create_task(start, name="start")
     try:
         async with KafkaWatch(kafka) as watch:
-            while not (who.stopping.is_set() or (starting.done() and is_at_work())):
+            while not (process.stopping.is_set() or (starting.done() and is_at_work())):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(who.stopping.wait(), 0.1)
+                    await asyncio.wait_for(process.stopping.wait(), 0.1)
                 if starting.done():
                     starting.result()
-                    fail_if_crashed(who, kafka)
+                    fail_if_crashed(process, kafka)
                 watch.check()
     except StackError as error:
-        who.fail(str(error), error.exit_code)
+        process.fail(str(error), error.exit_code)
     except KAFKA_TROUBLE as error:
-        who.fail(str(describe_trouble(kafka, error)), EXIT_RETRY)
+        process.fail(str(describe_trouble(kafka, error)), EXIT_RETRY)
     finally:
         starting.cancel()
         await asyncio.wait([starting], timeout=_END_S)

@@ -237,9 +237,9 @@ class Recording:
     def count(self, kind: str, partition: int | None = None) -> int:
         """How many records of a kind there are."""
         groups = [group for group in self._groups if group.kind == kind and partition in {None, group.partition}]
-        begun = {of for of in {group.partition for group in groups} if self._first_offset(kind, of)}
+        begun = {number for number in {group.partition for group in groups} if self._first_offset(kind, number)}
         whole = sum(group.rows for group in groups if group.partition not in begun)
-        return whole + sum(len(batch) for of in begun for batch in self.read(kind, of))
+        return whole + sum(len(batch) for number in begun for batch in self.read(kind, number))
 
     def _first_offset(self, kind: str, partition: int) -> int:
         """The first offset that is to be read."""

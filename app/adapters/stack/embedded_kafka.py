@@ -188,8 +188,8 @@ class EmbeddedKafka:
             cwd=self._folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if formatted.returncode:
-            said = " / ".join((formatted.stderr or formatted.stdout).strip().splitlines()[-3:])
-            raise StackError(f"Kafka could not format {fresh}: {said}")
+            output = " / ".join((formatted.stderr or formatted.stdout).strip().splitlines()[-3:])
+            raise StackError(f"Kafka could not format {fresh}: {output}")
         fresh.rename(self._folder / "data")
 
     def _launch(self, java: list[str], wanted_port: int) -> None:
@@ -212,9 +212,9 @@ class EmbeddedKafka:
             if self._wait_until_it_answers(port):
                 self._port = port
                 return
-            said = self._last_words(log_start)
-            if "Address already in use" not in said:
-                raise StackError(f"Kafka did not start; the end of {self.log_path}:\n{said}")
+            last_words = self._last_words(log_start)
+            if "Address already in use" not in last_words:
+                raise StackError(f"Kafka did not start; the end of {self.log_path}:\n{last_words}")
             if wanted_port or attempt == ATTEMPTS - 1:
                 raise port_in_use(port, "--kafka-port")
 

@@ -238,12 +238,12 @@ def read_ready_line(line: bytes) -> str | None:
     if not line.startswith(b"{"):
         return None
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except ValueError:
         return None
-    if said.get("ready") is not True:
+    if message.get("ready") is not True:
         return None
-    return str(said.get("http") or "")
+    return str(message.get("http") or "")
 
 
 def _read_port(http: str) -> int | None:
