@@ -89,18 +89,6 @@ class Worker:
             broker_session_timeout=membership.session_s,
             broker_heartbeat_interval=membership.session_s / 4,
         )
-        shared: SharedFeed | None = None
-        board = new_board(plan, range(pipeline.partitions))
-        if board is not None:
-            rules = RecordRules.of(pipeline)
-            shared = SharedFeed(
-                kafka,
-                pipeline.topics.shared,
-                board,
-                lambda why: self.fail(why, EXIT_RETRY),
-                refusals=shelf.refusals,
-                latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
-            )
         early: AIOKafkaProducer | None = None
         if pipeline.delivery == "at_least_once":
             early = new_bulk_producer(kafka, **output_options(group, pipeline.compression))
@@ -117,7 +105,7 @@ class Worker:
             progress=self.progress,
             now_ms=now_ms,
             fail=self.fail,
-            shared=shared,
+            shared=self._new_shared_feed(plan, kafka, now_ms),
             early=early,
             entities=EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None,
             rows_folder=rows_folder,
@@ -136,6 +124,21 @@ class Worker:
         self.exit_code = 0
         self.failure = ""
         self.stopping = asyncio.Event()
+
+    def _new_shared_feed(self, plan: FeaturePlan, kafka: KafkaAccess, now_ms: Callable[[], int]) -> SharedFeed | None:
+        """None when partitions share no windows."""
+        board = new_board(plan, range(self.pipeline.partitions))
+        if board is None:
+            return None
+        rules = RecordRules.of(self.pipeline)
+        return SharedFeed(
+            kafka,
+            self.pipeline.topics.shared,
+            board,
+            lambda why: self.fail(why, EXIT_RETRY),
+            refusals=self.shelf.refusals,
+            latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
+        )
 
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""

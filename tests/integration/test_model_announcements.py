@@ -70,15 +70,15 @@ class Desk:
         return [model.version for model in self.shelf.champions.champions]
 
     async def statuses(self) -> list[tuple[str, str, str]]:
-        found = []
+        statuses = []
         async for batch in read_to_end(self.bench.kafka, [self.bench.pipeline.topics.model_status]):
-            found += [decode_json(value, ModelStatus) for value in batch.values]
-        return [(status.version, status.status, status.uri) for status in found]
+            statuses += [decode_json(value, ModelStatus) for value in batch.values]
+        return [(status.version, status.status, status.uri) for status in statuses]
 
     async def until(self, condition: Callable[[], bool | Awaitable[bool]]) -> None:
         async def look() -> bool:
-            found = condition()
-            return found if isinstance(found, bool) else await found
+            outcome = condition()
+            return outcome if isinstance(outcome, bool) else await outcome
 
         await self.bench.until(look)
 
@@ -87,11 +87,11 @@ class Desk:
 async def desk(kafka: KafkaAccess, folder: Path) -> AsyncIterator[Desk]:
     bench = Bench(kafka, folder, with_labels=False)
     await bench.prepare()
-    found = Desk(bench)
+    made = Desk(bench)
     try:
-        yield found
+        yield made
     finally:
-        await found.shelf.stop()
+        await made.shelf.stop()
 
 
 async def start(desk: Desk) -> None:
@@ -151,8 +151,8 @@ def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: KafkaAccess, tmp
     asyncio.run(run())
 
 
-async def _contains(found: Awaitable[list[Any]], what: Any) -> bool:
-    return what in await found
+async def _contains(entries: Awaitable[list[Any]], what: Any) -> bool:
+    return what in await entries
 
 
 @pytest.mark.timeout(120)
@@ -239,7 +239,7 @@ def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
             entry = at.register("2.0.0")
             nowhere = {"uri": "file:///nonexistent/x"}
             flood = [at.announcement(entry, version=f"7.0.{number}", **nowhere) for number in range(400)]
-            await at.send(*(json.dumps(each).encode() for each in flood))
+            await at.send(*(json.dumps(record).encode() for record in flood))
             await at.announce(entry)
             await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
             assert len(looked) < 350  # it did not come last
@@ -273,7 +273,7 @@ def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads
             entry = at.register("2.0.0")
             await at.announce(entry)
             forged = ({name: text.format(number) for name, text in other.items()} for number in range(300))
-            await at.send(*(json.dumps(at.announcement(entry, **each)).encode() for each in forged))
+            await at.send(*(json.dumps(at.announcement(entry, **changes)).encode() for changes in forged))
             await start(at)
             assert set(at.champions) == {"1.0.0", "2.0.0"}
             assert len(set(looked)) == 302
