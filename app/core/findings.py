@@ -106,12 +106,12 @@ class Findings:
 
     @property
     def rows(self) -> int:
-        return sum(len(getattr(self, each.name)) for each in fields(self))
+        return sum(len(getattr(self, kind.name)) for kind in fields(self))
 
     def add(self, later: Findings) -> None:
         """What was found after this."""
-        for each in fields(self):
-            getattr(self, each.name).extend(getattr(later, each.name))
+        for kind in fields(self):
+            getattr(self, kind.name).extend(getattr(later, kind.name))
 
 
 @dataclass(frozen=True)

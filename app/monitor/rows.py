@@ -168,10 +168,12 @@ def _verdict_columns(verdicts: list[WindowVerdict]) -> Columns:
     return {
         **_fields(verdicts, names),
         **_windows(verdicts),
-        "metrics": [[each.metric for each in one.explained_by] for one in verdicts],
-        "shares": [[math.nan if each.share is None else each.share for each in one.explained_by] for one in verdicts],
-        "words": [[each.words for each in one.explained_by] for one in verdicts],
-        "segments": [[each.segment for each in one.segments] for one in verdicts],
+        "metrics": [[because.metric for because in one.explained_by] for one in verdicts],
+        "shares": [
+            [math.nan if because.share is None else because.share for because in one.explained_by] for one in verdicts
+        ],
+        "words": [[because.words for because in one.explained_by] for one in verdicts],
+        "segments": [[misfit.segment for misfit in one.segments] for one in verdicts],
         "example": [_say_example(one.example) for one in verdicts],
     }
 
@@ -183,9 +185,12 @@ def _say_example(example: VerdictExample | None) -> str:
 def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, bytes, bytes]]:
     """Topic, key and value of what others are told."""
     return [
-        *((topics.drift, f"{each.model}|{each.metric}".encode(), encode_json(each)) for each in findings.reports),
-        *((topics.verdicts, each.model.encode(), encode_json(each)) for each in findings.verdicts),
-        *((topics.alerts, each.model.encode(), encode_json(each)) for each in findings.alerts),
+        *(
+            (topics.drift, f"{report.model}|{report.metric}".encode(), encode_json(report))
+            for report in findings.reports
+        ),
+        *((topics.verdicts, verdict.model.encode(), encode_json(verdict)) for verdict in findings.verdicts),
+        *((topics.alerts, alert.model.encode(), encode_json(alert)) for alert in findings.alerts),
     ]
 
 

@@ -171,7 +171,7 @@ def _has(warehouse: Warehouse, table: str, row: Any) -> bool:
     """Whether a row of findings is there, by its key."""
     names = [name for name in TABLES[table].key if not name.startswith("window")]
     found = warehouse.read(table, {name: getattr(row, name) for name in names})
-    return any(round(each["window_start"].timestamp() * 1000) == row.window_start_ms for each in found)
+    return any(round(stored["window_start"].timestamp() * 1000) == row.window_start_ms for stored in found)
 
 
 def are_new(legacy: Legacy, bounds: Mapping[TP, Bounds]) -> bool:

@@ -242,29 +242,29 @@ class WindowStore:
         parts = [held[version] for held in panes if version in held]
         if len(parts) == 1:
             return parts[0]
-        found: Sketches = {}
+        sketches: Sketches = {}
         for part in parts:
             for segment, sketch in part.items():
-                found.setdefault(segment, Sketch()).merge(sketch)
-        return found
+                sketches.setdefault(segment, Sketch()).merge(sketch)
+        return sketches
 
     def numbers(self, window: Window) -> dict[str, dict[str, int]]:
         """Number of events of a window by version (whether its reference is known or not) and segment."""
-        found: dict[str, dict[str, int]] = {}
+        numbers: dict[str, dict[str, int]] = {}
         for pane in self._calendar.panes_of(window):
             for version, sketches in self._panes.get(pane, {}).items():
-                of_version = found.setdefault(version, {})
+                of_version = numbers.setdefault(version, {})
                 for segment, sketch in sketches.items():
                     of_version[segment] = of_version.get(segment, 0) + sketch.n
-        return found
+        return numbers
 
     def n_scored(self, window: Window) -> dict[str, int]:
         """Number of events of a window by version."""
-        found: dict[str, int] = {}
+        events: dict[str, int] = {}
         for pane in self._calendar.panes_of(window):
             for version, sketches in self._panes.get(pane, {}).items():
-                found[version] = found.get(version, 0) + (sketches[ALL].n if ALL in sketches else 0)
-        return found
+                events[version] = events.get(version, 0) + (sketches[ALL].n if ALL in sketches else 0)
+        return events
 
     def versions(self) -> set[str]:
         """The versions that counts are held of."""

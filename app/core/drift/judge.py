@@ -180,44 +180,44 @@ class Judge:
         """Run all tests on a window and spend its budget; in the order of segments, metrics and tests."""
         past = Past.side_by_side(view.past)
         evidence, classic = self._weigh(view, past), self._classic(view, past)
-        return [each for at, told in classic.items() for each in self._tell(view, evidence, at, told)]
+        return [judgement for at, told in classic.items() for judgement in self._tell(view, evidence, at, told)]
 
     def drifts(self, view: View) -> list[Judgement]:
         """List those of `judge` that are drifts, without the work that the others are."""
         evidence = self._weigh(view, Past.side_by_side(view.past))
         (segments, rows) = np.nonzero(np.any(evidence.rejected, axis=-1))
         told = [self._tell(view, evidence, at, {}) for at in zip(segments.tolist(), rows.tolist(), strict=True)]
-        return [each for of_metric in told for each in of_metric if each.verdict.signal == "DRIFT"]
+        return [judgement for of_metric in told for judgement in of_metric if judgement.verdict.signal == "DRIFT"]
 
     # -- evidence ------------------------------------------------------------------------------------------------------
 
     def _sizes(self, view: View) -> _Sizes:
-        then, now = view.reference.sum(axis=-1), view.detection.sum(axis=-1)
-        is_enough = np.minimum(then, now) >= FEWEST_INDEPENDENT * self._reference.design_effects
-        return _Sizes(then.tolist(), now.tolist(), is_enough)
+        reference, detection = view.reference.sum(axis=-1), view.detection.sum(axis=-1)
+        is_enough = np.minimum(reference, detection) >= FEWEST_INDEPENDENT * self._reference.design_effects
+        return _Sizes(reference.tolist(), detection.tolist(), is_enough)
 
     def _laws(self, view: View, sizes: _Sizes) -> list[SmallestP | None]:
         row = view.rows[0] if view.rows else 0
         # The past alone may be looked at, or nothing be compared.
         is_asked = self._comparison.tests and not (view.rows and view.silent.keys() >= set(view.rows))
         return [
-            SmallestP.draw(self._reference, self._comparison.tests, _rounded(then[row]), _rounded(now[row]))
+            SmallestP.draw(self._reference, self._comparison.tests, _rounded(reference[row]), _rounded(detection[row]))
             if is_enough.any() and is_asked
             else None
-            for then, now, is_enough in zip(*sizes, strict=True)
+            for reference, detection, is_enough in zip(*sizes, strict=True)
         ]
 
     def _weigh(self, view: View, past: Past) -> _Evidence:
         sizes = self._sizes(view)
-        found = self._comparison.compare(view.reference, view.detection)
+        statistics = self._comparison.compare(view.reference, view.detection)
         laws = self._laws(view, sizes)
         told = self._look_back(view, past, sizes.is_enough)
-        spent = self._spend(view, found, laws, sizes.is_enough, told)
+        spent = self._spend(view, statistics, laws, sizes.is_enough, told)
         limits = [
             (alone if law is None else law.smallest(alone)).tolist()
             for alone, law in zip(spent.threshold[..., _NOW], laws, strict=True)
         ]
-        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in found.items()}
+        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in statistics.items()}
         return _Evidence(sizes, of_tests, told, spent.rejected.tolist(), spent.threshold.tolist(), limits)
 
     def _look_back(
@@ -229,17 +229,20 @@ class Judge:
             said[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
         if "interval" in self._settings:
             said[_INTERVAL] = look_at_interval(past)
-        found = {at: {which: each[place] for which, each in said.items()} for place, at in enumerate(_places(view))}
+        results = {
+            at: {which: past_results[place] for which, past_results in said.items()}
+            for place, at in enumerate(_places(view))
+        }
         is_slow = ~is_enough & (self._reference.design_effects > 1)
-        for (s, row), of_metric in found.items():
+        for (s, row), of_metric in results.items():
             if self._memories[row] > 1:
                 note = f"not compared with past windows: it carries the past of {self._memories[row]:.3g} of them"
             elif is_slow[s, row]:
                 note = _SLOW
             else:
                 continue
-            found[s, row] = dict.fromkeys(of_metric, PastResult(math.nan, math.nan, math.nan, note))
-        return found
+            results[s, row] = dict.fromkeys(of_metric, PastResult(math.nan, math.nan, math.nan, note))
+        return results
 
     def _spend(
         self,
@@ -261,15 +264,15 @@ class Judge:
         unjudged[list(view.rows)] = False
         unjudged[list(view.silent)] = True
         for (s, row), of_metric in told.items():
-            for which, each in of_metric.items():
-                p_values[s, row, which] = each.p_value
+            for which, result in of_metric.items():
+                p_values[s, row, which] = result.p_value
         p_values[:, unjudged] = np.nan
         # A hypothesis that such a past cannot reject would take its part of the budget away from the others.
         is_open = ~np.isnan(p_values)
         alone = view.alpha * weights / max(float(weights[is_open].sum()), 1e-9)
         for (s, row), of_metric in told.items():
-            for which, each in of_metric.items():
-                if each.least > alone[s, row, which]:
+            for which, result in of_metric.items():
+                if result.least > alone[s, row, which]:
                     p_values[s, row, which] = np.nan
         return spend(p_values, weights, view.alpha)
 
@@ -328,18 +331,18 @@ class Judge:
     ) -> dict[str, DriftResult]:
         """What a metric's past says; by hypothesis."""
         verdicts = {}
-        for which, each in told.items():
+        for which, result in told.items():
             test = "trend" if which == _TREND else "interval"
             threshold = thresholds[which]
-            if math.isnan(each.p_value):
-                verdicts[test] = DriftResult(None, None, None, None, "NONE", each.note)
+            if math.isnan(result.p_value):
+                verdicts[test] = DriftResult(None, None, None, None, "NONE", result.note)
             elif math.isnan(threshold):
-                note = f"too little history for this budget: its p-value cannot be below {each.least:.2g}"
-                verdicts[test] = DriftResult(each.statistic, each.p_value, None, each.effect, "NONE", note)
+                note = f"too little history for this budget: its p-value cannot be below {result.least:.2g}"
+                verdicts[test] = DriftResult(result.statistic, result.p_value, None, result.effect, "NONE", note)
             else:
-                signal = self._grade(test, abs(each.effect)) if rejected[which] else "NONE"
-                statistic, effect = _finite(each.statistic), _finite(each.effect)
-                verdicts[test] = DriftResult(statistic, each.p_value, threshold, effect, signal, each.note)
+                signal = self._grade(test, abs(result.effect)) if rejected[which] else "NONE"
+                statistic, effect = _finite(result.statistic), _finite(result.effect)
+                verdicts[test] = DriftResult(statistic, result.p_value, threshold, effect, signal, result.note)
         return verdicts
 
     def _classic(self, view: View, past: Past) -> dict[tuple[int, int], dict[str, DriftResult]]:
@@ -354,21 +357,23 @@ class Judge:
                 told = self._classic_ks(view)
             else:
                 continue
-            for at, each in zip(verdicts, told, strict=True):
+            for at, results in zip(verdicts, told, strict=True):
                 if test != "classic_ks" or not self._reference.metrics[at[1]].is_coded:
-                    verdicts[at][test] = _at_its_level(each, settings.get("alpha"))
+                    verdicts[at][test] = _at_its_level(results, settings.get("alpha"))
         return verdicts
 
     def _classic_ks(self, view: View) -> list[PastResult]:
         rows = list(view.rows)
         sizes = np.array([self._reference.metrics[row].size for row in rows])
-        then, now = (counts[:, rows] for counts in (view.reference, view.detection))
-        for counts in (then, now):
+        reference, detection = (counts[:, rows] for counts in (view.reference, view.detection))
+        for counts in (reference, detection):
             counts[:, np.arange(len(rows)), sizes] = 0
-        found = ks(then, now)
+        distance = ks(reference, detection)
         return [
             PastResult(statistic, p_value, statistic, "no values to compare" if math.isnan(p_value) else "")
-            for statistic, p_value in zip(found.statistic.ravel().tolist(), found.p_value.ravel().tolist(), strict=True)
+            for statistic, p_value in zip(
+                distance.statistic.ravel().tolist(), distance.p_value.ravel().tolist(), strict=True
+            )
         ]
 
     def _grade(self, test: str, effect: float) -> Signal:
@@ -392,16 +397,19 @@ class Judge:
 
     def _say(self, test: str, view: View, at: tuple[int, int]) -> str:
         cells = self._reference.metrics[at[1]]
-        then, now = view.reference[at], view.detection[at]
+        reference, detection = view.reference[at], view.detection[at]
         if test == "null_rate":
-            shares = (f"{int(each[cells.size]) / max(int(each.sum()), 1):.2%}" for each in (now, then))
+            shares = (f"{int(counts[cells.size]) / max(int(counts.sum()), 1):.2%}" for counts in (detection, reference))
             return f"{' against '.join(shares)} missing"
         if test == "unseen":
             last = cells.size - 1
-            shares = (f"{int(each[last]) / max(int(each[: cells.size].sum()), 1):.2%}" for each in (now, then))
+            shares = (
+                f"{int(counts[last]) / max(int(counts[: cells.size].sum()), 1):.2%}"
+                for counts in (detection, reference)
+            )
             return f"{' against '.join(shares)} are none of its values"
         if test == "range" and len(cells.edges):
-            below, above = int(now[0]), int(now[cells.size - 1])
+            below, above = int(detection[0]), int(detection[cells.size - 1])
             if below + above:
                 return f"{below} below {cells.edges[0]:.4g}, {above} above {cells.edges[-1]:.4g} of training"
         return ""

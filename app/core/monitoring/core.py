@@ -242,7 +242,7 @@ class MonitorCore:
         if self._store.settled_before_ms is not None:
             self.alerts.forget(self._store.settled_before_ms)
             for known in self._versions.values():
-                kept = (each for each in known.n_seen.items() if each[0] >= self._store.settled_before_ms)
+                kept = (seen for seen in known.n_seen.items() if seen[0] >= self._store.settled_before_ms)
                 known.n_seen = dict(kept)
         n_remembered = max(self._keep, len(self._store.closed())) + self._n_past
         self._history.prune(n_remembered)
@@ -321,7 +321,9 @@ class MonitorCore:
             detected = known.errors.observe(released, about)
             findings.reports += detected
             known.detections += [
-                Detected(each.window_end_ms, each.test, each.note) for each in detected if each.signal == "DRIFT"
+                Detected(report.window_end_ms, report.test, report.note)
+                for report in detected
+                if report.signal == "DRIFT"
             ]
 
     def _note_absences(self, windows: list[Window], *, of_labels: bool = False) -> None:
@@ -337,7 +339,11 @@ class MonitorCore:
         for version, known in self._versions.items():
             for window in closed:
                 if label_watermark_ms is not None and window.end_ms <= label_watermark_ms:
-                    found = [each for each in known.detections if window.start_ms <= each.time_ms < window.end_ms]
+                    detections = [
+                        detection
+                        for detection in known.detections
+                        if window.start_ms <= detection.time_ms < window.end_ms
+                    ]
                     slices = range(window.start_ms, window.end_ms, self._pipeline.drift.slice_ms)
                     n_seen = sum(known.n_seen.get(start_ms, 0) for start_ms in slices)
-                    self.alerts.see_detections(version, window, found, is_steady=n_seen >= FEWEST_TO_ALERT)
+                    self.alerts.see_detections(version, window, detections, is_steady=n_seen >= FEWEST_TO_ALERT)

@@ -141,7 +141,9 @@ class SharedBoard:
     def contribution(self, store: int, tile: int, partition: int) -> Amounts:
         """All that a partition has added to a tile."""
         places = self._stores[store].tiles.get(tile, {})
-        return sum_amounts([found.amounts() for (owner, _), found in places.items() if owner == partition])
+        return sum_amounts(
+            [contribution.amounts() for (owner, _), contribution in places.items() if owner == partition]
+        )
 
     def pieces(self, partition: int) -> dict[tuple[int, int], set[int]]:
         """Store and tile of a partition's contributions, with the numbers of their pieces."""
@@ -213,11 +215,11 @@ class SharedBoard:
                 self._anew[partition] = times
             else:
                 self._set_times(partition, times)
-        elif key[:1] == TILE and (found := self._by_name.get(key[1 : 1 + NAME_BYTES])) is not None:
-            store = self.plan.stores[found]
+        elif key[:1] == TILE and (tiles := self._by_name.get(key[1 : 1 + NAME_BYTES])) is not None:
+            store = self.plan.stores[tiles]
             tile, piece = read_place(key[1 + NAME_BYTES :], PLACE, store.hop_ms)
             of = None if value is None else read_tile(value, len(store.key))
-            self._unheard.setdefault(partition, []).append((found, tile, piece, of))
+            self._unheard.setdefault(partition, []).append((tiles, tile, piece, of))
         elif key[:1] not in {TILE, TIMES} and value is not None:
             raise RefusedRecordError("bad_key", f"No record of this topic has the key {key[:40]!r}.")
 
@@ -244,7 +246,11 @@ class SharedBoard:
             used = [np.zeros(0, dtype=np.int64)]
             for spec, store in zip(self.plan.stores, self._stores, strict=True):
                 if spec.key == key:
-                    used += [found.amounts().codes for places in store.tiles.values() for found in places.values()]
+                    used += [
+                        contribution.amounts().codes
+                        for places in store.tiles.values()
+                        for contribution in places.values()
+                    ]
             for code in np.setdiff1d(index.in_use(), np.concatenate(used)).tolist():
                 index.remove(code)
 
@@ -262,11 +268,11 @@ class _Tiles:
 
     def add(self, tile: int, partition: int, amounts: Amounts) -> None:
         places = self.tiles.setdefault(tile, {})
-        found = places.get((partition, 0))
-        if found is None:
+        contribution = places.get((partition, 0))
+        if contribution is None:
             places[partition, 0] = _Contribution(amounts)
         else:
-            found.add(amounts)
+            contribution.add(amounts)
         self._changed(tile, amounts)
 
     def put(self, tile: int, place: _Place, amounts: Amounts | None) -> None:
@@ -283,7 +289,7 @@ class _Tiles:
 
     def amounts(self, tile: int) -> list[Amounts]:
         """What each has added to a tile."""
-        return [found.amounts() for found in self.tiles.get(tile, _NOBODY).values()]
+        return [contribution.amounts() for contribution in self.tiles.get(tile, _NOBODY).values()]
 
     def between(self, above: int, up_to: int) -> list[int]:
         """The tiles that hold something, above < tile <= up_to."""
@@ -321,11 +327,11 @@ class WindowCursor:
         newest = self._column.newest_tiles(times_ms)
         self._move_to(int(newest[0]))
         known = np.maximum(codes, 0)
-        found = self._sums[:, known]
+        sums = self._sums[:, known]
         if newest[-1] > newest[0]:
-            found += self._move_through(known, newest)
-        found[:, codes < 0] = 0
-        return found
+            sums += self._move_through(known, newest)
+        sums[:, codes < 0] = 0
+        return sums
 
     def amend(self, tile: int, by: Amounts) -> None:
         """Something was added to a tile that this window may hold already."""

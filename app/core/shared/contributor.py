@@ -149,12 +149,12 @@ class Contributor:
         """
         topic, changes = self._forget(), self._close()
         for (number, tile), codes in self._touched.items():
-            found = self._board.contribution(number, tile, self.partition)
+            amounts = self._board.contribution(number, tile, self.partition)
             if self._is_closed(number, tile):
-                topic.extend(self._encode(number, tile, found))
+                topic.extend(self._encode(number, tile, amounts))
             else:
                 self._logged[number] = tile
-                changes.extend(self._encode_open(number, tile, found, np.unique(np.concatenate(codes))))
+                changes.extend(self._encode_open(number, tile, amounts, np.unique(np.concatenate(codes))))
         self._touched.clear()
         times = SharedTimes(self.added_ms, max(scored_ms, self._told.scored_ms))
         if topic or times != self._told:
@@ -271,9 +271,9 @@ class SharedReader:
         plan: SharedPlan = self._board.plan
         codes = {key: index.find([events.columns[name] for name in key]) for key, index in self._board.indexes.items()}
         for column, cursor in self._cursors:
-            found = codes[plan.stores[column.store].key]
-            values = window_values(column, *cursor.read(found, times_ms))
-            values[found == NULL] = np.nan
+            keys = codes[plan.stores[column.store].key]
+            values = window_values(column, *cursor.read(keys, times_ms))
+            values[keys == NULL] = np.nan
             matrix[:, column.column] = values
 
 

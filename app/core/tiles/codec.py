@@ -36,14 +36,14 @@ class TileCodec:
 
     def encode_cells(self, rows: Ints, places: Ints) -> list[bytes]:
         """Single cells of rows."""
-        found = self._store.cells.read_at(rows, places)
-        return self._slices(*self._encode(rows, found))
+        cells = self._store.cells.read_at(rows, places)
+        return self._slices(*self._encode(rows, cells))
 
     def encode_rows(self, rows: Ints) -> list[bytes]:
         """All cells of each row (each row once); b"" for an empty one."""
-        found = self._store.cells.read(rows)
-        packed, ends = self._encode(rows[found.group], found)
-        last = np.searchsorted(found.group, np.arange(len(rows)), side="right")
+        cells = self._store.cells.read(rows)
+        packed, ends = self._encode(rows[cells.group], cells)
+        last = np.searchsorted(cells.group, np.arange(len(rows)), side="right")
         return self._slices(packed, np.concatenate(([0], ends))[last])
 
     def _encode(self, rows: Ints, found: Cells) -> tuple[bytes, Ints]:
