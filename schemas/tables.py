@@ -520,8 +520,8 @@ _DATE_KEY = Column("date_key", "UInt32", "The day (UTC) as a number, 20131231.")
 
 
 def _columns_of(table: Table, names: str) -> tuple[Column, ...]:
-    found = {column.name: column for column in table.columns}
-    return tuple(found[name] for name in names.split())
+    by_name = {column.name: column for column in table.columns}
+    return tuple(by_name[name] for name in names.split())
 
 
 VIEWS: dict[str, View] = {

@@ -109,8 +109,8 @@ def stage_of(stack: str) -> str | None:
     >>> stage_of("MainThread;Flow.step (app/pipeline.py:9);Logit.score (models/scoring/scorer.py:7)")
     'score'
     """
-    found = [match for match in map(_FRAME.match, stack.split(";")) if match]
-    frames = [Frame(match["function"].rpartition(".")[2], match["path"]) for match in found]
+    matches = [match for match in map(_FRAME.match, stack.split(";")) if match]
+    frames = [Frame(match["function"].rpartition(".")[2], match["path"]) for match in matches]
     if frames and any(map(frames[-1].fits, _WAITS)):
         return None
     if any(frame.fits(rule) for frame in frames for rule in _LEFT_OUT):

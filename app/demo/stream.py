@@ -311,11 +311,11 @@ class Streamer:
 
     def _find_reported(self) -> int:
         """Find the end of the newest window that the monitor has said everything about."""
-        found = self._monitor.query(
+        rows = self._monitor.query(
             "SELECT toUnixTimestamp64Milli(max(window_end)) AS end_ms FROM performance"  # noqa: S608  # names of our own
             f" WHERE pipeline = '{self._pipeline.name}' AND label_maturity IS NOT NULL"
         )
-        return int(found[0]["end_ms"])
+        return int(rows[0]["end_ms"])
 
     def _find_alerts(self) -> list[dict[str, Any]]:
         """Find alerts that want the present champion replaced; those of its predecessors have had their answer."""
@@ -415,7 +415,7 @@ class LagWatch:
         """Ask Kafka; sets what this object says."""
         committed = await self._admin.list_consumer_group_offsets(self._group)
         ends = await self._consumer.end_offsets(self._events + self._labels)
-        at = {tp: max(0, found.offset) for tp, found in committed.items()}
+        at = {tp: max(0, commit.offset) for tp, commit in committed.items()}
         self.processed = sum(at.get(tp, 0) for tp in self._events)
         self.events_lag = sum(ends[tp] for tp in self._events) - self.processed
         self.labels_lag = sum(ends[tp] - at.get(tp, 0) for tp in self._labels)

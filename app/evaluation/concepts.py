@@ -138,7 +138,7 @@ def _watch(task: tuple[int, int, Kind, int]) -> dict[str, list[Episode]]:
 
 def measure_concepts(run: EvaluationRun) -> None:
     """F1, false alarms, delay, missed rate and their ratio per detector and kind of change."""
-    found: dict[str, dict[str, Detection]] = {}
+    detections: dict[str, dict[str, Detection]] = {}
     for kind in KINDS:
         run.say(f"concepts: {kind} changes of river's generators, {run.sizes.seeds} streams of each")
         tasks = [
@@ -151,9 +151,9 @@ def measure_concepts(run: EvaluationRun) -> None:
         for contestant in ERROR_CONTESTANTS:
             judged = [episode for result in results for episode in result.get(contestant.name, [])]
             if judged:
-                found.setdefault(contestant.title, {})[kind] = detection = judge_episodes(judged, MAX_DELAY)
+                detections.setdefault(contestant.title, {})[kind] = detection = judge_episodes(judged, MAX_DELAY)
                 add_detection(run, f"concepts.{kind}.{contestant.name}", contestant.title, kind, detection)
-    draw_concepts(run, found)
+    draw_concepts(run, detections)
 
 
 def add_detection(run: EvaluationRun, name: str, row: str, column: str, found: Detection) -> None:

@@ -35,7 +35,7 @@ def draw_achieved(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[
             for row, name in enumerate(names):
                 achieved = rates[name]
                 y = row + _offset(place, len(found))
-                low, middle, high = (max(each, _LOWEST) for each in (achieved.low, achieved.value, achieved.high))
+                low, middle, high = (max(bound, _LOWEST) for bound in (achieved.low, achieved.value, achieved.high))
                 axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.55, solid_capstyle="round")
                 mark = "o" if achieved.value else "<"
                 axes.plot(middle, y, mark, color=colour, markersize=5, label=stream if not row else None, zorder=3)
@@ -59,7 +59,7 @@ def draw_powers(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[st
             colour = style.PALETTE[place % len(style.PALETTE)]
             for row, name in enumerate(names):
                 y = row + _offset(place, len(found))
-                ours, oracle = (100 * each for each in shares[name])
+                ours, oracle = (100 * share for share in shares[name])
                 axes.plot([ours, oracle], [y, y], color=colour, linewidth=2, alpha=0.4)
                 axes.plot(oracle, y, "|", color=colour, markersize=9, markeredgewidth=2)
                 axes.plot(ours, y, "o", color=colour, markersize=5, label=stream if not row else None, zorder=3)
@@ -110,15 +110,15 @@ def draw_weather(run: EvaluationRun, alarms: Mapping[str, Sequence[bool] | np.nd
 
     def draw(figure: Figure, style: Any) -> None:
         axes = figure.add_subplot()
-        for row, found in enumerate(alarms.values()):
-            for window, is_alarmed in enumerate(np.asarray(found).tolist()):
+        for row, alarmed in enumerate(alarms.values()):
+            for window, is_alarmed in enumerate(np.asarray(alarmed).tolist()):
                 colour = (style.BAD if window < onset else style.PALETTE[0]) if is_alarmed else style.RULE
                 axes.plot(window, row, "s", color=colour, markersize=11 if is_alarmed else 7)
         axes.axvline(onset - 0.5, color=style.INK, linewidth=1.4)
         axes.annotate(
             "columns displaced from here on", (onset - 0.4, -0.85), fontsize=9, color=style.INK, annotation_clip=False
         )
-        n = max(len(np.asarray(found)) for found in alarms.values())
+        n = max(len(np.asarray(alarmed)) for alarmed in alarms.values())
         axes.set_xticks(range(0, n, 2), [f"{8_000 + 500 * at}" for at in range(0, n, 2)])
         axes.set_xlabel("first row of the window of 500 days (filled: alarm; red: before the fault)")
         axes.grid(visible=False)
@@ -133,13 +133,13 @@ def draw_concepts(run: EvaluationRun, found: Mapping[str, Mapping[str, Detection
 
     def draw(figure: Figure, style: Any) -> None:
         panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])
-        kinds = list(dict.fromkeys(kind for each in found.values() for kind in each))
-        for row, each in enumerate(found.values()):
+        kinds = list(dict.fromkeys(kind for of_kind in found.values() for kind in of_kind))
+        for row, of_kind in enumerate(found.values()):
             for place, kind in enumerate(kinds):
-                if kind not in each:
+                if kind not in of_kind:
                     continue
                 y, colour = row + _offset(place, len(kinds)), style.PALETTE[place]
-                values = each[kind].f1, max(each[kind].false_alarms, _LOWEST), each[kind].delay
+                values = of_kind[kind].f1, max(of_kind[kind].false_alarms, _LOWEST), of_kind[kind].delay
                 for axes, value in zip(panels, values, strict=True):
                     axes.plot(value, y, "o", color=colour, markersize=6, label=kind if not row else None)
         panels[0].set_xlim(-0.03, 1.03)

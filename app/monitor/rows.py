@@ -196,9 +196,9 @@ def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, byte
 
 def read_alert(row: Mapping[str, Any]) -> Alert:
     """The alert of a row of ``alerts``; ValueError when it is none."""
-    found = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
-    found |= {f"{name}_ms": found.pop(name) for name in ("window_start", "window_end")}
-    plain = {name: to_ms(value) if isinstance(value, datetime) else value for name, value in found.items()}
+    values = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
+    values |= {f"{name}_ms": values.pop(name) for name in ("window_start", "window_end")}
+    plain = {name: to_ms(value) if isinstance(value, datetime) else value for name, value in values.items()}
     return msgspec.convert(plain, Alert)
 
 
@@ -208,13 +208,13 @@ def to_ms(time: datetime) -> int:
 
 def version_columns(pipeline: str, standings: Iterable[tuple[Standing, Manifest | None]]) -> Columns:
     """Rows of ``model_versions``; the manifest is None where the registry did not have it."""
-    found = list(standings)
-    rows = [(standing.update, manifest) for standing, manifest in found]
+    versions = list(standings)
+    rows = [(standing.update, manifest) for standing, manifest in versions]
     return {
         "pipeline": [pipeline] * len(rows),
         "model": [update.model for update, _ in rows],
         "version": [update.version for update, _ in rows],
-        "role": [standing.role for standing, _ in found],
+        "role": [standing.role for standing, _ in versions],
         "uri": [update.uri for update, _ in rows],
         "sha256": [update.sha256 for update, _ in rows],
         "feature_set": [update.feature_set for update, _ in rows],
@@ -223,9 +223,9 @@ def version_columns(pipeline: str, standings: Iterable[tuple[Standing, Manifest 
         "trained_to": [manifest.training.to_ms if manifest else None for _, manifest in rows],
         "metrics": [training_metrics(manifest) if manifest else {} for _, manifest in rows],
         "manifest": [manifest.to_bytes() if manifest else b"" for _, manifest in rows],
-        "who": [standing.by for standing, _ in found],
-        "why": [standing.why for standing, _ in found],
-        "updated_at": [standing.at_ms for standing, _ in found],
+        "who": [standing.by for standing, _ in versions],
+        "why": [standing.why for standing, _ in versions],
+        "updated_at": [standing.at_ms for standing, _ in versions],
     }
 
 
@@ -296,12 +296,12 @@ def _feature_maps(scores: Sequence[Score]) -> ColumnValues:
 
 def _witnesses(rows: Iterable[tuple[str | bytes | None, Source]]) -> tuple[Source, ...]:
     """Rows by which a table shows that it still has a block: not all of one key, whose rows somebody may erase."""
-    found: dict[str | bytes | None, Source] = {}
+    witnesses: dict[str | bytes | None, Source] = {}
     for key, source in rows:
-        found.setdefault(key, source)
-        if len(found) == _WITNESSES:
+        witnesses.setdefault(key, source)
+        if len(witnesses) == _WITNESSES:
             break
-    return tuple(found.values())
+    return tuple(witnesses.values())
 
 
 def _token(batches: Sequence[RecordBatch]) -> str:

@@ -142,7 +142,7 @@ def _holds_any(warehouse: Warehouse, table: str, rows: Sequence[Source]) -> bool
 
 def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Stage], int]:
     """Each metric of a window is reported under one revision, and has a row that says n; the verdict is one row."""
-    found: dict[tuple[str, int, Stage], int] = {}
+    revisions: dict[tuple[str, int, Stage], int] = {}
     of_metric = {"pipeline": pipeline, "stage": "scoring", "decile": "n"}
     places: tuple[tuple[Stage, str, dict[str, Any]], ...] = (
         ("features", "model_metadata", of_metric | {"metric": "score"}),
@@ -153,8 +153,8 @@ def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Stag
     for told, table, where in places:
         for row in warehouse.read(table, where):
             key = row["version"], round(row["window_start"].timestamp() * 1000), told
-            found[key] = max(found.get(key, 0), row["revision"])
-    return found
+            revisions[key] = max(revisions.get(key, 0), row["revision"])
+    return revisions
 
 
 def _lost_findings(warehouse: Warehouse, shown: Findings) -> frozenset[str]:
@@ -164,14 +164,14 @@ def _lost_findings(warehouse: Warehouse, shown: Findings) -> frozenset[str]:
         "drift_reports": shown.reports,
         "performance": shown.performance,
     }
-    return frozenset(table for table, found in rows.items() if found and not _has(warehouse, table, found[0]))
+    return frozenset(table for table, last in rows.items() if last and not _has(warehouse, table, last[0]))
 
 
 def _has(warehouse: Warehouse, table: str, row: Any) -> bool:
     """Whether a row of findings is there, by its key."""
     names = [name for name in TABLES[table].key if not name.startswith("window")]
-    found = warehouse.read(table, {name: getattr(row, name) for name in names})
-    return any(round(stored["window_start"].timestamp() * 1000) == row.window_start_ms for stored in found)
+    rows = warehouse.read(table, {name: getattr(row, name) for name in names})
+    return any(round(stored["window_start"].timestamp() * 1000) == row.window_start_ms for stored in rows)
 
 
 def are_new(legacy: Legacy, bounds: Mapping[TP, Bounds]) -> bool:

@@ -439,7 +439,7 @@ class Pipeline:
             "entity": self.events.entity,
             "event_id": self.events.event_id,
             "time": self.events.time,
-            "fields": [asdict(each) for each in self.events.fields],
+            "fields": [asdict(one) for one in self.events.fields],
             "lookups": [asdict(lookup) for lookup in self.lookups],
             "features": [_feature_form(feature) for feature in self.features],
             "sources": sources,
