@@ -61,8 +61,9 @@ class PipelineLag:
     def find_idle(self, term: MonitorTerm) -> list[int]:
         """The partitions that need hold back no window, by what was read last."""
         sights: dict[int, Sight] = {}
+        watermarks = term.core.windows.watermarks
         for tp, position in self.of_workers.items():
             sketches = self.of_monitor.get(TP(self._pipeline.topics.sketches, tp.partition))
             is_done = position.lag == 0 and sketches is not None and sketches.lag == 0
-            sights[tp.partition] = Sight(self._committed[tp], is_done, term.core.windows.has_reported(tp.partition))
+            sights[tp.partition] = Sight(self._committed[tp], is_done, watermarks.has_reported(tp.partition))
         return self._idleness.observe(sights, time.monotonic())

@@ -201,7 +201,7 @@ class MonitorTerm:
 
     def declare_idle(self, partition: int) -> None:
         """Let a partition hold back no window until it reports again."""
-        self.core.windows.declare_idle(partition)
+        self.core.windows.watermarks.declare_idle(partition)
         self.notice()
 
     def notice(self) -> None:

@@ -110,7 +110,7 @@ class MonitorCore:
 
     @property
     def windows(self) -> WindowStore:
-        """The windows, for watermarks, `WindowStore.declare_idle` and what came too late."""
+        """The windows, for watermarks, `Watermarks.declare_idle` and what came too late."""
         return self._store
 
     @property
@@ -184,7 +184,7 @@ class MonitorCore:
         self.inputs.add(checked)
         self.delays.add(checked)
         for version in named_versions(checked) - laws.keys():
-            self._strangers[version] = self._store.n_metrics(version)
+            self._strangers[version] = self._store.panes.n_metrics(version)
         return len(record.deltas) - len(checked.deltas)
 
     def calibrate(self, most: int | None = None) -> None:
@@ -282,8 +282,8 @@ class MonitorCore:
         self._history.from_state(state["history"])
         self._succession.from_state(state["succession"])
         self._errors.restore(state["errors"])
-        for strange in (self._store.versions() | self._errors.held.keys()) - self._versions.keys():
-            self._strangers[strange] = self._store.n_metrics(strange)
+        for strange in (self._store.panes.versions() | self._errors.held.keys()) - self._versions.keys():
+            self._strangers[strange] = self._store.panes.n_metrics(strange)
         come_to_ms = max(self._store.watermark_ms or 0, self._store.label_watermark_ms or 0)
         if come_to_ms > self._rules.latest_come_to_ms:
             raise ValueError(f"the snapshot has come to {come_to_ms}, where nothing can be")

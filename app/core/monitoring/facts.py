@@ -85,7 +85,7 @@ class Sources:
             (errors.times_ms - self.pipeline.performance.maturity_ms) // slice_ms, return_inverse=True
         )
         windows = [self.calendar.windows_of(self.calendar.pane_at(number * slice_ms)) for number in slices.tolist()]
-        is_own = [not any(is_shared(version, self.store.n_scored(window)) for window in held) for held in windows]
+        is_own = [not any(is_shared(version, self.store.panes.n_scored(window)) for window in held) for held in windows]
         return errors.take(np.flatnonzero(np.array(is_own, np.bool_)[at]))
 
 
@@ -143,7 +143,7 @@ class VersionWindow:
         if fill_times.longest_ms:
             began_ms = store.start.before(self.window.end_ms)
             filling = fill_times.filling(self.known.reference.names, self.window, began_ms)
-        return Silence(self.version, is_shared(self.version, store.n_scored(self.window)), filling)
+        return Silence(self.version, is_shared(self.version, store.panes.n_scored(self.window)), filling)
 
     @cached_property
     def past(self) -> list[Window]:
@@ -198,7 +198,7 @@ class VersionWindow:
             against, absence = dict(known.reference.by_segment()), "training had no such events"
         else:
             before = self._sources.calendar.before(self.window, drift.against)
-            is_own = before < self.window and not is_shared(self.version, self._sources.store.n_scored(before))
+            is_own = before < self.window and not is_shared(self.version, self._sources.store.panes.n_scored(before))
             against = self._counts_of(before) if is_own else {}
             absence = f"version {self.version} scored none of {before}, which it is compared with, or only a part"
         nothing = known.reference.zeros()
@@ -234,7 +234,7 @@ class VersionWindow:
 
     def traffic(self) -> Traffic | None:
         """How many events past windows and this one had, whichever version scored them; one version tells it."""
-        if self.version != server(self._sources.store.n_scored(self.window)):
+        if self.version != server(self._sources.store.panes.n_scored(self.window)):
             return None
         past_windows, events = self.past, self._sources.history.events
         compared = choose_past(self.window, past_windows)
@@ -257,6 +257,6 @@ class VersionWindow:
 
     def _counts_of(self, window: Window) -> dict[str, Counts]:
         reference = self.known.reference
-        held = self._sources.store.counts(window, self.version)
+        held = self._sources.store.panes.counts(window, self.version)
         segments = [ALL, *sorted(held.keys() - {ALL})]
         return {segment: held.get(segment, Sketch()).to_counts(reference) for segment in segments}

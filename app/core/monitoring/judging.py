@@ -88,7 +88,7 @@ class Judging:
         store = self._sources.store
         if not any(holding["features"].is_changed for _, holding in store.holdings(window)):
             return False
-        return self._sources.history.note_events(window, store.numbers(window))
+        return self._sources.history.note_events(window, store.panes.numbers(window))
 
     def _test(self, look: VersionWindow, stage: Stage, note: Note) -> bool:
         """Run the tests of a stage and report what they say; whether that is new."""
