@@ -9,8 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from app.demo.course import Sent
 from app.demo.memory import PeakMemory
-from app.demo.stream import Sent
 from app.ledger import Balance, Ledger, Query
 from app.report import Facts
 
