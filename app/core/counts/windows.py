@@ -114,7 +114,8 @@ class WindowStore:
         self._against = against
         self._grace_ms = grace_ms
         self._maturity_ms = maturity_ms
-        self._keep = keep
+        #: Closed windows whose counts are kept.
+        self.keep = keep
         self.watermarks = Watermarks(partitions)
         #: The counts of the windows that are held.
         self.panes = Panes(calendar)
@@ -229,7 +230,7 @@ class WindowStore:
     def release(self) -> None:
         """Forget the counts of old closed windows once everything about them has been reported."""
         closed = self.closed()
-        for window in closed[: max(len(closed) - self._keep, 0)]:
+        for window in closed[: max(len(closed) - self.keep, 0)]:
             held = self._windows[window]
             is_final = self._maturity_ms is None or self.is_mature(window)
             for version, holding in list(held.items()):

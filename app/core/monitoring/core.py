@@ -19,6 +19,7 @@ is held grows with windows and not with events; nothing is dropped.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,9 +73,9 @@ class MonitorCore:
     ) -> None:
         self._pipeline = pipeline
         drift = pipeline.drift
-        self._calendar = Calendar.parse(drift.window, drift.slice_ms, drift.every_ms)
+        calendar = Calendar.parse(drift.window, drift.slice_ms, drift.every_ms)
         self._store = WindowStore(
-            self._calendar,
+            calendar,
             pipeline.partitions,
             drift.grace_ms,
             pipeline.performance.maturity_ms if pipeline.labels is not None else None,
@@ -82,16 +83,17 @@ class MonitorCore:
             against=drift.against,
             slice_ms=drift.slice_ms,
         )
-        self._origins = Origins(pipeline)
+        self._make_version = partial(
+            WatchedVersion.of, pipeline, origins=Origins(pipeline), make_detector=make_detector
+        )
         self._versions: dict[str, WatchedVersion] = {}
         self._rules = SketchRules(pipeline, RecordRules.of(pipeline))
         #: How many metrics the counts have that are held of versions without a reference; 0: none are.
         self._strangers: dict[str, int] = {}
         self._history = History(history)
         self._succession = Succession(FEWEST_TO_ALERT)
-        self._keep = keep
         #: Windows before one that its tests look at: overlapping ones are passed over where they look back.
-        self._n_past = history * len(self._calendar.panes_of(self._calendar.window_at(0)))
+        self._n_past = history * len(calendar.panes_of(calendar.window_at(0)))
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
         self._errors = ErrorStream(pipeline.performance.maturity_ms)
@@ -102,9 +104,8 @@ class MonitorCore:
             pipeline.name, drift.slice_ms, max(pipeline.horizon_ms, 1), pipeline.performance.maturity_ms
         )
         self._sources = Sources(
-            pipeline, self._calendar, self._versions, self._store, self._history, self.delays, FillTimes(pipeline)
+            pipeline, calendar, self._versions, self._store, self._history, self.delays, FillTimes(pipeline)
         )
-        self._make_detector = make_detector
         #: Whether `collect` has left closed windows for its next call.
         self.is_behind = False
 
@@ -147,15 +148,7 @@ class MonitorCore:
                 )
             return 0
         window = training or Window(0, 0)
-        made = WatchedVersion.of(
-            self._pipeline,
-            reference,
-            training_metrics,
-            window,
-            origins=self._origins,
-            make_detector=self._make_detector,
-        )
-        self._versions[version] = made
+        made = self._versions[version] = self._make_version(reference, training_metrics, window)
         self.alerts.add_version(version, made.measured())
         self._strangers.pop(version, None)
         return self._store.drop_unsound(version, reference.laws)
@@ -244,7 +237,7 @@ class MonitorCore:
             for known in self._versions.values():
                 kept = (seen for seen in known.n_seen.items() if seen[0] >= self._store.settled_before_ms)
                 known.n_seen = dict(kept)
-        n_remembered = max(self._keep, len(self._store.closed())) + self._n_past
+        n_remembered = max(self._store.keep, len(self._store.closed())) + self._n_past
         self._history.prune(n_remembered)
         self._succession.prune(n_remembered)
         return findings
