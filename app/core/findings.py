@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from app.core.counts.calendar import Window
     from app.core.drift.describer import Statistics
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
 
 
 class MetadataRow(NamedTuple):
@@ -36,7 +36,7 @@ class MetadataRow(NamedTuple):
 
 
 class PerformanceRow(NamedTuple):
-    """A row of ``performance``; NaN: none."""
+    """A row of ``performance``, one field for each column, hence so many; NaN: none."""
 
     pipeline: str
     model: str

@@ -18,8 +18,9 @@ from app.core.alerts.readings import read_drift
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL
-from app.core.drift.judge import DriftResult as Said
-from app.core.drift.judge import Judge, Judgement, Signal, View
+from app.core.drift.judge import Judge
+from app.core.drift.judgement import DriftResult as Said
+from app.core.drift.judgement import Judgement, Signal, View
 from app.core.drift.smallest_p import SmallestP
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring.core import MonitorCore

@@ -7,8 +7,8 @@ ids. What is told is the difference between that and what was told before.
 What a window said is kept whichever rules there are, so that a rule which comes later, or is edited, is worked out from
 all windows that are kept.
 
-It is longer than others because all that changes what is told is in one class: readings, answers of people, what was
-told before, and what a checkpoint holds of these.
+Over 350 lines: all that changes what is told is in one class: readings, answers of people, what was told before, and
+what a checkpoint holds of these.
 """
 
 from __future__ import annotations

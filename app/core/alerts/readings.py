@@ -25,7 +25,7 @@ from app.core.performance.measures import FEWEST_OF_EITHER, LOWER_IS_BETTER, lea
 from schemas.pipeline.spec import LEAST_OF_DECISIONS
 
 if TYPE_CHECKING:
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from app.core.findings import PerformanceRow
     from app.core.labels.selection import OneKind
     from app.core.performance.calibration import Calibration

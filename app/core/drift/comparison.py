@@ -221,7 +221,7 @@ TESTS: dict[str, _Test] = {
 }
 
 
-def smallest_p(found: dict[str, Statistic]) -> Floats:
+def smallest_p(statistics: dict[str, Statistic]) -> Floats:
     """The smallest p-value of the tests of each metric; NaN where none says anything."""
-    smallest: Floats = np.fmin.reduce([outcome.p_value for outcome in found.values()], axis=0)
+    smallest: Floats = np.fmin.reduce([outcome.p_value for outcome in statistics.values()], axis=0)
     return smallest

@@ -33,91 +33,31 @@ signalled in this window (of the classic ones their level). All count n divided 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from app.core.drift.budget import Spent, spend
 from app.core.drift.comparison import Comparison, Statistic, smallest_p
+from app.core.drift.judgement import DriftResult, Judgement, Signal, View
 from app.core.drift.over_time import Past, PastResult, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.drift.smallest_p import SmallestP
 from app.core.drift.statistics.ks import ks
+from app.core.drift.words import FEWEST_INDEPENDENT, SAYING, say_counts, say_power
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from app.core.batches import Ints
     from models.reference.reference import Reference
     from schemas.pipeline.spec import DriftTest
 
-Signal = Literal["NONE", "WARNING", "DRIFT"]
-
-#: Fewer independent events than this, on either side, are not tested.
-FEWEST_INDEPENDENT = 30
-#: The tests whose reports say more than their numbers.
-_SAYING = frozenset({"null_rate", "unseen", "range"})
 #: What a metric's hypotheses weigh in the budget: now, trend, interval. The past is looked at again and again.
 _WEIGHTS = np.array([0.8, 0.1, 0.1])
 _NOW, _TREND, _INTERVAL = range(3)
 #: Of what changes slowly by itself, its past says nothing: it rises or falls for a while.
 _SLOW = "not compared with past windows: it has too few independent events in one"
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What is to be judged of one window of a version.
-
-    Parameters
-    ----------
-    segments
-        Names of the S segments.
-    rows
-        The metrics that are judged.
-    reference, detection
-        Counts, S x metrics x cells (all metrics).
-    past
-        Of each segment: what is known of these metrics over time.
-    alpha
-        What of the budget may be spent.
-    absence
-        Why a segment has nothing to be compared with, should it have nothing.
-    silent
-        Why some of these metrics are not compared; they have no part in the budget.
-    """
-
-    segments: Sequence[str]
-    rows: Sequence[int]
-    reference: Ints
-    detection: Ints
-    past: Sequence[Past]
-    alpha: float
-    absence: str = ""
-    silent: Mapping[int, str] = field(default_factory=dict)
-
-
-class DriftResult(NamedTuple):
-    """What one test says; None where it says nothing, and ``note`` why."""
-
-    statistic: float | None
-    p_value: float | None
-    threshold: float | None
-    effect: float | None
-    signal: Signal
-    note: str = ""
-
-
-class Judgement(NamedTuple):
-    """A verdict, what it is about, and how many events it rests on."""
-
-    segment: str
-    metric: str
-    test: str
-    n_reference: int
-    n_detection: int
-    verdict: DriftResult
 
 
 class _Sizes(NamedTuple):
@@ -247,15 +187,15 @@ class Judge:
     def _spend(
         self,
         view: View,
-        found: dict[str, Statistic],
+        statistics: dict[str, Statistic],
         laws: list[SmallestP | None],
         is_enough: NDArray[np.bool_],
         told: dict[tuple[int, int], dict[int, PastResult]],
     ) -> Spent:
         """Spend the budget on hypotheses, segments x metrics x (now, trend, interval)."""
         p_values = np.full((*view.detection.shape[:2], len(_WEIGHTS)), np.nan)
-        if found:
-            smallest = smallest_p(found)
+        if statistics:
+            smallest = smallest_p(statistics)
             for s, law in enumerate(laws):
                 if law is not None:
                     p_values[s, :, _NOW] = np.where(is_enough[s], law.p_value(smallest[s]), np.nan)
@@ -301,16 +241,16 @@ class Judge:
 
     def _now(
         self,
-        found: Mapping[str, Sequence[list[list[float]]]],
+        of_tests: Mapping[str, Sequence[list[list[float]]]],
         view: View,
         at: tuple[int, int],
         is_rejected: bool,
         limit: float,
     ) -> dict[str, DriftResult]:
-        """What the tests say of a metric; ``found``: statistic, p-value and effect, by segment and metric."""
+        """What the tests say of a metric; ``of_tests``: statistic, p-value and effect, by segment and metric."""
         verdicts = {}
         s, row = at
-        for test, outcome in found.items():
+        for test, outcome in of_tests.items():
             if not self._comparison.concerned[test][row]:
                 continue
             statistic, p_value, effect = outcome[0][s][row], outcome[1][s][row], outcome[2][s][row]
@@ -319,10 +259,13 @@ class Judge:
                 note = view.absence if is_absent else "no values to compare"
                 verdicts[test] = DriftResult(None, None, None, None, "NONE", note)
             elif math.isnan(limit):
-                verdicts[test] = DriftResult(statistic, p_value, None, effect, "NONE", self._say_power(view, s, row))
+                n, m = int(view.reference[at].sum()), int(view.detection[at].sum())
+                words = say_power(float(self._reference.design_effects[row]), n, m, view.alpha)
+                verdicts[test] = DriftResult(statistic, p_value, None, effect, "NONE", words)
             else:
                 signal = self._grade(test, effect) if is_rejected and p_value <= limit else "NONE"
-                note = self._say(test, view, at) if test in _SAYING else ""
+                cells = self._reference.metrics[row]
+                note = say_counts(test, cells, view.reference[at], view.detection[at]) if test in SAYING else ""
                 verdicts[test] = DriftResult(statistic, p_value, limit, effect, signal, note)
         return verdicts
 
@@ -378,41 +321,6 @@ class Judge:
 
     def _grade(self, test: str, effect: float) -> Signal:
         return "DRIFT" if effect >= self._settings[test].get("minimum_effect", 0.0) else "WARNING"
-
-    def _say_power(self, view: View, s: int, row: int) -> str:
-        """Why so few events say nothing; where they are few because they resemble each other, what would be seen.
-
-        A change of a share is sure from the distance on that Massart's inequality allows so many independent events, at
-        what the window may spend on everything.
-        """
-        design_effect = float(self._reference.design_effects[row])
-        least = math.ceil(FEWEST_INDEPENDENT * design_effect)
-        if design_effect <= 1:
-            return f"too few events to judge: {least} are needed in both windows"
-        n, m = int(view.reference[s, row].sum()), int(view.detection[s, row].sum())
-        apart = math.sqrt(math.log(2 / view.alpha) / 2 * (1 / n + 1 / m) * design_effect)
-        seen = "no change of its shares" if apart >= 1 else f"only a change of its shares by {apart:.2g}"
-        looks = f"{m / design_effect:.2g} independent looks a window"
-        return f"hardly to be judged: {looks} ({least} events are needed in both windows); {seen} would be sure"
-
-    def _say(self, test: str, view: View, at: tuple[int, int]) -> str:
-        cells = self._reference.metrics[at[1]]
-        reference, detection = view.reference[at], view.detection[at]
-        if test == "null_rate":
-            shares = (f"{int(counts[cells.size]) / max(int(counts.sum()), 1):.2%}" for counts in (detection, reference))
-            return f"{' against '.join(shares)} missing"
-        if test == "unseen":
-            last = cells.size - 1
-            shares = (
-                f"{int(counts[last]) / max(int(counts[: cells.size].sum()), 1):.2%}"
-                for counts in (detection, reference)
-            )
-            return f"{' against '.join(shares)} are none of its values"
-        if test == "range" and len(cells.edges):
-            below, above = int(detection[0]), int(detection[cells.size - 1])
-            if below + above:
-                return f"{below} below {cells.edges[0]:.4g}, {above} above {cells.edges[-1]:.4g} of training"
-        return ""
 
 
 def _places(view: View) -> list[tuple[int, int]]:

@@ -191,13 +191,13 @@ class Routing:
             for piece, stop in queue.stretches(until_ms if self._is_label(place) else min(until_ms, events_until_ms))
         ]
 
-    def _merge(self, found: list[tuple[Place, _Piece, int]]) -> Routed:
+    def _merge(self, stretches: list[tuple[Place, _Piece, int]]) -> Routed:
         routed = Routed()
         for is_label, copies, ends in (
             (True, routed.labels, routed.label_ends),
             (False, routed.events, routed.event_ends),
         ):
-            parts = [stretch for stretch in found if self._is_label(stretch[0]) is is_label]
+            parts = [stretch for stretch in stretches if self._is_label(stretch[0]) is is_label]
             if not parts:
                 continue
             to = np.concatenate([piece.to[piece.taken : stop] for _, piece, stop in parts])

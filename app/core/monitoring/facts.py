@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core.counts.sketches import ALL, Sketch
 from app.core.drift.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
-from app.core.drift.judge import View
+from app.core.drift.judgement import View
 from app.core.drift.over_time import Past
 from app.core.drift.silences import Silence, is_shared, server
 from app.core.faults.since import Course, Part

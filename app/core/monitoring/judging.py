@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.core.alerts.readings import Reading
     from app.core.counts.calendar import Window
     from app.core.counts.windows import Note, Stage
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from app.core.findings import Findings, PerformanceRow
     from app.core.monitoring.facts import Sources
     from app.core.verdict.succession import Succession

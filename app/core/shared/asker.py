@@ -11,8 +11,8 @@ import numpy as np
 
 from app.core.batches import EventBatch, Ints
 from app.core.intake.merge import BEGINNING_MS
-from app.core.shared.board import Amounts
 from app.core.shared.plan import SharedPlan
+from app.core.shared.totals import Amounts
 from app.core.tiles.keys import NULL, KeyIndex
 from schemas.wire import KeyQuestions, RepartitionRecord, StoreParts
 

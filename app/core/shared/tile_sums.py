@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.core.batches import Ints
-from app.core.shared.board import Amounts
+from app.core.shared.totals import Amounts
 
 #: A place is a key's code, then the tile less the origin: 2^24 keys, 2^39 tiles.
 _TILE_BITS = 39

@@ -6,6 +6,8 @@ around. Of a maximum, a row is a tree: leaves in their order, and above each pai
 
 Rows are written in place where tiles come in order; a row that overflows, or takes a tile in between, is written anew
 without the cells that no window reaches any more.
+
+Over 350 lines: everything that knows how cells lie in the heap, and nothing else does.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ class TileCodec:
         last = np.searchsorted(cells.group, np.arange(len(rows)), side="right")
         return self._slices(packed, np.concatenate(([0], ends))[last])
 
-    def _encode(self, rows: Ints, found: Cells) -> tuple[bytes, Ints]:
-        matrix = np.concatenate((found.tiles[:, None], found.sums, found.maxima, found.carried), axis=1)
-        lists = [self._hashes(place, rows, found.tiles) for place in range(len(self._distinct))]
+    def _encode(self, rows: Ints, cells: Cells) -> tuple[bytes, Ints]:
+        matrix = np.concatenate((cells.tiles[:, None], cells.sums, cells.maxima, cells.carried), axis=1)
+        lists = [self._hashes(place, rows, cells.tiles) for place in range(len(self._distinct))]
         if not lists:
             return matrix.astype("<i8", copy=False).tobytes(), 8 * self._width * np.arange(1, len(matrix) + 1)
         for column, (counts, _) in zip(self._distinct, lists, strict=True):

@@ -9,6 +9,8 @@ The laws, for operations in their order (a read, or an update, each at the tile 
   key that has been quiet for that long may be forgotten without a trace.
 
 All three speak of the order alone. How operations are cut into batches changes no bit: everything is an integer.
+
+Over 350 lines: a batch's reads see the updates before them, so reading and writing go through the same arrays.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from app.core.batches import Floats
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from app.core.faults.fault import Fault
     from app.core.faults.traffic import Traffic
     from app.core.features.origins import Origins
