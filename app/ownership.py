@@ -25,9 +25,9 @@ def refuse_second_owner(owners: Mapping[str, Iterable[str]] | None = None) -> No
     owners
         Top-level name -> distributions that hold it; default: what is installed. An editable installation holds none.
     """
-    found = packages_distributions() if owners is None else owners
+    packages = packages_distributions() if owners is None else owners
     for package in PACKAGES:
-        others = sorted({owner for owner in found.get(package, ()) if owner.lower() != DISTRIBUTION})
+        others = sorted({owner for owner in packages.get(package, ()) if owner.lower() != DISTRIBUTION})
         if others:
             raise OwnershipError(
                 f"the distribution {others[0]} also installs a package named {package}, which mixes its files with "

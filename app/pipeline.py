@@ -19,34 +19,33 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
 from itertools import pairwise
 
-import msgspec
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, Ints, RecordBatch, Rejection
+from app.core.batches import EventBatch, Floats, Ints, RecordBatch
 from app.core.counts.label_tally import LabelTally
 from app.core.entities.directory import EntityDirectory
-from app.core.entities.guard import EntityGuard
 from app.core.entities.log import EntityLog
 from app.core.features.plan import FeaturePlan
-from app.core.features.state_log import META, TILES, Generation, Restored, StateReader
-from app.core.intake.decode import EventDecoder, LabelDecoder
+from app.core.features.state_log import Restored, StateReader
 from app.core.intake.joining import JoinedLabels
 from app.core.intake.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
-from app.core.intake.pending import PendingEvents, Scored
+from app.core.intake.pending import Scored
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.shared.board import SharedBoard
 from app.core.shared.held import Ready
 from app.core.shared.part import SharedPart
 from app.core.shared.repartition import Repartition
-from app.core.tiles.row_cache import RowCache, Snapshot
+from app.core.tiles.row_cache import RowCache
 from app.flow.counts import FlowCounts
 from app.flow.encoder import ScoreEncoder
+from app.flow.inputs import FlowInputs, QueuedEvents
 from app.flow.letters import Letters, in_order
-from app.flow.step import Step, versions_of
+from app.flow.marks import Marks, Position
+from app.flow.state import FlowState
+from app.flow.step import FlowOutput, Step, versions_of
 from models.reference.reference import Reference
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import SketchRecord
@@ -57,40 +56,14 @@ STEP_EVENTS = 5_000
 #: Events of a partition that may wait for other partitions before no more are read.
 _MOST_HELD = 20_000
 
-#: Why an event is refused whose entity belongs to another partition.
-WRONG_PARTITION = "wrong_partition"
-
-
-@dataclass(slots=True)
-class _Queued:
-    """One batch of the events topic, decoded, with its stateless features."""
-
-    records: RecordBatch
-    events: EventBatch
-    matrix: Floats
-    rejections: deque[Rejection]
-    end_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Next offset to read of each of the partition's topics; None: nothing was read yet."""
-
-    events: int | None
-    labels: int | None
-
 
 class PartitionPipeline:
     """The flow of one partition: its queues, its state, its counts.
 
     Parameters
     ----------
-    with_scores
-        False: stop before scoring (for training sets); no model is needed then.
-    with_drain
-        False: nothing will be drained, so neither changelog nor counts are kept.
-    with_outgoing
-        False: scores are wanted as arrays alone, not as records to publish.
+    outputs
+        What is outputs of it.
     board
         What the partitions share, for a pipeline with windows that are shared; None: this partition is alone.
     rows
@@ -107,9 +80,7 @@ class PartitionPipeline:
         plan: FeaturePlan,
         partition: int,
         *,
-        with_scores: bool = True,
-        with_drain: bool = True,
-        with_outgoing: bool = True,
+        outputs: FlowOutput = FlowOutput.ALL,
         board: SharedBoard | None = None,
         rows: RowCache | None = None,
         directory: EntityDirectory | None = None,
@@ -118,41 +89,36 @@ class PartitionPipeline:
         self.partition = partition
         self._pipeline = pipeline
         self._plan = plan
-        self._with_scores = with_scores
-        self._with_drain = with_drain
-        self._encoder = ScoreEncoder(pipeline, partition) if with_outgoing else None
-        self._decode_events = EventDecoder(pipeline.events).decode
-        self._decode_labels = LabelDecoder(pipeline).decode
-        self._rows = rows
-        self._state = plan.new_state(with_changelog=with_drain, rows=rows)
-        horizon_ms = self._horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
-        self._pending = PendingEvents(horizon_ms, with_changelog=with_drain)
-        self._generation = Generation()
-        self.shared: SharedPart[_Queued] | None = None
-        if plan.shared:
-            board = board or SharedBoard(plan.shared, [partition])
-            most = _MOST_HELD if with_drain else None
-            parts, repartition = plan.shared.repartitioned(), None
-            if parts and with_drain:
-                repartition = Repartition(parts, pipeline.feature_set, partition, len(board.added_ms), term_ms)
-            self.shared = SharedPart(board, partition, horizon_ms, plan.outcome_fields, repartition, most_held=most)
-        self._to_share: list[tuple[bytes, bytes | None]] = []
-        self._to_repartition: list[tuple[int, bytes]] = []
-        self._event_watermark_ms = self._label_watermark_ms = BEGINNING_MS
-        self.merge: TimeMerge[_Queued] = TimeMerge(with_labels=pipeline.labels is not None)
-        self._letters = Letters(pipeline)
-        self._labels_end: int | None = None
-        self._events_end: int | None = None
-        #: Whether the restored state is of other topics: `repartition` was switched on or off.
-        self.has_other_input = False
-        self._promised_ms = BEGINNING_MS
-        self.entities: EntityLog | None = None
+        self._outputs = outputs
+        is_drained = FlowOutput.STATE in outputs
+        self._encoder = ScoreEncoder(pipeline, partition) if FlowOutput.RECORDS in outputs else None
+        self._marks = Marks(pipeline.labels.horizon_ms if pipeline.labels else 0)
         #: What records must satisfy, whoever wrote them.
         self.rules = RecordRules.of(pipeline)
-        if with_drain and pipeline.watches_entities:
+        self.entities: EntityLog | None = None
+        if is_drained and pipeline.watches_entities:
             self.entities = EntityLog(pipeline.remember_ms, self.rules)
-        self._guard = EntityGuard(directory, partition) if directory is not None else None
-        self._counts = FlowCounts(pipeline, partition, self.entities, is_kept=with_drain)
+        self._inputs = FlowInputs(pipeline, plan, partition, self._marks, entities=self.entities, directory=directory)
+        self.merge: TimeMerge[QueuedEvents] = TimeMerge(with_labels=pipeline.labels is not None)
+        self.shared: SharedPart[QueuedEvents] | None = None
+        if plan.shared:
+            board = board or SharedBoard(plan.shared, [partition])
+            parts, repartition = plan.shared.repartitioned(), None
+            if parts and is_drained:
+                repartition = Repartition(parts, pipeline.feature_set, partition, len(board.added_ms), term_ms)
+            self.shared = SharedPart(
+                board,
+                partition,
+                self._marks.horizon_ms,
+                plan.outcome_fields,
+                repartition,
+                most_held=_MOST_HELD if is_drained else None,
+            )
+        self._state = FlowState(pipeline, plan, self.shared, rows, is_drained=is_drained)
+        #: Whether the restored state is of other topics: `repartition` was switched on or off.
+        self.has_other_input = False
+        self._letters = Letters(pipeline)
+        self._counts = FlowCounts(pipeline, partition, self.entities, is_kept=is_drained)
 
     @property
     def labels(self) -> LabelTally:
@@ -169,41 +135,13 @@ class PartitionPipeline:
         clock_ms
             Time of the reader's clock, as a bound on event times; None in a replay (`app.core.records.event_time`).
         """
-        events, rejections = self._decode_events(records, clock_ms)
-        misplaced = self._find_misplaced(events)
-        if misplaced:
-            rejections = in_order(rejections, misplaced, events, records)
-            events = events.take(np.setdiff1d(np.arange(len(events)), [each.position for each in misplaced]))
-        matrix, failed = self._plan.compute(events)
-        if failed:
-            good = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in failed])
-            rejections = in_order(rejections, failed, events, records)
-            events, matrix = events.take(good), matrix[good]
-        queued = _Queued(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
-        self.merge.add_events(queued, events.event_time_ms)
-
-    def _find_misplaced(self, events: EventBatch) -> list[Rejection]:
-        """Refuse the events of entities that belong to another partition; that they were here is told all the same."""
-        found = self._guard.find_misplaced(events.entity) if self._guard is not None else []
-        if found and self.entities is not None:
-            times_ms = np.maximum(events.event_time_ms[[row for row, _ in found]], self._event_watermark_ms)
-            self.entities.see([events.entity[row] for row, _ in found], np.maximum.accumulate(times_ms))
-        return [
-            Rejection(
-                row,
-                "validate",
-                WRONG_PARTITION,
-                f"{events.entity[row][:100]} belongs to partition {home}, which saw it first; this is partition"
-                f" {self.partition}.",
-            )
-            for row, home in found
-        ]
+        queued = self._inputs.read_events(records, clock_ms)
+        self.merge.add_events(queued, queued.events.event_time_ms)
 
     def receive_labels(self, records: RecordBatch, now_ms: int, clock_ms: int | None = None) -> None:
         """Decode a batch of the labels topic and queue it; its rejections go out with the labels before them."""
-        labels, rejections = self._decode_labels(records, clock_ms)
+        labels, rejections = self._inputs.read_labels(records, clock_ms)
         self._letters.add_labels(records, rejections, now_ms)
-        self._labels_end = int(records.offsets[-1]) + 1
         self.merge.add_labels(labels)
 
     # -- through -----------------------------------------------------------------------------------------------------
@@ -224,21 +162,22 @@ class PartitionPipeline:
             Before anything of this step is published.
         """
         self.share(stale)
-        if self._with_scores and (models is None or not models.is_ready()):
+        if FlowOutput.SCORES in self._outputs and (models is None or not models.is_ready()):
             return None
         ready = self._take(most, stale) if self.shared is None else self.shared.take(most)
         if ready is None:
             return self._labels_only()
         step = self._process(ready.merged, models, now_ms, stale=ready.is_stale)
-        self._promised_ms = max(self._promised_ms, ready.promised_ms)
+        self._marks.promise(ready.promised_ms)
         queued = ready.merged.payload
         if queued is not None:
-            self._reject(queued, ready.merged, step, now_ms)
-        if self.shared is not None and not self._with_drain:
-            self.shared.settle(self._event_watermark_ms, self._events_end or 0)
+            rejections, self._marks.events_end = queued.take_rejections(ready.merged)
+            self._letters.add_events(queued.records, rejections, step, now_ms)
+        if self.shared is not None and FlowOutput.STATE not in self._outputs:
+            self.shared.settle(self._marks.event_watermark_ms, self._marks.events_end or 0)
         return step
 
-    def _take(self, most: int, stale: range) -> Ready[_Queued] | None:
+    def _take(self, most: int, stale: range) -> Ready[QueuedEvents] | None:
         first = self.merge.events_taken
         merged = self.merge.take(most)
         return Ready(merged, is_stale=first in stale) if merged is not None else None
@@ -253,7 +192,7 @@ class PartitionPipeline:
             merged = self.merge.take(_MOST_HELD)
             if merged is None or merged.payload is None:
                 return
-            self.shared.add(merged, _events_of(merged.payload, merged), is_stale=first in stale)
+            self.shared.add(merged, merged.payload.events_of(merged), is_stale=first in stale)
 
     @property
     def takes_no_more(self) -> bool:
@@ -266,7 +205,7 @@ class PartitionPipeline:
             self.come_to(until_ms, promised_ms=until_ms)
             return None  # it goes in its turn, by `step`
         merged = self.merge.take_labels(until_ms)
-        self._promised_ms = max(self._promised_ms, until_ms)
+        self._marks.promise(until_ms)
         return self._process(merged, None, now_ms, stale=False) if merged is not None else None
 
     def come_to(self, until_ms: int = END_MS, promised_ms: int = BEGINNING_MS) -> None:
@@ -285,18 +224,18 @@ class PartitionPipeline:
             return self._labels_only()
         return self._process(merged, None, now_ms, stale=False)
 
-    def _process(self, merged: Merged[_Queued], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
+    def _process(self, merged: Merged[QueuedEvents], models: ModelSelector | None, now_ms: int, *, stale: bool) -> Step:
         queued = merged.payload
-        events, matrix = _rows_of(queued, merged) if queued is not None else self._nothing()
-        came_to_ms = self._event_watermark_ms
+        events, matrix = queued.rows_of(merged) if queued is not None else self._nothing()
+        came_to_ms = self._marks.event_watermark_ms
         if len(events):
-            self._event_watermark_ms = int(merged.times_ms[-1])
+            self._marks.event_watermark_ms = int(merged.times_ms[-1])
         if len(merged.labels):
-            self._label_watermark_ms = int(merged.label_times_ms[-1])
-        joined = JoinedLabels.join(merged, events, self._pending, self._plan.outcome_fields, came_to_ms)
+            self._marks.label_watermark_ms = int(merged.label_times_ms[-1])
+        joined = JoinedLabels.join(merged, events, self._state.pending, self._plan.outcome_fields, came_to_ms)
         label_times_ms = self._label_times(merged, came_to_ms)
         self._check_inputs(merged, events, joined, label_times_ms)
-        self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields, events), self._state)
+        self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields, events), self._state.windows)
         if self.shared is not None:
             self.shared.fill(matrix, events, merged.times_ms)
         failed = self._plan.derive(matrix, events.event_time_ms, events.columns)
@@ -316,7 +255,7 @@ class PartitionPipeline:
         self._counts.last_scored.begin(versions, merged.times_ms)
         self._counts.add_outcomes(step, segments, versions)
         self._counts.last_scored.come_to(len(events))
-        self._pending.expire(self._event_watermark_ms)
+        self._state.pending.expire(self._marks.event_watermark_ms)
         if self._plan.can_reject_late:
             step.leave_out(rejected)
         step.dead_letters = self._letters.take_labels(self._first_label_offset(), merged.labels)
@@ -345,7 +284,7 @@ class PartitionPipeline:
     def _remember(
         self,
         step: Step,
-        merged: Merged[_Queued],
+        merged: Merged[QueuedEvents],
         segments: list[tuple[int, ...]],
         versions: list[tuple[int, int, str]],
         came_to_ms: int,
@@ -356,25 +295,25 @@ class PartitionPipeline:
         fields = [step.events.columns[name].tolist() for name in self._plan.outcome_fields]
         rows = list(zip(*fields, strict=True)) if fields else [()] * len(step.events)
         effective, times, scores = merged.times_ms.tolist(), step.events.event_time_ms.tolist(), step.scores.tolist()
-        own_rows = step.labels.own_rows
+        own_rows, wait = step.labels.own_rows, self._state.pending.add
         for start, stop, version in versions:
             for row in range(start, stop):
                 if row not in own_rows:
                     scored = Scored(effective[row], times[row], version, scores[row], rows[row], segments[row])
-                    self._pending.add(step.events.event_id[row], scored, effective[row - 1] if row else came_to_ms)
+                    wait(step.events.event_id[row], scored, effective[row - 1] if row else came_to_ms)
 
     def _check_inputs(
-        self, merged: Merged[_Queued], events: EventBatch, joined: JoinedLabels, label_times_ms: Ints
+        self, merged: Merged[QueuedEvents], events: EventBatch, joined: JoinedLabels, label_times_ms: Ints
     ) -> None:
         """Count the labels of a run, then see its entities: what a label finds came before it."""
-        if self._with_drain and len(merged.labels):
+        if FlowOutput.STATE in self._outputs and len(merged.labels):
             self._counts.labels.add(merged, events, joined, label_times_ms)
         if self.entities is not None:
             self.entities.see(events.entity, merged.times_ms)
 
-    def _label_times(self, merged: Merged[_Queued], came_to_ms: int) -> Ints:
+    def _label_times(self, merged: Merged[QueuedEvents], came_to_ms: int) -> Ints:
         """Effective times of a run's labels, and not before what `drain_sketch` may have said by then."""
-        watermarks = np.append(came_to_ms, merged.times_ms)[merged.before] - self._horizon_ms
+        watermarks = np.append(came_to_ms, merged.times_ms)[merged.before] - self._marks.horizon_ms
         times: Ints = np.maximum(merged.label_times_ms, watermarks)
         return times
 
@@ -384,52 +323,33 @@ class PartitionPipeline:
 
     def begin_at(self, events: int, labels: int | None) -> None:
         """Begin a partition of which nothing was processed at these offsets, not at the first there are."""
-        self._events_end, self._labels_end = events, labels
+        self._marks.events_end, self._marks.labels_end = events, labels
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
         """Where to go on reading after a commit of all that was stepped through."""
         waiting = self._first_label_offset(), self._letters.first_label_offset
-        return Position(self._events_end, min((at for at in waiting if at is not None), default=self._labels_end))
+        labels = min((offset for offset in waiting if offset is not None), default=self._marks.labels_end)
+        return Position(self._marks.events_end, labels)
 
     def drain_sketch(self) -> SketchRecord | None:
         """What was counted since the last drain, and how far this partition has come; None if neither moved."""
-        watermark = max(self._event_watermark_ms, self._promised_ms)
-        # Older than the horizon, an event's label counts no more: no labels at all hold nothing back for longer.
-        label_watermark = max(self._label_watermark_ms, self._promised_ms, watermark - self._horizon_ms)
-        return self._counts.drain(watermark, label_watermark)
+        return self._counts.drain(*self._marks.for_counts())
 
     def drain_state(self) -> list[tuple[bytes, bytes | None]]:
         """Changelog records since the last drain: touched tiles, touched pending events, and where they are valid."""
         meta = {
-            "event_watermark_ms": self._event_watermark_ms,
-            "label_watermark_ms": self._label_watermark_ms,
-            "promised_ms": self._promised_ms,
-            "position": astuple(self.position()),
+            **self._marks.to_state(self.position()),
             "feature_set": self._pipeline.feature_set,
-            "generation": self._generation.number,
+            "generation": self._state.generation,
             "pipeline": self._pipeline.digest,
             "rejected": self._letters.to_state(),
+            "scored": self._counts.last_scored.to_state(self._marks.event_watermark_ms - self._marks.horizon_ms),
         }
-        meta["scored"] = self._counts.last_scored.to_state(self._event_watermark_ms - self._horizon_ms)
         if self._pipeline.events.repartition:
             meta["by_entity"] = True
-        changes = [(TILES + key, value) for key, value in self._state.drain_changes()]
-        if self.shared is not None:
-            topic, opened, asked = self.shared.drain(self._event_watermark_ms, self._events_end or 0)
-            self._to_share.extend(topic)
-            self._to_repartition.extend(asked)
-            changes.extend(opened)
-            meta["shared"] = self.shared.contributor.position()
-            if self.shared.repartition is not None:
-                meta["repartition"] = self.shared.repartition.position()
-        changes.extend(self._pending.drain_changes())
-        last = (META, msgspec.msgpack.encode(meta))
-        if self._rows is not None:
-            self._rows.put_log([*(change for change in changes if change[0][:1] != TILES), last])
-            self._rows.seal()
-        return [*self._generation.clear_some(), *self._generation.name(changes), last]
+        return self._state.drain(self._marks, meta)
 
     def state_committed(self, position: int, now_ms: int) -> None:
         """What was drained first, and not yet said so of, has been committed.
@@ -441,22 +361,15 @@ class PartitionPipeline:
         now_ms
             Processing time.
         """
-        if self.shared is not None:
-            self.shared.committed()
-        if self._rows is not None:
-            self._rows.commit()
-            if self._rows.wants_write:
-                self._rows.write(Snapshot(self._pipeline.feature_set, self._generation.number, position, now_ms))
+        self._state.committed(position, now_ms)
 
     def drain_shared(self) -> list[tuple[bytes, bytes | None]]:
         """What the other partitions are to know, as of the last `drain_state`; it goes out with that."""
-        records, self._to_share = self._to_share, []
-        return records
+        return self._state.drain_shared()
 
     def drain_repartition(self) -> list[tuple[int, bytes]]:
         """Partitions of ``<p>.repartition`` and what they are to hear, as `drain_shared`."""
-        records, self._to_repartition = self._to_repartition, []
-        return records
+        return self._state.drain_repartition()
 
     def drain_entities(self) -> list[tuple[bytes, bytes | None]]:
         """Records of ``<p>.entities`` since the last call, of the entities seen in what was stepped through."""
@@ -473,83 +386,27 @@ class PartitionPipeline:
 
         ``clock_ms``: as a bound on how far the partition can have come; None: there is no clock.
         """
-        latest_ms = self.rules.latest_come_to_ms(clock_ms)
-        needed = ["shared"] if self.shared is not None else []
-        if self.shared is not None and self.shared.repartition is not None:
-            needed.append("repartition")
-        horizon_ms = self._pipeline.labels.horizon_ms if self._pipeline.labels else 0
-        types = {field.name: field.type for field in self._pipeline.events.fields}
-        texts = tuple(types.get(name) == "string" for name in self._plan.outcome_fields)
-        return StateReader(
-            self._pipeline.feature_set,
-            lambda: self._plan.new_state(with_changelog=self._with_drain, rows=self._rows),
-            lambda: PendingEvents(
-                horizon_ms,
-                with_changelog=self._with_drain,
-                texts=texts,
-                n_segments=len(self._counts.segments.names),
-                latest_ms=latest_ms,
-                times_ms=(self.rules.earliest_ms, self.rules.latest_ms),
-            ),
-            latest_ms=latest_ms,
-            needed=tuple(needed),
-            keeps_other=self.shared is not None,
-            cache=self._rows,
-        )
+        return self._state.reader(self.rules, len(self._counts.segments.names), clock_ms)
 
     def go_on_from(self, reader: StateReader) -> Restored:
         """Take over a state that was read to its end, before anything is received; say what was left aside."""
-        restored = reader.finish()
+        restored = self._state.go_on_from(reader)
         meta = reader.meta
-        self._state, self._pending, self._generation = reader.state, reader.pending, reader.generation
         if not meta:
-            if self.shared is not None:
-                self.shared.contributor.begin_anew()
             return restored
         self.has_other_input = meta.get("by_entity", False) != self._pipeline.events.repartition
-        self._promised_ms = meta["promised_ms"]
+        self._marks.restore(meta)
+        self.merge.go_on_from(self._marks.event_watermark_ms, self._marks.label_watermark_ms)
         self._counts.last_scored.from_state(meta.get("scored", {}))
-        self._events_end, self._labels_end = meta["position"]
-        self._event_watermark_ms, self._label_watermark_ms = meta["event_watermark_ms"], meta["label_watermark_ms"]
-        if self.shared is not None:
-            self.shared.contributor.restore(meta["shared"], list(reader.others.items()), self._pending)
-            if self.shared.repartition is not None:
-                self.shared.repartition.restore(meta["repartition"])
         if meta.get("pipeline") == self._pipeline.digest:  # a mended file starts with a clean slate
             self._letters.restore(meta["rejected"])
-        self.merge = TimeMerge(
-            with_labels=self._pipeline.labels is not None,
-            event_watermark_ms=meta["event_watermark_ms"],
-            label_watermark_ms=meta["label_watermark_ms"],
-        )
         return restored
-
-    def _reject(self, queued: _Queued, merged: Merged[_Queued], step: Step, now_ms: int) -> None:
-        until = queued.end_offset if merged.last else int(queued.events.offsets[merged.stop])
-        rejections = queued.rejections
-        offsets = queued.records.offsets
-        rejected = []
-        while rejections and int(offsets[rejections[0].position]) < until:
-            rejected.append(rejections.popleft())
-        self._letters.add_events(queued.records, rejected, step, now_ms)
-        self._events_end = until
 
 
 def _between(start: int, stop: int, rejected: list[int]) -> list[tuple[int, int]]:
     """The stretches of start … stop - 1 without the rows ``rejected``."""
     edges = [start - 1, *(row for row in rejected if start <= row < stop), stop]
     return [(before + 1, after) for before, after in pairwise(edges) if before + 1 < after]
-
-
-def _rows_of(queued: _Queued, merged: Merged[_Queued]) -> tuple[EventBatch, Floats]:
-    whole = merged.start == 0 and merged.stop == len(queued.events)
-    return _events_of(queued, merged), queued.matrix if whole else queued.matrix[merged.start : merged.stop].copy()
-
-
-def _events_of(queued: _Queued, merged: Merged[_Queued]) -> EventBatch:
-    if merged.start == 0 and merged.stop == len(queued.events):
-        return queued.events
-    return queued.events.take(np.arange(merged.start, merged.stop, dtype=np.int64))
 
 
 def new_board(plan: FeaturePlan, partitions: Iterable[int]) -> SharedBoard | None:

@@ -39,7 +39,7 @@ def pipeline_children(
 ) -> Callable[[Settings], list[Child]]:
     """Return the monitor and the workers of a pipeline, as `Stack` takes them.
 
-    ``http_port`` is the monitor's; 0 takes a free one, as the workers do. Started again, each has the one it had.
+    ``http_port`` is the monitor's; 0 takes a free one, as the workers do. A child that is started again keeps its port.
     ``begin``: the workers' --from.
     """
 
@@ -58,7 +58,7 @@ def pipeline_children(
                 Child(
                     f"worker-{n}",
                     (*run, "worker", "--pipeline", pipeline, "--instance", f"{place}-{n}", *start),
-                    {**environment, "STREAMGAUGE_CLICKHOUSE": ""},  # it never asks ClickHouse: no password to leak
+                    {**environment, "STREAMGAUGE_CLICKHOUSE": ""},  # it never asks ClickHouse, so it gets no password
                     stop_first=True,
                     port_option=FORMER_PORT,
                 )
@@ -85,9 +85,7 @@ class Stack:
     kafka_port
         Of the embedded Kafka; 0 takes a free one.
     http_port
-        What a child is told to listen on; when it is taken, nothing is started. 0: nothing of the kind.
-    policy
-        How long a crashed child (or Kafka) waits until it is started again.
+        The port that a child is told to listen on; when it is taken, nothing is started. 0: no child was told one.
     say, progress
         Are told what a person should know, as in `EmbeddedKafka`; they are called from several threads.
     """
@@ -101,7 +99,6 @@ class Stack:
         children: Callable[[Settings], Sequence[Child]],
         kafka_port: int = 0,
         http_port: int = 0,
-        policy: RestartPolicy | None = None,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[Download], None] = lambda _: None,
     ) -> None:
@@ -111,7 +108,8 @@ class Stack:
         self._build_children = children
         self._http_port = http_port
         self._clickhouse = str(ClickHouseUrl.parse(settings.clickhouse)) if settings.clickhouse else "embedded"
-        self._policy = policy or RestartPolicy()
+        #: How long a crashed child (or Kafka) waits until it is started again.
+        self._policy = RestartPolicy()
         self._say = say
         self._children: list[SupervisedChild] = []
         self._lock = HomeLock(settings.home / "stack.lock")
@@ -187,9 +185,9 @@ class Stack:
                 self._changed.wait(left_s)
 
     def wait(self) -> None:
-        """Wait until every child is over: what has failed for good is said, and the others go on.
+        """Wait until every child is over. When one has failed for good, say so; the others go on.
 
-        `StackError` when nothing is left to wait for and one has failed.
+        `StackError` when all are over and one has failed.
         """
         told: set[str] = set()
         with self._changed:
@@ -220,20 +218,20 @@ class Stack:
             self._lock.release()
 
     def kill(self) -> None:
-        """Make a `stop` under way (in another thread, or interrupted by a signal) short: end the children at once."""
+        """End the children at once, to shorten a `stop` that is under way in another thread or was interrupted."""
         for child in self._children:
             child.kill()
 
     def processes(self) -> dict[str, int]:
         """Name to process id of all that runs now; Kafka only when it is embedded."""
-        found = {child.child.name: child.pid for child in self._children}
+        pids = {child.child.name: child.pid for child in self._children}
         if self._kafka is not None:
-            found["kafka"] = self._kafka.pid
-        return {name: pid for name, pid in found.items() if pid is not None}
+            pids["kafka"] = self._kafka.pid
+        return {name: pid for name, pid in pids.items() if pid is not None}
 
     def addresses(self) -> dict[str, str]:
         """Name to where it listens: kafka as host:port, children as URLs once they are ready."""
-        return {"kafka": self.kafka.servers, **{one.child.name: one.http for one in self._children if one.http}}
+        return {"kafka": self.kafka.servers, **{child.child.name: child.http for child in self._children if child.http}}
 
     def describe(self) -> Run:
         """Return what the run file says."""
@@ -245,7 +243,10 @@ class Stack:
             started_at=self._started_at,
             kafka=RunningKafka(self.kafka.servers, self._kafka is not None, self._kafka.pid if self._kafka else None),
             clickhouse=self._clickhouse,
-            children={one.child.name: RunningChild(one.pid, one.http or None, one.restarts) for one in self._children},
+            children={
+                child.child.name: RunningChild(child.pid, child.http or None, child.restarts)
+                for child in self._children
+            },
         )
 
     def __enter__(self) -> Self:
@@ -259,7 +260,7 @@ class Stack:
             if not self._stopping.is_set():
                 try:
                     write_run(self.settings.home, self.describe())
-                except OSError as error:  # the stack goes on; only commands beside it do not find it
+                except OSError as error:  # the stack goes on, but other commands do not find it
                     self._say(f"Cannot write {self.settings.home / 'run.json'} ({error.strerror}): make room.")
             self._changed.notify_all()
 

@@ -4,7 +4,7 @@ Field names are the contract, and so are their ranges (`schemas.ranges`): ``deco
 is in range, or raise `RefusedRecordError`, whatever the bytes. Whether fields fit each other and the pipeline is for
 `app.core.records` to say.
 
-Over 350 lines: the records of all topics, in one place.
+Over 350 lines: a list, one struct for each kind of record.
 """
 
 from __future__ import annotations
@@ -421,7 +421,10 @@ class AnswersRecord(msgspec.Struct, array_like=True):
 
 
 class DriftReport(msgspec.Struct):
-    """``<p>.drift`` and ClickHouse ``drift_reports``: one test of one metric over one closed window."""
+    """``<p>.drift`` and ClickHouse ``drift_reports``: one test of one metric over one closed window.
+
+    One field for each column of the table: that is why it has so many.
+    """
 
     pipeline: Name
     model: Name
@@ -472,6 +475,8 @@ class WindowVerdict(msgspec.Struct):
     """``<p>.verdicts`` and ClickHouse ``verdicts``: what has happened in one closed window of one version.
 
     ``with_labels``: whether its labels were mature. A later one of the same window has a higher revision.
+
+    One field for each column of the table: that is why it has so many.
     """
 
     pipeline: Name
@@ -503,6 +508,8 @@ class Alert(msgspec.Struct):
 
     Raised with ``action`` "retrain" it asks for a new version, once per ``alert_id``: to replace ``version``, with data
     up to ``window_end_ms``, of which those from ``since_ms`` on are different. Cleared, it no longer asks.
+
+    One field for each column of the table: that is why it has so many.
     """
 
     alert_id: Name

@@ -17,6 +17,7 @@ import pytest
 from chaos_report import Gatherer
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.settings import Settings
@@ -67,11 +68,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class _FilesThatShare(LoadScopeScheduling):
-    """One test at a time to whoever is free; the tests of a file that share a fixture of it go together."""
+    """One test at a time to whoever is free; together go tests of a file that share a fixture, and a test's examples.
+
+    Examples of tests that take minutes go one by one.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return path if _shares(Path(path)) else nodeid
+        if _shares(Path(path)):
+            return path
+        return nodeid if _rank(Path(path)) < len(_FOLDERS) else nodeid.partition("[")[0]
+
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """Forget what is done: every test would be counted again at each one."""
+        scope = self._split_scope(self.registered_collections[node][item_index])
+        super().mark_test_complete(node, item_index, duration)
+        if all(self.assigned_work[node][scope].values()):
+            del self.assigned_work[node][scope]
 
 
 @kept

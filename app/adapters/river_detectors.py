@@ -79,17 +79,17 @@ class RiverDetector:
 
     def observe(self, wrong: Bits, hours: Bits | None = None) -> list[Detection]:  # noqa: ARG002  # it knows of none
         """Take the next errors; see `app.core.errors.detectors.Detector`."""
-        found = []
+        detections = []
         for bit in wrong.tolist():
             self._inner.update(bit)
             self._bits.append(bit)
             self._seen += 1
             if self._inner.drift_detected:
-                found.append(self._detection())
+                detections.append(self._detection())
                 self._see_again(b"")
             elif len(self._bits) == self._made.most:
                 self._see_again(self._bits[-self._made.keep :])
-        return found
+        return detections
 
     def _detection(self) -> Detection:
         bits = np.frombuffer(self._bits, np.uint8)

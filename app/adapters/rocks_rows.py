@@ -52,8 +52,8 @@ class RocksRows:
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys."""
-        found: Any = self._db.get(list(keys))  # a list for a list
-        values: list[bytes | None] = found
+        rows: Any = self._db.get(list(keys))  # a list for a list
+        values: list[bytes | None] = rows
         return values
 
     def write(self, changes: Mapping[bytes, bytes | None]) -> None:
@@ -77,17 +77,17 @@ class RocksRows:
 
     def scan(self, prefix: bytes, after: bytes, most: int) -> list[tuple[bytes, bytes]]:
         """The first entries that begin with a prefix, of keys greater than ``after``, in the order of their keys."""
-        found: list[tuple[bytes, bytes]] = []
+        rows: list[tuple[bytes, bytes]] = []
         entries = self._db.iter(ReadOptions())
         entries.seek(after)
-        while entries.valid() and len(found) < most:
+        while entries.valid() and len(rows) < most:
             key = entries.key()
             if not key.startswith(prefix):
                 break
             if key != after:
-                found.append((key, entries.value()))
+                rows.append((key, entries.value()))
             entries.next()
-        return found
+        return rows
 
     def clear(self) -> None:
         """Delete everything."""

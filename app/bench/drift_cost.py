@@ -17,6 +17,7 @@ from app.bench.workload import STATELESS, TREES, WIDE, Workload
 from app.core.batches import RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
+from app.flow.step import FlowOutput
 from app.pipeline import STEP_EVENTS, PartitionPipeline
 
 _ROUNDS = 7
@@ -77,7 +78,8 @@ def _models(workload: Workload) -> ChampionTimeline:
 def _cost_us(
     workload: Workload, plan: FeaturePlan, models: ChampionTimeline, batches: list[RecordBatch], *, with_counts: bool
 ) -> float:
-    flow = PartitionPipeline(workload.pipeline, plan, 0, with_drain=with_counts)
+    outputs = FlowOutput.ALL if with_counts else FlowOutput.REPLAYED
+    flow = PartitionPipeline(workload.pipeline, plan, 0, outputs=outputs)
     events = 0
     started = time.process_time()
     for number, batch in enumerate(batches):

@@ -103,13 +103,13 @@ async def _read(
     numbers, received = array("q"), array("q")
     until = time.monotonic() + seconds + _PATIENCE_S
     while len(numbers) < total:
-        found = await consumer.getmany(timeout_ms=200)  # type: ignore[attr-defined]  # aiokafka has no types
+        fetched = await consumer.getmany(timeout_ms=200)  # type: ignore[attr-defined]  # aiokafka has no types
         now_ns = time.monotonic_ns()
-        for records in found.values():
+        for records in fetched.values():
             for record in records:
                 numbers.append(int(decode(record.value).event_id[1:]) - _FIRST)
                 received.append(now_ns)
-        if not found:
+        if not fetched:
             for child in children:
                 child.check()
             if time.monotonic() > until:
@@ -134,9 +134,9 @@ async def measure_latency(run: BenchRun) -> None:
     for rate in RATES:
         for contestant in (OURS_AT_LEAST_ONCE, RAW, OURS, kafka_streams(1)):
             try:
-                found = await measure_at(run, contestant, STATELESS, rate=rate, seconds=run.sizes.seconds)
+                latency = await measure_at(run, contestant, STATELESS, rate=rate, seconds=run.sizes.seconds)
             except MISHAPS as error:
                 run.figures.skip(f"latency at {rate}/s, {contestant.title}", str(error))
                 continue
             place = f"Latency at {rate:,} events/s, from due to read committed, ms", contestant.title
-            add_latencies(run, f"latency-{rate}.{contestant.name}", place, found)
+            add_latencies(run, f"latency-{rate}.{contestant.name}", place, latency)

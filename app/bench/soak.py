@@ -61,7 +61,7 @@ async def measure_soak(run: BenchRun) -> None:
     """Windows over 5 000 cards a partition, exactly once, for as long as asked."""
     watch = SoakWatch()
     try:
-        found = await measure_at(run, OURS, WINDOWS, rate=RATE, seconds=run.sizes.minutes * 60, watch=watch.begin)
+        latency = await measure_at(run, OURS, WINDOWS, rate=RATE, seconds=run.sizes.minutes * 60, watch=watch.begin)
     finally:
         watch.end()
     seconds = WARM_UP_S + run.sizes.minutes * 60  # what was sampled later may be of a worker that is being stopped
@@ -77,8 +77,8 @@ async def measure_soak(run: BenchRun) -> None:
     run.figures.add("soak.rss_change", rss_change(rss), "%", "Soak: largest change of resident memory")
     run.figures.add("soak.files_start", files[0], "files", "Soak: open files after warm-up")
     run.figures.add("soak.files_end", files[-1], "files", "Soak: open files at the end")
-    run.figures.add("tail.growth", found.tail_growth(), "×", f"p99 of the second half by the first's, {minutes}")
-    add_latencies(run, "soak", ("Latency over the soak, ms", f"{OURS.title}, {minutes}"), found)
+    run.figures.add("tail.growth", latency.tail_growth(), "×", f"p99 of the second half by the first's, {minutes}")
+    add_latencies(run, "soak", ("Latency over the soak, ms", f"{OURS.title}, {minutes}"), latency)
     run.report.mkdir(parents=True, exist_ok=True)
     rows = [{"seconds": round(at, 1), "rss": rss, "files": files} for at, rss, files in samples]
     (run.report / "soak.json").write_text(json.dumps(rows) + "\n")

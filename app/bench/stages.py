@@ -46,7 +46,13 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("decode", ("app/core/intake/decode.py", "app/pipeline.py:receive_events")),
     (
         "fetch",
-        ("aiokafka/consumer/", "app/adapters/kafka/batch_app.py", "app/adapters/kafka/topic_reader.py", "faust/"),
+        (
+            "aiokafka/consumer/",
+            "app/adapters/kafka/batch_app.py",
+            "app/adapters/kafka/batch_consumer.py",
+            "app/adapters/kafka/topic_reader.py",
+            "faust/",
+        ),
     ),
     (
         "merge and flow",
@@ -66,6 +72,8 @@ _LEFT_OUT = (
     "<frozen importlib",
     "importlib/",
     "app/worker/model_shelf.py",
+    "app/worker/model_loader.py",
+    "app/worker/model_statuses.py",
     "app/adapters/sources/features.py",
     "inspect.py",
     "app/cli/__init__.py",
@@ -101,8 +109,8 @@ def stage_of(stack: str) -> str | None:
     >>> stage_of("MainThread;Flow.step (app/pipeline.py:9);Logit.score (models/scoring/scorer.py:7)")
     'score'
     """
-    found = [match for match in map(_FRAME.match, stack.split(";")) if match]
-    frames = [Frame(match["function"].rpartition(".")[2], match["path"]) for match in found]
+    matches = [match for match in map(_FRAME.match, stack.split(";")) if match]
+    frames = [Frame(match["function"].rpartition(".")[2], match["path"]) for match in matches]
     if frames and any(map(frames[-1].fits, _WAITS)):
         return None
     if any(frame.fits(rule) for frame in frames for rule in _LEFT_OUT):

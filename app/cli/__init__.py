@@ -1,4 +1,7 @@
-"""The command line: one module per command, imported when it is called (``streamgauge --help`` stays fast)."""
+"""The command line: one module per command, imported when it is called (``streamgauge --help`` stays fast).
+
+A command has a parameter for each of its options, however many these are: so click passes them on.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from app.cli.replay_source import open_part, show, with_source
 from app.core.replay.bounds import Bound
 from app.core.scoring import ChampionTimeline
 from app.replay.backfill_blocks import BackfillWriter, first_missing, read_held
-from app.replay.offline import load_model, run_recording
+from app.replay.models import load_model
+from app.replay.offline import run_recording
 from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
 
 
@@ -87,7 +88,7 @@ def command(
 
 
 def _what_is_left(part: RecordingPart, starts: dict[int, int]) -> RecordingPart | None:
-    """The part from where rows are missing; None when none is."""
+    """The part that begins where rows are missing; None when none are."""
     if all(starts[partition] >= stretch.stop for partition, stretch in part.stretches.items()):
         return None
     left = part.from_offsets(starts)
@@ -97,7 +98,7 @@ def _what_is_left(part: RecordingPart, starts: dict[int, int]) -> RecordingPart 
 def _score(
     context: ModelContext, part: RecordingPart, version: str, writer: BackfillWriter, trained_on: TrainingRows
 ) -> int:
-    """Score what is left; how many events were rejected."""
+    """Score what is left; return how many events were rejected."""
     pipeline, rejected = context.pipeline, 0
     models = ChampionTimeline([load_model(pipeline, context.registry, version)])
     selectors = {partition: PartSelector(models, part, partition) for partition in part.partitions}

@@ -26,7 +26,7 @@ def command() -> None:
 
 
 def _split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:  # noqa: ARG001
-    names = tuple(value.split(",")) if value else tuple(one.name for one in SECTIONS if one.by_default)
+    names = tuple(value.split(",")) if value else tuple(section.name for section in SECTIONS if section.by_default)
     known = [section.name for section in SECTIONS]
     for name in names:
         if name not in known:
@@ -46,7 +46,7 @@ _EVENTS = click.option(
 )
 
 
-@command.command(epilog="Sections: " + "; ".join(f"{one.name}: {one.help}" for one in SECTIONS) + ".")
+@command.command(epilog="Sections: " + "; ".join(f"{section.name}: {section.help}" for section in SECTIONS) + ".")
 @click.option("--only", "names", callback=_split, default="", metavar="NAME,…", help="Sections to run; none: all.")
 @_EVENTS
 @click.option("--rounds", default=DEFAULT.rounds, show_default=True, help="Of the comparisons; their medians count.")

@@ -28,7 +28,7 @@ from models.versions.verify import RefusedModelError
 from schemas.pipeline.spec import PipelineError
 from schemas.pipeline.toml_table import parse_duration
 
-#: How often a line says how far a command is that writes to no terminal.
+#: Seconds between two lines of progress, where standard error is no terminal.
 LINE_EVERY_S = 5.0
 
 _EXPECTED = (
@@ -100,8 +100,8 @@ def check_order(begin: Bound, end: Bound) -> None:
 class Counter:
     """How far a command is, on standard error: a bar on a terminal, elsewhere a line every few seconds.
 
-    It says records, records a second, and a few words. The lines come from a thread of their own, so that one step that
-    takes minutes is no silence.
+    It shows records, records a second, and a few words. The lines come from a thread of their own: they also appear
+    during a step that takes minutes.
     """
 
     def __init__(self, what: str, total: int | None = None) -> None:
@@ -156,5 +156,5 @@ def count(n: int, what: str) -> str:
 
 
 def describe_rate(records: int, seconds: float) -> str:
-    """Say how long it took, and how fast that is."""
+    """Say how long it took and how fast that was."""
     return f"in {seconds:.1f} s ({records / seconds:,.0f}/s)" if seconds > 0 else "at once"

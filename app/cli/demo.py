@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from app.demo import DemoOptions, Progress
 
 LINE_EVERY_S = 5.0
-#: As a shell says of a command that Ctrl-C has ended.
+#: The exit code that a shell gives a command that Ctrl-C has ended.
 EXIT_STOPPED = 130
 
 
@@ -134,7 +134,7 @@ def _run(options: DemoOptions, home: Path, *, keep: bool, as_json: bool) -> int:
     """Run the demo in a home; the exit code."""
     from app.demo import Demo, DemoError  # noqa: PLC0415  # as above
 
-    # Servers that others use hold other events, which the ledger would find to be unknown.
+    # Servers that others use hold events that the ledger does not know.
     settings = replace(Settings.read(), kafka="", clickhouse=Secret(""), home=home, registry=home / "registry")
     pipeline = load_pipeline("flights")
     narrator = Narrator()
@@ -159,7 +159,7 @@ def _run(options: DemoOptions, home: Path, *, keep: bool, as_json: bool) -> int:
                 stack.wait()
         except KeyboardInterrupt:
             meter.say("Stopping (again: at once) …")
-            if keep and code != EXIT_STOPPED:  # it had come to its end
+            if keep and code != EXIT_STOPPED:  # the demo had ended
                 meter.say(f"Its files are kept in {home}, its report in {options.report}.")
         except (DemoError, StackError) as error:
             meter.say(f"Error: {error}")

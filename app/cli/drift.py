@@ -1,4 +1,4 @@
-"""``streamgauge drift``: how far what the monitor says can be trusted."""
+"""``streamgauge drift``: how far the findings of the monitor can be trusted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _split(context: click.Context, parameter: click.Parameter, value: str) -> tu
     return names
 
 
-@command.command(epilog="Sections: " + "; ".join(f"{one.name}: {one.help}" for one in SECTIONS) + ".")
+@command.command(epilog="Sections: " + "; ".join(f"{section.name}: {section.help}" for section in SECTIONS) + ".")
 @click.option("--only", "names", callback=_split, default="", metavar="NAME,…", help="Sections to run; none: all.")
 @click.option(
     "--runs",

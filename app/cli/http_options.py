@@ -28,7 +28,7 @@ def http_options(what: str) -> Callable[[F], F]:
             click.option(
                 "--http-port", type=click.IntRange(0, 65535), default=0, help="Their port; 0 (default): a free one."
             ),
-            # For who starts it again (`streamgauge up`): nobody who typed an address is to find it gone.
+            # For `streamgauge up`, which starts it again: an address that somebody has typed must go on working.
             click.option(FORMER_PORT, type=click.IntRange(0, 65535), default=0, hidden=True),
             click.option("--http-host", default="127.0.0.1", show_default=True, help=f"Where {what} listen."),
         ):

@@ -43,8 +43,8 @@ def _migrate_tables(url: Secret, home: Path) -> None:
         applied = warehouse.migrate()
     finally:
         warehouse.close()
-    said = f"applied {', '.join(applied)}" if applied else "up to date"
-    click.echo(f"ClickHouse at {warehouse.where}: {said}.")
+    change = f"applied {', '.join(applied)}" if applied else "up to date"
+    click.echo(f"ClickHouse at {warehouse.where}: {change}.")
 
 
 def _create_topics(name: str, servers: str, home: Path) -> None:
@@ -55,5 +55,5 @@ def _create_topics(name: str, servers: str, home: Path) -> None:
     topics = load(name).topics.all()
     kafka = find_kafka(servers, home)
     created = run_with_kafka(kafka, ensure_topics(kafka, topics))
-    said = f"created {', '.join(created)}" if created else "topics up to date"
-    click.echo(f"Kafka at {kafka}: {said}.")
+    change = f"created {', '.join(created)}" if created else "topics up to date"
+    click.echo(f"Kafka at {kafka}: {change}.")

@@ -37,7 +37,7 @@ class ModelContext:
 
         settings = Settings.read()
         root = (home or settings.home).expanduser().absolute()
-        # --home moves the registry along, unless it has a place of its own.
+        # --home moves the registry too, unless that was placed elsewhere.
         registry = settings.registry if settings.registry != settings.home / "registry" else root / "registry"
         try:
             loaded = load(pipeline)

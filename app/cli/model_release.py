@@ -193,7 +193,7 @@ def _go_back(context: ModelContext, timeline: Timeline, back_to: ModelUpdate, wh
 
 def _find_below(timeline: Timeline, version: str) -> ModelUpdate | None:
     """The newest promotion of a version below the champion."""
-    return next((each for each in timeline.champions[-2::-1] if each.version == version), None)
+    return next((update for update in timeline.champions[-2::-1] if update.version == version), None)
 
 
 def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) -> Release:

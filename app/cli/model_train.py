@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.flow.step import Step
     from models.hold_out import HoldOut
 
-#: How often a version number that another training has just taken is replaced by the next.
+#: How often the next version number is tried when another training has just taken one.
 RENUMBERINGS = 20
 LINE_EVERY_S = 5.0
 
@@ -99,10 +99,10 @@ def train(
             bump=bump,
         )
         manifest = trained.manifest
-        if said := say_of_hold_out(trained.hold_out, [name for name in FAMILIES if name != family]):
-            _say(f"Note: {said}")
+        if note := say_of_hold_out(trained.hold_out, [name for name in FAMILIES if name != family]):
+            _say(f"Note: {note}")
         _say("Verifying the new version …")
-        # Our own bytes need no child process; whoever loads them later takes them for a stranger's.
+        # These bytes are our own and need no child process; whoever loads them later uses one.
         verify(manifest, trained.artifact, Expected(context.pipeline.feature_set), in_child=False)
         uri = None
         if register:
@@ -152,9 +152,9 @@ def _train(
         raise VersionTakenError(f"{context.model} {version} is registered and never changes; choose another version.")
     source = recording if recording is not None else "the pipeline's source"
     _say(f"Reading the events of {source} from {format_time(from_ms)} to {format_time(to_ms)} …")
-    # The offline run of the core, and with it every reader of recordings, is for this command alone.
+    # Of the subcommands, only this one runs the core offline and needs the readers of recordings.
     from app.cli.data_commands import plain_errors  # noqa: PLC0415
-    from app.replay.offline import build_training_set  # noqa: PLC0415
+    from app.replay.training_set import build_training_set  # noqa: PLC0415
 
     with plain_errors():
         data = build_training_set(
@@ -202,7 +202,7 @@ def _register(context: ModelContext, trained: TrainedModel, version: str | None,
         except VersionTakenError:
             if version is not None:
                 raise
-            # Another training took the number meanwhile.
+            # Another training has taken the number meanwhile.
             manifest = replace(manifest, version=context.registry.next_version(context.model, bump))
     raise RegistryError(f"Other trainings keep taking the next version of {context.model}; choose one by --version.")
 

@@ -18,9 +18,10 @@ from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.replay_source import open_part, show, with_source
 from app.core.replay.bounds import Bound
 from app.core.replay.parity import FeatureParity
-from app.replay.parity import Parity, ServedFromTable, run_parity
+from app.replay.parity import Parity, run_parity
+from app.replay.served import ServedFromTable
 
-#: Of more events SQL may take minutes, which is said.
+#: For more events than this, SQL may take minutes, and the command says so.
 _MANY_EVENTS = 50_000
 
 
@@ -113,7 +114,7 @@ class _Progress:
         self._stack.close()
 
     def see_sql(self, done: int, total: int) -> None:
-        """Take how many events SQL has done; 0 when it begins."""
+        """Show how many events SQL has done; called with 0 when it begins."""
         if not done:
             self._stack.close()
             if total > _MANY_EVENTS:
@@ -138,13 +139,13 @@ def _to_json(feature: FeatureParity) -> dict[str, Any]:
 
 
 def _describe(parity: Parity) -> list[str]:
-    found_by_sql = {feature.name: feature for feature in parity.sql}
+    by_sql = {feature.name: feature for feature in parity.sql}
     table = Table(header_style="bold")
     table.add_column("feature")
     for title in ("rows", "differ from transform", "largest", "differ from SQL", "largest"):
         table.add_column(title, justify="right")
     for feature in parity.transform:
-        other = found_by_sql.get(feature.name)
+        other = by_sql.get(feature.name)
         table.add_row(feature.name, f"{feature.rows:,}", *_cells(feature), *(_cells(other) if other else ("", "")))
     console = Console(width=120, highlight=False, force_terminal=False)
     with console.capture() as capture:
@@ -168,9 +169,9 @@ def _describe(parity: Parity) -> list[str]:
             ]
     if parity.is_equal:
         derived = sum(feature.tolerance == 0 for feature in parity.sql)
-        by_sql = f"; {count(len(parity.sql) - derived, 'window')} within 1e-9 of SQL" if parity.sql else ""
-        by_sql += f", and {count(derived, 'feature')} made of them" if derived else ""
-        lines.append(f"{count(parity.compared, 'event')}: served = computed, bit for bit{by_sql}.")
+        also = f"; {count(len(parity.sql) - derived, 'window')} within 1e-9 of SQL" if parity.sql else ""
+        also += f", and {count(derived, 'feature')} made of them" if derived else ""
+        lines.append(f"{count(parity.compared, 'event')}: served = computed, bit for bit{also}.")
     return lines
 
 

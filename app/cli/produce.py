@@ -26,7 +26,7 @@ from app.clock import wall_clock_ms
 from app.kafka_access import KafkaAccess
 from schemas.pipeline.spec import Pipeline
 
-#: How far ahead of its due time a record may go: bounds how often a paced producer wakes up.
+#: A record may go this much before it is due, so that a paced producer does not wake up for each one.
 _AHEAD_S = 0.02
 
 
@@ -38,7 +38,7 @@ class Pace:
     rate: float | None = None
 
     def due_times(self, chunk: Sequence[EncodedRecord], first_ms: int, events: int) -> list[float]:
-        """Seconds after the start at which each record may go; ``events``: sent before."""
+        """When each record may go, in seconds after the start; ``events``: how many were sent before."""
         due = []
         for record in chunk:
             by_time = (record.time_ms - first_ms) / 1000 / self.speed if self.speed else 0.0
@@ -132,7 +132,7 @@ def command(
     def final_watermark(producer: EventProducer) -> int | None:
         if not ends_with_watermark or loaded.labels is None or producer.newest_ms is None:
             return None
-        if is_whole_source:  # nothing is to come: not even a label of the last event
+        if is_whole_source:  # nothing follows, not even a label of the last event
             return min(producer.newest_ms + loaded.labels.horizon_ms, loaded.events.latest_ms)
         return to_ms if to_ms is not None else producer.newest_ms
 
@@ -198,7 +198,7 @@ async def _produce(
 
 
 async def _in_background(chunks: Iterator[list[EncodedRecord]]) -> AsyncIterator[list[EncodedRecord]]:
-    """Read in a thread: a slow source, or a person who types, must not hold up what is on its way."""
+    """Read in a thread: a slow source, or a person who types, must not delay records that are being sent."""
     end = object()
     while (chunk := await asyncio.to_thread(next, chunks, end)) is not end:
         assert isinstance(chunk, list)

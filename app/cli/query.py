@@ -73,8 +73,8 @@ def ask(sql: str, limit: int, home: Path, url: Secret) -> dict[str, Any]:
     if run is not None and run.monitor_http is not None:
         body = json.dumps({"sql": sql, "limit": limit}).encode()
         with suppress(AwayError):
-            found: dict[str, Any] = ask_monitor(run.monitor_http, "/api/v1/query", body)
-            return found
+            answer: dict[str, Any] = ask_monitor(run.monitor_http, "/api/v1/query", body)
+            return answer
     if url:
         warehouse = ClickHouseWarehouse(url)
     else:

@@ -55,5 +55,5 @@ def command(*, output: Path, pipeline: str, home: Path | None, as_json: bool, be
         )
     seconds = time.monotonic() - started
     result = {"path": str(output), "records": counts, "bytes": output.stat().st_size, "seconds": round(seconds, 3)}
-    said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    emit(result, as_json, f"{said} {describe_rate(sum(counts.values()), seconds)}: {output}")
+    counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    emit(result, as_json, f"{counted} {describe_rate(sum(counts.values()), seconds)}: {output}")

@@ -24,7 +24,8 @@ from app.core.replay.bounds import Bound
 from app.core.replay.score_check import ScoreCheck
 from app.core.scoring import ChampionTimeline, ModelSelector
 from app.flow.step import Step
-from app.replay.offline import load_model, load_recorded_models, run_recording
+from app.replay.models import load_model, load_recorded_models
+from app.replay.offline import run_recording
 from app.replay.part_selector import PartSelector, TrainingRows, count_rejected, is_counted
 from schemas.pipeline.spec import Pipeline
 
@@ -163,7 +164,7 @@ def command(
 
 
 def _read_sides(models: str, *, with_diff: bool, with_check: bool) -> list[str]:
-    """The versions named, the one that scores last; with --diff, two sides."""
+    """The versions named by --models, the one that scores last; with --diff there are two."""
     sides = [side.strip() for side in models.split(",")]
     if len(sides) > 2 or not all(sides):
         raise click.UsageError("--models takes a version, or two as 1.0.0,1.1.0.")
@@ -212,7 +213,7 @@ def _replay(context: ModelContext, part: RecordingPart, selectors: dict[int, Mod
 
 
 def _trained_on(context: ModelContext, models: str) -> TrainingRows | None:
-    """What one named version was trained on; the recorded ones are as the stream had them."""
+    """What the named version was trained on; None for the recorded versions, which the stream has chosen."""
     if models == RECORDED:
         return None
     return TrainingRows(models, context.registry.entry(context.model, models).manifest.training)
@@ -233,7 +234,7 @@ def _values(part: RecordingPart, partition: int) -> Iterator[bytes]:
 
 
 def _compare(check: ScoreCheck, step: Step, recorded: Iterator[bytes]) -> None:
-    """Compare a step with as many recorded scores, which are in the same order unless something is wrong."""
+    """Compare a step with as many recorded scores: both are in the same order, unless something is wrong."""
     for offset, (_, value, _) in zip(step.events.offsets.tolist(), step.outgoing_scores, strict=True):
         assert value is not None
         check.add_replayed(step.partition, offset, value)

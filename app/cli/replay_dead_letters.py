@@ -85,7 +85,7 @@ def command(
 async def _run(context: ModelContext, wanted: Wanted, size: int, *, dry_run: bool) -> tuple[Selection, int, int]:
     kafka, pipeline = context.find_kafka(), context.pipeline
     async with AsyncExitStack() as stack:
-        # Fence first: what another sender had committed is read after it can commit no more.
+        # Fence first: from then on another sender cannot commit, so what is read here is all that was sent.
         sender = None
         if not dry_run:
             sender = await stack.enter_async_context(LetterSender(kafka, pipeline, wall_clock_ms))

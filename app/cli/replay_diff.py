@@ -18,7 +18,7 @@ from app.core.replay.score_diff import ALL, DiffRow, ScoreDiff
 from app.core.scoring import ActiveModel
 from app.flow.step import Step
 from app.ports import ColumnValues
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from app.replay.part_selector import is_counted
 from schemas.tables import SCORE_DIFFS
 
@@ -63,12 +63,12 @@ class Comparison:
 
     @classmethod
     def load(cls, context: ModelContext, before: str, after: str, part: RecordingPart) -> Comparison:
-        """Load who scores the first side."""
+        """Load the version that scores the first side."""
         model = None if before == RECORDED else load_model(context.pipeline, context.registry, before)
         return cls(before, after, model, part)
 
     def add(self, step: Step, part: RecordingPart) -> None:
-        """Take a step of the replay; of a warm-up, its labels alone."""
+        """Take a step of the replay; of a step of the warm-up, only its labels."""
         if not is_counted(step, part):
             if not len(step.events):
                 self.diff.add_labels(step.partition, step.labels)
@@ -104,10 +104,10 @@ class Comparison:
 
     def segments(self) -> dict[str, dict[str, float]]:
         """Measures by segment, all events first."""
-        found: dict[str, dict[str, float]] = {}
+        segments: dict[str, dict[str, float]] = {}
         for row in self.rows:
-            found.setdefault(row.segment, {})[row.measure] = row.value
-        return found
+            segments.setdefault(row.segment, {})[row.measure] = row.value
+        return segments
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -155,7 +155,7 @@ def _format(name: str, value: float) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """UsageError when a plot cannot be drawn into that file; before hours of work, not after."""
+    """UsageError when a plot cannot be drawn into that file: said before hours of work, not after."""
     if path.suffix not in {".svg", ".png"}:
         raise click.UsageError(f"--plot {path}: name it .svg or .png.")
     try:

@@ -62,11 +62,11 @@ def open_part(
     *,
     as_streamed: bool = True,
 ) -> Iterator[RecordingPart]:
-    """The part to run, and a word to the user about what is run before it.
+    """Give the part to run, and tell the user what is run before it.
 
-    ``as_streamed``: what workers were told to leave out (--from) is left out.
+    Without a path the topics are first copied into a temporary recording, without a consumer group: no worker notices.
 
-    Without a path the topics are copied into a temporary recording first, without a consumer group: no worker notices.
+    ``as_streamed``: leave out what the workers were told to leave out by --from.
     """
     check_order(begin, end)
     pipeline = context.pipeline
@@ -95,7 +95,7 @@ def open_part(
             return RecordingPart(Recording(file, as_streamed=as_streamed), pipeline, begin, end, warm_up_ms)
 
         part = copy(_since(pipeline, begin, warm_up_ms))
-        if part.lacks_history and warm_up_ms is None:  # events are sparse: what is needed is older than was looked for
+        if part.lacks_history and warm_up_ms is None:  # events are sparse: those needed are older than what was copied
             part = copy(OPEN)
         _narrate(part, pipeline, warm_up_ms)
         yield part

@@ -18,8 +18,9 @@ from app.cli.model_context import ModelContext, emit, format_time, with_context
 from app.clock import wall_clock_ms
 from app.core.scoring import ChampionTimeline
 from app.exits import StackError
+from app.flow.step import FlowOutput
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from app.replay.part_selector import TrainingRows
 from schemas.pipeline.spec import Pipeline
 
@@ -64,7 +65,7 @@ def command(
         events = EventTable(source, loaded, "events", now_ms, _say)
         label_table = EventTable(labels, loaded, "labels", now_ms, _say) if labels is not None else None
         models = ChampionTimeline([load_model(loaded, context.registry, chosen)])
-        flow = new_flow(loaded, compile_features(loaded), 0, models, with_outgoing=False)
+        flow = new_flow(loaded, compile_features(loaded), 0, models, outputs=FlowOutput.SCORES)
         label_batches = label_table.read() if label_table is not None else iter(())
         with (
             ScoreWriter(output, loaded, with_features=with_features) as scores,
@@ -128,15 +129,15 @@ def _find_champion(context: ModelContext) -> str:
 
 
 def describe_windows(pipeline: Pipeline, *, with_labels: bool) -> list[str]:
-    """Say which windows are empty for want of labels, and which know of the past only what the files hold."""
+    """Say which windows are empty because no labels were given, and which see only what the files hold."""
     kinds = ("events", "labels") if with_labels else ("events",)
-    seeing = {kind: found for kind in kinds if (found := pipeline.windows_over(kind))}
+    seeing = {kind: windows for kind in kinds if (windows := pipeline.windows_over(kind))}
     empty = [] if with_labels else pipeline.windows_over("labels")
     lines = []
     if empty:
         lines.append(f"No --labels were given, so these windows over labels are empty: {', '.join(empty)}.")
     if seeing:
-        names = ", ".join(name for each in seeing.values() for name in each)
+        names = ", ".join(name for windows in seeing.values() for name in windows)
         files = "files" if with_labels and "labels" in seeing else "file"
         lines.append(
             f"These windows see only the {' and '.join(seeing)} of the {files}, and nothing that came before: {names}."

@@ -94,7 +94,7 @@ def command(
 
 
 def with_home(settings: Settings, home: Path) -> Settings:
-    """Return the settings with another home, and the registry in it unless that was somewhere of its own."""
+    """Return the settings with another home; the registry moves into it, unless it was placed elsewhere."""
     home = home.expanduser().absolute()
     own_registry = settings.registry != settings.home / "registry"
     return replace(settings, home=home, registry=settings.registry if own_registry else home / "registry")

@@ -1,4 +1,4 @@
-"""Times as they are typed: for every command, so that it imports nothing that takes long."""
+"""Times as they are typed. Every command imports this, so it imports nothing that takes long."""
 
 from __future__ import annotations
 

@@ -63,13 +63,14 @@ def command(
 
     Exit codes: 0 stopped, 2 wrong usage, 75 failed and worth starting again, 78 failed and a person must mend it first.
     """
-    # Until there is a stream to leave in order, whoever stops it stops it cleanly.
+    # Until the worker has joined its stream, there is nothing to end in order.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    gc.disable()  # importing makes no garbage, and looking for it took a tenth of the time until the first score
-    with Trial() as trial:  # its seconds of importing scikit-learn pass while ours do
-        from app.worker.start import run  # noqa: PLC0415  # `--help` needs none of it
+    gc.disable()  # importing makes no garbage: looking for it took a tenth of the time until the first score
+    with Trial() as trial:  # it imports scikit-learn, which takes seconds, while this process does its own imports
+        from app.worker.input_offsets import Beginning  # noqa: PLC0415  # `--help` needs none of it
+        from app.worker.start import run  # noqa: PLC0415
         from app.worker.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
         place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
-        run(name, place, membership, trial, skip_removed=skip_removed, begin_ms=begin_ms)
+        run(name, place, membership, trial, Beginning(begin_ms, skip_removed))

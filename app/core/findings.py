@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from app.core.counts.calendar import Window
     from app.core.drift.describer import Statistics
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
 
 
 class MetadataRow(NamedTuple):
@@ -36,7 +36,7 @@ class MetadataRow(NamedTuple):
 
 
 class PerformanceRow(NamedTuple):
-    """A row of ``performance``; NaN: none."""
+    """A row of ``performance``, one field for each column, hence so many; NaN: none."""
 
     pipeline: str
     model: str
@@ -106,12 +106,12 @@ class Findings:
 
     @property
     def rows(self) -> int:
-        return sum(len(getattr(self, each.name)) for each in fields(self))
+        return sum(len(getattr(self, kind.name)) for kind in fields(self))
 
     def add(self, later: Findings) -> None:
         """What was found after this."""
-        for each in fields(self):
-            getattr(self, each.name).extend(getattr(later, each.name))
+        for kind in fields(self):
+            getattr(self, kind.name).extend(getattr(later, kind.name))
 
 
 @dataclass(frozen=True)

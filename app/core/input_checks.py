@@ -89,10 +89,10 @@ class InputChecks:
     @property
     def totals(self) -> InputCounts:
         """All that was counted since the beginning of the topic."""
-        found = InputCounts()
+        totals = InputCounts()
         for counts in (self._old, *self._slices.values()):
-            found.add(counts)
-        return found
+            totals.add(counts)
+        return totals
 
     def add(self, record: SketchRecord) -> None:
         """Take a record of the sketches topic."""
@@ -132,13 +132,13 @@ class InputChecks:
 
     def rows(self, watermark_ms: int | None) -> list[InputRow]:
         """Rows of the slices that have ended, as far as they are new or changed."""
-        found = []
+        rows = []
         for start_ms, counts in self._ended(watermark_ms, self._grace_ms):
             if counts.revision != self._said.get(start_ms, 0):
                 self._said[start_ms] = counts.revision
                 window = start_ms, start_ms + self._slice_ms
-                found.append(InputRow(self._pipeline, *window, **asdict(counts), revision=counts.revision))
-        return found
+                rows.append(InputRow(self._pipeline, *window, **asdict(counts), revision=counts.revision))
+        return rows
 
     def label_readings(
         self, label_watermark_ms: int | None, start: StreamStart, horizon_ms: int

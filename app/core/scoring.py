@@ -69,7 +69,7 @@ class ChampionTimeline:
 
     def __init__(self, champions: Sequence[ActiveModel] = (), score_from_ms: int | None = None) -> None:
         self._champions = tuple(champions)
-        begins = [each.valid_from_ms if each.valid_from_ms is not None else _ALWAYS for each in champions]
+        begins = [champion.valid_from_ms if champion.valid_from_ms is not None else _ALWAYS for champion in champions]
         starts = np.maximum(np.array(begins, np.int64), score_from_ms if score_from_ms is not None else _ALWAYS)
         self._bounds = np.unique(starts)
         #: Who is in force before the first bound, and from each of them on.

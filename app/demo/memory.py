@@ -42,16 +42,16 @@ class PeakMemory:
 
     def sample(self) -> int:
         """Return the bytes resident now."""
-        found: list[tuple[psutil.Process, int]] = []
+        processes: list[tuple[psutil.Process, int]] = []
         for process in (self._root, *self._root.children(recursive=True)):
             try:
-                found.append((process, process.memory_info().rss))
+                processes.append((process, process.memory_info().rss))
             except psutil.Error:  # it has ended meanwhile
                 continue
-        total = sum(size for _, size in found)
+        total = sum(size for _, size in processes)
         if total > self.peak_bytes:
             self.peak_bytes, self.at_peak = total, {}
-            for process, size in found:
+            for process, size in processes:
                 name = self._name(process)
                 self.at_peak[name] = self.at_peak.get(name, 0) + size
         return total

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from app.adapters.http.client import MonitorClient, MonitorError
+from app.demo.course import Course, DemoError, Progress, Sent
+from app.demo.lag_watch import LagWatch
 from app.demo.memory import PeakMemory
-from app.demo.stream import Course, DemoError, LagWatch, Progress, Sent, Streamer
+from app.demo.stream import Streamer
 from app.demo.summary import count_rows, summarise
 from app.demo.training import ModelCommand, TrainingFailedError, format_day
 from app.ledger import draw_up, read_topics, read_warehouse
@@ -133,7 +135,7 @@ class Demo:
         return ModelCommand(list(arguments), str(self._pipeline.path), self._stack.settings, log_path)
 
     def _start_and_train(self) -> None:
-        """Start the stack and train the first version beside it: neither needs the other until the release."""
+        """Start the stack and train the first version beside it: neither needs the other until it is promoted."""
         spans = "--from", format_day(TRAIN_FROM_MS), "--to", format_day(STREAM_FROM_MS)
         self._say("Starting Kafka, a monitor and a worker; training version 1.0.0 on January and February beside it.")
         training = self._command("train", "--family", self._options.family, *spans, "--version", "1.0.0")
@@ -144,15 +146,15 @@ class Demo:
             trained = training.wait()
         finally:
             training.stop()
-        release = self._command("promote", "1.0.0", "--why", "the first version")
+        promotion = self._command("promote", "1.0.0", "--why", "the first version")
         try:
-            release.wait()
+            promotion.wait()
         finally:
-            release.stop()
-        self._phases["train"] = training.seconds + release.seconds
+            promotion.stop()
+        self._phases["train"] = training.seconds + promotion.seconds
         auc = trained["metrics"].get("auc")
         said = "" if auc is None else f" (AUC {auc:.3f} on the newest fifth, unseen)"
-        self._say(f"Version 1.0.0 is trained{said} and released after {self._phases['train']:.1f} s.")
+        self._say(f"Version 1.0.0 is trained{said} and promoted after {self._phases['train']:.1f} s.")
 
     def _stream(self, monitor: MonitorClient) -> Sent:
         options = self._options
@@ -184,15 +186,16 @@ class Demo:
         async with LagWatch(self._pipeline, self._stack.kafka) as watch:
             while True:
                 await watch.look()
-                now = await asyncio.to_thread(self._measure, monitor, sent, watch)
-                if not any(now):
+                left = await asyncio.to_thread(self._measure, monitor, sent, watch)
+                if not any(left):
                     return
-                if now != before:
-                    before, last_change = now, time.monotonic()
+                if left != before:
+                    before, last_change = left, time.monotonic()
                 waited_s = time.monotonic() - began
                 if waited_s > DRAIN_DEADLINE_S or time.monotonic() - last_change > STALL_S:
                     raise DemoError(
-                        f"After {waited_s:.0f} s of draining {self._describe(now)}: see the logs in {self._log_folder}."
+                        f"After {waited_s:.0f} s of draining {self._describe(left)}:"
+                        f" see the logs in {self._log_folder}."
                     )
                 self._show(Progress(1.0, sent.events, 0.0, watch.events_lag, sent.at_ms, ""))
                 await asyncio.sleep(POLL_S)

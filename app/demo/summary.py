@@ -9,8 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from app.demo.course import Sent
 from app.demo.memory import PeakMemory
-from app.demo.stream import Sent
 from app.ledger import Balance, Ledger, Query
 from app.report import Facts
 
@@ -104,22 +104,22 @@ def _account(balance: Balance) -> dict[str, Any]:
 
 
 def _auc_by_version(facts: Facts) -> dict[str, float]:
-    found: dict[str, float] = {}
+    auc: dict[str, float] = {}
     for version in facts.versions:
         rows = [row for row in facts.performance if row.version == version.version and not math.isnan(row.realised)]
         n = sum(row.n_labels for row in rows)
         if n:
-            found[version.version] = round(sum(row.realised * row.n_labels for row in rows) / n, 4)
-    return found
+            auc[version.version] = round(sum(row.realised * row.n_labels for row in rows) / n, 4)
+    return auc
 
 
 def _auc_by_month(facts: Facts) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    auc: dict[str, dict[str, float]] = {}
     for row in facts.performance:
         if not math.isnan(row.realised):
             month = datetime.fromtimestamp(row.start_ms / 1000, UTC).strftime("%Y-%m")
-            found.setdefault(month, {})[row.version] = round(row.realised, 4)
-    return found
+            auc.setdefault(month, {})[row.version] = round(row.realised, 4)
+    return auc
 
 
 def _rate(n: int, seconds: float) -> float | None:

@@ -91,7 +91,7 @@ def census(
     realised, bands, checks = [], [], []
     for start in range(0, len(scores), window):
         cut = slice(start, start + window)
-        seen = {found.name: found for found in estimate(calibration, _count_scores(reference, scores[cut]))}
+        seen = {expected.name: expected for expected in estimate(calibration, _count_scores(reference, scores[cut]))}
         bands.append([seen[name][1:4] for name in MEASURES])
         realised.append(_realise(scores[cut], labels[cut], threshold))
         outcomes = count_outcomes(reference, scores[cut], labels[cut]).outcomes

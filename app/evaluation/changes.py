@@ -35,12 +35,12 @@ def _watch(task: tuple[int, int, int]) -> _Seen:
     scores = score(matrix)
     reference = SUBJECT.fit(matrix[:TRAINING], scores[:TRAINING], labels[:TRAINING])
     run = Watched(SUBJECT, reference, SUBJECT.cut(reference, matrix[TRAINING:], scores[TRAINING:]))
-    found: _Seen = {}
+    seen: _Seen = {}
     for name, alarms in WINDOW_CONTESTANTS.items():
         alarmed = alarms(run)
         after = np.flatnonzero(alarmed[BEFORE:])
-        found[name] = int(alarmed[:BEFORE].sum()), int(after[0]) + 1 if len(after) else None
-    return found
+        seen[name] = int(alarmed[:BEFORE].sum()), int(after[0]) + 1 if len(after) else None
+    return seen
 
 
 def measure_changes(run: EvaluationRun) -> None:

@@ -138,7 +138,7 @@ def _watch(task: tuple[int, int, Kind, int]) -> dict[str, list[Episode]]:
 
 def measure_concepts(run: EvaluationRun) -> None:
     """F1, false alarms, delay, missed rate and their ratio per detector and kind of change."""
-    found: dict[str, dict[str, Detection]] = {}
+    detections: dict[str, dict[str, Detection]] = {}
     for kind in KINDS:
         run.say(f"concepts: {kind} changes of river's generators, {run.sizes.seeds} streams of each")
         tasks = [
@@ -151,20 +151,20 @@ def measure_concepts(run: EvaluationRun) -> None:
         for contestant in ERROR_CONTESTANTS:
             judged = [episode for result in results for episode in result.get(contestant.name, [])]
             if judged:
-                found.setdefault(contestant.title, {})[kind] = detection = judge_episodes(judged, MAX_DELAY)
+                detections.setdefault(contestant.title, {})[kind] = detection = judge_episodes(judged, MAX_DELAY)
                 add_detection(run, f"concepts.{kind}.{contestant.name}", contestant.title, kind, detection)
-    draw_concepts(run, found)
+    draw_concepts(run, detections)
 
 
-def add_detection(run: EvaluationRun, name: str, row: str, column: str, found: Detection) -> None:
+def add_detection(run: EvaluationRun, name: str, row: str, column: str, detection: Detection) -> None:
     """The figures of one detector and kind of change, each in the table of its measure."""
-    ratio = mean_time_ratio(found.apart, found.delay, found.missed)
+    ratio = mean_time_ratio(detection.apart, detection.delay, detection.missed)
     of = "Concepts of river's generators" if name.startswith("concepts") else "KDD 2026 protocol on NOAA weather"
     for measure, value, unit, title in (
-        ("f1", found.f1, "", "F1"),
-        ("false_alarms", found.false_alarms, "/1000", "false alarms per 1 000 events"),
-        ("missed", 100 * found.missed, "%", "missed, %"),
-        ("delay", found.delay, "events", "events until a change is seen, mean of those seen"),
+        ("f1", detection.f1, "", "F1"),
+        ("false_alarms", detection.false_alarms, "/1000", "false alarms per 1 000 events"),
+        ("missed", 100 * detection.missed, "%", "missed, %"),
+        ("delay", detection.delay, "events", "events until a change is seen, mean of those seen"),
         ("mtr", ratio, "", "MTR = MTFA / MTD x (1 - MDR)"),
     ):
         if math.isfinite(value):

@@ -75,7 +75,7 @@ def _closing_ms(matrix: Floats, scores: Floats, labels: Floats, events: int) -> 
     reference = _reference(matrix[:20_000], scores[:20_000], labels[:20_000], pipeline.drift.bins)
     monitor = MonitorCore(pipeline)
     monitor.register_version(VERSION, reference, {})
-    found = []
+    times_ms = []
     for number in range(HISTORY + TIMED):
         window = Window(number * size_ms, (number + 1) * size_ms)
         rows = np.arange(number * 997, number * 997 + events) % len(scores)
@@ -84,5 +84,5 @@ def _closing_ms(matrix: Floats, scores: Floats, labels: Floats, events: int) -> 
         monitor.observe(record)
         started = time.process_time()
         monitor.collect(now_ms=0)
-        found.append(1e3 * (time.process_time() - started))
-    return found[HISTORY:]
+        times_ms.append(1e3 * (time.process_time() - started))
+    return times_ms[HISTORY:]

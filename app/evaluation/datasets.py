@@ -211,13 +211,13 @@ def _find_pip() -> list[str] | None:
     """The pip of this Python or of the path: an environment made by uv has none, and these wheels fit any Python."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    found = shutil.which("pip") or shutil.which("pip3")
-    return None if found is None else [found]
+    pip = shutil.which("pip") or shutil.which("pip3")
+    return None if pip is None else [pip]
 
 
 def _texts(column: Any) -> list[str | None]:
-    found: list[str | None] = pc.cast(column, pa.string()).to_pylist()
-    return found
+    texts: list[str | None] = pc.cast(column, pa.string()).to_pylist()
+    return texts
 
 
 def _codes(column: Any, values: tuple[str, ...]) -> Floats:

@@ -30,11 +30,11 @@ _ESTIMATED = "US census: performance estimated without labels, mean absolute err
 def measure_census(run: EvaluationRun) -> None:
     """Share of windows with an alarm, share of windows that got worse, and the error of estimated performance."""
     run.say("census: employment, windows of 5 000")
-    then, now = read_census(run.cache, run.say)
-    subject = Subject(then.features, then.categories, WINDOW, PER_EVENTS, labels=True)
-    reference = subject.fit(then.matrix, _scores(then), then.labels)
-    watched = Watched(subject, reference, subject.cut(reference, now.matrix, _scores(now), now.labels))
-    before = subject.cut(reference, then.matrix, _scores(then), then.labels)
+    trained, current = read_census(run.cache, run.say)
+    subject = Subject(trained.features, trained.categories, WINDOW, PER_EVENTS, labels=True)
+    reference = subject.fit(trained.matrix, _scores(trained), trained.labels)
+    watched = Watched(subject, reference, subject.cut(reference, current.matrix, _scores(current), current.labels))
+    before = subject.cut(reference, trained.matrix, _scores(trained), trained.labels)
     for name, contestant in WINDOW_CONTESTANTS.items():
         share = 100 * float(contestant(watched).mean())
         run.figures.add_cell(f"census.{name}.alarmed", share, "%", (_TABLE, TITLES[name], "alarmed, %"))
@@ -44,14 +44,14 @@ def measure_census(run: EvaluationRun) -> None:
         share = 100 * float((np.abs(values - usual.mean()) > LIMIT * usual.std(ddof=1)).mean())
         title = f"{name} beyond {LIMIT:g} sd of 2015"
         run.figures.add_cell(f"census.{name}.moved", share, "%", (_TABLE, title, "alarmed, %"))
-    _judge_estimates(run, then, now)
+    _judge_estimates(run, trained, current)
     alarming = {report.metric for report in watched.findings.reports if alarms(report)}
     run.figures.add("census.metrics", len(alarming), "", f"US census: metrics of {len(reference.metrics)} ever alarmed")
 
 
-def _judge_estimates(run: EvaluationRun, then: Labelled, now: Labelled) -> None:
-    found = census(_scores(then), then.labels, _scores(now), now.labels, window=WINDOW)
-    for errors in found.errors:
+def _judge_estimates(run: EvaluationRun, trained: Labelled, current: Labelled) -> None:
+    figures = census(_scores(trained), trained.labels, _scores(current), current.labels, window=WINDOW)
+    for errors in figures.errors:
         for row, value in (
             ("streamgauge", errors.mean),
             ("as in 2015", errors.constant),
@@ -67,4 +67,4 @@ def _scores(data: Labelled) -> Floats:
 
 
 def _measured(counts: Counts) -> dict[str, float]:
-    return {each.name: each.realised for each in measure(counts)}
+    return {measured.name: measured.realised for measured in measure(counts)}

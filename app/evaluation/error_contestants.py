@@ -56,12 +56,12 @@ class _River:
         self.observe(calibration)
 
     def observe(self, errors: Floats) -> list[int]:
-        detector, found = self._detector, []
+        detector, positions = self._detector, []
         for position, error in enumerate(errors.tolist()):
             detector.update(error)
             if detector.drift_detected:
-                found.append(position)
-        return found
+                positions.append(position)
+        return positions
 
 
 class _Cusum:
@@ -72,8 +72,8 @@ class _Cusum:
         self._seen = 0
 
     def observe(self, errors: Floats) -> list[int]:
-        found = self._detector.observe(errors.astype(np.uint8))
-        positions = [each.position - self._seen for each in found if each.rose]
+        detections = self._detector.observe(errors.astype(np.uint8))
+        positions = [detection.position - self._seen for detection in detections if detection.rose]
         self._seen += len(errors)
         return positions
 

@@ -7,7 +7,7 @@ import numpy as np
 from app.core.counts.calendar import Calendar
 from app.evaluation.product import VERSION, alarms, watch
 from app.evaluation.run import EvaluationRun
-from app.replay.offline import build_training_set
+from app.replay.training_set import build_training_set
 from models.reference.counting import count
 from models.reference.reference import OUTCOME
 from models.training import train
@@ -47,21 +47,21 @@ def measure_flights(run: EvaluationRun) -> None:
         windows.append((calendar.window_at(start), counts))
     findings = watch(pipeline, reference, windows)
     usual = float(data.labels[trained_on].mean())
-    found = 0
+    n_right = 0
     for number, (window, counts) in enumerate(windows, start=3):
         late = reference.mean(counts, len(reference.metrics) - 1)
         reports = [report for report in findings.reports if report.window_start_ms == window.start_ms]
         of_outcome = any(report.metric == OUTCOME and alarms(report) for report in reports)
         side = (1 if late > usual else -1) if of_outcome else 0
-        found += number in EXPECTED and side == EXPECTED[number]
+        n_right += number in EXPECTED and side == EXPECTED[number]
         metrics = {report.metric for report in reports if alarms(report)}
         month = f"2013-{number:02}"
         run.figures.add_cell(f"flights.{month}.late", 100 * late, "%", (_TABLE, month, "late, %"))
         run.figures.add_cell(f"flights.{month}.outcome", side, "", (_TABLE, month, "outcome alarms: up 1, down -1"))
         run.figures.add_cell(f"flights.{month}.metrics", len(metrics), "", (_TABLE, month, "metrics alarmed"))
     run.figures.add("flights.trained.late", 100 * usual, "%", "Flights: late in January and February")
-    faults = {each.window_start_ms for each in findings.verdicts if each.kind == "pipeline_fault"}
+    faults = {verdict.window_start_ms for verdict in findings.verdicts if verdict.kind == "pipeline_fault"}
     run.figures.add("flights.faults", len(faults), "", "Flights: months that are called a fault, of ten without one")
     worse = sum(alert.state == "raised" and alert.rule == "worse-than-promised" for alert in findings.alerts)
     run.figures.add("flights.worse", worse, "", "Flights: alerts that the model is worse than promised")
-    run.figures.add("flights.found", found, "", "Flights: June, July, December up and September down, found of 4")
+    run.figures.add("flights.found", n_right, "", "Flights: June, July, December up and September down, found of 4")

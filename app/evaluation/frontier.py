@@ -160,14 +160,14 @@ class _Streams:
 def frontier(size: Size = Size(), seed: int = 1, *, with_slow: bool = True) -> list[Row]:  # frozen
     """Measure every contestant; ``with_slow``: KSWIN too."""
     asked = [*CONTESTANTS, *([SLOW] if with_slow else [])]
-    contestants = [*(Contestant.of(*each) for each in asked), always_fire()]
+    contestants = [*(Contestant.of(*description) for description in asked), always_fire()]
     return [measure(contestant, size, seed) for contestant in contestants]
 
 
 def measure(contestant: Contestant, size: Size, seed: int) -> Row:
     """Measure one contestant."""
     alarms, events = _false_alarms(contestant, size, seed)
-    found = [_delays(contestant, size, rate, seed + number) for number, rate in enumerate(size.changed, start=1)]
+    delays = [_delays(contestant, size, rate, seed + number) for number, rate in enumerate(size.changed, start=1)]
     return Row(
         contestant.name,
         contestant.settings,
@@ -176,7 +176,7 @@ def measure(contestant: Contestant, size: Size, seed: int) -> Row:
         alarms,
         events,
         size.changed,
-        *(tuple(column) for column in zip(*found, strict=True)),
+        *(tuple(column) for column in zip(*delays, strict=True)),
     )
 
 
@@ -187,7 +187,7 @@ def _false_alarms(contestant: Contestant, size: Size, seed: int) -> tuple[int, i
     alarms = events = 0
     while events < wanted:
         detector = contestant.make(*streams.reference())
-        alarms += sum(found.rose for found in detector.observe(streams.errors(length, size.rate)))
+        alarms += sum(detection.rose for detection in detector.observe(streams.errors(length, size.rate)))
         events += length
     return alarms, events
 
@@ -200,7 +200,7 @@ def _delays(contestant: Contestant, size: Size, changed: float, seed: int) -> tu
     for _ in range(runs):
         detector = contestant.make(*streams.reference())
         before, after = streams.errors(size.before, size.rate), streams.errors(size.patience, changed)
-        if any(found.rose for found in detector.observe(before)):
+        if any(detection.rose for detection in detector.observe(before)):
             early += 1
             continue
         delays.append(_first(detector.observe, after, size.before))
@@ -212,7 +212,7 @@ def _delays(contestant: Contestant, size: Size, changed: float, seed: int) -> tu
 def _first(observe: Callable[[Bits], list[Detection]], wrong: Bits, before: int) -> int | None:
     """Events until the first alarm."""
     for part in np.split(wrong, range(500, len(wrong), 500)):
-        for found in observe(part):
-            if found.rose:
-                return found.position - before + 1
+        for detection in observe(part):
+            if detection.rose:
+                return detection.position - before + 1
     return None

@@ -14,7 +14,7 @@ _AGAINST = (("adwin", "delta = 0.002", 1_200_000.0), ("hddm_a", "drift_confidenc
 
 def _measure(task: tuple[int, int, int]) -> Row:
     seed, number, effort = task
-    contestants = [*(Contestant.of(*each) for each in CONTESTANTS), always_fire()]
+    contestants = [*(Contestant.of(*description) for description in CONTESTANTS), always_fire()]
     size = Size(null_events=effort * 100_000, runs=max(effort, 20))
     return measure(contestants[number], size, seed)
 

@@ -124,20 +124,20 @@ def _watch(task: tuple[int, int, str, Path]) -> dict[str, Episode]:
     begin = int(np.searchsorted(stream.position, first))
     alarms = _of_errors(stream, begin, number) | _of_windows(stream, begin)
     return {
-        name: Episode(tuple(stream.position[found].tolist()), stream.onset, stream.end, first, len(data.labels))
-        for name, found in alarms.items()
+        name: Episode(tuple(stream.position[positions].tolist()), stream.onset, stream.end, first, len(data.labels))
+        for name, positions in alarms.items()
     }
 
 
 def _of_errors(stream: Injected, begin: int, number: int) -> dict[str, list[int]]:
     rows = zip(stream.data.matrix.tolist(), stream.data.labels.tolist(), strict=True)
     errors = prequential_errors((dict(enumerate(row)), label) for row, label in rows)
-    found = {}
+    positions = {}
     for contestant in ERROR_CONTESTANTS:
         if number % contestant.one_in == 0:
             detector = contestant.make(errors[begin - CALIBRATION : begin], PER_EVENTS)
-            found[contestant.title] = [begin + at for at in detector.observe(errors[begin:])]
-    return found
+            positions[contestant.title] = [begin + at for at in detector.observe(errors[begin:])]
+    return positions
 
 
 def _of_windows(stream: Injected, begin: int) -> dict[str, list[int]]:

@@ -157,10 +157,10 @@ def count_alarms(findings: Findings) -> Counter[str]:
             starts["errors"].add(report.window_end_ms // _SIZE_MS * _SIZE_MS)
         else:
             starts["outcome" if report.metric == OUTCOME else "windows"].add(report.window_start_ms)
-    starts["verdicts"] = {each.window_start_ms for each in findings.verdicts if each.kind in _OF_LABELS}
+    starts["verdicts"] = {verdict.window_start_ms for verdict in findings.verdicts if verdict.kind in _OF_LABELS}
     starts["labels"] = starts["outcome"] | starts["verdicts"]
     starts["all"] = starts["windows"] | starts["labels"] | starts["errors"]
-    return Counter({source: len(found) for source, found in starts.items()})
+    return Counter({source: len(windows) for source, windows in starts.items()})
 
 
 def _alarms(task: tuple[int, int, int]) -> Counter[str]:
@@ -169,30 +169,31 @@ def _alarms(task: tuple[int, int, int]) -> Counter[str]:
     stream = STREAMS[at]
     chance = generator(seed, len(NULLS) + at, number)
     reference = SUBJECT.fit(*stream.draw(chance, TRAINING))
-    found: Counter[str] = Counter()
+    alarms: Counter[str] = Counter()
     for _ in range(RUNS):
-        found += count_alarms(
+        alarms += count_alarms(
             follow(stream.pipeline, reference, records(stream, reference, chance, WINDOWS), keep=WINDOWS)
         )
-    return found
+    return alarms
 
 
 def measure_labels(run: EvaluationRun) -> None:
     """Windows with an alarm against those that the budget allows each source, per stream."""
-    found: dict[str, dict[str, Rate]] = {}
+    rates: dict[str, dict[str, Rate]] = {}
     for at, stream in enumerate(STREAMS):
         references = -(-(run.sizes.runs if stream.name in PROMISED else run.sizes.changes) // RUNS)
         run.say(f"labels: {stream.help}, {references * RUNS} runs of {WINDOWS} windows of {WINDOW} events")
         tasks = ((run.seed, at, number) for number in range(references))
         results = list(run.map(f"labels, {stream.help}", _alarms, tasks))
-        found[stream.help] = {
-            f"{title} ({share:g})": rate([each[source] for each in results], RUNS * WINDOWS) / (share * SUBJECT.budget)
+        rates[stream.help] = {
+            f"{title} ({share:g})": rate([result[source] for result in results], RUNS * WINDOWS)
+            / (share * SUBJECT.budget)
             for source, (title, share) in SOURCES.items()
         }
-        for source, (row, achieved) in zip(SOURCES, found[stream.help].items(), strict=True):
+        for source, (row, achieved) in zip(SOURCES, rates[stream.help].items(), strict=True):
             figure = f"labels.{stream.name}.{source}.achieved"
             run.figures.add_cell(figure, achieved.value, "×", (_TABLE, row, stream.help))
             run.figures.spreads[figure] = achieved.low, achieved.high
     off = 100 * abs((run.figures.value("labels.iid.all.achieved") or 0.0) - 1)
     run.figures.add("labels.iid.off", off, "%", "With labels, independent events: false alarms are off the budget by")
-    draw_achieved(run, "drift-labels", found)
+    draw_achieved(run, "drift-labels", rates)

@@ -171,9 +171,9 @@ def onsets(alarms: Iterable[bool]) -> list[int]:
     >>> onsets([True, True, False, True])
     [0, 3]
     """
-    found, before = [], False
+    starts, before = [], False
     for number, is_alarmed in enumerate(alarms):
         if is_alarmed and not before:
-            found.append(number)
+            starts.append(number)
         before = bool(is_alarmed)
-    return found
+    return starts

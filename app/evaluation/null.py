@@ -46,8 +46,8 @@ def _alarms(task: tuple[int, int, int]) -> tuple[dict[str, int], Counter[str]]:
     runs = draw(NULLS[stream], seed, number)
     of_tests: Counter[str] = Counter()
     for run in runs:
-        found = {(each.test, each.window_start_ms) for each in run.findings.reports if alarms(each)}
-        of_tests.update(test for test, _ in found)
+        alarmed = {(report.test, report.window_start_ms) for report in run.findings.reports if alarms(report)}
+        of_tests.update(test for test, _ in alarmed)
     return {
         name: sum(int(contestant(run).sum()) for run in runs) for name, contestant in WINDOW_CONTESTANTS.items()
     }, of_tests
@@ -55,7 +55,7 @@ def _alarms(task: tuple[int, int, int]) -> tuple[dict[str, int], Counter[str]]:
 
 def measure_null(run: EvaluationRun) -> None:
     """Windows with an alarm against those that the budget allows, per stream and contestant."""
-    found: dict[str, dict[str, Rate]] = {}
+    rates: dict[str, dict[str, Rate]] = {}
     for at, stream in enumerate(NULLS):
         references = -(-(run.sizes.runs if stream.name in PROMISED else run.sizes.others) // RUNS)
         runs = references * RUNS
@@ -63,16 +63,16 @@ def measure_null(run: EvaluationRun) -> None:
         results = list(
             run.map(f"null, {stream.help}", _alarms, ((run.seed, at, number) for number in range(references)))
         )
-        found[stream.name] = {
+        rates[stream.name] = {
             name: rate([one[name] for one, _ in results], RUNS * WINDOWS) for name in WINDOW_CONTESTANTS
         }
         of_tests = sum((tests for _, tests in results), Counter[str]())
         for test in (test for test in DRIFT_TESTS if not test.startswith(BESIDE)):
             share = 100 * of_tests[test] / (runs * WINDOWS)
             run.figures.add_cell(f"null.{stream.name}.test.{test}", share, "%", (_TESTS, test, stream.help))
-        _add(run, stream, found[stream.name], runs)
+        _add(run, stream, rates[stream.name], runs)
     achieved = {
-        stream.help: {TITLES[name]: each / SUBJECT.budget for name, each in found[stream.name].items()}
+        stream.help: {TITLES[name]: alarms / SUBJECT.budget for name, alarms in rates[stream.name].items()}
         for stream in NULLS
     }
     draw_achieved(run, "drift-null", achieved)

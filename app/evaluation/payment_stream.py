@@ -237,9 +237,9 @@ class Bank:
         order = np.lexsort(both[::-1])
         keys = both[0][order] * (1 << 42) + both[1][order]
         before = np.arange(len(order)) - np.searchsorted(keys, keys - DAY_MS)
-        found = np.empty(len(order))
-        found[order] = before
-        return found[len(found) - len(cards) :]
+        counts = np.empty(len(order))
+        counts[order] = before
+        return counts[len(counts) - len(cards) :]
 
     @staticmethod
     def _merchants(matrix: Floats) -> Ints:

@@ -70,14 +70,14 @@ def changed(task: tuple[int, PaymentLaw, int]) -> dict[str, list[Said]]:
     seed, law, number = task
     chance = generator(seed, 701, LAWS.index(law), number)
     pipeline, bank, reference = _start(law, chance)
-    found: dict[str, list[Said]] = {}
+    said: dict[str, list[Said]] = {}
     for change in CHANGES:
         for _ in range(RUNS):
             drawn = bank.fork().draw(chance, 1, change)
             verdict = _last_verdicts(follow(pipeline, reference, drawn, _TRAINED))[_TRAINED]
             oracles = oracle_finds(drawn, _ALPHA, chance), oracle_finds(as_scored(drawn), _OF_ORDER * _ALPHA, chance)
-            found.setdefault(change.name, []).append(Said(verdict.kind, _names(verdict, change), *oracles))
-    return found
+            said.setdefault(change.name, []).append(Said(verdict.kind, _names(verdict, change), *oracles))
+    return said
 
 
 def delayed(task: tuple[int, PaymentLaw, int]) -> dict[str, float]:
@@ -85,14 +85,16 @@ def delayed(task: tuple[int, PaymentLaw, int]) -> dict[str, float]:
     seed, law, number = task
     chance = generator(seed, 703, LAWS.index(law), number)
     pipeline, bank, reference = _start(law, chance)
-    found = {}
+    windows = {}
     for change in BY_LABELS:
         findings = follow(pipeline, reference, bank.fork().draw(chance, PATIENCE, change), _TRAINED)
         right = [
-            day for day, each in _last_verdicts(findings).items() if each.kind in change.kind and _names(each, change)
+            day
+            for day, verdict in _last_verdicts(findings).items()
+            if verdict.kind in change.kind and _names(verdict, change)
         ]
-        found[change.name] = min(right) - _TRAINED + 1 if right else math.inf
-    return found
+        windows[change.name] = min(right) - _TRAINED + 1 if right else math.inf
+    return windows
 
 
 def undisturbed(task: tuple[int, PaymentLaw, int]) -> dict[str, Counter[str]]:
@@ -115,17 +117,17 @@ def _start(law: PaymentLaw, chance: np.random.Generator) -> tuple[Pipeline, Bank
 def _count(findings: Findings) -> Counter[str]:
     days = alarmed_windows(findings)
     everything = set().union(*days.values()) if days else set()
-    return Counter({name: len(each) for name, each in days.items()} | {"all": len(everything)})
+    return Counter({name: len(windows) for name, windows in days.items()} | {"all": len(everything)})
 
 
 def _last_verdicts(findings: Findings) -> dict[int, WindowVerdict]:
     """Of each day, the last one."""
-    ordered = sorted(findings.verdicts, key=lambda each: each.revision)
-    return {each.window_start_ms // DAY_MS: each for each in ordered}
+    ordered = sorted(findings.verdicts, key=lambda verdict: verdict.revision)
+    return {verdict.window_start_ms // DAY_MS: verdict for verdict in ordered}
 
 
 def _names(verdict: WindowVerdict, change: PaymentChange) -> bool:
     if change.segment:
         return bool(verdict.segments) and verdict.segments[0].segment == f"merchant={change.segment}"
-    words = " ".join([verdict.headline, *(each.words for each in verdict.explained_by)])
+    words = " ".join([verdict.headline, *(because.words for because in verdict.explained_by)])
     return all(f"`{name}`" in words for name in change.fields)

@@ -69,8 +69,10 @@ def measure_payments(run: EvaluationRun) -> None:
     said: dict[PaymentLaw, dict[str, list[Said]]] = {}
     for law in CHANGING:
         run.say(f"payments: changes, {law.help}, {len(references) * RUNS} runs each")
-        found = list(run.map(f"payments, changes, {law.help}", changed, _tasks(run, law, references)))
-        said[law] = {each.name: [one for of_reference in found for one in of_reference[each.name]] for each in CHANGES}
+        changes = list(run.map(f"payments, changes, {law.help}", changed, _tasks(run, law, references)))
+        said[law] = {
+            each.name: [one for of_reference in changes for one in of_reference[each.name]] for each in CHANGES
+        }
         for change in CHANGES:
             _add_change(run, law, change, said[law][change.name])
         some = references[: -(-len(references) // _LONGER)]
@@ -96,20 +98,20 @@ def _tasks(run: EvaluationRun, law: PaymentLaw, references: range) -> list[tuple
 
 
 def _add_quiet(run: EvaluationRun, law: PaymentLaw, counts: list[Counter[str]]) -> dict[str, Rate]:
-    found = {}
+    rates = {}
     for source, title in SOURCES.items():
-        found[source] = rate([each[source] for each in counts], QUIET) / BUDGET
+        rates[source] = rate([count[source] for count in counts], QUIET) / BUDGET
         figure = f"payments.{law.name}.{source}.achieved"
-        run.figures.add_cell(figure, found[source].value, "×", (_QUIET, law.help, title))
-        run.figures.spreads[figure] = found[source].low, found[source].high
-    return found
+        run.figures.add_cell(figure, rates[source].value, "×", (_QUIET, law.help, title))
+        run.figures.spreads[figure] = rates[source].low, rates[source].high
+    return rates
 
 
 def _add_all_quiet(run: EvaluationRun, achieved: Mapping[str, Mapping[str, Rate]]) -> None:
-    rates = [each["all"] for each in achieved.values()]
-    mean = float(np.mean([each.value for each in rates]))
+    rates = [of_law["all"] for of_law in achieved.values()]
+    mean = float(np.mean([of_law.value for of_law in rates]))
     run.figures.add("payments.quiet", mean, "×", "Payments: false alarms per declared one, all laws together")
-    above = sum(each.low > _TOO_MANY for each in rates)
+    above = sum(of_law.low > _TOO_MANY for of_law in rates)
     run.figures.add("payments.quiet.above", above, "", f"Payments: laws that surely have more than {_TOO_MANY} of them")
 
 
@@ -124,9 +126,11 @@ def _add_share(run: EvaluationRun, figure: str, is_so: Sequence[bool], *cell: st
 
 def _add_change(run: EvaluationRun, law: PaymentLaw, change: PaymentChange, said: Sequence[Said]) -> None:
     figure = f"payments.{law.name}.{change.name}"
-    right = _add_share(run, f"{figure}.right", [each.is_right(change) for each in said], _RIGHT, law.help, change.help)
+    right = _add_share(
+        run, f"{figure}.right", [window.is_right(change) for window in said], _RIGHT, law.help, change.help
+    )
     for name, table in (("oracle", _OF_ORACLE), ("oracle_of_scores", _OF_SCORED)):
-        power = 100 * float(np.mean([getattr(each, name) for each in said]))
+        power = 100 * float(np.mean([getattr(window, name) for window in said]))
         if power:
             run.figures.add_cell(f"{figure}.of_{name}", right / power, "×", (table, law.help, change.help))
             run.figures.add(f"{figure}.{name}", power, "%")
@@ -134,7 +138,7 @@ def _add_change(run: EvaluationRun, law: PaymentLaw, change: PaymentChange, said
 
 def _add_delays(run: EvaluationRun, law: PaymentLaw, delays: Sequence[Mapping[str, float]]) -> None:
     for change in BY_LABELS:
-        windows = float(np.mean([min(each[change.name], PATIENCE) for each in delays]))
+        windows = float(np.mean([min(delay[change.name], PATIENCE) for delay in delays]))
         run.figures.add_cell(
             f"payments.{law.name}.{change.name}.delay", windows, "windows", (_DELAY, law.help, change.help)
         )
@@ -145,10 +149,10 @@ def _add_worst(run: EvaluationRun, said: _SaidOf) -> None:
     for change in CHANGES:
         right, of_oracle = [], []
         for law, of_law in said.items():
-            found = of_law[change.name]
+            answers_of = of_law[change.name]
             share, power = (
-                float(np.mean(each))
-                for each in ([one.is_right(change) for one in found], [one.oracle for one in found])
+                float(np.mean(answers))
+                for answers in ([one.is_right(change) for one in answers_of], [one.oracle for one in answers_of])
             )
             if change in BY_EVENTS or (law.base_rate >= _FEWEST_FRAUDS and power >= _FOUND):
                 right.append(100 * share)
@@ -162,11 +166,11 @@ def _add_worst(run: EvaluationRun, said: _SaidOf) -> None:
 def _add_confusion(run: EvaluationRun, said: _SaidOf) -> None:
     kinds = [*(kind for kind in SOURCES if kind not in {"all", "error", "alert"}), "none"]
     for change in CHANGES:
-        found = [each.kind for of_law in said.values() for each in of_law[change.name]]
-        counts = Counter(found)
+        told = [window.kind for of_law in said.values() for window in of_law[change.name]]
+        counts = Counter(told)
         for kind in kinds:
             cell = (_SAID, change.help, SOURCES.get(kind, kind))
-            run.figures.add_cell(f"payments.said.{change.name}.{kind}", 100 * counts[kind] / len(found), "%", cell)
+            run.figures.add_cell(f"payments.said.{change.name}.{kind}", 100 * counts[kind] / len(told), "%", cell)
 
 
 def _draw(run: EvaluationRun, achieved: Mapping[str, Mapping[str, Rate]], said: _SaidOf) -> None:
@@ -184,5 +188,5 @@ def _draw(run: EvaluationRun, achieved: Mapping[str, Mapping[str, Rate]], said: 
 
 
 def _powers(change: PaymentChange, said: Sequence[Said]) -> tuple[float, float]:
-    right, oracle = ([each.is_right(change) for each in said], [each.oracle for each in said])
+    right, oracle = ([window.is_right(change) for window in said], [window.oracle for window in said])
     return float(np.mean(right)), float(np.mean(oracle)) if change not in BY_EVENTS else math.nan

@@ -22,20 +22,20 @@ _LOWEST = 0.01
 _SPREAD = 0.56
 
 
-def draw_achieved(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[str, Rate]]) -> None:
+def draw_achieved(run: EvaluationRun, picture: str, by_stream: Mapping[str, Mapping[str, Rate]]) -> None:
     """False alarms per declared one, per stream (colours) and whose they are (rows), with their ranges."""
 
     def draw(figure: Figure, style: Any) -> None:
         axes = figure.add_subplot()
-        names = list(next(iter(found.values())))
+        names = list(next(iter(by_stream.values())))
         axes.axvspan(0.85, 1.15, color=style.PALETTE[2], alpha=0.16, linewidth=0, zorder=0)
         axes.axvline(1, color=style.PALETTE[2], linewidth=1.4, zorder=1)
-        for place, (stream, rates) in enumerate(found.items()):
+        for place, (stream, rates) in enumerate(by_stream.items()):
             colour = style.PALETTE[place % len(style.PALETTE)]
             for row, name in enumerate(names):
                 achieved = rates[name]
-                y = row + _offset(place, len(found))
-                low, middle, high = (max(each, _LOWEST) for each in (achieved.low, achieved.value, achieved.high))
+                y = row + _offset(place, len(by_stream))
+                low, middle, high = (max(bound, _LOWEST) for bound in (achieved.low, achieved.value, achieved.high))
                 axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.55, solid_capstyle="round")
                 mark = "o" if achieved.value else "<"
                 axes.plot(middle, y, mark, color=colour, markersize=5, label=stream if not row else None, zorder=3)
@@ -49,26 +49,26 @@ def draw_achieved(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[
     _save(run, picture, (10, 5.2), draw)
 
 
-def draw_powers(run: EvaluationRun, picture: str, found: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+def draw_powers(run: EvaluationRun, picture: str, by_law: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
     """Shares of changes (rows) that are said right, per stream (colours), and what an oracle finds (NaN: nothing)."""
 
     def draw(figure: Figure, style: Any) -> None:
         axes = figure.add_subplot()
-        names = list(next(iter(found.values())))
-        for place, (stream, shares) in enumerate(found.items()):
+        names = list(next(iter(by_law.values())))
+        for place, (stream, shares) in enumerate(by_law.items()):
             colour = style.PALETTE[place % len(style.PALETTE)]
             for row, name in enumerate(names):
-                y = row + _offset(place, len(found))
-                ours, oracle = (100 * each for each in shares[name])
+                y = row + _offset(place, len(by_law))
+                ours, oracle = (100 * share for share in shares[name])
                 axes.plot([ours, oracle], [y, y], color=colour, linewidth=2, alpha=0.4)
                 axes.plot(oracle, y, "|", color=colour, markersize=9, markeredgewidth=2)
                 axes.plot(ours, y, "o", color=colour, markersize=5, label=stream if not row else None, zorder=3)
         axes.set_xlim(-2, 102)
         _name_rows(axes, names, style)
-        axes.set_xlabel("the first mature window has the right verdict, % (|: found by who knows the change)")
+        axes.set_xlabel("the first mature window has the right verdict, % (|: by_law by who knows the change)")
         _legend_above(figure, axes)
 
-    _save(run, picture, (10, 1.2 + 0.5 * len(next(iter(found.values())))), draw)
+    _save(run, picture, (10, 1.2 + 0.5 * len(next(iter(by_law.values())))), draw)
 
 
 def draw_changes(run: EvaluationRun, at_once: Mapping[str, Mapping[str, float]], before: Mapping[str, Rate]) -> None:
@@ -110,15 +110,15 @@ def draw_weather(run: EvaluationRun, alarms: Mapping[str, Sequence[bool] | np.nd
 
     def draw(figure: Figure, style: Any) -> None:
         axes = figure.add_subplot()
-        for row, found in enumerate(alarms.values()):
-            for window, is_alarmed in enumerate(np.asarray(found).tolist()):
+        for row, alarmed in enumerate(alarms.values()):
+            for window, is_alarmed in enumerate(np.asarray(alarmed).tolist()):
                 colour = (style.BAD if window < onset else style.PALETTE[0]) if is_alarmed else style.RULE
                 axes.plot(window, row, "s", color=colour, markersize=11 if is_alarmed else 7)
         axes.axvline(onset - 0.5, color=style.INK, linewidth=1.4)
         axes.annotate(
             "columns displaced from here on", (onset - 0.4, -0.85), fontsize=9, color=style.INK, annotation_clip=False
         )
-        n = max(len(np.asarray(found)) for found in alarms.values())
+        n = max(len(np.asarray(alarmed)) for alarmed in alarms.values())
         axes.set_xticks(range(0, n, 2), [f"{8_000 + 500 * at}" for at in range(0, n, 2)])
         axes.set_xlabel("first row of the window of 500 days (filled: alarm; red: before the fault)")
         axes.grid(visible=False)
@@ -128,18 +128,18 @@ def draw_weather(run: EvaluationRun, alarms: Mapping[str, Sequence[bool] | np.nd
     _save(run, "drift-noaa", (10, 3.6), draw)
 
 
-def draw_concepts(run: EvaluationRun, found: Mapping[str, Mapping[str, Detection]]) -> None:
+def draw_concepts(run: EvaluationRun, by_detector: Mapping[str, Mapping[str, Detection]]) -> None:
     """F1, false alarms and delay per detector (rows) and kind of change (colours)."""
 
     def draw(figure: Figure, style: Any) -> None:
         panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])
-        kinds = list(dict.fromkeys(kind for each in found.values() for kind in each))
-        for row, each in enumerate(found.values()):
+        kinds = list(dict.fromkeys(kind for of_kind in by_detector.values() for kind in of_kind))
+        for row, of_kind in enumerate(by_detector.values()):
             for place, kind in enumerate(kinds):
-                if kind not in each:
+                if kind not in of_kind:
                     continue
                 y, colour = row + _offset(place, len(kinds)), style.PALETTE[place]
-                values = each[kind].f1, max(each[kind].false_alarms, _LOWEST), each[kind].delay
+                values = of_kind[kind].f1, max(of_kind[kind].false_alarms, _LOWEST), of_kind[kind].delay
                 for axes, value in zip(panels, values, strict=True):
                     axes.plot(value, y, "o", color=colour, markersize=6, label=kind if not row else None)
         panels[0].set_xlim(-0.03, 1.03)
@@ -150,10 +150,10 @@ def draw_concepts(run: EvaluationRun, found: Mapping[str, Mapping[str, Detection
         panels[2].set_xlabel("events until seen, of those seen")
         panels[2].set_xlim(left=0)
         for axes in panels:
-            _name_rows(axes, list(found), style)
+            _name_rows(axes, list(by_detector), style)
         _legend_above(figure, panels[0])
 
-    _save(run, "drift-concepts", (11, 0.9 + 0.48 * len(found)), draw)
+    _save(run, "drift-concepts", (11, 0.9 + 0.48 * len(by_detector)), draw)
 
 
 def draw_protocol(run: EvaluationRun, means: Mapping[str, Mapping[str, float]], modes: Sequence[str]) -> None:

@@ -31,13 +31,13 @@ def judge_losses(run: EvaluationRun, then: Predicted, now: Predicted) -> None:
         before, after = np.asarray(loss(then.errors)), np.asarray(loss(now.errors))
         cells = LossCells.fit(then.matrix, then.predictions, before)
         usual = float(before.mean())
-        found = []
+        losses = []
         for start in range(0, len(after), WINDOW):
             rows = slice(start, start + WINDOW)
             window = cells.count(now.matrix[rows], now.predictions[rows])
             estimate = estimate_loss(cells.loss_sums, cells.loss_squares, cells.counts, window)
-            found.append((float(after[rows].mean()), estimate.estimated, estimate.low, estimate.high))
-        realised, estimated, low, high = np.array(found).T
+            losses.append((float(after[rows].mean()), estimate.estimated, estimate.low, estimate.high))
+        realised, estimated, low, high = np.array(losses).T
         previous = realised[:-1]
         for row, errors in (
             ("streamgauge", estimated - realised),

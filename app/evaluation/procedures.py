@@ -53,15 +53,15 @@ def lord(p_values: Floats) -> Bools:
     gamma /= gamma.sum()
     rejected = np.zeros((runs, length), dtype=bool)
     for run in range(runs):
-        found: list[int] = []
+        rejections: list[int] = []
         for at in range(length):
             level = 0.025 * gamma[at]
             level += sum(
-                (0.025 if number == 0 else 0.05) * gamma[at - before - 1] for number, before in enumerate(found)
+                (0.025 if number == 0 else 0.05) * gamma[at - before - 1] for number, before in enumerate(rejections)
             )
             if p_values[run, at] <= level:
                 rejected[run, at] = True
-                found.append(at)
+                rejections.append(at)
     return rejected
 
 

@@ -79,7 +79,7 @@ def _judge_verdicts(run: EvaluationRun, data: Labelled, watched: Watched, onset:
     faulty = [verdict.kind == "pipeline_fault" for verdict in verdicts]
     named = [
         fault
-        and {each.metric for each in verdict.explained_by} == set(data.features)
+        and {because.metric for because in verdict.explained_by} == set(data.features)
         and "displaced" in verdict.headline
         for fault, verdict in zip(faulty, verdicts, strict=True)
     ]

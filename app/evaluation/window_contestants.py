@@ -68,12 +68,12 @@ class Subject:
 
     def cut(self, reference: Reference, matrix: Floats, scores: Floats, labels: Floats | None = None) -> list[Counts]:
         """Count consecutive windows; a last one that is not full is left out."""
-        found = []
+        windows = []
         for start in range(0, len(scores) - self.window + 1, self.window):
             rows = slice(start, start + self.window)
             of_labels = None if labels is None or not self.labels else labels[rows]
-            found.append(count_cells(reference, matrix[rows], scores[rows], of_labels))
-        return found
+            windows.append(count_cells(reference, matrix[rows], scores[rows], of_labels))
+        return windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +133,11 @@ def _by_history(run: Watched, judge: Callable[[Floats, Floats, Floats], bool]) -
     # All deciles of all metrics side by side; what has no values somewhere is no decile to compare.
     table = run.deciles[:, :, :-1].reshape(len(run.windows), -1)
     table = table[:, np.isfinite(table).all(axis=0)]
-    found = np.zeros(len(run.windows), np.bool_)
+    alarmed = np.zeros(len(run.windows), np.bool_)
     for number in range(least, len(run.windows)):
         first = max(0, number - most)
-        found[number] = judge(table[first:number], table[number], np.arange(first, number + 1, dtype=np.float64))
-    return found
+        alarmed[number] = judge(table[first:number], table[number], np.arange(first, number + 1, dtype=np.float64))
+    return alarmed
 
 
 def _ks(run: Watched) -> Bools:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Flag, auto
 
 import numpy as np
 
@@ -14,6 +15,20 @@ from schemas.wire import DeadLetter
 
 #: A record to publish: key, value (None: tombstone), time stamp in milliseconds.
 Outgoing = tuple[bytes | None, bytes | None, int]
+
+
+class FlowOutput(Flag):
+    """What is wanted of a flow."""
+
+    #: Scores, so events wait for a model. Without: the flow stops at the features (training sets).
+    SCORES = auto()
+    #: The scores as records to publish. Without: as arrays alone.
+    RECORDS = auto()
+    #: The changelog of the state, and the counts. Without: nothing will be drained.
+    STATE = auto()
+    NONE = 0
+    REPLAYED = SCORES | RECORDS
+    ALL = SCORES | RECORDS | STATE
 
 
 @dataclass(slots=True)
@@ -70,12 +85,12 @@ class Step:
 def versions_of(step: Step, rejected: list[int]) -> list[tuple[int, int, str]]:
     """The stretches of one version each, in order; "" is the version of events that were left unscored."""
     known = [(start, stop, model.version) for start, stop, model in step.runs]
-    found, reached = [], 0
+    stretches, reached = [], 0
     for start, stop, version in sorted([*known, *((row, row + 1, REJECTED) for row in rejected)]):
         if start > reached:
-            found.append((reached, start, ""))
-        found.append((start, stop, version))
+            stretches.append((reached, start, ""))
+        stretches.append((start, stop, version))
         reached = stop
     if reached < len(step.events):
-        found.append((reached, len(step.events), ""))
-    return found
+        stretches.append((reached, len(step.events), ""))
+    return stretches

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from faust.types import TP
 
 from app.adapters.clickhouse.thread import WarehouseThread
-from app.adapters.kafka.batch_app import Fetched
+from app.adapters.kafka.batch_handler import Fetched
 from app.adapters.kafka.refusals import Refused
 from app.core.batches import RecordBatch
 from app.monitor.reign import Plan
@@ -30,13 +30,17 @@ BLOCK_OFFSETS = 20_000
 HELD_BYTES = 8 << 20
 
 
-@dataclass
-class Flow:
-    """Fetching of partitions, as `app.adapters.kafka.batch_app.BatchApp` controls it."""
+@dataclass(frozen=True)
+class Feed:
+    """Where a writer's records come from, as `app.adapters.kafka.batch_app.BatchApp` controls it.
+
+    ``refuse``: told which records of a topic are none of ours.
+    """
 
     pause: Callable[[TP], None]
     resume: Callable[[TP], None]
     commit: Callable[[dict[TP, int]], Awaitable[bool]]
+    refuse: Callable[[str, Refused], None]
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,6 @@ class BlockWriter:
         Says which blocks come next, before they are written; called in the warehouse's thread.
     count
         Told how many rows were inserted.
-    refuse
-        Told which records of a topic are none of ours.
     flush_s
         How long a row may wait for others.
     """
@@ -117,12 +119,11 @@ class BlockWriter:
         table: str,
         to_block: Callable[[Sequence[RecordBatch]], Block],
         warehouse: WarehouseThread,
-        flow: Flow,
+        feed: Feed,
         starts: Mapping[TP, Start],
         *,
         plan: Callable[[Warehouse, Sequence[Plan]], None],
         count: Callable[[int], None],
-        refuse: Callable[[str, Refused], None],
         flush_s: float = 1.0,
     ) -> None:
         self.table = table
@@ -130,10 +131,9 @@ class BlockWriter:
         self.positions = {tp: start.offset for tp, start in starts.items()}
         self._to_block = to_block
         self._warehouse = warehouse
-        self._flow = flow
+        self._feed = feed
         self._plan = plan
         self._count = count
-        self._refuse = refuse
         self._flush_s = flush_s
         self._held = {tp: _Held(start) for tp, start in starts.items()}
         self._is_full = asyncio.Event()
@@ -161,7 +161,7 @@ class BlockWriter:
         held.size_bytes += fetched.size_bytes
         if held.size_bytes > HELD_BYTES and not held.is_paused and not held.is_waiting:
             held.is_paused = True
-            self._flow.pause(tp)
+            self._feed.pause(tp)
         if held.rows >= BLOCK_OFFSETS:
             self._is_full.set()
 
@@ -193,9 +193,9 @@ class BlockWriter:
                 held.size_bytes -= cut.size_bytes
                 if held.is_paused and held.size_bytes <= HELD_BYTES // 2:
                     held.is_paused = False
-                    self._flow.resume(cut.tp)
+                    self._feed.resume(cut.tp)
         if written:
-            await self._flow.commit(written)
+            await self._feed.commit(written)
 
     def _cut(self, tp: TP, held: _Held) -> _Cut | None:
         """Take the next block of a partition out of what is held; None when there is none, or it is not all here."""
@@ -239,7 +239,7 @@ class BlockWriter:
             assert cut.block is not None
             self._count(cut.block.rows)
             if cut.block.refused:
-                self._refuse(cut.tp.topic, cut.block.refused)
+                self._feed.refuse(cut.tp.topic, cut.block.refused)
 
     def _plan_of(self, cut: _Cut) -> Plan:
         start = self._held[cut.tp].start

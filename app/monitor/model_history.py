@@ -128,8 +128,8 @@ class ModelHistory:
         now, refused = asyncio.get_running_loop().time(), self.standings.refused()
         due = [waiting for waiting in reversed(self._waiting.values()) if waiting.due_s <= now]
         due.sort(key=lambda waiting: waiting.update.version in refused)
-        found = [await self._look_up(waiting) for waiting in due[:_MOST_AT_ONCE]]
-        if any(found):
+        outcomes = [await self._look_up(waiting) for waiting in due[:_MOST_AT_ONCE]]
+        if any(outcomes):
             await self._write_standings()
 
     async def _look_up(self, waiting: _Waiting) -> bool:
@@ -186,13 +186,13 @@ class ModelHistory:
 
     def _decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[str, T]]:
         """The records of a batch that are of this kind, each with its identity."""
-        found = self._refusals.decode(batch, kind)
-        return [(f"{batch.topic}/{batch.partition}/{offset}", record) for offset, record in found]
+        records = self._refusals.decode(batch, kind)
+        return [(f"{batch.topic}/{batch.partition}/{offset}", record) for offset, record in records]
 
 
 def _read(update: ModelUpdate) -> tuple[Manifest, Reference]:
     manifest = find(update.uri).manifest
-    said, found = (update.model, update.version, update.sha256), (manifest.model, manifest.version)
-    if said != (*found, manifest.artifact.sha256):
-        raise RegistryError(f"{update.uri:.200} holds {' '.join(found)}, and not what the update announces.")
+    said, written = (update.model, update.version, update.sha256), (manifest.model, manifest.version)
+    if said != (*written, manifest.artifact.sha256):
+        raise RegistryError(f"{update.uri:.200} holds {' '.join(written)}, and not what the update announces.")
     return manifest, manifest.read_reference()

@@ -168,10 +168,12 @@ def _verdict_columns(verdicts: list[WindowVerdict]) -> Columns:
     return {
         **_fields(verdicts, names),
         **_windows(verdicts),
-        "metrics": [[each.metric for each in one.explained_by] for one in verdicts],
-        "shares": [[math.nan if each.share is None else each.share for each in one.explained_by] for one in verdicts],
-        "words": [[each.words for each in one.explained_by] for one in verdicts],
-        "segments": [[each.segment for each in one.segments] for one in verdicts],
+        "metrics": [[because.metric for because in one.explained_by] for one in verdicts],
+        "shares": [
+            [math.nan if because.share is None else because.share for because in one.explained_by] for one in verdicts
+        ],
+        "words": [[because.words for because in one.explained_by] for one in verdicts],
+        "segments": [[misfit.segment for misfit in one.segments] for one in verdicts],
         "example": [_say_example(one.example) for one in verdicts],
     }
 
@@ -183,17 +185,20 @@ def _say_example(example: VerdictExample | None) -> str:
 def findings_records(topics: Topics, findings: Findings) -> list[tuple[str, bytes, bytes]]:
     """Topic, key and value of what others are told."""
     return [
-        *((topics.drift, f"{each.model}|{each.metric}".encode(), encode_json(each)) for each in findings.reports),
-        *((topics.verdicts, each.model.encode(), encode_json(each)) for each in findings.verdicts),
-        *((topics.alerts, each.model.encode(), encode_json(each)) for each in findings.alerts),
+        *(
+            (topics.drift, f"{report.model}|{report.metric}".encode(), encode_json(report))
+            for report in findings.reports
+        ),
+        *((topics.verdicts, verdict.model.encode(), encode_json(verdict)) for verdict in findings.verdicts),
+        *((topics.alerts, alert.model.encode(), encode_json(alert)) for alert in findings.alerts),
     ]
 
 
 def read_alert(row: Mapping[str, Any]) -> Alert:
     """The alert of a row of ``alerts``; ValueError when it is none."""
-    found = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
-    found |= {f"{name}_ms": found.pop(name) for name in ("window_start", "window_end")}
-    plain = {name: to_ms(value) if isinstance(value, datetime) else value for name, value in found.items()}
+    values = {_ALERT_COLUMNS.get(column, column): value for column, value in row.items()}
+    values |= {f"{name}_ms": values.pop(name) for name in ("window_start", "window_end")}
+    plain = {name: to_ms(value) if isinstance(value, datetime) else value for name, value in values.items()}
     return msgspec.convert(plain, Alert)
 
 
@@ -203,13 +208,13 @@ def to_ms(time: datetime) -> int:
 
 def version_columns(pipeline: str, standings: Iterable[tuple[Standing, Manifest | None]]) -> Columns:
     """Rows of ``model_versions``; the manifest is None where the registry did not have it."""
-    found = list(standings)
-    rows = [(standing.update, manifest) for standing, manifest in found]
+    versions = list(standings)
+    rows = [(standing.update, manifest) for standing, manifest in versions]
     return {
         "pipeline": [pipeline] * len(rows),
         "model": [update.model for update, _ in rows],
         "version": [update.version for update, _ in rows],
-        "role": [standing.role for standing, _ in found],
+        "role": [standing.role for standing, _ in versions],
         "uri": [update.uri for update, _ in rows],
         "sha256": [update.sha256 for update, _ in rows],
         "feature_set": [update.feature_set for update, _ in rows],
@@ -218,9 +223,9 @@ def version_columns(pipeline: str, standings: Iterable[tuple[Standing, Manifest 
         "trained_to": [manifest.training.to_ms if manifest else None for _, manifest in rows],
         "metrics": [training_metrics(manifest) if manifest else {} for _, manifest in rows],
         "manifest": [manifest.to_bytes() if manifest else b"" for _, manifest in rows],
-        "who": [standing.by for standing, _ in found],
-        "why": [standing.why for standing, _ in found],
-        "updated_at": [standing.at_ms for standing, _ in found],
+        "who": [standing.by for standing, _ in versions],
+        "why": [standing.why for standing, _ in versions],
+        "updated_at": [standing.at_ms for standing, _ in versions],
     }
 
 
@@ -291,12 +296,12 @@ def _feature_maps(scores: Sequence[Score]) -> ColumnValues:
 
 def _witnesses(rows: Iterable[tuple[str | bytes | None, Source]]) -> tuple[Source, ...]:
     """Rows by which a table shows that it still has a block: not all of one key, whose rows somebody may erase."""
-    found: dict[str | bytes | None, Source] = {}
+    witnesses: dict[str | bytes | None, Source] = {}
     for key, source in rows:
-        found.setdefault(key, source)
-        if len(found) == _WITNESSES:
+        witnesses.setdefault(key, source)
+        if len(witnesses) == _WITNESSES:
             break
-    return tuple(found.values())
+    return tuple(witnesses.values())
 
 
 def _token(batches: Sequence[RecordBatch]) -> str:

@@ -12,7 +12,8 @@ from app.adapters.kafka.topics_admin import ensure_topics
 from app.clock import wall_clock_ms
 from app.exits import StackError
 from app.kafka_access import KafkaAccess
-from app.monitor.monitor import Monitor, sources
+from app.monitor.monitor import Monitor
+from app.monitor.status import sources
 from app.ports import WarehouseError
 from app.process import Ending, live, run_process
 from app.settings import Settings

@@ -28,6 +28,10 @@ from schemas.wire import Alert, Source, decode_packed
 log = logging.getLogger("streamgauge.monitor")
 
 
+#: Rows that were written, by their sources: by topic and partition.
+Witnesses = dict[str, dict[int, tuple[Source, ...]]]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The first offset of a partition that is still there, and the one after its last committed record."""
@@ -47,7 +51,7 @@ class Saved(msgspec.Struct, array_like=True):
     findings: Findings
     shown: Findings = msgspec.field(default_factory=Findings)
     token: str = ""
-    witnesses: dict[str, dict[int, tuple[Source, ...]]] = msgspec.field(default_factory=dict)
+    witnesses: Witnesses = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _holds_any(warehouse: Warehouse, table: str, rows: Sequence[Source]) -> bool
 
 def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Stage], int]:
     """Each metric of a window is reported under one revision, and has a row that says n; the verdict is one row."""
-    found: dict[tuple[str, int, Stage], int] = {}
+    revisions: dict[tuple[str, int, Stage], int] = {}
     of_metric = {"pipeline": pipeline, "stage": "scoring", "decile": "n"}
     places: tuple[tuple[Stage, str, dict[str, Any]], ...] = (
         ("features", "model_metadata", of_metric | {"metric": "score"}),
@@ -149,8 +153,8 @@ def _revisions(warehouse: Warehouse, pipeline: str) -> dict[tuple[str, int, Stag
     for told, table, where in places:
         for row in warehouse.read(table, where):
             key = row["version"], round(row["window_start"].timestamp() * 1000), told
-            found[key] = max(found.get(key, 0), row["revision"])
-    return found
+            revisions[key] = max(revisions.get(key, 0), row["revision"])
+    return revisions
 
 
 def _lost_findings(warehouse: Warehouse, shown: Findings) -> frozenset[str]:
@@ -160,14 +164,14 @@ def _lost_findings(warehouse: Warehouse, shown: Findings) -> frozenset[str]:
         "drift_reports": shown.reports,
         "performance": shown.performance,
     }
-    return frozenset(table for table, found in rows.items() if found and not _has(warehouse, table, found[0]))
+    return frozenset(table for table, last in rows.items() if last and not _has(warehouse, table, last[0]))
 
 
 def _has(warehouse: Warehouse, table: str, row: Any) -> bool:
     """Whether a row of findings is there, by its key."""
     names = [name for name in TABLES[table].key if not name.startswith("window")]
-    found = warehouse.read(table, {name: getattr(row, name) for name in names})
-    return any(round(each["window_start"].timestamp() * 1000) == row.window_start_ms for each in found)
+    rows = warehouse.read(table, {name: getattr(row, name) for name in names})
+    return any(round(stored["window_start"].timestamp() * 1000) == row.window_start_ms for stored in rows)
 
 
 def are_new(legacy: Legacy, bounds: Mapping[TP, Bounds]) -> bool:

@@ -1,1 +1,1 @@
-"""The flow over logs that end, without Kafka and clock: training sets, replays, backfills, batch runs, parity."""
+"""Runs the flow over logs that end, without Kafka or a clock: training sets, replays, backfills, batch runs, parity."""

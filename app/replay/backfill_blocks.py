@@ -1,4 +1,4 @@
-"""Scores of history into ClickHouse, in blocks of fixed offset ranges: a run that is repeated adds what is missing.
+"""Writes scores of past events to ClickHouse, in blocks of fixed offset ranges; run again, it adds what is missing.
 
 A block that the table holds already, to the bit, is not sent again. Memory holds one block a partition.
 """
@@ -36,7 +36,7 @@ class Held:
 
 
 def fingerprint(offsets: Ints, scores: Floats) -> int:
-    """A number that is the same for the same scores of the same offsets, in any order; SQL gives it as well.
+    """A number that depends on the offsets and their scores, and not on their order; SQL computes the same one.
 
     Examples
     --------
@@ -82,8 +82,8 @@ def first_missing(part: RecordingPart, held: dict[Block, Held]) -> dict[int, int
                 before = counted.get(block, (first, 0))
                 counted[block] = before[0], before[1] + count
         for block, (first, count) in sorted(counted.items()):
-            found = held.get((partition, block))
-            if found is None or found.rows != count:
+            there = held.get((partition, block))
+            if there is None or there.rows != count:
                 starts[partition] = first
                 break
     return starts
@@ -108,12 +108,12 @@ class BackfillWriter:
         self._waiting: dict[int, tuple[int, list[Step]]] = {}
 
     def add(self, step: Step) -> None:
-        """Take a step; blocks that are over are written."""
+        """Take a step, and write blocks that are complete."""
         blocks = step.events.offsets // BLOCK_OFFSETS
         for block in np.unique(blocks).tolist():
-            held, pieces = self._waiting.get(step.partition, (block, []))
-            if held != block:
-                self._write(step.partition, held, pieces)
+            current, pieces = self._waiting.get(step.partition, (block, []))
+            if current != block:
+                self._write(step.partition, current, pieces)
                 pieces = []
             pieces.append(_rows(step, np.flatnonzero(blocks == block)))
             self._waiting[step.partition] = block, pieces

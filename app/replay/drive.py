@@ -1,7 +1,7 @@
-"""Drives the flow of partitions over logs that end: no Kafka, no clock.
+"""Drives the flow of partitions over logs that end, without Kafka or a clock.
 
-The steps are those of a worker that reads the same logs: where the batches are cut and how partitions interleave
-changes no bit of them.
+The steps are those of a worker that reads the same logs. They do not depend on where batches are cut or how partitions
+interleave, not by a bit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from app.core.features.plan import FeaturePlan
 from app.core.intake.merge import BEGINNING_MS, END_MS
 from app.core.scoring import UNSCORED, ActiveModel, ModelRun, ModelSelector, cut_runs
 from app.core.shared.board import SharedBoard
-from app.flow.step import Step
+from app.flow.step import FlowOutput, Step
 from app.pipeline import STEP_EVENTS, PartitionPipeline, new_board
 from schemas.pipeline.spec import Limits, Pipeline
 
-#: Who scores the events of a partition; None: only features are wanted.
+#: Who scores the events of a partition; None: only features are outputs.
 ModelsOf = Callable[[int], ModelSelector | None]
 
 
@@ -46,12 +46,12 @@ def new_flow(
     partition: int,
     models: ModelSelector | None,
     *,
-    with_outgoing: bool = True,
+    outputs: FlowOutput = FlowOutput.REPLAYED,
     board: SharedBoard | None = None,
 ) -> PartitionPipeline:
-    """A flow of which nothing will be drained; without models it stops before scoring.
+    """A flow that nothing will be drained from; without models it stops before scoring.
 
-    Rejections have no limit here: nothing is published, and whoever runs it is told their number.
+    Rejections have no limit here: nothing is published, and the caller learns their number.
     """
     if models is not None and not models.is_ready():
         raise NoModelError(f"No model version can score partition {partition}; name one.")
@@ -60,18 +60,16 @@ def new_flow(
         unlimited,
         plan,
         partition,
-        with_scores=models is not None,
-        with_drain=False,
-        with_outgoing=with_outgoing,
+        outputs=outputs if models is not None else FlowOutput.NONE,
         board=board,
     )
 
 
 def drive_partitions(runs: Sequence[PartitionRun], board: SharedBoard | None, now_ms: int) -> Iterator[Step]:
-    """Run partitions over their logs to their ends: one after the other, or where they share windows side by side.
+    """Run partitions over their logs to the end: one after the other, or side by side where they share windows.
 
-    Labels are taken from their log only when events wait for them, and of partitions side by side the one that is
-    behind reads next, so that memory holds a batch or so of each.
+    Labels are read only when events wait for them, and of partitions side by side the one that is behind reads next.
+    So memory holds about one batch of each.
     """
     group = _Group(board, now_ms)
     group.runs.extend(runs)
@@ -96,20 +94,20 @@ def drive(
 ) -> Iterator[Step]:
     """Run all partitions over batches as they come, each topic partition in its order.
 
-    Memory holds what waits: the fewer records lie between an event and the labels before it, and between a partition
-    and the others (or a promise) where windows are shared, the less.
+    Memory holds the records that wait: for labels that belong before them and, where windows are shared, for the
+    other partitions or a promise.
     """
     board = new_board(plan, range(pipeline.partitions))
     group = _Group(board, now_ms)
-    found: dict[int, PartitionRun] = {}
+    runs: dict[int, PartitionRun] = {}
     for batch in batches:
         if isinstance(batch, Promise):
             yield from group.come_to(batch.until_ms)
             continue
-        run = found.get(batch.partition)
+        run = runs.get(batch.partition)
         if run is None:
             models = models_of(batch.partition)
-            run = found[batch.partition] = PartitionRun(
+            run = runs[batch.partition] = PartitionRun(
                 new_flow(pipeline, plan, batch.partition, models, board=board), models
             )
             group.runs.append(run)
@@ -125,7 +123,7 @@ def drive(
 
 
 def _feed(run: PartitionRun, now_ms: int) -> Iterator[bool]:
-    """Give a flow its logs bit by bit; it is to be stepped at each bit."""
+    """Give a flow its logs bit by bit; the caller steps it after each."""
     flow = run.flow
     for batch in run.events:
         flow.receive_events(batch)
@@ -144,7 +142,7 @@ def _feed(run: PartitionRun, now_ms: int) -> Iterator[bool]:
 
 
 class _Group:
-    """Flows that run side by side; when one has come further, those that waited for it are stepped too."""
+    """Flows that run side by side; when one has come further, those that waited for it are stepped, too."""
 
     def __init__(self, board: SharedBoard | None, now_ms: int) -> None:
         self.runs: list[PartitionRun] = []
@@ -207,8 +205,8 @@ class _Group:
 class RecordedSelector:
     """Scores each event with the version that scored it when it was recorded.
 
-    An event without a recorded score gets the version of the one before it, or of the first; or it is left unscored
-    again, if the stream may have done so.
+    An event without a recorded score gets the version of the event before it (the first event: that of the first
+    score). It is left unscored if the stream may have left it so.
 
     Parameters
     ----------
@@ -217,9 +215,10 @@ class RecordedSelector:
     models
         The versions named, ready to score.
     unscored_before_ms
-        Event times below which events may have been left unscored: before the first start, and from each on.
+        Event times below which events may have been left unscored: one before the first start, and one from each start
+        on.
     early
-        Offsets of the events below those that were scored all the same.
+        Offsets of the events below these times that were scored nevertheless.
     """
 
     def __init__(

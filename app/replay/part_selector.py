@@ -1,4 +1,4 @@
-"""What runs over past events share: which steps count, who scores them, and which a version was trained on."""
+"""What all runs over past events need: which steps count, who scores them, and which a version was trained on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PartSelector:
         return self._models.is_ready()
 
     def runs(self, offsets: Ints, event_time_ms: Ints) -> list[ModelRun]:
-        """The stretches of one version each; none in the warm-up. A part's batches never hold both kinds of events."""
+        """The stretches that one version scores; none in the warm-up. No batch is partly of the warm-up."""
         if len(offsets) and not self._part.counts(self._partition, int(offsets[0])):
             return []
         return self._models.runs(offsets, event_time_ms)
@@ -43,7 +43,7 @@ def count_rejected(step: Step, part: RecordingPart) -> int:
 
 
 class TrainingRows:
-    """Counts events that the version was trained on; a stream leaves those to others (`models.versions.timeline`)."""
+    """Counts events that the version was trained on; a stream has others score them (`models.versions.timeline`)."""
 
     def __init__(self, version: str, training: TrainingData) -> None:
         self.count = 0
@@ -51,7 +51,7 @@ class TrainingRows:
         self._training = training
 
     def add(self, event_time_ms: Ints) -> None:
-        """Count those among scored events."""
+        """Count those among these scored events."""
         inside = (event_time_ms >= self._training.from_ms) & (event_time_ms < self._training.to_ms)
         self.count += int(np.count_nonzero(inside))
 

@@ -247,12 +247,12 @@ def _read_deciles(query: Query, pipeline: str) -> dict[str, Any]:
     training: dict[str, dict[str, tuple[float, ...]]] = {}
     for row in rows:
         by_name = dict(zip(row["names"], row["found"], strict=True))
-        found = tuple(_number(by_name.get(f"d{n}")) for n in range(1, 10))
+        deciles = tuple(_number(by_name.get(f"d{n}")) for n in range(1, 10))
         if row["stage"] == "training":
-            training.setdefault(row["metric"], {})[row["version"]] = found
+            training.setdefault(row["metric"], {})[row["version"]] = deciles
         else:
             series = scoring.setdefault(row["metric"], {}).setdefault(row["version"], [])
-            series.append((row["start_ms"], row["end_ms"], found))
+            series.append((row["start_ms"], row["end_ms"], deciles))
     return {"deciles": scoring, "training_deciles": training}
 
 

@@ -294,10 +294,10 @@ def _draw_fan(axes: Axes, name: str, facts: Facts) -> None:
     events = {(row.start_ms, row.version): row.n for row in facts.reports if row.metric == name and row.test == "psi"}
     by_window: dict[tuple[int, int], tuple[int, tuple[float, ...]]] = {}
     for version, series in facts.deciles[name].items():
-        for start, end, found in series:
+        for start, end, deciles in series:
             n = events.get((start, version), 0)
             if n >= by_window.get((start, end), (-1, ()))[0]:
-                by_window[start, end] = (n, found)
+                by_window[start, end] = (n, deciles)
     windows = sorted(by_window)
     x = [_days((start + end) / 2) for start, end in windows]
     table = np.array([by_window[window][1] for window in windows])

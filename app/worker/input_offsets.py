@@ -1,17 +1,18 @@
-"""Where a worker goes on reading, and when it must not: the topics against what was committed and what the state says.
+"""Where a worker goes on reading, and when it must not go on: topics, committed offsets and state are compared.
 
-State and committed offsets come from the same transactions, so they agree; where they do not, somebody has changed
-topics or offsets, and going on would count events twice or never. A person must decide.
+State and committed offsets come from the same transactions, so they agree. Where they do not, somebody has changed
+topics or offsets. Going on would count events twice or never, so a person must decide.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds, LogBounds
 from schemas.pipeline.spec import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
@@ -49,33 +50,47 @@ def check_assignment(pipeline: Pipeline, assigned: set[TP]) -> set[int]:
 
 def has_begun(state: Mapping[TP, int], bounds: Mapping[TP, Bounds]) -> bool:
     """Whether anything of an input partition (its events and labels) was processed before."""
-    return bool(state) or any(found.committed is not None for found in bounds.values())
+    return bool(state) or any(bound.committed is not None for bound in bounds.values())
 
 
-def choose_starts(
-    state: Mapping[TP, int], bounds: Mapping[TP, Bounds], begin: Mapping[TP, int], *, skip_removed: bool
-) -> dict[TP, int]:
-    """Give the offset to read each partition from.
+@dataclass(frozen=True)
+class Beginning:
+    """Where a worker begins to read, as far as a person has said so.
 
-    Parameters
-    ----------
-    state
-        Up to where the restored state was computed, where there is one. Kafka forgets the offsets of a group that was
-        away for long (a week by default); the state does not.
-    begin
-        Where what has no offset yet begins; what is not in it, at its first record.
-    skip_removed
-        Whether to go on over records that retention removed before they were processed.
-
-    Raises
-    ------
-    UnusableInputError
-        When offsets were moved, a topic was made anew, or records are gone.
+    ``at_ms`` (--from): a group without offsets begins at the first record with this time stamp or a later one; 0: at
+    the oldest. ``skip_removed`` (--skip-removed): go on over records that retention removed before they were processed.
     """
-    return {
-        tp: _choose_start(tp, state.get(tp), found, begin.get(tp, found.first), skip_removed=skip_removed)
-        for tp, found in bounds.items()
-    }
+
+    at_ms: int = 0
+    skip_removed: bool = False
+
+    async def find(self, logs: LogBounds, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+        """The offsets that ``at_ms`` stands for; a partition without such a record begins at its end."""
+        offsets = await logs.offsets_at(bounds, self.at_ms)
+        return {tp: offsets.get(tp, bound.end) for tp, bound in bounds.items()}
+
+    def choose_starts(
+        self, state: Mapping[TP, int], bounds: Mapping[TP, Bounds], begin: Mapping[TP, int]
+    ) -> dict[TP, int]:
+        """Give the offset to read each partition from.
+
+        Parameters
+        ----------
+        state
+            The offsets up to which the restored state was computed, if there is one. Kafka forgets the offsets of a
+            group that was away for long (a week by default); the state does not.
+        begin
+            Where partitions without an offset begin; those that are not in it begin at their first record.
+
+        Raises
+        ------
+        UnusableInputError
+            When offsets were moved, a topic was made anew, or records are gone.
+        """
+        return {
+            tp: _choose_start(tp, state.get(tp), bound, begin.get(tp, bound.first), skip_removed=self.skip_removed)
+            for tp, bound in bounds.items()
+        }
 
 
 def _choose_start(tp: TP, state: int | None, bounds: Bounds, begin: int, *, skip_removed: bool) -> int:

@@ -1,4 +1,4 @@
-"""What cannot be known from the records alone: when held-back events may go without a later label being known."""
+"""When events that wait for labels may go: what the records alone cannot tell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
-from app.worker.partition_inputs import PartitionInputs
+from app.worker.inbox import Inbox
 from schemas.pipeline.spec import Labels
 
 log = logging.getLogger("streamgauge.worker")
@@ -22,7 +22,7 @@ _ANSWER_S = 3.0
 
 
 class LabelWaits:
-    """The waits of one partition's events for labels, and of its promised watermarks for events.
+    """The waits of one partition: its events wait for labels, and its promised watermarks wait for events.
 
     Parameters
     ----------
@@ -36,21 +36,21 @@ class LabelWaits:
         self,
         flow: PartitionPipeline,
         labels: Labels,
-        inputs: PartitionInputs,
+        inbox: Inbox,
         keep_promise: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
-        #: Numbers of the events (as the merge counts them) that went without waiting any longer.
+        #: Events that went without their labels, by their running numbers in the merge.
         self.stale = range(0)
         self._flow = flow
         self._labels = labels
-        self._inputs = inputs
+        self._inbox = inbox
         self._keep = keep_promise
         self._wake = wake
         self._waiting: asyncio.Task[None] | None = None
 
     def look(self, *, is_ready: bool, is_empty: bool) -> None:
-        """Start what has become due; the flow has nothing to do at the moment.
+        """Start what has become due; called when the flow has nothing to do.
 
         ``is_ready``: events could be scored. ``is_empty``: no event waits to be merged.
         """
@@ -70,17 +70,17 @@ class LabelWaits:
             await asyncio.gather(self._waiting, return_exceptions=True)
 
     async def _release(self) -> None:
-        """Let events go once the labels topic is read to an end that was asked for after they had arrived.
+        """Let events go once the labels topic is read to its end, as it was after they had arrived.
 
-        However long that takes: a worker that is behind is not a label that is missing. Waiting is in vain while Kafka
-        answers for the events and not for the labels.
+        That may take long: when a worker is behind, its labels are not missing. Waiting is in vain while Kafka answers
+        for the events and not for the labels.
         """
         merge, patience = self._flow.merge, Patience(self._labels.max_wait_ms)
         received, taken = merge.events_received, merge.events_taken
         reading = asyncio.create_task(self._read_labels())
         try:
             while not (await asyncio.wait({reading}, timeout=patience.look_s))[0]:
-                if await patience.is_over(self._inputs.next_offsets.get(self._inputs.labels), self._labels_are_away):
+                if await patience.is_over(self._inbox.next_offsets.get(self._inbox.labels), self._labels_are_away):
                     words = "Partition %s: the labels topic cannot be read, %s events go without"
                     log.warning(words, self._flow.partition, received - taken)
                     self.stale = range(taken, received)
@@ -91,30 +91,30 @@ class LabelWaits:
         self._wake()
 
     async def _read_labels(self) -> None:
-        """Return when all labels that there are now have been received."""
+        """Return when all labels that are in the topic now have been received."""
         end: int | None = None
         while True:
             try:
-                end = await self._inputs.end_offset(self._inputs.labels) if end is None else end
-                if await self._inputs.has_received(self._inputs.labels, end):
+                end = await self._inbox.end_offset(self._inbox.labels) if end is None else end
+                if await self._inbox.has_received(self._inbox.labels, end):
                     return
             except KafkaError as error:
                 log.debug("Partition %s: the end of the labels is not known: %r", self._flow.partition, error)
             await asyncio.sleep(_LOOK_S)
 
     async def _labels_are_away(self) -> bool:
-        await self._inputs.end_offset(self._inputs.events)
+        await self._inbox.end_offset(self._inbox.events)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await self._inputs.end_offset(self._inputs.labels)
+                await self._inbox.end_offset(self._inbox.labels)
         except (KafkaError, TimeoutError):
             return True
         return False
 
     async def _keep_promise(self, until_ms: int) -> None:
-        """When all events are processed, apply the labels up to a watermark record and say how far we are."""
+        """When all events are processed, apply the labels up to a watermark record."""
         try:
-            if await self._inputs.is_at_its_end(self._inputs.events) and not self._flow.merge.has_events:
+            if await self._inbox.is_at_its_end(self._inbox.events) and not self._flow.merge.has_events:
                 self._keep(until_ms)
             else:
                 await asyncio.sleep(_LOOK_AGAIN_S)

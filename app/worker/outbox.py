@@ -1,7 +1,7 @@
-"""What is to leave one partition, in order: steps as they come, and cuts, each of which commits what was before it.
+"""What is to leave one partition, in order: steps as they come, and cuts. A cut commits the steps before it.
 
-While a cut is being committed, the next steps may leave: scores that need no transaction at once, all others with the
-commit after it.
+While a cut is being committed, the steps after it may leave: scores that need no transaction go at once, everything
+else goes with the next commit.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from app.adapters.kafka.publisher import PartitionPublisher
+from app.flow.inputs import WRONG_PARTITION
 from app.flow.step import Outgoing, Step
-from app.pipeline import STEP_EVENTS, WRONG_PARTITION
+from app.pipeline import STEP_EVENTS
 from schemas.topics import Topics
 
 #: No step is taken while more scored events than this wait to be published: bounds memory when the broker stalls.
 OUTBOX_EVENTS = 2 * STEP_EVENTS
-#: In a transaction, fewer scores than this wait for the commit before they are sent: nobody sees them sooner.
+#: In a transaction, fewer scores than this are sent with the commit: nobody sees them sooner.
 SEND_EVENTS = 2_000
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was sent for one transaction, and counts once that is committed."""
+    """What was sent in one transaction. It counts once the transaction is committed."""
 
     scored: int = 0
     unscored: int = 0
@@ -82,7 +83,7 @@ class Cut:
     """What a commit holds besides the outputs before it.
 
     ``first_offsets``: version -> first event that it scored. ``shared_late``: what came too late for shared windows.
-    ``labels``: how many were applied, and how many of them found no event.
+    ``labels``: how many were applied, and how many of these belong to no event.
     """
 
     sketches: list[Outgoing]
@@ -103,8 +104,8 @@ class Outbox:
     Parameters
     ----------
     committed
-        Is told what a transaction held that was committed: the cut, what was sent before it, and up to which offset
-        the changelog holds no more than that (None: nothing was written to it).
+        Is told what a committed transaction held: the cut, and what was sent before it. And the offset up to which the
+        changelog holds no more than that (None: nothing was written to it).
     sent
         Is called when there is room again.
     guard
@@ -131,7 +132,7 @@ class Outbox:
         self._events = 0
         self._tally = Tally()
         self._committing: asyncio.Task[None] | None = None
-        #: Whether a cut is under way.
+        #: Whether a cut is waiting or being committed.
         self.is_cutting = False
 
     @property
@@ -147,18 +148,18 @@ class Outbox:
             self._has_output.set()
 
     def cut(self, cut: Cut) -> None:
-        """Commit the steps up to here; not while another cut is under way."""
+        """Commit the steps before this call; not while another cut is being committed."""
         self._queue.append(cut)
         self.is_cutting = True
         self._has_output.set()
 
     def end(self) -> None:
-        """End `publish` when all before has left."""
+        """Have `publish` end when everything before this call has left."""
         self._queue.append(None)
         self._has_output.set()
 
     async def publish(self) -> None:
-        """Send and commit in order; scores that need no transaction go past a commit under way."""
+        """Send and commit in order; scores that need no transaction pass a commit that is under way."""
         while True:
             await self._has_output.wait()
             self._has_output.clear()
@@ -183,7 +184,7 @@ class Outbox:
         return [self._committing] if self._committing is not None else []
 
     def _take_steps(self) -> list[Step]:
-        """The steps up to the next cut: however small they are, they leave together."""
+        """The steps before the next cut: they leave together, however small they are."""
         steps: list[Step] = []
         while self._queue and isinstance(self._queue[0], Step):
             steps.append(self._queue.popleft())  # type: ignore[arg-type]  # as the line before has seen

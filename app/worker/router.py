@@ -1,8 +1,8 @@
 """The router: copies events and labels to topics in which each entity has one partition, exactly once (ADR 0033).
 
-Every worker has one, and one of them is at work: the consumer group gives it all partitions, and its transactional id
-fences whoever had them before. Copies and the offsets of their originals are of one transaction. Any error ends the
-worker (crash only).
+Every worker has a router, and one of them is at work: the consumer group gives it all partitions, and its
+transactional id fences the one that had them before. Copies and the offsets of their originals are committed in one
+transaction. Any error ends the worker (crash only).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon
-from app.adapters.kafka.batch_app import Bounds
 from app.adapters.kafka.clients import new_member
 from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor
 from app.adapters.kafka.lag import read_commits, router_group
@@ -28,14 +27,15 @@ from app.core.entities.copies import Copy
 from app.core.entities.routing import Place, Routed, Routing, least_promise
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
-from app.worker.input_offsets import UnusableInputError, choose_starts
+from app.worker.input_offsets import Beginning, UnusableInputError
 from schemas.pipeline.spec import Pipeline
 from schemas.topics import WATERMARK_HEADER
 
 log = logging.getLogger("streamgauge.worker")
 
-#: A partition is paused when more than this is queued of it, and resumed at half of it; and what all may have.
+#: A partition is paused when more than this is queued of it, and resumed at half of it.
 _QUEUE_BYTES = 8 << 20
+#: What may be queued of all partitions together.
 _ALL_BYTES = 256 << 20
 #: Records of one fetch, and of one transaction.
 _MOST = 10_000
@@ -43,13 +43,13 @@ _MOST = 10_000
 _SLICE = 2_000
 _POLL_MS = 200
 _AGAIN_S = 0.5
-#: How long a router that has to go may take to end the transaction under way.
+#: How long a router that must stop may take to end its transaction.
 _END_S = 5.0
 _MOST_DIGITS = 18
 
 
 class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Routes for its pipeline while its group gives it all partitions; stands by otherwise.
+    """Copies the records of its pipeline while its group gives it all partitions; otherwise it stands by.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         Ends the whole worker: why, and with which exit code.
     session_s
         How long it may be silent before another one takes over.
-    begin_ms, skip_removed
-        See `app.cli.worker`.
+    beginning
+        Where it begins to read what was sent.
     """
 
     def __init__(
@@ -69,14 +69,12 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         fail: Callable[[str, int], None],
         *,
         session_s: float,
-        begin_ms: int,
-        skip_removed: bool,
+        beginning: Beginning,
     ) -> None:
         self._pipeline = pipeline
         self._kafka = kafka
         self._fail = fail
-        self._begin_ms = begin_ms
-        self._skip_removed = skip_removed
+        self._beginning = beginning
         self._group = router_group(pipeline.name)
         self._routing = Routing(pipeline)
         self._tps = [TP(*place) for place in self._routing.places]
@@ -87,7 +85,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             max_partition_fetch_bytes=1 << 20,
             fetch_max_wait_ms=100,
             rebalance_timeout_ms=20_000,
-            max_poll_interval_ms=2**31 - 1,  # who stands by reads nothing
+            max_poll_interval_ms=2**31 - 1,  # a router that stands by reads nothing
             session_timeout_ms=int(session_s * 1000),
             heartbeat_interval_ms=int(session_s * 1000 / 4),
         )
@@ -103,7 +101,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     @property
     def lag(self) -> int:
-        """Records that are still to be copied, as far as is known; 0 of one that stands by."""
+        """Records still to be copied, as far as is known; 0 for a router that stands by."""
         return sum(max(0, end - self._offsets.get(tp, end)) for tp, end in self._ends.items()) if self._work else 0
 
     async def start(self) -> None:
@@ -130,7 +128,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _end_work(self) -> None:
         work, self._work = self._work, None
         if work is not None:
-            # A transaction that is left open hides what is behind it until it times out, or another router has come.
+            # A transaction that is left open hides what follows it until it times out or another router starts.
             try:
                 async with asyncio.timeout(_END_S), self._writing:
                     work.cancel()
@@ -167,7 +165,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         publisher = PartitionPublisher(
             self._kafka,
             self._group,
-            self._group,  # one transactional id, whoever routes: fences the one before
+            self._group,  # the same transactional id for every router: it fences the one before
             0,
             interval_ms=pipeline.commit_interval_ms,
             compression=pipeline.compression,
@@ -183,7 +181,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             await end_soon(publisher.stop(), logs.stop())
 
     async def _take_over(self, publisher: PartitionPublisher, logs: LogBounds) -> None:
-        """Find where to go on, now that nobody else can commit."""
+        """Find where to go on, now that no other router can commit."""
         commits = await read_commits(self._kafka, self._group)
         self._promises = {
             tp.partition: int(at.metadata)
@@ -191,15 +189,14 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             if tp.topic == self._pipeline.topics.sent_labels and _is_time(at.metadata)
         }
         bounds = {
-            tp: Bounds(commits[tp].offset if tp in commits else None, found.first, found.end)
-            for tp, found in (await logs.bounds(self._tps)).items()
+            tp: bound._replace(committed=commits[tp].offset if tp in commits else None)
+            for tp, bound in (await logs.bounds(self._tps)).items()
         }
         begin: dict[TP, int] = {}
-        if self._begin_ms and not commits:
-            found_at = await logs.offsets_at(self._tps, self._begin_ms)
-            begin = {tp: found_at.get(tp, of.end) for tp, of in bounds.items()}
-        self._offsets = choose_starts({}, bounds, begin, skip_removed=self._skip_removed)
-        self._ends = {tp: of.end for tp, of in bounds.items()}
+        if self._beginning.at_ms and not commits:
+            begin = await self._beginning.find(logs, bounds)
+        self._offsets = self._beginning.choose_starts({}, bounds, begin)
+        self._ends = {tp: bound.end for tp, bound in bounds.items()}
         if begin:
             await publisher.commit(self._marked(self._offsets))
         for tp, offset in self._offsets.items():
@@ -215,8 +212,8 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         while True:
             if not behind:
                 await asyncio.sleep(due - loop.time())
-            found = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST)
-            for tp, records in found.items():
+            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST)
+            for tp, records in fetched.items():
                 batch = to_batch(tp, records)
                 for start in range(0, len(batch), _SLICE):
                     self._routing.add(batch.cut(start, start + _SLICE))
@@ -234,12 +231,12 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             while (routed := self._routing.take(_MOST, behind)) is not None:
                 async with self._writing:
                     await self._write(publisher, routed)
-            if not behind and not self._routing.rows:  # what may be left are markers of transactions
+            if not behind and not self._routing.rows:  # only markers of transactions may be left
                 self._ends = dict(self._offsets)
             self._regulate()
 
     def _regulate(self) -> None:
-        """Pause what there is enough of, resume what there is too little of."""
+        """Pause a partition when enough of it is queued, and resume it when little is left."""
         most = min(_QUEUE_BYTES, _ALL_BYTES // len(self._routing.places))
         for place in self._routing.places:
             size = self._routing.queued_bytes(place)
@@ -253,7 +250,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _find_behind(self, logs: LogBounds) -> set[Place]:
         """Partitions that hold more than has been fetched.
 
-        Asked when everything that is queued has been fetched: who sees an event sees every label that was there before.
+        Asked only after what is queued was fetched: so an event is copied after every label that was there before it.
         """
         self._ends = await logs.ends(self._tps)
         return {
@@ -263,7 +260,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     # -- out -----------------------------------------------------------------------------------------------------------
 
     async def _write(self, publisher: PartitionPublisher, routed: Routed) -> None:
-        """Labels first: no batch of a later transaction is there before all of an earlier one can be read."""
+        """Write labels first: no batch of a later transaction is there before all of an earlier one can be read."""
         topics = self._pipeline.topics
         if routed.promises:
             await self._promise(publisher, routed)
@@ -282,7 +279,7 @@ class Router(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self.routed += sum(map(len, copies.values()))
 
     async def _promise(self, publisher: PartitionPublisher, routed: Routed) -> None:
-        """Take note of promises; when all partitions have promised more than before, say so to all."""
+        """Take note of promises; when all partitions promise more than before, tell all partitions."""
         n, before = self._pipeline.partitions, least_promise(self._promises, self._pipeline.partitions)
         for partition, time_ms in routed.promises.items():
             self._promises[partition] = max(time_ms, self._promises.get(partition, time_ms))

@@ -1,7 +1,7 @@
-"""Keeps a worker's board of shared windows: its own partitions tell it directly, the others by their topic.
+"""Keeps a worker's board of shared windows: its own partitions tell it directly, those of others by their topic.
 
-What a partition of this worker has added is on the board before it is committed: it follows from the partition's log
-alone, so whoever owns the partition next would add the same (docs/adr/0015).
+What a partition of this worker has added is on the board before it is committed. It follows from the partition's log
+alone, so the partition's next owner would add the same (docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _POLL_MS = 500
 
 
 class SharedFeed:
-    """The board of a worker, and the task that follows the partitions of others.
+    """Keeps the board of a worker, and follows the partitions of other workers.
 
     Parameters
     ----------
     topic
         ``<p>.shared``.
     fail
-        Called with the reason when the topic can be followed no longer.
+        Called with the reason when the topic can no longer be followed.
     refusals
-        Told of the records that are none of ours.
+        Counts the records that no worker of the pipeline wrote.
     latest_ms
-        How far a partition can have come by now.
+        Says how far a partition can have come by now.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class SharedFeed:
         self._listeners.discard(listener)
 
     def tell(self) -> None:
-        """Call the listeners if any partition they may wait for has come further."""
-        now = self.board.low_ms, self.board.high_ms
-        if now != self._told:
-            self._told = now
+        """Call the listeners if a partition that they may wait for has come further."""
+        reached = self.board.low_ms, self.board.high_ms
+        if reached != self._told:
+            self._told = reached
             for listener in self._listeners:
                 listener()
 
@@ -119,9 +119,9 @@ class SharedFeed:
             anew = [tp for partition, tp in tps.items() if self.board.is_anew(partition)]
             ends = await consumer.end_offsets(anew)
             while True:
-                for tp, found in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
-                    self._hear(to_batch(tp, found))
-                    self._followed[tp.partition] = found[-1].offset + 1
+                for tp, records in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
+                    self._hear(to_batch(tp, records))
+                    self._followed[tp.partition] = records[-1].offset + 1
                 for tp in list(ends):
                     if await consumer.position(tp) >= ends[tp]:
                         del ends[tp]

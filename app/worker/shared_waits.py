@@ -1,7 +1,7 @@
-"""What a worker's clock decides about windows that partitions share: when a silent one is idle, when waiting ends.
+"""What a worker's clock decides about shared windows: when a silent partition is idle, and when waiting for one ends.
 
-A partition that has something left to read is waited for however long it takes: should its owner be gone, the group
-gives it to another. Waiting ends for one that has read all there is and still does not come on (docs/adr/0030).
+A partition that has something left to read is waited for, however long it takes: if its owner is gone, the group gives
+it to another worker. Waiting ends for a partition that has read all there is and still does not move (docs/adr/0030).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds
 from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.spec import Shared
@@ -23,14 +23,14 @@ log = logging.getLogger("streamgauge.worker")
 
 
 class SharedWaits:
-    """The waits of one partition: of others for it while it is silent, and of its events for others.
+    """The waits of one partition: others wait for it while it is silent, and its events wait for others.
 
     Parameters
     ----------
     silent_until
-        Asks up to when the partition is known to have nothing that is not merged; None: it is not known.
+        Says up to which time everything of the partition is known to be merged; None: it is not known.
     bounds
-        Asks what the logs hold that a partition (None: whoever answers) reads, and how far it has come in them.
+        Says what the logs of a partition hold and how far it has read them; for None, the logs of those who answer.
     wake
         Has the partition's task look again.
     """
@@ -53,7 +53,7 @@ class SharedWaits:
         self._late = 0
 
     def look(self) -> None:
-        """Start what has become due; the flow has nothing to do at the moment."""
+        """Start what has become due; called when the flow has nothing to do."""
         shared = self._flow.shared
         if shared is None:
             return
@@ -63,7 +63,7 @@ class SharedWaits:
             self._giving_up = asyncio.create_task(self._give_up())
 
     def count_late(self) -> int:
-        """Contributions since the last call to tiles that others may have read before."""
+        """How many contributions since the last call came to tiles that others may have read before."""
         if self._flow.shared is None:
             return 0
         before, self._late = self._late, self._flow.shared.late
@@ -83,7 +83,7 @@ class SharedWaits:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _move_on(self, until_ms: int) -> None:
-        """When the partition stays silent, take it to have nothing before ``until_ms``, which others had reached."""
+        """If the partition stays silent, take it to have nothing before ``until_ms``, which others have reached."""
         received = self._flow.merge.events_received
         try:
             await asyncio.sleep(self._times.idle_ms / 1000)
@@ -134,10 +134,10 @@ class _Unread:
         self._ends: dict[TP, int] | None = None
 
     async def is_none(self) -> bool:
-        found = await self._bounds()
+        bounds = await self._bounds()
         if self._ends is None:
-            self._ends = {tp: bounds.end for tp, bounds in found.items()}
-        return all(max(found[tp].first, found[tp].committed or 0) >= end for tp, end in self._ends.items())
+            self._ends = {tp: bound.end for tp, bound in bounds.items()}
+        return all(max(bounds[tp].first, bounds[tp].committed or 0) >= end for tp, end in self._ends.items())
 
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:

@@ -17,15 +17,14 @@ from app.exits import StackError
 from app.kafka_access import KafkaAccess
 from app.process import Ending, live, run_process
 from app.settings import Settings
+from app.worker.input_offsets import Beginning
 from app.worker.model_shelf import ModelShelf
 from app.worker.worker import Membership, Worker
 from models.versions.trial import Trial
 from schemas.pipeline.spec import Pipeline
 
 
-def run(
-    name: str, place: HttpPlace, membership: Membership, trial: Trial, *, skip_removed: bool, begin_ms: int
-) -> NoReturn:
+def run(name: str, place: HttpPlace, membership: Membership, trial: Trial, beginning: Beginning) -> NoReturn:
     """Work until SIGTERM or a failure, and end this process.
 
     Parameters
@@ -36,16 +35,12 @@ def run(
         Where to serve health and metrics.
     trial
         Tries the models; closed when those that are there at the start are loaded.
-    skip_removed, begin_ms
-        As `app.worker.worker.Worker` has them.
     """
     settings = Settings.read()
 
     async def start(pipeline: Pipeline, kafka: KafkaAccess) -> Ending:
         rows = settings.home / "state" / pipeline.name if pipeline.state.store == "disk" else None
-        return await work(
-            pipeline, kafka, place, membership, trial, skip_removed=skip_removed, begin_ms=begin_ms, rows_folder=rows
-        )
+        return await work(pipeline, kafka, place, membership, trial, beginning=beginning, rows_folder=rows)
 
     run_process(name, settings, start)
 
@@ -57,8 +52,7 @@ async def work(
     membership: Membership,
     trial: Trial,
     *,
-    skip_removed: bool,
-    begin_ms: int,
+    beginning: Beginning,
     rows_folder: Path | None,
 ) -> Ending:
     """Put a worker together and run it; see `run`."""
@@ -74,8 +68,7 @@ async def work(
         kafka,
         shelf,
         membership=membership,
-        skip_removed=skip_removed,
-        begin_ms=begin_ms,
+        beginning=beginning,
         rows_folder=rows_folder,
     )
     http = WorkerHttp(worker.health, worker.samples, place.allowed_hosts)
@@ -85,8 +78,8 @@ async def work(
 def _relieve_collector() -> None:
     """Have Python's cycle collector look seldom, and never at what start-up made.
 
-    A fetch makes tens of thousands of objects that live until their commit and are in no cycle; with the default
-    thresholds, looking through them and through all imported libraries again and again took a third of the CPU.
+    A fetch makes tens of thousands of objects that live until their commit and are in no cycle. With the default
+    thresholds, looking through them and through all imported libraries took a third of the CPU.
     """
     gc.collect()
     gc.freeze()

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from app.adapters.http.worker import Health, Sample, refusal_samples
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble, end_soon, fail_if_crashed, get_to_work
-from app.adapters.kafka.batch_app import BatchApp, Bounds, Fetched, SkippedBatchError
+from app.adapters.kafka.batch_app import BatchApp
+from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.kafka.clients import new_bulk_producer, output_options
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.lag import worker_group
-from app.adapters.kafka.log_bounds import LogBounds
+from app.adapters.kafka.log_bounds import Bounds, LogBounds
 from app.adapters.kafka.sticky_assignor import StickyAssignor
 from app.adapters.kafka.topic_reader import answers
 from app.adapters.rocks_rows import StateDiskError
@@ -30,20 +32,19 @@ from app.core.records.rules import RecordRules
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
-from app.worker.input_offsets import UnusableInputError, check_assignment, choose_starts, has_begun
+from app.worker.context import WorkerContext
+from app.worker.input_offsets import Beginning, UnusableInputError, check_assignment, has_begun
 from app.worker.model_shelf import ModelShelf
 from app.worker.outbox import Progress
-from app.worker.partition_task import PartitionTask, WorkerContext
+from app.worker.partition_task import PartitionTask
 from app.worker.router import Router
 from app.worker.shared_feed import SharedFeed
 from schemas.pipeline.spec import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
 
-#: A rebalance takes seconds. A worker that waits longer for its end, with a broker that answers, has lost its way.
+#: A rebalance takes seconds. A worker that waits longer for its end, while the broker answers, is stuck.
 UNASSIGNED_S = 90.0
-
-Clock = Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,12 @@ class Worker:
         plan: FeaturePlan,
         kafka: KafkaAccess,
         shelf: ModelShelf,
-        now_ms: Clock = wall_clock_ms,
         *,
-        membership: Membership = Membership(),  # frozen
-        skip_removed: bool = False,
-        begin_ms: int = 0,
+        membership: Membership,
+        beginning: Beginning,
+        now_ms: Callable[[], int] = wall_clock_ms,
         rows_folder: Path | None = None,
     ) -> None:
-        """See `app.cli.worker` for ``skip_removed`` and ``begin_ms`` (--from)."""
         self.pipeline = pipeline
         self.shelf = shelf
         self.progress = Progress(last_commit_ms=now_ms())
@@ -90,57 +89,34 @@ class Worker:
             broker_session_timeout=membership.session_s,
             broker_heartbeat_interval=membership.session_s / 4,
         )
-        self._logs = LogBounds(kafka, group)
-        self._shared: SharedFeed | None = None
-        board = new_board(plan, range(pipeline.partitions))
-        if board is not None:
-            rules = RecordRules.of(pipeline)
-            self._shared = SharedFeed(
-                kafka,
-                pipeline.topics.shared,
-                board,
-                lambda why: self.fail(why, EXIT_RETRY),
-                refusals=shelf.refusals,
-                latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
-            )
+        early: AIOKafkaProducer | None = None
+        if pipeline.delivery == "at_least_once":
+            early = new_bulk_producer(kafka, **output_options(group, pipeline.compression))
         refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
         self._following: asyncio.Task[None] | None = None
-        self._entities = EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None
-        self._early = (
-            new_bulk_producer(kafka, **output_options(group, pipeline.compression))
-            if pipeline.delivery == "at_least_once"
-            else None
-        )
-        self._around = WorkerContext(
+        self._context = WorkerContext(
             pipeline=pipeline,
             plan=plan,
             kafka=kafka,
             group=group,
             app=self.app,
-            logs=self._logs,
+            logs=LogBounds(kafka, group),
             shelf=shelf,
             progress=self.progress,
             now_ms=now_ms,
             fail=self.fail,
-            shared=self._shared,
-            early=self._early,
-            entities=self._entities,
+            shared=self._new_shared_feed(plan, kafka, now_ms),
+            early=early,
+            entities=EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None,
             rows_folder=rows_folder,
         )
-        self._skip_removed = skip_removed
-        self._begin_ms = begin_ms
+        self._beginning = beginning
         self._router: Router | None = None
         if pipeline.events.repartition:
             self._router = Router(
-                pipeline,
-                kafka,
-                now_ms,
-                self.fail,
-                session_s=membership.session_s,
-                begin_ms=begin_ms,
-                skip_removed=skip_removed,
+                pipeline, kafka, now_ms, self.fail, session_s=membership.session_s, beginning=beginning
             )
-            self._begin_ms = 0  # all that the router copies is scored
+            self._beginning = replace(beginning, at_ms=0)  # all that the router copies is scored
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
         self._parked: dict[int, PartitionTask] = {}
@@ -149,17 +125,32 @@ class Worker:
         self.failure = ""
         self.stopping = asyncio.Event()
 
+    def _new_shared_feed(self, plan: FeaturePlan, kafka: KafkaAccess, now_ms: Callable[[], int]) -> SharedFeed | None:
+        """None when partitions share no windows."""
+        board = new_board(plan, range(self.pipeline.partitions))
+        if board is None:
+            return None
+        rules = RecordRules.of(self.pipeline)
+        return SharedFeed(
+            kafka,
+            self.pipeline.topics.shared,
+            board,
+            lambda why: self.fail(why, EXIT_RETRY),
+            refusals=self.shelf.refusals,
+            latest_ms=lambda: rules.latest_come_to_ms(now_ms()),
+        )
+
     async def run(self) -> int:
         """Work until `stop` or a failure; the exit code."""
         try:
-            await get_to_work(self, self._around.kafka, self._start(), self._is_at_work)
+            await get_to_work(self, self._context.kafka, self._start(), self._is_at_work)
             while not self.stopping.is_set():
                 try:
                     await asyncio.wait_for(self.stopping.wait(), 0.5)
                 except TimeoutError:
-                    if fail_if_crashed(self, self._around.kafka):
+                    if fail_if_crashed(self, self._context.kafka):
                         continue
-                    if self.app.unassigned_s() > UNASSIGNED_S and await answers(self._around.kafka):
+                    if self.app.unassigned_s() > UNASSIGNED_S and await answers(self._context.kafka):
                         self.fail(f"No partitions for {UNASSIGNED_S:.0f} s although Kafka is there.", EXIT_RETRY)
         finally:
             await self._shut_down()
@@ -170,11 +161,11 @@ class Worker:
 
     async def _start(self) -> None:
         await self.shelf.start(self._models_changed, lambda why: self.fail(why, EXIT_RETRY))
-        await self._logs.start()
-        if self._early is not None:
-            await self._early.start()
-        if self._entities is not None:
-            self._following = asyncio.create_task(self._follow(self._entities), name="entities")
+        await self._context.logs.start()
+        if self._context.early is not None:
+            await self._context.early.start()
+        if self._context.entities is not None:
+            self._following = asyncio.create_task(self._follow(self._context.entities), name="entities")
         if self._router is not None:
             await self._router.start()
         await self.app.start()
@@ -185,7 +176,7 @@ class Worker:
     async def _follow(self, entities: EntityFeed) -> None:
         try:
             await entities.run()
-        except Exception as error:  # crash only: who does not hear of entities refuses none
+        except Exception as error:  # crash only: without the topic, no event would be refused
             log.exception("Following %s failed", self.pipeline.topics.entities)
             self.fail(f"{self.pipeline.topics.entities} could not be followed: {error!r}", EXIT_RETRY)
 
@@ -240,11 +231,11 @@ class Worker:
         await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
         self.tasks.clear()
         self._parked.clear()
-        closing = [self.app.stop(), self._logs.stop(), self.shelf.stop()]
-        if self._early is not None:
-            closing.insert(0, self._early.stop())
-        if self._shared is not None:
-            closing.insert(0, self._shared.stop())
+        closing = [self.app.stop(), self._context.logs.stop(), self.shelf.stop()]
+        if self._context.early is not None:
+            closing.insert(0, self._context.early.stop())
+        if self._context.shared is not None:
+            closing.insert(0, self._context.shared.stop())
         if self._router is not None:
             closing.insert(0, self._router.stop())
         await end_soon(*closing)
@@ -256,7 +247,7 @@ class Worker:
     # -- BatchHandler --------------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
-        """Go on with what comes back at once; take over what is new meanwhile, with its partitions paused."""
+        """Go on at once with partitions that come back; pause the new ones, and take them over meanwhile."""
         await self._park(set(self.tasks))
         parked, self._parked = self._parked, {}
         offsets: dict[TP, int] = {}
@@ -266,18 +257,18 @@ class Worker:
                 self.tasks[partition] = task = parked.pop(partition)
                 offsets |= task.resume(epoch)
             await asyncio.gather(*(task.close() for task in parked.values()))
-            if self._shared is not None:
-                await self._shared.own(mine)
+            if self._context.shared is not None:
+                await self._context.shared.own(mine)
         except UnusableInputError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
         except KAFKA_TROUBLE as error:
-            self.fail(str(describe_trouble(self._around.kafka, error)), EXIT_RETRY)
+            self.fail(str(describe_trouble(self._context.kafka, error)), EXIT_RETRY)
             return None
         new = mine - self.tasks.keys()
         self.app.pause(tp for tp in partitions if tp.partition in new)
         try:
-            tasks = {partition: PartitionTask(self._around, partition, epoch) for partition in new}
+            tasks = {partition: PartitionTask(self._context, partition, epoch) for partition in new}
         except StateDiskError as error:
             self.fail(str(error), EXIT_CONFIG)
             return None
@@ -289,12 +280,12 @@ class Worker:
         return offsets
 
     async def _take_over(self, task: PartitionTask) -> None:
-        """Fence, restore, and then ask where to read from: up to the fence, the former owner may have committed."""
+        """Fence, restore, and then ask where to read from: until it is fenced, the former owner may commit."""
         try:
             await task.take_over()
-            bounds = await self._logs.bounds(task.inputs.all)
+            bounds = await self._context.logs.bounds(task.inbox.all)
             begin = await self._find_begin(task, bounds)
-            starts = choose_starts(task.offsets(), bounds, begin, skip_removed=self._skip_removed)
+            starts = self._beginning.choose_starts(task.offsets(), bounds, begin)
             if begin:
                 task.begin_at(starts)
             await self.app.seek(starts)
@@ -303,21 +294,20 @@ class Worker:
         except (UnusableInputError, StateDiskError) as error:
             self.fail(str(error), EXIT_CONFIG)
         except KAFKA_TROUBLE as error:
-            self.fail(str(describe_trouble(self._around.kafka, error)), EXIT_RETRY)
+            self.fail(str(describe_trouble(self._context.kafka, error)), EXIT_RETRY)
         except Exception as error:  # crash only
             log.exception("Partition %s could not be taken over", task.partition)
             self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)
 
     async def _find_begin(self, task: PartitionTask, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
         """Where to begin by --from; nothing where it does not apply."""
-        if not self._begin_ms:
+        if not self._beginning.at_ms:
             return {}
         place = f"Partition {task.partition}"
         if has_begun(task.offsets(), bounds):
             log.info("%s goes on where its group is: --from is for a group without offsets", place)
             return {}
-        found = await self._logs.offsets_at(task.inputs.all, self._begin_ms)
-        begin = {tp: found.get(tp, of.end) for tp, of in bounds.items()}
+        begin = await self._beginning.find(self._context.logs, bounds)
         log.info("%s begins at %s, as --from says", place, {tp.topic: at for tp, at in sorted(begin.items())})
         return begin
 
@@ -334,7 +324,7 @@ class Worker:
             self.fail(str(error), EXIT_RETRY)
 
     async def _park(self, partitions: set[int]) -> None:
-        """Commit and stop the work on partitions; what cannot be resumed is closed."""
+        """Commit and stop the work on partitions; close those that cannot be resumed."""
         tasks = [self.tasks.pop(partition) for partition in partitions if partition in self.tasks]
         for task, can_resume in zip(tasks, await asyncio.gather(*(task.park() for task in tasks)), strict=True):
             if can_resume:

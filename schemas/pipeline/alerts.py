@@ -68,7 +68,7 @@ def _read_rules(
         if any(rule.name == name for rule in rules):
             table.fail("name", f'"{name}" is used by two alerts; rename one')
         rules.append(_read_rule(table, name, drift.window, measures, with_labels=with_labels))
-    missing = [rule for rule in of_stream if all(rule.name != each.name and rule.on != each.on for each in rules)]
+    missing = [rule for rule in of_stream if all(rule.name != given.name and rule.on != given.on for given in rules)]
     return tuple(rules + missing) if rules else ()
 
 
@@ -99,7 +99,7 @@ def _read_rule(table: TomlTable, name: str, window: str, measures: Sequence[str]
         cooldown_ms=table.duration("cooldown", "0s"),
         since_ms=table.time_ms("since") if "since" in table else None,
         group=table.text("group", ""),
-        silences=tuple(_read_silence(each, window) for each in table.tables("silence", "")),
+        silences=tuple(_read_silence(silence, window) for silence in table.tables("silence", "")),
         owner=table.text("owner", ""),
         runbook=_read_runbook(table),
     )

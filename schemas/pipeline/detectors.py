@@ -58,16 +58,16 @@ def read_detectors(drift: TomlTable, *, with_labels: bool) -> tuple[ErrorDetecto
         return (default_detector("cusum"),) if with_labels else ()
     if not with_labels:
         drift.fail("detectors", "need labels, which say what decisions were wrong; add [labels] or remove them")
-    found: list[ErrorDetector] = []
+    detectors: list[ErrorDetector] = []
     for table in drift.tables("detectors", "detector"):
         name = table.word("detector", tuple(DETECTORS))
-        if any(each.detector == name for each in found):
+        if any(known.detector == name for known in detectors):
             table.fail("detector", f'"{name}" is named twice; name it once')
         table.allow("detector", *DETECTORS[name])
         settings = {key: _read_setting(table, key, *choices) for key, choices in DETECTORS[name].items()}
         _check_settings(table, settings)
-        found.append(ErrorDetector(name, settings))
-    return tuple(found)
+        detectors.append(ErrorDetector(name, settings))
+    return tuple(detectors)
 
 
 def _read_setting(table: TomlTable, key: str, default: Any, *choices: Any) -> float | int | bool | str:

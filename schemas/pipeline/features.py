@@ -129,8 +129,8 @@ def read_features(
         kind = table.word("type", get_args(FeatureType))
         given = [key for key in ("expression", "window", "python") if key in table]
         if len(given) != 1:
-            found = " and ".join(given) or "none"
-            table.fail("", f"give exactly one of expression, window and python ({found} given)")
+            named = " and ".join(given) or "none"
+            table.fail("", f"give exactly one of expression, window and python ({named} given)")
         expression = window = python = None
         arguments: tuple[str, ...] = ()
         if "expression" in table:
@@ -161,11 +161,11 @@ def _check_order(
     """Refuse circles, windows over windows, and names that may mean a field or a window."""
     windows = tables.keys() - reads.keys()
     try:
-        order = order_features({name: found.difference(fields) for name, found in reads.items()}, windows)
+        order = order_features({name: names.difference(fields) for name, names in reads.items()}, windows)
     except CircleError as error:
         top.fail("features", str(error))
-    for name, found in reads.items():
-        for both in sorted((found & windows.union(order.derived)).intersection(fields) - {name}):
+    for name, names in reads.items():
+        for both in sorted((names & windows.union(order.derived)).intersection(fields) - {name}):
             where = "expression" if "expression" in tables[name] else "arguments"
             tables[name].fail(
                 where,

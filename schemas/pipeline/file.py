@@ -183,10 +183,10 @@ def _read_events(top: TomlTable) -> Events:
     event_id = table.text("id", fix='the field that names an event, for example id = "payment_id"')
     time = table.text("time", fix='the field that holds the event time in ms, for example time = "time_ms"')
     for key, name, type_ in (("entity", entity, "string"), ("id", event_id, "string"), ("time", time, "int")):
-        found = next((field for field in fields if field.name == name), None)
-        if found is None:
+        time_field = next((field for field in fields if field.name == name), None)
+        if time_field is None:
             table.fail(key, f'there is no field "{name}" in [events.fields]; {suggest(name, [f.name for f in fields])}')
-        if found.type != type_ or found.nullable:
+        if time_field.type != type_ or time_field.nullable:
             table.fail(
                 key, f'the field "{name}" must be "{type_}", and not nullable; change its type in [events.fields]'
             )

@@ -2,6 +2,8 @@
 
 ``schemas.pipeline.file.load`` reads and validates the file; everything else takes a `Pipeline`. Durations are integer
 milliseconds, times are integer milliseconds since 1970 UTC.
+
+Over 350 lines: one dataclass for each table of the file, in the file's order.
 """
 
 from __future__ import annotations
@@ -315,6 +317,8 @@ class AlertRule:
     do not count (None: all that are kept do).
     ``for_windows``: windows beyond in a row before it is raised. ``clears_after``: windows back in a row before it is
     cleared. ``cooldown_ms``: event time after a clear in which it is not raised again. ``action``: "" or "retrain".
+
+    One field for each key of the file: that is why it has so many.
     """
 
     name: str
@@ -362,7 +366,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything one pipeline file says. ``digest``: SHA-256 of the file's canonical form."""
+    """Everything one pipeline file says. ``digest``: SHA-256 of the file's canonical form.
+
+    One field for each part of the file: that is why it has so many.
+    """
 
     name: str
     path: Path
@@ -439,7 +446,7 @@ class Pipeline:
             "entity": self.events.entity,
             "event_id": self.events.event_id,
             "time": self.events.time,
-            "fields": [asdict(each) for each in self.events.fields],
+            "fields": [asdict(one) for one in self.events.fields],
             "lookups": [asdict(lookup) for lookup in self.lookups],
             "features": [_feature_form(feature) for feature in self.features],
             "sources": sources,

@@ -138,14 +138,14 @@ class TomlTable:
     def tables(self, key: str, label: str = "name") -> list[TomlTable]:
         """The tables of an array of tables; errors call each by its ``label``."""
         value = self._get(key, [], list, f"a list of tables, [[{key}]]")
-        found = []
+        tables = []
         for position, item in enumerate(value, start=1):
             if not isinstance(item, dict):
                 self.fail(key, f"entry {position} must be a table; write it as [[{key}]]")
             name = item.get(label)
             place = f"{key}.{name}" if isinstance(name, str) and name else f"{key}[{position}]"
-            found.append(TomlTable(self.file, ".".join(part for part in (self.path, place) if part), item))
-        return found
+            tables.append(TomlTable(self.file, ".".join(part for part in (self.path, place) if part), item))
+        return tables
 
     def _get(self, key: str, default: Any, types: Any, called: str, fix: str = "") -> Any:
         if key not in self._values:

@@ -24,6 +24,7 @@ from app.adapters.kafka.topics_admin import ensure_topics
 from app.adapters.stack.embedded_kafka import EmbeddedKafka
 from app.kafka_access import KafkaAccess
 from app.settings import Settings
+from app.worker.input_offsets import Beginning
 from app.worker.router import Router
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -110,8 +111,7 @@ async def measure(kafka: KafkaAccess, pipeline: Pipeline, n: int) -> dict[str, f
         lambda: START_MS,
         lambda why, _: failed.append(why),
         session_s=10,
-        begin_ms=0,
-        skip_removed=False,
+        beginning=Beginning(),
     )
     await router.start()
     try:

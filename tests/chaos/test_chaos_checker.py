@@ -22,7 +22,7 @@ from app.core.scoring import ActiveModel, ChampionTimeline
 from app.flow.step import Step
 from app.pipeline import PartitionPipeline, new_board
 from app.replay.drive import RecordedSelector
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from models.versions.registry import Registry
 from schemas.pipeline.file import load as load_pipeline
 from schemas.pipeline.spec import Pipeline

@@ -1,4 +1,4 @@
-"""P17: what workers tell each other of shared windows, searched further and drawn more often than the unit tests do."""
+"""What workers tell each other of shared windows, searched further and drawn more often than the unit tests do."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_whatever_happens_to_workers_that_share_windows_a_thousand_times_over() 
     what = "any interleaving of telling, scoring, commits, take-overs, crashes, compaction of shared windows"
     run_at_length(
         SharedMachine,
-        Row("P17", what, seed=seed_of("shared machine")),
+        Row("shared windows", what, seed=seed_of("shared machine")),
         oracle="the definition",
         runs=2_000,
         steps=60,

@@ -20,8 +20,8 @@ from app.adapters.kafka.topic_reader import read_to_end
 from app.cli.alerts import command
 from app.core.alerts.cases import AcknowledgeError
 from app.kafka_access import KafkaAccess
+from app.monitor.context import Pace
 from app.monitor.monitor import Monitor
-from app.monitor.watch import Pace
 from schemas.wire import Alert, decode_json
 
 QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
@@ -137,12 +137,12 @@ def test_a_monitor_whose_checkpoint_is_of_no_use_tells_no_alert_again(kafka: Kaf
             running = asyncio.create_task(monitor.run())
 
             async def has_read_all(monitor: Monitor = monitor) -> bool:
-                watch = monitor.watch
+                watch = monitor.term
                 return (
                     watch is not None
                     and sum(row["label_maturity"] is not None for row in warehouse.read("performance")) == N_PERFORMANCE
-                    and all(position.lag == 0 for position in monitor.own_positions.values())
-                    and bool(monitor.own_positions)
+                    and all(position.lag == 0 for position in monitor.lag.of_monitor.values())
+                    and bool(monitor.lag.of_monitor)
                 )
 
             await bench.until(has_read_all)

@@ -90,21 +90,21 @@ import random
 from schemas.source import SourceRecord
 
 def records(from_ms=None, to_ms=None, limit=None):
-    draw, found = random.Random(4), []
+    draw, records = random.Random(4), []
     for number in range(3000):
         at, card = {START_MS} + number * 240_000, f"c{{draw.randrange(12)}}"
         amount, shop = round(draw.gauss(0, 1), 2), draw.choice([None, "a", "b"])
         value = {{"id": f"e{{number}}", "card": card, "at": at, "amount": amount, "shop": shop}}
-        found.append(SourceRecord("event", card, at, value))
+        records.append(SourceRecord("event", card, at, value))
         known, is_labelled = at + draw.randrange(1_800_000, 14_400_000), draw.random() < 0.9
         label = float(amount + draw.gauss(0, 1) > 0)
         if is_labelled:
             value = {{"event_id": f"e{{number}}", "label": label, "label_time_ms": known}}
-            found.append(SourceRecord("label", card, known, value))
+            records.append(SourceRecord("label", card, known, value))
     low, high = -1 if from_ms is None else from_ms, 2**62 if to_ms is None else to_ms
-    found = sorted((r for r in found if low <= r.time_ms < high), key=lambda r: (r.time_ms, r.kind == "event"))
-    for start in range(0, len(found), 400):
-        yield found[start : start + 400]
+    records = sorted((r for r in records if low <= r.time_ms < high), key=lambda r: (r.time_ms, r.kind == "event"))
+    for start in range(0, len(records), 400):
+        yield records[start : start + 400]
 """
 
 
@@ -286,14 +286,14 @@ def test_a_batch_score_with_labels_gives_the_scores_of_the_stream(scored: Cards,
     words = [str(tmp_path / "events.parquet"), str(tmp_path / "scores.parquet"), "--version", "1.0.0", "--features"]
     result = scored.run("score", *words, "--labels", str(tmp_path / "labels.parquet"))
     assert (result["rows"], result["scored"], result["rejected"]) == (3001, 3000, 1)
-    found = {row["event_id"]: row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()}
+    by_id = {row["event_id"]: row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist()}
     streamed = [
         decode_json(value, Score) for batch in scored.read(scored.pipeline.topics.scores) for value in batch.values
     ]
     compared = [score for score in streamed if score.version == "1.0.0" and not score.stale]
     assert compared
     for score in compared:
-        row = found[score.event_id]
+        row = by_id[score.event_id]
         assert (row["score"], row["decision"], row["customer_id"]) == (score.score, score.decision, score.entity)
         assert {name: row[name] for name in score.features} == score.features
         assert round(row["event_time"].timestamp() * 1000) == score.event_time_ms

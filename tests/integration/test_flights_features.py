@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from app.adapters.sources.lookup_files import locate
 from app.adapters.sources.python_features import load_function
 from app.core.batches import Floats
-from app.replay.offline import TrainingSet, build_training_set
+from app.replay.training_set import TrainingSet, build_training_set
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 
@@ -53,30 +53,30 @@ def pipeline() -> Pipeline:
 
 @pytest.fixture(scope="module")
 def flights(pipeline: Pipeline) -> Flights:
-    found = Flights()
+    flights_of_year = Flights()
     newest = (0, False)
     for chunk in load_function("flights_source.py:records", pipeline)():
         for kind, _, time_ms, value in chunk:
             if kind == "watermark":
                 continue
-            found.times_went_back += (time_ms, kind == "event") < newest  # labels come first among equals
+            flights_of_year.times_went_back += (time_ms, kind == "event") < newest  # labels come first among equals
             newest = (time_ms, kind == "event")
             if kind == "event":
                 origin, flight_id = value["origin"], value["flight_id"]
-                found.times[flight_id] = time_ms
-                found.keys[flight_id] = {
+                flights_of_year.times[flight_id] = time_ms
+                flights_of_year.keys[flight_id] = {
                     "late": (origin,),
                     "carrier_late": (origin, value["carrier"], ""),
                     "dest_late": (origin, value["dest"]),
                     "carrier_late_24h_all": ("of carrier", value["carrier"], "", ""),
                     "plane_late_24h_all": ("of plane", value["tailnum"], "", ""),
                 }
-                found.departures[(origin,)].append((time_ms, len(found.times)))
+                flights_of_year.departures[(origin,)].append((time_ms, len(flights_of_year.times)))
             else:
-                found.label_count += 1
-                for key in found.keys[value["event_id"]].values():
-                    found.labels[key].append((time_ms, value["label"]))
-    return found
+                flights_of_year.label_count += 1
+                for key in flights_of_year.keys[value["event_id"]].values():
+                    flights_of_year.labels[key].append((time_ms, value["label"]))
+    return flights_of_year
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_late_share_is_the_mean_of_the_labels_that_had_come(
 ) -> None:
     key, _, size = name.rpartition("_")
     hours, hop_ms = int(size.removesuffix("h")), HOUR_MS if key == "dest_late" else 5 * MINUTE_MS
-    found = served(year, pipeline, name)
+    values = served(year, pipeline, name)
     empty = 0
 
     for row in sample:
@@ -133,7 +133,7 @@ def test_a_late_share_is_the_mean_of_the_labels_that_had_come(
         seen = [
             label for _, label in labels[bisect_left(labels, (first_tile_ms,)) : bisect_right(labels, (time_ms, 9.0))]
         ]
-        assert found[row] == pytest.approx(sum(seen) / len(seen) if seen else np.nan, nan_ok=True, rel=1e-12)
+        assert values[row] == pytest.approx(sum(seen) / len(seen) if seen else np.nan, nan_ok=True, rel=1e-12)
         empty += not seen
 
     assert empty < SAMPLE * 0.5, "most flights have something to see"
@@ -143,7 +143,7 @@ def test_a_late_share_is_the_mean_of_the_labels_that_had_come(
 def test_a_late_share_over_all_origins_is_that_of_the_closed_hours_before(
     year: TrainingSet, flights: Flights, pipeline: Pipeline, sample: list[int], name: str
 ) -> None:
-    found = served(year, pipeline, name)
+    values = served(year, pipeline, name)
     seen_by = 0
 
     for row in sample:
@@ -152,7 +152,7 @@ def test_a_late_share_over_all_origins_is_that_of_the_closed_hours_before(
         labels = flights.labels[key] if key[1] else []
         start_ms = end_ms - 24 * HOUR_MS
         seen = [label for _, label in labels[bisect_left(labels, (start_ms,)) : bisect_left(labels, (end_ms,))]]
-        assert found[row] == pytest.approx(sum(seen) / len(seen) if seen else np.nan, nan_ok=True, rel=1e-12)
+        assert values[row] == pytest.approx(sum(seen) / len(seen) if seen else np.nan, nan_ok=True, rel=1e-12)
         seen_by += bool(seen)
 
     assert seen_by > SAMPLE * 0.4, "many flights have something to see"
@@ -161,7 +161,7 @@ def test_a_late_share_over_all_origins_is_that_of_the_closed_hours_before(
 def test_departures_of_the_last_hour_are_those_before_this_one(
     year: TrainingSet, flights: Flights, pipeline: Pipeline, sample: list[int]
 ) -> None:
-    found = served(year, pipeline, "departures_1h")
+    values = served(year, pipeline, "departures_1h")
     number = {flight_id: at for at, flight_id in enumerate(flights.times, start=1)}
 
     for row in sample:
@@ -169,7 +169,7 @@ def test_departures_of_the_last_hour_are_those_before_this_one(
         departures = flights.departures[(year.event_id[row].split("/")[1],)]
         first_tile_ms = (time_ms // (5 * MINUTE_MS) + 1) * 5 * MINUTE_MS - HOUR_MS
         before = bisect_left(departures, (time_ms, number[year.event_id[row]]))
-        assert found[row] == before - bisect_left(departures, (first_tile_ms,))
+        assert values[row] == before - bisect_left(departures, (first_tile_ms,))
 
 
 def test_the_weather_is_that_of_the_hour_before(year: TrainingSet, pipeline: Pipeline, sample: list[int]) -> None:
@@ -178,14 +178,14 @@ def test_the_weather_is_that_of_the_hour_before(year: TrainingSet, pipeline: Pip
         for row in csv.DictReader(file):
             known_ms = int(dt.datetime.fromisoformat(row["time_hour"]).timestamp() * 1000) + HOUR_MS
             rows[row["origin"]].append((known_ms, float(row["visib"])))
-    found = served(year, pipeline, "visib")
+    values = served(year, pipeline, "visib")
 
     for row in sample:
         time_ms = int(year.event_time_ms[row])
         known = rows[year.event_id[row].split("/")[1]]
         newest_ms, visibility = known[bisect_right(known, (time_ms, np.inf)) - 1]
         fresh = newest_ms <= time_ms < newest_ms + 6 * HOUR_MS
-        assert found[row] == pytest.approx(visibility if fresh else np.nan, nan_ok=True)
+        assert values[row] == pytest.approx(visibility if fresh else np.nan, nan_ok=True)
 
 
 def test_the_features_are_worth_what_they_should_and_see_nothing_ahead(year: TrainingSet, pipeline: Pipeline) -> None:
@@ -197,11 +197,11 @@ def test_the_features_are_worth_what_they_should_and_see_nothing_ahead(year: Tra
     categories = [at for at, feature in enumerate(pipeline.features) if feature.type == "category"]
     model = HistGradientBoostingClassifier(max_iter=100, categorical_features=categories, random_state=0)
     trained_on = in_2013 & (months <= 2)
-    found = []
+    areas = []
     with threadpool_limits(1):
         model.fit(year.matrix[trained_on], year.labels[trained_on])
         for month in range(3, 13):
             rows = in_2013 & (months == month)
-            found.append(float(roc_auc_score(year.labels[rows], model.predict_proba(year.matrix[rows])[:, 1])))
+            areas.append(float(roc_auc_score(year.labels[rows], model.predict_proba(year.matrix[rows])[:, 1])))
 
-    assert found == pytest.approx(usual, abs=0.035)
+    assert areas == pytest.approx(usual, abs=0.035)

@@ -28,6 +28,7 @@ from app.adapters.recordings.recorder import record_topics
 from app.exits import EXIT_RETRY, StackError
 from app.monitor.monitor import Monitor
 from app.worker import start as worker_start
+from app.worker.input_offsets import Beginning
 from app.worker.worker import Membership
 from models.versions.registry import Registry
 from schemas.pipeline.file import load
@@ -99,7 +100,7 @@ def leave_nothing_to_others() -> Iterator[None]:
 
 async def start_worker(place: Place) -> tuple[int, str]:
     at = HttpPlace("127.0.0.1", 0, ())
-    options: dict[str, Any] = {"skip_removed": False, "begin_ms": 0, "rows_folder": None}
+    options: dict[str, Any] = {"beginning": Beginning(), "rows_folder": None}
     return await worker_start.work(place.pipeline, place.kafka.proxied, at, Membership(), None, **options)  # type: ignore[arg-type]  # the trial is made when needed
 
 

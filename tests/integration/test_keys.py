@@ -26,8 +26,9 @@ from worker_bench import Bench
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.page import Page, Tables, render
 from app.kafka_access import KafkaAccess
-from app.monitor.monitor import Monitor, sources
-from app.monitor.watch import Pace
+from app.monitor.context import Pace
+from app.monitor.monitor import Monitor
+from app.monitor.status import sources
 from schemas.pipeline.file import load
 
 PARTITIONS = 4
@@ -107,12 +108,12 @@ class Stream(Bench):
 
 def two_producers(n: int) -> list[tuple[int, str, int, int]]:
     """Number, card, and the partitions of event and label; every tenth card is written by both producers of events."""
-    found = []
+    sent = []
     for number in range(n):
         card = f"card-{number * 7 % 60}"
         is_other = number * 7 % 60 % 10 == 0 and number // 60 % 2 == 1
-        found.append((number, card, librdkafka(card) if is_other else java(card), librdkafka(card)))
-    return found
+        sent.append((number, card, librdkafka(card) if is_other else java(card), librdkafka(card)))
+    return sent
 
 
 def expected_labels(sent: list[tuple[int, str, int, int]]) -> Counter[str]:
@@ -120,12 +121,12 @@ def expected_labels(sent: list[tuple[int, str, int, int]]) -> Counter[str]:
     first_seen: dict[tuple[str, int], int] = {}
     for number, card, partition, _ in sent:
         first_seen.setdefault((card, partition), number * STEP_MS)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for number, card, partition, of_label in sent:
         is_here = first_seen.get((card, of_label), 2**62) < number * STEP_MS + 2_000
         outcome = "joined" if partition == of_label else "unknown" if is_here else "other_partition"
-        found[outcome] += 1
-    return found
+        counts[outcome] += 1
+    return counts
 
 
 @dataclass(frozen=True)
@@ -336,9 +337,9 @@ def test_check_looks_at_a_sample_of_the_topics(kafka: KafkaAccess, tmp_path: Pat
     stream = asyncio.run(fill())
     words = ("check", "--pipeline", str(stream.pipeline.path), "--json")
     done = run_warm(words, env={**os.environ, **stream.settings.to_environment()}, timeout=90)
-    found = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
-    problems = {name for name, each in found.items() if each["state"] == "problem"}
-    keys, label_keys = found["keys"]["detail"], found["label keys"]["detail"]
+    checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+    problems = {name for name, each in checks.items() if each["state"] == "problem"}
+    keys, label_keys = checks["keys"]["detail"], checks["label keys"]["detail"]
     assert done.returncode == bool(problems)
     if kind == "right":
         assert not problems

@@ -19,8 +19,10 @@ from worker_bench import Bench
 
 from app.adapters.kafka.topic_reader import read_to_end
 from app.kafka_access import KafkaAccess
-from app.worker import model_shelf as model_feed
+from app.worker import model_loader
+from app.worker.model_loader import ModelLoader
 from app.worker.model_shelf import ModelShelf
+from app.worker.model_statuses import ModelStatuses
 from models.versions.attempts import place_of
 from models.versions.registry import Entry, Registry
 from schemas.wire import ModelStatus, decode_json
@@ -68,15 +70,15 @@ class Desk:
         return [model.version for model in self.shelf.champions.champions]
 
     async def statuses(self) -> list[tuple[str, str, str]]:
-        found = []
+        statuses = []
         async for batch in read_to_end(self.bench.kafka, [self.bench.pipeline.topics.model_status]):
-            found += [decode_json(value, ModelStatus) for value in batch.values]
-        return [(status.version, status.status, status.uri) for status in found]
+            statuses += [decode_json(value, ModelStatus) for value in batch.values]
+        return [(status.version, status.status, status.uri) for status in statuses]
 
     async def until(self, condition: Callable[[], bool | Awaitable[bool]]) -> None:
         async def look() -> bool:
-            found = condition()
-            return found if isinstance(found, bool) else await found
+            outcome = condition()
+            return outcome if isinstance(outcome, bool) else await outcome
 
         await self.bench.until(look)
 
@@ -85,11 +87,11 @@ class Desk:
 async def desk(kafka: KafkaAccess, folder: Path) -> AsyncIterator[Desk]:
     bench = Bench(kafka, folder, with_labels=False)
     await bench.prepare()
-    found = Desk(bench)
+    made = Desk(bench)
     try:
-        yield found
+        yield made
     finally:
-        await found.shelf.stop()
+        await made.shelf.stop()
 
 
 async def start(desk: Desk) -> None:
@@ -149,8 +151,8 @@ def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: KafkaAccess, tmp
     asyncio.run(run())
 
 
-async def _contains(found: Awaitable[list[Any]], what: Any) -> bool:
-    return what in await found
+async def _contains(entries: Awaitable[list[Any]], what: Any) -> bool:
+    return what in await entries
 
 
 @pytest.mark.timeout(120)
@@ -183,7 +185,7 @@ def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
     kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = asyncio.Event()
-    find = model_feed.find
+    find = model_loader.find
 
     def hang(uri: str) -> Any:
         if uri.endswith("2.0.0"):
@@ -196,8 +198,8 @@ def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
 
         time.sleep(0.05)
 
-    monkeypatch.setattr(model_feed, "find", hang)
-    monkeypatch.setattr(model_feed, "VERIFY_S", 25.0)
+    monkeypatch.setattr(model_loader, "find", hang)
+    monkeypatch.setattr(model_loader, "VERIFY_S", 25.0)
 
     async def run() -> None:
         async with desk(kafka, tmp_path) as at:
@@ -217,19 +219,19 @@ def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
 ) -> None:
     """Neither by being tried before it, nor by being told of before the topic is read on."""
     looked: list[str] = []
-    original, tell = ModelShelf._look, ModelShelf._tell
+    original, tell = ModelLoader._look, ModelStatuses._tell
 
-    def look(shelf: ModelShelf, attempt: Any, *rest: Any) -> Any:
+    def look(loader: ModelLoader, attempt: Any, *rest: Any) -> Any:
         looked.append(attempt.update.version)
         time.sleep(0.05)
-        return original(shelf, attempt, *rest)
+        return original(loader, attempt, *rest)
 
-    async def tell_slowly(shelf: ModelShelf, record: ModelStatus) -> None:
+    async def tell_slowly(statuses: ModelStatuses, record: ModelStatus) -> None:
         await asyncio.sleep(0.1)
-        await tell(shelf, record)
+        await tell(statuses, record)
 
-    monkeypatch.setattr(ModelShelf, "_look", look)
-    monkeypatch.setattr(ModelShelf, "_tell", tell_slowly)
+    monkeypatch.setattr(ModelLoader, "_look", look)
+    monkeypatch.setattr(ModelStatuses, "_tell", tell_slowly)
 
     async def run() -> None:
         async with desk(kafka, tmp_path) as at:
@@ -237,7 +239,7 @@ def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
             entry = at.register("2.0.0")
             nowhere = {"uri": "file:///nonexistent/x"}
             flood = [at.announcement(entry, version=f"7.0.{number}", **nowhere) for number in range(400)]
-            await at.send(*(json.dumps(each).encode() for each in flood))
+            await at.send(*(json.dumps(record).encode() for record in flood))
             await at.announce(entry)
             await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
             assert len(looked) < 350  # it did not come last
@@ -252,18 +254,18 @@ def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads
 ) -> None:
     looked: list[tuple[str, ...]] = []
     read: list[str] = []
-    look, read_artifact = ModelShelf._look, Entry.read_artifact
+    look, read_artifact = ModelLoader._look, Entry.read_artifact
 
-    def look_and_note(shelf: ModelShelf, attempt: Any, *rest: Any) -> Any:
+    def look_and_note(loader: ModelLoader, attempt: Any, *rest: Any) -> Any:
         looked.append(place_of(attempt.update))
-        return look(shelf, attempt, *rest)
+        return look(loader, attempt, *rest)
 
     def read_and_note(entry: Entry) -> bytes:
         if entry.path.is_relative_to(tmp_path):  # a thread of another test may be late
             read.append(entry.manifest.version)
         return read_artifact(entry)
 
-    monkeypatch.setattr(ModelShelf, "_look", look_and_note)
+    monkeypatch.setattr(ModelLoader, "_look", look_and_note)
     monkeypatch.setattr(Entry, "read_artifact", read_and_note)
 
     async def run() -> None:
@@ -271,7 +273,7 @@ def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads
             entry = at.register("2.0.0")
             await at.announce(entry)
             forged = ({name: text.format(number) for name, text in other.items()} for number in range(300))
-            await at.send(*(json.dumps(at.announcement(entry, **each)).encode() for each in forged))
+            await at.send(*(json.dumps(at.announcement(entry, **changes)).encode() for changes in forged))
             await start(at)
             assert set(at.champions) == {"1.0.0", "2.0.0"}
             assert len(set(looked)) == 302

@@ -25,9 +25,10 @@ from monitor_bench import N_HOURS, N_MEASURES, N_PARTITIONS, N_PERFORMANCE, N_WI
 from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.worker import Sample
 from app.kafka_access import KafkaAccess
-from app.monitor import block_writer, watch
-from app.monitor.monitor import Monitor, sources
-from app.monitor.watch import Pace
+from app.monitor import block_writer, sketch_queue
+from app.monitor.context import Pace
+from app.monitor.monitor import Monitor
+from app.monitor.status import sources
 from app.ports import Warehouse, WarehouseError
 from schemas.wire import (
     ModelStatus,
@@ -188,7 +189,7 @@ def test_a_monitor_that_waits_for_long_with_all_paused_stays_in_its_group(
 ) -> None:
     """The outage takes three times as long as a member of the group may go without fetching."""
     monkeypatch.setattr(block_writer, "HELD_BYTES", 1)
-    monkeypatch.setattr(watch, "HELD_BYTES", 1)
+    monkeypatch.setattr(sketch_queue, "HELD_BYTES", 1)
 
     async def run() -> None:
         bench = Bench(kafka, tmp_path)
@@ -209,13 +210,13 @@ def test_a_monitor_that_waits_for_long_with_all_paused_stays_in_its_group(
             return not monitor.app.consumer._get_active_partitions()
 
         await bench.until(are_all_paused)
-        before = monitor.watch
+        before = monitor.term
         await asyncio.sleep(6)
-        assert monitor.watch is before
+        assert monitor.term is before
         warehouse.is_down = False
         await bench.produce(0.8, 1)
         await bench.until(has_all(bench, warehouse))
-        assert monitor.watch is before
+        assert monitor.term is before
         monitor.stop()
         assert await running == 0, monitor.failure
         await thread.close()
@@ -250,7 +251,7 @@ def test_a_monitor_goes_on_from_its_checkpoint_though_kafka_has_newer_offsets(
 async def has_committed(monitor: Monitor, offset: int) -> bool:
     topic = monitor.pipeline.topics.scores
     tps = [TP(topic, partition) for partition in range(N_PARTITIONS)]
-    positions = await monitor.lag_reader.positions(monitor.group, tps)
+    positions = await monitor.lag.reader.positions(monitor.group, tps)
     return all(position.next_offset == offset for position in positions.values())
 
 
@@ -267,7 +268,7 @@ def test_a_second_monitor_stands_by_and_takes_over(kafka: KafkaAccess, tmp_path:
         running = [asyncio.create_task(first.run())]
 
         async def first_works() -> bool:
-            return first.watch is not None
+            return first.term is not None
 
         await bench.until(first_works)
         await bench.produce(0, 0.3)
@@ -280,7 +281,7 @@ def test_a_second_monitor_stands_by_and_takes_over(kafka: KafkaAccess, tmp_path:
         await bench.until(first_works)
         await bench.produce(0.3, 0.6)
         await bench.until(has_all(bench, warehouse, 0.6))
-        assert second.watch is None
+        assert second.term is None
         first.stop()
         assert await running[0] == 0, first.failure
         await bench.produce(0.6, 1)

@@ -17,8 +17,8 @@ from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.clickhouse.warehouse import ClickHouseWarehouse
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
+from app.monitor.context import Pace
 from app.monitor.monitor import Monitor
-from app.monitor.watch import Pace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -159,7 +159,7 @@ def test_a_checkpoint_from_before_the_reports_amends_them_above_their_revisions(
         async with watching(bench, front.url) as (monitor, _):
 
             async def is_read() -> bool:
-                positions = monitor.own_positions.values()
+                positions = monitor.lag.of_monitor.values()
                 return len(positions) == 6 and not any(position.lag for position in positions)
 
             await bench.until(is_read)

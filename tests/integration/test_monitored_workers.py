@@ -20,7 +20,7 @@ from app.adapters.sources.features import compile_features
 from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.pipeline import PartitionPipeline
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from models.versions.registry import Registry
 from schemas.pipeline.file import load as load_pipeline
 from schemas.pipeline.spec import Pipeline

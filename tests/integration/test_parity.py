@@ -173,8 +173,8 @@ def make_log(seed: int) -> dict[tuple[str, int], list[tuple[int, bytes]]]:
             known = at + draw.randrange(-600_000, 12 * HOUR_MS)
             label = {"event_id": event_id, "label": float(draw.random() < 0.4), "label_time_ms": max(known, START_MS)}
             labels[partition].append((known, json.dumps(label).encode()))
-    for partition, found in labels.items():
-        logs[LABELS, partition] = sorted(found, key=lambda row: row[0] + draw.randrange(HOUR_MS))
+    for partition, rows in labels.items():
+        logs[LABELS, partition] = sorted(rows, key=lambda row: row[0] + draw.randrange(HOUR_MS))
     return logs
 
 
@@ -204,8 +204,8 @@ def record(path: Path, pipeline: Pipeline, scores: list[RecordBatch] | None = No
     with RecordingWriter(path, describe(pipeline, 0)) as writer:
         for (kind, partition), rows in make_log(seed).items():
             writer.add(kind, batch(f"{pipeline.name}.{kind}", partition, rows))
-        for found in scores or []:
-            writer.add(SCORES, found)
+        for of_scores in scores or []:
+            writer.add(SCORES, of_scores)
     return Recording(path)
 
 
@@ -235,7 +235,7 @@ def served(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Reco
 
 def served_events(served: Recording) -> int:
     """All but those that a function made of windows failed for."""
-    return sum(len(found) for partition in range(N_PARTITIONS) for found in served.read(SCORES, partition))
+    return sum(len(batch) for partition in range(N_PARTITIONS) for batch in served.read(SCORES, partition))
 
 
 def compare(pipeline: Pipeline, recording: Recording, begin: Bound | None = None, **options: Any) -> Parity:
@@ -251,13 +251,15 @@ def test_what_was_served_is_what_the_transformation_and_sql_give(pipeline: Pipel
     parity = compare(pipeline, served)
     assert 600 < parity.compared == served_events(served) < 890
     different = [
-        (each.name, each.different, each.first[:2]) for each in (*parity.transform, *parity.sql) if each.different
+        (feature.name, feature.different, feature.first[:2])
+        for feature in (*parity.transform, *parity.sql)
+        if feature.different
     ]
     assert different == []
-    assert {each.name for each in parity.sql} == {f.name for f in pipeline.features} - STATELESS
-    assert all(each.rows == parity.compared for each in (*parity.transform, *parity.sql))
+    assert {feature.name for feature in parity.sql} == {f.name for f in pipeline.features} - STATELESS
+    assert all(feature.rows == parity.compared for feature in (*parity.transform, *parity.sql))
     derived = [f.name for f in pipeline.features if f.window is None and f.name not in STATELESS]
-    assert [each.name for each in parity.sql if each.tolerance == 0] == ["ratio", "twice", *derived[2:]]
+    assert [feature.name for feature in parity.sql if feature.tolerance == 0] == ["ratio", "twice", *derived[2:]]
 
 
 def test_a_part_needs_only_its_warm_up(pipeline: Pipeline, served: Recording) -> None:
@@ -274,14 +276,14 @@ def test_one_changed_bit_is_found_by_the_transformation_and_more_by_sql(
     first.features["events_sum"] = float(np.nextafter(first.features["events_sum"] or 0.0, 1e9))
     first.features["labels_count"] = (first.features["labels_count"] or 0.0) + 1
     scores[0].values[7] = msgspec.json.encode(first)
-    others = [found for partition in (0, 2) for found in served.read(SCORES, partition)]
+    others = [batch for partition in (0, 2) for batch in served.read(SCORES, partition)]
     parity = compare(pipeline, record(tmp_path / "changed", pipeline, [*scores, *others]))
-    assert {each.name: each.different for each in parity.transform if each.different} == {
+    assert {feature.name: feature.different for feature in parity.transform if feature.different} == {
         "events_sum": 1,
         "labels_count": 1,
     }
-    assert {each.name: each.different for each in parity.sql if each.different} == {"labels_count": 1}
-    (row,) = next(each for each in parity.sql if each.different).first
+    assert {feature.name: feature.different for feature in parity.sql if feature.different} == {"labels_count": 1}
+    (row,) = next(feature for feature in parity.sql if feature.different).first
     assert (row.partition, row.offset) == (1, first.source.offset)
 
 
@@ -302,10 +304,10 @@ def test_what_is_made_of_windows_is_held_against_the_same_made_of_windows_by_sql
     wrong["bad_share"] = (wrong["labels_mean"] or 0.0) - (wrong["bad_6h"] or 0.0) + wrong["labels_count"] / 1000
     for row in (place, place + 1, last):
         scores[0].values[row] = msgspec.json.encode(values[row])
-    others = [found for partition in (0, 2) for found in served.read(SCORES, partition)]
+    others = [batch for partition in (0, 2) for batch in served.read(SCORES, partition)]
     parity = compare(pipeline, record(tmp_path / "changed", pipeline, [*scores, *others]))
-    for found in (parity.transform, parity.sql):
-        different = {each.name: each.different for each in found if each.different}
+    for features in (parity.transform, parity.sql):
+        different = {feature.name: feature.different for feature in features if feature.different}
         assert different == {"ratio": 1, "word": 1, "labels_count": 1, "bad_share": 1}
 
 

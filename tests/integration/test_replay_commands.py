@@ -110,8 +110,8 @@ def test_replays_leave_no_trace_on_the_live_group_and_its_topics(scored: Bench, 
         run(scored, "record", str(tmp_path / "all.parquet"))
         run(scored, "replay-dead-letters", "--dry-run")
         after = asyncio.run(look(scored))
-        for what, found in before.items():
-            assert after[what] == found
+        for what, value in before.items():
+            assert after[what] == value
 
 
 async def wait_for_rest(bench: Bench) -> None:
@@ -136,7 +136,7 @@ def test_a_recording_of_a_time_is_the_stretch_that_it_names(scored: Bench, tmp_p
     def offsets(path: Path, kind: str) -> list[tuple[int, int]]:
         recording = Recording(path)
         return [
-            (k, o) for k in range(N_PARTITIONS) for found in recording.read(kind, k) for o in found.offsets.tolist()
+            (k, o) for k in range(N_PARTITIONS) for batch in recording.read(kind, k) for o in batch.offsets.tolist()
         ]
 
     kept = offsets(part, EVENTS)
@@ -144,14 +144,14 @@ def test_a_recording_of_a_time_is_the_stretch_that_it_names(scored: Bench, tmp_p
     expected = [
         (k, offset)
         for k in range(N_PARTITIONS)
-        for found in events.read(EVENTS, k)
-        for offset, stamp in zip(found.offsets.tolist(), found.timestamps_ms.tolist(), strict=True)
+        for batch in events.read(EVENTS, k)
+        for offset, stamp in zip(batch.offsets.tolist(), batch.timestamps_ms.tolist(), strict=True)
         if START_MS + 500 * 40 <= stamp < START_MS + 900 * 40
     ]
     assert kept == expected
     bounds = {k: [o for p, o in kept if p == k] for k in range(N_PARTITIONS)}
-    begin = ",".join(f"{k}:{found[0]}" for k, found in bounds.items())
-    end = ",".join(f"{k}:{found[-1] + 1}" for k, found in bounds.items())
+    begin = ",".join(f"{k}:{offsets[0]}" for k, offsets in bounds.items())
+    end = ",".join(f"{k}:{offsets[-1] + 1}" for k, offsets in bounds.items())
     by_offset = tmp_path / "by-offset.parquet"
     run(scored, "record", str(by_offset), "--from", begin, "--to", end)
     for kind in (EVENTS, SCORES):
@@ -200,15 +200,15 @@ def test_a_backfill_goes_on_where_it_was_and_the_same_again_changes_nothing(scor
         (row["partition"], row["offset"]): row["score"]
         for row in map(json.loads, (scored.folder / "out.jsonl").read_text().splitlines())
     }
-    found = query(scored, "SELECT partition, offset, score FROM backfilled_scores")
-    assert {(partition, offset): score for partition, offset, score in found} == expected
+    rows = query(scored, "SELECT partition, offset, score FROM backfilled_scores")
+    assert {(partition, offset): score for partition, offset, score in rows} == expected
 
 
 def test_parity_of_the_stream_is_exact(scored: Bench) -> None:
     result = run(scored, "parity", "--from", at(700))
     assert result["equal"]
     assert result["events"] + result["stale"] == 784
-    assert [each["feature"] for each in result["sql"]] == ["count_1m", "sum_1m", "bad_5m"]
+    assert [feature["feature"] for feature in result["sql"]] == ["count_1m", "sum_1m", "bad_5m"]
 
 
 # -- dead letters ------------------------------------------------------------------------------------------------------
@@ -216,11 +216,11 @@ def test_parity_of_the_stream_is_exact(scored: Bench) -> None:
 
 async def returned(bench: Bench) -> Counter[bytes]:
     """How often each record came back to the events topic, by where it was read first."""
-    found: Counter[bytes] = Counter()
+    counts: Counter[bytes] = Counter()
     async for batch in read_to_end(bench.kafka, [bench.pipeline.topics.events]):
         for headers in batch.headers or ():
-            found.update(value for name, value in headers if name == REPLAYED_HEADER)
-    return found
+            counts.update(value for name, value in headers if name == REPLAYED_HEADER)
+    return counts
 
 
 def test_dead_letters_come_back_once_whatever_is_killed(kafka: KafkaAccess, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_dead_letters_come_back_once_whatever_is_killed(kafka: KafkaAccess, tmp_
         letters, _ = await read_letters(kafka, bench.pipeline)
         async with first:
             done = await read_done(kafka, bench.pipeline)
-            left = [found for found in letters if found[0] not in done]
+            left = [letter for letter in letters if letter[0] not in done]
             await first.send(left[:1])
             async with second:
                 assert len(await read_done(kafka, bench.pipeline)) == len(done) + 1
@@ -272,12 +272,12 @@ def test_dead_letters_come_back_once_whatever_is_killed(kafka: KafkaAccess, tmp_
     last = run(bench, "replay-dead-letters")
     assert last["sent"] + last["sent_before"] == N_DEAD
     assert run(bench, "replay-dead-letters")["sent"] == 0
-    found = asyncio.run(returned(bench))
-    assert len(found) == N_DEAD
-    assert set(found.values()) == {1}
+    counts = asyncio.run(returned(bench))
+    assert len(counts) == N_DEAD
+    assert set(counts.values()) == {1}
     letters, _ = asyncio.run(read_letters(kafka, bench.pipeline))
     sources = {f"{letter.source.topic}/{letter.source.partition}/{letter.source.offset}" for _, letter in letters}
-    assert {place.decode() for place in found} == sources
+    assert {place.decode() for place in counts} == sources
 
 
 def test_what_is_rejected_again_does_not_go_round_by_itself(kafka: KafkaAccess, tmp_path: Path) -> None:

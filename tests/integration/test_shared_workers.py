@@ -146,18 +146,18 @@ def check(scores: list[Score]) -> None:
             continue
         number = int(score.event_id[1:])
         name, now_ms = note(number), START_MS + number * STEP_MS
-        found = [score.features[key] for key in ("note_count_1m", "note_sum_20s", "note_bad_1m")]
+        windows = [score.features[key] for key in ("note_count_1m", "note_sum_20s", "note_bad_1m")]
         if name is None:
-            assert found == [None, None, None]
+            assert windows == [None, None, None]
             continue
         bad = inside(labels[name], now_ms, 60, 2, 5)
         mean = sum(bad) / len(bad) if bad else None
-        assert found[:2] == [
+        assert windows[:2] == [
             len(inside(events[name], now_ms, 60, 1, 5)),
             sum(inside(events[name], now_ms, 20, 5, 10)),
         ], score
-        assert (found[2] is None) == (mean is None), score
-        assert mean is None or (found[2] is not None and math.isclose(found[2], mean, rel_tol=1e-15)), score
+        assert (windows[2] is None) == (mean is None), score
+        assert mean is None or (windows[2] is not None and math.isclose(windows[2], mean, rel_tol=1e-15)), score
         seen += bool(bad)
     assert seen > len(scores) // 4
 

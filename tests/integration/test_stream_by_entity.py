@@ -37,8 +37,9 @@ from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.kafka.record_batches import MOST_UNPACKED_BYTES
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.kafka_access import KafkaAccess
-from app.monitor.monitor import Monitor, sources
-from app.monitor.watch import Pace
+from app.monitor.context import Pace
+from app.monitor.monitor import Monitor
+from app.monitor.status import sources
 
 QUICK = Pace(flush=0.05, collect=0.05, checkpoint=0.2, housekeeping=0.2)
 

@@ -72,14 +72,14 @@ async def transactions(kafka: KafkaAccess, written: list[list[str]]) -> list[lis
     """What each of several transactions asked for."""
     await ensure_topics(kafka, [Topic(topic, 1) for topic in topics])
     producer = TransactionalProducer(GROUP, bootstrap_servers=kafka.servers, transactional_id="turns", acks="all")
-    found = []
+    asked_of = []
     async with producer:
         asked = listen(producer)
         for number, names in enumerate(written, 1):
             await transact(producer, number, names, asked)
-            found.append([one for one in asked if one.what in OPEN + COMMIT])
+            asked_of.append([one for one in asked if one.what in OPEN + COMMIT])
             asked.clear()
-    return found
+    return asked_of
 
 
 async def committed(kafka: KafkaAccess, topic: str) -> list[bytes]:
@@ -88,8 +88,8 @@ async def committed(kafka: KafkaAccess, topic: str) -> list[bytes]:
     )
     async with consumer:
         consumer.assign([TopicPartition(topic, 0)])
-        found = await consumer.getmany(timeout_ms=5_000)
-    return [record.value for records in found.values() for record in records]
+        fetched = await consumer.getmany(timeout_ms=5_000)
+    return [record.value for records in fetched.values() for record in records]
 
 
 def test_a_transaction_is_opened_before_its_commit_and_the_broker_is_asked_one_thing_at_a_time(
@@ -97,11 +97,11 @@ def test_a_transaction_is_opened_before_its_commit_and_the_broker_is_asked_one_t
 ) -> None:
     usual, more = [SCORES, STATE], [SCORES, STATE, LETTERS]
     kinds = [usual] * 10 + [more] + [usual] * 2
-    found = asyncio.run(transactions(kafka, kinds))
+    asked_of = asyncio.run(transactions(kafka, kinds))
 
-    for first, second in itertools.pairwise(itertools.chain.from_iterable(found)):
+    for first, second in itertools.pairwise(itertools.chain.from_iterable(asked_of)):
         assert first.ended <= second.begun, f"{first.what} and {second.what} at the same time"
-    steps = [names_of(asked) for asked in found]
+    steps = [names_of(asked) for asked in asked_of]
     assert steps[1:10] == [OPEN + COMMIT] * 9  # the same partitions as in the transaction before it
     assert steps[10].count("AddPartitionsToTxnRequest") == 2  # a partition that comes late
     assert steps[11:] == [OPEN + COMMIT] * 2

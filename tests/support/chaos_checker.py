@@ -29,7 +29,7 @@ from app.adapters.sources.features import compile_features
 from app.core.batches import RecordBatch
 from app.core.counts.sketches import Sketch
 from app.core.scoring import ActiveModel
-from app.flow.step import Step
+from app.flow.step import FlowOutput, Step
 from app.kafka_access import KafkaAccess
 from app.pipeline import STEP_EVENTS, PartitionPipeline, new_board
 from app.replay.drive import RecordedSelector
@@ -424,7 +424,7 @@ def _check_state(logs: Logs, partition: int, flow: PartitionPipeline, found: Fin
         (undivided(logs.pipeline), flow.drain_state()),
     ):
         # Scores are not asked for, so no model is needed; windows and waiting events are what was restored.
-        probed = PartitionPipeline(pipeline, compile_features(pipeline), partition, with_scores=False, with_drain=False)
+        probed = PartitionPipeline(pipeline, compile_features(pipeline), partition, outputs=FlowOutput.NONE)
         probed.restore(changes)
         reached = probed.merge.event_watermark_ms, probed.merge.label_watermark_ms
         answers.append((reached, _probe(logs, partition, probed)[:, of_one_entity]))

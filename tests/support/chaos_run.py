@@ -25,7 +25,7 @@ from chaos_report import Figure, Row
 
 from app.adapters.kafka.topics_admin import ensure_topics
 from app.kafka_access import KafkaAccess
-from app.replay.offline import load_model
+from app.replay.models import load_model
 from app.settings import Settings
 from models.versions.registry import Registry
 from schemas.pipeline.file import load as load_pipeline

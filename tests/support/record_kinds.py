@@ -36,6 +36,7 @@ from app.core.replay.letter_selection import Wanted, address, select
 from app.core.scoring import ChampionTimeline
 from app.core.shared.answerer import Answerer
 from app.core.shared.board import SharedBoard
+from app.flow.step import FlowOutput
 from app.monitor.rows import (
     dead_letter_block,
     findings_columns,
@@ -406,7 +407,9 @@ class SharedReader:
 def work(partition: int, board: SharedBoard, state: Sequence[tuple[bytes, bytes | None]] = ()) -> PartitionPipeline:
     """Take a partition over, read on and commit what can be; the flow."""
     setting, logs = cluster_setting(), cluster().logs
-    flow = PartitionPipeline(setting.pipeline, setting.plan, partition, with_scores=False, board=board, term_ms=9)
+    flow = PartitionPipeline(
+        setting.pipeline, setting.plan, partition, outputs=FlowOutput.STATE, board=board, term_ms=9
+    )
     if state:
         flow.restore(list(state))
     else:
@@ -492,7 +495,9 @@ class StateReader:
         if self._is_shared:
             board = SharedBoard(cluster_setting().plan.shared, range(shared_cluster.PARTITIONS))
             setting = cluster_setting()
-            self._flow = PartitionPipeline(setting.pipeline, setting.plan, 0, with_scores=False, board=board, term_ms=9)
+            self._flow = PartitionPipeline(
+                setting.pipeline, setting.plan, 0, outputs=FlowOutput.STATE, board=board, term_ms=9
+            )
         else:
             self._flow = _flow()
         self._reader = self._flow.state_reader(NOW_MS)

@@ -20,7 +20,7 @@ from app.core.features.plan import FeaturePlan
 from app.core.shared.answerer import Answerer
 from app.core.shared.board import SharedBoard
 from app.core.tiles.measures import FEATURE_UNITS
-from app.flow.step import Step
+from app.flow.step import FlowOutput, Step
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -267,7 +267,7 @@ class Cluster:
                 self.setting.pipeline,
                 self.setting.plan,
                 partition,
-                with_scores=False,
+                outputs=FlowOutput.STATE,
                 board=board,
                 term_ms=self.terms,
             )

@@ -17,7 +17,7 @@ from shared_logs import NOW_MS, Logs, Place, Setting
 
 from app.core.shared.answerer import Answerer
 from app.core.shared.board import SharedBoard
-from app.flow.step import Step
+from app.flow.step import FlowOutput, Step
 from app.pipeline import PartitionPipeline
 
 ALL = 10**6
@@ -173,7 +173,12 @@ class Worker:
             self.board.hear(partition, key, value)
         self.board.caught_up(partition)
         flow = PartitionPipeline(
-            self.setting.pipeline, self.setting.plan, partition, with_scores=False, board=self.board, term_ms=term
+            self.setting.pipeline,
+            self.setting.plan,
+            partition,
+            outputs=FlowOutput.STATE,
+            board=self.board,
+            term_ms=term,
         )
         flow.restore(topics.state[partition])
         self.flows[partition] = flow

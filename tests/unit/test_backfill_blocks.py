@@ -36,12 +36,12 @@ class Rows:
         return len(columns["offset"])
 
     def blocks(self, size: int) -> dict[Block, Held]:
-        found: dict[Block, list[tuple[int, float]]] = {}
+        written: dict[Block, list[tuple[int, float]]] = {}
         for (partition, offset), score in self.held.items():
-            found.setdefault((partition, offset // size), []).append((offset, score))
+            written.setdefault((partition, offset // size), []).append((offset, score))
         return {
             block: Held(len(rows), fingerprint(np.array([o for o, _ in rows]), np.array([s for _, s in rows])))
-            for block, rows in found.items()
+            for block, rows in written.items()
         }
 
 
@@ -52,14 +52,14 @@ class Half:
 
 def steps(pipeline: Pipeline, offsets: list[int], cut: int) -> list[Step]:
     model = ActiveModel("shop-returns", "1.0.0", "champion", "f", 0.5, Half(), None)  # type: ignore[arg-type]  # not read
-    found = []
+    made = []
     for start in range(0, len(offsets), cut):
         part: Ints = np.array(offsets[start : start + cut], dtype=np.int64)
         n = len(part)
         events = EventBatch(part, part, ["c"] * n, [f"e{o}" for o in part.tolist()], {})
         matrix = np.tile(part[:, None] / 1000, (1, len(pipeline.features)))
-        found.append(Step(0, events, matrix, matrix[:, 0], [(0, n, model)], JoinedLabels(), events))
-    return found
+        made.append(Step(0, events, matrix, matrix[:, 0], [(0, n, model)], JoinedLabels(), events))
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfill_blocks, "BLOCK_OFFSETS", 10)
 
 
-def write(pipeline: Pipeline, rows: Rows, found: list[Step]) -> BackfillWriter:
+def write(pipeline: Pipeline, rows: Rows, written: list[Step]) -> BackfillWriter:
     writer = BackfillWriter(rows, pipeline, rows.blocks(10), with_features=False)  # type: ignore[arg-type]  # a fake
-    for step in found:
+    for step in written:
         writer.add(step)
     writer.finish()
     return writer
@@ -97,10 +97,10 @@ def test_a_repeated_run_writes_what_is_missing_and_nothing_else(
 
 def test_a_score_that_is_another_by_one_bit_is_written_again(small_pipeline: Pipeline) -> None:
     rows = Rows()
-    found = steps(small_pipeline, list(range(30)), 30)
-    write(small_pipeline, rows, found)
+    written = steps(small_pipeline, list(range(30)), 30)
+    write(small_pipeline, rows, written)
     rows.held[0, 15] = float(np.nextafter(rows.held[0, 15], 1))
-    again = write(small_pipeline, rows, found)
+    again = write(small_pipeline, rows, written)
     assert (again.written, again.kept) == (10, 20)
 
 

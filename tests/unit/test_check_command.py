@@ -64,10 +64,10 @@ def test_a_file_from_somebody_else_is_read_and_its_python_run_when_one_says_so(
     path.write_text(PIPELINE)
     (tmp_path / "own.py").write_text(PYTHON.format(ran=str(ran)))
     options = ["--pipeline", str(path), "--home", str(tmp_path / "home"), "--json"]
-    found = CliRunner().invoke(
+    result = CliRunner().invoke(
         command, [*options, *(["--run-python"] if run_python else [])], env={"STREAMGAUGE_KAFKA": ""}
     )
-    features = next(each for each in json.loads(found.output)["checks"] if each["check"] == "features")
+    features = next(check for check in json.loads(result.output)["checks"] if check["check"] == "features")
     assert ran.exists() == run_python
     if run_python:
         assert (features["state"], "yields no events" in features["detail"]) == ("problem", True)
@@ -107,12 +107,12 @@ def test_a_running_monitor_is_asked_whether_labels_come_as_soon_as_the_file_says
     running = SimpleNamespace(monitor_http="http://here", kafka="")
     monkeypatch.setattr(check, "ask_monitor", ask)
     monkeypatch.setattr(check, "read_run", lambda _: running)
-    monkeypatch.setattr(check, "_check_kafka", lambda _: iter(()))
+    monkeypatch.setattr(check, "check_kafka", lambda _: iter(()))
     (tmp_path / "own.py").write_text(PYTHON.format(ran=str(tmp_path / "ran")))
     (tmp_path / "payments.toml").write_text(PIPELINE + '\n[labels]\nhorizon = "30d"\n')
     words = ["--pipeline", str(tmp_path / "payments.toml"), "--home", str(tmp_path), "--json"]
     result = CliRunner().invoke(command, words, env={"STREAMGAUGE_CLICKHOUSE": ""})
-    (found,) = [each for each in json.loads(result.stdout)["checks"] if each["check"] == "label delays"]
-    assert found["state"] == state
-    assert detail in found["detail"]
+    (delays,) = [finding for finding in json.loads(result.stdout)["checks"] if finding["check"] == "label delays"]
+    assert delays["state"] == state
+    assert detail in delays["detail"]
     assert result.exit_code == (state == "problem")

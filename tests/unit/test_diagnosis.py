@@ -12,8 +12,8 @@ import pytest
 
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL
-from app.core.drift.judge import DriftResult as Said
-from app.core.drift.judge import Judgement
+from app.core.drift.judgement import DriftResult as Said
+from app.core.drift.judgement import Judgement
 from app.core.faults.traffic import Traffic
 from app.core.findings import PerformanceRow, Subject
 from app.core.labels.selection import WindowLabels

@@ -17,7 +17,8 @@ from scipy.stats import false_discovery_control, ks_2samp
 
 from app.core.drift.budget import OF_ERRORS, OF_LABELS, OF_OUTCOMES, OF_WINDOWS, alpha_of_window, spend
 from app.core.drift.comparison import TESTS, Comparison, smallest_p
-from app.core.drift.judge import DriftResult, Judge, Judgement, View
+from app.core.drift.judge import Judge
+from app.core.drift.judgement import DriftResult, Judgement, View
 from app.core.drift.over_time import Past, PastResult, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.drift.smallest_p import SmallestP
 from models.reference.counting import count

@@ -97,7 +97,7 @@ def test_a_silent_partition_holds_back_until_it_is_declared_idle_and_its_return_
     store = make_store(2)
     store.add(record(0, 100, 0))
     assert store.closed() == []
-    store.declare_idle(1)
+    store.watermarks.declare_idle(1)
     assert store.closed() == [Window(0, 10)]
     store.holdings(Window(0, 10))[0][1]["features"].report("said")
     store.add(record(1, 5, 0))
@@ -130,7 +130,7 @@ def test_old_windows_are_forgotten_once_reported_and_what_comes_for_them_is_coun
     store.add(record(0, 100, 0, 20, n=3))
     assert store.n_too_late == 3
     assert store.closed() == [Window(20, 30)]
-    assert store.counts(Window(20, 30), "1")[ALL].n == 4
+    assert store.panes.counts(Window(20, 30), "1")[ALL].n == 4
 
 
 records = st.lists(
@@ -190,14 +190,14 @@ def test_labels_are_mature_when_they_have_come_so_far_past_the_end() -> None:
 
 def test_a_store_says_what_it_holds() -> None:
     store = make_store(2)
-    assert (store.closed(), store.n_open, store.versions(), store.n_metrics("1")) == ([], 0, set(), 0)
+    assert (store.closed(), store.n_open, store.panes.versions(), store.panes.n_metrics("1")) == ([], 0, set(), 0)
     store.add(record(0, 40, 5, 15, 35))
     assert (store.closed(), store.n_open) == ([], 3)  # the other partition has said nothing
-    assert [store.has_reported(partition) for partition in (0, 1)] == [True, False]
+    assert [store.watermarks.has_reported(partition) for partition in (0, 1)] == [True, False]
     store.add(record(1, 22, 5, version="2"))
     assert (store.closed(), store.n_open) == ([Window(0, 10), Window(10, 20)], 1)
-    assert store.versions() == {"1", "2"}
-    assert [store.n_metrics(version) for version in ("1", "2", "3")] == [2, 2, 0]
+    assert store.panes.versions() == {"1", "2"}
+    assert [store.panes.n_metrics(version) for version in ("1", "2", "3")] == [2, 2, 0]
 
 
 def test_what_comes_too_late_is_counted_once_whatever_segments_it_is_of() -> None:
@@ -239,7 +239,7 @@ def test_a_restored_store_continues_identically(before: list[SketchRecord], afte
         store.add(each)
     if store.closed():
         store.holdings(store.closed()[0])[0][1]["features"].report("said")
-    store.declare_idle(1)
+    store.watermarks.declare_idle(1)
     other.restore(store.snapshot())
     assert other.snapshot() == store.snapshot()
     for each in after:
@@ -261,7 +261,7 @@ def test_equal_stores_give_equal_bytes_whichever_segment_version_window_or_parti
     turned = [SketchRecord(each.partition, 5, 5, each.deltas[::-1]) for each in records[::-1]]
     for store, order, idle in ((one, records, (0, 3)), (other, turned, (3, 0))):
         for partition in idle:
-            store.declare_idle(partition)
+            store.watermarks.declare_idle(partition)
         for each in order:
             store.add(each)
     assert one.snapshot() == other.snapshot()
@@ -287,7 +287,7 @@ def test_time_beyond_2038_and_before_1970_is_time() -> None:
 
 def test_a_partition_that_reports_again_is_no_longer_idle() -> None:
     store = make_store(2)
-    store.declare_idle(1)
+    store.watermarks.declare_idle(1)
     store.add(record(0, 10))
     store.add(record(1, 11))
     store.add(record(0, 50))
@@ -296,7 +296,7 @@ def test_a_partition_that_reports_again_is_no_longer_idle() -> None:
 
 def test_neither_watermark_goes_back_when_an_idle_partition_returns() -> None:
     store = make_store(2)
-    store.declare_idle(1)
+    store.watermarks.declare_idle(1)
     store.add(SketchRecord(0, 50, 40, []))
     store.add(SketchRecord(1, 30, 20, []))
     assert (store.watermark_ms, store.label_watermark_ms) == (50, 40)
@@ -327,7 +327,7 @@ def test_what_was_reported_and_cannot_be_counted_again_is_left_alone() -> None:
     store.add(record(0, 30, 3, 12, 25))
 
     assert store.closed() == [Window(10, 20)]
-    assert store.counts(Window(10, 20), "1")[ALL].n == 2
+    assert store.panes.counts(Window(10, 20), "1")[ALL].n == 2
     assert store.n_too_late == 1
 
 
@@ -360,13 +360,13 @@ def test_overlapping_windows_are_sums_of_panes_and_a_late_event_amends_all_of_th
     store = WindowStore(Calendar(30, 10), 1, grace_ms=0, maturity_ms=None)
     store.add(record(0, 60, 0, 10, 20, 30, n=1))
     assert [window.start_ms for window in store.closed()] == [-20, -10, 0, 10, 20, 30]
-    assert [store.counts(window, "1")[ALL].n for window in store.closed()] == [1, 2, 3, 3, 2, 1]
+    assert [store.panes.counts(window, "1")[ALL].n for window in store.closed()] == [1, 2, 3, 3, 2, 1]
     for window in store.closed():
         store.holdings(window)[0][1]["features"].report("said")
     store.add(record(0, 60, 15, n=5))
     due = [w.start_ms for w in store.closed() if store.holdings(w)[0][1]["features"].is_due(is_history_changed=False)]
     assert due == [-10, 0, 10]
-    assert store.counts(Window(0, 30), "1")[ALL].n == 8
+    assert store.panes.counts(Window(0, 30), "1")[ALL].n == 8
 
 
 def test_panes_are_kept_as_long_as_a_window_needs_them() -> None:
@@ -377,10 +377,10 @@ def test_panes_are_kept_as_long_as_a_window_needs_them() -> None:
     store.release()
     (last,) = store.closed()
     assert last == Window(70, 100)
-    assert store.counts(last, "1")[ALL].n == 3
-    assert not store.counts(Window(30, 60), "1")
+    assert store.panes.counts(last, "1")[ALL].n == 3
+    assert not store.panes.counts(Window(30, 60), "1")
     store.add(record(0, 110, 100))
-    assert store.counts(Window(80, 110), "1")[ALL].n == 3
+    assert store.panes.counts(Window(80, 110), "1")[ALL].n == 3
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def test_what_windows_are_compared_with_is_kept(against: PastWindow, expected: W
     store.release()
     (last,) = store.closed()
     assert calendar.before(last, against) == expected
-    assert store.counts(expected, "1")[ALL].n == 1
-    assert not store.counts(Window(20, 30), "1")
+    assert store.panes.counts(expected, "1")[ALL].n == 1
+    assert not store.panes.counts(Window(20, 30), "1")
 
 
 def test_a_year_before_a_month_is_that_month() -> None:
@@ -509,7 +509,7 @@ def test_a_closed_window_is_kept_until_its_labels_are_mature_and_have_been_repor
     report_all(store, ("labels",))
     store.release()
     assert store.closed() == []
-    assert not store.counts(Window(0, 10), "1")
+    assert not store.panes.counts(Window(0, 10), "1")
     unlabelled = WindowStore(Calendar(10), 1, 2, None, keep=0)
     unlabelled.add(record(0, 14, 3))
     unlabelled.release()
@@ -537,7 +537,7 @@ def test_the_newest_closed_windows_are_kept_and_of_an_older_one_each_version_unt
     # Of a version that is gone a late event is too late; of one that is held it amends.
     store.add(record(0, 100, 5, version="2", n=4))
     store.add(record(0, 100, 15, n=2))
-    assert (store.n_too_late, store.counts(Window(10, 20), "1")[ALL].n) == (4, 3)
+    assert (store.n_too_late, store.panes.counts(Window(10, 20), "1")[ALL].n) == (4, 3)
 
 
 def test_a_late_event_of_a_version_that_is_held_amends_and_of_another_is_too_late() -> None:
@@ -546,8 +546,8 @@ def test_a_late_event_of_a_version_that_is_held_amends_and_of_another_is_too_lat
     store.release()
     store.add(record(0, 100, 4, n=2))
     store.add(record(0, 100, 4, version="2", n=5))
-    assert (store.counts(Window(0, 10), "1")[ALL].n, store.n_too_late) == (3, 5)
-    assert store.versions() == {"1"}
+    assert (store.panes.counts(Window(0, 10), "1")[ALL].n, store.n_too_late) == (3, 5)
+    assert store.panes.versions() == {"1"}
 
 
 def test_labels_alone_change_nothing_that_is_said_of_features() -> None:
@@ -583,8 +583,8 @@ def test_unsound_counts_are_dropped_with_the_windows_that_hold_nothing_else_of_t
     assert store.drop_unsound("1", Refusing()) == 2  # type: ignore[arg-type]  # laws of its own
     held = {w.start_ms: [version for version, _ in store.holdings(w)] for w in store.closed() if store.holdings(w)}
     assert held == {-20: ["2"], -10: ["2"], 0: ["1", "2"], 10: ["1"], 20: ["1"]}
-    assert store.counts(Window(0, 30), "1")[ALL].n == 1
-    assert store.counts(Window(0, 30), "2")[ALL].n == 7
+    assert store.panes.counts(Window(0, 30), "1")[ALL].n == 1
+    assert store.panes.counts(Window(0, 30), "2")[ALL].n == 7
     assert store.drop_unsound("1", Refusing()) == 0  # type: ignore[arg-type]  # laws of its own
 
 
@@ -593,19 +593,19 @@ def test_what_is_compared_with_a_season_ago_keeps_no_more_than_that() -> None:
     store.add(record(0, 100, *range(0, 100, 10)))
     report_all(store, ("features",))
     store.release()
-    assert [bool(store.counts(Window(at, at + 10), "1")) for at in range(0, 100, 10)] == [False] * 6 + [True] * 4
+    assert [bool(store.panes.counts(Window(at, at + 10), "1")) for at in range(0, 100, 10)] == [False] * 6 + [True] * 4
     # Where no window is held any one may be asked for.
     store = WindowStore(Calendar(10), 1, 0, None, keep=0, against=PastWindow(season_ms=30))
     store.add(record(0, 100, 0, 10))
     report_all(store, ("features",))
     store.release()
     assert store.closed() == []
-    assert [bool(store.counts(Window(at, at + 10), "1")) for at in (0, 10)] == [True, True]
+    assert [bool(store.panes.counts(Window(at, at + 10), "1")) for at in (0, 10)] == [True, True]
 
 
 def test_a_store_that_has_forgotten_windows_goes_on_after_a_restart() -> None:
     store = make_store(2, keep=0)
-    store.declare_idle(1)
+    store.watermarks.declare_idle(1)
     store.add(record(0, 100, 0, 90))
     report_all(store)
     store.release()
@@ -617,7 +617,7 @@ def test_a_store_that_has_forgotten_windows_goes_on_after_a_restart() -> None:
         each.add(record(0, 120, 5, n=2))
         assert each.n_too_late == 5
         assert each.watermark_ms == 120  # the other one is idle still
-        assert not each.has_reported(1)
+        assert not each.watermarks.has_reported(1)
     assert other.settled_before_ms == store.settled_before_ms
     assert other.snapshot() == store.snapshot()
 
@@ -649,7 +649,7 @@ def test_partitions_are_numbered_from_nought(partition: int) -> None:
     with pytest.raises(ValueError, match=f"partition {partition} is none of the 2"):
         store.add(SketchRecord(partition, 0, 0, []))
     with pytest.raises(ValueError, match="none of the 2"):
-        store.declare_idle(partition)
+        store.watermarks.declare_idle(partition)
 
 
 @given(records, records)
@@ -664,5 +664,5 @@ def test_any_order_of_records_and_any_split_by_segment_gives_the_same_counts(
             other.add(SketchRecord(each.partition, -100, -100, [delta]))
     for window in {*one._windows, *other._windows}:
         for version in ("1", "2"):
-            mine, theirs = one.counts(window, version), other.counts(window, version)
+            mine, theirs = one.panes.counts(window, version), other.panes.counts(window, version)
             assert {s: k.n for s, k in mine.items()} == {s: k.n for s, k in theirs.items()}

@@ -80,9 +80,9 @@ def test_the_event_time_may_be_a_time_stamp_a_text_or_milliseconds(
 
 def test_whole_numbers_that_nulls_made_floats_are_ints_again_and_nan_is_null(tmp_path: Path, flights: Pipeline) -> None:
     table = pa.table(columns(2, flight=[7.0, 8.5], distance=[float("nan"), float("inf")]))
-    found = read(save(tmp_path / "events.parquet", table), flights)
-    assert [row["flight"] for row in found] == [7, 8.5]
-    assert [row["distance"] for row in found] == [None, None]
+    rows = read(save(tmp_path / "events.parquet", table), flights)
+    assert [row["flight"] for row in rows] == [7, 8.5]
+    assert [row["distance"] for row in rows] == [None, None]
 
 
 def test_a_bad_cell_of_a_csv_is_a_bad_row_and_no_more(tmp_path: Path, flights: Pipeline) -> None:

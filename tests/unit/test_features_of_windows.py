@@ -20,7 +20,8 @@ from app.core.batches import Floats
 from app.flow.step import Step
 from app.pipeline import new_board
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
-from app.replay.offline import build_training_set, run, run_recording
+from app.replay.offline import run, run_recording
+from app.replay.training_set import build_training_set
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 
@@ -50,8 +51,8 @@ def bits(row: Row | Floats | list[float]) -> bytes:
 
 def check(steps: list[Step], expected: tuple[dict[str, Row], set[str]]) -> None:
     rows, failed = expected
-    found = {name: bits(row) for step in steps for name, row in zip(step.events.event_id, step.matrix, strict=True)}
-    assert found == {name: bits(row) for name, row in rows.items() if name not in failed}
+    served = {name: bits(row) for step in steps for name, row in zip(step.events.event_id, step.matrix, strict=True)}
+    assert served == {name: bits(row) for name, row in rows.items() if name not in failed}
     letters = [letter for step in steps for letter in step.dead_letters]
     assert {letter.reason for letter in letters} == {"derived_feature"}
     assert len(letters) == len(failed)
@@ -123,8 +124,8 @@ def test_a_stream_whose_workers_die_gives_what_plain_loops_give(
             cluster.crash(cluster.owners[number % PARTITIONS], number % 2)
     cluster.finish()
     rows, failed = expected
-    found = {names[place]: bits(row) for place, row in cluster.rows.items()}
-    assert found == {name: bits(row) for name, row in rows.items() if name not in failed}
+    served = {names[place]: bits(row) for place, row in cluster.rows.items()}
+    assert served == {name: bits(row) for name, row in rows.items() if name not in failed}
 
 
 def test_the_documented_fraud_features_are_those_worked_out_by_hand(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def draw_features(generator: np.random.Generator) -> str:
     head, windows = tables[0], tables[1:]
     numbers = ["tries", "dear", "over0", "over1", *(table.split('"')[1] for table in windows)]
     texts = ["shop", "street"]
-    found = list(windows)
+    features = list(windows)
     for at in range(int(generator.integers(2, 9))):
         a, b, t = generator.choice(numbers), generator.choice(numbers), generator.choice(texts)
         is_text = generator.random() < 0.2
@@ -205,17 +206,17 @@ def draw_features(generator: np.random.Generator) -> str:
             made = f'python = "own.py:pick"\narguments = ["{a}", "{b}", "event_time"]'
         more = '\nvalues = ["a", "b"]' if is_text else ""
         (texts if is_text else numbers).append(f"d{at}")
-        found.append(f'\nname = "d{at}"\ntype = "{"category" if is_text else "float"}"\n{made}{more}\n')
+        features.append(f'\nname = "d{at}"\ntype = "{"category" if is_text else "float"}"\n{made}{more}\n')
     # Features that the event alone decides, and windows over them.
-    found.append('\nname = "dear"\ntype = "bool"\nexpression = "amount > 0.25"\n')
-    found.append('\nname = "street"\ntype = "category"\nexpression = "shop"\nvalues = ["a"]\n')
+    features.append('\nname = "dear"\ntype = "bool"\nexpression = "amount > 0.25"\n')
+    features.append('\nname = "street"\ntype = "category"\nexpression = "shop"\nvalues = ["a"]\n')
     for number, (of, key, more) in enumerate(
         (("events", '"card", "street"', ""), ("labels", '"street"', ', delay = "5m", repartition = true'))
     ):
         window = f'of = "{of}", key = [{key}], size = "1h", hop = "5m", aggregate = "mean", field = "dear"{more}'
-        found.append(f'\nname = "over{number}"\ntype = "float"\nwindow = {{ {window} }}\n')
-    generator.shuffle(found)
-    return "[[features]]".join([head.replace('town = "int?"', 'town = "int?"\ntries = "int?"'), *found])
+        features.append(f'\nname = "over{number}"\ntype = "float"\nwindow = {{ {window} }}\n')
+    generator.shuffle(features)
+    return "[[features]]".join([head.replace('town = "int?"', 'town = "int?"\ntries = "int?"'), *features])
 
 
 def replay(setting: Setting, logs: Logs, size: int) -> dict[tuple[int, int], list[float]]:

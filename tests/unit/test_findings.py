@@ -6,7 +6,7 @@ import numpy as np
 
 from app.core.counts.calendar import Window
 from app.core.drift.describer import Statistics
-from app.core.drift.judge import DriftResult, Judgement
+from app.core.drift.judgement import DriftResult, Judgement
 from app.core.findings import Findings, InputRow, Subject
 from schemas.wire import DriftReport
 

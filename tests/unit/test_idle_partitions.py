@@ -105,17 +105,17 @@ def test_a_partition_that_comes_back_with_older_events_amends_and_moves_no_water
     store = make_store()
     store.add(SketchRecord(0, 100, 100, [delta(0), delta(90)]))
     store.add(SketchRecord(1, 50, 50, [delta(40)]))
-    store.declare_idle(2)  # it never had an event
+    store.watermarks.declare_idle(2)  # it never had an event
     assert store.watermark_ms == 50
-    store.declare_idle(1)
+    store.watermarks.declare_idle(1)
     assert store.watermark_ms == 100
     assert store.closed() == [Window(0, 10), Window(40, 50)]
     store.add(SketchRecord(2, 7, 7, [delta(0, n=3)]))
     assert store.watermark_ms == 100
-    assert store.counts(Window(0, 10), "1.0.0")[ALL].n == 4
+    assert store.panes.counts(Window(0, 10), "1.0.0")[ALL].n == 4
     store.add(SketchRecord(0, 200, 200, []))
     assert store.watermark_ms == 100  # 2 is with us again, and is at 7: it holds the next windows back
-    store.declare_idle(2)
+    store.watermarks.declare_idle(2)
     assert store.watermark_ms == 200
 
 
@@ -123,11 +123,11 @@ def test_when_all_are_idle_time_stands_still() -> None:
     store = make_store()
     store.add(SketchRecord(0, 100, 100, []))
     for partition in (2, 1, 0):
-        store.declare_idle(partition)
+        store.watermarks.declare_idle(partition)
     assert store.watermark_ms == 100
     nobody = make_store()
     for partition in range(3):
-        nobody.declare_idle(partition)
+        nobody.watermarks.declare_idle(partition)
     assert nobody.watermark_ms is None
 
 

@@ -3,15 +3,16 @@ from __future__ import annotations
 import pytest
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
-from app.worker.input_offsets import UnusableInputError, choose_starts, has_begun
+from app.adapters.kafka.log_bounds import Bounds
+from app.worker.input_offsets import Beginning, UnusableInputError, has_begun
 
 EVENTS, LABELS = TP("cards.events", 1), TP("cards.labels", 1)
 
 
 def start(state: int | None, committed: int | None, first: int, end: int, *, skip_removed: bool = False) -> int:
     known = {} if state is None else {EVENTS: state}
-    return choose_starts(known, {EVENTS: Bounds(committed, first, end)}, {}, skip_removed=skip_removed)[EVENTS]
+    bounds = {EVENTS: Bounds(committed, first, end)}
+    return Beginning(skip_removed=skip_removed).choose_starts(known, bounds, {})[EVENTS]
 
 
 def test_a_new_group_begins_at_the_first_record_there_is() -> None:
@@ -20,8 +21,8 @@ def test_a_new_group_begins_at_the_first_record_there_is() -> None:
 
 def test_where_to_begin_is_for_what_has_no_offset() -> None:
     bounds = {EVENTS: Bounds(None, 0, 90), LABELS: Bounds(None, 0, 70)}
-    assert choose_starts({}, bounds, {EVENTS: 50, LABELS: 70}, skip_removed=False) == {EVENTS: 50, LABELS: 70}
-    assert choose_starts({EVENTS: 60}, bounds, {EVENTS: 50}, skip_removed=False) == {EVENTS: 60, LABELS: 0}
+    assert Beginning().choose_starts({}, bounds, {EVENTS: 50, LABELS: 70}) == {EVENTS: 50, LABELS: 70}
+    assert Beginning().choose_starts({EVENTS: 60}, bounds, {EVENTS: 50}) == {EVENTS: 60, LABELS: 0}
 
 
 def test_a_partition_has_begun_with_the_first_offset_of_its_events_or_its_labels() -> None:

@@ -66,10 +66,10 @@ def test_the_partitioner_of_a_producer_is_named(producer: str, n: int) -> None:
 @pytest.mark.parametrize("n", [3, 4, 12])
 def test_two_producers_that_differ_are_both_named_and_their_entities(n: int) -> None:
     seen = events(JAVA, n) + events(LIBRDKAFKA, n)
-    found = find_partitioners(seen, n)
-    assert found is not None
-    assert list(found) == [JAVA, LIBRDKAFKA] or list(found) == [LIBRDKAFKA, JAVA]
-    assert sum(found.values()) == pytest.approx(1)
+    shares = find_partitioners(seen, n)
+    assert shares is not None
+    assert list(shares) == [JAVA, LIBRDKAFKA] or list(shares) == [LIBRDKAFKA, JAVA]
+    assert sum(shares.values()) == pytest.approx(1)
     strays = Sample(seen, [], n).strays()
     expected = {card for card in CARDS if java(card.encode(), n) != librdkafka(card.encode(), n)}
     assert strays.keys() == expected

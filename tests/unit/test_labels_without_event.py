@@ -21,6 +21,7 @@ from app.core.features.plan import FeaturePlan
 from app.core.intake.joining import JoinedLabels
 from app.core.intake.merge import Merged
 from app.core.tiles.hash_runs import hash64
+from app.flow.step import FlowOutput
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -148,7 +149,7 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
         ({"event_id": f"e{number}", "label": float(place % 2), "label_time_ms": time}, key)
         for place, ((number, key, _), time) in enumerate(zip(labels, times_of(labels), strict=True))
     ]
-    flow = PartitionPipeline(pipeline, plan, 0, with_scores=False)
+    flow = PartitionPipeline(pipeline, plan, 0, outputs=FlowOutput.STATE)
     found: Counter[tuple[int, Any]] = Counter()
     state: dict[bytes, bytes | None] = {}
     told: dict[bytes, bytes | None] = {}
@@ -166,7 +167,7 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
         progress += flow.labels.take_progress()
         if restarts and restarts.pop():
             position = flow.position()
-            flow = PartitionPipeline(pipeline, plan, 0, with_scores=False)
+            flow = PartitionPipeline(pipeline, plan, 0, outputs=FlowOutput.STATE)
             flow.restore([(key, value) for key, value in state.items() if value is not None])
             assert flow.entities is not None
             flow.entities.restore(told.items())
@@ -204,7 +205,7 @@ def test_where_nobody_keeps_entities_no_label_is_a_strangers() -> None:
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1300])
 def test_many_forgotten_ids_are_cleared_record_by_record(pipeline: Pipeline, n: int) -> None:
     plan = FeaturePlan.compile(pipeline, {}, {})
-    flow = PartitionPipeline(pipeline, plan, 0, with_scores=False)
+    flow = PartitionPipeline(pipeline, plan, 0, outputs=FlowOutput.STATE)
     topic: dict[bytes, bytes | None] = {}
 
     def step(rows: list[tuple[str, int]], first: int) -> None:

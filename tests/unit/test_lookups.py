@@ -110,19 +110,19 @@ rows = st.lists(st.tuples(st.sampled_from("ab"), st.integers(-4, 12), st.integer
     st.none() | st.integers(1, 5),
 )  # fmt: skip  # four strategies for four arguments
 def test_the_join_equals_a_search_row_by_row(
-    found: list[tuple[str, int, int]], events: list[tuple[str, int]], known_after: int, max_age: int | None
+    data: list[tuple[str, int, int]], events: list[tuple[str, int]], known_after: int, max_age: int | None
 ) -> None:
     spec = Lookup("x", "", {"k": "k"}, ("v",), "t", known_after, max_age)
     columns = {
-        "k": texts(*(row[0] for row in found)),
-        "t": np.array([row[1] for row in found], dtype=np.int64),
-        "v": np.array([row[2] for row in found], dtype=np.float64),
+        "k": texts(*(row[0] for row in data)),
+        "t": np.array([row[1] for row in data], dtype=np.int64),
+        "v": np.array([row[2] for row in data], dtype=np.float64),
     }
     expected = []
     for key, time in events:
         known = [
             (at, position, value)
-            for position, (of, at, value) in enumerate(found)
+            for position, (of, at, value) in enumerate(data)
             if of == key and at + known_after <= time
         ]
         newest = max(known, default=None)
@@ -139,7 +139,7 @@ SHOPS, TILLS = st.sampled_from(["a", "b", "a,b", None]), st.sampled_from([1.0, 2
 
 
 @given(
-    found=st.lists(
+    data=st.lists(
         st.tuples(SHOPS, TILLS, st.integers(-4, 12), st.integers(0, 9), st.sampled_from(["x", "y", None])), max_size=12
     ),
     asked=st.lists(st.tuples(SHOPS | st.just("c"), TILLS | st.just(3.0), st.integers(-6, 20)), max_size=12),
@@ -148,15 +148,20 @@ SHOPS, TILLS = st.sampled_from(["a", "b", "a,b", None]), st.sampled_from([1.0, 2
     has_time=st.booleans(),
 )
 def test_of_several_keys_each_column_is_that_of_the_row_found_one_by_one(
-    found: list[tuple[Any, ...]], asked: list[tuple[Any, ...]], known_after: int, max_age: int | None, *, has_time: bool
+    data: list[tuple[Any, ...]],
+    asked: list[tuple[Any, ...]],
+    known_after: int,
+    max_age: int | None,
+    *,
+    has_time: bool,
 ) -> None:
     """Null and NaN are equal to nothing; without a time every row is known, and of each key there is one."""
-    kept = [row for row in found if row[0] is not None and row[1] == row[1]]  # NaN alone is not itself
+    kept = [row for row in data if row[0] is not None and row[1] == row[1]]  # NaN alone is not itself
     if not has_time:
-        found = list({row[:2]: row for row in found}.values())
-        kept, known_after, max_age = [row for row in found if row in kept], 0, None
+        data = list({row[:2]: row for row in data}.values())
+        kept, known_after, max_age = [row for row in data if row in kept], 0, None
     spec = Lookup("x", "", {"shop": "s", "till": "t"}, ("v", "w"), "at" if has_time else None, known_after, max_age)
-    shops, tills, times, values, words = zip(*found, strict=True) if found else [()] * 5
+    shops, tills, times, values, words = zip(*data, strict=True) if data else [()] * 5
     columns = {
         "shop": texts(*shops),
         "till": np.array(tills, dtype=np.float64),
@@ -165,7 +170,7 @@ def test_of_several_keys_each_column_is_that_of_the_row_found_one_by_one(
         "w": texts(*words),
     }
     table = LookupTable.build(spec, columns)
-    assert len(table) <= len(found)
+    assert len(table) <= len(data)
     expected_v, expected_w = [], []
     for shop, till, time in asked:
         rows = [row for row in kept if row[:2] == (shop, till)]
@@ -175,8 +180,8 @@ def test_of_several_keys_each_column_is_that_of_the_row_found_one_by_one(
             rows = [row for row in rows if max_age is None or time - row[2] - known_after < max_age]
         expected_v.append(rows[0][3] if rows else NAN)
         expected_w.append(rows[0][4] if rows else None)
-    keys = [texts(*(each[0] for each in asked)), np.array([each[1] for each in asked], dtype=np.float64)]
-    joined = table.join(keys, np.array([each[2] for each in asked], dtype=np.int64))
+    keys = [texts(*(event[0] for event in asked)), np.array([event[1] for event in asked], dtype=np.float64)]
+    joined = table.join(keys, np.array([event[2] for event in asked], dtype=np.int64))
     np.testing.assert_array_equal(joined["v"], np.array(expected_v, dtype=np.float64))
     assert joined["w"].tolist() == expected_w
     assert list(joined) == ["v", "w"]

@@ -28,7 +28,7 @@ from app.core.labels.maturity import (
     weigh,
 )
 from app.core.labels.maturity_setting import maturity_warnings
-from app.replay.offline import TrainingSet, build_training_set
+from app.replay.training_set import TrainingSet, build_training_set
 from models.training import TrainedModel, TrainingError, train
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Performance, Pipeline
@@ -245,9 +245,9 @@ def test_whatever_the_delays_and_the_maturity_the_rate_is_right_or_the_labels_ar
             assert maturity_ms < 1.1 * took.max() or known_ms < horizon_ms, seed  # not without a reason
             continue
         _, negative, positive = maturity.mature
-        estimate = positive / (negative + positive)
+        share = positive / (negative + positive)
         deviation = math.sqrt(rate * (1 - rate) / (negative + positive))
-        assert abs(estimate - rate) <= 0.1 * rate + 4 * deviation, seed
+        assert abs(share - rate) <= 0.1 * rate + 4 * deviation, seed
         taken += 1
     assert taken > 60
 
@@ -383,13 +383,13 @@ def rewrite(path: Path, pipeline: Pipeline, kind: str, change: Callable[[bytes, 
     whole, other = Recording(path), path.with_name("rewritten.parquet")
     n = 0
     with RecordingWriter(other, describe(pipeline, 0)) as writer:
-        for each in (EVENTS, LABELS):
+        for log in (EVENTS, LABELS):
             for partition in whole.partitions:
-                for batch in whole.read(each, partition):
-                    if each == kind:
+                for batch in whole.read(log, partition):
+                    if log == kind:
                         batch.values = [change(value or b"", n + at) for at, value in enumerate(batch.values)]
                         n += len(batch)
-                    writer.add(each, batch)
+                    writer.add(log, batch)
     other.rename(path)
 
 
@@ -472,7 +472,7 @@ def test_records_that_cannot_be_read_are_counted_and_the_first_one_is_explained(
     rewrite(path, pipeline, EVENTS, lambda value, at: value.replace(b'"amount":', b'"sum":') if at % 50 == 0 else value)
     maturity = build_training_set(pipeline, path, START_MS, to_ms).maturity
     labels, events = maturity.warnings()[:2]
-    n_labels = sum(each.count(LABELS) for each in (Recording(path),))
+    n_labels = Recording(path).count(LABELS)
     assert labels.startswith(f"{-(-n_labels // 9):,} labels could not be read and are left out, the first because: ")
     assert labels.endswith("at `$.label`. Write 0 or 1.")
     assert events.startswith(f"{-(-n // 50):,} events could not be read and are left out, the first because: ")

@@ -306,9 +306,8 @@ def test_a_merge_that_starts_again_from_its_watermarks_goes_on_the_same(
         order += unfold(merged)
     first_label = merge.first_label_offset()
     label_start = len(labelled) if first_label is None else first_label
-    again: TimeMerge[int] = TimeMerge(
-        with_labels=True, event_watermark_ms=merge.event_watermark_ms, label_watermark_ms=merge.label_watermark_ms
-    )
+    again: TimeMerge[int] = TimeMerge(with_labels=True)
+    again.go_on_from(merge.event_watermark_ms, merge.label_watermark_ms)
     again.add_events(merge.events_taken, ints(events[merge.events_taken :]))
     again.add_labels(labels(label_start, labelled[label_start:]))
     assert order + finish(again, 9) == by_hand(events, labelled)

@@ -13,12 +13,12 @@ from faust.types import TP
 from memory_warehouse import MemoryWarehouse
 
 from app.adapters.clickhouse.thread import WarehouseThread
-from app.adapters.kafka.batch_app import Fetched
+from app.adapters.kafka.batch_handler import Fetched
 from app.adapters.kafka.exclusive_assignor import ExclusiveAssignor
 from app.adapters.kafka.refusals import Refusals, Refused
 from app.core.batches import RecordBatch
 from app.monitor import block_writer
-from app.monitor.block_writer import BlockWriter, Flow, Start
+from app.monitor.block_writer import BlockWriter, Feed, Start
 from app.monitor.reign import Plan
 from app.monitor.rows import Block
 from app.ports import Warehouse, WarehouseError
@@ -32,7 +32,9 @@ class Recorder:
     def __init__(self) -> None:
         self.said: list[tuple[str, Any]] = []
         self.counted: list[int] = []
-        self.flow = Flow(lambda tp: self.say("pause", tp), lambda tp: self.say("resume", tp), self.commit)
+        self.feed = Feed(
+            lambda tp: self.say("pause", tp), lambda tp: self.say("resume", tp), self.commit, Refusals().take
+        )
 
     def say(self, what: str, about: Any) -> None:
         self.said.append((what, about))
@@ -85,11 +87,10 @@ def write(
             "scores",
             to_block,
             thread,
-            recorder.flow,
+            recorder.feed,
             starts,
             plan=plan,
             count=recorder.counted.append,
-            refuse=Refusals().take,
         )
         receive(writer)
         writer.stop()

@@ -18,8 +18,9 @@ from app.core.alerts.readings import read_drift
 from app.core.counts.buffer import SketchBuffer
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL
-from app.core.drift.judge import DriftResult as Said
-from app.core.drift.judge import Judge, Judgement, Signal, View
+from app.core.drift.judge import Judge
+from app.core.drift.judgement import DriftResult as Said
+from app.core.drift.judgement import Judgement, Signal, View
 from app.core.drift.smallest_p import SmallestP
 from app.core.findings import Findings, MetadataRow
 from app.core.monitoring.core import MonitorCore
@@ -771,7 +772,9 @@ def test_a_window_is_compared_with_one_a_season_ago_and_what_is_missing_there_is
                 then = compared.get(int(number)) if version == "1" else None  # window 3 was shared
                 expected = reference().zeros() if then is None else counts_of(stream, version, then)
                 np.testing.assert_array_equal(view.reference[0, :3], expected.counts[:3])
-                window = monitor._calendar.before(Window(int(number) * WINDOW_MS, int(number + 1) * WINDOW_MS), against)
+                window = monitor._sources.calendar.before(
+                    Window(int(number) * WINDOW_MS, int(number + 1) * WINDOW_MS), against
+                )
                 words = f"version {version} scored none of {window}, which it is compared with, or only a part"
                 assert view.absence == words
         notes = {report.note for report in findings.reports if report.window_start_ms == 0 and report.metric == "kind"}

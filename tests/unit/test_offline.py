@@ -21,6 +21,7 @@ from app.adapters.recordings.file import (
     RecordingWriter,
     describe,
 )
+from app.adapters.sources.features import compile_features
 from app.adapters.sources.source import EVENT, LABEL, EncodedRecord, cut_batches, encode, read_source
 from app.cli.utc_time import UtcTime
 from app.core.batches import Floats, RecordBatch
@@ -29,7 +30,9 @@ from app.core.entities.routing import Routing
 from app.core.scoring import ActiveModel, ChampionTimeline, ModelRun
 from app.flow.step import Step
 from app.replay.drive import NoModelError, RecordedSelector
-from app.replay.offline import build_training_set, compile_features, load_recorded_models, run, run_recording
+from app.replay.models import load_recorded_models
+from app.replay.offline import run, run_recording
+from app.replay.training_set import build_training_set
 from models.reference.fit import fit_reference
 from models.reference.reference import Reference
 from models.reference.training_events import TrainingEvents, numeric
@@ -81,19 +84,19 @@ from schemas.source import SourceRecord
 HOUR_MS, START_MS = {HOUR_MS}, {START_MS}
 
 def records(from_ms=None, to_ms=None, limit=None):
-    found = []
+    records = []
     for hour in range(40):
         for card in range(4):
             at, name = START_MS + hour * HOUR_MS, f"c{{card}}h{{hour}}"
-            found.append(SourceRecord("event", f"c{{card}}", at, {{
+            records.append(SourceRecord("event", f"c{{card}}", at, {{
                 "id": name, "card": f"c{{card}}", "at": at, "amount": hour + card / 8}}))
             known = at + 5 * HOUR_MS // 2
-            found.append(SourceRecord("label", f"c{{card}}", known, {{
+            records.append(SourceRecord("label", f"c{{card}}", known, {{
                 "event_id": name, "label": float(hour % 3 == 0), "label_time_ms": known}}))
     low, high = -1 if from_ms is None else from_ms, 2**62 if to_ms is None else to_ms
-    found = sorted((r for r in found if low <= r.time_ms < high), key=lambda r: (r.time_ms, r.kind == "event"))
-    for start in range(0, len(found), 7):
-        yield found[start : start + 7]
+    records = sorted((r for r in records if low <= r.time_ms < high), key=lambda r: (r.time_ms, r.kind == "event"))
+    for start in range(0, len(records), 7):
+        yield records[start : start + 7]
 """
 
 
@@ -133,10 +136,10 @@ def write(
 
 
 def outgoing(steps: list[Step]) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
+    by_partition: dict[int, list[Any]] = {}
     for step in steps:
-        found.setdefault(step.partition, []).extend(step.outgoing_scores)
-    return found
+        by_partition.setdefault(step.partition, []).extend(step.outgoing_scores)
+    return by_partition
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
@@ -218,17 +221,17 @@ def test_a_replay_scores_and_leaves_unscored_what_the_stream_did(
     """And where the stream lost a score that it owed, the replay has it."""
     updates, refused, served = [], set(), []
     times, owed = [], []
-    for each in [(9, first, ""), *stream]:
-        if isinstance(each, tuple):
-            version, valid_from_ms, word = f"{each[0]}.0.0", each[1], each[2]
+    for entry in [(9, first, ""), *stream]:
+        if isinstance(entry, tuple):
+            version, valid_from_ms, word = f"{entry[0]}.0.0", entry[1], entry[2]
             if version not in {update.version for update in updates}:
                 refused |= {version} if word == "refused" else set()
             update = ModelUpdate("m", version, "champion", "", "", "", 0, valid_from_ms, is_rollback=word == "back")
             updates.append(update)
             served = [champion for champion in Timeline(updates).champions if champion.version not in refused]
             continue
-        version = "" if score_from_ms is not None and each < score_from_ms else _version_at(served, each)
-        times.append(each)
+        version = "" if score_from_ms is not None and entry < score_from_ms else _version_at(served, entry)
+        times.append(entry)
         owed.append(version)
     offsets = np.arange(len(times))
     scored = [offset for offset in offsets.tolist() if owed[offset] and offset not in lost]
@@ -241,20 +244,20 @@ def test_a_replay_scores_and_leaves_unscored_what_the_stream_did(
         for version in announced
     }
     selector = RecordedSelector(starts or [(0, "9.0.0")], versions, begins.of(starts), early)
-    found = [""] * len(times)
+    replayed = [""] * len(times)
     for run_of in selector.runs(offsets, np.array(times, np.int64)):
-        found[run_of.start : run_of.stop] = [run_of.model.version] * (run_of.stop - run_of.start)
-    assert [found[offset] for offset in scored] == [owed[offset] for offset in scored]
-    assert not any(found[offset] for offset in offsets.tolist() if not owed[offset])
+        replayed[run_of.start : run_of.stop] = [run_of.model.version] * (run_of.stop - run_of.start)
+    assert [replayed[offset] for offset in scored] == [owed[offset] for offset in scored]
+    assert not any(replayed[offset] for offset in offsets.tolist() if not owed[offset])
     never_changed = len({update.valid_from_ms for update in updates}) == 1 and not refused
     for offset in offsets.tolist():
         if offset in lost and owed[offset] and never_changed:
-            assert found[offset], "a lost score is found"
+            assert replayed[offset], "a lost score is found"
 
 
 def _version_at(champions: list[ModelUpdate], time_ms: int) -> str:
-    found = [each for each in champions if each.valid_from_ms is None or each.valid_from_ms <= time_ms]
-    return found[-1].version if found else ""
+    valid = [update for update in champions if update.valid_from_ms is None or update.valid_from_ms <= time_ms]
+    return valid[-1].version if valid else ""
 
 
 def test_a_recording_without_scores_asks_for_a_version(cards: Pipeline, tmp_path: Path) -> None:
@@ -268,15 +271,15 @@ def test_a_recording_without_scores_asks_for_a_version(cards: Pipeline, tmp_path
 
 def test_a_training_set_holds_the_events_of_the_range_whose_label_was_known_in_time(cards: Pipeline) -> None:
     """From 10:00 to 15:00: labels come after 2:30, so those of 13:00 and 14:00 are not known before 15:00."""
-    found = build_training_set(cards, None, START_MS + 10 * HOUR_MS, START_MS + 15 * HOUR_MS)
-    assert found.maturity.n_events == 20
-    assert sorted(found.event_id) == sorted(f"c{card}h{hour}" for hour in (10, 11, 12) for card in range(4))
-    assert found.event_time_ms.tolist() == sorted(found.event_time_ms.tolist())
-    assert found.labels.tolist() == [float(event_id.endswith("h12")) for event_id in found.event_id]
+    training_set = build_training_set(cards, None, START_MS + 10 * HOUR_MS, START_MS + 15 * HOUR_MS)
+    assert training_set.maturity.n_events == 20
+    assert sorted(training_set.event_id) == sorted(f"c{card}h{hour}" for hour in (10, 11, 12) for card in range(4))
+    assert training_set.event_time_ms.tolist() == sorted(training_set.event_time_ms.tolist())
+    assert training_set.labels.tolist() == [float(event_id.endswith("h12")) for event_id in training_set.event_id]
     # Labels that arrived in the three tiles of an event's hour and the two before it: at 7:30 … and not its own.
     # At 10:00 the tiles are 8, 9 and 10: the labels of 8:30 (event 6) and 9:30 (event 7).
-    assert found.matrix[:, 1].tolist() == [2.0] * 12
-    by_id = dict(zip(found.event_id, found.matrix[:, 0].tolist(), strict=True))
+    assert training_set.matrix[:, 1].tolist() == [2.0] * 12
+    by_id = dict(zip(training_set.event_id, training_set.matrix[:, 0].tolist(), strict=True))
     assert by_id["c3h11"] == 11.375
 
 
@@ -305,7 +308,7 @@ def test_no_row_of_a_training_set_depends_on_what_came_after_its_range(cards: Pi
     ]
     assert sets[0].event_id == sets[1].event_id
     assert sets[0].matrix.tobytes() == sets[1].matrix.tobytes()
-    assert [each.maturity.describe() for each in sets] == [sets[0].maturity.describe()] * 2
+    assert [training_set.maturity.describe() for training_set in sets] == [sets[0].maturity.describe()] * 2
     assert sets[0].maturity.times.known_ms == START_MS + 29 * HOUR_MS // 2  # the last label before the end
     at_a_label = build_training_set(cards, tmp_path / "whole.parquet", START_MS, START_MS + 29 * HOUR_MS // 2)
     assert at_a_label.maturity.times.known_ms == START_MS + 27 * HOUR_MS // 2
@@ -321,8 +324,12 @@ def test_a_repeated_event_id_gives_its_label_to_the_newest_row(cards: Pipeline, 
     label = SourceRecord("label", "c0", at, {"event_id": "e", "label": 1, "label_time_ms": at})
     records = encode([event(0, 1.0), event(1, 2.0), label, event(3, 3.0)])
     path = write(tmp_path / "r.parquet", cards, list(cut_batches([records], cards)))
-    found = build_training_set(cards, path, START_MS, START_MS + 9 * HOUR_MS)
-    assert (found.matrix[:, 0].tolist(), found.labels.tolist(), found.maturity.n_events) == ([2.0], [1.0], 3)
+    training_set = build_training_set(cards, path, START_MS, START_MS + 9 * HOUR_MS)
+    assert (training_set.matrix[:, 0].tolist(), training_set.labels.tolist(), training_set.maturity.n_events) == (
+        [2.0],
+        [1.0],
+        3,
+    )
 
 
 def test_training_on_the_beginning_of_a_stream_says_which_windows_are_filling(cards: Pipeline, tmp_path: Path) -> None:
@@ -357,12 +364,12 @@ def test_who_is_told_when_windows_are_full_can_type_that_and_is_not_sent_beyond_
     cards: Pipeline, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "r.parquet", cards, list(cut_batches(read_source(cards, None, None), cards)))
-    found = build_training_set(cards, path, START_MS, START_MS + 40 * HOUR_MS)
-    (said,) = say_of_training(found.filling, int(found.event_time_ms[-1]))
+    training_set = build_training_set(cards, path, START_MS, START_MS + 40 * HOUR_MS)
+    (said,) = say_of_training(training_set.filling, int(training_set.event_time_ms[-1]))
     advised = re.search(r"have --from be (\S+),", said)
     assert advised is not None
     from_ms = UtcTime().convert(advised[1], None, None)
-    assert from_ms == found.filling[0].until_ms
+    assert from_ms == training_set.filling[0].until_ms
     assert not build_training_set(cards, path, from_ms, START_MS + 40 * HOUR_MS).filling
     # Five hours of events, of which none is as new.
     early = build_training_set(cards, path, START_MS, START_MS + 5 * HOUR_MS)
@@ -373,9 +380,9 @@ def test_who_is_told_when_windows_are_full_can_type_that_and_is_not_sent_beyond_
 
 
 def test_a_range_without_labels_is_an_empty_set(cards: Pipeline) -> None:
-    found = build_training_set(cards, None, START_MS - 10 * HOUR_MS, START_MS + HOUR_MS)
-    assert found.matrix.shape == (0, 2)
-    assert (len(found.labels), found.maturity.n_events) == (0, 4)
+    training_set = build_training_set(cards, None, START_MS - 10 * HOUR_MS, START_MS + HOUR_MS)
+    assert training_set.matrix.shape == (0, 2)
+    assert (len(training_set.labels), training_set.maturity.n_events) == (0, 4)
 
 
 def test_what_a_router_copies_has_the_values_of_the_rows_by_time(cards: Pipeline) -> None:
@@ -393,13 +400,13 @@ def test_what_a_router_copies_has_the_values_of_the_rows_by_time(cards: Pipeline
     copied: list[RecordBatch] = []
     ends: dict[tuple[str, int], int] = defaultdict(int)
     while (routed := routing.take(17, ())) is not None:
-        for topic, found in ((topics.labels, routed.labels), (topics.events, routed.events)):
-            for partition, copies in found.items():
+        for topic, by_partition in ((topics.labels, routed.labels), (topics.events, routed.events)):
+            for partition, copies in by_partition.items():
                 key, value, times_ms, headers = (list(column) for column in zip(*copies, strict=True))
                 start = ends[topic, partition]
                 ends[topic, partition] += len(copies)
                 offsets = np.arange(start, start + len(copies), dtype=np.int64)
-                stamps, pairs = np.array(times_ms, dtype=np.int64), [tuple(each) for each in headers]
+                stamps, pairs = np.array(times_ms, dtype=np.int64), [tuple(pairs) for pairs in headers]
                 copied.append(RecordBatch(topic, partition, offsets, stamps, key, value, pairs))
 
     def rows(steps: Iterable[Step]) -> dict[str, list[float]]:

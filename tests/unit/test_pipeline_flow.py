@@ -25,7 +25,7 @@ from app.core.errors.stream import Errors
 from app.core.features.plan import FeaturePlan
 from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.scoring import ActiveModel, ChampionTimeline
-from app.flow.step import Step
+from app.flow.step import FlowOutput, Step
 from app.pipeline import PartitionPipeline
 from models.reference.fit import fit_reference
 from models.reference.reference import Counts, Reference
@@ -782,7 +782,7 @@ def test_too_many_rejections_in_a_row_stop_the_flow_however_they_are_cut(setting
 def test_without_scores_the_features_are_the_same(setting: Setting) -> None:
     events, labels = [event(n, 7 * n) for n in range(20)], [label(f"e{n}", 7 * n + 20, n % 2) for n in range(20)]
     scored = scores_of(run(setting, *(log.cut([99]) for log in logs_of(events, labels)), []))
-    flow = PartitionPipeline(setting.pipeline, setting.plan, 0, with_scores=False, with_drain=False)
+    flow = PartitionPipeline(setting.pipeline, setting.plan, 0, outputs=FlowOutput.NONE)
     event_log, label_log = logs_of(events, labels)
     flow.receive_events(next(event_log.cut([99])))
     flow.receive_labels(next(label_log.cut([99])), NOW_MS)

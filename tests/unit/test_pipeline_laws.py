@@ -34,8 +34,9 @@ from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ChampionTimeline
 from app.core.shared.board import SharedBoard
-from app.flow.step import Step
-from app.pipeline import PartitionPipeline, Position
+from app.flow.marks import Position
+from app.flow.step import FlowOutput, Step
+from app.pipeline import PartitionPipeline
 from schemas.pipeline.spec import Limits, Pipeline
 from schemas.refusal import RefusedRecordError
 from schemas.wire import DeadLetter, Score, Source
@@ -180,7 +181,7 @@ def test_a_score_says_what_was_scored_by_whom_and_how(setting: Setting) -> None:
         (f"c{row}".encode(), NOW_MS) for row in range(3)
     ]
 
-    silent = PartitionPipeline(setting.pipeline, setting.plan, 0, with_outgoing=False)
+    silent = PartitionPipeline(setting.pipeline, setting.plan, 0, outputs=FlowOutput.SCORES | FlowOutput.STATE)
     receive(silent, values)
     alone = step(silent, ChampionTimeline([version]))
     assert (alone.outgoing_scores, alone.scores.tolist()) == ([], scores)
@@ -315,8 +316,9 @@ def test_where_nothing_is_drained_nothing_is_kept_to_be_drained_and_scores_are_t
     models = ChampionTimeline([setting.version(1, None)])
     values: list[bytes | None] = [event(number, START_MS + number * MINUTE_MS) for number in range(6)]
     found = []
-    for with_drain in (True, False):
-        flow = PartitionPipeline(setting.pipeline, setting.plan, 0, with_drain=with_drain)
+    for outputs in (FlowOutput.ALL, FlowOutput.REPLAYED):
+        with_drain = FlowOutput.STATE in outputs
+        flow = PartitionPipeline(setting.pipeline, setting.plan, 0, outputs=outputs)
         receive(flow, values)
         flow.receive_labels(batch("cards.labels", [label("e1", START_MS + 3 * MINUTE_MS)], [NOW_MS]), NOW_MS)
         found.append(step(flow, models))
@@ -427,7 +429,7 @@ def test_an_event_of_a_strange_entity_is_refused_among_others_and_is_seen_all_th
     ]
     assert found.dead_letters[1].detail == "c1 belongs to partition 5, which saw it first; this is partition 2."
     assert (found.events.event_id, found.events.offsets.tolist()) == (["e3", "e2"], [13, 16])
-    silent = PartitionPipeline(setting.pipeline, setting.plan, 2, directory=directory, with_drain=False)
+    silent = PartitionPipeline(setting.pipeline, setting.plan, 2, directory=directory, outputs=FlowOutput.REPLAYED)
     receive(silent, values, first=11)
     assert [letter.source.offset for letter in step(silent, models).dead_letters] == [11, 12, 14, 15]
     assert found.matrix[:, 1].tolist() == [1, 0]
@@ -552,9 +554,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedSetting:
 
 
 def shared_flow(
-    shared: SharedSetting, board: SharedBoard | None = None, *, with_drain: bool = True
+    shared: SharedSetting, board: SharedBoard | None = None, outputs: FlowOutput = FlowOutput.STATE
 ) -> PartitionPipeline:
-    return PartitionPipeline(shared.pipeline, shared.plan, 0, with_scores=False, with_drain=with_drain, board=board)
+    return PartitionPipeline(shared.pipeline, shared.plan, 0, outputs=outputs, board=board)
 
 
 def shared_events(minutes: list[int], first: int = 0) -> RecordBatch:
@@ -571,12 +573,12 @@ def drain(flow: PartitionPipeline, most: int = 99, stale: range = range(0)) -> l
     return found
 
 
-@pytest.mark.parametrize("with_drain", [True, False])
-def test_a_partition_that_is_alone_waits_for_nobody(shared: SharedSetting, *, with_drain: bool) -> None:
+@pytest.mark.parametrize("outputs", [FlowOutput.STATE, FlowOutput.NONE])
+def test_a_partition_that_is_alone_waits_for_nobody(shared: SharedSetting, outputs: FlowOutput) -> None:
     logs = Logs.empty(3)
     logs.events[0] = [shared_event(f"e{at}", 7 * at, "ab"[at % 2], at / 8) for at in range(20)]
     logs.labels[0] = [shared_label(f"e{at}", 7 * at + 30, at % 2) for at in range(0, 20, 3)]
-    flow = shared_flow(shared, with_drain=with_drain)
+    flow = shared_flow(shared, outputs=outputs)
     for found in cut(logs, "events", 0, [99]):
         flow.receive_events(found)
     for found in cut(logs, "labels", 0, [99]):
@@ -593,7 +595,7 @@ def test_a_partition_that_is_alone_waits_for_nobody(shared: SharedSetting, *, wi
 
 def test_what_nobody_reads_any_more_is_forgotten_where_nothing_is_drained(shared: SharedSetting) -> None:
     board = SharedBoard(shared.plan.shared, [0])
-    flow = shared_flow(shared, board, with_drain=False)
+    flow = shared_flow(shared, board, FlowOutput.NONE)
     for at in range(40):
         flow.receive_events(shared_events([20 * at], first=at))
         flow.merge.release(at + 1)
@@ -614,7 +616,7 @@ def test_events_that_wait_for_others_fill_up_and_say_whether_they_went_stale(
     board = SharedBoard(shared.plan.shared, [0, 1])
     flow, other = (
         shared_flow(shared, board),
-        PartitionPipeline(shared.pipeline, shared.plan, 1, with_scores=False, board=board),
+        PartitionPipeline(shared.pipeline, shared.plan, 1, outputs=FlowOutput.STATE, board=board),
     )
     flow.receive_events(shared_events([0, 100, 200, 300, 400, 500]))
     flow.merge.release(6)
@@ -641,7 +643,7 @@ def test_a_promise_of_a_partition_with_shared_windows_goes_in_its_turn(shared: S
     board = SharedBoard(shared.plan.shared, [0, 1])
     flow, other = (
         shared_flow(shared, board),
-        PartitionPipeline(shared.pipeline, shared.plan, 1, with_scores=False, board=board),
+        PartitionPipeline(shared.pipeline, shared.plan, 1, outputs=FlowOutput.STATE, board=board),
     )
     flow.receive_events(shared_events([0, 100]))
     flow.merge.release(2)
@@ -709,7 +711,7 @@ def test_a_state_whose_events_cannot_be_of_this_pipeline_is_refused(
 @pytest.mark.parametrize("repartitioned", ["nnnnn", "ynnnn"])
 def test_a_state_that_says_nothing_of_what_is_shared_is_refused(tmp_path: Path, repartitioned: str) -> None:
     shared = SharedSetting.read(tmp_path, repartitioned)
-    flow = PartitionPipeline(shared.pipeline, shared.plan, 0, with_scores=False)
+    flow = PartitionPipeline(shared.pipeline, shared.plan, 0, outputs=FlowOutput.STATE)
     changes = flow.drain_state()
     flow.state_reader().take_changes(changes)
     meta = msgspec.msgpack.decode(changes[-1][1] or b"")
@@ -726,7 +728,7 @@ def test_where_nothing_is_drained_a_state_that_was_read_keeps_no_changes_either(
     receive(first, [event(0, START_MS)])
     step(first, models)
     changes = first.drain_state()
-    flows = [PartitionPipeline(setting.pipeline, setting.plan, 0, with_drain=False) for _ in range(2)]
+    flows = [PartitionPipeline(setting.pipeline, setting.plan, 0, outputs=FlowOutput.REPLAYED) for _ in range(2)]
     flows[1].restore(changes)
     for flow in flows:
         receive(flow, [event(number, START_MS + MINUTE_MS) for number in range(3, 9)])

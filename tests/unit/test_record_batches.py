@@ -66,9 +66,9 @@ def pack(codec: int, data: bytes) -> bytes:
 
 def fetched(data: bytes, offset: int = 0) -> PartitionRecords:
     hook_into_aiokafka()
-    found = PartitionRecords(TopicPartition("t", 0), KeptRecords(data), [], offset, None, None, True, READ_COMMITTED)
-    found._consumer_record = _as_parsed
-    return found
+    records = PartitionRecords(TopicPartition("t", 0), KeptRecords(data), [], offset, None, None, True, READ_COMMITTED)
+    records._consumer_record = _as_parsed
+    return records
 
 
 def read(data: bytes, offset: int = 0) -> list[Any]:
@@ -76,7 +76,7 @@ def read(data: bytes, offset: int = 0) -> list[Any]:
 
 
 def outcomes(data: bytes, offset: int = 0) -> list[tuple[int, bytes | None]]:
-    return [(found.offset, found.value) for found in read(data, offset)]
+    return [(records.offset, records.value) for records in read(data, offset)]
 
 
 GOOD = [(b"k", b"one", [(b"h", b"x"), (b"null", None)]), (None, b"two", []), (b"", None, []), (b"k", b"", [])]
@@ -85,11 +85,11 @@ GOOD = [(b"k", b"one", [(b"h", b"x"), (b"null", None)]), (None, b"two", []), (b"
 @pytest.mark.parametrize("codec", CODECS)
 def test_records_are_read_whatever_packed_them(codec: int) -> None:
     payload = b"".join(record(delta, *what) for delta, what in enumerate(GOOD))
-    found = read(batch(7, codec, pack(codec, payload), len(GOOD)))
-    assert [(r.offset, r.timestamp, r.key, r.value) for r in found] == [
+    records = read(batch(7, codec, pack(codec, payload), len(GOOD)))
+    assert [(r.offset, r.timestamp, r.key, r.value) for r in records] == [
         (7 + delta, 1_000 + 10 * delta, key, value) for delta, (key, value, _) in enumerate(GOOD)
     ]
-    assert list(found[0].headers) == [("h", b"x"), ("null", None)]
+    assert list(records[0].headers) == [("h", b"x"), ("null", None)]
 
 
 @pytest.mark.parametrize("codec", CODECS[1:])
@@ -105,11 +105,11 @@ def test_a_header_that_is_not_utf_8_holds_up_neither_its_record_nor_its_neighbou
     strange = [(b"k", b"strange", [(b"\xff\xfe", b"x")]), *GOOD]
     payload = b"".join(record(delta, *what) for delta, what in enumerate([*GOOD, *strange]))
     data = batch(0, codec, pack(codec, payload), 9) + batch(9, 0, record(0, None, b"after", []), 1)
-    found = read(data)
-    assert [r.offset for r in found] == list(range(10))
-    assert found[4].headers == [("\\xff\\xfe", b"x")]
-    assert [r.value for r in found] == [what[1] for what in [*GOOD, *strange]] + [b"after"]
-    assert [r.timestamp for r in found][:9] == [1_000 + 10 * delta for delta in range(9)]
+    records = read(data)
+    assert [r.offset for r in records] == list(range(10))
+    assert records[4].headers == [("\\xff\\xfe", b"x")]
+    assert [r.value for r in records] == [what[1] for what in [*GOOD, *strange]] + [b"after"]
+    assert [r.timestamp for r in records][:9] == [1_000 + 10 * delta for delta in range(9)]
 
 
 @pytest.mark.parametrize("codec", CODECS[1:])
@@ -186,11 +186,11 @@ def test_reading_goes_on_at_the_offset_that_was_asked_for() -> None:
 def test_after_each_record_the_next_offset_is_the_one_behind_it() -> None:
     strange = [(b"k", b"%d" % delta, [(b"\xff", b"")]) for delta in range(3)]
     data = batch(5, 0, b"".join(record(delta, *what) for delta, what in enumerate(strange)), 3, last_delta=6)
-    found = fetched(data, 5)
-    reading = read_on(found)
-    assert [(next(reading).offset, found.next_fetch_offset) for _ in range(3)] == [(5, 6), (6, 7), (7, 8)]
+    records = fetched(data, 5)
+    reading = read_on(records)
+    assert [(next(reading).offset, records.next_fetch_offset) for _ in range(3)] == [(5, 6), (6, 7), (7, 8)]
     assert next(reading, None) is None
-    assert found.next_fetch_offset == 12  # compaction has removed the last of the batch
+    assert records.next_fetch_offset == 12  # compaction has removed the last of the batch
 
 
 def test_a_damaged_batch_is_fetched_again() -> None:

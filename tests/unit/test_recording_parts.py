@@ -100,13 +100,13 @@ def write(path: Path, pipeline: Pipeline, logs: dict[tuple[str, int], list[Value
 
 def features(pipeline: Pipeline, part: RecordingPart) -> Found:
     """The feature vector of each event that counts, by its place."""
-    found: Found = {}
+    vectors: Found = {}
     for step in run_recording(pipeline, compile_features(pipeline), part, lambda _: None):
         if is_counted(step, part):
             for row, offset in enumerate(step.events.offsets.tolist()):
-                assert (step.partition, offset) not in found
-                found[step.partition, offset] = step.matrix[row].tobytes()
-    return found
+                assert (step.partition, offset) not in vectors
+                vectors[step.partition, offset] = step.matrix[row].tobytes()
+    return vectors
 
 
 @pytest.mark.slow
@@ -131,13 +131,13 @@ def test_a_part_with_its_warm_up_gives_the_bits_of_the_whole(  # noqa: PLR0917  
     span = max(times) - START_MS
     begin, end = Bound(START_MS + int(share * span)), Bound(START_MS + int((share + length) * span) + 1)
     part = RecordingPart(recording, pipeline, begin, end)
-    found = features(pipeline, part)
-    assert len(found) == part.events
-    assert found == {place: whole[place] for place in found}
+    vectors = features(pipeline, part)
+    assert len(vectors) == part.events
+    assert vectors == {place: whole[place] for place in vectors}
     by_offset = Bound(offsets={k: s.first for k, s in part.stretches.items()})
     stops = Bound(offsets={k: s.stop for k, s in part.stretches.items()})
-    if found:
-        assert features(pipeline, RecordingPart(recording, pipeline, by_offset, stops)) == found
+    if vectors:
+        assert features(pipeline, RecordingPart(recording, pipeline, by_offset, stops)) == vectors
 
 
 def test_parts_that_meet_hold_each_event_once(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from app.adapters.recordings.file import (
     RecordingError,
     RecordingWriter,
     describe,
-    read_versions,
 )
 from app.adapters.recordings.source import read_in_time
+from app.adapters.recordings.versions import read_versions
 from app.core.batches import Header, RecordBatch
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -57,10 +57,10 @@ def batch(topic: str, partition: int, start: int, rows: list[Row]) -> RecordBatc
 def unfold(batches: list[RecordBatch]) -> list[tuple[int, int, bytes | None, bytes | None, tuple[Header, ...]]]:
     return [
         (*row, tuple(headers))
-        for found in batches
+        for batch in batches
         for row, headers in zip(
-            zip(found.offsets.tolist(), found.timestamps_ms.tolist(), found.keys, found.values, strict=True),
-            found.headers or [()] * len(found),
+            zip(batch.offsets.tolist(), batch.timestamps_ms.tolist(), batch.keys, batch.values, strict=True),
+            batch.headers or [()] * len(batch),
             strict=True,
         )
     ]
@@ -96,12 +96,12 @@ def test_a_recording_gives_back_each_log_as_it_was(
     recording = Recording(path)
     assert recording.about == ABOUT
     for (kind, partition), rows in logs.items():
-        found = list(recording.read(kind, partition))
+        read = list(recording.read(kind, partition))
         whole = batch(f"flights.{kind}", partition, 0, rows)
-        assert unfold(found) == unfold([whole])
-        assert {part.topic for part in found} <= {f"flights.{kind}"}
+        assert unfold(read) == unfold([whole])
+        assert {part.topic for part in read} <= {f"flights.{kind}"}
         assert recording.count(kind, partition) == len(rows)
-        assert all(len(part) <= max(group_rows, 1) for part in found)
+        assert all(len(part) <= max(group_rows, 1) for part in read)
     assert pq.read_table(path).num_rows == sum(map(len, logs.values()))
 
 
@@ -156,8 +156,8 @@ def test_versions_are_read_where_they_change(tmp_path: Path, flights: Pipeline) 
     with RecordingWriter(path, describe(flights, 0)) as writer:
         writer.add(SCORES, batch("flights.scores", 1, 0, [(None, value, ()) for value in values]))
     recording = Recording(path)
-    found = read_versions(recording, 1, early_before_ms=2)
-    assert (found.starts, found.early.tolist()) == ([(0, "1.0.0"), (6, "1.1.0"), (12, "1.0.0")], [0, 3])
+    read = read_versions(recording, 1, early_before_ms=2)
+    assert (read.starts, read.early.tolist()) == ([(0, "1.0.0"), (6, "1.1.0"), (12, "1.0.0")], [0, 3])
     assert read_versions(recording, 0).starts == []
 
 
@@ -193,8 +193,8 @@ def test_a_recording_is_sent_again_in_time_order_with_labels_first_and_rubbish_i
     recording = Recording(path)
     chunks = list(read_in_time(recording, flights, size=3))
     assert [len(chunk) for chunk in chunks] == [3, 3, 2]
-    found = [(r.kind, (r.time_ms - START_MS) // HOUR_MS, r.partition, r.value) for chunk in chunks for r in chunk]
-    assert found == [
+    read = [(r.kind, (r.time_ms - START_MS) // HOUR_MS, r.partition, r.value) for chunk in chunks for r in chunk]
+    assert read == [
         ("event", 0, 0, event(0, 0)),
         ("event", 0, 0, b"rubbish"),
         ("label", 3, 0, label(0, 3)),

@@ -24,13 +24,13 @@ def events(times: list[int], first: int = 0) -> EventBatch:
     return EventBatch(offsets, np.array(times, dtype=np.int64), ["k"] * n, [f"e{o}" for o in offsets.tolist()], {})
 
 
-def labels(found: dict[str, float], of: list[Scored | int]) -> JoinedLabels:
+def labels(known: dict[str, float], of: list[Scored | int]) -> JoinedLabels:
     own = {event for event in of if isinstance(event, int)}
-    n = len(found)
+    n = len(known)
     return JoinedLabels(
         before=[0] * n,
-        event_id=list(found),
-        label=list(found.values()),
+        event_id=list(known),
+        label=list(known.values()),
         label_time_ms=[0] * n,
         events=of,
         own_rows=own,
@@ -55,29 +55,29 @@ def test_every_measure_of_four_events_by_hand() -> None:
     scored = Scored(0, 0, "1", 0.0, ())
     add(diff, 0, [JANUARY_MS] * 4, [0.0, 0.25, 0.5, 0.75], [0.0, 0.5, 0.25, 0.75])
     diff.add_labels(0, labels({"e0": 0.0, "e1": 1.0, "e2": 0.0, "e9": 1.0}, [scored] * 4))
-    found = values(diff.rows())
-    assert list(found) == list(MEASURES)
-    assert found["n"] == 4
-    assert found["mean_before"] == found["mean_after"] == 0.375
-    assert found["mean_difference"] == 0.0
-    assert (found["abs_p50"], found["abs_p90"], found["abs_max"]) == (0.0, 0.25, 0.25)  # of 0, 0, 1/4, 1/4
-    assert (found["changed_share"], found["raised_share"], found["lowered_share"]) == (0.5, 0.25, 0.25)
+    measured = values(diff.rows())
+    assert list(measured) == list(MEASURES)
+    assert measured["n"] == 4
+    assert measured["mean_before"] == measured["mean_after"] == 0.375
+    assert measured["mean_difference"] == 0.0
+    assert (measured["abs_p50"], measured["abs_p90"], measured["abs_max"]) == (0.0, 0.25, 0.25)  # of 0, 0, 1/4, 1/4
+    assert (measured["changed_share"], measured["raised_share"], measured["lowered_share"]) == (0.5, 0.25, 0.25)
     # Deviations -3/8, -1/8, 1/8, 3/8 and -3/8, 1/8, -1/8, 3/8: 16/64 of 20/64.
-    assert math.isclose(found["correlation"], 0.8)
-    assert found["psi"] == 0.0  # the same values, in another order
-    assert found["n_labels"] == 3
+    assert math.isclose(measured["correlation"], 0.8)
+    assert measured["psi"] == 0.0  # the same values, in another order
+    assert measured["n_labels"] == 3
     # Positive e1 against e0 and e2: above one of 0, 1/2; above both of 0, 1/4.
-    assert (found["auc_before"], found["auc_after"]) == (0.5, 1.0)
+    assert (measured["auc_before"], measured["auc_after"]) == (0.5, 1.0)
 
 
 def test_a_label_of_the_steps_own_event_counts_for_it() -> None:
     diff = ScoreDiff()
     add(diff, 0, [JANUARY_MS] * 2, [0.1, 0.9], [0.9, 0.1], joined=labels({"e0": 0.0, "e1": 1.0}, [0, 1]))
-    found = values(diff.rows())
-    assert (found["n_labels"], found["auc_before"], found["auc_after"]) == (2, 1.0, 0.0)
+    measured = values(diff.rows())
+    assert (measured["n_labels"], measured["auc_before"], measured["auc_after"]) == (2, 1.0, 0.0)
     add(diff, 0, [FEBRUARY_MS] * 2, [0.1, 0.9], [0.1, 0.9], joined=labels({"e0": 0.0, "e1": 1.0}, [0, 1]))
-    found = values(diff.rows(), "2013-02")
-    assert (found["n_labels"], found["auc_before"], found["auc_after"]) == (2, 1.0, 1.0)
+    measured = values(diff.rows(), "2013-02")
+    assert (measured["n_labels"], measured["auc_before"], measured["auc_after"]) == (2, 1.0, 1.0)
 
 
 def test_months_are_those_of_event_time_in_utc() -> None:
@@ -105,19 +105,19 @@ def test_events_that_one_side_has_not_scored_are_counted_and_left_out() -> None:
 def test_the_order_of_partitions_changes_no_bit() -> None:
     draw = np.random.default_rng(7)
     pieces = [(k, draw.random(50).tolist(), draw.random(50).tolist()) for k in range(4)]
-    found = []
+    measured = []
     for order in (pieces, pieces[::-1]):
         diff = ScoreDiff()
         for partition, before, after in order:
             add(diff, partition, [JANUARY_MS] * 50, before, after)
-        found.append([(row.measure, np.float64(row.value).tobytes()) for row in diff.rows()])
-    assert found[0] == found[1]
+        measured.append([(row.measure, np.float64(row.value).tobytes()) for row in diff.rows()])
+    assert measured[0] == measured[1]
 
 
 def test_nothing_to_compare_gives_no_number() -> None:
-    found = values(ScoreDiff().rows())
-    assert found["n"] == 0
-    assert math.isnan(found["auc_after"])
+    measured = values(ScoreDiff().rows())
+    assert measured["n"] == 0
+    assert math.isnan(measured["auc_after"])
 
 
 def test_percentiles_and_shares_of_a_hundred_known_differences() -> None:
@@ -127,14 +127,16 @@ def test_percentiles_and_shares_of_a_hundred_known_differences() -> None:
     before = np.where(order < 40, 0.9, 0.45)
     after = before + np.where(order % 2, 1, -1) * (order + 1) / 1000
     add(diff, 0, [JANUARY_MS] * 100, before.tolist(), after.tolist())
-    found = values(diff.rows())
+    measured = values(diff.rows())
     expected = {"abs_p50": 0.05, "abs_p90": 0.09, "abs_p99": 0.099, "abs_max": 0.1}
-    assert {name: found[name] for name in expected} == {name: pytest.approx(value) for name, value in expected.items()}
+    assert {name: measured[name] for name in expected} == {
+        name: pytest.approx(value) for name, value in expected.items()
+    }
     became = ((before < 0.5) & (after >= 0.5)).sum()
-    assert found["raised_share"] == found["changed_share"] == became / 100 > 0.2
-    assert found["lowered_share"] == 0.0
-    assert found["mean_difference"] == pytest.approx(np.mean(after) - np.mean(before))
-    assert found["correlation"] == pytest.approx(np.corrcoef(before, after)[0, 1])
+    assert measured["raised_share"] == measured["changed_share"] == became / 100 > 0.2
+    assert measured["lowered_share"] == 0.0
+    assert measured["mean_difference"] == pytest.approx(np.mean(after) - np.mean(before))
+    assert measured["correlation"] == pytest.approx(np.corrcoef(before, after)[0, 1])
 
 
 def test_a_label_finds_the_event_of_its_partition_once_and_none_that_was_replaced() -> None:
@@ -164,11 +166,11 @@ def test_scores_are_given_of_events_that_both_have_scored() -> None:
 def test_decisions_go_either_way_and_the_same_score_for_all_correlates_with_nothing() -> None:
     diff = ScoreDiff()
     add(diff, 0, [JANUARY_MS] * 4, [0.9, 0.9, 0.9, 0.9], [0.1, 0.8, 0.2, 0.3])
-    found = values(diff.rows())
-    assert (found["changed_share"], found["raised_share"], found["lowered_share"]) == (0.75, 0.0, 0.75)
-    assert math.isnan(found["correlation"])
-    assert math.isnan(found["auc_after"])
-    assert (found["n_labels"], found["n"]) == (0, 4)
+    measured = values(diff.rows())
+    assert (measured["changed_share"], measured["raised_share"], measured["lowered_share"]) == (0.75, 0.0, 0.75)
+    assert math.isnan(measured["correlation"])
+    assert math.isnan(measured["auc_after"])
+    assert (measured["n_labels"], measured["n"]) == (0, 4)
 
 
 def test_the_index_is_that_of_the_deciles_of_before() -> None:

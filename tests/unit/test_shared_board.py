@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.intake.merge import BEGINNING_MS
-from app.core.shared.board import PLACE, TILE, TIMES, Amounts, SharedBoard
+from app.core.shared.board import PLACE, TILE, TIMES, SharedBoard
 from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
+from app.core.shared.totals import Amounts
 from app.core.tiles.keys import KeyIndex
 from schemas.refusal import RefusedRecordError
 from schemas.wire import SharedTile, SharedTimes

@@ -16,7 +16,8 @@ from shared_world import World
 from app.core.intake.merge import BEGINNING_MS
 from app.core.shared.answerer import Answerer
 from app.core.shared.answers import ComingAnswers
-from app.core.shared.board import Amounts, SharedBoard, sum_amounts
+from app.core.shared.board import SharedBoard
+from app.core.shared.totals import Amounts, sum_amounts
 from schemas.wire import AnswersRecord, KeyAnswers, RepartitionRecord
 
 SUM = Window("events", ("shop",), 2, 1, 0, "sum", "amount")

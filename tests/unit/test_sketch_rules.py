@@ -146,7 +146,7 @@ def test_a_record_that_is_refused_changes_nothing_and_the_next_is_counted(
     monitor.observe(labels(strangers=i8(*range(7))))  # each of the labels was without one
     monitor.observe(record(delta(reference), come_to_ms=FAR_MS))
     (window,) = monitor.windows.closed()
-    assert monitor.windows.counts(window, "1.0.0")[ALL].n == 400
+    assert monitor.windows.panes.counts(window, "1.0.0")[ALL].n == 400
     assert {report.n_detection for report in monitor.collect(1).reports} == {400}
 
 
@@ -277,7 +277,7 @@ def test_counts_in_segments_that_the_pipeline_does_not_have_are_left_out(
     strange = [delta(reference, segment=f"shape={number}", n=200) for number in range(50)]
     assert monitor.observe(record(delta(reference), red, *strange, come_to_ms=FAR_MS)) == 50
     (window,) = monitor.windows.closed()
-    assert monitor.windows.counts(window, "1.0.0").keys() == {ALL, "colour=red"}
+    assert monitor.windows.panes.counts(window, "1.0.0").keys() == {ALL, "colour=red"}
     assert {report.segment for report in monitor.collect(1).reports} == {ALL, "colour=red"}
 
 

@@ -38,8 +38,8 @@ def test_records_become_logs_with_labels_first_and_offsets_of_their_own(flights:
     ]
     second = [EncodedRecord("event", b"JFK", 4, b"4", partition=2), EncodedRecord("watermark", None, 5, None)]
     batches = list(cut_batches([first, second], flights))
-    found = [(batch.topic, batch.partition, batch.offsets.tolist(), batch.values) for batch in batches]
-    assert found == [
+    logs = [(batch.topic, batch.partition, batch.offsets.tolist(), batch.values) for batch in batches]
+    assert logs == [
         ("flights.labels", 2, [0], [b"2"]),
         ("flights.events", 2, [0, 1], [b"1", b"3"]),
         ("flights.labels", 0, [0], [None]),

@@ -13,7 +13,9 @@ import app.core.features.state_log
 from app.core.batches import RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.features.state_log import META, Generation
-from app.pipeline import PartitionPipeline, Position
+from app.flow.marks import Position
+from app.flow.step import FlowOutput
+from app.pipeline import PartitionPipeline
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
 
@@ -58,7 +60,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def flow_of(pipeline: Pipeline) -> PartitionPipeline:
-    return PartitionPipeline(pipeline, FeaturePlan.compile(pipeline, {}, {}), 0, with_scores=False)
+    return PartitionPipeline(pipeline, FeaturePlan.compile(pipeline, {}, {}), 0, outputs=FlowOutput.STATE)
 
 
 def step(flow: PartitionPipeline, first: int, events: int) -> list[list[float]]:

@@ -18,6 +18,7 @@ from app.core.batches import RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.features.state_log import META, SNAPSHOT_KEPT_MS, TILES
 from app.core.tiles.row_cache import RowCache, RowsOnDisk
+from app.flow.step import FlowOutput
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Pipeline
@@ -77,7 +78,7 @@ def new_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
 
 def flow_of(pipeline: Pipeline, disk: RowsOnDisk | None, most: int = 1) -> PartitionPipeline:
     rows = RowCache(disk, most) if disk is not None else None
-    return PartitionPipeline(pipeline, FeaturePlan.compile(pipeline, {}, {}), 0, with_scores=False, rows=rows)
+    return PartitionPipeline(pipeline, FeaturePlan.compile(pipeline, {}, {}), 0, outputs=FlowOutput.STATE, rows=rows)
 
 
 def run(flow: PartitionPipeline, events: list[Event], first: int) -> bytes:
@@ -163,7 +164,7 @@ def filled(pipeline: Pipeline, disk: RowsOnDisk, *, cards: int = 40) -> tuple[Pa
     flow = flow_of(pipeline, disk, most=8)
     run(flow, [(second, card, 1, 1) for second in range(3) for card in range(cards)], 0)
     log = flow.drain_state()
-    assert flow._rows is not None
+    assert flow._state.rows is not None
     before, app.core.tiles.row_cache._MOST_WAITING = app.core.tiles.row_cache._MOST_WAITING, 0
     flow.state_committed(len(log), NOW_MS)
     app.core.tiles.row_cache._MOST_WAITING = before
@@ -173,8 +174,8 @@ def filled(pipeline: Pipeline, disk: RowsOnDisk, *, cards: int = 40) -> tuple[Pa
 def test_beside_the_rows_only_what_is_no_tile_is_on_disk(pipeline: Pipeline) -> None:
     """Tiles are in the rows themselves: once more, they would double what is written."""
     flow, log = filled(pipeline, RowsInMemory(), cards=3)
-    assert flow._rows is not None
-    kept = {key for key, _ in flow._rows.read_log()}
+    assert flow._state.rows is not None
+    kept = {key for key, _ in flow._state.rows.read_log()}
     assert META in kept
     assert [key for key in kept if key.startswith(TILES)] == []
     assert any(key.startswith(TILES) for key, _ in log)
@@ -197,7 +198,7 @@ def test_a_take_over_reads_only_what_follows_the_snapshot(pipeline: Pipeline, ne
 def test_memory_holds_no_more_keys_than_it_may_after_a_drain(pipeline: Pipeline) -> None:
     flow, _ = filled(pipeline, RowsInMemory(), cards=300)
 
-    assert flow._state.keys <= 2 * 8  # of both kinds of key
+    assert flow._state.windows.keys <= 2 * 8  # of both kinds of key
 
 
 @pytest.mark.parametrize("why", ["older than tombstones are kept", "beyond the log", "of another feature set"])

@@ -14,7 +14,8 @@ from core_setting import batch
 
 from app.core.drift.comparison import Comparison
 from app.core.drift.describer import Describer
-from app.core.drift.judge import DriftResult, Judge, View
+from app.core.drift.judge import Judge
+from app.core.drift.judgement import DriftResult, View
 from app.core.drift.over_time import Past
 from app.core.features.plan import FeaturePlan
 from app.core.monitoring.core import MonitorCore

@@ -21,11 +21,12 @@ from faust.types import TP
 from shared_cluster import PARTITIONS, Setting
 from shared_logs import Logs, event
 
-from app.adapters.kafka.batch_app import Bounds
+from app.adapters.kafka.log_bounds import Bounds
 from app.adapters.patience import Patience
 from app.core.batches import LabelBatch
 from app.core.intake.merge import TimeMerge
 from app.core.shared.board import SharedBoard
+from app.flow.step import FlowOutput
 from app.pipeline import PartitionPipeline
 from app.worker.label_waits import LabelWaits
 from app.worker.outbox import Progress, Tally
@@ -205,7 +206,7 @@ def blocked(folder: Path) -> PartitionPipeline:
     logs.events[0] = [event("e1", 10, "a", 1.0), event("e2", 100, "a", 1.0)]
     board = SharedBoard(setting.plan.shared, range(PARTITIONS))
     pipeline = replace(setting.pipeline, labels=None)
-    flow = PartitionPipeline(pipeline, setting.plan, 0, with_scores=False, board=board)
+    flow = PartitionPipeline(pipeline, setting.plan, 0, outputs=FlowOutput.STATE, board=board)
     flow.receive_events(logs.batch("events", 0, 0, 2))
     assert flow.step(None, 10, 0) is None
     assert flow.shared is not None

@@ -11,9 +11,9 @@ from shared_cluster import PARTITIONS, Cluster, Setting, collect, cut
 from shared_logs import MINUTE_MS, NOW_MS, START_MS, Logs, label
 
 from app.core.features.plan import FeaturePlan
+from app.core.replay.window_sql import fields_used
 from app.pipeline import new_board
 from app.replay.drive import PartitionRun, drive_partitions, new_flow
-from app.replay.parity import fields_used
 from schemas.pipeline.features import FIELDLESS_AGGREGATES, SHARED_AGGREGATES
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Aggregate, FieldType
@@ -58,23 +58,23 @@ def of_aggregate(aggregate: str, of: str) -> list[str]:
 
 
 def windows() -> list[str]:
-    found = []
+    drawn = []
     for of in ("events", "labels"):
         for aggregate in get_args(Aggregate):
             for field in of_aggregate(aggregate, of):
-                found.append((of, '"card"', aggregate, field, ""))
+                drawn.append((of, '"card"', aggregate, field, ""))
                 if aggregate in SHARED_AGGREGATES:
                     more = ', delay = "10m"'
-                    found.append((of, '"string_or_null"', aggregate, field, more))
-                    found.append((of, '"string_or_null"', aggregate, field, more + ", repartition = true"))
+                    drawn.append((of, '"string_or_null"', aggregate, field, more))
+                    drawn.append((of, '"string_or_null"', aggregate, field, more + ", repartition = true"))
         for key in KEYS:
-            found.append((of, f'"card", "{key}"', "count", "", ""))
-            found.append((of, f'"{key}"', "count", "", ', delay = "10m"'))
-            found.append((of, f'"{key}"', "count", "", ', delay = "10m", repartition = true'))
+            drawn.append((of, f'"card", "{key}"', "count", "", ""))
+            drawn.append((of, f'"{key}"', "count", "", ', delay = "10m"'))
+            drawn.append((of, f'"{key}"', "count", "", ', delay = "10m", repartition = true'))
     return [
         f'[[features]]\nname = "w{number}"\ntype = "float"\nwindow = {{ of = "{of}", key = [{key}], size = "2h", hop ='
         f' "10m", aggregate = "{aggregate}"{f", field = {field!r}" if field else ""}{more} }}\n'
-        for number, (of, key, aggregate, field, more) in enumerate(found)
+        for number, (of, key, aggregate, field, more) in enumerate(drawn)
     ]
 
 
@@ -100,34 +100,34 @@ def event(partition: int, number: int) -> dict[str, Any]:
 
 def logs() -> Logs:
     """In partition 0 all is labelled, in 1 some is, in 2 nothing; the last labels come after the last event."""
-    found = Logs.empty(PARTITIONS)
+    made = Logs.empty(PARTITIONS)
     for partition in range(PARTITIONS):
-        found.events[partition] = [event(partition, number) for number in range(12)]
-        found.labels[partition] = [
+        made.events[partition] = [event(partition, number) for number in range(12)]
+        made.labels[partition] = [
             label(f"{partition}-{number}", 7 * number + 30, number % 2)
             for number in range(12)
             if partition == 0 or (partition == 1 and number % 3 == 0)
         ]
-    return found
+    return made
 
 
-def train(setting: Setting, found: Logs, size: int) -> dict[tuple[int, int], list[float]]:
+def train(setting: Setting, topics: Logs, size: int) -> dict[tuple[int, int], list[float]]:
     board = new_board(setting.plan, range(PARTITIONS))
     runs = [
         PartitionRun(
             new_flow(setting.pipeline, setting.plan, partition, None, board=board),
             None,
-            cut(found, "events", partition, [size]),
-            cut(found, "labels", partition, [size]),
+            cut(topics, "events", partition, [size]),
+            cut(topics, "labels", partition, [size]),
         )
         for partition in range(PARTITIONS)
     ]
     return collect(drive_partitions(runs, board, NOW_MS), slice(None))
 
 
-def stream(setting: Setting, found: Logs, most: int) -> dict[tuple[int, int], list[float]]:
+def stream(setting: Setting, topics: Logs, most: int) -> dict[tuple[int, int], list[float]]:
     """Two workers; a crash of both in the middle, so that what waits for labels is restored from the changelog."""
-    cluster = Cluster(setting, found, [0, 1, 1], columns=slice(None))
+    cluster = Cluster(setting, topics, [0, 1, 1], columns=slice(None))
     for _ in range(4):
         for partition in range(PARTITIONS):
             cluster.receive("labels", partition, 1)
@@ -162,10 +162,10 @@ def test_a_window_over_a_field_of_any_type_needs_no_label_in_a_run(setting: Sett
 
 @pytest.mark.slow
 def test_windows_of_events_that_have_no_labels_at_all(setting: Setting) -> None:
-    found = logs()
-    found.labels = [[] for _ in range(PARTITIONS)]
-    whole = train(setting, found, 99)
-    assert bits(stream(setting, found, 1)) == bits(whole)
+    topics = logs()
+    topics.labels = [[] for _ in range(PARTITIONS)]
+    whole = train(setting, topics, 99)
+    assert bits(stream(setting, topics, 1)) == bits(whole)
     labels = [f.window is not None and f.window.of == "labels" for f in setting.pipeline.features]
     values = np.array(list(whole.values()))[:, labels]
     assert not np.nan_to_num(values).any()
@@ -181,10 +181,10 @@ def test_a_training_set_of_a_label_window_over_a_number_is_built(tmp_path: Path)
     )
     pipeline = load(path)
     made = Setting(pipeline, FeaturePlan.compile(pipeline, {}, {}))
-    found = Logs.empty(PARTITIONS)
-    found.events[0] = [{**event(0, n), "amount": float(n)} for n in range(4)]
-    found.labels[0] = [label("0-1", 15, 1)]
-    rows = train(made, found, 1)
+    topics = Logs.empty(PARTITIONS)
+    topics.events[0] = [{**event(0, n), "amount": float(n)} for n in range(4)]
+    topics.labels[0] = [label("0-1", 15, 1)]
+    rows = train(made, topics, 1)
     assert [row[0] for _, row in sorted(rows.items())][3] == 1.0
 
 
@@ -240,12 +240,12 @@ def test_a_window_over_a_feature_is_the_window_over_a_field_that_holds_the_same(
     computed = Setting.write(tmp_path / "cards.toml", head + tables + "".join(COMPUTED.values()))
     fields = 'band = "int?"\nlarge = "bool"\nrest = "int?"\nloss = "float?"\n'
     given = Setting.write(tmp_path / "given.toml", head + fields + tables)
-    found, filled = logs(), logs()
-    filled.events = [[with_computed(value) for value in values if value is not None] for values in found.events]
+    topics, filled = logs(), logs()
+    filled.events = [[with_computed(value) for value in values if value is not None] for values in topics.events]
     whole = train(given, filled, 99)
     width = len(given.pipeline.features)
     assert np.isfinite(np.array(list(whole.values()))).any(axis=0).mean() > 0.9
     for size in (1, 99):
-        rows = train(computed, found, size)
+        rows = train(computed, topics, size)
         assert bits({place: row[:width] for place, row in rows.items()}) == bits(whole)
-    assert bits({place: row[:width] for place, row in stream(computed, found, 3).items()}) == bits(whole)
+    assert bits({place: row[:width] for place, row in stream(computed, topics, 3).items()}) == bits(whole)

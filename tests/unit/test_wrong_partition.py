@@ -16,6 +16,7 @@ from app.core.batches import RecordBatch
 from app.core.entities.directory import EntityDirectory
 from app.core.features.plan import FeaturePlan
 from app.core.records.rules import RecordRules
+from app.flow.step import FlowOutput
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.file import load
 from schemas.pipeline.spec import Limits, Pipeline
@@ -56,7 +57,7 @@ class Cluster:
         self.directory = EntityDirectory(HOUR_MS, RecordRules.of(pipeline))
         plan = FeaturePlan.compile(pipeline, {}, {})
         self.flows = [
-            PartitionPipeline(pipeline, plan, partition, with_scores=False, directory=self.directory)
+            PartitionPipeline(pipeline, plan, partition, outputs=FlowOutput.STATE, directory=self.directory)
             for partition in range(PARTITIONS)
         ]
         self.offsets = [0] * PARTITIONS

@@ -144,7 +144,7 @@ def _within_range(arrow: Any) -> Any:
     for place, column in enumerate(arrow.schema):
         if pa.types.is_timestamp(column.type):
             times = pc.cast(arrow.column(place), pa.int64())
-            earliest, latest = (pa.scalar(each, pa.int64()) for each in (EARLIEST_TABLE_MS, LATEST_TABLE_MS))
+            earliest, latest = (pa.scalar(bound, pa.int64()) for bound in (EARLIEST_TABLE_MS, LATEST_TABLE_MS))
             times = pc.min_element_wise(
                 pc.max_element_wise(times, earliest, skip_nulls=False), latest, skip_nulls=False
             )

@@ -67,7 +67,7 @@ class ReadPool:
             self._threads, lambda: self._warehouse.query_readonly(sql, limit, as_objects=as_objects, mark=mark)
         )
         try:
-            found = await asyncio.shield(work)
+            rows = await asyncio.shield(work)
         except asyncio.CancelledError:
             end = asyncio.create_task(self._stop(work, mark))
             self._ends.add(end)
@@ -77,7 +77,7 @@ class ReadPool:
             self._leave_place(mark)
             raise
         try:
-            yield found
+            yield rows
         finally:
             self._leave_place(mark)
 

@@ -74,8 +74,8 @@ class ClickHouseReads(ABC):
             A word of letters and digits by which `stop` knows it.
         """
         if self._table_functions is None:
-            found = b"".join(self._run("SELECT name FROM system.table_functions", _OBJECTS, {}))
-            self._table_functions = frozenset(row["name"].lower() for row in _lines(found))
+            names = b"".join(self._run("SELECT name FROM system.table_functions", _OBJECTS, {}))
+            self._table_functions = frozenset(row["name"].lower() for row in _lines(names))
         statement = check_one_statement(sql, self._table_functions)
         tree = b"".join(self._run(f"EXPLAIN AST {statement}", _OBJECTS, {}))
         check_tree([row["explain"] for row in _lines(tree)], self._table_functions)
@@ -200,12 +200,12 @@ def _collect(pieces: Iterator[bytes], limit: int, as_objects: bool) -> JsonRows:
         body = body.removesuffix(b"\n")
         if not body:
             continue
-        found = body.count(b"\n") + 1
-        if found > left:
+        lines = body.count(b"\n") + 1
+        if lines > left:
             if left:
                 rows.append(_commas(b"\n".join(body.split(b"\n", left)[:left])))
             return JsonRows(rows, msgspec.json.decode(names), msgspec.json.decode(types), truncated=True)
-        left -= found
+        left -= lines
         rows.append(_commas(body))
     return JsonRows(rows, msgspec.json.decode(names), msgspec.json.decode(types))
 

@@ -229,7 +229,9 @@ def _check_function(node: _Node, refused: Collection[str]) -> None:
     name = node.name.lower()
     if name in refused or name in _OUTSIDE_FUNCTIONS or name.startswith(_OUTSIDE_PREFIXES):
         raise _outside(node.name)
-    arguments = [part for each in node.parts if each.kind == "ExpressionList" for part in each.parts]
+    arguments = [
+        part for expressions in node.parts if expressions.kind == "ExpressionList" for part in expressions.parts
+    ]
     if _IN.fullmatch(name) and len(arguments) > 1 and arguments[1].kind in {"Identifier", "TableIdentifier"}:
         _check_table(arguments[1].name)
 

@@ -208,10 +208,10 @@ class ClickHouseWarehouse:
         return revision
 
     def close(self) -> None:
-        for each in (self._reads, self._writer):
-            if each is not None:
+        for client in (self._reads, self._writer):
+            if client is not None:
                 with suppress(Exception):  # nothing can be done about a session that does not close
-                    each.close()
+                    client.close()
         self._writer = None
 
     def _call(self, run: Callable[[], T], table: str = "", *, reading: bool = False) -> T:

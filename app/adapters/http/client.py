@@ -90,8 +90,8 @@ class MonitorClient:
 
     def alerts(self, now: str) -> list[dict[str, Any]]:
         """How alerts stand: "open" ones, or "all"."""
-        found: list[dict[str, Any]] = self.ask(f"/api/v1/alerts?now={now}")["alerts"]
-        return found
+        alerts: list[dict[str, Any]] = self.ask(f"/api/v1/alerts?now={now}")["alerts"]
+        return alerts
 
     def acknowledge(self, alert_id: str, by: str, why: str) -> dict[str, Any]:
         """Take an alert on; `RefusedError` when it is not there, or not open."""

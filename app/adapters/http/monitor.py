@@ -150,11 +150,11 @@ class MonitorHttp:
         if not query.sql.strip():
             raise ProblemError(400, f"The body has no SQL: send {_EXAMPLE}.")
         with _errors_as_problems():
-            async with self._queries.answer(query.sql, query.limit) as found:
-                names, types = (msgspec.json.encode(each) for each in (found.columns, found.types))
+            async with self._queries.answer(query.sql, query.limit) as answer:
+                names, types = (msgspec.json.encode(words) for words in (answer.columns, answer.types))
                 head = b'{"columns":' + names + b',"types":' + types + b',"rows":['
-                tail = b'],"truncated":true}' if found.truncated else b'],"truncated":false}'
-                return await send(request, _around(head, found.pieces, tail))
+                tail = b'],"truncated":true}' if answer.truncated else b'],"truncated":false}'
+                return await send(request, _around(head, answer.pieces, tail))
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         names = "model, version, role, valid_from, trained_from, trained_to, metrics, who, why, updated_at, uri, sha256"
@@ -190,19 +190,19 @@ class MonitorHttp:
             condition += f" AND version = {quote(request.query['version'])}"
         sql = f"SELECT {columns} FROM streamgauge.{table} WHERE {condition} ORDER BY {order}"  # noqa: S608  # quoted
         with _errors_as_problems():
-            async with self._own.answer(sql, limit, as_objects=True) as found:
-                return await send(request, _around(f'{{"{name}":['.encode(), found.pieces, b"]}"))
+            async with self._own.answer(sql, limit, as_objects=True) as answer:
+                return await send(request, _around(f'{{"{name}":['.encode(), answer.pieces, b"]}"))
 
     async def _page(self, _: web.Request) -> web.Response:
-        found = await self._tables.all.get()
+        tables = await self._tables.all.get()
         page = Page(
             self._sources.pipeline,
             self._sources.status(),
             self._sources.lag(),
             self._sources.health(),
-            found.value or Tables(),
-            found.found_at,
-            found.error,
+            tables.value or Tables(),
+            tables.found_at,
+            tables.error,
         )
         return web.Response(
             text=render(page), content_type="text/html", headers={"Content-Security-Policy": _CONTENT_POLICY}

@@ -92,12 +92,16 @@ def _health(page: Page) -> str:
 
 def _cards(page: Page) -> str:
     n_workers = page.status.get("workers")
-    workers = sum(each["lag"] for each in page.lag.get("worker", []))
-    own = sum(each["lag"] for each in page.lag.get("monitor", []))
+    workers = sum(position["lag"] for position in page.lag.get("worker", []))
+    own = sum(position["lag"] for position in page.lag.get("monitor", []))
     cards = [
         ("scored", number(page.tables.counts.get("scored"))),
         ("dead letters", number(page.tables.counts.get("dead_letters"))),
-        *([("router behind", number(sum(each["lag"] for each in page.lag["router"])))] if "router" in page.lag else []),
+        *(
+            [("router behind", number(sum(position["lag"] for position in page.lag["router"])))]
+            if "router" in page.lag
+            else []
+        ),
         ("workers", '<span class="bad">none</span>' if n_workers == 0 else number(n_workers)),
         ("workers behind", number(workers)),
         ("monitor behind", number(own)),
@@ -122,7 +126,7 @@ def _input_checks(status: Row) -> list[str]:
             kinds = ", ".join(f"{number(labels[name])} {what}" for name, what in names if labels[name])
             words += f" ({labels['share']:.1%}): {kinds}"
         lines.append((words, "warn" if labels["without_event"] else "quiet"))
-        delays = "; ".join(each["words"] for each in labels["delays"].values())
+        delays = "; ".join(delay["words"] for delay in labels["delays"].values())
         lines.append((delays[:1].upper() + delays[1:], "quiet"))
         lines += [(sentence.removesuffix("."), "warn") for sentence in labels["maturity_too_short"]]
     if entities and entities["in_several_partitions"]:

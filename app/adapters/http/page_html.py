@@ -63,7 +63,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
     names = [escape(title.removeprefix("#"), quote=True) for title in titles]
     named = [
-        [each.replace("<td", f'<td data-title="{name}"', 1) for name, each in zip(names, row, strict=True)]
+        [cell.replace("<td", f'<td data-title="{name}"', 1) for name, cell in zip(names, row, strict=True)]
         for row in rows
     ]
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in named)

@@ -36,8 +36,8 @@ def verdicts(found: Sequence[Row]) -> str:
 
 
 def _explanation(row: Row) -> str:
-    words = [str(each) for each in row["words"] if str(each) not in str(row["headline"])]
-    lines = [f"<li>{say(each)}</li>" for each in dict.fromkeys(words)]
+    words = [str(sentence) for sentence in row["words"] if str(sentence) not in str(row["headline"])]
+    lines = [f"<li>{say(sentence)}</li>" for sentence in dict.fromkeys(words)]
     if row["segments"]:
         lines.append(f"<li>Above all in {escape(', '.join(map(str, row['segments'][:5])))}</li>")
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
@@ -65,7 +65,7 @@ def performance(found: Sequence[Row], labels: Sequence[Row]) -> str:
     for measure in measures:
         titles += [f"#{measure.replace('_', ' ')}", *([_SCALE] if measure == "auc" else [])]
     newest = [date_of(str(row["newest"])) if row["newest"] else "" for row in labels]
-    until = [f" Labels have come until {each}." for each in newest if each]
+    until = [f" Labels have come until {time}." for time in newest if time]
     if labels and not any(row["n_labels"] for row in found):
         until = until or [" No label has come yet."]
     note = (
@@ -107,8 +107,8 @@ def _value(row: Row | None) -> float | None:
     """What came true, or what the scores lead one to expect as long as labels are missing."""
     if row is None:
         return None
-    found = row["realised"] if row["realised"] is not None else row["estimated"]
-    return None if found is None else float(found)
+    measured = row["realised"] if row["realised"] is not None else row["estimated"]
+    return None if measured is None else float(measured)
 
 
 def _figure(row: Row | None, measure: str) -> str:
@@ -120,7 +120,7 @@ def _figure(row: Row | None, measure: str) -> str:
     low, high = (row["low"], row["high"]) if is_known else (row["estimated_low"], row["estimated_high"])
     beside = [] if low is None or high is None else [f"{say_it(float(low))} to {say_it(float(high))}"]
     beside += [f"promised {say_it(float(row['expected']))}"] if is_known and row["expected"] is not None else []
-    return f"{'' if is_known else '≈ '}{say_it(value)}" + "".join(f"<small>{each}</small>" for each in beside)
+    return f"{'' if is_known else '≈ '}{say_it(value)}" + "".join(f"<small>{line}</small>" for line in beside)
 
 
 def _interval(row: Row | None) -> str:
@@ -157,7 +157,7 @@ def drift(found: Sequence[Row]) -> str:
         '<p class="quiet">Colour: the strongest signal of all tests. Grey with a question mark: not judged, which says'
         " neither that it has moved nor that it has not.</p>"
     )
-    remarks = "".join(f"<li>{each}</li>" for each in _remarks(by_metric, names))
+    remarks = "".join(f"<li>{remark}</li>" for remark in _remarks(by_metric, names))
     return f'<div class="wide"><table class="heat">{"".join(lines)}</table></div>{note}' + (
         f'<ul class="quiet">{remarks}</ul>' if remarks else ""
     )
@@ -180,8 +180,8 @@ def _remarks(by_metric: Mapping[str, Mapping[str, Row]], names: Mapping[str, str
 
 def _signal(row: Row) -> str:
     """The strongest signal; for what no test could judge, `_UNJUDGED`."""
-    found = next((each for each in ("DRIFT", "WARNING") if each in row["signals"]), "NONE")
-    return found if found != "NONE" or row["is_judged"] else _UNJUDGED
+    strongest = next((signal for signal in ("DRIFT", "WARNING") if signal in row["signals"]), "NONE")
+    return strongest if strongest != "NONE" or row["is_judged"] else _UNJUDGED
 
 
 def _heat(row: Row | None) -> str:

@@ -173,9 +173,13 @@ class HttpServer:
     def _accept(self) -> asyncio.Protocol:
         server = self._runner.server
         assert server is not None
-        open_ones = [each for each in server.connections if isinstance(each, _Connection) and each.is_open]
+        open_ones = [
+            connection
+            for connection in server.connections
+            if isinstance(connection, _Connection) and connection.is_open
+        ]
         if len(open_ones) >= self._most_connections:
-            silent = next((each for each in open_ones if each.is_silent), None)
+            silent = next((connection for connection in open_ones if connection.is_silent), None)
             if silent is None:
                 return _Refusal()
             silent.force_close()

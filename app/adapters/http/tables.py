@@ -214,5 +214,5 @@ class MonitorTables:
         return Tables(counts, *others)
 
     async def _ask(self, question: str, limit: int) -> list[Row]:
-        async with self._reads.answer(question.replace("{pipeline}", self._pipeline), limit, as_objects=True) as found:
-            return found.read()
+        async with self._reads.answer(question.replace("{pipeline}", self._pipeline), limit, as_objects=True) as answer:
+            return answer.read()

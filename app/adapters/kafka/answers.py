@@ -1,7 +1,7 @@
-"""What needs Kafka and cannot wait for ever: a start, or a command.
+"""Waits for Kafka, but not for ever: at a start, or in a command.
 
-aiokafka waits without end for some answers, and others end in errors of many kinds. Here all of them end alike: with a
-`StackError`, one sentence, once Kafka has been silent for a while or has refused.
+aiokafka waits for some answers without end, and fails at others with errors of many kinds. Here all of them end alike:
+with a `StackError` of one sentence, once Kafka has refused or has been silent for a while.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from app.kafka_access import KafkaAccess
 
 T = TypeVar("T")
 
-#: What a client raises when Kafka is away, or not what it was a moment ago.
+#: What a client raises when Kafka is away or has changed meanwhile.
 KAFKA_TROUBLE = (KafkaError, ConnectionError, TimeoutError)
 #: How long Kafka may be silent.
 SILENCE_S = 30.0
 #: How often it is asked.
 _LOOK_S = 3.0
-#: How long what is cut short may take to end.
+#: How long work that is cancelled may take to end.
 _END_S = 10.0
 
 
@@ -75,7 +75,7 @@ class KafkaWatch:
 
 
 class Process(Protocol):
-    """A worker or a monitor, as far as Kafka may end it."""
+    """What ends when Kafka fails: a worker or a monitor."""
 
     @property
     def stopping(self) -> asyncio.Event:
@@ -89,41 +89,41 @@ class Process(Protocol):
         """End it because of an error."""
 
 
-def fail_if_crashed(who: Process, kafka: KafkaAccess) -> bool:
-    """Have it fail, in one sentence, when its Faust app has stopped by itself; return whether that is so."""
-    if not (who.app.crashed or who.app.should_stop):
+def fail_if_crashed(process: Process, kafka: KafkaAccess) -> bool:
+    """Have a process fail, in one sentence, if its Faust app has stopped by itself; return whether it has."""
+    if not (process.app.crashed or process.app.should_stop):
         return False
-    reason = who.app.crash_reason
+    reason = process.app.crash_reason
     is_kafka = isinstance(reason, KAFKA_TROUBLE)
-    who.fail(str(describe_trouble(kafka, reason)) if is_kafka else f"Faust stopped: {reason!r}", EXIT_RETRY)
+    process.fail(str(describe_trouble(kafka, reason)) if is_kafka else f"Faust stopped: {reason!r}", EXIT_RETRY)
     return True
 
 
 async def get_to_work(
-    who: Process, kafka: KafkaAccess, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
+    process: Process, kafka: KafkaAccess, start: Coroutine[Any, Any, None], is_at_work: Callable[[], bool]
 ) -> None:
-    """Start it and wait until it is at work or told to stop; have it fail when Kafka fails or is silent meanwhile."""
+    """Start a process and wait until it works or is told to stop; have it fail when Kafka fails or is silent."""
     starting = asyncio.create_task(start, name="start")
     try:
         async with KafkaWatch(kafka) as watch:
-            while not (who.stopping.is_set() or (starting.done() and is_at_work())):
+            while not (process.stopping.is_set() or (starting.done() and is_at_work())):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(who.stopping.wait(), 0.1)
+                    await asyncio.wait_for(process.stopping.wait(), 0.1)
                 if starting.done():
                     starting.result()
-                    fail_if_crashed(who, kafka)
+                    fail_if_crashed(process, kafka)
                 watch.check()
     except StackError as error:
-        who.fail(str(error), error.exit_code)
+        process.fail(str(error), error.exit_code)
     except KAFKA_TROUBLE as error:
-        who.fail(str(describe_trouble(kafka, error)), EXIT_RETRY)
+        process.fail(str(describe_trouble(kafka, error)), EXIT_RETRY)
     finally:
         starting.cancel()
         await asyncio.wait([starting], timeout=_END_S)
 
 
 async def while_kafka_answers(kafka: KafkaAccess, work: Coroutine[Any, Any, T]) -> T:
-    """Await what needs Kafka; StackError when that goes wrong, or Kafka has been silent for too long."""
+    """Await work that needs Kafka; StackError when it fails, or when Kafka has been silent for too long."""
     task = asyncio.create_task(work)
     try:
         async with KafkaWatch(kafka) as watch:
@@ -143,11 +143,11 @@ def run_with_kafka(kafka: KafkaAccess, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def end_soon(*work: Coroutine[Any, Any, Any], within_s: float = 10.0) -> None:
-    """Run what closes things, one after the other; what fails or hangs, as it may without Kafka, is left."""
-    for each in work:
-        task = asyncio.create_task(each)
+    """Run what closes things, one after the other; leave what fails or hangs, as it may without Kafka."""
+    for closing in work:
+        task = asyncio.create_task(closing)
         _, late = await asyncio.wait([task], timeout=within_s)
         if late:
             task.cancel()
         else:
-            task.exception()  # looked at, so that nobody complains of it
+            task.exception()  # retrieved, so that asyncio does not warn of it

@@ -1,78 +1,24 @@
 """Record batches through Faust: one record batch per partition fetch, and offsets that are ours.
 
-Faust's path per record costs more than everything we do with it, so for the topics of a `BatchApp` the consumer wraps
-what one fetch gave of a partition into one message whose value is a `Fetched`; conductor, stream and agent carry it
-like any other. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their offsets:
-whoever handles the batches does (see `BatchHandler`). Pinned to faust-streaming 0.15.3; what is overridden here is said
-at each place.
+Faust's path per record costs more than all our work on the record. So for the topics of a `BatchApp`, the consumer
+wraps what one fetch gave of a partition into one message whose value is a `Fetched`. Conductor, stream and agent carry
+it like any other message. The topics are declared with ``acks=False``, so Faust neither tracks nor commits their
+offsets: the `BatchHandler` does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import faust
-from aiokafka import TopicPartition
-from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, ConsumerMessage, StreamT
+from faust.types import TP, StreamT
 from faust.types.enums import ProcessingGuarantee
 
-from app.adapters.kafka.clients import new_member
-from app.adapters.kafka.lean_consumer import LeanConsumer
-from app.adapters.kafka.topic_reader import to_batch
-from app.core.batches import RecordBatch
+from app.adapters.kafka.batch_consumer import BatchConsumer, BatchTransport
+from app.adapters.kafka.batch_handler import BatchHandler, Fetched
 from app.kafka_access import KafkaAccess
-
-#: How long one fetch may wait. A partition that is resumed meanwhile waits this long at the most.
-_FETCH_TIMEOUT_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """One fetch of one partition.
-
-    ``sequence`` counts the fetches of this partition in this ``epoch`` (assignment) from 1. A consumer of batches that
-    sees a number skipped knows that Faust dropped a batch on its way.
-    """
-
-    records: RecordBatch
-    epoch: int
-    sequence: int
-    size_bytes: int
-
-
-class SkippedBatchError(RuntimeError):
-    """Faust dropped a batch on its way; its records must be read again."""
-
-
-class Bounds(NamedTuple):
-    """Offsets of a partition: committed by the group (None: never), of the first record left, and after its last."""
-
-    committed: int | None
-    first: int
-    end: int
-
-
-class BatchHandler(Protocol):
-    """Handles the batches of a worker or monitor; called in the app's event loop."""
-
-    async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
-        """Take over partitions: fence former owners and restore state, before committed offsets are read.
-
-        Returns offsets to start from instead of the committed ones, if any.
-        """
-
-    async def revoked(self, partitions: set[TP]) -> None:
-        """Let go of partitions: nothing may be published for them after this returns."""
-
-    def received(self, fetched: Fetched) -> None:
-        """Take a batch; must not block."""
 
 
 class _BatchSchema(faust.Schema[Any, Any]):
@@ -85,202 +31,6 @@ class _BatchSchema(faust.Schema[Any, Any]):
         return message.value
 
 
-class _ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The consumer in Faust's thread: committed records only, and the app's way of sharing partitions."""
-
-    app: BatchApp
-    #: Fetches taken out of aiokafka's buffer in this epoch, by partition.
-    drained: Counter[TP]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.drained = Counter()
-
-    def set_shutdown(self) -> None:
-        """Tell whoever waits for the end of the thread: nobody, when Kafka was away so long that the loop is closed."""
-        with contextlib.suppress(RuntimeError):
-            super().set_shutdown()
-
-    def _create_worker_consumer(self, transport: Any) -> LeanConsumer:  # noqa: ARG002  # Faust's signature
-        conf = self.app.conf
-        return new_member(
-            self.app.kafka,
-            conf.id,
-            self.app.sharing,
-            client_id=conf.broker_client_id,
-            group_instance_id=conf.consumer_group_instance_id,
-            max_poll_interval_ms=int((conf.broker_max_poll_interval or 300) * 1000),
-            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
-            fetch_max_wait_ms=500,
-            request_timeout_ms=int(conf.broker_request_timeout * 1000),
-            session_timeout_ms=int(conf.broker_session_timeout * 1000),
-            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
-            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-        )
-
-    async def _fetch_records(
-        self,
-        consumer: Any,
-        active_partitions: set[TP],
-        timeout: float | None = None,  # noqa: ASYNC109  # Faust's signature
-        max_records: int | None = None,
-    ) -> Mapping[TP, list[Any]]:
-        """As in Faust, but never longer than the timeout.
-
-        While a rebalance is under way, aiokafka's fetcher waits for the new assignment. It comes when the revocation is
-        over, and that (`_BatchConsumer.on_partitions_revoked`) waits for this fetch. Cancelling it loses nothing:
-        aiokafka takes records out of its buffer only after it has waited.
-        """
-        limit = (timeout or 0.0) + _FETCH_TIMEOUT_S
-        try:
-            return await asyncio.wait_for(self._drain(consumer, active_partitions, timeout, max_records), limit)
-        except TimeoutError:
-            return {}
-
-    async def _drain(self, consumer: Any, *arguments: Any) -> Mapping[TP, list[Any]]:
-        found: Mapping[TP, list[Any]] = await super()._fetch_records(consumer, *arguments)
-        self.drained.update(tp for tp, records in found.items() if records)  # in one go with the positions: no await
-        return found
-
-    async def progress(self, tp: TP) -> tuple[int | None, int]:
-        """Position of a partition, and how many fetches of it were taken out, as of one moment."""
-        found: tuple[int | None, int] = await self.call_thread(self._progress, tp)
-        return found
-
-    async def _progress(self, tp: TP) -> tuple[int | None, int]:
-        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001  # positions as they are now
-        assignment = subscription.assignment if subscription is not None else None
-        place = TopicPartition(*tp)
-        position = None
-        if assignment is not None and place in assignment.tps and assignment.state_value(place).has_valid_position:
-            position = assignment.state_value(place).position
-        return position, self.drained[tp]
-
-    def stay_in_group(self) -> None:
-        """Say that we read, though all is paused: aiokafka leaves the group after max_poll_interval without a fetch."""
-        if self._consumer is not None:
-            self._consumer._subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001  # the only place
-
-    async def end_offset(self, tp: TP) -> int:
-        """Offset after the last committed record of a partition, asked of the broker now."""
-        consumer = self._ensure_consumer()
-        ends: dict[TopicPartition, int] = await self.call_thread(consumer.end_offsets, [TopicPartition(*tp)])
-        return ends[TopicPartition(*tp)]
-
-
-class _BatchConsumer(driver.Consumer):
-    """Faust's consumer, with fetches wrapped and the handler called at each change of assignment."""
-
-    app: BatchApp
-    _thread: _ConsumerThread
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._epoch = 0
-        self._is_new_assignment = False
-        self._sequences: dict[TP, int] = {}
-        self._seeking = asyncio.Lock()
-        self.has_sought = asyncio.Event()
-        #: Since when a rebalance is under way (the loop's time).
-        self.unassigned_since: float | None = None
-
-    def _new_consumer_thread(self) -> _ConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
-
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Any]]:  # noqa: ASYNC109
-        records = await super()._getmany(active_partitions, min(timeout, _FETCH_TIMEOUT_S))
-        return {tp: [self._wrap(tp, found)] for tp, found in records.items() if found}
-
-    def _wrap(self, tp: TP, found: list[Any]) -> Fetched:
-        sequence = self._sequences[tp] = self._sequences.get(tp, 0) + 1
-        batch = to_batch(tp, found)
-        size = sum(map(len, filter(None, batch.values))) + 100 * len(batch)
-        return Fetched(batch, self._epoch, sequence, size)
-
-    def _to_message(self, tp: TP, record: Fetched) -> ConsumerMessage:
-        return ConsumerMessage(
-            topic=tp.topic,
-            partition=tp.partition,
-            offset=int(record.records.offsets[-1]),
-            timestamp=0.0,
-            timestamp_type=0,
-            headers=None,
-            key=b"",
-            value=record,  # type: ignore[arg-type]  # bytes to Faust's own schemas; ours passes it through
-            checksum=None,
-            tp=tp,
-            generation_id=self.app.consumer_generation_id,
-        )
-
-    async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:  # noqa: ASYNC109
-        """As in Faust, but with all partitions paused it looks again after milliseconds, not after a second."""
-        if not self.flow_active:
-            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # mode takes any waitable
-        self.not_waiting_next_records.clear()
-        try:
-            active = self._get_active_partitions()
-            if not active:
-                self._thread.stay_in_group()
-                await self.sleep(0.005)
-                return {}, active
-            return await self._getmany(active, timeout), active
-        finally:
-            self.not_waiting_next_records.set()
-
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        # Faust stops the flow only when something is revoked. A member that had nothing would fetch what it is given
-        # before the handler has taken over. Resumed by Faust when the assignment is complete.
-        self.unassigned_since = self.unassigned_since or asyncio.get_running_loop().time()
-        self.stop_flow()
-        await self.wait_for_stopped_flow()
-        self._epoch += 1
-        self._sequences.clear()
-        self._thread.drained.clear()  # nothing is being fetched: the flow stands still
-        await self.app.handler.revoked(revoked)
-        await super().on_partitions_revoked(revoked)
-
-    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self._is_new_assignment = True
-        self.unassigned_since = None
-        await super().on_partitions_assigned(assigned, generation_id)
-
-    async def perform_seek(self) -> None:
-        """Called when Faust is ready to fetch: the handler takes over first, then the committed offsets are read."""
-        async with self._seeking:
-            if not self._is_new_assignment:
-                return
-            self._is_new_assignment = False
-            self.has_sought.clear()
-            assignment = set(self.assignment())
-            offsets = await self.app.handler.assigned(assignment, self._epoch)
-            await super().perform_seek()
-            if offsets:
-                await self._thread.seek_wait(
-                    {TopicPartition(*tp): at for tp, at in offsets.items() if tp in assignment}
-                )
-            self.has_sought.set()
-
-    async def end_offset(self, tp: TP) -> int:
-        """Offset after the last committed record of a partition, asked of the broker now."""
-        return await self._thread.end_offset(tp)
-
-    async def seek_to(self, offsets: dict[TP, int]) -> None:
-        await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items()})
-
-    async def read_to(self, tp: TP, offset: int) -> bool:
-        """Whether everything before ``offset`` of a partition has been fetched, and has come to this thread."""
-        position, drained = await self._thread.progress(tp)
-        return position is not None and position >= offset and drained == self.fetches(tp)
-
-    def fetches(self, tp: TP) -> int:
-        """How many fetches of a partition were wrapped in this epoch."""
-        return self._sequences.get(tp, 0)
-
-
-class _BatchTransport(driver.Transport):
-    Consumer = _BatchConsumer
-
-
 class BatchApp(faust.App):
     """A Faust app whose topics arrive as record batches.
 
@@ -289,7 +39,7 @@ class BatchApp(faust.App):
     group
         Consumer group and Faust app id.
     topics
-        Topics to consume; they must exist and have the same number of partitions where they belong together.
+        Topics to consume; they must exist. Those that belong together must have the same number of partitions.
     sharing
         How members of the group share the partitions: an assignor of aiokafka's kind.
     """
@@ -316,7 +66,7 @@ class BatchApp(faust.App):
             "broker_session_timeout": 6.0,
             "broker_heartbeat_interval": 1.5,
             "broker_rebalance_timeout": 20.0,
-            "broker_commit_livelock_soft_timeout": 1e9,  # a person's alerts look at the lag
+            "broker_commit_livelock_soft_timeout": 1e9,  # alerts on the lag tell a person
             "stream_processing_timeout": 1e9,
             "topic_allow_declare": False,
             "topic_disable_leader": True,
@@ -332,14 +82,14 @@ class BatchApp(faust.App):
             self._consume(name)
 
     @property
-    def _batch_consumer(self) -> _BatchConsumer:
-        return cast("_BatchConsumer", self.consumer)
+    def _batch_consumer(self) -> BatchConsumer:
+        return cast("BatchConsumer", self.consumer)
 
-    def _new_transport(self) -> _BatchTransport:
-        return _BatchTransport(self.conf.broker_consumer, self)
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
 
     def _create_directories(self) -> None:
-        """Make none: there are no tables of Faust's, and nothing of ours is in its folders."""
+        """Make none: there are no Faust tables, and we keep nothing in Faust's folders."""
 
     def _consume(self, name: str) -> None:
         topic = self.topic(name, schema=_BatchSchema(), acks=False)
@@ -366,7 +116,7 @@ class BatchApp(faust.App):
         return await self._batch_consumer.end_offset(tp)
 
     async def seek(self, offsets: dict[TP, int]) -> None:
-        """Read on from other offsets, when the consumer has taken up the assignment; drops what was fetched ahead."""
+        """Read on from other offsets, once the consumer has its assignment; what was fetched ahead is dropped."""
         await self._batch_consumer.has_sought.wait()
         await self._batch_consumer.seek_to(offsets)
 

@@ -1,7 +1,7 @@
-"""Reads stretches of topics without a consumer group: it joins, commits to and disturbs nobody. Committed records only.
+"""Reads stretches of topics, committed records only, without a consumer group: nobody notices.
 
-Where a stretch begins and ends is asked once, at the start: by offset, or by the first record whose Kafka time stamp is
-not before a time. Then it is read once, and reading ends.
+A stretch is bounded by offsets, or by times: a time stands for the first record whose Kafka time stamp is not before
+it. The bounds are looked up once, at the start. Then the stretch is read once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def read_between(
 
 @contextmanager
 def reading(kafka: KafkaAccess) -> Iterator[None]:
-    """Turn what goes wrong while Kafka is read within this context into a StackError."""
+    """Turn errors of reading Kafka within this context into a StackError."""
     try:
         yield
     except LookupError as error:
@@ -78,5 +78,5 @@ async def _place(
 ) -> dict[TopicPartition, int]:
     if bound.time_ms is None:
         return {tp: bound.offsets.get(tp.partition, otherwise[tp]) for tp in tps}
-    found = await consumer.offsets_for_times(dict.fromkeys(tps, max(0, bound.time_ms)))
-    return {tp: found[tp].offset if found.get(tp) is not None else newest[tp] for tp in tps}
+    records = await consumer.offsets_for_times(dict.fromkeys(tps, max(0, bound.time_ms)))
+    return {tp: records[tp].offset if records.get(tp) is not None else newest[tp] for tp in tps}

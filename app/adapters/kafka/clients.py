@@ -1,7 +1,7 @@
 """The one place where clients of Kafka are made: consumers, producers, administrators.
 
-Each takes a `KafkaAccess`, and what is particular to it. Nothing here connects; whoever gets a client starts and stops
-it. Make it where it is used: a client belongs to the event loop that runs.
+Each function takes a `KafkaAccess` and what is particular to the client. Nothing here connects: whoever gets a client
+starts and stops it. Make a client where it is used, since it belongs to the running event loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LARGE: Mapping[str, int] = {"max_batch_size": BATCH_BYTES, "max_request_size": 
 
 
 def new_consumer(kafka: KafkaAccess, group: str | None = None) -> LeanConsumer:
-    """A consumer that reads committed records from the beginning; ``group``: where it says how far it has come."""
+    """A consumer that reads committed records from the beginning; ``group``: the one that it commits offsets for."""
     return LeanConsumer(
         **kafka.options(),
         group_id=group,
@@ -40,7 +40,7 @@ def new_consumer(kafka: KafkaAccess, group: str | None = None) -> LeanConsumer:
 
 
 def new_member(kafka: KafkaAccess, group: str, sharing: Any, **options: Any) -> LeanConsumer:
-    """A member of a group, to be subscribed when it has been started; it commits nothing by itself.
+    """A member of a group: start it, then subscribe it. It commits nothing by itself.
 
     ``sharing``: how members share the partitions, an assignor of aiokafka's kind.
     """
@@ -49,7 +49,7 @@ def new_member(kafka: KafkaAccess, group: str, sharing: Any, **options: Any) -> 
         group_id=group,
         partition_assignment_strategy=[sharing],
         enable_auto_commit=False,
-        auto_offset_reset="none",  # whoever passes over what is gone says so
+        auto_offset_reset="none",  # records that are gone are never passed over in silence
         isolation_level="read_committed",
         max_poll_records=None,
         **options,
@@ -68,11 +68,11 @@ def new_bulk_producer(kafka: KafkaAccess, **options: Any) -> AIOKafkaProducer:
 
 
 def output_options(name: str, compression: Compression) -> dict[str, Any]:
-    """What producers of a pipeline's outputs have in common; ``name``: what brokers know them by."""
+    """Options that producers of a pipeline's outputs have in common; ``name``: what brokers know them by."""
     return {
         "client_id": name,
         "compression_type": None if compression == "none" else compression,
-        # While the markers of the last transaction are being written, a broker refuses what comes next for an instant.
+        # While a broker writes the markers of the last transaction, it refuses the next requests for an instant.
         "retry_backoff_ms": 10,
     }
 

@@ -1,4 +1,4 @@
-"""Follows ``<p>.entities``: in which partitions which entities were seen, for whoever must know."""
+"""Follows ``<p>.entities``, which says in which partitions which entities were seen."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _POLL_MS = 200
 
 
 class EntityFeed:
-    """The directory of one process, kept by `run`.
+    """Keeps the entity directory of one process.
 
     Parameters
     ----------
     refusals
-        Told of records that no partition wrote.
+        Counts the records that no partition wrote.
     on_change
         Called when the directory has heard something.
     """
@@ -56,10 +56,10 @@ class EntityFeed:
             ends = await consumer.end_offsets(tps)
             consumer.assign(tps)
             while True:
-                found = await consumer.getmany(timeout_ms=_POLL_MS)
-                for tp, records in found.items():
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                for tp, records in fetched.items():
                     self._hear(to_batch(tp, records))
-                if found:
+                if fetched:
                     self._settle()
                     await asyncio.sleep(0)
                 if not self.is_read.is_set() and all([await consumer.position(tp) >= ends[tp] for tp in tps]):

@@ -1,4 +1,4 @@
-"""Sends events and labels to a pipeline's topics, so that whoever sees an event can see every label before it."""
+"""Sends events and labels to a pipeline's topics: when an event is there, so is every label before it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EventProducer:
         self._producer: AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> Self:
-        # Made here, as it belongs to the running event loop.
+        # Made here because it belongs to the running event loop.
         self._producer = new_bulk_producer(self._kafka)
         try:
             await self._producer.start()
@@ -117,7 +117,7 @@ class EventProducer:
             if not is_event:
                 await self._send_log(self._topics.sent_labels, partition, parts[is_event, partition])
                 self.labels += len(parts[is_event, partition])
-        # The events of the chunk before are on their way meanwhile; here they are waited for, too.
+        # The events of the last chunk were on their way meanwhile; they are waited for here, too.
         await self.flush()
         for is_event, partition in is_event_parts:
             if is_event:

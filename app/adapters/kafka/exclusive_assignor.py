@@ -1,4 +1,4 @@
-"""Gives every partition of a group to one member; the others stand by and take over when it goes."""
+"""Gives all partitions of a group to one member; when it goes, one of the others takes over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VERSION = 0
 
 
 class ExclusiveAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types
-    """All to the member that came first.
+    """Gives all partitions to the member that came first.
 
     Parameters
     ----------

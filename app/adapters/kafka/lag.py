@@ -1,4 +1,4 @@
-"""How far consumers are behind: offsets committed by the workers, and the ends of topics, asked of the broker."""
+"""How far consumers are behind: asks the broker for committed offsets and for the ends of topics."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def worker_group(pipeline: str) -> str:
 
 def router_group(pipeline: str) -> str:
     """The consumer group of a pipeline's routers (`app.worker.router`)."""
-    return f"{worker_group(pipeline)}.router"  # the name of a pipeline never holds a dot: no other has this group
+    return f"{worker_group(pipeline)}.router"  # a pipeline's name holds no dot, so no other pipeline has this group
 
 
 async def read_commits(kafka: KafkaAccess, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a group has committed, with what it said of it."""
+    """The offsets that a group has committed, with their metadata."""
     admin: Any = new_admin(kafka)
     try:
         await admin.start()
-        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
-        return {tp: at for tp, at in found.items() if at.offset >= 0}
+        commits: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
+        return {tp: commit for tp, commit in commits.items() if commit.offset >= 0}
     finally:
         await admin.close()
 
@@ -68,13 +68,13 @@ class LagReader:
 
     async def ends(self, tps: Sequence[TP]) -> dict[TP, int]:
         """Offsets after the last committed records."""
-        found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
-        return {TP(tp.topic, tp.partition): end for tp, end in found.items()}
+        ends = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     async def firsts(self, tps: Sequence[TP]) -> dict[TP, int]:
         """Offsets of the first records that are still there."""
-        found = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
-        return {TP(tp.topic, tp.partition): first for tp, first in found.items()}
+        firsts = await self._consumer.beginning_offsets([TopicPartition(*tp) for tp in tps])
+        return {TP(tp.topic, tp.partition): first for tp, first in firsts.items()}
 
     async def members(self, group: str) -> int | None:
         """How many members this consumer group has now; None when the broker does not say."""
@@ -83,7 +83,7 @@ class LagReader:
         return None if error else len(members)
 
     async def positions(self, group: str, tps: Sequence[TP]) -> dict[TP, Position]:
-        """Where a consumer group is; what it never committed counts from the first record that is still there."""
+        """Where a consumer group is; a partition without a commit counts from the first record that is still there."""
         partitions = [TopicPartition(*tp) for tp in tps]
         committed = await self._admin.list_consumer_group_offsets(group)
         first = await self._consumer.beginning_offsets(partitions)
@@ -94,9 +94,9 @@ class LagReader:
         }
 
     async def past_markers(self, positions: Mapping[TP, Position]) -> dict[TP, Position]:
-        """The same positions, but at the end where only markers and aborted records of transactions are left before it.
+        """The same positions; one with only markers and aborted records of transactions before the end is moved to it.
 
-        One that moves shows by itself how far it is: only one that stands where it did at the last call is read.
+        A position that moves is right by itself. Only partitions whose position is that of the last call are read.
         """
         known, self._standing = self._standing, {}
         for tp, position in positions.items():

@@ -1,16 +1,16 @@
-"""aiokafka's consumer without what it makes of each record in Python, which nobody here reads.
+"""aiokafka's consumer without the objects that it makes of each record in Python, which nobody here reads.
 
 For each record, aiokafka 0.14 (pinned) builds a `ConsumerRecord` of eleven fields from the record that its Cython
-parser made, at twice the cost of the parsing. What `LeanConsumer.getmany` gives are those parsed records themselves:
-they have offset, timestamp, key, value and headers, but neither topic nor partition, which the caller knows. What its
-parser does not take is read on by `app.adapters.kafka.record_batches`.
+parser made, at twice the cost of the parsing. `LeanConsumer.getmany` gives the parsed records themselves. They have
+offset, timestamp, key, value and headers, but neither topic nor partition, which the caller knows.
+`app.adapters.kafka.record_batches` reads what the parser does not take.
 
-While a partition has no leader, aiokafka's fetcher has the metadata updated as fast as that goes, over and over: during
-an outage two consumers took 70 % of a core, on a machine whose broker may be starting. `space_metadata_updates` has
-them ask ten times a second.
+While a partition has no leader, aiokafka's fetcher asks for metadata again and again without a pause. During an outage,
+two consumers took 70 % of a core, on a machine whose broker may be starting. With `space_metadata_updates` they ask ten
+times a second.
 
-With ``auto_offset_reset="none"``, a partition without an offset is read from its first record until it is sought, as
-with "earliest". Only a position whose record is gone is an error.
+With ``auto_offset_reset="none"``, a partition without an offset is read from its first record until `seek` is called,
+as with "earliest". Only a position whose record is gone is an error.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _PAUSE_S = 0.1
 
 
 def space_metadata_updates(client: Any) -> None:
-    """Have a client of aiokafka pause between the end of an update of its metadata and the beginning of the next."""
-    update, earliest = client._metadata_update, 0.0  # noqa: SLF001  # what all ways to ask for one end in
+    """Have a client of aiokafka pause between two updates of its metadata."""
+    update, earliest = client._metadata_update, 0.0  # noqa: SLF001  # all ways to ask for an update end here
 
     async def update_later(*arguments: Any) -> bool:
         nonlocal earliest
@@ -51,17 +51,17 @@ def _as_parsed(_: Any, record: Any) -> Any:
 
 
 class _Fetched(OrderedDict[Any, Any]):
-    """What the fetcher holds until it is handed out, by partition. ``unsought``: told of one without an offset."""
+    """Fetched records that wait to be handed out, by partition. ``unsought``: told of a partition without an offset."""
 
-    def __init__(self, found: Any, unsought: Callable[[Any], None]) -> None:
-        super().__init__(found)
+    def __init__(self, fetched: Any, unsought: Callable[[Any], None]) -> None:
+        super().__init__(fetched)
         self._unsought = unsought
 
     def __setitem__(self, tp: Any, result: Any) -> None:
         if isinstance(result, FetchResult):
-            found = result._partition_records  # noqa: SLF001
-            found._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
-            found._records_iterator = read_on(found)  # noqa: SLF001
+            records = result._partition_records  # noqa: SLF001
+            records._consumer_record = _as_parsed  # noqa: SLF001  # the last step of its parser
+            records._records_iterator = read_on(records)  # noqa: SLF001
         elif isinstance(result, FetchError) and isinstance(result._error, NoOffsetForPartitionError):  # noqa: SLF001
             self._unsought(tp)
             return
@@ -81,7 +81,7 @@ class LeanConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka
         self._fetcher._records = _Fetched(self._fetcher._records, self._begin_at_first)  # noqa: SLF001  # no other place
 
     def _begin_at_first(self, tp: Any) -> None:
-        """Read a partition that is not sought yet from its first record; one whose next record is gone is an error."""
+        """Read a partition without a position from its first record; if its next record is gone, that is an error."""
         subscription = self._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         if assignment is not None and tp in assignment.tps:
@@ -92,7 +92,7 @@ class LeanConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka
     async def stop(self) -> None:
         """Close it; also while no broker answers.
 
-        aiokafka awaits each fetch that it cancels, and one that waits to be tried again would cancel whoever stops it.
+        aiokafka awaits each fetch that it cancels; a fetch that waits for its next try would cancel whoever stops it.
         """
         if self._fetcher is not None:
             fetches = self._fetcher._pending_tasks  # noqa: SLF001  # no other way to end them

@@ -1,8 +1,8 @@
 """Sends dead letters back to the partitions they came from, each once.
 
-One transaction holds some records and, on the topic of what was sent back, the places of their letters: both or
-neither. Each pipeline has one transactional id: a sender that starts later fences the other, and only then reads what
-that one has committed.
+One transaction holds some records and, on the topic of letters that were sent back, their places: both or neither. Each
+pipeline has one transactional id. A sender that starts later fences the other, and only then reads what that one has
+committed.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ async def read_letters(kafka: KafkaAccess, pipeline: Pipeline) -> tuple[list[tup
                         letters.append(((batch.partition, offset), reader.letter(batch.partition, key, value, pairs)))
                     except RefusedRecordError:
                         foreign += 1
-    return sorted(letters, key=lambda found: found[0]), foreign
+    return sorted(letters, key=lambda placed: placed[0]), foreign
 
 
 async def read_done(kafka: KafkaAccess, pipeline: Pipeline) -> set[Place]:
-    """Places of the letters that were sent back; none when there is no topic of them yet."""
+    """Places of the letters that were sent back; none while their topic does not exist."""
     done: set[Place] = set()
     with suppress(LookupError):
         async with aclosing(read_between(kafka, {pipeline.topics.replayed: (OPEN, OPEN)})) as batches:
             async for batch in batches:
                 for value in batch.values:
-                    with suppress(RefusedRecordError):  # it does not say that a letter was sent
+                    with suppress(RefusedRecordError):  # such a record says of no letter that it was sent
                         sent = decode_json(value, SentBack)
                         done.add((sent.partition, sent.offset))
     return done
 
 
 class LetterSender:
-    """Sends dead letters back; from the moment when it is entered, no other sender of the pipeline can send.
+    """Sends dead letters back; once its context is entered, no other sender of the pipeline can send.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class LetterSender:
         )
 
     async def __aenter__(self) -> Self:
-        ledger = [each for each in self._pipeline.topics.all() if each.name == self._pipeline.topics.replayed]
+        ledger = [topic for topic in self._pipeline.topics.all() if topic.name == self._pipeline.topics.replayed]
         await ensure_topics(self._kafka, ledger, replication=None)
         try:
             await self._producer.start()
@@ -128,7 +128,7 @@ class LetterSender:
             ) from error
 
     async def _read_whole(self, letter: DeadLetter) -> DeadLetter:
-        """A letter that was cut, as its record is at its source."""
+        """The whole record of a letter that was cut, read at its source."""
         source = letter.source
         tp = TopicPartition(source.topic, source.partition)
         consumer = new_consumer(self._kafka)
@@ -158,7 +158,7 @@ class LetterSender:
 
 
 def _why_unreadable(record: Any) -> str:
-    """Why this is not a record, but stands for some that cannot be read; "" for a record, and for None."""
+    """Why this stands for records that cannot be read; "" for a record, and for None."""
     if isinstance(record, UnreadableRecord):
         return record.why
     stand_in = read_stand_in(record.headers) if record is not None and record.value is None else None

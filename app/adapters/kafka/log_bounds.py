@@ -1,24 +1,32 @@
-"""What logs hold now, and how far a group has come in them, asked on a connection where no fetch is in the way.
+"""Asks what logs hold now and how far a group has come in them, on a connection without fetches.
 
-A broker answers one request of a connection at a time, and a fetch waits for records. And Faust's consumer works off
-two calls at a time: two that wait for a partition without a leader would hold up every fetch.
+A broker answers one request of a connection at a time, and a fetch waits for records. Faust's consumer makes two calls
+at a time: two that wait for a partition without a leader would hold up every fetch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 
-from app.adapters.kafka.batch_app import Bounds
 from app.adapters.kafka.clients import new_consumer
 from app.kafka_access import KafkaAccess
 
 
+class Bounds(NamedTuple):
+    """Offsets of a partition: committed by the group (None: never), of the first record left, and after its last."""
+
+    committed: int | None
+    first: int
+    end: int
+
+
 class LogBounds:
-    """Asks for a group, which it does not join. It reads nothing: what goes wrong for the group ends no reader."""
+    """Asks about a group without joining it. It reads nothing, so errors of the group end no reader."""
 
     def __init__(self, kafka: KafkaAccess, group: str) -> None:
         self._consumer = new_consumer(kafka, group)
@@ -47,7 +55,7 @@ class LogBounds:
         return {TP(*tp): Bounds(await self._committed(tp), firsts[tp], ends[tp]) for tp in wanted}
 
     async def commit(self, tp: TP, offset: int) -> None:
-        """Say for the group how far it has come in a partition, always the same one."""
+        """Commit for the group how far it has come in a partition; always the same partition."""
         place = TopicPartition(*tp)
         if place not in self._consumer.assignment():
             self._consumer.assign([place])
@@ -57,11 +65,11 @@ class LogBounds:
     async def _committed(self, tp: TopicPartition) -> int | None:
         try:
             committed: int | None = await self._consumer.committed(tp)
-        except AssertionError as error:  # aiokafka's, when its metadata knows no broker for the moment
+        except AssertionError as error:  # aiokafka raises it when its metadata knows no broker
             raise KafkaConnectionError from error
         return committed
 
     async def offsets_at(self, tps: Iterable[TP], time_ms: int) -> dict[TP, int]:
-        """The first record of each partition whose time stamp is not before a time; none where there is none yet."""
-        found = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
-        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
+        """The first offset of each partition whose time stamp is not before a time, where there is one."""
+        records = await self._consumer.offsets_for_times({TopicPartition(*tp): time_ms for tp in tps})
+        return {TP(*tp): record.offset for tp, record in records.items() if record is not None}

@@ -19,14 +19,14 @@ from schemas.wire import ModelUpdate, decode_json, encode_json
 
 @dataclass(frozen=True)
 class ReadTimeline:
-    """The timeline as the topic has it now; ``unreadable``: the offsets of records that are not model updates."""
+    """The timeline as the topic has it now; ``unreadable``: offsets of records that are no model updates."""
 
     timeline: Timeline
     unreadable: tuple[int, ...]
 
 
 def announcement_key(update: ModelUpdate) -> bytes:
-    """Return a key of this step alone: only all steps tell which version scored what, and where a roll back leads."""
+    """Return a key of this step alone: compaction must keep all steps, which say what each version scored."""
     return f"{update.model}|{update.version}|{update.role}|{update.announced_at_ms}".encode()
 
 
@@ -83,7 +83,7 @@ async def read_timeline(kafka: KafkaAccess, topics: Topics) -> ReadTimeline:
 
 
 async def _topic_exists(kafka: KafkaAccess, topic: str) -> bool:
-    """Ask for the list of topics: asking for a missing one by name is answered only after aiokafka's 40 s."""
+    """Ask for the list of topics: aiokafka takes 40 s to answer for a missing topic by name."""
     consumer = new_consumer(kafka)
     try:
         await consumer.start()

@@ -1,11 +1,10 @@
 """The publisher of one input partition: its outputs, its state and its consumed offsets, in one transaction.
 
-Kafka knows the transactional id, which is the same for whoever owns the partition: starting a publisher fences the
-former owner and ends what it left open. Any error is final for a publisher: stop it, drop the state, restore (crash
-only).
+Every owner of the partition uses the same transactional id, so starting a publisher fences the former owner and ends
+what that left open. Any error is final for a publisher: stop it, drop the state, restore (crash only).
 
-With ``delivery = "at_least_once"`` the scores alone leave outside of the transaction, at once, and are acknowledged
-before it commits: a crash repeats scores, made of the same state; state, counts and offsets stay exact.
+With ``delivery = "at_least_once"`` only the scores leave outside of the transaction: at once, and acknowledged before
+it commits. After a crash scores are repeated, computed from the same state. State, counts and offsets stay exact.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from schemas.wire import DeadLetter
 
 #: How long a transaction may be open beyond its commit interval.
 _TRANSACTION_TIMEOUT_MS = 30_000
-#: A commit that takes longer than any broker keeps a transaction open will not come about.
+#: No broker keeps a transaction open for longer than this, so a commit that takes longer will fail.
 _COMMIT_DEADLINE_S = 60.0
-#: The second one comes from a producer that knows already that it was fenced.
+#: `IllegalOperation` comes from a producer that already knows that it was fenced.
 _REFUSALS = KafkaError, IllegalOperation
 
 
 class PublishError(RuntimeError):
-    """Outputs or offsets could not be committed; the partition must be given up and taken again."""
+    """Outputs or offsets could not be committed; the partition must be given up and taken over again."""
 
 
 class OutputTooLargeError(PublishError):
-    """A topic is set to take less than we send: trying again does not help."""
+    """A topic takes no batch of the size that is sent: trying again does not help."""
 
 
 class PartitionPublisher:
@@ -104,7 +103,7 @@ class PartitionPublisher:
                 self._early.append(await self._direct.send_batch(batch, topic, partition=self._partition))
 
     def take_early(self) -> list[asyncio.Future[Any]]:
-        """What was sent early since the last call; the commit after it waits for its acknowledgement."""
+        """What was sent early since the last call; the next commit waits until it is acknowledged."""
         early, self._early = self._early, []
         return early
 
@@ -113,7 +112,7 @@ class PartitionPublisher:
         await self._send(topic, _batches(self._transaction, records))
 
     async def send_addressed(self, topic: str, records: Iterable[tuple[int, bytes]]) -> None:
-        """Queue values of the transaction for any partitions of a topic; those for the same one follow each other."""
+        """Queue values of the transaction for any partitions of a topic; those of one partition follow each other."""
         for partition, group in groupby(records, itemgetter(0)):
             await self._send(topic, _batches(self._transaction, ((None, value, None) for _, value in group)), partition)
 
@@ -123,7 +122,7 @@ class PartitionPublisher:
         await self._send(topic, _batches(self._transaction, plain, (about for *_, about in records)), partition)
 
     async def send_letters(self, topic: str, letters: Sequence[DeadLetter]) -> None:
-        """Queue dead letters, with what is said of them as headers."""
+        """Queue dead letters; what is known of each goes into its headers."""
         records = ((letter.key, letter.value, None) for letter in letters)
         await self._send(topic, _batches(self._transaction, records, (letter.to_headers() for letter in letters)))
 

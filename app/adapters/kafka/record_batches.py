@@ -1,9 +1,9 @@
-"""Kafka's record batches as aiokafka 0.14 (pinned) unpacks them, but bounded, and read on where its parser gives up.
+"""Kafka's record batches as aiokafka 0.14 (pinned) unpacks them, but with a bound, and past what its parser refuses.
 
-A batch of 2 MB may unpack to gigabytes, and a record may have a header whose name is not UTF-8: aiokafka would unpack
-the first whole, and fail at the second again and again. Here a batch unpacks to at most `MOST_UNPACKED_BYTES`, and what
-aiokafka's parser does not take is read by one of ours. What cannot be read at all is one `UnreadableRecord`, so that
-its offsets have an outcome like all others.
+A batch of 2 MB may unpack to gigabytes: aiokafka would unpack all of it. A record may have a header whose name is not
+UTF-8: aiokafka would fail at it again and again. Here a batch unpacks to at most `MOST_UNPACKED_BYTES`, and a parser of
+ours reads what aiokafka's does not take. What cannot be read at all becomes one `UnreadableRecord`, so that its offsets
+are accounted for like all others.
 
 Formats: https://kafka.apache.org/documentation/#recordbatch.
 """
@@ -28,9 +28,9 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from schemas.topics import UNREADABLE_HEADER
 
-#: The most that the records of one batch may come to. Brokers take batches of 1 MiB by default, as they are sent.
+#: The most bytes that the records of one batch may have. Brokers take batches of 1 MiB (packed) by default.
 MOST_UNPACKED_BYTES = 64 << 20
-#: What a batch is first given to unpack into; when it is not enough, more by the same ratio.
+#: Room for unpacking: first this many times the packed size; where that is too little, this many times more.
 _LEAST_ROOM_BYTES, _USUAL_RATIO = 1 << 16, 8
 #: Of the whole batch: base offset, length, leader's epoch, magic, checksum, attributes, last offset's delta, first and
 #: last time stamp, producer's id and epoch, first sequence, number of records.
@@ -49,14 +49,14 @@ class BatchTooLargeError(Exception):
         super().__init__(f"the {codec} batch unpacks to more than {MOST_UNPACKED_BYTES >> 20} MiB")
 
 
-#: What unpacking and parsing raise when the bytes are not what they should be.
+#: What unpacking and parsing raise for bytes that are no batch.
 _UNREADABLE = (
     BatchTooLargeError,
     CorruptRecordException,
     cramjam.DecompressionError,
     zlib.error,
     EOFError,
-    IndexError,  # a number that ends beyond the batch, a codec that does not exist
+    IndexError,  # for a number that ends beyond the batch, or a codec that does not exist
     ValueError,
     struct.error,
 )
@@ -77,8 +77,8 @@ class ReadRecord:
 class UnreadableRecord:
     """Stands for the rest of a batch that cannot be read; ``offset`` is the last one of it.
 
-    ``why``: in words, with the offsets. ``size_bytes``: of the batch as it was sent. ``headers`` is never empty:
-    whoever looks for headers finds it.
+    ``why``: in words, with the offsets. ``size_bytes``: of the batch as it was sent. ``headers`` is never empty, so
+    that code that looks for headers finds this.
     """
 
     offset: int
@@ -91,7 +91,7 @@ class UnreadableRecord:
 
 
 class KeptRecords:
-    """aiokafka's batches of one fetch, and the bytes that they were made of."""
+    """aiokafka's batches of one fetch, and the bytes of that fetch."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -102,7 +102,7 @@ class KeptRecords:
 
 
 def hook_into_aiokafka() -> None:
-    """Have aiokafka unpack with a bound, and keep the bytes of a fetch; harmless when it was done before."""
+    """Have aiokafka unpack with a bound, and keep the bytes of a fetch; calling it again changes nothing."""
     fetcher.MemoryRecords = KeptRecords
     for module in (default_records, legacy_records, c_default_records, c_legacy_records):
         for name, function in _FUNCTIONS.items():
@@ -110,7 +110,7 @@ def hook_into_aiokafka() -> None:
                 setattr(module, name, function)
 
 
-def read_on(found: Any) -> Iterator[Any]:
+def read_on(records: Any) -> Iterator[Any]:
     """The records of aiokafka's ``PartitionRecords``, past what its parser does not take.
 
     Raises
@@ -120,15 +120,15 @@ def read_on(found: Any) -> Iterator[Any]:
     """
     while True:
         try:
-            yield from found._unpack_records()  # noqa: SLF001  # begins where the last one stopped
+            yield from records._unpack_records()  # noqa: SLF001  # begins where the last one stopped
         except Exception as error:
-            batch = _batch_at(found._records.data, found.next_fetch_offset)  # noqa: SLF001
+            batch = _batch_at(records._records.data, records.next_fetch_offset)  # noqa: SLF001
             if batch is None or _is_damaged(batch):
                 raise
-            for record in _read_batch(batch, found.next_fetch_offset, error):
-                found.next_fetch_offset = record.offset + 1
+            for record in _read_batch(batch, records.next_fetch_offset, error):
+                records.next_fetch_offset = record.offset + 1
                 yield record
-            found.next_fetch_offset = _last_offset(batch) + 1
+            records.next_fetch_offset = _last_offset(batch) + 1
         else:
             return
 
@@ -137,12 +137,12 @@ def read_on(found: Any) -> Iterator[Any]:
 
 
 def unpack(codec: str, data: bytes | memoryview) -> bytes:
-    """What was packed.
+    """Unpack the records of a batch.
 
     Raises
     ------
     BatchTooLargeError
-        It would be more than `MOST_UNPACKED_BYTES`.
+        When they come to more than `MOST_UNPACKED_BYTES`.
     """
     return _UNPACK[codec](data)
 
@@ -179,7 +179,7 @@ def _unpack_snappy(data: bytes | memoryview) -> bytes:
 
 
 def _unpack_snappy_block(data: memoryview, room: int) -> bytes:
-    # A block says how long it is, and does not unpack when that is wrong.
+    # A block states its length, and does not unpack when that is wrong.
     if cramjam.snappy.decompress_raw_len(data) > room:
         raise BatchTooLargeError("snappy")
     return bytes(cramjam.snappy.decompress_raw(data))
@@ -194,7 +194,7 @@ def _unpack_zstd(data: bytes | memoryview) -> bytes:
 
 
 def _unpack_into(codec: str, decompress_into: Callable[[Any, Any], int], data: bytes | memoryview) -> bytes:
-    # Not a bytearray, which is filled with zeros: that costs as much as unpacking, and 45 ms for the largest batch.
+    # Not a bytearray: filling it with zeros costs as much as unpacking, 45 ms for the largest batch.
     room_bytes = max(_LEAST_ROOM_BYTES, _USUAL_RATIO * len(data))
     while True:
         room = np.empty(min(room_bytes, MOST_UNPACKED_BYTES), np.uint8)

@@ -1,4 +1,4 @@
-"""Records that are none of ours: counted by topic and reason, and logged, but seldom. Anybody may write to a topic."""
+"""Counts records that the pipeline did not write, and logs them seldom: anybody may write to a topic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 log = logging.getLogger("streamgauge.refused")
 
-#: Between two sentences about the records of a topic; a reason that is new there is said at once.
+#: Seconds between two log lines about a topic; a reason that is new for the topic is logged at once.
 _SAY_AGAIN_S = 60.0
 
 
@@ -59,10 +59,10 @@ class Refusals:
 
     def by_topic(self) -> dict[str, dict[str, int]]:
         """How many there were, by topic and reason."""
-        found: dict[str, dict[str, int]] = {}
+        counts: dict[str, dict[str, int]] = {}
         for (topic, reason), n in sorted(self._counts.items()):
-            found.setdefault(topic, {})[reason] = n
-        return found
+            counts.setdefault(topic, {})[reason] = n
+        return counts
 
     def note(self, topic: str, partition: int, offset: int, error: RefusedRecordError, n: int = 1) -> None:
         """One record (or ``n`` parts of it) was refused."""
@@ -71,17 +71,17 @@ class Refusals:
         self.take(topic, refused)
 
     def decode(self, batch: RecordBatch, kind: type[T]) -> list[tuple[int, T]]:
-        """The JSON records of this kind, each with its offset. Tombstones are left out; what is neither is noted."""
-        found = []
+        """The JSON records of this kind, each with its offset. Tombstones are left out; all other records are noted."""
+        records = []
         for position, (offset, value) in enumerate(zip(batch.offsets.tolist(), batch.values, strict=True)):
             if value is None and position not in batch.unreadable:
                 continue  # compaction needs it
             try:
                 check_readable(batch, position)
-                found.append((offset, decode_json(value, kind)))
+                records.append((offset, decode_json(value, kind)))
             except RefusedRecordError as error:
                 self.note(batch.topic, batch.partition, offset, error)
-        return found
+        return records
 
     def take(self, topic: str, refused: Refused) -> None:
         """Records of a topic were refused."""
@@ -89,8 +89,8 @@ class Refusals:
             is_new = (topic, reason) not in self._counts
             self._counts[topic, reason] += n
             self._unsaid[topic] += n
-            now = self._clock()
-            if is_new or now - self._said_at.get(topic, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
+            now_s = self._clock()
+            if is_new or now_s - self._said_at.get(topic, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
                 log.warning(
                     "%s: %d records are none of ours and are passed over (%s), the last of them %s",
                     topic,
@@ -98,4 +98,4 @@ class Refusals:
                     reason,
                     refused.examples[reason],
                 )
-                self._said_at[topic], self._unsaid[topic] = now, 0
+                self._said_at[topic], self._unsaid[topic] = now_s, 0

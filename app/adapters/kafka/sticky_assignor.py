@@ -1,4 +1,4 @@
-"""Shares partitions between workers so that few of them move: what a worker has, it keeps where that is fair.
+"""Shares partitions between workers so that few of them move: a worker keeps what it has as far as that is fair.
 
 Partition k of all topics goes to the same member (events k and labels k are one stream).
 """
@@ -16,12 +16,12 @@ _VERSION = 0
 
 
 def share(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
-    """Give each partition to one member, the members' numbers at most one apart, and move as few as that allows.
+    """Give each partition to one member. Members have equally many, give or take one, and as few as possible move.
 
     Parameters
     ----------
     owned
-        What each member had; of two that claim the same partition, the first in the order of names keeps it.
+        What each member had. When two claim the same partition, the one whose name sorts first keeps it.
     """
     free = set(partitions)
     members = sorted(owned)
@@ -30,7 +30,7 @@ def share(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict
     for member in members:
         kept[member] = sorted(free.intersection(owned[member]))
         free.difference_update(kept[member])
-    # Those with the most keep one more than the others, as long as there is one more to keep.
+    # Members with the most partitions keep one more than the others, as long as there are such to keep.
     for place, member in enumerate(sorted(members, key=lambda name: (-len(kept[name]), name))):
         most = least + (place < extra)
         free.update(kept[member][most:])
@@ -38,11 +38,11 @@ def share(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict
     for partition in sorted(free):
         poorest = min(members, key=lambda name: (len(kept[name]), name))
         kept[poorest].append(partition)
-    return {member: sorted(found) for member, found in kept.items()}
+    return {member: sorted(numbers) for member, numbers in kept.items()}
 
 
 class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types
-    """`share`, as aiokafka calls it. What this member has travels with each request to join."""
+    """Calls `share` for aiokafka. What this member has travels with each request to join."""
 
     name = "streamgauge-sticky"
 

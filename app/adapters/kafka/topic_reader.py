@@ -1,4 +1,4 @@
-"""Reads topics without a consumer group: to an end, or on and on. Committed records only."""
+"""Reads topics without a consumer group, committed records only: to their end, or without end."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from app.kafka_access import KafkaAccess
 _POLL_MS = 200
 
 
-def to_batch(tp: TopicPartition, found: list[Any]) -> RecordBatch:
+def to_batch(tp: TopicPartition, records: list[Any]) -> RecordBatch:
     """The record batch of what a consumer fetched of one partition."""
-    has_headers = any(record.headers for record in found)
+    has_headers = any(record.headers for record in records)
     return RecordBatch(
         topic=tp.topic,
         partition=tp.partition,
-        offsets=np.array([record.offset for record in found], dtype=np.int64),
-        timestamps_ms=np.array([record.timestamp for record in found], dtype=np.int64),
-        keys=[record.key for record in found],
-        values=[record.value for record in found],
-        headers=[tuple(record.headers) for record in found] if has_headers else None,
-        unreadable=_unreadable(found) if has_headers else {},
+        offsets=np.array([record.offset for record in records], dtype=np.int64),
+        timestamps_ms=np.array([record.timestamp for record in records], dtype=np.int64),
+        keys=[record.key for record in records],
+        values=[record.value for record in records],
+        headers=[tuple(record.headers) for record in records] if has_headers else None,
+        unreadable=_unreadable(records) if has_headers else {},
     )
 
 
-def _unreadable(found: list[Any]) -> dict[int, tuple[str, int]]:
-    """What stands for records that cannot be read; on a topic by entity it is a copy of such a thing."""
+def _unreadable(records: list[Any]) -> dict[int, tuple[str, int]]:
+    """Which records only stand for unreadable ones, by position; on a topic by entity they are copies of such."""
     stand_ins = {}
-    for position, record in enumerate(found):
+    for position, record in enumerate(records):
         if record.value is None:
             is_one = isinstance(record, UnreadableRecord)
             known = (record.why, record.size_bytes) if is_one else read_stand_in(record.headers)
@@ -73,7 +73,7 @@ async def read_to_end(
     partition
         Only this one; None: all.
     begin
-        Where to begin, given the offsets of a partition's first record and after its last; None: at the first.
+        Says where to begin, given a partition's first offset and the offset after its last; None: at the first.
     """
     consumer = new_consumer(kafka)
     await consumer.start()
@@ -92,7 +92,7 @@ async def read_to_end(
 
 
 async def follow(kafka: KafkaAccess, topic: str) -> AsyncIterator[RecordBatch | None]:
-    """Every record of a topic from the beginning and on; None whenever the end has been reached."""
+    """Every record of a topic from its beginning, without end; None whenever the end has been reached."""
     consumer = new_consumer(kafka)
     await consumer.start()
     try:
@@ -100,12 +100,12 @@ async def follow(kafka: KafkaAccess, topic: str) -> AsyncIterator[RecordBatch | 
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
         while True:
-            found = await consumer.getmany(timeout_ms=_POLL_MS)
-            for tp, records in found.items():
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+            for tp, records in fetched.items():
                 yield to_batch(tp, records)
-            if found:
+            if fetched:
                 continue
-            # Nothing for a while does not mean the end: a broker may take longer to answer.
+            # No records for a while does not mean the end: a broker may take longer to answer.
             ends = {tp: end for tp, end in ends.items() if await consumer.position(tp) < end}
             if not ends:
                 yield None
@@ -138,8 +138,8 @@ async def drain(
         else:
             consumer.pause(tp)
     while left:
-        for tp, found in (await consumer.getmany(*left, timeout_ms=_POLL_MS)).items():
-            yield to_batch(tp, found)
+        for tp, records in (await consumer.getmany(*left, timeout_ms=_POLL_MS)).items():
+            yield to_batch(tp, records)
         for tp in list(left):
             # The end may be a transaction's marker, which is not a record.
             if await consumer.position(tp) >= left[tp]:

@@ -14,7 +14,7 @@ from app.exits import StackError
 from app.kafka_access import KafkaAccess
 from schemas.pipeline.spec import Pipeline
 
-#: Records of all partitions of a topic together, and the least of each.
+#: Records read of all partitions of a topic together, and the least of each partition.
 _RECORDS = 20_000
 _LEAST = 50
 
@@ -40,15 +40,16 @@ async def read_sample(kafka: KafkaAccess, pipeline: Pipeline) -> Sample:
                     events, _ = decode_events(batch)
                     keys = _keys_at(batch, events.offsets.tolist())
                     sample.events.extend(
-                        Seen(batch.partition, *each) for each in zip(keys, events.event_id, events.entity, strict=True)
+                        Seen(batch.partition, key, event_id, entity)
+                        for key, event_id, entity in zip(keys, events.event_id, events.entity, strict=True)
                     )
                 else:
                     labels, refused = decode_labels(batch)
-                    sample.nameless_labels += sum(each.reason == "no_entity" for each in refused)
+                    sample.nameless_labels += sum(rejection.reason == "no_entity" for rejection in refused)
                     sample.labels.extend(
-                        Seen(batch.partition, *each)
-                        for each in zip(labels.key, labels.event_id, strict=True)
-                        if each[1]  # a watermark record is of no event
+                        Seen(batch.partition, key, event_id)
+                        for key, event_id in zip(labels.key, labels.event_id, strict=True)
+                        if event_id  # a watermark record is of no event
                     )
     except (KafkaError, LookupError) as error:
         raise StackError(f"The topics could not be read ({error!r:.200}): check that Kafka runs.") from error

@@ -1,4 +1,4 @@
-"""Makes a pipeline's topics, and refuses ones that exist with other settings.
+"""Creates a pipeline's topics, and refuses topics that exist with other settings.
 
 A topic must be there before an app starts: Faust consumes nothing from a topic that comes later.
 """
@@ -96,23 +96,23 @@ async def describe_topics(kafka: KafkaAccess, names: Sequence[str]) -> dict[str,
 
 
 async def _keep_alike(admin: Any, topic: Topic, existing: dict[str, ExistingTopic]) -> Topic:
-    """A topic of copies as it is to be created: it keeps them as long as the topic of the originals keeps those."""
-    if topic.kept_as not in existing:  # then both are made by us, alike
+    """How to create a topic of copies: it keeps its records as long as the topic of the originals does."""
+    if topic.kept_as not in existing:  # then we create both, with the same settings
         return topic
     names = {"retention.ms": "", "retention.bytes": "", "max.message.bytes": ""}
     asked = [ConfigResource(ConfigResourceType.TOPIC, topic.kept_as, names)]
-    found = {
+    settings = {
         name: value
         for response in await admin.describe_configs(asked)
         for code, _message, _type, _name, entries in response.resources
-        if not code  # otherwise the server does not let us read them
+        if not code  # the server may not let us read the settings
         for name, value, *_ in entries
         if value is not None
     }
-    if "max.message.bytes" in found:
+    if "max.message.bytes" in settings:
         least = int(topic.config.get("max.message.bytes", 0))
-        found["max.message.bytes"] = str(max(least, int(found["max.message.bytes"]) + _COPY_MARGIN_BYTES))
-    return replace(topic, config={**topic.config, **found})
+        settings["max.message.bytes"] = str(max(least, int(settings["max.message.bytes"]) + _COPY_MARGIN_BYTES))
+    return replace(topic, config={**topic.config, **settings})
 
 
 async def _create(admin: Any, missing: Sequence[Topic], replication: int) -> list[str]:
@@ -122,7 +122,7 @@ async def _create(admin: Any, missing: Sequence[Topic], replication: int) -> lis
     for name, code, *message in response.topic_errors:
         if not code:
             created.append(name)
-        elif for_code(code) is not TopicAlreadyExistsError:  # that one: another process was faster
+        elif for_code(code) is not TopicAlreadyExistsError:  # then another process was faster
             reason = next((text for text in message if text), for_code(code).__name__)
             raise StackError(f"Kafka refused to create the topic {name}: {reason}")
     return [topic.name for topic in missing if topic.name in created]
@@ -130,10 +130,10 @@ async def _create(admin: Any, missing: Sequence[Topic], replication: int) -> lis
 
 async def _describe(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:
     """The topics of ``names`` that exist. Asks for all topics: naming one may make a server create it."""
-    found = {topic["topic"]: topic for topic in await admin.describe_topics() if topic["topic"] in set(names)}
-    if not found:
+    topics = {topic["topic"]: topic for topic in await admin.describe_topics() if topic["topic"] in set(names)}
+    if not topics:
         return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": ""}) for name in found]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": ""}) for name in topics]
     policies = {
         name: entries[0][1]
         for response in await admin.describe_configs(resources)
@@ -147,26 +147,26 @@ async def _describe(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic
             has_leaders=all(not p["error_code"] and p["leader"] >= 0 for p in topic["partitions"]),
             cleanup_policy=policies.get(name, ""),
         )
-        for name, topic in found.items()
+        for name, topic in topics.items()
     }
 
 
 def _check(kafka: KafkaAccess, topics: Sequence[Topic], existing: dict[str, ExistingTopic]) -> None:
     for topic in topics:
-        found = existing.get(topic.name)
-        if found is None:
+        there = existing.get(topic.name)
+        if there is None:
             continue
-        if found.partitions != topic.partitions:
+        if there.partitions != topic.partitions:
             raise TopicMismatchError(
-                f"The topic {topic.name} at {kafka} has {found.partitions} partitions but the pipeline says "
-                f"{topic.partitions}: set partitions = {found.partitions} in the pipeline file, "
+                f"The topic {topic.name} at {kafka} has {there.partitions} partitions but the pipeline says "
+                f"{topic.partitions}: set partitions = {there.partitions} in the pipeline file, "
                 "or delete the pipeline's topics and their data."
             )
         wanted = topic.config.get("cleanup.policy", "delete")
         # An empty policy: the server does not let us read it.
-        if found.cleanup_policy and set(found.cleanup_policy.split(",")) != set(wanted.split(",")):
+        if there.cleanup_policy and set(there.cleanup_policy.split(",")) != set(wanted.split(",")):
             raise TopicMismatchError(
-                f"The topic {topic.name} at {kafka} has cleanup.policy={found.cleanup_policy} but needs {wanted}: "
+                f"The topic {topic.name} at {kafka} has cleanup.policy={there.cleanup_policy} but needs {wanted}: "
                 f"alter the topic's setting, or delete the topic and its data."
             )
 

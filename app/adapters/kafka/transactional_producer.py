@@ -1,14 +1,14 @@
 """aiokafka's transactional producer, which asks the broker one thing at a time.
 
 A broker asks the transaction's coordinator about the first batch of a partition in a transaction, and about offsets.
-The coordinator answers neither while it adds something to the transaction, nor both at once: the broker then refuses
-the batch or the offsets for an instant, and they are sent again 10 ms later. aiokafka 0.14 (pinned) adds a partition
-when its first batch is there and the consumer group when offsets are, and commits offsets, each while batches for other
-partitions are on their way: one batch in 20 to 50 was refused, and each commit took four round trips.
+The coordinator answers one question at a time, and none while it adds something to the transaction. The broker then
+refuses the batch or the offsets for an instant, and they are sent again 10 ms later. aiokafka 0.14 (pinned) adds
+partitions and the consumer group only when their first batch or their offsets are to be sent, while batches for other
+partitions are on their way. So one batch in 20 to 50 was refused, and each commit took four round trips.
 
-`TransactionalProducer` adds the group, and the partitions that the last transaction wrote to, when a transaction
-begins, and lets batches and requests to the coordinator take turns. A transaction that began a while before its commit
-needs three round trips for it: batches, offsets, end.
+When a transaction begins, `TransactionalProducer` adds the group and the partitions that the last transaction wrote to.
+Batches and requests to the coordinator take turns. A transaction that began some time before its commit needs three
+round trips for the commit: batches, offsets, end.
 """
 # ruff: noqa: SLF001  # aiokafka has no other place to hook in
 
@@ -21,7 +21,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.producer.transaction_manager import TransactionState
 
-#: For this long after a commit, the broker is likely to be writing its markers, and begins no other transaction.
+#: For this long after a commit the broker is likely to be writing its markers, and begins no new transaction.
 _MARKERS_S = 0.01
 
 
@@ -45,7 +45,7 @@ class TransactionalProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka
         self._sender._maybe_do_transactional_request = self._next_request
 
     def open(self) -> None:
-        """Begin a transaction, if none is open, which will write where the last one did; after `start`."""
+        """Begin a transaction if none is open, for the partitions that the last one wrote to; after `start`."""
         if self._txn_manager.state is TransactionState.READY:
             self._txn_manager.begin_transaction()
             for tp in self._written:
@@ -64,7 +64,7 @@ class TransactionalProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka
         self._earliest = asyncio.get_running_loop().time() + _MARKERS_S
 
     def _next_request(self) -> asyncio.Task[Any] | None:
-        """What is to be asked of the coordinator next: nothing while a batch is on its way."""
+        """The next request to the coordinator; none while a batch is on its way."""
         sender, transaction = self._sender, self._txn_manager
         if sender._in_flight:
             return None
@@ -84,7 +84,7 @@ class TransactionalProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka
         await self._sender._do_add_offsets_to_txn(self._group)
 
     def _alone(self, request: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Have no batch leave until a request is answered."""
+        """Hold back batches until a request is answered."""
         muted, held = self._sender._muted_partitions, set(self._txn_manager.txn_partitions)
         muted |= held
 

@@ -1,4 +1,4 @@
-"""Recordings: what a pipeline's topics held, in one file; made from topics, and read back as if it were the topics.
+"""Recordings: what a pipeline's topics held, in one file; made from topics, and read back as the topics are.
 
-May not know of scoring: which part needs which warm-up is said here (`part`), and run in `app.replay`.
+May not know of scoring: here (`part`) is said which warm-up a part needs; `app.replay` runs it.
 """

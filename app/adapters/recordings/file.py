@@ -1,8 +1,8 @@
-"""Recordings: what a pipeline's topics held, in one Parquet file that replays, trains and is produced again.
+"""Recordings: what a pipeline's topics held, in one Parquet file for replays, training and sending it again.
 
-One row per record, in row groups of one kind ("events", "labels", "scores", "model-updates") and partition each, in
-offset order. The footer lists the row groups, so that each log is read by itself, and memory holds one row group of
-each at a time. A file appears under its name when it is whole.
+A row is a record. A row group holds records of one kind ("events", "labels", "scores", "model-updates") and one
+partition, in offset order. The footer lists the row groups: so each log is read by itself, and memory holds one row
+group of each. A file appears under its name when it is whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -20,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.core.batches import Ints, RecordBatch
+from app.core.batches import RecordBatch
 from app.core.replay.bounds import OPEN, Bound
 from schemas.pipeline.spec import Pipeline
 
@@ -38,10 +37,10 @@ _SCHEMA = pa.schema(
     ]
 )
 _FOOTER = b"streamgauge"
-#: A row group is written when a log's buffer reaches either.
+#: A row group is written when a log's buffer reaches either limit.
 GROUP_ROWS = 20_000
 GROUP_BYTES = 4 << 20
-#: All buffers together; beyond it the largest is written early.
+#: The limit of all buffers together; beyond it the largest buffer is written early.
 BUFFER_BYTES = 128 << 20
 _NO_END = 2**62
 
@@ -54,8 +53,8 @@ class About(msgspec.Struct, frozen=True):
     """What a recording says of itself.
 
     ``from_ms``/``to_ms``: record time stamps at which it begins and ends; ``from_offsets``/``to_offsets``: offsets of
-    the events topic, by partition. None: open. ``began``: where workers began, if they were told to begin later
-    than at the first record: offsets of events and labels, by partition.
+    the events topic, by partition. None: open. ``began``: offsets of events and labels, by partition, at which workers
+    were told to begin, if not at the first record.
     """
 
     pipeline: str
@@ -99,7 +98,7 @@ class _Waiting:
 
 
 class RecordingWriter:
-    """Writes a recording; leaving its context with an error leaves no file.
+    """Writes a recording; when its context ends in an error, there is no file.
 
     Parameters
     ----------
@@ -205,7 +204,7 @@ class Recording:
     Parameters
     ----------
     as_streamed
-        Events and labels begin where workers began to read them; what is before was not part of their stream.
+        Events and labels begin where workers began to read them; earlier records were not part of their stream.
     """
 
     def __init__(self, path: Path, *, as_streamed: bool = False) -> None:
@@ -238,9 +237,9 @@ class Recording:
     def count(self, kind: str, partition: int | None = None) -> int:
         """How many records of a kind there are."""
         groups = [group for group in self._groups if group.kind == kind and partition in {None, group.partition}]
-        begun = {of for of in {group.partition for group in groups} if self._first_offset(kind, of)}
+        begun = {number for number in {group.partition for group in groups} if self._first_offset(kind, number)}
         whole = sum(group.rows for group in groups if group.partition not in begun)
-        return whole + sum(len(batch) for of in begun for batch in self.read(kind, of))
+        return whole + sum(len(batch) for number in begun for batch in self.read(kind, number))
 
     def _first_offset(self, kind: str, partition: int) -> int:
         """The first offset that is to be read."""
@@ -298,7 +297,7 @@ def _to_batch(table: Any, topic: str, partition: int) -> RecordBatch:
 
 
 def describe(pipeline: Pipeline, now_ms: int, begin: Bound = OPEN, end: Bound = OPEN) -> About:
-    """What a recording of this pipeline made now, between two bounds, says of itself."""
+    """What a recording of this pipeline, made now between two bounds, says of itself."""
     return About(
         pipeline.name,
         pipeline.digest,
@@ -310,50 +309,6 @@ def describe(pipeline: Pipeline, now_ms: int, begin: Bound = OPEN, end: Bound = 
         from_offsets=dict(begin.offsets) or None,
         to_offsets=dict(end.offsets) or None,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedVersions:
-    """Which versions scored the events of a partition.
-
-    ``starts``: where, by source offset, another version begins. ``early``: source offsets of the scored events that are
-    older than a time that was asked for.
-    """
-
-    starts: list[tuple[int, str]]
-    early: Ints
-
-
-def read_versions(recording: Recording, partition: int, early_before_ms: int = 0) -> RecordedVersions:
-    """Which versions scored a partition's events."""
-    decoder = msgspec.json.Decoder(_ScoreHead)
-    starts: list[tuple[int, str]] = []
-    early: list[int] = []
-    for batch in recording.read(SCORES, partition):
-        for value in batch.values:
-            if value is None:
-                continue
-            head = decoder.decode(value)
-            starts.append((head.source.offset, head.version))
-            if head.event_time_ms < early_before_ms:
-                early.append(head.source.offset)
-        starts = _only_changes(starts)
-    return RecordedVersions(starts, np.array(early, np.int64))
-
-
-def _only_changes(starts: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    ordered = sorted(starts)
-    return [start for row, start in enumerate(ordered) if row == 0 or start[1] != ordered[row - 1][1]]
-
-
-class _SourceHead(msgspec.Struct):
-    offset: int
-
-
-class _ScoreHead(msgspec.Struct):
-    version: str
-    event_time_ms: int
-    source: _SourceHead
 
 
 def to_json(recording: Recording) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""A part of a recording to run, with what must be run before it so that its windows and labels are those of the stream.
+"""A part of a recording to run, and the warm-up before it that gives it the windows and labels of the stream.
 
-A time bounds effective time (the running maximum of event time in offset order), so a part is one stretch of each
-partition's log, whatever is late in it. What comes before: windows reach back by their size, labels in them belong to
-events that may be older by the horizon.
+A time bounds effective time (the running maximum of event time in offset order). So a part is one stretch of each
+partition's log, even where events are late. The warm-up begins earlier by the size of the windows, and by the horizon:
+labels in windows may belong to events that are older by that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_END = 2**62
 
 @dataclass(frozen=True)
 class Stretch:
-    """Offsets of one partition: events are run from ``start``, and count from ``first`` to ``stop`` - 1."""
+    """Offsets of one partition: events run from ``start`` on, and those from ``first`` to ``stop`` - 1 count."""
 
     start: int
     first: int
@@ -36,7 +36,7 @@ class Stretch:
 
 
 class _Batch(NamedTuple):
-    """What a first look at a batch of a log leaves behind."""
+    """What a first look at a batch of a log finds."""
 
     first_offset: int
     first_ms: int
@@ -46,7 +46,7 @@ class _Batch(NamedTuple):
 
 @dataclass
 class _Look:
-    """What a first look at the events of a partition found."""
+    """What a first look at the events of a partition finds."""
 
     batches: list[_Batch]
     first: int
@@ -67,9 +67,9 @@ class RecordingPart:
     first_ms, last_ms
         Effective time of the first and the last event that counts; None when there is none.
     warm_from_ms
-        Effective time from which events are run although they do not count; None: from the beginning.
+        Effective time from which events run without counting; None: from the beginning.
     lacks_history
-        The recording begins later than that: the first windows lack what came before.
+        Whether the recording begins later than that, so that the first windows lack earlier events.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class RecordingPart:
 
     @property
     def partitions(self) -> list[int]:
-        """The partitions with events to run; those with warm-up events alone only where windows are shared."""
+        """The partitions with events to run. Those with only warm-up events are among them where windows are shared."""
         shares = any(feature.window is not None and feature.window.delay_ms for feature in self._pipeline.features)
         return [
             partition
@@ -140,7 +140,7 @@ class RecordingPart:
         return sum(self.stretches[partition].warm_events for partition in self.partitions)
 
     def counts(self, partition: int, offset: int) -> bool:
-        """Whether the event at an offset belongs to the part; it may precede it."""
+        """Whether the event at an offset counts: those of the warm-up do not."""
         stretch = self.stretches[partition]
         return stretch.first <= offset < stretch.stop
 
@@ -179,17 +179,17 @@ class RecordingPart:
         return Stretch(start, look.first, look.stop, label_start, look.events, warm_events)
 
     def _find_start(self, partition: int, look: _Look, from_ms: int) -> tuple[int, int]:
-        """Offset of the first event of an effective time from ``from_ms`` on, and how many are before it."""
+        """Offset of the first event of an effective time from ``from_ms`` on, and the number of events before it."""
         skipped, newest_ms = 0, BEGINNING_MS
-        for found in look.batches:
-            if found.last_ms >= from_ms:
-                batch = next(self.recording.read(EVENTS, partition, self._pipeline, found.first_offset))
+        for read in look.batches:
+            if read.last_ms >= from_ms:
+                batch = next(self.recording.read(EVENTS, partition, self._pipeline, read.first_offset))
                 events, _ = EventDecoder(self._pipeline.events).decode(batch)
                 place = int(np.searchsorted(effective_times(events.event_time_ms, newest_ms), from_ms))
-                if place >= found.events:  # the part itself begins before: nothing is to be run before it
+                if place >= read.events:  # the part itself begins earlier, so nothing runs before it
                     break
                 return int(events.offsets[place]), skipped + place
-            skipped, newest_ms = skipped + found.events, found.last_ms
+            skipped, newest_ms = skipped + read.events, read.last_ms
         return look.first, look.before
 
 
@@ -202,8 +202,8 @@ def reach_ms(pipeline: Pipeline) -> int:
 def _warm_from(looks: dict[int, _Look], pipeline: Pipeline, since_ms: int) -> int:
     """Effective time from which on events matter to a part that begins at ``since_ms``.
 
-    A label is matched to events as far back as the horizon, counted from the last event before it: where events are
-    sparse, that one may itself be long before the window.
+    A label is matched to events as far back as the horizon, counted from the last event before the label. Where events
+    are sparse, that event may itself be long before the window.
     """
     window_ms = since_ms - reach_ms(pipeline)
     if pipeline.labels is None:
@@ -258,7 +258,7 @@ def _place(offsets: Ints, times: Ints, offset: int | None, time_ms: int | None) 
 
 
 def _label_start(recording: Recording, pipeline: Pipeline, partition: int, from_ms: int) -> int:
-    """Offset of a label before which no label matters to events from ``from_ms`` on."""
+    """An offset of the labels log; no label before it matters to events from ``from_ms`` on."""
     if pipeline.labels is None:
         return 0
     decode = LabelDecoder(pipeline).decode

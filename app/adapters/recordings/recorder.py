@@ -1,4 +1,4 @@
-"""Copies what a pipeline's topics hold now, or a stretch of it, into a recording."""
+"""Copies what a pipeline's topics hold now, or a stretch of them, into a recording."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from schemas.ranges import Offset
 from schemas.refusal import UNREADABLE, RefusedRecordError
 from schemas.wire import ModelStatus, decode_json
 
-#: A score's time stamp is its worker's clock, an event's its producer's: how far the first may be behind the second.
+#: A score's time stamp is of its worker's clock, an event's of its producer's. The first may be behind by this.
 _CLOCK_SKEW_MS = 3_600_000
 
 
@@ -49,9 +49,9 @@ async def record_topics(
     Parameters
     ----------
     begin, end
-        Which stretch: from the first event whose Kafka time stamp (or offset) is not before ``begin``, up to the first
-        that is not before ``end``. Labels likewise, but by time alone, or all of them; the scores of these events; all
-        model updates.
+        The stretch: from the first event whose Kafka time stamp (or offset) is not before ``begin`` to the last one
+        before the first that is not before ``end``. Labels are bounded by times only: with offsets, all labels are
+        taken. The scores of these events and all model updates are taken, too.
     progress
         Is given the number of records of each batch.
     """
@@ -83,28 +83,28 @@ async def record_topics(
                         stretches[batch.partition] = stretches.get(batch.partition, (first, 0))[0], last + 1
             since = OPEN if begin.time_ms is None else Bound(begin.time_ms - _CLOCK_SKEW_MS)
             async with aclosing(read_between(kafka, {topics.scores: (since, OPEN)})) as batches:
-                async for batch in batches:  # of later events, too: the stream goes on while it is recorded
+                async for batch in batches:  # also scores of later events: the stream goes on while it is recorded
                     add(SCORES, _of(batch, stretches.get(batch.partition, (0, 0))))
     return counts
 
 
 async def _read_beginnings(kafka: KafkaAccess, topic: str) -> dict[int, tuple[int, int]]:
-    """Where workers that were told where to begin did so: offsets of events and labels, by partition."""
-    found: dict[int, tuple[int, int]] = {}
+    """Offsets of events and labels, by partition, at which workers began that were told where to begin."""
+    beginnings: dict[int, tuple[int, int]] = {}
     async with aclosing(read_between(kafka, {topic: (OPEN, OPEN)})) as batches:
         async for batch in batches:
             for value in batch.values:
                 with suppress(RefusedRecordError):
                     status = decode_json(value, ModelStatus)
                     if status.status == "began" and status.partition is not None and status.offset is not None:
-                        found[status.partition] = status.offset, status.label_offset or 0
-    return found
+                        beginnings[status.partition] = status.offset, status.label_offset or 0
+    return beginnings
 
 
 def _of(batch: RecordBatch, stretch: tuple[int, int]) -> RecordBatch:
     """The scores of the events at offsets ``stretch``; a partition's scores are in the order of its events."""
-    found = np.array([_source_offset(value) for value in batch.values], dtype=np.int64)
-    inside = np.flatnonzero((found >= stretch[0]) & (found < stretch[1]))
+    sources = np.array([_source_offset(value) for value in batch.values], dtype=np.int64)
+    inside = np.flatnonzero((sources >= stretch[0]) & (sources < stretch[1]))
     if not len(inside):
         return batch.cut(0, 0)
     return batch.between(int(batch.offsets[inside[0]]), int(batch.offsets[inside[-1]]) + 1)
@@ -114,4 +114,4 @@ def _source_offset(value: bytes | None) -> int:
     try:
         return _HEAD.decode(value or b"").source.offset
     except UNREADABLE:
-        return -1  # none of ours
+        return -1  # not written by a worker

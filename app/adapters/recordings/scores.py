@@ -1,4 +1,4 @@
-"""The scores that a recording holds, beside the events that a replay gives in the same order."""
+"""The scores that a recording holds, in the order in which a replay gives their events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHADOW = "shadow"
 
 
 class RecordedScores:
-    """The published scores of one partition, by source offset; those of shadow versions are passed over.
+    """The published scores of one partition, by source offset; scores of shadow versions are passed over.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class RecordedScores:
                 try:
                     score = decode_json(value, Score)
                 except RefusedRecordError:
-                    continue  # another program's
+                    continue  # another program wrote it
                 if value is not None and score.role != SHADOW and counts(score.source.offset):
                     yield score, value
 
@@ -46,15 +46,15 @@ class RecordedScores:
 
     def at(self, offsets: Ints) -> list[Score | None]:
         """The score of each event, None where there is none; offsets ascend from call to call."""
-        found: list[Score | None] = []
+        scores: list[Score | None] = []
         for offset in offsets.tolist():
             while self._next is None or self._next[0].source.offset < offset:
                 self._next = next(self._scores, None)
                 if self._next is None:
                     break
             score = self._next[0] if self._next is not None else None
-            found.append(score if score is not None and score.source.offset == offset else None)
-        return found
+            scores.append(score if score is not None and score.source.offset == offset else None)
+        return scores
 
 
 def score_columns(scores: list[Score | None]) -> tuple[Floats, Bools]:

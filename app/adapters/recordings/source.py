@@ -1,4 +1,4 @@
-"""A recording as a source: its events and labels in the order of their times, to be sent again as they are."""
+"""A recording as a source: its events and labels in the order of their times, unchanged, to be sent again."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class _Timed(NamedTuple):
 
 
 def read_in_time(recording: Recording, pipeline: Pipeline, size: int = 10_000) -> Iterator[list[EncodedRecord]]:
-    """Events and labels of a recording in the order of their effective times, as they are, to be sent again.
+    """Events and labels of a recording, unchanged, in the order of their effective times.
 
-    A record that cannot be decoded goes with the one before it in its log. With as many partitions as when it was
-    recorded, each record keeps its own; with others, watermark records are left out, as they speak of one partition.
+    A record that cannot be decoded follows the one before it in its log. With as many partitions as when it was
+    recorded, each record keeps its partition; otherwise watermark records are left out, as each speaks of one
+    partition.
     """
     keeps_partition = recording.about.partitions == pipeline.partitions
     logs = [

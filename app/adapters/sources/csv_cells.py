@@ -1,6 +1,6 @@
-"""Cells of a CSV file that no spreadsheet takes for formulas: a text that begins like one begins with ``'`` instead.
+"""Cells of a CSV file that no spreadsheet takes for formulas: ``'`` is put before a text that begins like one.
 
-Numbers stay numbers, negative ones included, and so do texts that are numbers. A program that needs each text as it is
+Numbers, negative ones included, and texts that are numbers stay as they are. A program that needs every text unchanged
 reads Parquet or JSON.
 """
 
@@ -31,7 +31,7 @@ def plain_cells(table: Any) -> Any:
 
 
 def _plain_column(column: Any) -> Any:
-    wide = "\uff1d\uff0b\uff0d\uff20"  # as Arrow's regular expressions have them
+    wide = "\uff1d\uff0b\uff0d\uff20"  # in the syntax of Arrow's regular expressions
     is_formula = pc.match_substring_regex(column, rf"^\s*[=+\-@{wide}]|^[\t\r]")
     if not pc.any(is_formula).as_py():
         return column

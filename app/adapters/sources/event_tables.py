@@ -1,7 +1,6 @@
 """Parquet and CSV files as logs of events and labels, and scores as such files.
 
-Rows become the JSON that a producer would have sent, so that they are decoded, rejected and scored by the rules of the
-stream.
+Rows become the JSON that a producer would have sent. So they are decoded, rejected and scored as in a stream.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class EventTable:
             self._order = np.argsort(times, kind="stable")
 
     def original_row(self, offset: int) -> int:
-        """The row of the file, from 0, that a record's offset stands for."""
+        """The row of the file, counted from 0, that a record's offset stands for."""
         return offset if self._order is None else int(self._order[offset])
 
     def read(self) -> Iterator[RecordBatch]:
@@ -109,7 +108,7 @@ class EventTable:
                 with pq.ParquetFile(self._path) as file:
                     yield from file.iter_batches(ROWS, columns=names)
                 return
-            # Texts alone: one bad cell is one bad row, not a bad file.
+            # All columns as text: then one bad cell makes one bad row, not a bad file.
             convert = pyarrow.csv.ConvertOptions(
                 include_columns=names,
                 column_types=dict.fromkeys(names, pa.string()),
@@ -132,19 +131,19 @@ class EventTable:
             raise TableError(f"{self._path} cannot be read: {str(error).splitlines()[0]}.") from error
 
     def _read_times(self) -> np.ndarray[Any, Any]:
-        """Times as far as they can be read; a bad one stays where it is, after the time before it."""
+        """Times to sort rows by; a row whose time cannot be read stays behind the row before it."""
         field = next(field for field in self._columns if field.name == self._time)
-        found: list[int] = []
+        times: list[int] = []
         last = -(2**62)
         for table in self._batches([self._time]):
             for value in _to_values(table[self._time], field, is_time=True):
                 last = value if isinstance(value, int) and abs(value) < 2**62 else last
-                found.append(last)
-        return np.array(found, dtype=np.int64)
+                times.append(last)
+        return np.array(times, dtype=np.int64)
 
 
 def _to_values(column: Any, field: EventField, *, is_time: bool) -> list[Any]:
-    """A column as JSON values of the field's type, as far as they can be; others stay and are rejected later."""
+    """A column as JSON values of the field's type; values of other types stay as they are and are rejected later."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
@@ -161,7 +160,7 @@ def _to_values(column: Any, field: EventField, *, is_time: bool) -> list[Any]:
         return [None if text is None else parse(text) for text in column.to_pylist()]
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_finite(column), column, None)
-        if field.type == "int":  # what held nulls comes out of pandas as floats
+        if field.type == "int":  # pandas writes integers with nulls as floats
             return [int(value) if value is not None and value.is_integer() else value for value in column.to_pylist()]
     return list(column.to_pylist())
 

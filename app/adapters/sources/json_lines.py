@@ -16,13 +16,13 @@ _READ_BYTES = 1 << 20
 def read_lines(stream: BinaryIO, pipeline: Pipeline, kind: str) -> Iterator[list[EncodedRecord]]:
     """Read lines as they become available.
 
-    The key is the entity field of the line, which a label must have, too. An event line without one is sent without
-    a key: it will be a dead letter.
+    The key is the line's entity field, which labels must have, too. An event without it is sent without a key and
+    becomes a dead letter.
 
     Raises
     ------
     SourceError
-        For a label whose entity is not known, as it would miss its event.
+        For a label without an entity: it would not find its event.
     """
     read = getattr(stream, "read1", stream.read)
     rest, number = b"", 0

@@ -25,7 +25,7 @@ def load_lookups(pipeline: Pipeline) -> dict[str, LookupTable]:
     Raises
     ------
     PipelineError
-        One sentence naming file, lookup and the fix.
+        One sentence that names the file, the lookup and the fix.
     """
     return {lookup.name: _load(lookup, pipeline) for lookup in pipeline.lookups}
 
@@ -43,12 +43,12 @@ def locate(path: str, folder: Path) -> Path:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.submodule_search_locations:
             raise FileNotFoundError(f'the package "{name}" is not installed; run pip install {name}')
-        found = Path(spec.submodule_search_locations[0]) / inside
+        file = Path(spec.submodule_search_locations[0]) / inside
     else:
-        found = folder / Path(path).expanduser()
-    if not found.is_file():
-        raise FileNotFoundError(f"there is no file {found}; create it or correct the path")
-    return found
+        file = folder / Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}; create it or correct the path")
+    return file
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:
@@ -91,8 +91,8 @@ def to_column(values: Any) -> Column:
         values = values.cast(pa.int8())
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)):
         raise ValueError(f"holds {kind}, which is neither number nor text")
-    found: Column = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-    return np.where(np.isfinite(found), found, np.nan)
+    numbers: Column = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def to_time_ms(values: Any) -> Ints:
@@ -113,8 +113,8 @@ def to_time_ms(values: Any) -> Ints:
         values = pc.cast(values, pa.timestamp("ms", tz=values.type.tz), safe=False).cast(pa.int64())
     if not pa.types.is_integer(values.type):
         raise ValueError(f"holds {values.type}, which is no time; use ISO 8601 with Z, or whole milliseconds")
-    found: Ints = values.to_numpy().astype(np.int64)
-    return found
+    times_ms: Ints = values.to_numpy().astype(np.int64)
+    return times_ms
 
 
 def _load(lookup: Lookup, pipeline: Pipeline) -> LookupTable:

@@ -33,7 +33,7 @@ def load_function(reference: str, pipeline: Pipeline) -> Callable[..., Any]:
         else:
             module = importlib.import_module(module_name)
         function = getattr(module, name)
-    except Exception as error:  # the file is the user's: it may raise anything
+    except Exception as error:  # the file is the user's and may raise anything
         what = f"{type(error).__name__}: {error}"
         raise PipelineError(f"{pipeline.path}: {reference} cannot be loaded ({what}); correct the file.") from error
     if not callable(function):
@@ -48,6 +48,6 @@ def _run_file(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module

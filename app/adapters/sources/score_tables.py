@@ -1,4 +1,4 @@
-"""Scores and rejections of a batch run as Parquet, CSV or JSON-lines files, which appear when they are whole."""
+"""Scores and rejections of a batch run as Parquet, CSV or JSON-lines files. A file appears when it is whole."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REJECTED = pa.schema(
 
 
 class TableWriter:
-    """Writes record batches to a file named .parquet, .csv or .jsonl; leaving with an error leaves no file."""
+    """Writes record batches to a file named .parquet, .csv or .jsonl; an error in its context leaves no file."""
 
     def __init__(self, path: Path, schema: Any) -> None:
         self._path = path
@@ -142,13 +142,13 @@ class ScoreWriter(TableWriter):
 
 
 def _column_name(feature: str) -> str:
-    """A feature's column; one that would repeat a fixed column's name is told apart."""
+    """The name of a feature's column; changed where it would repeat the name of a fixed column."""
     fixed = {"customer_id", "event_id", "event_time", "score", "decision", "version", "partition", "offset"}
     return f"feature_{feature}" if feature in fixed else feature
 
 
 class RejectionWriter:
-    """Writes rejections beside the scores, ``<stem>.rejected.<suffix>``; without one there is no file."""
+    """Writes rejections beside the scores, ``<stem>.rejected.<suffix>``; there is no file without rejections."""
 
     def __init__(self, scores: Path) -> None:
         self.path = scores.with_name(f"{scores.stem}.rejected{scores.suffix}")
@@ -164,10 +164,10 @@ class RejectionWriter:
         if self._writer is not None:
             self._writer.__exit__(kind, error, trace)
         elif kind is None:
-            self.path.unlink(missing_ok=True)  # of an earlier run; it would be taken for this one's
+            self.path.unlink(missing_ok=True)  # left by an earlier run, and would be taken for this one's
 
     def add(self, letters: Iterable[tuple[int, DeadLetter]]) -> None:
-        """Append rejections, each with the row of its file, from 1."""
+        """Append rejections, each with its row in the file, counted from 1."""
         rows = [
             (row, letter.stage, letter.reason, letter.detail, (letter.value or b"").decode("utf-8", "replace"))
             for row, letter in letters

@@ -24,7 +24,7 @@ class SourceError(RuntimeError):
 
 
 class EncodedRecord(NamedTuple):
-    """A record as bytes. ``partition``: where it goes, None: by its key. ``headers`` are sent with it."""
+    """A record as bytes. ``partition``: where it goes; None: as its key says. ``headers`` are sent with it."""
 
     kind: str
     key: bytes | None
@@ -40,7 +40,7 @@ def load_source(pipeline: Pipeline) -> Records:
     Raises
     ------
     PipelineError
-        When it names none, or one that cannot be loaded.
+        When it names no source, or one that cannot be loaded.
     """
     if pipeline.source is None:
         raise PipelineError(
@@ -72,12 +72,12 @@ class Partitioner:
         self._known: dict[bytes | None, int] = {None: 0}  # without a key there is no order to keep
 
     def __call__(self, key: bytes | None) -> int:
-        found = self._known.get(key)
-        if found is None:
-            found = (murmur2(key) & 0x7FFFFFFF) % self._partitions
+        partition = self._known.get(key)
+        if partition is None:
+            partition = (murmur2(key) & 0x7FFFFFFF) % self._partitions
             if len(self._known) < 100_000:  # bounds memory; hashing again is only slower
-                self._known[key] = found
-        return found
+                self._known[key] = partition
+        return partition
 
 
 def watermark_header(time_ms: int) -> tuple[Header, ...]:
@@ -91,9 +91,9 @@ def watermark_partitions(record: EncodedRecord, partitions: int) -> Iterable[int
 
 
 def cut_batches(chunks: Iterable[Sequence[EncodedRecord]], pipeline: Pipeline) -> Iterator[RecordBatch]:
-    """The logs that sending these records would give, as batches; of each chunk labels first.
+    """The logs that these records would be if they were sent, as batches; labels come first in each chunk.
 
-    A record's time stamp is its own time, as if it had been sent when it happened.
+    A record's Kafka time stamp is its own time, as if it had been sent when it happened.
     """
     for batch in cut_with_promises(chunks, pipeline):
         if isinstance(batch, RecordBatch):
@@ -101,7 +101,7 @@ def cut_batches(chunks: Iterable[Sequence[EncodedRecord]], pipeline: Pipeline) -
 
 
 def cut_with_promises(chunks: Iterable[Sequence[EncodedRecord]], pipeline: Pipeline) -> Iterator[RecordBatch | Promise]:
-    """As `cut_batches`, and after each chunk what the order of a source promises: nothing older follows."""
+    """As `cut_batches`, with a promise after each chunk: as a source is in order, nothing older follows."""
     topics, partition_of = pipeline.topics, Partitioner(pipeline.partitions)
     ends: dict[tuple[str, int], int] = defaultdict(int)
     for chunk in chunks:

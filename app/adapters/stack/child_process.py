@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their parent, and how to recognise and end one that did."""
+"""Child processes that end with their parent, and how to recognise and end one that did not."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-# Runs in the child before the program itself. A program of its own instead of a preexec_fn, which may deadlock when the
-# parent has threads. The parent may have died before prctl was called: its id is compared afterwards.
+# Runs in the child before the program. It is a program of its own because a preexec_fn may deadlock when the parent has
+# threads. The parent may die before prctl is called, so its id is compared afterwards.
 _LAUNCHER = """
 import os, sys
 parent, number = int(sys.argv[1]), int(sys.argv[2])
@@ -34,9 +34,9 @@ os.execv(sys.argv[3], sys.argv[3:])
 def _spawner() -> SimpleQueue[Callable[[], None]]:
     """Return the queue of the one thread that starts children.
 
-    Linux sends the death signal when the *thread* that forked ends, so it never ends before the process. It is a
-    daemon: a pool's thread is waited for at the end, and nobody would tell it to end if Ctrl-C had interrupted its
-    start.
+    Linux sends the death signal when the *thread* that forked ends, so this thread must not end before the process. It
+    is a daemon and not of a pool: Python waits for the threads of a pool at its end, and if Ctrl-C had interrupted the
+    start, nobody would end this one.
     """
     wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
@@ -59,8 +59,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start ``command`` (its first word an absolute path) in a process group of its own, without standard input.
 
-    Ctrl-C in a terminal reaches the parent alone, which stops its children in order. When the parent dies, Linux sends
-    ``death_signal``; elsewhere a child may be left over and `end_process` is for the next start.
+    Ctrl-C in a terminal reaches only the parent, which stops its children in order. When the parent dies, Linux sends
+    ``death_signal``; on other systems a child may be left over, and the next start calls `end_process`.
     """
     started: Future[subprocess.Popen[bytes]] = Future()
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(death_signal)), *command]
@@ -90,7 +90,7 @@ def spawn(
 
 
 def _end_unknown(started: Future[subprocess.Popen[bytes]]) -> None:
-    """End a child that nobody got to know."""
+    """End a child whose caller was interrupted before it got it."""
     if started.exception() is None:
         started.result().kill()
         started.result().wait()
@@ -110,22 +110,22 @@ def stop_child(child: subprocess.Popen[bytes], deadline_s: float) -> bool:
 
 
 def birth_mark(pid: int) -> str | None:
-    """Return what tells a process from a later one of its id: its start time; None when it is gone or a zombie."""
+    """Return the start time, which tells a process from a later one with its id; None when it is gone or a zombie."""
     if sys.platform == "linux":
         try:
-            # The command in parentheses may hold anything; what follows is the state and then numbers.
+            # The command in parentheses may hold anything; the state and then numbers follow it.
             status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
         return None if status[0] == "Z" else status[19]
-    found = subprocess.run(  # noqa: S603  # a constant program and a number
+    shown = subprocess.run(  # noqa: S603  # a constant program and a number
         ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    return found.stdout.strip() or None
+    return shown.stdout.strip() or None
 
 
 def end_process(pid: int, mark: str, deadline_s: float = 15.0) -> bool:
-    """End a process that is not our child, if it is still the one with this birth mark; whether it was there."""
+    """End a process that is not our child, if it still has this birth mark; return whether it was there."""
     import time  # noqa: PLC0415  # only here: there is no waiting on a process that is not our child
 
     if birth_mark(pid) != mark:

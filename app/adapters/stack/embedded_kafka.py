@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 30.0
-#: A free port may be taken by someone else between choosing it and Kafka's binding it.
+#: Another process may take a free port after it was chosen and before Kafka binds it.
 ATTEMPTS = 3
-#: 384 MB of heap take and give records as fast as 768 MB do; what matters more to a broker is the page cache.
+#: With 384 MB of heap a broker is as fast as with 768 MB; the page cache matters more.
 JVM_OPTIONS = (
     "-Xms96m",
     "-Xmx384m",
@@ -58,7 +58,7 @@ class EmbeddedKafka:
     port
         Where it listens on 127.0.0.1; 0 takes a free port.
     say
-        Is told, in one sentence each, what a person should know: a download, a repair, what a killed run left behind.
+        Is told what a person should know, one sentence each: a download, a repair, leftovers of a killed run.
     progress
         Is told how far a download has come.
     """
@@ -129,7 +129,7 @@ class EmbeddedKafka:
         return self
 
     def revive(self) -> None:
-        """Start a server again that has died, on the port that its clients know."""
+        """Start a server that has died again, on the port that its clients know."""
         if not self.is_alive():
             jars = ensure_jars(self.cache, say=self._say, progress=self._progress)
             self._launch([str(_find_java()), *JVM_OPTIONS, "-cp", f"{jars}/*"], self._port)
@@ -172,7 +172,7 @@ class EmbeddedKafka:
         self._record.unlink(missing_ok=True)
 
     def _prepare(self, java: list[str]) -> None:
-        """Write the configuration; format the data folder when it is new, whole or not at all."""
+        """Write the configuration; format the data folder when it is new, completely or not at all."""
         private_folder(self.log_path.parent)
         private_folder(self._folder)
         (self._folder / "log4j2.xml").write_text(render_logging(str(self.log_path)))
@@ -188,8 +188,8 @@ class EmbeddedKafka:
             cwd=self._folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if formatted.returncode:
-            said = " / ".join((formatted.stderr or formatted.stdout).strip().splitlines()[-3:])
-            raise StackError(f"Kafka could not format {fresh}: {said}")
+            output = " / ".join((formatted.stderr or formatted.stdout).strip().splitlines()[-3:])
+            raise StackError(f"Kafka could not format {fresh}: {output}")
         fresh.rename(self._folder / "data")
 
     def _launch(self, java: list[str], wanted_port: int) -> None:
@@ -205,16 +205,16 @@ class EmbeddedKafka:
                     folder=self._folder,
                     stdout=console,
                     stderr=subprocess.STDOUT,
-                    # Not SIGKILL: a clean stop spares the next start the recovery of its log.
+                    # Not SIGKILL: after a clean stop, the next start need not recover the log.
                     death_signal=signal.SIGTERM,
                 )
             self._write_record()
             if self._wait_until_it_answers(port):
                 self._port = port
                 return
-            said = self._last_words(log_start)
-            if "Address already in use" not in said:
-                raise StackError(f"Kafka did not start; the end of {self.log_path}:\n{said}")
+            last_words = self._last_words(log_start)
+            if "Address already in use" not in last_words:
+                raise StackError(f"Kafka did not start; the end of {self.log_path}:\n{last_words}")
             if wanted_port or attempt == ATTEMPTS - 1:
                 raise port_in_use(port, "--kafka-port")
 
@@ -297,9 +297,8 @@ def _free_port() -> int:
 def refuse_taken_port(port: int, option: str) -> None:
     """`StackError` when something listens on a port of this machine; ``option`` chooses another."""
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as Java does: connections just closed do not count
+        # As Java does: a port whose connections were just closed counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A lock on a folder, held by one live process at a time and let go by the kernel when that process dies."""
+"""A lock on a folder, held by one live process at a time; the kernel frees it when that process dies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class HomeLock:
             self._descriptor = None
 
     def holder(self) -> int | None:
-        """Return the process that wrote its id into the lock file, None when it says nothing."""
+        """Return the id of the process that holds it, as the lock file says; None when the file says nothing."""
         try:
             text = self.path.read_text()
         except OSError:

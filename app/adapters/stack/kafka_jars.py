@@ -1,6 +1,6 @@
 """The jars of the embedded Kafka: which ones (kafka_jars.lock), fetched from Maven Central once into the cache.
 
-The lock names every file with its SHA-256, so a start needs no resolution, trusts no mirror, and finds any damage.
+The lock names every file with its SHA-256. So a start resolves no versions, trusts no mirror, and finds any damage.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Jar:
 
 @dataclass(frozen=True)
 class Download:
-    """How far the download has come, said after each chunk; ``finished`` names the file that is complete with it."""
+    """How far a download has come after a chunk; ``finished`` names the file that this chunk completes."""
 
     done_files: int
     total_files: int
@@ -160,7 +160,7 @@ def _fetch_all(missing: list[Jar], folder: Path, progress: Callable[[Download], 
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(".download-*"):  # of a killed download; the lock is ours
+        for abandoned in folder.parent.glob(".download-*"):  # left by a download that was killed; we hold the lock
             shutil.rmtree(abandoned, ignore_errors=True)
         with (
             tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as name,

@@ -1,4 +1,4 @@
-"""How the Kafka of a single machine is set up: the same for the embedded server and for docker-compose.yml."""
+"""Settings of a Kafka on a single machine: the same for the embedded server and for docker-compose.yml."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BROKER_SETTINGS: Mapping[str, str] = {
     # After a kill, the server waits until its own earlier registration has expired (9 s by default).
     "broker.session.timeout.ms": "5000",
     "broker.heartbeat.interval.ms": "1000",
-    # A stack that was down for months goes on where it was (7 days by default).
+    # A stack that was down for months goes on where it was (by default offsets are kept for 7 days).
     "offsets.retention.minutes": "5256000",
     # Room for the largest event (1 MiB) as a dead letter, which adds headers.
     "message.max.bytes": "2097152",

@@ -1,4 +1,4 @@
-"""Keeps a fault that repeats hundreds of times a second from filling a disk with one sentence."""
+"""Keeps a fault that is logged hundreds of times a second from filling a disk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Seen:
 
 
 class RepeatLimit(logging.Filter):
-    """Lets each warning of each logger through `MOST` times in `PERIOD_S`; what follows says how many were held back.
+    """Lets each warning of each logger through `MOST` times in `PERIOD_S`; the next one says how many were held back.
 
-    Messages are told apart by their format, before their arguments are filled in. For a handler, not a logger: it then
-    sees the messages of all libraries.
+    Messages are told apart by their format, without their arguments. It is added to a handler, not to a logger, so that
+    it sees the messages of all libraries.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class OneLine(logging.Formatter):
 
 
 def start_logging(level: str) -> None:
-    """Log to standard error, Kafka's and Faust's libraries from warnings on, and nothing endlessly."""
+    """Log to standard error: of Kafka's and Faust's libraries only warnings and worse, and no message without end."""
     logging.basicConfig(level=level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))

@@ -1,4 +1,4 @@
-"""Folders that only their owner may look into: what a stack keeps is other people's data."""
+"""Folders that only their owner may read, since a stack keeps other people's data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-#: What a home holds; one that holds anything else (somebody's own folder, /tmp) is not ours to close as a whole.
+#: What a home holds. A folder that holds anything else (somebody's own, /tmp) is not ours to close as a whole.
 _OURS = re.compile(r"clickhouse|kafka|logs|state|stack\.lock|run\.json.*|demo-\d+")
 #: Models and marks, which need not be hidden.
 _OPEN = re.compile(r"registry|failed")
@@ -15,14 +15,14 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder for its owner alone, or close one that is there; `OSError` when it cannot be made."""
+    """Make a folder that only its owner may read, or close one that exists; `OSError` when it cannot be made."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     close_to_others(folder)
     return folder
 
 
 def private_home(home: Path) -> None:
-    """The same for a home and all that it holds, however it was made; nothing happens where there is none."""
+    """Close a home and all that it holds, however it was made; do nothing where there is no home."""
     if not home.is_dir():
         return
     entries = list(home.iterdir())
@@ -34,7 +34,7 @@ def private_home(home: Path) -> None:
 
 
 def close_to_others(path: Path) -> None:
-    """Take away what others may do with it; nothing happens where it belongs to somebody else."""
+    """Take away the rights of others; do nothing with what belongs to somebody else."""
     with suppress(OSError):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if mode & _OTHERS and not path.is_symlink():

@@ -64,7 +64,7 @@ def remove_run(home: Path) -> None:
 
 
 def read_run(home: Path) -> Run | None:
-    """The stack that runs in this home; None when there is none, or when what wrote the file is no longer alive."""
+    """The stack that runs in this home; None when there is none, or when the process that wrote the file is gone."""
     try:
         run = msgspec.json.decode((home / "run.json").read_bytes(), type=Run)
     except (OSError, msgspec.MsgspecError):
@@ -73,7 +73,7 @@ def read_run(home: Path) -> Run | None:
 
 
 def find_kafka(servers: str, home: Path) -> KafkaAccess:
-    """The Kafka to use: that of the servers given, else that of the stack that runs in ``home``."""
+    """The Kafka to use: the servers given, or else those of the stack that runs in ``home``."""
     if servers:
         return KafkaAccess(servers)
     run = read_run(home)

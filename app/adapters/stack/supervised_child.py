@@ -1,9 +1,10 @@
 """One named child process that is started again whenever it crashes.
 
-A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``. What
-else it prints goes to its log. Exit code 0: its work is done. 2 (wrong usage) and 78 (a person must mend something
-first): starting it again would not help. Any other end is a crash, and crashes are never too many: giving up for good
-would need a person at night, and what has caused crashes in a row may be over a minute later.
+A child says where it listens by one JSON line on its standard output, ``{"ready": true, "http": "http://…"}``.
+Everything else that it prints goes to its log. Exit code 0: its work is done. 2 (wrong usage) and 78 (a person must
+mend something first): starting it again would not help. Any other end is a crash. However many crashes there are, the
+child is started again: giving up would need a person at night, and the cause of crashes in a row may be over a minute
+later.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "ready", "waiting", "done", "failed", "stopped"]
 
-#: Option of worker and monitor: the port that it had before it was started again. When somebody else has it by now, a
-#: free one is taken, since a port that cannot be had would end it for good.
+#: Option of worker and monitor: the port that it had before it was started again. If another process has taken that
+#: port, a free one is used: insisting on it would end the child for good.
 FORMER_PORT = "--former-http-port"
-#: Exit codes after which a child is left alone.
+#: Exit codes after which a child is not started again.
 DONE = 0
 BEYOND_RESTART = frozenset({2, EXIT_CONFIG})
 
@@ -41,8 +42,8 @@ BEYOND_RESTART = frozenset({2, EXIT_CONFIG})
 class Child:
     """What to run.
 
-    ``stop_first``: stopped before the others (a worker, before the monitor that reads from it). ``port_option``: the
-    option that names the port it had before, when it is started again; empty: it is told nothing.
+    ``stop_first``: stopped before the others (a worker before the monitor that reads from it). ``port_option``: the
+    option by which a child that is started again is told its former port; empty: it is not told.
     """
 
     name: str
@@ -82,7 +83,7 @@ class SupervisedChild:
     changed
         Called from other threads whenever the properties below have changed.
     say
-        Is told of crashes, and of an end for good, one sentence each.
+        Is told of each crash and of a final end, in one sentence.
     """
 
     def __init__(
@@ -193,7 +194,7 @@ class SupervisedChild:
             reader = threading.Thread(target=self._read, args=(process.stdout, log), daemon=True)
             reader.start()
             code = process.wait()
-            # Its own children, which hold the pipe open too; there are none, as a rule.
+            # Its own children hold the pipe open too; usually there are none.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             reader.join()
@@ -204,7 +205,7 @@ class SupervisedChild:
         for line in output:
             http = read_ready_line(line)
             if http is None:
-                with suppress(OSError):  # a full disk: whoever stops reading stops the child
+                with suppress(OSError):  # a full disk: go on reading, or the child would stop at a full pipe
                     log.write(line)
             else:
                 self._say_moved(http)
@@ -212,7 +213,7 @@ class SupervisedChild:
                 self._become("ready")
 
     def _former_port(self) -> tuple[str, ...]:
-        """The words that name the port that it had; none when there was none."""
+        """The option and the former port, as words of the command; none when there was no port."""
         port = _read_port(self._last_http)
         return (self.child.port_option, str(port)) if port and self.child.port_option else ()
 
@@ -237,16 +238,16 @@ def read_ready_line(line: bytes) -> str | None:
     if not line.startswith(b"{"):
         return None
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except ValueError:
         return None
-    if said.get("ready") is not True:
+    if message.get("ready") is not True:
         return None
-    return str(said.get("http") or "")
+    return str(message.get("http") or "")
 
 
 def _read_port(http: str) -> int | None:
-    """The port of an address as a ready line has it."""
+    """The port in the address of a ready line."""
     try:
         return urlsplit(http).port
     except ValueError:

@@ -7,8 +7,8 @@ ids. What is told is the difference between that and what was told before.
 What a window said is kept whichever rules there are, so that a rule which comes later, or is edited, is worked out from
 all windows that are kept.
 
-It is longer than others because all that changes what is told is in one class: readings, answers of people, what was
-told before, and what a checkpoint holds of these.
+Over 350 lines: all that changes what is told is in one class: readings, answers of people, what was told before, and
+what a checkpoint holds of these.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class AlertBook:
             cases = find_cases(self._about, version, self._watches[version])
             wanted = {case.alert_id for case in cases}
             alerts += self._withdraw(version, wanted, now_ms)
-            self._closing = {each: words for each, words in self._closing.items() if each not in wanted}
+            self._closing = {alert_id: words for alert_id, words in self._closing.items() if alert_id not in wanted}
             for case in cases:
                 alerts += self._tell(case, now_ms)
         self._changed.clear()
@@ -258,7 +258,7 @@ class AlertBook:
         if case.episode.silence:
             return None
         told = sorted((self._told[alert_id].opened_ms, alert_id) for alert_id in self._acknowledged)
-        return next((self._acknowledged[each] for _, each in told if case.covers(self._told[each])), None)
+        return next((self._acknowledged[told_id] for _, told_id in told if case.covers(self._told[told_id])), None)
 
     def _withdraw(self, version: str, wanted: set[str], now_ms: int) -> list[Alert]:
         """Clear what was told and is not so any more. Of a window that was not seen yet nothing is known.
@@ -267,7 +267,7 @@ class AlertBook:
         """
         alerts = []
         gone = self._open.get(version, set()) - wanted
-        for opened_ms, alert_id in sorted((self._told[each].opened_ms, each) for each in gone):
+        for opened_ms, alert_id in sorted((self._told[gone_id].opened_ms, gone_id) for gone_id in gone):
             alert = self._told[alert_id].alert
             is_closing = alert_id in self._closing
             words = self._closing[alert_id] if is_closing else self._why_withdrawn(alert, opened_ms)
@@ -278,7 +278,7 @@ class AlertBook:
 
     def _why_withdrawn(self, alert: Alert, opened_ms: int) -> str | None:
         watches = {watch.rule.name: watch for watch in self._watches[alert.version] if _is_owner(watch.rule, alert)}
-        found = []
+        reasons = []
         for name in (alert.rule, *alert.others):
             watch = watches.get(name)
             window = next((each for each in watch.readings if each.start_ms == opened_ms), None) if watch else None
@@ -286,12 +286,12 @@ class AlertBook:
                 is_over = alert.state != "silenced" and watch.is_quiet_since(opened_ms, _loss_of(alert))
                 return f"{name} is over; the windows that raised it are not there any more" if is_over else None
             if watch is not None and window is not None:
-                found.append((watch, window))
-        if not found:
+                reasons.append((watch, window))
+        if not reasons:
             return None if alert.state == "silenced" else f"{alert.rule} is not in the pipeline file any more"
-        if alert.alert_id in self._recalled and any(is_awaited(each.rule, each.readings[at]) for each, at in found):
+        if alert.alert_id in self._recalled and any(is_awaited(each.rule, each.readings[at]) for each, at in reasons):
             return None
-        watch, window = found[0]
+        watch, window = reasons[0]
         subject = f"{self._about.model} {alert.version}".strip()
         return say_withdrawn(watch.rule, subject, window, watch.readings[window], watch.limits)
 

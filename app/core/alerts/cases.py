@@ -104,7 +104,7 @@ class Case:
         rule, episode = self.members[0]
         speaker, spoken = rule, episode
         window, reading = episode.opened, episode.reading
-        others = [each.name for each, _ in self.members[1:]]
+        others = [member.name for member, _ in self.members[1:]]
         subject = f"{self.about.model} {self.version}".strip()
         if state == "cleared" and self.last is not None:
             speaker, spoken = self.last  # it says since when all are over
@@ -113,7 +113,7 @@ class Case:
         else:
             message = say_raised(rule, subject, episode) + (f" (with {', '.join(others)})" if others else "")
         is_number = speaker.on != "verdict"
-        asks = next((each.action for each, _ in self.members if each.action), "")
+        asks = next((member.action for member, _ in self.members if member.action), "")
         answer = acknowledgement if state != "raised" else None
         return Alert(
             alert_id=self.alert_id,
@@ -131,7 +131,7 @@ class Case:
             limit=spoken.limit.value if is_number else None,
             message=message,
             action=asks if state == "raised" else "",
-            since_ms=min(each.since.start_ms for _, each in self.members),
+            since_ms=min(member.since.start_ms for _, member in self.members),
             group=self.group,
             others=others,
             owner=rule.owner,
@@ -143,14 +143,14 @@ class Case:
 
 def find_cases(about: About, version: str, watches: Iterable[RuleHistory]) -> list[Case]:
     """List the alerts of a version, in the order of the windows that raised them."""
-    found: dict[str, list[tuple[AlertRule, Episode]]] = {}
+    episodes: dict[str, list[tuple[AlertRule, Episode]]] = {}
     for watch in watches:
         for episode in watch.episodes():
             alert_id = _identify(about, watch.rule, version, episode)
-            found.setdefault(alert_id, []).append((watch.rule, episode))
+            episodes.setdefault(alert_id, []).append((watch.rule, episode))
     cases = [
         Case(alert_id, about, version, tuple(sorted(members, key=lambda each: _SEVERITIES.index(each[0].severity))))
-        for alert_id, members in found.items()
+        for alert_id, members in episodes.items()
     ]
     return sorted(cases, key=lambda case: case.episode.opened)
 

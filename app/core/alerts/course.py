@@ -60,8 +60,8 @@ class Episode(NamedTuple):
 
     def and_then(self, rule: AlertRule, window: Window, reading: Reading) -> Episode:
         """Take what a later window beyond the limit says."""
-        named = {*self.reading.says, *(each for before in self.news for each in before.says)}
-        new = tuple(each for each in reading.says if each[0] in rule.kinds and each not in named)
+        named = {*self.reading.says, *(said for before in self.news for said in before.says)}
+        new = tuple(said for said in reading.says if said[0] in rule.kinds and said not in named)
         return self._replace(news=(*self.news, News(window, reading.text, new))) if new else self
 
 
@@ -82,19 +82,19 @@ def limits(rule: AlertRule, training_value: float) -> list[Limit]:
     if rule.on in {"verdict", "error", "entities"}:
         return [Limit(0.0, "above", 0.0)]
     milder = rule.clears_at
-    found = []
+    bounds = []
     if rule.below is not None:
-        found.append(Limit(rule.below, "below", rule.below if milder is None else milder))
+        bounds.append(Limit(rule.below, "below", rule.below if milder is None else milder))
     if rule.above is not None:
-        found.append(Limit(rule.above, "above", rule.above if milder is None else milder))
+        bounds.append(Limit(rule.above, "above", rule.above if milder is None else milder))
     if rule.falls_by is not None and not math.isnan(training_value):
         is_up = rule.on == "drift" or rule.measure in LOWER_IS_BETTER
         sign = 1 if is_up else -1
         back = rule.falls_by if milder is None else milder
         why = f"{training_value:.4g} in training {'+' if is_up else '-'} {rule.falls_by:g}"
-        at, clears = (training_value + sign * each for each in (rule.falls_by, back))
-        found.append(Limit(at, "above" if is_up else "below", clears, why))
-    return found
+        at, clears = (training_value + sign * size for size in (rule.falls_by, back))
+        bounds.append(Limit(at, "above" if is_up else "below", clears, why))
+    return bounds
 
 
 def strictest(asked: Iterable[Limit]) -> float:
@@ -274,7 +274,7 @@ class RuleHistory:
     def counting(self) -> list[tuple[Window, Reading]]:
         """The windows that count for it, in their order."""
         since_ms = self.rule.since_ms
-        counted = [each for each in self.readings if since_ms is None or each.start_ms >= since_ms]
+        counted = [reading for reading in self.readings if since_ms is None or reading.start_ms >= since_ms]
         return [(window, self.readings[window]) for window in sorted(counted)]
 
     def episodes(self) -> list[Episode]:
@@ -283,12 +283,12 @@ class RuleHistory:
 
     def living(self) -> list[Episode]:
         """Those that had not ended before the oldest reading."""
-        course, found = self.base, []
+        course, episodes = self.base, []
         for window, reading in self.counting():
             course, ended = course.step(self.rule, self.limits, window, reading)
             if ended is not None:
-                found.append(ended)
-        return found if course.open is None else [*found, course.open]
+                episodes.append(ended)
+        return episodes if course.open is None else [*episodes, course.open]
 
     def is_quiet_since(self, time_ms: int, past_loss: float) -> bool:
         """Whether all that is known is of windows after a time, and the newest ones are back within the limits."""
@@ -310,8 +310,8 @@ class RuleHistory:
 
     def to_state(self) -> dict[str, Any]:
         """Give what `from_state` needs beside the rule and the readings: JSON values."""
-        return {"base": self.base.to_state(), "ended": [_pack(each) for each in self.ended]}
+        return {"base": self.base.to_state(), "ended": [_pack(episode) for episode in self.ended]}
 
     def from_state(self, state: Mapping[str, Any]) -> None:
         self.base = Course.from_state(state["base"])
-        self.ended = [_unpack(each) for each in state["ended"]]
+        self.ended = [_unpack(packed) for packed in state["ended"]]

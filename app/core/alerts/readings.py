@@ -25,7 +25,7 @@ from app.core.performance.measures import FEWEST_OF_EITHER, LOWER_IS_BETTER, lea
 from schemas.pipeline.spec import LEAST_OF_DECISIONS
 
 if TYPE_CHECKING:
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from app.core.findings import PerformanceRow
     from app.core.labels.selection import OneKind
     from app.core.performance.calibration import Calibration
@@ -206,10 +206,14 @@ def read_verdict(verdict: Verdict, counts: Counts, *, with_labels: bool, silence
     rules_out = RULED_OUT.get((unlabelled, False), frozenset()) | RULED_OUT.get((kind, can_tell), frozenset())
     # Labels of one kind alone show how many there are of it, and not which scores they have beside the others'.
     sayable = _KINDS if can_tell else _KINDS - {"concept_drift"}
-    said = dict.fromkeys(each for each in (kind, unlabelled) if each in sayable)
+    said = dict.fromkeys(said_kind for said_kind in (kind, unlabelled) if said_kind in sayable)
     return Reading(
         text=verdict.headline,
-        says=tuple((each, name) for each in said for name in (verdict.concerned if each == "pipeline_fault" else [""])),
+        says=tuple(
+            (said_kind, name)
+            for said_kind in said
+            for name in (verdict.concerned if said_kind == "pipeline_fault" else [""])
+        ),
         rules_out=() if silence else tuple(sorted(rules_out - said.keys())),
         with_labels=with_labels,
     )
@@ -234,14 +238,14 @@ def read_performance(
     """
     least = {**LEAST_OF_DECISIONS, **minimum_effects}
     promised = {row.measure: row.expected for row in rows if row.segment == ALL and not silence.filling}
-    found = {
+    readings = {
         name: Reading(value, "", low, high, promised.get(name, math.nan))
         for name, value, low, high in measure(counts, calibration)
     }
     lost = [
         name
-        for name, each in found.items()
-        if loss_of(name, each.value, each.expected) > least_loss(name, least[name], each.expected)
+        for name, reading in readings.items()
+        if loss_of(name, reading.value, reading.expected) > least_loss(name, least[name], reading.expected)
     ]
     if lost:
         effects = {
@@ -249,8 +253,8 @@ def read_performance(
             for name in lost
         }
         p_values = find_p_of_losses(replace(calibration, design_effects=effects), counts.outcomes, lost)
-        found |= {name: found[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
-    return found
+        readings |= {name: readings[name]._replace(is_worse=p_values[name] < alpha * _OF_LOSS) for name in lost}
+    return readings
 
 
 def read_labels(one_kind: OneKind | None, n_labels: int) -> Reading:
@@ -266,10 +270,10 @@ def read_drift(tested: Iterable[Judgement]) -> Reading:
     """The share of metrics that drift; its range is what those that could not be judged leave open."""
     judged: dict[str, bool] = {}
     drifting = set()
-    for each in tested:
-        if each.segment == ALL:
-            judged[each.metric] = judged.get(each.metric, False) or each.verdict.threshold is not None
-            drifting |= {each.metric} if each.verdict.signal == "DRIFT" else set()
+    for report in tested:
+        if report.segment == ALL:
+            judged[report.metric] = judged.get(report.metric, False) or report.verdict.threshold is not None
+            drifting |= {report.metric} if report.verdict.signal == "DRIFT" else set()
     if not judged:
         return NOTHING
     n_open = sum(not is_judged for is_judged in judged.values())

@@ -77,7 +77,7 @@ def say_raised(rule: AlertRule, subject: str, episode: Episode) -> str:
         words += f"; {_WITHOUT_EVENT}" if rule.on == "labels" else ""
     if episode.since != window:
         words += f"; so since {str(episode.since).split(' to ')[0]}"
-    return words + "".join(f"; {_new(rule, each)}" for each in episode.news)
+    return words + "".join(f"; {_new(rule, news)}" for news in episode.news)
 
 
 def is_said(news: News, message: str) -> bool:
@@ -114,14 +114,14 @@ def say_withdrawn(rule: AlertRule, subject: str, window: Window, reading: Readin
     if answer.beyond is None:
         return f"after late data {window} cannot say whether {rule.name} of {subject} is so: it is withdrawn"
     if rule.on == "verdict":
-        found = f"the verdict on {subject} is {_found(reading)}"
+        now = f"the verdict on {subject} is {_found(reading)}"
     elif rule.on == "error":
-        found = f"the errors of {subject} are steady"
+        now = f"the errors of {subject} are steady"
     elif rule.on == "entities":
-        found = _strays(reading)
+        now = _strays(reading)
     else:
-        found = _measured(rule, subject, reading)
-    return f"{found} in {window} after late data: {rule.name} is withdrawn"
+        now = _measured(rule, subject, reading)
+    return f"{now} in {window} after late data: {rule.name} is withdrawn"
 
 
 def _strays(reading: Reading) -> str:

@@ -114,8 +114,8 @@ class DelayLaw:
         """The share of a label that is here at each age, in [0, 1]; NaN without a law. Linear within a cell."""
         if not self.is_known(label):
             return np.full(len(ages_ms), np.nan)
-        found: Floats = np.interp(ages_ms, EDGES_MS, np.concatenate([[0.0], self.shares[label]]))
-        return found
+        share: Floats = np.interp(ages_ms, EDGES_MS, np.concatenate([[0.0], self.shares[label]]))
+        return share
 
     def within_ms(self, label: int, share: float) -> float:
         """The age by which this share of a label has come: the end of a cell, so rather too late; NaN without a law."""
@@ -168,7 +168,7 @@ def say_ms(duration_ms: float) -> str:
     ['1 second', '90 seconds', '2.2 hours', '20 days']
     """
     units = (("day", 86_400_000), ("hour", 3_600_000), ("minute", 60_000), ("second", 1_000))
-    unit, unit_ms = next((each for each in units if duration_ms >= 2 * each[1]), units[-1])
+    unit, unit_ms = next((candidate for candidate in units if duration_ms >= 2 * candidate[1]), units[-1])
     n = duration_ms / unit_ms
     words = f"{n:.1f}".removesuffix(".0") if n < 9.95 else f"{n:.0f}"
     return f"{words} {unit}{'' if words == '1' else 's'}"

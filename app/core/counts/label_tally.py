@@ -84,8 +84,10 @@ class LabelTally:
         """Give the counts since the last drain."""
         counts, self._counts = self._counts, {}
         return [
-            LabelCounts(start_ms, each.n, each.too_late, each.unknown, np.array(each.strangers, dtype="<i8").tobytes())
-            for start_ms, each in sorted(counts.items())
+            LabelCounts(
+                start_ms, count.n, count.too_late, count.unknown, np.array(count.strangers, dtype="<i8").tobytes()
+            )
+            for start_ms, count in sorted(counts.items())
         ]
 
     def drain_delays(self) -> list[DelayCounts]:
@@ -96,13 +98,13 @@ class LabelTally:
         self._delays.clear()
         return [
             DelayCounts(
-                each.start_ms,
-                each.label,
-                each.cells.astype("<u4").tobytes(),
-                each.counts.astype("<i8").tobytes(),
-                each.newest_ms,
+                delays.start_ms,
+                delays.label,
+                delays.cells.astype("<u4").tobytes(),
+                delays.counts.astype("<i8").tobytes(),
+                delays.newest_ms,
             )
-            for each in tally(event_times_ms, self._slice_ms, labels, delays_ms)
+            for delays in tally(event_times_ms, self._slice_ms, labels, delays_ms)
         ]
 
     def _are_strangers(self, keys: Sequence[bytes | None], places: list[int], events: EventBatch) -> list[bool]:

@@ -75,7 +75,7 @@ class SegmentBuffer:
     def _pack(self, version: str, grouped: GroupedCounts) -> Iterator[SketchDelta]:
         names = self._segments.names
         size, outcome_size = grouped.sizes
-        bounds, outcome_bounds = (found.tolist() for found in grouped.bounds())
+        bounds, outcome_bounds = (ends.tolist() for ends in grouped.bounds())
         cells, values = (grouped.cells % size).astype("<u4"), grouped.values.astype("<i8")
         outcome_cells = (grouped.outcome_cells % outcome_size).astype("<u4")
         outcome_values = grouped.outcome_values.astype("<i8")

@@ -48,7 +48,7 @@ class StreamStart:
         500
         """
         if self._changed_ms is not None:
-            self._found = {each: when for each, when in self._found.items() if each <= self._changed_ms}
+            self._found = {version: when for version, when in self._found.items() if version <= self._changed_ms}
             self._changed_ms = None
         if end_ms not in self._found:
             self._found[end_ms] = self._find(end_ms)

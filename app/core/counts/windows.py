@@ -2,21 +2,15 @@
 
 Time
 ----
-A partition's watermark is the event time before which it expects no on-time event; the store's is the lowest over its
-partitions, and never goes back. A window closes when the watermark reaches its end + grace.
-
-A partition that has never reported holds the watermark back: nothing is known of it. One without any events must still
-report watermarks (workers do). Only whoever has a clock can tell a silent partition from a slow one, so idleness is
-declared from outside (`WindowStore.declare_idle`); an idle partition holds nothing back until it reports again, and
-what it then brings for closed windows is late.
+A window closes when the watermark (`app.core.counts.watermarks`) reaches its end + grace. What an idle partition brings
+for closed windows, when it reports again, is late.
 
 Counts
 ------
-They are kept by pane: a window, or where windows overlap a part that none of them divides; a window's counts are the
-sum of its panes'. Counts for a closed window are merged like any others and mark it as changed: it is reported again
-under a higher revision. So, whatever the order in which partitions are read, the last revision says the same. The
-counts of the newest ``keep`` closed windows are kept, and of those that they are compared with; what comes for older
-ones is only counted (`WindowStore.n_too_late`).
+They are kept by pane (`app.core.counts.panes`). Counts for a closed window are merged like any others and mark it as
+changed: it is reported again under a higher revision. So, whatever the order in which partitions are read, the last
+revision says the same. The counts of the newest ``keep`` closed windows are kept, and of those that they are compared
+with; what comes for older ones is only counted (`WindowStore.n_too_late`).
 """
 
 from __future__ import annotations
@@ -26,9 +20,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from app.core.counts.calendar import Calendar, Window
+from app.core.counts.panes import Panes
 from app.core.counts.parts import WindowParts
-from app.core.counts.sketches import ALL, Sketch
+from app.core.counts.sketches import ALL
 from app.core.counts.stream_start import StreamStart
+from app.core.counts.watermarks import Watermarks
 from schemas.wire import SketchRecord, decode_packed, encode_packed
 
 if TYPE_CHECKING:
@@ -42,8 +38,6 @@ _MAGIC = b"streamgauge windows 5\n"
 
 #: What is told of a version in a window, each under revisions of its own; the performance has those of the verdict.
 Stage = Literal["features", "labels", "verdict"]
-#: Of one version in one pane or window, by segment.
-Sketches = dict[str, Sketch]
 
 
 @dataclass
@@ -118,15 +112,13 @@ class WindowStore:
     ) -> None:
         self._calendar = calendar
         self._against = against
-        self._partitions = partitions
         self._grace_ms = grace_ms
         self._maturity_ms = maturity_ms
-        self._keep = keep
-        self._reported: dict[int, tuple[int, int]] = {}
-        self._idle: set[int] = set()
-        self._watermark_ms: int | None = None
-        self._label_watermark_ms: int | None = None
-        self._panes: dict[Window, dict[str, Sketches]] = {}
+        #: Closed windows whose counts are kept.
+        self.keep = keep
+        self.watermarks = Watermarks(partitions)
+        #: The counts of the windows that are held.
+        self.panes = Panes(calendar)
         self._windows: dict[Window, dict[str, Holding]] = {}
         self._frozen_before_ms: int | None = None
         self._floors: dict[tuple[str, int, Stage], int] = {}
@@ -140,16 +132,18 @@ class WindowStore:
 
     @property
     def watermark_ms(self) -> int | None:
-        return self._watermark_ms
+        """Event time of all partitions; None: some have never reported."""
+        return self.watermarks.events_ms
 
     @property
     def label_watermark_ms(self) -> int | None:
-        return self._label_watermark_ms
+        """As `watermark_ms`, for labels."""
+        return self.watermarks.labels_ms
 
     @property
     def closed_before_ms(self) -> int | None:
         """Windows that end by then have closed; None: nothing has been read."""
-        return None if self._watermark_ms is None else self._watermark_ms - self._grace_ms
+        return None if self.watermark_ms is None else self.watermark_ms - self._grace_ms
 
     @property
     def settled_before_ms(self) -> int | None:
@@ -160,36 +154,20 @@ class WindowStore:
 
     def add(self, record: SketchRecord) -> None:
         """Merge a record of the sketches topic and move its partition's watermarks; those never go back."""
-        self._check(record.partition)
+        self.watermarks.check(record.partition)
         for delta in record.deltas:
             self._merge(delta)
         self.n_unscored += record.unscored
         if record.unscored:
             since_ms = record.unscored_since_ms if record.unscored_since_ms is not None else record.watermark_ms
             self.start.add(since_ms, record.unscored)
-        before = self._reported.get(record.partition, (record.watermark_ms, record.label_watermark_ms))
-        self._reported[record.partition] = (
-            max(before[0], record.watermark_ms),
-            max(before[1], record.label_watermark_ms),
-        )
-        self._idle.discard(record.partition)
-        self._move_watermarks()
-
-    def has_reported(self, partition: int) -> bool:
-        """Whether a partition has ever said how far it is."""
-        return partition in self._reported
-
-    def declare_idle(self, partition: int) -> None:
-        """Let a partition hold nothing back until it reports again."""
-        self._check(partition)
-        self._idle.add(partition)
-        self._move_watermarks()
+        self.watermarks.report(record.partition, record.watermark_ms, record.label_watermark_ms)
 
     def closed(self) -> list[Window]:
         """List the closed windows whose counts are held, oldest first."""
-        if self._watermark_ms is None:
+        if self.watermark_ms is None:
             return []
-        return sorted(window for window in self._windows if window.end_ms + self._grace_ms <= self._watermark_ms)
+        return sorted(window for window in self._windows if window.end_ms + self._grace_ms <= self.watermark_ms)
 
     @property
     def n_open(self) -> int:
@@ -198,9 +176,9 @@ class WindowStore:
 
     def is_mature(self, window: Window) -> bool:
         """Say whether labels have been applied far enough for the window's performance to be final."""
-        if self._maturity_ms is None or self._label_watermark_ms is None:
+        if self._maturity_ms is None or self.label_watermark_ms is None:
             return False
-        return window.end_ms + self._maturity_ms <= self._label_watermark_ms
+        return window.end_ms + self._maturity_ms <= self.label_watermark_ms
 
     def raise_revisions(self, reported: Mapping[tuple[str, int, Stage], int]) -> None:
         """Report each window only under revisions above those reported before, as others know them.
@@ -236,58 +214,14 @@ class WindowStore:
             for holding in self._windows[window].values():
                 holding[stage].note_history()
 
-    def counts(self, window: Window, version: str) -> Sketches:
-        """Give the counts of a window by segment; they are not to be changed. Empty: nothing is known."""
-        panes = [self._panes[pane] for pane in self._calendar.panes_of(window) if pane in self._panes]
-        parts = [held[version] for held in panes if version in held]
-        if len(parts) == 1:
-            return parts[0]
-        found: Sketches = {}
-        for part in parts:
-            for segment, sketch in part.items():
-                found.setdefault(segment, Sketch()).merge(sketch)
-        return found
-
-    def numbers(self, window: Window) -> dict[str, dict[str, int]]:
-        """Number of events of a window by version (whether its reference is known or not) and segment."""
-        found: dict[str, dict[str, int]] = {}
-        for pane in self._calendar.panes_of(window):
-            for version, sketches in self._panes.get(pane, {}).items():
-                of_version = found.setdefault(version, {})
-                for segment, sketch in sketches.items():
-                    of_version[segment] = of_version.get(segment, 0) + sketch.n
-        return found
-
-    def n_scored(self, window: Window) -> dict[str, int]:
-        """Number of events of a window by version."""
-        found: dict[str, int] = {}
-        for pane in self._calendar.panes_of(window):
-            for version, sketches in self._panes.get(pane, {}).items():
-                found[version] = found.get(version, 0) + (sketches[ALL].n if ALL in sketches else 0)
-        return found
-
-    def versions(self) -> set[str]:
-        """The versions that counts are held of."""
-        return {version for held in self._panes.values() for version in held}
-
-    def n_metrics(self, version: str) -> int:
-        """How many metrics the counts that are held of a version have; 0: none are held."""
-        sketches = (held[version] for held in self._panes.values() if version in held)
-        return next((len(sketch.sums) for of in sketches for sketch in of.values() if len(sketch.sums)), 0)
-
     def drop_unsound(self, version: str, laws: CellLaws) -> int:
         """Drop what is held of a version outside of the cells of its reference; return of how many panes that was."""
         self.parts.drop_unsound(version, laws)
-        unsound = [
-            pane
-            for pane, held in self._panes.items()
-            if any(laws.find_fault(sketch.to_sparse()) for sketch in held.get(version, {}).values())
-        ]
+        unsound = self.panes.drop_unsound(version, laws)
         for pane in unsound:
-            del self._panes[pane][version]
             for window in self._calendar.windows_of(pane):
                 held = self._windows.get(window, {})
-                if not self.counts(window, version):
+                if not self.panes.counts(window, version):
                     held.pop(version, None)
                 for holding in held.values():
                     holding["features"].is_changed = holding["labels"].is_changed = True
@@ -296,7 +230,7 @@ class WindowStore:
     def release(self) -> None:
         """Forget the counts of old closed windows once everything about them has been reported."""
         closed = self.closed()
-        for window in closed[: max(len(closed) - self._keep, 0)]:
+        for window in closed[: max(len(closed) - self.keep, 0)]:
             held = self._windows[window]
             is_final = self._maturity_ms is None or self.is_mature(window)
             for version, holding in list(held.items()):
@@ -309,8 +243,7 @@ class WindowStore:
                 del self._windows[window]
             self._freeze(window.start_ms)
         if self._frozen_before_ms is not None:
-            for pane in [pane for pane in self._panes if not self._is_needed(pane)]:
-                del self._panes[pane]
+            self.panes.keep(self._is_needed)
             oldest = min(self._windows, default=self._calendar.window_at(self._frozen_before_ms))
             self.parts.prune(self._calendar.preceding(oldest).start_ms)
 
@@ -335,13 +268,7 @@ class WindowStore:
 
     def snapshot(self) -> bytes:
         """Give the whole state as bytes: equal states give equal bytes."""
-        deltas = [
-            sketch.to_delta("", version, segment, pane.start_ms)
-            for pane, versions in sorted(self._panes.items())
-            for version, sketches in sorted(versions.items())
-            for segment, sketch in sorted(sketches.items())
-        ]
-        deltas += self.parts.to_deltas()
+        deltas = [*self.panes.to_deltas(), *self.parts.to_deltas()]
         notes = [
             [*window, version, {stage: asdict(note) for stage, note in holding.items()}]
             for window, held in sorted(self._windows.items())
@@ -349,10 +276,7 @@ class WindowStore:
         ]
         state = {
             "made_for": self._made_for(),
-            "reported": sorted([partition, *marks] for partition, marks in self._reported.items()),
-            "idle": sorted(self._idle),
-            "watermark_ms": self._watermark_ms,
-            "label_watermark_ms": self._label_watermark_ms,
+            **self.watermarks.to_state(),
             "frozen_before_ms": self._frozen_before_ms,
             "n_too_late": self.n_too_late,
             "n_unscored": self.n_unscored,
@@ -374,17 +298,14 @@ class WindowStore:
                 f"the snapshot is of windows with {state['made_for']}, the pipeline says {self._made_for()}; "
                 "read the sketches topic from its beginning"
             )
-        self._reported = {partition: (events, labels) for partition, events, labels in state["reported"]}
-        self._idle = set(state["idle"])
-        self._watermark_ms = state["watermark_ms"]
-        self._label_watermark_ms = state["label_watermark_ms"]
+        self.watermarks.from_state(state)
         self._frozen_before_ms = state["frozen_before_ms"]
         self.n_too_late = state["n_too_late"]
         self.n_unscored = state["n_unscored"]
         self.start.from_state(state["start"])
-        self._panes, self._windows = {}, {}
+        self.panes, self._windows = Panes(self._calendar), {}
         for delta in self.parts.take_deltas(decode_packed(body, SketchRecord).deltas):
-            self._held(self._calendar.pane_at(delta.slice_start_ms), delta).add(delta)
+            self.panes.add(delta)
         for start_ms, end_ms, version, holding in state["notes"]:
             self._windows.setdefault(Window(start_ms, end_ms), {})[version] = {
                 stage: Note(**note) for stage, note in holding.items()
@@ -393,15 +314,11 @@ class WindowStore:
     def _made_for(self) -> dict[str, Any]:
         return {
             **asdict(self._calendar),
-            "partitions": self._partitions,
+            "partitions": self.watermarks.partitions,
             "grace_ms": self._grace_ms,
             "maturity_ms": self._maturity_ms,
             "against": asdict(self._against) if self._against is not None else None,
         }
-
-    def _check(self, partition: int) -> None:
-        if not 0 <= partition < self._partitions:
-            raise ValueError(f"partition {partition} is none of the {self._partitions} that the pipeline file says")
 
     def _merge(self, delta: SketchDelta) -> None:
         pane = self._calendar.pane_at(delta.slice_start_ms)
@@ -415,7 +332,7 @@ class WindowStore:
             return
         if delta.n and delta.segment == ALL:
             self.start.add(delta.slice_start_ms, delta.n)
-        self._held(pane, delta).add(delta)
+        self.panes.add(delta)
         self.parts.add(delta)
         for window in windows:
             held = self._windows.setdefault(window, {})
@@ -427,14 +344,3 @@ class WindowStore:
             if delta.n:  # what is said of a version depends on who else scored in the window
                 for holding in held.values():
                     holding["features"].is_changed = holding["labels"].is_changed = True
-
-    def _held(self, pane: Window, delta: SketchDelta) -> Sketch:
-        return self._panes.setdefault(pane, {}).setdefault(delta.version, {}).setdefault(delta.segment, Sketch())
-
-    def _move_watermarks(self) -> None:
-        active = set(range(self._partitions)) - self._idle
-        if not active or not active <= self._reported.keys():
-            return
-        events, labels = (min(self._reported[partition][kind] for partition in active) for kind in (0, 1))
-        self._watermark_ms = events if self._watermark_ms is None else max(self._watermark_ms, events)
-        self._label_watermark_ms = labels if self._label_watermark_ms is None else max(self._label_watermark_ms, labels)

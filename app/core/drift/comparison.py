@@ -75,10 +75,10 @@ class Comparison:
             group_cells(counts[: cells.size + 1], N_GROUPS, by_size=cells.is_coded)
             for cells, counts in zip(reference.metrics, reference.counts, strict=True)
         ]
-        self._n_groups = max(int(each.max()) for each in groups) + 1
+        self._n_groups = max(int(of_row.max()) for of_row in groups) + 1
         flat = np.zeros((self._n_metrics, self._width), np.int64)  # whatever the group, what pads a row holds nothing
-        for row, each in enumerate(groups):
-            flat[row, : len(each)] = each
+        for row, of_row in enumerate(groups):
+            flat[row, : len(of_row)] = of_row
         self._missing_groups = flat[np.arange(self._n_metrics), self._sizes]
         of_cells = (flat + np.arange(self._n_metrics)[:, None] * self._n_groups).ravel()
         #: All cells, those of a group side by side; where each group begins among them, and which it is.
@@ -120,11 +120,11 @@ class Comparison:
         By test, arrays (…, metrics). NaN where a window has no events with a value.
         """
         sides = self._prepare(reference, detection)
-        found = {}
+        statistics = {}
         for test in self.tests:
             outcome = TESTS[test].run(sides, self)
-            found[test] = Statistic(*(np.where(self.concerned[test], values, np.nan) for values in outcome))
-        return found
+            statistics[test] = Statistic(*(np.where(self.concerned[test], values, np.nan) for values in outcome))
+        return statistics
 
     def _prepare(self, reference: Ints, detection: Ints) -> Sides:
         rows = np.arange(self._n_metrics)
@@ -148,21 +148,21 @@ class Comparison:
 
 
 def _psi(sides: Sides, of: Comparison) -> Statistic:
-    found = psi(sides.reference_groups, sides.detection_groups, of.design_effects)
+    moved = psi(sides.reference_groups, sides.detection_groups, of.design_effects)
     n, m = sides.reference_groups.sum(axis=-1), sides.detection_groups.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        by_chance = (found.groups - 1) * (1 / n + 1 / m) * of.design_effects
-    return Statistic(found.statistic, found.p_value, np.maximum(found.statistic - by_chance, 0.0))
+        by_chance = (moved.groups - 1) * (1 / n + 1 / m) * of.design_effects
+    return Statistic(moved.statistic, moved.p_value, np.maximum(moved.statistic - by_chance, 0.0))
 
 
 def _ks(sides: Sides, of: Comparison) -> Statistic:
-    found = ks(sides.reference, sides.detection, of.design_effects)
-    return Statistic(*found, found.statistic)
+    distance = ks(sides.reference, sides.detection, of.design_effects)
+    return Statistic(*distance, distance.statistic)
 
 
 def _wasserstein(sides: Sides, of: Comparison) -> Statistic:
-    found = wasserstein(sides.reference, sides.detection, of.scale, of.design_effects)
-    return Statistic(*found, found.statistic)
+    distance = wasserstein(sides.reference, sides.detection, of.scale, of.design_effects)
+    return Statistic(*distance, distance.statistic)
 
 
 def _jensen_shannon(sides: Sides, of: Comparison) -> Statistic:
@@ -176,8 +176,8 @@ def _chi_square(sides: Sides, of: Comparison) -> Statistic:
 def _null_rate(sides: Sides, of: Comparison) -> Statistic:
     missing, missing_now = sides.reference_missing, sides.detection_missing
     n, m = sides.reference.sum(axis=-1) + missing, sides.detection.sum(axis=-1) + missing_now
-    found = change_of_share(missing, n, missing_now, m, of.design_effects)
-    return Statistic(*found, np.abs(found.statistic))
+    change = change_of_share(missing, n, missing_now, m, of.design_effects)
+    return Statistic(*change, np.abs(change.statistic))
 
 
 def _unseen(sides: Sides, of: Comparison) -> Statistic:
@@ -185,8 +185,8 @@ def _unseen(sides: Sides, of: Comparison) -> Statistic:
     rows = np.arange(len(of.last_cells))
     unseen, unseen_now = sides.reference[..., rows, of.last_cells], sides.detection[..., rows, of.last_cells]
     n, m = sides.reference.sum(axis=-1), sides.detection.sum(axis=-1)
-    found = change_of_share(unseen, n, unseen_now, m, of.design_effects)
-    return Statistic(*found, np.abs(found.statistic))
+    change = change_of_share(unseen, n, unseen_now, m, of.design_effects)
+    return Statistic(*change, np.abs(change.statistic))
 
 
 def _range(sides: Sides, of: Comparison) -> Statistic:
@@ -221,7 +221,7 @@ TESTS: dict[str, _Test] = {
 }
 
 
-def smallest_p(found: dict[str, Statistic]) -> Floats:
+def smallest_p(statistics: dict[str, Statistic]) -> Floats:
     """The smallest p-value of the tests of each metric; NaN where none says anything."""
-    smallest: Floats = np.fmin.reduce([outcome.p_value for outcome in found.values()], axis=0)
+    smallest: Floats = np.fmin.reduce([outcome.p_value for outcome in statistics.values()], axis=0)
     return smallest

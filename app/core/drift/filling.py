@@ -77,7 +77,7 @@ class FillTimes:
         begins_ms = max(window.start_ms, stream_start_ms)
         full_ms = begins_ms + (window.end_ms - begins_ms) * _NEGLIGIBLE
         until = (Filling(name, stream_start_ms + self._times.get(name, 0)) for name in metrics)
-        return [each for each in until if each.until_ms > full_ms]
+        return [filling for filling in until if filling.until_ms > full_ms]
 
     def _fill(self, name: str) -> int:
         if name not in self._features:

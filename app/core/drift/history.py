@@ -93,37 +93,37 @@ class History:
 
     def before(self, window: Window) -> list[Window]:
         """List the newest windows before one that overlap neither it nor each other, oldest first."""
-        found: list[Window] = []
+        earlier: list[Window] = []
         following = window
         for other in sorted((other for other in self._entries if other < window), reverse=True):
             if other.end_ms <= following.start_ms:
-                found.append(other)
+                earlier.append(other)
                 following = other
-            if len(found) == self._length:
+            if len(earlier) == self._length:
                 break
-        return found[::-1]
+        return earlier[::-1]
 
     def past(self, windows: Sequence[Window], version: str, segment: str, metrics: tuple[str, ...]) -> Floats:
         """Give the deciles of metrics in some windows: windows x metrics x 10, NaN where a window does not know one."""
-        found = np.full((len(windows), len(metrics), len(DECILES)), np.nan)
+        deciles = np.full((len(windows), len(metrics), len(DECILES)), np.nan)
         for at, window in enumerate(windows):
             of_segment = self._entries[window].get(segment, {})
             own = of_segment.get(version)
             if own is not None and len(of_segment) == 1 and metrics in own.deciles:
-                found[at] = own.deciles[metrics]
+                deciles[at] = own.deciles[metrics]
                 continue
             speakers = _speakers(of_segment)
             block = next((entry.deciles[metrics] for _, entry in speakers if metrics in entry.deciles), None)
             if block is not None:
-                found[at] = block
+                deciles[at] = block
             else:
                 for row, metric in enumerate(metrics):
                     told = (entry.find(metric) for _, entry in speakers)
-                    found[at, row] = next((each for each in told if each is not None), np.nan)
+                    deciles[at, row] = next((score_ for score_ in told if score_ is not None), np.nan)
             if SCORE in metrics:
                 score = own.find(SCORE) if own is not None else None
-                found[at, metrics.index(SCORE)] = np.nan if score is None else score
-        return found
+                deciles[at, metrics.index(SCORE)] = np.nan if score is None else score
+        return deciles
 
     def prune(self, keep: int) -> None:
         """Forget all but the newest windows: those that a test of one of the newest ``keep`` looks at."""

@@ -33,91 +33,31 @@ signalled in this window (of the classic ones their level). All count n divided 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from app.core.drift.budget import Spent, spend
 from app.core.drift.comparison import Comparison, Statistic, smallest_p
+from app.core.drift.judgement import DriftResult, Judgement, Signal, View
 from app.core.drift.over_time import Past, PastResult, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.drift.smallest_p import SmallestP
 from app.core.drift.statistics.ks import ks
+from app.core.drift.words import FEWEST_INDEPENDENT, SAYING, say_counts, say_power
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from app.core.batches import Ints
     from models.reference.reference import Reference
     from schemas.pipeline.spec import DriftTest
 
-Signal = Literal["NONE", "WARNING", "DRIFT"]
-
-#: Fewer independent events than this, on either side, are not tested.
-FEWEST_INDEPENDENT = 30
-#: The tests whose reports say more than their numbers.
-_SAYING = frozenset({"null_rate", "unseen", "range"})
 #: What a metric's hypotheses weigh in the budget: now, trend, interval. The past is looked at again and again.
 _WEIGHTS = np.array([0.8, 0.1, 0.1])
 _NOW, _TREND, _INTERVAL = range(3)
 #: Of what changes slowly by itself, its past says nothing: it rises or falls for a while.
 _SLOW = "not compared with past windows: it has too few independent events in one"
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What is to be judged of one window of a version.
-
-    Parameters
-    ----------
-    segments
-        Names of the S segments.
-    rows
-        The metrics that are judged.
-    reference, detection
-        Counts, S x metrics x cells (all metrics).
-    past
-        Of each segment: what is known of these metrics over time.
-    alpha
-        What of the budget may be spent.
-    absence
-        Why a segment has nothing to be compared with, should it have nothing.
-    silent
-        Why some of these metrics are not compared; they have no part in the budget.
-    """
-
-    segments: Sequence[str]
-    rows: Sequence[int]
-    reference: Ints
-    detection: Ints
-    past: Sequence[Past]
-    alpha: float
-    absence: str = ""
-    silent: Mapping[int, str] = field(default_factory=dict)
-
-
-class DriftResult(NamedTuple):
-    """What one test says; None where it says nothing, and ``note`` why."""
-
-    statistic: float | None
-    p_value: float | None
-    threshold: float | None
-    effect: float | None
-    signal: Signal
-    note: str = ""
-
-
-class Judgement(NamedTuple):
-    """A verdict, what it is about, and how many events it rests on."""
-
-    segment: str
-    metric: str
-    test: str
-    n_reference: int
-    n_detection: int
-    verdict: DriftResult
 
 
 class _Sizes(NamedTuple):
@@ -180,44 +120,44 @@ class Judge:
         """Run all tests on a window and spend its budget; in the order of segments, metrics and tests."""
         past = Past.side_by_side(view.past)
         evidence, classic = self._weigh(view, past), self._classic(view, past)
-        return [each for at, told in classic.items() for each in self._tell(view, evidence, at, told)]
+        return [judgement for at, told in classic.items() for judgement in self._tell(view, evidence, at, told)]
 
     def drifts(self, view: View) -> list[Judgement]:
         """List those of `judge` that are drifts, without the work that the others are."""
         evidence = self._weigh(view, Past.side_by_side(view.past))
         (segments, rows) = np.nonzero(np.any(evidence.rejected, axis=-1))
         told = [self._tell(view, evidence, at, {}) for at in zip(segments.tolist(), rows.tolist(), strict=True)]
-        return [each for of_metric in told for each in of_metric if each.verdict.signal == "DRIFT"]
+        return [judgement for of_metric in told for judgement in of_metric if judgement.verdict.signal == "DRIFT"]
 
     # -- evidence ------------------------------------------------------------------------------------------------------
 
     def _sizes(self, view: View) -> _Sizes:
-        then, now = view.reference.sum(axis=-1), view.detection.sum(axis=-1)
-        is_enough = np.minimum(then, now) >= FEWEST_INDEPENDENT * self._reference.design_effects
-        return _Sizes(then.tolist(), now.tolist(), is_enough)
+        reference, detection = view.reference.sum(axis=-1), view.detection.sum(axis=-1)
+        is_enough = np.minimum(reference, detection) >= FEWEST_INDEPENDENT * self._reference.design_effects
+        return _Sizes(reference.tolist(), detection.tolist(), is_enough)
 
     def _laws(self, view: View, sizes: _Sizes) -> list[SmallestP | None]:
         row = view.rows[0] if view.rows else 0
         # The past alone may be looked at, or nothing be compared.
         is_asked = self._comparison.tests and not (view.rows and view.silent.keys() >= set(view.rows))
         return [
-            SmallestP.draw(self._reference, self._comparison.tests, _rounded(then[row]), _rounded(now[row]))
+            SmallestP.draw(self._reference, self._comparison.tests, _rounded(reference[row]), _rounded(detection[row]))
             if is_enough.any() and is_asked
             else None
-            for then, now, is_enough in zip(*sizes, strict=True)
+            for reference, detection, is_enough in zip(*sizes, strict=True)
         ]
 
     def _weigh(self, view: View, past: Past) -> _Evidence:
         sizes = self._sizes(view)
-        found = self._comparison.compare(view.reference, view.detection)
+        statistics = self._comparison.compare(view.reference, view.detection)
         laws = self._laws(view, sizes)
         told = self._look_back(view, past, sizes.is_enough)
-        spent = self._spend(view, found, laws, sizes.is_enough, told)
+        spent = self._spend(view, statistics, laws, sizes.is_enough, told)
         limits = [
             (alone if law is None else law.smallest(alone)).tolist()
             for alone, law in zip(spent.threshold[..., _NOW], laws, strict=True)
         ]
-        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in found.items()}
+        of_tests = {test: [values.tolist() for values in outcome] for test, outcome in statistics.items()}
         return _Evidence(sizes, of_tests, told, spent.rejected.tolist(), spent.threshold.tolist(), limits)
 
     def _look_back(
@@ -229,30 +169,33 @@ class Judge:
             said[_TREND] = look_for_trend(past, self._settings["trend"]["minimum_history"])
         if "interval" in self._settings:
             said[_INTERVAL] = look_at_interval(past)
-        found = {at: {which: each[place] for which, each in said.items()} for place, at in enumerate(_places(view))}
+        results = {
+            at: {which: past_results[place] for which, past_results in said.items()}
+            for place, at in enumerate(_places(view))
+        }
         is_slow = ~is_enough & (self._reference.design_effects > 1)
-        for (s, row), of_metric in found.items():
+        for (s, row), of_metric in results.items():
             if self._memories[row] > 1:
                 note = f"not compared with past windows: it carries the past of {self._memories[row]:.3g} of them"
             elif is_slow[s, row]:
                 note = _SLOW
             else:
                 continue
-            found[s, row] = dict.fromkeys(of_metric, PastResult(math.nan, math.nan, math.nan, note))
-        return found
+            results[s, row] = dict.fromkeys(of_metric, PastResult(math.nan, math.nan, math.nan, note))
+        return results
 
     def _spend(
         self,
         view: View,
-        found: dict[str, Statistic],
+        statistics: dict[str, Statistic],
         laws: list[SmallestP | None],
         is_enough: NDArray[np.bool_],
         told: dict[tuple[int, int], dict[int, PastResult]],
     ) -> Spent:
         """Spend the budget on hypotheses, segments x metrics x (now, trend, interval)."""
         p_values = np.full((*view.detection.shape[:2], len(_WEIGHTS)), np.nan)
-        if found:
-            smallest = smallest_p(found)
+        if statistics:
+            smallest = smallest_p(statistics)
             for s, law in enumerate(laws):
                 if law is not None:
                     p_values[s, :, _NOW] = np.where(is_enough[s], law.p_value(smallest[s]), np.nan)
@@ -261,15 +204,15 @@ class Judge:
         unjudged[list(view.rows)] = False
         unjudged[list(view.silent)] = True
         for (s, row), of_metric in told.items():
-            for which, each in of_metric.items():
-                p_values[s, row, which] = each.p_value
+            for which, result in of_metric.items():
+                p_values[s, row, which] = result.p_value
         p_values[:, unjudged] = np.nan
         # A hypothesis that such a past cannot reject would take its part of the budget away from the others.
         is_open = ~np.isnan(p_values)
         alone = view.alpha * weights / max(float(weights[is_open].sum()), 1e-9)
         for (s, row), of_metric in told.items():
-            for which, each in of_metric.items():
-                if each.least > alone[s, row, which]:
+            for which, result in of_metric.items():
+                if result.least > alone[s, row, which]:
                     p_values[s, row, which] = np.nan
         return spend(p_values, weights, view.alpha)
 
@@ -298,16 +241,16 @@ class Judge:
 
     def _now(
         self,
-        found: Mapping[str, Sequence[list[list[float]]]],
+        of_tests: Mapping[str, Sequence[list[list[float]]]],
         view: View,
         at: tuple[int, int],
         is_rejected: bool,
         limit: float,
     ) -> dict[str, DriftResult]:
-        """What the tests say of a metric; ``found``: statistic, p-value and effect, by segment and metric."""
+        """What the tests say of a metric; ``of_tests``: statistic, p-value and effect, by segment and metric."""
         verdicts = {}
         s, row = at
-        for test, outcome in found.items():
+        for test, outcome in of_tests.items():
             if not self._comparison.concerned[test][row]:
                 continue
             statistic, p_value, effect = outcome[0][s][row], outcome[1][s][row], outcome[2][s][row]
@@ -316,10 +259,13 @@ class Judge:
                 note = view.absence if is_absent else "no values to compare"
                 verdicts[test] = DriftResult(None, None, None, None, "NONE", note)
             elif math.isnan(limit):
-                verdicts[test] = DriftResult(statistic, p_value, None, effect, "NONE", self._say_power(view, s, row))
+                n, m = int(view.reference[at].sum()), int(view.detection[at].sum())
+                words = say_power(float(self._reference.design_effects[row]), n, m, view.alpha)
+                verdicts[test] = DriftResult(statistic, p_value, None, effect, "NONE", words)
             else:
                 signal = self._grade(test, effect) if is_rejected and p_value <= limit else "NONE"
-                note = self._say(test, view, at) if test in _SAYING else ""
+                cells = self._reference.metrics[row]
+                note = say_counts(test, cells, view.reference[at], view.detection[at]) if test in SAYING else ""
                 verdicts[test] = DriftResult(statistic, p_value, limit, effect, signal, note)
         return verdicts
 
@@ -328,18 +274,18 @@ class Judge:
     ) -> dict[str, DriftResult]:
         """What a metric's past says; by hypothesis."""
         verdicts = {}
-        for which, each in told.items():
+        for which, result in told.items():
             test = "trend" if which == _TREND else "interval"
             threshold = thresholds[which]
-            if math.isnan(each.p_value):
-                verdicts[test] = DriftResult(None, None, None, None, "NONE", each.note)
+            if math.isnan(result.p_value):
+                verdicts[test] = DriftResult(None, None, None, None, "NONE", result.note)
             elif math.isnan(threshold):
-                note = f"too little history for this budget: its p-value cannot be below {each.least:.2g}"
-                verdicts[test] = DriftResult(each.statistic, each.p_value, None, each.effect, "NONE", note)
+                note = f"too little history for this budget: its p-value cannot be below {result.least:.2g}"
+                verdicts[test] = DriftResult(result.statistic, result.p_value, None, result.effect, "NONE", note)
             else:
-                signal = self._grade(test, abs(each.effect)) if rejected[which] else "NONE"
-                statistic, effect = _finite(each.statistic), _finite(each.effect)
-                verdicts[test] = DriftResult(statistic, each.p_value, threshold, effect, signal, each.note)
+                signal = self._grade(test, abs(result.effect)) if rejected[which] else "NONE"
+                statistic, effect = _finite(result.statistic), _finite(result.effect)
+                verdicts[test] = DriftResult(statistic, result.p_value, threshold, effect, signal, result.note)
         return verdicts
 
     def _classic(self, view: View, past: Past) -> dict[tuple[int, int], dict[str, DriftResult]]:
@@ -354,57 +300,27 @@ class Judge:
                 told = self._classic_ks(view)
             else:
                 continue
-            for at, each in zip(verdicts, told, strict=True):
+            for at, results in zip(verdicts, told, strict=True):
                 if test != "classic_ks" or not self._reference.metrics[at[1]].is_coded:
-                    verdicts[at][test] = _at_its_level(each, settings.get("alpha"))
+                    verdicts[at][test] = _at_its_level(results, settings.get("alpha"))
         return verdicts
 
     def _classic_ks(self, view: View) -> list[PastResult]:
         rows = list(view.rows)
         sizes = np.array([self._reference.metrics[row].size for row in rows])
-        then, now = (counts[:, rows] for counts in (view.reference, view.detection))
-        for counts in (then, now):
+        reference, detection = (counts[:, rows] for counts in (view.reference, view.detection))
+        for counts in (reference, detection):
             counts[:, np.arange(len(rows)), sizes] = 0
-        found = ks(then, now)
+        distance = ks(reference, detection)
         return [
             PastResult(statistic, p_value, statistic, "no values to compare" if math.isnan(p_value) else "")
-            for statistic, p_value in zip(found.statistic.ravel().tolist(), found.p_value.ravel().tolist(), strict=True)
+            for statistic, p_value in zip(
+                distance.statistic.ravel().tolist(), distance.p_value.ravel().tolist(), strict=True
+            )
         ]
 
     def _grade(self, test: str, effect: float) -> Signal:
         return "DRIFT" if effect >= self._settings[test].get("minimum_effect", 0.0) else "WARNING"
-
-    def _say_power(self, view: View, s: int, row: int) -> str:
-        """Why so few events say nothing; where they are few because they resemble each other, what would be seen.
-
-        A change of a share is sure from the distance on that Massart's inequality allows so many independent events, at
-        what the window may spend on everything.
-        """
-        design_effect = float(self._reference.design_effects[row])
-        least = math.ceil(FEWEST_INDEPENDENT * design_effect)
-        if design_effect <= 1:
-            return f"too few events to judge: {least} are needed in both windows"
-        n, m = int(view.reference[s, row].sum()), int(view.detection[s, row].sum())
-        apart = math.sqrt(math.log(2 / view.alpha) / 2 * (1 / n + 1 / m) * design_effect)
-        seen = "no change of its shares" if apart >= 1 else f"only a change of its shares by {apart:.2g}"
-        looks = f"{m / design_effect:.2g} independent looks a window"
-        return f"hardly to be judged: {looks} ({least} events are needed in both windows); {seen} would be sure"
-
-    def _say(self, test: str, view: View, at: tuple[int, int]) -> str:
-        cells = self._reference.metrics[at[1]]
-        then, now = view.reference[at], view.detection[at]
-        if test == "null_rate":
-            shares = (f"{int(each[cells.size]) / max(int(each.sum()), 1):.2%}" for each in (now, then))
-            return f"{' against '.join(shares)} missing"
-        if test == "unseen":
-            last = cells.size - 1
-            shares = (f"{int(each[last]) / max(int(each[: cells.size].sum()), 1):.2%}" for each in (now, then))
-            return f"{' against '.join(shares)} are none of its values"
-        if test == "range" and len(cells.edges):
-            below, above = int(now[0]), int(now[cells.size - 1])
-            if below + above:
-                return f"{below} below {cells.edges[0]:.4g}, {above} above {cells.edges[-1]:.4g} of training"
-        return ""
 
 
 def _places(view: View) -> list[tuple[int, int]]:

@@ -44,14 +44,17 @@ class _Part:
     def fitted(self) -> Trend:
         """A line through each decile, the window under test included; R x 10."""
         lines = trend(self.times, np.concatenate([self.deciles, self.current[None]]).reshape(len(self.times), -1))
-        return Trend(*(each.reshape(-1, len(DECILES)) for each in lines))
+        return Trend(*(line.reshape(-1, len(DECILES)) for line in lines))
 
     def beyond(self, low: float, high: float) -> Interval:
         """Each decile against a central range of its past; R x 10."""
-        found = interval(self.deciles.reshape(self.n_past, -1), self.current.ravel(), low, high)
+        beyond = interval(self.deciles.reshape(self.n_past, -1), self.current.ravel(), low, high)
         shape = (len(self.rows), len(DECILES))
         return Interval(
-            found.low.reshape(shape), found.high.reshape(shape), found.side.reshape(shape), found.effect.reshape(shape)
+            beyond.low.reshape(shape),
+            beyond.high.reshape(shape),
+            beyond.side.reshape(shape),
+            beyond.effect.reshape(shape),
         )
 
 
@@ -73,7 +76,7 @@ class Past:
     def side_by_side(cls, segments: Sequence[Past]) -> Past:
         """The metrics of several segments, segment after segment, over the same windows."""
         deciles, current, reference = (
-            np.concatenate([getattr(each, name) for each in segments], axis=-2)
+            np.concatenate([getattr(past, name) for past in segments], axis=-2)
             for name in ("deciles", "current", "reference")
         )
         return cls(segments[0].times, deciles, current, reference)
@@ -156,8 +159,8 @@ def _each(past: Past, needed: float, tell: Callable[[_Part], list[PastResult]]) 
             said = [PastResult(math.nan, math.nan, math.nan, words)] * len(part.rows)
         else:
             said = tell(part)
-        for row, each in zip(part.rows, said, strict=True):
-            told[row] = each
+        for row, result in zip(part.rows, said, strict=True):
+            told[row] = result
     return told
 
 
@@ -169,7 +172,7 @@ def _tell_trends(part: _Part, clearest: Ints, p_values: Floats) -> list[PastResu
     with np.errstate(divide="ignore", invalid="ignore"):
         # Of a metric that did not vary in training, any change is as large as can be.
         effects = np.where(spread > 0, changes / spread, np.sign(changes))
-    names = [DECILES[each] for each in clearest.tolist()]
+    names = [DECILES[decile] for decile in clearest.tolist()]
     return [
         PastResult(statistic, p_value, effect, f"{name} changes by {slope:.4g} a window over {len(part.times)} windows")
         for name, slope, statistic, p_value, effect in zip(

@@ -51,9 +51,11 @@ class Silence:
         if self.is_shared:
             why = f"version {self.version} scored only part of this window: compared in windows of its own"
             return dict.fromkeys(rows, why)
-        words = {each.metric: each.words for each in self.filling}
+        words = {window.metric: window.words for window in self.filling}
         if words:
-            words |= {each.name: f"made of features: {self.last.words}" for each in metrics if each.kind == "score"}
+            words |= {
+                metric.name: f"made of features: {self.last.words}" for metric in metrics if metric.kind == "score"
+            }
         return {row: words[metrics[row].name] for row in rows if metrics[row].name in words}
 
 

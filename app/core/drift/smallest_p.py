@@ -58,13 +58,13 @@ class SmallestP:
         independent = comparison.with_independent_events()
         shares = reference.counts / np.maximum(reference.counts.sum(axis=1, keepdims=True), 1)
         shares[:, 0] += shares.sum(axis=1) == 0
-        before, now = (shares * np.maximum(size / comparison.design_effects, 1)[:, None] for size in (n, m))
-        of_before, of_now = _windows_at_once(n, m)
-        found = [
-            smallest_p(independent.compare(_draw(chance, before, of_before), _draw(chance, now, of_now)))
+        before, after = (shares * np.maximum(size / comparison.design_effects, 1)[:, None] for size in (n, m))
+        of_before, of_after = _windows_at_once(n, m)
+        batches = [
+            smallest_p(independent.compare(_draw(chance, before, of_before), _draw(chance, after, of_after)))
             for _ in range(DRAWS // _AT_ONCE)
         ]
-        drawn = np.concatenate(found).reshape(DRAWS, len(shares))
+        drawn = np.concatenate(batches).reshape(DRAWS, len(shares))
         drawn = np.sort(np.nan_to_num(drawn, nan=1.0), axis=0).clip(_LEAST)
         in_tail = int(_TAIL * DRAWS)
         edge = drawn[in_tail]
@@ -87,14 +87,14 @@ class SmallestP:
         below = np.count_nonzero(self.bulk <= smallest[..., None, :], axis=-2) / len(self.bulk)
         with np.errstate(invalid="ignore"):
             tail = np.where(self.edge < 0.5, _TAIL * (smallest / self.edge) ** self.exponents, smallest)
-            found: Floats = np.where(smallest < self.edge, tail, np.where(np.isnan(smallest), np.nan, below))
-            return found
+            worth: Floats = np.where(smallest < self.edge, tail, np.where(np.isnan(smallest), np.nan, below))
+            return worth
 
     def smallest(self, p_value: Floats) -> Floats:
         """The smallest p-value of a metric's tests that is worth ``p_value``: the inverse, for small ones."""
         in_tail = self.edge * (p_value / _TAIL) ** (1 / self.exponents)
-        found: Floats = np.minimum(np.where(self.edge < 0.5, in_tail, p_value), 1.0)
-        return found
+        smallest: Floats = np.minimum(np.where(self.edge < 0.5, in_tail, p_value), 1.0)
+        return smallest
 
 
 def _windows_at_once(n: int, m: int) -> tuple[tuple[int, int], tuple[int, int]]:

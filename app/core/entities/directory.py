@@ -84,7 +84,7 @@ class EntityDirectory:
         if names:
             self._heard[partition, place] = len(chunk.names)
             hashes, times = (
-                np.frombuffer(each, "<i8").astype(np.int64)[known:] for each in (chunk.hashes, chunk.first_seen_ms)
+                np.frombuffer(packed, "<i8").astype(np.int64)[known:] for packed in (chunk.hashes, chunk.first_seen_ms)
             )
             self._new.append((hashes, np.stack((times, np.full(len(times), origin))), names))
 
@@ -111,9 +111,9 @@ class EntityDirectory:
     def is_elsewhere(self, hashes: Ints, partitions: Ints) -> NDArray[np.bool_]:
         """Which entities have been seen in another partition than the one given."""
         group, columns = self._rows.find(hashes)
-        found = np.zeros(len(hashes), dtype=bool)
-        found[group[columns[_ORIGIN] % MOST_PARTITIONS != partitions[group]]] = True
-        return found
+        is_elsewhere = np.zeros(len(hashes), dtype=bool)
+        is_elsewhere[group[columns[_ORIGIN] % MOST_PARTITIONS != partitions[group]]] = True
+        return is_elsewhere
 
     def examples(self) -> list[Stray]:
         """Some entities that stray, those that did so first."""
@@ -132,9 +132,9 @@ class EntityDirectory:
         """Take those of the rows to be added whose entities are known, or come several times."""
         wanted, inverse = np.unique(hashes[rows], return_inverse=True)
         before: list[dict[int, int]] = [{} for _ in wanted]
-        group, found = self._rows.find(wanted)
-        _note(before, group, found)
-        after = [dict(each) for each in before]
+        group, places = self._rows.find(wanted)
+        _note(before, group, places)
+        after = [dict(columns_before) for columns_before in before]
         _note(after, inverse, columns[:, rows])
         name_of = names if isinstance(names, dict) else {int(hashes[row]): names[row] for row in rows.tolist()}
         for entity, was, now in zip(wanted.tolist(), before, after, strict=True):
@@ -148,7 +148,7 @@ class EntityDirectory:
             if entity in name_of:
                 self._examples[entity] = Stray(_second_of(now), name_of[entity], tuple(sorted(now)))
                 if len(self._examples) > _MOST_EXAMPLES:
-                    del self._examples[max(self._examples, key=lambda each: self._examples[each])]
+                    del self._examples[max(self._examples, key=lambda known: self._examples[known])]
 
     def _slice_of(self, seen: dict[int, int]) -> list[int]:
         """The slice in which an entity was seen in a second partition, if it was."""
@@ -157,7 +157,7 @@ class EntityDirectory:
     def _forget(self, new: list[tuple[Ints, Ints, list[str]]]) -> None:
         """Drop the generations that were cleared, and find again what is left."""
         dropped, self._dropped = np.array(sorted(self._dropped), dtype=np.int64), set()
-        new[:] = [each for each in new if int(each[1][_ORIGIN][0]) not in dropped]
+        new[:] = [chunk for chunk in new if int(chunk[1][_ORIGIN][0]) not in dropped]
         hashes, columns = self._rows.rows()
         keep = ~np.isin(columns[_ORIGIN], dropped)
         self._rows = HashRuns(2)

@@ -38,16 +38,16 @@ def murmur2(data: bytes) -> int:
     [-973932308, -790332482]
     """
     mask, mix = 0xFFFFFFFF, 0x5BD1E995
-    found = 0x9747B28C ^ len(data)
+    hashed = 0x9747B28C ^ len(data)
     whole = len(data) & ~3
     for at in range(0, whole, 4):
         word = int.from_bytes(data[at : at + 4], "little") * mix & mask
-        found = (found * mix & mask) ^ ((word ^ word >> 24) * mix & mask)
+        hashed = (hashed * mix & mask) ^ ((word ^ word >> 24) * mix & mask)
     rest = data[whole:]
     if rest:
-        found = (found ^ int.from_bytes(rest, "little")) * mix & mask
-    found = (found ^ found >> 13) * mix & mask
-    return found ^ found >> 15
+        hashed = (hashed ^ int.from_bytes(rest, "little")) * mix & mask
+    hashed = (hashed ^ hashed >> 13) * mix & mask
+    return hashed ^ hashed >> 15
 
 
 def fnv1a(data: bytes) -> int:
@@ -60,16 +60,16 @@ def fnv1a(data: bytes) -> int:
     >>> [f"{fnv1a(text):08x}" for text in (b"", b"a", b"foobar")]
     ['811c9dc5', 'e40c292c', 'bf9cf968']
     """
-    found = 0x811C9DC5
+    hashed = 0x811C9DC5
     for byte in data:
-        found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
-    return found
+        hashed = (hashed ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return hashed
 
 
 def _sarama(key: bytes, partitions: int) -> int:
     """Go takes the remainder of a signed number, and then its absolute value."""
-    found = fnv1a(key)
-    return found % partitions if found < 2**31 else (2**32 - found) % partitions
+    hashed = fnv1a(key)
+    return hashed % partitions if hashed < 2**31 else (2**32 - hashed) % partitions
 
 
 #: By what people know them as.
@@ -93,16 +93,16 @@ def find_partitioners(records: Iterable[Seen], partitions: int) -> dict[str, flo
         name: {place for place in places if choose(place[0], partitions) == place[1]}
         for name, choose in PARTITIONERS.items()
     }
-    found: dict[str, float] = {}
+    agreeing: dict[str, float] = {}
     left = set(places)
     while left:
         name = max(explained, key=lambda each: len(explained[each] & left))
         more = explained[name] & left
         if len(more) < _by_chance(len(left), partitions):
             break
-        found[name] = len(more) / len(places)
+        agreeing[name] = len(more) / len(places)
         left -= more
-    return found
+    return agreeing
 
 
 def _by_chance(keys: int, partitions: int) -> float:
@@ -126,8 +126,8 @@ class Sample:
 
     def strays(self) -> dict[str, list[int]]:
         """Entities in more than one partition, and in which, in the order of their names."""
-        found = self._partitions_of(lambda event: event.entity)
-        return {name: sorted(of) for name, of in sorted(found.items()) if len(of) > 1}
+        partitions = self._partitions_of(lambda event: event.entity)
+        return {name: sorted(of) for name, of in sorted(partitions.items()) if len(of) > 1}
 
     def misname_labels(self) -> tuple[int, int, Seen | None]:
         """How many labels name another entity than their event's, of how many that is known, and the first of them."""
@@ -153,10 +153,10 @@ class Sample:
         return len(misplaced), n, misplaced[0] if misplaced else None
 
     def _partitions_of(self, name_of: Callable[[Seen], str]) -> dict[str, set[int]]:
-        found: dict[str, set[int]] = defaultdict(set)
+        partitions: dict[str, set[int]] = defaultdict(set)
         for event in self.events:
-            found[name_of(event)].add(event.partition)
-        return found
+            partitions[name_of(event)].add(event.partition)
+        return partitions
 
 
 def describe_keys(records: list[Seen], partitions: int) -> str:
@@ -164,15 +164,15 @@ def describe_keys(records: list[Seen], partitions: int) -> str:
     unkeyed = sum(record.key is None for record in records)
     if unkeyed == len(records):
         return "they have no keys"
-    found = find_partitioners(records, partitions)
-    if found is None:
+    shares = find_partitioners(records, partitions)
+    if shares is None:
         words = "there are too few keys to tell a partitioner"
-    elif not found:
+    elif not shares:
         words = "their keys look like no partitioner that is known here"
-    elif len(found) == 1 and min(found.values()) == 1:
-        words = f"their keys look like {next(iter(found))}"
+    elif len(shares) == 1 and min(shares.values()) == 1:
+        words = f"their keys look like {next(iter(shares))}"
     else:
-        words = "their keys look like " + " and ".join(f"{name} ({share:.0%})" for name, share in found.items())
+        words = "their keys look like " + " and ".join(f"{name} ({share:.0%})" for name, share in shares.items())
     return f"without a key: {unkeyed}; of the others, {words}" if unkeyed else words
 
 

@@ -146,7 +146,7 @@ class EntityLog:
         self._known.clear()
         self._open = _Chunk()
         self._generation, self._number = generation, 0
-        for old in [each for each in self._numbers if each < generation - 1]:
+        for old in [former for former in self._numbers if former < generation - 1]:
             self._changes.update((Place(old, number).to_key(), None) for number in sorted(self._numbers.pop(old)))
 
     def _write_open(self) -> None:
@@ -171,11 +171,11 @@ class _Chunk:
 
     @classmethod
     def of(cls, chunk: EntityChunk) -> _Chunk:
-        found = cls()
-        found.hashes = np.frombuffer(chunk.hashes, "<i8").tolist()
-        found.times_ms = np.frombuffer(chunk.first_seen_ms, "<i8").tolist()
-        found.names = list(chunk.names)
-        return found
+        filled = cls()
+        filled.hashes = np.frombuffer(chunk.hashes, "<i8").tolist()
+        filled.times_ms = np.frombuffer(chunk.first_seen_ms, "<i8").tolist()
+        filled.names = list(chunk.names)
+        return filled
 
     def add(self, hash_: int, time_ms: int, name: str) -> None:
         self.hashes.append(hash_)
@@ -184,5 +184,5 @@ class _Chunk:
         self.is_changed = True
 
     def encode(self) -> bytes:
-        hashes, times = (np.array(each, dtype="<i8").tobytes() for each in (self.hashes, self.times_ms))
+        hashes, times = (np.array(numbers, dtype="<i8").tobytes() for numbers in (self.hashes, self.times_ms))
         return msgspec.msgpack.encode(EntityChunk(hashes, times, self.names))

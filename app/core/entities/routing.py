@@ -172,13 +172,13 @@ class Routing:
         marks = [time_ms for queue in self._queues.values() if (time_ms := queue.first_mark_ms()) is not None]
         first_mark_ms = min(marks, default=END_MS + 1)
         until_ms = min(limit_ms, first_mark_ms)
-        found = self._stretches(until_ms, before_ms - 1)
-        if sum(stop - piece.taken for _, piece, stop in found) > most:
-            times = np.concatenate([piece.times_ms[piece.taken : stop] for _, piece, stop in found])
+        stretches = self._stretches(until_ms, before_ms - 1)
+        if sum(stop - piece.taken for _, piece, stop in stretches) > most:
+            times = np.concatenate([piece.times_ms[piece.taken : stop] for _, piece, stop in stretches])
             until_ms = int(np.partition(times, most - 1)[most - 1])
-            found = self._stretches(until_ms, before_ms - 1)
-        if found:
-            return self._merge(found)
+            stretches = self._stretches(until_ms, before_ms - 1)
+        if stretches:
+            return self._merge(stretches)
         return self._promise(first_mark_ms) if first_mark_ms <= limit_ms else None
 
     def _is_label(self, place: Place) -> bool:
@@ -191,13 +191,13 @@ class Routing:
             for piece, stop in queue.stretches(until_ms if self._is_label(place) else min(until_ms, events_until_ms))
         ]
 
-    def _merge(self, found: list[tuple[Place, _Piece, int]]) -> Routed:
+    def _merge(self, stretches: list[tuple[Place, _Piece, int]]) -> Routed:
         routed = Routed()
         for is_label, copies, ends in (
             (True, routed.labels, routed.label_ends),
             (False, routed.events, routed.event_ends),
         ):
-            parts = [each for each in found if self._is_label(each[0]) is is_label]
+            parts = [stretch for stretch in stretches if self._is_label(stretch[0]) is is_label]
             if not parts:
                 continue
             to = np.concatenate([piece.to[piece.taken : stop] for _, piece, stop in parts])
@@ -263,13 +263,13 @@ class Routing:
 
     def _find(self, entity: str | bytes) -> int:
         """The partition of an entity: as Kafka's own partitioner would put it."""
-        found = self._known.get(entity)
-        if found is None:
+        home = self._known.get(entity)
+        if home is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             name = entity if isinstance(entity, bytes) else entity.encode(errors="surrogatepass")
-            found = self._known[entity] = (murmur2(name) & 0x7FFFFFFF) % self._n
-        return found
+            home = self._known[entity] = (murmur2(name) & 0x7FFFFFFF) % self._n
+        return home
 
 
 def _copies(piece: _Piece, stop: int) -> Iterator[Copy]:
@@ -284,9 +284,9 @@ def _copies(piece: _Piece, stop: int) -> Iterator[Copy]:
     ):
         headers: list[Header] = [origin_header(partition, offset)]
         if records.headers is not None:
-            own = [each for each in records.headers[row] if each[0] != ORIGIN_HEADER]
+            own = [header for header in records.headers[row] if header[0] != ORIGIN_HEADER]
             if row in records.unreadable:
-                own = [each for each in own if each[0] != UNREADABLE_HEADER]
+                own = [header for header in own if header[0] != UNREADABLE_HEADER]
                 own.append(stand_in_header(*records.unreadable[row]))
             headers += own
         yield records.keys[row], records.values[row], time_ms, headers

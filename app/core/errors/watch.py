@@ -12,7 +12,7 @@ import numpy as np
 from app.core.counts.calendar import Window
 from app.core.counts.sketches import ALL
 from app.core.drift.budget import OF_ERRORS
-from app.core.drift.judge import DriftResult, Judgement
+from app.core.drift.judgement import DriftResult, Judgement
 from app.core.errors.cusum import Cusum
 from app.core.errors.detectors import HourlyRate, TrainingErrors
 from app.core.verdict.words import number_pair

@@ -58,19 +58,19 @@ def to_local_ms(time_ms: Ints, zone: str) -> Ints:
 def to_part(local_ms: Ints, part: str) -> Floats:
     """``part`` (hour, minute, weekday with Monday = 0, day, month or year) of clock times."""
     if part == "hour":
-        found = local_ms // 3_600_000 % 24
+        number = local_ms // 3_600_000 % 24
     elif part == "minute":
-        found = local_ms // 60_000 % 60
+        number = local_ms // 60_000 % 60
     else:
         days = local_ms // (_DAY_S * 1000)
         if part == "weekday":
-            found = (days + 3) % 7  # 1970-01-01 was a Thursday
+            number = (days + 3) % 7  # 1970-01-01 was a Thursday
         else:
             dates = days.astype("datetime64[D]")
             if part == "day":
-                found = (dates - dates.astype("datetime64[M]")).astype(np.int64) + 1
+                number = (dates - dates.astype("datetime64[M]")).astype(np.int64) + 1
             elif part == "month":
-                found = dates.astype("datetime64[M]").astype(np.int64) % 12 + 1
+                number = dates.astype("datetime64[M]").astype(np.int64) % 12 + 1
             else:
-                found = dates.astype("datetime64[Y]").astype(np.int64) + 1970
-    return found.astype(np.float64)
+                number = dates.astype("datetime64[Y]").astype(np.int64) + 1970
+    return number.astype(np.float64)

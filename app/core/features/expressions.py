@@ -115,10 +115,10 @@ def _compile_compare(node: ast.Compare) -> Evaluate:
         negate = isinstance(node.ops[0], ast.NotIn)
 
         def contains(columns: Columns) -> Value:
-            found: Value = np.float64(0)
+            is_in: Value = np.float64(0)
             for test in tests:
-                found = _or(found, test(columns))
-            return _not(found) if negate else found
+                is_in = _or(is_in, test(columns))
+            return _not(is_in) if negate else is_in
 
         return contains
     sides = [node.left, *node.comparators]
@@ -156,8 +156,8 @@ def _compile_calendar(part: str, argument: ast.expr, zone: str) -> Evaluate:
         local = to_local_ms(np.where(known, times, 0).astype(np.int64), zone)
         if of_event:
             columns[memo] = local
-        found = to_part(local, part)
-        return found if known.all() else np.where(known, found, _NAN)
+        parts = to_part(local, part)
+        return parts if known.all() else np.where(known, parts, _NAN)
 
     return evaluate
 

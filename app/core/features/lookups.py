@@ -109,10 +109,10 @@ class LookupTable:
             return np.where(code >= 0, self._starts[code], -1)
         rank = np.searchsorted(self._times, event_time_ms, side="right")
         row = np.searchsorted(self._places, code * self._width + rank) - 1
-        found = row >= self._starts[code]  # of an unknown key the row is -1
+        is_known = row >= self._starts[code]  # of an unknown key the row is -1
         if self.spec.max_age_ms is not None and len(self._known_ms):
-            found &= event_time_ms - self._known_ms[row] < self.spec.max_age_ms
-        return np.where(found, row, -1)
+            is_known &= event_time_ms - self._known_ms[row] < self.spec.max_age_ms
+        return np.where(is_known, row, -1)
 
 
 def _nothing(column: Column, rows: int) -> Column:

@@ -98,10 +98,10 @@ class Origins:
 
     def _find(self, feature: Feature) -> Origin:
         if feature.window is not None:
-            found = self._of_window(feature.window.field, feature.window.aggregate)
-            return replace(found, keys=found.keys | self._keys(feature.window.key))
-        found = self._of_function(feature)
-        return replace(found, keys=frozenset().union(*(self._of(name).keys for name in names_read(feature))))
+            origin = self._of_window(feature.window.field, feature.window.aggregate)
+            return replace(origin, keys=origin.keys | self._keys(feature.window.key))
+        origin = self._of_function(feature)
+        return replace(origin, keys=frozenset().union(*(self._of(name).keys for name in names_read(feature))))
 
     def _of_function(self, feature: Feature) -> Origin:
         read = [self._of(name) for name in names_read(feature)]
@@ -111,10 +111,10 @@ class Origins:
         if feature.expression is None:
             return Origin(fields, None, is_window, is_number)
         tree = ast.parse(feature.expression.strip(), mode="eval").body
-        found = path_in(tree)
-        if found is None:
+        place = path_in(tree)
+        if place is None:
             return Origin(fields, None, is_window, is_number and _has_unit(tree))
-        name, path = found
+        name, path = place
         inner = self._of(name)
         whole = path.after(inner.path) if inner.path is not None else None
         return replace(inner, path=whole, has_unit=inner.has_unit and is_number)

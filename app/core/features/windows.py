@@ -172,12 +172,12 @@ class FeatureState:
         """
         newest: dict[bytes, dict[bytes, bytes | None]] = {name: {} for name in self._by_name}
         for key, value in records:
-            found = newest.get(key[:NAME_BYTES])
-            if found is not None:
-                found[key] = value
-        for name, found in newest.items():
-            if found:
-                self._by_name[name].restore(name, found)
+            changes = newest.get(key[:NAME_BYTES])
+            if changes is not None:
+                changes[key] = value
+        for name, changes in newest.items():
+            if changes:
+                self._by_name[name].restore(name, changes)
 
     def restore_clocks(self, clocks: Iterable[tuple[bytes, bytes]]) -> None:
         """Take what was noted of stores, by name, beside rows on disk."""

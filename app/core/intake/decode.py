@@ -73,9 +73,9 @@ def _explain(error: Exception, value: bytes, advice: dict[str, str]) -> str:
     # Serializers of a schema registry write 0 and four bytes of an id before the value.
     if value[0] == 0:
         return f"{said} A schema registry's serializer may have written it: write plain JSON."
-    _, found, path = said.rpartition(" - at `$.")
+    _, wrong, path = said.rpartition(" - at `$.")
     name = path.removesuffix("`")
-    return f"{said}. {advice[name]}" if found and name in advice and name != path else said
+    return f"{said}. {advice[name]}" if wrong and name in advice and name != path else said
 
 
 def _decode_all(
@@ -157,10 +157,10 @@ class EventDecoder:
             column = np.empty(len(good), dtype=object)
             column[:] = texts[field.name]
             return column
-        found = map(self._getters[field.name], good)
+        values = map(self._getters[field.name], good)
         if field.nullable:
-            return np.array(list(found), dtype=np.float64)  # None becomes NaN
-        return np.fromiter(found, np.float64, len(good))
+            return np.array(list(values), dtype=np.float64)  # None becomes NaN
+        return np.fromiter(values, np.float64, len(good))
 
     def _check(
         self, batch: EventBatch, records: RecordBatch, index: Ints, clock_ms: int | None
@@ -236,32 +236,32 @@ class LabelDecoder:
         )
         good, positions, rejections = _decode_all(self._decode, values, "label", records.unreadable, _LABEL_ADVICE)
         rows = list(range(len(records))) if positions is None else positions
-        found: dict[int, tuple[int, str, float]] = {}
+        labels: dict[int, tuple[int, str, float]] = {}
         keys = self._find_keys(records, rows, good)
         for row, label in zip(rows, good, strict=True):
             why = self._why_bad(label, keys[row])
             if why:
                 rejections.append(Rejection(row, "label", *why))
             else:
-                found[row] = (label.label_time_ms, label.event_id, label.label)
+                labels[row] = (label.label_time_ms, label.event_id, label.label)
         if marks:
             rejections = [rejection for rejection in rejections if rejection.position not in marks]
-            found.update((row, (time_ms, "", float("nan"))) for row, time_ms in marks.items())
+            labels.update((row, (time_ms, "", float("nan"))) for row, time_ms in marks.items())
         for bounds, kept in (
-            (self._bounds, [row for row in found if row not in marks]),
+            (self._bounds, [row for row in labels if row not in marks]),
             (self._mark_bounds, sorted(marks)),
         ):
-            times_ms = np.array([found[row][0] for row in kept], dtype=np.int64)
+            times_ms = np.array([labels[row][0] for row in kept], dtype=np.int64)
             stamps_ms = records.timestamps_ms[np.array(kept, dtype=np.int64)]
             for place, reason, detail in bounds.refuse(times_ms, stamps_ms, clock_ms):
-                del found[kept[place]]
+                del labels[kept[place]]
                 rejections.append(Rejection(kept[place], "label", reason, detail))
-        order = sorted(found)
+        order = sorted(labels)
         batch = LabelBatch(
             offsets=records.offsets[np.array(order, dtype=np.int64)],
-            label_time_ms=np.array([found[row][0] for row in order], dtype=np.int64),
-            event_id=[found[row][1] for row in order],
-            label=np.array([found[row][2] for row in order], dtype=np.float64),
+            label_time_ms=np.array([labels[row][0] for row in order], dtype=np.int64),
+            event_id=[labels[row][1] for row in order],
+            label=np.array([labels[row][2] for row in order], dtype=np.float64),
             key=[keys[row] for row in order],
         )
         return batch, sorted(rejections, key=lambda rejection: rejection.position)
@@ -288,10 +288,10 @@ class LabelDecoder:
 
     @staticmethod
     def _watermarks(records: RecordBatch) -> dict[int, int]:
-        found: dict[int, int] = {}
+        watermarks: dict[int, int] = {}
         for row, headers in enumerate(records.headers or ()):
             for name, data in headers:
                 # A header's value may be null, whatever the type says: anyone may write to the topic.
                 if name == WATERMARK_HEADER and data and len(data) <= _MOST_DIGITS and data.isdigit():
-                    found[row] = int(data)
-        return found
+                    watermarks[row] = int(data)
+        return watermarks

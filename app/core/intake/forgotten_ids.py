@@ -54,11 +54,11 @@ class ForgottenIds:
         forgotten, self._noted = sorted(expired + self._noted), []
         if not forgotten:
             return
-        found = [(hash64(event_id.encode()), effective_ms) for effective_ms, event_id in forgotten]
-        rows = np.array(found, dtype=np.int64)
+        entries = [(hash64(event_id.encode()), effective_ms) for effective_ms, event_id in forgotten]
+        rows = np.array(entries, dtype=np.int64)
         self._runs.add(rows[:, 0], rows[None, :, 1])
-        for each in found:
-            self._open.append(each)
+        for entry in entries:
+            self._open.append(entry)
             if len(self._open) == FORGOTTEN_IDS:
                 self._write_open()
                 self._close()
@@ -119,7 +119,7 @@ class ForgottenIds:
         held = [read_forgotten(key, value, latest_ms) for key, value in newest.items()]
         for number, rows in sorted(held, key=itemgetter(0)):
             if rows is None:
-                self._chunks = deque(each for each in self._chunks if each[0] != number)
+                self._chunks = deque(chunk for chunk in self._chunks if chunk[0] != number)
                 continue
             known = len(self._open) if number == self._number else 0
             self._runs.add(rows[known:, 0], rows[None, known:, 1])
@@ -132,7 +132,7 @@ class ForgottenIds:
         self._number, self._open = self._number + 1, []
 
     def _write_open(self) -> None:
-        self._changes[_name(self._number)] = b"".join(_ID.pack(*each) for each in self._open)
+        self._changes[_name(self._number)] = b"".join(_ID.pack(*entry) for entry in self._open)
 
 
 def _name(number: int) -> bytes:

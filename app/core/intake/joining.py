@@ -78,22 +78,22 @@ class JoinedLabels:
             if not event_id:
                 continue  # a watermark record
             watermark_ms = int(merged.times_ms[place - 1]) if place else came_to_ms
-            found: Scored | int | None = pending.get(event_id)
-            effective_ms = found.effective_ms if isinstance(found, Scored) else None
+            waiting: Scored | int | None = pending.get(event_id)
+            effective_ms = waiting.effective_ms if isinstance(waiting, Scored) else None
             passed = [row for row in own.get(event_id, ()) if row < place]
             if passed:
                 joined._pass_over(event_id, passed, merged, pending, came_to_ms)
                 own[event_id] = own[event_id][len(passed) - 1 :]
-                found = passed[-1]
-                effective_ms = int(merged.times_ms[found])
-            if found is None or effective_ms is None or pending.is_too_old(effective_ms, watermark_ms):
+                waiting = passed[-1]
+                effective_ms = int(merged.times_ms[waiting])
+            if waiting is None or effective_ms is None or pending.is_too_old(effective_ms, watermark_ms):
                 is_late = pending.has_forgotten(event_id, watermark_ms, effective_ms)
                 (joined.late if is_late else joined.missing).append(number)
                 continue
-            if isinstance(found, Scored):
+            if isinstance(waiting, Scored):
                 pending.pop(event_id)
             else:
-                joined.own_rows.add(found)
+                joined.own_rows.add(waiting)
                 own[event_id].pop(0)
             joined.before.append(place)
             joined.places.append(number)
@@ -101,9 +101,9 @@ class JoinedLabels:
             joined.label.append(label)
             joined.label_time_ms.append(time_ms)
             joined.effective_ms.append(max(came_ms, pending.counted_from_ms(watermark_ms)))
-            joined.events.append(found)
+            joined.events.append(waiting)
             for at, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
-                column.append(events.columns[name][found] if isinstance(found, int) else found.fields[at])
+                column.append(events.columns[name][waiting] if isinstance(waiting, int) else waiting.fields[at])
         return joined
 
     def _pass_over(

@@ -94,28 +94,22 @@ class TimeMerge(Generic[Payload]):
     ----------
     with_labels
         False: the pipeline has no labels topic, and every event may go at once.
-    event_watermark_ms, label_watermark_ms
-        Effective time of the last event and label applied before (after a restart); BEGINNING_MS for none.
     """
 
-    def __init__(
-        self,
-        *,
-        with_labels: bool,
-        event_watermark_ms: int = BEGINNING_MS,
-        label_watermark_ms: int = BEGINNING_MS,
-    ) -> None:
+    def __init__(self, *, with_labels: bool) -> None:
         self._with_labels = with_labels
         self._events: deque[_Queued[Payload]] = deque()
         self._labels: deque[tuple[LabelBatch, Ints]] = deque()
-        self._newest_event_ms = event_watermark_ms
-        self._newest_label_ms = label_watermark_ms
         self._released = 0
-        self.event_watermark_ms = event_watermark_ms
-        self.label_watermark_ms = label_watermark_ms
         self.events_received = 0
         self.events_taken = 0
         self.queued_labels = 0
+        self.go_on_from(BEGINNING_MS, BEGINNING_MS)
+
+    def go_on_from(self, event_watermark_ms: int, label_watermark_ms: int) -> None:
+        """Begin after the last event and label applied before (effective times), before anything is received."""
+        self._newest_event_ms = self.event_watermark_ms = event_watermark_ms
+        self._newest_label_ms = self.label_watermark_ms = label_watermark_ms
 
     def add_events(self, payload: Payload, times_ms: Ints) -> None:
         """Queue a payload of ``len(times_ms)`` events (none is fine: it comes out in its turn)."""

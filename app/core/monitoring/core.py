@@ -19,6 +19,7 @@ is held grows with windows and not with events; nothing is dropped.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,9 +74,9 @@ class MonitorCore:
     ) -> None:
         self._pipeline = pipeline
         drift = pipeline.drift
-        self._calendar = Calendar.parse(drift.window, drift.slice_ms, drift.every_ms)
+        calendar = Calendar.parse(drift.window, drift.slice_ms, drift.every_ms)
         self._store = WindowStore(
-            self._calendar,
+            calendar,
             pipeline.partitions,
             drift.grace_ms,
             pipeline.performance.maturity_ms if pipeline.labels is not None else None,
@@ -83,16 +84,17 @@ class MonitorCore:
             against=drift.against,
             slice_ms=drift.slice_ms,
         )
-        self._origins = Origins(pipeline)
+        self._make_version = partial(
+            WatchedVersion.of, pipeline, origins=Origins(pipeline), make_detector=make_detector
+        )
         self._versions: dict[str, WatchedVersion] = {}
         self._rules = SketchRules(pipeline, RecordRules.of(pipeline))
         #: How many metrics the counts have that are held of versions without a reference; 0: none are.
         self._strangers: dict[str, int] = {}
         self._history = History(history)
         self._succession = Succession(FEWEST_TO_ALERT)
-        self._keep = keep
         #: Windows before one that its tests look at: overlapping ones are passed over where they look back.
-        self._n_past = history * len(self._calendar.panes_of(self._calendar.window_at(0)))
+        self._n_past = history * len(calendar.panes_of(calendar.window_at(0)))
         #: What is raised, acknowledged and cleared; whoever judges windows lets it see what was found.
         self.alerts = AlertBook(pipeline.name, pipeline.model.name, pipeline.alerts)
         self._errors = ErrorStream(pipeline.performance.maturity_ms)
@@ -103,15 +105,14 @@ class MonitorCore:
             pipeline.name, drift.slice_ms, max(pipeline.horizon_ms, 1), pipeline.performance.maturity_ms
         )
         self._sources = Sources(
-            pipeline, self._calendar, self._versions, self._store, self._history, self.delays, FillTimes(pipeline)
+            pipeline, calendar, self._versions, self._store, self._history, self.delays, FillTimes(pipeline)
         )
-        self._make_detector = make_detector
         #: Whether `collect` has left closed windows for its next call.
         self.is_behind = False
 
     @property
     def windows(self) -> WindowStore:
-        """The windows, for watermarks, `WindowStore.declare_idle` and what came too late."""
+        """The windows, for watermarks, `Watermarks.declare_idle` and what came too late."""
         return self._store
 
     @property
@@ -148,15 +149,7 @@ class MonitorCore:
                 )
             return 0
         window = training or Window(0, 0)
-        made = WatchedVersion.of(
-            self._pipeline,
-            reference,
-            training_metrics,
-            window,
-            origins=self._origins,
-            make_detector=self._make_detector,
-        )
-        self._versions[version] = made
+        made = self._versions[version] = self._make_version(reference, training_metrics, window)
         self.alerts.add_version(version, made.measured())
         self._strangers.pop(version, None)
         return self._store.drop_unsound(version, reference.laws)
@@ -185,7 +178,7 @@ class MonitorCore:
         self.inputs.add(checked)
         self.delays.add(checked)
         for version in named_versions(checked) - laws.keys():
-            self._strangers[version] = self._store.n_metrics(version)
+            self._strangers[version] = self._store.panes.n_metrics(version)
         return len(record.deltas) - len(checked.deltas)
 
     def calibrate(self, most: int | None = None) -> None:
@@ -243,9 +236,9 @@ class MonitorCore:
         if self._store.settled_before_ms is not None:
             self.alerts.forget(self._store.settled_before_ms)
             for known in self._versions.values():
-                kept = (each for each in known.n_seen.items() if each[0] >= self._store.settled_before_ms)
+                kept = (seen for seen in known.n_seen.items() if seen[0] >= self._store.settled_before_ms)
                 known.n_seen = dict(kept)
-        n_remembered = max(self._keep, len(self._store.closed())) + self._n_past
+        n_remembered = max(self._store.keep, len(self._store.closed())) + self._n_past
         self._history.prune(n_remembered)
         self._succession.prune(n_remembered)
         return findings
@@ -283,8 +276,8 @@ class MonitorCore:
         self._history.from_state(state["history"])
         self._succession.from_state(state["succession"])
         self._errors.restore(state["errors"])
-        for strange in (self._store.versions() | self._errors.held.keys()) - self._versions.keys():
-            self._strangers[strange] = self._store.n_metrics(strange)
+        for strange in (self._store.panes.versions() | self._errors.held.keys()) - self._versions.keys():
+            self._strangers[strange] = self._store.panes.n_metrics(strange)
         come_to_ms = max(self._store.watermark_ms or 0, self._store.label_watermark_ms or 0)
         if come_to_ms > self._rules.latest_come_to_ms:
             raise ValueError(f"the snapshot has come to {come_to_ms}, where nothing can be")
@@ -322,7 +315,9 @@ class MonitorCore:
             detected = known.errors.observe(released, about)
             findings.reports += detected
             known.detections += [
-                Detected(each.window_end_ms, each.test, each.note) for each in detected if each.signal == "DRIFT"
+                Detected(report.window_end_ms, report.test, report.note)
+                for report in detected
+                if report.signal == "DRIFT"
             ]
 
     def _note_absences(self, windows: list[Window], *, of_labels: bool = False) -> None:
@@ -338,7 +333,11 @@ class MonitorCore:
         for version, known in self._versions.items():
             for window in closed:
                 if label_watermark_ms is not None and window.end_ms <= label_watermark_ms:
-                    found = [each for each in known.detections if window.start_ms <= each.time_ms < window.end_ms]
+                    detections = [
+                        detection
+                        for detection in known.detections
+                        if window.start_ms <= detection.time_ms < window.end_ms
+                    ]
                     slices = range(window.start_ms, window.end_ms, self._pipeline.drift.slice_ms)
                     n_seen = sum(known.n_seen.get(start_ms, 0) for start_ms in slices)
-                    self.alerts.see_detections(version, window, found, is_steady=n_seen >= FEWEST_TO_ALERT)
+                    self.alerts.see_detections(version, window, detections, is_steady=n_seen >= FEWEST_TO_ALERT)

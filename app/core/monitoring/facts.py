@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core.counts.sketches import ALL, Sketch
 from app.core.drift.budget import OF_LABELS, OF_OUTCOMES, alpha_of_window, of_windows
-from app.core.drift.judge import View
+from app.core.drift.judgement import View
 from app.core.drift.over_time import Past
 from app.core.drift.silences import Silence, is_shared, server
 from app.core.faults.since import Course, Part
@@ -71,7 +71,7 @@ class Sources:
         slices, at = np.unique(errors.times_ms // self.pipeline.drift.slice_ms, return_inverse=True)
         ends_ms = (slices + 1) * self.pipeline.drift.slice_ms
         began = [self.store.start.before(end_ms) for end_ms in ends_ms.tolist()]
-        full_ms = np.array([-math.inf if each is None else each + filling_ms for each in began])
+        full_ms = np.array([-math.inf if start_ms is None else start_ms + filling_ms for start_ms in began])
         is_full = errors.times_ms >= full_ms[at]
         return errors.take(np.flatnonzero(is_full))
 
@@ -84,8 +84,8 @@ class Sources:
         slices, at = np.unique(
             (errors.times_ms - self.pipeline.performance.maturity_ms) // slice_ms, return_inverse=True
         )
-        windows = [self.calendar.windows_of(self.calendar.pane_at(each * slice_ms)) for each in slices.tolist()]
-        is_own = [not any(is_shared(version, self.store.n_scored(each)) for each in held) for held in windows]
+        windows = [self.calendar.windows_of(self.calendar.pane_at(number * slice_ms)) for number in slices.tolist()]
+        is_own = [not any(is_shared(version, self.store.panes.n_scored(window)) for window in held) for held in windows]
         return errors.take(np.flatnonzero(np.array(is_own, np.bool_)[at]))
 
 
@@ -143,7 +143,7 @@ class VersionWindow:
         if fill_times.longest_ms:
             began_ms = store.start.before(self.window.end_ms)
             filling = fill_times.filling(self.known.reference.names, self.window, began_ms)
-        return Silence(self.version, is_shared(self.version, store.n_scored(self.window)), filling)
+        return Silence(self.version, is_shared(self.version, store.panes.n_scored(self.window)), filling)
 
     @cached_property
     def past(self) -> list[Window]:
@@ -184,7 +184,7 @@ class VersionWindow:
             segments=list(self.counts),
             rows=metrics,
             reference=reference,
-            detection=np.stack([each.counts for each in self.counts.values()]),
+            detection=np.stack([sketch.counts for sketch in self.counts.values()]),
             past=self._over_time(metrics),
             alpha=self.alpha(share),
             absence=absence,
@@ -198,7 +198,7 @@ class VersionWindow:
             against, absence = dict(known.reference.by_segment()), "training had no such events"
         else:
             before = self._sources.calendar.before(self.window, drift.against)
-            is_own = before < self.window and not is_shared(self.version, self._sources.store.n_scored(before))
+            is_own = before < self.window and not is_shared(self.version, self._sources.store.panes.n_scored(before))
             against = self._counts_of(before) if is_own else {}
             absence = f"version {self.version} scored none of {before}, which it is compared with, or only a part"
         nothing = known.reference.zeros()
@@ -208,7 +208,7 @@ class VersionWindow:
         """Of each segment: what is known of metrics over time."""
         history, past = self._sources.history, self.past
         names = tuple(self.known.reference.metrics[row].name for row in metrics)
-        times = np.array([self._sources.calendar.ordinal(each) for each in (*past, self.window)], np.float64)
+        times = np.array([self._sources.calendar.ordinal(window) for window in (*past, self.window)], np.float64)
         return [
             Past(
                 times=times,
@@ -226,37 +226,37 @@ class VersionWindow:
         if is_shared(self.version, parts.numbers(before)) or not parts.of(before, self.version):
             return None
         reference = self.known.reference
-        now, then = (
-            [Part(start_ms, sketch.to_counts(reference)) for start_ms, sketch in parts.of(each, self.version)]
-            for each in (self.window, before)
+        current, earlier = (
+            [Part(start_ms, sketch.to_counts(reference)) for start_ms, sketch in parts.of(window, self.version)]
+            for window in (self.window, before)
         )
-        return Course(now, then, self.window.start_ms - before.start_ms)
+        return Course(current, earlier, self.window.start_ms - before.start_ms)
 
     def traffic(self) -> Traffic | None:
         """How many events past windows and this one had, whichever version scored them; one version tells it."""
-        if self.version != server(self._sources.store.n_scored(self.window)):
+        if self.version != server(self._sources.store.panes.n_scored(self.window)):
             return None
         past_windows, events = self.past, self._sources.history.events
         compared = choose_past(self.window, past_windows)
-        past, now = [events(each) for each in compared], events(self.window)
-        segments = sorted({segment for numbers in (*past, now) for segment in numbers} - {ALL})
+        past, current = [events(window) for window in compared], events(self.window)
+        segments = sorted({segment for numbers in (*past, current) for segment in numbers} - {ALL})
         season = of_same_season(self.window, compared) if compared is past_windows else []
         return Traffic(
-            n=now.get(ALL, 0),
+            n=current.get(ALL, 0),
             past=[numbers.get(ALL, 0) for numbers in past],
-            season=[events(each).get(ALL, 0) for each in season],
+            season=[events(window).get(ALL, 0) for window in season],
             segments={segment: [numbers.get(segment, 0) for numbers in past] for segment in segments},
-            segments_now={segment: now.get(segment, 0) for segment in segments},
+            segments_now={segment: current.get(segment, 0) for segment in segments},
             promised=lambda: self._promised(compared),
         )
 
     def _promised(self, past: list[Window]) -> tuple[float, list[float]]:
         """How many events the hours of the version's training promise for this window and for past ones."""
         by_hour = events_by_hour(self.known.reference.errors.events, self.known.training)
-        return events_due(by_hour, self.window), [events_due(by_hour, each) for each in past]
+        return events_due(by_hour, self.window), [events_due(by_hour, window) for window in past]
 
     def _counts_of(self, window: Window) -> dict[str, Counts]:
         reference = self.known.reference
-        held = self._sources.store.counts(window, self.version)
+        held = self._sources.store.panes.counts(window, self.version)
         segments = [ALL, *sorted(held.keys() - {ALL})]
         return {segment: held.get(segment, Sketch()).to_counts(reference) for segment in segments}

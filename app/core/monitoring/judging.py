@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.core.alerts.readings import Reading
     from app.core.counts.calendar import Window
     from app.core.counts.windows import Note, Stage
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from app.core.findings import Findings, PerformanceRow
     from app.core.monitoring.facts import Sources
     from app.core.verdict.succession import Succession
@@ -88,21 +88,21 @@ class Judging:
         store = self._sources.store
         if not any(holding["features"].is_changed for _, holding in store.holdings(window)):
             return False
-        return self._sources.history.note_events(window, store.numbers(window))
+        return self._sources.history.note_events(window, store.panes.numbers(window))
 
     def _test(self, look: VersionWindow, stage: Stage, note: Note) -> bool:
         """Run the tests of a stage and report what they say; whether that is new."""
         window, version, known = look.window, look.version, look.known
         metrics = known.metrics(stage)
-        statistics = {segment: known.describer.describe(each, metrics) for segment, each in look.counts.items()}
+        statistics = {segment: known.describer.describe(sketch, metrics) for segment, sketch in look.counts.items()}
         is_silent = np.isin(metrics, list(look.silence.notes(known.reference.metrics, metrics)))
-        for segment, each in look.counts.items():
-            self._sources.history.remember(window, version, segment, each.n, statistics[segment], is_silent)
+        for segment, sketch in look.counts.items():
+            self._sources.history.remember(window, version, segment, sketch.n, statistics[segment], is_silent)
         if stage == "labels":
             effects = known.diagnosis.calibration.design_effects
             self._succession.remember(window, version, look.whole, effects["auc"])
         tested = self._tested[stage][window, version] = known.judge.judge(look.view(stage))
-        said = {segment: each.values.tobytes() for segment, each in statistics.items()}
+        said = {segment: of_segment.values.tobytes() for segment, of_segment in statistics.items()}
         revision = note.report(_digest(said, tested))
         if revision is None:
             return False
@@ -178,7 +178,7 @@ class Judging:
         tested = self._tested[stage].get((look.window, look.version))
         if tested is None:
             return look.known.judge.drifts(look.view(stage))
-        return [each for each in tested if each.verdict.signal == "DRIFT"]
+        return [judgement for judgement in tested if judgement.verdict.signal == "DRIFT"]
 
 
 def _digest(*said: object) -> str:

@@ -72,14 +72,14 @@ class WatchedVersion:
         known_auc = training_metrics.get(MEASURE, auc(reference.training.outcomes))
         rules = [rule for rule in pipeline.alerts if (rule.on, rule.measure) == ("performance", MEASURE)]
         least = strictest(limit for rule in rules for limit in limits(rule, known_auc))
-        baseline = training_errors_of(reference, training, drift)
+        trained = training_errors_of(reference, training, drift)
         return cls(
             reference,
             dict(training_metrics),
             training,
             Judge(reference, drift.tests, memories_of(pipeline)),
             Diagnosis(reference, least, pipeline.events.plural, settings, origins),
-            ErrorWatch(drift.detectors, baseline, make_detector, settings.maturity_ms),
+            ErrorWatch(drift.detectors, trained, make_detector, settings.maturity_ms),
             FairErrors(reference),
         )
 
@@ -120,5 +120,5 @@ class WatchedVersion:
         self.is_announced = state["is_announced"]
         self.errors.restore(state["errors"])
         self.fair.restore(state["fair"])
-        self.detections = [Detected(*each) for each in state["detections"]]
+        self.detections = [Detected(*values) for values in state["detections"]]
         self.n_seen = dict(map(tuple, state["n_seen"]))

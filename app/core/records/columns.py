@@ -39,9 +39,9 @@ def read_column(data: bytes, n: int, what: str, low: int = -_MOST, high: int = _
 def read_keys(keys: Sequence[bytes], size: int) -> list[Any]:
     """Keys of a window over so many fields, as `app.core.tiles.keys.KeyIndex` has them; a refusal when any is none."""
     try:
-        found = list(map(_KEY, keys))
+        columns = list(map(_KEY, keys))
     except UNREADABLE as error:
         raise refuse_unreadable(error) from None
-    if any(len(values) != size for values in found):
+    if any(len(values) != size for values in columns):
         raise RefusedRecordError("inconsistent", f"A key has not {size} values, as its window.")
-    return [values[0] for values in found] if size == 1 else list(map(tuple, found))
+    return [values[0] for values in columns] if size == 1 else list(map(tuple, columns))

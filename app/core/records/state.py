@@ -122,10 +122,10 @@ def read_forgotten(key: bytes, value: bytes | None, latest_ms: int) -> tuple[int
 def check_open_tile(key: bytes, value: bytes | None, form: struct.Struct) -> None:
     """Refuse what is no tile that is still open; ``key``: the name of a store, and a window key."""
     try:
-        found: Any = msgspec.msgpack.decode(key[4:], type=list[str | float | int | bool])
+        values: Any = msgspec.msgpack.decode(key[4:], type=list[str | float | int | bool])
     except UNREADABLE as error:
         raise refuse_unreadable(error) from None
-    if not found or (value is not None and len(value) != form.size):
+    if not values or (value is not None and len(value) != form.size):
         raise RefusedRecordError("inconsistent", "It is no tile of a shared window.")
     if value is not None and max(map(abs, form.unpack(value))) > 2**62:
         raise RefusedRecordError("out_of_range", "A tile that is open holds what cannot be.")

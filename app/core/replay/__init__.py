@@ -1,4 +1,4 @@
-"""What the commands on past events compare: bounds, scores bit for bit, versions, features against SQL.
+"""Comparisons for the commands on past events: scores bit for bit, two versions, features against SQL.
 
-In come what was served and what was computed anew; out come differences, as values. May not know where either is from.
+What was served and what was computed anew come in; differences go out, as values. May not know where either is from.
 """

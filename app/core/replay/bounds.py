@@ -23,7 +23,7 @@ OPEN = Bound()
 
 
 def names(begin: Bound, end: Bound, partition: int) -> bool:
-    """Whether two bounds mean a partition at all: where offsets are given, those of which one is.
+    """Whether two bounds include a partition. Where offsets are given, they include the partitions that have one.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def names(begin: Bound, end: Bound, partition: int) -> bool:
 
 
 def parse_offsets(text: str) -> dict[int, int] | None:
-    """Offsets by partition, written ``0:1500,1:1480``; None when that is not what the text is.
+    """Offsets by partition, written ``0:1500,1:1480``; None for any other text.
 
     Examples
     --------

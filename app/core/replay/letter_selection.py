@@ -10,7 +10,7 @@ from app.core.entities.copies import read_origin
 from schemas.topics import ORIGIN_HEADER, Topics
 from schemas.wire import DeadLetter
 
-#: Header of a record that was sent back: where it had been read first.
+#: Header of a record that was sent back: where it was read first.
 REPLAYED_HEADER = "streamgauge-replayed-from"
 
 #: Partition and offset on the topic of dead letters.
@@ -19,17 +19,17 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for; empty and None: everything. Times are those of the rejection, half-open."""
+    """What is asked for; empty or None: everything. Times are half-open and those of the rejection."""
 
     reasons: frozenset[str] = frozenset()
     stages: frozenset[str] = frozenset()
     from_ms: int | None = None
     to_ms: int | None = None
-    #: Also what was sent back before and was rejected again.
+    #: Whether to select also what was sent back before and was rejected again.
     again: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Whether a letter is asked for, whatever was done with it before."""
+        """Whether a letter is asked for, whether or not it was sent back before."""
         return (
             (not self.reasons or letter.reason in self.reasons)
             and (not self.stages or letter.stage in self.stages)
@@ -40,18 +40,18 @@ class Wanted:
 
 @dataclass
 class Selection:
-    """The letters to send, in the order of their topic, and why others are not among them.
+    """The letters to send, in the order of their topic, and how many are left out for which reason.
 
     Attributes
     ----------
     counts
         Letters to send by stage and reason.
     unmatched
-        By stage and reason, those that nobody asked for.
+        Letters that were not asked for, by stage and reason.
     done
-        Those that were sent back before.
+        Letters that were sent back before.
     repeated
-        Those whose record had been sent back before and was rejected again.
+        Letters whose record had been sent back before and was rejected again.
     """
 
     letters: list[tuple[Place, DeadLetter]] = field(default_factory=list)
@@ -67,21 +67,21 @@ def select(letters: Iterable[tuple[Place, DeadLetter]], wanted: Wanted, done: Co
     Parameters
     ----------
     done
-        Places of those that were sent back before.
+        Places of the letters that were sent back before.
     """
-    found = Selection()
+    selection = Selection()
     for place, letter in letters:
         kind = letter.stage, letter.reason
         if not wanted.matches(letter):
-            found.unmatched[kind] += 1
+            selection.unmatched[kind] += 1
         elif place in done:
-            found.done += 1
+            selection.done += 1
         elif not wanted.again and any(name == REPLAYED_HEADER for name, _ in letter.headers):
-            found.repeated += 1
+            selection.repeated += 1
         else:
-            found.letters.append((place, letter))
-            found.counts[kind] += 1
-    return found
+            selection.letters.append((place, letter))
+            selection.counts[kind] += 1
+    return selection
 
 
 def mark(letter: DeadLetter) -> list[tuple[str, bytes]]:
@@ -92,10 +92,10 @@ def mark(letter: DeadLetter) -> list[tuple[str, bytes]]:
 
 
 def address(letter: DeadLetter, topics: Topics) -> tuple[str, int, list[tuple[str, bytes]]]:
-    """Topic and partition to send a letter's record back to, and its headers; of a copy, those of the original."""
+    """Topic and partition to send a letter's record back to, and its headers; for a copy, those of the original."""
     source = letter.source
     origin = read_origin(letter.headers) if topics.by_entity else None
-    if origin is None or origin[0] >= topics.partitions:  # no router wrote that
+    if origin is None or origin[0] >= topics.partitions:  # no router wrote this header
         return source.topic, source.partition, mark(letter)
     topic = topics.sent_labels if source.topic == topics.labels else topics.sent_events
-    return topic, origin[0], [each for each in mark(letter) if each[0] != ORIGIN_HEADER]
+    return topic, origin[0], [header for header in mark(letter) if header[0] != ORIGIN_HEADER]

@@ -1,4 +1,4 @@
-"""Holds served feature values against values computed anew, feature by feature."""
+"""Compares served feature values with values computed anew, feature by feature."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from app.core.batches import Floats, Ints
 
-#: Beyond it, SQL's double arithmetic does not explain a difference: of the value, or absolute below 1.
+#: A larger difference is not explained by SQL's double arithmetic. Relative to the value; absolute below 1.
 TOLERANCE = 1e-9
 KEEP = 5
 
 
 @dataclass(frozen=True)
 class DifferentRow:
-    """One value that is another."""
+    """One served value that differs from the computed one."""
 
     partition: int
     offset: int
@@ -32,7 +32,7 @@ class FeatureParity:
     Parameters
     ----------
     tolerance
-        0: every bit must be the same. Missing equals missing alone.
+        0: every bit must be the same. A missing value equals only a missing value.
     """
 
     name: str
@@ -56,7 +56,7 @@ class FeatureParity:
         same = self.is_same(served, computed)
         apart = np.abs(served - computed)[~(np.isnan(served) & np.isnan(computed))]
         if len(apart):
-            # A value that one side alone has is infinitely far away.
+            # A value that only one side has counts as infinitely far away.
             self.largest = max(self.largest, float(np.where(np.isnan(apart), math.inf, apart).max()))
         differing = np.flatnonzero(~same)
         self.different += len(differing)
@@ -70,8 +70,8 @@ class FeatureParity:
             same = np.abs(served - computed) <= self.tolerance * size
         else:
             same = served.view(np.int64) == computed.view(np.int64)
-        found: NDArray[np.bool_] = same | (np.isnan(served) & np.isnan(computed))
-        return found
+        is_same: NDArray[np.bool_] = same | (np.isnan(served) & np.isnan(computed))
+        return is_same
 
     @property
     def is_equal(self) -> bool:

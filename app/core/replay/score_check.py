@@ -11,13 +11,13 @@ import msgspec
 
 from schemas.wire import Score
 
-#: What must be equal. Where and when it was scored may differ, and so may words about it.
+#: Fields that must be equal. Where and when an event was scored may differ, and so may its reasons.
 COMPARED = ("event_id", "entity", "event_time_ms", "score", "decision", "model", "version", "feature_set")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One value of one event that is not the same."""
+    """One value of one event that differs."""
 
     partition: int
     offset: int
@@ -35,19 +35,19 @@ class Difference:
 
 @dataclass
 class ScoreCheck:
-    """Collects recorded and replayed scores, in any interleaving, and compares those of the same event.
+    """Collects recorded and replayed scores, interleaved in any way, and compares those of the same event.
 
-    ``stale`` recorded scores are counted, not compared: they went out before labels that a replay has in time. Memory
-    holds what only one side has given so far.
+    Recorded scores that are ``stale`` are counted and not compared: they were published before labels that a replay has
+    in time. Memory holds the scores that only one side has given so far.
 
     Attributes
     ----------
     different
         Events with at least one difference.
     by_kind
-        How many values differ, by what they are.
+        How many values differ, by field or feature.
     doubled
-        Recorded scores of an event beyond the first.
+        How many recorded scores are of an event that had one.
     """
 
     keep: int = 20
@@ -86,12 +86,12 @@ class ScoreCheck:
 
     @property
     def not_recorded(self) -> int:
-        """Events that the replay scored and the recording has no score of: it was made before they were scored."""
+        """Events that only the replay has scored: the recording was made before they were, or their score was lost."""
         return len(self._replayed)
 
     @property
     def not_replayed(self) -> int:
-        """Events that were scored and that the replay did not score."""
+        """Events with a recorded score that the replay did not score."""
         return len(self._recorded)
 
     @property
@@ -121,7 +121,7 @@ class ScoreCheck:
         if recorded.stale:
             self.stale += 1
             return
-        found = [
+        differing = [
             (what, getattr(recorded, what), getattr(replayed, what))
             for what in COMPARED
             if _bits(getattr(recorded, what)) != _bits(getattr(replayed, what))
@@ -129,15 +129,15 @@ class ScoreCheck:
         if recorded.features and replayed.features:
             names = dict.fromkeys([*recorded.features, *replayed.features])
             pairs = [(name, recorded.features.get(name), replayed.features.get(name)) for name in names]
-            found += [(name, was, now) for name, was, now in pairs if _bits(was) != _bits(now)]
-        if not found:
+            differing += [(name, served, again) for name, served, again in pairs if _bits(served) != _bits(again)]
+        if not differing:
             self.equal += 1
             return
         self.different += 1
-        self.by_kind.update(what for what, _, _ in found)
+        self.by_kind.update(what for what, _, _ in differing)
         place = recorded.source.partition, recorded.source.offset
         room = self.keep - len(self.first)
-        self.first += [Difference(*place, recorded.event_id, *values) for values in found[:room]]
+        self.first += [Difference(*place, recorded.event_id, *values) for values in differing[:room]]
 
 
 def _bits(value: Any) -> Any:

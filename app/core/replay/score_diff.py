@@ -1,4 +1,4 @@
-"""How far the scores of two versions on the same events are apart: of all, and by month (UTC) of event time."""
+"""How far apart the scores of two versions are on the same events: of all, and by month (UTC) of event time."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class DiffRow:
 
 @dataclass
 class ScoreDiff:
-    """Collects two scores an event and its label.
+    """Collects two scores and the label of each event.
 
-    It keeps 26 bytes an event, and the event's id until its label comes: measures are exact, and do not depend on the
-    order in which partitions were run.
+    It keeps 26 bytes per event, and the event's id until its label comes. Measures are exact, and do not depend on the
+    order in which partitions ran.
 
     Attributes
     ----------
     only_before, only_after
-        Events that one side alone has scored; they are in no measure.
+        Events that only one side has scored; they are in no measure.
     """
 
     only_before: int = 0
@@ -87,7 +87,7 @@ class ScoreDiff:
         self._rows += len(events)
 
     def add_labels(self, partition: int, joined: JoinedLabels) -> None:
-        """Take labels alone: of earlier events, or of those that are about to be added."""
+        """Take labels without events: of earlier events, or of those that will be added next."""
         for event_id, label, event in zip(joined.event_id, joined.label, joined.events, strict=True):
             row = self._rows + event if isinstance(event, int) else self._waiting.pop((partition, event_id), None)
             if row is not None:
@@ -102,18 +102,18 @@ class ScoreDiff:
         """Every measure of all events, and of each month."""
         table = self._table()
         self.only_before, self.only_after = table.only_before, table.only_after
-        found = [DiffRow(ALL, *pair) for pair in _measure(table, np.ones(len(table.before), dtype=bool))]
+        rows = [DiffRow(ALL, *pair) for pair in _measure(table, np.ones(len(table.before), dtype=bool))]
         months = table.times.astype("datetime64[ms]").astype("datetime64[M]")
         for month in np.unique(months):
-            found += [DiffRow(str(month), *pair) for pair in _measure(table, months == month)]
-        return found
+            rows += [DiffRow(str(month), *pair) for pair in _measure(table, months == month)]
+        return rows
 
     def _table(self) -> _Table:
         nothing = np.zeros(0)
         labels = np.full(self._rows, np.nan)
         labels[list(self._labels)] = list(self._labels.values())
         before, after = (np.concatenate([nothing, *(pair[side] for pair in self._scores)]) for side in (0, 1))
-        was, now = (
+        before_positive, after_positive = (
             np.concatenate([np.zeros(0, dtype=bool), *(pair[side] for pair in self._decisions)]) for side in (0, 1)
         )
         times: Ints = np.concatenate([np.zeros(0, dtype=np.int64), *self._times])
@@ -122,8 +122,8 @@ class ScoreDiff:
             times[both],
             before[both],
             after[both],
-            was[both],
-            now[both],
+            before_positive[both],
+            after_positive[both],
             labels[both],
             int((~np.isnan(before) & np.isnan(after)).sum()),
             int((np.isnan(before) & ~np.isnan(after)).sum()),
@@ -135,8 +135,8 @@ class _Table:
     times: Ints
     before: Floats
     after: Floats
-    was_positive: Bools
-    is_positive: Bools
+    before_positive: Bools
+    after_positive: Bools
     labels: Floats
     only_before: int
     only_after: int
@@ -144,7 +144,8 @@ class _Table:
 
 def _measure(table: _Table, rows: Bools) -> list[tuple[str, float]]:
     before, after = table.before[rows], table.after[rows]
-    was, now, labels = table.was_positive[rows], table.is_positive[rows], table.labels[rows]
+    before_positive, after_positive = table.before_positive[rows], table.after_positive[rows]
+    labels = table.labels[rows]
     n = len(before)
     if n == 0:
         return [(name, 0.0 if name in {"n", "n_labels"} else math.nan) for name in MEASURES]
@@ -160,9 +161,9 @@ def _measure(table: _Table, rows: Bools) -> list[tuple[str, float]]:
         p90,
         p99,
         float(apart.max()),
-        float((was != now).sum()) / n,
-        float((~was & now).sum()) / n,
-        float((was & ~now).sum()) / n,
+        float((before_positive != after_positive).sum()) / n,
+        float((~before_positive & after_positive).sum()) / n,
+        float((before_positive & ~after_positive).sum()) / n,
         _correlation(before, after),
         _psi(before, after),
         float(known.sum()),

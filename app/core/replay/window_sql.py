@@ -1,9 +1,9 @@
-"""The windows of a pipeline as SQL for ClickHouse: written from their definition alone, to hold the core against.
+"""The windows of a pipeline as SQL for ClickHouse, written from their definition alone, to check the core.
 
 It reads two tables of a scratch database, ``events`` (partition, seq, time_ms, event_id, counts, one column per field
 used) and ``labels`` (partition, seq, time_ms, event_id, label), where ``seq`` numbers each partition's log. Effective
 times and which label belongs to which event are worked out in SQL as well. Each window then joins reads with the
-updates that they see: dear, but plain.
+updates that they see, which is slow and simple.
 """
 # ruff: noqa: S608  # numbers, and the names of a pipeline's fields, which are words
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from schemas.pipeline.spec import EventField, Pipeline, WindowSpec
 
 _DAY_MS = 86_400_000
-#: Where a label comes that no event follows.
+#: The place of a label that no event follows.
 _AFTER_ALL = 2**60
 
 #: Null stays null: least and greatest pass over it.
@@ -40,7 +40,7 @@ _AGGREGATES: dict[str, Callable[[WindowSpec], str]] = {
     "distinct": lambda _: "toFloat64(uniqExactIf(u.x, isNotNull(u.x)))",
     "share": lambda _: "countIf(u.x != 0) / count(u.x)",
 }
-#: What the others are of no update: missing.
+#: The other aggregates of no update are missing.
 ZERO_OF_NONE = frozenset({"count", "rate", "sum", "distinct"})
 
 
@@ -56,7 +56,7 @@ class WindowQuery:
     def for_reads(self, start: int, stop: int) -> str:
         """SQL of (partition, seq, value) for the events ``start`` <= seq < ``stop`` of each partition.
 
-        Those are left out that see no update, unless their key is null.
+        Events that see no update are left out, unless their key is null.
         """
         nulls = " OR ".join(f"isNull({column})" for column in _columns(self.window.key))
         without_key = (
@@ -67,7 +67,7 @@ class WindowQuery:
 
 
 def fields_used(pipeline: Pipeline) -> tuple[EventField, ...]:
-    """The event fields that windows are keyed by or made of; features that stand for them are numbers."""
+    """The event fields that windows are keyed by or made of; features that windows read count as float fields."""
     names = {name for feature in pipeline.features if feature.window for name in feature.window.reads}
     fields = [field for field in pipeline.events.fields if field.name in names]
     others = sorted(names - {field.name for field in fields})
@@ -112,7 +112,8 @@ def derive_tables(pipeline: Pipeline) -> list[str]:
         " (SELECT partition, effective_ms, min(seq) AS first_seq FROM reads GROUP BY partition, effective_ms) AS s"
         " ON l.partition = s.partition AND l.effective_ms <= s.effective_ms"
     )
-    # It belongs to the newest event of its id before it; the first such label counts, if the event is not forgotten.
+    # A label belongs to the newest event with its id before it. The first such label counts, unless the event is
+    # forgotten.
     outcomes = (
         f"CREATE TABLE outcomes {order} SELECT * FROM (SELECT l.partition AS partition, l.seq AS seq, l.place AS place,"
         f" l.time_ms AS time_ms, l.effective_ms AS effective_ms, l.label AS label{carried}, e.effective_ms AS event_ms,"
@@ -138,14 +139,14 @@ def window_queries(pipeline: Pipeline) -> list[WindowQuery]:
 
 
 def _own(pipeline: Pipeline, window: WindowSpec) -> str:
-    """A window over a key that holds the entity: what came before in the partition's own order."""
+    """A window over a key that holds the entity: earlier records in the partition's own order."""
     hop, tiles = window.hop_ms, window.size_ms // window.hop_ms
     ring = max(other.size_ms // hop for other in _sharing(pipeline, window))
     retain = ring - (-(pipeline.events.max_ahead_ms + _DAY_MS) // hop)
     names, keys = _names(window.key), ("partition", *_columns(window.key))
     before = "<" if window.of == "events" else "<="
     updates = _updates(window, hop, "time_ms")
-    # The newest tile of the key, and of anything, before the read: tiles much older than these are kept no more.
+    # The newest tile before the read, of the key and of any key: tiles much older than these are no longer kept.
     newest = (
         f"SELECT partition, {names}, at, max(tile) OVER (PARTITION BY partition, {names} ORDER BY at) AS newest"
         f" FROM (SELECT partition, {names}, at, max(tile) AS tile FROM ({updates}) GROUP BY partition, {names}, at)"
@@ -163,7 +164,7 @@ def _own(pipeline: Pipeline, window: WindowSpec) -> str:
         f"greatest(r.tile - {tiles}, ifNull(k.newest, -1000000000000000) - {ring},"
         f" greatest(r.read_clock, ifNull(c.clock, -1000000000000000)) - {retain})"
     )
-    # A late read counts different values seen since its window began, later ones too.
+    # A late read counts different values seen since its window began, also those seen after the window.
     highest = "greatest(r.tile, ifNull(k.newest, r.tile))" if window.aggregate == "distinct" else "r.tile"
     bounded = (
         f"SELECT r.*, {lowest} AS lowest, {highest} AS highest FROM"
@@ -175,7 +176,7 @@ def _own(pipeline: Pipeline, window: WindowSpec) -> str:
 
 
 def _shared(window: WindowSpec) -> str:
-    """A window over any other key: the tiles of all partitions that ended the delay ago, by effective time."""
+    """A window over any other key: tiles of all partitions that ended at least the delay ago, by effective time."""
     hop, tiles = window.hop_ms, window.size_ms // window.hop_ms
     newest = f"({_tile(f'effective_ms - {window.delay_ms}', hop)} - 1)"
     bounded = (
@@ -209,7 +210,7 @@ def _updates(window: WindowSpec, hop: int, time: str) -> str:
 
 
 def _sharing(pipeline: Pipeline, window: WindowSpec) -> list[WindowSpec]:
-    """The windows that share the store of a window."""
+    """The windows that share a store with this window."""
     place = window.of, window.key, window.hop_ms
     return [
         other

@@ -169,7 +169,7 @@ class Answerer:
         if self._answered_ms == self._low_ms:
             return []
         self._answered_ms = self._low_ms
-        found: list[tuple[int, bytes]] = []
+        answers: list[tuple[int, bytes]] = []
         for number, waiting in enumerate(self._open):
             if not waiting:
                 continue
@@ -181,9 +181,9 @@ class Answerer:
             self._open[number] = [] if is_due.all() else [questions[:, ~is_due]]
             due = questions[:, is_due]
             for source in np.unique(due[0]).tolist():
-                found += self._answers(number, source, due[:, due[0] == source])
+                answers += self._answers(number, source, due[:, due[0] == source])
         self._sweep()
-        return found
+        return answers
 
     def _answers(self, number: int, source: int, due: Ints) -> list[tuple[int, bytes]]:
         # By code: neighbours are searched for in neighbouring places.

@@ -11,8 +11,8 @@ import numpy as np
 
 from app.core.batches import EventBatch, Ints
 from app.core.intake.merge import BEGINNING_MS
-from app.core.shared.board import Amounts
 from app.core.shared.plan import SharedPlan
+from app.core.shared.totals import Amounts
 from app.core.tiles.keys import NULL, KeyIndex
 from schemas.wire import KeyQuestions, RepartitionRecord, StoreParts
 
@@ -140,18 +140,18 @@ class Asker:
             key: np.array([crc32(one) % self._partitions for one in keys], dtype=np.int64)
             for key, keys in encoded.items()
         }
-        found: list[tuple[bytes | int, tuple[str, ...], Ints, Ints]] = []
+        rows: list[tuple[bytes | int, tuple[str, ...], Ints, Ints]] = []
         for store in self._plan.stores:
             if store.name in self._added:
                 codes, columns = _add_up(self._added[store.name])
-                found.append((store.name, store.key, codes, columns))
+                rows.append((store.name, store.key, codes, columns))
         for number, key in enumerate(self._plan.keys):
             if number in self._asked:
                 codes, columns = (np.concatenate(parts, axis=-1) for parts in zip(*self._asked[number], strict=True))
-                found.append((number, key, codes, columns))
+                rows.append((number, key, codes, columns))
         return [
             (_Rows(what, [encoded[key][code] for code in codes.tolist()], columns), owners[key][codes])
-            for what, key, codes, columns in found
+            for what, key, codes, columns in rows
         ]
 
 

@@ -17,9 +17,10 @@ from app.core.batches import Column, EventBatch, Floats, Ints
 from app.core.intake.merge import BEGINNING_MS, END_MS, Merged
 from app.core.intake.pending import PendingEvents
 from app.core.shared.asker import Asker
-from app.core.shared.board import PLACE, TILE, TIMES, Amounts, SharedBoard
+from app.core.shared.board import PLACE, TILE, TIMES, SharedBoard
 from app.core.shared.labels import SharedLabels
 from app.core.shared.plan import SharedColumn, SharedPlan, SharedStore
+from app.core.shared.totals import Amounts
 from app.core.tiles.keys import NULL
 from app.core.tiles.measures import FEATURE_UNITS
 from app.core.tiles.store import to_fixed_point
@@ -149,12 +150,12 @@ class Contributor:
         """
         topic, changes = self._forget(), self._close()
         for (number, tile), codes in self._touched.items():
-            found = self._board.contribution(number, tile, self.partition)
+            amounts = self._board.contribution(number, tile, self.partition)
             if self._is_closed(number, tile):
-                topic.extend(self._encode(number, tile, found))
+                topic.extend(self._encode(number, tile, amounts))
             else:
                 self._logged[number] = tile
-                changes.extend(self._encode_open(number, tile, found, np.unique(np.concatenate(codes))))
+                changes.extend(self._encode_open(number, tile, amounts, np.unique(np.concatenate(codes))))
         self._touched.clear()
         times = SharedTimes(self.added_ms, max(scored_ms, self._told.scored_ms))
         if topic or times != self._told:
@@ -215,25 +216,25 @@ class Contributor:
                 self._touched.setdefault((number, tile), [])
         return changes
 
-    def _encode_open(self, number: int, tile: int, found: Amounts, codes: Ints) -> Records:
+    def _encode_open(self, number: int, tile: int, amounts: Amounts, codes: Ints) -> Records:
         store = self._plan.stores[number]
         encoded = self._board.indexes[store.key].encoded
-        values = found.values[:, np.searchsorted(found.codes, codes)]
+        values = amounts.values[:, np.searchsorted(amounts.codes, codes)]
         return [
             (OPEN + store.name + encoded(code), OPEN_VALUE.pack(tile, count, total))
             for code, count, total in zip(codes.tolist(), *values.tolist(), strict=True)
         ]
 
-    def _encode(self, number: int, tile: int, found: Amounts) -> Records:
+    def _encode(self, number: int, tile: int, amounts: Amounts) -> Records:
         """A closed tile, in as many pieces as it takes."""
         store = self._plan.stores[number]
         encoded = self._board.indexes[store.key].encoded
-        keys = [encoded(code) for code in found.codes.tolist()]
+        keys = [encoded(code) for code in amounts.codes.tolist()]
         pieces = np.cumsum([len(key) + 24 for key in keys]) // _PIECE_BYTES
         starts = np.searchsorted(pieces, np.arange(int(pieces[-1]) + 1)).tolist() if keys else []
         records: Records = []
         for piece, (start, stop) in enumerate(zip(starts, [*starts[1:], len(keys)], strict=True)):
-            counts, sums = (row.astype("<i8").tobytes() for row in found.values[:, start:stop])
+            counts, sums = (row.astype("<i8").tobytes() for row in amounts.values[:, start:stop])
             value = msgspec.msgpack.encode(SharedTile(keys[start:stop], counts, sums))
             records.append((TILE + store.name + PLACE.pack(tile, piece), value))
         self._pieces.setdefault((number, tile), set()).update(range(len(records)))
@@ -271,9 +272,9 @@ class SharedReader:
         plan: SharedPlan = self._board.plan
         codes = {key: index.find([events.columns[name] for name in key]) for key, index in self._board.indexes.items()}
         for column, cursor in self._cursors:
-            found = codes[plan.stores[column.store].key]
-            values = window_values(column, *cursor.read(found, times_ms))
-            values[found == NULL] = np.nan
+            keys = codes[plan.stores[column.store].key]
+            values = window_values(column, *cursor.read(keys, times_ms))
+            values[keys == NULL] = np.nan
             matrix[:, column.column] = values
 
 

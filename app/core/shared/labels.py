@@ -48,7 +48,7 @@ class SharedLabels:
         rows: list[_Fields] = list(zip(*columns, strict=True)) if columns else [()] * len(ids)
         row, newest_ms = 0, self._newest_ms
         numbers: list[int] = []
-        found: list[_Fields] = []
+        joined: list[_Fields] = []
         for number, (place, event_id) in enumerate(zip(merged.before.tolist(), merged.labels.event_id, strict=True)):
             while row < place:
                 waiting.pop(ids[row], None)  # a repeated id moves to the end: the order stays by effective time
@@ -58,7 +58,7 @@ class SharedLabels:
             met = waiting.pop(event_id, None) if event_id else None
             if met is not None and met[0] >= newest_ms - horizon_ms:
                 numbers.append(number)
-                found.append(met[1])
+                joined.append(met[1])
         for at in range(row, len(ids)):
             waiting.pop(ids[at], None)
             waiting[ids[at]] = times[at], rows[at]
@@ -68,7 +68,7 @@ class SharedLabels:
         outcomes: dict[str, Column] = {"label": merged.labels.label[places]}
         for at in self._places:
             name = self._fields[at]
-            outcomes[name] = np.array([fields[at] for fields in found], dtype=events.columns[name].dtype)
+            outcomes[name] = np.array([fields[at] for fields in joined], dtype=events.columns[name].dtype)
         return outcomes, places
 
     def _expire(self, before_ms: int) -> None:

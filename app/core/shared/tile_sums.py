@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.core.batches import Ints
-from app.core.shared.board import Amounts
+from app.core.shared.totals import Amounts
 
 #: A place is a key's code, then the tile less the origin: 2^24 keys, 2^39 tiles.
 _TILE_BITS = 39
@@ -35,10 +35,10 @@ class _Run:
 
     @classmethod
     def of(cls, places: Ints, values: Ints) -> _Run:
-        found = Amounts.add_up(places, values)
-        totals = np.zeros((2, len(found.codes) + 1), dtype=np.int64)
-        np.cumsum(found.values, axis=1, out=totals[:, 1:])
-        return cls(found.codes, totals)
+        amounts = Amounts.add_up(places, values)
+        totals = np.zeros((2, len(amounts.codes) + 1), dtype=np.int64)
+        np.cumsum(amounts.values, axis=1, out=totals[:, 1:])
+        return cls(amounts.codes, totals)
 
     def values(self) -> Ints:
         return np.diff(self.totals)
@@ -82,12 +82,12 @@ class TileSums:
     def read(self, codes: Ints, newest: Ints, size: int) -> Ints:
         """Counts and sums [2 x n] of the ``size`` tiles that end with ``newest``, per key."""
         self._settle()
-        found = np.zeros((2, len(codes)), dtype=np.int64)
+        sums = np.zeros((2, len(codes)), dtype=np.int64)
         if self._origin is not None:
             last, before = self._places(codes, newest), self._places(codes, newest - size)
             for run in self._runs:
-                found += run.until(last) - run.until(before)
-        return found
+                sums += run.until(last) - run.until(before)
+        return sums
 
     def drop_before(self, tile: int) -> None:
         """Forget the tiles before this one."""

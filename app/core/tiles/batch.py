@@ -108,9 +108,9 @@ class KeyRuns:
             rows, moved = self._only_disordered()
             distinct, ranks = np.unique(self.tiles[rows], return_inverse=True)
             starts, ends = moved[span.starts[slow]], moved[span.ends[slow]]
-            for found, bound in zip(sums, bounds, strict=True):
+            for total, bound in zip(sums, bounds, strict=True):
                 below = np.searchsorted(distinct, bound[slow], side="right")
-                found[slow] = sum_below(ranks, weights[rows], starts, ends, below)
+                total[slow] = sum_below(ranks, weights[rows], starts, ends, below)
         return sums
 
     def sums_before(self, span: Span, weights: Ints) -> Ints:
@@ -122,15 +122,15 @@ class KeyRuns:
     def largest(self, span: Span, weights: Ints, low: Ints, high: Ints) -> Ints:
         """The largest weight before each read, of tiles above ``low`` and up to ``high``; EMPTY where there is none."""
         ends = self._ends_upto(span, np.stack((low, high)))
-        found = RangeMax(weights, EMPTY).between(ends[0], ends[1])
+        largest = RangeMax(weights, EMPTY).between(ends[0], ends[1])
         slow = self._disordered(span)
         if len(slow):
             rows, moved = self._only_disordered()
             distinct, ranks = np.unique(self.tiles[rows], return_inverse=True)
             positions = moved[span.starts[slow]], moved[span.ends[slow]]
             bounds = tuple(np.searchsorted(distinct, bound[slow], side="right") for bound in (low, high))
-            found[slow] = max_between(ranks, weights[rows], positions, (bounds[0], bounds[1]), EMPTY)
-        return found
+            largest[slow] = max_between(ranks, weights[rows], positions, (bounds[0], bounds[1]), EMPTY)
+        return largest
 
     def _ends_upto(self, span: Span, bounds: Ints) -> Ints:
         """Where the updates up to a bound end, among those before the read; for keys whose tiles ascend."""
@@ -143,8 +143,8 @@ class KeyRuns:
             self._places = self.rank * self._width + (self.tiles - self._low)
         reads = inner[-1]
         wanted = span.group[reads] * self._width + (bounds[inner] - self._low)
-        found = np.searchsorted(self._places, wanted, side="right")
-        ends[inner] = np.minimum(np.maximum(found, span.starts[reads]), span.ends[reads])
+        upto = np.searchsorted(self._places, wanted, side="right")
+        ends[inner] = np.minimum(np.maximum(upto, span.starts[reads]), span.ends[reads])
         return ends
 
     def _disordered(self, span: Span) -> Ints:

@@ -6,6 +6,8 @@ around. Of a maximum, a row is a tree: leaves in their order, and above each pai
 
 Rows are written in place where tiles come in order; a row that overflows, or takes a tile in between, is written anew
 without the cells that no window reaches any more.
+
+Over 350 lines: everything that knows how cells lie in the heap, and nothing else does.
 """
 
 from __future__ import annotations
@@ -118,42 +120,42 @@ class TileCells:
 
     def totals(self, rows: Ints) -> Ints:
         """Running sums up to the end of each row."""
-        found: Ints = self._totals[rows]
-        return found
+        totals: Ints = self._totals[rows]
+        return totals
 
     def largest(self, rows: Ints, low: Ints, high: Ints, column: int) -> Ints:
         """The maximum of a column over the places low … high - 1 of each row; EMPTY where there are none."""
-        found = np.full(len(rows), EMPTY, dtype=np.int64)
+        largest = np.full(len(rows), EMPTY, dtype=np.int64)
         start, room = self._starts[rows], self._rooms[rows]
         low, high = low + room, high + room
         at = np.flatnonzero(low < high)
         while len(at):
             left = at[low[at] & 1 == 1]
-            found[left] = np.maximum(found[left], self._node(start[left], room[left], low[left], column))
+            largest[left] = np.maximum(largest[left], self._node(start[left], room[left], low[left], column))
             low[left] += 1
             right = at[high[at] & 1 == 1]
             high[right] -= 1
-            found[right] = np.maximum(found[right], self._node(start[right], room[right], high[right], column))
+            largest[right] = np.maximum(largest[right], self._node(start[right], room[right], high[right], column))
             low[at] >>= 1
             high[at] >>= 1
             at = at[low[at] < high[at]]
-        return found
+        return largest
 
     def _node(self, start: Ints, room: Ints, node: Ints, column: int) -> Ints:
         is_leaf = node >= room
         leaf = self._maxima[start + np.where(is_leaf, node - room, 0), column]
-        found: Ints = np.where(is_leaf, leaf, self._nodes[start + np.where(is_leaf, 0, node), column])
-        return found
+        largest: Ints = np.where(is_leaf, leaf, self._nodes[start + np.where(is_leaf, 0, node), column])
+        return largest
 
     def carried_at(self, rows: Ints, places: Ints, column: int) -> Ints:
         """What the maximum of one cell carries."""
-        found: Ints = self._carried[self._starts[rows] + places, column]
-        return found
+        carried: Ints = self._carried[self._starts[rows] + places, column]
+        return carried
 
     def tiles_at(self, rows: Ints, places: Ints) -> Ints:
         """Tiles of single cells, which must be there."""
-        found: Ints = self._tiles[self._starts[rows] + places]
-        return found
+        tiles: Ints = self._tiles[self._starts[rows] + places]
+        return tiles
 
     def has(self, rows: Ints, tiles: Ints) -> tuple[NDArray[np.bool_], Ints]:
         """Whether each row has a cell of the tile, and its place."""
@@ -213,9 +215,9 @@ class TileCells:
         starts = self._starts[rows]
         after = self._lengths[rows] - places - 1
         if after.any():
-            each = np.repeat(np.arange(len(rows)), after)
-            step = np.arange(len(each)) - np.repeat(np.cumsum(after) - after, after)
-            np.add.at(self._before, (starts + places + 1)[each] + step, more.sums[each])
+            of_row = np.repeat(np.arange(len(rows)), after)
+            step = np.arange(len(of_row)) - np.repeat(np.cumsum(after) - after, after)
+            np.add.at(self._before, (starts + places + 1)[of_row] + step, more.sums[of_row])
         first = _firsts(rows)
         self._totals[rows[first]] += np.add.reduceat(more.sums, first, axis=0)
         at = starts + places

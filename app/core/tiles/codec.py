@@ -36,19 +36,19 @@ class TileCodec:
 
     def encode_cells(self, rows: Ints, places: Ints) -> list[bytes]:
         """Single cells of rows."""
-        found = self._store.cells.read_at(rows, places)
-        return self._slices(*self._encode(rows, found))
+        cells = self._store.cells.read_at(rows, places)
+        return self._slices(*self._encode(rows, cells))
 
     def encode_rows(self, rows: Ints) -> list[bytes]:
         """All cells of each row (each row once); b"" for an empty one."""
-        found = self._store.cells.read(rows)
-        packed, ends = self._encode(rows[found.group], found)
-        last = np.searchsorted(found.group, np.arange(len(rows)), side="right")
+        cells = self._store.cells.read(rows)
+        packed, ends = self._encode(rows[cells.group], cells)
+        last = np.searchsorted(cells.group, np.arange(len(rows)), side="right")
         return self._slices(packed, np.concatenate(([0], ends))[last])
 
-    def _encode(self, rows: Ints, found: Cells) -> tuple[bytes, Ints]:
-        matrix = np.concatenate((found.tiles[:, None], found.sums, found.maxima, found.carried), axis=1)
-        lists = [self._hashes(place, rows, found.tiles) for place in range(len(self._distinct))]
+    def _encode(self, rows: Ints, cells: Cells) -> tuple[bytes, Ints]:
+        matrix = np.concatenate((cells.tiles[:, None], cells.sums, cells.maxima, cells.carried), axis=1)
+        lists = [self._hashes(place, rows, cells.tiles) for place in range(len(self._distinct))]
         if not lists:
             return matrix.astype("<i8", copy=False).tobytes(), 8 * self._width * np.arange(1, len(matrix) + 1)
         for column, (counts, _) in zip(self._distinct, lists, strict=True):

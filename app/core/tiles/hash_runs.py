@@ -59,11 +59,11 @@ class HashRuns:
 
     def has(self, hashes: Ints) -> NDArray[np.bool_]:
         """Which hashes have a row."""
-        found = np.zeros(len(hashes), dtype=bool)
+        is_known = np.zeros(len(hashes), dtype=bool)
         for run in self._runs:
             places = np.minimum(np.searchsorted(run.hashes, hashes), len(run.hashes) - 1)
-            found |= run.hashes[places] == hashes
-        return found
+            is_known |= run.hashes[places] == hashes
+        return is_known
 
     def find(self, hashes: Ints) -> tuple[Ints, Ints]:
         """Every row of these hashes: the position of its hash among them, and its columns [c x m]."""

@@ -76,14 +76,14 @@ class KeyGroup:
         if not keys or self._cache is None:
             return
         for name, store in self.stores.items():
-            found = [
+            rows = [
                 (key, row) for key, row in zip(keys, self._cache.read_rows(name, keys), strict=True) if row is not None
             ]
-            codes = np.array([self.index.add_encoded(key) for key, _ in found], dtype=np.int64)
+            codes = np.array([self.index.add_encoded(key) for key, _ in rows], dtype=np.int64)
             self.reserve_rows()
-            if found:
+            if rows:
                 self._used[codes] = self._turn
-                store.codec.insert(codes, [row for _, row in found])
+                store.codec.insert(codes, [row for _, row in rows])
 
     # -- changes -----------------------------------------------------------------------------------------------------
 

@@ -88,10 +88,10 @@ class KeyIndex:
     def encoded_all(self, codes: Ints) -> list[bytes]:
         """The keys of many codes, as bytes."""
         keys, encode = self._keys, self._encode
-        found = [keys[code] for code in codes.tolist()]
-        if found and isinstance(found[0], tuple):
-            return [encode(key) for key in found]
-        return [encode((key,)) for key in found]
+        encoded = [keys[code] for code in codes.tolist()]
+        if encoded and isinstance(encoded[0], tuple):
+            return [encode(key) for key in encoded]
+        return [encode((key,)) for key in encoded]
 
     def remove(self, code: int) -> None:
         """Free a code."""

@@ -151,8 +151,8 @@ def _limb_of_square(fixed: Ints, limb: int) -> Ints:
     above = high * high + (middle >> 30) + (below >> 62)  # from bit 62 on
     below &= 2**62 - 1
     middle_limb = (below >> _LIMB_BITS) | ((above & (2**22 - 1)) << 20)
-    found: Ints = (below & _LIMB, middle_limb, above >> 22)[limb]
-    return found
+    limbs: Ints = (below & _LIMB, middle_limb, above >> 22)[limb]
+    return limbs
 
 
 def to_ordered(values: Floats) -> Ints:

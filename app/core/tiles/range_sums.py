@@ -84,7 +84,7 @@ def max_between(
     [5, 9]
     """
     (starts, ends), (low, high) = positions, between
-    found = np.full(len(starts), nothing, dtype=np.int64)
+    greatest = np.full(len(starts), nothing, dtype=np.int64)
     # Two paths down, that of ``low`` and that of ``high``. Once they have parted, what lies between them is whole
     # partitions: the ones beside each 0 of ``low``, the zeros beside each 1 of ``high``, and the end of low's path.
     wanted = low < high
@@ -92,7 +92,7 @@ def max_between(
     low_starts, low_ends, high_starts, high_ends = starts, ends, starts, ends
 
     def take(largest: RangeMax, which: NDArray[np.bool_], starts: Ints, ends: Ints) -> None:
-        found[which] = np.maximum(found[which], largest.between(starts[which], ends[which]))
+        greatest[which] = np.maximum(greatest[which], largest.between(starts[which], ends[which]))
 
     for bit, order, zeros in _partitions(ranks):
         weights = weights[order]
@@ -108,7 +108,7 @@ def max_between(
         high_starts, high_ends = np.where(high_one, one_starts, zero_starts), np.where(high_one, one_ends, zero_ends)
         has_parted |= low_one != high_one
     take(RangeMax(weights, nothing), wanted, low_starts, low_ends)
-    return found
+    return greatest
 
 
 class RangeMax:
@@ -126,12 +126,12 @@ class RangeMax:
 
     def between(self, starts: Ints, ends: Ints) -> Ints:
         """The maximum at start…end - 1; ``nothing`` where that is empty."""
-        found = np.full(len(starts), self._nothing, dtype=np.int64)
+        largest = np.full(len(starts), self._nothing, dtype=np.int64)
         at = np.flatnonzero(starts < ends)
         starts, ends = starts[at], ends[at]
         level = np.frexp(ends - starts)[1].astype(np.int64) - 1
-        found[at] = np.maximum(self._levels[level, starts], self._levels[level, ends - (1 << level)])
-        return found
+        largest[at] = np.maximum(self._levels[level, starts], self._levels[level, ends - (1 << level)])
+        return largest
 
 
 def _partitions(ranks: Ints) -> Iterator[tuple[int, Ints, Ints]]:

@@ -76,13 +76,13 @@ class RowCache:
     def read_rows(self, name: bytes, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows of keys of a store."""
         wanted = [_ROW + name + key for key in keys]
-        found: dict[bytes, bytes | None] = {}
+        rows: dict[bytes, bytes | None] = {}
         for layer in (self._committed, *self._sealed, self._open):  # the newest goes last
             if layer:
-                found.update((key, layer[key]) for key in wanted if key in layer)
-        missing = [key for key in wanted if key not in found]
-        found.update(zip(missing, self._disk.read(missing) if missing else (), strict=True))
-        return [found[key] for key in wanted]
+                rows.update((key, layer[key]) for key in wanted if key in layer)
+        missing = [key for key in wanted if key not in rows]
+        rows.update(zip(missing, self._disk.read(missing) if missing else (), strict=True))
+        return [rows[key] for key in wanted]
 
     def put_rows(self, name: bytes, rows: Mapping[bytes, bytes | None]) -> None:
         """Note rows as they are at the end of the transaction under way; None or b"": none."""
@@ -95,10 +95,10 @@ class RowCache:
     def scan_rows(self, name: bytes, after: bytes, most: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
         """Rows on disk for which nothing newer is on its way, and the key to go on after (None: that was all)."""
         prefix = _ROW + name
-        found = self._disk.scan(prefix, prefix + after, most)
+        entries = self._disk.scan(prefix, prefix + after, most)
         layers = (self._committed, *self._sealed, self._open)
-        rows = [(key[len(prefix) :], row) for key, row in found if not any(key in layer for layer in layers)]
-        return rows, found[-1][0][len(prefix) :] if len(found) == most else None
+        rows = [(key[len(prefix) :], row) for key, row in entries if not any(key in layer for layer in layers)]
+        return rows, entries[-1][0][len(prefix) :] if len(entries) == most else None
 
     def put_clock(self, name: bytes, value: bytes) -> None:
         """Note the newest tile of all operations of a store."""
@@ -135,9 +135,9 @@ class RowCache:
 
     def snapshot(self) -> Snapshot | None:
         """What is on disk; None for nothing, or nothing that can be used."""
-        (found,) = self._disk.read([_POSITION])
+        (written,) = self._disk.read([_POSITION])
         try:
-            return None if found is None else msgspec.msgpack.decode(found, type=Snapshot)
+            return None if written is None else msgspec.msgpack.decode(written, type=Snapshot)
         except msgspec.DecodeError:
             return None
 

@@ -101,17 +101,17 @@ class Sightings:
 
     def read(self, rows: Ints) -> tuple[Ints, Ints, Ints]:
         """Position in ``rows``, last tile and hash of each value, by row and tile."""
-        found = self._cells.read(rows)
-        order = np.lexsort((found.sums[:, 0], found.group))
-        return found.group[order], found.sums[order, 0], found.tiles[order]
+        cells = self._cells.read(rows)
+        order = np.lexsort((cells.sums[:, 0], cells.group))
+        return cells.group[order], cells.sums[order, 0], cells.tiles[order]
 
     def keep(self, rows: Ints, chosen: Callable[[Ints, Ints], NDArray[np.bool_]]) -> None:
         """Forget the values of rows that are not chosen by position in ``rows`` and last tile."""
-        found = self._cells.read(rows)
-        keep = chosen(found.group, found.sums[:, 0])
+        cells = self._cells.read(rows)
+        keep = chosen(cells.group, cells.sums[:, 0])
         if not keep.all():
             self._cells.clear(rows)
-            self._add(rows[found.group[keep]], found.tiles[keep], found.sums[keep, 0])
+            self._add(rows[cells.group[keep]], cells.tiles[keep], cells.sums[keep, 0])
 
     def clear(self, rows: Ints) -> None:
         self._cells.clear(rows)

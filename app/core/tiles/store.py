@@ -9,6 +9,8 @@ The laws, for operations in their order (a read, or an update, each at the tile 
   key that has been quiet for that long may be forgotten without a trace.
 
 All three speak of the order alone. How operations are cut into batches changes no bit: everything is an integer.
+
+Over 350 lines: a batch's reads see the updates before them, so reading and writing go through the same arrays.
 """
 
 from __future__ import annotations
@@ -134,10 +136,10 @@ class TileStore:
         batch = self._accept(updates, np.maximum(update_clock[:-1], read_clock[updates.before]))
         known = np.flatnonzero(read_codes >= 0)
         clock = np.maximum(read_clock[:-1], update_clock[seen])
-        found = self._read(batch, Reads(read_codes[known], read_tiles[known], seen[known], clock[known]), windows)
+        read = self._read(batch, Reads(read_codes[known], read_tiles[known], seen[known], clock[known]), windows)
         self._apply(batch)
         self.clock = int(max(read_clock[-1], update_clock[-1]))
-        return found if len(known) == reads else [_spread(window, known, reads) for window in found]
+        return read if len(known) == reads else [_spread(window, known, reads) for window in read]
 
     # -- the updates that count ---------------------------------------------------------------------------------------
 
@@ -316,12 +318,12 @@ class TileStore:
     def remove(self, rows: Ints, slots: Ints) -> None:
         """Drop the cells of slots."""
         distinct = np.unique(rows)
-        found = self.cells.read(distinct)
+        cells = self.cells.read(distinct)
         cleared = rows * self.ring + slots
-        gone = np.isin(distinct[found.group] * self.ring + found.tiles % self.ring, cleared)
+        gone = np.isin(distinct[cells.group] * self.ring + cells.tiles % self.ring, cleared)
         if gone.any():
             self.cells.clear(distinct)
-            kept = found.take(~gone)
+            kept = cells.take(~gone)
             if len(kept):
                 self.cells.add(distinct, kept)
             for sightings in self.sightings:
@@ -382,8 +384,8 @@ def _spread(seen: Seen, known: Ints, reads: int) -> Seen:
     sums = np.zeros((reads, seen.sums.shape[1]), dtype=np.int64)
     sums[known] = seen.sums
     maxima = {}
-    for column, found in seen.maxima.items():
+    for column, of_column in seen.maxima.items():
         largest, carried = np.full(reads, EMPTY, dtype=np.int64), np.zeros(reads, dtype=np.int64)
-        largest[known], carried[known] = found
+        largest[known], carried[known] = of_column
         maxima[column] = largest, carried
     return Seen(sums, maxima)

@@ -55,9 +55,9 @@ class StoredTiles:
         rows, slots = self.tiles.take_changes()
         if not len(rows):
             return records, rows
-        distinct, each = np.unique(rows, return_inverse=True)
+        distinct, of_row = np.unique(rows, return_inverse=True)
         encoded, head = self._index.encoded_all(distinct), self._slot_bytes
-        keys = [head[slot] + encoded[row] for row, slot in zip(each.tolist(), slots.tolist(), strict=True)]
+        keys = [head[slot] + encoded[row] for row, slot in zip(of_row.tolist(), slots.tolist(), strict=True)]
         there, places = self.tiles.find_slots(rows, slots)
         if there.all():
             records.extend(zip(keys, self.codec.encode_cells(rows, places), strict=True))
@@ -68,8 +68,8 @@ class StoredTiles:
 
     def forget(self, rows: Ints) -> list[Change]:
         """Clear rows (after a drain); return the records that clear the changelog."""
-        found = self.tiles.cells.read(rows)
-        slots = np.unique(found.group * self.tiles.ring + found.tiles % self.tiles.ring)
+        cells = self.tiles.cells.read(rows)
+        slots = np.unique(cells.group * self.tiles.ring + cells.tiles % self.tiles.ring)
         encoded, head = self._index.encoded_all(rows), self._slot_bytes
         self.tiles.clear(rows)
         return [
@@ -81,10 +81,10 @@ class StoredTiles:
         """The keys of the records that the changelog holds, of the clock and of rows."""
         if self.tiles.clock != NEVER:
             yield self.name + _CLOCK_SLOT
-        found = self.tiles.cells.read(rows)
+        cells = self.tiles.cells.read(rows)
         encoded, head = self._index.encoded_all(rows), self._slot_bytes
-        slots = (found.tiles % self.tiles.ring).tolist()
-        yield from (head[slot] + encoded[row] for row, slot in zip(found.group.tolist(), slots, strict=True))
+        slots = (cells.tiles % self.tiles.ring).tolist()
+        yield from (head[slot] + encoded[row] for row, slot in zip(cells.group.tolist(), slots, strict=True))
 
     def tombstones(self, encoded: bytes, row: bytes) -> list[Change]:
         """The records that clear what the changelog holds of a key, given its encoded row."""

@@ -11,7 +11,7 @@ from app.core.labels.selection import WindowLabels
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from app.core.faults.since import Course
     from app.core.faults.traffic import Traffic
     from app.core.findings import PerformanceRow

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from app.core.batches import Floats
-    from app.core.drift.judge import Judgement
+    from app.core.drift.judgement import Judgement
     from models.reference.reference import Counts, MetricCells, Reference
 
 #: A difference of shares that may be part of a fault.

@@ -61,9 +61,9 @@ class DecileCells:
             # Infinite values: the edge is the only number known.
             values = np.where(np.isinf(low) & np.isfinite(high), high, np.where(np.isinf(high), low, values))
         values[:, -1] = maxima
-        found: Floats = np.where(self.is_coded[:, None], cell[1], values.clip(smallest, largest))
-        found[n == 0] = np.nan
-        return found
+        deciles: Floats = np.where(self.is_coded[:, None], cell[1], values.clip(smallest, largest))
+        deciles[n == 0] = np.nan
+        return deciles
 
 
 def deciles(cells: MetricCells, counts: Ints, minimum: float, maximum: float) -> Floats:
@@ -96,5 +96,5 @@ def deciles(cells: MetricCells, counts: Ints, minimum: float, maximum: float) ->
     [1.0, 5.0, 10.0]
     """
     one = DecileCells.stack([cells]).deciles(counts[None], np.array([minimum]), np.array([maximum]))
-    found: Floats = one[0]
-    return found
+    alone: Floats = one[0]
+    return alone

@@ -61,8 +61,8 @@ def interval(past: Floats, current: Floats, low: float = 2.5, high: float = 97.5
 def _percentile(ordered: Floats, percent: float) -> Floats:
     place = (len(ordered) - 1) * percent / 100
     below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
-    found: Floats = below + (place - math.floor(place)) * (above - below)
-    return found
+    between: Floats = below + (place - math.floor(place)) * (above - below)
+    return between
 
 
 def rank_p_value(past: Floats, current: Floats) -> Floats:

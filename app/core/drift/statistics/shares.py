@@ -99,7 +99,7 @@ def change_of_share(
     >>> round(float(result.statistic), 6), round(float(result.p_value), 6)
     (0.03, 0.002)
     """
-    some, n, some_now, m = (np.asarray(each) for each in (some, n, some_now, m))
+    some, n, some_now, m = (np.asarray(count) for count in (some, n, some_now, m))
     with np.errstate(divide="ignore", invalid="ignore"):
         total, part = some + some_now, m / (n + m)
         rest = n + m - total
@@ -148,7 +148,7 @@ def beyond_range(n: Ints, beyond: Ints, m: Ints, design_effect: Floats | float =
     """
     with np.errstate(invalid="ignore"):
         share = np.where(n > 0, beyond / m, np.nan)
-    before, some, now = n / design_effect, beyond / design_effect, m / design_effect
-    total = before + now
-    logarithm = gammaln(now + 1) - gammaln(now - some + 1) - gammaln(total + 1) + gammaln(total - some + 1)
+    trained, some, detected = n / design_effect, beyond / design_effect, m / design_effect
+    total = trained + detected
+    logarithm = gammaln(detected + 1) - gammaln(detected - some + 1) - gammaln(total + 1) + gammaln(total - some + 1)
     return Change(share, np.where(np.isnan(share), np.nan, np.minimum(1.0, np.exp(logarithm))))

@@ -82,8 +82,8 @@ def trend(times: Floats, deciles: Floats) -> Trend:
 def _inflation(residuals: Floats, rss: Floats) -> Floats:
     """By how much dependence multiplies the variance of the slope: (1 + r) / (1 - r)."""
     n_windows = len(residuals)
-    found = np.sum(residuals[1:] * residuals[:-1], axis=0) / rss
-    freed = np.clip((found + 2 / n_windows) / max(1 - 4 / n_windows, 0.1), -0.97, 0.97)
+    correlation = np.sum(residuals[1:] * residuals[:-1], axis=0) / rss
+    freed = np.clip((correlation + 2 / n_windows) / max(1 - 4 / n_windows, 0.1), -0.97, 0.97)
     upper = np.clip(freed + np.sqrt((1 - freed**2) / n_windows), 0.0, 0.97)
     inflation: Floats = (1 + upper) / (1 - upper)
     return inflation

@@ -74,7 +74,7 @@ class Scale:
         for row, scale in enumerate(scales):
             widths[row, : len(scale.widths)] = scale.widths
         return cls(
-            widths, *(np.array([getattr(each, name) for each in scales]) for name in ("spread", "mean", "variance"))
+            widths, *(np.array([getattr(one, name) for one in scales]) for name in ("spread", "mean", "variance"))
         )
 
 

@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
-import msgspec
-from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from app.adapters.clickhouse.thread import WarehouseThread
 from app.adapters.http.alert_answers import AlertAnswers
-from app.adapters.kafka.batch_app import BatchApp, Fetched, SkippedBatchError
-from app.adapters.kafka.entity_feed import EntityFeed
-from app.adapters.kafka.refusals import Refusals
+from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.river_detectors import make_detector
 from app.core.batches import RecordBatch
 from app.core.counts.sketch_rules import read_sketch
@@ -32,15 +25,16 @@ from app.core.findings import Findings
 from app.core.monitoring.core import MonitorCore
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules, check_readable
-from app.monitor.block_writer import HELD_BYTES, BlockWriter, Flow
+from app.monitor.block_writer import BlockWriter, Feed
+from app.monitor.context import MonitorContext
+from app.monitor.findings_outbox import FindingsOutbox
 from app.monitor.model_history import KnownVersion
 from app.monitor.reign import Reign
-from app.monitor.rows import Block, Columns, dead_letter_block, findings_columns, findings_records, score_block
-from app.monitor.takeover import Bounds, Legacy, Saved, are_new, start_of, tables_of
-from app.ports import Warehouse
-from schemas.pipeline.spec import Pipeline
+from app.monitor.rows import Block, dead_letter_block, score_block
+from app.monitor.sketch_queue import SketchQueue
+from app.monitor.takeover import Bounds, Legacy, Saved, Witnesses, are_new, start_of, tables_of
 from schemas.refusal import RefusedRecordError
-from schemas.wire import Source, decode_packed
+from schemas.wire import decode_packed
 
 log = logging.getLogger("streamgauge.monitor")
 
@@ -52,63 +46,19 @@ _SHOWN_ROWS = 20_000
 _BLOCKS: dict[str, Callable[..., Block]] = {"scores": score_block, "dead_letters": dead_letter_block}
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How often things are done, in seconds.
-
-    ``idle_after``: a partition whose events are all scored and that brings none for so long, while others do, holds
-    back no window.
-    """
-
-    flush: float = 1.0
-    collect: float = 1.0
-    checkpoint: float = 10.0
-    housekeeping: float = 5.0
-    idle_after: float = 30.0
-
-
-@dataclass
-class MonitorContext:
-    """What a watch works with.
-
-    ``rows``: inserted per table, and ``refusals``: records of all topics that are none of ours, since the process
-    started. ``ended``: see `MonitorTerm.start`. ``entities``: where their partitions matter.
-    """
-
-    pipeline: Pipeline
-    app: BatchApp
-    warehouse: WarehouseThread
-    producer: AIOKafkaProducer
-    now_ms: Callable[[], int]
-    pace: Pace
-    ended: Callable[[asyncio.Task[None]], None]
-    refusals: Refusals
-    entities: EntityFeed | None
-    rows: dict[str, int] = field(default_factory=dict)
-
-    def count(self, table: str, rows: int) -> None:
-        self.rows[table] = self.rows.get(table, 0) + rows
-
-
 class MonitorTerm:
     """The partitions in the hands of this monitor, from their assignment to their revocation."""
 
     def __init__(
-        self, around: MonitorContext, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
+        self, context: MonitorContext, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
     ) -> None:
         self.epoch = epoch
-        self._around = around
-        self._reign = reign
-        pipeline = around.pipeline
+        self._around = context
+        pipeline = context.pipeline
         self.core = MonitorCore(pipeline, make_detector=make_detector)
+        self._outbox = FindingsOutbox(context, reign)
         #: Records that Kafka deleted before they were written.
         self.n_lost = 0
-        self._findings = Findings()
-        self._token = ""
-        self._shown = Findings()
-        self._inbox: deque[Fetched] = deque()
-        self._held_bytes = 0
-        self._paused: set[TP] = set()
         self._wake = asyncio.Event()
         self._is_stopping = False
         self._is_changed = False
@@ -125,25 +75,22 @@ class MonitorTerm:
         self.core.alerts.recall(legacy.alerts)
         #: Where to read from.
         self.starts = {tp: writing[tp].offset if tp in writing else restored.get(tp, 0) for tp in sorted(bounds)}
-        self._sketch_positions = {tp: at for tp, at in self.starts.items() if tp not in writing}
+        self._sketches = SketchQueue(context.app, {tp: at for tp, at in self.starts.items() if tp not in writing})
         if not is_new:
             self._mind_the_gap(bounds, legacy, restored.keys() | writing.keys())
-        self._saved_offsets: dict[str, dict[int, int]] = {}
-        #: Whether the newest checkpoint has findings, which a restart would show (again).
-        self._has_saved_findings = bool(self._findings)
         reader = OutputReader(RecordRules.of(pipeline))
-        flow = Flow(lambda tp: around.app.pause([tp]), lambda tp: around.app.resume([tp]), around.app.commit_offsets)
+        app = context.app
+        feed = Feed(lambda tp: app.pause([tp]), lambda tp: app.resume([tp]), app.commit_offsets, context.refusals.take)
         self.writers = {
             topic: BlockWriter(
                 table,
                 partial(_BLOCKS[table], pipeline.name, reader),
-                around.warehouse,
-                flow,
+                context.warehouse,
+                feed,
                 {tp: start for tp, start in writing.items() if tp.topic == topic},
                 plan=reign.plan,
-                count=partial(around.count, table),
-                refuse=around.refusals.take,
-                flush_s=around.pace.flush,
+                count=partial(context.count, table),
+                flush_s=context.pace.flush,
             )
             for topic, table in tables_of(pipeline).items()
         }
@@ -163,7 +110,7 @@ class MonitorTerm:
             log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
             self.core = MonitorCore(self._around.pipeline, make_detector=make_detector)
             return {}
-        self._findings, self._token, self._shown = state.findings, state.token, state.shown
+        self._outbox.restore(state)
         sketches = self._around.pipeline.topics.sketches
         offsets = legacy.checkpoint.offsets.get(sketches, {})
         return {tp: offsets.get(tp.partition, 0) for tp in bounds if tp.topic == sketches}
@@ -178,7 +125,7 @@ class MonitorTerm:
                     "Kafka has deleted up to %d records of %s/%d that ClickHouse lacks: raise retention.ms; backfill."
                 )
                 log.error(words, gap, *tp)
-            if gap > 0 and tp in self._sketch_positions:
+            if gap > 0 and tp in self._sketches.positions:
                 self.core.windows.keep_reported(legacy.revisions)
 
     # -- in and out ----------------------------------------------------------------------------------------------------
@@ -232,11 +179,7 @@ class MonitorTerm:
         if writer is not None:
             writer.receive(fetched)
             return
-        self._inbox.append(fetched)
-        self._held_bytes += fetched.size_bytes
-        if self._held_bytes > HELD_BYTES and tp not in self._paused:
-            self._paused.add(tp)
-            self._around.app.pause([tp])
+        self._sketches.put(fetched)
         self._wake.set()
 
     def register(self, known: KnownVersion) -> None:
@@ -249,41 +192,39 @@ class MonitorTerm:
             if dropped:
                 words = "What %d windows held of version %s is not counted in its cells and is dropped."
                 log.warning(words, dropped, known.version)
-        self._is_changed = True
-        self._wake.set()
+        self.notice()
 
     @property
     def held_bytes(self) -> int:
         """What was received and waits for the warehouse."""
-        return self._held_bytes + sum(writer.held_bytes for writer in self.writers.values())
+        return self._sketches.held_bytes + sum(writer.held_bytes for writer in self.writers.values())
 
     def declare_idle(self, partition: int) -> None:
         """Let a partition hold back no window until it reports again."""
-        self.core.windows.declare_idle(partition)
-        self._is_changed = True
-        self._wake.set()
+        self.core.windows.watermarks.declare_idle(partition)
+        self.notice()
 
     def notice(self) -> None:
-        """Look again: the directory of entities has heard something."""
+        """Look again: something has changed that no batch has brought."""
         self._is_changed = True
         self._wake.set()
 
     def next_offset(self, tp: TP) -> int:
         """The first offset whose effects are not in the warehouse yet."""
         writer = self.writers.get(tp.topic)
-        return writer.positions[tp] if writer is not None else self._sketch_positions[tp]
+        return writer.positions[tp] if writer is not None else self._sketches.positions[tp]
 
     def is_holding(self, tp: TP) -> bool:
         """Whether something received is not handled yet, or on its way to us."""
         writer = self.writers.get(tp.topic)
-        waits = writer.is_holding(tp) if writer is not None else bool(self._inbox)
+        waits = writer.is_holding(tp) if writer is not None else bool(self._sketches)
         return waits or self._around.app.fetches(tp) != self._received.get(tp, 0)
 
     # -- sketches ------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         loop, pace = asyncio.get_running_loop(), self._around.pace
-        await self._show()
+        await self._outbox.show()
         collect_at = loop.time()
         checkpoint_at = loop.time() + pace.checkpoint
         while not self._is_stopping:
@@ -306,18 +247,11 @@ class MonitorTerm:
         await self._save()
 
     async def _observe(self) -> None:
-        while self._inbox:
-            fetched = self._inbox.popleft()
-            records = fetched.records
-            for position, value in enumerate(records.values):
-                self._take(records, position, value)
-            tp = TP(records.topic, records.partition)
-            self._sketch_positions[tp] = int(records.offsets[-1]) + 1
+        while (fetched := self._sketches.take()) is not None:
+            for position, value in enumerate(fetched.records.values):
+                self._take(fetched.records, position, value)
+            self._sketches.handled(fetched)
             self._is_changed = True
-            self._held_bytes -= fetched.size_bytes
-            if self._paused and self._held_bytes <= HELD_BYTES // 2:
-                self._around.app.resume(list(self._paused))
-                self._paused.clear()
             await asyncio.sleep(0)
 
     def _take(self, records: RecordBatch, position: int, value: bytes | None) -> None:
@@ -346,54 +280,19 @@ class MonitorTerm:
                 break
             await asyncio.sleep(0)
         if self.core.is_behind:
-            self._is_changed = True
-            self._wake.set()
-        self._findings = findings
-        if self._findings:
-            self._token = self._reign.new_token()
+            self.notice()
+        if self._outbox.put(findings):
             await self._save()
-            await self._show()
+            await self._outbox.show()
 
     async def _save(self) -> None:
-        """Save what was read and concluded, and the findings that may still have to be shown."""
+        """Save what was read and concluded, and how far that is."""
         offsets: dict[str, dict[int, int]] = {}
         for tp in self.starts:
             offsets.setdefault(tp.topic, {})[tp.partition] = self.next_offset(tp)
-        if offsets == self._saved_offsets and not self._findings and not self._has_saved_findings:
-            return
-        witnesses: dict[str, dict[int, tuple[Source, ...]]] = {}
+        witnesses: Witnesses = {}
         for writer in self.writers.values():
             for tp, rows in writer.witnesses().items():
                 witnesses.setdefault(tp.topic, {})[tp.partition] = rows
-        saved = Saved(self.core.snapshot(), self._findings, self._shown, self._token, witnesses)
-        state = msgspec.msgpack.encode(saved)
-        await self._around.warehouse.call(lambda warehouse: self._reign.save(warehouse, offsets, state))
-        self._saved_offsets = offsets
-        self._has_saved_findings = bool(self._findings)
-        await self._around.app.commit_offsets(dict(self._sketch_positions))
-
-    async def _show(self) -> None:
-        """Write the findings and tell others; done again after a crash, with the same values."""
-        findings, around = self._findings, self._around
-        if findings:
-            for table, columns in findings_columns(findings).items():
-                token = f"{self._token}/{table}" if self._token else None
-                insert = partial(_insert, table=table, columns=columns, token=token)
-                around.count(table, await around.warehouse.call(insert))
-            sent = [
-                await around.producer.send(topic, value, key=key, partition=0)
-                for topic, key, value in findings_records(around.pipeline.topics, findings)
-            ]
-            await asyncio.gather(*sent)
-            for alert in findings.alerts:  # here alerts leave: into the tables, on the topic, into the log
-                log.warning("Alert %s %s: %s", alert.rule, alert.state, alert.message)
-            self._shown = Findings(
-                findings.metadata[-1:] or self._shown.metadata,
-                findings.reports[-1:] or self._shown.reports,
-                findings.performance[-1:] or self._shown.performance,
-            )
-        self._findings = Findings()
-
-
-def _insert(warehouse: Warehouse, *, table: str, columns: Columns, token: str | None) -> int:
-    return warehouse.insert(table, columns, token)
+        if await self._outbox.save(self.core.snapshot, offsets, witnesses):
+            await self._around.app.commit_offsets(dict(self._sketches.positions))

@@ -1,0 +1,125 @@
+"""Records of a partition's two topics, decoded; events with their stateless features, and what is refused of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.core.batches import EventBatch, Floats, LabelBatch, RecordBatch, Rejection
+from app.core.entities.directory import EntityDirectory
+from app.core.entities.guard import EntityGuard
+from app.core.entities.log import EntityLog
+from app.core.features.plan import FeaturePlan
+from app.core.intake.decode import EventDecoder, LabelDecoder
+from app.core.intake.merge import Merged
+from app.flow.letters import in_order
+from app.flow.marks import Marks
+from schemas.pipeline.spec import Pipeline
+
+#: Why an event is refused whose entity belongs to another partition.
+WRONG_PARTITION = "wrong_partition"
+
+
+@dataclass(slots=True)
+class QueuedEvents:
+    """One batch of the events topic, decoded, with its stateless features."""
+
+    records: RecordBatch
+    events: EventBatch
+    matrix: Floats
+    rejections: deque[Rejection]
+    end_offset: int
+
+    def rows_of(self, merged: Merged[QueuedEvents]) -> tuple[EventBatch, Floats]:
+        """The events of a run, and their rows of the matrix."""
+        if merged.start == 0 and merged.stop == len(self.events):
+            return self.events, self.matrix
+        return self.events_of(merged), self.matrix[merged.start : merged.stop].copy()
+
+    def events_of(self, merged: Merged[QueuedEvents]) -> EventBatch:
+        """The events of a run."""
+        if merged.start == 0 and merged.stop == len(self.events):
+            return self.events
+        return self.events.take(np.arange(merged.start, merged.stop, dtype=np.int64))
+
+    def take_rejections(self, merged: Merged[QueuedEvents]) -> tuple[list[Rejection], int]:
+        """What is refused before the event after a run, and the offset up to which that is all."""
+        until = self.end_offset if merged.last else int(self.events.offsets[merged.stop])
+        offsets, taken = self.records.offsets, []
+        while self.rejections and int(offsets[self.rejections[0].position]) < until:
+            taken.append(self.rejections.popleft())
+        return taken, until
+
+
+class FlowInputs:
+    """Decodes what one partition receives.
+
+    Parameters
+    ----------
+    entities
+        Where the entities of refused events are noted all the same; None: entities are not watched.
+    directory
+        Where each entity was seen: events of one that belongs to another partition are refused. None: none are.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        plan: FeaturePlan,
+        partition: int,
+        marks: Marks,
+        *,
+        entities: EntityLog | None,
+        directory: EntityDirectory | None,
+    ) -> None:
+        self._partition = partition
+        self._plan = plan
+        self._marks = marks
+        self._entities = entities
+        self._guard = EntityGuard(directory, partition) if directory is not None else None
+        self._decode_events = EventDecoder(pipeline.events).decode
+        self._decode_labels = LabelDecoder(pipeline).decode
+
+    def read_events(self, records: RecordBatch, clock_ms: int | None) -> QueuedEvents:
+        """Events with their stateless features; ``clock_ms`` as in `PartitionPipeline.receive_events`."""
+        events, rejections = self._decode_events(records, clock_ms)
+        misplaced = self._find_misplaced(events)
+        if misplaced:
+            rejections = in_order(rejections, misplaced, events, records)
+            events = events.take(_rows_without(events, misplaced))
+        matrix, failed = self._plan.compute(events)
+        if failed:
+            rejections = in_order(rejections, failed, events, records)
+            good = _rows_without(events, failed)
+            events, matrix = events.take(good), matrix[good]
+        return QueuedEvents(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
+
+    def read_labels(self, records: RecordBatch, clock_ms: int | None) -> tuple[LabelBatch, list[Rejection]]:
+        """Labels, and what is refused of them."""
+        labels, rejections = self._decode_labels(records, clock_ms)
+        self._marks.labels_end = int(records.offsets[-1]) + 1
+        return labels, rejections
+
+    def _find_misplaced(self, events: EventBatch) -> list[Rejection]:
+        """Refuse the events of entities that belong to another partition; that they were here is told all the same."""
+        misplaced = self._guard.find_misplaced(events.entity) if self._guard is not None else []
+        if misplaced and self._entities is not None:
+            rows = [row for row, _ in misplaced]
+            times_ms = np.maximum(events.event_time_ms[rows], self._marks.event_watermark_ms)
+            self._entities.see([events.entity[row] for row in rows], np.maximum.accumulate(times_ms))
+        return [
+            Rejection(
+                row,
+                "validate",
+                WRONG_PARTITION,
+                f"{events.entity[row][:100]} belongs to partition {home}, which saw it first; this is partition"
+                f" {self._partition}.",
+            )
+            for row, home in misplaced
+        ]
+
+
+def _rows_without(events: EventBatch, rejections: list[Rejection]) -> np.ndarray:
+    return np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in rejections])
