@@ -11,7 +11,7 @@ import msgspec
 from app.adapters.kafka.answers import run_with_kafka
 from app.adapters.kafka.model_announcer import read_timeline
 from app.cli.model_context import ModelContext, emit, format_time, with_context
-from app.cli.model_release import expected_of, promote, rollback
+from app.cli.model_promote import expected_of, promote, rollback
 from app.cli.model_train import train
 from app.exits import StackError
 from models.versions.manifest import Manifest, ManifestError

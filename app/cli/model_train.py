@@ -10,7 +10,7 @@ import click
 from msgspec.structs import replace
 
 from app.cli.model_context import ModelContext, emit, format_time, with_context
-from app.cli.model_release import describe_release, release, release_lines
+from app.cli.model_promote import describe_promotion, promote_version, promotion_lines
 from app.cli.utc_time import UtcTime
 from app.clock import wall_clock_ms
 from app.core.drift.filling import say_of_training
@@ -114,9 +114,9 @@ def train(
     result = _summarise(manifest, uri, time.monotonic() - started)
     lines = _describe(manifest, trained.hold_out, uri)
     if promote:
-        released = release(context, manifest.version, "trained")
-        result["announced"] = describe_release(released)
-        lines += release_lines(released)
+        promotion = promote_version(context, manifest.version, "trained")
+        result["announced"] = describe_promotion(promotion)
+        lines += promotion_lines(promotion)
     emit(result, as_json, *lines)
 
 

@@ -117,7 +117,7 @@ def drive(
             run.flow.receive_events(batch)
         yield from group.step(run)
     for run in group.runs:
-        run.flow.merge.release(run.flow.merge.events_received)
+        run.flow.merge.let_go(run.flow.merge.events_received)
         yield from group.end(run)
     yield from group.finish()
 
@@ -131,7 +131,7 @@ def _feed(run: PartitionRun, now_ms: int) -> Iterator[bool]:
         while flow.merge.has_events:
             more = next(run.labels, None)
             if more is None:
-                flow.merge.release(flow.merge.events_received)
+                flow.merge.let_go(flow.merge.events_received)
             else:
                 flow.receive_labels(more, now_ms)
             yield True

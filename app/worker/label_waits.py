@@ -87,7 +87,7 @@ class LabelWaits:
                     break
         finally:
             reading.cancel()
-        merge.release(received)
+        merge.let_go(received)
         self._wake()
 
     async def _read_labels(self) -> None:

@@ -68,7 +68,7 @@ async def race(run: ChaosRun, chance: random.Random, number: int) -> None:
     if number % 3 == 2:
         await run.announce(chance.choice(run.versions))
     else:
-        await run.release(f"1.{number + 1}.0", seed=number + 2)
+        await run.promote(f"1.{number + 1}.0", seed=number + 2)
     for slot in run.fleet.running()[: 1 if number % 2 else None]:
         run.fleet.kill(slot)
 

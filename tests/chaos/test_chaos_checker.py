@@ -102,7 +102,7 @@ def run_worker(logs: Logs, partition: int, part: slice, models: dict[str, Active
             flow.receive_labels(cut(batch, rows), 0)
     for batch in logs.events[partition][part]:
         flow.receive_events(batch)
-        flow.merge.release(flow.merge.events_received)
+        flow.merge.let_go(flow.merge.events_received)
         while (step := flow.step(timeline, 40, 1_000)) is not None:
             publish(logs, step)
         record = flow.drain_sketch()

@@ -53,7 +53,7 @@ class Supervised:
                 for start in range(self.position[place], len(log), cut):
                     part = log[start : start + cut]
                     receive(batch(topic, part, [NOW_MS] * len(part), first=start))
-                    flow.merge.release(flow.merge.events_received)
+                    flow.merge.let_go(flow.merge.events_received)
                     while (step := flow.step(models, 5000, NOW_MS)) is not None:
                         self._commit(flow, step)
                         steps += 1

@@ -35,7 +35,7 @@ def run(
                 flow.receive_labels(records, NOW_MS)
             else:
                 flow.receive_events(records)
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     steps = []
     while (step := flow.step(models, cut, NOW_MS)) is not None:
         steps.append(step)

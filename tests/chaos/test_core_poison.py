@@ -50,7 +50,7 @@ def run(setting: Setting, log: list[Poison], cut: int = CUT) -> tuple[list[Score
         part = log[start : start + cut]
         values, stamps, keys = [p.value for p in part], [p.stamp_ms for p in part], [p.key for p in part]
         flow.receive_events(batch("cards.events", values, stamps, first=start, keys=keys), STAMP_MS)
-        flow.merge.release(flow.merge.events_received)
+        flow.merge.let_go(flow.merge.events_received)
         while (step := flow.step(models, 5000, STAMP_MS)) is not None:
             scores += [msgspec.json.decode(value or b"", type=Score) for _, value, _ in step.outgoing_scores]
             letters += step.dead_letters

@@ -120,7 +120,7 @@ def check(
                 flow.receive_events(records, clock_ms)
             else:
                 flow.receive_labels(records, clock_ms, clock_ms)
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     steps = []
     while (step := flow.step(ChampionTimeline(models), 5000, END_MS)) is not None:
         steps.append(step)

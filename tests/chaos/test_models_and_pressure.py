@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chaos_load import Load, new_random
-from chaos_pipeline import Setup, release, render_toml
+from chaos_pipeline import Setup, promote, render_toml
 from chaos_report import Figure, record
 from chaos_run import ChaosRun
 
@@ -58,13 +58,13 @@ def test_model_updates_race_with_kills(kafka: KafkaAccess, tmp_path: Path, seed:
                 for kind in chance.sample(KINDS, len(KINDS)):
                     version = f"{number}.{KINDS.index(kind)}.1"
                     if kind == "good":
-                        await run.release(version, seed=number + 1)
+                        await run.promote(version, seed=number + 1)
                         continue
                     bad.add(version)
                     lies = {"tampered": {"sha256": "0" * 64}, "missing": {"uri": (tmp_path / "nowhere").as_uri()}}
                     trained_for = load_pipeline(other) if kind == "foreign" else run.pipeline
                     # Trained for another feature set, it is announced all the same where it does not belong.
-                    await release(
+                    await promote(
                         kafka,
                         replace(trained_for, name=run.pipeline.name),
                         registry,

@@ -14,7 +14,7 @@ import click
 import pytest
 from aiokafka import AIOKafkaConsumer
 from chaos_kafka import BreakableKafka, free_port
-from chaos_pipeline import Setup, release, render_toml
+from chaos_pipeline import Setup, promote, render_toml
 from chaos_proxy import Proxy, Weather
 from memory_warehouse import MemoryWarehouse
 
@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Pla
     pipeline = load(path)
     with BreakableKafka(folder / "kafka", cache, free_port()) as kafka:
         asyncio.run(ensure_topics(kafka.access, pipeline.topics.all()))
-        asyncio.run(release(kafka.access, pipeline, Registry(folder / "registry"), "1.0.0", 1))
+        asyncio.run(promote(kafka.access, pipeline, Registry(folder / "registry"), "1.0.0", 1))
         yield Place(kafka, pipeline)
 
 

@@ -106,7 +106,7 @@ class Partition:
                 self._flow.receive_labels(to_batch(more, self._next_label), 0)
                 self._next_label += len(more)
             else:
-                self._flow.merge.release(self._flow.merge.events_received)
+                self._flow.merge.let_go(self._flow.merge.events_received)
             self._step()
 
     def _step(self) -> None:

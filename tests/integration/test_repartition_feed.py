@@ -31,7 +31,7 @@ def questions_of(setting: Setting) -> list[bytes]:
         for partition in range(PARTITIONS):
             flow = cluster.flows[partition]
             cluster.receive("events", partition, 4)
-            flow.merge.release(flow.merge.events_received)
+            flow.merge.let_go(flow.merge.events_received)
             cluster.step(partition, 10)
             cluster.commit(partition)
         for partition in range(PARTITIONS if start < 3_900 else 0):

@@ -88,7 +88,7 @@ def scored(kafka: KafkaAccess, tmp_path_factory: pytest.TempPathFactory) -> Benc
                 return await bench.committed() >= N_EVENTS
 
             await bench.until(is_done, DEADLINE_S)
-        await bench.release("2.0.0", seed=2)
+        await bench.promote("2.0.0", seed=2)
 
     asyncio.run(fill())
     return bench

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from chaos_pipeline import release
+from chaos_pipeline import promote
 from warm_start import run_warm
 from worker_bench import N_PARTITIONS, START_MS, Bench, produce
 
@@ -166,7 +166,7 @@ def test_what_is_older_than_any_version_is_left_unscored_and_fills_windows(kafka
     async def announce(bench: Bench, version: str, number: int) -> None:
         registry = Registry(bench.settings.registry)
         time_ms: Any = START_MS + number * 40
-        await release(kafka, bench.pipeline, registry, version, 1, valid_from_ms=time_ms, announced_at_ms=number)  # type: ignore[arg-type]  # times
+        await promote(kafka, bench.pipeline, registry, version, 1, valid_from_ms=time_ms, announced_at_ms=number)  # type: ignore[arg-type]  # times
 
     async def stream() -> Bench:
         bench = Bench(kafka, tmp_path, with_labels=True)

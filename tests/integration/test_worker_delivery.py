@@ -109,7 +109,7 @@ def test_a_hot_swap_leaves_no_gap_and_mixes_no_batch(kafka: KafkaAccess, tmp_pat
 
             await bench.until(first_part_is_done)
             producing = asyncio.create_task(produce(bench, 2_000, 6_000, with_labels=False))
-            await bench.release("1.1.0", seed=2)
+            await bench.promote("1.1.0", seed=2)
             await producing
 
             async def second_is_loaded() -> bool:

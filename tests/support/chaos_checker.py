@@ -342,7 +342,7 @@ def run_all(runs: Mapping[int, Undisturbed], logs: Logs) -> Iterator[Step]:
         while flow.merge.has_events:
             more = next(labels[partition], None)
             if more is None:
-                flow.merge.release(flow.merge.events_received)
+                flow.merge.let_go(flow.merge.events_received)
             else:
                 flow.receive_labels(more, 0)
             yield from runs[partition].steps()
@@ -456,7 +456,7 @@ def _probe(logs: Logs, partition: int, flow: PartitionPipeline) -> np.ndarray[An
         for number, body in enumerate(templates)
     ]
     flow.receive_events(_batch(pipeline.topics.events, partition, probes, newest_ms))
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     found = []
     while (step := flow.step(None, STEP_EVENTS, 0)) is not None:
         found.append(step.matrix)

@@ -97,10 +97,10 @@ def _sequences(records: Iterable[SketchRecord]) -> dict[str, list[tuple[int, int
     stream = ErrorStream()
     for record in records:
         stream.add(record)
-    released = {version: stream.release(version, END_MS) for version in list(stream.held)}
+    due = {version: stream.take_due(version, END_MS) for version in list(stream.held)}
     return {
         version: list(zip(errors.times_ms.tolist(), errors.decisions.tolist(), errors.hours.tolist(), strict=True))
-        for version, errors in released.items()
+        for version, errors in due.items()
     }
 
 

@@ -230,7 +230,7 @@ def train_version(pipeline: Pipeline, version: str, seed: int) -> TrainedModel:
     )
 
 
-async def release(
+async def promote(
     kafka: KafkaAccess, pipeline: Pipeline, registry: Registry, version: str, seed: int, **lies: str
 ) -> None:
     """Train, register and announce a version; ``lies``: what the announcement says instead of the truth."""

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from chaos_checker import Findings, check, read_logs
 from chaos_fleet import Fleet, worker_command
 from chaos_load import Load, LoadProducer
-from chaos_pipeline import Setup, announce_entry, release, render_toml
+from chaos_pipeline import Setup, announce_entry, promote, render_toml
 from chaos_report import Figure, Row
 
 from app.adapters.kafka.topics_admin import ensure_topics
@@ -169,7 +169,7 @@ class ChaosRun:
 
     async def __aenter__(self) -> Self:
         await ensure_topics(self.kafka, self.pipeline.topics.all())
-        await self.release("1.0.0", seed=1)
+        await self.promote("1.0.0", seed=1)
         await self._stack.enter_async_context(self.fleet)
         await self.producer.write_ahead(self.backlog)
         self.started_at = time.monotonic()
@@ -229,10 +229,10 @@ class ChaosRun:
                 pytest.fail(f"not within {deadline_s:.0f} s: {what}\n{self.fleet.log()}")
             await asyncio.sleep(0.05)
 
-    async def release(self, version: str, seed: int) -> None:
+    async def promote(self, version: str, seed: int) -> None:
         """Announce another good version."""
         self.versions.append(version)
-        await release(self.kafka, self.pipeline, Registry(self.settings.registry), version, seed)
+        await promote(self.kafka, self.pipeline, Registry(self.settings.registry), version, seed)
 
     async def announce(self, version: str) -> None:
         """Announce a version again: a roll back."""

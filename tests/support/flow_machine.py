@@ -217,7 +217,7 @@ class FlowMachine(RuleBasedStateMachine):
         """The labels are read to their end; or waited for in vain."""
         if all_labels and self.delivered[1] < len(self.labels):
             self.deliver_labels(len(self.labels))
-        self.flow.merge.release(self.flow.merge.events_received)
+        self.flow.merge.let_go(self.flow.merge.events_received)
 
     @rule(most=st.sampled_from([1, 2, 5, 5000]))
     def step(self, most: int) -> None:
@@ -264,7 +264,7 @@ class FlowMachine(RuleBasedStateMachine):
             self.deliver_events(7)
         while self.delivered[1] < len(self.labels):
             self.deliver_labels(7)
-        self.flow.merge.release(self.flow.merge.events_received)
+        self.flow.merge.let_go(self.flow.merge.events_received)
 
     @rule()
     def commit(self) -> None:

@@ -162,7 +162,7 @@ def _feed(flow: PartitionPipeline, first: int, n: int, at_ms: int, labelled: Seq
     flow.receive_events(batch(pipeline.topics.events, events, times, first=first, headers=headers), NOW_MS)
     stamps = [NOW_MS] * len(labels)
     flow.receive_labels(batch(pipeline.topics.labels, list(labels), stamps, first=first), NOW_MS, NOW_MS)
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     scores: list[Raw] = []
     letters: list[Raw] = []
     sketches: list[Raw] = []
@@ -428,7 +428,7 @@ def run_on(flow: PartitionPipeline, logs: shared_cluster.Logs) -> None:
             flow.receive_events(found)
         elif len(found):
             flow.receive_labels(found, NOW_MS)
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     for _ in range(3):
         flow.step(None, 10, NOW_MS)
         changes = flow.drain_state()
@@ -583,7 +583,7 @@ class LabelsReader:
     def settle(self) -> None:
         timeline = ChampionTimeline([champion()])
         self._flow.receive_events(batch("cards.events", [event(1, NOW_MS)], [NOW_MS], first=self._offset), NOW_MS)
-        self._flow.merge.release(self._flow.merge.events_received)
+        self._flow.merge.let_go(self._flow.merge.events_received)
         while (step := self._flow.step(timeline, 40, NOW_MS)) is not None:
             assert all(len(letter.reason) > 0 for letter in step.dead_letters)
         self._flow.drain_state()

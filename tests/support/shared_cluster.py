@@ -395,7 +395,7 @@ class Cluster:
             for kind in ("labels", "events"):
                 self.receive(kind, partition, 10**6)
             flow = self.flows[partition]
-            flow.merge.release(flow.merge.events_received)
+            flow.merge.let_go(flow.merge.events_received)
         done = None
         while done != (done := self._size()):
             for partition in range(PARTITIONS):

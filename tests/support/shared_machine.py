@@ -130,7 +130,7 @@ class SharedMachine(RuleBasedStateMachine):
         worker = self.world.workers[name]
         worker.receive(partition, "labels", count, self.logs)
         if worker.received[partition][1] == len(self.logs.labels[partition]):
-            worker.release(partition)
+            worker.let_go(partition)
 
     @rule(who=NUMBERS)
     def read_all(self, who: int) -> None:
@@ -164,7 +164,7 @@ class SharedMachine(RuleBasedStateMachine):
         name, partition = self._held(who)
         worker = self.world.workers[name]
         if worker.received[partition] == [len(self.logs.events[partition]), len(self.logs.labels[partition])]:
-            worker.release(partition)
+            worker.let_go(partition)
             until_ms = worker.others_ms(partition)
             if until_ms is not None:
                 worker.flows[partition].come_to(until_ms)

@@ -203,10 +203,10 @@ class Worker:
             self.flows[partition].receive_labels(batch, NOW_MS)
         self.flows[partition].share()
 
-    def release(self, partition: int) -> None:
+    def let_go(self, partition: int) -> None:
         """All labels that there are have been received: events need wait for no more."""
         merge = self.flows[partition].merge
-        merge.release(merge.events_received)
+        merge.let_go(merge.events_received)
         self.flows[partition].share()
 
     def step(self, partition: int, most: int) -> list[Row]:
@@ -412,7 +412,7 @@ class World:
     def read(self, partition: int, count: int) -> None:
         """Read events that need not wait for labels."""
         self.receive("events", partition, count)
-        self.owner(partition).release(partition)
+        self.owner(partition).let_go(partition)
 
     def step(self, partition: int, most: int) -> list[Row]:
         return self.owner(partition).step(partition, most)
@@ -476,7 +476,7 @@ class World:
         for partition in range(self.partitions):
             for kind in ("labels", "events"):
                 self.receive(kind, partition, ALL)
-            self.owner(partition).release(partition)
+            self.owner(partition).let_go(partition)
         quiet, before, rounds = 0, None, 0
         while quiet < 2:  # in the first of them some have heard of the others, and not acted on it yet
             quiet = quiet + 1 if before == (len(self.rows), self.topics) else 0

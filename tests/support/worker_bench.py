@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from chaos_pipeline import START_MS, Setup, release, render_toml
+from chaos_pipeline import START_MS, Setup, promote, render_toml
 from warm_start import Process, start_warm
 
 from app.adapters.kafka.topic_reader import read_to_end
@@ -57,10 +57,10 @@ class Bench:
 
     async def prepare(self) -> None:
         await ensure_topics(self.kafka, self.pipeline.topics.all())
-        await self.release("1.0.0", seed=1)
+        await self.promote("1.0.0", seed=1)
 
-    async def release(self, version: str, seed: int) -> None:
-        await release(self.kafka, self.pipeline, Registry(self.settings.registry), version, seed)
+    async def promote(self, version: str, seed: int) -> None:
+        await promote(self.kafka, self.pipeline, Registry(self.settings.registry), version, seed)
 
     def start_worker(self, *options: str) -> Process:
         self.workers += 1

@@ -119,13 +119,13 @@ def test_a_window_closes_when_the_watermark_reaches_its_end_and_grace() -> None:
 def test_old_windows_are_forgotten_once_reported_and_what_comes_for_them_is_counted() -> None:
     store = make_store(keep=1)
     store.add(record(0, 100, 0, 10, 20))
-    store.release()
+    store.forget_reported()
     assert len(store.closed()) == 3  # nothing has been reported
     for window in store.closed():
         for _, holding in store.holdings(window):
             holding["features"].report("said")
             holding["labels"].report("said")
-    store.release()
+    store.forget_reported()
     assert store.closed() == [Window(20, 30)]
     store.add(record(0, 100, 0, 20, n=3))
     assert store.n_too_late == 3
@@ -208,7 +208,7 @@ def test_what_comes_too_late_is_counted_once_whatever_segments_it_is_of() -> Non
             holding["features"].report("a")
             holding["labels"].report("a")
     assert store.settled_before_ms is None
-    store.release()
+    store.forget_reported()
     assert store.settled_before_ms == 1
     late = record(0, 40, 7, n=3)
     of_segment = pack("m", "1", "k=1", 7, counts_of(3))
@@ -374,7 +374,7 @@ def test_panes_are_kept_as_long_as_a_window_needs_them() -> None:
     store.add(record(0, 100, *range(0, 100, 10)))
     for window in store.closed():
         store.holdings(window)[0][1]["features"].report("said")
-    store.release()
+    store.forget_reported()
     (last,) = store.closed()
     assert last == Window(70, 100)
     assert store.panes.counts(last, "1")[ALL].n == 3
@@ -393,7 +393,7 @@ def test_what_windows_are_compared_with_is_kept(against: PastWindow, expected: W
     store.add(record(0, 100, *range(0, 100, 10)))
     for window in store.closed():
         store.holdings(window)[0][1]["features"].report("said")
-    store.release()
+    store.forget_reported()
     (last,) = store.closed()
     assert calendar.before(last, against) == expected
     assert store.panes.counts(expected, "1")[ALL].n == 1
@@ -501,21 +501,21 @@ def test_a_closed_window_is_kept_until_its_labels_are_mature_and_have_been_repor
     store = make_store(keep=0)
     store.add(record(0, 14, 3))
     report_all(store)
-    store.release()
+    store.forget_reported()
     assert store.closed() == [Window(0, 10)]  # more labels may come
     store.add(record(0, 15, 3, n=0))
-    store.release()
+    store.forget_reported()
     assert store.closed() == [Window(0, 10)]  # some have come
     report_all(store, ("labels",))
-    store.release()
+    store.forget_reported()
     assert store.closed() == []
     assert not store.panes.counts(Window(0, 10), "1")
     unlabelled = WindowStore(Calendar(10), 1, 2, None, keep=0)
     unlabelled.add(record(0, 14, 3))
-    unlabelled.release()
+    unlabelled.forget_reported()
     assert unlabelled.closed() == [Window(0, 10)]
     report_all(unlabelled, ("features",))
-    unlabelled.release()
+    unlabelled.forget_reported()
     assert unlabelled.closed() == []
 
 
@@ -527,11 +527,11 @@ def test_the_newest_closed_windows_are_kept_and_of_an_older_one_each_version_unt
         if version == "2":
             holding["features"].report("said")
             holding["labels"].report("said")
-    store.release()
+    store.forget_reported()
     assert [version for version, _ in store.holdings(Window(0, 10))] == ["1"]
     assert store.settled_before_ms == 0  # it is held, though nothing new may come for it
     report_all(store)
-    store.release()
+    store.forget_reported()
     assert store.closed() == [Window(10, 20)]
     assert store.settled_before_ms == 1
     # Of a version that is gone a late event is too late; of one that is held it amends.
@@ -543,7 +543,7 @@ def test_the_newest_closed_windows_are_kept_and_of_an_older_one_each_version_unt
 def test_a_late_event_of_a_version_that_is_held_amends_and_of_another_is_too_late() -> None:
     store = make_store(keep=0)
     store.add(record(0, 100, 3))
-    store.release()
+    store.forget_reported()
     store.add(record(0, 100, 4, n=2))
     store.add(record(0, 100, 4, version="2", n=5))
     assert (store.panes.counts(Window(0, 10), "1")[ALL].n, store.n_too_late) == (3, 5)
@@ -592,13 +592,13 @@ def test_what_is_compared_with_a_season_ago_keeps_no_more_than_that() -> None:
     store = WindowStore(Calendar(10), 1, 0, None, keep=1, against=PastWindow(season_ms=30))
     store.add(record(0, 100, *range(0, 100, 10)))
     report_all(store, ("features",))
-    store.release()
+    store.forget_reported()
     assert [bool(store.panes.counts(Window(at, at + 10), "1")) for at in range(0, 100, 10)] == [False] * 6 + [True] * 4
     # Where no window is held any one may be asked for.
     store = WindowStore(Calendar(10), 1, 0, None, keep=0, against=PastWindow(season_ms=30))
     store.add(record(0, 100, 0, 10))
     report_all(store, ("features",))
-    store.release()
+    store.forget_reported()
     assert store.closed() == []
     assert [bool(store.panes.counts(Window(at, at + 10), "1")) for at in (0, 10)] == [True, True]
 
@@ -608,7 +608,7 @@ def test_a_store_that_has_forgotten_windows_goes_on_after_a_restart() -> None:
     store.watermarks.declare_idle(1)
     store.add(record(0, 100, 0, 90))
     report_all(store)
-    store.release()
+    store.forget_reported()
     store.add(record(0, 100, 5, n=3))
     other = make_store(2, keep=0)
     other.restore(store.snapshot())

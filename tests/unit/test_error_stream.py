@@ -82,13 +82,13 @@ def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
         stream.add(record)
         said[number] = max(said[number], record.label_watermark_ms)
         if data.draw(st.booleans()):
-            windows += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
+            windows += zip(*(column.tolist() for column in stream.take_due("1", min(said))), strict=True)
         if data.draw(st.booleans()):
             state = json.loads(json.dumps(stream.snapshot()))
             stream = ErrorStream()
             stream.restore(state)
             assert stream.snapshot() == state
-    windows += zip(*(column.tolist() for column in stream.release("1", min(said))), strict=True)
+    windows += zip(*(column.tolist() for column in stream.take_due("1", min(said))), strict=True)
     assert windows == [(time, wrong, hour) for time, _, _, wrong, hour in expected]
     assert stream.snapshot() == {}
 
@@ -96,9 +96,9 @@ def test_any_interleaving_cut_and_restart_gives_the_same_sequence(
 def test_what_is_at_the_watermark_waits_for_others_of_the_same_time() -> None:
     stream = ErrorStream()
     stream.add(SketchRecord(1, 0, 5, [], [error_run("1", [(5, 1)])]))
-    assert len(stream.release("1", 5).wrong) == 0
+    assert len(stream.take_due("1", 5).wrong) == 0
     stream.add(SketchRecord(0, 0, 6, [], [error_run("1", [(5, 0)])]))
-    assert stream.release("1", 6).wrong.tolist() == [0, 1]
+    assert stream.take_due("1", 6).wrong.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_detection_says_what_the_errors_were_before_and_since() -> None:
 # -- by hand -----------------------------------------------------------------------------------------------------------
 
 
-def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_and_once() -> None:
+def test_errors_are_handed_out_by_version_in_the_order_of_time_and_of_partitions_and_once() -> None:
     stream = ErrorStream()
     stream.add(
         SketchRecord(
@@ -202,30 +202,30 @@ def test_errors_are_released_by_version_in_the_order_of_time_and_of_partitions_a
     stream.add(SketchRecord(0, 0, 0, [], [error_run("1", [(3, 0), (4, 1), (8, 1)])]))
     stream.add(SketchRecord(2, 0, 0, [], [error_run("1", [(7, 0), (9, 1)])]))
     assert stream.held.keys() == {"1", "2"}  # nothing is held of no errors
-    assert len(stream.release("1", None).wrong) == 0
+    assert len(stream.take_due("1", None).wrong) == 0
 
-    def release(version: str, watermark_ms: int) -> list[tuple[int, int]]:
-        errors = stream.release(version, watermark_ms)
+    def take_due(version: str, watermark_ms: int) -> list[tuple[int, int]]:
+        errors = stream.take_due(version, watermark_ms)
         return list(zip(errors.times_ms.tolist(), errors.wrong.tolist(), strict=True))
 
-    assert release("1", 3) == []
-    assert release("1", 7) == [(3, 0), (3, 1), (3, 0), (4, 1)]
-    assert release("1", 7) == []
+    assert take_due("1", 3) == []
+    assert take_due("1", 7) == [(3, 0), (3, 1), (3, 0), (4, 1)]
+    assert take_due("1", 7) == []
     state = json.loads(json.dumps(stream.snapshot()))
     assert list(state) == ["1", "2"]
     assert {version: list(of) for version, of in state.items()} == {"1": ["0", "2"], "2": ["2"]}
     again = ErrorStream()
     again.restore(state)
     for each in (stream, again):
-        errors = each.release("1", 100)
+        errors = each.take_due("1", 100)
         assert (errors.times_ms.tolist(), errors.wrong.tolist()) == ([7, 7, 8, 9], [1, 0, 1, 1])
         assert (errors.times_ms.dtype, errors.wrong.dtype) == (np.int64, np.uint8)
         assert each.held.keys() == {"2"}
-        assert len(each.release("9", 100).wrong) == 0
-        assert len(each.release("1", 100).times_ms) == 0
+        assert len(each.take_due("9", 100).wrong) == 0
+        assert len(each.take_due("1", 100).times_ms) == 0
         late = SketchRecord(1, 0, 0, [], [error_run("2", [(0, 0)])])
         each.add(late)
-        assert each.release("2", 100).times_ms.tolist() == [0, 1]
+        assert each.take_due("2", 100).times_ms.tolist() == [0, 1]
         assert each.snapshot() == {}
 
 
@@ -258,19 +258,19 @@ def test_a_run_of_former_releases_is_of_the_hours_before_maturity() -> None:
     monday_ms, day_ms = 4 * 86_400_000 + 1_800_000, 86_400_000
     stream = ErrorStream(maturity_ms=2 * day_ms)
     stream.add(SketchRecord(0, 0, 0, [], [error_run("1", [(monday_ms + 2 * day_ms, 1), (monday_ms + 3 * day_ms, 0)])]))
-    assert stream.release("1", 2**62).hours.tolist() == [0, 24]
+    assert stream.take_due("1", 2**62).hours.tolist() == [0, 24]
 
 
-def test_what_is_for_later_costs_a_release_nothing_and_ten_bytes_each() -> None:
+def test_what_is_for_later_costs_a_hand_out_nothing_and_ten_bytes_each() -> None:
     stream, n = ErrorStream(), 200_000
     times = np.arange(n) * 20 + 10 * 3_600_000
     run = ErrorRun("1", times.astype("<i8").tobytes(), bytes(n), bytes(n))
     stream.add(SketchRecord(0, 0, 0, [], [run]))
-    assert len(stream.release("1", 10 * 3_600_000).wrong) == 0
+    assert len(stream.take_due("1", 10 * 3_600_000).wrong) == 0
     (by_hour,) = stream.held["1"].values()
     assert sorted(by_hour) == [10, 11]
     before = {number: [id(column) for column in held] for number, held in by_hour.items()}
-    assert len(stream.release("1", 10 * 3_600_000 + 40).wrong) == 2
+    assert len(stream.take_due("1", 10 * 3_600_000 + 40).wrong) == 2
     # The next hour has not been touched.
     assert [id(column) for column in by_hour[11]] == before[11]
     assert sum(len(column) for held in by_hour.values() for column in held) == 10 * (n - 2)

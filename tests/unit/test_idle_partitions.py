@@ -165,7 +165,7 @@ def test_a_partition_without_labels_holds_performance_back_by_the_horizon_at_mos
     if with_labels:
         found: list[bytes | None] = [label("e0", START_MS + 540 * MINUTE_MS)]
         flow.receive_labels(batch("cards.labels", found, [START_MS + DAY_MS]), 0)
-    flow.merge.release(len(values))
+    flow.merge.let_go(len(values))
     assert flow.step(ChampionTimeline([setting.version(1, None)]), 5000, 0) is not None
     record = flow.drain_sketch()
     assert record is not None

@@ -158,7 +158,7 @@ def test_labels_without_an_event_are_those_worked_out_by_hand(
         flow.receive_labels(batch, NOW_MS)
     for batch in records("events", event_rows, cuts):
         flow.receive_events(batch)
-        flow.merge.release(flow.merge.events_received)
+        flow.merge.let_go(flow.merge.events_received)
         while flow.step(None, most, NOW_MS) is not None:
             pass
         state.update(flow.drain_state())
@@ -213,7 +213,7 @@ def test_many_forgotten_ids_are_cleared_record_by_record(pipeline: Pipeline, n: 
         for batch in records("events", body, [500]):
             batch.offsets += first
             flow.receive_events(batch)
-        flow.merge.release(flow.merge.events_received)
+        flow.merge.let_go(flow.merge.events_received)
         while flow.step(None, 5000, NOW_MS) is not None:
             pass
         topic.update({key: value for key, value in flow.drain_state() if key[:1] == b"x"})

@@ -86,7 +86,7 @@ def drain(merge: TimeMerge[int], most: int) -> Order:
 
 
 def finish(merge: TimeMerge[int], most: int) -> Order:
-    merge.release(merge.events_received)
+    merge.let_go(merge.events_received)
     order = drain(merge, most)
     rest = merge.take_labels(2**60)
     return order + [("label", int(label[1:])) for label in (rest.labels.event_id if rest else [])]
@@ -142,7 +142,7 @@ def test_a_run_and_its_two_parts_say_of_every_record_what_its_log_says(
         merge.add_labels(labels(start, times))
         assert (merge.queued_labels, merge.newest_label_ms) == (start + len(times), max(labelled[: start + len(times)]))
     assert merge.holds_back == (max(events, default=BEGINNING_MS) >= merge.newest_label_ms and events != [])
-    merge.release(len(events))
+    merge.let_go(len(events))
     assert not merge.holds_back
     times_ms: list[int] = []
     rows: list[tuple[Any, ...]] = []
@@ -179,9 +179,9 @@ def test_of_events_of_several_payloads_the_newest_says_whether_any_is_held_back(
     assert not merge.holds_back
     merge.add_events(2, ints([5]))
     assert merge.holds_back
-    merge.release(2)
+    merge.let_go(2)
     assert merge.holds_back
-    merge.release(3)
+    merge.let_go(3)
     assert not merge.holds_back
 
 
@@ -230,7 +230,7 @@ def test_without_a_labels_topic_events_go_at_once() -> None:
 def test_only_the_released_events_go() -> None:
     merge: TimeMerge[int] = TimeMerge(with_labels=True)
     merge.add_events(0, ints([1, 2]))
-    merge.release(merge.events_received)
+    merge.let_go(merge.events_received)
     merge.add_events(2, ints([3]))
     assert drain(merge, 9) == [("event", 0), ("event", 1)]
     assert merge.holds_back
@@ -239,10 +239,10 @@ def test_only_the_released_events_go() -> None:
 def test_of_a_payload_that_was_taken_in_part_only_the_released_events_go() -> None:
     merge: TimeMerge[int] = TimeMerge(with_labels=True)
     merge.add_events(0, ints(list(range(10))))
-    merge.release(5)
+    merge.let_go(5)
     assert drain(merge, 3) == [("event", event) for event in range(5)]
     assert merge.holds_back
-    merge.release(7)
+    merge.let_go(7)
     assert drain(merge, 10) == [("event", 5), ("event", 6)]
 
 
@@ -263,7 +263,7 @@ def test_labels_alone_are_taken_only_when_no_event_is_queued() -> None:
     merge.add_events(0, ints([9]))
     merge.add_labels(labels(0, [1, 2, 3]))
     assert merge.take_labels(2) is None
-    merge.release(1)
+    merge.let_go(1)
     merge.add_labels(labels(3, [11, 12]))
     assert drain(merge, 1) == [("label", 0), ("label", 1), ("label", 2), ("event", 0)]
     taken = merge.take_labels(11)
@@ -300,7 +300,7 @@ def test_a_merge_that_starts_again_from_its_watermarks_goes_on_the_same(
     merge: TimeMerge[int] = TimeMerge(with_labels=True)
     merge.add_events(0, ints(events))
     merge.add_labels(labels(0, labelled))
-    merge.release(stop)
+    merge.let_go(stop)
     order: Order = []
     while merge.events_taken < stop and (merged := merge.take(1)) is not None:
         order += unfold(merged)

@@ -314,7 +314,7 @@ def run(
         is_done = turn is None and batch is None and more is None
         drain_steps(flow, output, setting, most)
         output.drain(flow)
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     drain_steps(flow, output, setting, most)
     output.add(flow.finish(NOW_MS))
     output.drain(flow)
@@ -487,7 +487,7 @@ def test_events_that_waited_while_the_file_named_other_columns_count_where_they_
         events, labels = logs_of([event(1, 0)], [label("e1", 20)])
         first = PartitionPipeline(choose("shop").pipeline, setting.plan, 0)
         first.receive_events(next(events.cut([1])))
-        first.merge.release(1)
+        first.merge.let_go(1)
         assert first.step(setting.models, 9, NOW_MS) is not None
         second = PartitionPipeline(choose(*wanted).pipeline, setting.plan, 0)
         second.restore(first.drain_state())
@@ -598,7 +598,7 @@ def test_a_step_is_of_the_events_that_have_a_score_and_says_which_have_counted(d
     flow = PartitionPipeline(derived.pipeline, derived.plan, 0)
     flow.receive_labels(next(label_log.cut([9])), NOW_MS)
     flow.receive_events(next(event_log.cut([9])))
-    flow.merge.release(9)
+    flow.merge.let_go(9)
     step = flow.step(derived.models, 9, NOW_MS)
     assert step is not None
     assert step.applied.event_id == ["e0", "e2", "e4", "e6", "e8", "e10"]
@@ -667,7 +667,7 @@ def test_labels_that_never_come_hold_back_what_is_final_by_the_horizon_alone(set
     events, _ = logs_of([event(0, 0), event(1, 10)], [])
     flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
     flow.receive_events(next(events.cut([2])))
-    flow.merge.release(2)
+    flow.merge.let_go(2)
     assert flow.step(setting.models, 9, NOW_MS) is not None
     record = flow.drain_sketch()
     assert record is not None
@@ -712,7 +712,7 @@ def test_an_error_has_the_time_of_its_label_though_events_went_before_it(setting
     events, labels = logs_of([event(0, 0), event(2, 100)], [label("e0", 80)])
     flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
     flow.receive_events(next(events.cut([2])))
-    flow.merge.release(2)
+    flow.merge.let_go(2)
     assert flow.step(setting.models, 9, NOW_MS) is not None
     flow.receive_labels(next(labels.cut([1])), NOW_MS)
     assert flow.finish(NOW_MS) is not None
@@ -786,7 +786,7 @@ def test_without_scores_the_features_are_the_same(setting: Setting) -> None:
     event_log, label_log = logs_of(events, labels)
     flow.receive_events(next(event_log.cut([99])))
     flow.receive_labels(next(label_log.cut([99])), NOW_MS)
-    flow.merge.release(20)
+    flow.merge.let_go(20)
     step = flow.step(None, 5000, NOW_MS)
     assert step is not None
     expected = [[np.nan if value is None else value for value in score.features.values()] for score in scored]

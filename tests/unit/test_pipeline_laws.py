@@ -133,7 +133,7 @@ def receive(flow: PartitionPipeline, values: list[bytes | None], first: int = 0)
     """Events of a topic whose offsets begin at ``first``; all may go at once."""
     records = batch("cards.events", values, [NOW_MS + row for row in range(len(values))], first=first)
     flow.receive_events(records)
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     return records
 
 
@@ -265,7 +265,7 @@ def test_a_dead_letter_has_all_of_its_record_and_when_it_was_rejected(setting: S
         [event(0, START_MS), b"rubbish", None], headers, {2: ("the batch is damaged", 1234)},
     )  # fmt: skip
     flow.receive_events(records)
-    flow.merge.release(1)
+    flow.merge.let_go(1)
     first, second = step(flow, ChampionTimeline([setting.version(1, None)])).dead_letters
     assert first == DeadLetter(
         Source("cards.events", 0, 7), "decode", "not_json", first.detail, b"b", b"rubbish", NOW_MS + 5, NOW_MS,
@@ -583,7 +583,7 @@ def test_a_partition_that_is_alone_waits_for_nobody(shared: SharedSetting, outpu
         flow.receive_events(found)
     for found in cut(logs, "labels", 0, [99]):
         flow.receive_labels(found, NOW_MS)
-    flow.merge.release(20)
+    flow.merge.let_go(20)
     steps = drain(flow, 3)
     flow.come_to()
     steps += drain(flow, 3)
@@ -598,7 +598,7 @@ def test_what_nobody_reads_any_more_is_forgotten_where_nothing_is_drained(shared
     flow = shared_flow(shared, board, FlowOutput.NONE)
     for at in range(40):
         flow.receive_events(shared_events([20 * at], first=at))
-        flow.merge.release(at + 1)
+        flow.merge.let_go(at + 1)
         assert len(drain(flow)) == 1
         kept = [tile * shared.plan.shared.stores[store].hop_ms for store, tile in board.pieces(0)]
         assert kept
@@ -619,7 +619,7 @@ def test_events_that_wait_for_others_fill_up_and_say_whether_they_went_stale(
         PartitionPipeline(shared.pipeline, shared.plan, 1, outputs=FlowOutput.STATE, board=board),
     )
     flow.receive_events(shared_events([0, 100, 200, 300, 400, 500]))
-    flow.merge.release(6)
+    flow.merge.let_go(6)
     assert drain(flow, 99, range(4, 9)) == []
     assert flow.shared is not None
     assert (flow.shared.held.events, flow.takes_no_more, flow.merge.has_events) == (4, True, True)
@@ -646,7 +646,7 @@ def test_a_promise_of_a_partition_with_shared_windows_goes_in_its_turn(shared: S
         PartitionPipeline(shared.pipeline, shared.plan, 1, outputs=FlowOutput.STATE, board=board),
     )
     flow.receive_events(shared_events([0, 100]))
-    flow.merge.release(2)
+    flow.merge.let_go(2)
     assert drain(flow) == []
     receive_labels(flow, [label("e0", START_MS + 110 * MINUTE_MS)])
     promised_ms = START_MS + 120 * MINUTE_MS

@@ -30,7 +30,7 @@ def read(cluster: Cluster, partition: int, count: int) -> None:
     """Read events that need not wait for labels."""
     merge = cluster.flows[partition].merge
     cluster.receive("events", partition, count)
-    merge.release(merge.events_received)
+    merge.let_go(merge.events_received)
 
 
 # -- sums ------------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_events_that_wait_no_longer_lack_their_values_and_those_after_them_have_
         partition = int(generator.integers(PARTITIONS))
         shared = cluster.flows[partition].shared
         if shared is not None and shared.is_blocked and generator.random() < 0.2:
-            shared.held.release(shared.held.received)
+            shared.held.let_go(shared.held.received)
             cluster.step(partition, 2)
     cluster.finish()
     expected = naive(cluster.logs)

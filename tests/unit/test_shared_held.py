@@ -23,7 +23,7 @@ ADD = st.tuples(
 )
 #: Most, how far the others have come, and how many have their answers.
 TAKE = st.tuples(st.just("take"), st.integers(1, 4), SMALL, st.sampled_from([None, 0, 1, 3]))
-RELEASE = st.tuples(st.just("release"), st.integers(0, 8))
+LET_GO = st.tuples(st.just("let_go"), st.integers(0, 8))
 
 
 @dataclass
@@ -43,7 +43,7 @@ class World:
     held: HeldRuns[int] = field(default_factory=HeldRuns)
     runs: list[Run] = field(default_factory=list)
     received: int = 0
-    released: int = 0
+    let_go_to: int = 0
     names: int = 0
     labels: int = 0
 
@@ -58,9 +58,9 @@ class World:
         self.runs.append(run)
         self.names, self.received, self.labels = self.names + 1, self.received + len(needed), self.labels + len(before)
 
-    def release(self, received: int) -> None:
-        self.held.release(received)
-        self.released = max(self.released, received)
+    def let_go(self, received: int) -> None:
+        self.held.let_go(received)
+        self.let_go_to = max(self.let_go_to, received)
 
     def take(self, most: int, low_ms: int, answered: int | None) -> None:
         """By the words of the docstrings, event by event."""
@@ -79,7 +79,7 @@ class World:
         given_up = 0
         if waiting and met == 0:
             first = self.received - sum(len(other.needed) - other.taken for other in self.runs)
-            given_up = max(0, min(len(waiting), self.released - first))
+            given_up = max(0, min(len(waiting), self.let_go_to - first))
             if given_up == 0:
                 assert found is None
                 return
@@ -110,7 +110,7 @@ class World:
 
 
 @settings(max_examples=80)
-@given(st.lists(ADD | TAKE | TAKE | RELEASE, max_size=14))
+@given(st.lists(ADD | TAKE | TAKE | LET_GO, max_size=14))
 def test_events_go_in_their_order_as_soon_as_they_may_and_are_stale_when_they_could_not(
     found: list[tuple[str, ...]],
 ) -> None:
@@ -139,7 +139,7 @@ def test_events_that_are_let_go_are_counted_from_the_first_of_all() -> None:
     world = World()
     world.add([0, 9, 9], [], is_stale=False, promised_ms=1)
     world.take(9, 5, None)
-    world.release(2)
+    world.let_go(2)
     world.take(9, 5, None)
     world.check()
     assert len(world.runs[0].needed) - world.runs[0].taken == 1

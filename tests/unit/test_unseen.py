@@ -55,7 +55,7 @@ def score_orders(
     flow = PartitionPipeline(pipeline, FeaturePlan.compile(pipeline, {}, {}), 0)
     values: list[bytes | None] = [order(number, colour) for number, colour in enumerate(colours)]
     flow.receive_events(batch("shop.events", values, [AT_MS] * len(values)))
-    flow.merge.release(flow.merge.events_received)
+    flow.merge.let_go(flow.merge.events_received)
     step = flow.step(ChampionTimeline([version]), 10_000, AT_MS)
     assert step is not None
     record = flow.drain_sketch()

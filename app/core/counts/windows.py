@@ -227,7 +227,7 @@ class WindowStore:
                     holding["features"].is_changed = holding["labels"].is_changed = True
         return len(unsound)
 
-    def release(self) -> None:
+    def forget_reported(self) -> None:
         """Forget the counts of old closed windows once everything about them has been reported."""
         closed = self.closed()
         for window in closed[: max(len(closed) - self.keep, 0)]:

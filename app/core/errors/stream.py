@@ -4,22 +4,22 @@ An error counts from the effective time of its label, or from when its event is 
 ``performance.maturity``), whichever is later (`PartitionPipeline`). Labels that come early are mostly of one outcome,
 and the first ones of a stream all are. Taken as they come, they would look like a change.
 
-What partitions bring is released in the order (time, partition, place within the partition), up to the label watermark
-of all partitions and strictly below it: at the watermark itself, more may come. The sequence is a function of the logs
-alone:
+What partitions bring is handed out in the order (time, partition, place within the partition), up to the label
+watermark of all partitions and strictly below it: at the watermark itself, more may come. The sequence is a function
+of the logs alone:
 
 * the time of an error is, because those of its label (`app.core.intake.merge.effective_times`, `PartitionPipeline`) and
   of its event are;
 * no error is older than the label watermark that its partition has published before, because its label is not. So when
   a watermark of all partitions is known, all errors before it are known;
-* hence a release gives exactly the errors from the last watermark to this one, in their order, and releases one after
-  the other give all of them in that order, wherever the watermarks were.
+* hence each call gives exactly the errors from the last watermark to this one, in their order, and calls one after the
+  other give all of them in that order, wherever the watermarks were.
 
 Times within a partition need not ascend: labels come in another order than their events. An idle partition holds
 nothing back, and what it then brings from before the watermark is late: it comes out next.
 
 A version's errors are held until the watermark passes them: 10 bytes a label, which with labels that come at once is
-10 bytes for each event of ``performance.maturity``. They are held by the hour in which they count, so that a release
+10 bytes for each event of ``performance.maturity``. They are held by the hour in which they count, so that a hand-out
 does not look at those that are for later.
 """
 
@@ -118,7 +118,7 @@ _ByHour = dict[int, _ErrorBytes]
 
 @dataclass(eq=False)
 class ErrorStream:
-    """What has been brought and not released, per version and partition.
+    """What has been brought and not handed out, per version and partition.
 
     Parameters
     ----------
@@ -149,22 +149,22 @@ class ErrorStream:
             held = by_hour.setdefault(int(numbers[rows[0]]), _ErrorBytes(bytearray(), bytearray(), bytearray()))
             held.add(errors.take(rows))
 
-    def release(self, version: str, watermark_ms: int | None) -> Errors:
+    def take_due(self, version: str, watermark_ms: int | None) -> Errors:
         """Give the next errors of a version: all before the watermark (None: nothing may go yet)."""
         if watermark_ms is None or version not in self.held:
             return Errors.join([])
-        released = []
+        due_runs = []
         for partition, by_hour in sorted(self.held[version].items()):
             for number in sorted(number for number in by_hour if number <= watermark_ms // HOUR_MS):
                 errors = by_hour.pop(number).read()
                 is_due = errors.times_ms < watermark_ms
-                released.append(errors.take(np.flatnonzero(is_due)))
+                due_runs.append(errors.take(np.flatnonzero(is_due)))
                 if not is_due.all():
                     self._hold(version, partition, errors.take(np.flatnonzero(~is_due)))
         left = {partition: by_hour for partition, by_hour in self.held.pop(version).items() if by_hour}
         if left:
             self.held[version] = left
-        due = Errors.join(released)
+        due = Errors.join(due_runs)
         # Stable: at the same time by partition, and within a partition as they came.
         return due.take(np.argsort(due.times_ms, kind="stable"))
 

@@ -100,7 +100,7 @@ class TimeMerge(Generic[Payload]):
         self._with_labels = with_labels
         self._events: deque[_Queued[Payload]] = deque()
         self._labels: deque[tuple[LabelBatch, Ints]] = deque()
-        self._released = 0
+        self._let_go = 0
         self.events_received = 0
         self.events_taken = 0
         self.queued_labels = 0
@@ -128,9 +128,9 @@ class TimeMerge(Generic[Payload]):
         self._labels.append((labels, times))
         self.queued_labels += len(labels)
 
-    def release(self, events_received: int) -> None:
+    def let_go(self, events_received: int) -> None:
         """Let the first ``events_received`` events go: labels before them are queued, or were awaited long enough."""
-        self._released = max(self._released, events_received)
+        self._let_go = max(self._let_go, events_received)
 
     @property
     def has_events(self) -> bool:
@@ -144,7 +144,7 @@ class TimeMerge(Generic[Payload]):
             return False
         newest = self._events[-1]
         end = newest.first + len(newest.times_ms)
-        return end > self._released and len(newest.times_ms) > 0 and int(newest.times_ms[-1]) >= self._newest_label_ms
+        return end > self._let_go and len(newest.times_ms) > 0 and int(newest.times_ms[-1]) >= self._newest_label_ms
 
     def take(self, most: int) -> Merged[Payload] | None:
         """The next run of at most ``most`` events that may go, or None.
@@ -203,8 +203,8 @@ class TimeMerge(Generic[Payload]):
         if not self._with_labels:
             return len(times)
         known = int(np.searchsorted(times, self._newest_label_ms, side="left"))
-        released = max(0, min(len(times), self._released - head.first - head.taken))
-        return max(known, released)
+        let_go = max(0, min(len(times), self._let_go - head.first - head.taken))
+        return max(known, let_go)
 
     def _labels_until(self, until_ms: int) -> tuple[LabelBatch, Ints]:
         taken: list[tuple[LabelBatch, Ints]] = []

@@ -232,7 +232,7 @@ class MonitorCore:
         before_ms = self._store.label_watermark_ms, self._store.closed_before_ms
         self.delays.prune(*before_ms, self._store.closed(), mature)
         findings.alerts += self.alerts.announce(now_ms)
-        self._store.release()
+        self._store.forget_reported()
         if self._store.settled_before_ms is not None:
             self.alerts.forget(self._store.settled_before_ms)
             for known in self._versions.values():
@@ -306,13 +306,13 @@ class MonitorCore:
         """Show the detectors of wrong decisions what labels have come."""
         slice_ms = self._pipeline.drift.slice_ms
         for version, known in sorted(self._versions.items()):
-            released = self._sources.of_full_features(self._errors.release(version, self._store.label_watermark_ms))
-            released = known.fair.take(self._sources.of_own_windows(version, released))
-            slices, numbers = np.unique(released.times_ms // slice_ms * slice_ms, return_counts=True)
+            due = self._sources.of_full_features(self._errors.take_due(version, self._store.label_watermark_ms))
+            due = known.fair.take(self._sources.of_own_windows(version, due))
+            slices, numbers = np.unique(due.times_ms // slice_ms * slice_ms, return_counts=True)
             for start_ms, n in zip(slices.tolist(), numbers.tolist(), strict=True):
                 known.n_seen[start_ms] = known.n_seen.get(start_ms, 0) + n
             about = Subject(self._pipeline.name, self._pipeline.model.name, version, known.training, 1)
-            detected = known.errors.observe(released, about)
+            detected = known.errors.observe(due, about)
             findings.reports += detected
             known.detections += [
                 Detected(report.window_end_ms, report.test, report.note)

@@ -42,7 +42,7 @@ class HeldRuns(Generic[Payload]):
 
     def __init__(self) -> None:
         self._runs: deque[_Held[Payload]] = deque()
-        self._released = 0
+        self._let_go = 0
         self.received = 0
         self.events = 0
 
@@ -54,9 +54,9 @@ class HeldRuns(Generic[Payload]):
         self.received += len(needed_ms)
         self.events += len(needed_ms)
 
-    def release(self, received: int) -> None:
+    def let_go(self, received: int) -> None:
         """Let the first ``received`` events go, whatever is missing."""
-        self._released = max(received, self._released)
+        self._let_go = max(received, self._let_go)
 
     def is_blocked(self, low_ms: int, answered: int | None = None) -> bool:
         """Whether the next event must wait."""
@@ -64,7 +64,7 @@ class HeldRuns(Generic[Payload]):
             return False
         head = self._runs[0]
         is_ready = self.has_others(low_ms) and answered != 0
-        return len(head.needed_ms) > 0 and not is_ready and head.first >= self._released
+        return len(head.needed_ms) > 0 and not is_ready and head.first >= self._let_go
 
     def has_others(self, low_ms: int) -> bool:
         """Whether all have come as far as the next event needs."""
@@ -89,7 +89,7 @@ class HeldRuns(Generic[Payload]):
             ready = min(ready, answered)
         gave_up = ready == 0 < count
         if gave_up:
-            ready = max(0, min(count, self._released - head.first))
+            ready = max(0, min(count, self._let_go - head.first))
             if ready == 0:
                 return None
         ready = min(ready, most)

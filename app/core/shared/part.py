@@ -84,7 +84,7 @@ class SharedPart(Generic[Payload]):
     def give_up(self) -> int:
         """Let all events that wait for other partitions go; return how many those are."""
         waiting = self.held.events
-        self.held.release(self.held.received)
+        self.held.let_go(self.held.received)
         return waiting
 
     @property

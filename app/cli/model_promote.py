@@ -53,7 +53,9 @@ def promote(
     valid for are left unscored: windows see them, and nothing is published.
     """
     context = ModelContext.read(pipeline, home)
-    emit_release(release(context, version, why, valid_from_ms, score_training_rows=score_training_rows), as_json)
+    emit_promotion(
+        promote_version(context, version, why, valid_from_ms, score_training_rows=score_training_rows), as_json
+    )
 
 
 @click.command("rollback")
@@ -73,16 +75,16 @@ def rollback(version: str | None, why: str, pipeline: str, home: Path | None, as
         raise click.ClickException(f"{context.model} {version} is the champion already.")
     back_to = timeline.previous() if version is None else _find_below(timeline, version)
     if back_to is not None:
-        emit_release(_go_back(context, timeline, back_to, why), as_json)
+        emit_promotion(_go_back(context, timeline, back_to, why), as_json)
     elif version is not None:
-        emit_release(release(context, version, why), as_json)
+        emit_promotion(promote_version(context, version, why), as_json)
     else:
         there = "no version has been promoted" if newest is None else f"{newest.version} is the first that was promoted"
         raise click.ClickException(f"There is nothing to go back to: {there}. Name a registered version by --to.")
 
 
 @dataclass(frozen=True)
-class Release:
+class Promotion:
     """An announced update, its offset, and the timeline that it is the last of."""
 
     context: ModelContext
@@ -91,14 +93,14 @@ class Release:
     timeline: Timeline
 
 
-def release(
+def promote_version(
     context: ModelContext,
     version: str,
     why: str,
     valid_from_ms: int | None = None,
     *,
     score_training_rows: bool = False,
-) -> Release:
+) -> Promotion:
     """Verify a registered version and announce it as champion; ends the command with a sentence when it cannot."""
     entry = verify_entry(context, version)
     if not score_training_rows:
@@ -135,43 +137,43 @@ def verify_entry(context: ModelContext, version: str) -> Entry:
     return entry
 
 
-def emit_release(released: Release, as_json: bool) -> None:
+def emit_promotion(promotion: Promotion, as_json: bool) -> None:
     """Print an announcement."""
-    emit(describe_release(released), as_json, *release_lines(released))
+    emit(describe_promotion(promotion), as_json, *promotion_lines(promotion))
 
 
-def describe_release(released: Release) -> dict[str, Any]:
+def describe_promotion(promotion: Promotion) -> dict[str, Any]:
     """Return the announcement for ``--json``; ``before``: who scores earlier events, the latest first."""
     before = [
         {"until_ms": span.to_ms, "version": span.champion.version if span.champion is not None else None}
-        for span in _before(released)
+        for span in _before(promotion)
     ]
-    return {**to_builtins(released.update), "offset": released.offset, "before": before}
+    return {**to_builtins(promotion.update), "offset": promotion.offset, "before": before}
 
 
-def release_lines(released: Release) -> list[str]:
+def promotion_lines(promotion: Promotion) -> list[str]:
     """Return what it says to a person: from when on the version scores, and what becomes of earlier events."""
-    update, score_from_ms = released.update, released.context.pipeline.model.score_from_ms
+    update, score_from_ms = promotion.update, promotion.context.pipeline.model.score_from_ms
     since_ms = update.valid_from_ms
     again = " again" if update.is_rollback else ""
     since = "for all events" if since_ms is None else f"for events from {format_time(since_ms)} on"
-    place = f"(offset {released.offset} of the timeline)"
+    place = f"(offset {promotion.offset} of the timeline)"
     lines = [f"{update.model} {update.version} is champion{again} {since} {place}."]
     if since_ms is not None and since_ms > wall_clock_ms():
         lines.append("By this machine's clock, no event is that new yet.")
-    for span in _before(released):
+    for span in _before(promotion):
         fate = f"go on with {span.champion.version}" if span.champion is not None else "are left unscored"
         lines.append(f"Events before {format_time(span.to_ms)} {fate}.")
-    if any(earlier.role == "champion" for earlier in released.timeline.updates[:-1]):
+    if any(earlier.role == "champion" for earlier in promotion.timeline.updates[:-1]):
         lines.append("Scores that are published already stay as they are.")
     if score_from_ms is not None:
         lines.append(f"The pipeline file leaves all events before {format_time(score_from_ms)} unscored (score_from).")
     return lines
 
 
-def _before(released: Release) -> list[Span]:
+def _before(promotion: Promotion) -> list[Span]:
     """The spans before the one of the champion, the latest first."""
-    return list(released.timeline.spans())[-2::-1]
+    return list(promotion.timeline.spans())[-2::-1]
 
 
 def _begin_after_training(manifest: Manifest, valid_from_ms: int | None) -> int:
@@ -185,7 +187,7 @@ def _begin_after_training(manifest: Manifest, valid_from_ms: int | None) -> int:
     return trained_to_ms if valid_from_ms is None else valid_from_ms
 
 
-def _go_back(context: ModelContext, timeline: Timeline, back_to: ModelUpdate, why: str) -> Release:
+def _go_back(context: ModelContext, timeline: Timeline, back_to: ModelUpdate, why: str) -> Promotion:
     entry = verify_entry(context, back_to.version)
     update = replace(back_to, uri=entry.uri, announced_at_ms=wall_clock_ms(), by=who(), why=why, is_rollback=True)
     return _announce(context, timeline, update)
@@ -196,14 +198,14 @@ def _find_below(timeline: Timeline, version: str) -> ModelUpdate | None:
     return next((update for update in timeline.champions[-2::-1] if update.version == version), None)
 
 
-def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) -> Release:
+def _announce(context: ModelContext, timeline: Timeline, update: ModelUpdate) -> Promotion:
     try:
         kafka = context.find_kafka()
         offset = run_with_kafka(kafka, announce(kafka, context.pipeline.topics, update))
     except StackError as error:
         raise click.ClickException(str(error)) from error
     timeline.observe(update)
-    return Release(context, update, offset, timeline)
+    return Promotion(context, update, offset, timeline)
 
 
 def _read(context: ModelContext) -> Timeline:
