@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 #: Answers SQL with rows, each a mapping by column.
 Query = Callable[[str], Sequence[Mapping[str, Any]]]
+
+T = TypeVar("T")
 
 #: Bars of a score distribution over [0, 1].
 SCORE_BINS = 40
@@ -170,40 +172,17 @@ def _read_performance(query: Query, pipeline: str) -> tuple[Performance, ...]:
         f" WHERE pipeline = '{pipeline}' AND segment = 'all' AND measure = 'auc' AND label_maturity IS NOT NULL"
         " ORDER BY start_ms, version"
     )
-    return tuple(
-        Performance(
-            row["version"],
-            row["start_ms"],
-            row["end_ms"],
-            _number(row["realised"]),
-            _number(row["low"]),
-            _number(row["high"]),
-            row["n_labels"],
-        )
-        for row in rows
-    )
+    return _records(Performance, rows)
 
 
 def _read_reports(query: Query, pipeline: str) -> tuple[Report, ...]:
     rows = query(
         "SELECT version, metric, test, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
-        " toUnixTimestamp64Milli(window_end) AS end_ms, statistic, signal, n_detection FROM drift_reports"
+        " toUnixTimestamp64Milli(window_end) AS end_ms, statistic, signal, n_detection AS n FROM drift_reports"
         f" WHERE pipeline = '{pipeline}' AND segment = 'all' AND NOT startsWith(test, 'classic_')"
         " ORDER BY start_ms, version, metric, test"
     )
-    return tuple(
-        Report(
-            row["version"],
-            row["metric"],
-            row["test"],
-            row["start_ms"],
-            row["end_ms"],
-            _number(row["statistic"]),
-            row["signal"],
-            row["n_detection"],
-        )
-        for row in rows
-    )
+    return _records(Report, rows)
 
 
 def _read_months(query: Query, pipeline: str) -> tuple[Month, ...]:
@@ -239,14 +218,14 @@ def _read_outcome(query: Query, pipeline: str) -> dict[int, float]:
 def _read_deciles(query: Query, pipeline: str) -> dict[str, Any]:
     rows = query(
         "SELECT stage, metric, version, toUnixTimestamp64Milli(window_start) AS start_ms,"  # noqa: S608  # as above
-        " toUnixTimestamp64Milli(window_end) AS end_ms, groupArray(decile) AS names, groupArray(value) AS found"
+        " toUnixTimestamp64Milli(window_end) AS end_ms, groupArray(decile) AS names, groupArray(value) AS values"
         f" FROM model_metadata WHERE pipeline = '{pipeline}' AND segment = 'all' AND match(decile, '^d[1-9]$')"
         " AND value IS NOT NULL GROUP BY stage, metric, version, window_start, window_end ORDER BY start_ms, version"
     )
     scoring: dict[str, dict[str, list[tuple[int, int, tuple[float, ...]]]]] = {}
     training: dict[str, dict[str, tuple[float, ...]]] = {}
     for row in rows:
-        by_name = dict(zip(row["names"], row["found"], strict=True))
+        by_name = dict(zip(row["names"], row["values"], strict=True))
         deciles = tuple(_number(by_name.get(f"d{n}")) for n in range(1, 10))
         if row["stage"] == "training":
             training.setdefault(row["metric"], {})[row["version"]] = deciles
@@ -262,19 +241,14 @@ def _read_alerts(query: Query, pipeline: str) -> tuple[AlertStep, ...]:
         " toUnixTimestamp64Milli(window_start) AS start_ms, toUnixTimestamp64Milli(window_end) AS end_ms, message,"
         f" action FROM alerts WHERE pipeline = '{pipeline}' ORDER BY end_ms, at_ms, rule, version"
     )
+    return _records(AlertStep, rows)
+
+
+def _records(kind: type[T], rows: Sequence[Mapping[str, Any]]) -> tuple[T, ...]:
+    """Rows whose columns are the fields of ``kind``; NaN where a number is missing."""
+    numbers = {name for name, hint in get_type_hints(kind).items() if hint is float}
     return tuple(
-        AlertStep(
-            row["state"],
-            row["rule"],
-            row["severity"],
-            row["version"],
-            row["at_ms"],
-            row["start_ms"],
-            row["end_ms"],
-            row["message"],
-            row["action"],
-        )
-        for row in rows
+        kind(**{name: _number(value) if name in numbers else value for name, value in row.items()}) for row in rows
     )
 
 
