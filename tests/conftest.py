@@ -6,10 +6,12 @@ its own; tests that share one have pipeline (and so topic) names of their own.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from collections.abc import Iterator
 from functools import cache as kept
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Gatherer())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Give an ``async def`` test an event loop of its own: pytest, which calls it next, fails it otherwise."""
+    if iscoroutinefunction(test := pyfuncitem.obj):
+        pyfuncitem.obj = lambda **fixtures: asyncio.run(test(**fixtures))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

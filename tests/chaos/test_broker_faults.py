@@ -63,76 +63,65 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("setup", "times"), CRASHES)
-def test_a_killed_broker_costs_time_and_nothing_else(
+async def test_a_killed_broker_costs_time_and_nothing_else(
     cache: Path, tmp_path: Path, seed: int, setup: Setup, times: int
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            breakable(tmp_path, cache, seed) as (broker, _),
-            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
-        ):
-            await run.produce()
-            recovery_s = await crash_broker(run, broker, times, seed)
-            outcome = await run.finish()
-        figures = (
-            Figure("longest gap after a killed broker (3 s down)", outcome.longest_gap_s, "s", BROKER_GAP_S),
-            Figure("longest time from its return to scores of all partitions", recovery_s, "s"),
-        )
-        row = record(run.row("P5/P24", "SIGKILL of the broker", outcome, broker.deaths, figures=figures))
-        assert row.passed, outcome.findings.describe()
-
-    asyncio.run(scenario())
+    async with (
+        breakable(tmp_path, cache, seed) as (broker, _),
+        ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
+    ):
+        await run.produce()
+        recovery_s = await crash_broker(run, broker, times, seed)
+        outcome = await run.finish()
+    figures = (
+        Figure("longest gap after a killed broker (3 s down)", outcome.longest_gap_s, "s", BROKER_GAP_S),
+        Figure("longest time from its return to scores of all partitions", recovery_s, "s"),
+    )
+    row = record(run.row("P5/P24", "SIGKILL of the broker", outcome, broker.deaths, figures=figures))
+    assert row.passed, outcome.findings.describe()
 
 
 @pytest.mark.chaos_full
-def test_a_broker_that_hangs_costs_time_and_nothing_else(cache: Path, tmp_path: Path, seed: int) -> None:
+async def test_a_broker_that_hangs_costs_time_and_nothing_else(cache: Path, tmp_path: Path, seed: int) -> None:
     """SIGSTOP for longer than sessions and requests last: the connections stay open, nobody answers."""
     setup = SHARED
-
-    async def scenario() -> None:
-        async with (
-            breakable(tmp_path, cache, seed) as (broker, _),
-            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
-        ):
-            await run.produce()
-            longest_s = 0.0
-            for seconds in (5, 15, 45):
-                broker.freeze()
-                await asyncio.sleep(seconds)
-                broker.thaw()
-                longest_s = max(longest_s, await run.every_partition_scores())
-            outcome = await run.finish()
-        figures = (
-            Figure("longest time from its waking up to scores of all partitions", longest_s, "s"),
-            Figure("peak RSS of a worker", outcome.peak_rss_mb, "MB"),
-        )
-        row = record(run.row("P5/P20/P24", "SIGSTOP of the broker for 5, 15, 45 s", outcome, 3, figures=figures))
-        assert row.passed, outcome.findings.describe()
-
-    asyncio.run(scenario())
+    async with (
+        breakable(tmp_path, cache, seed) as (broker, _),
+        ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
+    ):
+        await run.produce()
+        longest_s = 0.0
+        for seconds in (5, 15, 45):
+            broker.freeze()
+            await asyncio.sleep(seconds)
+            broker.thaw()
+            longest_s = max(longest_s, await run.every_partition_scores())
+        outcome = await run.finish()
+    figures = (
+        Figure("longest time from its waking up to scores of all partitions", longest_s, "s"),
+        Figure("peak RSS of a worker", outcome.peak_rss_mb, "MB"),
+    )
+    row = record(run.row("P5/P20/P24", "SIGSTOP of the broker for 5, 15, 45 s", outcome, 3, figures=figures))
+    assert row.passed, outcome.findings.describe()
 
 
 @pytest.mark.chaos_full
-def test_a_full_disk_of_the_broker_loses_nothing(cache: Path, tmp_path: Path, seed: int) -> None:
+async def test_a_full_disk_of_the_broker_loses_nothing(cache: Path, tmp_path: Path, seed: int) -> None:
     """Its files can grow no more: it refuses, and ends; with room again, everything goes on."""
     setup = Setup("exactly_once")
-
-    async def scenario() -> None:
-        async with (
-            breakable(tmp_path, cache, seed) as (broker, _),
-            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
-        ):
-            await run.produce()
-            broker.fill_disk()
-            await run.wait_for(lambda: not broker.is_alive(), "the end of a broker without room")
-            await asyncio.to_thread(broker.revive)
-            recovery_s = await run.every_partition_scores()
-            outcome = await run.finish()
-        figures = (Figure("time from its return to scores of all partitions", recovery_s, "s"),)
-        row = record(run.row("P14/P24", "disk of the broker full", outcome, 1, figures=figures))
-        assert row.passed, outcome.findings.describe()
-
-    asyncio.run(scenario())
+    async with (
+        breakable(tmp_path, cache, seed) as (broker, _),
+        ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup) as run,
+    ):
+        await run.produce()
+        broker.fill_disk()
+        await run.wait_for(lambda: not broker.is_alive(), "the end of a broker without room")
+        await asyncio.to_thread(broker.revive)
+        recovery_s = await run.every_partition_scores()
+        outcome = await run.finish()
+    figures = (Figure("time from its return to scores of all partitions", recovery_s, "s"),)
+    row = record(run.row("P14/P24", "disk of the broker full", outcome, 1, figures=figures))
+    assert row.passed, outcome.findings.describe()
 
 
 NETWORKS = [
@@ -143,23 +132,20 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("setup", "names"), NETWORKS)
-def test_a_bad_network_costs_time_and_nothing_else(
+async def test_a_bad_network_costs_time_and_nothing_else(
     cache: Path, tmp_path: Path, seed: int, setup: Setup, names: list[str]
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            breakable(tmp_path, cache, seed) as (broker, proxy),
-            ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup, broker.proxied) as run,
-        ):
-            await run.produce()
-            order = list(names)
-            new_random(seed).shuffle(order)
-            recovery_s = await break_network(run, proxy, order)
-            outcome = await run.finish()
-            tally = proxy.tally
-        note = f"{', '.join(order)}; {tally.connections} connections, {tally.resets} cut, {tally.refused} refused"
-        figures = (Figure("longest time from fair weather to scores of all partitions", recovery_s, "s"),)
-        row = record(run.row("P6/P24", "network through a proxy", outcome, len(order), note=note, figures=figures))
-        assert row.passed, outcome.findings.describe()
-
-    asyncio.run(scenario())
+    async with (
+        breakable(tmp_path, cache, seed) as (broker, proxy),
+        ChaosRun(broker.access, tmp_path, Load(seed, n=10**6), setup, broker.proxied) as run,
+    ):
+        await run.produce()
+        order = list(names)
+        new_random(seed).shuffle(order)
+        recovery_s = await break_network(run, proxy, order)
+        outcome = await run.finish()
+        tally = proxy.tally
+    note = f"{', '.join(order)}; {tally.connections} connections, {tally.resets} cut, {tally.refused} refused"
+    figures = (Figure("longest time from fair weather to scores of all partitions", recovery_s, "s"),)
+    row = record(run.row("P6/P24", "network through a proxy", outcome, len(order), note=note, figures=figures))
+    assert row.passed, outcome.findings.describe()

@@ -102,38 +102,32 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_faults_during_catch_up_change_no_window(kafka: KafkaAccess, tmp_path: Path, seed: int, name: str) -> None:
+async def test_faults_during_catch_up_change_no_window(
+    kafka: KafkaAccess, tmp_path: Path, seed: int, name: str
+) -> None:
     case = RUNS[name]
-
-    async def scenario() -> None:
-        load = Load(seed, n=case.backlog)
-        async with ChaosRun(kafka, tmp_path, load, case.setup, backlog=case.backlog) as run:
-            faults = await strike(run, new_random(seed), case.fault, case.faults)
-            left = case.backlog - run.reader.count
-            outcome = await run.finish()
-        what = f"{case.fault.__name__} with a backlog, shared windows"
-        figures = (Figure(f"events that came after the last of {faults} faults", max(0, left), "events"),)
-        row = record(run.row("P1/P2/P3/P24", what, outcome, faults, figures=figures))
-        assert row.passed, outcome.findings.describe()
-        assert 2 * faults >= case.faults, "it was too fast for its faults: give it a longer backlog"
-
-    asyncio.run(scenario())
+    load = Load(seed, n=case.backlog)
+    async with ChaosRun(kafka, tmp_path, load, case.setup, backlog=case.backlog) as run:
+        faults = await strike(run, new_random(seed), case.fault, case.faults)
+        left = case.backlog - run.reader.count
+        outcome = await run.finish()
+    what = f"{case.fault.__name__} with a backlog, shared windows"
+    figures = (Figure(f"events that came after the last of {faults} faults", max(0, left), "events"),)
+    row = record(run.row("P1/P2/P3/P24", what, outcome, faults, figures=figures))
+    assert row.passed, outcome.findings.describe()
+    assert 2 * faults >= case.faults, "it was too fast for its faults: give it a longer backlog"
 
 
 @pytest.mark.chaos_full
-def test_labels_that_are_read_far_behind_the_events_come_before_them_all_the_same(
+async def test_labels_that_are_read_far_behind_the_events_come_before_them_all_the_same(
     kafka: KafkaAccess, tmp_path: Path, seed: int
 ) -> None:
     """Labels of ten times the size; what waits in vain would not wait long, but being behind is not in vain."""
     setup = Setup("exactly_once", with_labels=True, shared=True, impatient=True)
-
-    async def scenario() -> None:
-        load = Load(seed, n=60_000, label_pad=2_000)
-        async with ChaosRun(kafka, tmp_path, load, setup, backlog=load.n) as run:
-            faults = await strike(run, new_random(seed), kill_all, 3)
-            outcome = await run.finish()
-        row = record(run.row("P1/P3", "labels far behind the events", outcome, faults))
-        assert row.passed, outcome.findings.describe()
-        assert faults == 3, "it was too fast for its faults: give it a longer backlog"
-
-    asyncio.run(scenario())
+    load = Load(seed, n=60_000, label_pad=2_000)
+    async with ChaosRun(kafka, tmp_path, load, setup, backlog=load.n) as run:
+        faults = await strike(run, new_random(seed), kill_all, 3)
+        outcome = await run.finish()
+    row = record(run.row("P1/P3", "labels far behind the events", outcome, faults))
+    assert row.passed, outcome.findings.describe()
+    assert faults == 3, "it was too fast for its faults: give it a longer backlog"

@@ -42,71 +42,63 @@ EMBEDDED = [
 
 
 @pytest.mark.parametrize("plan", SERVER)
-def test_killed_monitors_and_a_failing_server_leave_exact_tables(
+async def test_killed_monitors_and_a_failing_server_leave_exact_tables(
     kafka: KafkaAccess, tmp_path: Path, plan: Plan
 ) -> None:
     seed = seed_of("clickhouse-kills")
-
-    async def scenario() -> None:
-        with ClickHouseFront(tmp_path / "server") as front:
-            bench = Bench(kafka, tmp_path, front.url, plan.n_scores, segmented=True)
-            bench.add_late()
-            await bench.prepare()
-            stats = await kill(bench, front, plan, seed)
-            found = await asyncio.to_thread(open_ledger, bench)
-        failed = sum(count for name, count in stats.items() if name not in {"insert", "repeated"})
-        row = record(
-            Row(
-                "P13",
-                "kill -9 of monitor and server mid-insert; 503, 500, drops, half answers, stalls",
-                seed=seed,
-                load=f"{plan.n_scores} scores, sketches, dead letters",
-                events=plan.n_scores + len(bench.letters),
-                faults=plan.kills + plan.server_kills + failed,
-                **found.counts(),
-                figures=(
-                    Figure("kills of the monitor", plan.kills, "kills"),
-                    Figure("kills of the server", plan.server_kills, "kills"),
-                    Figure("inserts that failed", failed, "inserts"),
-                    Figure("answers lost after the insert", stats["drop_after"] + stats["half_after"], "inserts"),
-                    Figure("rows stored twice", found.stored_twice, "rows", 0),
-                ),
-            )
+    with ClickHouseFront(tmp_path / "server") as front:
+        bench = Bench(kafka, tmp_path, front.url, plan.n_scores, segmented=True)
+        bench.add_late()
+        await bench.prepare()
+        stats = await kill(bench, front, plan, seed)
+        found = await asyncio.to_thread(open_ledger, bench)
+    failed = sum(count for name, count in stats.items() if name not in {"insert", "repeated"})
+    row = record(
+        Row(
+            "P13",
+            "kill -9 of monitor and server mid-insert; 503, 500, drops, half answers, stalls",
+            seed=seed,
+            load=f"{plan.n_scores} scores, sketches, dead letters",
+            events=plan.n_scores + len(bench.letters),
+            faults=plan.kills + plan.server_kills + failed,
+            **found.counts(),
+            figures=(
+                Figure("kills of the monitor", plan.kills, "kills"),
+                Figure("kills of the server", plan.server_kills, "kills"),
+                Figure("inserts that failed", failed, "inserts"),
+                Figure("answers lost after the insert", stats["drop_after"] + stats["half_after"], "inserts"),
+                Figure("rows stored twice", found.stored_twice, "rows", 0),
+            ),
         )
-        assert row.passed, found
-        assert failed > 0
-        assert found.stored_twice == 0
-
-    asyncio.run(scenario())
+    )
+    assert row.passed, found
+    assert failed > 0
+    assert found.stored_twice == 0
 
 
 @pytest.mark.parametrize("plan", EMBEDDED)
-def test_an_embedded_engine_that_is_killed_opens_again_and_is_exact(
+async def test_an_embedded_engine_that_is_killed_opens_again_and_is_exact(
     kafka: KafkaAccess, tmp_path: Path, plan: Plan
 ) -> None:
     seed = seed_of("clickhouse-embedded-kills")
-
-    async def scenario() -> None:
-        bench = Bench(kafka, tmp_path, "", plan.n_scores, segmented=True)
-        bench.add_late()
-        await bench.prepare()
-        await kill(bench, None, plan, seed)
-        found = await asyncio.to_thread(open_ledger, bench)
-        row = record(
-            Row(
-                "P13",
-                "kill -9 of the monitor with the embedded engine in it",
-                seed=seed,
-                load=f"{plan.n_scores} scores, sketches, dead letters",
-                events=plan.n_scores + len(bench.letters),
-                faults=plan.kills,
-                **found.counts(),
-                figures=(Figure("rows stored twice", found.stored_twice, "rows", 0),),
-            )
+    bench = Bench(kafka, tmp_path, "", plan.n_scores, segmented=True)
+    bench.add_late()
+    await bench.prepare()
+    await kill(bench, None, plan, seed)
+    found = await asyncio.to_thread(open_ledger, bench)
+    row = record(
+        Row(
+            "P13",
+            "kill -9 of the monitor with the embedded engine in it",
+            seed=seed,
+            load=f"{plan.n_scores} scores, sketches, dead letters",
+            events=plan.n_scores + len(bench.letters),
+            faults=plan.kills,
+            **found.counts(),
+            figures=(Figure("rows stored twice", found.stored_twice, "rows", 0),),
         )
-        assert row.passed, found
-
-    asyncio.run(scenario())
+    )
+    assert row.passed, found
 
 
 async def kill(bench: Bench, front: ClickHouseFront | None, plan: Plan, seed: int) -> Counter[str]:
@@ -169,52 +161,50 @@ async def _is_written(bench: Bench, monitors: Monitors) -> bool:
 
 
 @pytest.mark.chaos_full
-def test_a_frozen_monitor_that_wakes_up_beside_another_changes_nothing(kafka: KafkaAccess, tmp_path: Path) -> None:
+async def test_a_frozen_monitor_that_wakes_up_beside_another_changes_nothing(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
     seed = seed_of("clickhouse-zombie")
+    with ClickHouseFront(tmp_path / "server") as front:
+        front.query("SYSTEM STOP MERGES")
+        front.harm(Faults(seed=seed, slow=1.0, slow_s=0.4))
+        bench = Bench(kafka, tmp_path, front.url, 4_000)
+        bench.add_late()
+        await bench.prepare()
+        monitors = Monitors(bench, slots=2)
+        async with monitors.fleet as fleet:
+            fleet.start(0)
+            await monitors.until_at_work(0)
+            fleet.start(1)
+            await bench.produce(0, 0.3)
+            await monitors.until(lambda: _has_inserted(front, 20))
+            fleet.freeze(0)
+            await bench.produce(0.3, 0.6)
+            await monitors.until_at_work(1)
+            await asyncio.sleep(2)
+            fleet.thaw(0)
+            await bench.produce(0.6, 1)
+            front.harm()
 
-    async def scenario() -> None:
-        with ClickHouseFront(tmp_path / "server") as front:
-            front.query("SYSTEM STOP MERGES")
-            front.harm(Faults(seed=seed, slow=1.0, slow_s=0.4))
-            bench = Bench(kafka, tmp_path, front.url, 4_000)
-            bench.add_late()
-            await bench.prepare()
-            monitors = Monitors(bench, slots=2)
-            async with monitors.fleet as fleet:
-                fleet.start(0)
-                await monitors.until_at_work(0)
-                fleet.start(1)
-                await bench.produce(0, 0.3)
-                await monitors.until(lambda: _has_inserted(front, 20))
-                fleet.freeze(0)
-                await bench.produce(0.3, 0.6)
-                await monitors.until_at_work(1)
-                await asyncio.sleep(2)
-                fleet.thaw(0)
-                await bench.produce(0.6, 1)
-                front.harm()
+            async def is_exact() -> bool:
+                return (await asyncio.to_thread(open_ledger, bench)).is_clean
 
-                async def is_exact() -> bool:
-                    return (await asyncio.to_thread(open_ledger, bench)).is_clean
-
-                await monitors.until(is_exact)
-                await asyncio.sleep(1)
-                codes = [end.code for end in fleet.exits]
-                await fleet.stop(0, 1)
-            found = await asyncio.to_thread(open_ledger, bench)
-        row = record(
-            Row(
-                "P13",
-                "SIGSTOP of the monitor past its session, a second takes over, SIGCONT",
-                seed=seed,
-                load="4000 scores, each insert takes 0.4 s",
-                events=len(bench.scores) + len(bench.letters),
-                faults=1,
-                **found.counts(),
-                figures=(Figure("rows stored twice", found.stored_twice, "rows", 0),),
-                note=f"exit codes of monitors meanwhile: {codes}",
-            )
+            await monitors.until(is_exact)
+            await asyncio.sleep(1)
+            codes = [end.code for end in fleet.exits]
+            await fleet.stop(0, 1)
+        found = await asyncio.to_thread(open_ledger, bench)
+    row = record(
+        Row(
+            "P13",
+            "SIGSTOP of the monitor past its session, a second takes over, SIGCONT",
+            seed=seed,
+            load="4000 scores, each insert takes 0.4 s",
+            events=len(bench.scores) + len(bench.letters),
+            faults=1,
+            **found.counts(),
+            figures=(Figure("rows stored twice", found.stored_twice, "rows", 0),),
+            note=f"exit codes of monitors meanwhile: {codes}",
         )
-        assert row.passed, found
-
-    asyncio.run(scenario())
+    )
+    assert row.passed, found

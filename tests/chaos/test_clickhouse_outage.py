@@ -51,77 +51,73 @@ OUTAGES = [
 
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_outage_of_clickhouse_loses_nothing_and_slows_no_score(
+async def test_an_outage_of_clickhouse_loses_nothing_and_slows_no_score(
     kafka: KafkaAccess, tmp_path: Path, outage: Outage
 ) -> None:
     seed = seed_of("clickhouse-outage")
-
-    async def scenario() -> None:
-        with ClickHouseFront(tmp_path / "server") as front:
-            bench = Bench(kafka, tmp_path, with_labels=False)
-            bench.settings = replace(bench.settings, clickhouse=Secret(front.url))
-            await bench.prepare()
-            monitors = Monitors(bench)
-            with bench.worker():
-                async with monitors.fleet as fleet:
-                    fleet.start(0)
-                    async with load(bench, outage.rate) as sent:
-                        await monitors.until_at_work(0)
-                        await monitors.until(lambda: has_rows(front, 1))
-                        times = [time.time()]
-                        await asyncio.sleep(outage.before_s)
-                        process = psutil.Process(fleet.pid(0))
-                        address, rss = monitors.address(0), [process.memory_info().rss]
-                        times.append(time.time())
-                        harm(front, outage, is_down=True)
-                        while time.time() < times[-1] + outage.seconds:
-                            await asyncio.sleep(1)
-                            rss.append(process.memory_info().rss)
-                        told = await asyncio.to_thread(what_it_tells, address)
-                        times.append(time.time())
-                        harm(front, outage, is_down=False)
-                        done = len(sent)  # what had been sent when it came back
-                        await monitors.until(lambda: has_rows(front, done * 98 // 100), outage.seconds + 300)
-                        caught_up_s = time.time() - times[-1]
-                    await monitors.until(lambda: has_rows(front, len(sent)), 300)
-                    crashes = list(fleet.exits)  # before it is asked to end, which may be noticed as well
-                    ((code, _),) = await fleet.stop(0)
-                sentences = fleet.count_in_logs("Writing to ClickHouse fails")
-                lost, doubled = account(front, len(sent))
-            before, during = await phases(bench, times)
-        row = record(
-            Row(
-                "P13",
-                f"ClickHouse {outage.way} for {outage.seconds:.0f} s",
-                seed=seed,
-                load=f"{outage.rate} events/s, one worker",
-                events=len(sent),
-                faults=1,
-                lost=lost,
-                doubled=doubled,
-                figures=(
-                    Figure("scores a second before", before.rate, "1/s"),
-                    Figure("scores a second meanwhile", during.rate, "1/s"),
-                    Figure("latency p50 before", before.p50_ms, "ms"),
-                    Figure("latency p50 meanwhile", during.p50_ms, "ms"),
-                    Figure("latency p99 before", before.p99_ms, "ms"),
-                    Figure("latency p99 meanwhile", during.p99_ms, "ms"),
-                    Figure("p50 meanwhile / before", during.p50_ms / before.p50_ms, "", 1.5),
-                    Figure("caught up after", caught_up_s, "s"),
-                    Figure("growth of the monitor's memory", (max(rss) - rss[0]) / 1e6, "MB", 150),
-                    Figure("sentences in the log", sentences, "lines", 2 + outage.seconds // SAID_EVERY_S),
-                ),
-            )
+    with ClickHouseFront(tmp_path / "server") as front:
+        bench = Bench(kafka, tmp_path, with_labels=False)
+        bench.settings = replace(bench.settings, clickhouse=Secret(front.url))
+        await bench.prepare()
+        monitors = Monitors(bench)
+        with bench.worker():
+            async with monitors.fleet as fleet:
+                fleet.start(0)
+                async with load(bench, outage.rate) as sent:
+                    await monitors.until_at_work(0)
+                    await monitors.until(lambda: has_rows(front, 1))
+                    times = [time.time()]
+                    await asyncio.sleep(outage.before_s)
+                    process = psutil.Process(fleet.pid(0))
+                    address, rss = monitors.address(0), [process.memory_info().rss]
+                    times.append(time.time())
+                    harm(front, outage, is_down=True)
+                    while time.time() < times[-1] + outage.seconds:
+                        await asyncio.sleep(1)
+                        rss.append(process.memory_info().rss)
+                    told = await asyncio.to_thread(what_it_tells, address)
+                    times.append(time.time())
+                    harm(front, outage, is_down=False)
+                    done = len(sent)  # what had been sent when it came back
+                    await monitors.until(lambda: has_rows(front, done * 98 // 100), outage.seconds + 300)
+                    caught_up_s = time.time() - times[-1]
+                await monitors.until(lambda: has_rows(front, len(sent)), 300)
+                crashes = list(fleet.exits)  # before it is asked to end, which may be noticed as well
+                ((code, _),) = await fleet.stop(0)
+            sentences = fleet.count_in_logs("Writing to ClickHouse fails")
+            lost, doubled = account(front, len(sent))
+        before, during = await phases(bench, times)
+    row = record(
+        Row(
+            "P13",
+            f"ClickHouse {outage.way} for {outage.seconds:.0f} s",
+            seed=seed,
+            load=f"{outage.rate} events/s, one worker",
+            events=len(sent),
+            faults=1,
+            lost=lost,
+            doubled=doubled,
+            figures=(
+                Figure("scores a second before", before.rate, "1/s"),
+                Figure("scores a second meanwhile", during.rate, "1/s"),
+                Figure("latency p50 before", before.p50_ms, "ms"),
+                Figure("latency p50 meanwhile", during.p50_ms, "ms"),
+                Figure("latency p99 before", before.p99_ms, "ms"),
+                Figure("latency p99 meanwhile", during.p99_ms, "ms"),
+                Figure("p50 meanwhile / before", during.p50_ms / before.p50_ms, "", 1.5),
+                Figure("caught up after", caught_up_s, "s"),
+                Figure("growth of the monitor's memory", (max(rss) - rss[0]) / 1e6, "MB", 150),
+                Figure("sentences in the log", sentences, "lines", 2 + outage.seconds // SAID_EVERY_S),
+            ),
         )
-        assert row.passed, row
-        assert (crashes, code) == ([], 0)
-        assert told["live"], told
-        assert not told["ready"], told
-        assert "ClickHouse" in told["why"]
-        assert told["down_seconds"] > outage.seconds / 3
-        assert 1 <= sentences <= 2 + outage.seconds // SAID_EVERY_S
-
-    asyncio.run(scenario())
+    )
+    assert row.passed, row
+    assert (crashes, code) == ([], 0)
+    assert told["live"], told
+    assert not told["ready"], told
+    assert "ClickHouse" in told["why"]
+    assert told["down_seconds"] > outage.seconds / 3
+    assert 1 <= sentences <= 2 + outage.seconds // SAID_EVERY_S
 
 
 def harm(front: ClickHouseFront, outage: Outage, *, is_down: bool) -> None:

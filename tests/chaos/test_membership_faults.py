@@ -73,38 +73,35 @@ MEMBERS = [
 
 
 @pytest.mark.parametrize(("setup", "dies"), MEMBERS)
-def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
+async def test_a_worker_that_joins_leaves_or_dies_hands_over_in_time(
     kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, dies: bool
 ) -> None:
-    async def scenario() -> None:
-        figures: list[Figure] = []
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup) as run:
-            await run.produce()
-            async with measured(run, "join", figures, is_back=True):
-                run.fleet.start(1)
-            async with measured(run, "kill", figures, is_back=True):
-                run.fleet.kill(1)
-            async with measured(run, "freeze", figures, is_back=True):
-                run.fleet.freeze(1)
-                await asyncio.sleep(SLEEP_S)
-                run.fleet.thaw(1)
-            async with measured(run, "leave", figures, is_back=False):
-                [(code, stop_s)] = await run.fleet.stop(1)
-            if dies:  # to the group, what a freeze is that never ends
-                run.fleet.start(1)
-                await until_shared(run)
-                async with measured(run, "death", figures, is_back=False):
-                    run.fleet.kill(1, for_good=True)
-            outcome = await run.finish()
-        figures.append(Figure("SIGTERM until the process ended", stop_s, "s", STOP_S))
-        faults = ["join", "kill", "freeze", "leave", *(["death"] if dies else [])]
-        fault = f"{', '.join(faults)} of a worker"
-        row = record(run.row("P4/P7/P18", fault, outcome, len(faults), figures=tuple(figures)))
-        assert row.passed, outcome.findings.describe()
-        assert code == 0
-        assert outcome.longest_gap_s < 120  # the promise is judged in the report; this machine may be busy
-
-    asyncio.run(scenario())
+    figures: list[Figure] = []
+    async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup) as run:
+        await run.produce()
+        async with measured(run, "join", figures, is_back=True):
+            run.fleet.start(1)
+        async with measured(run, "kill", figures, is_back=True):
+            run.fleet.kill(1)
+        async with measured(run, "freeze", figures, is_back=True):
+            run.fleet.freeze(1)
+            await asyncio.sleep(SLEEP_S)
+            run.fleet.thaw(1)
+        async with measured(run, "leave", figures, is_back=False):
+            [(code, stop_s)] = await run.fleet.stop(1)
+        if dies:  # to the group, what a freeze is that never ends
+            run.fleet.start(1)
+            await until_shared(run)
+            async with measured(run, "death", figures, is_back=False):
+                run.fleet.kill(1, for_good=True)
+        outcome = await run.finish()
+    figures.append(Figure("SIGTERM until the process ended", stop_s, "s", STOP_S))
+    faults = ["join", "kill", "freeze", "leave", *(["death"] if dies else [])]
+    fault = f"{', '.join(faults)} of a worker"
+    row = record(run.row("P4/P7/P18", fault, outcome, len(faults), figures=tuple(figures)))
+    assert row.passed, outcome.findings.describe()
+    assert code == 0
+    assert outcome.longest_gap_s < 120  # the promise is judged in the report; this machine may be busy
 
 
 STORMS = [
@@ -116,60 +113,54 @@ STORMS = [
 
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "changes"), STORMS)
-def test_scaling_up_and_down_again_and_again_loses_nothing(
+async def test_scaling_up_and_down_again_and_again_loses_nothing(
     kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, changes: int
 ) -> None:
     """From one worker to three and back, a change every few seconds, whether the last one is over or not."""
-
-    async def scenario() -> None:
-        chance, codes, longest_stop_s = new_random(seed), [], 0.0
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
-            await run.produce()
-            steps = [(run.fleet.start, 1), (run.fleet.start, 2), (run.fleet.stop, 2), (run.fleet.stop, 1)]
-            for number in range(changes):
-                change, slot = steps[number % len(steps)]
-                ending = change(slot)
-                if ending is not None:
-                    for code, seconds in await ending:
-                        codes.append(code)
-                        longest_stop_s = max(longest_stop_s, seconds)
-                await asyncio.sleep(chance.uniform(2, 12))
-            await run.every_partition_scores()
-            outcome = await run.finish()
-        figures = (Figure("longest SIGTERM until the process ended", longest_stop_s, "s", STOP_S),)
-        row = record(run.row("P7/P24", "scale 1 to 3 to 1", outcome, changes, figures=figures))
-        assert row.passed, outcome.findings.describe()
-        # A worker that is told to stop while it is still starting ends by the signal itself.
-        assert set(codes) <= {0, -signal.SIGTERM}
-
-    asyncio.run(scenario())
+    chance, codes, longest_stop_s = new_random(seed), [], 0.0
+    async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
+        await run.produce()
+        steps = [(run.fleet.start, 1), (run.fleet.start, 2), (run.fleet.stop, 2), (run.fleet.stop, 1)]
+        for number in range(changes):
+            change, slot = steps[number % len(steps)]
+            ending = change(slot)
+            if ending is not None:
+                for code, seconds in await ending:
+                    codes.append(code)
+                    longest_stop_s = max(longest_stop_s, seconds)
+            await asyncio.sleep(chance.uniform(2, 12))
+        await run.every_partition_scores()
+        outcome = await run.finish()
+    figures = (Figure("longest SIGTERM until the process ended", longest_stop_s, "s", STOP_S),)
+    row = record(run.row("P7/P24", "scale 1 to 3 to 1", outcome, changes, figures=figures))
+    assert row.passed, outcome.findings.describe()
+    # A worker that is told to stop while it is still starting ends by the signal itself.
+    assert set(codes) <= {0, -signal.SIGTERM}
 
 
 @pytest.mark.chaos_full
-def test_eight_workers_share_eight_partitions_and_give_them_back(kafka: KafkaAccess, tmp_path: Path, seed: int) -> None:
+async def test_eight_workers_share_eight_partitions_and_give_them_back(
+    kafka: KafkaAccess, tmp_path: Path, seed: int
+) -> None:
     """From one worker to eight, each with a partition; two die, five leave, and the last one has them all."""
     setup = replace(MONITORED, partitions=8)
     others = range(1, 8)
-
-    async def scenario() -> None:
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup, slots=8) as run:
-            await run.produce()
-            run.fleet.start(*others)
-            await run.wait_for(
-                lambda: sorted(map(sorted, owned(run).values())) == [[k] for k in range(8)], "a partition of each"
-            )
-            for slot in (1, 2):
-                run.fleet.kill(slot, for_good=True)
-            await run.every_partition_scores()
-            ends = await run.fleet.stop(*others[2:])
-            await run.wait_for(lambda: owned(run)[0] == set(range(8)), "all partitions of the first worker")
-            await run.every_partition_scores()
-            outcome = await run.finish()
-        row = record(run.row("P4/P7/P24", "1 to 8 workers, 2 die, 5 leave", outcome, 14))
-        assert row.passed, outcome.findings.describe()
-        assert {code for code, _ in ends} == {0}
-
-    asyncio.run(scenario())
+    async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200), setup, slots=8) as run:
+        await run.produce()
+        run.fleet.start(*others)
+        await run.wait_for(
+            lambda: sorted(map(sorted, owned(run).values())) == [[k] for k in range(8)], "a partition of each"
+        )
+        for slot in (1, 2):
+            run.fleet.kill(slot, for_good=True)
+        await run.every_partition_scores()
+        ends = await run.fleet.stop(*others[2:])
+        await run.wait_for(lambda: owned(run)[0] == set(range(8)), "all partitions of the first worker")
+        await run.every_partition_scores()
+        outcome = await run.finish()
+    row = record(run.row("P4/P7/P24", "1 to 8 workers, 2 die, 5 leave", outcome, 14))
+    assert row.passed, outcome.findings.describe()
+    assert {code for code, _ in ends} == {0}
 
 
 STOPS = [
@@ -180,26 +171,23 @@ STOPS = [
 
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "times"), STOPS)
-def test_a_worker_told_to_stop_under_load_ends_cleanly(
+async def test_a_worker_told_to_stop_under_load_ends_cleanly(
     kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, times: int
 ) -> None:
-    async def scenario() -> None:
-        chance, ends = new_random(seed), []
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
-            await run.produce()
-            for _ in range(times):
-                slot = chance.choice((0, 1))
-                ends.extend(await run.fleet.stop(slot))
-                run.fleet.start(slot)
-                await run.every_partition_scores()
-                await asyncio.sleep(chance.uniform(0, 2))
-            outcome = await run.finish()
-        slowest_s = max(seconds for _, seconds in ends)
-        figures = (Figure("longest SIGTERM until the process ended", slowest_s, "s", STOP_S),)
-        row = record(run.row("P18/P24", "SIGTERM under load", outcome, times, figures=figures))
-        assert row.passed, outcome.findings.describe()
-        assert {code for code, _ in ends} == {0}
-        # A clean stop doubles nothing, even where doubling is allowed.
-        assert outcome.findings.doubled == 0
-
-    asyncio.run(scenario())
+    chance, ends = new_random(seed), []
+    async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
+        await run.produce()
+        for _ in range(times):
+            slot = chance.choice((0, 1))
+            ends.extend(await run.fleet.stop(slot))
+            run.fleet.start(slot)
+            await run.every_partition_scores()
+            await asyncio.sleep(chance.uniform(0, 2))
+        outcome = await run.finish()
+    slowest_s = max(seconds for _, seconds in ends)
+    figures = (Figure("longest SIGTERM until the process ended", slowest_s, "s", STOP_S),)
+    row = record(run.row("P18/P24", "SIGTERM under load", outcome, times, figures=figures))
+    assert row.passed, outcome.findings.describe()
+    assert {code for code, _ in ends} == {0}
+    # A clean stop doubles nothing, even where doubling is allowed.
+    assert outcome.findings.doubled == 0

@@ -73,53 +73,50 @@ GUARANTEES = [
 
 
 @pytest.mark.parametrize(("guarantee", "kills"), GUARANTEES)
-def test_faust_alone_is_caught(kafka: KafkaAccess, tmp_path: Path, seed: int, guarantee: str, kills: int) -> None:
-    async def scenario() -> None:
-        chance, pipeline = new_random(seed), new_pipeline(tmp_path)
-        await ensure_topics(kafka, pipeline.topics.all())
-        load = Load(seed, n=10**5, rate=400, cards=40, late=0, repeated=0, poison=0)
-        producer = LoadProducer(kafka, pipeline.topics, load)
-        reader = ScoreReader(kafka, pipeline.topics.scores, PARTITIONS)
-        tasks = [asyncio.create_task(reader.run()), asyncio.create_task(producer.run())]
-        async with Fleet(tmp_path, 2, lambda _: command(pipeline, kafka, guarantee)) as fleet:
-            fleet.start(0, 1)
-            assert await comes_to(reader, 500, 120), f"Faust did not start:\n{fleet.log()}"
-            for _ in range(kills):
-                await asyncio.sleep(chance.uniform(2, 5))
-                running = fleet.running()
-                if running:
-                    fleet.kill(chance.choice(running))
-            producer.finish()
-            await tasks[1]
-            # With exactly_once it may never come to the end: what is missing when nothing more comes counts as lost.
-            await comes_to_rest(reader, 12, 150)
-            await fleet.stop(0, 1, deadline_s=20)
-        tasks[0].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        found = check(await read_logs(kafka, pipeline), None)
-        crashes = sum(end.code not in {0, -9} for end in fleet.exits)
-        violations = found.lost + found.doubled + found.wrong_windows
-        record(
-            Row(
-                "control",
-                "Faust alone, SIGKILL of workers",
-                seed=seed,
-                load=f"{load.describe()}, 2 workers",
-                delivery=f"Faust {guarantee}",
-                events=found.events,
-                faults=kills,
-                lost=found.lost,
-                doubled=found.doubled,
-                conflicting=found.conflicting,
-                wrong_counts=found.wrong_windows,
-                longest_gap_s=max(reader.gaps(0.0).values(), default=0.0),
-                passed=violations > 0,
-                note=f"must be caught: {violations} violations; workers that ended themselves: {crashes}",
-            )
+async def test_faust_alone_is_caught(kafka: KafkaAccess, tmp_path: Path, seed: int, guarantee: str, kills: int) -> None:
+    chance, pipeline = new_random(seed), new_pipeline(tmp_path)
+    await ensure_topics(kafka, pipeline.topics.all())
+    load = Load(seed, n=10**5, rate=400, cards=40, late=0, repeated=0, poison=0)
+    producer = LoadProducer(kafka, pipeline.topics, load)
+    reader = ScoreReader(kafka, pipeline.topics.scores, PARTITIONS)
+    tasks = [asyncio.create_task(reader.run()), asyncio.create_task(producer.run())]
+    async with Fleet(tmp_path, 2, lambda _: command(pipeline, kafka, guarantee)) as fleet:
+        fleet.start(0, 1)
+        assert await comes_to(reader, 500, 120), f"Faust did not start:\n{fleet.log()}"
+        for _ in range(kills):
+            await asyncio.sleep(chance.uniform(2, 5))
+            running = fleet.running()
+            if running:
+                fleet.kill(chance.choice(running))
+        producer.finish()
+        await tasks[1]
+        # With exactly_once it may never come to the end: what is missing when nothing more comes counts as lost.
+        await comes_to_rest(reader, 12, 150)
+        await fleet.stop(0, 1, deadline_s=20)
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    found = check(await read_logs(kafka, pipeline), None)
+    crashes = sum(end.code not in {0, -9} for end in fleet.exits)
+    violations = found.lost + found.doubled + found.wrong_windows
+    record(
+        Row(
+            "control",
+            "Faust alone, SIGKILL of workers",
+            seed=seed,
+            load=f"{load.describe()}, 2 workers",
+            delivery=f"Faust {guarantee}",
+            events=found.events,
+            faults=kills,
+            lost=found.lost,
+            doubled=found.doubled,
+            conflicting=found.conflicting,
+            wrong_counts=found.wrong_windows,
+            longest_gap_s=max(reader.gaps(0.0).values(), default=0.0),
+            passed=violations > 0,
+            note=f"must be caught: {violations} violations; workers that ended themselves: {crashes}",
         )
-        assert violations > 0
-
-    asyncio.run(scenario())
+    )
+    assert violations > 0
 
 
 async def comes_to(reader: ScoreReader, count: int, deadline_s: float) -> bool:

@@ -57,24 +57,20 @@ async def slow_workers(run: ChaosRun, share: float) -> AsyncIterator[None]:
 
 @pytest.mark.chaos_full
 @pytest.mark.parametrize("times", [1, 2, 4])
-def test_no_load_makes_a_score_stale(kafka: KafkaAccess, tmp_path: Path, seed: int, times: int) -> None:
+async def test_no_load_makes_a_score_stale(kafka: KafkaAccess, tmp_path: Path, seed: int, times: int) -> None:
     """A steady load, and workers that have as much time as they need for it, half of that, and a quarter."""
     setup = Setup("exactly_once", with_labels=True, shared=True, impatient=True)
-
-    async def scenario() -> None:
-        load = Load(seed, n=10**7, rate=RATE)
-        async with ChaosRun(kafka, tmp_path, load, setup, backlog=MEASURED) as run:
-            capacity = await measure(run)
-            async with slow_workers(run, min(1.0, RATE / capacity / times)):
-                run.producer.load = replace(run.producer.load, n=MEASURED + int(RATE * LOADED_S))
-                await run.producer.run()
-            behind = run.producer.sent - run.reader.count
-            outcome = await run.finish()
-        figures = (
-            Figure("events a second that the workers can do, all the time", capacity, "events/s"),
-            Figure("events behind at the end", behind, "events"),
-        )
-        row = record(run.row("P1/P3/P20", f"{times} × what the workers can do", outcome, 1, figures=figures))
-        assert row.passed, outcome.findings.describe()
-
-    asyncio.run(scenario())
+    load = Load(seed, n=10**7, rate=RATE)
+    async with ChaosRun(kafka, tmp_path, load, setup, backlog=MEASURED) as run:
+        capacity = await measure(run)
+        async with slow_workers(run, min(1.0, RATE / capacity / times)):
+            run.producer.load = replace(run.producer.load, n=MEASURED + int(RATE * LOADED_S))
+            await run.producer.run()
+        behind = run.producer.sent - run.reader.count
+        outcome = await run.finish()
+    figures = (
+        Figure("events a second that the workers can do, all the time", capacity, "events/s"),
+        Figure("events behind at the end", behind, "events"),
+    )
+    row = record(run.row("P1/P3/P20", f"{times} × what the workers can do", outcome, 1, figures=figures))
+    assert row.passed, outcome.findings.describe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -25,41 +24,37 @@ from app.kafka_access import KafkaAccess
         pytest.param(Setup("at_least_once", workers=1), id="at-least-once", marks=pytest.mark.chaos_full),
     ],
 )
-def test_poison_stops_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup) -> None:
+async def test_poison_stops_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup) -> None:
     """One bad record in twenty: all of them dead letters, no restart, and the good ones hardly later than before."""
     rate = 1_000
-
-    async def scenario() -> None:
-        load = Load(seed, n=10**6, rate=rate, late=0, repeated=0, poison=0)
-        async with ChaosRun(kafka, tmp_path, load, setup) as run:
-            run.pace = 0.1  # until the worker is there: what waits for it would be measured too
-            run.reader.seen_at = {}
-            await run.produce()
-            run.pace = 1.0
-            parts = []
-            for poison in (0.0, 0.05):
-                run.producer.load = replace(run.producer.load, poison=poison)
-                await run.scores_come(2 * rate)
-                first = run.producer.sent
-                await run.scores_come(3 * rate)
-                parts.append(range(first, first + 2 * rate))
-            outcome = await run.finish()
-            written_at = run.producer.written_at
-            before, after = (run.reader.latencies_ms(numbers, written_at) for numbers in parts)
-        p99_before, p99_after = (values[int(len(values) * 0.99)] for values in (before, after))
-        restarts = len(outcome.exit_codes) - setup.workers
-        figures = (
-            Figure("restarts", restarts, "workers", goal=0),
-            Figure("p99 of good events without poison", p99_before, "ms"),
-            Figure("p99 of good events with 1 bad in 20, of that without", p99_after / p99_before, "x", goal=2.0),
-        )
-        note = f"{outcome.findings.dead_letters} dead letters; {outcome.findings.describe()}"
-        row = record(run.row("P8", "poison 1:20", outcome, outcome.findings.dead_letters, figures=figures, note=note))
-        assert row.passed, outcome.findings.describe()
-        assert restarts == 0
-        assert outcome.findings.dead_letters > 3 * rate * 0.03
-
-    asyncio.run(scenario())
+    load = Load(seed, n=10**6, rate=rate, late=0, repeated=0, poison=0)
+    async with ChaosRun(kafka, tmp_path, load, setup) as run:
+        run.pace = 0.1  # until the worker is there: what waits for it would be measured too
+        run.reader.seen_at = {}
+        await run.produce()
+        run.pace = 1.0
+        parts = []
+        for poison in (0.0, 0.05):
+            run.producer.load = replace(run.producer.load, poison=poison)
+            await run.scores_come(2 * rate)
+            first = run.producer.sent
+            await run.scores_come(3 * rate)
+            parts.append(range(first, first + 2 * rate))
+        outcome = await run.finish()
+        written_at = run.producer.written_at
+        before, after = (run.reader.latencies_ms(numbers, written_at) for numbers in parts)
+    p99_before, p99_after = (values[int(len(values) * 0.99)] for values in (before, after))
+    restarts = len(outcome.exit_codes) - setup.workers
+    figures = (
+        Figure("restarts", restarts, "workers", goal=0),
+        Figure("p99 of good events without poison", p99_before, "ms"),
+        Figure("p99 of good events with 1 bad in 20, of that without", p99_after / p99_before, "x", goal=2.0),
+    )
+    note = f"{outcome.findings.dead_letters} dead letters; {outcome.findings.describe()}"
+    row = record(run.row("P8", "poison 1:20", outcome, outcome.findings.dead_letters, figures=figures, note=note))
+    assert row.passed, outcome.findings.describe()
+    assert restarts == 0
+    assert outcome.findings.dead_letters > 3 * rate * 0.03
 
 
 def body(**more: Any) -> bytes:
@@ -87,24 +82,20 @@ LARGE: dict[str, list[tuple[bytes, bool]]] = {
         pytest.param(Setup("at_least_once", workers=1), id="at-least-once", marks=pytest.mark.chaos_full),
     ],
 )
-def test_large_records_stop_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup) -> None:
+async def test_large_records_stop_nothing(kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup) -> None:
     """Whatever a broker takes as an event has one outcome, a score or a dead letter, and what follows it is scored."""
-
-    async def scenario() -> None:
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200, poison=0.0), setup) as run:
-            await run.produce()
-            topic = run.pipeline.topics.events
-            extra = LoadProducer(kafka, run.pipeline.topics, run.load)
-            for values in LARGE.values():
-                for value, is_poison in values:
-                    await extra.write([Sent(topic, 1, value, START_MS, POISONED if is_poison else ())])
-                await run.every_partition_scores(deadline_s=60)
-            outcome = await run.finish()
-        restarts = len(outcome.exit_codes) - setup.workers
-        count = sum(map(len, LARGE.values()))
-        figures = (Figure("restarts", restarts, "workers", goal=0),)
-        row = record(run.row("P8", f"oversized: {', '.join(LARGE)}", outcome, count, figures=figures))
-        assert row.passed, outcome.findings.describe()
-        assert restarts == 0
-
-    asyncio.run(scenario())
+    async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=200, poison=0.0), setup) as run:
+        await run.produce()
+        topic = run.pipeline.topics.events
+        extra = LoadProducer(kafka, run.pipeline.topics, run.load)
+        for values in LARGE.values():
+            for value, is_poison in values:
+                await extra.write([Sent(topic, 1, value, START_MS, POISONED if is_poison else ())])
+            await run.every_partition_scores(deadline_s=60)
+        outcome = await run.finish()
+    restarts = len(outcome.exit_codes) - setup.workers
+    count = sum(map(len, LARGE.values()))
+    figures = (Figure("restarts", restarts, "workers", goal=0),)
+    row = record(run.row("P8", f"oversized: {', '.join(LARGE)}", outcome, count, figures=figures))
+    assert row.passed, outcome.findings.describe()
+    assert restarts == 0

@@ -39,16 +39,13 @@ KILLS = [  # in the short selection: test_models_and_pressure.py and test_member
 
 @pytest.mark.chaos_full
 @pytest.mark.parametrize(("setup", "kills"), KILLS)
-def test_kills_lose_double_and_miscount_nothing(
+async def test_kills_lose_double_and_miscount_nothing(
     kafka: KafkaAccess, tmp_path: Path, seed: int, setup: Setup, kills: int
 ) -> None:
-    async def scenario() -> None:
-        async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
-            await run.produce()
-            await kill_at_random(run, kills, seed, (3.0, 8.0))
-            await run.every_partition_scores()
-            outcome = await run.finish()
-        row = record(run.row("P1/P2/P3/P24", "SIGKILL of workers", outcome, outcome.kills))
-        assert row.passed, outcome.findings.describe()
-
-    asyncio.run(scenario())
+    async with ChaosRun(kafka, tmp_path, Load(seed, n=10**6, rate=500), setup) as run:
+        await run.produce()
+        await kill_at_random(run, kills, seed, (3.0, 8.0))
+        await run.every_partition_scores()
+        outcome = await run.finish()
+    row = record(run.row("P1/P2/P3/P24", "SIGKILL of workers", outcome, outcome.kills))
+    assert row.passed, outcome.findings.describe()

@@ -49,40 +49,37 @@ def post(client: Client, path: str, body: bytes, kind: str = "application/json")
             return error.code, json.load(error)
 
 
-def test_an_acknowledgement_is_told_once_and_survives_a_kill(kafka: KafkaAccess, tmp_path: Path) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path)
-        await bench.prepare()
-        with bench.monitor() as (_, client):  # killed at the end of the block
-            await bench.produce(0, 1)
-            await bench.wait_for_rows(client, 1_000, N_PERFORMANCE, 20)
-            alert_id = await asyncio.to_thread(check_commands, client)
-        with bench.monitor() as (_, client):
+async def test_an_acknowledgement_is_told_once_and_survives_a_kill(kafka: KafkaAccess, tmp_path: Path) -> None:
+    bench = Bench(kafka, tmp_path)
+    await bench.prepare()
+    with bench.monitor() as (_, client):  # killed at the end of the block
+        await bench.produce(0, 1)
+        await bench.wait_for_rows(client, 1_000, N_PERFORMANCE, 20)
+        alert_id = await asyncio.to_thread(check_commands, client)
+    with bench.monitor() as (_, client):
 
-            async def is_up() -> bool:
-                status = await asyncio.to_thread(client.get, "/api/v1/status")
-                return status["state"] == "at work"
+        async def is_up() -> bool:
+            status = await asyncio.to_thread(client.get, "/api/v1/status")
+            return status["state"] == "at work"
 
-            await bench.until(is_up)
-            (alert,) = client.get("/api/v1/alerts?now=open")["alerts"]
-            assert (alert["alert_id"], alert["state"], alert["who"], alert["why"]) == (
-                alert_id,
-                "acknowledged",
-                "ann",
-                "asked upstream",
-            )
-            await asyncio.to_thread(client.see, "asked upstream")
-            code, answer = await asyncio.to_thread(
-                post, client, f"/api/v1/alerts/{alert_id}/acknowledge", b'{"by": "bob", "why": "mine"}'
-            )
-            assert (code, "was acknowledged by ann" in answer["detail"]) == (409, True)
-        said = [alert for alert in await read_alerts(bench) if alert.alert_id == alert_id]
-        assert [(alert.state, alert.revision, alert.by) for alert in said] == [
-            ("raised", 1, ""),
-            ("acknowledged", 2, "ann"),
-        ]
-
-    asyncio.run(run())
+        await bench.until(is_up)
+        (alert,) = client.get("/api/v1/alerts?now=open")["alerts"]
+        assert (alert["alert_id"], alert["state"], alert["who"], alert["why"]) == (
+            alert_id,
+            "acknowledged",
+            "ann",
+            "asked upstream",
+        )
+        await asyncio.to_thread(client.see, "asked upstream")
+        code, answer = await asyncio.to_thread(
+            post, client, f"/api/v1/alerts/{alert_id}/acknowledge", b'{"by": "bob", "why": "mine"}'
+        )
+        assert (code, "was acknowledged by ann" in answer["detail"]) == (409, True)
+    said = [alert for alert in await read_alerts(bench) if alert.alert_id == alert_id]
+    assert [(alert.state, alert.revision, alert.by) for alert in said] == [
+        ("raised", 1, ""),
+        ("acknowledged", 2, "ann"),
+    ]
 
 
 def check_commands(client: Client) -> str:
@@ -123,43 +120,40 @@ def check_commands(client: Client) -> str:
     return alert_id
 
 
-def test_a_monitor_whose_checkpoint_is_of_no_use_tells_no_alert_again(kafka: KafkaAccess, tmp_path: Path) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path)
-        await bench.prepare()
-        await bench.produce(0, 1)
-        warehouse = MemoryWarehouse()
-        for term in (1, 2):
-            thread = WarehouseThread(warehouse)
-            monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, QUICK)
-            with pytest.raises(NotAtWorkError, match="not at work"):
-                await monitor.acknowledge("any", "ann", "mine")
-            running = asyncio.create_task(monitor.run())
+async def test_a_monitor_whose_checkpoint_is_of_no_use_tells_no_alert_again(kafka: KafkaAccess, tmp_path: Path) -> None:
+    bench = Bench(kafka, tmp_path)
+    await bench.prepare()
+    await bench.produce(0, 1)
+    warehouse = MemoryWarehouse()
+    for term in (1, 2):
+        thread = WarehouseThread(warehouse)
+        monitor = Monitor(bench.pipeline, kafka, thread, lambda: START_MS, QUICK)
+        with pytest.raises(NotAtWorkError, match="not at work"):
+            await monitor.acknowledge("any", "ann", "mine")
+        running = asyncio.create_task(monitor.run())
 
-            async def has_read_all(monitor: Monitor = monitor) -> bool:
-                watch = monitor.term
-                return (
-                    watch is not None
-                    and sum(row["label_maturity"] is not None for row in warehouse.read("performance")) == N_PERFORMANCE
-                    and all(position.lag == 0 for position in monitor.lag.of_monitor.values())
-                    and bool(monitor.lag.of_monitor)
-                )
+        async def has_read_all(monitor: Monitor = monitor) -> bool:
+            watch = monitor.term
+            return (
+                watch is not None
+                and sum(row["label_maturity"] is not None for row in warehouse.read("performance")) == N_PERFORMANCE
+                and all(position.lag == 0 for position in monitor.lag.of_monitor.values())
+                and bool(monitor.lag.of_monitor)
+            )
 
-            await bench.until(has_read_all)
-            (alert_id,) = {row["alert_id"] for row in warehouse.read("alerts")}
-            if term == 1:
-                await monitor.acknowledge(alert_id, "ann", "mine")
-            else:
-                with pytest.raises(AcknowledgeError, match=r'was acknowledged by ann at .*: "mine"'):
-                    await monitor.acknowledge(alert_id, "bob", "no, mine")
-            monitor.stop()
-            assert await running == 0, monitor.failure
-            saved = warehouse.latest_checkpoint(bench.pipeline.name)
-            assert saved is not None
-            warehouse.save_checkpoint(bench.pipeline.name, saved.offsets, b"of another release", term=term)
-        assert [(alert.state, alert.by) for alert in await read_alerts(bench)] == [
-            ("raised", ""),
-            ("acknowledged", "ann"),
-        ]
-
-    asyncio.run(run())
+        await bench.until(has_read_all)
+        (alert_id,) = {row["alert_id"] for row in warehouse.read("alerts")}
+        if term == 1:
+            await monitor.acknowledge(alert_id, "ann", "mine")
+        else:
+            with pytest.raises(AcknowledgeError, match=r'was acknowledged by ann at .*: "mine"'):
+                await monitor.acknowledge(alert_id, "bob", "no, mine")
+        monitor.stop()
+        assert await running == 0, monitor.failure
+        saved = warehouse.latest_checkpoint(bench.pipeline.name)
+        assert saved is not None
+        warehouse.save_checkpoint(bench.pipeline.name, saved.offsets, b"of another release", term=term)
+    assert [(alert.state, alert.by) for alert in await read_alerts(bench)] == [
+        ("raised", ""),
+        ("acknowledged", "ann"),
+    ]

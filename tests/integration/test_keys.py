@@ -277,46 +277,41 @@ def test_a_stream_of_a_partitioner_that_nobody_knows_is_right(kafka: KafkaAccess
     assert "several partitions" not in said.page
 
 
-def test_an_entity_is_refused_in_any_partition_but_its_own(kafka: KafkaAccess, tmp_path: Path) -> None:
-    async def run() -> None:
-        stream = Stream(kafka, tmp_path, 'wrong_partition = "refuse"')
-        await stream.prepare()
-        homes = {f"card-{number}": number % PARTITIONS for number in range(8)}
-        numbers = iter(range(10_000))
+async def test_an_entity_is_refused_in_any_partition_but_its_own(kafka: KafkaAccess, tmp_path: Path) -> None:
+    stream = Stream(kafka, tmp_path, 'wrong_partition = "refuse"')
+    await stream.prepare()
+    homes = {f"card-{number}": number % PARTITIONS for number in range(8)}
+    numbers = iter(range(10_000))
 
-        def right() -> list[Record]:
-            return [stream.event(next(numbers), card, partition) for card, partition in homes.items()]
+    def right() -> list[Record]:
+        return [stream.event(next(numbers), card, partition) for card, partition in homes.items()]
 
-        sent = right()
-        with stream.worker() as first:
-            await stream.send(sent)
+    sent = right()
+    with stream.worker() as first:
+        await stream.send(sent)
+        await stream.until_scored(len(sent))
+        refused = 0
+        while not refused:  # until the worker has heard what it told
+            sent.append(stream.event(next(numbers), "card-0", 2))
+            await stream.send(sent[-1:])
             await stream.until_scored(len(sent))
-            refused = 0
-            while not refused:  # until the worker has heard what it told
-                sent.append(stream.event(next(numbers), "card-0", 2))
-                await stream.send(sent[-1:])
-                await stream.until_scored(len(sent))
-                refused = len(await stream.dead_letters())
-            first.kill()
-        before = len(sent)
-        with stream.worker(), stream.worker():
-            wrong = [
-                stream.event(next(numbers), card, (partition + 1) % PARTITIONS) for card, partition in homes.items()
-            ]
-            sent += right() + wrong
-            await stream.send(sent[before:])
-            await stream.until_scored(len(sent))
-        letters = await stream.dead_letters()
-        assert {letter.reason for letter in letters} == {"wrong_partition"}
-        values = [json.loads(letter.value or b"") for letter in letters]
-        refused_ids = {value["id"] for value in values}
-        assert {value["id"] for *_, value in wrong} <= refused_ids
-        assert refused_ids - {value["id"] for *_, value in wrong} == {sent[before - 1][3]["id"]}
-        scored = [score.event_id for score in await stream.scores()]
-        assert len(scored) == len(set(scored)) == len(sent) - len(letters)
-        assert any("card-0 belongs to partition 0, which saw it first" in letter.detail for letter in letters)
-
-    asyncio.run(run())
+            refused = len(await stream.dead_letters())
+        first.kill()
+    before = len(sent)
+    with stream.worker(), stream.worker():
+        wrong = [stream.event(next(numbers), card, (partition + 1) % PARTITIONS) for card, partition in homes.items()]
+        sent += right() + wrong
+        await stream.send(sent[before:])
+        await stream.until_scored(len(sent))
+    letters = await stream.dead_letters()
+    assert {letter.reason for letter in letters} == {"wrong_partition"}
+    values = [json.loads(letter.value or b"") for letter in letters]
+    refused_ids = {value["id"] for value in values}
+    assert {value["id"] for *_, value in wrong} <= refused_ids
+    assert refused_ids - {value["id"] for *_, value in wrong} == {sent[before - 1][3]["id"]}
+    scored = [score.event_id for score in await stream.scores()]
+    assert len(scored) == len(set(scored)) == len(sent) - len(letters)
+    assert any("card-0 belongs to partition 0, which saw it first" in letter.detail for letter in letters)
 
 
 @pytest.mark.parametrize("kind", ["right", "unkeyed", "two producers", "labels"])

@@ -42,44 +42,38 @@ async def fill(kafka: KafkaAccess) -> None:
         await consumer.stop()
 
 
-def test_who_reads_as_a_group_is_counted_until_they_leave(kafka: KafkaAccess) -> None:
-    async def run() -> None:
-        await ensure_topics(kafka, [Topic("lag-read", 2)])
-        reader = LagReader(kafka)
-        await reader.start()
-        consumers = [
-            AIOKafkaConsumer("lag-read", bootstrap_servers=kafka.servers, group_id="lag-readers") for _ in range(2)
-        ]
-        try:
-            for n, consumer in enumerate(consumers, 1):
-                await consumer.start()
-                assert await reader.members("lag-readers") == n
-            for n, consumer in enumerate(consumers, 1):
-                await consumer.stop()
-                assert await reader.members("lag-readers") == len(consumers) - n
-            assert await reader.members("lag-nobody") == 0
-        finally:
-            await asyncio.gather(*(consumer.stop() for consumer in consumers))
-            await reader.stop()
-
-    asyncio.run(run())
+async def test_who_reads_as_a_group_is_counted_until_they_leave(kafka: KafkaAccess) -> None:
+    await ensure_topics(kafka, [Topic("lag-read", 2)])
+    reader = LagReader(kafka)
+    await reader.start()
+    consumers = [
+        AIOKafkaConsumer("lag-read", bootstrap_servers=kafka.servers, group_id="lag-readers") for _ in range(2)
+    ]
+    try:
+        for n, consumer in enumerate(consumers, 1):
+            await consumer.start()
+            assert await reader.members("lag-readers") == n
+        for n, consumer in enumerate(consumers, 1):
+            await consumer.stop()
+            assert await reader.members("lag-readers") == len(consumers) - n
+        assert await reader.members("lag-nobody") == 0
+    finally:
+        await asyncio.gather(*(consumer.stop() for consumer in consumers))
+        await reader.stop()
 
 
-def test_markers_and_aborted_records_are_nothing_to_score(kafka: KafkaAccess) -> None:
-    async def run() -> None:
-        await fill(kafka)
-        reader = LagReader(kafka)
-        await reader.start()
-        try:
-            committed = await reader.positions(GROUP, [SCORED, ABORTED, BEHIND])
-            assert committed == {SCORED: Position(2, 3), ABORTED: Position(2, 6), BEHIND: Position(1, 3)}
-            assert await reader.past_markers(committed) == committed  # they may be moving
-            stood = {SCORED: Position(3, 3), ABORTED: Position(6, 6), BEHIND: Position(1, 3)}
-            assert await reader.past_markers(committed) == stood
-            assert await reader.past_markers(committed) == stood
-            moved = committed | {SCORED: Position(2, 9)}
-            assert await reader.past_markers(moved) == stood | {SCORED: Position(2, 9)}
-        finally:
-            await reader.stop()
-
-    asyncio.run(run())
+async def test_markers_and_aborted_records_are_nothing_to_score(kafka: KafkaAccess) -> None:
+    await fill(kafka)
+    reader = LagReader(kafka)
+    await reader.start()
+    try:
+        committed = await reader.positions(GROUP, [SCORED, ABORTED, BEHIND])
+        assert committed == {SCORED: Position(2, 3), ABORTED: Position(2, 6), BEHIND: Position(1, 3)}
+        assert await reader.past_markers(committed) == committed  # they may be moving
+        stood = {SCORED: Position(3, 3), ABORTED: Position(6, 6), BEHIND: Position(1, 3)}
+        assert await reader.past_markers(committed) == stood
+        assert await reader.past_markers(committed) == stood
+        moved = committed | {SCORED: Position(2, 9)}
+        assert await reader.past_markers(moved) == stood | {SCORED: Position(2, 9)}
+    finally:
+        await reader.stop()

@@ -98,57 +98,51 @@ async def start(desk: Desk) -> None:
     await desk.shelf.start(lambda: None, desk.failed.append)
 
 
-def test_records_that_are_no_updates_are_counted_and_the_next_version_is_taken(
+async def test_records_that_are_no_updates_are_counted_and_the_next_version_is_taken(
     kafka: KafkaAccess, tmp_path: Path
 ) -> None:
-    async def run() -> None:
-        async with desk(kafka, tmp_path) as at:
-            entry = at.register("2.0.0")
-            good = json.dumps(at.announcement(entry)).encode()
-            bad = [
-                b"\x00",
-                b"{}",
-                good.replace(b"2.0.0", b"\xff.0.0", 1),
-                good[:-1] + b',"z":' + DEEP + b"}",
-                good.replace(b'"champion"', b'"king"'),
-                good.replace(str(START_MS).encode(), b"1" * 5_000),
-                good.replace(str(START_MS).encode(), str(2**62).encode()),
-                good.replace(entry.uri.encode(), b"file:///" + b"a" * 5_000),
-                good.replace(b'"2.0.0"', b'"../2.0.0"'),
-            ]
-            await at.send(*bad)  # before it starts, as after a restart ...
-            await start(at)
-            assert at.champions == ["1.0.0"]
-            await at.send(*bad)  # ... and while it follows
-            await at.announce(entry)
-            await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
-            topic = at.bench.pipeline.topics.model_updates
-            assert at.shelf.refusals.by_topic() == {topic: {"malformed": 6, "out_of_range": 8, "wrong_type": 4}}
-            assert at.failed == []
-
-    asyncio.run(run())
+    async with desk(kafka, tmp_path) as at:
+        entry = at.register("2.0.0")
+        good = json.dumps(at.announcement(entry)).encode()
+        bad = [
+            b"\x00",
+            b"{}",
+            good.replace(b"2.0.0", b"\xff.0.0", 1),
+            good[:-1] + b',"z":' + DEEP + b"}",
+            good.replace(b'"champion"', b'"king"'),
+            good.replace(str(START_MS).encode(), b"1" * 5_000),
+            good.replace(str(START_MS).encode(), str(2**62).encode()),
+            good.replace(entry.uri.encode(), b"file:///" + b"a" * 5_000),
+            good.replace(b'"2.0.0"', b'"../2.0.0"'),
+        ]
+        await at.send(*bad)  # before it starts, as after a restart ...
+        await start(at)
+        assert at.champions == ["1.0.0"]
+        await at.send(*bad)  # ... and while it follows
+        await at.announce(entry)
+        await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
+        topic = at.bench.pipeline.topics.model_updates
+        assert at.shelf.refusals.by_topic() == {topic: {"malformed": 6, "out_of_range": 8, "wrong_type": 4}}
+        assert at.failed == []
 
 
 @pytest.mark.parametrize("uri", ["file://[x", "file:///nonexistent/x", "x:y", "file:///a%00b", "file:///dev"])
-def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: KafkaAccess, tmp_path: Path, uri: str) -> None:
-    async def run() -> None:
-        async with desk(kafka, tmp_path) as at:
-            entry = at.register("2.0.0")
-            await at.announce(entry, uri=uri)
-            await start(at)
-            assert at.champions == ["1.0.0"]
-            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", uri)))
-            await at.announce(entry)
-            await at.until(lambda: at.champions == ["1.0.0", "2.0.0", "2.0.0"])
-            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "loaded", entry.uri)))
-            # And after a restart, when both are there from the beginning.
-            await at.shelf.stop()
-            again = Desk(at.bench)
-            await start(again)
-            assert again.champions == ["1.0.0", "2.0.0", "2.0.0"]
-            await again.shelf.stop()
-
-    asyncio.run(run())
+async def test_a_forged_place_spoils_nothing_for_the_right_one(kafka: KafkaAccess, tmp_path: Path, uri: str) -> None:
+    async with desk(kafka, tmp_path) as at:
+        entry = at.register("2.0.0")
+        await at.announce(entry, uri=uri)
+        await start(at)
+        assert at.champions == ["1.0.0"]
+        await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", uri)))
+        await at.announce(entry)
+        await at.until(lambda: at.champions == ["1.0.0", "2.0.0", "2.0.0"])
+        await at.until(lambda: _contains(at.statuses(), ("2.0.0", "loaded", entry.uri)))
+        # And after a restart, when both are there from the beginning.
+        await at.shelf.stop()
+        again = Desk(at.bench)
+        await start(again)
+        assert again.champions == ["1.0.0", "2.0.0", "2.0.0"]
+        await again.shelf.stop()
 
 
 async def _contains(entries: Awaitable[list[Any]], what: Any) -> bool:
@@ -156,32 +150,28 @@ async def _contains(entries: Awaitable[list[Any]], what: Any) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_what_comes_late_is_tried_again_by_itself(kafka: KafkaAccess, tmp_path: Path) -> None:
+async def test_what_comes_late_is_tried_again_by_itself(kafka: KafkaAccess, tmp_path: Path) -> None:
     """A mount that was late, then a file that was copied half, then one that was a pipe."""
-
-    async def run() -> None:
-        async with desk(kafka, tmp_path) as at:
-            entry = at.register("2.0.0")
-            aside = tmp_path / "aside"
-            entry.path.rename(aside)
-            await at.announce(entry)
-            await start(at)
-            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", entry.uri)))
-            entry.path.mkdir()
-            shutil.copy(aside / "manifest.json", entry.path)
-            os.mkfifo(entry.path / "model.skops")
-            await asyncio.sleep(0)
-            (entry.path / "model.skops").unlink()
-            (entry.path / "model.skops").write_bytes((aside / "model.skops").read_bytes()[:-1])
-            await asyncio.sleep(0)
-            shutil.copy(aside / "model.skops", entry.path)
-            await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
-
-    asyncio.run(run())
+    async with desk(kafka, tmp_path) as at:
+        entry = at.register("2.0.0")
+        aside = tmp_path / "aside"
+        entry.path.rename(aside)
+        await at.announce(entry)
+        await start(at)
+        await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", entry.uri)))
+        entry.path.mkdir()
+        shutil.copy(aside / "manifest.json", entry.path)
+        os.mkfifo(entry.path / "model.skops")
+        await asyncio.sleep(0)
+        (entry.path / "model.skops").unlink()
+        (entry.path / "model.skops").write_bytes((aside / "model.skops").read_bytes()[:-1])
+        await asyncio.sleep(0)
+        shutil.copy(aside / "model.skops", entry.path)
+        await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
 
 
 @pytest.mark.timeout(120)
-def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
+async def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
     kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = asyncio.Event()
@@ -200,21 +190,17 @@ def test_a_folder_that_does_not_answer_holds_up_no_version_behind_it(
 
     monkeypatch.setattr(model_loader, "find", hang)
     monkeypatch.setattr(model_loader, "VERIFY_S", 25.0)
-
-    async def run() -> None:
-        async with desk(kafka, tmp_path) as at:
-            await start(at)
-            slow, good = at.register("2.0.0"), at.register("3.0.0")
-            await at.announce(slow)
-            await at.announce(good)
-            await at.until(lambda: at.champions == ["1.0.0", "3.0.0"])
-            await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", slow.uri)))
-            released.set()
-
-    asyncio.run(run())
+    async with desk(kafka, tmp_path) as at:
+        await start(at)
+        slow, good = at.register("2.0.0"), at.register("3.0.0")
+        await at.announce(slow)
+        await at.announce(good)
+        await at.until(lambda: at.champions == ["1.0.0", "3.0.0"])
+        await at.until(lambda: _contains(at.statuses(), ("2.0.0", "refused", slow.uri)))
+        released.set()
 
 
-def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
+async def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
     kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by being tried before it, nor by being told of before the topic is read on."""
@@ -232,24 +218,20 @@ def test_a_flood_of_versions_that_are_not_there_holds_up_none_after_it(
 
     monkeypatch.setattr(ModelLoader, "_look", look)
     monkeypatch.setattr(ModelStatuses, "_tell", tell_slowly)
-
-    async def run() -> None:
-        async with desk(kafka, tmp_path) as at:
-            await start(at)
-            entry = at.register("2.0.0")
-            nowhere = {"uri": "file:///nonexistent/x"}
-            flood = [at.announcement(entry, version=f"7.0.{number}", **nowhere) for number in range(400)]
-            await at.send(*(json.dumps(record).encode() for record in flood))
-            await at.announce(entry)
-            await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
-            assert len(looked) < 350  # it did not come last
-            assert at.failed == []
-
-    asyncio.run(run())
+    async with desk(kafka, tmp_path) as at:
+        await start(at)
+        entry = at.register("2.0.0")
+        nowhere = {"uri": "file:///nonexistent/x"}
+        flood = [at.announcement(entry, version=f"7.0.{number}", **nowhere) for number in range(400)]
+        await at.send(*(json.dumps(record).encode() for record in flood))
+        await at.announce(entry)
+        await at.until(lambda: at.champions == ["1.0.0", "2.0.0"])
+        assert len(looked) < 350  # it did not come last
+        assert at.failed == []
 
 
 @pytest.mark.parametrize("other", [{"version": "7.0.{}"}, {"sha256": "{:064x}"}, {"uri": "file:///nowhere/{}"}])
-def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads_what_is_right_alone(
+async def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads_what_is_right_alone(
     kafka: KafkaAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
 ) -> None:
     looked: list[tuple[str, ...]] = []
@@ -267,17 +249,13 @@ def test_who_starts_on_a_flooded_topic_looks_at_each_announcement_once_and_reads
 
     monkeypatch.setattr(ModelLoader, "_look", look_and_note)
     monkeypatch.setattr(Entry, "read_artifact", read_and_note)
-
-    async def run() -> None:
-        async with desk(kafka, tmp_path) as at:
-            entry = at.register("2.0.0")
-            await at.announce(entry)
-            forged = ({name: text.format(number) for name, text in other.items()} for number in range(300))
-            await at.send(*(json.dumps(at.announcement(entry, **changes)).encode() for changes in forged))
-            await start(at)
-            assert set(at.champions) == {"1.0.0", "2.0.0"}
-            assert len(set(looked)) == 302
-            assert len(set(looked[:300])) == 300  # of two that look at a time, one may have begun to look again
-            assert sorted(read) == ["1.0.0", "2.0.0"]
-
-    asyncio.run(run())
+    async with desk(kafka, tmp_path) as at:
+        entry = at.register("2.0.0")
+        await at.announce(entry)
+        forged = ({name: text.format(number) for name, text in other.items()} for number in range(300))
+        await at.send(*(json.dumps(at.announcement(entry, **changes)).encode() for changes in forged))
+        await start(at)
+        assert set(at.champions) == {"1.0.0", "2.0.0"}
+        assert len(set(looked)) == 302
+        assert len(set(looked[:300])) == 300  # of two that look at a time, one may have begun to look again
+        assert sorted(read) == ["1.0.0", "2.0.0"]

@@ -108,24 +108,21 @@ def spoil_the_checkpoint(front: ClickHouseFront) -> None:
     [lose_scores, delete_scores, lose_reports, lose_the_checkpoint, lose_the_plans, spoil_the_checkpoint],
     ids=lambda harm: harm.__name__,
 )
-def test_tables_become_exact_again_whatever_part_of_the_warehouse_was_lost(
+async def test_tables_become_exact_again_whatever_part_of_the_warehouse_was_lost(
     kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront, harm: Callable[[ClickHouseFront], None]
 ) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, front.url)
-        bench.add_late()
-        await bench.prepare()
-        await bench.produce(0, 0.6)
-        async with watching(bench, front.url):
-            await until_written(bench, front, 0.6)
-        await asyncio.to_thread(harm, front)
-        await bench.produce(0.6, 1)
-        async with watching(bench, front.url):
-            await until_written(bench, front)
-            await bench.until(lambda: has_no_lag(bench, front))
-        check(bench, front)
-
-    asyncio.run(run())
+    bench = Bench(kafka, tmp_path, front.url)
+    bench.add_late()
+    await bench.prepare()
+    await bench.produce(0, 0.6)
+    async with watching(bench, front.url):
+        await until_written(bench, front, 0.6)
+    await asyncio.to_thread(harm, front)
+    await bench.produce(0.6, 1)
+    async with watching(bench, front.url):
+        await until_written(bench, front)
+        await bench.until(lambda: has_no_lag(bench, front))
+    check(bench, front)
 
 
 async def has_no_lag(bench: Bench, front: ClickHouseFront) -> bool:
@@ -137,38 +134,35 @@ async def has_no_lag(bench: Bench, front: ClickHouseFront) -> bool:
         warehouse.close()
 
 
-def test_a_checkpoint_from_before_the_reports_amends_them_above_their_revisions(
+async def test_a_checkpoint_from_before_the_reports_amends_them_above_their_revisions(
     kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront
 ) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, front.url)
-        bench.add_late()
-        await bench.prepare()
-        await bench.produce(0, 0.3)
-        async with watching(bench, front.url):
-            await until_written(bench, front, 0.3)
-        front.query("CREATE TABLE streamgauge.kept AS streamgauge.monitor_checkpoints")
-        front.query("INSERT INTO streamgauge.kept SELECT * FROM streamgauge.monitor_checkpoints FINAL")
-        await bench.produce(0.3, 1)
-        async with watching(bench, front.url):
-            await until_written(bench, front)
-            await bench.until(lambda: has_no_lag(bench, front))
-        before = highest_revisions(front)
-        front.query("TRUNCATE TABLE streamgauge.monitor_checkpoints")
-        front.query("INSERT INTO streamgauge.monitor_checkpoints SELECT * FROM streamgauge.kept")
-        async with watching(bench, front.url) as (monitor, _):
+    bench = Bench(kafka, tmp_path, front.url)
+    bench.add_late()
+    await bench.prepare()
+    await bench.produce(0, 0.3)
+    async with watching(bench, front.url):
+        await until_written(bench, front, 0.3)
+    front.query("CREATE TABLE streamgauge.kept AS streamgauge.monitor_checkpoints")
+    front.query("INSERT INTO streamgauge.kept SELECT * FROM streamgauge.monitor_checkpoints FINAL")
+    await bench.produce(0.3, 1)
+    async with watching(bench, front.url):
+        await until_written(bench, front)
+        await bench.until(lambda: has_no_lag(bench, front))
+    before = highest_revisions(front)
+    front.query("TRUNCATE TABLE streamgauge.monitor_checkpoints")
+    front.query("INSERT INTO streamgauge.monitor_checkpoints SELECT * FROM streamgauge.kept")
+    async with watching(bench, front.url) as (monitor, _):
 
-            async def is_read() -> bool:
-                positions = monitor.lag.of_monitor.values()
-                return len(positions) == 6 and not any(position.lag for position in positions)
+        async def is_read() -> bool:
+            positions = monitor.lag.of_monitor.values()
+            return len(positions) == 6 and not any(position.lag for position in positions)
 
-            await bench.until(is_read)
-        check(bench, front)
-        after = highest_revisions(front)
-        assert after.keys() == before.keys()
-        assert all(after[window] >= before[window] for window in before)
-
-    asyncio.run(run())
+        await bench.until(is_read)
+    check(bench, front)
+    after = highest_revisions(front)
+    assert after.keys() == before.keys()
+    assert all(after[window] >= before[window] for window in before)
 
 
 def highest_revisions(front: ClickHouseFront) -> dict[str, int]:
@@ -193,96 +187,81 @@ def highest_revisions(front: ClickHouseFront) -> dict[str, int]:
     ],
     ids=["column", "table", "grant"],
 )
-def test_what_nobody_but_a_person_can_mend_ends_the_monitor_with_advice_and_nothing_is_lost(
+async def test_what_nobody_but_a_person_can_mend_ends_the_monitor_with_advice_and_nothing_is_lost(
     kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront, case: tuple[str, str, str]
 ) -> None:
     spoil, mend, sentence = case
-
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, front.url)
-        await bench.prepare()
-        await bench.produce(0, 0.5)
-        async with watching(bench, front.url) as (monitor, running):
-            await until_written(bench, front, 0.5)
-            if spoil == "refuse":
-                words = "gauge: Not enough privileges. To execute this query, it's necessary to have INSERT ON scores"
-                front.harm(Faults(error=1.0, errors=[(497, 403, words)]))
-            else:
-                front.query(spoil)
-            await bench.produce(0.5, 1)
-            assert await asyncio.wait_for(running, 60) == EXIT_CONFIG
-            assert sentence.format(port=front.port) in monitor.failure
-        front.harm()
-        if mend:
-            front.query(mend)
-        async with watching(bench, front.url):
-            await until_written(bench, front)
-        check(bench, front)
-
-    asyncio.run(run())
+    bench = Bench(kafka, tmp_path, front.url)
+    await bench.prepare()
+    await bench.produce(0, 0.5)
+    async with watching(bench, front.url) as (monitor, running):
+        await until_written(bench, front, 0.5)
+        if spoil == "refuse":
+            words = "gauge: Not enough privileges. To execute this query, it's necessary to have INSERT ON scores"
+            front.harm(Faults(error=1.0, errors=[(497, 403, words)]))
+        else:
+            front.query(spoil)
+        await bench.produce(0.5, 1)
+        assert await asyncio.wait_for(running, 60) == EXIT_CONFIG
+        assert sentence.format(port=front.port) in monitor.failure
+    front.harm()
+    if mend:
+        front.query(mend)
+    async with watching(bench, front.url):
+        await until_written(bench, front)
+    check(bench, front)
 
 
-def test_a_user_who_may_only_read_is_told_so(kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, front.url)
-        await bench.prepare()
-        owner = ClickHouseWarehouse(front.url)
-        owner.migrate()
-        owner.close()
-        async with watching(bench, front.url_of(READER)) as (monitor, running):
-            assert await asyncio.wait_for(running, 60) == EXIT_CONFIG
-            assert "lets this user only read" in monitor.failure
-
-    asyncio.run(run())
+async def test_a_user_who_may_only_read_is_told_so(kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront) -> None:
+    bench = Bench(kafka, tmp_path, front.url)
+    await bench.prepare()
+    owner = ClickHouseWarehouse(front.url)
+    owner.migrate()
+    owner.close()
+    async with watching(bench, front.url_of(READER)) as (monitor, running):
+        assert await asyncio.wait_for(running, 60) == EXIT_CONFIG
+        assert "lets this user only read" in monitor.failure
 
 
-def test_who_is_fenced_ends_worth_starting_again_and_changes_nothing_more(
+async def test_who_is_fenced_ends_worth_starting_again_and_changes_nothing_more(
     kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront
 ) -> None:
     """As after a long pause of the process: the other has claimed the next term meanwhile."""
-
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, front.url)
-        await bench.prepare()
-        await bench.produce(0, 0.5)
-        async with watching(bench, front.url) as (monitor, running):
-            await until_written(bench, front, 0.5)
-            name = bench.pipeline.name
-            front.query(f"INSERT INTO streamgauge.monitor_terms VALUES ('{name}', 1000, 'another', now64(3))")
-            await bench.produce(0.5, 1)
-            assert await asyncio.wait_for(running, 60) == EXIT_RETRY
-            assert "has taken over (term 1000" in monitor.failure
-        warehouse = ClickHouseWarehouse(front.url)
-        scores = len(rows_of(warehouse, "scores"))
-        warehouse.close()
-        assert scores == 500
-        async with watching(bench, front.url):
-            await until_written(bench, front)
-        check(bench, front)
-
-    asyncio.run(run())
+    bench = Bench(kafka, tmp_path, front.url)
+    await bench.prepare()
+    await bench.produce(0, 0.5)
+    async with watching(bench, front.url) as (monitor, running):
+        await until_written(bench, front, 0.5)
+        name = bench.pipeline.name
+        front.query(f"INSERT INTO streamgauge.monitor_terms VALUES ('{name}', 1000, 'another', now64(3))")
+        await bench.produce(0.5, 1)
+        assert await asyncio.wait_for(running, 60) == EXIT_RETRY
+        assert "has taken over (term 1000" in monitor.failure
+    warehouse = ClickHouseWarehouse(front.url)
+    scores = len(rows_of(warehouse, "scores"))
+    warehouse.close()
+    assert scores == 500
+    async with watching(bench, front.url):
+        await until_written(bench, front)
+    check(bench, front)
 
 
-def test_a_block_that_is_in_but_in_no_checkpoint_is_stored_once(
+async def test_a_block_that_is_in_but_in_no_checkpoint_is_stored_once(
     kafka: KafkaAccess, tmp_path: Path, front: ClickHouseFront
 ) -> None:
     """The one that wrote it died; its successor finds more records than there were, and cuts the block as it was."""
-
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, front.url)
-        bench.sketches = [[], []]  # findings would be saved at once
-        await bench.prepare()
-        await bench.produce(0, 0.4)
-        front.query("SYSTEM STOP MERGES")
-        async with watching(bench, front.url, replace(QUICK, checkpoint=600)) as (monitor, running):
-            await until_written(bench, front, 0.4)
-            monitor.fail("as if it were killed", EXIT_RETRY)
-            await running
-        await bench.produce(0.4, 1)
-        async with watching(bench, front.url):
-            await until_written(bench, front, 0.999)
-        stored = "SELECT count(), uniqExact(partition, offset) FROM streamgauge.scores_raw"
-        ((rows, keys),) = front.query(stored)
-        assert (int(rows), int(keys)) == (1_000, 1_000)
-
-    asyncio.run(run())
+    bench = Bench(kafka, tmp_path, front.url)
+    bench.sketches = [[], []]  # findings would be saved at once
+    await bench.prepare()
+    await bench.produce(0, 0.4)
+    front.query("SYSTEM STOP MERGES")
+    async with watching(bench, front.url, replace(QUICK, checkpoint=600)) as (monitor, running):
+        await until_written(bench, front, 0.4)
+        monitor.fail("as if it were killed", EXIT_RETRY)
+        await running
+    await bench.produce(0.4, 1)
+    async with watching(bench, front.url):
+        await until_written(bench, front, 0.999)
+    stored = "SELECT count(), uniqExact(partition, offset) FROM streamgauge.scores_raw"
+    ((rows, keys),) = front.query(stored)
+    assert (int(rows), int(keys)) == (1_000, 1_000)

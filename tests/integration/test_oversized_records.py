@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from pathlib import Path
@@ -41,33 +40,26 @@ async def send(bench: Bench, values: list[bytes]) -> None:
     await producer.stop()
 
 
-def test_a_topic_that_takes_less_than_is_sent_stops_the_worker_with_a_sentence_and_nothing_is_lost(
+async def test_a_topic_that_takes_less_than_is_sent_stops_the_worker_with_a_sentence_and_nothing_is_lost(
     kafka: KafkaAccess, tmp_path: Path
 ) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, with_labels=False)
-        await bench.prepare()
-        await allow(bench, bench.pipeline.topics.dead_letters, 2_000)
-        large = b"{" + random.Random(1).randbytes(10_000)  # noqa: S311  # no codec makes it smaller
-        await send(bench, [good(0), large, good(1)])
-        with bench.worker() as worker:
+    bench = Bench(kafka, tmp_path, with_labels=False)
+    await bench.prepare()
+    await allow(bench, bench.pipeline.topics.dead_letters, 2_000)
+    large = b"{" + random.Random(1).randbytes(10_000)  # noqa: S311  # no codec makes it smaller
+    await send(bench, [good(0), large, good(1)])
+    with bench.worker() as worker:
 
-            async def has_ended() -> bool:
-                return worker.poll() is not None
+        async def has_ended() -> bool:
+            return worker.poll() is not None
 
-            await bench.until(has_ended, deadline_s=180)
-            assert worker.returncode == EXIT_CONFIG
-        assert f"{bench.pipeline.topics.dead_letters}; raise max.message.bytes of the topic" in bench.logs()
-        assert await bench.committed() == 0
-        assert await bench.scores() == []
-        await allow(bench, bench.pipeline.topics.dead_letters, MAX_DEAD_LETTER_BYTES)
-        with bench.worker():
-
-            async def is_done() -> bool:
-                return await bench.committed() >= 3
-
-            await bench.until(is_done, deadline_s=180)
-        assert sorted(score.event_id for score in await bench.scores()) == ["e0", "e1"]
-        assert [letter.reason for letter in await bench.dead_letters()] == ["not_json"]
-
-    asyncio.run(run())
+        await bench.until(has_ended, deadline_s=180)
+        assert worker.returncode == EXIT_CONFIG
+    assert f"{bench.pipeline.topics.dead_letters}; raise max.message.bytes of the topic" in bench.logs()
+    assert await bench.committed() == 0
+    assert await bench.scores() == []
+    await allow(bench, bench.pipeline.topics.dead_letters, MAX_DEAD_LETTER_BYTES)
+    with bench.worker():
+        await bench.until_committed(3, deadline_s=180)
+    assert sorted(score.event_id for score in await bench.scores()) == ["e0", "e1"]
+    assert [letter.reason for letter in await bench.dead_letters()] == ["not_json"]

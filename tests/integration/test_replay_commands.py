@@ -83,11 +83,7 @@ def scored(kafka: KafkaAccess, tmp_path_factory: pytest.TempPathFactory) -> Benc
         await bench.prepare()
         with bench.worker():
             await produce(bench, 0, N_EVENTS, with_labels=True)
-
-            async def is_done() -> bool:
-                return await bench.committed() >= N_EVENTS
-
-            await bench.until(is_done, DEADLINE_S)
+            await bench.until_committed(N_EVENTS, DEADLINE_S)
         await bench.promote("2.0.0", seed=2)
 
     asyncio.run(fill())
@@ -231,11 +227,7 @@ def test_dead_letters_come_back_once_whatever_is_killed(kafka: KafkaAccess, tmp_
         await bench.prepare()
         with bench.worker():
             await produce(bench, 0, N_EVENTS, with_labels=False)
-
-            async def is_done() -> bool:
-                return await bench.committed() >= N_EVENTS
-
-            await bench.until(is_done, DEADLINE_S)
+            await bench.until_committed(N_EVENTS, DEADLINE_S)
 
     asyncio.run(fill())
     assert run(bench, "replay-dead-letters", "--dry-run")["by_stage_and_reason"] == {"decode/not_json": N_DEAD}
@@ -285,11 +277,7 @@ def test_what_is_rejected_again_does_not_go_round_by_itself(kafka: KafkaAccess, 
 
     async def fill(start: int, events: int) -> None:
         await produce(bench, start, start + 100, with_labels=False)
-
-        async def is_done() -> bool:
-            return await bench.committed() >= events
-
-        await bench.until(is_done, DEADLINE_S)
+        await bench.until_committed(events, DEADLINE_S)
 
     asyncio.run(bench.prepare())
     with bench.worker():

@@ -163,32 +163,25 @@ def check(scores: list[Score]) -> None:
 
 
 @pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
-def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_killed(
+async def test_shared_windows_are_the_same_for_one_worker_and_two_and_when_one_is_killed(
     kafka: KafkaAccess, tmp_path: Path, *, repartition: bool
 ) -> None:
-    async def run() -> None:
-        bench = SharedBench(kafka, tmp_path, repartition=repartition)
-        await bench.prepare()
-
-        async def has_come_to(target: int) -> bool:
-            return await bench.committed() >= target
-
-        producing = asyncio.create_task(produce(bench, 0, N))
-        with bench.worker():
-            await bench.until(lambda: has_come_to(700), 240)
-            with bench.worker() as killed:
-                await bench.until(lambda: has_come_to(1_800), 240)
-                killed.kill()
-                killed.wait()
-            await bench.until(lambda: has_come_to(2_200), 240)
-            await producing
-            await bench.until(lambda: has_come_to(len(SENT)), 240)
-        scores = await bench.scores()
-        assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in SENT)
-        assert not any(score.stale for score in scores)
-        check(scores)
-
-    asyncio.run(run())
+    bench = SharedBench(kafka, tmp_path, repartition=repartition)
+    await bench.prepare()
+    producing = asyncio.create_task(produce(bench, 0, N))
+    with bench.worker():
+        await bench.until_committed(700, 240)
+        with bench.worker() as killed:
+            await bench.until_committed(1_800, 240)
+            killed.kill()
+            killed.wait()
+        await bench.until_committed(2_200, 240)
+        await producing
+        await bench.until_committed(len(SENT), 240)
+    scores = await bench.scores()
+    assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in SENT)
+    assert not any(score.stale for score in scores)
+    check(scores)
 
 
 #: A worker hangs for longer than that, until its partitions are given to others.
@@ -196,72 +189,57 @@ IMPATIENT = "1s"
 
 
 @pytest.mark.parametrize("repartition", [False, True], ids=["all keys in each worker", "keys divided"])
-def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
+async def test_a_worker_that_hangs_before_what_it_has_to_read_is_waited_for(
     kafka: KafkaAccess, tmp_path: Path, *, repartition: bool
 ) -> None:
     """It is away for a session, many times `max_wait`: behind, not gone. Then others have its partitions."""
-
-    async def run() -> None:
-        bench = SharedBench(kafka, tmp_path, repartition=repartition, max_wait=IMPATIENT)
-        await bench.prepare()
-
-        async def has_come_to(target: int) -> bool:
-            return await bench.committed() >= target
-
-        with bench.worker(), bench.worker() as hangs:
-            await bench.until(bench.is_shared, 120)
-            await produce(bench, 0, 900)
-            await bench.until(lambda: has_come_to(700), 120)
-            hangs.send_signal(signal.SIGSTOP)
-            await produce(bench, 900, 2_600)
-            await bench.until(lambda: has_come_to(len(numbers(0, 2_600))), 120)
-            hangs.kill()
-        scores = await bench.scores()
-        assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in numbers(0, 2_600))
-        assert not any(score.stale for score in scores)
-        check(scores)
-
-    asyncio.run(run())
+    bench = SharedBench(kafka, tmp_path, repartition=repartition, max_wait=IMPATIENT)
+    await bench.prepare()
+    with bench.worker(), bench.worker() as hangs:
+        await bench.until(bench.is_shared, 120)
+        await produce(bench, 0, 900)
+        await bench.until_committed(700, 120)
+        hangs.send_signal(signal.SIGSTOP)
+        await produce(bench, 900, 2_600)
+        await bench.until_committed(len(numbers(0, 2_600)), 120)
+        hangs.kill()
+    scores = await bench.scores()
+    assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in numbers(0, 2_600))
+    assert not any(score.stale for score in scores)
+    check(scores)
 
 
-def test_a_silent_partition_whose_worker_hangs_is_waited_for_no_longer_than_max_wait(
+async def test_a_silent_partition_whose_worker_hangs_is_waited_for_no_longer_than_max_wait(
     kafka: KafkaAccess, tmp_path: Path
 ) -> None:
     """It has read all there is, and nobody says that it is idle: others go on, stale, each counted once."""
+    bench = SharedBench(kafka, tmp_path, repartition=False, max_wait=IMPATIENT)
+    await bench.prepare()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
 
-    async def run() -> None:
-        bench = SharedBench(kafka, tmp_path, repartition=False, max_wait=IMPATIENT)
-        await bench.prepare()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+    async def has_stale() -> bool:
+        return any(score.stale for score in await bench.scores())
 
-        async def has_come_to(target: int) -> bool:
-            return await bench.committed() >= target
-
-        async def has_stale() -> bool:
-            return any(score.stale for score in await bench.scores())
-
-        with bench.worker("--http-port", str(port)), bench.worker() as hangs:
-            await bench.until(bench.is_shared, 120)
-            silent = set(bench.partitions_of(2))
-            await produce(bench, 0, 900)
-            await bench.until(lambda: has_come_to(900), 120)
-            hangs.send_signal(signal.SIGSTOP)
-            await produce(bench, 900, 1_800, without=silent)
-            await bench.until(has_stale, 60)
-            hangs.kill()
-            here = [n for n in numbers(0, 1_800) if n < 900 or partition_of(n) not in silent]
-            await bench.until(lambda: has_come_to(len(here)), 120)
-            scores = await bench.scores()
-            counted = await read_metrics(port)
-        assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in here)
-        stale = [score for score in scores if score.stale]
-        assert 0 < len(stale) < len(scores)
-        assert counted["streamgauge_stale_total"] == len(stale)
-        assert len(here) - 900 <= counted["streamgauge_scored_total"] <= len(here)
-        assert counted["streamgauge_events_total"] == counted["streamgauge_scored_total"]
-
-    asyncio.run(run())
+    with bench.worker("--http-port", str(port)), bench.worker() as hangs:
+        await bench.until(bench.is_shared, 120)
+        silent = set(bench.partitions_of(2))
+        await produce(bench, 0, 900)
+        await bench.until_committed(900, 120)
+        hangs.send_signal(signal.SIGSTOP)
+        await produce(bench, 900, 1_800, without=silent)
+        await bench.until(has_stale, 60)
+        hangs.kill()
+        here = [n for n in numbers(0, 1_800) if n < 900 or partition_of(n) not in silent]
+        await bench.until_committed(len(here), 120)
+        scores = await bench.scores()
+        counted = await read_metrics(port)
+    assert sorted(score.event_id for score in scores) == sorted(f"e{number}" for number in here)
+    stale = [score for score in scores if score.stale]
+    assert 0 < len(stale) < len(scores)
+    assert counted["streamgauge_stale_total"] == len(stale)
+    assert len(here) - 900 <= counted["streamgauge_scored_total"] <= len(here)
+    assert counted["streamgauge_events_total"] == counted["streamgauge_scored_total"]
 
 
 async def read_metrics(port: int) -> dict[str, float]:

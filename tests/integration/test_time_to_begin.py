@@ -46,10 +46,7 @@ async def committed(bench: Bench) -> list[int | None]:
 
 
 async def wait_until(bench: Bench, n_events: int) -> None:
-    async def is_done() -> bool:
-        return await bench.committed() >= n_events
-
-    await bench.until(is_done, DEADLINE_S)
+    await bench.until_committed(n_events, DEADLINE_S)
 
 
 async def wait_until_begun(bench: Bench) -> None:
@@ -119,34 +116,30 @@ def test_a_stream_that_begins_at_the_end_is_replayed_from_there(kafka: KafkaAcce
     assert run(bench, "backfill", str(tmp_path / "all.parquet"), "--version", "1.0.0")["written"] == 686
 
 
-def test_a_partition_that_is_empty_when_the_stream_begins_loses_nothing(kafka: KafkaAccess, tmp_path: Path) -> None:
-    async def stream() -> None:
-        bench = Bench(kafka, tmp_path, with_labels=True)
-        await bench.prepare()
-        with bench.worker("--from", "latest"):
-            await wait_until_begun(bench)
-        await produce(bench, 0, 200, with_labels=True)
-        with bench.worker("--from", "latest"):
-            await wait_until(bench, 200)
-        assert numbers_of(await bench.scores()) == good(0, 200)
+async def test_a_partition_that_is_empty_when_the_stream_begins_loses_nothing(
+    kafka: KafkaAccess, tmp_path: Path
+) -> None:
+    bench = Bench(kafka, tmp_path, with_labels=True)
+    await bench.prepare()
+    with bench.worker("--from", "latest"):
+        await wait_until_begun(bench)
+    await produce(bench, 0, 200, with_labels=True)
+    with bench.worker("--from", "latest"):
+        await wait_until(bench, 200)
+    assert numbers_of(await bench.scores()) == good(0, 200)
 
-    asyncio.run(stream())
 
-
-def test_a_stream_begins_at_the_first_record_of_a_time(kafka: KafkaAccess, tmp_path: Path) -> None:
-    async def stream() -> None:
-        bench = Bench(kafka, tmp_path, with_labels=False)
-        await bench.prepare()
-        await produce(bench, 0, 300, with_labels=False)
-        time_ms = START_MS + 100 * 40
-        begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_ms // 1000)) + f".{time_ms % 1000:03}Z"
-        with bench.worker("--from", begin):
-            await wait_until(bench, 300)
-        scores = await bench.scores()
-        assert numbers_of(scores) == good(100, 300)
-        check_counts(scores, since=100)
-
-    asyncio.run(stream())
+async def test_a_stream_begins_at_the_first_record_of_a_time(kafka: KafkaAccess, tmp_path: Path) -> None:
+    bench = Bench(kafka, tmp_path, with_labels=False)
+    await bench.prepare()
+    await produce(bench, 0, 300, with_labels=False)
+    time_ms = START_MS + 100 * 40
+    begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_ms // 1000)) + f".{time_ms % 1000:03}Z"
+    with bench.worker("--from", begin):
+        await wait_until(bench, 300)
+    scores = await bench.scores()
+    assert numbers_of(scores) == good(100, 300)
+    check_counts(scores, since=100)
 
 
 async def send(bench: Bench, numbers: Sequence[int], prefix: str) -> None:

@@ -138,6 +138,14 @@ class Bench:
                 pytest.fail(f"not within {deadline_s} s\n{self.logs()}")
             await asyncio.sleep(0.05)
 
+    async def until_committed(self, n_events: int, deadline_s: float = 60) -> None:
+        """Wait until workers have committed this many events, over all partitions."""
+
+        async def is_done() -> bool:
+            return await self.committed() >= n_events
+
+        await self.until(is_done, deadline_s)
+
     async def _settle(self, topic: str) -> None:
         """Wait until no transaction is open on a topic, ten seconds at most.
 
