@@ -12,37 +12,25 @@ from schemas.pipeline.file import load
 from schemas.wire import Score
 
 
-def test_windows_on_disk_follow_the_log_though_workers_are_killed(kafka: KafkaAccess, tmp_path: Path) -> None:
+async def test_windows_on_disk_follow_the_log_though_workers_are_killed(kafka: KafkaAccess, tmp_path: Path) -> None:
     n = 4_000
-
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, with_labels=True)
-        path = bench.pipeline.path
-        path.write_text(path.read_text() + '\n[state]\nstore = "disk"\ncached_keys = 3\n')
-        bench.pipeline = load(path)
-        await bench.prepare()
-        producing = asyncio.create_task(produce(bench, 0, n, with_labels=True))
-        for kill_at in (500, 2_000):
-            with bench.worker():
-
-                async def has_come_to(target: int = kill_at) -> bool:
-                    return await bench.committed() >= target
-
-                await bench.until(has_come_to, 120)
+    bench = Bench(kafka, tmp_path, with_labels=True)
+    path = bench.pipeline.path
+    path.write_text(path.read_text() + '\n[state]\nstore = "disk"\ncached_keys = 3\n')
+    bench.pipeline = load(path)
+    await bench.prepare()
+    producing = asyncio.create_task(produce(bench, 0, n, with_labels=True))
+    for kill_at in (500, 2_000):
         with bench.worker():
-            await producing
-
-            async def is_done() -> bool:
-                return await bench.committed() >= n
-
-            await bench.until(is_done, 120)
-        scores, dead = await bench.scores(), await bench.dead_sources()
-        check_ledger(scores, dead, n)
-        check_counts(scores)
-        folders = {place.name for place in (bench.settings.home / "state" / bench.pipeline.name).iterdir()}
-        assert {"0", "1", "2"} <= folders
-
-    asyncio.run(run())
+            await bench.until_committed(kill_at, 120)
+    with bench.worker():
+        await producing
+        await bench.until_committed(n, 120)
+    scores, dead = await bench.scores(), await bench.dead_sources()
+    check_ledger(scores, dead, n)
+    check_counts(scores)
+    folders = {place.name for place in (bench.settings.home / "state" / bench.pipeline.name).iterdir()}
+    assert {"0", "1", "2"} <= folders
 
 
 def check_counts(scores: list[Score]) -> None:
