@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -57,39 +56,36 @@ CORPUS: list[tuple[bytes | None, str]] = [
 ]
 
 
-def test_each_bad_record_is_a_dead_letter_with_its_bytes_and_its_neighbours_are_scored(
+async def test_each_bad_record_is_a_dead_letter_with_its_bytes_and_its_neighbours_are_scored(
     kafka: KafkaAccess, tmp_path: Path
 ) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, with_labels=True)
-        await bench.prepare()
-        producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, max_request_size=2 << 20)
-        await producer.start()
-        for number, (value, _) in enumerate(CORPUS):
-            await producer.send_and_wait(
-                bench.pipeline.topics.events, value, key=f"k{number}".encode(), partition=0, timestamp_ms=START_MS
-            )
-        bad_label = b'{"event_id": "x", "label": 0.5, "label_time_ms": 1700000000000}'
-        await producer.send_and_wait(bench.pipeline.topics.labels, bad_label, key=b"k", partition=0)
-        await producer.stop()
-        with bench.worker():
+    bench = Bench(kafka, tmp_path, with_labels=True)
+    await bench.prepare()
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.servers, max_request_size=2 << 20)
+    await producer.start()
+    for number, (value, _) in enumerate(CORPUS):
+        await producer.send_and_wait(
+            bench.pipeline.topics.events, value, key=f"k{number}".encode(), partition=0, timestamp_ms=START_MS
+        )
+    bad_label = b'{"event_id": "x", "label": 0.5, "label_time_ms": 1700000000000}'
+    await producer.send_and_wait(bench.pipeline.topics.labels, bad_label, key=b"k", partition=0)
+    await producer.stop()
+    with bench.worker():
 
-            async def is_done() -> bool:
-                return await bench.committed() >= len(CORPUS) and len(await bench.dead_letters()) > n_bad
+        async def is_done() -> bool:
+            return await bench.committed() >= len(CORPUS) and len(await bench.dead_letters()) > n_bad
 
-            n_bad = sum(bool(reason) for _, reason in CORPUS)
-            await bench.until(is_done)
-        letters = await bench.dead_letters()
-        events = {dead.source.offset: dead for dead in letters if dead.stage != "label"}
-        assert {offset: dead.reason for offset, dead in events.items()} == {
-            offset: reason for offset, (_, reason) in enumerate(CORPUS) if reason
-        }
-        for offset, dead in events.items():
-            assert dead.value == CORPUS[offset][0]
-            assert dead.key == f"k{offset}".encode()
-            assert dead.detail
-        assert [dead.reason for dead in letters if dead.stage == "label"] == ["not_binary"]
-        scored = sorted(score.source.offset for score in await bench.scores())
-        assert scored == [offset for offset, (_, reason) in enumerate(CORPUS) if not reason]
-
-    asyncio.run(run())
+        n_bad = sum(bool(reason) for _, reason in CORPUS)
+        await bench.until(is_done)
+    letters = await bench.dead_letters()
+    events = {dead.source.offset: dead for dead in letters if dead.stage != "label"}
+    assert {offset: dead.reason for offset, dead in events.items()} == {
+        offset: reason for offset, (_, reason) in enumerate(CORPUS) if reason
+    }
+    for offset, dead in events.items():
+        assert dead.value == CORPUS[offset][0]
+        assert dead.key == f"k{offset}".encode()
+        assert dead.detail
+    assert [dead.reason for dead in letters if dead.stage == "label"] == ["not_binary"]
+    scored = sorted(score.source.offset for score in await bench.scores())
+    assert scored == [offset for offset, (_, reason) in enumerate(CORPUS) if not reason]

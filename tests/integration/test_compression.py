@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -61,30 +60,27 @@ async def codecs_of(kafka: KafkaAccess, topic: str) -> set[int]:
     return seen
 
 
-def test_every_codec_is_scored_and_what_unpacks_to_too_much_is_one_dead_letter(
+async def test_every_codec_is_scored_and_what_unpacks_to_too_much_is_one_dead_letter(
     kafka: KafkaAccess, tmp_path: Path
 ) -> None:
-    async def run() -> None:
-        bench = Bench(kafka, tmp_path, with_labels=False)
-        await bench.prepare()
-        topic = bench.pipeline.topics.events
-        for place, codec in enumerate([None, *CODECS]):
-            await send(kafka, topic, codec, [good(10 * place + number) for number in range(10)])
-        await send(kafka, topic, "zstd", [b'{"id": "' + b"x" * MOST_UNPACKED_BYTES + b'"}'])
-        await send(kafka, topic, "zstd", [good(51)])
-        with bench.worker():
+    bench = Bench(kafka, tmp_path, with_labels=False)
+    await bench.prepare()
+    topic = bench.pipeline.topics.events
+    for place, codec in enumerate([None, *CODECS]):
+        await send(kafka, topic, codec, [good(10 * place + number) for number in range(10)])
+    await send(kafka, topic, "zstd", [b'{"id": "' + b"x" * MOST_UNPACKED_BYTES + b'"}'])
+    await send(kafka, topic, "zstd", [good(51)])
+    with bench.worker():
 
-            async def is_done() -> bool:
-                return await bench.committed() == 52
+        async def is_done() -> bool:
+            return await bench.committed() == 52
 
-            await bench.until(is_done, deadline_s=180)
-        assert sorted(score.event_id for score in await bench.scores()) == sorted(
-            f"e{number}" for number in [*range(50), 51]
-        )
-        [letter] = await bench.dead_letters()
-        assert (letter.reason, letter.source.offset) == ("unreadable_batch", 50)
-        assert "offset 50: the zstd batch unpacks to more than 64 MiB" in letter.detail
-        # What is published is packed, too: by zstd, when the pipeline file says nothing.
-        assert await codecs_of(kafka, bench.pipeline.topics.scores) == {CODECS.index("zstd") + 1}
-
-    asyncio.run(run())
+        await bench.until(is_done, deadline_s=180)
+    assert sorted(score.event_id for score in await bench.scores()) == sorted(
+        f"e{number}" for number in [*range(50), 51]
+    )
+    [letter] = await bench.dead_letters()
+    assert (letter.reason, letter.source.offset) == ("unreadable_batch", 50)
+    assert "offset 50: the zstd batch unpacks to more than 64 MiB" in letter.detail
+    # What is published is packed, too: by zstd, when the pipeline file says nothing.
+    assert await codecs_of(kafka, bench.pipeline.topics.scores) == {CODECS.index("zstd") + 1}

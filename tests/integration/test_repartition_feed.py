@@ -67,7 +67,7 @@ async def beginning(kafka: KafkaAccess, tp: TopicPartition) -> int:
         await consumer.stop()
 
 
-def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: KafkaAccess, tmp_path: Path) -> None:
+async def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: KafkaAccess, tmp_path: Path) -> None:
     setting = Setting.read(tmp_path, "yyyyy")
     pipeline = replace(setting.pipeline, name=f"t{uuid.uuid4().hex[:10]}")
     plan, feature_set = setting.plan.shared.repartitioned(), pipeline.feature_set
@@ -114,11 +114,8 @@ def test_a_new_owner_of_keys_reads_what_is_left_and_answers_the_same(kafka: Kafk
         assert bounds.keys() == set(range(PARTITIONS))
         return bounds[0].committed == bounds[0].end == len(asked) and bounds[1].committed is None
 
-    async def run() -> None:
-        await ensure_topics(kafka, pipeline.topics.all())
-        await produce(kafka, pipeline.topics.repartition, asked)
-        await answer_until(1, until_deleted=True)
-        assert await first_place() > len(asked) // 2
-        await answer_until(2, until_deleted=False)
-
-    asyncio.run(run())
+    await ensure_topics(kafka, pipeline.topics.all())
+    await produce(kafka, pipeline.topics.repartition, asked)
+    await answer_until(1, until_deleted=True)
+    assert await first_place() > len(asked) // 2
+    await answer_until(2, until_deleted=False)
