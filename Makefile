@@ -21,7 +21,7 @@ lint: env  ## Lint, types, import contracts
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
-check: lint  ## Lint and the fast tests, under a minute
+check: lint  ## Lint and the fast tests, in a minute
 	$(BIN)/python -m pytest -q -n auto -m "not slow" --hypothesis-profile=quick \
 		tests/unit tests/architecture app/core app/evaluation/measures.py models
 

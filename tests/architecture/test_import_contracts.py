@@ -43,6 +43,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_our_imports_keep_every_contract() -> None:
     code, report = lint_imports(ROOT)
 
@@ -50,12 +51,14 @@ def test_our_imports_keep_every_contract() -> None:
     assert "0 broken" in report
 
 
+@pytest.mark.slow
 def test_the_smallest_tree_keeps_every_contract(copy: Path) -> None:
     code, report = lint_imports(copy)
 
     assert code == 0, report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "contract"),
     [

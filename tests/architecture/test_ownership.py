@@ -24,6 +24,7 @@ def test_a_second_owner_of_any_of_our_packages_is_refused_by_name(package: str) 
         refuse_second_owner({package: ["streamgauge", "intruder"]})
 
 
+@pytest.mark.slow
 def test_the_command_refuses_to_run_beside_a_second_owner(tmp_path: Path) -> None:
     metadata = tmp_path / "intruder-1.0.dist-info"
     metadata.mkdir()
@@ -43,6 +44,7 @@ def test_the_command_refuses_to_run_beside_a_second_owner(tmp_path: Path) -> Non
     assert "intruder" in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_command_runs_where_nobody_else_owns_our_names() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "app", "--help"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60

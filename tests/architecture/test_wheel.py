@@ -28,6 +28,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         return set(archive.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_has_exactly_our_top_level_names(wheel_names: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
     (metadata,) = {top for top in tops if top.endswith(".dist-info")}
@@ -52,6 +53,7 @@ def test_the_schemas_travel_with_the_wheel(wheel_names: set[str], suffix: str) -
     assert any(name.startswith("schemas/") and name.endswith(suffix) for name in wheel_names)
 
 
+@pytest.mark.slow
 def test_a_pipeline_travels_with_its_own_python(wheel_names: set[str]) -> None:
     assert any(name.startswith("schemas/pipelines/") and name.endswith(".py") for name in wheel_names)
 

@@ -105,6 +105,7 @@ def read(facts: frozenset[str], *, with_labels: bool, counts: Counts | None = No
     return read_verdict(verdict, counts or counts_of(900, 100), with_labels=with_labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_labels", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_window_says_no_to_a_kind_only_where_it_is_not_so_and_yes_only_where_it_is(
@@ -219,6 +220,7 @@ def test_a_window_is_awaited_by_rules_on_what_labels_show_until_these_are_here(k
 BOUNDS = st.floats(0, 1)
 
 
+@pytest.mark.slow
 @given(BOUNDS, BOUNDS, BOUNDS, BOUNDS, st.booleans())
 def test_a_measure_is_beyond_or_back_as_far_as_its_whole_range_is(
     one: float, another: float, limit: float, margin: float, is_below: bool
@@ -329,6 +331,7 @@ def test_where_nothing_has_changed_hardly_a_window_is_surely_worse_than_promised
     assert worse <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "n"), [(0.01, 3_000), (0.005, 10_000), (0.2, 1_000)])
 def test_scores_that_mean_the_opposite_are_worse_than_promised_in_the_first_window(base: float, n: int) -> None:
     labels, calibration = Labels(base, 6), make_calibration(base)
@@ -391,6 +394,7 @@ def test_labels_of_one_class_decide_nothing_of_the_auc_and_do_not_clear_by_a_sma
     assert follow(limit, [alone, alone, alone]) == []
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_matter_is_none_however_sure_it_is() -> None:
     labels, calibration = Labels(0.2, 10), make_calibration(0.2)
     reading = read_window(labels.draw(2_000_000, turned=0.02), calibration)["auc"]

@@ -125,6 +125,7 @@ def test_one_bad_day_in_all_windows_that_hold_it_is_not_two_windows_in_a_row() -
     assert follow_overlapping(make_book(rule), [0.8, *[0.7] * 8, 0.8], k=7) == [(8, "raised"), (9, "cleared")]
 
 
+@pytest.mark.slow
 @given(
     values=st.lists(st.sampled_from([0.7, 0.77, 0.8, math.nan]), max_size=40),
     k=st.integers(1, 4),
@@ -249,6 +250,7 @@ def test_an_alert_from_before_a_silence_stays_and_is_cleared_in_it() -> None:
     assert follow(make_book(rule), [0.7, 0.7, 0.8]) == [(0, "raised"), (2, "cleared")]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10), st.integers(1, 10), st.integers(1, 12), st.integers(0, 60), st.integers(1, 10))
 def test_a_silence_comes_again_every_period(start: int, length: int, every: int, at: int, size: int) -> None:
     every = max(every, length)

@@ -142,6 +142,7 @@ def test_two_features_that_move_together_share_alike_and_nothing_is_joint() -> N
 CELLS = arrays(np.int64, (3, 5), elements=st.integers(0, 50))
 
 
+@pytest.mark.slow
 @given(
     CELLS,
     CELLS,

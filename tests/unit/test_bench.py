@@ -45,6 +45,7 @@ from schemas.wire import SketchRecord
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", [STATELESS, WIDE, WINDOWS])
 def test_an_event_says_what_numpy_takes_for_it(workload: Workload) -> None:
     for number in (0, 7, ROWS + 3):
@@ -81,6 +82,7 @@ def test_windows_by_numpy_are_those_of_a_loop() -> None:
         assert in_30m == pytest.approx(in_30, abs=1e-1)
 
 
+@pytest.mark.slow
 def test_peers_windows_by_numpy_are_those_of_a_loop() -> None:
     count = 125_000  # past the first window of ten minutes
     scores = PEER_WINDOWS.expected(count)
@@ -100,6 +102,7 @@ def test_peers_windows_by_numpy_are_those_of_a_loop() -> None:
     assert scores[number] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_coefficients_given_to_peers_are_the_model() -> None:
     weights, intercept = STATELESS.linear
     by_hand = 1 / (1 + np.exp(-(STATELESS.matrix @ weights + intercept)))

@@ -91,6 +91,7 @@ def by_metric(test: str, row: int, before: np.ndarray, now: np.ndarray, effect: 
     return tuple(found) if len(found) == 3 else (*found, abs(found[0]))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @example(1, 4, 600, 600)  # with values below and above all of training
 @given(st.integers(0, 20), st.integers(0, 20), st.sampled_from([0, 1, 40, 900]), st.sampled_from([1, 60, 600]))

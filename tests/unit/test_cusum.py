@@ -36,6 +36,7 @@ def recursion(wrong: np.ndarray, up: list[int], down: list[int], limits: list[in
     return len(wrong), scores, since
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(0, 2**32), st.floats(0.01, 0.9), st.floats(0.2, 3), st.sampled_from([30.0, 1e3, 1e6]))
 def test_statistics_are_the_scalar_recursion_to_the_bit(seed: int, rate: float, factor: float, arl: float) -> None:

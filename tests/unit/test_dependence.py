@@ -24,11 +24,13 @@ def in_cells(values: np.ndarray, n_cells: int = 64) -> np.ndarray:
     return np.quantile(values, np.arange(1, n_cells) / n_cells).searchsorted(values, side="right")
 
 
+@pytest.mark.slow
 def test_independent_events_count_in_full() -> None:
     effects = [design_effect(in_cells(ar1(seed, 3_000, 0.0)), 64, in_order=True) for seed in range(300)]
     assert np.count_nonzero(np.array(effects) > 1) <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
 def test_it_is_not_below_the_variance_of_the_mean_rank(rho: float) -> None:
     """By arcsine: ranks of an AR(1) correlate as 6/pi asin(rho^k / 2)."""
@@ -104,6 +106,7 @@ def by_definition(cells: np.ndarray, n_cells: int, *, in_order: bool) -> float:
     return max(1.0, effects[level] * (1 + 1.28 * math.sqrt(2 / (n // 2**level))))
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32),
     st.sampled_from([60, 63, 64, 65, 127, 128, 300, 1_000]),

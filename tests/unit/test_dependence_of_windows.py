@@ -73,6 +73,7 @@ def variance_ratio(draw: Callable[[np.random.Generator, int], Floats], memory: f
     return float(np.mean(squares))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "memory"),
     [
@@ -235,6 +236,7 @@ def test_a_new_entity_that_is_beyond_all_others_is_one_surprise(alike: int) -> N
     assert tail_effect(missing, days) < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busiest", [0.0, 0.015])
 def test_the_sums_of_one_busy_card_are_no_range_of_their_own(busiest: float) -> None:
     """Quiet days, on some of which the busiest card has its largest sum: the range is left as seldom as by chance."""

@@ -82,6 +82,7 @@ MOVES: dict[str, tuple[Change, set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", list(MOVES))
 def test_each_kind_of_move_is_found_by_the_tests_for_it(move: str) -> None:
     change, expected = MOVES[move]
@@ -92,6 +93,7 @@ def test_each_kind_of_move_is_found_by_the_tests_for_it(move: str) -> None:
     assert {each.verdict.signal for each in judgements if each.metric != "normal"} == {"NONE"}
 
 
+@pytest.mark.slow
 def test_a_small_but_certain_difference_is_a_warning() -> None:
     matrix, scores = draw(np.random.default_rng(19), 200_000)
     matrix[:, 0] += 0.1
@@ -99,6 +101,7 @@ def test_a_small_but_certain_difference_is_a_warning() -> None:
     assert said == {"ks": "WARNING"}
 
 
+@pytest.mark.slow
 def test_a_test_signals_below_its_threshold_and_nowhere_else() -> None:
     matrix, scores = draw(np.random.default_rng(20), 4_000)
     matrix[:, 0] += 0.09
@@ -109,6 +112,7 @@ def test_a_test_signals_below_its_threshold_and_nowhere_else() -> None:
         assert (each.verdict.signal != "NONE") == (p_value <= threshold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", list(MOVES))
 def test_of_a_metric_that_has_moved_only_the_tests_below_their_threshold_signal(move: str) -> None:
     change, _ = MOVES[move]
@@ -125,6 +129,7 @@ def test_of_a_metric_that_has_moved_only_the_tests_below_their_threshold_signal(
         assert (each.signal != "NONE") == (is_rejected and each.p_value <= each.threshold)
 
 
+@pytest.mark.slow
 def test_every_test_of_a_pipeline_file_says_something_about_a_window() -> None:
     matrix, scores = draw(np.random.default_rng(21), 1_000)
     judgements = judge_of(tuple(DRIFT_TESTS)).judge(view_of(matrix, scores))
@@ -142,6 +147,7 @@ def test_a_test_that_compares_no_two_windows_may_be_the_only_one_of_a_pipeline_f
     assert {each.test for each in judge_of((test,)).judge(view_of(matrix, scores))} == {test}
 
 
+@pytest.mark.slow
 def test_shares_and_ranges_are_said_in_numbers() -> None:
     training, _ = draw(np.random.default_rng(1), 8_000)
     matrix, scores = draw(np.random.default_rng(26), 4_000)
@@ -162,6 +168,7 @@ def test_shares_and_ranges_are_said_in_numbers() -> None:
     assert notes["score", "range"] == notes["normal", "psi"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "design_effect", "is_judged"), [(29, 1.0, False), (30, 1.0, True), (74, 2.5, False), (75, 2.5, True)]
 )
@@ -213,6 +220,7 @@ def test_an_empty_window_and_an_absent_reference_say_why_they_say_nothing() -> N
         assert words in found["psi"].note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf, -math.inf])
 def test_a_feature_of_one_value_all_null_or_infinite_is_found(value: float) -> None:
     matrix, scores = draw(np.random.default_rng(24), 2_000)
@@ -231,6 +239,7 @@ def test_a_feature_that_is_constant_in_both_windows_is_no_drift() -> None:
     assert {each.verdict.signal for each in judge.judge(view)} == {"NONE"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_drifts_of_a_window_are_the_judgements_that_are_drifts(shift: float) -> None:
     """Of two segments one has moved, now and over time; one of its metrics is not compared."""
@@ -295,6 +304,7 @@ def test_the_budget_is_for_what_a_window_shows_now_and_a_tenth_each_for_its_past
     assert {each.note for each in said.values() if each is not said["trend"]} == {""}
 
 
+@pytest.mark.slow
 def test_what_its_past_cannot_reject_takes_nothing_of_the_budget_and_says_so() -> None:
     said = said_over_time(60)
     interval = said["interval"]
@@ -310,6 +320,7 @@ def test_what_its_past_cannot_reject_takes_nothing_of_the_budget_and_says_so() -
     assert young["ks"].threshold == pytest.approx(law.smallest(np.full(3, 0.2))[0])
 
 
+@pytest.mark.slow
 def test_a_window_beyond_its_past_signals_and_matters_from_the_least_effect_on() -> None:
     beyond = said_over_time(2_000, moved=1.0)["interval"]
     assert beyond.p_value == pytest.approx(9 * 2 / 2_001)
@@ -326,6 +337,7 @@ def test_a_window_beyond_its_past_signals_and_matters_from_the_least_effect_on()
     assert (slight.signal, slight.effect) == ("WARNING", pytest.approx(-0.6 / 8, rel=0.2))
 
 
+@pytest.mark.slow
 def test_what_changes_slowly_by_itself_is_not_compared_with_past_windows() -> None:
     """Sums of a week, in windows of a day, rise and fall for days; so does what has 29 independent looks a window."""
     assert {said_over_time(60, slope=-0.1, memory=1.0)["trend"].signal} == {"DRIFT"}
@@ -449,6 +461,7 @@ def test_events_that_resemble_those_before_them_spend_no_more() -> None:
     assert alarm_rate(0.6, 0.1, 400) < 0.12  # without design effects: 0.6
 
 
+@pytest.mark.slow
 def test_the_smallest_p_value_is_worth_more_than_one_and_less_than_all_of_its_tests() -> None:
     law = SmallestP.draw(reference(), ("psi", "ks", "null_rate", "range"), 4_096, 1_024)
     for p_value in (0.05, 0.01, 1e-3, 1e-5):
@@ -483,6 +496,7 @@ def test_the_law_of_the_smallest_p_value_by_hand() -> None:
     assert edges.smallest(np.array([0.05, 0.05])) == pytest.approx([0.05, 0.499 / 4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m"), [(4_096, 1_024), (1_024, 1_024), (1_024, 65_536)])
 def test_the_drawn_law_is_that_of_windows_from_the_shares_of_the_reference(n: int, m: int) -> None:
     """Of 500 other draws, of exactly so many events and each with its own reference; 5 % are 25, give or take 5."""
@@ -615,6 +629,7 @@ def test_what_is_said_to_be_sure_would_be_rejected_by_its_distance(design_effect
     assert at_most == pytest.approx(view.alpha, rel=0.4) if sure else at_most > view.alpha * 0.999
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_compared_says_why_and_has_no_part_in_the_budget() -> None:
     """What it would have said changes nothing for the others."""
     matrix, scores = draw(np.random.default_rng(20), 4_000)

@@ -561,6 +561,7 @@ def test_distances_signal_as_often_as_they_say_without_drift(law: str, n: int, m
         assert np.mean(np.array(p_values) < 0.05) > 0.03, test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "n", "m"), [(0.001, 50_000, 2_000), (0.02, 5_000, 1_000), (0.3, 2_000, 900)])
 def test_a_change_of_a_share_signals_no_more_often_than_it_says(rate: float, n: int, m: int) -> None:
     generator = np.random.default_rng(12)

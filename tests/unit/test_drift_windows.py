@@ -231,6 +231,7 @@ def test_events_left_unscored_are_in_no_window_and_are_counted_over_restarts() -
     assert store.start.before(100) == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(records, records)
 def test_a_restored_store_continues_identically(before: list[SketchRecord], after: list[SketchRecord]) -> None:

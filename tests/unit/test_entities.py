@@ -197,6 +197,7 @@ class Naive:
         return sorted(Stray(sorted(of.values())[1], name, tuple(sorted(of))) for name, of in where if len(of) > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("span_ms", [400, 10_000], ids=["some are forgotten", "none is forgotten"])
 def test_strays_are_told_by_slice_and_the_first_ten_by_name_also_when_some_are_forgotten(

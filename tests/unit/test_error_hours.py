@@ -54,12 +54,14 @@ def test_at_the_level_as_many_errors_are_expected_as_there_were(cells: list[tupl
         assert level == (-np.inf if wrong == 0 else np.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "burst"), [(0.2, 1), (0.01, 1), (0.2, 50)])
 def test_hours_of_a_stream_without_a_cycle_do_not_differ(rate: float, burst: int) -> None:
     fits = [fit_error_hours(*draw(seed, 20, 2_000, rate, burst=burst)) for seed in range(40)]
     assert not any(each.differ for each in fits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "wave"), [(0.2, 0.3), (0.02, 0.7)])
 def test_hours_of_a_daily_cycle_differ_as_it_does(rate: float, wave: float) -> None:
     hours = np.arange(24)
@@ -177,6 +179,7 @@ def test_a_reference_keeps_the_hours_of_its_errors() -> None:
     assert not ErrorHours.none().differ
 
 
+@pytest.mark.slow
 def test_chance_makes_hours_differ_in_no_more_than_one_training_of_a_thousand() -> None:
     """Of 300 trainings with bursts of half an hour, whose neighbours are alike, none or one."""
     n_differing = sum(fit_error_hours(*draw(seed, 12, 480, 0.2, burst=10)).differ for seed in range(300))

@@ -97,6 +97,7 @@ def reports_of(monitor: MonitorCore, sketches: list[SketchRecord], restart_at: i
     return reports
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 8), st.lists(st.integers(0, 6_000), max_size=5), st.integers(-1, 9), st.integers(0, 2**32))
 def test_partitions_cuts_and_restarts_do_not_show(partitions: int, cuts: list[int], restart_at: int, seed: int) -> None:
@@ -318,6 +319,7 @@ def test_a_detector_is_given_the_hours_where_training_shows_that_they_differ() -
     assert (hourly.events.tolist(), hourly.log_odds.tolist()) == (counts[0].tolist(), log_odds.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_ms", "label_watermark_ms", "raised"),
     [

@@ -261,6 +261,7 @@ def test_what_is_left_over_joins_the_only_group_and_without_labels_a_gap_is_ever
 # Estimates
 
 
+@pytest.mark.slow
 def test_tiny_windows_are_those_of_all_their_possible_labels() -> None:
     probability, window = np.array([0.1, 0.4, 0.5, 0.9]), np.array([2, 1, 3, 2])
     losses = np.array([0.2, 0.4, 0.6, 0.9])
@@ -332,6 +333,7 @@ def test_the_accuracy_of_merged_windows_is_the_mean_of_the_parts_weighted_by_eve
     assert merged == pytest.approx(sum(n * value for n, value in zip(sizes, each, strict=True) if n) / sum(sizes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_reference", [200, 5_000])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_the_band_covers_what_comes_true_without_drift_and_when_only_the_inputs_shift(

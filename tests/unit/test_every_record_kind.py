@@ -132,6 +132,7 @@ def test_each_whole_number_of_the_contract_is_refused_beyond_what_is_said_here(s
 # -- what is good ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @ANY_KIND
 def test_what_we_write_is_taken_by_who_reads_it(kind: Kind) -> None:
     goods = kind.goods()
@@ -185,6 +186,7 @@ def values_of(shape: Any) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911, PLR
 WHOLE = tuple(kind for kind in KINDS if kind.codec != "bytes" and kind.structs and kind.structs[0] is not wire.Label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WHOLE, ids=[kind.name for kind in WHOLE])
 @settings(max_examples=20)
 @given(data=st.data())
@@ -200,6 +202,7 @@ def test_any_value_in_range_comes_back_as_it_was_and_its_reader_goes_on(kind: Ki
 # -- what is not -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @ANY_KIND
 @settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))

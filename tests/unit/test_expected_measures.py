@@ -22,6 +22,7 @@ def calibration(threshold_cell: int) -> Calibration:
     return fit_calibration(np.full((2, 6), 100), threshold_cell, LOSSES)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(hnp.arrays(np.int64, (2, 6), elements=st.integers(0, 9)), st.integers(0, 6))
 def test_known_labels_have_the_measures_of_scikit_learn(outcomes: Ints, threshold_cell: int) -> None:

@@ -178,6 +178,7 @@ def test_calendar_parts_worked_out_by_hand() -> None:
     assert all(np.isnan(part[1]) for part in parts)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.lists(st.integers(utc_ms(1970, 1, 2), utc_ms(2100, 12, 30)), min_size=1, max_size=20),

@@ -1170,6 +1170,7 @@ def test_the_strongest_fault_comes_first_and_a_metric_that_one_explains_has_no_o
 # -- what is no fault ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.floats(-1, 1), st.floats(0.7, 1.4), st.sampled_from([300, 1_000, 5_000]))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_a_drift_of_all_features_at_once_is_no_fault(
@@ -1229,6 +1230,7 @@ def test_hardly_any_events_say_nothing_of_values(reference: Reference, matrix: F
     assert find(reference, matrix) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1e308, -1e308, 5e-324])
 @pytest.mark.parametrize("training_value", [np.nan, np.inf, 0.0, 1e300])
 def test_whatever_the_values_each_fault_is_a_sentence_with_a_strength(training_value: float, value: float) -> None:
@@ -1260,6 +1262,7 @@ def law(values: Floats, edges: Sequence[float]) -> Law:
     return Law.of(cells, counts, int(np.rint(values * cells.scale).sum()), float(values.min()), float(values.max()))
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=60), st.sets(st.integers(-90, 90), min_size=2, max_size=20))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_difference_of_shares_is_never_beyond_that_of_the_values(values: list[float], edges: set[int]) -> None:

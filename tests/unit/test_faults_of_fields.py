@@ -48,6 +48,7 @@ MIXED = ("amount_to_mean", "log_amount", "amount_mean", "is_large", "weight", "t
 # -- through the monitor, on drawn payments ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS, WINDOWS, MIXED])
 @pytest.mark.parametrize(
     ("change", "field", "words"),
@@ -68,6 +69,7 @@ def test_another_unit_is_that_of_the_field_whatever_it_was_made_into(
         assert "there is more to look at" not in verdict.headline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS, WINDOWS, MIXED])
 @pytest.mark.parametrize(
     ("change", "fields"),
@@ -89,6 +91,7 @@ def test_columns_that_have_changed_places_or_hold_one_value_or_none_are_named(
     assert verdict.advice == "look_upstream"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("names", [DIRECT, ("log_amount", "level", "shop")])
 def test_a_nought_that_stands_for_a_missing_value_is_no_unit(names: tuple[str, ...], share: float) -> None:
@@ -105,6 +108,7 @@ def test_a_nought_that_stands_for_a_missing_value_is_no_unit(names: tuple[str, .
     assert "unit" not in verdict.headline
 
 
+@pytest.mark.slow
 def test_the_features_behind_a_field_are_listed_and_explained_each() -> None:
     verdict = judge(MIXED, 1, times("amount", 100))
     behind = ["log_amount", "amount_mean", "is_large", "root_amount"]
@@ -113,6 +117,7 @@ def test_the_features_behind_a_field_are_listed_and_explained_each() -> None:
     assert judge(DIRECT, 1, times("amount", 100)).headline.endswith("(a whole unit to cents).")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS, WINDOWS, MIXED])
 @pytest.mark.parametrize("usual", ORDINARY)
 def test_what_is_usual_is_no_fault(names: tuple[str, ...], usual: str) -> None:

@@ -29,6 +29,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 # -- through the monitor -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS, WINDOWS])
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize(("share", "since"), [(0.5, NOON), (0.35, SIX), (0.2, NINE)])
@@ -42,6 +43,7 @@ def test_a_fault_that_begins_within_a_window_is_named_with_the_first_part_that_i
     assert verdict.headline.startswith(f"Since about {since} UTC: {words}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS])
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize(
@@ -61,6 +63,7 @@ def test_a_fault_that_ends_within_a_window_is_named_with_the_last_part_that_is_a
     assert verdict.headline.startswith(f"{when}: {words}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [DIRECT, FUNCTIONS])
 def test_a_unit_that_changes_and_is_mended_within_a_window_is_named_with_both_times(names: tuple[str, ...]) -> None:
     verdict = judge(names, 1, times("amount", 100), share=0.5, mended=0.125)
@@ -77,6 +80,7 @@ def in_some(field: str, share: float, factor: float) -> Change:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_unit_in_a_share_of_the_events_is_said_with_the_share_of_the_time_when_it_was(seed: int) -> None:
     change = in_some("amount", 0.6, 1 / 100)
@@ -106,6 +110,7 @@ def test_what_was_so_all_day_has_no_since() -> None:
         assert "Since" not in verdict.headline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usual", ORDINARY)
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_what_is_usual_is_no_fault_when_it_begins_at_noon_either(usual: str, share: float) -> None:
@@ -123,6 +128,7 @@ def test_what_each_evening_is_like_begins_nothing() -> None:
     assert "Since" not in judge(DIRECT, 4, at_night, share=0.125, is_usual=True).headline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts_at", [0, 5, 8, 12, 15])
 def test_since_when_is_known_after_a_restart(restarts_at: int) -> None:
     change, _ = CHANGES["unit"]

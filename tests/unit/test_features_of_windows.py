@@ -69,6 +69,7 @@ def test_the_loops_have_much_to_say(expected: tuple[dict[str, Row], set[str]]) -
     assert set(unusual[np.isfinite(unusual)].tolist()) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_run_over_the_source_gives_what_plain_loops_give(
     pipeline: Pipeline, expected: tuple[dict[str, Row], set[str]]
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_replay_gives_what_plain_loops_give(
     check(list(run_recording(pipeline, compile_features(pipeline), recording, lambda _: None)), expected)
 
 
+@pytest.mark.slow
 def test_a_training_set_has_the_labelled_payments_that_have_a_vector(
     pipeline: Pipeline, payments: Payments, expected: tuple[dict[str, Row], set[str]]
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_training_set_has_the_labelled_payments_that_have_a_vector(
         assert bits(row) == bits(rows[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 50])
 def test_a_stream_whose_workers_die_gives_what_plain_loops_give(
     pipeline: Pipeline, payments: Payments, expected: tuple[dict[str, Row], set[str]], most: int

@@ -28,6 +28,7 @@ def stream(*days: int, limit: int | None = None) -> list[SourceRecord]:
     return [record for chunk in found for record in chunk]
 
 
+@pytest.mark.slow
 def test_the_first_flight_of_the_year_worked_out_by_hand() -> None:
     # Row 1 of the file: due 05:15 (10:15 UTC), left 2 minutes late, 227 in the air, arrived 11 minutes late.
     first = next(iter(RECORDS(limit=1)))
@@ -59,6 +60,7 @@ def test_pieces_of_time_make_up_the_whole() -> None:
     assert any(r.kind == "label" for r in stream(4, 5)[:50]), "labels of the evening before belong to the day they come"
 
 
+@pytest.mark.slow
 def test_a_watermark_ends_the_stream_after_everything_else() -> None:
     found = stream(3, 4)
 
@@ -66,6 +68,7 @@ def test_a_watermark_ends_the_stream_after_everything_else() -> None:
     assert found[-1] == SourceRecord("watermark", None, found[-2].time_ms + 1, None)
 
 
+@pytest.mark.slow
 def test_a_limit_keeps_the_first_events_and_no_labels_of_others() -> None:
     whole, found = stream(3, 6), stream(3, 6, limit=700)
     events = [r for r in whole if r.kind == "event"][:700]
@@ -78,10 +81,12 @@ def test_a_limit_keeps_the_first_events_and_no_labels_of_others() -> None:
     assert [r for r in found if r.kind == "label"] == labels
 
 
+@pytest.mark.slow
 def test_nothing_is_yielded_where_there_is_nothing() -> None:
     assert list(RECORDS(from_ms=utc_ms(2012, 1, 1), to_ms=utc_ms(2012, 2, 1))) == []
 
 
+@pytest.mark.slow
 def test_times_never_go_back_and_a_label_follows_its_event() -> None:
     found = stream(3, 6)
     departed = {r.value["flight_id"]: r.time_ms for r in found if r.kind == "event" and r.value}

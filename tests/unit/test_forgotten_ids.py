@@ -29,6 +29,7 @@ TURNS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(TURNS)
 def test_an_id_is_remembered_for_three_more_horizons_also_after_a_restart(
@@ -102,6 +103,7 @@ def test_memory_is_bounded_by_what_is_remembered_and_seldom_written_anew(per_ms:
     assert all(ids.holds(f"{at_ms}-7", 99) for at_ms in range(99 - KEPT_MS, 100))
 
 
+@pytest.mark.slow
 def test_what_can_just_be_known_is_kept_in_memory_and_in_the_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.core.intake.forgotten_ids, "FORGOTTEN_IDS", 3)
     ids, history = ForgottenIds(HORIZON_MS), dict[bytes, bytes | None]()
@@ -138,6 +140,7 @@ HASHES = st.integers(-4, 4) | st.integers(2**60, 2**60 + 3)
 BATCHES = st.lists(st.lists(st.tuples(HASHES, VALUES), max_size=12), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(BATCHES)
 def test_runs_are_a_bag_of_rows(batches: list[list[tuple[int, int]]]) -> None:

@@ -34,6 +34,7 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     assert repr(measure(one, SIZE, 3)) == repr(measure(one, SIZE, 3))
 
 
+@pytest.mark.slow
 def test_every_contestant_has_a_row_and_always_fire_is_among_them() -> None:
     size = Size(null_events=10_000, null_length=10_000, runs=2, patience=300, before=200, changed=(0.5,))
     rows = frontier(size, 1, with_slow=False)

@@ -345,6 +345,7 @@ def test_a_defect_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> N
 # -- what a request may cost -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "HEAD_S", 0.3)
 
@@ -368,6 +369,7 @@ def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.Monke
     run(law)
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "BODY_S", 0.2)
     monkeypatch.setattr(http_server, "_LINGER_S", 0.1)

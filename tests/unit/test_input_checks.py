@@ -299,6 +299,7 @@ class Ledger:
         return found
 
 
+@pytest.mark.slow
 @given(
     told=st.lists(TOLD, max_size=10),
     asked=st.lists(st.none() | st.integers(0, 600) | st.sampled_from([100, 107, 200, 206, 207, 307]), max_size=10),

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,7 @@ def wait_for(waited: dict[str, int]) -> PendingEvents:
     return pending
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(WAITED, st.lists(CAME, max_size=14))
 def test_a_label_belongs_to_the_newest_event_of_its_id_once_and_within_the_horizon(

@@ -71,6 +71,7 @@ def test_the_direction_in_one_cell_is_that_of_a_draw_without_replacement() -> No
     assert math.isnan(check.p_shape)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(outcomes_of, st.data(), st.sampled_from([1.0, 2.5]))
 def test_odds_that_differ_by_one_factor_are_due(reference: Ints, data: st.DataObject, effect: float) -> None:
@@ -141,6 +142,7 @@ def test_where_nothing_can_be_said_nothing_is() -> None:
 # -- calibrated --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base_rate", "n"), [(0.001, 10_000), (0.005, 10_000), (0.01, 300), (0.05, 3_000), (0.3, 600)])
 def test_quiet_labels_are_rejected_as_seldom_as_promised(base_rate: float, n: int) -> None:
     rng = np.random.default_rng([n, int(1e4 * base_rate)])
@@ -179,6 +181,7 @@ def test_more_positives_like_those_before_are_told_by_direction_and_prior_alone(
         assert np.mean([getattr(check, name) < 0.05 for check in checks]) < 0.2, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", [4, 12, 60])
 def test_the_tail_of_the_order_is_that_of_so_many_positives_in_their_cells(positives: int) -> None:
     """Drawn half a million times, beside a reference so large that it is the law."""
@@ -238,6 +241,7 @@ def test_scores_that_tell_more_are_no_loss() -> None:
     assert max(check.p_shape for check in checks) < 1e-6  # other odds they are all the same
 
 
+@pytest.mark.slow
 def test_the_order_is_found_nearly_as_often_as_by_who_knows_the_change() -> None:
     """The likelihood ratio of the very change, at the same level."""
     world, rng = World(0.01), np.random.default_rng(5)
@@ -257,6 +261,7 @@ def test_the_order_is_found_nearly_as_often_as_by_who_knows_the_change() -> None
     assert ours > 0.8 * oracle
 
 
+@pytest.mark.slow
 def test_of_few_positives_a_total_loss_is_found_by_weights_for_few() -> None:
     """Weights for many are best where a tenth has strayed, which half a dozen positives cannot tell."""
     world, rng = World(0.01, spread=1.5), np.random.default_rng(9)
@@ -324,6 +329,7 @@ def test_a_handful_of_labels_of_which_several_count_as_one_is_no_certainty(
             assert rejected <= 1.5 * level + 0.002, name
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_weights_fall_with_the_score_and_know_nothing_of_a_scale_of_its_odds(seed: int) -> None:

@@ -66,6 +66,7 @@ def test_each_delay_is_in_the_cell_whose_edges_enclose_it(values: list[int]) -> 
     assert widths.max() <= 1 / 32
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(seed=st.integers(0, 99), cuts=st.lists(st.integers(0, 300), max_size=4))
 def test_counts_of_parts_make_those_of_the_whole_in_any_order(seed: int, cuts: list[int]) -> None:

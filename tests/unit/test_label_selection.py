@@ -39,6 +39,7 @@ def window(reference: Reference, *, below: float, above: float, n: int = 10_000,
     return find_selection(reference, count(reference, np.zeros((n, 1)), scores, labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.05, 0.01, 0.0])
 def test_labels_at_random_are_no_selection_however_few(reference: Reference, share: float) -> None:
     assert [window(reference, below=share, above=share, seed=seed) for seed in range(20)] == [None] * 20

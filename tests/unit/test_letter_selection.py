@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ def letter(offset: int = 0, reason: str = "wrong_type", at_ms: int = 100, **more
     return DeadLetter(Source("p.events", 1, offset), "decode", reason, "d", b"\xff", b"\xfe", 1, at_ms, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @given(headers=HEADERS)
 def test_a_letter_keeps_the_headers_of_its_record_whatever_they_are(headers: tuple[tuple[str, bytes], ...]) -> None:
     sent = letter(headers=headers)

@@ -72,6 +72,7 @@ def test_the_rate_of_the_reference_is_that_of_the_events_whatever_the_delays(
     assert 47 < newest <= 49
 
 
+@pytest.mark.slow
 def test_learning_from_all_that_is_here_would_be_far_off(pipeline: Pipeline, tmp_path: Path) -> None:
     """The generator is hard enough: this is what the maturity is for."""
     truth = record(tmp_path / "r.parquet", pipeline, LAWS["positives 1 to 20, negatives at 20"]).mean()
@@ -105,6 +106,7 @@ def test_a_maturity_that_lets_one_label_in_before_the_other_is_refused_and_the_r
         training_set.maturity.warnings()
 
 
+@pytest.mark.slow
 def test_a_label_too_rare_to_have_a_law_is_taken_as_here_and_the_other_one_still_refuses(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -165,6 +167,7 @@ def test_labels_of_one_kind_and_no_labels_at_all_are_refused(pipeline: Pipeline,
             learn(tmp_path / f"{name}.parquet", pipeline, days=40)
 
 
+@pytest.mark.slow
 def test_labels_that_come_for_few_events_are_said_to_be_few(pipeline: Pipeline, tmp_path: Path) -> None:
     def rarely(rng: np.random.Generator, y: Floats) -> Floats:
         return np.where(rng.random(len(y)) < 0.1, 1.0, np.inf)
@@ -344,6 +347,7 @@ def test_a_maturity_is_too_short_right_or_needlessly_long() -> None:
     assert beyond.endswith("set performance.maturity to at least that and labels.horizon to more.")
 
 
+@pytest.mark.slow
 def test_windows_over_labels_hold_in_training_what_they_hold_live(pipeline: Pipeline, tmp_path: Path) -> None:
     """Each event sees the labels that had come before it, of whatever age their events are; none that came later."""
     path = tmp_path / "r.parquet"
@@ -402,6 +406,7 @@ def refusal(path: Path, pipeline: Pipeline, from_day: float = 0, to_day: float =
     return maturity.describe(), str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_range_without_events_is_refused_by_what_the_data_hold(pipeline: Pipeline, tmp_path: Path) -> None:
     record(tmp_path / "r.parquet", pipeline, LAWS["at once"], days=40)
     first, last = say_time(START_MS), say_time(START_MS + 40 * DAY_MS)
@@ -419,6 +424,7 @@ def test_a_range_without_events_is_refused_by_what_the_data_hold(pipeline: Pipel
         assert why.startswith("No event was read at all: ")
 
 
+@pytest.mark.slow
 def test_who_asks_for_young_events_by_weight_is_told_first_that_there_is_nothing(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -433,6 +439,7 @@ def test_who_asks_for_young_events_by_weight_is_told_first_that_there_is_nothing
             build_training_set(pipeline, path, *times, weigh_young=True)
 
 
+@pytest.mark.slow
 def test_data_without_any_label_are_refused_without_a_time_up_to_which_labels_are_known(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -443,6 +450,7 @@ def test_data_without_any_label_are_refused_without_a_time_up_to_which_labels_ar
     assert "labels topic" in why
 
 
+@pytest.mark.slow
 def test_labels_that_come_after_the_range_or_belong_to_no_event_are_not_said_to_be_missing(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -463,6 +471,7 @@ def as_bool(value: bytes) -> bytes:
     return value.replace(b'"label":0.0', b'"label":false').replace(b'"label":1.0', b'"label":true')
 
 
+@pytest.mark.slow
 def test_records_that_cannot_be_read_are_counted_and_the_first_one_is_explained(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

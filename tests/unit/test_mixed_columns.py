@@ -44,6 +44,7 @@ def some(matrix: Floats, share: float, pair: tuple[int, int], rng: np.random.Gen
     return mixed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [(0, 1), (1, 2), (1, 3), (2, 3)])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
 def test_two_columns_that_change_places_in_a_share_of_the_events_are_named_with_it(
@@ -122,6 +123,7 @@ def in_some(change: Change, share: float) -> Change:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [("amount", "weight", "temp", "shop"), ("log_amount", "log_weight", "level", "is_large")]
 )

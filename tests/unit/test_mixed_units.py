@@ -99,6 +99,7 @@ APART = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2_000, 10_000])
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.9])
 def test_another_unit_in_a_share_of_the_events_is_found_with_its_factor_and_its_share(share: float, n: int) -> None:
@@ -265,6 +266,7 @@ def some(field: str, share: float, factor: float) -> Change:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.15, 0.6, 0.9])
 @pytest.mark.parametrize(
     "names",

@@ -48,6 +48,7 @@ def orders() -> Iterator[list[ModelUpdate | ModelStatus]]:
             yield list(order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", range(4))
 @pytest.mark.parametrize("order", list(orders()), ids=lambda order: " ".join(type(each).__name__ for each in order))
 def test_the_row_of_a_version_says_how_it_stands_at_last(after: int, order: list[Any]) -> None:

@@ -27,6 +27,7 @@ def train(folder: Path, recording: Path, from_day: int = 0, to_day: int = 70) ->
     return CliRunner().invoke(main, [*words, "--pipeline", str(folder / "cards.toml")], env=environment)
 
 
+@pytest.mark.slow
 def test_a_version_that_knows_something_is_told_with_its_measures_and_registered(folder: Path) -> None:
     record(folder / "r.parquet", load(folder / "cards.toml"), LAWS["all at 20 days"])
     result = train(folder, folder / "r.parquet", 26)
@@ -40,6 +41,7 @@ def test_a_version_that_knows_something_is_told_with_its_measures_and_registered
     assert "Windows are empty" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_version_that_knows_nothing_is_noted_before_it_is_registered(folder: Path) -> None:
     record(folder / "r.parquet", load(folder / "cards.toml"), LAWS["all at 20 days"])
     text = (folder / "cards.toml").read_text().replace('expression = "amount"', 'expression = "at % 7"')
@@ -50,6 +52,7 @@ def test_a_version_that_knows_nothing_is_noted_before_it_is_registered(folder: P
     assert any("Do not promote it" in note for note in notes), notes
 
 
+@pytest.mark.slow
 def test_a_range_without_events_ends_with_one_sentence(folder: Path) -> None:
     record(folder / "r.parquet", load(folder / "cards.toml"), LAWS["all at 20 days"])
     result = train(folder, folder / "r.parquet", 100, 131)

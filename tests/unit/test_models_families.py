@@ -125,6 +125,7 @@ def test_scoring_leaves_the_matrix_as_it_was(fitted: Fitted) -> None:
     np.testing.assert_array_equal(UNSEEN, before)
 
 
+@pytest.mark.slow
 def test_a_saved_and_loaded_model_gives_the_same_bits(fitted: Fitted) -> None:
     kind, data = artifact.save(fitted.estimator)
     loaded = make_scorer(artifact.load(data, hashlib.sha256(data).hexdigest(), kind))
@@ -132,11 +133,13 @@ def test_a_saved_and_loaded_model_gives_the_same_bits(fitted: Fitted) -> None:
     assert loaded.score(MANY).tobytes() == fitted.scorer.score(MANY).tobytes()
 
 
+@pytest.mark.slow
 def test_the_same_data_and_seed_give_the_same_artifact_bytes(fitted: Fitted) -> None:
     again = fit(FAMILIES[fitted.name].build(KINDS, 0), ROWS, LABELS)
     assert artifact.save(again) == artifact.save(fitted.estimator)
 
 
+@pytest.mark.slow
 def test_a_category_too_large_for_the_trees_is_still_fitted(fitted: Fitted) -> None:
     kinds = (FeatureKind("category", 1000), FeatureKind("float"))
     rows = np.column_stack([np.arange(600.0), ROWS[:, 0]])
@@ -144,6 +147,7 @@ def test_a_category_too_large_for_the_trees_is_still_fitted(fitted: Fitted) -> N
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.slow
 def test_fitting_takes_infinity_as_missing_and_a_column_without_values_as_nought_and_leaves_the_matrix(
     fitted: Fitted,
 ) -> None:

@@ -131,6 +131,7 @@ def test_golden_rows_of_a_feature_that_was_never_there_or_infinite_are_missing(t
     assert len(rows) >= 32
 
 
+@pytest.mark.slow
 def test_a_feature_that_was_never_there_in_training_does_not_stop_it(small_data: Any, small_pipeline: Pipeline) -> None:
     matrix = small_data.matrix.copy()
     matrix[:, 2] = np.nan

@@ -228,6 +228,7 @@ def test_windows_of_too_few_labels_neither_raise_nor_clear(choose: Choose | None
 CONCEPT = '[[alerts]]\nname = "concept"\non = "verdict"\nkinds = ["concept_drift"]\nclears_after = 1\n'
 
 
+@pytest.mark.slow
 def test_a_verdict_before_its_labels_are_here_does_not_clear_what_only_labels_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

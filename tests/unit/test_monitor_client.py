@@ -20,6 +20,7 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

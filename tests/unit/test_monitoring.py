@@ -266,6 +266,7 @@ def test_a_monitor_restored_from_an_older_snapshot_says_the_same_again() -> None
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_a_version_without_a_reference_is_held_until_it_is_registered() -> None:
     stream = Stream(4, 900)
     expected = last_words([run(make_monitor(), stream)])
@@ -379,6 +380,7 @@ def test_late_events_amend_a_window_under_the_next_revision() -> None:
     assert not monitor.collect(now_ms=10)
 
 
+@pytest.mark.slow
 def test_a_drift_is_reported_from_the_window_it_begins_in_and_raises_alerts() -> None:
     findings = run(make_monitor(), Stream(7, 6_000, moves_at=4))
     signals = {
@@ -404,6 +406,7 @@ def test_a_steady_stream_raises_no_alert() -> None:
     assert not [each for each in findings.reports if each.test in {"psi", "ks"} and each.signal == "DRIFT"]
 
 
+@pytest.mark.slow
 def test_an_acknowledged_alert_stays_with_who_took_it_over_restarts_and_late_data() -> None:
     stream = Stream(7, 6_000, moves_at=4)
     monitor = make_monitor()
@@ -492,6 +495,7 @@ def test_advice_is_by_the_limits_that_the_alert_rules_ask_of_the_auc() -> None:
     assert not {each.reason for each in findings.verdicts if "below its limit" in each.reason}
 
 
+@pytest.mark.slow
 def test_old_windows_leave_the_alerts_and_what_is_said_stays_the_same() -> None:
     stream = Stream(7, 12_000, windows=12, moves_at=4)
     (records,) = stream.records(np.zeros(len(stream.times), int), 1, list(range(0, 12_000, 500)))
@@ -566,6 +570,7 @@ def test_a_window_of_missing_values_gives_rows_and_no_signal() -> None:
     assert tested["psi"].note == "too few events to judge: 30 are needed in both windows"
 
 
+@pytest.mark.slow
 def test_a_category_has_no_distances_and_a_number_no_chi_square() -> None:
     findings = run(make_monitor(tests=DRIFT_TESTS), Stream(1, 3_000, windows=2))
     kinds: dict[str, set[str]] = {}
@@ -656,6 +661,7 @@ def test_labels_of_one_side_of_the_threshold_are_no_drift_and_no_fall_and_are_sa
     assert {verdict.kind for verdict in findings.verdicts} <= {"none", "too_little_data"}
 
 
+@pytest.mark.slow
 def test_labels_that_never_come_are_no_drift_of_the_outcome() -> None:
     data = Stream(100, 4_000)
     labels = np.where(np.arange(4_000) % 10 == 0, np.nan, data.labels)
@@ -669,6 +675,7 @@ def test_labels_that_never_come_are_no_drift_of_the_outcome() -> None:
     assert max(report.statistic or 0.0 for report in psi) < 0.05
 
 
+@pytest.mark.slow
 def test_late_events_change_what_is_said_of_the_windows_whose_history_they_are() -> None:
     stream = Stream(18, 1_200)
     monitor = make_monitor()
@@ -755,6 +762,7 @@ def test_a_window_is_judged_by_its_counts_beside_training_and_the_windows_before
                 assert past.deciles[before, row].tolist() == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_a_window_is_compared_with_one_a_season_ago_and_what_is_missing_there_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -838,6 +846,7 @@ def verdicts_of(findings: Findings) -> dict[int, str]:
     return {number: kind for number, (_, _, kind) in sorted(found.items())}
 
 
+@pytest.mark.slow
 def test_a_steady_stream_has_no_verdict_and_its_performance_is_estimated() -> None:
     findings = run(make_monitor(), Stream(8, 12_000))
     assert verdicts_of(findings) == {**dict.fromkeys(range(6), "none"), 3: "too_little_data"}  # of a swap
@@ -880,6 +889,7 @@ def test_a_feature_that_is_constant_is_a_fault_upstream_from_the_close_of_its_wi
     assert not fault.with_labels
 
 
+@pytest.mark.slow
 def test_a_verdict_alerts_and_one_that_late_events_change_is_given_anew() -> None:
     rule = AlertRule("upstream", "verdict", "verdict", "critical", kinds=("pipeline_fault",))
     monitor = MonitorCore(replace(make_pipeline(), alerts=(rule,)))
@@ -902,6 +912,7 @@ def test_a_verdict_alerts_and_one_that_late_events_change_is_given_anew() -> Non
     assert amended[0].headline.startswith("`amount` is higher")
 
 
+@pytest.mark.slow
 def test_a_swap_is_no_missing_traffic_of_either_version() -> None:
     for seed in (5, 6, 7):  # each version scores about half of the window
         stream = Swap(seed, 11_000, blind=0.0)
@@ -923,6 +934,7 @@ def test_traffic_that_is_missing_is_that_of_all_versions_and_said_once_by_the_on
     assert found[other].kind == "too_little_data"
 
 
+@pytest.mark.slow
 def test_late_events_of_one_version_are_traffic_of_the_others_in_the_window() -> None:
     stream = Swap(5, 11_000, blind=0.0, names=("2", "1"))
     late = (stream.times >= 8_000) & (stream.versions == "2")
@@ -964,6 +976,7 @@ def test_labels_that_mature_after_more_windows_than_are_kept_are_judged_all_the_
     assert any("with_labels': True" in words for (kind, *_), words in said[0].items() if kind == "verdict")
 
 
+@pytest.mark.slow
 def test_labels_of_events_that_were_lost_stop_nobody() -> None:
     monitor = make_monitor()
     buffer = SketchBuffer("fraud", SLICE_MS)
@@ -1080,6 +1093,7 @@ def test_what_is_rolled_back_does_not_depend_on_batches_order_or_restarts(
     assert last_words(found) == last_words([straight])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("1", "2"), ("2", "1")])
 def test_late_labels_of_the_version_before_change_what_is_said_of_the_new_one(names: tuple[str, str]) -> None:
     old, new = names

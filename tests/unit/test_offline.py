@@ -283,6 +283,7 @@ def test_a_training_set_holds_the_events_of_the_range_whose_label_was_known_in_t
     assert by_id["c3h11"] == 11.375
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [(0, 40), (10, 15), (0, 5), (37, 41), (30, 40)])
 def test_source_recording_and_the_whole_run_give_the_same_training_set(
     cards: Pipeline, tmp_path: Path, bounds: tuple[int, int]

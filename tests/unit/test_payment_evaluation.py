@@ -32,6 +32,7 @@ def bank_of(law: PaymentLaw, seed: int = 1) -> Bank:
     return Bank(law, generator(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base_rate", [0.001, 0.01, 0.2])
 def test_as_many_are_frauds_as_the_law_says_and_scores_tell_them(base_rate: float) -> None:
     drawn = bank_of(PaymentLaw(base_rate)).draw(generator(2), 10)
@@ -108,6 +109,7 @@ def test_reversed_relations_leave_the_rate_and_turn_the_scores_round() -> None:
     np.testing.assert_array_equal(before.labels[~fuel], after.labels[~fuel])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loss"), [("auc-0.05", 0.05), ("auc-0.10", 0.10)])
 def test_the_auc_falls_by_so_much(name: str, loss: float) -> None:
     before, after = changed(name, 0.2, days=10)
@@ -116,6 +118,7 @@ def test_the_auc_falls_by_so_much(name: str, loss: float) -> None:
     assert after.labels.mean() == pytest.approx(before.labels.mean(), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "times"), [("frauds-1.5", 1.5), ("frauds-2", 2.0)])
 @pytest.mark.parametrize("base_rate", [0.01, 0.2])
 def test_there_are_so_many_more_frauds_like_those_before(name: str, times: float, base_rate: float) -> None:
@@ -130,6 +133,7 @@ def test_there_are_so_many_more_frauds_like_those_before(name: str, times: float
     assert after.labels[top].mean() == pytest.approx(after.chances[top].mean(), rel=0.15)
 
 
+@pytest.mark.slow
 def test_what_the_events_alone_tell_leaves_labels_as_they_were() -> None:
     for name in ("unit", "swapped", "constant", "nulls", "vocabulary"):
         before, after = changed(name, days=1)
@@ -175,6 +179,7 @@ def test_where_nothing_is_different_the_oracle_says_nothing() -> None:
     assert not oracle_finds(drawn, 0.05, generator(9))
 
 
+@pytest.mark.slow
 def test_in_a_swap_each_decision_is_told_once_by_the_version_that_made_it() -> None:
     pipeline, bank, chance = make_pipeline("now"), bank_of(PaymentLaw(0.2, "now")), generator(11)
     reference = fit(pipeline, bank.draw(chance, 3))

@@ -57,6 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> EvaluationRun:
     return run
 
 
+@pytest.mark.slow
 def test_false_alarms_are_per_declared_one_and_laws_that_surely_have_too_many_are_counted(run: EvaluationRun) -> None:
     value = run.figures.value
     assert value(f"payments.{USUAL.name}.all.achieved") == 0
@@ -67,6 +68,7 @@ def test_false_alarms_are_per_declared_one_and_laws_that_surely_have_too_many_ar
     assert 5 < low < 10 < high < 20
 
 
+@pytest.mark.slow
 def test_the_worst_law_counts_where_something_is_promised(run: EvaluationRun) -> None:
     value = run.figures.value
     assert value("payments.worst.auc-0.05.right") == 80
@@ -79,12 +81,14 @@ def test_the_worst_law_counts_where_something_is_promised(run: EvaluationRun) ->
     assert 58 < low < 80 < high < 92
 
 
+@pytest.mark.slow
 def test_a_delay_counts_the_first_window_and_at_most_as_many_as_are_waited_for(run: EvaluationRun) -> None:
     value = run.figures.value
     assert value(f"payments.{USUAL.name}.segment.delay") == 3  # of one reference in four
     assert value(f"payments.{RARE.name}.segment.delay") == 10
 
 
+@pytest.mark.slow
 def test_what_is_said_adds_up_over_kinds_and_all_laws(run: EvaluationRun) -> None:
     for change in CHANGES:
         shares = [figure.value for name, figure in run.figures.found.items() if f".said.{change.name}." in name]

@@ -31,6 +31,7 @@ def count_labelled(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.
     return count_outcomes(make_reference(np.array([0.1, 0.9]), threshold), scores, labels)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(2, 400))
 def test_auc_is_sklearns_exactly_on_binned_scores_and_closely_on_raw_ones(seed: int, n: int) -> None:
     generator = np.random.default_rng(seed)
@@ -43,6 +44,7 @@ def test_auc_is_sklearns_exactly_on_binned_scores_and_closely_on_raw_ones(seed: 
     assert area == pytest.approx(metrics.roc_auc_score(labels, cells), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crowding", [1, 100])
 @pytest.mark.parametrize("moved", [0.0, 0.3])
 def test_auc_of_raw_scores_is_met_within_a_thousandth(crowding: int, moved: float) -> None:
@@ -87,6 +89,7 @@ def test_precision_recall_and_cost_are_sklearns() -> None:
     assert all(math.isnan(each.realised) and math.isnan(each.low) for each in nobody.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "n"), [(0.01, 10_000), (0.2, 1_000)])
 def test_the_ranges_of_precision_recall_and_cost_hold_the_true_ones(base: float, n: int) -> None:
     generator = np.random.default_rng(21)
@@ -147,6 +150,7 @@ def outcomes_of(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     return np.array([np.bincount(edges.searchsorted(each), minlength=CELLS) for each in (negatives, positives)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_positive", "n_negative", "most"), [(3, 500, 0.08), (30, 500, 0.06), (150, 150, 0.05)])
 @pytest.mark.parametrize("area", [0.6, 0.87, 0.97])
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
@@ -202,6 +206,7 @@ def make_calibration(rate: np.ndarray, effects: dict[str, float] | None = None) 
     return fit_calibration(np.array([events - positive, positive]), len(rate) // 2, rate, effects or {}, (1.0, 20.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "n"), [(0.01, 1_500), (0.01, 10_000), (0.3, 300)])
 def test_the_range_of_the_log_loss_holds_the_true_one_or_is_none_where_few_are_positive(base: float, n: int) -> None:
     generator = np.random.default_rng(14)

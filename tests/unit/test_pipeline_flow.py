@@ -768,6 +768,7 @@ def test_a_score_at_the_threshold_is_a_positive_decision_and_right_where_the_lab
     assert [decision for _, decision, _ in output.errors["1.0.0"]] == [2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [[1], [7], [200]])
 def test_too_many_rejections_in_a_row_stop_the_flow_however_they_are_cut(setting: Setting, cuts: list[int]) -> None:
     rubbish: list[bytes | None] = [b"rubbish"] * 49

@@ -122,6 +122,7 @@ def test_what_fails_leaves_its_place() -> None:
     run(law)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaf", [0, 2])
 def test_a_question_whose_asker_has_gone_is_stopped_and_holds_its_place_until_it_has_ended(deaf: int) -> None:
     async def law() -> None:

@@ -128,6 +128,7 @@ def test_a_bomb_is_one_unreadable_record_and_what_follows_is_read(codec: int, mo
     assert "unpacks to more than 1 MiB" in unreadable.why
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS[1:])
 def test_a_bomb_takes_no_more_memory_than_is_allowed(codec: int) -> None:
     packed = pack(codec, bytes(record_batches.MOST_UNPACKED_BYTES + 1))
@@ -140,6 +141,7 @@ def test_a_bomb_takes_no_more_memory_than_is_allowed(codec: int) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS[1:])
 @pytest.mark.parametrize("size_bytes", [300, 30_000, 3_000_000])
 def test_a_batch_takes_memory_for_what_it_holds_and_not_for_what_it_may(codec: int, size_bytes: int) -> None:
@@ -154,6 +156,7 @@ def test_a_batch_takes_memory_for_what_it_holds_and_not_for_what_it_may(codec: i
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS[1:])
 @pytest.mark.parametrize("size_bytes", [0, 1, 65_535, 65_536, 65_537, 524_288, 524_289, 20_000_000])
 def test_what_packs_well_is_whole_again(codec: int, size_bytes: int) -> None:

@@ -66,6 +66,7 @@ def unfold(batches: list[RecordBatch]) -> list[tuple[int, int, bytes | None, byt
     ]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     logs=st.dictionaries(st.tuples(st.sampled_from([EVENTS, LABELS, SCORES]), st.integers(0, 2)), ROWS, max_size=4),

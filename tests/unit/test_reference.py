@@ -57,6 +57,7 @@ def cell_by_definition(metric: MetricCells, value: float) -> int:
 values = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, 0.5])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(values, values, values, values), max_size=40))
 def test_counting_agrees_with_the_definition_of_a_cell(rows: list[tuple[float, ...]]) -> None:

@@ -73,6 +73,7 @@ def test_keys_of_one_partition_have_a_stated_bound() -> None:
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_too_much_for_a_record_goes_in_pieces_and_the_times_with_the_last(setting: Setting) -> None:
     plan = setting.plan.shared.repartitioned()
     asker = Asker(plan, "set", 0, 2, 7)

@@ -382,6 +382,7 @@ def answers_of(records: list[tuple[int, bytes]], terms: dict[int, int]) -> dict[
     return found
 
 
+@pytest.mark.slow
 @SEEDS
 def test_each_question_is_answered_once_when_all_have_come_far_enough_with_the_sums_of_what_was_heard(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -440,6 +441,7 @@ def test_each_question_is_answered_once_when_all_have_come_far_enough_with_the_s
     assert answerer.entries() == sum(map(len, answerer._indexes)) == 0
 
 
+@pytest.mark.slow
 @SEEDS
 def test_what_is_kept_of_tiles_and_keys_is_what_windows_may_still_read(seed: int) -> None:
     chance = np.random.default_rng(seed)

@@ -158,6 +158,7 @@ def test_equal_facts_give_equal_bytes(page: str) -> None:
     assert render(make_facts(), make_summary(), load("flights")) == page
 
 
+@pytest.mark.slow
 def test_the_page_says_the_numbers_and_escapes_what_others_wrote(page: str) -> None:
     for words in ("277,000", "1.1.0", "0.7600", "0 / 0", "auc-fell raised", "held to at most 4,000 events a second"):
         assert words in page

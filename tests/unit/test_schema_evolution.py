@@ -82,6 +82,7 @@ def test_a_change_of_the_schema_does_what_the_document_says(what: str, tmp_path:
         assert found is change.value or found == change.value or (math.isnan(found) and math.isnan(change.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_old_and_new_producers_together_are_judged_record_by_record(what: str, tmp_path: Path) -> None:
     change = CHANGES[what]

@@ -239,6 +239,7 @@ HOLES = np.where(RNG.random(MIXED.shape) < 0.2, np.nan, MIXED)
 HOLES[:, 2] = MIXED[:, 2]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     first=st.sampled_from([name for name in STEPS if name in {"mean", "median", "seven"}]),

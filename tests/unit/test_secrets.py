@@ -63,6 +63,7 @@ def test_a_url_is_taken_apart_whatever_its_password_holds(
 WORDS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@pytest.mark.slow
 @given(user=WORDS, password=WORDS)
 def test_what_is_escaped_comes_back(user: str, password: str) -> None:
     found = ClickHouseUrl.parse(Secret(f"http://{quote(user, safe='')}:{quote(password, safe='')}@h:1/db?a=b"))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +91,7 @@ def test_a_reference_has_the_counts_of_each_segments_events() -> None:
         assert bits(reference().segments[name]) == bits(count_rows(places, matrix, scores, labels))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 120), st.sampled_from([1, 3, 40, 100_000]))
 def test_the_counts_of_each_group_are_those_of_its_events_bit_for_bit(seed: int, n: int, n_groups: int) -> None:
@@ -105,6 +107,7 @@ def test_the_counts_of_each_group_are_those_of_its_events_bit_for_bit(seed: int,
             assert bits(counts) == bits(count_rows(of_event == key, matrix, scores, labels))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 90), max_size=6), st.randoms(use_true_random=False))
 def test_groups_merge_to_those_of_the_whole_in_any_order(seed: int, cuts: list[int], chance: Any) -> None:
@@ -155,6 +158,7 @@ def buffer_with(rows: np.ndarray, seed: int, segments: Segments | None = BOTH, n
     return buffer
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 3), min_size=120, max_size=120))
 def test_any_split_of_events_over_transactions_gives_the_same_segments(seed: int, part_of: list[int]) -> None:
@@ -197,6 +201,7 @@ def test_without_segments_nothing_but_all_events_is_counted() -> None:
     assert [delta for delta in with_segments if delta.segment == ALL] == without
 
 
+@pytest.mark.slow
 def test_segments_are_counted_at_once_or_in_parts_alike() -> None:
     """Beyond 8 000 events counting does not wait for the drain."""
     whole = buffer_with(np.arange(20_000), 6, n=20_000)

@@ -162,6 +162,7 @@ class World:
                 assert set(names) == {name for name, _ in total}
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(STEPS)
 def test_a_window_is_the_sum_of_what_all_have_added_to_its_tiles(steps: list[tuple[Any, ...]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +110,7 @@ class World:
         assert self.held.first_label_offset() == (waiting[0] if waiting else None)
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(st.lists(ADD | TAKE | TAKE | LET_GO, max_size=14))
 def test_events_go_in_their_order_as_soon_as_they_may_and_are_stale_when_they_could_not(

@@ -341,6 +341,7 @@ LAST_WORDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece_bytes", [80, 250_000])
 @settings(max_examples=40)
 @given(found=THINGS, words=WORDS)
@@ -352,6 +353,7 @@ def test_what_is_told_and_logged_is_what_the_logs_say_whoever_reads_them_again(
         follow(Partition(in_time(found)), [*words, *LAST_WORDS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [(), FIELDS])
 @settings(max_examples=40)
 @given(found=THINGS, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=9), restart=st.integers(0, 6))

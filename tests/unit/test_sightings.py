@@ -39,6 +39,7 @@ def written(known: dict[tuple[int, int], int], rows: list[int]) -> list[tuple[in
     return [(rows.index(row), tile, value) for (row, value), tile in known.items() if row in rows]
 
 
+@pytest.mark.slow
 @given(
     batches=st.lists(st.tuples(st.sampled_from(["see", "see", "see", "keep", "clear"]), SEEN), max_size=8),
     least=st.integers(-6, 9),

@@ -48,6 +48,7 @@ def by_slice(deltas: list[SketchDelta]) -> dict[tuple[str, int], bytes]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 3), min_size=80, max_size=80), st.randoms(use_true_random=False))
 def test_any_split_and_order_of_deltas_gives_the_same_slices(seed: int, part_of: list[int], chance: object) -> None:

@@ -325,6 +325,7 @@ ODD = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data())
 def test_a_reference_with_something_else_in_one_place_is_refused_or_sound(data: Any) -> None:

@@ -145,6 +145,7 @@ def test_without_two_windows_of_one_version_nobody_knows_how_much_windows_differ
 # -- whether it did better ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sway", ["none", "chance", "season", "trend"])
 def test_versions_that_are_as_good_are_never_told_apart_by_chance_or_season(sway: str) -> None:
     predecessors = []

@@ -103,6 +103,7 @@ def test_wrong_usage_and_what_a_person_must_mend_are_not_tried_again(tmp_path: P
     assert child.why == f"program ended with exit code {code}: no such pipeline (its log: {child.log_path})"
 
 
+@pytest.mark.slow
 def test_a_child_is_started_again_however_often_it_crashes(tmp_path: Path) -> None:
     attempts = tmp_path / "attempts"
     attempts.touch()
@@ -277,6 +278,7 @@ except KeyboardInterrupt:
     assert done.stdout == "interrupted\n"
 
 
+@pytest.mark.slow
 def test_a_child_of_which_ctrl_c_left_no_trace_is_ended() -> None:
     program = f"""
 import os, signal, subprocess, sys, time

@@ -84,6 +84,7 @@ def fill(turns: list[Turn], ring: int | None) -> tuple[TileCells, PlainCells]:
     return cells, plain
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(TURNS | IN_ORDER, st.sampled_from([None, 3, 8]))
 def test_what_is_read_is_what_was_added_and_neither_cleared_nor_dropped(turns: list[Turn], ring: int | None) -> None:
@@ -107,6 +108,7 @@ def test_what_is_read_is_what_was_added_and_neither_cleared_nor_dropped(turns: l
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(TURNS | IN_ORDER, st.sampled_from([None, 3]))
 def test_single_cells_and_maxima_of_ranges_are_those_of_the_row(turns: list[Turn], ring: int | None) -> None:

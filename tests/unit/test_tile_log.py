@@ -101,6 +101,7 @@ def cells_of(store: TileStore, found: list[Update]) -> list[list[list[int]]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [PLAIN, FULL], ids=["sums", "all"])
 @settings(max_examples=40)
 @given(found=UPDATES)

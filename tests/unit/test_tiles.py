@@ -132,6 +132,7 @@ def test_where_batches_are_cut_changes_nothing(found: list[Operation], places: l
     assert [answer for batch in cut(found, places) for answer in store.run(batch)] == expected(found)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(operations | in_order, st.lists(st.integers(0, 60), max_size=6), st.integers(0, 60))
 def test_a_restored_store_goes_on_the_same(found: list[Operation], places: list[int], at: int) -> None:
@@ -315,6 +316,7 @@ def test_max_between_equals_a_loop(found: list[tuple[int, int]], queries: list[t
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(

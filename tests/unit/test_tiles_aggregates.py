@@ -406,6 +406,7 @@ def test_variance_is_that_of_the_textbook_to_the_last_bit() -> None:
     assert rows[-1][2] == statistics.variance([0.25, 0.5, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", get_args(Aggregate))
 def test_long_rows_read_in_short_batches_equal_the_recomputation(aggregate: Aggregate) -> None:
     generator = np.random.default_rng(5)

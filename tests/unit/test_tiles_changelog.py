@@ -86,6 +86,7 @@ def log_of(pipeline: Pipeline, first: int = 0, events: int = 30) -> list[Change]
     return flow.drain_state()
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(size=st.integers(1, 40), drains=st.lists(st.integers(1, 9), max_size=4))
 def test_a_changelog_read_in_batches_gives_the_state_that_wrote_it(

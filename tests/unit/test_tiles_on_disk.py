@@ -254,6 +254,7 @@ def test_what_is_not_committed_is_never_on_disk(pipeline: Pipeline) -> None:
     assert disk.entries == before
 
 
+@pytest.mark.slow
 def test_quiet_keys_on_disk_are_forgotten_and_cleared_from_the_changelog(pipeline: Pipeline) -> None:
     disk = RowsInMemory()
     flow = flow_of(pipeline, disk, most=4)

@@ -182,6 +182,7 @@ def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     assert not trial.is_alive
 
 
+@pytest.mark.slow
 def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) -> None:
     limits = TrialLimits(memory_bytes=ROOM_BYTES)
     assert judging.run(b"one", b"1", limits=limits) == TrialResult("given", "b'one' b'1' False")
@@ -209,6 +210,7 @@ def test_a_process_tries_many_until_it_is_ended(judging: Trial, tmp_path: Path) 
     assert not judging.is_alive
 
 
+@pytest.mark.slow
 def test_a_process_that_is_gone_is_a_verdict(judging: Trial) -> None:
     gone = TrialResult("no_trial", "The process that tried it ended with code -9.")
     assert judging.run(b"end all", b"") == gone

@@ -71,6 +71,7 @@ def test_new_values_score_as_nulls_do_and_are_seen_beside_them(small_pipeline: P
     assert {score.features["colour"] for score in null} == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", ["mauve", None])
 def test_all_new_categories_are_reported_as_unseen_and_all_nulls_as_missing(
     small_pipeline: Pipeline, trained: TrainedModel, colour: str | None

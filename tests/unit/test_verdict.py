@@ -576,6 +576,7 @@ def test_missing_values_are_said_when_they_are_half_of_the_change(
     assert said.example == ("`x` missing", percent(before), percent(before + 0.001))
 
 
+@pytest.mark.slow
 @given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_numbers_that_differ_visibly_are_said_differently(before: float, now: float) -> None:
@@ -807,6 +808,7 @@ def test_where_nothing_is_judged_nothing_is_explained() -> None:
     assert (verdict.explained_by, verdict.segments, verdict.example) == ((), (), None)
 
 
+@pytest.mark.slow
 @given(
     st.sets(st.sampled_from([TEMP, CARRIER, SCORE])),
     st.sets(st.sampled_from([NULLS, NO_TRAFFIC])),

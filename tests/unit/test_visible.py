@@ -73,6 +73,7 @@ raise ValueError(evil)
 """
 
 
+@pytest.mark.slow
 def test_no_way_of_printing_lets_data_command_a_terminal() -> None:
     """On a real one, where colours are drawn."""
     leader, follower = pty.openpty()

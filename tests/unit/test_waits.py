@@ -95,6 +95,7 @@ def test_time_counts_anew_when_what_is_waited_for_has_moved() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_no_turn_does_not_lose_its_patience() -> None:
     async def run() -> None:
         patience = Patience(LIMIT_MS)
@@ -146,7 +147,7 @@ def one_held_event() -> Any:
 
 
 async def is_released(flow: Any) -> bool:
-    return bool(flow.merge._released)
+    return bool(flow.merge._let_go)
 
 
 def wait_for_labels(inputs: Inputs, flow: Any) -> LabelWaits:
@@ -155,6 +156,7 @@ def wait_for_labels(inputs: Inputs, flow: Any) -> LabelWaits:
     return waits
 
 
+@pytest.mark.slow
 def test_labels_that_take_long_to_be_read_are_waited_for() -> None:
     async def run() -> None:
         inputs, flow = Inputs(end=20), one_held_event()
@@ -224,6 +226,7 @@ def wait_for_others(
     return waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("committed", "goes"),
     [(None, False), (4, False), (5, True), (6, True)],

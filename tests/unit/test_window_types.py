@@ -209,6 +209,7 @@ def with_computed(value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_window_over_a_feature_is_the_window_over_a_field_that_holds_the_same(tmp_path: Path) -> None:
     tables = ""
     for number, (of, key, aggregate, field, more) in enumerate(
