@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from app.adapters.kafka.log_bounds import Bounds
+from app.adapters.kafka.log_bounds import GroupBounds
 from app.core.counts.sketches import split_record
 from app.flow.step import Outgoing, Step
 from app.pipeline import PartitionPipeline
@@ -176,7 +176,7 @@ class FlowLoop:
             return None
         return until_ms if has_all_labels else min(until_ms, self._flow.merge.newest_label_ms)
 
-    async def _bounds_of(self, partition: int | None) -> Mapping[TP, Bounds]:
+    async def _bounds_of(self, partition: int | None) -> Mapping[TP, GroupBounds]:
         """A partition's events and how far they are scored; for None, all questions and how far they are answered."""
         if partition is not None:
             return await self._context.logs.bounds({TP(self._context.pipeline.topics.events, partition)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from faust.types import TP
 
-from app.adapters.kafka.log_bounds import Bounds, LogBounds
+from app.adapters.kafka.log_bounds import GroupBounds, LogBounds
 from schemas.pipeline.spec import Pipeline
 
 log = logging.getLogger("streamgauge.worker")
@@ -48,7 +48,7 @@ def check_assignment(pipeline: Pipeline, assigned: set[TP]) -> set[int]:
     return mine
 
 
-def has_begun(state: Mapping[TP, int], bounds: Mapping[TP, Bounds]) -> bool:
+def has_begun(state: Mapping[TP, int], bounds: Mapping[TP, GroupBounds]) -> bool:
     """Whether anything of an input partition (its events and labels) was processed before."""
     return bool(state) or any(bound.committed is not None for bound in bounds.values())
 
@@ -64,13 +64,13 @@ class Beginning:
     at_ms: int = 0
     skip_removed: bool = False
 
-    async def find(self, logs: LogBounds, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+    async def find(self, logs: LogBounds, bounds: Mapping[TP, GroupBounds]) -> dict[TP, int]:
         """The offsets that ``at_ms`` stands for; a partition without such a record begins at its end."""
         offsets = await logs.offsets_at(bounds, self.at_ms)
         return {tp: offsets.get(tp, bound.end) for tp, bound in bounds.items()}
 
     def choose_starts(
-        self, state: Mapping[TP, int], bounds: Mapping[TP, Bounds], begin: Mapping[TP, int]
+        self, state: Mapping[TP, int], bounds: Mapping[TP, GroupBounds], begin: Mapping[TP, int]
     ) -> dict[TP, int]:
         """Give the offset to read each partition from.
 
@@ -93,7 +93,7 @@ class Beginning:
         }
 
 
-def _choose_start(tp: TP, state: int | None, bounds: Bounds, begin: int, *, skip_removed: bool) -> int:
+def _choose_start(tp: TP, state: int | None, bounds: GroupBounds, begin: int, *, skip_removed: bool) -> int:
     place = f"{tp.topic}[{tp.partition}]"
     if state is not None and bounds.committed not in {None, state}:
         raise UnusableInputError(

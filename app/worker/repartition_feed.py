@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 from faust.types import TP
 
 from app.adapters.kafka.clients import new_bulk_producer, new_consumer, output_options
-from app.adapters.kafka.log_bounds import Bounds
+from app.adapters.kafka.log_bounds import GroupBounds
 from app.adapters.kafka.refusals import Refusals
 from app.core.records.event_time import CLOCK_SKEW_MS
 from app.core.records.rules import RecordRules
@@ -90,7 +90,7 @@ class RepartitionFeed:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def bounds(self) -> dict[TP, Bounds]:
+    async def bounds(self) -> dict[TP, GroupBounds]:
         """What the questions' topic holds, all partitions, and how far each has been answered."""
         return await self._answered.bounds()
 

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from app.adapters.kafka.clients import new_admin
-from app.adapters.kafka.log_bounds import Bounds, LogBounds
+from app.adapters.kafka.log_bounds import GroupBounds, LogBounds
 from app.kafka_access import KafkaAccess
 from app.worker.pace import clock_s
 
@@ -73,7 +73,7 @@ class AnsweredMark:
         await self._saying.stop(within_s=_SAY_S)
         await self._logs.stop()
 
-    async def bounds(self) -> dict[TP, Bounds]:
+    async def bounds(self) -> dict[TP, GroupBounds]:
         """What the questions' topic holds, all partitions, and how far each has been answered."""
         await self._is_connected.wait()
         return await self._logs.bounds(self._all)

@@ -14,7 +14,7 @@ from functools import partial
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from app.adapters.kafka.log_bounds import Bounds
+from app.adapters.kafka.log_bounds import GroupBounds
 from app.adapters.patience import Patience
 from app.pipeline import PartitionPipeline
 from schemas.pipeline.spec import Shared
@@ -40,7 +40,7 @@ class SharedWaits:
         flow: PartitionPipeline,
         times: Shared,
         silent_until: Callable[[int], Awaitable[int | None]],
-        bounds: Callable[[int | None], Awaitable[Mapping[TP, Bounds]]],
+        bounds: Callable[[int | None], Awaitable[Mapping[TP, GroupBounds]]],
         wake: Callable[[], None],
     ) -> None:
         self._flow = flow
@@ -129,7 +129,7 @@ class SharedWaits:
 class _Unread:
     """Whether a reader has come to the ends of its logs, as they were when this was first asked."""
 
-    def __init__(self, bounds: Callable[[], Awaitable[Mapping[TP, Bounds]]]) -> None:
+    def __init__(self, bounds: Callable[[], Awaitable[Mapping[TP, GroupBounds]]]) -> None:
         self._bounds = bounds
         self._ends: dict[TP, int] | None = None
 

@@ -22,7 +22,7 @@ from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
 from app.adapters.kafka.clients import new_bulk_producer, output_options
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.lag import worker_group
-from app.adapters.kafka.log_bounds import Bounds, LogBounds
+from app.adapters.kafka.log_bounds import GroupBounds, LogBounds
 from app.adapters.kafka.sticky_assignor import StickyAssignor
 from app.adapters.kafka.topic_reader import answers
 from app.adapters.rocks_rows import StateDiskError
@@ -299,7 +299,7 @@ class Worker:
             log.exception("Partition %s could not be taken over", task.partition)
             self.fail(f"Partition {task.partition} could not be taken over: {error!r}", EXIT_RETRY)
 
-    async def _find_begin(self, task: PartitionTask, bounds: Mapping[TP, Bounds]) -> dict[TP, int]:
+    async def _find_begin(self, task: PartitionTask, bounds: Mapping[TP, GroupBounds]) -> dict[TP, int]:
         """Where to begin by --from; nothing where it does not apply."""
         if not self._beginning.at_ms:
             return {}

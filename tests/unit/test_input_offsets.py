@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from faust.types import TP
 
-from app.adapters.kafka.log_bounds import Bounds
+from app.adapters.kafka.log_bounds import GroupBounds
 from app.worker.input_offsets import Beginning, UnusableInputError, has_begun
 
 EVENTS, LABELS = TP("cards.events", 1), TP("cards.labels", 1)
@@ -11,7 +11,7 @@ EVENTS, LABELS = TP("cards.events", 1), TP("cards.labels", 1)
 
 def start(state: int | None, committed: int | None, first: int, end: int, *, skip_removed: bool = False) -> int:
     known = {} if state is None else {EVENTS: state}
-    bounds = {EVENTS: Bounds(committed, first, end)}
+    bounds = {EVENTS: GroupBounds(committed, first, end)}
     return Beginning(skip_removed=skip_removed).choose_starts(known, bounds, {})[EVENTS]
 
 
@@ -20,13 +20,13 @@ def test_a_new_group_begins_at_the_first_record_there_is() -> None:
 
 
 def test_where_to_begin_is_for_what_has_no_offset() -> None:
-    bounds = {EVENTS: Bounds(None, 0, 90), LABELS: Bounds(None, 0, 70)}
+    bounds = {EVENTS: GroupBounds(None, 0, 90), LABELS: GroupBounds(None, 0, 70)}
     assert Beginning().choose_starts({}, bounds, {EVENTS: 50, LABELS: 70}) == {EVENTS: 50, LABELS: 70}
     assert Beginning().choose_starts({EVENTS: 60}, bounds, {EVENTS: 50}) == {EVENTS: 60, LABELS: 0}
 
 
 def test_a_partition_has_begun_with_the_first_offset_of_its_events_or_its_labels() -> None:
-    new, old = Bounds(None, 0, 90), Bounds(0, 0, 90)
+    new, old = GroupBounds(None, 0, 90), GroupBounds(0, 0, 90)
     assert not has_begun({}, {EVENTS: new, LABELS: new})
     assert has_begun({}, {EVENTS: new, LABELS: old})
     assert has_begun({EVENTS: 0}, {EVENTS: new, LABELS: new})

@@ -21,7 +21,7 @@ from faust.types import TP
 from shared_cluster import PARTITIONS, Setting
 from shared_logs import Logs, event
 
-from app.adapters.kafka.log_bounds import Bounds
+from app.adapters.kafka.log_bounds import GroupBounds
 from app.adapters.patience import Patience
 from app.core.batches import LabelBatch
 from app.core.intake.merge import TimeMerge
@@ -217,7 +217,7 @@ def blocked(folder: Path) -> PartitionPipeline:
 
 
 def wait_for_others(
-    flow: PartitionPipeline, bounds: Callable[[int | None], Awaitable[dict[TP, Bounds]]]
+    flow: PartitionPipeline, bounds: Callable[[int | None], Awaitable[dict[TP, GroupBounds]]]
 ) -> SharedWaits:
     async def never(_: int) -> None: ...
 
@@ -238,9 +238,9 @@ def test_only_a_partition_that_has_read_all_there_is_can_be_waited_for_in_vain(
     async def run() -> None:
         asked = []
 
-        async def bounds(partition: int | None) -> dict[TP, Bounds]:
+        async def bounds(partition: int | None) -> dict[TP, GroupBounds]:
             asked.append(partition)
-            return {EVENTS: Bounds(committed, 0, 5)}
+            return {EVENTS: GroupBounds(committed, 0, 5)}
 
         flow = blocked(tmp_path)
         waits = wait_for_others(flow, bounds)
@@ -265,10 +265,10 @@ def test_what_came_to_a_log_after_the_wait_began_keeps_nobody_waiting(tmp_path: 
     async def run() -> None:
         end = 5
 
-        async def bounds(_: int | None) -> dict[TP, Bounds]:
+        async def bounds(_: int | None) -> dict[TP, GroupBounds]:
             nonlocal end
             end += 1
-            return {EVENTS: Bounds(end - 1, 0, end)}
+            return {EVENTS: GroupBounds(end - 1, 0, end)}
 
         flow = blocked(tmp_path)
         waits = wait_for_others(flow, bounds)

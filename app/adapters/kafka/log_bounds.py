@@ -17,7 +17,7 @@ from app.adapters.kafka.clients import new_consumer
 from app.kafka_access import KafkaAccess
 
 
-class Bounds(NamedTuple):
+class GroupBounds(NamedTuple):
     """Offsets of a partition: committed by the group (None: never), of the first record left, and after its last."""
 
     committed: int | None
@@ -47,12 +47,12 @@ class LogBounds:
         ends = await self._consumer.end_offsets([TopicPartition(*tp) for tp in tps])
         return {TP(*tp): end for tp, end in ends.items()}
 
-    async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
+    async def bounds(self, tps: Iterable[TP]) -> dict[TP, GroupBounds]:
         """What partitions hold, and what the group has committed."""
         wanted = [TopicPartition(*tp) for tp in tps]
         firsts = await self._consumer.beginning_offsets(wanted)
         ends = await self._consumer.end_offsets(wanted)
-        return {TP(*tp): Bounds(await self._committed(tp), firsts[tp], ends[tp]) for tp in wanted}
+        return {TP(*tp): GroupBounds(await self._committed(tp), firsts[tp], ends[tp]) for tp in wanted}
 
     async def commit(self, tp: TP, offset: int) -> None:
         """Commit for the group how far it has come in a partition; always the same partition."""
