@@ -106,7 +106,10 @@ SCORES = Table(
         Column("reasons", "Array(String)", "Reason codes.", optional=True),
         Column("stale", "Bool", "True when labels it should have seen had not arrived in time.", optional=True),
         Column(
-            "shadow", WORD, "Of a score that was only stored, its version. Only shadow_scores has it.", optional=True
+            "shadow",
+            WORD,
+            "Version of a score that was stored and decided nothing. Only shadow_scores has it.",
+            optional=True,
         ),
     ),
 )
@@ -194,11 +197,11 @@ PERFORMANCE = Table(
         REVISION,
         Column("estimated_low", MAYBE, "Lower bound of the estimate's 95 % band.", optional=True),
         Column("estimated_high", MAYBE, "Upper bound of the estimate's 95 % band.", optional=True),
-        Column("expected", MAYBE, "What the scores of the labelled events let expect of them.", optional=True),
+        Column("expected", MAYBE, "Value to be expected of the labelled events, by their scores.", optional=True),
         Column(
             "p_value",
             MAYBE,
-            "Of so large a difference of realised and expected, by a normal law: with few positives it is too small.",
+            "Of so large a difference of realised and expected. By a normal law: too small where positives are few.",
             optional=True,
         ),
     ),
@@ -273,10 +276,10 @@ LABEL_DELAYS = Table(
         Column("label", "Int32", "0 or 1."),
         Column("n", "UInt64", "Labels of those events that have come."),
         Column("half_s", MAYBE, "Seconds after the event within which half of them came."),
-        Column("share_90_s", MAYBE, "Within which 90 % of them came."),
-        Column("share_99_s", MAYBE, "Within which 99 % of them came."),
-        Column("slowest_s", MAYBE, "Within which all of them came; all are ends of cells, at most 3 % too late."),
-        Column("revision", "UInt64", "Labels 0 and 1 together: higher when the row was amended."),
+        Column("share_90_s", MAYBE, "Seconds within which 90 % of them came."),
+        Column("share_99_s", MAYBE, "Seconds within which 99 % of them came."),
+        Column("slowest_s", MAYBE, "Seconds within which all of them came. All four are rounded up, by at most 3 %."),
+        Column("revision", "UInt64", "Higher when the row was amended; labels 0 and 1 count together."),
     ),
 )
 
@@ -297,10 +300,10 @@ ALERTS = Table(
         Column("at", TIME, "When the alert came into this state, or something new was said of it."),
         Column("window_start", MAYBE_TIME, "Start of the window that brought it into this state."),
         Column("window_end", MAYBE_TIME, "End of that window."),
-        Column("measure", WORD, "What was measured; of other rules, what they are on: verdict, error."),
+        Column("measure", WORD, "What was measured; verdict or error where the rule is on these."),
         Column("value", MAYBE, "The value measured."),
         Column("threshold", MAYBE, "The limit it crossed (`limit` on the topic)."),
-        Column("message", "String", "One sentence for a person, with what was new since."),
+        Column("message", "String", "One sentence for a person; it also says what is new since the alert was raised."),
         Column("action", WORD, "What it asks for, e.g. retrain; of other states than raised nothing.", optional=True),
         Column("who", "String", "Who acknowledged it (`by` on the topic).", optional=True),
         Column("revision", "UInt64", "Counts what was said of the alert; the highest is how it stands.", optional=True),
@@ -309,7 +312,12 @@ ALERTS = Table(
         Column("others", "Array(String)", "Rules of the group that were raised with it.", optional=True),
         Column("owner", WORD, "Whom it is for.", optional=True),
         Column("runbook", "String", "Link to what to do.", optional=True),
-        Column("why", "String", "Words of who acknowledged it; of a silenced one, why it is silent.", optional=True),
+        Column(
+            "why",
+            "String",
+            "What the person wrote who acknowledged it; of a silenced alert, why it is silent.",
+            optional=True,
+        ),
     ),
 )
 
@@ -448,7 +456,7 @@ MONITOR_CHECKPOINTS = Table(
 
 MONITOR_TERMS = Table(
     name="monitor_terms",
-    help="Which monitor wrote when: who takes over claims the next term, and whoever has an older one stops.",
+    help="Which monitor wrote when. A monitor that takes over claims the next term; one with an older term stops.",
     key=("pipeline", "term", "owner"),
     row_version="claimed_at",
     storage="monitor_terms",
@@ -462,7 +470,7 @@ MONITOR_TERMS = Table(
 
 MONITOR_BLOCKS = Table(
     name="monitor_blocks",
-    help="The block of records that each partition is at: all before it is in its table, and it may be.",
+    help="The block that each partition is at. All records before it are in their table; those of the block may be.",
     key=("pipeline", "topic", "partition"),
     row_version="version",
     storage="monitor_blocks",
