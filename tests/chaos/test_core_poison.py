@@ -161,7 +161,7 @@ def test_the_cost_of_bad_records_grows_as_their_number(setting: Setting) -> None
 
 def test_a_record_is_decoded_at_most_twice(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = PartitionPipeline(setting.pipeline, setting.plan, 0)
-    decoder = flow._decode_events.__self__  # type: ignore[attr-defined]  # a bound method
+    decoder = flow._inputs._decode_events.__self__  # type: ignore[attr-defined]  # a bound method
     decoded: Counter[bytes] = Counter()
     decode = decoder._decode
 
