@@ -34,8 +34,8 @@ def days_to_holiday(event_time_ms: NDArray[np.int64]) -> NDArray[np.float64]:
     to_next = holidays[following] - ordinals
     since_last = ordinals - holidays[following - 1]
     days = np.where(to_next <= since_last, np.minimum(to_next, FAR_DAYS), -np.minimum(since_last, FAR_DAYS))
-    distance: NDArray[np.float64] = days[hour].astype(np.float64)
-    return distance
+    found: NDArray[np.float64] = days[hour].astype(np.float64)
+    return found
 
 
 def us_holidays(year: int) -> list[dt.date]:
