@@ -321,7 +321,7 @@ class FlowMachine(RuleBasedStateMachine):
         return recompute(setting().pipeline, events, labels, self.committed.timelines, self.score_from_ms)
 
     def _waiting(self) -> dict[str, tuple[int, str]]:
-        waiting = self.flow._pending._waiting  # what no output shows
+        waiting = self.flow._state.pending._waiting  # what no output shows
         return {name: (scored.effective_ms, scored.version) for name, scored in waiting.items()}
 
     def _check_scores(self, expected: Expected) -> None:
