@@ -23,7 +23,7 @@ class FindingsOutbox:
     """What was concluded and is not shown yet, and what the newest checkpoint says of it."""
 
     def __init__(self, context: MonitorContext, reign: Reign) -> None:
-        self._around = context
+        self._context = context
         self._reign = reign
         self._findings = Findings()
         #: Of the inserts of the findings.
@@ -53,14 +53,14 @@ class FindingsOutbox:
         if offsets == self._saved_offsets and not self._findings and not self._has_saved_findings:
             return False
         state = msgspec.msgpack.encode(Saved(snapshot(), self._findings, self._shown, self._token, witnesses))
-        await self._around.warehouse.call(lambda warehouse: self._reign.save(warehouse, offsets, state))
+        await self._context.warehouse.call(lambda warehouse: self._reign.save(warehouse, offsets, state))
         self._saved_offsets = offsets
         self._has_saved_findings = bool(self._findings)
         return True
 
     async def show(self) -> None:
         """Write the findings and tell others; done again after a crash, with the same values."""
-        findings, context = self._findings, self._around
+        findings, context = self._findings, self._context
         if findings:
             for table, columns in findings_columns(findings).items():
                 token = f"{self._token}/{table}" if self._token else None

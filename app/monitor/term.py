@@ -53,7 +53,7 @@ class MonitorTerm:
         self, context: MonitorContext, epoch: int, reign: Reign, legacy: Legacy, bounds: Mapping[TP, Bounds]
     ) -> None:
         self.epoch = epoch
-        self._around = context
+        self._context = context
         pipeline = context.pipeline
         self.core = MonitorCore(pipeline, make_detector=make_detector)
         self._outbox = FindingsOutbox(context, reign)
@@ -108,10 +108,10 @@ class MonitorTerm:
             self.core.restore(state.core)
         except ValueError as error:  # refusals are ValueErrors
             log.warning("The checkpoint does not fit and the sketches are read again: %s", error)
-            self.core = MonitorCore(self._around.pipeline, make_detector=make_detector)
+            self.core = MonitorCore(self._context.pipeline, make_detector=make_detector)
             return {}
         self._outbox.restore(state)
-        sketches = self._around.pipeline.topics.sketches
+        sketches = self._context.pipeline.topics.sketches
         offsets = legacy.checkpoint.offsets.get(sketches, {})
         return {tp: offsets.get(tp.partition, 0) for tp in bounds if tp.topic == sketches}
 
@@ -138,7 +138,7 @@ class MonitorTerm:
         }
         for name, routine in work.items():
             task = asyncio.create_task(routine, name=name)
-            task.add_done_callback(self._around.ended)
+            task.add_done_callback(self._context.ended)
             self._tasks.append(task)
 
     async def let_go(self, *, finish: bool) -> None:
@@ -218,12 +218,12 @@ class MonitorTerm:
         """Whether something received is not handled yet, or on its way to us."""
         writer = self.writers.get(tp.topic)
         waits = writer.is_holding(tp) if writer is not None else bool(self._sketches)
-        return waits or self._around.app.fetches(tp) != self._received.get(tp, 0)
+        return waits or self._context.app.fetches(tp) != self._received.get(tp, 0)
 
     # -- sketches ------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        loop, pace = asyncio.get_running_loop(), self._around.pace
+        loop, pace = asyncio.get_running_loop(), self._context.pace
         await self._outbox.show()
         collect_at = loop.time()
         checkpoint_at = loop.time() + pace.checkpoint
@@ -232,7 +232,7 @@ class MonitorTerm:
                 await asyncio.wait_for(self._wake.wait(), min(pace.collect, pace.checkpoint))
             self._wake.clear()
             await self._observe()
-            if self._answers.take(self.core.alerts, self._around.now_ms()):
+            if self._answers.take(self.core.alerts, self._context.now_ms()):
                 await self._collect()
                 await self._save()  # that it was told: who kills us now has it told no second time
                 self._answers.confirm()
@@ -256,10 +256,10 @@ class MonitorTerm:
 
     def _take(self, records: RecordBatch, position: int, value: bytes | None) -> None:
         place = records.topic, records.partition, int(records.offsets[position])
-        refusals = self._around.refusals
+        refusals = self._context.refusals
         try:
             check_readable(records, position)
-            left_out = self.core.observe(read_sketch(records.partition, value), self._around.now_ms())
+            left_out = self.core.observe(read_sketch(records.partition, value), self._context.now_ms())
         except RefusedRecordError as error:
             refusals.note(*place, error)
         else:
@@ -269,13 +269,13 @@ class MonitorTerm:
 
     async def _collect(self) -> None:
         self._is_changed = False
-        entities = self._around.entities
+        entities = self._context.entities
         if entities is not None and entities.is_read.is_set():
             self.core.inputs.look_up(entities.directory)
         findings = Findings()
         while True:
             await asyncio.to_thread(self.core.calibrate, JUDGED)
-            findings.add(self.core.collect(self._around.now_ms(), JUDGED))
+            findings.add(self.core.collect(self._context.now_ms(), JUDGED))
             if not self.core.is_behind or findings.rows >= _SHOWN_ROWS:
                 break
             await asyncio.sleep(0)
@@ -295,4 +295,4 @@ class MonitorTerm:
             for tp, rows in writer.witnesses().items():
                 witnesses.setdefault(tp.topic, {})[tp.partition] = rows
         if await self._outbox.save(self.core.snapshot, offsets, witnesses):
-            await self._around.app.commit_offsets(dict(self._sketches.positions))
+            await self._context.app.commit_offsets(dict(self._sketches.positions))

@@ -85,7 +85,7 @@ class Labels:
     ``horizon_ms``: how long (event time) an event waits for its label before it is forgotten.
     ``max_wait_ms``: how long (processing time) an event waits for labels that should precede it while labels cannot be
     read; after that it is scored with what is there and its score says ``stale``.
-    ``earliest/latest`` bounds are those of the events.
+    Times of labels are bounded as those of the events are (`Events`).
     """
 
     horizon_ms: int
