@@ -92,7 +92,7 @@ class PartitionPipeline:
         self._outputs = outputs
         is_drained = FlowOutput.STATE in outputs
         self._encoder = ScoreEncoder(pipeline, partition) if FlowOutput.RECORDS in outputs else None
-        self._marks = Marks(pipeline.labels.horizon_ms if pipeline.labels else 0)
+        self._marks = Marks(pipeline.horizon_ms)
         #: What records must satisfy, whoever wrote them.
         self.rules = RecordRules.of(pipeline)
         self.entities: EntityLog | None = None

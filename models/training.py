@@ -139,7 +139,7 @@ def train(
         target=pipeline.model.target,
         signature=signature,
         feature_set=pipeline.feature_set,
-        training=training.describe(),
+        training=training.describe(fitted_on),
         libraries=read_libraries(),
         metrics=metrics,
         golden=GoldenRows.of(golden, scorer.score(golden)),

@@ -93,9 +93,8 @@ class TrainingRange:
         weights = np.concatenate([np.ones(len(self.rows)), self.young.weights])
         return self.rows.beside(self.young), weights
 
-    def describe(self) -> TrainingData:
-        """For the manifest."""
-        fitted_on, _ = self.to_fit()
+    def describe(self, fitted_on: LabelledRows) -> TrainingData:
+        """For the manifest; ``fitted_on``: the rows of `to_fit`."""
         return TrainingData(
             from_ms=self.from_ms,
             to_ms=self.to_ms,

@@ -62,17 +62,8 @@ def _records(workload: Workload) -> list[RecordBatch]:
 
 
 def _models(workload: Workload) -> ChampionTimeline:
-    trained, pipeline = workload.trained, workload.pipeline
-    model = ActiveModel(
-        model=pipeline.model.name,
-        version="1.0.0",
-        role="champion",
-        feature_set=pipeline.feature_set,
-        threshold=pipeline.model.threshold,
-        scorer=trained.scorer,
-        reference=trained.manifest.read_reference(),
-    )
-    return ChampionTimeline([model])
+    trained = workload.trained
+    return ChampionTimeline([ActiveModel.champion(workload.pipeline, trained.manifest, trained.scorer)])
 
 
 def _cost_us(

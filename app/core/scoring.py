@@ -11,6 +11,8 @@ import numpy as np
 
 from app.core.batches import Floats, Ints
 from models.reference.reference import Reference
+from models.versions.manifest import Manifest
+from schemas.pipeline.spec import Pipeline
 
 #: In place of a model: the event is left unscored.
 UNSCORED = -1
@@ -39,6 +41,19 @@ class ActiveModel:
     scorer: Scorer
     reference: Reference
     valid_from_ms: int | None = None
+
+    @classmethod
+    def champion(cls, pipeline: Pipeline, manifest: Manifest, scorer: Scorer) -> ActiveModel:
+        """A version of a pipeline's model, as champion; ManifestError when its reference cannot be read."""
+        return cls(
+            model=manifest.model,
+            version=manifest.version,
+            role="champion",
+            feature_set=manifest.feature_set,
+            threshold=pipeline.model.threshold,
+            scorer=scorer,
+            reference=manifest.read_reference(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.batches import EventBatch, Floats, LabelBatch, RecordBatch, Rejection
+from app.core.batches import EventBatch, Floats, Ints, LabelBatch, RecordBatch, Rejection
 from app.core.entities.directory import EntityDirectory
 from app.core.entities.guard import EntityGuard
 from app.core.entities.log import EntityLog
@@ -34,9 +34,8 @@ class QueuedEvents:
 
     def rows_of(self, merged: Merged[QueuedEvents]) -> tuple[EventBatch, Floats]:
         """The events of a run, and their rows of the matrix."""
-        if merged.start == 0 and merged.stop == len(self.events):
-            return self.events, self.matrix
-        return self.events_of(merged), self.matrix[merged.start : merged.stop].copy()
+        events = self.events_of(merged)
+        return events, self.matrix if events is self.events else self.matrix[merged.start : merged.stop].copy()
 
     def events_of(self, merged: Merged[QueuedEvents]) -> EventBatch:
         """The events of a run."""
@@ -121,5 +120,6 @@ class FlowInputs:
         ]
 
 
-def _rows_without(events: EventBatch, rejections: list[Rejection]) -> np.ndarray:
-    return np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in rejections])
+def _rows_without(events: EventBatch, rejections: list[Rejection]) -> Ints:
+    rows: Ints = np.setdiff1d(np.arange(len(events)), [rejection.position for rejection in rejections])
+    return rows

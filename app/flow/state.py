@@ -12,11 +12,10 @@ from app.core.intake.pending import PendingEvents
 from app.core.records.rules import RecordRules
 from app.core.shared.part import SharedPart
 from app.core.tiles.row_cache import RowCache, Snapshot
+from app.core.tiles.stored import Change
 from app.flow.inputs import QueuedEvents
 from app.flow.marks import Marks
 from schemas.pipeline.spec import Pipeline
-
-Change = tuple[bytes, bytes | None]
 
 
 class FlowState:
@@ -48,11 +47,10 @@ class FlowState:
         self._generation = Generation()
         self._to_share: list[Change] = []
         self._to_repartition: list[tuple[int, bytes]] = []
-        self._horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
         self.rows = rows
         self.windows = plan.new_state(with_changelog=is_drained, rows=rows)
         #: Scored events that wait for their labels.
-        self.pending = PendingEvents(self._horizon_ms, with_changelog=is_drained)
+        self.pending = PendingEvents(pipeline.horizon_ms, with_changelog=is_drained)
 
     @property
     def generation(self) -> int:
@@ -118,7 +116,7 @@ class FlowState:
             self._pipeline.feature_set,
             lambda: self._plan.new_state(with_changelog=self._is_drained, rows=self.rows),
             lambda: PendingEvents(
-                self._horizon_ms,
+                self._pipeline.horizon_ms,
                 with_changelog=self._is_drained,
                 texts=texts,
                 n_segments=n_segments,

@@ -49,8 +49,11 @@ class PipelineLag:
 
     async def read_own(self, term: MonitorTerm | None) -> None:
         """Ask where the monitor at work is; None: this one is not."""
-        ends = await self.reader.ends(list(term.starts)) if term is not None else {}
-        self.of_monitor = {tp: await self._own(term, tp, end) for tp, end in ends.items() if term is not None}
+        if term is None:
+            self.of_monitor = {}
+            return
+        ends = await self.reader.ends(list(term.starts))
+        self.of_monitor = {tp: await self._own(term, tp, end) for tp, end in ends.items()}
 
     async def _own(self, term: MonitorTerm, tp: TP, end: int) -> Position:
         """Offsets that transactions use up count as handled when all before them is."""

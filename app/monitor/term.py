@@ -17,7 +17,7 @@ from functools import partial
 from faust.types import TP
 
 from app.adapters.http.alert_answers import AlertAnswers
-from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
+from app.adapters.kafka.batch_handler import FetchCount, Fetched
 from app.adapters.river_detectors import make_detector
 from app.core.batches import RecordBatch
 from app.core.counts.sketch_rules import read_sketch
@@ -62,7 +62,7 @@ class MonitorTerm:
         self._wake = asyncio.Event()
         self._is_stopping = False
         self._is_changed = False
-        self._received: dict[TP, int] = {}
+        self._fetches = FetchCount()
         self._tasks: list[asyncio.Task[None]] = []
         self._answers = AlertAnswers()
         is_new = are_new(legacy, bounds)
@@ -164,17 +164,14 @@ class MonitorTerm:
     async def acknowledge(self, alert_id: str, by: str, why: str) -> None:
         """Note that a person has taken an alert on; returns when that is saved and told.
 
-        `AcknowledgeError` when it cannot be; `asyncio.CancelledError` when the watch ends before.
+        `AcknowledgeError` when it cannot be; `asyncio.CancelledError` when the term ends before.
         """
         self._wake.set()
         await self._answers.give(alert_id, by, why)
 
     def receive(self, fetched: Fetched) -> None:
         """Take a batch from the agent; never blocks."""
-        tp = TP(fetched.records.topic, fetched.records.partition)
-        if fetched.sequence != self._received.get(tp, 0) + 1:
-            raise SkippedBatchError(f"{tp} went from fetch {self._received.get(tp, 0)} to {fetched.sequence}.")
-        self._received[tp] = fetched.sequence
+        tp = self._fetches.note(fetched)
         writer = self.writers.get(tp.topic)
         if writer is not None:
             writer.receive(fetched)
@@ -218,7 +215,7 @@ class MonitorTerm:
         """Whether something received is not handled yet, or on its way to us."""
         writer = self.writers.get(tp.topic)
         waits = writer.is_holding(tp) if writer is not None else bool(self._sketches)
-        return waits or self._context.app.fetches(tp) != self._received.get(tp, 0)
+        return waits or self._context.app.fetches(tp) != self._fetches.of(tp)
 
     # -- sketches ------------------------------------------------------------------------------------------------------
 

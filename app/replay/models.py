@@ -38,15 +38,7 @@ def load_model(pipeline: Pipeline, registry: Registry, version: str, uri: str | 
             raise
         manifest, artifact = resolve(uri)
     verified = verify(manifest, artifact, Expected(pipeline.feature_set, model=(name, version)))
-    return ActiveModel(
-        model=name,
-        version=version,
-        role="champion",
-        feature_set=manifest.feature_set,
-        threshold=pipeline.model.threshold,
-        scorer=verified.scorer,
-        reference=manifest.read_reference(),
-    )
+    return ActiveModel.champion(pipeline, manifest, verified.scorer)
 
 
 def load_recorded_models(pipeline: Pipeline, registry: Registry, recording: Recording) -> dict[int, RecordedSelector]:

@@ -8,7 +8,7 @@ from typing import Any
 from faust.types import TP
 
 from app.adapters.kafka.batch_app import BatchApp
-from app.adapters.kafka.batch_handler import Fetched, SkippedBatchError
+from app.adapters.kafka.batch_handler import FetchCount, Fetched
 from app.adapters.kafka.log_bounds import LogBounds
 from app.core.batches import RecordBatch
 from app.core.intake.merge import TimeMerge
@@ -40,8 +40,7 @@ class Inbox:
         self.next_offsets: dict[TP, int] = {}
         self._app = app
         self._logs = logs
-        #: Number of the last fetch received.
-        self._sequences = dict.fromkeys((self.events, self.labels), 0)
+        self._fetches = FetchCount()
         self._paused: set[TP] = set()
         self._waiting: deque[Fetched] = deque()
         self._waiting_bytes = 0
@@ -53,12 +52,8 @@ class Inbox:
 
     def put(self, fetched: Fetched) -> TP:
         """Take note of a fetch, and keep its records if they are events; return where they are from."""
-        records = fetched.records
-        tp = TP(records.topic, records.partition)
-        if fetched.sequence != self._sequences[tp] + 1:
-            raise SkippedBatchError(f"{tp} went from fetch {self._sequences[tp]} to {fetched.sequence}.")
-        self._sequences[tp] = fetched.sequence
-        self.next_offsets[tp] = int(records.offsets[-1]) + 1
+        tp = self._fetches.note(fetched)
+        self.next_offsets[tp] = int(fetched.records.offsets[-1]) + 1
         if tp != self.labels:
             self._waiting.append(fetched)
             self._waiting_bytes += fetched.size_bytes
@@ -77,7 +72,7 @@ class Inbox:
 
     def begin_anew(self) -> None:
         """A new assignment: fetches are numbered from 1, and nothing is paused."""
-        self._sequences = dict.fromkeys(self._sequences, 0)
+        self._fetches.begin_anew()
         self._paused.clear()
 
     def regulate(self, merge: TimeMerge[Any]) -> None:
@@ -100,7 +95,7 @@ class Inbox:
 
     async def has_received(self, tp: TP, end: int) -> bool:
         """Whether everything before offset ``end`` has been received."""
-        return await self._app.read_to(tp, end) and self._app.fetches(tp) == self._sequences[tp]
+        return await self._app.read_to(tp, end) and self._app.fetches(tp) == self._fetches.of(tp)
 
     async def is_at_its_end(self, tp: TP) -> bool:
         """Whether all that a topic partition holds now has been received."""

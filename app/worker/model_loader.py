@@ -115,13 +115,13 @@ class ModelLoader:
                 return None
             if not attempt.why and (why := attempt.refused.get(stamp)):
                 return LoadResult(None, why, stamp=stamp)
-            return self._verify(attempt.update, lane)
+            return self._verify(attempt.update, stamp, lane)
         finally:
             lane.has_ended.set()
 
-    def _verify(self, update: ModelUpdate, lane: _Lane) -> LoadResult:
+    def _verify(self, update: ModelUpdate, stamp: Stamp, lane: _Lane) -> LoadResult:
+        """Verify a version; ``stamp``: of its files, as they were before they are read."""
         started = time.monotonic()
-        stamp = stamp_of(update.uri)
         expected = Expected(
             self._pipeline.feature_set, self._pipeline.feature_names, (update.model, update.version), update.sha256
         )
@@ -131,7 +131,7 @@ class ModelLoader:
             # Before the artifact is read: an announcement may name the files of another version.
             expected.check(manifest)
             verified = verify(manifest, entry.read_artifact(), expected, trial=lane.open())
-            reference = manifest.read_reference()
+            model = ActiveModel.champion(self._pipeline, manifest, verified.scorer)
         except RegistryError as error:
             return LoadResult(None, str(error), time.monotonic() - started)
         except RefusedModelError as error:
@@ -139,13 +139,4 @@ class ModelLoader:
             return LoadResult(None, str(error), time.monotonic() - started, lasting)
         except ManifestError as error:
             return LoadResult(None, f"reference: {error}", time.monotonic() - started, stamp)
-        model = ActiveModel(
-            model=update.model,
-            version=update.version,
-            role="champion",
-            feature_set=manifest.feature_set,
-            threshold=self._pipeline.model.threshold,
-            scorer=verified.scorer,
-            reference=reference,
-        )
         return LoadResult(model, seconds=time.monotonic() - started)

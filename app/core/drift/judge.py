@@ -39,11 +39,11 @@ import numpy as np
 
 from app.core.drift.budget import Spent, spend
 from app.core.drift.comparison import Comparison, Statistic, smallest_p
-from app.core.drift.judgement import DriftResult, Judgement, Signal, View
+from app.core.drift.judgement import FEWEST_INDEPENDENT, DriftResult, Judgement, Signal, View
 from app.core.drift.over_time import Past, PastResult, classic_interval, classic_trend, look_at_interval, look_for_trend
 from app.core.drift.smallest_p import SmallestP
 from app.core.drift.statistics.ks import ks
-from app.core.drift.words import FEWEST_INDEPENDENT, SAYING, say_counts, say_power
+from app.core.drift.words import SAYING, say_counts, say_power
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Signal = Literal["NONE", "WARNING", "DRIFT"]
 
+#: Fewer independent events than this, on either side, are not tested.
+FEWEST_INDEPENDENT = 30
+
 
 @dataclass(frozen=True, eq=False)
 class View:

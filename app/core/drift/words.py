@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from app.core.drift.judgement import FEWEST_INDEPENDENT
+
 if TYPE_CHECKING:
     from app.core.batches import Ints
     from models.reference.reference import MetricCells
 
-#: Fewer independent events than this, on either side, are not tested.
-FEWEST_INDEPENDENT = 30
 #: The tests whose reports say more than their numbers.
 SAYING = frozenset({"null_rate", "unseen", "range"})
 

@@ -220,7 +220,7 @@ class LabelDecoder:
         if self._entity is not None and self._entity not in Label.__struct_fields__:
             kind = msgspec.defstruct("EntityLabel", [(self._entity, Any, None)], bases=(Label,), kw_only=True)
         self._decode = msgspec.json.Decoder(kind).decode
-        events, horizon_ms = pipeline.events, pipeline.labels.horizon_ms if pipeline.labels else 0
+        events, horizon_ms = pipeline.events, pipeline.horizon_ms
         latest_ms = events.latest_ms + horizon_ms
         self._bounds = TimeBounds("label_time_ms", events.earliest_ms, latest_ms, events.max_ahead_ms)
         # A promise may look ahead by the horizon: it ends a stream whose last labels are never to come.
