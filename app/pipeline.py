@@ -110,7 +110,7 @@ class PartitionPipeline:
                 board,
                 partition,
                 self._marks.horizon_ms,
-                plan.outcome_fields,
+                plan.label_fields,
                 repartition,
                 most_held=_MOST_HELD if is_drained else None,
             )
@@ -232,10 +232,10 @@ class PartitionPipeline:
             self._marks.event_watermark_ms = int(merged.times_ms[-1])
         if len(merged.labels):
             self._marks.label_watermark_ms = int(merged.label_times_ms[-1])
-        joined = JoinedLabels.join(merged, events, self._state.pending, self._plan.outcome_fields, came_to_ms)
+        joined = JoinedLabels.join(merged, events, self._state.pending, self._plan.label_fields, came_to_ms)
         label_times_ms = self._label_times(merged, came_to_ms)
         self._check_inputs(merged, events, joined, label_times_ms)
-        self._plan.apply(matrix, events, joined.outcomes(self._plan.outcome_fields, events), self._state.windows)
+        self._plan.apply(matrix, events, joined.to_rows(self._plan.label_fields, events), self._state.windows)
         if self.shared is not None:
             self.shared.fill(matrix, events, merged.times_ms)
         failed = self._plan.derive(matrix, events.event_time_ms, events.columns)
@@ -253,7 +253,7 @@ class PartitionPipeline:
         segments, versions = self._counts.segments_of(step), versions_of(step, rejected)
         self._remember(step, merged, segments, versions, came_to_ms)
         self._counts.last_scored.begin(versions, merged.times_ms)
-        self._counts.add_outcomes(step, segments, versions)
+        self._counts.add_labels(step, segments, versions)
         self._counts.last_scored.come_to(len(events))
         self._state.pending.expire(self._marks.event_watermark_ms)
         if self._plan.can_reject_late:
@@ -292,7 +292,7 @@ class PartitionPipeline:
         """Keep the run's events until their labels come, except those whose label is in this very run."""
         if self._pipeline.labels is None:
             return
-        fields = [step.events.columns[name].tolist() for name in self._plan.outcome_fields]
+        fields = [step.events.columns[name].tolist() for name in self._plan.label_fields]
         rows = list(zip(*fields, strict=True)) if fields else [()] * len(step.events)
         effective, times, scores = merged.times_ms.tolist(), step.events.event_time_ms.tolist(), step.scores.tolist()
         own_rows, wait = step.labels.own_rows, self._state.pending.add

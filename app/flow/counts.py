@@ -75,7 +75,7 @@ class FlowCounts:
             return [()] * len(step.events)
         return list(map(tuple, self.segments.find(step.matrix).T.tolist()))
 
-    def add_outcomes(self, step: Step, segments: list[tuple[int, ...]], versions: Versions) -> None:
+    def add_labels(self, step: Step, segments: list[tuple[int, ...]], versions: Versions) -> None:
         """Count the labels of a run beside the scores of their events."""
         if not self._is_kept:
             return

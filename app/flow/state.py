@@ -108,7 +108,7 @@ class FlowState:
         """
         latest_ms = rules.latest_come_to_ms(clock_ms)
         types = {field.name: field.type for field in self._pipeline.events.fields}
-        texts = tuple(types.get(name) == "string" for name in self._plan.outcome_fields)
+        texts = tuple(types.get(name) == "string" for name in self._plan.label_fields)
         needed = ["shared"] if self._shared is not None else []
         if self._shared is not None and self._shared.repartition is not None:
             needed.append("repartition")

@@ -513,7 +513,7 @@ def test_a_label_is_seen_by_the_events_after_it_in_the_merge_alone(tmp_path: Pat
     np.testing.assert_array_equal(matrix[:, 0], [NAN, 1, 0.5, 0.5, NAN])
     np.testing.assert_array_equal(matrix[:, 1], [NAN, 1, 1, 1, NAN])
     np.testing.assert_array_equal(matrix[:, 2], [0, 1, 2, 2, 0])
-    assert built.plan.outcome_fields == ("customer", "shop")
+    assert built.plan.label_fields == ("customer", "shop")
 
 
 def test_a_null_in_a_key_is_missing_and_counts_nowhere(tmp_path: Path) -> None:

@@ -114,11 +114,11 @@ def test_a_label_belongs_to_the_newest_event_of_its_id_once_and_within_the_horiz
         event_id: effective_ms for event_id, (effective_ms, _) in newest.items()
     }
 
-    outcomes = joined.outcomes(("amount",), events)
-    assert outcomes.columns["label"].tolist() == joined.label
-    assert outcomes.columns["amount"].tolist() == [each[-1] for each in due]
-    assert outcomes.before.tolist() == joined.before
-    assert outcomes.label_time_ms.tolist() == joined.label_time_ms
+    rows = joined.to_rows(("amount",), events)
+    assert rows.columns["label"].tolist() == joined.label
+    assert rows.columns["amount"].tolist() == [each[-1] for each in due]
+    assert rows.before.tolist() == joined.before
+    assert rows.label_time_ms.tolist() == joined.label_time_ms
 
 
 def test_a_label_of_an_event_that_is_forgotten_is_late_and_one_of_no_event_is_missing() -> None:

@@ -82,7 +82,7 @@ def test_windows_over_the_same_tiles_share_a_store_and_each_has_its_column(tmp_p
     assert {len(name) for name in (plan.name, *(store.name for store in plan.stores))} == {4}
     assert plan.keys == (("shop",), ("town", "shop"), ("town",))
     assert plan.with_labels
-    assert plan.outcome_fields == ("amount", "shop", "town")  # of labels, without "label" itself
+    assert plan.label_fields == ("amount", "shop", "town")  # of labels, without "label" itself
     assert bool(plan)
 
 
@@ -93,7 +93,7 @@ def test_the_part_that_is_repartitioned_has_its_own_stores(tmp_path: Path) -> No
     assert [(c.column, c.store, c.delay_ms) for c in part.columns] == [(5, 0, 300_000), (6, 1, 0)]
     assert part.name != plan.name
     assert not part.with_labels
-    assert part.outcome_fields == ()
+    assert part.label_fields == ()
     assert not plan_of(tmp_path, [SHOP]).repartitioned()
 
 

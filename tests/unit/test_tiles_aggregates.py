@@ -276,7 +276,7 @@ def test_windows_of_one_kind_key_and_hop_share_a_store_as_long_as_the_largest() 
         [(1, 3), (4, 8)], [(2, 2)], [(5, 2)], [(6, 4)],
     ]  # fmt: skip
     assert all(column.window == windows[column.column] for _, columns in plan.stores for column in columns)
-    assert plan.outcome_fields == ("amount", "shop", "town")
+    assert plan.label_fields == ("amount", "shop", "town")
     assert len({spec.name for spec, _ in plan.stores}) == 4
     assert {len(spec.name) for spec, _ in plan.stores} == {4}
 

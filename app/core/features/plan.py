@@ -1,7 +1,7 @@
 """From events to feature vectors, by one definition for stream, training, batch and REST.
 
 In three steps. `FeaturePlan.compute` is stateless: expressions, lookups, Python; a row depends on its event alone.
-`FeaturePlan.apply` fills the window columns in the order in which events and outcomes are merged, and advances the
+`FeaturePlan.apply` fills the window columns in the order in which events and labels are merged, and advances the
 state. `FeaturePlan.derive` then fills what is made of windows, when all of these are known; again a row by itself.
 """
 
@@ -83,7 +83,7 @@ class FeaturePlan:
     category_sizes
         Category feature -> how many codes it has: one per value, and the last for whatever is none of them. NaN is
         null alone.
-    outcome_fields
+    label_fields
         Columns that must be kept until the event's label comes (those of `LabelRows` besides "label").
     shared
         The windows that are shared between partitions; `apply` leaves their columns alone.
@@ -109,7 +109,7 @@ class FeaturePlan:
         self.names: tuple[str, ...] = tuple(feature.name for feature in features)
         self.kinds: tuple[FeatureType, ...] = tuple(feature.type for feature in features)
         self.category_sizes: dict[str, int] = {f.name: len(f.values) + 1 for f in features if f.type == "category"}
-        self.outcome_fields: tuple[str, ...] = tuple(sorted({*windows.outcome_fields, *shared.outcome_fields}))
+        self.label_fields: tuple[str, ...] = tuple(sorted({*windows.label_fields, *shared.label_fields}))
         self.shared = shared
         self.derived: tuple[int, ...] = tuple(step.column for step in derived)
         self.can_reject_late = any(step.feature.python is not None for step in derived)
@@ -208,12 +208,12 @@ class FeaturePlan:
         """An empty state for one partition; without a changelog nothing is to be drained from it."""
         return FeatureState(self._windows, with_changelog=with_changelog, cache=rows)
 
-    def apply(self, matrix: Floats, events: EventBatch, outcomes: LabelRows, state: FeatureState) -> None:
+    def apply(self, matrix: Floats, events: EventBatch, labels: LabelRows, state: FeatureState) -> None:
         """Fill the window columns of ``matrix`` (rows as ``events``), and advance ``state``.
 
-        Each event reads its windows, then counts itself; outcome j counts before event ``outcomes.before[j]`` reads.
+        Each event reads its windows, then counts itself; label j counts before event ``labels.before[j]`` reads.
         """
-        state.apply(matrix, events, outcomes)
+        state.apply(matrix, events, labels)
 
     def derive(self, matrix: Floats, event_time_ms: Ints, columns: Mapping[str, Column]) -> list[Rejection]:
         """Fill the columns of what is made of windows, of rows whose windows are all filled.

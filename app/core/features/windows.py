@@ -84,7 +84,7 @@ class WindowPlan:
         return cls(tuple(stores))
 
     @property
-    def outcome_fields(self) -> tuple[str, ...]:
+    def label_fields(self) -> tuple[str, ...]:
         """The event fields that windows over labels need, sorted."""
         fields = {field for spec, _ in self.stores if spec.of == "labels" for field in (*spec.key, *spec.layout.fields)}
         return tuple(sorted(fields - {"label"}))
@@ -127,20 +127,20 @@ class FeatureState:
         """Memory of the tiles; that of the keys comes on top."""
         return sum(tiles.state_bytes for tiles in self._tiles.values())
 
-    def apply(self, matrix: Floats, events: EventBatch, outcomes: LabelRows) -> None:
+    def apply(self, matrix: Floats, events: EventBatch, labels: LabelRows) -> None:
         """Fill the window columns of ``matrix``, one row per event, and advance the state."""
         before = np.arange(1, len(events) + 1)
-        codes = {key: self._find_codes(key, events, outcomes) for key in self._groups}
+        codes = {key: self._find_codes(key, events, labels) for key in self._groups}
         for spec, columns in self._plan.stores:
             tiles = self._tiles[spec]
-            read_codes, outcome_codes = codes[spec.key]
+            read_codes, label_codes = codes[spec.key]
             read_tiles = events.event_time_ms // spec.hop_ms
             if spec.of == "events":
                 measured = measure(spec.layout, self._hasher, events.event_time_ms, events.columns)
                 updates = Updates(read_codes, read_tiles, before, *measured)
             else:
-                measured = measure(spec.layout, self._hasher, outcomes.label_time_ms, outcomes.columns)
-                updates = Updates(outcome_codes, outcomes.label_time_ms // spec.hop_ms, outcomes.before, *measured)
+                measured = measure(spec.layout, self._hasher, labels.label_time_ms, labels.columns)
+                updates = Updates(label_codes, labels.label_time_ms // spec.hop_ms, labels.before, *measured)
             reads = _reads(spec.layout, columns)
             seen = dict(
                 zip((read.tiles for read in reads), tiles.process(read_codes, read_tiles, updates, reads), strict=True)
@@ -197,14 +197,14 @@ class FeatureState:
             for store in group.stores.values():
                 yield from store.keys(group.index.in_use())
 
-    def _find_codes(self, key: tuple[str, ...], events: EventBatch, outcomes: LabelRows) -> tuple[Ints, Ints]:
-        """The codes of events and outcomes; only a key that is updated is added."""
+    def _find_codes(self, key: tuple[str, ...], events: EventBatch, labels: LabelRows) -> tuple[Ints, Ints]:
+        """The codes of events and labels; only a key that is updated is added."""
         group = self._groups[key]
         kinds = {spec.of for spec, _ in self._plan.stores if spec.key == key}
         none = np.zeros(0, dtype=np.int64)
-        outcome_codes = group.find_or_add([outcomes.columns[field] for field in key]) if "labels" in kinds else none
+        label_codes = group.find_or_add([labels.columns[field] for field in key]) if "labels" in kinds else none
         find = group.find_or_add if "events" in kinds else group.find
-        return find([events.columns[field] for field in key]), outcome_codes
+        return find([events.columns[field] for field in key]), label_codes
 
 
 def _reads(layout: Layout, columns: tuple[WindowColumn, ...]) -> tuple[WindowRead, ...]:

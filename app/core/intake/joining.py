@@ -121,7 +121,7 @@ class JoinedLabels:
         times = [event.event_time_ms if isinstance(event, Scored) else own[event] for event in self.events]
         return np.array(times, dtype=np.int64)
 
-    def outcomes(self, fields: tuple[str, ...], events: EventBatch) -> LabelRows:
+    def to_rows(self, fields: tuple[str, ...], events: EventBatch) -> LabelRows:
         """The joined labels as arrays, for windows over labels; columns have the types of the events' columns."""
         columns: dict[str, Column] = {"label": np.array(self.label, dtype=np.float64)}
         for name, values in zip(fields, self.columns, strict=True):

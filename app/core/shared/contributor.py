@@ -45,7 +45,7 @@ class Contributor:
     ----------
     horizon_ms
         How long events wait for their labels.
-    outcome_fields
+    label_fields
         The event fields that the partition keeps until the label comes.
     asker
         Takes what is added to windows that are repartitioned; None: that goes on the board, too.
@@ -56,7 +56,7 @@ class Contributor:
         board: SharedBoard,
         partition: int,
         horizon_ms: int,
-        outcome_fields: tuple[str, ...],
+        label_fields: tuple[str, ...],
         asker: Asker | None = None,
         *,
         with_drain: bool,
@@ -68,7 +68,7 @@ class Contributor:
         self._asker = asker
         self.partition = partition
         self._with_drain = with_drain
-        self._labels = SharedLabels(horizon_ms, outcome_fields, board.plan.outcome_fields)
+        self._labels = SharedLabels(horizon_ms, label_fields, board.plan.label_fields)
         #: Offsets of the next event and label to add: what comes before was added by a former owner.
         self.next_event = self._next_label = 0
         self._touched: dict[tuple[int, int], list[Ints]] = {}
@@ -81,13 +81,13 @@ class Contributor:
     def add(self, merged: Merged[Any], events: EventBatch) -> None:
         """Add a run: its events by their effective times, its labels by theirs."""
         event_rows = np.flatnonzero(events.offsets >= self.next_event)
-        outcomes, places = self._labels.join(merged, events) if self._plan.with_labels else ({}, event_rows[:0])
+        label_columns, places = self._labels.join(merged, events) if self._plan.with_labels else ({}, event_rows[:0])
         label_rows = np.flatnonzero(merged.labels.offsets[places] >= self._next_label)
         for number, store in enumerate(self._plan.stores):
             if store.of == "events":
                 self._add(number, store, events.columns, event_rows, merged.times_ms)
             else:
-                self._add(number, store, outcomes, label_rows, merged.label_times_ms[places])
+                self._add(number, store, label_columns, label_rows, merged.label_times_ms[places])
         if len(events):
             self.next_event = max(self.next_event, int(events.offsets[-1]) + 1)
             self.come_to(int(merged.times_ms[-1]))

@@ -65,11 +65,11 @@ class SharedLabels:
         self._newest_ms = times[-1] if times else newest_ms
         self._expire(self._newest_ms - horizon_ms)
         places = np.array(numbers, dtype=np.int64)
-        outcomes: dict[str, Column] = {"label": merged.labels.label[places]}
+        label_columns: dict[str, Column] = {"label": merged.labels.label[places]}
         for at in self._places:
             name = self._fields[at]
-            outcomes[name] = np.array([fields[at] for fields in joined], dtype=events.columns[name].dtype)
-        return outcomes, places
+            label_columns[name] = np.array([fields[at] for fields in joined], dtype=events.columns[name].dtype)
+        return label_columns, places
 
     def _expire(self, before_ms: int) -> None:
         expired = []

@@ -24,7 +24,7 @@ class SharedPart(Generic[Payload]):
     ----------
     board
         That of the process: all its partitions and, by the topic, those of others.
-    horizon_ms, outcome_fields
+    horizon_ms, label_fields
         As `Contributor`.
     most_held
         Events that may wait before no more are taken; None: any number.
@@ -37,7 +37,7 @@ class SharedPart(Generic[Payload]):
         board: SharedBoard,
         partition: int,
         horizon_ms: int,
-        outcome_fields: tuple[str, ...],
+        label_fields: tuple[str, ...],
         repartition: Repartition | None = None,
         *,
         most_held: int | None,
@@ -47,7 +47,7 @@ class SharedPart(Generic[Payload]):
         self.repartition = repartition
         asker = repartition.asker if repartition is not None else None
         with_drain = most_held is not None
-        self.contributor = Contributor(board, partition, horizon_ms, outcome_fields, asker, with_drain=with_drain)
+        self.contributor = Contributor(board, partition, horizon_ms, label_fields, asker, with_drain=with_drain)
         self._reader = SharedReader(board, with_repartitioned=repartition is None)
         self._most_held = most_held
         #: Per drain that is not committed yet: the time before which nothing is scored any more, and the next offset.

@@ -110,7 +110,7 @@ class SharedPlan:
         return tuple(dict.fromkeys(store.key for store in self.stores))
 
     @property
-    def outcome_fields(self) -> tuple[str, ...]:
+    def label_fields(self) -> tuple[str, ...]:
         """The event fields that must be kept until the event's label comes, sorted."""
         fields = {
             field
