@@ -44,6 +44,7 @@ from app.flow.encoder import ScoreEncoder
 from app.flow.inputs import FlowInputs, QueuedEvents
 from app.flow.letters import Letters, in_order
 from app.flow.marks import Marks, Position
+from app.flow.preview import FlowPreview, Preview
 from app.flow.state import FlowState
 from app.flow.step import FlowOutput, Step, versions_of
 from models.reference.reference import Reference
@@ -115,6 +116,7 @@ class PartitionPipeline:
                 most_held=_MOST_HELD if is_drained else None,
             )
         self._state = FlowState(pipeline, plan, self.shared, rows, is_drained=is_drained)
+        self._preview = FlowPreview(plan, self._inputs, self.merge, self._state, self._marks)
         #: Whether the restored state is of other topics: `repartition` was switched on or off.
         self.has_other_input = False
         self._letters = Letters(pipeline)
@@ -176,6 +178,10 @@ class PartitionPipeline:
         if self.shared is not None and FlowOutput.STATE not in self._outputs:
             self.shared.settle(self._marks.event_watermark_ms, self._marks.events_end or 0)
         return step
+
+    def preview(self, records: RecordBatch, models: ModelSelector, clock_ms: int) -> Preview:
+        """Score events as if each came next; nothing changes. See `FlowPreview.of`."""
+        return self._preview.of(records, models, clock_ms)
 
     def _take(self, most: int, stale: range) -> Ready[QueuedEvents] | None:
         first = self.merge.events_taken

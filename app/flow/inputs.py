@@ -85,6 +85,26 @@ class FlowInputs:
         """Events with their stateless features; ``clock_ms`` as in `PartitionPipeline.receive_events`."""
         events, rejections = self._decode_events(records, clock_ms)
         misplaced = self._find_misplaced(events)
+        if misplaced and self._entities is not None:
+            rows = [rejection.position for rejection in misplaced]
+            times_ms = np.maximum(events.event_time_ms[rows], self._marks.event_watermark_ms)
+            self._entities.see([events.entity[row] for row in rows], np.maximum.accumulate(times_ms))
+        return self._compute(records, events, rejections, misplaced)
+
+    def preview_events(self, records: RecordBatch, clock_ms: int) -> QueuedEvents:
+        """As `read_events`, of records that are in no topic: nobody is told of their entities."""
+        events, rejections = self._decode_events(records, clock_ms)
+        return self._compute(records, events, rejections, self._find_misplaced(events))
+
+    def read_labels(self, records: RecordBatch, clock_ms: int | None) -> tuple[LabelBatch, list[Rejection]]:
+        """Labels, and what is refused of them."""
+        labels, rejections = self._decode_labels(records, clock_ms)
+        self._marks.labels_end = int(records.offsets[-1]) + 1
+        return labels, rejections
+
+    def _compute(
+        self, records: RecordBatch, events: EventBatch, rejections: list[Rejection], misplaced: list[Rejection]
+    ) -> QueuedEvents:
         if misplaced:
             rejections = in_order(rejections, misplaced, events, records)
             events = events.take(_rows_without(events, misplaced))
@@ -95,19 +115,9 @@ class FlowInputs:
             events, matrix = events.take(good), matrix[good]
         return QueuedEvents(records, events, matrix, deque(rejections), int(records.offsets[-1]) + 1)
 
-    def read_labels(self, records: RecordBatch, clock_ms: int | None) -> tuple[LabelBatch, list[Rejection]]:
-        """Labels, and what is refused of them."""
-        labels, rejections = self._decode_labels(records, clock_ms)
-        self._marks.labels_end = int(records.offsets[-1]) + 1
-        return labels, rejections
-
     def _find_misplaced(self, events: EventBatch) -> list[Rejection]:
-        """Refuse the events of entities that belong to another partition; that they were here is told all the same."""
+        """Refuse the events of entities that belong to another partition."""
         misplaced = self._guard.find_misplaced(events.entity) if self._guard is not None else []
-        if misplaced and self._entities is not None:
-            rows = [row for row, _ in misplaced]
-            times_ms = np.maximum(events.event_time_ms[rows], self._marks.event_watermark_ms)
-            self._entities.see([events.entity[row] for row in rows], np.maximum.accumulate(times_ms))
         return [
             Rejection(
                 row,

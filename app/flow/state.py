@@ -42,7 +42,7 @@ class FlowState:
     ) -> None:
         self._pipeline = pipeline
         self._plan = plan
-        self._shared = shared
+        self.shared = shared
         self._is_drained = is_drained
         self._generation = Generation()
         self._to_share: list[Change] = []
@@ -60,14 +60,14 @@ class FlowState:
     def drain(self, marks: Marks, meta: dict[str, Any]) -> list[Change]:
         """Records of the changelog since the last drain; the last one is ``meta``: how far the partition has come."""
         changes = [(TILES + key, value) for key, value in self.windows.drain_changes()]
-        if self._shared is not None:
-            topic, opened, asked = self._shared.drain(marks.event_watermark_ms, marks.events_end or 0)
+        if self.shared is not None:
+            topic, opened, asked = self.shared.drain(marks.event_watermark_ms, marks.events_end or 0)
             self._to_share.extend(topic)
             self._to_repartition.extend(asked)
             changes.extend(opened)
-            meta["shared"] = self._shared.contributor.position()
-            if self._shared.repartition is not None:
-                meta["repartition"] = self._shared.repartition.position()
+            meta["shared"] = self.shared.contributor.position()
+            if self.shared.repartition is not None:
+                meta["repartition"] = self.shared.repartition.position()
         changes.extend(self.pending.drain_changes())
         last = (META, msgspec.msgpack.encode(meta))
         if self.rows is not None:
@@ -77,8 +77,8 @@ class FlowState:
 
     def committed(self, position: int, now_ms: int) -> None:
         """What was drained first, and not yet said so of, has been committed, up to an offset of the changelog."""
-        if self._shared is not None:
-            self._shared.committed()
+        if self.shared is not None:
+            self.shared.committed()
         if self.rows is not None:
             self.rows.commit()
             if self.rows.wants_write:
@@ -109,8 +109,8 @@ class FlowState:
         latest_ms = rules.latest_come_to_ms(clock_ms)
         types = {field.name: field.type for field in self._pipeline.events.fields}
         texts = tuple(types.get(name) == "string" for name in self._plan.label_fields)
-        needed = ["shared"] if self._shared is not None else []
-        if self._shared is not None and self._shared.repartition is not None:
+        needed = ["shared"] if self.shared is not None else []
+        if self.shared is not None and self.shared.repartition is not None:
             needed.append("repartition")
         return StateReader(
             self._pipeline.feature_set,
@@ -125,7 +125,7 @@ class FlowState:
             ),
             latest_ms=latest_ms,
             needed=tuple(needed),
-            keeps_other=self._shared is not None,
+            keeps_other=self.shared is not None,
             cache=self.rows,
         )
 
@@ -133,12 +133,12 @@ class FlowState:
         """Take over what was read to its end; say what was left aside."""
         restored = reader.finish()
         self.windows, self.pending, self._generation = reader.state, reader.pending, reader.generation
-        if self._shared is None:
+        if self.shared is None:
             return restored
         if not reader.meta:
-            self._shared.contributor.begin_anew()
+            self.shared.contributor.begin_anew()
             return restored
-        self._shared.contributor.restore(reader.meta["shared"], list(reader.others.items()), self.pending)
-        if self._shared.repartition is not None:
-            self._shared.repartition.restore(reader.meta["repartition"])
+        self.shared.contributor.restore(reader.meta["shared"], list(reader.others.items()), self.pending)
+        if self.shared.repartition is not None:
+            self.shared.repartition.restore(reader.meta["repartition"])
         return restored

@@ -215,6 +215,10 @@ class FeaturePlan:
         """
         state.apply(matrix, events, labels)
 
+    def peek(self, matrix: Floats, events: EventBatch, labels: LabelRows, seen: Ints, state: FeatureState) -> None:
+        """As `apply`, as if each event came next by itself, after the first ``seen`` of the labels; nothing changes."""
+        state.peek(matrix, events, labels, seen)
+
     def derive(self, matrix: Floats, event_time_ms: Ints, columns: Mapping[str, Column]) -> list[Rejection]:
         """Fill the columns of what is made of windows, of rows whose windows are all filled.
 

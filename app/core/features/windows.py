@@ -15,7 +15,7 @@ from app.core.tiles.keys import NULL
 from app.core.tiles.measures import Layout, Read, evaluate, measure
 from app.core.tiles.row_cache import RowCache
 from app.core.tiles.sightings import Hasher
-from app.core.tiles.store import TileStore, WindowRead
+from app.core.tiles.store import Seen, TileStore, WindowRead
 from app.core.tiles.stored import NAME_BYTES, Change
 from schemas.pipeline.spec import Pipeline, PipelineError, WindowSpec
 
@@ -104,7 +104,7 @@ class FeatureState:
     """
 
     def __init__(self, plan: WindowPlan, *, with_changelog: bool = True, cache: RowCache | None = None) -> None:
-        self._plan = plan
+        self._columns = dict(plan.stores)
         self._with_changelog = with_changelog
         self._hasher = Hasher()
         self._tiles = {
@@ -116,6 +116,9 @@ class FeatureState:
             for key in {spec.key: None for spec, _ in plan.stores}
         }
         self._by_name = {name: group for group in self._groups.values() for name in group.stores}
+        self._reads = {spec: _reads(spec.layout, columns) for spec, columns in plan.stores}
+        self._label_keys = {spec.key for spec, _ in plan.stores if spec.of == "labels"}
+        self._event_keys = {spec.key for spec, _ in plan.stores if spec.of == "events"}
 
     @property
     def keys(self) -> int:
@@ -131,30 +134,38 @@ class FeatureState:
         """Fill the window columns of ``matrix``, one row per event, and advance the state."""
         before = np.arange(1, len(events) + 1)
         codes = {key: self._find_codes(key, events, labels) for key in self._groups}
-        for spec, columns in self._plan.stores:
-            tiles = self._tiles[spec]
+        for spec, tiles in self._tiles.items():
             read_codes, label_codes = codes[spec.key]
             read_tiles = events.event_time_ms // spec.hop_ms
             if spec.of == "events":
                 measured = measure(spec.layout, self._hasher, events.event_time_ms, events.columns)
                 updates = Updates(read_codes, read_tiles, before, *measured)
             else:
-                measured = measure(spec.layout, self._hasher, labels.label_time_ms, labels.columns)
-                updates = Updates(label_codes, labels.label_time_ms // spec.hop_ms, labels.before, *measured)
-            reads = _reads(spec.layout, columns)
-            seen = dict(
-                zip((read.tiles for read in reads), tiles.process(read_codes, read_tiles, updates, reads), strict=True)
-            )
-            for column in columns:
-                window, of = column.window, seen[column.tiles]
-                maximum = spec.layout.maximum_of(window)
-                largest, carried = of.maxima[maximum] if maximum is not None else (read_codes, read_codes)
-                values = evaluate(spec.layout, window, Read(events.event_time_ms, of.sums, largest, carried))
-                values[read_codes == NULL] = np.nan
-                matrix[:, column.column] = values
+                updates = self._label_updates(spec, labels, label_codes)
+            seen = tiles.process(read_codes, read_tiles, updates, self._reads[spec])
+            self._fill(matrix, events, spec, read_codes, seen)
         if not self._with_changelog:
             for group in self._groups.values():
                 group.sweep()
+
+    def peek(self, matrix: Floats, events: EventBatch, labels: LabelRows, seen: Ints) -> None:
+        """Fill the window columns as if each event came next by itself, after the first ``seen`` of the labels.
+
+        Nothing that is kept changes; keys may come into memory.
+        """
+        codes = {key: self._look_up_codes(key, events, labels) for key in self._groups}
+        for spec, tiles in self._tiles.items():
+            read_codes, label_codes = codes[spec.key]
+            read_tiles, reads = events.event_time_ms // spec.hop_ms, self._reads[spec]
+            if spec.of == "labels" and len(labels):
+                updates, before = self._label_updates(spec, labels, label_codes), seen
+            else:
+                updates, before = Updates.none(spec.layout), np.zeros_like(read_codes)
+            self._fill(matrix, events, spec, read_codes, tiles.peek(read_codes, read_tiles, before, updates, reads))
+
+    def _label_updates(self, spec: StoreSpec, labels: LabelRows, codes: Ints) -> Updates:
+        measured = measure(spec.layout, self._hasher, labels.label_time_ms, labels.columns)
+        return Updates(codes, labels.label_time_ms // spec.hop_ms, labels.before, *measured)
 
     def drain_changes(self) -> list[Change]:
         """Changelog records since the last drain, for a compacted topic; None clears a key."""
@@ -197,14 +208,32 @@ class FeatureState:
             for store in group.stores.values():
                 yield from store.keys(group.index.in_use())
 
+    def _fill(self, matrix: Floats, events: EventBatch, spec: StoreSpec, codes: Ints, seen: list[Seen]) -> None:
+        """Fill the columns of one store with what its reads, by keys of these codes, have seen."""
+        by_size = {read.tiles: of for read, of in zip(self._reads[spec], seen, strict=True)}
+        for column in self._columns[spec]:
+            window, of = column.window, by_size[column.tiles]
+            maximum = spec.layout.maximum_of(window)
+            largest, carried = of.maxima[maximum] if maximum is not None else (codes, codes)
+            values = evaluate(spec.layout, window, Read(events.event_time_ms, of.sums, largest, carried))
+            values[codes == NULL] = np.nan
+            matrix[:, column.column] = values
+
     def _find_codes(self, key: tuple[str, ...], events: EventBatch, labels: LabelRows) -> tuple[Ints, Ints]:
         """The codes of events and labels; only a key that is updated is added."""
-        group = self._groups[key]
-        kinds = {spec.of for spec, _ in self._plan.stores if spec.key == key}
-        none = np.zeros(0, dtype=np.int64)
-        label_codes = group.find_or_add([labels.columns[field] for field in key]) if "labels" in kinds else none
-        find = group.find_or_add if "events" in kinds else group.find
+        label_codes, group = self._add_label_keys(key, labels), self._groups[key]
+        find = group.find_or_add if key in self._event_keys else group.find
         return find([events.columns[field] for field in key]), label_codes
+
+    def _look_up_codes(self, key: tuple[str, ...], events: EventBatch, labels: LabelRows) -> tuple[Ints, Ints]:
+        """As `_find_codes`, of events that update nothing."""
+        label_codes = self._add_label_keys(key, labels)
+        return self._groups[key].find([events.columns[field] for field in key]), label_codes
+
+    def _add_label_keys(self, key: tuple[str, ...], labels: LabelRows) -> Ints:
+        if key not in self._label_keys or not len(labels):
+            return np.zeros(0, dtype=np.int64)
+        return self._groups[key].find_or_add([labels.columns[field] for field in key])
 
 
 def _reads(layout: Layout, columns: tuple[WindowColumn, ...]) -> tuple[WindowRead, ...]:

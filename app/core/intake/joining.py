@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from app.core.batches import Column, EventBatch, Floats, Ints, LabelRows
+from app.core.batches import Column, EventBatch, Floats, Ints, LabelBatch, LabelRows
 from app.core.intake.merge import Merged
 from app.core.intake.pending import REJECTED, PendingEvents, Scored
 
@@ -105,6 +105,25 @@ class JoinedLabels:
             for at, (column, name) in enumerate(zip(joined.columns, fields, strict=True)):
                 column.append(events.columns[name][waiting] if isinstance(waiting, int) else waiting.fields[at])
         return joined
+
+    @staticmethod
+    def ahead(
+        labels: LabelBatch, pending: PendingEvents, fields: tuple[str, ...], came_to_ms: int
+    ) -> tuple[list[int], list[list[Any]]]:
+        """What `join` gives for labels that come before the next event; nothing changes.
+
+        Returns
+        -------
+        The numbers of the labels that find their events, and of these the fields, a list for each.
+        """
+        scored: dict[str, Scored] = {}
+        places = []
+        for number, event_id in enumerate(labels.event_id):
+            waiting = pending.get(event_id) if event_id and event_id not in scored else None
+            if waiting is not None and not pending.is_too_old(waiting.effective_ms, came_to_ms):
+                scored[event_id] = waiting
+                places.append(number)
+        return places, [[waiting.fields[at] for waiting in scored.values()] for at in range(len(fields))]
 
     def _pass_over(
         self, event_id: str, rows: list[int], merged: Merged[Any], pending: PendingEvents, came_to_ms: int

@@ -10,6 +10,7 @@ event had arrived.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -191,6 +192,10 @@ class TimeMerge(Generic[Payload]):
         """Offset of the first label that is queued, not applied."""
         return int(self._labels[0][0].offsets[0]) if self._labels else None
 
+    def queued(self) -> Iterator[tuple[LabelBatch, Ints]]:
+        """The labels that are queued, in their order, with their effective times."""
+        return iter(self._labels)
+
     def newest_watermark_record_ms(self) -> int | None:
         """Effective time of the newest queued watermark record."""
         for labels, times in reversed(self._labels):
@@ -238,6 +243,19 @@ def _cut(labels: LabelBatch, start: int, stop: int) -> LabelBatch:
         labels.label[start:stop],
         labels.key[start:stop],
     )
+
+
+def first_labels(queued: Iterable[tuple[LabelBatch, Ints]], most: int) -> tuple[LabelBatch, Ints, int | None]:
+    """At most so many of queued labels, their effective times, and the offset of the first one left out, if any."""
+    taken, count, left_out = [no_labels()], 0, None
+    for labels, times in queued:
+        stop = min(len(labels), most - count)
+        taken.append((_cut(labels, 0, stop), times[:stop]))
+        count += stop
+        if stop < len(labels):
+            left_out = int(labels.offsets[stop])
+            break
+    return _join([labels for labels, _ in taken]), np.concatenate([times for _, times in taken]), left_out
 
 
 def _join(parts: list[LabelBatch]) -> LabelBatch:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from app.core.batches import Ints
+from app.core.batches import Ints, LabelBatch
 from app.core.intake.merge import BEGINNING_MS, Merged
 
 Payload = TypeVar("Payload")
@@ -101,6 +102,12 @@ class HeldRuns(Generic[Payload]):
         head.needed_ms = head.needed_ms[ready:]
         head.first += ready
         return Ready(taken, head.is_stale or gave_up)
+
+    def labels(self) -> Iterator[tuple[LabelBatch, Ints]]:
+        """The labels that wait here, in their order, with their effective times."""
+        for run in self._runs:
+            if len(run.merged.labels):
+                yield run.merged.labels, run.merged.label_times_ms
 
     def first_label_offset(self) -> int | None:
         """Offset of the first label that waits here."""

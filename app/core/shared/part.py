@@ -6,9 +6,10 @@ from collections import deque
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.core.batches import EventBatch, Floats, Ints
-from app.core.intake.merge import BEGINNING_MS, Merged
+from app.core.intake.merge import BEGINNING_MS, END_MS, Merged
 from app.core.shared.board import SharedBoard
 from app.core.shared.contributor import Contributor, Records, SharedReader
 from app.core.shared.held import HeldRuns, Ready
@@ -49,6 +50,9 @@ class SharedPart(Generic[Payload]):
         with_drain = most_held is not None
         self.contributor = Contributor(board, partition, horizon_ms, label_fields, asker, with_drain=with_drain)
         self._reader = SharedReader(board, with_repartitioned=repartition is None)
+        #: For `peek`, and how far that has come.
+        self._peeking: SharedReader | None = None
+        self._peeked_ms = BEGINNING_MS
         self._most_held = most_held
         #: Per drain that is not committed yet: the time before which nothing is scored any more, and the next offset.
         self._uncommitted: deque[tuple[int, int]] = deque()
@@ -134,6 +138,29 @@ class SharedPart(Generic[Payload]):
         self._reader.fill(matrix, events, times_ms)
         if self.repartition is not None:
             self.repartition.answers.fill(matrix, events)
+
+    def peek(self, matrix: Floats, events: EventBatch, times_ms: Ints) -> NDArray[np.bool_]:
+        """Fill the shared columns of events of any effective times as of now; nothing that is kept changes.
+
+        Not for windows that are repartitioned: only their owners know them.
+
+        Returns
+        -------
+        Which events have seen what they would if they came next: all others have come as far as their windows reach,
+        and nothing of this partition that was added waits to be scored.
+        """
+        order = np.argsort(times_ms, kind="stable")
+        sorted_ms = times_ms[order]
+        if self._peeking is None or (len(order) and int(sorted_ms[0]) < self._peeked_ms):
+            self._peeking = SharedReader(self.board, with_repartitioned=False)
+        if len(order):
+            self._peeked_ms = int(sorted_ms[-1])
+        rows = matrix[order]
+        self._peeking.fill(rows, events.take(order), sorted_ms)
+        matrix[order] = rows
+        others = [added_ms for other, added_ms in self.board.added_ms.items() if other != self.contributor.partition]
+        has_come: NDArray[np.bool_] = self.board.plan.needed_ms(times_ms) <= min(others, default=END_MS)
+        return has_come & (not self.held)
 
     def settle(self, event_watermark_ms: int, next_offset: int) -> None:
         """Forget what nobody reads any more, where nothing is drained."""

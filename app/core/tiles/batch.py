@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from app.core.batches import Ints
 from app.core.tiles.cells import EMPTY
+from app.core.tiles.measures import Layout
 from app.core.tiles.range_sums import RangeMax, max_between, start_at_zero, sum_below
 
 
@@ -27,6 +28,13 @@ class Updates:
     maxima: Ints
     carried: Ints
     sightings: Ints
+
+    @classmethod
+    def none(cls, layout: Layout) -> Updates:
+        """No updates, with the columns of a layout."""
+        none = np.zeros(0, dtype=np.int64)
+        columns = len(layout.sums), len(layout.maxima), layout.carried, len(layout.distinct)
+        return cls(none, none, none, *(np.zeros((0, n), dtype=np.int64) for n in columns))
 
     def __len__(self) -> int:
         return len(self.codes)

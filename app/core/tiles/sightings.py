@@ -7,6 +7,7 @@ has one more; so the values seen since a tile are a sum, exact and in the order 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,14 @@ def _hash_text(value: str) -> int:
     return hash64(value.encode()) or 1
 
 
+class Sighted(NamedTuple):
+    """What sightings add: rows (ascending), hashes (ascending and once in each), and by how much their tile grows."""
+
+    rows: Ints
+    hashes: Ints
+    gains: Ints
+
+
 class Sightings:
     """Per row, the values seen and the tile in which each was seen last."""
 
@@ -64,12 +73,13 @@ class Sightings:
     def reserve_rows(self, rows: int) -> None:
         self._cells.reserve_rows(rows)
 
-    def observe(self, rows: Ints, hashes: Ints, tiles: Ints) -> Ints:
-        """Note that values were seen, in order.
+    def look(self, rows: Ints, hashes: Ints, tiles: Ints) -> tuple[Ints, Sighted]:
+        """What it would be to see values, in order; nothing changes.
 
         Returns
         -------
-        Per sighting, the tile in which its value had been seen last before it; NEVER for a new one.
+        Per sighting, the tile in which its value had been seen last before it (NEVER for a new one); and what `note`
+        takes, once they are seen.
         """
         order = np.lexsort((hashes, rows))  # stable: in order within a row and value
         row, value, tile = rows[order], hashes[order], tiles[order]
@@ -88,16 +98,20 @@ class Sightings:
         previous[first] = NEVER
         previous = np.maximum(previous, stored[rank])
         last = np.maximum(stored, newest[np.append(first[1:], len(row)) - 1])
-        gain = last - np.where(known, stored, 0)
-        self._add(row[first], value[first], gain)
         seen: Ints = np.empty_like(previous)
         seen[order] = previous
-        return seen
+        return seen, Sighted(row[first], value[first], last - np.where(known, stored, 0))
+
+    def note(self, sighted: Sighted) -> None:
+        """Values were seen, as `look` said."""
+        distinct, group = np.unique(sighted.rows, return_inverse=True)
+        none = np.zeros((len(sighted.rows), 0), dtype=np.int64)
+        self._cells.add(distinct, Cells(group, sighted.hashes, sighted.gains[:, None], none, none))
 
     def restore(self, rows: Ints, hashes: Ints, tiles: Ints) -> None:
         """Take sightings as they were written; of a value that is there twice, the later tile counts."""
         if len(rows):
-            self.observe(rows, hashes, tiles)
+            self.note(self.look(rows, hashes, tiles)[1])
 
     def read(self, rows: Ints) -> tuple[Ints, Ints, Ints]:
         """Position in ``rows``, last tile and hash of each value, by row and tile."""
@@ -111,13 +125,7 @@ class Sightings:
         keep = chosen(cells.group, cells.sums[:, 0])
         if not keep.all():
             self._cells.clear(rows)
-            self._add(rows[cells.group[keep]], cells.tiles[keep], cells.sums[keep, 0])
+            self.note(Sighted(rows[cells.group[keep]], cells.tiles[keep], cells.sums[keep, 0]))
 
     def clear(self, rows: Ints) -> None:
         self._cells.clear(rows)
-
-    def _add(self, rows: Ints, hashes: Ints, gains: Ints) -> None:
-        """Rows ascending; values ascending and once in each."""
-        distinct, group = np.unique(rows, return_inverse=True)
-        none = np.zeros((len(rows), 0), dtype=np.int64)
-        self._cells.add(distinct, Cells(group, hashes, gains[:, None], none, none))

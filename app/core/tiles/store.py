@@ -25,7 +25,7 @@ from app.core.tiles.batch import KeyRuns, Reads, Span, Updates
 from app.core.tiles.cells import EMPTY, NEVER, Cells, TileCells
 from app.core.tiles.measures import Layout
 from app.core.tiles.measures import to_fixed_point as to_fixed_point
-from app.core.tiles.sightings import NO_VALUE, Sightings
+from app.core.tiles.sightings import NO_VALUE, Sighted, Sightings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Seen:
 class _Batch:
     """The updates of a batch that count, by key and then in order.
 
-    ``newest``: the key's newest tile at each, itself included. ``moves``, per distinct count: the tiles that values
-    left, at the updates ``moved``.
+    ``newest``: the key's newest tile at each, itself included. Per distinct count, ``moves``: the tiles that values
+    left, at the updates ``moved``; ``sighted``: what its sightings are to note, if anything.
     """
 
     taken: Updates
@@ -57,6 +57,7 @@ class _Batch:
     newest: Ints
     moves: list[KeyRuns]
     moved: list[Ints]
+    sighted: list[Sighted | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +130,24 @@ class TileStore:
         -------
         Per window, what each read saw.
         """
-        reads = len(read_codes)
-        seen = np.searchsorted(updates.before, np.arange(reads), side="right")
+        seen = np.searchsorted(updates.before, np.arange(len(read_codes)), side="right")
         read_clock = np.maximum.accumulate(np.concatenate(([self.clock], read_tiles)))
         update_clock = np.maximum.accumulate(np.concatenate(([self.clock], updates.tiles)))
         batch = self._accept(updates, np.maximum(update_clock[:-1], read_clock[updates.before]))
-        known = np.flatnonzero(read_codes >= 0)
         clock = np.maximum(read_clock[:-1], update_clock[seen])
-        read = self._read(batch, Reads(read_codes[known], read_tiles[known], seen[known], clock[known]), windows)
+        read = self._read_known(batch, Reads(read_codes, read_tiles, seen, clock), windows)
         self._apply(batch)
         self.clock = int(max(read_clock[-1], update_clock[-1]))
-        return read if len(known) == reads else [_spread(window, known, reads) for window in read]
+        return read
+
+    def peek(
+        self, read_codes: Ints, read_tiles: Ints, seen: Ints, updates: Updates, windows: tuple[WindowRead, ...]
+    ) -> list[Seen]:
+        """What each read would see if it were the next operation after the first ``seen`` updates; nothing changes."""
+        clock = np.maximum.accumulate(np.concatenate(([self.clock], updates.tiles)))
+        return self._read_known(
+            self._accept(updates, clock[:-1]), Reads(read_codes, read_tiles, seen, clock[seen]), windows
+        )
 
     # -- the updates that count ---------------------------------------------------------------------------------------
 
@@ -158,28 +166,38 @@ class TileStore:
             lift = rank * (int(taken.tiles.max()) - low + 1) - low
             running = np.maximum.accumulate(taken.tiles + lift) - lift
             newest = np.maximum(running, self.cells.newest(runs.keys)[rank])
-        batch = _Batch(taken, runs, newest, [], [])
+        batch = _Batch(taken, runs, newest, [], [], [])
         for place, (column, _) in enumerate(self.layout.distinct):
             self._observe(batch, place, column)
         return batch
 
     def _observe(self, batch: _Batch, place: int, column: int) -> None:
-        """Count values in the tile in which they are seen, and note the tile that they leave for it."""
+        """Count values in the tile in which they are seen, and find the tile that they leave for it."""
         taken, runs = batch.taken, batch.runs
         hashes = taken.sightings[:, place]
         at = np.flatnonzero(hashes != NO_VALUE)
         left = np.full(len(taken), NEVER, dtype=np.int64)
         is_new = np.zeros(len(taken), dtype=bool)
+        sighted: Sighted | None = None
         if len(at):
-            left[at] = self.sightings[place].observe(taken.codes[at], hashes[at], taken.tiles[at])
+            left[at], sighted = self.sightings[place].look(taken.codes[at], hashes[at], taken.tiles[at])
             is_new[at] = taken.tiles[at] > left[at]
         taken.sums[:, column] = is_new
         moved = np.flatnonzero(is_new & (left != NEVER))
         ranks, rank = np.unique(runs.rank[moved], return_inverse=True)
         batch.moves.append(KeyRuns(runs.keys[ranks], rank, runs.sequence[moved], left[moved]))
         batch.moved.append(moved)
+        batch.sighted.append(sighted)
 
     # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _read_known(self, batch: _Batch, reads: Reads, windows: tuple[WindowRead, ...]) -> list[Seen]:
+        """As `_read`; keys without updates have seen nothing."""
+        known = np.flatnonzero(reads.codes >= 0)
+        if len(known) == len(reads.codes):
+            return self._read(batch, reads, windows)
+        read = Reads(reads.codes[known], reads.tiles[known], reads.seen[known], reads.clock[known])
+        return [_spread(window, known, len(reads.codes)) for window in self._read(batch, read, windows)]
 
     def _read(self, batch: _Batch, reads: Reads, windows: tuple[WindowRead, ...]) -> list[Seen]:
         span = batch.runs.locate(reads) if len(batch.runs) else None
@@ -265,6 +283,9 @@ class TileStore:
         runs = batch.runs
         if not len(runs):
             return
+        for sightings, sighted in zip(self.sightings, batch.sighted, strict=True):
+            if sighted is not None:
+                sightings.note(sighted)
         more = _gather(batch.taken, runs)
         for moves, moved, (column, _) in zip(batch.moves, batch.moved, self.layout.distinct, strict=True):
             if len(moves):
