@@ -78,9 +78,9 @@ def run_process(
 
 
 async def live(
-    runner: Runner, served: Served, place: HttpPlace, when_ready: Callable[[], None] = lambda: None
+    runner: Runner, served: Served, place: HttpPlace, when_ready: Callable[[str], None] = lambda _: None
 ) -> Ending:
-    """Serve and run until SIGTERM, Ctrl-C or a failure; a line of JSON says where it is served."""
+    """Serve and run until SIGTERM, Ctrl-C or a failure; a line of JSON and ``when_ready`` hear where it is served."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runner.stop)
@@ -91,7 +91,7 @@ async def live(
             return EXIT_CONFIG, place.explain(error)
         click.echo(json.dumps({"ready": True, "http": address}))
         sys.stdout.flush()
-        when_ready()
+        when_ready(address)
         sys.setswitchinterval(THREAD_TURN_S)
         return await runner.run(), runner.failure
     finally:

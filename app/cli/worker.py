@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from urllib.parse import urlsplit
 
 import click
 
@@ -14,11 +15,25 @@ from app.cli.utc_time import StartType
 from models.versions.trial import Trial
 
 
+def _check_url(_: click.Context, __: click.Parameter, url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query):
+        raise click.BadParameter("give it as http://HOST:PORT")
+    return url
+
+
 @click.command()
 @click.option(
     "--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="The pipeline to score."
 )
-@http_options("/healthz, /readyz and /metrics")
+@http_options("/v1/score, /healthz, /readyz and /metrics")
+@click.option(
+    "--advertise",
+    metavar="URL",
+    callback=_check_url,
+    default="",
+    help="Where the other workers reach this one's hook, such as http://10.0.0.7:8000; without it, where it listens.",
+)
 @click.option(
     "--instance",
     metavar="NAME",
@@ -54,6 +69,7 @@ def command(
     http_port: int,
     former_http_port: int,
     allowed_hosts: tuple[str, ...],
+    advertise: str,
     instance: str | None,
     session_s: float,
     skip_removed: bool,
@@ -72,5 +88,5 @@ def command(
         from app.worker.worker import Membership  # noqa: PLC0415
 
         membership = Membership(instance, session_s)
-        place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
+        place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts, advertise)
         run(name, place, membership, trial, Beginning(begin_ms, skip_removed))

@@ -13,6 +13,7 @@ from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.log_bounds import LogBounds
 from app.core.features.plan import FeaturePlan
 from app.kafka_access import KafkaAccess
+from app.step_size import AskedLately
 from app.worker.model_shelf import ModelShelf
 from app.worker.outbox import Progress
 from app.worker.shared_feed import SharedFeed
@@ -25,7 +26,8 @@ class WorkerContext:
 
     ``fail`` ends the whole worker: why, and with which exit code. ``shared``: None unless windows are shared between
     partitions. ``early``: see `PartitionPublisher`. ``entities``: None unless events of entities that belong to another
-    partition are refused. ``rows_folder``: where rows of windows are kept on disk; None: all are in memory.
+    partition are refused. ``asked``: whether steps are to be short. ``rows_folder``: where rows of windows are kept on
+    disk; None: all are in memory.
     """
 
     pipeline: Pipeline
@@ -41,4 +43,5 @@ class WorkerContext:
     shared: SharedFeed | None
     early: AIOKafkaProducer | None
     entities: EntityFeed | None
+    asked: AskedLately
     rows_folder: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Mapping
 
 from aiokafka import TopicPartition
@@ -13,15 +14,19 @@ from app.adapters.kafka.log_bounds import GroupBounds
 from app.core.counts.sketches import split_record
 from app.flow.step import Outgoing, Step
 from app.pipeline import PartitionPipeline
+from app.step_size import StepSize
 from app.worker.context import WorkerContext
 from app.worker.inbox import Inbox
 from app.worker.label_waits import LabelWaits
 from app.worker.outbox import Cut, Outbox
-from app.worker.pace import CommitTimer, StepSize, clock_s
+from app.worker.pace import CommitTimer, clock_s
 from app.worker.partition_news import PartitionNews
 from app.worker.repartition_feed import RepartitionFeed
 from app.worker.shared_waits import SharedWaits
 from schemas.wire import encode_packed
+
+#: A partition is behind whose events have not all been processed for this long.
+BEHIND_S = 1.0
 
 
 class FlowLoop:
@@ -55,7 +60,8 @@ class FlowLoop:
         self._commits = commits
         self._repartition = repartition
         self._wake = wake
-        self._step_size = StepSize()
+        self._step_size, self._intake_size = StepSize(), StepSize()
+        self._caught_up_s = -math.inf
         self._label_waits: LabelWaits | None = None
         if context.pipeline.labels is not None:
             self._label_waits = LabelWaits(flow, context.pipeline.labels, inbox, self._keep_promise, wake.set)
@@ -91,6 +97,11 @@ class FlowLoop:
         if self._label_waits is not None:
             await self._label_waits.stop()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether events that were received have waited for longer than they should."""
+        return clock_s() - self._caught_up_s > BEHIND_S and not (self._inbox.is_empty and not self._flow.takes_no_more)
+
     def committed(self) -> None:
         """A commit is over."""
         self._commits.committed()
@@ -99,18 +110,26 @@ class FlowLoop:
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _next_step(self) -> Step | None:
-        context = self._context
+        context, began = self._context, clock_s()
         stale = self._label_waits.stale if self._label_waits is not None else range(0)
         while not self._outbox.is_full:
             self._flow.share(stale)
-            started = clock_s()
-            step = self._flow.step(context.shelf.champions, self._step_size.events, context.now_ms(), stale)
+            started, step_s = clock_s(), context.asked.step_s
+            step = self._flow.step(context.shelf.champions, self._step_size.of(step_s), context.now_ms(), stale)
             if step is not None:
                 self._step_size.adapt(len(step.events), clock_s() - started)
                 return step
             if self._inbox.is_empty or self._flow.takes_no_more:
+                if self._inbox.is_empty and not self._flow.takes_no_more:
+                    self._caught_up_s = clock_s()
                 return None
-            self._flow.receive_events(self._inbox.take(), clock_ms=context.now_ms())
+            if clock_s() - began > step_s:  # what was taken in waits for labels: others have their turn
+                self._wake.set()
+                return None
+            records = self._inbox.take(self._intake_size.of(step_s))
+            started = clock_s()
+            self._flow.receive_events(records, clock_ms=context.now_ms())
+            self._intake_size.adapt(len(records), clock_s() - started)
             self._inbox.regulate(self._flow.merge)
         return None
 
@@ -148,6 +167,9 @@ class FlowLoop:
         self._commits.cut()
 
     async def _wait(self) -> None:
+        if self._wake.is_set():
+            await asyncio.sleep(0)
+            return
         left_s = None if self._outbox.is_cutting else self._commits.left_s()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), left_s)

@@ -42,7 +42,7 @@ class Inbox:
         self._logs = logs
         self._fetches = FetchCount()
         self._paused: set[TP] = set()
-        self._waiting: deque[Fetched] = deque()
+        self._waiting: deque[tuple[RecordBatch, int]] = deque()
         self._waiting_bytes = 0
 
     @property
@@ -55,15 +55,21 @@ class Inbox:
         tp = self._fetches.note(fetched)
         self.next_offsets[tp] = int(fetched.records.offsets[-1]) + 1
         if tp != self.labels:
-            self._waiting.append(fetched)
+            self._waiting.append((fetched.records, fetched.size_bytes))
             self._waiting_bytes += fetched.size_bytes
         return tp
 
-    def take(self) -> RecordBatch:
-        """The oldest events that wait; not from an empty inbox."""
-        fetched = self._waiting.popleft()
-        self._waiting_bytes -= fetched.size_bytes
-        return fetched.records
+    def take(self, most: int) -> RecordBatch:
+        """The oldest events that wait, of one fetch and at most so many; not from an empty inbox."""
+        records, size_bytes = self._waiting[0]
+        if len(records) <= most:
+            self._waiting.popleft()
+            self._waiting_bytes -= size_bytes
+            return records
+        taken_bytes = size_bytes * most // len(records)
+        self._waiting[0] = records.cut(most, len(records)), size_bytes - taken_bytes
+        self._waiting_bytes -= taken_bytes
+        return records.cut(0, most)
 
     def place(self, events: int | None, labels: int | None) -> dict[TP, int]:
         """Offsets of events and labels by topic partition, without those of which nothing was read yet."""

@@ -1,28 +1,9 @@
-"""How large a step of a partition is, and when the partition commits."""
+"""When a partition commits."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-
-from app.pipeline import STEP_EVENTS
-
-#: How long a step should take at most: slow models get smaller steps, so that other partitions have their turn.
-STEP_S = 0.03
-
-
-class StepSize:
-    """How many events the next step may have."""
-
-    def __init__(self) -> None:
-        self.events = STEP_EVENTS
-
-    def adapt(self, events: int, seconds: float) -> None:
-        """Learn from a step: how many events it had, and how long it took."""
-        if seconds > STEP_S:
-            self.events = max(1, int(events * STEP_S / seconds))
-        elif events == self.events:
-            self.events = min(STEP_EVENTS, 2 * self.events)
 
 
 class CommitTimer:

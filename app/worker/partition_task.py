@@ -22,6 +22,7 @@ from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.tiles.row_cache import RowCache
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.pipeline import PartitionPipeline
+from app.serving.desk import PreviewDesk
 from app.worker.context import WorkerContext
 from app.worker.flow_loop import FlowLoop
 from app.worker.inbox import Inbox
@@ -87,6 +88,15 @@ class PartitionTask:
             repartition=self._repartition,
             wake=self._wake,
         )
+        #: Where scores of the partition are asked for.
+        self.desk = PreviewDesk(
+            pipeline,
+            self._flow,
+            models=lambda: context.shelf.champions,
+            is_behind=lambda: self._flow_loop.is_behind,
+            asked=context.asked,
+            now_ms=context.now_ms,
+        )
         #: Set by whoever runs `take_over` beside other work; `close` ends it.
         self.taking_over: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -139,6 +149,11 @@ class PartitionTask:
             asyncio.create_task(self._guard(self._flow_loop.run()), name=f"work-{self.partition}"),
             asyncio.create_task(self._guard(self._outbox.publish()), name=f"publish-{self.partition}"),
         ]
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its state is that of the partition, and stays so for now."""
+        return self.is_started and not self._flow_loop.is_stopping and not self._is_broken
 
     async def park(self) -> bool:
         """Commit what was processed and stop; return whether `resume` is possible."""

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import NoReturn
 
+from app.adapters.http.forwarding import Forwarding
 from app.adapters.http.place import HttpPlace
 from app.adapters.http.worker import WorkerHttp
 from app.adapters.kafka.topics_admin import ensure_topics
@@ -16,6 +17,7 @@ from app.clock import wall_clock_ms
 from app.exits import StackError
 from app.kafka_access import KafkaAccess
 from app.process import Ending, live, run_process
+from app.serving.hook import ScoringHook
 from app.settings import Settings
 from app.worker.input_offsets import Beginning
 from app.worker.model_shelf import ModelShelf
@@ -71,8 +73,18 @@ async def work(
         beginning=beginning,
         rows_folder=rows_folder,
     )
-    http = WorkerHttp(worker.health, worker.samples, place.allowed_hosts)
-    return await live(worker, http, place, _relieve_collector)
+    forward = Forwarding()
+    scoring = ScoringHook(pipeline, worker, forward, wall_clock_ms)
+    http = WorkerHttp(worker.health, worker.samples, scoring, place.allowed_hosts)
+
+    def when_ready(address: str) -> None:
+        worker.serve_at(place.advertised or address)
+        _relieve_collector()
+
+    try:
+        return await live(worker, http, place, when_ready)
+    finally:
+        await forward.close()
 
 
 def _relieve_collector() -> None:

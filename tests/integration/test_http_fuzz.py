@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from core_setting import build
+from hook_without_kafka import World
 from http_fuzz import Fuzzer, Outcome
 
 from app.adapters.clickhouse.thread import WarehouseThread
@@ -71,24 +73,26 @@ def test_a_monitor_answers_strangers(tmp_path: Path, seed: int) -> None:
     check(asyncio.run(run()))
 
 
-def test_a_worker_answers_strangers() -> None:
+def test_a_worker_answers_strangers(tmp_path: Path) -> None:
     async def run() -> Outcome:
         samples = [Sample(metric.name, 0.0, {}) for metric in METRICS]
-        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), lambda: samples)
+        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), lambda: samples, World(build(tmp_path)).hook)
         address = await http.start("127.0.0.1", 0)
         try:
             return await asyncio.to_thread(Fuzzer(address, 3).run, REQUESTS)
         finally:
             await http.stop()
 
-    check(asyncio.run(run()))
+    outcome = asyncio.run(run())
+    check(outcome)
+    assert "422" in outcome.answers
 
 
 @pytest.mark.parametrize("expected", [b"100-co\xa3", b"\xff", b"x", b""])
 @pytest.mark.parametrize("path", [b"/healthz", b"/nowhere"])
-def test_what_nobody_can_expect_is_no_defect(expected: bytes, path: bytes) -> None:
+def test_what_nobody_can_expect_is_no_defect(tmp_path: Path, expected: bytes, path: bytes) -> None:
     async def run() -> bytes:
-        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), list)
+        http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), list, World(build(tmp_path)).hook)
         address = await http.start("127.0.0.1", 0)
         raw = b"GET %s HTTP/1.1\r\nHost: %s\r\nExpect: %s\r\nConnection: close\r\n\r\n"
         raw %= (path, address[7:].encode(), expected)

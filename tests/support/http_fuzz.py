@@ -20,6 +20,7 @@ PATHS = [
     *("/api/v1/drift", "/api/v1/performance", "/api/v1/verdicts", "/api/v1/alerts", "/api/v1/rows/backfilled_scores"),
     *("/api/v1/rows/score_diffs", "/api/v1/rows/scores", "/api/v1/alerts/x/acknowledge"),
     *("/api/v1/alerts/%00/acknowledge", "/api/v1/alerts/..%2f..%2fx/acknowledge", "/../../etc/passwd", "//evil/x"),
+    *("/v1/score", "/v1/score", "/v1/score", "/v1/score", "/v1/score/", "/openapi.json"),
     *("/%ff%fe", "/api/v1/alerts/" + "a" * 3000 + "/acknowledge", "*", "http://evil.example/", "/api/v1/rows/%0a"),
 ]
 METHODS = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "", "G T", "G\xa3T"]
@@ -40,6 +41,7 @@ SQL = [
 ]
 QUERIES = [
     *("?limit=1", "?limit=0", "?limit=-1", "?limit=1e3", "?limit=" + "9" * 5000, "?limit=%D9%A3", "?limit=1&limit=x"),
+    *("?commit=no", "?commit=x", "?features=true", "?features=true&commit=no", "?features=1", "?commit=no&commit=wait"),
     *("?now=open", "?now=all", "?now=x", "?version=%27%20OR%201=1--", "?version=%00", "?version=%ff", "?version=\\"),
     *(
         "?version=%ED%A0%80",
@@ -140,12 +142,26 @@ class Fuzzer:
         if "/rows/" in path:
             columns = {name: self._column() for name in one.sample(COLUMNS, one.randrange(len(COLUMNS)))}
             return msgspec.msgpack.encode(columns)
+        if path.startswith("/v1/score"):
+            return self._events()
         wanted: dict[str, Any] = {"sql": one.choice(SQL), "limit": one.choice([1, 10, 1000])}
         if "acknowledge" in path:
             wanted = {"by": "ann", "why": "x"}
         if one.random() < 0.4:
             wanted[one.choice([*wanted, "more"])] = self._junk()
         return json.dumps(wanted).encode()
+
+    def _events(self) -> bytes:
+        one = self._chance
+        events = []
+        for _ in range(one.choice([1, 1, 1, 2, 7, 999, 1000, 1001])):
+            event: dict[str, Any] = {"id": f"e{one.randrange(10**6)}", "card": f"c{one.randrange(9)}"}
+            event |= {"at": 1_600_000_000_000 + one.randrange(10**9), "amount": one.random() * 100, "shop": "s0"}
+            if one.random() < 0.2:
+                event[one.choice([*event, "tries", "more"])] = self._junk()
+            events.append(event)
+        body = json.dumps(events if len(events) > 1 or one.random() < 0.2 else events[0]).encode()
+        return self._spoil(body) if one.random() < 0.2 else body
 
     def _column(self) -> Any:
         one = self._chance

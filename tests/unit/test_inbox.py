@@ -51,8 +51,16 @@ def test_events_wait_in_their_order_and_labels_do_not(inbox: Inbox) -> None:
     assert inbox.put(fetch(inbox.labels, 1, 7)) == inbox.labels
     assert inbox.put(fetch(inbox.events, 2, 8)) == inbox.events
     assert inbox.next_offsets == {inbox.events: 11, inbox.labels: 10}
-    assert [int(inbox.take().offsets[0]) for _ in range(2)] == [5, 8]
+    assert [int(inbox.take(9).offsets[0]) for _ in range(2)] == [5, 8]
     assert inbox.is_empty
+
+
+def test_a_fetch_is_taken_in_parts_and_its_bytes_with_it(inbox: Inbox) -> None:
+    inbox.put(fetch(inbox.events, 1, 5))
+    inbox.put(fetch(inbox.events, 2, 8))
+    parts = [inbox.take(most).offsets.tolist() for most in (2, 2, 1, 2)]
+    assert parts == [[5, 6], [7], [8], [9, 10]]
+    assert (inbox.is_empty, inbox._waiting_bytes) == (True, 0)
 
 
 def test_a_fetch_that_was_dropped_on_its_way_is_noticed_and_a_new_assignment_counts_anew(inbox: Inbox) -> None:
@@ -71,7 +79,7 @@ def test_events_are_paused_while_many_bytes_wait_and_resumed_at_half_of_them(inb
         inbox.regulate(merge)
         paused.append(inbox.events in fetching.paused)
     for _ in range(3):
-        inbox.take()
+        inbox.take(9)
         inbox.regulate(merge)
         paused.append(inbox.events in fetching.paused)
     assert paused == [False, False, True, True, False, False]

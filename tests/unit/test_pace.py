@@ -2,22 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.pipeline import STEP_EVENTS
 from app.worker import pace
-from app.worker.pace import STEP_S, CommitTimer, StepSize
-
-
-def test_steps_of_a_slow_model_get_smaller_and_full_steps_of_a_fast_one_larger() -> None:
-    size = StepSize()
-    size.adapt(STEP_EVENTS, 10 * STEP_S)
-    assert size.events == STEP_EVENTS // 10
-    size.adapt(size.events - 1, STEP_S / 10)  # no more events were there: that says nothing
-    assert size.events == STEP_EVENTS // 10
-    for _ in range(9):
-        size.adapt(size.events, STEP_S / 10)
-    assert size.events == STEP_EVENTS
-    size.adapt(1, 10 * STEP_S)
-    assert size.events == 1
+from app.worker.pace import CommitTimer
 
 
 @pytest.mark.parametrize(("requested_at", "due_at"), [(10.0, 10.5), (10.5, 12.5), (11.0, 12.5), (12.25, 12.5)])

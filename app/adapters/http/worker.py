@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from app.adapters.http.scoring import Scoring, ScoringRoutes
 from app.adapters.http.server import HttpServer, respond
 
 
@@ -112,15 +113,17 @@ class Vitals:
 
 
 class WorkerHttp:
-    """Serves `Vitals`; ``allowed_hosts`` as in `HttpServer`."""
+    """Serves `Vitals` and the scoring hook; ``allowed_hosts`` as in `HttpServer`."""
 
     def __init__(
         self,
         health: Callable[[], Health],
         samples: Callable[[], Iterable[Sample]],
+        scoring: Scoring,
         allowed_hosts: Iterable[str] = (),
     ) -> None:
-        self._server = HttpServer(Vitals(METRICS, health, samples).routes(), allowed_hosts)
+        routes = [*Vitals(METRICS, health, samples).routes(), *ScoringRoutes(scoring).routes()]
+        self._server = HttpServer(routes, allowed_hosts)
 
     async def start(self, host: str, port: int, *, or_free: bool = False) -> str:
         """See `HttpServer.start`."""

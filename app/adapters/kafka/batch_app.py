@@ -9,6 +9,7 @@ offsets: the `BatchHandler` does.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -104,6 +105,11 @@ class BatchApp(faust.App):
         """For how long a rebalance has been under way, in seconds."""
         since = self._batch_consumer.unassigned_since
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+    @property
+    def holds_its_partitions(self) -> bool:
+        """Whether no other member can have been given this one's partitions by now: a lease, by its heartbeats."""
+        return time.monotonic() < self._batch_consumer.heard_s + self.conf.broker_session_timeout
 
     def pause(self, tps: Iterable[TP]) -> None:
         """Stop fetching partitions; what has been fetched still arrives."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -103,6 +104,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Count as reading while all is paused: after max_poll_interval without a fetch, aiokafka leaves the group."""
         if self._consumer is not None:
             self._consumer._subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001  # the only place
+
+    @property
+    def heard_s(self) -> float:
+        """See `LeanConsumer.heard_s`."""
+        return self._consumer.heard_s if self._consumer is not None else -math.inf
 
     async def end_offset(self, tp: TP) -> int:
         """Offset after the last committed record of a partition, asked of the broker now."""
@@ -209,6 +215,11 @@ class BatchConsumer(driver.Consumer):
 
     async def seek_to(self, offsets: dict[TP, int]) -> None:
         await self._thread.seek_wait({TopicPartition(*tp): at for tp, at in offsets.items()})
+
+    @property
+    def heard_s(self) -> float:
+        """See `LeanConsumer.heard_s`."""
+        return self._thread.heard_s
 
     async def read_to(self, tp: TP, offset: int) -> bool:
         """Whether everything of a partition before ``offset`` has been fetched and has come to this thread."""

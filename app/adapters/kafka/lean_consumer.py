@@ -16,6 +16,8 @@ as with "earliest". Only a position whose record is gone is an error.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import aiokafka
 from aiokafka.consumer.fetcher import FetchError, FetchResult, OffsetResetStrategy
 from aiokafka.errors import NoOffsetForPartitionError
+from aiokafka.protocol.commit import OffsetCommitRequest
 
 from app.adapters.kafka.record_batches import hook_into_aiokafka, read_on
 
@@ -69,16 +72,48 @@ class _Fetched(OrderedDict[Any, Any]):
 
 
 class LeanConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has no types
-    """A consumer of batches, to be read by `getmany` alone; keys and values are bytes."""
+    """A consumer of batches, to be read by `getmany` alone; keys and values are bytes.
+
+    Attributes
+    ----------
+    heard_s
+        When the last heartbeat was sent that the group has answered (`time.monotonic`). Until the session time-out
+        after that, no other member is given this one's partitions.
+    """
 
     def __init__(self, *topics: str, **options: Any) -> None:
         hook_into_aiokafka()
         super().__init__(*topics, **options)
         space_metadata_updates(self._client)
+        self.heard_s = -math.inf
 
     async def start(self) -> None:
         await super().start()
+        if self._group_id is not None:
+            self._watch_heartbeats(self._coordinator)
         self._fetcher._records = _Fetched(self._fetcher._records, self._begin_at_first)  # noqa: SLF001  # no other place
+
+    def _watch_heartbeats(self, coordinator: Any) -> None:
+        """Keep `heard_s`: aiokafka keeps the time of its last heartbeat in a local variable."""
+        beat, join = coordinator._do_heartbeat, coordinator._do_rejoin_group  # noqa: SLF001  # no other place
+
+        async def beat_and_note() -> bool:
+            sent_s = time.monotonic()
+            is_heard: bool = await beat()
+            if is_heard:
+                self.heard_s = sent_s
+            elif coordinator.generation == OffsetCommitRequest.DEFAULT_GENERATION_ID:
+                self.heard_s = -math.inf  # the group has gone on without this member
+            return is_heard
+
+        async def join_and_note(subscription: Any) -> bool:
+            sent_s = time.monotonic()
+            has_joined: bool = await join(subscription)
+            if has_joined:
+                self.heard_s = max(self.heard_s, sent_s)
+            return has_joined
+
+        coordinator._do_heartbeat, coordinator._do_rejoin_group = beat_and_note, join_and_note  # noqa: SLF001
 
     def _begin_at_first(self, tp: Any) -> None:
         """Read a partition without a position from its first record; if its next record is gone, that is an error."""

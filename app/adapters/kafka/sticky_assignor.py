@@ -5,10 +5,10 @@ Partition k of all topics goes to the same member (events k and labels k are one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
@@ -41,28 +41,52 @@ def share(partitions: Iterable[int], owned: Mapping[str, Iterable[int]]) -> dict
     return {member: sorted(numbers) for member, numbers in kept.items()}
 
 
+class Standing(msgspec.Struct):
+    """What a member tells with each request to join: the partitions that it has, and where it serves HTTP (or "")."""
+
+    owned: list[int] = []
+    url: str = ""
+
+
+_decode_standing = msgspec.json.Decoder(Standing).decode
+_decode_owners = msgspec.json.Decoder(dict[int, str]).decode
+
+
 class StickyAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types
-    """Calls `share` for aiokafka. What this member has travels with each request to join."""
+    """Calls `share` for aiokafka, and tells each member who has which partition.
+
+    Attributes
+    ----------
+    url
+        Where this member serves HTTP; "": nowhere.
+    owners
+        Partition -> where its owner serves HTTP, as of the last assignment.
+    """
 
     name = "streamgauge-sticky"
 
     def __init__(self) -> None:
+        self.url = ""
+        self.owners: dict[int, str] = {}
         self._owned: list[int] = []
 
     def metadata(self, topics: Iterable[str]) -> Any:
-        return ConsumerProtocolMemberMetadata(_VERSION, list(topics), json.dumps(self._owned).encode())
+        standing = msgspec.json.encode(Standing(self._owned, self.url))
+        return ConsumerProtocolMemberMetadata(_VERSION, list(topics), standing)
 
     def assign(self, cluster: Any, members: Mapping[str, Any]) -> dict[str, Any]:
         topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
         counts = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
-        owned = {member: json.loads(metadata.user_data or b"[]") for member, metadata in members.items()}
-        shares = share(set().union(*counts.values()), owned)
+        standings = {member: _decode_standing(metadata.user_data or b"{}") for member, metadata in members.items()}
+        shares = share(set().union(*counts.values()), {member: of.owned for member, of in standings.items()})
+        owners = msgspec.json.encode({k: standings[member].url for member, mine in shares.items() for k in mine})
         return {
             member: ConsumerProtocolMemberAssignment(
-                _VERSION, [(topic, [k for k in mine if k in counts[topic]]) for topic in topics], b""
+                _VERSION, [(topic, [k for k in mine if k in counts[topic]]) for topic in topics], owners
             )
             for member, mine in shares.items()
         }
 
     def on_assignment(self, assignment: Any) -> None:
         self._owned = sorted({partition for _, mine in assignment.assignment for partition in mine})
+        self.owners = _decode_owners(assignment.user_data or b"{}")

@@ -1,0 +1,152 @@
+"""Where one partition is asked: what comes in one turn of the event loop is scored at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from app.core.batches import RecordBatch
+from app.core.scoring import ModelSelector
+from app.flow.preview import Preview
+from app.pipeline import PartitionPipeline
+from app.step_size import AskedLately, StepSize
+from schemas.pipeline.spec import Pipeline
+from schemas.serving import Problem, ScoreAnswer, problem
+
+Answer = ScoreAnswer | Problem
+
+_NO_VERSION = "The event is older than what any version is to score: see `streamgauge model list`, valid_from."
+
+
+class PreviewDesk:
+    """Answers what is asked of one partition.
+
+    Parameters
+    ----------
+    models
+        Who scores, now.
+    is_behind
+        Whether the partition has not processed what it should have by now.
+    asked
+        Is told of each question, so that steps of the stream are short.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        flow: PartitionPipeline,
+        *,
+        models: Callable[[], ModelSelector],
+        is_behind: Callable[[], bool],
+        asked: AskedLately,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._pipeline = pipeline
+        self._flow = flow
+        self._models = models
+        self._is_behind = is_behind
+        self._asked = asked
+        self._now_ms = now_ms
+        self._size = StepSize()
+        self._waiting: deque[tuple[bytes, bool, asyncio.Future[Answer]]] = deque()
+
+    def ask(self, event: bytes, *, with_features: bool) -> asyncio.Future[Answer]:
+        """Ask for the score of an event (JSON), as if it came next."""
+        loop = asyncio.get_running_loop()
+        self._asked.note()
+        if not self._waiting:
+            loop.call_soon(self._answer_some)
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((event, with_features, future))
+        return future
+
+    def _answer_some(self) -> None:
+        """Answer as many as one step may hold; the rest has its turn after the stream's next step."""
+        loop = asyncio.get_running_loop()
+        most = min(len(self._waiting), self._size.of(self._asked.step_s))
+        asked = [self._waiting.popleft() for _ in range(most)]
+        if self._waiting:
+            loop.call_soon(self._answer_some)
+        asked = [of for of in asked if not of[2].done()]  # who has gone needs no answer
+        if not asked:
+            return
+        started = loop.time()
+        try:
+            answers = self._preview([event for event, *_ in asked], [of[1] for of in asked])
+        except Exception as error:  # noqa: BLE001  # a defect: whoever asked hears of it, and the partition lives on
+            for *_, future in asked:
+                future.set_exception(error)
+            return
+        self._size.adapt(len(asked), loop.time() - started)
+        for (*_, future), answer in zip(asked, answers, strict=True):
+            future.set_result(answer)
+
+    def _preview(self, values: list[bytes], with_features: list[bool]) -> list[Answer]:
+        models, now_ms, partition = self._models(), self._now_ms(), self._flow.partition
+        if not models.is_ready():
+            detail = "No version is loaded: train and promote one with `streamgauge model`, or ask again in a moment."
+            return [problem("model-not-ready", detail, partition=partition) for _ in values]
+        count = len(values)
+        records = RecordBatch(
+            self._pipeline.topics.events,
+            partition,
+            np.arange(count, dtype=np.int64),
+            np.full(count, now_ms, dtype=np.int64),
+            [None] * count,
+            list(values),
+        )
+        preview = self._flow.preview(records, models, now_ms)
+        answers: list[Answer | None] = [None] * count
+        for bad in preview.rejections:
+            answers[bad.position] = problem("refused", bad.detail, reason=bad.reason, partition=partition)
+        self._add_scores(answers, preview, with_features, now_ms)
+        return [answer for answer in answers if answer is not None]
+
+    def _add_scores(
+        self, answers: list[Answer | None], preview: Preview, with_features: list[bool], now_ms: int
+    ) -> None:
+        events, position, is_behind = preview.events, preview.position, self._is_behind()
+        labels_offset = (position.labels or 0) if self._pipeline.labels is not None else None
+        for at, (row, time_ms, score, stale) in enumerate(
+            zip(
+                preview.rows.tolist(),
+                events.event_time_ms.tolist(),
+                preview.scores.tolist(),
+                preview.is_stale.tolist(),
+                strict=True,
+            )
+        ):
+            model = preview.models[at]
+            if model is None:
+                answers[row] = problem(
+                    "no-version", _NO_VERSION, event_id=events.event_id[at], partition=self._flow.partition
+                )
+                continue
+            answers[row] = ScoreAnswer(
+                events.event_id[at],
+                events.entity[at],
+                time_ms,
+                score,
+                score >= model.threshold,
+                model.model,
+                model.version,
+                model.feature_set,
+                self._flow.partition,
+                position.events or 0,
+                labels_offset,
+                stale or is_behind,
+                False,  # committed
+                now_ms,
+                None,
+                self._features_of(preview, at) if with_features[row] else None,
+            )
+
+    def _features_of(self, preview: Preview, at: int) -> dict[str, float | None]:
+        values = preview.matrix[at].tolist()
+        return {
+            name: None if value != value else value  # noqa: PLR0124  # NaN is missing
+            for name, value in zip(self._pipeline.feature_names, values, strict=True)
+        }

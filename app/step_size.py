@@ -1,0 +1,55 @@
+"""How many events one step of an event loop may have: fewer while somebody waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.pipeline import STEP_EVENTS
+
+#: How long a step should take at most: slow models get smaller steps, so that other partitions have their turn.
+STEP_S = 0.03
+#: The same while questions come: the slowest answer waits for the longest step.
+ASKED_STEP_S = 0.004
+#: For how long after the last question steps stay short.
+_ASKED_FOR_S = 1.0
+#: The part of that time that sizes aim at: no two steps of one size take equally long.
+_AIM = 0.75
+
+
+class AskedLately:
+    """Whether somebody has asked for a score lately, of all partitions of a worker."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+
+    def note(self) -> None:
+        """Somebody asks."""
+        self._until_s = asyncio.get_running_loop().time() + _ASKED_FOR_S
+
+    @property
+    def step_s(self) -> float:
+        """How long a step should take at most now, in seconds."""
+        return ASKED_STEP_S if asyncio.get_running_loop().time() < self._until_s else STEP_S
+
+
+class StepSize:
+    """How many events the next step may have, as the last ones have shown."""
+
+    def __init__(self) -> None:
+        self._events = STEP_EVENTS
+        self._step_s = STEP_S
+
+    def of(self, step_s: float) -> int:
+        """How many events a step may have that is to take no longer than this, in seconds."""
+        if step_s < self._step_s:
+            self._events = max(1, int(self._events * step_s / self._step_s))
+        self._step_s = step_s
+        return self._events
+
+    def adapt(self, events: int, seconds: float) -> None:
+        """Learn from a step: how many events it had, and how long it took."""
+        aim = max(1, int(events * _AIM * self._step_s / max(seconds, 1e-6)))
+        if seconds > self._step_s:
+            self._events = aim
+        elif events == self._events:
+            self._events = min(STEP_EVENTS, 2 * events, max(events, aim))

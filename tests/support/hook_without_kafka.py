@@ -1,0 +1,89 @@
+"""A hook over flows in memory: what it is told of places is what a test says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from core_setting import DAY_MS, START_MS, Setting, batch
+
+from app.core.scoring import ChampionTimeline
+from app.pipeline import PartitionPipeline
+from app.serving.desk import Answer, PreviewDesk
+from app.serving.hook import ScoringHook
+from app.serving.places import Elsewhere, Place
+from app.step_size import AskedLately
+from schemas.serving import Asked, Problem, problem
+
+NOW_MS = START_MS + 10 * DAY_MS
+
+
+@dataclass
+class MemoryPlaces:
+    """Card cN is at home in partition N modulo their number; what is not in ``places`` nobody has."""
+
+    partitions: int
+    places: dict[int, Place] = field(default_factory=dict)
+
+    def find(self, partition: int) -> Place:
+        return self.places.get(partition) or problem("no-owner", "Nobody has this partition: start a worker.", partition=partition)
+
+    def owners(self) -> dict[int, str]:
+        return {number: place.url for number, place in self.places.items() if isinstance(place, Elsewhere)}
+
+    def home_of(self, entity: str) -> int:
+        return int(entity[1:]) % self.partitions
+
+
+@dataclass
+class Forwarded:
+    """Another worker's hook, reached without HTTP."""
+
+    answer: Callable[[Sequence[bytes]], list[Answer]]
+    calls: list[tuple[str, int, int]] = field(default_factory=list)
+
+    async def __call__(self, url: str, partition: int, events: Sequence[bytes], asked: Asked) -> list[Answer]:  # noqa: ARG002
+        self.calls.append((url, partition, len(events)))
+        return self.answer(events)
+
+
+class World:
+    """One worker's hook with ``partitions`` flows that it has, each with a few events of its cards."""
+
+    def __init__(self, setting: Setting, partitions: int = 2) -> None:
+        self.setting = setting
+        self.models = ChampionTimeline([setting.version(1, None)])
+        self.places = MemoryPlaces(partitions)
+        self.forward = Forwarded(lambda events: [problem("partition-moving", "No.")] * len(events))
+        self.asked = AskedLately()
+        self.is_behind = False
+        self.flows = [PartitionPipeline(setting.pipeline, setting.plan, k) for k in range(partitions)]
+        for k, flow in enumerate(self.flows):
+            values: list[bytes | None] = [self.event(10 + n, k) for n in range(4)]
+            flow.receive_events(batch("cards.events", values, [NOW_MS] * 4), NOW_MS)
+            flow.merge.let_go(4)
+            while flow.step(self.models, 99, NOW_MS) is not None:
+                pass
+            self.places.places[k] = self.desk(k)
+        self.hook = ScoringHook(setting.pipeline, self.places, self.forward, lambda: NOW_MS)
+
+    def desk(self, partition: int) -> PreviewDesk:
+        return PreviewDesk(
+            self.setting.pipeline,
+            self.flows[partition],
+            models=lambda: self.models,
+            is_behind=lambda: self.is_behind,
+            asked=self.asked,
+            now_ms=lambda: NOW_MS,
+        )
+
+    @staticmethod
+    def event(number: int, card: int, **changes: object) -> bytes:
+        fields = {"id": f"e{number}", "card": f"c{card}", "at": START_MS + number * 1000, "amount": number / 8}
+        return json.dumps({name: value for name, value in {**fields, **changes}.items() if value is not ...}).encode()
+
+
+def code_of(answer: Answer) -> str:
+    """The code of a problem; "" for a score."""
+    return answer.code if isinstance(answer, Problem) else ""
