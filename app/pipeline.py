@@ -32,6 +32,7 @@ from app.core.features.state_log import Restored, StateReader
 from app.core.intake.joining import JoinedLabels
 from app.core.intake.merge import BEGINNING_MS, END_MS, Merged, TimeMerge, no_labels
 from app.core.intake.pending import Scored
+from app.core.intake.sent_once import SentOnce
 from app.core.records.rules import RecordRules
 from app.core.scoring import ActiveModel, ModelSelector
 from app.core.shared.board import SharedBoard
@@ -127,6 +128,11 @@ class PartitionPipeline:
         """The labels as they are applied."""
         return self._counts.labels
 
+    @property
+    def sent(self) -> SentOnce:
+        """The events that were sent to be scored once."""
+        return self._state.sent
+
     # -- in ----------------------------------------------------------------------------------------------------------
 
     def receive_events(self, records: RecordBatch, clock_ms: int | None = None) -> None:
@@ -137,7 +143,7 @@ class PartitionPipeline:
         clock_ms
             Time of the reader's clock, as a bound on event times; None in a replay (`app.core.records.event_time`).
         """
-        queued = self._inputs.read_events(records, clock_ms)
+        queued = self._inputs.read_events(records, clock_ms, self._state.sent)
         self.merge.add_events(queued, queued.events.event_time_ms)
 
     def receive_labels(self, records: RecordBatch, now_ms: int, clock_ms: int | None = None) -> None:
@@ -271,6 +277,9 @@ class PartitionPipeline:
         step.scores[rows] = model.scorer.score(step.matrix[rows])
         step.runs.append((rows.start, rows.stop, model))
         self._counts.add_scored(step, rows, model)
+        if self._state.sent:
+            scored = range(rows.start, rows.stop)
+            self._state.sent.note_scores(step.events, step.scores, scored, model.version, model.threshold)
 
     def _nothing(self) -> tuple[EventBatch, Floats]:
         return self._plan.no_events(), np.zeros((0, len(self._pipeline.features)))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 #: partition that follows is older than this event time (milliseconds, decimal ASCII).
 #: It may appear on the labels topic; its key and value are ignored.
 WATERMARK_HEADER = "streamgauge-watermark-ms"
+#: Header of an event that is to be scored once, however often it is sent; its value is ignored.
+ONCE_HEADER = "streamgauge-once"
 #: Header of a record on a topic by entity: partition/offset of the record that it is a copy of.
 ORIGIN_HEADER = "streamgauge-origin"
 #: Header of a record that stands for others that cannot be read; on a topic by entity: their size in bytes, and why.

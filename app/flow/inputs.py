@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,12 @@ from app.core.entities.log import EntityLog
 from app.core.features.plan import FeaturePlan
 from app.core.intake.decode import EventDecoder, LabelDecoder
 from app.core.intake.merge import Merged
+from app.core.intake.sent_once import SentOnce
+from app.core.tiles.hash_runs import hash64
 from app.flow.letters import in_order
 from app.flow.marks import Marks
 from schemas.pipeline.spec import Pipeline
+from schemas.topics import ONCE_HEADER
 
 #: Why an event is refused whose entity belongs to another partition.
 WRONG_PARTITION = "wrong_partition"
@@ -81,20 +85,33 @@ class FlowInputs:
         self._decode_events = EventDecoder(pipeline.events).decode
         self._decode_labels = LabelDecoder(pipeline).decode
 
-    def read_events(self, records: RecordBatch, clock_ms: int | None) -> QueuedEvents:
-        """Events with their stateless features; ``clock_ms`` as in `PartitionPipeline.receive_events`."""
+    def read_events(self, records: RecordBatch, clock_ms: int | None, sent: SentOnce) -> QueuedEvents:
+        """Events with their stateless features.
+
+        Parameters
+        ----------
+        clock_ms
+            As in `PartitionPipeline.receive_events`.
+        sent
+            Knows which events were sent once: another record of one is refused.
+        """
         events, rejections = self._decode_events(records, clock_ms)
         misplaced = self._find_misplaced(events)
         if misplaced and self._entities is not None:
             rows = [rejection.position for rejection in misplaced]
             times_ms = np.maximum(events.event_time_ms[rows], self._marks.event_watermark_ms)
             self._entities.see([events.entity[row] for row in rows], np.maximum.accumulate(times_ms))
-        return self._compute(records, events, rejections, misplaced)
+        events, rejections = _leave_out(misplaced, events, rejections, records)
+        if records.headers is not None:
+            repeated = sent.find_repeated(events, _sent_once(records, events))
+            events, rejections = _leave_out(repeated, events, rejections, records)
+        return self._compute(records, events, rejections)
 
     def preview_events(self, records: RecordBatch, clock_ms: int) -> QueuedEvents:
         """As `read_events`, of records that are in no topic: nobody is told of their entities."""
         events, rejections = self._decode_events(records, clock_ms)
-        return self._compute(records, events, rejections, self._find_misplaced(events))
+        events, rejections = _leave_out(self._find_misplaced(events), events, rejections, records)
+        return self._compute(records, events, rejections)
 
     def read_labels(self, records: RecordBatch, clock_ms: int | None) -> tuple[LabelBatch, list[Rejection]]:
         """Labels, and what is refused of them."""
@@ -102,12 +119,7 @@ class FlowInputs:
         self._marks.labels_end = int(records.offsets[-1]) + 1
         return labels, rejections
 
-    def _compute(
-        self, records: RecordBatch, events: EventBatch, rejections: list[Rejection], misplaced: list[Rejection]
-    ) -> QueuedEvents:
-        if misplaced:
-            rejections = in_order(rejections, misplaced, events, records)
-            events = events.take(_rows_without(events, misplaced))
+    def _compute(self, records: RecordBatch, events: EventBatch, rejections: list[Rejection]) -> QueuedEvents:
         matrix, failed = self._plan.compute(events)
         if failed:
             rejections = in_order(rejections, failed, events, records)
@@ -128,6 +140,23 @@ class FlowInputs:
             )
             for row, home in misplaced
         ]
+
+
+def _sent_once(records: RecordBatch, events: EventBatch) -> Iterator[tuple[int, int, int]]:
+    """The events that were sent once: row, time stamp of the record, digest of its bytes."""
+    positions = np.searchsorted(records.offsets, events.offsets).tolist()
+    for row, position in enumerate(positions):
+        if any(name == ONCE_HEADER for name, _ in (records.headers or ())[position]):
+            yield row, int(records.timestamps_ms[position]), hash64(records.values[position] or b"")
+
+
+def _leave_out(
+    refused: list[Rejection], events: EventBatch, rejections: list[Rejection], records: RecordBatch
+) -> tuple[EventBatch, list[Rejection]]:
+    """Events without those that are refused (by their rows), and all rejections by their records."""
+    if not refused:
+        return events, rejections
+    return events.take(_rows_without(events, refused)), in_order(rejections, refused, events, records)
 
 
 def _rows_without(events: EventBatch, rejections: list[Rejection]) -> Ints:

@@ -9,6 +9,7 @@ import msgspec
 from app.core.features.plan import FeaturePlan
 from app.core.features.state_log import META, TILES, Generation, Restored, StateReader
 from app.core.intake.pending import PendingEvents
+from app.core.intake.sent_once import SentOnce
 from app.core.records.rules import RecordRules
 from app.core.shared.part import SharedPart
 from app.core.tiles.row_cache import RowCache, Snapshot
@@ -51,6 +52,7 @@ class FlowState:
         self.windows = plan.new_state(with_changelog=is_drained, rows=rows)
         #: Scored events that wait for their labels.
         self.pending = PendingEvents(pipeline.horizon_ms, with_changelog=is_drained)
+        self.sent = SentOnce(with_changelog=is_drained)
 
     @property
     def generation(self) -> int:
@@ -69,6 +71,8 @@ class FlowState:
             if self.shared.repartition is not None:
                 meta["repartition"] = self.shared.repartition.position()
         changes.extend(self.pending.drain_changes())
+        self.sent.expire(marks.events_end or 0)
+        changes.extend(self.sent.drain_changes())
         last = (META, msgspec.msgpack.encode(meta))
         if self.rows is not None:
             self.rows.put_log([*(change for change in changes if change[0][:1] != TILES), last])
@@ -123,6 +127,7 @@ class FlowState:
                 latest_ms=latest_ms,
                 times_ms=(rules.earliest_ms, rules.latest_ms),
             ),
+            lambda: SentOnce(with_changelog=self._is_drained),
             latest_ms=latest_ms,
             needed=tuple(needed),
             keeps_other=self.shared is not None,
@@ -132,7 +137,8 @@ class FlowState:
     def go_on_from(self, reader: StateReader) -> Restored:
         """Take over what was read to its end; say what was left aside."""
         restored = reader.finish()
-        self.windows, self.pending, self._generation = reader.state, reader.pending, reader.generation
+        self.windows, self.pending, self.sent = reader.state, reader.pending, reader.sent
+        self._generation = reader.generation
         if self.shared is None:
             return restored
         if not reader.meta:

@@ -27,7 +27,9 @@ class MemoryPlaces:
     places: dict[int, Place] = field(default_factory=dict)
 
     def find(self, partition: int) -> Place:
-        return self.places.get(partition) or problem("no-owner", "Nobody has this partition: start a worker.", partition=partition)
+        return self.places.get(partition) or problem(
+            "no-owner", "Nobody has this partition: start a worker.", partition=partition
+        )
 
     def owners(self) -> dict[int, str]:
         return {number: place.url for number, place in self.places.items() if isinstance(place, Elsewhere)}

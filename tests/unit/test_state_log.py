@@ -17,6 +17,7 @@ from app.core.features.windows import FeatureState, WindowPlan
 from app.core.intake.forgotten_ids import PREFIX as FORGOTTEN
 from app.core.intake.pending import PREFIX as WAITING
 from app.core.intake.pending import PendingEvents
+from app.core.intake.sent_once import SentOnce
 from app.core.shared.contributor import OPEN, OPEN_VALUE
 from app.core.tiles.row_cache import RowCache, Snapshot
 from schemas.pipeline.spec import WindowSpec
@@ -32,6 +33,7 @@ def reader_of(rows: RowCache | None = None, *, keeps_other: bool = True, needed:
         "set",
         lambda: FeatureState(PLAN, cache=rows),
         lambda: PendingEvents(HORIZON_MS, latest_ms=LATEST_MS),
+        lambda: SentOnce(with_changelog=True),
         latest_ms=LATEST_MS,
         needed=needed,
         keeps_other=keeps_other,

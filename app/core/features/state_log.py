@@ -20,6 +20,8 @@ from app.core.features.windows import FeatureState
 from app.core.intake.forgotten_ids import PREFIX as FORGOTTEN
 from app.core.intake.pending import PREFIX as WAITING
 from app.core.intake.pending import PendingEvents
+from app.core.intake.sent_once import PREFIX as SENT
+from app.core.intake.sent_once import SentOnce
 from app.core.records.state import DAMAGE, MOST_GENERATION, check_open_tile, check_order, read_meta
 from app.core.shared.contributor import OPEN, OPEN_VALUE
 from app.core.tiles.row_cache import RowCache, Snapshot
@@ -30,8 +32,9 @@ from schemas.refusal import RefusedRecordError
 META = b"m"
 TILES = b"t"
 
-#: Of tiles, open tiles of shared windows, events that wait for their labels, and those that were forgotten.
-_KINDS = frozenset({TILES, OPEN, WAITING, FORGOTTEN})
+#: Of tiles, open tiles of shared windows, events that wait for their labels, those that were forgotten, and those
+#: that were sent once.
+_KINDS = frozenset({TILES, OPEN, WAITING, FORGOTTEN, SENT})
 
 _GENERATION_BYTES = 4
 _HEAD_BYTES = 1 + _GENERATION_BYTES
@@ -77,7 +80,7 @@ class StateReader:
     ----------
     feature_set
         Of the pipeline; a state of another is left aside, for its windows would not mean what the features say now.
-    new_state, new_pending
+    new_state, new_pending, new_sent
         Build the empty parts.
     latest_ms
         How far the partition can have come.
@@ -94,6 +97,7 @@ class StateReader:
         feature_set: str,
         new_state: Callable[[], FeatureState],
         new_pending: Callable[[], PendingEvents],
+        new_sent: Callable[[], SentOnce],
         *,
         latest_ms: int = END_MS,
         needed: tuple[str, ...] = (),
@@ -103,12 +107,14 @@ class StateReader:
         self._feature_set = feature_set
         self._new_state = new_state
         self._new_pending = new_pending
+        self._new_sent = new_sent
         self._latest_ms, self._needed = latest_ms, needed
         self._keeps_other = keeps_other
         self._cache = cache
         self._records = 0
         self.state = new_state()
         self.pending = new_pending()
+        self.sent = new_sent()
         self.generation = Generation()
         self.others: dict[bytes, bytes] = {}
         self.meta: dict[str, Any] = {}
@@ -147,7 +153,8 @@ class StateReader:
             self._go_on_from(self._cache, snapshot)
         except DAMAGE:  # the topic has it all
             self._cache.clear()
-            self.state, self.pending, self.others, self.meta = self._new_state(), self._new_pending(), {}, {}
+            self.state, self.pending, self.sent = self._new_state(), self._new_pending(), self._new_sent()
+            self.others, self.meta = {}, {}
             self._positions = {}
             self.generation = Generation()
             return first
@@ -160,6 +167,7 @@ class StateReader:
         if meta is not None:  # none: a take-over was broken off before it had come to one
             self._read_meta(meta)
         self.pending.restore(log.items())
+        self.sent.restore(log.items())
         self._keep(list(log.items()))
         self.state.restore_clocks(cache.read_clocks())
 
@@ -230,6 +238,7 @@ class StateReader:
                 others.append((key[:1] + key[_HEAD_BYTES:], value))
         self.state.restore(tiles)
         self.pending.restore(others)
+        self.sent.restore(others)
         self._keep(others)
         if self._cache is not None:
             self._cache.put_log([*others, *metas])
@@ -268,13 +277,15 @@ class StateReader:
     def _begin(self, number: int, read: Iterable[bytes] = ()) -> None:
         """Leave aside what was taken so far, and what was read and not taken."""
         room = _MOST_REMEMBERED - len(self.generation.former)
-        known = chain((TILES + key for key in self.state.record_keys()), self.pending.record_keys(), self.others, read)
+        tiles = (TILES + key for key in self.state.record_keys())
+        known = chain(tiles, self.pending.record_keys(), self.sent.record_keys(), self.others, read)
         former = self.generation.name((key, None) for key in islice(known, room))
         self.generation.former.extend(key for key, _ in former)
         self.generation.number = number
         if self._cache is not None:
             self._cache.clear()
-        self.state, self.pending, self.others = self._new_state(), self._new_pending(), {}
+        self.state, self.pending, self.sent = self._new_state(), self._new_pending(), self._new_sent()
+        self.others = {}
 
     def _remember(self, key: bytes, value: bytes | None) -> None:
         if value is not None and len(self.generation.former) < _MOST_REMEMBERED:

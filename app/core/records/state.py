@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
-from schemas.ranges import EARLIEST_TABLE_MS, END_MS, LATEST_TABLE_MS, ComeToMs, Name, Offset, TimeMs
+from schemas.ranges import EARLIEST_TABLE_MS, END_MS, LATEST_TABLE_MS, ComeToMs, Int64, Name, Offset, TimeMs
 from schemas.refusal import UNREADABLE, RefusedRecordError, need_value, refuse_unreadable
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORGOTTEN_IDS = 512
 _FORGOTTEN_KEY_BYTES = 9
 _MOST_FORGOTTEN = 2**62
+_MOST_OFFSET = 2**62
 #: Whatever reading or restoring a damaged record may raise; what they have begun, the next record sets right.
 DAMAGE = (*UNREADABLE, ValueError, TypeError, LookupError, AttributeError, struct.error)
 #: A generation is four bytes of a key, and there must be many after it.
@@ -60,6 +61,16 @@ class _Meta(msgspec.Struct):
     repartition: tuple[Offset, _Sequence, Offset] | None = None
     by_entity: bool = False
     scored: dict[_VersionOrNone, ComeToMs] = {}
+
+
+class _Sent(msgspec.Struct, array_like=True):
+    offset: Offset
+    at_ms: Int64
+    digest: Int64
+    event_time_ms: TimeMs
+    version: _VersionOrNone
+    score: float
+    decision: bool
 
 
 class _Event(msgspec.Struct, array_like=True):
@@ -117,6 +128,29 @@ def read_forgotten(key: bytes, value: bytes | None, latest_ms: int) -> tuple[int
     if int(rows[:, 1].max()) > latest_ms:
         raise RefusedRecordError("out_of_range", f"An id was forgotten of {rows[:, 1].max()}, and {latest_ms} can be.")
     return number, rows
+
+
+def read_sent_key(key: bytes) -> tuple[int, str]:
+    """Offset and id of an event that was sent once; ``key``: one letter, eight bytes, and the id."""
+    offset = int.from_bytes(key[1:9], "big")
+    try:
+        event_id = key[9:].decode()
+    except UnicodeDecodeError as error:
+        raise refuse_unreadable(error) from None
+    if not event_id or offset > _MOST_OFFSET:
+        raise RefusedRecordError("bad_key", f"No event that was sent once has the key {key[:40]!r}.")
+    return offset, event_id
+
+
+def read_sent(value: bytes, offset: int) -> tuple[Any, ...]:
+    """The event of an offset that was sent once, as `app.core.intake.sent_once.SentEvent` has it."""
+    try:
+        sent = msgspec.msgpack.decode(value, type=_Sent)
+    except UNREADABLE as error:
+        raise refuse_unreadable(error) from None
+    if not math.isfinite(sent.score) or sent.offset != offset:
+        raise RefusedRecordError("inconsistent", "It is not the event of its key.")
+    return msgspec.structs.astuple(sent)
 
 
 def check_open_tile(key: bytes, value: bytes | None, form: struct.Struct) -> None:
