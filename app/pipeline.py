@@ -279,7 +279,14 @@ class PartitionPipeline:
         self._counts.add_scored(step, rows, model)
         if self._state.sent:
             scored = range(rows.start, rows.stop)
-            self._state.sent.note_scores(step.events, step.scores, scored, model.version, model.threshold)
+            self._state.sent.note_scores(
+                step.events,
+                step.scores,
+                scored,
+                version=model.version,
+                threshold=model.threshold,
+                is_stale=step.is_stale,
+            )
 
     def _nothing(self) -> tuple[EventBatch, Floats]:
         return self._plan.no_events(), np.zeros((0, len(self._pipeline.features)))

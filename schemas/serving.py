@@ -116,6 +116,10 @@ class ProblemFoundError(Exception):
         self.problem = found
 
 
+class SendFailedError(Exception):
+    """An event that was to be sent was not acknowledged; it may be in the topic all the same."""
+
+
 @dataclass(frozen=True)
 class ProblemKind:
     """One kind of problem: its HTTP status, its title, and when to ask again (seconds; None: not as it is)."""

@@ -12,11 +12,10 @@ from app.core.batches import RecordBatch
 from app.core.scoring import ModelSelector
 from app.flow.preview import Preview
 from app.pipeline import PartitionPipeline
+from app.serving.commits import Answer, Commits
 from app.step_size import AskedLately, StepSize
 from schemas.pipeline.spec import Pipeline
-from schemas.serving import Problem, ScoreAnswer, problem
-
-Answer = ScoreAnswer | Problem
+from schemas.serving import ScoreAnswer, problem
 
 _NO_VERSION = "The event is older than what any version is to score: see `streamgauge model list`, valid_from."
 
@@ -30,6 +29,8 @@ class PreviewDesk:
         Who scores, now.
     is_behind
         Whether the partition has not processed what it should have by now.
+    commits
+        What is sent as well.
     asked
         Is told of each question, so that steps of the stream are short.
     """
@@ -42,6 +43,7 @@ class PreviewDesk:
         models: Callable[[], ModelSelector],
         is_behind: Callable[[], bool],
         asked: AskedLately,
+        commits: Commits,
         now_ms: Callable[[], int],
     ) -> None:
         self._pipeline = pipeline
@@ -49,6 +51,7 @@ class PreviewDesk:
         self._models = models
         self._is_behind = is_behind
         self._asked = asked
+        self.commits = commits
         self._now_ms = now_ms
         self._size = StepSize()
         self._waiting: deque[tuple[bytes, bool, asyncio.Future[Answer]]] = deque()

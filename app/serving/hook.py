@@ -6,17 +6,18 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from app.core.batches import RecordBatch
 from app.core.intake.decode import EventDecoder
-from app.serving.desk import Answer, PreviewDesk
+from app.serving.commits import Answer
+from app.serving.desk import PreviewDesk
 from app.serving.places import Places
 from schemas.pipeline.spec import Pipeline
-from schemas.serving import MOST_EVENTS, Asked, Problem, ProblemFoundError, problem
+from schemas.serving import IDEMPOTENCY_HEADER, MOST_EVENTS, Asked, Problem, ProblemFoundError, problem
 
 
 class Forward(Protocol):
@@ -78,6 +79,26 @@ class ScoringHook:
             raise ProblemFoundError(problem("too-large" if events else "bad-request", detail))
         return events, True
 
+    def name(self, event: bytes, event_id: str) -> bytes:
+        """An event with this id: it has it, or gets it if it has none.
+
+        Raises
+        ------
+        ProblemFoundError
+            When it has another one.
+        """
+        field = self.pipeline.events.event_id
+        try:
+            fields = msgspec.json.decode(event, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return event  # what is wrong with it is said where it is scored
+        if fields.setdefault(field, event_id) == event_id:
+            return event if self._read_head(event) is not None else msgspec.json.encode(fields)
+        detail = (
+            f"{IDEMPOTENCY_HEADER} is {event_id[:100]!r} and {field} another: both are the id, so send one of them."
+        )
+        raise ProblemFoundError(problem("other-body", detail, event_id=event_id))
+
     async def score(self, events: Sequence[bytes], asked: Asked) -> list[Answer]:
         """The answers to events (JSON), in their order.
 
@@ -92,24 +113,30 @@ class ScoringHook:
             head = heads[0]
             if head is None:
                 return [self._refuse(events[0])]
-            return await self._ask_partition(self._places.home_of(head.entity), events, asked)
-        parts: dict[int, list[int]] = defaultdict(list)
+            return await self._ask_partition(self._places.home_of(head.entity), [(events[0], head)], asked)
+        rows_of: dict[int, list[int]] = defaultdict(list)
+        parts: dict[int, list[tuple[bytes, _Head]]] = defaultdict(list)
         answers: list[Answer | None] = [None] * len(events)
         for row, head in enumerate(heads):
             if head is None:
                 answers[row] = self._refuse(events[row])
-            else:
-                parts[self._places.home_of(head.entity)].append(row)
-        asking = [self._ask_partition(k, [events[row] for row in rows], asked) for k, rows in parts.items()]
-        for rows, of_part in zip(parts.values(), await asyncio.gather(*asking), strict=True):
+                continue
+            partition = self._places.home_of(head.entity)
+            rows_of[partition].append(row)
+            parts[partition].append((events[row], head))
+        asking = [self._ask_partition(partition, part, asked) for partition, part in parts.items()]
+        for rows, of_part in zip(rows_of.values(), await asyncio.gather(*asking), strict=True):
             for row, answer in zip(rows, of_part, strict=True):
                 answers[row] = answer
         return [answer for answer in answers if answer is not None]
 
-    def _ask_partition(self, partition: int, events: Sequence[bytes], asked: Asked) -> Awaitable[list[Answer]]:
+    def _ask_partition(
+        self, partition: int, part: Sequence[tuple[bytes, _Head]], asked: Asked
+    ) -> Awaitable[list[Answer]]:
         place = self._places.find(partition)
         if isinstance(place, PreviewDesk):
-            return _preview(place, events, asked)
+            return _preview(place, part, asked) if asked.commit == "no" else _commit(place, part, asked)
+        events = [event for event, _ in part]
         if isinstance(place, Problem):
             return _same(place, len(events))
         if asked.is_forwarded:
@@ -145,9 +172,19 @@ class ScoringHook:
         return problem("refused", detail, reason=rejections[0].reason if rejections else "not_json")
 
 
-async def _preview(desk: PreviewDesk, events: Sequence[bytes], asked: Asked) -> list[Answer]:
-    futures = [desk.ask(event, with_features=asked.with_features) for event in events]
+async def _preview(desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
+    futures = [desk.ask(event, with_features=asked.with_features) for event, _ in part]
     return [await future for future in futures]
+
+
+async def _commit(desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
+    async def commit(event: bytes, head: _Head) -> Answer:
+        def preview() -> Awaitable[Answer]:
+            return desk.ask(event, with_features=asked.with_features)
+
+        return await desk.commits.commit(event, head.entity, head.event_id, asked, preview)
+
+    return await asyncio.gather(*(commit(event, head) for event, head in part))
 
 
 async def _same(found: Problem, count: int) -> list[Answer]:

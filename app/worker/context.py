@@ -13,6 +13,7 @@ from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.log_bounds import LogBounds
 from app.core.features.plan import FeaturePlan
 from app.kafka_access import KafkaAccess
+from app.serving.commits import CommitCounts, Send
 from app.step_size import AskedLately
 from app.worker.model_shelf import ModelShelf
 from app.worker.outbox import Progress
@@ -26,7 +27,8 @@ class WorkerContext:
 
     ``fail`` ends the whole worker: why, and with which exit code. ``shared``: None unless windows are shared between
     partitions. ``early``: see `PartitionPublisher`. ``entities``: None unless events of entities that belong to another
-    partition are refused. ``asked``: whether steps are to be short. ``rows_folder``: where rows of windows are kept on
+    partition are refused. ``asked``: whether steps are to be short. ``send``, ``commits``: what the
+    scoring hook sends. ``rows_folder``: where rows of windows are kept on
     disk; None: all are in memory.
     """
 
@@ -44,4 +46,6 @@ class WorkerContext:
     early: AIOKafkaProducer | None
     entities: EntityFeed | None
     asked: AskedLately
+    send: Send
+    commits: CommitCounts
     rows_folder: Path | None = None

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
 
+from aiokafka import TopicPartition
 from faust.types import TP
 
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble
@@ -22,6 +23,7 @@ from app.core.intake.rejection_limit import TooManyDeadLettersError
 from app.core.tiles.row_cache import RowCache
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.pipeline import PartitionPipeline
+from app.serving.commits import Commits
 from app.serving.desk import PreviewDesk
 from app.worker.context import WorkerContext
 from app.worker.flow_loop import FlowLoop
@@ -78,6 +80,18 @@ class PartitionTask:
             sent=self._wake.set,
             guard=self._guard,
         )
+        #: Where scores of the partition are asked for.
+        self.desk = PreviewDesk(
+            pipeline,
+            self._flow,
+            models=lambda: context.shelf.champions,
+            is_behind=lambda: self._flow_loop.is_behind,
+            asked=context.asked,
+            commits=Commits(
+                pipeline, partition, lambda: self._flow.sent, context.send, context.commits, now_ms=context.now_ms
+            ),
+            now_ms=context.now_ms,
+        )
         turn = partition / pipeline.partitions
         self._flow_loop = FlowLoop(
             context,
@@ -87,15 +101,6 @@ class PartitionTask:
             CommitTimer(pipeline.commit_interval_ms / 1000, turn, self._publisher.open),
             repartition=self._repartition,
             wake=self._wake,
-        )
-        #: Where scores of the partition are asked for.
-        self.desk = PreviewDesk(
-            pipeline,
-            self._flow,
-            models=lambda: context.shelf.champions,
-            is_behind=lambda: self._flow_loop.is_behind,
-            asked=context.asked,
-            now_ms=context.now_ms,
         )
         #: Set by whoever runs `take_over` beside other work; `close` ends it.
         self.taking_over: asyncio.Task[None] | None = None
@@ -142,6 +147,7 @@ class PartitionTask:
     def start(self) -> None:
         """Work on what is received."""
         self.is_started = True
+        self.desk.commits.committed(self._flow.position().events or 0)
         self._flow_loop.is_stopping = False
         if self._context.shared is not None:
             self._context.shared.listen(self._wake.set)
@@ -180,6 +186,7 @@ class PartitionTask:
         """End for good. An open transaction is aborted by the next owner, or when it times out."""
         if self._context.shared is not None:
             self._context.shared.listen_no_more(self._wake.set)
+        self.desk.commits.close()
         running = [*self._loops, *self._outbox.tasks(), *([self.taking_over] if self.taking_over is not None else [])]
         for loop in running:
             loop.cancel()
@@ -214,6 +221,9 @@ class PartitionTask:
         if position is not None:  # each cut says how far it has come
             self._flow.state_committed(position, context.now_ms())
         self._flow_loop.committed()
+        events_end = cut.offsets.get(TopicPartition(*self.inbox.events))
+        if events_end is not None:
+            self.desk.commits.committed(events_end)
         context.progress.count(tally, cut, context.now_ms())
         await self._flow_loop.news.tell_serving(cut.first_offsets)
 

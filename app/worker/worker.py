@@ -24,6 +24,7 @@ from app.adapters.kafka.clients import new_bulk_producer, output_options
 from app.adapters.kafka.entity_feed import EntityFeed
 from app.adapters.kafka.lag import worker_group
 from app.adapters.kafka.log_bounds import GroupBounds, LogBounds
+from app.adapters.kafka.once_sender import OnceSender
 from app.adapters.kafka.sticky_assignor import StickyAssignor
 from app.adapters.kafka.topic_reader import answers
 from app.adapters.rocks_rows import StateDiskError
@@ -36,6 +37,7 @@ from app.core.tiles.hash_runs import hash64
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
+from app.serving.commits import CommitCounts
 from app.serving.places import Elsewhere, Place
 from app.step_size import AskedLately
 from app.worker.context import WorkerContext
@@ -106,6 +108,7 @@ class Worker:
             early = new_bulk_producer(kafka, **output_options(group, pipeline.compression))
         refuses = pipeline.watches_entities and pipeline.events.wrong_partition == "refuse"
         self._following: asyncio.Task[None] | None = None
+        self._sender = OnceSender(kafka, pipeline)
         self._context = WorkerContext(
             pipeline=pipeline,
             plan=plan,
@@ -121,6 +124,8 @@ class Worker:
             early=early,
             entities=EntityFeed(kafka, pipeline, shelf.refusals) if refuses else None,
             asked=AskedLately(),
+            send=self._sender,
+            commits=CommitCounts(),
             rows_folder=rows_folder,
         )
         self._partition_of = Partitioner(pipeline.partitions)
@@ -250,6 +255,8 @@ class Worker:
             "streamgauge_routed_total": self._router.routed if self._router is not None else 0,
             "streamgauge_router_lag": self._router.lag if self._router is not None else 0,
             "streamgauge_commits_total": progress.commits,
+            "streamgauge_hook_sent_total": self._context.commits.sent,
+            "streamgauge_hook_differing_total": self._context.commits.differing,
             "streamgauge_partitions": sum(task.is_started for task in self.tasks.values()),
             "streamgauge_last_commit_timestamp_seconds": progress.last_commit_ms / 1000,
         }
@@ -274,7 +281,7 @@ class Worker:
         await asyncio.gather(*(task.close() for task in tasks), return_exceptions=True)
         self.tasks.clear()
         self._parked.clear()
-        closing = [self.app.stop(), self._context.logs.stop(), self.shelf.stop()]
+        closing = [self.app.stop(), self._context.logs.stop(), self.shelf.stop(), self._sender.stop()]
         if self._context.early is not None:
             closing.insert(0, self._context.early.stop())
         if self._context.shared is not None:

@@ -10,11 +10,14 @@ from core_setting import DAY_MS, START_MS, Setting, batch
 
 from app.core.scoring import ChampionTimeline
 from app.pipeline import PartitionPipeline
-from app.serving.desk import Answer, PreviewDesk
+from app.serving.commits import Answer, CommitCounts, Commits
+from app.serving.desk import PreviewDesk
 from app.serving.hook import ScoringHook
 from app.serving.places import Elsewhere, Place
 from app.step_size import AskedLately
-from schemas.serving import Asked, Problem, problem
+from schemas.serving import Asked, Problem, SendFailedError, problem
+from schemas.topics import ONCE_HEADER
+from schemas.wire import DeadLetter
 
 NOW_MS = START_MS + 10 * DAY_MS
 
@@ -59,7 +62,12 @@ class World:
         self.places = MemoryPlaces(partitions)
         self.forward = Forwarded(lambda events: [problem("partition-moving", "No.")] * len(events))
         self.asked = AskedLately()
-        self.is_behind = False
+        self.is_behind = self.is_kafka_away = False
+        self.counts = CommitCounts()
+        self.logs: list[list[tuple[bytes, bytes]]] = [[] for _ in range(partitions)]
+        self.read, self.committed = [0] * partitions, [0] * partitions
+        self.changelogs: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
+        self.letters: list[DeadLetter] = []
         self.flows = [PartitionPipeline(setting.pipeline, setting.plan, k) for k in range(partitions)]
         for k, flow in enumerate(self.flows):
             values: list[bytes | None] = [self.event(10 + n, k) for n in range(4)]
@@ -68,6 +76,7 @@ class World:
             while flow.step(self.models, 99, NOW_MS) is not None:
                 pass
             self.places.places[k] = self.desk(k)
+            self.process(k)
         self.hook = ScoringHook(setting.pipeline, self.places, self.forward, lambda: NOW_MS)
 
     def desk(self, partition: int) -> PreviewDesk:
@@ -77,8 +86,51 @@ class World:
             models=lambda: self.models,
             is_behind=lambda: self.is_behind,
             asked=self.asked,
+            commits=self.commits(partition),
             now_ms=lambda: NOW_MS,
         )
+
+    def commits(self, partition: int) -> Commits:
+        flow = self.flows[partition]
+        return Commits(
+            self.setting.pipeline, partition, lambda: flow.sent, self.send, self.counts, now_ms=lambda: NOW_MS
+        )
+
+    async def send(self, partition: int, entity: str, event: bytes) -> None:
+        """Append an event to the log of its partition."""
+        if self.is_kafka_away:
+            raise SendFailedError("away")
+        self.logs[partition].append((entity.encode(), event))
+
+    def process(self, partition: int, *, commit: bool = True) -> None:
+        """Have the worker of a partition read what was sent, score it, and commit it."""
+        flow, desk, log = self.flows[partition], self.places.places[partition], self.logs[partition]
+        assert isinstance(desk, PreviewDesk)
+        first = self.read[partition]
+        if log[first:]:
+            values: list[bytes | None] = [event for _, event in log[first:]]
+            headers = [((ONCE_HEADER, b""),)] * len(values)
+            records = batch("cards.events", values, [NOW_MS] * len(values), first=4 + first, headers=headers)
+            flow.receive_events(records, NOW_MS)
+        self.read[partition] = len(log)
+        flow.merge.let_go(flow.merge.events_received)
+        while (step := flow.step(self.models, 99, NOW_MS)) is not None:
+            self.letters += step.dead_letters
+        if commit:
+            self.changelogs[partition] |= {key: value for key, value in flow.drain_state() if value is not None}
+            self.committed[partition] = (flow.position().events or 4) - 4
+            desk.commits.committed(flow.position().events or 0)
+
+    def take_over(self, partition: int) -> None:
+        """Let the worker of a partition go, and another one begin from what is committed."""
+        before = self.places.places[partition]
+        assert isinstance(before, PreviewDesk)
+        before.commits.close()
+        flow = PartitionPipeline(self.setting.pipeline, self.setting.plan, partition)
+        flow.restore(list(self.changelogs[partition].items()))
+        self.flows[partition], self.read[partition] = flow, self.committed[partition]
+        desk = self.places.places[partition] = self.desk(partition)
+        desk.commits.committed(flow.position().events or 0)
 
     @staticmethod
     def event(number: int, card: int, **changes: object) -> bytes:

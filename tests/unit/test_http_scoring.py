@@ -105,6 +105,19 @@ async def test_a_body_that_is_not_declared_as_json_is_not_read(world: World, dec
         assert (await problem_of(response)).code == "not-json"
 
 
+@pytest.mark.parametrize(("sent", "code"), [({}, ""), ({"id": "key"}, ""), ({"id": "e20"}, "other-body")])
+async def test_the_idempotency_key_is_the_id_of_the_event(world: World, sent: dict[str, str], code: str) -> None:
+    event = world.event(20, 0, **{"id": ...} | sent)
+    async with served(world) as http:
+        async with http.post("/v1/score", data=event, headers={"Idempotency-Key": "key"}) as response:
+            if code:
+                assert (await problem_of(response)).code == code
+            else:
+                assert (await response.json())["event_id"] == "key"
+        async with http.post("/v1/score", data=b"[" + event + b"]", headers={"Idempotency-Key": "key"}) as response:
+            assert (await problem_of(response)).code == "bad-request"
+
+
 async def test_without_model_or_owner_it_says_when_to_ask_again(world: World) -> None:
     async with served(world) as http:
         world.models = ChampionTimeline()

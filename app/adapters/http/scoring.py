@@ -16,6 +16,7 @@ from schemas.pipeline.spec import Pipeline
 from schemas.serving import (
     ANSWER_S,
     FORWARDED_HEADER,
+    IDEMPOTENCY_HEADER,
     MOST_BODY_BYTES,
     MOST_EVENTS,
     PARTITIONS_HEADER,
@@ -48,6 +49,9 @@ class Scoring(Protocol):
     def split(self, body: bytes) -> tuple[list[bytes], bool]:
         """The events of a body, and whether they come as a list."""
 
+    def name(self, event: bytes, event_id: str) -> bytes:
+        """An event with this id."""
+
     async def score(self, events: Sequence[bytes], asked: Asked) -> list[ScoreAnswer | Problem]:
         """The answers, in the order of the events."""
 
@@ -76,6 +80,9 @@ class ScoringRoutes:
         try:
             asked = _read_query(request)
             events, is_list = self._scoring.split(await _read(request))
+            event_id = request.headers.get(IDEMPOTENCY_HEADER)
+            if event_id is not None:
+                events = [self._scoring.name(_only(events, is_list=is_list), event_id)]
             answers = await self._answer(events, asked)
         except ProblemFoundError as error:
             return self._respond(error.problem)
@@ -118,6 +125,13 @@ class ScoringRoutes:
         if owners is not self._told:
             self._told, self._partitions = owners, _encode(owners).decode()
         return self._partitions
+
+
+def _only(events: Sequence[bytes], *, is_list: bool) -> bytes:
+    if is_list:
+        detail = f"{IDEMPOTENCY_HEADER} is the id of one event, and this is a list: give each event its id."
+        raise ProblemFoundError(problem("bad-request", detail))
+    return events[0]
 
 
 async def _read(request: web.Request) -> bytes:

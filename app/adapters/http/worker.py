@@ -59,6 +59,12 @@ METRICS = (
     ),
     Metric("streamgauge_commits_total", "counter", "Transactions committed."),
     Metric("streamgauge_refused_total", "counter", "Records that were none of ours, by topic and reason."),
+    Metric("streamgauge_hook_sent_total", "counter", "Events that the scoring hook has sent."),
+    Metric(
+        "streamgauge_hook_differing_total",
+        "counter",
+        "Those whose published score is not that of their preview: others of their entity came between.",
+    ),
     Metric("streamgauge_partitions", "gauge", "Input partitions that this worker works on; not those being restored."),
     Metric("streamgauge_last_commit_timestamp_seconds", "gauge", "When the last transaction was committed."),
 )

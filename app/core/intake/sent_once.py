@@ -40,6 +40,7 @@ class SentEvent(msgspec.Struct, array_like=True):
     version: str = ""
     score: float = 0.0
     decision: bool = False
+    stale: bool = False
 
 
 class SentOnce:
@@ -101,7 +102,9 @@ class SentOnce:
                 repeated.append(Rejection(row, "validate", DUPLICATE, detail))
         return repeated
 
-    def note_scores(self, events: EventBatch, scores: Floats, rows: range, version: str, threshold: float) -> None:
+    def note_scores(
+        self, events: EventBatch, scores: Floats, rows: range, *, version: str, threshold: float, is_stale: bool
+    ) -> None:
         """Take note of what some events of a batch scored."""
         known = self._known
         for row in rows:
@@ -110,7 +113,8 @@ class SentOnce:
                 offset, score = int(events.offsets[row]), float(scores[row])
                 for sent in known[event_id]:
                     if sent.offset == offset:
-                        sent.version, sent.score, sent.decision = version, score, score >= threshold
+                        sent.version, sent.score = version, score
+                        sent.decision, sent.stale = score >= threshold, is_stale
                         self._processed_ms = max(self._processed_ms, sent.at_ms)
                         self._touch(event_id, sent)
 

@@ -71,6 +71,7 @@ class _Sent(msgspec.Struct, array_like=True):
     version: _VersionOrNone
     score: float
     decision: bool
+    stale: bool
 
 
 class _Event(msgspec.Struct, array_like=True):
