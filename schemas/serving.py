@@ -6,7 +6,7 @@ The OpenAPI document is made of these (`app.adapters.http.openapi`), and so is t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -92,11 +92,41 @@ class ScoreResults(msgspec.Struct):
 
 
 class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Candidates for one entity: each is the event with the candidate's fields in place of its own."""
+    """Candidates for one entity: each is scored as the event with the candidate's fields in place of its own.
 
-    event: msgspec.Raw
-    candidates: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MOST_EVENTS)]
+    ``event`` has at least the entity. Its id may be left out: nothing is sent.
+    """
+
+    event: dict[str, Any]
+    candidates: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MOST_EVENTS)]
     top: Annotated[int, msgspec.Meta(ge=1, le=MOST_EVENTS)] = 5
+
+
+class Ranked(msgspec.Struct):
+    """One candidate, by its place in the request (from 0), and its score."""
+
+    candidate: int
+    score: float
+    decision: bool
+
+
+class RankAnswer(msgspec.Struct):
+    """The best candidates, the best one first; of equal scores the one that was named first. One state scored all.
+
+    Fields as in `ScoreAnswer`. ``refused``: candidates that have no score, and why.
+    """
+
+    entity: str
+    ranked: list[Ranked]
+    refused: dict[int, Problem]
+    model: str
+    version: str
+    feature_set: str
+    partition: int
+    offset: int
+    labels_offset: int | None
+    stale: bool
+    served_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

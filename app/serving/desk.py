@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,13 @@ from schemas.pipeline.spec import Pipeline
 from schemas.serving import ScoreAnswer, problem
 
 _NO_VERSION = "The event is older than what any version is to score: see `streamgauge model list`, valid_from."
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    events: Sequence[bytes]
+    with_features: bool
+    future: asyncio.Future[list[Answer]]
 
 
 class PreviewDesk:
@@ -54,45 +62,51 @@ class PreviewDesk:
         self.commits = commits
         self._now_ms = now_ms
         self._size = StepSize()
-        self._waiting: deque[tuple[bytes, bool, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[_Question] = deque()
 
-    def ask(self, event: bytes, *, with_features: bool) -> asyncio.Future[Answer]:
-        """Ask for the score of an event (JSON), as if it came next."""
+    def ask(self, events: Sequence[bytes], *, with_features: bool) -> asyncio.Future[list[Answer]]:
+        """Ask for the scores of events (JSON), as if each came next: all from one state, so not for long lists."""
         loop = asyncio.get_running_loop()
         self._asked.note()
         if not self._waiting:
             loop.call_soon(self._answer_some)
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((event, with_features, future))
+        future: asyncio.Future[list[Answer]] = loop.create_future()
+        self._waiting.append(_Question(events, with_features, future))
         return future
 
     def _answer_some(self) -> None:
         """Answer as many as one step may hold; the rest has its turn after the stream's next step."""
         loop = asyncio.get_running_loop()
-        most = min(len(self._waiting), self._size.of(self._asked.step_s))
-        asked = [self._waiting.popleft() for _ in range(most)]
+        questions, count, most = [], 0, self._size.of(self._asked.step_s)
+        while self._waiting and (not count or count + len(self._waiting[0].events) <= most):
+            question = self._waiting.popleft()
+            if not question.future.done():  # who has gone needs no answer
+                questions.append(question)
+                count += len(question.events)
         if self._waiting:
             loop.call_soon(self._answer_some)
-        asked = [of for of in asked if not of[2].done()]  # who has gone needs no answer
-        if not asked:
+        if not questions:
             return
         started = loop.time()
         try:
-            answers = self._preview([event for event, *_ in asked], [of[1] for of in asked])
+            answers = self._preview(questions, count)
         except Exception as error:  # noqa: BLE001  # a defect: whoever asked hears of it, and the partition lives on
-            for *_, future in asked:
-                future.set_exception(error)
+            for question in questions:
+                question.future.set_exception(error)
             return
-        self._size.adapt(len(asked), loop.time() - started)
-        for (*_, future), answer in zip(asked, answers, strict=True):
-            future.set_result(answer)
+        self._size.adapt(count, loop.time() - started)
+        first = 0
+        for question in questions:
+            question.future.set_result(answers[first : first + len(question.events)])
+            first += len(question.events)
 
-    def _preview(self, values: list[bytes], with_features: list[bool]) -> list[Answer]:
+    def _preview(self, questions: Sequence[_Question], count: int) -> list[Answer]:
         models, now_ms, partition = self._models(), self._now_ms(), self._flow.partition
         if not models.is_ready():
             detail = "No version is loaded: train and promote one with `streamgauge model`, or ask again in a moment."
-            return [problem("model-not-ready", detail, partition=partition) for _ in values]
-        count = len(values)
+            return [problem("model-not-ready", detail, partition=partition)] * count
+        values = [event for question in questions for event in question.events]
+        with_features = [question.with_features for question in questions for _ in question.events]
         records = RecordBatch(
             self._pipeline.topics.events,
             partition,

@@ -15,9 +15,23 @@ from app.core.batches import RecordBatch
 from app.core.intake.decode import EventDecoder
 from app.serving.commits import Answer
 from app.serving.desk import PreviewDesk
-from app.serving.places import Places
+from app.serving.places import Elsewhere, Places
 from schemas.pipeline.spec import Pipeline
-from schemas.serving import IDEMPOTENCY_HEADER, MOST_EVENTS, Asked, Problem, ProblemFoundError, problem
+from schemas.serving import (
+    IDEMPOTENCY_HEADER,
+    MOST_EVENTS,
+    Asked,
+    Problem,
+    ProblemFoundError,
+    RankAnswer,
+    Ranked,
+    RankRequest,
+    ScoreAnswer,
+    problem,
+)
+
+#: Events of a list that are scored from one state.
+_AT_ONCE = 50
 
 
 class Forward(Protocol):
@@ -25,6 +39,9 @@ class Forward(Protocol):
 
     async def __call__(self, url: str, partition: int, events: Sequence[bytes], asked: Asked) -> list[Answer]:
         """The answers of the worker at ``url``, which is said to have the partition, in the order of the events."""
+
+    async def rank(self, url: str, partition: int, request: RankRequest) -> RankAnswer | Problem:
+        """Its answer to candidates."""
 
 
 class _Head(NamedTuple):
@@ -130,6 +147,29 @@ class ScoringHook:
                 answers[row] = answer
         return [answer for answer in answers if answer is not None]
 
+    async def rank(self, request: RankRequest, *, is_forwarded: bool) -> RankAnswer | Problem:
+        """The best of some candidates for one entity."""
+        events = self.pipeline.events
+        entity = request.event.get(events.entity)
+        if not isinstance(entity, str) or not entity:
+            detail = f"The event names no {events.entity}: whom the candidates are for says whose state is read."
+            return problem("refused", detail, reason="missing_field")
+        if any(candidate.get(events.entity, entity) != entity for candidate in request.candidates):
+            detail = f"A candidate has another {events.entity} than the event: ask once for each."
+            return problem("refused", detail, reason="wrong_type")
+        partition = self._places.home_of(entity)
+        place = self._places.find(partition)
+        if isinstance(place, Elsewhere):
+            if is_forwarded:
+                detail = f"Partition {partition} is served at {place.url}: ask there."
+                return problem("not-the-owner", detail, partition=partition, owner=place.url)
+            return await self._forward.rank(place.url, partition, request)
+        if isinstance(place, Problem):
+            return place
+        base = {events.event_id: "rank", **request.event}
+        encoded = [msgspec.json.encode(base | candidate) for candidate in request.candidates]
+        return _best(entity, await place.ask(encoded, with_features=False), request.top)
+
     def _ask_partition(
         self, partition: int, part: Sequence[tuple[bytes, _Head]], asked: Asked
     ) -> Awaitable[list[Answer]]:
@@ -173,18 +213,45 @@ class ScoringHook:
 
 
 async def _preview(desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
-    futures = [desk.ask(event, with_features=asked.with_features) for event, _ in part]
-    return [await future for future in futures]
+    events = [event for event, _ in part]
+    futures = [
+        desk.ask(events[first : first + _AT_ONCE], with_features=asked.with_features)
+        for first in range(0, len(events), _AT_ONCE)
+    ]
+    return [answer for future in futures for answer in await future]
 
 
 async def _commit(desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
     async def commit(event: bytes, head: _Head) -> Answer:
-        def preview() -> Awaitable[Answer]:
-            return desk.ask(event, with_features=asked.with_features)
+        async def preview() -> Answer:
+            return (await desk.ask([event], with_features=asked.with_features))[0]
 
         return await desk.commits.commit(event, head.entity, head.event_id, asked, preview)
 
     return await asyncio.gather(*(commit(event, head) for event, head in part))
+
+
+def _best(entity: str, answers: Sequence[Answer], top: int) -> RankAnswer | Problem:
+    """The answers with the highest scores; if none has one, why the first has none."""
+    scored = [(place, answer) for place, answer in enumerate(answers) if isinstance(answer, ScoreAnswer)]
+    refused = {place: answer for place, answer in enumerate(answers) if isinstance(answer, Problem)}
+    if not scored:
+        return refused[0]
+    best = sorted(scored, key=lambda of: -of[1].score)[:top]
+    any_of = scored[0][1]
+    return RankAnswer(
+        entity,
+        [Ranked(place, answer.score, answer.decision) for place, answer in best],
+        refused,
+        any_of.model,
+        any_of.version,
+        any_of.feature_set,
+        any_of.partition,
+        any_of.offset,
+        any_of.labels_offset,
+        any(answer.stale for _, answer in scored),
+        any_of.served_at_ms,
+    )
 
 
 async def _same(found: Problem, count: int) -> list[Answer]:

@@ -15,7 +15,7 @@ from app.serving.desk import PreviewDesk
 from app.serving.hook import ScoringHook
 from app.serving.places import Elsewhere, Place
 from app.step_size import AskedLately
-from schemas.serving import Asked, Problem, SendFailedError, problem
+from schemas.serving import Asked, Problem, RankAnswer, RankRequest, SendFailedError, problem
 from schemas.topics import ONCE_HEADER
 from schemas.wire import DeadLetter
 
@@ -51,6 +51,10 @@ class Forwarded:
     async def __call__(self, url: str, partition: int, events: Sequence[bytes], asked: Asked) -> list[Answer]:  # noqa: ARG002
         self.calls.append((url, partition, len(events)))
         return self.answer(events)
+
+    async def rank(self, url: str, partition: int, request: RankRequest) -> RankAnswer | Problem:
+        self.calls.append((url, partition, len(request.candidates)))
+        return problem("partition-moving", "No worker answers for it: ask again.", partition=partition)
 
 
 class World:
@@ -138,6 +142,6 @@ class World:
         return json.dumps({name: value for name, value in {**fields, **changes}.items() if value is not ...}).encode()
 
 
-def code_of(answer: Answer) -> str:
+def code_of(answer: Answer | RankAnswer) -> str:
     """The code of a problem; "" for a score."""
     return answer.code if isinstance(answer, Problem) else ""

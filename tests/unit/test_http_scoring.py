@@ -20,7 +20,7 @@ from app.adapters.http import scoring
 from app.adapters.http.worker import Health, WorkerHttp
 from app.core.scoring import ChampionTimeline
 from app.serving.places import Elsewhere
-from schemas.serving import MOST_BODY_BYTES, PARTITIONS_HEADER, PROBLEMS, Problem, ScoreAnswer, ScoreResults
+from schemas.serving import MOST_BODY_BYTES, PARTITIONS_HEADER, PROBLEMS, Problem, RankAnswer, ScoreAnswer, ScoreResults
 
 JSON = {"Content-Type": "application/json"}
 
@@ -103,6 +103,22 @@ async def test_a_body_that_is_not_declared_as_json_is_not_read(world: World, dec
     headers = {"Content-Type": declared}
     async with served(world) as http, http.post("/v1/score", data=b"{}", headers=headers) as response:
         assert (await problem_of(response)).code == "not-json"
+
+
+async def test_candidates_are_ranked(world: World) -> None:
+    event = {"card": "c0", "at": 1_600_000_000_000, "amount": 1.0}
+    body = {"event": event, "candidates": [{"amount": amount} for amount in (1, 9, 5)], "top": 2}
+    async with served(world) as http:
+        async with http.post("/v1/rank", json=body) as response:
+            answer = msgspec.json.decode(await response.read(), type=RankAnswer)
+        assert [ranked.candidate for ranked in answer.ranked] == [1, 2]
+        for wrong in ({}, {"event": event, "candidates": []}, {**body, "top": 0}, {**body, "more": 1}, [body]):
+            async with http.post("/v1/rank", json=wrong) as response:
+                assert (await problem_of(response)).code == "bad-request"
+        async with http.post("/v1/rank?top=3", json=body) as response:
+            assert (await problem_of(response)).code == "bad-request"
+        async with http.post("/v1/rank", json={**body, "event": {"amount": 1.0}}) as response:
+            assert (await problem_of(response)).code == "refused"
 
 
 @pytest.mark.parametrize(("sent", "code"), [({}, ""), ({"id": "key"}, ""), ({"id": "e20"}, "other-body")])

@@ -17,7 +17,17 @@ from app.flow.preview import Preview
 from app.serving.desk import PreviewDesk
 from app.serving.places import Elsewhere
 from schemas.pipeline.file import load
-from schemas.serving import MOST_EVENTS, PROBLEMS, Asked, Problem, ProblemFoundError, ScoreAnswer, problem
+from schemas.serving import (
+    MOST_EVENTS,
+    PROBLEMS,
+    Asked,
+    Problem,
+    ProblemFoundError,
+    RankAnswer,
+    RankRequest,
+    ScoreAnswer,
+    problem,
+)
 
 PLAIN = Asked()
 
@@ -192,11 +202,39 @@ def test_each_problem_says_when_to_ask_again_exactly_if_that_can_help() -> None:
 async def test_many_questions_are_answered_in_steps(world: World) -> None:
     desk = world.places.places[0]
     assert isinstance(desk, PreviewDesk)
-    desk._size._events = 3
+    desk._size._events = 60  # one question has at most 50
     answers = await world.hook.score([world.event(number, 0) for number in range(20, 40)], PLAIN)
     assert [answer.event_id for answer in answers if isinstance(answer, ScoreAnswer)] == [
         f"e{n}" for n in range(20, 40)
     ]
+
+
+async def test_candidates_are_ranked_by_what_they_would_score(world: World) -> None:
+    event = {"card": "c1", "at": START_MS + 90_000, "amount": 0.0}
+    amounts = [3.0, -8.0, 40.0, 3.0, 1.0]
+    request = RankRequest(event, [{"amount": amount} for amount in amounts] + [{"amount": "x"}], 4)
+    answer = await world.hook.rank(request, is_forwarded=False)
+    assert isinstance(answer, RankAnswer)
+    assert [ranked.candidate for ranked in answer.ranked] == [2, 0, 3, 4]
+    assert {place: found.reason for place, found in answer.refused.items()} == {5: "wrong_type"}
+    assert (answer.entity, answer.partition, answer.offset, answer.version) == ("c1", 1, 4, "1.0.0")
+    for ranked in answer.ranked:
+        alone = world.event(90, 1, amount=amounts[ranked.candidate])
+        (said,) = await world.hook.score([alone], PLAIN)
+        assert isinstance(said, ScoreAnswer)
+        assert (ranked.score, ranked.decision) == (said.score, said.decision)
+
+
+async def test_candidates_are_for_one_entity_and_asked_for_where_it_is(world: World) -> None:
+    event = {"card": "c1", "at": START_MS + 90_000, "amount": 1.0}
+    for request in (RankRequest({"amount": 1.0}, [{}]), RankRequest(event, [{}, {"card": "c2"}])):
+        assert code_of(await world.hook.rank(request, is_forwarded=False)) == "refused"
+    world.places.places[1] = Elsewhere("http://other")
+    assert code_of(await world.hook.rank(RankRequest(event, [{}]), is_forwarded=False)) == "partition-moving"
+    assert code_of(await world.hook.rank(RankRequest(event, [{}]), is_forwarded=True)) == "not-the-owner"
+    assert world.forward.calls == [("http://other", 1, 1)]
+    del world.places.places[1]
+    assert code_of(await world.hook.rank(RankRequest(event, [{}]), is_forwarded=False)) == "no-owner"
 
 
 async def test_an_id_that_is_the_entity_is_one_field(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -12,13 +13,16 @@ from schemas.serving import (
     FORWARDED_HEADER,
     Asked,
     Problem,
+    RankAnswer,
+    RankRequest,
     ScoreAnswer,
+    ScoreResult,
     ScoreResults,
     problem,
 )
 
 _HEADERS = {"Content-Type": "application/json", FORWARDED_HEADER: "1"}
-_decode = msgspec.json.Decoder(ScoreResults).decode
+T = TypeVar("T")
 
 
 class Forwarding:
@@ -31,18 +35,10 @@ class Forwarding:
         self, url: str, partition: int, events: Sequence[bytes], asked: Asked
     ) -> list[ScoreAnswer | Problem]:
         """The answers of the worker at ``url``, which is said to have the partition, in the order of the events."""
-        if self._session is None:  # it belongs to the running event loop
-            timeout = aiohttp.ClientTimeout(total=ANSWER_S * 0.9)
-            self._session = aiohttp.ClientSession(timeout=timeout, headers=_HEADERS, trust_env=False)
         query = {"commit": asked.commit, "features": "true" if asked.with_features else "false"}
-        body = b"[" + b",".join(events) + b"]"
-        try:
-            async with self._session.post(
-                f"{url}/v1/score", params=query, data=body, allow_redirects=False
-            ) as response:
-                results = _decode(await response.read()).results if response.status == 200 else []
-        except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError):
-            results = []
+        said = await self._post(f"{url}/v1/score", b"[" + b",".join(events) + b"]", query)
+        decoded = _decode(said, ScoreResults)
+        results: list[ScoreResult] = decoded.results if decoded is not None else []
         if len(results) != len(events):
             return [_moving(url, partition)] * len(events)
         return [
@@ -54,9 +50,35 @@ class Forwarding:
             for result in results
         ]
 
+    async def rank(self, url: str, partition: int, request: RankRequest) -> RankAnswer | Problem:
+        """As for events, the answer to candidates."""
+        said = await self._post(f"{url}/v1/rank", msgspec.json.encode(request), {})
+        answer: RankAnswer | Problem | None = _decode(said, RankAnswer) or _decode(said, Problem)
+        is_lost = answer is None or (isinstance(answer, Problem) and answer.code == "not-the-owner")
+        return _moving(url, partition) if answer is None or is_lost else answer
+
+    async def _post(self, url: str, body: bytes, query: dict[str, str]) -> bytes:
+        """The answer to a question; b"" if there is none, or it is not one of ours."""
+        if self._session is None:  # it belongs to the running event loop
+            timeout = aiohttp.ClientTimeout(total=ANSWER_S * 0.9)
+            self._session = aiohttp.ClientSession(timeout=timeout, headers=_HEADERS, trust_env=False)
+        try:
+            async with self._session.post(url, params=query, data=body, allow_redirects=False) as response:
+                said = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return b""
+        return said
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _decode(said: bytes, shape: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(said, type=shape)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
 
 
 def _moving(url: str, partition: int) -> Problem:

@@ -13,6 +13,8 @@ from schemas.serving import (
     PARTITIONS_HEADER,
     PROBLEMS,
     Problem,
+    RankAnswer,
+    RankRequest,
     ScoreAnswer,
     ScoreResults,
 )
@@ -23,13 +25,15 @@ _REF = "#/components/schemas/"
 
 def describe(pipeline: Pipeline, version: str) -> dict[str, Any]:
     """The document; ``version``: of this program."""
-    _, components = msgspec.json.schema_components([ScoreAnswer, ScoreResults, Problem], ref_template=_REF + "{name}")
+    _, components = msgspec.json.schema_components(
+        [ScoreAnswer, ScoreResults, RankRequest, RankAnswer, Problem], ref_template=_REF + "{name}"
+    )
     components["Event"] = _describe_event(pipeline)
     components["Problem"]["properties"]["code"]["enum"] = list(PROBLEMS)
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Scores of {pipeline.name}", "version": version},
-        "paths": {"/v1/score": {"post": _describe_score()}},
+        "paths": {"/v1/score": {"post": _describe_score()}, "/v1/rank": {"post": _describe_rank()}},
         "components": {"schemas": components},
     }
 
@@ -51,8 +55,6 @@ def _describe_field(field: EventField) -> dict[str, Any]:
 
 def _describe_score() -> dict[str, Any]:
     events = {"type": "array", "items": {"$ref": f"{_REF}Event"}, "minItems": 1, "maxItems": MOST_EVENTS}
-    statuses = sorted({kind.status for kind in PROBLEMS.values()})
-    codes = {status: ", ".join(code for code, kind in PROBLEMS.items() if kind.status == status) for status in statuses}
     return {
         "operationId": "score",
         "summary": "Score an event, or a list of events, as if each came next.",
@@ -74,9 +76,33 @@ def _describe_score() -> dict[str, Any]:
                     }
                 },
             },
-            **{str(status): _describe_problem(codes[status]) for status in statuses},
+            **_describe_problems(),
         },
     }
+
+
+def _describe_rank() -> dict[str, Any]:
+    return {
+        "operationId": "rank",
+        "summary": "The best of some candidates for one entity.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": f"{_REF}RankRequest"}}},
+        },
+        "responses": {
+            "200": {
+                "description": "The candidates with the highest scores, the best one first.",
+                "content": {"application/json": {"schema": {"$ref": f"{_REF}RankAnswer"}}},
+            },
+            **_describe_problems(),
+        },
+    }
+
+
+def _describe_problems() -> dict[str, Any]:
+    statuses = sorted({kind.status for kind in PROBLEMS.values()})
+    codes = {status: ", ".join(code for code, kind in PROBLEMS.items() if kind.status == status) for status in statuses}
+    return {str(status): _describe_problem(codes[status]) for status in statuses}
 
 
 def _parameter(name: str, words: list[str], default: str, description: str) -> dict[str, Any]:

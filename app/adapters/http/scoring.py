@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from importlib.metadata import version
-from typing import Protocol, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -25,17 +25,22 @@ from schemas.serving import (
     Commit,
     Problem,
     ProblemFoundError,
+    RankAnswer,
+    RankRequest,
     ScoreAnswer,
     ScoreResult,
     ScoreResults,
     problem,
 )
 
+T = TypeVar("T")
+
 #: Events that may be at work at a time; more are refused, none are queued without bound.
 MOST_AT_WORK = 4 * MOST_EVENTS
 _encode = msgspec.json.Encoder().encode
 #: What a problem of reading the body is called.
 _CODES = {400: "bad-request", 408: "bad-request", 413: "too-large", 415: "not-json"}
+_RANKING = '{"event": {…}, "candidates": [{…}, …], "top": 5}'
 _FLAGS = {"": False, "false": False, "true": True}
 
 
@@ -55,6 +60,9 @@ class Scoring(Protocol):
     async def score(self, events: Sequence[bytes], asked: Asked) -> list[ScoreAnswer | Problem]:
         """The answers, in the order of the events."""
 
+    async def rank(self, request: RankRequest, *, is_forwarded: bool) -> RankAnswer | Problem:
+        """The best of some candidates."""
+
     def owners(self) -> dict[int, str]:
         """Partition -> address of its worker."""
 
@@ -70,8 +78,12 @@ class ScoringRoutes:
         self._partitions = "{}"
 
     def routes(self) -> list[web.RouteDef]:
-        """``POST /v1/score``, and what OpenAPI says of it."""
-        return [web.post("/v1/score", self._score), web.get("/openapi.json", self._openapi)]
+        """``POST /v1/score``, ``POST /v1/rank``, and what OpenAPI says of them."""
+        return [
+            web.post("/v1/score", self._score),
+            web.post("/v1/rank", self._rank),
+            web.get("/openapi.json", self._openapi),
+        ]
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")
@@ -88,22 +100,36 @@ class ScoringRoutes:
             return self._respond(error.problem)
         return self._respond_list(answers) if is_list else self._respond(answers[0])
 
+    async def _rank(self, request: web.Request) -> web.Response:
+        try:
+            asked = _read_ranking(await _read(request), dict(request.query))
+            is_forwarded = FORWARDED_HEADER in request.headers
+            answer = await self._in_time(self._scoring.rank(asked, is_forwarded=is_forwarded), len(asked.candidates))
+        except ProblemFoundError as error:
+            return self._respond(error.problem)
+        return self._respond(answer)
+
     async def _answer(self, events: Sequence[bytes], asked: Asked) -> list[ScoreAnswer | Problem]:
-        if self._at_work + len(events) > MOST_AT_WORK:
+        return await self._in_time(self._scoring.score(events, asked), len(events))
+
+    async def _in_time(self, answering: Coroutine[Any, Any, T], count: int) -> T:
+        """An answer about so many events, unless it takes too long or too many are at work."""
+        if self._at_work + count > MOST_AT_WORK:
+            answering.close()
             raise ProblemFoundError(problem("busy", f"{self._at_work} events are at work here: ask again in a second."))
-        self._at_work += len(events)
+        self._at_work += count
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await self._scoring.score(events, asked)
+                return await answering
         except TimeoutError:
             detail = f"There was no answer within {ANSWER_S:g} s: ask again, with fewer events if this was a long list."
             raise ProblemFoundError(problem("busy", detail)) from None
         finally:
-            self._at_work -= len(events)
+            self._at_work -= count
 
-    def _respond(self, answer: ScoreAnswer | Problem) -> web.Response:
+    def _respond(self, answer: ScoreAnswer | RankAnswer | Problem) -> web.Response:
         headers = {PARTITIONS_HEADER: self._known_partitions()}
-        if isinstance(answer, ScoreAnswer):
+        if not isinstance(answer, Problem):
             return web.Response(body=_encode(answer), content_type="application/json", headers=headers)
         retry_after_s = PROBLEMS[answer.code].retry_after_s
         if retry_after_s is not None:
@@ -125,6 +151,16 @@ class ScoringRoutes:
         if owners is not self._told:
             self._told, self._partitions = owners, _encode(owners).decode()
         return self._partitions
+
+
+def _read_ranking(body: bytes, query: Mapping[str, str]) -> RankRequest:
+    if query:
+        raise ProblemFoundError(problem("bad-request", "Ranking has no parameters: all is in the body."))
+    try:
+        return msgspec.json.decode(body, type=RankRequest)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        said = f"The body is not what is asked for ({error}): send {_RANKING}."
+        raise ProblemFoundError(problem("bad-request", said)) from error
 
 
 def _only(events: Sequence[bytes], *, is_list: bool) -> bytes:
