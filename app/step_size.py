@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from app.pipeline import STEP_EVENTS
 
@@ -12,19 +13,47 @@ STEP_S = 0.03
 ASKED_STEP_S = 0.004
 #: For how long after the last question steps stay short.
 _ASKED_FOR_S = 1.0
+#: How long a step waits while questions are open, after the one before it.
+_MOST_DEFERRED_S = 0.004
+#: How far apart small steps of a partition are while somebody asks: each of them costs a millisecond.
+SPACING_S = 0.02
 #: The part of that time that sizes aim at: no two steps of one size take equally long.
 _AIM = 0.75
 
 
 class AskedLately:
-    """Whether somebody has asked for a score lately, of all partitions of a worker."""
+    """Whether somebody has asked for a score lately, of all partitions of a worker; and whose turn it is.
+
+    An answer takes a few turns of the event loop. If each partition made a step in each of them, it would wait for all
+    of those. So while questions are open, steps wait, one after the other, but none for longer than `_MOST_DEFERRED_S`.
+    """
 
     def __init__(self) -> None:
         self._until_s = 0.0
+        self._open = 0
+        self._none_open = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     def note(self) -> None:
-        """Somebody asks."""
+        """Somebody asks; `answered` follows."""
+        self._open += 1
+        self._none_open.clear()
         self._until_s = asyncio.get_running_loop().time() + _ASKED_FOR_S
+
+    def answered(self, questions: int) -> None:
+        """So many questions are no longer open."""
+        self._open -= questions
+        if not self._open:
+            self._none_open.set()
+
+    async def wait_for_turn(self) -> None:
+        """Wait until a step may begin: at once, or when questions have been answered."""
+        await asyncio.sleep(0)
+        if not self._open:
+            return
+        async with self._turn:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_open.wait(), _MOST_DEFERRED_S)
 
     @property
     def step_s(self) -> float:

@@ -4,7 +4,7 @@ Event n is due at start + n / rate; what is due is sent once a millisecond, as o
 Nothing waits for a score, and an event that goes out late keeps the time at which it was due, so a stall of the broker
 or of a contestant shows in the latencies of all events that it held up.
 
-    python -m app.bench.generator    with KAFKA, INPUT, WORKLOAD, RATE, SECONDS, FIRST
+    python -m app.bench.generator    with KAFKA, INPUT, WORKLOAD, RATE, SECONDS, FIRST; BY_KEY=1: by their keys instead
 
 Prints {"start_ns": …} (monotonic clock) when it starts and {"late_p99_ms": …} when it has ended.
 """
@@ -21,17 +21,21 @@ from typing import Any
 import numpy as np
 
 from app.adapters.kafka.clients import new_producer
-from app.bench.workload import PARTITIONS, STATELESS, WINDOWS, Workload
+from app.adapters.sources.source import Partitioner
+from app.bench.workload import HOOKED, PARTITIONS, STATELESS, Workload
 from app.kafka_access import KafkaAccess
 
 _TICK_NS = 1_000_000
-_WORKLOADS = {workload.name: workload for workload in (STATELESS, WINDOWS)}
+#: Events of one batch, when more are due.
+_MOST_AT_ONCE = 1_500
+_WORKLOADS = {workload.name: workload for workload in (STATELESS, *HOOKED)}
 
 
 async def send_steadily(
-    producer: Any, topic: str, workload: Workload, *, rate: int, seconds: float, first: int
+    producer: Any, topic: str, workload: Workload, *, rate: int, seconds: float, first: int, by_key: bool = False
 ) -> None:
-    """Send events ``first``, ``first`` + 1, … at ``rate``."""
+    """Send events ``first``, ``first`` + 1, … at ``rate``; ``by_key``: to the partitions of their keys."""
+    partition_of = Partitioner(PARTITIONS)
     total = int(rate * seconds)
     workload.event(first)  # draws the numbers, before the clock runs
     start_ns = time.monotonic_ns() + 100_000_000
@@ -42,12 +46,17 @@ async def send_steadily(
         now_ns = time.monotonic_ns()
         due = min(total, 1 + (now_ns - start_ns) * rate // 1_000_000_000) if now_ns >= start_ns else 0
         if due > sent:
-            batch = producer.create_batch()
+            due = min(due, sent + _MOST_AT_ONCE)
+            batches: dict[int, Any] = {}
             for number in range(first + sent, first + due):
                 key, value, time_ms = workload.event(number)
-                batch.append(key=key, value=value, timestamp=time_ms)
+                partition = partition_of(key) if by_key else tick % PARTITIONS
+                if partition not in batches:
+                    batches[partition] = producer.create_batch()
+                batches[partition].append(key=key, value=value, timestamp=time_ms)
             late_ms.append((now_ns - start_ns) / 1e6 - sent * 1000 / rate)
-            await producer.send_batch(batch, topic, partition=tick % PARTITIONS)
+            for partition, batch in batches.items():
+                await producer.send_batch(batch, topic, partition=partition)
             sent, tick = due, tick + 1
         next_ns = max(now_ns - now_ns % _TICK_NS + _TICK_NS, start_ns + sent * 1_000_000_000 // rate)
         await asyncio.sleep(max(0, next_ns - time.monotonic_ns()) / 1e9)
@@ -66,7 +75,10 @@ async def _main() -> None:
     workload = _WORKLOADS[os.environ["WORKLOAD"]]
     rate, seconds, first = int(os.environ["RATE"]), float(os.environ["SECONDS"]), int(os.environ["FIRST"])
     try:
-        await send_steadily(producer, os.environ["INPUT"], workload, rate=rate, seconds=seconds, first=first)
+        by_key = "BY_KEY" in os.environ
+        await send_steadily(
+            producer, os.environ["INPUT"], workload, rate=rate, seconds=seconds, first=first, by_key=by_key
+        )
     finally:
         await producer.stop()
 

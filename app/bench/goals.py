@@ -45,6 +45,18 @@ GOALS = (
     Goal(
         "goal.tail.growth", "p99 of the second half against the first, longest run", "tail.growth", 1.25, at_least=False
     ),
+    *(
+        Goal(f"goal.hook.{model}.p99", f"hook: p99 at 500 requests/s beside the stream, {words}",
+             f"hook.{model}.500-requests-s.p99", 10, "ms", at_least=False)
+        for model, words in (("windows", "logistic regression"), ("windows-trees", "100 trees"))
+    ),
+    Goal("goal.hook.rate", "hook: requests a worker gives beside the stream", "hook.windows.as-many-as-it-gives.rate",
+         1_500, "/s"),
+    Goal("goal.hook.lists", "hook: events a second in lists of 100", "hook.windows.lists-of-100.rate", 30_000, "/s"),
+    Goal("goal.hook.catching-up", "hook: p99 while the worker catches up", "hook.windows.catching-up.p99", 25, "ms",
+         at_least=False),
+    _ratio("hook.streamgauge.cpu", "hook.aiohttp.cpu", 1.5, "hook: CPU of a request against the bare aiohttp handler",
+           at_least=False),
     Goal("goal.restore.rate", "state restored through Kafka", "restore.rate_keys", 200_000, "keys/s"),
     Goal(
         "goal.memory.worker", "a worker with 1 000 000 entities × 3 windows", "restore.worker_rss", 1_500, "MB",

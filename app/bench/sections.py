@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from app.bench.contestants import OURS
 from app.bench.drift_cost import measure_drift_cost
 from app.bench.goals import GOALS
+from app.bench.hook import measure_hook
 from app.bench.lane import MISHAPS
 from app.bench.latency import measure_latency
 from app.bench.restore import measure_restore
@@ -37,6 +38,7 @@ SECTIONS = (
     Section("wide", "50 features", measure_wide),
     Section("scaling", "1, 2 and 4 workers over three times the events, with Kafka Streams", measure_scaling),
     Section("latency", "2 000 and 10 000 events/s, from due to read", measure_latency),
+    Section("hook", "the scoring hook beside 5 000 events/s, and CPU of a request", measure_hook),
     Section("restore", "state back through Kafka, and memory of a worker", measure_restore),
     Section("state", "the state alone, by scripts/bench/state.py", measure_state),
     Section("drift-cost", "CPU that the drift statistics take", measure_drift_cost),

@@ -189,4 +189,9 @@ PEER_WINDOWS = Workload(
     "peer-windows", "bench", "logistic", 10, "as stateless, with count and mean per card over 10 minutes",
     peer_windows=True,
 )  # fmt: skip
+WINDOWS_TREES = Workload(
+    "windows-trees", "bench-windows", "hgb", 10, "10 features and 3 windows over 5 000 cards, 100 trees"
+)
+#: What the scoring hook is asked about.
+HOOKED = (WINDOWS, WINDOWS_TREES)
 ENTITIES = Workload("entities", "bench-windows", "logistic", 10, "as windows, each event of a new card", cards=1 << 40)

@@ -77,14 +77,16 @@ class PreviewDesk:
     def _answer_some(self) -> None:
         """Answer as many as one step may hold; the rest has its turn after the stream's next step."""
         loop = asyncio.get_running_loop()
-        questions, count, most = [], 0, self._size.of(self._asked.step_s)
+        questions, count, taken, most = [], 0, 0, self._size.of(self._asked.step_s)
         while self._waiting and (not count or count + len(self._waiting[0].events) <= most):
             question = self._waiting.popleft()
+            taken += 1
             if not question.future.done():  # who has gone needs no answer
                 questions.append(question)
                 count += len(question.events)
         if self._waiting:
             loop.call_soon(self._answer_some)
+        loop.call_soon(self._asked.answered, taken)
         if not questions:
             return
         started = loop.time()

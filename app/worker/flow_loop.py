@@ -14,7 +14,7 @@ from app.adapters.kafka.log_bounds import GroupBounds
 from app.core.counts.sketches import split_record
 from app.flow.step import Outgoing, Step
 from app.pipeline import PartitionPipeline
-from app.step_size import StepSize
+from app.step_size import SPACING_S, STEP_S, StepSize
 from app.worker.context import WorkerContext
 from app.worker.inbox import Inbox
 from app.worker.label_waits import LabelWaits
@@ -82,8 +82,7 @@ class FlowLoop:
             if step is None:
                 self._look_at_waits()
                 await self._wait()
-            else:
-                await asyncio.sleep(0)
+            await self._wait_for_turn()
         self._tell_others()  # what this worker's partitions have seen of this one is to be committed
         if self._commits.is_requested:
             self._cut()
@@ -168,11 +167,17 @@ class FlowLoop:
 
     async def _wait(self) -> None:
         if self._wake.is_set():
-            await asyncio.sleep(0)
             return
         left_s = None if self._outbox.is_cutting else self._commits.left_s()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), left_s)
+
+    async def _wait_for_turn(self) -> None:
+        """Let others have the event loop; while somebody asks, until there is enough for a step."""
+        asked = self._context.asked
+        if asked.step_s < STEP_S and self._inbox.events_waiting < self._step_size.of(asked.step_s):
+            await asyncio.sleep(SPACING_S)
+        await asked.wait_for_turn()
 
     # -- what cannot be known from the records alone -------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ class Inbox:
         self._paused: set[TP] = set()
         self._waiting: deque[tuple[RecordBatch, int]] = deque()
         self._waiting_bytes = 0
+        #: Events that wait to be taken.
+        self.events_waiting = 0
 
     @property
     def is_empty(self) -> bool:
@@ -57,11 +59,13 @@ class Inbox:
         if tp != self.labels:
             self._waiting.append((fetched.records, fetched.size_bytes))
             self._waiting_bytes += fetched.size_bytes
+            self.events_waiting += len(fetched.records)
         return tp
 
     def take(self, most: int) -> RecordBatch:
         """The oldest events that wait, of one fetch and at most so many; not from an empty inbox."""
         records, size_bytes = self._waiting[0]
+        self.events_waiting -= min(most, len(records))
         if len(records) <= most:
             self._waiting.popleft()
             self._waiting_bytes -= size_bytes

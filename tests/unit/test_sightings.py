@@ -56,7 +56,9 @@ def test_what_was_seen_last_is_that_of_a_plain_table(
             for row, value, tile in found:
                 before.append(known.get((row, value), NEVER))
                 known[row, value] = max(before[-1], tile)
-            assert store.observe(*columns(found)).tolist() == before
+            seen, sighted = store.look(*columns(found))
+            store.note(sighted)
+            assert seen.tolist() == before
         elif action == "keep":
             kept = [row for row in rows if row != 2]
             store.keep(ints(rows), lambda group, tiles, rows=rows: (tiles >= least) & (ints(rows)[group] != 2))
@@ -94,7 +96,7 @@ def test_the_memory_is_at_least_that_of_a_value_and_its_tile() -> None:
     store = Sightings()
     store.reserve_rows(1)
     n = 10_000
-    store.observe(ints([0] * n), np.arange(n) + 1, ints([0] * n))
+    store.note(store.look(ints([0] * n), np.arange(n) + 1, ints([0] * n))[1])
     assert store.state_bytes >= 16 * n
 
 
