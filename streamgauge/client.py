@@ -15,18 +15,30 @@ import heapq
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
-from schemas.serving import Commit, Problem, ScoreAnswer
+from schemas.serving import MOST_EVENTS, Commit, Problem, RankAnswer, ScoreAnswer
 from streamgauge.blocking import Connections
-from streamgauge.course import NO_ANSWER, Answer, Attempt, Course, Reply, Silence, ask
-from streamgauge.events import Event, EventEncoder, cut
+from streamgauge.course import NO_ANSWER, Attempt, Course, Reply, Silence, ask, read_ranking, read_scores
+from streamgauge.events import Encoded, Event, EventEncoder, cut
 from streamgauge.routes import Routes
 
 if TYPE_CHECKING:
     from streamgauge.on_loop import LoopConnections
 
-__all__ = ["NO_ANSWER", "AsyncClient", "Client", "Commit", "Event", "Problem", "ScoreAnswer", "ScoringError"]
+__all__ = [
+    "NO_ANSWER",
+    "AsyncClient",
+    "Client",
+    "Commit",
+    "Event",
+    "Problem",
+    "RankAnswer",
+    "ScoreAnswer",
+    "ScoringError",
+]
+
+T = TypeVar("T")
 
 #: Time for a worker that does not answer, another one, and a pause that one of them asked for.
 TIMEOUT_S = 5.0
@@ -55,18 +67,32 @@ class _Asker:
         self._encode = EventEncoder(entity)
         self._timeout_s = _check_timeout(timeout_s)
 
-    def course(self, event: Event, commit: Commit, features: bool, timeout_s: float | None) -> Course:
+    def course(self, event: Event, commit: Commit, features: bool, timeout_s: float | None) -> Course[ScoreAnswer]:
         """The course of a request for one event."""
-        return ask([self._encode(event)], _write_query(commit, features), self._routes, self._deadline_s(timeout_s))
+        path, deadline_s = _write_path(commit, features), self._deadline_s(timeout_s)
+        return ask([self._encode(event)], path, self._routes, deadline_s, read_scores)
+
+    def ranking(
+        self, event: Event, candidates: Iterable[Event], top: int, timeout_s: float | None
+    ) -> Course[RankAnswer]:
+        """The course of a request for the best of candidates."""
+        encoded, others = self._encode(event), [other.body for other in self._encode.all(candidates)]
+        if not (1 <= len(others) <= MOST_EVENTS and 1 <= top <= MOST_EVENTS):
+            raise ValueError(f"There are {len(others)} candidates, and top is {top}: give 1 to {MOST_EVENTS} of each.")
+        body = b'{"event":%b,"candidates":[%b],"top":%d}' % (encoded.body, b",".join(others), top)
+        deadline_s = self._deadline_s(timeout_s)
+        return ask([Encoded(body, encoded.entity)], "/v1/rank", self._routes, deadline_s, read_ranking)
 
     def courses(
         self, events: Iterable[Event], commit: Commit, features: bool, timeout_s: float | None
-    ) -> tuple[list[list[int]], list[Course]]:
+    ) -> tuple[list[list[int]], list[Course[ScoreAnswer]]]:
         """The places of events in parts, and the course of each part."""
-        query, deadline_s = _write_query(commit, features), self._deadline_s(timeout_s)
+        path, deadline_s = _write_path(commit, features), self._deadline_s(timeout_s)
         encoded = self._encode.all(events)
         parts = list(cut(encoded, self._routes.owner_of))
-        return parts, [ask([encoded[place] for place in part], query, self._routes, deadline_s) for part in parts]
+        return parts, [
+            ask([encoded[place] for place in part], path, self._routes, deadline_s, read_scores) for part in parts
+        ]
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         return time.monotonic() + (self._timeout_s if timeout_s is None else _check_timeout(timeout_s))
@@ -136,6 +162,28 @@ class Client:
         parts, courses = self._asker.courses(events, commit, features, timeout_s)
         return _merge(parts, self._run(courses))
 
+    def rank(
+        self, event: Event, candidates: Iterable[Event], top: int = 5, *, timeout_s: float | None = None
+    ) -> RankAnswer:
+        """The best of up to 1 000 candidates for one entity.
+
+        Parameters
+        ----------
+        event
+            What all have in common, at least the entity; see `score`.
+        candidates
+            The fields that each has in place of the event's own.
+        top
+            How many to tell at most.
+
+        Raises
+        ------
+        ScoringError, ValueError
+            See `score`.
+        """
+        (answer,) = self._run([self._asker.ranking(event, candidates, top, timeout_s)])[0]
+        return _raise_problem(answer)
+
     def close(self) -> None:
         """Close the idle connections. The client may be used again."""
         self._connections.close()
@@ -146,9 +194,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, courses: Sequence[Course]) -> list[list[Answer]]:
+    def _run(self, courses: Sequence[Course[T]]) -> list[list[T | Problem]]:
         """Follow courses to their ends: whichever is due first has its turn."""
-        found: list[list[Answer]] = [[] for _ in courses]
+        found: list[list[T | Problem]] = [[] for _ in courses]
         due: list[tuple[float, int, Attempt]] = []
 
         def go_on(place: int, came: Reply | Silence | None) -> None:
@@ -197,6 +245,13 @@ class AsyncClient:
         parts, courses = self._asker.courses(events, commit, features, timeout_s)
         return _merge(parts, await self._connections.follow_all(courses))
 
+    async def rank(
+        self, event: Event, candidates: Iterable[Event], top: int = 5, *, timeout_s: float | None = None
+    ) -> RankAnswer:
+        """See `Client.rank`."""
+        (answer,) = await self._connections.follow(self._asker.ranking(event, candidates, top, timeout_s))
+        return _raise_problem(answer)
+
     async def close(self) -> None:
         """Close all connections. The client may be used again."""
         await self._connections.close()
@@ -208,7 +263,7 @@ class AsyncClient:
         await self.close()
 
 
-def _merge(parts: Sequence[Sequence[int]], found: Sequence[Sequence[Answer]]) -> list[Answer]:
+def _merge(parts: Sequence[Sequence[int]], found: Sequence[Sequence[T | Problem]]) -> list[T | Problem]:
     """Answers to parts of a list, in the order of the list."""
     by_place = {
         place: answer
@@ -218,13 +273,13 @@ def _merge(parts: Sequence[Sequence[int]], found: Sequence[Sequence[Answer]]) ->
     return [by_place[place] for place in range(len(by_place))]
 
 
-def _raise_problem(answer: Answer) -> ScoreAnswer:
+def _raise_problem(answer: T | Problem) -> T:
     if isinstance(answer, Problem):
         raise ScoringError(answer)
     return answer
 
 
-def _write_query(commit: Commit, features: bool) -> str:
+def _write_path(commit: Commit, features: bool) -> str:
     if commit not in get_args(Commit):
         raise ValueError(f"commit is {commit!r}: give no, async or wait.")
     return f"/v1/score?commit={commit}&features={'true' if features else 'false'}"

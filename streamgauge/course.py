@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -19,15 +19,15 @@ from schemas.serving import (
     MOST_BODY_BYTES,
     PROBLEMS,
     Problem,
+    RankAnswer,
     ScoreAnswer,
-    ScoreResult,
     ScoreResults,
     problem,
 )
 from streamgauge.events import Encoded, join
 from streamgauge.routes import Routes
 
-Answer = ScoreAnswer | Problem
+T = TypeVar("T")
 
 #: The code of events for which no worker answered in time; it is the client's own.
 NO_ANSWER = "no-answer"
@@ -40,6 +40,7 @@ _MOST_PAUSE_S = 2.0
 _NOT_REACHED = frozenset({502, 503, 504})
 
 _decode_answer = msgspec.json.Decoder(ScoreAnswer).decode
+_decode_ranking = msgspec.json.Decoder(RankAnswer).decode
 _decode_results = msgspec.json.Decoder(ScoreResults).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
 
@@ -65,26 +66,29 @@ class Attempt(NamedTuple):
 
     pause_s: float
     address: str
-    query: str
+    path: str
     body: bytes
     deadline_s: float
 
     @property
     def url(self) -> str:
-        return self.address + self.query
+        return self.address + self.path
 
     def limit_s(self) -> float:
         """How long it may take if it begins now; not above 0 when it is too late."""
         return min(ATTEMPT_S, self.deadline_s - time.monotonic())
 
 
-Course = Generator[Attempt, Reply | Silence | None, list[Answer]]
+#: Its value: an answer to each event.
+Course: TypeAlias = Generator[Attempt, Reply | Silence | None, list[T | Problem]]
+#: The answers in the body of a reply, of which so many are expected; ValueError when they are not there.
+ReadAnswers: TypeAlias = Callable[[bytes, int], list[T | Problem]]
 
 
-class _Found(NamedTuple):
+class _Found(NamedTuple, Generic[T]):
     """What a worker says of one event. ``again_s``: after how many seconds to ask again; None: not as it is."""
 
-    answer: Answer
+    answer: T | Problem
     again_s: float | None
 
 
@@ -106,25 +110,28 @@ class _Patience:
         return wait_s
 
 
-def ask(events: Sequence[Encoded], query: str, routes: Routes, deadline_s: float) -> Course:
-    """The course of one request for events, of which the first says whom to ask; its value: an answer to each.
+def ask(
+    events: Sequence[Encoded], path: str, routes: Routes, deadline_s: float, read_answers: ReadAnswers[T]
+) -> Course[T]:
+    """The course of one request for events, of which the first says whom to ask.
 
     Asked again is only what has no answer yet, and only because of a 503 or a silence. When one must not ask again
     before the deadline, it ends at once.
     """
     if len(events) == 1 and len(events[0].body) > MOST_BODY_BYTES:
-        return [problem("too-large", f"An event may have {MOST_BODY_BYTES} bytes: send it with shorter texts.")]
-    answers: list[Answer] = [_no_answer("the deadline had passed before one was asked")] * len(events)
+        detail = f"A request may have {MOST_BODY_BYTES} bytes: send shorter texts, or fewer candidates."
+        return [problem("too-large", detail)]
+    answers: list[T | Problem] = [_no_answer("the deadline had passed before one was asked")] * len(events)
     pending = list(range(len(events)))
     patience, pause_s = _Patience(), 0.0
     failures: dict[str, str] = {}
     while time.monotonic() + pause_s < deadline_s:
         entity = events[pending[0]].entity
         url = routes.choose(entity, patience.tried)
-        came = yield Attempt(pause_s, url, query, join([events[place] for place in pending]), deadline_s)
+        came = yield Attempt(pause_s, url, path, join([events[place] for place in pending]), deadline_s)
         if came is None:
             break
-        found = _read(came, len(pending)) if isinstance(came, Reply) else came
+        found = _read(came, len(pending), read_answers) if isinstance(came, Reply) else came
         if isinstance(found, Silence):
             routes.note_silence(url, found.retry_after_s)
             patience.tried.add(url)
@@ -146,10 +153,29 @@ def ask(events: Sequence[Encoded], query: str, routes: Routes, deadline_s: float
     return answers
 
 
-def _read(reply: Reply, expected: int) -> list[_Found] | Silence:
+def read_scores(body: bytes, expected: int) -> list[ScoreAnswer | Problem]:
+    """The scores of events; see `ReadAnswers`."""
+    if expected == 1:
+        return [_decode_answer(body)]
+    answers = [result.answer or result.problem for result in _decode_results(body).results]
+    return [answer for answer in answers if answer is not None]
+
+
+def read_ranking(body: bytes, _: int) -> list[RankAnswer | Problem]:
+    """The one ranking that was asked for; see `ReadAnswers`."""
+    return [_decode_ranking(body)]
+
+
+def _read(reply: Reply, expected: int, read_answers: ReadAnswers[T]) -> list[_Found[T]] | Silence:
     """What a reply says of each event."""
     if reply.status == 200:
-        return _read_answers(reply.body, expected)
+        try:
+            answers = read_answers(reply.body, expected)
+        except ValueError:
+            answers = []
+        if len(answers) != expected:
+            return Silence("what it sends is no answer of a scoring hook")
+        return [_Found(answer, _again_s(answer)) for answer in answers]
     after_s = _read_seconds(reply.retry_after)
     try:
         found = _decode_problem(reply.body)
@@ -160,19 +186,9 @@ def _read(reply: Reply, expected: int) -> list[_Found] | Silence:
     return [_Found(found, _again_s(found, after_s))] * expected
 
 
-def _read_answers(body: bytes, expected: int) -> list[_Found] | Silence:
-    try:
-        results = [ScoreResult(answer=_decode_answer(body))] if expected == 1 else _decode_results(body).results
-    except ValueError:
-        results = []
-    answers = [result.answer or result.problem for result in results]
-    found = [_Found(answer, _again_s(answer)) for answer in answers if answer is not None]
-    return found if len(found) == expected else Silence("what it sends is no answer of a scoring hook")
-
-
-def _again_s(answer: Answer, header_s: float | None = None) -> float | None:
+def _again_s(answer: object, header_s: float | None = None) -> float | None:
     """After how many seconds to ask again; None: not as it is."""
-    if isinstance(answer, ScoreAnswer) or answer.status != 503:
+    if not isinstance(answer, Problem) or answer.status != 503:
         return None
     if header_s is not None:
         return header_s

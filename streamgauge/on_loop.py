@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
 
-from schemas.serving import PARTITIONS_HEADER
-from streamgauge.course import Answer, Course, Reply, Silence
+from schemas.serving import PARTITIONS_HEADER, Problem
+from streamgauge.course import Course, Reply, Silence
+
+T = TypeVar("T")
 
 #: A worker closes a connection that was idle for 15 s.
 _IDLE_S = 10.0
@@ -48,7 +51,7 @@ class LoopConnections:
         except (aiohttp.ClientError, OSError) as error:
             return Silence(str(error)[:200] or type(error).__name__)
 
-    async def follow(self, course: Course, turns: Turns | None = None) -> list[Answer]:
+    async def follow(self, course: Course[T], turns: Turns | None = None) -> list[T | Problem]:
         """Follow a course to its end; each attempt waits for its worker's turn."""
         came: Reply | Silence | None = None
         turns = _make_turns() if turns is None else turns
@@ -56,7 +59,7 @@ class LoopConnections:
             try:
                 attempt = course.send(came)
             except StopIteration as end:
-                answers: list[Answer] = end.value
+                answers: list[T | Problem] = end.value
                 return answers
             if attempt.pause_s > 0:
                 await asyncio.sleep(attempt.pause_s)
@@ -64,7 +67,7 @@ class LoopConnections:
                 limit_s = attempt.limit_s()
                 came = await self.ask(attempt.url, attempt.body, limit_s) if limit_s > 0 else None
 
-    async def follow_all(self, courses: Sequence[Course]) -> list[list[Answer]]:
+    async def follow_all(self, courses: Sequence[Course[T]]) -> list[list[T | Problem]]:
         """Follow courses side by side; each worker is asked for one thing at a time."""
         turns = _make_turns()
         return await asyncio.gather(*(self.follow(course, turns) for course in courses))

@@ -14,7 +14,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from schemas.serving import PARTITIONS_HEADER, PROBLEMS, Problem, ScoreAnswer, ScoreResult, ScoreResults, problem
+from schemas.serving import (
+    PARTITIONS_HEADER,
+    PROBLEMS,
+    Problem,
+    RankAnswer,
+    ScoreAnswer,
+    ScoreResult,
+    ScoreResults,
+    problem,
+)
 from streamgauge.client import AsyncClient, Client
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -103,6 +112,7 @@ async def serving(*behaviours: Behaviour) -> AsyncIterator[Server]:
     server = Server(to_come=deque(behaviours))
     app = web.Application(client_max_size=1 << 22)
     app.router.add_post("/v1/score", server.handle)
+    app.router.add_post("/v1/rank", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -126,6 +136,9 @@ class Face:
 
     async def score_many(self, events: Any, **options: Any) -> list[ScoreAnswer | Problem]:
         return await self._call(self.client.score_many, events, **options)
+
+    async def rank(self, event: Any, candidates: Any, top: int = 5, **options: Any) -> RankAnswer:
+        return await self._call(self.client.rank, event, candidates, top, **options)
 
     async def close(self) -> None:
         await self._call(self.client.close)

@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 from client_servers import answer_to, asking, cut, event, hang, refuse, respond, say, serving
 from core_setting import build
 from hook_without_kafka import World
 
 from app.adapters.http.worker import Health, WorkerHttp
 from app.serving.places import Elsewhere
-from schemas.serving import MOST_BODY_BYTES, MOST_EVENTS, Problem, ScoreAnswer, problem
+from schemas.serving import MOST_BODY_BYTES, MOST_EVENTS, Problem, RankAnswer, Ranked, ScoreAnswer, problem
 from streamgauge import course
 from streamgauge.client import NO_ANSWER, AsyncClient, Client, ScoringError
 from streamgauge.routes import partition_of
@@ -300,6 +302,25 @@ async def test_what_is_no_event_is_not_sent(kind: Kind, wrong: Any, said: str) -
 
 
 @BOTH
+async def test_candidates_are_ranked_in_one_request_that_is_asked_again_like_any(kind: Kind) -> None:
+    ranked, refused = [Ranked(1, 0.9, decision=True)], {0: problem("refused", "No.")}
+    answer = RankAnswer("c0", ranked, refused, "m", "1.0.0", "f", 0, 7, None, stale=False, served_at_ms=1)
+
+    async def rank(_: Any) -> Any:
+        return respond(answer)
+
+    async with serving(refuse("busy", "0"), rank) as server, asking(kind, server.address) as client:
+        assert await client.rank({"card": "c0"}, [{"item": "a"}, b'{"item": "b"}'], top=1) == answer
+        for candidates, top in [([], 5), ([{}] * (MOST_EVENTS + 1), 5), ([{}], 0), ([{}], MOST_EVENTS + 1)]:
+            with pytest.raises(ValueError, match="give 1 to 1000 of each"):
+                await client.rank({"card": "c0"}, candidates, top)
+        with pytest.raises(ScoringError, match="too-large: A request may have 1048576 bytes"):
+            await client.rank({"card": "c0"}, [{"note": "x" * MOST_BODY_BYTES}])
+    body = {"event": {"card": "c0"}, "candidates": [{"item": "a"}, {"item": "b"}], "top": 1}
+    assert server.asked == [("", body)] * 2
+
+
+@BOTH
 @pytest.mark.parametrize(
     "address", ["", "127.0.0.1:80", "ftp://a", "http://", "http://a:99999", "http://a/?b", "http://me:secret@a"]
 )
@@ -345,10 +366,38 @@ async def test_the_hook_itself_is_understood(kind: Kind, tmp_path: Path) -> None
             with pytest.raises(ScoringError) as caught:
                 await client.score(world.event(20, 0, amount=...))
             assert (caught.value.code, bool(caught.value.reason)) == ("refused", True)
+            best = await client.rank({"card": "c0", "at": alone.event_time_ms}, [{"amount": n} for n in (3, 9, 1)], 2)
+            scores = [(await client.score(world.event(20, 0, amount=n))).score for n in (3, 9, 1)]
+            assert [(of.candidate, of.score) for of in best.ranked] == [(1, scores[1]), (0, scores[0])]
             twice = await client.score_many([world.event(20, 0), world.event(20, 0)])
             assert [answer.code for answer in twice if isinstance(answer, Problem)] == ["duplicate-id"] * 2
     finally:
         await http.stop()
+
+
+@BOTH
+async def test_an_event_whose_answer_was_lost_is_asked_again_and_sent_once(kind: Kind, tmp_path: Path) -> None:
+    world = World(build(tmp_path))
+    http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), list, world.hook)
+    address = await http.start("127.0.0.1", 0)
+
+    async def lose_the_answer(request: web.Request) -> web.StreamResponse:
+        async with aiohttp.ClientSession() as session:
+            url = f"{address}{request.path_qs}"
+            async with session.post(
+                url, data=await request.read(), headers={"Content-Type": "application/json"}
+            ) as got:
+                assert got.status == 200
+        return await cut(request)
+
+    try:
+        async with serving(lose_the_answer) as one, asking(kind, one.address, address) as client:
+            answer = await client.score(world.event(20, 0), commit="async")
+            assert len(one.asked) == 1
+    finally:
+        await http.stop()
+    assert answer.committed
+    assert world.logs == [[(b"c0", world.event(20, 0))], []]
 
 
 def test_an_import_brings_nothing_heavy() -> None:
