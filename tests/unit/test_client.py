@@ -22,7 +22,7 @@ from hook_without_kafka import World
 from app.adapters.http.worker import Health, WorkerHttp
 from app.serving.places import Elsewhere
 from schemas.serving import MOST_BODY_BYTES, MOST_EVENTS, Problem, RankAnswer, Ranked, ScoreAnswer, problem
-from streamgauge import course
+from streamgauge import blocking, course
 from streamgauge.client import NO_ANSWER, AsyncClient, Client, ScoringError
 from streamgauge.routes import partition_of
 
@@ -160,6 +160,22 @@ async def test_nobody_answers_and_the_caller_hears_of_it_by_the_deadline(kind: K
     assert caught.value.code == NO_ANSWER
     assert server.address in caught.value.detail
     assert "no answer in time" in caught.value.detail
+
+
+@BOTH
+async def test_an_answer_that_comes_drop_by_drop_does_not_outlast_the_deadline(kind: Kind) -> None:
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+
+    async with serving(drip) as server, asking(kind, server.address) as client:
+        started = time.monotonic()
+        with pytest.raises(ScoringError, match=f"{NO_ANSWER}: .*no answer in time"):
+            await client.score(event(3), timeout_s=0.5)
+        assert 0.4 < time.monotonic() - started < 1
 
 
 @BOTH
@@ -338,6 +354,22 @@ async def test_threads_may_share_a_client() -> None:
             asked = [loop.run_in_executor(threads, client.score, event(number)) for number in range(200)]
             assert await asyncio.gather(*asked) == [answer_to(event(number)) for number in range(200)]
     assert len(server.connections) <= 8
+
+
+async def test_of_idle_connections_few_are_kept_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "_MOST_IDLE", 2)
+    async with serving() as server:
+        with Client(server.address) as client, ThreadPoolExecutor(8) as threads:
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                asked = [loop.run_in_executor(threads, client.score, event(number)) for number in range(8)]
+                await asyncio.gather(*asked)
+                (idle,) = client._connections._idle.values()
+                assert 1 <= len(idle) <= 2
+            before = len(server.connections)
+            monkeypatch.setattr(blocking, "_IDLE_S", 0)
+            await asyncio.gather(*(asyncio.to_thread(client.score, event(number)) for number in range(3)))
+            assert len(server.connections) == before + 3
 
 
 async def test_many_calls_of_one_loop_go_side_by_side() -> None:
