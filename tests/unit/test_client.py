@@ -1,4 +1,7 @@
-"""Clients of the scoring hook, over real connections: what is asked again, whom they ask, when they give up."""
+"""Clients of the scoring hook, over real connections: what is asked again, whom they ask, when they give up.
+
+Over 350 lines: each law holds for both clients, and needs its own servers.
+"""
 
 from __future__ import annotations
 
