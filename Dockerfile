@@ -11,6 +11,7 @@ COPY pyproject.toml README.md ./
 COPY app app
 COPY models models
 COPY schemas schemas
+COPY streamgauge streamgauge
 RUN pip install --no-cache-dir --no-deps . \
     && useradd --create-home --uid 1000 streamgauge \
     && install -d -o streamgauge -g streamgauge /var/lib/streamgauge

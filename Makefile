@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .PHONY: help env lint check test demo bench bench-drift chaos mutants lock docs fmt clean
 
 BIN := .venv/bin
-PACKAGES := app models schemas
+PACKAGES := app models schemas streamgauge
 # Compiled once: a process of ours starts a fifth sooner, and tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -23,7 +23,7 @@ lint: env  ## Lint, types, import contracts
 
 check: lint  ## Lint and the fast tests, in a minute
 	$(BIN)/python -m pytest -q -n auto -m "not slow" --hypothesis-profile=quick \
-		tests/unit tests/architecture app/core app/evaluation/measures.py models
+		tests/unit tests/architecture app/core app/evaluation/measures.py models streamgauge
 
 test: env  ## The whole test suite, on real Kafka and ClickHouse's engine; ARGS="-k …" runs a few
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -1,4 +1,4 @@
-"""Who owns the top-level names ``app``, ``models`` and ``schemas`` in this environment.
+"""Who owns the top-level names ``app``, ``models``, ``schemas`` and ``streamgauge`` in this environment.
 
 They are common names, and pip lets one distribution overwrite the files of another without a word: what runs then is a
 mixture of the two.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import packages_distributions
 
 DISTRIBUTION = "streamgauge"
-PACKAGES = ("app", "models", "schemas")
+PACKAGES = ("app", "models", "schemas", "streamgauge")
 
 
 class OwnershipError(RuntimeError):

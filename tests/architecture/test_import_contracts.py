@@ -18,6 +18,8 @@ SCHEMAS_ONE_WAY = "Inside schemas, one way only"
 PIPELINE_ONE_WAY = "Inside the pipeline file, one way only"
 PURE_CORE = "The core does no IO and reads no clock, chance, environment or log"
 PACKAGES_IN_ORDER = "app knows models, models know schemas, schemas know nothing"
+LIGHT_CLIENT = "A client knows what the hook takes and gives, and no more of ours"
+CLIENT_ONE_WAY = "Inside the client, one way only"
 
 
 def lint_imports(root: Path) -> tuple[int, str]:
@@ -37,7 +39,7 @@ def lint_imports(root: Path) -> tuple[int, str]:
 def copy(tmp_path: Path) -> Path:
     """A tree with our contracts and the smallest packages that keep them."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for package in ("app", "app/core", "app/adapters", "models", "schemas", "schemas/pipeline"):
+    for package in ("app", "app/core", "app/adapters", "models", "schemas", "schemas/pipeline", "streamgauge"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
     return tmp_path
@@ -94,6 +96,11 @@ def test_the_smallest_tree_keeps_every_contract(copy: Path) -> None:
         ),
         ({"models/scoring/scorer.py": "import app.core"}, PACKAGES_IN_ORDER),
         ({"schemas/wire.py": "import models"}, PACKAGES_IN_ORDER),
+        ({"streamgauge/course.py": "import app.core"}, PACKAGES_IN_ORDER),
+        ({"streamgauge/course.py": "import models"}, PACKAGES_IN_ORDER),
+        ({"streamgauge/course.py": "import schemas.topics", "schemas/topics.py": "import numpy"}, LIGHT_CLIENT),
+        ({"streamgauge/stray.py": ""}, CLIENT_ONE_WAY),
+        ({"streamgauge/routes.py": "import streamgauge.course", "streamgauge/course.py": ""}, CLIENT_ONE_WAY),
     ],
 )
 def test_a_forbidden_import_breaks_its_contract(copy: Path, files: dict[str, str], contract: str) -> None:

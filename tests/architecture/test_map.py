@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 MAP = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Code map")[1].split("\n## ")[0]
 PACKAGES = sorted(
     path.parent.relative_to(ROOT).as_posix()
-    for top in ("app", "models", "schemas")
+    for top in ("app", "models", "schemas", "streamgauge")
     for path in (ROOT / top).rglob("__init__.py")
     if "pipelines" not in path.parts
 )
 #: What documents tell people to open: paths from the root, with at least one folder.
-PATHS = re.compile(r"`((?:app|models|schemas|tests|docs|scripts)/[\w./*-]+)`")
+PATHS = re.compile(r"`((?:app|models|schemas|streamgauge|tests|docs|scripts)/[\w./*-]+)`")
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -18,7 +18,7 @@ def test_our_own_packages_are_accepted(owners: dict[str, list[str]]) -> None:
     refuse_second_owner(owners)
 
 
-@pytest.mark.parametrize("package", ["app", "models", "schemas"])
+@pytest.mark.parametrize("package", ["app", "models", "schemas", "streamgauge"])
 def test_a_second_owner_of_any_of_our_packages_is_refused_by_name(package: str) -> None:
     with pytest.raises(OwnershipError, match=f"distribution intruder also installs a package named {package}"):
         refuse_second_owner({package: ["streamgauge", "intruder"]})

@@ -1,4 +1,4 @@
-"""What the wheel holds: three packages, all of their files, nothing else."""
+"""What the wheel holds: four packages, all of their files, nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("app", "models", "schemas")
+PACKAGES = ("app", "models", "schemas", "streamgauge")
 
 
 @pytest.fixture(scope="module")
