@@ -42,8 +42,10 @@ def main() -> None:
     pipeline = load(options.pipeline)
     table = pq.read_table(options.scores, columns=["event_id", "event_time", "score", *options.by])
     scores = {row["event_id"]: row for row in table.to_pylist()}
-    first_ms = int(table["event_time"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_numpy().min())
-    offers, labels = read_offers(pipeline, options.item, first_ms - 2 * POPULAR_MS)
+    times_ms = table["event_time"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_numpy()
+    horizon_ms = pipeline.labels.horizon_ms if pipeline.labels else 0
+    stretch = int(times_ms.min()) - POPULAR_MS, int(times_ms.max()) + horizon_ms
+    offers, labels = read_offers(pipeline, options.item, stretch)
     judged = [offer for offer in offers if offer[0] in scores and offer[0] in labels]
     if not any(labels[offer[0]][0] for offer in judged):
         parser.error(f"no score in {options.scores} has a positive label in the source of {pipeline.name}")
@@ -69,11 +71,11 @@ def main() -> None:
 
 
 def read_offers(
-    pipeline: Pipeline, item: str, from_ms: int
+    pipeline: Pipeline, item: str, stretch: tuple[int, int]
 ) -> tuple[list[tuple[str, int, str, Any]], dict[str, tuple[float, int]]]:
     """The events of the source as (id, time, entity, item), and the labels as id: (label, when it came)."""
     fields, offers, labels = pipeline.events, [], {}
-    for chunk in load_source(pipeline)(from_ms, None, None):
+    for chunk in load_source(pipeline)(*stretch, None):
         for record in chunk:
             value = record.value
             if record.kind == "event" and value is not None:

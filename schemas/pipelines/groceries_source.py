@@ -62,41 +62,29 @@ def records(
     """
     low = np.iinfo(np.int64).min if from_ms is None else from_ms
     high = np.iinfo(np.int64).max if to_ms is None else to_ms
-    mailers_ms = mailer_times_ms()
+    times_ms = mailer_times_ms().tolist()
     # A mailer reaches into [low, high) by its events, or by labels that come up to the next mailer.
-    wanted = np.flatnonzero((mailers_ms[:-1] < high) & (mailers_ms[1:] >= low))
-    if not len(wanted):
-        return
-    offers = _offers(wanted)
-    event_ms = mailers_ms[offers["mailer"].to_numpy()]
-    bought_ms = offers["bought_ms"].fill_null(0).to_numpy()
-    label_ms = np.where(bought_ms > 0, bought_ms, mailers_ms[offers["mailer"].to_numpy() + 1])
-    events = np.flatnonzero((event_ms >= low) & (event_ms < high))
-    labels = (label_ms >= low) & (label_ms < high)
-    if limit is not None and limit < len(events):
-        labels[events[limit:]] = False  # offers are in the order of their times
-        labels[event_ms >= high] = False
-        events = events[:limit]
-    labelled = np.flatnonzero(labels)
-    rows = np.concatenate((labelled, events))
-    times = np.concatenate((label_ms[labelled], event_ms[events]))
-    order = np.argsort(times, kind="stable")  # labels are first, so they stay first among equals
-    dates = [(FIRST_MAILER + dt.timedelta(weeks=mailer)).isoformat() for mailer in range(MAILERS)]
-    for start in range(0, len(order), _CHUNK):
-        chunk = order[start : start + _CHUNK]
-        part = offers.take(rows[chunk])
-        yield [
-            _label(offer, dates, time, bought) if is_label else _event(offer, dates, time)
-            for offer, time, bought, is_label in zip(
-                part.to_pylist(),
-                times[chunk].tolist(),
-                (bought_ms[rows[chunk]] > 0).tolist(),
-                (chunk < len(labelled)).tolist(),
-                strict=True,
-            )
-        ]
-    if len(order):
-        yield [SourceRecord("watermark", None, int(times[order[-1]]) + 1, None)]
+    wanted = [number for number in range(MAILERS) if times_ms[number] < high and times_ms[number + 1] >= low]
+    left = limit
+    newest_ms = None
+    for number, printed in _offers(wanted):
+        mailed_ms, next_ms = times_ms[number], times_ms[number + 1]
+        is_sent = low <= mailed_ms < high
+        offers = printed[:left] if is_sent else printed
+        if is_sent and left is not None:
+            left -= len(offers)
+        date = (FIRST_MAILER + dt.timedelta(weeks=number)).isoformat()
+        events = [_event(offer, date, mailed_ms) for offer in offers] if is_sent else []
+        labels = [_label(offer, date, next_ms) for offer in offers]
+        labels = sorted((label for label in labels if low <= label.time_ms < high), key=lambda label: label.time_ms)
+        found = events + labels  # all labels are younger than the mailer, and none is younger than the next one
+        for start in range(0, len(found), _CHUNK):
+            yield found[start : start + _CHUNK]
+        newest_ms = found[-1].time_ms if found else newest_ms
+        if left == 0:
+            break
+    if newest_ms is not None:
+        yield [SourceRecord("watermark", None, newest_ms + 1, None)]
 
 
 def items() -> Any:
@@ -138,26 +126,29 @@ def mailer_times_ms() -> Any:
     return np.array([int(dt.datetime.combine(day, dt.time(), zone).timestamp()) * 1000 for day in days], dtype=np.int64)
 
 
-def _offers(mailers: Any) -> Any:
-    """The offers of some mailers: mailer, household, item, products, bought_ms (null: not in that week)."""
+def _offers(mailers: list[int]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The offers of each of some mailers by household and item: household_id, item, products, bought_ms (or None)."""
+    if not mailers:
+        return
     purchases = _purchases()
     sent = _sent(purchases, mailers)
     front = _read(
         "promotions",
         ["product_id", "store_id", "week"],
-        pc.field("mailer_location").isin(FRONT) & pc.field("week").isin((mailers + 2).tolist()),
+        pc.field("mailer_location").isin(FRONT) & pc.field("week").isin([mailer + 2 for mailer in mailers]),
     ).join(_products(), "product_id")
     printed = front.filter(pc.field("item").is_valid()).group_by(["store_id", "week", "item"])
     printed = printed.aggregate([("product_id", "count_distinct")])
-    mailer = pc.subtract(printed["week"], 2)
-    printed = printed.append_column("mailer", mailer).drop_columns(["week"])
-    printed = printed.rename_columns({"product_id_count_distinct": "products"})
     bought = purchases.filter(pc.field("item").is_valid()).group_by(["household_id", "mailer", "item"])
-    bought = bought.aggregate([("time_ms", "min")]).rename_columns({"time_ms_min": "bought_ms"})
-    offers = sent.join(printed, ["store_id", "mailer"], join_type="inner")
-    offers = offers.join(bought, ["household_id", "mailer", "item"])
-    order = [(name, "ascending") for name in ("mailer", "household_id", "item")]
-    return offers.select(["mailer", "household_id", "item", "products", "bought_ms"]).sort_by(order)
+    bought = bought.aggregate([("time_ms", "min")])
+    for mailer in mailers:
+        of_week = printed.filter(pc.field("week") == mailer + 2).drop_columns(["week"])
+        offers = sent.filter(pc.field("mailer") == mailer).join(of_week, "store_id", join_type="inner")
+        of_week = bought.filter(pc.field("mailer") == mailer).drop_columns(["mailer"])
+        offers = offers.join(of_week, ["household_id", "item"])
+        offers = offers.rename_columns({"product_id_count_distinct": "products", "time_ms_min": "bought_ms"})
+        offers = offers.select(["household_id", "item", "products", "bought_ms"])
+        yield mailer, offers.sort_by([("household_id", "ascending"), ("item", "ascending")]).to_pylist()
 
 
 def _purchases() -> Any:
@@ -175,7 +166,7 @@ def _purchases() -> Any:
     return found.drop_columns(["transaction_timestamp"]).join(_products(), "product_id")
 
 
-def _sent(purchases: Any, mailers: Any) -> Any:
+def _sent(purchases: Any, mailers: list[int]) -> Any:
     """Which store's mailer went to whom: mailer, household_id, store_id (the newest purchase of the past 28 days)."""
     order = [("household_id", "ascending"), ("time_ms", "ascending"), ("store_id", "ascending")]
     visits = purchases.select(["household_id", "time_ms", "store_id"]).sort_by(order)
@@ -188,7 +179,7 @@ def _sent(purchases: Any, mailers: Any) -> Any:
     for number, start, stop in zip(known, bounds[:-1], bounds[1:], strict=True):
         newest = start + np.searchsorted(time_ms[start:stop], times_ms, side="right") - 1
         reached = (newest >= start) & (times_ms - time_ms[np.maximum(newest, start)] < _REACH_MS)
-        columns["mailer"].append(mailers[reached])
+        columns["mailer"].append(np.array(mailers)[reached])
         columns["household_id"].append(np.full(int(reached.sum()), number))
         columns["store_id"].append(store[newest[reached]])
     return pa.table({name: np.concatenate(parts) for name, parts in columns.items()})
@@ -200,25 +191,27 @@ def _products() -> Any:
     return products.rename_columns({"product_type": "item"})
 
 
-def _event(offer: dict[str, Any], dates: list[str], time_ms: int) -> SourceRecord:
+def _event(offer: dict[str, Any], date: str, mailed_ms: int) -> SourceRecord:
     household = str(offer["household_id"])
     value = {
-        "offer_id": _offer_id(offer, dates),
-        "mailed_ms": time_ms,
+        "offer_id": _offer_id(offer, date),
+        "mailed_ms": mailed_ms,
         "household": household,
         "item": offer["item"],
         "products": offer["products"],
     }
-    return SourceRecord("event", household, time_ms, value)
+    return SourceRecord("event", household, mailed_ms, value)
 
 
-def _label(offer: dict[str, Any], dates: list[str], time_ms: int, bought: bool) -> SourceRecord:
-    value = {"event_id": _offer_id(offer, dates), "label": float(bought), "label_time_ms": time_ms}
-    return SourceRecord("label", str(offer["household_id"]), time_ms, value)
+def _label(offer: dict[str, Any], date: str, next_ms: int) -> SourceRecord:
+    is_bought = offer["bought_ms"] is not None
+    known_ms = offer["bought_ms"] if is_bought else next_ms
+    value = {"event_id": _offer_id(offer, date), "label": float(is_bought), "label_time_ms": known_ms}
+    return SourceRecord("label", str(offer["household_id"]), known_ms, value)
 
 
-def _offer_id(offer: dict[str, Any], dates: list[str]) -> str:
-    return f"{dates[offer['mailer']]}/{offer['household_id']}/{offer['item']}"
+def _offer_id(offer: dict[str, Any], date: str) -> str:
+    return f"{date}/{offer['household_id']}/{offer['item']}"
 
 
 def _read(name: str, columns: list[str], where: Any = None) -> Any:

