@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,13 +41,10 @@ def shape(line: str) -> str:
 
 
 def test_the_guide_has_the_commands_of_each_step() -> None:
-    assert Counter(" ".join(command.split()[:2]) for command, _ in BLOCKS) == {
-        "streamgauge check": 1,
-        "streamgauge produce": 1,
-        "streamgauge model": 1,
-        "streamgauge replay": 1,
-        "python scripts/ranking.py": 1,
-    }
+    found = {" ".join(command.split()[:2]) for command, _ in BLOCKS}
+    steps = ("check", "produce", "model", "replay")
+
+    assert found >= {*(f"streamgauge {step}" for step in steps), "python scripts/ranking.py"}
 
 
 @pytest.fixture(scope="module")
