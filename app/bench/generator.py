@@ -58,7 +58,8 @@ async def send_steadily(
             for partition, batch in batches.items():
                 await producer.send_batch(batch, topic, partition=partition)
             sent, tick = due, tick + 1
-        next_ns = max(now_ns - now_ns % _TICK_NS + _TICK_NS, start_ns + sent * 1_000_000_000 // rate)
+        tick_ns = _TICK_NS * PARTITIONS if by_key else _TICK_NS  # as many batches a second
+        next_ns = max(now_ns - now_ns % tick_ns + tick_ns, start_ns + sent * 1_000_000_000 // rate)
         await asyncio.sleep(max(0, next_ns - time.monotonic_ns()) / 1e9)
     await producer.flush()
     _say({"late_p99_ms": float(np.percentile(late_ms, 99))})

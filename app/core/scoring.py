@@ -111,7 +111,7 @@ def cut_runs(models: Sequence[ActiveModel], places: Ints) -> list[ModelRun]:
     places
         Each event's place in ``models``, or `UNSCORED`.
     """
-    edges = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
+    edges = [0, *((np.flatnonzero(places[1:] != places[:-1]) + 1).tolist() if len(places) > 1 else ()), len(places)]
     return [
         ModelRun(start, stop, models[places[start]])
         for start, stop in pairwise(edges)

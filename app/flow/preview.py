@@ -21,6 +21,8 @@ from app.flow.state import FlowState
 #: Labels received and not yet applied that a preview looks at: bounds its time while labels are far ahead of events.
 MOST_LABELS = 256
 
+_NO_LABELS = LabelRows(no_labels()[1], no_labels()[1], {})
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
@@ -99,14 +101,16 @@ class FlowPreview:
         The labels, how many of them come before each of these effective times, and the offset before which labels
         were looked at.
         """
-        held = self._state.shared.held.labels() if self._state.shared is not None else ()
+        shared = self._state.shared
+        if not self._merge.queued_labels and (shared is None or not shared.held):
+            return _NO_LABELS, np.zeros_like(times_ms), self._marks.labels_end
+        held = shared.held.labels() if shared is not None else ()
         labels, label_times_ms, left_out = first_labels(chain(held, self._merge.queued()), MOST_LABELS)
         end = self._marks.labels_end if left_out is None else left_out
         fields = self._plan.label_fields
         places, values = JoinedLabels.ahead(labels, self._state.pending, fields, self._marks.event_watermark_ms)
         if not places:
-            nothing = no_labels()[1]
-            return LabelRows(nothing, nothing, {}), np.zeros_like(times_ms), end
+            return _NO_LABELS, np.zeros_like(times_ms), end
         columns: dict[str, Column] = {"label": labels.label[places]}
         for name, of_name in zip(fields, values, strict=True):
             columns[name] = np.array(of_name, dtype=events.columns[name].dtype)

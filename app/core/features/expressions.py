@@ -38,6 +38,8 @@ def compile_expression(expression: Expression) -> Callable[[Columns, int], Colum
     be one of the columns itself: it is not to be written to.
     """
     evaluate = _compile(expression.tree)
+    if isinstance(expression.tree, ast.Name | ast.Attribute):  # a column as it is
+        return lambda columns, _: _as_it_is(evaluate(columns))
 
     def run(columns: Columns, rows: int) -> Column:
         with np.errstate(all="ignore"):
@@ -56,6 +58,10 @@ def is_missing(value: Value) -> Value:
         missing = np.fromiter((item is None for item in value.ravel().tolist()), dtype=bool, count=value.size)
         return missing.reshape(value.shape)
     return np.isnan(value)
+
+
+def _as_it_is(column: Column) -> Column:
+    return column if column.dtype == object else _finite(column)
 
 
 def _finite(value: Value) -> Value:

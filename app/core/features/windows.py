@@ -117,6 +117,7 @@ class FeatureState:
         }
         self._by_name = {name: group for group in self._groups.values() for name in group.stores}
         self._reads = {spec: _reads(spec.layout, columns) for spec, columns in plan.stores}
+        self._no_updates = {spec: Updates.none(spec.layout) for spec, _ in plan.stores}
         self._label_keys = {spec.key for spec, _ in plan.stores if spec.of == "labels"}
         self._event_keys = {spec.key for spec, _ in plan.stores if spec.of == "events"}
 
@@ -160,7 +161,7 @@ class FeatureState:
             if spec.of == "labels" and len(labels):
                 updates, before = self._label_updates(spec, labels, label_codes), seen
             else:
-                updates, before = Updates.none(spec.layout), np.zeros_like(read_codes)
+                updates, before = self._no_updates[spec], np.zeros_like(read_codes)
             self._fill(matrix, events, spec, read_codes, tiles.peek(read_codes, read_tiles, before, updates, reads))
 
     def _label_updates(self, spec: StoreSpec, labels: LabelRows, codes: Ints) -> Updates:

@@ -98,6 +98,7 @@ class TileStore:
         self.clock = NEVER  # the newest tile of all operations
         self.cells = TileCells(len(layout.sums), len(layout.maxima), layout.carried, ring)
         self.sightings = tuple(Sightings() for _ in layout.distinct)
+        self._nothing = self._accept(Updates.none(layout), np.zeros(0, dtype=np.int64))
         self._with_changelog = with_changelog
         self._touched: list[tuple[Ints, Ints]] = []
 
@@ -144,6 +145,9 @@ class TileStore:
         self, read_codes: Ints, read_tiles: Ints, seen: Ints, updates: Updates, windows: tuple[WindowRead, ...]
     ) -> list[Seen]:
         """What each read would see if it were the next operation after the first ``seen`` updates; nothing changes."""
+        if not len(updates):
+            clock = np.full(len(read_codes), self.clock)
+            return self._read_known(self._nothing, Reads(read_codes, read_tiles, seen, clock), windows)
         clock = np.maximum.accumulate(np.concatenate(([self.clock], updates.tiles)))
         return self._read_known(
             self._accept(updates, clock[:-1]), Reads(read_codes, read_tiles, seen, clock[seen]), windows
