@@ -152,30 +152,35 @@ class SendFailedError(Exception):
 
 @dataclass(frozen=True)
 class ProblemKind:
-    """One kind of problem: its HTTP status, its title, and when to ask again (seconds; None: not as it is)."""
+    """One kind of problem. ``retry_after_s``: when to ask again, in seconds; None: not as it is."""
 
     status: int
     title: str
+    fix: str
     retry_after_s: int | None = None
 
 
 #: By code. Codes are the contract; titles and details may change.
 PROBLEMS: dict[str, ProblemKind] = {
-    "bad-request": ProblemKind(400, "The request cannot be read"),
-    "too-large": ProblemKind(413, "The body or the list is too long"),
-    "not-json": ProblemKind(415, "The body is not declared as JSON"),
-    "not-the-owner": ProblemKind(421, "Another worker has the partition"),
-    "refused": ProblemKind(422, "The event cannot be scored"),
-    "duplicate-id": ProblemKind(422, "Two events of the list have the same id"),
-    "no-version": ProblemKind(422, "No version is to score events of this time"),
-    "no-preview": ProblemKind(422, "Features of this pipeline are known to the stream alone"),
-    "other-body": ProblemKind(422, "The id was used for another event"),
-    "model-not-ready": ProblemKind(503, "No model is loaded yet", 2),
-    "partition-moving": ProblemKind(503, "The partition is changing hands", 1),
-    "no-owner": ProblemKind(503, "No worker has the partition", 2),
-    "kafka-away": ProblemKind(503, "The worker has lost touch with Kafka", 2),
-    "not-yet": ProblemKind(503, "The score is not published yet", 1),
-    "busy": ProblemKind(503, "Too many requests are at work", 1),
+    "bad-request": ProblemKind(400, "The request cannot be read", "Send JSON as /openapi.json describes it."),
+    "too-large": ProblemKind(413, "The body or the list is too long", "Send it in parts."),
+    "not-json": ProblemKind(415, "The body is not declared as JSON", "Send Content-Type: application/json."),
+    "not-the-owner": ProblemKind(421, "Another worker has the partition", "Ask the worker that `owner` names."),
+    "refused": ProblemKind(422, "The event cannot be scored", "Mend the event: `detail` says where."),
+    "duplicate-id": ProblemKind(422, "Two events of the list have the same id", "Give each event an id of its own."),
+    "no-version": ProblemKind(422, "No version is to score events of this time", "Promote a version for that time."),
+    "no-preview": ProblemKind(
+        422,
+        "Features of this pipeline are known to the stream alone",
+        "Ask with commit=wait.",
+    ),
+    "other-body": ProblemKind(422, "The id was used for another event", "Give each event an id of its own."),
+    "model-not-ready": ProblemKind(503, "No model is loaded yet", "Ask again; promote one if there is none.", 2),
+    "partition-moving": ProblemKind(503, "The partition is changing hands", "Ask again.", 1),
+    "no-owner": ProblemKind(503, "No worker has the partition", "Start a worker, or give each its --advertise.", 2),
+    "kafka-away": ProblemKind(503, "The worker has lost touch with Kafka", "Ask again, or another worker.", 2),
+    "not-yet": ProblemKind(503, "The score is not published yet", "Ask again with the same id: it counts once.", 1),
+    "busy": ProblemKind(503, "Too many requests are at work", "Ask again, or start more workers.", 1),
 }
 
 

@@ -1,8 +1,8 @@
 """Writes what is generated of the documents, from the data that the program itself uses.
 
-In README.md the tables of commands, settings, metrics and ClickHouse tables, each between two marks, ``<!-- NAME: begin
-… -->`` and ``<!-- NAME: end -->``; and docs/tables.md, the columns of all tables, as a whole. ``--check`` writes
-nothing and exits 1 when something is stale.
+In README.md the tables of commands, settings, metrics and ClickHouse tables, and in docs/hook.md that of problems, each
+between two marks, ``<!-- NAME: begin … -->`` and ``<!-- NAME: end -->``; and docs/tables.md, the columns of all tables,
+as a whole. ``--check`` writes nothing and exits 1 when something is stale.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from app.adapters.http import monitor as monitor_http
 from app.adapters.http import worker as worker_http
 from app.cli import COMMANDS
 from app.settings import SETTINGS
+from schemas.serving import PROBLEMS
 from schemas.tables import DATABASE, TABLES, VIEWS, Column
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 COLUMNS = ROOT / "docs" / "tables.md"
+HOOK = ROOT / "docs" / "hook.md"
 
 
 def _make_table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -48,21 +50,27 @@ def make_tables() -> dict[str, str]:
     }
 
 
-def fill_in(text: str) -> str:
-    """``text`` with each generated table as it should be.
+def make_problems() -> dict[str, str]:
+    """As `make_tables`, for docs/hook.md."""
+    rows = [(f"`{code}`", str(kind.status), f"{kind.title}.", kind.fix) for code, kind in PROBLEMS.items()]
+    return {"problems": _make_table(("code", "status", "what is wrong", "what to do"), rows)}
+
+
+def fill_in(text: str, tables: dict[str, str] | None = None) -> str:
+    """``text`` with each generated table as it should be; ``tables``: those of README.md by default.
 
     Raises
     ------
     ValueError
         When a table has no place in the text.
     """
-    for mark, table in make_tables().items():
+    for mark, table in (make_tables() if tables is None else tables).items():
         place = re.compile(rf"(<!-- {mark}: begin\b[^>]*-->\n).*?(<!-- {mark}: end -->)", re.DOTALL)
         # Backslashes in a replacement string are escapes.
         text, count = place.subn(r"\g<1>" + table.replace("\\", r"\\") + r"\n\g<2>", text)
         if count != 1:
             raise ValueError(
-                f"README.md has {count} places for the table {mark!r}; put one pair of lines "
+                f"There are {count} places for the table {mark!r}; put one pair of lines "
                 f"'<!-- {mark}: begin -->' and '<!-- {mark}: end -->' where it should stand."
             )
     return text
@@ -99,7 +107,8 @@ def _list(names: tuple[str, ...]) -> str:
 def main() -> int:
     """Write what is stale, or with ``--check`` only say so."""
     text = README.read_text(encoding="utf-8")
-    wanted = {README: fill_in(text), COLUMNS: write_columns()}
+    hook = fill_in(HOOK.read_text(encoding="utf-8"), make_problems())
+    wanted = {README: fill_in(text), COLUMNS: write_columns(), HOOK: hook}
     stale = {path: new for path, new in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != new}
     for path, new in stale.items():
         name = path.relative_to(ROOT)

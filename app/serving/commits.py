@@ -81,14 +81,14 @@ class Commits:
     # -- what is asked -----------------------------------------------------------------------------------------------
 
     async def commit(
-        self, event: bytes, entity: str, event_id: str, asked: Asked, preview: Callable[[], Awaitable[Answer]]
+        self, event: bytes, entity: str, event_id: str, asked: Asked, preview: Callable[[], Awaitable[Answer | None]]
     ) -> Answer:
         """Send an event unless that has been done, and answer: with its preview, or with its published score.
 
         Parameters
         ----------
         preview
-            Scores it as if it came next. What has no score is not sent.
+            Scores it as if it came next, or gives None where that cannot be known. What has a problem is not sent.
         """
         digest = hash64(event)
         mine = self._look_up(event_id, entity, digest)
@@ -149,11 +149,12 @@ class Commits:
             detail = "The event was sent, and its score is not there yet: ask again with the same id; it counts once."
             return problem("not-yet", detail, event_id=event_id, partition=self._partition)
 
-    async def _as_sent(self, mine: _UnderWay, preview: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _as_sent(self, mine: _UnderWay, preview: Callable[[], Awaitable[Answer | None]]) -> Answer:
         await asyncio.shield(mine.sent)
         if mine.published.done():
             return mine.published.result()
         answer = mine.preview or await preview()
+        assert answer is not None  # nobody asks without waiting where that cannot be known
         return msgspec.structs.replace(answer, committed=True) if isinstance(answer, ScoreAnswer) else answer
 
     def _published(self, event_id: str, entity: str, sent: SentEvent) -> Answer:

@@ -30,6 +30,7 @@ from schemas.serving import (
     problem,
 )
 
+_NO_PREVIEW = "Windows of this pipeline are repartitioned, and only their owners know them: ask with commit=wait."
 #: Events of a list that are scored from one state.
 _AT_ONCE = 50
 
@@ -58,13 +59,24 @@ class ScoringHook:
         Who serves which partition.
     forward
         Asks other workers.
+    can_preview
+        False where features are windows that are repartitioned: only their owners know them.
     """
 
-    def __init__(self, pipeline: Pipeline, places: Places, forward: Forward, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        places: Places,
+        forward: Forward,
+        now_ms: Callable[[], int],
+        *,
+        can_preview: bool = True,
+    ) -> None:
         self.pipeline = pipeline
         self._places = places
         self._forward = forward
         self._now_ms = now_ms
+        self._can_preview = can_preview
         self._decode_event = EventDecoder(pipeline.events).decode
         names = {pipeline.events.entity, pipeline.events.event_id}
         self._decode_head = msgspec.json.Decoder(msgspec.defstruct("Head", [(name, str) for name in names])).decode
@@ -149,14 +161,11 @@ class ScoringHook:
 
     async def rank(self, request: RankRequest, *, is_forwarded: bool) -> RankAnswer | Problem:
         """The best of some candidates for one entity."""
+        found = self._check_candidates(request)
+        if found is not None:
+            return found
         events = self.pipeline.events
-        entity = request.event.get(events.entity)
-        if not isinstance(entity, str) or not entity:
-            detail = f"The event names no {events.entity}: whom the candidates are for says whose state is read."
-            return problem("refused", detail, reason="missing_field")
-        if any(candidate.get(events.entity, entity) != entity for candidate in request.candidates):
-            detail = f"A candidate has another {events.entity} than the event: ask once for each."
-            return problem("refused", detail, reason="wrong_type")
+        entity = request.event[events.entity]
         partition = self._places.home_of(entity)
         place = self._places.find(partition)
         if isinstance(place, Elsewhere):
@@ -174,15 +183,42 @@ class ScoringHook:
         self, partition: int, part: Sequence[tuple[bytes, _Head]], asked: Asked
     ) -> Awaitable[list[Answer]]:
         place = self._places.find(partition)
-        if isinstance(place, PreviewDesk):
-            return _preview(place, part, asked) if asked.commit == "no" else _commit(place, part, asked)
         events = [event for event, _ in part]
+        if not self._can_preview and asked.commit != "wait":
+            return _same(problem("no-preview", _NO_PREVIEW, partition=partition), len(events))
+        if isinstance(place, PreviewDesk):
+            return _preview(place, events, asked) if asked.commit == "no" else self._commit(place, part, asked)
         if isinstance(place, Problem):
             return _same(place, len(events))
         if asked.is_forwarded:
             detail = f"Partition {partition} is served at {place.url}: ask there."
             return _same(problem("not-the-owner", detail, partition=partition, owner=place.url), len(events))
         return self._forward(place.url, partition, events, asked)
+
+    def _check_candidates(self, request: RankRequest) -> Problem | None:
+        """Why candidates cannot be ranked."""
+        name = self.pipeline.events.entity
+        entity = request.event.get(name)
+        if not self._can_preview:
+            return problem("no-preview", _NO_PREVIEW)
+        if not isinstance(entity, str) or not entity:
+            detail = f"The event names no {name}: whom the candidates are for says whose state is read."
+            return problem("refused", detail, reason="missing_field")
+        if any(candidate.get(name, entity) != entity for candidate in request.candidates):
+            detail = f"A candidate has another {name} than the event: ask once for each."
+            return problem("refused", detail, reason="wrong_type")
+        return None
+
+    async def _commit(self, desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
+        async def commit(event: bytes, head: _Head) -> Answer:
+            async def preview() -> Answer | None:
+                if not self._can_preview:
+                    return self._find_fault(event)
+                return (await desk.ask([event], with_features=asked.with_features))[0]
+
+            return await desk.commits.commit(event, head.entity, head.event_id, asked, preview)
+
+        return await asyncio.gather(*(commit(event, head) for event, head in part))
 
     def _read_head(self, event: bytes) -> _Head | None:
         """Entity and id of an event; None if it has none, or is no event."""
@@ -202,33 +238,26 @@ class ScoringHook:
 
     def _refuse(self, event: bytes) -> Problem:
         """Why an event is refused without entity and id."""
+        found = self._find_fault(event) or problem("refused", "It cannot be read.", reason="not_json")
+        names = ", ".join(field.name for field in self.pipeline.events.fields if not field.nullable)
+        found.detail = f"{found.detail.rstrip('.')}. Events of {self.pipeline.name} have the fields {names}."
+        return found
+
+    def _find_fault(self, event: bytes) -> Problem | None:
+        """Why an event is refused by what it is; None if it is not."""
         now_ms = self._now_ms()
         zero, stamp = np.zeros(1, dtype=np.int64), np.full(1, now_ms, dtype=np.int64)
         records = RecordBatch(self.pipeline.topics.events, 0, zero, stamp, [None], [event])
         _, rejections = self._decode_event(records, now_ms)
-        names = ", ".join(field.name for field in self.pipeline.events.fields if not field.nullable)
-        said = rejections[0].detail.rstrip(".") if rejections else "It cannot be read"
-        detail = f"{said}. Events of {self.pipeline.name} have the fields {names}."
-        return problem("refused", detail, reason=rejections[0].reason if rejections else "not_json")
+        return problem("refused", rejections[0].detail, reason=rejections[0].reason) if rejections else None
 
 
-async def _preview(desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
-    events = [event for event, _ in part]
+async def _preview(desk: PreviewDesk, events: Sequence[bytes], asked: Asked) -> list[Answer]:
     futures = [
         desk.ask(events[first : first + _AT_ONCE], with_features=asked.with_features)
         for first in range(0, len(events), _AT_ONCE)
     ]
     return [answer for future in futures for answer in await future]
-
-
-async def _commit(desk: PreviewDesk, part: Sequence[tuple[bytes, _Head]], asked: Asked) -> list[Answer]:
-    async def commit(event: bytes, head: _Head) -> Answer:
-        async def preview() -> Answer:
-            return (await desk.ask([event], with_features=asked.with_features))[0]
-
-        return await desk.commits.commit(event, head.entity, head.event_id, asked, preview)
-
-    return await asyncio.gather(*(commit(event, head) for event, head in part))
 
 
 def _best(entity: str, answers: Sequence[Answer], top: int) -> RankAnswer | Problem:

@@ -74,7 +74,8 @@ async def work(
         rows_folder=rows_folder,
     )
     forward = Forwarding()
-    scoring = ScoringHook(pipeline, worker, forward, wall_clock_ms)
+    can_preview = not plan.shared.repartitioned()
+    scoring = ScoringHook(pipeline, worker, forward, wall_clock_ms, can_preview=can_preview)
     http = WorkerHttp(worker.health, worker.samples, scoring, place.allowed_hosts)
 
     def when_ready(address: str) -> None:

@@ -60,7 +60,7 @@ class Forwarded:
 class World:
     """One worker's hook with ``partitions`` flows that it has, each with a few events of its cards."""
 
-    def __init__(self, setting: Setting, partitions: int = 2) -> None:
+    def __init__(self, setting: Setting, partitions: int = 2, *, can_preview: bool = True) -> None:
         self.setting = setting
         self.models = ChampionTimeline([setting.version(1, None)])
         self.places = MemoryPlaces(partitions)
@@ -81,7 +81,7 @@ class World:
                 pass
             self.places.places[k] = self.desk(k)
             self.process(k)
-        self.hook = ScoringHook(setting.pipeline, self.places, self.forward, lambda: NOW_MS)
+        self.hook = ScoringHook(setting.pipeline, self.places, self.forward, lambda: NOW_MS, can_preview=can_preview)
 
     def desk(self, partition: int) -> PreviewDesk:
         return PreviewDesk(

@@ -11,7 +11,7 @@ from hook_without_kafka import World, code_of
 
 from app.serving import commits
 from app.serving.commits import Answer
-from schemas.serving import Asked, Problem, ScoreAnswer
+from schemas.serving import Asked, Problem, RankRequest, ScoreAnswer
 from schemas.wire import Source
 
 WAIT, ASYNC = Asked("wait"), Asked("async")
@@ -143,6 +143,18 @@ async def test_a_score_that_others_of_the_entity_have_changed_is_counted(world: 
     world.process(0)
     await asyncio.gather(first, second)
     assert (world.counts.sent, world.counts.differing) == (2, 1)
+
+
+async def test_where_only_the_stream_knows_the_features_its_score_is_waited_for(tmp_path: Path) -> None:
+    world = World(build(tmp_path), can_preview=False)
+    for asked in (ASYNC, Asked()):
+        assert code_of(await answer_of(await ask(world, world.event(20, 0), asked))) == "no-preview"
+    ranking = RankRequest({"card": "c0", "at": 1_600_000_000_000, "amount": 1.0}, [{}])
+    assert code_of(await world.hook.rank(ranking, is_forwarded=False)) == "no-preview"
+    assert code_of(await answer_of(await ask(world, world.event(20, 0, amount="7"), WAIT))) == "refused"
+    asking = await ask(world, world.event(20, 0), WAIT)
+    world.process(0)
+    assert code_of(await answer_of(asking)) == ""
 
 
 async def test_no_more_are_under_way_than_memory_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
