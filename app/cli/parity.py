@@ -13,11 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from app.adapters.recordings.part import RecordingPart
+from app.adapters.sources.features import compile_features
 from app.cli.data_commands import Counter, count, plain_errors
 from app.cli.model_context import ModelContext, emit, with_context
 from app.cli.replay_source import open_part, show, with_source
 from app.core.replay.bounds import Bound
 from app.core.replay.parity import FeatureParity
+from app.replay.asked import check_asked, read_asked
+from app.replay.models import load_model
 from app.replay.parity import Parity, run_parity
 from app.replay.served import ServedFromTable
 
@@ -35,6 +39,11 @@ _MANY_EVENTS = 50_000
     show_default=True,
     help="Where the served values are: the recorded scores, or the table scores.",
 )
+@click.option(
+    "--answers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='Compare answers of the scoring hook instead: a file with a line {"event": …, "answer": …} for each.',
+)
 @click.option("--sql/--no-sql", "with_sql", default=True, help="Also compute the windows by SQL.  [default: yes]")
 def command(
     *,
@@ -46,6 +55,7 @@ def command(
     home: Path | None,
     as_json: bool,
     served: str,
+    answers: Path | None,
     with_sql: bool,
 ) -> None:
     """Compare the features that were served with the same features computed anew from a RECORDING or the topics.
@@ -53,15 +63,21 @@ def command(
     Twice: by the transformation that serves them, equal to the last bit; and, for windows, by SQL that is written from
     their definition and runs in a scratch database of ClickHouse, equal within 1e-9. Features made of windows are made
     anew of SQL's. Scores that were served stale, or by other features than the pipeline file's, are counted and not
-    compared. Exit code 1 when any value differs.
+    compared. With --answers, the events that the scoring hook was asked about are asked again, after a replay up to the
+    offsets that each answer names; equal to the last bit. Exit code 1 when any value differs.
 
     \b
     Examples:
       streamgauge parity
       streamgauge parity day.parquet --from 2013-05-01 --to 2013-05-08
+      streamgauge parity day.parquet --answers asked.jsonl
       streamgauge parity --served clickhouse --no-sql --json
     """  # noqa: D301  # click takes the character, so that examples keep their lines
     context = ModelContext.read(pipeline, home)
+    if answers is not None:
+        with plain_errors(), threadpool_limits(1), open_part(context, path, begin, end, warm_up_ms) as part:
+            _check_answers(context, part, answers, as_json=as_json)
+        return
     started = time.monotonic()
     url = context.settings.clickhouse
     with (
@@ -95,6 +111,26 @@ def command(
     }
     emit(result, as_json, *_describe(parity))
     if not parity.is_equal:
+        raise SystemExit(1)
+
+
+def _check_answers(context: ModelContext, part: RecordingPart, path: Path, *, as_json: bool) -> None:
+    """Hold answers of the hook against a replay; exit code 1 when any differs."""
+    pipeline = context.pipeline
+    plan, asked = compile_features(pipeline), read_asked(path)
+    found = check_asked(pipeline, plan, part, lambda version: load_model(pipeline, context.registry, version), asked)
+    lines = [
+        f"{count(number, 'answer')}: {why}, and not compared."
+        for number, why in (
+            (found.stale, "stale"),
+            (found.published, "published, so for replay --check"),
+        )
+        if number
+    ]
+    if found.is_equal:
+        lines.append(f"{count(found.compared, 'answer')}: answered = computed after a replay, bit for bit.")
+    emit({**vars(found), "equal": found.is_equal}, as_json, *found.different, *lines)
+    if not found.is_equal:
         raise SystemExit(1)
 
 

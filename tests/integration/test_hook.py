@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
 import signal
+import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,6 +32,7 @@ async def test_a_preview_has_the_bits_of_the_stream_whichever_worker_is_asked(
             await bench.until(bench.is_shared)
             addresses = [await asker.until_ready(worker) for worker in (1, 2)]
             previews: dict[str, Any] = {}
+            asked: list[str] = []
             number = 0
             for turn in range(rounds):
                 events = [event(number + place, card) for place, card in enumerate(CARDS)]
@@ -36,6 +40,9 @@ async def test_a_preview_has_the_bits_of_the_stream_whichever_worker_is_asked(
                     results = await ask_all(asker, addresses[turn % 2], events)
                     assert {result["partition"] for result in results} == set(range(N_PARTITIONS))
                     previews |= {result["event_id"]: result for result in results}
+                    asked += [
+                        json.dumps({"event": one, "answer": said}) for one, said in zip(events, results, strict=True)
+                    ]
                 known = [(card, label(number - len(CARDS) + place)) for place, card in enumerate(CARDS) if turn]
                 await asker.send(events, labels=[])
                 number += len(CARDS)
@@ -43,6 +50,7 @@ async def test_a_preview_has_the_bits_of_the_stream_whichever_worker_is_asked(
                 await asker.send([], labels=known)
                 await until_labels_are_read(asker, addresses[0], turn)
         scores = {score.event_id: score for score in await bench.scores()}
+    await check_by_replay(bench, asked)
     assert len(scores) == number
     assert len(previews) >= 10_000
     for event_id, preview in previews.items():
@@ -165,6 +173,33 @@ async def test_while_a_partition_moves_it_is_told_so_at_once_and_served_again_so
     if refused:
         assert refused[-1][0] - refused[0][0] < 10
         assert sorted(took for _, took in refused)[len(refused) // 2] < 0.05
+
+
+async def check_by_replay(bench: Bench, asked: list[str]) -> None:
+    """Replayed to its offsets, each answer is the same; and one that is not is found."""
+    recording, answers = bench.folder / "all.parquet", bench.folder / "asked.jsonl"
+    environment = {**os.environ, **bench.settings.to_environment()}
+
+    async def run(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-P", "-m", "app", *words, "--pipeline", str(bench.pipeline.path)]
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        said, _ = await process.communicate()
+        return process.returncode or 0, said.decode()
+
+    code, said = await run("record", str(recording))
+    assert code == 0, said
+    answers.write_text("\n".join(asked))
+    code, said = await run("parity", str(recording), "--answers", str(answers))
+    assert code == 0, said
+    assert f"{len(asked):,} answers: answered = computed after a replay, bit for bit." in said
+    wrong = json.loads(asked[0])
+    wrong["answer"]["offset"] += 40
+    answers.write_text("\n".join([json.dumps(wrong), *asked[1:10]]))
+    code, said = await run("parity", str(recording), "--answers", str(answers))
+    assert code == 1, said
+    assert wrong["answer"]["event_id"] in said
 
 
 async def ask_all(asker: Asker, address: str, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
