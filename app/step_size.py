@@ -16,7 +16,7 @@ _ASKED_FOR_S = 1.0
 #: How long a step waits while questions are open, after the one before it.
 _MOST_DEFERRED_S = 0.004
 #: How far apart small steps of a partition are while somebody asks: each of them costs a millisecond.
-SPACING_S = 0.02
+SPACING_S = 0.05
 #: The part of that time that sizes aim at: no two steps of one size take equally long.
 _AIM = 0.75
 
@@ -25,7 +25,7 @@ class AskedLately:
     """Whether somebody has asked for a score lately, of all partitions of a worker; and whose turn it is.
 
     An answer takes a few turns of the event loop. If each partition made a step in each of them, it would wait for all
-    of those. So while questions are open, steps wait, one after the other, but none for longer than `_MOST_DEFERRED_S`.
+    of those. So there is one step in a turn, and while questions are open, a step waits, up to `_MOST_DEFERRED_S`.
     """
 
     def __init__(self) -> None:
@@ -48,17 +48,24 @@ class AskedLately:
 
     async def wait_for_turn(self) -> None:
         """Wait until a step may begin: at once, or when questions have been answered."""
-        await asyncio.sleep(0)
-        if not self._open:
+        if not self.is_busy:
+            await asyncio.sleep(0)
             return
         async with self._turn:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_open.wait(), _MOST_DEFERRED_S)
+            await asyncio.sleep(0)  # two partitions never make a step in one turn
+            if self._open:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._none_open.wait(), _MOST_DEFERRED_S)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody has asked lately."""
+        return asyncio.get_running_loop().time() < self._until_s
 
     @property
     def step_s(self) -> float:
         """How long a step should take at most now, in seconds."""
-        return ASKED_STEP_S if asyncio.get_running_loop().time() < self._until_s else STEP_S
+        return ASKED_STEP_S if self.is_busy else STEP_S
 
 
 class StepSize:

@@ -14,7 +14,7 @@ from app.adapters.kafka.log_bounds import GroupBounds
 from app.core.counts.sketches import split_record
 from app.flow.step import Outgoing, Step
 from app.pipeline import PartitionPipeline
-from app.step_size import SPACING_S, STEP_S, StepSize
+from app.step_size import SPACING_S, StepSize
 from app.worker.context import WorkerContext
 from app.worker.inbox import Inbox
 from app.worker.label_waits import LabelWaits
@@ -73,12 +73,14 @@ class FlowLoop:
             self._commits.request()
         while not self.is_stopping:
             self._wake.clear()
+            if not self._outbox.is_cutting and self._commits.is_due():
+                self._cut()
+                if self._context.asked.is_busy:
+                    await self._context.asked.wait_for_turn()
             step = self._next_step()
             if step is not None:
                 self._hand_over(step)
             self._tell_others()
-            if not self._outbox.is_cutting and self._commits.is_due():
-                self._cut()
             if step is None:
                 self._look_at_waits()
                 await self._wait()
@@ -122,7 +124,7 @@ class FlowLoop:
                 if self._inbox.is_empty and not self._flow.takes_no_more:
                     self._caught_up_s = clock_s()
                 return None
-            if clock_s() - began > step_s:  # what was taken in waits for labels: others have their turn
+            if clock_s() - began > step_s / 2:  # taking in was a step of its own: others have their turn
                 self._wake.set()
                 return None
             records = self._inbox.take(self._intake_size.of(step_s))
@@ -175,7 +177,7 @@ class FlowLoop:
     async def _wait_for_turn(self) -> None:
         """Let others have the event loop; while somebody asks, until there is enough for a step."""
         asked = self._context.asked
-        if asked.step_s < STEP_S and self._inbox.events_waiting < self._step_size.of(asked.step_s):
+        if asked.is_busy and self._inbox.events_waiting < self._step_size.of(asked.step_s):
             await asyncio.sleep(SPACING_S)
         await asked.wait_for_turn()
 
