@@ -69,23 +69,30 @@ class AskedLately:
 
 
 class StepSize:
-    """How many events the next step may have, as the last ones have shown."""
+    """How many events the next step may have, as the last ones have shown.
+
+    A step has a cost of its own, whatever its size. Where that alone is more than a step may take, smaller steps would
+    only make it worse. So a size is at least such that its events, at the cost that each has in large steps, take a
+    quarter of the time.
+    """
 
     def __init__(self) -> None:
-        self._events = STEP_EVENTS
-        self._step_s = STEP_S
+        #: Seconds an event: in the steps of late, and the least of all, which is that in large steps. 0: not known.
+        self._event_s = 0.0
+        self._least_s = 0.0
 
     def of(self, step_s: float) -> int:
         """How many events a step may have that is to take no longer than this, in seconds."""
-        if step_s < self._step_s:
-            self._events = max(1, int(self._events * step_s / self._step_s))
-        self._step_s = step_s
-        return self._events
+        if not self._event_s:
+            return STEP_EVENTS
+        size = max(_AIM * step_s / self._event_s, step_s / (4 * self._least_s))
+        return max(1, min(STEP_EVENTS, int(size)))
 
-    def adapt(self, events: int, seconds: float) -> None:
-        """Learn from a step: how many events it had, and how long it took."""
-        aim = max(1, int(events * _AIM * self._step_s / max(seconds, 1e-6)))
-        if seconds > self._step_s:
-            self._events = aim
-        elif events == self._events:
-            self._events = min(STEP_EVENTS, 2 * events, max(events, aim))
+    def adapt(self, events: int, seconds: float, step_s: float) -> None:
+        """Learn from a step: how many events it had, how long it took, and how long it was to take at most."""
+        event_s = max(seconds, 1e-6) / max(events, 1)
+        if not self._event_s:
+            self._event_s = self._least_s = event_s
+        elif 2 * events >= self.of(step_s) or event_s < self._event_s:  # small ones say nothing of larger ones
+            self._event_s = min(1.25 * self._event_s, event_s)
+            self._least_s = min(1.002 * self._least_s, event_s)

@@ -6,6 +6,7 @@ offset order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,31 @@ class RecordBatch:
             self.values[first:last],
             self.headers[first:last] if self.headers is not None else None,
             {place - first: why for place, why in self.unreadable.items() if first <= place < last},
+        )
+
+    @classmethod
+    def join(cls, batches: Sequence[RecordBatch]) -> RecordBatch:
+        """Batches of one log, each after the other, as one."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        starts = np.cumsum([0, *map(len, batches)]).tolist()
+        headers: list[tuple[Header, ...]] | None = None
+        if any(batch.headers is not None for batch in batches):
+            headers = [of for batch in batches for of in batch.headers or [()] * len(batch)]
+        return cls(
+            first.topic,
+            first.partition,
+            np.concatenate([batch.offsets for batch in batches]),
+            np.concatenate([batch.timestamps_ms for batch in batches]),
+            [key for batch in batches for key in batch.keys],
+            [value for batch in batches for value in batch.values],
+            headers,
+            {
+                start + place: why
+                for start, batch in zip(starts, batches, strict=False)
+                for place, why in batch.unreadable.items()
+            },
         )
 
     def between(self, start: int, stop: int) -> RecordBatch:

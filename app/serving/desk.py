@@ -77,7 +77,8 @@ class PreviewDesk:
     def _answer_some(self) -> None:
         """Answer as many as one step may hold; the rest has its turn after the stream's next step."""
         loop = asyncio.get_running_loop()
-        questions, count, taken, most = [], 0, 0, self._size.of(self._asked.step_s)
+        step_s = self._asked.step_s
+        questions, count, taken, most = [], 0, 0, self._size.of(step_s)
         while self._waiting and (not count or count + len(self._waiting[0].events) <= most):
             question = self._waiting.popleft()
             taken += 1
@@ -96,7 +97,7 @@ class PreviewDesk:
             for question in questions:
                 question.future.set_exception(error)
             return
-        self._size.adapt(count, loop.time() - started)
+        self._size.adapt(count, loop.time() - started, step_s)
         first = 0
         for question in questions:
             question.future.set_result(answers[first : first + len(question.events)])

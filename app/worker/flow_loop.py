@@ -118,7 +118,8 @@ class FlowLoop:
             started, step_s = clock_s(), context.asked.step_s
             step = self._flow.step(context.shelf.champions, self._step_size.of(step_s), context.now_ms(), stale)
             if step is not None:
-                self._step_size.adapt(len(step.events), clock_s() - started)
+                if len(step.events):
+                    self._step_size.adapt(len(step.events), clock_s() - started, step_s)
                 return step
             if self._inbox.is_empty or self._flow.takes_no_more:
                 if self._inbox.is_empty and not self._flow.takes_no_more:
@@ -130,7 +131,7 @@ class FlowLoop:
             records = self._inbox.take(self._intake_size.of(step_s))
             started = clock_s()
             self._flow.receive_events(records, clock_ms=context.now_ms())
-            self._intake_size.adapt(len(records), clock_s() - started)
+            self._intake_size.adapt(len(records), clock_s() - started, step_s)
             self._inbox.regulate(self._flow.merge)
         return None
 

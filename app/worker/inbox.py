@@ -63,17 +63,25 @@ class Inbox:
         return tp
 
     def take(self, most: int) -> RecordBatch:
-        """The oldest events that wait, of one fetch and at most so many; not from an empty inbox."""
-        records, size_bytes = self._waiting[0]
-        self.events_waiting -= min(most, len(records))
-        if len(records) <= most:
-            self._waiting.popleft()
+        """The oldest events that wait, at most so many; not from an empty inbox.
+
+        Many small fetches are taken as one: what a step costs depends little on how many events it has.
+        """
+        taken: list[RecordBatch] = []
+        left = most
+        while self._waiting and left:
+            records, size_bytes = self._waiting[0]
+            if len(records) > left:
+                taken_bytes = size_bytes * left // len(records)
+                self._waiting[0] = records.cut(left, len(records)), size_bytes - taken_bytes
+                records, size_bytes = records.cut(0, left), taken_bytes
+            else:
+                self._waiting.popleft()
+            taken.append(records)
+            left -= len(records)
             self._waiting_bytes -= size_bytes
-            return records
-        taken_bytes = size_bytes * most // len(records)
-        self._waiting[0] = records.cut(most, len(records)), size_bytes - taken_bytes
-        self._waiting_bytes -= taken_bytes
-        return records.cut(0, most)
+        self.events_waiting -= most - left
+        return RecordBatch.join(taken)
 
     def place(self, events: int | None, labels: int | None) -> dict[TP, int]:
         """Offsets of events and labels by topic partition, without those of which nothing was read yet."""

@@ -16,6 +16,7 @@ from app.core.scoring import ChampionTimeline, ModelSelector
 from app.flow.preview import Preview
 from app.serving.desk import PreviewDesk
 from app.serving.places import Elsewhere
+from app.step_size import ASKED_STEP_S
 from schemas.pipeline.file import load
 from schemas.serving import (
     MOST_EVENTS,
@@ -202,7 +203,7 @@ def test_each_problem_says_when_to_ask_again_exactly_if_that_can_help() -> None:
 async def test_many_questions_are_answered_in_steps(world: World) -> None:
     desk = world.places.places[0]
     assert isinstance(desk, PreviewDesk)
-    desk._size._events = 60  # one question has at most 50
+    desk._size.adapt(50, 50 * ASKED_STEP_S / 60, ASKED_STEP_S)  # a step has 45 events, and one question has 50
     answers = await world.hook.score([world.event(number, 0) for number in range(20, 40)], PLAIN)
     assert [answer.event_id for answer in answers if isinstance(answer, ScoreAnswer)] == [
         f"e{n}" for n in range(20, 40)
