@@ -68,7 +68,7 @@ def pipeline_children(
                 [
                     Child(
                         "hooks",
-                        (*run, "hooks", "run", "--pipeline", pipeline),
+                        (*run, "hooks", "run", "--pipeline", pipeline, "--instance", f"{place}-hooks"),
                         {**environment, "STREAMGAUGE_CLICKHOUSE": ""},
                         port_option=FORMER_PORT,
                     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,6 +30,12 @@ def command() -> None:
 @click.option("--pipeline", "name", default="flights", show_default=True, metavar="NAME|PATH", help="Whose hooks.")
 @http_options("/healthz, /readyz and /metrics")
 @click.option(
+    "--instance",
+    metavar="NAME",
+    help="A name that this sender keeps when it is started again, unlike any other's: it has its partitions back at"
+    " once.",
+)
+@click.option(
     "--from",
     "begin_ms",
     type=StartType(),
@@ -51,6 +56,7 @@ def run_command(
     http_port: int,
     former_http_port: int,
     allowed_hosts: tuple[str, ...],
+    instance: str | None,
     begin_ms: int,
     skip_removed: bool,
 ) -> None:
@@ -64,7 +70,7 @@ def run_command(
     from app.hooks.starts import Beginning  # noqa: PLC0415
 
     place = HttpPlace.choose(http_host, http_port, former_http_port, allowed_hosts)
-    run(name, place, Beginning(begin_ms, skip_removed))
+    run(name, place, Beginning(begin_ms, skip_removed), instance)
 
 
 @command.command("list")
@@ -154,7 +160,8 @@ def resend_command(
         + (f". {result.why[name]}" if name in result.why else "")
         for name in names
     ]
-    emit(dataclasses.asdict(result), as_json, *(lines or ["Nothing is given up that could be sent."]))
+    said = {name: dict(getattr(result, name)) for name in ("told", "failed", "left", "why")}
+    emit(said, as_json, *(lines or ["Nothing is given up that could be sent."]))
     if result.failed or result.left:
         raise SystemExit(1)
 
@@ -242,4 +249,4 @@ def _describe(record: HookDelivery) -> str:
 
 
 def _as_json(record: HookDelivery) -> dict[str, Any]:
-    return {"id": record.id, **msgspec.to_builtins(record), "data": msgspec.json.decode(record.data)}
+    return {"id": record.id, **{name: getattr(record, name) for name in record.__struct_fields__}}

@@ -59,6 +59,8 @@ class HookSender:
     ----------
     client
         In its context for as long as this runs.
+    instance
+        A name that this sender keeps over restarts; None: none.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class HookSender:
         *,
         beginning: Beginning,
         pace: Pace,
+        instance: str | None = None,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         selection, targets = Selection(pipeline), outward.targets
         group = sender_group(pipeline.name)
-        self.app = BatchApp(group, kafka, selection.topics, self, sharing=StickyAssignor())
+        self.app = BatchApp(
+            group, kafka, selection.topics, self, sharing=StickyAssignor(), consumer_group_instance_id=instance
+        )
         ledgers: dict[int, Ledger] = {}
         queues = {name: HookQueue(pace.schedule, ledgers.__getitem__) for name in targets}
         self._context = SenderContext(

@@ -19,28 +19,42 @@ from app.settings import Settings
 from schemas.pipeline.spec import Pipeline
 
 
-def run(name: str, place: HttpPlace, beginning: Beginning, pace: Pace = Pace()) -> NoReturn:  # noqa: B008  # frozen
+def run(
+    name: str,
+    place: HttpPlace,
+    beginning: Beginning,
+    instance: str | None = None,
+    *,
+    pace: Pace = Pace(),  # noqa: B008  # frozen
+) -> NoReturn:
     """Tell what a pipeline (a name or a path) publishes until SIGTERM or a failure, and end this process.
 
-    ``place``: where to serve health and metrics.
+    ``place``: where to serve health and metrics. ``instance``: as in `HookSender`.
     """
 
     async def start(pipeline: Pipeline, kafka: KafkaAccess) -> Ending:
-        return await send(pipeline, kafka, place, beginning, pace)
+        return await send(pipeline, kafka, place, beginning, instance, pace=pace)
 
     run_process(name, Settings.read(), start)
 
 
-async def send(pipeline: Pipeline, kafka: KafkaAccess, place: HttpPlace, beginning: Beginning, pace: Pace) -> Ending:
+async def send(
+    pipeline: Pipeline,
+    kafka: KafkaAccess,
+    place: HttpPlace,
+    beginning: Beginning,
+    instance: str | None,
+    *,
+    pace: Pace,
+) -> Ending:
     """Put a sender together and run it; see `run`."""
     try:
         if not pipeline.hooks:
             raise HookSetupError(f"{pipeline.path} has no hooks; add a table [[hooks]].")
-        targets = read_targets(pipeline)
+        outward = Outward(read_targets(pipeline), await count_partitions(pipeline, kafka))
         await ensure_topics(kafka, pipeline.topics.all(), replication=None)
-        partitions = await count_partitions(pipeline, kafka)
         async with WebhookClient(pipeline.destinations, pace.patience) as client:
-            sender = HookSender(pipeline, kafka, client, Outward(targets, partitions), beginning=beginning, pace=pace)
+            sender = HookSender(pipeline, kafka, client, outward, beginning=beginning, pace=pace, instance=instance)
             http = HooksHttp(sender.health, sender.samples, place.allowed_hosts)
             return await live(sender, http, place)
     except StackError as error:

@@ -78,7 +78,11 @@ secrets = ["CRM_SECRET", "CRM_SECRET_NEW"]
 EARLIEST = Beginning(0)
 FAST = Pace(
     schedule=Schedule(
-        soon_ms=(50, 100), patience_ms=2_000, later_ms=(200, 400, 800, 1_600, 60_000), most_wait_ms=1_000
+        soon_ms=(50, 100),
+        patience_ms=2_000,
+        later_ms=(200, 400, 800, 1_600, 60_000),
+        rest_ms=(100, 500),
+        most_wait_ms=1_000,
     ),
     patience=Patience(connect_s=1.0, total_s=1.0),
     commit_s=0.05,

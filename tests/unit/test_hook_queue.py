@@ -187,7 +187,7 @@ def test_a_destination_is_left_alone_for_as_long_as_it_asks_within_bounds(asked_
 
 
 def test_a_destination_that_fails_ten_times_in_a_row_is_tried_once_at_a_time_until_it_is_back() -> None:
-    rest = Rest()
+    rest = Rest(1_000, 60_000)
     pauses = []
     now_ms = 0
     for _ in range(18):
@@ -207,7 +207,7 @@ def test_a_destination_that_fails_ten_times_in_a_row_is_tried_once_at_a_time_unt
 
 
 def test_what_fails_together_counts_as_one_failure_of_the_destination() -> None:
-    rest = Rest()
+    rest = Rest(1_000, 60_000)
     for _ in range(16):
         rest.failed(0, 0)
 

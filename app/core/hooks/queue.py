@@ -46,7 +46,7 @@ class HookQueue:
     def __init__(
         self, schedule: Schedule, ledger_of: Callable[[int], Ledger], most_waiting: int = MOST_WAITING
     ) -> None:
-        self.rest = Rest()
+        self.rest = Rest(*schedule.rest_ms)
         #: Why nothing is sent there any more; "" when it is.
         self.disabled = ""
         self.size_bytes = 0

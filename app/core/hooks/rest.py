@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-#: Failures in a row after which a destination rests, and how long: a second first, twice as long each time.
+#: Failures in a row after which a destination rests.
 _FAILURES = 10
-_FIRST_MS, _LONGEST_MS = 1_000, 60_000
 
 
 class Rest:
-    """Of one destination. While it fails, one delivery at a time shows whether it is back."""
+    """Of one destination. While it fails, one delivery at a time shows whether it is back.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    first_ms, longest_ms
+        How long it rests at first, and at most; twice as long each time.
+    """
+
+    def __init__(self, first_ms: int, longest_ms: int) -> None:
         self.failures = 0
+        self._first_ms = first_ms
+        self._longest_ms = longest_ms
         self._until_ms = 0
 
     @property
@@ -36,5 +43,5 @@ class Rest:
             self.failures += 1
             if self.is_failing:
                 doubled = min(self.failures - _FAILURES, 16)  # more would be longer than the longest by far
-                self._until_ms = now_ms + min(_FIRST_MS << doubled, _LONGEST_MS)
+                self._until_ms = now_ms + min(self._first_ms << doubled, self._longest_ms)
         self._until_ms = max(self._until_ms, now_ms + asked_ms)

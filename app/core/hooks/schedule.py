@@ -23,6 +23,8 @@ class Schedule:
     jitter
         Each pause is longer by up to this share, so that what failed together is not tried together. Derived from the
         id: the same at each start.
+    rest_ms
+        How long a destination rests that fails: at first, and at most; twice as long each time.
     most_wait_ms
         A destination may ask for a longer pause (``Retry-After``), but for no longer one than this.
     """
@@ -31,6 +33,7 @@ class Schedule:
     patience_ms: int = 10_000
     later_ms: tuple[int, ...] = (5 * _S, 5 * _MIN, 30 * _MIN, 2 * _H, 8 * _H, 24 * _H)
     jitter: float = 0.1
+    rest_ms: tuple[int, int] = (1_000, 60_000)
     most_wait_ms: int = _H
 
     def longest_ms(self, name: str) -> int:
