@@ -12,10 +12,12 @@ from faust.types import TP
 
 from app.adapters.kafka.answers import KAFKA_TROUBLE, describe_trouble
 from app.adapters.kafka.batch_handler import FetchCount, Fetched
+from app.adapters.kafka.lag import read_commits
 from app.adapters.kafka.publisher import OutputTooLargeError, PartitionPublisher, PublishError
 from app.adapters.kafka.topic_reader import read_to_end
 from app.core.hooks.delivery import Delivery
 from app.core.hooks.ledger import Ledger
+from app.core.hooks.marks import Mark
 from app.exits import EXIT_CONFIG, EXIT_RETRY, StackError
 from app.hooks.context import SenderContext
 from app.hooks.hook_records import take_deliveries
@@ -73,8 +75,14 @@ class PartitionTask:
         parked: dict[str, HookDelivery] = {}
         async for batch in read_to_end(context.kafka, [context.pipeline.topics.hooks_retry], self.partition):
             take_deliveries(batch, context.pipeline.topics, parked, context.refusals)
-        committed = {tp.topic: bound.committed for tp, bound in bounds.items() if bound.committed is not None}
-        self._ledger = Ledger({tp.topic: start for tp, start in starts.items()}, committed)
+        commits = await read_commits(context.kafka, context.group)
+        marks = {
+            tp.topic: Mark.decode(commit.metadata, commit.offset)
+            for tp, commit in commits.items()
+            if tp.partition == self.partition and commit.offset == starts.get(TP(*tp))
+        }
+        committed = {tp.topic for tp, bound in bounds.items() if bound.committed is not None}
+        self._ledger = Ledger({tp.topic: start for tp, start in starts.items()}, marks, committed)
         context.ledgers[self.partition] = self._ledger
         self._restore(self._ledger, parked)
         if parked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiokafka import TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 
 from app.adapters.kafka.publisher import PartitionPublisher
 from app.core.batches import Header
@@ -31,7 +32,11 @@ async def publish(publisher: PartitionPublisher, changes: Changes, partition: in
         alert = alert_raised(context.pipeline, state)
         await publisher.send_copies(topics.hooks_state, 0, [(state.hook.encode(), encode_json(state), now_ms, [])])
         await publisher.send_copies(topics.alerts, 0, [(alert.model.encode(), encode_json(alert), now_ms, [])])
-    await publisher.commit({TopicPartition(topic, partition): offset for topic, offset in changes.offsets.items()})
+    offsets = {
+        TopicPartition(topic, partition): OffsetAndMetadata(position, mark.encode(position))
+        for topic, (position, mark) in changes.offsets.items()
+    }
+    await publisher.commit(offsets)
 
 
 def address(record: HookDelivery) -> tuple[bytes, bytes, list[Header]]:

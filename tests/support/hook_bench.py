@@ -95,7 +95,8 @@ class Receiver:
     """A receiver on this machine that notes what it is sent.
 
     ``answer`` says with which status it answers a request, given the webhook-id; it may wait as long as it likes.
-    ``taken``: bodies by webhook-id, in the order in which they were taken; ``asked``: how often each was sent.
+    ``taken``: webhook-ids and bodies, in the order in which they were taken; ``known``: ids of these; ``asked``: how
+    often each was sent.
     """
 
     answer: Callable[[str], Awaitable[int]] = field(default=lambda _: _at_once(200))
@@ -103,6 +104,7 @@ class Receiver:
     keys: tuple[str, ...] = (SECRET,)
     url: str = ""
     taken: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
     forged: int = 0
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -121,6 +123,7 @@ class Receiver:
             return web.Response(status=401)
         status = await self.answer(name)
         if 200 <= status < 300:
+            self.known.add(name)
             self.taken.append((name, msgspec.json.decode(body)))
         return web.Response(status=status, headers=self.headers, text="what a receiver says is shown to nobody")
 
@@ -200,7 +203,7 @@ class HookBench:
         await self.write_records(records)
 
     async def write_records(self, records: Iterable[tuple[str, int, bytes, bytes]]) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers, linger_ms=5)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka.servers, linger_ms=5, enable_idempotence=True)
         await producer.start()
         try:
             for topic, partition, key, value in records:
@@ -237,7 +240,7 @@ class HookBench:
             sender = HookSender(self.pipeline, self.kafka, client, outward, beginning=beginning, pace=pace)
             running = asyncio.create_task(sender.run())
             try:
-                await until(lambda: sender.health().ready or running.done(), 60, "the sender is not ready")
+                await until(lambda: sender.health().ready or running.done(), 60, lambda: sender.health().why)
                 yield sender
             finally:
                 sender.stop()
@@ -251,8 +254,8 @@ class HookBench:
         return await read_deliveries(self.kafka, self.pipeline.topics, self.pipeline.topics.hooks_dead)
 
 
-async def until(condition: Callable[[], object], deadline_s: float = 30, why: str = "") -> None:
-    """Wait until something is so; a condition may be a coroutine."""
+async def until(condition: Callable[[], object], deadline_s: float = 30, say: Callable[[], str] = lambda: "") -> None:
+    """Wait until something is so; a condition may be a coroutine. ``say``: what to tell when it is not."""
     limit = time.monotonic() + deadline_s
     while True:
         holds = condition()
@@ -261,5 +264,5 @@ async def until(condition: Callable[[], object], deadline_s: float = 30, why: st
         if holds:
             return
         if time.monotonic() > limit:
-            pytest.fail(f"not within {deadline_s} s: {why or condition}")
+            pytest.fail(f"not within {deadline_s} s: {say() or condition}")
         await asyncio.sleep(0.02)

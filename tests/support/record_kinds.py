@@ -273,7 +273,7 @@ class DeliveryReader:
     """A sender that takes over what is parked, and tries it; or a command that sends again what is dead."""
 
     def __init__(self) -> None:
-        self._ledger = Ledger({}, {})
+        self._ledger = Ledger({}, {}, ())
         self._queue = HookQueue(Schedule(), lambda _: self._ledger)
 
     def take(self, raw: Raw) -> None:

@@ -80,9 +80,9 @@ class HookQueue:
 
     def add(self, delivery: Delivery, now_ms: int) -> None:
         """Take what was read."""
-        if delivery.id in self._ids:
-            return  # read again, and it is parked
         ledger = self._ledger_of(delivery.partition)
+        if delivery.id in self._ids or ledger.is_settled(delivery):
+            return  # it was read before, and is parked or told
         ledger.add(delivery)
         if self.disabled:
             ledger.give_up(delivery, now_ms, self.disabled)
