@@ -9,9 +9,9 @@ from contextlib import suppress
 
 from app.adapters.webhooks.client import WebhookClient
 from app.core.hooks.delivery import Delivery
-from app.core.hooks.queue import HookQueue
 from app.core.hooks.requests import Answer, slack, webhook
-from app.hooks.context import Counts
+from app.exits import EXIT_RETRY
+from app.hooks.context import SenderContext
 from app.hooks.targets import Target
 from schemas.pipeline.spec import Hook
 from schemas.wire import HookDelivery
@@ -29,51 +29,36 @@ class Courier:
 
     Parameters
     ----------
-    under_way
-        Requests at a time.
     on_gone
         Called when the destination says that it is gone.
     on_landed
         Called with the partition of whatever has been tried.
-    on_defect
-        Called with an error of this program.
     """
 
     def __init__(
         self,
         hook: Hook,
         target: Target,
-        queue: HookQueue,
         client: WebhookClient,
-        counts: Counts,
+        context: SenderContext,
         *,
-        under_way: int,
-        now_ms: Callable[[], int],
         on_gone: Callable[[Delivery, str], None],
         on_landed: Callable[[int], None],
-        on_defect: Callable[[BaseException], None],
     ) -> None:
         self.hook = hook
-        self.target = target
-        self.queue = queue
+        self._target = target
         self._client = client
-        self._counts = counts
-        self._most = under_way
-        self._now_ms = now_ms
+        self._context = context
+        self._queue = context.queues[hook.name]
         self._on_gone = on_gone
         self._on_landed = on_landed
-        self._on_defect = on_defect
         self._wake = asyncio.Event()
         self._is_paused = True
         self._flights: set[asyncio.Task[None]] = set()
         self._said: tuple[str, int] = ("", 0)
 
-    def notice(self) -> None:
-        """There may be something to carry."""
-        self._wake.set()
-
     def resume(self) -> None:
-        """Carry what is there, from now on."""
+        """Carry what is there, from now on; look at once."""
         self._is_paused = False
         self._wake.set()
 
@@ -97,8 +82,8 @@ class Courier:
             await asyncio.gather(*self._flights, return_exceptions=True)
 
     def _start_what_is_due(self) -> None:
-        while not self._is_paused and len(self._flights) < self._most:
-            delivery = self.queue.take(self._now_ms())
+        while not self._is_paused and len(self._flights) < self._context.pace.under_way:
+            delivery = self._queue.take(self._context.now_ms())
             if delivery is None:
                 return
             flight = asyncio.create_task(self._carry(delivery))
@@ -106,29 +91,29 @@ class Courier:
             flight.add_done_callback(self._landed)
 
     def _wait_s(self) -> float | None:
-        due_ms = self.queue.due_ms()
-        if self._is_paused or due_ms is None or len(self._flights) >= self._most:
+        due_ms = self._queue.due_ms()
+        if self._is_paused or due_ms is None or len(self._flights) >= self._context.pace.under_way:
             return None
-        return max(_LOOK_S, (due_ms - self._now_ms()) / 1000)
+        return max(_LOOK_S, (due_ms - self._context.now_ms()) / 1000)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
         self._wake.set()
         if not flight.cancelled() and (error := flight.exception()) is not None:
-            self._on_defect(error)
+            self._context.fail(f"A defect of this program: {error!r}", EXIT_RETRY)
 
     async def _carry(self, delivery: Delivery) -> None:
-        answer = await post(self._client, self.hook, self.target, delivery.record, self._now_ms())
-        self._counts.tries[self.hook.name, answer.outcome] += 1
-        now_ms = self._now_ms()
+        answer = await post(self._client, self.hook, self._target, delivery.record, self._context.now_ms())
+        self._context.counts.tries[self.hook.name, answer.outcome] += 1
+        now_ms = self._context.now_ms()
         if answer.outcome == "told":
-            self._counts.told[self.hook.name] += 1
-            self.queue.arrived(delivery, now_ms)
+            self._context.counts.told[self.hook.name] += 1
+            self._queue.arrived(delivery, now_ms)
         else:
             self._say(answer, now_ms)
-            if answer.outcome == "gone" and not self.queue.disabled:
+            if answer.outcome == "gone" and not self._queue.disabled:
                 self._on_gone(delivery, answer.why)
-            self.queue.failed(delivery, now_ms, answer.why, answer.wait_ms)
+            self._queue.failed(delivery, now_ms, answer.why, answer.wait_ms)
         self._on_landed(delivery.partition)
 
     def _say(self, answer: Answer, now_ms: int) -> None:

@@ -105,6 +105,11 @@ class PartitionTask:
                 else:
                     ledger.give_up(delivery, now_ms, "The pipeline file has no such hook any more.")
 
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether the couriers may tell what it has: see `Ledger.has_caught_up`."""
+        return self.is_started and self._ledger is not None and self._ledger.has_caught_up
+
     def start(self) -> None:
         """Work on what is received."""
         self.is_started = True
@@ -165,7 +170,7 @@ class PartitionTask:
         """Take one fetch to the queues, if there is one and room for it."""
         context, ledger = self._context, self._ledger
         assert ledger is not None
-        if not self._inbox or context.is_full:
+        if not self._inbox or (context.is_full and ledger.has_caught_up):
             self._regulate()
             return False
         fetched = self._inbox.popleft()

@@ -104,14 +104,10 @@ class HookSender:
             Courier(
                 self._context.hooks[name],
                 target,
-                queues[name],
                 client,
-                self._context.counts,
-                under_way=pace.under_way,
-                now_ms=now_ms,
+                self._context,
                 on_gone=self._on_gone,
                 on_landed=self._on_landed,
-                on_defect=lambda error: self.fail(f"A defect of this program: {error!r}", EXIT_RETRY),
             )
             for name, target in targets.items()
         ]
@@ -142,7 +138,8 @@ class HookSender:
         await self._context.logs.start()
         self._background.append(asyncio.create_task(self._guard(self._follow_states()), name="hooks-state"))
         self._background += [
-            asyncio.create_task(courier.run(), name=f"hook-{courier.hook.name}") for courier in self._couriers
+            asyncio.create_task(self._guard(courier.run()), name=f"hook-{courier.hook.name}")
+            for courier in self._couriers
         ]
         await self._states_are_read.wait()
         await self.app.start()
@@ -192,8 +189,6 @@ class HookSender:
         self._has_been_assigned = True
         for task in self._tasks.values():
             task.taking_over = asyncio.create_task(self._take_over(task))
-        for courier in self._couriers:
-            courier.resume()
         log.info("Partitions %s are ours", sorted(self._tasks))
         return None
 
@@ -236,8 +231,10 @@ class HookSender:
     # -- what couriers and others say ----------------------------------------------------------------------------------
 
     def _notice_couriers(self) -> None:
-        for courier in self._couriers:
-            courier.notice()
+        """There may be something to carry, once all partitions have read what their former owners had."""
+        if all(task.has_caught_up for task in self._tasks.values()):
+            for courier in self._couriers:
+                courier.resume()
 
     def _on_landed(self, partition: int) -> None:
         task = self._tasks.get(partition)
@@ -280,8 +277,8 @@ class HookSender:
         except KAFKA_TROUBLE as error:
             self.fail(str(describe_trouble(self._context.kafka, error)), EXIT_RETRY)
         except Exception as error:  # crash only
-            log.exception("Following %s failed", self._context.pipeline.topics.hooks_state)
-            self.fail(f"{self._context.pipeline.topics.hooks_state} could not be followed: {error!r}", EXIT_RETRY)
+            log.exception("A task failed")
+            self.fail(f"A defect of this program: {error!r}", EXIT_RETRY)
 
     # -- what it says of itself ----------------------------------------------------------------------------------------
 

@@ -17,14 +17,13 @@ class Delivery:
     """A record on its way to one destination.
 
     ``came_ms``: when it was read. ``is_parked``: whether it is kept in ``<p>.hooks-retry``, so that its record need not
-    be read again. ``is_over``: whether it has left the queue. ``tries``: how often it has
-    failed here since it was read or parked. ``why``: what went wrong the last time.
+    be read again. ``tries``: how often it has failed here since it was read or parked. ``why``: what went wrong the
+    last time.
     """
 
     record: HookDelivery
     came_ms: int
     is_parked: bool = False
-    is_over: bool = False
     tries: int = 0
     why: str = ""
 
@@ -50,6 +49,10 @@ class Delivery:
     @property
     def size_bytes(self) -> int:
         return len(self.record.data) + _OVERHEAD_BYTES
+
+    def parked_for_ms(self, now_ms: int) -> int:
+        """How long it has been retried."""
+        return now_ms - self.record.parked_at_ms
 
     def park(self, now_ms: int) -> None:
         """From now on it is retried."""

@@ -45,6 +45,11 @@ class OpenOffsets:
             self._order.popleft()
 
     @property
+    def has_caught_up(self) -> bool:
+        """Whether all that the former owner had read is read again."""
+        return self.end >= self._former.read_to
+
+    @property
     def position(self) -> int:
         """Everything before it is settled."""
         return self._order[0] if self._order else self.end
@@ -107,6 +112,14 @@ class Ledger:
         """All records of a topic before ``end`` were read, and what is to be told of them was added."""
         self._topics[topic].end = end
         self._moved.add(topic)
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all that the former owner had read is read again, of all topics.
+
+        Until then nothing of the partition may be told: what is parked may be younger than what is not read yet.
+        """
+        return all(offsets.has_caught_up for offsets in self._topics.values())
 
     def is_settled(self, delivery: Delivery) -> bool:
         """Whether the former owner has told it, or kept it elsewhere."""

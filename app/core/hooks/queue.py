@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count, takewhile
 
 from app.core.hooks.delivery import Delivery
 from app.core.hooks.ledger import Ledger
@@ -21,6 +21,8 @@ from app.core.hooks.schedule import Schedule
 _Key = tuple[int, str]
 #: Deliveries of one hook that may wait in memory without being parked.
 MOST_WAITING = 1_000
+#: Former times of lines that are kept, beside twice as many as there are lines.
+_MOST_STALE = 1_000
 
 
 class _Line:
@@ -55,19 +57,19 @@ class HookQueue:
         self._ledger_of = ledger_of
         self._most_waiting = most_waiting
         self._lines: dict[_Key, _Line] = {}
-        self._ids: set[str] = set()
         #: Lines by when they are due; those whose time has changed since stand here more than once.
         self._due: list[tuple[int, int, _Key]] = []
         self._number = count()
-        #: In the order in which they were read; those that are told or parked are dropped when their turn comes.
-        self._unparked: deque[Delivery] = deque()
-        self._n_unparked = 0
-        #: In the order in which they were parked, likewise.
-        self._parked: deque[Delivery] = deque()
-        self.n_parked = 0
+        #: By id, in the order in which they were read, and in that in which they were parked.
+        self._unparked: OrderedDict[str, Delivery] = OrderedDict()
+        self._parked: OrderedDict[str, Delivery] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._unparked) + len(self._parked)
+
+    @property
+    def n_parked(self) -> int:
+        return len(self._parked)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -81,14 +83,14 @@ class HookQueue:
     def add(self, delivery: Delivery, now_ms: int) -> None:
         """Take what was read."""
         ledger = self._ledger_of(delivery.partition)
-        if delivery.id in self._ids or ledger.is_settled(delivery):
+        if delivery.id in self._parked or ledger.is_settled(delivery):
             return  # it was read before, and is parked or told
         ledger.add(delivery)
         if self.disabled:
             ledger.give_up(delivery, now_ms, self.disabled)
             return
         line = self._lines.get(_key(delivery))
-        if self._n_unparked >= self._most_waiting or (line is not None and line.waiting[-1].is_parked):
+        if len(self._unparked) >= self._most_waiting or (line is not None and line.waiting[-1].is_parked):
             ledger.park(delivery, now_ms)
         self._put(delivery, now_ms)
 
@@ -164,26 +166,21 @@ class HookQueue:
     def tidy(self, now_ms: int) -> None:
         """Park what has waited for too long, and give up what nobody would take for as long as it was tried."""
         latest_ms = now_ms - self._schedule.patience_ms
-        while (oldest := self._oldest(self._unparked, parked=False)) is not None and oldest.came_ms <= latest_ms:
-            line = self._lines[_key(oldest)]
-            self._unparked.popleft()
-            if oldest is line.waiting[0] and line.is_under_way:
-                continue  # it is parked if it fails
-            self._park_from(line, oldest, now_ms)
-        while (
-            self.rest.is_failing
-            and (oldest := self._oldest(self._parked, parked=True)) is not None
-            and oldest.record.parked_at_ms + self._schedule.longest_ms(oldest.id) < now_ms
-        ):
-            self._parked.popleft()
-            line = self._lines[_key(oldest)]
-            if oldest is line.waiting[0] and not line.is_under_way:
-                self._give_up(oldest, now_ms, oldest.why or "The destination takes nothing.")
+        for delivery in _first(self._unparked, lambda each: each.came_ms <= latest_ms):
+            line = self._lines[_key(delivery)]
+            is_under_way = line.is_under_way and delivery is line.waiting[0]  # it is parked if it fails
+            if not delivery.is_parked and not is_under_way:
+                self._park_from(line, delivery, now_ms)
+        if self.rest.is_failing:
+            longest_ms = self._schedule.longest_ms
+            for delivery in _first(self._parked, lambda each: each.parked_for_ms(now_ms) > longest_ms(each.id)):
+                line = self._lines[_key(delivery)]
+                if delivery is line.waiting[0] and not line.is_under_way:
+                    self._give_up(delivery, now_ms, delivery.why or "The destination takes nothing.")
 
     def oldest_parked_ms(self) -> int | None:
         """Since when the oldest of the parked ones is parked."""
-        oldest = self._oldest(self._parked, parked=True)
-        return oldest.record.parked_at_ms if oldest is not None else None
+        return next((delivery.record.parked_at_ms for delivery in self._parked.values()), None)
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -192,32 +189,21 @@ class HookQueue:
         first = line.waiting[:1]
         # After a crash, records are read again that are older than what is parked.
         insort(line.waiting, delivery, lo=line.is_under_way, key=lambda each: each.place)
-        self._ids.add(delivery.id)
         self.size_bytes += delivery.size_bytes
         self._note(delivery)
         if line.waiting[:1] != first:
             self._set_due(key, now_ms)
 
     def _note(self, delivery: Delivery) -> None:
-        if delivery.is_parked:
-            self.n_parked += 1
-            self._parked.append(delivery)
-        else:
-            self._n_unparked += 1
-            self._unparked.append(delivery)
+        (self._parked if delivery.is_parked else self._unparked)[delivery.id] = delivery
 
     def _forget(self, delivery: Delivery) -> None:
         line = self._lines[key := _key(delivery)]
         line.waiting.remove(delivery)
         if not line.waiting:
             del self._lines[key]
-        self._ids.discard(delivery.id)
-        delivery.is_over = True
+        del (self._parked if delivery.is_parked else self._unparked)[delivery.id]
         self.size_bytes -= delivery.size_bytes
-        if delivery.is_parked:
-            self.n_parked -= 1
-        else:
-            self._n_unparked -= 1
 
     def _lands(self, delivery: Delivery) -> bool:
         """Whether it was under way here: its partition may have gone to another process meanwhile."""
@@ -238,14 +224,14 @@ class HookQueue:
                 return now_ms + pause_ms
             self._park_from(self._lines[_key(delivery)], delivery, now_ms)
             delivery.tries = 1
-        pause_ms = self._schedule.later(delivery.id, delivery.tries, now_ms - delivery.record.parked_at_ms)
+        pause_ms = self._schedule.later(delivery.id, delivery.tries, delivery.parked_for_ms(now_ms))
         return now_ms + pause_ms if pause_ms is not None else None
 
     def _park_from(self, line: _Line, delivery: Delivery, now_ms: int) -> None:
         """Park a delivery and what is behind it."""
         for each in line.waiting[line.waiting.index(delivery) :]:
             if not each.is_parked:
-                self._n_unparked -= 1
+                del self._unparked[each.id]
                 self._ledger_of(each.partition).park(each, now_ms)
                 self._note(each)
 
@@ -262,6 +248,9 @@ class HookQueue:
     def _set_due(self, key: _Key, due_ms: int) -> None:
         self._lines[key].due_ms = due_ms
         heapq.heappush(self._due, (due_ms, next(self._number), key))
+        if len(self._due) > 2 * len(self._lines) + _MOST_STALE:
+            self._due = [(line.due_ms, next(self._number), key) for key, line in self._lines.items()]
+            heapq.heapify(self._due)
 
     def _next_line(self) -> _Line | None:
         """The line that is due first."""
@@ -273,13 +262,10 @@ class HookQueue:
             heapq.heappop(self._due)
         return None
 
-    def _oldest(self, deliveries: deque[Delivery], *, parked: bool) -> Delivery | None:
-        while deliveries:
-            oldest = deliveries[0]
-            if not oldest.is_over and oldest.is_parked == parked:
-                return oldest
-            deliveries.popleft()
-        return None
+
+def _first(deliveries: Mapping[str, Delivery], holds: Callable[[Delivery], bool]) -> list[Delivery]:
+    """Those at the beginning of which something holds."""
+    return list(takewhile(holds, deliveries.values()))
 
 
 def _key(delivery: Delivery) -> _Key:
