@@ -232,7 +232,7 @@ class HookSender:
 
     def _notice_couriers(self) -> None:
         """There may be something to carry, once all partitions have read what their former owners had."""
-        if all(task.has_caught_up for task in self._tasks.values()):
+        if self._tasks and all(task.has_caught_up for task in self._tasks.values()):
             for courier in self._couriers:
                 courier.resume()
 
