@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import ClientSession
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from click.testing import CliRunner, Result
@@ -29,9 +30,8 @@ from hook_bench import (
     until,
 )
 
-from app.adapters.http.hooks import METRICS
+from app.adapters.http.hooks import METRICS, HooksHttp
 from app.adapters.http.place import HttpPlace
-from app.adapters.http.worker import expose
 from app.adapters.kafka.topic_reader import read_to_end
 from app.cli import main
 from app.cli.utc_time import LATEST_MS
@@ -404,7 +404,13 @@ async def test_records_of_strangers_are_passed_over_and_counted(kafka: KafkaAcce
                 for each in sender.samples()
                 if each.name == "streamgauge_hooks_refused_total"
             }
-            exposed = expose(METRICS, sender.samples())
+            http = HooksHttp(sender.health, sender.samples)
+            address = await http.start("127.0.0.1", 0)
+            async with ClientSession(address) as session:
+                answers = {path: await session.get(path) for path in ("/healthz", "/readyz", "/metrics")}
+                assert {path: answer.status for path, answer in answers.items()} == dict.fromkeys(answers, 200)
+                exposed = await answers["/metrics"].text()
+            await http.stop()
     assert refused.keys() >= {("hooks-retry", "malformed"), ("hooks-state", "malformed"), ("scores", "wrong_type")}
     assert all(f"# TYPE {metric.name} {metric.kind}" in exposed for metric in METRICS)
     names = {line.split("{")[0].split(" ")[0] for line in exposed.splitlines() if not line.startswith("#")}
