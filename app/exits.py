@@ -21,3 +21,9 @@ class TopicMismatchError(StackError):
     """A topic is not what the pipeline needs: trying again does not help."""
 
     exit_code = EXIT_CONFIG
+
+
+class HookSetupError(StackError):
+    """A hook cannot work as it is set up."""
+
+    exit_code = EXIT_CONFIG

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,3 +77,12 @@ class Settings:
             "STREAMGAUGE_CACHE": str(self.cache),
             "STREAMGAUGE_LOG_LEVEL": self.log_level,
         }
+
+
+def read_named(names: Iterable[str], environment: Mapping[str, str] | None = None) -> dict[str, Secret]:
+    """The variables that a pipeline file names, which may hold secrets; those that are missing or empty are left out.
+
+    ``environment``: the process's unless it is given.
+    """
+    source = os.environ if environment is None else environment
+    return {name: Secret(source[name]) for name in names if source.get(name)}

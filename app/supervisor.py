@@ -1,4 +1,4 @@
-"""Runs a stack: Kafka (embedded unless a server is given), its topics, a monitor and workers, each its own process."""
+"""Runs a stack: Kafka (embedded unless a server is given), its topics, a monitor, workers and hooks, each a process."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ STOP_DEADLINE_S = 30.0
 
 
 def pipeline_children(
-    pipeline: str, workers: int, http_port: int = 0, begin: str | None = None
+    pipeline: str, workers: int, http_port: int = 0, begin: str | None = None, *, with_hooks: bool = False
 ) -> Callable[[Settings], list[Child]]:
-    """Return the monitor and the workers of a pipeline, as `Stack` takes them.
+    """Return the monitor, the workers and, with hooks, their sender, of a pipeline, as `Stack` takes them.
 
     ``http_port`` is the monitor's; 0 takes a free one, as the workers do. A child that is started again keeps its port.
     ``begin``: the workers' --from.
@@ -63,6 +63,18 @@ def pipeline_children(
                     port_option=FORMER_PORT,
                 )
                 for n in range(1, workers + 1)
+            ),
+            *(
+                [
+                    Child(
+                        "hooks",
+                        (*run, "hooks", "run", "--pipeline", pipeline, "--instance", f"{place}-hooks"),
+                        {**environment, "STREAMGAUGE_CLICKHOUSE": ""},
+                        port_option=FORMER_PORT,
+                    )
+                ]
+                if with_hooks
+                else []
             ),
         ]
 

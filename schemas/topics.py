@@ -52,11 +52,14 @@ class Topics:
     by_entity
         Whether what is sent is copied to topics in which each entity has one partition (``[events] repartition``).
         ``events`` and ``labels`` are then these: what is scored.
+    with_hooks
+        Whether the pipeline has hooks. What comes of partition k of the scores is kept in partition k of theirs.
     """
 
     pipeline: str
     partitions: int
     by_entity: bool = False
+    with_hooks: bool = False
 
     @property
     def sent_events(self) -> str:
@@ -132,6 +135,21 @@ class Topics:
     def replayed(self) -> str:
         return f"{self.pipeline}.replayed"
 
+    @property
+    def hooks_retry(self) -> str:
+        """What hooks could not tell yet."""
+        return f"{self.pipeline}.hooks-retry"
+
+    @property
+    def hooks_dead(self) -> str:
+        """What hooks gave up."""
+        return f"{self.pipeline}.hooks-dead"
+
+    @property
+    def hooks_state(self) -> str:
+        """Which hooks are disabled."""
+        return f"{self.pipeline}.hooks-state"
+
     def all(self) -> list[Topic]:
         """Every topic of the pipeline, as it is to be created."""
         n = self.partitions
@@ -165,4 +183,19 @@ class Topics:
             Topic(self.answers, n, forever),
             Topic(self.sketches, n, forever),
             Topic(self.replayed, 1, compact),
+            *(self._of_hooks() if self.with_hooks else ()),
+        ]
+
+    def _of_hooks(self) -> list[Topic]:
+        # A record of each topic fits with what is noted about it. A tombstone says that it is settled.
+        # A segment is compacted once it is full, and whoever takes over reads what is left.
+        kept = {
+            "cleanup.policy": "compact",
+            "max.message.bytes": str(MAX_DEAD_LETTER_BYTES),
+            "segment.bytes": str(16 << 20),
+        }
+        return [
+            Topic(self.hooks_retry, self.partitions, kept),
+            Topic(self.hooks_dead, self.partitions, kept),
+            Topic(self.hooks_state, 1, {"cleanup.policy": "compact"}),
         ]

@@ -537,6 +537,42 @@ class Alert(msgspec.Struct):
     why: str = ""
 
 
+class HookDelivery(msgspec.Struct, omit_defaults=True):
+    """``<p>.hooks-retry`` and ``<p>.hooks-dead``: what one hook has to tell of one record. Key: `id`.
+
+    ``source``: the record. ``type``, ``time_ms`` and ``data`` are what is told; ``entity``: those of one entity are
+    told in their order. ``parked_at_ms``: since when it is retried. Given up: when, and why.
+    """
+
+    hook: Name
+    source: Source
+    entity: Text
+    type: Name
+    time_ms: TimeMs
+    data: msgspec.Raw
+    parked_at_ms: TimeMs
+    given_up_at_ms: TimeMs | None = None
+    why: Words = ""
+
+    @property
+    def id(self) -> str:
+        """The ``webhook-id``: the same at each try, whoever sends it. It has no full stop, as the standard wants it."""
+        source = self.source
+        return f"{source.topic.replace('.', '/')}/{source.partition}/{source.offset}/{self.hook}"
+
+
+class HookState(msgspec.Struct):
+    """``<p>.hooks-state``: a hook that is disabled, since when and why. Key: its name; a tombstone enables it.
+
+    ``destination``: digest of where it went; a hook that goes somewhere else is another one.
+    """
+
+    hook: Name
+    disabled_at_ms: TimeMs
+    destination: Sha256
+    why: Words = ""
+
+
 def _number(text: str) -> int:
     if len(text) > _MOST_DIGITS + 1 or not text.removeprefix("-").isdecimal():
         raise ValueError(f"{text!r:.40} is no whole number")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.adapters.http import hooks as hooks_http
 from app.adapters.http import monitor as monitor_http
 from app.adapters.http import worker as worker_http
 from app.cli import COMMANDS
@@ -40,7 +41,10 @@ def make_tables() -> dict[str, str]:
         ),
         "metrics": _make_table(
             ("metric", "kind", "what it means"),
-            [(f"`{each.name}`", each.kind, each.help) for each in (*worker_http.METRICS, *monitor_http.METRICS)],
+            [
+                (f"`{each.name}`", each.kind, each.help)
+                for each in (*worker_http.METRICS, *monitor_http.METRICS, *hooks_http.METRICS)
+            ],
         ),
         "tables": _make_table(
             ("table or view", "what it holds"),

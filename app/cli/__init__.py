@@ -16,6 +16,7 @@ COMMANDS = {
     "up": "Start Kafka, a worker and a monitor, and stay.",
     "worker": "Score the events of a pipeline.",
     "monitor": "Watch the scores of a pipeline: drift, performance, alerts, ClickHouse.",
+    "hooks": "Tell others of scores, alerts, verdicts and models; list and send again what was given up.",
     "alerts": "List the alerts of a pipeline, and acknowledge one.",
     "model": "Train, register, list, show, promote and roll back model versions.",
     "produce": "Send a pipeline's source data to its topics.",

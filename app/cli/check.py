@@ -21,6 +21,7 @@ from app.cli.model_context import ModelContext, emit, with_context
 from app.core.features.plan import FeaturePlan
 from app.replay.offline import run
 from app.secret import Secret
+from app.settings import read_named
 from schemas.pipeline.file import SHIPPED
 from schemas.pipeline.spec import Pipeline, PipelineError
 
@@ -72,10 +73,24 @@ def _check(name: str, home: str | None, *, run_python: bool) -> Iterator[Finding
         yield find_out("features", lambda: _try_features(pipeline))
     else:
         yield find_out("features", lambda: _compile_features(pipeline))
+    if pipeline.hooks:
+        yield _check_hooks(pipeline)
     yield from check_kafka(context)
     yield _check_clickhouse(context)
     if pipeline.labels is not None:
         yield _check_delays(context)
+
+
+def _check_hooks(pipeline: Pipeline) -> Finding:
+    """Whether hooks find in this environment what they go to and sign with; a sender may have another one."""
+    from app.hooks.targets import read_targets  # noqa: PLC0415  # only for those who have hooks
+
+    named = {name for hook in pipeline.hooks for name in (*hook.secrets, hook.url_from) if name}
+    if named and not read_named(named):
+        detail = f"none of {', '.join(sorted(named))} is set here; the process of `streamgauge hooks run` needs them"
+        return Finding("hooks", "skipped", detail)
+    hooks = ", ".join(hook.name for hook in pipeline.hooks)
+    return find_out("hooks", lambda: f"{hooks}: {len(read_targets(pipeline))} over HTTP can be signed and sent")
 
 
 def _describe_lookups(pipeline: Pipeline) -> str:

@@ -84,7 +84,7 @@ def command(
         settings,
         pipeline=pipeline.name,
         topics=pipeline.topics.all(),
-        children=pipeline_children(str(pipeline.path), workers, http_port, begin),
+        children=pipeline_children(str(pipeline.path), workers, http_port, begin, with_hooks=bool(pipeline.hooks)),
         kafka_port=kafka_port,
         http_port=http_port,
         say=narrator.say,

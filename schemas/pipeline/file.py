@@ -14,6 +14,7 @@ from schemas.pipeline.digest import digest_of
 from schemas.pipeline.drift import read_drift
 from schemas.pipeline.expression import suggest
 from schemas.pipeline.features import check_name, check_python, read_features, read_lookups
+from schemas.pipeline.hooks import read_destinations, read_hooks
 from schemas.pipeline.spec import (
     LEAST_OF_DECISIONS,
     MINIMUM_EFFECTS,
@@ -61,6 +62,7 @@ _KEYS = (
         "shared",
     ),
     *("lookups", "features", "drift", "performance", "alerts", "limits", "state"),
+    *("hooks", "destinations"),
 )
 
 
@@ -159,8 +161,12 @@ def _read(top: TomlTable, path: Path) -> Pipeline:
     )
     watches = {"with_labels": labels is not None, "watches_entities": pipeline.watches_entities}
     pipeline = dataclasses.replace(pipeline, alerts=read_alerts(top, drift, pipeline.performance, **watches))
-    form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in {"path", "digest"}}
-    return dataclasses.replace(pipeline, digest=digest_of(form))
+    # Whom it is told to changes nothing of what is computed.
+    left_out = {"path", "digest", "hooks", "destinations"}
+    form = {key: value for key, value in dataclasses.asdict(pipeline).items() if key not in left_out}
+    destinations = read_destinations(top, path.parent)
+    hooks = read_hooks(top, pipeline, destinations)
+    return dataclasses.replace(pipeline, digest=digest_of(form), hooks=hooks, destinations=destinations)
 
 
 def _read_events(top: TomlTable) -> Events:

@@ -343,6 +343,46 @@ class AlertRule:
     since_ms: int | None = None
 
 
+#: What a hook tells of: the scores, or the records of one of the topics of alerts, verdicts and model status.
+HookSubject = Literal["scores", "alerts", "verdicts", "models"]
+#: How a hook tells it: by a signed webhook, in the words of Slack's incoming webhooks, or on a Kafka topic.
+HookForm = Literal["webhook", "slack", "kafka"]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Tells somebody outside of each record of a kind.
+
+    ``where``: an expression that a score must fulfil ("": all do). ``url``: where a webhook goes, or ``url_from``: the
+    environment variable that holds it. ``secrets``: environment variables of the keys that webhooks are signed with;
+    two while a key is being replaced. ``topic``: of a hook to Kafka.
+    """
+
+    name: str
+    on: HookSubject
+    form: HookForm
+    where: str = ""
+    url: str = ""
+    url_from: str = ""
+    secrets: tuple[str, ...] = ()
+    topic: str = ""
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where hooks may go.
+
+    ``hosts``: names and addresses; "*.example.com" stands for all names below example.com. ``networks``: which
+    addresses that are not public may be connected to. ``plain_http``: whether it may be without TLS. ``ca``: a file of
+    certificate authorities that are trusted beside the system's.
+    """
+
+    hosts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    plain_http: bool = False
+    ca: Path | None = None
+
+
 @dataclass(frozen=True)
 class State:
     """Where the state of windows is kept: in memory, or on disk with ``cached_keys`` of each kind of key in memory."""
@@ -391,10 +431,12 @@ class Pipeline:
     digest: str
     state: State = State()
     compression: Compression = "zstd"
+    hooks: tuple[Hook, ...] = ()
+    destinations: Destinations = Destinations()
 
     @property
     def topics(self) -> Topics:
-        return Topics(self.name, self.partitions, self.events.repartition)
+        return Topics(self.name, self.partitions, self.events.repartition, with_hooks=bool(self.hooks))
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def test_every_endpoint_is_in_the_readme(module: str) -> None:
     assert set(paths) <= CODE_IN_TEXT
 
 
-@pytest.mark.parametrize("topic", [topic.name for topic in Topics("<p>", 1).all()])
+@pytest.mark.parametrize("topic", [topic.name for topic in Topics("<p>", 1, with_hooks=True).all()])
 def test_every_topic_is_in_the_readme(topic: str) -> None:
     assert topic in CODE_IN_TEXT
 

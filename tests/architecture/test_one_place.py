@@ -23,7 +23,9 @@ PLACES = {
     "AppRunner": HTTP,
     "TCPSite": HTTP,
     "run_app": HTTP,
-    "HttpServer": frozenset({"app/adapters/http/monitor.py", "app/adapters/http/worker.py"}),
+    "HttpServer": frozenset(
+        {"app/adapters/http/hooks.py", "app/adapters/http/monitor.py", "app/adapters/http/worker.py"}
+    ),
 }
 #: Readings of the wall clock. A benchmark stamps what it sees as it sees it.
 CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "dt.datetime.now", "datetime.utcnow"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hook_bench import asking, event
+from asked_workers import asking, event
 from worker_bench import N_PARTITIONS, Bench
 
 from app.kafka_access import KafkaAccess

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from hook_bench import Asker, asking, event, label
+from asked_workers import Asker, asking, event, label
 from worker_bench import N_PARTITIONS, Bench
 
 from app.kafka_access import KafkaAccess

@@ -28,8 +28,15 @@ from app.core.counts.calendar import Window
 from app.core.counts.sketch_rules import read_sketch
 from app.core.entities.directory import EntityDirectory
 from app.core.entities.log import EntityLog
+from app.core.hooks.alerts import alert_cleared, alert_raised
+from app.core.hooks.delivery import Delivery
+from app.core.hooks.ledger import Ledger
+from app.core.hooks.queue import HookQueue
+from app.core.hooks.requests import slack, webhook
+from app.core.hooks.schedule import Schedule
 from app.core.monitoring.core import MonitorCore
 from app.core.records.entities import read_entities
+from app.core.records.hooks import read_delivery, read_state
 from app.core.records.outputs import OutputReader
 from app.core.records.rules import RecordRules
 from app.core.replay.letter_selection import Wanted, address, select
@@ -58,6 +65,8 @@ from schemas.wire import (
     DelayCounts,
     EntityChunk,
     ErrorRun,
+    HookDelivery,
+    HookState,
     KeyAnswers,
     KeyQuestions,
     Label,
@@ -258,6 +267,68 @@ class SentBackReader:
     def settle(self) -> None:
         letters = [((0, at), DeadLetter.from_record(*raw)) for at, raw in enumerate(output().letters)]
         select(letters, Wanted(), self._done)
+
+
+class DeliveryReader:
+    """A sender that takes over what is parked, and tries it; or a command that sends again what is dead."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger({}, {}, ())
+        self._queue = HookQueue(Schedule(), lambda _: self._ledger)
+
+    def take(self, raw: Raw) -> None:
+        record = read_delivery(setting().pipeline.topics, 0, raw.key, raw.value)
+        self._queue.restore([Delivery(record, NOW_MS, is_parked=True)], NOW_MS)
+
+    def settle(self) -> None:
+        now_ms = NOW_MS
+        for _ in range(40):
+            while (delivery := self._queue.take(now_ms)) is not None:
+                webhook(delivery.record, now_ms, [bytes(32)])
+                slack(delivery.record)
+                self._queue.failed(delivery, now_ms, "It is down.")
+            self._queue.tidy(now_ms)
+            now_ms += HOUR_MS
+        for record in self._ledger.drain().dead:
+            encode_json(record)
+
+
+class HookStateReader:
+    def __init__(self) -> None:
+        self._states: list[HookState] = []
+
+    def take(self, raw: Raw) -> None:
+        self._states.append(read_state(raw.key, raw.value))
+
+    def settle(self) -> None:
+        for state in self._states:
+            encode_json(alert_raised(setting().pipeline, state))
+            encode_json(alert_cleared(setting().pipeline, state, NOW_MS, "ann"))
+
+
+@lru_cache(maxsize=2)
+def deliveries(*, dead: bool) -> tuple[Raw, ...]:
+    topics = setting().pipeline.topics
+    found = [
+        HookDelivery(
+            "crm",
+            Source(topic, 0, at),
+            "e",
+            kind,
+            START_MS,
+            msgspec.Raw(raw.value or b"{}"),
+            START_MS,
+            why="It is down.",
+        )
+        for topic, kind, raws in (
+            (topics.scores, "score.published", output().scores[:5]),
+            (topics.model_status, "model.loaded", statuses()),
+        )
+        for at, raw in enumerate(raws)
+    ]
+    if dead:
+        found = [msgspec.structs.replace(each, given_up_at_ms=NOW_MS) for each in found]
+    return tuple(Raw(each.id.encode(), encode_json(each)) for each in found)
 
 
 class ModelsReader:
@@ -642,6 +713,33 @@ KINDS = (
         lambda: [Raw(b"0/7", encode_json(SentBack(0, 7, START_MS)))],
         _parse(SentBack),
         SentBackReader,
+    ),
+    Kind(
+        "parked delivery",
+        "hooks_retry",
+        (HookDelivery, Source),
+        "json",
+        partial(deliveries, dead=False),
+        _parse(HookDelivery),
+        DeliveryReader,
+    ),
+    Kind(
+        "dead delivery",
+        "hooks_dead",
+        (HookDelivery, Source),
+        "json",
+        partial(deliveries, dead=True),
+        _parse(HookDelivery),
+        DeliveryReader,
+    ),
+    Kind(
+        "hook state",
+        "hooks_state",
+        (HookState,),
+        "json",
+        lambda: [Raw(b"crm", encode_json(HookState("crm", START_MS, "0" * 64, "It is gone.")))],
+        _parse(HookState),
+        HookStateReader,
     ),
     Kind(
         "model update",

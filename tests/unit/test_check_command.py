@@ -41,6 +41,28 @@ type = "float"
 expression = "twice * 2"
 """
 
+HOOKS = """
+[[features]]
+name = "amount"
+type = "float"
+expression = "amount"
+
+[destinations]
+hosts = ["crm.example.com"]
+
+[[hooks]]
+name = "crm"
+on = "scores"
+url = "https://crm.example.com/leads"
+secrets = ["CRM_SECRET"]
+
+[[hooks]]
+name = "lake"
+on = "alerts"
+form = "kafka"
+topic = "all-alerts"
+"""
+
 PYTHON = """
 from pathlib import Path
 
@@ -116,3 +138,30 @@ def test_a_running_monitor_is_asked_whether_labels_come_as_soon_as_the_file_says
     assert delays["state"] == state
     assert detail in delays["detail"]
     assert result.exit_code == (state == "problem")
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "detail"),
+    [
+        ({}, "skipped", "none of CRM_SECRET is set here; the process of `streamgauge hooks run` needs them"),
+        ({"CRM_SECRET": "whsec_" + "QUJD" * 10}, "ok", "crm, lake: 1 over HTTP can be signed and sent"),
+        ({"CRM_SECRET": "canary"}, "problem", "CRM_SECRET does not begin with whsec_"),
+    ],
+)
+def test_hooks_are_checked_against_the_environment_where_it_has_their_secrets(
+    environment: dict[str, str], state: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CRM_SECRET", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    features = PIPELINE[PIPELINE.index("[[features]]") :]
+    head = PIPELINE.replace(features, "").replace('source = "own.py:records"', "")
+    file = tmp_path / "payments.toml"
+    file.write_text(head + HOOKS)
+
+    done = CliRunner().invoke(command, ["--pipeline", str(file), "--home", str(tmp_path), "--json"])
+
+    (hooks,) = [each for each in json.loads(done.output)["checks"] if each["check"] == "hooks"]
+    assert hooks["state"] == state
+    assert detail in hooks["detail"]
+    assert "canary" not in done.output

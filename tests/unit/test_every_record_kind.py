@@ -22,11 +22,12 @@ from schemas.wire import encode_json, encode_packed
 #: Structs of the contract that no reader of a topic ever makes, and why.
 NEVER_READ = {
     "DriftReport": "the monitor writes it, for others",
-    "WindowVerdict": "the monitor writes it, for others",
+    "WindowVerdict": "the monitor writes it, for others; hooks tell it as it is (test_hook_selection)",
     "Explained": "in a WindowVerdict alone",
     "VerdictSegment": "in a WindowVerdict alone",
     "VerdictExample": "in a WindowVerdict alone",
-    "Alert": "the monitor writes it, for others; what it reads are rows of its table (test_takeover)",
+    "Alert": "the monitor writes it, for others; what it reads are rows of its table (test_takeover), and hooks"
+    " tell it as it is (test_hook_selection)",
 }
 NO_KIND = {
     "events": "fields are the pipeline file's: test_decode, and tests/chaos/test_core_poison",
@@ -55,6 +56,7 @@ RANGES = {
         ("event_time_ms", "scored_at_ms", "rejected_at_ms", "at_ms", "announced_at_ms", "valid_from_ms"), TIMES
     ),
     **dict.fromkeys(("slice_start_ms", "unscored_since_ms"), TIMES),
+    **dict.fromkeys(("time_ms", "parked_at_ms", "given_up_at_ms", "disabled_at_ms"), TIMES),
     "label": (0, 1),
     "newest_ms": TIMES,
 }
@@ -102,7 +104,7 @@ def test_each_struct_of_the_contract_has_a_kind_or_a_reason_to_have_none() -> No
 
 
 def test_each_topic_has_a_kind_or_a_reason_to_have_none() -> None:
-    topics = Topics("p", 1, by_entity=True)
+    topics = Topics("p", 1, by_entity=True, with_hooks=True)
     names = {topic.name.removeprefix("p.").replace("-", "_") for topic in topics.all()}
     of_kinds = {kind.topic for kind in KINDS}
     assert of_kinds | NO_KIND.keys() == names
@@ -165,6 +167,8 @@ def values_of(shape: Any) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911, PLR
             return st.binary(max_size=40)
         case kinds_of.BoolType():
             return st.booleans()
+        case kinds_of.RawType():
+            return st.sampled_from((msgspec.Raw(b"null"), msgspec.Raw(b'{"a":[1]}')))
         case kinds_of.NoneType():
             return st.none()
         case kinds_of.LiteralType():

@@ -366,6 +366,15 @@ def test_monitor_and_workers_are_given_pipeline_port_and_settings() -> None:
     assert [child.stop_first for child in (monitor, *workers)] == [False, True, True]
 
 
+def test_a_pipeline_with_hooks_has_a_sender_that_outlives_the_workers_and_gets_no_password_of_clickhouse() -> None:
+    settings = Settings.read({"STREAMGAUGE_CLICKHOUSE": "http://ann:canary@h:8123", "HOME": "/h"})
+    *others, hooks = pipeline_children("/some/shop.toml", 1, with_hooks=True)(settings)
+    assert [child.name for child in others] == ["monitor", "worker-1"]
+    assert hooks.command[3:-1] == ("app", "hooks", "run", "--pipeline", "/some/shop.toml", "--instance")
+    assert hooks.environment["STREAMGAUGE_CLICKHOUSE"] == ""
+    assert not hooks.stop_first
+
+
 def test_workers_are_not_given_the_password_of_clickhouse() -> None:
     settings = Settings.read({"STREAMGAUGE_CLICKHOUSE": "http://ann:canary@h:8123", "HOME": "/h"})
     monitor, worker = pipeline_children("flights", 1)(settings)
