@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
 from core_setting import build
 from hook_without_kafka import World
 
@@ -176,6 +178,32 @@ async def test_what_takes_too_long_is_given_up(world: World, monkeypatch: pytest
     monkeypatch.setattr(world.hook, "_forward", hang)
     async with served(world) as http, http.post("/v1/score", data=world.event(20, 0)) as response:
         assert (await problem_of(response)).code == "busy"
+
+
+async def test_the_adapter_of_the_page_gives_a_tensor_of_scores(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hook.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    named: dict[str, Any] = {}
+    exec(compile(code, "docs/hook.md", "exec"), named)  # noqa: S102  # our own page
+    http = WorkerHttp(lambda: Health(live=True, ready=True, why=""), list, world.hook)
+    named["HOOK"] = f"{await http.start('127.0.0.1', 0)}/v1/score"
+    runner = web.AppRunner(named["adapter"]())
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    columns = {"id": ["e20", "e21"], "card": ["c0", "c1"], "at": [1_600_000_020_000] * 2, "amount": [2.5, 3.5]}
+    inputs = [{"name": name, "data": data} for name, data in columns.items()]
+    try:
+        async with aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/models/fraud/infer"
+            async with session.post(url, json={"inputs": inputs}) as response:
+                said = await response.json(content_type="application/json")
+    finally:
+        await runner.cleanup()
+        await http.stop()
+    (output,) = said["outputs"]
+    assert (said["model_name"], output["shape"]) == ("fraud", [2])
+    assert all(0 < score < 1 for score in output["data"])
 
 
 async def test_the_openapi_document_names_all_that_is_answered(world: World) -> None:
