@@ -185,6 +185,11 @@ class PartitionPipeline:
             self.shared.settle(self._marks.event_watermark_ms, self._marks.events_end or 0)
         return step
 
+    @property
+    def wants_drain(self) -> bool:
+        """Whether previews have filled the memory for keys."""
+        return self._state.windows.is_full
+
     def preview(self, records: RecordBatch, models: ModelSelector, clock_ms: int) -> Preview:
         """Score events as if each came next; nothing changes. See `FlowPreview.of`."""
         return self._preview.of(records, models, clock_ms)

@@ -36,9 +36,11 @@ class _UnderWay:
 
     entity: str
     digest: int
+    began_ms: int
     published: asyncio.Future[Answer]
-    sent: asyncio.Future[None]
     preview: ScoreAnswer | None = None
+    #: Sends it, whoever has gone meanwhile: half sent, nobody would know. None: a former owner's hook has sent it.
+    sending: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -100,7 +102,8 @@ class Commits:
             if mine is None:
                 mine = self._add(event_id, entity, digest)
                 mine.preview = said
-                await self._send_it(mine, event_id, event)
+                mine.sending = asyncio.create_task(self._send_it(mine, event_id, event))
+                await asyncio.shield(mine.sending)
         if isinstance(mine, _UnderWay):
             return await (self._wait(mine, event_id) if asked.commit == "wait" else self._as_sent(mine, preview))
         return mine
@@ -120,15 +123,14 @@ class Commits:
             return self._published(event_id, entity, known)
         if known is not None:
             mine = self._add(event_id, entity, digest)
-            mine.sent.set_result(None)
         elif len(self._under_way) >= MOST_UNDER_WAY:
             detail = f"{MOST_UNDER_WAY} events of partition {self._partition} wait to be scored: ask again soon."
             return problem("busy", detail, event_id=event_id, partition=self._partition)
         return mine
 
     def _add(self, event_id: str, entity: str, digest: int) -> _UnderWay:
-        loop = asyncio.get_running_loop()
-        mine = self._under_way[event_id] = _UnderWay(entity, digest, loop.create_future(), loop.create_future())
+        published: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        mine = self._under_way[event_id] = _UnderWay(entity, digest, self._now_ms(), published)
         return mine
 
     async def _send_it(self, mine: _UnderWay, event_id: str, event: bytes) -> None:
@@ -139,8 +141,6 @@ class Commits:
             detail = f"Kafka has not acknowledged the event ({error}): ask again with the same id; it counts once."
             failed = problem("kafka-away", detail, event_id=event_id, partition=self._partition)
             self._resolve(event_id, mine, failed)
-        finally:
-            mine.sent.set_result(None)
 
     async def _wait(self, mine: _UnderWay, event_id: str) -> Answer:
         try:
@@ -150,7 +150,8 @@ class Commits:
             return problem("not-yet", detail, event_id=event_id, partition=self._partition)
 
     async def _as_sent(self, mine: _UnderWay, preview: Callable[[], Awaitable[Answer | None]]) -> Answer:
-        await asyncio.shield(mine.sent)
+        if mine.sending is not None:
+            await asyncio.shield(mine.sending)
         if mine.published.done():
             return mine.published.result()
         answer = mine.preview or await preview()
@@ -188,7 +189,8 @@ class Commits:
         self.committed_end = max(self.committed_end, events_end)
         for event_id, mine in list(self._under_way.items()):
             known = self._sent_once().get(event_id)
-            if known is None or known.offset >= self.committed_end:
+            is_this = known is not None and known.at_ms >= mine.began_ms - ONCE_MS  # not one of the same id before
+            if known is None or not is_this or known.offset >= self.committed_end:
                 continue
             answer = self._published(event_id, mine.entity, known)
             if mine.preview is not None and isinstance(answer, ScoreAnswer):

@@ -39,6 +39,8 @@ class PreviewDesk:
         Whether the partition has not processed what it should have by now.
     commits
         What is sent as well.
+    make_room
+        Has the flow drained soon.
     asked
         Is told of each question, so that steps of the stream are short.
     """
@@ -52,6 +54,7 @@ class PreviewDesk:
         is_behind: Callable[[], bool],
         asked: AskedLately,
         commits: Commits,
+        make_room: Callable[[], None],
         now_ms: Callable[[], int],
     ) -> None:
         self._pipeline = pipeline
@@ -60,6 +63,7 @@ class PreviewDesk:
         self._is_behind = is_behind
         self._asked = asked
         self.commits = commits
+        self._make_room = make_room
         self._now_ms = now_ms
         self._size = StepSize()
         self._waiting: deque[_Question] = deque()
@@ -98,6 +102,8 @@ class PreviewDesk:
                 question.future.set_exception(error)
             return
         self._size.adapt(count, loop.time() - started, step_s)
+        if self._flow.wants_drain:
+            self._make_room()
         first = 0
         for question in questions:
             question.future.set_result(answers[first : first + len(question.events)])

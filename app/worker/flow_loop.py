@@ -103,6 +103,11 @@ class FlowLoop:
         """Whether events that were received have waited for longer than they should."""
         return clock_s() - self._caught_up_s > BEHIND_S and not (self._inbox.is_empty and not self._flow.takes_no_more)
 
+    def make_room(self) -> None:
+        """Commit soon, though nothing was scored: the state drops keys from memory then."""
+        self._commits.request()
+        self._wake.set()
+
     def committed(self) -> None:
         """A commit is over."""
         self._commits.committed()

@@ -90,6 +90,7 @@ class PartitionTask:
             commits=Commits(
                 pipeline, partition, lambda: self._flow.sent, context.send, context.commits, now_ms=context.now_ms
             ),
+            make_room=lambda: self._flow_loop.make_room(),  # noqa: PLW0108  # it is made below
             now_ms=context.now_ms,
         )
         turn = partition / pipeline.partitions

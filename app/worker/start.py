@@ -79,7 +79,7 @@ async def work(
     http = WorkerHttp(worker.health, worker.samples, scoring, place.allowed_hosts)
 
     def when_ready(address: str) -> None:
-        worker.serve_at(place.advertised or address)
+        worker.serve_at(place.url(address))
         _relieve_collector()
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from core_setting import DAY_MS, START_MS, Setting, batch
@@ -67,6 +67,7 @@ class World:
         self.forward = Forwarded(lambda events: [problem("partition-moving", "No.")] * len(events))
         self.asked = AskedLately()
         self.is_behind = self.is_kafka_away = False
+        self.before_sending: Callable[[], Awaitable[object]] = _at_once
         self.counts = CommitCounts()
         self.logs: list[list[tuple[bytes, bytes]]] = [[] for _ in range(partitions)]
         self.read, self.committed = [0] * partitions, [0] * partitions
@@ -91,6 +92,7 @@ class World:
             is_behind=lambda: self.is_behind,
             asked=self.asked,
             commits=self.commits(partition),
+            make_room=lambda: None,
             now_ms=lambda: NOW_MS,
         )
 
@@ -102,6 +104,7 @@ class World:
 
     async def send(self, partition: int, entity: str, event: bytes) -> None:
         """Append an event to the log of its partition."""
+        await self.before_sending()
         if self.is_kafka_away:
             raise SendFailedError("away")
         self.logs[partition].append((entity.encode(), event))
@@ -140,6 +143,10 @@ class World:
     def event(number: int, card: int, **changes: object) -> bytes:
         fields = {"id": f"e{number}", "card": f"c{card}", "at": START_MS + number * 1000, "amount": number / 8}
         return json.dumps({name: value for name, value in {**fields, **changes}.items() if value is not ...}).encode()
+
+
+async def _at_once() -> None:
+    pass
 
 
 def code_of(answer: Answer | RankAnswer) -> str:

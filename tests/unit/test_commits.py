@@ -157,6 +157,19 @@ async def test_where_only_the_stream_knows_the_features_its_score_is_waited_for(
     assert code_of(await answer_of(asking)) == ""
 
 
+async def test_who_goes_away_while_the_event_is_sent_leaves_it_sent_once(world: World) -> None:
+    acknowledged = asyncio.Event()
+    world.before_sending = acknowledged.wait
+    first = await ask(world, world.event(20, 0), WAIT)
+    first.cancel()
+    second = await ask(world, world.event(20, 0), WAIT)
+    acknowledged.set()
+    await asyncio.sleep(0.01)
+    world.process(0)
+    assert code_of(await answer_of(second)) == ""
+    assert len(world.logs[0]) == 1
+
+
 async def test_no_more_are_under_way_than_memory_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commits, "MOST_UNDER_WAY", 1)
     first = await ask(world, world.event(20, 0), WAIT)

@@ -33,7 +33,7 @@ from app.core.batches import RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.scoring import ChampionTimeline
 from app.core.shared.board import SharedBoard
-from app.core.tiles.row_cache import RowCache
+from app.core.tiles.row_cache import RowCache, Snapshot
 from app.flow.preview import MOST_LABELS, Preview
 from app.flow.step import FlowOutput, Step
 from app.pipeline import PartitionPipeline
@@ -228,6 +228,22 @@ def test_a_label_of_the_time_of_the_event_comes_before_it(setting: Setting, aske
     preview = hook.preview([as_event(("event", 2, 0, asked_at, "a", 1))])
     of_labels = setting.plan.names.index("w1")
     assert preview.matrix[0, of_labels] == (1 if asked_at >= 30 else 0)
+
+
+def test_previews_of_keys_on_disk_ask_for_a_drain_that_makes_room(setting: Setting) -> None:
+    rows = RowCache(RowsInMemory(), 3)
+    hook = History(setting, rows)
+    for card in range(30):
+        hook.receive(as_event(("event", card, card, card, "a", 1)))
+        hook.run()
+        hook.drained()
+        hook.flow.state_committed(0, NOW_MS)
+    assert not hook.flow.wants_drain
+    rows.write(Snapshot(setting.pipeline.feature_set, 0, 0, NOW_MS))
+    hook.preview([as_event(("event", 99, card, 40, "a", 1)) for card in range(30)])
+    assert hook.flow.wants_drain
+    hook.drained()
+    assert not hook.flow.wants_drain
 
 
 def test_what_cannot_be_scored_is_refused_by_its_place(setting: Setting) -> None:

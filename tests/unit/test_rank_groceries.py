@@ -60,6 +60,7 @@ async def test_the_request_of_the_page_is_answered() -> None:
         is_behind=lambda: False,
         asked=AskedLately(),
         commits=Commits(pipeline, 0, lambda: flow.sent, send, CommitCounts(), now_ms=lambda: NOW_MS),
+        make_room=lambda: None,
         now_ms=lambda: NOW_MS,
     )
     request = RankRequest(**json.loads(body))

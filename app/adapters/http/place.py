@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+#: Of all interfaces.
+_ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # named, not bound to
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,18 @@ class HttpPlace:
         cls, host: str, port: int, former_port: int, allowed_hosts: tuple[str, ...], advertised: str = ""
     ) -> HttpPlace:
         """The place that the options name; for one that is started again, its former port as long as that is free."""
+        names = [*allowed_hosts, *([socket.gethostname()] if host in _ANYWHERE else ())]
         name = urlsplit(advertised).hostname
-        names = (*allowed_hosts, name) if name else allowed_hosts
-        return cls(host, former_port or port, names, or_free=former_port > 0, advertised=advertised.rstrip("/"))
+        if name:
+            names.append(name)
+        return cls(host, former_port or port, tuple(names), or_free=former_port > 0, advertised=advertised.rstrip("/"))
+
+    def url(self, address: str) -> str:
+        """Where others reach it, given where it listens: an address of all interfaces is that of whoever calls."""
+        if self.advertised:
+            return self.advertised
+        parts = urlsplit(address)
+        return f"{parts.scheme}://{socket.gethostname()}:{parts.port}" if parts.hostname in _ANYWHERE else address
 
     def explain(self, error: OSError) -> str:
         """What to do when listening there fails."""

@@ -131,6 +131,11 @@ class FeatureState:
         """Memory of the tiles; that of the keys comes on top."""
         return sum(tiles.state_bytes for tiles in self._tiles.values())
 
+    @property
+    def is_full(self) -> bool:
+        """Whether reads alone have brought so many keys into memory that a drain should make room."""
+        return any(group.is_full for group in self._groups.values())
+
     def apply(self, matrix: Floats, events: EventBatch, labels: LabelRows) -> None:
         """Fill the window columns of ``matrix``, one row per event, and advance the state."""
         before = np.arange(1, len(events) + 1)

@@ -85,6 +85,11 @@ class KeyGroup:
                 self._used[codes] = self._turn
                 store.codec.insert(codes, [row for _, row in rows])
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so many keys are in memory that a drain should make room."""
+        return self._cache is not None and len(self.index) > 2 * self._cache.most_keys
+
     # -- changes -----------------------------------------------------------------------------------------------------
 
     def drain(self) -> list[Change]:
