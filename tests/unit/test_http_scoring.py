@@ -210,6 +210,7 @@ async def test_the_openapi_document_names_all_that_is_answered(world: World) -> 
     async with served(world) as http, http.get("/openapi.json") as response:
         document = await response.json()
     assert document["openapi"] == "3.1.0"
+    assert document["x-streamgauge"] == {"entity": "card", "event_id": "id", "partitions": 1}
     schemas, post = document["components"]["schemas"], document["paths"]["/v1/score"]["post"]
     assert schemas["Event"]["required"] == ["id", "card", "at", "amount"]
     assert schemas["Event"]["properties"]["shop"] == {"type": ["string", "null"]}

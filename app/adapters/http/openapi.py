@@ -35,6 +35,12 @@ def describe(pipeline: Pipeline, version: str) -> dict[str, Any]:
         "info": {"title": f"Scores of {pipeline.name}", "version": version},
         "paths": {"/v1/score": {"post": _describe_score()}, "/v1/rank": {"post": _describe_rank()}},
         "components": {"schemas": components},
+        # What a client needs to ask the owner of a partition: Kafka's default partitioner on the entity says which.
+        "x-streamgauge": {
+            "entity": pipeline.events.entity,
+            "event_id": pipeline.events.event_id,
+            "partitions": pipeline.partitions,
+        },
     }
 
 
